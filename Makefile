@@ -1,0 +1,43 @@
+# Every target sets up .venv itself; a target that finds it fresh does not touch it again.
+PYTHON ?= python3
+VENV   := .venv
+STAMP  := $(VENV)/.installed
+BIN    := $(VENV)/bin
+
+.PHONY: run demo test lint bench docs clean
+.DEFAULT_GOAL := run
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "LLMasOS needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Setting up $(VENV) (once; torch and transformers are large downloads) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+run: $(STAMP)
+	@$(BIN)/llmasos
+
+demo: $(STAMP)
+	@$(BIN)/llmasos demo
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m docs.generate --check
+	@$(BIN)/python -m userland.sdk.mirror --check
+
+bench: $(STAMP)
+	@$(BIN)/python -m benchmarks
+
+docs: $(STAMP)
+	@$(BIN)/python -m docs.generate
+	@$(BIN)/python -m userland.sdk.mirror
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
