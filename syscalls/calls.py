@@ -1,0 +1,116 @@
+"""The calls of one connection that are in flight, and finding a kernel: what both clients share.
+
+No input or output but the probe of the runtime directory: the clients send the frames made here and hand in
+those that came. A waiter is whatever the client wakes up when the answer is there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from syscalls import runtime, transport, wire
+from syscalls.errno import Errno, SyscallError
+from syscalls.limits import MAX_NAME
+from syscalls.table import BY_RECORD, Call
+
+W = TypeVar("W")
+CONNECT_SECONDS = 10.0  # a kernel that is booting answers within this
+POLL_SECONDS = 0.02
+
+
+class Calls(Generic[W]):
+    """Which call each sequence number stands for, and who waits for it."""
+
+    def __init__(self) -> None:
+        self._seqs = itertools.count(1)
+        self._waiting: dict[int, tuple[W, Call[Any]]] = {}
+
+    def begin(self, call: Call[Any], waiter: W) -> tuple[int, bytes]:
+        """The sequence number of a new call and the frame to send."""
+        seq = next(self._seqs)
+        frame = wire.encode_request(seq, call)
+        self._waiting[seq] = waiter, call
+        return seq, frame
+
+    def settle(self, frame: bytes, hand: Callable[[W, wire.Reply], object]) -> None:
+        """Hand a reply to whom it is for; one that nobody waits for any more is dropped. Can be done over if interrupted.
+
+        Raises SyscallError if the connection is of no use from here on.
+        """
+        reply = wire.decode_reply(frame)
+        if reply.seq == 0 and reply.errno is not Errno.OK:  # the kernel could not read a frame of ours
+            raise SyscallError(reply.errno, wire.reason(reply))
+        if (waiting := self._waiting.get(reply.seq)) is not None:
+            hand(waiting[0], reply)
+            del self._waiting[reply.seq]
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def take_back(self, seq: int) -> bytes | None:
+        """Forget a call; the frame that cancels it in the kernel, or None if it has been answered."""
+        if self._waiting.pop(seq, None) is None:
+            return None
+        return wire.encode_cancel(next(self._seqs), seq)
+
+    def abandon(self) -> list[tuple[W, Call[Any]]]:
+        """Forget all calls, and return them: they will not be answered."""
+        waiting = list(self._waiting.values())
+        self._waiting.clear()
+        return waiting
+
+
+def kernel_listens(directory: Path) -> bool:
+    """True: connect. False: a kernel is booting there. Raises SyscallError ECONNREFUSED where none runs."""
+    try:
+        transport.check_endpoint(runtime.endpoint(directory))
+        if runtime.listening(directory):
+            return True
+        held = runtime.holder(directory)
+    except ValueError as error:
+        raise SyscallError(Errno.EINVAL, str(error)) from None
+    except PermissionError:
+        raise SyscallError(
+            Errno.EPERM, f"the runtime directory {directory} belongs to another user; name your own"
+        ) from None
+    if held is None:
+        raise SyscallError(
+            Errno.ECONNREFUSED,
+            f"no kernel runs in {directory}; start one with `llmasos boot`, "
+            "or name the runtime directory of one that runs (LLMASOS_RUNTIME)",
+        )
+    return False
+
+
+def silent(directory: Path, seconds: float) -> SyscallError:
+    return SyscallError(
+        Errno.ETIME,
+        f"the kernel of {directory} (pid {runtime.holder(directory)}) has not answered within {seconds:g} seconds; "
+        "see its log, or end it and boot again",
+    )
+
+
+def overdue(call: Call[Any], seconds: float) -> SyscallError:
+    name = BY_RECORD[type(call)].name
+    return SyscallError(Errno.ETIME, f"{name} was not answered within {seconds:g} seconds and was taken back")
+
+
+def unanswered(call: Call[Any], why: SyscallError) -> SyscallError:
+    return SyscallError(why.errno, f"{BY_RECORD[type(call)].name}: {why.reason}")
+
+
+def crowded() -> SyscallError:
+    return SyscallError(Errno.EAGAIN, "too many requests wait for the kernel; await some answers first")
+
+
+def default_name() -> str:
+    """The name a program attaches under unless it chooses one: its script's or module's."""
+    script = Path(sys.argv[0] if sys.argv and sys.argv[0] else sys.executable)
+    name = script.parent.name if script.stem == "__main__" else script.stem
+    shown = "".join(c if c.isprintable() else "?" for c in name)  # a file name may hold what a name may not
+    return (shown or f"python-{os.getpid()}")[:MAX_NAME]

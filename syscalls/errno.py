@@ -1,0 +1,85 @@
+"""The errors of LLMasOS: one small enum, shared by kernel, drivers and programs.
+
+Names and (where they exist) meanings are those of POSIX errno.h; numbers are our own ABI and never change. seL4's
+manual is the model: few errors, and each says what the caller can do about it. An errno never travels without a reason,
+a sentence that says what was wanted, what was found and what to do.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Errno(enum.IntEnum):
+    """The outcome of a system call; 0 is success. `Errno.X.advice` says what the caller can do."""
+
+    OK = 0
+    EPERM = 1
+    ENOENT = 2
+    ESRCH = 3
+    EINTR = 4
+    EIO = 5
+    E2BIG = 7
+    ENOEXEC = 8
+    ECHILD = 10
+    EAGAIN = 11
+    ENOMEM = 12
+    EBUSY = 16
+    ENODEV = 19
+    EINVAL = 22
+    EPIPE = 32
+    ENOSYS = 38
+    ETIME = 62
+    EPROTO = 71
+    EMSGSIZE = 90
+    ENOTSUP = 95
+    ECONNREFUSED = 111
+    EDQUOT = 122
+    ERESTART = 85
+
+    @property
+    def advice(self) -> str:
+        return _ADVICE[self]
+
+
+_ADVICE: dict[Errno, str] = {
+    Errno.OK: "nothing to do",
+    Errno.EPERM: "attach with the right this call needs",
+    Errno.ENOENT: "check the model's name or path; `models` lists what is known",
+    Errno.ESRCH: "list the processes; pids are never reused",
+    Errno.EINTR: "call again if the result is still wanted",
+    Errno.EIO: "read the kernel log (`dmesg`); the data or the device is broken",
+    Errno.E2BIG: "shorten the context, or use a model or device with more room",
+    Errno.ENOEXEC: "use a model whose architecture the driver supports",
+    Errno.ECHILD: "wait only for your own children",
+    Errno.EAGAIN: "try again later",
+    Errno.ENOMEM: "evict a model, kill or truncate processes, or give the device more memory",
+    Errno.EBUSY: "wait for what is running on the process, or interrupt it",
+    Errno.ENODEV: "name a device that `boot_info` lists",
+    Errno.EINVAL: "correct the arguments; the reason names the one that is off",
+    Errno.EPIPE: "reconnect; the kernel or peer has gone",
+    Errno.ENOSYS: "use a call this kernel has; client and kernel may be of different versions",
+    Errno.ETIME: "allow more time, or find out what the process waits for",
+    Errno.EPROTO: "use a client of this kernel's protocol version",
+    Errno.EMSGSIZE: "send less in one call",
+    Errno.ENOTSUP: "do without the feature, or use a driver that declares it",
+    Errno.ECONNREFUSED: "boot a kernel (`llmasos boot`), or name the runtime directory of one that runs",
+    Errno.EDQUOT: "raise the limit (setlimits) or use less",
+    Errno.ERESTART: "call again: the driver was restarted and nothing was lost",
+}
+
+
+class SyscallError(Exception):
+    """A system call failed: `errno` is the kind, `reason` the sentence for people.
+
+    Raised by the clients for whatever the kernel answered, and inside kernel and drivers to become such an answer at
+    one boundary.
+    """
+
+    def __init__(self, errno: Errno, reason: str) -> None:
+        super().__init__(f"{errno.name}: {reason}")
+        self.errno = errno
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[SyscallError], tuple[Errno, str]]:
+        return type(self), (self.errno, self.reason)

@@ -1,0 +1,88 @@
+"""A DEALER for programs without trio: what the blocking client talks through.
+
+The same socket as transport.py's and the same care with its descriptor, but for threads: waiting is apart from all
+else, so that one thread can wait while another sends.
+"""
+
+from __future__ import annotations
+
+import select
+import socket as sockets
+from collections import deque
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+
+import zmq
+
+from syscalls import limits, transport
+
+
+class Line:
+    """A DEALER for programs without trio. All methods but `wait` and `nudge` are to be called by one thread
+    at a time.
+
+    `wait` touches descriptors only, so one thread may wait while another sends; the sender must `take`
+    afterwards, for its sending may have swallowed what the waiter waits for.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        transport.check_endpoint(endpoint)
+        self._raw = transport.raw_dealer(b"", None, 2 * limits.MAX_REPLY_BYTES)
+        self._monitor = transport.Monitor(self._raw.get_monitor_socket(zmq.EVENT_DISCONNECTED))
+        self._nudged, self._nudge = sockets.socketpair()
+        self._nudged.setblocking(False)
+        self._nudge.setblocking(False)
+        self._poll = select.poll()
+        for fd in (transport.descriptor(self._raw), self._monitor.fd, self._nudged.fileno()):
+            self._poll.register(fd, select.POLLIN)
+        self._next = partial(self._raw.recv, transport.NOBLOCK)
+        self._lost, self._link_changed = False, True
+        self._raw.connect(endpoint)
+
+    def send(self, frame: bytes) -> bool:
+        """False: the pipe is full, or the connection lost: `take` tells which."""
+        try:
+            self._raw.send(frame, transport.NOBLOCK)
+        except zmq.Again:
+            self._link_changed = True  # a connection that is lost has no pipe at all
+            return False
+        return True
+
+    def take(self, inbox: deque[bytes]) -> bool:
+        """Append all that has come; False once the connection is lost (and all that came by it has been
+        taken)."""
+        if self._link_changed:
+            self._link_changed = False
+            self._lost = self._lost or any(not link.up for link in self._monitor.drain())
+        if transport.has_message(self._raw):
+            # One C call, so that a Ctrl-C cannot fall between reading a frame and keeping it.
+            with suppress(zmq.Again):
+                inbox.extend(iter(self._next, None))
+        return not self._lost
+
+    def take_some(self, inbox: deque[bytes], most: int) -> None:
+        """Append up to `most` frames: as `take`, but without asking once more when nothing more is expected."""
+        with suppress(zmq.Again):
+            inbox.extend(islice(iter(self._next, None), most))
+
+    def wait(self, timeout: float | None) -> None:
+        """Until something may have come, `nudge` was called, or `timeout` seconds are over. May return
+        early."""
+        for fd, _ in self._poll.poll(None if timeout is None else timeout * 1000):
+            if fd == self._monitor.fd:
+                self._link_changed = True
+            elif fd == self._nudged.fileno():
+                with suppress(BlockingIOError):
+                    self._nudged.recv(4096)
+
+    def nudge(self) -> None:
+        with suppress(BlockingIOError):
+            self._nudge.send(b"!")
+
+    def close(self) -> None:
+        self._raw.disable_monitor()
+        self._monitor.close()
+        self._raw.close(linger=0)
+        self._nudged.close()
+        self._nudge.close()

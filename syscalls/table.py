@@ -1,0 +1,384 @@
+"""Every system call, declared once: number, name, arguments, result, errors, right needed.
+
+Client stubs (`await kernel(Spawn(model="tiny"))` is typed `int`), the kernel's dispatch, decoding for strace, permission
+bits and the manual page (docs/syscalls.md) all come from these records. seL4's interface files are the model. Numbers are
+ABI: never reused, never changed. Arguments are only ever added at the end, with a default.
+
+A call that blocks takes a `timeout` or ends when what it waits for ends; every one can be cancelled by its caller and
+is then answered with EINTR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, dataclass_transform, get_args
+
+import msgspec
+from msgspec import Meta
+
+from syscalls import limits
+from syscalls.errno import Errno
+from syscalls.records import (
+    BootInfo,
+    Count,
+    DecodeResult,
+    ExitInfo,
+    Limits,
+    LogLine,
+    ModelInfo,
+    ModelName,
+    Name,
+    Nice,
+    Pid,
+    Position,
+    ProcessInfo,
+    ReadResult,
+    Right,
+    Sampler,
+    SchedClass,
+    SchedInfo,
+    Seconds,
+    Signal,
+    Stats,
+    StopIds,
+    Tokens,
+    TraceResult,
+)
+
+R = TypeVar("R")
+C = TypeVar("C", bound="Call[Any]")
+
+
+@dataclass_transform(
+    frozen_default=True, field_specifiers=(msgspec.field,)
+)  # mypy: subclasses are frozen too
+class Call(msgspec.Struct, Generic[R], array_like=True, frozen=True, forbid_unknown_fields=True):
+    """The arguments of one system call; `R` is the type of its result."""
+
+
+class Entry(NamedTuple):
+    """One row of the table."""
+
+    number: int
+    name: str
+    family: str
+    record: type[Call[Any]]
+    result: Any
+    errors: tuple[Errno, ...]
+    right: Right
+    blocks: bool
+
+
+TABLE: dict[int, Entry] = {}
+BY_NAME: dict[str, Entry] = {}
+BY_RECORD: dict[type[Call[Any]], Entry] = {}
+
+
+def _call(
+    number: int, family: str, right: Right, *errors: Errno, blocks: bool = False
+) -> Callable[[type[C]], type[C]]:
+    """Enter a record into the table. Any call can also fail with the errors in `COMMON`."""
+
+    def enter(record: type[C]) -> type[C]:
+        name = "".join(
+            "_" + c.lower() if c.isupper() else c for c in record.__name__.removesuffix("Call")
+        ).lstrip("_")
+        result = get_args(record.__orig_bases__[0])[0]  # type: ignore[attr-defined]
+        entry = Entry(number, name, family, record, result, errors, right, blocks)
+        if number in TABLE or name in BY_NAME:
+            raise ValueError(f"system call {number} ({name}) is declared twice")
+        TABLE[number] = BY_NAME[name] = BY_RECORD[record] = entry
+        return record
+
+    return enter
+
+
+COMMON = (
+    Errno.EINVAL,
+    Errno.ENOSYS,
+    Errno.EPERM,
+    Errno.EPROTO,
+    Errno.EMSGSIZE,
+    Errno.EPIPE,
+    Errno.EINTR,
+    Errno.EAGAIN,
+)
+
+E = Errno
+
+# --- system ---------------------------------------------------------------------------------------------------------
+
+
+@_call(1, "system", Right(0))
+class Attach(Call[BootInfo]):
+    """Become a program of this kernel; must be a connection's first call. `rights` is what the program keeps.
+
+    Calling it again on the same connection gives up further rights and returns the same pid.
+    """
+
+    name: Name = ""
+    rights: Annotated[int, Meta(ge=0, le=int(Right.ALL))] = int(Right.ALL)
+
+
+@_call(2, "system", Right(0))
+class Null(Call[None]):
+    """Do nothing, and be answered: the round trip that benchmarks measure, and a liveness check."""
+
+
+@_call(3, "system", Right.QUERY)
+class BootInfoCall(Call[BootInfo]):
+    """What was booted: version, devices, policies, runtime directory."""
+
+
+@_call(4, "system", Right.QUERY)
+class StatsCall(Call[Stats]):
+    """Counters since boot."""
+
+
+@_call(5, "system", Right.QUERY, blocks=True)
+class Trace(Call[TraceResult]):
+    """Events of the trace from sequence number `start` on (-1: from now), waiting up to `timeout` for the first.
+
+    Tracing is on while somebody reads: from the first call until ten seconds after the last one.
+    """
+
+    start: int = -1
+    limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
+    timeout: Seconds = 0.0
+
+
+@_call(6, "system", Right.QUERY)
+class Dmesg(Call[list[LogLine]]):
+    """Lines of the kernel log after sequence number `after`."""
+
+    after: int = -1
+    limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
+
+
+@_call(7, "system", Right.ADMIN)
+class Shutdown(Call[None]):
+    """Halt: every process is killed, drivers end, the runtime directory is emptied."""
+
+
+@_call(8, "system", Right.ADMIN, E.ENODEV)
+class Sched(Call[SchedInfo]):
+    """Change (or with empty arguments only report) how a device is scheduled. Takes effect with the next step."""
+
+    device: Name = ""  # empty: the default device
+    policy: Name = ""
+    max_runs: Annotated[int, Meta(ge=0, le=limits.MAX_RUNS)] = 0
+    step_tokens: Annotated[int, Meta(ge=0, le=limits.MAX_STEP_TOKENS)] = 0
+
+
+# --- process --------------------------------------------------------------------------------------------------------
+
+
+@_call(
+    20,
+    "process",
+    Right.SPAWN,
+    E.ENOENT,
+    E.ENOEXEC,
+    E.E2BIG,
+    E.ENOMEM,
+    E.ENODEV,
+    E.EIO,
+    E.ENOTSUP,
+    blocks=True,
+)
+class Spawn(Call[int]):
+    """Start an LLM process on a model with `tokens` as its first context, and return its pid once the model is in memory.
+
+    The process is a child of the calling program and is killed with it unless `detached`. With `once`, it exits when
+    its first decode ends. The default seed is derived from the pid.
+    """
+
+    model: ModelName
+    tokens: Tokens = []
+    sampler: Sampler | None = None
+    name: Name = ""
+    sched_class: SchedClass = SchedClass.FAIR
+    nice: Nice = 0
+    limits: Limits = Limits()
+    once: bool = False
+    detached: bool = False
+    device: Name = ""
+    dtype: Name = ""  # empty: the device's default; else fp32, bf16, int8
+
+
+@_call(21, "process", Right.SPAWN, E.ESRCH, E.EBUSY, E.ENOMEM)
+class Fork(Call[list[int]]):
+    """Copy a process at its next token boundary `count` times; pages are shared copy-on-write. Returns the pids.
+
+    A child continues what the parent is doing: if the parent is decoding, so does the child. Its sampler's seed is
+    derived from the parent's and the child's index, unless `same_seed`. Children of a fork belong to the calling program.
+    """
+
+    pid: Pid
+    count: Annotated[int, Meta(ge=1, le=limits.MAX_FORK)] = 1
+    same_seed: bool = False
+    detached: bool = False
+
+
+@_call(
+    22,
+    "process",
+    Right.CONTROL,
+    E.ESRCH,
+    E.EBUSY,
+    E.ENOENT,
+    E.ENOEXEC,
+    E.E2BIG,
+    E.ENOMEM,
+    E.ENODEV,
+    E.EIO,
+    E.ENOTSUP,
+    blocks=True,
+)
+class Exec(Call[None]):
+    """Swap the model under an idle process; pid, limits, class and parent stay. Its tokens stay if the vocabulary has
+    the same size, or are replaced by `tokens` if given."""
+
+    pid: Pid
+    model: ModelName
+    tokens: Tokens | None = None
+    dtype: Name = ""
+
+
+@_call(23, "process", Right.CONTROL, E.ESRCH)
+class Exit(Call[None]):
+    """End a process with a status; `pid` 0 is the calling program itself (its children end with it)."""
+
+    pid: Annotated[int, Meta(ge=0)] = 0
+    status: Annotated[int, Meta(ge=0, le=255)] = 0
+
+
+@_call(24, "process", Right.CONTROL, E.ECHILD, E.ETIME, blocks=True)
+class Wait(Call[ExitInfo]):
+    """Wait until a child (`pid` 0: any) of the calling program has exited, and reap it."""
+
+    pid: Annotated[int, Meta(ge=0)] = 0
+    timeout: Seconds | None = None
+
+
+@_call(25, "process", Right.CONTROL, E.ESRCH)
+class Kill(Call[None]):
+    """Send a signal. To a program it is delivered by the operating system; KILL to a driver has it restarted."""
+
+    pid: Pid
+    signal: Signal = Signal.TERM
+
+
+@_call(26, "process", Right.QUERY, E.ESRCH)
+class Getinfo(Call[ProcessInfo]):
+    """Everything known of one process; `pid` 0 is the calling program."""
+
+    pid: Annotated[int, Meta(ge=0)] = 0
+
+
+@_call(27, "process", Right.QUERY)
+class Ps(Call[list[ProcessInfo]]):
+    """The process table in order of pid, after pid `after`, at most `limit` rows."""
+
+    after: Annotated[int, Meta(ge=0)] = 0
+    limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
+
+
+@_call(28, "process", Right.CONTROL, E.ESRCH)
+class Setsched(Call[None]):
+    """Change nice value and class; what is None stays."""
+
+    pid: Pid
+    nice: Nice | None = None
+    sched_class: SchedClass | None = None
+
+
+@_call(29, "process", Right.CONTROL, E.ESRCH)
+class Setlimits(Call[Limits]):
+    """Replace the limits of a process and return the old ones; None only reports. A token budget given here counts
+    what the process itself has decoded, not what its parent had before a fork."""
+
+    pid: Pid
+    limits: Limits | None = None
+
+
+# --- context --------------------------------------------------------------------------------------------------------
+
+
+@_call(40, "context", Right.CONTROL, E.ESRCH, E.E2BIG, E.EBUSY)
+class Feed(Call[int]):
+    """Append tokens to the log of a process that is not decoding; returns the new length."""
+
+    pid: Pid
+    tokens: Tokens
+
+
+@_call(41, "context", Right.CONTROL, E.ESRCH, E.EBUSY, E.EDQUOT, E.E2BIG, E.EIO, E.ENOTSUP, blocks=True)
+class Decode(Call[DecodeResult]):
+    """Let the model append up to `max_tokens` tokens; answered when that has ended (`finish` says how).
+
+    `max_tokens=0` appends nothing and reports the next token's log-probabilities. A token in `stop_ids` ends the decode
+    and stays in the log. `sampler` replaces the process's own from here on. With `wait=False` the call returns at once;
+    follow with `read`. Passing `deadline` seconds ends the decode with what it has. Cancelling this call interrupts it.
+    """
+
+    pid: Pid
+    max_tokens: Count
+    stop_ids: StopIds = []
+    sampler: Sampler | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=limits.MAX_LOGPROBS)] = 0
+    deadline: Seconds | None = None
+    wait: bool = True
+
+
+@_call(42, "context", Right.CONTROL, E.ESRCH, E.ETIME, blocks=True)
+class Read(Call[ReadResult]):
+    """Tokens of the log from `position` on (-1: its end), at most `limit`.
+
+    If there are none yet, waits while the process is decoding (with `follow`: also while it is idle) up to `timeout`
+    (then ETIME). Any position can be read again: a client that reconnects loses nothing.
+    """
+
+    pid: Pid
+    position: Annotated[int, Meta(ge=-1, le=limits.MAX_TOKEN)] = 0
+    limit: Annotated[int, Meta(ge=1, le=limits.MAX_TOKENS_PER_CALL)] = limits.MAX_TOKENS_PER_CALL
+    timeout: Seconds | None = None
+    follow: bool = False
+
+
+@_call(43, "context", Right.CONTROL, E.ESRCH, E.EBUSY, E.EINVAL)
+class Truncate(Call[int]):
+    """Cut the log of a process that is not decoding down to `length` tokens; returns the new length."""
+
+    pid: Pid
+    length: Position
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+@_call(60, "memory", Right.QUERY)
+class Models(Call[list[ModelInfo]]):
+    """The models this kernel knows by name, and those in memory."""
+
+
+@_call(61, "memory", Right.MEMORY, E.ENOENT, E.ENOEXEC, E.ENOMEM, E.ENODEV, E.EIO, E.ENOTSUP, blocks=True)
+class Pagein(Call[ModelInfo]):
+    """Bring a model (a known name, a directory, or a hub name) into a device's memory; returns once it is there."""
+
+    model: ModelName
+    device: Name = ""
+    dtype: Name = ""
+
+
+@_call(62, "memory", Right.MEMORY, E.ENOENT, E.EBUSY)
+class Evict(Call[None]):
+    """Take a model that no process uses out of memory."""
+
+    model: ModelName
+    device: Name = ""
+    dtype: Name = ""
+
+
+# Number 0 is not a call of its own: it cancels the caller's call with the given sequence number (see wire.py).
+CANCEL = 0

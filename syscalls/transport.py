@@ -1,0 +1,407 @@
+"""A ZeroMQ socket for trio: the pump under the kernel's edge, the drivers' loop and the asynchronous client.
+
+pyzmq knows no trio, and a ZeroMQ socket is not a file that one can wait on: it has a descriptor (ZMQ_FD)
+which becomes readable when *something* may have happened inside, once per change, and whose change any
+operation on the socket may swallow. Everything below follows from that. This is the only module that knows
+ZMQ_FD.
+
+Who touches the socket. A task running `Socket.run` owns it: it takes what has come, hands each message to `deliver` (a
+plain function, called at once), and parks on the descriptor when the socket has said (EAGAIN) that it is empty. Between
+that answer and parking there is no checkpoint, so nothing can slip in between.
+
+Why senders do not go through the owner. All tasks of a trio program share one thread, so `send` may write to the socket
+directly, which spares a round through the scheduler (some 20 us) for each message. But writing processes the
+socket's inner commands and may swallow the wake-up of a message that has just come, on which the owner would then
+sleep for ever. So whoever uses the socket while its owner is parked looks at ZMQ_EVENTS afterwards, and if there is
+something to read has trio call `_look`, which reads in the owner's stead. (Cancelling the owner's park would do too,
+but costs a cancel scope for each park, and so a few microseconds of every message.)
+
+What does not fit. A message for a peer whose pipe is full waits in that peer's own queue here, so that one slow reader
+holds up nobody else; a peer that lets too much pile up is treated as unreachable. ZeroMQ tells that *some* peer has room
+again, not which, and two full checks can each swallow what the other looks for; so while queues are not empty they are
+also tried by time, a backstop that costs nothing when nobody is slow.
+
+Messages move only in plain functions, where trio cannot cancel: what `run` has read is delivered, whatever
+happens to tasks.
+"""
+
+from __future__ import annotations
+
+import os
+import socket as sockets
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import NamedTuple, cast
+
+import trio
+import zmq
+import zmq.utils.monitor
+from trio import TaskStatus
+
+from syscalls import limits
+
+BATCH = 64  # messages taken before other tasks have their turn
+RETRY_SECONDS = 0.02  # how long a full pipe waits at most before it is tried again
+MAX_BACKLOG = 2 * limits.MAX_REPLY_BYTES  # bytes waiting here for one peer before it is given up
+MAX_FRAME = 2 * limits.MAX_REQUEST_BYTES  # ZeroMQ cuts a connection over this; up to it, it can be answered
+_POLLIN = int(zmq.POLLIN)  # as plain numbers: arithmetic of pyzmq's enums costs as much as a receive
+NOBLOCK = int(zmq.NOBLOCK)
+_SNDMORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+MAX_SOCKET_PATH = 107  # bytes: sun_path of a Unix socket, less its closing zero
+
+
+class Message(NamedTuple):
+    """One message as it came. `peer` is its sender's routing id (ROUTER) or empty; `fd` the descriptor of the
+    connection it came by (0: unknown); `parts` the number of frames, of which `body` is the first."""
+
+    peer: bytes
+    body: bytes
+    fd: int
+    parts: int
+
+
+class Link(NamedTuple):
+    """What a monitor saw: connection `fd` came `up` or went down."""
+
+    fd: int
+    up: bool
+
+
+class Socket:
+    """A DEALER or ROUTER whose messages go to one function. Make it with `dealer` or `router`.
+
+    `dropped` counts messages that could not be delivered to their peer.
+    """
+
+    def __init__(self, raw: zmq.Socket[bytes]) -> None:
+        self._raw = raw
+        self._fd = descriptor(raw)
+        self._routed = raw.getsockopt(zmq.TYPE) == zmq.ROUTER
+        self._backlog: dict[bytes, _Queue] = {}
+        self._deliver: Callable[[Message], None] = _nobody
+        self._token: trio.lowlevel.TrioToken | None = None  # set while the owner is parked
+        self._retrying = False
+        self._monitor: Monitor | None = None
+        self._closed = False
+        self.dropped = 0
+
+    async def run(
+        self, deliver: Callable[[Message], None], task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Own the socket until it is closed or the task cancelled. What `deliver` raises is not caught."""
+        self._deliver = deliver
+        token = trio.lowlevel.current_trio_token()
+        task_status.started()
+        while True:
+            if self._receive():
+                await trio.lowlevel.checkpoint()
+                continue
+            if self._closed:
+                return
+            if self._backlog:
+                self._flush()
+                if self._readable():  # flushing may have swallowed the wake-up
+                    await trio.lowlevel.checkpoint()
+                    continue
+            # From finding the socket empty to parking here nothing may be awaited.
+            self._token = token
+            try:
+                await trio.lowlevel.wait_readable(self._fd)
+            except trio.ClosedResourceError:
+                return
+            finally:
+                self._token = None
+
+    def send(self, body: bytes, to: bytes = b"") -> bool:
+        """Send one frame (a ROUTER: to the peer `to`) without waiting. False: the peer is not, or no longer,
+        reachable."""
+        if self._closed:
+            self.dropped += 1
+            return False
+        waiting = self._backlog.get(to)
+        if waiting is not None:
+            waiting.append(body)
+            if waiting.size <= MAX_BACKLOG:
+                return True
+            self.forget(to)
+            return False
+        try:
+            self._write(body, to)
+        except zmq.Again:
+            self._backlog[to] = waiting = _Queue()
+            waiting.append(body)
+            self._retry_later()
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self.dropped += 1
+            return False
+        if self._token is not None:
+            self._rouse(self._token)
+        return True
+
+    def drain(self) -> None:
+        """Deliver all that has come, at once. For the end of a connection, when nobody may be left to wait for it."""
+        while self._receive():
+            pass
+
+    @property
+    def backlog(self) -> int:
+        """Messages that wait for room in a peer's pipe."""
+        return sum(map(len, self._backlog.values()))
+
+    def forget(self, peer: bytes) -> None:
+        """Drop what still waits for a peer that has gone."""
+        self.dropped += len(self._backlog.pop(peer, ()))
+
+    def monitor(self) -> Monitor:
+        """Watch this socket's connections; to be called before bind or connect. Ends with the socket."""
+        events = zmq.EVENT_ACCEPTED | zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED
+        self._monitor = Monitor(self._raw.get_monitor_socket(events))
+        return self._monitor
+
+    def bind(self, endpoint: str) -> None:
+        check_endpoint(endpoint)
+        self._raw.bind(endpoint)
+
+    def connect(self, endpoint: str) -> None:
+        check_endpoint(endpoint)
+        self._raw.connect(endpoint)
+
+    def close(self, linger: float = 0.0) -> None:
+        """Close at once; what is in ZeroMQ's own pipes is sent for up to `linger` seconds more."""
+        if self._closed:
+            return
+        self._closed = True
+        self.dropped += self.backlog
+        self._backlog.clear()
+        self._unpark()
+        if self._monitor is not None:
+            self._raw.disable_monitor()
+            self._monitor.close()
+        self._raw.close(linger=round(linger * 1000))
+
+    def _unpark(self) -> None:
+        # trio must let go of the descriptor before ZeroMQ closes it; outside trio nobody can be parked.
+        with suppress(RuntimeError):
+            trio.lowlevel.notify_closing(self._fd)
+
+    def _readable(self) -> bool:
+        return has_message(self._raw)
+
+    def _receive(self) -> bool:
+        """Deliver up to a batch; True if there may be more. False: the socket was empty when last looked at."""
+        for count in range(BATCH):
+            # The first is tried for at once, it is most likely there; EAGAIN costs more than asking.
+            if self._closed or (count and not has_message(self._raw)):
+                return False
+            try:
+                message = self._read()
+            except zmq.Again:
+                return False
+            self._deliver(message)
+        return True
+
+    def _rouse(self, token: trio.lowlevel.TrioToken) -> None:
+        """The socket was used while its owner is parked: see to it that nothing it then holds waits for ever."""
+        if self._readable():
+            token.run_sync_soon(self._look, idempotent=True)
+
+    def _look(self) -> None:
+        if (token := self._token) is not None and self._receive():
+            token.run_sync_soon(self._look, idempotent=True)
+
+    def _retry_later(self) -> None:
+        if not self._retrying:
+            self._retrying = True
+            trio.lowlevel.spawn_system_task(self._retry)
+
+    async def _retry(self) -> None:
+        while self._backlog:
+            await trio.sleep(RETRY_SECONDS)
+            self._flush()
+            if self._token is not None and not self._closed:
+                self._rouse(self._token)
+        self._retrying = False
+
+    def _read(self) -> Message:
+        peer = self._raw.recv(NOBLOCK) if self._routed else b""
+        frame = body = self._raw.recv(NOBLOCK, copy=False)
+        parts = 1
+        while frame.more:  # ZeroMQ delivers a message whole, so the rest is there
+            frame = self._raw.recv(NOBLOCK, copy=False)
+            parts += 1
+        try:
+            fd = int(body.get(zmq.SRCFD))
+        except zmq.ZMQError:  # a transport without descriptors
+            fd = 0
+        return Message(peer, body.bytes, fd, parts)
+
+    def _write(self, body: bytes, to: bytes) -> None:
+        if self._routed:
+            self._raw.send(to, _SNDMORE)
+        self._raw.send(body, NOBLOCK)
+
+    def _flush(self) -> None:
+        for peer, waiting in list(self._backlog.items()):
+            try:
+                for _ in range(min(BATCH, len(waiting))):
+                    self._write(waiting[0], peer)
+                    waiting.popleft()
+            except zmq.Again:
+                continue
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                self.forget(peer)
+            else:
+                if not waiting:
+                    del self._backlog[peer]
+
+
+def descriptor(raw: zmq.Socket[bytes]) -> int:
+    """ZMQ_FD: readable when something may have happened in a socket that `has_message` has found empty."""
+    return int(raw.getsockopt(zmq.FD))
+
+
+def has_message(raw: zmq.Socket[bytes]) -> bool:
+    """ZMQ_EVENTS has POLLIN. No: the descriptor will become readable when one comes."""
+    return bool(cast(int, raw.getsockopt(zmq.EVENTS)) & _POLLIN)
+
+
+def _nobody(message: Message) -> None:
+    raise RuntimeError("a socket was drained that nobody runs")
+
+
+class _Queue(deque[bytes]):
+    """Frames that wait for room, and their bytes altogether."""
+
+    size = 0
+
+    def append(self, frame: bytes) -> None:
+        super().append(frame)
+        self.size += len(frame)
+
+    def popleft(self) -> bytes:
+        frame = super().popleft()
+        self.size -= len(frame)
+        return frame
+
+
+class Monitor:
+    """The connections of a socket coming up and going down, in order. A connection is down before its
+    descriptor is reused."""
+
+    def __init__(self, raw: zmq.Socket[bytes]) -> None:
+        self._raw = raw
+        self.fd = descriptor(raw)
+        self._closed = False
+
+    def drain(self) -> Iterator[Link]:
+        """What has happened since the last look."""
+        while not self._closed:
+            try:
+                parts = self._raw.recv_multipart(NOBLOCK)
+            except zmq.Again:
+                return
+            event = zmq.utils.monitor.parse_monitor_message(parts)
+            yield Link(int(event["value"]), event["event"] != zmq.EVENT_DISCONNECTED)
+
+    async def run(
+        self, look: Callable[[], None], task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Call `look` (which drains) whenever something may have happened."""
+        task_status.started()
+        while not self._closed:
+            look()
+            if self._closed or has_message(self._raw):
+                await trio.lowlevel.checkpoint()
+                continue
+            try:
+                await trio.lowlevel.wait_readable(self.fd)
+            except trio.ClosedResourceError:
+                return
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            with suppress(RuntimeError):
+                trio.lowlevel.notify_closing(self.fd)
+            self._raw.close(linger=0)
+
+
+def router(context: zmq.Context[zmq.Socket[bytes]] | None = None, *, max_frame: int = MAX_FRAME) -> Socket:
+    """A socket that many peers connect to. Sending to one that is not there is reported, not swallowed."""
+    raw = _make(context, zmq.ROUTER, max_frame)
+    raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    return Socket(raw)
+
+
+def dealer(
+    routing_id: bytes = b"",
+    context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    *,
+    max_frame: int = 2 * limits.MAX_REPLY_BYTES,
+) -> Socket:
+    """A socket that connects to a router, once: a connection that is lost stays lost."""
+    return Socket(raw_dealer(routing_id, context, max_frame))
+
+
+def raw_dealer(
+    routing_id: bytes, context: zmq.Context[zmq.Socket[bytes]] | None, max_frame: int
+) -> zmq.Socket[bytes]:
+    """The same socket bare."""
+    raw = _make(context, zmq.DEALER, max_frame)
+    raw.setsockopt(zmq.RECONNECT_IVL, -1)
+    if routing_id:
+        raw.setsockopt(zmq.ROUTING_ID, routing_id)
+    return raw
+
+
+def _make(context: zmq.Context[zmq.Socket[bytes]] | None, kind: int, max_frame: int) -> zmq.Socket[bytes]:
+    raw: zmq.Socket[bytes] = (context or zmq.Context.instance()).socket(kind)
+    raw.setsockopt(zmq.LINGER, 0)
+    raw.setsockopt(zmq.MAXMSGSIZE, max_frame)
+    return raw
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Raise ValueError for an ipc path that the operating system would cut short."""
+    scheme, _, path = endpoint.partition("://")
+    length = len(os.fsencode(path))
+    if scheme == "ipc" and length > MAX_SOCKET_PATH:
+        raise ValueError(
+            f"socket path {path!r} has {length} bytes, at most {MAX_SOCKET_PATH} are possible; "
+            "choose a shorter runtime directory (--runtime or LLMASOS_RUNTIME)"
+        )
+
+
+def peer_pid(fd: int) -> int:
+    """The OS process at the other end of a Unix socket connection, as the operating system vouches for it; 0:
+    unknown.
+
+    Linux tells by SO_PEERCRED, macOS by LOCAL_PEERPID; elsewhere programs have no OS pid (and cannot be
+    signalled).
+    """
+    if fd <= 0:
+        return 0
+    linux = getattr(sockets, "SO_PEERCRED", None)
+    try:
+        with sockets.socket(fileno=os.dup(fd)) as connection:
+            if linux is not None:
+                return int(struct.unpack("3i", connection.getsockopt(sockets.SOL_SOCKET, linux, 12))[0])
+            sol_local, local_peerpid = 0, 2
+            return connection.getsockopt(sol_local, local_peerpid)
+    except OSError:  # closed in the meantime, or a system that cannot tell
+        return 0
+
+
+def cut(fd: int) -> None:
+    """End the connection of descriptor `fd` from this side; its monitor reports it down soon after."""
+    try:
+        with sockets.socket(fileno=os.dup(fd)) as connection:
+            connection.shutdown(sockets.SHUT_RDWR)
+    except OSError:  # down already
+        pass

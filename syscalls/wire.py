@@ -1,0 +1,286 @@
+"""Frames <-> records: what stands in a message between a program and the kernel.
+
+A request is one frame, msgpack of `[version, seq, call number, arguments]`; a reply is `[version, seq, errno,
+result or reason]`. `seq` is the caller's, any number from 0 to 2**63 - 1 that it has not in flight already.
+Like Linux's syscall entry, this is where nothing is trusted: every argument is checked against its declared
+type and limits (table.py), and whatever is wrong is answered with an errno and a reason. Call number 0 takes
+back the call whose seq is its one argument; it is not itself answered. Cf. JSON-RPC, from which it differs in
+being binary, typed and bounded.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import typing
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+import msgspec
+
+from syscalls import limits
+from syscalls.errno import Errno, SyscallError
+from syscalls.table import BY_RECORD, CANCEL, TABLE, Call, Entry
+
+R = TypeVar("R")
+MAX_SEQ = (1 << 63) - 1
+Seq = Annotated[int, msgspec.Meta(ge=0, le=MAX_SEQ)]
+_PATH = re.compile(r"\$((?:\[(?:\d+|\.\.\.)\])+)")
+_PATTERN = re.compile(r"matching regex '.*'(?= - at |$)")
+SHOWN = 8  # elements of a list, and
+SHOWN_TEXT = 60  # characters of a string that `describe` shows
+
+
+class Request(NamedTuple):
+    """A decoded request: either `call`, or (if it is None) the taking back of call `cancels`."""
+
+    seq: int
+    call: Call[Any] | None
+    cancels: int = 0
+
+
+class RefusedFrame(SyscallError):
+    """A frame that is no valid request; `seq` is its sequence number as far as it could be read, else 0."""
+
+    def __init__(self, seq: int, errno: Errno, reason: str) -> None:
+        super().__init__(errno, reason)
+        self.seq = seq
+
+    def __reduce__(self) -> tuple[type[RefusedFrame], tuple[int, Errno, str]]:  # type: ignore[override]
+        return type(self), (self.seq, self.errno, self.reason)
+
+
+class _Envelope(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
+    version: int
+    seq: Seq
+    code: int  # the call number of a request, the errno of a reply
+    body: msgspec.Raw
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_envelope = msgspec.msgpack.Decoder(_Envelope).decode
+_loose = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_any = msgspec.msgpack.Decoder().decode
+_reason = msgspec.msgpack.Decoder(str).decode
+_cancel = msgspec.msgpack.Decoder(tuple[Seq]).decode
+_arguments = {number: msgspec.msgpack.Decoder(entry.record).decode for number, entry in TABLE.items()}
+_results = {entry.record: msgspec.msgpack.Decoder(entry.result).decode for entry in TABLE.values()}
+
+# What msgspec raises for bytes that are no msgpack: nesting without end shows as RecursionError, broken text
+# as UnicodeError.
+_BROKEN = (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError)
+
+
+def encode_request(seq: int, call: Call[Any]) -> bytes:
+    """Raises SyscallError: EMSGSIZE for a frame the kernel would refuse, EINVAL for what is no system
+    call."""
+    entry = BY_RECORD.get(type(call))
+    if entry is None:
+        raise SyscallError(
+            Errno.EINVAL, f"{type(call).__name__} is no system call; use a record of syscalls.table"
+        )
+    try:
+        frame = _encode((limits.PROTOCOL_VERSION, seq, entry.number, call))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SyscallError(Errno.EINVAL, f"{entry.name}: {error}") from None
+    if len(frame) > limits.MAX_REQUEST_BYTES:
+        raise SyscallError(Errno.EMSGSIZE, too_long(len(frame)))
+    return frame
+
+
+def encode_cancel(seq: int, cancels: int) -> bytes:
+    return _encode((limits.PROTOCOL_VERSION, seq, CANCEL, (cancels,)))
+
+
+def decode_request(frame: bytes) -> Request:
+    """Raises RefusedFrame, whose seq, errno and reason are the answer to give."""
+    if len(frame) > limits.MAX_REQUEST_BYTES:
+        raise RefusedFrame(0, Errno.EMSGSIZE, too_long(len(frame)))
+    try:
+        version, seq, number, body = _fields(_envelope(frame))
+    except _BROKEN as error:
+        raise _diagnose(frame, error) from None
+    if version != limits.PROTOCOL_VERSION:
+        raise RefusedFrame(seq, Errno.EPROTO, _other_version(version))
+    if number == CANCEL:
+        try:
+            return Request(seq, None, _cancel(body)[0])
+        except _BROKEN as error:
+            raise RefusedFrame(seq, Errno.EINVAL, f"cancel: {_sentence(error)}") from None
+    decode = _arguments.get(number)
+    if decode is None:
+        raise RefusedFrame(
+            seq, Errno.ENOSYS, f"there is no system call {number}; the highest is {max(TABLE)}"
+        )
+    try:
+        return Request(seq, decode(body))
+    except _BROKEN as error:
+        entry = TABLE[number]
+        reason = f"{entry.name}: {_named(_sentence(error), entry)}"
+        raise RefusedFrame(seq, Errno.EINVAL, reason) from None
+
+
+def encode_reply(seq: int, errno: Errno, value: Any) -> bytes:
+    """`value` is the result if errno is OK, else the reason. A result over MAX_REPLY_BYTES becomes
+    EMSGSIZE."""
+    frame = _encode((limits.PROTOCOL_VERSION, seq, int(errno), value))
+    if len(frame) > limits.MAX_REPLY_BYTES:
+        reason = (
+            f"the result has {len(frame)} bytes, at most {limits.MAX_REPLY_BYTES} are possible; ask for less"
+        )
+        return _encode((limits.PROTOCOL_VERSION, seq, int(Errno.EMSGSIZE), reason))
+    return frame
+
+
+class Reply(NamedTuple):
+    """A reply whose result is still encoded: `result(reply, call)` reads it."""
+
+    seq: int
+    errno: Errno
+    body: msgspec.Raw
+
+
+def decode_reply(frame: bytes) -> Reply:
+    """Raises SyscallError EPROTO for what no kernel of this version sends."""
+    try:
+        version, seq, errno, body = _fields(_envelope(frame))
+        if version == limits.PROTOCOL_VERSION:
+            return Reply(seq, Errno(errno) if errno else Errno.OK, body)
+    except (*_BROKEN, ValueError) as error:
+        raise SyscallError(Errno.EPROTO, f"the kernel sent no valid reply: {error}") from None
+    raise SyscallError(Errno.EPROTO, _other_version(version))
+
+
+def result(reply: Reply, call: Call[R]) -> R:
+    """The result of the call that was answered; raises the SyscallError that the kernel answered with."""
+    try:
+        if reply.errno is not Errno.OK:
+            raise SyscallError(reply.errno, reason(reply))
+        value: R = _results[type(call)](reply.body)
+    except _BROKEN as error:
+        name = BY_RECORD[type(call)].name
+        raise SyscallError(Errno.EPROTO, f"{name}: the kernel sent another result: {error}") from None
+    return value
+
+
+def reason(reply: Reply) -> str:
+    """Why a call failed."""
+    try:
+        return _reason(reply.body)
+    except _BROKEN as error:
+        raise SyscallError(
+            Errno.EPROTO, f"the kernel sent {reply.errno.name} with no reason: {error}"
+        ) from None
+
+
+def describe(call: Call[Any]) -> str:
+    """A call as strace shows it: `fork(pid=3, count=2)`. Arguments that have their default are left out."""
+    entry: Entry = BY_RECORD[type(call)]
+    shown = []
+    for field in msgspec.structs.fields(entry.record):
+        value = getattr(call, field.name)
+        default = field.default
+        if field.default_factory is not msgspec.NODEFAULT:
+            default = field.default_factory()
+        if value != default:
+            shown.append(f"{field.name}={describe_value(value)}")
+    return f"{entry.name}({', '.join(shown)})"
+
+
+def describe_value(value: Any) -> str:
+    """An argument or result, shortened: long lists to their first elements and their length."""
+    match value:
+        case msgspec.Struct():
+            fields = [(f.name, getattr(value, f.name)) for f in msgspec.structs.fields(value)]
+            inner = ", ".join(f"{name}={describe_value(v)}" for name, v in fields)
+            return f"{type(value).__name__}({inner})"
+        case list():
+            inner = ", ".join(describe_value(element) for element in value[:SHOWN])
+            return f"[{inner}]" if len(value) <= SHOWN else f"[{inner}, ... {len(value)} in all]"
+        case dict():
+            inner = ", ".join(f"{key}: {describe_value(v)}" for key, v in list(value.items())[:SHOWN])
+            return f"{{{inner}}}" if len(value) <= SHOWN else f"{{{inner}, ... {len(value)} in all}}"
+        case Errno() | int() | float() | None:
+            return getattr(value, "name", None) or str(value)
+        case str() if not isinstance(value, enum.Enum):
+            return repr(value if len(value) <= SHOWN_TEXT else value[:SHOWN_TEXT] + "...")
+        case _:
+            return str(value)
+
+
+def describe_outcome(errno: Errno, value: Any) -> str:
+    """What follows `=` in strace: the result, or the errno and its reason."""
+    return describe_value(value) if errno is Errno.OK else f"-{errno.name} ({value})"
+
+
+def too_long(size: int) -> str:
+    return (
+        f"the request has {size} bytes, at most {limits.MAX_REQUEST_BYTES} are possible; feed tokens in parts"
+    )
+
+
+def _fields(envelope: _Envelope) -> tuple[int, int, int, msgspec.Raw]:
+    return envelope.version, envelope.seq, envelope.code, envelope.body
+
+
+def _other_version(version: int) -> str:
+    return (
+        f"protocol version {version} was found, {limits.PROTOCOL_VERSION} is spoken here; "
+        "use client and kernel of the same release"
+    )
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "the arguments are nested too deeply"
+    return _PATTERN.sub("without control characters", str(error))  # PRINTABLE is the only pattern
+
+
+def _named(sentence: str, entry: Entry) -> str:
+    """msgspec's path `$[6][2]` (the third field of the seventh argument) with the names of the fields: `limits.pages`."""
+    return _PATH.sub(lambda match: _place(match[1][1:-1].split("]["), entry.record), sentence)
+
+
+def _place(positions: list[str], annotation: Any) -> str:
+    """Where in a value of the declared type `positions` lead: a name for each field, the number of a list's element."""
+    place = ""
+    for position in positions:
+        record = _record_in(annotation)
+        if record is not None and position.isdigit():
+            field = msgspec.structs.fields(record)[int(position)]
+            place += f".{field.name}"
+            annotation = field.type
+        else:
+            place += f"[{position}]"
+            annotation = None if record is not None else _element(annotation)
+    return place.removeprefix(".")
+
+
+def _record_in(annotation: Any) -> type[msgspec.Struct] | None:
+    """The record type in `Record`, `Record | None`, `Annotated[Record, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+        return annotation
+    if typing.get_origin(annotation) in (list, dict):
+        return None
+    return next(filter(None, map(_record_in, typing.get_args(annotation))), None)
+
+
+def _element(annotation: Any) -> Any:
+    """The type of the elements of a list, which may be annotated or optional; None: it has none."""
+    if typing.get_origin(annotation) in (list, dict):
+        return typing.get_args(annotation)[-1]
+    return next(filter(None, map(_element, typing.get_args(annotation))), None)
+
+
+def _diagnose(frame: bytes, error: Exception) -> RefusedFrame:
+    """Find out what can be said of a frame that is no request: another version may have another shape."""
+    seq = 0
+    try:
+        fields = _loose(frame)
+        if len(fields) > 1 and isinstance(found := _any(fields[1]), int) and 0 <= found <= MAX_SEQ:
+            seq = int(found)
+        if fields and type(version := _any(fields[0])) is int and version != limits.PROTOCOL_VERSION:
+            return RefusedFrame(seq, Errno.EPROTO, _other_version(version))
+    except _BROKEN:
+        pass
+    wanted = "a request is one msgpack frame [version, seq, call number, [arguments]]"
+    return RefusedFrame(seq, Errno.EINVAL, f"{wanted}: {_sentence(error)}")
