@@ -1,0 +1,79 @@
+"""The CPU driver: the torch engine on this machine's cores. Options: threads (default: one per core), dtype (fp32,
+bf16, int8; default bf16 where the CPU multiplies it, else fp32).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import psutil
+
+from drivers import hal
+from drivers.device import Device
+from drivers.protocol import VERSION, Hello
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import Tier
+
+OPTIONS = ("threads", "dtype")
+SPINS = "20000"  # some 0.4 ms
+
+
+def share_cores() -> None:
+    """Have OpenMP's threads spin only shortly for each other, then sleep. To be called before torch is imported.
+
+    By default they spin for milliseconds, which is best while nobody else wants the cores. But at every barrier of a
+    step, some hundred times, a thread that has lost its core to another program is waited for by one that burns the
+    other: with two threads on two busy cores a step took ten times as long, and longer than with one thread. On idle
+    cores 20,000 spins decode as fast as any number that was tried, 1,000 a tenth slower.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    os.environ.setdefault("KMP_BLOCKTIME", "0")
+
+
+def open_device(options: Mapping[str, str]) -> Device:
+    """Raises SyscallError(EINVAL) naming the option that is off."""
+    for name in options:
+        if name not in OPTIONS:
+            raise SyscallError(
+                Errno.EINVAL, f"the cpu driver has no option {name!r}; it has {', '.join(OPTIONS)}"
+            )
+    cpu = hal.cpu()
+    threads = options.get("threads") or str(cpu.cores)
+    if not threads.isdigit() or int(threads) < 1:
+        raise SyscallError(Errno.EINVAL, f"threads={threads!r}: a number of at least 1 was wanted")
+    dtypes = ["fp32", "bf16"]
+    refusals: dict[str, str] = {}
+    if cpu.int8:
+        dtypes.append("int8")
+    else:
+        refusals["int8"] = (
+            f"this CPU ({cpu.model}) has no VNNI instructions, without which int8 products saturate; use bf16 or fp32"
+        )
+    default = options.get("dtype") or ("bf16" if cpu.bf16 else "fp32")
+    if default not in dtypes:
+        raise SyscallError(
+            Errno.EINVAL,
+            f"dtype={default!r}: {refusals.get(default, 'one of ' + ', '.join(dtypes) + ' was wanted')}",
+        )
+
+    share_cores()
+    import torch
+
+    from drivers.engine.architecture import TESTED
+    from drivers.engine.engine import Engine
+
+    torch.set_num_threads(int(threads))
+    hello = Hello(
+        version=VERSION,
+        kind="cpu",
+        os_pid=os.getpid(),
+        description=f"{cpu.model}, {threads} of {cpu.cores} cores, default {default}, torch {torch.__version__}",
+        tiers=[Tier("ram", psutil.virtual_memory().total, 0.0)],
+        architectures=list(TESTED),
+        dtypes=dtypes,
+        features=["logprobs", "deterministic"],
+    )
+    return Engine(
+        torch.device("cpu"), hello, default, refusals, lambda: int(psutil.virtual_memory().available)
+    )

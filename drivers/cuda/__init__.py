@@ -1,0 +1,65 @@
+"""The CUDA driver: the torch engine on one GPU. Options: index (which GPU; 0), dtype (fp32, bf16; default bf16 where
+the GPU has it, else fp32).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from drivers.device import Device
+from drivers.protocol import VERSION, Hello
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import Tier
+
+OPTIONS = ("index", "dtype")
+
+
+def open_device(options: Mapping[str, str]) -> Device:
+    """Raises ENODEV where there is no such GPU (or torch cannot use it), EINVAL for an option that is off."""
+    for name in options:
+        if name not in OPTIONS:
+            raise SyscallError(
+                Errno.EINVAL, f"the cuda driver has no option {name!r}; it has {', '.join(OPTIONS)}"
+            )
+    index = options.get("index", "0")
+    if not index.isdigit():
+        raise SyscallError(Errno.EINVAL, f"index={index!r}: the number of a GPU was wanted")
+
+    import torch
+
+    from drivers.engine.architecture import TESTED
+    from drivers.engine.engine import Engine
+
+    if torch.version.cuda is None:
+        raise SyscallError(
+            Errno.ENODEV, f"torch {torch.__version__} is built without CUDA; install a CUDA build of torch"
+        )
+    if not torch.cuda.is_available() or int(index) >= torch.cuda.device_count():
+        raise SyscallError(
+            Errno.ENODEV,
+            f"no GPU {index}: torch sees {torch.cuda.device_count()}; see nvidia-smi and CUDA_VISIBLE_DEVICES",
+        )
+    device = torch.device("cuda", int(index))
+    torch.cuda.set_device(device)
+    torch.backends.cuda.matmul.allow_tf32 = False  # fp32 means fp32
+    properties = torch.cuda.get_device_properties(device)
+    dtypes = ["fp32", "bf16"] if torch.cuda.is_bf16_supported(including_emulation=False) else ["fp32"]
+    default = options.get("dtype", dtypes[-1])
+    refusals = {"int8": "int8 products are for CPUs with VNNI; on a GPU use bf16"}
+    if default not in dtypes:
+        why = refusals.get(default, f"this GPU has {', '.join(dtypes)}")
+        raise SyscallError(Errno.EINVAL, f"dtype={default!r}: {why}")
+    hello = Hello(
+        version=VERSION,
+        kind="cuda",
+        os_pid=os.getpid(),
+        description=f"{properties.name}, {properties.total_memory >> 30} GiB, torch {torch.__version__}",
+        tiers=[Tier("hbm", properties.total_memory, 0.0)],
+        architectures=list(TESTED),
+        dtypes=dtypes,
+        features=["logprobs"],
+        max_runs=64,
+        step_tokens=2048,
+    )
+    return Engine(device, hello, default, refusals, lambda: torch.cuda.mem_get_info(device)[0])

@@ -1,0 +1,40 @@
+"""What a kind of device is: the table of callbacks that `drivers.host` drives from its one work thread.
+
+MINIX 3's libblockdriver is the model: the host owns the message loop, the heartbeat and the errors; a kind of
+device fills in this table, and `drivers.<kind>.open_device(options)` returns one. All but `progress` are
+called from the same thread, one at a time. A method that cannot do what it was asked raises a SyscallError,
+which the host turns into `Failed`; the device is then as if it had not been asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from drivers.protocol import Hello, Load, Loaded, Probe, Probed, Step, StepDone
+
+
+class Device(Protocol):
+    """One device: memory for weights and KV frames, and the means to run a model over them."""
+
+    @property
+    def progress(self) -> int:
+        """Grows while the device gets on with a request; read from another thread, by the heartbeat."""
+
+    def hello(self) -> Hello:
+        """What this device is and what it can do."""
+
+    def probe(self, request: Probe) -> Probed:
+        """Read a model's configuration. Raises ENOENT, ENOEXEC (naming the architecture), EIO."""
+
+    def load(self, request: Load, report: Callable[[float], None]) -> Loaded:
+        """Bring a model into memory, calling `report(fraction)` at times. Raises as probe does; ENOMEM."""
+
+    def unload(self, image: int) -> None:
+        """Free an image, its frames and its contexts. Raises EINVAL if there is no such image."""
+
+    def step(self, request: Step) -> StepDone:
+        """Do the copies, then the runs as one batch. A run that fails alone says so in its result's error."""
+
+    def drop(self, ctxs: Sequence[int]) -> None:
+        """Forget contexts; unknown ones are ignored."""

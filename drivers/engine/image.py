@@ -1,0 +1,120 @@
+"""A model in memory with the KV frames that belong to it: what a program's text and data are to a Unix kernel.
+
+The network is transformers' own module; only attention is ours (attention.py), and with int8 the linear layers
+(int8.py). An image computes a batch of runs and returns logits; it knows nothing of sampling or of processes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from drivers.engine import architecture, int8, plan
+from drivers.engine.architecture import Layout
+from drivers.engine.attention import PagedAttention
+from drivers.engine.contexts import Context
+from drivers.engine.kv import KVShape, KVSlab
+from drivers.protocol import BLOCK_TOKENS, Run
+from syscalls.errno import Errno, SyscallError
+
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "int8": torch.bfloat16,
+}  # of weights and KV; with int8, of the embedding and KV
+# Matrix products over fewer rows take other paths on a CPU (matrix times vector), with other sums; so a batch is padded
+# to a multiple of it, and a row's bits do not depend on how many others there are. int8 needs none of it.
+ROW_UNIT = 8
+MOST_UNQUANTISED = 0.1  # of the parameters, besides embeddings, that int8 may leave in fp32
+_names = itertools.count()
+
+
+def kv_shape(layout: Layout, dtype: str) -> KVShape:
+    return KVShape(layout.layers, layout.kv_heads, layout.head_dim, DTYPES[dtype])
+
+
+def weight_bytes(layout: Layout, dtype: str) -> int:
+    """Bytes the weights will take. Raises ENOTSUP where int8 would leave most of a model as it is."""
+    if dtype != "int8":
+        return layout.parameters * DTYPES[dtype].itemsize
+    quantised = layout.linear_parameters
+    rest = layout.parameters + layout.tied_parameters - quantised - layout.embedding_parameters
+    if rest > MOST_UNQUANTISED * layout.parameters:
+        raise SyscallError(
+            Errno.ENOTSUP,
+            f"dtype int8: {rest:,} of this model's {layout.parameters:,} parameters are not in linear layers (experts of "
+            "a mixture are not); use bf16",
+        )
+    return quantised + 2 * layout.embedding_parameters + 4 * rest
+
+
+class Image:
+    """One loaded model. `model` is consumed: its attention is rerouted, with int8 its linear layers are replaced."""
+
+    def __init__(
+        self, model: nn.Module, config: Any, layout: Layout, dtype: str, frames: int, device: torch.device,
+        progress: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.layout = layout
+        self.dtype = dtype
+        self.device = device
+        architecture.pin_rope(model, config)
+        quantised = 0
+        if dtype == "int8":
+            quantised = int8.quantise_model(model, progress)
+        self.model = model.to(device)
+        self.weight_bytes = quantised + sum(p.numel() * p.itemsize for p in model.parameters())
+        self.attention = PagedAttention({model.get_submodule(n): i for i, n in enumerate(layout.attention)})
+        self._name = f"llmasos-{next(_names)}"
+        architecture.route_attention(model, self.attention, self._name)
+        self.slab = KVSlab(kv_shape(layout, dtype), frames, device)
+        self.attention.slab = self.slab
+        self._row_unit = 1 if dtype == "int8" or device.type != "cpu" else ROW_UNIT
+
+    def close(self) -> None:
+        """Let go of what a registry outside would keep alive."""
+        architecture.unroute_attention(self._name)
+        self.attention.slab = self.attention.plan = None
+
+    def check(self, run: Run) -> str:
+        """What of a run cannot be computed here, or ""."""
+        end = run.position + len(run.tokens)
+        if not run.tokens:
+            return f"context {run.ctx}: a run without tokens"
+        if end > self.layout.context:
+            return f"context {run.ctx}: {end} tokens, the model's window is {self.layout.context}"
+        if max(run.tokens) >= self.layout.vocab or min(run.tokens) < 0:
+            return f"context {run.ctx}: a token id is not in the vocabulary of {self.layout.vocab}"
+        if run.blocks and not 0 <= min(run.blocks) <= max(run.blocks) < self.slab.frames:
+            return f"context {run.ctx}: a frame is not among the image's {self.slab.frames}"
+        if (run.keep + len(run.blocks)) * BLOCK_TOKENS < end:
+            return f"context {run.ctx}: {run.keep + len(run.blocks)} blocks do not hold {end} tokens"
+        return ""
+
+    def prepare(self, runs: list[Run], contexts: list[Context]) -> plan.Plan:
+        """The batch of runs whose contexts have been told (Context.follow); clears what they will leave unwritten."""
+        for run, context in zip(runs, contexts, strict=True):
+            end = run.position + len(run.tokens)
+            block, offset = divmod(end, BLOCK_TOKENS)
+            entered = block * BLOCK_TOKENS >= run.position
+            if offset and (entered or context.end != run.position):
+                self.slab.clear(context.table[block], offset)
+            context.end = end
+        return plan.build(runs, contexts, self.slab, self.layout.windows, self._row_unit)
+
+    def forward(self, batch: plan.Plan, rows: list[int]) -> torch.Tensor:
+        """Compute the batch; logits of `rows`, [rows, vocab] in fp32."""
+        self.attention.plan = batch
+        padding = [0] * (-len(rows) % self._row_unit)
+        out = self.model(
+            input_ids=batch.tokens,
+            position_ids=batch.positions,
+            use_cache=False,
+            logits_to_keep=torch.tensor(rows + padding, dtype=torch.long, device=self.device),
+        )
+        logits: torch.Tensor = out.logits[0, : len(rows)]
+        return logits.float()

@@ -1,0 +1,293 @@
+"""The loop that every driver shares: `python -m drivers.host KIND --endpoint ... --identity ... --runtime ...`.
+
+As in MINIX's libchardriver, the loop is the same for all kinds and a kind is a table of callbacks (device.py). trio
+runs on the main thread and only moves messages; the device works in one other thread, in the order of the requests, so
+a long step or load delays neither ping nor heartbeat. What a request raises becomes its `Failed`, and the driver goes on.
+
+A driver never outlives its kernel. It holds the reading end of a pipe on stdin that the kernel never writes; when that
+ends the kernel is gone, however it went, and the driver removes what a dead kernel leaves in the runtime directory and
+exits. The work thread may be deep in native code then and cannot be asked to stop, so leaving is `os._exit`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import fcntl
+import importlib
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import trio
+
+from drivers.device import Device
+from drivers.protocol import (
+    HEARTBEAT_SECONDS,
+    KINDS,
+    Done,
+    Drop,
+    Failed,
+    FromDriver,
+    Heartbeat,
+    Load,
+    Note,
+    Ping,
+    Probe,
+    Progress,
+    Quit,
+    Step,
+    ToDriver,
+    Unload,
+    decode_to_driver,
+    encode,
+)
+from syscalls import runtime, transport
+from syscalls.errno import Errno, SyscallError
+
+TRACEBACK_LINES = 6  # of an unexpected error that go to the kernel log
+_LINGER_SECONDS = 0.2
+_CLEAN_SECONDS = 2.0  # how long a kernel that is being killed may keep its lock after its pipes have closed
+_RETRY_SECONDS = 0.02
+
+Work = Probe | Load | Unload | Step | Drop
+
+
+class Host:
+    """One driver process: a socket, a device, and the thread in which the device works."""
+
+    def __init__(self, kind: str, options: dict[str, str], socket: transport.Socket, place: Path) -> None:
+        self._kind = kind
+        self._options = options
+        self._socket = socket
+        self._place = place
+        self._holder = _recorded(place)  # the kernel that started this driver
+        self._device: Device | None = None
+        self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._pending = 0  # requests taken and not yet finished
+        self._over = trio.Event()
+        self._refused = ""  # why the device could not be opened
+
+    async def run(self) -> int:
+        """Until told to quit, terminated, or the kernel is gone. Returns the exit status."""
+        self._token = trio.lowlevel.current_trio_token()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_kernel)
+            nursery.start_soon(self._watch_signals)
+            threading.Thread(target=self._thread, name="device", daemon=True).start()
+            nursery.start_soon(self._socket.run, self._receive)
+            nursery.start_soon(self._heartbeat)
+            await self._over.wait()
+            nursery.cancel_scope.cancel()
+        self._socket.close(linger=_LINGER_SECONDS)
+        if self._refused:
+            print(f"driver {self._kind}: {self._refused}", file=sys.stderr)
+            return 1
+        return 0
+
+    # --- the main thread --------------------------------------------------------------------------------------------
+
+    def _receive(self, message: transport.Message) -> None:
+        try:
+            request: ToDriver = decode_to_driver(message.body)
+        except msgspec.MsgspecError as error:
+            self._send(Note("error", f"driver {self._kind}: a message that cannot be read: {error}"))
+            return
+        if isinstance(request, Ping):
+            self._send(Done(request.ref))
+        elif isinstance(request, Quit):
+            self._over.set()
+        else:
+            self._pending += 1
+            self._work.put(request)
+
+    def _send(self, message: FromDriver) -> None:
+        self._socket.send(encode(message))
+
+    def _finish(self, answer: FromDriver | None) -> None:
+        self._pending -= 1
+        if answer is not None:
+            self._send(answer)
+
+    async def _heartbeat(self) -> None:
+        while True:
+            await trio.sleep(HEARTBEAT_SECONDS)
+            if self._device is not None:
+                self._send(Heartbeat(self._device.progress, self._pending > 0))
+
+    async def _watch_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            async for _ in signals:
+                self._over.set()
+
+    async def _watch_kernel(self) -> None:
+        os.set_blocking(sys.stdin.fileno(), False)
+        while True:
+            await trio.lowlevel.wait_readable(sys.stdin.fileno())
+            with suppress(BlockingIOError):
+                if not os.read(sys.stdin.fileno(), 4096):
+                    clean(self._place, self._holder)
+                    os._exit(0)
+
+    def _opened(self, device: Device) -> None:
+        self._device = device
+        self._send(device.hello())
+
+    def _refuse(self, reason: str) -> None:
+        self._refused = reason
+        self._over.set()
+
+    # --- the work thread --------------------------------------------------------------------------------------------
+
+    def _thread(self) -> None:
+        """Open the device, then do what is asked, one request at a time."""
+        soon = self._token.run_sync_soon
+        try:
+            device: Device = importlib.import_module(f"drivers.{self._kind}").open_device(self._options)
+        except SyscallError as error:
+            return soon(self._refuse, str(error))
+        except Exception as error:
+            traceback.print_exc()
+            return soon(self._refuse, f"{type(error).__name__}: {error}")
+        soon(self._opened, device)
+        while True:
+            soon(self._finish, self._do(device, self._work.get()))
+
+    def _do(self, device: Device, request: Work) -> FromDriver | None:
+        """The answer to a request; None if it is not answered."""
+        ref = 0 if isinstance(request, Drop) else request.ref
+        try:
+            match request:
+                case Step():
+                    return device.step(request)
+                case Drop():
+                    device.drop(request.ctxs)
+                    return None
+                case Probe():
+                    return device.probe(request)
+                case Load():
+                    return device.load(request, lambda fraction: self._report(ref, fraction))
+                case Unload():
+                    device.unload(request.image)
+                    return Done(ref)
+        except SyscallError as error:
+            failed = Failed(ref, error.errno, error.reason)
+        except MemoryError as error:
+            failed = Failed(
+                ref, Errno.ENOMEM, f"{type(request).__name__.lower()}: out of memory {error}".rstrip()
+            )
+        except Exception as error:
+            what = f"{type(request).__name__.lower()}: {type(error).__name__}: {error}"
+            lines = traceback.format_exc().strip().splitlines()[-TRACEBACK_LINES:]
+            self._token.run_sync_soon(self._send, Note("error", f"driver {self._kind}: " + "\n".join(lines)))
+            failed = Failed(ref, Errno.EIO, what)
+        if isinstance(request, Drop):
+            self._token.run_sync_soon(self._send, Note("error", f"driver {self._kind}: {failed.reason}"))
+            return None
+        return failed
+
+    def _report(self, ref: int, fraction: float) -> None:
+        self._token.run_sync_soon(self._send, Progress(ref, fraction))
+
+
+def _recorded(place: Path) -> bytes:
+    """What the holder of the lock has written into it (its pid and start time); empty if there is no lock."""
+    try:
+        return (place / runtime.LOCK).read_bytes()
+    except OSError:
+        return b""
+
+
+def _locked(place: Path, lock: int, holder: bytes) -> bool:
+    """Take the lock of the dead kernel `holder`. False: another kernel has it.
+
+    The operating system closes the descriptors of a killed process one after the other: its end of a driver's pipe may be
+    closed before its lock is let go.
+    """
+    deadline = time.monotonic() + _CLEAN_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if _recorded(place) != holder or time.monotonic() >= deadline:
+                return False
+        time.sleep(_RETRY_SECONDS)
+
+
+def clean(place: Path, holder: bytes) -> None:
+    """Remove the sockets and the lock of a kernel that is gone; nothing where another one holds the lock.
+
+    `holder` is what the one that is gone had written into its lock.
+    """
+    try:
+        lock = os.open(place / runtime.LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return  # it went in good order, or somebody else has cleaned
+    try:
+        if not _locked(place, lock, holder):
+            return
+        # Only the file that still has the name: a new kernel may have put its own in place.
+        if os.path.samestat(os.fstat(lock), os.stat(place / runtime.LOCK)):
+            for name in (runtime.PROGRAMS, runtime.DRIVERS, runtime.LOCK):
+                (place / name).unlink(missing_ok=True)
+    except OSError:
+        return  # gone in the meantime
+    finally:
+        os.close(lock)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m drivers.host", description="A driver process; started by the kernel."
+    )
+    parser.add_argument("kind", help=", ".join(KINDS))
+    parser.add_argument("--endpoint", required=True, help="where the kernel listens for drivers")
+    parser.add_argument("--identity", required=True, help="routing id: NAME.INCARNATION")
+    parser.add_argument("--runtime", required=True, type=Path, help="the kernel's runtime directory")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE")
+    chosen = parser.parse_args(arguments)
+    if chosen.kind not in KINDS:
+        parser.error(f"no driver of kind {chosen.kind!r}; there are {', '.join(KINDS)}")
+    options: dict[str, str] = {}
+    for option in chosen.option:
+        key, equals, value = option.partition("=")
+        if not key or not equals:
+            parser.error(f"--option {option!r}: KEY=VALUE was wanted")
+        options[key] = value
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the kernel's affair: it ends its drivers
+    faulthandler.enable()
+
+    async def drive() -> int:
+        socket = transport.dealer(chosen.identity.encode())
+        try:
+            socket.connect(chosen.endpoint)
+        except ValueError as error:
+            print(f"driver {chosen.kind}: {error}", file=sys.stderr)
+            return 2
+        return await Host(chosen.kind, options, socket, chosen.runtime).run()
+
+    return trio.run(drive)
+
+
+if __name__ == "__main__":
+    try:
+        status = main()
+    except SystemExit as leaving:
+        status = leaving.code if isinstance(leaving.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(
+        status
+    )  # the work thread may be in native code, which an orderly end of the interpreter does not survive

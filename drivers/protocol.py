@@ -1,0 +1,227 @@
+"""The records that kernel and driver exchange; knows neither side.
+
+MINIX 3 is the model: a driver is a process that answers typed messages in order, and may die at any moment. The kernel
+owns every decision (which frames, which tokens, who runs); the driver owns tensors. What the driver keeps of a context is
+a cache of what the kernel told it: it can be told again, whole, at any time.
+
+One message is one frame: a msgpack-encoded tagged union. Kernel to driver: `ToDriver`; driver to kernel: `FromDriver`.
+Requests with a `ref` are answered by exactly one message with the same `ref`: its success record, or `Failed`.
+"""
+
+from __future__ import annotations
+
+from typing import dataclass_transform
+
+import msgspec
+
+from syscalls.errno import Errno
+from syscalls.records import Sampler, Tier, TokenLogprobs
+
+VERSION = 1
+BLOCK_TOKENS = 16  # tokens in a frame of KV
+
+
+@dataclass_transform(
+    frozen_default=True, field_specifiers=(msgspec.field,)
+)  # mypy: subclasses are frozen too
+class _Message(msgspec.Struct, array_like=True, frozen=True, tag=True):
+    pass
+
+
+# --- kernel to driver -----------------------------------------------------------------------------------------------
+
+
+class Probe(_Message):
+    """Read a model's configuration (not its weights) and say what it would need. Answer: `Probed`.
+
+    `path` is a directory or a hub name. ENOENT, ENOEXEC (architecture not supported: named), EIO (broken file).
+    """
+
+    ref: int
+    path: str
+    dtype: str  # "" (the driver's default for the model), fp32, bf16, int8
+
+
+class Load(_Message):
+    """Bring a model's weights into memory as `image`, with `frames` frames of KV of its own. Answer: `Loaded`.
+
+    `Progress` messages with the same ref may come before. EIO (broken file), ENOMEM.
+    """
+
+    ref: int
+    image: int
+    path: str
+    dtype: str
+    frames: int
+
+
+class Unload(_Message):
+    """Free an image and its frames. Answer: `Done`."""
+
+    ref: int
+    image: int
+
+
+class Sample(_Message):
+    """What to do with the logits of a run's last token.
+
+    If `append`, choose the next token with `sampler`, whose random number is that of `(sampler.seed, position)`, where
+    `position` is the log position the chosen token will have. Report the chosen (if not `append`: the greedy) token's
+    log-probability and the `logprobs` most probable alternatives if `logprobs > 0`.
+    """
+
+    sampler: Sampler
+    position: int
+    append: bool
+    logprobs: int = 0
+
+
+class Run(_Message):
+    """One process's part of a step: compute `tokens`, which stand in its log from `position`.
+
+    The context's block table becomes `table[:keep] + blocks`; its first `position` tokens are in KV already. The first
+    run of a context (or after Drop, or a restart) has keep=0 and lists all its blocks. `history` holds the tokens before
+    `position` where the driver does not have them (needed for repetition penalty); else None, and the driver's own log of
+    the context is cut to `position` and extended by `tokens`.
+    """
+
+    ctx: int
+    image: int
+    position: int
+    tokens: list[int]
+    keep: int
+    blocks: list[int]
+    sample: Sample | None = None
+    history: list[int] | None = None
+
+
+class Copy(_Message):
+    """Copy frame `src` to frame `dst` of an image: copy-on-write, before the step's runs."""
+
+    image: int
+    src: int
+    dst: int
+
+
+class Step(_Message):
+    """Work for the device: first the copies, then the runs, as one batch. Answer: `StepDone`."""
+
+    ref: int
+    runs: list[Run]
+    copies: list[Copy] = []
+
+
+class Drop(_Message):
+    """Forget contexts (block tables and token logs). Not answered. Unknown ones are ignored."""
+
+    ctxs: list[int]
+
+
+class Ping(_Message):
+    """Are you there? Answer: `Done`, at once, by the driver's message loop (not its work thread)."""
+
+    ref: int
+
+
+class Quit(_Message):
+    """End in good order."""
+
+
+# --- driver to kernel -----------------------------------------------------------------------------------------------
+
+
+class Hello(_Message):
+    """The first message of a driver: what it is and what it can do. The kernel refuses what is not declared here."""
+
+    version: int
+    kind: str
+    os_pid: int
+    description: str
+    tiers: list[Tier]
+    architectures: list[str]  # transformers' model_type values
+    dtypes: list[str]
+    features: list[str]  # "logprobs", "deterministic", ...
+    block_tokens: int = BLOCK_TOKENS
+    max_runs: int = 16  # a good number of processes per step
+    step_tokens: int = 256  # a good number of tokens per step
+
+
+class Probed(_Message):
+    ref: int
+    architecture: str
+    dtype: str
+    parameters: int
+    weight_bytes: int
+    vocab: int
+    context: int
+    layers: int
+    block_bytes: int
+    eos_ids: list[int]
+
+
+class Progress(_Message):
+    ref: int
+    fraction: float
+
+
+class Loaded(_Message):
+    ref: int
+    image: int
+    weight_bytes: int  # as measured
+
+
+class RunResult(_Message):
+    """`token` is the sampled token, or -1 if the run did not ask for one. `error` is empty, or why this run failed
+    (its KV from `position` on is then undefined); the others of the step stand."""
+
+    ctx: int
+    token: int = -1
+    logprobs: TokenLogprobs | None = None
+    error: str = ""
+
+
+class StepDone(_Message):
+    """The results in the order of the step's runs; `phases` are seconds by name (prepare, copy, model, sample)."""
+
+    ref: int
+    results: list[RunResult]
+    seconds: float
+    phases: dict[str, float] = {}
+
+
+class Done(_Message):
+    ref: int
+
+
+class Failed(_Message):
+    """A request failed; the driver goes on."""
+
+    ref: int
+    errno: Errno
+    reason: str
+
+
+class Heartbeat(_Message):
+    """Sent every HEARTBEAT_SECONDS by the message loop. `progress` grows while the work thread gets on, so a heartbeat
+    with `busy` whose progress stands still tells of a hang."""
+
+    progress: int
+    busy: bool
+
+
+class Note(_Message):
+    """A line for the kernel log."""
+
+    level: str
+    text: str
+
+
+HEARTBEAT_SECONDS = 0.5
+KINDS = ("cpu", "cuda", "sim")  # of devices: `python -m drivers.host KIND`, one package of drivers each
+
+ToDriver = Probe | Load | Unload | Step | Drop | Ping | Quit
+FromDriver = Hello | Probed | Progress | Loaded | StepDone | Done | Failed | Heartbeat | Note
+
+encode = msgspec.msgpack.Encoder().encode
+decode_to_driver = msgspec.msgpack.Decoder(ToDriver).decode
+decode_from_driver = msgspec.msgpack.Decoder(FromDriver).decode

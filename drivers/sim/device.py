@@ -1,0 +1,331 @@
+"""A simulated device that verifies what the kernel tells it.
+
+It keeps a slab of KV frames as a real device does, but a slot holds, instead of keys and values, the token that was
+computed there and the hash of the whole prefix up to it. A run writes its own slots and reads all slots before them
+through its block table: a frame that was clobbered, handed out twice, not copied, or kept wrongly does not hold the
+hash of this prefix, the run says which slot is wrong, and `faults` remembers it. What a run reads decides its token.
+
+Costs are modelled (roofline.py); a real process sleeps them times `time_scale`, a simulation takes them as virtual
+time. Deaths and hangs that the options ask for are acted out by `Fate`, which a simulation replaces by its own.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from drivers.protocol import (
+    BLOCK_TOKENS,
+    VERSION,
+    Hello,
+    Load,
+    Loaded,
+    Probe,
+    Probed,
+    Run,
+    RunResult,
+    Step,
+    StepDone,
+)
+from drivers.sim import roofline, tokens
+from drivers.sim.spec import DTYPES, DeviceSpec, ModelSpec, model
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import Tier
+
+SLICE_SECONDS = 0.05  # the longest sleep between two signs of progress
+
+
+class Fate:
+    """How a driver process dies, hangs and lets time pass."""
+
+    def die(self) -> NoReturn:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("SIGKILL returned")
+
+    def hang(self) -> NoReturn:
+        while True:
+            threading.Event().wait()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+@dataclass(slots=True)
+class _Image:
+    model: ModelSpec
+    frames: int
+    root: int
+    tokens: dict[int, list[int]] = field(
+        default_factory=dict
+    )  # frame -> the token in each slot written so far
+    hashes: dict[int, list[int]] = field(default_factory=dict)  # frame -> the prefix hash in each of them
+
+
+@dataclass(slots=True)
+class _Context:
+    image: int
+    table: list[int]
+    log: list[int]
+    chain: list[int]  # the prefix hash after each token of the log
+    told: bool  # the log came from the kernel, not from the frames
+
+
+class _Fault(Exception):
+    """The kernel asked for something that a correct kernel does not ask for."""
+
+
+class SimDevice:
+    """The Device of `python -m drivers.host sim`, and of every simulation of the kernel."""
+
+    def __init__(self, spec: DeviceSpec, models: ModelSpec, fate: Fate | None = None) -> None:
+        self.spec = spec
+        self.models = models
+        self.faults: list[str] = []
+        self.steps = 0
+        self._fate = fate or Fate()
+        self._images: dict[int, _Image] = {}
+        self._contexts: dict[int, _Context] = {}
+        self._progress = 0
+
+    @property
+    def progress(self) -> int:
+        return self._progress
+
+    def hello(self) -> Hello:
+        s = self.spec
+        return Hello(
+            version=VERSION,
+            kind="sim",
+            os_pid=os.getpid(),
+            description=f"simulated device, {s.flops:.3g} FLOP/s, {s.bandwidth:.3g} B/s",
+            tiers=[Tier("ram", s.memory, s.bandwidth)],
+            architectures=["sim"],
+            dtypes=list(DTYPES),
+            features=["logprobs", "deterministic"],
+            max_runs=s.max_runs,
+            step_tokens=s.step_tokens,
+        )
+
+    # --- models -----------------------------------------------------------------------------------------------------
+
+    def _model(self, path: str, dtype: str) -> ModelSpec:
+        spec = model(path, dtype, self.models)
+        if spec.arch != "sim":
+            raise SyscallError(Errno.ENOEXEC, f"model {path!r} is a {spec.arch}; this driver runs only: sim")
+        return spec
+
+    def probe(self, request: Probe) -> Probed:
+        m = self._model(request.path, request.dtype)
+        return Probed(
+            ref=request.ref,
+            architecture=m.arch,
+            dtype=m.dtype,
+            parameters=int(m.params),
+            weight_bytes=m.weight_bytes,
+            vocab=m.vocab,
+            context=m.context,
+            layers=m.layers,
+            block_bytes=m.frame_bytes,
+            eos_ids=[m.eos],
+        )
+
+    def load(self, request: Load, report: Callable[[float], None]) -> Loaded:
+        m = self._model(request.path, request.dtype)
+        if self.spec.fail_load:
+            raise SyscallError(
+                Errno[self.spec.fail_load], f"loading {request.path!r} fails by option fail_load"
+            )
+        if request.image in self._images:
+            raise SyscallError(Errno.EINVAL, f"image {request.image} is loaded already")
+        used = sum(i.model.weight_bytes + i.frames * i.model.frame_bytes for i in self._images.values())
+        wanted = m.weight_bytes + request.frames * m.frame_bytes
+        if used + wanted > self.spec.memory:
+            raise SyscallError(
+                Errno.ENOMEM,
+                f"model {request.path!r} with {request.frames} frames needs {wanted} bytes; "
+                f"{self.spec.memory - used} of {self.spec.memory} are free: evict a model or give it less KV",
+            )
+        self._pass(roofline.load_seconds(self.spec, m), report)
+        self._images[request.image] = _Image(m, request.frames, m.root)
+        return Loaded(request.ref, request.image, m.weight_bytes)
+
+    def load_seconds(self, request: Load) -> float:
+        """Modelled seconds of a load that succeeds."""
+        return roofline.load_seconds(self.spec, self._model(request.path, request.dtype))
+
+    def unload(self, image: int) -> None:
+        if image not in self._images:
+            raise SyscallError(Errno.EINVAL, f"image {image} is not loaded")
+        del self._images[image]
+        self._contexts = {c: x for c, x in self._contexts.items() if x.image != image}
+
+    def drop(self, ctxs: Sequence[int]) -> None:
+        for ctx in ctxs:
+            self._contexts.pop(ctx, None)
+
+    # --- steps ------------------------------------------------------------------------------------------------------
+
+    def step(self, request: Step) -> StepDone:
+        self.steps += 1
+        self._fail_as_asked(request)
+        errors: dict[int, str] = {}  # index of a run -> why it failed
+        copied = self._copy(request)
+        writers: dict[tuple[int, int], int] = {}  # (image, frame) -> the run that writes it in this step
+        for i, run in enumerate(request.runs):
+            try:
+                self._write(run, i, writers)
+            except _Fault as fault:
+                errors[i] = self._fault(request, run, fault)
+        results = []
+        for i, run in enumerate(request.runs):
+            if i in errors:
+                results.append(RunResult(run.ctx, error=errors[i]))
+            elif self.spec.error_token in run.tokens:
+                results.append(RunResult(run.ctx, error="a token of this run fails by option error_token"))
+            else:
+                try:
+                    self._read(run, i, writers)
+                    results.append(self._sample(run))
+                except _Fault as fault:
+                    results.append(RunResult(run.ctx, error=self._fault(request, run, fault)))
+            self._progress += 1
+        costs = [
+            (self._images[r.image].model, r.position, len(r.tokens))
+            for r in request.runs
+            if r.image in self._images
+        ]
+        seconds, phases = roofline.step_seconds(self.spec, costs, copied)
+        self._pass(seconds, lambda _: None)
+        return StepDone(request.ref, results, seconds, phases)
+
+    def _fault(self, request: Step, run: Run, fault: _Fault) -> str:
+        self._contexts.pop(run.ctx, None)
+        text = f"step {request.ref}, context {run.ctx}: {fault}"
+        self.faults.append(text)
+        return text
+
+    def _copy(self, request: Step) -> int:
+        copied = 0
+        for copy in request.copies:
+            image = self._images.get(copy.image)
+            if image is None or copy.src not in image.hashes or not 0 <= copy.dst < image.frames:
+                self.faults.append(f"step {request.ref}: cannot copy {copy}")
+                continue
+            image.tokens[copy.dst] = list(image.tokens[copy.src])
+            image.hashes[copy.dst] = list(image.hashes[copy.src])
+            copied += image.model.frame_bytes
+        return copied
+
+    def _write(self, run: Run, index: int, writers: dict[tuple[int, int], int]) -> None:
+        """Bring the context up to `run.position`, then write the run's own slots."""
+        image = self._images.get(run.image)
+        if image is None:
+            raise _Fault(f"image {run.image} is not loaded")
+        end = run.position + len(run.tokens)
+        context = self._contexts.get(run.ctx)
+        table = (context.table[: run.keep] if context else []) + run.blocks
+        if len(table) != run.keep + len(run.blocks):
+            raise _Fault(f"keeps {run.keep} blocks of a table of {len(table) - len(run.blocks)}")
+        if not run.tokens or end > image.model.context or end > BLOCK_TOKENS * len(table):
+            raise _Fault(
+                f"tokens {run.position}..{end} do not fit {len(table)} blocks and window {image.model.context}"
+            )
+        if len(set(table)) != len(table) or not 0 <= min(table) <= max(table) < image.frames:
+            raise _Fault(f"table {table} has a frame twice or one outside of {image.frames} frames")
+        if not all(0 <= t < image.model.vocab for t in run.tokens):
+            raise _Fault(f"a token outside of the vocabulary of {image.model.vocab}")
+        context = self._begin(run, image, context, table)
+        del context.log[run.position :], context.chain[run.position :]
+        context.log.extend(run.tokens)
+        tokens.extend_chain(context.chain, image.root, run.tokens)
+        for block in range(run.position // BLOCK_TOKENS, (end - 1) // BLOCK_TOKENS + 1):
+            frame = table[block]
+            if writers.setdefault((run.image, frame), index) != index:
+                raise _Fault(f"frame {frame} is written by two runs of the step")
+            lo, hi = max(run.position, block * BLOCK_TOKENS), min(end, (block + 1) * BLOCK_TOKENS)
+            slot = lo - block * BLOCK_TOKENS
+            kept = image.tokens.get(frame, [])[:slot]
+            if len(kept) != slot:
+                raise _Fault(f"frame {frame} holds {len(kept)} tokens; slot {slot} cannot be next")
+            image.tokens[frame] = kept + context.log[lo:hi]
+            image.hashes[frame] = image.hashes.get(frame, [])[:slot] + context.chain[lo:hi]
+
+    def _begin(self, run: Run, image: _Image, context: _Context | None, table: list[int]) -> _Context:
+        """The run's context, its log known up to `run.position` and found in the frames of `table`."""
+        if context is not None and context.image != run.image:
+            raise _Fault(f"context was of image {context.image}; exec must drop it first")
+        if run.history is not None:
+            if len(run.history) != run.position:
+                raise _Fault(f"history of {len(run.history)} tokens before position {run.position}")
+            context = _Context(run.image, table, list(run.history), [], told=True)
+            tokens.extend_chain(context.chain, image.root, context.log)
+            self._contexts[run.ctx] = context
+        elif context is None:
+            context = _Context(run.image, table, [], [], told=run.position == 0)
+            for block in range((run.position + BLOCK_TOKENS - 1) // BLOCK_TOKENS):
+                context.log.extend(image.tokens.get(table[block], []))
+            del context.log[run.position :]
+            tokens.extend_chain(context.chain, image.root, context.log)
+            self._contexts[run.ctx] = context
+        if len(context.log) < run.position:
+            raise _Fault(f"only {len(context.log)} tokens are known before position {run.position}")
+        context.table = table
+        return context
+
+    def _read(self, run: Run, index: int, writers: dict[tuple[int, int], int]) -> None:
+        """Attention: every slot up to the run's end must hold this prefix, and be nobody else's in this step."""
+        image, context = self._images[run.image], self._contexts[run.ctx]
+        chain, end = context.chain, run.position + len(run.tokens)
+        for block, first in enumerate(range(0, end, BLOCK_TOKENS)):
+            frame = context.table[block]
+            held = image.hashes.get(frame, [])
+            wanted = chain[first : first + BLOCK_TOKENS]
+            if held[: len(wanted)] != wanted:
+                slot = next(
+                    (i for i, (a, b) in enumerate(zip(held, wanted, strict=False)) if a != b), len(held)
+                )
+                raise _Fault(
+                    f"frame {frame} slot {slot} does not hold position {first + slot} of this context"
+                )
+            if writers.get((run.image, frame), index) != index:
+                raise _Fault(f"frame {frame} is written by another run of the step that reads it")
+
+    def _sample(self, run: Run) -> RunResult:
+        s, context, m = run.sample, self._contexts[run.ctx], self._images[run.image].model
+        if s is None:
+            return RunResult(run.ctx)
+        if s.position != len(context.log):
+            raise _Fault(f"samples for position {s.position}; the next one is {len(context.log)}")
+        if s.sampler.repetition_penalty != 1.0 and not context.told:
+            raise _Fault("a repetition penalty, and no history was sent")
+        state = context.chain[-1]
+        token = tokens.candidates(m, state)[0]
+        if s.append:
+            token = tokens.next_token(m, state, s.sampler, s.position, context.log)
+        alternatives = tokens.logprobs(m, state, token, s.logprobs) if s.logprobs else None
+        return RunResult(run.ctx, token if s.append else -1, alternatives)
+
+    # --- time and failure -------------------------------------------------------------------------------------------
+
+    def _fail_as_asked(self, request: Step) -> None:
+        s = self.spec
+        asked = {token for run in request.runs for token in run.tokens}
+        if self.steps == s.crash_after or s.crash_token in asked:
+            self._fate.die()
+        if self.steps == s.hang_after or s.hang_token in asked:
+            self._fate.hang()
+
+    def _pass(self, seconds: float, report: Callable[[float], None]) -> None:
+        """Let modelled seconds pass, in slices, so that a slow step is not taken for a hang."""
+        whole = seconds * self.spec.time_scale
+        slices = math.ceil(whole / SLICE_SECONDS)
+        for i in range(slices):
+            self._fate.sleep(whole / slices)
+            self._progress += 1
+            report((i + 1) / slices)

@@ -1,0 +1,174 @@
+"""What a simulated device and its models are declared to be: read from driver options and from model names.
+
+An option is `key=value`; sizes and rates take the suffixes k, m, g, t (powers of 1000) and ki, mi, gi, ti (of 1024).
+Options of the device are the fields of `DeviceSpec`; those of a model, the fields of `ModelSpec`, may be given to the
+device (for every model) or in a model's name: `sim`, `sim:7b`, `sim:1.5b,vocab=1000,context=512,eos_every=40`. What
+follows the colon first may be a number of parameters. Any name that does not begin with `sim` does not exist.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from drivers.protocol import BLOCK_TOKENS
+from syscalls.errno import Errno, SyscallError
+from syscalls.limits import MAX_TOKEN
+
+DTYPES = {"fp32": (4, 4), "bf16": (2, 2), "int8": (1, 2)}  # bytes of a parameter, bytes of an element of KV
+_SUFFIXES = {
+    "k": 1e3,
+    "m": 1e6,
+    "g": 1e9,
+    "b": 1e9,
+    "t": 1e12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
+
+
+@dataclasses.dataclass(slots=True, frozen=True)
+class DeviceSpec:
+    """A device: what it has, how fast it is, and how it fails when a test asks it to.
+
+    The failure options count from the driver's start, or name a token of a prompt ("poison"); 0 and -1 are off.
+    """
+
+    memory: int = 64 * 2**30  # bytes, for weights and KV together
+    flops: float = 1e14  # peak floating-point operations a second
+    bandwidth: float = 1e12  # bytes a second between memory and arithmetic
+    link: float = 2e10  # bytes a second from storage to memory: the speed of loading
+    overhead: float = 2e-4  # seconds a step costs before any work
+    time_scale: float = 1.0  # seconds slept for each modelled second; 0 does not sleep
+    max_runs: int = 16  # declared: a good number of processes in a step
+    step_tokens: int = 256  # declared: a good number of tokens in a step
+    crash_after: int = 0  # dies (as by SIGKILL) in step number crash_after
+    hang_after: int = 0  # never comes back from step number hang_after
+    crash_token: int = -1  # dies when a run computes this token
+    hang_token: int = -1  # never comes back when a run computes this token
+    error_token: int = -1  # a run that computes this token fails, alone
+    fail_load: str = ""  # the errno with which every load fails: EIO, ENOMEM, ...
+
+
+@dataclasses.dataclass(slots=True, frozen=True)
+class ModelSpec:
+    """A model of declared shape. Defaults are those of a 7-billion-parameter llama with grouped KV heads."""
+
+    name: str = "sim"
+    dtype: str = "bf16"
+    arch: str = "sim"
+    params: float = 7e9
+    layers: int = 32
+    kv_dim: int = 1024  # elements of K (and of V) a token has in one layer
+    block_bytes: int = 0  # bytes of a frame; 0: 16 tokens x 2 x layers x kv_dim x element
+    vocab: int = 32_000  # the last id is the end-of-sequence token
+    context: int = 4096  # tokens
+    eos_every: int = 0  # one prefix in so many is followed by the end-of-sequence token; 0: none is
+    fail: str = ""  # the errno with which probing this model fails: EIO, ...
+
+    @property
+    def eos(self) -> int:
+        return self.vocab - 1
+
+    @property
+    def root(self) -> int:
+        """The hash of the empty context: the same tokens mean something else to every other model and precision."""
+        return zlib.crc32(f"{self.name} {self.dtype}".encode())
+
+    @property
+    def weight_bytes(self) -> int:
+        return int(self.params * DTYPES[self.dtype][0])
+
+    @property
+    def frame_bytes(self) -> int:
+        return self.block_bytes or BLOCK_TOKENS * 2 * self.layers * self.kv_dim * DTYPES[self.dtype][1]
+
+
+_S = TypeVar("_S", DeviceSpec, ModelSpec)
+
+
+def parse(options: Mapping[str, str]) -> tuple[DeviceSpec, ModelSpec]:
+    """Driver options -> the device, and what its models are unless their names say otherwise. Raises EINVAL."""
+    device = {k: v for k, v in options.items() if k in _fields(DeviceSpec)}
+    model = {k: v for k, v in options.items() if k not in device}
+    spec, models = _replace(DeviceSpec(), device), _replace(ModelSpec(), model)
+    if min(spec.flops, spec.bandwidth, spec.link, spec.memory, spec.max_runs, spec.step_tokens) <= 0:
+        raise SyscallError(
+            Errno.EINVAL,
+            "sim driver: memory, flops, bandwidth, link, max_runs and step_tokens must be above zero",
+        )
+    if min(spec.overhead, spec.time_scale) < 0:
+        raise SyscallError(Errno.EINVAL, "sim driver: overhead and time_scale must not be below zero")
+    _errno(spec.fail_load)
+    return spec, models
+
+
+def model(path: str, dtype: str, defaults: ModelSpec) -> ModelSpec:
+    """A model by its name. Raises ENOENT (not a simulated one), EINVAL (bad traits), or what the name asks for."""
+    head, _, traits = path.partition(":")
+    if not head.startswith("sim"):
+        raise SyscallError(
+            Errno.ENOENT,
+            f"no model {path!r}: this driver simulates models whose name begins with 'sim', such as sim:7b",
+        )
+    words = [w for w in traits.split(",") if w]
+    if words and "=" not in words[0]:
+        words[0] = f"params={words[0]}"
+    if bad := [w for w in words if "=" not in w]:
+        raise SyscallError(Errno.EINVAL, f"model {path!r}: wanted key=value, found {bad[0]!r}")
+    spec = _replace(defaults, dict(w.split("=", 1) for w in words))
+    dtype = dtype or spec.dtype
+    if dtype not in DTYPES:
+        raise SyscallError(Errno.ENOTSUP, f"dtype {dtype!r}: the sim driver has {', '.join(DTYPES)}")
+    if min(spec.vocab, spec.context, spec.layers, spec.kv_dim) < 2 or spec.params < 1:
+        raise SyscallError(Errno.EINVAL, f"model {path!r}: vocab, context, layers, kv_dim must be at least 2")
+    if spec.vocab > MAX_TOKEN or spec.block_bytes < 0 or spec.eos_every < 0:
+        raise SyscallError(
+            Errno.EINVAL,
+            f"model {path!r}: vocab is at most {MAX_TOKEN}; block_bytes and eos_every are not below zero",
+        )
+    if spec.fail:
+        raise SyscallError(_errno(spec.fail), f"model {path!r} is declared to fail with {spec.fail}")
+    return dataclasses.replace(spec, name=path, dtype=dtype)
+
+
+def _fields(kind: type[DeviceSpec] | type[ModelSpec]) -> dict[str, str]:
+    return {f.name: str(f.type) for f in dataclasses.fields(kind) if f.name != "name"}
+
+
+def _replace(spec: _S, options: Mapping[str, str]) -> _S:
+    fields = _fields(type(spec))
+    values: dict[str, Any] = {}
+    for key, text in options.items():
+        if key not in fields:
+            known = ", ".join(sorted({*_fields(DeviceSpec), *_fields(ModelSpec)}))
+            raise SyscallError(Errno.EINVAL, f"sim driver: no option {key!r}; there are {known}")
+        values[key] = text if fields[key] == "str" else _number(key, text, whole=fields[key] == "int")
+    return dataclasses.replace(spec, **values)
+
+
+def _number(key: str, text: str, *, whole: bool) -> int | float:
+    digits = text.strip().lower()
+    suffix = next((s for s in sorted(_SUFFIXES, key=len, reverse=True) if digits.endswith(s)), "")
+    try:
+        value = float(digits.removesuffix(suffix)) * _SUFFIXES.get(suffix, 1)
+        if value != value or value in (float("inf"), float("-inf")) or (whole and value != int(value)):
+            raise ValueError
+    except ValueError:
+        wanted = "a whole number" if whole else "a number"
+        raise SyscallError(
+            Errno.EINVAL, f"sim driver: {key}: wanted {wanted} such as 512, 1.5e9 or 16g, found {text!r}"
+        ) from None
+    return int(value) if whole else value
+
+
+def _errno(name: str) -> Errno:
+    if name and name not in Errno.__members__:
+        raise SyscallError(
+            Errno.EINVAL, f"sim driver: no error {name!r}; there are {', '.join(Errno.__members__)}"
+        )
+    return Errno[name] if name else Errno.OK
