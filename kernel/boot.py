@@ -1,0 +1,172 @@
+"""From the command line to a running kernel: `python -m kernel.boot`.
+
+The boot sequence is that of any daemon: read the configuration, take the runtime directory (refusing politely where
+another kernel has it), build the core, open the sockets, serve until halted, clean up. In the foreground the kernel log
+goes to the terminal; with --detach it goes to a file, and the command returns once programs can connect.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import os
+import select
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+import kernel
+from kernel import config, lock
+from kernel.core import Kernel
+from kernel.events import KernelConfig, Log
+from kernel.server import Server
+from syscalls import runtime
+from syscalls.errno import Errno, SyscallError
+
+DETACH_SECONDS = 30.0  # until a detached kernel must answer
+_COLOURS = {"error": "\x1b[31m", "warning": "\x1b[33m"}
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="llmasos boot", description="Boot an LLMasOS kernel.")
+    add = parser.add_argument
+    add("--runtime", metavar="DIR", help=f"runtime directory (default: {runtime.default()})")
+    add("--config", metavar="FILE.toml", help="configuration file (see kernel/config.py)")
+    add(
+        "--device", metavar="KIND[:K=V,...]", action="append", default=[], help="a device, e.g. cpu:threads=2"
+    )
+    add("--policy", metavar="NAME", default="", help="scheduling policy of every device")
+    add("--max-runs", metavar="N", type=_positive, default=0, help="processes in one step at most")
+    add("--step-tokens", metavar="N", type=_positive, default=0, help="tokens in one step at most")
+    add("--model", metavar="NAME=PATH", action="append", default=[], help="a model to know by name")
+    add("--kv-bytes", metavar="SIZE", default="", help="KV memory of every device, e.g. 512MiB")
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument("--detach", action="store_true", help="run in the background; return once it answers")
+    ways.add_argument("--die-with-parent", action="store_true", help="halt at end-of-file on standard input")
+    add("--quiet", action="store_true", help="no log on the terminal but warnings and errors")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 after a halt; 1 with one readable line if the kernel cannot be booted."""
+    given = sys.argv[1:] if arguments is None else arguments
+    args = parse(given)
+    directory = runtime.locate(args.runtime)
+    try:
+        over = config.Overrides(
+            args.device, args.model, args.policy, args.max_runs, args.step_tokens, args.kv_bytes
+        )
+        settings = config.build(config.read(args.config), over, directory, version())
+        core = Kernel(settings)
+        if args.die_with_parent and not _is_pipe(sys.stdin.fileno()):
+            raise SyscallError(
+                Errno.EINVAL, "--die-with-parent needs a pipe as standard input; it ends with it"
+            )
+        lock.prepare(directory)
+        if args.detach:
+            return _detach(directory, given)
+        return _serve(core, settings, directory, args)
+    except SyscallError as error:
+        print(f"llmasos boot: {error.reason}", file=sys.stderr)
+        return 1
+
+
+def _serve(core: Kernel, settings: KernelConfig, directory: Path, args: argparse.Namespace) -> int:
+    held = lock.hold(directory)
+    halted = False
+    try:
+        log = console(quiet=args.quiet)
+        server = Server(core, settings.devices, directory, log, die_with_parent=args.die_with_parent)
+        trio.run(server.run)
+        halted = True
+    finally:
+        lock.release(directory, held, keep_log=not halted)
+        if args.die_with_parent:  # a private kernel: whoever made the directory for it may be gone
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+    return 0
+
+
+def _detach(directory: Path, given: list[str]) -> int:
+    """Start the kernel anew in a session of its own, its log in the runtime directory, and wait until it answers."""
+    lock.release(directory, lock.hold(directory))  # refuse here, readably, where another kernel runs
+    log = directory / runtime.LOG
+    command = [sys.executable, "-m", "kernel.boot", *(word for word in given if word != "--detach")]
+    if "--runtime" not in given:
+        command += ["--runtime", os.fspath(directory.absolute())]
+    root = os.fspath(Path(kernel.__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+    deadline = time.monotonic() + DETACH_SECONDS
+    while child.poll() is None:
+        if runtime.listening(directory):
+            print(f"kernel {child.pid} runs in {directory}; its log is {log}")
+            child.returncode = 0  # it is no longer ours to wait for
+            return 0
+        if time.monotonic() > deadline:
+            child.kill()
+            child.wait()
+            raise SyscallError(
+                Errno.ETIME, f"the kernel did not answer within {DETACH_SECONDS:g} s; its log is {log}"
+            )
+        time.sleep(0.02)
+    words = log.read_text(errors="replace").strip() if log.exists() else ""
+    print(words or f"the kernel ended with status {child.returncode}", file=sys.stderr)
+    return 1
+
+
+def console(*, quiet: bool) -> Callable[[Log], None]:
+    """The kernel log for people: time since boot, level where it matters, text; coloured on a terminal."""
+    coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+    def show(line: Log) -> None:
+        if quiet and line.level == "info":
+            return
+        level = "" if line.level == "info" else f"{line.level}: "
+        text = f"[{line.at:10.3f}] {level}{line.text}"
+        colour = _COLOURS.get(line.level, "") if coloured else ""
+        # A reader that is gone or does not read must not stop the kernel.
+        try:
+            if select.select([], [sys.stdout], [], 0)[1]:
+                print(f"{colour}{text}\x1b[0m" if colour else text, flush=True)
+        except (OSError, ValueError):
+            pass
+
+    return show
+
+
+def version() -> str:
+    try:
+        return importlib.metadata.version("llmasos")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, is {number}")
+    return number
+
+
+def _is_pipe(fd: int) -> bool:
+    mode = os.fstat(fd).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

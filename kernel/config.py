@@ -1,0 +1,222 @@
+"""Configuration: a TOML file and the command line, typed, into what the core and the edge need.
+
+    default_model = "tiny"
+
+    [kernel]                  # any field of KernelConfig from `quantum` on
+    quantum = 32
+
+    [[device]]                # any field of DeviceConfig
+    name = "cpu0"
+    kind = "cpu"
+    policy = "fair"
+    kv_bytes = "512MiB"
+    options = { threads = 2 }
+
+    [models]
+    story = "/srv/models/story"
+
+Like systemd's unit files it is declarative and small; unlike them an unknown or mistyped key is an error, named with
+its path. The command line overrides the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from drivers.protocol import KINDS
+from kernel.events import DeviceConfig, KernelConfig
+from syscalls.errno import Errno, SyscallError
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_UNITS |= {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgt]i?|)b?", re.IGNORECASE)
+
+Size = int | str
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0.0)]
+
+
+class Device(msgspec.Struct, forbid_unknown_fields=True):
+    """A `[[device]]` of the file; the fields are those of DeviceConfig."""
+
+    kind: Annotated[str, Meta(pattern="^[a-z][a-z0-9_]*$")]
+    name: Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9_-]*$")] = ""
+    kv_bytes: Size = 0
+    image_kv_bytes: Size = 0
+    policy: str = "fair"
+    max_runs: Annotated[int, Meta(ge=0)] = 0
+    step_tokens: Annotated[int, Meta(ge=0)] = 0
+    options: dict[str, str | int | float | bool] = {}
+
+
+class Tuning(msgspec.Struct, forbid_unknown_fields=True):
+    """The `[kernel]` of the file; what is not set keeps KernelConfig's default."""
+
+    quantum: Positive | UnsetType = UNSET
+    aging_seconds: Seconds | UnsetType = UNSET
+    hang_seconds: Seconds | UnsetType = UNSET
+    start_seconds: Seconds | UnsetType = UNSET
+    restart_first: Seconds | UnsetType = UNSET
+    restart_max: Seconds | UnsetType = UNSET
+    restart_forgiven: Seconds | UnsetType = UNSET
+    max_processes: Positive | UnsetType = UNSET
+    max_crashes: Positive | UnsetType = UNSET
+    trace_events: Positive | UnsetType = UNSET
+    log_lines: Positive | UnsetType = UNSET
+
+
+class File(msgspec.Struct, forbid_unknown_fields=True):
+    default_model: str = "tiny"
+    kernel: Tuning = msgspec.field(default_factory=Tuning)
+    device: list[Device] = []
+    models: dict[str, str] = {}
+
+
+def read(path: str | None) -> File:
+    """The configuration file (None: all defaults). Raises SyscallError EINVAL naming the key that is off."""
+    if path is None:
+        return File()
+    try:
+        return msgspec.toml.decode(Path(path).read_bytes(), type=File)
+    except OSError as error:
+        raise SyscallError(
+            Errno.ENOENT, f"the configuration {path} cannot be read: {error.strerror}"
+        ) from None
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise SyscallError(Errno.EINVAL, f"the configuration {path} is wrong: {error}") from None
+
+
+def device(text: str) -> Device:
+    """A device of the command line: `KIND[:key=value,...]`; keys that are no field of Device are the driver's
+    options."""
+    kind, _, rest = text.partition(":")
+    fields: dict[str, Any] = {"kind": kind}
+    options: dict[str, str] = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not key or not equals:
+            raise SyscallError(
+                Errno.EINVAL, f"--device {text}: {item!r} is not key=value; e.g. --device cpu:threads=2"
+            )
+        target = fields if key in Device.__struct_fields__ and key not in ("kind", "options") else options
+        target[key] = value
+    try:
+        # Not strict: what the command line says of numbers is text.
+        return msgspec.convert({**fields, "options": options}, Device, strict=False)
+    except msgspec.ValidationError as error:
+        raise SyscallError(Errno.EINVAL, f"--device {text}: {error}") from None
+
+
+def size(value: Size, what: str) -> int:
+    """Bytes from a number or from text like `512MiB`, `2G`."""
+    if isinstance(value, int):
+        number = float(value)
+    elif match := _SIZE.fullmatch(value.strip()):
+        number = float(match[1]) * _UNITS[match[2].lower()]
+    else:
+        raise SyscallError(Errno.EINVAL, f"{what}: {value!r} is no size; write e.g. 512MiB, 2G or 1000000")
+    if number < 0:
+        raise SyscallError(Errno.EINVAL, f"{what}: a size cannot be negative, {value} is")
+    return int(number)
+
+
+def default_devices() -> list[Device]:
+    """The CPU, and a GPU where NVIDIA's kernel driver lists one."""
+    gpus = Path("/proc/driver/nvidia/gpus")
+    has_gpu = gpus.is_dir() and any(gpus.iterdir())
+    return [Device("cpu"), Device("cuda")] if has_gpu else [Device("cpu")]
+
+
+def known_models() -> dict[str, str]:
+    """The embedded model, and the model directories in (or named by) $LLMASOS_MODELS."""
+    found: dict[str, str] = {}
+    spec = importlib.util.find_spec("models")
+    for place in (spec.submodule_search_locations or []) if spec is not None else []:
+        _add_model(found, Path(place) / "tiny")
+    for place in filter(None, os.environ.get("LLMASOS_MODELS", "").split(":")):
+        path = Path(place).expanduser()
+        if not _add_model(found, path) and path.is_dir():
+            for inner in sorted(path.iterdir()):
+                _add_model(found, inner)
+    return found
+
+
+def _add_model(found: dict[str, str], path: Path) -> bool:
+    if not (path / "config.json").is_file():
+        return False
+    found[path.name] = os.fspath(path.absolute())
+    return True
+
+
+@dataclasses.dataclass(slots=True)
+class Overrides:
+    """What the command line says of the configuration; empty: nothing."""
+
+    devices: list[str] = dataclasses.field(default_factory=list)
+    models: list[str] = dataclasses.field(default_factory=list)  # NAME=PATH
+    policy: str = ""
+    max_runs: int = 0
+    step_tokens: int = 0
+    kv_bytes: str = ""
+
+
+def build(file: File, over: Overrides, directory: Path, version: str) -> KernelConfig:
+    """The configuration of the core. Raises SyscallError EINVAL for what makes no sense."""
+    devices = [device(text) for text in over.devices] or file.device or default_devices()
+    names: dict[str, int] = {}
+    configs = []
+    for wanted in devices:
+        if wanted.kind not in KINDS:
+            raise SyscallError(
+                Errno.EINVAL, f"no driver for a device of kind {wanted.kind!r}; there are: {', '.join(KINDS)}"
+            )
+        number = names[wanted.kind] = names.get(wanted.kind, -1) + 1
+        name = wanted.name or f"{wanted.kind}{number}"
+        configs.append(
+            DeviceConfig(
+                name=name,
+                kind=wanted.kind,
+                kv_bytes=size(over.kv_bytes or wanted.kv_bytes, f"kv_bytes of {name}"),
+                image_kv_bytes=size(wanted.image_kv_bytes, f"image_kv_bytes of {name}"),
+                policy=over.policy or wanted.policy,
+                max_runs=over.max_runs or wanted.max_runs,
+                step_tokens=over.step_tokens or wanted.step_tokens,
+                options={key: _option(value) for key, value in wanted.options.items()},
+            )
+        )
+    models = known_models() | {name: _model_path(path) for name, path in file.models.items()}
+    for text in over.models:
+        name, equals, path = text.partition("=")
+        if not name or not equals or not path:
+            raise SyscallError(Errno.EINVAL, f"--model {text}: wanted NAME=PATH")
+        models[name] = _model_path(path)
+    tuning = {
+        name: value for name in Tuning.__struct_fields__ if (value := getattr(file.kernel, name)) is not UNSET
+    }
+    return KernelConfig(
+        devices=configs,
+        models=models,
+        default_model=file.default_model,
+        runtime=os.fspath(directory.absolute()),
+        os_pid=os.getpid(),
+        version=version,
+        **tuning,
+    )
+
+
+def _model_path(path: str) -> str:
+    """A directory made absolute; anything else (a hub name, a simulated model) as it is."""
+    place = Path(path).expanduser()
+    return os.fspath(place.absolute()) if place.is_dir() else path
+
+
+def _option(value: str | int | float | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

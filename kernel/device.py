@@ -1,0 +1,116 @@
+"""A device as the kernel sees it: its driver's life (start, hello, heartbeats, death, restart) and its counters.
+
+MINIX 3's reincarnation server is the model: a driver that dies is started again, at once the first time, then after a
+doubling delay; what was on the device is gone and comes back from the kernel's own records. Heartbeats must carry
+progress: a busy driver that lives but does not get on is killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from drivers.protocol import Hello, Step
+from kernel.events import DeviceConfig
+from kernel.memory.weights import Image
+from kernel.sched.run_queue import RunQueue
+from syscalls.records import DeviceInfo
+
+if TYPE_CHECKING:
+    from kernel.process import DriverProcess, LLMProcess
+    from kernel.timers import Timer
+
+STARTING, UP, DOWN = "starting", "up", "down"
+HOPELESS = 3  # starts in a row without a hello: callers are told instead of kept waiting
+
+
+@dataclass(slots=True)
+class InFlight:
+    """The step on the device: its message and the processes of its runs, in the same order."""
+
+    step: Step
+    processes: list[LLMProcess]
+    tokens: int
+    sent: float
+
+
+@dataclass(slots=True, eq=False)
+class Device:
+    """Invariant: `in_flight` and `answers` only hold what this incarnation was sent."""
+
+    config: DeviceConfig
+    process: DriverProcess
+    queue: RunQueue
+    state: str = DOWN
+    incarnation: int = 0
+    hello: Hello | None = None
+    os_pid: int = 0
+    error: str = ""
+    images: dict[int, Image] = field(default_factory=dict)
+    in_flight: InFlight | None = None
+    answers: dict[int, Callable[[object], None]] = field(default_factory=dict)  # what a ref's answer is for
+    dropped: list[int] = field(default_factory=list)  # contexts the driver may forget
+    # supervision
+    up_since: float = 0.0
+    failures: int = 0  # deaths in a row, each soon after its start
+    progress: int = -1
+    progress_at: float = 0.0
+    heard: float = 0.0
+    watchdog: Timer | None = None
+    # configuration in force
+    max_runs: int = 1
+    step_tokens: int = 1
+    # counters
+    restarts: int = 0
+    steps: int = 0
+    computed: int = 0
+    reused: int = 0
+    decoded: int = 0
+    busy_seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def kv_bytes(self) -> int:
+        """KV memory of all models together: as configured, else a quarter of the device's first tier."""
+        if self.config.kv_bytes or self.hello is None:
+            return self.config.kv_bytes
+        return self.hello.tiers[0].size // 4 if self.hello.tiers else 0
+
+    @property
+    def image_kv_bytes(self) -> int:
+        """KV memory of one model: as configured, else a gibibyte or a quarter of the device's, whichever is less."""
+        return self.config.image_kv_bytes or min(1 << 30, self.kv_bytes // 4)
+
+    def find_image(self, path: str, dtype: str) -> Image | None:
+        return next((i for i in self.images.values() if i.answers_to(path, dtype)), None)
+
+    def info(self) -> DeviceInfo:
+        hello = self.hello
+        return DeviceInfo(
+            name=self.name,
+            kind=self.config.kind,
+            state=self.state,
+            description=hello.description if hello else "",
+            pid=self.process.pid,
+            os_pid=self.os_pid,
+            incarnation=self.incarnation,
+            restarts=self.restarts,
+            tiers=hello.tiers if hello else [],
+            architectures=hello.architectures if hello else [],
+            dtypes=hello.dtypes if hello else [],
+            features=hello.features if hello else [],
+            policy=self.queue.policy.name,
+            max_runs=self.max_runs,
+            step_tokens=self.step_tokens,
+            ready=len(self.queue),
+            steps=self.steps,
+            tokens_computed=self.computed,
+            tokens_decoded=self.decoded,
+            busy_seconds=self.busy_seconds,
+            kv_bytes=self.kv_bytes,
+            error=self.error,
+        )

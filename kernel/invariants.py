@@ -1,0 +1,185 @@
+"""What must hold after every event (design section 5). Tests call this; nothing in the kernel depends on it.
+
+Each check names the rule it enforces. They recount from the process table, and share no bookkeeping with what they
+check.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kernel.device import UP
+from kernel.memory.page_table import blocks
+from kernel.memory.weights import RESIDENT
+from kernel.process import LLMProcess, Program
+from syscalls.records import State, WaitFor
+
+if TYPE_CHECKING:
+    from kernel.core import Kernel
+
+
+def check(kernel: Kernel) -> None:
+    check_frames(kernel)
+    check_tables(kernel)
+    check_states(kernel)
+    check_run_queues(kernel)
+    check_in_flight(kernel)
+    check_family(kernel)
+    check_requests(kernel)
+
+
+def _llms(kernel: Kernel) -> list[LLMProcess]:
+    return [p for p in kernel.table if isinstance(p, LLMProcess)]
+
+
+def _require(condition: bool, text: str) -> None:
+    if not condition:
+        raise AssertionError(text)
+
+
+def check_frames(kernel: Kernel) -> None:
+    """A frame is free, cached, or has refcount = number of mappings; pages are held only by the image's users."""
+    for device in kernel.devices.values():
+        for image in device.images.values():
+            image.pool.check(p.table.frames for p in image.users.values())
+            for process in image.users.values():
+                _require(
+                    (process.pid in image.holders) == bool(process.table.frames),
+                    f"pid {process.pid} has {len(process.table.frames)} pages; a holder: {process.pid in image.holders}",
+                )
+            for pid in image.holders:
+                _require(pid in image.users, f"pid {pid} holds pages of {image.name} but does not use it")
+    for process in _llms(kernel):
+        if process.table.frames:
+            _require(
+                process.image is not None and process.pid in process.image.users,
+                f"pid {process.pid}: stray pages",
+            )
+
+
+def check_tables(kernel: Kernel) -> None:
+    """A table covers exactly the cached tokens and those of the step in flight; never more than the log."""
+    for process in _llms(kernel):
+        table = process.table
+        covered = table.cached + process.running
+        _require(
+            covered <= len(process.log), f"pid {process.pid}: {covered} tokens cached of {len(process.log)}"
+        )
+        _require(
+            len(table.frames) == blocks(covered),
+            f"pid {process.pid}: {len(table.frames)} frames for {covered} tokens",
+        )
+        _require(len(set(table.frames)) == len(table.frames), f"pid {process.pid} maps a frame twice")
+        _require(table.sent <= len(table.frames), f"pid {process.pid}: more frames sent than there are")
+
+
+def check_states(kernel: Kernel) -> None:
+    """Every state is the one its facts ask for."""
+    for p in _llms(kernel):
+        if p.state is State.ZOMBIE:
+            _require(
+                not p.table.frames and not p.readers and not p.deferred and p.decoding is None,
+                f"zombie {p.pid} holds on",
+            )
+            continue
+        _require(
+            (p.state is State.RUNNING) == (p.running > 0),
+            f"pid {p.pid}: {p.state} with {p.running} tokens in a step",
+        )
+        _require(
+            (p.state is State.READY) == (p.ticket > 0), f"pid {p.pid}: {p.state}, queued: {p.ticket > 0}"
+        )
+        if p.running:
+            continue
+        _require((p.state is State.STOPPED) == p.stopped, f"pid {p.pid}: {p.state}, stopped: {p.stopped}")
+        _require(p.dying is None, f"pid {p.pid} is dying but not in a step")
+        _require(not p.deferred, f"pid {p.pid}: calls wait for a token boundary that has been")
+        if p.state is State.BLOCKED and p.wait is WaitFor.INPUT:
+            _require(p.todo == 0, f"pid {p.pid} waits for input but has {p.todo} tokens to compute")
+        if p.state is State.BLOCKED and p.wait is WaitFor.DEVICE:
+            _require(p.device.state != UP, f"pid {p.pid} waits for a device that is up")
+        if p.state is State.BLOCKED and p.wait is WaitFor.WEIGHTS:
+            _require(
+                p.image is None or p.image.state != RESIDENT, f"pid {p.pid} waits for weights that are there"
+            )
+        starved = p.image is not None and p.pid in p.image.starved
+        _require(
+            (p.wait is WaitFor.PAGEIN) == starved, f"pid {p.pid}: {p.state} {p.wait}, starved: {starved}"
+        )
+
+
+def check_run_queues(kernel: Kernel) -> None:
+    """Every READY process is reachable by the scheduler, exactly once."""
+    for device in kernel.devices.values():
+        queued = [p.pid for p in device.queue]
+        ready = [p.pid for p in _llms(kernel) if p.state is State.READY and p.device is device]
+        _require(sorted(queued) == sorted(ready), f"{device.name}: queued {queued}, ready {ready}")
+        _require(
+            len(device.queue) == len(queued),
+            f"{device.name}: the queue counts {len(device.queue)} of {len(queued)}",
+        )
+        idle = device.state == UP and device.in_flight is None and not kernel.halting
+        starved = [pid for image in device.images.values() for pid in image.starved]
+        _require(
+            not (idle and (ready or starved)),
+            f"{device.name} idles, but {ready} are ready, {starved} starved",
+        )
+
+
+def check_in_flight(kernel: Kernel) -> None:
+    """A step in flight references only frames its processes map, and writes none that another maps too."""
+    for device in kernel.devices.values():
+        flight = device.in_flight
+        running = {p.pid for p in _llms(kernel) if p.running and p.device is device}
+        _require(
+            running == {p.pid for p in flight.processes} if flight else not running,
+            f"{device.name}: {running} run",
+        )
+        for process in flight.processes if flight else []:
+            image = process.image
+            _require(image is not None and image.state == RESIDENT, f"pid {process.pid} runs without weights")
+            assert image is not None
+            first = process.table.cached // image.block_tokens
+            for frame in process.table.frames[first:]:
+                _require(
+                    image.pool.refs[frame] == 1,
+                    f"frame {frame} is written by {process.pid} with other mappings",
+                )
+
+
+def check_family(kernel: Kernel) -> None:
+    """Parents and children name each other; the parent of an LLM process is a living program or init."""
+    for process in kernel.table:
+        for pid in process.children:
+            child = kernel.table.find(pid)
+            _require(
+                child is not None and child.owner == process.pid, f"{process.pid}: child {pid} does not agree"
+            )
+        parent = kernel.table.find(process.owner)
+        if process.owner:
+            _require(
+                parent is not None and process.pid in parent.children,
+                f"{process.pid}: parent {process.owner} does not agree",
+            )
+        if process.state is State.ZOMBIE:
+            _require(isinstance(parent, Program), f"zombie {process.pid} can be reaped by nobody")
+
+
+def check_requests(kernel: Kernel) -> None:
+    """Whoever waits is parked, unanswered, and can be cancelled."""
+    for program in kernel.programs.values():
+        for seq, request in program.parked.items():
+            _require(
+                request.seq == seq and not request.answered,
+                f"call {seq} of {program.pid} is parked after its answer",
+            )
+            _require(request.undo is not None, f"call {seq} of {program.pid} cannot be cancelled")
+    for process in _llms(kernel):
+        waiting = [*process.readers, *process.deferred]
+        if process.decoding is not None and process.decoding.request is not None:
+            waiting.append(process.decoding.request)
+        for request in waiting:
+            _require(
+                request.program.parked.get(request.seq) is request,
+                f"a call waits on {process.pid} but is not parked",
+            )

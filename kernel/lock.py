@@ -1,0 +1,89 @@
+"""Holding a runtime directory: one kernel at a time, and nobody else may look inside.
+
+As a daemon's pid file with flock: the operating system releases the lock when its holder ends, however it ends, so what
+a killed kernel left behind is simply taken over. The files themselves are named in syscalls/runtime.py.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import time
+from pathlib import Path
+
+from syscalls import runtime, transport
+from syscalls.errno import Errno, SyscallError
+
+_PATIENCE = 0.5  # seconds: somebody who only asks whether a kernel runs holds the lock for an instant
+
+
+def prepare(directory: Path) -> None:
+    """Make the runtime directory, 0700 and ours; raises SyscallError if it is not, or cannot be used."""
+    try:
+        transport.check_endpoint(runtime.endpoint(directory, runtime.DRIVERS))
+    except ValueError as error:
+        raise SyscallError(Errno.EINVAL, str(error)) from None
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.lstat()
+    except FileExistsError:
+        raise SyscallError(
+            Errno.EINVAL, f"{directory} is no directory; name another (--runtime or LLMASOS_RUNTIME)"
+        ) from None
+    except OSError as error:
+        raise SyscallError(
+            Errno.EIO, f"the runtime directory {directory} cannot be made: {error.strerror}; name another"
+        ) from None
+    if not stat.S_ISDIR(found.st_mode) and not directory.is_dir():
+        raise SyscallError(Errno.EINVAL, f"{directory} is no directory; name another")
+    found = directory.stat()
+    if found.st_uid != os.getuid():
+        raise SyscallError(
+            Errno.EPERM,
+            f"the runtime directory {directory} belongs to user {found.st_uid}, not to you ({os.getuid()}); "
+            "name another (--runtime or LLMASOS_RUNTIME)",
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        directory.chmod(0o700)
+
+
+def hold(directory: Path) -> int:
+    """Take the lock, for as long as the returned descriptor is open. Raises SyscallError EBUSY: another kernel has
+    it."""
+    deadline = time.monotonic() + _PATIENCE
+    path = directory / runtime.LOCK
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
+                os.ftruncate(lock, 0)
+                os.write(lock, f"{os.getpid()} {time.time():.3f}\n".encode())
+                return lock
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                found = os.pread(lock, 100, 0).split()
+                os.close(lock)
+                raise SyscallError(Errno.EBUSY, _held(directory, found)) from None
+        # Asked about in this instant, or removed by its last holder after we had opened it.
+        os.close(lock)
+        time.sleep(0.02)
+
+
+def release(directory: Path, lock: int, *, keep_log: bool = False) -> None:
+    """Empty the runtime directory of what a kernel puts there, and let go. The log of one that failed is kept."""
+    for name in (runtime.PROGRAMS, runtime.DRIVERS, *(() if keep_log else (runtime.LOG,)), runtime.LOCK):
+        (directory / name).unlink(missing_ok=True)
+    os.close(lock)
+
+
+def _held(directory: Path, found: list[bytes]) -> str:
+    pid = found[0].decode() if found else "unknown"
+    since = ""
+    if len(found) > 1:
+        since = time.strftime(" since %Y-%m-%d %H:%M:%S", time.localtime(float(found[1])))
+    return (
+        f"a kernel runs in {directory} already (pid {pid}{since}); use it, end it with `llmasos halt`, "
+        "or boot another one elsewhere (--runtime or LLMASOS_RUNTIME)"
+    )

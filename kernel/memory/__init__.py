@@ -1,0 +1,1 @@
+"""KV memory: frames, page tables, names of prefixes; and the models' weights."""

@@ -1,0 +1,113 @@
+"""The frames of one model's KV on one device: who maps them, which are free, which are kept for their prefix.
+
+A frame is in exactly one of three states: mapped (refcount > 0), cached (refcount 0, but named in the prefix index and
+therefore worth keeping), or free. `alloc` takes free frames first, then the cached one released longest ago; a process
+releases its table from the tail, so that of a prefix the tail is lost first and the shareable head last.
+
+Entry points: alloc, share, release, lookup, name, writable; check() recounts.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+from kernel.memory.prefix import PrefixIndex, Tokens
+
+
+class FramePool:
+    """`count` frames, numbered from 0. Knows no process: callers keep the tables."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.refs = [0] * count
+        self.prefix = PrefixIndex()
+        self._free = list(range(count - 1, -1, -1))
+        self._cached: OrderedDict[int, None] = OrderedDict()
+
+    @property
+    def free(self) -> int:
+        return len(self._free)
+
+    @property
+    def cached(self) -> int:
+        return len(self._cached)
+
+    @property
+    def available(self) -> int:
+        """Frames that `alloc` can give without taking any from a process."""
+        return len(self._free) + len(self._cached)
+
+    def alloc(self) -> int | None:
+        """A frame with refcount 1 and no name, or None if every frame is mapped."""
+        if self._free:
+            frame = self._free.pop()
+        elif self._cached:
+            frame, _ = self._cached.popitem(last=False)
+            self.prefix.forget(frame)
+        else:
+            return None
+        self.refs[frame] = 1
+        return frame
+
+    def share(self, frame: int) -> None:
+        """One more mapping of a frame that is mapped or cached."""
+        if self.refs[frame] == 0:
+            del self._cached[frame]
+        self.refs[frame] += 1
+
+    def release(self, frames: Iterable[int]) -> None:
+        """Take one mapping from each frame, in the given order."""
+        for frame in frames:
+            left = self.refs[frame] - 1
+            if left < 0:
+                raise AssertionError(f"frame {frame} released more often than mapped")
+            self.refs[frame] = left
+            if left == 0:
+                if frame in self.prefix:
+                    self._cached[frame] = None
+                else:
+                    self._free.append(frame)
+
+    def lookup(self, parent: int, tokens: Tokens) -> tuple[int, int] | None:
+        """(serial, frame) of an equal computed block; `share` the frame to keep it."""
+        return self.prefix.find(parent, tokens)
+
+    def name(self, parent: int, tokens: Tokens, frame: int) -> int:
+        return self.prefix.enter(parent, tokens, frame)
+
+    def private(self, frame: int) -> bool:
+        """Whether the only mapping may write it. A name does not survive a write, so it is taken away."""
+        if self.refs[frame] != 1:
+            return False
+        self.prefix.forget(frame)
+        return True
+
+    def reset(self) -> None:
+        """The device has lost everything: all frames are free and nameless. The tables must be empty already."""
+        self.refs = [0] * self.count
+        self.prefix.clear()
+        self._free = list(range(self.count - 1, -1, -1))
+        self._cached.clear()
+
+    def check(self, tables: Iterable[Sequence[int]]) -> None:
+        """Recount from all page tables that map this pool; raises AssertionError on any difference."""
+        counted = [0] * self.count
+        for table in tables:
+            for frame in table:
+                counted[frame] += 1
+        if counted != self.refs:
+            wrong = [(f, self.refs[f], counted[f]) for f in range(self.count) if self.refs[f] != counted[f]]
+            raise AssertionError(f"refcounts differ from mappings (frame, refs, mappings): {wrong[:8]}")
+        free, cached = set(self._free), set(self._cached)
+        if len(free) != len(self._free):
+            raise AssertionError("a frame is free twice")
+        for frame, refs in enumerate(self.refs):
+            if (refs == 0) != ((frame in free) + (frame in cached) == 1):
+                raise AssertionError(
+                    f"frame {frame}: refs {refs}, free {frame in free}, cached {frame in cached}"
+                )
+            if frame in free and frame in self.prefix:
+                raise AssertionError(f"free frame {frame} has a name")
+            if frame in cached and frame not in self.prefix:
+                raise AssertionError(f"cached frame {frame} has no name")

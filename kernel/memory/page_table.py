@@ -1,0 +1,124 @@
+"""A process's page table: which frame holds which 16 tokens of its context.
+
+The rules of copy-on-write are here: full blocks are immutable and shared freely; the last, partial block is copied on the
+first write after a fork. What the driver has been told of the table (`sent`) is kept beside it, because a step carries
+only what has changed since.
+
+Invariant between steps: len(frames) == ceil(cached / BLOCK_TOKENS). While a step is in flight the table also covers
+the tokens that step computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from drivers.protocol import BLOCK_TOKENS
+from kernel.memory.frames import FramePool
+from kernel.memory.prefix import root
+
+
+def blocks(tokens: int) -> int:
+    """Blocks needed for this many tokens."""
+    return -(-tokens // BLOCK_TOKENS)
+
+
+class PageTable:
+    """Frames of one context in one pool; `cached` is the number of leading tokens whose KV they hold."""
+
+    __slots__ = ("cached", "chain", "frames", "salt", "sent")
+
+    def __init__(self, salt: int = 0) -> None:
+        self.frames: list[int] = []
+        self.cached = 0
+        self.chain: list[int] = []  # serials of the leading full blocks that went through the prefix index
+        self.sent = 0  # leading frames the driver knows
+        self.salt = salt
+
+    def fork(self, pool: FramePool) -> PageTable:
+        """A copy that shares every frame; the driver knows nothing of it yet."""
+        child = PageTable(self.salt)
+        child.frames = self.frames.copy()
+        child.cached = self.cached
+        child.chain = self.chain.copy()
+        for frame in child.frames:
+            pool.share(frame)
+        return child
+
+    def reuse(self, pool: FramePool, log: Sequence[int]) -> int:
+        """Map frames of equal blocks that are computed already; returns the number of tokens gained.
+
+        Only at a block boundary, and never the last token of the log: its logits are wanted, so it is computed.
+        """
+        at = self.cached
+        if at % BLOCK_TOKENS or len(self.chain) * BLOCK_TOKENS != at:
+            return 0
+        gained = 0
+        while at + BLOCK_TOKENS < len(log):
+            parent = self.chain[-1] if self.chain else root(self.salt)
+            hit = pool.lookup(parent, tuple(log[at : at + BLOCK_TOKENS]))
+            if hit is None:
+                break
+            serial, frame = hit
+            pool.share(frame)
+            self.frames.append(frame)
+            self.chain.append(serial)
+            at += BLOCK_TOKENS
+            gained += BLOCK_TOKENS
+        self.cached = at
+        return gained
+
+    def room(self, pool: FramePool) -> int:
+        """Tokens that can be computed with the frames there are now, a copy-on-write of the last block included."""
+        frames = len(self.frames) + pool.available
+        if self.cached % BLOCK_TOKENS and pool.refs[self.frames[self.cached // BLOCK_TOKENS]] > 1:
+            if pool.available == 0:
+                return 0
+            frames -= 1
+        return frames * BLOCK_TOKENS - self.cached
+
+    def extend(self, pool: FramePool, tokens: int) -> tuple[int, int] | None:
+        """Make room for `tokens` more; the caller has checked `room`.
+
+        Returns (source, destination) if the last block must be copied on the device first.
+        """
+        copied: tuple[int, int] | None = None
+        index = self.cached // BLOCK_TOKENS
+        if self.cached % BLOCK_TOKENS and not pool.private(self.frames[index]):
+            copied = (self.frames[index], self._take(pool))
+            pool.release((copied[0],))
+            self.frames[index] = copied[1]
+            self.sent = min(self.sent, index)
+        for _ in range(blocks(self.cached + tokens) - len(self.frames)):
+            self.frames.append(self._take(pool))
+        return copied
+
+    @staticmethod
+    def _take(pool: FramePool) -> int:
+        frame = pool.alloc()
+        if frame is None:
+            raise AssertionError("extend without room: room() was not checked")
+        return frame
+
+    def computed(self, pool: FramePool, log: Sequence[int], tokens: int) -> None:
+        """A step has computed `tokens` more; blocks that became full get their names."""
+        self.cached += tokens
+        while (len(self.chain) + 1) * BLOCK_TOKENS <= self.cached:
+            at = len(self.chain) * BLOCK_TOKENS
+            parent = self.chain[-1] if self.chain else root(self.salt)
+            block = tuple(log[at : at + BLOCK_TOKENS])
+            self.chain.append(pool.name(parent, block, self.frames[len(self.chain)]))
+
+    def cut(self, pool: FramePool, tokens: int) -> None:
+        """Keep the first `tokens` tokens only (or what is cached, if that is less)."""
+        self.cached = min(self.cached, tokens)
+        keep = blocks(self.cached)
+        pool.release(reversed(self.frames[keep:]))
+        del self.frames[keep:]
+        del self.chain[self.cached // BLOCK_TOKENS :]
+        self.sent = min(self.sent, keep)
+
+    def forget(self) -> None:
+        """The device has lost its frames: nothing to release."""
+        self.frames.clear()
+        self.chain.clear()
+        self.cached = self.sent = 0

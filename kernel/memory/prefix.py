@@ -1,0 +1,73 @@
+"""Names of full blocks, so that contexts which start alike share frames (vLLM's and SGLang's prefix caching).
+
+A block's name is the chain (parent's serial, its 16 tokens). The dictionary compares the tokens themselves, so a hash
+collision can never map a wrong frame; serials are never reused, so a name whose parent was forgotten can never be
+reached again by mistake. The chain's root is the owner's salt: contexts of different owners never share, which keeps one
+from probing another's prompts by timing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Name:
+    serial: int
+    parent: int
+    tokens: Tokens
+    frame: int
+
+
+def root(salt: int) -> int:
+    """The parent of an owner's first block; negative, so it is no serial."""
+    return -1 - salt
+
+
+class PrefixIndex:
+    """Which frame holds the KV of a chain of blocks. A frame has at most one name, and a name exactly one frame."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[tuple[int, Tokens], _Name] = {}
+        self._by_frame: dict[int, _Name] = {}
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._by_frame)
+
+    def __contains__(self, frame: int) -> bool:
+        return frame in self._by_frame
+
+    def find(self, parent: int, tokens: Tokens) -> tuple[int, int] | None:
+        """(serial, frame) of the block with these tokens after `parent`, or None."""
+        name = self._by_name.get((parent, tokens))
+        return None if name is None else (name.serial, name.frame)
+
+    def enter(self, parent: int, tokens: Tokens, frame: int) -> int:
+        """Name a frame whose block is full and computed; returns the serial for its children.
+
+        If an equal block is named already, that one's serial is returned and `frame` stays nameless.
+        """
+        known = self._by_name.get((parent, tokens))
+        if known is not None:
+            return known.serial
+        serial = self._next
+        self._next += 1
+        if frame in self._by_frame:
+            return self._by_frame[frame].serial
+        name = _Name(serial, parent, tokens, frame)
+        self._by_name[(parent, tokens)] = name
+        self._by_frame[frame] = name
+        return serial
+
+    def forget(self, frame: int) -> None:
+        """The frame is going to be overwritten."""
+        name = self._by_frame.pop(frame, None)
+        if name is not None:
+            del self._by_name[(name.parent, name.tokens)]
+
+    def clear(self) -> None:
+        self._by_name.clear()
+        self._by_frame.clear()

@@ -1,0 +1,91 @@
+"""Models in a device's memory. An image is a model in one dtype on one device: its weights, and the pool of KV frames of
+the processes that run it. Processes map it as shared text; it stays cached after the last one has gone, and is evicted
+(idle ones first, the longest unused first) when another model needs the room.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from drivers.protocol import BLOCK_TOKENS, Probed
+from kernel.memory.frames import FramePool
+from syscalls.errno import SyscallError
+from syscalls.records import ModelInfo
+
+if TYPE_CHECKING:
+    from kernel.process import LLMProcess
+
+LOADING, RESIDENT = "loading", "resident"
+
+Ready = Callable[["Image | SyscallError"], None]
+
+
+@dataclass(slots=True, eq=False)
+class Image:
+    """`users` are the processes that map it; `holders` those of them with pages, least recently run first."""
+
+    id: int
+    name: str
+    path: str
+    requested: set[str]  # dtypes it was asked for under ("" is the device's default)
+    state: str = LOADING
+    dtype: str = ""
+    probed: Probed | None = None
+    weight_bytes: int = 0
+    progress: float = 0.0
+    ref: int = 0  # of the last request to the driver for it
+    deaths: int = 0  # of the driver in a row while it loaded this
+    pool: FramePool = field(default_factory=lambda: FramePool(0))
+    waiters: list[Ready] = field(default_factory=list)
+    users: dict[int, LLMProcess] = field(default_factory=dict)
+    holders: OrderedDict[int, LLMProcess] = field(default_factory=OrderedDict)
+    starved: OrderedDict[int, LLMProcess] = field(
+        default_factory=OrderedDict
+    )  # BLOCKED(pagein), first come first
+    used: float = 0.0  # when a process last began or ended to use it
+
+    @property
+    def block_tokens(self) -> int:
+        return BLOCK_TOKENS
+
+    @property
+    def context(self) -> int:
+        """Tokens a context can have: the model's window, or what all its frames together hold."""
+        window = self.probed.context if self.probed else 0
+        return min(window, self.pool.count * BLOCK_TOKENS)
+
+    @property
+    def kv_bytes(self) -> int:
+        return self.pool.count * self.probed.block_bytes if self.probed else 0
+
+    def answers_to(self, path: str, dtype: str) -> bool:
+        return self.path == path and (dtype in self.requested or (dtype != "" and dtype == self.dtype))
+
+    def info(self, device: str) -> ModelInfo:
+        probed = self.probed
+        if probed is None:
+            return ModelInfo(self.name, self.path, device=device, state=self.state, progress=self.progress)
+        return ModelInfo(
+            name=self.name,
+            path=self.path,
+            dtype=self.dtype,
+            device=device,
+            state=self.state,
+            progress=1.0 if self.state == RESIDENT else self.progress,
+            architecture=probed.architecture,
+            parameters=probed.parameters,
+            weight_bytes=self.weight_bytes or probed.weight_bytes,
+            vocab=probed.vocab,
+            context=self.context or probed.context,
+            layers=probed.layers,
+            block_tokens=BLOCK_TOKENS,
+            block_bytes=probed.block_bytes,
+            frames=self.pool.count,
+            frames_free=self.pool.free,
+            frames_cached=self.pool.cached,
+            processes=len(self.users),
+            eos_ids=probed.eos_ids,
+        )

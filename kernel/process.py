@@ -1,0 +1,298 @@
+"""Processes: what the kernel knows of each, their states, and the transitions that are legal.
+
+One table holds everything with a pid, as in Unix: LLM processes, userland programs, drivers, and init (pid 1), which is
+the kernel itself. Pids only grow, so a stale pid never names a new process. An LLM process *is* its token log, its
+sampler, its limits; the page table is a cache of it that can be thrown away at any token boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kernel.memory.page_table import PageTable
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import (
+    Finish,
+    Kind,
+    Limits,
+    Sampler,
+    SchedClass,
+    State,
+    TokenLogprobs,
+    Usage,
+    WaitFor,
+)
+
+if TYPE_CHECKING:
+    from kernel.device import Device
+    from kernel.memory.weights import Image
+    from kernel.request import Request
+    from kernel.sched.policy import Policy
+
+INIT_PID = 1
+
+_LEGAL: dict[State, frozenset[State]] = {
+    State.NEW: frozenset({State.READY, State.BLOCKED, State.STOPPED, State.ZOMBIE}),
+    State.READY: frozenset({State.RUNNING, State.BLOCKED, State.STOPPED, State.ZOMBIE}),
+    State.RUNNING: frozenset({State.READY, State.BLOCKED, State.STOPPED, State.ZOMBIE}),
+    State.BLOCKED: frozenset({State.READY, State.BLOCKED, State.STOPPED, State.ZOMBIE}),
+    State.STOPPED: frozenset({State.READY, State.BLOCKED, State.ZOMBIE}),
+    State.ZOMBIE: frozenset(),
+}
+
+
+@dataclass(slots=True)
+class Account:
+    """The running totals behind records.Usage."""
+
+    fed: int = 0
+    decoded: int = 0
+    computed: int = 0
+    reused: int = 0
+    steps: int = 0
+    preemptions: int = 0
+    forks: int = 0
+    device_seconds: float = 0.0
+    waits: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """What every row of the table has. `owner` is the pid of the parent; orphans belong to init."""
+
+    pid: int
+    owner: int
+    kind: Kind
+    name: str
+    started: float
+    state: State = State.NEW
+    wait: WaitFor = WaitFor.NONE
+    since: float = 0.0  # when `state` was entered
+    children: set[int] = field(default_factory=set)
+    exit_status: int = 0
+    exit_reason: str = ""
+    account: Account = field(default_factory=Account)
+
+    def is_zombie(self) -> bool:
+        return self.state is State.ZOMBIE
+
+    def enter(self, state: State, wait: WaitFor, now: float) -> None:
+        """Change state; raises AssertionError on an illegal transition. Time spent waiting is charged."""
+        if state is self.state and wait is self.wait:
+            return
+        if state is not self.state and state not in _LEGAL[self.state]:
+            raise AssertionError(f"pid {self.pid}: {self.state} -> {state} is not a legal transition")
+        if self.state in (State.READY, State.BLOCKED, State.STOPPED):
+            reason = self.wait.value or self.state.value
+            self.account.waits[reason] = self.account.waits.get(reason, 0.0) + (now - self.since)
+        self.state, self.wait, self.since = state, wait, now
+
+    def usage(self, now: float) -> Usage:
+        """The account of the process as a record, waiting up to now included."""
+        account = self.account
+        waits = dict(account.waits)
+        if self.state in (State.READY, State.BLOCKED, State.STOPPED):
+            reason = self.wait.value or self.state.value
+            waits[reason] = waits.get(reason, 0.0) + (now - self.since)
+        return Usage(
+            fed=account.fed,
+            decoded=account.decoded,
+            computed=account.computed,
+            reused=account.reused,
+            steps=account.steps,
+            preemptions=account.preemptions,
+            forks=account.forks,
+            device_seconds=account.device_seconds,
+            waits=waits,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Program(Process):
+    """A userland program: one connection."""
+
+    peer: int = 0
+    os_pid: int = 0
+    rights: int = 0
+    parked: dict[int, Request] = field(default_factory=dict)  # its calls that wait, by seq
+    reapers: list[Request] = field(default_factory=list)  # of those, the ones in `wait`
+
+
+@dataclass(slots=True, eq=False)
+class DriverProcess(Process):
+    """The row of a device's driver; it outlives the driver's OS processes."""
+
+    device: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Decoding:
+    """A decode under way. `left` tokens may still be appended; `append=False` only reports log-probabilities."""
+
+    left: int
+    append: bool
+    start: int  # log position of its first token
+    stop_ids: frozenset[int]
+    logprobs: int
+    request: Request | None  # who waits for its result
+    collected: list[TokenLogprobs] = field(default_factory=list)
+    interrupted: Finish = Finish.NONE  # asked to end at the next token boundary
+    timer: Any = None
+
+
+@dataclass(slots=True, eq=False)
+class LLMProcess(Process):
+    """An LLM process. Fields in groups: identity, context, pages, what it waits for, scheduling."""
+
+    device: Device = None  # type: ignore[assignment]  # set by spawn, never None afterwards
+    image: Image | None = None  # None: its model is being loaded for the first time
+    model: str = ""
+    sampler: Sampler = field(default_factory=Sampler)
+    limits: Limits = field(default_factory=Limits)
+    once: bool = False
+    detached: bool = False
+    birth: Request | None = None  # the spawn that waits for its model
+    spent: int = 0  # of its token budget, before it was forked
+    # context
+    log: list[int] = field(default_factory=list)
+    table: PageTable = field(default_factory=PageTable)
+    driver_log: int = 0  # leading tokens of the log the driver holds
+    decoding: Decoding | None = None
+    finish: Finish = Finish.NONE  # how the last decode ended
+    ahead: bool = True  # compute fed tokens before a decode asks for it
+    # what waits for it
+    readers: list[Request] = field(default_factory=list)
+    deferred: list[Request] = field(default_factory=list)  # calls that need a token boundary
+    # what it is told to do
+    stopped: bool = False
+    dying: tuple[int, str] | None = None  # exit status and reason, due at the token boundary
+    # scheduling
+    sched_class: SchedClass = SchedClass.FAIR
+    nice: int = 0
+    running: int = 0  # tokens of the step in flight; 0: not in it
+    ticket: int = 0  # its live entry in the run queue; 0: none
+    key: float = 0.0  # its place in the queue, as the policy gave it
+    policy: Policy | None = None  # the policy it was last queued under ...
+    policy_state: Any = None  # ... and that policy's own record of it
+    reached: int = 0  # tokens of the log that have been computed at least once
+    quantum_used: int = 0  # of those, since it last got pages after having none
+    turn: float = 0.0  # when its pages were last taken
+    crashes: int = 0  # driver deaths with this process in the step since it last got further than ever
+
+    @property
+    def weight(self) -> float:
+        """Share of the device relative to nice 0; 1.25 per nice level, as in Linux's sched_prio_to_weight."""
+        return 1.25 ** (-self.nice)
+
+    @property
+    def context(self) -> int:
+        """Tokens the log may hold: the model's window, what its frames can ever hold, and the limits."""
+        if self.image is None:
+            return 0
+        bound = self.image.context
+        if self.limits.context:
+            bound = min(bound, self.limits.context)
+        if self.limits.pages:
+            bound = min(bound, self.limits.pages * self.image.block_tokens)
+        return bound
+
+    @property
+    def budget_used(self) -> bool:
+        """Whether its token budget is used up; a child has used what its parent had when it was forked."""
+        return 0 < self.limits.tokens <= self.account.decoded + self.spent
+
+    @property
+    def todo(self) -> int:
+        """Tokens to compute now. Without a decode the last token is held back: its logits are wanted by the next one."""
+        if self.decoding is not None:
+            return len(self.log) - self.table.cached
+        return max(0, len(self.log) - 1 - self.table.cached) if self.ahead else 0
+
+
+class ProcessTable:
+    """Everything that has a pid."""
+
+    def __init__(self, capacity: int) -> None:
+        self._rows: dict[int, Process] = {}
+        self._next = INIT_PID
+        self._capacity = capacity
+
+    def __iter__(self) -> Iterator[Process]:
+        return iter(self._rows.values())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, pid: int) -> bool:
+        return pid in self._rows
+
+    def check_room(self, count: int) -> None:
+        """EAGAIN if the table cannot take so many more."""
+        if len(self._rows) + count > self._capacity:
+            raise SyscallError(
+                Errno.EAGAIN,
+                f"{count} more do not fit the process table ({len(self._rows)} of {self._capacity} are in it); "
+                "kill or wait for some first",
+            )
+
+    def new_pid(self) -> int:
+        """The next pid; raises EAGAIN when the table is full."""
+        self.check_room(1)
+        pid = self._next
+        self._next += 1
+        return pid
+
+    def add(self, process: Process) -> None:
+        self._rows[process.pid] = process
+        owner = self._rows.get(process.owner)
+        if owner is not None and owner is not process:
+            owner.children.add(process.pid)
+
+    def remove(self, process: Process) -> None:
+        del self._rows[process.pid]
+        owner = self._rows.get(process.owner)
+        if owner is not None:
+            owner.children.discard(process.pid)
+
+    def reparent(self, process: Process, owner: int) -> None:
+        """Make the process a child of `owner`."""
+        old, new = self._rows.get(process.owner), self._rows[owner]
+        if old is not None:
+            old.children.discard(process.pid)
+        process.owner = owner
+        new.children.add(process.pid)
+
+    def find(self, pid: int) -> Process | None:
+        return self._rows.get(pid)
+
+    def get(self, pid: int) -> Process:
+        """The process, or ESRCH with what was asked and what is there."""
+        process = self._rows.get(pid)
+        if process is None or process.state is State.ZOMBIE:
+            never = "was never given out" if pid >= self._next else "has exited"
+            raise SyscallError(Errno.ESRCH, f"no process {pid}: that pid {never}; `ps` lists the processes")
+        return process
+
+    def llm(self, pid: int) -> LLMProcess:
+        """The LLM process, or ESRCH, or EINVAL if the pid is of another kind."""
+        process = self.get(pid)
+        if not isinstance(process, LLMProcess):
+            raise SyscallError(
+                Errno.EINVAL,
+                f"process {pid} ({process.name}) is of kind {process.kind.value}; an LLM process is wanted",
+            )
+        return process
+
+    def after(self, pid: int, limit: int) -> list[Process]:
+        """Rows in order of pid after `pid`. Insertion order is pid order, because pids only grow."""
+        if pid == 0 and limit >= len(self._rows):
+            return list(self._rows.values())
+        rows: list[Process] = []
+        for row in self._rows.values():
+            if row.pid > pid:
+                rows.append(row)
+                if len(rows) == limit:
+                    break
+        return rows

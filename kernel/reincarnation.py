@@ -1,0 +1,229 @@
+"""The life of drivers: start, hello, heartbeats, death, restart (MINIX 3's reincarnation server).
+
+A death is seen by the exit of the driver's OS process; a hang by a busy heartbeat whose progress stands still. Either way
+the frames are gone, every process of the device goes back to its token log, and the driver is started again: at once
+after a first death, then with a doubling, capped delay. A process that was in the step of several deaths in a row is
+taken for their cause and ended.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from drivers.protocol import VERSION, Done, Failed, Heartbeat, Hello, Loaded, Note, Probed, Progress, StepDone
+from kernel import steps
+from kernel.device import DOWN, HOPELESS, STARTING, UP, Device
+from kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
+from kernel.lifecycle import exit_process
+from kernel.loading import give_up, give_up_device, reload_images
+from kernel.memory.weights import LOADING
+from kernel.process import INIT_PID, DriverProcess, LLMProcess
+from kernel.sched.run_queue import RunQueue
+from syscalls import limits
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import Kind, Signal, State, WaitFor
+
+if TYPE_CHECKING:
+    from kernel.core import Kernel
+
+_WATCH_SECONDS = 1.0
+
+
+def add_device(kernel: Kernel, config: DeviceConfig, queue: RunQueue, now: float) -> None:
+    """A device of the configuration: its row in the process table, and its driver's first start."""
+    if config.name in kernel.devices:
+        raise SyscallError(Errno.EINVAL, f"two devices are called {config.name!r}; give one another name")
+    process = DriverProcess(
+        kernel.table.new_pid(), INIT_PID, Kind.DRIVER, f"driver:{config.name}", now, State.BLOCKED, WaitFor.DEVICE, now,
+        device=config.name,
+    )  # fmt: skip
+    kernel.table.add(process)
+    device = Device(config, process, queue)
+    device.max_runs, device.step_tokens = config.max_runs or 1, config.step_tokens or 1
+    kernel.devices[config.name] = device
+    _start(kernel, device, now)
+
+
+def _start(kernel: Kernel, device: Device, now: float) -> None:
+    device.incarnation += 1
+    device.state, device.os_pid = STARTING, 0
+    device.heard = device.progress_at = now
+    device.progress = -1
+    kernel.act(StartDriver(device.name, device.incarnation))
+    _watch(kernel, device, now)
+
+
+def _watch(kernel: Kernel, device: Device, now: float) -> None:
+    incarnation = device.incarnation
+
+    def look(then: float) -> None:
+        if device.incarnation != incarnation or device.state == DOWN:
+            return
+        reason = _hang(kernel, device, then)
+        if reason:
+            kernel.log(then, "error", f"{device.name}: {reason}; killed")
+            kernel.act(KillDriver(device.name, device.incarnation, reason))
+        else:
+            _watch(kernel, device, then)
+
+    device.watchdog = kernel.timers.at(now + _WATCH_SECONDS, look)
+
+
+def _hang(kernel: Kernel, device: Device, now: float) -> str:
+    limit = kernel.config.hang_seconds
+    if device.state == STARTING:
+        late = kernel.config.start_seconds
+        return f"no hello within {late:g} s" if now - device.heard > late else ""
+    if now - device.heard > limit:
+        return f"no heartbeat for {limit:g} s"
+    busy = device.in_flight is not None or device.answers
+    return f"busy without progress for {limit:g} s" if busy and now - device.progress_at > limit else ""
+
+
+def from_device(kernel: Kernel, event: FromDevice, now: float) -> None:
+    """A driver's message. One that breaks the protocol costs the driver its life, nobody else's."""
+    device = kernel.devices[event.device]
+    if event.incarnation != device.incarnation or device.state == DOWN:
+        return
+    device.heard = now
+    try:
+        _message(kernel, device, event.message, now)
+    except SyscallError as error:
+        reason = f"protocol error: {error.reason}"
+        kernel.log(now, "error", f"{device.name}: {reason}; killed")
+        kernel.act(KillDriver(device.name, device.incarnation, reason))
+
+
+def _message(kernel: Kernel, device: Device, message: object, now: float) -> None:
+    if device.state == STARTING and not isinstance(message, Hello):
+        raise SyscallError(Errno.EPROTO, f"a {type(message).__name__} before the hello")
+    match message:
+        case StepDone():
+            device.progress_at = now
+            steps.step_done(kernel, device, message, now)
+        case Heartbeat():
+            if message.progress != device.progress or not message.busy:
+                device.progress, device.progress_at = message.progress, now
+        case Hello():
+            _hello(kernel, device, message, now)
+        case Failed() if device.in_flight is not None and message.ref == device.in_flight.step.ref:
+            steps.step_failed(kernel, device, f"{message.errno.name}: {message.reason}", now)
+        case Probed() | Loaded() | Failed() | Done() | Progress():
+            device.progress_at = now
+            answer = device.answers.pop(message.ref, None)
+            if answer is None:
+                raise SyscallError(Errno.EPROTO, f"an answer to {message.ref}, which nobody asked")
+            answer(message)
+            kernel.dirty(device)
+        case Note():
+            level = message.level if message.level in ("info", "warning", "error") else "info"
+            kernel.log(now, level, f"{device.name}: {message.text}")
+        case _:
+            raise SyscallError(Errno.EPROTO, f"unexpected {type(message).__name__}")
+
+
+def _hello(kernel: Kernel, device: Device, hello: Hello, now: float) -> None:
+    if hello.version != VERSION:
+        raise SyscallError(Errno.EPROTO, f"driver speaks protocol {hello.version}, this kernel {VERSION}")
+    if device.state == UP:
+        raise SyscallError(Errno.EPROTO, "a second hello")
+    device.hello, device.os_pid, device.state, device.error = hello, hello.os_pid, UP, ""
+    device.up_since = now
+    config = device.config
+    device.max_runs = config.max_runs or min(hello.max_runs, limits.MAX_RUNS)
+    device.step_tokens = config.step_tokens or min(hello.step_tokens, limits.MAX_STEP_TOKENS)
+    device.process.enter(State.BLOCKED, WaitFor.INPUT, now)
+    kernel.log(
+        now,
+        "info",
+        f"{device.name}: up: {hello.description} (os pid {hello.os_pid}, start {device.incarnation})",
+    )
+    kernel.emit(now, "driver.up", device.process.pid, device.name, device.incarnation)
+    reload_images(kernel, device, now)
+    for process in list(kernel.table):  # those without an image too: their model is asked for the first time
+        if isinstance(process, LLMProcess) and process.device is device:
+            kernel.settle(process, now)
+
+
+def driver_exited(kernel: Kernel, event: DriverExited, now: float) -> None:
+    """A driver's OS process is gone: take back what it had, and see to its successor."""
+    device = kernel.devices[event.device]
+    if event.incarnation != device.incarnation or device.state == DOWN:
+        return
+    said_hello = device.state == UP
+    device.state, device.os_pid = DOWN, 0
+    device.process.enter(State.BLOCKED, WaitFor.DEVICE, now)
+    kernel.emit(now, "driver.down", device.process.pid, device.name, device.incarnation, event.reason)
+    if kernel.halting:
+        return
+    kernel.log(now, "error", f"{device.name}: driver died: {event.reason}")
+    work = _work_at_hand(device)
+    device.answers.clear()
+    device.dropped.clear()
+    if device.watchdog is not None:
+        device.watchdog.cancel()
+    if said_hello and now - device.up_since >= kernel.config.restart_forgiven:
+        device.failures = 0
+    device.failures += 1
+    if not said_hello:
+        device.error = event.reason
+        if device.failures >= HOPELESS:
+            give_up_device(kernel, device, now)
+    loading = next((image for image in device.images.values() if image.ref == work), None)
+    _lose_frames(kernel, device, now, work)
+    if loading is not None:
+        loading.deaths += 1
+        if loading.deaths >= kernel.config.max_crashes:
+            reason = f"the driver died {loading.deaths} times in a row while loading it: {event.reason}"
+            give_up(kernel, device, loading, SyscallError(Errno.EIO, reason), now)
+    delay = 0.0
+    if device.failures > 1:
+        delay = min(kernel.config.restart_first * 2.0 ** (device.failures - 2), kernel.config.restart_max)
+    device.restarts += 1
+    kernel.counters["driver_restarts"] += 1
+    if delay:
+        kernel.log(
+            now, "warning", f"{device.name}: next start in {delay:g} s ({device.failures} failures in a row)"
+        )
+        device.watchdog = kernel.timers.at(now + delay, lambda then: _start(kernel, device, then))
+    else:
+        _start(kernel, device, now)
+
+
+def _work_at_hand(device: Device) -> int:
+    """The ref of what the driver was doing: it works in order, and refs only grow. 0: it was idle."""
+    step = [device.in_flight.step.ref] if device.in_flight is not None else []
+    return min([*device.answers, *step], default=0)
+
+
+def _lose_frames(kernel: Kernel, device: Device, now: float, work: int) -> None:
+    """Nothing of the device's memory is left; the processes of the step are suspects if that was its `work`."""
+    flight, device.in_flight = device.in_flight, None
+    for image in device.images.values():
+        image.state = LOADING
+        for process in image.users.values():
+            process.table.forget()
+            process.driver_log = 0
+            process.quantum_used = 0
+        image.holders.clear()
+        image.starved.clear()
+        image.pool.reset()
+    suspects = flight.processes if flight is not None else []
+    for process in suspects:
+        process.running = 0
+        process.crashes += flight is not None and flight.step.ref == work
+    for process in suspects:
+        if process.dying is None and process.crashes >= kernel.config.max_crashes:
+            process.dying = (
+                128 + int(Signal.KILL),
+                f"the driver died {process.crashes} times in a row in its step",
+            )
+            kernel.log(now, "error", f"process {process.pid} ends: {process.dying[1]}")
+    for image in device.images.values():
+        for process in list(image.users.values()):
+            if process.dying is not None:
+                exit_process(kernel, process, *process.dying, now)
+            else:
+                kernel.settle(process, now)
+    for process in suspects:
+        steps.boundary(kernel, process, now)

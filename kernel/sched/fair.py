@@ -1,0 +1,62 @@
+"""Weighted fair sharing by virtual token time, as Linux's CFS shares CPU time.
+
+A process's virtual time grows by tokens / weight; the smallest goes first. One that wakes is set to no less than the
+smallest that runs, so sleeping earns no credit to monopolise the device with later. Unlike a CPU a step serves many
+processes at once: while nobody has to wait for a place in it, everybody gets what it wants whatever its weight, so
+nobody runs ahead, and all virtual times are level again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kernel.sched.policy import Policy
+from syscalls.records import SchedClass
+
+if TYPE_CHECKING:
+    from kernel.process import LLMProcess
+
+
+@dataclass(slots=True)
+class _Clock:
+    time: float
+    sched_class: SchedClass  # whose virtual time it is: the classes do not compete by it
+    epoch: int  # shortages ago
+
+
+class Fair(Policy):
+    name = "fair"
+
+    def __init__(self, quantum: int) -> None:
+        super().__init__(quantum)
+        self._floor: defaultdict[SchedClass, float] = defaultdict(float)  # the smallest that runs
+        self._epoch = 0
+
+    def _clock(self, process: LLMProcess) -> _Clock:
+        clock = process.policy_state
+        if (
+            not isinstance(clock, _Clock)
+            or clock.epoch != self._epoch
+            or clock.sched_class is not process.sched_class
+        ):
+            floor = self._floor[process.sched_class]
+            clock = process.policy_state = _Clock(floor, process.sched_class, self._epoch)
+        return clock
+
+    def woke(self, process: LLMProcess) -> None:
+        clock = self._clock(process)
+        clock.time = max(clock.time, self._floor[process.sched_class])
+
+    def key(self, process: LLMProcess) -> float:
+        return self._clock(process).time
+
+    def ran(self, process: LLMProcess, tokens: int) -> None:
+        self._clock(process).time += tokens / process.weight
+
+    def planned(self, first: LLMProcess, waiting: bool) -> None:
+        floor = self._floor[first.sched_class]
+        self._floor[first.sched_class] = max(floor, self._clock(first).time)
+        if not waiting:
+            self._epoch += 1

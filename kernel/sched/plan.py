@@ -1,0 +1,230 @@
+"""The plan of a step: which processes, how many tokens of each, in which frames.
+
+There is no prefill/decode split: each chosen process has tokens not yet computed. The run queue gives the processes in
+order of class and key; one that needs a single token gets it, prompts share what is left of the step's token budget in
+order, so a long prompt takes one slot of the batch and never the others' tokens. Frames come from the pool, then from
+processes that sleep, then from weaker ones (preemption); a process that can have none waits as BLOCKED(pagein).
+
+Planning costs O(chosen): nothing here walks the process table or the queue, except the search for a victim among the
+holders of pages, when memory is short.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from drivers.protocol import Copy, Run, Sample
+from kernel.device import Device
+from kernel.memory.weights import Image
+from kernel.process import LLMProcess
+from kernel.sched.run_queue import rank
+from syscalls.records import State, WaitFor
+
+_AGED_EVERY = (
+    4  # at most every fourth step begins with a process that has waited too long for a stronger class
+)
+_WOKEN = 8  # processes waiting for frames that are tried again per step
+
+
+class Pager(Protocol):
+    """What the planner asks of the core."""
+
+    def take_pages(self, victim: LLMProcess, now: float) -> None:
+        """Drop all pages of a process that is not in a step."""
+
+    def settle(self, process: LLMProcess, now: float) -> None:
+        """Put a process in the state its facts ask for."""
+
+
+@dataclass(slots=True)
+class Plan:
+    runs: list[Run]
+    copies: list[Copy]
+    processes: list[LLMProcess]
+    tokens: int
+
+
+def plan_step(device: Device, pager: Pager, now: float, aging: float, quantum: int) -> Plan | None:
+    """Choose and prepare the next step, or None if nobody can run. Chosen processes are marked (`running` > 0)."""
+    _wake_starved(device, pager, now)
+    plan = _fill(device, pager, now, aging, quantum, desperate=False)
+    while not plan.runs and device.queue:  # the first ones found no frames; the next may need none
+        plan = _fill(device, pager, now, aging, quantum, desperate=False)
+    while not plan.runs and (first := _first_claim(device, quantum)) is not None:
+        # Everybody who wants to run waits for frames that others who also wait hold: one must take what it needs.
+        assert first.image is not None
+        del first.image.starved[first.pid]
+        pager.settle(first, now)
+        plan = _fill(device, pager, now, aging, quantum, desperate=True)
+        assert plan.runs or first.pid not in first.image.starved, "the first claim can take every frame"
+    if not plan.runs:
+        return None
+    waiting = bool(device.queue) or any(image.starved for image in device.images.values())
+    strongest = min(plan.processes, key=lambda p: (rank(p.sched_class), p.key))
+    device.queue.policy.planned(strongest, waiting)
+    return plan
+
+
+def claim(process: LLMProcess, quantum: int) -> tuple[int, bool, float, int]:
+    """The order of claims to frames when nobody can run otherwise; the smallest is the first.
+
+    It is not the order of the run queue: that changes with every token, and two processes that do not fit together
+    would take the pages from each other for ever. Who got pages keeps the claim until it is a quantum of new tokens
+    further; who lost them goes to the end of the line.
+    """
+    return rank(process.sched_class), process.quantum_used >= quantum, process.turn, process.pid
+
+
+def _first_claim(device: Device, quantum: int) -> LLMProcess | None:
+    starved = (p for image in device.images.values() for p in image.starved.values())
+    return min(starved, key=lambda p: claim(p, quantum), default=None)
+
+
+def _wake_starved(device: Device, pager: Pager, now: float) -> None:
+    for image in device.images.values():
+        if image.starved and (image.pool.available or not device.queue):
+            for process in list(image.starved.values())[:_WOKEN]:
+                del image.starved[process.pid]
+                pager.settle(process, now)
+
+
+def _fill(device: Device, pager: Pager, now: float, aging: float, quantum: int, *, desperate: bool) -> Plan:
+    queue = device.queue
+    plan = Plan([], [], [], 0)
+    left = device.step_tokens
+    prompts: list[LLMProcess] = []
+    passed: list[LLMProcess] = []
+    slots = device.max_runs
+    first = queue.take_aged(now - aging) if device.steps % _AGED_EVERY == 0 else None
+    while slots and left > len(prompts):
+        process = first or queue.take()
+        first = None
+        if process is None:
+            break
+        if process.crashes:  # a suspect of a driver's death runs alone, so that the innocent are cleared
+            if plan.runs or prompts:
+                passed.append(process)
+                continue
+            slots = 1
+        image = process.image
+        assert image is not None
+        if process.table.cached < len(process.log) - 1:
+            gained = process.table.reuse(image.pool, process.log)
+            if gained:
+                process.account.reused += gained
+                device.reused += gained
+                image.holders[process.pid] = process
+        slots -= 1
+        todo = process.todo
+        if todo == 0:  # the prefix cache had everything that was to be computed ahead
+            slots += 1
+            pager.settle(process, now)
+        elif todo == 1:
+            if _admit(device, image, process, 1, plan, pager, now, quantum, desperate):
+                left -= 1
+            else:
+                slots += 1
+        else:
+            prompts.append(process)
+    for process in prompts:
+        image = process.image
+        assert image is not None
+        if left <= 0:
+            passed.append(process)
+            continue
+        tokens = min(process.todo, left)
+        if _admit(device, image, process, tokens, plan, pager, now, quantum, desperate):
+            left -= process.running
+    for process in passed:
+        queue.put(process)
+    return plan
+
+
+def _admit(
+    device: Device,
+    image: Image,
+    process: LLMProcess,
+    tokens: int,
+    plan: Plan,
+    pager: Pager,
+    now: float,
+    quantum: int,
+    desperate: bool,
+) -> bool:
+    """Give the process frames for up to `tokens` and enter its run, or leave it BLOCKED(pagein)."""
+    pool, table = image.pool, process.table
+    process.running = tokens  # from here on it is nobody's victim
+    while (room := table.room(pool)) < tokens:
+        victim = find_victim(image, process, quantum, desperate and not plan.runs)
+        if victim is not None:
+            pager.take_pages(victim, now)
+        elif room > 0:
+            tokens = room
+        else:
+            process.running = 0
+            image.starved[process.pid] = process
+            process.enter(State.BLOCKED, WaitFor.PAGEIN, now)
+            return False
+    process.running = tokens
+    copied = table.extend(pool, tokens)
+    if copied is not None:
+        plan.copies.append(Copy(image.id, *copied))
+    image.holders[process.pid] = process
+    image.holders.move_to_end(process.pid)
+    plan.runs.append(_run(image, process, tokens))
+    plan.processes.append(process)
+    plan.tokens += tokens
+    process.enter(State.RUNNING, WaitFor.NONE, now)
+    return True
+
+
+def _run(image: Image, process: LLMProcess, tokens: int) -> Run:
+    """The run as the driver gets it: only what it has not been told before."""
+    table, log, decoding = process.table, process.log, process.decoding
+    position = table.cached
+    end = position + tokens
+    sample: Sample | None = None
+    if decoding is not None and end == len(log):
+        sample = Sample(process.sampler, end, decoding.append, decoding.logprobs)
+    history = log[:position] if process.driver_log < position else None
+    run = Run(
+        ctx=process.pid,
+        image=image.id,
+        position=position,
+        tokens=log[position:end],
+        keep=table.sent,
+        blocks=table.frames[table.sent :],
+        sample=sample,
+        history=history,
+    )
+    table.sent = len(table.frames)
+    process.driver_log = end
+    return run
+
+
+def find_victim(image: Image, wanting: LLMProcess, quantum: int, desperate: bool) -> LLMProcess | None:
+    """Whose pages to take: a sleeper's, least recently run first; else the weakest process of a weaker class; else, in
+    the same class, one behind in the queue whose quantum is used up. Never on an arrival tie: that ping-pongs.
+
+    `desperate`: nobody at all could run otherwise, so the last claim gives way to an earlier one.
+    """
+    own: tuple[float, ...] = (
+        claim(wanting, quantum) if desperate else (rank(wanting.sched_class), wanting.key)
+    )
+    worst: LLMProcess | None = None
+    worst_order: tuple[float, ...] = (-1,)
+    for holder in image.holders.values():
+        if holder.running or holder is wanting:
+            continue
+        if holder.state is State.STOPPED or (
+            holder.state is State.BLOCKED and holder.wait is not WaitFor.PAGEIN
+        ):
+            return holder
+        order: tuple[float, ...] = (
+            claim(holder, quantum) if desperate else (rank(holder.sched_class), holder.key)
+        )
+        yields = order > own and (desperate or order[0] > own[0] or holder.quantum_used >= quantum)
+        if yields and order > worst_order:
+            worst, worst_order = holder, order
+    return worst

@@ -1,0 +1,43 @@
+"""What a scheduling policy is: a few small functions over a process, pure and replaceable at run time.
+
+As in Linux's sched_class and the exercises of teaching kernels, a policy only orders processes of one class; classes,
+batching, page shortage and ageing across classes are the planner's. To write one: subclass, give it a `name`, return
+smaller keys for who goes first, and enter it in POLICIES.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kernel.process import LLMProcess
+
+
+class Policy:
+    """First come, first served over wake-ups is the default of every method. State per process is in
+    `process.policy_state`, None until `woke` is first called under this policy."""
+
+    name = "policy"
+
+    def __init__(self, quantum: int) -> None:
+        self.quantum = quantum  # tokens
+        self._stamp = 0
+
+    def stamp(self) -> int:
+        """A number greater than all before: the tail of a queue."""
+        self._stamp += 1
+        return self._stamp
+
+    def woke(self, process: LLMProcess) -> None:
+        """The process was idle and wants the device (or the policy was just put in force)."""
+        process.policy_state = self.stamp()
+
+    def key(self, process: LLMProcess) -> float:
+        """Its place among the ready processes of its class; the smallest goes first. Asked each time it is queued."""
+        return float(process.policy_state)
+
+    def planned(self, first: LLMProcess, waiting: bool) -> None:
+        """A step begins; `first` is its first process by class and key. `waiting`: others had to stay behind."""
+
+    def ran(self, process: LLMProcess, tokens: int) -> None:
+        """A step has computed this many tokens of the process."""

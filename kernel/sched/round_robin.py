@@ -1,0 +1,34 @@
+"""Round robin: a quantum of tokens each, then to the tail of the queue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kernel.sched.policy import Policy
+
+if TYPE_CHECKING:
+    from kernel.process import LLMProcess
+
+
+@dataclass(slots=True)
+class _Turn:
+    stamp: int
+    used: int = 0
+
+
+class RoundRobin(Policy):
+    name = "round_robin"
+
+    def woke(self, process: LLMProcess) -> None:
+        process.policy_state = _Turn(self.stamp())
+
+    def key(self, process: LLMProcess) -> float:
+        turn: _Turn = process.policy_state
+        return float(turn.stamp)
+
+    def ran(self, process: LLMProcess, tokens: int) -> None:
+        turn: _Turn = process.policy_state
+        turn.used += tokens
+        if turn.used >= self.quantum:
+            process.policy_state = _Turn(self.stamp())

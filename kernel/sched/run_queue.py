@@ -1,0 +1,123 @@
+"""The processes that want a device: per class a heap by the policy's key, and a line in order of waiting for ageing.
+
+Entries are never removed from the middle: each carries a ticket, and one whose ticket is no longer its process's is
+skipped when it surfaces (Python's heapq recipe). Those that do not surface, because stronger classes are always served
+first, are swept out when there are more of them than of live ones. So putting, taking and withdrawing are O(log n), and
+a process that sleeps costs nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from kernel.sched.policy import Policy
+from syscalls.records import SchedClass
+
+if TYPE_CHECKING:
+    from kernel.process import LLMProcess
+
+CLASSES = tuple(SchedClass)  # strongest first
+_SWEEP = 1024  # entries put between two sweeps, at least
+_RANK = {c: i for i, c in enumerate(CLASSES)}
+
+
+def rank(sched_class: SchedClass) -> int:
+    """0 is the strongest class."""
+    return _RANK[sched_class]
+
+
+class RunQueue:
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._heaps: list[list[tuple[float, int, LLMProcess]]] = [[] for _ in CLASSES]
+        self._lines: list[deque[tuple[float, int, LLMProcess]]] = [deque() for _ in CLASSES]
+        self._ticket = 0
+        self._size = 0
+        self._puts = 0  # since the last sweep
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[LLMProcess]:
+        """All queued processes, in no order; O(n)."""
+        for heap in self._heaps:
+            for _, ticket, process in heap:
+                if process.ticket == ticket:
+                    yield process
+
+    def entries(self) -> int:
+        """What the queue holds in memory, dead entries included."""
+        return sum(map(len, self._heaps)) + sum(map(len, self._lines))
+
+    def put(self, process: LLMProcess, *, woke: bool = False) -> None:
+        """Queue a process (again, if its class or key may have changed). `woke`: it did not want the device before.
+
+        Its `since` says how long it waits. A process new to the policy in force always counts as woken.
+        """
+        if process.policy is not self.policy:
+            process.policy, process.policy_state, woke = self.policy, None, True
+        if woke:
+            self.policy.woke(process)
+        if process.ticket == 0:
+            self._size += 1
+        self._ticket += 1
+        process.ticket = self._ticket
+        process.key = self.policy.key(process)
+        level = _RANK[process.sched_class]
+        heapq.heappush(self._heaps[level], (process.key, self._ticket, process))
+        if level > 0:
+            line = self._lines[level]
+            line.append((process.since, self._ticket, process))
+            while line and line[0][2].ticket != line[0][1]:
+                line.popleft()
+        self._puts += 1
+        if self._puts > _SWEEP + self._size:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Throw out the entries that are no longer their process's; they would keep dead processes in memory."""
+        self._puts = 0
+        for level, heap in enumerate(self._heaps):
+            heap[:] = [entry for entry in heap if entry[2].ticket == entry[1]]
+            heapq.heapify(heap)
+            line = self._lines[level]
+            self._lines[level] = deque(entry for entry in line if entry[2].ticket == entry[1])
+
+    def withdraw(self, process: LLMProcess) -> None:
+        """The process no longer wants the device; nothing happens if it was not queued."""
+        if process.ticket:
+            process.ticket = 0
+            self._size -= 1
+
+    def take(self) -> LLMProcess | None:
+        """The first process by class, then key; it is no longer queued."""
+        for heap in self._heaps:
+            while heap:
+                _, ticket, process = heapq.heappop(heap)
+                if process.ticket == ticket:
+                    self.withdraw(process)
+                    return process
+        return None
+
+    def take_aged(self, before: float) -> LLMProcess | None:
+        """A process that has been waiting since `before` while a stronger class is served; longest wait first."""
+        strongest = next((i for i, heap in enumerate(self._heaps) if self._live(heap)), None)
+        if strongest is None:
+            return None
+        for line in self._lines[strongest + 1 :]:
+            while line and line[0][2].ticket != line[0][1]:
+                line.popleft()
+            if line and line[0][0] <= before:
+                process = line.popleft()[2]
+                self.withdraw(process)
+                return process
+        return None
+
+    @staticmethod
+    def _live(heap: list[tuple[float, int, LLMProcess]]) -> bool:
+        while heap and heap[0][2].ticket != heap[0][1]:
+            heapq.heappop(heap)
+        return bool(heap)

@@ -1,0 +1,306 @@
+"""The edge of the kernel: sockets, timers, signals and driver processes around the pure core.
+
+Everything that happens becomes an event, is handed to `core.handle`, and what comes back is carried out, all in one
+thread (as on a uniprocessor kernel: the core needs no locks). Nothing here decides anything. Many tasks produce events,
+but handling is plain code without a checkpoint, so events are handled whole and one after the other.
+
+A program's frames are taken in bounded batches and fairly among connections (ZeroMQ's ROUTER takes turns), so a flood
+from one delays the others by little. An error in the core is not caught: it ends the kernel with its traceback, and the
+drivers with it; a kernel in an unknown state must not go on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import psutil
+import trio
+import zmq
+from trio import TaskStatus
+
+from drivers import protocol
+from kernel.events import (
+    Action,
+    Cancel,
+    DeviceConfig,
+    Disconnected,
+    DriverExited,
+    Event,
+    FromDevice,
+    Halt,
+    HaltRequest,
+    KillDriver,
+    Log,
+    OsFigures,
+    Rejected,
+    Reply,
+    Send,
+    SignalProgram,
+    StartDriver,
+    Syscall,
+    Tick,
+    WakeAt,
+)
+from kernel.peers import Peer, Peers, chosen_id
+from kernel.supervision import Supervisor
+from syscalls import limits, runtime, transport, wire
+from syscalls.errno import Errno
+from syscalls.transport import Message
+
+FIGURES_SECONDS = 1.0
+FIGURES_BATCH = 8  # processes looked at before other tasks have their turn
+FLUSH_SECONDS = 0.5  # what the last answers get to leave at a halt
+
+
+class Core(Protocol):
+    """What the edge needs of the core."""
+
+    def boot(self, now: float) -> list[Action]: ...
+    def handle(self, event: Event, now: float) -> list[Action]: ...
+
+
+class Server:
+    """One running kernel in a runtime directory that its caller holds (kernel/lock.py)."""
+
+    def __init__(
+        self,
+        core: Core,
+        devices: list[DeviceConfig],
+        directory: Path,
+        console: Callable[[Log], None],
+        *,
+        die_with_parent: bool = False,
+    ) -> None:
+        self._core = core
+        self._devices = devices
+        self._directory = directory
+        self._console = console
+        self._die_with_parent = die_with_parent
+        self._peers = Peers()
+        self._events: deque[Event] = deque()
+        self._handling = False
+        self._epoch = 0.0
+        self._now = 0.0
+        self._wake_at: float | None = None
+        self._alarm = trio.CancelScope()
+        self._halt = trio.Event()
+        self._hurry = trio.Event()
+        self.lost_replies = 0  # to programs that had gone
+
+    async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until the core says Halt; started once programs can connect. Leaves no process behind;
+        the files of the sockets are removed with the lock."""
+        self._epoch = trio.current_time()
+        first = self._core.boot(0.0)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._programs = transport.router(context)
+        self._drivers = transport.router(context, max_frame=limits.MAX_REPLY_BYTES)
+        self._monitor = self._programs.monitor()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._supervisor = Supervisor(self._devices, self._directory, self._from_supervisor, nursery)
+                await nursery.start(self._watch_signals)
+                self._drivers.bind(runtime.endpoint(self._directory, runtime.DRIVERS))
+                self._perform_all(first)
+                self._programs.bind(runtime.endpoint(self._directory))
+                nursery.start_soon(self._monitor.run, self._follow_links)
+                nursery.start_soon(self._programs.run, self._from_program)
+                nursery.start_soon(self._drivers.run, self._from_driver)
+                nursery.start_soon(self._keep_time)
+                nursery.start_soon(self._sample_figures)
+                if self._die_with_parent:
+                    nursery.start_soon(self._watch_parent)
+                task_status.started()
+                await self._halt.wait()
+                with trio.move_on_after(FLUSH_SECONDS):
+                    while self._programs.backlog:  # noqa: ASYNC110 - ZeroMQ tells nobody when a pipe has room
+                        await trio.sleep(transport.RETRY_SECONDS)
+                await self._supervisor.end_all(self._ask_to_quit, self._hurry)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._programs.close(linger=FLUSH_SECONDS)
+            self._drivers.close()
+            context.term()  # returns once the last answers have left, or their time is up
+
+    # --- events in, actions out -------------------------------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        self._events.append(event)
+        if self._handling:  # carrying out an action brought up another event: it waits its turn
+            return
+        self._handling = True
+        try:
+            while self._events:
+                self._now = max(self._now, trio.current_time() - self._epoch)
+                self._perform_all(self._core.handle(self._events.popleft(), self._now))
+        finally:
+            self._handling = False
+
+    def _perform_all(self, actions: list[Action]) -> None:
+        for action in actions:
+            self._perform(action)
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Reply():
+                value = action.value if action.errno is Errno.OK else action.reason
+                self._reply(
+                    self._peers.numbered(action.peer), wire.encode_reply(action.seq, action.errno, value)
+                )
+            case Send():
+                identity = f"{action.device}.{action.incarnation}".encode()
+                self._drivers.send(protocol.encode(action.message), identity)
+            case WakeAt():
+                self._wake_at = action.at
+                self._set_alarm()
+            case Log():
+                self._console(action)
+            case StartDriver():
+                self._supervisor.start(action.device, action.incarnation)
+            case KillDriver():
+                self._supervisor.kill(action.device, action.incarnation, action.reason)
+            case SignalProgram():
+                self._signal(action)
+            case Halt():
+                self._halt.set()
+
+    # --- programs ---------------------------------------------------------------------------------------------------
+
+    def _from_program(self, message: Message) -> None:
+        peer = self._peers.known(message) or self._bind(message)
+        if peer is None:
+            return
+        try:
+            if message.parts != 1:
+                reason = f"a message is one frame, {message.parts} came"
+                raise wire.RefusedFrame(0, Errno.EINVAL, reason)
+            request = wire.decode_request(message.body)
+        except wire.RefusedFrame as refusal:
+            self._reply(peer, wire.encode_reply(refusal.seq, refusal.errno, refusal.reason))
+            self._handle(Rejected(peer.number, refusal.errno))
+            return
+        if request.call is None:
+            self._handle(Cancel(peer.number, request.cancels))
+        else:
+            self._handle(Syscall(peer.number, request.seq, request.call, peer.os_pid))
+
+    def _bind(self, message: Message) -> Peer | None:
+        if chosen_id(message.peer):
+            reason = "routing ids are the kernel's to give; leave ZMQ_ROUTING_ID unset"
+            self._programs.send(wire.encode_reply(0, Errno.EPROTO, reason), message.peer)
+            self._handle(Rejected(0, Errno.EPROTO))
+            return None
+        self._follow_links()
+        peer, replaced = self._peers.bind(message)
+        if replaced is not None:
+            self._handle(Disconnected(replaced.number))
+        return peer
+
+    def _follow_links(self) -> None:
+        for link in self._monitor.drain():
+            if (peer := self._peers.follow(link)) is not None:
+                self._programs.forget(peer.routing_id)
+                self._handle(Disconnected(peer.number))
+
+    def _reply(self, peer: Peer | None, frame: bytes) -> None:
+        if peer is None:
+            self.lost_replies += 1
+        elif not self._programs.send(frame, peer.routing_id):
+            self.lost_replies += 1
+            # It has gone, or lets its answers pile up: either way this is its end, and its monitor will say so.
+            transport.cut(peer.fd)
+
+    def _signal(self, action: SignalProgram) -> None:
+        if not self._peers.has_process(action.os_pid):
+            return  # it has gone, and its pid may be another's by now
+        try:
+            os.kill(action.os_pid, int(action.signal))
+        except OSError as error:
+            text = f"signal {action.signal.name} to OS process {action.os_pid}: {error.strerror}"
+            self._console(Log(self._now, "warning", text))
+
+    # --- drivers ----------------------------------------------------------------------------------------------------
+
+    def _from_driver(self, message: Message) -> None:
+        name, _, number = message.peer.decode(errors="replace").rpartition(".")
+        incarnation = int(number) if number.isdecimal() else 0
+        if not self._supervisor.alive(name, incarnation):
+            return  # the last words of one whose end was reported already
+        try:
+            event = FromDevice(name, incarnation, protocol.decode_from_driver(message.body))
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            self._supervisor.kill(name, incarnation, f"it sent what is no message: {error}")
+        else:
+            self._handle(event)
+
+    def _from_supervisor(self, event: Event) -> None:
+        if isinstance(event, DriverExited):
+            self._drivers.drain()  # what it still sent counts
+        self._handle(event)
+
+    def _ask_to_quit(self, device: str, incarnation: int) -> bool:
+        return self._drivers.send(protocol.encode(protocol.Quit()), f"{device}.{incarnation}".encode())
+
+    # --- time and the operating system ------------------------------------------------------------------------------
+
+    def _set_alarm(self) -> None:
+        self._alarm.deadline = float("inf") if self._wake_at is None else self._wake_at + self._epoch
+
+    async def _keep_time(self) -> None:
+        while True:
+            with trio.CancelScope() as self._alarm:
+                self._set_alarm()
+                await trio.sleep_forever()
+            moment = self._wake_at
+            if moment is not None and trio.current_time() >= moment + self._epoch:
+                self._wake_at = None
+                # Adding and subtracting the epoch rounds: the core must not see its moment as yet to come.
+                self._now = max(self._now, moment)
+                self._handle(Tick())
+
+    async def _sample_figures(self) -> None:
+        processes: dict[int, psutil.Process] = {}
+        while True:
+            await trio.sleep(FIGURES_SECONDS)
+            wanted = {os.getpid(), *self._supervisor.os_pids(), *(peer.os_pid for peer in self._peers)} - {0}
+            figures: dict[int, tuple[int, float]] = {}
+            for count, pid in enumerate(wanted):
+                try:
+                    if (process := processes.get(pid)) is None:
+                        process = processes[pid] = psutil.Process(pid)
+                    with process.oneshot():
+                        times = process.cpu_times()
+                        figures[pid] = process.memory_info().rss, times.user + times.system
+                except psutil.Error:  # it has just ended
+                    processes.pop(pid, None)
+                if count % FIGURES_BATCH == FIGURES_BATCH - 1:
+                    await trio.lowlevel.checkpoint()
+            for pid in processes.keys() - wanted:
+                del processes[pid]
+            if figures:
+                self._handle(OsFigures(figures))
+
+    async def _watch_signals(self, task_status: TaskStatus[None]) -> None:
+        """SIGTERM, SIGINT and SIGHUP halt; a second one does not wait for drivers to end in good order."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                if self._halt.is_set():
+                    self._hurry.set()
+                else:
+                    self._handle(HaltRequest(f"{signal.Signals(number).name} received"))
+
+    async def _watch_parent(self) -> None:
+        stdin = sys.stdin.fileno()
+        while True:
+            await trio.lowlevel.wait_readable(stdin)
+            if not os.read(stdin, 4096):
+                break
+        self._handle(HaltRequest("the process that booted this kernel has gone"))

@@ -1,0 +1,197 @@
+"""The OS processes of drivers: starting, hearing and ending them.
+
+MINIX 3's reincarnation server decides (kernel/reincarnation.py); here is only what it takes to carry that out. A driver
+is `python -m drivers.host`, in a session of its own, so that a Ctrl-C meant for the kernel does not reach it. It holds
+the reading end of a pipe into which nothing is ever written: when the kernel is gone, however that came about, the
+driver reads end-of-file and leaves. (Linux's PDEATHSIG would go off when the starting *thread* ends.) What a driver
+prints goes to the kernel log, line by line.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import trio
+
+import kernel
+from kernel.events import DeviceConfig, DriverExited, DriverPrinted, Event
+from syscalls import runtime
+
+QUIT_SECONDS = 3.0  # what a driver gets to end in good order,
+TERM_SECONDS = 2.0  # and then to follow SIGTERM
+_MAX_LINE = 1000  # characters of a printed line
+_LAST_WORDS = 0.5  # seconds to read what an ended driver printed (its own children may hold the pipe)
+
+
+def command(device: DeviceConfig, incarnation: int, directory: Path) -> list[str]:
+    """How a driver is started (the same by hand, for debugging)."""
+    words = [sys.executable, "-m", "drivers.host", device.kind]
+    words += ["--endpoint", runtime.endpoint(directory, runtime.DRIVERS)]
+    words += ["--identity", f"{device.name}.{incarnation}", "--runtime", os.fspath(directory.absolute())]
+    for key, value in device.options.items():
+        words += ["--option", f"{key}={value}"]
+    return words
+
+
+class _Child:
+    """One incarnation of a driver."""
+
+    def __init__(self) -> None:
+        self.process: trio.Process | None = None
+        self.killed = ""  # why the kernel killed it
+        self.last_line = ""
+        self.gone = trio.Event()
+
+    def terminate(self) -> None:
+        if self.process is None:  # only just being started
+            self.killed = self.killed or "the kernel halts"
+        else:
+            self.process.terminate()
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.returncode is None:
+            with suppress(ProcessLookupError):  # the group, so that it leaves no children of its own
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+
+class Supervisor:
+    """All drivers' processes. `report` takes what happens to them as events for the core."""
+
+    def __init__(
+        self,
+        devices: list[DeviceConfig],
+        directory: Path,
+        report: Callable[[Event], None],
+        nursery: trio.Nursery,
+    ) -> None:
+        self._configs = {device.name: device for device in devices}
+        self._directory = directory
+        self._report = report
+        self._nursery = nursery
+        self._children: dict[tuple[str, int], _Child] = {}
+
+    def start(self, device: str, incarnation: int) -> None:
+        child = self._children[device, incarnation] = _Child()
+        self._nursery.start_soon(
+            self._live, device, incarnation, child, name=f"driver {device}.{incarnation}"
+        )
+
+    def kill(self, device: str, incarnation: int, reason: str) -> None:
+        """SIGKILL; DriverExited follows."""
+        if (child := self._children.get((device, incarnation))) is not None:
+            child.killed = child.killed or reason
+            child.kill()
+
+    def alive(self, device: str, incarnation: int) -> bool:
+        return (device, incarnation) in self._children
+
+    def os_pids(self) -> list[int]:
+        return [child.process.pid for child in self._children.values() if child.process is not None]
+
+    async def end_all(self, ask: Callable[[str, int], bool], hurry: trio.Event) -> None:
+        """End every driver: asked (`ask` sends Quit; False: it cannot be reached), then SIGTERM, then SIGKILL."""
+        with trio.move_on_after(QUIT_SECONDS) as scope:
+            for (device, incarnation), child in self._children.items():
+                if not ask(device, incarnation):
+                    child.terminate()
+            await self._all_gone(hurry, scope)
+        with trio.move_on_after(TERM_SECONDS) as scope:
+            for child in self._children.values():
+                child.terminate()
+            await self._all_gone(hurry, scope)
+        for child in list(self._children.values()):
+            child.kill()
+            await child.gone.wait()
+
+    async def _all_gone(self, hurry: trio.Event, scope: trio.CancelScope) -> None:
+        async def hasten() -> None:
+            await hurry.wait()
+            scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hasten)
+            for child in list(self._children.values()):
+                await child.gone.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _live(self, device: str, incarnation: int, child: _Child) -> None:
+        """Start one incarnation and stay until it has ended. Whatever happens, it does not outlive this task."""
+        try:
+            reason = await self._run(device, incarnation, child)
+            self._report(DriverExited(device, incarnation, reason))
+        finally:
+            child.kill()
+            del self._children[device, incarnation]
+            child.gone.set()
+
+    async def _run(self, device: str, incarnation: int, child: _Child) -> str:
+        words = command(self._configs[device], incarnation, self._directory)
+        try:
+            child.process = process = await trio.lowlevel.open_process(
+                words,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=_environment(),
+            )
+        except OSError as error:
+            return f"it could not be started: {error}"
+        if child.killed:
+            child.kill()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen, device, incarnation, child)
+            await process.wait()
+            nursery.cancel_scope.deadline = trio.current_time() + _LAST_WORDS
+        if process.stdin is not None:
+            await process.stdin.aclose()
+        return _obituary(process.returncode, child)
+
+    async def _listen(self, device: str, incarnation: int, child: _Child) -> None:
+        assert child.process is not None
+        assert child.process.stdout is not None
+        async with child.process.stdout as stream:
+            rest = b""
+            async for chunk in stream:
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    self._printed(device, incarnation, child, line)
+                if len(rest) > _MAX_LINE:
+                    self._printed(device, incarnation, child, rest)
+                    rest = b""
+            self._printed(device, incarnation, child, rest)
+
+    def _printed(self, device: str, incarnation: int, child: _Child, line: bytes) -> None:
+        if text := line.decode(errors="replace").strip()[:_MAX_LINE]:
+            child.last_line = text
+            self._report(DriverPrinted(device, incarnation, text))
+
+
+def _environment() -> dict[str, str]:
+    """Ours; the driver comes from the same tree as this kernel, wherever it was started."""
+    root = os.fspath(Path(kernel.__file__).resolve().parent.parent)
+    found = os.environ.get("PYTHONPATH", "")
+    return {
+        **os.environ,
+        "PYTHONPATH": f"{root}{os.pathsep}{found}" if found else root,
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _obituary(status: int | None, child: _Child) -> str:
+    if child.killed:
+        return f"killed by the kernel: {child.killed}"
+    if status is not None and status < 0:
+        try:
+            cause = f"killed by {signal.Signals(-status).name}"
+        except ValueError:
+            cause = f"killed by signal {-status}"
+    else:
+        cause = f"exit status {status}"
+    return f"{cause}: {child.last_line}" if child.last_line else cause

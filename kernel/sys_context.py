@@ -1,0 +1,163 @@
+"""The context family: feed decode read truncate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from kernel.lifecycle import interrupt_decoding
+from kernel.process import Decoding, LLMProcess
+from kernel.readers import try_read
+from kernel.request import Request
+from kernel.sys_process import at_boundary, check_idle, check_room, check_tokens
+from kernel.syscall import handles
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import DecodeResult, Finish
+from syscalls.table import Decode, Feed, Read, Truncate
+
+if TYPE_CHECKING:
+    from kernel.core import Kernel
+
+
+@handles(Feed)
+def feed(kernel: Kernel, request: Request, now: float) -> object:
+    call = cast(Feed, request.call)
+    process = _with_model(kernel, call.pid)
+    check_idle(process, "feed")
+    if process.deferred:  # not before a truncate or a fork that was asked for earlier
+        return at_boundary(kernel, process, request)
+    assert process.image is not None
+    check_tokens(process.image, call.tokens)
+    check_room(process, len(process.log) + len(call.tokens))
+    process.log.extend(call.tokens)
+    process.account.fed += len(call.tokens)
+    process.ahead = True
+    kernel.counters["fed"] += len(call.tokens)
+    kernel.settle(process, now)
+    for reader in list(process.readers):  # those who follow an idle process
+        result = try_read(process, cast(Read, reader.call))
+        if result is not None:
+            process.readers.remove(reader)
+            kernel.answer(reader, result)
+    return len(process.log)
+
+
+def _with_model(kernel: Kernel, pid: int) -> LLMProcess:
+    process = kernel.table.llm(pid)
+    if process.image is None:
+        raise SyscallError(Errno.EBUSY, f"process {pid} is still waiting for its model")
+    return process
+
+
+@handles(Decode)
+def decode(kernel: Kernel, request: Request, now: float) -> object:
+    call = cast(Decode, request.call)
+    process = _with_model(kernel, call.pid)
+    check_idle(process, "decode")
+    _check_decode(process, call)
+    if process.running:
+        return at_boundary(kernel, process, request)
+    image = process.image
+    assert image is not None
+    if call.sampler is not None:
+        process.sampler = call.sampler
+    append = call.max_tokens > 0
+    if process.table.cached == len(process.log):  # the last token's logits are wanted again
+        process.table.cut(image.pool, len(process.log) - 1)
+        if not process.table.frames:
+            image.holders.pop(process.pid, None)
+    process.ahead = True
+    decoding = Decoding(
+        left=call.max_tokens,
+        append=append,
+        start=len(process.log),
+        stop_ids=frozenset(call.stop_ids),
+        logprobs=call.logprobs if append else max(1, call.logprobs),
+        request=request if call.wait else None,
+    )
+    process.decoding, process.finish = decoding, Finish.NONE
+    if call.deadline is not None:
+        decoding.timer = kernel.timers.at(
+            now + call.deadline, lambda then: _deadline(kernel, process, decoding, then)
+        )
+    kernel.settle(process, now)
+    if not call.wait:
+        return DecodeResult(len(process.log), [], Finish.NONE)
+
+    def undo() -> None:
+        decoding.request = None
+        if process.decoding is decoding:
+            interrupt_decoding(kernel, process, Finish.INTERRUPT, kernel.now)
+
+    return kernel.park(request, undo)
+
+
+def _check_decode(process: LLMProcess, call: Decode) -> None:
+    if not process.log:
+        raise SyscallError(
+            Errno.EINVAL, f"process {process.pid} has an empty context; feed it at least one token"
+        )
+    if call.max_tokens and len(process.log) >= process.context:
+        check_room(process, len(process.log) + 1)
+    budget = process.limits.tokens
+    if call.max_tokens and process.budget_used:
+        raise SyscallError(
+            Errno.EDQUOT,
+            f"process {process.pid} has used its budget of {budget} decoded tokens; raise it with setlimits",
+        )
+    hello = process.device.hello
+    if (call.logprobs or not call.max_tokens) and hello is not None and "logprobs" not in hello.features:
+        raise SyscallError(Errno.ENOTSUP, f"device {process.device.name} does not report log-probabilities")
+
+
+def _deadline(kernel: Kernel, process: LLMProcess, decoding: Decoding, now: float) -> None:
+    if process.decoding is decoding:
+        interrupt_decoding(kernel, process, Finish.DEADLINE, now)
+
+
+@handles(Read)
+def read(kernel: Kernel, request: Request, now: float) -> object:
+    call = cast(Read, request.call)
+    process = kernel.table.find(call.pid)
+    if not isinstance(process, LLMProcess):  # a zombie's log can still be read
+        process = kernel.table.llm(call.pid)
+    result = try_read(process, call)
+    if result is not None:
+        return result
+    if call.timeout is not None:
+        late = f"process {call.pid} has appended nothing after position {call.position} within {call.timeout:g} s"
+        request.timers.append(
+            kernel.timers.at(now + call.timeout, lambda _: kernel.unpark(request, Errno.ETIME, late))
+        )
+    process.readers.append(request)
+    reading = process
+
+    def undo() -> None:
+        if request in reading.readers:
+            reading.readers.remove(request)
+
+    return kernel.park(request, undo)
+
+
+@handles(Truncate)
+def truncate(kernel: Kernel, request: Request, now: float) -> object:
+    call = cast(Truncate, request.call)
+    process = _with_model(kernel, call.pid)
+    check_idle(process, "truncate")
+    if call.length > len(process.log):
+        raise SyscallError(
+            Errno.EINVAL,
+            f"process {process.pid} has {len(process.log)} tokens; cannot cut it down to {call.length}",
+        )
+    if process.running:
+        return at_boundary(kernel, process, request)
+    image = process.image
+    assert image is not None
+    del process.log[call.length :]
+    process.table.cut(image.pool, call.length)
+    process.driver_log = min(process.driver_log, call.length)
+    process.reached = min(process.reached, call.length)
+    process.ahead = True
+    if not process.table.frames:
+        image.holders.pop(process.pid, None)
+    kernel.settle(process, now)
+    return len(process.log)

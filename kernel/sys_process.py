@@ -1,0 +1,452 @@
+"""The process family: spawn fork exec exit wait kill getinfo ps setsched setlimits.
+
+As in xv6's sysproc.c: a handler checks its arguments, does its work on the process table, and returns the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from kernel.events import KillDriver, SignalProgram
+from kernel.lifecycle import (
+    end_program,
+    exit_process,
+    interrupt_decoding,
+    reap,
+    release_pages,
+    settle_program,
+    strike,
+)
+from kernel.loading import forget_waiter, want_image
+from kernel.memory.weights import Image
+from kernel.process import DriverProcess, LLMProcess, Process, Program
+from kernel.request import Request
+from kernel.seeds import seed_of_child, seed_of_pid
+from kernel.syscall import PARKED, handles
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import Finish, Kind, Limits, ProcessInfo, Sampler, Signal
+from syscalls.table import Exec, Exit, Fork, Getinfo, Kill, Ps, Setlimits, Setsched, Spawn, Wait
+
+if TYPE_CHECKING:
+    from kernel.core import Kernel
+
+
+# --- birth ----------------------------------------------------------------------------------------------------------
+
+
+@handles(Spawn)
+def spawn(kernel: Kernel, request: Request, now: float) -> object:
+    call = cast(Spawn, request.call)
+    device = kernel.device_named(call.device)
+    pid = kernel.table.new_pid()
+    process = LLMProcess(
+        pid=pid,
+        owner=request.program.pid,
+        kind=Kind.LLM,
+        name=call.name or f"{call.model.rstrip('/').rpartition('/')[2]}-{pid}"[:64],
+        started=now,
+        since=now,
+        device=device,
+        model=call.model,
+        sampler=call.sampler or Sampler(seed=seed_of_pid(pid)),
+        limits=call.limits,
+        once=call.once,
+        detached=call.detached,
+        sched_class=call.sched_class,
+        nice=call.nice,
+        log=list(call.tokens),
+        turn=now,
+    )
+    process.account.fed = len(call.tokens)
+
+    def ready(image: Image | SyscallError) -> None:
+        if isinstance(image, SyscallError):
+            failed(image)
+        else:
+            try:
+                check_tokens(image, process.log)
+                process.image = image
+                check_room(process, len(process.log))
+            except SyscallError as error:
+                process.image = None
+                failed(error)
+                return
+            process.birth = None
+            image.users[pid] = process
+            kernel.counters["spawned"] += 1
+            kernel.counters["fed"] += len(process.log)
+            kernel.emit(kernel.now, "proc.spawn", pid, device.name, len(process.log), process.name)
+            kernel.answer(request, pid)
+            kernel.settle(process, kernel.now)
+
+    def failed(error: SyscallError) -> None:
+        undo()
+        if not request.answered:
+            kernel.fail(request, error.errno, error.reason)
+
+    def undo() -> None:
+        forget_waiter(device, ready)
+        process.birth = None
+        if process.pid in kernel.table:
+            strike(kernel, process)
+
+    process.birth = request
+    kernel.table.add(process)
+    kernel.park(request, undo)
+    try:
+        image = want_image(kernel, device, call.model, call.dtype, ready, now)
+    except SyscallError:
+        undo()
+        raise
+    if process.pid in kernel.table and process.image is None:
+        kernel.settle(process, now)
+    image.used = now
+    return PARKED
+
+
+def check_tokens(image: Image, tokens: Sequence[int]) -> None:
+    """EINVAL if a token is none of the model's vocabulary."""
+    vocab = image.probed.vocab if image.probed else 0
+    if tokens and max(tokens) >= vocab:
+        bad = next(t for t in tokens if t >= vocab)
+        raise SyscallError(
+            Errno.EINVAL, f"token {bad} is not in {image.name}'s vocabulary of {vocab} (ids 0..{vocab - 1})"
+        )
+
+
+def check_room(process: LLMProcess, length: int) -> None:
+    """E2BIG if a log of `length` tokens is more than the process may have."""
+    if length <= process.context:
+        return
+    image, limits = process.image, process.limits
+    assert image is not None
+    window = image.probed.context if image.probed else 0
+    if limits.context == process.context:
+        why = "its own limit (setlimits)"
+    elif limits.pages * image.block_tokens == process.context:
+        why = f"its limit of {limits.pages} pages (setlimits)"
+    elif window == process.context:
+        why = f"the window of {image.name}"
+    else:
+        why = f"the KV memory of {image.name} on {process.device.name} (raise it with --kv-bytes)"
+    raise SyscallError(Errno.E2BIG, f"a context of {length} tokens is too long: {process.context} is {why}")
+
+
+@handles(Fork)
+def fork(kernel: Kernel, request: Request, now: float) -> object:
+    call = cast(Fork, request.call)
+    parent = kernel.table.llm(call.pid)
+    if parent.image is None:
+        raise SyscallError(Errno.EBUSY, f"process {parent.pid} is still waiting for its model")
+    if parent.running:
+        return at_boundary(kernel, parent, request)
+    kernel.table.check_room(call.count)  # all or none: children whose pids nobody is told could not be ended
+    return [_fork_one(kernel, parent, request.program, call, now) for _ in range(call.count)]
+
+
+def _fork_one(kernel: Kernel, parent: LLMProcess, owner: Program, call: Fork, now: float) -> int:
+    pid = kernel.table.new_pid()
+    image = parent.image
+    assert image is not None
+    parent.account.forks += 1
+    sampler = parent.sampler
+    if not call.same_seed:
+        seed = seed_of_child(sampler.seed, parent.account.forks)
+        sampler = Sampler(
+            sampler.temperature, sampler.top_k, sampler.top_p, sampler.min_p, sampler.repetition_penalty, seed
+        )
+    child = LLMProcess(
+        pid=pid,
+        owner=owner.pid,
+        kind=Kind.LLM,
+        name=parent.name,
+        started=now,
+        since=now,
+        device=parent.device,
+        image=image,
+        model=parent.model,
+        sampler=sampler,
+        limits=parent.limits,
+        once=parent.once,
+        detached=call.detached,
+        sched_class=parent.sched_class,
+        nice=parent.nice,
+        log=parent.log.copy(),
+        table=parent.table.fork(image.pool),
+        reached=parent.reached,
+        turn=now,
+        finish=parent.finish,
+        ahead=parent.ahead,
+        stopped=parent.stopped,
+        spent=parent.spent + parent.account.decoded,
+    )
+    decoding = parent.decoding
+    if decoding is not None and decoding.append:
+        child.decoding = dataclasses.replace(
+            decoding, request=None, timer=None, collected=decoding.collected.copy()
+        )
+    image.users[pid] = child
+    if child.table.frames:
+        image.holders[pid] = child
+    kernel.table.add(child)
+    kernel.counters["spawned"] += 1
+    kernel.emit(now, "proc.fork", pid, child.device.name, len(child.table.frames), f"of {parent.pid}")
+    kernel.settle(child, now)
+    return pid
+
+
+def at_boundary(kernel: Kernel, process: LLMProcess, request: Request) -> object:
+    """Dispatch the request again when the process has left its step."""
+    process.deferred.append(request)
+    return kernel.park(request, lambda: process.deferred.remove(request))
+
+
+def check_idle(process: LLMProcess, what: str) -> None:
+    """EBUSY if the process is decoding."""
+    if process.decoding is not None:
+        raise SyscallError(
+            Errno.EBUSY,
+            f"cannot {what} process {process.pid} while it decodes; wait for it, or send it INT first",
+        )
+
+
+@handles(Exec)
+def exec_(kernel: Kernel, request: Request, now: float) -> object:
+    call = cast(Exec, request.call)
+    process = kernel.table.llm(call.pid)
+    check_idle(process, "exec")
+    if process.image is None:
+        raise SyscallError(Errno.EBUSY, f"process {process.pid} is still waiting for its model")
+    if process.running:
+        return at_boundary(kernel, process, request)
+
+    def ready(image: Image | SyscallError) -> None:
+        try:
+            if isinstance(image, SyscallError):
+                raise image
+            if process.running and process.decoding is None:  # it computes what it was fed meanwhile
+                at_boundary(kernel, process, request)
+                return
+            _replace_image(kernel, process, image, call)
+        except SyscallError as error:
+            kernel.fail(request, error.errno, error.reason)
+        else:
+            kernel.answer(request, None)
+
+    kernel.park(request, lambda: forget_waiter(process.device, ready))
+    want_image(kernel, process.device, call.model, call.dtype, ready, now)
+    return PARKED
+
+
+def _replace_image(kernel: Kernel, process: LLMProcess, image: Image, call: Exec) -> None:
+    kernel.table.llm(process.pid)  # it may have exited meanwhile: ESRCH
+    check_idle(process, "exec")
+    old = process.image
+    assert old is not None
+    if call.tokens is None and old.probed and image.probed and old.probed.vocab != image.probed.vocab:
+        raise SyscallError(
+            Errno.EINVAL,
+            f"{image.name} has a vocabulary of {image.probed.vocab}, {old.name} of {old.probed.vocab}: pass tokens",
+        )
+    log = process.log if call.tokens is None else list(call.tokens)
+    check_tokens(image, log)
+    process.image = image
+    try:
+        check_room(process, len(log))
+    except SyscallError:
+        process.image = old
+        raise
+    process.image = old
+    release_pages(kernel, process)
+    process.device.dropped.append(process.pid)  # what the driver knows of this context is of the old model
+    old.users.pop(process.pid, None)
+    old.starved.pop(process.pid, None)
+    old.used = image.used = kernel.now
+    process.image, process.model, process.log, process.driver_log = image, call.model, log, 0
+    process.reached = 0
+    process.ahead = True
+    image.users[process.pid] = process
+    kernel.emit(kernel.now, "proc.exec", process.pid, process.device.name, len(log), image.name)
+    kernel.settle(process, kernel.now)
+
+
+# --- death ----------------------------------------------------------------------------------------------------------
+
+
+@handles(Exit)
+def exit_(kernel: Kernel, request: Request, now: float) -> object:
+    call = cast(Exit, request.call)
+    if call.pid in (0, request.program.pid):
+        kernel.answer(request, None)
+        end_program(kernel, request.program, call.status, "exit", now)
+        return PARKED
+    exit_process(kernel, kernel.table.llm(call.pid), call.status, "exit", now)
+    return None
+
+
+@handles(Wait)
+def wait(kernel: Kernel, request: Request, now: float) -> object:
+    call = cast(Wait, request.call)
+    program = request.program
+    children = [call.pid] if call.pid else sorted(program.children)
+    if not children or (call.pid and call.pid not in program.children):
+        what = (
+            f"{call.pid} is no child of program {program.pid}"
+            if call.pid
+            else f"program {program.pid} has no children"
+        )
+        raise SyscallError(
+            Errno.ECHILD, f"{what}; wait only for processes you spawned or forked, and only once"
+        )
+    for pid in children:
+        child = kernel.table.find(pid)
+        if child is not None and child.is_zombie():
+            return reap(kernel, child)
+    if call.timeout is not None:
+        late = f"no child ended within {call.timeout:g} s"
+        request.timers.append(
+            kernel.timers.at(now + call.timeout, lambda _: kernel.unpark(request, Errno.ETIME, late))
+        )
+    program.reapers.append(request)
+    settle_program(program, now)
+
+    def undo() -> None:
+        if request in program.reapers:
+            program.reapers.remove(request)
+            settle_program(program, kernel.now)
+
+    return kernel.park(request, undo)
+
+
+@handles(Kill)
+def kill(kernel: Kernel, request: Request, now: float) -> None:
+    call = cast(Kill, request.call)
+    process = kernel.table.get(call.pid)
+    kernel.emit(now, f"sig.{call.signal.name.lower()}", process.pid, detail=f"from {request.program.pid}")
+    if isinstance(process, LLMProcess):
+        _signal_llm(kernel, process, call.signal, request.program, now)
+    elif isinstance(process, DriverProcess):
+        if call.signal is not Signal.KILL:
+            raise SyscallError(
+                Errno.EINVAL,
+                f"a driver takes no signal but KILL, after which it is restarted; got {call.signal.name}",
+            )
+        device = kernel.devices[process.device]
+        kernel.act(KillDriver(device.name, device.incarnation, f"killed by program {request.program.pid}"))
+    elif isinstance(process, Program):
+        if not process.os_pid:
+            raise SyscallError(
+                Errno.EINVAL, f"the operating system's pid of program {process.pid} is not known"
+            )
+        kernel.act(SignalProgram(process.os_pid, call.signal))
+    else:
+        raise SyscallError(Errno.EPERM, "init takes no signals; `shutdown` ends the system")
+
+
+def _signal_llm(kernel: Kernel, process: LLMProcess, signal: Signal, sender: Program, now: float) -> None:
+    match signal:
+        case Signal.KILL | Signal.TERM:
+            exit_process(kernel, process, 128 + int(signal), f"{signal.name} from program {sender.pid}", now)
+        case Signal.INT:
+            interrupt_decoding(kernel, process, Finish.INTERRUPT, now)
+        case Signal.STOP:
+            process.stopped = True
+            kernel.settle(process, now)
+        case Signal.CONT:
+            process.stopped = False
+            kernel.settle(process, now)
+        case _:
+            raise SyscallError(
+                Errno.EINVAL, f"{signal.name} is sent by the kernel only; send INT, TERM, KILL, STOP or CONT"
+            )
+
+
+# --- looking and setting --------------------------------------------------------------------------------------------
+
+
+@handles(Getinfo)
+def getinfo(kernel: Kernel, request: Request, now: float) -> ProcessInfo:
+    call = cast(Getinfo, request.call)
+    if call.pid == 0:
+        return info(kernel, request.program, now)
+    process = kernel.table.find(call.pid)
+    return info(kernel, process if process is not None else kernel.table.get(call.pid), now)
+
+
+@handles(Ps)
+def ps(kernel: Kernel, request: Request, now: float) -> list[ProcessInfo]:
+    call = cast(Ps, request.call)
+    return [info(kernel, process, now) for process in kernel.table.after(call.after, call.limit)]
+
+
+def info(kernel: Kernel, process: Process, now: float) -> ProcessInfo:
+    """A row of the process table as a record."""
+    fields: dict[str, Any] = {
+        "pid": process.pid,
+        "ppid": process.owner,
+        "kind": process.kind,
+        "name": process.name,
+        "state": process.state,
+        "wait": process.wait,
+        "started": process.started - kernel.started,
+        "exit_status": process.exit_status,
+        "usage": process.usage(now),
+    }
+    if isinstance(process, LLMProcess):
+        frames, image = process.table.frames, process.image
+        fields |= {
+            "model": process.model,
+            "device": process.device.name,
+            "sched_class": process.sched_class,
+            "nice": process.nice,
+            "length": len(process.log),
+            "cached": process.table.cached,
+            "context": process.context,
+            "pages": len(frames),
+            "shared_pages": sum(image.pool.refs[f] > 1 for f in frames) if image is not None else 0,
+            "decoding": process.decoding is not None,
+            "finish": process.finish,
+            "limits": process.limits,
+            "seed": process.sampler.seed,
+            "parked": len(process.readers) + len(process.deferred),
+        }
+    elif isinstance(process, Program | DriverProcess):
+        if isinstance(process, Program):
+            os_pid = process.os_pid
+            fields["parked"] = len(process.parked)
+        else:
+            os_pid = kernel.devices[process.device].os_pid
+            fields["device"] = process.device
+        rss, cpu_seconds = kernel.figures.get(os_pid, (0, 0.0))
+        fields |= {"os_pid": os_pid, "rss": rss, "cpu_seconds": cpu_seconds}
+    else:
+        rss, cpu_seconds = kernel.figures.get(kernel.config.os_pid, (0, 0.0))
+        fields |= {"os_pid": kernel.config.os_pid, "rss": rss, "cpu_seconds": cpu_seconds}
+    return ProcessInfo(**fields)
+
+
+@handles(Setsched)
+def setsched(kernel: Kernel, request: Request, now: float) -> None:
+    call = cast(Setsched, request.call)
+    process = kernel.table.llm(call.pid)
+    if call.nice is not None:
+        process.nice = call.nice
+    if call.sched_class is not None:
+        process.sched_class = call.sched_class
+    if process.ticket:
+        process.device.queue.withdraw(process)
+        process.device.queue.put(process)
+    kernel.emit(now, "sched.set", process.pid, amount=process.nice, detail=process.sched_class.value)
+
+
+@handles(Setlimits)
+def setlimits(kernel: Kernel, request: Request, now: float) -> Limits:
+    call = cast(Setlimits, request.call)
+    process = kernel.table.llm(call.pid)
+    old = process.limits
+    if call.limits is not None:
+        process.limits = call.limits
+        process.spent = 0  # a budget given to this process counts what it decodes itself
+    return old
