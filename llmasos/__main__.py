@@ -1,0 +1,267 @@
+"""The command line: `llmasos` boots a kernel if none runs and opens the shell; `llmasos VERB` does one thing and ends.
+
+What a verb shows comes from the same programs as the shell's commands (userland/programs). Each verb is a program of its
+own, attached to the kernel of a runtime directory, and imports only what it needs, so that it starts at once. Expected
+errors are one line on stderr and status 1; a wrong command line is status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from syscalls import runtime
+from syscalls.errno import Errno, SyscallError
+
+if TYPE_CHECKING:
+    from syscalls.blocking import Client
+    from userland.programs.screen import Screen
+
+Act = Callable[[argparse.Namespace], int]
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    args, unknown = parser.parse_known_args(words)
+    if unknown and args.verb != "boot":
+        parser.error(f"not understood: {' '.join(unknown)}")
+    args.rest = unknown
+    act: Act = args.act
+    try:
+        return act(args)
+    except SyscallError as error:
+        from userland.programs.screen import printable
+
+        print(printable(f"llmasos: {error}"), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # `llmasos ps | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument(
+        "--runtime",
+        metavar="DIR",
+        default=argparse.SUPPRESS,
+        help=f"runtime directory of the kernel (default: $LLMASOS_RUNTIME, else {runtime.default()})",
+    )
+    parser = argparse.ArgumentParser(
+        prog="llmasos",
+        description="An operating system for language models. Without a verb: boot if need be, and open the shell.",
+        epilog="`llmasos VERB --help` explains a verb; `help` in the shell explains its commands.",
+        parents=[where],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.set_defaults(act=_alone, verb="", rest=[])
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb")
+
+    def verb(name: str, act: Act, summary: str, *, help_flag: bool = True) -> argparse.ArgumentParser:
+        description = f"{summary[0].upper()}{summary[1:]}."
+        made = verbs.add_parser(
+            name,
+            help=summary,
+            description=description,
+            parents=[where],
+            allow_abbrev=False,
+            add_help=help_flag,
+        )
+        made.set_defaults(act=act)
+        return made
+
+    verb(
+        "boot", _boot, "boot a kernel in the foreground, or with --detach in the background", help_flag=False
+    )
+    verb("shell", _shell, "open a shell on the running kernel (commands may be piped in)")
+    shown = verb("ps", _ps, "list the processes")
+    shown.add_argument("pid", type=int, nargs="?", help="everything known of this one")
+    live = verb("top", _top, "watch processes, device and memory live")
+    live.add_argument("--seconds", type=_seconds, default=1.0, help="seconds between two looks (default 1)")
+    live.add_argument("--once", action="store_true", help="print one look and return")
+    verb("models", _models, "list the models and their memory")
+    log = verb("dmesg", _dmesg, "print the kernel log")
+    log.add_argument("-f", "--follow", action="store_true", help="go on printing new lines until Ctrl-C")
+    trace = verb("strace", _strace, "print the system calls of a process, decoded, and what they cause")
+    trace.add_argument("pid", help="a pid, or `all`")
+    trace.add_argument("--count", type=_count, default=0, help="stop after this many events")
+    program = verb("run", _run, "run a Python program on the kernel; its exit status is the program's")
+    program.add_argument("file", help="the program")
+    program.add_argument("args", nargs=argparse.REMAINDER, help="its arguments")
+    verb("halt", _halt, "shut the running kernel down")
+    tour = verb("demo", _demo, "a guided tour that does each thing and shows it, on a kernel of its own")
+    tour.add_argument(
+        "--here", action="store_true", help="use the running kernel instead of a kernel of its own"
+    )
+    tour.add_argument("--fast", action="store_true", help="without pauses between the steps")
+    check = verb("doctor", _doctor, "what this machine and installation can and cannot do")
+    check.add_argument("--json", action="store_true", help="print it as JSON")
+    return parser
+
+
+def _seconds(word: str) -> float:
+    """An interval of `top`."""
+    from syscalls.limits import MAX_TIMEOUT
+    from userland.programs.top import SECONDS_MIN
+
+    seconds = float(word)
+    if not SECONDS_MIN <= seconds <= MAX_TIMEOUT:  # false for nan
+        raise argparse.ArgumentTypeError(
+            f"it wants at least {SECONDS_MIN:g} and at most {MAX_TIMEOUT:g} seconds, found {word}"
+        )
+    return seconds
+
+
+def _count(word: str) -> int:
+    """A number of events."""
+    count = int(word)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"it wants at least 1, found {word}")
+    return count
+
+
+def _where(args: argparse.Namespace) -> Path:
+    return runtime.locate(getattr(args, "runtime", None))
+
+
+def _kernel(args: argparse.Namespace) -> Client:
+    """Attach to the running kernel as a program named after the verb."""
+    from syscalls.blocking import connect
+
+    return connect(_where(args), name=args.verb)
+
+
+def _screen() -> Screen:
+    from userland.programs.screen import Screen
+
+    return Screen()
+
+
+# --- verbs ----------------------------------------------------------------------------------------------------------
+
+
+def _alone(args: argparse.Namespace) -> int:
+    if args.version:
+        from importlib.metadata import version
+
+        print(f"llmasos {version('llmasos')}")
+        return 0
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        args.here, args.fast = False, False
+        return _demo(args)
+    from userland.shell.main import boot_and_open
+
+    return boot_and_open(_where(args))
+
+
+def _boot(args: argparse.Namespace) -> int:
+    place = ["--runtime", str(_where(args))]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "kernel.boot", *place, *args.rest])
+
+
+def _shell(args: argparse.Namespace) -> int:
+    from userland.shell.main import open_shell
+
+    return open_shell(_where(args))
+
+
+def _ps(args: argparse.Namespace) -> int:
+    from syscalls.table import Getinfo
+    from userland.programs import ps
+
+    screen = _screen()
+    with _kernel(args) as kernel:
+        if args.pid is None:
+            screen.table(ps.table(ps.processes(kernel)))
+        else:
+            screen.pairs(ps.details(kernel(Getinfo(pid=_pid(args.pid)))))
+    return 0
+
+
+def _top(args: argparse.Namespace) -> int:
+    from userland.programs import top
+
+    with _kernel(args) as kernel:
+        top.run(_screen(), kernel, seconds=args.seconds, once=args.once)
+    return 0
+
+
+def _models(args: argparse.Namespace) -> int:
+    from syscalls.table import Models
+    from userland.programs.system import models
+
+    with _kernel(args) as kernel:
+        _screen().table(models(kernel(Models())))
+    return 0
+
+
+def _dmesg(args: argparse.Namespace) -> int:
+    from userland.programs import log
+
+    with _kernel(args) as kernel:
+        if args.follow:
+            log.follow(_screen(), kernel)
+        else:
+            log.show(_screen(), log.read(kernel))
+    return 0
+
+
+def _strace(args: argparse.Namespace) -> int:
+    from syscalls.table import Getinfo
+    from userland.programs import strace
+
+    if args.pid != "all" and not args.pid.isdigit():
+        raise SyscallError(Errno.EINVAL, f"strace wants a pid or `all`, found {args.pid!r}")
+    pid = 0 if args.pid == "all" else _pid(int(args.pid))
+    with _kernel(args) as kernel:
+        if pid:
+            kernel(Getinfo(pid=pid))  # ESRCH now rather than silence for ever
+        strace.follow(_screen(), kernel, pid, kernel.pid, count=args.count)
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    from userland.programs.program import run
+
+    return run(_where(args), args.file, args.args)
+
+
+def _halt(args: argparse.Namespace) -> int:
+    from userland.programs.power import halt
+
+    halt(_where(args))
+    _screen().line(f"the kernel of {_where(args)} has halted")
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from userland.demo.tour import main as demo
+
+    return demo(_where(args) if args.here else None, fast=args.fast)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from userland.doctor import main as doctor
+
+    return doctor(_where(args), as_json=args.json)
+
+
+def _pid(number: int) -> int:
+    if number < 1:
+        raise SyscallError(Errno.EINVAL, f"a pid is 1 or greater, found {number}")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Act: a priority change, seen in measured token rates.
+
+The device is told to run one process a step, so that there is something to share; two processes decode without end, and
+their own counters say who got how much. Rates are compared with each other in the same seconds, so the machine's speed
+does not matter.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from syscalls.errno import Errno, SyscallError
+from syscalls.table import Getinfo
+from userland.programs.figures import bar, rate
+from userland.programs.ps import Kernel
+from userland.programs.screen import Screen
+
+WINDOW_SECONDS = 120.0  # a window that has not got its tokens by then is not coming
+BAR = 40
+
+
+@dataclass(frozen=True)
+class Window:
+    """What processes decoded in a stretch of time: pid -> tokens, over `seconds`."""
+
+    tokens: dict[int, int]
+    seconds: float
+
+    def share(self, pid: int) -> float:
+        """The process's part of all tokens of the window, 0..1."""
+        return self.tokens[pid] / max(1, sum(self.tokens.values()))
+
+
+def measure(kernel: Kernel, pids: list[int], tokens: int) -> Window:
+    """Watch until the processes have decoded `tokens` together. Raises ETIME."""
+    first = {pid: kernel(Getinfo(pid=pid)).usage.decoded for pid in pids}
+    began = time.monotonic()
+    while True:
+        time.sleep(0.01)
+        grown = {pid: kernel(Getinfo(pid=pid)).usage.decoded - first[pid] for pid in pids}
+        seconds = time.monotonic() - began
+        if sum(grown.values()) >= tokens:
+            return Window(grown, seconds)
+        if seconds > WINDOW_SECONDS:
+            raise SyscallError(Errno.ETIME, f"{grown} tokens in {seconds:.0f} s; {tokens} were awaited")
+
+
+def draw(screen: Screen, window: Window, names: dict[int, str]) -> None:
+    """A bar for each process's share."""
+    for pid, tokens in window.tokens.items():
+        share = window.share(pid)
+        drawn = bar(share, BAR, smooth=screen.terminal)
+        screen.line(f"{names[pid]:>14} |{drawn}| {share:4.0%}  {rate(tokens, window.seconds)} tok/s")

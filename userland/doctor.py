@@ -1,0 +1,294 @@
+"""doctor: what this machine and this installation can and cannot do, and why, as a table or as JSON.
+
+Every finding is looked up here and now: packages from their metadata, the machine from the drivers' own hardware layer
+(run as a program: userland does not import drivers), the kernel by asking it. A finding is `ok`, `note` (works, but
+something is to be known) or `missing` (needed and not there: exit status 1).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from syscalls import blocking, runtime
+from syscalls.errno import SyscallError
+from syscalls.table import BootInfoCall, Models
+from syscalls.transport import MAX_SOCKET_PATH
+from userland.programs.figures import duration, size
+from userland.programs.screen import Column, Screen, Table
+
+OK, NOTE, MISSING = "ok", "note", "missing"
+PYTHON = (3, 11)
+HAL_SECONDS = 120.0
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+_STYLES = {OK: "", NOTE: "yellow", MISSING: "bold red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: where it belongs, what it is, how it stands, what was found, and what can be done."""
+
+    area: str
+    what: str
+    status: str
+    found: str
+    advice: str = ""
+
+
+def main(where: Path, *, as_json: bool) -> int:
+    """Look at everything and print it; 1 if something needed is missing."""
+    machine = _machine()
+    findings = [
+        *python(),
+        *packages(),
+        *machine_findings(machine),
+        *model(),
+        *directory(where),
+        *kernel(where),
+    ]
+    if as_json:
+        print(
+            json.dumps({"findings": [asdict(finding) for finding in findings], "machine": machine}, indent=2)
+        )
+    else:
+        _print(Screen(), findings)
+    return 1 if any(finding.status == MISSING for finding in findings) else 0
+
+
+def _print(screen: Screen, findings: list[Finding]) -> None:
+    table = Table(
+        (Column("AREA", style="bold"), Column("WHAT"), Column("STATUS"), Column("FOUND", elastic=True))
+    )
+    area = ""
+    for finding in findings:
+        table.add(
+            finding.area if finding.area != area else "", finding.what, finding.status, finding.found,
+            style=_STYLES[finding.status],
+        )  # fmt: skip
+        area = finding.area
+    screen.table(table)
+    advice = [finding for finding in findings if finding.advice]
+    if advice:
+        screen.line()
+    for finding in advice:
+        screen.line(f"{finding.what}: {finding.advice}", _STYLES[finding.status])
+    screen.line()
+    missing = [finding.what for finding in findings if finding.status == MISSING]
+    if missing:
+        screen.line(f"missing: {', '.join(missing)}", _STYLES[MISSING])
+    else:
+        screen.line("everything that is needed is here", "green")
+
+
+# --- the installation -----------------------------------------------------------------------------------------------
+
+
+def python() -> Iterator[Finding]:
+    """The interpreter."""
+    version = sys.version.split()[0]
+    if sys.version_info >= PYTHON:
+        yield Finding("python", "version", OK, f"{version} ({sys.executable})")
+    else:
+        wanted = ".".join(map(str, PYTHON))
+        yield Finding("python", "version", MISSING, version, f"LLMasOS needs Python {wanted} or newer")
+
+
+def packages() -> Iterator[Finding]:
+    """What the installed package says it requires, and whether that is there in a fitting version."""
+    try:
+        required = importlib.metadata.requires("llmasos") or []
+        yield Finding("packages", "llmasos", OK, importlib.metadata.version("llmasos"))
+    except importlib.metadata.PackageNotFoundError:
+        advice = "run `make run`, or `pip install -e .` in the checkout; without it the other packages cannot be checked"
+        yield Finding("packages", "llmasos", MISSING, "not installed as a package", advice)
+        return
+    from packaging.requirements import Requirement
+
+    for text in required:
+        wanted = Requirement(text)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(wanted.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("packages", wanted.name, MISSING, "not installed", f"pip install '{wanted}'")
+            continue
+        if wanted.specifier.contains(version, prereleases=True):
+            yield Finding("packages", wanted.name, OK, version)
+        else:
+            advice = f"pip install '{wanted}'"
+            yield Finding("packages", wanted.name, MISSING, f"{version}, wanted {wanted.specifier}", advice)
+
+
+def model() -> Iterator[Finding]:
+    """The embedded model, and the directories of models the environment names."""
+    spec = importlib.util.find_spec("models")
+    places = [Path(place) / "tiny" for place in spec.submodule_search_locations or ()] if spec else []
+    found = next((place for place in places if (place / "config.json").is_file()), None)
+    if found is None:
+        yield Finding("models", "tiny", MISSING, "not there", "make it: python -m models.tiny.train")
+    else:
+        lacking = [name for name in MODEL_FILES if not (found / name).is_file()]
+        weight = sum(file.stat().st_size for file in found.glob("*.safetensors"))
+        if lacking:
+            advice = "make it again: python -m models.tiny.train"
+            yield Finding("models", "tiny", MISSING, f"{found} lacks {', '.join(lacking)}", advice)
+        else:
+            yield Finding("models", "tiny", OK, f"{size(weight)} in {found}")
+    for place in filter(None, os.environ.get("LLMASOS_MODELS", "").split(":")):
+        if not Path(place).is_dir():
+            yield Finding(
+                "models", "LLMASOS_MODELS", NOTE, f"{place} is no directory", "name directories of models"
+            )
+            continue
+        names = sorted(child.name for child in Path(place).iterdir() if (child / "config.json").is_file())
+        yield Finding("models", "LLMASOS_MODELS", OK, f"{place}: {', '.join(names) or 'no models in it'}")
+
+
+# --- the machine ----------------------------------------------------------------------------------------------------
+
+
+def _machine() -> dict[str, Any]:
+    """What the hardware layer reports, or {"error": why it did not}."""
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-m", "drivers.hal", "--json"],
+            capture_output=True,
+            text=True,
+            timeout=HAL_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"the hardware layer has not answered within {HAL_SECONDS:.0f} s"}
+    if ran.returncode != 0:
+        lines = ran.stderr.strip().splitlines()
+        return {"error": lines[-1] if lines else f"the hardware layer ended with status {ran.returncode}"}
+    report: dict[str, Any] = json.loads(ran.stdout)
+    return report
+
+
+def machine_findings(machine: dict[str, Any]) -> Iterator[Finding]:
+    """What the hardware layer reports, and what follows from it: which dtypes run how. Its keys are those of
+    `python -m drivers.hal --json`."""
+    if "error" in machine:
+        advice = "run `python -m drivers.hal` to see the whole error"
+        yield Finding("machine", "hardware", MISSING, machine["error"], advice)
+        return
+    cpu, memory, torch = machine["cpu"], machine["memory"], machine["torch"]
+    yield Finding("machine", "system", OK, f"{machine['system']} on {cpu['architecture']}")
+    yield Finding("machine", "cpu", OK, f"{cpu['model']}: {cpu['cores']} cores, {cpu['threads']} threads")
+    yield Finding("machine", "instructions", OK, " ".join(cpu["isa"]) or "none that matter here")
+    caches = ", ".join(f"{name} {size(count)}" for name, count in cpu["caches"].items())
+    yield Finding("machine", "caches", OK, caches or "unknown")
+    yield Finding("machine", "memory", OK, f"{size(memory['available'])} of {size(memory['total'])} free")
+    if torch["error"]:
+        yield Finding(
+            "machine", "torch", MISSING, torch["error"], "install it: pip install 'torch>=2.9,<2.14'"
+        )
+    else:
+        built = f"CUDA {torch['cuda']}" if torch["cuda"] else "CPU only"
+        found = f"{torch['version']} ({built}), {torch['cpu_capability']}, {torch['threads']} threads"
+        yield Finding("machine", "torch", OK, found)
+    for gpu in machine["gpus"]:
+        found = f"{gpu['name']}, {size(gpu['memory'])}, capability {gpu['capability']}"
+        yield Finding("machine", f"gpu {gpu['index']}", OK, found)
+    if not machine["gpus"]:
+        why = "torch sees none" if torch["cuda"] else "this torch is built without CUDA"
+        yield Finding("machine", "gpu", NOTE, f"{why}; the cpu driver computes")
+    yield from dtypes(cpu)
+
+
+def dtypes(cpu: dict[str, Any]) -> Iterator[Finding]:
+    """Which number formats the CPU driver offers, and why."""
+    yield Finding("dtypes", "fp32", OK, "always" if cpu["bf16"] else "always; the default here")
+    if cpu["bf16"]:
+        yield Finding("dtypes", "bf16", OK, "the default here: the CPU multiplies it in hardware")
+    else:
+        yield Finding("dtypes", "bf16", NOTE, "works, emulated: slower than fp32 here, in half the memory")
+    if cpu["int8"]:
+        yield Finding("dtypes", "int8", OK, "the CPU has exact int8 products (VNNI or AMX)")
+    else:
+        yield Finding("dtypes", "int8", NOTE, "refused: without VNNI or AMX int8 products saturate")
+
+
+# --- the kernel -----------------------------------------------------------------------------------------------------
+
+
+def directory(where: Path) -> Iterator[Finding]:
+    """The runtime directory."""
+    path = str(where.absolute() / runtime.DRIVERS)
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        advice = f"a socket's path may have {MAX_SOCKET_PATH} bytes: choose a shorter one (--runtime or LLMASOS_RUNTIME)"
+        yield Finding("kernel", "runtime directory", MISSING, str(where), advice)
+    elif not where.exists():
+        yield Finding("kernel", "runtime directory", OK, f"{where} (made at boot)")
+    else:
+        status = where.stat()
+        if status.st_uid != os.getuid():
+            advice = "choose one of your own with --runtime or LLMASOS_RUNTIME"
+            yield Finding(
+                "kernel", "runtime directory", MISSING, f"{where} belongs to user {status.st_uid}", advice
+            )
+        elif status.st_mode & 0o077:
+            advice = f"others may look inside; chmod 700 {where}"
+            yield Finding(
+                "kernel", "runtime directory", NOTE, f"{where} has mode {status.st_mode & 0o777:o}", advice
+            )
+        else:
+            yield Finding("kernel", "runtime directory", OK, str(where))
+
+
+def kernel(where: Path) -> Iterator[Finding]:
+    """The kernel of this runtime directory, its devices and models in memory, and other kernels of this user."""
+    if runtime.holder(where) is None:
+        yield Finding(
+            "kernel", "running here", NOTE, f"no kernel runs in {where}", "`llmasos boot` boots one"
+        )
+    else:
+        yield from _running(where)
+    for pid, place in other_kernels(where):
+        yield Finding("kernel", "running elsewhere", OK, f"process {pid}, in {place}")
+
+
+def _running(where: Path) -> Iterator[Finding]:
+    try:
+        with blocking.connect(where, name="doctor", timeout=5.0) as connection:
+            boot, models = connection(BootInfoCall()), connection(Models())
+    except SyscallError as error:
+        yield Finding("kernel", "running here", MISSING, str(error), "end that process and boot again")
+        return
+    found = f"process {boot.os_pid}, up {duration(boot.uptime)}, version {boot.version}"
+    yield Finding("kernel", "running here", OK, found)
+    for device in boot.devices:
+        what = f"device {device.name}"
+        if device.state == "down":
+            yield Finding("kernel", what, MISSING, device.error, "see `llmasos dmesg`")
+            continue
+        can = "; ".join([", ".join(device.dtypes), ", ".join(device.features)])
+        found = f"{device.kind}, {device.state}: {device.description}; {can}"
+        yield Finding("kernel", what, OK if device.state == "up" else NOTE, found)
+    for info in models:
+        if info.state == "resident":
+            found = f"{info.architecture}, {info.dtype} on {info.device}, {size(info.weight_bytes)}"
+            yield Finding("kernel", f"model {info.name}", OK, f"{found}, {info.frames} KV pages")
+
+
+def other_kernels(where: Path) -> Iterator[tuple[int, str]]:
+    """Kernels of this user in other runtime directories: their process ids and directories."""
+    import psutil
+
+    for process in psutil.process_iter(["cmdline", "uids"]):
+        words, uids = process.info["cmdline"] or [], process.info["uids"]
+        if "kernel.boot" not in words or uids is None or uids.real != os.getuid():
+            continue
+        place = words[words.index("--runtime") + 1] if "--runtime" in words[:-1] else str(runtime.default())
+        if Path(place).absolute() != where.absolute():
+            yield process.pid, place

@@ -1,0 +1,69 @@
+"""Streamed text on a terminal, broken between words instead of in them.
+
+Pieces come as the model makes them, often less than a word; a word is printed when it is known to be whole, so a line can
+end before it. Where the output is no terminal everything passes through as it is.
+"""
+
+from __future__ import annotations
+
+import re
+
+from userland.programs.screen import Screen, printable
+
+_WORDS = re.compile(r"\n|[^\S\n]+|\S+")
+
+
+class Flow:
+    """Prints pieces of text after `column` characters that stand in the line already."""
+
+    def __init__(self, screen: Screen, column: int = 0) -> None:
+        self._screen = screen
+        self._column = column
+        self._held = ""
+        self.ended_line = False  # whether the last thing printed was the end of a line
+
+    def push(self, piece: str) -> None:
+        """Print what is certain of the text so far."""
+        if not self._screen.terminal:
+            self._write(piece)
+            return
+        words = _WORDS.findall(self._held + printable(piece))
+        self._held = words.pop() if words and not words[-1].isspace() else ""
+        for word in words:
+            self._word(word)
+
+    def flush(self) -> None:
+        """Print what was held back: the text has ended."""
+        if self._held:
+            self._word(self._held)
+            self._held = ""
+
+    def head(self, text: str, style: str) -> None:
+        """Print what stands before the text in its line: who speaks."""
+        self._screen.write(text, style)
+        self._column += len(text)
+
+    def aside(self, text: str) -> None:
+        """Print a dim line that is not part of the text; the text goes on in a line of its own."""
+        self._screen.line(("\n" if self._column else "") + text, "dim")
+        self._column = 0
+        self.ended_line = True
+
+    def _word(self, word: str) -> None:
+        if word == "\n":
+            self._column = 0
+        elif self._column + len(word) >= self._screen.width and self._column:
+            if word.isspace():
+                word = ""  # the line ends here, if another word comes
+                self._column = self._screen.width
+            else:
+                self._write("\n")
+                self._column = len(word)
+        else:
+            self._column += len(word)
+        self._write(word)
+
+    def _write(self, text: str) -> None:
+        if text:
+            self._screen.write(text)
+            self.ended_line = text.endswith("\n")

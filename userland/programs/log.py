@@ -1,0 +1,42 @@
+"""dmesg: the kernel log, each line with its time since boot, as Linux prints its ring buffer."""
+
+from __future__ import annotations
+
+import time
+
+from syscalls import limits
+from syscalls.records import LogLine
+from syscalls.table import Dmesg
+from userland.programs.ps import Kernel
+from userland.programs.screen import Screen
+
+POLL_SECONDS = 0.2
+_STYLES = {"warning": "yellow", "error": "bold red"}
+
+
+def show(screen: Screen, lines: list[LogLine]) -> None:
+    """Print lines of the log."""
+    for line in lines:
+        screen.write(f"[{line.at:12.6f}] ", "dim")
+        screen.line(line.text, _STYLES.get(line.level, ""))
+
+
+def read(kernel: Kernel, after: int = -1) -> list[LogLine]:
+    """Every line the kernel still has after sequence number `after`."""
+    lines: list[LogLine] = []
+    while True:
+        page = kernel(Dmesg(after=after))
+        lines += page
+        if len(page) < limits.MAX_LIST:
+            return lines
+        after = page[-1].seq
+
+
+def follow(screen: Screen, kernel: Kernel) -> None:
+    """Print the log and then each new line as it comes; ends by KeyboardInterrupt or an error."""
+    after = -1
+    while True:
+        lines = read(kernel, after)
+        show(screen, lines)
+        after = lines[-1].seq if lines else after
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,30 @@
+"""halt: end a kernel in good order and wait until it has gone."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from syscalls import blocking, runtime
+from syscalls.errno import Errno, SyscallError
+from syscalls.table import Shutdown
+
+HALT_SECONDS = 30.0
+
+
+def halt(where: Path) -> None:
+    """Shut the kernel of a runtime directory down. Raises ECONNREFUSED if none runs, ETIME if it does not end."""
+    with blocking.connect(where, name="halt") as kernel:
+        try:
+            kernel(Shutdown())
+        except SyscallError as error:
+            if error.errno is not Errno.EPIPE:  # it went before the answer had left
+                raise
+    deadline = time.monotonic() + HALT_SECONDS
+    while (holder := runtime.holder(where)) is not None:
+        if time.monotonic() > deadline:
+            raise SyscallError(
+                Errno.ETIME,
+                f"the kernel of {where} (process {holder}) has not ended after {HALT_SECONDS:.0f} s",
+            )
+        time.sleep(0.02)

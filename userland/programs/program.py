@@ -1,0 +1,37 @@
+"""run: start a userland program, a Python file, in an operating system process of its own.
+
+It finds the kernel by LLMASOS_RUNTIME, as any program does; there is nothing special about being started from here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from syscalls import runtime
+from syscalls.errno import Errno, SyscallError
+
+
+def run(where: Path, file: str, arguments: Sequence[str]) -> int:
+    """Run `file` against the kernel of runtime directory `where`; returns its exit status (128 + signal if killed).
+
+    Raises ENOENT where there is no such file, ECONNREFUSED where no kernel runs.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise SyscallError(Errno.ENOENT, f"there is no program {file!r} here ({Path.cwd()})")
+    if not runtime.listening(where):
+        raise SyscallError(Errno.ECONNREFUSED, f"no kernel runs in {where}")
+    environment = {**os.environ, "LLMASOS_RUNTIME": str(where.absolute())}
+    with subprocess.Popen([sys.executable, str(path), *arguments], env=environment) as child:
+        # Ctrl-C goes to the whole foreground group: it is the program's to handle, and ours to wait it out.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            status = child.wait()
+        finally:
+            signal.signal(signal.SIGINT, before)
+    return status if status >= 0 else 128 - status

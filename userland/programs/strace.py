@@ -1,0 +1,107 @@
+"""strace: what happens in the kernel, decoded: system calls with their arguments, and the events they cause.
+
+Linux's strace stops a process at each call; here the kernel writes one typed event stream (trace.py) and this program
+reads it, so nobody is slowed down but by the recording itself. Calls are printed as Python would write them; the other
+events (`sched.step`, `mem.preempt`, ...) with device and amount.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import TraceEvent
+from syscalls.table import Trace
+from userland.programs.ps import Kernel
+from userland.programs.screen import Screen
+
+POLL_SECONDS = 0.5
+_STYLES = {
+    "call": "cyan",
+    "ret": "dim",
+    "proc": "green",
+    "mem": "magenta",
+    "sched": "dim",
+    "driver": "yellow",
+}
+
+
+def events(kernel: Kernel, start: int = -1) -> Iterator[TraceEvent | int]:
+    """Trace events without end; an int is the number of events that were lost before the next one."""
+    while True:
+        try:
+            result = kernel(Trace(start=start, timeout=POLL_SECONDS))
+        except SyscallError as error:
+            if error.errno is not Errno.ETIME:
+                raise
+            continue
+        if result.lost:
+            yield result.lost
+        yield from result.events
+        start = result.next
+
+
+def concerns(event: TraceEvent, pid: int, mine: int) -> bool:
+    """Whether an event belongs to process `pid` (0: all), leaving out the reading (`mine`) of the trace itself."""
+    if event.pid == mine and event.what.rpartition(".")[2] == "trace":
+        return False
+    return pid == 0 or event.pid == pid or _argument(event) == pid or _in_step(event, pid)
+
+
+def _argument(event: TraceEvent) -> int:
+    """The pid a call is about: `feed(pid=5, ...)` concerns 5, whoever calls."""
+    _, found, rest = event.detail.partition("(pid=")
+    digits = rest.partition(",")[0].rstrip(")")
+    return int(digits) if found and digits.isdigit() else 0
+
+
+def _in_step(event: TraceEvent, pid: int) -> bool:
+    """Whether a step (`5+1,6+1`: process 5 with one token, process 6 with one) computes process `pid`."""
+    return event.what == "sched.step" and f",{pid}+" in f",{event.detail}"
+
+
+def describe(event: TraceEvent) -> str:
+    """An event without its time: `fork(pid=3, count=2)`, `sched.step cpu0 16`, ..."""
+    family, _, name = event.what.partition(".")
+    if family == "call":
+        return event.detail
+    if family == "ret":
+        return f"{name} = {event.detail}"
+    parts = [event.what]
+    if event.device:
+        parts.append(event.device)
+    if event.amount:
+        parts.append(str(event.amount))
+    if event.detail:
+        parts.append(event.detail)
+    return " ".join(parts)
+
+
+def show(screen: Screen, event: TraceEvent | int) -> None:
+    """Print an event."""
+    if isinstance(event, int):
+        screen.line(f"... {event} events lost ...", "yellow")
+        return
+    screen.write(f"{event.at:12.6f} ", "dim")
+    screen.write(f"{event.pid or '-':>6}  ", "bold")
+    screen.line(describe(event), _STYLES.get(event.what.partition(".")[0], ""))
+
+
+def follow(
+    screen: Screen,
+    kernel: Kernel,
+    pid: int,
+    mine: int,
+    done: Callable[[], bool] = lambda: False,
+    count: int = 0,
+) -> None:
+    """Print events of process `pid` (0: all) until `done()`, Ctrl-C, or `count` of them (0: no end)."""
+    shown = 0
+    for event in events(kernel):
+        if done():
+            return
+        if isinstance(event, int) or concerns(event, pid, mine):
+            show(screen, event)
+            shown += 1
+            if count and shown >= count:
+                return

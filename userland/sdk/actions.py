@@ -1,0 +1,319 @@
+"""What can be done with a process, as scripts: generate, stream, say, grow, end. Both faces run these.
+
+Positions and lengths are tokens of the process's log. Everything about characters happens here and in text.py; the kernel
+sees ids.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import Finish, ModelInfo, Pid, ReadResult, Sampler, Signal
+from syscalls.table import (
+    Decode,
+    Feed,
+    Getinfo,
+    Kill,
+    Models,
+    Pagein,
+    Read,
+    Truncate,
+    Wait,
+)
+from userland.sdk.chat import ChatFormat, Message
+from userland.sdk.script import Piece, Script, Stream, ask
+from userland.sdk.text import (
+    BEFORE,
+    Detokenizer,
+    StopStrings,
+    Tokenizer,
+    begins_apart,
+    checked,
+    decode,
+    decode_after,
+    encode_after,
+    load_tokenizer,
+)
+
+MAX_TOKENS = 256  # of an answer, where nothing else is said
+
+
+@dataclass(slots=True, frozen=True)
+class Language:
+    """A model's words: its tokenizer, what ends a text, and (where it has one) its chat format."""
+
+    model: ModelInfo
+    tokenizer: Tokenizer
+    chat: ChatFormat | None
+    why_no_chat: str
+
+    @property
+    def stop_ids(self) -> list[int]:
+        chat = self.chat.stop_ids() if self.chat else []
+        return sorted({*self.model.eos_ids, *chat})
+
+    def encode(self, text: str, *, begin: bool = False) -> list[int]:
+        """Ids of a text; `begin` adds what the tokenizer puts before a text (a BOS token, say). Raises E2BIG, EINVAL for
+        what no tokenizer should be given (see `text.checked`)."""
+        checked(text, self.model.context)
+        if text and not begin and begins_apart(self.tokenizer):
+            return encode_after(self.tokenizer, text)
+        return list(self.tokenizer.encode(text, add_special_tokens=begin))
+
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        return decode(self.tokenizer, ids, special=special)
+
+    def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """Text of ids as they stand behind others."""
+        return decode_after(self.decode, before, ids)
+
+    def must_chat(self) -> ChatFormat:
+        if self.chat is None:
+            raise SyscallError(Errno.ENOTSUP, self.why_no_chat)
+        return self.chat
+
+
+def language_of(info: ModelInfo) -> Language:
+    """Load a model's tokenizer. Raises ENOENT or EIO if there is none."""
+    chat = _chat_of(info.path, info.name, info.context)
+    known, why = (None, chat.reason) if isinstance(chat, SyscallError) else (chat, "")
+    return Language(info, load_tokenizer(info.path), known, why)
+
+
+@functools.lru_cache(maxsize=16)
+def _chat_of(path: str, name: str, window: int) -> ChatFormat | SyscallError:
+    """A model's chat format, or why it has none."""
+    tokenizer = load_tokenizer(path)
+    try:
+        return ChatFormat(tokenizer, name, window)
+    except SyscallError as error:
+        if error.errno is not Errno.ENOTSUP:
+            raise
+        return error
+
+
+def model_of(name: str, dtype: str = "", device: str = "") -> Script[ModelInfo]:
+    """A model, brought into memory if it is not there."""
+    return ask(Pagein(name, device, dtype))
+
+
+def model_in_memory(name: str) -> Script[ModelInfo]:
+    """The row of a model that some process runs. ENOENT if none is of that name."""
+    rows = yield from ask(Models())
+    for row in rows:
+        if row.name == name and row.state == "resident":
+            return row
+    raise SyscallError(Errno.ENOENT, f"no model {name!r} is in memory; `models` lists them")
+
+
+def log_of(pid: int, position: int = 0) -> Script[list[int]]:
+    """The token log from a position to its present end, without waiting for more."""
+    info = yield from ask(Getinfo(pid))
+    if position >= info.length:
+        return []
+    result = yield from ask(Read(pid, position))
+    return list(result.tokens)
+
+
+def before(language: Language, pid: int, position: int) -> Script[list[int]]:
+    """The ids before a position that its text depends on; none for tokenizers where it does not."""
+    if position == 0 or not begins_apart(language.tokenizer):
+        return []
+    start = max(0, position - BEFORE)
+    result = yield from ask(Read(pid, start, limit=position - start))
+    return list(result.tokens)
+
+
+def settle(pid: int, position: int) -> Script[ReadResult]:
+    """Wait until the process has ended its decode; what it appended from `position` on."""
+    tokens: list[int] = []
+    while True:
+        result: ReadResult = yield from ask(Read(pid, position + len(tokens)))
+        tokens.extend(result.tokens)
+        if not result.decoding:
+            return ReadResult(position, tokens, False, result.finish, result.state, result.length)
+
+
+def follow(language: Language, pid: int, position: int, stops: Sequence[str] = ()) -> Stream[Finish]:
+    """The text of a decode under way, piece by piece, from a position of the log.
+
+    At a stop string the decode is interrupted and the log cut to the text before it.
+    """
+    lead = yield from before(language, pid, position)
+    detokenizer, watch = Detokenizer(language.decode, lead), StopStrings(stops)
+    ids: list[int] = []
+    while True:
+        result: ReadResult = yield from ask(Read(pid, position + len(ids)))
+        ids.extend(result.tokens)
+        text = watch.push(detokenizer.push(result.tokens))
+        last = not result.decoding and position + len(ids) >= result.length
+        if last and not watch.stopped:
+            text += watch.push(detokenizer.flush())
+            text += watch.flush()
+        if text:
+            yield Piece(text)
+        if watch.stopped:
+            yield from _cut(language, pid, position, lead, watch.given)
+            return Finish.STOP
+        if last:
+            return result.finish
+
+
+def _cut(language: Language, pid: int, position: int, lead: Sequence[int], characters: int) -> Script[None]:
+    """Interrupt, and cut the log so that from `position` on it says just the first `characters`."""
+    yield from ask(Kill(pid, Signal.INT))
+    settled = yield from settle(pid, position)
+    ids = settled.tokens
+    text = language.decode_after(lead, ids)[:characters]
+    keep = len(ids)
+    while keep and not text.startswith(language.decode_after(lead, ids[:keep])):
+        keep -= 1
+    yield from ask(Truncate(pid, position + keep))
+    rest = text[len(language.decode_after(lead, ids[:keep])) :]
+    if rest:  # the stop string began inside a token
+        yield from ask(Feed(pid, language.encode(rest)))
+
+
+def stream(
+    language: Language,
+    pid: int,
+    max_tokens: int,
+    stops: Sequence[str] = (),
+    sampler: Sampler | None = None,
+    deadline: float | None = None,
+) -> Stream[Finish]:
+    """Let the process go on, giving the text as it comes."""
+    started = yield from ask(
+        Decode(pid, max_tokens, language.stop_ids, sampler=sampler, deadline=deadline, wait=False)
+    )
+    return (yield from follow(language, pid, started.position, stops))
+
+
+def generate(
+    language: Language,
+    pid: int,
+    max_tokens: int,
+    stops: Sequence[str] = (),
+    sampler: Sampler | None = None,
+    deadline: float | None = None,
+) -> Script[str]:
+    """Let the process go on; the whole text at the end."""
+    if stops:
+        try:
+            return (yield from _joined(stream(language, pid, max_tokens, stops, sampler, deadline)))
+        except (SyscallError, GeneratorExit):
+            raise
+        except BaseException:  # Ctrl-C, cancellation: nobody waits for the rest
+            yield from ask(Kill(pid, Signal.INT))
+            raise
+    result = yield from ask(Decode(pid, max_tokens, language.stop_ids, sampler=sampler, deadline=deadline))
+    lead = yield from before(language, pid, result.position)
+    return language.decode_after(lead, result.tokens)
+
+
+def _joined(pieces: Stream[Finish]) -> Script[str]:
+    """A stream as a script: its pieces together."""
+    text: list[str] = []
+    try:
+        request = next(pieces)
+        while True:
+            if isinstance(request, Piece):
+                text.append(request.text)
+                request = next(pieces)
+                continue
+            try:
+                result = yield request
+            except SyscallError as error:
+                request = pieces.throw(error)
+            else:
+                request = pieces.send(result)
+    except StopIteration:
+        return "".join(text)
+
+
+def ask_next(language: Language, pid: int, text: str, system: str = "") -> Script[int]:
+    """Feed a user's text as the next turn of the conversation; returns the length of the log."""
+    chat = language.must_chat()
+    info = yield from ask(Getinfo(pid))
+    if info.length == 0:
+        ids = chat.first(conversation(text, system))
+    else:
+        end = yield from log_of(pid, max(0, info.length - chat.close_length))
+        opened = chat.opening(system) if system else []
+        only_opened = bool(opened) and info.length == len(opened)
+        ids = chat.after_opening(system, text) if only_opened else chat.next(text, end)
+    return (yield from ask(Feed(pid, ids)))
+
+
+def conversation(text: str, system: str = "") -> list[Message]:
+    """The messages of a first question."""
+    head: list[Message] = [{"role": "system", "content": system}] if system else []
+    return [*head, {"role": "user", "content": text}]
+
+
+def say(
+    language: Language,
+    pid: int,
+    text: str,
+    max_tokens: int,
+    stops: Sequence[str] = (),
+    sampler: Sampler | None = None,
+    system: str = "",
+    deadline: float | None = None,
+) -> Stream[Finish]:
+    """Say something to the process and stream its answer. If it may not answer, its context is as it was."""
+    turn = ask_next(language, pid, text, system)
+    position = yield from begin_answer(language, pid, turn, max_tokens, sampler, deadline)
+    return (yield from follow(language, pid, position, stops))
+
+
+def begin_answer(
+    language: Language,
+    pid: int,
+    turn: Script[int],
+    max_tokens: int,
+    sampler: Sampler | None = None,
+    deadline: float | None = None,
+) -> Script[int]:
+    """Feed what `turn` feeds and let the process go on; returns the position where its answer begins.
+
+    If the decode is refused (EDQUOT, E2BIG, ...) what was fed is taken back, unless others have changed the log since.
+    """
+    before_turn = yield from ask(Getinfo(pid))
+    length = yield from turn
+    decode = Decode(pid, max_tokens, language.stop_ids, sampler=sampler, deadline=deadline, wait=False)
+    try:
+        started = yield from ask(decode)
+    except SyscallError:
+        yield from _take_back(pid, length, before_turn.length)
+        raise
+    return started.position
+
+
+def _take_back(pid: int, length: int, to: int) -> Script[None]:
+    """Cut a log of `length` tokens down `to` fewer; one of another length is left alone."""
+    try:
+        info = yield from ask(Getinfo(pid))
+        if info.length == length and not info.decoding:
+            yield from ask(Truncate(pid, to))
+    except SyscallError as error:
+        if error.errno not in (Errno.ESRCH, Errno.EBUSY, Errno.EPIPE):  # gone, or another's turn now
+            raise
+
+
+def end(pids: Sequence[Pid], signal: Signal = Signal.KILL) -> Script[None]:
+    """End processes of this program and reap them; those that have gone already are passed over."""
+    for pid in pids:
+        try:
+            yield from ask(Kill(pid, signal))
+        except SyscallError as error:
+            if error.errno is not Errno.ESRCH:
+                raise
+        try:
+            yield from ask(Wait(pid))
+        except SyscallError as error:
+            if error.errno is not Errno.ECHILD:  # another's, detached, or reaped already
+                raise

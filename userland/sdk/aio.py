@@ -1,0 +1,245 @@
+"""The asynchronous face of the SDK, for trio programs: the names and meanings of `system`, awaited.
+
+    async with aio.System.connect(boot=True) as system:
+        agent = await system.spawn(system="You are a poet.")
+        async for piece in agent.say("A line about rain, please."):
+            print(piece, end="")
+
+Many processes are talked to at once by talking to each in a task of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from types import TracebackType
+from typing import Self, Unpack
+
+import trio
+
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import (
+    ExitInfo,
+    Limits,
+    ModelInfo,
+    ProcessInfo,
+    Sampler,
+    SchedClass,
+    SchedInfo,
+    Signal,
+    Stats,
+)
+from syscalls.table import (
+    Evict,
+    Feed,
+    Fork,
+    Getinfo,
+    Kill,
+    Models,
+    Pagein,
+    Ps,
+    Sched,
+    Setlimits,
+    Setsched,
+    StatsCall,
+    Truncate,
+    Wait,
+)
+from userland.sdk import actions, options, script
+from userland.sdk.actions import MAX_TOKENS, Language, language_of
+from userland.sdk.connection import AsyncConnection
+from userland.sdk.options import Options, SpawnOptions
+
+
+class System(AsyncConnection):
+    """A connection to a kernel: `async with System.connect() as system`."""
+
+    # --- processes ---
+
+    async def spawn(
+        self, model: str = "", prompt: options.Prompt | None = None, **more: Unpack[SpawnOptions]
+    ) -> Process:
+        """Start a process on a model (default: the system's). See `Options` for what it takes."""
+        chosen = Options(model=model or self.kernel.boot.default_model, prompt=prompt, **more)
+        pid, info = await self.run(options.spawn(chosen))
+        return Process(self, pid, info, chosen.system)
+
+    async def process(self, pid: int) -> Process:
+        """A handle on an LLM process that exists, whoever spawned it. Raises ESRCH, EINVAL."""
+        info = await self(Getinfo(pid))
+        if not info.model:
+            raise SyscallError(
+                Errno.EINVAL, f"process {pid} ({info.name}) is a {info.kind.value}, not an LLM process"
+            )
+        return Process(self, pid, await self.run(actions.model_in_memory(info.model)))
+
+    async def ps(self) -> list[ProcessInfo]:
+        """The whole process table."""
+        rows: list[ProcessInfo] = []
+        while page := await self(Ps(after=rows[-1].pid if rows else 0)):
+            rows.extend(page)
+        return rows
+
+    async def models(self) -> list[ModelInfo]:
+        return await self(Models())
+
+    async def load(self, model: str, dtype: str = "", device: str = "") -> ModelInfo:
+        """Bring a model into memory."""
+        path = await self.run(options.located(model))
+        return await self(Pagein(path, device, dtype))
+
+    async def evict(self, model: str, dtype: str = "", device: str = "") -> None:
+        path = await self.run(options.located(model))
+        await self(Evict(path, device, dtype))
+
+    async def sched(
+        self, policy: str = "", *, max_runs: int = 0, step_tokens: int = 0, device: str = ""
+    ) -> SchedInfo:
+        """Change, or only report, how a device is scheduled."""
+        return await self(Sched(device, policy, max_runs, step_tokens))
+
+    async def stats(self) -> Stats:
+        return await self(StatsCall())
+
+    async def wait(self, pid: int = 0, timeout: float | None = None) -> ExitInfo:
+        """Wait for a child (0: any) to end, and reap it."""
+        return await self(Wait(pid, timeout))
+
+    def language(self, model: ModelInfo) -> Language:
+        """A model's tokenizer and chat format."""
+        return language_of(model)
+
+
+class Process:
+    """A handle on an LLM process: text in, text out. In a `with`, the process is ended at its end."""
+
+    def __init__(self, system: System, pid: int, model: ModelInfo, instructions: str = "") -> None:
+        self.system = system
+        self.pid = pid
+        self.model = model
+        self._instructions = instructions
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with trio.CancelScope(shield=True):
+            await self.end()
+
+    def __repr__(self) -> str:
+        return f"<Process {self.pid} on {self.model.name}>"
+
+    @property
+    def language(self) -> Language:
+        return self.system.language(self.model)
+
+    # --- text ---
+
+    def say(
+        self,
+        text: str,
+        max_tokens: int = MAX_TOKENS,
+        *,
+        stop: Sequence[str] = (),
+        deadline: float | None = None,
+    ) -> AsyncGenerator[str, None]:
+        """Say something and stream the answer. Leaving the loop early interrupts it."""
+        turn = actions.say(
+            self.language, self.pid, text, max_tokens, stop, None, self._instructions, deadline
+        )
+        return script.stream_async(self.system.kernel, turn, self.pid)
+
+    async def ask(self, text: str, max_tokens: int = MAX_TOKENS, *, stop: Sequence[str] = ()) -> str:
+        """Say something and return the whole answer."""
+        return "".join([piece async for piece in self.say(text, max_tokens, stop=stop)])
+
+    async def feed(self, text: str) -> int:
+        """Append plain text to the context; returns its length in tokens."""
+        return await self.system.run(options.feed_text(self.language, self.pid, text))
+
+    async def feed_ids(self, ids: Sequence[int]) -> int:
+        return await self.system(Feed(self.pid, list(ids)))
+
+    async def generate(
+        self,
+        max_tokens: int = MAX_TOKENS,
+        *,
+        stop: Sequence[str] = (),
+        sampler: Sampler | None = None,
+        deadline: float | None = None,
+    ) -> str:
+        """Let it go on; returns the text. A stop string ends the text before it, and the log with it."""
+        return await self.system.run(
+            actions.generate(self.language, self.pid, max_tokens, stop, sampler, deadline)
+        )
+
+    def stream(
+        self,
+        max_tokens: int = MAX_TOKENS,
+        *,
+        stop: Sequence[str] = (),
+        sampler: Sampler | None = None,
+        deadline: float | None = None,
+    ) -> AsyncGenerator[str, None]:
+        """Let it go on, giving the text as it comes. Leaving the loop early interrupts it."""
+        going = actions.stream(self.language, self.pid, max_tokens, stop, sampler, deadline)
+        return script.stream_async(self.system.kernel, going, self.pid)
+
+    def follow(self, position: int = 0) -> AsyncGenerator[str, None]:
+        """The text from a position of the log to the end of the decode under way; leaving early interrupts it."""
+        return script.stream_async(
+            self.system.kernel, actions.follow(self.language, self.pid, position), self.pid
+        )
+
+    async def tokens(self) -> list[int]:
+        """Its token log."""
+        return await self.system.run(actions.log_of(self.pid))
+
+    async def text(self) -> str:
+        """Its token log as text, special tokens left out."""
+        return self.language.decode(await self.tokens())
+
+    async def truncate(self, length: int) -> int:
+        """Cut the log down to `length` tokens."""
+        return await self.system(Truncate(self.pid, length))
+
+    # --- process ---
+
+    async def info(self) -> ProcessInfo:
+        return await self.system(Getinfo(self.pid))
+
+    async def fork(self, count: int = 1, *, same_seed: bool = False, detached: bool = False) -> list[Process]:
+        """Copies of it; pages are shared until one of them writes."""
+        pids = await self.system(Fork(self.pid, count, same_seed, detached))
+        return [Process(self.system, pid, self.model, self._instructions) for pid in pids]
+
+    async def signal(self, signal: Signal) -> None:
+        await self.system(Kill(self.pid, signal))
+
+    async def stop(self) -> None:
+        await self.signal(Signal.STOP)
+
+    async def cont(self) -> None:
+        await self.signal(Signal.CONT)
+
+    async def interrupt(self) -> None:
+        await self.signal(Signal.INT)
+
+    async def kill(self) -> None:
+        await self.signal(Signal.KILL)
+
+    async def nice(self, value: int, sched_class: SchedClass | None = None) -> None:
+        await self.system(Setsched(self.pid, value, sched_class))
+
+    async def limits(self, limits: Limits | None = None) -> Limits:
+        """Replace its limits and return the old ones; None only reports."""
+        return await self.system(Setlimits(self.pid, limits))
+
+    async def wait(self, timeout: float | None = None) -> ExitInfo:
+        """Wait until it has ended, and reap it."""
+        return await self.system.wait(self.pid, timeout)
+
+    async def end(self) -> None:
+        """Kill and reap it; harmless if it has gone already."""
+        await self.system.run(actions.end([self.pid]))

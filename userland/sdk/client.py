@@ -1,0 +1,97 @@
+"""Client, Image, Instance: load an image, create an instance of it, predict."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import overload
+
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import ModelInfo
+from userland.sdk.actions import MAX_TOKENS
+from userland.sdk.system import Process, System
+
+
+class Image:
+    """A model in memory."""
+
+    def __init__(self, info: ModelInfo) -> None:
+        self.info = info
+
+    def __repr__(self) -> str:
+        return f"<Image {self.info.name} ({self.info.dtype} on {self.info.device})>"
+
+
+class Instance:
+    """A process that runs an image. A model with a chat template remembers what was said; others continue text."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    def predict(self, text: str, max_tokens: int = MAX_TOKENS) -> str:
+        """The model's answer to a text (chat models, as the next turn), or its continuation of it."""
+        if self.process.language.chat is not None:
+            return self.process.ask(text, max_tokens)
+        self.process.feed(text)
+        return self.process.generate(max_tokens)
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.end()
+
+
+class Client:
+    """Connects to the kernel that runs (`where`: its runtime directory), or boots a private one."""
+
+    def __init__(self, where: str | os.PathLike[str] | None = None) -> None:
+        self.system = System.connect(where, boot=True, name="client")
+        self._instance: Instance | None = None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.system.close()
+
+    def load_image(self, name: str, *, dtype: str = "", device: str = "") -> Image:
+        """Bring a model into memory: a known name, a directory, or a hub name. Raises as LLM.from_pretrained does."""
+        return Image(self.system.load(name, dtype, device))
+
+    def create_instance(self, image: Image, *, name: str = "") -> Instance:
+        """A process on an image."""
+        info = image.info
+        process = self.system.spawn(info.path, name=name, dtype=info.dtype, device=info.device)
+        self._instance = Instance(process)
+        return self._instance
+
+    @overload
+    def predict(self, text: str, /, *, max_tokens: int = MAX_TOKENS) -> str: ...
+
+    @overload
+    def predict(self, instance: Instance, text: str, /, *, max_tokens: int = MAX_TOKENS) -> str: ...
+
+    def predict(
+        self, what: Instance | str, text: str | None = None, /, *, max_tokens: int = MAX_TOKENS
+    ) -> str:
+        """`predict(instance, text)` is `instance.predict(text)`; `predict(text)` asks the instance created last, or, if
+        there is none yet, one of the system's default model. Raises EINVAL if there is no text."""
+        if isinstance(what, Instance):
+            if text is None:
+                raise SyscallError(
+                    Errno.EINVAL, "predict(instance) has no text; call predict(instance, text)"
+                )
+            return what.predict(text, max_tokens)
+        if text is not None:
+            raise SyscallError(
+                Errno.EINVAL,
+                f"predict was given {what!r} where an instance belongs; call predict(text), or predict(instance, text)",
+            )
+        instance = self._instance or self.create_instance(
+            self.load_image(self.system.kernel.boot.default_model)
+        )
+        return instance.predict(what, max_tokens)

@@ -1,0 +1,122 @@
+"""How a program of the SDK is connected: to the kernel that runs, or to a private one it boots.
+
+Both faces stand on this.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import trio
+
+from syscalls import blocking, client, runtime
+from syscalls.table import Call
+from userland.programs.boot import private_kernel
+from userland.sdk import script
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+Where = str | os.PathLike[str] | None
+
+
+def _kernel_there(stack: ExitStack, where: Where, boot: bool, flags: Sequence[str]) -> Path:
+    """The runtime directory to connect to; with `boot`, a private kernel is booted there if none runs."""
+    place = runtime.locate(where)
+    if boot and runtime.holder(place) is None:
+        if where is None:  # a directory of its own: the usual one stays free for a system people share
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmasos-")))
+        stack.enter_context(private_kernel(place, flags))
+    return place
+
+
+class Connection:
+    """A blocking connection."""
+
+    def __init__(self, kernel: blocking.Client, cleanup: ExitStack) -> None:
+        self.kernel = kernel
+        self._cleanup = cleanup
+        # Kept until closed: a stream whose system nobody names any more goes on, a forgotten one ends in good order.
+        atexit.register(cleanup.close)
+
+    @classmethod
+    def connect(
+        cls, where: Where = None, *, boot: bool = False, flags: Sequence[str] = (), name: str = ""
+    ) -> Self:
+        """Connect to the kernel of a runtime directory (default: the usual one).
+
+        With `boot`, a private kernel is booted where none runs, with kernel.boot's `flags`; it ends with this system,
+        or with this process, however that ends. Raises ECONNREFUSED where no kernel runs, EIO if one cannot be booted.
+        """
+        with ExitStack() as stack:
+            place = _kernel_there(stack, where, boot, flags)
+            kernel = stack.enter_context(blocking.connect(place, name=name))
+            return cls(kernel, stack.pop_all())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End this program (and what it spawned, but for the detached); a private kernel halts. May be called again."""
+        atexit.unregister(self._cleanup.close)
+        self._cleanup.close()
+
+    def __call__(self, call: Call[R]) -> R:
+        """Make a system call."""
+        return self.kernel(call)
+
+    def run(self, what: script.Script[T]) -> T:
+        """Run a script of system calls."""
+        return script.run(self.kernel, what)
+
+
+class AsyncConnection:
+    """A connection for trio programs; made on entering its `async with`."""
+
+    kernel: client.Client
+
+    def __init__(self, where: Where, boot: bool, flags: Sequence[str], name: str) -> None:
+        self._where, self._boot, self._flags, self._name = where, boot, flags, name
+        self._cleanup = AsyncExitStack()
+
+    @classmethod
+    def connect(
+        cls, where: Where = None, *, boot: bool = False, flags: Sequence[str] = (), name: str = ""
+    ) -> Self:
+        """What entering connects to; parameters and errors are those of `Connection.connect`."""
+        return cls(where, boot, flags, name)
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            local = ExitStack()
+            stack.push_async_callback(trio.to_thread.run_sync, local.close)
+            place = await trio.to_thread.run_sync(_kernel_there, local, self._where, self._boot, self._flags)
+            self.kernel = await stack.enter_async_context(client.connect(place, name=self._name))
+            self._cleanup = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with trio.CancelScope(shield=True):
+            await self._cleanup.aclose()
+
+    async def __call__(self, call: Call[R]) -> R:
+        """Make a system call."""
+        return await self.kernel(call)
+
+    async def run(self, what: script.Script[T]) -> T:
+        """Run a script of system calls."""
+        return await script.run_async(self.kernel, what)

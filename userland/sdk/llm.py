@@ -1,0 +1,196 @@
+"""LLM: a model to generate text with, as in transformers and vLLM, on processes of the system.
+
+Every prompt is a process of its own; a list of prompts is computed as one batch by the scheduler, beside whatever else
+runs. Uses the kernel that runs, or boots a private one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import overload
+
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import ModelInfo
+from userland.sdk import script
+from userland.sdk.actions import Language
+from userland.sdk.beams import EarlyStopping, beam_search
+from userland.sdk.system import Process, System
+
+NEW_TOKENS = 128  # where neither max_length nor max_new_tokens is given
+
+
+class LLM:
+    """A model in memory. `LLM.from_pretrained(NAME_OR_DIRECTORY)`; close it, or use it in a `with`."""
+
+    def __init__(self, system: System, model: ModelInfo, *, owns_system: bool) -> None:
+        self.system = system
+        self.model = model
+        self._owns_system = owns_system
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | os.PathLike[str], *, dtype: str = "", device: str = "", system: System | None = None
+    ) -> LLM:
+        """Bring a model into memory: a name the system knows, a directory, or a hub name.
+
+        `dtype`: fp32, bf16, int8, or empty for the device's default. Raises SyscallError: ENOENT (no such model; says
+        which are known), ENOEXEC (architecture not supported), EIO, ENOMEM, ENOTSUP.
+        """
+        name = os.fspath(model)
+        connected = system or System.connect(boot=True, name="llm")
+        try:
+            info = connected.load(name, dtype, device)
+        except SyscallError as error:
+            known = ", ".join(sorted({row.name for row in connected.models()}))
+            if system is None:
+                connected.close()
+            if error.errno is Errno.ENOENT:
+                raise SyscallError(
+                    Errno.ENOENT, f"{error.reason}; models known by name: {known or 'none'}"
+                ) from None
+            raise
+        return cls(connected, info, owns_system=system is None)
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the system; a private kernel halts."""
+        if self._owns_system:
+            self.system.close()
+
+    @property
+    def language(self) -> Language:
+        return self.system.language(self.model)
+
+    @overload
+    def generate(
+        self, prompt: str, max_length: int | None = None, *, max_new_tokens: int | None = None, num_beams: int = 1,
+        temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
+        repetition_penalty: float = 1.0, seed: int = 0, stop: Sequence[str] = (), length_penalty: float = 1.0,
+        early_stopping: EarlyStopping = False, return_full_text: bool = False,
+    ) -> str: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: list[str], max_length: int | None = None, *, max_new_tokens: int | None = None,
+        num_beams: int = 1, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
+        repetition_penalty: float = 1.0, seed: int = 0, stop: Sequence[str] = (), length_penalty: float = 1.0,
+        early_stopping: EarlyStopping = False, return_full_text: bool = False,
+    ) -> list[str]: ...  # fmt: skip
+
+    def generate(
+        self,
+        prompt: str | list[str],
+        max_length: int | None = None,
+        *,
+        max_new_tokens: int | None = None,
+        num_beams: int = 1,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        length_penalty: float = 1.0,
+        early_stopping: EarlyStopping = False,
+        return_full_text: bool = False,
+    ) -> str | list[str]:
+        """The continuation of a prompt, or of each of a list of prompts, computed together.
+
+        `max_length` counts the prompt's tokens, as in transformers; `max_new_tokens` does not. With `num_beams` > 1, beam
+        search (deterministic: no temperature, no stop strings). `return_full_text` puts the prompt in front. Raises
+        SyscallError: EINVAL, E2BIG (the prompt is too long).
+        """
+        if num_beams < 1:
+            raise SyscallError(Errno.EINVAL, f"num_beams is {num_beams}; it must be 1 or more")
+        if num_beams > 1 and (temperature or stop or repetition_penalty != 1.0):
+            raise SyscallError(
+                Errno.EINVAL,
+                "beam search takes no temperature, repetition_penalty or stop strings",
+            )
+
+        working: list[Process] = []
+
+        def one(text: str) -> str:
+            ids = self.language.encode(text, begin=True)
+            left = self._room(len(ids), max_length, max_new_tokens)
+            with self.system.spawn(
+                self.model.path, ids, name="generate", temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+                repetition_penalty=repetition_penalty, seed=seed, dtype=self.model.dtype, device=self.model.device,
+            ) as process:  # fmt: skip
+                working.append(process)
+                if num_beams == 1:
+                    answer = process.generate(left, stop=stop)
+                else:
+                    answer = self._beams(process, ids, left, num_beams, length_penalty, early_stopping)
+            return text + answer if return_full_text else answer
+
+        if isinstance(prompt, str):
+            return one(prompt)
+        if not prompt:
+            return []
+        with ThreadPoolExecutor(min(len(prompt), script.MAX_TOGETHER), "llmasos-generate") as pool:
+            try:
+                return list(pool.map(one, prompt))
+            except BaseException:  # of one of them, or Ctrl-C: the rest is not wanted any more
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in working:
+                    process.end()
+                raise
+
+    def stream(
+        self,
+        prompt: str,
+        max_new_tokens: int = NEW_TOKENS,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+    ) -> Generator[str, None, None]:
+        """The continuation of a prompt, piece by piece."""
+        ids = self.language.encode(prompt, begin=True)
+        with self.system.spawn(
+            self.model.path, ids, name="generate", temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+            repetition_penalty=repetition_penalty, seed=seed, dtype=self.model.dtype, device=self.model.device,
+        ) as process:  # fmt: skip
+            yield from process.stream(max_new_tokens, stop=stop)
+
+    def _room(self, prompt: int, max_length: int | None, max_new_tokens: int | None) -> int:
+        if max_new_tokens is not None:
+            if max_length is not None:
+                raise SyscallError(Errno.EINVAL, "give max_length or max_new_tokens, not both")
+            left = max_new_tokens
+        else:
+            left = NEW_TOKENS if max_length is None else max_length - prompt
+        if left < 1:
+            raise SyscallError(
+                Errno.EINVAL,
+                f"the prompt has {prompt} tokens, max_length={max_length} leaves none to generate; raise it",
+            )
+        return min(left, max(1, self.model.context - prompt))
+
+    def _beams(
+        self,
+        process: Process,
+        prompt: Sequence[int],
+        left: int,
+        num_beams: int,
+        length_penalty: float,
+        early_stopping: EarlyStopping,
+    ) -> str:
+        search = beam_search(process.pid, left, num_beams, self.model.eos_ids, length_penalty, early_stopping)
+        return self.language.decode_after(prompt, self.system.run(search)[0].tokens)

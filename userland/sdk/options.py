@@ -1,0 +1,143 @@
+"""What a process is started with, in an author's words, made into system calls."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TypedDict
+
+from syscalls.records import Limits, ModelInfo, Sampler, SchedClass
+from syscalls.table import Feed, Models, Spawn
+from userland.sdk import actions
+from userland.sdk.actions import Language
+from userland.sdk.chat import Message
+from userland.sdk.script import Script, ask
+
+_UNLIMITED = Limits()
+
+Prompt = str | list[Message] | list[int]
+
+
+@dataclass(slots=True, frozen=True)
+class Options:
+    """Everything `spawn` takes. `prompt` is plain text, chat messages, or token ids; `system` begins a chat."""
+
+    model: str = "tiny"
+    prompt: Prompt | None = None
+    name: str = ""
+    system: str = ""
+    nice: int = 0
+    sched_class: SchedClass = SchedClass.FAIR
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    limits: Limits = _UNLIMITED
+    dtype: str = ""
+    device: str = ""
+    once: bool = False
+    detached: bool = False
+
+    def sampler(self) -> Sampler | None:
+        """The sampler, or None for the kernel's: greedy, with a seed of the process's own."""
+        sampler = Sampler(
+            self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty, self.seed or 0
+        )
+        return None if self.seed is None and sampler == Sampler() else sampler
+
+
+class SpawnOptions(TypedDict, total=False):
+    """The keywords of `spawn`, beside model and prompt: the fields of Options."""
+
+    name: str
+    system: str
+    nice: int
+    sched_class: SchedClass
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+    limits: Limits
+    dtype: str
+    device: str
+    once: bool
+    detached: bool
+
+
+def model_path(model: str) -> str:
+    """A directory is told to the kernel by its absolute path: the kernel's working directory is another."""
+    looks_like_path = model.startswith((".", "/", "~")) or os.sep in model
+    if looks_like_path and os.path.isdir(place := os.path.expanduser(model)):
+        return os.path.abspath(place)
+    return model
+
+
+def located(model: str) -> Script[str]:
+    """What to call a model in a system call. A directory of the working directory may be named bare (`mine`, not only
+    `./mine`), unless the system knows a model of that name."""
+    path = model_path(model)
+    if path == model and os.path.isfile(os.path.join(model, "config.json")):
+        rows = yield from ask(Models())
+        if all(row.name != model for row in rows):
+            return os.path.abspath(model)
+    return path
+
+
+def spawn(options: Options) -> Script[tuple[int, ModelInfo]]:
+    """Start a process; without a seed, a sampled one gets a seed of its own from the kernel.
+
+    A tokenizer is loaded only if there is text to encode.
+    """
+    model = yield from located(options.model)
+    info = yield from actions.model_of(model, options.dtype, options.device)
+    ids = initial_ids(options, info)
+    sampler = options.sampler()
+    if sampler is not None and options.seed is None:
+        sampler = Sampler(
+            sampler.temperature, sampler.top_k, sampler.top_p, sampler.min_p, sampler.repetition_penalty,
+            int.from_bytes(os.urandom(7)),
+        )  # fmt: skip
+    pid = yield from ask(
+        Spawn(
+            model,
+            ids,
+            sampler,
+            options.name,
+            options.sched_class,
+            options.nice,
+            options.limits,
+            options.once,
+            options.detached,
+            options.device,
+            options.dtype,
+        )
+    )
+    return pid, info
+
+
+def initial_ids(options: Options, info: ModelInfo) -> list[int]:
+    """The ids of what the process is started with."""
+    prompt = options.prompt
+    if isinstance(prompt, list) and all(isinstance(item, int) for item in prompt):
+        return [item for item in prompt if isinstance(item, int)]
+    if prompt is None and not options.system:
+        return []
+    language = actions.language_of(info)
+    if isinstance(prompt, str) and not options.system:
+        return language.encode(prompt, begin=True)
+    if prompt is None:
+        return language.must_chat().opening(options.system)
+    if isinstance(prompt, str):
+        return language.must_chat().first(actions.conversation(prompt, options.system))
+    messages = [item for item in prompt if isinstance(item, dict)]
+    head: list[Message] = [{"role": "system", "content": options.system}] if options.system else []
+    return language.must_chat().first([*head, *messages])
+
+
+def feed_text(language: Language, pid: int, text: str) -> Script[int]:
+    """Append plain text to the context; returns the new length in tokens."""
+    return ask(Feed(pid, language.encode(text)))

@@ -1,0 +1,211 @@
+"""Scripts: what a program does, apart from how it waits.
+
+A script is a generator that yields system calls and is sent their results ("sans I/O", as h11 and wsproto are written),
+so the same logic serves the blocking and the asynchronous face without being written twice. A stream is a
+script that also yields pieces of text for its consumer on the way. A call's error, Ctrl-C and cancellation are raised in
+the script where it waits; it may still make the calls of its cleanup before it passes them on.
+
+    def grow(pid):                         # a script
+        yield from ask(Feed(pid, [1, 2]))
+        answer = yield from ask(Decode(pid, 8))
+        return answer.tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import trio
+
+from syscalls import blocking, client
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import Signal
+from syscalls.table import Call, Kill
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+MAX_TOGETHER = 64  # calls of one `together` in flight at once, for a blocking program
+CLEANUP_SECONDS = 5.0  # a program that is being cancelled waits no longer than this for the kernel
+
+
+@dataclass(slots=True, frozen=True)
+class Together:
+    """Calls to make at once; the result is the list of their results. The first error, if any, is raised."""
+
+    calls: Sequence[Call[Any]]
+
+
+@dataclass(slots=True, frozen=True)
+class Piece:
+    """Text for the consumer of a stream."""
+
+    text: str
+
+
+Script = Generator[Call[Any] | Together, Any, T]
+Stream = Generator[Call[Any] | Together | Piece, Any, T]
+
+
+def ask(call: Call[R]) -> Generator[Call[Any], Any, R]:
+    """Make one call."""
+    return cast(R, (yield call))
+
+
+def together(calls: Sequence[Call[R]]) -> Generator[Together, Any, list[R]]:
+    """Make calls at once, so that the kernel can batch what they ask for."""
+    return cast(list[R], (yield Together(calls)))
+
+
+# --- the blocking face ----------------------------------------------------------------------------------------------
+
+
+def _do(kernel: blocking.Client, request: Call[Any] | Together) -> Any:
+    if not isinstance(request, Together):
+        return kernel(request)
+    if len(request.calls) <= 1:
+        return [kernel(call) for call in request.calls]
+    with ThreadPoolExecutor(min(len(request.calls), MAX_TOGETHER), "llmasos-call") as pool:
+        return list(pool.map(kernel, request.calls))
+
+
+def run(kernel: blocking.Client, script: Script[T]) -> T:
+    """Run a script to its result."""
+    try:
+        request = next(script)
+        while True:
+            try:
+                result = _do(kernel, request)
+            except BaseException as error:
+                request = script.throw(error)
+            else:
+                request = script.send(result)
+    except StopIteration as end:
+        return cast(T, end.value)
+
+
+def stream(kernel: blocking.Client, script: Stream[T], pid: int) -> Generator[str, None, None]:
+    """The pieces of a stream; a consumer that stops listening interrupts the decode of process `pid`."""
+    ended = False
+    try:
+        request = next(script)
+        while True:
+            if isinstance(request, Piece):
+                yield request.text
+                request = next(script)
+                continue
+            try:
+                result = _do(kernel, request)
+            except SyscallError as error:
+                request = script.throw(error)
+            else:
+                request = script.send(result)
+    except StopIteration:
+        ended = True
+    except SyscallError:
+        ended = True
+        raise
+    finally:
+        if not ended:
+            script.close()
+            _interrupt(kernel, pid)
+
+
+def _interrupt(kernel: blocking.Client, pid: int) -> None:
+    try:
+        kernel(Kill(pid, Signal.INT), timeout=CLEANUP_SECONDS)
+    except SyscallError as error:
+        if error.errno not in (Errno.ESRCH, Errno.EPIPE):  # it has gone: nothing left to interrupt
+            raise
+
+
+# --- the asynchronous face ------------------------------------------------------------------------------------------
+
+
+async def _do_async(kernel: client.Client, request: Call[Any] | Together) -> Any:
+    if not isinstance(request, Together):
+        return await kernel(request)
+    results: list[Any] = [None] * len(request.calls)
+    errors: list[SyscallError] = []
+
+    async def one(index: int, call: Call[Any]) -> None:
+        try:
+            results[index] = await kernel(call)
+        except SyscallError as error:
+            errors.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for index, call in enumerate(request.calls):
+            nursery.start_soon(one, index, call)
+    if errors:
+        raise errors[0]
+    return results
+
+
+async def run_async(kernel: client.Client, script: Script[T]) -> T:
+    """Run a script to its result."""
+    try:
+        request = next(script)
+        while True:
+            try:
+                result = await _do_async(kernel, request)
+            except SyscallError as error:
+                request = script.throw(error)
+            except BaseException as error:
+                request = script.throw(error)
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_SECONDS):
+                    await _finish(kernel, script, request)
+                raise
+            else:
+                request = script.send(result)
+    except StopIteration as end:
+        return cast(T, end.value)
+
+
+async def _finish(kernel: client.Client, script: Script[Any], request: Call[Any] | Together) -> None:
+    """The cleanup of a script that was cancelled; ends with what the script raises."""
+    try:
+        while True:
+            try:
+                result = await _do_async(kernel, request)
+            except SyscallError as error:
+                request = script.throw(error)
+            else:
+                request = script.send(result)
+    except StopIteration:
+        return
+
+
+async def stream_async(kernel: client.Client, script: Stream[T], pid: int) -> AsyncGenerator[str, None]:
+    """The pieces of a stream; a consumer that is cancelled, or closes it, interrupts the decode of process `pid`."""
+    ended = False
+    try:
+        request = next(script)
+        while True:
+            if isinstance(request, Piece):
+                yield request.text
+                request = next(script)
+                continue
+            try:
+                result = await _do_async(kernel, request)
+            except SyscallError as error:
+                request = script.throw(error)
+            else:
+                request = script.send(result)
+    except StopIteration:
+        ended = True
+    except SyscallError:
+        ended = True
+        raise
+    finally:
+        if not ended:
+            script.close()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_SECONDS):
+                try:
+                    await kernel(Kill(pid, Signal.INT))
+                except SyscallError as error:
+                    if error.errno not in (Errno.ESRCH, Errno.EPIPE):
+                        raise

@@ -1,0 +1,244 @@
+"""The blocking face of the SDK: a connected system and its processes, for plain scripts.
+
+    with System.connect(boot=True) as system:
+        agent = system.spawn(system="You are a poet.")
+        for piece in agent.say("A line about rain, please."):
+            print(piece, end="")
+
+Made from aio.py by `python -m userland.sdk.mirror`; change that file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from types import TracebackType
+from typing import Self, Unpack
+
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import (
+    ExitInfo,
+    Limits,
+    ModelInfo,
+    ProcessInfo,
+    Sampler,
+    SchedClass,
+    SchedInfo,
+    Signal,
+    Stats,
+)
+from syscalls.table import (
+    Evict,
+    Feed,
+    Fork,
+    Getinfo,
+    Kill,
+    Models,
+    Pagein,
+    Ps,
+    Sched,
+    Setlimits,
+    Setsched,
+    StatsCall,
+    Truncate,
+    Wait,
+)
+from userland.sdk import actions, options, script
+from userland.sdk.actions import MAX_TOKENS, Language, language_of
+from userland.sdk.connection import Connection
+from userland.sdk.options import Options, SpawnOptions
+
+
+class System(Connection):
+    """A connection to a kernel: `with System.connect() as system`."""
+
+    # --- processes ---
+
+    def spawn(
+        self, model: str = "", prompt: options.Prompt | None = None, **more: Unpack[SpawnOptions]
+    ) -> Process:
+        """Start a process on a model (default: the system's). See `Options` for what it takes."""
+        chosen = Options(model=model or self.kernel.boot.default_model, prompt=prompt, **more)
+        pid, info = self.run(options.spawn(chosen))
+        return Process(self, pid, info, chosen.system)
+
+    def process(self, pid: int) -> Process:
+        """A handle on an LLM process that exists, whoever spawned it. Raises ESRCH, EINVAL."""
+        info = self(Getinfo(pid))
+        if not info.model:
+            raise SyscallError(
+                Errno.EINVAL, f"process {pid} ({info.name}) is a {info.kind.value}, not an LLM process"
+            )
+        return Process(self, pid, self.run(actions.model_in_memory(info.model)))
+
+    def ps(self) -> list[ProcessInfo]:
+        """The whole process table."""
+        rows: list[ProcessInfo] = []
+        while page := self(Ps(after=rows[-1].pid if rows else 0)):
+            rows.extend(page)
+        return rows
+
+    def models(self) -> list[ModelInfo]:
+        return self(Models())
+
+    def load(self, model: str, dtype: str = "", device: str = "") -> ModelInfo:
+        """Bring a model into memory."""
+        path = self.run(options.located(model))
+        return self(Pagein(path, device, dtype))
+
+    def evict(self, model: str, dtype: str = "", device: str = "") -> None:
+        path = self.run(options.located(model))
+        self(Evict(path, device, dtype))
+
+    def sched(
+        self, policy: str = "", *, max_runs: int = 0, step_tokens: int = 0, device: str = ""
+    ) -> SchedInfo:
+        """Change, or only report, how a device is scheduled."""
+        return self(Sched(device, policy, max_runs, step_tokens))
+
+    def stats(self) -> Stats:
+        return self(StatsCall())
+
+    def wait(self, pid: int = 0, timeout: float | None = None) -> ExitInfo:
+        """Wait for a child (0: any) to end, and reap it."""
+        return self(Wait(pid, timeout))
+
+    def language(self, model: ModelInfo) -> Language:
+        """A model's tokenizer and chat format."""
+        return language_of(model)
+
+
+class Process:
+    """A handle on an LLM process: text in, text out. In a `with`, the process is ended at its end."""
+
+    def __init__(self, system: System, pid: int, model: ModelInfo, instructions: str = "") -> None:
+        self.system = system
+        self.pid = pid
+        self.model = model
+        self._instructions = instructions
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def __repr__(self) -> str:
+        return f"<Process {self.pid} on {self.model.name}>"
+
+    @property
+    def language(self) -> Language:
+        return self.system.language(self.model)
+
+    # --- text ---
+
+    def say(
+        self,
+        text: str,
+        max_tokens: int = MAX_TOKENS,
+        *,
+        stop: Sequence[str] = (),
+        deadline: float | None = None,
+    ) -> Generator[str, None]:
+        """Say something and stream the answer. Leaving the loop early interrupts it."""
+        turn = actions.say(
+            self.language, self.pid, text, max_tokens, stop, None, self._instructions, deadline
+        )
+        return script.stream(self.system.kernel, turn, self.pid)
+
+    def ask(self, text: str, max_tokens: int = MAX_TOKENS, *, stop: Sequence[str] = ()) -> str:
+        """Say something and return the whole answer."""
+        return "".join(piece for piece in self.say(text, max_tokens, stop=stop))
+
+    def feed(self, text: str) -> int:
+        """Append plain text to the context; returns its length in tokens."""
+        return self.system.run(options.feed_text(self.language, self.pid, text))
+
+    def feed_ids(self, ids: Sequence[int]) -> int:
+        return self.system(Feed(self.pid, list(ids)))
+
+    def generate(
+        self,
+        max_tokens: int = MAX_TOKENS,
+        *,
+        stop: Sequence[str] = (),
+        sampler: Sampler | None = None,
+        deadline: float | None = None,
+    ) -> str:
+        """Let it go on; returns the text. A stop string ends the text before it, and the log with it."""
+        return self.system.run(
+            actions.generate(self.language, self.pid, max_tokens, stop, sampler, deadline)
+        )
+
+    def stream(
+        self,
+        max_tokens: int = MAX_TOKENS,
+        *,
+        stop: Sequence[str] = (),
+        sampler: Sampler | None = None,
+        deadline: float | None = None,
+    ) -> Generator[str, None]:
+        """Let it go on, giving the text as it comes. Leaving the loop early interrupts it."""
+        going = actions.stream(self.language, self.pid, max_tokens, stop, sampler, deadline)
+        return script.stream(self.system.kernel, going, self.pid)
+
+    def follow(self, position: int = 0) -> Generator[str, None]:
+        """The text from a position of the log to the end of the decode under way; leaving early interrupts it."""
+        return script.stream(
+            self.system.kernel, actions.follow(self.language, self.pid, position), self.pid
+        )
+
+    @property
+    def tokens(self) -> list[int]:
+        """Its token log."""
+        return self.system.run(actions.log_of(self.pid))
+
+    @property
+    def text(self) -> str:
+        """Its token log as text, special tokens left out."""
+        return self.language.decode(self.tokens)
+
+    def truncate(self, length: int) -> int:
+        """Cut the log down to `length` tokens."""
+        return self.system(Truncate(self.pid, length))
+
+    # --- process ---
+
+    def info(self) -> ProcessInfo:
+        return self.system(Getinfo(self.pid))
+
+    def fork(self, count: int = 1, *, same_seed: bool = False, detached: bool = False) -> list[Process]:
+        """Copies of it; pages are shared until one of them writes."""
+        pids = self.system(Fork(self.pid, count, same_seed, detached))
+        return [Process(self.system, pid, self.model, self._instructions) for pid in pids]
+
+    def signal(self, signal: Signal) -> None:
+        self.system(Kill(self.pid, signal))
+
+    def stop(self) -> None:
+        self.signal(Signal.STOP)
+
+    def cont(self) -> None:
+        self.signal(Signal.CONT)
+
+    def interrupt(self) -> None:
+        self.signal(Signal.INT)
+
+    def kill(self) -> None:
+        self.signal(Signal.KILL)
+
+    def nice(self, value: int, sched_class: SchedClass | None = None) -> None:
+        self.system(Setsched(self.pid, value, sched_class))
+
+    def limits(self, limits: Limits | None = None) -> Limits:
+        """Replace its limits and return the old ones; None only reports."""
+        return self.system(Setlimits(self.pid, limits))
+
+    def wait(self, timeout: float | None = None) -> ExitInfo:
+        """Wait until it has ended, and reap it."""
+        return self.system.wait(self.pid, timeout)
+
+    def end(self) -> None:
+        """Kill and reap it; harmless if it has gone already."""
+        self.system.run(actions.end([self.pid]))

@@ -1,0 +1,200 @@
+"""Text and tokens: a model's tokenizer, the incremental detokenizer, and stop strings.
+
+The kernel deals in token ids only; everything about characters is here. The detokenizer holds back what the next token
+may still change (half a UTF-8 character, a space a metaspace tokenizer has not decided on), as vLLM's and TGI's do; the
+pieces it gives join to the text of the whole. One exception: where a model writes bytes that are no text right after some
+that are, a byte-fallback tokenizer decodes the whole run as unreadable; here what was given stays as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from syscalls.errno import Errno, SyscallError
+
+_PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that add nothing to tokenizer.json
+_NO_LENGTH = 1 << 40  # the kernel refuses what is too long, with E2BIG; the tokenizer need not warn of it too
+BEFORE = 8  # tokens before a text that are enough to decode it as what follows them
+CHARACTERS_PER_TOKEN = 64  # more than any text has on average: words have some 4, runs of spaces at most this
+_UNFINISHED = "\ufffd"  # what decoders put for bytes that are no character (yet)
+
+
+class Tokenizer(Protocol):
+    """What is used of a transformers tokenizer."""
+
+    chat_template: str | None
+
+    def __hash__(self) -> int: ...
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+
+    def decode(
+        self, ids: Sequence[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool
+    ) -> str: ...
+
+    def apply_chat_template(self, messages: Sequence[dict[str, str]], **options: Any) -> Any: ...
+
+
+@functools.lru_cache(maxsize=16)
+def load_tokenizer(path: str) -> Tokenizer:
+    """The tokenizer of a model directory or hub name. Raises SyscallError: ENOENT, EIO."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        return _load(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SyscallError(
+            Errno.ENOENT if not os.path.isdir(path) else Errno.EIO,
+            f"no tokenizer can be loaded from {path}: {why}; work with token ids, or add tokenizer files to the model",
+        ) from error
+
+
+def _load(path: str) -> Tokenizer:
+    """Imports are late because they take long: transformers' class for plain tokenizer files a moment, the one that knows
+    every model's own class seconds, because it brings torch along."""
+    try:
+        kind = json.loads(Path(path, "tokenizer_config.json").read_bytes()).get("tokenizer_class")
+    except (OSError, ValueError, AttributeError):
+        kind = None
+    if kind in _PLAIN and Path(path, "tokenizer.json").is_file():
+        from transformers import PreTrainedTokenizerFast
+
+        return cast(Tokenizer, PreTrainedTokenizerFast.from_pretrained(path, model_max_length=_NO_LENGTH))
+    from transformers import AutoTokenizer
+
+    return cast(Tokenizer, AutoTokenizer.from_pretrained(path, model_max_length=_NO_LENGTH))
+
+
+def decode(tokenizer: Tokenizer, ids: Sequence[int], *, special: bool = False) -> str:
+    """Text of a list of ids; special tokens are left out unless `special`."""
+    return tokenizer.decode(list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False)
+
+
+@functools.lru_cache(maxsize=16)
+def begins_apart(tokenizer: Tokenizer) -> bool:
+    """Whether a text's beginning is written unlike its middle: sentencepiece puts a space before the first word, and
+    takes it away again, so that a text's continuation is not what it would be as a text of its own."""
+    ids = tokenizer.encode("a b", add_special_tokens=False)
+    return decode(tokenizer, ids) != "".join(decode(tokenizer, [i]) for i in ids)
+
+
+def decode_after(decoder: Callable[[Sequence[int]], str], before: Sequence[int], ids: Sequence[int]) -> str:
+    """Text of `ids` as they stand behind `before`."""
+    known, whole = decoder(before), decoder([*before, *ids])
+    return whole[len(known) :] if whole.startswith(known) else decoder(ids)
+
+
+def checked(text: str, window: int) -> str:
+    """A text that can be tokenized for a context of `window` tokens (0: unknown).
+
+    Raises SyscallError: E2BIG if it cannot possibly fit, since tokenizing takes seconds for each million characters;
+    EINVAL for half a surrogate pair, which no tokenizer takes.
+    """
+    most = window * CHARACTERS_PER_TOKEN
+    if window and len(text) > most:
+        raise SyscallError(
+            Errno.E2BIG,
+            f"the text has {len(text)} characters; for the model's context of {window} tokens at most {most} "
+            f"({CHARACTERS_PER_TOKEN} a token) are tokenized; shorten it",
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SyscallError(
+            Errno.EINVAL,
+            f"character {error.start} of the text is U+{ord(text[error.start]):04X}, half a surrogate pair (what Python "
+            "makes of bytes that are no UTF-8); remove it, or decode the bytes with errors='replace'",
+        ) from None
+    return text
+
+
+def encode_after(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text that goes on from another, whatever that is: without a space of sentencepiece's before it."""
+    for anchor in ("\n", ".", text[:1]):
+        lead = tokenizer.encode(anchor, add_special_tokens=False)
+        ids = tokenizer.encode(anchor + text, add_special_tokens=False)
+        if ids[: len(lead)] == lead:
+            rest = ids[len(lead) :]
+            if decode_after(functools.partial(decode, tokenizer), lead, rest) == text:
+                return list(rest)
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+class Detokenizer:
+    """Turns a stream of ids into pieces of text that are final once given; `before` are ids that stand before them."""
+
+    def __init__(self, decoder: Callable[[Sequence[int]], str], before: Sequence[int] = ()) -> None:
+        self._decode = decoder
+        self._ids = list(before)
+        self._from = 0  # ids before it no longer influence what comes
+        self._given = len(self._ids)  # ids before it have been given as text
+
+    def push(self, ids: Sequence[int]) -> str:
+        """The text that these ids make certain; may be empty."""
+        self._ids.extend(ids)
+        piece = self._piece()
+        if not piece or piece.endswith(_UNFINISHED):
+            return ""
+        self._from, self._given = self._given, len(self._ids)
+        return piece
+
+    def flush(self) -> str:
+        """What was held back, when no more ids come."""
+        piece = self._piece()
+        self._from = self._given = len(self._ids)
+        return piece
+
+    def _piece(self) -> str:
+        """The text of the ids not given yet, as it stands behind those before them."""
+        known = self._decode(self._ids[self._from : self._given])
+        whole = self._decode(self._ids[self._from :])
+        if whole.startswith(known):
+            return whole[len(known) :]
+        return self._decode(self._ids[self._given :])  # they have made unreadable what was given: it stays
+
+
+class StopStrings:
+    """Watches a stream of pieces for strings that end it; holds back what may be the beginning of one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        if any(not stop for stop in stops):
+            raise SyscallError(Errno.EINVAL, "a stop string is empty; it would stop everything")
+        self._stops = list(stops)
+        self._held = ""
+        self.given = 0  # characters given so far
+        self.stopped = False
+
+    def push(self, piece: str) -> str:
+        """What of the text so far can be given; after `stopped`, the text before the stop string, and nothing more."""
+        if self.stopped:
+            return ""
+        text = self._held + piece
+        found = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)
+        if found >= 0:
+            self.stopped, self._held = True, ""
+            self.given += found
+            return text[:found]
+        keep = max((self._begun(text, stop) for stop in self._stops), default=0)
+        cut = len(text) - keep
+        self._held = text[cut:]
+        self.given += cut
+        return text[:cut]
+
+    def flush(self) -> str:
+        """What was held back, when no more text comes."""
+        text, self._held = self._held, ""
+        self.given += len(text)
+        return text
+
+    @staticmethod
+    def _begun(text: str, stop: str) -> int:
+        """Length of the longest end of `text` that begins `stop`."""
+        for length in range(min(len(stop) - 1, len(text)), 0, -1):
+            if text.endswith(stop[:length]):
+                return length
+        return 0

@@ -1,0 +1,88 @@
+"""A conversation read back from a token log: who said what, by the model's own chat template.
+
+A log is all there is of a conversation (it may have been held by another program, or before a crash), so the turns are
+found again by what the template puts between them, which is learnt from rendering a probe. A log that was not made by the
+template is one turn of plain text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, cast
+
+from userland.sdk.actions import Language
+
+YOU, SYSTEM = "you", "system"
+_USER, _ANSWER, _NEXT = "alpha", "beta", "gamma"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one side said; `who` is empty for text that is nobody's."""
+
+    who: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What a template puts around turns: before a user's text (not the first), and between it and the answer."""
+
+    before_user: str
+    before_answer: str
+    special: re.Pattern[str]
+
+
+def marks(language: Language) -> Marks | None:
+    """The marks of a model's template, or None if it has none that can be used."""
+    if language.chat is None:
+        return None
+
+    def render(*turns: tuple[str, str], prompt: bool = False) -> str:
+        messages = [{"role": role, "content": text} for role, text in turns]
+        return cast(
+            str,
+            language.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt),
+        )
+
+    first = ("user", _USER), ("assistant", _ANSWER)
+    asked, answered = render(first[0], prompt=True), render(*first)
+    again = render(*first, ("user", _NEXT), prompt=True)
+    before_answer = asked[asked.index(_USER) + len(_USER) :]
+    before_user = again[len(answered) : again.index(_NEXT)]
+    if not before_answer or not before_user:
+        return None
+    special = [re.escape(token) for token in cast(Any, language.tokenizer).all_special_tokens]
+    return Marks(before_user, before_answer, re.compile("|".join(special) or r"(?!)"))
+
+
+def turns(text: str, found: Marks | None, name: str) -> list[Turn]:
+    """The turns of a log's `text` (with its special tokens), answers being `name`'s."""
+    if found is None or found.before_user not in text:
+        return [Turn("", _clean(text, found))]
+    said: list[Turn] = []
+    pieces = text.split(found.before_answer)
+    for number, piece in enumerate(pieces):
+        before, mark, user = piece.rpartition(found.before_user)
+        last = number == len(pieces) - 1
+        if not mark:
+            before, user = piece, ""
+        head = _clean(before, found)
+        if number == 0:
+            if head:
+                said.append(Turn(SYSTEM, head))
+        elif head or last:
+            said.append(Turn(name, head))
+        if mark:
+            said.append(Turn(YOU, _clean(user, found)))
+    return said
+
+
+def _clean(text: str, found: Marks | None) -> str:
+    return (found.special.sub("", text) if found else text).strip()
+
+
+def render(said: list[Turn]) -> str:
+    """The turns as lines: `alice: Nice to meet you.`"""
+    return "\n".join(f"{turn.who}: {turn.text}" if turn.who else turn.text for turn in said)

@@ -1,0 +1,161 @@
+"""The commands that control: stop, cont, kill, nice, fork, limits, policy, pagein, evict, run, exit, halt."""
+
+from __future__ import annotations
+
+import msgspec
+
+from syscalls.errno import SyscallError
+from syscalls.limits import NICE_MAX, NICE_MIN
+from syscalls.records import Limits, Signal
+from syscalls.table import BootInfoCall, Evict, Fork, Kill, Pagein, Sched, Setlimits, Setsched
+from userland.programs import system
+from userland.programs.figures import size
+from userland.programs.power import halt
+from userland.programs.program import run
+from userland.programs.screen import printable
+from userland.shell.grammar import Line, UsageError
+from userland.shell.session import Session, does
+
+
+@does("stop")
+def _stop(shell: Session, line: Line) -> None:
+    shell.kernel(Kill(pid=shell.pid(line.text("PID")), signal=Signal.STOP))
+
+
+@does("cont")
+def _cont(shell: Session, line: Line) -> None:
+    shell.kernel(Kill(pid=shell.pid(line.text("PID")), signal=Signal.CONT))
+
+
+@does("kill")
+def _kill(shell: Session, line: Line) -> None:
+    signal = signal_named(line.text("SIGNAL", "TERM"))
+    shell.kernel(Kill(pid=shell.pid(line.text("PID")), signal=signal))
+
+
+def signal_named(word: str) -> Signal:
+    """`9`, `KILL`, `SIGKILL`, `kill`. Raises EINVAL with the list."""
+    name = word.upper().removeprefix("SIG")
+    if name in Signal.__members__:
+        return Signal[name]
+    if word.isdigit() and int(word) in {signal.value for signal in Signal}:
+        return Signal(int(word))
+    known = ", ".join(f"{signal.name} ({signal.value})" for signal in Signal)
+    raise UsageError(f"there is no signal {word!r}; there are {known}")
+
+
+@does("nice")
+def _nice(shell: Session, line: Line) -> None:
+    value = line.integer("VALUE", 0)
+    if not NICE_MIN <= value <= NICE_MAX:
+        raise UsageError(
+            f"a nice value is from {NICE_MIN} (largest share) to {NICE_MAX} (smallest), found {value}"
+        )
+    shell.kernel(Setsched(pid=shell.pid(line.text("PID")), nice=value))
+
+
+@does("fork")
+def _fork(shell: Session, line: Line) -> None:
+    pid, count = shell.pid(line.text("PID")), line.integer("N", 1, least=1)
+    children = shell.kernel(Fork(pid=pid, count=count))
+    for child in children:
+        info = shell.info(child)
+        name = printable(info.name, one_line=True)
+        shell.screen.write(f"[{child}]", "bold")
+        shell.screen.line(f" {name}: copy of {pid}, {info.shared_pages} of {info.pages} pages shared")
+        if info.decoding:
+            shell.jobs[child] = name
+    shell.screen.line(
+        f"they have one name: say which you mean by its pid, as in `say {children[0]} ...`", "dim"
+    )
+
+
+@does("limits")
+def _limits(shell: Session, line: Line) -> None:
+    pid = shell.pid(line.text("PID"))
+    now = shell.kernel(Setlimits(pid=pid))
+    wanted = msgspec.structs.replace(
+        now,
+        context=line.integer("--context", now.context, least=0),
+        tokens=line.integer("--tokens", now.tokens, least=0),
+        pages=line.integer("--pages", now.pages, least=0),
+    )
+    if wanted != now:
+        shell.kernel(Setlimits(pid=pid, limits=wanted))
+    _show(shell, wanted)
+
+
+def _show(shell: Session, wanted: Limits) -> None:
+    shell.screen.pairs(
+        [
+            ("context", f"{wanted.context} tokens" if wanted.context else "the model's"),
+            ("tokens", f"{wanted.tokens} decoded" if wanted.tokens else "no limit"),
+            ("pages", str(wanted.pages) if wanted.pages else "no limit"),
+        ]
+    )
+
+
+@does("policy")
+def _policy(shell: Session, line: Line) -> None:
+    policies = shell.kernel(BootInfoCall()).policies
+    name = line.text("NAME")
+    if name and name not in policies:
+        raise UsageError(f"there is no policy {name!r}; there are {', '.join(policies)}")
+    sched = Sched(
+        device=line.text("--device"),
+        policy=name,
+        max_runs=_at_least_one(line, "--max-runs"),
+        step_tokens=_at_least_one(line, "--step-tokens"),
+    )
+    shell.screen.pairs(system.scheduling(shell.kernel(sched), policies))
+
+
+def _at_least_one(line: Line, option: str) -> int:
+    """The option's value; 0 (no change) where it is not given."""
+    try:
+        return line.integer(option, 0, least=1)
+    except UsageError as error:
+        raise UsageError(f"{error.reason}; `policy` alone shows the present values") from None
+
+
+@does("pagein")
+def _pagein(shell: Session, line: Line) -> None:
+    info = shell.kernel(
+        Pagein(model=line.text("MODEL"), device=line.text("--device"), dtype=line.text("--dtype"))
+    )
+    shell.screen.line(
+        f"{info.name} is in memory on {info.device}: {info.dtype}, {size(info.weight_bytes)} of weights"
+    )
+
+
+@does("evict")
+def _evict(shell: Session, line: Line) -> None:
+    shell.kernel(Evict(model=line.text("MODEL"), device=line.text("--device"), dtype=line.text("--dtype")))
+
+
+@does("run")
+def _run(shell: Session, line: Line) -> None:
+    status = run(shell.kernel.runtime, line.text("FILE"), line.words)
+    if status:
+        shell.screen.error(f"{line.text('FILE')}: exit status {status}")
+        shell.failures += 1
+
+
+@does("exit")
+def _exit(shell: Session, line: Line) -> None:
+    default = 1 if shell.failures and not shell.interactive else 0
+    status = line.integer("STATUS", default)
+    if not 0 <= status <= 255:
+        raise UsageError(f"an exit status is from 0 to 255, found {status}")
+    shell.status = status
+
+
+@does("halt")
+def _halt(shell: Session, line: Line) -> None:
+    try:
+        halt(shell.kernel.runtime)
+    except SyscallError:
+        shell.status = 1
+        raise
+    shell.screen.line("the kernel has halted")
+    shell.status = 1 if shell.failures and not shell.interactive else 0

@@ -1,0 +1,255 @@
+"""The commands that talk: spawn, say, chat, cat, wait.
+
+In the foreground an answer is streamed as it comes, and Ctrl-C interrupts the process that answers; in the background
+(`&`) the process is only told to begin, and the kernel does the rest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import closing
+
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import Finish, Limits, ProcessInfo, Signal, State
+from syscalls.table import Getinfo, Kill, Read, Wait
+from userland.programs.flow import Flow
+from userland.programs.screen import printable
+from userland.sdk import actions
+from userland.sdk.actions import MAX_TOKENS
+from userland.sdk.options import feed_text
+from userland.sdk.system import Process
+from userland.shell.conversation import Turn, marks, render, turns
+from userland.shell.grammar import Line, UsageError
+from userland.shell.patience import Patience
+from userland.shell.session import Session, does
+
+POLL_SECONDS = 0.05
+SETTLE_SECONDS = 10.0
+_ENDINGS = {
+    Finish.LENGTH: "as many tokens as it was allowed; `say` goes on, --max allows more",
+    Finish.CONTEXT: "its context is full; `fork` an earlier copy, or spawn another",
+    Finish.BUDGET: "its token budget is used up; `limits PID --tokens N` raises it",
+    Finish.INTERRUPT: "interrupted by another",
+    Finish.DEADLINE: "out of time",
+    Finish.KILLED: "killed",
+    Finish.ERROR: "the device could not compute it; `dmesg` says why",
+}
+
+
+@does("spawn")
+def _spawn(shell: Session, line: Line) -> None:
+    name = line.text("NAME")
+    if name.isdigit():
+        raise UsageError(f"an agent's name may not be a number, found {name!r}: it would be taken for a pid")
+    if not name or name.startswith("-"):
+        raise UsageError(f"an agent's name may not be empty or begin with `-`, found {name!r}")
+    max_tokens = line.integer("--max", MAX_TOKENS, least=1)
+    agent = shell.warmed().spawn(
+        line.text("--model"),
+        name=name,
+        system=line.text("--system"),
+        nice=line.integer("--nice", 0),
+        temperature=line.decimal("--temperature", 0.0),
+        seed=line.integer("--seed", 0, least=0) if line.has("--seed") else None,
+        dtype=line.text("--dtype"),
+        detached=line.has("--detach"),
+        limits=Limits(tokens=line.integer("--tokens", 0, least=0)),
+    )
+    shell.keep(agent, max_tokens, line.text("--system"))
+    if line.has("TEXT"):
+        _tell(shell, agent, line.text("TEXT"), background=line.background, fresh=True)
+    else:
+        shown = printable(name, one_line=True)
+        shell.screen.line(f"[{agent.pid}] {shown} on {agent.model.name}: `say {shown} ...` talks to it")
+
+
+@does("say")
+def _say(shell: Session, line: Line) -> None:
+    agent = shell.agent(shell.pid(line.text("PID")))
+    if line.has("--max"):
+        shell.keep(agent, line.integer("--max", MAX_TOKENS, least=1), shell.kept(agent.pid).instructions)
+    _tell(shell, agent, line.text("TEXT"), background=line.background)
+
+
+@does("chat")
+def _chat(shell: Session, line: Line) -> None:
+    agent = shell.agent(shell.pid(line.text("PID")))
+    name = printable(shell.info(agent.pid).name, one_line=True)
+    shell.screen.line(f"an empty line or Ctrl-D leaves {name}", "dim")
+    while True:
+        try:
+            text = shell.ask_line("you: ").strip()
+        except (EOFError, KeyboardInterrupt):
+            shell.screen.line()
+            return
+        if not text:
+            return
+        _tell(shell, agent, text, background=False)
+
+
+def _tell(shell: Session, agent: Process, text: str, *, background: bool, fresh: bool = False) -> None:
+    """Say something to a process and print the answer; a fresh one that cannot even begin to answer is ended."""
+    pid, flow = agent.pid, Flow(shell.screen)
+    try:
+        with Patience(shell, pid, flow) as patience:
+            try:
+                info = shell.info(pid)
+                name = printable(info.name, one_line=True)
+                _check_idle(info, background=background)
+                position = _begin(shell, agent, text)
+            except SyscallError:
+                if fresh:
+                    agent.end()
+                raise
+            if not background:
+                if fresh:
+                    patience.head(f"[{pid}] ", "dim")
+                patience.head(f"{name}: ", "cyan")
+                _print(shell, agent.follow(position), patience)
+    except KeyboardInterrupt:
+        settle(shell, pid)
+        shell.screen.line(" [interrupted]", "dim")
+        if not shell.interactive:
+            raise
+        return
+    if background:
+        shell.jobs[pid] = name
+        shell.screen.line(f"[{pid}] {name} answers in the background; `cat {pid}` shows it")
+    else:
+        _ending(shell, pid, newline=not flow.ended_line)
+
+
+def _check_idle(info: ProcessInfo, *, background: bool) -> None:
+    pid, name = info.pid, info.name
+    if info.decoding:
+        how = f"`wait {pid}`, or `kill -INT {pid}` interrupts it"
+        raise SyscallError(Errno.EBUSY, f"process {pid} ({name}) is still answering; {how}")
+    if info.state is State.STOPPED and not background:
+        raise SyscallError(Errno.EAGAIN, f"process {pid} ({name}) is stopped; `cont {pid}` lets it answer")
+
+
+def _begin(shell: Session, agent: Process, text: str) -> int:
+    """Tell a process something and let it begin to answer, or leave its context as it was; returns the position where
+    the answer begins."""
+    language, pid, kept = agent.language, agent.pid, shell.kept(agent.pid)
+    if language.chat is None:
+        turn = feed_text(language, pid, text)
+    else:
+        turn = actions.ask_next(language, pid, text, kept.instructions)
+    try:
+        return agent.system.run(actions.begin_answer(language, pid, turn, kept.max_tokens))
+    except SyscallError as error:
+        if error.errno is not Errno.EDQUOT:
+            raise
+        reason = f"{error.reason.partition(';')[0]}; `limits {pid} --tokens N` raises it"
+        raise SyscallError(Errno.EDQUOT, reason) from None
+
+
+def _print(shell: Session, answer: Generator[str, None, None], patience: Patience) -> None:
+    """Print an answer as it comes."""
+    try:
+        with closing(answer) as pieces:
+            for piece in pieces:
+                patience.push(piece)
+    except SyscallError:
+        patience.flush()
+        shell.screen.line()
+        raise
+    except KeyboardInterrupt:
+        patience.flush()
+        raise
+    patience.flush()
+
+
+def _ending(shell: Session, pid: int, *, newline: bool = True) -> None:
+    """Say why an answer ended where that was not because it was finished."""
+    try:
+        finish = shell.info(pid).finish
+    except SyscallError as error:
+        if error.errno is not Errno.ESRCH:
+            raise
+        finish = Finish.KILLED
+    if finish in _ENDINGS:
+        shell.screen.line(f" [{_ENDINGS[finish].replace('PID', str(pid))}]", "dim")
+    elif newline:
+        shell.screen.line()
+
+
+def settle(shell: Session, pid: int) -> None:
+    """After SIGINT: wait until the process has come to its next token boundary and is idle."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    shell.kernel(Kill(pid=pid, signal=Signal.INT))
+    while shell.info(pid).decoding and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+@does("cat")
+def _cat(shell: Session, line: Line) -> None:
+    agent = shell.agent(shell.pid(line.text("PID")))
+    if line.has("-f"):
+        _follow(shell, agent, raw=line.has("--raw"))
+        return
+    said = _conversation(agent, agent.tokens, raw=line.has("--raw"))
+    for turn in said:
+        if turn.who:
+            shell.screen.write(f"{turn.who}: ", "cyan" if turn.who != "system" else "dim")
+        flow = Flow(shell.screen, len(turn.who) + 2 if turn.who else 0)
+        flow.push(turn.text)
+        flow.flush()
+        shell.screen.line()
+    if shell.info(agent.pid).decoding:
+        shell.screen.line(f"(it is still speaking; `cat -f {agent.pid}` follows)", "dim")
+
+
+def _conversation(agent: Process, tokens: list[int], *, raw: bool) -> list[Turn]:
+    language = agent.language
+    text = language.decode(tokens, special=True)
+    if raw:
+        return [Turn("", text)]
+    return turns(text, marks(language), printable(agent.info().name, one_line=True))
+
+
+def _follow(shell: Session, agent: Process, *, raw: bool) -> None:
+    tokens: list[int] = []
+    shown = ""
+    try:
+        while True:
+            try:
+                result = shell.kernel(Read(agent.pid, len(tokens), timeout=1.0, follow=True))
+            except SyscallError as error:
+                if error.errno is Errno.ETIME:
+                    continue
+                if error.errno is Errno.ESRCH and tokens:
+                    break
+                raise
+            tokens += result.tokens
+            text = render(_conversation(agent, tokens, raw=raw))
+            if text.startswith(shown) and not text.endswith("\ufffd"):
+                shell.screen.write(text[len(shown) :])
+                shown = text
+            if result.state is State.ZOMBIE:
+                break
+    except KeyboardInterrupt:
+        shell.screen.line()
+        if not shell.interactive:
+            raise
+        return
+    shell.screen.line()
+
+
+@does("wait")
+def _wait(shell: Session, line: Line) -> None:
+    pid = shell.pid(line.text("PID"), exited=True)
+    while True:
+        info = shell.kernel(Getinfo(pid=pid))
+        name = printable(info.name, one_line=True)
+        if info.state is State.ZOMBIE:
+            ended = shell.kernel(Wait(pid=pid))
+            shell.screen.line(f"[{pid}] {name}: exited with {ended.status} ({ended.reason})")
+            break
+        if not info.decoding:
+            shell.screen.line(f"[{pid}] {name}: idle after {info.usage.decoded} decoded tokens")
+            break
+        time.sleep(POLL_SECONDS)
+    shell.jobs.pop(pid, None)

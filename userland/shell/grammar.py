@@ -1,0 +1,243 @@
+"""The shell's command language: what a command line may look like, declared as data, and the reader of lines.
+
+A shell of the Unix kind, with two differences. The text of `say` and `spawn` is the rest of the line as it stands, so
+that "what's my name?" needs no quoting. And a line is never split by `;` or `|`: it is often prose.
+
+One declaration (`Command`) gives the parser, the help, and the completion.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from syscalls.errno import Errno, SyscallError
+
+
+class UsageError(SyscallError):
+    """The line is not of the command's form."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(Errno.EINVAL, reason)
+
+
+class Kind(enum.Enum):
+    """What a word means; completion and checks go by it."""
+
+    PID = "PID"  # a number, or the name of one process
+    MODEL = "MODEL"
+    POLICY = "POLICY"
+    DEVICE = "DEVICE"
+    SIGNAL = "SIGNAL"
+    FILE = "FILE"
+    COMMAND = "COMMAND"
+    NAME = "NAME"
+    INTEGER = "N"
+    DECIMAL = "X"
+    TEXT = "TEXT"  # the rest of the line, as it stands
+    WORDS = "ARGS"  # the remaining words
+
+
+@dataclass(frozen=True)
+class Param:
+    """A word by its place in the line. `flagged` ones start with `-` (as in `kill -STOP 3`) and may come anywhere."""
+
+    name: str
+    kind: Kind
+    required: bool = True
+    flagged: bool = False
+
+
+@dataclass(frozen=True)
+class Option:
+    """`--flag VALUE`, or without `kind` a switch."""
+
+    flag: str
+    kind: Kind | None
+    help: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command. `background`: it understands a trailing `&`."""
+
+    name: str
+    summary: str
+    params: Sequence[Param] = ()
+    options: Sequence[Option] = ()
+    details: str = ""
+    background: bool = False
+
+    @property
+    def usage(self) -> str:
+        """`kill [-SIGNAL] PID`."""
+        words = [self.name]
+        for param in self.params:
+            word = f"-{param.name}" if param.flagged else param.name
+            word += "..." if param.kind is Kind.WORDS else ""
+            if param is self._text:
+                words += self._option_words()
+            words.append(word if param.required else f"[{word}]")
+        if self._text is None:
+            words[1:1] = self._option_words()
+        return " ".join(words) + (" [&]" if self.background else "")
+
+    @property
+    def _text(self) -> Param | None:
+        return next((param for param in self.params if param.kind in (Kind.TEXT, Kind.WORDS)), None)
+
+    def _option_words(self) -> list[str]:
+        return [f"[{o.flag} {o.kind.value}]" if o.kind else f"[{o.flag}]" for o in self.options]
+
+
+@dataclass
+class Line:
+    """A command line that has been read: words by the names of their parameters and options."""
+
+    command: Command
+    values: dict[str, str] = field(default_factory=dict)
+    words: list[str] = field(default_factory=list)
+    background: bool = False
+
+    def has(self, name: str) -> bool:
+        return name in self.values
+
+    def text(self, name: str, default: str = "") -> str:
+        return self.values.get(name, default)
+
+    def integer(self, name: str, default: int, *, least: int | None = None) -> int:
+        """A whole number, at least `least`; the default is not checked."""
+        value = self.values.get(name)
+        if value is None:
+            return default
+        try:
+            number = int(value)
+        except ValueError:
+            raise UsageError(f"{self.command.name}: {name} wants a whole number, found {value!r}") from None
+        if least is not None and number < least:
+            raise UsageError(f"{self.command.name}: {name} wants at least {least}, found {value}")
+        return number
+
+    def decimal(self, name: str, default: float, *, least: float = 0.0, most: float = math.inf) -> float:
+        """A finite number from `least` to `most`; the default is not checked."""
+        value = self.values.get(name)
+        if value is None:
+            return default
+        try:
+            number = float(value)
+        except ValueError:
+            raise UsageError(f"{self.command.name}: {name} wants a number, found {value!r}") from None
+        if not (math.isfinite(number) and least <= number <= most):
+            upper = f" and at most {most:g}" if math.isfinite(most) else ""
+            raise UsageError(f"{self.command.name}: {name} wants at least {least:g}{upper}, found {value}")
+        return number
+
+
+class Scanner:
+    """Reads words off a line. A word that starts with a quote runs to the next such quote; elsewhere a quote is a
+    character like any other, so that apostrophes are harmless."""
+
+    def __init__(self, line: str) -> None:
+        self.left = line.strip()
+
+    def peek(self) -> str:
+        """The next word, or empty."""
+        return self._split()[0]
+
+    def word(self) -> str:
+        """Take the next word."""
+        word, self.left = self._split()
+        return word
+
+    def rest(self) -> str:
+        """Take all that is left; quotes around the whole of it are taken off."""
+        text, self.left = self.left, ""
+        if len(text) >= 2 and text[0] in "\"'" and text.endswith(text[0]) and text.count(text[0]) == 2:
+            return text[1:-1]
+        return text
+
+    def _split(self) -> tuple[str, str]:
+        left = self.left
+        if left[:1] in ('"', "'"):
+            end = left.find(left[0], 1)
+            if end < 0:
+                raise UsageError(f"the quote {left[0]} is not closed")
+            return left[1:end], left[end + 1 :].lstrip()
+        word, _, rest = left.partition(" ")
+        return word, rest.lstrip()
+
+
+def parse(line: str, commands: dict[str, Command]) -> Line | None:
+    """Read a line. None for an empty one or a comment. Raises UsageError (EINVAL), or ENOSYS-like advice for a command
+    that does not exist."""
+    line = line.strip().replace("\t", " ")
+    if not line or line.startswith("#"):
+        return None
+    scanner = Scanner(line)
+    name = scanner.word()
+    command = commands.get(name)
+    if command is None:
+        raise UsageError(_unknown(name, commands))
+    read = Line(command)
+    if command.background and scanner.left.endswith("&") and scanner.left[-2:-1] in ("", " "):
+        scanner.left = scanner.left[:-1].rstrip()
+        read.background = True
+    _read_words(scanner, read)
+    return read
+
+
+def _read_words(scanner: Scanner, read: Line) -> None:
+    command = read.command
+    options = {option.flag: option for option in command.options}
+    flagged = [param for param in command.params if param.flagged]
+    places = [param for param in command.params if not param.flagged]
+    while scanner.left:
+        quoted = scanner.left[0] in "\"'"
+        word = "" if quoted else scanner.peek()
+        option = None if quoted else options.get(word.partition("=")[0])
+        if option is not None:
+            scanner.word()
+            _take_option(scanner, read, option, word)
+        elif flagged and not quoted and len(word) > 1 and word[0] == "-":
+            read.values[flagged.pop(0).name] = scanner.word()[1:]
+        elif not quoted and word.startswith("--") and (not places or places[0].kind is not Kind.WORDS):
+            known = ", ".join(options) or "none"
+            raise UsageError(
+                f"{command.name} has no option {word}; its options: {known}. Usage: {command.usage}"
+            )
+        elif not places:
+            raise UsageError(
+                f"{command.name}: nothing was expected at {scanner.left!r}. Usage: {command.usage}"
+            )
+        elif places[0].kind is Kind.TEXT:
+            read.values[places.pop(0).name] = scanner.rest()
+        elif places[0].kind is Kind.WORDS:
+            while scanner.left:
+                read.words.append(scanner.word())
+        else:
+            read.values[places.pop(0).name] = scanner.word()
+    missing = [param.name for param in places if param.required]
+    if missing:
+        raise UsageError(f"{command.name} needs {' and '.join(missing)}. Usage: {command.usage}")
+
+
+def _take_option(scanner: Scanner, read: Line, option: Option, word: str) -> None:
+    _, equals, value = word.partition("=")
+    if option.kind is None:
+        if equals:
+            raise UsageError(f"{option.flag} takes no value")
+    elif not equals:
+        if not scanner.left:
+            raise UsageError(f"{option.flag} wants a value ({option.kind.value})")
+        value = scanner.word()
+    read.values[option.flag] = value
+
+
+def _unknown(name: str, commands: dict[str, Command]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, commands, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "`help` lists the commands"
+    return f"there is no command {name!r}; {hint}"

@@ -1,0 +1,97 @@
+"""A hint while an answer does not come: what the process waits for, and what will be done about it.
+
+A driver that hangs is killed and restarted by the kernel (hang_seconds); until then, a person who waits at a terminal is
+told so instead of nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+
+from syscalls.errno import SyscallError
+from syscalls.records import ProcessInfo, State
+from syscalls.table import BootInfoCall
+from userland.programs import ps
+from userland.programs.flow import Flow
+from userland.shell.session import Session
+
+QUIET_SECONDS = 5.0
+LOOK_SECONDS = 0.25
+ASK_SECONDS = 2.0  # a kernel that does not answer costs the hint, not the answer
+
+
+class Patience:
+    """`with Patience(shell, pid, flow) as patience: patience.push(piece)`: pieces go to the flow; on a terminal, every
+    silence of QUIET_SECONDS has one dim line."""
+
+    def __init__(self, shell: Session, pid: int, flow: Flow) -> None:
+        self._shell, self._pid, self._flow = shell, pid, flow
+        self._printing = threading.Lock()  # guards the flow and what follows
+        self._heard: float | None = time.monotonic()  # None: this silence has had its hint
+        self._ended = threading.Event()
+        self._watch = threading.Thread(target=self._look, name="llmasos-patience", daemon=True)
+
+    def __enter__(self) -> Patience:
+        if self._shell.screen.terminal:
+            self._watch.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        with self._printing:
+            self._heard = None
+
+    def head(self, text: str, style: str) -> None:
+        """Print what stands before the answer."""
+        with self._printing:
+            self._flow.head(text, style)
+
+    def push(self, piece: str) -> None:
+        """Print a piece of the answer."""
+        with self._printing:
+            self._heard = time.monotonic()
+            self._flow.push(piece)
+
+    def flush(self) -> None:
+        """Print what was held back of the answer."""
+        with self._printing:
+            self._flow.flush()
+
+    def _look(self) -> None:
+        while not self._ended.wait(LOOK_SECONDS):
+            heard = self._heard
+            if heard is None or time.monotonic() - heard < QUIET_SECONDS:
+                continue
+            try:
+                hint = self._hint()
+            except SyscallError:
+                continue
+            with self._printing:
+                if self._heard == heard:
+                    self._heard = None
+                    self._flow.aside(f"[{hint}]")
+
+    def _hint(self) -> str:
+        info = self._shell.info(self._pid, timeout=ASK_SECONDS)
+        if info.state is State.STOPPED:
+            return f"process {self._pid} is stopped; `cont {self._pid}` lets it go on"
+        boot = self._shell.kernel(BootInfoCall(), timeout=ASK_SECONDS)
+        state = next((device.state for device in boot.devices if device.name == info.device), "gone")
+        return waiting(info, state)
+
+
+def waiting(info: ProcessInfo, device_state: str) -> str:
+    """Why a process that decodes says nothing."""
+    since = f"for {QUIET_SECONDS:.0f} s"
+    if device_state != "up":
+        return f"device {info.device} is {device_state}; the answer goes on when it is up again"
+    if info.state is State.RUNNING:
+        return (
+            f"device {info.device} has not answered {since}; if it hangs, the kernel restarts it after hang_seconds "
+            f"(60 unless configured) and the answer goes on"
+        )
+    return f"process {info.pid} has said nothing {since} ({ps.state(info)})"

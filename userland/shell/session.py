@@ -1,0 +1,161 @@
+"""A shell session: one connection to the kernel, one screen, and what answers in the background.
+
+A shell is a program like any other; what it spawned are its children and end with it (as with Unix's SIGHUP), but for the
+detached. Commands run one at a time in the foreground; background answers need no thread here, because it is the kernel
+that lets processes decode.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import Finish, ProcessInfo, State
+from syscalls.table import Getinfo
+from userland.programs import ps
+from userland.programs.screen import Screen
+from userland.sdk.actions import MAX_TOKENS
+from userland.sdk.system import Process, System
+from userland.shell.grammar import Line, UsageError, parse
+from userland.shell.words import COMMANDS
+
+INTERRUPTED = 130  # 128 + SIGINT
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a shell remembers of an agent: its handle, the tokens of an answer at most, and its system prompt."""
+
+    agent: Process | None = None
+    max_tokens: int = MAX_TOKENS
+    instructions: str = ""
+
+
+class Session:
+    """The state of a shell. `status` is None until the shell is to end; `failures` counts commands that failed."""
+
+    def __init__(
+        self, system: System, screen: Screen, ask_line: Callable[[str], str], *, interactive: bool
+    ) -> None:
+        self.system = system
+        self.kernel = system.kernel
+        self.screen = screen
+        self.ask_line = ask_line  # a line from the person, after a prompt; EOFError where there are no more
+        self.interactive = interactive
+        self.status: int | None = None
+        self.failures = 0
+        self.jobs: dict[int, str] = {}  # pid -> name, of processes told to answer in the background
+        self.warming: threading.Thread | None = (
+            None  # loads the tokenizer library, which two threads may not do
+        )
+        self._kept: dict[int, Kept] = {}
+
+    def execute(self, text: str) -> None:
+        """Run one command line. Errors are printed and counted, never raised."""
+        try:
+            line = parse(text, COMMANDS)
+            if line is not None:
+                DO[line.command.name](self, line)
+        except SyscallError as error:
+            self.screen.error(str(error))
+            if error.errno is Errno.EPIPE and not self._alive():
+                self.status = 1
+        except KeyboardInterrupt:
+            self.screen.line()
+            if not self.interactive:
+                self.status = INTERRUPTED
+        except BrokenPipeError:
+            self.status = 1
+        else:
+            return
+        self.failures += 1
+
+    def pid(self, word: str, *, exited: bool = False) -> int:
+        """The pid meant by a word: a number, or the name of one process (of a driver, also its device's).
+
+        With `exited`, processes that nobody has reaped yet count where no living one is called so. Raises
+        EINVAL, or ESRCH for a name.
+        """
+        if word.isascii() and word.isdigit():
+            number = int(word)
+            if number < 1:
+                raise UsageError(f"a pid is 1 or greater, found {word}")
+            return number
+        called = ps.processes(self.kernel, lambda row: row.name == word or row.name == f"driver:{word}")
+        living = [row for row in called if row.state is not State.ZOMBIE]
+        named = living or (called if exited else [])
+        if len(named) == 1:
+            return named[0].pid
+        if not named:
+            raise SyscallError(Errno.ESRCH, f"no process is called {word!r}; `ps` lists them")
+        pids = ", ".join(str(row.pid) for row in named)
+        raise UsageError(f"{len(named)} processes are called {word!r} ({pids}); say which by its pid")
+
+    def warmed(self) -> System:
+        """The system, once words can be used in it."""
+        if self.warming is not None:
+            self.warming.join()
+        return self.system
+
+    def agent(self, pid: int) -> Process:
+        """A handle on an LLM process, whoever spawned it. Raises ESRCH, EINVAL."""
+        self.warmed()
+        kept = self._kept.get(pid)
+        return kept.agent if kept is not None and kept.agent is not None else self.system.process(pid)
+
+    def keep(self, agent: Process, max_tokens: int, instructions: str) -> None:
+        """Remember an agent of this shell."""
+        self._kept[agent.pid] = Kept(agent, max_tokens, instructions)
+
+    def kept(self, pid: int) -> Kept:
+        """What is remembered of an agent; the defaults, of another's."""
+        return self._kept.get(pid, Kept())
+
+    def info(self, pid: int, *, timeout: float | None = None) -> ProcessInfo:
+        return self.kernel(Getinfo(pid=pid), timeout=timeout)
+
+    def finished_jobs(self) -> list[str]:
+        """A line for each background answer that has ended since the last time."""
+        lines: list[str] = []
+        for pid, name in list(self.jobs.items()):
+            try:
+                info = self.info(pid)
+            except SyscallError as error:
+                if error.errno is not Errno.ESRCH:
+                    raise
+                del self.jobs[pid]
+                lines.append(f"[{pid}] {name}: gone")
+                continue
+            if info.state is State.ZOMBIE:
+                del self.jobs[pid]
+                lines.append(f"[{pid}] {name}: exited with {info.exit_status}")
+            elif not info.decoding:
+                del self.jobs[pid]
+                how = "done" if info.finish in (Finish.STOP, Finish.NONE) else f"ended ({info.finish})"
+                lines.append(f"[{pid}] {name}: {how}, {info.length} tokens; `cat {pid}` shows it")
+        return lines
+
+    def _alive(self) -> bool:
+        try:
+            self.kernel(Getinfo())
+        except SyscallError:
+            return False
+        return True
+
+
+Action = Callable[[Session, Line], None]
+DO: dict[str, Action] = {}
+
+
+def does(name: str) -> Callable[[Action], Action]:
+    """Enter a function as what the command `name` does."""
+
+    def enter(action: Action) -> Action:
+        if name not in COMMANDS or name in DO:
+            raise ValueError(f"command {name!r} is not declared, or is done twice")
+        DO[name] = action
+        return action
+
+    return enter

@@ -1,0 +1,112 @@
+"""The commands of the shell, as data: form, summary and help of each. What they do is in the `do_*` modules.
+
+The embedded model is trained to emit these forms; a change here wants one in its recipe.
+"""
+
+from __future__ import annotations
+
+from syscalls.limits import NICE_MAX, NICE_MIN
+from userland.shell.grammar import Command, Kind, Option, Param
+
+_PID = Param("PID", Kind.PID)
+_TEXT = Param("TEXT", Kind.TEXT)
+
+_ALL = (
+    # --- looking ---
+    Command("ps", "list the processes", (Param("PID", Kind.PID, required=False),),
+            details="With a PID: everything known of that one. A PID may everywhere be given as the name of a process."),
+    Command("top", "watch processes, device and memory live", options=(
+        Option("--seconds", Kind.DECIMAL, "seconds between two looks (default 1)"),
+        Option("--once", None, "print one look and return"),
+    ), details="q or Ctrl-C leaves. Without a terminal one look is printed."),
+    Command("models", "list the models and their memory"),
+    Command("devices", "list the devices and their drivers"),
+    Command("stats", "counters since boot"),
+    Command("uptime", "how long the kernel has been up"),
+    Command("dmesg", "the kernel log", options=(Option("-f", None, "follow: print new lines until Ctrl-C"),)),
+    Command("strace", "print the system calls of a process and what they cause",
+            (Param("PID", Kind.PID, required=False),),
+            (Option("--count", Kind.INTEGER, "stop after this many events"),),
+            details="PID may be `all`, which is what it is without one. A call that concerns the process is shown "
+                    "whoever makes it. Ctrl-C ends."),
+    Command("trace", "print every event of the kernel",
+            options=(Option("--count", Kind.INTEGER, "stop after this many events"),), details="Ctrl-C ends."),
+    # --- agents ---
+    Command("spawn", "start an agent; with TEXT it answers at once",
+            (Param("NAME", Kind.NAME), Param("TEXT", Kind.TEXT, required=False)),
+            (
+                Option("--model", Kind.MODEL, "a known name, a directory, or a hub name (default: the kernel's)"),
+                Option("--nice", Kind.INTEGER, f"{NICE_MIN} (most) to {NICE_MAX} (least)"),
+                Option("--system", Kind.TEXT, "system prompt; quote it"),
+                Option("--temperature", Kind.DECIMAL, "0 (default) is greedy"),
+                Option("--seed", Kind.INTEGER, "seed of the sampler"),
+                Option("--max", Kind.INTEGER, "tokens of an answer at most"),
+                Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
+                Option("--dtype", Kind.NAME, "fp32, bf16 or int8 (default: the device's)"),
+                Option("--detach", None, "let it outlive this shell"),
+            ), background=True,
+            details="Options come before TEXT, which is the rest of the line. With & the answer is not printed; "
+                    "see it with `cat`."),
+    Command("say", "tell a process something and print its answer while it comes", (_PID, _TEXT),
+            (Option("--max", Kind.INTEGER, "tokens of the answer at most"),), background=True,
+            details="Ctrl-C interrupts the answer (SIGINT to the process), not the shell. With & the process answers "
+                    "in the background."),
+    Command("chat", "talk with a process line by line", (_PID,),
+            details="An empty line or Ctrl-D leaves; Ctrl-C interrupts an answer."),
+    Command("cat", "print a process's conversation so far", (_PID,), (
+        Option("-f", None, "follow: go on printing until Ctrl-C, or until the process ends"),
+        Option("--raw", None, "the text of the token log as it is, with its special tokens"),
+    )),
+    Command("read", "print the token ids of a process's log", (
+        _PID, Param("FROM", Kind.INTEGER, required=False), Param("N", Kind.INTEGER, required=False)),
+        details="From position FROM (default 0), N of them (default all)."),
+    Command("wait", "wait until a process has nothing to do, or has exited", (_PID,),
+            details="Of an idle process nothing is waited for. An exited child is reaped, and its status printed."),
+    # --- control ---
+    Command("stop", "stop a process (SIGSTOP)", (_PID,), details="Its context stays; `cont` lets it go on."),
+    Command("cont", "let a stopped process go on (SIGCONT)", (_PID,)),
+    Command("kill", "send a signal (default TERM)", (Param("SIGNAL", Kind.SIGNAL, required=False, flagged=True), _PID),
+            details="SIGNAL is INT, KILL, TERM, CONT, STOP, by name or number. KILL to a driver has it restarted; "
+                    "its device's name stands for it, as in `kill -KILL cpu0`."),
+    Command("nice", "change a process's share of the device", (_PID, Param("VALUE", Kind.INTEGER)),
+            details=f"From {NICE_MIN} (largest share) to {NICE_MAX} (smallest)."),
+    Command("fork", "copy a process, sharing its pages", (_PID, Param("N", Kind.INTEGER, required=False)),
+            details="N copies (default 1). Each goes on where the process is; pages are copied when written. The copies "
+                    "have its name: tell them apart by pid."),
+    Command("limits", "show or set the limits of a process", (_PID,), (
+        Option("--context", Kind.INTEGER, "tokens its log may hold"),
+        Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
+        Option("--pages", Kind.INTEGER, "KV pages it may map"),
+    ), details="0 takes a limit away."),
+    Command("policy", "show or change the scheduling policy", (Param("NAME", Kind.POLICY, required=False),), (
+        Option("--device", Kind.DEVICE, "the device (default: the first)"),
+        Option("--max-runs", Kind.INTEGER, "processes in one step at most"),
+        Option("--step-tokens", Kind.INTEGER, "tokens in one step at most"),
+    ), details="fair, fcfs, round_robin, mlfq or lottery; it holds from the next step on."),
+    Command("pagein", "bring a model into memory", (Param("MODEL", Kind.MODEL),), (
+        Option("--device", Kind.DEVICE, "the device (default: the first)"),
+        Option("--dtype", Kind.NAME, "fp32, bf16 or int8 (default: the device's)"),
+    )),
+    Command("evict", "take a model nobody uses out of memory", (Param("MODEL", Kind.MODEL),), (
+        Option("--device", Kind.DEVICE, "the device (default: any)"),
+        Option("--dtype", Kind.NAME, "which of its dtypes (default: any)"),
+    )),
+    # --- the shell ---
+    Command("run", "run a Python program", (Param("FILE", Kind.FILE), Param("ARGS", Kind.WORDS, required=False)),
+            details="In a process of its own, attached to this kernel by LLMASOS_RUNTIME."),
+    Command("jobs", "what answers in the background"),
+    Command("clear", "clear the screen"),
+    Command("help", "list the commands, or explain one", (Param("COMMAND", Kind.COMMAND, required=False),)),
+    Command("exit", "leave the shell", (Param("STATUS", Kind.INTEGER, required=False),),
+            details="What was spawned here ends with it, but for what was spawned with --detach. Ctrl-D does the same."),
+    Command("halt", "shut the whole system down"),
+)  # fmt: skip
+
+COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
+
+GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Agents", ("spawn", "say", "chat", "cat", "read", "wait", "jobs")),
+    ("Control", ("stop", "cont", "kill", "nice", "fork", "limits", "policy", "pagein", "evict")),
+    ("Looking", ("ps", "top", "models", "devices", "stats", "uptime", "dmesg", "strace", "trace")),
+    ("Shell", ("run", "help", "clear", "exit", "halt")),
+)
