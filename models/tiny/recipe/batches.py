@@ -1,0 +1,73 @@
+"""Training batches, made on the fly: step `n` of seed `s` is always the same batch, so a stopped run resumes exactly."""
+
+from collections.abc import Iterator
+from random import Random
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from .conversation import Conversation, Message
+
+SHAPES = ((48, 128), (12, 512), (4, 1536))
+"""Rows and tokens of the three kinds of batches; each has 6,144 tokens."""
+PRACTICE_SHAPE = (24, 128)
+PRACTICE_STEPS = 540
+"""The first steps practise copying: the skill that most abilities rest on, and the slowest to be found."""
+SHORT_STEPS = 1260
+"""Until this step conversations are mostly short and never longer than 512 tokens."""
+LATE_FROM = 1200
+"""From this step on conversations ask for more facts, and sums are worked out (answered at once they were not learnt)."""
+
+
+def render(messages: list[Message]) -> str:
+    """The chat template's text of these messages, whose contents have no outer space (the tests hold it to that)."""
+    return "<|bos|>" + "".join(f"<|{message['role']}|>{message['content']}<|end|>" for message in messages)
+
+
+def conversation_text(rng: Random, characters: int, *, practice: bool = False, late: bool = False) -> str:
+    """A training conversation of at least this many characters, mostly copying if it is for `practice`."""
+    conversation = Conversation(rng, late=late)
+    conversation.system()
+    length = 0
+    while length < characters:
+        if practice:
+            conversation.practise()
+        else:
+            conversation.grow()
+        length += sum(len(message["content"]) for message in conversation.messages[-2:]) + 8
+    return render(conversation.messages)
+
+
+def corpus(seed: int, conversations: int) -> Iterator[str]:
+    """The text that the tokenizer is fitted to."""
+    for index in range(conversations):
+        yield conversation_text(Random(f"{seed}:corpus:{index}"), 600)
+
+
+def shape_of(rng: Random, step: int) -> tuple[int, int]:
+    """Mostly short conversations at first; longer ones once copying has been learnt."""
+    if step < PRACTICE_STEPS:
+        return PRACTICE_SHAPE
+    weights = (8, 2, 0) if step < SHORT_STEPS else (5, 4, 1)
+    return rng.choices(SHAPES, weights)[0]
+
+
+def batch(tokenizer: PreTrainedTokenizerFast, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens `[rows, length + 1]` of a step, and which targets (flat positions) the assistant writes."""
+    rng = Random(f"{seed}:{step}")
+    rows, length = shape_of(rng, step)
+    practice, late = step < PRACTICE_STEPS, step >= LATE_FROM
+    sequences: list[list[int]] = []
+    while len(sequences) < rows:
+        wanted = rows - len(sequences)
+        texts = [conversation_text(rng, length * 7 // 2, practice=practice, late=late) for _ in range(wanted)]
+        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        sequences.extend(ids[: length + 1] for ids in encoded if len(ids) > length)
+    tokens = torch.tensor(sequences)
+    # The role of a token is the last role token before it; the assistant writes what follows its own.
+    roles = (tokens >= tokenizer.convert_tokens_to_ids("<|system|>")) & (
+        tokens <= tokenizer.convert_tokens_to_ids("<|assistant|>")
+    )
+    last = torch.cummax(torch.where(roles, torch.arange(length + 1), 0), dim=1).values
+    by_assistant = tokens.gather(1, last) == tokenizer.convert_tokens_to_ids("<|assistant|>")
+    return tokens, (by_assistant & ~roles)[:, 1:].flatten().nonzero().squeeze(1)
