@@ -1,0 +1,245 @@
+"""`python -m docs.generate`: write docs/syscalls.md, the manual of the system calls, from the ABI table.
+
+As seL4's manual is generated from its interface files: one source, so that the page cannot disagree with the code. With
+`--check` nothing is written; the exit status is 1 if the page is stale, and the difference is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import enum
+import inspect
+import math
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from syscalls import limits, records, transport
+from syscalls.errno import Errno
+from syscalls.records import Record, Right
+from syscalls.table import CANCEL, COMMON, TABLE, Entry
+
+PAGE = Path(__file__).with_name("syscalls.md")
+HEAD = f"""\
+# The system calls of LLMasOS
+
+*Generated from `syscalls/table.py` by `python -m docs.generate`. Change the table, not this page.*
+
+A program makes a call by sending one frame to the kernel, msgpack of `[version, seq, call number, [arguments]]`, and
+gets one back, `[version, seq, errno, result or reason]`. The protocol version is {limits.PROTOCOL_VERSION}. `seq` is
+the caller's choice among the numbers it has not in flight. Call number {CANCEL} with the argument `[seq]` takes back
+the call of that number: it is then answered with EINTR, unless its result was on its way already. A connection's first
+call must be `attach`.
+
+From Python: `await kernel(Fork(pid, count=2))` with `syscalls.client`, the same without `await` with
+`syscalls.blocking`. Arguments stand on the wire in the order shown; those with a default may be left out from the end.
+
+A request has at most {limits.MAX_REQUEST_BYTES:,} bytes, a reply at most {limits.MAX_REPLY_BYTES:,}. A longer request
+is not read but answered EMSGSIZE, with `seq` 0; at more than {transport.MAX_FRAME:,} bytes ZeroMQ cuts the connection.
+
+Of one program at most {limits.MAX_PARKED_CALLS:,} calls wait in the kernel at once. A call marked *blocks* is answered
+when what it waits for has happened; all others at once.
+"""
+
+
+def page() -> str:
+    """The whole manual page."""
+    parts = [HEAD, _contents(), "## Errors of every call\n", _errors(COMMON)]
+    families: dict[str, list[Entry]] = {}
+    for number in sorted(TABLE):
+        families.setdefault(TABLE[number].family, []).append(TABLE[number])
+    for family, entries in families.items():
+        parts.append(f"## {family.capitalize()}\n")
+        parts += [_call(entry) for entry in entries]
+    parts.append("## Records\n\nEncoded as arrays of their fields, in this order.\n")
+    parts += [_record(record) for record in _records()]
+    parts.append("## Enumerations\n")
+    parts += [_enumeration(kind) for kind in _enumerations()]
+    parts.append("## All errors\n")
+    parts.append(_errors(tuple(Errno), numbers=True))
+    return "\n".join(part.rstrip() + "\n" for part in parts)
+
+
+def _contents() -> str:
+    rows = ["| number | call | result | right | |", "|---|---|---|---|---|"]
+    for number in sorted(TABLE):
+        entry = TABLE[number]
+        blocks = "blocks" if entry.blocks else ""
+        rows.append(
+            f"| {number} | [`{entry.name}`](#{entry.name}) | `{_type(entry.result)}` | {_right(entry)} | {blocks} |"
+        )
+    return "\n".join(rows)
+
+
+def _call(entry: Entry) -> str:
+    blocks = ", blocks" if entry.blocks else ""
+    arguments = ", ".join(_signature(field) for field in msgspec.structs.fields(entry.record))
+    lines = [
+        f"### {entry.name}",
+        "",
+        f"`{entry.record.__name__}({arguments}) -> {_type(entry.result)}`",
+        "",
+        f"Number {entry.number}. Right: {_right(entry)}{blocks}.",
+        "",
+        inspect.getdoc(entry.record) or "",
+        "",
+        _fields(entry.record),
+    ]
+    if entry.errors:
+        lines += ["", _errors(entry.errors)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _record(record: type[Record]) -> str:
+    doc = inspect.getdoc(record) or ""
+    if doc == inspect.getdoc(Record):
+        doc = ""
+    return "\n".join(filter(None, [f"### {record.__name__}\n", doc and doc + "\n", _fields(record)])) + "\n"
+
+
+def _fields(struct: type[msgspec.Struct]) -> str:
+    fields = msgspec.structs.fields(struct)
+    if not fields:
+        return ""
+    rows = ["| field | type | default | limits |", "|---|---|---|---|"]
+    rows += [
+        f"| `{field.name}` | {_linked(field.type)} | {_default(field, required='')} | {_limits(field.type)} |"
+        for field in fields
+    ]
+    return "\n".join(rows)
+
+
+def _enumeration(kind: type[enum.Enum]) -> str:
+    values = [f"`{member.name}` = {member.value!r}" for member in kind]
+    return f"### {kind.__name__}\n\n{inspect.getdoc(kind)}\n\n{', '.join(values)}\n"
+
+
+def _errors(errors: tuple[Errno, ...], *, numbers: bool = False) -> str:
+    rows = [
+        f"| error |{' number |' if numbers else ''} what to do |",
+        "|---|---|" + ("---|" if numbers else ""),
+    ]
+    for error in errors:
+        number = f" {int(error)} |" if numbers else ""
+        rows.append(f"| {error.name} |{number} {error.advice} |")
+    return "\n".join(rows)
+
+
+def _right(entry: Entry) -> str:
+    return (
+        " ".join(flag.name or "" for flag in Right if flag in entry.right and flag is not Right.ALL) or "none"
+    )
+
+
+def _signature(field: msgspec.structs.FieldInfo) -> str:
+    default = _default(field, required="").strip("`")
+    shown = f"{field.name}: {_type(field.type)}"
+    return f"{shown} = {default}" if default else shown
+
+
+def _default(field: msgspec.structs.FieldInfo, *, required: str) -> str:
+    if field.default_factory is not msgspec.NODEFAULT:
+        value = field.default_factory()
+    elif field.default is not msgspec.NODEFAULT:
+        value = field.default
+    else:
+        return required
+    if isinstance(value, enum.Enum):
+        return f"`{type(value).__name__}.{value.name}`"
+    return f"`{value!r}`"
+
+
+def _type(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin in (types.UnionType, typing.Union):
+        return " | ".join(_type(argument) for argument in arguments)
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join(_type(argument) for argument in arguments)}]"
+    return "None" if annotation in (None, type(None)) else str(annotation.__name__)
+
+
+def _linked(annotation: Any) -> str:
+    name = _type(annotation)
+    for known in _mentioned(annotation):
+        if known.__module__ == records.__name__:
+            return f"[`{name}`](#{known.__name__.lower()})".replace("|", "\\|")
+    return f"`{name}`".replace("|", "\\|")
+
+
+def _mentioned(annotation: Any) -> list[type]:
+    """The classes an annotation is made of."""
+    if arguments := typing.get_args(annotation):
+        return [found for argument in arguments for found in _mentioned(argument)]
+    return [annotation] if isinstance(annotation, type) else []
+
+
+def _limits(annotation: Any) -> str:
+    """The bounds that msgspec checks, of the value and of its elements."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    found = []
+    if origin is Annotated:
+        found = [_bounds(meta) for meta in arguments[1:] if isinstance(meta, msgspec.Meta)]
+        arguments = arguments[:1]
+    inner = list(filter(None, (_limits(argument) for argument in arguments)))
+    if origin in (list, dict):
+        inner = [f"each {text}" for text in inner]
+    return "; ".join(filter(None, [*found, *inner]))
+
+
+def _bounds(meta: msgspec.Meta) -> str:
+    texts = []
+    for value, sign in ((meta.ge, "≥"), (meta.gt, ">"), (meta.le, "≤"), (meta.lt, "<")):
+        if value is not None:
+            texts.append(f"{sign} {_number(value)}")
+    if meta.min_length:
+        texts.append(f"at least {meta.min_length} long")
+    if meta.max_length is not None:
+        texts.append(f"at most {_number(meta.max_length)} long")
+    if meta.pattern == records.PRINTABLE:
+        texts.append("no control characters")
+    return ", ".join(texts)
+
+
+def _number(value: float) -> str:
+    if value >= 1 << 20 and math.log2(value + 1).is_integer():
+        return f"2^{int(math.log2(value + 1))} - 1"
+    return f"{value:,}"
+
+
+def _records() -> list[type[Record]]:
+    found = [kind for kind in vars(records).values() if isinstance(kind, type) and issubclass(kind, Record)]
+    return [kind for kind in found if kind is not Record]
+
+
+def _enumerations() -> list[type[enum.Enum]]:
+    own = [kind for kind in vars(records).values() if isinstance(kind, type) and issubclass(kind, enum.Enum)]
+    return [kind for kind in own if kind.__module__ == records.__name__]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is stale")
+    check = parser.parse_args(arguments).check
+    fresh = page()
+    found = PAGE.read_text() if PAGE.exists() else ""
+    if fresh == found:
+        return 0
+    if not check:
+        PAGE.write_text(fresh)
+        print(f"wrote {PAGE}")
+        return 0
+    names = PAGE.name, "the table"
+    sys.stdout.writelines(difflib.unified_diff(found.splitlines(True), fresh.splitlines(True), *names, n=1))
+    print(f"{PAGE} is stale: run `python -m docs.generate`", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
