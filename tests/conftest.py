@@ -1,0 +1,30 @@
+"""Fixtures that boot a real system: kernel and driver as OS processes in a runtime directory of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import models_zoo
+from userland.sdk.system import System
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Directories of tiny random models (tests/models_zoo.py), built when first asked for."""
+    place = tmp_path_factory.mktemp("zoo")
+
+    def directory(name: str) -> Path:
+        there = place / name
+        return there if there.exists() else models_zoo.build(name, there)
+
+    return directory
+
+
+@pytest.fixture(scope="module")
+def cpu_system() -> Iterator[System]:
+    """A booted system with a CPU driver on one thread: tests share two cores."""
+    with System.connect(boot=True, flags=["--device", "cpu:threads=1"], name="tests") as system:
+        yield system

@@ -1,0 +1,140 @@
+"""The smallest kernel: hands out frames, keeps logs, and asks an engine for tokens, as a real one would.
+
+Frames come in random order and are reused, so that nothing can rely on where a context lies.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from drivers.cpu import open_device
+from drivers.device import Device
+from drivers.protocol import BLOCK_TOKENS, Copy, Load, Run, RunResult, Sample, Step
+from syscalls.records import Sampler, TokenLogprobs
+
+GREEDY = Sampler()
+IMAGE = 3
+
+
+def engine(directory: Path, dtype: str = "fp32", frames: int = 256) -> Device:
+    """A CPU engine with one thread and one model, as image IMAGE."""
+    device = open_device({"threads": "1", "dtype": dtype})
+    device.load(Load(1, IMAGE, str(directory), "", frames), lambda fraction: None)
+    return device
+
+
+@dataclass
+class Process:
+    """What the kernel knows of a process: its log, how far it is in KV, its frames, what the driver was told."""
+
+    ctx: int
+    log: list[int]
+    sampler: Sampler = GREEDY
+    computed: int = 0
+    table: list[int] = field(default_factory=list)
+    told: int = 0  # blocks of the table the driver knows
+    knows_log: bool = False
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+
+class Feeder:
+    """One engine and its processes."""
+
+    def __init__(self, device: Device, frames: int = 256, seed: int = 0) -> None:
+        self.device = device
+        self._random = random.Random(seed)
+        self._free = list(range(frames))
+        self._random.shuffle(self._free)
+        self._users = dict.fromkeys(range(frames), 0)
+        self._next = 1
+        self._copies: list[Copy] = []
+
+    def spawn(self, tokens: Sequence[int], sampler: Sampler = GREEDY) -> Process:
+        process = Process(self._next, list(tokens), sampler)
+        self._next += 1
+        return process
+
+    def fork(self, parent: Process, sampler: Sampler | None = None) -> Process:
+        """A child that shares the full frames; the last partial one is copied."""
+        child = self.spawn(parent.log, sampler or parent.sampler)
+        child.computed = parent.computed
+        full, rest = divmod(parent.computed, BLOCK_TOKENS)
+        for frame in parent.table[:full]:
+            self._users[frame] += 1
+            child.table.append(frame)
+        if rest:
+            child.table.append(self._allocate())
+            self._copies.append(Copy(IMAGE, parent.table[full], child.table[-1]))
+        return child
+
+    def preempt(self, process: Process) -> None:
+        """Take all its frames; it is rebuilt from its log, in others."""
+        self.device.drop([process.ctx])
+        self._release(process)
+        process.computed = process.told = 0
+        process.knows_log = False
+
+    def end(self, process: Process) -> None:
+        self.device.drop([process.ctx])
+        self._release(process)
+
+    def truncate(self, process: Process, length: int) -> None:
+        del process.log[length:]
+        process.computed = min(process.computed, length - 1)
+
+    def run(self, process: Process, count: int, logprobs: int = 0, append: bool = True) -> Run:
+        """The next `count` tokens of a process as a run; samples where that completes the log."""
+        position = process.computed
+        tokens = process.log[position : position + count]
+        end = position + len(tokens)
+        blocks = -(-end // BLOCK_TOKENS)
+        while len(process.table) < blocks:
+            process.table.append(self._allocate())
+        keep = min(process.told, blocks)
+        sample = Sample(process.sampler, end, append, logprobs) if end == len(process.log) else None
+        history = None if process.knows_log else process.log[:position]
+        process.computed, process.told, process.knows_log = end, blocks, True
+        return Run(process.ctx, IMAGE, position, tokens, keep, process.table[keep:blocks], sample, history)
+
+    def step(self, runs: Sequence[Run]) -> list[RunResult]:
+        copies, self._copies = self._copies, []
+        results = self.device.step(Step(1, list(runs), copies)).results
+        assert [result.ctx for result in results] == [run.ctx for run in runs]
+        return results
+
+    def generate(
+        self, processes: Sequence[Process], count: int, chunk: int | Sequence[int] = 64, logprobs: int = 0
+    ) -> list[list[int]]:
+        """Decode `count` tokens for each, all of them in the same steps; prompts in chunks of `chunk` tokens (a sequence:
+        of those sizes in turn). Log-probabilities go to `Process.logprobs`."""
+        sizes = [chunk] if isinstance(chunk, int) else list(chunk)
+        made: dict[int, list[int]] = {process.ctx: [] for process in processes}
+        turn = 0
+        while waiting := [process for process in processes if len(made[process.ctx]) < count]:
+            runs = []
+            for process in waiting:
+                runs.append(self.run(process, sizes[turn % len(sizes)], logprobs))
+                turn += 1
+            for process, run, result in zip(waiting, runs, self.step(runs), strict=True):
+                assert not result.error, result.error
+                if run.sample is not None:
+                    process.log.append(result.token)
+                    made[process.ctx].append(result.token)
+                    if result.logprobs is not None:
+                        process.logprobs.append(result.logprobs)
+        return [made[process.ctx] for process in processes]
+
+    def _allocate(self) -> int:
+        frame = self._free.pop(self._random.randrange(len(self._free)))
+        self._users[frame] = 1
+        return frame
+
+    def _release(self, process: Process) -> None:
+        for frame in process.table:
+            self._users[frame] -= 1
+            if self._users[frame] == 0:
+                self._free.append(frame)
+        process.table = []

@@ -1,0 +1,272 @@
+"""The driver's loop as a real process: what it says, what it survives, and that it never outlives its kernel."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from drivers.host import main
+from drivers.protocol import (
+    Copy,
+    Done,
+    Drop,
+    Failed,
+    Heartbeat,
+    Load,
+    Loaded,
+    Ping,
+    Probe,
+    Probed,
+    Progress,
+    Quit,
+    Run,
+    Sample,
+    Step,
+    StepDone,
+    Unload,
+)
+from syscalls import runtime
+from syscalls.errno import Errno
+from syscalls.records import Sampler
+from syscalls.table import BootInfoCall
+from tests import models_zoo
+from tests.booted import booted, eventually
+from tests.drivers.process import PATIENCE, driver, noted
+
+GREEDY = Sampler()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return models_zoo.build("llama", tmp_path_factory.mktemp("llama"))
+
+
+def test_a_driver_says_hello_probes_loads_steps_and_goes_on_after_errors(tmp_path: Path, model: Path) -> None:
+    with driver("cpu", tmp_path / "r", "threads=1", "dtype=fp32") as cpu:
+        cpu.send(Probe(1, str(model), ""))
+        probed = cpu.wait_for(Probed, 1)
+        assert (probed.architecture, probed.dtype, probed.vocab) == ("llama", "fp32", models_zoo.VOCAB)
+
+        cpu.send(Probe(2, str(tmp_path / "nowhere"), ""))
+        assert cpu.wait_for(Failed, 2).errno == Errno.ENOENT
+
+        cpu.send(Load(3, 9, str(model), "", 8))
+        cpu.wait_for(Loaded, 3)
+        assert [message.fraction for message in cpu.heard if isinstance(message, Progress)]
+
+        cpu.send(Step(4, [Run(1, 9, 0, [5, 6, 7], 0, [0], Sample(GREEDY, 3, True))]))
+        first = cpu.wait_for(StepDone, 4)
+        assert set(first.phases) == {"prepare", "copy", "model", "sample"}
+        assert first.results[0].token >= 0
+
+        cpu.send(Step(5, [Run(1, 99, 0, [5], 0, [0])]))
+        refused = cpu.wait_for(Failed, 5)
+        assert refused.errno == Errno.EINVAL
+        assert "99" in refused.reason
+
+        cpu.send(Drop([1, 12345]))  # unknown contexts are ignored, and nothing is answered
+        cpu.send(Step(6, [Run(1, 9, 0, [5, 6, 7], 0, [3], Sample(GREEDY, 3, True))]))
+        assert cpu.wait_for(StepDone, 6).results == first.results
+
+        cpu.send(Unload(7, 9))
+        cpu.wait_for(Done, 7)
+        cpu.send(Unload(8, 9))
+        assert cpu.wait_for(Failed, 8).errno == Errno.EINVAL
+        cpu.send(Quit())
+        assert cpu.wait() == 0
+        assert "Traceback" not in cpu.output()
+
+
+def test_an_unexpected_error_is_answered_and_its_traceback_noted(tmp_path: Path, model: Path) -> None:
+    with driver("cpu", tmp_path / "r", "threads=1") as cpu:
+        cpu.send(Load(1, 9, str(model), "", 8))
+        cpu.wait_for(Loaded, 1)
+        cpu.send(Step(2, [], [Copy(9, 1 << 40, 0)]))  # a frame no kernel would name
+        failed = cpu.wait_for(Failed, 2)
+        assert failed.errno == Errno.EIO
+        assert "slab" in noted(cpu.heard)
+        cpu.send(Probe(3, str(model), ""))
+        cpu.wait_for(Probed, 3)
+
+
+def test_ping_and_heartbeat_are_answered_while_the_device_is_busy(tmp_path: Path, model: Path) -> None:
+    with driver("cpu", tmp_path / "r", "threads=1", "dtype=fp32") as cpu:
+        cpu.send(Load(1, 9, str(model), "", 64))
+        cpu.wait_for(Loaded, 1)
+        tokens = [i % 250 for i in range(500)]
+        steps = range(100, 140)
+        for ref in steps:
+            cpu.send(Step(ref, [Run(ref, 9, 0, tokens, 0, list(range(32)))]))
+        cpu.send(Ping(7))
+        cpu.wait_for(Done, 7)
+        answered = [message for message in cpu.heard if isinstance(message, StepDone)]
+        assert len(answered) < len(steps), "the ping overtook the steps before it"
+        beat = cpu.wait_for(Heartbeat)
+        cpu.wait_for(StepDone, steps[-1])
+        assert beat.busy
+        while (idle := cpu.wait_for(Heartbeat)).busy:
+            pass
+        assert idle.progress > beat.progress
+
+
+def test_a_driver_leaves_and_cleans_up_when_its_kernel_is_gone(tmp_path: Path) -> None:
+    place = tmp_path / "r"
+    with driver("sim", place) as sim:
+        assert sim.process.stdin is not None
+        sim.process.stdin.close()
+        assert sim.wait() == 0
+        assert not any((place / name).exists() for name in (runtime.PROGRAMS, runtime.DRIVERS, runtime.LOCK))
+
+
+def test_a_driver_leaves_the_files_of_another_kernel_alone(tmp_path: Path) -> None:
+    place = tmp_path / "r"
+    with driver("sim", place) as sim:
+        holder = subprocess.Popen(
+            [sys.executable, "-c", "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); "
+             "print(flush=True); sys.stdin.read()", str(place / runtime.LOCK)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            assert holder.stdout is not None
+            holder.stdout.readline()
+            assert sim.process.stdin is not None
+            sim.process.stdin.close()
+            assert sim.wait() == 0
+            assert all((place / name).exists() for name in (runtime.PROGRAMS, runtime.DRIVERS, runtime.LOCK))
+        finally:
+            holder.kill()
+            holder.communicate()
+
+
+def locked_by_another(place: Path) -> subprocess.Popen[bytes]:
+    """A process that holds the lock; what it is told on stdin it writes into the lock."""
+    script = """
+        import fcntl, sys
+        lock = open(sys.argv[1], "r+")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        print(flush=True)
+        for line in sys.stdin:
+            lock.write(line)
+            lock.flush()
+        """
+    holder = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), str(place / runtime.LOCK)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    return holder
+
+
+def test_a_driver_cleans_up_after_a_kernel_that_lets_go_of_its_lock_after_its_pipes(tmp_path: Path) -> None:
+    place = tmp_path / "r"
+    with driver("sim", place) as sim, locked_by_another(place) as holder:
+        assert sim.process.stdin is not None
+        sim.process.stdin.close()
+        time.sleep(0.5)  # long enough for a driver that does not try again to have left
+        holder.kill()
+        assert sim.wait() == 0
+        assert not any((place / name).exists() for name in (runtime.PROGRAMS, runtime.DRIVERS, runtime.LOCK))
+
+
+def test_a_driver_leaves_a_new_kernel_alone_even_if_that_ends_soon(tmp_path: Path) -> None:
+    place = tmp_path / "r"
+    with driver("sim", place) as sim, locked_by_another(place) as holder:
+        assert holder.stdin is not None
+        holder.stdin.write(b"12345 1.0\n")
+        holder.stdin.flush()
+        while not (place / runtime.LOCK).read_bytes():
+            time.sleep(0.01)
+        assert sim.process.stdin is not None
+        sim.process.stdin.close()
+        assert sim.wait() == 0
+        holder.kill()
+        assert all((place / name).exists() for name in (runtime.PROGRAMS, runtime.DRIVERS, runtime.LOCK))
+
+
+def test_a_killed_kernel_leaves_nothing_however_often_it_is_tried() -> None:
+    for _ in range(5):
+        with booted() as kernel:
+            with kernel.connect() as program:
+                eventually(lambda: program(BootInfoCall()).devices[0].state == "up", "the driver is up")
+            os.kill(kernel.pid, signal.SIGKILL)
+            kernel.wait()
+            eventually(
+                lambda: {path.name for path in kernel.place.iterdir()} <= {runtime.LOG},
+                "the driver has cleaned up",
+            )
+
+
+def test_a_driver_is_gone_soon_after_its_kernel_was_killed(tmp_path: Path) -> None:
+    """The parent holds the pipe; SIGKILL gives it no chance to say anything. The driver is still importing torch."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent("""
+            import subprocess, sys, time
+            words = [sys.executable, "-m", "drivers.host", "cpu", "--endpoint", "ipc://" + sys.argv[1] + "/drivers.sock",
+                     "--identity", "x.1", "--runtime", sys.argv[1]]
+            child = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+            print(child.pid, flush=True)
+            time.sleep(600)
+            """), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    try:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+    finally:
+        parent.kill()
+        parent.communicate()
+    assert not psutil.wait_procs([child], timeout=PATIENCE)[1]
+
+
+def test_terminate_ends_a_driver_in_good_order_and_ctrl_c_does_not(tmp_path: Path) -> None:
+    with driver("sim", tmp_path / "r") as sim:
+        os.killpg(sim.process.pid, signal.SIGINT)
+        sim.send(Ping(1))
+        sim.wait_for(Done, 1)
+        sim.process.send_signal(signal.SIGTERM)
+        assert sim.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "words"),
+    [
+        ("cpu", "thread=2", "no option 'thread'"),
+        ("cpu", "threads=two", "'two'"),
+        ("cpu", "dtype=int3", "int3"),
+    ],
+)
+def test_a_wrong_option_ends_the_driver_with_a_line_that_names_it(
+    tmp_path: Path, kind: str, option: str, words: str
+) -> None:
+    with driver(kind, tmp_path / "r", option, hello=False) as process:
+        assert process.wait() == 1
+        last = process.output().strip().splitlines()[-1]
+        assert words in last
+
+
+def test_an_unknown_kind_is_refused_naming_the_kinds(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["tpu", "--endpoint", "ipc:///tmp/x", "--identity", "a.1", "--runtime", "/tmp/x"])
+    assert ended.value.code == 2
+    assert "'tpu'" in capsys.readouterr().err
+
+
+def test_progress_grows_while_a_model_is_loaded(tmp_path: Path, model: Path) -> None:
+    with driver("cpu", tmp_path / "r", "threads=1", "dtype=fp32") as cpu:
+        before = cpu.wait_for(Heartbeat).progress
+        cpu.send(Load(1, 1, str(model), "", 8))
+        cpu.wait_for(Loaded, 1)
+        deadline = time.monotonic() + PATIENCE
+        while (beat := cpu.wait_for(Heartbeat)).busy and time.monotonic() < deadline:
+            pass
+        assert beat.progress > before

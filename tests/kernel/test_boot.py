@@ -1,0 +1,327 @@
+"""Booting and ending: who may have a runtime directory, what is refused in which words, and that nothing stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kernel import config, lock
+from kernel.boot import main
+from kernel.events import DeviceConfig
+from syscalls import runtime
+from syscalls.blocking import Client
+from syscalls.errno import Errno, SyscallError
+from syscalls.table import BootInfoCall, Dmesg, Models, Null, Ps, Shutdown
+from tests.booted import PATIENCE, SIM, booted, command, eventually, is_gone
+
+
+def left(place: Path) -> list[Path]:
+    """What is left in a runtime directory; a private kernel takes the directory itself along."""
+    return list(place.iterdir()) if place.exists() else []
+
+
+def drivers_up(program: Client) -> bool:
+    return all(device.state == "up" for device in program(BootInfoCall()).devices)
+
+
+# --- the runtime directory ------------------------------------------------------------------------------------------
+
+
+def test_a_second_boot_on_the_same_directory_says_who_holds_it_and_harms_nothing() -> None:
+    with booted() as kernel:
+        second = subprocess.run(command(kernel.place), capture_output=True, text=True, timeout=PATIENCE)
+        assert second.returncode == 1
+        assert f"pid {kernel.pid}" in second.stderr
+        assert "llmasos halt" in second.stderr
+        assert second.stderr.count("\n") == 1
+        with kernel.connect() as program:
+            program(Null())
+
+
+def test_two_kernels_run_side_by_side() -> None:
+    with booted() as one, booted() as other, one.connect() as first, other.connect() as second:
+        assert first(BootInfoCall()).os_pid == one.pid
+        assert second(BootInfoCall()).os_pid == other.pid
+        first(Shutdown())
+        assert one.wait() == 0
+        second(Null())
+
+
+def test_the_runtime_directory_is_for_its_owner_only(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    place.mkdir(mode=0o755)
+    place.chmod(0o755)
+    with booted(place=place):
+        assert stat.S_IMODE(place.stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
+def test_the_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, -1)
+    with pytest.raises(SyscallError) as caught:
+        lock.prepare(tmp_path)
+    assert caught.value.errno is Errno.EPERM
+    assert "belongs to user 12345" in caught.value.reason
+
+
+def test_a_file_is_refused_as_a_runtime_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SyscallError) as caught:
+        lock.prepare(tmp_path / "file")
+    assert caught.value.errno is Errno.EINVAL
+
+
+def test_a_path_too_long_for_its_sockets_is_refused_readably(tmp_path: Path) -> None:
+    with pytest.raises(SyscallError, match="at most 107"):
+        lock.prepare(tmp_path / ("x" * 110))
+
+
+def test_asking_who_holds_a_directory_does_not_hinder_a_boot(tmp_path: Path) -> None:
+    held = lock.hold(tmp_path)
+    assert runtime.holder(tmp_path) == os.getpid()
+    lock.release(tmp_path, held)
+    assert runtime.holder(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- ending ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_halts_the_kernel_in_good_order_and_nothing_stays(number: signal.Signals) -> None:
+    with booted() as kernel:
+        with kernel.connect() as program:
+            eventually(lambda: drivers_up(program), "the driver is up")
+        family = kernel.descendants()
+        assert len(family) == 2
+        os.kill(kernel.pid, number)
+        assert kernel.wait() == 0
+        assert all(is_gone(process) for process in family)
+        assert left(kernel.place) == []
+        assert f"{number.name} received" in kernel.output()
+
+
+def test_a_driver_that_hangs_does_not_keep_the_kernel_from_ending() -> None:
+    with booted() as kernel:
+        with kernel.connect() as program:
+            eventually(lambda: drivers_up(program), "the driver is up")
+            family = kernel.descendants()
+            for process in family[1:]:
+                process.suspend()
+            program(Shutdown())
+        os.kill(kernel.pid, signal.SIGINT)  # once more: do not wait for good order
+        assert kernel.wait() == 0
+        assert all(is_gone(process) for process in family)
+
+
+def test_a_killed_kernel_leaves_no_process_no_socket_and_no_file() -> None:
+    with booted() as kernel:
+        with kernel.connect() as program:
+            eventually(lambda: drivers_up(program), "the driver is up")
+        family = kernel.descendants()
+        assert len(family) == 2
+        os.kill(kernel.pid, signal.SIGKILL)
+        kernel.wait()
+        eventually(lambda: all(is_gone(process) for process in family), "the driver has left")
+        eventually(lambda: left(kernel.place) == [], "the runtime directory is empty")
+
+
+def test_what_a_killed_kernel_and_its_killed_driver_left_is_taken_over(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    with booted(place=place) as kernel:
+        with kernel.connect() as program:
+            eventually(lambda: drivers_up(program), "the driver is up")
+        for process in reversed(kernel.descendants()):
+            process.suspend()
+        for process in reversed(kernel.descendants()):
+            process.kill()
+        kernel.wait()
+    assert (place / runtime.PROGRAMS).exists()
+    with booted(place=place) as kernel, kernel.connect() as program:
+        program(Null())
+
+
+def test_the_end_of_the_parent_is_the_end_of_the_kernel() -> None:
+    with booted() as kernel:
+        family = kernel.descendants()
+        assert kernel.process.stdin is not None
+        kernel.process.stdin.close()
+        assert kernel.wait() == 0
+        assert all(is_gone(process) for process in family)
+        assert left(kernel.place) == []
+
+
+# --- detached -------------------------------------------------------------------------------------------------------
+
+
+def test_a_detached_kernel_answers_when_the_command_returns_and_logs_to_its_directory(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    start = [*command(place), "--detach"]
+    done = subprocess.run(start, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    pid = runtime.holder(place)
+    assert pid is not None
+    process = psutil.Process(pid)
+    try:
+        assert os.getsid(pid) == pid  # no terminal can hang up on it
+        assert "boots" in (place / runtime.LOG).read_text()
+        again = subprocess.run(start, capture_output=True, text=True, timeout=PATIENCE)
+        assert again.returncode == 1
+        assert f"pid {pid}" in again.stderr
+        os.kill(pid, signal.SIGTERM)
+        eventually(lambda: is_gone(process), "the kernel has ended")
+        assert left(place) == []
+    finally:
+        if not is_gone(process):
+            process.kill()
+
+
+def test_a_detached_kernel_that_cannot_boot_says_why(tmp_path: Path) -> None:
+    start = [*command(tmp_path / "run", "--device", "sim", "--policy", "none such"), "--detach"]
+    done = subprocess.run(start, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 1
+    assert "no scheduling policy 'none such'" in done.stderr
+
+
+# --- configuration --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("quantum = 3", "unknown field `quantum`"),
+        ("[kernel]\nquantums = 3", "unknown field `quantums` - at `$.kernel`"),
+        ("[kernel]\nquantum = 'x'", "Expected `int`, got `str` - at `$.kernel.quantum`"),
+        ("[kernel]\nquantum = 0", "`int` >= 1 - at `$.kernel.quantum`"),
+        ("[[device]]\nname = 'a'", "missing required field `kind` - at `$.device[0]`"),
+        ("[[device]]\nkind = 'cpu'\npolcy = 'fair'", "unknown field `polcy` - at `$.device[0]`"),
+        ("[[device]]\nkind = 'cpu'\nkv_bytes = 'much'", "kv_bytes of cpu0: 'much' is no size"),
+        ("[[device]]\nkind = '../cpu'", "at `$.device[0].kind`"),
+        ("= nonsense", "is wrong"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_with_its_path(
+    tmp_path: Path, text: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    assert main(["--config", str(tmp_path / "c.toml"), "--runtime", str(tmp_path / "run")]) == 1
+    told = capsys.readouterr().err
+    assert says in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--config", "/nowhere.toml"], "/nowhere.toml cannot be read"),
+        (["--device", "abacus"], "no driver for a device of kind 'abacus'; there are: cpu, cuda, sim"),
+        (["--device", "cpu:threads"], "'threads' is not key=value"),
+        (["--device", "cpu:max_runs=many"], "max_runs"),
+        (["--device", "sim", "--kv-bytes", "-5"], "is no size"),
+        (["--model", "tiny"], "wanted NAME=PATH"),
+        (["--device", "sim:name=a", "--device", "sim:name=a"], "two devices are called 'a'"),
+        (["--device", "sim", "--policy", "best"], "no scheduling policy 'best'"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_one_line(
+    tmp_path: Path, arguments: list[str], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--runtime", str(tmp_path / "run"), *arguments]) == 1
+    told = capfd.readouterr().err
+    assert says in told
+    assert told.count("\n") == 1
+
+
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(
+        "default_model = 'm'\n[kernel]\nquantum = 7\n[models]\nm = '.'\n"
+        "[[device]]\nkind = 'cpu'\npolicy = 'fcfs'\nkv_bytes = '2MiB'\noptions = {threads = 2, fast = true}\n"
+    )
+    file = config.read(str(path))
+    built = config.build(file, config.Overrides(), tmp_path, "1")
+    assert built.devices == [
+        DeviceConfig("cpu0", "cpu", kv_bytes=2 << 20, policy="fcfs", options={"threads": "2", "fast": "true"})
+    ]
+    assert (built.quantum, built.default_model, built.models["m"]) == (7, "m", os.getcwd())
+    over = config.Overrides(policy="mlfq", max_runs=3, step_tokens=9, kv_bytes="1k", models=["m=sim:1b"])
+    built = config.build(file, over, tmp_path, "1")
+    device = built.devices[0]
+    assert (device.policy, device.max_runs, device.step_tokens, device.kv_bytes) == ("mlfq", 3, 9, 1000)
+    assert built.models["m"] == "sim:1b"
+    assert [d.name for d in config.build(file, config.Overrides(["sim", "sim"]), tmp_path, "1").devices] == [
+        "sim0",
+        "sim1",
+    ]
+
+
+def test_a_device_of_the_command_line_is_told_from_its_options() -> None:
+    device = config.device("sim:name=a,policy=fcfs,max_runs=4,kv_bytes=1MiB,flops=1e9")
+    assert (device.kind, device.name, device.policy, device.max_runs) == ("sim", "a", "fcfs", 4)
+    assert device.options == {"flops": "1e9"}
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("17", 17), ("1k", 1000), ("1KiB", 1024), ("1.5 GiB", 3 << 29), ("2T", 2 * 10**12)]
+)
+def test_sizes_have_units(text: str, size: int) -> None:
+    assert config.size(text, "x") == size
+
+
+def test_models_are_found_in_the_directories_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two", "not-a-model"):
+        (tmp_path / "all" / name).mkdir(parents=True)
+    for name in ("all/one", "all/two", "single"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "config.json").write_text("{}")
+    monkeypatch.setenv("LLMASOS_MODELS", f"{tmp_path / 'all'}:{tmp_path / 'single'}:{tmp_path / 'none'}")
+    found = config.known_models()
+    assert {"one", "two", "single"} <= found.keys()
+    assert "not-a-model" not in found
+
+
+# --- what boots -----------------------------------------------------------------------------------------------------
+
+
+def test_every_device_gets_a_driver_and_models_are_known_by_name() -> None:
+    arguments = ("--device", "sim:name=a", "--device", "sim:name=b", "--model", "big=sim:7b")
+    with booted(*arguments) as kernel, kernel.connect() as program:
+        eventually(lambda: drivers_up(program), "the drivers are up")
+        assert [device.name for device in program(BootInfoCall()).devices] == ["a", "b"]
+        assert {row.name for row in program(Ps())} >= {"init", "driver:a", "driver:b", "test"}
+        assert "big" in [model.name for model in program(Models())]
+
+
+def test_a_driver_that_cannot_start_is_told_in_the_log_and_the_kernel_serves_on() -> None:
+    with booted("--device", "sim:nonsense=1") as kernel, kernel.connect() as program:
+
+        def told() -> bool:
+            return any("driver died" in line.text and "nonsense" in line.text for line in program(Dmesg()))
+
+        eventually(told, "the log tells why")
+        program(Null())
+
+
+def test_a_quiet_kernel_prints_warnings_only() -> None:
+    with booted(*SIM, "--quiet") as kernel:
+        with kernel.connect() as program:
+            eventually(lambda: drivers_up(program), "the driver is up")
+            program(Shutdown())
+        assert kernel.wait() == 0
+        assert kernel.output() == ""
+
+
+def test_dying_with_the_parent_needs_a_pipe() -> None:
+    words = [sys.executable, "-m", "kernel.boot", "--die-with-parent", "--device", "sim"]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 1
+    assert "needs a pipe" in done.stderr

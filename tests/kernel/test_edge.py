@@ -1,0 +1,306 @@
+"""The edge around a core that does what a test says: time, signals, and what happens when the core itself is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from kernel.events import (
+    Action,
+    DeviceConfig,
+    Disconnected,
+    DriverExited,
+    DriverPrinted,
+    Event,
+    Halt,
+    HaltRequest,
+    KillDriver,
+    Log,
+    Reply,
+    SignalProgram,
+    StartDriver,
+    Syscall,
+    Tick,
+    WakeAt,
+)
+from kernel.peers import Peers, chosen_id
+from kernel.server import Server
+from syscalls import client
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import BootInfo, Signal
+from syscalls.table import Attach, Null
+from syscalls.transport import Link, Message
+from tests.booted import PATIENCE
+
+Handler = Callable[[Event, float], list[Action]]
+
+
+class Core:
+    """Answers Attach, halts on request, notes every event; the rest is the test's."""
+
+    def __init__(self, handler: Handler | None = None, first: list[Action] | None = None) -> None:
+        self.events: list[Event] = []
+        self._handler = handler or (lambda event, now: [])
+        self._first = first or []
+
+    def boot(self, now: float) -> list[Action]:
+        return self._first
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        self.events.append(event)
+        match event:
+            case Syscall(call=Attach()):
+                value = BootInfo("1", 1, "", os.getpid(), 0.0, event.peer, "", "", [], [])
+                return [Reply(event.peer, event.seq, Errno.OK, value)]
+            case HaltRequest():
+                return [Halt(event.reason)]
+        return self._handler(event, now)
+
+    def seen(self, kind: type[Event]) -> list[Event]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def serve(
+    core: Core,
+    scenario: Callable[[Path, Server], Awaitable[None]],
+    devices: list[DeviceConfig] | None = None,
+    lines: list[Log] | None = None,
+) -> None:
+    """Run a server in this process, a scenario against it, and halt."""
+
+    async def run(place: Path) -> None:
+        server = Server(core, devices or [], place, (lines if lines is not None else []).append)
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(server.run)
+                await scenario(place, server)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with tempfile.TemporaryDirectory(prefix="llmasos-") as base:
+        trio.run(run, Path(base))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110
+        await trio.sleep(0.01)
+
+
+def test_an_error_in_the_core_ends_the_kernel_with_its_traceback() -> None:
+    def broken(event: Event, now: float) -> list[Action]:
+        if isinstance(event, Syscall):
+            raise ZeroDivisionError("a bug")
+        return []
+
+    async def scenario(place: Path, server: Server) -> None:
+        async with client.connect(place) as program:
+            with pytest.raises(SyscallError) as caught:
+                await program(Null())
+            assert caught.value.errno is Errno.EPIPE
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        serve(Core(broken), scenario)
+    assert caught.group_contains(ZeroDivisionError, match="a bug")
+
+
+def test_a_tick_comes_at_the_wanted_moment_and_no_earlier() -> None:
+    ticks: list[tuple[float, float]] = []
+    wanted = [0.05, 0.1, 0.1 + 1e-9, 0.3]
+
+    def handler(event: Event, now: float) -> list[Action]:
+        if isinstance(event, Tick):
+            ticks.append((wanted.pop(0), now))
+            return [WakeAt(wanted[0] if wanted else None)]
+        return []
+
+    async def scenario(place: Path, server: Server) -> None:
+        await until(lambda: not wanted)
+        await trio.sleep(0.05)
+
+    serve(Core(handler, [WakeAt(9.0), WakeAt(wanted[0])]), scenario)
+    assert len(ticks) == 4
+    assert all(now >= moment for moment, now in ticks)
+
+
+def test_a_wish_taken_back_brings_no_tick() -> None:
+    core = Core(first=[WakeAt(0.05), WakeAt(None)])
+
+    async def scenario(place: Path, server: Server) -> None:
+        await trio.sleep(0.2)
+
+    serve(core, scenario)
+    assert not core.seen(Tick)
+
+
+def test_time_never_goes_back() -> None:
+    times: list[float] = []
+
+    def handler(event: Event, now: float) -> list[Action]:
+        times.append(now)
+        if isinstance(event, Syscall):
+            return [WakeAt(now + 1e-6), Reply(event.peer, event.seq, Errno.OK)]
+        return []
+
+    async def scenario(place: Path, server: Server) -> None:
+        async with client.connect(place) as program:
+            for _ in range(200):
+                await program(Null())
+
+    serve(Core(handler), scenario)
+    assert times == sorted(times)
+
+
+def test_a_program_that_leaves_is_disconnected_once_and_late_replies_are_dropped_and_counted() -> None:
+    late: list[Reply] = []
+
+    def handler(event: Event, now: float) -> list[Action]:
+        match event:
+            case Syscall():
+                late.append(Reply(event.peer, event.seq, Errno.OK))
+            case Disconnected():
+                return [*late]
+        return []
+
+    core = Core(handler)
+
+    async def scenario(place: Path, server: Server) -> None:
+        async with client.connect(place) as program:
+            with trio.move_on_after(0.05):
+                await program(Null())
+        await until(lambda: core.seen(Disconnected))
+        assert server.lost_replies == 1
+
+    serve(core, scenario)
+    assert len(core.seen(Disconnected)) == 1
+
+
+def test_signals_go_to_the_processes_of_connected_programs_only() -> None:
+    received: list[int] = []
+
+    def handler(event: Event, now: float) -> list[Action]:
+        match event:
+            case Syscall():
+                stranger = os.getppid()
+                return [
+                    SignalProgram(stranger, Signal.KILL),  # would end the test run
+                    SignalProgram(0, Signal.KILL),
+                    SignalProgram(event.os_pid, Signal.CONT),
+                    Reply(event.peer, event.seq, Errno.OK),
+                ]
+        return []
+
+    async def scenario(place: Path, server: Server) -> None:
+        with trio.open_signal_receiver(signal.SIGCONT) as signals:
+            async with client.connect(place) as program:
+                await program(Null())
+                async for number in signals:
+                    received.append(number)
+                    break
+
+    serve(Core(handler), scenario)
+    assert received == [signal.SIGCONT]
+
+
+def test_a_driver_of_unknown_kind_is_reported_as_exited_with_its_words() -> None:
+    core = Core(first=[StartDriver("d", 1)])
+
+    async def scenario(place: Path, server: Server) -> None:
+        await until(lambda: core.seen(DriverExited))
+
+    serve(core, scenario, [DeviceConfig("d", "nonesuch")])
+    exited = core.seen(DriverExited)[0]
+    printed = core.seen(DriverPrinted)
+    assert isinstance(exited, DriverExited)
+    assert (exited.device, exited.incarnation) == ("d", 1)
+    assert "exit status" in exited.reason
+    assert "nonesuch" in exited.reason
+    assert printed
+
+
+def test_a_driver_killed_while_it_starts_is_reported_with_the_reason() -> None:
+    core = Core(first=[StartDriver("d", 1), KillDriver("d", 1, "just because")])
+
+    async def scenario(place: Path, server: Server) -> None:
+        await until(lambda: core.seen(DriverExited))
+
+    serve(core, scenario, [DeviceConfig("d", "sim")])
+    exited = core.seen(DriverExited)[0]
+    assert isinstance(exited, DriverExited)
+    assert exited.reason == "killed by the kernel: just because"
+
+
+def test_a_halt_during_a_start_leaves_no_driver() -> None:
+    core = Core(first=[StartDriver("d", 1)])
+
+    async def scenario(place: Path, server: Server) -> None:
+        await trio.lowlevel.checkpoint()
+
+    serve(core, scenario, [DeviceConfig("d", "sim")])  # returns only when the driver has ended
+    assert len(core.seen(DriverExited)) == 1
+
+
+# --- peers ----------------------------------------------------------------------------------------------------------
+
+
+def given(counter: int) -> bytes:
+    return b"\0" + counter.to_bytes(4, "big")
+
+
+def message(counter: int, fd: int) -> Message:
+    return Message(given(counter), b"", fd, 1)
+
+
+def test_ids_that_zeromq_gave_are_told_from_chosen_ones() -> None:
+    assert not chosen_id(given(7))
+    assert chosen_id(b"me")
+    assert chosen_id(b"12345")
+    assert chosen_id(b"")
+
+
+def test_a_peer_is_known_until_its_connection_goes_down() -> None:
+    peers = Peers()
+    peers.follow(Link(900, True))
+    peer, replaced = peers.bind(message(1, 900))
+    assert peer is not None
+    assert replaced is None
+    assert peers.known(message(1, 900)) is peer
+    assert peers.numbered(peer.number) is peer
+    assert peers.follow(Link(900, False)) is peer
+    assert peers.known(message(1, 900)) is None
+    assert peers.numbered(peer.number) is None
+    assert len(peers) == 0
+
+
+def test_the_last_words_of_the_dead_bind_nobody() -> None:
+    peers = Peers()
+    peers.follow(Link(900, True))
+    peers.follow(Link(900, False))
+    assert peers.bind(message(1, 900)) == (None, None)
+
+
+def test_a_reused_descriptor_belongs_to_the_newer_connection() -> None:
+    peers = Peers()
+    peers.follow(Link(900, True))
+    old, _ = peers.bind(message(0xFFFFFFFF, 900))
+    new, replaced = peers.bind(message(0, 900))  # the counter has wrapped around
+    assert new is not None
+    assert replaced is old
+    assert peers.bind(message(0xFFFFFFFF, 900)) == (None, None)
+    assert peers.numbered(new.number) is new
+
+
+def test_numbers_are_never_reused() -> None:
+    peers = Peers()
+    numbers = set()
+    for counter in range(10):
+        peers.follow(Link(900, True))
+        peer, _ = peers.bind(message(counter, 900))
+        assert peer is not None
+        numbers.add(peer.number)
+        peers.follow(Link(900, False))
+    assert len(numbers) == 10

@@ -1,0 +1,210 @@
+"""Frames, page tables and prefix names as a hypothesis state machine, against a model that knows only contents.
+
+The model keeps, for every frame, what a device would hold in it, and for every context its log. Whatever is allocated,
+shared, copied on write, freed, found by prefix or evicted: a table's frames always hold the context's own tokens, and
+refcounts equal a recount of all tables.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from drivers.protocol import BLOCK_TOKENS
+from kernel.memory.frames import FramePool
+from kernel.memory.page_table import PageTable, blocks
+from kernel.memory.prefix import PrefixIndex, root
+
+FRAMES = 10
+
+which = st.integers(0, 1 << 16)
+stretches = st.lists(st.integers(0, 1), max_size=20) | st.sampled_from(
+    [[0] * 16, [0] * 32, [1] * 16, [0] * 40]
+)
+
+
+class Context:
+    def __init__(self, table: PageTable, log: list[int]) -> None:
+        self.table, self.log = table, log
+
+
+class Memory(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = FramePool(FRAMES)
+        self.contexts: list[Context] = []
+        self.held: dict[int, list[tuple[int, ...]]] = {}  # frame -> for each slot, the whole prefix up to it
+
+    def context(self, index: int) -> Context:
+        return self.contexts[index % len(self.contexts)]
+
+    @precondition(lambda self: len(self.contexts) < 6)
+    @rule(log=stretches, salt=st.sampled_from([0, 0, 0, 7]))
+    def spawn(self, log: list[int], salt: int) -> None:
+        self.contexts.append(Context(PageTable(salt), list(log)))
+
+    @precondition(lambda self: self.contexts)
+    @rule(i=which, tokens=stretches)
+    def feed(self, i: int, tokens: list[int]) -> None:
+        self.context(i).log.extend(tokens)
+
+    @precondition(lambda self: self.contexts)
+    @rule(i=which)
+    def find_prefix(self, i: int) -> None:
+        context = self.context(i)
+        table, before = context.table, context.table.cached
+        gained = table.reuse(self.pool, context.log)
+        assert table.cached == before + gained
+        assert gained % BLOCK_TOKENS == 0
+        assert table.cached < len(context.log) or gained == 0, "the last token is always computed"
+
+    @precondition(lambda self: self.contexts)
+    @rule(i=which, most=st.integers(1, 50))
+    def compute(self, i: int, most: int) -> None:
+        """A step: room is made, the device copies and writes, full blocks get names."""
+        context = self.context(i)
+        table = context.table
+        tokens = min(most, len(context.log) - table.cached, table.room(self.pool))
+        if tokens <= 0:
+            return
+        private_before = self.mappings()
+        copied = table.extend(self.pool, tokens)
+        if copied is not None:
+            source, target = copied
+            assert private_before.get(source, 0) > 1, "a frame of one mapping needs no copy"
+            self.held[target] = list(self.held[source])
+        first = table.cached // BLOCK_TOKENS
+        others = [f for c in self.contexts if c is not context for f in c.table.frames]
+        for frame in table.frames[first : blocks(table.cached + tokens)]:
+            assert frame not in others, "a frame that others map too is written"
+        for position in range(table.cached, table.cached + tokens):
+            frame, slot = table.frames[position // BLOCK_TOKENS], position % BLOCK_TOKENS
+            self.held[frame] = [*self.held.get(frame, [])[:slot], (table.salt, *context.log[: position + 1])]
+        table.computed(self.pool, context.log, tokens)
+
+    @precondition(lambda self: 0 < len(self.contexts) < 6)
+    @rule(i=which)
+    def fork(self, i: int) -> None:
+        parent = self.context(i)
+        available = self.pool.available
+        self.contexts.append(Context(parent.table.fork(self.pool), list(parent.log)))
+        assert self.pool.available == available, "a fork takes no frame"
+
+    @precondition(lambda self: self.contexts)
+    @rule(i=which, length=st.integers(0, 60))
+    def truncate(self, i: int, length: int) -> None:
+        context = self.context(i)
+        del context.log[length:]
+        context.table.cut(self.pool, min(length, len(context.log)))
+
+    @precondition(lambda self: self.contexts)
+    @rule(i=which)
+    def preempt(self, i: int) -> None:
+        self.context(i).table.cut(self.pool, 0)
+
+    @precondition(lambda self: self.contexts)
+    @rule(i=which)
+    def exit(self, i: int) -> None:
+        context = self.context(i)
+        context.table.cut(self.pool, 0)
+        self.contexts.remove(context)
+
+    @rule()
+    def lose_everything(self) -> None:
+        for context in self.contexts:
+            context.table.forget()
+        self.pool.reset()
+        self.held.clear()
+
+    def mappings(self) -> dict[int, int]:
+        counts: dict[int, int] = {}
+        for context in self.contexts:
+            for frame in context.table.frames:
+                counts[frame] = counts.get(frame, 0) + 1
+        return counts
+
+    @invariant()
+    def refcounts_are_a_recount(self) -> None:
+        self.pool.check(c.table.frames for c in self.contexts)
+        mapped = len(self.mappings())
+        assert self.pool.free + self.pool.cached + mapped == FRAMES
+        assert self.pool.available == FRAMES - mapped
+
+    @invariant()
+    def every_table_holds_its_own_context(self) -> None:
+        for context in self.contexts:
+            table = context.table
+            assert len(table.frames) == blocks(table.cached)
+            assert table.sent <= len(table.frames)
+            for position in range(table.cached):
+                held = self.held[table.frames[position // BLOCK_TOKENS]]
+                wanted = (table.salt, *context.log[: position + 1])
+                assert held[position % BLOCK_TOKENS] == wanted
+
+    def teardown(self) -> None:
+        for context in self.contexts:
+            context.table.cut(self.pool, 0)
+        self.pool.check([])
+        assert self.pool.available == FRAMES
+
+
+Memory.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestMemory = Memory.TestCase
+
+
+def test_freed_tails_are_taken_before_shareable_heads() -> None:
+    pool, table, log = FramePool(4), PageTable(), [0] * 49
+    table.extend(pool, 48)
+    table.computed(pool, log, 48)
+    head, middle, tail = table.frames
+    table.cut(pool, 0)
+    assert (pool.free, pool.cached) == (1, 3)
+    taken = [pool.alloc() for _ in range(3)]
+    assert taken[1:] == [tail, middle]
+    again = PageTable()
+    assert again.reuse(pool, log) == 16
+    assert again.frames == [head]
+
+
+def test_contexts_of_different_owners_never_share() -> None:
+    pool, log = FramePool(8), [0] * 33
+    mine = PageTable(1)
+    mine.extend(pool, 32)
+    mine.computed(pool, log, 32)
+    assert PageTable(2).reuse(pool, log) == 0
+    assert PageTable(1).reuse(pool, log) == 32
+
+
+def test_a_name_dies_with_its_frame_and_its_children_cannot_be_reached_through_another() -> None:
+    index = PrefixIndex()
+    a, b = (0,) * 16, (1,) * 16
+    parent = index.enter(root(0), a, 0)
+    index.enter(parent, b, 1)
+    index.forget(0)
+    assert index.find(root(0), a) is None
+    other = index.enter(root(0), a, 5)
+    assert other != parent
+    assert index.find(other, b) is None
+
+
+def test_releasing_more_often_than_mapped_is_an_error_at_once() -> None:
+    pool = FramePool(2)
+    frame = pool.alloc()
+    assert frame is not None
+    pool.release([frame])
+    with pytest.raises(AssertionError, match="more often than mapped"):
+        pool.release([frame])
+
+
+def test_extending_without_room_is_an_error_and_room_says_so() -> None:
+    pool, table = FramePool(2), PageTable()
+    assert table.room(pool) == 32
+    table.extend(pool, 30)
+    table.computed(pool, [0] * 30, 30)
+    assert table.room(pool) == 2
+    child = table.fork(pool)
+    assert child.room(pool) == 0, "the shared last block must be copied, and no frame is left for it"
+    with pytest.raises(AssertionError, match="without room"):
+        child.extend(pool, 1)

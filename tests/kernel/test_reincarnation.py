@@ -1,0 +1,290 @@
+"""Drivers die, hang and fail to start; processes go on from their token logs, and poison is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from drivers.protocol import Load, Loaded, Step, StepDone
+from drivers.sim.device import SimDevice
+from kernel.events import Log
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import Kind, Sampler, Signal, State, WaitFor
+from syscalls.table import (
+    BootInfoCall,
+    Decode,
+    Exec,
+    Fork,
+    Getinfo,
+    Kill,
+    Models,
+    Pagein,
+    Ps,
+    Spawn,
+    StatsCall,
+    Wait,
+)
+from tests.simulator import Simulation, simulate, small_config
+
+PROMPT = [5, 6, 7] * 11
+
+
+def lines(sim: Simulation, text: str) -> list[Log]:
+    return [line for line in sim.log if text in line.text]
+
+
+@pytest.mark.parametrize("after", [0.0004, 0.003, 0.0105, 0.02])
+def test_a_decode_survives_the_death_of_its_driver_with_the_same_tokens(after: float) -> None:
+    sim = simulate(step_tokens=16)
+    program = sim.program()
+    hot = Sampler(temperature=1.0, repetition_penalty=1.2, seed=9)
+    pid = program.call(Spawn("sim", tokens=PROMPT, sampler=hot))
+    future = program.start(Decode(pid, 30))
+    sim.run_for(after)
+    sim.crash()
+    sim.run_until(lambda: future.done)
+    assert future.value.tokens == sim.continuation(PROMPT, 30, hot)
+    stats = program.call(StatsCall())
+    assert stats.driver_restarts == 1
+    assert program.call(BootInfoCall()).devices[0].incarnation == 2
+
+
+def test_all_processes_of_a_dead_driver_go_on_and_forks_stay_different() -> None:
+    sim = simulate(max_runs=8)
+    program = sim.program()
+    hot = Sampler(temperature=1.5, seed=1)
+    parent = program.call(Spawn("sim", tokens=PROMPT, sampler=hot))
+    children = program.call(Fork(parent, 3))
+    futures = [program.start(Decode(pid, 20)) for pid in (parent, *children)]
+    sim.run_for(0.006)
+    sim.crash()
+    sim.run_until(lambda: all(f.done for f in futures))
+    seeds = [program.call(Getinfo(pid)).seed for pid in (parent, *children)]
+    assert len(set(seeds)) == 4
+    for future, seed in zip(futures, seeds, strict=True):
+        assert future.value.tokens == sim.continuation(PROMPT, 20, Sampler(temperature=1.5, seed=seed))
+
+
+def test_while_the_driver_is_down_processes_say_what_they_wait_for() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=PROMPT))
+    sim.run_idle()
+    sim.crash()
+    sim.run_for(0.01)
+    info = program.call(Getinfo(pid))
+    assert (info.state, info.wait, info.cached, info.pages) == (State.BLOCKED, WaitFor.DEVICE, 0, 0)
+    late = program.start(Spawn("sim:2m"))
+    sim.run_for(1.0)
+    assert late.errno is Errno.OK
+    assert program.call(Getinfo(pid)).cached == len(PROMPT) - 1
+
+
+def test_a_driver_is_started_again_at_once_and_then_after_doubling_delays() -> None:
+    sim = simulate(restart_first=0.1, restart_max=1.0)
+    starts = [sim.now]
+    for _ in range(7):
+        before = sim.driver().incarnation
+        sim.crash()
+        died = sim.now
+        sim.run_until(lambda: sim.driver().incarnation > before)  # noqa: B023
+        starts.append(sim.now - died)
+        sim.run_until(lambda: sim.kernel.devices["sim0"].state == "up")
+    delays = [round(s - 0.001, 6) for s in starts[1:]]
+    assert delays == [0.0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    sim.run_for(61.0)  # forgiven
+    before = sim.driver().incarnation
+    sim.crash()
+    sim.run_for(0.01)
+    assert sim.driver().incarnation == before + 1
+
+
+@pytest.mark.parametrize("mute", [False, True])
+def test_a_driver_that_hangs_is_killed_and_its_work_done_again(mute: bool) -> None:
+    sim = simulate(hang_seconds=5.0)
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=PROMPT))
+    future = program.start(Decode(pid, 20))
+    sim.run_for(0.004)
+    sim.hang(mute=mute)
+    hung = sim.now
+    sim.run_until(lambda: future.done)
+    assert future.value.tokens == sim.continuation(PROMPT, 20, sim.kernel.table.llm(pid).sampler)
+    assert 5.0 <= sim.now - hung <= 7.5
+    assert lines(sim, "no heartbeat" if mute else "without progress")
+
+
+def test_a_slow_step_is_no_hang() -> None:
+    sim = simulate(hang_seconds=5.0, options={"overhead": "60"})
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=[1]))
+    assert len(program.call(Decode(pid, 3)).tokens) == 3
+    assert program.call(StatsCall()).driver_restarts == 0
+
+
+def test_a_hang_in_a_load_is_seen_too() -> None:
+    sim = simulate(hang_seconds=5.0, options={"link": "1"})
+    program = sim.program()
+    future = program.start(Pagein("sim:10"))  # 20 bytes at a byte a second
+    sim.run_for(1.0)
+    sim.hang()
+    sim.run_until(lambda: future.done)
+    assert future.errno is Errno.OK
+    assert program.call(StatsCall()).driver_restarts == 1
+
+
+def test_a_poisonous_process_ends_after_its_third_kill_and_its_neighbours_live() -> None:
+    sim = simulate(options={"crash_token": "999"}, max_runs=4)
+    program = sim.program()
+    good = [program.call(Spawn("sim", tokens=[i + 1] * 20)) for i in range(2)]
+    futures = [program.start(Decode(pid, 200)) for pid in good]
+    sim.run_for(0.01)
+    poison = program.call(Spawn("sim", tokens=[3, 999, 3, 3]))
+    end = program.call(Wait(poison))
+    assert end.status == 128 + Signal.KILL
+    assert "died 3 times" in end.reason
+    sim.run_until(lambda: all(f.done for f in futures))
+    for i, future in enumerate(futures):
+        sampler = sim.kernel.table.llm(good[i]).sampler
+        assert future.value.tokens == sim.continuation([i + 1] * 20, 200, sampler)
+    assert program.call(StatsCall()).driver_restarts == 3
+
+
+def test_poison_late_in_a_chunked_prompt_is_found_although_its_beginning_computes() -> None:
+    sim = simulate(options={"crash_token": "999"}, step_tokens=16)
+    program = sim.program()
+    poison = program.call(Spawn("sim", tokens=[*range(100), 999, 1, 2]))
+    assert program.call(Wait(poison), limit=100.0).status == 128 + Signal.KILL
+    assert program.call(StatsCall()).driver_restarts == 3
+
+
+def test_a_run_that_fails_alone_fails_its_decode_only() -> None:
+    sim = simulate(options={"error_token": "999"})
+    program = sim.program()
+    pid, other = program.call(Spawn("sim", tokens=[3, 4])), program.call(Spawn("sim", tokens=[1, 2]))
+    sim.run_idle()
+    bad = program.call(Spawn("sim", tokens=[5, 999]))
+    futures = [program.start(Decode(p, 5)) for p in (pid, bad, other)]
+    sim.run_until(lambda: all(f.done for f in futures))
+    assert [f.errno for f in futures] == [Errno.OK, Errno.EIO, Errno.OK]
+    assert program.call(StatsCall()).driver_restarts == 0
+    assert lines(sim, "option error_token")
+
+
+def test_a_program_may_have_a_driver_restarted() -> None:
+    sim = simulate()
+    program = sim.program()
+    driver = next(row.pid for row in program.call(Ps()) if row.kind is Kind.DRIVER)
+    pid = program.call(Spawn("sim", tokens=PROMPT))
+    future = program.start(Decode(pid, 20))
+    sim.run_for(0.005)
+    program.call(Kill(driver, Signal.KILL))
+    sim.run_until(lambda: future.done)
+    assert future.value.tokens == sim.continuation(PROMPT, 20, sim.kernel.table.llm(pid).sampler)
+    with pytest.raises(SyscallError, match="no signal but KILL"):
+        program.call(Kill(driver, Signal.STOP))
+
+
+def test_a_driver_that_never_says_hello_is_given_up_for_those_who_ask(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tests.simulator.START_SECONDS", 1e6)
+    sim = Simulation(small_config(start_seconds=2.0, restart_max=1.0))
+    program = sim.program()
+    with pytest.raises(SyscallError, match="does not start") as caught:
+        program.call(Spawn("sim", tokens=[1]), limit=30.0)
+    assert caught.value.errno is Errno.ENODEV
+    monkeypatch.undo()
+    sim.run_until(lambda: sim.kernel.devices["sim0"].state == "up", limit=10.0)
+    assert program.call(Spawn("sim", tokens=[1])) > 0
+
+
+def test_a_model_whose_load_kills_the_driver_is_given_up_and_the_others_live(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=PROMPT))
+    future = program.start(Decode(pid, 400))
+    load = SimDevice.load
+
+    def out_of_memory(device: SimDevice, request: Load, report: Callable[[float], None]) -> Loaded:
+        if request.path == "sim:2m":
+            sim.driver().device._fate.die()
+        return load(device, request, report)
+
+    monkeypatch.setattr(SimDevice, "load", out_of_memory)
+    with pytest.raises(SyscallError, match="died 3 times") as caught:
+        program.call(Spawn("sim:2m", tokens=[1]), limit=30.0)
+    assert caught.value.errno is Errno.EIO
+    sim.run_until(lambda: future.done)
+    assert future.value.tokens == sim.continuation(PROMPT, 400)
+    assert program.call(StatsCall()).driver_restarts == 3
+
+
+def test_a_step_that_fails_before_its_copies_leaves_no_false_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    sim = simulate()
+    program = sim.program()
+    parent = program.call(Spawn("sim", tokens=PROMPT))
+    sim.run_idle()
+    (child,) = program.call(Fork(parent))
+
+    def fail(device: SimDevice, step: Step) -> StepDone:
+        raise SyscallError(Errno.ENOMEM, "no memory for the step")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SimDevice, "step", fail)
+        with pytest.raises(SyscallError, match="no memory for the step"):
+            program.call(Decode(child, 5))
+    assert program.call(Decode(child, 5)).tokens == sim.continuation(
+        PROMPT, 5
+    )  # the device checks every page
+
+
+@pytest.mark.parametrize(
+    ("model", "errno"),
+    [
+        ("nowhere", Errno.ENOENT),
+        ("sim,arch=mamba:x", Errno.EINVAL),
+        ("sim:arch=mamba", Errno.ENOEXEC),
+        ("sim:fail=EIO", Errno.EIO),
+        ("sim:1t", Errno.ENOMEM),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_refused_with_the_drivers_reason(model: str, errno: Errno) -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=[1]))
+    for call in (Spawn(model), Pagein(model), Exec(pid, model)):
+        with pytest.raises(SyscallError) as caught:
+            program.call(call)  # type: ignore[arg-type]
+        assert caught.value.errno is errno
+        assert caught.value.reason
+    assert len(program.call(Decode(pid, 5)).tokens) == 5
+    assert [m.state for m in program.call(Models()) if m.state != "resident"] == []
+
+
+def test_one_device_dying_does_not_disturb_another() -> None:
+    sim = simulate(devices=2)
+    program = sim.program()
+    pids = [program.call(Spawn("sim", tokens=PROMPT, device=f"sim{i}")) for i in range(2)]
+    futures = [program.start(Decode(pid, 40)) for pid in pids]
+    sim.run_for(0.01)
+    sim.crash("sim0")
+    sim.run_until(lambda: futures[1].done)
+    assert not futures[0].done
+    sim.run_until(lambda: futures[0].done)
+    for future, pid in zip(futures, pids, strict=True):
+        assert future.value.tokens == sim.continuation(PROMPT, 40, sim.kernel.table.llm(pid).sampler)
+
+
+def test_restarts_are_logged_in_order() -> None:
+    sim = simulate()
+    for _ in range(3):
+        sim.crash()
+        sim.run_for(1.0)
+    deaths, ups = lines(sim, "driver died"), lines(sim, ": up:")
+    assert (len(deaths), len(ups)) == (3, 4)
+    assert all(a.at <= b.at for a, b in pairwise(sim.log))

@@ -1,0 +1,134 @@
+"""What is taken back or cut short while it is under way: loads, spawns, exec, budgets; drivers that answer nonsense."""
+
+from __future__ import annotations
+
+import pytest
+
+from drivers.protocol import RunResult, StepDone
+from kernel.events import FromDevice
+from syscalls import wire
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import Finish, Kind, Limits, State
+from syscalls.table import (
+    Decode,
+    Exec,
+    Feed,
+    Fork,
+    Getinfo,
+    Kill,
+    Models,
+    Pagein,
+    Ps,
+    Sched,
+    Setlimits,
+    Spawn,
+    Wait,
+)
+from tests.simulator import Prog, Simulation, simulate, small_config
+
+PROMPT = list(range(1, 40))
+
+
+def refused(program: Prog, call: Decode) -> Errno:
+    with pytest.raises(SyscallError) as caught:
+        program.call(call)
+    return caught.value.errno
+
+
+def loaded(program: Prog) -> list[str]:
+    return [row.path for row in program.call(Models()) if row.state == "resident"]
+
+
+def test_a_spawn_killed_while_its_model_loads_is_answered_at_once_and_leaves_no_zombie() -> None:
+    sim = simulate(options={"link": "100000"})
+    program, other = sim.program(), sim.program()
+    future = program.start(Spawn("sim", tokens=[1]))
+    sim.run_for(1.0)
+    pid = next(row.pid for row in other.call(Ps()) if row.kind is Kind.LLM)
+    other.call(Kill(pid))
+    assert future.done
+    assert future.errno is Errno.EINTR
+    assert not loaded(other)  # the load was still under way
+    assert all(row.state is not State.ZOMBIE for row in other.call(Ps()))
+
+
+def test_a_model_that_nobody_waits_for_any_more_is_not_loaded() -> None:
+    sim = Simulation(small_config())
+    program = sim.program()
+    futures = [program.start(Spawn("sim", tokens=[1])), program.start(Pagein("sim:2m"))]
+    for future in futures:  # the driver has not said hello yet
+        future.cancel()
+    sim.run_until(lambda: all(device.state == "up" for device in sim.kernel.devices.values()))
+    sim.run_for(5.0)
+    assert [future.errno for future in futures] == [Errno.EINTR, Errno.EINTR]
+    assert not loaded(program)
+
+
+def test_one_who_takes_back_its_spawn_does_not_take_it_from_another() -> None:
+    sim = simulate(options={"link": "100000"})
+    program, other = sim.program(), sim.program()
+    given_up, kept = program.start(Spawn("sim", tokens=[1])), other.start(Spawn("sim", tokens=[2]))
+    sim.run_for(1.0)
+    given_up.cancel()
+    sim.run_until(lambda: kept.done)
+    assert other.call(Decode(kept.value, 3)).tokens == sim.continuation([2], 3)
+
+
+def test_exec_waits_for_the_step_in_which_its_process_computes_what_it_was_fed() -> None:
+    sim = simulate(options={"overhead": "0.5", "link": "3000000"})
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=[1]))
+    swap = program.start(Exec(pid, "sim:2m"))
+    program.call(Feed(pid, PROMPT))
+    sim.run_until(lambda: swap.done)
+    assert swap.errno is Errno.OK
+    assert program.call(Getinfo(pid)).model == "sim:2m"
+
+
+def test_a_child_has_used_what_its_parent_had_of_the_token_budget() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=PROMPT, limits=Limits(tokens=5)))
+    assert len(program.call(Decode(pid, 3)).tokens) == 3
+    (child,) = program.call(Fork(pid))
+    result = program.call(Decode(child, 50))
+    assert (len(result.tokens), result.finish) == (2, Finish.BUDGET)
+    (grandchild,) = program.call(Fork(child))
+    assert refused(program, Decode(grandchild, 1)) is Errno.EDQUOT
+    assert len(program.call(Decode(pid, 50)).tokens) == 2
+    program.call(Setlimits(grandchild, Limits(tokens=4)))
+    assert len(program.call(Decode(grandchild, 50)).tokens) == 4  # a budget of its own
+
+
+@pytest.mark.parametrize("nonsense", ["a token that is none", "another step", "another process"])
+def test_a_driver_that_answers_nonsense_is_restarted_and_nothing_is_lost(nonsense: str) -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=PROMPT))
+    future = program.start(Decode(pid, 30))
+    device = sim.kernel.device_named("")
+    sim.run_until(lambda: device.in_flight is not None)
+    assert device.in_flight is not None
+    ref = device.in_flight.step.ref + (nonsense == "another step")
+    result = RunResult(pid + (nonsense == "another process"), 10**6)
+    sim.event(FromDevice(device.name, device.incarnation, StepDone(ref, [result], 0.0)))
+    sim.run_until(lambda: future.done)
+    assert device.incarnation == 2
+    assert future.value.tokens == sim.continuation(PROMPT, 30)
+
+
+@pytest.mark.parametrize("call", [Sched(max_runs=10**6), Sched(step_tokens=10**8)], ids=str)
+def test_a_step_cannot_be_made_larger_than_its_limit(call: Sched) -> None:
+    with pytest.raises(wire.RefusedFrame) as caught:
+        wire.decode_request(wire.encode_request(1, call))
+    assert caught.value.errno is Errno.EINVAL
+
+
+def test_a_failed_computation_that_nobody_asked_for_shows_in_the_process_table() -> None:
+    sim = simulate(options={"error_token": "7"})
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=[7, 8, 9]))
+    sim.run_for(1.0)
+    assert program.call(Getinfo(pid)).finish is Finish.ERROR
+    program.call(Kill(pid))
+    program.call(Wait(pid))

@@ -1,0 +1,31 @@
+"""The documents point at files and names that exist, as a script of the xv6 book checks its own pointers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+_PATH = re.compile(r"`((?:syscalls|kernel|drivers|userland|llmasos|models|benchmarks|docs|tests)/[\w./-]*)`")
+_LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+def test_every_path_a_document_names_exists(document: Path) -> None:
+    named = _PATH.findall(document.read_text())
+    missing = [path for path in named if not (ROOT / path).exists()]
+    assert not missing, f"{document.name} names {missing}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+def test_every_link_of_a_document_leads_somewhere(document: Path) -> None:
+    links = _LINK.findall(document.read_text())
+    missing = [link for link in links if not (document.parent / link).exists()]
+    assert not missing, f"{document.name} links to {missing}"
+
+
+def test_there_are_documents_that_name_paths() -> None:
+    assert any(_PATH.search(document.read_text()) for document in DOCUMENTS)

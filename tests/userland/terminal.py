@@ -1,0 +1,115 @@
+"""A terminal to run programs in: a pseudo-terminal whose screen a test reads, as expect(1) does.
+
+The program leads a session of its own with the pseudo-terminal as its controlling terminal, so that Ctrl-C, Ctrl-D and
+hang-up do what they do for a person; when the test ends, or is killed, the terminal hangs up and the program with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+WAIT_SECONDS = 120.0  # generous: what is awaited comes, or never does
+CTRL_C, CTRL_D, TAB = "\x03", "\x04", "\t"
+
+# The child makes the terminal its own before it becomes the program.
+_LEAD = (
+    "import os, sys, fcntl, termios\n"
+    "os.setsid()\n"
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
+_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[=>()][0-9A-B]?)")
+
+
+class Terminal:
+    """A program in a terminal of 100 x 30. `screen` is all it has printed, without escape sequences: an editor of lines
+    prints only what changes, so tests look for what commands print and not for what is typed."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+        env = {**os.environ, "TERM": "xterm-256color", **(environment or {})}
+        env.pop("NO_COLOR", None)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _LEAD, *command],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=env,
+            close_fds=True,
+        )
+        os.close(slave)
+        self.raw = b""
+        self._seen = 0
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._master)  # hangs up
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def screen(self) -> str:
+        return _ESCAPES.sub("", self.raw.decode(errors="replace")).replace("\r", "")
+
+    def type(self, text: str) -> None:
+        """Press keys."""
+        os.write(self._master, text.encode())
+
+    def enter(self, line: str) -> None:
+        """Type a line and press return."""
+        self.type(line + "\r")
+
+    def expect(self, pattern: str, seconds: float = WAIT_SECONDS) -> str:
+        """Wait until something that matches is printed after the last match, and return it."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = re.compile(pattern).search(self.screen, self._seen)
+            if found is not None:
+                self._seen = found.end()
+                return found.group()
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._read(left):
+                shown = self.screen[self._seen :][-3000:]
+                raise AssertionError(
+                    f"{pattern!r} has not appeared; since the last match there was:\n{shown}"
+                )
+
+    def wait(self, seconds: float = WAIT_SECONDS) -> int:
+        """Wait for the program to end; returns its exit status."""
+        deadline = time.monotonic() + seconds
+        while self._read(max(0.0, deadline - time.monotonic())):
+            pass
+        return self.process.wait(max(1.0, deadline - time.monotonic()))
+
+    def _read(self, seconds: float) -> bool:
+        ready, _, _ = select.select([self._master], [], [], seconds)
+        if not ready:
+            return False
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:  # EIO: the last program has closed the terminal
+            return False
+        self.raw += data
+        # prompt_toolkit asks a terminal where its cursor is, and a terminal answers.
+        for _ in range(data.count(b"\x1b[6n")):
+            os.write(self._master, b"\x1b[1;1R")
+        return bool(data)

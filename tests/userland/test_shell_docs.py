@@ -1,0 +1,33 @@
+"""docs/shell.md is the manual of the commands and verbs that there are, word for word."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from userland.shell.words import COMMANDS
+
+MANUAL = (Path(__file__).resolve().parents[2] / "docs" / "shell.md").read_text()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_manual_has_every_command_with_its_usage_options_and_details(name: str) -> None:
+    command = COMMANDS[name]
+    assert f"**`{command.usage}`** {command.summary}." in MANUAL
+    assert command.details in MANUAL
+    for option in command.options:
+        form = f"{option.flag} {option.kind.value}" if option.kind else option.flag
+        assert f"- `{form}`: {option.help}" in MANUAL
+
+
+def test_the_manual_has_every_verb() -> None:
+    ask = [sys.executable, "-m", "llmasos", "--help"]
+    said = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=True)
+    shown = said.stdout.partition("VERB\n")[2]
+    verbs = [line.split()[0] for line in shown.splitlines() if line.startswith("    ") and line[4] != " "]
+    assert "boot" in verbs
+    for verb in verbs:
+        assert f"`llmasos {verb}" in MANUAL or f"`{verb}" in MANUAL, verb

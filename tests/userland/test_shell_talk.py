@@ -1,0 +1,312 @@
+"""The shell with the embedded model: what a person sees who talks to agents, on a terminal and in a script.
+
+What the model says is its own affair; that it knows what it was told is checked, because that is what it was trained for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from syscalls import blocking, runtime
+from syscalls.blocking import Client
+from syscalls.table import BootInfoCall, Kill, StatsCall
+from tests.userland.terminal import CTRL_C, CTRL_D, TAB, Terminal
+from userland.programs import ps
+from userland.programs.boot import private_kernel
+
+DEADLINE = 240.0
+PROMPT = "llmasos>"
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The runtime directory of a running kernel with a CPU driver and the embedded model."""
+    place = tmp_path_factory.mktemp("k")
+    with private_kernel(place, ["--device", "cpu:threads=1", "--kv-bytes", "64MiB"]):
+        yield place
+
+
+@pytest.fixture
+def kernel(where: Path) -> Iterator[Client]:
+    with blocking.connect(where, name="test") as client:
+        yield client
+
+
+@pytest.fixture
+def shell(where: Path, tmp_path: Path) -> Iterator[Terminal]:
+    """A shell on a terminal, at its prompt."""
+    with terminal(where, tmp_path, "shell") as opened:
+        opened.expect(PROMPT)
+        yield opened
+
+
+def terminal(where: Path, home: Path, *words: str) -> Terminal:
+    return Terminal(
+        [sys.executable, "-m", "llmasos", *words],
+        {"LLMASOS_RUNTIME": str(where), "XDG_STATE_HOME": str(home), "PYTHONWARNINGS": "ignore"},
+    )
+
+
+def script(where: Path, *lines: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "llmasos", "--runtime", str(where), "shell"],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+
+def eventually(holds: Callable[[], bool], what: str, pause: float = 0.05) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not holds():
+        assert time.monotonic() < deadline, f"{what} within {DEADLINE} s"
+        time.sleep(pause)
+
+
+def pid_of(kernel: Client, name: str) -> int:
+    (row,) = ps.processes(kernel, lambda row: row.name == name)
+    return row.pid
+
+
+# --- in a script ----------------------------------------------------------------------------------------------------
+
+
+def test_an_agent_answers_and_knows_what_it_was_told_before(where: Path) -> None:
+    ended = script(where, "spawn alice My name is Ada.", "say alice What is my name?")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    first, second = ended.stdout.splitlines()
+    assert re.fullmatch(r"\[\d+\] alice: \S.*", first)
+    assert re.fullmatch(r"alice: .*Ada.*", second)
+
+
+def test_the_conversation_is_read_back_from_the_token_log(where: Path) -> None:
+    ended = script(
+        where,
+        "spawn bob My lucky number is 42.",
+        "say bob What is my lucky number?",
+        "cat bob",
+        "cat --raw bob",
+    )
+    said = ended.stdout.splitlines()
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert said[2] == "you: My lucky number is 42."
+    assert said[3] == f"bob: {said[0].partition('bob: ')[2]}"
+    assert said[4] == "you: What is my lucky number?"
+    assert said[5] == said[1]
+    assert said[6].startswith("<|bos|>")
+
+
+def test_a_system_prompt_is_part_of_the_conversation(where: Path) -> None:
+    ended = script(where, 'spawn carol --system "You are brief." Hello.', "cat carol")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines()[1:3] == ["system: You are brief.", "you: Hello."]
+
+
+def test_a_background_answer_is_waited_for_and_shown(where: Path) -> None:
+    ended = script(where, "spawn dan Tell me a story about a cat. &", "wait dan", "cat dan")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    said = ended.stdout.splitlines()
+    assert re.fullmatch(r"\[\d+\] dan answers in the background; `cat \d+` shows it", said[0])
+    assert re.fullmatch(r"\[\d+\] dan: idle after \d+ decoded tokens", said[1])
+    assert said[2:3] == ["you: Tell me a story about a cat."]
+    assert re.fullmatch(r"dan: \S.*", said[3])
+
+
+def test_chat_takes_lines_until_an_empty_one(where: Path) -> None:
+    ended = script(where, "spawn eve", "chat eve", "My name is Omar.", "What is my name?", "", "uptime")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    said = ended.stdout.splitlines()
+    assert re.fullmatch(r"eve: .*Omar.*", said[3])
+    assert said[4].startswith("up ")
+
+
+def test_a_full_token_budget_ends_the_answer_and_refuses_the_next(where: Path) -> None:
+    ended = script(where, "spawn fay --tokens 5 Tell me a story about a dog.", "say fay Go on.")
+    assert ended.returncode == 1
+    assert "[its token budget is used up; `limits " in ended.stdout
+    assert re.fullmatch(r"EDQUOT: .*5.*; `limits \d+ --tokens N` raises it\n", ended.stderr)
+    assert "fay: " not in ended.stdout.partition("\n")[2]
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(where: Path) -> None:
+    ended = script(where, "spawn gus", "say gus " + "word " * 3000)
+    assert ended.returncode == 1
+    assert re.fullmatch(r"E2BIG: .*\d{4,} tokens.*2048.*\n", ended.stderr)
+
+
+def test_what_was_refused_an_answer_is_not_in_the_conversation(where: Path) -> None:
+    ended = script(where, "spawn ivo --tokens 3 Tell me a story.", "say ivo abc", "say ivo def &", "cat ivo")
+    assert [line.partition(":")[0] for line in ended.stderr.splitlines()] == ["EDQUOT"] * 2
+    assert "you: Tell me a story." in ended.stdout
+    assert "abc" not in ended.stdout
+    assert "def" not in ended.stdout
+
+
+def test_an_answer_is_cut_at_max_and_says_so(where: Path) -> None:
+    ended = script(where, "spawn hal --max 3 Tell me a story about a fox.")
+    assert ended.returncode == 0
+    assert "[as many tokens as it was allowed" in ended.stdout
+
+
+def test_a_stopped_process_is_not_waited_for(where: Path) -> None:
+    ended = script(where, "spawn ida", "stop ida", "say ida Hello.")
+    assert ended.returncode == 1
+    assert re.fullmatch(r"EAGAIN: process \d+ \(ida\) is stopped; `cont \d+` lets it answer\n", ended.stderr)
+
+
+def test_a_wrong_option_value_is_refused_before_anything_is_spawned(where: Path, kernel: Client) -> None:
+    ended = script(where, "spawn jim --temperature hot", "spawn jim --nice 99", "spawn jim --max 0")
+    assert ended.returncode == 1
+    assert [line.partition(":")[0] for line in ended.stderr.splitlines()] == ["EINVAL"] * 3
+    assert not ps.processes(kernel, lambda row: row.name == "jim")
+
+
+def test_what_was_spawned_ends_with_the_shell_unless_detached(where: Path, kernel: Client) -> None:
+    assert script(where, "spawn kim", "spawn leo --detach").returncode == 0
+    eventually(lambda: not ps.processes(kernel, lambda row: row.name == "kim"), "kim ends with its shell")
+    kernel(Kill(pid=pid_of(kernel, "leo")))
+
+
+def test_the_readmes_program_runs_as_it_stands(where: Path, tmp_path: Path) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "program.py").write_text(program)
+    ended = subprocess.run(
+        [sys.executable, "-m", "llmasos", "--runtime", str(where), "run", str(tmp_path / "program.py")],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "Ada" in ended.stdout
+    assert re.search(r"[1-9]\d* pages shared; \[.*'alice'", ended.stdout)
+    assert re.search(r"\nKILL from program \d+\n$", ended.stdout)
+
+
+# --- on a terminal --------------------------------------------------------------------------------------------------
+
+
+def test_the_prompt_completes_commands_and_names(shell: Terminal) -> None:
+    shell.enter("spawn zebulon")
+    shell.expect(r"zebulon on tiny")
+    shell.expect(PROMPT)
+    shell.type("upt" + TAB)
+    shell.expect("ime")
+    shell.enter("")
+    shell.expect(r"up \d.*processes")
+    shell.expect(PROMPT)
+    shell.type("ps zeb" + TAB)
+    shell.expect("ulon")
+    shell.enter("")
+    shell.expect(r"name +zebulon")
+
+
+def test_ctrl_c_interrupts_the_answer_and_not_the_shell(shell: Terminal, kernel: Client) -> None:
+    shell.enter("spawn mia My name is Ada.")
+    shell.expect(r"mia: .*\n")
+    shell.expect(PROMPT)
+    driver = kernel(BootInfoCall()).devices[0].os_pid
+    pid = pid_of(kernel, "mia")
+    shell.enter("say mia Tell me a long story about a whale.")
+    eventually(lambda: shell_decodes(kernel, pid), "mia decodes", pause=0.001)
+    os.kill(driver, signal.SIGSTOP)  # so that the answer is not done before it can be interrupted
+    try:
+        kills = kernel(StatsCall()).calls_by_name.get("kill", 0)
+        shell.type(CTRL_C)
+        eventually(lambda: kernel(StatsCall()).calls_by_name.get("kill", 0) > kills, "the shell sends SIGINT")
+    finally:
+        os.kill(driver, signal.SIGCONT)
+    shell.expect(r"\[interrupted\]")
+    shell.expect(PROMPT)
+    shell.enter("say mia What is my name?")
+    shell.expect(r"mia: .*\n")
+    shell.expect(PROMPT)
+    shell.enter("exit")
+    assert shell.wait() == 0
+
+
+def test_a_driver_that_hangs_is_told_of_and_the_answer_goes_on(shell: Terminal, kernel: Client) -> None:
+    shell.enter("spawn pia My name is Ada.")
+    shell.expect(r"pia: .*\n")
+    shell.expect(PROMPT)
+    driver = kernel(BootInfoCall()).devices[0].os_pid
+    os.kill(driver, signal.SIGSTOP)
+    try:
+        shell.enter("say pia What is my name?")
+        shell.expect(r"\[device cpu0 has not answered for 5 s; .*hang_seconds")
+    finally:
+        os.kill(driver, signal.SIGCONT)
+    shell.expect(r"Ada")
+    shell.expect(PROMPT)
+
+
+def shell_decodes(kernel: Client, pid: int) -> bool:
+    (row,) = ps.processes(kernel, lambda row: row.pid == pid)
+    return row.decoding
+
+
+def test_ctrl_c_at_the_prompt_clears_the_line_and_ctrl_d_leaves(shell: Terminal) -> None:
+    shell.type("kill 1" + CTRL_C)
+    shell.expect(PROMPT)
+    shell.enter("uptime")
+    shell.expect(r"up \d")
+    shell.expect(PROMPT)
+    shell.type(CTRL_D)
+    assert shell.wait() == 0
+
+
+def test_an_error_on_a_terminal_is_a_line_and_the_status_of_the_shell_stays_0(shell: Terminal) -> None:
+    shell.enter("kill 999999")
+    shell.expect("ESRCH: ")
+    shell.expect(PROMPT)
+    shell.enter("exit")
+    assert shell.wait() == 0
+
+
+def test_a_finished_background_answer_is_announced_at_the_prompt(shell: Terminal, kernel: Client) -> None:
+    shell.enter("spawn ned Hello. &")
+    shell.expect("answers in the background")
+    eventually(lambda: not shell_decodes(kernel, pid_of(kernel, "ned")), "ned has answered")
+    shell.enter("")
+    shell.expect(r"\[\d+\] ned: done, \d+ tokens; `cat \d+` shows it")
+
+
+def test_top_is_live_until_q(shell: Terminal) -> None:
+    shell.enter("top")
+    shell.expect(r"cpu0 +busy \[")
+    shell.expect("q leaves")
+    shell.type("q")
+    shell.enter("uptime")
+    shell.expect(r"up \d")
+
+
+def test_a_shell_without_a_kernel_boots_one_that_ends_with_it(tmp_path: Path) -> None:
+    place = tmp_path / "r"
+    with terminal(place, tmp_path, "--runtime", str(place)) as opened:
+        opened.expect("booting a kernel that ends with this shell")
+        opened.expect(PROMPT)
+        assert runtime.holder(place) is not None
+        opened.enter("exit 3")
+        assert opened.wait() == 3
+    assert not place.exists()
+
+
+def test_a_hang_up_ends_the_shell_and_its_kernel(tmp_path: Path) -> None:
+    place = tmp_path / "r"
+    with terminal(place, tmp_path, "--runtime", str(place)) as opened:
+        opened.expect(PROMPT)
+        assert runtime.holder(place) is not None
+    eventually(lambda: runtime.holder(place) is None, "the kernel ends")
+    eventually(lambda: not place.exists(), "its runtime directory is gone")
