@@ -47,12 +47,16 @@ class DriverProcess:
         return decode_from_driver(body)
 
     def wait_for(self, kind: type[M], ref: int | None = None) -> M:
-        """The next message of a kind (and ref); others go to `heard`."""
+        """The next message of a kind (and ref) before the patience is over; others go to `heard`."""
+        deadline = time.monotonic() + PATIENCE
         while True:
             message = self.receive()
             if isinstance(message, kind) and (ref is None or getattr(message, "ref", None) == ref):
                 return message
             self.heard.append(message)
+            if time.monotonic() > deadline:
+                wanted = f"{kind.__name__} {'' if ref is None else ref}".rstrip()
+                raise AssertionError(f"no {wanted} from the driver in {PATIENCE} s; heard {self.heard[-5:]}")
 
     def output(self) -> str:
         assert self.process.stdout is not None

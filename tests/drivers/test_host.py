@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -101,17 +102,28 @@ def test_ping_and_heartbeat_are_answered_while_the_device_is_busy(tmp_path: Path
     with driver("cpu", tmp_path / "r", "threads=1", "dtype=fp32") as cpu:
         cpu.send(Load(1, 9, str(model), "", 64))
         cpu.wait_for(Loaded, 1)
-        tokens = [i % 250 for i in range(500)]
-        steps = range(100, 140)
-        for ref in steps:
-            cpu.send(Step(ref, [Run(ref, 9, 0, tokens, 0, list(range(32)))]))
+        refs = itertools.count(100)
+
+        def work() -> int:
+            """Send one more step; returns its ref."""
+            ref = next(refs)
+            cpu.send(Step(ref, [Run(ref, 9, 0, [i % 250 for i in range(500)], 0, list(range(32)))]))
+            return ref
+
+        last = [work() for _ in range(40)][-1]
         cpu.send(Ping(7))
         cpu.wait_for(Done, 7)
-        answered = [message for message in cpu.heard if isinstance(message, StepDone)]
-        assert len(answered) < len(steps), "the ping overtook the steps before it"
-        beat = cpu.wait_for(Heartbeat)
-        cpu.wait_for(StepDone, steps[-1])
+        answered = sum(isinstance(message, StepDone) for message in cpu.heard)
+        assert answered < 40, "the ping overtook the steps before it"
+
+        # However fast the device is, it stays busy until a heartbeat comes: each step that ends is followed by another.
+        for _ in range(answered):
+            last = work()
+        while not isinstance(beat := cpu.receive(), Heartbeat):
+            assert isinstance(beat, StepDone)
+            last = work()
         assert beat.busy
+        cpu.wait_for(StepDone, last)
         while (idle := cpu.wait_for(Heartbeat)).busy:
             pass
         assert idle.progress > beat.progress
