@@ -12,7 +12,16 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from kernel import invariants, reincarnation, steps, sys_context, sys_memory, sys_process, sys_system
+from kernel import (
+    invariants,
+    reincarnation,
+    steps,
+    sys_context,
+    sys_info,
+    sys_memory,
+    sys_process,
+    sys_system,
+)
 from kernel.device import Device
 from kernel.events import (
     Action,
@@ -340,4 +349,4 @@ class Kernel:
         self.act(Halt(reason))
 
 
-FAMILIES = (sys_process, sys_context, sys_memory, sys_system)  # importing them has filled HANDLERS
+FAMILIES = (sys_process, sys_context, sys_memory, sys_info, sys_system)  # importing them has filled HANDLERS

@@ -1,4 +1,4 @@
-"""The process family: spawn fork exec exit wait kill getinfo ps setsched setlimits.
+"""The process family: spawn fork exec exit wait kill setsched setlimits; who looks at processes is in sys_info.py.
 
 As in xv6's sysproc.c: a handler checks its arguments, does its work on the process table, and returns the result.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from kernel.events import KillDriver, SignalProgram
 from kernel.lifecycle import (
@@ -21,13 +21,13 @@ from kernel.lifecycle import (
 )
 from kernel.loading import forget_waiter, want_image
 from kernel.memory.weights import Image
-from kernel.process import DriverProcess, LLMProcess, Process, Program
+from kernel.process import DriverProcess, LLMProcess, Program
 from kernel.request import Request
 from kernel.seeds import seed_of_child, seed_of_pid
 from kernel.syscall import PARKED, handles
 from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish, Kind, Limits, ProcessInfo, Sampler, Signal
-from syscalls.table import Exec, Exit, Fork, Getinfo, Kill, Ps, Setlimits, Setsched, Spawn, Wait
+from syscalls.records import Finish, Kind, Limits, Sampler, Signal
+from syscalls.table import Exec, Exit, Fork, Kill, Setlimits, Setsched, Spawn, Wait
 
 if TYPE_CHECKING:
     from kernel.core import Kernel
@@ -363,68 +363,7 @@ def _signal_llm(kernel: Kernel, process: LLMProcess, signal: Signal, sender: Pro
             )
 
 
-# --- looking and setting --------------------------------------------------------------------------------------------
-
-
-@handles(Getinfo)
-def getinfo(kernel: Kernel, request: Request, now: float) -> ProcessInfo:
-    call = cast(Getinfo, request.call)
-    if call.pid == 0:
-        return info(kernel, request.program, now)
-    process = kernel.table.find(call.pid)
-    return info(kernel, process if process is not None else kernel.table.get(call.pid), now)
-
-
-@handles(Ps)
-def ps(kernel: Kernel, request: Request, now: float) -> list[ProcessInfo]:
-    call = cast(Ps, request.call)
-    return [info(kernel, process, now) for process in kernel.table.after(call.after, call.limit)]
-
-
-def info(kernel: Kernel, process: Process, now: float) -> ProcessInfo:
-    """A row of the process table as a record."""
-    fields: dict[str, Any] = {
-        "pid": process.pid,
-        "ppid": process.owner,
-        "kind": process.kind,
-        "name": process.name,
-        "state": process.state,
-        "wait": process.wait,
-        "started": process.started - kernel.started,
-        "exit_status": process.exit_status,
-        "usage": process.usage(now),
-    }
-    if isinstance(process, LLMProcess):
-        frames, image = process.table.frames, process.image
-        fields |= {
-            "model": process.model,
-            "device": process.device.name,
-            "sched_class": process.sched_class,
-            "nice": process.nice,
-            "length": len(process.log),
-            "cached": process.table.cached,
-            "context": process.context,
-            "pages": len(frames),
-            "shared_pages": sum(image.pool.refs[f] > 1 for f in frames) if image is not None else 0,
-            "decoding": process.decoding is not None,
-            "finish": process.finish,
-            "limits": process.limits,
-            "seed": process.sampler.seed,
-            "parked": len(process.readers) + len(process.deferred),
-        }
-    elif isinstance(process, Program | DriverProcess):
-        if isinstance(process, Program):
-            os_pid = process.os_pid
-            fields["parked"] = len(process.parked)
-        else:
-            os_pid = kernel.devices[process.device].os_pid
-            fields["device"] = process.device
-        rss, cpu_seconds = kernel.figures.get(os_pid, (0, 0.0))
-        fields |= {"os_pid": os_pid, "rss": rss, "cpu_seconds": cpu_seconds}
-    else:
-        rss, cpu_seconds = kernel.figures.get(kernel.config.os_pid, (0, 0.0))
-        fields |= {"os_pid": kernel.config.os_pid, "rss": rss, "cpu_seconds": cpu_seconds}
-    return ProcessInfo(**fields)
+# --- setting --------------------------------------------------------------------------------------------------------
 
 
 @handles(Setsched)
