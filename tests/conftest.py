@@ -1,4 +1,5 @@
-"""Fixtures that boot a real system: kernel and driver as OS processes in a runtime directory of their own."""
+"""Fixtures that boot a real system: kernel and driver as OS processes in a runtime directory of their own. And no test
+fails because the machine is slow, so hypothesis measures no times."""
 
 from __future__ import annotations
 
@@ -6,9 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import models_zoo
 from userland.sdk.system import System
+
+settings.register_profile(
+    "untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import signal
@@ -10,11 +11,12 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from drivers.host import main
+from drivers import host
 from drivers.protocol import (
     Copy,
     Done,
@@ -39,7 +41,7 @@ from syscalls.errno import Errno
 from syscalls.records import Sampler
 from syscalls.table import BootInfoCall
 from tests import models_zoo
-from tests.booted import booted, eventually
+from tests.booted import booted, eventually, is_gone
 from tests.drivers.process import PATIENCE, driver, noted
 
 GREEDY = Sampler()
@@ -110,8 +112,10 @@ def test_ping_and_heartbeat_are_answered_while_the_device_is_busy(tmp_path: Path
             cpu.send(Step(ref, [Run(ref, 9, 0, [i % 250 for i in range(500)], 0, list(range(32)))]))
             return ref
 
+        cpu.process.send_signal(signal.SIGSTOP)  # so that the ping is there before the first step is done
         last = [work() for _ in range(40)][-1]
         cpu.send(Ping(7))
+        cpu.process.send_signal(signal.SIGCONT)
         cpu.wait_for(Done, 7)
         answered = sum(isinstance(message, StepDone) for message in cpu.heard)
         assert answered < 40, "the ping overtook the steps before it"
@@ -178,15 +182,44 @@ def locked_by_another(place: Path) -> subprocess.Popen[bytes]:
     return holder
 
 
-def test_a_driver_cleans_up_after_a_kernel_that_lets_go_of_its_lock_after_its_pipes(tmp_path: Path) -> None:
-    place = tmp_path / "r"
-    with driver("sim", place) as sim, locked_by_another(place) as holder:
-        assert sim.process.stdin is not None
-        sim.process.stdin.close()
-        time.sleep(0.5)  # long enough for a driver that does not try again to have left
-        holder.kill()
-        assert sim.wait() == 0
-        assert not any((place / name).exists() for name in (runtime.PROGRAMS, runtime.DRIVERS, runtime.LOCK))
+def test_cleaning_waits_for_a_kernel_that_lets_go_of_its_lock_after_its_pipes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (runtime.PROGRAMS, runtime.DRIVERS):
+        (tmp_path / name).touch()
+    lock = os.open(tmp_path / runtime.LOCK, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.write(lock, b"123 1.0\n")
+    slept = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal slept
+        slept += 1
+        if slept == 3:
+            os.close(lock)
+
+    monkeypatch.setattr(host, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=sleep))
+    host.clean(tmp_path, b"123 1.0\n")
+    assert slept == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cleaning_gives_a_lock_up_that_is_held_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(host, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    (tmp_path / runtime.PROGRAMS).touch()
+    with (tmp_path / runtime.LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        host.clean(tmp_path, b"")
+    assert now > 0.0
+    assert (tmp_path / runtime.PROGRAMS).exists()
 
 
 def test_a_driver_leaves_a_new_kernel_alone_even_if_that_ends_soon(tmp_path: Path) -> None:
@@ -237,7 +270,7 @@ def test_a_driver_is_gone_soon_after_its_kernel_was_killed(tmp_path: Path) -> No
     finally:
         parent.kill()
         parent.communicate()
-    assert not psutil.wait_procs([child], timeout=PATIENCE)[1]
+    eventually(lambda: is_gone(child), "the driver has left")
 
 
 def test_terminate_ends_a_driver_in_good_order_and_ctrl_c_does_not(tmp_path: Path) -> None:
@@ -268,7 +301,7 @@ def test_a_wrong_option_ends_the_driver_with_a_line_that_names_it(
 
 def test_an_unknown_kind_is_refused_naming_the_kinds(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["tpu", "--endpoint", "ipc:///tmp/x", "--identity", "a.1", "--runtime", "/tmp/x"])
+        host.main(["tpu", "--endpoint", "ipc:///tmp/x", "--identity", "a.1", "--runtime", "/tmp/x"])
     assert ended.value.code == 2
     assert "'tpu'" in capsys.readouterr().err
 

@@ -169,9 +169,10 @@ def test_a_program_that_leaves_is_disconnected_once_and_late_replies_are_dropped
     core = Core(handler)
 
     async def scenario(place: Path, server: Server) -> None:
-        async with client.connect(place) as program:
-            with trio.move_on_after(0.05):
-                await program(Null())
+        async with client.connect(place) as program, trio.open_nursery() as nursery:
+            nursery.start_soon(program, Null())
+            await until(lambda: late)
+            nursery.cancel_scope.cancel()
         await until(lambda: core.seen(Disconnected))
         assert server.lost_replies == 1
 

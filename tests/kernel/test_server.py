@@ -56,10 +56,12 @@ def kernel() -> Iterator[Booted]:
 
 @contextmanager
 def bare(kernel: Booted, routing_id: bytes = b"") -> Iterator[zmq.Socket[bytes]]:
-    """A socket with nothing between it and the kernel."""
+    """A socket with nothing between it and the kernel: it takes whatever is sent, and the operating system little."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.setsockopt(zmq.SNDBUF, 4096)
     if routing_id:
         socket.setsockopt(zmq.ROUTING_ID, routing_id)
     socket.connect(runtime.endpoint(kernel.place))
@@ -181,15 +183,22 @@ def is_cancel(frame: bytes) -> bool:
 
 
 def test_a_flood_from_one_program_does_not_starve_another(kernel: Booted) -> None:
-    with kernel.connect() as program, bare(kernel) as flooder:
-        flooder.setsockopt(zmq.SNDHWM, 0)
-        flooder.send(wire.encode_request(1, Attach("flood")))
-        assert answer(flooder).errno is Errno.OK
+    with bare(kernel) as program, bare(kernel) as flooder:
+        for socket, name in ((program, "quiet"), (flooder, "flood")):
+            socket.send(wire.encode_request(1, Attach(name)))
+            assert answer(socket).errno is Errno.OK
+        program.send(wire.encode_request(2, StatsCall()))
+        before = wire.result(answer(program), StatsCall()).calls_by_name.get("null", 0)
         count = 20_000
-        for seq in range(count):
-            flooder.send(wire.encode_request(seq + 2, Null()))
-        program(Null())
-        answered = program(StatsCall()).calls_by_name["null"]
+        process = psutil.Process(kernel.pid)
+        process.suspend()  # so that the whole flood is on its way before the first of it is served
+        try:
+            for seq in range(count):
+                flooder.send(wire.encode_request(seq + 2, Null()))
+            program.send(wire.encode_request(3, StatsCall()))
+        finally:
+            process.resume()
+        answered = wire.result(answer(program), StatsCall()).calls_by_name.get("null", 0) - before
         assert answered < count  # it was served while the flood had not ebbed
         for seq in range(count):
             assert answer(flooder).seq == seq + 2
@@ -250,6 +259,10 @@ def test_a_signal_to_a_program_is_delivered_by_the_operating_system(kernel: Boot
 
 
 def test_a_thousand_connections_come_and_go_and_leave_nothing(kernel: Booted) -> None:
+    with kernel.connect() as observer:
+        eventually(
+            lambda: observer(BootInfoCall()).devices[0].state == "up", "the driver has its descriptors"
+        )
     before = psutil.Process(kernel.pid).num_fds()
     with kernel.connect() as observer:
         for _ in range(20):

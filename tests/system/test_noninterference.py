@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from syscalls.records import Limits
+from syscalls.records import Limits, State
 from syscalls.table import BootInfoCall, Decode, Read
 from tests.models_zoo import EOS
 from userland.sdk.script import together
@@ -147,9 +147,12 @@ def test_after_the_driver_is_killed_in_mid_stream(
 ) -> None:
     processes = spawn(cpu_system, zoo(name), range(3))
     for process in processes:
-        cpu_system(Decode(process.pid, DECODED, wait=False))
-    cpu_system(Read(processes[0].pid, LENGTHS[0]))  # the first token is there
+        cpu_system(Decode(process.pid, 9))
     device = cpu_system(BootInfoCall()).devices[0]
+    os.kill(device.os_pid, signal.SIGSTOP)  # so that it does not end before it is killed
+    for process in processes:
+        cpu_system(Decode(process.pid, DECODED - 9, wait=False))
+    assert State.RUNNING in [process.info().state for process in processes]
     os.kill(device.os_pid, signal.SIGKILL)
     for index, process in enumerate(processes):
         log: list[int] = []

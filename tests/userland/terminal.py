@@ -22,9 +22,12 @@ from types import TracebackType
 WAIT_SECONDS = 120.0  # generous: what is awaited comes, or never does
 CTRL_C, CTRL_D, TAB = "\x03", "\x04", "\t"
 
-# The child makes the terminal its own before it becomes the program.
+# The child makes the terminal its own before it becomes the program, and hears its signals, as after a login: also
+# where the tests were started with some of them ignored (by nohup, or by a shell's `&`).
 _LEAD = (
-    "import os, sys, fcntl, termios\n"
+    "import os, sys, fcntl, signal, termios\n"
+    "for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):\n"
+    "    signal.signal(number, signal.SIG_DFL)\n"
     "os.setsid()\n"
     "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
     "os.execv(sys.argv[1], sys.argv[1:])"

@@ -19,7 +19,9 @@ from pathlib import Path
 import pytest
 
 from syscalls import blocking, runtime
-from syscalls.table import Spawn
+from syscalls.records import State
+from syscalls.table import Getinfo, Ps, Spawn
+from tests.booted import eventually
 from userland.programs.boot import private_kernel
 
 SIM = "sim:context=256,vocab=100"
@@ -51,9 +53,12 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def agent(where: Path) -> Iterator[int]:
-    """The pid of an idle LLM process."""
+    """The pid of the one process called sleeper, an LLM process that has been computed and is idle."""
     with blocking.connect(where, name="test") as kernel:
-        yield kernel(Spawn(model=SIM, tokens=list(range(40)), name="sleeper"))
+        eventually(lambda: "sleeper" not in [row.name for row in kernel(Ps())], "the last one has gone")
+        pid = kernel(Spawn(model=SIM, tokens=list(range(40)), name="sleeper"))
+        eventually(lambda: kernel(Getinfo(pid)).state is State.BLOCKED, "it waits for input")
+        yield pid
 
 
 # --- without a kernel -----------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import trio
 
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Finish, Limits, Signal, State
-from syscalls.table import Getinfo, Read
+from syscalls.table import Decode, Getinfo, Read
 from tests import models_zoo
 from userland.sdk import aio
 from userland.sdk.system import Process, System
@@ -29,6 +29,10 @@ def process(cpu_system: System, model: str) -> Process:
     return cpu_system.spawn(model, PROMPT, name="under test", dtype="fp32")
 
 
+# At leaving a decode in its midst: one may have ended before the test was given the processor again.
+ATTEMPTS = 5
+
+
 def finish(process: Process) -> Finish:
     """How its decode ended, once it has."""
     while (result := process.system(Read(process.pid, -1, follow=False))).decoding:
@@ -43,9 +47,13 @@ def test_a_stream_gives_the_text_that_stands_in_the_log(process: Process) -> Non
 
 
 def test_leaving_a_stream_early_interrupts_the_decode(process: Process) -> None:
-    stream = process.stream(400)
-    next(stream)
-    stream.close()
+    for _ in range(ATTEMPTS):
+        stream = process.stream(400)
+        next(stream)
+        stream.close()
+        if finish(process) is not Finish.LENGTH:
+            break
+        process.truncate(len(PROMPT))
     assert finish(process) is Finish.INTERRUPT
     assert process.info().length < len(PROMPT) + 400
 
@@ -68,13 +76,12 @@ def test_after_a_stop_string_the_log_says_what_the_text_says(process: Process) -
 def test_a_stopped_process_stands_still_and_then_says_the_same(process: Process) -> None:
     twin = process.fork(1)[0]
     process.stop()
-    stream = process.stream(16)
-    assert process.info().state is State.STOPPED
-    before = process.info().length
+    process.system(Decode(process.pid, 16, process.language.stop_ids, wait=False))
     said_by_twin = twin.generate(16)
-    assert process.info().length == before
+    info = process.info()
+    assert (info.state, info.decoding, info.length) == (State.STOPPED, True, len(PROMPT))
     process.cont()
-    assert "".join(stream) == said_by_twin
+    assert "".join(process.follow(len(PROMPT))) == said_by_twin
 
 
 def test_forks_share_pages_until_they_write(process: Process) -> None:
@@ -212,14 +219,18 @@ def test_the_asynchronous_face_talks_to_many_at_once(cpu_system: System, model: 
 def test_a_cancelled_stream_interrupts_the_decode(cpu_system: System, model: str) -> None:
     async def main() -> Finish:
         async with aio.System.connect(cpu_system.kernel.boot.runtime) as system:
-            process = await system.spawn(model, PROMPT, dtype="fp32")
-            with trio.CancelScope() as scope:
-                async for _ in process.stream(400):
-                    scope.cancel()
-            while (await system(Read(process.pid, -1))).decoding:
-                pass
-            assert await process.text() != PROMPT
-            return (await process.info()).finish
+            for _ in range(ATTEMPTS):
+                process = await system.spawn(model, PROMPT, dtype="fp32")
+                with trio.CancelScope() as scope:
+                    async for _ in process.stream(400):
+                        scope.cancel()
+                while (await system(Read(process.pid, -1))).decoding:
+                    pass
+                assert await process.text() != PROMPT
+                finish = (await process.info()).finish
+                if finish is not Finish.LENGTH:
+                    break
+            return finish
 
     assert trio.run(main) is Finish.INTERRUPT
     gc.collect()
