@@ -15,18 +15,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from syscalls.transport import Link, Message, peer_pid
+from syscalls.transport import Link, Message, inode, peer_pid
 
 _GIVEN = 5  # bytes of an id that ZeroMQ gave: a zero, then a counter
 
 
 @dataclass(slots=True, frozen=True)
 class Peer:
-    """A connection. `os_pid` is 0 where the operating system does not tell."""
+    """A connection. `os_pid` is 0 where the operating system does not tell; `inode` tells it from later ones by `fd`."""
 
     number: int
     routing_id: bytes
     fd: int
+    inode: int
     os_pid: int
 
 
@@ -56,7 +57,7 @@ class Peers:
                 return None, None
             self._forget(replaced)
         self._numbers += 1
-        peer = Peer(self._numbers, message.peer, fd, peer_pid(fd))
+        peer = Peer(self._numbers, message.peer, fd, inode(fd), peer_pid(fd))
         self._by_id[peer.routing_id] = self._by_number[peer.number] = self._by_fd[fd] = peer
         return peer, replaced
 

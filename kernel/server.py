@@ -215,7 +215,7 @@ class Server:
         elif not self._programs.send(frame, peer.routing_id):
             self.lost_replies += 1
             # It has gone, or lets its answers pile up: either way this is its end, and its monitor will say so.
-            transport.cut(peer.fd)
+            transport.cut(peer.fd, peer.inode)
 
     def _signal(self, action: SignalProgram) -> None:
         if not self._peers.has_process(action.os_pid):

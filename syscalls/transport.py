@@ -127,6 +127,7 @@ class Socket:
                 return True
             self.forget(to)
             return False
+        reachable = True
         try:
             self._write(body, to)
         except zmq.Again:
@@ -137,10 +138,10 @@ class Socket:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
             self.dropped += 1
-            return False
-        if self._token is not None:
+            reachable = False
+        if self._token is not None:  # whatever became of the frame, the socket was used
             self._rouse(self._token)
-        return True
+        return reachable
 
     def drain(self) -> None:
         """Deliver all that has come, at once. For the end of a connection, when nobody may be left to wait for it."""
@@ -398,10 +399,20 @@ def peer_pid(fd: int) -> int:
         return 0
 
 
-def cut(fd: int) -> None:
-    """End the connection of descriptor `fd` from this side; its monitor reports it down soon after."""
+def inode(fd: int) -> int:
+    """What tells the connection of descriptor `fd` from a later one that has the same descriptor; 0: it is down."""
     try:
-        with sockets.socket(fileno=os.dup(fd)) as connection:
-            connection.shutdown(sockets.SHUT_RDWR)
+        return os.fstat(fd).st_ino
+    except OSError:
+        return 0
+
+
+def cut(fd: int, connection: int) -> None:
+    """End the connection of descriptor `fd` from this side, if it is still the one whose inode is `connection`; its
+    monitor reports it down soon after. (ZeroMQ closes descriptors in a thread of its own, whenever a peer goes.)"""
+    try:
+        with sockets.socket(fileno=os.dup(fd)) as found:
+            if inode(found.fileno()) == connection:
+                found.shutdown(sockets.SHUT_RDWR)
     except OSError:  # down already
         pass
