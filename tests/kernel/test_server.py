@@ -216,6 +216,21 @@ def test_calls_that_wait_are_limited_per_program(kernel: Booted) -> None:
         program(Null())
 
 
+def test_two_programs_that_go_at_once_leave_those_who_come_at_that_moment_alone(kernel: Booted) -> None:
+    """One spawned what the other reads, so the end of one answers the other, which is not there any more; its
+    descriptor may be a newcomer's by then."""
+    for _ in range(30):
+        with bare(kernel) as reader, kernel.connect() as program:
+            reader.send(wire.encode_request(1, Attach("reader")))
+            assert answer(reader).errno is Errno.OK
+            pid = program(Spawn(MODEL, [1]))
+            for seq in range(4000):
+                reader.send(wire.encode_request(seq + 2, Read(pid, -1, follow=True)))
+            reader.send(wire.encode_request(9000, Null()))
+            assert answer(reader).seq == 9000
+        alive(kernel)
+
+
 # --- programs -------------------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
+import socket as sockets
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -132,6 +135,26 @@ def test_sending_while_the_owner_is_parked_loses_no_wake_up() -> None:
                 else:
                     await trio.lowlevel.checkpoint()
             await inbox.filled(5000)
+
+    run(scenario)
+
+
+def test_sending_to_nobody_while_the_owner_is_parked_loses_no_wake_up() -> None:
+    async def scenario(endpoint: str) -> None:
+        inbox = Inbox()
+        router = transport.router()
+        router.bind(endpoint)
+        client = transport.dealer()
+        async with running(router, inbox):
+            client.connect(endpoint)
+            for count in range(1, 6):
+                await until(lambda: router._token is not None)
+                client.send(b"x")
+                assert select.select([router._fd], [], [], PATIENCE)[0]  # it has come, and trio does not know
+                time.sleep(0.01)  # noqa: ASYNC251 - a send soon after another does not look at what has come
+                assert not router.send(b"?", b"nobody")
+                await inbox.filled(count)
+        client.close()
 
     run(scenario)
 
@@ -272,10 +295,25 @@ def test_a_connection_can_be_cut_from_this_side() -> None:
         client.send(b"hello")
         async with running(router, came.append), running(client, came.append):
             await until(lambda: bool(came))
-            transport.cut(came[0].fd)
+            transport.cut(came[0].fd, transport.inode(came[0].fd))
             await until(lambda: any(not link.up for link in monitor.drain()))
 
     run(scenario)
+
+
+def test_a_later_connection_by_the_same_descriptor_is_not_cut() -> None:
+    earlier, far = sockets.socketpair()
+    later, other = sockets.socketpair()
+    with earlier, far, later, other:
+        fd, inode = earlier.fileno(), transport.inode(earlier.fileno())
+        os.dup2(later.fileno(), fd)
+        transport.cut(fd, inode)
+        other.send(b"still connected")
+        assert later.recv(100) == b"still connected"
+        transport.cut(fd, transport.inode(fd))
+        assert other.recv(100) == b""
+    assert transport.inode(fd) == 0
+    transport.cut(fd, inode)  # harmless
 
 
 def test_messages_of_several_frames_arrive_as_one_with_their_number_of_parts() -> None:
