@@ -30,6 +30,7 @@ def open_device(options: Mapping[str, str]) -> Device:
 
     from drivers.engine.architecture import TESTED
     from drivers.engine.engine import Engine
+    from drivers.engine.image import TorchKind
 
     if torch.version.cuda is None:
         raise SyscallError(
@@ -62,4 +63,5 @@ def open_device(options: Mapping[str, str]) -> Device:
         max_runs=64,
         step_tokens=2048,
     )
-    return Engine(device, hello, default, refusals, lambda: torch.cuda.mem_get_info(device)[0])
+    kinds = [TorchKind(device)]
+    return Engine(device, hello, default, refusals, lambda: torch.cuda.mem_get_info(device)[0], kinds)

@@ -16,8 +16,8 @@ import torch
 
 from drivers.engine import architecture, loading, source, verify
 from drivers.engine.contexts import Context
-from drivers.engine.image import Image, kv_shape, weight_bytes
-from drivers.engine.sampler import sample
+from drivers.engine.image import Frames, ImageKind
+from drivers.engine.sampler import is_plain, plain_choice, sample
 from drivers.protocol import Hello, Load, Loaded, Probe, Probed, Run, RunResult, Step, StepDone
 from syscalls.errno import Errno, SyscallError
 
@@ -25,10 +25,12 @@ _LOAD_SHARE = 0.9  # of a load's progress is reading weights; the rest is what f
 
 
 class Engine:
-    """A Device. `refusals` maps a dtype this device does not do to the reason."""
+    """A Device. `kinds` are its ways to run a model, the first that can is used; `refusals` maps a dtype this device does
+    not do to the reason; `memory` tells the bytes available."""
 
     def __init__(
-        self, device: torch.device, hello: Hello, default_dtype: str, refusals: dict[str, str], memory: Callable[[], int]
+        self, device: torch.device, hello: Hello, default_dtype: str, refusals: dict[str, str], memory: Callable[[], int],
+        kinds: Sequence[ImageKind],
     ) -> None:  # fmt: skip
         loading.quiet_transformers()
         self.progress = 0
@@ -36,8 +38,9 @@ class Engine:
         self._hello = hello
         self._default_dtype = default_dtype
         self._refusals = refusals
-        self._memory = memory  # bytes available
-        self._images: dict[int, Image] = {}
+        self._memory = memory
+        self._kinds = kinds
+        self._images: dict[int, Frames] = {}
         self._contexts: dict[int, Context] = {}
         self._layouts: dict[str, tuple[Any, architecture.Layout]] = {}  # by what was read
 
@@ -49,17 +52,18 @@ class Engine:
     def probe(self, request: Probe) -> Probed:
         dtype = self._dtype(request.dtype)
         config, layout = self._examine(source.find(request.path))
+        kind = self._kind(config, dtype)
         eos = config.eos_token_id
         return Probed(
             ref=request.ref,
             architecture=config.model_type,
             dtype=dtype,
             parameters=layout.parameters,
-            weight_bytes=weight_bytes(layout, dtype),
+            weight_bytes=kind.weight_bytes(config, layout, dtype),
             vocab=layout.vocab,
             context=layout.context,
             layers=layout.layers,
-            block_bytes=kv_shape(layout, dtype).block_bytes,
+            block_bytes=kind.kv_shape(layout, dtype).block_bytes,
             eos_ids=eos if isinstance(eos, list) else [] if eos is None else [eos],
         )
 
@@ -69,7 +73,9 @@ class Engine:
         dtype = self._dtype(request.dtype)
         directory = source.find(request.path, weights=True)
         config, layout = self._examine(directory)
-        wanted = weight_bytes(layout, dtype) + request.frames * kv_shape(layout, dtype).block_bytes
+        kind = self._kind(config, dtype)
+        frame_bytes = kind.kv_shape(layout, dtype).block_bytes
+        wanted = kind.weight_bytes(config, layout, dtype) + request.frames * frame_bytes
         available = self._memory()
         if wanted > available:
             raise SyscallError(
@@ -91,7 +97,7 @@ class Engine:
             )
             if config.model_type not in architecture.TESTED:
                 verify.check(model, config, layout, self._tick)
-            image = Image(model, config, layout, dtype, request.frames, self._device, self._tick)
+            image = kind.build(model, config, layout, dtype, request.frames, self._tick)
         except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
@@ -118,6 +124,14 @@ class Engine:
                 Errno.ENOTSUP, f"dtype {dtype!r}: this driver offers {', '.join(self._hello.dtypes)}"
             )
         return dtype
+
+    def _kind(self, config: Any, dtype: str) -> ImageKind:
+        reasons = []
+        for kind in self._kinds:
+            if not (reason := kind.why_not(config, dtype)):
+                return kind
+            reasons.append(reason)
+        raise SyscallError(Errno.ENOTSUP, f"dtype {dtype}: {'; '.join(reasons)}")
 
     def _examine(self, directory: Path) -> tuple[Any, architecture.Layout]:
         raw = source.read_config(directory)
@@ -154,7 +168,7 @@ class Engine:
             phases,
         )
 
-    def _image(self, number: int) -> Image:
+    def _image(self, number: int) -> Frames:
         if number not in self._images:
             raise SyscallError(Errno.EINVAL, f"no image {number} is loaded")
         return self._images[number]
@@ -188,10 +202,18 @@ class Engine:
         batch = image.prepare(runs, contexts)
         sampled = [j for j, run in enumerate(runs) if run.sample is not None]
         prepared = time.perf_counter()
-        logits = image.forward(batch, [batch.last_row[j] for j in sampled])
-        computed = time.perf_counter()
-        logs = [self._log(runs[j], contexts[j]) for j in sampled]
-        choices = sample(logits, [want for run in runs if (want := run.sample) is not None], logs)
+        rows = [batch.last_row[j] for j in sampled]
+        wanted = [want for run in runs if (want := run.sample) is not None]
+        if all(map(is_plain, wanted)):
+            choices = [
+                plain_choice(token, w) for token, w in zip(image.greatest(batch, rows), wanted, strict=True)
+            ]
+            computed = time.perf_counter()
+        else:
+            logits = image.forward(batch, rows)
+            computed = time.perf_counter()
+            logs = [self._log(runs[j], contexts[j]) for j in sampled]
+            choices = sample(logits, wanted, logs)
         chosen = dict(zip(sampled, choices, strict=True))
         for j, i in enumerate(good):
             choice = chosen.get(j)

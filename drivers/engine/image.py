@@ -7,8 +7,10 @@ The network is transformers' own module; only attention is ours (attention.py), 
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -33,52 +35,39 @@ MOST_UNQUANTISED = 0.1  # of the parameters, besides embeddings, that int8 may l
 _names = itertools.count()
 
 
-def kv_shape(layout: Layout, dtype: str) -> KVShape:
-    return KVShape(layout.layers, layout.kv_heads, layout.head_dim, DTYPES[dtype])
+class ImageKind(Protocol):
+    """A way to run a model: what engine.py asks before it loads one."""
 
+    def why_not(self, config: Any, dtype: str) -> str:
+        """What keeps a model from being run so, or ""."""
 
-def weight_bytes(layout: Layout, dtype: str) -> int:
-    """Bytes the weights will take. Raises ENOTSUP where int8 would leave most of a model as it is."""
-    if dtype != "int8":
-        return layout.parameters * DTYPES[dtype].itemsize
-    quantised = layout.linear_parameters
-    rest = layout.parameters + layout.tied_parameters - quantised - layout.embedding_parameters
-    if rest > MOST_UNQUANTISED * layout.parameters:
-        raise SyscallError(
-            Errno.ENOTSUP,
-            f"dtype int8: {rest:,} of this model's {layout.parameters:,} parameters are not in linear layers (experts of "
-            "a mixture are not); use bf16",
-        )
-    return quantised + 2 * layout.embedding_parameters + 4 * rest
+    def kv_shape(self, layout: Layout, dtype: str) -> KVShape:
+        """What a token's KV takes."""
 
+    def weight_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
+        """What the weights will take. Raises ENOTSUP."""
 
-class Image:
-    """One loaded model. `model` is consumed: its attention is rerouted, with int8 its linear layers are replaced."""
-
-    def __init__(
-        self, model: nn.Module, config: Any, layout: Layout, dtype: str, frames: int, device: torch.device,
+    def build(
+        self,
+        model: nn.Module,
+        config: Any,
+        layout: Layout,
+        dtype: str,
+        frames: int,
         progress: Callable[[], None],
-    ) -> None:  # fmt: skip
+    ) -> Frames:
+        """The image of a loaded model, which is consumed."""
+
+
+class Frames(ABC):
+    """What images of every kind share: a layout, KV frames, and the rules for what may be run over them."""
+
+    weight_bytes: int
+
+    def __init__(self, layout: Layout, dtype: str, slab: KVSlab) -> None:
         self.layout = layout
         self.dtype = dtype
-        self.device = device
-        architecture.pin_rope(model, config)
-        quantised = 0
-        if dtype == "int8":
-            quantised = int8.quantise_model(model, progress)
-        self.model = model.to(device)
-        self.weight_bytes = quantised + sum(p.numel() * p.itemsize for p in model.parameters())
-        self.attention = PagedAttention({model.get_submodule(n): i for i, n in enumerate(layout.attention)})
-        self._name = f"llmasos-{next(_names)}"
-        architecture.route_attention(model, self.attention, self._name)
-        self.slab = KVSlab(kv_shape(layout, dtype), frames, device)
-        self.attention.slab = self.slab
-        self._row_unit = 1 if dtype == "int8" or device.type != "cpu" else ROW_UNIT
-
-    def close(self) -> None:
-        """Let go of what a registry outside would keep alive."""
-        architecture.unroute_attention(self._name)
-        self.attention.slab = self.attention.plan = None
+        self.slab = slab
 
     def check(self, run: Run) -> str:
         """What of a run cannot be computed here, or ""."""
@@ -94,6 +83,100 @@ class Image:
         if (run.keep + len(run.blocks)) * BLOCK_TOKENS < end:
             return f"context {run.ctx}: {run.keep + len(run.blocks)} blocks do not hold {end} tokens"
         return ""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything."""
+
+    @abstractmethod
+    def prepare(self, runs: list[Run], contexts: list[Context]) -> Any:
+        """The batch of checked runs whose contexts have been told (Context.follow). Its `last_row[i]` is the row of run
+        i's last token. The contexts must not be told anything else until it has been computed."""
+
+    @abstractmethod
+    def forward(self, batch: Any, rows: list[int]) -> torch.Tensor:
+        """Compute a batch; logits of `rows`, [rows, vocab] in fp32."""
+
+    def greatest(self, batch: Any, rows: list[int]) -> list[int]:
+        """Compute a batch; for each of `rows` the first token of the greatest logit, -1 if that is not finite."""
+        logits = self.forward(batch, rows)
+        finite = torch.isfinite(logits.amax(dim=1))
+        chosen: list[int] = torch.where(finite, logits.argmax(dim=1), -1).tolist()
+        return chosen
+
+
+@dataclass(frozen=True)
+class TorchKind:
+    """transformers' own module on a torch device: any model, in fp32, bf16 and, unless `no_int8` says why not, int8."""
+
+    device: torch.device
+    no_int8: str = ""
+
+    def why_not(self, config: Any, dtype: str) -> str:
+        if dtype == "int8" and self.no_int8:
+            return self.no_int8
+        return "" if dtype in DTYPES else f"the torch engine offers {', '.join(DTYPES)}, not {dtype}"
+
+    def kv_shape(self, layout: Layout, dtype: str) -> KVShape:
+        return KVShape(layout.layers, layout.kv_heads, layout.head_dim, DTYPES[dtype])
+
+    def weight_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
+        """Raises ENOTSUP where int8 would leave most of a model as it is."""
+        if dtype != "int8":
+            return layout.parameters * DTYPES[dtype].itemsize
+        quantised = layout.linear_parameters
+        rest = layout.parameters + layout.tied_parameters - quantised - layout.embedding_parameters
+        if rest > MOST_UNQUANTISED * layout.parameters:
+            raise SyscallError(
+                Errno.ENOTSUP,
+                f"dtype int8: {rest:,} of this model's {layout.parameters:,} parameters are not in linear layers "
+                "(experts of a mixture are not); use bf16",
+            )
+        return quantised + 2 * layout.embedding_parameters + 4 * rest
+
+    def build(
+        self,
+        model: nn.Module,
+        config: Any,
+        layout: Layout,
+        dtype: str,
+        frames: int,
+        progress: Callable[[], None],
+    ) -> Frames:
+        slab = KVSlab(self.kv_shape(layout, dtype), frames, self.device)
+        return Image(model, config, layout, dtype, slab, progress)
+
+
+class Image(Frames):
+    """One loaded model. `model` is consumed: its attention is rerouted, with int8 its linear layers are replaced."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Any,
+        layout: Layout,
+        dtype: str,
+        slab: KVSlab,
+        progress: Callable[[], None],
+    ) -> None:
+        super().__init__(layout, dtype, slab)
+        self.device = device = slab.data.device
+        architecture.pin_rope(model, config)
+        quantised = 0
+        if dtype == "int8":
+            quantised = int8.quantise_model(model, progress)
+        self.model = model.to(device)
+        self.weight_bytes = quantised + sum(p.numel() * p.itemsize for p in model.parameters())
+        self.attention = PagedAttention({model.get_submodule(n): i for i, n in enumerate(layout.attention)})
+        self._name = f"llmasos-{next(_names)}"
+        architecture.route_attention(model, self.attention, self._name)
+        self.attention.slab = self.slab
+        self._row_unit = 1 if dtype == "int8" or device.type != "cpu" else ROW_UNIT
+
+    def close(self) -> None:
+        """Let go of what a registry outside would keep alive."""
+        architecture.unroute_attention(self._name)
+        self.attention.slab = self.attention.plan = None
 
     def prepare(self, runs: list[Run], contexts: list[Context]) -> plan.Plan:
         """The batch of runs whose contexts have been told (Context.follow); clears what they will leave unwritten."""

@@ -41,7 +41,7 @@ def sample(
     scores = logits
     for i, want in enumerate(wanted):
         if not finite[i]:
-            choices[i].error = f"the model's logits at position {want.position} are not finite"
+            choices[i].error = _not_finite(want)
         elif want.sampler.repetition_penalty != 1.0:
             log = logs[i]
             if log is None:
@@ -74,6 +74,23 @@ def sample(
         if not want.append:
             choice.token = -1
     return choices
+
+
+def is_plain(want: Sample) -> bool:
+    """Is the greatest logit all that is asked for?"""
+    sampler = want.sampler
+    return (
+        want.append and want.logprobs == 0 and sampler.temperature == 0 and sampler.repetition_penalty == 1.0
+    )
+
+
+def plain_choice(token: int, want: Sample) -> Choice:
+    """What `sample` makes of the greatest logit's token (-1: it is not finite) where no more is asked for."""
+    return Choice(error=_not_finite(want)) if token < 0 else Choice(token)
+
+
+def _not_finite(want: Sample) -> str:
+    return f"the model's logits at position {want.position} are not finite"
 
 
 def _penalise(row: torch.Tensor, log: torch.Tensor, penalty: float) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from drivers.engine.architecture import Layout, refuse
 from drivers.engine.contexts import Context
-from drivers.engine.image import Image
+from drivers.engine.image import TorchKind
 from drivers.protocol import BLOCK_TOKENS, Run
 
 _TOKENS, _FIRST = 40, 29  # all of them, and how many in the first chunk
@@ -31,9 +31,9 @@ def check(model: nn.Module, config: Any, layout: Layout, progress: Callable[[], 
         wanted = model(input_ids=tokens[None], use_cache=False, logits_to_keep=last).logits[0, -1].float()
         progress()
         blocks = -(-_TOKENS // BLOCK_TOKENS)
-        image = Image(
-            model, config, layout, "fp32" if dtype == torch.float32 else "bf16", blocks, torch.device("cpu"), progress
-        )  # fmt: skip
+        kind = TorchKind(torch.device("cpu"))
+        name = "fp32" if dtype == torch.float32 else "bf16"
+        image = kind.build(model, config, layout, name, blocks, progress)
         context = Context(0)
         chunks = (tokens[:_FIRST].tolist(), tokens[_FIRST:].tolist())
         runs = [
