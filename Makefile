@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV   := .venv
 STAMP  := $(VENV)/.installed
+NATIVE := $(wildcard drivers/cpu/native/*.c drivers/cpu/native/*.h drivers/cpu/native/*.inc)
 BIN    := $(VENV)/bin
 
 .PHONY: run demo test lint bench docs clean
 .DEFAULT_GOAL := run
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "LLMasOS needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@echo "Setting up $(VENV) (once; torch and transformers are large downloads) ..."

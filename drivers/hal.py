@@ -1,8 +1,8 @@
 """What this machine is: instruction sets, cores, caches, memory and its bandwidth, GPUs, torch.
 
 `python -m drivers.hal` prints it for people, `--json` for programs, `--bandwidth` measures memory too (a second or two).
-The keys of the JSON are the field names of `Machine`, `Cpu`, `Memory`, `Gpu` and `Torch` below, and stay. Linux tells by
-/proc/cpuinfo and /sys; elsewhere what cannot be found out is empty or 0, never guessed.
+The keys of the JSON are the field names of `Machine` and the records below it, and stay. Linux tells by /proc/cpuinfo
+and /sys; elsewhere what cannot be found out is empty or 0, never guessed.
 """
 
 from __future__ import annotations
@@ -77,12 +77,21 @@ class Torch:
 
 
 @dataclass(frozen=True)
+class Native:
+    """The native decoder of the CPU driver: the instruction set it uses, or why it cannot be used."""
+
+    isa: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
 class Machine:
     system: str
     python: str
     cpu: Cpu
     memory: Memory
     torch: Torch
+    native: Native
     gpus: list[Gpu] = field(default_factory=list)
 
 
@@ -169,6 +178,13 @@ def torch_facts() -> tuple[Torch, list[Gpu]]:
     return facts, gpus
 
 
+def native() -> Native:
+    from drivers.cpu.native import library  # here, because the CPU driver imports this file
+
+    found = library.load()
+    return Native("", found) if isinstance(found, str) else Native(found.isa)
+
+
 def machine(measure: bool = False) -> Machine:
     facts, gpus = torch_facts()
     return Machine(
@@ -177,6 +193,7 @@ def machine(measure: bool = False) -> Machine:
         cpu=cpu(),
         memory=memory(measure),
         torch=facts,
+        native=native(),
         gpus=gpus,
     )
 
@@ -195,8 +212,8 @@ def report(found: Machine) -> str:
         f"memory    {ram}",
         "isa       "
         + (", ".join(f"{flag} ({_NOTABLE[flag]})" for flag in found.cpu.isa) or "nothing notable found"),
-        f"dtypes    fp32, bf16 ({'in hardware' if found.cpu.bf16 else 'emulated, slow'}), "
-        + ("int8" if found.cpu.int8 else "no int8 (needs VNNI)"),
+        f"dtypes    fp32, bf16 ({'in hardware' if found.cpu.bf16 else 'emulated, slow'}), " + _whole(found),
+        f"native    {found.native.isa or f'no: {found.native.error}'}",
     ]
     if found.torch.error:
         lines.append(f"torch     {found.torch.error}")
@@ -212,6 +229,13 @@ def report(found: Machine) -> str:
     if not found.gpus:
         lines.append("gpu       none that torch can use")
     return "\n".join(lines)
+
+
+def _whole(found: Machine) -> str:
+    """The dtypes of whole numbers."""
+    if found.native.isa:
+        return "int8, int4"
+    return "int8" if found.cpu.int8 else "no int8 (needs VNNI or the native decoder)"
 
 
 def main(arguments: list[str] | None = None) -> int:

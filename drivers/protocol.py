@@ -39,7 +39,7 @@ class Probe(_Message):
 
     ref: int
     path: str
-    dtype: str  # "" (the driver's default for the model), fp32, bf16, int8
+    dtype: str  # "" (the driver's default for the model), fp32, bf16, int8, int4
 
 
 class Load(_Message):

@@ -203,7 +203,7 @@ class Spawn(Call[int]):
     once: bool = False
     detached: bool = False
     device: Name = ""
-    dtype: Name = ""  # empty: the device's default; else fp32, bf16, int8
+    dtype: Name = ""  # empty: the device's default; else fp32, bf16, int8, int4
 
 
 @_call(21, "process", Right.SPAWN, E.ESRCH, E.EBUSY, E.ENOMEM)

@@ -203,20 +203,28 @@ def machine_findings(machine: dict[str, Any]) -> Iterator[Finding]:
     if not machine["gpus"]:
         why = "torch sees none" if torch["cuda"] else "this torch is built without CUDA"
         yield Finding("machine", "gpu", NOTE, f"{why}; the cpu driver computes")
-    yield from dtypes(cpu)
+    yield from dtypes(cpu, machine["native"])
 
 
-def dtypes(cpu: dict[str, Any]) -> Iterator[Finding]:
+def dtypes(cpu: dict[str, Any], native: dict[str, str]) -> Iterator[Finding]:
     """Which number formats the CPU driver offers, and why."""
     yield Finding("dtypes", "fp32", OK, "always" if cpu["bf16"] else "always; the default here")
     if cpu["bf16"]:
         yield Finding("dtypes", "bf16", OK, "the default here: the CPU multiplies it in hardware")
     else:
         yield Finding("dtypes", "bf16", NOTE, "works, emulated: slower than fp32 here, in half the memory")
+    if isa := native["isa"]:
+        yield Finding(
+            "dtypes", "int8", OK, f"by the native decoder ({isa}) for models like llama, else by torch"
+        )
+        yield Finding("dtypes", "int4", OK, f"by the native decoder ({isa}) for models like llama")
+        return
     if cpu["int8"]:
-        yield Finding("dtypes", "int8", OK, "the CPU has exact int8 products (VNNI or AMX)")
+        yield Finding("dtypes", "int8", OK, "by torch: the CPU has exact int8 products (VNNI or AMX)")
     else:
-        yield Finding("dtypes", "int8", NOTE, "refused: without VNNI or AMX int8 products saturate")
+        yield Finding("dtypes", "int8", NOTE, "refused: without VNNI or AMX torch's int8 products saturate")
+    advice = "install a C compiler, then LLMasOS again (make clean, make)"
+    yield Finding("dtypes", "int4", NOTE, f"refused: no native decoder, {native['error']}", advice)
 
 
 # --- the kernel -----------------------------------------------------------------------------------------------------

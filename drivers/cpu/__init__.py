@@ -1,5 +1,6 @@
-"""The CPU driver: the torch engine on this machine's cores. Options: threads (default: one per core), dtype (fp32,
-bf16, int8; default bf16 where the CPU multiplies it, else fp32).
+"""The CPU driver: this machine's cores. The native decoder (native/) runs what it knows in int8 and int4, the torch
+engine all else. Options: threads (default: one per core), dtype (fp32, bf16, int8, int4; default bf16 where the CPU
+multiplies it, else fp32).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 import psutil
 
 from drivers import hal
+from drivers.cpu.native import library
 from drivers.device import Device
 from drivers.protocol import VERSION, Hello
 from syscalls.errno import Errno, SyscallError
@@ -39,17 +41,23 @@ def open_device(options: Mapping[str, str]) -> Device:
                 Errno.EINVAL, f"the cpu driver has no option {name!r}; it has {', '.join(OPTIONS)}"
             )
     cpu = hal.cpu()
+    native = library.load()
     threads = options.get("threads") or str(cpu.cores)
     if not threads.isdigit() or int(threads) < 1:
         raise SyscallError(Errno.EINVAL, f"threads={threads!r}: a number of at least 1 was wanted")
     dtypes = ["fp32", "bf16"]
     refusals: dict[str, str] = {}
-    if cpu.int8:
-        dtypes.append("int8")
+    no_int8 = ""
+    if not cpu.int8:
+        no_int8 = f"torch's int8 products saturate on a CPU without VNNI instructions ({cpu.model}); use bf16 or fp32"
+    if isinstance(native, library.Library):
+        dtypes += ["int8", "int4"]
     else:
-        refusals["int8"] = (
-            f"this CPU ({cpu.model}) has no VNNI instructions, without which int8 products saturate; use bf16 or fp32"
-        )
+        refusals["int4"] = f"it needs the native decoder, but {native}"
+        if no_int8:
+            refusals["int8"] = f"{no_int8}, or the native decoder, but {native}"
+        else:
+            dtypes.append("int8")
     default = options.get("dtype") or ("bf16" if cpu.bf16 else "fp32")
     if default not in dtypes:
         raise SyscallError(
@@ -60,20 +68,25 @@ def open_device(options: Mapping[str, str]) -> Device:
     share_cores()
     import torch
 
+    from drivers.cpu.native.image import NativeKind
     from drivers.engine.architecture import TESTED
     from drivers.engine.engine import Engine
+    from drivers.engine.image import ImageKind, TorchKind
 
     torch.set_num_threads(int(threads))
+    device = torch.device("cpu")
+    kinds: list[ImageKind] = [TorchKind(device, no_int8)]
+    if isinstance(native, library.Library):
+        kinds.insert(0, NativeKind(native, int(threads)))
     hello = Hello(
         version=VERSION,
         kind="cpu",
         os_pid=os.getpid(),
-        description=f"{cpu.model}, {threads} of {cpu.cores} cores, default {default}, torch {torch.__version__}",
+        description=f"{cpu.model}, {threads} of {cpu.cores} cores, default {default}, torch {torch.__version__}, "
+        + (f"native {native.isa}" if isinstance(native, library.Library) else "no native decoder"),
         tiers=[Tier("ram", psutil.virtual_memory().total, 0.0)],
         architectures=list(TESTED),
         dtypes=dtypes,
         features=["logprobs", "deterministic"],
     )
-    return Engine(
-        torch.device("cpu"), hello, default, refusals, lambda: int(psutil.virtual_memory().available)
-    )
+    return Engine(device, hello, default, refusals, lambda: int(psutil.virtual_memory().available), kinds)

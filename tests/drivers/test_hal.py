@@ -14,8 +14,9 @@ import pytest
 from drivers import hal
 
 KEYS = {
-    "": {"system", "python", "cpu", "memory", "torch", "gpus"},
+    "": {"system", "python", "cpu", "memory", "torch", "native", "gpus"},
     "cpu": {"model", "architecture", "cores", "threads", "isa", "caches", "bf16", "int8"},
+    "native": {"isa", "error"},
     "memory": {"total", "available", "bandwidth"},
     "torch": {"version", "cpu_capability", "threads", "onednn", "cuda", "error"},
 }
@@ -35,7 +36,7 @@ def test_the_json_report_has_its_stable_keys() -> None:
     )
     found = json.loads(done.stdout)
     assert set(found) == KEYS[""]
-    for part in ("cpu", "memory", "torch"):
+    for part in ("cpu", "memory", "torch", "native"):
         assert set(found[part]) == KEYS[part]
     assert found["cpu"]["cores"] >= 1
     assert found["memory"]["total"] == psutil.virtual_memory().total

@@ -10,12 +10,20 @@ import torch
 
 from drivers import hal
 from drivers.cpu import open_device
+from drivers.cpu.native import library
 from drivers.engine.int8 import Int8Linear
 from drivers.protocol import Load, Probe
 from syscalls.errno import Errno, SyscallError
 from tests import models_zoo
 from tests.drivers.feeder import IMAGE, Feeder, engine
 from tests.drivers.reference import greedy, prompt
+
+
+@pytest.fixture(autouse=True)
+def without_the_native_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These are the torch engine's layers; test_native.py has the others."""
+    monkeypatch.setattr(library, "load", lambda: "it is switched off")
+
 
 needs_vnni = pytest.mark.skipif(not hal.cpu().int8, reason="this CPU has no VNNI, so the driver refuses int8")
 

@@ -42,7 +42,7 @@ _ALL = (
                 Option("--seed", Kind.INTEGER, "seed of the sampler"),
                 Option("--max", Kind.INTEGER, "tokens of an answer at most"),
                 Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
-                Option("--dtype", Kind.NAME, "fp32, bf16 or int8 (default: the device's)"),
+                Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
                 Option("--detach", None, "let it outlive this shell"),
             ), background=True,
             details="Options come before TEXT, which is the rest of the line. With & the answer is not printed; "
@@ -85,7 +85,7 @@ _ALL = (
     ), details="fair, fcfs, round_robin, mlfq or lottery; it holds from the next step on."),
     Command("pagein", "bring a model into memory", (Param("MODEL", Kind.MODEL),), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
-        Option("--dtype", Kind.NAME, "fp32, bf16 or int8 (default: the device's)"),
+        Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
     )),
     Command("evict", "take a model nobody uses out of memory", (Param("MODEL", Kind.MODEL),), (
         Option("--device", Kind.DEVICE, "the device (default: any)"),

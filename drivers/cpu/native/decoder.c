@@ -1,0 +1,348 @@
+/* A step: the rows of a batch through all layers, as one piece of work for a team of threads.
+
+   Every phase's items are independent; a phase ends when all members have finished it. What is said of the order of sums
+   in native.h holds because an item is a whole row or whole columns of all rows. */
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "native.h"
+
+#define PHASES_PER_LAYER 10
+#define PHASES_BESIDE 8
+#define ALIGNMENT 64
+
+/* Some rows that attend together: they are of one context and follow each other. */
+typedef struct {
+    int64_t first, count;
+} group;
+
+typedef struct {
+    const model *m;
+    const kernels *k;
+    team *team;
+    /* Buffers for `room` rows; each row starts on a cache line. */
+    int64_t room, wide; /* `wide`: columns of the widest product's output */
+    float *state, *normed, *qkv, *mixed, *result, *middle;
+    int8_t *values;
+    int64_t values_stride;
+    float *value_scale;
+    int32_t *value_sums;
+    group *groups;
+    float *scores; /* a member's: [MAX_QUERIES, scores_room] */
+    int64_t scores_room;
+    float *best_value; /* a member's: [room] */
+    int64_t *best_index;
+} decoder;
+
+typedef struct {
+    decoder *d;
+    const batch *b;
+    int64_t groups;
+} step;
+
+static int64_t up(int64_t size, int64_t unit) { return (size + unit - 1) / unit * unit; }
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static int64_t padded_dim(const model *m) { return up(m->head_dim, LANES); }
+static int64_t attention_size(const model *m) { return m->heads * m->head_dim; }
+static int64_t row_size(int64_t columns) { return up(columns, LANES); }
+
+static void release(decoder *d)
+{
+    free(d->state), free(d->normed), free(d->qkv), free(d->mixed), free(d->result), free(d->middle);
+    free(d->values), free(d->value_scale), free(d->value_sums), free(d->groups), free(d->best_value), free(d->best_index);
+    d->state = d->normed = d->qkv = d->mixed = d->result = d->middle = d->value_scale = d->best_value = NULL;
+    d->values = NULL, d->value_sums = NULL, d->groups = NULL, d->best_index = NULL;
+    d->room = 0;
+}
+
+static void *space(int64_t count, size_t size) { return aligned_alloc(ALIGNMENT, (size_t)up(count * (int64_t)size, ALIGNMENT)); }
+
+/* Have room for so many rows. 0: no memory. */
+static int reserve(decoder *d, int64_t rows)
+{
+    if (rows <= d->room) return 1;
+    const model *const m = d->m;
+    release(d);
+    d->state = space(rows * row_size(m->hidden), sizeof *d->state);
+    d->normed = space(rows * row_size(m->hidden), sizeof *d->normed);
+    d->qkv = space(rows * m->layer[0].qkv.columns, sizeof *d->qkv);
+    d->mixed = space(rows * row_size(attention_size(m)), sizeof *d->mixed);
+    d->result = space(rows * d->wide, sizeof *d->result);
+    d->middle = space(rows * row_size(m->intermediate), sizeof *d->middle);
+    d->values = space(rows * d->values_stride, sizeof *d->values);
+    d->value_scale = space(rows, sizeof *d->value_scale);
+    d->value_sums = space(rows * (d->values_stride / GROUP), sizeof *d->value_sums);
+    d->groups = space(rows, sizeof *d->groups);
+    d->best_value = space(rows * team_size(d->team), sizeof *d->best_value);
+    d->best_index = space(rows * team_size(d->team), sizeof *d->best_index);
+    if (!d->state || !d->normed || !d->qkv || !d->mixed || !d->result || !d->middle || !d->values || !d->value_scale ||
+        !d->value_sums || !d->groups || !d->best_value || !d->best_index) {
+        release(d);
+        return 0;
+    }
+    d->room = rows;
+    return 1;
+}
+
+/* --- the phases -------------------------------------------------------------------------------------------------- */
+
+#define EACH(items, run)                                                                                               \
+    for (int64_t first, end, i; (first = team_take(self, (items), (run), &end)) >= 0;)                                 \
+        for (i = first; i < end; i++)
+
+/* Quantised rows as the input of a product. */
+static activations input_of(const decoder *d, const matrix *w, int64_t rows)
+{
+    (void)w;
+    return (activations){d->values, d->value_scale, d->value_sums, rows, d->values_stride};
+}
+
+static void quantise_row(const decoder *d, const matrix *w, const float *x, int64_t size, int64_t row)
+{
+    d->k->quantise(x, size, w->inputs, w->bits, d->values + row * d->values_stride, d->value_scale + row,
+                   w->bits == 4 ? d->value_sums + row * (d->values_stride / GROUP) : NULL);
+}
+
+/* Items a member takes at a time: few enough that the last to finish is not late, many enough to read on. */
+static int64_t run_of(int64_t items, const decoder *d) { return most(1, items / (team_size(d->team) * 8)); }
+
+static void multiply(member *self, const decoder *d, const matrix *w, int64_t rows, float *out, int64_t stride)
+{
+    const activations a = input_of(d, w, rows);
+    const int64_t items = w->columns / ITEM;
+    EACH(items, run_of(items, d)) d->k->product(w, &a, i, out, stride);
+    team_next(self);
+}
+
+/* Norms and rotates the row's heads, and writes its key and value to their frame. */
+static void place(const decoder *d, const batch *b, int64_t at, int64_t row)
+{
+    const model *const m = d->m;
+    const layer *const l = &m->layer[at];
+    const int64_t position = b->position[row], dim = m->head_dim, half = m->rotated / 2, padded = padded_dim(m);
+    float *const query = d->qkv + row * l->qkv.columns, *const key = query + m->heads * dim, *const value = key + m->kv_heads * dim;
+    const float *const cosine = m->cosine + position * half, *const sine = m->sine + position * half;
+    for (int64_t h = 0; h < m->heads + m->kv_heads; h++) {
+        const float *const weight = h < m->heads ? l->query_norm : l->key_norm;
+        if (weight) d->k->norm(query + h * dim, weight, query + h * dim, dim, m->norm_epsilon);
+        d->k->rotate(query + h * dim, cosine, sine, m->rotated);
+    }
+    uint16_t *const frame = b->slab + b->table[row][position / LANES] * b->frame_size + at * 2 * m->kv_heads * LANES * padded;
+    const int64_t slot = position % LANES;
+    for (int64_t h = 0; h < m->kv_heads; h++) {
+        d->k->narrow(key + h * dim, frame + h * LANES * padded + slot, dim, LANES);
+        d->k->narrow(value + h * dim, frame + (m->kv_heads + h) * LANES * padded + slot * padded, dim, 1);
+    }
+}
+
+/* Attention of a group's rows with one key-value head. */
+static void attend(const decoder *d, const batch *b, int64_t at, const group *rows, int64_t kv_head, float *scores)
+{
+    const model *const m = d->m;
+    const layer *const l = &m->layer[at];
+    const int64_t shared = m->heads / m->kv_heads, dim = m->head_dim, padded = padded_dim(m);
+    const int64_t keys = (at * 2 * m->kv_heads + kv_head) * LANES * padded, values = keys + m->kv_heads * LANES * padded;
+    const float *query[MAX_QUERIES];
+    float *out[MAX_QUERIES];
+    int64_t begin[MAX_QUERIES], end[MAX_QUERIES], count = 0;
+    for (int64_t r = rows->first; r < rows->first + rows->count; r++)
+        for (int64_t h = kv_head * shared; h < (kv_head + 1) * shared; h++) {
+            query[count] = d->qkv + r * l->qkv.columns + h * dim;
+            out[count] = d->mixed + r * row_size(attention_size(m)) + h * dim;
+            end[count] = b->position[r];
+            begin[count] = l->window && end[count] >= l->window ? end[count] - l->window + 1 : 0;
+            if (++count < MAX_QUERIES && !(r == rows->first + rows->count - 1 && h == (kv_head + 1) * shared - 1)) continue;
+            d->k->attend(query, out, begin, end, count, b->slab, b->table[r], b->frame_size, keys, values, dim,
+                         m->attention_scale, m->attention_softcap, scores, d->scores_room);
+            count = 0;
+        }
+}
+
+static void run_step(member *self, void *argument)
+{
+    const step *const s = argument;
+    decoder *const d = s->d;
+    const model *const m = d->m;
+    const kernels *const k = d->k;
+    const batch *const b = s->b;
+    const int64_t rows = b->rows, hidden = row_size(m->hidden), mixed = row_size(attention_size(m)), middle = row_size(m->intermediate);
+    float *const scores = d->scores + self->index * MAX_QUERIES * d->scores_room;
+
+    EACH(rows, 1)
+    {
+        float *const x = d->state + i * hidden;
+        k->embed(m->embedding + b->token[i] * m->hidden, m->embedding_scale, x, m->hidden);
+        k->norm(x, m->layer[0].before_attention, d->normed + i * hidden, m->hidden, m->norm_epsilon);
+        quantise_row(d, &m->layer[0].qkv, d->normed + i * hidden, m->hidden, i);
+    }
+    team_next(self);
+    for (int64_t at = 0; at < m->layers; at++) {
+        const layer *const l = &m->layer[at];
+        multiply(self, d, &l->qkv, rows, d->qkv, l->qkv.columns);
+        EACH(rows, 1) place(d, b, at, i);
+        team_next(self);
+        EACH(s->groups * m->kv_heads, 1) attend(d, b, at, &d->groups[i / m->kv_heads], i % m->kv_heads, scores);
+        team_next(self);
+        EACH(rows, 1) quantise_row(d, &l->out, d->mixed + i * mixed, attention_size(m), i);
+        team_next(self);
+        multiply(self, d, &l->out, rows, d->result, d->wide);
+        EACH(rows, 1)
+        {
+            float *const x = d->state + i * hidden, *const y = d->result + i * d->wide, *const z = d->normed + i * hidden;
+            if (l->after_attention) k->norm(y, l->after_attention, y, m->hidden, m->norm_epsilon);
+            k->add(x, y, m->hidden);
+            k->norm(x, l->before_mlp, z, m->hidden, m->norm_epsilon);
+            quantise_row(d, &l->gate_up, z, m->hidden, i);
+        }
+        team_next(self);
+        const activations a = input_of(d, &l->gate_up, rows);
+        const int64_t items = l->gate_up.columns / ITEM;
+        EACH(items, run_of(items, d)) k->gated_product(&l->gate_up, &a, i, d->middle, middle, m->activation);
+        team_next(self);
+        EACH(rows, 1) quantise_row(d, &l->down, d->middle + i * middle, m->intermediate, i);
+        team_next(self);
+        multiply(self, d, &l->down, rows, d->result, d->wide);
+        const matrix *const next = at + 1 < m->layers ? &m->layer[at + 1].qkv : NULL;
+        EACH(rows, 1)
+        {
+            float *const x = d->state + i * hidden, *const y = d->result + i * d->wide, *const z = d->normed + i * hidden;
+            if (l->after_mlp) k->norm(y, l->after_mlp, y, m->hidden, m->norm_epsilon);
+            k->add(x, y, m->hidden);
+            if (next) {
+                k->norm(x, m->layer[at + 1].before_attention, z, m->hidden, m->norm_epsilon);
+                quantise_row(d, next, z, m->hidden, i);
+            }
+        }
+        team_next(self);
+    }
+    EACH(b->outputs, 1)
+    {
+        float *const z = d->normed + i * hidden;
+        k->norm(d->state + b->output[i] * hidden, m->last_norm, z, m->hidden, m->norm_epsilon);
+        quantise_row(d, &m->head, z, m->hidden, i);
+        for (int64_t t = 0; t < team_size(d->team); t++) {
+            d->best_value[t * d->room + i] = -__builtin_inff();
+            d->best_index[t * d->room + i] = 0;
+        }
+    }
+    team_next(self);
+    const activations a = input_of(d, &m->head, b->outputs);
+    const int64_t items = up(m->vocabulary, ITEM) / ITEM;
+    EACH(items, run_of(items, d))
+    {
+        if (b->logits)
+            k->product(&m->head, &a, i, b->logits, b->logits_stride);
+        else
+            k->best_product(&m->head, &a, i, m->vocabulary, d->best_value + self->index * d->room,
+                            d->best_index + self->index * d->room);
+    }
+    team_next(self);
+    EACH(b->outputs, 1)
+    {
+        if (b->logits) {
+            if (m->logit_softcap > 0.0f) k->cap(b->logits + i * b->logits_stride, m->vocabulary, m->logit_softcap);
+            continue;
+        }
+        float value = d->best_value[i];
+        int64_t index = d->best_index[i];
+        for (int64_t t = 1; t < team_size(d->team); t++) {
+            const float v = d->best_value[t * d->room + i];
+            const int64_t other = d->best_index[t * d->room + i];
+            if (value != value) break;
+            if (!(v <= value) || (v == value && other < index)) value = v, index = other;
+        }
+        b->best[i] = value - value == 0.0f ? index : -1;
+    }
+}
+
+/* --- what Python calls ------------------------------------------------------------------------------------------- */
+
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
+EXPORT int64_t native_abi(void) { return ABI; }
+
+/* The name of the instruction set that would be used: the best, or `name` if it is there, else NULL. */
+EXPORT const char *native_isa(const char *name)
+{
+    const kernels *const k = choose_kernels(name);
+    return k ? k->name : NULL;
+}
+
+/* One product with rows [rows, size], for tests: out [rows, columns of w]. 0, or -1: no memory or no such instruction set. */
+EXPORT int native_product(const matrix *w, const float *x, int64_t rows, int64_t size, float *out, const char *isa)
+{
+    const kernels *const k = choose_kernels(isa);
+    const int64_t stride = up(w->inputs, ALIGNMENT);
+    int8_t *const values = space(rows * stride, 1);
+    float *const scale = space(rows, sizeof *scale);
+    int32_t *const sums = space(rows * (stride / GROUP), sizeof *sums);
+    const activations a = {values, scale, sums, rows, stride};
+    const int done = k && values && scale && sums;
+    if (done) {
+        for (int64_t row = 0; row < rows; row++)
+            k->quantise(x + row * size, size, w->inputs, w->bits, values + row * stride, scale + row,
+                        w->bits == 4 ? sums + row * (stride / GROUP) : NULL);
+        for (int64_t item = 0; item < w->columns / ITEM; item++) k->product(w, &a, item, out, w->columns);
+    }
+    free(values), free(scale), free(sums);
+    return done ? 0 : -1;
+}
+
+EXPORT void native_close(decoder *d)
+{
+    if (!d) return;
+    release(d);
+    free(d->scores);
+    if (d->team) team_stop(d->team);
+    free(d);
+}
+
+/* A decoder for a model (which stays the caller's, and in place), with a team of `threads`. NULL: no memory, or no such
+   instruction set. */
+EXPORT decoder *native_open(const model *m, int64_t threads, const char *isa)
+{
+    decoder *const d = calloc(1, sizeof *d);
+    if (!d) return NULL;
+    d->m = m;
+    d->k = choose_kernels(isa);
+    int64_t inputs = most(m->head.inputs, m->layer[0].qkv.inputs);
+    for (int64_t i = 0; i < m->layers; i++) {
+        const layer *const l = &m->layer[i];
+        d->wide = most(d->wide, most(l->out.columns, l->down.columns));
+        inputs = most(inputs, most(most(l->qkv.inputs, l->out.inputs), most(l->gate_up.inputs, l->down.inputs)));
+    }
+    d->values_stride = up(inputs, ALIGNMENT);
+    d->scores_room = up(m->context, LANES) + LANES;
+    d->team = d->k ? team_start(threads, m->layers * PHASES_PER_LAYER + PHASES_BESIDE) : NULL;
+    d->scores = space(threads * MAX_QUERIES * d->scores_room, sizeof *d->scores);
+    if (!d->team || !d->scores || !reserve(d, 1)) {
+        native_close(d);
+        return NULL;
+    }
+    return d;
+}
+
+/* Compute a batch whose tokens, positions and frames the caller has checked. 0, or -1: no memory (nothing was computed). */
+EXPORT int native_step(decoder *d, const batch *b)
+{
+    if (b->rows == 0) return 0;
+    if (!reserve(d, most(b->rows, b->outputs))) return -1;
+    const int64_t together = most(1, MAX_QUERIES / (d->m->heads / d->m->kv_heads));
+    step s = {d, b, 0};
+    for (int64_t row = 0; row < b->rows; row++) {
+        group *const last = s.groups ? &d->groups[s.groups - 1] : NULL;
+        if (last && last->count < together && b->table[row] == b->table[last->first])
+            last->count++;
+        else
+            d->groups[s.groups++] = (group){row, 1};
+    }
+    team_run(d->team, run_step, &s);
+    return 0;
+}

@@ -1,0 +1,140 @@
+"""A model in memory for the native decoder, with its KV frames: what engine/image.py is for torch."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from drivers.cpu.native import network
+from drivers.cpu.native.library import Batch, Library
+from drivers.engine.architecture import Layout
+from drivers.engine.contexts import Context
+from drivers.engine.image import Frames
+from drivers.engine.kv import KVShape, KVSlab
+from drivers.protocol import BLOCK_TOKENS, Run
+
+BITS = {"int8": 8, "int4": 4}
+
+
+class Rows:
+    """The rows of a step: each token of each run, in order. `last_row[i]` is the row of run i's last token. `table`
+    points into the contexts, which must not be told anything until the step is done."""
+
+    def __init__(self, runs: list[Run], contexts: list[Context]) -> None:
+        tokens: list[int] = []
+        positions: list[int] = []
+        tables: list[int] = []
+        self.last_row: list[int] = []
+        for run, context in zip(runs, contexts, strict=True):
+            count = len(run.tokens)
+            tokens += run.tokens
+            positions += range(run.position, run.position + count)
+            tables += [context.table.buffer_info()[0]] * count
+            self.last_row.append(len(tokens) - 1)
+        self.token = np.array(tokens, dtype=np.int64)
+        self.position = np.array(positions, dtype=np.int64)
+        self.table = np.array(tables, dtype=np.uint64)
+
+
+class NativeImage(Frames):
+    """One loaded model, for int8 and int4."""
+
+    def __init__(
+        self,
+        library: Library,
+        model: Any,
+        config: Any,
+        layout: Layout,
+        dtype: str,
+        slab: KVSlab,
+        threads: int,
+        progress: Callable[[], None],
+    ) -> None:
+        super().__init__(layout, dtype, slab)
+        context = min(layout.context, max(1, slab.frames) * BLOCK_TOKENS)
+        self._library = library
+        self._network = network.Network(model, config, layout, BITS[dtype], context, progress)
+        self.weight_bytes = self._network.weight_bytes + 2 * layout.embedding_parameters
+        self._decoder = library.open(self._network.model, threads)
+
+    def close(self) -> None:
+        if self._decoder:
+            self._library.close(self._decoder)
+            self._decoder = 0
+
+    def prepare(self, runs: list[Run], contexts: list[Context]) -> Rows:
+        for run, context in zip(runs, contexts, strict=True):
+            context.end = run.position + len(run.tokens)
+        return Rows(runs, contexts)
+
+    def forward(self, batch: Rows, rows: list[int]) -> torch.Tensor:
+        """Compute the batch; logits of `rows`, [rows, vocab] in fp32."""
+        stride = self._network.model.head.columns
+        logits = torch.empty(len(rows), stride)
+        self._step(batch, rows, logits)
+        return logits[:, : self.layout.vocab]
+
+    def greatest(self, batch: Rows, rows: list[int]) -> list[int]:
+        """Compute the batch; for each of `rows` the first token of the greatest logit, -1 if that is not finite."""
+        return self._step(batch, rows, None)
+
+    def _step(self, batch: Rows, rows: list[int], logits: torch.Tensor | None) -> list[int]:
+        output = np.array(rows, dtype=np.int64)
+        best = np.full(len(rows), -1, dtype=np.int64)
+        slab = self.slab.data
+        self._library.step(
+            self._decoder,
+            Batch(
+                rows=len(batch.token),
+                outputs=len(rows),
+                token=batch.token.ctypes.data,
+                position=batch.position.ctypes.data,
+                table=batch.table.ctypes.data,
+                slab=slab.data_ptr(),
+                frame_size=slab.stride(0),
+                output=output.ctypes.data,
+                logits=None if logits is None else ctypes.c_void_p(logits.data_ptr()),
+                logits_stride=0 if logits is None else logits.stride(0),
+                best=best.ctypes.data,
+            ),
+        )
+        chosen: list[int] = best.tolist()
+        return chosen
+
+
+@dataclass(frozen=True)
+class NativeKind:
+    """The native decoder with a team of `threads`."""
+
+    library: Library
+    threads: int
+
+    def why_not(self, config: Any, dtype: str) -> str:
+        if dtype not in BITS:
+            return f"the native decoder offers {', '.join(BITS)}, not {dtype}"
+        return network.why_not(config)
+
+    def kv_shape(self, layout: Layout, dtype: str) -> KVShape:
+        """Of a frame in the native order (native.h), which has as many bytes as one in the engine's with padded heads."""
+        return KVShape(layout.layers, layout.kv_heads, network.padded_head_dim(layout), torch.bfloat16)
+
+    def weight_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
+        return network.arena_bytes(config, layout, BITS[dtype])
+
+    def build(
+        self,
+        model: nn.Module,
+        config: Any,
+        layout: Layout,
+        dtype: str,
+        frames: int,
+        progress: Callable[[], None],
+    ) -> Frames:
+        slab = KVSlab(self.kv_shape(layout, dtype), frames, torch.device("cpu"))
+        return NativeImage(self.library, model, config, layout, dtype, slab, self.threads, progress)

@@ -1,0 +1,24 @@
+/* Which kernels this CPU has, the best first. */
+
+#include <string.h>
+
+#include "native.h"
+
+const kernels *choose_kernels(const char *name)
+{
+    const kernels *have[4];
+    int count = 0;
+#ifdef HAVE_X86
+    __builtin_cpu_init();
+    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"))
+        have[count++] = &kernels_avx512vnni;
+    if (avx2 && __builtin_cpu_supports("avxvnni")) have[count++] = &kernels_avxvnni;
+    if (avx2) have[count++] = &kernels_avx2;
+#endif
+    have[count++] = &kernels_generic;
+    for (int i = 0; i < count; i++)
+        if (!name || !*name || !strcmp(have[i]->name, name)) return have[i];
+    return NULL;
+}

@@ -1,0 +1,18 @@
+#include "native.h"
+#ifdef HAVE_X86
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#include "vec_avx2.h"
+#define KERNELS kernels_avx2
+#define NAME "avx2"
+#include "kernels.inc"
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif

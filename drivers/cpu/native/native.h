@@ -1,0 +1,131 @@
+/* The native decoder: one step of a llama-like network over paged KV, in one parallel region.
+
+   Plain C without dependencies. What an instruction set does differently is in vec_*.h; kernels.inc is compiled once for
+   each of them, and isa.c chooses among those this CPU has.
+
+   Noninterference. A row is one token of one context. Everything that is computed for a row is a function of that row, its
+   context's KV and the weights: integer sums are exact, and each sum of floats runs in an order that depends on the row's
+   own length only. So a row's bits are the same alone and in any batch, chunking or number of threads. To keep it so: no
+   sum of floats may be split by rows, threads or tiles, and -ffp-contract=off (setup.py) leaves products and sums as
+   they are written. */
+
+#ifndef LLMASOS_NATIVE_H
+#define LLMASOS_NATIVE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define ABI 1
+#define LANES 16        /* columns of a packed block, tokens of a KV frame */
+#define ITEM 32         /* columns a work item computes: two blocks */
+#define GROUP 32        /* weights that share a scale in 4 bits */
+#define MAX_QUERIES 8   /* query vectors that attention takes through the keys together */
+#define BATCH_ROWS 512  /* rows a step may have */
+
+/* y = x W^T + bias. Columns are packed in blocks of 16, four consecutive inputs of each together.
+   8 bits: data [columns/16][inputs/4][16][4]; a weight is data * scale[column].
+   4 bits: data [columns/16][inputs/8][16][4], the low halves for inputs 0..3 and the high ones for 4..7 of eight, each
+   8 more than the weight, which is (data - 8) * group_scale[columns/16][inputs/GROUP][16] (bfloat16).
+   `columns` is a multiple of ITEM, `inputs` of 4 (8 bits) or GROUP (4 bits); what pads them is zero. */
+typedef struct {
+    const int8_t *data;
+    const float *scale;          /* [columns]; 8 bits only */
+    const int32_t *correction;   /* [columns], -128 times the sum of a column; 8 bits only */
+    const uint16_t *group_scale; /* 4 bits only */
+    const float *bias;           /* [columns], or NULL */
+    int64_t columns, inputs, bits;
+} matrix;
+
+typedef struct {
+    matrix qkv, out, gate_up, down; /* gate_up: blocks of gate and up take turns */
+    const float *before_attention, *after_attention; /* norms [hidden]; the second of the output, NULL in most models */
+    const float *before_mlp, *after_mlp;
+    const float *query_norm, *key_norm; /* [head_dim], or NULL */
+    int64_t window;                     /* keys a query sees; 0: all */
+} layer;
+
+enum { SILU = 0, GELU_TANH = 1 };
+
+typedef struct {
+    int64_t hidden, layers, heads, kv_heads, head_dim, padded_head_dim, intermediate, vocabulary, context, activation;
+    const uint16_t *embedding; /* [vocabulary, hidden], bfloat16 */
+    const float *cosine, *sine; /* [context, rotated / 2] */
+    int64_t rotated;            /* dimensions of a head that are rotated */
+    const layer *layer;
+    const float *last_norm;
+    matrix head;
+    float norm_epsilon, embedding_scale, attention_scale, attention_softcap, logit_softcap; /* softcap 0: none */
+} model;
+
+/* The rows of a step. Frames of KV are [layers][2][kv_heads] of, for keys, [padded_head_dim][16] and, for values,
+   [16][padded_head_dim] bfloat16. A row's own key and value are written before any row of the step attends. */
+typedef struct {
+    int64_t rows, outputs;
+    const int64_t *token, *position; /* [rows] */
+    const int64_t *const *table;     /* [rows]: frames of the row's context; rows of one context have the same pointer */
+    uint16_t *slab;
+    int64_t frame_size;    /* elements */
+    const int64_t *output; /* [outputs]: rows whose logits are wanted */
+    float *logits;         /* [outputs, logits_stride], or NULL for the greatest only */
+    int64_t logits_stride;
+    int64_t *best; /* [outputs]: the first of the greatest logits; -1 if it is not finite */
+} batch;
+
+/* A kernel's view of a matrix product: `rows` rows of quantised activations. */
+typedef struct {
+    const int8_t *values; /* [rows, stride] */
+    const float *scale;   /* [rows] */
+    const int32_t *sums;  /* [rows, stride / GROUP], sums of groups; 4 bits only */
+    int64_t rows, stride;
+} activations;
+
+typedef struct {
+    const char *name;
+    /* Columns item * ITEM .. + ITEM for all rows, to out[row * stride + column]. */
+    void (*product)(const matrix *, const activations *, int64_t item, float *out, int64_t stride);
+    /* The same through activation(gate) * up: 16 columns at out[row * stride + item * 16]. */
+    void (*gated_product)(const matrix *, const activations *, int64_t item, float *out, int64_t stride, int64_t kind);
+    /* The greatest of the item's columns below `limit` against what `value` and `index` [rows] have; ties to the first. */
+    void (*best_product)(const matrix *, const activations *, int64_t item, int64_t limit, float *value, int64_t *index);
+    /* out = x / rms(x) * weight; out may be x. `size` need not be a multiple of anything. */
+    void (*norm)(const float *x, const float *weight, float *out, int64_t size, float epsilon);
+    /* values[0..padded) (0 from size on), the scale, and (sums not NULL) the sums of groups. */
+    void (*quantise)(const float *x, int64_t size, int64_t padded, int64_t bits, int8_t *values, float *scale, int32_t *sums);
+    void (*add)(float *x, const float *y, int64_t size);
+    void (*embed)(const uint16_t *row, float scale, float *out, int64_t size);
+    /* Rotate the first `rotated` of a head's dimensions: pairs are (i, i + rotated / 2). */
+    void (*rotate)(float *head, const float *cosine, const float *sine, int64_t rotated);
+    void (*cap)(float *x, int64_t size, float limit);
+    void (*narrow)(const float *x, uint16_t *out, int64_t size, int64_t step); /* to bfloat16, every `step` elements */
+    /* One to MAX_QUERIES queries of one key-value head over keys first[i] .. last[i]; scores [MAX_QUERIES, room]. */
+    void (*attend)(const float *const *query, float *const *out, const int64_t *first, const int64_t *last, int64_t count,
+                   const uint16_t *slab, const int64_t *table, int64_t frame_size, int64_t key_offset, int64_t value_offset,
+                   int64_t dim, float scale, float softcap, float *scores, int64_t room);
+} kernels;
+
+extern const kernels kernels_generic;
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define HAVE_X86 1
+extern const kernels kernels_avx2, kernels_avxvnni, kernels_avx512vnni;
+#endif
+
+/* The best of this CPU's, or the one of that name; NULL if this CPU (or build) has none of that name. */
+const kernels *choose_kernels(const char *name);
+
+/* A team of threads (team.c). */
+typedef struct team team;
+typedef struct {
+    team *team;
+    int64_t index; /* of this thread */
+    int64_t phase; /* how many it has been through */
+} member;
+
+team *team_start(int64_t threads, int64_t phases);
+void team_run(team *, void (*work)(member *, void *), void *); /* all members, this thread among them */
+void team_stop(team *);
+int64_t team_size(const team *);
+/* The next of this phase's items 0 .. items - 1, in runs of up to `run`; sets *last, returns the first, or -1: none left. */
+int64_t team_take(member *, int64_t items, int64_t run, int64_t *last);
+void team_next(member *); /* wait until all members have finished the phase, and start the next */
+
+#endif

@@ -1,0 +1,155 @@
+/* A small team of threads for steps of a few milliseconds with hundreds of phases.
+
+   OpenMP's barriers cost little too, but its threads are shared with torch's and spin against them. Here the items of a
+   phase are taken one run after the other by whoever is free, so a member that has lost its core to another program holds up
+   the phase by one run and not by its whole share; and who waits spins shortly, then offers its core. */
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "native.h"
+
+#define SPINS 2000 /* some 30 us: most phases are shorter */
+
+typedef struct {
+    _Alignas(64) atomic_llong taken;    /* items */
+    _Alignas(64) atomic_llong finished; /* members */
+} phase;
+
+struct team {
+    int64_t size, phases;
+    phase *phase;
+    void (*work)(member *, void *);
+    void *argument;
+    atomic_llong round;   /* of work; grows when there is some */
+    atomic_llong at_rest; /* members that have come back from it */
+    atomic_int over;
+    pthread_mutex_t lock; /* for those that sleep between rounds */
+    pthread_cond_t more;
+    pthread_t *threads; /* size - 1 */
+};
+
+typedef struct {
+    team *team;
+    int64_t index;
+} start;
+
+static inline void relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+static void *serve(void *argument)
+{
+    const start begin = *(start *)argument;
+    team *const t = begin.team;
+    free(argument);
+    for (long long seen = 0;; seen++) {
+        for (int spin = 0; spin < SPINS && atomic_load_explicit(&t->round, memory_order_acquire) == seen; spin++) relax();
+        if (atomic_load_explicit(&t->round, memory_order_acquire) == seen) {
+            pthread_mutex_lock(&t->lock);
+            while (atomic_load_explicit(&t->round, memory_order_acquire) == seen) pthread_cond_wait(&t->more, &t->lock);
+            pthread_mutex_unlock(&t->lock);
+        }
+        if (atomic_load(&t->over)) return NULL;
+        member self = {t, begin.index, 0};
+        t->work(&self, t->argument);
+        atomic_fetch_add_explicit(&t->at_rest, 1, memory_order_release);
+    }
+}
+
+static void begin_round(team *t)
+{
+    pthread_mutex_lock(&t->lock); /* so that nobody falls asleep between looking at `round` and waiting */
+    atomic_fetch_add_explicit(&t->round, 1, memory_order_release);
+    pthread_cond_broadcast(&t->more);
+    pthread_mutex_unlock(&t->lock);
+}
+
+team *team_start(int64_t threads, int64_t phases)
+{
+    team *t = aligned_alloc(64, (sizeof *t + 63) / 64 * 64);
+    if (!t) return NULL;
+    *t = (team){.size = 1, .phases = phases};
+    pthread_mutex_init(&t->lock, NULL);
+    pthread_cond_init(&t->more, NULL);
+    t->phase = aligned_alloc(64, (size_t)phases * sizeof *t->phase);
+    t->threads = calloc((size_t)threads, sizeof *t->threads);
+    if (!t->phase || !t->threads) {
+        team_stop(t);
+        return NULL;
+    }
+    for (int64_t i = 1; i < threads; i++) {
+        start *begin = malloc(sizeof *begin);
+        if (begin) *begin = (start){t, i};
+        if (!begin || pthread_create(&t->threads[i - 1], NULL, serve, begin)) {
+            free(begin);
+            team_stop(t);
+            return NULL;
+        }
+        t->size++;
+    }
+    return t;
+}
+
+void team_stop(team *t)
+{
+    atomic_store(&t->over, 1);
+    begin_round(t);
+    for (int64_t i = 0; i < t->size - 1; i++) pthread_join(t->threads[i], NULL);
+    pthread_mutex_destroy(&t->lock);
+    pthread_cond_destroy(&t->more);
+    free(t->threads);
+    free(t->phase);
+    free(t);
+}
+
+int64_t team_size(const team *t) { return t->size; }
+
+static void wait_for(const atomic_llong *count, long long wanted)
+{
+    for (int spin = 0; atomic_load_explicit(count, memory_order_acquire) < wanted; spin++) {
+        if (spin < SPINS)
+            relax();
+        else
+            sched_yield();
+    }
+}
+
+void team_run(team *t, void (*work)(member *, void *), void *argument)
+{
+    for (int64_t i = 0; i < t->phases; i++) {
+        atomic_init(&t->phase[i].taken, 0);
+        atomic_init(&t->phase[i].finished, 0);
+    }
+    t->work = work;
+    t->argument = argument;
+    atomic_store_explicit(&t->at_rest, 0, memory_order_relaxed);
+    if (t->size > 1) begin_round(t);
+    member self = {t, 0, 0};
+    work(&self, argument);
+    wait_for(&t->at_rest, t->size - 1);
+}
+
+int64_t team_take(member *m, int64_t items, int64_t run, int64_t *last)
+{
+    phase *const p = &m->team->phase[m->phase];
+    if (atomic_load_explicit(&p->taken, memory_order_relaxed) >= items) return -1;
+    const int64_t first = atomic_fetch_add_explicit(&p->taken, run, memory_order_relaxed);
+    if (first >= items) return -1;
+    *last = first + run < items ? first + run : items;
+    return first;
+}
+
+void team_next(member *m)
+{
+    phase *const p = &m->team->phase[m->phase++];
+    atomic_fetch_add_explicit(&p->finished, 1, memory_order_acq_rel);
+    wait_for(&p->finished, m->team->size);
+}

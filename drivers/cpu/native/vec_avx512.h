@@ -1,0 +1,47 @@
+/* Sixteen lanes in one register: AVX-512 with VNNI. */
+#include <immintrin.h>
+
+#define TILE_ROWS 8
+#define TILE_ROWS_4BIT 4
+#define UNSIGNED_ACTIVATIONS 1 /* vpdpbusd multiplies unsigned activations by signed weights */
+
+typedef __m512 vf;
+typedef __m512i vi;
+
+static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
+static inline vf vf_set(float a) { return _mm512_set1_ps(a); }
+static inline vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+static inline vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+static inline vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+static inline vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vf vf_abs(vf a) { return _mm512_abs_ps(a); }
+static inline vf vf_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vf vf_power2(vf a) /* 2 ** a for whole a in -126 .. 127 */
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127)), 23));
+}
+static inline vf vf_bfloat(const uint16_t *p)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
+static inline void vf_bytes(int8_t *p, vf a) /* whole numbers in -128 .. 127 */
+{
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+}
+
+static inline vi vi_load(const int32_t *p) { return _mm512_loadu_si512(p); }
+static inline vi vi_zero(void) { return _mm512_setzero_si512(); }
+static inline vi vi_set(int32_t a) { return _mm512_set1_epi32(a); }
+static inline vf vi_float(vi a) { return _mm512_cvtepi32_ps(a); }
+
+/* Sixteen columns' weights for four inputs (or, in 4 bits, eight). */
+typedef __m512i vw;
+static inline vw vw_load(const int8_t *p) { return _mm512_loadu_si512(p); }
+static inline vw vw_low(vw a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+static inline vw vw_high(vw a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
+static inline vi dot8(vi sum, int32_t four, vw weights) { return _mm512_dpbusd_epi32(sum, _mm512_set1_epi32(four), weights); }
+static inline vi dot4(vi sum, int32_t four, vw weights) { return _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(four)); }

@@ -1,0 +1,85 @@
+/* Sixteen lanes as the compiler makes them: NEON on ARM, SSE2 on older x86, anything elsewhere. */
+#include <math.h>
+#include <string.h>
+
+#define TILE_ROWS 2
+#define TILE_ROWS_4BIT 1
+
+typedef struct { float lane[LANES]; } vf;
+typedef struct { int32_t lane[LANES]; } vi;
+typedef struct { int8_t byte[4 * LANES]; } vw;
+
+#define LANEWISE(type, expression)                                                                                     \
+    type result;                                                                                                       \
+    for (int i = 0; i < LANES; i++) result.lane[i] = (expression);                                                     \
+    return result
+
+static inline vf vf_load(const float *p) { LANEWISE(vf, p[i]); }
+static inline void vf_store(float *p, vf a) { memcpy(p, a.lane, sizeof a.lane); }
+static inline vf vf_set(float a) { LANEWISE(vf, a); }
+static inline vf vf_add(vf a, vf b) { LANEWISE(vf, a.lane[i] + b.lane[i]); }
+static inline vf vf_sub(vf a, vf b) { LANEWISE(vf, a.lane[i] - b.lane[i]); }
+static inline vf vf_mul(vf a, vf b) { LANEWISE(vf, a.lane[i] * b.lane[i]); }
+static inline vf vf_div(vf a, vf b) { LANEWISE(vf, a.lane[i] / b.lane[i]); }
+static inline vf vf_min(vf a, vf b) { LANEWISE(vf, a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]); }
+static inline vf vf_max(vf a, vf b) { LANEWISE(vf, a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
+#if defined(__ARM_FEATURE_FMA) || defined(__FMA__)
+static inline vf vf_fma(vf a, vf b, vf c) { LANEWISE(vf, __builtin_fmaf(a.lane[i], b.lane[i], c.lane[i])); }
+#else
+static inline vf vf_fma(vf a, vf b, vf c) { LANEWISE(vf, a.lane[i] * b.lane[i] + c.lane[i]); }
+#endif
+static inline vf vf_abs(vf a) { LANEWISE(vf, fabsf(a.lane[i])); }
+static inline vf vf_round(vf a) { LANEWISE(vf, (a.lane[i] + 12582912.0f) - 12582912.0f); } /* 1.5 * 2**23: to the nearest even */
+static inline vf vf_power2(vf a) /* 2 ** a for whole a in -126 .. 127 */
+{
+    vf result;
+    for (int i = 0; i < LANES; i++) {
+        const uint32_t bits = (uint32_t)((int32_t)a.lane[i] + 127) << 23;
+        memcpy(&result.lane[i], &bits, 4);
+    }
+    return result;
+}
+static inline vf vf_bfloat(const uint16_t *p)
+{
+    vf result;
+    for (int i = 0; i < LANES; i++) {
+        const uint32_t bits = (uint32_t)p[i] << 16;
+        memcpy(&result.lane[i], &bits, 4);
+    }
+    return result;
+}
+static inline void vf_bytes(int8_t *p, vf a) /* whole numbers in -128 .. 127 */
+{
+    for (int i = 0; i < LANES; i++) p[i] = (int8_t)(int32_t)a.lane[i];
+}
+
+static inline vi vi_load(const int32_t *p) { LANEWISE(vi, p[i]); }
+static inline vi vi_zero(void) { LANEWISE(vi, 0); }
+static inline vi vi_set(int32_t a) { LANEWISE(vi, a); }
+static inline vf vi_float(vi a) { LANEWISE(vf, (float)a.lane[i]); }
+
+static inline vw vw_load(const int8_t *p)
+{
+    vw result;
+    memcpy(result.byte, p, sizeof result.byte);
+    return result;
+}
+static inline vw vw_low(vw a)
+{
+    for (int i = 0; i < 4 * LANES; i++) a.byte[i] &= 15;
+    return a;
+}
+static inline vw vw_high(vw a)
+{
+    for (int i = 0; i < 4 * LANES; i++) a.byte[i] = (int8_t)((uint8_t)a.byte[i] >> 4);
+    return a;
+}
+static inline vi dot8(vi sum, int32_t four, vw w)
+{
+    int8_t a[4];
+    memcpy(a, &four, 4);
+    for (int i = 0; i < LANES; i++)
+        sum.lane[i] += a[0] * w.byte[4 * i] + a[1] * w.byte[4 * i + 1] + a[2] * w.byte[4 * i + 2] + a[3] * w.byte[4 * i + 3];
+    return sum;
+}
+static inline vi dot4(vi sum, int32_t four, vw w) { return dot8(sum, four, w); }

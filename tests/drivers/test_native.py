@@ -1,0 +1,350 @@
+"""The native decoder: exact products, the same bits whatever runs beside, close to torch, clean under sanitizers."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drivers.cpu import open_device
+from drivers.cpu.native import library
+from drivers.cpu.native.image import NativeKind
+from drivers.cpu.native.library import GROUP, INSTRUCTION_SETS, LANES, Library
+from drivers.cpu.native.packing import Arena, Packed, interleave, pack, packed_bytes
+from drivers.engine import architecture, loading, source
+from drivers.engine.contexts import Context
+from drivers.engine.image import Frames
+from drivers.protocol import BLOCK_TOKENS, Load, Probe, Run
+from syscalls.errno import Errno, SyscallError
+from tests.drivers.feeder import IMAGE, Feeder
+from tests.drivers.reference import prompt
+
+COMPILER = shutil.which("cc") or shutil.which("gcc")
+SOURCES = Path(library.__file__).parent
+FAMILIES = ("gemma2", "llama", "llama3_rope", "mistral", "phi3", "qwen2", "qwen2_window", "qwen3")
+DTYPES = ("int8", "int4")
+FRAMES = 160
+
+
+def native() -> Library:
+    loaded = library.load()
+    if isinstance(loaded, str):
+        pytest.skip(f"no native decoder: {loaded}")
+    return loaded
+
+
+def instruction_sets() -> list[str]:
+    return [isa for isa in INSTRUCTION_SETS if native().has(isa)]
+
+
+@pytest.mark.skipif(COMPILER is None, reason="there is no C compiler here")
+def test_it_is_built_where_there_is_a_compiler() -> None:
+    assert isinstance(library.load(), Library)
+
+
+# --- products -------------------------------------------------------------------------------------------------------
+
+
+def product(packed: Packed, x: torch.Tensor, isa: str) -> torch.Tensor:
+    out = torch.full((len(x), packed.matrix.columns), float("nan"))
+    x = x.contiguous()
+    native().product(packed.matrix, x.data_ptr(), len(x), x.shape[1], out.data_ptr(), isa)
+    return out
+
+
+def quantised(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Activations as whole numbers, and their scales."""
+    peak = x.abs().amax(1, keepdim=True).clamp_min(1e-30)
+    return (x * (127 / peak)).round(), peak / 127
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    columns=st.integers(1, 140),
+    inputs=st.integers(1, 300),
+    rows=st.integers(1, 33),
+    biased=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_an_eight_bit_product_is_exact_on_every_instruction_set(
+    columns: int, inputs: int, rows: int, biased: bool, seed: int
+) -> None:
+    """Recounted in torch with whole numbers: not one bit may differ."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(columns, inputs, generator=generator) * 0.1
+    bias = torch.randn(columns, generator=generator) if biased else None
+    x = torch.randn(rows, inputs, generator=generator) * torch.logspace(-3, 3, rows)[:, None]
+    scale = weight.abs().amax(1).clamp_min(1e-30) / 127
+    values, each = quantised(x)
+    sums = values.long() @ (weight / scale[:, None]).round().long().t()
+    wanted = sums.float() * scale * each
+    if bias is not None:
+        wanted = wanted + bias
+    packed = pack(Arena(packed_bytes(columns, inputs, 8) + 1024), weight, bias, 8)
+    for isa in instruction_sets():
+        assert torch.equal(product(packed, x, isa)[:, :columns], wanted), isa
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    columns=st.integers(1, 100), inputs=st.integers(1, 300), rows=st.integers(1, 9), seed=st.integers(0, 99)
+)
+def test_a_four_bit_product_is_that_of_its_weights(columns: int, inputs: int, rows: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(columns, inputs, generator=generator)
+    x = torch.randn(rows, inputs, generator=generator)
+    packed = pack(Arena(packed_bytes(columns, inputs, 4) + 1024), weight, None, 4)
+    dense = unpacked(packed)
+    values, each = quantised(x)
+    padded = torch.nn.functional.pad(values, (0, dense.shape[1] - inputs)).double()
+    wanted = (padded @ dense.double().t() * each.double()).float()
+    sizes = (padded.abs() @ dense.abs().double().t() * each.double()).float()
+    for isa in instruction_sets():
+        got = product(packed, x, isa)
+        assert torch.all((got - wanted).abs() <= 1e-5 * sizes + 1e-20), isa
+
+
+@settings(deadline=None, max_examples=40)
+@given(columns=st.integers(1, 20), inputs=st.integers(1, 130), seed=st.integers(0, 99))
+def test_a_scale_of_four_bits_is_at_least_as_good_as_the_plain_one(
+    columns: int, inputs: int, seed: int
+) -> None:
+    """The plain one keeps the value of the greatest magnitude; compared by squared error, group by group."""
+    weight = torch.randn(columns, inputs, generator=torch.Generator().manual_seed(seed))
+    dense = unpacked(pack(Arena(packed_bytes(columns, inputs, 4) + 1024), weight, None, 4))[:columns]
+    groups = torch.nn.functional.pad(weight, (0, -inputs % GROUP)).view(columns, -1, GROUP)
+    greatest = groups.gather(2, groups.abs().argmax(2, keepdim=True))
+    scale = (greatest / -8).to(torch.bfloat16).float()
+    plain = (groups / scale.where(scale != 0, 1.0)).round().clamp(-8, 7) * scale
+    ours = (dense.view(groups.shape) - groups).square().sum(2)
+    assert torch.all(ours <= (plain - groups).square().sum(2) * 1.0001)
+
+
+def unpacked(packed: Packed) -> torch.Tensor:
+    """The weights of a packed 4-bit matrix, [columns, inputs], read from its layout as native.h gives it."""
+    rows, wide = packed.matrix.columns, packed.matrix.inputs
+    data, scale = packed.kept[0].view(rows // LANES, wide // 8, LANES, 4), packed.kept[1]
+    halves = torch.stack([data & 15, data >> 4], 3).to(torch.float32) - 8  # [blocks, eights, 16, 2, 4]
+    values = halves.permute(0, 2, 1, 3, 4).reshape(rows, wide)
+    scales = scale.view(rows // LANES, wide // GROUP, LANES).transpose(1, 2).reshape(rows, -1).float()
+    return values * scales.repeat_interleave(GROUP, 1)
+
+
+def test_gate_and_up_take_turns_of_sixteen() -> None:
+    gate, up = torch.arange(20.0)[:, None], 100 + torch.arange(20.0)[:, None]
+    rows = interleave(gate, up)[:, 0].tolist()
+    assert rows[:32] == [*range(16), *range(100, 116)]
+    assert rows[32:36] == [16, 17, 18, 19]
+    assert rows[36:48] == [0] * 12
+    assert rows[48:52] == [116, 117, 118, 119]
+
+
+# --- whole models ---------------------------------------------------------------------------------------------------
+
+
+def image(directory: Path, dtype: str, threads: int = 1, kind: Any = None) -> Frames:
+    config = architecture.open_config(source.read_config(directory), str(directory))
+    layout = architecture.examine(architecture.build_meta(config), config)
+    config = architecture.open_config(source.read_config(directory), str(directory))
+    model = loading.load_model(directory, config, torch.bfloat16, lambda fraction: None)
+    kind = kind or NativeKind(native(), threads)
+    built: Frames = kind.build(model, config, layout, dtype, FRAMES, lambda: None)
+    return built
+
+
+def logits_of(
+    built: Frames, prompts: Sequence[list[int]], chunk: Callable[[int], int], seed: int = 0
+) -> list[list[torch.Tensor]]:
+    """The logits after each token of each prompt, all computed side by side, `chunk(prompt)` tokens of each at a time, in
+    frames in random order."""
+    rng = random.Random(seed)
+    free = list(range(built.slab.frames))
+    rng.shuffle(free)
+    contexts = [Context(0) for _ in prompts]
+    blocks = [[free.pop() for _ in range(-(-len(tokens) // BLOCK_TOKENS))] for tokens in prompts]
+    got: list[list[torch.Tensor]] = [[] for _ in prompts]
+    with torch.inference_mode():
+        while waiting := [i for i, tokens in enumerate(prompts) if len(got[i]) < len(tokens)]:
+            runs = []
+            for i in waiting:
+                done = len(got[i])
+                tokens = prompts[i][done : done + chunk(i)]
+                runs.append(Run(i, 0, done, tokens, len(blocks[i]) if done else 0, [] if done else blocks[i]))
+                assert not contexts[i].follow(runs[-1])
+            batch = built.prepare(runs, [contexts[i] for i in waiting])
+            rows, first = [], 0
+            for run in runs:
+                rows += range(first, first + len(run.tokens))
+                first += len(run.tokens)
+            logits = iter(built.forward(batch, rows))
+            for i, run in zip(waiting, runs, strict=True):
+                got[i] += [next(logits).clone() for _ in run.tokens]
+    return got
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_bit_depends_on_neighbours_chunks_threads_or_frames(
+    zoo: Callable[[str], Path], name: str, dtype: str
+) -> None:
+    built, pair = image(zoo(name), dtype), image(zoo(name), dtype, threads=2)
+    tokens = prompt(0, 70)
+    (alone,) = logits_of(built, [tokens], lambda i: 1)
+    rng = random.Random(name)
+    for count in (1, 2, 3, 8, 16, 32):
+        prompts = [prompt(seed, rng.randrange(1, 60)) for seed in range(1, count)]
+        at = rng.randrange(count)
+        prompts.insert(at, tokens)
+        for many, chunk in ((built, lambda i: rng.randrange(1, 70)), (pair, lambda i: rng.randrange(1, 20))):
+            among = logits_of(many, prompts, chunk, seed=count)[at]
+            for position, (one, other) in enumerate(zip(alone, among, strict=True)):
+                assert torch.equal(one, other), f"position {position} among {count}"
+    built.close()
+    pair.close()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_it_computes_what_transformers_computes(zoo: Callable[[str], Path], name: str, dtype: str) -> None:
+    """Against transformers' own fp32 with the weights as they are after rounding, so what remains is the rounding of
+    activations: some hundredths for these networks with large weights. A wrong sign, norm or window gives 1 and more."""
+    from transformers import AutoModelForCausalLM
+
+    tokens = prompt(3, 64)
+    built = image(zoo(name), dtype)
+    got = torch.stack(logits_of(built, [tokens], lambda i: 64)[0])
+    built.close()
+    model = AutoModelForCausalLM.from_pretrained(zoo(name), attn_implementation="eager", dtype=torch.float32)
+    for module in model.model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight.data = rounded(module.weight.data, dtype)
+    with torch.inference_mode():
+        wanted = model(input_ids=torch.tensor([tokens])).logits[0]
+    assert (got - wanted).norm() / (wanted - wanted.mean(1, keepdim=True)).norm() < 0.15
+
+
+def rounded(weight: torch.Tensor, dtype: str) -> torch.Tensor:
+    """A weight that went through packing, in fp32."""
+    columns, inputs = weight.shape
+    weight = weight.bfloat16()
+    if dtype == "int4":
+        return unpacked(pack(Arena(packed_bytes(columns, inputs, 4) + 1024), weight, None, 4))[
+            :columns, :inputs
+        ]
+    scale = weight.float().abs().amax(1, keepdim=True) / 127
+    return (weight.float() / scale).round() * scale
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_instruction_sets_agree(zoo: Callable[[str], Path], dtype: str) -> None:
+    """Their sums of floats may be contracted otherwise, their sums of whole numbers not."""
+    tokens = prompt(4, 40)
+    loaded = native()
+    results = []
+    for isa in instruction_sets():
+        one = Library(loaded.path, isa)
+        built = image(zoo("qwen3"), dtype, kind=NativeKind(one, 1))
+        results.append(torch.stack(logits_of(built, [tokens], lambda i: 40)[0]))
+        built.close()
+    for other in results[1:]:
+        assert (other - results[0]).norm() / results[0].norm() < 0.02
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_greatest_is_that_of_the_logits(zoo: Callable[[str], Path], dtype: str) -> None:
+    built = image(zoo("gemma2"), dtype, threads=2)
+    runs = [Run(i, 0, 0, prompt(i, 5 + 3 * i), 0, [i]) for i in range(4)]
+    contexts = [Context(0) for _ in runs]
+    for run, context in zip(runs, contexts, strict=True):
+        assert not context.follow(run)
+    batch = built.prepare(runs, contexts)
+    logits = built.forward(batch, batch.last_row)
+    assert built.greatest(batch, batch.last_row) == logits.argmax(1).tolist()
+    built.close()
+
+
+def test_what_is_no_number_reaches_the_result(zoo: Callable[[str], Path]) -> None:
+    """A broken weight must show as an error of the run, as with torch, and not as some token."""
+    directory = zoo("llama")
+    config = architecture.open_config(source.read_config(directory), str(directory))
+    layout = architecture.examine(architecture.build_meta(config), config)
+    model: Any = loading.load_model(directory, config, torch.bfloat16, lambda fraction: None)
+    model.model.embed_tokens.weight[7] = float("nan")
+    built = NativeKind(native(), 1).build(model, config, layout, "int8", 8, lambda: None)
+    runs = [Run(0, 0, 0, [5, 6, 8], 0, [0]), Run(1, 0, 0, [5, 7, 8], 0, [1])]
+    contexts = [Context(0), Context(0)]
+    for run, context in zip(runs, contexts, strict=True):
+        assert not context.follow(run)
+    sound, broken = built.greatest(built.prepare(runs, contexts), [2, 5])
+    assert sound >= 0
+    assert broken == -1
+    built.close()
+
+
+def test_steps_of_the_driver_are_decoded_natively_and_say_so(zoo: Callable[[str], Path]) -> None:
+    device = open_device({"threads": "2", "dtype": "int4"})
+    assert f"native {native().isa}" in device.hello().description
+    assert {"int8", "int4"} <= set(device.hello().dtypes)
+    probed = device.probe(Probe(1, str(zoo("llama")), ""))
+    assert probed.dtype == "int4"
+    loaded = device.load(Load(1, IMAGE, str(zoo("llama")), "", FRAMES), lambda fraction: None)
+    assert 0 < loaded.weight_bytes <= probed.weight_bytes
+    feeder = Feeder(device, frames=FRAMES)
+    one = feeder.spawn(prompt())
+    (tokens,) = feeder.generate([one], 12)
+    feeder.preempt(one)
+    del one.log[len(prompt()) :]
+    assert feeder.generate([one], 12, chunk=3) == [tokens]
+    child = feeder.fork(one)
+    assert feeder.generate([child], 5) == feeder.generate([one], 5)
+    device.unload(IMAGE)
+
+
+def test_four_bits_are_refused_with_a_reason_where_they_cannot_be_had(
+    zoo: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SyscallError) as refused:
+        open_device({"threads": "1"}).probe(Probe(1, str(zoo("gpt2")), "int4"))
+    assert refused.value.errno == Errno.ENOTSUP
+    assert "gpt2" in refused.value.reason
+    monkeypatch.setattr(library, "load", lambda: "it was not built")
+    with pytest.raises(SyscallError) as refused:
+        open_device({"threads": "1"}).probe(Probe(1, str(zoo("llama")), "int4"))
+    assert refused.value.errno == Errno.ENOTSUP
+    assert "it was not built" in refused.value.reason
+
+
+# --- sanitizers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if COMPILER is None:
+        pytest.skip("there is no C compiler here")
+    out = tmp_path_factory.mktemp("fuzz") / "fuzz"
+    flags = ["-std=c11", "-O1", "-g", "-ffp-contract=off", "-fsanitize=address,undefined"]
+    flags += ["-fno-sanitize-recover=all", "-pthread", f"-I{SOURCES}"]
+    files = [*sorted(SOURCES.glob("*.c")), Path(__file__).parent / "native" / "fuzz.c"]
+    built = subprocess.run(
+        [COMPILER, *flags, *map(str, files), "-o", str(out), "-lm"], capture_output=True, text=True
+    )
+    if built.returncode and "asan" in built.stderr:
+        pytest.skip("the compiler has no sanitizers")
+    assert built.returncode == 0, built.stderr
+    return out
+
+
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+def test_networks_of_odd_sizes_run_clean_under_the_sanitizers(fuzzer: Path, isa: str) -> None:
+    if not native().has(isa):
+        pytest.skip(f"this CPU has no {isa}")
+    ran = subprocess.run([str(fuzzer), "1", "12", isa], capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stdout[-500:] + ran.stderr[-3000:]
