@@ -1,6 +1,6 @@
 """The engine called directly, without kernel or sockets, against transformers' `generate`, on the yardstick model.
 
-Decoding is measured at 1, 4 and 16 processes in bf16 and int8, prompts at 256 tokens a step; the reference is
+Decoding is measured at 1, 4 and 16 processes in bf16, int8 and int4, prompts at 256 tokens a step; the reference is
 transformers in bf16 with as many sequences in one batch. All take turns, several rounds over; a speed is that of the
 median step.
 """
@@ -112,13 +112,13 @@ class TransformersBench:
 
 def run(rounds: int = ROUNDS) -> list[Figure]:
     """Decode and prompt speeds, each beside transformers' own of the same batch."""
-    from drivers import hal
-    from drivers.cpu import share_cores
+    from drivers.cpu import open_device, share_cores
 
     share_cores()  # both sides alike: torch reads it when it is first imported
     engines: dict[str, EngineBench | TransformersBench] = {"transformers": TransformersBench()}
-    for dtype in ("bf16", "int8") if hal.cpu().int8 else ("bf16",):
-        engines[dtype] = EngineBench(dtype)
+    for dtype in open_device({}).hello().dtypes:
+        if dtype != "fp32":
+            engines[dtype] = EngineBench(dtype)
     measured: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for name in engines:
         engines[name].measure(1)  # warm

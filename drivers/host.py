@@ -15,6 +15,7 @@ import argparse
 import faulthandler
 import fcntl
 import importlib
+import logging
 import os
 import queue
 import signal
@@ -22,6 +23,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -149,6 +151,10 @@ class Host:
     def _thread(self) -> None:
         """Open the device, then do what is asked, one request at a time."""
         soon = self._token.run_sync_soon
+        log = logging.getLogger("drivers")
+        log.setLevel(logging.INFO)
+        log.propagate = False
+        log.addHandler(_ToKernel(lambda note: soon(self._send, note)))
         try:
             device: Device = importlib.import_module(f"drivers.{self._kind}").open_device(self._options)
         except SyscallError as error:
@@ -195,6 +201,17 @@ class Host:
 
     def _report(self, ref: int, fraction: float) -> None:
         self._token.run_sync_soon(self._send, Progress(ref, fraction))
+
+
+class _ToKernel(logging.Handler):
+    """What drivers tell Python's logging (from the work thread) is a line of the kernel's log."""
+
+    def __init__(self, tell: Callable[[Note], None]) -> None:
+        super().__init__(logging.INFO)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell(Note(record.levelname.lower(), record.getMessage()))
 
 
 def _recorded(place: Path) -> bytes:

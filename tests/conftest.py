@@ -18,6 +18,15 @@ settings.register_profile(
 settings.load_profile("untimed")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where drivers keep installed models while the tests run; not where the user's are."""
+    place = tmp_path_factory.mktemp("installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMASOS_CACHE", str(place))
+        yield place
+
+
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Directories of tiny random models (tests/models_zoo.py), built when first asked for."""

@@ -1,12 +1,13 @@
 """The CPU driver: this machine's cores. The native decoder (native/) runs what it knows in int8 and int4, the torch
 engine all else. Options: threads (default: one per core), dtype (fp32, bf16, int8, int4; default bf16 where the CPU
-multiplies it, else fp32).
+multiplies it, else fp32), installed (the directory of installed models, or no; default as native/installed.py says).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import psutil
 
@@ -17,7 +18,7 @@ from drivers.protocol import VERSION, Hello
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Tier
 
-OPTIONS = ("threads", "dtype")
+OPTIONS = ("threads", "dtype", "installed")
 SPINS = "20000"  # some 0.4 ms
 
 
@@ -69,6 +70,7 @@ def open_device(options: Mapping[str, str]) -> Device:
     import torch
 
     from drivers.cpu.native.image import NativeKind
+    from drivers.cpu.native.installed import Store, default_directory
     from drivers.engine.architecture import TESTED
     from drivers.engine.engine import Engine
     from drivers.engine.image import ImageKind, TorchKind
@@ -77,7 +79,10 @@ def open_device(options: Mapping[str, str]) -> Device:
     device = torch.device("cpu")
     kinds: list[ImageKind] = [TorchKind(device, no_int8)]
     if isinstance(native, library.Library):
-        kinds.insert(0, NativeKind(native, int(threads)))
+        chosen = options.get("installed")
+        directory = default_directory() if chosen is None else None if chosen == "no" else Path(chosen)
+        store = Store(directory, int(threads)) if directory else None
+        kinds.insert(0, NativeKind(native, int(threads), store))
     hello = Hello(
         version=VERSION,
         kind="cpu",

@@ -21,8 +21,6 @@ from drivers.engine.sampler import is_plain, plain_choice, sample
 from drivers.protocol import Hello, Load, Loaded, Probe, Probed, Run, RunResult, Step, StepDone
 from syscalls.errno import Errno, SyscallError
 
-_LOAD_SHARE = 0.9  # of a load's progress is reading weights; the rest is what follows
-
 
 class Engine:
     """A Device. `kinds` are its ways to run a model, the first that can is used; `refusals` maps a dtype this device does
@@ -85,19 +83,21 @@ class Engine:
             )
         moved = [0.0]
 
-        def tick(fraction: float) -> None:
-            self.progress += 1
+        def progress(fraction: float) -> None:
+            self._tick()
             if fraction - moved[0] >= 0.01:
                 moved[0] = fraction
-                report(fraction * _LOAD_SHARE)
+                report(fraction)
 
-        try:
-            model = loading.load_model(
-                directory, config, torch.float32 if dtype == "fp32" else torch.bfloat16, tick
-            )
+        def read(told: Callable[[float], None]) -> Any:
+            weights = torch.float32 if dtype == "fp32" else torch.bfloat16
+            model = loading.load_model(directory, config, weights, told)
             if config.model_type not in architecture.TESTED:
                 verify.check(model, config, layout, self._tick)
-            image = kind.build(model, config, layout, dtype, request.frames, self._tick)
+            return model
+
+        try:
+            image = kind.build(directory, read, config, layout, dtype, request.frames, progress)
         except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise

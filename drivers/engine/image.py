@@ -10,6 +10,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -32,6 +33,7 @@ DTYPES = {
 # to a multiple of it, and a row's bits do not depend on how many others there are. int8 needs none of it.
 ROW_UNIT = 8
 MOST_UNQUANTISED = 0.1  # of the parameters, besides embeddings, that int8 may leave in fp32
+_READ_SHARE = 0.9  # of building an image is reading its weights; the rest is what follows
 _names = itertools.count()
 
 
@@ -49,14 +51,16 @@ class ImageKind(Protocol):
 
     def build(
         self,
-        model: nn.Module,
+        directory: Path,
+        read: Callable[[Callable[[float], None]], nn.Module],
         config: Any,
         layout: Layout,
         dtype: str,
         frames: int,
-        progress: Callable[[], None],
+        progress: Callable[[float], None],
     ) -> Frames:
-        """The image of a loaded model, which is consumed."""
+        """The image of the model in a directory, which `read` reads (calling back with fractions). `progress` is told
+        fractions of the whole, also where there is none, as a sign of life. Raises what `read` does, and MemoryError."""
 
 
 class Frames(ABC):
@@ -136,15 +140,17 @@ class TorchKind:
 
     def build(
         self,
-        model: nn.Module,
+        directory: Path,
+        read: Callable[[Callable[[float], None]], nn.Module],
         config: Any,
         layout: Layout,
         dtype: str,
         frames: int,
-        progress: Callable[[], None],
+        progress: Callable[[float], None],
     ) -> Frames:
         slab = KVSlab(self.kv_shape(layout, dtype), frames, self.device)
-        return Image(model, config, layout, dtype, slab, progress)
+        model = read(lambda fraction: progress(fraction * _READ_SHARE))
+        return Image(model, config, layout, dtype, slab, lambda: progress(_READ_SHARE))
 
 
 class Image(Frames):

@@ -7,6 +7,7 @@ tokens go through its unchanged code at once and through the engine in two chunk
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def check(model: nn.Module, config: Any, layout: Layout, progress: Callable[[], 
         blocks = -(-_TOKENS // BLOCK_TOKENS)
         kind = TorchKind(torch.device("cpu"))
         name = "fp32" if dtype == torch.float32 else "bf16"
-        image = kind.build(model, config, layout, name, blocks, progress)
+        image = kind.build(Path(), lambda _: model, config, layout, name, blocks, lambda _: progress())
         context = Context(0)
         chunks = (tokens[:_FIRST].tolist(), tokens[_FIRST:].tolist())
         runs = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import shutil
 import subprocess
@@ -18,7 +19,8 @@ from drivers.cpu import open_device
 from drivers.cpu.native import library
 from drivers.cpu.native.image import NativeKind
 from drivers.cpu.native.library import GROUP, INSTRUCTION_SETS, LANES, Library
-from drivers.cpu.native.packing import Arena, Packed, interleave, pack, packed_bytes
+from drivers.cpu.native.network import relocate
+from drivers.cpu.native.packing import Arena, interleave, pack, packed_bytes
 from drivers.engine import architecture, loading, source
 from drivers.engine.contexts import Context
 from drivers.engine.image import Frames
@@ -51,6 +53,21 @@ def test_it_is_built_where_there_is_a_compiler() -> None:
 
 
 # --- products -------------------------------------------------------------------------------------------------------
+
+
+class Packed:
+    """A matrix packed into an arena of its own."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, bits: int) -> None:
+        columns, inputs = weight.shape
+        self.arena = Arena(packed_bytes(columns, inputs, bits))
+        self.offsets = pack(self.arena, weight, bias, bits)
+        self.matrix = library.Matrix.from_buffer_copy(self.offsets)
+        relocate(self.matrix, self.arena.base)
+
+    def read(self, offset: int, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+        size = math.prod(shape) * dtype.itemsize
+        return torch.frombuffer(bytearray(self.arena.bytes(offset, offset + size)), dtype=dtype).view(shape)
 
 
 def product(packed: Packed, x: torch.Tensor, isa: str) -> torch.Tensor:
@@ -88,7 +105,7 @@ def test_an_eight_bit_product_is_exact_on_every_instruction_set(
     wanted = sums.float() * scale * each
     if bias is not None:
         wanted = wanted + bias
-    packed = pack(Arena(packed_bytes(columns, inputs, 8) + 1024), weight, bias, 8)
+    packed = Packed(weight, bias, 8)
     for isa in instruction_sets():
         assert torch.equal(product(packed, x, isa)[:, :columns], wanted), isa
 
@@ -101,7 +118,7 @@ def test_a_four_bit_product_is_that_of_its_weights(columns: int, inputs: int, ro
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(columns, inputs, generator=generator)
     x = torch.randn(rows, inputs, generator=generator)
-    packed = pack(Arena(packed_bytes(columns, inputs, 4) + 1024), weight, None, 4)
+    packed = Packed(weight, None, 4)
     dense = unpacked(packed)
     values, each = quantised(x)
     padded = torch.nn.functional.pad(values, (0, dense.shape[1] - inputs)).double()
@@ -119,7 +136,7 @@ def test_a_scale_of_four_bits_is_at_least_as_good_as_the_plain_one(
 ) -> None:
     """The plain one keeps the value of the greatest magnitude; compared by squared error, group by group."""
     weight = torch.randn(columns, inputs, generator=torch.Generator().manual_seed(seed))
-    dense = unpacked(pack(Arena(packed_bytes(columns, inputs, 4) + 1024), weight, None, 4))[:columns]
+    dense = unpacked(Packed(weight, None, 4))[:columns]
     groups = torch.nn.functional.pad(weight, (0, -inputs % GROUP)).view(columns, -1, GROUP)
     greatest = groups.gather(2, groups.abs().argmax(2, keepdim=True))
     scale = (greatest / -8).to(torch.bfloat16).float()
@@ -131,10 +148,11 @@ def test_a_scale_of_four_bits_is_at_least_as_good_as_the_plain_one(
 def unpacked(packed: Packed) -> torch.Tensor:
     """The weights of a packed 4-bit matrix, [columns, inputs], read from its layout as native.h gives it."""
     rows, wide = packed.matrix.columns, packed.matrix.inputs
-    data, scale = packed.kept[0].view(rows // LANES, wide // 8, LANES, 4), packed.kept[1]
+    data = packed.read(packed.offsets.data, torch.uint8, rows // LANES, wide // 8, LANES, 4)
+    scale = packed.read(packed.offsets.group_scale, torch.bfloat16, rows // LANES, wide // GROUP, LANES)
     halves = torch.stack([data & 15, data >> 4], 3).to(torch.float32) - 8  # [blocks, eights, 16, 2, 4]
     values = halves.permute(0, 2, 1, 3, 4).reshape(rows, wide)
-    scales = scale.view(rows // LANES, wide // GROUP, LANES).transpose(1, 2).reshape(rows, -1).float()
+    scales = scale.transpose(1, 2).reshape(rows, -1).float()
     return values * scales.repeat_interleave(GROUP, 1)
 
 
@@ -154,9 +172,12 @@ def image(directory: Path, dtype: str, threads: int = 1, kind: Any = None) -> Fr
     config = architecture.open_config(source.read_config(directory), str(directory))
     layout = architecture.examine(architecture.build_meta(config), config)
     config = architecture.open_config(source.read_config(directory), str(directory))
-    model = loading.load_model(directory, config, torch.bfloat16, lambda fraction: None)
     kind = kind or NativeKind(native(), threads)
-    built: Frames = kind.build(model, config, layout, dtype, FRAMES, lambda: None)
+    built: Frames = kind.build(
+        directory,
+        lambda told: loading.load_model(directory, config, torch.bfloat16, told),
+        config, layout, dtype, FRAMES, lambda fraction: None,
+    )  # fmt: skip
     return built
 
 
@@ -236,9 +257,7 @@ def rounded(weight: torch.Tensor, dtype: str) -> torch.Tensor:
     columns, inputs = weight.shape
     weight = weight.bfloat16()
     if dtype == "int4":
-        return unpacked(pack(Arena(packed_bytes(columns, inputs, 4) + 1024), weight, None, 4))[
-            :columns, :inputs
-        ]
+        return unpacked(Packed(weight, None, 4))[:columns, :inputs]
     scale = weight.float().abs().amax(1, keepdim=True) / 127
     return (weight.float() / scale).round() * scale
 
@@ -278,7 +297,9 @@ def test_what_is_no_number_reaches_the_result(zoo: Callable[[str], Path]) -> Non
     layout = architecture.examine(architecture.build_meta(config), config)
     model: Any = loading.load_model(directory, config, torch.bfloat16, lambda fraction: None)
     model.model.embed_tokens.weight[7] = float("nan")
-    built = NativeKind(native(), 1).build(model, config, layout, "int8", 8, lambda: None)
+    built = NativeKind(native(), 1).build(
+        directory, lambda told: model, config, layout, "int8", 8, lambda fraction: None
+    )
     runs = [Run(0, 0, 0, [5, 6, 8], 0, [0]), Run(1, 0, 0, [5, 7, 8], 0, [1])]
     contexts = [Context(0), Context(0)]
     for run, context in zip(runs, contexts, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from drivers.cpu.native import network
+from drivers.cpu.native.installed import Store
 from drivers.cpu.native.library import Batch, Library
 from drivers.engine.architecture import Layout
 from drivers.engine.contexts import Context
@@ -20,6 +22,7 @@ from drivers.engine.kv import KVShape, KVSlab
 from drivers.protocol import BLOCK_TOKENS, Run
 
 BITS = {"int8": 8, "int4": 4}
+_READ_SHARE = 0.3  # of making a blueprint is reading the model
 
 
 class Rows:
@@ -48,19 +51,16 @@ class NativeImage(Frames):
     def __init__(
         self,
         library: Library,
-        model: Any,
-        config: Any,
+        blueprint: network.Blueprint,
         layout: Layout,
         dtype: str,
         slab: KVSlab,
         threads: int,
-        progress: Callable[[], None],
     ) -> None:
         super().__init__(layout, dtype, slab)
-        context = min(layout.context, max(1, slab.frames) * BLOCK_TOKENS)
         self._library = library
-        self._network = network.Network(model, config, layout, BITS[dtype], context, progress)
-        self.weight_bytes = self._network.weight_bytes + 2 * layout.embedding_parameters
+        self._network = network.Network(blueprint, max(1, slab.frames) * BLOCK_TOKENS)
+        self.weight_bytes = self._network.weight_bytes
         self._decoder = library.open(self._network.model, threads)
 
     def close(self) -> None:
@@ -110,10 +110,11 @@ class NativeImage(Frames):
 
 @dataclass(frozen=True)
 class NativeKind:
-    """The native decoder with a team of `threads`."""
+    """The native decoder with a team of `threads`. Models are kept installed in `store`, if there is one."""
 
     library: Library
     threads: int
+    store: Store | None = None
 
     def why_not(self, config: Any, dtype: str) -> str:
         if dtype not in BITS:
@@ -125,16 +126,26 @@ class NativeKind:
         return KVShape(layout.layers, layout.kv_heads, network.padded_head_dim(layout), torch.bfloat16)
 
     def weight_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
-        return network.arena_bytes(config, layout, BITS[dtype])
+        return network.arena_bytes(config, layout, BITS[dtype]) + 2 * layout.vocab * int(config.hidden_size)
 
     def build(
         self,
-        model: nn.Module,
+        directory: Path,
+        read: Callable[[Callable[[float], None]], nn.Module],
         config: Any,
         layout: Layout,
         dtype: str,
         frames: int,
-        progress: Callable[[], None],
+        progress: Callable[[float], None],
     ) -> Frames:
+        def make(told: Callable[[float], None]) -> network.Blueprint:
+            model = read(lambda fraction: told(fraction * _READ_SHARE))
+            rest = 1 - _READ_SHARE
+            return network.describe(
+                model, config, layout, BITS[dtype], lambda fraction: told(_READ_SHARE + fraction * rest)
+            )
+
         slab = KVSlab(self.kv_shape(layout, dtype), frames, torch.device("cpu"))
-        return NativeImage(self.library, model, config, layout, dtype, slab, self.threads, progress)
+        store = self.store
+        blueprint = store.get(directory, BITS[dtype], make, progress) if store else make(progress)
+        return NativeImage(self.library, blueprint, layout, dtype, slab, self.threads)

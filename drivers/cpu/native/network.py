@@ -7,15 +7,18 @@ any other model; the torch engine runs those.
 
 from __future__ import annotations
 
+import ctypes
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from drivers.cpu.native.library import GELU_TANH, LANES, SILU, Layer, Model
-from drivers.cpu.native.packing import Arena, Packed, interleave, pack, packed_bytes
+from drivers.cpu.native.library import GELU_TANH, LANES, SILU, Layer, Matrix, Model
+from drivers.cpu.native.packing import PAGE, Arena, interleave, pack, packed_bytes
 from drivers.engine.architecture import Layout
 
 FAMILIES = ("gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3")
@@ -41,7 +44,7 @@ def padded_head_dim(layout: Layout) -> int:
 
 
 def arena_bytes(config: Any, layout: Layout, bits: int) -> int:
-    """What the packed weights take, embedding included, at most."""
+    """What the packed weights take, at most."""
     hidden, middle, dim = config.hidden_size, config.intermediate_size, layout.head_dim
     wide = config.num_attention_heads * dim
     layer = (
@@ -50,35 +53,60 @@ def arena_bytes(config: Any, layout: Layout, bits: int) -> int:
         + packed_bytes(2 * (middle + LANES), hidden, bits)
         + packed_bytes(hidden, middle, bits)
         + 4 * (6 * hidden + 2 * dim)
-        + (1 << 10)
+        + 1024
+        + PAGE
     )
-    ends = packed_bytes(layout.vocab, hidden, HEAD_BITS) + 2 * layout.vocab * hidden + 8 * hidden
-    return int(layer * layout.layers + ends + (1 << 12))
+    head = packed_bytes(layout.vocab, hidden, HEAD_BITS) + 4 * hidden + 1024 + PAGE
+    return int(layer * layout.layers + head)
 
 
-class Network:
-    """A model's weights in an arena, and `model`, the description that points to them."""
+class Memory(Protocol):
+    """Where bytes are: an arena, or a mapped part of a file."""
 
-    def __init__(
-        self, source: Any, config: Any, layout: Layout, bits: int, context: int, progress: Callable[[], None]
-    ) -> None:
-        """`source` is transformers' model; `context` the most positions a row can have."""
-        self._arena = Arena(arena_bytes(config, layout, bits))
-        self._kept: list[Any] = []
-        self._bits = bits
-        gemma = config.model_type == "gemma2"
-        self._norm_offset = 1.0 if gemma else 0.0  # gemma2 keeps its norms' weights less one
-        body = source.model
-        layers = (Layer * layout.layers)()
-        self._kept.append(layers)
-        windows = _windows(config, layout)
-        for i, block in enumerate(body.layers):
-            self._layer(layers[i], block, windows[i])
-            progress()
-        cosine, sine = _rotation(body.rotary_emb, context)
-        head_dim = layout.head_dim
-        scaling = float(config.query_pre_attn_scalar if gemma else head_dim)
-        self.model = Model(
+    base: int
+
+
+@dataclass(slots=True)
+class Page:
+    """What is moved as one: a layer's weights, or the head's. An offset and a size in bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(slots=True)
+class Blueprint:
+    """A model as the native decoder wants it, but for its pointers, which are offsets: those of `embedding`, `cosine` and
+    `sine` into `tables`, of which a step reads a few rows, the others into `weights`, which it reads whole."""
+
+    model: Model
+    layers: Any  # an array of Layer
+    weights: Arena
+    pages: list[Page]  # of the weights
+    tables: Memory
+    tables_size: int
+
+
+def describe(
+    source: Any, config: Any, layout: Layout, bits: int, progress: Callable[[float], None]
+) -> Blueprint:
+    """The blueprint of transformers' model `source`. `progress` is told fractions."""
+    writer = _Writer(config, layout, bits)
+    layers = (Layer * layout.layers)()
+    windows = _windows(config, layout)
+    body = source.model
+    for i, block in enumerate(body.layers):
+        with writer.page(f"layer {i}"):
+            writer.layer(layers[i], block, windows[i])
+        progress((i + 1) / (layout.layers + 1))
+    gemma = config.model_type == "gemma2"
+    head_dim = layout.head_dim
+    scaling = float(config.query_pre_attn_scalar if gemma else head_dim)
+    cosine, sine = _rotation(body.rotary_emb, layout.context)
+    tables = Arena(2 * layout.vocab * config.hidden_size + 8 * cosine.numel() + 4 * PAGE)
+    with writer.page("head"):
+        model = Model(
             hidden=config.hidden_size,
             layers=layout.layers,
             heads=config.num_attention_heads,
@@ -87,28 +115,77 @@ class Network:
             padded_head_dim=padded_head_dim(layout),
             intermediate=config.intermediate_size,
             vocabulary=layout.vocab,
-            context=context,
+            context=layout.context,
             activation=_ACTIVATIONS[_activation_name(config)],
-            embedding=self._keep(body.embed_tokens.weight.to(torch.bfloat16)),
-            cosine=self._keep(cosine),
-            sine=self._keep(sine),
+            embedding=tables.put(body.embed_tokens.weight.detach().to(torch.bfloat16)),
+            cosine=tables.put(cosine),
+            sine=tables.put(sine),
             rotated=2 * cosine.shape[1],
-            layer=layers,
-            last_norm=self._norm(body.norm),
-            head=self._matrix(source.lm_head.weight, source.lm_head.bias, HEAD_BITS),
+            last_norm=writer.norm(body.norm),
+            head=writer.matrix(source.lm_head.weight, source.lm_head.bias, HEAD_BITS),
             norm_epsilon=config.rms_norm_eps,
             embedding_scale=math.sqrt(config.hidden_size) if gemma else 1.0,
             attention_scale=scaling**-0.5,
             attention_softcap=(getattr(config, "attn_logit_softcapping", None) or 0.0) if gemma else 0.0,
             logit_softcap=(getattr(config, "final_logit_softcapping", None) or 0.0) if gemma else 0.0,
         )
-        progress()
+    progress(1.0)
+    return Blueprint(model, layers, writer.arena, writer.pages, tables, tables.used)
 
-    @property
-    def weight_bytes(self) -> int:
-        return self._arena.used
 
-    def _layer(self, layer: Layer, block: Any, window: int) -> None:
+class Network:
+    """A blueprint where its memory is now: `model` is what the decoder takes."""
+
+    def __init__(self, blueprint: Blueprint, context: int) -> None:
+        """`context` is the most positions that a row will have."""
+        self._weights, self._tables = blueprint.weights, blueprint.tables  # kept: the model points into them
+        self.weight_bytes = blueprint.weights.used + blueprint.tables_size
+        self.model = _copy(blueprint.model)
+        self._layers = _copy(blueprint.layers)
+        relocate(self.model, blueprint.weights.base, TABLES)
+        for name in TABLES:
+            setattr(self.model, name, getattr(blueprint.model, name) + blueprint.tables.base)
+        for layer in self._layers:
+            relocate(layer, blueprint.weights.base)
+        self.model.layer = self._layers
+        self.model.context = min(context, self.model.context)
+
+
+TABLES = ("embedding", "cosine", "sine")
+
+
+def _copy(structure: Any) -> Any:
+    return type(structure).from_buffer_copy(structure)
+
+
+def relocate(structure: ctypes.Structure, base: int, but: tuple[str, ...] = ()) -> None:
+    """Make pointers of the offsets in a structure and those within it. NULL stays NULL."""
+    for name, kind in structure._fields_:  # type: ignore[misc]
+        value = getattr(structure, name)
+        if isinstance(value, ctypes.Structure):
+            relocate(value, base)
+        elif kind is ctypes.c_void_p and value and name not in but:
+            setattr(structure, name, value + base)
+
+
+class _Writer:
+    """Puts a model's weights into an arena, page by page."""
+
+    def __init__(self, config: Any, layout: Layout, bits: int) -> None:
+        self.arena = Arena(arena_bytes(config, layout, bits))
+        self.pages: list[Page] = []
+        self._bits = bits
+        self._norm_offset = (
+            1.0 if config.model_type == "gemma2" else 0.0
+        )  # it keeps its norms' weights less one
+
+    @contextmanager
+    def page(self, name: str) -> Iterator[None]:
+        first = self.arena.page()
+        yield
+        self.pages.append(Page(name, first, self.arena.used - first))
+
+    def layer(self, layer: Layer, block: Any, window: int) -> None:
         attention, mlp = block.self_attn, block.mlp
         if hasattr(attention, "qkv_proj"):
             qkv, qkv_bias = attention.qkv_proj.weight, attention.qkv_proj.bias
@@ -121,36 +198,29 @@ class Network:
         else:
             gate, up = mlp.gate_proj.weight, mlp.up_proj.weight
             gate_up_bias = _joined((mlp.gate_proj, mlp.up_proj), lambda both: interleave(*both))
-        layer.qkv = self._matrix(qkv, qkv_bias, self._bits)
-        layer.out = self._matrix(attention.o_proj.weight, attention.o_proj.bias, self._bits)
-        layer.gate_up = self._matrix(interleave(gate, up), gate_up_bias, self._bits)
-        layer.down = self._matrix(mlp.down_proj.weight, mlp.down_proj.bias, self._bits)
-        layer.before_attention = self._norm(block.input_layernorm)
+        layer.qkv = self.matrix(qkv, qkv_bias, self._bits)
+        layer.out = self.matrix(attention.o_proj.weight, attention.o_proj.bias, self._bits)
+        layer.gate_up = self.matrix(interleave(gate, up), gate_up_bias, self._bits)
+        layer.down = self.matrix(mlp.down_proj.weight, mlp.down_proj.bias, self._bits)
+        layer.before_attention = self.norm(block.input_layernorm)
         if hasattr(block, "pre_feedforward_layernorm"):
-            layer.after_attention = self._norm(block.post_attention_layernorm)
-            layer.before_mlp = self._norm(block.pre_feedforward_layernorm)
-            layer.after_mlp = self._norm(block.post_feedforward_layernorm)
+            layer.after_attention = self.norm(block.post_attention_layernorm)
+            layer.before_mlp = self.norm(block.pre_feedforward_layernorm)
+            layer.after_mlp = self.norm(block.post_feedforward_layernorm)
         else:
-            layer.before_mlp = self._norm(block.post_attention_layernorm)
+            layer.before_mlp = self.norm(block.post_attention_layernorm)
         if hasattr(attention, "q_norm"):
-            layer.query_norm = self._norm(attention.q_norm)
-            layer.key_norm = self._norm(attention.k_norm)
+            layer.query_norm = self.norm(attention.q_norm)
+            layer.key_norm = self.norm(attention.k_norm)
         layer.window = window
 
-    def _matrix(self, weight: torch.Tensor, bias: torch.Tensor | None, bits: int) -> Any:
-        packed: Packed = pack(self._arena, weight.detach(), None if bias is None else bias.detach(), bits)
-        self._kept.append(packed)
-        return packed.matrix
+    def matrix(self, weight: torch.Tensor, bias: torch.Tensor | None, bits: int) -> Matrix:
+        return pack(self.arena, weight.detach(), None if bias is None else bias.detach(), bits)
 
-    def _norm(self, norm: nn.Module) -> int:
+    def norm(self, norm: nn.Module) -> int:
         weight = norm.weight
         assert isinstance(weight, torch.Tensor)
-        return self._keep(weight.detach().float() + self._norm_offset)
-
-    def _keep(self, tensor: torch.Tensor) -> int:
-        placed = self._arena.put(tensor.detach()) if tensor.dim() == 1 else tensor.detach().contiguous()
-        self._kept.append(placed)
-        return placed.data_ptr()
+        return self.arena.put(weight.detach().float() + self._norm_offset)
 
 
 def _joined(

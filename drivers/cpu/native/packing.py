@@ -10,12 +10,12 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import torch
 
 from drivers.cpu.native.library import GROUP, ITEM, LANES, Matrix
 
+PAGE = 4096  # bytes; a multiple of what systems map
 _TINY = 1e-30  # in place of the maximum of a column of zeros
 _ALIGNMENT = 64  # bytes
 _GUARD = 8192  # products prefetch beyond a matrix's end
@@ -24,27 +24,39 @@ _PIECE = 2048  # columns quantised at a time
 
 
 class Arena:
-    """One stretch of memory for all weights of an image, in huge pages where the system has them: with small ones a third
-    of the time of reading goes into finding pages. Reserved at once, taken as it is written."""
+    """One stretch of memory for an image's weights, in huge pages where the system has them: with small ones a third of
+    the time of reading goes into finding pages. Reserved at once, taken as it is written.
+
+    Places in it are offsets, so that its bytes mean the same wherever they are; 0 is nobody's, for NULL.
+    """
 
     def __init__(self, size: int) -> None:
-        self._map = mmap.mmap(-1, size + _GUARD)
+        self._map = mmap.mmap(-1, PAGE + size + _GUARD)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with suppress(OSError):  # a system without them
                 self._map.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
-        self._size = size
-        self.used = 0
+        self._size = PAGE + size
+        self.base: int = self._bytes.data_ptr()
+        self.used = PAGE
 
-    def put(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy of the tensor in the arena."""
-        count = tensor.numel() * tensor.itemsize
-        if self.used + count > self._size:
+    def put(self, tensor: torch.Tensor) -> int:
+        """Copy the tensor into the arena; returns its offset."""
+        count, offset = tensor.numel() * tensor.itemsize, self.used
+        if offset + count > self._size:
             raise MemoryError(f"an arena of {self._size} bytes is too small")
-        place = self._bytes[self.used : self.used + count].view(tensor.dtype).view(tensor.shape)
-        place.copy_(tensor)
+        self._bytes[offset : offset + count].view(tensor.dtype).view(tensor.shape).copy_(tensor)
         self.used += -(-count // _ALIGNMENT) * _ALIGNMENT
-        return place
+        return offset
+
+    def page(self) -> int:
+        """Begin a new page; returns its offset."""
+        self.used = -(-self.used // PAGE) * PAGE
+        return self.used
+
+    def bytes(self, first: int, end: int) -> memoryview:
+        """The bytes themselves, writable."""
+        return memoryview(self._map)[first:end]
 
 
 def packed_bytes(columns: int, inputs: int, bits: int) -> int:
@@ -53,42 +65,26 @@ def packed_bytes(columns: int, inputs: int, bits: int) -> int:
     return columns * inputs * bits // 8 + columns * (12 + inputs // GROUP * 2) + 4 * _ALIGNMENT
 
 
-@dataclass(slots=True)
-class Packed:
-    """A matrix in an arena. `kept` are the tensors that `matrix` points to."""
-
-    matrix: Matrix
-    kept: list[torch.Tensor] = field(default_factory=list)
-
-
-def pack(arena: Arena, weight: torch.Tensor, bias: torch.Tensor | None, bits: int) -> Packed:
-    """`weight` [columns, inputs] and `bias` [columns] of any float type -> 8 or 4 bits in the arena."""
+def pack(arena: Arena, weight: torch.Tensor, bias: torch.Tensor | None, bits: int) -> Matrix:
+    """`weight` [columns, inputs] and `bias` [columns] of any float type -> 8 or 4 bits in the arena, as offsets."""
     columns, inputs = weight.shape
     unit = 4 if bits == 8 else GROUP
     weight = torch.nn.functional.pad(weight, (0, -inputs % unit, 0, -columns % ITEM))
     rows, wide = weight.shape
-    kept: list[torch.Tensor] = []
-
-    def pointer(tensor: torch.Tensor) -> int:
-        kept.append(arena.put(tensor))
-        return kept[-1].data_ptr()
-
     matrix = Matrix(columns=rows, inputs=wide, bits=bits)
     if bits == 8:
         quantised, scale = _quantise8(weight)
-        matrix.data = pointer(quantised.view(rows // LANES, LANES, wide // 4, 4).transpose(1, 2).contiguous())
-        matrix.scale = pointer(scale)
-        matrix.correction = pointer(-128 * quantised.sum(1, dtype=torch.int32))
+        matrix.data = arena.put(quantised.view(rows // LANES, LANES, wide // 4, 4).transpose(1, 2))
+        matrix.scale = arena.put(scale)
+        matrix.correction = arena.put(-128 * quantised.sum(1, dtype=torch.int32))
     else:
         quantised, scale = _quantise4(weight)
         eight = quantised.view(rows // LANES, LANES, wide // 8, 2, 4)
-        matrix.data = pointer((eight[:, :, :, 0] | eight[:, :, :, 1] << 4).transpose(1, 2).contiguous())
-        matrix.group_scale = pointer(
-            scale.view(rows // LANES, LANES, wide // GROUP).transpose(1, 2).contiguous()
-        )
+        matrix.data = arena.put((eight[:, :, :, 0] | eight[:, :, :, 1] << 4).transpose(1, 2))
+        matrix.group_scale = arena.put(scale.view(rows // LANES, LANES, wide // GROUP).transpose(1, 2))
     if bias is not None:
-        matrix.bias = pointer(torch.nn.functional.pad(bias.float(), (0, rows - columns)))
-    return Packed(matrix, kept)
+        matrix.bias = arena.put(torch.nn.functional.pad(bias.float(), (0, rows - columns)))
+    return matrix
 
 
 def interleave(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,356 @@
+"""Installed models: what the native decoder made of a model, kept in one file so that it is made once.
+
+A file has a header (what it is, where its pages are, their checksums), the pages of the weights and those of the tables,
+each on a boundary that can be mapped, as they lie in memory. The weights are read into an arena of huge pages; the
+tables, few rows of which a step needs, are mapped. Its name has the digest of what it was made from and the version of
+the format. The digest of a gigabyte takes a second, so it is remembered by the files' sizes and times of change.
+
+Nothing here is fit to be trusted more than the model's own files; so a file that is cut short, changed or of another
+version is made again, with a warning, and where nothing can be written the model is used from memory all the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import mmap
+import os
+import re
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import msgspec
+import numpy as np
+import xxhash
+
+from drivers.cpu.native.library import ABI, Layer, Model
+from drivers.cpu.native.network import Blueprint, Page
+from drivers.cpu.native.packing import PAGE, Arena
+
+FORMAT = 1  # of the file; that of its structures is library.ABI
+DIRECTORY = "LLMASOS_CACHE"  # the environment's: where installed models are kept; "" keeps none
+_MAGIC = b"LLMasOS\0"
+_PRELUDE = struct.Struct("<8sQQ")  # magic, bytes of the header, its checksum
+_MOST_HEADER = 1 << 24
+_PIECE = 1 << 20  # bytes read or written at a time
+_POLL_SECONDS = 0.1
+_log = logging.getLogger(__name__)
+
+
+class Damaged(Exception):
+    """An installed file that cannot be used: why."""
+
+
+class _Header(msgspec.Struct):
+    format: int
+    abi: int
+    digest: str
+    bits: int
+    model: bytes  # Model and Layers with offsets for pointers
+    layers: bytes
+    pages: list[Page]  # of the weights, from their beginning
+    sums: list[int]  # of the pages
+    tables_size: int
+    tables_sums: list[int]  # of pieces of the tables
+    weights_size: int
+
+
+@dataclass
+class Mapped:
+    """A part of a file, mapped; what is never looked at is never read."""
+
+    base: int
+    map: mmap.mmap
+
+
+def default_directory() -> Path | None:
+    """Where installed models are kept if nobody says otherwise; None: nowhere."""
+    chosen = os.environ.get(DIRECTORY)
+    if chosen is not None:
+        return Path(chosen) if chosen else None
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(cache, "llmasos", "installed")
+
+
+class Store:
+    """The installed models of one directory, which several drivers may use at once."""
+
+    def __init__(self, directory: Path, threads: int = 2) -> None:
+        self.directory = directory
+        self._threads = threads
+
+    def get(
+        self,
+        source: Path,
+        bits: int,
+        make: Callable[[Callable[[float], None]], Blueprint],
+        progress: Callable[[float], None],
+    ) -> Blueprint:
+        """The blueprint of the model in the directory `source`: read, or made and kept. `progress` is told fractions."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            _log.warning("installed models cannot be kept in %s: %s", self.directory, error.strerror)
+            return make(progress)
+        digest = self._digest(source, lambda: progress(0.0))
+        path = self.directory / f"{_plain(source.name)}-int{bits}-{digest[:16]}.v{FORMAT}.{ABI}"
+        found = self._read(path, digest, bits, progress)
+        if found:
+            return found
+        with self._lock(path, lambda: progress(0.0)):
+            found = self._read(path, digest, bits, progress)  # by whoever had the lock before
+            if found:
+                return found
+            began = time.monotonic()
+            blueprint = make(lambda fraction: progress(fraction * 0.9))
+            try:
+                size = self._write(
+                    path, blueprint, digest, bits, lambda fraction: progress(0.9 + fraction * 0.1)
+                )
+            except OSError as error:
+                _log.warning("%s is used but not kept: %s: %s", source, path, error.strerror)
+            else:
+                _log.info(
+                    "installed %s: %.0f MB in %.1f s, as %s",
+                    source,
+                    size / 1e6,
+                    time.monotonic() - began,
+                    path,
+                )
+            return blueprint
+
+    # --- names ------------------------------------------------------------------------------------------------------
+
+    def _digest(self, source: Path, tick: Callable[[], None]) -> str:
+        """SHA-256 of what a model is made from: its configuration and weights."""
+        whole = hashlib.sha256()
+        for path in sorted([*source.glob("config.json"), *source.glob("*.safetensors*")]):
+            whole.update(f"{path.name}\0{self._digest_of(path, tick)}\0".encode())
+        return whole.hexdigest()
+
+    def _digest_of(self, path: Path, tick: Callable[[], None]) -> str:
+        """Of one file, remembered for as long as the file is not touched (a write changes its ctime)."""
+        state = path.stat()
+        known_by = (
+            path.resolve(),
+            state.st_dev,
+            state.st_ino,
+            state.st_size,
+            state.st_mtime_ns,
+            state.st_ctime_ns,
+        )
+        memory = self.directory / "digests" / hashlib.sha256(repr(known_by).encode()).hexdigest()
+        with suppress(OSError):
+            digest = memory.read_text()
+            if re.fullmatch("[0-9a-f]{64}", digest):
+                return digest
+        computed = hashlib.sha256()
+        with path.open("rb", buffering=0) as file:
+            while piece := file.read(_PIECE):
+                computed.update(piece)
+                tick()
+        with suppress(OSError):
+            memory.parent.mkdir(exist_ok=True)
+            with _whole(memory) as descriptor:
+                os.write(descriptor, computed.hexdigest().encode())
+        return computed.hexdigest()
+
+    @contextmanager
+    def _lock(self, path: Path, tick: Callable[[], None]) -> Iterator[None]:
+        """Be the only one to install this; waiting shows life. A lock dies with its holder."""
+        lock = filelock.FileLock(self.directory / f".{path.name}.lock")
+        said = False
+        try:
+            while True:
+                try:
+                    lock.acquire(timeout=0)
+                    break
+                except filelock.Timeout:
+                    if not said:
+                        _log.info("waiting for another driver that is installing %s", path.name)
+                        said = True
+                    tick()
+                    time.sleep(_POLL_SECONDS)
+        except OSError as error:  # a file system without locks: at worst the work is done twice
+            _log.warning("%s cannot be locked: %s", path, error.strerror)
+            yield
+            return
+        try:
+            for left in self.directory.glob(f".{path.name}.*.part"):  # by installers that were killed
+                left.unlink(missing_ok=True)
+            yield
+        finally:
+            lock.release()
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def _read(
+        self, path: Path, digest: str, bits: int, progress: Callable[[float], None]
+    ) -> Blueprint | None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            return self._read_file(descriptor, digest, bits, progress)
+        except (Damaged, OSError) as error:
+            _log.warning("the installed model %s is damaged (%s): it is made again", path, error)
+            return None
+        finally:
+            os.close(descriptor)
+
+    def _read_file(
+        self, descriptor: int, digest: str, bits: int, progress: Callable[[float], None]
+    ) -> Blueprint:
+        header, start = _read_header(descriptor)
+        if (header.format, header.abi, header.digest, header.bits) != (FORMAT, ABI, digest, bits):
+            raise Damaged("its name says another model than its header")
+        layers = Layer * (len(header.layers) // ctypes.sizeof(Layer))
+        weights_at, tables_at = start, start + _up(header.weights_size)
+        if os.fstat(descriptor).st_size < tables_at + header.tables_size:
+            raise Damaged("it is cut short")
+        arena = Arena(header.weights_size)
+        arena.used = header.weights_size
+        wanted: list[tuple[int, memoryview | None, int, int, str]] = []
+        for page, total in zip(header.pages, header.sums, strict=True):
+            into = arena.bytes(page.offset, page.offset + page.size)
+            wanted.append((weights_at + page.offset, into, page.size, total, page.name))
+        for (first, size), total in zip(_pieces(header.tables_size), header.tables_sums, strict=True):
+            wanted.append((tables_at + first, None, size, total, "tables"))
+        with ThreadPoolExecutor(self._threads) as pool:
+            for done, _ in enumerate(pool.map(lambda part: _fetch(descriptor, *part), wanted)):
+                progress((done + 1) / len(wanted))
+        mapped = mmap.mmap(descriptor, header.tables_size, access=mmap.ACCESS_READ, offset=tables_at)
+        base = int(np.frombuffer(mapped, dtype=np.uint8).ctypes.data)
+        return Blueprint(
+            Model.from_buffer_copy(header.model),
+            layers.from_buffer_copy(header.layers),
+            arena,
+            header.pages,
+            Mapped(base, mapped),
+            header.tables_size,
+        )
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def _write(
+        self, path: Path, blueprint: Blueprint, digest: str, bits: int, progress: Callable[[float], None]
+    ) -> int:
+        """Write the file, whole or not at all; returns its size in bytes."""
+        tables = blueprint.tables
+        assert isinstance(tables, Arena)
+        weights_size, tables_size = blueprint.weights.used, blueprint.tables_size
+        sums = [
+            xxhash.xxh3_64_intdigest(blueprint.weights.bytes(page.offset, page.offset + page.size))
+            for page in blueprint.pages
+        ]
+        header = msgspec.msgpack.encode(
+            _Header(
+                format=FORMAT,
+                abi=ABI,
+                digest=digest,
+                bits=bits,
+                model=bytes(blueprint.model),
+                layers=bytes(blueprint.layers),
+                pages=blueprint.pages,
+                sums=sums,
+                tables_size=tables_size,
+                tables_sums=[
+                    xxhash.xxh3_64_intdigest(tables.bytes(first, first + size))
+                    for first, size in _pieces(tables_size)
+                ],
+                weights_size=weights_size,
+            )
+        )
+        start = _up(_PRELUDE.size + len(header))
+        tables_at = start + _up(weights_size)
+        with _whole(path) as descriptor:
+            os.write(
+                descriptor, _PRELUDE.pack(_MAGIC, len(header), xxhash.xxh3_64_intdigest(header)) + header
+            )
+            done = 0
+            for memory, at, size in (
+                (blueprint.weights, start, weights_size),
+                (tables, tables_at, tables_size),
+            ):
+                for first in range(0, size, _PIECE):
+                    piece = memory.bytes(first, min(first + _PIECE, size))
+                    while piece:
+                        written = os.pwrite(descriptor, piece, at + first)
+                        first += written
+                        piece = piece[written:]
+                        done += written
+                    progress(done / (weights_size + tables_size))
+        return tables_at + tables_size
+
+
+def _read_header(descriptor: int) -> tuple[_Header, int]:
+    """The header and where the weights start."""
+    prelude = os.pread(descriptor, _PRELUDE.size, 0)
+    if len(prelude) < _PRELUDE.size:
+        raise Damaged("it is cut short")
+    magic, size, total = _PRELUDE.unpack(prelude)
+    if magic != _MAGIC or size > _MOST_HEADER:
+        raise Damaged("it is no installed model")
+    raw = os.pread(descriptor, size, _PRELUDE.size)
+    if len(raw) < size or xxhash.xxh3_64_intdigest(raw) != total:
+        raise Damaged("the checksum of its header is off")
+    try:
+        header = msgspec.msgpack.decode(raw, type=_Header)
+    except msgspec.MsgspecError as error:
+        raise Damaged(f"its header cannot be read: {error}") from None
+    return header, _up(_PRELUDE.size + size)
+
+
+def _fetch(descriptor: int, at: int, into: memoryview | None, size: int, wanted: int, name: str) -> None:
+    """Read and check a page, a piece at a time: a piece is still in the cache when it is summed up."""
+    total = xxhash.xxh3_64()
+    scratch = memoryview(bytearray(_PIECE)) if into is None else None
+    done = 0
+    while done < size:
+        length = min(_PIECE, size - done)
+        piece = into[done : done + length] if into is not None else scratch[:length]  # type: ignore[index]
+        count = os.preadv(descriptor, [piece], at + done)
+        if count == 0:
+            raise Damaged("it is cut short")
+        total.update(piece[:count])
+        done += count
+    if total.intdigest() != wanted:
+        raise Damaged(f"the checksum of its {name} is off")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[int]:
+    """A descriptor of a new file that takes its name when it is finished, and is gone if that is not reached."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        yield descriptor
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _pieces(size: int) -> list[tuple[int, int]]:
+    """Offsets and sizes of the parts of the tables: each has its checksum, so that several threads can check them."""
+    part = 16 * _PIECE
+    return [(first, min(part, size - first)) for first in range(0, size, part)]
+
+
+def _up(size: int) -> int:
+    return -(-size // PAGE) * PAGE
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name)[:64] or "model"
