@@ -78,10 +78,13 @@ class Torch:
 
 @dataclass(frozen=True)
 class Native:
-    """The native decoder of the CPU driver: the instruction set it uses, or why it cannot be used."""
+    """The native decoder of the CPU driver: the instruction set it uses, or why it cannot be used; and the directory of
+    installed models (empty: none are kept) with the bytes they take."""
 
     isa: str
     error: str = ""
+    installed: str = ""
+    installed_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,13 @@ def native() -> Native:
     from drivers.cpu.native import library  # here, because the CPU driver imports this file
 
     found = library.load()
-    return Native("", found) if isinstance(found, str) else Native(found.isa)
+    if isinstance(found, str):
+        return Native("", found)
+    directory = library.installed_directory()
+    if directory is None:
+        return Native(found.isa)
+    taken = sum(path.stat().st_size for path in directory.glob("*") if path.is_file())
+    return Native(found.isa, "", str(directory), taken)
 
 
 def machine(measure: bool = False) -> Machine:

@@ -83,6 +83,9 @@ class Run(_Message):
     run of a context (or after Drop, or a restart) has keep=0 and lists all its blocks. `history` holds the tokens before
     `position` where the driver does not have them (needed for repetition penalty); else None, and the driver's own log of
     the context is cut to `position` and extended by `tokens`.
+
+    `ahead`: the blocks have room for so many tokens more. The driver may guess them, compute them with the run, and keep
+    those that turn out to be what it would have sampled (RunResult.more); that must not change any token.
     """
 
     ctx: int
@@ -93,6 +96,7 @@ class Run(_Message):
     blocks: list[int]
     sample: Sample | None = None
     history: list[int] | None = None
+    ahead: int = 0
 
 
 class Copy(_Message):
@@ -144,6 +148,9 @@ class Hello(_Message):
     block_tokens: int = BLOCK_TOKENS
     max_runs: int = 16  # a good number of processes per step
     step_tokens: int = 256  # a good number of tokens per step
+    guess_rows: int = (
+        0  # a step of fewer tokens than this may guess up to it (Run.ahead); 0: this driver does not
+    )
 
 
 class Probed(_Message):
@@ -172,12 +179,14 @@ class Loaded(_Message):
 
 class RunResult(_Message):
     """`token` is the sampled token, or -1 if the run did not ask for one. `error` is empty, or why this run failed
-    (its KV from `position` on is then undefined); the others of the step stand."""
+    (its KV from `position` on is then undefined); the others of the step stand. `more` are the tokens sampled after
+    `token`, by guessing: `token` and all of `more` but the last are in KV."""
 
     ctx: int
     token: int = -1
     logprobs: TokenLogprobs | None = None
     error: str = ""
+    more: list[int] = []
 
 
 class StepDone(_Message):

@@ -61,6 +61,7 @@ class Device:
     # configuration in force
     max_runs: int = 1
     step_tokens: int = 1
+    guess_rows: int = 0
     # counters
     restarts: int = 0
     steps: int = 0

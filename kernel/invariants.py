@@ -65,6 +65,8 @@ def check_tables(kernel: Kernel) -> None:
         _require(
             covered <= len(process.log), f"pid {process.pid}: {covered} tokens cached of {len(process.log)}"
         )
+        _require(not process.guessing or process.running > 0, f"pid {process.pid} guesses, but is in no step")
+        covered += process.guessing
         _require(
             len(table.frames) == blocks(covered),
             f"pid {process.pid}: {len(table.frames)} frames for {covered} tokens",

@@ -172,6 +172,7 @@ class LLMProcess(Process):
     sched_class: SchedClass = SchedClass.FAIR
     nice: int = 0
     running: int = 0  # tokens of the step in flight; 0: not in it
+    guessing: int = 0  # tokens beyond those that the step has frames for, to be guessed
     ticket: int = 0  # its live entry in the run queue; 0: none
     key: float = 0.0  # its place in the queue, as the policy gave it
     policy: Policy | None = None  # the policy it was last queued under ...
@@ -202,6 +203,22 @@ class LLMProcess(Process):
     def budget_used(self) -> bool:
         """Whether its token budget is used up; a child has used what its parent had when it was forked."""
         return 0 < self.limits.tokens <= self.account.decoded + self.spent
+
+    @property
+    def guessable(self) -> int:
+        """Tokens it may get from a step beyond the next one, by guessing; 0 where each needs a look of its own."""
+        decoding = self.decoding
+        if (
+            decoding is None
+            or not decoding.append
+            or decoding.logprobs
+            or self.sampler.repetition_penalty != 1.0
+        ):
+            return 0
+        left = min(decoding.left, self.context - len(self.log))
+        if self.limits.tokens:
+            left = min(left, self.limits.tokens - self.account.decoded - self.spent)
+        return max(0, left - 1)
 
     @property
     def todo(self) -> int:

@@ -132,6 +132,7 @@ def _hello(kernel: Kernel, device: Device, hello: Hello, now: float) -> None:
     config = device.config
     device.max_runs = config.max_runs or min(hello.max_runs, limits.MAX_RUNS)
     device.step_tokens = config.step_tokens or min(hello.step_tokens, limits.MAX_STEP_TOKENS)
+    device.guess_rows = min(hello.guess_rows, device.step_tokens)
     device.process.enter(State.BLOCKED, WaitFor.INPUT, now)
     kernel.log(
         now,
@@ -210,7 +211,7 @@ def _lose_frames(kernel: Kernel, device: Device, now: float, work: int) -> None:
         image.pool.reset()
     suspects = flight.processes if flight is not None else []
     for process in suspects:
-        process.running = 0
+        process.running = process.guessing = 0
         process.crashes += flight is not None and flight.step.ref == work
     for process in suspects:
         if process.dying is None and process.crashes >= kernel.config.max_crashes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from drivers.protocol import BLOCK_TOKENS, Drop, RunResult, Step, StepDone
 from kernel.device import UP, Device, InFlight
 from kernel.lifecycle import exit_process, finish_decoding
-from kernel.process import LLMProcess
+from kernel.process import Decoding, LLMProcess
 from kernel.readers import wake_readers
 from kernel.sched.plan import plan_step
 from syscalls.errno import Errno, SyscallError
@@ -72,10 +72,15 @@ def _check_results(flight: InFlight, message: StepDone) -> None:
     for run, result, process in zip(flight.step.runs, message.results, flight.processes, strict=True):
         probed = process.image.probed if process.image is not None else None
         wanted = run.sample is not None and run.sample.append and not result.error
-        if wanted and probed is not None and not 0 <= result.token < probed.vocab:
+        tokens = [result.token, *result.more]
+        if wanted and probed is not None and not 0 <= min(tokens) <= max(tokens) < probed.vocab:
+            raise SyscallError(
+                Errno.EPROTO, f"step {message.ref}: of {tokens} not all are in a vocabulary of {probed.vocab}"
+            )
+        if len(result.more) > run.ahead:
             raise SyscallError(
                 Errno.EPROTO,
-                f"step {message.ref}: token {result.token} is not in a vocabulary of {probed.vocab}",
+                f"step {message.ref}: {len(result.more)} tokens by guessing, {run.ahead} were allowed",
             )
 
 
@@ -96,6 +101,7 @@ def _apply(
     kernel: Kernel, device: Device, process: LLMProcess, result: RunResult, share: float, now: float
 ) -> None:
     tokens, process.running = process.running, 0
+    guessing, process.guessing = process.guessing, 0
     image, account = process.image, process.account
     assert image is not None
     if result.error:
@@ -108,38 +114,61 @@ def _apply(
         kernel.log(now, "error", f"{device.name}: process {process.pid}: {result.error}")
         _fail_decoding(kernel, process, result.error, now)
         return
-    process.table.computed(image.pool, process.log, tokens)
+    table, decoding = process.table, process.decoding
+    before = account.decoded
+    table.computed(image.pool, process.log, tokens)
+    finish = Finish.NONE
+    if decoding is not None and table.cached == len(process.log):
+        if result.logprobs is not None:
+            decoding.collected.append(result.logprobs)
+        finish = _append(process, decoding, result.token) if decoding.append else Finish.LENGTH
+        for token in result.more:
+            if finish is not Finish.NONE:
+                break  # what was guessed beyond the end
+            table.computed(image.pool, process.log, 1)  # the token before was guessed right
+            finish = _append(process, decoding, token)
+    decoded = account.decoded - before
+    if guessing:
+        table.cut(image.pool, table.cached)
+        process.driver_log = table.cached
+    _account(kernel, device, process, tokens, max(0, decoded - 1), share)
+    device.decoded += decoded
+    kernel.counters["decoded"] += decoded
+    if finish is Finish.BUDGET:
+        kernel.emit(now, "sig.xcpu", process.pid, amount=int(Signal.XCPU))
+    if finish is not Finish.NONE:
+        finish_decoding(kernel, process, finish, now)
+
+
+def _append(process: LLMProcess, decoding: Decoding, token: int) -> Finish:
+    """A sampled token joins the log. Returns why the decode ends with it, if it does."""
+    process.log.append(token)
+    process.account.decoded += 1
+    decoding.left -= 1
+    if token in decoding.stop_ids:
+        return Finish.STOP
+    if decoding.left == 0:
+        return Finish.LENGTH
+    if process.budget_used:
+        return Finish.BUDGET
+    return Finish.CONTEXT if len(process.log) >= process.context else Finish.NONE
+
+
+def _account(kernel: Kernel, device: Device, process: LLMProcess, run: int, extra: int, share: float) -> None:
+    """`run` tokens were asked for, `extra` came with them by guessing, `share` seconds a token that was asked for."""
+    account, tokens = process.account, run + extra
     if process.table.cached > process.reached:  # what is computed again after a crash clears nobody
         process.crashes = 0
         process.quantum_used += process.table.cached - process.reached
         process.reached = process.table.cached
     account.steps += 1
     account.computed += tokens
-    account.device_seconds += share * tokens
+    account.device_seconds += share * run
+    device.computed += extra
+    kernel.counters["computed"] += extra
+    kernel.counters["guessed"] += extra
     if process.policy is device.queue.policy:
         device.queue.policy.ran(process, tokens)
-    decoding = process.decoding
-    if decoding is None or process.table.cached < len(process.log):
-        return
-    if result.logprobs is not None:
-        decoding.collected.append(result.logprobs)
-    if not decoding.append:
-        finish_decoding(kernel, process, Finish.LENGTH, now)
-        return
-    process.log.append(result.token)
-    account.decoded += 1
-    device.decoded += 1
-    kernel.counters["decoded"] += 1
-    decoding.left -= 1
-    if result.token in decoding.stop_ids:
-        finish_decoding(kernel, process, Finish.STOP, now)
-    elif decoding.left == 0:
-        finish_decoding(kernel, process, Finish.LENGTH, now)
-    elif process.budget_used:
-        kernel.emit(now, "sig.xcpu", process.pid, amount=int(Signal.XCPU))
-        finish_decoding(kernel, process, Finish.BUDGET, now)
-    elif len(process.log) >= process.context:
-        finish_decoding(kernel, process, Finish.CONTEXT, now)
 
 
 def boundary(kernel: Kernel, process: LLMProcess, now: float) -> None:

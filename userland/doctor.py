@@ -206,7 +206,7 @@ def machine_findings(machine: dict[str, Any]) -> Iterator[Finding]:
     yield from dtypes(cpu, machine["native"])
 
 
-def dtypes(cpu: dict[str, Any], native: dict[str, str]) -> Iterator[Finding]:
+def dtypes(cpu: dict[str, Any], native: dict[str, Any]) -> Iterator[Finding]:
     """Which number formats the CPU driver offers, and why."""
     yield Finding("dtypes", "fp32", OK, "always" if cpu["bf16"] else "always; the default here")
     if cpu["bf16"]:
@@ -218,6 +218,11 @@ def dtypes(cpu: dict[str, Any], native: dict[str, str]) -> Iterator[Finding]:
             "dtypes", "int8", OK, f"by the native decoder ({isa}) for models like llama, else by torch"
         )
         yield Finding("dtypes", "int4", OK, f"by the native decoder ({isa}) for models like llama")
+        if kept := native["installed"]:
+            found = f"{size(native['installed_bytes'])} in {kept}; what is deleted there is made again"
+            yield Finding("dtypes", "installed models", OK, found)
+        else:
+            yield Finding("dtypes", "installed models", NOTE, "none are kept: LLMASOS_CACHE is empty")
         return
     if cpu["int8"]:
         yield Finding("dtypes", "int8", OK, "by torch: the CPU has exact int8 products (VNNI or AMX)")

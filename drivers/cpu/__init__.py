@@ -1,6 +1,9 @@
 """The CPU driver: this machine's cores. The native decoder (native/) runs what it knows in int8 and int4, the torch
-engine all else. Options: threads (default: one per core), dtype (fp32, bf16, int8, int4; default bf16 where the CPU
-multiplies it, else fp32), installed (the directory of installed models, or no; default as native/installed.py says).
+engine all else.
+
+Options: threads (default: one per core); dtype (fp32, bf16, int8, int4; default bf16 where the CPU multiplies it,
+else fp32); installed (the directory of installed models, or no; default as native/library.py says); guess (rows of a
+small step that may be guesses, engine/guess.py; 0: none).
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from drivers.protocol import VERSION, Hello
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Tier
 
-OPTIONS = ("threads", "dtype", "installed")
+OPTIONS = ("threads", "dtype", "installed", "guess")
+GUESS_ROWS = 8  # one tile of rows: as many as are computed while the weights are read once
 SPINS = "20000"  # some 0.4 ms
 
 
@@ -46,6 +50,9 @@ def open_device(options: Mapping[str, str]) -> Device:
     threads = options.get("threads") or str(cpu.cores)
     if not threads.isdigit() or int(threads) < 1:
         raise SyscallError(Errno.EINVAL, f"threads={threads!r}: a number of at least 1 was wanted")
+    guess = options.get("guess") or str(GUESS_ROWS)
+    if not guess.isdigit():
+        raise SyscallError(Errno.EINVAL, f"guess={guess!r}: a number of rows was wanted, 0 for none")
     dtypes = ["fp32", "bf16"]
     refusals: dict[str, str] = {}
     no_int8 = ""
@@ -70,7 +77,7 @@ def open_device(options: Mapping[str, str]) -> Device:
     import torch
 
     from drivers.cpu.native.image import NativeKind
-    from drivers.cpu.native.installed import Store, default_directory
+    from drivers.cpu.native.installed import Store
     from drivers.engine.architecture import TESTED
     from drivers.engine.engine import Engine
     from drivers.engine.image import ImageKind, TorchKind
@@ -80,7 +87,9 @@ def open_device(options: Mapping[str, str]) -> Device:
     kinds: list[ImageKind] = [TorchKind(device, no_int8)]
     if isinstance(native, library.Library):
         chosen = options.get("installed")
-        directory = default_directory() if chosen is None else None if chosen == "no" else Path(chosen)
+        directory = (
+            library.installed_directory() if chosen is None else None if chosen == "no" else Path(chosen)
+        )
         store = Store(directory, int(threads)) if directory else None
         kinds.insert(0, NativeKind(native, int(threads), store))
     hello = Hello(
@@ -93,5 +102,6 @@ def open_device(options: Mapping[str, str]) -> Device:
         architectures=list(TESTED),
         dtypes=dtypes,
         features=["logprobs", "deterministic"],
+        guess_rows=int(guess),
     )
     return Engine(device, hello, default, refusals, lambda: int(psutil.virtual_memory().available), kinds)

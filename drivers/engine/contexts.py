@@ -22,6 +22,7 @@ class Context:
     log: array[int] = field(default_factory=lambda: array("q"))
     start: int = 0
     end: int = -1
+    trust: float = 0.5  # that a guess at its next token holds (guess.py)
 
     def follow(self, run: Run) -> str:
         """Take over what a run says of the context. Returns what is wrong with it, or ""."""
@@ -42,6 +43,12 @@ class Context:
             self.log, self.start = array("q"), run.position
         self.log.extend(run.tokens)
         return ""
+
+    def cut(self, tokens: int) -> None:
+        """Forget the last so many tokens: they were guessed, and wrong."""
+        if tokens:
+            del self.log[-tokens:]
+            self.end -= tokens
 
     @property
     def complete(self) -> bool:

@@ -12,13 +12,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from drivers.engine import architecture, loading, source, verify
 from drivers.engine.contexts import Context
 from drivers.engine.image import Frames, ImageKind
 from drivers.engine.sampler import is_plain, plain_choice, sample
-from drivers.protocol import Hello, Load, Loaded, Probe, Probed, Run, RunResult, Step, StepDone
+from drivers.protocol import Hello, Load, Loaded, Probe, Probed, Run, RunResult, Sample, Step, StepDone
 from syscalls.errno import Errno, SyscallError
 
 
@@ -199,34 +200,70 @@ class Engine:
         if not good:
             return
         runs = [all_runs[i] for i in good]
-        batch = image.prepare(runs, contexts)
-        sampled = [j for j, run in enumerate(runs) if run.sample is not None]
+        guesses = self._guess(image, runs, contexts)
+        batch = image.prepare(_longer(runs, guesses), contexts)
         prepared = time.perf_counter()
-        rows = [batch.last_row[j] for j in sampled]
-        wanted = [want for run in runs if (want := run.sample) is not None]
+        rows: list[int] = []
+        wanted: list[Sample] = []
+        logs: list[torch.Tensor | None] = []
+        for run, context, guess, last in zip(runs, contexts, guesses, batch.last_row, strict=True):
+            if run.sample is not None:
+                rows += range(last - len(guess), last + 1)
+                wanted += [_later(run.sample, i) for i in range(len(guess) + 1)]
+                logs += [self._log(run, context)] * (len(guess) + 1)
         if all(map(is_plain, wanted)):
-            choices = [
-                plain_choice(token, w) for token, w in zip(image.greatest(batch, rows), wanted, strict=True)
-            ]
+            greatest = image.greatest(batch, rows)
             computed = time.perf_counter()
+            choices = [plain_choice(token, want) for token, want in zip(greatest, wanted, strict=True)]
         else:
             logits = image.forward(batch, rows)
             computed = time.perf_counter()
-            logs = [self._log(runs[j], contexts[j]) for j in sampled]
             choices = sample(logits, wanted, logs)
-        chosen = dict(zip(sampled, choices, strict=True))
-        for j, i in enumerate(good):
-            choice = chosen.get(j)
-            if choice is None:
-                results[i] = RunResult(runs[j].ctx)
-            else:
-                results[i] = RunResult(runs[j].ctx, choice.token, choice.logprobs, choice.error)
+        image.guesser.computed(
+            sum(len(run.tokens) for run in runs) + sum(map(len, guesses)), computed - prepared
+        )
+        at = 0
+        for i, run, context, guess in zip(good, runs, contexts, guesses, strict=True):
+            if run.sample is None:
+                results[i] = RunResult(run.ctx)
+                continue
+            own = choices[at : at + len(guess) + 1]
+            at += len(own)
+            right = 0
+            while right < len(guess) and guess[right] == own[right].token and not own[right + 1].error:
+                right += 1
+            if guess:
+                image.guesser.held(context, len(guess), right)
+                context.cut(len(guess) - right)
+            first, more = own[0], [choice.token for choice in own[1 : right + 1]]
+            results[i] = RunResult(run.ctx, first.token, first.logprobs, first.error, more)
         phases["prepare"] += prepared - start
         phases["model"] += computed - prepared
         phases["sample"] += time.perf_counter() - computed
+
+    def _guess(self, image: Frames, runs: list[Run], contexts: list[Context]) -> list[list[int]]:
+        """Guesses at what follows each run; they join the logs."""
+        if not image.exact or not any(run.ahead for run in runs):
+            return [[] for _ in runs]
+        ahead = [image.room(run) if run.sample is not None else 0 for run in runs]
+        guesses = image.guesser.propose(sum(len(run.tokens) for run in runs), contexts, ahead)
+        for context, guess in zip(contexts, guesses, strict=True):
+            context.log.extend(guess)
+        return guesses
 
     def _log(self, run: Run, context: Context) -> torch.Tensor | None:
         """The ids of a context's log where the sampler needs them."""
         if run.sample is None or run.sample.sampler.repetition_penalty == 1.0 or not context.complete:
             return None
         return torch.tensor(context.log, device=self._device)
+
+
+def _longer(runs: list[Run], guesses: list[list[int]]) -> list[Run]:
+    return [
+        msgspec.structs.replace(run, tokens=run.tokens + guess) if guess else run
+        for run, guess in zip(runs, guesses, strict=True)
+    ]
+
+
+def _later(want: Sample, tokens: int) -> Sample:
+    return msgspec.structs.replace(want, position=want.position + tokens) if tokens else want

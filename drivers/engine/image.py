@@ -20,6 +20,7 @@ from drivers.engine import architecture, int8, plan
 from drivers.engine.architecture import Layout
 from drivers.engine.attention import PagedAttention
 from drivers.engine.contexts import Context
+from drivers.engine.guess import Guesser
 from drivers.engine.kv import KVShape, KVSlab
 from drivers.protocol import BLOCK_TOKENS, Run
 from syscalls.errno import Errno, SyscallError
@@ -67,11 +68,13 @@ class Frames(ABC):
     """What images of every kind share: a layout, KV frames, and the rules for what may be run over them."""
 
     weight_bytes: int
+    exact = False  # do a row's logits have the same bits whatever rows are beside it?
 
     def __init__(self, layout: Layout, dtype: str, slab: KVSlab) -> None:
         self.layout = layout
         self.dtype = dtype
         self.slab = slab
+        self.guesser = Guesser()
 
     def check(self, run: Run) -> str:
         """What of a run cannot be computed here, or ""."""
@@ -87,6 +90,11 @@ class Frames(ABC):
         if (run.keep + len(run.blocks)) * BLOCK_TOKENS < end:
             return f"context {run.ctx}: {run.keep + len(run.blocks)} blocks do not hold {end} tokens"
         return ""
+
+    def room(self, run: Run) -> int:
+        """How many of the tokens a run allows to be guessed there is room for."""
+        end = run.position + len(run.tokens)
+        return min(run.ahead, (run.keep + len(run.blocks)) * BLOCK_TOKENS - end, self.layout.context - end)
 
     @abstractmethod
     def close(self) -> None:

@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+import msgspec
+
 from drivers.protocol import (
     BLOCK_TOKENS,
     VERSION,
@@ -38,6 +40,7 @@ from drivers.sim.spec import DTYPES, DeviceSpec, ModelSpec, model
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Tier
 
+_WRONG_EVERY = 4  # guesses
 SLICE_SECONDS = 0.05  # the longest sleep between two signs of progress
 
 
@@ -110,6 +113,7 @@ class SimDevice:
             features=["logprobs", "deterministic"],
             max_runs=s.max_runs,
             step_tokens=s.step_tokens,
+            guess_rows=s.guess_rows,
         )
 
     # --- models -----------------------------------------------------------------------------------------------------
@@ -191,7 +195,7 @@ class SimDevice:
             else:
                 try:
                     self._read(run, i, writers)
-                    results.append(self._sample(run))
+                    results.append(self._guess(run, i, writers, self._sample(run)))
                 except _Fault as fault:
                     results.append(RunResult(run.ctx, error=self._fault(request, run, fault)))
             self._progress += 1
@@ -244,11 +248,16 @@ class SimDevice:
         del context.log[run.position :], context.chain[run.position :]
         context.log.extend(run.tokens)
         tokens.extend_chain(context.chain, image.root, run.tokens)
-        for block in range(run.position // BLOCK_TOKENS, (end - 1) // BLOCK_TOKENS + 1):
-            frame = table[block]
+        self._store(run, index, writers, run.position, end)
+
+    def _store(self, run: Run, index: int, writers: dict[tuple[int, int], int], first: int, end: int) -> None:
+        """Write the context's tokens at positions first .. end - 1 to their slots."""
+        image, context = self._images[run.image], self._contexts[run.ctx]
+        for block in range(first // BLOCK_TOKENS, (end - 1) // BLOCK_TOKENS + 1):
+            frame = context.table[block]
             if writers.setdefault((run.image, frame), index) != index:
                 raise _Fault(f"frame {frame} is written by two runs of the step")
-            lo, hi = max(run.position, block * BLOCK_TOKENS), min(end, (block + 1) * BLOCK_TOKENS)
+            lo, hi = max(first, block * BLOCK_TOKENS), min(end, (block + 1) * BLOCK_TOKENS)
             slot = lo - block * BLOCK_TOKENS
             kept = image.tokens.get(frame, [])[:slot]
             if len(kept) != slot:
@@ -310,6 +319,31 @@ class SimDevice:
             token = tokens.next_token(m, state, s.sampler, s.position, context.log)
         alternatives = tokens.logprobs(m, state, token, s.logprobs) if s.logprobs else None
         return RunResult(run.ctx, token if s.append else -1, alternatives)
+
+    def _guess(
+        self, run: Run, index: int, writers: dict[tuple[int, int], int], result: RunResult
+    ) -> RunResult:
+        """Guess as far ahead as the run allows: right some times in a row, then wrong, which stays in its slot."""
+        s = run.sample
+        if s is None or not s.append or not run.ahead:
+            return result
+        image, context = self._images[run.image], self._contexts[run.ctx]
+        held = [result.token]
+        for position in range(len(context.log), len(context.log) + run.ahead):
+            if position + 1 >= image.model.context:
+                break
+            right = tokens.mix(context.chain[-1], position) % _WRONG_EVERY > 0
+            guess = held[-1] if right else (held[-1] + 1) % image.model.vocab
+            context.log.append(guess)
+            tokens.extend_chain(context.chain, image.root, [guess])
+            self._store(run, index, writers, position, position + 1)
+            if not right:
+                del context.log[-1], context.chain[-1]
+                break
+            held.append(
+                tokens.next_token(image.model, context.chain[-1], s.sampler, position + 1, context.log)
+            )
+        return msgspec.structs.replace(result, more=held[1:])
 
     # --- time and failure -------------------------------------------------------------------------------------------
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from drivers.protocol import Copy, Run, Sample
 from kernel.device import Device
 from kernel.memory.weights import Image
@@ -60,6 +62,7 @@ def plan_step(device: Device, pager: Pager, now: float, aging: float, quantum: i
         assert plan.runs or first.pid not in first.image.starved, "the first claim can take every frame"
     if not plan.runs:
         return None
+    _allow_guesses(device, plan)
     waiting = bool(device.queue) or any(image.starved for image in device.images.values())
     strongest = min(plan.processes, key=lambda p: (rank(p.sched_class), p.key))
     device.queue.policy.planned(strongest, waiting)
@@ -177,6 +180,27 @@ def _admit(
     plan.tokens += tokens
     process.enter(State.RUNNING, WaitFor.NONE, now)
     return True
+
+
+def _allow_guesses(device: Device, plan: Plan) -> None:
+    """Rows that a small step has to spare go to runs that decode, as far as there are free frames (Run.ahead)."""
+    spare = device.guess_rows - plan.tokens
+    if spare <= 0:
+        return
+    able = [i for i, run in enumerate(plan.runs) if run.sample is not None and plan.processes[i].guessable]
+    for waiting, i in zip(range(len(able), 0, -1), able, strict=True):
+        run, process = plan.runs[i], plan.processes[i]
+        assert process.image is not None
+        pool, table = process.image.pool, process.table
+        ahead = min(spare // waiting, process.guessable, table.room(pool) - process.running)
+        if ahead <= 0:
+            continue
+        table.extend(pool, process.running + ahead)
+        blocks = run.blocks + table.frames[table.sent :]
+        plan.runs[i] = msgspec.structs.replace(run, blocks=blocks, ahead=ahead)
+        table.sent = len(table.frames)
+        process.guessing = ahead
+        spare -= ahead
 
 
 def _run(image: Image, process: LLMProcess, tokens: int) -> Run:

@@ -43,8 +43,10 @@ class Process:
 class Feeder:
     """One engine and its processes."""
 
-    def __init__(self, device: Device, frames: int = 256, seed: int = 0) -> None:
+    def __init__(self, device: Device, frames: int = 256, seed: int = 0, ahead: int = 0) -> None:
+        """`ahead`: tokens that the device may guess with each that is sampled."""
         self.device = device
+        self._ahead = ahead
         self._random = random.Random(seed)
         self._free = list(range(frames))
         self._random.shuffle(self._free)
@@ -90,14 +92,16 @@ class Feeder:
         position = process.computed
         tokens = process.log[position : position + count]
         end = position + len(tokens)
-        blocks = -(-end // BLOCK_TOKENS)
+        ahead = self._ahead if append and not logprobs and end == len(process.log) else 0
+        blocks = -(-(end + ahead) // BLOCK_TOKENS)
         while len(process.table) < blocks:
             process.table.append(self._allocate())
         keep = min(process.told, blocks)
         sample = Sample(process.sampler, end, append, logprobs) if end == len(process.log) else None
         history = None if process.knows_log else process.log[:position]
         process.computed, process.told, process.knows_log = end, blocks, True
-        return Run(process.ctx, IMAGE, position, tokens, keep, process.table[keep:blocks], sample, history)
+        table = process.table[keep:blocks]
+        return Run(process.ctx, IMAGE, position, tokens, keep, table, sample, history, ahead)
 
     def step(self, runs: Sequence[Run]) -> list[RunResult]:
         copies, self._copies = self._copies, []
@@ -121,11 +125,13 @@ class Feeder:
             for process, run, result in zip(waiting, runs, self.step(runs), strict=True):
                 assert not result.error, result.error
                 if run.sample is not None:
-                    process.log.append(result.token)
-                    made[process.ctx].append(result.token)
+                    process.computed += len(result.more)
+                    for token in (result.token, *result.more):
+                        process.log.append(token)
+                        made[process.ctx].append(token)
                     if result.logprobs is not None:
                         process.logprobs.append(result.logprobs)
-        return [made[process.ctx] for process in processes]
+        return [made[process.ctx][:count] for process in processes]
 
     def _allocate(self) -> int:
         frame = self._free.pop(self._random.randrange(len(self._free)))

@@ -16,7 +16,7 @@ from drivers import hal
 KEYS = {
     "": {"system", "python", "cpu", "memory", "torch", "native", "gpus"},
     "cpu": {"model", "architecture", "cores", "threads", "isa", "caches", "bf16", "int8"},
-    "native": {"isa", "error"},
+    "native": {"isa", "error", "installed", "installed_bytes"},
     "memory": {"total", "available", "bandwidth"},
     "torch": {"version", "cpu_capability", "threads", "onednn", "cuda", "error"},
 }

@@ -107,11 +107,13 @@ class Reading:
 
 
 class Core(RuleBasedStateMachine):
+    options = {"context": "128"}
+
     def __init__(self) -> None:
         super().__init__()
         self.sim = simulate(
             frames=12,
-            options={"context": "128"},
+            options=self.options,
             max_runs=3,
             step_tokens=24,
             hang_seconds=5.0,

@@ -48,6 +48,8 @@ class Rows:
 class NativeImage(Frames):
     """One loaded model, for int8 and int4."""
 
+    exact = True
+
     def __init__(
         self,
         library: Library,

@@ -36,7 +36,6 @@ from drivers.cpu.native.network import Blueprint, Page
 from drivers.cpu.native.packing import PAGE, Arena
 
 FORMAT = 1  # of the file; that of its structures is library.ABI
-DIRECTORY = "LLMASOS_CACHE"  # the environment's: where installed models are kept; "" keeps none
 _MAGIC = b"LLMasOS\0"
 _PRELUDE = struct.Struct("<8sQQ")  # magic, bytes of the header, its checksum
 _MOST_HEADER = 1 << 24
@@ -69,15 +68,6 @@ class Mapped:
 
     base: int
     map: mmap.mmap
-
-
-def default_directory() -> Path | None:
-    """Where installed models are kept if nobody says otherwise; None: nowhere."""
-    chosen = os.environ.get(DIRECTORY)
-    if chosen is not None:
-        return Path(chosen) if chosen else None
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache, "llmasos", "installed")
 
 
 class Store:

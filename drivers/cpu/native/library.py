@@ -21,6 +21,8 @@ ITEM = 32  # columns are padded to a multiple of it
 GROUP = 32  # inputs that share a scale in 4 bits
 SWITCH = "LLMASOS_NATIVE"  # "0": do without; or the name of an instruction set, for comparing them
 
+DIRECTORY = "LLMASOS_CACHE"  # where installed models (installed.py) are kept; "" keeps none
+
 INSTRUCTION_SETS = ("avx512vnni", "avxvnni", "avx2", "generic")  # the best first
 
 SILU, GELU_TANH = 0, 1
@@ -128,3 +130,12 @@ def load() -> Library | str:
         return Library(built[0], wanted)
     except (OSError, AttributeError) as error:
         return str(error)
+
+
+def installed_directory() -> Path | None:
+    """Where installed models are kept unless the driver is told otherwise; None: nowhere."""
+    chosen = os.environ.get(DIRECTORY)
+    if chosen is not None:
+        return Path(chosen) if chosen else None
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(cache, "llmasos", "installed")
