@@ -5,7 +5,9 @@ STAMP  := $(VENV)/.installed
 NATIVE := $(wildcard drivers/cpu/native/*.c drivers/cpu/native/*.h drivers/cpu/native/*.inc)
 BIN    := $(VENV)/bin
 
-.PHONY: run demo test lint bench docs clean
+PEERS  := llama_cpp vllm openvino
+
+.PHONY: run demo test lint bench peers docs clean
 .DEFAULT_GOAL := run
 
 $(STAMP): pyproject.toml $(NATIVE)
@@ -36,9 +38,24 @@ lint: $(STAMP)
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks
 
+# The environments of the engines that benchmarks/peers compares this system with; one that fails does not stop the others.
+peers: $(STAMP)
+	@$(MAKE) --no-print-directory --keep-going $(PEERS:%=.peers/%/.installed) || { \
+		for peer in $(PEERS); do test -e .peers/$$peer/.installed || failed="$$failed $$peer"; done; \
+		echo "These could not be installed, see above:$$failed. The others can be compared: $(BIN)/python -m benchmarks.peers" >&2; \
+		exit 1; }
+
+.peers/llama_cpp/.installed: export CMAKE_ARGS := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF
+.peers/%/.installed: benchmarks/peers/requirements/%.txt
+	@echo "Setting up .peers/$* (once) ..."
+	@rm -f $@
+	@test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
+	@.peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 docs: $(STAMP)
 	@$(BIN)/python -m docs.generate
 	@$(BIN)/python -m userland.sdk.mirror
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

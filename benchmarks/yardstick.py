@@ -1,7 +1,8 @@
-"""The yardstick model: a Qwen2.5-0.5B shape with random weights, built once on disk, that speeds are compared on.
+"""The yardstick models: shapes of public models with random weights, built once on disk, that speeds are compared on.
 
-Only the shape matters for speed, so the weights come from a seed and nothing is downloaded. About 1 GB in bf16, under
-$XDG_CACHE_HOME/llmasos/bench (else ~/.cache, else the temporary directory).
+Only the shape matters for speed, so the weights come from a seed and nothing is downloaded. Kept under
+$XDG_CACHE_HOME/llmasos/bench (else ~/.cache, else the temporary directory): about 1 GB for Qwen2.5-0.5B in bf16, which
+is the usual one, 2.5 GB for Llama-3.2-1B.
 """
 
 from __future__ import annotations
@@ -9,37 +10,87 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 VOCAB = 151_936
-SHAPE = {
-    "vocab_size": VOCAB,
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-    "rope_theta": 1_000_000.0,
-    "rms_norm_eps": 1e-6,
-    "max_position_embeddings": 32_768,
-}
 PROMPT_TOKENS = 64
 DECODED_TOKENS = 32
 
 
-def ensure_yardstick() -> Path:
+@dataclass(frozen=True)
+class Shape:
+    """A network but for its weights: transformers' name of its architecture and the fields of its configuration."""
+
+    name: str
+    architecture: str
+    fields: Mapping[str, Any]
+
+    @property
+    def vocab(self) -> int:
+        return int(self.fields["vocab_size"])
+
+
+QWEN2 = Shape(
+    "qwen2-0.5b",
+    "qwen2",
+    MappingProxyType(
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 896,
+            "intermediate_size": 4864,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 14,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+            "rope_theta": 1_000_000.0,
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 32_768,
+        }
+    ),
+)
+LLAMA3 = Shape(
+    "llama3-1.2b",
+    "llama",
+    MappingProxyType(
+        {
+            "vocab_size": 128_256,
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 16,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500_000.0,
+                "factor": 32.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            },
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 131_072,
+        }
+    ),
+)
+
+
+def ensure_yardstick(shape: Shape = QWEN2) -> Path:
     """The model's directory, building it if it is not there yet."""
-    place = _cache() / "yardstick-qwen2-0.5b"
+    place = cache() / f"yardstick-{shape.name}"
     if (place / "model.safetensors").is_file():
         return place
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.for_model("qwen2", **SHAPE)
+    config = AutoConfig.for_model(shape.architecture, **shape.fields)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    place.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=place.parent))
     try:
         model.save_pretrained(unfinished)
@@ -52,15 +103,16 @@ def ensure_yardstick() -> Path:
     return place
 
 
-def prompts(count: int, length: int = PROMPT_TOKENS) -> list[list[int]]:
-    """`count` different prompts of random tokens, the same every time."""
+def prompts(count: int, length: int = PROMPT_TOKENS, vocab: int = VOCAB, seed: int = 7) -> list[list[int]]:
+    """`count` different prompts of random tokens below `vocab`, the same every time for a seed."""
     import random
 
-    chosen = random.Random(7)
-    return [[chosen.randrange(VOCAB) for _ in range(length)] for _ in range(count)]
+    chosen = random.Random(seed)
+    return [[chosen.randrange(vocab) for _ in range(length)] for _ in range(count)]
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """The directory, there now, of what is built once for benchmarks."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     try:
         place = Path(base, "llmasos", "bench")
