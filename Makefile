@@ -46,11 +46,14 @@ peers: $(STAMP)
 		exit 1; }
 
 .peers/llama_cpp/.installed: export CMAKE_ARGS := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF
+# For pictures and sounds; PyPI's are built for another torch than the one vLLM wants, and importing them ends in an error.
+.peers/vllm/.installed: UNWANTED := torchvision torchaudio torchcodec
 .peers/%/.installed: benchmarks/peers/requirements/%.txt
 	@echo "Setting up .peers/$* (once) ..."
 	@rm -f $@
 	@test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
 	@.peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@test -z "$(UNWANTED)" || .peers/$*/bin/python -m pip uninstall --quiet --yes $(UNWANTED)
 	@touch $@
 
 docs: $(STAMP)

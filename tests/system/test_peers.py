@@ -6,6 +6,7 @@ The workers here are scripted, but for the conversions: those are tried with the
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -22,11 +23,12 @@ from benchmarks.peers.comparison import Results, Row, Workload, compare
 from benchmarks.peers.engines import Engine, cpus
 from benchmarks.peers.peer import ROOT, Peer, PeerError
 from benchmarks.peers.table import figures, table
-from benchmarks.yardstick import QWEN2
+from benchmarks.yardstick import LLAMA3, QWEN2, prompts
 from tests.booted import PATIENCE, eventually, is_gone
 
 SMALL = Workload("short", QWEN2, prompt=4, decode=3, batches=(1, 2), rounds=2)
 HANG_SECONDS = 5.0
+Expected = list[tuple[list[int], int]]  # prompts and their next tokens
 
 WORKER = '''
 import os, signal, subprocess, sys, time
@@ -355,3 +357,62 @@ def test_without_any_result_there_is_no_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install -e '.[bench]'")
     with pytest.raises(picture.NoPicture, match="nothing was measured"):
         picture.draw([results("short", row("vllm-int8", 0.0, missing="no"))], tmp_path / "comparison.svg")
+
+
+# --- the same model everywhere --------------------------------------------------------------------------------------
+
+CLEAR = 4  # prompts whose next token is the clearest of all: no rounding of weights changes it
+
+
+@pytest.fixture(scope="module", params=["qwen2", "llama"])
+def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Expected]:
+    """A checkpoint of a small network, shaped as the yardsticks are, and what transformers makes of some prompts."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = {"qwen2": QWEN2, "llama": LLAMA3}[request.param]
+    fields = {
+        **shape.fields,
+        "vocab_size": 512,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "initializer_range": 0.1,
+    }
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(shape.architecture, **fields))
+    for name, parameter in model.named_parameters():
+        if name.endswith(".bias"):
+            torch.nn.init.normal_(parameter, std=0.5)
+    model = model.bfloat16()
+    place = tmp_path_factory.mktemp(shape.architecture) / "model"
+    model.save_pretrained(place)
+    some = prompts(256, 16, 512)
+    with torch.inference_mode():
+        best = model.float()(torch.tensor(some)).logits[:, -1].topk(2)
+    clearest = (best.values[:, 0] - best.values[:, 1]).argsort(descending=True)[:CLEAR].tolist()
+    return place, [(some[i], int(best.indices[i, 0])) for i in clearest]
+
+
+@pytest.mark.parametrize("key", [engine.key for engine in engines.engines()])
+def test_every_engine_continues_a_prompt_as_transformers_does(
+    key: str, small: tuple[Path, Expected], tmp_path: Path
+) -> None:
+    (engine,) = (engine for engine in engines.engines() if engine.key == key)
+    if reason := engine.missing():
+        pytest.skip(f"{engine.name} is {reason}")
+    eager = {"TORCH_COMPILE_DISABLE": "1"}  # compiling takes minutes and computes the same
+    engine = dataclasses.replace(engine, variables={**engine.variables, **eager})
+    checkpoint, expected = small
+    model = engine.model(checkpoint, cpus(), tmp_path, PATIENCE)
+    with engine.start(cpus(), tmp_path) as worker:
+        worker.ask(PATIENCE, do="load", model=str(model), threads=len(cpus()), batch=CLEAR, context=32)
+        for batch in (expected, expected[:1], list(reversed(expected))):
+            timing = worker.ask(PATIENCE, do="measure", prompts=[prompt for prompt, _ in batch], decode=3)
+            assert [sequence[0] for sequence in timing["tokens"]] == [token for _, token in batch]
+            assert min(len(sequence) for sequence in timing["tokens"]) >= 3
+            assert timing["prompt_seconds"] > 0
+            assert timing["step_seconds"] > 0
