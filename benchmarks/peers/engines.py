@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from benchmarks.peers.peer import ROOT, Peer
+from benchmarks.peers.peer import ROOT, Peer, PeerError
 
 ENVIRONMENTS = ROOT / ".peers"
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -42,8 +40,8 @@ class Engine:
             return "not installed: run `make peers`"
         return ""
 
-    def start(self, cpus: list[int], logs: Path) -> Peer:
-        """Start its worker on these CPUs. Raises PeerError."""
+    def start(self, cpus: list[int], logs: Path, scratch: Path | None = None) -> Peer:
+        """Start its worker on these CPUs; its temporary files are in a directory in `scratch`. Raises PeerError."""
         python = str(self.home / "bin" / "python") if self.environment else sys.executable
         command = self.command or (
             python,
@@ -52,7 +50,8 @@ class Engine:
             *filter(None, [self.form]),
         )
         theirs = {**_quiet(self.home), **_threads(len(cpus))} if self.environment else {}
-        return Peer(self.name, command, cpus, logs / f"{self.key}.log", {**theirs, **self.variables})
+        place = {"TMPDIR": str(scratch)} if scratch else {}
+        return Peer(self.name, command, cpus, logs / f"{self.key}.log", {**theirs, **self.variables, **place})
 
     def model(self, checkpoint: Path, cpus: list[int], logs: Path, seconds: float) -> Path:
         """The model in the engine's format, beside the checkpoint; converted if it is not there yet. Raises PeerError."""
@@ -61,16 +60,12 @@ class Engine:
         place = checkpoint.with_name(f"{checkpoint.name}.{self.converted}")
         if place.exists():
             return place
-        unfinished = Path(tempfile.mkdtemp(dir=checkpoint.parent))
         try:
-            with self.start(cpus, logs) as worker:
-                worker.ask(seconds, do="convert", source=str(checkpoint), place=str(unfinished / "model"))
-            (unfinished / "model").rename(place)  # whoever looks meanwhile finds a whole model or none
-        except OSError:
+            with self.start(cpus, logs, scratch=checkpoint.parent) as worker:
+                worker.ask(seconds, do="convert", source=str(checkpoint), place=str(place))
+        except PeerError:
             if not place.exists():  # else somebody else was first
                 raise
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
         return place
 
 

@@ -18,6 +18,7 @@ import os
 import signal
 import statistics
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -48,7 +49,7 @@ class Engine(abc.ABC):
     remembered of a prompt from one measurement to the next."""
 
     def convert(self, source: str, place: str) -> None:
-        """Write the model of a checkpoint directory in the engine's own format to `place`, which does not exist."""
+        """Write the model of a checkpoint directory in the engine's own format, a file or a directory, to `place`."""
         raise NotImplementedError(f"{type(self).__name__} reads checkpoints as they are")
 
     @abc.abstractmethod
@@ -62,6 +63,12 @@ class Engine(abc.ABC):
     def close(self) -> None:
         """End what `load` started."""
         return
+
+
+def ahead(batch: int, context: int, step_tokens: int) -> int:
+    """How many more tokens than asked for the first sequence of a batch may have decoded when the last one has: an engine
+    that computes `step_tokens` tokens a step decodes those whose prompts are done while it computes the other prompts."""
+    return -(-batch * context // max(1, step_tokens - batch)) + 1
 
 
 def serve(engine: Engine) -> None:
@@ -87,7 +94,10 @@ def serve(engine: Engine) -> None:
 def _do(engine: Engine, request: dict[str, Any]) -> Any:
     match request:
         case {"do": "convert", "source": source, "place": place}:
-            return engine.convert(source, place)
+            # Unfinished, it is a temporary file of the worker; whoever looks for it finds a whole model or none.
+            unfinished = os.path.join(tempfile.mkdtemp(), "model")
+            engine.convert(source, unfinished)
+            return os.rename(unfinished, place)
         case {"do": "load", "model": model, "threads": threads, "batch": batch, "context": context}:
             return engine.load(model, threads, batch, context)
         case {"do": "measure", "prompts": prompts, "decode": decode}:

@@ -38,6 +38,12 @@ from benchmarks.peers.protocol import Engine, Timing, serve
 class Scripted(Engine):
     """Does as its argument says when it measures more than one sequence in earnest."""
 
+    def convert(self, source, place):
+        Path(place).write_text("half")
+        if sys.argv[1] == "refuses":
+            raise RuntimeError("no such form")
+        Path(place).write_text(f"{source}, whole")
+
     def load(self, model, threads, batch, context):
         print("noise on standard output", flush=True)
         os.write(1, b"more noise\\n")
@@ -195,6 +201,27 @@ def test_a_request_nobody_knows_is_answered(scripted: Callable[..., Engine], tmp
         with pytest.raises(PeerError, match="no such request"):
             peer.ask(PATIENCE, do="dance")
         assert peer.ask(PATIENCE, do="measure", prompts=[[1]], decode=2)["tokens"] == [[1, 1]]
+
+
+def test_a_model_is_converted_once(scripted: Callable[..., Engine], tmp_path: Path) -> None:
+    engine = dataclasses.replace(scripted("good"), converted="form")
+    checkpoint = tmp_path / "models" / "yardstick"
+    checkpoint.mkdir(parents=True)
+    first = engine.model(checkpoint, cpus(), tmp_path, PATIENCE)
+    assert first == tmp_path / "models" / "yardstick.form"
+    assert first.read_text() == f"{checkpoint}, whole"
+    first.write_text("as it was")
+    assert engine.model(checkpoint, cpus(), tmp_path, PATIENCE).read_text() == "as it was"
+    assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["yardstick", "yardstick.form"]
+
+
+def test_a_conversion_that_fails_leaves_nothing(scripted: Callable[..., Engine], tmp_path: Path) -> None:
+    engine = dataclasses.replace(scripted("refuses"), converted="form")
+    checkpoint = tmp_path / "models" / "yardstick"
+    checkpoint.mkdir(parents=True)
+    with pytest.raises(PeerError, match="failed to convert: RuntimeError: no such form"):
+        engine.model(checkpoint, cpus(), tmp_path, PATIENCE)
+    assert list(checkpoint.parent.iterdir()) == [checkpoint]
 
 
 # --- its processes --------------------------------------------------------------------------------------------------
@@ -365,6 +392,7 @@ def test_without_any_result_there_is_no_picture(tmp_path: Path) -> None:
 
 # --- the same model everywhere --------------------------------------------------------------------------------------
 
+LONG, DECODED = 1200, 8
 CLEAR = 4  # prompts whose next token is the clearest of all: no rounding of weights changes it
 
 
@@ -416,10 +444,16 @@ def test_every_engine_continues_a_prompt_as_transformers_does(
     checkpoint, expected = small
     model = engine.model(checkpoint, cpus(), tmp_path, PATIENCE)
     with engine.start(cpus(), tmp_path) as worker:
-        worker.ask(PATIENCE, do="load", model=str(model), threads=len(cpus()), batch=CLEAR, context=32)
+        worker.ask(
+            PATIENCE, do="load", model=str(model), threads=len(cpus()), batch=CLEAR, context=LONG + DECODED
+        )
         for batch in (expected, expected[:1], list(reversed(expected))):
             timing = worker.ask(PATIENCE, do="measure", prompts=[prompt for prompt, _ in batch], decode=3)
             assert [sequence[0] for sequence in timing["tokens"]] == [token for _, token in batch]
             assert min(len(sequence) for sequence in timing["tokens"]) >= 3
             assert timing["prompt_seconds"] > 0
             assert timing["step_seconds"] > 0
+        # Many steps of prompts, during which those that are done may decode: everybody decodes as much as was asked for.
+        many = prompts(CLEAR, LONG, 512)
+        timing = worker.ask(PATIENCE, do="measure", prompts=many, decode=DECODED)
+        assert min(len(sequence) for sequence in timing["tokens"]) >= DECODED

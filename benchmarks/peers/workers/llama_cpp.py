@@ -46,16 +46,12 @@ class LlamaCpp(Engine):
 
     def convert(self, source: str, place: str) -> None:
         whole = f"{place}.f16"
-        try:
-            write_gguf(Checkpoint(source), whole)
-            parameters = lib.llama_model_quantize_default_params()
-            parameters.ftype = getattr(lib, FILE_TYPES[self._form])
-            parameters.nthread = len(os.sched_getaffinity(0))
-            if status := lib.llama_model_quantize(whole.encode(), place.encode(), ctypes.byref(parameters)):
-                raise RuntimeError(f"llama_model_quantize failed with {status}")
-        finally:
-            if os.path.exists(whole):
-                os.remove(whole)
+        write_gguf(Checkpoint(source), whole)
+        parameters = lib.llama_model_quantize_default_params()
+        parameters.ftype = getattr(lib, FILE_TYPES[self._form])
+        parameters.nthread = len(os.sched_getaffinity(0))
+        if status := lib.llama_model_quantize(whole.encode(), place.encode(), ctypes.byref(parameters)):
+            raise RuntimeError(f"llama_model_quantize failed with {status}")
 
     def load(self, model: str, threads: int, batch: int, context: int) -> str:
         loaded = lib.llama_model_load_from_file(model.encode(), lib.llama_model_default_params())

