@@ -1,11 +1,14 @@
-"""The comparison as a picture: a panel a workload, a group of bars for each number of processes and for prompts."""
+"""The comparison as a picture: a row a workload, in it a panel for each number of processes and for prompts, each with a
+scale of its own. Who is missing is named."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.peers.comparison import Results
+from benchmarks.peers.table import processes, threads
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; this system's first, in the table's order.
 COLOURS = ("#D55E00", "#E69F00", "#999999", "#0072B2", "#56B4E9", "#007A5A", "#5FC9A8", "#CC79A7")
@@ -34,23 +37,31 @@ def draw(all_results: Sequence[Results], file: Path) -> None:
     if not shown:
         raise NoPicture("nothing was measured that a picture could show")
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "llmasos", "font.size": 9}):
-        figure = Figure(figsize=(9.5, 3.2 * len(shown)), layout="constrained")
-        for place, (results, rows) in enumerate(shown):
-            axes = figure.add_subplot(len(shown), 1, place + 1)
+        figure = Figure(figsize=(10, 2.4 * len(shown) + 0.6), layout="constrained")
+        drawn: dict[str, Any] = {}  # a bar of each engine, for the legend
+        for part, (results, rows) in zip(
+            figure.subfigures(len(shown), 1, squeeze=False)[:, 0], shown, strict=True
+        ):
             batches = results.workload.batches
-            groups = [*(f"decode, {batch}" for batch in batches), "prompt"]
-            width = 0.8 / len(rows)
-            for i, row in enumerate(rows):
-                speeds = [row.decoded(batch) or 0.0 for batch in batches]
-                speeds.append(row.prompted(max(batches)) or 0.0)
-                offsets = [group - 0.4 + (i + 0.5) * width for group in range(len(groups))]
-                colour = COLOURS[results.rows.index(row) % len(COLOURS)]
-                bars = axes.bar(offsets, speeds, width, color=colour, label=row.engine.name)
-                axes.bar_label(bars, fmt="%.0f", fontsize=6, padding=1)
-            axes.set_xticks(range(len(groups)), groups)
-            axes.set_ylabel("tokens/s, all together")
-            axes.set_title(f"{results.workload.title} ({results.threads} threads)", loc="left", fontsize=10)
-            axes.spines[["top", "right"]].set_visible(False)
-            if place == 0:
-                axes.legend(ncols=2, frameon=False, fontsize=8, loc="upper left")
+            panels = part.subplots(1, len(batches) + 1)
+            speeds = [
+                (f"decode, {processes(batch)}", [row.decoded(batch) for row in rows]) for batch in batches
+            ]
+            speeds.append(
+                (f"prompts of {processes(max(batches))}", [row.prompted(max(batches)) for row in rows])
+            )
+            for axes, (title, values) in zip(panels, speeds, strict=True):
+                for i, (row, value) in enumerate(zip(rows, values, strict=True)):
+                    colour = COLOURS[results.rows.index(row) % len(COLOURS)]
+                    bars = axes.bar(i, value or 0.0, 0.85, color=colour)
+                    axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
+                    drawn.setdefault(row.engine.name, bars)
+                axes.set_title(title, fontsize=9)
+                axes.set_xticks([])
+                axes.spines[["top", "right"]].set_visible(False)
+            panels[0].set_ylabel("tokens/s, all together")
+            missing = [row.engine.name for row in results.rows if row.missing]
+            missed = f"; missing: {', '.join(missing)}" if missing else ""
+            part.suptitle(f"{results.workload.title}, {threads(results.threads)}{missed}", fontsize=10)
+        figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=4, frameon=False)
         figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)

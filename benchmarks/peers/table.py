@@ -21,7 +21,7 @@ def table(results: Results) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = [_line(row, widths) for row in rows]
     title = (
-        f"{workload.name}: {workload.title}; {results.threads} threads; tokens/s of all processes together, "
+        f"{workload.name}: {workload.title}; {threads(results.threads)}; tokens/s of all processes together, "
         f"medians of {workload.rounds} {'round' if workload.rounds == 1 else 'rounds'}"
     )
     return "\n".join([title, *lines])
@@ -82,7 +82,7 @@ def _decode(
     if not row or not rivals:
         return None
     best = max(rivals, key=lambda rival: rival.decoded(batch) or 0.0)
-    what = f"{results.workload.name}: decode, {row.engine.form}, {_processes(batch)}"
+    what = f"{results.workload.name}: decode, {row.engine.form}, {processes(batch)}"
     return _higher(what, row.decoded(batch), best.decoded(batch), best.engine.name, aim)
 
 
@@ -90,7 +90,7 @@ def _prompt(results: Results, ours: str, peer: str, batch: int, aim: float | Non
     row, rival = results.row(ours), results.row(peer)
     if not row or not rival:
         return None
-    what = f"{results.workload.name}: prompt, {row.engine.form}, {_processes(batch)}"
+    what = f"{results.workload.name}: prompt, {row.engine.form}, {processes(batch)}"
     return _higher(what, row.prompted(batch), rival.prompted(batch), rival.engine.name, aim)
 
 
@@ -110,5 +110,9 @@ def _memory(results: Results, ours: str, peer: str, aim: float | None) -> Figure
     return Figure(what, row.memory / 1e9, "GB", rival.memory / 1e9, rival.engine.name, aim)
 
 
-def _processes(batch: int) -> str:
-    return "1 process" if batch == 1 else f"{batch} processes"
+def processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
+
+
+def threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"

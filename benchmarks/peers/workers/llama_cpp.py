@@ -1,7 +1,7 @@
 """llama.cpp through the C interface that llama-cpp-python binds: one context, a sequence a prompt, the greatest logit.
 
-Models are GGUF files, written with the gguf package and quantised by llama.cpp itself: Q4_0 therefore has its tied
-embedding and output matrix in Q6_K, as files of that type have.
+Models are GGUF files, written with the gguf package and quantised by llama.cpp itself, as a user's are: Q4_0 has its tied
+embedding and output matrix in Q6_K, or in Q8_0 if its rows are no multiple of 256, as the yardstick's are not.
 """
 
 from __future__ import annotations

@@ -24,9 +24,10 @@ class Llmasos(Engine):
     def load(self, model: str, threads: int, batch: int, context: int) -> str:
         configuration = Path(tempfile.mkdtemp(), "benchmark.toml")
         configuration.write_text(CONFIGURATION)
+        place = tempfile.mkdtemp()  # not the usual one: a kernel of the user's may be there
         self._model = model
         self._system = System.connect(
-            boot=True, flags=["--device", "cpu", "--config", str(configuration)], name="benchmark"
+            place, boot=True, flags=["--device", "cpu", "--config", str(configuration)], name="benchmark"
         )
         self._system.load(model, self._dtype)
         return f"LLMasOS {metadata.version('llmasos')}, {self._dtype}"
