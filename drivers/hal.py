@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -190,7 +191,9 @@ def native() -> Native:
     directory = library.installed_directory()
     if directory is None:
         return Native(found.isa)
-    taken = sum(path.stat().st_size for path in directory.glob("*") if path.is_file())
+    taken = 0
+    with suppress(OSError):  # what a driver replaces while it is looked at
+        taken = sum(path.stat().st_size for path in directory.glob("*") if path.is_file())
     return Native(found.isa, "", str(directory), taken)
 
 

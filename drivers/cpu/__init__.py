@@ -23,6 +23,8 @@ from syscalls.records import Tier
 
 OPTIONS = ("threads", "dtype", "installed", "guess")
 GUESS_ROWS = 8  # one tile of rows: as many as are computed while the weights are read once
+MOST_GUESS_ROWS = 256
+MOST_THREADS = 4096
 SPINS = "20000"  # some 0.4 ms
 
 
@@ -38,6 +40,10 @@ def share_cores() -> None:
     os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10
+
+
 def open_device(options: Mapping[str, str]) -> Device:
     """Raises SyscallError(EINVAL) naming the option that is off."""
     for name in options:
@@ -48,11 +54,13 @@ def open_device(options: Mapping[str, str]) -> Device:
     cpu = hal.cpu()
     native = library.load()
     threads = options.get("threads") or str(cpu.cores)
-    if not threads.isdigit() or int(threads) < 1:
-        raise SyscallError(Errno.EINVAL, f"threads={threads!r}: a number of at least 1 was wanted")
+    if not _is_number(threads) or not 1 <= int(threads) <= MOST_THREADS:
+        raise SyscallError(Errno.EINVAL, f"threads={threads!r}: a number from 1 to {MOST_THREADS} was wanted")
     guess = options.get("guess") or str(GUESS_ROWS)
-    if not guess.isdigit():
-        raise SyscallError(Errno.EINVAL, f"guess={guess!r}: a number of rows was wanted, 0 for none")
+    if not _is_number(guess) or int(guess) > MOST_GUESS_ROWS:
+        raise SyscallError(
+            Errno.EINVAL, f"guess={guess!r}: a number of rows up to {MOST_GUESS_ROWS} was wanted, 0 for none"
+        )
     dtypes = ["fp32", "bf16"]
     refusals: dict[str, str] = {}
     no_int8 = ""
@@ -88,7 +96,11 @@ def open_device(options: Mapping[str, str]) -> Device:
     if isinstance(native, library.Library):
         chosen = options.get("installed")
         directory = (
-            library.installed_directory() if chosen is None else None if chosen == "no" else Path(chosen)
+            library.installed_directory()
+            if chosen is None
+            else None
+            if chosen in ("", "no")
+            else Path(chosen)
         )
         store = Store(directory, int(threads)) if directory else None
         kinds.insert(0, NativeKind(native, int(threads), store))

@@ -235,6 +235,9 @@ def _judge(model: nn.Module, config: Any, calls: list[_Call], limit: int | None)
     if len(shapes) != 1:
         raise refuse(kind, f"its layers have different KV shapes {sorted(shapes)}")
     (kv_heads, head_dim, value_dim) = shapes.pop()
+    uneven = next((call.heads for call in calls if call.heads < kv_heads or call.heads % kv_heads), None)
+    if uneven is not None:
+        raise refuse(kind, f"its {uneven} query heads cannot share {kv_heads} key-value heads evenly")
     if head_dim != value_dim:
         raise refuse(kind, f"its keys have {head_dim} dimensions and its values {value_dim}")
     if getattr(model, "_is_stateful", False):

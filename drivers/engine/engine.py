@@ -22,6 +22,8 @@ from drivers.engine.sampler import is_plain, plain_choice, sample
 from drivers.protocol import Hello, Load, Loaded, Probe, Probed, Run, RunResult, Sample, Step, StepDone
 from syscalls.errno import Errno, SyscallError
 
+_LAYOUTS = 16  # remembered, so that a model that comes back into memory is not examined again
+
 
 class Engine:
     """A Device. `kinds` are its ways to run a model, the first that can is used; `refusals` maps a dtype this device does
@@ -141,7 +143,9 @@ class Engine:
             config = architecture.open_config(raw, str(directory))
             self._tick()
             layout = architecture.examine(architecture.build_meta(config), config)
-            self._layouts = {key: (config, layout)}  # a load follows its probe: the last one is enough
+            while len(self._layouts) >= _LAYOUTS:
+                del self._layouts[next(iter(self._layouts))]
+            self._layouts[key] = (config, layout)
         return self._layouts[key]
 
     # --- steps ------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from drivers.engine.contexts import Context
 LONGEST_MATCH, SHORTEST_MATCH = 3, 2  # tokens
 _NEW_TRUST = 0.5  # that a guess holds, before any was made
 _LEARN = 0.2  # how fast trust follows what happens
-_FORGIVE = 0.01  # how fast it comes back while no guess is made
+_FORGIVE = 0.002  # how fast it comes back while no guess is made
 _SMOOTH = 0.2  # of measured seconds
 
 

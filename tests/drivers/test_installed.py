@@ -12,11 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from drivers.cpu import open_device
 from drivers.cpu.native import library
+from drivers.engine import loading
 from drivers.engine.engine import Engine
 from drivers.protocol import Load
 from syscalls.errno import Errno, SyscallError
@@ -141,6 +143,31 @@ def test_a_file_cut_short_is_noticed_and_the_model_made_again(
     assert tokens_of(model, store)[0] == wanted
     assert any("made again" in line for line in messages(told, logging.WARNING))
     assert file.read_bytes() == whole
+
+
+def test_a_digest_memory_that_is_damaged_is_done_without(model: Path, store: Path) -> None:
+    wanted, _ = tokens_of(model, store)
+    for file in (store / "digests").iterdir():
+        file.write_bytes(b"\xff\xfe\x80")
+    assert tokens_of(model, store)[0] == wanted
+    assert len(files(store)) == 1
+
+
+def test_a_model_that_changes_while_it_is_installed_is_not_kept(
+    model: Path, store: Path, told: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = loading.load_model
+
+    def load(*arguments: Any) -> Any:
+        loaded = whole(*arguments)
+        os.utime(model / "config.json")
+        (model / "config.json").write_text((model / "config.json").read_text() + "\n")
+        return loaded
+
+    monkeypatch.setattr("drivers.engine.loading.load_model", load)
+    tokens_of(model, store)
+    assert files(store) == []
+    assert any("changed while it was read" in line for line in messages(told, logging.WARNING))
 
 
 def test_a_store_that_cannot_be_made_is_done_without(

@@ -115,6 +115,22 @@ def test_a_window_that_only_a_mask_would_know_is_refused(zoo: Callable[[str], Pa
     assert "window" in error.reason
 
 
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 4), (6, 4)])
+def test_query_heads_that_cannot_share_evenly_are_refused(heads: int, kv_heads: int) -> None:
+    config = {
+        "model_type": "llama",
+        "hidden_size": 96,
+        "head_dim": 16,
+        "num_hidden_layers": 1,
+        "vocab_size": 99,
+    }
+    config |= {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "intermediate_size": 32}
+    opened = architecture.open_config(config, "here")
+    with pytest.raises(SyscallError, match="cannot share") as caught:
+        architecture.examine(architecture.build_meta(opened), opened)
+    assert caught.value.errno is Errno.ENOEXEC
+
+
 @pytest.mark.parametrize("path", ["/no/such/directory", "./nor/here", "~/nor/there"])
 def test_a_directory_that_is_not_there_is_enoent(device: Device, path: str) -> None:
     error = refusal(lambda: device.probe(Probe(1, path, "")))

@@ -287,26 +287,48 @@ def test_the_greatest_is_that_of_the_logits(zoo: Callable[[str], Path], dtype: s
     batch = built.prepare(runs, contexts)
     logits = built.forward(batch, batch.last_row)
     assert built.greatest(batch, batch.last_row) == logits.argmax(1).tolist()
+    rows = list(range(len(batch.token)))
+    assert built.greatest(batch, rows) == built.forward(batch, rows).argmax(1).tolist()
     built.close()
 
 
-def test_what_is_no_number_reaches_the_result(zoo: Callable[[str], Path]) -> None:
+def embedding(model: Any) -> None:
+    model.model.embed_tokens.weight[7] = float("nan")
+
+
+def query(model: Any) -> None:
+    model.model.layers[1].self_attn.q_norm.weight[3] = float("nan")
+
+
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+@pytest.mark.parametrize(
+    ("name", "spoil"), [("llama", embedding), ("gemma2", embedding), ("qwen3", query)], ids=lambda x: str(x)
+)
+def test_what_is_no_number_reaches_the_result(
+    zoo: Callable[[str], Path], name: str, spoil: Callable[[Any], None], isa: str
+) -> None:
     """A broken weight must show as an error of the run, as with torch, and not as some token."""
-    directory = zoo("llama")
+    if not native().has(isa):
+        pytest.skip(f"this CPU has no {isa}")
+    directory = zoo(name)
     config = architecture.open_config(source.read_config(directory), str(directory))
     layout = architecture.examine(architecture.build_meta(config), config)
     model: Any = loading.load_model(directory, config, torch.bfloat16, lambda fraction: None)
-    model.model.embed_tokens.weight[7] = float("nan")
-    built = NativeKind(native(), 1).build(
+    spoil(model)
+    built = NativeKind(Library(native().path, isa), 1).build(
         directory, lambda told: model, config, layout, "int8", 8, lambda fraction: None
     )
     runs = [Run(0, 0, 0, [5, 6, 8], 0, [0]), Run(1, 0, 0, [5, 7, 8], 0, [1])]
     contexts = [Context(0), Context(0)]
     for run, context in zip(runs, contexts, strict=True):
         assert not context.follow(run)
-    sound, broken = built.greatest(built.prepare(runs, contexts), [2, 5])
-    assert sound >= 0
+    batch = built.prepare(runs, contexts)
+    sound, broken = built.greatest(batch, [2, 5])
+    logits = built.forward(batch, [2, 5])
     assert broken == -1
+    assert not torch.isfinite(logits[1].amax())
+    if spoil is embedding:
+        assert sound == logits[0].argmax() >= 0
     built.close()
 
 

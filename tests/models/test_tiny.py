@@ -121,8 +121,9 @@ def test_a_training_text_is_the_same_every_time() -> None:
 
 
 # A guard against worse weights or a broken path, no measure of quality (that is eval.py, with its bars): the sample is
-# small, and these are three standard deviations below what eval.py measures on the committed weights.
-FLOORS = {"recall": 0.64, "copy": 0.85, "reverse": 0.74, "commands": 0.94, "JSON": 0.94}
+# small, and these are three standard deviations (of commands, four: three of the eight that fail of 400 are in it) below
+# what eval.py measures on the committed weights.
+FLOORS = {"recall": 0.79, "copy": 0.84, "reverse": 0.82, "commands": 0.85, "JSON": 0.96}
 
 
 def test_every_ability_with_a_bar_has_a_floor() -> None:

@@ -236,7 +236,7 @@ static void run_step(member *self, void *argument)
         if (b->logits)
             k->product(&m->head, &a, i, b->logits, b->logits_stride);
         else
-            k->best_product(&m->head, &a, i, m->vocabulary, d->best_value + self->index * d->room,
+            k->best_product(&m->head, &a, i, m->vocabulary, m->logit_softcap, d->best_value + self->index * d->room,
                             d->best_index + self->index * d->room);
     }
     team_next(self);
@@ -304,10 +304,11 @@ EXPORT void native_close(decoder *d)
     free(d);
 }
 
-/* A decoder for a model (which stays the caller's, and in place), with a team of `threads`. NULL: no memory, or no such
-   instruction set. */
+/* A decoder for a model (which stays the caller's, and in place), with a team of `threads`. NULL: no memory, no such
+   instruction set, or query heads that cannot share the key-value heads evenly. */
 EXPORT decoder *native_open(const model *m, int64_t threads, const char *isa)
 {
+    if (m->kv_heads < 1 || m->heads < m->kv_heads || m->heads % m->kv_heads) return NULL;
     decoder *const d = calloc(1, sizeof *d);
     if (!d) return NULL;
     d->m = m;

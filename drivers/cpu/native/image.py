@@ -128,7 +128,8 @@ class NativeKind:
         return KVShape(layout.layers, layout.kv_heads, network.padded_head_dim(layout), torch.bfloat16)
 
     def weight_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
-        return network.arena_bytes(config, layout, BITS[dtype]) + 2 * layout.vocab * int(config.hidden_size)
+        tables = 2 * layout.vocab * int(config.hidden_size) + 4 * layout.context * layout.head_dim
+        return network.arena_bytes(config, layout, BITS[dtype]) + tables
 
     def build(
         self,

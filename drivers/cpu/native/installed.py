@@ -33,12 +33,13 @@ import xxhash
 
 from drivers.cpu.native.library import ABI, Layer, Model
 from drivers.cpu.native.network import Blueprint, Page
-from drivers.cpu.native.packing import PAGE, Arena
+from drivers.cpu.native.packing import Arena
 
 FORMAT = 1  # of the file; that of its structures is library.ABI
 _MAGIC = b"LLMasOS\0"
 _PRELUDE = struct.Struct("<8sQQ")  # magic, bytes of the header, its checksum
 _MOST_HEADER = 1 << 24
+_MAPPED = 1 << 16  # bytes; every system's pages divide it
 _PIECE = 1 << 20  # bytes read or written at a time
 _POLL_SECONDS = 0.1
 _log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class Store:
     """The installed models of one directory, which several drivers may use at once."""
 
     def __init__(self, directory: Path, threads: int = 2) -> None:
-        self.directory = directory
+        self.directory = directory.expanduser().absolute()
         self._threads = threads
 
     def get(
@@ -102,6 +103,9 @@ class Store:
             began = time.monotonic()
             blueprint = make(lambda fraction: progress(fraction * 0.9))
             try:
+                if self._digest(source, lambda: progress(0.9)) != digest:
+                    _log.warning("%s changed while it was read: it is used but not kept", source)
+                    return blueprint
                 size = self._write(
                     path, blueprint, digest, bits, lambda fraction: progress(0.9 + fraction * 0.1)
                 )
@@ -139,9 +143,9 @@ class Store:
         )
         memory = self.directory / "digests" / hashlib.sha256(repr(known_by).encode()).hexdigest()
         with suppress(OSError):
-            digest = memory.read_text()
-            if re.fullmatch("[0-9a-f]{64}", digest):
-                return digest
+            digest = memory.read_bytes()
+            if re.fullmatch(b"[0-9a-f]{64}", digest):
+                return digest.decode()
         computed = hashlib.sha256()
         with path.open("rb", buffering=0) as file:
             while piece := file.read(_PIECE):
@@ -175,7 +179,8 @@ class Store:
             return
         try:
             for left in self.directory.glob(f".{path.name}.*.part"):  # by installers that were killed
-                left.unlink(missing_ok=True)
+                with suppress(OSError):  # another user's
+                    left.unlink()
             yield
         finally:
             lock.release()
@@ -204,7 +209,7 @@ class Store:
         if (header.format, header.abi, header.digest, header.bits) != (FORMAT, ABI, digest, bits):
             raise Damaged("its name says another model than its header")
         layers = Layer * (len(header.layers) // ctypes.sizeof(Layer))
-        weights_at, tables_at = start, start + _up(header.weights_size)
+        weights_at, tables_at = start, _up(start + header.weights_size)
         if os.fstat(descriptor).st_size < tables_at + header.tables_size:
             raise Damaged("it is cut short")
         arena = Arena(header.weights_size)
@@ -261,7 +266,7 @@ class Store:
             )
         )
         start = _up(_PRELUDE.size + len(header))
-        tables_at = start + _up(weights_size)
+        tables_at = _up(start + weights_size)
         with _whole(path) as descriptor:
             os.write(
                 descriptor, _PRELUDE.pack(_MAGIC, len(header), xxhash.xxh3_64_intdigest(header)) + header
@@ -339,7 +344,7 @@ def _pieces(size: int) -> list[tuple[int, int]]:
 
 
 def _up(size: int) -> int:
-    return -(-size // PAGE) * PAGE
+    return -(-size // _MAPPED) * _MAPPED
 
 
 def _plain(name: str) -> str:

@@ -136,6 +136,6 @@ def installed_directory() -> Path | None:
     """Where installed models are kept unless the driver is told otherwise; None: nowhere."""
     chosen = os.environ.get(DIRECTORY)
     if chosen is not None:
-        return Path(chosen) if chosen else None
+        return Path(chosen).expanduser().absolute() if chosen else None
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(cache, "llmasos", "installed")

@@ -6,7 +6,7 @@
    Noninterference. A row is one token of one context. Everything that is computed for a row is a function of that row, its
    context's KV and the weights: integer sums are exact, and each sum of floats runs in an order that depends on the row's
    own length only. So a row's bits are the same alone and in any batch, chunking or number of threads. To keep it so: no
-   sum of floats may be split by rows, threads or tiles, and -ffp-contract=off (setup.py) leaves products and sums as
+   sum of floats may be split by rows, threads or tiles, and -ffp-contract=off (pyproject.toml) leaves products and sums as
    they are written. */
 
 #ifndef LLMASOS_NATIVE_H
@@ -20,7 +20,6 @@
 #define ITEM 32         /* columns a work item computes: two blocks */
 #define GROUP 32        /* weights that share a scale in 4 bits */
 #define MAX_QUERIES 8   /* query vectors that attention takes through the keys together */
-#define BATCH_ROWS 512  /* rows a step may have */
 
 /* y = x W^T + bias. Columns are packed in blocks of 16, four consecutive inputs of each together.
    8 bits: data [columns/16][inputs/4][16][4]; a weight is data * scale[column].
@@ -85,8 +84,10 @@ typedef struct {
     void (*product)(const matrix *, const activations *, int64_t item, float *out, int64_t stride);
     /* The same through activation(gate) * up: 16 columns at out[row * stride + item * 16]. */
     void (*gated_product)(const matrix *, const activations *, int64_t item, float *out, int64_t stride, int64_t kind);
-    /* The greatest of the item's columns below `limit` against what `value` and `index` [rows] have; ties to the first. */
-    void (*best_product)(const matrix *, const activations *, int64_t item, int64_t limit, float *value, int64_t *index);
+    /* The greatest of the item's columns below `limit`, after the softcap (0: none), against what `value` and `index`
+       [rows] have; ties to the first. */
+    void (*best_product)(const matrix *, const activations *, int64_t item, int64_t limit, float softcap, float *value,
+                         int64_t *index);
     /* out = x / rms(x) * weight; out may be x. `size` need not be a multiple of anything. */
     void (*norm)(const float *x, const float *weight, float *out, int64_t size, float epsilon);
     /* values[0..padded) (0 from size on), the scale, and (sums not NULL) the sums of groups. */

@@ -15,7 +15,7 @@ import torch
 
 from drivers.cpu.native.library import GROUP, ITEM, LANES, Matrix
 
-PAGE = 4096  # bytes; a multiple of what systems map
+PAGE = 4096  # bytes
 _TINY = 1e-30  # in place of the maximum of a column of zeros
 _ALIGNMENT = 64  # bytes
 _GUARD = 8192  # products prefetch beyond a matrix's end
@@ -31,7 +31,10 @@ class Arena:
     """
 
     def __init__(self, size: int) -> None:
-        self._map = mmap.mmap(-1, PAGE + size + _GUARD)
+        try:
+            self._map = mmap.mmap(-1, PAGE + size + _GUARD)
+        except OSError as error:
+            raise MemoryError(f"no memory for {size >> 20} MiB of weights: {error.strerror}") from None
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with suppress(OSError):  # a system without them
                 self._map.madvise(mmap.MADV_HUGEPAGE)

@@ -30,11 +30,12 @@ static inline vf vf_fma(vf a, vf b, vf c) { LANEWISE(vf, a.lane[i] * b.lane[i] +
 #endif
 static inline vf vf_abs(vf a) { LANEWISE(vf, fabsf(a.lane[i])); }
 static inline vf vf_round(vf a) { LANEWISE(vf, (a.lane[i] + 12582912.0f) - 12582912.0f); } /* 1.5 * 2**23: to the nearest even */
+static inline int32_t whole(float a) { return a == a ? (int32_t)a : 0; } /* of what is no number C does not say it */
 static inline vf vf_power2(vf a) /* 2 ** a for whole a in -126 .. 127 */
 {
     vf result;
     for (int i = 0; i < LANES; i++) {
-        const uint32_t bits = (uint32_t)((int32_t)a.lane[i] + 127) << 23;
+        const uint32_t bits = (uint32_t)(whole(a.lane[i]) + 127) << 23;
         memcpy(&result.lane[i], &bits, 4);
     }
     return result;
@@ -50,7 +51,7 @@ static inline vf vf_bfloat(const uint16_t *p)
 }
 static inline void vf_bytes(int8_t *p, vf a) /* whole numbers in -128 .. 127 */
 {
-    for (int i = 0; i < LANES; i++) p[i] = (int8_t)(int32_t)a.lane[i];
+    for (int i = 0; i < LANES; i++) p[i] = (int8_t)whole(a.lane[i]);
 }
 
 static inline vi vi_load(const int32_t *p) { LANEWISE(vi, p[i]); }
