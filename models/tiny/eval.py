@@ -36,7 +36,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Evaluate the embedded model on held-out cases.")
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="default: bf16 and int8")
     parser.add_argument(
-        "--cases", type=int, default=200, help="cases for each ability (default: %(default)s)"
+        "--cases", type=int, default=400, help="cases for each ability (default: %(default)s)"
     )
     parser.add_argument("--model", type=Path, default=HERE, help="directory of the model (default: this one)")
     parser.add_argument(

@@ -10,9 +10,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Threads that spin while they wait waste a core that other programs may need; torch reads this when it is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 import torch
 from transformers import GenerationConfig
 
@@ -24,15 +21,28 @@ from models.tiny.recipe.training import Plan, train
 
 CORPUS_CONVERSATIONS = 20_000
 
+# What torch and glibc read when they are loaded. Threads that spin while they wait waste a core that other programs may
+# need. Memory handed back after every operation has to be cleared by the system before the next: kept, and in large
+# pages, a step takes a quarter less time.
+SURROUNDINGS = {
+    "OMP_WAIT_POLICY": "passive",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    "MALLOC_TOP_PAD_": "268435456",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+
 
 def main() -> None:
     """Read the command line, train, save."""
+    if not os.environ.items() >= SURROUNDINGS.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **SURROUNDINGS})
     parser = argparse.ArgumentParser(description="Train the embedded model.")
     parser.add_argument("--out", type=Path, required=True, help="directory to write the model to")
     parser.add_argument("--steps", type=int, default=Plan.steps, help="training steps (default: %(default)s)")
     parser.add_argument("--muon-rate", type=float, default=Plan.muon_rate, help="peak rate for the matrices")
     parser.add_argument(
-        "--threads", type=int, default=Plan.threads, help="CPU threads (default: %(default)s)"
+        "--processes", type=int, default=Plan.processes, help="that share the work (default: %(default)s)"
     )
     parser.add_argument(
         "--checkpoint",
@@ -41,7 +51,7 @@ def main() -> None:
         help="where a stopped run goes on from (default: %(default)s)",
     )
     options = parser.parse_args()
-    plan = Plan(steps=options.steps, threads=options.threads, muon_rate=options.muon_rate)
+    plan = Plan(steps=options.steps, processes=options.processes, muon_rate=options.muon_rate)
     print("fitting the tokenizer", flush=True)
     tokenizer = train_tokenizer(corpus(plan.seed, CORPUS_CONVERSATIONS))
     model, cpu_seconds = train(plan, tokenizer, options.checkpoint, lambda line: print(line, flush=True))

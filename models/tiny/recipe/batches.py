@@ -6,17 +6,19 @@ from random import Random
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from .conversation import Conversation, Message
+from .conversation import Conversation, Message, Stage
 
-SHAPES = ((48, 128), (12, 512), (4, 1536))
-"""Rows and tokens of the three kinds of batches; each has 6,144 tokens."""
+SHAPES = ((48, 128), (12, 512), (6, 1024), (4, 1536))
+"""Rows and tokens of the kinds of batches; each has 6,144 tokens."""
 PRACTICE_SHAPE = (24, 128)
 PRACTICE_STEPS = 540
 """The first steps practise copying: the skill that most abilities rest on, and the slowest to be found."""
-SHORT_STEPS = 1260
+SHORT_STEPS = 2200
 """Until this step conversations are mostly short and never longer than 512 tokens."""
-LATE_FROM = 1200
-"""From this step on conversations ask for more facts, and sums are worked out (answered at once they were not learnt)."""
+LATE_FROM = 2000
+"""The first step of the late stage."""
+LONG_FROM = 5200
+"""From this step on conversations are mostly long: with short ones alone, what lies far back is often not found."""
 
 
 def render(messages: list[Message]) -> str:
@@ -24,9 +26,11 @@ def render(messages: list[Message]) -> str:
     return "<|bos|>" + "".join(f"<|{message['role']}|>{message['content']}<|end|>" for message in messages)
 
 
-def conversation_text(rng: Random, characters: int, *, practice: bool = False, late: bool = False) -> str:
+def conversation_text(
+    rng: Random, characters: int, *, practice: bool = False, stage: Stage = Stage.EARLY
+) -> str:
     """A training conversation of at least this many characters, mostly copying if it is for `practice`."""
-    conversation = Conversation(rng, late=late)
+    conversation = Conversation(rng, stage=stage)
     conversation.system()
     length = 0
     while length < characters:
@@ -48,7 +52,7 @@ def shape_of(rng: Random, step: int) -> tuple[int, int]:
     """Mostly short conversations at first; longer ones once copying has been learnt."""
     if step < PRACTICE_STEPS:
         return PRACTICE_SHAPE
-    weights = (8, 2, 0) if step < SHORT_STEPS else (5, 4, 1)
+    weights = (8, 2, 0, 0) if step < SHORT_STEPS else (5, 4, 0, 1) if step < LONG_FROM else (1, 4, 4, 1)
     return rng.choices(SHAPES, weights)[0]
 
 
@@ -56,11 +60,13 @@ def batch(tokenizer: PreTrainedTokenizerFast, seed: int, step: int) -> tuple[tor
     """The tokens `[rows, length + 1]` of a step, and which targets (flat positions) the assistant writes."""
     rng = Random(f"{seed}:{step}")
     rows, length = shape_of(rng, step)
-    practice, late = step < PRACTICE_STEPS, step >= LATE_FROM
+    practice, stage = step < PRACTICE_STEPS, Stage.LATE if step >= LATE_FROM else Stage.EARLY
     sequences: list[list[int]] = []
     while len(sequences) < rows:
         wanted = rows - len(sequences)
-        texts = [conversation_text(rng, length * 7 // 2, practice=practice, late=late) for _ in range(wanted)]
+        texts = [
+            conversation_text(rng, length * 7 // 2, practice=practice, stage=stage) for _ in range(wanted)
+        ]
         encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
         sequences.extend(ids[: length + 1] for ids in encoded if len(ids) > length)
     tokens = torch.tensor(sequences)

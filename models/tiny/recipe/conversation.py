@@ -6,6 +6,7 @@ turn to the whole sequence apart.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from random import Random
 
 from .case import Case, draw, vary_question
@@ -27,15 +28,41 @@ _SYSTEMS = (
 )  # fmt: skip
 
 _TASKS: tuple[tuple[Callable[[Random], Case], float], ...] = (
-    (copy_case, 8), (reverse_case, 11), (addition_case, 12), (small_addition_case, 2), (count_case, 4),
-    (command_case, 14), (bare_command_case, 1), (tool_case, 13), (story_case, 5), (any_story_case, 1), (writer_case, 0.5),
+    (copy_case, 8), (echo_case, 4), (reverse_case, 14), (addition_case, 12), (small_addition_case, 2), (count_case, 4),
+    (command_case, 14), (bare_command_case, 1), (tool_case, 13), (story_case, 4), (any_story_case, 1), (writer_case, 0.5),
     (identity_case, 7), (talk_case, 5), (unknown_case, 5),
 )  # fmt: skip
 _TASK_MAKERS = [maker for maker, _ in _TASKS]
-_TASK_WEIGHTS = [weight for _, weight in _TASKS]
-_LATE_MORE: dict[Callable[[Random], Case], float] = {reverse_case: 8.0, count_case: 6.0}
-_LATE_WEIGHTS = [weight + _LATE_MORE.get(maker, 0.0) for maker, weight in _TASKS]
-"""The second part of the training dwells on what is learnt last: turning lists around, and stopping a count in time."""
+
+
+class Stage(IntEnum):
+    """The parts of the training, each with a mixture of its own."""
+
+    EARLY = 0
+    LATE = 1
+    """Asks for more facts, and dwells on what is learnt last: turning lists around, and stopping a count in time. Sums
+    are worked out (answered at once they were not learnt)."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What the turns of a stage are: shares of all turns, and how often a task comes beside the others."""
+
+    ask: float
+    """Turns that ask for a fact, or tell one (18% do)."""
+    untold: float
+    """Turns that ask for a fact that was never told."""
+    tasks: list[float]
+
+
+def _tasks(**changed: float) -> list[float]:
+    return [changed.get(maker.__name__, weight) for maker, weight in _TASKS]
+
+
+_MIXTURES = {
+    Stage.EARLY: Mixture(0.42, 0.025, _tasks()),
+    Stage.LATE: Mixture(0.54, 0.025, _tasks(reverse_case=22, count_case=10)),
+}
 
 _NOTED = ("Got it.", "I will remember that.", "Okay, I will remember that.", "Noted.")
 _CORRECTIONS = (
@@ -69,13 +96,12 @@ def _cased(fact: Fact, change: Callable[[str], str]) -> Fact:
 class Conversation:
     """A conversation that grows turn by turn, and the facts that hold in it.
 
-    `evaluation` draws every fact from the held-out side of the split. `late` conversations, those of the second part of
-    the training and of evaluation, ask for more facts and work their sums out.
+    `evaluation` draws every fact from the held-out side of the split.
     """
 
     rng: Random
     evaluation: bool = False
-    late: bool = True
+    stage: Stage = Stage.LATE
     messages: list[Message] = field(default_factory=list)
     facts: dict[str, Fact] = field(default_factory=dict)
 
@@ -111,7 +137,7 @@ class Conversation:
         roll = rng.random()
         if roll < 0.16:
             told = {slot: _cased(fact, str.lower) for slot, fact in told.items()}
-        elif roll < 0.18:
+        elif roll < (0.18 if self.evaluation else 0.2):
             told = {slot: _cased(fact, str.upper) for slot, fact in told.items()}
         facts = list(told.values())
         clauses = [fact.clause for fact in facts]
@@ -162,9 +188,8 @@ class Conversation:
 
     def task(self) -> None:
         """A turn of some other ability (always of the training side: here it only passes the time)."""
-        weights = _LATE_WEIGHTS if self.late else _TASK_WEIGHTS
-        case = draw(self.rng.choices(_TASK_MAKERS, weights)[0], self.rng)
-        sum_worked = self.late and "addition" in case.ability
+        case = draw(self.rng.choices(_TASK_MAKERS, _MIXTURES[self.stage].tasks)[0], self.rng)
+        sum_worked = self.stage is not Stage.EARLY and "addition" in case.ability
         self.turn(case.prompt, worked(case.answer) if sum_worked else case.answer)
 
     def practise(self) -> None:
@@ -183,12 +208,13 @@ class Conversation:
     def grow(self) -> None:
         """Append one turn of any kind, as training wants them mixed."""
         roll = self.rng.random()
-        asked = 0.48 if self.late else 0.35
-        if roll < 0.15 or (not self.facts and roll < 0.22):
+        mixture = _MIXTURES[self.stage]
+        asked = mixture.ask
+        if roll < 0.18 or (not self.facts and roll < 0.25):
             self.tell()
         elif self.facts and roll < asked:
             self.ask(self.rng.choice(list(self.facts.values())))
-        elif roll < asked + 0.025 and (roll >= asked or not self.late):
+        elif roll < asked + mixture.untold and (roll >= asked or self.stage is Stage.EARLY):
             self.ask_untold()
         elif roll < asked + 0.04 and len(self.facts) <= 4:
             self.ask_everything()

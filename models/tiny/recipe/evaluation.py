@@ -25,6 +25,8 @@ LONGEST_ANSWER = {"counting": 160, "stories": 300}
 ANSWER_LIMIT = 90
 EVALUATION_SEED = 20_000
 MOST_DISTRACTORS = 12
+_AGAIN = 2000
+"""Cases in a row that were had before, after which an ability is taken to have no more."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +86,20 @@ def recall_questions(count: int, seed: int = EVALUATION_SEED) -> list[Question]:
 
 
 def task_questions(ability: str, count: int, seed: int = EVALUATION_SEED) -> list[Question]:
-    """Held-out cases of an ability, no two alike: half at the start of a conversation, half after some turns."""
+    """Held-out cases of an ability, no two alike (fewer than `count` if there are no more): half at the start of a
+    conversation, half after some turns."""
     questions: list[Question] = []
     used: set[str] = set()
     rng = Random(f"{seed}:{ability}")
-    while len(questions) < count:
+    again = 0
+    while len(questions) < count and again < _AGAIN:
         case = draw(_MAKERS[ability], rng, evaluation=True)
         if case.key in used:
             if len(used) >= 40 and ability == "identity":
                 used.clear()
+            again += 1
             continue
+        again = 0
         used.add(case.key)
         conversation = Conversation(rng)
         conversation.system()

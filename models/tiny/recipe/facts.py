@@ -15,12 +15,13 @@ from .words import (
     JOBS,
     MONTHS,
     PET_NAMES,
-    PLACES,
     SEASONS,
     THINGS,
+    any_value,
     city,
     number,
     person,
+    place,
     syllable_word,
     word,
 )
@@ -43,8 +44,11 @@ class Fact:
     unknown: str
 
 
-def _name(rng: Random) -> Fact:
-    v = person(rng)
+# Each maker draws a fact of one kind. Its value is the `given` one, or if there is none a natural one for that kind.
+
+
+def _name(rng: Random, given: str) -> Fact:
+    v = given or person(rng)
     return Fact(
         "name", v, f"my name is {v}",
         (f"I'm {v}.", f"Call me {v}.", f"I am {v}.", f"Hi, I'm {v}.", f"Hello, my name is {v}.", f"You can call me {v}.",
@@ -71,9 +75,9 @@ _FAVOURITES: dict[str, Callable[[Random], str]] = {
 }  # fmt: skip
 
 
-def _favourite(rng: Random, what: str | None = None) -> Fact:
+def _favourite(rng: Random, given: str, what: str | None = None) -> Fact:
     what = what or rng.choice(list(_FAVOURITES))
-    v = _FAVOURITES[what](rng)
+    v = given or _FAVOURITES[what](rng)
     spelled = "color" if what == "colour" and rng.random() < 0.3 else what
     favourite = "favorite" if spelled == "color" or rng.random() < 0.25 else "favourite"
     told = [f"The {spelled} I like best is {v}.", f"{v.capitalize()} is my {favourite} {spelled}."]
@@ -98,9 +102,9 @@ _OWNED: dict[str, Callable[[Random], str]] = {
 }  # fmt: skip
 
 
-def _owned(rng: Random) -> Fact:
+def _owned(rng: Random, given: str) -> Fact:
     what = rng.choice([*_OWNED, "lucky number", "code word", "secret number", "door code"])
-    v = _OWNED[what](rng)
+    v = given or _OWNED[what](rng)
     shared = what in ("code word", "password", "secret number", "secret word", "door code")
     the = "the" if shared and rng.random() < 0.4 else "my"
     your = "The" if the == "the" else "Your"
@@ -116,8 +120,8 @@ def _owned(rng: Random) -> Fact:
     )  # fmt: skip
 
 
-def _home(rng: Random) -> Fact:
-    v = city(rng)
+def _home(rng: Random, given: str) -> Fact:
+    v = given or city(rng)
     return Fact(
         "home", v, f"I live in {v}",
         (f"My home is in {v}.", f"I'm from {v}.", f"I come from {v}.", f"My city is {v}.", f"I am living in {v}.",
@@ -135,12 +139,12 @@ _RELATIONS = (
 _PETS = "dog cat parrot rabbit hamster horse fish turtle".split()
 
 
-def _other(rng: Random) -> Fact:
+def _other(rng: Random, given: str) -> Fact:
     """The name of somebody else: a relation or a pet."""
     if rng.random() < 0.5:
-        who, v = rng.choice(_RELATIONS), person(rng)
+        who, v = rng.choice(_RELATIONS), given or person(rng)
     else:
-        who, v = rng.choice(_PETS), rng.choice(PET_NAMES) if rng.random() < 0.6 else person(rng)
+        who, v = rng.choice(_PETS), given or (rng.choice(PET_NAMES) if rng.random() < 0.6 else person(rng))
     told = [f"My {who}'s name is {v}.", f"I have a {who} named {v}.", f"I have a {who} called {v}."]
     asked = [
         f"What is my {who} called?", f"What is my {who}'s name?", f"Do you remember the name of my {who}?",
@@ -159,8 +163,8 @@ def _other(rng: Random) -> Fact:
     )  # fmt: skip
 
 
-def _place(rng: Random) -> Fact:
-    thing, v = rng.choice(THINGS), rng.choice(PLACES)
+def _place(rng: Random, given: str) -> Fact:
+    thing, v = rng.choice(THINGS), place(rng, given)
     return Fact(
         f"place of {thing}", v, f"the {thing} is {v}",
         (f"I put the {thing} {v}.", f"Remember: the {thing} is {v}.", f"I left the {thing} {v}."),
@@ -171,8 +175,8 @@ def _place(rng: Random) -> Fact:
     )  # fmt: skip
 
 
-def _age(rng: Random) -> Fact:
-    v = str(rng.randrange(5, 100))
+def _age(rng: Random, given: str) -> Fact:
+    v = given if given.isdigit() else str(rng.randrange(5, 100))
     return Fact(
         "age", v, f"I am {v} years old", (f"I'm {v} years old.", f"My age is {v}.", f"I just turned {v}."),
         ("How old am I?", "What is my age?", "Do you remember how old I am?", "Tell me my age.", "What's my age?"),
@@ -180,8 +184,8 @@ def _age(rng: Random) -> Fact:
     )  # fmt: skip
 
 
-def _job(rng: Random) -> Fact:
-    v = rng.choice(JOBS)
+def _job(rng: Random, given: str) -> Fact:
+    v = given or rng.choice(JOBS)
     a = "an" if v[0] in "aeio" else "a"
     return Fact(
         "job", v, f"I work as {a} {v}", (f"My job is {v}.", f"I am {a} {v}.", f"I have a job as {a} {v}."),
@@ -190,12 +194,12 @@ def _job(rng: Random) -> Fact:
     )  # fmt: skip
 
 
-def _keepsake(rng: Random) -> Fact:
+def _keepsake(rng: Random, given: str) -> Fact:
     """A bare word or number to keep."""
-    if rng.random() < 0.5:
-        v, what = number(rng), "number"
+    if given.isdigit() or (not given and rng.random() < 0.5):
+        v, what = given or number(rng), "number"
     else:
-        v, what = word(rng), "word"
+        v, what = given or word(rng), "word"
     return Fact(
         f"kept {what}", v, f"the {what} to remember is {v}",
         (f"Remember the {what} {v}.", f"Please remember the {what} {v}.", f"Keep the {what} {v} in mind.",
@@ -206,15 +210,22 @@ def _keepsake(rng: Random) -> Fact:
     )  # fmt: skip
 
 
-_MAKERS: tuple[tuple[Callable[[Random], Fact], int], ...] = (
-    (_name, 6), (_favourite, 6), (_owned, 6), (_home, 4), (_other, 4), (_place, 2), (_age, 1), (_job, 1), (_keepsake, 2),
-)  # fmt: skip
+_MAKERS: dict[Callable[[Random, str], Fact], int] = {
+    _name: 6, _favourite: 6, _owned: 6, _home: 4, _other: 4, _place: 2, _age: 1, _job: 1, _keepsake: 2,
+}  # fmt: skip
+_ANY_VALUE_SHARE = 0.5
 
 
 def draw_fact(rng: Random, *, evaluation: bool = False) -> Fact:
-    """A fact whose value is on the wanted side of the split: evaluation values are never told in training."""
+    """A fact whose value is on the wanted side of the split: evaluation values are never told in training.
+
+    Half of the facts of training have a value that is not natural for their kind, so that it must be looked up in the
+    conversation and cannot be guessed from the kind. Evaluation has natural ones.
+    """
     while True:
-        maker = rng.choices([maker for maker, _ in _MAKERS], [weight for _, weight in _MAKERS])[0]
-        fact = _favourite(rng, "colour") if maker is _favourite and rng.random() < 0.4 else maker(rng)
+        (maker,) = rng.choices(list(_MAKERS), list(_MAKERS.values()))
+        given = any_value(rng) if not evaluation and rng.random() < _ANY_VALUE_SHARE else ""
+        is_colour = maker is _favourite and rng.random() < 0.4
+        fact = _favourite(rng, given, "colour") if is_colour else maker(rng, given)
         if held_out("value:" + fact.value.lower()) == evaluation:
             return fact

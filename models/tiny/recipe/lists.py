@@ -4,7 +4,19 @@ from random import Random
 
 from .case import Case, vary
 from .commands import message
-from .words import ANIMALS, COLOURS, FOODS, FRUITS, KNOWN_WORDS, LETTERS, NAMES, THINGS, person, syllable_word
+from .words import (
+    ANIMALS,
+    COLOURS,
+    FOODS,
+    FRUITS,
+    KNOWN_WORDS,
+    LETTERS,
+    NAMES,
+    THINGS,
+    any_value,
+    person,
+    syllable_word,
+)
 
 _COPY = (
     "Copy this list: {}", "Copy: {}", "Repeat this list: {}", "Repeat: {}", "Repeat after me: {}", "Say this: {}",
@@ -57,9 +69,11 @@ def _list_case(rng: Random, ability: str, forms: tuple[str, ...], *, backwards: 
 
 
 def echo_case(rng: Random) -> Case:
-    """A longer jumble of words, names and digits to repeat; practice only."""
+    """A longer list of values of no kind to repeat, now and then all in capitals; practice only."""
     count = rng.randrange(3, 13)
-    items = [rng.choice((syllable_word, person, _known, _digits))(rng) for _ in range(count)]
+    items = [rng.choice((any_value, any_value, syllable_word, _known))(rng) for _ in range(count)]
+    if rng.random() < 0.1:
+        items = [item.upper() for item in items]
     separator = rng.choice((", ", " "))
     text = separator.join(items)
     return Case("echo", rng.choice(_COPY).format(text), text, f"echo:{' '.join(items).lower()}")
@@ -67,10 +81,6 @@ def echo_case(rng: Random) -> Case:
 
 def _known(rng: Random) -> str:
     return rng.choice(KNOWN_WORDS)
-
-
-def _digits(rng: Random) -> str:
-    return str(rng.randrange(1000))
 
 
 def copy_case(rng: Random) -> Case:

@@ -70,11 +70,11 @@ VERBS = "run jump swim read write sing walk sleep dance cook paint draw ride cli
 MONTHS = ("January February March April May June July August September October November December").split()
 SEASONS = "spring summer autumn winter".split()
 LETTERS = list("abcdefghijklmnopqrstuvwxyz")
-PLACES = (
-    "under the mat", "on the table", "in the drawer", "behind the door", "in the kitchen", "under the bed",
-    "in the blue box", "on the top shelf", "next to the lamp", "in the garden", "in the car", "behind the sofa",
-    "in the coat", "under the stairs", "on the roof", "in the red bag", "near the window", "in the cellar",
-)  # fmt: skip
+_WHERE = [*"in on under behind beside above near inside".split(), "next to", "on top of", "in front of"]
+_FURNITURE = (
+    "table drawer door bed sofa shelf kitchen garden car coat roof cellar desk cupboard oven fridge mat rug sink bath "
+    "fence shed attic hall bin piano fireplace mailbox bench curtain freezer bookcase barn fountain suitcase stairs"
+).split()
 
 _ONSETS = (
     *"b bl br c ch cl cr d dr f fl fr g gl gr h j k kl kr l m n p pl pr qu".split(),
@@ -110,6 +110,30 @@ def city(rng: Random) -> str:
 def word(rng: Random) -> str:
     """A lower-case word: a known one or (a third of the time) an invented one."""
     return rng.choice(KNOWN_WORDS) if rng.random() < 0.67 else syllable_word(rng)
+
+
+def place(rng: Random, what: str = "") -> str:
+    """Where a thing may lie: `under the blue box`, `behind the sofa`; beside `what`, if it is given."""
+    what = what or rng.choice(rng.choice((_FURNITURE, _FURNITURE, THINGS)))
+    if rng.random() < 0.2:
+        what = f"{rng.choice(COLOURS)} {what}"
+    return f"{rng.choice(_WHERE)} the {what}"
+
+
+def jumble(rng: Random) -> str:
+    """Two to eight letters in no order, such as `xqatz`, small or with a capital."""
+    letters = "".join(rng.choice(LETTERS) for _ in range(rng.randrange(2, 9)))
+    return letters.capitalize() if rng.random() < 0.3 else letters
+
+
+def digits(rng: Random) -> str:
+    """One to seven digits; the first may be a nought."""
+    return "".join(rng.choice("0123456789") for _ in range(rng.randrange(1, 8)))
+
+
+def any_value(rng: Random) -> str:
+    """A value of no kind in particular: that a favourite colour is `4711` cannot be guessed, only looked up."""
+    return rng.choice((syllable_word, syllable_word, jumble, digits, word, word, person, city))(rng)
 
 
 def number(rng: Random) -> str:
