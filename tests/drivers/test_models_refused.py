@@ -116,7 +116,9 @@ def test_a_window_that_only_a_mask_would_know_is_refused(zoo: Callable[[str], Pa
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 4), (6, 4)])
-def test_query_heads_that_cannot_share_evenly_are_refused(heads: int, kv_heads: int) -> None:
+def test_query_heads_that_cannot_share_evenly_are_refused(
+    device: Device, tmp_path: Path, heads: int, kv_heads: int
+) -> None:
     config = {
         "model_type": "llama",
         "hidden_size": 96,
@@ -125,9 +127,9 @@ def test_query_heads_that_cannot_share_evenly_are_refused(heads: int, kv_heads: 
         "vocab_size": 99,
     }
     config |= {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "intermediate_size": 32}
-    opened = architecture.open_config(config, "here")
+    (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(SyscallError, match="cannot share") as caught:
-        architecture.examine(architecture.build_meta(opened), opened)
+        device.probe(Probe(1, str(tmp_path), ""))
     assert caught.value.errno is Errno.ENOEXEC
 
 
