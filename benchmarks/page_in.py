@@ -34,7 +34,7 @@ def run(rounds: int = ROUNDS) -> list[Figure]:
             load = Load(1, 1, model, dtype, FRAMES)
             device.load(load, lambda fraction: None)  # installs it
             device.unload(1)
-            (installed,) = (path for path in Path(directory).glob(f"*-{dtype}-*") if path.is_file())
+            (installed,) = (path for path in Path(directory).glob(f"[!.]*-{dtype}-*"))
             times: dict[str, list[float]] = {"page in": [], "read": []}
             for _ in range(rounds + 1):
                 start = time.perf_counter()

@@ -26,9 +26,9 @@ class Llmasos(Engine):
         configuration.write_text(CONFIGURATION)
         place = tempfile.mkdtemp()  # not the usual one: a kernel of the user's may be there
         self._model = model
-        self._system = System.connect(
-            place, boot=True, flags=["--device", "cpu", "--config", str(configuration)], name="benchmark"
-        )
+        # Without guessing: random weights soon repeat themselves, and no other engine here guesses.
+        flags = ["--device", "cpu:guess=0", "--config", str(configuration)]
+        self._system = System.connect(place, boot=True, flags=flags, name="benchmark")
         self._system.load(model, self._dtype)
         return f"LLMasOS {metadata.version('llmasos')}, {self._dtype}"
 
