@@ -1,7 +1,8 @@
 """Train the embedded model from nothing: `python models/tiny/train.py --out DIR`.
 
 Writes the text, fits the tokenizer, trains the network and saves all of it in ordinary transformers format. Two idle
-cores do it in under an hour. A run that is stopped goes on from its last checkpoint when started again.
+cores do it in about an hour (README.md has what was measured). A run that is stopped goes on from its last checkpoint
+when started again.
 """
 
 import argparse

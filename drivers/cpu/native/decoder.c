@@ -93,10 +93,9 @@ static int reserve(decoder *d, int64_t rows)
     for (int64_t first, end, i; (first = team_take(self, (items), (run), &end)) >= 0;)                                 \
         for (i = first; i < end; i++)
 
-/* Quantised rows as the input of a product. */
-static activations input_of(const decoder *d, const matrix *w, int64_t rows)
+/* The quantised rows as the input of a product. */
+static activations input_of(const decoder *d, int64_t rows)
 {
-    (void)w;
     return (activations){d->values, d->value_scale, d->value_sums, rows, d->values_stride};
 }
 
@@ -111,7 +110,7 @@ static int64_t run_of(int64_t items, const decoder *d) { return most(1, items / 
 
 static void multiply(member *self, const decoder *d, const matrix *w, int64_t rows, float *out, int64_t stride)
 {
-    const activations a = input_of(d, w, rows);
+    const activations a = input_of(d, rows);
     const int64_t items = w->columns / ITEM;
     EACH(items, run_of(items, d)) d->k->product(w, &a, i, out, stride);
     team_next(self);
@@ -198,7 +197,7 @@ static void run_step(member *self, void *argument)
             quantise_row(d, &l->gate_up, z, m->hidden, i);
         }
         team_next(self);
-        const activations a = input_of(d, &l->gate_up, rows);
+        const activations a = input_of(d, rows);
         const int64_t items = l->gate_up.columns / ITEM;
         EACH(items, run_of(items, d)) k->gated_product(&l->gate_up, &a, i, d->middle, middle, m->activation);
         team_next(self);
@@ -229,7 +228,7 @@ static void run_step(member *self, void *argument)
         }
     }
     team_next(self);
-    const activations a = input_of(d, &m->head, b->outputs);
+    const activations a = input_of(d, b->outputs);
     const int64_t items = up(m->vocabulary, ITEM) / ITEM;
     EACH(items, run_of(items, d))
     {
