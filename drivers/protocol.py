@@ -175,6 +175,7 @@ class Loaded(_Message):
     ref: int
     image: int
     weight_bytes: int  # as measured
+    guesses: bool = False  # may guess (Run.ahead): the tokens are the same whatever is computed with them
 
 
 class RunResult(_Message):

@@ -178,6 +178,7 @@ def _loaded(kernel: Kernel, device: Device, image: Image, ref: int, message: obj
         give_up(kernel, device, image, SyscallError(message.errno, message.reason), now)
     elif isinstance(message, Loaded):
         image.state, image.progress, image.weight_bytes = RESIDENT, 1.0, message.weight_bytes
+        image.guesses = message.guesses
         image.deaths = 0
         image.used = now
         kernel.log(

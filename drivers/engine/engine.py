@@ -106,7 +106,7 @@ class Engine:
                 raise
             raise SyscallError(Errno.ENOMEM, f"no memory for {request.path} in {dtype}: {error}") from None
         self._images[request.image] = image
-        return Loaded(request.ref, request.image, image.weight_bytes)
+        return Loaded(request.ref, request.image, image.weight_bytes, image.exact)
 
     def unload(self, image: int) -> None:
         gone = self._images.pop(image, None)

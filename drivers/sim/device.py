@@ -157,7 +157,7 @@ class SimDevice:
             )
         self._pass(roofline.load_seconds(self.spec, m), report)
         self._images[request.image] = _Image(m, request.frames, m.root)
-        return Loaded(request.ref, request.image, m.weight_bytes)
+        return Loaded(request.ref, request.image, m.weight_bytes, self.spec.guess_rows > 0)
 
     def load_seconds(self, request: Load) -> float:
         """Modelled seconds of a load that succeeds."""

@@ -35,6 +35,7 @@ class Image:
     dtype: str = ""
     probed: Probed | None = None
     weight_bytes: int = 0
+    guesses: bool = False
     progress: float = 0.0
     ref: int = 0  # of the last request to the driver for it
     deaths: int = 0  # of the driver in a row while it loaded this

@@ -187,7 +187,7 @@ def _allow_guesses(device: Device, plan: Plan) -> None:
     spare = device.guess_rows - plan.tokens
     if spare <= 0:
         return
-    able = [i for i, run in enumerate(plan.runs) if run.sample is not None and plan.processes[i].guessable]
+    able = [i for i, run in enumerate(plan.runs) if run.sample is not None and _may_guess(plan.processes[i])]
     for waiting, i in zip(range(len(able), 0, -1), able, strict=True):
         run, process = plan.runs[i], plan.processes[i]
         assert process.image is not None
@@ -201,6 +201,10 @@ def _allow_guesses(device: Device, plan: Plan) -> None:
         table.sent = len(table.frames)
         process.guessing = ahead
         spare -= ahead
+
+
+def _may_guess(process: LLMProcess) -> bool:
+    return process.image is not None and process.image.guesses and process.guessable > 0
 
 
 def _run(image: Image, process: LLMProcess, tokens: int) -> Run:

@@ -117,7 +117,8 @@ def test_no_token_changes(zoo: Callable[[str], Path], dtype: str, sampler: Sampl
 
 def test_the_torch_engine_does_not_guess(zoo: Callable[[str], Path]) -> None:
     device = open_device({"threads": "1"})
-    device.load(Load(1, IMAGE, str(zoo("qwen3")), "fp32", FRAMES), lambda fraction: None)
+    loaded = device.load(Load(1, IMAGE, str(zoo("qwen3")), "fp32", FRAMES), lambda fraction: None)
+    assert not loaded.guesses
     feeder = Feeder(device, frames=FRAMES, ahead=5)
     process = feeder.spawn(LOOP * 6)
     (result,) = feeder.step([feeder.run(process, 64)])

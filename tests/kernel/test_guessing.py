@@ -157,3 +157,16 @@ def test_more_tokens_than_were_allowed_are_an_error_of_the_driver() -> None:
     sim.run_until(lambda: future.done)
     assert device.restarts == before + 1
     assert future.value.tokens == sim.continuation(PROMPT, 50, row(sim, pid).sampler)
+
+
+def test_a_model_whose_results_depend_on_its_neighbours_gets_no_frames_for_guesses() -> None:
+    sim = guessing()
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=PROMPT))
+    image = row(sim, pid).image
+    assert image is not None
+    assert image.guesses
+    image.guesses = False
+    program.call(Decode(pid, 50))
+    assert sim.kernel.counters["guessed"] == 0
+    assert row(sim, pid).account.steps >= 50
