@@ -115,6 +115,24 @@ def positions(size: int) -> list[int]:
 
 
 @pytest.mark.parametrize("part", range(7))
+def test_what_was_not_used_for_long_goes_when_another_is_installed(
+    model: Path, store: Path, told: pytest.LogCaptureFixture
+) -> None:
+    tokens_of(model, store)
+    (old,) = files(store)
+    os.utime(old, (0, 0))
+    tokens_of(model, store)  # being read is use
+    tokens_of(model, store, "int4")
+    assert old in files(store)
+    os.utime(old, (0, 0))
+    with (model / "config.json").open("a") as file:
+        file.write("\n")  # another digest
+    tokens_of(model, store, "int4")
+    assert old not in files(store)
+    assert len(files(store)) == 2
+    assert any(str(old) in line and "not used" in line for line in messages(told, logging.INFO))
+
+
 def test_a_flipped_bit_is_noticed_and_the_model_made_again(
     model: Path, store: Path, part: int, told: pytest.LogCaptureFixture
 ) -> None:
@@ -128,7 +146,9 @@ def test_a_flipped_bit_is_noticed_and_the_model_made_again(
     broken[at] ^= 16
     file.write_bytes(broken)
     assert tokens_of(model, store)[0] == wanted
-    assert any(str(file) in line and "made again" in line for line in messages(told, logging.WARNING))
+    (warning,) = messages(told, logging.WARNING)
+    assert str(file) in warning
+    assert "made again" in warning
     assert file.read_bytes() == whole
 
 

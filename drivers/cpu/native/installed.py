@@ -7,6 +7,7 @@ the format. The digest of a gigabyte takes a second, so it is remembered by the 
 
 Nothing here is fit to be trusted more than the model's own files; so a file that is cut short, changed or of another
 version is made again, with a warning, and where nothing can be written the model is used from memory all the same.
+Files that nobody has used for a long time, of models that have changed or gone, are removed when another is installed.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ _MOST_HEADER = 1 << 24
 _MAPPED = 1 << 16  # bytes; every system's pages divide it
 _PIECE = 1 << 20  # bytes read or written at a time
 _POLL_SECONDS = 0.1
+KEPT_DAYS = 90.0  # without being used
 _log = logging.getLogger(__name__)
 
 
@@ -93,11 +95,12 @@ class Store:
             return make(progress)
         digest = self._digest(source, lambda: progress(0.0))
         path = self.directory / f"{_plain(source.name)}-int{bits}-{digest[:16]}.v{FORMAT}.{ABI}"
-        found = self._read(path, digest, bits, progress)
+        bad: list[os.stat_result] = []
+        found = self._read(path, digest, bits, progress, bad)
         if found:
             return found
         with self._lock(path, lambda: progress(0.0)):
-            found = self._read(path, digest, bits, progress)  # by whoever had the lock before
+            found = self._read(path, digest, bits, progress, bad)  # by whoever had the lock before
             if found:
                 return found
             began = time.monotonic()
@@ -119,7 +122,17 @@ class Store:
                     time.monotonic() - began,
                     path,
                 )
+                self._sweep()
             return blueprint
+
+    def _sweep(self) -> None:
+        """Remove what has not been used for long."""
+        oldest = time.time() - KEPT_DAYS * 86_400
+        for path in self.directory.glob("*-int[48]-*.v*.*"):
+            with suppress(OSError):  # another user's, or gone
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+                    _log.info("removed %s: not used for %.0f days", path, KEPT_DAYS)
 
     # --- names ------------------------------------------------------------------------------------------------------
 
@@ -188,16 +201,29 @@ class Store:
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def _read(
-        self, path: Path, digest: str, bits: int, progress: Callable[[float], None]
+        self,
+        path: Path,
+        digest: str,
+        bits: int,
+        progress: Callable[[float], None],
+        bad: list[os.stat_result],
     ) -> Blueprint | None:
+        """What is in the file; None if there is none, or it is damaged. `bad` remembers what was found so."""
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except OSError:
             return None
+        state = os.fstat(descriptor)
         try:
-            return self._read_file(descriptor, digest, bits, progress)
+            if any(os.path.samestat(state, other) for other in bad):
+                return None
+            blueprint = self._read_file(descriptor, digest, bits, progress)
+            with suppress(OSError):  # another user's
+                os.utime(path)  # for _sweep
+            return blueprint
         except (Damaged, OSError) as error:
             _log.warning("the installed model %s is damaged (%s): it is made again", path, error)
+            bad.append(state)
             return None
         finally:
             os.close(descriptor)
