@@ -1,5 +1,5 @@
-"""What rounding weights costs: perplexity and top-1 agreement of bf16, int8 and int4 against fp32, on the embedded model
-and held-out conversations.
+"""What rounding costs: perplexity and top-1 agreement of bf16, int8 and int4 weights, and of int8 keys and values,
+against fp32, on the embedded model and held-out conversations.
 
 Counted are the tokens that the assistant writes, the ones the model was trained for, given all that stands before them.
 All go through the CPU driver's own images, as they would in a step. The perplexities are compared as ratios to fp32's.
@@ -19,7 +19,8 @@ CONVERSATIONS = 150
 CHARACTERS = 1500  # of a conversation, some 400 tokens
 SEED = 31_000
 BLOCKS = 128  # frames of KV: the model's whole window
-MOST_LOST = {"int8": 1.005, "int4": 1.05}  # times the perplexity of fp32
+SMALL_KV = "int8, int8 KV"
+MOST_LOST = {"int8": 1.005, SMALL_KV: 1.005, "int4": 1.05}  # times the perplexity of fp32
 TINY = Path(__file__).resolve().parents[1] / "models" / "tiny"
 
 
@@ -60,7 +61,9 @@ def logits_by_dtype() -> Iterator[tuple[str, list[Any]]]:
     kinds: dict[str, ImageKind] = {"fp32": torch_kind, "bf16": torch_kind}
     if isinstance(native, library.Library):
         kinds |= dict.fromkeys(("int8", "int4"), NativeKind(native, 2))
-    for dtype, kind in kinds.items():
+        kinds[SMALL_KV] = NativeKind(native, 2, kv="int8")
+    for name, kind in kinds.items():
+        dtype = name.partition(",")[0]
         raw = source.read_config(TINY)
         layout = architecture.examine(
             architecture.build_meta(config := architecture.open_config(raw, str(TINY))), config
@@ -82,7 +85,7 @@ def logits_by_dtype() -> Iterator[tuple[str, list[Any]]]:
                     image.forward(image.prepare([run], [context]), list(range(len(ids) - 1))).clone()
                 )
         image.close()
-        yield dtype, logits
+        yield name, logits
 
 
 def run() -> list[Figure]:

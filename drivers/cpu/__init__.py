@@ -3,7 +3,8 @@ engine all else.
 
 Options: threads (default: one per core); dtype (fp32, bf16, int8, int4; default bf16 where the CPU multiplies it,
 else fp32); installed (the directory of installed models, or no; default as native/library.py says); guess (rows of a
-small step that may be guesses, engine/guess.py; 0: none).
+small step that may be guesses, engine/guess.py; 0: none); kv (what the native decoder keeps keys and values in: bf16, or
+int8, which takes half the memory).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from drivers.protocol import VERSION, Hello
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Tier
 
-OPTIONS = ("threads", "dtype", "installed", "guess")
+OPTIONS = ("threads", "dtype", "installed", "guess", "kv")
 GUESS_ROWS = 8  # one tile of rows: as many as are computed while the weights are read once
 MOST_GUESS_ROWS = 256
 MOST_THREADS = 4096
@@ -61,6 +62,11 @@ def open_device(options: Mapping[str, str]) -> Device:
         raise SyscallError(
             Errno.EINVAL, f"guess={guess!r}: a number of rows up to {MOST_GUESS_ROWS} was wanted, 0 for none"
         )
+    kv = options.get("kv") or "bf16"
+    if kv not in ("bf16", "int8"):
+        raise SyscallError(Errno.EINVAL, f"kv={kv!r}: bf16 or int8 was wanted")
+    if kv == "int8" and not isinstance(native, library.Library):
+        raise SyscallError(Errno.EINVAL, f"kv=int8 needs the native decoder, but {native}")
     dtypes = ["fp32", "bf16"]
     refusals: dict[str, str] = {}
     no_int8 = ""
@@ -103,7 +109,7 @@ def open_device(options: Mapping[str, str]) -> Device:
             else Path(chosen)
         )
         store = Store(directory, int(threads)) if directory else None
-        kinds.insert(0, NativeKind(native, int(threads), store))
+        kinds.insert(0, NativeKind(native, int(threads), store, kv))
     hello = Hello(
         version=VERSION,
         kind="cpu",

@@ -168,11 +168,11 @@ def test_gate_and_up_take_turns_of_sixteen() -> None:
 # --- whole models ---------------------------------------------------------------------------------------------------
 
 
-def image(directory: Path, dtype: str, threads: int = 1, kind: Any = None) -> Frames:
+def image(directory: Path, dtype: str, threads: int = 1, kind: Any = None, kv: str = "bf16") -> Frames:
     config = architecture.open_config(source.read_config(directory), str(directory))
     layout = architecture.examine(architecture.build_meta(config), config)
     config = architecture.open_config(source.read_config(directory), str(directory))
-    kind = kind or NativeKind(native(), threads)
+    kind = kind or NativeKind(native(), threads, kv=kv)
     built: Frames = kind.build(
         directory,
         lambda told: loading.load_model(directory, config, torch.bfloat16, told),
@@ -211,12 +211,12 @@ def logits_of(
     return got
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "kv"), [("int8", "bf16"), ("int4", "bf16"), ("int8", "int8")])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_bit_depends_on_neighbours_chunks_threads_or_frames(
-    zoo: Callable[[str], Path], name: str, dtype: str
+    zoo: Callable[[str], Path], name: str, dtype: str, kv: str
 ) -> None:
-    built, pair = image(zoo(name), dtype), image(zoo(name), dtype, threads=2)
+    built, pair = image(zoo(name), dtype, kv=kv), image(zoo(name), dtype, threads=2, kv=kv)
     tokens = prompt(0, 70)
     (alone,) = logits_of(built, [tokens], lambda i: 1)
     rng = random.Random(name)
@@ -233,14 +233,16 @@ def test_no_bit_depends_on_neighbours_chunks_threads_or_frames(
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_it_computes_what_transformers_computes(zoo: Callable[[str], Path], name: str, dtype: str) -> None:
+@pytest.mark.parametrize(("dtype", "kv"), [("int8", "bf16"), ("int4", "bf16"), ("int8", "int8")])
+def test_it_computes_what_transformers_computes(
+    zoo: Callable[[str], Path], name: str, dtype: str, kv: str
+) -> None:
     """Against transformers' own fp32 with the weights as they are after rounding, so what remains is the rounding of
     activations: some hundredths for these networks with large weights. A wrong sign, norm or window gives 1 and more."""
     from transformers import AutoModelForCausalLM
 
     tokens = prompt(3, 64)
-    built = image(zoo(name), dtype)
+    built = image(zoo(name), dtype, kv=kv)
     got = torch.stack(logits_of(built, [tokens], lambda i: 64)[0])
     built.close()
     model = AutoModelForCausalLM.from_pretrained(zoo(name), attn_implementation="eager", dtype=torch.float32)
@@ -349,6 +351,34 @@ def test_steps_of_the_driver_are_decoded_natively_and_say_so(zoo: Callable[[str]
     child = feeder.fork(one)
     assert feeder.generate([child], 5) == feeder.generate([one], 5)
     device.unload(IMAGE)
+
+
+def test_keys_and_values_of_eight_bits_take_half_the_memory(zoo: Callable[[str], Path]) -> None:
+    plain, small = open_device({"threads": "1"}), open_device({"threads": "2", "kv": "int8"})
+    path = str(zoo("llama"))
+    ratio = small.probe(Probe(1, path, "int8")).block_bytes / plain.probe(Probe(1, path, "int8")).block_bytes
+    head = BLOCK_TOKENS * LANES  # the zoo's heads are padded to this many dimensions, at least
+    assert 0.5 < ratio <= (head + 4 * BLOCK_TOKENS) / (2 * head)
+    assert small.probe(Probe(1, path, "bf16")).block_bytes == plain.probe(Probe(1, path, "bf16")).block_bytes
+    small.load(Load(1, IMAGE, path, "int8", FRAMES), lambda fraction: None)
+    feeder = Feeder(small, frames=FRAMES)
+    one = feeder.spawn(prompt())
+    (tokens,) = feeder.generate([one], 12)
+    feeder.preempt(one)
+    del one.log[len(prompt()) :]
+    assert feeder.generate([one], 12, chunk=3) == [tokens]
+    child = feeder.fork(one)
+    assert feeder.generate([child], 5) == feeder.generate([one], 5)
+    small.unload(IMAGE)
+
+
+def test_a_kind_of_kv_that_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SyscallError, match="bf16 or int8") as refused:
+        open_device({"kv": "int4"})
+    assert refused.value.errno == Errno.EINVAL
+    monkeypatch.setattr(library, "load", lambda: "it was not built")
+    with pytest.raises(SyscallError, match="it was not built"):
+        open_device({"kv": "int8"})
 
 
 def test_four_bits_are_refused_with_a_reason_where_they_cannot_be_had(

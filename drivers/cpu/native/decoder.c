@@ -89,8 +89,8 @@ static int reserve(decoder *d, int64_t rows)
 
 /* --- the phases -------------------------------------------------------------------------------------------------- */
 
-#define EACH(items, run)                                                                                               \
-    for (int64_t first, end, i; (first = team_take(self, (items), (run), &end)) >= 0;)                                 \
+#define EACH(items)                                                                                                    \
+    for (int64_t first, end, i; (first = team_take(self, (items), &end)) >= 0;)                                        \
         for (i = first; i < end; i++)
 
 /* The quantised rows as the input of a product. */
@@ -105,23 +105,41 @@ static void quantise_row(const decoder *d, const matrix *w, const float *x, int6
                    w->bits == 4 ? d->value_sums + row * (d->values_stride / GROUP) : NULL);
 }
 
-/* Items a member takes at a time: few enough that the last to finish is not late, many enough to read on. */
-static int64_t run_of(int64_t items, const decoder *d) { return most(1, items / (team_size(d->team) * 8)); }
-
 static void multiply(member *self, const decoder *d, const matrix *w, int64_t rows, float *out, int64_t stride)
 {
     const activations a = input_of(d, rows);
     const int64_t items = w->columns / ITEM;
-    EACH(items, run_of(items, d)) d->k->product(w, &a, i, out, stride);
-    team_next(self);
+    EACH(items) d->k->product(w, &a, i, out, stride);
+    team_next(self, items);
+}
+
+/* Bytes of a key-value head's keys, or values, in a frame. */
+static int64_t kv_head_size(const model *m, const batch *b)
+{
+    const int64_t vectors = LANES * padded_dim(m);
+    return b->kv_bits == 8 ? vectors + LANES * (int64_t)sizeof(float) : vectors * (int64_t)sizeof(uint16_t);
+}
+
+/* Writes a row's key (`key`), or value, of one head to its slot of a frame; `bytes` has room for one. */
+static void keep(const decoder *d, const batch *b, const float *x, uint8_t *to, int64_t slot, int key, int8_t *bytes)
+{
+    const int64_t dim = d->m->head_dim, padded = padded_dim(d->m);
+    const int64_t first = key ? slot : slot * padded, step = key ? LANES : 1;
+    if (b->kv_bits != 8) {
+        d->k->narrow(x, (uint16_t *)to + first, dim, step);
+        return;
+    }
+    float *const scale = (float *)(to + LANES * padded) + slot;
+    d->k->quantise(x, dim, padded, 4, bytes, scale, NULL); /* as in 4 bits they have signs */
+    for (int64_t i = 0; i < padded; i++) ((int8_t *)to)[first + i * step] = bytes[i];
 }
 
 /* Norms and rotates the row's heads, and writes its key and value to their frame. */
-static void place(const decoder *d, const batch *b, int64_t at, int64_t row)
+static void place(const decoder *d, const batch *b, int64_t at, int64_t row, int8_t *bytes)
 {
     const model *const m = d->m;
     const layer *const l = &m->layer[at];
-    const int64_t position = b->position[row], dim = m->head_dim, half = m->rotated / 2, padded = padded_dim(m);
+    const int64_t position = b->position[row], dim = m->head_dim, half = m->rotated / 2, size = kv_head_size(m, b);
     float *const query = d->qkv + row * l->qkv.columns, *const key = query + m->heads * dim, *const value = key + m->kv_heads * dim;
     const float *const cosine = m->cosine + position * half, *const sine = m->sine + position * half;
     for (int64_t h = 0; h < m->heads + m->kv_heads; h++) {
@@ -129,11 +147,10 @@ static void place(const decoder *d, const batch *b, int64_t at, int64_t row)
         if (weight) d->k->norm(query + h * dim, weight, query + h * dim, dim, m->norm_epsilon);
         d->k->rotate(query + h * dim, cosine, sine, m->rotated);
     }
-    uint16_t *const frame = b->slab + b->table[row][position / LANES] * b->frame_size + at * 2 * m->kv_heads * LANES * padded;
-    const int64_t slot = position % LANES;
+    uint8_t *const frame = b->slab + b->table[row][position / LANES] * b->frame_size + at * 2 * m->kv_heads * size;
     for (int64_t h = 0; h < m->kv_heads; h++) {
-        d->k->narrow(key + h * dim, frame + h * LANES * padded + slot, dim, LANES);
-        d->k->narrow(value + h * dim, frame + (m->kv_heads + h) * LANES * padded + slot * padded, dim, 1);
+        keep(d, b, key + h * dim, frame + h * size, position % LANES, 1, bytes);
+        keep(d, b, value + h * dim, frame + (m->kv_heads + h) * size, position % LANES, 0, bytes);
     }
 }
 
@@ -142,8 +159,8 @@ static void attend(const decoder *d, const batch *b, int64_t at, const group *ro
 {
     const model *const m = d->m;
     const layer *const l = &m->layer[at];
-    const int64_t shared = m->heads / m->kv_heads, dim = m->head_dim, padded = padded_dim(m);
-    const int64_t keys = (at * 2 * m->kv_heads + kv_head) * LANES * padded, values = keys + m->kv_heads * LANES * padded;
+    const int64_t shared = m->heads / m->kv_heads, dim = m->head_dim, size = kv_head_size(m, b);
+    const int64_t keys = (at * 2 * m->kv_heads + kv_head) * size, values = keys + m->kv_heads * size;
     const float *query[MAX_QUERIES];
     float *out[MAX_QUERIES];
     int64_t begin[MAX_QUERIES], end[MAX_QUERIES], count = 0;
@@ -154,8 +171,8 @@ static void attend(const decoder *d, const batch *b, int64_t at, const group *ro
             end[count] = b->position[r];
             begin[count] = l->window && end[count] >= l->window ? end[count] - l->window + 1 : 0;
             if (++count < MAX_QUERIES && !(r == rows->first + rows->count - 1 && h == (kv_head + 1) * shared - 1)) continue;
-            d->k->attend(query, out, begin, end, count, b->slab, b->table[r], b->frame_size, keys, values, dim,
-                         m->attention_scale, m->attention_softcap, scores, d->scores_room);
+            d->k->attend(query, out, begin, end, count, b, b->table[r], keys, values, dim, m->attention_scale,
+                         m->attention_softcap, scores, d->scores_room);
             count = 0;
         }
 }
@@ -170,25 +187,25 @@ static void run_step(member *self, void *argument)
     const int64_t rows = b->rows, hidden = row_size(m->hidden), mixed = row_size(attention_size(m)), middle = row_size(m->intermediate);
     float *const scores = d->scores + self->index * MAX_QUERIES * d->scores_room;
 
-    EACH(rows, 1)
+    EACH(rows)
     {
         float *const x = d->state + i * hidden;
         k->embed(m->embedding + b->token[i] * m->hidden, m->embedding_scale, x, m->hidden);
         k->norm(x, m->layer[0].before_attention, d->normed + i * hidden, m->hidden, m->norm_epsilon);
         quantise_row(d, &m->layer[0].qkv, d->normed + i * hidden, m->hidden, i);
     }
-    team_next(self);
+    team_next(self, rows);
     for (int64_t at = 0; at < m->layers; at++) {
         const layer *const l = &m->layer[at];
         multiply(self, d, &l->qkv, rows, d->qkv, l->qkv.columns);
-        EACH(rows, 1) place(d, b, at, i);
-        team_next(self);
-        EACH(s->groups * m->kv_heads, 1) attend(d, b, at, &d->groups[i / m->kv_heads], i % m->kv_heads, scores);
-        team_next(self);
-        EACH(rows, 1) quantise_row(d, &l->out, d->mixed + i * mixed, attention_size(m), i);
-        team_next(self);
+        EACH(rows) place(d, b, at, i, (int8_t *)scores);
+        team_next(self, rows);
+        EACH(s->groups * m->kv_heads) attend(d, b, at, &d->groups[i / m->kv_heads], i % m->kv_heads, scores);
+        team_next(self, s->groups * m->kv_heads);
+        EACH(rows) quantise_row(d, &l->out, d->mixed + i * mixed, attention_size(m), i);
+        team_next(self, rows);
         multiply(self, d, &l->out, rows, d->result, d->wide);
-        EACH(rows, 1)
+        EACH(rows)
         {
             float *const x = d->state + i * hidden, *const y = d->result + i * d->wide, *const z = d->normed + i * hidden;
             if (l->after_attention) k->norm(y, l->after_attention, y, m->hidden, m->norm_epsilon);
@@ -196,16 +213,16 @@ static void run_step(member *self, void *argument)
             k->norm(x, l->before_mlp, z, m->hidden, m->norm_epsilon);
             quantise_row(d, &l->gate_up, z, m->hidden, i);
         }
-        team_next(self);
+        team_next(self, rows);
         const activations a = input_of(d, rows);
         const int64_t items = l->gate_up.columns / ITEM;
-        EACH(items, run_of(items, d)) k->gated_product(&l->gate_up, &a, i, d->middle, middle, m->activation);
-        team_next(self);
-        EACH(rows, 1) quantise_row(d, &l->down, d->middle + i * middle, m->intermediate, i);
-        team_next(self);
+        EACH(items) k->gated_product(&l->gate_up, &a, i, d->middle, middle, m->activation);
+        team_next(self, items);
+        EACH(rows) quantise_row(d, &l->down, d->middle + i * middle, m->intermediate, i);
+        team_next(self, rows);
         multiply(self, d, &l->down, rows, d->result, d->wide);
         const matrix *const next = at + 1 < m->layers ? &m->layer[at + 1].qkv : NULL;
-        EACH(rows, 1)
+        EACH(rows)
         {
             float *const x = d->state + i * hidden, *const y = d->result + i * d->wide, *const z = d->normed + i * hidden;
             if (l->after_mlp) k->norm(y, l->after_mlp, y, m->hidden, m->norm_epsilon);
@@ -215,9 +232,9 @@ static void run_step(member *self, void *argument)
                 quantise_row(d, next, z, m->hidden, i);
             }
         }
-        team_next(self);
+        team_next(self, rows);
     }
-    EACH(b->outputs, 1)
+    EACH(b->outputs)
     {
         float *const z = d->normed + i * hidden;
         k->norm(d->state + b->output[i] * hidden, m->last_norm, z, m->hidden, m->norm_epsilon);
@@ -227,10 +244,10 @@ static void run_step(member *self, void *argument)
             d->best_index[t * d->room + i] = 0;
         }
     }
-    team_next(self);
+    team_next(self, b->outputs);
     const activations a = input_of(d, b->outputs);
     const int64_t items = up(m->vocabulary, ITEM) / ITEM;
-    EACH(items, run_of(items, d))
+    EACH(items)
     {
         if (b->logits)
             k->product(&m->head, &a, i, b->logits, b->logits_stride);
@@ -238,8 +255,8 @@ static void run_step(member *self, void *argument)
             k->best_product(&m->head, &a, i, m->vocabulary, m->logit_softcap, d->best_value + self->index * d->room,
                             d->best_index + self->index * d->room);
     }
-    team_next(self);
-    EACH(b->outputs, 1)
+    team_next(self, items);
+    EACH(b->outputs)
     {
         if (b->logits) {
             if (m->logit_softcap > 0.0f) k->cap(b->logits + i * b->logits_stride, m->vocabulary, m->logit_softcap);
@@ -319,7 +336,7 @@ EXPORT decoder *native_open(const model *m, int64_t threads, const char *isa)
         inputs = most(inputs, most(most(l->qkv.inputs, l->out.inputs), most(l->gate_up.inputs, l->down.inputs)));
     }
     d->values_stride = up(inputs, ALIGNMENT);
-    d->scores_room = up(m->context, LANES) + LANES;
+    d->scores_room = most(up(m->context, LANES) + LANES, padded_dim(m)); /* a vector of KV is made there too */
     d->team = d->k ? team_start(threads, m->layers * PHASES_PER_LAYER + PHASES_BESIDE) : NULL;
     d->scores = space(threads * MAX_QUERIES * d->scores_room, sizeof *d->scores);
     if (!d->team || !d->scores || !reserve(d, 1)) {

@@ -22,6 +22,7 @@ from drivers.engine.kv import KVShape, KVSlab
 from drivers.protocol import BLOCK_TOKENS, Run
 
 BITS = {"int8": 8, "int4": 4}
+KV_DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8}
 _READ_SHARE = 0.3  # of making a blueprint is reading the model
 
 
@@ -99,7 +100,8 @@ class NativeImage(Frames):
                 position=batch.position.ctypes.data,
                 table=batch.table.ctypes.data,
                 slab=slab.data_ptr(),
-                frame_size=slab.stride(0),
+                frame_size=slab.stride(0) * slab.itemsize,
+                kv_bits=8 * slab.itemsize,
                 output=output.ctypes.data,
                 logits=None if logits is None else ctypes.c_void_p(logits.data_ptr()),
                 logits_stride=0 if logits is None else logits.stride(0),
@@ -112,11 +114,13 @@ class NativeImage(Frames):
 
 @dataclass(frozen=True)
 class NativeKind:
-    """The native decoder with a team of `threads`. Models are kept installed in `store`, if there is one."""
+    """The native decoder with a team of `threads`. Models are kept installed in `store`, if there is one. `kv` is what
+    keys and values are kept in: int8 takes little more than half the memory of bf16."""
 
     library: Library
     threads: int
     store: Store | None = None
+    kv: str = "bf16"
 
     def why_not(self, config: Any, dtype: str) -> str:
         if dtype not in BITS:
@@ -124,8 +128,12 @@ class NativeKind:
         return network.why_not(config)
 
     def kv_shape(self, layout: Layout, dtype: str) -> KVShape:
-        """Of a frame in the native order (native.h), which has as many bytes as one in the engine's with padded heads."""
-        return KVShape(layout.layers, layout.kv_heads, network.padded_head_dim(layout), torch.bfloat16)
+        """Of a frame in the native order (native.h), which has as many bytes as one in the engine's with padded heads; in
+        int8 each vector has a scale of four bytes."""
+        scale = 4 if self.kv == "int8" else 0
+        return KVShape(
+            layout.layers, layout.kv_heads, network.padded_head_dim(layout) + scale, KV_DTYPES[self.kv]
+        )
 
     def weight_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
         tables = 2 * layout.vocab * int(config.hidden_size) + 4 * layout.context * layout.head_dim

@@ -15,7 +15,7 @@ from ctypes import POINTER, c_char_p, c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
-ABI = 1
+ABI = 2
 LANES = 16  # columns of a packed block, tokens of a frame
 ITEM = 32  # columns are padded to a multiple of it
 GROUP = 32  # inputs that share a scale in 4 bits
@@ -57,7 +57,7 @@ class Model(ctypes.Structure):
 class Batch(ctypes.Structure):
     _fields_ = [
         ("rows", c_int64), ("outputs", c_int64), ("token", c_void_p), ("position", c_void_p), ("table", c_void_p),
-        ("slab", c_void_p), ("frame_size", c_int64), ("output", c_void_p), ("logits", c_void_p),
+        ("slab", c_void_p), ("frame_size", c_int64), ("kv_bits", c_int64), ("output", c_void_p), ("logits", c_void_p),
         ("logits_stride", c_int64), ("best", c_void_p),
     ]  # fmt: skip
 

@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ABI 1
+#define ABI 2
 #define LANES 16        /* columns of a packed block, tokens of a KV frame */
 #define ITEM 32         /* columns a work item computes: two blocks */
 #define GROUP 32        /* weights that share a scale in 4 bits */
@@ -57,13 +57,15 @@ typedef struct {
 } model;
 
 /* The rows of a step. Frames of KV are [layers][2][kv_heads] of, for keys, [padded_head_dim][16] and, for values,
-   [16][padded_head_dim] bfloat16. A row's own key and value are written before any row of the step attends. */
+   [16][padded_head_dim]: bfloat16, or, in 8 bits, bytes and behind them 16 floats, what the bytes of each of the 16 tokens
+   are to be multiplied by. A row's own key and value are written before any row of the step attends. */
 typedef struct {
     int64_t rows, outputs;
     const int64_t *token, *position; /* [rows] */
     const int64_t *const *table;     /* [rows]: frames of the row's context; rows of one context have the same pointer */
-    uint16_t *slab;
-    int64_t frame_size;    /* elements */
+    uint8_t *slab;
+    int64_t frame_size;    /* bytes */
+    int64_t kv_bits;       /* 16 or 8 */
     const int64_t *output; /* [outputs]: rows whose logits are wanted */
     float *logits;         /* [outputs, logits_stride], or NULL for the greatest only */
     int64_t logits_stride;
@@ -98,10 +100,11 @@ typedef struct {
     void (*rotate)(float *head, const float *cosine, const float *sine, int64_t rotated);
     void (*cap)(float *x, int64_t size, float limit);
     void (*narrow)(const float *x, uint16_t *out, int64_t size, int64_t step); /* to bfloat16, every `step` elements */
-    /* One to MAX_QUERIES queries of one key-value head over keys first[i] .. last[i]; scores [MAX_QUERIES, room]. */
+    /* One to MAX_QUERIES queries of one key-value head over keys first[i] .. last[i]; scores [MAX_QUERIES, room]. Offsets
+       are those of the head's keys and values in a frame, in bytes. */
     void (*attend)(const float *const *query, float *const *out, const int64_t *first, const int64_t *last, int64_t count,
-                   const uint16_t *slab, const int64_t *table, int64_t frame_size, int64_t key_offset, int64_t value_offset,
-                   int64_t dim, float scale, float softcap, float *scores, int64_t room);
+                   const batch *b, const int64_t *table, int64_t key_offset, int64_t value_offset, int64_t dim, float scale,
+                   float softcap, float *scores, int64_t room);
 } kernels;
 
 extern const kernels kernels_generic;
@@ -119,14 +122,16 @@ typedef struct {
     team *team;
     int64_t index; /* of this thread */
     int64_t phase; /* how many it has been through */
+    int64_t taken; /* items of this phase, not yet reported as finished */
 } member;
 
 team *team_start(int64_t threads, int64_t phases);
 void team_run(team *, void (*work)(member *, void *), void *); /* all members, this thread among them */
 void team_stop(team *);
 int64_t team_size(const team *);
-/* The next of this phase's items 0 .. items - 1, in runs of up to `run`; sets *last, returns the first, or -1: none left. */
-int64_t team_take(member *, int64_t items, int64_t run, int64_t *last);
-void team_next(member *); /* wait until all members have finished the phase, and start the next */
+/* The next of this phase's items 0 .. items - 1, some at a time; sets *last, returns the first, or -1: none left. What the
+   member took before counts as finished. */
+int64_t team_take(member *, int64_t items, int64_t *last);
+void team_next(member *, int64_t items); /* wait until all of the phase's items are finished, and start the next */
 
 #endif

@@ -14,8 +14,8 @@
 #define SPINS 2000 /* some 30 us: most phases are shorter */
 
 typedef struct {
-    _Alignas(64) atomic_llong taken;    /* items */
-    _Alignas(64) atomic_llong finished; /* members */
+    _Alignas(64) atomic_llong taken; /* items */
+    _Alignas(64) atomic_llong finished;
 } phase;
 
 struct team {
@@ -58,7 +58,7 @@ static void *serve(void *argument)
             pthread_mutex_unlock(&t->lock);
         }
         if (atomic_load(&t->over)) return NULL;
-        member self = {t, begin.index, 0};
+        member self = {t, begin.index, 0, 0};
         t->work(&self, t->argument);
         atomic_fetch_add_explicit(&t->at_rest, 1, memory_order_release);
     }
@@ -132,24 +132,24 @@ void team_run(team *t, void (*work)(member *, void *), void *argument)
     t->argument = argument;
     atomic_store_explicit(&t->at_rest, 0, memory_order_relaxed);
     if (t->size > 1) begin_round(t);
-    member self = {t, 0, 0};
+    member self = {t, 0, 0, 0};
     work(&self, argument);
     wait_for(&t->at_rest, t->size - 1);
 }
 
-int64_t team_take(member *m, int64_t items, int64_t run, int64_t *last)
+int64_t team_take(member *m, int64_t items, int64_t *last)
 {
     phase *const p = &m->team->phase[m->phase];
-    if (atomic_load_explicit(&p->taken, memory_order_relaxed) >= items) return -1;
-    const int64_t first = atomic_fetch_add_explicit(&p->taken, run, memory_order_relaxed);
-    if (first >= items) return -1;
-    *last = first + run < items ? first + run : items;
+    if (m->taken) atomic_fetch_add_explicit(&p->finished, m->taken, memory_order_acq_rel);
+    m->taken = 0;
+    long long first = atomic_load_explicit(&p->taken, memory_order_relaxed);
+    do {
+        if (first >= items) return -1;
+        const int64_t share = (items - first) / (2 * m->team->size);
+        *last = first + (share > 1 ? share : 1);
+    } while (!atomic_compare_exchange_weak_explicit(&p->taken, &first, *last, memory_order_relaxed, memory_order_relaxed));
+    m->taken = *last - first;
     return first;
 }
 
-void team_next(member *m)
-{
-    phase *const p = &m->team->phase[m->phase++];
-    atomic_fetch_add_explicit(&p->finished, 1, memory_order_acq_rel);
-    wait_for(&p->finished, m->team->size);
-}
+void team_next(member *m, int64_t items) { wait_for(&m->team->phase[m->phase++].finished, items); }

@@ -28,6 +28,11 @@ static inline vf vf_abs(vf a)
     const __m256 sign = _mm256_set1_ps(-0.0f);
     return (vf){_mm256_andnot_ps(sign, a.low), _mm256_andnot_ps(sign, a.high)};
 }
+/* Is any lane of a not at most that of b (greater, or no number)? */
+static inline int vf_exceeds(vf a, vf b)
+{
+    return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(a.low, b.low, _CMP_NLE_UQ), _mm256_cmp_ps(a.high, b.high, _CMP_NLE_UQ)));
+}
 static inline vf vf_round(vf a)
 {
     return (vf){_mm256_round_ps(a.low, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
@@ -43,6 +48,11 @@ static inline __m256 bfloat_half(const uint16_t *p)
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
 }
 static inline vf vf_bfloat(const uint16_t *p) { return (vf){bfloat_half(p), bfloat_half(p + 8)}; }
+static inline __m256 byte_half(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+static inline vf vf_byte(const int8_t *p) { return (vf){byte_half(p), byte_half(p + 8)}; }
 static inline void vf_bytes(int8_t *p, vf a) /* whole numbers in -128 .. 127 */
 {
     const __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high));

@@ -19,6 +19,8 @@ static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 static inline vf vf_abs(vf a) { return _mm512_abs_ps(a); }
+/* Is any lane of a not at most that of b (greater, or no number)? */
+static inline int vf_exceeds(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ) != 0; }
 static inline vf vf_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline vf vf_power2(vf a) /* 2 ** a for whole a in -126 .. 127 */
 {
@@ -27,6 +29,10 @@ static inline vf vf_power2(vf a) /* 2 ** a for whole a in -126 .. 127 */
 static inline vf vf_bfloat(const uint16_t *p)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
+static inline vf vf_byte(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
 static inline void vf_bytes(int8_t *p, vf a) /* whole numbers in -128 .. 127 */
 {

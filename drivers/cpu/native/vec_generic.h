@@ -29,6 +29,13 @@ static inline vf vf_fma(vf a, vf b, vf c) { LANEWISE(vf, __builtin_fmaf(a.lane[i
 static inline vf vf_fma(vf a, vf b, vf c) { LANEWISE(vf, a.lane[i] * b.lane[i] + c.lane[i]); }
 #endif
 static inline vf vf_abs(vf a) { LANEWISE(vf, fabsf(a.lane[i])); }
+/* Is any lane of a not at most that of b (greater, or no number)? */
+static inline int vf_exceeds(vf a, vf b)
+{
+    int any = 0;
+    for (int i = 0; i < LANES; i++) any |= !(a.lane[i] <= b.lane[i]);
+    return any;
+}
 static inline vf vf_round(vf a) { LANEWISE(vf, (a.lane[i] + 12582912.0f) - 12582912.0f); } /* 1.5 * 2**23: to the nearest even */
 static inline int32_t whole(float a) { return a == a ? (int32_t)a : 0; } /* of what is no number C does not say it */
 static inline vf vf_power2(vf a) /* 2 ** a for whole a in -126 .. 127 */
@@ -49,6 +56,7 @@ static inline vf vf_bfloat(const uint16_t *p)
     }
     return result;
 }
+static inline vf vf_byte(const int8_t *p) { LANEWISE(vf, (float)p[i]); }
 static inline void vf_bytes(int8_t *p, vf a) /* whole numbers in -128 .. 127 */
 {
     for (int i = 0; i < LANES; i++) p[i] = (int8_t)whole(a.lane[i]);

@@ -107,8 +107,8 @@ static void random_model(model *m)
 
 typedef struct {
     int64_t length[CONTEXTS], *token[CONTEXTS], *table[CONTEXTS];
-    uint16_t *slab;
-    int64_t frame_size;
+    uint8_t *slab;
+    int64_t frame_size, kv_bits;
 } contexts;
 
 /* Compute `count[c]` tokens of each context from done[c] on; the logits of all of them to out[c] [position, vocabulary]. */
@@ -123,7 +123,7 @@ static void compute(decoder *d, const model *m, const contexts *c, int64_t *done
         }
     if (!rows) return;
     float *const logits = malloc((size_t)(rows * m->head.columns) * sizeof *logits);
-    batch b = {rows, rows, token, position, table, c->slab, c->frame_size, output, logits, m->head.columns, best};
+    batch b = {rows, rows, token, position, table, c->slab, c->frame_size, c->kv_bits, output, logits, m->head.columns, best};
     if (native_step(d, &b)) exit(2);
     b.logits = NULL;
     if (native_step(d, &b)) exit(2); /* again, for the greatest only */
@@ -143,9 +143,11 @@ static void one(const char *isa)
 {
     model m;
     random_model(&m);
-    contexts c = {.frame_size = m.layers * 2 * m.kv_heads * LANES * m.padded_head_dim};
+    contexts c = {.kv_bits = next() % 2 ? 16 : 8};
+    const int64_t vector = c.kv_bits / 8 * m.padded_head_dim + (c.kv_bits == 8 ? (int64_t)sizeof(float) : 0);
+    c.frame_size = m.layers * 2 * m.kv_heads * LANES * vector;
     const int64_t blocks = m.context / LANES, frames = blocks * CONTEXTS;
-    c.slab = give((size_t)(frames * c.frame_size) * sizeof *c.slab);
+    c.slab = give((size_t)(frames * c.frame_size));
     float *want[CONTEXTS], *got[CONTEXTS];
     for (int i = 0; i < CONTEXTS; i++) {
         c.length[i] = between(1, m.context);
@@ -167,7 +169,7 @@ static void one(const char *isa)
         }
     }
     /* What a frame held before must not matter, were it no number. */
-    memset(c.slab, 0xff, (size_t)(frames * c.frame_size) * sizeof *c.slab);
+    memset(c.slab, 0xff, (size_t)(frames * c.frame_size));
     int64_t done[CONTEXTS] = {0};
     for (int left = 1; left;) {
         int64_t count[CONTEXTS];
