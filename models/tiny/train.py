@@ -43,7 +43,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=Plan.steps, help="training steps (default: %(default)s)")
     parser.add_argument("--muon-rate", type=float, default=Plan.muon_rate, help="peak rate for the matrices")
     parser.add_argument(
-        "--processes", type=int, default=Plan.processes, help="that share the work (default: %(default)s)"
+        "--processes",
+        type=int,
+        default=Plan.processes,
+        help="that share the work (default: %(default)s)",
     )
     parser.add_argument(
         "--checkpoint",

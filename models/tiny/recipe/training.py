@@ -7,7 +7,8 @@ result is saved in bf16.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Plan:
     muon_rate: float = 0.005
     adam_rate: float = 0.002
     processes: int = 2
+    """That share the rows of each batch."""
     checkpoint_every: int = 200
 
 
@@ -132,7 +134,7 @@ def loss_of(model: LlamaForCausalLM, tokens: torch.Tensor, written: torch.Tensor
 
 
 class Pool:
-    """Processes that share the rows of each batch and add their gradients up.
+    """Processes that add up what they have found.
 
     Each has one thread, the whole model and its own optimisers; all add the same numbers in the same order, so their
     models stay equal to the bit. Two of them take a third less time than one with two threads.
@@ -141,40 +143,58 @@ class Pool:
     def __init__(self, processes: int, parameters: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.size = processes
-        self._sums = torch.zeros(processes, parameters + 2).share_memory_()  # type: ignore[no-untyped-call] # gradients, loss, CPU seconds
+        self._given = torch.zeros(processes, parameters + 2).share_memory_()  # type: ignore[no-untyped-call] # two numbers beside
         self._barrier = context.Barrier(processes)
         self._context = context
 
-    def start(self, work: Callable[..., object], *arguments: object) -> None:
-        """Start all but the first process, with `work(rank, pool, *arguments)`; they go when this process does."""
-        for rank in range(1, self.size):
-            self._context.Process(target=work, args=(rank, self, *arguments), daemon=True).start()
+    @contextmanager
+    def others(self, work: Callable[..., object], *arguments: object) -> Iterator[None]:
+        """While in here all but the first process do `work(rank, pool, *arguments)`."""
+        started = [
+            self._context.Process(target=work, args=(rank, self, *arguments), daemon=True)
+            for rank in range(1, self.size)
+        ]
+        try:
+            for process in started:
+                process.start()
+            yield
+        finally:
+            for process in started:
+                process.terminate()
+                process.join()
 
-    def add(self, rank: int, model: LlamaForCausalLM, loss: float, seconds: float) -> tuple[float, float]:
-        """Give every parameter the sum of all processes' gradients; returns the sums of the losses and CPU seconds.
+    def check(self, rank: int) -> None:
+        """See whether the others are still there, as far as this process can tell.
+
+        Raises:
+            RuntimeError: one is not.
+        """
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():
+            raise RuntimeError(f"process {rank}: the first process has gone")
+        if rank == 0 and len(multiprocessing.active_children()) < self.size - 1:
+            raise RuntimeError("a process of the pool has gone; start again to go on from the checkpoint")
+
+    def add(
+        self, rank: int, tensors: list[torch.Tensor], first: float, second: float
+    ) -> tuple[list[torch.Tensor], float, float]:
+        """The sums over all processes of every tensor and of two numbers beside.
 
         Raises:
             threading.BrokenBarrierError: another process has gone.
         """
-        weights = list(model.parameters())
-        mine = self._sums[rank]
-        torch.cat([weight.grad.flatten() for weight in weights], out=mine[:-2])
-        mine[-2], mine[-1] = loss, seconds
+        mine = self._given[rank]
+        torch.cat([tensor.flatten() for tensor in tensors], out=mine[:-2])
+        mine[-2], mine[-1] = first, second
         self._barrier.wait(PARTNER_TIMEOUT)
-        total = self._sums.sum(0)
+        total = self._given.sum(0)
         self._barrier.wait(PARTNER_TIMEOUT)  # nobody writes the next ones before all have read these
-        for weight, part in zip(
-            weights, total.split([weight.numel() for weight in weights] + [2])[:-1], strict=True
-        ):
-            weight.grad = part.view_as(weight)
-        return total[-2].item(), total[-1].item()
-
-
-def save(state: dict[str, object], checkpoint: Path) -> None:
-    """Write a checkpoint: whole or not at all."""
-    part = checkpoint.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(checkpoint)
+        parts = total[:-2].split([tensor.numel() for tensor in tensors])
+        return (
+            [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)],
+            total[-2].item(),
+            total[-1].item(),
+        )
 
 
 def train(
@@ -185,8 +205,146 @@ def train(
 ) -> tuple[LlamaForCausalLM, float]:
     """Train, or go on from `checkpoint` if it is there; returns the model and the CPU seconds of all parts of the run."""
     pool = Pool(plan.processes, network(tokenizer).num_parameters())
-    pool.start(train_as, plan, tokenizer, checkpoint, None)
-    return train_as(0, pool, plan, tokenizer, checkpoint, say)
+    with pool.others(train_as, plan, tokenizer, checkpoint, None):
+        return train_as(0, pool, plan, tokenizer, checkpoint, say)
+
+
+class Learner:
+    """The model of one process, its optimisers, and how far it has come."""
+
+    def __init__(self, plan: Plan, tokenizer: PreTrainedTokenizerFast) -> None:
+        torch.manual_seed(plan.seed)
+        self.plan = plan
+        self.model = network(tokenizer)
+        self.model.train()
+        self.weights = list(self.model.parameters())
+        self.optimisers = optimisers_of(plan, self.model)
+        self.step = 0
+
+    def load(self, checkpoint: Path) -> float:
+        """Go on from a checkpoint; returns the CPU seconds it took to get there."""
+        state = torch.load(checkpoint, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.step = state["step"]
+        return float(state["cpu_seconds"])
+
+    def save(self, checkpoint: Path, cpu_seconds: float) -> None:
+        """Write a checkpoint: whole or not at all."""
+        states = [optimiser.state_dict() for optimiser in self.optimisers]
+        part = checkpoint.with_suffix(".part")
+        torch.save(
+            {
+                "model": self.model.state_dict(),
+                "optimisers": states,
+                "step": self.step,
+                "cpu_seconds": cpu_seconds,
+            },
+            part,
+        )
+        part.replace(checkpoint)
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Go on from the weights as they are saved, with fresh optimisers."""
+        for weight in self.weights:
+            weight.copy_(weight.to(torch.bfloat16))
+        self.optimisers = optimisers_of(self.plan, self.model)
+
+    def look(
+        self, tokens: torch.Tensor, written: torch.Tensor, targets: int
+    ) -> tuple[float, list[torch.Tensor]]:
+        """The loss of these targets, as their share of the mean over `targets`, and its gradients."""
+        loss = loss_of(self.model, tokens, written) / targets
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
+        return loss.item(), gradients
+
+    def update(self, gradients: list[torch.Tensor]) -> None:
+        """Take a step against these gradients."""
+        for weight, gradient in zip(self.weights, gradients, strict=True):
+            weight.grad = gradient
+        torch.nn.utils.clip_grad_norm_(self.optimisers[1].param_groups[0]["params"], 1.0)
+        for optimiser, peak in zip(self.optimisers, (self.plan.muon_rate, self.plan.adam_rate), strict=True):
+            optimiser.param_groups[0]["lr"] = peak * rate_at(self.plan, self.step)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+
+
+class Report:
+    """Says now and then how far a run has come."""
+
+    def __init__(self, plan: Plan, first: int, say: Callable[[str], None] | None) -> None:
+        self._plan, self._first, self._say = plan, first, say
+        self._began = time.monotonic()
+        self._seen = 0
+        self._loss: float | None = None
+
+    def add(self, done: int, loss: float, tokens: int, cpu_seconds: float) -> None:
+        """After each step: `done` steps, the loss and the tokens of this one, CPU seconds of this part of the run."""
+        self._seen += tokens
+        self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
+        if self._say and (done % 25 == 0 or done == self._plan.steps):
+            elapsed = time.monotonic() - self._began
+            left = elapsed / (done - self._first) * (self._plan.steps - done)
+            self._say(
+                f"step {done}/{self._plan.steps}  loss {self._loss:.4f}  {self._seen / elapsed:,.0f} tokens/s  "
+                f"CPU {cpu_seconds:,.0f} s  left {left / 60:.1f} min"
+            )
+
+
+def learn(
+    learner: Learner,
+    rank: int,
+    pool: Pool,
+    tokenizer: PreTrainedTokenizerFast,
+    checkpoint: Path,
+    say: Callable[[str], None] | None,
+) -> float:
+    """Every step that is left, with the rows `rank`, `rank + size`, ... of each batch; returns the CPU seconds of all
+    processes, those of earlier parts of the run included."""
+    plan = learner.plan
+    before = learner.load(checkpoint) if checkpoint.exists() else 0.0
+    if say and learner.step:
+        say(f"resuming at step {learner.step}")
+    report = Report(plan, learner.step, say)
+    spent = before
+    while learner.step < plan.steps:
+        pool.check(rank)
+        if learner.step == plan.restart:
+            learner.restart()
+        tokens, written = batch(tokenizer, plan.seed, learner.step)
+        length = tokens.shape[1] - 1
+        rows, columns = written // length, written % length
+        mine = rows % pool.size == rank
+        part = rows[mine] // pool.size * length + columns[mine]
+        loss, gradients = learner.look(tokens[rank :: pool.size], part, len(written))
+        gradients, loss, cpu = pool.add(rank, gradients, loss, time.process_time())
+        learner.update(gradients)
+        spent = before + cpu
+        report.add(learner.step, loss, tokens.shape[0] * length, spent)
+        if rank == 0 and learner.step % plan.checkpoint_every == 0 and learner.step < plan.steps:
+            learner.save(checkpoint, spent)
+    return spent
+
+
+@contextmanager
+def one_core(rank: int) -> Iterator[None]:
+    """While in here this process has one thread and one core: beside other work a scheduler may leave all the processes
+    of a pool on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set()
+    if cores:
+        os.sched_setaffinity(0, {sorted(cores)[rank % len(cores)]})
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if cores:
+            os.sched_setaffinity(0, cores)
 
 
 def train_as(
@@ -197,62 +355,8 @@ def train_as(
     checkpoint: Path,
     say: Callable[[str], None] | None,
 ) -> tuple[LlamaForCausalLM, float]:
-    """What one process of the pool does: with the rows `rank`, `rank + size`, ... of each batch."""
-    torch.set_num_threads(1)
-    if hasattr(
-        os, "sched_setaffinity"
-    ):  # a scheduler may leave both on one core beside other work: all wait then
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[rank % len(cores)]})
-    torch.manual_seed(plan.seed)
-    model = network(tokenizer)
-    model.train()
-    optimisers = optimisers_of(plan, model)
-    peaks = (plan.muon_rate, plan.adam_rate)
-    first, spent, smooth = 0, 0.0, None
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        first, spent = state["step"], state["cpu_seconds"]
-        if say:
-            say(f"resuming at step {first}")
-    wall, seen = time.monotonic(), 0
-    seconds = spent
-    for step in range(first, plan.steps):
-        if step == plan.restart:
-            with torch.no_grad():
-                for weight in model.parameters():
-                    weight.copy_(weight.to(torch.bfloat16))
-            optimisers = optimisers_of(plan, model)
-        tokens, written = batch(tokenizer, plan.seed, step)
-        length = tokens.shape[1] - 1
-        rows, columns = written // length, written % length
-        mine = rows % pool.size == rank
-        part = rows[mine] // pool.size * length + columns[mine]
-        loss = loss_of(model, tokens[rank :: pool.size], part) / len(written)
-        loss.backward()  # type: ignore[no-untyped-call]
-        value, cpu = pool.add(rank, model, loss.item(), time.process_time())
-        torch.nn.utils.clip_grad_norm_(optimisers[1].param_groups[0]["params"], 1.0)
-        for optimiser, peak in zip(optimisers, peaks, strict=True):
-            optimiser.param_groups[0]["lr"] = peak * rate_at(plan, step)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-        seen += tokens.shape[0] * length
-        smooth = value if smooth is None else 0.95 * smooth + 0.05 * value
-        done, seconds = step + 1, spent + cpu
-        if say and (done % 25 == 0 or done == plan.steps):
-            elapsed = time.monotonic() - wall
-            left = elapsed / (done - first) * (plan.steps - done)
-            say(
-                f"step {done}/{plan.steps}  loss {smooth:.4f}  {seen / elapsed:,.0f} tokens/s  "
-                f"CPU {seconds:,.0f} s  left {left / 60:.1f} min"
-            )
-        if rank == 0 and done % plan.checkpoint_every == 0 and done < plan.steps:
-            states = [optimiser.state_dict() for optimiser in optimisers]
-            save(
-                {"model": model.state_dict(), "optimisers": states, "step": done, "cpu_seconds": seconds},
-                checkpoint,
-            )
-    return model, seconds
+    """What one process of the pool does."""
+    with one_core(rank):
+        learner = Learner(plan, tokenizer)
+        spent = learn(learner, rank, pool, tokenizer, checkpoint, say)
+        return learner.model, spent

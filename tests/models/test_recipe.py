@@ -1,0 +1,60 @@
+"""How the embedded model is trained: work is shared, runs stop and go on."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from models.tiny.recipe.training import Plan, train
+
+TINY = Path(__file__).parents[2] / "models" / "tiny"
+PLAN = Plan(steps=3, warmup=1, decay_from=1, restart=1, checkpoint_every=1)
+
+
+class Stopped(Exception):
+    pass
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def stop_at(what: str) -> Callable[[str], None]:
+    def say(line: str) -> None:
+        if what in line:
+            raise Stopped
+
+    return say
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(TINY)
+    return tokenizer
+
+
+def test_two_processes_find_the_loss_of_one(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    losses = []
+    for processes in (1, 2):
+        said: list[str] = []
+        train(
+            replace(PLAN, steps=1, processes=processes), tokenizer, tmp_path / f"{processes}.pt", said.append
+        )
+        losses.append(float(said[-1].split("loss ")[1].split()[0]))
+    assert losses[0] == pytest.approx(losses[1], abs=2e-3)
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    whole, cpu_seconds = train(PLAN, tokenizer, tmp_path / "whole.pt", quiet)
+    assert cpu_seconds > 0
+    with pytest.raises(Stopped):
+        train(PLAN, tokenizer, tmp_path / "stopped.pt", stop_at("step 3/3"))
+    model, spent = train(PLAN, tokenizer, tmp_path / "stopped.pt", quiet)
+    assert spent > 0
+    for (name, weight), other in zip(model.named_parameters(), whole.parameters(), strict=True):
+        assert torch.equal(weight, other), name
