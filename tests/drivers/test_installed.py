@@ -114,7 +114,6 @@ def positions(size: int) -> list[int]:
     return [3, 12, 20, 200, size // 3, size // 2, size - 5]
 
 
-@pytest.mark.parametrize("part", range(7))
 def test_what_was_not_used_for_long_goes_when_another_is_installed(
     model: Path, store: Path, told: pytest.LogCaptureFixture
 ) -> None:
@@ -133,6 +132,7 @@ def test_what_was_not_used_for_long_goes_when_another_is_installed(
     assert any(str(old) in line and "not used" in line for line in messages(told, logging.INFO))
 
 
+@pytest.mark.parametrize("part", range(7))
 def test_a_flipped_bit_is_noticed_and_the_model_made_again(
     model: Path, store: Path, part: int, told: pytest.LogCaptureFixture
 ) -> None:
