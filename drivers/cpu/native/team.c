@@ -1,3 +1,5 @@
+#define _POSIX_C_SOURCE 199309L /* clock_gettime */
+
 /* A small team of threads for steps of a few milliseconds with hundreds of phases.
 
    OpenMP's barriers cost little too, but its threads are shared with torch's and spin against them. Here the items of a
@@ -8,10 +10,14 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "native.h"
 
 #define SPINS 2000 /* some 30 us: most phases are shorter */
+/* For so long after a step a member offers its core without sleeping: the next step comes within it while there is one, and
+   a core that has gone to sleep takes its time to wake for those that bring it. */
+#define AWAKE_NANOSECONDS 2000000
 
 typedef struct {
     _Alignas(64) atomic_llong taken; /* items */
@@ -45,6 +51,13 @@ static inline void relax(void)
 #endif
 }
 
+static long long nanoseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
 static void *serve(void *argument)
 {
     const start begin = *(start *)argument;
@@ -52,6 +65,9 @@ static void *serve(void *argument)
     free(argument);
     for (long long seen = 0;; seen++) {
         for (int spin = 0; spin < SPINS && atomic_load_explicit(&t->round, memory_order_acquire) == seen; spin++) relax();
+        for (const long long until = nanoseconds() + AWAKE_NANOSECONDS;
+             atomic_load_explicit(&t->round, memory_order_acquire) == seen && nanoseconds() < until;)
+            sched_yield();
         if (atomic_load_explicit(&t->round, memory_order_acquire) == seen) {
             pthread_mutex_lock(&t->lock);
             while (atomic_load_explicit(&t->round, memory_order_acquire) == seen) pthread_cond_wait(&t->more, &t->lock);
