@@ -4,7 +4,7 @@ engine all else.
 Options: threads (default: one per core); dtype (fp32, bf16, int8, int4; default bf16 where the CPU multiplies it,
 else fp32); installed (the directory of installed models, or no; default as native/library.py says); guess (rows of a
 small step that may be guesses, engine/guess.py; 0: none); kv (what the native decoder keeps keys and values in: bf16, or
-int8, which takes half the memory).
+int8, which takes little more than half the memory; the torch engine keeps them in the dtype of the activations).
 """
 
 from __future__ import annotations

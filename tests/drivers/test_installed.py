@@ -124,12 +124,19 @@ def test_what_was_not_used_for_long_goes_when_another_is_installed(
     tokens_of(model, store, "int4")
     assert old in files(store)
     os.utime(old, (0, 0))
+    others = [
+        store / name for name in ("llama-int4-g128.v2.safetensors", ".a-int8-0123456789abcdef.v1.2.lock")
+    ]
+    for other in others:
+        other.touch()
+        os.utime(other, (0, 0))
     with (model / "config.json").open("a") as file:
         file.write("\n")  # another digest
     tokens_of(model, store, "int4")
     assert old not in files(store)
-    assert len(files(store)) == 2
-    assert any(str(old) in line and "not used" in line for line in messages(told, logging.INFO))
+    assert all(other.exists() for other in others)
+    assert len(files(store)) == 3
+    assert any(str(old) in line and "not loaded" in line for line in messages(told, logging.INFO))
 
 
 @pytest.mark.parametrize("part", range(7))

@@ -1,8 +1,11 @@
 """How the embedded model is trained: work is shared, runs stop and go on."""
 
+import multiprocessing
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -58,3 +61,19 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     assert spent > 0
     for (name, weight), other in zip(model.named_parameters(), whole.parameters(), strict=True):
         assert torch.equal(weight, other), name
+
+
+def test_a_run_that_loses_a_process_says_so_at_once(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    def kill() -> None:
+        while not (others := multiprocessing.active_children()):
+            time.sleep(0.05)
+        others[0].kill()
+
+    killer = Thread(target=kill)
+    killer.start()
+    with pytest.raises(RuntimeError, match="start again to go on"):
+        train(replace(PLAN, steps=500), tokenizer, tmp_path / "lost.pt", quiet)
+    killer.join()
+    assert not multiprocessing.active_children()

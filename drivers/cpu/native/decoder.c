@@ -1,6 +1,6 @@
 /* A step: the rows of a batch through all layers, as one piece of work for a team of threads.
 
-   Every phase's items are independent; a phase ends when all members have finished it. What is said of the order of sums
+   Every phase's items are independent; a phase ends when all of them are finished. What is said of the order of sums
    in native.h holds because an item is a whole row or whole columns of all rows. */
 
 #include <stdatomic.h>

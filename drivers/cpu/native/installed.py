@@ -7,7 +7,7 @@ the format. The digest of a gigabyte takes a second, so it is remembered by the 
 
 Nothing here is fit to be trusted more than the model's own files; so a file that is cut short, changed or of another
 version is made again, with a warning, and where nothing can be written the model is used from memory all the same.
-Files that nobody has used for a long time, of models that have changed or gone, are removed when another is installed.
+Files that nobody has loaded for a long time, of models that have changed or gone, are removed when another is installed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ _MOST_HEADER = 1 << 24
 _MAPPED = 1 << 16  # bytes; every system's pages divide it
 _PIECE = 1 << 20  # bytes read or written at a time
 _POLL_SECONDS = 0.1
-KEPT_DAYS = 90.0  # without being used
+KEPT_DAYS = 90.0  # without being loaded
+_INSTALLED = re.compile(r".+-int[48]-[0-9a-f]{16}\.v\d+\.\d+")  # a file's name
 _log = logging.getLogger(__name__)
 
 
@@ -126,13 +127,15 @@ class Store:
             return blueprint
 
     def _sweep(self) -> None:
-        """Remove what has not been used for long."""
+        """Remove what has not been loaded for long."""
         oldest = time.time() - KEPT_DAYS * 86_400
-        for path in self.directory.glob("*-int[48]-*.v*.*"):
+        for path in self.directory.iterdir():
+            if not _INSTALLED.fullmatch(path.name):
+                continue
             with suppress(OSError):  # another user's, or gone
                 if path.stat().st_mtime < oldest:
                     path.unlink()
-                    _log.info("removed %s: not used for %.0f days", path, KEPT_DAYS)
+                    _log.info("removed %s: not loaded for %.0f days", path, KEPT_DAYS)
 
     # --- names ------------------------------------------------------------------------------------------------------
 
@@ -219,11 +222,12 @@ class Store:
                 return None
             blueprint = self._read_file(descriptor, digest, bits, progress)
             with suppress(OSError):  # another user's
-                os.utime(path)  # for _sweep
+                os.utime(descriptor)  # for _sweep
             return blueprint
         except (Damaged, OSError) as error:
             _log.warning("the installed model %s is damaged (%s): it is made again", path, error)
-            bad.append(state)
+            if isinstance(error, Damaged):
+                bad.append(state)
             return None
         finally:
             os.close(descriptor)

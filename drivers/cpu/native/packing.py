@@ -18,11 +18,12 @@ from drivers.cpu.native.library import GROUP, ITEM, LANES, Matrix
 PAGE = 4096  # bytes
 _TINY = 1e-30  # in place of the maximum of a column of zeros
 _ALIGNMENT = 64  # bytes
-_GUARD = 8192  # products prefetch beyond a matrix's end
 _SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)  # of the scale of a group, tried for the least error
 _PIECE = 2048  # columns quantised at a time
 # Shared memory, Python's default for an anonymous map, has no huge pages on most systems.
-_PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+_PRIVATE: dict[str, int] = (
+    {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+)
 
 
 class Arena:
@@ -34,7 +35,7 @@ class Arena:
 
     def __init__(self, size: int) -> None:
         try:
-            self._map = mmap.mmap(-1, PAGE + size + _GUARD, **_PRIVATE)
+            self._map = mmap.mmap(-1, PAGE + size, **_PRIVATE)
         except OSError as error:
             raise MemoryError(f"no memory for {size >> 20} MiB of weights: {error.strerror}") from None
         if hasattr(mmap, "MADV_HUGEPAGE"):

@@ -10,7 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from threading import BrokenBarrierError, Thread
 
 import torch
 import torch.nn.functional as F
@@ -150,30 +153,37 @@ class Pool:
     @contextmanager
     def others(self, work: Callable[..., object], *arguments: object) -> Iterator[None]:
         """While in here all but the first process do `work(rank, pool, *arguments)`."""
-        started = [
-            self._context.Process(target=work, args=(rank, self, *arguments), daemon=True)
-            for rank in range(1, self.size)
-        ]
+        started = []
         try:
-            for process in started:
+            for rank in range(1, self.size):
+                process = self._context.Process(target=work, args=(rank, self, *arguments), daemon=True)
                 process.start()
+                started.append(process)
+            Thread(target=self._watch, args=(list(started),), daemon=True).start()
             yield
         finally:
             for process in started:
                 process.terminate()
                 process.join()
 
-    def check(self, rank: int) -> None:
-        """See whether the others are still there, as far as this process can tell.
+    def _watch(self, processes: list[SpawnProcess]) -> None:
+        """Whoever waits for a process that has gone before its work was done waits no longer."""
+        running = {process.sentinel: process for process in processes}
+        while running:
+            ended = connection.wait(list(running))
+            for sentinel in [each for each in running if each in ended]:
+                gone = running.pop(sentinel)
+                gone.join()
+                if gone.exitcode != 0:
+                    self._barrier.abort()
+                    return
 
-        Raises:
-            RuntimeError: one is not.
-        """
+    @staticmethod
+    def leave_with_parent() -> None:
+        """End this process when the first one has gone, however it went."""
         parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():
-            raise RuntimeError(f"process {rank}: the first process has gone")
-        if rank == 0 and len(multiprocessing.active_children()) < self.size - 1:
-            raise RuntimeError("a process of the pool has gone; start again to go on from the checkpoint")
+        if parent is not None:
+            Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
     def add(
         self, rank: int, tensors: list[torch.Tensor], first: float, second: float
@@ -181,14 +191,18 @@ class Pool:
         """The sums over all processes of every tensor and of two numbers beside.
 
         Raises:
-            threading.BrokenBarrierError: another process has gone.
+            RuntimeError: another process has gone.
         """
         mine = self._given[rank]
         torch.cat([tensor.flatten() for tensor in tensors], out=mine[:-2])
         mine[-2], mine[-1] = first, second
-        self._barrier.wait(PARTNER_TIMEOUT)
-        total = self._given.sum(0)
-        self._barrier.wait(PARTNER_TIMEOUT)  # nobody writes the next ones before all have read these
+        try:
+            self._barrier.wait(PARTNER_TIMEOUT)
+            total = self._given.sum(0)
+            self._barrier.wait(PARTNER_TIMEOUT)  # nobody writes the next ones before all have read these
+        except BrokenBarrierError:
+            gone = "a process of the pool has gone: start again to go on from the checkpoint"
+            raise RuntimeError(gone) from None
         parts = total[:-2].split([tensor.numel() for tensor in tensors])
         return (
             [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)],
@@ -312,7 +326,6 @@ def learn(
     report = Report(plan, learner.step, say)
     spent = before
     while learner.step < plan.steps:
-        pool.check(rank)
         if learner.step == plan.restart:
             learner.restart()
         tokens, written = batch(tokenizer, plan.seed, learner.step)
@@ -356,6 +369,7 @@ def train_as(
     say: Callable[[str], None] | None,
 ) -> tuple[LlamaForCausalLM, float]:
     """What one process of the pool does."""
+    Pool.leave_with_parent()
     with one_core(rank):
         learner = Learner(plan, tokenizer)
         spent = learn(learner, rank, pool, tokenizer, checkpoint, say)
