@@ -256,11 +256,13 @@ def test_a_worker_that_dies_takes_its_children_and_files_with_it(
 
 
 BENCHMARK = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
 from benchmarks.peers.comparison import Workload, compare
 from benchmarks.peers.engines import Engine
 from benchmarks.yardstick import QWEN2
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background it is ignored
 
 def engine(how):
     return Engine(how, how, command=(sys.executable, sys.argv[1], how), variables={"PYTHONPATH": os.getcwd()})
