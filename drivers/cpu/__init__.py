@@ -23,6 +23,9 @@ from syscalls.errno import Errno, SyscallError
 from syscalls.records import Tier
 
 OPTIONS = ("threads", "dtype", "installed", "guess", "kv")
+NO_KV = (
+    "kv=int8 is for models that the native decoder runs; keys and values have the dtype of the activations"
+)
 GUESS_ROWS = 8  # one tile of rows: as many as are computed while the weights are read once
 MOST_GUESS_ROWS = 256
 MOST_THREADS = 4096
@@ -98,7 +101,7 @@ def open_device(options: Mapping[str, str]) -> Device:
 
     torch.set_num_threads(int(threads))
     device = torch.device("cpu")
-    kinds: list[ImageKind] = [TorchKind(device, no_int8)]
+    kinds: list[ImageKind] = [TorchKind(device, no_int8, NO_KV if kv == "int8" else "")]
     if isinstance(native, library.Library):
         chosen = options.get("installed")
         directory = (

@@ -7,6 +7,7 @@ The network is transformers' own module; only attention is ours (attention.py), 
 from __future__ import annotations
 
 import itertools
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ ROW_UNIT = 8
 MOST_UNQUANTISED = 0.1  # of the parameters, besides embeddings, that int8 may leave in fp32
 _READ_SHARE = 0.9  # of building an image is reading its weights; the rest is what follows
 _names = itertools.count()
+_log = logging.getLogger(__name__)
 
 
 class ImageKind(Protocol):
@@ -123,6 +125,7 @@ class TorchKind:
 
     device: torch.device
     no_int8: str = ""
+    warning: str = ""  # about every model that is built so
 
     def why_not(self, config: Any, dtype: str) -> str:
         if dtype == "int8" and self.no_int8:
@@ -156,6 +159,8 @@ class TorchKind:
         frames: int,
         progress: Callable[[float], None],
     ) -> Frames:
+        if self.warning:
+            _log.warning("%s in %s: %s", directory, dtype, self.warning)
         slab = KVSlab(self.kv_shape(layout, dtype), frames, self.device)
         model = read(lambda fraction: progress(fraction * _READ_SHARE))
         return Image(model, config, layout, dtype, slab, lambda: progress(_READ_SHARE))

@@ -146,7 +146,8 @@ class Pool:
     def __init__(self, processes: int, parameters: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.size = processes
-        self._given = torch.zeros(processes, parameters + 2).share_memory_()  # type: ignore[no-untyped-call] # two numbers beside
+        given = torch.zeros(processes, parameters + 2)  # with two numbers beside
+        self._given = given.share_memory_()  # type: ignore[no-untyped-call]
         self._barrier = context.Barrier(processes)
         self._context = context
 
