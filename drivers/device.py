@@ -1,8 +1,8 @@
 """What a kind of device is: the table of callbacks that `drivers.host` drives from its one work thread.
 
 MINIX 3's libblockdriver is the model: the host owns the message loop, the heartbeat and the errors; a kind of
-device fills in this table, and `drivers.<kind>.open_device(options)` returns one. All but `progress` are
-called from the same thread, one at a time. A method that cannot do what it was asked raises a SyscallError,
+device fills in this table, and `drivers.<kind>.open_device(options)` returns one. All but `progress` and `hears`
+are called from the same thread, one at a time. A method that cannot do what it was asked raises a SyscallError,
 which the host turns into `Failed`; the device is then as if it had not been asked.
 """
 
@@ -38,3 +38,9 @@ class Device(Protocol):
 
     def drop(self, ctxs: Sequence[int]) -> None:
         """Forget contexts; unknown ones are ignored."""
+
+    def go_on(self, asked: Callable[[], bool]) -> None:
+        """There is nothing to do: begin what will probably be asked, if that is known and not `asked()` by now."""
+
+    def hears(self, request: object) -> None:
+        """Another thread tells what will be asked next: what was begun by `go_on` and is not that, is given up."""

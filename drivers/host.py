@@ -109,6 +109,8 @@ class Host:
         else:
             self._pending += 1
             self._work.put(request)
+            if self._device is not None:
+                self._device.hears(request)
 
     def _send(self, message: FromDriver) -> None:
         self._socket.send(encode(message))
@@ -165,6 +167,15 @@ class Host:
         soon(self._opened, device)
         while True:
             soon(self._finish, self._do(device, self._work.get()))
+            if self._work.empty():
+                self._go_on(device)
+
+    def _go_on(self, device: Device) -> None:
+        """Let the device begin what nobody has asked for yet; what comes of that can wait until somebody does."""
+        try:
+            device.go_on(lambda: not self._work.empty())
+        except Exception:
+            self._tell("error", traceback.format_exc())
 
     def _do(self, device: Device, request: Work) -> FromDriver | None:
         """The answer to a request; None if it is not answered."""
@@ -191,13 +202,17 @@ class Host:
             )
         except Exception as error:
             what = f"{type(request).__name__.lower()}: {type(error).__name__}: {error}"
-            lines = traceback.format_exc().strip().splitlines()[-TRACEBACK_LINES:]
-            self._token.run_sync_soon(self._send, Note("error", f"driver {self._kind}: " + "\n".join(lines)))
+            self._tell("error", traceback.format_exc())
             failed = Failed(ref, Errno.EIO, what)
         if isinstance(request, Drop):
             self._token.run_sync_soon(self._send, Note("error", f"driver {self._kind}: {failed.reason}"))
             return None
         return failed
+
+    def _tell(self, level: str, trace: str) -> None:
+        """The end of a traceback for the kernel's log, from the work thread."""
+        lines = trace.strip().splitlines()[-TRACEBACK_LINES:]
+        self._token.run_sync_soon(self._send, Note(level, f"driver {self._kind}: " + "\n".join(lines)))
 
     def _report(self, ref: int, fraction: float) -> None:
         self._token.run_sync_soon(self._send, Progress(ref, fraction))

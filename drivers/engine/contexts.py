@@ -44,6 +44,10 @@ class Context:
         self.log.extend(run.tokens)
         return ""
 
+    def copy(self) -> Context:
+        """One with the same content that can be told something else."""
+        return Context(self.image, self.table[:], self.log[:], self.start, self.end, self.trust)
+
     def cut(self, tokens: int) -> None:
         """Forget the last so many tokens: they were guessed, and wrong."""
         if tokens:

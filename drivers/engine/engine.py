@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 
 from drivers.engine import architecture, loading, source, verify
 from drivers.engine.contexts import Context
+from drivers.engine.early import Computed, Early, Patience, Stop, Stopped, next_run
 from drivers.engine.image import Frames, ImageKind
 from drivers.engine.sampler import is_plain, plain_choice, sample
 from drivers.protocol import Hello, Load, Loaded, Probe, Probed, Run, RunResult, Sample, Step, StepDone
@@ -44,6 +46,9 @@ class Engine:
         self._images: dict[int, Frames] = {}
         self._contexts: dict[int, Context] = {}
         self._layouts: dict[str, tuple[Any, architecture.Layout]] = {}  # by what was read
+        self._last: tuple[list[Run], list[RunResult]] | None = None  # the step before, if it may go on
+        self._early: Early | None = None  # the next one, begun before it is asked for
+        self._patience = Patience()
 
     def hello(self) -> Hello:
         return self._hello
@@ -112,6 +117,7 @@ class Engine:
         gone = self._images.pop(image, None)
         if gone is None:
             raise SyscallError(Errno.EINVAL, f"no image {image} is loaded")
+        self._last = self._early = None
         gone.close()
         self._contexts = {ctx: context for ctx, context in self._contexts.items() if context.image != image}
 
@@ -151,12 +157,18 @@ class Engine:
     # --- steps ------------------------------------------------------------------------------------------------------
 
     def drop(self, ctxs: Sequence[int]) -> None:
+        self._last = self._early = None
         for ctx in ctxs:
             self._contexts.pop(ctx, None)
 
     def step(self, request: Step) -> StepDone:
         began = time.perf_counter()
         phases = dict.fromkeys(("prepare", "copy", "model", "sample"), 0.0)
+        self._last = None
+        early, self._early = self._early, None
+        if early is not None and not early.is_asked(request):
+            self._patience.miss()
+            early = None
         with torch.inference_mode():
             for image, copies in groupby(request.copies, key=lambda copy: copy.image):
                 self._image(image).slab.copy([(copy.src, copy.dst) for copy in copies])
@@ -164,14 +176,69 @@ class Engine:
             results: list[RunResult | None] = [None] * len(request.runs)
             order = sorted(range(len(request.runs)), key=lambda i: request.runs[i].image)
             for image, members in groupby(order, key=lambda i: request.runs[i].image):
-                self._step_image(image, list(members), request.runs, results, phases)
+                self._step_image(image, list(members), request.runs, results, phases, early)
         self._tick()
-        return StepDone(
-            request.ref,
-            [result for result in results if result is not None],
-            time.perf_counter() - began,
-            phases,
-        )
+        done = [result for result in results if result is not None]
+        self._last = request.runs, done
+        spent = sum(early.computed.phases.values()) if early is not None and early.computed else 0.0
+        return StepDone(request.ref, done, time.perf_counter() - began + spent, phases)
+
+    def hears(self, request: object) -> None:
+        early = self._early
+        if early is not None and not early.is_asked(request):
+            early.stop.set()
+
+    def go_on(self, asked: Callable[[], bool]) -> None:
+        """Begin the next step, if it is known which one that will be."""
+        last, self._last = self._last, None
+        if last is None or not self._patience.ask():
+            return
+        early = self._expected(*last)
+        if early is None:
+            return
+        self._early = early  # from here on `hears` may stop it
+        if asked():
+            self._early = None
+            return
+        with suppress(Stopped, MemoryError), torch.inference_mode():
+            early.computed = self._compute(self._images[early.number], early.runs, early.contexts, early.stop)
+
+    def _expected(self, runs: list[Run], results: list[RunResult]) -> Early | None:
+        """The step that follows if every context just goes on."""
+        numbers = {run.image for run in runs}
+        if len(numbers) != 1:
+            return None
+        number = numbers.pop()
+        image = self._images[number]
+        if not image.stops:
+            return None
+        spare = iter(image.slab.spare)
+        early = Early(number, [], [])
+        for run, result in zip(runs, results, strict=True):
+            context = self._contexts.get(run.ctx)
+            if context is None:
+                return None
+            following = next_run(run, result, image.layout.context, spare)
+            own = context.copy()
+            if following is None or own.follow(following):
+                return None
+            early.runs.append(following)
+            early.contexts.append(own)
+        return early
+
+    def _done_early(
+        self, image: Frames, early: Early, runs: list[Run], contexts: list[Context]
+    ) -> Computed | None:
+        """What was computed before it was asked for, if that is what these runs ask."""
+        moves = early.moves(runs, contexts)
+        if moves is None or early.computed is None:
+            self._patience.miss()
+            return None
+        self._patience.hit()
+        image.slab.copy(moves)
+        for context, own in zip(contexts, early.contexts, strict=True):
+            context.log, context.end, context.trust = own.log, own.end, own.trust
+        return early.computed
 
     def _image(self, number: int) -> Frames:
         if number not in self._images:
@@ -180,10 +247,9 @@ class Engine:
 
     def _step_image(
         self, number: int, members: list[int], all_runs: list[Run], results: list[RunResult | None],
-        phases: dict[str, float],
+        phases: dict[str, float], early: Early | None,
     ) -> None:  # fmt: skip
         """Compute one image's runs; `members` says which of the step's they are."""
-        start = time.perf_counter()
         image = self._image(number)
         good: list[int] = []
         contexts: list[Context] = []
@@ -204,8 +270,34 @@ class Engine:
         if not good:
             return
         runs = [all_runs[i] for i in good]
+        computed = self._done_early(image, early, runs, contexts) if early else None
+        if computed is None:
+            computed = self._compute(image, runs, contexts)
+        for phase, seconds in computed.phases.items():
+            phases[phase] += seconds
+        at = 0
+        for i, run, context, guess in zip(good, runs, contexts, computed.guesses, strict=True):
+            if run.sample is None:
+                results[i] = RunResult(run.ctx)
+                continue
+            own = computed.choices[at : at + len(guess) + 1]
+            at += len(own)
+            right = 0
+            while right < len(guess) and guess[right] == own[right].token and not own[right + 1].error:
+                right += 1
+            if guess:
+                image.guesser.held(context, len(guess), right)
+                context.cut(len(guess) - right)
+            first, more = own[0], [choice.token for choice in own[1 : right + 1]]
+            results[i] = RunResult(run.ctx, first.token, first.logprobs, first.error, more)
+
+    def _compute(
+        self, image: Frames, runs: list[Run], contexts: list[Context], stop: Stop | None = None
+    ) -> Computed:
+        """Compute runs of an image, with guesses, which join the logs. Raises Stopped."""
+        start = time.perf_counter()
         guesses = self._guess(image, runs, contexts)
-        batch = image.prepare(_longer(runs, guesses), contexts)
+        batch = image.prepare(_longer(runs, guesses), contexts, stop)
         prepared = time.perf_counter()
         rows: list[int] = []
         wanted: list[Sample] = []
@@ -226,24 +318,10 @@ class Engine:
         image.guesser.computed(
             sum(len(run.tokens) for run in runs) + sum(map(len, guesses)), computed - prepared
         )
-        at = 0
-        for i, run, context, guess in zip(good, runs, contexts, guesses, strict=True):
-            if run.sample is None:
-                results[i] = RunResult(run.ctx)
-                continue
-            own = choices[at : at + len(guess) + 1]
-            at += len(own)
-            right = 0
-            while right < len(guess) and guess[right] == own[right].token and not own[right + 1].error:
-                right += 1
-            if guess:
-                image.guesser.held(context, len(guess), right)
-                context.cut(len(guess) - right)
-            first, more = own[0], [choice.token for choice in own[1 : right + 1]]
-            results[i] = RunResult(run.ctx, first.token, first.logprobs, first.error, more)
-        phases["prepare"] += prepared - start
-        phases["model"] += computed - prepared
-        phases["sample"] += time.perf_counter() - computed
+        sampled = time.perf_counter() - computed
+        return Computed(
+            guesses, choices, {"prepare": prepared - start, "model": computed - prepared, "sample": sampled}
+        )
 
     def _guess(self, image: Frames, runs: list[Run], contexts: list[Context]) -> list[list[int]]:
         """Guesses at what follows each run; they join the logs."""

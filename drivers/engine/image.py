@@ -21,6 +21,7 @@ from drivers.engine import architecture, int8, plan
 from drivers.engine.architecture import Layout
 from drivers.engine.attention import PagedAttention
 from drivers.engine.contexts import Context
+from drivers.engine.early import Stop
 from drivers.engine.guess import Guesser
 from drivers.engine.kv import KVShape, KVSlab
 from drivers.protocol import BLOCK_TOKENS, Run
@@ -71,6 +72,7 @@ class Frames(ABC):
 
     weight_bytes: int
     exact = False  # do a row's logits have the same bits whatever rows are beside it?
+    stops = False  # can a step be given up when something else is asked for?
 
     def __init__(self, layout: Layout, dtype: str, slab: KVSlab) -> None:
         self.layout = layout
@@ -103,9 +105,10 @@ class Frames(ABC):
         """Let go of everything."""
 
     @abstractmethod
-    def prepare(self, runs: list[Run], contexts: list[Context]) -> Any:
+    def prepare(self, runs: list[Run], contexts: list[Context], stop: Stop | None = None) -> Any:
         """The batch of checked runs whose contexts have been told (Context.follow). Its `last_row[i]` is the row of run
-        i's last token. The contexts must not be told anything else until it has been computed."""
+        i's last token. The contexts must not be told anything else until it has been computed. Where the image `stops`,
+        computing the batch raises Stopped soon after `stop` is set."""
 
     @abstractmethod
     def forward(self, batch: Any, rows: list[int]) -> torch.Tensor:
@@ -197,7 +200,7 @@ class Image(Frames):
         architecture.unroute_attention(self._name)
         self.attention.slab = self.attention.plan = None
 
-    def prepare(self, runs: list[Run], contexts: list[Context]) -> plan.Plan:
+    def prepare(self, runs: list[Run], contexts: list[Context], stop: Stop | None = None) -> plan.Plan:
         """The batch of runs whose contexts have been told (Context.follow); clears what they will leave unwritten."""
         for run, context in zip(runs, contexts, strict=True):
             end = run.position + len(run.tokens)

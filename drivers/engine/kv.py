@@ -32,15 +32,17 @@ class KVShape:
 
 
 class KVSlab:
-    """`frames` frames as one tensor [frames, layers, 2, heads, block_tokens, head_dim]."""
+    """`frames` frames as one tensor [frames, layers, 2, heads, block_tokens, head_dim]; behind them `spare` ones that the
+    kernel knows nothing of."""
 
-    def __init__(self, shape: KVShape, frames: int, device: torch.device) -> None:
+    def __init__(self, shape: KVShape, frames: int, device: torch.device, spare: int = 0) -> None:
         self.shape = shape
         self.frames = frames
-        form = (frames, shape.layers, 2, shape.heads, BLOCK_TOKENS, shape.head_dim)
+        self.spare = range(frames, frames + spare)
+        form = (frames + spare, shape.layers, 2, shape.heads, BLOCK_TOKENS, shape.head_dim)
         if device.type == "cpu":
             # calloc, which torch.zeros does not use: frames that no context has had yet take no memory.
-            untouched = numpy.zeros(frames * shape.block_bytes, dtype=numpy.uint8)
+            untouched = numpy.zeros((frames + spare) * shape.block_bytes, dtype=numpy.uint8)
             self.data = torch.from_numpy(untouched).view(shape.dtype).view(form)
         else:
             self.data = torch.zeros(form, dtype=shape.dtype, device=device)

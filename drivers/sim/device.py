@@ -173,6 +173,12 @@ class SimDevice:
         for ctx in ctxs:
             self._contexts.pop(ctx, None)
 
+    def go_on(self, asked: Callable[[], bool]) -> None:
+        """A simulated device does nothing that it was not asked for."""
+
+    def hears(self, request: object) -> None:
+        """Nothing is ever begun early."""
+
     # --- steps ------------------------------------------------------------------------------------------------------
 
     def step(self, request: Step) -> StepDone:

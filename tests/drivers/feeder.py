@@ -43,9 +43,13 @@ class Process:
 class Feeder:
     """One engine and its processes."""
 
-    def __init__(self, device: Device, frames: int = 256, seed: int = 0, ahead: int = 0) -> None:
-        """`ahead`: tokens that the device may guess with each that is sampled."""
+    def __init__(
+        self, device: Device, frames: int = 256, seed: int = 0, ahead: int = 0, idle: bool = False
+    ) -> None:
+        """`ahead`: tokens that the device may guess with each that is sampled. `idle`: between any two steps it has time
+        to begin the next one early."""
         self.device = device
+        self._idle = idle
         self._ahead = ahead
         self._random = random.Random(seed)
         self._free = list(range(frames))
@@ -105,6 +109,8 @@ class Feeder:
 
     def step(self, runs: Sequence[Run]) -> list[RunResult]:
         copies, self._copies = self._copies, []
+        if self._idle:
+            self.device.go_on(lambda: False)
         results = self.device.step(Step(1, list(runs), copies)).results
         assert [result.ctx for result in results] == [run.ctx for run in runs]
         return results

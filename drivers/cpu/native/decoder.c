@@ -40,6 +40,7 @@ typedef struct {
     decoder *d;
     const batch *b;
     int64_t groups;
+    atomic_int through; /* a member has come to the end; then all items of all phases are finished */
 } step;
 
 static int64_t up(int64_t size, int64_t unit) { return (size + unit - 1) / unit * unit; }
@@ -179,7 +180,7 @@ static void attend(const decoder *d, const batch *b, int64_t at, const group *ro
 
 static void run_step(member *self, void *argument)
 {
-    const step *const s = argument;
+    step *const s = argument;
     decoder *const d = s->d;
     const model *const m = d->m;
     const kernels *const k = d->k;
@@ -196,6 +197,7 @@ static void run_step(member *self, void *argument)
     }
     team_next(self, rows);
     for (int64_t at = 0; at < m->layers; at++) {
+        if (b->stop && *b->stop) return; /* whoever has not seen it in time does this layer alone */
         const layer *const l = &m->layer[at];
         multiply(self, d, &l->qkv, rows, d->qkv, l->qkv.columns);
         EACH(rows) place(d, b, at, i, (int8_t *)scores);
@@ -272,6 +274,7 @@ static void run_step(member *self, void *argument)
         }
         b->best[i] = value - value == 0.0f ? index : -1;
     }
+    atomic_store_explicit(&s->through, 1, memory_order_relaxed);
 }
 
 /* --- what Python calls ------------------------------------------------------------------------------------------- */
@@ -346,13 +349,14 @@ EXPORT decoder *native_open(const model *m, int64_t threads, const char *isa)
     return d;
 }
 
-/* Compute a batch whose tokens, positions and frames the caller has checked. 0, or -1: no memory (nothing was computed). */
+/* Compute a batch whose tokens, positions and frames the caller has checked. 0, or -1: no memory (nothing was computed), or
+   1: given up, as was asked (KV of its rows may be written, in part). */
 EXPORT int native_step(decoder *d, const batch *b)
 {
     if (b->rows == 0) return 0;
     if (!reserve(d, most(b->rows, b->outputs))) return -1;
     const int64_t together = most(1, MAX_QUERIES / (d->m->heads / d->m->kv_heads));
-    step s = {d, b, 0};
+    step s = {.d = d, .b = b};
     for (int64_t row = 0; row < b->rows; row++) {
         group *const last = s.groups ? &d->groups[s.groups - 1] : NULL;
         if (last && last->count < together && b->table[row] == b->table[last->first])
@@ -361,5 +365,5 @@ EXPORT int native_step(decoder *d, const batch *b)
             d->groups[s.groups++] = (group){row, 1};
     }
     team_run(d->team, run_step, &s);
-    return 0;
+    return atomic_load_explicit(&s.through, memory_order_relaxed) ? 0 : 1;
 }

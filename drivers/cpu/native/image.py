@@ -17,12 +17,14 @@ from drivers.cpu.native.installed import Store
 from drivers.cpu.native.library import Batch, Library
 from drivers.engine.architecture import Layout
 from drivers.engine.contexts import Context
+from drivers.engine.early import Stop
 from drivers.engine.image import Frames
 from drivers.engine.kv import KVShape, KVSlab
 from drivers.protocol import BLOCK_TOKENS, Run
 
 BITS = {"int8": 8, "int4": 4}
 KV_DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8}
+SPARE_FRAMES = 64  # for steps that are begun early: as many of their runs may need a new frame
 _READ_SHARE = 0.3  # of making a blueprint is reading the model
 
 
@@ -30,7 +32,8 @@ class Rows:
     """The rows of a step: each token of each run, in order. `last_row[i]` is the row of run i's last token. `table`
     points into the contexts, which must not be told anything until the step is done."""
 
-    def __init__(self, runs: list[Run], contexts: list[Context]) -> None:
+    def __init__(self, runs: list[Run], contexts: list[Context], stop: Stop | None) -> None:
+        self.stop = stop
         tokens: list[int] = []
         positions: list[int] = []
         tables: list[int] = []
@@ -50,6 +53,7 @@ class NativeImage(Frames):
     """One loaded model, for int8 and int4."""
 
     exact = True
+    stops = True
 
     def __init__(
         self,
@@ -71,10 +75,10 @@ class NativeImage(Frames):
             self._library.close(self._decoder)
             self._decoder = 0
 
-    def prepare(self, runs: list[Run], contexts: list[Context]) -> Rows:
+    def prepare(self, runs: list[Run], contexts: list[Context], stop: Stop | None = None) -> Rows:
         for run, context in zip(runs, contexts, strict=True):
             context.end = run.position + len(run.tokens)
-        return Rows(runs, contexts)
+        return Rows(runs, contexts, stop)
 
     def forward(self, batch: Rows, rows: list[int]) -> torch.Tensor:
         """Compute the batch; logits of `rows`, [rows, vocab] in fp32."""
@@ -106,6 +110,7 @@ class NativeImage(Frames):
                 logits=None if logits is None else ctypes.c_void_p(logits.data_ptr()),
                 logits_stride=0 if logits is None else logits.stride(0),
                 best=best.ctypes.data,
+                stop=batch.stop.address if batch.stop else None,
             ),
         )
         chosen: list[int] = best.tolist()
@@ -156,7 +161,7 @@ class NativeKind:
                 model, config, layout, BITS[dtype], lambda fraction: told(_READ_SHARE + fraction * rest)
             )
 
-        slab = KVSlab(self.kv_shape(layout, dtype), frames, torch.device("cpu"))
+        slab = KVSlab(self.kv_shape(layout, dtype), frames, torch.device("cpu"), spare=SPARE_FRAMES)
         store = self.store
         blueprint = store.get(directory, BITS[dtype], make, progress) if store else make(progress)
         return NativeImage(self.library, blueprint, layout, dtype, slab, self.threads)

@@ -15,7 +15,9 @@ from ctypes import POINTER, c_char_p, c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
-ABI = 2
+from drivers.engine.early import Stopped
+
+ABI = 3
 LANES = 16  # columns of a packed block, tokens of a frame
 ITEM = 32  # columns are padded to a multiple of it
 GROUP = 32  # inputs that share a scale in 4 bits
@@ -58,7 +60,7 @@ class Batch(ctypes.Structure):
     _fields_ = [
         ("rows", c_int64), ("outputs", c_int64), ("token", c_void_p), ("position", c_void_p), ("table", c_void_p),
         ("slab", c_void_p), ("frame_size", c_int64), ("kv_bits", c_int64), ("output", c_void_p), ("logits", c_void_p),
-        ("logits_stride", c_int64), ("best", c_void_p),
+        ("logits_stride", c_int64), ("best", c_void_p), ("stop", c_void_p),
     ]  # fmt: skip
 
 
@@ -95,9 +97,12 @@ class Library:
         return handle
 
     def step(self, decoder: int, batch: Batch) -> None:
-        """Raises MemoryError, and nothing was computed then."""
-        if self._library.native_step(decoder, ctypes.byref(batch)):
-            raise MemoryError(f"no memory for a step of {batch.rows} rows")
+        """Raises MemoryError, and nothing was computed then; Stopped if it was (`batch.stop`)."""
+        match self._library.native_step(decoder, ctypes.byref(batch)):
+            case 1:
+                raise Stopped
+            case -1:
+                raise MemoryError(f"no memory for a step of {batch.rows} rows")
 
     def product(self, matrix: Matrix, x: int, rows: int, size: int, out: int, isa: str) -> None:
         """One product by itself: x [rows, size] and out [rows, matrix.columns] are addresses of fp32."""
