@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from models.tiny.recipe.evaluation import ANSWER_LIMIT, BARS, LONGEST_ANSWER, answers, questions_by_ability
+from models.tiny.recipe.evaluation import BARS, marks, questions_by_ability
 from models.tiny.recipe.int8 import quantise
 
 HERE = Path(__file__).resolve().parent
@@ -51,13 +51,11 @@ def main() -> int:
         model = load(options.model, dtype)
         for ability, asked in questions.items():
             began = time.monotonic()
-            limit = LONGEST_ANSWER.get(ability, ANSWER_LIMIT)
-            given = answers(model, tokenizer, [question.messages for question in asked], limit=limit)
-            marks = [question.right(answer) for question, answer in zip(asked, given, strict=True)]
-            results[ability][dtype] = sum(marks) / len(marks)
+            given = marks(model, tokenizer, ability, asked)
+            results[ability][dtype] = sum(right for _, right in given) / len(given)
             took = time.monotonic() - began
             print(f"{dtype} {ability}: {results[ability][dtype]:.1%} in {took:.0f} s", file=sys.stderr)
-            wrong = [(q, answer) for q, answer, mark in zip(asked, given, marks, strict=True) if not mark]
+            wrong = [(q, answer) for q, (answer, right) in zip(asked, given, strict=True) if not right]
             for question, answer in wrong[: options.show]:
                 print(
                     f"  asked {question.messages[-1]['content']!r}\n  want  {question.answer!r}\n  got   {answer!r}"

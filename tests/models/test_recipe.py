@@ -11,10 +11,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from models.tiny.recipe.training import Plan, train
+from models.tiny.recipe.batches import batch
+from models.tiny.recipe.training import Learner, Plan, train
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
-PLAN = Plan(steps=3, warmup=1, decay_from=1, restart=1, checkpoint_every=1)
+PLAN = Plan(steps=3, warmup=1, decay_from=1, restart=1, checkpoint_every=1, compiled=False)
 
 
 class Stopped(Exception):
@@ -48,6 +49,32 @@ def test_two_processes_find_the_loss_of_one(tokenizer: PreTrainedTokenizerFast, 
         )
         losses.append(float(said[-1].split("loss ")[1].split()[0]))
     assert losses[0] == pytest.approx(losses[1], abs=2e-3)
+
+
+def test_processes_make_a_batch_together(tokenizer: PreTrainedTokenizerFast) -> None:
+    whole, _ = batch(tokenizer, 1, 3000)
+    parts = [batch(tokenizer, 1, 3000, rank, 2)[0] for rank in range(2)]
+    assert torch.equal(torch.stack(parts, dim=1).flatten(0, 1), whole)
+
+
+@pytest.mark.skipif(not Plan.compiled, reason="there is no C++ compiler here")
+def test_compiled_layers_find_what_others_find(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokens = torch.randint(0, 2000, (2, 33), generator=torch.Generator().manual_seed(1))
+
+    def look(compiled: bool) -> tuple[float, list[torch.Tensor]]:
+        learner = Learner(replace(PLAN, compiled=compiled), tokenizer)
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for weight in learner.weights:
+                if not weight.any():  # as it begins; most gradients are zero then
+                    weight.normal_(0, 0.02, generator=generator)
+        return learner.look(tokens, torch.arange(64))
+
+    plain, compiled = look(False), look(True)
+    assert compiled[0] == pytest.approx(plain[0], rel=1e-3)
+    for weight, other in zip(compiled[1], plain[1], strict=True):
+        assert torch.linalg.norm(other) > 0
+        assert torch.linalg.norm(weight - other) <= 0.05 * torch.linalg.norm(other)
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(

@@ -1,4 +1,5 @@
-"""Training batches, made on the fly: step `n` of seed `s` is always the same batch, so a stopped run resumes exactly."""
+"""Training batches, made on the fly: row `r` of step `n` of seed `s` is always the same, so a stopped run resumes exactly
+and several processes can make a batch together."""
 
 from collections.abc import Iterator
 from random import Random
@@ -56,19 +57,21 @@ def shape_of(rng: Random, step: int) -> tuple[int, int]:
     return rng.choices(SHAPES, weights)[0]
 
 
-def batch(tokenizer: PreTrainedTokenizerFast, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The tokens `[rows, length + 1]` of a step, and which targets (flat positions) the assistant writes."""
-    rng = Random(f"{seed}:{step}")
-    rows, length = shape_of(rng, step)
+def batch(
+    tokenizer: PreTrainedTokenizerFast, seed: int, step: int, rank: int = 0, size: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows `rank`, `rank + size`, ... of a step: the tokens `[rows, length + 1]`, and which targets (flat positions) the
+    assistant writes."""
+    rows, length = shape_of(Random(f"{seed}:{step}"), step)
     practice, stage = step < PRACTICE_STEPS, Stage.LATE if step >= LATE_FROM else Stage.EARLY
     sequences: list[list[int]] = []
-    while len(sequences) < rows:
-        wanted = rows - len(sequences)
-        texts = [
-            conversation_text(rng, length * 7 // 2, practice=practice, stage=stage) for _ in range(wanted)
-        ]
-        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        sequences.extend(ids[: length + 1] for ids in encoded if len(ids) > length)
+    for row in range(rank, rows, size):
+        rng = Random(f"{seed}:{step}:{row}")
+        ids: list[int] = []
+        while len(ids) <= length:
+            text = conversation_text(rng, length * 7 // 2, practice=practice, stage=stage)
+            ids = tokenizer.encode(text, add_special_tokens=False, truncation=True, max_length=length + 1)
+        sequences.append(ids)
     tokens = torch.tensor(sequences)
     # The role of a token is the last role token before it; the assistant writes what follows its own.
     roles = (tokens >= tokenizer.convert_tokens_to_ids("<|system|>")) & (

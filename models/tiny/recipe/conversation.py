@@ -61,10 +61,9 @@ def _tasks(**changed: float) -> list[float]:
 
 _MIXTURES = {
     Stage.EARLY: Mixture(0.42, 0.025, _tasks()),
-    Stage.LATE: Mixture(0.54, 0.025, _tasks(reverse_case=22, count_case=10)),
+    Stage.LATE: Mixture(0.54, 0.025, _tasks(reverse_case=30, count_case=10)),
 }
 
-_NOTED = ("Got it.", "I will remember that.", "Okay, I will remember that.", "Noted.")
 _CORRECTIONS = (
     "Actually, {}.", "No, {}.", "Sorry, {}.", "Now {}.", "I changed my mind: {}.", "Wait, {}.", "From now on {}.",
 )  # fmt: skip
@@ -125,11 +124,11 @@ class Conversation:
         self.messages.append({"role": "system", "content": text})
 
     def tell(self) -> Fact:
-        """Tell one to three facts; returns one of them."""
+        """Tell one to three facts, which the assistant says back; returns one of them."""
         rng = self.rng
         count = rng.choice((1, 1, 1, 1, 1, 2, 2, 3))
         told: dict[str, Fact] = {}
-        correcting = bool(self.facts) and rng.random() < 0.2
+        correcting = bool(self.facts) and rng.random() < (0.2 if self.evaluation else 0.3)
         while len(told) < (1 if correcting else count):
             fact = draw_fact(rng, evaluation=self.evaluation)
             if not correcting or fact.slot in self.facts or rng.random() < 0.05:
@@ -161,11 +160,7 @@ class Conversation:
             question = rng.choice(facts[0].asked)
             self.turn(f"{prompt.rstrip('.?!')}. {vary_question(rng, question)}", facts[0].answer)
             return facts[0]
-        if len(facts) == 1 and rng.random() < 0.5:
-            answer = f"Nice to meet you, {facts[0].value}." if facts[0].slot == "name" else facts[0].answer
-        else:
-            answer = rng.choice(_NOTED)
-        self.turn(prompt, answer)
+        self.turn(prompt, " ".join(("Noted.", *(fact.answer for fact in facts))))
         return facts[0]
 
     def ask(self, fact: Fact) -> None:

@@ -23,6 +23,8 @@ BARS = {"recall": 0.95, "copy": 0.95, "reverse": 0.95, "commands": 0.95, "JSON":
 LONGEST_ANSWER = {"counting": 160, "stories": 300}
 """Tokens after which an answer is cut off; `ANSWER_LIMIT` for abilities not named here."""
 ANSWER_LIMIT = 90
+ALONE = "recall alone"
+"""Recall where the model has given all the answers before the question itself, instead of reading right ones."""
 EVALUATION_SEED = 20_000
 MOST_DISTRACTORS = 12
 _AGAIN = 2000
@@ -119,9 +121,36 @@ def task_questions(ability: str, count: int, seed: int = EVALUATION_SEED) -> lis
 
 def questions_by_ability(count: int) -> dict[str, list[Question]]:
     """`count` held-out questions for each ability."""
-    return {"recall": recall_questions(count)} | {
+    recall = recall_questions(count)
+    return {"recall": recall, ALONE: recall} | {
         ability: task_questions(ability, count) for ability in _MAKERS
     }
+
+
+def marks(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ability: str, questions: list[Question]
+) -> list[tuple[str, bool]]:
+    """The model's answers, each with whether it is right."""
+    conversations = [question.messages for question in questions]
+    if ability == ALONE:
+        conversations = _spoken(model, tokenizer, conversations)
+    limit = LONGEST_ANSWER.get(ability, ANSWER_LIMIT)
+    given = answers(model, tokenizer, conversations, limit=limit)
+    return [(answer, question.right(answer)) for question, answer in zip(questions, given, strict=True)]
+
+
+def _spoken(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conversations: list[list[Message]]
+) -> list[list[Message]]:
+    """The conversations with the model's own answers in them."""
+    spoken = [list(messages) for messages in conversations]
+    for at in range(max(map(len, spoken))):
+        due = [messages for messages in spoken if at < len(messages) and messages[at]["role"] == "assistant"]
+        if due:
+            own = answers(model, tokenizer, [messages[:at] for messages in due])
+            for messages, answer in zip(due, own, strict=True):
+                messages[at] = {"role": "assistant", "content": answer.strip()}
+    return spoken
 
 
 @torch.inference_mode()

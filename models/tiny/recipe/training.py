@@ -6,21 +6,20 @@ result is saved in bf16.
 """
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import connection
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from threading import BrokenBarrierError, Thread
 
 import torch
 import torch.nn.functional as F
-from torch import multiprocessing, nn
+from torch import nn
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .batches import LONG_FROM, batch
+from .batches import LONG_FROM, PRACTICE_SHAPE, SHAPES, batch
+from .pool import Pool
 from .tokenizer import CONTEXT, VOCABULARY
 
 
@@ -29,7 +28,7 @@ class Plan:
     """The settings of one training run."""
 
     seed: int = 1
-    steps: int = 6900
+    steps: int = 8600
     warmup: int = 60
     decay_from: int = 2600
     """The step after which the learning rate falls as a parabola, to zero at `restart`."""
@@ -42,10 +41,8 @@ class Plan:
     processes: int = 2
     """That share the rows of each batch."""
     checkpoint_every: int = 200
-
-
-PARTNER_TIMEOUT = 600.0
-"""Seconds to wait for another process of the pool: a step takes one, a machine under load more."""
+    compiled: bool = shutil.which("g++") is not None
+    """Have torch compile the layers for each shape of batch: a minute or two that save a quarter of every step."""
 
 
 QUERIES = 256
@@ -136,82 +133,6 @@ def loss_of(model: LlamaForCausalLM, tokens: torch.Tensor, written: torch.Tensor
     return F.cross_entropy(logits.float(), tokens[:, 1:].flatten()[written], reduction="sum")
 
 
-class Pool:
-    """Processes that add up what they have found.
-
-    Each has one thread, the whole model and its own optimisers; all add the same numbers in the same order, so their
-    models stay equal to the bit. Two of them take a third less time than one with two threads.
-    """
-
-    def __init__(self, processes: int, parameters: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.size = processes
-        given = torch.zeros(processes, parameters + 2)  # with two numbers beside
-        self._given = given.share_memory_()  # type: ignore[no-untyped-call]
-        self._barrier = context.Barrier(processes)
-        self._context = context
-
-    @contextmanager
-    def others(self, work: Callable[..., object], *arguments: object) -> Iterator[None]:
-        """While in here all but the first process do `work(rank, pool, *arguments)`."""
-        started = []
-        try:
-            for rank in range(1, self.size):
-                process = self._context.Process(target=work, args=(rank, self, *arguments), daemon=True)
-                process.start()
-                started.append(process)
-            Thread(target=self._watch, args=(list(started),), daemon=True).start()
-            yield
-        finally:
-            for process in started:
-                process.terminate()
-                process.join()
-
-    def _watch(self, processes: list[SpawnProcess]) -> None:
-        """Whoever waits for a process that has gone before its work was done waits no longer."""
-        running = {process.sentinel: process for process in processes}
-        while running:
-            ended = connection.wait(list(running))
-            for sentinel in [each for each in running if each in ended]:
-                gone = running.pop(sentinel)
-                gone.join()
-                if gone.exitcode != 0:
-                    self._barrier.abort()
-                    return
-
-    @staticmethod
-    def leave_with_parent() -> None:
-        """End this process when the first one has gone, however it went."""
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
-
-    def add(
-        self, rank: int, tensors: list[torch.Tensor], first: float, second: float
-    ) -> tuple[list[torch.Tensor], float, float]:
-        """The sums over all processes of every tensor and of two numbers beside.
-
-        Raises:
-            RuntimeError: another process has gone.
-        """
-        mine = self._given[rank]
-        torch.cat([tensor.flatten() for tensor in tensors], out=mine[:-2])
-        mine[-2], mine[-1] = first, second
-        try:
-            self._barrier.wait(PARTNER_TIMEOUT)
-            total = self._given.sum(0)
-            self._barrier.wait(PARTNER_TIMEOUT)  # nobody writes the next ones before all have read these
-        except BrokenBarrierError:
-            gone = "a process of the pool has gone: start again to go on from the checkpoint"
-            raise RuntimeError(gone) from None
-        parts = total[:-2].split([tensor.numel() for tensor in tensors])
-        return (
-            [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)],
-            total[-2].item(),
-            total[-1].item(),
-        )
-
-
 def train(
     plan: Plan,
     tokenizer: PreTrainedTokenizerFast,
@@ -235,6 +156,9 @@ class Learner:
         self.weights = list(self.model.parameters())
         self.optimisers = optimisers_of(plan, self.model)
         self.step = 0
+        if plan.compiled:
+            for layer in self.model.model.layers:
+                layer.compile(dynamic=False)
 
     def load(self, checkpoint: Path) -> float:
         """Go on from a checkpoint; returns the CPU seconds it took to get there."""
@@ -267,19 +191,24 @@ class Learner:
             weight.copy_(weight.to(torch.bfloat16))
         self.optimisers = optimisers_of(self.plan, self.model)
 
-    def look(
-        self, tokens: torch.Tensor, written: torch.Tensor, targets: int
-    ) -> tuple[float, list[torch.Tensor]]:
-        """The loss of these targets, as their share of the mean over `targets`, and its gradients."""
-        loss = loss_of(self.model, tokens, written) / targets
+    def look(self, tokens: torch.Tensor, written: torch.Tensor) -> tuple[float, list[torch.Tensor]]:
+        """The sum of the losses of these targets, and its gradients, which stay in the weights."""
+        loss = loss_of(self.model, tokens, written)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [weight.grad for weight in self.weights if weight.grad is not None]
         return loss.item(), gradients
 
-    def update(self, gradients: list[torch.Tensor]) -> None:
-        """Take a step against these gradients."""
+    def meet_shapes(self) -> None:
+        """Look once at a batch of every shape, so that all is compiled that will be wanted."""
+        for rows, length in (PRACTICE_SHAPE, *SHAPES):
+            share = -(-rows // self.plan.processes)
+            self.look(torch.zeros(share, length + 1, dtype=torch.long), torch.arange(length))
+            self.model.zero_grad(set_to_none=True)
+
+    def update(self, gradients: list[torch.Tensor], targets: float) -> None:
+        """Take a step against the mean over `targets` of these gradients."""
         for weight, gradient in zip(self.weights, gradients, strict=True):
-            weight.grad = gradient
+            weight.grad = gradient.div_(targets)
         torch.nn.utils.clip_grad_norm_(self.optimisers[1].param_groups[0]["params"], 1.0)
         for optimiser, peak in zip(self.optimisers, (self.plan.muon_rate, self.plan.adam_rate), strict=True):
             optimiser.param_groups[0]["lr"] = peak * rate_at(self.plan, self.step)
@@ -329,19 +258,21 @@ def learn(
     while learner.step < plan.steps:
         if learner.step == plan.restart:
             learner.restart()
-        tokens, written = batch(tokenizer, plan.seed, learner.step)
-        length = tokens.shape[1] - 1
-        rows, columns = written // length, written % length
-        mine = rows % pool.size == rank
-        part = rows[mine] // pool.size * length + columns[mine]
-        loss, gradients = learner.look(tokens[rank :: pool.size], part, len(written))
-        gradients, loss, cpu = pool.add(rank, gradients, loss, time.process_time())
-        learner.update(gradients)
+        tokens, written = batch(tokenizer, plan.seed, learner.step, rank, pool.size)
+        loss, gradients = learner.look(tokens, written)
+        gradients, (loss, targets, cpu) = pool.add(rank, gradients, [loss, len(written), cpu_seconds()])
+        learner.update(gradients, targets)
         spent = before + cpu
-        report.add(learner.step, loss, tokens.shape[0] * length, spent)
+        report.add(learner.step, loss / targets, tokens[:, 1:].numel() * pool.size, spent)
         if rank == 0 and learner.step % plan.checkpoint_every == 0 and learner.step < plan.steps:
             learner.save(checkpoint, spent)
     return spent
+
+
+def cpu_seconds() -> float:
+    """That this process has spent, and those it has started and waited for (compilers)."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 @contextmanager
@@ -373,5 +304,7 @@ def train_as(
     Pool.leave_with_parent()
     with one_core(rank):
         learner = Learner(plan, tokenizer)
+        if plan.compiled:  # the first keeps what it compiles on disk, where the others find it
+            pool.in_turn(rank, learner.meet_shapes)
         spent = learn(learner, rank, pool, tokenizer, checkpoint, say)
         return learner.model, spent
