@@ -28,7 +28,7 @@ class Plan:
     """The settings of one training run."""
 
     seed: int = 1
-    steps: int = 8600
+    steps: int = 8300
     warmup: int = 60
     decay_from: int = 2600
     """The step after which the learning rate falls as a parabola, to zero at `restart`."""
