@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from models.tiny.recipe.evaluation import BARS, marks, questions_by_ability
+from models.tiny.recipe.evaluation import BARS, COPYING, marks, questions_by_ability
 from models.tiny.recipe.int8 import quantise
 
 HERE = Path(__file__).resolve().parent
@@ -60,6 +60,9 @@ def main() -> int:
                 print(
                     f"  asked {question.messages[-1]['content']!r}\n  want  {question.answer!r}\n  got   {answer!r}"
                 )
+    results["copying"] = {
+        dtype: sum(results[ability][dtype] for ability in COPYING) / len(COPYING) for dtype in dtypes
+    }
     head = "".join(f"{dtype:>9}" for dtype in dtypes)
     print(f"{'ability':<12}{head}{'required':>11}   ({options.cases} cases each)")
     missed = False

@@ -57,6 +57,7 @@ def test_processes_make_a_batch_together(tokenizer: PreTrainedTokenizerFast) -> 
     assert torch.equal(torch.stack(parts, dim=1).flatten(0, 1), whole)
 
 
+@pytest.mark.filterwarnings("ignore")  # torch warns of its own workings
 @pytest.mark.skipif(not Plan.compiled, reason="there is no C++ compiler here")
 def test_compiled_layers_find_what_others_find(tokenizer: PreTrainedTokenizerFast) -> None:
     tokens = torch.randint(0, 2000, (2, 33), generator=torch.Generator().manual_seed(1))

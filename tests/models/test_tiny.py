@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from models.tiny.recipe.batches import conversation_text, render
 from models.tiny.recipe.case import draw, held_out
 from models.tiny.recipe.conversation import DEFAULT_SYSTEM, Conversation, Message, recall_conversation
-from models.tiny.recipe.evaluation import BARS, answers, recall_questions, task_questions
+from models.tiny.recipe.evaluation import BARS, COPYING, answers, recall_questions, task_questions
 from models.tiny.recipe.facts import draw_fact
 from models.tiny.recipe.int8 import quantise
 from models.tiny.recipe.lists import addition_case, copy_case, reverse_case
@@ -121,13 +121,12 @@ def test_a_training_text_is_the_same_every_time() -> None:
 
 
 # A guard against worse weights or a broken path, no measure of quality (that is eval.py, with its bars): the sample is
-# small, and these are three standard deviations (of commands, four: three of the eight that fail of 400 are in it) below
-# what eval.py measures on the committed weights.
-FLOORS = {"recall": 0.79, "copy": 0.84, "reverse": 0.82, "commands": 0.85, "JSON": 0.96}
+# small, and these are three standard deviations below what eval.py measures on the committed weights.
+FLOORS = {"recall": 0.85, "copy": 0.87, "reverse": 0.81, "commands": 0.88, "JSON": 0.95}
 
 
 def test_every_ability_with_a_bar_has_a_floor() -> None:
-    assert FLOORS.keys() == BARS.keys()
+    assert FLOORS.keys() == BARS.keys() - {"copying"} | set(COPYING)
 
 
 @pytest.mark.parametrize("ability", sorted(FLOORS))
@@ -165,7 +164,7 @@ def test_facts_survive_a_count_and_a_story(
 
 def test_recall_reaches_across_many_turns(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     conversation = Conversation(Random(3))
-    conversation.turn("The code word is lantern.", "I will remember that.")
+    conversation.turn("The code word is lantern.", "Noted. The code word is lantern.")
     while len(tokenizer.encode(render(conversation.messages))) < 1000:
         conversation.task()
     conversation.messages.append({"role": "user", "content": "What is the code word?"})

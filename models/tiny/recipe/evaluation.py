@@ -18,8 +18,10 @@ from .stories import story_case
 from .tokenizer import END
 from .tools import tool_case
 
-BARS = {"recall": 0.95, "copy": 0.95, "reverse": 0.95, "commands": 0.95, "JSON": 0.95}
-"""The least accuracy that the model may have; abilities not named here are reported only."""
+BARS = {"recall": 0.95, "copying": 0.95, "commands": 0.95, "JSON": 0.95}
+"""The least accuracy that the model may have; what is not named here is reported only."""
+COPYING = ("copy", "reverse")
+"""The abilities whose mean is *copying*."""
 LONGEST_ANSWER = {"counting": 160, "stories": 300}
 """Tokens after which an answer is cut off; `ANSWER_LIMIT` for abilities not named here."""
 ANSWER_LIMIT = 90
