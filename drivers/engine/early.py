@@ -92,7 +92,7 @@ class Early:
         for, want of `contexts`, which have been told; None if it is not that."""
         if self.computed is None or len(runs) != len(self.runs):
             return None
-        found = []
+        found: list[tuple[int, int]] = []
         for run, context, early, mine, guess in zip(
             runs, contexts, self.runs, self.contexts, self.computed.guesses, strict=True
         ):

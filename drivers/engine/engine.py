@@ -29,11 +29,11 @@ _LAYOUTS = 16  # remembered, so that a model that comes back into memory is not 
 
 class Engine:
     """A Device. `kinds` are its ways to run a model, the first that can is used; `refusals` maps a dtype this device does
-    not do to the reason; `memory` tells the bytes available."""
+    not do to the reason; `memory` tells the bytes available; `early`: begin steps before they are asked for."""
 
     def __init__(
         self, device: torch.device, hello: Hello, default_dtype: str, refusals: dict[str, str], memory: Callable[[], int],
-        kinds: Sequence[ImageKind],
+        kinds: Sequence[ImageKind], early: bool = False,
     ) -> None:  # fmt: skip
         loading.quiet_transformers()
         self.progress = 0
@@ -48,7 +48,7 @@ class Engine:
         self._layouts: dict[str, tuple[Any, architecture.Layout]] = {}  # by what was read
         self._last: tuple[list[Run], list[RunResult]] | None = None  # the step before, if it may go on
         self._early: Early | None = None  # the next one, begun before it is asked for
-        self._patience = Patience()
+        self._patience = Patience() if early else None
 
     def hello(self) -> Hello:
         return self._hello
@@ -167,7 +167,7 @@ class Engine:
         self._last = None
         early, self._early = self._early, None
         if early is not None and not early.is_asked(request):
-            self._patience.miss()
+            self._miss()
             early = None
         with torch.inference_mode():
             for image, copies in groupby(request.copies, key=lambda copy: copy.image):
@@ -191,7 +191,7 @@ class Engine:
     def go_on(self, asked: Callable[[], bool]) -> None:
         """Begin the next step, if it is known which one that will be."""
         last, self._last = self._last, None
-        if last is None or not self._patience.ask():
+        if last is None or self._patience is None or not self._patience.ask():
             return
         early = self._expected(*last)
         if early is None:
@@ -202,6 +202,10 @@ class Engine:
             return
         with suppress(Stopped, MemoryError), torch.inference_mode():
             early.computed = self._compute(self._images[early.number], early.runs, early.contexts, early.stop)
+
+    def _miss(self) -> None:
+        if self._patience is not None:
+            self._patience.miss()
 
     def _expected(self, runs: list[Run], results: list[RunResult]) -> Early | None:
         """The step that follows if every context just goes on."""
@@ -231,8 +235,8 @@ class Engine:
     ) -> Computed | None:
         """What was computed before it was asked for, if that is what these runs ask."""
         moves = early.moves(runs, contexts)
-        if moves is None or early.computed is None:
-            self._patience.miss()
+        if moves is None or early.computed is None or self._patience is None:
+            self._miss()
             return None
         self._patience.hit()
         image.slab.copy(moves)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drivers import hal
 from drivers.cpu import open_device
 from drivers.cpu.native import library
 from drivers.cpu.native.image import SPARE_FRAMES
@@ -19,6 +20,7 @@ from drivers.device import Device
 from drivers.engine.early import MOST_SKIPPED, Patience
 from drivers.engine.engine import Engine
 from drivers.protocol import BLOCK_TOKENS, Drop, Load, Step
+from syscalls.errno import SyscallError
 from syscalls.records import Sampler
 from tests.drivers.feeder import GREEDY, IMAGE, Feeder, Process
 
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.skipif(isinstance(library.load(), str), reason="there i
 
 @contextmanager
 def opened(directory: Path, dtype: str = "int8", **options: str) -> Iterator[Engine]:
-    device = open_device({"threads": "2", "installed": "no", **options})
+    device = open_device({"threads": "2", "installed": "no", "early": "yes", **options})
     assert isinstance(device, Engine)
     device.load(Load(1, IMAGE, str(directory), dtype, FRAMES), lambda fraction: None)
     yield device
@@ -192,6 +194,20 @@ def test_it_begins_only_where_it_is_known_how_all_go_on(
         feeder.step([feeder.run(last, window)])
         device.go_on(lambda: False)
         assert steps["early"] == 1
+
+
+def test_by_default_it_begins_early_where_a_core_is_left(
+    zoo: Callable[[str], Path], steps: dict[str, int]
+) -> None:
+    cores = hal.cpu().cores
+    for threads in {1, cores}:
+        steps.update(asked=0, early=0)
+        with opened(zoo("llama"), threads=str(threads), early="") as device:
+            started(device)
+            device.go_on(lambda: False)
+        assert steps["early"] == (threads < cores)
+    with pytest.raises(SyscallError, match="early='perhaps'"):
+        open_device({"early": "perhaps"})
 
 
 def test_a_step_that_copies_frames_is_computed_anew(
