@@ -111,7 +111,12 @@ def busy(feeder: Feeder, seed: int) -> list[list[int]]:
             processes.remove(one)
             feeder.end(one)
         some = rng.sample(processes, rng.randrange(1, len(processes) + 1)) if what < 0.5 else processes
-        said += feeder.generate(some, rng.choice((1, 1, 2, 5)), chunk=rng.choice((1, 7, 64)))
+        count = rng.choice((1, 1, 2, 5))
+        lengths = [len(process.log) + count for process in some]
+        said += feeder.generate(some, count, chunk=rng.choice((1, 7, 64)))
+        for process, length in zip(some, lengths, strict=True):
+            if len(process.log) > length:  # by guessing; how far depends on what is measured
+                feeder.truncate(process, length)
     return said
 
 
