@@ -237,6 +237,7 @@ class Engine:
         moves = early.moves(runs, contexts)
         if moves is None or early.computed is None or self._patience is None:
             self._miss()
+            early.computed = None
             return None
         self._patience.hit()
         image.slab.copy(moves)
