@@ -43,7 +43,8 @@ class Probe(_Message):
 
 
 class Load(_Message):
-    """Bring a model's weights into memory as `image`, with `frames` frames of KV of its own. Answer: `Loaded`.
+    """Bring a model's weights into memory as `image`, with `frames` frames of KV of its own, and `slots[i]` places for
+    frames in tier i + 1 of those declared at the hello. Answer: `Loaded`.
 
     `Progress` messages with the same ref may come before. EIO (broken file), ENOMEM.
     """
@@ -53,6 +54,7 @@ class Load(_Message):
     path: str
     dtype: str
     frames: int
+    slots: list[int] = []
 
 
 class Unload(_Message):
@@ -107,12 +109,26 @@ class Copy(_Message):
     dst: int
 
 
+class Move(_Message):
+    """A frame of a context to place `slot` of a lower tier, or from there. What was moved out can be moved in for the
+    same context only, until Drop; a place keeps what it holds until it is written again."""
+
+    image: int
+    ctx: int
+    frame: int
+    tier: int
+    slot: int
+
+
 class Step(_Message):
-    """Work for the device: first the copies, then the runs, as one batch. Answer: `StepDone`."""
+    """Work for the device: first `outs` are moved out, then `ins` are moved in, then the copies, then the runs, as one
+    batch. Answer: `StepDone`."""
 
     ref: int
     runs: list[Run]
     copies: list[Copy] = []
+    outs: list[Move] = []
+    ins: list[Move] = []
 
 
 class Drop(_Message):
@@ -181,22 +197,26 @@ class Loaded(_Message):
 class RunResult(_Message):
     """`token` is the sampled token, or -1 if the run did not ask for one. `error` is empty, or why this run failed
     (its KV from `position` on is then undefined); the others of the step stand. `more` are the tokens sampled after
-    `token`, by guessing: `token` and all of `more` but the last are in KV."""
+    `token`, by guessing: `token` and all of `more` but the last are in KV. `lost`, if not -1: the run was not computed,
+    since of the frames to be moved in for it (in the order of the step's `ins`) only so many could be read back."""
 
     ctx: int
     token: int = -1
     logprobs: TokenLogprobs | None = None
     error: str = ""
     more: list[int] = []
+    lost: int = -1
 
 
 class StepDone(_Message):
-    """The results in the order of the step's runs; `phases` are seconds by name (prepare, copy, model, sample)."""
+    """The results in the order of the step's runs; `phases` are seconds by name (prepare, swap, copy, model, sample).
+    `unwritten` are indices of `outs` that could not be written (no space, an error of the disk)."""
 
     ref: int
     results: list[RunResult]
     seconds: float
     phases: dict[str, float] = {}
+    unwritten: list[int] = []
 
 
 class Done(_Message):

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from drivers.protocol import Move
 from kernel import (
     invariants,
     reincarnation,
@@ -44,7 +45,7 @@ from kernel.events import (
     WakeAt,
 )
 from kernel.lifecycle import end_program
-from kernel.memory.weights import RESIDENT
+from kernel.memory.weights import RESIDENT, Image
 from kernel.process import INIT_PID, LLMProcess, Process, ProcessTable, Program
 from kernel.request import Request
 from kernel.sched.policies import make_policy
@@ -301,6 +302,8 @@ class Kernel:
             state, wait = State.BLOCKED, WaitFor.INPUT
         if image is not None and wait is not WaitFor.PAGEIN:
             image.starved.pop(process.pid, None)
+        if state is State.STOPPED and image is not None and image.swap.total and process.table.frames:
+            self.take_pages(process, now)  # at once, so that others need not wait for it when they want them
         if state is State.READY:
             slept = process.state not in (State.READY, State.RUNNING) and process.wait is not WaitFor.PAGEIN
             process.enter(state, wait, now)
@@ -322,12 +325,29 @@ class Kernel:
         pages = len(victim.table.frames)
         if victim.todo == 0:
             victim.ahead = False  # it sleeps on; its pages come back when something is asked of it
+        moved = self._move_out(victim, image)
         victim.table.cut(image.pool, 0)
         image.holders.pop(victim.pid, None)
         victim.quantum_used, victim.turn = 0, now
         victim.account.preemptions += 1
         self.counters["preemptions"] += 1
-        self.emit(now, "mem.preempt", victim.pid, victim.device.name, pages)
+        self.emit(
+            now, "mem.preempt", victim.pid, victim.device.name, pages, f"{moved} moved out" if moved else ""
+        )
+
+    def _move_out(self, victim: LLMProcess, image: Image) -> int:
+        """Have the next step move what it can of a process's pages to a lower tier, where that pays; returns how many."""
+        if not image.swap.total or not image.swap_cost.pays:
+            return 0
+        if image.swap.free < len(victim.table.frames):  # copies of what has frames can be made again
+            for holder in image.holders.values():
+                if holder is not victim and not holder.running:
+                    holder.table.trim(image.swap, 0)
+        moves = victim.table.move_out(image.pool, image.swap)
+        device = victim.device
+        device.outs += [Move(image.id, victim.pid, frame, slot.tier, slot.number) for frame, slot in moves]
+        self._dirty[device.name] = device
+        return len(moves)
 
     def device_named(self, name: str) -> Device:
         """The device of that name (empty: the first one), or ENODEV."""

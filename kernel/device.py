@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from drivers.protocol import Hello, Step
+from drivers.protocol import Hello, Move, Step
 from kernel.events import DeviceConfig
 from kernel.memory.weights import Image
 from kernel.sched.run_queue import RunQueue
@@ -27,7 +27,8 @@ HOPELESS = 3  # starts in a row without a hello: callers are told instead of kep
 
 @dataclass(slots=True)
 class InFlight:
-    """The step on the device: its message and the processes of its runs, in the same order."""
+    """The step on the device: its message and the processes of its runs, in the same order. One without runs only moves
+    frames out."""
 
     step: Step
     processes: list[LLMProcess]
@@ -51,6 +52,9 @@ class Device:
     in_flight: InFlight | None = None
     answers: dict[int, Callable[[object], None]] = field(default_factory=dict)  # what a ref's answer is for
     dropped: list[int] = field(default_factory=list)  # contexts the driver may forget
+    outs: list[Move] = field(
+        default_factory=list
+    )  # frames to be moved out before anything else is done with them
     # supervision
     up_since: float = 0.0
     failures: int = 0  # deaths in a row, each soon after its start
@@ -80,6 +84,11 @@ class Device:
         if self.config.kv_bytes or self.hello is None:
             return self.config.kv_bytes
         return self.hello.tiers[0].size // 4 if self.hello.tiers else 0
+
+    @property
+    def tier_bytes(self) -> list[int]:
+        """Sizes of the tiers below the first."""
+        return [tier.size for tier in self.hello.tiers[1:]] if self.hello is not None else []
 
     @property
     def image_kv_bytes(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from drivers.protocol import BLOCK_TOKENS
 from kernel.device import UP
 from kernel.memory.page_table import blocks
 from kernel.memory.weights import RESIDENT
@@ -42,6 +43,7 @@ def check_frames(kernel: Kernel) -> None:
     for device in kernel.devices.values():
         for image in device.images.values():
             image.pool.check(p.table.frames for p in image.users.values())
+            image.swap.check(kept.slot for p in image.users.values() for kept in p.table.kept.values())
             for process in image.users.values():
                 _require(
                     (process.pid in image.holders) == bool(process.table.frames),
@@ -72,6 +74,17 @@ def check_tables(kernel: Kernel) -> None:
             f"pid {process.pid}: {len(table.frames)} frames for {covered} tokens",
         )
         _require(len(set(table.frames)) == len(table.frames), f"pid {process.pid} maps a frame twice")
+        _require(
+            all(
+                0 < kept.tokens <= len(process.log) - block * BLOCK_TOKENS
+                for block, kept in table.kept.items()
+            ),
+            f"pid {process.pid} keeps in lower tiers what its log does not have",
+        )
+        _require(
+            process.returned <= table.cached and not (process.returned and not process.running),
+            f"pid {process.pid}: {process.returned} tokens are moved in by no step",
+        )
         _require(table.sent <= len(table.frames), f"pid {process.pid}: more frames sent than there are")
 
 

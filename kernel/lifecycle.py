@@ -95,11 +95,14 @@ def exit_process(kernel: Kernel, process: LLMProcess, status: int, reason: str, 
 
 
 def release_pages(kernel: Kernel, process: LLMProcess) -> None:
-    """Give back all frames; from the tail, so that a shareable head is kept longest."""
-    image = process.image
+    """Give back all frames, from the tail, so that a shareable head is kept longest; and all places in lower tiers."""
+    image, device = process.image, process.device
     if image is not None:
         process.table.cut(image.pool, 0)
+        process.table.trim(image.swap, 0)
         image.holders.pop(process.pid, None)
+        if device.outs:
+            device.outs = [move for move in device.outs if move.ctx != process.pid]
 
 
 def _notify_parent(kernel: Kernel, process: Process, now: float) -> None:

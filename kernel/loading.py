@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from drivers.protocol import Failed, Load, Loaded, Probe, Probed, Progress, Unload
 from kernel.device import DOWN, HOPELESS, UP, Device
 from kernel.memory.frames import FramePool
+from kernel.memory.swap import SwapSpace
 from kernel.memory.weights import LOADING, RESIDENT, Image, Ready
 from syscalls.errno import Errno, SyscallError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from kernel.core import Kernel
 
 GiB = float(1 << 30)
+_MOST_SLOTS = 1 << 20  # of an image in one tier
 
 
 def want_image(kernel: Kernel, device: Device, model: str, dtype: str, ready: Ready, now: float) -> Image:
@@ -107,6 +109,7 @@ def _probed(kernel: Kernel, device: Device, image: Image, message: object) -> No
         give_up(kernel, device, image, error, now)
         return
     image.pool = FramePool(frames)
+    image.swap = SwapSpace(_slots(device, image, message))
     _load(kernel, device, image)
 
 
@@ -162,11 +165,24 @@ def _make_room(kernel: Kernel, device: Device, image: Image, probed: Probed, now
         others.remove(going[-1])
 
 
+def _slots(device: Device, image: Image, probed: Probed) -> list[int]:
+    """Places for frames in each lower tier: half of what the other images have left there."""
+    slots = []
+    for number, size in enumerate(device.tier_bytes):
+        used = sum(
+            other.swap.counts[number] * other.probed.block_bytes
+            for other in device.images.values()
+            if other is not image and other.probed is not None and number < len(other.swap.counts)
+        )
+        slots.append(min(_MOST_SLOTS, max(0, size - used) // 2 // max(1, probed.block_bytes)))
+    return slots
+
+
 def _load(kernel: Kernel, device: Device, image: Image) -> None:
     image.state, image.progress = LOADING, 0.0
     ref = image.ref = kernel.ref()
     device.answers[ref] = lambda message: _loaded(kernel, device, image, ref, message)
-    kernel.send(device, Load(ref, image.id, image.path, image.dtype, image.pool.count))
+    kernel.send(device, Load(ref, image.id, image.path, image.dtype, image.pool.count, image.swap.counts))
 
 
 def _loaded(kernel: Kernel, device: Device, image: Image, ref: int, message: object) -> None:

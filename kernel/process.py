@@ -172,6 +172,7 @@ class LLMProcess(Process):
     sched_class: SchedClass = SchedClass.FAIR
     nice: int = 0
     running: int = 0  # tokens of the step in flight; 0: not in it
+    returned: int = 0  # tokens whose KV that step moves in before; cached already
     guessing: int = 0  # tokens beyond those that the step has frames for, to be guessed
     ticket: int = 0  # its live entry in the run queue; 0: none
     key: float = 0.0  # its place in the queue, as the policy gave it
@@ -223,9 +224,17 @@ class LLMProcess(Process):
     @property
     def todo(self) -> int:
         """Tokens to compute now. Without a decode the last token is held back: its logits are wanted by the next one."""
+        left = len(self.log) - self.table.cached - self.returning
         if self.decoding is not None:
-            return len(self.log) - self.table.cached
-        return max(0, len(self.log) - 1 - self.table.cached) if self.ahead else 0
+            return left
+        return max(0, left - 1) if self.ahead else 0
+
+    @property
+    def returning(self) -> int:
+        """Tokens whose KV will be moved in from a lower tier rather than computed again."""
+        if self.image is None or not self.image.swap_cost.pays:
+            return 0
+        return self.table.returning(len(self.log))
 
 
 class ProcessTable:

@@ -200,6 +200,7 @@ def _work_at_hand(device: Device) -> int:
 def _lose_frames(kernel: Kernel, device: Device, now: float, work: int) -> None:
     """Nothing of the device's memory is left; the processes of the step are suspects if that was its `work`."""
     flight, device.in_flight = device.in_flight, None
+    device.outs.clear()
     for image in device.images.values():
         image.state = LOADING
         for process in image.users.values():
@@ -209,9 +210,10 @@ def _lose_frames(kernel: Kernel, device: Device, now: float, work: int) -> None:
         image.holders.clear()
         image.starved.clear()
         image.pool.reset()
+        image.swap.reset()
     suspects = flight.processes if flight is not None else []
     for process in suspects:
-        process.running = process.guessing = 0
+        process.running = process.guessing = process.returned = 0
         process.crashes += flight is not None and flight.step.ref == work
     for process in suspects:
         if process.dying is None and process.crashes >= kernel.config.max_crashes:

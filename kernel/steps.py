@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING
 from drivers.protocol import BLOCK_TOKENS, Drop, RunResult, Step, StepDone
 from kernel.device import UP, Device, InFlight
 from kernel.lifecycle import exit_process, finish_decoding
+from kernel.memory.page_table import blocks
+from kernel.memory.swap import Slot
 from kernel.process import Decoding, LLMProcess
 from kernel.readers import wake_readers
-from kernel.sched.plan import plan_step
+from kernel.sched.plan import Plan, plan_step
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Finish, Signal
 
 if TYPE_CHECKING:
     from kernel.core import Kernel
+    from kernel.memory.weights import Image
 
 
 def pump(kernel: Kernel, device: Device, now: float) -> None:
@@ -29,9 +32,12 @@ def pump(kernel: Kernel, device: Device, now: float) -> None:
         kernel.send(device, Drop(device.dropped))
         device.dropped = []
     plan = plan_step(device, kernel, now, kernel.config.aging_seconds, kernel.config.quantum)
+    outs, device.outs = device.outs, []
     if plan is None:
-        return
-    step = Step(kernel.ref(), plan.runs, plan.copies)
+        if not outs:
+            return
+        plan = Plan([], [], [], [], 0)
+    step = Step(kernel.ref(), plan.runs, plan.copies, outs, plan.ins)
     device.in_flight = InFlight(step, plan.processes, plan.tokens, now)
     device.progress_at = now
     kernel.send(device, step)
@@ -49,6 +55,10 @@ def step_done(kernel: Kernel, device: Device, message: StepDone, now: float) -> 
         raise SyscallError(Errno.EPROTO, f"results of step {message.ref}, which is not in flight")
     _check_results(flight, message)
     device.in_flight = None
+    _account_moves(kernel, device, flight, message, now)
+    if not flight.processes:
+        kernel.dirty(device)
+        return
     device.steps += 1
     device.computed += flight.tokens
     device.busy_seconds += message.seconds
@@ -65,17 +75,49 @@ def step_done(kernel: Kernel, device: Device, message: StepDone, now: float) -> 
     kernel.dirty(device)
 
 
+def _account_moves(kernel: Kernel, device: Device, flight: InFlight, message: StepDone, now: float) -> None:
+    """What the step says of the cost of moving and computing KV, and of what could not be written."""
+    step = flight.step
+    numbers = {part.image for part in (*step.runs, *step.outs, *step.ins)}
+    image = device.images.get(numbers.pop()) if len(numbers) == 1 else None
+    if image is not None:
+        moved = (len(step.outs) + len(step.ins)) * image.block_tokens
+        image.swap_cost.moved(moved, message.phases.get("swap", 0.0))
+        image.swap_cost.computed(flight.tokens, message.phases.get("model", 0.0))
+    kernel.counters["moved_out"] += len(step.outs) - len(message.unwritten)
+    kernel.counters["moved_in"] += len(step.ins)
+    for number in message.unwritten:
+        move = step.outs[number]
+        process = kernel.table.find(move.ctx)
+        if isinstance(process, LLMProcess) and process.image is not None:
+            process.table.lose_slot(process.image.swap, Slot(move.tier, move.slot))
+    if message.unwritten:
+        kernel.log(
+            now,
+            "warning",
+            f"{device.name}: {len(message.unwritten)} frames could not be moved out; they will be computed again",
+        )
+
+
 def _check_results(flight: InFlight, message: StepDone) -> None:
     """EPROTO if the results are not those of the step's runs, or a token is none of the model's."""
+    if message.unwritten and not 0 <= min(message.unwritten) <= max(message.unwritten) < len(
+        flight.step.outs
+    ):
+        raise SyscallError(Errno.EPROTO, f"step {message.ref}: moves that it did not have were not written")
     if [result.ctx for result in message.results] != [process.pid for process in flight.processes]:
         raise SyscallError(Errno.EPROTO, f"step {message.ref}: results are not those of its runs")
     for run, result, process in zip(flight.step.runs, message.results, flight.processes, strict=True):
         probed = process.image.probed if process.image is not None else None
-        wanted = run.sample is not None and run.sample.append and not result.error
+        wanted = run.sample is not None and run.sample.append and not result.error and result.lost < 0
         tokens = [result.token, *result.more]
         if wanted and probed is not None and not 0 <= min(tokens) <= max(tokens) < probed.vocab:
             raise SyscallError(
                 Errno.EPROTO, f"step {message.ref}: of {tokens} not all are in a vocabulary of {probed.vocab}"
+            )
+        if result.lost >= blocks(process.returned):
+            raise SyscallError(
+                Errno.EPROTO, f"step {message.ref}: a frame was lost that was not to be moved in"
             )
         if len(result.more) > run.ahead:
             raise SyscallError(
@@ -102,15 +144,24 @@ def _apply(
 ) -> None:
     tokens, process.running = process.running, 0
     guessing, process.guessing = process.guessing, 0
+    returned, process.returned = process.returned, 0
     image, account = process.image, process.account
     assert image is not None
+    if result.lost >= 0:
+        block = (process.table.cached - returned) // BLOCK_TOKENS + result.lost
+        process.table.lose(image.swap, block)
+        _forget_from(process, image, block * BLOCK_TOKENS)
+        kernel.log(
+            now,
+            "warning",
+            f"{device.name}: process {process.pid}: KV from token {block * BLOCK_TOKENS} on could not be moved in, or "
+            "was not what had been moved out; it will be computed again",
+        )
+        return
     if result.error:
         # Nobody knows how far it came: a block that was to be copied may not have been, and what the driver has
         # heard of the context it may have forgotten. Full blocks are sure; all else is told and computed again.
-        process.table.cut(image.pool, process.table.cached // BLOCK_TOKENS * BLOCK_TOKENS)
-        process.table.sent = process.driver_log = 0
-        if not process.table.frames:
-            image.holders.pop(process.pid, None)
+        _forget_from(process, image, (process.table.cached - returned) // BLOCK_TOKENS * BLOCK_TOKENS)
         kernel.log(now, "error", f"{device.name}: process {process.pid}: {result.error}")
         _fail_decoding(kernel, process, result.error, now)
         return
@@ -138,6 +189,14 @@ def _apply(
         kernel.emit(now, "sig.xcpu", process.pid, amount=int(Signal.XCPU))
     if finish is not Finish.NONE:
         finish_decoding(kernel, process, finish, now)
+
+
+def _forget_from(process: LLMProcess, image: Image, tokens: int) -> None:
+    """Keep the frames of the first so many tokens, and take it that the driver knows nothing of the context."""
+    process.table.cut(image.pool, tokens)
+    process.table.sent = process.driver_log = 0
+    if not process.table.frames:
+        image.holders.pop(process.pid, None)
 
 
 def _append(process: LLMProcess, decoding: Decoding, token: int) -> Finish:

@@ -154,6 +154,7 @@ def truncate(kernel: Kernel, request: Request, now: float) -> object:
     assert image is not None
     del process.log[call.length :]
     process.table.cut(image.pool, call.length)
+    process.table.trim(image.swap, call.length)
     process.driver_log = min(process.driver_log, call.length)
     process.reached = min(process.reached, call.length)
     process.ahead = True

@@ -60,6 +60,13 @@ class Fate:
 
 
 @dataclass(slots=True)
+class _Swapped:
+    ctx: int
+    tokens: list[int]
+    hashes: list[int]
+
+
+@dataclass(slots=True)
 class _Image:
     model: ModelSpec
     frames: int
@@ -68,6 +75,8 @@ class _Image:
         default_factory=dict
     )  # frame -> the token in each slot written so far
     hashes: dict[int, list[int]] = field(default_factory=dict)  # frame -> the prefix hash in each of them
+    slots: int = 0  # places in the second tier
+    swapped: dict[int, _Swapped] = field(default_factory=dict)  # place -> what is there
 
 
 @dataclass(slots=True)
@@ -91,6 +100,7 @@ class SimDevice:
         self.models = models
         self.faults: list[str] = []
         self.steps = 0
+        self._moved_out = self._moved_in = 0  # frames
         self._fate = fate or Fate()
         self._images: dict[int, _Image] = {}
         self._contexts: dict[int, _Context] = {}
@@ -107,7 +117,7 @@ class SimDevice:
             kind="sim",
             os_pid=os.getpid(),
             description=f"simulated device, {s.flops:.3g} FLOP/s, {s.bandwidth:.3g} B/s",
-            tiers=[Tier("ram", s.memory, s.bandwidth)],
+            tiers=[Tier("ram", s.memory, s.bandwidth), *([Tier("swap", s.swap, s.link)] if s.swap else [])],
             architectures=["sim"],
             dtypes=list(DTYPES),
             features=["logprobs", "deterministic"],
@@ -156,7 +166,11 @@ class SimDevice:
                 f"{self.spec.memory - used} of {self.spec.memory} are free: evict a model or give it less KV",
             )
         self._pass(roofline.load_seconds(self.spec, m), report)
-        self._images[request.image] = _Image(m, request.frames, m.root)
+        if sum(request.slots) * m.frame_bytes > self.spec.swap or len(request.slots) > 1:
+            raise SyscallError(
+                Errno.EINVAL, f"{request.slots} places were asked for in {self.spec.swap} bytes"
+            )
+        self._images[request.image] = _Image(m, request.frames, m.root, slots=sum(request.slots))
         return Loaded(request.ref, request.image, m.weight_bytes, self.spec.guess_rows > 0)
 
     def load_seconds(self, request: Load) -> float:
@@ -170,8 +184,11 @@ class SimDevice:
         self._contexts = {c: x for c, x in self._contexts.items() if x.image != image}
 
     def drop(self, ctxs: Sequence[int]) -> None:
+        gone = set(ctxs)
         for ctx in ctxs:
             self._contexts.pop(ctx, None)
+        for image in self._images.values():
+            image.swapped = {slot: held for slot, held in image.swapped.items() if held.ctx not in gone}
 
     def go_on(self, asked: Callable[[], bool]) -> None:
         """A simulated device does nothing that it was not asked for."""
@@ -185,16 +202,23 @@ class SimDevice:
         self.steps += 1
         self._fail_as_asked(request)
         errors: dict[int, str] = {}  # index of a run -> why it failed
+        unwritten = self._move_out(request)
+        lost = self._move_in(request)
         copied = self._copy(request)
         writers: dict[tuple[int, int], int] = {}  # (image, frame) -> the run that writes it in this step
         for i, run in enumerate(request.runs):
+            if run.ctx in lost:
+                self._contexts.pop(run.ctx, None)
+                continue
             try:
                 self._write(run, i, writers)
             except _Fault as fault:
                 errors[i] = self._fault(request, run, fault)
         results = []
         for i, run in enumerate(request.runs):
-            if i in errors:
+            if run.ctx in lost:
+                results.append(RunResult(run.ctx, lost=lost[run.ctx]))
+            elif i in errors:
                 results.append(RunResult(run.ctx, error=errors[i]))
             elif self.spec.error_token in run.tokens:
                 results.append(RunResult(run.ctx, error="a token of this run fails by option error_token"))
@@ -210,9 +234,57 @@ class SimDevice:
             for r in request.runs
             if r.image in self._images
         ]
-        seconds, phases = roofline.step_seconds(self.spec, costs, copied)
+        swapped = sum(
+            self._images[move.image].model.frame_bytes
+            for move in (*request.outs, *request.ins)
+            if move.image in self._images
+        )
+        seconds, phases = roofline.step_seconds(self.spec, costs, copied, swapped)
         self._pass(seconds, lambda _: None)
-        return StepDone(request.ref, results, seconds, phases)
+        return StepDone(request.ref, results, seconds, phases, unwritten)
+
+    def _move_out(self, request: Step) -> list[int]:
+        unwritten = []
+        for number, move in enumerate(request.outs):
+            image = self._images.get(move.image)
+            if (
+                image is None
+                or move.frame not in image.hashes
+                or move.tier != 1
+                or not 0 <= move.slot < image.slots
+            ):
+                self.faults.append(f"step {request.ref}: cannot move out {move}")
+                continue
+            self._moved_out += 1
+            if self.spec.unwritten_every and self._moved_out % self.spec.unwritten_every == 0:
+                image.swapped.pop(move.slot, None)
+                unwritten.append(number)
+                continue
+            image.swapped[move.slot] = _Swapped(
+                move.ctx, list(image.tokens[move.frame]), list(image.hashes[move.frame])
+            )
+        return unwritten
+
+    def _move_in(self, request: Step) -> dict[int, int]:
+        """Returns, for contexts of which a frame could not be read back, how many could before it."""
+        arrived: dict[int, int] = {}
+        lost: dict[int, int] = {}
+        for move in request.ins:
+            image = self._images.get(move.image)
+            if image is None or move.tier != 1 or not 0 <= move.frame < image.frames:
+                self.faults.append(f"step {request.ref}: cannot move in {move}")
+                continue
+            self._moved_in += 1
+            held = image.swapped.get(move.slot)
+            broken = self.spec.lose_every and self._moved_in % self.spec.lose_every == 0
+            if held is not None and held.ctx != move.ctx:
+                self.faults.append(f"step {request.ref}: place {move.slot} is of context {held.ctx}: {move}")
+            if held is None or held.ctx != move.ctx or broken:
+                lost.setdefault(move.ctx, arrived.get(move.ctx, 0))
+                continue
+            arrived[move.ctx] = arrived.get(move.ctx, 0) + 1
+            image.tokens[move.frame], image.hashes[move.frame] = list(held.tokens), list(held.hashes)
+        return lost
 
     def _fault(self, request: Step, run: Run, fault: _Fault) -> str:
         self._contexts.pop(run.ctx, None)

@@ -39,6 +39,7 @@ class DeviceSpec:
     """
 
     memory: int = 64 * 2**30  # bytes, for weights and KV together
+    swap: int = 0  # bytes of a second tier behind the link; 0: there is none
     flops: float = 1e14  # peak floating-point operations a second
     bandwidth: float = 1e12  # bytes a second between memory and arithmetic
     link: float = 2e10  # bytes a second from storage to memory: the speed of loading
@@ -51,6 +52,8 @@ class DeviceSpec:
     hang_after: int = 0  # never comes back from step number hang_after
     crash_token: int = -1  # dies when a run computes this token
     hang_token: int = -1  # never comes back when a run computes this token
+    lose_every: int = 0  # of the frames that are moved in, every so manyth cannot be read back
+    unwritten_every: int = 0  # of the frames that are moved out, every so manyth cannot be written
     error_token: int = -1  # a run that computes this token fails, alone
     fail_load: str = ""  # the errno with which every load fails: EIO, ENOMEM, ...
 

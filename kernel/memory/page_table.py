@@ -11,10 +11,12 @@ the tokens that step computes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from drivers.protocol import BLOCK_TOKENS
 from kernel.memory.frames import FramePool
 from kernel.memory.prefix import root
+from kernel.memory.swap import Slot, SwapSpace
 
 
 def blocks(tokens: int) -> int:
@@ -22,10 +24,22 @@ def blocks(tokens: int) -> int:
     return -(-tokens // BLOCK_TOKENS)
 
 
-class PageTable:
-    """Frames of one context in one pool; `cached` is the number of leading tokens whose KV they hold."""
+@dataclass(slots=True, frozen=True)
+class Kept:
+    """The KV of a block's first `tokens` tokens lies in `slot`."""
 
-    __slots__ = ("cached", "chain", "frames", "salt", "sent")
+    slot: Slot
+    tokens: int
+
+
+class PageTable:
+    """Frames of one context in one pool; `cached` is the number of leading tokens whose KV they hold.
+
+    `kept` are the blocks, by number, whose KV lies in a lower tier too; it is what the log says, whether or not the
+    block has a frame as well.
+    """
+
+    __slots__ = ("cached", "chain", "frames", "kept", "salt", "sent")
 
     def __init__(self, salt: int = 0) -> None:
         self.frames: list[int] = []
@@ -33,9 +47,11 @@ class PageTable:
         self.chain: list[int] = []  # serials of the leading full blocks that went through the prefix index
         self.sent = 0  # leading frames the driver knows
         self.salt = salt
+        self.kept: dict[int, Kept] = {}
 
     def fork(self, pool: FramePool) -> PageTable:
-        """A copy that shares every frame; the driver knows nothing of it yet."""
+        """A copy that shares every frame; the driver knows nothing of it yet. What lies in lower tiers stays the
+        parent's."""
         child = PageTable(self.salt)
         child.frames = self.frames.copy()
         child.cached = self.cached
@@ -66,6 +82,63 @@ class PageTable:
             gained += BLOCK_TOKENS
         self.cached = at
         return gained
+
+    def move_out(self, pool: FramePool, space: SwapSpace) -> list[tuple[int, Slot]]:
+        """Find places for the blocks that nobody else maps; returns (frame, slot) of those to be written. What has no
+        place is computed again, as is what others map if they are gone by then. To be followed by `cut`."""
+        moves = []
+        for block, frame in enumerate(self.frames[: blocks(self.cached)]):
+            held = min(BLOCK_TOKENS, self.cached - block * BLOCK_TOKENS)
+            kept = self.kept.get(block)
+            if pool.refs[frame] > 1 or (kept is not None and kept.tokens >= held):
+                continue
+            slot = kept.slot if kept is not None else space.take()
+            if slot is None:
+                break
+            self.kept[block] = Kept(slot, held)
+            moves.append((frame, slot))
+        return moves
+
+    def returning(self, length: int) -> int:
+        """Tokens of a log of `length` whose KV can be moved in where it is wanted next; never the last one, whose logits
+        are wanted."""
+        if not self.kept or self.cached % BLOCK_TOKENS:
+            return 0
+        end = self.cached
+        while (kept := self.kept.get(end // BLOCK_TOKENS)) is not None:
+            end += kept.tokens
+            if kept.tokens < BLOCK_TOKENS:
+                break
+        return max(0, min(end, length - 1) - self.cached)
+
+    def move_in(self, pool: FramePool, tokens: int) -> list[tuple[int, Slot]]:
+        """Frames for the next `tokens` tokens, which `returning` has promised and the caller has `room` for; returns
+        (frame, slot) of each. They count as cached from here on, but get no names before they are there (`computed`)."""
+        moves = []
+        for block in range(self.cached // BLOCK_TOKENS, blocks(self.cached + tokens)):
+            frame = self._take(pool)
+            self.frames.append(frame)
+            moves.append((frame, self.kept[block].slot))
+        self.cached += tokens
+        return moves
+
+    def trim(self, space: SwapSpace, tokens: int) -> None:
+        """The log has been cut to `tokens` tokens: forget what lies in lower tiers of the rest."""
+        for block in [block for block in self.kept if (block + 1) * BLOCK_TOKENS > tokens]:
+            left = tokens - block * BLOCK_TOKENS
+            if left > 0:
+                self.kept[block] = Kept(self.kept[block].slot, min(left, self.kept[block].tokens))
+            else:
+                self.lose(space, block)
+
+    def lose(self, space: SwapSpace, block: int) -> None:
+        """What lies in a lower tier of this block is of no use any more."""
+        space.give((self.kept.pop(block).slot,))
+
+    def lose_slot(self, space: SwapSpace, slot: Slot) -> None:
+        """Nothing was written to a place, if it still is one of this table."""
+        for block in [block for block, kept in self.kept.items() if kept.slot == slot]:
+            self.lose(space, block)
 
     def room(self, pool: FramePool) -> int:
         """Tokens that can be computed with the frames there are now, a copy-on-write of the last block included."""
@@ -121,4 +194,5 @@ class PageTable:
         """The device has lost its frames: nothing to release."""
         self.frames.clear()
         self.chain.clear()
+        self.kept.clear()
         self.cached = self.sent = 0

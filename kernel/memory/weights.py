@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from drivers.protocol import BLOCK_TOKENS, Probed
 from kernel.memory.frames import FramePool
+from kernel.memory.swap import SwapCost, SwapSpace
 from syscalls.errno import SyscallError
 from syscalls.records import ModelInfo
 
@@ -40,6 +41,8 @@ class Image:
     ref: int = 0  # of the last request to the driver for it
     deaths: int = 0  # of the driver in a row while it loaded this
     pool: FramePool = field(default_factory=lambda: FramePool(0))
+    swap: SwapSpace = field(default_factory=SwapSpace)
+    swap_cost: SwapCost = field(default_factory=SwapCost)
     waiters: list[Ready] = field(default_factory=list)
     users: dict[int, LLMProcess] = field(default_factory=dict)
     holders: OrderedDict[int, LLMProcess] = field(default_factory=OrderedDict)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from drivers.protocol import Copy, Run, Sample
+from drivers.protocol import Copy, Move, Run, Sample
 from kernel.device import Device
 from kernel.memory.weights import Image
 from kernel.process import LLMProcess
@@ -43,6 +43,7 @@ class Pager(Protocol):
 class Plan:
     runs: list[Run]
     copies: list[Copy]
+    ins: list[Move]
     processes: list[LLMProcess]
     tokens: int
 
@@ -94,7 +95,7 @@ def _wake_starved(device: Device, pager: Pager, now: float) -> None:
 
 def _fill(device: Device, pager: Pager, now: float, aging: float, quantum: int, *, desperate: bool) -> Plan:
     queue = device.queue
-    plan = Plan([], [], [], 0)
+    plan = Plan([], [], [], [], 0)
     left = device.step_tokens
     prompts: list[LLMProcess] = []
     passed: list[LLMProcess] = []
@@ -155,10 +156,12 @@ def _admit(
     quantum: int,
     desperate: bool,
 ) -> bool:
-    """Give the process frames for up to `tokens` and enter its run, or leave it BLOCKED(pagein)."""
+    """Give the process frames for up to `tokens`, and for what is moved in for it, and enter its run, or leave it
+    BLOCKED(pagein)."""
     pool, table = image.pool, process.table
     process.running = tokens  # from here on it is nobody's victim
-    while (room := table.room(pool)) < tokens:
+    back = process.returning
+    while (room := table.room(pool) - back) < tokens:
         victim = find_victim(image, process, quantum, desperate and not plan.runs)
         if victim is not None:
             pager.take_pages(victim, now)
@@ -170,6 +173,10 @@ def _admit(
             process.enter(State.BLOCKED, WaitFor.PAGEIN, now)
             return False
     process.running = tokens
+    if back:
+        process.returned = back
+        moves = table.move_in(pool, back)
+        plan.ins += [Move(image.id, process.pid, frame, slot.tier, slot.number) for frame, slot in moves]
     copied = table.extend(pool, tokens)
     if copied is not None:
         plan.copies.append(Copy(image.id, *copied))

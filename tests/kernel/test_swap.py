@@ -1,0 +1,193 @@
+"""Swap: KV that goes to a lower tier and comes back, and nothing else than that is different."""
+
+from __future__ import annotations
+
+import pytest
+
+from kernel.memory.swap import Slot, SwapCost, SwapSpace
+from kernel.process import LLMProcess
+from syscalls.records import Sampler, Signal, State
+from syscalls.table import Decode, Kill, Spawn, Truncate
+from tests.kernel.test_machine import Core
+from tests.simulator import FRAME_BYTES, Simulation, simulate
+
+PROMPT = list(range(40))
+
+
+def slots(count: int) -> str:
+    """As an option of the simulated device: an image gets half of what is there."""
+    return str(2 * count * FRAME_BYTES)
+
+
+def swapping(frames: int = 12, places: int = 64, **options: str) -> Simulation:
+    return simulate(frames=frames, options={"swap": slots(places), **options})
+
+
+def row(sim: Simulation, pid: int) -> LLMProcess:
+    return sim.kernel.table.llm(pid)
+
+
+class Swapping(Core):
+    """The whole state machine of the kernel, with a second tier that is soon full."""
+
+    options = {"context": "128", "swap": slots(10)}
+
+    def teardown(self) -> None:
+        super().teardown()
+        for device in self.sim.kernel.devices.values():
+            assert not device.outs
+            for image in device.images.values():
+                assert image.swap.free == image.swap.total, "places were lost"
+
+
+class SwappingBadly(Swapping):
+    """A tier that loses some of what it is given, and cannot take some."""
+
+    options = {"context": "128", "swap": slots(40), "lose_every": "5", "unwritten_every": "7"}
+
+
+class SwappingAndGuessing(Swapping):
+    options = {"context": "128", "swap": slots(40), "guess_rows": "9"}
+
+
+TestSwapping = Swapping.TestCase
+TestSwappingBadly = SwappingBadly.TestCase
+TestSwappingAndGuessing = SwappingAndGuessing.TestCase
+for case in (TestSwapping, TestSwappingBadly, TestSwappingAndGuessing):
+    case.settings = Core.TestCase.settings
+
+
+def agents(sim: Simulation, count: int, length: int = 100) -> list[int]:
+    program = sim.program()
+    prompts = [[i] * 3 + list(range(length)) for i in range(count)]
+    return [program.call(Spawn("sim", tokens=prompt, sampler=Sampler())) for prompt in prompts]
+
+
+def test_contexts_that_do_not_fit_together_take_turns_without_being_computed_again() -> None:
+    sim = swapping(frames=8)
+    program, pids = sim.program(), agents(sim, 4)
+    for _ in range(5):
+        for pid in pids:
+            before = list(row(sim, pid).log)
+            assert program.call(Decode(pid, 3)).tokens == sim.continuation(before, 3, Sampler())
+    for pid in pids:
+        account = row(sim, pid).account
+        assert account.preemptions >= 4
+        assert account.computed == len(row(sim, pid).log) - 1
+    assert sim.kernel.counters["moved_in"] >= 4 * 4 * 6
+
+
+def test_blocks_that_have_not_changed_are_not_written_again() -> None:
+    sim = swapping(frames=8)
+    program, pids = sim.program(), agents(sim, 2)
+    for _ in range(10):
+        for pid in pids:
+            program.call(Decode(pid, 1))
+    # each time the last block, the only one that grows; the first time all seven
+    assert sim.kernel.counters["moved_out"] <= 2 * (7 + 10 + 1)
+
+
+def test_stop_frees_the_frames_at_once_and_cont_goes_on_where_it_was() -> None:
+    sim = swapping()
+    program, (pid,) = sim.program(), agents(sim, 1)
+    log = list(row(sim, pid).log)
+    decoding = program.start(Decode(pid, 30))
+    sim.run_for(0.02)
+    program.call(Kill(pid, Signal.STOP))
+    sim.run_idle()
+    process = row(sim, pid)
+    assert process.state is State.STOPPED
+    assert not process.table.frames
+    assert process.image is not None
+    assert process.image.pool.available == process.image.pool.count
+    assert not decoding.done
+    computed = process.account.computed
+    program.call(Kill(pid, Signal.CONT))
+    sim.run_until(lambda: decoding.done)
+    assert decoding.value.tokens == sim.continuation(log, 30, Sampler())
+    assert process.account.computed == len(process.log) - 1 >= computed
+
+
+def test_what_is_lost_or_could_not_be_written_is_computed_again_and_logged() -> None:
+    sim = swapping(frames=8, lose_every="4", unwritten_every="9")
+    program, pids = sim.program(), agents(sim, 3)
+    for _ in range(6):
+        for pid in pids:
+            before = list(row(sim, pid).log)
+            assert program.call(Decode(pid, 2)).tokens == sim.continuation(before, 2, Sampler())
+    assert sim.driver().incarnation == 1
+    said = "\n".join(line.text for line in sim.log)
+    assert "could not be moved in" in said
+    assert "could not be moved out" in said
+
+
+def test_a_cut_log_forgets_what_lies_behind_it() -> None:
+    sim = swapping()
+    program, (pid,) = sim.program(), agents(sim, 1)
+    program.call(Kill(pid, Signal.STOP))
+    sim.run_idle()
+    program.call(Truncate(pid, 37))
+    table = row(sim, pid).table
+    assert {block: kept.tokens for block, kept in table.kept.items()} == {0: 16, 1: 16, 2: 5}
+    program.call(Kill(pid, Signal.CONT))
+    before = list(row(sim, pid).log)
+    assert program.call(Decode(pid, 9)).tokens == sim.continuation(before, 9, Sampler())
+
+
+def test_what_dies_with_the_driver_is_computed_again() -> None:
+    sim = swapping(frames=8)
+    program, pids = sim.program(), agents(sim, 2)
+    sim.run_idle()
+    sim.crash()
+    sim.run_for(1.0)
+    for pid in pids:
+        before = list(row(sim, pid).log)
+        assert program.call(Decode(pid, 2)).tokens == sim.continuation(before, 2, Sampler())
+
+
+def test_where_computing_is_faster_nothing_is_moved() -> None:
+    sim = simulate(
+        frames=20, step_tokens=64, options={"swap": slots(64), "link": "1e4", "overhead": "0.00001"}
+    )
+    program, pids = sim.program(), agents(sim, 6, length=60)
+    for _ in range(8):
+        for pid in pids:
+            program.call(Decode(pid, 1))
+    moved = sim.kernel.counters["moved_out"]
+    for _ in range(4):
+        for pid in pids:
+            program.call(Decode(pid, 1))
+    assert sim.kernel.counters["moved_out"] == moved
+    assert sum(row(sim, pid).account.preemptions for pid in pids) > 8
+
+
+# --- the parts ------------------------------------------------------------------------------------------------------
+
+
+def test_places_are_taken_from_the_fastest_tier_that_has_one() -> None:
+    space = SwapSpace([1, 2])
+    taken = [space.take() for _ in range(4)]
+    assert [slot.tier if slot else None for slot in taken] == [1, 2, 2, None]
+    space.give([Slot(2, 1)])
+    assert space.take() == Slot(2, 1)
+    with pytest.raises(AssertionError, match="places"):
+        space.check([Slot(1, 0), Slot(2, 0)])
+    space.check([Slot(1, 0), Slot(2, 0), Slot(2, 1)])
+
+
+def test_the_cost_of_both_ways_decides_and_does_not_waver() -> None:
+    cost = SwapCost()
+    assert cost.pays
+    cost.moved(16, 1.0)
+    cost.computed(32, 1.0)
+    assert not cost.pays  # 1/16 s against 1/32 s
+    cost = SwapCost()
+    cost.moved(32, 1.1)
+    cost.computed(32, 1.0)
+    assert cost.pays
+    for _ in range(50):
+        cost.computed(32, 0.95)
+    assert cost.pays, "within the hysteresis"
+    for _ in range(50):
+        cost.computed(31, 0.001)
+    assert cost.pays, "steps of few tokens tell nothing"
