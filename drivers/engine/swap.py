@@ -1,0 +1,177 @@
+"""Lower tiers: where KV frames go while their contexts do not run.
+
+A frame is contiguous, so it goes out and comes back in one piece. In host memory (below a GPU's) it lies as it is. On
+disk it is encrypted with AES-GCM under a key that only this process has and forgets with the context: what is left in the
+file then is noise, and what has been changed there, or is not what was last written to its place, is not taken back. The
+file has no name, so it is gone when the driver is, however it went. vLLM's and LMCache's offloading are the counterparts.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import struct
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+_KEY_BITS = 256
+_NONCE, _TAG = 12, 16  # bytes
+_ALIGNMENT = 4096  # of places in the file
+
+
+class Lost(Exception):
+    """What was moved out cannot be had back."""
+
+
+class Places(Protocol):
+    """The places that one image has in a tier."""
+
+    def write(self, ctx: int, slot: int, frame: torch.Tensor) -> None:
+        """Keep a frame. Raises OSError, and the place holds nothing then."""
+
+    def read(self, ctx: int, slot: int, frame: torch.Tensor) -> None:
+        """Bring back what was written for this context. Raises Lost, and the frame is undefined then."""
+
+    def forget(self, ctx: int) -> None:
+        """Nobody will ask for what was written for this context."""
+
+    def close(self) -> None:
+        """Let go of all places."""
+
+
+class HostPlaces:
+    """In memory of the host, for a device that has its own."""
+
+    def __init__(self, slots: int, frame: torch.Tensor) -> None:
+        """`frame`: one such as will be written."""
+        pinned = frame.device.type == "cuda"
+        self._data = torch.empty((slots, *frame.shape), dtype=frame.dtype, pin_memory=pinned)
+        self._owner: dict[int, int] = {}
+
+    def write(self, ctx: int, slot: int, frame: torch.Tensor) -> None:
+        self._data[slot].copy_(frame, non_blocking=True)
+        self._owner[slot] = ctx
+
+    def read(self, ctx: int, slot: int, frame: torch.Tensor) -> None:
+        if self._owner.get(slot) != ctx:
+            raise Lost(f"place {slot} of host memory holds nothing of context {ctx}")
+        frame.copy_(self._data[slot], non_blocking=True)
+
+    def forget(self, ctx: int) -> None:
+        self._owner = {slot: owner for slot, owner in self._owner.items() if owner != ctx}
+
+    def close(self) -> None:
+        self._data = torch.empty(0)
+        self._owner.clear()
+
+
+class SwapFile:
+    """A file without a name, of at most `size` bytes; takes space as it is written."""
+
+    def __init__(self, directory: Path, size: int) -> None:
+        self.size = size
+        directory.mkdir(parents=True, exist_ok=True)
+        # TemporaryFile unlinks at once (O_TMPFILE where the system has it): no name, nothing to be left behind.
+        self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115 (closed by close)
+        self._regions: list[tuple[int, int]] = []  # (start, end), in order
+
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def descriptor(self) -> int:
+        return self._file.fileno()
+
+    def take(self, size: int) -> int:
+        """The start of a stretch of the file that nobody else has. Raises MemoryError."""
+        start = 0
+        for number, (taken, end) in enumerate([*self._regions, (self.size, self.size)]):
+            if taken - start >= size:
+                self._regions.insert(number, (start, start + size))
+                return start
+            start = end
+        raise MemoryError(f"{size} bytes are not free in a swap file of {self.size}")
+
+    def give(self, start: int) -> None:
+        """Nobody uses the stretch from `start` any more."""
+        self._regions = [region for region in self._regions if region[0] != start]
+
+
+class DiskPlaces:
+    """A stretch of a swap file. A place holds a nonce, the encrypted frame and its tag.
+
+    Each write has a number, which is authenticated with the place and the context: a frame that is an older one, or
+    another's, does not pass. The nonce is that number under a key of its own for each context, so none comes twice.
+    """
+
+    def __init__(self, file: SwapFile, slots: int, frame_bytes: int) -> None:
+        self._file = file
+        self._stride = -(-(_NONCE + frame_bytes + _TAG) // _ALIGNMENT) * _ALIGNMENT
+        self._start = file.take(slots * self._stride)
+        self._size = frame_bytes
+        self._keys: dict[int, AESGCM] = {}
+        self._written: dict[int, tuple[int, int]] = {}  # place -> (context, number of the write)
+        self._writes = 0
+
+    @staticmethod
+    def slots(size: int, frame_bytes: int) -> int:
+        """How many places fit into `size` bytes."""
+        return size // (-(-(_NONCE + frame_bytes + _TAG) // _ALIGNMENT) * _ALIGNMENT)
+
+    def write(self, ctx: int, slot: int, frame: torch.Tensor) -> None:
+        self._written.pop(slot, None)
+        if ctx not in self._keys:
+            self._keys[ctx] = AESGCM(secrets.token_bytes(_KEY_BITS // 8))
+        self._writes += 1
+        nonce = struct.pack("<4xQ", self._writes)
+        sealed = self._keys[ctx].encrypt(nonce, _bytes_of(frame), self._about(ctx, slot))
+        done = os.pwritev(self._file.descriptor, [nonce, sealed], self._start + slot * self._stride)
+        if done != _NONCE + len(sealed):
+            raise OSError(f"of {_NONCE + len(sealed)} bytes {done} were written to the swap file")
+        self._written[slot] = ctx, self._writes
+
+    def read(self, ctx: int, slot: int, frame: torch.Tensor) -> None:
+        owner, number = self._written.get(slot, (-1, 0))
+        if owner != ctx:
+            raise Lost(f"place {slot} of the swap file holds nothing of context {ctx}")
+        try:
+            held = os.pread(
+                self._file.descriptor, _NONCE + self._size + _TAG, self._start + slot * self._stride
+            )
+            nonce = struct.pack("<4xQ", number)
+            if held[:_NONCE] != nonce:
+                raise Lost(f"place {slot} of the swap file holds something else than was last written to it")
+            plain = self._keys[ctx].decrypt(nonce, memoryview(held)[_NONCE:], self._about(ctx, slot))
+        except (OSError, InvalidTag, ValueError) as error:
+            raise Lost(f"place {slot} of the swap file: {error or type(error).__name__}") from None
+        into = frame if frame.device.type == "cpu" else torch.empty_like(frame, device="cpu")
+        _bytes_of(into)[:] = plain
+        if into is not frame:
+            frame.copy_(into)
+
+    def _about(self, ctx: int, slot: int) -> bytes:
+        return struct.pack("<QQ", ctx, slot)
+
+    def forget(self, ctx: int) -> None:
+        if self._keys.pop(ctx, None) is not None:
+            self._written = {slot: held for slot, held in self._written.items() if held[0] != ctx}
+
+    def close(self) -> None:
+        self._keys.clear()
+        self._written.clear()
+        self._file.give(self._start)
+
+
+Tier = Callable[[int, torch.Tensor], Places]
+"""Makes an image's places in a tier: how many, and a frame such as will be written."""
+
+
+def _bytes_of(frame: torch.Tensor) -> memoryview:
+    """A contiguous frame in the CPU's memory, as bytes."""
+    return memoryview(frame.contiguous().cpu().view(torch.uint8).numpy().reshape(-1))
