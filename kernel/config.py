@@ -24,7 +24,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,12 +33,8 @@ from msgspec import UNSET, Meta, UnsetType
 from drivers.protocol import KINDS
 from kernel.events import DeviceConfig, KernelConfig
 from syscalls.errno import Errno, SyscallError
+from syscalls.size import Size, size
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_UNITS |= {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgt]i?|)b?", re.IGNORECASE)
-
-Size = int | str
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0.0)]
 
@@ -113,19 +108,6 @@ def device(text: str) -> Device:
         return msgspec.convert({**fields, "options": options}, Device, strict=False)
     except msgspec.ValidationError as error:
         raise SyscallError(Errno.EINVAL, f"--device {text}: {error}") from None
-
-
-def size(value: Size, what: str) -> int:
-    """Bytes from a number or from text like `512MiB`, `2G`."""
-    if isinstance(value, int):
-        number = float(value)
-    elif match := _SIZE.fullmatch(value.strip()):
-        number = float(match[1]) * _UNITS[match[2].lower()]
-    else:
-        raise SyscallError(Errno.EINVAL, f"{what}: {value!r} is no size; write e.g. 512MiB, 2G or 1000000")
-    if number < 0:
-        raise SyscallError(Errno.EINVAL, f"{what}: a size cannot be negative, {value} is")
-    return int(number)
 
 
 def default_devices() -> list[Device]:

@@ -6,14 +6,19 @@ else fp32); installed (the directory of installed models, or no; default as nati
 small step that may be guesses, engine/guess.py; 0: none); kv (what the native decoder keeps keys and values in: bf16, or
 int8, which takes little more than half the memory; the torch engine keeps them in the dtype of the activations); early
 (yes or no: the native decoder begins the next step before it is asked for, engine/early.py; default yes where `threads`
-leave a core to the kernel and the programs: with one to spare decoding gets a tenth faster, with none no faster).
+leave a core to the kernel and the programs: with one to spare decoding gets a tenth faster, with none no faster); swap
+(the most that the swap file may take, engine/swap.py; default 4 GiB, or a quarter of the free disk if that is less; 0:
+none) and swapdir (where it lies, without a name).
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -23,14 +28,19 @@ from drivers.device import Device
 from drivers.protocol import VERSION, Hello
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Tier
+from syscalls.size import size
 
-OPTIONS = ("threads", "dtype", "installed", "guess", "kv", "early")
+if TYPE_CHECKING:
+    from drivers.engine.swap import SwapFile
+
+OPTIONS = ("threads", "dtype", "installed", "guess", "kv", "early", "swap", "swapdir")
 NO_KV = (
     "kv=int8 is for models that the native decoder runs; keys and values have the dtype of the activations"
 )
 GUESS_ROWS = 8  # one tile of rows: as many as are computed while the weights are read once
 MOST_GUESS_ROWS = 256
 MOST_THREADS = 4096
+MOST_SWAP, SHARE_OF_DISK = 4 << 30, 4  # bytes, and one part in so many of what is free, unless told otherwise
 SPINS = "20000"  # some 0.4 ms
 
 
@@ -44,6 +54,33 @@ def share_cores() -> None:
     """
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     os.environ.setdefault("KMP_BLOCKTIME", "0")
+
+
+def swap_directory(options: Mapping[str, str]) -> Path:
+    """Where the swap file goes: beside the installed models, which are on a disk; else where temporary files go."""
+    if chosen := options.get("swapdir"):
+        return Path(chosen)
+    installed = library.installed_directory()
+    return installed.parent / "swap" if installed else Path(tempfile.gettempdir())
+
+
+def open_swap(options: Mapping[str, str]) -> SwapFile | None:
+    """The swap file that the options ask for. Raises SyscallError(EINVAL), EIO where it cannot be made."""
+    from drivers.engine.swap import SwapFile
+
+    directory = swap_directory(options)
+    wanted = options.get("swap")
+    most = size(wanted, "swap") if wanted else MOST_SWAP
+    try:
+        if most:
+            directory.mkdir(parents=True, exist_ok=True)
+            if not wanted:
+                most = min(most, shutil.disk_usage(directory).free // SHARE_OF_DISK)
+        return SwapFile(directory, most) if most else None
+    except OSError as error:
+        raise SyscallError(
+            Errno.EIO, f"no swap file can be made in {directory}: {error.strerror}; use swapdir=DIR or swap=0"
+        ) from None
 
 
 def _is_number(text: str) -> bool:
@@ -103,7 +140,9 @@ def open_device(options: Mapping[str, str]) -> Device:
     from drivers.engine.architecture import TESTED
     from drivers.engine.engine import Engine
     from drivers.engine.image import ImageKind, TorchKind
+    from drivers.engine.swap import on_disk
 
+    swap = open_swap(options)
     torch.set_num_threads(int(threads))
     device = torch.device("cpu")
     kinds: list[ImageKind] = [TorchKind(device, no_int8, NO_KV if kv == "int8" else "")]
@@ -124,7 +163,10 @@ def open_device(options: Mapping[str, str]) -> Device:
         os_pid=os.getpid(),
         description=f"{cpu.model}, {threads} of {cpu.cores} cores, default {default}, torch {torch.__version__}, "
         + (f"native {native.isa}" if isinstance(native, library.Library) else "no native decoder"),
-        tiers=[Tier("ram", psutil.virtual_memory().total, 0.0)],
+        tiers=[
+            Tier("ram", psutil.virtual_memory().total, 0.0),
+            *([Tier("disk", swap.size, 0.0)] if swap else []),
+        ],
         architectures=list(TESTED),
         dtypes=dtypes,
         features=["logprobs", "deterministic"],
@@ -137,5 +179,6 @@ def open_device(options: Mapping[str, str]) -> Device:
         refusals,
         lambda: int(psutil.virtual_memory().available),
         kinds,
-        early == "yes",
+        early=early == "yes",
+        below=[on_disk(swap)] if swap else [],
     )

@@ -75,6 +75,7 @@ class Early:
         return (
             isinstance(request, Step)
             and not request.copies
+            and not request.ins
             and len(request.runs) == len(self.runs)
             and all(
                 run.ctx == mine.ctx

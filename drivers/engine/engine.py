@@ -6,8 +6,11 @@ runner is the counterpart; here a step names everything it needs, so the engine 
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -21,19 +24,22 @@ from drivers.engine.contexts import Context
 from drivers.engine.early import Computed, Early, Patience, Stop, Stopped, next_run
 from drivers.engine.image import Frames, ImageKind
 from drivers.engine.sampler import is_plain, plain_choice, sample
-from drivers.protocol import Hello, Load, Loaded, Probe, Probed, Run, RunResult, Sample, Step, StepDone
+from drivers.engine.swap import Below, Lost
+from drivers.protocol import Hello, Load, Loaded, Move, Probe, Probed, Run, RunResult, Sample, Step, StepDone
 from syscalls.errno import Errno, SyscallError
 
+_log = logging.getLogger(__name__)
 _LAYOUTS = 16  # remembered, so that a model that comes back into memory is not examined again
 
 
 class Engine:
     """A Device. `kinds` are its ways to run a model, the first that can is used; `refusals` maps a dtype this device does
-    not do to the reason; `memory` tells the bytes available; `early`: begin steps before they are asked for."""
+    not do to the reason; `memory` tells the bytes available; `early`: begin steps before they are asked for; `below` are the
+    lower tiers, as declared in `hello`."""
 
     def __init__(
         self, device: torch.device, hello: Hello, default_dtype: str, refusals: dict[str, str], memory: Callable[[], int],
-        kinds: Sequence[ImageKind], early: bool = False,
+        kinds: Sequence[ImageKind], *, early: bool = False, below: Sequence[Below] = (),
     ) -> None:  # fmt: skip
         loading.quiet_transformers()
         self.progress = 0
@@ -43,6 +49,8 @@ class Engine:
         self._refusals = refusals
         self._memory = memory
         self._kinds = kinds
+        self._below = below
+        self._movers = ThreadPoolExecutor(os.cpu_count() or 1, "swap")
         self._images: dict[int, Frames] = {}
         self._contexts: dict[int, Context] = {}
         self._layouts: dict[str, tuple[Any, architecture.Layout]] = {}  # by what was read
@@ -110,6 +118,11 @@ class Engine:
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
             raise SyscallError(Errno.ENOMEM, f"no memory for {request.path} in {dtype}: {error}") from None
+        if image.slab.frames:
+            image.below = [
+                make(count, image.slab.data[0])
+                for make, count in zip(self._below, request.slots, strict=False)
+            ]
         self._images[request.image] = image
         return Loaded(request.ref, request.image, image.weight_bytes, image.exact)
 
@@ -118,6 +131,8 @@ class Engine:
         if gone is None:
             raise SyscallError(Errno.EINVAL, f"no image {image} is loaded")
         self._last = self._early = None
+        for places in gone.below:
+            places.close()
         gone.close()
         self._contexts = {ctx: context for ctx, context in self._contexts.items() if context.image != image}
 
@@ -160,28 +175,86 @@ class Engine:
         self._last = self._early = None
         for ctx in ctxs:
             self._contexts.pop(ctx, None)
+            for image in self._images.values():
+                for places in image.below:
+                    places.forget(ctx)
 
     def step(self, request: Step) -> StepDone:
         began = time.perf_counter()
-        phases = dict.fromkeys(("prepare", "copy", "model", "sample"), 0.0)
+        phases = dict.fromkeys(("prepare", "swap", "copy", "model", "sample"), 0.0)
         self._last = None
         early, self._early = self._early, None
         if early is not None and not early.is_asked(request):
             self._miss()
             early = None
         with torch.inference_mode():
+            unwritten = self._move_out(request.outs)
+            lost = self._move_in(request.ins)
+            phases["swap"] = time.perf_counter() - began
             for image, copies in groupby(request.copies, key=lambda copy: copy.image):
                 self._image(image).slab.copy([(copy.src, copy.dst) for copy in copies])
-            phases["copy"] = time.perf_counter() - began
+            phases["copy"] = time.perf_counter() - began - phases["swap"]
             results: list[RunResult | None] = [None] * len(request.runs)
             order = sorted(range(len(request.runs)), key=lambda i: request.runs[i].image)
+            for i, run in enumerate(request.runs):
+                if run.ctx in lost:
+                    self._contexts.pop(run.ctx, None)
+                    results[i] = RunResult(run.ctx, lost=lost[run.ctx])
+            order = [i for i in order if results[i] is None]
             for image, members in groupby(order, key=lambda i: request.runs[i].image):
                 self._step_image(image, list(members), request.runs, results, phases, early)
         self._tick()
         done = [result for result in results if result is not None]
         self._last = request.runs, done
         spent = sum(early.computed.phases.values()) if early is not None and early.computed else 0.0
-        return StepDone(request.ref, done, time.perf_counter() - began + spent, phases)
+        return StepDone(request.ref, done, time.perf_counter() - began + spent, phases, unwritten)
+
+    def _move_out(self, moves: list[Move]) -> list[int]:
+        """Returns the indices of those that could not be written."""
+
+        def write(move: Move) -> str:
+            image = self._image(move.image)
+            try:
+                image.below[move.tier - 1].write(move.ctx, move.slot, image.slab.data[move.frame])
+            except OSError as error:
+                return str(error)
+            return ""
+
+        if len({(move.image, move.tier, move.slot) for move in moves}) == len(moves):
+            failures = list(self._movers.map(write, moves))
+        else:  # a place that is written twice: in their order
+            failures = [write(move) for move in moves]
+        unwritten = [number for number, failure in enumerate(failures) if failure]
+        if unwritten:
+            _log.warning("%d frames could not be moved out: %s", len(unwritten), failures[unwritten[0]])
+        self._wait()
+        return unwritten
+
+    def _move_in(self, moves: list[Move]) -> dict[int, int]:
+        """Returns, for contexts of which a frame is lost, how many were read before it."""
+
+        def read(move: Move) -> str:
+            image = self._image(move.image)
+            try:
+                image.below[move.tier - 1].read(move.ctx, move.slot, image.slab.data[move.frame])
+            except Lost as error:
+                return str(error)
+            return ""
+
+        arrived: dict[int, int] = {}
+        lost: dict[int, int] = {}
+        for move, failure in zip(moves, list(self._movers.map(read, moves)), strict=True):
+            if failure:
+                _log.warning("context %d: %s", move.ctx, failure)
+                lost.setdefault(move.ctx, arrived.get(move.ctx, 0))
+            arrived[move.ctx] = arrived.get(move.ctx, 0) + 1
+        self._wait()
+        return lost
+
+    def _wait(self) -> None:
+        """Until copies between the device and the host are done."""
+        if self._device.type == "cuda":
+            torch.cuda.current_stream().synchronize()
 
     def hears(self, request: object) -> None:
         early = self._early

@@ -24,6 +24,7 @@ from drivers.engine.contexts import Context
 from drivers.engine.early import Stop
 from drivers.engine.guess import Guesser
 from drivers.engine.kv import KVShape, KVSlab
+from drivers.engine.swap import Places
 from drivers.protocol import BLOCK_TOKENS, Run
 from syscalls.errno import Errno, SyscallError
 
@@ -79,6 +80,7 @@ class Frames(ABC):
         self.dtype = dtype
         self.slab = slab
         self.guesser = Guesser()
+        self.below: list[Places] = []  # in lower tiers
 
     def check(self, run: Run) -> str:
         """What of a run cannot be computed here, or ""."""

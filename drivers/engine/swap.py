@@ -8,12 +8,15 @@ file has no name, so it is gone when the driver is, however it went. vLLM's and 
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import struct
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import torch
@@ -22,7 +25,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _KEY_BITS = 256
 _NONCE, _TAG = 12, 16  # bytes
-_ALIGNMENT = 4096  # of places in the file
 
 
 class Lost(Exception):
@@ -78,15 +80,17 @@ class SwapFile:
         self.size = size
         directory.mkdir(parents=True, exist_ok=True)
         # TemporaryFile unlinks at once (O_TMPFILE where the system has it): no name, nothing to be left behind.
-        self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115 (closed by close)
+        with tempfile.TemporaryFile(dir=directory) as file:
+            self.descriptor = os.dup(file.fileno())
+        self.close = weakref.finalize(self, os.close, self.descriptor)
         self._regions: list[tuple[int, int]] = []  # (start, end), in order
 
-    def close(self) -> None:
-        self._file.close()
-
     @property
-    def descriptor(self) -> int:
-        return self._file.fileno()
+    def room(self) -> int:
+        """The longest stretch that `take` would give."""
+        ends = [0, *(end for _, end in self._regions)]
+        starts = [*(start for start, _ in self._regions), self.size]
+        return max(start - end for start, end in zip(starts, ends, strict=True))
 
     def take(self, size: int) -> int:
         """The start of a stretch of the file that nobody else has. Raises MemoryError."""
@@ -104,7 +108,8 @@ class SwapFile:
 
 
 class DiskPlaces:
-    """A stretch of a swap file. A place holds a nonce, the encrypted frame and its tag.
+    """A stretch of a swap file. A place holds a nonce, the encrypted frame and its tag. Several threads may use them, a
+    place only one at a time.
 
     Each write has a number, which is authenticated with the place and the context: a frame that is an older one, or
     another's, does not pass. The nonce is that number under a key of its own for each context, so none comes twice.
@@ -112,29 +117,34 @@ class DiskPlaces:
 
     def __init__(self, file: SwapFile, slots: int, frame_bytes: int) -> None:
         self._file = file
-        self._stride = -(-(_NONCE + frame_bytes + _TAG) // _ALIGNMENT) * _ALIGNMENT
+        self._stride = _NONCE + frame_bytes + _TAG
+        self._slots = slots
         self._start = file.take(slots * self._stride)
         self._size = frame_bytes
+        self._lock = Lock()
         self._keys: dict[int, AESGCM] = {}
         self._written: dict[int, tuple[int, int]] = {}  # place -> (context, number of the write)
-        self._writes = 0
+        self._writes = itertools.count(1)
 
     @staticmethod
     def slots(size: int, frame_bytes: int) -> int:
         """How many places fit into `size` bytes."""
-        return size // (-(-(_NONCE + frame_bytes + _TAG) // _ALIGNMENT) * _ALIGNMENT)
+        return size // (_NONCE + frame_bytes + _TAG)
 
     def write(self, ctx: int, slot: int, frame: torch.Tensor) -> None:
-        self._written.pop(slot, None)
-        if ctx not in self._keys:
-            self._keys[ctx] = AESGCM(secrets.token_bytes(_KEY_BITS // 8))
-        self._writes += 1
-        nonce = struct.pack("<4xQ", self._writes)
-        sealed = self._keys[ctx].encrypt(nonce, _bytes_of(frame), self._about(ctx, slot))
+        if not 0 <= slot < self._slots:
+            raise OSError(f"the swap file has no place {slot}")
+        with self._lock:
+            self._written.pop(slot, None)
+            if ctx not in self._keys:
+                self._keys[ctx] = AESGCM(secrets.token_bytes(_KEY_BITS // 8))
+            key, number = self._keys[ctx], next(self._writes)
+        nonce = struct.pack("<4xQ", number)
+        sealed = key.encrypt(nonce, _bytes_of(frame), self._about(ctx, slot))
         done = os.pwritev(self._file.descriptor, [nonce, sealed], self._start + slot * self._stride)
         if done != _NONCE + len(sealed):
             raise OSError(f"of {_NONCE + len(sealed)} bytes {done} were written to the swap file")
-        self._written[slot] = ctx, self._writes
+        self._written[slot] = ctx, number
 
     def read(self, ctx: int, slot: int, frame: torch.Tensor) -> None:
         owner, number = self._written.get(slot, (-1, 0))
@@ -168,8 +178,18 @@ class DiskPlaces:
         self._file.give(self._start)
 
 
-Tier = Callable[[int, torch.Tensor], Places]
-"""Makes an image's places in a tier: how many, and a frame such as will be written."""
+Below = Callable[[int, torch.Tensor], Places]
+"""A lower tier: makes an image's places in it. How many, and a frame such as will be written."""
+
+
+def on_disk(file: SwapFile) -> Below:
+    """A tier in a swap file; where that has less room than is asked for, the last places cannot be written."""
+
+    def places(slots: int, frame: torch.Tensor) -> Places:
+        size = frame.numel() * frame.itemsize
+        return DiskPlaces(file, min(slots, DiskPlaces.slots(file.room, size)), size)
+
+    return places
 
 
 def _bytes_of(frame: torch.Tensor) -> memoryview:

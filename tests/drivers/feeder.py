@@ -12,7 +12,7 @@ from pathlib import Path
 
 from drivers.cpu import open_device
 from drivers.device import Device
-from drivers.protocol import BLOCK_TOKENS, Copy, Load, Run, RunResult, Sample, Step
+from drivers.protocol import BLOCK_TOKENS, Copy, Load, Move, Run, RunResult, Sample, Step
 from syscalls.records import Sampler, TokenLogprobs
 
 GREEDY = Sampler()
@@ -35,6 +35,9 @@ class Process:
     sampler: Sampler = GREEDY
     computed: int = 0
     table: list[int] = field(default_factory=list)
+    places: list[int] = field(
+        default_factory=list
+    )  # in the first lower tier, where its KV lies instead of in frames
     told: int = 0  # blocks of the table the driver knows
     knows_log: bool = False
     logprobs: list[TokenLogprobs] = field(default_factory=list)
@@ -57,6 +60,9 @@ class Feeder:
         self._users = dict.fromkeys(range(frames), 0)
         self._next = 1
         self._copies: list[Copy] = []
+        self._outs: list[Move] = []
+        self._ins: list[Move] = []
+        self._places = 0
 
     def spawn(self, tokens: Sequence[int], sampler: Sampler = GREEDY) -> Process:
         process = Process(self._next, list(tokens), sampler)
@@ -82,6 +88,24 @@ class Feeder:
         self._release(process)
         process.computed = process.told = 0
         process.knows_log = False
+
+    def move_out(self, process: Process) -> None:
+        """Move its KV to places in the next step; its frames are somebody else's at once."""
+        for frame in process.table:
+            self._outs.append(Move(IMAGE, process.ctx, frame, 1, self._places))
+            process.places.append(self._places)
+            self._places += 1
+        self._release(process)
+        process.told = 0
+
+    def move_in(self, process: Process) -> None:
+        """Have it back with the next step."""
+        process.table = [self._allocate() for _ in process.places]
+        self._ins += [
+            Move(IMAGE, process.ctx, frame, 1, place)
+            for frame, place in zip(process.table, process.places, strict=True)
+        ]
+        process.places = []
 
     def end(self, process: Process) -> None:
         self.device.drop([process.ctx])
@@ -109,9 +133,11 @@ class Feeder:
 
     def step(self, runs: Sequence[Run]) -> list[RunResult]:
         copies, self._copies = self._copies, []
+        outs, self._outs = self._outs, []
+        ins, self._ins = self._ins, []
         if self._idle:
             self.device.go_on(lambda: False)
-        results = self.device.step(Step(1, list(runs), copies)).results
+        results = self.device.step(Step(1, list(runs), copies, outs, ins)).results
         assert [result.ctx for result in results] == [run.ctx for run in runs]
         return results
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,11 +16,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drivers.cpu import open_device
+from drivers.cpu.native import library
+from drivers.device import Device
+from drivers.engine.engine import Engine
 from drivers.engine.swap import DiskPlaces, HostPlaces, Lost, Places, SwapFile
+from drivers.protocol import Load
+from syscalls.errno import Errno, SyscallError
+from tests.drivers.feeder import GREEDY, IMAGE, Feeder
 
 FRAME = torch.zeros(3, 2, 5, 7, dtype=torch.bfloat16)
 BYTES = FRAME.numel() * FRAME.itemsize
-SIZE = 64 * 4096
+STRIDE = 12 + BYTES + 16
+SIZE = 64 * STRIDE
 
 
 def frame(seed: int) -> torch.Tensor:
@@ -64,15 +72,15 @@ def test_frames_come_back_to_the_bit_and_only_to_their_context(file: SwapFile, w
 
 
 @settings(deadline=None, max_examples=60)
-@given(at=st.integers(0, 12 + BYTES + 16 - 1), bit=st.integers(0, 7))
+@given(at=st.integers(0, STRIDE - 1), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_never_taken_back(
     tmp_path_factory: pytest.TempPathFactory, at: int, bit: int
 ) -> None:
     with closing(SwapFile(tmp_path_factory.mktemp("swap"), SIZE)) as file:
         places = DiskPlaces(file, 4, BYTES)
         places.write(1, 2, frame(1))
-        byte = os.pread(file.descriptor, 1, 2 * 4096 + at)
-        os.pwrite(file.descriptor, bytes([byte[0] ^ 1 << bit]), 2 * 4096 + at)
+        byte = os.pread(file.descriptor, 1, 2 * STRIDE + at)
+        os.pwrite(file.descriptor, bytes([byte[0] ^ 1 << bit]), 2 * STRIDE + at)
         with pytest.raises(Lost):
             places.read(1, 2, torch.empty_like(FRAME))
 
@@ -80,12 +88,12 @@ def test_a_flipped_bit_is_never_taken_back(
 def test_what_stood_there_before_or_elsewhere_is_not_taken_back(file: SwapFile) -> None:
     places = DiskPlaces(file, 4, BYTES)
     places.write(1, 0, frame(1))
-    older = os.pread(file.descriptor, 4096, 0)
+    older = os.pread(file.descriptor, STRIDE, 0)
     places.write(1, 0, frame(2))
     places.write(1, 1, frame(3))
-    newer = os.pread(file.descriptor, 4096, 0)
+    newer = os.pread(file.descriptor, STRIDE, 0)
     os.pwrite(file.descriptor, older, 0)
-    os.pwrite(file.descriptor, newer, 4096)
+    os.pwrite(file.descriptor, newer, STRIDE)
     for slot in (0, 1):
         with pytest.raises(Lost):
             places.read(1, slot, torch.empty_like(FRAME))
@@ -105,8 +113,8 @@ def test_the_file_is_bounded_has_no_name_and_tells_nothing(file: SwapFile, tmp_p
     held = os.pread(file.descriptor, SIZE, 0)
     text = plain.view(torch.uint8).numpy().tobytes()
     assert text[:32] not in held
-    start = held.rindex(held.strip(b"\0")[:4])
-    assert held[start + 12 :][:BYTES] != held[start + 4096 + 12 :][:BYTES]
+    start = 32 * STRIDE
+    assert held[start + 12 :][:BYTES] != held[start + STRIDE + 12 :][:BYTES]
 
 
 def test_a_full_disk_is_an_error_and_not_a_frame(tmp_path: Path) -> None:
@@ -154,3 +162,96 @@ def test_nothing_is_left_of_a_driver_that_was_killed(tmp_path: Path) -> None:
     child.wait()
     child.stdout.close()
     assert os.listdir(tmp_path) == []
+
+
+# --- in a driver ----------------------------------------------------------------------------------------------------
+
+FRAMES = 40
+DTYPES = ["fp32", "bf16"] if isinstance(library.load(), str) else ["fp32", "bf16", "int8", "int4"]
+
+
+def opened(model: Path, dtype: str, tmp_path: Path, **options: str) -> Device:
+    device = open_device({"threads": "2", "installed": "no", "swapdir": str(tmp_path), **options})
+    device.load(Load(1, IMAGE, str(model), dtype, FRAMES, [600]), lambda fraction: None)
+    return device
+
+
+@pytest.mark.parametrize("idle", [False, True], ids="idle={}".format)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_contexts_that_take_turns_in_the_frames_say_what_they_would_have_said(
+    zoo: Callable[[str], Path], tmp_path: Path, dtype: str, idle: bool
+) -> None:
+    """Each has more than half of the frames, so that one always lies in the file."""
+    logs = [[i % 190 for i in range(start, start + 340)] for start in (0, 57)]
+    wanted = []
+    for log in logs:
+        feeder = Feeder(opened(zoo("qwen3"), dtype, tmp_path), FRAMES)
+        wanted += feeder.generate([feeder.spawn(log)], 40)
+    feeder = Feeder(opened(zoo("qwen3"), dtype, tmp_path), FRAMES, idle=idle)
+    first, second = (feeder.spawn(log, GREEDY) for log in logs)
+    made: dict[int, list[int]] = {first.ctx: [], second.ctx: []}
+    for turn in range(16):
+        here, away = (first, second) if turn % 2 == 0 else (second, first)
+        if away.table:
+            feeder.move_out(away)
+        if here.places:
+            feeder.move_in(here)
+        made[here.ctx] += feeder.generate([here], 5)[0]
+    assert [made[first.ctx], made[second.ctx]] == wanted
+
+
+def test_what_was_changed_in_the_file_is_lost_and_nothing_else(
+    zoo: Callable[[str], Path], tmp_path: Path
+) -> None:
+    device = opened(zoo("llama"), "fp32", tmp_path)
+    assert isinstance(device, Engine)
+    feeder = Feeder(device, FRAMES)
+    one, other = feeder.spawn(list(range(100))), feeder.spawn(list(range(50, 150)))
+    feeder.generate([one, other], 3)
+    feeder.move_out(one)
+    feeder.generate([other], 1)
+    (places,) = device._images[IMAGE].below
+    assert isinstance(places, DiskPlaces)
+    stride = places._stride
+    os.pwrite(places._file.descriptor, b"x", 4 * stride + 100)
+    feeder.move_in(one)
+    results = feeder.step([feeder.run(one, 1), feeder.run(other, 1)])
+    assert (results[0].lost, results[0].token) == (4, -1)
+    assert (results[1].lost, results[1].error) == (-1, "")
+    assert results[1].token >= 0
+    one.log = one.log[:64]
+    one.table, one.computed, one.told, one.knows_log = (
+        one.table[:4],
+        63,
+        0,
+        False,
+    )  # what came before has arrived
+    feeder.generate([one], 5)
+    alone = Feeder(opened(zoo("llama"), "fp32", tmp_path), FRAMES)
+    assert one.log[64:] == alone.generate([alone.spawn(one.log[:64])], 5)[0]
+
+
+def test_a_context_that_is_dropped_takes_its_key_with_it(zoo: Callable[[str], Path], tmp_path: Path) -> None:
+    device = opened(zoo("llama"), "fp32", tmp_path)
+    feeder = Feeder(device, FRAMES)
+    one, other = feeder.spawn(list(range(100))), feeder.spawn([1, 2, 3])
+    feeder.generate([one], 1)
+    feeder.move_out(one)
+    feeder.generate([other], 1)
+    device.drop([one.ctx])
+    feeder.move_in(one)
+    (result,) = feeder.step([feeder.run(one, 1)])
+    assert result.lost == 0
+
+
+def test_the_options_say_how_much_and_where(tmp_path: Path) -> None:
+    tiers = open_device({"swap": "64MiB", "swapdir": str(tmp_path / "deep" / "swap")}).hello().tiers
+    assert [(tier.name, tier.size) for tier in tiers[1:]] == [("disk", 64 << 20)]
+    assert len(open_device({"swap": "0"}).hello().tiers) == 1
+    (tmp_path / "file").touch()
+    with pytest.raises(SyscallError, match="swapdir") as caught:
+        open_device({"swapdir": str(tmp_path / "file")})
+    assert caught.value.errno is Errno.EIO
+    with pytest.raises(SyscallError, match="is no size") as caught:
+        open_device({"swap": "much"})
+    assert caught.value.errno is Errno.EINVAL
