@@ -6,6 +6,7 @@ and what had to wait for the boundary (signals, fork, truncate) is done, in that
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from drivers.protocol import BLOCK_TOKENS, Drop, RunResult, Step, StepDone
@@ -44,6 +45,9 @@ def pump(kernel: Kernel, device: Device, now: float) -> None:
     if kernel.trace.on:
         pids = ",".join(f"{run.ctx}+{len(run.tokens)}" for run in plan.runs)
         kernel.emit(now, "sched.step", device=device.name, amount=plan.tokens, detail=pids)
+        for what, moves in (("mem.out", step.outs), ("mem.in", step.ins)):
+            for pid, count in Counter(move.ctx for move in moves).items():
+                kernel.emit(now, what, pid, device.name, count)
         for copy in plan.copies:
             kernel.emit(now, "mem.copy", device=device.name, amount=1, detail=f"{copy.src}->{copy.dst}")
 

@@ -59,6 +59,7 @@ def info(kernel: Kernel, process: Process, now: float) -> ProcessInfo:
             "limits": process.limits,
             "seed": process.sampler.seed,
             "parked": len(process.readers) + len(process.deferred),
+            "swapped": sum(block >= len(frames) for block in process.table.kept),
         }
     elif isinstance(process, Program | DriverProcess):
         if isinstance(process, Program):

@@ -72,6 +72,8 @@ def stats(kernel: Kernel, request: Request, now: float) -> Stats:
         preemptions=count["preemptions"],
         driver_restarts=count["driver_restarts"],
         calls_by_name=dict(kernel.calls),
+        moved_out=count["moved_out"],
+        moved_in=count["moved_in"],
     )
 
 

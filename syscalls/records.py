@@ -213,6 +213,7 @@ class ProcessInfo(Record):
     cpu_seconds: float = 0.0
     seed: int = 0
     parked: int = 0  # calls waiting on this process
+    swapped: int = 0  # pages in a lower tier and in no frame
 
 
 class ExitInfo(Record):
@@ -245,6 +246,8 @@ class ModelInfo(Record):
     processes: int = 0
     eos_ids: list[int] = []
     error: str = ""
+    slots: int = 0  # places for frames in lower tiers
+    slots_free: int = 0
 
 
 class Tier(Record):
@@ -310,6 +313,8 @@ class Stats(Record):
     preemptions: int
     driver_restarts: int
     calls_by_name: dict[str, int]
+    moved_out: int = 0  # frames, to lower tiers
+    moved_in: int = 0
 
 
 class TraceEvent(Record):

@@ -92,4 +92,6 @@ class Image:
             frames_cached=self.pool.cached,
             processes=len(self.users),
             eos_ids=probed.eos_ids,
+            slots=self.swap.total,
+            slots_free=self.swap.free,
         )

@@ -1,7 +1,8 @@
 """ps: the process table, a row a process: LLM processes, and the programs and drivers attached to the kernel.
 
 The columns are those of ps(1) where there is a counterpart; STATE adds what a blocked process waits for, TOKENS is the
-length of its log (its "memory image"), PAGES the KV frames it maps, of which SHARED are mapped by others too.
+length of its log (its "memory image"), PAGES the KV frames it maps, of which SHARED are mapped by others too; SWAP are
+pages that lie in a lower tier instead.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ COLUMNS = (
     Column("TOKENS", right=True),
     Column("PAGES", right=True),
     Column("SHARED", right=True),
+    Column("SWAP", right=True),
     Column("DECODED", right=True),
     Column("TIME", right=True),
     Column("MODEL", elastic=True),
@@ -86,6 +88,7 @@ def table(rows: list[ProcessInfo]) -> Table:
             info.length if llm else "",
             info.pages if llm else "",
             info.shared_pages if llm else "",
+            info.swapped if llm else "",
             info.usage.decoded if llm else "",
             duration(time(info)),
             info.model,
@@ -112,7 +115,7 @@ def details(info: ProcessInfo) -> list[tuple[str, str]]:
             ("model", f"{info.model} on {info.device}"),
             ("class, nice", f"{info.sched_class}, {info.nice}"),
             ("context", f"{info.length} of {info.context} tokens, {info.cached} of them cached"),
-            ("pages", f"{info.pages}, {info.shared_pages} of them shared"),
+            ("pages", f"{info.pages}, {info.shared_pages} of them shared; {info.swapped} swapped out"),
             ("decoding", "yes" if info.decoding else f"no ({info.finish or 'not yet'})"),
             (
                 "tokens",

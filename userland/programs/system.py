@@ -108,6 +108,7 @@ def stats(info: Stats) -> list[tuple[str, str]]:
         ("tokens", f"fed {number(info.tokens_fed)}, computed {number(info.tokens_computed)}, "
                    f"decoded {number(info.tokens_decoded)}"),
         ("prefix reuse", f"{number(info.tokens_reused)} tokens ({reused:.0%} of what was needed)"),
+        ("swap", f"{number(info.moved_out)} pages moved out, {number(info.moved_in)} moved in"),
         ("steps", f"{number(info.steps)}, {info.preemptions} preemptions, {info.driver_restarts} driver restarts"),
         ("system calls", f"{number(info.calls)}, {info.errors} failed, {info.rejected_frames} frames rejected"),
         ("most called", ", ".join(f"{name} {count}" for name, count in calls)),
