@@ -47,6 +47,7 @@ class Device(msgspec.Struct, forbid_unknown_fields=True):
     kv_bytes: Size = 0
     image_kv_bytes: Size = 0
     policy: str = "fair"
+    victims: str = "cost"
     max_runs: Annotated[int, Meta(ge=0)] = 0
     step_tokens: Annotated[int, Meta(ge=0)] = 0
     options: dict[str, str | int | float | bool] = {}
@@ -169,6 +170,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> KernelC
                 kv_bytes=size(over.kv_bytes or wanted.kv_bytes, f"kv_bytes of {name}"),
                 image_kv_bytes=size(wanted.image_kv_bytes, f"image_kv_bytes of {name}"),
                 policy=over.policy or wanted.policy,
+                victims=wanted.victims,
                 max_runs=over.max_runs or wanted.max_runs,
                 step_tokens=over.step_tokens or wanted.step_tokens,
                 options={key: _option(value) for key, value in wanted.options.items()},

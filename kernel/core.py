@@ -45,6 +45,7 @@ from kernel.events import (
     WakeAt,
 )
 from kernel.lifecycle import end_program
+from kernel.memory.victims import make_victims
 from kernel.memory.weights import RESIDENT, Image
 from kernel.process import INIT_PID, LLMProcess, Process, ProcessTable, Program
 from kernel.request import Request
@@ -95,6 +96,7 @@ class Kernel:
         self.log(now, "info", f"LLMasOS {self.config.version} boots")
         for device in self.config.devices:
             queue = RunQueue(make_policy(device.policy, self.config.quantum))
+            make_victims(device.victims)  # refuse a wrong name now, not with the first model
             reincarnation.add_device(self, device, queue, now)
         return self._finish(now)
 
@@ -327,7 +329,7 @@ class Kernel:
             victim.ahead = False  # it sleeps on; its pages come back when something is asked of it
         moved = self._move_out(victim, image)
         victim.table.cut(image.pool, 0)
-        image.holders.pop(victim.pid, None)
+        image.let_go(victim)
         victim.quantum_used, victim.turn = 0, now
         victim.account.preemptions += 1
         self.counters["preemptions"] += 1

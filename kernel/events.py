@@ -195,6 +195,7 @@ class DeviceConfig:
     kv_bytes: int = 0  # KV memory of the device, all models together
     image_kv_bytes: int = 0  # of it, what one model gets at most
     policy: str = "fair"
+    victims: str = "cost"  # who loses its pages first (kernel/memory/victims.py)
     max_runs: int = 0
     step_tokens: int = 0
     options: dict[str, str] = field(default_factory=dict)

@@ -100,7 +100,7 @@ def release_pages(kernel: Kernel, process: LLMProcess) -> None:
     if image is not None:
         process.table.cut(image.pool, 0)
         process.table.trim(image.swap, 0)
-        image.holders.pop(process.pid, None)
+        image.let_go(process)
         if device.outs:
             device.outs = [move for move in device.outs if move.ctx != process.pid]
 

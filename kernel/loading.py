@@ -12,6 +12,7 @@ from drivers.protocol import Failed, Load, Loaded, Probe, Probed, Progress, Unlo
 from kernel.device import DOWN, HOPELESS, UP, Device
 from kernel.memory.frames import FramePool
 from kernel.memory.swap import SwapSpace
+from kernel.memory.victims import make_victims
 from kernel.memory.weights import LOADING, RESIDENT, Image, Ready
 from syscalls.errno import Errno, SyscallError
 
@@ -109,6 +110,7 @@ def _probed(kernel: Kernel, device: Device, image: Image, message: object) -> No
         give_up(kernel, device, image, error, now)
         return
     image.pool = FramePool(frames)
+    image.victims = make_victims(device.config.victims)
     image.swap = SwapSpace(_slots(device, image, message))
     _load(kernel, device, image)
 

@@ -207,7 +207,8 @@ def _lose_frames(kernel: Kernel, device: Device, now: float, work: int) -> None:
             process.table.forget()
             process.driver_log = 0
             process.quantum_used = 0
-        image.holders.clear()
+        for holder in list(image.holders.values()):
+            image.let_go(holder)
         image.starved.clear()
         image.pool.reset()
         image.swap.reset()

@@ -200,7 +200,7 @@ def _forget_from(process: LLMProcess, image: Image, tokens: int) -> None:
     process.table.cut(image.pool, tokens)
     process.table.sent = process.driver_log = 0
     if not process.table.frames:
-        image.holders.pop(process.pid, None)
+        image.let_go(process)
 
 
 def _append(process: LLMProcess, decoding: Decoding, token: int) -> Finish:

@@ -64,7 +64,7 @@ def decode(kernel: Kernel, request: Request, now: float) -> object:
     if process.table.cached == len(process.log):  # the last token's logits are wanted again
         process.table.cut(image.pool, len(process.log) - 1)
         if not process.table.frames:
-            image.holders.pop(process.pid, None)
+            image.let_go(process)
     process.ahead = True
     decoding = Decoding(
         left=call.max_tokens,
@@ -159,6 +159,6 @@ def truncate(kernel: Kernel, request: Request, now: float) -> object:
     process.reached = min(process.reached, call.length)
     process.ahead = True
     if not process.table.frames:
-        image.holders.pop(process.pid, None)
+        image.let_go(process)
     kernel.settle(process, now)
     return len(process.log)

@@ -189,7 +189,7 @@ def _fork_one(kernel: Kernel, parent: LLMProcess, owner: Program, call: Fork, no
         )
     image.users[pid] = child
     if child.table.frames:
-        image.holders[pid] = child
+        image.hold(child)
     kernel.table.add(child)
     kernel.counters["spawned"] += 1
     kernel.emit(now, "proc.fork", pid, child.device.name, len(child.table.frames), f"of {parent.pid}")

@@ -456,7 +456,7 @@ def small_config(
 
     `config` are fields of DeviceConfig (policy, max_runs, step_tokens) or of KernelConfig.
     """
-    device = {k: config.pop(k) for k in ("policy", "max_runs", "step_tokens") if k in config}
+    device = {k: config.pop(k) for k in ("policy", "victims", "max_runs", "step_tokens") if k in config}
     return KernelConfig(
         devices=[
             DeviceConfig(

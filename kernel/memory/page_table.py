@@ -99,6 +99,11 @@ class PageTable:
             moves.append((frame, slot))
         return moves
 
+    @property
+    def clean(self) -> int:
+        """Cached tokens whose KV lies in a lower tier too."""
+        return sum(kept.tokens for block, kept in self.kept.items() if block < len(self.frames))
+
     def returning(self, length: int) -> int:
         """Tokens of a log of `length` whose KV can be moved in where it is wanted next; never the last one, whose logits
         are wanted."""

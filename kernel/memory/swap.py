@@ -83,6 +83,13 @@ class SwapCost:
             self._compute = _follow(self._compute, seconds / tokens)
             self._decide()
 
+    def seconds(self, tokens: int, clean: int) -> float:
+        """To take the pages of so many tokens and have them back; the KV of `clean` ones lies in a lower tier already. As
+        long as nothing is known, a token costs one."""
+        compute = self._compute or 1.0
+        move = min(self._move or compute, compute)
+        return move * (2 * tokens - clean) if self.pays else compute * tokens
+
     def _decide(self) -> None:
         if not self._move or not self._compute:
             return

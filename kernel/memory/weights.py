@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from drivers.protocol import BLOCK_TOKENS, Probed
 from kernel.memory.frames import FramePool
 from kernel.memory.swap import SwapCost, SwapSpace
+from kernel.memory.victims import Victims
 from syscalls.errno import SyscallError
 from syscalls.records import ModelInfo
 
@@ -43,6 +44,7 @@ class Image:
     pool: FramePool = field(default_factory=lambda: FramePool(0))
     swap: SwapSpace = field(default_factory=SwapSpace)
     swap_cost: SwapCost = field(default_factory=SwapCost)
+    victims: Victims = field(default_factory=Victims)
     waiters: list[Ready] = field(default_factory=list)
     users: dict[int, LLMProcess] = field(default_factory=dict)
     holders: OrderedDict[int, LLMProcess] = field(default_factory=OrderedDict)
@@ -50,6 +52,19 @@ class Image:
         default_factory=OrderedDict
     )  # BLOCKED(pagein), first come first
     used: float = 0.0  # when a process last began or ended to use it
+
+    def hold(self, process: LLMProcess) -> None:
+        """The process has pages and runs with them."""
+        if process.pid not in self.holders:
+            self.victims.came(process)
+        self.holders[process.pid] = process
+        self.holders.move_to_end(process.pid)
+        self.victims.ran(process)
+
+    def let_go(self, process: LLMProcess) -> None:
+        """The process has no pages any more, or never had."""
+        if self.holders.pop(process.pid, None) is not None:
+            self.victims.gone(process)
 
     @property
     def block_tokens(self) -> int:

@@ -11,6 +11,7 @@ holders of pages, when memory is short.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -118,7 +119,7 @@ def _fill(device: Device, pager: Pager, now: float, aging: float, quantum: int, 
             if gained:
                 process.account.reused += gained
                 device.reused += gained
-                image.holders[process.pid] = process
+                image.hold(process)
         slots -= 1
         todo = process.todo
         if todo == 0:  # the prefix cache had everything that was to be computed ahead
@@ -162,7 +163,7 @@ def _admit(
     process.running = tokens  # from here on it is nobody's victim
     back = process.returning
     while (room := table.room(pool) - back) < tokens:
-        victim = find_victim(image, process, quantum, desperate and not plan.runs)
+        victim = find_victim(image, process, quantum, desperate and not plan.runs, now)
         if victim is not None:
             pager.take_pages(victim, now)
         elif room > 0:
@@ -180,8 +181,7 @@ def _admit(
     copied = table.extend(pool, tokens)
     if copied is not None:
         plan.copies.append(Copy(image.id, *copied))
-    image.holders[process.pid] = process
-    image.holders.move_to_end(process.pid)
+    image.hold(process)
     plan.runs.append(_run(image, process, tokens))
     plan.processes.append(process)
     plan.tokens += tokens
@@ -238,9 +238,11 @@ def _run(image: Image, process: LLMProcess, tokens: int) -> Run:
     return run
 
 
-def find_victim(image: Image, wanting: LLMProcess, quantum: int, desperate: bool) -> LLMProcess | None:
-    """Whose pages to take: a sleeper's, least recently run first; else the weakest process of a weaker class; else, in
-    the same class, one behind in the queue whose quantum is used up. Never on an arrival tie: that ping-pongs.
+def find_victim(
+    image: Image, wanting: LLMProcess, quantum: int, desperate: bool, now: float
+) -> LLMProcess | None:
+    """Whose pages to take: a sleeper's, which one the image's policy says; else the weakest process of a weaker class;
+    else, in the same class, one behind in the queue whose quantum is used up. Never on an arrival tie: that ping-pongs.
 
     `desperate`: nobody at all could run otherwise, so the last claim gives way to an earlier one.
     """
@@ -249,13 +251,9 @@ def find_victim(image: Image, wanting: LLMProcess, quantum: int, desperate: bool
     )
     worst: LLMProcess | None = None
     worst_order: tuple[float, ...] = (-1,)
-    for holder in image.holders.values():
-        if holder.running or holder is wanting:
-            continue
-        if holder.state is State.STOPPED or (
-            holder.state is State.BLOCKED and holder.wait is not WaitFor.PAGEIN
-        ):
-            return holder
+    if (sleeper := image.victims.choose(filter(_sleeps, _others(image, wanting)), now)) is not None:
+        return sleeper
+    for holder in _others(image, wanting):
         order: tuple[float, ...] = (
             claim(holder, quantum) if desperate else (rank(holder.sched_class), holder.key)
         )
@@ -263,3 +261,13 @@ def find_victim(image: Image, wanting: LLMProcess, quantum: int, desperate: bool
         if yields and order > worst_order:
             worst, worst_order = holder, order
     return worst
+
+
+def _others(image: Image, wanting: LLMProcess) -> Iterator[LLMProcess]:
+    return (holder for holder in image.holders.values() if not holder.running and holder is not wanting)
+
+
+def _sleeps(holder: LLMProcess) -> bool:
+    return holder.state is State.STOPPED or (
+        holder.state is State.BLOCKED and holder.wait is not WaitFor.PAGEIN
+    )

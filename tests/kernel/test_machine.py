@@ -108,6 +108,7 @@ class Reading:
 
 class Core(RuleBasedStateMachine):
     options = {"context": "128"}
+    config: dict[str, Any] = {}
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,6 +122,7 @@ class Core(RuleBasedStateMachine):
             quantum=8,
             aging_seconds=0.05,
             max_crashes=1_000_000,
+            **self.config,
         )
         self.programs = [self.sim.program("first")]
         self.procs: dict[int, Proc] = {}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from kernel.memory.swap import Slot, SwapCost, SwapSpace
+from kernel.memory.victims import Clock
 from kernel.process import LLMProcess
-from syscalls.records import Sampler, Signal, State
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import Kind, Sampler, Signal, State
 from syscalls.table import Decode, Kill, Spawn, Truncate
 from tests.kernel.test_machine import Core
 from tests.simulator import FRAME_BYTES, Simulation, simulate
@@ -31,6 +33,7 @@ class Swapping(Core):
     """The whole state machine of the kernel, with a second tier that is soon full."""
 
     options = {"context": "128", "swap": slots(10)}
+    config = {"victims": "lru"}
 
     def teardown(self) -> None:
         super().teardown()
@@ -44,10 +47,12 @@ class SwappingBadly(Swapping):
     """A tier that loses some of what it is given, and cannot take some."""
 
     options = {"context": "128", "swap": slots(40), "lose_every": "5", "unwritten_every": "7"}
+    config = {"victims": "clock"}
 
 
 class SwappingAndGuessing(Swapping):
     options = {"context": "128", "swap": slots(40), "guess_rows": "9"}
+    config = {"victims": "fifo"}
 
 
 TestSwapping = Swapping.TestCase
@@ -159,6 +164,48 @@ def test_where_computing_is_faster_nothing_is_moved() -> None:
             program.call(Decode(pid, 1))
     assert sim.kernel.counters["moved_out"] == moved
     assert sum(row(sim, pid).account.preemptions for pid in pids) > 8
+
+
+def lost_pages(victims: str, wake: bool) -> list[int]:
+    """Which of four sleepers with contexts of their own have lost their pages when a fifth wants some: 1 came first, 4
+    last; with `wake` the first has run again since."""
+    sim = simulate(frames=28, victims=victims, options={"swap": slots(64)})
+    program, pids = sim.program(), agents(sim, 4, length=85)
+    for pid in [*pids, *(pids[:1] if wake else [])]:
+        program.call(Decode(pid, 1))
+        sim.run_for(1.0)
+    assert all(row(sim, pid).table.frames for pid in pids)
+    program.call(Spawn("sim", tokens=[9] * 50))
+    sim.run_idle()
+    return [number for number, pid in enumerate(pids, 1) if not row(sim, pid).table.frames]
+
+
+@pytest.mark.parametrize(
+    ("victims", "wake", "lost"),
+    [("lru", False, [1]), ("lru", True, [2]), ("fifo", True, [1]), ("clock", True, [1]), ("cost", True, [2])],
+)
+def test_who_loses_pages_is_as_the_policy_says(victims: str, wake: bool, lost: list[int]) -> None:
+    assert lost_pages(victims, wake) == lost
+
+
+def test_the_clock_gives_a_second_chance() -> None:
+    clock, rows = Clock(), [LLMProcess(pid, 1, Kind.LLM, "", 0.0) for pid in (1, 2, 3)]
+    for process in rows:
+        clock.came(process)
+    clock.ran(rows[0])
+    assert clock.choose(rows, 0.0) is rows[1]
+    clock.gone(rows[1])
+    assert clock.choose([rows[0], rows[2]], 0.0) is rows[2], "the hand has gone by the first"
+    clock.gone(rows[2])
+    clock.ran(rows[0])
+    assert clock.choose(rows[:1], 0.0) is rows[0], "once round, nobody is left but the first"
+    assert clock.choose([], 0.0) is None
+
+
+def test_an_unknown_policy_is_refused_at_boot() -> None:
+    with pytest.raises(SyscallError, match="cost, lru, fifo, clock") as caught:
+        simulate(victims="random")
+    assert caught.value.errno is Errno.EINVAL
 
 
 # --- the parts ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,114 @@
+"""Who loses its pages first of those that sleep: replaceable policies, as page replacement is in teaching kernels.
+
+A policy is a small pure object, one for each image. It is told when a process got pages (`came`) and when it ran with
+them (`ran`), and chooses among those that hold some and do not want to run. `lru` and `fifo` are what they are called; `clock`
+is fifo with a second chance for who has run since the hand went by; `cost`, the default, takes the pages that are missed
+least: cheap to have back, and idle for long (after GreedyDual-Size, Cao and Irani 1997).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from syscalls.errno import Errno, SyscallError
+
+if TYPE_CHECKING:
+    from kernel.process import LLMProcess
+
+_LOOKED_AT = 64  # sleepers that `cost` compares, the longest idle first
+
+
+class Victims:
+    """`lru`: the one that ran longest ago. Sleepers come in that order."""
+
+    name = "lru"
+
+    def came(self, process: LLMProcess) -> None:
+        """The process has pages, after having had none."""
+
+    def ran(self, process: LLMProcess) -> None:
+        """The process takes part in a step."""
+
+    def gone(self, process: LLMProcess) -> None:
+        """The process has no pages any more."""
+
+    def choose(self, sleepers: Iterable[LLMProcess], now: float) -> LLMProcess | None:
+        """The one to lose its pages; None if there is none. `sleepers` come in the order in which they last ran."""
+        return next(iter(sleepers), None)
+
+
+class Fifo(Victims):
+    """The one that has had its pages longest."""
+
+    name = "fifo"
+
+    def __init__(self) -> None:
+        self._came: dict[int, None] = {}  # pids in the order in which they came
+
+    def came(self, process: LLMProcess) -> None:
+        self._came.setdefault(process.pid)
+
+    def gone(self, process: LLMProcess) -> None:
+        self._came.pop(process.pid, None)
+
+    def choose(self, sleepers: Iterable[LLMProcess], now: float) -> LLMProcess | None:
+        asleep = {process.pid: process for process in sleepers}
+        return next((asleep[pid] for pid in self._came if pid in asleep), None)
+
+
+class Clock(Fifo):
+    name = "clock"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._referenced: set[int] = set()
+
+    def ran(self, process: LLMProcess) -> None:
+        self._referenced.add(process.pid)
+
+    def gone(self, process: LLMProcess) -> None:
+        super().gone(process)
+        self._referenced.discard(process.pid)
+
+    def choose(self, sleepers: Iterable[LLMProcess], now: float) -> LLMProcess | None:
+        asleep = {process.pid: process for process in sleepers}
+        for _ in range(2):  # at the latest the second time round nobody is referenced
+            for pid in list(self._came):
+                if pid not in asleep:
+                    continue
+                if pid not in self._referenced:
+                    return asleep[pid]
+                self._referenced.discard(pid)
+                self._came[pid] = self._came.pop(pid)  # the hand has gone by
+        return None
+
+
+class Cost(Victims):
+    name = "cost"
+
+    def choose(self, sleepers: Iterable[LLMProcess], now: float) -> LLMProcess | None:
+        return min(islice(sleepers, _LOOKED_AT), key=lambda process: self._worth(process, now), default=None)
+
+    @staticmethod
+    def _worth(process: LLMProcess, now: float) -> float:
+        """Seconds to have back a frame of it, the more the shorter it has been idle."""
+        image, table = process.image, process.table
+        if image is None or not table.frames:
+            return 0.0
+        alone = sum(image.pool.refs[frame] == 1 for frame in table.frames)
+        if not alone:
+            return float("inf")  # nothing would become free
+        idle = max(now - process.since, 1e-3)
+        return image.swap_cost.seconds(table.cached, table.clean) / alone / idle
+
+
+VICTIMS: dict[str, type[Victims]] = {policy.name: policy for policy in (Cost, Victims, Fifo, Clock)}
+
+
+def make_victims(name: str) -> Victims:
+    """A fresh policy; EINVAL names the ones there are."""
+    if name not in VICTIMS:
+        raise SyscallError(Errno.EINVAL, f"no policy {name!r} for victims; there are: {', '.join(VICTIMS)}")
+    return VICTIMS[name]()
