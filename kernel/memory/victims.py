@@ -1,9 +1,9 @@
 """Who loses its pages first of those that sleep: replaceable policies, as page replacement is in teaching kernels.
 
 A policy is a small pure object, one for each image. It is told when a process got pages (`came`) and when it ran with
-them (`ran`), and chooses among those that hold some and do not want to run. `lru` and `fifo` are what they are called; `clock`
-is fifo with a second chance for who has run since the hand went by; `cost`, the default, takes the pages that are missed
-least: cheap to have back, and idle for long (after GreedyDual-Size, Cao and Irani 1997).
+them (`ran`), and chooses among those that hold some and do not want to run. `lru` and `fifo` are what they are called;
+`clock` is fifo with a second chance for who has run since the hand went by; `cost`, the default, takes the pages that are
+missed least: cheap to have back, and idle for long (after GreedyDual-Size, Cao and Irani 1997).
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ def test_where_computing_is_faster_nothing_is_moved() -> None:
 def lost_pages(victims: str, wake: bool) -> list[int]:
     """Which of four sleepers with contexts of their own have lost their pages when a fifth wants some: 1 came first, 4
     last; with `wake` the first has run again since."""
-    sim = simulate(frames=28, victims=victims, options={"swap": slots(64)})
+    sim = simulate(frames=26, victims=victims, options={"swap": slots(64)})
     program, pids = sim.program(), agents(sim, 4, length=85)
     for pid in [*pids, *(pids[:1] if wake else [])]:
         program.call(Decode(pid, 1))
