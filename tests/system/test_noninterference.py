@@ -56,11 +56,12 @@ def expected(zoo: Callable[[str], Path]) -> Callable[[str, int], list[int]]:
     return tokens
 
 
-@pytest.fixture(scope="module")
-def small_system() -> Iterator[System]:
-    """A system with KV memory for about 20 blocks of a zoo model: contexts are preempted all the time."""
+@pytest.fixture(scope="module", params=["swap=0", "swap=64MiB"])
+def small_system(request: pytest.FixtureRequest) -> Iterator[System]:
+    """A system with KV memory for about 20 blocks of a zoo model: contexts are preempted all the time, and computed again
+    or moved to a file and back."""
     with System.connect(
-        boot=True, flags=["--device", "cpu:threads=1", "--kv-bytes", str(4 * 20 * 12_288)]
+        boot=True, flags=["--device", f"cpu:threads=1,{request.param}", "--kv-bytes", str(4 * 20 * 12_288)]
     ) as system:
         yield system
 
