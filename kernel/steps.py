@@ -82,7 +82,7 @@ def step_done(kernel: Kernel, device: Device, message: StepDone, now: float) -> 
 def _account_moves(kernel: Kernel, device: Device, flight: InFlight, message: StepDone, now: float) -> None:
     """What the step says of the cost of moving and computing KV, and of what could not be written."""
     step = flight.step
-    numbers = {part.image for part in (*step.runs, *step.outs, *step.ins)}
+    numbers = {run.image for run in step.runs} | {move.image for move in (*step.outs, *step.ins)}
     image = device.images.get(numbers.pop()) if len(numbers) == 1 else None
     if image is not None:
         moved = (len(step.outs) + len(step.ins)) * image.block_tokens

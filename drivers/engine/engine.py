@@ -34,8 +34,8 @@ _LAYOUTS = 16  # remembered, so that a model that comes back into memory is not 
 
 class Engine:
     """A Device. `kinds` are its ways to run a model, the first that can is used; `refusals` maps a dtype this device does
-    not do to the reason; `memory` tells the bytes available; `early`: begin steps before they are asked for; `below`: the lower
-    tiers, as declared in `hello`."""
+    not do to the reason; `memory` tells the bytes available; `early`: begin steps before they are asked for; `below`: the
+    lower tiers, as declared in `hello`."""
 
     def __init__(
         self, device: torch.device, hello: Hello, default_dtype: str, refusals: dict[str, str], memory: Callable[[], int],

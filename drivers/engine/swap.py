@@ -194,4 +194,4 @@ def on_disk(file: SwapFile) -> Below:
 
 def _bytes_of(frame: torch.Tensor) -> memoryview:
     """A contiguous frame in the CPU's memory, as bytes."""
-    return memoryview(frame.contiguous().cpu().view(torch.uint8).numpy().reshape(-1))
+    return frame.contiguous().cpu().view(torch.uint8).numpy().reshape(-1).data
