@@ -137,8 +137,10 @@ class PageTable:
                 self.lose(space, block)
 
     def lose(self, space: SwapSpace, block: int) -> None:
-        """What lies in a lower tier of this block is of no use any more."""
-        space.give((self.kept.pop(block).slot,))
+        """What lies in a lower tier of this block, if anything does, is of no use any more."""
+        kept = self.kept.pop(block, None)
+        if kept is not None:
+            space.give((kept.slot,))
 
     def lose_slot(self, space: SwapSpace, slot: Slot) -> None:
         """Nothing was written to a place, if it still is one of this table."""
