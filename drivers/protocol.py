@@ -121,8 +121,8 @@ class Move(_Message):
 
 
 class Step(_Message):
-    """Work for the device: first `outs` are moved out, then `ins` are moved in, then the copies, then the runs, as one
-    batch. Answer: `StepDone`."""
+    """Work for the device: first `outs` are moved out, then the copies, then `ins` are moved in, then the runs, as one
+    batch (a frame may be moved out and then copied to, or copied and then moved into). Answer: `StepDone`."""
 
     ref: int
     runs: list[Run]

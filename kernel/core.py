@@ -343,8 +343,10 @@ class Kernel:
             return 0
         if image.swap.free < len(victim.table.frames):  # copies of what has frames can be made again
             for holder in image.holders.values():
-                if holder is not victim and not holder.running:
+                if holder is not victim and not holder.running and holder.table.kept:
                     holder.table.trim(image.swap, 0)
+                    if holder.state is State.BLOCKED:  # the ready find out when they are planned, if they are not just now
+                        self.settle(holder, self.now)
         moves = victim.table.move_out(image.pool, image.swap)
         device = victim.device
         device.outs += [Move(image.id, victim.pid, frame, slot.tier, slot.number) for frame, slot in moves]

@@ -85,9 +85,13 @@ def _account_moves(kernel: Kernel, device: Device, flight: InFlight, message: St
     numbers = {run.image for run in step.runs} | {move.image for move in (*step.outs, *step.ins)}
     image = device.images.get(numbers.pop()) if len(numbers) == 1 else None
     if image is not None:
+        paid = image.swap_cost.pays
         moved = (len(step.outs) + len(step.ins)) * image.block_tokens
         image.swap_cost.moved(moved, message.phases.get("swap", 0.0))
         image.swap_cost.computed(flight.tokens, message.phases.get("model", 0.0))
+        if paid != image.swap_cost.pays:  # what each has to compute is another matter now
+            for process in image.users.values():
+                kernel.settle(process, now)
     kernel.counters["moved_out"] += len(step.outs) - len(message.unwritten)
     kernel.counters["moved_in"] += len(step.ins)
     for number in message.unwritten:
@@ -95,6 +99,7 @@ def _account_moves(kernel: Kernel, device: Device, flight: InFlight, message: St
         process = kernel.table.find(move.ctx)
         if isinstance(process, LLMProcess) and process.image is not None:
             process.table.lose_slot(process.image.swap, Slot(move.tier, move.slot))
+            kernel.settle(process, now)  # it may have to compute what it has lost
     if message.unwritten:
         kernel.log(
             now,

@@ -189,11 +189,13 @@ class Engine:
             early = None
         with torch.inference_mode():
             unwritten = self._move_out(request.outs)
-            lost = self._move_in(request.ins)
-            phases["swap"] = time.perf_counter() - began
+            moved = time.perf_counter()
             for image, copies in groupby(request.copies, key=lambda copy: copy.image):
                 self._image(image).slab.copy([(copy.src, copy.dst) for copy in copies])
-            phases["copy"] = time.perf_counter() - began - phases["swap"]
+            copied = time.perf_counter()
+            lost = self._move_in(request.ins)
+            phases["copy"] = copied - moved
+            phases["swap"] = moved - began + time.perf_counter() - copied
             results: list[RunResult | None] = [None] * len(request.runs)
             order = sorted(range(len(request.runs)), key=lambda i: request.runs[i].image)
             for i, run in enumerate(request.runs):

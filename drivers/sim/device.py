@@ -203,8 +203,8 @@ class SimDevice:
         self._fail_as_asked(request)
         errors: dict[int, str] = {}  # index of a run -> why it failed
         unwritten = self._move_out(request)
-        lost = self._move_in(request)
         copied = self._copy(request)
+        lost = self._move_in(request)
         writers: dict[tuple[int, int], int] = {}  # (image, frame) -> the run that writes it in this step
         for i, run in enumerate(request.runs):
             if run.ctx in lost:

@@ -538,7 +538,7 @@ class Core(RuleBasedStateMachine):
             case Finish.CONTEXT:
                 assert result.position + len(tokens) >= 40  # the least of the limits
             case Finish.BUDGET:
-                assert row is None or row.account.decoded >= 12
+                assert row is None or row.account.decoded + row.spent >= 12
             case _:
                 raise AssertionError(f"a decode ended with {result.finish}")
         assert not set(tokens[:-1]) & set(call.stop_ids)
