@@ -345,7 +345,9 @@ class Kernel:
             for holder in image.holders.values():
                 if holder is not victim and not holder.running and holder.table.kept:
                     holder.table.trim(image.swap, 0)
-                    if holder.state is State.BLOCKED:  # the ready may be planned just now, and find out by that
+                    if (
+                        holder.state is State.BLOCKED
+                    ):  # the ready may be planned just now, and find out by that
                         self.settle(holder, self.now)
         moves = victim.table.move_out(image.pool, image.swap)
         device = victim.device

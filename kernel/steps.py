@@ -90,8 +90,8 @@ def _account_moves(kernel: Kernel, device: Device, flight: InFlight, message: St
         image.swap_cost.moved(moved, message.phases.get("swap", 0.0))
         image.swap_cost.computed(flight.tokens, message.phases.get("model", 0.0))
         if paid != image.swap_cost.pays:  # what each has to compute is another matter now
-            for process in image.users.values():
-                kernel.settle(process, now)
+            for user in image.users.values():
+                kernel.settle(user, now)
     kernel.counters["moved_out"] += len(step.outs) - len(message.unwritten)
     kernel.counters["moved_in"] += len(step.ins)
     for number in message.unwritten:
