@@ -67,7 +67,7 @@ def test_a_driver_says_hello_probes_loads_steps_and_goes_on_after_errors(tmp_pat
 
         cpu.send(Step(4, [Run(1, 9, 0, [5, 6, 7], 0, [0], Sample(GREEDY, 3, True))]))
         first = cpu.wait_for(StepDone, 4)
-        assert set(first.phases) == {"prepare", "copy", "model", "sample"}
+        assert set(first.phases) == {"prepare", "swap", "copy", "model", "sample"}
         assert first.results[0].token >= 0
 
         cpu.send(Step(5, [Run(1, 99, 0, [5], 0, [0])]))
