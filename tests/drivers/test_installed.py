@@ -18,6 +18,8 @@ import pytest
 
 from drivers.cpu import open_device
 from drivers.cpu.native import library
+from drivers.cpu.native.image import NativeImage
+from drivers.cpu.native.installed import Mapped
 from drivers.engine import loading
 from drivers.engine.engine import Engine
 from drivers.protocol import Load
@@ -297,6 +299,17 @@ def test_waiting_for_a_lock_shows_life(model: Path, store: Path) -> None:
     with pytest.raises(AssertionError, match="made"):
         Store(store).get(model, 8, _made, progress)
     assert len(ticks) >= 3
+
+
+def test_a_first_load_has_its_tables_mapped_as_any_later_one(model: Path, store: Path) -> None:
+    for _ in range(2):
+        device = open_device({"threads": "1", "installed": str(store)})
+        assert isinstance(device, Engine)
+        device.load(Load(1, IMAGE, str(model), "int8", FRAMES), lambda fraction: None)
+        image = device._images[IMAGE]
+        assert isinstance(image, NativeImage)
+        assert isinstance(image._network._tables, Mapped)
+        device.unload(IMAGE)
 
 
 def _made(progress: Callable[[float], None]) -> None:  # type: ignore[misc]

@@ -124,6 +124,9 @@ class Store:
                     path,
                 )
                 self._sweep()
+                # As any later load has it: with its tables mapped, and without what it took to make them.
+                blueprint = self._read(path, digest, bits, lambda fraction: progress(1.0), bad) or blueprint
+            _give_back()
             return blueprint
 
     def _sweep(self) -> None:
@@ -315,6 +318,13 @@ class Store:
                         done += written
                     progress(done / (weights_size + tables_size))
         return tables_at + tables_size
+
+
+def _give_back() -> None:
+    """Have the C library return the memory that it keeps for the next allocation; it keeps a lot of what packing took."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _read_header(descriptor: int) -> tuple[_Header, int]:
