@@ -15,6 +15,10 @@
     [models]
     story = "/srv/models/story"
 
+    [groups."/users/ada"]     # control groups to be made at boot: any field of GroupSettings
+    kv_max = "256MiB"
+    cpu_weight = 200
+
 Like systemd's unit files it is declarative and small; unlike them an unknown or mistyped key is an error, named with
 its path. The command line overrides the file.
 """
@@ -22,8 +26,10 @@ its path. The command line overrides the file.
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import importlib.util
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +38,9 @@ from msgspec import UNSET, Meta, UnsetType
 
 from drivers.protocol import KINDS
 from kernel.events import DeviceConfig, KernelConfig
+from syscalls import limits
 from syscalls.errno import Errno, SyscallError
+from syscalls.records import GroupSettings, KvAction
 from syscalls.size import Size, size
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -69,11 +77,32 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True):
     log_lines: Positive | UnsetType = UNSET
 
 
+class GroupFile(msgspec.Struct, forbid_unknown_fields=True):
+    """A `[groups."PATH"]` of the file; the fields are those of GroupSettings."""
+
+    kv_max: Size = 0
+    kv_high: Size = 0
+    swap_max: Size = 0
+    weights_max: Size = 0
+    tokens_max: Annotated[float, Meta(ge=0.0)] = 0.0
+    tokens_total: Annotated[int, Meta(ge=0)] = 0
+    pids_max: Annotated[int, Meta(ge=0)] = 0
+    cpu_weight: Annotated[int, Meta(ge=limits.MIN_CPU_WEIGHT, le=limits.MAX_CPU_WEIGHT)] = 100
+    kv_action: KvAction = KvAction.SPILL
+
+    def settings(self, path: str) -> GroupSettings:
+        fields = {name: getattr(self, name) for name in self.__struct_fields__}
+        for name in ("kv_max", "kv_high", "swap_max", "weights_max"):
+            fields[name] = size(fields[name], f"{name} of group {path}")
+        return GroupSettings(**fields)
+
+
 class File(msgspec.Struct, forbid_unknown_fields=True):
     default_model: str = "tiny"
     kernel: Tuning = msgspec.field(default_factory=Tuning)
     device: list[Device] = []
     models: dict[str, str] = {}
+    groups: dict[str, GroupFile] = {}
 
 
 def read(path: str | None) -> File:
@@ -192,8 +221,19 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> KernelC
         runtime=os.fspath(directory.absolute()),
         os_pid=os.getpid(),
         version=version,
+        user=_user(),
+        groups={path: group.settings(path) for path, group in file.groups.items()},
         **tuning,
     )
+
+
+def _user() -> str:
+    """The name of whoever boots the kernel, as a control group can have it."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # no name for this user id
+        name = str(os.getuid()) if hasattr(os, "getuid") else ""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name).strip(".") or "user"
 
 
 def _model_path(path: str) -> str:

@@ -18,6 +18,7 @@ from kernel import (
     reincarnation,
     steps,
     sys_context,
+    sys_group,
     sys_info,
     sys_memory,
     sys_process,
@@ -44,6 +45,8 @@ from kernel.events import (
     Tick,
     WakeAt,
 )
+from kernel.groups import enforce
+from kernel.groups.group import Group, GroupTree
 from kernel.lifecycle import end_program
 from kernel.memory.victims import make_victims
 from kernel.memory.weights import RESIDENT, Image
@@ -68,6 +71,7 @@ class Kernel:
     def __init__(self, config: KernelConfig) -> None:
         self.config = config
         self.table = ProcessTable(config.max_processes)
+        self.groups = GroupTree(config.user)
         self.devices: dict[str, Device] = {}
         self.programs: dict[int, Program] = {}  # by peer
         self.timers = Timers()
@@ -91,9 +95,21 @@ class Kernel:
         """Start: init, the devices, their drivers. Call once, first."""
         self.started = self.now = now
         self.table.add(
-            Process(self.table.new_pid(), 0, Kind.INIT, "init", now, State.BLOCKED, WaitFor.CHILD, now)
+            Process(
+                self.table.new_pid(),
+                0,
+                Kind.INIT,
+                "init",
+                self.groups.system,
+                now,
+                State.BLOCKED,
+                WaitFor.CHILD,
+                now,
+            )
         )
         self.log(now, "info", f"LLMasOS {self.config.version} boots")
+        for path, settings in sorted(self.config.groups.items()):  # parents before what is in them
+            sys_group.make(self, path, settings)
         for device in self.config.devices:
             queue = RunQueue(make_policy(device.policy, self.config.quantum))
             make_victims(device.victims)  # refuse a wrong name now, not with the first model
@@ -212,8 +228,10 @@ class Kernel:
             self.dispatch(request, now)
 
     def _attach(self, event: Syscall, now: float) -> Program:
+        pid = self.table.new_pid()
+        self.groups.users.check_pids(1)
         program = Program(
-            self.table.new_pid(), INIT_PID, Kind.PROGRAM, "", now, State.BLOCKED, WaitFor.INPUT, now,
+            pid, INIT_PID, Kind.PROGRAM, "", self.groups.session(pid), now, State.BLOCKED, WaitFor.INPUT, now,
             peer=event.peer, os_pid=event.os_pid, rights=int(Right.ALL),
         )  # fmt: skip
         self.programs[event.peer] = program
@@ -297,17 +315,24 @@ class Kernel:
         elif image is None or image.state != RESIDENT:
             state, wait = State.BLOCKED, WaitFor.WEIGHTS
         elif process.pid in image.starved:
-            state, wait = State.BLOCKED, WaitFor.PAGEIN
+            state, wait = State.BLOCKED, WaitFor.PAGEIN if process.short is None else WaitFor.QUOTA
+        elif process.held is not None and process.todo:
+            state, wait = State.BLOCKED, WaitFor.QUOTA
         elif process.todo:
             state, wait = State.READY, WaitFor.NONE
         else:
             state, wait = State.BLOCKED, WaitFor.INPUT
-        if image is not None and wait is not WaitFor.PAGEIN:
-            image.starved.pop(process.pid, None)
+        if wait not in (WaitFor.PAGEIN, WaitFor.QUOTA):
+            self.release(process)
+            if image is not None:
+                image.starved.pop(process.pid, None)
         if state is State.STOPPED and image is not None and image.swap.total and process.table.frames:
             self.take_pages(process, now)  # at once, so that others need not wait for it when they want them
         if state is State.READY:
-            slept = process.state not in (State.READY, State.RUNNING) and process.wait is not WaitFor.PAGEIN
+            slept = process.state not in (State.READY, State.RUNNING) and process.wait not in (
+                WaitFor.PAGEIN,
+                WaitFor.QUOTA,
+            )
             process.enter(state, wait, now)
             if not queued:
                 device.queue.put(process, woke=slept)
@@ -330,7 +355,9 @@ class Kernel:
         moved = self._move_out(victim, image)
         victim.table.cut(image.pool, 0)
         image.let_go(victim)
+        self.freed()
         victim.quantum_used, victim.turn = 0, now
+        victim.robbed = victim.state in (State.READY, State.BLOCKED) and victim.todo > 0
         victim.account.preemptions += 1
         self.counters["preemptions"] += 1
         self.emit(
@@ -355,6 +382,29 @@ class Kernel:
         self._dirty[device.name] = device
         return len(moves)
 
+    def freed(self) -> None:
+        """Frames have become free that somebody waits for, on this device or, in a group, on another."""
+        for device in self.devices.values():
+            if any(image.starved for image in device.images.values()):
+                self._dirty[device.name] = device
+
+    # --- control groups: what the planner asks (kernel/groups/enforce.py) ---
+
+    def hold_back(self, process: LLMProcess, now: float) -> bool:
+        return enforce.hold_back(self, process, now)
+
+    def grew(self, process: LLMProcess, now: float) -> None:
+        enforce.mind_high(self, process, now)
+
+    def group_victim(self, group: Group, wanting: LLMProcess, now: float) -> LLMProcess | None:
+        return enforce.victim(self, group, wanting, now)
+
+    def release(self, process: LLMProcess) -> None:
+        """It is held back no longer."""
+        if process.held is not None:
+            process.held.line.pop(process.pid, None)
+            process.held = None
+
     def device_named(self, name: str) -> Device:
         """The device of that name (empty: the first one), or ENODEV."""
         if not name:
@@ -375,4 +425,11 @@ class Kernel:
         self.act(Halt(reason))
 
 
-FAMILIES = (sys_process, sys_context, sys_memory, sys_info, sys_system)  # importing them has filled HANDLERS
+FAMILIES = (
+    sys_process,
+    sys_context,
+    sys_memory,
+    sys_group,
+    sys_info,
+    sys_system,
+)  # importing them has filled HANDLERS

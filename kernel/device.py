@@ -72,6 +72,7 @@ class Device:
     computed: int = 0
     reused: int = 0
     decoded: int = 0
+    refaults: int = 0
     busy_seconds: float = 0.0
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 
 from drivers.protocol import FromDriver, ToDriver
 from syscalls.errno import Errno
-from syscalls.records import Signal
+from syscalls.records import GroupSettings, Signal
 from syscalls.table import Call
 
 # --- in -------------------------------------------------------------------------------------------------------------
@@ -209,6 +209,7 @@ class KernelConfig:
     models: dict[str, str] = field(default_factory=dict)  # known name -> directory
     default_model: str = "tiny"
     runtime: str = ""
+    user: str = ""  # whose sessions these are
     os_pid: int = 0
     version: str = ""
     quantum: int = 32  # tokens a process may compute before one of the same class may take its pages
@@ -219,6 +220,7 @@ class KernelConfig:
     restart_max: float = 30.0
     restart_forgiven: float = 60.0  # a driver up this long starts from restart_first again
     max_processes: int = 200_000
+    groups: dict[str, GroupSettings] = field(default_factory=dict)  # to be made at boot, by path
     max_crashes: int = 3  # a process in the step of that many driver deaths in a row is ended
     trace_events: int = 65_536
     log_lines: int = 4_096

@@ -6,10 +6,14 @@ check.
 
 from __future__ import annotations
 
+import math
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from drivers.protocol import BLOCK_TOKENS
 from kernel.device import UP
+from kernel.groups.group import NICE_0_WEIGHT, Group
+from kernel.groups.pressure import Activity
 from kernel.memory.page_table import blocks
 from kernel.memory.weights import RESIDENT
 from kernel.process import LLMProcess, Program
@@ -26,6 +30,7 @@ def check(kernel: Kernel) -> None:
     check_run_queues(kernel)
     check_in_flight(kernel)
     check_family(kernel)
+    check_groups(kernel)
     check_requests(kernel)
 
 
@@ -118,8 +123,14 @@ def check_states(kernel: Kernel) -> None:
                 p.image is None or p.image.state != RESIDENT, f"pid {p.pid} waits for weights that are there"
             )
         starved = p.image is not None and p.pid in p.image.starved
+        short = starved and p.short is not None
         _require(
-            (p.wait is WaitFor.PAGEIN) == starved, f"pid {p.pid}: {p.state} {p.wait}, starved: {starved}"
+            (p.wait is WaitFor.PAGEIN) == (starved and not short),
+            f"pid {p.pid}: {p.state} {p.wait}, starved: {starved}",
+        )
+        _require(
+            (p.wait is WaitFor.QUOTA) == (short or p.held is not None),
+            f"pid {p.pid}: {p.state} {p.wait}, short: {short}, held: {p.held}",
         )
 
 
@@ -134,7 +145,7 @@ def check_run_queues(kernel: Kernel) -> None:
             f"{device.name}: the queue counts {len(device.queue)} of {len(queued)}",
         )
         idle = device.state == UP and device.in_flight is None and not kernel.halting
-        starved = [pid for image in device.images.values() for pid in image.starved]
+        starved = [p.pid for image in device.images.values() for p in image.starved.values() if not p.short]
         _require(
             not (idle and (ready or starved)),
             f"{device.name} idles, but {ready} are ready, {starved} starved",
@@ -178,6 +189,63 @@ def check_family(kernel: Kernel) -> None:
             )
         if process.state is State.ZOMBIE:
             _require(isinstance(parent, Program), f"zombie {process.pid} can be reaped by nobody")
+
+
+def check_groups(kernel: Kernel) -> None:
+    """What is charged to each group is what a recount of its processes, frames and places gives; limits that hold at once
+    are not exceeded but by what was there when they were set."""
+    kv: Counter[Group] = Counter()
+    swap: Counter[Group] = Counter()
+    pids: Counter[Group] = Counter()
+    loads: defaultdict[Group, dict[str, float]] = defaultdict(dict)
+    maps: defaultdict[Group, set[int]] = defaultdict(set)
+    busy: Counter[tuple[Group, Activity]] = Counter()
+    sizes: dict[int, int] = {}
+    for device in kernel.devices.values():
+        for image in device.images.values():
+            sizes[image.id] = image.weight_bytes
+            for payer in filter(None, image.pool.payers):
+                kv.update(dict.fromkeys(payer.chain, image.frame_bytes))
+    for process in kernel.table:
+        pids.update(process.group.chain)
+        if not isinstance(process, LLMProcess):
+            continue
+        _require(process.table.group is process.group, f"pid {process.pid}: another group pays for its pages")
+        busy.update((group, process.activity) for group in process.group.chain)
+        if process.image is not None and not process.is_zombie():
+            held = len(process.table.kept) * process.image.frame_bytes
+            swap.update(dict.fromkeys(process.group.chain, held))
+            for group in process.group.chain:
+                maps[group].add(process.image.id)
+        if process.state in (State.READY, State.RUNNING):
+            load = loads[process.group]
+            load[process.device.name] = load.get(process.device.name, 0.0) + process.weight * NICE_0_WEIGHT
+    listed = list(kernel.groups)
+    for group in reversed(listed):
+        for device_name in loads[group]:
+            if group.parent is not None:
+                above = loads[group.parent]
+                above[device_name] = above.get(device_name, 0.0) + group.settings.cpu_weight
+    for group in listed:
+        weights = sum(sizes[image] for image in maps[group])
+        found = (group.kv, group.swap, group.pids, group.weights)
+        counted = (kv[group], swap[group], pids[group], weights)
+        _require(
+            found == counted,
+            f"{group.path} is charged {found} of kv, swap, pids, weights; counted: {counted}",
+        )
+        _require(
+            group.load.keys() == loads[group].keys()
+            and all(math.isclose(group.load[name], load) for name, load in loads[group].items()),
+            f"{group.path} has loads {group.load}; counted: {loads[group]}",
+        )
+        for activity in list(Activity)[1:]:
+            _require(
+                group.pressure.counts[activity] == busy[group, activity],
+                f"{group.path}: {group.pressure.counts[activity]} do {activity.name}; counted: {busy[group, activity]}",
+            )
+        for pid, process in group.line.items():
+            _require(process.held is group and process.pid == pid, f"{pid} is in the line of {group.path}")
 
 
 def check_requests(kernel: Kernel) -> None:

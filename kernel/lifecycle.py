@@ -52,6 +52,19 @@ def interrupt_decoding(kernel: Kernel, process: LLMProcess, finish: Finish, now:
         finish_decoding(kernel, process, finish, now)
 
 
+def fail_decoding(
+    kernel: Kernel, process: LLMProcess, reason: str, now: float, errno: Errno = Errno.EIO
+) -> None:
+    """What a process was to compute cannot be: its decode ends with an error, and so does the call that waits for it."""
+    process.ahead = False  # what failed would fail again; the next feed, truncate or decode tries anew
+    process.finish = Finish.ERROR  # for whoever looks, if nobody has asked for a decode
+    decoding = process.decoding
+    if decoding is not None and decoding.request is not None:
+        request, decoding.request = decoding.request, None
+        kernel.fail(request, errno, reason)
+    finish_decoding(kernel, process, Finish.ERROR, now)
+
+
 def decode_result(process: LLMProcess, decoding: Decoding, finish: Finish) -> DecodeResult:
     return DecodeResult(
         decoding.start, process.log[decoding.start :] if decoding.append else [], finish, decoding.collected
@@ -79,9 +92,8 @@ def exit_process(kernel: Kernel, process: LLMProcess, status: int, reason: str, 
         )
     release_pages(kernel, process)
     if process.image is not None:
-        del process.image.users[process.pid]
-        process.image.starved.pop(process.pid, None)
-        process.image.used = now
+        process.image.leave(process, now)
+    kernel.release(process)
     process.device.queue.withdraw(process)
     if process.device.state == UP:
         process.device.dropped.append(process.pid)
@@ -101,6 +113,7 @@ def release_pages(kernel: Kernel, process: LLMProcess) -> None:
         process.table.cut(image.pool, 0)
         process.table.trim(image.swap, 0)
         image.let_go(process)
+        kernel.freed()
         if device.outs:
             device.outs = [move for move in device.outs if move.ctx != process.pid]
 
@@ -141,6 +154,7 @@ def settle_program(program: Program, now: float) -> None:
 def strike(kernel: Kernel, process: LLMProcess) -> None:
     """Take off the table a process that never got its model: its spawn has failed or was taken back."""
     parent = kernel.table.find(process.owner)
+    process.enter(State.ZOMBIE, WaitFor.NONE, kernel.now)
     kernel.table.remove(process)
     readers, process.readers = process.readers, []
     for request in readers:

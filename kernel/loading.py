@@ -109,18 +109,16 @@ def _probed(kernel: Kernel, device: Device, image: Image, message: object) -> No
     except SyscallError as error:
         give_up(kernel, device, image, error, now)
         return
-    image.pool = FramePool(frames)
+    image.pool = FramePool(frames, message.block_bytes)
     image.victims = make_victims(device.config.victims)
-    image.swap = SwapSpace(_slots(device, image, message))
+    image.swap = SwapSpace(_slots(device, image, message), message.block_bytes)
     _load(kernel, device, image)
 
 
 def _merge(device: Device, image: Image, twin: Image) -> None:
     del device.images[image.id]
     twin.requested |= image.requested
-    for process in image.users.values():
-        process.image = twin
-        twin.users[process.pid] = process
+    assert not image.users, "who waits for a model does not map it yet"
     waiters, image.waiters = image.waiters, []
     if twin.state == RESIDENT:
         for ready in waiters:
@@ -195,7 +193,8 @@ def _loaded(kernel: Kernel, device: Device, image: Image, ref: int, message: obj
     elif isinstance(message, Failed):
         give_up(kernel, device, image, SyscallError(message.errno, message.reason), now)
     elif isinstance(message, Loaded):
-        image.state, image.progress, image.weight_bytes = RESIDENT, 1.0, message.weight_bytes
+        image.state, image.progress = RESIDENT, 1.0
+        image.weigh(message.weight_bytes)
         image.guesses = message.guesses
         image.deaths = 0
         image.used = now

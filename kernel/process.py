@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from kernel.groups.group import NICE_0_WEIGHT, Group
+from kernel.groups.pressure import Activity
 from kernel.memory.page_table import PageTable
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import (
@@ -33,6 +35,14 @@ if TYPE_CHECKING:
 
 INIT_PID = 1
 
+_ACTIVITY = {
+    State.READY: Activity.CPU,
+    State.RUNNING: Activity.RUNS,
+    WaitFor.PAGEIN: Activity.MEMORY,
+    WaitFor.WEIGHTS: Activity.WEIGHTS,
+    WaitFor.QUOTA: Activity.QUOTA,
+}
+
 _LEGAL: dict[State, frozenset[State]] = {
     State.NEW: frozenset({State.READY, State.BLOCKED, State.STOPPED, State.ZOMBIE}),
     State.READY: frozenset({State.RUNNING, State.BLOCKED, State.STOPPED, State.ZOMBIE}),
@@ -53,6 +63,7 @@ class Account:
     reused: int = 0
     steps: int = 0
     preemptions: int = 0
+    refaults: int = 0
     forks: int = 0
     device_seconds: float = 0.0
     waits: dict[str, float] = field(default_factory=dict)
@@ -66,6 +77,7 @@ class Process:
     owner: int
     kind: Kind
     name: str
+    group: Group
     started: float
     state: State = State.NEW
     wait: WaitFor = WaitFor.NONE
@@ -106,6 +118,7 @@ class Process:
             forks=account.forks,
             device_seconds=account.device_seconds,
             waits=waits,
+            refaults=account.refaults,
         )
 
 
@@ -157,7 +170,7 @@ class LLMProcess(Process):
     spent: int = 0  # of its token budget, before it was forked
     # context
     log: list[int] = field(default_factory=list)
-    table: PageTable = field(default_factory=PageTable)
+    table: PageTable = None  # type: ignore[assignment]  # set by __post_init__ if it was not given
     driver_log: int = 0  # leading tokens of the log the driver holds
     decoding: Decoding | None = None
     finish: Finish = Finish.NONE  # how the last decode ended
@@ -181,12 +194,75 @@ class LLMProcess(Process):
     reached: int = 0  # tokens of the log that have been computed at least once
     quantum_used: int = 0  # of those, since it last got pages after having none
     turn: float = 0.0  # when its pages were last taken
+    robbed: bool = False  # they were, while it wanted to run, and it has had none since
     crashes: int = 0  # driver deaths with this process in the step since it last got further than ever
+    load: float = 0.0  # weight with which its group counts it among those that want the device
+    held: Group | None = None  # throttled by it
+    pause: float = 0.0  # until then it is, for growing above `kv_high`
+    short: Group | None = None  # if it is starved: the group whose limit that is; None: all frames are taken
+
+    def __post_init__(self) -> None:
+        self.table = self.table or PageTable(self.group)
+
+    def enter(self, state: State, wait: WaitFor, now: float) -> None:
+        """As for any process; its group is told what it does from here on."""
+        old = self.activity
+        Process.enter(self, state, wait, now)
+        new = self.activity
+        if new is not old:
+            for group in self.group.chain:
+                group.pressure.change(int(old), int(new), now)
+        self.count_load()
+
+    def outran(self, quantum: int) -> bool:
+        """Whether it has used up its quantum of tokens, which is longer where pages are brought back too often."""
+        return self.quantum_used >= quantum * (self.image.thrash.stretch if self.image is not None else 1)
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether it wants nothing of the device, so that its pages are missed least."""
+        return self.state is State.STOPPED or (
+            self.state is State.BLOCKED and self.wait not in (WaitFor.PAGEIN, WaitFor.QUOTA)
+        )
+
+    @property
+    def activity(self) -> Activity:
+        return _ACTIVITY.get(self.wait if self.state is State.BLOCKED else self.state, Activity.NOTHING)
+
+    def count_load(self) -> None:
+        """Have its group count it with its weight if it wants the device, and not at all if not."""
+        wanted = self.weight * NICE_0_WEIGHT if self.state in (State.READY, State.RUNNING) else 0.0
+        if wanted != self.load:
+            self.group.add_load(self.device.name, wanted - self.load)
+            self.load = wanted
+
+    def move_to(self, group: Group, now: float) -> None:
+        """Become a member of another group; not while it is in a step."""
+        old = self.group
+        for one in old.chain:
+            one.pressure.change(self.activity, Activity.NOTHING, now)
+        for one in group.chain:
+            one.pressure.change(Activity.NOTHING, self.activity, now)
+        if self.load:
+            old.add_load(self.device.name, -self.load)
+            group.add_load(self.device.name, self.load)
+        if self.image is not None:
+            self.table.move_to(group, self.image.pool, self.image.swap)
+            group.map_image(self.image.id, self.image.weight_bytes)
+            old.unmap_image(self.image.id, self.image.weight_bytes)
+        else:
+            self.table.group = group
+        self.group = group
 
     @property
     def weight(self) -> float:
         """Share of the device relative to nice 0; 1.25 per nice level, as in Linux's sched_prio_to_weight."""
         return 1.25 ** (-self.nice)
+
+    @property
+    def share(self) -> float:
+        """The part of its device that is due to it now, by its weight and those of its groups."""
+        return self.group.share(self.device.name, self.load or self.weight * NICE_0_WEIGHT)
 
     @property
     def context(self) -> int:
@@ -198,6 +274,8 @@ class LLMProcess(Process):
             bound = min(bound, self.limits.context)
         if self.limits.pages:
             bound = min(bound, self.limits.pages * self.image.block_tokens)
+        if most := self.group.kv_max:
+            bound = min(bound, most // self.image.frame_bytes * self.image.block_tokens)
         return bound
 
     @property
@@ -272,12 +350,14 @@ class ProcessTable:
 
     def add(self, process: Process) -> None:
         self._rows[process.pid] = process
+        process.group.enter(process.pid)
         owner = self._rows.get(process.owner)
         if owner is not None and owner is not process:
             owner.children.add(process.pid)
 
     def remove(self, process: Process) -> None:
         del self._rows[process.pid]
+        process.group.leave(process.pid)
         owner = self._rows.get(process.owner)
         if owner is not None:
             owner.children.discard(process.pid)

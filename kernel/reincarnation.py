@@ -34,8 +34,8 @@ def add_device(kernel: Kernel, config: DeviceConfig, queue: RunQueue, now: float
     if config.name in kernel.devices:
         raise SyscallError(Errno.EINVAL, f"two devices are called {config.name!r}; give one another name")
     process = DriverProcess(
-        kernel.table.new_pid(), INIT_PID, Kind.DRIVER, f"driver:{config.name}", now, State.BLOCKED, WaitFor.DEVICE, now,
-        device=config.name,
+        kernel.table.new_pid(), INIT_PID, Kind.DRIVER, f"driver:{config.name}", kernel.groups.system,
+        now, State.BLOCKED, WaitFor.DEVICE, now, device=config.name,
     )  # fmt: skip
     kernel.table.add(process)
     device = Device(config, process, queue)
@@ -204,7 +204,7 @@ def _lose_frames(kernel: Kernel, device: Device, now: float, work: int) -> None:
     for image in device.images.values():
         image.state = LOADING
         for process in image.users.values():
-            process.table.forget()
+            process.table.forget(image.swap)
             process.driver_log = 0
             process.quantum_used = 0
         for holder in list(image.holders.values()):

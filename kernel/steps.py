@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from drivers.protocol import BLOCK_TOKENS, Drop, RunResult, Step, StepDone
 from kernel.device import UP, Device, InFlight
-from kernel.lifecycle import exit_process, finish_decoding
+from kernel.lifecycle import exit_process, fail_decoding, finish_decoding
 from kernel.memory.page_table import blocks
 from kernel.memory.swap import Slot
 from kernel.process import Decoding, LLMProcess
@@ -72,8 +72,12 @@ def step_done(kernel: Kernel, device: Device, message: StepDone, now: float) -> 
         now, "sched.done", device=device.name, amount=flight.tokens, detail=f"{message.seconds * 1e3:.3f} ms"
     )
     share = message.seconds / max(1, flight.tokens)
+    again = 0
     for process, result in zip(flight.processes, message.results, strict=True):
+        before = max(0, process.reached - process.table.cached)
+        again += min(process.running, before)
         _apply(kernel, device, process, result, share, now)
+    _look_for_thrashing(kernel, device, flight, message, share * again, now)
     for process in flight.processes:
         boundary(kernel, process, now)
     kernel.dirty(device)
@@ -106,6 +110,26 @@ def _account_moves(kernel: Kernel, device: Device, flight: InFlight, message: St
             "warning",
             f"{device.name}: {len(message.unwritten)} frames could not be moved out; they will be computed again",
         )
+
+
+def _look_for_thrashing(
+    kernel: Kernel, device: Device, flight: InFlight, message: StepDone, again: float, now: float
+) -> None:
+    """`again`: seconds of the step that computed what had been computed before."""
+    image = flight.processes[0].image
+    if image is None or any(process.image is not image for process in flight.processes):
+        return
+    old = image.thrash.stretch
+    if image.thrash.spent(message.seconds, again + message.phases.get("swap", 0.0)):
+        new, lost = image.thrash.stretch, image.thrash.lost
+        level, what = ("warning", "thrashes") if new > old else ("info", "thrashes less")
+        kernel.log(
+            now,
+            level,
+            f"{device.name}: {image.name} {what}: {lost:.0%} of the time went into bringing back pages; processes keep "
+            f"theirs for {new * kernel.config.quantum} tokens now",
+        )
+        kernel.emit(now, "mem.thrash", device=device.name, amount=new, detail=image.name)
 
 
 def _check_results(flight: InFlight, message: StepDone) -> None:
@@ -172,7 +196,8 @@ def _apply(
         # heard of the context it may have forgotten. Full blocks are sure; all else is told and computed again.
         _forget_from(process, image, (process.table.cached - returned) // BLOCK_TOKENS * BLOCK_TOKENS)
         kernel.log(now, "error", f"{device.name}: process {process.pid}: {result.error}")
-        _fail_decoding(kernel, process, result.error, now)
+        reason = f"the device could not compute process {process.pid}: {result.error}"
+        fail_decoding(kernel, process, reason, now)
         return
     table, decoding = process.table, process.decoding
     before = account.decoded
@@ -191,7 +216,9 @@ def _apply(
     if guessing:
         table.cut(image.pool, table.cached)
         process.driver_log = table.cached
-    _account(kernel, device, process, tokens, max(0, decoded - 1), share)
+    _account(kernel, device, process, tokens, max(0, decoded - 1), share, now)
+    if finish is Finish.NONE and process.decoding is not None and process.group.exhausted() is not None:
+        finish = Finish.BUDGET
     device.decoded += decoded
     kernel.counters["decoded"] += decoded
     if finish is Finish.BUDGET:
@@ -222,12 +249,15 @@ def _append(process: LLMProcess, decoding: Decoding, token: int) -> Finish:
     return Finish.CONTEXT if len(process.log) >= process.context else Finish.NONE
 
 
-def _account(kernel: Kernel, device: Device, process: LLMProcess, run: int, extra: int, share: float) -> None:
+def _account(
+    kernel: Kernel, device: Device, process: LLMProcess, run: int, extra: int, share: float, now: float
+) -> None:
     """`run` tokens were asked for, `extra` came with them by guessing, `share` seconds a token that was asked for."""
     account, tokens = process.account, run + extra
     if process.table.cached > process.reached:  # what is computed again after a crash clears nobody
         process.crashes = 0
         process.quantum_used += process.table.cached - process.reached
+        process.group.charge_tokens(min(tokens, process.table.cached - process.reached), now)
         process.reached = process.table.cached
     account.steps += 1
     account.computed += tokens
@@ -256,13 +286,3 @@ def boundary(kernel: Kernel, process: LLMProcess, now: float) -> None:
     kernel.settle(process, now)
     if process.readers:
         wake_readers(kernel, process, now)
-
-
-def _fail_decoding(kernel: Kernel, process: LLMProcess, reason: str, now: float) -> None:
-    process.ahead = False  # what failed would fail again; the next feed, truncate or decode tries anew
-    process.finish = Finish.ERROR  # for whoever looks, if nobody has asked for a decode
-    decoding = process.decoding
-    if decoding is not None and decoding.request is not None:
-        request, decoding.request = decoding.request, None
-        kernel.fail(request, Errno.EIO, f"the device could not compute process {process.pid}: {reason}")
-    finish_decoding(kernel, process, Finish.ERROR, now)

@@ -104,6 +104,11 @@ def _check_decode(process: LLMProcess, call: Decode) -> None:
             Errno.EDQUOT,
             f"process {process.pid} has used its budget of {budget} decoded tokens; raise it with setlimits",
         )
+    if call.max_tokens and (spent := process.group.exhausted()) is not None:
+        raise SyscallError(
+            Errno.EDQUOT,
+            f"group {spent.path} has used its {spent.settings.tokens_total} tokens (tokens_total; group_set)",
+        )
     hello = process.device.hello
     if (call.logprobs or not call.max_tokens) and hello is not None and "logprobs" not in hello.features:
         raise SyscallError(Errno.ENOTSUP, f"device {process.device.name} does not report log-probabilities")
@@ -155,6 +160,7 @@ def truncate(kernel: Kernel, request: Request, now: float) -> object:
     del process.log[call.length :]
     process.table.cut(image.pool, call.length)
     process.table.trim(image.swap, call.length)
+    kernel.freed()
     process.driver_log = min(process.driver_log, call.length)
     process.reached = min(process.reached, call.length)
     process.ahead = True

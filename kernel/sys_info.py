@@ -41,6 +41,7 @@ def info(kernel: Kernel, process: Process, now: float) -> ProcessInfo:
         "started": process.started - kernel.started,
         "exit_status": process.exit_status,
         "usage": process.usage(now),
+        "group": process.group.path,
     }
     if isinstance(process, LLMProcess):
         frames, image = process.table.frames, process.image

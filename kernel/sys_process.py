@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from kernel.events import KillDriver, SignalProgram
+from kernel.groups.group import Group
 from kernel.lifecycle import (
     end_program,
     exit_process,
@@ -26,7 +27,7 @@ from kernel.request import Request
 from kernel.seeds import seed_of_child, seed_of_pid
 from kernel.syscall import PARKED, handles
 from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish, Kind, Limits, Sampler, Signal
+from syscalls.records import Finish, Kind, Limits, Right, Sampler, Signal
 from syscalls.table import Exec, Exit, Fork, Kill, Setlimits, Setsched, Spawn, Wait
 
 if TYPE_CHECKING:
@@ -40,12 +41,15 @@ if TYPE_CHECKING:
 def spawn(kernel: Kernel, request: Request, now: float) -> object:
     call = cast(Spawn, request.call)
     device = kernel.device_named(call.device)
+    group = reachable_group(kernel, request.program, call.group)
+    group.check_pids(1)
     pid = kernel.table.new_pid()
     process = LLMProcess(
         pid=pid,
         owner=request.program.pid,
         kind=Kind.LLM,
         name=call.name or f"{call.model.rstrip('/').rpartition('/')[2]}-{pid}"[:64],
+        group=group,
         started=now,
         since=now,
         device=device,
@@ -67,6 +71,7 @@ def spawn(kernel: Kernel, request: Request, now: float) -> object:
         else:
             try:
                 check_tokens(image, process.log)
+                process.group.check_weights(image.id, image.weight_bytes, image.name)
                 process.image = image
                 check_room(process, len(process.log))
             except SyscallError as error:
@@ -74,7 +79,7 @@ def spawn(kernel: Kernel, request: Request, now: float) -> object:
                 failed(error)
                 return
             process.birth = None
-            image.users[pid] = process
+            image.join(process)
             kernel.counters["spawned"] += 1
             kernel.counters["fed"] += len(process.log)
             kernel.emit(kernel.now, "proc.spawn", pid, device.name, len(process.log), process.name)
@@ -106,6 +111,18 @@ def spawn(kernel: Kernel, request: Request, now: float) -> object:
     return PARKED
 
 
+def reachable_group(kernel: Kernel, program: Program, path: str) -> Group:
+    """The group of a path, if the program may put processes there: it is in its own, or ADMIN was not given up. ENOENT,
+    EPERM."""
+    group = kernel.groups.find(path, program.group)
+    if not group.below(program.group) and not program.rights & int(Right.ADMIN):
+        raise SyscallError(
+            Errno.EPERM,
+            f"group {group.path} is not in {program.group.path}, the group of program {program.pid}, which gave up ADMIN",
+        )
+    return group
+
+
 def check_tokens(image: Image, tokens: Sequence[int]) -> None:
     """EINVAL if a token is none of the model's vocabulary."""
     vocab = image.probed.vocab if image.probed else 0
@@ -127,6 +144,8 @@ def check_room(process: LLMProcess, length: int) -> None:
         why = "its own limit (setlimits)"
     elif limits.pages * image.block_tokens == process.context:
         why = f"its limit of {limits.pages} pages (setlimits)"
+    elif (most := process.group.kv_max) and most // image.frame_bytes * image.block_tokens == process.context:
+        why = f"what kv_max of its group {process.group.path} allows ({most} bytes; group_set)"
     elif window == process.context:
         why = f"the window of {image.name}"
     else:
@@ -142,6 +161,10 @@ def fork(kernel: Kernel, request: Request, now: float) -> object:
         raise SyscallError(Errno.EBUSY, f"process {parent.pid} is still waiting for its model")
     if parent.running:
         return at_boundary(kernel, parent, request)
+    group = request.program.group
+    group.check_pids(call.count)
+    assert parent.image is not None
+    group.check_weights(parent.image.id, parent.image.weight_bytes, parent.image.name)
     kernel.table.check_room(call.count)  # all or none: children whose pids nobody is told could not be ended
     return [_fork_one(kernel, parent, request.program, call, now) for _ in range(call.count)]
 
@@ -162,6 +185,7 @@ def _fork_one(kernel: Kernel, parent: LLMProcess, owner: Program, call: Fork, no
         owner=owner.pid,
         kind=Kind.LLM,
         name=parent.name,
+        group=owner.group,
         started=now,
         since=now,
         device=parent.device,
@@ -174,7 +198,7 @@ def _fork_one(kernel: Kernel, parent: LLMProcess, owner: Program, call: Fork, no
         sched_class=parent.sched_class,
         nice=parent.nice,
         log=parent.log.copy(),
-        table=parent.table.fork(image.pool),
+        table=parent.table.fork(image.pool, owner.group),
         reached=parent.reached,
         turn=now,
         finish=parent.finish,
@@ -187,7 +211,7 @@ def _fork_one(kernel: Kernel, parent: LLMProcess, owner: Program, call: Fork, no
         child.decoding = dataclasses.replace(
             decoding, request=None, timer=None, collected=decoding.collected.copy()
         )
-    image.users[pid] = child
+    image.join(child)
     if child.table.frames:
         image.hold(child)
     kernel.table.add(child)
@@ -255,19 +279,19 @@ def _replace_image(kernel: Kernel, process: LLMProcess, image: Image, call: Exec
     process.image = image
     try:
         check_room(process, len(log))
+        process.group.check_weights(image.id, image.weight_bytes, image.name)
     except SyscallError:
         process.image = old
         raise
     process.image = old
     release_pages(kernel, process)
     process.device.dropped.append(process.pid)  # what the driver knows of this context is of the old model
-    old.users.pop(process.pid, None)
-    old.starved.pop(process.pid, None)
-    old.used = image.used = kernel.now
+    old.leave(process, kernel.now)
+    image.used = kernel.now
     process.image, process.model, process.log, process.driver_log = image, call.model, log, 0
     process.reached = 0
     process.ahead = True
-    image.users[process.pid] = process
+    image.join(process)
     kernel.emit(kernel.now, "proc.exec", process.pid, process.device.name, len(log), image.name)
     kernel.settle(process, kernel.now)
 
@@ -372,6 +396,7 @@ def setsched(kernel: Kernel, request: Request, now: float) -> None:
     process = kernel.table.llm(call.pid)
     if call.nice is not None:
         process.nice = call.nice
+        process.count_load()
     if call.sched_class is not None:
         process.sched_class = call.sched_class
     if process.ticket:

@@ -74,6 +74,7 @@ def stats(kernel: Kernel, request: Request, now: float) -> Stats:
         calls_by_name=dict(kernel.calls),
         moved_out=count["moved_out"],
         moved_in=count["moved_in"],
+        refaults=sum(device.refaults for device in kernel.devices.values()),
     )
 
 

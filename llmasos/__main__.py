@@ -90,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     live.add_argument("--seconds", type=_seconds, default=1.0, help="seconds between two looks (default 1)")
     live.add_argument("--once", action="store_true", help="print one look and return")
     verb("models", _models, "list the models and their memory")
+    tree = verb("groups", _groups, "list the control groups; with settings, make one or change it")
+    tree.add_argument("path", nargs="?", default="/", help="a group (default: all)")
+    tree.add_argument(
+        "settings", nargs="*", metavar="NAME=VALUE", help="e.g. kv_max=64MiB tokens_max=50 cpu_weight=200"
+    )
+    tree.add_argument("--remove", action="store_true", help="remove the group")
     log = verb("dmesg", _dmesg, "print the kernel log")
     log.add_argument("-f", "--follow", action="store_true", help="go on printing new lines until Ctrl-C")
     trace = verb("strace", _strace, "print the system calls of a process, decoded, and what they cause")
@@ -203,6 +209,20 @@ def _models(args: argparse.Namespace) -> int:
 
     with _kernel(args) as kernel:
         _screen().table(models(kernel(Models())))
+    return 0
+
+
+def _groups(args: argparse.Namespace) -> int:
+    from syscalls.table import GroupRemove
+    from userland.programs import groups
+
+    with _kernel(args) as kernel:
+        if args.remove:
+            kernel(GroupRemove(args.path))
+        elif args.settings:
+            _screen().pairs(groups.details(groups.change(kernel, args.path, args.settings)))
+        else:
+            _screen().table(groups.table(groups.read(kernel, args.path)))
     return 0
 
 

@@ -24,6 +24,8 @@ Name = Annotated[str, Meta(max_length=limits.MAX_NAME, pattern=PRINTABLE)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=limits.MAX_PATH, pattern=PRINTABLE)]
 Nice = Annotated[int, Meta(ge=limits.NICE_MIN, le=limits.NICE_MAX)]
 Seconds = Annotated[float, Meta(ge=0.0, le=limits.MAX_TIMEOUT)]
+GroupPath = Annotated[str, Meta(max_length=limits.MAX_PATH, pattern=PRINTABLE)]
+Bytes = Annotated[int, Meta(ge=0, le=(1 << 62))]
 Position = Annotated[int, Meta(ge=0, le=limits.MAX_TOKEN)]
 Count = Annotated[int, Meta(ge=0, le=limits.MAX_TOKEN)]
 
@@ -54,6 +56,7 @@ class WaitFor(enum.StrEnum):
     PAGEIN = "pagein"  # frames for its KV
     WEIGHTS = "weights"  # its model
     DEVICE = "device"  # a driver that is being restarted
+    QUOTA = "quota"  # its control group: a rate of tokens, or its memory
     CHILD = "child"  # a program in `wait`
 
 
@@ -184,6 +187,7 @@ class Usage(Record):
     forks: Count = 0
     device_seconds: float = 0.0  # its share (by tokens) of the steps it was in
     waits: dict[str, float] = {}  # seconds spent READY ("ready") or BLOCKED, by reason
+    refaults: int = 0  # times it lost its pages while it wanted to run, and got pages again
 
 
 class ProcessInfo(Record):
@@ -214,6 +218,7 @@ class ProcessInfo(Record):
     seed: int = 0
     parked: int = 0  # calls waiting on this process
     swapped: int = 0  # pages in a lower tier and in no frame
+    group: str = ""  # path of its control group
 
 
 class ExitInfo(Record):
@@ -248,6 +253,8 @@ class ModelInfo(Record):
     error: str = ""
     slots: int = 0  # places for frames in lower tiers
     slots_free: int = 0
+    stretch: int = 1  # what the quantum is multiplied by, since it thrashes
+    lost: float = 0.0  # part of the steps' time that went into bringing back pages, lately
 
 
 class Tier(Record):
@@ -315,6 +322,7 @@ class Stats(Record):
     calls_by_name: dict[str, int]
     moved_out: int = 0  # frames, to lower tiers
     moved_in: int = 0
+    refaults: int = 0  # times a process that wanted to run lost its pages and had to have them back
 
 
 class TraceEvent(Record):
@@ -341,6 +349,64 @@ class LogLine(Record):
     at: float
     level: str  # info, warning, error
     text: str
+
+
+class KvAction(enum.StrEnum):
+    """What happens when a process would take its control group over `kv_max`."""
+
+    SPILL = "spill"  # others of the group lose pages, those that sleep first; it waits while none can
+    WAIT = "wait"  # it waits until others of the group have released some
+    FAIL = "fail"  # its decode ends with an error
+    KILL = "kill"  # the process of the group with the most pages is killed
+
+
+class GroupSettings(Record):
+    """Limits and weight of a control group; they hold for all processes below it together. 0 means: no limit here."""
+
+    kv_max: Bytes = 0  # bytes of KV in a device's own memory; what happens then is `kv_action`
+    kv_high: Bytes = (
+        0  # above it the group's sleepers lose their pages first, and what still grows is slowed down
+    )
+    swap_max: Bytes = 0  # bytes of KV in lower tiers; the rest is computed again
+    weights_max: Bytes = 0  # bytes of weights of the models its processes map (then EDQUOT)
+    tokens_max: Annotated[float, Meta(ge=0.0, le=1e12)] = (
+        0.0  # tokens per second, computed for the first time
+    )
+    tokens_total: Bytes = 0  # of these in the group's life (then EDQUOT, and decodes end with `budget`)
+    pids_max: Count = 0  # processes, programs among them (then EAGAIN)
+    cpu_weight: Annotated[int, Meta(ge=limits.MIN_CPU_WEIGHT, le=limits.MAX_CPU_WEIGHT)] = (
+        100  # beside its siblings
+    )
+    kv_action: KvAction = KvAction.SPILL
+
+
+class PressureInfo(Record):
+    """Shares of time lost by waiting, as in Linux's PSI: averages over the last 10, 60 and 300 s, and seconds in all.
+
+    `some`: at least one process of the group waited; `full`: all of it that had anything to do.
+    """
+
+    some: list[float]
+    some_seconds: float
+    full: list[float]
+    full_seconds: float
+
+
+class GroupInfo(Record):
+    """A control group. Charges are those of the whole subtree; a frame is charged to the group that mapped it first."""
+
+    path: str
+    settings: GroupSettings
+    kv: int  # bytes
+    swap: int
+    weights: int
+    tokens: int  # computed for the first time, since the group was made
+    pids: int
+    processes: list[int]  # pids directly in it
+    events: dict[
+        str, int
+    ]  # how often which limit took effect: kv_high, kv_max, kv_fail, kv_kill, swap_max, ...
+    pressure: dict[str, PressureInfo]  # by resource: cpu, memory, weights, quota
 
 
 class SchedInfo(Record):

@@ -23,6 +23,9 @@ from syscalls.records import (
     Count,
     DecodeResult,
     ExitInfo,
+    GroupInfo,
+    GroupPath,
+    GroupSettings,
     Limits,
     LogLine,
     ModelInfo,
@@ -184,13 +187,14 @@ class Sched(Call[SchedInfo]):
     E.ENODEV,
     E.EIO,
     E.ENOTSUP,
+    E.EDQUOT,
     blocks=True,
 )
 class Spawn(Call[int]):
     """Start an LLM process on a model with `tokens` as its first context, and return its pid once the model is in memory.
 
     The process is a child of the calling program and is killed with it unless `detached`. With `once`, it exits when
-    its first decode ends. The default seed is derived from the pid.
+    its first decode ends. The default seed is derived from the pid. `group` is relative to the program's own group.
     """
 
     model: ModelName
@@ -204,14 +208,16 @@ class Spawn(Call[int]):
     detached: bool = False
     device: Name = ""
     dtype: Name = ""  # empty: the device's default; else fp32, bf16, int8, int4
+    group: GroupPath = ""  # empty: that of the program
 
 
-@_call(21, "process", Right.SPAWN, E.ESRCH, E.EBUSY, E.ENOMEM)
+@_call(21, "process", Right.SPAWN, E.ESRCH, E.EBUSY, E.ENOMEM, E.EDQUOT)
 class Fork(Call[list[int]]):
     """Copy a process at its next token boundary `count` times; pages are shared copy-on-write. Returns the pids.
 
     A child continues what the parent is doing: if the parent is decoding, so does the child. Its sampler's seed is
-    derived from the parent's and the child's index, unless `same_seed`. Children of a fork belong to the calling program.
+    derived from the parent's and the child's index, unless `same_seed`. Children of a fork belong to the calling program,
+    and to its control group.
     """
 
     pid: Pid
@@ -233,6 +239,7 @@ class Fork(Call[list[int]]):
     E.ENODEV,
     E.EIO,
     E.ENOTSUP,
+    E.EDQUOT,
     blocks=True,
 )
 class Exec(Call[None]):
@@ -378,6 +385,53 @@ class Evict(Call[None]):
     model: ModelName
     device: Name = ""
     dtype: Name = ""
+
+
+# --- groups ---------------------------------------------------------------------------------------------------------
+
+
+@_call(80, "group", Right.CONTROL, E.ENOENT)
+class GroupCreate(Call[GroupInfo]):
+    """Make a control group; the one it is to be in must exist. A path without a leading slash is relative to the
+    program's own group. Groups that are not below that need the right ADMIN, here as in the calls that follow."""
+
+    path: GroupPath
+    settings: GroupSettings = GroupSettings()
+
+
+@_call(81, "group", Right.CONTROL, E.ENOENT)
+class GroupSet(Call[GroupSettings]):
+    """Replace the settings of a group, all at once, and return the old ones. KV above a lowered limit is taken from the
+    group's sleepers at once, and from others when they grow."""
+
+    path: GroupPath
+    settings: GroupSettings
+
+
+@_call(82, "group", Right.QUERY, E.ENOENT)
+class GroupStat(Call[list[GroupInfo]]):
+    """A group, and with `below` all groups in it, parents first; of these the first `start` are left out."""
+
+    path: GroupPath = "/"
+    below: bool = False
+    start: Count = 0
+    limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
+
+
+@_call(83, "group", Right.CONTROL, E.ENOENT, E.EBUSY)
+class GroupRemove(Call[None]):
+    """Remove a group that has neither processes nor groups in it."""
+
+    path: GroupPath
+
+
+@_call(84, "group", Right.CONTROL, E.ENOENT, E.ESRCH, E.EDQUOT, E.EBUSY)
+class GroupMove(Call[None]):
+    """Move a process (0: the calling program) into a group; its children stay where they are. Its frames and places go
+    with it, but for frames that others map too."""
+
+    pid: Annotated[int, Meta(ge=0)]
+    path: GroupPath
 
 
 # Number 0 is not a call of its own: it cancels the caller's call with the given sequence number (see wire.py).

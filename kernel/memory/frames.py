@@ -4,7 +4,9 @@ A frame is in exactly one of three states: mapped (refcount > 0), cached (refcou
 therefore worth keeping), or free. `alloc` takes free frames first, then the cached one released longest ago; a process
 releases its table from the tail, so that of a prefix the tail is lost first and the shareable head last.
 
-Entry points: alloc, share, release, lookup, name, writable; check() recounts.
+A mapped frame is charged to the control group of the process that mapped it first, until nobody maps it.
+
+Entry points: alloc, share, release, lookup, name, private; check() recounts.
 """
 
 from __future__ import annotations
@@ -12,15 +14,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
+from kernel.groups.group import Group
 from kernel.memory.prefix import PrefixIndex, Tokens
 
 
 class FramePool:
-    """`count` frames, numbered from 0. Knows no process: callers keep the tables."""
+    """`count` frames of `frame_bytes` each, numbered from 0. Knows no process: callers keep the tables."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, frame_bytes: int = 0) -> None:
         self.count = count
+        self.frame_bytes = frame_bytes
         self.refs = [0] * count
+        self.payers: list[Group | None] = [None] * count  # of mapped frames
         self.prefix = PrefixIndex()
         self._free = list(range(count - 1, -1, -1))
         self._cached: OrderedDict[int, None] = OrderedDict()
@@ -38,7 +43,7 @@ class FramePool:
         """Frames that `alloc` can give without taking any from a process."""
         return len(self._free) + len(self._cached)
 
-    def alloc(self) -> int | None:
+    def alloc(self, payer: Group) -> int | None:
         """A frame with refcount 1 and no name, or None if every frame is mapped."""
         if self._free:
             frame = self._free.pop()
@@ -48,13 +53,30 @@ class FramePool:
         else:
             return None
         self.refs[frame] = 1
+        self._charge(frame, payer)
         return frame
 
-    def share(self, frame: int) -> None:
-        """One more mapping of a frame that is mapped or cached."""
+    def share(self, frame: int, payer: Group) -> None:
+        """One more mapping of a frame that is mapped (and paid for) or cached."""
         if self.refs[frame] == 0:
             del self._cached[frame]
+            self._charge(frame, payer)
         self.refs[frame] += 1
+
+    def _charge(self, frame: int, payer: Group | None) -> None:
+        """Have another pay for a frame, or nobody."""
+        before = self.payers[frame]
+        if before is not None:
+            before.charge_kv(-self.frame_bytes)
+        if payer is not None:
+            payer.charge_kv(self.frame_bytes)
+        self.payers[frame] = payer
+
+    def move(self, frames: Iterable[int], payer: Group) -> None:
+        """Have `payer` pay for those of the frames that nobody else maps."""
+        for frame in frames:
+            if self.refs[frame] == 1:
+                self._charge(frame, payer)
 
     def release(self, frames: Iterable[int]) -> None:
         """Take one mapping from each frame, in the given order."""
@@ -64,6 +86,7 @@ class FramePool:
                 raise AssertionError(f"frame {frame} released more often than mapped")
             self.refs[frame] = left
             if left == 0:
+                self._charge(frame, None)
                 if frame in self.prefix:
                     self._cached[frame] = None
                 else:
@@ -85,6 +108,8 @@ class FramePool:
 
     def reset(self) -> None:
         """The device has lost everything: all frames are free and nameless. The tables must be empty already."""
+        for frame in range(self.count):
+            self._charge(frame, None)
         self.refs = [0] * self.count
         self.prefix.clear()
         self._free = list(range(self.count - 1, -1, -1))
@@ -99,6 +124,9 @@ class FramePool:
         if counted != self.refs:
             wrong = [(f, self.refs[f], counted[f]) for f in range(self.count) if self.refs[f] != counted[f]]
             raise AssertionError(f"refcounts differ from mappings (frame, refs, mappings): {wrong[:8]}")
+        unpaid = [f for f in range(self.count) if (self.refs[f] > 0) != (self.payers[f] is not None)]
+        if unpaid:
+            raise AssertionError(f"frames are mapped and not paid for, or the other way round: {unpaid[:8]}")
         free, cached = set(self._free), set(self._cached)
         if len(free) != len(self._free):
             raise AssertionError("a frame is free twice")

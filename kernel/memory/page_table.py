@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drivers.protocol import BLOCK_TOKENS
+from kernel.groups.group import Group
 from kernel.memory.frames import FramePool
 from kernel.memory.prefix import root
 from kernel.memory.swap import Slot, SwapSpace
@@ -36,12 +37,13 @@ class PageTable:
     """Frames of one context in one pool; `cached` is the number of leading tokens whose KV they hold.
 
     `kept` are the blocks, by number, whose KV lies in a lower tier too; it is what the log says, whether or not the
-    block has a frame as well.
+    block has a frame as well. `group` pays for what the table takes.
     """
 
-    __slots__ = ("cached", "chain", "frames", "kept", "salt", "sent")
+    __slots__ = ("cached", "chain", "frames", "group", "kept", "salt", "sent")
 
-    def __init__(self, salt: int = 0) -> None:
+    def __init__(self, group: Group, salt: int = 0) -> None:
+        self.group = group
         self.frames: list[int] = []
         self.cached = 0
         self.chain: list[int] = []  # serials of the leading full blocks that went through the prefix index
@@ -49,19 +51,20 @@ class PageTable:
         self.salt = salt
         self.kept: dict[int, Kept] = {}
 
-    def fork(self, pool: FramePool) -> PageTable:
+    def fork(self, pool: FramePool, group: Group) -> PageTable:
         """A copy that shares every frame; the driver knows nothing of it yet. What lies in lower tiers stays the
         parent's."""
-        child = PageTable(self.salt)
+        child = PageTable(group, self.salt)
         child.frames = self.frames.copy()
         child.cached = self.cached
         child.chain = self.chain.copy()
         for frame in child.frames:
-            pool.share(frame)
+            pool.share(frame, group)
         return child
 
     def reuse(self, pool: FramePool, log: Sequence[int]) -> int:
-        """Map frames of equal blocks that are computed already; returns the number of tokens gained.
+        """Map frames of equal blocks that are computed already, as far as the group may have more where nobody maps them;
+        returns the number of tokens gained.
 
         Only at a block boundary, and never the last token of the log: its logits are wanted, so it is computed.
         """
@@ -75,7 +78,9 @@ class PageTable:
             if hit is None:
                 break
             serial, frame = hit
-            pool.share(frame)
+            if pool.refs[frame] == 0 and self.group.kv_room()[0] < pool.frame_bytes:
+                break
+            pool.share(frame, self.group)
             self.frames.append(frame)
             self.chain.append(serial)
             at += BLOCK_TOKENS
@@ -92,12 +97,18 @@ class PageTable:
             kept = self.kept.get(block)
             if pool.refs[frame] > 1 or (kept is not None and kept.tokens >= held):
                 continue
-            slot = kept.slot if kept is not None else space.take()
+            slot = kept.slot if kept is not None else self._place(space)
             if slot is None:
                 break
             self.kept[block] = Kept(slot, held)
             moves.append((frame, slot))
         return moves
+
+    def _place(self, space: SwapSpace) -> Slot | None:
+        slot = space.take() if space.free and self.group.may_swap(space.frame_bytes) else None
+        if slot is not None:
+            self.group.charge_swap(space.frame_bytes)
+        return slot
 
     @property
     def clean(self) -> int:
@@ -141,6 +152,7 @@ class PageTable:
         kept = self.kept.pop(block, None)
         if kept is not None:
             space.give((kept.slot,))
+            self.group.charge_swap(-space.frame_bytes)
 
     def lose_slot(self, space: SwapSpace, slot: Slot) -> None:
         """Nothing was written to a place, if it still is one of this table."""
@@ -149,9 +161,17 @@ class PageTable:
 
     def room(self, pool: FramePool) -> int:
         """Tokens that can be computed with the frames there are now, a copy-on-write of the last block included."""
-        frames = len(self.frames) + pool.available
+        return self._room(pool, pool.available)
+
+    def room_of_group(self, pool: FramePool) -> tuple[int, Group | None]:
+        """The same with the frames that the group may have, and the group that limits it."""
+        size, group = self.group.kv_room()
+        return self._room(pool, size // pool.frame_bytes if group is not None else 1 << 40), group
+
+    def _room(self, pool: FramePool, available: int) -> int:
+        frames = len(self.frames) + available
         if self.cached % BLOCK_TOKENS and pool.refs[self.frames[self.cached // BLOCK_TOKENS]] > 1:
-            if pool.available == 0:
+            if available == 0:
                 return 0
             frames -= 1
         return frames * BLOCK_TOKENS - self.cached
@@ -172,9 +192,8 @@ class PageTable:
             self.frames.append(self._take(pool))
         return copied
 
-    @staticmethod
-    def _take(pool: FramePool) -> int:
-        frame = pool.alloc()
+    def _take(self, pool: FramePool) -> int:
+        frame = pool.alloc(self.group)
         if frame is None:
             raise AssertionError("extend without room: room() was not checked")
         return frame
@@ -197,9 +216,18 @@ class PageTable:
         del self.chain[self.cached // BLOCK_TOKENS :]
         self.sent = min(self.sent, keep)
 
-    def forget(self) -> None:
-        """The device has lost its frames: nothing to release."""
+    def move_to(self, group: Group, pool: FramePool, space: SwapSpace) -> None:
+        """Another group pays from here on, for what nobody else maps."""
+        pool.move(self.frames, group)
+        size = len(self.kept) * space.frame_bytes
+        self.group.charge_swap(-size)
+        group.charge_swap(size)
+        self.group = group
+
+    def forget(self, space: SwapSpace) -> None:
+        """The device has lost its frames and places: nothing to release."""
         self.frames.clear()
         self.chain.clear()
+        self.group.charge_swap(-len(self.kept) * space.frame_bytes)
         self.kept.clear()
         self.cached = self.sent = 0

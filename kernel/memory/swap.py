@@ -24,10 +24,12 @@ class Slot:
 
 
 class SwapSpace:
-    """The places of one image: `counts[i]` of them in tier `i + 1`. Knows no process: tables say what is where."""
+    """The places of one image, for frames of `frame_bytes`: `counts[i]` of them in tier `i + 1`. Knows no process: tables
+    say what is where, and charge their groups."""
 
-    def __init__(self, counts: Sequence[int] = ()) -> None:
+    def __init__(self, counts: Sequence[int] = (), frame_bytes: int = 0) -> None:
         self.counts = list(counts)
+        self.frame_bytes = frame_bytes
         self._free: list[list[int]] = []
         self.reset()
 

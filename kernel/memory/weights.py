@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from drivers.protocol import BLOCK_TOKENS, Probed
 from kernel.memory.frames import FramePool
 from kernel.memory.swap import SwapCost, SwapSpace
+from kernel.memory.thrash import Thrash
 from kernel.memory.victims import Victims
 from syscalls.errno import SyscallError
 from syscalls.records import ModelInfo
@@ -45,6 +46,7 @@ class Image:
     swap: SwapSpace = field(default_factory=SwapSpace)
     swap_cost: SwapCost = field(default_factory=SwapCost)
     victims: Victims = field(default_factory=Victims)
+    thrash: Thrash = field(default_factory=Thrash)
     waiters: list[Ready] = field(default_factory=list)
     users: dict[int, LLMProcess] = field(default_factory=dict)
     holders: OrderedDict[int, LLMProcess] = field(default_factory=OrderedDict)
@@ -52,6 +54,27 @@ class Image:
         default_factory=OrderedDict
     )  # BLOCKED(pagein), first come first
     used: float = 0.0  # when a process last began or ended to use it
+
+    def join(self, process: LLMProcess) -> None:
+        """The process maps it from here on."""
+        self.users[process.pid] = process
+        process.group.map_image(self.id, self.weight_bytes)
+
+    def leave(self, process: LLMProcess, now: float) -> None:
+        """The process, which has no pages any more, maps it no longer."""
+        if self.users.pop(process.pid, None) is not None:
+            process.group.unmap_image(self.id, self.weight_bytes)
+        self.starved.pop(process.pid, None)
+        self.used = now
+
+    def weigh(self, size: int) -> None:
+        """Its weights take so many bytes, as measured; those who map it pay for that."""
+        old, self.weight_bytes = self.weight_bytes, size
+        if old != size:
+            for process in self.users.values():
+                process.group.unmap_image(self.id, old)
+            for process in self.users.values():
+                process.group.map_image(self.id, size)
 
     def hold(self, process: LLMProcess) -> None:
         """The process has pages and runs with them."""
@@ -69,6 +92,10 @@ class Image:
     @property
     def block_tokens(self) -> int:
         return BLOCK_TOKENS
+
+    @property
+    def frame_bytes(self) -> int:
+        return self.pool.frame_bytes
 
     @property
     def context(self) -> int:
@@ -109,4 +136,6 @@ class Image:
             eos_ids=probed.eos_ids,
             slots=self.swap.total,
             slots_free=self.swap.free,
+            stretch=self.thrash.stretch,
+            lost=self.thrash.lost,
         )

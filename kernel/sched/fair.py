@@ -1,9 +1,10 @@
 """Weighted fair sharing by virtual token time, as Linux's CFS shares CPU time.
 
-A process's virtual time grows by tokens / weight; the smallest goes first. One that wakes is set to no less than the
-smallest that runs, so sleeping earns no credit to monopolise the device with later. Unlike a CPU a step serves many
-processes at once: while nobody has to wait for a place in it, everybody gets what it wants whatever its weight, so
-nobody runs ahead, and all virtual times are level again.
+A process's virtual time grows by tokens / share; the smallest goes first. Its share is its weight among its siblings
+times that of each of its control groups among theirs, of those that want the device now. One that wakes is set to no
+less than the smallest that runs, so sleeping earns no credit to monopolise the device with later. Unlike a CPU a step
+serves many processes at once: while nobody has to wait for a place in it, everybody gets what it wants whatever its
+weight, so nobody runs ahead, and all virtual times are level again.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Fair(Policy):
         return self._clock(process).time
 
     def ran(self, process: LLMProcess, tokens: int) -> None:
-        self._clock(process).time += tokens / process.weight
+        self._clock(process).time += tokens / process.share
 
     def planned(self, first: LLMProcess, waiting: bool) -> None:
         floor = self._floor[first.sched_class]

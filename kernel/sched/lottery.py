@@ -1,4 +1,4 @@
-"""Lottery scheduling (Waldspurger and Weihl, OSDI 1994): tickets are weights, every scheduling decision draws anew.
+"""Lottery scheduling (Waldspurger and Weihl, OSDI 1994): tickets are shares, every scheduling decision draws anew.
 
 Each queued process draws an exponential variate with its weight as the rate; the smallest wins with probability
 weight / sum of weights, and taking the k smallest is a draw without replacement (Efraimidis and Spirakis, 2006). The
@@ -33,7 +33,7 @@ class Lottery(Policy):
     def _draw(self, process: LLMProcess) -> None:
         uniform = ((mix(self.stamp(), process.pid) >> 11) + 1) / (1 << 53)
         # Losers keep their draw until they win: without the growing base they would be favoured for ever after.
-        process.policy_state = self._won(process) - math.log(uniform) / process.weight
+        process.policy_state = self._won(process) - math.log(uniform) / process.share
 
     def _won(self, process: LLMProcess) -> float:
         """The draws form each process's Poisson clock of rate `weight`; a new one starts where the field stands."""

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import msgspec
 
 from drivers.protocol import Copy, Move, Run, Sample
 from kernel.device import Device
+from kernel.groups.group import Group
 from kernel.memory.weights import Image
 from kernel.process import LLMProcess
 from kernel.sched.run_queue import rank
@@ -26,6 +28,9 @@ from syscalls.records import State, WaitFor
 
 _AGED_EVERY = (
     4  # at most every fourth step begins with a process that has waited too long for a stronger class
+)
+_LOOKED_AT = (
+    64  # sleepers, the longest idle first, among which those of groups above `kv_high` are looked for
 )
 _WOKEN = 8  # processes waiting for frames that are tried again per step
 
@@ -39,6 +44,15 @@ class Pager(Protocol):
     def settle(self, process: LLMProcess, now: float) -> None:
         """Put a process in the state its facts ask for."""
 
+    def hold_back(self, process: LLMProcess, now: float) -> bool:
+        """Whether a process must wait for its control group; then it does."""
+
+    def grew(self, process: LLMProcess, now: float) -> None:
+        """A process has more frames than before."""
+
+    def group_victim(self, group: Group, wanting: LLMProcess, now: float) -> LLMProcess | None:
+        """Whose pages to take when a process cannot grow for its group's limit; None: it waits."""
+
 
 @dataclass(slots=True)
 class Plan:
@@ -51,7 +65,7 @@ class Plan:
 
 def plan_step(device: Device, pager: Pager, now: float, aging: float, quantum: int) -> Plan | None:
     """Choose and prepare the next step, or None if nobody can run. Chosen processes are marked (`running` > 0)."""
-    _wake_starved(device, pager, now)
+    _wake_starved(device, pager, now, aging, quantum)
     plan = _fill(device, pager, now, aging, quantum, desperate=False)
     while not plan.runs and device.queue:  # the first ones found no frames; the next may need none
         plan = _fill(device, pager, now, aging, quantum, desperate=False)
@@ -61,7 +75,8 @@ def plan_step(device: Device, pager: Pager, now: float, aging: float, quantum: i
         del first.image.starved[first.pid]
         pager.settle(first, now)
         plan = _fill(device, pager, now, aging, quantum, desperate=True)
-        assert plan.runs or first.pid not in first.image.starved, "the first claim can take every frame"
+        able = plan.runs or first.pid not in first.image.starved or first.short is not None
+        assert able, "the first claim can take every frame"
     if not plan.runs:
         return None
     _allow_guesses(device, plan)
@@ -78,20 +93,30 @@ def claim(process: LLMProcess, quantum: int) -> tuple[int, bool, float, int]:
     would take the pages from each other for ever. Who got pages keeps the claim until it is a quantum of new tokens
     further; who lost them goes to the end of the line.
     """
-    return rank(process.sched_class), process.quantum_used >= quantum, process.turn, process.pid
+    return rank(process.sched_class), process.outran(quantum), process.turn, process.pid
 
 
 def _first_claim(device: Device, quantum: int) -> LLMProcess | None:
-    starved = (p for image in device.images.values() for p in image.starved.values())
+    starved = (p for image in device.images.values() for p in image.starved.values() if p.short is None)
     return min(starved, key=lambda p: claim(p, quantum), default=None)
 
 
-def _wake_starved(device: Device, pager: Pager, now: float) -> None:
+def _wake_starved(device: Device, pager: Pager, now: float, aging: float, quantum: int) -> None:
+    """Who waits for frames is tried again when there are some, and when it has waited long for one that has had its turn:
+    then it takes that one's pages."""
     for image in device.images.values():
-        if image.starved and (image.pool.available or not device.queue):
-            for process in list(image.starved.values())[:_WOKEN]:
-                del image.starved[process.pid]
-                pager.settle(process, now)
+        if not image.starved:
+            continue
+        first = next(iter(image.starved.values()))
+        if image.pool.available or not device.queue:
+            woken = list(image.starved.values())[:_WOKEN]
+        elif now - first.since >= aging and any(p.outran(quantum) for p in image.holders.values()):
+            woken = [first]
+        else:
+            continue
+        for process in woken:
+            del image.starved[process.pid]
+            pager.settle(process, now)
 
 
 def _fill(device: Device, pager: Pager, now: float, aging: float, quantum: int, *, desperate: bool) -> Plan:
@@ -112,6 +137,8 @@ def _fill(device: Device, pager: Pager, now: float, aging: float, quantum: int, 
                 passed.append(process)
                 continue
             slots = 1
+        if pager.hold_back(process, now):
+            continue
         image = process.image
         assert image is not None
         if process.table.cached < len(process.log) - 1:
@@ -162,17 +189,13 @@ def _admit(
     pool, table = image.pool, process.table
     process.running = tokens  # from here on it is nobody's victim
     back = process.returning
-    while (room := table.room(pool) - back) < tokens:
-        victim = find_victim(image, process, quantum, desperate and not plan.runs, now)
-        if victim is not None:
-            pager.take_pages(victim, now)
-        elif room > 0:
-            tokens = room
-        else:
-            process.running = 0
-            image.starved[process.pid] = process
-            process.enter(State.BLOCKED, WaitFor.PAGEIN, now)
-            return False
+    tokens = _make_room(image, process, tokens, back, pager, now, quantum, desperate and not plan.runs)
+    if tokens <= 0:
+        process.running = 0
+        image.starved[process.pid] = process
+        process.enter(State.BLOCKED, WaitFor.PAGEIN if process.short is None else WaitFor.QUOTA, now)
+        return False
+    frames = len(table.frames)
     process.running = tokens
     if back:
         process.returned = back
@@ -182,11 +205,45 @@ def _admit(
     if copied is not None:
         plan.copies.append(Copy(image.id, *copied))
     image.hold(process)
+    if len(table.frames) > frames:
+        pager.grew(process, now)
+    if process.robbed:
+        process.robbed = False
+        process.account.refaults += 1
+        device.refaults += 1
     plan.runs.append(_run(image, process, tokens))
     plan.processes.append(process)
     plan.tokens += tokens
     process.enter(State.RUNNING, WaitFor.NONE, now)
     return True
+
+
+def _make_room(
+    image: Image,
+    process: LLMProcess,
+    tokens: int,
+    back: int,
+    pager: Pager,
+    now: float,
+    quantum: int,
+    desperate: bool,
+) -> int:
+    """Take pages from others until there is room for `tokens` beside the `back` that are moved in; returns for how many
+    there is. If for none, `short` says whose limit that is."""
+    pool, table = image.pool, process.table
+    while True:
+        room = table.room(pool) - back
+        own, group = table.room_of_group(pool)
+        own -= back
+        if room >= tokens <= own:
+            return tokens
+        if group is not None and own < tokens:
+            victim, process.short = pager.group_victim(group, process, now), group
+        else:
+            victim, process.short = find_victim(image, process, quantum, desperate, now), None
+        if victim is None:
+            return min(tokens, room, own)
+        pager.take_pages(victim, now)
 
 
 def _allow_guesses(device: Device, plan: Plan) -> None:
@@ -199,7 +256,8 @@ def _allow_guesses(device: Device, plan: Plan) -> None:
         run, process = plan.runs[i], plan.processes[i]
         assert process.image is not None
         pool, table = process.image.pool, process.table
-        ahead = min(spare // waiting, process.guessable, table.room(pool) - process.running)
+        room = min(table.room(pool), table.room_of_group(pool)[0])
+        ahead = min(spare // waiting, process.guessable, room - process.running)
         if ahead <= 0:
             continue
         table.extend(pool, process.running + ahead)
@@ -241,8 +299,9 @@ def _run(image: Image, process: LLMProcess, tokens: int) -> Run:
 def find_victim(
     image: Image, wanting: LLMProcess, quantum: int, desperate: bool, now: float
 ) -> LLMProcess | None:
-    """Whose pages to take: a sleeper's, which one the image's policy says; else the weakest process of a weaker class;
-    else, in the same class, one behind in the queue whose quantum is used up. Never on an arrival tie: that ping-pongs.
+    """Whose pages to take: a sleeper's, one of a group above its `kv_high` first, by the image's policy; else the
+    weakest process of a weaker class; else, in the same class, one behind in the queue whose quantum is used up. Never
+    on an arrival tie: that ping-pongs.
 
     `desperate`: nobody at all could run otherwise, so the last claim gives way to an earlier one.
     """
@@ -251,23 +310,23 @@ def find_victim(
     )
     worst: LLMProcess | None = None
     worst_order: tuple[float, ...] = (-1,)
-    if (sleeper := image.victims.choose(filter(_sleeps, _others(image, wanting)), now)) is not None:
+    over = [p for p in islice(_sleepers(image, wanting), _LOOKED_AT) if p.group.over_high() is not None]
+    sleeper = image.victims.choose(over or _sleepers(image, wanting), now)
+    if sleeper is not None:
         return sleeper
     for holder in _others(image, wanting):
         order: tuple[float, ...] = (
             claim(holder, quantum) if desperate else (rank(holder.sched_class), holder.key)
         )
-        yields = order > own and (desperate or order[0] > own[0] or holder.quantum_used >= quantum)
+        yields = order > own and (desperate or order[0] > own[0] or holder.outran(quantum))
         if yields and order > worst_order:
             worst, worst_order = holder, order
     return worst
 
 
+def _sleepers(image: Image, wanting: LLMProcess) -> Iterator[LLMProcess]:
+    return (holder for holder in _others(image, wanting) if holder.sleeps)
+
+
 def _others(image: Image, wanting: LLMProcess) -> Iterator[LLMProcess]:
     return (holder for holder in image.holders.values() if not holder.running and holder is not wanting)
-
-
-def _sleeps(holder: LLMProcess) -> bool:
-    return holder.state is State.STOPPED or (
-        holder.state is State.BLOCKED and holder.wait is not WaitFor.PAGEIN
-    )

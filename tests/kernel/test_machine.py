@@ -538,7 +538,7 @@ class Core(RuleBasedStateMachine):
             case Finish.CONTEXT:
                 assert result.position + len(tokens) >= 40  # the least of the limits
             case Finish.BUDGET:
-                assert row is None or row.account.decoded + row.spent >= 12
+                assert row is None or self.may_be_spent(row)
             case _:
                 raise AssertionError(f"a decode ended with {result.finish}")
         assert not set(tokens[:-1]) & set(call.stop_ids)
@@ -547,6 +547,10 @@ class Core(RuleBasedStateMachine):
         if not call.max_tokens and result.finish is Finish.LENGTH and call.wait:
             greedy = self.sim.continuation(proc.log[: result.position], 1, Sampler(), (), proc.model)
             assert [entry.token for entry in result.logprobs] == greedy
+
+    def may_be_spent(self, row: LLMProcess) -> bool:
+        """Whether a process may have used up what tokens it may decode: the only such limit there is."""
+        return row.account.decoded + row.spent >= 12
 
     def teardown(self) -> None:
         if self.sim.failed or sys.exc_info()[0] is not None:

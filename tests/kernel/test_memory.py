@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from drivers.protocol import BLOCK_TOKENS
+from kernel.groups.group import Group
 from kernel.memory.frames import FramePool
 from kernel.memory.page_table import PageTable, blocks
 from kernel.memory.prefix import PrefixIndex, root
+from kernel.memory.swap import SwapSpace
 
 FRAMES = 10
 
@@ -23,6 +25,10 @@ which = st.integers(0, 1 << 16)
 stretches = st.lists(st.integers(0, 1), max_size=20) | st.sampled_from(
     [[0] * 16, [0] * 32, [1] * 16, [0] * 40]
 )
+
+
+GROUP = Group()
+FRAME_BYTES = 7
 
 
 class Context:
@@ -33,7 +39,8 @@ class Context:
 class Memory(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.pool = FramePool(FRAMES)
+        self.pool = FramePool(FRAMES, FRAME_BYTES)
+        self.group = Group()
         self.contexts: list[Context] = []
         self.held: dict[int, list[tuple[int, ...]]] = {}  # frame -> for each slot, the whole prefix up to it
 
@@ -43,7 +50,7 @@ class Memory(RuleBasedStateMachine):
     @precondition(lambda self: len(self.contexts) < 6)
     @rule(log=stretches, salt=st.sampled_from([0, 0, 0, 7]))
     def spawn(self, log: list[int], salt: int) -> None:
-        self.contexts.append(Context(PageTable(salt), list(log)))
+        self.contexts.append(Context(PageTable(self.group, salt), list(log)))
 
     @precondition(lambda self: self.contexts)
     @rule(i=which, tokens=stretches)
@@ -89,7 +96,7 @@ class Memory(RuleBasedStateMachine):
     def fork(self, i: int) -> None:
         parent = self.context(i)
         available = self.pool.available
-        self.contexts.append(Context(parent.table.fork(self.pool), list(parent.log)))
+        self.contexts.append(Context(parent.table.fork(self.pool, self.group), list(parent.log)))
         assert self.pool.available == available, "a fork takes no frame"
 
     @precondition(lambda self: self.contexts)
@@ -114,7 +121,7 @@ class Memory(RuleBasedStateMachine):
     @rule()
     def lose_everything(self) -> None:
         for context in self.contexts:
-            context.table.forget()
+            context.table.forget(SwapSpace())
         self.pool.reset()
         self.held.clear()
 
@@ -131,6 +138,7 @@ class Memory(RuleBasedStateMachine):
         mapped = len(self.mappings())
         assert self.pool.free + self.pool.cached + mapped == FRAMES
         assert self.pool.available == FRAMES - mapped
+        assert self.group.kv == FRAME_BYTES * mapped
 
     @invariant()
     def every_table_holds_its_own_context(self) -> None:
@@ -155,26 +163,26 @@ TestMemory = Memory.TestCase
 
 
 def test_freed_tails_are_taken_before_shareable_heads() -> None:
-    pool, table, log = FramePool(4), PageTable(), [0] * 49
+    pool, table, log = FramePool(4), PageTable(GROUP), [0] * 49
     table.extend(pool, 48)
     table.computed(pool, log, 48)
     head, middle, tail = table.frames
     table.cut(pool, 0)
     assert (pool.free, pool.cached) == (1, 3)
-    taken = [pool.alloc() for _ in range(3)]
+    taken = [pool.alloc(GROUP) for _ in range(3)]
     assert taken[1:] == [tail, middle]
-    again = PageTable()
+    again = PageTable(GROUP)
     assert again.reuse(pool, log) == 16
     assert again.frames == [head]
 
 
 def test_contexts_of_different_owners_never_share() -> None:
     pool, log = FramePool(8), [0] * 33
-    mine = PageTable(1)
+    mine = PageTable(GROUP, 1)
     mine.extend(pool, 32)
     mine.computed(pool, log, 32)
-    assert PageTable(2).reuse(pool, log) == 0
-    assert PageTable(1).reuse(pool, log) == 32
+    assert PageTable(GROUP, 2).reuse(pool, log) == 0
+    assert PageTable(GROUP, 1).reuse(pool, log) == 32
 
 
 def test_a_name_dies_with_its_frame_and_its_children_cannot_be_reached_through_another() -> None:
@@ -191,7 +199,7 @@ def test_a_name_dies_with_its_frame_and_its_children_cannot_be_reached_through_a
 
 def test_releasing_more_often_than_mapped_is_an_error_at_once() -> None:
     pool = FramePool(2)
-    frame = pool.alloc()
+    frame = pool.alloc(GROUP)
     assert frame is not None
     pool.release([frame])
     with pytest.raises(AssertionError, match="more often than mapped"):
@@ -199,12 +207,12 @@ def test_releasing_more_often_than_mapped_is_an_error_at_once() -> None:
 
 
 def test_extending_without_room_is_an_error_and_room_says_so() -> None:
-    pool, table = FramePool(2), PageTable()
+    pool, table = FramePool(2), PageTable(GROUP)
     assert table.room(pool) == 32
     table.extend(pool, 30)
     table.computed(pool, [0] * 30, 30)
     assert table.room(pool) == 2
-    child = table.fork(pool)
+    child = table.fork(pool, GROUP)
     assert child.room(pool) == 0, "the shared last block must be copied, and no frame is left for it"
     with pytest.raises(AssertionError, match="without room"):
         child.extend(pool, 1)

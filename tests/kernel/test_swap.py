@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kernel.groups.group import Group
 from kernel.memory.swap import Slot, SwapCost, SwapSpace
 from kernel.memory.victims import Clock
 from kernel.process import LLMProcess
@@ -189,7 +190,7 @@ def test_who_loses_pages_is_as_the_policy_says(victims: str, wake: bool, lost: l
 
 
 def test_the_clock_gives_a_second_chance() -> None:
-    clock, rows = Clock(), [LLMProcess(pid, 1, Kind.LLM, "", 0.0) for pid in (1, 2, 3)]
+    clock, rows = Clock(), [LLMProcess(pid, 1, Kind.LLM, "", Group(), 0.0) for pid in (1, 2, 3)]
     for process in rows:
         clock.came(process)
     clock.ran(rows[0])

@@ -172,6 +172,42 @@ def test_a_wrong_option_value_is_refused_before_anything_is_spawned(where: Path,
     assert not ps.processes(kernel, lambda row: row.name == "jim")
 
 
+def test_groups_are_made_filled_changed_and_removed_from_the_shell(where: Path) -> None:
+    done = script(
+        where,
+        "group /guests kv_max=8MiB cpu_weight=50",
+        "spawn eve --group /guests hello",
+        "group /guests kv_high=4MiB kv_max=0",
+        "ps eve",
+        "groups",
+        "join eve /users",
+        "group /guests --remove",
+        "groups /users",
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"limits +kv_max=8.0MiB\n", done.stdout)
+    assert re.search(r"limits +kv_high=4.0MiB\n", done.stdout)
+    assert re.search(r"^group +/guests$", done.stdout, re.MULTILINE)
+    assert re.search(r"^/guests +1 .* 50 +\d+% +kv_high=4.0MiB$", done.stdout, re.MULTILINE)
+    assert "/guests" not in done.stdout.rpartition("GROUP")[2]
+
+
+def test_a_wrong_setting_of_a_group_says_which_there_are_and_changes_nothing(where: Path) -> None:
+    done = script(
+        where,
+        "group /x kv=3",
+        "group /x kv_max=much",
+        "group /x cpu_weight=0",
+        "group /x kv_action=beg",
+        "groups /x",
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 5
+    assert "kv_max, kv_high" in done.stderr
+    assert "spill" in done.stderr or "beg" in done.stderr
+    assert "no group 'x'" in done.stderr
+
+
 def test_what_was_spawned_ends_with_the_shell_unless_detached(where: Path, kernel: Client) -> None:
     assert script(where, "spawn kim", "spawn leo --detach").returncode == 0
     eventually(lambda: not ps.processes(kernel, lambda row: row.name == "kim"), "kim ends with its shell")

@@ -107,6 +107,7 @@ def details(info: ProcessInfo) -> list[tuple[str, str]]:
         ("name", info.name or "-"),
         ("kind", info.kind),
         ("state", state(info)),
+        ("group", info.group or "-"),
         ("started", f"{duration(info.started)} after boot"),
     ]
     if info.kind is Kind.LLM:
@@ -123,7 +124,8 @@ def details(info: ProcessInfo) -> list[tuple[str, str]]:
             ),
             (
                 "scheduling",
-                f"steps {used.steps}, preemptions {used.preemptions}, forks {used.forks}, waiting calls {info.parked}",
+                f"steps {used.steps}, preemptions {used.preemptions}, refaults {used.refaults}, "
+                f"forks {used.forks}, waiting calls {info.parked}",
             ),
             (
                 "device time",

@@ -29,6 +29,8 @@ def models(rows: list[ModelInfo]) -> Table:
     )
     for info in rows:
         state = f"loading {info.progress:.0%}" if info.state == "loading" else info.state
+        if info.stretch > 1:
+            state += f", thrashes ({info.lost:.0%})"
         used = info.frames - info.frames_free - info.frames_cached
         shown.add(
             info.name,
@@ -108,7 +110,7 @@ def stats(info: Stats) -> list[tuple[str, str]]:
         ("tokens", f"fed {number(info.tokens_fed)}, computed {number(info.tokens_computed)}, "
                    f"decoded {number(info.tokens_decoded)}"),
         ("prefix reuse", f"{number(info.tokens_reused)} tokens ({reused:.0%} of what was needed)"),
-        ("swap", f"{number(info.moved_out)} pages moved out, {number(info.moved_in)} moved in"),
+        ("swap", f"{number(info.moved_out)} pages moved out, {number(info.moved_in)} moved in; {info.refaults} refaults"),
         ("steps", f"{number(info.steps)}, {info.preemptions} preemptions, {info.driver_restarts} driver restarts"),
         ("system calls", f"{number(info.calls)}, {info.errors} failed, {info.rejected_frames} frames rejected"),
         ("most called", ", ".join(f"{name} {count}" for name, count in calls)),

@@ -19,6 +19,7 @@ import trio
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import (
     ExitInfo,
+    GroupInfo,
     Limits,
     ModelInfo,
     ProcessInfo,
@@ -33,6 +34,9 @@ from syscalls.table import (
     Feed,
     Fork,
     Getinfo,
+    GroupMove,
+    GroupRemove,
+    GroupStat,
     Kill,
     Models,
     Pagein,
@@ -47,7 +51,7 @@ from syscalls.table import (
 from userland.sdk import actions, options, script
 from userland.sdk.actions import MAX_TOKENS, Language, language_of
 from userland.sdk.connection import AsyncConnection
-from userland.sdk.options import Options, SpawnOptions
+from userland.sdk.options import GroupChanges, Options, SpawnOptions
 
 
 class System(AsyncConnection):
@@ -96,6 +100,20 @@ class System(AsyncConnection):
     ) -> SchedInfo:
         """Change, or only report, how a device is scheduled."""
         return await self(Sched(device, policy, max_runs, step_tokens))
+
+    async def groups(self, path: str = "/") -> list[GroupInfo]:
+        """A control group and all in it."""
+        rows: list[GroupInfo] = []
+        while page := await self(GroupStat(path, below=True, start=len(rows))):
+            rows.extend(page)
+        return rows
+
+    async def group(self, path: str, **settings: Unpack[GroupChanges]) -> GroupInfo:
+        """Change settings of a control group (the fields of GroupSettings), which is made if it is not there."""
+        return await self.run(options.group(path, settings))
+
+    async def remove_group(self, path: str) -> None:
+        await self(GroupRemove(path))
 
     async def stats(self) -> Stats:
         return await self(StatsCall())
@@ -231,6 +249,10 @@ class Process:
 
     async def nice(self, value: int, sched_class: SchedClass | None = None) -> None:
         await self.system(Setsched(self.pid, value, sched_class))
+
+    async def join(self, group: str) -> None:
+        """Move it into another control group."""
+        await self.system(GroupMove(self.pid, group))
 
     async def limits(self, limits: Limits | None = None) -> Limits:
         """Replace its limits and return the old ones; None only reports."""

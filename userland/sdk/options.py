@@ -6,8 +6,11 @@ import os
 from dataclasses import dataclass
 from typing import TypedDict
 
-from syscalls.records import Limits, ModelInfo, Sampler, SchedClass
-from syscalls.table import Feed, Models, Spawn
+import msgspec
+
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import GroupInfo, GroupSettings, KvAction, Limits, ModelInfo, Sampler, SchedClass
+from syscalls.table import Feed, GroupCreate, GroupSet, GroupStat, Models, Spawn
 from userland.sdk import actions
 from userland.sdk.actions import Language
 from userland.sdk.chat import Message
@@ -39,6 +42,7 @@ class Options:
     device: str = ""
     once: bool = False
     detached: bool = False
+    group: str = ""  # control group; empty: the program's
 
     def sampler(self) -> Sampler | None:
         """The sampler, or None for the kernel's: greedy, with a seed of the process's own."""
@@ -66,6 +70,34 @@ class SpawnOptions(TypedDict, total=False):
     device: str
     once: bool
     detached: bool
+    group: str
+
+
+class GroupChanges(TypedDict, total=False):
+    """The keywords of `group`: the fields of GroupSettings."""
+
+    kv_max: int
+    kv_high: int
+    swap_max: int
+    weights_max: int
+    tokens_max: float
+    tokens_total: int
+    pids_max: int
+    cpu_weight: int
+    kv_action: KvAction
+
+
+def group(path: str, changes: GroupChanges) -> Script[GroupInfo]:
+    """Change a control group, or make it."""
+    try:
+        (found,) = yield from ask(GroupStat(path))
+    except SyscallError as error:
+        if error.errno is not Errno.ENOENT:
+            raise
+        return (yield from ask(GroupCreate(path, GroupSettings(**changes))))
+    yield from ask(GroupSet(path, msgspec.structs.replace(found.settings, **changes)))
+    (found,) = yield from ask(GroupStat(path))
+    return found
 
 
 def model_path(model: str) -> str:
@@ -114,6 +146,7 @@ def spawn(options: Options) -> Script[tuple[int, ModelInfo]]:
             options.detached,
             options.device,
             options.dtype,
+            options.group,
         )
     )
     return pid, info

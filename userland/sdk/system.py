@@ -17,6 +17,7 @@ from typing import Self, Unpack
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import (
     ExitInfo,
+    GroupInfo,
     Limits,
     ModelInfo,
     ProcessInfo,
@@ -31,6 +32,9 @@ from syscalls.table import (
     Feed,
     Fork,
     Getinfo,
+    GroupMove,
+    GroupRemove,
+    GroupStat,
     Kill,
     Models,
     Pagein,
@@ -45,7 +49,7 @@ from syscalls.table import (
 from userland.sdk import actions, options, script
 from userland.sdk.actions import MAX_TOKENS, Language, language_of
 from userland.sdk.connection import Connection
-from userland.sdk.options import Options, SpawnOptions
+from userland.sdk.options import GroupChanges, Options, SpawnOptions
 
 
 class System(Connection):
@@ -94,6 +98,20 @@ class System(Connection):
     ) -> SchedInfo:
         """Change, or only report, how a device is scheduled."""
         return self(Sched(device, policy, max_runs, step_tokens))
+
+    def groups(self, path: str = "/") -> list[GroupInfo]:
+        """A control group and all in it."""
+        rows: list[GroupInfo] = []
+        while page := self(GroupStat(path, below=True, start=len(rows))):
+            rows.extend(page)
+        return rows
+
+    def group(self, path: str, **settings: Unpack[GroupChanges]) -> GroupInfo:
+        """Change settings of a control group (the fields of GroupSettings), which is made if it is not there."""
+        return self.run(options.group(path, settings))
+
+    def remove_group(self, path: str) -> None:
+        self(GroupRemove(path))
 
     def stats(self) -> Stats:
         return self(StatsCall())
@@ -230,6 +248,10 @@ class Process:
 
     def nice(self, value: int, sched_class: SchedClass | None = None) -> None:
         self.system(Setsched(self.pid, value, sched_class))
+
+    def join(self, group: str) -> None:
+        """Move it into another control group."""
+        self.system(GroupMove(self.pid, group))
 
     def limits(self, limits: Limits | None = None) -> Limits:
         """Replace its limits and return the old ones; None only reports."""

@@ -1,4 +1,4 @@
-"""The commands that control: stop, cont, kill, nice, fork, limits, policy, pagein, evict, run, exit, halt."""
+"""The commands that control: stop cont kill nice fork limits group join policy pagein evict run exit halt."""
 
 from __future__ import annotations
 
@@ -7,8 +7,19 @@ import msgspec
 from syscalls.errno import SyscallError
 from syscalls.limits import NICE_MAX, NICE_MIN
 from syscalls.records import Limits, Signal
-from syscalls.table import BootInfoCall, Evict, Fork, Kill, Pagein, Sched, Setlimits, Setsched
-from userland.programs import system
+from syscalls.table import (
+    BootInfoCall,
+    Evict,
+    Fork,
+    GroupMove,
+    GroupRemove,
+    Kill,
+    Pagein,
+    Sched,
+    Setlimits,
+    Setsched,
+)
+from userland.programs import groups, system
 from userland.programs.figures import size
 from userland.programs.power import halt
 from userland.programs.program import run
@@ -93,6 +104,22 @@ def _show(shell: Session, wanted: Limits) -> None:
             ("pages", str(wanted.pages) if wanted.pages else "no limit"),
         ]
     )
+
+
+@does("group")
+def _group(shell: Session, line: Line) -> None:
+    path = line.text("PATH")
+    if line.has("--remove"):
+        if line.words:
+            raise UsageError("group: --remove goes without settings")
+        shell.kernel(GroupRemove(path))
+    else:
+        shell.screen.pairs(groups.details(groups.change(shell.kernel, path, line.words)))
+
+
+@does("join")
+def _join(shell: Session, line: Line) -> None:
+    shell.kernel(GroupMove(shell.pid(line.text("PID")), line.text("PATH")))
 
 
 @does("policy")

@@ -1,11 +1,11 @@
-"""The commands that look: ps, top, models, devices, stats, uptime, dmesg, strace, trace, jobs, read, help, clear."""
+"""The commands that look: ps top groups models devices stats uptime dmesg strace trace jobs read help clear."""
 
 from __future__ import annotations
 
 from syscalls.errno import Errno, SyscallError
 from syscalls.limits import MAX_TIMEOUT, MAX_TOKENS_PER_CALL
 from syscalls.table import BootInfoCall, Models, Read, StatsCall
-from userland.programs import log, ps, strace, system, top
+from userland.programs import groups, log, ps, strace, system, top
 from userland.programs.screen import Screen
 from userland.shell.grammar import Command, Line
 from userland.shell.session import Session, does
@@ -25,6 +25,11 @@ def _top(shell: Session, line: Line) -> None:
     once = line.has("--once") or not shell.interactive
     seconds = line.decimal("--seconds", 1.0, least=top.SECONDS_MIN, most=MAX_TIMEOUT)
     top.run(shell.screen, shell.kernel, seconds=seconds, once=once)
+
+
+@does("groups")
+def _groups(shell: Session, line: Line) -> None:
+    shell.screen.table(groups.table(groups.read(shell.kernel, line.text("PATH", "/"))))
 
 
 @does("models")

@@ -53,6 +53,7 @@ def _spawn(shell: Session, line: Line) -> None:
         temperature=line.decimal("--temperature", 0.0),
         seed=line.integer("--seed", 0, least=0) if line.has("--seed") else None,
         dtype=line.text("--dtype"),
+        group=line.text("--group"),
         detached=line.has("--detach"),
         limits=Limits(tokens=line.integer("--tokens", 0, least=0)),
     )

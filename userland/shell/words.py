@@ -43,6 +43,7 @@ _ALL = (
                 Option("--max", Kind.INTEGER, "tokens of an answer at most"),
                 Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
                 Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
+                Option("--group", Kind.NAME, "control group (default: the shell's own)"),
                 Option("--detach", None, "let it outlive this shell"),
             ), background=True,
             details="Options come before TEXT, which is the rest of the line. With & the answer is not printed; "
@@ -78,6 +79,15 @@ _ALL = (
         Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
         Option("--pages", Kind.INTEGER, "KV pages it may map"),
     ), details="0 takes a limit away."),
+    Command("groups", "the tree of control groups: limits, memory, tokens, pressure",
+            (Param("PATH", Kind.NAME, required=False),)),
+    Command("group", "make a control group or change its settings, and show it",
+            (Param("PATH", Kind.NAME), Param("NAME=VALUE", Kind.WORDS, required=False)),
+            (Option("--remove", None, "remove it; it must be empty"),),
+            details="Settings are kv_max, kv_high, swap_max, weights_max (sizes), tokens_max (a second), tokens_total, "
+                    "pids_max, cpu_weight (1 to 10000, default 100) and kv_action (spill, wait, fail, kill); 0 takes a "
+                    "limit away. PATH begins with a slash, or is in the shell's own group."),
+    Command("join", "move a process into a control group", (_PID, Param("PATH", Kind.NAME))),
     Command("policy", "show or change the scheduling policy", (Param("NAME", Kind.POLICY, required=False),), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
         Option("--max-runs", Kind.INTEGER, "processes in one step at most"),
@@ -106,7 +116,10 @@ COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Agents", ("spawn", "say", "chat", "cat", "read", "wait", "jobs")),
-    ("Control", ("stop", "cont", "kill", "nice", "fork", "limits", "policy", "pagein", "evict")),
-    ("Looking", ("ps", "top", "models", "devices", "stats", "uptime", "dmesg", "strace", "trace")),
+    (
+        "Control",
+        ("stop", "cont", "kill", "nice", "fork", "limits", "group", "join", "policy", "pagein", "evict"),
+    ),
+    ("Looking", ("ps", "top", "groups", "models", "devices", "stats", "uptime", "dmesg", "strace", "trace")),
     ("Shell", ("run", "help", "clear", "exit", "halt")),
 )

@@ -1,0 +1,308 @@
+"""A control group: limits, charges and weight of all processes below it, as Linux's cgroup v2 has them.
+
+Every charge is made to a group and all groups above it, so a limit holds for the whole subtree. A frame is charged to
+the group that mapped it first, as memory is in Linux, and stays charged there while anybody maps it; shared frames are
+paid for once. A group that is removed while others still map its frames lives on, unlisted, until they are released.
+
+Entry points: `charge_*`, `enter` and `leave` for the ledger, `kv_room`, `obstacle` and `exhausted` for those who must ask
+first, `share` for policies, `GroupTree` for names.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from kernel.groups.pressure import Pressure
+from syscalls.errno import Errno, SyscallError
+from syscalls.limits import MAX_GROUP_DEPTH, MAX_GROUPS
+from syscalls.records import GroupSettings
+
+if TYPE_CHECKING:
+    from kernel.process import LLMProcess
+    from kernel.timers import Timer
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_DEFAULT = GroupSettings()
+NICE_0_WEIGHT = float(
+    _DEFAULT.cpu_weight
+)  # of a process beside groups: that of a group nobody has set anything for
+_BURST_SECONDS = 1.0  # of its rate that a group which has used nothing may use at once
+
+
+class Group:
+    """One node. Sizes are bytes, of the whole subtree."""
+
+    def __init__(
+        self, name: str = "", parent: Group | None = None, settings: GroupSettings = _DEFAULT
+    ) -> None:
+        self.name, self.parent, self.settings = name, parent, settings
+        self.chain: tuple[Group, ...] = (self, *(parent.chain if parent else ()))  # up to the root
+        self.path: str = f"{parent.path.rstrip('/')}/{name}" if parent else "/"
+        self.children: dict[str, Group] = {}
+        self.session = False  # made for a program, and gone with its last process
+        self.members: set[int] = set()  # pids directly in it
+        # the ledger
+        self.kv = self.swap = self.weights = self.pids = self.tokens = 0
+        self.images: Counter[int] = Counter()  # processes that map an image
+        self.events: Counter[str] = Counter()
+        self.pressure = Pressure()
+        # tokens per second
+        self._credit = 0.0
+        self._refilled = -math.inf
+        self.line: OrderedDict[int, LLMProcess] = OrderedDict()  # throttled here, first come first
+        self.timer: Timer | None = None
+        # weights of what wants each device: processes and groups directly below
+        self.load: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        return f"Group({self.path!r})"
+
+    def below(self, other: Group) -> bool:
+        """Is it `other`, or in its subtree?"""
+        return other in self.chain
+
+    # --- the ledger -------------------------------------------------------------------------------------------------
+
+    def charge_kv(self, size: int) -> None:
+        for group in self.chain:
+            group.kv += size
+
+    def charge_swap(self, size: int) -> None:
+        for group in self.chain:
+            group.swap += size
+
+    def enter(self, pid: int) -> None:
+        """A process becomes a member."""
+        self.members.add(pid)
+        for group in self.chain:
+            group.pids += 1
+
+    def leave(self, pid: int) -> None:
+        """A member has gone. A session ends with the last process in it, and all groups in it with it."""
+        self.members.discard(pid)
+        for group in self.chain:
+            group.pids -= 1
+            if group.session and not group.pids and group.parent is not None:
+                group.parent.children.pop(group.name, None)
+
+    def map_image(self, image: int, size: int) -> None:
+        """A process maps an image whose weights take `size` bytes: each group pays for it once."""
+        for group in self.chain:
+            group.images[image] += 1
+            if group.images[image] == 1:
+                group.weights += size
+
+    def unmap_image(self, image: int, size: int) -> None:
+        for group in self.chain:
+            group.images[image] -= 1
+            if not group.images[image]:
+                del group.images[image]
+                group.weights -= size
+
+    def charge_tokens(self, count: int, now: float) -> None:
+        """Tokens that had not been computed before."""
+        for group in self.chain:
+            group.tokens += count
+            if group.settings.tokens_max:
+                group._refill(now)
+                group._credit -= count
+
+    # --- limits -----------------------------------------------------------------------------------------------------
+
+    def kv_room(self) -> tuple[int, Group | None]:
+        """Bytes of KV that may be mapped yet, and the group whose limit that is; a great number where there is none."""
+        room, narrowest = 1 << 62, None
+        for group in self.chain:
+            limit = group.settings.kv_max
+            if limit and limit - group.kv < room:
+                room, narrowest = limit - group.kv, group
+        return max(0, room), narrowest
+
+    @property
+    def kv_max(self) -> int:
+        """The least limit on its KV; 0: none."""
+        return min((group.settings.kv_max for group in self.chain if group.settings.kv_max), default=0)
+
+    def over_high(self, more: int = 0) -> Group | None:
+        """The topmost group that has, or with so many bytes more would have, more KV than its `kv_high`."""
+        over = [g for g in self.chain if g.settings.kv_high and g.kv + more > g.settings.kv_high]
+        return over[-1] if over else None
+
+    def may_swap(self, size: int) -> bool:
+        """Whether so many bytes more may lie in lower tiers."""
+        for group in self.chain:
+            if group.settings.swap_max and group.swap + size > group.settings.swap_max:
+                group.events["swap_max"] += 1
+                return False
+        return True
+
+    def check_weights(self, image: int, size: int, name: str) -> None:
+        """EDQUOT if mapping an image would take more weights than allowed."""
+        for group in self.chain:
+            limit = group.settings.weights_max
+            if limit and image not in group.images and group.weights + size > limit:
+                group.events["weights_max"] += 1
+                raise SyscallError(
+                    Errno.EDQUOT,
+                    f"the weights of {name} are {size} bytes; group {group.path} has {group.weights} of at most {limit} "
+                    "(weights_max)",
+                )
+
+    def check_pids(self, count: int, already: Group | None = None) -> None:
+        """EAGAIN if so many processes more, which are in `already`, are too many."""
+        for group in self.chain:
+            limit = group.settings.pids_max
+            if limit and group.pids + count > limit and not (already is not None and already.below(group)):
+                group.events["pids_max"] += 1
+                raise SyscallError(
+                    Errno.EAGAIN,
+                    f"{count} more would be too many for group {group.path}: it has {group.pids} processes of at most "
+                    f"{limit} (pids_max); kill or wait for some first",
+                )
+
+    def exhausted(self) -> Group | None:
+        """A group whose tokens are used up for good."""
+        return next((g for g in self.chain if 0 < g.settings.tokens_total <= g.tokens), None)
+
+    def obstacle(self, now: float) -> Group | None:
+        """A group whose rate of tokens does not allow more now."""
+        for group in self.chain:
+            if group.settings.tokens_max and group.wait(now) > 0:
+                return group
+        return None
+
+    def wait(self, now: float) -> float:
+        """Seconds until its rate allows a token."""
+        rate = self.settings.tokens_max
+        if not rate:
+            return 0.0
+        self._refill(now)
+        return max(0.0, 1.0 - self._credit) / rate if self._credit < 1.0 - 1e-6 else 0.0
+
+    def allowance(self, now: float) -> int:
+        """Tokens that its rate allows now, at least one."""
+        self._refill(now)
+        return max(1, int(self._credit))
+
+    def _refill(self, now: float) -> None:
+        rate = self.settings.tokens_max
+        most = max(1.0, rate * _BURST_SECONDS)
+        passed, self._refilled = now - self._refilled, now
+        self._credit = most if passed == math.inf else min(most, self._credit + rate * passed)
+
+    # --- weight -----------------------------------------------------------------------------------------------------
+
+    def add_load(self, device: str, weight: float) -> None:
+        """Something directly below, of this weight, begins (with a negative one: ceases) to want a device.
+        A group wants one while anything below does."""
+        before = self.load.get(device, 0.0)
+        after = before + weight
+        if after > 1e-9:
+            self.load[device] = after
+        else:
+            self.load.pop(device, None)
+            after = 0.0
+        if self.parent is not None and (before == 0.0) != (after == 0.0):
+            own = self.settings.cpu_weight
+            self.parent.add_load(device, own if after else -own)
+
+    def share(self, device: str, weight: float) -> float:
+        """The part of a device that is due to a process directly below with this weight, of what wants it now."""
+        part, own, group = 1.0, weight, self
+        while True:
+            part *= own / max(group.load.get(device, 0.0), own)
+            if group.parent is None:
+                return part
+            own, group = group.settings.cpu_weight, group.parent
+
+    def change(self, settings: GroupSettings) -> None:
+        """Put other settings in force."""
+        if self.parent is not None:
+            more = settings.cpu_weight - self.settings.cpu_weight
+            for device in self.load:
+                self.parent.add_load(device, more)
+        if settings.tokens_max != self.settings.tokens_max:
+            self._refilled = -math.inf
+        self.settings = settings
+
+
+class GroupTree:
+    """Groups by path."""
+
+    def __init__(self, user: str) -> None:
+        self.root = Group()
+        self.system = self._add(self.root, "system", _DEFAULT)
+        self.users = self._add(self._add(self.root, "users", _DEFAULT), user or "user", _DEFAULT)
+
+    def __iter__(self) -> Iterator[Group]:
+        """All of them, parents first."""
+        return self.below(self.root)
+
+    @staticmethod
+    def below(top: Group) -> Iterator[Group]:
+        """A group and all in it, parents first."""
+        waiting = [top]
+        while waiting:
+            group = waiting.pop()
+            yield group
+            waiting += reversed(group.children.values())
+
+    def session(self, pid: int) -> Group:
+        """A group for the processes of a program."""
+        group = self._add(self.users, f"session-{pid}", _DEFAULT)
+        group.session = True
+        return group
+
+    def find(self, path: str, base: Group) -> Group:
+        """The group of a path, which is relative to `base` unless it begins with a slash; ENOENT says what there is."""
+        group = self.root if path.startswith("/") else base
+        for name in _names(path):
+            if name not in group.children:
+                there = ", ".join(group.children) or "nothing"
+                raise SyscallError(Errno.ENOENT, f"no group {name!r} in {group.path}; there is: {there}")
+            group = group.children[name]
+        return group
+
+    def create(self, path: str, base: Group, settings: GroupSettings) -> Group:
+        """A new group; the one it is in must exist. EEXIST is EINVAL here."""
+        *parents, name = _names(path) or [""]
+        if not name:
+            raise SyscallError(Errno.EINVAL, f"{path!r} names no group to create")
+        parent = self.find(("/" if path.startswith("/") else "") + "/".join(parents), base)
+        if name in parent.children:
+            raise SyscallError(Errno.EINVAL, f"there is a group {parent.children[name].path} already")
+        if len(parent.chain) > MAX_GROUP_DEPTH:
+            raise SyscallError(
+                Errno.EINVAL, f"groups are nested at most {MAX_GROUP_DEPTH} deep; {parent.path} is that deep"
+            )
+        if sum(1 for _ in self) >= MAX_GROUPS:
+            raise SyscallError(Errno.EAGAIN, f"there are {MAX_GROUPS} groups already; remove some first")
+        return self._add(parent, name, settings)
+
+    def remove(self, group: Group) -> None:
+        """EBUSY unless it is empty."""
+        if group.parent is None or group in (self.system, self.users, self.users.parent):
+            raise SyscallError(Errno.EINVAL, f"{group.path} is the kernel's own and stays")
+        if group.children or group.pids:
+            what = f"{group.pids} processes" if group.pids else f"{len(group.children)} groups"
+            raise SyscallError(Errno.EBUSY, f"{group.path} has {what} in it; end or move them first")
+        del group.parent.children[group.name]
+
+    @staticmethod
+    def _add(parent: Group, name: str, settings: GroupSettings) -> Group:
+        group = parent.children[name] = Group(name, parent, settings)
+        return group
+
+
+def _names(path: str) -> list[str]:
+    names = [name for name in path.split("/") if name]
+    if bad := next((name for name in names if name in (".", "..") or not _NAME.fullmatch(name)), None):
+        raise SyscallError(
+            Errno.EINVAL,
+            f"{path!r}: {bad!r} is no name of a group; letters, digits, '_', '.' and '-' are allowed",
+        )
+    return names

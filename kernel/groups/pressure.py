@@ -1,0 +1,89 @@
+"""Pressure stall information, as Linux's kernel/sched/psi.c: the share of time that processes lost waiting for something.
+
+`some`: at least one process of the group waited; `full`: all that had anything to do waited, so the group got nothing
+done. Averages over 10, 60 and 300 s are exponentially weighted. Linux samples them every two seconds; here they are
+brought up to date, exactly, whenever somebody begins or ends to wait.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, field
+
+from syscalls.records import PressureInfo
+
+WINDOWS = (10.0, 60.0, 300.0)
+
+
+class Activity(enum.IntEnum):
+    """What a process does, as pressure counts it."""
+
+    NOTHING = 0  # it wants nothing, or is stopped
+    RUNS = 1  # in the step on the device
+    CPU = 2  # ready, and left behind by that step
+    MEMORY = 3  # waits for frames
+    WEIGHTS = 4  # waits for its model
+    QUOTA = 5  # throttled
+
+
+RESOURCES = (Activity.CPU, Activity.MEMORY, Activity.WEIGHTS, Activity.QUOTA)
+_FIRST = int(RESOURCES[0])  # the rest of Activity follows in this order
+
+
+@dataclass(slots=True)
+class _Share:
+    """Of the time for which something holds."""
+
+    holds: bool = False
+    total: float = 0.0
+    averages: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+
+    def pass_by(self, seconds: float) -> None:
+        goal = 0.0
+        if self.holds:
+            goal = 1.0
+            self.total += seconds
+        for i, window in enumerate(WINDOWS):
+            self.averages[i] = goal + (self.averages[i] - goal) * math.exp(-seconds / window)
+
+
+class Pressure:
+    """What the processes of one group do, and how long they have waited for what."""
+
+    __slots__ = ("_at", "_busy", "_full", "_some", "counts")
+
+    def __init__(self) -> None:
+        self.counts = [0] * len(Activity)  # of processes, by what they do
+        self._busy = 0  # those that do anything
+        self._some = [_Share() for _ in RESOURCES]
+        self._full = [_Share() for _ in RESOURCES]
+        self._at = 0.0
+
+    def change(self, old: int, new: int, now: float) -> None:
+        """A process did `old` up to now and does `new` from here on; one that comes or goes does nothing."""
+        if now > self._at:
+            self._pass_until(now)
+        counts = self.counts
+        counts[old] -= 1
+        counts[new] += 1
+        self._busy += (new != 0) - (old != 0)
+        for some, full, stalled in zip(self._some, self._full, counts[_FIRST:], strict=True):
+            some.holds = stalled > 0
+            full.holds = 0 < stalled == self._busy
+
+    def _pass_until(self, now: float) -> None:
+        seconds, self._at = now - self._at, now
+        for share in (*self._some, *self._full):
+            if share.holds or share.averages[-1]:
+                share.pass_by(seconds)
+
+    def info(self, now: float) -> dict[str, PressureInfo]:
+        """By resource, up to now."""
+        self._pass_until(now)
+        return {
+            resource.name.lower(): PressureInfo(
+                list(some.averages), some.total, list(full.averages), full.total
+            )
+            for resource, some, full in zip(RESOURCES, self._some, self._full, strict=True)
+        }

@@ -1,0 +1,34 @@
+"""Thrashing: a device that spends its time on bringing back pages it took away. The answer is the classical one (Denning
+1968): fewer processes, each for longer. Here the quantum of tokens after which a process may lose its pages to another of
+its class is stretched until most of the time goes into new tokens again, and goes back when memory suffices.
+"""
+
+from __future__ import annotations
+
+WINDOW = 1.0  # seconds of steps between two decisions
+TOO_MUCH = 0.4  # of the time: the quantum is doubled
+LITTLE = 0.1  # it is halved
+MOST = 64
+
+
+class Thrash:
+    """Of one model on one device. `stretch`: by what its quantum is multiplied."""
+
+    def __init__(self) -> None:
+        self.stretch = 1
+        self.lost = 0.0  # part of the time, as last decided on
+        self._seconds = self._lost = 0.0
+
+    def spent(self, seconds: float, lost: float) -> bool:
+        """A step took so long, `lost` of it for what had been there before. Returns whether the stretch has changed."""
+        self._seconds += seconds
+        self._lost += lost
+        if self._seconds < WINDOW:
+            return False
+        before, self.lost = self.stretch, self._lost / self._seconds
+        self._seconds = self._lost = 0.0
+        if self.lost > TOO_MUCH:
+            self.stretch = min(MOST, self.stretch * 2)
+        elif self.lost < LITTLE:
+            self.stretch = max(1, self.stretch // 2)
+        return self.stretch != before

@@ -1,0 +1,156 @@
+"""The group family: group_create group_set group_stat group_remove group_move."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, cast
+
+from kernel.groups.enforce import relax, sleepers
+from kernel.groups.group import Group
+from kernel.process import LLMProcess, Program
+from kernel.request import Request
+from kernel.sys_process import at_boundary, reachable_group
+from kernel.syscall import handles
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import GroupInfo, GroupSettings, Right
+from syscalls.table import GroupCreate, GroupMove, GroupRemove, GroupSet, GroupStat
+
+if TYPE_CHECKING:
+    from kernel.core import Kernel
+
+
+@handles(GroupCreate)
+def group_create(kernel: Kernel, request: Request, now: float) -> GroupInfo:
+    call = cast(GroupCreate, request.call)
+    check_settings(call.settings)
+    group = kernel.groups.create(call.path, request.program.group, call.settings)
+    try:
+        _check_below(request.program, group)
+    except SyscallError:
+        kernel.groups.remove(group)
+        raise
+    kernel.emit(now, "group.create", request.program.pid, detail=group.path)
+    return info(kernel, group, now)
+
+
+@handles(GroupSet)
+def group_set(kernel: Kernel, request: Request, now: float) -> GroupSettings:
+    call = cast(GroupSet, request.call)
+    group = kernel.groups.find(call.path, request.program.group)
+    _check_below(request.program, group)
+    check_settings(call.settings)
+    old = group.settings
+    group.change(call.settings)
+    most = call.settings.kv_max
+    for sleeper in sleepers(kernel, group):
+        if not most or group.kv <= most:
+            break
+        kernel.take_pages(sleeper, now)
+    relax(kernel, group, now)
+    kernel.emit(now, "group.set", request.program.pid, detail=group.path)
+    return old
+
+
+@handles(GroupStat)
+def group_stat(kernel: Kernel, request: Request, now: float) -> list[GroupInfo]:
+    call = cast(GroupStat, request.call)
+    top = kernel.groups.find(call.path, request.program.group)
+    if not call.below:
+        return [info(kernel, top, now)]
+    return [
+        info(kernel, group, now)
+        for group in islice(kernel.groups.below(top), call.start, call.start + call.limit)
+    ]
+
+
+@handles(GroupRemove)
+def group_remove(kernel: Kernel, request: Request, now: float) -> None:
+    call = cast(GroupRemove, request.call)
+    group = kernel.groups.find(call.path, request.program.group)
+    _check_below(request.program, group)
+    kernel.groups.remove(group)
+    kernel.emit(now, "group.remove", request.program.pid, detail=group.path)
+
+
+@handles(GroupMove)
+def group_move(kernel: Kernel, request: Request, now: float) -> object:
+    call = cast(GroupMove, request.call)
+    process = kernel.table.get(call.pid) if call.pid else request.program
+    group = reachable_group(kernel, request.program, call.path)
+    if not isinstance(process, LLMProcess | Program):
+        raise SyscallError(
+            Errno.EINVAL,
+            f"process {process.pid} is of kind {process.kind.value} and stays in {process.group.path}",
+        )
+    if not process.group.below(request.program.group) and not request.program.rights & int(Right.ADMIN):
+        raise SyscallError(
+            Errno.EPERM,
+            f"process {process.pid} is not in {request.program.group.path}, the group of the caller",
+        )
+    if isinstance(process, LLMProcess):
+        if process.birth is not None:
+            raise SyscallError(Errno.EBUSY, f"process {process.pid} is still waiting for its model")
+        if process.running:
+            return at_boundary(kernel, process, request)
+    old = process.group
+    if group is old:
+        return None
+    group.check_pids(1, already=old)
+    if isinstance(process, LLMProcess):
+        image = process.image
+        if image is not None:
+            group.check_weights(image.id, image.weight_bytes, image.name)
+        kernel.release(process)
+        process.move_to(group, now)
+    else:
+        process.group = group
+    group.enter(process.pid)
+    old.leave(process.pid)
+    kernel.emit(now, "group.move", process.pid, detail=f"{old.path} -> {group.path}")
+    if isinstance(process, LLMProcess):
+        kernel.settle(process, now)
+    kernel.freed()
+    return None
+
+
+def make(kernel: Kernel, path: str, settings: GroupSettings) -> None:
+    """A group of the configuration, and those it is in; the kernel's own get the settings."""
+    check_settings(settings)
+    group = kernel.groups.root
+    for name in path.strip("/").split("/"):
+        group = group.children.get(name) or kernel.groups.create(name, group, GroupSettings())
+    group.change(settings)
+
+
+def _check_below(program: Program, group: Group) -> None:
+    """EPERM if a program may not change a group: its own limits, and those of others, are not its to set."""
+    if program.rights & int(Right.ADMIN) or (group is not program.group and group.below(program.group)):
+        return
+    raise SyscallError(
+        Errno.EPERM,
+        f"group {group.path} is not below {program.group.path}, the group of the caller, which gave up ADMIN",
+    )
+
+
+def check_settings(settings: GroupSettings) -> None:
+    if settings.kv_max and settings.kv_high > settings.kv_max:
+        raise SyscallError(
+            Errno.EINVAL,
+            f"kv_high ({settings.kv_high}) is above kv_max ({settings.kv_max}) and would never be reached",
+        )
+
+
+def info(kernel: Kernel, group: Group, now: float) -> GroupInfo:
+    """A group as a record."""
+    return GroupInfo(
+        path=group.path,
+        settings=group.settings,
+        kv=group.kv,
+        swap=group.swap,
+        weights=group.weights,
+        tokens=group.tokens,
+        pids=group.pids,
+        processes=sorted(group.members),
+        events=dict(group.events),
+        pressure=group.pressure.info(now),
+    )

@@ -1,0 +1,128 @@
+"""groups: the tree of control groups as a table, one of them in detail, and its settings as words (`kv_max=64MiB`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from syscalls import limits
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import GroupInfo, GroupSettings, PressureInfo
+from syscalls.size import size as parse_size
+from syscalls.table import GroupCreate, GroupSet, GroupStat
+from userland.programs.figures import duration, number, size
+from userland.programs.ps import Kernel
+from userland.programs.screen import Column, Table
+
+_SIZES = ("kv_max", "kv_high", "swap_max", "weights_max")
+_DEFAULT = GroupSettings()
+
+
+def read(kernel: Kernel, path: str = "/") -> list[GroupInfo]:
+    """A group and all in it, in as many calls as it takes."""
+    rows: list[GroupInfo] = []
+    while True:
+        page = kernel(GroupStat(path, below=True, start=len(rows)))
+        rows += page
+        if len(page) < limits.MAX_LIST:
+            return rows
+
+
+def table(rows: list[GroupInfo]) -> Table:
+    """The tree, a row a group. STALL: the share of the last ten seconds in which some of it waited for memory."""
+    shown = Table(
+        (
+            Column("GROUP", style="bold", elastic=True),
+            Column("PROCS", right=True),
+            Column("KV", right=True),
+            Column("SWAP", right=True),
+            Column("WEIGHTS", right=True),
+            Column("TOKENS", right=True),
+            Column("WEIGHT", right=True),
+            Column("STALL", right=True),
+            Column("LIMITS", elastic=True),
+        )
+    )
+    for info in rows:
+        shown.add(
+            info.path,
+            info.pids,
+            size(info.kv),
+            size(info.swap),
+            size(info.weights),
+            number(info.tokens),
+            info.settings.cpu_weight,
+            f"{info.pressure['memory'].some[0]:.0%}",
+            " ".join(_limits(info.settings)) or "-",
+        )
+    return shown
+
+
+def details(info: GroupInfo) -> list[tuple[str, str]]:
+    """Everything known of one group, as pairs."""
+    events = ", ".join(f"{name} {count}" for name, count in sorted(info.events.items()))
+    return [
+        ("group", info.path),
+        ("limits", " ".join(_limits(info.settings)) or "-"),
+        ("weight", str(info.settings.cpu_weight)),
+        ("KV", f"{size(info.kv)}, {size(info.swap)} in lower tiers"),
+        ("weights", size(info.weights)),
+        ("tokens", number(info.tokens)),
+        ("processes", f"{info.pids}; directly in it: {', '.join(map(str, info.processes)) or 'none'}"),
+        ("events", events or "-"),
+        *((f"{name} pressure", _pressure(pressure)) for name, pressure in info.pressure.items()),
+    ]
+
+
+def _limits(settings: GroupSettings) -> list[str]:
+    """What is set, as words that `group` takes."""
+    words = []
+    for name in settings.__struct_fields__:
+        value = getattr(settings, name)
+        if name == "cpu_weight" or value == getattr(_DEFAULT, name):
+            continue
+        words.append(f"{name}={size(value).replace(' ', '') if name in _SIZES else f'{value}'}")
+    return words
+
+
+def _pressure(pressure: PressureInfo) -> str:
+    some, full = ([f"{share:.1%}" for share in shares] for shares in (pressure.some, pressure.full))
+    return (
+        f"some {' '.join(some)} ({duration(pressure.some_seconds)}), full {' '.join(full)} "
+        f"({duration(pressure.full_seconds)}); of the last 10, 60, 300 s (in all)"
+    )
+
+
+def settings(words: Sequence[str], now: GroupSettings) -> GroupSettings:
+    """`now` with what words like `kv_max=64MiB` change. Raises EINVAL that names what can be set."""
+    changes: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or name not in now.__struct_fields__:
+            known = ", ".join(now.__struct_fields__)
+            raise SyscallError(
+                Errno.EINVAL,
+                f"{word!r}: a setting is NAME=VALUE, with a name of {known}; 0 takes a limit away",
+            )
+        changes[name] = parse_size(value, name) if name in _SIZES else value
+    try:
+        old = msgspec.structs.asdict(now)
+        return msgspec.convert(list((old | changes).values()), GroupSettings, strict=False)
+    except msgspec.ValidationError as error:
+        raise SyscallError(Errno.EINVAL, f"{' '.join(words)}: {error}") from None
+
+
+def change(kernel: Kernel, path: str, words: Sequence[str]) -> GroupInfo:
+    """Change settings of a group, which is made if it is not there; returns it."""
+    try:
+        (found,) = kernel(GroupStat(path))
+    except SyscallError as error:
+        if error.errno is not Errno.ENOENT:
+            raise
+        return kernel(GroupCreate(path, settings(words, _DEFAULT)))
+    if words:
+        kernel(GroupSet(path, settings(words, found.settings)))
+        (found,) = kernel(GroupStat(path))
+    return found
