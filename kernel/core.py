@@ -17,6 +17,7 @@ from kernel import (
     invariants,
     reincarnation,
     steps,
+    sys_checkpoint,
     sys_context,
     sys_info,
     sys_memory,
@@ -375,4 +376,11 @@ class Kernel:
         self.act(Halt(reason))
 
 
-FAMILIES = (sys_process, sys_context, sys_memory, sys_info, sys_system)  # importing them has filled HANDLERS
+FAMILIES = (
+    sys_process,
+    sys_context,
+    sys_memory,
+    sys_checkpoint,
+    sys_info,
+    sys_system,
+)  # importing them has filled HANDLERS

@@ -42,7 +42,9 @@ def check_frames(kernel: Kernel) -> None:
     """A frame is free, cached, or has refcount = number of mappings; pages are held only by the image's users."""
     for device in kernel.devices.values():
         for image in device.images.values():
-            image.pool.check(p.table.frames for p in image.users.values())
+            tables = [*(p.table for p in image.users.values()), *image.imports.values()]
+            image.pool.check(table.frames for table in tables)
+            _require(image.imports.keys() <= image.users.keys(), f"{image.name}: KV is read for no process")
             image.swap.check(kept.slot for p in image.users.values() for kept in p.table.kept.values())
             for process in image.users.values():
                 _require(
@@ -132,6 +134,10 @@ def check_run_queues(kernel: Kernel) -> None:
         _require(
             len(device.queue) == len(queued),
             f"{device.name}: the queue counts {len(device.queue)} of {len(queued)}",
+        )
+        _require(
+            not device.after_outs or bool(device.outs),
+            f"{device.name}: something waits for frames to be moved out",
         )
         idle = device.state == UP and device.in_flight is None and not kernel.halting
         starved = [pid for image in device.images.values() for pid in image.starved]

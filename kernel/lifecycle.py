@@ -103,6 +103,7 @@ def release_pages(kernel: Kernel, process: LLMProcess) -> None:
         image.let_go(process)
         if device.outs:
             device.outs = [move for move in device.outs if move.ctx != process.pid]
+            kernel.dirty(device)  # something may have waited for them to be sent
 
 
 def _notify_parent(kernel: Kernel, process: Process, now: float) -> None:
