@@ -91,6 +91,17 @@ _ALL = (
         Option("--device", Kind.DEVICE, "the device (default: any)"),
         Option("--dtype", Kind.NAME, "which of its dtypes (default: any)"),
     )),
+    Command("checkpoint", "write the image of a process to a file", (_PID, Param("FILE", Kind.FILE)), (
+        Option("--no-kv", None, "leave the KV out: a small file, a slower restore"),
+        Option("--passphrase-file", Kind.FILE, "encrypt with the first line of this file"),
+    ), details="The process goes on. An image that is there is replaced, any other file is not."),
+    Command("restore", "start a process from an image, where the other was",
+            (Param("FILE", Kind.FILE), Param("NAME", Kind.NAME, required=False)), (
+        Option("--model", Kind.MODEL, "what it runs (default: as before)"),
+        Option("--device", Kind.DEVICE, "where (default: as before)"),
+        Option("--passphrase-file", Kind.FILE, "the passphrase is the first line of this file"),
+        Option("--detach", None, "let it outlive this shell"),
+    ), details="It is called NAME, or as before. KV that cannot be trusted is computed again; `dmesg` says why."),
     # --- the shell ---
     Command("run", "run a Python program", (Param("FILE", Kind.FILE), Param("ARGS", Kind.WORDS, required=False)),
             details="In a process of its own, attached to this kernel by LLMASOS_RUNTIME."),
@@ -106,7 +117,22 @@ COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Agents", ("spawn", "say", "chat", "cat", "read", "wait", "jobs")),
-    ("Control", ("stop", "cont", "kill", "nice", "fork", "limits", "policy", "pagein", "evict")),
+    (
+        "Control",
+        (
+            "stop",
+            "cont",
+            "kill",
+            "nice",
+            "fork",
+            "limits",
+            "policy",
+            "pagein",
+            "evict",
+            "checkpoint",
+            "restore",
+        ),
+    ),
     ("Looking", ("ps", "top", "models", "devices", "stats", "uptime", "dmesg", "strace", "trace")),
     ("Shell", ("run", "help", "clear", "exit", "halt")),
 )
