@@ -267,18 +267,25 @@ def test_pages_that_are_about_to_be_moved_out_are_waited_for(file: str) -> None:
 
 
 def test_a_restore_writes_no_frame_that_has_yet_to_be_moved_out(file: str) -> None:
+    """It gets frames of a process that has just been stopped, while the step that moves them out is yet to come."""
+    there = simulate()
+    stranger = spawn(there, there.program(), [5] * 60)
+    there.programs[0].call(Checkpoint(stranger, file))
     sim = simulate(frames=8, options={"swap": slots(64)})
     program = sim.program()
     pid, other = spawn(sim, program, list(range(90))), spawn(sim, program, [9, 9])
-    program.call(Checkpoint(pid, file))
     program.start(Decode(other, 20, [999]))
+    sim.run_for(0.0005)
     restoring = program.start(Restore(file))
-    sim.run_for(0.0035)
+    sim.run_for(0.0029)
     program.call(Kill(pid, Signal.STOP))
+    sim.run_until(lambda: bool(sim.kernel.devices["sim0"].after_outs))
     sim.run_until(lambda: restoring.done)
+    assert row(sim, restoring.value).table.cached == 59
     program.call(Kill(pid, Signal.CONT))
-    for process in (pid, restoring.value):
-        assert program.call(Decode(process, 9)).tokens == sim.continuation(list(range(90)), 9, Sampler())
+    for process, log in ((pid, list(range(90))), (restoring.value, [5] * 60)):
+        assert program.call(Decode(process, 9)).tokens == sim.continuation(log, 9, Sampler())
+    assert row(sim, pid).account.computed == 89 + 9, "what was moved out has come back"
 
 
 def test_kv_that_lies_below_or_is_shared_is_in_the_image(file: str) -> None:
