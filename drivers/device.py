@@ -1,9 +1,9 @@
 """What a kind of device is: the table of callbacks that `drivers.host` drives from its one work thread.
 
 MINIX 3's libblockdriver is the model: the host owns the message loop, the heartbeat and the errors; a kind of
-device fills in this table, and `drivers.<kind>.open_device(options)` returns one. All but `progress` and `hears`
-are called from the same thread, one at a time. A method that cannot do what it was asked raises a SyscallError,
-which the host turns into `Failed`; the device is then as if it had not been asked.
+device fills in this table, and `drivers.<kind>.open_device(options)` returns one. All but `progress`, `hears`,
+`inspect` and what `export` returns are called from the same thread, one at a time. A method that cannot do what it was
+asked raises a SyscallError, which the host turns into `Failed`; the device is then as if it had not been asked.
 """
 
 from __future__ import annotations
@@ -11,7 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from drivers.protocol import Hello, Load, Loaded, Probe, Probed, Step, StepDone
+from drivers.protocol import (
+    Export,
+    Exported,
+    Hello,
+    Import,
+    Imported,
+    Inspect,
+    Inspected,
+    Load,
+    Loaded,
+    Probe,
+    Probed,
+    Step,
+    StepDone,
+)
 
 
 class Device(Protocol):
@@ -38,6 +52,15 @@ class Device(Protocol):
 
     def drop(self, ctxs: Sequence[int]) -> None:
         """Forget contexts; unknown ones are ignored."""
+
+    def export(self, request: Export) -> Callable[[], Exported]:
+        """Take what is to be written of a process; another thread calls what is returned, which writes it."""
+
+    def inspect(self, request: Inspect) -> Inspected:
+        """What is in the file of a process image. Called by another thread."""
+
+    def import_(self, request: Import) -> Imported:
+        """Read KV from the file of a process image."""
 
     def go_on(self, asked: Callable[[], bool]) -> None:
         """There is nothing to do: begin what will probably be asked, if that is known and not `asked()` by now."""

@@ -3,6 +3,7 @@
 As in MINIX's libchardriver, the loop is the same for all kinds and a kind is a table of callbacks (device.py). trio
 runs on the main thread and only moves messages; the device works in one other thread, in the order of the requests, so
 a long step or load delays neither ping nor heartbeat. What a request raises becomes its `Failed`, and the driver goes on.
+The files of process images are looked at and written in a third thread, so that no step waits for a disk.
 
 A driver never outlives its kernel. It holds the reading end of a pipe on stdin that the kernel never writes; when that
 ends the kernel is gone, however it went, and the driver removes what a dead kernel leaves in the runtime directory and
@@ -23,7 +24,9 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,9 +39,12 @@ from drivers.protocol import (
     KINDS,
     Done,
     Drop,
+    Export,
     Failed,
     FromDriver,
     Heartbeat,
+    Import,
+    Inspect,
     Load,
     Note,
     Ping,
@@ -58,8 +64,9 @@ TRACEBACK_LINES = 6  # of an unexpected error that go to the kernel log
 _LINGER_SECONDS = 0.2
 _CLEAN_SECONDS = 2.0  # how long a kernel that is being killed may keep its lock after its pipes have closed
 _RETRY_SECONDS = 0.02
+MOST_EXPORTS = 2  # copies of KV in memory that wait for the disk; one more waits to be made
 
-Work = Probe | Load | Unload | Step | Drop
+Work = Probe | Load | Unload | Step | Drop | Export | Inspect | Import
 
 
 class Host:
@@ -73,6 +80,8 @@ class Host:
         self._holder = _recorded(place)  # the kernel that started this driver
         self._device: Device | None = None
         self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._disk = ThreadPoolExecutor(1, "disk")
+        self._exports: deque[Future[None]] = deque()  # on their way to the disk
         self._pending = 0  # requests taken and not yet finished
         self._over = trio.Event()
         self._refused = ""  # why the device could not be opened
@@ -108,6 +117,9 @@ class Host:
             self._over.set()
         else:
             self._pending += 1
+            if isinstance(request, Inspect) and (device := self._device) is not None:
+                self._aside(request, lambda: device.inspect(request))
+                return
             self._work.put(request)
             if self._device is not None:
                 self._device.hears(request)
@@ -166,7 +178,11 @@ class Host:
             return soon(self._refuse, f"{type(error).__name__}: {error}")
         soon(self._opened, device)
         while True:
-            soon(self._finish, self._do(device, self._work.get()))
+            request = self._work.get()
+            if isinstance(request, Export):
+                self._export(device, request)
+            else:
+                soon(self._finish, self._do(device, request))
             if self._work.empty():
                 self._go_on(device)
 
@@ -177,23 +193,59 @@ class Host:
         except Exception:
             self._tell("error", traceback.format_exc())
 
+    def _export(self, device: Device, request: Export) -> None:
+        """Copy what is to be written, here, in the order of the requests; the disk's thread writes it and answers."""
+        while len(self._exports) >= MOST_EXPORTS:
+            self._exports.popleft().result()
+        rest: list[Callable[[], FromDriver]] = []
+
+        def copy() -> None:
+            rest.append(device.export(request))
+
+        failed = self._attempt(request, copy)
+        if failed is not None:
+            self._token.run_sync_soon(self._finish, failed)
+        else:
+            self._exports.append(self._aside(request, rest.pop()))
+
+    def _aside(self, request: Work, work: Callable[[], FromDriver]) -> Future[None]:
+        """Have the disk's thread do a request and answer it."""
+
+        def run() -> None:
+            self._token.run_sync_soon(self._finish, self._attempt(request, work))
+
+        return self._disk.submit(run)
+
     def _do(self, device: Device, request: Work) -> FromDriver | None:
         """The answer to a request; None if it is not answered."""
+        return self._attempt(request, lambda: self._perform(device, request))
+
+    def _perform(self, device: Device, request: Work) -> FromDriver | None:
+        match request:
+            case Step():
+                return device.step(request)
+            case Drop():
+                device.drop(request.ctxs)
+                return None
+            case Probe():
+                return device.probe(request)
+            case Load():
+                return device.load(request, lambda fraction: self._report(request.ref, fraction))
+            case Unload():
+                device.unload(request.image)
+                return Done(request.ref)
+            case Import():
+                return device.import_(request)
+            case Inspect():  # it came before the device was open
+                return device.inspect(request)
+            case Export():
+                raise AssertionError("an export is done in two parts")
+
+    def _attempt(self, request: Work, work: Callable[[], FromDriver | None]) -> FromDriver | None:
+        """What `work` returns, or what becomes of its error."""
         ref = 0 if isinstance(request, Drop) else request.ref
         try:
-            match request:
-                case Step():
-                    return device.step(request)
-                case Drop():
-                    device.drop(request.ctxs)
-                    return None
-                case Probe():
-                    return device.probe(request)
-                case Load():
-                    return device.load(request, lambda fraction: self._report(ref, fraction))
-                case Unload():
-                    device.unload(request.image)
-                    return Done(ref)
+            return work()
         except SyscallError as error:
             failed = Failed(ref, error.errno, error.reason)
         except MemoryError as error:

@@ -137,6 +137,50 @@ class Drop(_Message):
     ctxs: list[int]
 
 
+class Export(_Message):
+    """Write the image of a process to the file `path`, whole or not at all. Answer: `Exported`.
+
+    `head` is the kernel's, to be given back as it is. The KV to go with it is that of the first `tokens` tokens, in
+    `frames` and after those in `places` (tier, slot) of the context; what cannot be had of it is left out. The frames are
+    as they are between the requests before this one and those after it. `key`: a passphrase to encrypt with. EIO (also
+    for want of space), ENOENT, EPERM, EINVAL, ENOMEM.
+    """
+
+    ref: int
+    image: int  # 0: without KV
+    ctx: int
+    path: str
+    head: bytes
+    tokens: int
+    frames: list[int]
+    places: list[tuple[int, int]] = []
+    key: bytes = b""
+
+
+class Inspect(_Message):
+    """Say what is in the file of a process image. Answer: `Inspected`; it may come before answers to earlier requests.
+
+    ENOENT, EPERM (no access, no passphrase or a wrong one), EINVAL (no process image), EIO (a damaged one)."""
+
+    ref: int
+    path: str
+    key: bytes = b""
+
+
+class Import(_Message):
+    """Read the KV in a process image's file into `frames`: blocks `first`, `first + 1`, ..., up to token `tokens`.
+    Answer: `Imported`. `id` is what `Inspected` called the file; nothing is read of another."""
+
+    ref: int
+    image: int
+    path: str
+    id: bytes
+    first: int
+    frames: list[int]
+    tokens: int
+    key: bytes = b""
+
+
 class Ping(_Message):
     """Are you there? Answer: `Done`, at once, by the driver's message loop (not its work thread)."""
 
@@ -219,6 +263,33 @@ class StepDone(_Message):
     unwritten: list[int] = []
 
 
+class Exported(_Message):
+    """`tokens`: those whose KV is in the file. `reason`: why it is not of all that were asked for, or empty."""
+
+    ref: int
+    bytes: int
+    tokens: int
+    reason: str = ""
+
+
+class Inspected(_Message):
+    """`head` is what `Export` was given, `tokens` those whose KV is there (which may yet turn out damaged)."""
+
+    ref: int
+    id: bytes
+    head: bytes
+    tokens: int
+
+
+class Imported(_Message):
+    """The KV of the first `tokens` tokens is in the frames (those before the first block were asked for count); the other
+    frames hold anything. `reason`: why it is not of all that were asked for, or empty."""
+
+    ref: int
+    tokens: int
+    reason: str = ""
+
+
 class Done(_Message):
     ref: int
 
@@ -249,8 +320,23 @@ class Note(_Message):
 HEARTBEAT_SECONDS = 0.5
 KINDS = ("cpu", "cuda", "sim")  # of devices: `python -m drivers.host KIND`, one package of drivers each
 
-ToDriver = Probe | Load | Unload | Step | Drop | Ping | Quit
-FromDriver = Hello | Probed | Progress | Loaded | StepDone | Done | Failed | Heartbeat | Note
+IMAGES = "images"  # the feature of a driver that does Export, Inspect and Import
+
+ToDriver = Probe | Load | Unload | Step | Drop | Export | Inspect | Import | Ping | Quit
+FromDriver = (
+    Hello
+    | Probed
+    | Progress
+    | Loaded
+    | StepDone
+    | Exported
+    | Inspected
+    | Imported
+    | Done
+    | Failed
+    | Heartbeat
+    | Note
+)
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_driver = msgspec.msgpack.Decoder(ToDriver).decode

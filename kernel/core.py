@@ -17,6 +17,7 @@ from kernel import (
     invariants,
     reincarnation,
     steps,
+    sys_checkpoint,
     sys_context,
     sys_group,
     sys_info,
@@ -430,6 +431,7 @@ FAMILIES = (
     sys_context,
     sys_memory,
     sys_group,
+    sys_checkpoint,
     sys_info,
     sys_system,
 )  # importing them has filled HANDLERS

@@ -15,6 +15,7 @@ from drivers.protocol import Hello, Move, Step
 from kernel.events import DeviceConfig
 from kernel.memory.weights import Image
 from kernel.sched.run_queue import RunQueue
+from syscalls.errno import SyscallError
 from syscalls.records import DeviceInfo
 
 if TYPE_CHECKING:
@@ -55,6 +56,16 @@ class Device:
     outs: list[Move] = field(
         default_factory=list
     )  # frames to be moved out before anything else is done with them
+    after_outs: list[Callable[[], None]] = field(
+        default_factory=list
+    )  # what must not be done before those are sent
+    # requests whose makers want to know if the driver dies before it answers, by ref; `aside` are those of them that it
+    # does beside the others
+    died: dict[int, Callable[[str], None]] = field(default_factory=dict)
+    aside: set[int] = field(default_factory=set)
+    when_up: list[Callable[[SyscallError | None], None]] = field(
+        default_factory=list
+    )  # what waits for a driver
     # supervision
     up_since: float = 0.0
     failures: int = 0  # deaths in a row, each soon after its start

@@ -47,7 +47,9 @@ def check_frames(kernel: Kernel) -> None:
     """A frame is free, cached, or has refcount = number of mappings; pages are held only by the image's users."""
     for device in kernel.devices.values():
         for image in device.images.values():
-            image.pool.check(p.table.frames for p in image.users.values())
+            tables = [*(p.table for p in image.users.values()), *image.imports.values()]
+            image.pool.check(table.frames for table in tables)
+            _require(image.imports.keys() <= image.users.keys(), f"{image.name}: KV is read for no process")
             image.swap.check(kept.slot for p in image.users.values() for kept in p.table.kept.values())
             for process in image.users.values():
                 _require(
@@ -144,6 +146,10 @@ def check_run_queues(kernel: Kernel) -> None:
             len(device.queue) == len(queued),
             f"{device.name}: the queue counts {len(device.queue)} of {len(queued)}",
         )
+        _require(
+            not device.after_outs or bool(device.outs),
+            f"{device.name}: something waits for frames to be moved out",
+        )
         idle = device.state == UP and device.in_flight is None and not kernel.halting
         starved = [p.pid for image in device.images.values() for p in image.starved.values() if not p.short]
         _require(
@@ -204,6 +210,9 @@ def check_groups(kernel: Kernel) -> None:
     for device in kernel.devices.values():
         for image in device.images.values():
             sizes[image.id] = image.weight_bytes
+            for user in image.users.values():
+                for group in user.group.chain:
+                    maps[group].add(image.id)
             for payer in filter(None, image.pool.payers):
                 kv.update(dict.fromkeys(payer.chain, image.frame_bytes))
     for process in kernel.table:
@@ -215,8 +224,6 @@ def check_groups(kernel: Kernel) -> None:
         if process.image is not None and not process.is_zombie():
             held = len(process.table.kept) * process.image.frame_bytes
             swap.update(dict.fromkeys(process.group.chain, held))
-            for group in process.group.chain:
-                maps[group].add(process.image.id)
         if process.state in (State.READY, State.RUNNING):
             load = loads[process.group]
             load[process.device.name] = load.get(process.device.name, 0.0) + process.weight * NICE_0_WEIGHT

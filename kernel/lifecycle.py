@@ -116,6 +116,7 @@ def release_pages(kernel: Kernel, process: LLMProcess) -> None:
         kernel.freed()
         if device.outs:
             device.outs = [move for move in device.outs if move.ctx != process.pid]
+            kernel.dirty(device)  # something may have waited for them to be sent
 
 
 def _notify_parent(kernel: Kernel, process: Process, now: float) -> None:

@@ -235,6 +235,9 @@ def give_up_device(kernel: Kernel, device: Device, now: float) -> None:
             ready(error)
         if not image.users:
             del device.images[image.id]
+    waiting, device.when_up = device.when_up, []
+    for go in waiting:
+        go(error)
 
 
 def evict_image(kernel: Kernel, device: Device, image: Image, now: float) -> None:

@@ -10,7 +10,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from drivers.protocol import VERSION, Done, Failed, Heartbeat, Hello, Loaded, Note, Probed, Progress, StepDone
+from drivers.protocol import (
+    VERSION,
+    Done,
+    Exported,
+    Failed,
+    Heartbeat,
+    Hello,
+    Imported,
+    Inspected,
+    Loaded,
+    Note,
+    Probed,
+    Progress,
+    StepDone,
+)
 from kernel import steps
 from kernel.device import DOWN, HOPELESS, STARTING, UP, Device
 from kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
@@ -108,9 +122,11 @@ def _message(kernel: Kernel, device: Device, message: object, now: float) -> Non
             _hello(kernel, device, message, now)
         case Failed() if device.in_flight is not None and message.ref == device.in_flight.step.ref:
             steps.step_failed(kernel, device, f"{message.errno.name}: {message.reason}", now)
-        case Probed() | Loaded() | Failed() | Done() | Progress():
+        case Probed() | Loaded() | Failed() | Done() | Progress() | Exported() | Inspected() | Imported():
             device.progress_at = now
             answer = device.answers.pop(message.ref, None)
+            device.died.pop(message.ref, None)
+            device.aside.discard(message.ref)
             if answer is None:
                 raise SyscallError(Errno.EPROTO, f"an answer to {message.ref}, which nobody asked")
             answer(message)
@@ -144,6 +160,9 @@ def _hello(kernel: Kernel, device: Device, hello: Hello, now: float) -> None:
     for process in list(kernel.table):  # those without an image too: their model is asked for the first time
         if isinstance(process, LLMProcess) and process.device is device:
             kernel.settle(process, now)
+    waiting, device.when_up = device.when_up, []
+    for go in waiting:
+        go(None)
 
 
 def driver_exited(kernel: Kernel, event: DriverExited, now: float) -> None:
@@ -159,7 +178,10 @@ def driver_exited(kernel: Kernel, event: DriverExited, now: float) -> None:
         return
     kernel.log(now, "error", f"{device.name}: driver died: {event.reason}")
     work = _work_at_hand(device)
+    bereaved = list(device.died.values())
     device.answers.clear()
+    device.died.clear()
+    device.aside.clear()
     device.dropped.clear()
     if device.watchdog is not None:
         device.watchdog.cancel()
@@ -172,6 +194,9 @@ def driver_exited(kernel: Kernel, event: DriverExited, now: float) -> None:
             give_up_device(kernel, device, now)
     loading = next((image for image in device.images.values() if image.ref == work), None)
     _lose_frames(kernel, device, now, work)
+    for tell in bereaved:
+        tell(event.reason)
+    kernel.dirty(device)  # nothing is left to be sent before what waits in after_outs
     if loading is not None:
         loading.deaths += 1
         if loading.deaths >= kernel.config.max_crashes:
@@ -194,7 +219,7 @@ def driver_exited(kernel: Kernel, event: DriverExited, now: float) -> None:
 def _work_at_hand(device: Device) -> int:
     """The ref of what the driver was doing: it works in order, and refs only grow. 0: it was idle."""
     step = [device.in_flight.step.ref] if device.in_flight is not None else []
-    return min([*device.answers, *step], default=0)
+    return min([*(device.answers.keys() - device.aside), *step], default=0)
 
 
 def _lose_frames(kernel: Kernel, device: Device, now: float, work: int) -> None:
@@ -209,6 +234,8 @@ def _lose_frames(kernel: Kernel, device: Device, now: float, work: int) -> None:
             process.quantum_used = 0
         for holder in list(image.holders.values()):
             image.let_go(holder)
+        for table in image.imports.values():
+            table.forget(image.swap)
         image.starved.clear()
         image.pool.reset()
         image.swap.reset()

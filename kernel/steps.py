@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 def pump(kernel: Kernel, device: Device, now: float) -> None:
     """Send the device its next step if it is idle and somebody can run."""
+    _go_on_after_outs(device)
     if device.state != UP or device.in_flight is not None or kernel.halting:
         return
     if device.dropped:
@@ -42,6 +43,7 @@ def pump(kernel: Kernel, device: Device, now: float) -> None:
     device.in_flight = InFlight(step, plan.processes, plan.tokens, now)
     device.progress_at = now
     kernel.send(device, step)
+    _go_on_after_outs(device)
     if kernel.trace.on:
         pids = ",".join(f"{run.ctx}+{len(run.tokens)}" for run in plan.runs)
         kernel.emit(now, "sched.step", device=device.name, amount=plan.tokens, detail=pids)
@@ -50,6 +52,12 @@ def pump(kernel: Kernel, device: Device, now: float) -> None:
                 kernel.emit(now, what, pid, device.name, count)
         for copy in plan.copies:
             kernel.emit(now, "mem.copy", device=device.name, amount=1, detail=f"{copy.src}->{copy.dst}")
+
+
+def _go_on_after_outs(device: Device) -> None:
+    """What is sent from here on comes after the frames have been moved out that were to be."""
+    while device.after_outs and not device.outs:
+        device.after_outs.pop(0)()
 
 
 def step_done(kernel: Kernel, device: Device, message: StepDone, now: float) -> None:

@@ -101,6 +101,23 @@ def _parser() -> argparse.ArgumentParser:
     trace = verb("strace", _strace, "print the system calls of a process, decoded, and what they cause")
     trace.add_argument("pid", help="a pid, or `all`")
     trace.add_argument("--count", type=_count, default=0, help="stop after this many events")
+    saved = verb("checkpoint", _checkpoint, "write the image of a process to a file; it goes on")
+    saved.add_argument("pid", type=int, help="the process")
+    saved.add_argument("file", help="where to; an image that is there is replaced")
+    saved.add_argument(
+        "--no-kv", action="store_true", help="leave the KV out: a small file, a slower restore"
+    )
+    saved.add_argument(
+        "--passphrase-file", metavar="FILE", default="", help="encrypt with the first line of this file"
+    )
+    back = verb("restore", _restore, "start a process from an image; it outlives this command")
+    back.add_argument("file", help="the image")
+    back.add_argument("--name", default="", help="what to call it (default: as before)")
+    back.add_argument("--model", default="", help="what it runs (default: as before)")
+    back.add_argument("--device", default="", help="where (default: as before)")
+    back.add_argument(
+        "--passphrase-file", metavar="FILE", default="", help="the passphrase is the first line of this file"
+    )
     program = verb("run", _run, "run a Python program on the kernel; its exit status is the program's")
     program.add_argument("file", help="the program")
     program.add_argument("args", nargs=argparse.REMAINDER, help="its arguments")
@@ -248,6 +265,30 @@ def _strace(args: argparse.Namespace) -> int:
         if pid:
             kernel(Getinfo(pid=pid))  # ESRCH now rather than silence for ever
         strace.follow(_screen(), kernel, pid, kernel.pid, count=args.count)
+    return 0
+
+
+def _checkpoint(args: argparse.Namespace) -> int:
+    from userland.programs.images import checkpoint
+
+    with _kernel(args) as kernel:
+        said = checkpoint(
+            kernel, _pid(args.pid), args.file, kv=not args.no_kv, passphrase_file=args.passphrase_file
+        )
+    _screen().line(said)
+    return 0
+
+
+def _restore(args: argparse.Namespace) -> int:
+    from userland.programs.images import restore
+    from userland.programs.screen import printable
+
+    with _kernel(args) as kernel:
+        _, said = restore(
+            kernel, args.file, name=args.name, device=args.device, model=args.model, detached=True,
+            passphrase_file=args.passphrase_file, shown=lambda name: printable(name, one_line=True),
+        )  # fmt: skip
+    _screen().line(said)
     return 0
 
 

@@ -45,7 +45,7 @@ class Errno(enum.IntEnum):
 _ADVICE: dict[Errno, str] = {
     Errno.OK: "nothing to do",
     Errno.EPERM: "attach with the right this call needs",
-    Errno.ENOENT: "check the model's name or path; `models` lists what is known",
+    Errno.ENOENT: "check the name or path; `models` and `groups` list what is known",
     Errno.ESRCH: "list the processes; pids are never reused",
     Errno.EINTR: "call again if the result is still wanted",
     Errno.EIO: "read the kernel log (`dmesg`); the data or the device is broken",

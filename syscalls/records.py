@@ -22,6 +22,10 @@ Pid = Annotated[int, Meta(ge=1)]
 PRINTABLE = r"\A[^\x00-\x1f\x7f-\x9f]*\Z"
 Name = Annotated[str, Meta(max_length=limits.MAX_NAME, pattern=PRINTABLE)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=limits.MAX_PATH, pattern=PRINTABLE)]
+FilePath = Annotated[str, Meta(min_length=1, max_length=limits.MAX_PATH, pattern=PRINTABLE)]
+Secret = Annotated[
+    bytes, Meta(max_length=limits.MAX_KEY)
+]  # bytes are secrets: no trace shows them (wire.describe)
 Nice = Annotated[int, Meta(ge=limits.NICE_MIN, le=limits.NICE_MAX)]
 Seconds = Annotated[float, Meta(ge=0.0, le=limits.MAX_TIMEOUT)]
 GroupPath = Annotated[str, Meta(max_length=limits.MAX_PATH, pattern=PRINTABLE)]
@@ -228,6 +232,15 @@ class ExitInfo(Record):
     status: int
     reason: str
     usage: Usage
+
+
+class CheckpointInfo(Record):
+    """A process image that has been written: it is on the disk, whole."""
+
+    path: str
+    bytes: int
+    tokens: int  # of the log
+    kv_tokens: int  # of those, tokens whose KV is in it too
 
 
 class ModelInfo(Record):

@@ -19,10 +19,13 @@ from msgspec import Meta
 from syscalls import limits
 from syscalls.errno import Errno
 from syscalls.records import (
+    PRINTABLE,
     BootInfo,
+    CheckpointInfo,
     Count,
     DecodeResult,
     ExitInfo,
+    FilePath,
     GroupInfo,
     GroupPath,
     GroupSettings,
@@ -41,6 +44,7 @@ from syscalls.records import (
     SchedClass,
     SchedInfo,
     Seconds,
+    Secret,
     Signal,
     Stats,
     StopIds,
@@ -385,6 +389,67 @@ class Evict(Call[None]):
     model: ModelName
     device: Name = ""
     dtype: Name = ""
+
+
+@_call(
+    63,
+    "memory",
+    Right.MEMORY,
+    E.ESRCH,
+    E.EBUSY,
+    E.ENOENT,
+    E.EIO,
+    E.E2BIG,
+    E.ENOMEM,
+    E.ENOTSUP,
+    E.ERESTART,
+    blocks=True,
+)
+class Checkpoint(Call[CheckpointInfo]):
+    """Write the image of a process, as it is at its next token boundary, to the file `path` (absolute); it goes on
+    meanwhile. Answered when the image is on the disk, under its name, whole; the driver of its device writes it.
+
+    The image is the token log, the sampler, the limits, what is left of a decode under way, and, with `kv`, the KV there
+    is. With `key`, a passphrase, it is encrypted. An image that has the name already is replaced; any other file is not.
+    EPERM: the file may not be written there. EIO: it could not be, for want of space, say; nothing is left of it then.
+    """
+
+    pid: Pid
+    path: FilePath
+    kv: bool = True
+    key: Secret = b""
+
+
+@_call(
+    64,
+    "memory",
+    Right.MEMORY | Right.SPAWN,
+    E.EDQUOT,
+    E.ENOENT,
+    E.ENOEXEC,
+    E.E2BIG,
+    E.ENOMEM,
+    E.ENODEV,
+    E.EIO,
+    E.ENOTSUP,
+    E.ERESTART,
+    blocks=True,
+)
+class Restore(Call[int]):
+    """Start a process from the image in the file `path` (absolute); returns its pid once it goes on where the other was.
+
+    It is a child of the calling program. `device` is where (empty: where it was, or the default device), `name` what it
+    is called and `model` what it runs (empty: as before); its dtype is that of the image. The KV of the image is used if
+    it is of the same model and was computed in the same way as here; else the log is computed again, and the kernel log
+    says why. EPERM: the passphrase (`key`) is wrong or missing. EIO: the file is so damaged that nothing can be started.
+    """
+
+    path: FilePath
+    name: Name = ""
+    device: Name = ""
+    detached: bool = False
+    key: Secret = b""
+    model: Annotated[str, Meta(max_length=limits.MAX_PATH, pattern=PRINTABLE)] = ""
 
 
 # --- groups ---------------------------------------------------------------------------------------------------------

@@ -199,6 +199,8 @@ def describe_value(value: Any) -> str:
         case dict():
             inner = ", ".join(f"{key}: {describe_value(v)}" for key, v in list(value.items())[:SHOWN])
             return f"{{{inner}}}" if len(value) <= SHOWN else f"{{{inner}, ... {len(value)} in all}}"
+        case bytes():
+            return "(secret)"
         case Errno() | int() | float() | None:
             return getattr(value, "name", None) or str(value)
         case str() if not isinstance(value, enum.Enum):

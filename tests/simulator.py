@@ -21,9 +21,12 @@ from drivers.protocol import (
     HEARTBEAT_SECONDS,
     Done,
     Drop,
+    Export,
     Failed,
     FromDriver,
     Heartbeat,
+    Import,
+    Inspect,
     Load,
     Ping,
     Probe,
@@ -65,6 +68,7 @@ from syscalls.table import BY_RECORD, COMMON, Attach, Call
 R = TypeVar("R")
 
 START_SECONDS = 0.05  # from StartDriver to Hello
+DISK_SECONDS = 0.003  # for the file of a process image
 EXIT_SECONDS = 0.001  # from a driver's death to DriverExited
 LIMIT_SECONDS = 10_000.0  # virtual time after which a call that is not answered is taken for forgotten
 
@@ -202,6 +206,8 @@ class _Driver:
             self.say(Done(message.ref))
         elif isinstance(message, Quit):
             self.die("quit")
+        elif isinstance(message, Inspect):
+            self._aside(message, lambda: self.device.inspect(message))
         else:
             self.inbox.append(message)
             self._next()
@@ -243,12 +249,17 @@ class _Driver:
                     self.say(Done(message.ref))
                 case Drop():
                     d.drop(message.ctxs)
+                case Export():
+                    self._aside(message, d.export(message))
+                    self._check_faults(message)
+                case Import():
+                    self.say(d.import_(message), DISK_SECONDS)
+                    return DISK_SECONDS
                 case Step():
                     done = d.step(message)
                     self.sim.steps.append(message)
                     self.say(done, done.seconds)
-                    if d.faults:
-                        raise AssertionError(f"the device found the kernel wrong: {d.faults}\nin {message}")
+                    self._check_faults(message)
                     return done.seconds
                 case _:
                     raise AssertionError(f"not a driver's work: {message}")
@@ -256,6 +267,19 @@ class _Driver:
             ref: int = getattr(message, "ref", 0)
             self.say(Failed(ref, error.errno, error.reason))
         return 0.0
+
+    def _check_faults(self, message: ToDriver) -> None:
+        if self.device.faults:
+            raise AssertionError(f"the device found the kernel wrong: {self.device.faults}\nin {message}")
+
+    def _aside(self, message: Inspect | Export, work: Callable[[], FromDriver]) -> None:
+        """What the disk's thread of a driver does: it takes its time, and steps go on."""
+        answer: FromDriver
+        try:
+            answer = work()
+        except SyscallError as error:
+            answer = Failed(message.ref, error.errno, error.reason)
+        self.say(answer, DISK_SECONDS)
 
     def die(self, reason: str) -> None:
         if self.alive:

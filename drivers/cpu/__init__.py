@@ -25,7 +25,7 @@ import psutil
 from drivers import hal
 from drivers.cpu.native import library
 from drivers.device import Device
-from drivers.protocol import VERSION, Hello
+from drivers.protocol import IMAGES, VERSION, Hello
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Tier
 from syscalls.size import size
@@ -169,7 +169,7 @@ def open_device(options: Mapping[str, str]) -> Device:
         ],
         architectures=list(TESTED),
         dtypes=dtypes,
-        features=["logprobs", "deterministic"],
+        features=["logprobs", "deterministic", IMAGES],
         guess_rows=int(guess),
     )
     return Engine(
@@ -181,4 +181,5 @@ def open_device(options: Mapping[str, str]) -> Device:
         kinds,
         early=early == "yes",
         below=[on_disk(swap)] if swap else [],
+        digests=installed / "digests" if (installed := library.installed_directory()) else None,
     )

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 
 from drivers.device import Device
-from drivers.protocol import VERSION, Hello
+from drivers.protocol import IMAGES, VERSION, Hello
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Tier
 
@@ -28,6 +28,7 @@ def open_device(options: Mapping[str, str]) -> Device:
 
     import torch
 
+    from drivers.cpu.native.library import installed_directory
     from drivers.engine.architecture import TESTED
     from drivers.engine.engine import Engine
     from drivers.engine.image import TorchKind
@@ -59,9 +60,13 @@ def open_device(options: Mapping[str, str]) -> Device:
         tiers=[Tier("hbm", properties.total_memory, 0.0)],
         architectures=list(TESTED),
         dtypes=dtypes,
-        features=["logprobs"],
+        features=["logprobs", IMAGES],
         max_runs=64,
         step_tokens=2048,
     )
     kinds = [TorchKind(device)]
-    return Engine(device, hello, default, refusals, lambda: torch.cuda.mem_get_info(device)[0], kinds)
+    installed = installed_directory()
+    return Engine(
+        device, hello, default, refusals, lambda: torch.cuda.mem_get_info(device)[0], kinds,
+        digests=installed / "digests" if installed else None,
+    )  # fmt: skip

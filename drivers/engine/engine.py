@@ -19,13 +19,32 @@ from typing import Any
 import msgspec
 import torch
 
-from drivers.engine import architecture, loading, source, verify
+from drivers import checkpoint as process_images
+from drivers.engine import architecture, checkpoint, loading, source, verify
 from drivers.engine.contexts import Context
 from drivers.engine.early import Computed, Early, Patience, Stop, Stopped, next_run
 from drivers.engine.image import Frames, ImageKind
 from drivers.engine.sampler import is_plain, plain_choice, sample
 from drivers.engine.swap import Below, Lost
-from drivers.protocol import Hello, Load, Loaded, Move, Probe, Probed, Run, RunResult, Sample, Step, StepDone
+from drivers.protocol import (
+    Export,
+    Exported,
+    Hello,
+    Import,
+    Imported,
+    Inspect,
+    Inspected,
+    Load,
+    Loaded,
+    Move,
+    Probe,
+    Probed,
+    Run,
+    RunResult,
+    Sample,
+    Step,
+    StepDone,
+)
 from syscalls.errno import Errno, SyscallError
 
 _log = logging.getLogger(__name__)
@@ -35,11 +54,12 @@ _LAYOUTS = 16  # remembered, so that a model that comes back into memory is not 
 class Engine:
     """A Device. `kinds` are its ways to run a model, the first that can is used; `refusals` maps a dtype this device does
     not do to the reason; `memory` tells the bytes available; `early`: begin steps before they are asked for; `below`: the
-    lower tiers, as declared in `hello`."""
+    lower tiers, as declared in `hello`; `digests`: where those of models are remembered."""
 
     def __init__(
         self, device: torch.device, hello: Hello, default_dtype: str, refusals: dict[str, str], memory: Callable[[], int],
         kinds: Sequence[ImageKind], *, early: bool = False, below: Sequence[Below] = (),
+        digests: Path | None = None,
     ) -> None:  # fmt: skip
         loading.quiet_transformers()
         self.progress = 0
@@ -52,6 +72,8 @@ class Engine:
         self._below = below
         self._movers = ThreadPoolExecutor(os.cpu_count() or 1, "swap")
         self._images: dict[int, Frames] = {}
+        self._origins: dict[int, checkpoint.Origin] = {}
+        self._digests = digests
         self._contexts: dict[int, Context] = {}
         self._layouts: dict[str, tuple[Any, architecture.Layout]] = {}  # by what was read
         self._last: tuple[list[Run], list[RunResult]] | None = None  # the step before, if it may go on
@@ -97,6 +119,7 @@ class Engine:
                 f"{request.path} in {dtype} with {request.frames} KV frames needs {wanted >> 20} MiB, "
                 f"{available >> 20} MiB are available; evict a model, ask for less KV, or use a smaller dtype",
             )
+        origin = checkpoint.Origin.of(directory, self._digests, kind.way(layout, dtype))
         moved = [0.0]
 
         def progress(fraction: float) -> None:
@@ -124,12 +147,14 @@ class Engine:
                 for make, count in zip(self._below, request.slots, strict=False)
             ]
         self._images[request.image] = image
+        self._origins[request.image] = origin
         return Loaded(request.ref, request.image, image.weight_bytes, image.exact)
 
     def unload(self, image: int) -> None:
         gone = self._images.pop(image, None)
         if gone is None:
             raise SyscallError(Errno.EINVAL, f"no image {image} is loaded")
+        del self._origins[image]
         self._last = self._early = None
         for places in gone.below:
             places.close()
@@ -168,6 +193,21 @@ class Engine:
                 del self._layouts[next(iter(self._layouts))]
             self._layouts[key] = (config, layout)
         return self._layouts[key]
+
+    # --- process images ---------------------------------------------------------------------------------------------
+
+    def export(self, request: Export) -> Callable[[], Exported]:
+        with torch.inference_mode():
+            image = self._image(request.image) if request.image else None
+            return checkpoint.export(request, image, self._origins.get(request.image), self._tick)
+
+    def inspect(self, request: Inspect) -> Inspected:
+        return process_images.inspect(request)
+
+    def import_(self, request: Import) -> Imported:
+        self._last = self._early = None
+        image, origin = self._image(request.image), self._origins[request.image]
+        return checkpoint.read(request, image, origin, self._movers, self._tick)
 
     # --- steps ------------------------------------------------------------------------------------------------------
 

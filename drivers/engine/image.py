@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import transformers
 from torch import nn
 
 from drivers.engine import architecture, int8, plan
@@ -50,6 +51,9 @@ class ImageKind(Protocol):
 
     def kv_shape(self, layout: Layout, dtype: str) -> KVShape:
         """What a token's KV takes."""
+
+    def way(self, layout: Layout, dtype: str) -> dict[str, str]:
+        """What besides the model's own files decides about the bits of its KV, by name."""
 
     def weight_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
         """What the weights will take. Raises ENOTSUP."""
@@ -139,6 +143,23 @@ class TorchKind:
 
     def kv_shape(self, layout: Layout, dtype: str) -> KVShape:
         return KVShape(layout.layers, layout.kv_heads, layout.head_dim, DTYPES[dtype])
+
+    def way(self, layout: Layout, dtype: str) -> dict[str, str]:
+        """Sums of torch's products may have another order with other libraries, instructions and numbers of threads."""
+        if self.device.type == "cuda":
+            where = {"processor": torch.cuda.get_device_name(self.device)}
+        else:
+            where = {
+                "processor": torch.backends.cpu.get_cpu_capability(),
+                "threads": str(torch.get_num_threads()),
+            }
+        return {
+            "engine": f"torch {torch.__version__}",
+            "transformers": transformers.__version__,
+            "weights": dtype,
+            "kv": self.kv_shape(layout, dtype).name,
+            **where,
+        }
 
     def weight_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
         """Raises ENOTSUP where int8 would leave most of a model as it is."""

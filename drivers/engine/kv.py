@@ -27,6 +27,14 @@ class KVShape:
     dtype: torch.dtype
 
     @property
+    def name(self) -> str:
+        """What tells this layout of a block from any other."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{dtype} {self.layers} layers x 2 x {self.heads} heads x {BLOCK_TOKENS} tokens x {self.head_dim}"
+        )
+
+    @property
     def block_bytes(self) -> int:
         return self.layers * 2 * self.heads * BLOCK_TOKENS * self.head_dim * self.dtype.itemsize
 

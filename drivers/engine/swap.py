@@ -140,7 +140,7 @@ class DiskPlaces:
                 self._keys[ctx] = AESGCM(secrets.token_bytes(_KEY_BITS // 8))
             key, number = self._keys[ctx], next(self._writes)
         nonce = struct.pack("<4xQ", number)
-        sealed = key.encrypt(nonce, _bytes_of(frame), self._about(ctx, slot))
+        sealed = key.encrypt(nonce, bytes_of(frame), self._about(ctx, slot))
         done = os.pwritev(self._file.descriptor, [nonce, sealed], self._start + slot * self._stride)
         if done != _NONCE + len(sealed):
             raise OSError(f"of {_NONCE + len(sealed)} bytes {done} were written to the swap file")
@@ -161,7 +161,7 @@ class DiskPlaces:
         except (OSError, InvalidTag, ValueError) as error:
             raise Lost(f"place {slot} of the swap file: {error or type(error).__name__}") from None
         into = frame if frame.device.type == "cpu" else torch.empty_like(frame, device="cpu")
-        _bytes_of(into)[:] = plain
+        bytes_of(into)[:] = plain
         if into is not frame:
             frame.copy_(into)
 
@@ -192,6 +192,6 @@ def on_disk(file: SwapFile) -> Below:
     return places
 
 
-def _bytes_of(frame: torch.Tensor) -> memoryview:
+def bytes_of(frame: torch.Tensor) -> memoryview:
     """A contiguous frame in the CPU's memory, as bytes."""
     return frame.contiguous().cpu().view(torch.uint8).numpy().reshape(-1).data

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,10 +23,19 @@ from typing import NoReturn
 
 import msgspec
 
+from drivers import checkpoint
+from drivers.checkpoint_file import Damaged, Reader
 from drivers.protocol import (
     BLOCK_TOKENS,
+    IMAGES,
     VERSION,
+    Export,
+    Exported,
     Hello,
+    Import,
+    Imported,
+    Inspect,
+    Inspected,
     Load,
     Loaded,
     Probe,
@@ -41,6 +51,7 @@ from syscalls.errno import Errno, SyscallError
 from syscalls.records import Tier
 
 _WRONG_EVERY = 4  # guesses
+_BLOCK = struct.Struct(f"<I{BLOCK_TOKENS}I{BLOCK_TOKENS}Q")  # slots written, their tokens, their hashes
 SLICE_SECONDS = 0.05  # the longest sleep between two signs of progress
 
 
@@ -120,7 +131,7 @@ class SimDevice:
             tiers=[Tier("ram", s.memory, s.bandwidth), *([Tier("swap", s.swap, s.link)] if s.swap else [])],
             architectures=["sim"],
             dtypes=list(DTYPES),
-            features=["logprobs", "deterministic"],
+            features=["logprobs", "deterministic", IMAGES],
             max_runs=s.max_runs,
             step_tokens=s.step_tokens,
             guess_rows=s.guess_rows,
@@ -195,6 +206,60 @@ class SimDevice:
 
     def hears(self, request: object) -> None:
         """Nothing is ever begun early."""
+
+    # --- process images ---------------------------------------------------------------------------------------------
+
+    def _way(self, image: _Image) -> dict[str, str]:
+        return {"model": image.model.name, "weights": image.model.dtype, "engine": self.spec.arithmetic}
+
+    def export(self, request: Export) -> Callable[[], Exported]:
+        def tick() -> None:
+            self._progress += 1
+
+        if not request.image:
+            return lambda: checkpoint.save(request, {}, 0, [], "", tick)
+        image = self._images[request.image]
+        parts, reason = [], ""
+        for frame in request.frames:
+            if frame not in image.hashes:
+                self.faults.append(f"export {request.ref}: frame {frame} holds nothing")
+            parts.append(_packed(image.tokens.get(frame, []), image.hashes.get(frame, [])))
+        for _, slot in request.places:
+            held = image.swapped.get(slot)
+            if held is None or held.ctx != request.ctx:
+                reason = f"place {slot} holds nothing of context {request.ctx}"
+                break
+            parts.append(_packed(held.tokens, held.hashes))
+        way = self._way(image)
+        return lambda: checkpoint.save(request, way, _BLOCK.size, parts, reason, tick)
+
+    def inspect(self, request: Inspect) -> Inspected:
+        return checkpoint.inspect(request)
+
+    def import_(self, request: Import) -> Imported:
+        image = self._images[request.image]
+        if self.spec.crash_import:
+            self._fate.die()
+        try:
+            with Reader(request.path, request.key) as file:
+                if reason := checkpoint.mistrust(file, request, self._way(image), _BLOCK.size):
+                    return checkpoint.nothing_imported(request, reason)
+                failures = [self._fetch(request, image, file, i) for i in range(len(request.frames))]
+                return checkpoint.imported(request, failures, file)
+        except SyscallError as error:
+            return checkpoint.nothing_imported(request, error.reason)
+
+    def _fetch(self, request: Import, image: _Image, file: Reader, number: int) -> str:
+        packed, frame = bytearray(_BLOCK.size), request.frames[number]
+        image.tokens.pop(frame, None)
+        image.hashes.pop(frame, None)
+        try:
+            file.read(request.first + number, memoryview(packed))
+        except Damaged as error:
+            return str(error)
+        count, *both = _BLOCK.unpack(packed)
+        image.tokens[frame], image.hashes[frame] = both[:count], both[BLOCK_TOKENS:][:count]
+        return ""
 
     # --- steps ------------------------------------------------------------------------------------------------------
 
@@ -441,3 +506,9 @@ class SimDevice:
             self._fate.sleep(whole / slices)
             self._progress += 1
             report((i + 1) / slices)
+
+
+def _packed(held: list[int], hashes: list[int]) -> bytes:
+    """A frame as bytes."""
+    rest = [0] * (BLOCK_TOKENS - len(held))
+    return _BLOCK.pack(len(held), *held, *rest, *hashes, *rest)

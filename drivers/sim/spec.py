@@ -54,6 +54,8 @@ class DeviceSpec:
     hang_token: int = -1  # never comes back when a run computes this token
     lose_every: int = 0  # of the frames that are moved in, every so manyth cannot be read back
     unwritten_every: int = 0  # of the frames that are moved out, every so manyth cannot be written
+    crash_import: int = 0  # 1: dies when it is to read KV from the file of a process image
+    arithmetic: str = "sim"  # in what way it computes: KV of another way is not taken
     error_token: int = -1  # a run that computes this token fails, alone
     fail_load: str = ""  # the errno with which every load fails: EIO, ENOMEM, ...
 

@@ -138,6 +138,31 @@ class PageTable:
         self.cached += tokens
         return moves
 
+    def bring(self, pool: FramePool, tokens: int) -> list[int]:
+        """Frames for the next `tokens` tokens at a block boundary, whose KV comes from elsewhere, or for as many as there
+        are frames and the group may have; they count as cached, but get no names before they are there (`computed`)."""
+        size, group = self.group.kv_room()
+        count = min(blocks(tokens), pool.available)
+        if group is not None:
+            count = min(count, size // pool.frame_bytes)
+        frames = [self._take(pool) for _ in range(count)]
+        self.frames += frames
+        self.cached += min(tokens, count * BLOCK_TOKENS)
+        return frames
+
+    def stored(self, length: int) -> tuple[int, list[int], list[Slot]]:
+        """What there is of the KV of a log of `length`, in frames and lower tiers, without a gap: tokens, the frames, and
+        the places after them."""
+        if self.cached % BLOCK_TOKENS:
+            return self.cached, self.frames[: blocks(self.cached)], []
+        tokens, slots = self.cached, []
+        while (kept := self.kept.get(tokens // BLOCK_TOKENS)) is not None and tokens < length:
+            slots.append(kept.slot)
+            tokens += kept.tokens
+            if kept.tokens < BLOCK_TOKENS:
+                break
+        return tokens, self.frames[: blocks(self.cached)], slots
+
     def trim(self, space: SwapSpace, tokens: int) -> None:
         """The log has been cut to `tokens` tokens: forget what lies in lower tiers of the rest."""
         for block in [block for block in self.kept if (block + 1) * BLOCK_TOKENS > tokens]:

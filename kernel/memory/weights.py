@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from drivers.protocol import BLOCK_TOKENS, Probed
 from kernel.memory.frames import FramePool
+from kernel.memory.page_table import PageTable
 from kernel.memory.swap import SwapCost, SwapSpace
 from kernel.memory.thrash import Thrash
 from kernel.memory.victims import Victims
@@ -53,6 +54,9 @@ class Image:
     starved: OrderedDict[int, LLMProcess] = field(
         default_factory=OrderedDict
     )  # BLOCKED(pagein), first come first
+    imports: dict[int, PageTable] = field(
+        default_factory=dict
+    )  # by pid, of processes whose KV is being read from a file
     used: float = 0.0  # when a process last began or ended to use it
 
     def join(self, process: LLMProcess) -> None:
@@ -88,6 +92,11 @@ class Image:
         """The process has no pages any more, or never had."""
         if self.holders.pop(process.pid, None) is not None:
             self.victims.gone(process)
+
+    def take_back(self) -> None:
+        """Nobody can run for want of frames: have those back into which KV is being read; it is computed instead."""
+        for table in self.imports.values():
+            table.cut(self.pool, 0)
 
     @property
     def block_tokens(self) -> int:

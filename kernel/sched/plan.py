@@ -73,6 +73,7 @@ def plan_step(device: Device, pager: Pager, now: float, aging: float, quantum: i
         # Everybody who wants to run waits for frames that others who also wait hold: one must take what it needs.
         assert first.image is not None
         del first.image.starved[first.pid]
+        first.image.take_back()
         pager.settle(first, now)
         plan = _fill(device, pager, now, aging, quantum, desperate=True)
         able = plan.runs or first.pid not in first.image.starved or first.short is not None

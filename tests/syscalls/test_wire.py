@@ -47,6 +47,8 @@ def values(annotation: Any, meta: tuple[msgspec.Meta, ...] = ()) -> st.SearchStr
         printable = any(m.pattern == records.PRINTABLE for m in meta)
         alphabet = st.characters(exclude_categories=["Cs", "Cc"] if printable else ["Cs"])
         return st.text(alphabet, min_size=least, max_size=20)
+    if annotation is bytes:
+        return st.binary(max_size=20)
     if annotation in (None, type(None)):
         return st.none()
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):

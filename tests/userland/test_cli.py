@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from syscalls import blocking, runtime
-from syscalls.records import State
-from syscalls.table import Getinfo, Ps, Spawn
+from syscalls.records import Signal, State
+from syscalls.table import Getinfo, Kill, Ps, Spawn
 from tests.booted import eventually
 from userland.programs.boot import private_kernel
 
@@ -373,3 +373,65 @@ def test_the_doctor_finds_what_is_missing_and_says_what_to_do(tmp_path: Path) ->
     assert ended.returncode == 1
     assert re.search(r"runtime directory +missing", ended.stdout)
     assert "a socket's path may have 107 bytes" in ended.stdout
+
+
+# --- process images -------------------------------------------------------------------------------------------------
+
+
+def test_an_agent_goes_to_a_file_and_comes_back_for_good(where: Path, agent: int, tmp_path: Path) -> None:
+    ended = llmasos(where, "checkpoint", str(agent), str(tmp_path / "image"))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert re.fullmatch(
+        rf"\[{agent}\] is in {tmp_path}/image: 40 tokens, with the KV of 39, \S+ \S+\n", ended.stdout
+    )
+    ended = llmasos(where, "restore", str(tmp_path / "image"), "--name", "back")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    match = re.fullmatch(rf"\[(\d+)\] back on \S+: 40 tokens, idle, from {tmp_path}/image\n", ended.stdout)
+    assert match is not None
+    with blocking.connect(where, name="test") as kernel:
+        row = kernel(Getinfo(int(match[1])))
+        assert (row.name, row.length, row.ppid) == ("back", 40, 1), "it outlives the command"
+        kernel(Kill(row.pid, Signal.KILL))
+
+
+def test_a_passphrase_comes_from_a_file(where: Path, agent: int, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("open sesame\nand more\n")
+    (tmp_path / "wrong").write_text("sesame\n")
+    (tmp_path / "none").touch()
+    image = str(tmp_path / "image")
+    with_secret = ("--passphrase-file", str(tmp_path / "secret"))
+    assert llmasos(where, "checkpoint", str(agent), image, "--no-kv", *with_secret).returncode == 0
+    for name, errno in (("wrong", "EPERM"), ("none", "EINVAL"), ("nowhere", "ENOENT")):
+        ended = llmasos(where, "restore", image, "--passphrase-file", str(tmp_path / name))
+        assert ended.returncode == 1
+        assert ended.stderr.startswith(f"llmasos: {errno}: ")
+    ended = llmasos(where, "restore", image, *with_secret, "--name", "opened")
+    assert ended.returncode == 0
+    with blocking.connect(where, name="test") as kernel:
+        (row,) = (row for row in kernel(Ps()) if row.name == "opened")
+        kernel(Kill(row.pid, Signal.KILL))
+
+
+def test_what_is_no_image_is_refused_in_one_line(where: Path, agent: int, tmp_path: Path) -> None:
+    (tmp_path / "diary").write_text("dear diary")
+    for words in (("restore", "diary"), ("checkpoint", str(agent), "diary")):
+        ended = llmasos(where, *words[:-1], str(tmp_path / "diary"))
+        assert ended.returncode == 1
+        assert "no process image" in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+    assert (tmp_path / "diary").read_text() == "dear diary"
+
+
+def test_the_shell_writes_and_restores(where: Path, agent: int, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    lines = [
+        f"checkpoint sleeper {image}", f"restore {image} second", f"restore {image} 7", f"restore --detach {image} third",
+        "ps", "kill -KILL third",
+    ]  # fmt: skip
+    ended = llmasos(where, "shell", typed="\n".join(lines))
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert "a name may not be a number" in ended.stderr
+    assert f"is in {image}: 40 tokens, with the KV of 39" in ended.stdout
+    assert re.search(r"\[\d+\] second on \S+: 40 tokens, idle", ended.stdout)
+    assert re.search(r"llm .* third", ended.stdout)

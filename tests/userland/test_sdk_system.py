@@ -298,3 +298,35 @@ def test_fed_text_goes_on_where_the_context_ends(cpu_system: System, spaced: str
     process.feed("万 丈")
     process.feed(" 三")
     assert process.text == "丁 七万 丈 三"
+
+
+def test_an_image_goes_to_a_relative_path_and_comes_back_as_a_process(
+    process: Process, cpu_system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    process.generate(8)
+    info = process.checkpoint("image", passphrase="open sesame")
+    assert (info.path, info.tokens) == (str(tmp_path / "image"), len(PROMPT) + 8)
+    small = process.checkpoint(tmp_path / "small", kv=False)
+    assert (small.kv_tokens, small.bytes < info.bytes) == (0, True)
+    twin = cpu_system.restore("image", name="twin", passphrase="open sesame")
+    other = cpu_system.restore("small", detached=True)
+    assert (twin.info().name, other.info().name) == ("twin", "under test")
+    assert twin.text == other.text == process.text
+    assert twin.generate(8) == other.generate(8) == process.generate(8)
+    with pytest.raises(SyscallError) as caught:
+        cpu_system.restore("none")
+    assert caught.value.errno is Errno.ENOENT
+    for restored in (twin, other):
+        restored.end()
+
+
+def test_images_are_written_and_restored_by_tasks(cpu_system: System, model: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with aio.System.connect(cpu_system.kernel.boot.runtime) as system:
+            process = await system.spawn(model, PROMPT, dtype="fp32")
+            await process.checkpoint(tmp_path / "image")
+            async with await system.restore(tmp_path / "image") as twin:
+                assert await twin.generate(8) == await process.generate(8)
+
+    trio.run(main)

@@ -10,6 +10,7 @@ Many processes are talked to at once by talking to each in a task of its own.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 from typing import Self, Unpack
@@ -18,6 +19,7 @@ import trio
 
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import (
+    CheckpointInfo,
     ExitInfo,
     GroupInfo,
     Limits,
@@ -30,6 +32,7 @@ from syscalls.records import (
     Stats,
 )
 from syscalls.table import (
+    Checkpoint,
     Evict,
     Feed,
     Fork,
@@ -41,6 +44,7 @@ from syscalls.table import (
     Models,
     Pagein,
     Ps,
+    Restore,
     Sched,
     Setlimits,
     Setsched,
@@ -82,6 +86,24 @@ class System(AsyncConnection):
         while page := await self(Ps(after=rows[-1].pid if rows else 0)):
             rows.extend(page)
         return rows
+
+    async def restore(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str = "",
+        device: str = "",
+        detached: bool = False,
+        passphrase: str = "",
+        model: str = "",
+    ) -> Process:
+        """Start a process from an image that `Process.checkpoint` has written; it goes on where that one was. Empty: as
+        before. Raises ENOENT, EPERM (the passphrase is wrong), EINVAL, EIO (the file is damaged)."""
+        file = options.file_path(path)
+        pid = await self(
+            Restore(file, name, device, detached, passphrase.encode(), options.model_path(model))
+        )
+        return await self.process(pid)
 
     async def models(self) -> list[ModelInfo]:
         return await self(Models())
@@ -231,6 +253,13 @@ class Process:
         """Copies of it; pages are shared until one of them writes."""
         pids = await self.system(Fork(self.pid, count, same_seed, detached))
         return [Process(self.system, pid, self.model, self._instructions) for pid in pids]
+
+    async def checkpoint(
+        self, path: str | os.PathLike[str], *, kv: bool = True, passphrase: str = ""
+    ) -> CheckpointInfo:
+        """Write its image to a file, from which `System.restore` starts it again; it goes on meanwhile. Without `kv` the
+        file is small, and the context is computed again. With a passphrase it is encrypted."""
+        return await self.system(Checkpoint(self.pid, options.file_path(path), kv, passphrase.encode()))
 
     async def signal(self, signal: Signal) -> None:
         await self.system(Kill(self.pid, signal))

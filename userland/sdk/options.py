@@ -108,6 +108,11 @@ def model_path(model: str) -> str:
     return model
 
 
+def file_path(path: str | os.PathLike[str]) -> str:
+    """A file, too, is told to the kernel by its absolute path."""
+    return os.path.abspath(os.path.expanduser(os.fspath(path)))
+
+
 def located(model: str) -> Script[str]:
     """What to call a model in a system call. A directory of the working directory may be named bare (`mine`, not only
     `./mine`), unless the system knows a model of that name."""

@@ -10,12 +10,14 @@ Made from aio.py by `python -m userland.sdk.mirror`; change that file.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import (
+    CheckpointInfo,
     ExitInfo,
     GroupInfo,
     Limits,
@@ -28,6 +30,7 @@ from syscalls.records import (
     Stats,
 )
 from syscalls.table import (
+    Checkpoint,
     Evict,
     Feed,
     Fork,
@@ -39,6 +42,7 @@ from syscalls.table import (
     Models,
     Pagein,
     Ps,
+    Restore,
     Sched,
     Setlimits,
     Setsched,
@@ -80,6 +84,24 @@ class System(Connection):
         while page := self(Ps(after=rows[-1].pid if rows else 0)):
             rows.extend(page)
         return rows
+
+    def restore(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str = "",
+        device: str = "",
+        detached: bool = False,
+        passphrase: str = "",
+        model: str = "",
+    ) -> Process:
+        """Start a process from an image that `Process.checkpoint` has written; it goes on where that one was. Empty: as
+        before. Raises ENOENT, EPERM (the passphrase is wrong), EINVAL, EIO (the file is damaged)."""
+        file = options.file_path(path)
+        pid = self(
+            Restore(file, name, device, detached, passphrase.encode(), options.model_path(model))
+        )
+        return self.process(pid)
 
     def models(self) -> list[ModelInfo]:
         return self(Models())
@@ -230,6 +252,13 @@ class Process:
         """Copies of it; pages are shared until one of them writes."""
         pids = self.system(Fork(self.pid, count, same_seed, detached))
         return [Process(self.system, pid, self.model, self._instructions) for pid in pids]
+
+    def checkpoint(
+        self, path: str | os.PathLike[str], *, kv: bool = True, passphrase: str = ""
+    ) -> CheckpointInfo:
+        """Write its image to a file, from which `System.restore` starts it again; it goes on meanwhile. Without `kv` the
+        file is small, and the context is computed again. With a passphrase it is encrypted."""
+        return self.system(Checkpoint(self.pid, options.file_path(path), kv, passphrase.encode()))
 
     def signal(self, signal: Signal) -> None:
         self.system(Kill(self.pid, signal))

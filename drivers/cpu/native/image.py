@@ -140,6 +140,15 @@ class NativeKind:
             layout.layers, layout.kv_heads, network.padded_head_dim(layout) + scale, KV_DTYPES[self.kv]
         )
 
+    def way(self, layout: Layout, dtype: str) -> dict[str, str]:
+        """The compiled library as it is: another compiler, or a change of its source, may sum in another order."""
+        return {
+            "engine": f"native {self.library.isa}",
+            "library": self.library.digest,
+            "weights": dtype,
+            "kv": self.kv_shape(layout, dtype).name,
+        }
+
     def weight_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
         tables = 2 * layout.vocab * int(config.hidden_size) + 4 * layout.context * layout.head_dim
         return network.arena_bytes(config, layout, BITS[dtype]) + tables

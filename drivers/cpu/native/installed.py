@@ -13,7 +13,6 @@ Files that nobody has loaded for a long time, of models that have changed or gon
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
 import mmap
 import os
@@ -35,6 +34,7 @@ import xxhash
 from drivers.cpu.native.library import ABI, Layer, Model
 from drivers.cpu.native.network import Blueprint, Page
 from drivers.cpu.native.packing import Arena
+from drivers.engine.digest import content_digest
 
 FORMAT = 1  # of the file; that of its structures is library.ABI
 _MAGIC = b"LLMasOS\0"
@@ -79,6 +79,7 @@ class Store:
 
     def __init__(self, directory: Path, threads: int = 2) -> None:
         self.directory = directory.expanduser().absolute()
+        self.digests = self.directory / "digests"
         self._threads = threads
 
     def get(
@@ -144,37 +145,7 @@ class Store:
 
     def _digest(self, source: Path, tick: Callable[[], None]) -> str:
         """SHA-256 of what a model is made from: its configuration and weights."""
-        whole = hashlib.sha256()
-        for path in sorted([*source.glob("config.json"), *source.glob("*.safetensors*")]):
-            whole.update(f"{path.name}\0{self._digest_of(path, tick)}\0".encode())
-        return whole.hexdigest()
-
-    def _digest_of(self, path: Path, tick: Callable[[], None]) -> str:
-        """Of one file, remembered for as long as the file is not touched (a write changes its ctime)."""
-        state = path.stat()
-        known_by = (
-            path.resolve(),
-            state.st_dev,
-            state.st_ino,
-            state.st_size,
-            state.st_mtime_ns,
-            state.st_ctime_ns,
-        )
-        memory = self.directory / "digests" / hashlib.sha256(repr(known_by).encode()).hexdigest()
-        with suppress(OSError):
-            digest = memory.read_bytes()
-            if re.fullmatch(b"[0-9a-f]{64}", digest):
-                return digest.decode()
-        computed = hashlib.sha256()
-        with path.open("rb", buffering=0) as file:
-            while piece := file.read(_PIECE):
-                computed.update(piece)
-                tick()
-        with suppress(OSError):
-            memory.parent.mkdir(exist_ok=True)
-            with _whole(memory) as descriptor:
-                os.write(descriptor, computed.hexdigest().encode())
-        return computed.hexdigest()
+        return content_digest(source, self.digests, tick)
 
     @contextmanager
     def _lock(self, path: Path, tick: Callable[[], None]) -> Iterator[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import importlib.machinery
 import os
 from ctypes import POINTER, c_char_p, c_float, c_int, c_int64, c_void_p
@@ -88,6 +89,11 @@ class Library:
         if chosen is None:
             raise OSError(f"{SWITCH}={isa}: this CPU or build has no such instruction set")
         self.isa: str = chosen.decode()
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the library."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     def open(self, model: Model, threads: int) -> int:
         """A decoder. `model` and what it points to must stay where they are until it is closed. Raises MemoryError."""

@@ -1,0 +1,98 @@
+"""Process images, as far as all drivers do the same: what stands in the head of the file, and when its KV is trusted.
+
+The kernel's part of the head is handed through. The driver's own says how the KV came about: its fingerprint, a few names
+with values, of which each is something that could make other bits. KV is taken back only where all of them are the same:
+another model, or the same one computed in another way, would not only go on with other tokens, its blocks would be shared
+with everybody whose context begins alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from drivers import checkpoint_file
+from drivers.checkpoint_file import Buffer, Reader, Tick
+from drivers.protocol import BLOCK_TOKENS, Export, Exported, Import, Imported, Inspect, Inspected
+from syscalls.errno import Errno, SyscallError
+
+_SHOWN = 12  # characters of a value, in a reason
+
+
+class _Head(msgspec.Struct, array_like=True, frozen=True):
+    kernel: bytes
+    tokens: int  # whose KV the parts hold
+    fingerprint: dict[str, str]
+
+
+def save(
+    request: Export,
+    fingerprint: Mapping[str, str],
+    part_bytes: int,
+    parts: Sequence[Buffer],
+    reason: str,
+    tick: Tick,
+) -> Exported:
+    """Write the file: `parts` are the KV of the context's first blocks; `reason`: why not of all that were asked for."""
+    tokens = min(request.tokens, len(parts) * BLOCK_TOKENS)
+    head = msgspec.msgpack.encode(_Head(request.head, tokens, dict(fingerprint)))
+    size = checkpoint_file.write(request.path, head, part_bytes, parts, request.key, tick)
+    return Exported(request.ref, size, tokens, reason if tokens < request.tokens else "")
+
+
+def inspect(request: Inspect) -> Inspected:
+    """What is in a file."""
+    with Reader(request.path, request.key) as file:
+        head = _head(file)
+        file.fetch()
+        return Inspected(request.ref, file.id, head.kernel, head.tokens)
+
+
+def _head(file: Reader) -> _Head:
+    try:
+        head = msgspec.msgpack.decode(file.head, type=_Head)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise SyscallError(Errno.EIO, f"{file.path} is damaged: its head cannot be read: {error}") from None
+    if not 0 <= head.tokens <= file.parts * BLOCK_TOKENS:
+        raise SyscallError(Errno.EIO, f"{file.path} is damaged: it has no KV for {head.tokens} tokens")
+    return head
+
+
+def mistrust(file: Reader, request: Import, fingerprint: Mapping[str, str], part_bytes: int) -> str:
+    """Why the KV of a file is not to be used for a request, or ""."""
+    if file.id != request.id:
+        return "another file has its name now"
+    if not file.mine and not file.encrypted:
+        return "the file is another user's, and nothing vouches for its KV; encrypt it with a passphrase"
+    theirs = _head(file).fingerprint
+    names = sorted(name for name in {*theirs, *fingerprint} if theirs.get(name) != fingerprint.get(name))
+    if names:
+        found = (
+            f"{name} was {_short(theirs.get(name))}, is {_short(fingerprint.get(name))}" for name in names
+        )
+        return f"its KV is not what would be computed here: {'; '.join(found)}"
+    if file.part_bytes != part_bytes:
+        return f"its blocks have {file.part_bytes} bytes, here they have {part_bytes}"
+    return ""
+
+
+def _short(value: str | None) -> str:
+    if value is None:
+        return "not given"
+    return value if len(value) <= 4 * _SHOWN else value[:_SHOWN] + "..."
+
+
+def imported(request: Import, failures: Sequence[str], file: Reader | None) -> Imported:
+    """The answer to a request of whose blocks those with a failure, other than "", could not be read."""
+    good = next((number for number, failure in enumerate(failures) if failure), len(failures))
+    tokens = min(request.tokens, (request.first + good) * BLOCK_TOKENS)
+    if good == len(failures):
+        return Imported(request.ref, tokens)
+    flaw = f" ({file.flaw})" if file is not None and file.flaw else ""
+    return Imported(request.ref, tokens, f"block {request.first + good} is damaged: {failures[good]}{flaw}")
+
+
+def nothing_imported(request: Import, reason: str) -> Imported:
+    """The answer where nothing is read."""
+    return Imported(request.ref, min(request.tokens, request.first * BLOCK_TOKENS), reason)

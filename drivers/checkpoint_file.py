@@ -1,0 +1,430 @@
+"""The file of a process image: one head and any number of parts of one size, each checked; whole or not there at all.
+
+    prelude   magic, format, is it encrypted, salt, check of the key, sizes; and its own checksum
+    head      sealed
+    parts     sealed, one after the other: KV, a block each
+    end       a magic and the prelude's checksum again: how a copy that stopped early shows
+
+Sealed means: without a passphrase, followed by a checksum (xxh3), which finds accidents; with one, encrypted with
+AES-256-GCM under a key of this file alone (scrypt of the passphrase and a random salt), followed by its tag, which finds
+everything. The number of a part and what stands before the parts go into every seal, so that none can be exchanged, left
+out, or be another file's.
+
+Like CRIU's and QEMU's images this is written beside its name and renamed when it is on the disk. It has no name until
+then where the system can do that, so nothing is left of a writer that was killed. Whoever reads trusts no size before it
+has been held against the file's own.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from threading import Lock
+from types import TracebackType
+from typing import Protocol
+
+import xxhash
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from syscalls.errno import Errno, SyscallError
+
+FORMAT = 1
+MAGIC, END = b"LLMasPI\0", b"LLMasEND"
+MOST_HEAD = 32 << 20  # bytes
+MOST_PART = 1 << 30
+_PRELUDE = struct.Struct(
+    "<8sIB3x16s16sQQQ"
+)  # magic, format, encrypted, salt, check, bytes of head and part, parts
+_SUM = struct.Struct("<Q")
+_END = struct.Struct("<8sQ")
+_START = _PRELUDE.size + _SUM.size
+_PIECE = 64 << 20  # bytes written between two looks at whether they have reached the disk
+_TEMPORARY = ".llmasos-", ".part"
+# scrypt's cost as OWASP advises: 128 MiB and some tenths of a second for each guess at a passphrase.
+_COST = 1 << 17
+_KEPT_KEYS = 4
+
+Buffer = bytes | memoryview
+Tick = Callable[[], None]
+
+
+class Damaged(Exception):
+    """What stands in the file is not what was written: what is wrong."""
+
+
+def _nothing() -> None:
+    pass
+
+
+# --- seals ----------------------------------------------------------------------------------------------------------
+
+
+class _Seal(Protocol):
+    """`number` 0 is the head, the parts follow."""
+
+    size: int  # bytes of a seal
+
+    def close(self, number: int, data: Buffer) -> tuple[Buffer, bytes]:
+        """What is stored instead of `data`, and its seal."""
+
+    def open(self, number: int, stored: memoryview, seal: bytes) -> None:
+        """Turn what is stored into what it was, in place. Raises Damaged."""
+
+
+class _Sum:
+    """Checksums, each begun with what stands before the parts."""
+
+    size = _SUM.size
+
+    def __init__(self, about: bytes) -> None:
+        self._seed = xxhash.xxh3_64_intdigest(about)
+
+    def _sum(self, number: int, data: Buffer) -> bytes:
+        return _SUM.pack(xxhash.xxh3_64_intdigest(data, seed=(self._seed + number) & (1 << 64) - 1))
+
+    def close(self, number: int, data: Buffer) -> tuple[Buffer, bytes]:
+        return data, self._sum(number, data)
+
+    def open(self, number: int, stored: memoryview, seal: bytes) -> None:
+        if self._sum(number, stored) != seal:
+            raise Damaged("its checksum is off")
+
+
+class _Tag:
+    """AES-256-GCM. The key is this file's alone, so the number can be the nonce."""
+
+    size = 16
+
+    def __init__(self, about: bytes, key: bytes) -> None:
+        self._about = about
+        self._cipher = AESGCM(key)
+
+    def close(self, number: int, data: Buffer) -> tuple[Buffer, bytes]:
+        sealed = memoryview(self._cipher.encrypt(struct.pack("<4xQ", number), data, self._about))
+        return sealed[: -self.size], bytes(sealed[-self.size :])
+
+    def open(self, number: int, stored: memoryview, seal: bytes) -> None:
+        try:
+            whole = b"".join((stored, seal))
+            stored[:] = self._cipher.decrypt(struct.pack("<4xQ", number), whole, self._about)
+        except InvalidTag:
+            raise Damaged("it is not what was encrypted") from None
+
+
+_keys: OrderedDict[bytes, tuple[bytes, bytes]] = OrderedDict()  # of files looked at and not yet read
+_keys_lock = Lock()
+
+
+def _derive(passphrase: bytes, salt: bytes) -> tuple[bytes, bytes]:
+    """The key of a file, and what its prelude says of it: a wrong passphrase can be told from a damaged file."""
+    both = hashlib.scrypt(passphrase, salt=salt, n=_COST, r=8, p=1, maxmem=256 << 20, dklen=48)
+    return both[:32], both[32:]
+
+
+def _key(passphrase: bytes, salt: bytes) -> tuple[bytes, bytes]:
+    """The same for a reader: who looks at a file reads it soon, and need not derive its key twice."""
+    known_by = hashlib.sha256(salt + passphrase).digest()
+    with _keys_lock:
+        known = _keys.pop(known_by, None)
+    if known is None:
+        known = _derive(passphrase, salt)
+        with _keys_lock:
+            _keys[known_by] = known
+            while len(_keys) > _KEPT_KEYS:
+                _keys.popitem(last=False)
+    return known
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def write(
+    path: str,
+    head: bytes,
+    part_bytes: int,
+    parts: Sequence[Buffer],
+    passphrase: bytes = b"",
+    tick: Tick = _nothing,
+) -> int:
+    """Write the file; returns its size in bytes. It is on the disk then, whole, and only its owner may read it.
+
+    Raises SyscallError, and what had the name before is as it was: EIO (also for want of space), ENOENT, EPERM, EINVAL.
+    """
+    if len(head) > MOST_HEAD:
+        raise SyscallError(Errno.E2BIG, f"a head of {len(head)} bytes; {MOST_HEAD} are possible")
+    salt = secrets.token_bytes(16)
+    key, check = _derive(passphrase, salt) if passphrase else (b"", bytes(16))
+    prelude = _PRELUDE.pack(MAGIC, FORMAT, bool(passphrase), salt, check, len(head), part_bytes, len(parts))
+    seal: _Seal = _Tag(prelude, key) if passphrase else _Sum(prelude)
+    total = xxhash.xxh3_64_intdigest(prelude)
+    try:
+        _check_place(path)
+        with _whole(path) as descriptor:
+            size = _put(descriptor, prelude, _SUM.pack(total))
+            unsure = size
+            for number, data in enumerate((head, *parts)):
+                stored, made = seal.close(number, data)
+                written = _put(descriptor, stored, made)
+                size += written
+                unsure += written
+                tick()
+                if unsure > _PIECE:
+                    os.fdatasync(descriptor)
+                    unsure = 0
+                    tick()
+            size += _put(descriptor, _END.pack(END, total))
+            os.fsync(descriptor)
+            tick()
+    except OSError as error:
+        raise _refusal(path, error) from None
+    return size
+
+
+def _put(descriptor: int, *buffers: Buffer) -> int:
+    """Write all of it, however often it takes."""
+    left = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
+    size = sum(map(len, left))
+    while left:
+        done = os.writev(descriptor, left)
+        if done == 0:
+            raise OSError(errno.EIO, "nothing more is written")
+        while left and done >= len(left[0]):
+            done -= len(left.pop(0))
+        if left:
+            left[0] = left[0][done:]
+    return size
+
+
+def _check_place(path: str) -> None:
+    """EINVAL where something else than a process image has the name."""
+    try:
+        state = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(state.st_mode):
+        raise SyscallError(Errno.EINVAL, f"{path} is {_kind(state.st_mode)}; name a file")
+    with _opened(path) as descriptor:
+        if state.st_size and os.pread(descriptor, len(MAGIC), 0) != MAGIC:
+            raise SyscallError(
+                Errno.EINVAL, f"{path} is there and is no process image; remove it, or choose another name"
+            )
+
+
+@contextmanager
+def _whole(path: str) -> Iterator[int]:
+    """A descriptor of a new file that takes its name when it is finished, and is gone if that is not reached."""
+    directory = os.path.dirname(path)
+    _sweep(directory)
+    name = os.path.join(directory, secrets.token_hex(8).join(_TEMPORARY))
+    named = False
+    try:
+        descriptor = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            raise
+        descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        named = True
+    try:
+        with suppress(OSError):  # a file system without locks: then nobody removes what was left either
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+        if not named:
+            _name(descriptor, directory, os.path.basename(name))
+            named = True
+        os.replace(name, path)
+        named = False
+        _sync_directory(directory)
+    finally:
+        if named:
+            with suppress(OSError):
+                os.unlink(name)
+        os.close(descriptor)
+
+
+def _name(descriptor: int, directory: str, name: str) -> None:
+    """Give a file without a name one in the directory."""
+    place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:  # with a descriptor of the directory Python calls linkat, which follows; else link, which does not
+        os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=place, follow_symlinks=True)
+    finally:
+        os.close(place)
+
+
+def _sweep(directory: str) -> None:
+    """Remove what writers have left that were killed: nobody holds its lock."""
+    with os.scandir(directory) as entries:
+        left = [
+            e.path for e in entries if e.name.startswith(_TEMPORARY[0]) and e.name.endswith(_TEMPORARY[1])
+        ]
+    for path in left:
+        with suppress(OSError), _opened(path) as descriptor:  # another user's, or gone
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
+
+
+def _sync_directory(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system where directories need none
+            raise
+    finally:
+        os.close(descriptor)
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+class Reader:
+    """An open file: `head`, and `parts` parts of `part_bytes` bytes. For use in a `with`; several threads may `read`."""
+
+    def __init__(self, path: str, passphrase: bytes = b"") -> None:
+        """Raises SyscallError: ENOENT, EPERM (no access; the passphrase is wrong, or missing), EINVAL (no process image,
+        or one that is not encrypted though there is a passphrase), EIO (damaged)."""
+        self.path = path
+        self.part_bytes = self.parts = 0
+        try:
+            if not stat.S_ISREG(mode := os.stat(path).st_mode):  # opening a device may do something
+                raise SyscallError(Errno.EINVAL, f"{path} is {_kind(mode)}, no process image")
+            with _opened(path) as descriptor:
+                self._read_start(descriptor, passphrase)
+                self._descriptor = os.dup(descriptor)
+        except OSError as error:
+            raise _refusal(path, error) from None
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+    def _read_start(self, descriptor: int, passphrase: bytes) -> None:
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode):
+            raise SyscallError(Errno.EINVAL, f"{self.path} is {_kind(state.st_mode)}, no process image")
+        size = state.st_size
+        start = os.pread(descriptor, _START, 0)
+        prelude = start[: _PRELUDE.size]
+        if start[: len(MAGIC)] != MAGIC:
+            raise SyscallError(Errno.EINVAL, f"{self.path} is no process image")
+        if len(start) < _START or _SUM.unpack(start[_PRELUDE.size :])[0] != xxhash.xxh3_64_intdigest(prelude):
+            raise self._damaged("its first bytes are not what was written")
+        _, form, encrypted, salt, check, head_bytes, self.part_bytes, self.parts = _PRELUDE.unpack(prelude)
+        if form != FORMAT:
+            raise SyscallError(
+                Errno.EINVAL,
+                f"{self.path} is of format {form}, {FORMAT} is known here; use the LLMasOS that wrote it",
+            )
+        self.encrypted = bool(encrypted)
+        self.mine = state.st_uid == os.geteuid()
+        if self.encrypted and not passphrase:
+            raise SyscallError(Errno.EPERM, f"{self.path} is encrypted; give its passphrase")
+        if passphrase and not self.encrypted:
+            raise SyscallError(
+                Errno.EINVAL,
+                f"{self.path} is not encrypted, so a passphrase vouches for nothing; leave it out",
+            )
+        if head_bytes > MOST_HEAD or head_bytes > size or self.part_bytes > MOST_PART:
+            raise self._damaged(f"it has {size} bytes, its head or its parts would have more than they can")
+        key = b""
+        if self.encrypted:
+            key, found = _key(passphrase, salt)
+            if not secrets.compare_digest(found, check):
+                raise SyscallError(Errno.EPERM, f"the passphrase is not that of {self.path}")
+        self._seal: _Seal = _Tag(prelude, key) if self.encrypted else _Sum(prelude)
+        stored = os.pread(descriptor, head_bytes + self._seal.size, _START)
+        if len(stored) < head_bytes + self._seal.size:
+            raise self._damaged(f"it ends in its head, after {size} bytes")
+        head = bytearray(stored[:head_bytes])
+        try:
+            self._seal.open(0, memoryview(head), stored[head_bytes:])
+        except Damaged as error:
+            raise self._damaged(f"its head: {error}") from None
+        self.head = bytes(head)
+        self.id = hashlib.sha256(prelude + stored[head_bytes:]).digest()
+        self._first = _START + len(stored)
+        whole = self._first + self.parts * (self.part_bytes + self._seal.size) + _END.size
+        self.flaw = "" if size == whole else f"the file has {size} bytes instead of {whole}"
+        if not self.flaw:
+            end = os.pread(descriptor, _END.size, whole - _END.size)
+            if end != _END.pack(END, xxhash.xxh3_64_intdigest(prelude)):
+                self.flaw = "the end of the file is missing"
+
+    def _damaged(self, what: str) -> SyscallError:
+        return SyscallError(Errno.EIO, f"{self.path} is damaged: {what}")
+
+    def read(self, number: int, into: memoryview) -> None:
+        """Part `number`, from 0. Raises Damaged, and what is in `into` is undefined then."""
+        seal = bytearray(self._seal.size)
+        wanted = self.part_bytes + len(seal)
+        if not 0 <= number < self.parts or len(into) != self.part_bytes:
+            raise Damaged(f"there is no part {number} of {len(into)} bytes")
+        try:
+            done = os.preadv(self._descriptor, [into, seal], self._first + number * wanted)
+            while 0 < done < wanted:
+                rest = [into[done:]] if done < len(into) else []
+                rest.append(memoryview(seal)[max(0, done - len(into)) :])
+                count = os.preadv(self._descriptor, rest, self._first + number * wanted + done)
+                done = done + count if count else -1
+        except OSError as error:
+            raise Damaged(f"it cannot be read: {error.strerror}") from None
+        if done != wanted:
+            raise Damaged("the file ends before it")
+        self._seal.open(number + 1, into, bytes(seal))
+
+    def fetch(self) -> None:
+        """Have the operating system read ahead: the parts are going to be wanted."""
+        with suppress(OSError):
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    """A descriptor for reading, which waits for nobody where the path is a fifo or a device after all."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+_KINDS = {
+    stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
+
+
+def _kind(mode: int) -> str:
+    return _KINDS.get(stat.S_IFMT(mode), "no regular file")
+
+
+def _refusal(path: str, error: OSError) -> SyscallError:
+    """An error of the operating system as one of ours."""
+    why = error.strerror or str(error)
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            return SyscallError(Errno.ENOENT, f"{path}: there is no such file or directory")
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return SyscallError(
+                Errno.EPERM, f"{path}: {why}; choose a place where the kernel's user may write and read"
+            )
+        case errno.ELOOP | errno.ENAMETOOLONG | errno.EISDIR | errno.ENXIO:
+            return SyscallError(Errno.EINVAL, f"{path}: {why}")
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+            return SyscallError(
+                Errno.EIO, f"{path}: no space left ({why}); nothing of it is kept, and nothing is lost"
+            )
+    return SyscallError(Errno.EIO, f"{path}: {why}")

@@ -1,0 +1,133 @@
+"""Process images of the torch engine and the native decoder: frames to a file and back (drivers/checkpoint.py).
+
+What is to be written is copied first, by the thread that does the steps; the copy is written by another, so that those
+who decode wait for the memory and not for the disk. What is read goes straight into the frames, by as many threads as
+there are cores, and in the order of the requests: whoever is given one of the frames next writes it after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from drivers import checkpoint
+from drivers.checkpoint_file import Damaged, Reader
+from drivers.engine.digest import Stamp, content_digest, stamp
+from drivers.engine.image import Frames
+from drivers.engine.swap import Lost, bytes_of
+from drivers.protocol import Export, Exported, Import, Imported
+from syscalls.errno import Errno, SyscallError
+
+KV_FORMAT = "1"  # to be raised when the same model gets other KV from this engine
+Tick = Callable[[], None]
+
+
+@dataclass(slots=True)
+class Origin:
+    """Where the model of an image came from, and in what way it is computed. The digest is made when it is first wanted,
+    and only as long as the files are those that were loaded."""
+
+    directory: Path
+    memory: Path | None  # where digests are remembered
+    way: Mapping[str, str]
+    loaded: Stamp
+    digest: str = ""
+
+    @classmethod
+    def of(cls, directory: Path, memory: Path | None, way: Mapping[str, str]) -> Origin:
+        return cls(directory, memory, way, stamp(directory))
+
+    def fingerprint(self, tick: Tick) -> dict[str, str] | str:
+        """All that decides about the bits of KV; or why that cannot be told."""
+        changed = f"the files of the model in {self.directory} are not those that were loaded"
+        try:
+            if stamp(self.directory) != self.loaded:
+                return changed
+            if not self.digest:
+                self.digest = content_digest(self.directory, self.memory, tick)
+                if stamp(self.directory) != self.loaded:
+                    self.digest = ""
+                    return changed
+        except OSError as error:
+            return f"{changed}: {error.strerror}"
+        return {"model": self.digest, "format": KV_FORMAT, **self.way}
+
+
+def block_bytes(image: Frames) -> int:
+    return image.slab.shape.block_bytes
+
+
+def export(
+    request: Export, image: Frames | None, origin: Origin | None, tick: Tick
+) -> Callable[[], Exported]:
+    """Copy what is to be written; the function that is returned writes it. Raises SyscallError, MemoryError."""
+    if image is None or origin is None or not request.tokens:
+        return lambda: checkpoint.save(request, {}, 0, [], "", tick)
+    copied, reason = _copied(request, image, tick)
+    size = block_bytes(image)
+
+    def rest() -> Exported:
+        fingerprint = origin.fingerprint(tick)
+        if isinstance(fingerprint, str):
+            return checkpoint.save(request, {}, size, [], fingerprint, tick)
+        raw = bytes_of(copied)
+        parts = [raw[at : at + size] for at in range(0, len(raw), size)]
+        return checkpoint.save(request, fingerprint, size, parts, reason, tick)
+
+    return rest
+
+
+def _copied(request: Export, image: Frames, tick: Tick) -> tuple[torch.Tensor, str]:
+    """The frames of a request in the CPU's memory, [blocks, ...]; fewer than asked for, and why, where one is lost."""
+    slab = image.slab
+    if request.frames and not 0 <= min(request.frames) <= max(request.frames) < slab.frames:
+        raise SyscallError(Errno.EINVAL, f"a frame is not among the image's {slab.frames}")
+    held = slab.data.index_select(
+        0, torch.tensor(request.frames, dtype=torch.long, device=slab.data.device)
+    ).cpu()
+    tick()
+    below: list[torch.Tensor] = []
+    for tier, slot in request.places:
+        frame = torch.empty_like(slab.data[0], device="cpu")
+        try:
+            image.below[tier - 1].read(request.ctx, slot, frame)
+        except Lost as error:
+            return torch.cat([held, *below]), str(error)
+        below.append(frame[None])
+        tick()
+    return (torch.cat([held, *below]) if below else held), ""
+
+
+def read(request: Import, image: Frames, origin: Origin, movers: Executor, tick: Tick) -> Imported:
+    """Read KV into the frames."""
+    if request.frames and not 0 <= min(request.frames) <= max(request.frames) < image.slab.frames:
+        raise SyscallError(Errno.EINVAL, f"a frame is not among the image's {image.slab.frames}")
+    fingerprint = origin.fingerprint(tick)
+    if isinstance(fingerprint, str):
+        return checkpoint.nothing_imported(request, fingerprint)
+    size = block_bytes(image)
+    try:
+        with Reader(request.path, request.key) as file:
+            if reason := checkpoint.mistrust(file, request, fingerprint, size):
+                return checkpoint.nothing_imported(request, reason)
+
+            def fetch(number: int) -> str:
+                frame = image.slab.data[request.frames[number]]
+                into = frame if frame.device.type == "cpu" else torch.empty_like(frame, device="cpu")
+                try:
+                    file.read(request.first + number, bytes_of(into))
+                except Damaged as error:
+                    return str(error)
+                if into is not frame:
+                    frame.copy_(into)
+                tick()
+                return ""
+
+            failures = list(movers.map(fetch, range(len(request.frames))))
+            return checkpoint.imported(request, failures, file)
+    except SyscallError as error:
+        return checkpoint.nothing_imported(request, error.reason)

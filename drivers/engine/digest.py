@@ -1,0 +1,74 @@
+"""What a model is made from, as one number: the SHA-256 of its configuration and weights.
+
+The digest of a gigabyte takes a second, so that of each file is remembered, for as long as the file is not touched, in
+a directory that drivers share: by the file's identity, size and times of change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+_PIECE = 1 << 20  # bytes read at a time
+
+Stamp = tuple[tuple[object, ...], ...]
+
+
+def files(source: Path) -> list[Path]:
+    """Those of a model's directory that make it what it is."""
+    return sorted([*source.glob("config.json"), *source.glob("*.safetensors*")])
+
+
+def stamp(source: Path) -> Stamp:
+    """What changes when one of the files does (a write changes its ctime)."""
+    return tuple((path.name, *_identity(path)) for path in files(source))
+
+
+def content_digest(source: Path, memory: Path | None, tick: Callable[[], None]) -> str:
+    """Of the model in a directory. `memory` is where digests are remembered; `tick` is called while it takes long."""
+    whole = hashlib.sha256()
+    for path in files(source):
+        whole.update(f"{path.name}\0{_digest_of(path, memory, tick)}\0".encode())
+    return whole.hexdigest()
+
+
+def _identity(path: Path) -> tuple[object, ...]:
+    state = path.stat()
+    return (path.resolve(), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+def _digest_of(path: Path, memory: Path | None, tick: Callable[[], None]) -> str:
+    known_by = hashlib.sha256(repr(_identity(path)).encode()).hexdigest()
+    if memory is not None:
+        with suppress(OSError):
+            found = (memory / known_by).read_bytes()
+            if re.fullmatch(b"[0-9a-f]{64}", found):
+                return found.decode()
+    computed = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            computed.update(piece)
+            tick()
+    if memory is not None:
+        with suppress(OSError):
+            _remember(memory, known_by, computed.hexdigest())
+    return computed.hexdigest()
+
+
+def _remember(memory: Path, known_by: str, found: str) -> None:
+    memory.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=memory, prefix=f".{known_by}.", suffix=".part")
+    try:
+        os.write(descriptor, found.encode())
+        os.replace(name, memory / known_by)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,154 @@
+"""The image of a process: what has to be kept for it to go on elsewhere as if nothing had happened.
+
+That is the token log, the sampler, the limits and how much of them is used up, its class, and what is left of a decode
+under way; the KV is a cache beside it, and the driver's affair. Who waited for a decode, and its deadline, do not go with
+it, as they do not go with a fork; what was decoded is in the log. (CRIU's images of Unix processes are the model.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from msgspec import Meta
+
+from kernel.process import Decoding, LLMProcess
+from syscalls.errno import Errno, SyscallError
+from syscalls.limits import MAX_PATH
+from syscalls.records import (
+    PRINTABLE,
+    Count,
+    Finish,
+    Limits,
+    ModelName,
+    Name,
+    Nice,
+    Sampler,
+    SchedClass,
+    StopIds,
+    Token,
+)
+
+if TYPE_CHECKING:
+    from kernel.memory.weights import Image
+
+VERSION = 1
+MOST_BYTES = 24 << 20  # of an image without its KV: some five million tokens
+
+_Path = Annotated[str, Meta(max_length=MAX_PATH, pattern=PRINTABLE)]
+
+
+class Continuing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A decode under way."""
+
+    left: Annotated[int, Meta(ge=1, le=(1 << 31) - 1)]
+    start: Count
+    stop_ids: StopIds
+
+
+class ProcessImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A process, without its KV. `model` is what it was asked for under, `path` what that meant."""
+
+    version: int
+    name: Name
+    model: ModelName
+    path: _Path
+    dtype: Name
+    device: Name
+    log: list[Token]
+    sampler: Sampler
+    limits: Limits
+    spent: Count  # of the token budget
+    forks: Count  # the seeds of further children follow from it
+    sched_class: SchedClass
+    nice: Nice
+    once: bool
+    stopped: bool
+    ahead: bool
+    finish: Finish
+    decoding: Continuing | None
+
+
+class _Version(msgspec.Struct):
+    version: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def image_of(process: LLMProcess, image: Image) -> bytes:
+    """The image of a process that is not in a step, encoded. Raises E2BIG."""
+    decoding = process.decoding
+    going_on = (
+        decoding is not None and decoding.append
+    )  # a mere look at log-probabilities is its caller's affair
+    encoded = _encode(
+        ProcessImage(
+            version=VERSION,
+            name=process.name,
+            model=process.model,
+            path=image.path,
+            dtype=image.dtype,
+            device=process.device.name,
+            log=process.log,
+            sampler=process.sampler,
+            limits=process.limits,
+            spent=process.spent + process.account.decoded,
+            forks=process.account.forks,
+            sched_class=process.sched_class,
+            nice=process.nice,
+            once=process.once,
+            stopped=process.stopped,
+            ahead=process.ahead,
+            finish=process.finish,
+            decoding=Continuing(decoding.left, decoding.start, sorted(decoding.stop_ids))
+            if decoding is not None and going_on
+            else None,
+        )
+    )
+    if len(encoded) > MOST_BYTES:
+        raise SyscallError(
+            Errno.E2BIG,
+            f"the image of process {process.pid} would have {len(encoded)} bytes without KV, {MOST_BYTES} are possible",
+        )
+    return encoded
+
+
+def read_image(encoded: bytes, path: str) -> ProcessImage:
+    """What stands in the file `path`. Raises EINVAL for another version, EIO for what no kernel has written."""
+    try:
+        version = msgspec.msgpack.decode(encoded, type=_Version).version
+        if version != VERSION:
+            raise SyscallError(
+                Errno.EINVAL,
+                f"{path} holds a process of version {version}, {VERSION} is known here; use the LLMasOS that wrote it",
+            )
+        image = msgspec.msgpack.decode(encoded, type=ProcessImage)
+    except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError) as error:
+        raise SyscallError(Errno.EIO, f"{path} holds no process that could be: {error}") from None
+    if image.decoding is not None and not (image.log and image.decoding.start <= len(image.log)):
+        raise SyscallError(
+            Errno.EIO, f"{path} holds no process that could be: its decode begins beyond its log"
+        )
+    return image
+
+
+def go_on(process: LLMProcess, saved: ProcessImage) -> None:
+    """Let a process that has its model do what the other was doing; where it cannot, its decode has ended."""
+    process.stopped, process.ahead, process.finish = saved.stopped, saved.ahead, saved.finish
+    if saved.decoding is None:
+        return
+    if process.budget_used:
+        process.finish = Finish.BUDGET
+    elif len(process.log) >= process.context:
+        process.finish = Finish.CONTEXT
+    else:
+        process.decoding = Decoding(
+            left=saved.decoding.left,
+            append=True,
+            start=saved.decoding.start,
+            stop_ids=frozenset(saved.decoding.stop_ids),
+            logprobs=0,
+            request=None,
+        )
+        process.finish = Finish.NONE

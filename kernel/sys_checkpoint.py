@@ -1,0 +1,399 @@
+"""checkpoint and restore: a process to a file, and a process from one.
+
+The driver reads and writes the file: it has the KV, and the kernel must not wait for a disk. It does so in the order of
+its requests, so that an export has the frames as they were when it was sent, and frames into which KV is read can be
+given to somebody else at any time: whoever gets them writes them after that.
+
+A restore looks at the file, has the model brought into memory, gets frames as far as there are some that nobody wants,
+and has the KV read into them. Until that is done the process has no model, so that nobody can do anything with it.
+Whatever goes wrong with the KV, the log is there: what is missing is computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from drivers.protocol import IMAGES, Export, Exported, Failed, Import, Imported, Inspect, Inspected
+from kernel.device import DOWN, HOPELESS, UP, Device
+from kernel.lifecycle import strike
+from kernel.loading import forget_waiter, want_image
+from kernel.memory.page_table import PageTable, blocks
+from kernel.memory.weights import RESIDENT, Image
+from kernel.process import LLMProcess
+from kernel.process_image import ProcessImage, go_on, image_of, read_image
+from kernel.request import Request
+from kernel.sys_process import at_boundary, check_tokens
+from kernel.syscall import PARKED, handles
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import CheckpointInfo, Kind
+from syscalls.table import Checkpoint, Restore
+
+if TYPE_CHECKING:
+    from kernel.core import Kernel
+
+
+def _check_path(path: str) -> None:
+    if not path.startswith("/") or path.endswith("/"):
+        raise SyscallError(Errno.EINVAL, f"an absolute path of a file was wanted, found {path!r}")
+
+
+def _check_able(device: Device) -> None:
+    if device.hello is not None and IMAGES not in device.hello.features:
+        raise SyscallError(
+            Errno.ENOTSUP, f"the driver of {device.name} neither writes nor reads process images"
+        )
+
+
+def _ask(
+    kernel: Kernel,
+    device: Device,
+    message: Export | Inspect | Import,
+    answer: Callable[[object], None],
+    died: Callable[[str], None],
+) -> None:
+    """Send a request, whose `answer` or, if the driver dies before, `died` is called."""
+    device.answers[message.ref] = answer
+    device.died[message.ref] = died
+    if not isinstance(message, Import):
+        device.aside.add(message.ref)
+    kernel.send(device, message)
+
+
+def _after_outs(device: Device, go: Callable[[], None]) -> None:
+    """Do something once no frame of the device is yet to be moved out: now, or after the next step has been sent."""
+    if device.outs:
+        device.after_outs.append(go)
+    else:
+        go()
+
+
+def _say(kernel: Kernel, error: SyscallError, what: str) -> None:
+    """A failure that the person at the console should know of too, whoever asked."""
+    if error.errno is Errno.EIO:
+        kernel.log(kernel.now, "error", f"{what}: {error.reason}")
+
+
+# --- checkpoint -----------------------------------------------------------------------------------------------------
+
+
+@handles(Checkpoint)
+def checkpoint(kernel: Kernel, request: Request, now: float) -> object:
+    call = cast(Checkpoint, request.call)
+    _check_path(call.path)
+    process = kernel.table.llm(call.pid)
+    image, device = process.image, process.device
+    if image is None:
+        raise SyscallError(Errno.EBUSY, f"process {process.pid} is still waiting for its model")
+    if process.running:
+        return at_boundary(kernel, process, request)
+    if device.state != UP:
+        raise SyscallError(
+            Errno.ERESTART,
+            f"the driver of {device.name} would write the image, and it is {device.state}; call again when it is up",
+        )
+    _check_able(device)
+    tokens, frames, slots = process.table.stored(len(process.log)) if call.kv else (0, [], [])
+    if slots and device.outs:  # what is to lie in them has yet to be sent there
+
+        def again() -> None:
+            request.undo = None
+            kernel.dispatch(request, kernel.now)
+
+        def forget() -> None:
+            device.after_outs.remove(again)
+
+        device.after_outs.append(again)
+        return kernel.park(request, forget)
+    head = image_of(process, image)
+    length, pid = len(process.log), process.pid
+
+    def done(message: object) -> None:
+        if isinstance(message, Failed):
+            error = SyscallError(message.errno, message.reason)
+            _say(kernel, error, f"process {pid} could not be written to {call.path}")
+            if not request.answered:
+                kernel.fail(request, error.errno, error.reason)
+            return
+        if not isinstance(message, Exported) or not 0 <= message.tokens <= tokens:
+            died("it did not speak the protocol")
+            raise SyscallError(Errno.EPROTO, f"an export was answered by {type(message).__name__}")
+        why = f" ({message.reason})" if message.reason else ""
+        kernel.log(
+            kernel.now,
+            "warning" if why else "info",
+            f"process {pid}: image of {length} tokens in {call.path}: KV of {message.tokens}{why}, {message.bytes} bytes",
+        )
+        kernel.emit(kernel.now, "proc.checkpoint", pid, device.name, message.bytes, call.path)
+        if not request.answered:
+            kernel.answer(request, CheckpointInfo(call.path, message.bytes, length, message.tokens))
+
+    def died(reason: str) -> None:
+        if not request.answered:
+            kernel.fail(
+                request,
+                Errno.ERESTART,
+                f"the driver of {device.name} died while it wrote the image ({reason}); call again",
+            )
+
+    places = [(slot.tier, slot.number) for slot in slots]
+    number = image.id if tokens else 0
+    message = Export(kernel.ref(), number, pid, call.path, head, tokens, frames, places, call.key)
+    _ask(kernel, device, message, done, died)
+    return kernel.park(request, lambda: None)  # the file may come to be all the same
+
+
+# --- restore --------------------------------------------------------------------------------------------------------
+
+
+@handles(Restore)
+def restore(kernel: Kernel, request: Request, now: float) -> object:
+    call = cast(Restore, request.call)
+    _check_path(call.path)
+    device = kernel.device_named(call.device)
+    if not call.device and device.state != UP:
+        device = next((other for other in kernel.devices.values() if other.state == UP), device)
+    restoring = _Restoring(kernel, request, call, device)
+    kernel.park(request, restoring.undo)
+    restoring.begin()
+    return PARKED
+
+
+class _Restoring:
+    """A restore on its way. `device` looks at the file first; then it is the one the process is to be on."""
+
+    def __init__(self, kernel: Kernel, request: Request, call: Restore, device: Device) -> None:
+        self.kernel = kernel
+        self.request = request
+        self.call = call
+        self.device = device
+        self.id = b""  # of the file
+        self.stored = 0  # tokens whose KV is in it
+        self.saved: ProcessImage | None = None
+        self.process: LLMProcess | None = None
+        self.image: Image | None = None  # once it is in memory
+
+    def fail(self, error: SyscallError) -> None:
+        self.undo()
+        if not self.request.answered:
+            _say(self.kernel, error, f"{self.call.path} could not be restored")
+            self.kernel.fail(self.request, error.errno, error.reason)
+
+    def undo(self) -> None:
+        """Leave nothing behind. What the driver may still read into frames, it reads before they are anybody else's."""
+        device, process, image = self.device, self.process, self.image
+        if self._inspect in device.when_up:
+            device.when_up.remove(self._inspect)
+        if self._import in device.after_outs:
+            device.after_outs.remove(self._import)
+        forget_waiter(device, self._ready)
+        if process is None:
+            return
+        if image is not None:
+            table = image.imports.pop(process.pid, None)
+            if table is not None:
+                table.cut(image.pool, 0)
+            image.leave(process, self.kernel.now)
+            self.kernel.dirty(device)
+        process.birth = None
+        if process.pid in self.kernel.table:
+            strike(self.kernel, process)
+
+    # --- the file ---
+
+    def begin(self) -> None:
+        device = self.device
+        if device.state == UP:
+            self._inspect(None)
+        elif device.state == DOWN and device.failures >= HOPELESS:
+            raise SyscallError(Errno.ENODEV, f"device {device.name} does not start: {device.error}")
+        else:
+            device.when_up.append(self._inspect)
+
+    def _inspect(self, error: SyscallError | None) -> None:
+        try:
+            if error is not None:
+                raise error
+            _check_able(self.device)
+        except SyscallError as refusal:
+            self.fail(refusal)
+            return
+        message = Inspect(self.kernel.ref(), self.call.path, self.call.key)
+        _ask(self.kernel, self.device, message, self._inspected, self._died_looking)
+
+    def _died_looking(self, reason: str) -> None:
+        why = f"the driver of {self.device.name} died while it looked at {self.call.path} ({reason}); call again"
+        self.fail(SyscallError(Errno.ERESTART, why))
+
+    def _inspected(self, message: object) -> None:
+        if self.request.answered:
+            return
+        if isinstance(message, Failed):
+            self.fail(SyscallError(message.errno, message.reason))
+            return
+        if not isinstance(message, Inspected):
+            self._died_looking("it did not speak the protocol")
+            raise SyscallError(Errno.EPROTO, f"an inspect was answered by {type(message).__name__}")
+        self.id, self.stored = message.id, message.tokens
+        try:
+            self._begin_process(read_image(message.head, self.call.path))
+        except SyscallError as error:
+            self.fail(error)
+
+    # --- the process and its model ---
+
+    def _begin_process(self, saved: ProcessImage) -> None:
+        kernel, call, now = self.kernel, self.call, self.kernel.now
+        if not call.device:
+            self.device = kernel.devices.get(saved.device) or kernel.device_named("")
+        model = call.model or (saved.model if saved.model in kernel.config.models else saved.path)
+        self.saved = saved
+        group = self.request.program.group
+        group.check_pids(1)
+        self.process = process = LLMProcess(
+            pid=kernel.table.new_pid(),
+            owner=self.request.program.pid,
+            kind=Kind.LLM,
+            name=call.name or saved.name,
+            group=group,
+            started=now,
+            since=now,
+            device=self.device,
+            model=model,
+            sampler=saved.sampler,
+            limits=saved.limits,
+            once=saved.once,
+            detached=call.detached,
+            spent=saved.spent,
+            sched_class=saved.sched_class,
+            nice=saved.nice,
+            log=saved.log,
+            turn=now,
+        )
+        process.account.forks = saved.forks
+        process.birth = self.request
+        kernel.table.add(process)
+        image = want_image(kernel, self.device, model, saved.dtype, self._ready, now)
+        if process.pid in kernel.table and process.image is None:
+            kernel.settle(process, now)
+        image.used = now
+
+    def _ready(self, image: Image | SyscallError) -> None:
+        process = self.process
+        assert process is not None
+        try:
+            if isinstance(image, SyscallError):
+                raise image
+            check_tokens(image, process.log)
+            process.group.check_weights(image.id, image.weight_bytes, image.name)
+            most, where = image.context, f"what {image.name} can have on {self.device.name}"
+            if kv_max := process.group.kv_max:
+                allowed = kv_max // image.frame_bytes * image.block_tokens
+                if allowed < most:
+                    most, where = allowed, f"what kv_max of group {process.group.path} allows"
+            if len(process.log) > most:
+                raise SyscallError(
+                    Errno.E2BIG, f"a context of {len(process.log)} tokens is too long: {most} is {where}"
+                )
+        except SyscallError as error:
+            self.fail(error)
+            return
+        self.image = image
+        image.join(process)
+        if self.stored:
+            _after_outs(self.device, self._import)
+        else:
+            self._done(PageTable(process.group), "")
+
+    # --- its KV ---
+
+    def _import(self) -> None:
+        """Find frames: those of others that begin alike, and what is free, if nobody waits for it."""
+        process, image, device = self.process, self.image, self.device
+        assert process is not None
+        assert image is not None
+        table = PageTable(process.group)
+        if image.state != RESIDENT or device.state != UP:
+            self._done(table, f"the driver of {device.name} has died")
+            return
+        wanted = min(self.stored, len(process.log) - 1)  # the last token is computed in any case
+        if wanted > 0:
+            gained = table.reuse(image.pool, process.log)
+            process.account.reused += gained
+            device.reused += gained
+        first = len(table.frames)
+        if wanted <= table.cached:
+            self._done(table, "")
+            return
+        frames = [] if image.starved else table.bring(image.pool, wanted - table.cached)
+        short = blocks(wanted) - len(table.frames)
+        if not frames:
+            self._done(table, f"there are no frames for {short} blocks")
+            return
+        image.imports[process.pid] = table
+        asked = table.cached
+
+        def done(message: object) -> None:
+            self._imported(message, first, asked, short)
+
+        def died(reason: str) -> None:
+            self._read_not(f"the driver of {device.name} died while it read it: {reason}")
+
+        message = Import(
+            self.kernel.ref(), image.id, self.call.path, self.id, first, frames, asked, self.call.key
+        )
+        _ask(self.kernel, device, message, done, died)
+
+    def _imported(self, message: object, first: int, asked: int, short: int) -> None:
+        if self.request.answered:
+            return
+        if isinstance(message, Failed):
+            self._read_not(message.reason)
+            return
+        process, image = self.process, self.image
+        assert process is not None
+        assert image is not None
+        if not isinstance(message, Imported) or not min(asked, 16 * first) <= message.tokens <= asked:
+            self._read_not("the driver did not speak the protocol")
+            raise SyscallError(Errno.EPROTO, f"an import was answered by {type(message).__name__}")
+        table = image.imports.pop(process.pid)
+        taken = not table.frames
+        table.cut(image.pool, message.tokens)
+        table.computed(image.pool, process.log, 0)
+        reason = message.reason or (f"there are no frames for {short} blocks" if short else "")
+        self._done(table, "others needed its frames" if taken else reason)
+
+    def _read_not(self, reason: str) -> None:
+        """What came of the frames nobody knows."""
+        if self.request.answered:
+            return
+        process, image = self.process, self.image
+        assert process is not None
+        assert image is not None
+        table = image.imports.pop(process.pid)
+        table.cut(image.pool, 0)
+        self._done(table, reason)
+
+    def _done(self, table: PageTable, reason: str) -> None:
+        """The process goes on, with what there is of its KV."""
+        kernel, process, image, saved = self.kernel, self.process, self.image, self.saved
+        assert process is not None
+        assert image is not None
+        assert saved is not None
+        process.table, process.image, process.birth = table, image, None
+        process.reached = table.cached
+        if table.frames:
+            image.hold(process)
+        go_on(process, saved)
+        length, pid, now = len(process.log), process.pid, kernel.now
+        why = f"; the rest is computed again: {reason}" if reason else ""
+        kernel.log(
+            now,
+            "warning" if why else "info",
+            f"process {pid}: restored from {self.call.path}: {length} tokens, KV of {table.cached}{why}",
+        )
+        kernel.counters["spawned"] += 1
+        kernel.emit(now, "proc.restore", pid, self.device.name, length, self.call.path)
+        kernel.answer(self.request, pid)
+        kernel.settle(process, now)
+        kernel.dirty(self.device)

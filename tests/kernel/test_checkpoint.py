@@ -1,0 +1,676 @@
+"""checkpoint and restore: a process goes on elsewhere as if nothing had happened, whatever goes wrong with its KV."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import invariant, precondition, rule
+
+from drivers import checkpoint
+from drivers.protocol import Inspect
+from kernel.process import LLMProcess
+from kernel.process_image import ProcessImage, read_image
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import CheckpointInfo, Finish, Limits, Right, Sampler, SchedClass, Signal, State
+from syscalls.table import (
+    Checkpoint,
+    Decode,
+    Fork,
+    Getinfo,
+    Kill,
+    Read,
+    Restore,
+    Spawn,
+    Trace,
+)
+from tests.kernel.test_machine import Core, Proc, which
+from tests.kernel.test_swap import slots
+from tests.simulator import Future, Prog, Simulation, simulate
+
+PROMPT = list(range(40))
+SAMPLERS = [Sampler(seed=7), Sampler(temperature=1.0, top_k=20, seed=11, repetition_penalty=1.3)]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    return str(tmp_path / "image")
+
+
+def row(sim: Simulation, pid: int) -> LLMProcess:
+    return sim.kernel.table.llm(pid)
+
+
+def said(sim: Simulation) -> str:
+    return "\n".join(f"{line.level}: {line.text}" for line in sim.log)
+
+
+def spawn(sim: Simulation, program: Prog, tokens: list[int] | None = None, **more: Any) -> int:
+    pid = program.call(Spawn("sim", tokens=PROMPT if tokens is None else tokens, **more))
+    sim.run_idle()
+    return pid
+
+
+# --- what goes with it ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=["greedy", "sampled"])
+@pytest.mark.parametrize("kv", [True, False], ids="kv={}".format)
+@pytest.mark.parametrize("tokens", [0, 1, 16, 17, 40, 48])
+def test_another_kernel_goes_on_with_the_same_tokens(
+    file: str, sampler: Sampler, kv: bool, tokens: int
+) -> None:
+    sim = simulate()
+    program = sim.program()
+    log = [3, *range(tokens)][: max(1, tokens)]
+    pid = spawn(sim, program, log, sampler=sampler)
+    log += program.call(Decode(pid, 5)).tokens
+    info = program.call(Checkpoint(pid, file, kv))
+    assert info == CheckpointInfo(file, os.path.getsize(file), len(log), len(log) - 1 if kv else 0)
+    wanted = program.call(Decode(pid, 30)).tokens
+    other = simulate()
+    again = other.program()
+    restored = again.call(Restore(file))
+    computed = row(other, restored).account.computed
+    assert row(other, restored).table.cached == (len(log) - 1 if kv else 0)
+    assert again.call(Read(restored)).tokens == log
+    assert again.call(Decode(restored, 30)).tokens == wanted == other.continuation(log, 30, sampler)
+    assert row(other, restored).account.computed - computed == (30 if kv else len(log) - 1 + 30)
+
+
+def test_everything_that_is_the_process_comes_back(file: str) -> None:
+    sim = simulate()
+    program = sim.program()
+    limits = Limits(context=100, tokens=9, pages=8)
+    pid = spawn(
+        sim,
+        program,
+        name="alice",
+        nice=3,
+        sched_class=SchedClass.BATCH,
+        limits=limits,
+        sampler=SAMPLERS[1],
+        once=False,
+    )
+    program.call(Fork(pid))
+    program.call(Decode(pid, 4))
+    program.call(Checkpoint(pid, file))
+    twin = program.call(Restore(file))
+    old, new = row(sim, pid), row(sim, twin)
+    for name in (
+        "name",
+        "nice",
+        "sched_class",
+        "limits",
+        "sampler",
+        "once",
+        "model",
+        "device",
+        "log",
+        "finish",
+    ):
+        assert getattr(new, name) == getattr(old, name), name
+    assert (new.owner, new.detached) == (program.pid, False)
+    assert new.spent == 4
+    seeds = [program.call(Getinfo(program.call(Fork(parent))[0])).seed for parent in (pid, twin)]
+    assert seeds[0] == seeds[1], "the next child has the seed it would have had"
+    assert [program.call(Decode(which, 30)).finish for which in (pid, twin)] == [Finish.BUDGET] * 2
+    assert row(sim, twin).log == row(sim, pid).log
+    with pytest.raises(SyscallError) as caught:
+        program.call(Decode(twin, 1))
+    assert caught.value.errno is Errno.EDQUOT
+
+
+def test_a_name_and_a_device_may_be_others(file: str) -> None:
+    sim = simulate(devices=2)
+    program = sim.program()
+    pid = spawn(sim, program, device="sim1")
+    program.call(Checkpoint(pid, file))
+    assert row(sim, program.call(Restore(file))).device.name == "sim1"
+    there = program.call(Restore(file, "bob", "sim0", detached=True))
+    assert (row(sim, there).device.name, row(sim, there).name, row(sim, there).detached) == (
+        "sim0",
+        "bob",
+        True,
+    )
+    assert row(sim, there).table.cached == len(PROMPT) - 1
+    other = simulate()  # has no sim1
+    elsewhere = other.program().call(Restore(file))
+    assert row(other, elsewhere).device.name == "sim0"
+    with pytest.raises(SyscallError) as caught:
+        program.call(Restore(file, device="sim7"))
+    assert caught.value.errno is Errno.ENODEV
+
+
+def test_a_model_that_is_called_otherwise_here_is_found_by_its_path_or_named(file: str) -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("tiny", tokens=PROMPT))
+    program.call(Checkpoint(pid, file))
+    assert row(sim, program.call(Restore(file))).model == "tiny"
+    other = simulate()
+    other.kernel.config.models.clear()
+    again = other.program()
+    assert row(other, again.call(Restore(file))).model == "sim"
+    named = row(other, again.call(Restore(file, model="sim:2m")))
+    assert named.model == "sim:2m"
+    assert named.table.cached == 0, "another model's KV"
+    assert "model was sim, is sim:2m" in said(other)
+    assert again.call(Decode(named.pid, 5)).tokens == other.continuation(
+        PROMPT, 5, named.sampler, name="sim:2m"
+    )
+    with pytest.raises(SyscallError) as caught:
+        again.call(Restore(file, model="nowhere"))
+    assert caught.value.errno is Errno.ENOENT
+    with pytest.raises(SyscallError, match="vocabulary of 30") as caught:
+        again.call(Restore(file, model="sim:1m,vocab=30"))
+    assert caught.value.errno is Errno.EINVAL
+    with pytest.raises(SyscallError, match="too long") as caught:
+        again.call(Restore(file, model="sim:1m,context=32"))
+    assert caught.value.errno is Errno.E2BIG
+    other.run_idle()
+    assert {p.pid for p in other.kernel.table if isinstance(p, LLMProcess)} == {again.pid + 1, named.pid}
+
+
+# --- at work --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kv", [True, False], ids="kv={}".format)
+@pytest.mark.parametrize("moment", [0.0, 0.0005, 0.004, 0.011, 0.05])
+def test_a_decode_under_way_goes_on_in_both(file: str, kv: bool, moment: float) -> None:
+    sim = simulate(step_tokens=8)
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=PROMPT, sampler=SAMPLERS[1]))
+    decoding = program.start(Decode(pid, 60, [999]))
+    sim.run_for(moment)
+    program.call(Checkpoint(pid, file, kv))
+    assert not decoding.done, "it goes on before the image is on the disk"
+    other = simulate(step_tokens=8)
+    again = other.program()
+    restored = again.call(Restore(file))
+    other.run_until(lambda: row(other, restored).decoding is None)
+    sim.run_until(lambda: decoding.done)
+    assert row(other, restored).log == PROMPT + decoding.value.tokens
+    assert row(other, restored).log == PROMPT + sim.continuation(PROMPT, 60, SAMPLERS[1])
+    assert row(other, restored).finish is Finish.LENGTH
+
+
+def test_a_decode_that_has_no_room_here_has_ended(file: str) -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=PROMPT))
+    program.start(Decode(pid, 60, [999]))
+    sim.run_for(0.02)
+    program.call(Checkpoint(pid, file))
+    other = simulate()
+    length = len(image_in(file).log)
+    narrow = other.program().call(Restore(file, model=f"sim:1e6,context={length}"))
+    other.run_idle()
+    assert row(other, narrow).finish is Finish.CONTEXT
+    assert len(row(other, narrow).log) == length
+
+
+def image_in(file: str) -> ProcessImage:
+    return read_image(checkpoint.inspect(Inspect(1, file)).head, file)
+
+
+@pytest.mark.parametrize("swap", [False, True], ids="swap={}".format)
+def test_a_stopped_process_is_stopped_there_too(file: str, swap: bool) -> None:
+    """With a lower tier its pages have just been sent there; they are in the image all the same."""
+    options = {"swap": slots(64)} if swap else {}
+    sim = simulate(options=options)
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=PROMPT))
+    decoding = program.start(Decode(pid, 30, [999]))
+    sim.run_for(0.01)
+    program.call(Kill(pid, Signal.STOP))
+    info = program.call(Checkpoint(pid, file))
+    assert row(sim, pid).state is State.STOPPED
+    assert info.kv_tokens == len(row(sim, pid).log) - 1
+    other = simulate(options=options)
+    again = other.program()
+    restored = again.call(Restore(file))
+    other.run_idle()
+    assert row(other, restored).state is State.STOPPED
+    assert row(other, restored).log == row(sim, pid).log
+    for kernel, process in ((sim, pid), (other, restored)):
+        kernel.programs[0].call(Kill(process, Signal.CONT))
+        kernel.run_idle()
+    assert row(other, restored).log == row(sim, pid).log == PROMPT + decoding.value.tokens
+    assert row(other, restored).account.computed == 30 - (info.tokens - len(PROMPT))
+
+
+def test_pages_that_are_about_to_be_moved_out_are_waited_for(file: str) -> None:
+    """They travel with the next step, and another process's is on the device."""
+    sim = simulate(options={"swap": slots(64)})
+    program = sim.program()
+    pid, other = spawn(sim, program), spawn(sim, program, [9, 9])
+    program.start(Decode(other, 60, [999]))
+    sim.run_for(0.0105)
+    program.call(Kill(pid, Signal.STOP))
+    assert sim.kernel.devices["sim0"].outs
+    future = program.start(Checkpoint(pid, file))
+    assert sim.kernel.devices["sim0"].after_outs
+    taken_back = program.start(Checkpoint(pid, file + "2"))
+    taken_back.cancel()
+    assert taken_back.errno is Errno.EINTR
+    sim.run_until(lambda: future.done)
+    assert future.value.kv_tokens == 39
+    assert not os.path.exists(file + "2")
+    there = simulate()
+    restored = there.program().call(Restore(file))
+    assert row(there, restored).table.cached == 39
+
+
+def test_a_restore_writes_no_frame_that_has_yet_to_be_moved_out(file: str) -> None:
+    """It gets frames of a process that has just been stopped, while the step that moves them out is yet to come."""
+    there = simulate()
+    stranger = spawn(there, there.program(), [5] * 60)
+    there.programs[0].call(Checkpoint(stranger, file))
+    sim = simulate(frames=8, options={"swap": slots(64)})
+    program = sim.program()
+    pid, other = spawn(sim, program, list(range(90))), spawn(sim, program, [9, 9])
+    program.start(Decode(other, 20, [999]))
+    sim.run_for(0.0005)
+    restoring = program.start(Restore(file))
+    sim.run_for(0.0029)
+    program.call(Kill(pid, Signal.STOP))
+    sim.run_until(lambda: bool(sim.kernel.devices["sim0"].after_outs))
+    sim.run_until(lambda: restoring.done)
+    assert row(sim, restoring.value).table.cached == 59
+    program.call(Kill(pid, Signal.CONT))
+    for process, log in ((pid, list(range(90))), (restoring.value, [5] * 60)):
+        assert program.call(Decode(process, 9)).tokens == sim.continuation(log, 9, Sampler())
+    assert row(sim, pid).account.computed == 89 + 9, "what was moved out has come back"
+
+
+def test_kv_that_lies_below_or_is_shared_is_in_the_image(file: str) -> None:
+    sim = simulate(frames=8, options={"swap": slots(64)})
+    program = sim.program()
+    first, second = (program.call(Spawn("sim", tokens=[i] * 3 + list(range(90)))) for i in range(2))
+    program.call(Decode(first, 1))
+    program.call(Decode(second, 1))
+    assert not row(sim, first).table.frames
+    assert program.call(Checkpoint(first, file)).kv_tokens == 93
+    program.call(Kill(first, Signal.KILL))
+    (child,) = program.call(Fork(second))
+    assert program.call(Checkpoint(child, file + "2")).kv_tokens == 93
+    other = simulate()
+    again = other.program()
+    for name, pid in ((file, first), (file + "2", child)):
+        restored = again.call(Restore(name))
+        assert row(other, restored).table.cached == 93
+        log = list(row(other, restored).log)
+        assert again.call(Decode(restored, 20)).tokens == sim.continuation(
+            log, 20, row(other, restored).sampler
+        )
+        assert pid
+
+
+def test_what_others_share_is_not_read_from_the_file(file: str) -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = spawn(sim, program)
+    program.call(Checkpoint(pid, file))
+    twin = row(sim, program.call(Restore(file)))
+    assert twin.table.frames[:2] == row(sim, pid).table.frames[:2]
+    assert twin.table.frames[2] != row(sim, pid).table.frames[2]
+    assert (twin.table.cached, twin.account.reused) == (39, 32)
+    assert program.call(Decode(twin.pid, 9)).tokens == program.call(Decode(pid, 9)).tokens
+    other = simulate()
+    again = other.program()
+    restored = again.call(Restore(file))
+    fresh = again.call(Spawn("sim", tokens=PROMPT))
+    other.run_idle()
+    assert row(other, fresh).table.frames[:2] == row(other, restored).table.frames[:2], (
+        "its blocks have names"
+    )
+
+
+def test_frames_are_taken_from_nobody_who_runs(file: str) -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = spawn(sim, program, list(range(150)))
+    program.call(Checkpoint(pid, file))
+    other = simulate(frames=12)
+    again = other.program()
+    busy = again.call(Spawn("sim", tokens=[5] * 100))
+    decoding = again.start(Decode(busy, 60))
+    other.run_for(0.005)
+    restored = again.call(Restore(file))
+    assert row(other, busy).account.preemptions == 0
+    assert 0 < row(other, restored).table.cached < 149
+    assert "there are no frames" in said(other)
+    assert again.call(Decode(restored, 9)).tokens == sim.continuation(
+        list(range(150)), 9, row(sim, pid).sampler
+    )
+    other.run_until(lambda: decoding.done)
+    assert decoding.value.tokens == sim.continuation([5] * 100, 60, row(other, busy).sampler)
+
+
+# --- what goes wrong ------------------------------------------------------------------------------------------------
+
+
+def flip(file: str, at: int) -> None:
+    with open(file, "r+b") as stream:
+        stream.seek(at, os.SEEK_SET if at >= 0 else os.SEEK_END)
+        byte = stream.read(1)
+        stream.seek(-1, os.SEEK_CUR)
+        stream.write(bytes([byte[0] ^ 4]))
+
+
+def checkpointed_process(file: str, **more: Any) -> tuple[Simulation, Prog, int]:
+    sim = simulate()
+    program = sim.program()
+    pid = spawn(sim, program)
+    program.call(Checkpoint(pid, file, **more))
+    return sim, program, pid
+
+
+def test_a_damaged_block_and_what_follows_is_computed_again(file: str) -> None:
+    sim, _, pid = checkpointed_process(file)
+    flip(file, -16 - 196 - 8 - 100)  # in the second of three
+    other = simulate()
+    again = other.program()
+    restored = again.call(Restore(file))
+    assert row(other, restored).table.cached == 16
+    assert "warning" in said(other)
+    assert "block 1 is damaged: its checksum is off" in said(other)
+    assert again.call(Decode(restored, 9)).tokens == sim.continuation(PROMPT, 9, row(sim, pid).sampler)
+
+
+@pytest.mark.parametrize("cut", [1, 20, 400, 600])
+def test_of_a_file_that_was_cut_short_what_is_there_is_used(file: str, cut: int) -> None:
+    sim, _, pid = checkpointed_process(file)
+    os.truncate(file, os.path.getsize(file) - cut)
+    other = simulate()
+    again = other.program()
+    restored = again.call(Restore(file))
+    assert row(other, restored).table.cached == {1: 39, 20: 32, 400: 16, 600: 0}[cut]
+    assert again.call(Decode(restored, 9)).tokens == sim.continuation(PROMPT, 9, row(sim, pid).sampler)
+
+
+def test_without_a_head_nothing_is_restored_and_the_log_says_so(file: str) -> None:
+    sim, program, _ = checkpointed_process(file)
+    flip(file, 120)
+    before = len(sim.kernel.table)
+    with pytest.raises(SyscallError, match="damaged") as caught:
+        program.call(Restore(file))
+    assert caught.value.errno is Errno.EIO
+    assert len(sim.kernel.table) == before
+    assert "error" in said(sim)
+    assert "could not be restored" in said(sim)
+
+
+def test_kv_of_another_way_to_compute_is_not_taken(file: str) -> None:
+    sim, _, pid = checkpointed_process(file)
+    other = simulate(options={"arithmetic": "other"})
+    again = other.program()
+    restored = again.call(Restore(file))
+    assert row(other, restored).table.cached == 0
+    assert "engine was sim, is other" in said(other)
+    assert again.call(Decode(restored, 9)).tokens == sim.continuation(PROMPT, 9, row(sim, pid).sampler)
+    assert row(other, restored).account.computed == 39 + 9
+
+
+def test_a_passphrase_is_wanted_and_shown_nowhere(file: str) -> None:
+    sim = simulate()
+    program, watcher = sim.program(), sim.program("watcher")
+    watcher.start(Trace(timeout=1.0))
+    pid = spawn(sim, program)
+    watching = watcher.start(Trace(0, timeout=0.0))
+    program.call(Checkpoint(pid, file, key=b"open sesame"))
+    for key, errno, why in (
+        (b"", Errno.EPERM, "is encrypted"),
+        (b"sesame", Errno.EPERM, "passphrase is not"),
+    ):
+        with pytest.raises(SyscallError, match=why) as caught:
+            program.call(Restore(file, key=key))
+        assert caught.value.errno is errno
+    restored = program.call(Restore(file, key=b"open sesame"))
+    assert row(sim, restored).table.cached == 39
+    events = watcher.call(Trace(0)).events + watching.value.events
+    shown = "\n".join(event.detail for event in events) + said(sim)
+    assert "key=(secret)" in shown
+    assert "sesame" not in shown
+    assert b"sesame" not in Path(file).read_bytes()
+
+
+@pytest.mark.parametrize("what", ["export", "inspect"])
+def test_a_driver_that_dies_at_the_file_costs_the_call_and_nothing_else(file: str, what: str) -> None:
+    sim, program, pid = checkpointed_process(file)
+    whole = Path(file).read_bytes()
+    call: Any = Checkpoint(pid, file) if what == "export" else Restore(file)
+    future = program.start(call)
+    sim.run_for(0.001)
+    sim.crash()
+    sim.run_until(lambda: future.done)
+    assert future.errno is Errno.ERESTART
+    assert len(Path(file).read_bytes()) == len(whole)
+    sim.run_for(1.0)
+    assert program.call(Decode(pid, 9)).tokens == sim.continuation(PROMPT, 9, row(sim, pid).sampler)
+    assert row(sim, program.call(Restore(file))).log == PROMPT
+
+
+def test_a_driver_that_dies_reading_kv_has_the_log_computed(file: str) -> None:
+    sim, _, pid = checkpointed_process(file)
+    other = simulate(options={"crash_import": "1"})
+    again = other.program()
+    restored = again.call(Restore(file))
+    assert "died while it read it" in said(other)
+    assert again.call(Decode(restored, 9)).tokens == sim.continuation(PROMPT, 9, row(sim, pid).sampler)
+    assert other.driver().incarnation == 2
+    assert row(other, restored).crashes == 0
+
+
+def test_while_the_device_is_down_a_checkpoint_is_refused_and_a_restore_waits(file: str) -> None:
+    sim, program, pid = checkpointed_process(file)
+    sim.crash()
+    sim.run_for(0.01)
+    with pytest.raises(SyscallError, match="starting") as caught:
+        program.call(Checkpoint(pid, file))
+    assert caught.value.errno is Errno.ERESTART
+    restored = program.call(Restore(file))
+    assert program.call(Decode(restored, 3)).tokens == sim.continuation(PROMPT, 3, row(sim, pid).sampler)
+
+
+def test_a_process_without_its_model_has_no_image_yet(file: str) -> None:
+    sim = simulate(options={"link": "1e7"})
+    program = sim.program()
+    program.start(Spawn("sim", tokens=PROMPT))
+    sim.run_for(0.001)
+    pid = max(p.pid for p in sim.kernel.table)
+    with pytest.raises(SyscallError) as caught:
+        program.call(Checkpoint(pid, file))
+    assert caught.value.errno is Errno.EBUSY
+    gone = spawn(sim, program)
+    program.call(Kill(gone, Signal.KILL))
+    for call in (Checkpoint(gone, file), Checkpoint(999, file)):
+        with pytest.raises(SyscallError) as caught:
+            program.call(call)
+        assert caught.value.errno is Errno.ESRCH
+    assert not os.path.exists(file)
+
+
+@pytest.mark.parametrize("path", ["image", "./image", "/tmp/", "/"])
+def test_a_path_is_absolute_and_a_file(path: str) -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = spawn(sim, program)
+    for call in (Checkpoint(pid, path), Restore(path)):
+        with pytest.raises(SyscallError, match="absolute") as caught:
+            program.call(call)
+        assert caught.value.errno is Errno.EINVAL
+
+
+def test_rights_are_needed(file: str) -> None:
+    sim, _, pid = checkpointed_process(file)
+    for call, rights in (
+        (Checkpoint(pid, file), Right.ALL & ~Right.MEMORY),
+        (Restore(file), Right.ALL & ~Right.MEMORY),
+        (Restore(file), Right.ALL & ~Right.SPAWN),
+    ):
+        with pytest.raises(SyscallError) as caught:
+            sim.program(rights=rights).call(call)
+        assert caught.value.errno is Errno.EPERM
+
+
+@pytest.mark.parametrize("after", [0.0, 0.001, 0.0035, 0.005])
+@pytest.mark.parametrize("how", ["cancel", "kill", "leave"])
+def test_a_restore_can_be_taken_back_at_any_moment(file: str, after: float, how: str) -> None:
+    checkpointed_process(file)
+    sim = simulate()
+    program, other = sim.program(), sim.program()
+    spawn(sim, other, [9])
+    future = program.start(Restore(file))
+    sim.run_for(after)
+    if how == "cancel":
+        future.cancel()
+        assert future.errno is Errno.EINTR
+    elif how == "leave":
+        program.disconnect()
+    else:
+        pids = [p.pid for p in sim.kernel.table if isinstance(p, LLMProcess)]
+        other.call(Kill(pids[-1], Signal.KILL)) if len(pids) > 1 else future.cancel()
+    busy = other.call(Spawn("sim", tokens=PROMPT))  # in the frames that it had
+    assert other.call(Decode(busy, 9)).tokens == sim.continuation(PROMPT, 9, row(sim, busy).sampler)
+    sim.run_idle()
+    llms = [p for p in sim.kernel.table if isinstance(p, LLMProcess)]
+    assert len(llms) == 2
+    assert not any(
+        image.imports for device in sim.kernel.devices.values() for image in device.images.values()
+    )
+
+
+def test_a_checkpoint_can_be_taken_back_and_outlives_its_process(file: str) -> None:
+    sim, program, pid = checkpointed_process(file)
+    decoding = program.start(Decode(pid, 60, [999]))
+    sim.run_for(0.0005)
+    waiting = program.start(Checkpoint(pid, file))
+    waiting.cancel()
+    assert waiting.errno is Errno.EINTR
+    sim.run_for(0.0005)
+    last = program.start(Checkpoint(pid, file))
+    sim.run_for(0.0015)
+    program.call(Kill(pid, Signal.KILL))
+    sim.run_until(lambda: last.done)
+    assert last.errno in (Errno.OK, Errno.ESRCH)
+    assert decoding.done
+    assert image_in(file).log[:40] == PROMPT
+
+
+def test_frames_for_kv_on_its_way_go_to_whoever_cannot_run_otherwise(file: str) -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = spawn(sim, program, list(range(180)))
+    program.call(Checkpoint(pid, file))
+    other = simulate(frames=12)
+    again = other.program()
+    again.call(Spawn("sim", tokens=[]))
+    other.run_idle()
+    restoring = again.start(Restore(file))
+    other.run_until(lambda: any(i.imports for i in other.kernel.devices["sim0"].images.values()))
+    busy = again.call(Spawn("sim", tokens=[5] * 180))
+    other.run_until(lambda: restoring.done)
+    assert "others needed its frames" in said(other)
+    assert again.call(Decode(busy, 5)).tokens == sim.continuation([5] * 180, 5, row(other, busy).sampler)
+    restored = restoring.value
+    assert again.call(Decode(restored, 5)).tokens == sim.continuation(
+        list(range(180)), 5, row(sim, pid).sampler
+    )
+
+
+# --- everything at once ---------------------------------------------------------------------------------------------
+
+
+class Images(Core):
+    """The state machine of the whole kernel, with processes that go to files and come back."""
+
+    options = {"context": "128", "swap": slots(40)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = tempfile.TemporaryDirectory(prefix="llmasos-images-")
+        self.saving: list[tuple[Future[CheckpointInfo], str]] = []
+        self.saved: list[str] = []
+        self.heads: dict[str, ProcessImage] = {}  # of those, as they were written
+        self.restoring: list[Future[int]] = []
+
+    @precondition(lambda self: self.procs)
+    @rule(i=which, who=which, kv=st.booleans())
+    def checkpoint(self, i: int, who: int, kv: bool) -> None:
+        path = os.path.join(self.place.name, f"{len(self.saved)}.{len(self.saving)}.{self.sim.events}")
+        future = self.prog(i).start(Checkpoint(self.proc(who).pid, path, kv))
+        self.saving.append((future, path))
+        self.futures.append(future)
+
+    @precondition(lambda self: self.saved and sum(not p.ended for p in self.procs.values()) < 8)
+    @rule(i=which, what=which, detached=st.booleans())
+    def restore(self, i: int, what: int, detached: bool) -> None:
+        future = self.prog(i).start(Restore(self.saved[what % len(self.saved)], detached=detached))
+        self.restoring.append(future)
+        self.futures.append(future)
+
+    @precondition(lambda self: self.saved)
+    @rule(what=which, at=st.floats(0, 1, exclude_max=True))
+    def damage(self, what: int, at: float) -> None:
+        path = self.saved[what % len(self.saved)]
+        flip(path, int(at * os.path.getsize(path)))
+
+    @invariant()
+    def logs_are_what_the_model_says(self) -> None:
+        for future, path in list(self.saving):
+            if future.done:
+                self.saving.remove((future, path))
+                if future.errno is Errno.OK:
+                    self.saved.append(path)
+                    self.heads[path] = image_in(path)
+                    assert future.value.kv_tokens <= future.value.tokens
+                else:
+                    assert future.errno in (Errno.ESRCH, Errno.EBUSY, Errno.EINTR, Errno.ERESTART), (
+                        future.reply
+                    )
+        for restored in list(self.restoring):
+            if restored.done:
+                self.restoring.remove(restored)
+                if restored.errno is Errno.OK:
+                    self.came_back(restored)
+                else:
+                    assert restored.errno in (
+                        Errno.EIO, Errno.EINVAL, Errno.EINTR, Errno.ERESTART, Errno.E2BIG, Errno.ENOMEM
+                    ), restored.reply  # fmt: skip
+        super().logs_are_what_the_model_says()
+
+    def came_back(self, future: Future[int]) -> None:
+        pid, call = future.value, future.call
+        assert isinstance(call, Restore)
+        process = self.sim.kernel.table.find(pid)
+        if not isinstance(process, LLMProcess):
+            return
+        saved = self.heads[call.path]
+        log = list(saved.log)
+        proc = Proc(pid, saved.model, log, saved.sampler, future.program, call.detached, once=saved.once)
+        proc.ended = not proc.owner.connected
+        assert process.log[: len(log)] == log
+        if process.decoding is not None or len(process.log) > len(log):
+            assert saved.decoding is not None
+            proc.decode = Decode(pid, 1 << 20, list(saved.decoding.stop_ids))
+        self.procs[pid] = proc
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.place.cleanup()
+        for device in self.sim.kernel.devices.values():
+            assert not device.after_outs
+            assert not device.when_up
+            assert not device.died
+            assert not device.aside
+            assert not any(image.imports for image in device.images.values())
+
+
+TestImages = Images.TestCase
+TestImages.settings = Core.TestCase.settings

@@ -1,0 +1,65 @@
+"""checkpoint, restore: a process to a file and back, and what the command line and the shell say of it.
+
+The kernel's working directory is another, so files are told to it by their absolute paths. A passphrase comes from a
+file: on a command line it would be seen by everybody who lists the processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from syscalls.errno import Errno, SyscallError
+from syscalls.limits import MAX_KEY
+from syscalls.records import CheckpointInfo, ProcessInfo
+from syscalls.table import Checkpoint, Getinfo, Restore
+from userland.programs.figures import size
+from userland.programs.ps import Kernel
+from userland.sdk.options import file_path, model_path
+
+
+def passphrase_in(path: str) -> bytes:
+    """The first line of a file; no file, no passphrase. Raises ENOENT, EPERM, EINVAL."""
+    if not path:
+        return b""
+    try:
+        with open(os.path.expanduser(path), "rb") as file:
+            line = file.readline(MAX_KEY + 2).rstrip(b"\r\n")
+    except OSError as error:
+        errno = Errno.EPERM if isinstance(error, PermissionError) else Errno.ENOENT
+        raise SyscallError(errno, f"the passphrase cannot be read from {path}: {error.strerror}") from None
+    if not 0 < len(line) <= MAX_KEY:
+        raise SyscallError(
+            Errno.EINVAL, f"the first line of {path} is no passphrase; it may have 1 to {MAX_KEY} bytes"
+        )
+    return line
+
+
+def checkpoint(kernel: Kernel, pid: int, file: str, *, kv: bool, passphrase_file: str) -> str:
+    """Write a process's image; what to say of it."""
+    info = kernel(Checkpoint(pid, file_path(file), kv, passphrase_in(passphrase_file)))
+    return f"[{pid}] is in {info.path}: {_contents(info)}"
+
+
+def _contents(info: CheckpointInfo) -> str:
+    kv = f"with the KV of {info.kv_tokens}" if info.kv_tokens else "without KV"
+    return f"{info.tokens} tokens, {kv}, {size(info.bytes)}"
+
+
+def restore(
+    kernel: Kernel,
+    file: str,
+    *,
+    name: str = "",
+    device: str = "",
+    model: str = "",
+    detached: bool,
+    passphrase_file: str,
+    shown: Callable[[str], str],
+) -> tuple[ProcessInfo, str]:
+    """Start a process from an image; what is known of it, and what to say. `shown` makes its name fit to print."""
+    path, key = file_path(file), passphrase_in(passphrase_file)
+    pid = kernel(Restore(path, name, device, detached, key, model_path(model)))
+    info = kernel(Getinfo(pid))
+    doing = "stopped" if info.state.value == "stopped" else "decoding" if info.decoding else "idle"
+    return info, f"[{pid}] {shown(info.name)} on {info.model}: {info.length} tokens, {doing}, from {path}"

@@ -1,0 +1,35 @@
+"""The commands for process images: checkpoint, restore."""
+
+from __future__ import annotations
+
+from userland.programs import images
+from userland.programs.screen import printable
+from userland.shell.grammar import Line, UsageError
+from userland.shell.session import Session, does
+
+
+@does("checkpoint")
+def _checkpoint(shell: Session, line: Line) -> None:
+    pid = shell.pid(line.text("PID"))
+    kv, secret = not line.has("--no-kv"), line.text("--passphrase-file")
+    shell.screen.line(images.checkpoint(shell.kernel, pid, line.text("FILE"), kv=kv, passphrase_file=secret))
+
+
+@does("restore")
+def _restore(shell: Session, line: Line) -> None:
+    name = line.text("NAME")
+    if name.isdigit() or name.startswith("-"):
+        raise UsageError(f"a name may not be a number or begin with `-`, found {name!r}")
+    info, said = images.restore(
+        shell.kernel,
+        line.text("FILE"),
+        name=name,
+        device=line.text("--device"),
+        model=line.text("--model"),
+        detached=line.has("--detach"),
+        passphrase_file=line.text("--passphrase-file"),
+        shown=lambda text: printable(text, one_line=True),
+    )
+    shell.screen.line(said)
+    if info.decoding:
+        shell.jobs[info.pid] = printable(info.name, one_line=True)
