@@ -20,7 +20,6 @@ from syscalls.records import Finish, KvAction, Signal, State, WaitFor
 if TYPE_CHECKING:
     from kernel.core import Kernel
 
-MiB = float(1 << 20)
 _LONGEST_PAUSE = 2.0  # seconds, as in Linux's mem_cgroup_handle_over_high
 
 
@@ -158,8 +157,8 @@ def _fail(kernel: Kernel, process: LLMProcess, group: Group, now: float) -> None
     process.image.starved.pop(process.pid, None)
     process.short = None
     reason = (
-        f"process {process.pid} cannot grow: group {group.path} has {group.kv / MiB:.1f} MiB of KV, its kv_max is "
-        f"{group.settings.kv_max / MiB:.1f} MiB; end or truncate others of it, or raise it (group_set)"
+        f"process {process.pid} cannot grow: group {group.path} has {group.kv:,} bytes of KV, its kv_max is "
+        f"{group.settings.kv_max:,}; end or truncate others of it, or raise it (group_set)"
     )
     kernel.log(now, "warning", reason)
     fail_decoding(kernel, process, reason, now, Errno.EDQUOT)
@@ -178,12 +177,12 @@ def _kill_largest(kernel: Kernel, process: LLMProcess, group: Group, now: float)
         return
     size, _, victim = scores[0]
     group.events["kv_kill"] += 1
-    table = ", ".join(f"{p.pid} ({p.name}) {size / MiB:.1f}" for size, _, p in scores[:8])
+    table = ", ".join(f"{p.pid} ({p.name}) {size:,}" for size, _, p in scores[:8])
     kernel.log(
         now,
         "error",
-        f"group {group.path} is at its kv_max of {group.settings.kv_max / MiB:.1f} MiB: killed process {victim.pid} "
-        f"({victim.name}), the largest; MiB of KV by process: {table}",
+        f"group {group.path} is at its kv_max of {group.settings.kv_max:,} bytes: killed process {victim.pid} "
+        f"({victim.name}), the largest; bytes of KV by process: {table}",
     )
     kernel.emit(now, "mem.kill", victim.pid, victim.device.name, size, group.path)
     reason = f"out of memory: it had the most KV of group {group.path}, which was at its kv_max"

@@ -1,0 +1,267 @@
+"""Random chaos in virtual time: `python -m tests.kernel.chaos --processes 10000 --seconds 3600`.
+
+Two simulated devices with swap that loses and refuses places, programs that come and go, thousands of processes that are
+fed, decode, fork, stop, exec, change groups and are killed, groups whose limits change, drivers that die. Every ten seconds
+all invariants of the kernel are recounted (the ledger among them), what has been decoded since is compared with what the
+model says, and nobody may have waited longer than ageing allows. At the end nothing may be left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from kernel.process import LLMProcess
+from syscalls.records import GroupSettings, KvAction, Sampler, SchedClass, Signal, State, WaitFor
+from syscalls.table import (
+    Decode,
+    Exec,
+    Exit,
+    Feed,
+    Fork,
+    GroupCreate,
+    GroupMove,
+    GroupSet,
+    Kill,
+    Setsched,
+    Spawn,
+    Truncate,
+)
+from tests.simulator import FRAME_BYTES, Prog, Simulation, simulate
+
+PROGRAMS = 8
+FRAMES = 400
+MAX_RUNS = 32
+STEP_SECONDS = 0.02
+AGING = 2.0
+LOOK_SECONDS = 10.0
+GROUPS = ["/a", "/b", "/a/x", "/a/y", "/b/z"]
+
+
+@dataclass
+class Chaos:
+    """One run. `log` of a process is what it held when it was last looked at."""
+
+    seed: int
+    processes: int
+    sim: Simulation = field(init=False)
+    random: random.Random = field(init=False)
+    programs: list[Prog] = field(default_factory=list)
+    pids: list[int] = field(default_factory=list)
+    worst: float = 0.0  # longest wait that was seen, of those who could run
+    done: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        options = {"swap": str(4 * FRAMES * FRAME_BYTES), "lose_every": "97", "unwritten_every": "89"}
+        self.sim = simulate(
+            frames=FRAMES,
+            devices=2,
+            options={"overhead": str(STEP_SECONDS), **options},
+            max_runs=MAX_RUNS,
+            step_tokens=512,
+            aging_seconds=AGING,
+            max_crashes=1_000_000,
+            checked=False,
+        )
+        self.programs = [self.sim.program() for _ in range(PROGRAMS)]
+        for path in GROUPS:
+            self.programs[0].call(GroupCreate(path))
+
+    def run(self, seconds: float, report: float = 60.0) -> None:
+        """Let it go on for so much virtual time. AssertionError if anything that must hold does not."""
+        sim, began = self.sim, time.monotonic()
+        end, look, told = sim.now + seconds, sim.now + LOOK_SECONDS, sim.now + report
+        while sim.now < end:
+            for _ in range(self.random.randrange(150)):
+                self.act()
+            sim.run_for(self.random.random() * 0.2)
+            if sim.now >= look:
+                look = sim.now + LOOK_SECONDS
+                self.look()
+            if sim.now >= told:
+                told = sim.now + report
+                print(
+                    f"{sim.now:7.0f} s of {end:.0f} ({time.monotonic() - began:.0f} s real): {len(self.pids)} processes, "
+                    f"{sim.kernel.counters['steps']} steps, longest wait {self.worst:.1f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+    # --- what happens ---
+
+    def act(self) -> None:
+        pick = self.random
+        program = pick.choice(self.programs)
+        if len(self.pids) < self.processes and pick.random() < 0.9:
+            for _ in range(40):
+                self.birth(program)
+            return
+        kinds = (
+            ["decode"] * 12
+            + ["feed"] * 4
+            + ["fork", "kill", "stop", "cont", "cont", "truncate", "exec", "move", "sched"]
+        )
+        what = pick.choice([*kinds, "spawn", "spawn"])
+        rare = pick.random()
+        if rare < 0.00065:  # of some 750 things a second
+            what = "group" if rare < 0.0005 else "program" if rare < 0.00063 else "driver"
+        self.done[what] = self.done.get(what, 0) + 1
+        getattr(self, f"do_{what}")(program, self.random.choice(self.pids) if self.pids else 1)
+
+    def birth(self, program: Prog) -> None:
+        pick = self.random
+        self.start(
+            program,
+            Spawn(
+                "sim",
+                tokens=[pick.randrange(900) for _ in range(pick.choice([1, 9, 16, 40, 120]))],
+                sampler=Sampler(temperature=pick.choice([0.0, 1.0]), seed=pick.randrange(1 << 30)),
+                sched_class=pick.choice(list(SchedClass)),
+                nice=pick.randrange(-5, 6),
+                device=pick.choice(["sim0", "sim1"]),
+                group=pick.choice(["", *GROUPS]),
+                detached=pick.random() < 0.3,
+            ),
+        )
+
+    def start(self, program: Prog, call: Any) -> None:
+        future = program.start(call)
+        if isinstance(call, Spawn) and future.done and future.reply is not None and not future.reply.errno:
+            self.pids.append(future.value)
+
+    def do_spawn(self, program: Prog, pid: int) -> None:
+        self.birth(program)
+
+    def do_decode(self, program: Prog, pid: int) -> None:
+        pick = self.random
+        deadline = pick.choice([None, None, 1.0])
+        self.start(program, Decode(pid, pick.choice([1, 4, 30]), [999], None, 0, deadline, wait=False))
+
+    def do_feed(self, program: Prog, pid: int) -> None:
+        self.start(program, Feed(pid, [self.random.randrange(900) for _ in range(self.random.randrange(30))]))
+
+    def do_fork(self, program: Prog, pid: int) -> None:
+        if len(self.pids) < self.processes * 1.02:
+            future = program.start(Fork(pid, 2, detached=True))
+            if future.done and future.reply is not None and not future.reply.errno:
+                self.pids += future.value
+
+    def do_kill(self, program: Prog, pid: int) -> None:
+        self.start(program, Kill(pid, self.random.choice([Signal.KILL, Signal.TERM, Signal.INT])))
+
+    def do_stop(self, program: Prog, pid: int) -> None:
+        self.start(program, Kill(pid, Signal.STOP))
+
+    def do_cont(self, program: Prog, pid: int) -> None:
+        self.start(program, Kill(pid, Signal.CONT))
+
+    def do_truncate(self, program: Prog, pid: int) -> None:
+        self.start(program, Truncate(pid, self.random.randrange(40)))
+
+    def do_exec(self, program: Prog, pid: int) -> None:
+        self.start(program, Exec(pid, "sim"))
+
+    def do_move(self, program: Prog, pid: int) -> None:
+        self.start(program, GroupMove(pid, self.random.choice(["", *GROUPS])))
+
+    def do_sched(self, program: Prog, pid: int) -> None:
+        self.start(program, Setsched(pid, self.random.randrange(-5, 6), self.random.choice(list(SchedClass))))
+
+    def do_group(self, program: Prog, pid: int) -> None:
+        pick = self.random
+        settings = GroupSettings(
+            kv_max=pick.choice([0, 0, 60, 120]) * FRAME_BYTES,
+            swap_max=pick.choice([0, 0, 40]) * FRAME_BYTES,
+            tokens_max=pick.choice([0.0, 0.0, 200.0]),
+            cpu_weight=pick.choice([10, 100, 500]),
+            kv_action=pick.choice([KvAction.SPILL, KvAction.SPILL, KvAction.FAIL]),
+        )
+        if pick.random() < 0.2:
+            settings = GroupSettings(kv_high=80 * FRAME_BYTES)
+        self.start(program, GroupSet(pick.choice(GROUPS), settings))
+
+    def do_program(self, program: Prog, pid: int) -> None:
+        program.disconnect()
+        self.programs[self.programs.index(program)] = self.sim.program()
+
+    def do_driver(self, program: Prog, pid: int) -> None:
+        self.sim.crash(self.random.choice(["sim0", "sim1"]))
+
+    # --- what must hold ---
+
+    def look(self) -> None:
+        kernel, now = self.sim.kernel, self.sim.now
+        kernel.check()
+        alive: list[int] = []
+        for pid in self.pids:
+            row = kernel.table.find(pid)
+            if not isinstance(row, LLMProcess) or row.state is State.ZOMBIE:
+                continue
+            alive.append(pid)
+        self.pids = alive
+        for program in self.programs:  # zombies of programs that do not wait for them
+            program.futures = {seq: future for seq, future in program.futures.items() if not future.done}
+        waiting = [p for p in kernel.table if isinstance(p, LLMProcess) and self.could_run(p)]
+        for process in waiting:
+            self.worst = max(self.worst, now - process.since)
+            bound = AGING + 8 * (len(waiting) + MAX_RUNS) * STEP_SECONDS
+            assert now - process.since <= bound, (
+                f"process {process.pid} ({process.sched_class}, {process.state} {process.wait}) has waited "
+                f"{now - process.since:.1f} s, beside {len(waiting)} others: more than {bound:.1f} s\n{self.sim.describe()[-3000:]}"
+            )
+
+    @staticmethod
+    def could_run(process: LLMProcess) -> bool:
+        ready = process.state is State.READY
+        return ready or (process.state is State.BLOCKED and process.wait is WaitFor.PAGEIN)
+
+    def end(self) -> None:
+        """All programs go, and with them everything."""
+        sim = self.sim
+        program = sim.program()
+        sim.run_for(5.0)  # spawns that still waited for a model are answered
+        for row in list(sim.kernel.table):
+            if isinstance(row, LLMProcess) and row.state is not State.ZOMBIE:
+                program.start(Exit(row.pid))
+        for leaving in [*self.programs, program]:
+            leaving.disconnect()
+        sim.run_for(60.0)
+        sim.run_idle()
+        kernel = sim.kernel
+        kernel.check()
+        assert len(kernel.table) == 1 + len(kernel.devices), sim.describe()[:3000]
+        for device in kernel.devices.values():
+            for image in device.images.values():
+                assert image.pool.available == image.pool.count
+                assert image.swap.free == image.swap.total
+        root = kernel.groups.root
+        assert (root.kv, root.swap, root.weights, root.pids) == (0, 0, 0, len(kernel.table))
+        assert not kernel.groups.users.children
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.kernel.chaos", description=__doc__)
+    parser.add_argument("--processes", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=3600.0, help="of virtual time")
+    parser.add_argument("--seed", type=int, default=1)
+    chosen = parser.parse_args(arguments)
+    chaos = Chaos(chosen.seed, chosen.processes)
+    chaos.run(chosen.seconds)
+    chaos.end()
+    counters = chaos.sim.kernel.counters
+    print(
+        f"{chosen.seconds:.0f} s with {chosen.processes} processes, seed {chosen.seed}: nothing lost, longest wait "
+        f"{chaos.worst:.1f} s; {counters['steps']} steps, {counters['decoded']} tokens decoded, {counters['moved_out']} frames "
+        f"moved out, {counters['moved_in']} in, {counters['preemptions']} preemptions, {counters['driver_restarts']} driver "
+        f"restarts, {counters['spawned']} processes in all; {chaos.done}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
