@@ -1,9 +1,10 @@
 """Random chaos in virtual time: `python -m tests.kernel.chaos --processes 10000 --seconds 3600`.
 
-Two simulated devices with swap that loses and refuses places, programs that come and go, thousands of processes that are
-fed, decode, fork, stop, exec, change groups and are killed, groups whose limits change, drivers that die. Every ten seconds
-all invariants of the kernel are recounted (the ledger among them), what has been decoded since is compared with what the
-model says, and nobody may have waited longer than ageing allows. At the end nothing may be left.
+Two simulated devices with swap that loses and refuses places, programs that come and go, thousands of processes that
+are fed, decode, fork, stop, exec, change groups and are killed, groups whose limits change, drivers that die. The devices
+end the run at the first token whose context is not in the frames it should be. Every ten seconds all invariants of the
+kernel are recounted (the ledger among them), and nobody may have waited longer than ageing allows. At the end nothing may
+be left.
 """
 
 from __future__ import annotations
@@ -39,12 +40,13 @@ MAX_RUNS = 32
 STEP_SECONDS = 0.02
 AGING = 2.0
 LOOK_SECONDS = 10.0
+COUNTERS = ("steps", "decoded", "moved_out", "moved_in", "preemptions", "driver_restarts", "spawned")
 GROUPS = ["/a", "/b", "/a/x", "/a/y", "/b/z"]
 
 
 @dataclass
 class Chaos:
-    """One run. `log` of a process is what it held when it was last looked at."""
+    """One run."""
 
     seed: int
     processes: int
@@ -212,7 +214,8 @@ class Chaos:
             bound = AGING + 8 * (len(waiting) + MAX_RUNS) * STEP_SECONDS
             assert now - process.since <= bound, (
                 f"process {process.pid} ({process.sched_class}, {process.state} {process.wait}) has waited "
-                f"{now - process.since:.1f} s, beside {len(waiting)} others: more than {bound:.1f} s\n{self.sim.describe()[-3000:]}"
+                f"{now - process.since:.1f} s, beside {len(waiting)} others: more than {bound:.1f} s\n"
+                f"{self.sim.describe()[-3000:]}"
             )
 
     @staticmethod
@@ -254,11 +257,10 @@ def main(arguments: list[str] | None = None) -> int:
     chaos.run(chosen.seconds)
     chaos.end()
     counters = chaos.sim.kernel.counters
+    told = ", ".join(f"{name} {counters[name]}" for name in COUNTERS)
     print(
         f"{chosen.seconds:.0f} s with {chosen.processes} processes, seed {chosen.seed}: nothing lost, longest wait "
-        f"{chaos.worst:.1f} s; {counters['steps']} steps, {counters['decoded']} tokens decoded, {counters['moved_out']} frames "
-        f"moved out, {counters['moved_in']} in, {counters['preemptions']} preemptions, {counters['driver_restarts']} driver "
-        f"restarts, {counters['spawned']} processes in all; {chaos.done}"
+        f"{chaos.worst:.1f} s; {told}; done: {chaos.done}"
     )
     return 0
 
