@@ -2,7 +2,9 @@
 
 As in MINIX's libchardriver, the loop is the same for all kinds and a kind is a table of callbacks (device.py). trio
 runs on the main thread and only moves messages; the device works in one other thread, in the order of the requests, so
-a long step or load delays neither ping nor heartbeat. What a request raises becomes its `Failed`, and the driver goes on.
+a long step delays neither ping nor heartbeat. Models are read in a third, so that nobody's stream stops for a load: it
+comes to its turn among the other requests, is done beside those after it, and what it has read is brought in between two
+of them. What a request raises becomes its `Failed`, and the driver goes on.
 
 A driver never outlives its kernel. It holds the reading end of a pipe on stdin that the kernel never writes; when that
 ends the kernel is gone, however it went, and the driver removes what a dead kernel leaves in the runtime directory and
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import fcntl
+import functools
 import importlib
 import logging
 import os
@@ -25,7 +28,9 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import trio
@@ -40,11 +45,13 @@ from drivers.protocol import (
     FromDriver,
     Heartbeat,
     Load,
+    Loaded,
     Note,
     Ping,
     Probe,
     Progress,
     Quit,
+    Shed,
     Step,
     ToDriver,
     Unload,
@@ -59,11 +66,24 @@ _LINGER_SECONDS = 0.2
 _CLEAN_SECONDS = 2.0  # how long a kernel that is being killed may keep its lock after its pipes have closed
 _RETRY_SECONDS = 0.02
 
-Work = Probe | Load | Unload | Step | Drop
+_LOAD_NICE = (
+    5  # of the thread that reads models, and of those it starts: they take what steps leave, and some
+)
+
+Work = Probe | Load | Shed | Unload | Step | Drop
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class _BringIn:
+    """A model has been read: what is left to do between two requests."""
+
+    request: Load
+    act: Callable[[], Loaded]
 
 
 class Host:
-    """One driver process: a socket, a device, and the thread in which the device works."""
+    """One driver process: a socket, a device, the thread in which the device works, and the one in which it reads."""
 
     def __init__(self, kind: str, options: dict[str, str], socket: transport.Socket, place: Path) -> None:
         self._kind = kind
@@ -72,7 +92,8 @@ class Host:
         self._place = place
         self._holder = _recorded(place)  # the kernel that started this driver
         self._device: Device | None = None
-        self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Work | _BringIn] = queue.SimpleQueue()
+        self._loads: queue.SimpleQueue[Probe | Load] = queue.SimpleQueue()  # what has come to its turn
         self._pending = 0  # requests taken and not yet finished
         self._over = trio.Event()
         self._refused = ""  # why the device could not be opened
@@ -109,7 +130,7 @@ class Host:
         else:
             self._pending += 1
             self._work.put(request)
-            if self._device is not None:
+            if self._device is not None and not isinstance(request, Probe | Load):
                 self._device.hears(request)
 
     def _send(self, message: FromDriver) -> None:
@@ -165,10 +186,37 @@ class Host:
             traceback.print_exc()
             return soon(self._refuse, f"{type(error).__name__}: {error}")
         soon(self._opened, device)
+        threading.Thread(target=self._read, args=(device,), name="loads", daemon=True).start()
         while True:
-            soon(self._finish, self._do(device, self._work.get()))
+            request = self._work.get()
+            if isinstance(request, Probe | Load):
+                self._loads.put(request)
+            elif isinstance(request, _BringIn):
+                soon(self._finish, self._try(request.request, request.act))
+            else:
+                answer: FromDriver | None = self._try(request, functools.partial(_do, device, request))
+                soon(self._finish, answer)
             if self._work.empty():
                 self._go_on(device)
+
+    def _read(self, device: Device) -> None:
+        """The thread that reads models."""
+        if sys.platform == "linux":  # where a thread has a priority of its own, and hands it on
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOAD_NICE)
+        while True:
+            request = self._loads.get()
+            if isinstance(request, Probe):
+                self._token.run_sync_soon(
+                    self._finish, self._try(request, functools.partial(device.probe, request))
+                )
+                continue
+            report = functools.partial(self._report, request.ref)
+            read = self._try(request, functools.partial(device.fetch, request, report))
+            if isinstance(read, Failed):
+                self._token.run_sync_soon(self._finish, read)
+            elif read is not None:
+                self._work.put(_BringIn(request, read))
 
     def _go_on(self, device: Device) -> None:
         """Let the device begin what nobody has asked for yet; what comes of that can wait until somebody does."""
@@ -177,23 +225,11 @@ class Host:
         except Exception:
             self._tell("error", traceback.format_exc())
 
-    def _do(self, device: Device, request: Work) -> FromDriver | None:
-        """The answer to a request; None if it is not answered."""
+    def _try(self, request: Work, act: Callable[[], R | None]) -> R | Failed | None:
+        """What `act` makes of a request, or its failure; None if it is not answered."""
         ref = 0 if isinstance(request, Drop) else request.ref
         try:
-            match request:
-                case Step():
-                    return device.step(request)
-                case Drop():
-                    device.drop(request.ctxs)
-                    return None
-                case Probe():
-                    return device.probe(request)
-                case Load():
-                    return device.load(request, lambda fraction: self._report(ref, fraction))
-                case Unload():
-                    device.unload(request.image)
-                    return Done(ref)
+            return act()
         except SyscallError as error:
             failed = Failed(ref, error.errno, error.reason)
         except MemoryError as error:
@@ -210,7 +246,7 @@ class Host:
         return failed
 
     def _tell(self, level: str, trace: str) -> None:
-        """The end of a traceback for the kernel's log, from the work thread."""
+        """The end of a traceback for the kernel's log."""
         lines = trace.strip().splitlines()[-TRACEBACK_LINES:]
         self._token.run_sync_soon(self._send, Note(level, f"driver {self._kind}: " + "\n".join(lines)))
 
@@ -218,8 +254,24 @@ class Host:
         self._token.run_sync_soon(self._send, Progress(ref, fraction))
 
 
+def _do(device: Device, request: Shed | Unload | Step | Drop) -> FromDriver | None:
+    """The answer to a request; None if it is not answered."""
+    match request:
+        case Step():
+            return device.step(request)
+        case Drop():
+            device.drop(request.ctxs)
+            return None
+        case Shed():
+            device.shed(request.image)
+            return Done(request.ref)
+        case Unload():
+            device.unload(request.image)
+            return Done(request.ref)
+
+
 class _ToKernel(logging.Handler):
-    """What drivers tell Python's logging (from the work thread) is a line of the kernel's log."""
+    """What drivers tell Python's logging is a line of the kernel's log."""
 
     def __init__(self, tell: Callable[[Note], None]) -> None:
         super().__init__(logging.INFO)

@@ -79,9 +79,7 @@ def exit_process(kernel: Kernel, process: LLMProcess, status: int, reason: str, 
         )
     release_pages(kernel, process)
     if process.image is not None:
-        del process.image.users[process.pid]
-        process.image.starved.pop(process.pid, None)
-        process.image.used = now
+        process.image.leave(process.pid, now)
     process.device.queue.withdraw(process)
     if process.device.state == UP:
         process.device.dropped.append(process.pid)

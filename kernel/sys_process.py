@@ -261,9 +261,8 @@ def _replace_image(kernel: Kernel, process: LLMProcess, image: Image, call: Exec
     process.image = old
     release_pages(kernel, process)
     process.device.dropped.append(process.pid)  # what the driver knows of this context is of the old model
-    old.users.pop(process.pid, None)
-    old.starved.pop(process.pid, None)
-    old.used = image.used = kernel.now
+    old.leave(process.pid, kernel.now)
+    image.used = kernel.now
     process.image, process.model, process.log, process.driver_log = image, call.model, log, 0
     process.reached = 0
     process.ahead = True

@@ -90,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     live.add_argument("--seconds", type=_seconds, default=1.0, help="seconds between two looks (default 1)")
     live.add_argument("--once", action="store_true", help="print one look and return")
     verb("models", _models, "list the models and their memory")
+    hint = verb("advise", _advise, "say how a model will be used")
+    hint.add_argument("model", help="a known name, a directory, or a hub name")
+    hint.add_argument("advice", help="willneed, dontneed, pin or normal")
+    hint.add_argument("--device", default="", help="the device (default: the first)")
+    hint.add_argument("--dtype", default="", help="fp32, bf16, int8 or int4 (default: the device's)")
     log = verb("dmesg", _dmesg, "print the kernel log")
     log.add_argument("-f", "--follow", action="store_true", help="go on printing new lines until Ctrl-C")
     trace = verb("strace", _strace, "print the system calls of a process, decoded, and what they cause")
@@ -203,6 +208,16 @@ def _models(args: argparse.Namespace) -> int:
 
     with _kernel(args) as kernel:
         _screen().table(models(kernel(Models())))
+    return 0
+
+
+def _advise(args: argparse.Namespace) -> int:
+    from syscalls.table import Advise
+    from userland.programs.system import advice_named
+
+    advice = advice_named(args.advice)
+    with _kernel(args) as kernel:
+        kernel(Advise(args.model, advice, args.device, args.dtype))
     return 0
 
 

@@ -101,6 +101,15 @@ class Finish(enum.StrEnum):
     ERROR = "error"  # the device could not compute it; `dmesg` says why
 
 
+class Advice(enum.StrEnum):
+    """How a model will be used (`advise`)."""
+
+    NORMAL = "normal"  # takes back what was advised, a pin too
+    WILLNEED = "willneed"  # page it in in the background, if no model whose processes run must go for it
+    DONTNEED = "dontneed"  # it is the first to go; at once, if nobody uses it
+    PIN = "pin"  # page it in likewise, and let it not be evicted
+
+
 class Right(enum.IntFlag):
     """What a program may do; a program can give rights up when it attaches, never gain them later."""
 
@@ -230,7 +239,7 @@ class ModelInfo(Record):
     path: str
     dtype: str = ""
     device: str = ""
-    state: str = "absent"  # absent, loading, resident, failed
+    state: str = "absent"  # absent, loading, resident, streamed (a part is in memory), evicted (its KV is there), failed
     progress: float = 0.0  # 0..1 while loading
     architecture: str = ""
     parameters: int = 0
@@ -248,6 +257,12 @@ class ModelInfo(Record):
     error: str = ""
     slots: int = 0  # places for frames in lower tiers
     slots_free: int = 0
+    resident_bytes: int = 0  # of the weights, in memory
+    mapped_by: list[int] = []  # the first of the processes that run it
+    faults: int = 0  # times that a process wanted to run and the weights had been evicted
+    pageins: int = 0
+    evictions: int = 0
+    pinned: bool = False
 
 
 class Tier(Record):
@@ -279,6 +294,7 @@ class DeviceInfo(Record):
     busy_seconds: float = 0.0
     kv_bytes: int = 0  # memory for KV
     error: str = ""
+    weight_bytes: int = 0  # memory for weights, as things are; 0: not known
 
 
 class BootInfo(Record):

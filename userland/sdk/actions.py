@@ -101,10 +101,10 @@ def model_of(name: str, dtype: str = "", device: str = "") -> Script[ModelInfo]:
 
 
 def model_in_memory(name: str) -> Script[ModelInfo]:
-    """The row of a model that some process runs. ENOENT if none is of that name."""
+    """The row of a model that some process runs, be its weights in memory or not. ENOENT if none is of that name."""
     rows = yield from ask(Models())
     for row in rows:
-        if row.name == name and row.state == "resident":
+        if row.name == name and row.state in ("resident", "streamed", "evicted"):
             return row
     raise SyscallError(Errno.ENOENT, f"no model {name!r} is in memory; `models` lists them")
 
