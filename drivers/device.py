@@ -1,9 +1,10 @@
 """What a kind of device is: the table of callbacks that `drivers.host` drives from its one work thread.
 
 MINIX 3's libblockdriver is the model: the host owns the message loop, the heartbeat and the errors; a kind of
-device fills in this table, and `drivers.<kind>.open_device(options)` returns one. All but `progress`, `hears`,
-`inspect` and what `export` returns are called from the same thread, one at a time. A method that cannot do what it was
-asked raises a SyscallError, which the host turns into `Failed`; the device is then as if it had not been asked.
+device fills in this table, and `drivers.<kind>.open_device(options)` returns one. All but `progress`, `hears`, `probe`,
+`fetch`, `inspect` and what `export` returns are called from the same thread, one at a time; `probe` and `fetch` from
+another one beside it, one at a time, and the last two from a third. A method that cannot do what it was asked raises a
+SyscallError, which the host turns into `Failed`; the device is then as if it had not been asked.
 """
 
 from __future__ import annotations
@@ -41,8 +42,15 @@ class Device(Protocol):
     def probe(self, request: Probe) -> Probed:
         """Read a model's configuration. Raises ENOENT, ENOEXEC (naming the architecture), EIO."""
 
+    def fetch(self, request: Load, report: Callable[[float], None]) -> Callable[[], Loaded]:
+        """Read a model into memory, calling `report(fraction)` at times, and change nothing that steps look at: what it
+        returns does that, in their thread. Raises as probe does; ENOMEM."""
+
     def load(self, request: Load, report: Callable[[float], None]) -> Loaded:
-        """Bring a model into memory, calling `report(fraction)` at times. Raises as probe does; ENOMEM."""
+        """`fetch`, and what that returns."""
+
+    def shed(self, image: int) -> None:
+        """Free the weights of an image, not its frames and contexts. Raises EINVAL if they are not there."""
 
     def unload(self, image: int) -> None:
         """Free an image, its frames and its contexts. Raises EINVAL if there is no such image."""

@@ -2,8 +2,10 @@
 
 As in MINIX's libchardriver, the loop is the same for all kinds and a kind is a table of callbacks (device.py). trio
 runs on the main thread and only moves messages; the device works in one other thread, in the order of the requests, so
-a long step or load delays neither ping nor heartbeat. What a request raises becomes its `Failed`, and the driver goes on.
-The files of process images are looked at and written in a third thread, so that no step waits for a disk.
+a long step delays neither ping nor heartbeat. Models are read in a third, so that nobody's stream stops for a load: it
+comes to its turn among the other requests, is done beside those after it, and what it has read is brought in between two
+of them. The files of process images are looked at and written in a fourth, so that no step waits for a disk. What a
+request raises becomes its `Failed`, and the driver goes on.
 
 A driver never outlives its kernel. It holds the reading end of a pipe on stdin that the kernel never writes; when that
 ends the kernel is gone, however it went, and the driver removes what a dead kernel leaves in the runtime directory and
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import fcntl
+import functools
 import importlib
 import logging
 import os
@@ -28,7 +31,9 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import trio
@@ -46,11 +51,13 @@ from drivers.protocol import (
     Import,
     Inspect,
     Load,
+    Loaded,
     Note,
     Ping,
     Probe,
     Progress,
     Quit,
+    Shed,
     Step,
     ToDriver,
     Unload,
@@ -66,11 +73,24 @@ _CLEAN_SECONDS = 2.0  # how long a kernel that is being killed may keep its lock
 _RETRY_SECONDS = 0.02
 MOST_EXPORTS = 2  # copies of KV in memory that wait for the disk; one more waits to be made
 
-Work = Probe | Load | Unload | Step | Drop | Export | Inspect | Import
+_LOAD_NICE = (
+    5  # of the thread that reads models, and of those it starts: they take what steps leave, and some
+)
+
+Work = Probe | Load | Shed | Unload | Step | Drop | Export | Inspect | Import
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class _BringIn:
+    """A model has been read: what is left to do between two requests."""
+
+    request: Load
+    act: Callable[[], Loaded]
 
 
 class Host:
-    """One driver process: a socket, a device, and the thread in which the device works."""
+    """One driver process: a socket, a device, the thread in which the device works, and the one in which it reads."""
 
     def __init__(self, kind: str, options: dict[str, str], socket: transport.Socket, place: Path) -> None:
         self._kind = kind
@@ -79,9 +99,10 @@ class Host:
         self._place = place
         self._holder = _recorded(place)  # the kernel that started this driver
         self._device: Device | None = None
-        self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._disk = ThreadPoolExecutor(1, "disk")
         self._exports: deque[Future[None]] = deque()  # on their way to the disk
+        self._work: queue.SimpleQueue[Work | _BringIn] = queue.SimpleQueue()
+        self._loads: queue.SimpleQueue[Probe | Load] = queue.SimpleQueue()  # what has come to its turn
         self._pending = 0  # requests taken and not yet finished
         self._over = trio.Event()
         self._refused = ""  # why the device could not be opened
@@ -121,7 +142,7 @@ class Host:
                 self._aside(request, lambda: device.inspect(request))
                 return
             self._work.put(request)
-            if self._device is not None:
+            if self._device is not None and not isinstance(request, Probe | Load):
                 self._device.hears(request)
 
     def _send(self, message: FromDriver) -> None:
@@ -177,14 +198,39 @@ class Host:
             traceback.print_exc()
             return soon(self._refuse, f"{type(error).__name__}: {error}")
         soon(self._opened, device)
+        threading.Thread(target=self._read, args=(device,), name="loads", daemon=True).start()
         while True:
             request = self._work.get()
-            if isinstance(request, Export):
+            if isinstance(request, Probe | Load):
+                self._loads.put(request)
+            elif isinstance(request, _BringIn):
+                soon(self._finish, self._try(request.request, request.act))
+            elif isinstance(request, Export):
                 self._export(device, request)
             else:
-                soon(self._finish, self._do(device, request))
+                answer: FromDriver | None = self._try(request, functools.partial(_do, device, request))
+                soon(self._finish, answer)
             if self._work.empty():
                 self._go_on(device)
+
+    def _read(self, device: Device) -> None:
+        """The thread that reads models."""
+        if sys.platform == "linux":  # where a thread has a priority of its own, and hands it on
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOAD_NICE)
+        while True:
+            request = self._loads.get()
+            if isinstance(request, Probe):
+                self._token.run_sync_soon(
+                    self._finish, self._try(request, functools.partial(device.probe, request))
+                )
+                continue
+            report = functools.partial(self._report, request.ref)
+            read = self._try(request, functools.partial(device.fetch, request, report))
+            if isinstance(read, Failed):
+                self._token.run_sync_soon(self._finish, read)
+            elif read is not None:
+                self._work.put(_BringIn(request, read))
 
     def _go_on(self, device: Device) -> None:
         """Let the device begin what nobody has asked for yet; what comes of that can wait until somebody does."""
@@ -202,7 +248,7 @@ class Host:
         def copy() -> None:
             rest.append(device.export(request))
 
-        failed = self._attempt(request, copy)
+        failed = self._try(request, copy)
         if failed is not None:
             self._token.run_sync_soon(self._finish, failed)
         else:
@@ -212,40 +258,16 @@ class Host:
         """Have the disk's thread do a request and answer it."""
 
         def run() -> None:
-            self._token.run_sync_soon(self._finish, self._attempt(request, work))
+            answer: FromDriver | None = self._try(request, work)
+            self._token.run_sync_soon(self._finish, answer)
 
         return self._disk.submit(run)
 
-    def _do(self, device: Device, request: Work) -> FromDriver | None:
-        """The answer to a request; None if it is not answered."""
-        return self._attempt(request, lambda: self._perform(device, request))
-
-    def _perform(self, device: Device, request: Work) -> FromDriver | None:
-        match request:
-            case Step():
-                return device.step(request)
-            case Drop():
-                device.drop(request.ctxs)
-                return None
-            case Probe():
-                return device.probe(request)
-            case Load():
-                return device.load(request, lambda fraction: self._report(request.ref, fraction))
-            case Unload():
-                device.unload(request.image)
-                return Done(request.ref)
-            case Import():
-                return device.import_(request)
-            case Inspect():  # it came before the device was open
-                return device.inspect(request)
-            case Export():
-                raise AssertionError("an export is done in two parts")
-
-    def _attempt(self, request: Work, work: Callable[[], FromDriver | None]) -> FromDriver | None:
-        """What `work` returns, or what becomes of its error."""
+    def _try(self, request: Work, act: Callable[[], R | None]) -> R | Failed | None:
+        """What `act` makes of a request, or its failure; None if it is not answered."""
         ref = 0 if isinstance(request, Drop) else request.ref
         try:
-            return work()
+            return act()
         except SyscallError as error:
             failed = Failed(ref, error.errno, error.reason)
         except MemoryError as error:
@@ -262,7 +284,7 @@ class Host:
         return failed
 
     def _tell(self, level: str, trace: str) -> None:
-        """The end of a traceback for the kernel's log, from the work thread."""
+        """The end of a traceback for the kernel's log."""
         lines = trace.strip().splitlines()[-TRACEBACK_LINES:]
         self._token.run_sync_soon(self._send, Note(level, f"driver {self._kind}: " + "\n".join(lines)))
 
@@ -270,8 +292,28 @@ class Host:
         self._token.run_sync_soon(self._send, Progress(ref, fraction))
 
 
+def _do(device: Device, request: Shed | Unload | Step | Drop | Inspect | Import) -> FromDriver | None:
+    """The answer to a request; None if it is not answered."""
+    match request:
+        case Step():
+            return device.step(request)
+        case Drop():
+            device.drop(request.ctxs)
+            return None
+        case Shed():
+            device.shed(request.image)
+            return Done(request.ref)
+        case Unload():
+            device.unload(request.image)
+            return Done(request.ref)
+        case Import():
+            return device.import_(request)
+        case Inspect():  # it came before the device was open
+            return device.inspect(request)
+
+
 class _ToKernel(logging.Handler):
-    """What drivers tell Python's logging (from the work thread) is a line of the kernel's log."""
+    """What drivers tell Python's logging is a line of the kernel's log."""
 
     def __init__(self, tell: Callable[[Note], None]) -> None:
         super().__init__(logging.INFO)

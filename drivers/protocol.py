@@ -46,7 +46,10 @@ class Load(_Message):
     """Bring a model's weights into memory as `image`, with `frames` frames of KV of its own, and `slots[i]` places for
     frames in tier i + 1 of those declared at the hello. Answer: `Loaded`.
 
-    `Progress` messages with the same ref may come before. EIO (broken file), ENOMEM.
+    `kept`: the image is there without its weights (Shed), and gets them back; its frames and contexts stay as they are.
+    `room`, if not 0: the weights may take only so many bytes, less than they have; the rest is streamed in each step
+    (Probed.stream_bytes). Steps may be asked for and answered meanwhile, of other images; the weights of one image are
+    brought in after the other. `Progress` messages with the same ref may come before. EIO (broken file), ENOMEM.
     """
 
     ref: int
@@ -55,6 +58,16 @@ class Load(_Message):
     dtype: str
     frames: int
     slots: list[int] = []
+    kept: bool = False
+    room: int = 0
+
+
+class Shed(_Message):
+    """Free the weights of an image, and keep its frames, its places and its contexts. Until it is loaded again it is in
+    no run; frames may be moved and copied. Answer: `Done`."""
+
+    ref: int
+    image: int
 
 
 class Unload(_Message):
@@ -224,6 +237,7 @@ class Probed(_Message):
     layers: int
     block_bytes: int
     eos_ids: list[int]
+    stream_bytes: int = 0  # the least memory for weights with which it can be streamed; 0: it cannot
 
 
 class Progress(_Message):
@@ -236,6 +250,7 @@ class Loaded(_Message):
     image: int
     weight_bytes: int  # as measured
     guesses: bool = False  # may guess (Run.ahead): the tokens are the same whatever is computed with them
+    resident_bytes: int = 0  # of the weights, in memory; 0: all
 
 
 class RunResult(_Message):
@@ -322,7 +337,7 @@ KINDS = ("cpu", "cuda", "sim")  # of devices: `python -m drivers.host KIND`, one
 
 IMAGES = "images"  # the feature of a driver that does Export, Inspect and Import
 
-ToDriver = Probe | Load | Unload | Step | Drop | Export | Inspect | Import | Ping | Quit
+ToDriver = Probe | Load | Shed | Unload | Step | Drop | Export | Inspect | Import | Ping | Quit
 FromDriver = (
     Hello
     | Probed

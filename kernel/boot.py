@@ -46,6 +46,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--step-tokens", metavar="N", type=_positive, default=0, help="tokens in one step at most")
     add("--model", metavar="NAME=PATH", action="append", default=[], help="a model to know by name")
     add("--kv-bytes", metavar="SIZE", default="", help="KV memory of every device, e.g. 512MiB")
+    add(
+        "--weight-bytes", metavar="SIZE", default="", help="memory for the weights of every device, e.g. 2GiB"
+    )
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--detach", action="store_true", help="run in the background; return once it answers")
     ways.add_argument("--die-with-parent", action="store_true", help="halt at end-of-file on standard input")
@@ -60,7 +63,13 @@ def main(arguments: list[str] | None = None) -> int:
     directory = runtime.locate(args.runtime)
     try:
         over = config.Overrides(
-            args.device, args.model, args.policy, args.max_runs, args.step_tokens, args.kv_bytes
+            args.device,
+            args.model,
+            args.policy,
+            args.max_runs,
+            args.step_tokens,
+            args.kv_bytes,
+            args.weight_bytes,
         )
         settings = config.build(config.read(args.config), over, directory, version())
         core = Kernel(settings)

@@ -54,6 +54,7 @@ class Device(msgspec.Struct, forbid_unknown_fields=True):
     name: Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9_-]*$")] = ""
     kv_bytes: Size = 0
     image_kv_bytes: Size = 0
+    weight_bytes: Size = 0
     policy: str = "fair"
     victims: str = "cost"
     max_runs: Annotated[int, Meta(ge=0)] = 0
@@ -65,6 +66,7 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True):
     """The `[kernel]` of the file; what is not set keeps KernelConfig's default."""
 
     quantum: Positive | UnsetType = UNSET
+    weight_quantum: Seconds | UnsetType = UNSET
     aging_seconds: Seconds | UnsetType = UNSET
     hang_seconds: Seconds | UnsetType = UNSET
     start_seconds: Seconds | UnsetType = UNSET
@@ -178,6 +180,7 @@ class Overrides:
     max_runs: int = 0
     step_tokens: int = 0
     kv_bytes: str = ""
+    weight_bytes: str = ""
 
 
 def build(file: File, over: Overrides, directory: Path, version: str) -> KernelConfig:
@@ -198,6 +201,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> KernelC
                 kind=wanted.kind,
                 kv_bytes=size(over.kv_bytes or wanted.kv_bytes, f"kv_bytes of {name}"),
                 image_kv_bytes=size(wanted.image_kv_bytes, f"image_kv_bytes of {name}"),
+                weight_bytes=size(over.weight_bytes or wanted.weight_bytes, f"weight_bytes of {name}"),
                 policy=over.policy or wanted.policy,
                 victims=wanted.victims,
                 max_runs=over.max_runs or wanted.max_runs,

@@ -15,6 +15,7 @@ from typing import Any
 from drivers.protocol import Move
 from kernel import (
     invariants,
+    paging,
     reincarnation,
     steps,
     sys_checkpoint,
@@ -313,7 +314,7 @@ class Kernel:
             state, wait = State.STOPPED, WaitFor.NONE
         elif device.state != "up":
             state, wait = State.BLOCKED, WaitFor.DEVICE
-        elif image is None or image.state != RESIDENT:
+        elif image is None or (image.state != RESIDENT and process.todo):
             state, wait = State.BLOCKED, WaitFor.WEIGHTS
         elif process.pid in image.starved:
             state, wait = State.BLOCKED, WaitFor.PAGEIN if process.short is None else WaitFor.QUOTA
@@ -341,6 +342,7 @@ class Kernel:
         else:
             process.enter(state, wait, now)
             device.queue.withdraw(process)
+        paging.follow(self, process, now)
 
     def dirty(self, device: Device) -> None:
         """Something changed that may let the device run its next step."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from drivers.protocol import Hello, Move, Step
 from kernel.events import DeviceConfig
-from kernel.memory.weights import Image
+from kernel.memory.weights import LOADING, Image
 from kernel.sched.run_queue import RunQueue
 from syscalls.errno import SyscallError
 from syscalls.records import DeviceInfo
@@ -66,6 +66,8 @@ class Device:
     when_up: list[Callable[[SyscallError | None], None]] = field(
         default_factory=list
     )  # what waits for a driver
+    page_timer: Timer | None = None  # when weights that are waited for may come in
+    after_step: list[Callable[[float], None]] = field(default_factory=list)  # to be done between two steps
     # supervision
     up_since: float = 0.0
     failures: int = 0  # deaths in a row, each soon after its start
@@ -96,6 +98,22 @@ class Device:
         if self.config.kv_bytes or self.hello is None:
             return self.config.kv_bytes
         return self.hello.tiers[0].size // 4 if self.hello.tiers else 0
+
+    @property
+    def tier_size(self) -> int:
+        """Size of the first tier; 0: not known."""
+        return self.hello.tiers[0].size if self.hello is not None and self.hello.tiers else 0
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory for the weights of all models together; 0: not known."""
+        left = self.tier_size - sum(image.kv_bytes for image in self.images.values())
+        return min(filter(None, (self.config.weight_bytes, max(0, left))), default=0)
+
+    @property
+    def loads_alone(self) -> bool:
+        """A model under suspicion of having killed the driver while it was loaded is loaded again: no step beside it."""
+        return any(image.deaths and image.state == LOADING for image in self.images.values())
 
     @property
     def tier_bytes(self) -> list[int]:
@@ -135,4 +153,5 @@ class Device:
             busy_seconds=self.busy_seconds,
             kv_bytes=self.kv_bytes,
             error=self.error,
+            weight_bytes=self.weight_bytes,
         )

@@ -194,6 +194,7 @@ class DeviceConfig:
     kind: str
     kv_bytes: int = 0  # KV memory of the device, all models together
     image_kv_bytes: int = 0  # of it, what one model gets at most
+    weight_bytes: int = 0  # memory for weights; 0: what KV leaves of the first tier
     policy: str = "fair"
     victims: str = "cost"  # who loses its pages first (kernel/memory/victims.py)
     max_runs: int = 0
@@ -213,6 +214,7 @@ class KernelConfig:
     os_pid: int = 0
     version: str = ""
     quantum: int = 32  # tokens a process may compute before one of the same class may take its pages
+    weight_quantum: float = 0.25  # seconds a model stays in memory, at least, before another takes its place
     aging_seconds: float = 2.0  # a ready process waits no longer than this for a stronger class
     hang_seconds: float = 60.0  # a busy driver without progress is killed after this
     start_seconds: float = 180.0  # a driver must say hello within this

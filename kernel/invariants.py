@@ -15,7 +15,7 @@ from kernel.device import UP
 from kernel.groups.group import NICE_0_WEIGHT, Group
 from kernel.groups.pressure import Activity
 from kernel.memory.page_table import blocks
-from kernel.memory.weights import RESIDENT
+from kernel.memory.weights import EVICTED, LOADING, RESIDENT
 from kernel.process import LLMProcess, Program
 from syscalls.records import State, WaitFor
 
@@ -29,6 +29,7 @@ def check(kernel: Kernel) -> None:
     check_states(kernel)
     check_run_queues(kernel)
     check_in_flight(kernel)
+    check_weights(kernel)
     check_family(kernel)
     check_groups(kernel)
     check_requests(kernel)
@@ -150,7 +151,9 @@ def check_run_queues(kernel: Kernel) -> None:
             not device.after_outs or bool(device.outs),
             f"{device.name}: something waits for frames to be moved out",
         )
-        idle = device.state == UP and device.in_flight is None and not kernel.halting
+        idle = (
+            device.state == UP and device.in_flight is None and not kernel.halting and not device.loads_alone
+        )
         starved = [p.pid for image in device.images.values() for p in image.starved.values() if not p.short]
         _require(
             not (idle and (ready or starved)),
@@ -177,6 +180,55 @@ def check_in_flight(kernel: Kernel) -> None:
                     image.pool.refs[frame] == 1,
                     f"frame {frame} is written by {process.pid} with other mappings",
                 )
+
+
+def check_weights(kernel: Kernel) -> None:
+    """Weights in memory, and on their way, are within their budget; who wants to run has them or waits for them; every
+    page-in, eviction and loss is counted."""
+    for device in kernel.devices.values():
+        images = list(device.images.values())
+        there = [i for i in images if i.state == RESIDENT or (i.state == LOADING and i.probed is not None)]
+        weights, limit = sum(i.allotted for i in there), device.config.weight_bytes
+        frames = sum(i.kv_bytes for i in images if i.held)
+        _require(not limit or weights <= limit, f"{device.name}: {weights} bytes of weights in {limit}")
+        tier = device.tier_size
+        _require(not tier or weights + frames <= tier, f"{device.name}: {weights}+{frames} bytes in {tier}")
+        for image in images:
+            resident = image.state == RESIDENT
+            counted = image.pageins - image.evictions - image.lost
+            _require(
+                counted == resident, f"{image.name}: {counted} page-ins left of it, resident: {resident}"
+            )
+            _require(
+                (image.allotted > 0) == (image in there),
+                f"{image.name} is {image.state} with {image.allotted} bytes",
+            )
+            _require(
+                resident or not image.starved,
+                f"{image.name}: {list(image.starved)} wait for frames without weights",
+            )
+            _require(image.held or not resident, f"{image.name} is in memory without frames")
+            active = {p.pid for p in image.users.values() if p.running or (p.todo and not p.stopped)}
+            active |= image.starved.keys()
+            active = active if device.state == UP else set()
+            _require(
+                image.active.keys() == active,
+                f"{image.name}: {active} want to run, known: {list(image.active)}",
+            )
+            asked = image.state == EVICTED and image.held and bool(active)
+            _require(image.faulted or not asked, f"{image.name}: {active} want it, and that was no fault")
+            for process in image.active.values():
+                if image.state == EVICTED and device.state == UP:
+                    _require(
+                        process.wait is WaitFor.WEIGHTS, f"pid {process.pid}: {process.state} without weights"
+                    )
+        wanted = [i for i in images if i.state == EVICTED and (i.active or i.waiters)]
+        claimed = any(i.state != RESIDENT if i.pinned else i.state == LOADING for i in images)
+        if device.state == UP and not kernel.halting and len(wanted) == 1 and not claimed:
+            fits = (not limit or weights + wanted[0].size <= limit) and (
+                not tier or weights + wanted[0].size + sum(i.kv_bytes for i in images) <= tier
+            )
+            _require(not fits, f"{device.name}: there is room for {wanted[0].name}, which is wanted")
 
 
 def check_family(kernel: Kernel) -> None:

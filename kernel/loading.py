@@ -1,19 +1,20 @@
-"""Bringing models into a device's memory: probe (what would it need?), decide, load; and taking them out again.
+"""Bringing models into a device's memory: probe (what would it need?), load; and taking them out again.
 
-The driver reads files and owns tensors; what is loaded, with how many frames, and what has to go for it is decided here.
-Waiters are told once, with the image or with the error.
+The driver reads files and owns tensors; what is loaded, with how many frames, is decided here, and in paging.py what goes
+for what. Waiters are told once, with the image or with the error.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from drivers.protocol import Failed, Load, Loaded, Probe, Probed, Progress, Unload
+from drivers.protocol import Done, Failed, Load, Loaded, Probe, Probed, Progress, Shed, Unload
+from kernel import paging
 from kernel.device import DOWN, HOPELESS, UP, Device
 from kernel.memory.frames import FramePool
 from kernel.memory.swap import SwapSpace
 from kernel.memory.victims import make_victims
-from kernel.memory.weights import LOADING, RESIDENT, Image, Ready
+from kernel.memory.weights import EVICTED, LOADING, RESIDENT, Image, Ready
 from syscalls.errno import Errno, SyscallError
 
 if TYPE_CHECKING:
@@ -25,32 +26,74 @@ _MOST_SLOTS = 1 << 20  # of an image in one tier
 
 def want_image(kernel: Kernel, device: Device, model: str, dtype: str, ready: Ready, now: float) -> Image:
     """Call `ready` with the model's image once it is in memory (now, if it is), or with the error."""
+    image = known_image(kernel, device, model, dtype, now)
+    if image.state == RESIDENT:
+        ready(image)
+    else:
+        _check_room(device, image)
+        image.waiters.append(ready)
+        paging.want(kernel, device, image, now)
+    return image
+
+
+def hint_image(kernel: Kernel, device: Device, model: str, dtype: str, ready: Ready, now: float) -> Image:
+    """Have the model paged in when that costs nobody who runs anything. `ready` is called once it is known what it needs
+    (now, if it is), or with the error."""
+    image = known_image(kernel, device, model, dtype, now)
+    _check_room(device, image)
+    image.hinted = image.state != RESIDENT
+    image.unneeded = False
+    paging.want(kernel, device, image, now)
+    if image.probed is not None:
+        ready(image)
+    else:
+        image.askers.append(ready)
+    return image
+
+
+def take_hint_back(device: Device, image: Image) -> None:
+    """It is not to be paged in unless somebody waits for it."""
+    image.hinted = False
+    if image.state == EVICTED and not image.held and not _needed(image):
+        del device.images[image.id]
+
+
+def known_image(kernel: Kernel, device: Device, model: str, dtype: str, now: float) -> Image:
+    """The model's image; a new one is asked about."""
     path = kernel.config.models.get(model, model)
     _check_device(device, dtype)
     image = device.find_image(path, dtype)
     if image is None:
         image = Image(kernel.new_image_id(), model, path, {dtype}, used=now)
         device.images[image.id] = image
-        image.waiters.append(ready)
         kernel.log(
             now, "info", f"{device.name}: loading {model}{f' in {dtype}' if dtype else ''} from {path}"
         )
         if device.state == UP:
             _probe(kernel, device, image, dtype)
-    elif image.state == RESIDENT:
-        ready(image)
-    else:
-        image.waiters.append(ready)
     return image
 
 
 def forget_waiter(device: Device, ready: Ready) -> None:
     """Somebody no longer waits for a model; one that nobody wants and nothing has begun to load is forgotten too."""
     for image in list(device.images.values()):
-        if ready in image.waiters:
-            image.waiters.remove(ready)
-            if device.state != UP and not image.waiters and not image.users and image.state != RESIDENT:
-                del device.images[image.id]
+        for line in (image.waiters, image.askers):
+            if ready in line:
+                line.remove(ready)
+                begun = image.held or (image.state == LOADING and device.state == UP)
+                if not begun and not _needed(image):
+                    del device.images[image.id]
+
+
+def _check_room(device: Device, image: Image) -> None:
+    """ENOMEM for a model that was in memory once and cannot be again, because of what has been pinned since."""
+    if image.state == EVICTED and paging.allotment(device, image) is None:
+        raise SyscallError(Errno.ENOMEM, _too_big(device, image, image))
+
+
+def _needed(image: Image) -> bool:
+    """Would anybody miss it, were it forgotten?"""
+    return bool(image.users or image.waiters or image.askers or image.hinted or image.pinned)
 
 
 def _check_device(device: Device, dtype: str) -> None:
@@ -66,7 +109,7 @@ def _check_device(device: Device, dtype: str) -> None:
 def reload_images(kernel: Kernel, device: Device, now: float) -> None:
     """A driver (re)started: everything its predecessor had, or was asked for, is loaded again; the unused is let go."""
     for image in list(device.images.values()):
-        if not image.users and not image.waiters:
+        if not image.users and not image.waiters and not image.askers and not image.pinned:
             del device.images[image.id]
         elif image.probed is None:
             dtype = next(iter(image.requested))
@@ -77,7 +120,7 @@ def reload_images(kernel: Kernel, device: Device, now: float) -> None:
             else:
                 _probe(kernel, device, image, dtype)
         else:
-            _load(kernel, device, image)
+            paging.want(kernel, device, image, now)
 
 
 def _probe(kernel: Kernel, device: Device, image: Image, dtype: str) -> None:
@@ -93,7 +136,7 @@ def _probed(kernel: Kernel, device: Device, image: Image, message: object) -> No
         return
     if not isinstance(message, Probed):
         raise SyscallError(Errno.EPROTO, f"a probe was answered by {type(message).__name__}")
-    if not image.waiters and not image.users:  # who asked has gone
+    if not _needed(image):  # who asked has gone
         device.images.pop(image.id, None)
         return
     image.probed, image.dtype = message, message.dtype
@@ -102,22 +145,35 @@ def _probed(kernel: Kernel, device: Device, image: Image, message: object) -> No
         None,
     )
     if twin is not None:  # asked for as "the default dtype" and by that dtype's name
-        _merge(device, image, twin)
+        _merge(kernel, device, image, twin)
         return
     try:
-        frames = _make_room(kernel, device, image, message, now)
+        _make_room(kernel, device, image, message, now)
     except SyscallError as error:
         give_up(kernel, device, image, error, now)
         return
-    image.pool = FramePool(frames, message.block_bytes)
     image.victims = make_victims(device.config.victims)
     image.swap = SwapSpace(_slots(device, image, message), message.block_bytes)
-    _load(kernel, device, image)
+    image.state = EVICTED
+    _tell_askers(image, image)
+    paging.want(kernel, device, image, now)
 
 
-def _merge(device: Device, image: Image, twin: Image) -> None:
+def _tell_askers(image: Image, outcome: Image | SyscallError) -> None:
+    askers, image.askers = image.askers, []
+    for ready in askers:
+        ready(outcome)
+
+
+def _merge(kernel: Kernel, device: Device, image: Image, twin: Image) -> None:
     del device.images[image.id]
     twin.requested |= image.requested
+    twin.hinted = twin.hinted or (image.hinted and twin.state != RESIDENT)
+    twin.unneeded = twin.unneeded and not image.hinted
+    twin.pinned = twin.pinned or image.pinned
+    if twin.probed is not None:
+        _tell_askers(image, twin)
+    twin.askers += image.askers
     assert not image.users, "who waits for a model does not map it yet"
     waiters, image.waiters = image.waiters, []
     if twin.state == RESIDENT:
@@ -125,11 +181,12 @@ def _merge(device: Device, image: Image, twin: Image) -> None:
             ready(twin)
     else:
         twin.waiters.extend(waiters)
+        paging.want(kernel, device, twin, kernel.now)
 
 
-def _make_room(kernel: Kernel, device: Device, image: Image, probed: Probed, now: float) -> int:
-    """The number of frames the image gets; idle models are evicted for it, longest unused first. ENOMEM: it would not fit
-    without all of them either, and none is evicted."""
+def _make_room(kernel: Kernel, device: Device, image: Image, probed: Probed, now: float) -> None:
+    """Give the image its frames; models that nobody uses go for them, longest unused first. ENOMEM: there is no memory
+    for them, or none for its weights even when all that may go has gone; then none goes."""
     frames = device.image_kv_bytes // probed.block_bytes if probed.block_bytes else 0
     if frames < 1:
         raise SyscallError(
@@ -139,30 +196,43 @@ def _make_room(kernel: Kernel, device: Device, image: Image, probed: Probed, now
         )
     others = [i for i in device.images.values() if i is not image and i.probed is not None]
     going: list[Image] = []
-    while True:
-        kv = sum(i.kv_bytes for i in others) + frames * probed.block_bytes
-        weights = (
-            sum(i.weight_bytes or (i.probed.weight_bytes if i.probed else 0) for i in others)
-            + probed.weight_bytes
-        )
-        tier = device.hello.tiers[0].size if device.hello and device.hello.tiers else 0
-        if kv <= device.kv_bytes and (not tier or weights + kv <= tier):
-            for idle in going:
-                evict_image(kernel, device, idle, now)
-            return frames
-        unused = [i for i in others if not i.users and i.state == RESIDENT]
+    while (kv := sum(i.kv_bytes for i in others) + frames * probed.block_bytes) > device.kv_bytes:
+        unused = [i for i in others if not (i.users or i.waiters or i.pinned) and i.state != LOADING]
         if not unused:
-            short = (
-                f"KV memory: {kv / GiB:.2f} GiB wanted with it, {device.kv_bytes / GiB:.2f} GiB there"
-                if kv > device.kv_bytes
-                else f"memory: {(weights + kv) / GiB:.2f} GiB wanted with it, {tier / GiB:.2f} GiB there"
-            )
             raise SyscallError(
                 Errno.ENOMEM,
-                f"{image.name} does not fit on {device.name} beside the models in use ({short}); end their processes",
+                f"{image.name} does not fit on {device.name} beside the models in use (KV memory: {kv / GiB:.2f} GiB "
+                f"wanted with it, {device.kv_bytes / GiB:.2f} GiB there); end their processes",
             )
         going.append(min(unused, key=lambda i: i.used))
         others.remove(going[-1])
+    image.pool = FramePool(frames)
+    for one in (image, *(i for i in others if i.users or i.waiters)):
+        if paging.allotment(device, one) is None:
+            raise SyscallError(Errno.ENOMEM, _too_big(device, image, one))
+    for idle in going:
+        evict_image(kernel, device, idle, now)
+
+
+def _too_big(device: Device, image: Image, one: Image) -> str:
+    """Why the image cannot be had: there is no memory for the weights of `one`, itself or one in use."""
+    room = paging.room_for(device, one)
+    beside = " beside what is pinned" if any(i.pinned for i in device.images.values() if i is not one) else ""
+    if one is not image:
+        return (
+            f"{image.name} does not fit on {device.name}: its KV would leave {room / GiB:.2f} GiB for the weights of "
+            f"{one.name}, which is in use and has {one.size / GiB:.2f} GiB; end its processes"
+        )
+    least = one.probed.stream_bytes if one.probed is not None else 0
+    streaming = (
+        f"streamed it would need {least / GiB:.2f} GiB"
+        if least
+        else "it cannot be streamed: only what the CPU's native decoder runs can, in int8 or int4, installed"
+    )
+    return (
+        f"{one.name} in {one.dtype} has {one.size / GiB:.2f} GiB of weights, {device.name} has {room / GiB:.2f} GiB of "
+        f"memory for them{beside} ({streaming}); give it more (--weight-bytes), or take a smaller dtype or model"
+    )
 
 
 def _slots(device: Device, image: Image, probed: Probed) -> list[int]:
@@ -178,30 +248,52 @@ def _slots(device: Device, image: Image, probed: Probed) -> list[int]:
     return slots
 
 
-def _load(kernel: Kernel, device: Device, image: Image) -> None:
+def page(kernel: Kernel, device: Device, now: float) -> None:
+    """Bring in what is wanted and can be brought in now, and take out what goes for it."""
+    while (move := paging.decide(kernel, device, now)) is not None:
+        for victim in move.victims:
+            evict_image(kernel, device, victim, now)
+        _load(kernel, device, move.image, move.room)
+
+
+def _load(kernel: Kernel, device: Device, image: Image, room: int) -> None:
     image.state, image.progress = LOADING, 0.0
+    image.allotted, image.asked, image.wanted_since = room, kernel.now, None
+    kept, image.held = image.held, True
     ref = image.ref = kernel.ref()
-    device.answers[ref] = lambda message: _loaded(kernel, device, image, ref, message)
-    kernel.send(device, Load(ref, image.id, image.path, image.dtype, image.pool.count, image.swap.counts))
+    device.answers[ref] = lambda message: _loaded(kernel, device, image, ref, kept, message)
+    kernel.send(
+        device,
+        Load(
+            ref, image.id, image.path, image.dtype, image.pool.count, image.swap.counts, kept,
+            room if room < image.size else 0,
+        ),
+    )  # fmt: skip
 
 
-def _loaded(kernel: Kernel, device: Device, image: Image, ref: int, message: object) -> None:
+def _loaded(kernel: Kernel, device: Device, image: Image, ref: int, kept: bool, message: object) -> None:
     now = kernel.now
     if isinstance(message, Progress):
         image.progress = message.fraction
-        device.answers[ref] = lambda later: _loaded(kernel, device, image, ref, later)
+        device.answers[ref] = lambda later: _loaded(kernel, device, image, ref, kept, later)
     elif isinstance(message, Failed):
+        image.held = kept
         give_up(kernel, device, image, SyscallError(message.errno, message.reason), now)
     elif isinstance(message, Loaded):
         image.state, image.progress = RESIDENT, 1.0
         image.weigh(message.weight_bytes)
         image.guesses = message.guesses
-        image.deaths = 0
-        image.used = now
+        image.deaths = image.steps = 0
+        image.used = image.resident_since = now
+        image.paging_seconds = now - image.asked
+        image.allotted = image.allotted if image.streamed else image.size
+        image.pageins += 1
+        image.hinted = image.faulted = False
         kernel.log(
             now, "info",
             f"{device.name}: {image.name} is in memory: {image.dtype}, {message.weight_bytes / 1e6:.1f} MB of weights, "
-            f"{image.pool.count} frames of KV",
+            + (f"{message.resident_bytes / 1e6:.1f} MB of them in memory, " if image.streamed else "")
+            + f"{image.pool.count} frames of KV",
         )  # fmt: skip
         kernel.emit(now, "mem.pagein", device=device.name, amount=message.weight_bytes, detail=image.name)
         waiters, image.waiters = image.waiters, []
@@ -219,6 +311,9 @@ def give_up(kernel: Kernel, device: Device, image: Image, error: SyscallError, n
 
     kernel.log(now, "error", f"{device.name}: {image.name}: {error}")
     device.images.pop(image.id, None)
+    if image.held:  # the driver has its frames still
+        _unload(kernel, device, image)
+    _tell_askers(image, error)
     waiters, image.waiters = image.waiters, []
     for ready in waiters:
         ready(error)
@@ -231,6 +326,7 @@ def give_up_device(kernel: Kernel, device: Device, now: float) -> None:
     error = SyscallError(Errno.ENODEV, f"device {device.name} does not start: {device.error}")
     for image in list(device.images.values()):
         waiters, image.waiters = image.waiters, []
+        _tell_askers(image, error)
         for ready in waiters:
             ready(error)
         if not image.users:
@@ -241,10 +337,34 @@ def give_up_device(kernel: Kernel, device: Device, now: float) -> None:
 
 
 def evict_image(kernel: Kernel, device: Device, image: Image, now: float) -> None:
-    """Take a model that no process uses out of memory."""
-    del device.images[image.id]
-    ref = kernel.ref()
-    device.answers[ref] = lambda message: None
-    kernel.send(device, Unload(ref, image.id))
+    """Take the weights of a model out of memory, which is in no step. If no process uses it, it goes whole."""
     kernel.log(now, "info", f"{device.name}: {image.name} ({image.dtype}) is evicted")
-    kernel.emit(now, "mem.evict", device=device.name, amount=image.weight_bytes, detail=image.name)
+    kernel.emit(now, "mem.evict", device=device.name, amount=image.allotted, detail=image.name)
+    kernel.counters["evictions"] += 1
+    kernel.dirty(device)
+    if not image.users:
+        del device.images[image.id]
+        if image.held:
+            _unload(kernel, device, image)
+        return
+    image.state, image.allotted = EVICTED, 0
+    image.evictions += 1
+    image.starved.clear()
+    ref = kernel.ref()
+    device.answers[ref] = lambda message: _is_done(message, "a shed")
+    kernel.send(device, Shed(ref, image.id))
+    for process in list(image.active.values()):
+        kernel.settle(process, now)
+
+
+def _unload(kernel: Kernel, device: Device, image: Image) -> None:
+    image.held = False
+    ref = kernel.ref()
+    device.answers[ref] = lambda message: _is_done(message, "an unload")
+    kernel.send(device, Unload(ref, image.id))
+
+
+def _is_done(message: object, what: str) -> None:
+    if not isinstance(message, Done):
+        why = f": {message.reason}" if isinstance(message, Failed) else ""
+        raise SyscallError(Errno.EPROTO, f"{what} was answered by {type(message).__name__}{why}")

@@ -30,7 +30,6 @@ from kernel.device import DOWN, HOPELESS, STARTING, UP, Device
 from kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
 from kernel.lifecycle import exit_process
 from kernel.loading import give_up, give_up_device, reload_images
-from kernel.memory.weights import LOADING
 from kernel.process import INIT_PID, DriverProcess, LLMProcess
 from kernel.sched.run_queue import RunQueue
 from syscalls import limits
@@ -183,6 +182,9 @@ def driver_exited(kernel: Kernel, event: DriverExited, now: float) -> None:
     device.died.clear()
     device.aside.clear()
     device.dropped.clear()
+    if device.page_timer is not None:
+        device.page_timer.cancel()
+        device.page_timer = None
     if device.watchdog is not None:
         device.watchdog.cancel()
     if said_hello and now - device.up_since >= kernel.config.restart_forgiven:
@@ -192,16 +194,16 @@ def driver_exited(kernel: Kernel, event: DriverExited, now: float) -> None:
         device.error = event.reason
         if device.failures >= HOPELESS:
             give_up_device(kernel, device, now)
-    loading = next((image for image in device.images.values() if image.ref == work), None)
+    loading = [image for image in device.images.values() if image.ref in work]
     _lose_frames(kernel, device, now, work)
     for tell in bereaved:
         tell(event.reason)
     kernel.dirty(device)  # nothing is left to be sent before what waits in after_outs
-    if loading is not None:
-        loading.deaths += 1
-        if loading.deaths >= kernel.config.max_crashes:
-            reason = f"the driver died {loading.deaths} times in a row while loading it: {event.reason}"
-            give_up(kernel, device, loading, SyscallError(Errno.EIO, reason), now)
+    for image in loading:
+        image.deaths += 1
+        if image.deaths >= kernel.config.max_crashes:
+            reason = f"the driver died {image.deaths} times in a row while loading it: {event.reason}"
+            give_up(kernel, device, image, SyscallError(Errno.EIO, reason), now)
     delay = 0.0
     if device.failures > 1:
         delay = min(kernel.config.restart_first * 2.0 ** (device.failures - 2), kernel.config.restart_max)
@@ -216,18 +218,22 @@ def driver_exited(kernel: Kernel, event: DriverExited, now: float) -> None:
         _start(kernel, device, now)
 
 
-def _work_at_hand(device: Device) -> int:
-    """The ref of what the driver was doing: it works in order, and refs only grow. 0: it was idle."""
-    step = [device.in_flight.step.ref] if device.in_flight is not None else []
-    return min([*(device.answers.keys() - device.aside), *step], default=0)
+def _work_at_hand(device: Device) -> set[int]:
+    """The refs of what the driver was doing: it asks about models and loads them one after the other, and does all else
+    in order beside that, but for what is `aside`; refs only grow. Empty: it was idle."""
+    loads = {image.ref for image in device.images.values()} & device.answers.keys()
+    others = device.answers.keys() - device.aside - loads
+    if device.in_flight is not None:
+        others.add(device.in_flight.step.ref)
+    return {min(refs) for refs in (loads, others) if refs}
 
 
-def _lose_frames(kernel: Kernel, device: Device, now: float, work: int) -> None:
-    """Nothing of the device's memory is left; the processes of the step are suspects if that was its `work`."""
+def _lose_frames(kernel: Kernel, device: Device, now: float, work: set[int]) -> None:
+    """Nothing of the device's memory is left; the processes of the step are suspects if that was of its `work`."""
     flight, device.in_flight = device.in_flight, None
     device.outs.clear()
     for image in device.images.values():
-        image.state = LOADING
+        image.lose()
         for process in image.users.values():
             process.table.forget(image.swap)
             process.driver_log = 0
@@ -242,7 +248,7 @@ def _lose_frames(kernel: Kernel, device: Device, now: float, work: int) -> None:
     suspects = flight.processes if flight is not None else []
     for process in suspects:
         process.running = process.guessing = process.returned = 0
-        process.crashes += flight is not None and flight.step.ref == work
+        process.crashes += flight is not None and flight.step.ref in work
     for process in suspects:
         if process.dying is None and process.crashes >= kernel.config.max_crashes:
             process.dying = (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from drivers.protocol import BLOCK_TOKENS, Drop, RunResult, Step, StepDone
 from kernel.device import UP, Device, InFlight
 from kernel.lifecycle import exit_process, fail_decoding, finish_decoding
+from kernel.loading import page
 from kernel.memory.page_table import blocks
 from kernel.memory.swap import Slot
 from kernel.process import Decoding, LLMProcess
@@ -28,7 +29,14 @@ if TYPE_CHECKING:
 def pump(kernel: Kernel, device: Device, now: float) -> None:
     """Send the device its next step if it is idle and somebody can run."""
     _go_on_after_outs(device)
-    if device.state != UP or device.in_flight is not None or kernel.halting:
+    if device.state != UP or kernel.halting:
+        return
+    if device.in_flight is None:
+        after, device.after_step = device.after_step, []
+        for act in after:
+            act(now)
+    page(kernel, device, now)
+    if device.in_flight is not None or device.loads_alone:
         return
     if device.dropped:
         kernel.send(device, Drop(device.dropped))
@@ -42,6 +50,9 @@ def pump(kernel: Kernel, device: Device, now: float) -> None:
     step = Step(kernel.ref(), plan.runs, plan.copies, outs, plan.ins)
     device.in_flight = InFlight(step, plan.processes, plan.tokens, now)
     device.progress_at = now
+    for image in {process.image for process in plan.processes}:
+        assert image is not None
+        image.ran, image.steps = now, image.steps + 1
     kernel.send(device, step)
     _go_on_after_outs(device)
     if kernel.trace.on:

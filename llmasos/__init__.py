@@ -7,7 +7,7 @@ with llmasos.System.connect(boot=True) as system:
 """
 
 from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish, Limits, Sampler, SchedClass, Signal, State
+from syscalls.records import Advice, Finish, Limits, Sampler, SchedClass, Signal, State
 from userland.sdk import aio
 from userland.sdk.client import Client, Image, Instance
 from userland.sdk.llm import LLM
@@ -15,6 +15,7 @@ from userland.sdk.system import Process, System
 
 __all__ = [
     "LLM",
+    "Advice",
     "Client",
     "Errno",
     "Finish",

@@ -96,6 +96,11 @@ def _parser() -> argparse.ArgumentParser:
         "settings", nargs="*", metavar="NAME=VALUE", help="e.g. kv_max=64MiB tokens_max=50 cpu_weight=200"
     )
     tree.add_argument("--remove", action="store_true", help="remove the group")
+    hint = verb("advise", _advise, "say how a model will be used")
+    hint.add_argument("model", help="a known name, a directory, or a hub name")
+    hint.add_argument("advice", help="willneed, dontneed, pin or normal")
+    hint.add_argument("--device", default="", help="the device (default: the first)")
+    hint.add_argument("--dtype", default="", help="fp32, bf16, int8 or int4 (default: the device's)")
     log = verb("dmesg", _dmesg, "print the kernel log")
     log.add_argument("-f", "--follow", action="store_true", help="go on printing new lines until Ctrl-C")
     trace = verb("strace", _strace, "print the system calls of a process, decoded, and what they cause")
@@ -240,6 +245,16 @@ def _groups(args: argparse.Namespace) -> int:
             _screen().pairs(groups.details(groups.change(kernel, args.path, args.settings)))
         else:
             _screen().table(groups.table(groups.read(kernel, args.path)))
+    return 0
+
+
+def _advise(args: argparse.Namespace) -> int:
+    from syscalls.table import Advise
+    from userland.programs.system import advice_named
+
+    advice = advice_named(args.advice)
+    with _kernel(args) as kernel:
+        kernel(Advise(args.model, advice, args.device, args.dtype))
     return 0
 
 

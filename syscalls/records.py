@@ -108,6 +108,15 @@ class Finish(enum.StrEnum):
     ERROR = "error"  # the device could not compute it; `dmesg` says why
 
 
+class Advice(enum.StrEnum):
+    """How a model will be used (`advise`)."""
+
+    NORMAL = "normal"  # takes back what was advised, a pin too
+    WILLNEED = "willneed"  # page it in in the background, if no model whose processes run must go for it
+    DONTNEED = "dontneed"  # it is the first to go; at once, if nobody uses it
+    PIN = "pin"  # page it in likewise, and let it not be evicted
+
+
 class Right(enum.IntFlag):
     """What a program may do; a program can give rights up when it attaches, never gain them later."""
 
@@ -248,7 +257,7 @@ class ModelInfo(Record):
     path: str
     dtype: str = ""
     device: str = ""
-    state: str = "absent"  # absent, loading, resident, failed
+    state: str = "absent"  # absent, loading, resident, streamed (a part is in memory), evicted (its KV is there), failed
     progress: float = 0.0  # 0..1 while loading
     architecture: str = ""
     parameters: int = 0
@@ -268,6 +277,12 @@ class ModelInfo(Record):
     slots_free: int = 0
     stretch: int = 1  # what the quantum is multiplied by, since it thrashes
     lost: float = 0.0  # part of the steps' time that went into bringing back pages, lately
+    resident_bytes: int = 0  # of the weights, in memory
+    mapped_by: list[int] = []  # the first of the processes that run it
+    faults: int = 0  # times that a process wanted to run and the weights had been evicted
+    pageins: int = 0
+    evictions: int = 0
+    pinned: bool = False
 
 
 class Tier(Record):
@@ -299,6 +314,7 @@ class DeviceInfo(Record):
     busy_seconds: float = 0.0
     kv_bytes: int = 0  # memory for KV
     error: str = ""
+    weight_bytes: int = 0  # memory for weights, as things are; 0: not known
 
 
 class BootInfo(Record):

@@ -20,6 +20,7 @@ from syscalls import limits
 from syscalls.errno import Errno
 from syscalls.records import (
     PRINTABLE,
+    Advice,
     BootInfo,
     CheckpointInfo,
     Count,
@@ -382,11 +383,36 @@ class Pagein(Call[ModelInfo]):
     dtype: Name = ""
 
 
-@_call(62, "memory", Right.MEMORY, E.ENOENT, E.EBUSY)
+@_call(62, "memory", Right.MEMORY, E.ENOENT, E.EBUSY, E.ENODEV, blocks=True)
 class Evict(Call[None]):
-    """Take a model that no process uses out of memory."""
+    """Take a model that no process uses out of memory. With `force` its weights go even if processes use it, once the
+    step on the device is done; their KV stays, and the weights come back when one of them wants to run."""
 
     model: ModelName
+    device: Name = ""
+    dtype: Name = ""
+    force: bool = False
+
+
+@_call(
+    65,
+    "memory",
+    Right.MEMORY,
+    E.ENOENT,
+    E.ENOEXEC,
+    E.ENOMEM,
+    E.ENODEV,
+    E.EIO,
+    E.ENOTSUP,
+    E.EBUSY,
+    blocks=True,
+)
+class Advise(Call[None]):
+    """Say how a model will be used, as madvise and mlock do for memory. It does not wait for weights: WILLNEED and PIN
+    return when the model's configuration has been read, DONTNEED and NORMAL at once."""
+
+    model: ModelName
+    advice: Advice
     device: Name = ""
     dtype: Name = ""
 

@@ -32,6 +32,7 @@ from drivers.protocol import (
     Probe,
     Progress,
     Quit,
+    Shed,
     Step,
     ToDriver,
     Unload,
@@ -83,6 +84,7 @@ SMALL = {  # a device whose steps take about a millisecond, and models of a few 
     "time_scale": "0",
 }
 FRAME_BYTES = 16 * 2 * 2 * 4 * 2  # of SMALL
+DEVICE_FIELDS = ("policy", "victims", "max_runs", "step_tokens", "weight_bytes")
 
 
 class _Died(Exception):
@@ -163,12 +165,14 @@ class Prog:
 
 
 class _Driver:
-    """A driver process: one message at a time, in order; heartbeats beside them."""
+    """A driver process: one message at a time, in order; beside them, likewise, probes and loads; and heartbeats."""
 
     def __init__(self, sim: Simulation, config: DeviceConfig, incarnation: int) -> None:
         self.sim, self.name, self.incarnation = sim, config.name, incarnation
         self.device = SimDevice(*parse({**config.options, "time_scale": "0"}), _VirtualFate())
         self.inbox: deque[ToDriver] = deque()
+        self.loads: deque[ToDriver] = deque()  # come to their turn in the inbox
+        self.loading = False
         self.alive = True
         self.mute = False  # its message loop hangs, too: no heartbeats
         self.hung = False
@@ -192,9 +196,10 @@ class _Driver:
 
     def heartbeat(self) -> None:
         if self.alive:
-            if self.busy and not self.hung:
+            busy = self.busy or self.loading
+            if busy and not self.hung:
                 self.progress += 1
-            self._deliver(Heartbeat(self.progress, self.busy))
+            self._deliver(Heartbeat(self.progress, busy))
             self.sim.at(self.sim.now + HEARTBEAT_SECONDS, self.heartbeat, idle=True)
 
     def receive(self, message: ToDriver) -> None:
@@ -215,22 +220,40 @@ class _Driver:
     def _next(self) -> None:
         if self.hung:
             self.busy = self.busy or bool(self.inbox)
+        elif self.alive and not self.busy and self.inbox and isinstance(self.inbox[0], Probe | Load):
+            self.loads.append(self.inbox.popleft())
+            self._next_load()
+            self._next()
         elif self.alive and not self.busy and self.inbox:
             self.busy = True
-            try:
-                seconds = self._work(self.inbox.popleft())
-            except _Died:
-                self.die("SIGKILL")
-            except _Hung:
-                self.hung = True
-            else:
-                self.sim.at(self.sim.now + seconds, self._idle)
+            self._begin(self.inbox.popleft(), self._idle)
+
+    def _begin(self, message: ToDriver, then: Callable[[], None]) -> None:
+        try:
+            seconds = self._work(message)
+        except _Died:
+            self.die("SIGKILL")
+        except _Hung:
+            self.hung = True
+        else:
+            self.sim.at(self.sim.now + seconds, then)
 
     def _idle(self) -> None:
         if not self.hung:
             self.busy = False
             self.progress += 1
             self._next()
+
+    def _next_load(self) -> None:
+        if self.alive and not self.hung and not self.loading and self.loads:
+            self.loading = True
+            self._begin(self.loads.popleft(), self._loaded)
+
+    def _loaded(self) -> None:
+        if not self.hung:
+            self.loading = False
+            self.progress += 1
+            self._next_load()
 
     def _work(self, message: ToDriver) -> float:
         """Do one message and announce its answer; returns how long it takes."""
@@ -240,10 +263,13 @@ class _Driver:
                 case Probe():
                     self.say(d.probe(message))
                 case Load():
-                    loaded, seconds = d.load(message, lambda _: None), d.load_seconds(message)
+                    bring_in, seconds = d.fetch(message, lambda _: None), d.load_seconds(message)
                     self.say(Progress(message.ref, 0.5), seconds / 2)
-                    self.say(loaded, seconds)
+                    self.sim.at(self.sim.now + seconds, lambda: self.say(bring_in()))
                     return seconds
+                case Shed():
+                    d.shed(message.image)
+                    self.say(Done(message.ref))
                 case Unload():
                     d.unload(message.image)
                     self.say(Done(message.ref))
@@ -480,7 +506,7 @@ def small_config(
 
     `config` are fields of DeviceConfig (policy, max_runs, step_tokens) or of KernelConfig.
     """
-    device = {k: config.pop(k) for k in ("policy", "victims", "max_runs", "step_tokens") if k in config}
+    device = {k: config.pop(k) for k in DEVICE_FIELDS if k in config}
     return KernelConfig(
         devices=[
             DeviceConfig(

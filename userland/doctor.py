@@ -289,7 +289,7 @@ def _running(where: Path) -> Iterator[Finding]:
         found = f"{device.kind}, {device.state}: {device.description}; {can}"
         yield Finding("kernel", what, OK if device.state == "up" else NOTE, found)
     for info in models:
-        if info.state == "resident":
+        if info.state in ("resident", "streamed"):
             found = f"{info.architecture}, {info.dtype} on {info.device}, {size(info.weight_bytes)}"
             yield Finding("kernel", f"model {info.name}", OK, f"{found}, {info.frames} KV pages")
 

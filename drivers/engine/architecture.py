@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from drivers.engine.defaults import guard_transformers
 from syscalls.errno import Errno, SyscallError
 
 # What the tests compare with transformers token by token; other architectures are taken if they pass the checks below.
@@ -167,6 +168,7 @@ def build_meta(config: Any) -> nn.Module:
     """The model without memory for its weights."""
     from transformers import AutoModelForCausalLM
 
+    guard_transformers()
     with torch.device("meta"):
         model: nn.Module = AutoModelForCausalLM.from_config(
             config, attn_implementation="eager", dtype=torch.bfloat16

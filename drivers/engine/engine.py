@@ -101,17 +101,24 @@ class Engine:
             layers=layout.layers,
             block_bytes=kind.kv_shape(layout, dtype).block_bytes,
             eos_ids=eos if isinstance(eos, list) else [] if eos is None else [eos],
+            stream_bytes=kind.stream_bytes(config, layout, dtype),
         )
 
     def load(self, request: Load, report: Callable[[float], None]) -> Loaded:
-        if request.image in self._images:
-            raise SyscallError(Errno.EINVAL, f"image {request.image} is loaded already")
+        return self.fetch(request, report)()
+
+    def fetch(self, request: Load, report: Callable[[float], None]) -> Callable[[], Loaded]:
+        there = self._images.get(request.image)
+        if (there is not None) != request.kept or (there is not None and there.complete):
+            what = "not there without its weights" if request.kept else "loaded already"
+            raise SyscallError(Errno.EINVAL, f"image {request.image} is {what}")
         dtype = self._dtype(request.dtype)
         directory = source.find(request.path, weights=True)
         config, layout = self._examine(directory)
         kind = self._kind(config, dtype)
         frame_bytes = kind.kv_shape(layout, dtype).block_bytes
-        wanted = kind.weight_bytes(config, layout, dtype) + request.frames * frame_bytes
+        wanted = request.room or kind.weight_bytes(config, layout, dtype)
+        wanted += 0 if there is not None else request.frames * frame_bytes
         available = self._memory()
         if wanted > available:
             raise SyscallError(
@@ -136,19 +143,32 @@ class Engine:
             return model
 
         try:
-            image = kind.build(directory, read, config, layout, dtype, request.frames, progress)
+            frames = request.frames if there is None else there.slab
+            image = kind.build(directory, read, config, layout, dtype, frames, progress, request.room)
         except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
             raise SyscallError(Errno.ENOMEM, f"no memory for {request.path} in {dtype}: {error}") from None
-        if image.slab.frames:
+        if there is not None:
+            image.below, image.guesser = there.below, there.guesser
+        elif image.slab.frames:
             image.below = [
                 make(count, image.slab.data[0])
                 for make, count in zip(self._below, request.slots, strict=False)
             ]
-        self._images[request.image] = image
-        self._origins[request.image] = origin
-        return Loaded(request.ref, request.image, image.weight_bytes, image.exact)
+
+        def bring_in() -> Loaded:
+            self._images[request.image] = image
+            self._origins[request.image] = origin
+            return Loaded(request.ref, request.image, image.weight_bytes, image.exact, image.resident_bytes)
+
+        return bring_in
+
+    def shed(self, image: int) -> None:
+        if not self._image(image).complete:
+            raise SyscallError(Errno.EINVAL, f"image {image} has no weights in memory")
+        self._last = self._early = None
+        self._images[image].close()
 
     def unload(self, image: int) -> None:
         gone = self._images.pop(image, None)

@@ -22,6 +22,7 @@ from drivers.engine import architecture, int8, plan
 from drivers.engine.architecture import Layout
 from drivers.engine.attention import PagedAttention
 from drivers.engine.contexts import Context
+from drivers.engine.defaults import DEFAULTS
 from drivers.engine.early import Stop
 from drivers.engine.guess import Guesser
 from drivers.engine.kv import KVShape, KVSlab
@@ -58,6 +59,9 @@ class ImageKind(Protocol):
     def weight_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
         """What the weights will take. Raises ENOTSUP."""
 
+    def stream_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
+        """The least memory for weights with which it can be streamed; 0: it cannot."""
+
     def build(
         self,
         directory: Path,
@@ -65,17 +69,21 @@ class ImageKind(Protocol):
         config: Any,
         layout: Layout,
         dtype: str,
-        frames: int,
+        frames: int | KVSlab,
         progress: Callable[[float], None],
+        room: int = 0,
     ) -> Frames:
-        """The image of the model in a directory, which `read` reads (calling back with fractions). `progress` is told
-        fractions of the whole, also where there is none, as a sign of life. Raises what `read` does, and MemoryError."""
+        """The image of the model in a directory, which `read` reads (calling back with fractions), with so many frames of
+        its own, or with those that it had. `room`, if not 0: bytes that its weights may take, the rest is streamed.
+        `progress` is told fractions of the whole, also where there is none, as a sign of life. Raises what `read` does,
+        and MemoryError; ENOMEM where it cannot be streamed."""
 
 
 class Frames(ABC):
     """What images of every kind share: a layout, KV frames, and the rules for what may be run over them."""
 
     weight_bytes: int
+    complete = True  # are the weights there (close)?
     exact = False  # do a row's logits have the same bits whatever rows are beside it?
     stops = False  # can a step be given up when something else is asked for?
 
@@ -86,9 +94,16 @@ class Frames(ABC):
         self.guesser = Guesser()
         self.below: list[Places] = []  # in lower tiers
 
+    @property
+    def resident_bytes(self) -> int:
+        """Of the weights, what is in memory."""
+        return self.weight_bytes
+
     def check(self, run: Run) -> str:
         """What of a run cannot be computed here, or ""."""
         end = run.position + len(run.tokens)
+        if not self.complete:
+            return f"context {run.ctx}: the weights of image {run.image} are not in memory"
         if not run.tokens:
             return f"context {run.ctx}: a run without tokens"
         if end > self.layout.context:
@@ -106,9 +121,9 @@ class Frames(ABC):
         end = run.position + len(run.tokens)
         return min(run.ahead, (run.keep + len(run.blocks)) * BLOCK_TOKENS - end, self.layout.context - end)
 
-    @abstractmethod
     def close(self) -> None:
-        """Let go of everything."""
+        """Let go of the weights; frames and places stay."""
+        self.complete = False
 
     @abstractmethod
     def prepare(self, runs: list[Run], contexts: list[Context], stop: Stop | None = None) -> Any:
@@ -175,6 +190,9 @@ class TorchKind:
             )
         return quantised + 2 * layout.embedding_parameters + 4 * rest
 
+    def stream_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
+        return 0
+
     def build(
         self,
         directory: Path,
@@ -182,12 +200,19 @@ class TorchKind:
         config: Any,
         layout: Layout,
         dtype: str,
-        frames: int,
+        frames: int | KVSlab,
         progress: Callable[[float], None],
+        room: int = 0,
     ) -> Frames:
+        if room:
+            raise SyscallError(
+                Errno.ENOMEM, f"{directory} in {dtype}: the torch engine does not stream weights"
+            )
         if self.warning:
             _log.warning("%s in %s: %s", directory, dtype, self.warning)
-        slab = KVSlab(self.kv_shape(layout, dtype), frames, self.device)
+        slab = (
+            KVSlab(self.kv_shape(layout, dtype), frames, self.device) if isinstance(frames, int) else frames
+        )
         model = read(lambda fraction: progress(fraction * _READ_SHARE))
         return Image(model, config, layout, dtype, slab, lambda: progress(_READ_SHARE))
 
@@ -219,9 +244,11 @@ class Image(Frames):
         self._row_unit = 1 if dtype == "int8" or device.type != "cpu" else ROW_UNIT
 
     def close(self) -> None:
-        """Let go of what a registry outside would keep alive."""
+        """And of what a registry outside would keep alive."""
+        super().close()
         architecture.unroute_attention(self._name)
         self.attention.slab = self.attention.plan = None
+        self.model = nn.Module()
 
     def prepare(self, runs: list[Run], contexts: list[Context], stop: Stop | None = None) -> plan.Plan:
         """The batch of runs whose contexts have been told (Context.follow); clears what they will leave unwritten."""
@@ -238,11 +265,12 @@ class Image(Frames):
         """Compute the batch; logits of `rows`, [rows, vocab] in fp32."""
         self.attention.plan = batch
         padding = [0] * (-len(rows) % self._row_unit)
-        out = self.model(
-            input_ids=batch.tokens,
-            position_ids=batch.positions,
-            use_cache=False,
-            logits_to_keep=torch.tensor(rows + padding, dtype=torch.long, device=self.device),
-        )
+        with DEFAULTS:
+            out = self.model(
+                input_ids=batch.tokens,
+                position_ids=batch.positions,
+                use_cache=False,
+                logits_to_keep=torch.tensor(rows + padding, dtype=torch.long, device=self.device),
+            )
         logits: torch.Tensor = out.logits[0, : len(rows)]
         return logits.float()

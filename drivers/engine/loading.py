@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from drivers.engine import source
+from drivers.engine.defaults import guard_transformers
 from syscalls.errno import Errno, SyscallError
 
 
@@ -38,6 +39,7 @@ def load_model(
     from transformers.utils import logging
 
     source.check_weights(directory)
+    guard_transformers()
     previous = logging.set_tqdm_hook(lambda factory, args, kwargs: _Ticker(args, kwargs, report))
     try:
         model, info = AutoModelForCausalLM.from_pretrained(

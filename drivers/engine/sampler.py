@@ -106,7 +106,9 @@ def _narrows(sampler: Sampler) -> bool:
 
 def _draw(scores: torch.Tensor, wanted: list[Sample]) -> list[int]:
     """Sample rows over the whole vocabulary."""
-    temperature = torch.tensor([[want.sampler.temperature] for want in wanted], device=scores.device)
+    temperature = torch.tensor(
+        [[want.sampler.temperature] for want in wanted], dtype=scores.dtype, device=scores.device
+    )
     # The maximum is taken off first: dividing by a tiny temperature may overflow only downwards.
     weights = torch.softmax((scores - scores.amax(dim=1, keepdim=True)) / temperature, dim=1)
     numbers = [uniform(want.sampler.seed, want.position) for want in wanted]

@@ -88,6 +88,7 @@ class _Image:
     hashes: dict[int, list[int]] = field(default_factory=dict)  # frame -> the prefix hash in each of them
     slots: int = 0  # places in the second tier
     swapped: dict[int, _Swapped] = field(default_factory=dict)  # place -> what is there
+    weights: int = 0  # bytes of them in memory; 0: none are
 
 
 @dataclass(slots=True)
@@ -158,18 +159,27 @@ class SimDevice:
             layers=m.layers,
             block_bytes=m.frame_bytes,
             eos_ids=[m.eos],
+            stream_bytes=m.weight_bytes // self.spec.streams if self.spec.streams else 0,
         )
 
     def load(self, request: Load, report: Callable[[float], None]) -> Loaded:
+        return self.fetch(request, report)()
+
+    def fetch(self, request: Load, report: Callable[[float], None]) -> Callable[[], Loaded]:
         m = self._model(request.path, request.dtype)
         if self.spec.fail_load:
             raise SyscallError(
                 Errno[self.spec.fail_load], f"loading {request.path!r} fails by option fail_load"
             )
-        if request.image in self._images:
-            raise SyscallError(Errno.EINVAL, f"image {request.image} is loaded already")
-        used = sum(i.model.weight_bytes + i.frames * i.model.frame_bytes for i in self._images.values())
-        wanted = m.weight_bytes + request.frames * m.frame_bytes
+        there = self._images.get(request.image)
+        if (there is not None) != request.kept or (there is not None and there.weights):
+            raise SyscallError(
+                Errno.EINVAL,
+                f"image {request.image} is {'loaded already' if there is not None else 'not there without its weights'}",
+            )
+        weights = min(request.room or m.weight_bytes, m.weight_bytes)
+        used = sum(i.weights + i.frames * i.model.frame_bytes for i in list(self._images.values()))
+        wanted = weights + (0 if request.kept else request.frames * m.frame_bytes)
         if used + wanted > self.spec.memory:
             raise SyscallError(
                 Errno.ENOMEM,
@@ -181,12 +191,23 @@ class SimDevice:
             raise SyscallError(
                 Errno.EINVAL, f"{request.slots} places were asked for in {self.spec.swap} bytes"
             )
-        self._images[request.image] = _Image(m, request.frames, m.root, slots=sum(request.slots))
-        return Loaded(request.ref, request.image, m.weight_bytes, self.spec.guess_rows > 0)
+        image = there or _Image(m, request.frames, m.root, slots=sum(request.slots))
+
+        def bring_in() -> Loaded:
+            image.weights = weights
+            self._images[request.image] = image
+            return Loaded(request.ref, request.image, m.weight_bytes, self.spec.guess_rows > 0, weights)
+
+        return bring_in
 
     def load_seconds(self, request: Load) -> float:
         """Modelled seconds of a load that succeeds."""
         return roofline.load_seconds(self.spec, self._model(request.path, request.dtype))
+
+    def shed(self, image: int) -> None:
+        if image not in self._images or not self._images[image].weights:
+            raise SyscallError(Errno.EINVAL, f"image {image} has no weights in memory")
+        self._images[image].weights = 0
 
     def unload(self, image: int) -> None:
         if image not in self._images:
@@ -304,7 +325,9 @@ class SimDevice:
             for move in (*request.outs, *request.ins)
             if move.image in self._images
         )
-        seconds, phases = roofline.step_seconds(self.spec, costs, copied, swapped)
+        images = {r.image: self._images[r.image] for r in request.runs if r.image in self._images}
+        streamed = sum(image.model.weight_bytes - image.weights for image in images.values())
+        seconds, phases = roofline.step_seconds(self.spec, costs, copied, swapped, streamed)
         self._pass(seconds, lambda _: None)
         return StepDone(request.ref, results, seconds, phases, unwritten)
 
@@ -374,6 +397,8 @@ class SimDevice:
         image = self._images.get(run.image)
         if image is None:
             raise _Fault(f"image {run.image} is not loaded")
+        if not image.weights:
+            raise _Fault(f"the weights of image {run.image} are not in memory")
         end = run.position + len(run.tokens)
         context = self._contexts.get(run.ctx)
         table = (context.table[: run.keep] if context else []) + run.blocks

@@ -4,7 +4,8 @@ The roofline model (Williams, Waterman, Patterson, "Roofline: an insightful visu
 architectures", CACM 52(4), 2009): work takes the longer of its arithmetic at peak speed and its bytes at peak
 bandwidth. For a step with runs r of n(r) tokens after p(r) cached ones, over models m:
 
-    seconds = overhead + swapped bytes / link + copies' bytes / bandwidth + max(flops / peak, bytes / bandwidth)
+    seconds = overhead + swapped bytes / link + copies' bytes / bandwidth
+              + max(flops / peak, bytes / bandwidth, streamed bytes / link)
     flops   = sum over r of 2 x params x n + (KV bytes of a token) x (sum of p + 1 ... p + n)
     bytes   = sum over m of weights (read once, however many runs) + sum over r of (KV bytes of a token) x (p + 2n)
 
@@ -21,10 +22,14 @@ from drivers.sim.spec import DeviceSpec, ModelSpec
 
 
 def step_seconds(
-    device: DeviceSpec, runs: Iterable[tuple[ModelSpec, int, int]], copied: int, swapped: int = 0
+    device: DeviceSpec,
+    runs: Iterable[tuple[ModelSpec, int, int]],
+    copied: int,
+    swapped: int = 0,
+    streamed: int = 0,
 ) -> tuple[float, dict[str, float]]:
-    """Seconds of a step, whole and by phase. `runs` are (model, cached tokens, new tokens); `copied` and `swapped` (to
-    the second tier and from there) are in bytes."""
+    """Seconds of a step, whole and by phase. `runs` are (model, cached tokens, new tokens); `copied`, `swapped` (to the
+    second tier and from there) and `streamed` (weights that are not kept in memory) are in bytes."""
     flops, moved = 0.0, 0.0
     models: set[ModelSpec] = set()
     for model, cached, new in runs:
@@ -38,7 +43,7 @@ def step_seconds(
         "prepare": device.overhead,
         "swap": swapped / device.link,
         "copy": 2 * copied / device.bandwidth,  # read and written
-        "model": max(flops / device.flops, moved / device.bandwidth),
+        "model": max(flops / device.flops, moved / device.bandwidth, streamed / device.link),
     }
     return sum(phases.values()), phases
 

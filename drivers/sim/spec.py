@@ -48,6 +48,7 @@ class DeviceSpec:
     max_runs: int = 16  # declared: a good number of processes in a step
     step_tokens: int = 256  # declared: a good number of tokens in a step
     guess_rows: int = 0  # declared: a step of fewer tokens may guess up to it; 0: it never does
+    streams: int = 0  # models run with one part in so many of their weights in memory; 0: only with all
     crash_after: int = 0  # dies (as by SIGKILL) in step number crash_after
     hang_after: int = 0  # never comes back from step number hang_after
     crash_token: int = -1  # dies when a run computes this token

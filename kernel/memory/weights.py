@@ -1,6 +1,6 @@
 """Models in a device's memory. An image is a model in one dtype on one device: its weights, and the pool of KV frames of
-the processes that run it. Processes map it as shared text; it stays cached after the last one has gone, and is evicted
-(idle ones first, the longest unused first) when another model needs the room.
+the processes that run it. Processes map it as shared text; it stays cached after the last one has gone. Its weights may
+be taken out while processes map it (kernel/paging.py): frames, page tables and prefixes outlive that.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from kernel.memory.swap import SwapCost, SwapSpace
 from kernel.memory.thrash import Thrash
 from kernel.memory.victims import Victims
 from syscalls.errno import SyscallError
+from syscalls.limits import MAX_MAPPED
 from syscalls.records import ModelInfo
 
 if TYPE_CHECKING:
     from kernel.process import LLMProcess
 
-LOADING, RESIDENT = "loading", "resident"
+LOADING, RESIDENT, EVICTED = "loading", "resident", "evicted"
+# LOADING: asked of the driver. EVICTED: known (probed), but its weights are not in memory, nor on their way.
 
 Ready = Callable[["Image | SyscallError"], None]
 
 
 @dataclass(slots=True, eq=False)
 class Image:
-    """`users` are the processes that map it; `holders` those of them with pages, least recently run first."""
+    """`users` are the processes that map it; `holders` those of them with pages, least recently run first; `active` those
+    that want to run, or would if the weights were there."""
 
     id: int
     name: str
@@ -58,6 +61,25 @@ class Image:
         default_factory=dict
     )  # by pid, of processes whose KV is being read from a file
     used: float = 0.0  # when a process last began or ended to use it
+    # paging (kernel/paging.py)
+    active: dict[int, LLMProcess] = field(default_factory=dict)
+    askers: list[Ready] = field(default_factory=list)  # to be told when it is known what the model would need
+    held: bool = False  # the driver has its frames
+    allotted: int = 0  # bytes of weight memory it has, or is being given
+    wanted_since: float | None = None  # EVICTED, and somebody wants it
+    asked: float = 0.0  # when its load was asked for
+    resident_since: float = 0.0
+    paging_seconds: float = 0.0  # what its last page-in took
+    ran: float = 0.0  # when it was last in a step
+    steps: int = 0  # since it was paged in
+    hinted: bool = False  # to be paged in when that costs nobody who runs anything
+    unneeded: bool = False  # the first to go
+    pinned: bool = False
+    faulted: bool = False  # the page-in that is wanted now is a fault
+    faults: int = 0  # times that a process wanted to run it and its weights had been evicted
+    pageins: int = 0
+    evictions: int = 0
+    lost: int = 0  # times that its weights went with a driver
 
     def join(self, process: LLMProcess) -> None:
         """The process maps it from here on."""
@@ -68,6 +90,7 @@ class Image:
         """The process, which has no pages any more, maps it no longer."""
         if self.users.pop(process.pid, None) is not None:
             process.group.unmap_image(self.id, self.weight_bytes)
+        self.active.pop(process.pid, None)
         self.starved.pop(process.pid, None)
         self.used = now
 
@@ -119,16 +142,51 @@ class Image:
     def answers_to(self, path: str, dtype: str) -> bool:
         return self.path == path and (dtype in self.requested or (dtype != "" and dtype == self.dtype))
 
+    @property
+    def size(self) -> int:
+        """Bytes of all its weights: as measured, but no more than the driver has said."""
+        said = self.probed.weight_bytes if self.probed else 0
+        return min(self.weight_bytes, said) if self.weight_bytes else said
+
+    @property
+    def wanted(self) -> bool:
+        """Does anybody want weights that are not in memory, nor on their way?"""
+        return self.state == EVICTED and bool(self.active or self.waiters or self.hinted)
+
+    def lose(self) -> None:
+        """The device has lost everything."""
+        self.lost += self.state == RESIDENT
+        if self.probed is not None:
+            self.hinted = self.hinted or self.state != EVICTED or self.pinned
+            self.state = EVICTED
+        self.held = self.faulted = False
+        self.allotted = 0
+        self.wanted_since = None
+        self.active.clear()
+
+    @property
+    def streamed(self) -> bool:
+        """It runs, or is to run, with only a part of its weights in memory."""
+        return 0 < self.allotted < self.size
+
+    @property
+    def shown_state(self) -> str:
+        if self.state == EVICTED and not self.pageins:
+            return LOADING  # it waits for its turn for the first time
+        return "streamed" if self.state == RESIDENT and self.streamed else self.state
+
     def info(self, device: str) -> ModelInfo:
         probed = self.probed
         if probed is None:
-            return ModelInfo(self.name, self.path, device=device, state=self.state, progress=self.progress)
+            return ModelInfo(
+                self.name, self.path, device=device, state=self.shown_state, progress=self.progress
+            )
         return ModelInfo(
             name=self.name,
             path=self.path,
             dtype=self.dtype,
             device=device,
-            state=self.state,
+            state=self.shown_state,
             progress=1.0 if self.state == RESIDENT else self.progress,
             architecture=probed.architecture,
             parameters=probed.parameters,
@@ -147,4 +205,10 @@ class Image:
             slots_free=self.swap.free,
             stretch=self.thrash.stretch,
             lost=self.thrash.lost,
+            resident_bytes=self.allotted if self.state == RESIDENT else 0,
+            mapped_by=sorted(self.users)[:MAX_MAPPED],
+            faults=self.faults,
+            pageins=self.pageins,
+            evictions=self.evictions,
+            pinned=self.pinned,
         )

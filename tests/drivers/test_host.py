@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,6 +34,7 @@ from drivers.protocol import (
     Quit,
     Run,
     Sample,
+    Shed,
     Step,
     StepDone,
     Unload,
@@ -131,6 +134,57 @@ def test_ping_and_heartbeat_are_answered_while_the_device_is_busy(tmp_path: Path
         while (idle := cpu.wait_for(Heartbeat)).busy:
             pass
         assert idle.progress > beat.progress
+
+
+@pytest.fixture
+def endless(model: Path, tmp_path: Path) -> Path:
+    """A model whose weights come out of a pipe into which nobody has written yet."""
+    directory = Path(shutil.copytree(model, tmp_path / "endless"))
+    (directory / "model.safetensors").unlink()
+    os.mkfifo(directory / "model.safetensors")
+    return directory
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_steps_are_answered_while_a_model_is_read(
+    tmp_path: Path, model: Path, endless: Path, dtype: str
+) -> None:
+    with driver("cpu", tmp_path / "r", "threads=1") as cpu:
+        cpu.send(Load(1, 9, str(model), "fp32", 8))
+        cpu.wait_for(Loaded, 1)
+        cpu.send(Load(2, 10, str(endless), dtype, 8))
+        cpu.send(Load(3, 11, str(model), "bf16", 8))
+        for ref in range(4, 8):
+            cpu.send(Step(ref, [Run(ref, 9, 0, [5, 6, 7], 0, [0], Sample(GREEDY, 3, True))]))
+            assert not cpu.wait_for(StepDone, ref).results[0].error
+        cpu.send(Shed(8, 9))
+        cpu.wait_for(Done, 8)
+        while not cpu.wait_for(Heartbeat).busy:
+            pass
+        assert not [m for m in cpu.heard if isinstance(m, Loaded | Failed)], (
+            "loads are done one after the other"
+        )
+        while not isinstance(answer := cpu.receive(), Failed):  # some read it twice
+            assert isinstance(answer, Heartbeat | Progress)
+            with suppress(OSError):  # nobody reads just now
+                pipe = os.open(endless / "model.safetensors", os.O_WRONLY | os.O_NONBLOCK)
+                os.write(pipe, b"nothing")
+                os.close(pipe)
+        assert (answer.ref, answer.errno) == (2, Errno.EIO)
+        cpu.wait_for(Loaded, 3)
+        cpu.send(Load(9, 9, str(model), "fp32", 8, kept=True))
+        cpu.wait_for(Loaded, 9)
+        cpu.send(Step(10, [Run(4, 9, 3, [8], 1, [], Sample(GREEDY, 4, True))]))
+        assert not cpu.wait_for(StepDone, 10).results[0].error
+
+
+def test_a_driver_quits_while_it_reads_a_model(tmp_path: Path, endless: Path) -> None:
+    with driver("cpu", tmp_path / "r", "threads=1") as cpu:
+        cpu.send(Load(1, 9, str(endless), "fp32", 8))
+        cpu.send(Ping(2))
+        cpu.wait_for(Done, 2)
+        cpu.send(Quit())
+        assert cpu.wait() == 0
 
 
 def test_a_driver_leaves_and_cleans_up_when_its_kernel_is_gone(tmp_path: Path) -> None:

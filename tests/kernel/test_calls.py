@@ -424,7 +424,7 @@ def test_models_are_paged_in_named_and_evicted_when_others_need_the_room() -> No
     pid = program.call(Spawn("sim:1.2m", tokens=[1]))  # the third does not fit beside them: the oldest goes
     assert {m.name for m in program.call(Models()) if m.state == "resident"} == {"sim:1.1m", "sim:1.2m"}
     assert len(program.call(Decode(pid, 3)).tokens) == 3
-    assert refused(program, Pagein("sim:2m"))[0] is Errno.ENOMEM
+    assert refused(program, Pagein("sim:3m"))[0] is Errno.ENOMEM
     left = {m.name for m in program.call(Models()) if m.state == "resident"}
     assert left == {"sim:1.1m", "sim:1.2m"}  # what would not have made room enough stays
 

@@ -208,14 +208,16 @@ def test_a_model_whose_load_kills_the_driver_is_given_up_and_the_others_live(
     program = sim.program()
     pid = program.call(Spawn("sim", tokens=PROMPT))
     future = program.start(Decode(pid, 400))
-    load = SimDevice.load
+    fetch = SimDevice.fetch
 
-    def out_of_memory(device: SimDevice, request: Load, report: Callable[[float], None]) -> Loaded:
+    def out_of_memory(
+        device: SimDevice, request: Load, report: Callable[[float], None]
+    ) -> Callable[[], Loaded]:
         if request.path == "sim:2m":
             sim.driver().device._fate.die()
-        return load(device, request, report)
+        return fetch(device, request, report)
 
-    monkeypatch.setattr(SimDevice, "load", out_of_memory)
+    monkeypatch.setattr(SimDevice, "fetch", out_of_memory)
     with pytest.raises(SyscallError, match="died 3 times") as caught:
         program.call(Spawn("sim:2m", tokens=[1]), limit=30.0)
     assert caught.value.errno is Errno.EIO

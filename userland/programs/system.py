@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from syscalls.records import BootInfo, DeviceInfo, ModelInfo, SchedInfo, Stats
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import Advice, BootInfo, DeviceInfo, ModelInfo, SchedInfo, Stats
 from userland.programs.figures import duration, number, rate, size
 from userland.programs.screen import Column, Table
 
-_MODEL_STYLES = {"resident": "green", "loading": "cyan", "failed": "red"}
+_MODEL_STYLES = {
+    "resident": "green",
+    "streamed": "green",
+    "loading": "cyan",
+    "evicted": "yellow",
+    "failed": "red",
+}
 _DEVICE_STYLES = {"up": "green", "starting": "cyan", "down": "red"}
 
 
 def models(rows: list[ModelInfo]) -> Table:
-    """The models the kernel knows by name, and those in memory with their KV frames."""
+    """The models the kernel knows by name, and those on a device: their weights, of which RESIDENT are in memory, how
+    often a process found them evicted (FAULTS), their KV frames, and who maps them."""
     shown = Table(
         (
             Column("MODEL", style="bold", elastic=True),
@@ -21,9 +29,12 @@ def models(rows: list[ModelInfo]) -> Table:
             Column("ARCH"),
             Column("PARAMS", right=True),
             Column("WEIGHTS", right=True),
+            Column("RESIDENT", right=True),
+            Column("FAULTS", right=True),
             Column("CONTEXT", right=True),
             Column("KV PAGES"),
             Column("PROCS", right=True),
+            Column("MAPPED BY", elastic=True),
             Column("PATH", elastic=True),
         )
     )
@@ -31,22 +42,34 @@ def models(rows: list[ModelInfo]) -> Table:
         state = f"loading {info.progress:.0%}" if info.state == "loading" else info.state
         if info.stretch > 1:
             state += f", thrashes ({info.lost:.0%})"
+        more = info.processes - len(info.mapped_by)
+        mapped = " ".join([*map(str, info.mapped_by), *([f"and {more} more"] if more > 0 else [])])
         used = info.frames - info.frames_free - info.frames_cached
         shown.add(
             info.name,
-            state,
+            f"{state}, pinned" if info.pinned else state,
             info.device or "-",
             info.dtype or "-",
             info.architecture or "-",
             number(info.parameters) if info.parameters else "-",
             size(info.weight_bytes) if info.weight_bytes else "-",
+            size(info.resident_bytes) if info.resident_bytes else "-",
+            info.faults if info.device else "-",
             info.context or "-",
             f"{used}/{info.frames}" if info.frames else "-",
             info.processes,
+            mapped or "-",
             info.error or info.path,
             style=_MODEL_STYLES.get(info.state, ""),
         )
     return shown
+
+
+def advice_named(word: str) -> Advice:
+    """`willneed`, `WILLNEED`. Raises EINVAL with the list."""
+    if word.lower() not in set(Advice):
+        raise SyscallError(Errno.EINVAL, f"there is no advice {word!r}; there are {', '.join(Advice)}")
+    return Advice(word.lower())
 
 
 def devices(rows: list[DeviceInfo]) -> Table:
@@ -62,6 +85,7 @@ def devices(rows: list[DeviceInfo]) -> Table:
             Column("POLICY"),
             Column("RUNS", right=True),
             Column("KV", right=True),
+            Column("WEIGHTS", right=True),
             Column("STEPS", right=True),
             Column("TOKENS", right=True),
             Column("TOK/S", right=True),
@@ -79,6 +103,7 @@ def devices(rows: list[DeviceInfo]) -> Table:
             info.policy,
             info.max_runs,
             size(info.kv_bytes),
+            size(info.weight_bytes) if info.weight_bytes else "-",
             number(info.steps),
             number(info.tokens_computed),
             rate(info.tokens_computed, info.busy_seconds),

@@ -101,10 +101,10 @@ def model_of(name: str, dtype: str = "", device: str = "") -> Script[ModelInfo]:
 
 
 def model_in_memory(name: str) -> Script[ModelInfo]:
-    """The row of a model that some process runs. ENOENT if none is of that name or path."""
+    """The row of a model that some process runs, its weights in memory or not. ENOENT: none is of that name or path."""
     rows = yield from ask(Models())
     for row in rows:
-        if name in (row.name, row.path) and row.state == "resident":
+        if name in (row.name, row.path) and row.state in ("resident", "streamed", "evicted"):
             return row
     raise SyscallError(Errno.ENOENT, f"no model {name!r} is in memory; `models` lists them")
 

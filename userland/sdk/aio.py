@@ -19,6 +19,7 @@ import trio
 
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import (
+    Advice,
     CheckpointInfo,
     ExitInfo,
     GroupInfo,
@@ -32,6 +33,7 @@ from syscalls.records import (
     Stats,
 )
 from syscalls.table import (
+    Advise,
     Checkpoint,
     Evict,
     Feed,
@@ -113,9 +115,15 @@ class System(AsyncConnection):
         path = await self.run(options.located(model))
         return await self(Pagein(path, device, dtype))
 
-    async def evict(self, model: str, dtype: str = "", device: str = "") -> None:
+    async def evict(self, model: str, dtype: str = "", device: str = "", *, force: bool = False) -> None:
+        """Take a model out of memory; with `force` even if processes use it, whose KV stays."""
         path = await self.run(options.located(model))
-        await self(Evict(path, device, dtype))
+        await self(Evict(path, device, dtype, force))
+
+    async def advise(self, model: str, advice: Advice, dtype: str = "", device: str = "") -> None:
+        """Say how a model will be used; see the system call."""
+        path = await self.run(options.located(model))
+        await self(Advise(path, advice, device, dtype))
 
     async def sched(
         self, policy: str = "", *, max_runs: int = 0, step_tokens: int = 0, device: str = ""

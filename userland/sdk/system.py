@@ -17,6 +17,7 @@ from typing import Self, Unpack
 
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import (
+    Advice,
     CheckpointInfo,
     ExitInfo,
     GroupInfo,
@@ -30,6 +31,7 @@ from syscalls.records import (
     Stats,
 )
 from syscalls.table import (
+    Advise,
     Checkpoint,
     Evict,
     Feed,
@@ -111,9 +113,15 @@ class System(Connection):
         path = self.run(options.located(model))
         return self(Pagein(path, device, dtype))
 
-    def evict(self, model: str, dtype: str = "", device: str = "") -> None:
+    def evict(self, model: str, dtype: str = "", device: str = "", *, force: bool = False) -> None:
+        """Take a model out of memory; with `force` even if processes use it, whose KV stays."""
         path = self.run(options.located(model))
-        self(Evict(path, device, dtype))
+        self(Evict(path, device, dtype, force))
+
+    def advise(self, model: str, advice: Advice, dtype: str = "", device: str = "") -> None:
+        """Say how a model will be used; see the system call."""
+        path = self.run(options.located(model))
+        self(Advise(path, advice, device, dtype))
 
     def sched(
         self, policy: str = "", *, max_runs: int = 0, step_tokens: int = 0, device: str = ""

@@ -13,8 +13,8 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion, Path
 from prompt_toolkit.document import Document
 
 from syscalls.errno import SyscallError
+from syscalls.records import Advice, Signal
 from syscalls.records import Kind as ProcessKind
-from syscalls.records import Signal
 from syscalls.table import BootInfoCall, Models
 from userland.programs.ps import Kernel, processes, state
 from userland.shell.grammar import Command, Kind
@@ -129,4 +129,5 @@ _ASK: dict[Kind, Callable[[Kernel], Candidates]] = {
     Kind.MODEL: _models,
     Kind.POLICY: _policies,
     Kind.DEVICE: _devices,
+    Kind.ADVICE: lambda _: [(advice.value, "") for advice in Advice],
 }

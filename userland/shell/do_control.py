@@ -1,4 +1,4 @@
-"""The commands that control: stop cont kill nice fork limits group join policy pagein evict run exit halt."""
+"""The commands that control: stop cont kill nice fork limits group join policy pagein evict advise run exit halt."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from syscalls.errno import SyscallError
 from syscalls.limits import NICE_MAX, NICE_MIN
 from syscalls.records import Limits, Signal
 from syscalls.table import (
+    Advise,
     BootInfoCall,
     Evict,
     Fork,
@@ -157,7 +158,20 @@ def _pagein(shell: Session, line: Line) -> None:
 
 @does("evict")
 def _evict(shell: Session, line: Line) -> None:
-    shell.kernel(Evict(model=line.text("MODEL"), device=line.text("--device"), dtype=line.text("--dtype")))
+    shell.kernel(
+        Evict(
+            model=line.text("MODEL"),
+            device=line.text("--device"),
+            dtype=line.text("--dtype"),
+            force=line.has("--force"),
+        )
+    )
+
+
+@does("advise")
+def _advise(shell: Session, line: Line) -> None:
+    advice = system.advice_named(line.text("ADVICE"))
+    shell.kernel(Advise(line.text("MODEL"), advice, line.text("--device"), line.text("--dtype")))
 
 
 @does("run")

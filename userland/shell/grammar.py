@@ -30,6 +30,7 @@ class Kind(enum.Enum):
     MODEL = "MODEL"
     POLICY = "POLICY"
     DEVICE = "DEVICE"
+    ADVICE = "ADVICE"
     SIGNAL = "SIGNAL"
     FILE = "FILE"
     COMMAND = "COMMAND"

@@ -19,7 +19,9 @@ _ALL = (
         Option("--seconds", Kind.DECIMAL, "seconds between two looks (default 1)"),
         Option("--once", None, "print one look and return"),
     ), details="q or Ctrl-C leaves. Without a terminal one look is printed."),
-    Command("models", "list the models and their memory"),
+    Command("models", "list the models and their memory",
+            details="RESIDENT is what of a model's weights is in memory; FAULTS counts how often a process wanted to run "
+                    "and found them evicted."),
     Command("devices", "list the devices and their drivers"),
     Command("stats", "counters since boot"),
     Command("uptime", "how long the kernel has been up"),
@@ -98,8 +100,9 @@ _ALL = (
         Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
     )),
     Command("evict", "take a model nobody uses out of memory", (Param("MODEL", Kind.MODEL),), (
-        Option("--device", Kind.DEVICE, "the device (default: any)"),
+        Option("--device", Kind.DEVICE, "the device (default: the first)"),
         Option("--dtype", Kind.NAME, "which of its dtypes (default: any)"),
+        Option("--force", None, "even if processes use it: their KV stays, and it comes back when they want to run"),
     )),
     Command("checkpoint", "write the image of a process to a file", (_PID, Param("FILE", Kind.FILE)), (
         Option("--no-kv", None, "leave the KV out: a small file, a slower restore"),
@@ -112,6 +115,12 @@ _ALL = (
         Option("--passphrase-file", Kind.FILE, "the passphrase is the first line of this file"),
         Option("--detach", None, "let it outlive this shell"),
     ), details="It is called NAME, or as before. KV that cannot be trusted is computed again; `dmesg` says why."),
+    Command("advise", "say how a model will be used", (
+        Param("MODEL", Kind.MODEL), Param("ADVICE", Kind.ADVICE)), (
+        Option("--device", Kind.DEVICE, "the device (default: the first)"),
+        Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
+    ), details="willneed brings it in in the background, if nobody who runs must give way; dontneed lets it go first, at "
+               "once if nobody uses it; pin brings it in and keeps it; normal takes back what was advised."),
     # --- the shell ---
     Command("run", "run a Python program", (Param("FILE", Kind.FILE), Param("ARGS", Kind.WORDS, required=False)),
             details="In a process of its own, attached to this kernel by LLMASOS_RUNTIME."),
@@ -141,6 +150,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "policy",
             "pagein",
             "evict",
+            "advise",
             "checkpoint",
             "restore",
         ),

@@ -178,6 +178,12 @@ static void attend(const decoder *d, const batch *b, int64_t at, const group *ro
         }
 }
 
+/* Members may be a layer apart, and one that was late must not take back what another has told. */
+static void tell_layer(const batch *b, int64_t at)
+{
+    if (b->layer && *b->layer < at) *b->layer = at;
+}
+
 static void run_step(member *self, void *argument)
 {
     step *const s = argument;
@@ -198,6 +204,7 @@ static void run_step(member *self, void *argument)
     team_next(self, rows);
     for (int64_t at = 0; at < m->layers; at++) {
         if (b->stop && *b->stop) return; /* whoever has not seen it in time does this layer alone */
+        tell_layer(b, at);
         const layer *const l = &m->layer[at];
         multiply(self, d, &l->qkv, rows, d->qkv, l->qkv.columns);
         EACH(rows) place(d, b, at, i, (int8_t *)scores);
@@ -236,6 +243,7 @@ static void run_step(member *self, void *argument)
         }
         team_next(self, rows);
     }
+    tell_layer(b, m->layers);
     EACH(b->outputs)
     {
         float *const z = d->normed + i * hidden;

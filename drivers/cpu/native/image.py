@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from drivers.cpu.native import network
+from drivers.cpu.native import network, stream
 from drivers.cpu.native.installed import Store
 from drivers.cpu.native.library import Batch, Library
 from drivers.engine.architecture import Layout
@@ -21,6 +21,7 @@ from drivers.engine.early import Stop
 from drivers.engine.image import Frames
 from drivers.engine.kv import KVShape, KVSlab
 from drivers.protocol import BLOCK_TOKENS, Run
+from syscalls.errno import Errno, SyscallError
 
 BITS = {"int8": 8, "int4": 4}
 KV_DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8}
@@ -68,12 +69,29 @@ class NativeImage(Frames):
         self._library = library
         self._network = network.Network(blueprint, max(1, slab.frames) * BLOCK_TOKENS)
         self.weight_bytes = self._network.weight_bytes
+        self._resident_bytes = self._network.resident_bytes
+        self._columns = self._network.model.head.columns
         self._decoder = library.open(self._network.model, threads)
+        streamed = self._network.streamed
+        self._ahead = stream.Ahead(streamed, layout.layers) if streamed else None
+
+    @property
+    def resident_bytes(self) -> int:
+        return self._resident_bytes
+
+    @property
+    def layers_read(self) -> int:
+        """Layers read ahead so far, where the image is streamed."""
+        return self._ahead.reads if self._ahead else 0
 
     def close(self) -> None:
+        super().close()
         if self._decoder:
             self._library.close(self._decoder)
             self._decoder = 0
+            if self._ahead:
+                self._ahead.close()
+            del self._network
 
     def prepare(self, runs: list[Run], contexts: list[Context], stop: Stop | None = None) -> Rows:
         for run, context in zip(runs, contexts, strict=True):
@@ -82,8 +100,8 @@ class NativeImage(Frames):
 
     def forward(self, batch: Rows, rows: list[int]) -> torch.Tensor:
         """Compute the batch; logits of `rows`, [rows, vocab] in fp32."""
-        stride = self._network.model.head.columns
-        logits = torch.empty(len(rows), stride)
+        stride = self._columns
+        logits = torch.empty(len(rows), stride, dtype=torch.float32)
         self._step(batch, rows, logits)
         return logits[:, : self.layout.vocab]
 
@@ -94,25 +112,31 @@ class NativeImage(Frames):
     def _step(self, batch: Rows, rows: list[int], logits: torch.Tensor | None) -> list[int]:
         output = np.array(rows, dtype=np.int64)
         best = np.full(len(rows), -1, dtype=np.int64)
-        slab = self.slab.data
-        self._library.step(
-            self._decoder,
-            Batch(
-                rows=len(batch.token),
-                outputs=len(rows),
-                token=batch.token.ctypes.data,
-                position=batch.position.ctypes.data,
-                table=batch.table.ctypes.data,
-                slab=slab.data_ptr(),
-                frame_size=slab.stride(0) * slab.itemsize,
-                kv_bits=8 * slab.itemsize,
-                output=output.ctypes.data,
-                logits=None if logits is None else ctypes.c_void_p(logits.data_ptr()),
-                logits_stride=0 if logits is None else logits.stride(0),
-                best=best.ctypes.data,
-                stop=batch.stop.address if batch.stop else None,
-            ),
+        slab, ahead = self.slab.data, self._ahead
+        work = Batch(
+            rows=len(batch.token),
+            outputs=len(rows),
+            token=batch.token.ctypes.data,
+            position=batch.position.ctypes.data,
+            table=batch.table.ctypes.data,
+            slab=slab.data_ptr(),
+            frame_size=slab.stride(0) * slab.itemsize,
+            kv_bits=8 * slab.itemsize,
+            output=output.ctypes.data,
+            logits=None if logits is None else ctypes.c_void_p(logits.data_ptr()),
+            logits_stride=0 if logits is None else logits.stride(0),
+            best=best.ctypes.data,
+            stop=batch.stop.address if batch.stop else None,
+            layer=ahead.address if ahead else None,
         )
+        if ahead is None:
+            self._library.step(self._decoder, work)
+        else:
+            ahead.begin()
+            try:
+                self._library.step(self._decoder, work)
+            finally:
+                ahead.end()
         chosen: list[int] = best.tolist()
         return chosen
 
@@ -153,6 +177,12 @@ class NativeKind:
         tables = 2 * layout.vocab * int(config.hidden_size) + 4 * layout.context * layout.head_dim
         return network.arena_bytes(config, layout, BITS[dtype]) + tables
 
+    def stream_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
+        if self.store is None or layout.layers <= stream.WINDOW:
+            return 0
+        layer, head = network.page_bytes(config, layout, BITS[dtype])
+        return head + stream.WINDOW * layer
+
     def build(
         self,
         directory: Path,
@@ -160,8 +190,9 @@ class NativeKind:
         config: Any,
         layout: Layout,
         dtype: str,
-        frames: int,
+        frames: int | KVSlab,
         progress: Callable[[float], None],
+        room: int = 0,
     ) -> Frames:
         def make(told: Callable[[float], None]) -> network.Blueprint:
             model = read(lambda fraction: told(fraction * _READ_SHARE))
@@ -170,7 +201,17 @@ class NativeKind:
                 model, config, layout, BITS[dtype], lambda fraction: told(_READ_SHARE + fraction * rest)
             )
 
-        slab = KVSlab(self.kv_shape(layout, dtype), frames, torch.device("cpu"), spare=SPARE_FRAMES)
+        slab = frames
+        if isinstance(slab, int):
+            slab = KVSlab(self.kv_shape(layout, dtype), slab, torch.device("cpu"), spare=SPARE_FRAMES)
         store = self.store
-        blueprint = store.get(directory, BITS[dtype], make, progress) if store else make(progress)
+        blueprint = store.get(directory, BITS[dtype], make, progress, room) if store else make(progress)
+        if room and blueprint.parts is None and blueprint.weights.used > room:
+            raise SyscallError(
+                Errno.ENOMEM,
+                f"{directory} in {dtype} can only be streamed from its installed form, which could not be kept"
+                + (
+                    f" in {store.directory}" if store else ": the driver's option installed names a directory"
+                ),
+            )
         return NativeImage(self.library, blueprint, layout, dtype, slab, self.threads)

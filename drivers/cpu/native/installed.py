@@ -31,9 +31,10 @@ import msgspec
 import numpy as np
 import xxhash
 
+from drivers.cpu.native import stream
 from drivers.cpu.native.library import ABI, Layer, Model
-from drivers.cpu.native.network import Blueprint, Page
-from drivers.cpu.native.packing import Arena
+from drivers.cpu.native.network import Blueprint, Page, Parts
+from drivers.cpu.native.packing import PAGE, Arena
 from drivers.engine.digest import content_digest
 
 FORMAT = 1  # of the file; that of its structures is library.ABI
@@ -88,8 +89,12 @@ class Store:
         bits: int,
         make: Callable[[Callable[[float], None]], Blueprint],
         progress: Callable[[float], None],
+        room: int = 0,
     ) -> Blueprint:
-        """The blueprint of the model in the directory `source`: read, or made and kept. `progress` is told fractions."""
+        """The blueprint of the model in the directory `source`: read, or made and kept. `progress` is told fractions.
+        `room`, if not 0: bytes that the weights may take; what does not fit stays in the file, if it can be kept there
+        (Blueprint.parts). Making a file takes the memory of the whole model. Raises MemoryError where `room` is too
+        small for any."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -98,11 +103,11 @@ class Store:
         digest = self._digest(source, lambda: progress(0.0))
         path = self.directory / f"{_plain(source.name)}-int{bits}-{digest[:16]}.v{FORMAT}.{ABI}"
         bad: list[os.stat_result] = []
-        found = self._read(path, digest, bits, progress, bad)
+        found = self._read(path, digest, bits, room, progress, bad)
         if found:
             return found
         with self._lock(path, lambda: progress(0.0)):
-            found = self._read(path, digest, bits, progress, bad)  # by whoever had the lock before
+            found = self._read(path, digest, bits, room, progress, bad)  # by whoever had the lock before
             if found:
                 return found
             began = time.monotonic()
@@ -125,8 +130,14 @@ class Store:
                     path,
                 )
                 self._sweep()
-                # As any later load has it: with its tables mapped, and without what it took to make them.
-                blueprint = self._read(path, digest, bits, lambda fraction: progress(1.0), bad) or blueprint
+                # As any later load has it: with its tables mapped, and without what it took to make them. In little room
+                # there is none for both.
+                made = None if room else blueprint
+                del blueprint
+                found = self._read(path, digest, bits, room, lambda fraction: progress(1.0), bad) or made
+                if found is None:
+                    raise Damaged(f"{path} has been installed just now and cannot be read")
+                blueprint = found
             _give_back()
             return blueprint
 
@@ -182,6 +193,7 @@ class Store:
         path: Path,
         digest: str,
         bits: int,
+        room: int,
         progress: Callable[[float], None],
         bad: list[os.stat_result],
     ) -> Blueprint | None:
@@ -194,7 +206,7 @@ class Store:
         try:
             if any(os.path.samestat(state, other) for other in bad):
                 return None
-            blueprint = self._read_file(descriptor, digest, bits, progress)
+            blueprint = self._read_file(descriptor, digest, bits, room, progress)
             with suppress(OSError):  # another user's
                 os.utime(descriptor)  # for _sweep
             return blueprint
@@ -207,7 +219,7 @@ class Store:
             os.close(descriptor)
 
     def _read_file(
-        self, descriptor: int, digest: str, bits: int, progress: Callable[[float], None]
+        self, descriptor: int, digest: str, bits: int, room: int, progress: Callable[[float], None]
     ) -> Blueprint:
         header, start = _read_header(descriptor)
         if (header.format, header.abi, header.digest, header.bits) != (FORMAT, ABI, digest, bits):
@@ -216,26 +228,47 @@ class Store:
         weights_at, tables_at = start, _up(start + header.weights_size)
         if os.fstat(descriptor).st_size < tables_at + header.tables_size:
             raise Damaged("it is cut short")
-        arena = Arena(header.weights_size)
-        arena.used = header.weights_size
+        sizes = [page.size for page in header.pages]
+        streamed = stream.choose(sizes[:-1], room - sizes[-1]) if room else []
+        if streamed:
+            arena = Arena(sum(size + PAGE for i, size in enumerate(sizes) if i not in streamed))
+        else:
+            arena = Arena(header.weights_size)
+            arena.used = header.weights_size
+        bases = [arena.base] * len(sizes)
         wanted: list[tuple[int, memoryview | None, int, int, str]] = []
-        for page, total in zip(header.pages, header.sums, strict=True):
-            into = arena.bytes(page.offset, page.offset + page.size)
+        for i, (page, total) in enumerate(zip(header.pages, header.sums, strict=True)):
+            into = None  # of a page that stays in the file only the checksum is looked at
+            if i not in streamed:
+                at = page.offset
+                if streamed:
+                    at = arena.page()
+                    arena.used += page.size
+                    bases[i] = arena.base + at - page.offset
+                into = arena.bytes(at, at + page.size)
             wanted.append((weights_at + page.offset, into, page.size, total, page.name))
         for (first, size), total in zip(_pieces(header.tables_size), header.tables_sums, strict=True):
             wanted.append((tables_at + first, None, size, total, "tables"))
         with ThreadPoolExecutor(self._threads) as pool:
             for done, _ in enumerate(pool.map(lambda part: _fetch(descriptor, *part), wanted)):
                 progress((done + 1) / len(wanted))
-        mapped = mmap.mmap(descriptor, header.tables_size, access=mmap.ACCESS_READ, offset=tables_at)
-        base = int(np.frombuffer(mapped, dtype=np.uint8).ctypes.data)
+        parts = None
+        if streamed:
+            file = _map(descriptor, weights_at, header.weights_size)
+            stretches = []
+            for i in streamed:
+                bases[i] = file.base
+                stretches.append(stream.Stretch(i, file.base + header.pages[i].offset, sizes[i]))
+            resident = stream.resident(sizes[:-1], streamed) + sizes[-1]
+            parts = Parts(bases, stretches, file, header.weights_size, resident)
         return Blueprint(
             Model.from_buffer_copy(header.model),
             layers.from_buffer_copy(header.layers),
             arena,
             header.pages,
-            Mapped(base, mapped),
+            _map(descriptor, tables_at, header.tables_size),
             header.tables_size,
+            parts,
         )
 
     # --- writing ----------------------------------------------------------------------------------------------------
@@ -296,6 +329,11 @@ def _give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # glibc's
     if trim is not None:
         trim(0)
+
+
+def _map(descriptor: int, at: int, size: int) -> Mapped:
+    mapped = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ, offset=at)
+    return Mapped(int(np.frombuffer(mapped, dtype=np.uint8).ctypes.data), mapped)
 
 
 def _read_header(descriptor: int) -> tuple[_Header, int]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from drivers.engine.early import Stopped
 
-ABI = 3
+ABI = 4
 LANES = 16  # columns of a packed block, tokens of a frame
 ITEM = 32  # columns are padded to a multiple of it
 GROUP = 32  # inputs that share a scale in 4 bits
@@ -61,7 +61,7 @@ class Batch(ctypes.Structure):
     _fields_ = [
         ("rows", c_int64), ("outputs", c_int64), ("token", c_void_p), ("position", c_void_p), ("table", c_void_p),
         ("slab", c_void_p), ("frame_size", c_int64), ("kv_bits", c_int64), ("output", c_void_p), ("logits", c_void_p),
-        ("logits_stride", c_int64), ("best", c_void_p), ("stop", c_void_p),
+        ("logits_stride", c_int64), ("best", c_void_p), ("stop", c_void_p), ("layer", c_void_p),
     ]  # fmt: skip
 
 

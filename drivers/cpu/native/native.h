@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ABI 3
+#define ABI 4
 #define LANES 16        /* columns of a packed block, tokens of a KV frame */
 #define ITEM 32         /* columns a work item computes: two blocks */
 #define GROUP 32        /* weights that share a scale in 4 bits */
@@ -71,6 +71,7 @@ typedef struct {
     int64_t logits_stride;
     int64_t *best; /* [outputs]: the first of the greatest logits; -1 if it is not finite */
     const volatile int32_t *stop; /* another thread makes it other than 0: give the step up at the next layer. Or NULL */
+    volatile int64_t *layer; /* told the layer that is begun, in the end their number, for whoever reads ahead. Or NULL */
 } batch;
 
 /* A kernel's view of a matrix product: `rows` rows of quantised activations. */

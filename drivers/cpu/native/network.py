@@ -19,6 +19,7 @@ from torch import nn
 
 from drivers.cpu.native.library import GELU_TANH, LANES, SILU, Layer, Matrix, Model
 from drivers.cpu.native.packing import PAGE, Arena, interleave, pack, packed_bytes
+from drivers.cpu.native.stream import Stretch
 from drivers.engine.architecture import Layout
 
 FAMILIES = ("gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3")
@@ -45,6 +46,12 @@ def padded_head_dim(layout: Layout) -> int:
 
 def arena_bytes(config: Any, layout: Layout, bits: int) -> int:
     """What the packed weights take, at most."""
+    layer, head = page_bytes(config, layout, bits)
+    return layer * layout.layers + head
+
+
+def page_bytes(config: Any, layout: Layout, bits: int) -> tuple[int, int]:
+    """What a layer takes, and the head, at most."""
     hidden, middle, dim = config.hidden_size, config.intermediate_size, layout.head_dim
     wide = config.num_attention_heads * dim
     layer = (
@@ -57,7 +64,7 @@ def arena_bytes(config: Any, layout: Layout, bits: int) -> int:
         + PAGE
     )
     head = packed_bytes(layout.vocab, hidden, HEAD_BITS) + 4 * hidden + 1024 + PAGE
-    return int(layer * layout.layers + head)
+    return int(layer), int(head)
 
 
 class Memory(Protocol):
@@ -76,6 +83,17 @@ class Page:
 
 
 @dataclass(slots=True)
+class Parts:
+    """Where weights are that are not all in one place: page `i` where its offsets, counted from `bases[i]`, say."""
+
+    bases: list[int]
+    streamed: list[Stretch]  # layers in the file
+    file: Memory
+    size: int  # bytes, of all weights
+    resident: int  # of those, in memory, the window of layers that are read ahead included
+
+
+@dataclass(slots=True)
 class Blueprint:
     """A model as the native decoder wants it, but for its pointers, which are offsets: those of `embedding`, `cosine` and
     `sine` into `tables`, of which a step reads a few rows, the others into `weights`, which it reads whole."""
@@ -86,6 +104,7 @@ class Blueprint:
     pages: list[Page]  # of the weights
     tables: Memory
     tables_size: int
+    parts: Parts | None = None  # then `weights` holds only what stays in memory
 
 
 def describe(
@@ -138,15 +157,21 @@ class Network:
 
     def __init__(self, blueprint: Blueprint, context: int) -> None:
         """`context` is the most positions that a row will have."""
-        self._weights, self._tables = blueprint.weights, blueprint.tables  # kept: the model points into them
-        self.weight_bytes = blueprint.weights.used + blueprint.tables_size
+        parts = blueprint.parts
+        # Kept: the model points into them.
+        self._memory = (blueprint.weights, blueprint.tables, parts.file if parts else None)
+        size = parts.size if parts else blueprint.weights.used
+        self.weight_bytes = size + blueprint.tables_size
+        self.resident_bytes = parts.resident if parts else self.weight_bytes
+        self.streamed = parts.streamed if parts else []
         self.model = _copy(blueprint.model)
         self._layers = _copy(blueprint.layers)
-        relocate(self.model, blueprint.weights.base, TABLES)
+        bases = parts.bases if parts else [blueprint.weights.base] * (len(self._layers) + 1)
+        relocate(self.model, bases[-1], TABLES)
         for name in TABLES:
             setattr(self.model, name, getattr(blueprint.model, name) + blueprint.tables.base)
-        for layer in self._layers:
-            relocate(layer, blueprint.weights.base)
+        for layer, base in zip(self._layers, bases, strict=False):
+            relocate(layer, base)
         self.model.layer = self._layers
         self.model.context = min(context, self.model.context)
 

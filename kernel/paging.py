@@ -1,0 +1,220 @@
+"""Paging of weights: which models are in a device's memory for weights, and which goes for which.
+
+As in the Unix of the sixth edition, whose swapper took out a process only after it had been in core for some seconds, a
+model that has come in stays for a turn: several times as long as it took to bring it in. So models that are wanted all
+the time and do not fit together take turns, and most of the time is spent running. Idle models go first, then those whose
+processes sleep, then, their turns over, those whose processes want to run; those advised against before the others, the
+least recently run first. A pinned one never goes, one in the step on the device not before the step is done.
+
+Here is only the decision; loading.py carries it out. Whoever wants weights that are not there is served in the order of
+scheduling class, then of arrival; who has waited for long is served before all classes, so nobody starves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kernel.memory.weights import EVICTED, LOADING, RESIDENT, Image
+from kernel.process import LLMProcess
+from kernel.sched.run_queue import CLASSES, rank
+from syscalls.records import SchedClass, State, WaitFor
+
+if TYPE_CHECKING:
+    from kernel.core import Kernel
+    from kernel.device import Device
+
+TURN = 4.0  # a model's turn, in units of what paging it in took
+LONGEST_TURN = (
+    30.0  # seconds; the first page-in of a model may have been slow because something was made for it
+)
+NEVER = float("inf")
+_HINT = len(CLASSES)  # behind every class: wanted by nobody who waits
+
+
+@dataclass(slots=True)
+class Move:
+    """Bring `image` in, with `room` bytes for its weights, after `victims` have gone."""
+
+    image: Image
+    room: int
+    victims: list[Image]
+
+
+def want(kernel: Kernel, device: Device, image: Image, now: float) -> None:
+    """Somebody wants an image whose weights are not there."""
+    if image.state == EVICTED and image.wanted_since is None:
+        image.wanted_since = now
+    kernel.dirty(device)
+
+
+def follow(kernel: Kernel, process: LLMProcess, now: float) -> None:
+    """A process has a new state. One that wants to run and finds its weights evicted: that is a fault."""
+    image = process.image
+    if image is None:
+        return
+    if process.state is not State.READY and process.wait not in (WaitFor.WEIGHTS, WaitFor.PAGEIN):
+        image.active.pop(process.pid, None)
+        return
+    image.active[process.pid] = process
+    if image.state != EVICTED:
+        return
+    if image.held and not image.faulted:
+        image.faulted = True
+        image.faults += 1
+        kernel.counters["faults"] += 1
+        kernel.emit(now, "mem.fault", process.pid, process.device.name, image.size, image.name)
+    want(kernel, process.device, image, now)
+
+
+def room_for(device: Device, image: Image) -> int:
+    """Bytes that the image's weights could have if all weights that may go had gone."""
+    tier, limit = device.tier_size, device.config.weight_bytes
+    room = 1 << 62
+    if tier:
+        frames = sum(i.kv_bytes for i in device.images.values() if i is not image and _stays(i))
+        room = tier - frames - image.kv_bytes
+    if limit:
+        room = min(room, limit)
+    pinned = sum(i.allotted or i.size for i in device.images.values() if i is not image and i.pinned)
+    return max(0, room - pinned)
+
+
+def _stays(image: Image) -> bool:
+    """Do its frames outlive its weights?"""
+    return bool(image.users or image.waiters or image.pinned)
+
+
+def allotment(device: Device, image: Image) -> int | None:
+    """Bytes of memory for its weights: all they need, or what there is if the rest can be streamed. None: too few."""
+    room = room_for(device, image)
+    if image.size <= room:
+        return image.size
+    least = image.probed.stream_bytes if image.probed is not None else 0
+    return room if 0 < least <= room else None
+
+
+def turn(kernel: Kernel, image: Image) -> float:
+    """Seconds that it may stay, once it has come in, before another one's processes get the memory."""
+    return min(max(kernel.config.weight_quantum, TURN * image.paging_seconds), LONGEST_TURN)
+
+
+def decide(kernel: Kernel, device: Device, now: float) -> Move | None:
+    """What to do next for those that are wanted, if anything can be done now; else see to being asked again in time."""
+    if device.page_timer is not None:
+        device.page_timer.cancel()
+        device.page_timer = None
+    for image in device.images.values():
+        if image.wanted_since is not None and not image.wanted:
+            image.wanted_since = None
+    if any(image.state == LOADING and image.probed is not None for image in device.images.values()):
+        return None  # one load at a time: the driver does no more, and if it dies it is known in which
+    waiting = [
+        (_urgency(kernel, image, now), image)
+        for image in device.images.values()
+        if image.wanted_since is not None
+    ]
+    again: list[float] = []
+    for (_, since, _), image in sorted(waiting, key=lambda entry: entry[0]):
+        room = allotment(device, image)
+        if room is None:
+            continue  # what is pinned leaves too little: it waits until that is over
+        victims, moments = _victims(kernel, device, image, room, since, now)
+        if victims is not None:
+            return Move(image, room, victims)
+        again += moments
+        if _rank(image) < _HINT:
+            break  # nobody overtakes, or the room it waits for would never be there
+    moment = min(again, default=NEVER)
+    if moment < NEVER:
+        device.page_timer = kernel.timers.at(moment, lambda _: kernel.dirty(device))
+    return None
+
+
+def _rank(image: Image) -> int:
+    """The strongest class of whom it is wanted for, as a number; 0 is the strongest."""
+    ranks = [rank(process.sched_class) for process in image.active.values()]
+    if image.waiters:
+        ranks.append(rank(SchedClass.FAIR))
+    return min(ranks, default=_HINT)
+
+
+def _urgency(kernel: Kernel, image: Image, now: float) -> tuple[int, float, int]:
+    since = image.wanted_since if image.wanted_since is not None else now
+    strength = _rank(image)
+    if strength < _HINT and now - since >= kernel.config.aging_seconds:
+        strength = -1
+    return strength, since, image.id
+
+
+def _victims(
+    kernel: Kernel, device: Device, image: Image, room: int, since: float, now: float
+) -> tuple[list[Image] | None, list[float]]:
+    """Who goes for the image, or None and the moments at which others may go."""
+    going: list[Image] = []
+    moments: list[float] = []
+    if _fits(device, image, room, going):
+        return going, moments
+    running = {process.image for process in device.in_flight.processes} if device.in_flight else set()
+    strength = _rank(image)
+    for other in sorted((i for i in device.images.values() if i is not image and _can_go(i)), key=_order):
+        moment = _may_go(kernel, other, strength, since)
+        if moment > now:
+            moments.append(moment)
+        elif other not in running:  # the end of the step asks again
+            going.append(other)
+            if _fits(device, image, room, going):
+                return _least(device, image, room, going), moments
+    return None, moments
+
+
+def _least(device: Device, image: Image, room: int, going: list[Image]) -> list[Image]:
+    """Of those that go, the ones without whom it would not do: who goes last is spared last."""
+    for one in list(going):
+        fewer = [other for other in going if other is not one]
+        if _fits(device, image, room, fewer):
+            going = fewer
+    return going
+
+
+def _can_go(image: Image) -> bool:
+    """Are there weights that may be taken out, or frames that nobody needs?"""
+    if image.pinned or image.state == RESIDENT:
+        return not image.pinned
+    return image.state == EVICTED and image.held and not _stays(image)
+
+
+def _order(image: Image) -> tuple[bool, int, float]:
+    """Who goes first."""
+    return not image.unneeded, bool(image.users) + bool(image.active), max(image.ran, image.used)
+
+
+def _may_go(kernel: Kernel, image: Image, strength: int, since: float) -> float:
+    """The moment from which an image may go for one that is wanted by a class of this strength since then."""
+    if not image.users:
+        return 0.0
+    end = image.resident_since + turn(kernel, image)
+    if not image.steps:  # it came for somebody who has not run yet
+        return end + (kernel.config.aging_seconds if image.active else 0.0)
+    if not image.active:
+        return 0.0
+    if strength == _HINT:
+        return NEVER
+    strongest = _rank(image)
+    if strength < strongest:
+        return 0.0
+    return end if strength == strongest else max(end, since + kernel.config.aging_seconds)
+
+
+def _fits(device: Device, image: Image, room: int, going: list[Image]) -> bool:
+    """Would there be memory for the image's weights (and its frames) without those that go?"""
+    tier, limit = device.tier_size, device.config.weight_bytes
+    weights = room + sum(i.allotted for i in device.images.values() if i is not image and i not in going)
+    if limit and weights > limit:
+        return False
+    frames = image.kv_bytes + sum(
+        i.kv_bytes
+        for i in device.images.values()
+        if i is not image and i.held and not (i in going and not i.users)
+    )
+    return not tier or weights + frames <= tier

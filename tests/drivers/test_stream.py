@@ -1,0 +1,241 @@
+"""Weights that are not all in memory: shed and brought back, or streamed layer by layer. No bit of a result changes."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drivers.cpu import open_device
+from drivers.cpu.native import library, stream
+from drivers.cpu.native.image import NativeImage
+from drivers.cpu.native.installed import _read_header
+from drivers.cpu.native.stream import WINDOW, Ahead, choose, resident
+from drivers.engine.engine import Engine
+from drivers.protocol import Load, Loaded, Probe, Run, Step
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import Sampler
+from tests import models_zoo
+from tests.drivers.feeder import IMAGE, Feeder
+from tests.drivers.process import PATIENCE
+from tests.drivers.reference import prompt
+
+FRAMES = 64
+LAYERS = 12
+needs_native = pytest.mark.skipif(isinstance(library.load(), str), reason="there is no native decoder")
+
+
+# --- which layers stay ----------------------------------------------------------------------------------------------
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=40), share=st.integers(1, 100))
+def test_as_few_layers_are_streamed_as_will_do(sizes: list[int], share: int) -> None:
+    room = sum(sizes) * share // 100
+    try:
+        chosen = choose(sizes, room)
+    except MemoryError:
+        everything = list(range(len(sizes)))
+        assert sum(sizes) > room
+        assert len(sizes) <= WINDOW or resident(sizes, everything) > room
+        return
+    assert chosen == sorted(set(chosen))
+    assert set(chosen) <= set(range(len(sizes)))
+    assert (resident(sizes, chosen) if chosen else sum(sizes)) <= room
+    assert bool(chosen) == (sum(sizes) > room)
+    assert not chosen or len(chosen) > WINDOW
+
+
+def test_streamed_layers_are_spread_evenly() -> None:
+    chosen = choose([10] * 24, 10 * (24 - 8 + WINDOW))
+    assert len(chosen) == 8
+    assert {b - a for a, b in itertools.pairwise(chosen)} == {3}
+
+
+# --- the same bits --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Models with more layers than the window has, of about a megabyte each."""
+    built: dict[str, Path] = {}
+
+    def get(name: str) -> Path:
+        if name not in built:
+            changes = {"num_hidden_layers": LAYERS, "hidden_size": 256, "intermediate_size": 1024}
+            built[name] = models_zoo.build(name, tmp_path_factory.mktemp(name), changes=changes)
+        return built[name]
+
+    return get
+
+
+def native_image(device: Engine) -> NativeImage:
+    image = device._images[IMAGE]
+    assert isinstance(image, NativeImage)
+    return image
+
+
+def loaded(model: Path, store: Path, dtype: str, share: float, **options: str) -> tuple[Engine, Loaded]:
+    """A driver with the model, in as much memory as is that share of its layers, and all of its head."""
+    device = open_device({"threads": "1", "installed": str(store), **options})
+    assert isinstance(device, Engine)
+    room = 0
+    if share < 1:
+        device.load(Load(1, IMAGE, str(model), dtype, FRAMES), lambda _: None)
+        device.unload(IMAGE)
+        (file,) = [path for path in store.glob(f"*-{dtype}-*") if not path.name.startswith(".")]
+        with file.open("rb") as opened:
+            sizes = [page.size for page in _read_header(opened.fileno())[0].pages]
+        room = sizes[-1] + int(sum(sizes[:-1]) * share)
+    answer = device.load(Load(1, IMAGE, str(model), dtype, FRAMES, room=room), lambda _: None)
+    assert answer.resident_bytes <= (room or answer.weight_bytes)
+    return device, answer
+
+
+def said(device: Engine, *, idle: bool = False) -> tuple[list[list[int]], list[object]]:
+    feeder = Feeder(device, frames=FRAMES, idle=idle)
+    processes = [
+        feeder.spawn(prompt(seed, 20 + 9 * seed), Sampler(temperature=1.0, seed=seed)) for seed in range(3)
+    ]
+    tokens = feeder.generate(processes, 12, chunk=[7, 30], logprobs=0 if idle else 3)
+    return tokens, [process.logprobs for process in processes]
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("name", ["qwen3", "gemma2"])
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_streamed_model_computes_the_same_bits_as_a_resident_one(
+    deep: Callable[[str], Path], tmp_path: Path, name: str, dtype: str, threads: str
+) -> None:
+    whole, _ = loaded(deep(name), tmp_path, dtype, 1)
+    wanted = said(whole)
+    for share in (0.8, 0.3):
+        streamed, answer = loaded(deep(name), tmp_path, dtype, share, threads=threads)
+        assert native_image(streamed)._network.streamed
+        assert answer.resident_bytes < answer.weight_bytes
+        assert said(streamed) == wanted
+        assert native_image(streamed).layers_read > LAYERS * (1 - share) * 5, "they were read ahead"
+        streamed.unload(IMAGE)
+
+
+@needs_native
+def test_steps_that_are_given_up_do_not_confuse_who_reads_ahead(
+    deep: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole, _ = loaded(deep("qwen3"), tmp_path, "int8", 1)
+    wanted = said(whole)[0]
+    streamed, _ = loaded(deep("qwen3"), tmp_path, "int8", 0.4, early="yes", threads="1")
+    assert said(streamed, idle=True)[0] == wanted
+    assert said(streamed, idle=True)[0] == wanted
+    streamed.unload(IMAGE)
+
+
+def mapped(file: Path) -> int:
+    """Bytes of a file that this process has mapped and in memory."""
+    total, ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            ours = line.endswith(str(file))
+        elif ours and line.startswith("Rss:"):
+            total += int(line.split()[1]) << 10
+    return total
+
+
+@needs_native
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="it is not told what is in memory")
+def test_of_what_is_streamed_only_the_window_stays_mapped(
+    deep: Callable[[str], Path], tmp_path: Path
+) -> None:
+    device, _ = loaded(deep("qwen3"), tmp_path, "int8", 0.3)
+    stretches = native_image(device)._network.streamed
+    (file,) = [path for path in tmp_path.glob("*-int8-*") if not path.name.startswith(".")]
+    said(device)
+    # Beside the window: the tables, of which rows are read, and what a fault on a layer's border maps around it.
+    most = WINDOW * max(stretch.size for stretch in stretches) + native_image(device).weight_bytes // 10
+    assert sum(stretch.size for stretch in stretches) > 1.5 * most
+    deadline = time.monotonic() + PATIENCE
+    while mapped(file) > most and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert 0 < mapped(file) <= most
+    device.unload(IMAGE)
+
+
+@needs_native
+def test_room_for_less_than_a_window_or_nowhere_to_stream_from_is_an_error_that_says_so(
+    deep: Callable[[str], Path], tmp_path: Path
+) -> None:
+    device = open_device({"threads": "1", "installed": str(tmp_path), "dtype": "int8"})
+    model = str(deep("qwen3"))
+    probed = device.probe(Probe(1, model, "int8"))
+    assert 0 < probed.stream_bytes < probed.weight_bytes
+    with pytest.raises(SyscallError, match="window") as caught:
+        device.load(Load(1, IMAGE, model, "int8", 4, room=probed.stream_bytes // 4), lambda _: None)
+    assert caught.value.errno is Errno.ENOMEM
+    assert device.probe(Probe(1, model, "bf16")).stream_bytes == 0
+    with pytest.raises(SyscallError, match="does not stream") as caught:
+        device.load(Load(1, IMAGE, model, "bf16", 4, room=1 << 20), lambda _: None)
+    assert caught.value.errno is Errno.ENOMEM
+    nowhere = open_device({"threads": "1", "installed": "no"})
+    assert nowhere.probe(Probe(1, model, "int8")).stream_bytes == 0
+    with pytest.raises(SyscallError, match="installed") as caught:
+        nowhere.load(Load(1, IMAGE, model, "int8", 4, room=probed.stream_bytes), lambda _: None)
+    assert caught.value.errno is Errno.ENOMEM
+
+
+def test_who_reads_ahead_ends_when_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    ahead = Ahead([stream.Stretch(i, 0, 0) for i in range(5)], 5)
+    monkeypatch.setattr(ahead, "_tell", lambda stretch, what: told.append((stretch.layer, what)))
+    for _ in range(3):
+        ahead.begin()
+        ahead.end()
+    ahead.close()
+    assert not ahead._thread.is_alive()
+
+
+# --- without weights ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_frames_and_contexts_outlive_the_weights(
+    zoo: Callable[[str], Path], tmp_path: Path, dtype: str
+) -> None:
+    model = str(zoo("qwen3"))
+
+    def device() -> Engine:
+        made = open_device({"threads": "1", "installed": str(tmp_path), "swapdir": str(tmp_path)})
+        assert isinstance(made, Engine)
+        made.load(Load(1, IMAGE, model, dtype, FRAMES, [FRAMES]), lambda _: None)
+        return made
+
+    plain = Feeder(device(), frames=FRAMES)
+    (wanted,) = plain.generate([plain.spawn(prompt(1, 40))], 12)
+    engine = device()
+    feeder = Feeder(engine, frames=FRAMES)
+    process, other = feeder.spawn(prompt(1, 40)), feeder.spawn(prompt(2, 40))
+    feeder.generate([other], 1)
+    (first,) = feeder.generate([process], 6)
+    engine.shed(IMAGE)
+    with pytest.raises(SyscallError, match="no weights"):
+        engine.shed(IMAGE)
+    refused = engine.step(Step(1, [Run(99, IMAGE, 0, [5], 0, [FRAMES - 1])])).results[0]
+    assert "not in memory" in refused.error
+    feeder.move_out(process)  # frames can be moved all the same
+    feeder.step([])
+    with pytest.raises(SyscallError, match=r"loaded already|not there"):
+        engine.load(Load(2, IMAGE, model, dtype, FRAMES, [FRAMES]), lambda _: None)
+    engine.load(Load(2, IMAGE, model, dtype, FRAMES, [FRAMES], kept=True), lambda _: None)
+    feeder.move_in(process)
+    computed = process.computed
+    (second,) = feeder.generate([process], 6, chunk=1)  # a token a step: it is where it was
+    assert first + second == wanted
+    assert process.computed == computed + 6
+    with pytest.raises(SyscallError, match="not there"):
+        engine.load(Load(3, IMAGE + 1, model, dtype, FRAMES, kept=True), lambda _: None)
+    engine.shed(IMAGE)
+    engine.unload(IMAGE)

@@ -1,0 +1,454 @@
+"""Paging of weights: several models in one budget. What goes for what, and that nothing but time is different."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+
+from drivers.protocol import Load, Run, Sample, Step
+from drivers.sim.device import SimDevice
+from drivers.sim.spec import parse
+from kernel.memory.weights import Image
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import Advice, ModelInfo, Sampler, SchedClass, Signal, State, WaitFor
+from syscalls.table import (
+    Advise,
+    Decode,
+    Evict,
+    Exec,
+    Feed,
+    Fork,
+    Getinfo,
+    Kill,
+    Models,
+    Pagein,
+    Spawn,
+    StatsCall,
+    Truncate,
+)
+from tests.kernel.test_machine import Core, which
+from tests.simulator import Future, Prog, Simulation, simulate
+
+PROMPT = list(range(40))
+MB = 1_000_000  # "sim:1m" has two of them
+ONE = 3 * MB  # room for one of 2 MB
+SLOW = {"link": "2e7"}  # such a one is paged in within a tenth of a second
+
+
+def memory(room: int = ONE, **options: str) -> Simulation:
+    return simulate(512, weight_bytes=room, options={**SLOW, "context": "8192", **options})
+
+
+def row(program: Prog, name: str) -> ModelInfo:
+    return next(model for model in program.call(Models()) if model.name == name)
+
+
+def image(sim: Simulation, name: str) -> Image:
+    device = sim.kernel.devices["sim0"]
+    return next(image for image in device.images.values() if image.name == name)
+
+
+def spawn(program: Prog, name: str, tokens: list[int] = PROMPT, **more: Any) -> int:
+    return program.call(Spawn(name, tokens=tokens, **more))
+
+
+def refused(program: Prog, call: Any) -> tuple[Errno, str]:
+    with pytest.raises(SyscallError) as error:
+        program.call(call)
+    return error.value.errno, error.value.reason
+
+
+def decode(program: Prog, pid: int, count: int) -> Future[Any]:
+    return program.start(Decode(pid, count))
+
+
+def test_two_models_that_are_always_wanted_take_turns_in_the_memory_of_one() -> None:
+    sim = memory()
+    program = sim.program()
+    pids = {name: spawn(program, name) for name in ("sim:1m", "sim:1.1m")}
+    futures = {name: decode(program, pid, 2000) for name, pid in pids.items()}
+    began, before = sim.now, sum(row(program, name).pageins for name in pids)
+    while not all(future.done for future in futures.values()):
+        sim.run_for(0.05)
+        there = [m for m in program.call(Models()) if m.state in ("resident", "loading")]
+        assert sum(m.weight_bytes for m in there) <= ONE
+    for name, future in futures.items():
+        assert future.value.tokens == sim.continuation(PROMPT, 2000, name=name)
+    rows = [row(program, name) for name in pids]
+    page_ins = sum(m.pageins for m in rows) - before
+    assert all(m.faults >= 3 for m in rows), "neither waited until the other had finished"
+    paging = page_ins * 0.11
+    assert paging <= (sim.now - began) / 4, "most of the time is spent running"
+    assert page_ins <= 4000 / 100, "no thrashing: a page-in is good for many tokens"
+
+
+def test_nobody_starves_among_models_of_which_only_two_fit() -> None:
+    sim = memory(5 * MB)
+    program = sim.program()
+    names = [f"sim:1.{i}m" for i in range(4)]
+    pids = [
+        spawn(program, name, sched_class=SchedClass.BATCH if i else SchedClass.FAIR)
+        for i, name in enumerate(names)
+    ]
+    futures = [decode(program, pid, 400) for pid in pids]
+    sim.run_until(lambda: all(f.done for f in futures), limit=120.0)
+    for name, future in zip(names, futures, strict=True):
+        assert future.value.tokens == sim.continuation(PROMPT, 400, name=name)
+
+
+def test_kv_outlives_its_models_eviction_and_is_attached_again() -> None:
+    sim = memory()
+    program = sim.program()
+    first = spawn(program, "sim:1m")
+    tokens = program.call(Decode(first, 10)).tokens
+    computed = program.call(Getinfo(first)).usage.computed
+    spawn(program, "sim:1.1m")
+    gone = row(program, "sim:1m")
+    assert (gone.state, gone.resident_bytes, gone.evictions, gone.mapped_by) == ("evicted", 0, 1, [first])
+    info = program.call(Getinfo(first))
+    assert (info.state, info.wait) == (State.BLOCKED, WaitFor.INPUT)
+    assert info.pages == 4
+    tokens += program.call(Decode(first, 10)).tokens
+    assert tokens == sim.continuation(PROMPT, 20, name="sim:1m")
+    assert program.call(Getinfo(first)).usage.computed == computed + 10, "nothing was computed again"
+    back = row(program, "sim:1m")
+    assert (back.state, back.faults, back.pageins) == ("resident", 1, 2)
+    assert row(program, "sim:1.1m").state == "evicted"
+
+
+def test_who_wants_evicted_weights_waits_for_them_and_that_is_a_fault() -> None:
+    sim = memory()
+    program = sim.program()
+    pid = spawn(program, "sim:1m")
+    other = spawn(program, "sim:1.1m")
+    program.call(Decode(other, 1))
+    before = row(program, "sim:1m").faults
+    future = decode(program, pid, 5)
+    twin = program.call(Fork(pid))[0]
+    info = program.call(Getinfo(twin))
+    assert (info.state, info.wait) == (State.BLOCKED, WaitFor.WEIGHTS)
+    sim.run_until(lambda: future.done)
+    assert row(program, "sim:1m").faults == before + 1, "one page-in, however many wait for it"
+
+
+def test_idle_models_go_first_then_those_whose_processes_sleep() -> None:
+    sim = memory(7_300_000)
+    program = sim.program()
+    asleep = spawn(program, "sim:1m")
+    program.call(Decode(asleep, 1))
+    busy = spawn(program, "sim:1.1m")
+    future = decode(program, busy, 3000)
+    program.call(Pagein("sim:1.2m"))
+    program.call(Pagein("sim:1.3m"))  # for it the idle one goes, though it came last
+    assert {m.name for m in program.call(Models()) if m.device} == {"sim:1m", "sim:1.1m", "sim:1.3m"}
+    assert row(program, "sim:1m").state == "resident"
+    third = spawn(program, "sim:1.3m")
+    program.call(Decode(third, 1))
+    program.call(Pagein("sim:1.2m"))
+    states = {m.name: m.state for m in program.call(Models()) if m.device}
+    assert states["sim:1.1m"] == "resident"
+    assert sorted(states.values()) == ["evicted", "resident", "resident", "resident"]
+    assert states["sim:1m"] == "evicted", "of two that sleep the one that ran longest ago"
+    assert not future.done
+
+
+def test_what_is_advised_against_goes_first_and_what_is_pinned_never() -> None:
+    sim = memory(5 * MB)
+    program = sim.program()
+    old, new = spawn(program, "sim:1m"), spawn(program, "sim:1.1m")
+    for pid in (old, new):
+        program.call(Decode(pid, 1))
+    program.call(Advise("sim:1.1m", Advice.DONTNEED))
+    assert row(program, "sim:1.1m").state == "resident", "somebody uses it"
+    program.call(Pagein("sim:1.2m"))
+    assert row(program, "sim:1.1m").state == "evicted"
+    program.call(Advise("sim:1m", Advice.PIN))
+    assert row(program, "sim:1m").pinned
+    program.call(Decode(new, 1))
+    program.call(Pagein("sim:1.2m"))
+    assert row(program, "sim:1m").state == "resident"
+    assert refused(program, Evict("sim:1m", force=True))[0] is Errno.EBUSY
+    assert refused(program, Advise("sim:1m", Advice.DONTNEED))[0] is Errno.EBUSY
+    errno, reason = refused(program, Pagein("sim:2m"))
+    assert errno is Errno.ENOMEM
+    assert "pinned" in reason
+    program.call(Advise("sim:1m", Advice.NORMAL))
+    assert program.call(Pagein("sim:2m")).state == "resident"
+
+
+def test_a_pin_that_would_leave_too_little_for_who_is_there_is_refused() -> None:
+    sim = memory()
+    program = sim.program()
+    spawn(program, "sim:1m")
+    spawn(program, "sim:1.1m")
+    errno, reason = refused(program, Advise("sim:1m", Advice.PIN))
+    assert errno is Errno.ENOMEM
+    assert "sim:1.1m" in reason
+    assert not row(program, "sim:1m").pinned
+
+
+def test_a_hint_returns_before_the_weights_are_there_and_costs_nobody_who_runs() -> None:
+    sim = memory(5 * MB)
+    program = sim.program()
+    busy = spawn(program, "sim:1m")
+    future = decode(program, busy, 3000)
+    began = sim.now
+    program.call(Advise("sim:1.1m", Advice.WILLNEED))
+    assert sim.now - began < 0.05, "paging it in takes twice as long"
+    assert row(program, "sim:1.1m").state == "loading"
+    sim.run_until(lambda: row(program, "sim:1.1m").state == "resident")
+    other = spawn(program, "sim:1.1m")
+    second = decode(program, other, 3000)
+    program.call(Advise("sim:1.2m", Advice.WILLNEED))
+    sim.run_for(1.0)
+    assert not future.done
+    assert not second.done
+    assert {row(program, name).state for name in ("sim:1m", "sim:1.1m")} == {"resident"}
+    program.call(Kill(other, Signal.KILL))
+    sim.run_until(lambda: row(program, "sim:1.2m").state == "resident")
+    assert row(program, "sim:1m").faults == 0
+
+
+def test_advice_about_what_is_not_there_says_so() -> None:
+    sim = memory()
+    program = sim.program()
+    for advice in (Advice.DONTNEED, Advice.NORMAL):
+        assert refused(program, Advise("sim:1m", advice))[0] is Errno.ENOENT
+    assert refused(program, Advise("nowhere", Advice.WILLNEED))[0] is Errno.ENOENT
+    assert refused(program, Advise("sim:9m", Advice.PIN))[0] is Errno.ENOMEM
+    assert refused(program, Advise("sim:1m", Advice.PIN, "gpu7"))[0] is Errno.ENODEV
+    assert [m.state for m in program.call(Models())] == ["absent"]
+    program.call(Advise("tiny", Advice.WILLNEED))
+    sim.run_until(lambda: row(program, "tiny").state == "resident")
+    program.call(Advise("tiny", Advice.DONTNEED))  # nobody uses it: it goes at once
+    assert row(program, "tiny").state == "absent"
+
+
+def test_a_stronger_class_does_not_wait_for_a_turn_and_a_weaker_one_waits_longer() -> None:
+    sim = memory()
+    program = sim.program()
+    batch, quick = spawn(program, "sim:1m", sched_class=SchedClass.BATCH), spawn(program, "sim:1.1m")
+    slow = decode(program, batch, 5000)
+    sim.run_until(lambda: image(sim, "sim:1m").steps > 3)
+    began = sim.now
+    fast = decode(program, quick, 3)
+    sim.run_until(lambda: fast.done)
+    assert sim.now - began < 0.2, "it waited for its page-in and nothing else"
+    fast, before = decode(program, quick, 5000), row(program, "sim:1.1m").evictions
+    sim.run_for(1.5)
+    assert row(program, "sim:1.1m").evictions == before, "ageing has not set in"
+    sim.run_until(lambda: slow.done, limit=100.0)
+    assert not fast.errno
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_model_larger_than_its_memory_is_streamed_or_refused_with_what_to_do(streams: bool) -> None:
+    sim = memory(ONE, streams="4" if streams else "0")
+    program = sim.program()
+    small = spawn(program, "sim:1m")
+    if not streams:
+        errno, reason = refused(program, Spawn("sim:3m", tokens=PROMPT))
+        assert errno is Errno.ENOMEM
+        assert "--weight-bytes" in reason
+        assert "stream" in reason
+        assert len(program.call(Models())) == 2
+        return
+    pid = spawn(program, "sim:3m")
+    assert program.call(Decode(pid, 30)).tokens == sim.continuation(PROMPT, 30, name="sim:3m")
+    large = row(program, "sim:3m")
+    assert (large.state, large.resident_bytes, large.weight_bytes) == ("streamed", ONE, 6 * MB)
+    assert program.call(Decode(small, 30)).tokens == sim.continuation(PROMPT, 30, name="sim:1m")
+    assert row(program, "sim:3m").state == "evicted"
+
+
+def test_streams_go_on_while_another_model_is_paged_in() -> None:
+    sim = memory(100 * MB)
+    program = sim.program()
+    pid = spawn(program, "sim:1m")
+    future = decode(program, pid, 5000)
+    loading = program.start(Pagein("sim:20m"))  # two seconds
+    sim.run_for(0.5)
+    before = len(sim.steps)
+    sim.run_for(1.0)
+    assert not loading.done
+    assert len(sim.steps) - before > 500, "a step takes about a millisecond"
+    sim.run_until(lambda: loading.done)
+    assert not future.done
+
+
+def test_an_eviction_by_force_waits_for_the_step_and_the_model_comes_back() -> None:
+    sim = memory()
+    program = sim.program()
+    pid = spawn(program, "sim:1m")
+    assert refused(program, Evict("sim:1m"))[0] is Errno.EBUSY
+    future = decode(program, pid, 50)
+    sim.run_until(lambda: sim.kernel.devices["sim0"].in_flight is not None)
+    program.call(Evict("sim:1m", force=True))
+    sim.run_until(lambda: future.done)
+    assert future.value.tokens == sim.continuation(PROMPT, 50, name="sim:1m")
+    info = row(program, "sim:1m")
+    assert (info.evictions, info.faults, info.pageins) == (1, 1, 2)
+
+
+def test_an_eviction_by_force_can_be_taken_back() -> None:
+    sim = memory()
+    program = sim.program()
+    pid = spawn(program, "sim:1m")
+    decode(program, pid, 50)
+    sim.run_until(lambda: sim.kernel.devices["sim0"].in_flight is not None)
+    evict = program.start(Evict("sim:1m", force=True))
+    evict.cancel()
+    sim.run_for(0.1)
+    assert evict.errno is Errno.EINTR
+    assert row(program, "sim:1m").evictions == 0
+
+
+def _kill(program: Prog, pid: int) -> Any:
+    return program.call(Kill(pid, Signal.KILL))
+
+
+def _exec(program: Prog, pid: int) -> Any:
+    return program.call(Exec(pid, "sim:1.1m"))
+
+
+def _truncate(program: Prog, pid: int) -> Any:
+    return program.call(Truncate(pid, 3))
+
+
+def _feed(program: Prog, pid: int) -> Any:
+    return program.call(Feed(pid, [1, 2, 3]))
+
+
+@pytest.mark.parametrize("what", [_kill, _exec, _truncate, _feed])
+@pytest.mark.parametrize("after", [0.0, 0.05])
+def test_what_happens_to_a_process_while_its_weights_are_out_or_on_their_way(
+    what: Callable[[Prog, int], Any], after: float
+) -> None:
+    sim = memory()
+    program = sim.program()
+    pid, other = spawn(program, "sim:1m"), spawn(program, "sim:1.1m")
+    program.call(Decode(other, 1))
+    assert row(program, "sim:1m").state == "evicted"
+    if after:
+        program.start(Pagein("sim:1m"))
+        sim.run_for(after)
+        assert row(program, "sim:1m").state == "loading"
+    what(program, pid)
+    assert program.call(Decode(other, 5)).tokens == sim.continuation(
+        [*PROMPT, *sim.continuation(PROMPT, 1, name="sim:1.1m")], 5, name="sim:1.1m"
+    )
+    sim.run_idle()
+
+
+def test_weights_that_cannot_be_had_again_end_their_processes_and_leave_nothing() -> None:
+    sim = memory()
+    program = sim.program()
+    pid = spawn(program, "sim:1m")
+    future = decode(program, spawn(program, "sim:1.1m"), 1)
+    sim.run_until(lambda: future.done)
+    device = sim.driver().device
+
+    def broken(request: Load, report: Any) -> Any:
+        raise SyscallError(Errno.EIO, "the file is gone")
+
+    device.fetch = broken  # type: ignore[method-assign]
+    waiting = decode(program, pid, 5)
+    sim.run_until(lambda: waiting.done)
+    info = program.call(Getinfo(pid))
+    assert info.state is State.ZOMBIE
+    assert not [m for m in program.call(Models()) if m.name == "sim:1m"]
+    sim.run_idle()
+    assert len(device._images) == 1
+
+
+@pytest.mark.parametrize("when", ["evicted", "coming back", "out"])
+def test_a_driver_that_dies_takes_no_process_with_it(when: str) -> None:
+    sim = memory()
+    program = sim.program()
+    pids = {name: spawn(program, name) for name in ("sim:1m", "sim:1.1m")}
+    futures = {name: decode(program, pid, 300) for name, pid in pids.items()}
+    sim.run_until(
+        lambda: image(sim, "sim:1m").state == {"evicted": "evicted", "out": "resident"}.get(when, "loading")
+    )
+    sim.crash()
+    sim.run_until(lambda: all(future.done for future in futures.values()))
+    for name, future in futures.items():
+        assert future.value.tokens == sim.continuation(PROMPT, 300, name=name)
+    assert program.call(StatsCall()).driver_restarts == 1
+
+
+def test_a_model_whose_load_is_suspected_of_a_death_is_loaded_with_no_step_beside_it() -> None:
+    sim = memory(100 * MB)
+    program = sim.program()
+    pid = spawn(program, "sim:1m")
+    future = decode(program, pid, 2000)
+    loading = program.start(Pagein("sim:10m"))
+    sim.run_for(0.5)
+    assert not loading.done
+    sim.crash()
+    sim.run_until(
+        lambda: image(sim, "sim:10m").state == "loading" and sim.kernel.devices["sim0"].state == "up"
+    )
+    done = len(sim.steps)
+    sim.run_for(0.5)
+    assert not loading.done
+    assert len(sim.steps) == done
+    sim.run_until(lambda: loading.done and future.done)
+    assert future.value.tokens == sim.continuation(PROMPT, 2000, name="sim:1m")
+
+
+def test_a_device_keeps_frames_without_weights_and_refuses_to_run_them() -> None:
+    device = SimDevice(*parse({"params": "1e6", "time_scale": "0"}))
+    load = Load(1, 1, "sim", "", 4)
+    device.load(load, lambda _: None)
+    device.shed(1)
+    with pytest.raises(SyscallError, match=r"not there without|loaded already"):
+        device.load(load, lambda _: None)
+    with pytest.raises(SyscallError, match="no weights"):
+        device.shed(1)
+    device.load(Load(2, 1, "sim", "", 4, kept=True), lambda _: None)
+    with pytest.raises(SyscallError, match="not there"):
+        device.load(Load(3, 2, "sim", "", 4, kept=True), lambda _: None)
+    device.shed(1)
+    sample = Sample(Sampler(), 1, append=True)
+    done = device.step(Step(4, [Run(1, 1, 0, [5], 0, [0], sample)]))
+    assert "not in memory" in done.results[0].error
+
+
+class Paging(Core):
+    """The whole state machine of the kernel, where the models do not fit together and page-ins take as long as steps."""
+
+    options = {"context": "128", "link": "1e9"}
+    config = {"weight_bytes": 5 * MB, "weight_quantum": 0.005}
+
+    @rule(
+        i=which,
+        model=st.sampled_from(["sim", "sim:2m,eos_every=6", "sim:1m,vocab=500", "nowhere"]),
+        advice=st.sampled_from(Advice),
+    )
+    def advise(self, i: int, model: str, advice: Advice) -> None:
+        self.futures.append(self.prog(i).start(Advise(model, advice)))
+
+    @rule(i=which, model=st.sampled_from(["sim", "sim:2m,eos_every=6"]))
+    def evict(self, i: int, model: str) -> None:
+        self.futures.append(self.prog(i).start(Evict(model, force=True)))
+
+    def teardown(self) -> None:
+        for model in ("sim", "sim:2m,eos_every=6", "sim:1m,vocab=500"):
+            self.try_call(self.programs[0], Advise(model, Advice.NORMAL))
+        super().teardown()
+
+
+class PagingAndSwapping(Paging):
+    """With a second tier, streaming, and a first tier that is as small as what is asked of it."""
+
+    options = {"context": "128", "link": "1e9", "swap": "40000", "streams": "3", "memory": "3100000"}
+    config = {"weight_quantum": 0.002}
+
+
+TestPaging = Paging.TestCase
+TestPagingAndSwapping = PagingAndSwapping.TestCase
