@@ -220,9 +220,10 @@ class LLMProcess(Process):
 
     @property
     def sleeps(self) -> bool:
-        """Whether it wants nothing of the device, so that its pages are missed least."""
+        """Whether it can do nothing with its pages now, so that they are missed least: it wants nothing, or its group
+        does not let it run."""
         return self.state is State.STOPPED or (
-            self.state is State.BLOCKED and self.wait not in (WaitFor.PAGEIN, WaitFor.QUOTA)
+            self.state is State.BLOCKED and self.wait is not WaitFor.PAGEIN
         )
 
     @property

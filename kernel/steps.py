@@ -100,6 +100,7 @@ def step_done(kernel: Kernel, device: Device, message: StepDone, now: float) -> 
     for process in flight.processes:
         boundary(kernel, process, now)
     kernel.dirty(device)
+    kernel.freed()  # who was in a step may lose its pages to others of its group, on other devices too
 
 
 def _account_moves(kernel: Kernel, device: Device, flight: InFlight, message: StepDone, now: float) -> None:
@@ -189,6 +190,7 @@ def step_failed(kernel: Kernel, device: Device, reason: str, now: float) -> None
     for process in flight.processes:
         boundary(kernel, process, now)
     kernel.dirty(device)
+    kernel.freed()
 
 
 def _apply(

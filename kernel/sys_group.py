@@ -39,6 +39,11 @@ def group_set(kernel: Kernel, request: Request, now: float) -> GroupSettings:
     group = kernel.groups.find(call.path, request.program.group)
     _check_below(request.program, group)
     check_settings(call.settings)
+    if group.parent is None and call.settings.pids_max:
+        raise SyscallError(
+            Errno.EINVAL,
+            "the root group takes no pids_max: nobody could attach to take it back; set it on /users",
+        )
     old = group.settings
     group.change(call.settings)
     most = call.settings.kv_max
@@ -101,6 +106,7 @@ def group_move(kernel: Kernel, request: Request, now: float) -> object:
         if image is not None:
             group.check_weights(image.id, image.weight_bytes, image.name)
         kernel.release(process)
+        process.pause = now
         process.move_to(group, now)
     else:
         process.group = group

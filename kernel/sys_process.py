@@ -140,9 +140,9 @@ def check_room(process: LLMProcess, length: int) -> None:
     image, limits = process.image, process.limits
     assert image is not None
     window = image.probed.context if image.probed else 0
-    if limits.context == process.context:
+    if limits.context and limits.context == process.context:
         why = "its own limit (setlimits)"
-    elif limits.pages * image.block_tokens == process.context:
+    elif limits.pages and limits.pages * image.block_tokens == process.context:
         why = f"its limit of {limits.pages} pages (setlimits)"
     elif (most := process.group.kv_max) and most // image.frame_bytes * image.block_tokens == process.context:
         why = f"what kv_max of its group {process.group.path} allows ({most} bytes; group_set)"

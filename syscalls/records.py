@@ -384,7 +384,7 @@ class KvAction(enum.StrEnum):
     """What happens when a process would take its control group over `kv_max`."""
 
     SPILL = "spill"  # others of the group lose pages, those that sleep first; it waits while none can
-    WAIT = "wait"  # it waits until others of the group have released some
+    WAIT = "wait"  # it waits until others of the group have released some (they may wait for it, too)
     FAIL = "fail"  # its decode ends with an error
     KILL = "kill"  # the process of the group with the most pages is killed
 

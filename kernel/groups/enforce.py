@@ -85,10 +85,15 @@ def _release(kernel: Kernel, group: Group, count: int, now: float) -> None:
 
 def relax(kernel: Kernel, group: Group, now: float) -> None:
     """The limits of a group have changed: whoever waits for one looks again."""
-    if group.timer is not None:
-        group.timer.cancel()
-        group.timer = None
-    _release(kernel, group, len(group.line), now)
+    for one in kernel.groups.below(group):
+        if one.timer is not None:
+            one.timer.cancel()
+            one.timer = None
+        _release(kernel, one, len(one.line), now)
+        for pid in list(one.members):
+            if isinstance(process := kernel.table.find(pid), LLMProcess) and process.pause > now:
+                process.pause = now
+                _go_on(kernel, process, now)
     kernel.freed()
 
 
@@ -133,20 +138,44 @@ def sleeper_of(kernel: Kernel, group: Group, wanting: LLMProcess, now: float) ->
 def victim(kernel: Kernel, group: Group, process: LLMProcess, now: float) -> LLMProcess | None:
     """A process cannot grow, since its group has what `kv_max` allows: whose pages to take. None: it waits, unless the
     group is to do something else, which happens once the step is planned."""
-    group.events["kv_max"] += 1
-    match group.settings.kv_action:
-        case KvAction.SPILL:
-            if (sleeper := sleeper_of(kernel, group, process, now)) is not None:
-                return sleeper
-            quantum = kernel.config.quantum
-            others = [p for p in holders(kernel, group) if p is not process]
-            last = max(others, key=lambda p: claim(p, quantum), default=None)
-            return last if last is not None and claim(last, quantum) > claim(process, quantum) else None
-        case KvAction.FAIL:
-            kernel.timers.at(now, lambda then: _fail(kernel, process, group, then))
-        case KvAction.KILL:
-            kernel.timers.at(now, lambda then: _kill_largest(kernel, process, group, then))
+    action = group.settings.kv_action
+    if action is KvAction.SPILL:
+        if (sleeper := sleeper_of(kernel, group, process, now)) is not None:
+            return sleeper
+        quantum = kernel.config.quantum
+        others = [p for p in holders(kernel, group) if p is not process]
+        last = max(others, key=lambda p: claim(p, quantum), default=None)
+        if last is not None and claim(last, quantum) > claim(process, quantum):
+            return last
+    if process.short is not group:
+        group.events["kv_max"] += 1
+        kernel.timers.at(now, lambda then: _recharge(kernel, group))
+    if action is KvAction.FAIL or len(process.log) > process.context:
+        kernel.timers.at(now, lambda then: _fail(kernel, process, group, then))
+    elif action is KvAction.KILL:
+        kernel.timers.at(now, lambda then: _kill_largest(kernel, process, group, then))
     return None
+
+
+def _recharge(kernel: Kernel, group: Group) -> None:
+    """Frames that a group pays for, but that only others still map, are paid for by those."""
+    moved = False
+    for device in kernel.devices.values():
+        for image in device.images.values():
+            own: set[int] = set()
+            foreign: dict[int, Group] = {}
+            for holder in image.holders.values():
+                if holder.group.below(group):
+                    own.update(holder.table.frames)
+                else:
+                    foreign.update(dict.fromkeys(holder.table.frames, holder.group))
+            for frame, payer in foreign.items():
+                before = image.pool.payers[frame]
+                if frame not in own and before is not None and before.below(group):
+                    image.pool.charge(frame, payer)
+                    moved = True
+    if moved:
+        kernel.freed()
 
 
 def _fail(kernel: Kernel, process: LLMProcess, group: Group, now: float) -> None:
@@ -168,12 +197,21 @@ def _fail(kernel: Kernel, process: LLMProcess, group: Group, now: float) -> None
 def _kill_largest(kernel: Kernel, process: LLMProcess, group: Group, now: float) -> None:
     if process.short is not group or process.wait is not WaitFor.QUOTA:
         return
-    scores = sorted(
-        ((len(p.table.frames) * p.image.frame_bytes, -p.pid, p) for p in holders(kernel, group) if p.image),
-        key=lambda score: score[:2],
-        reverse=True,
-    )
-    if not scores:
+    assert process.image is not None
+    if group.kv + process.image.frame_bytes <= group.settings.kv_max:  # somebody has made room since
+        kernel.freed()
+        return
+    members = [
+        p
+        for device in kernel.devices.values()
+        for image in device.images.values()
+        for p in image.holders.values()
+        if p.group.below(group)
+    ]
+    if any(p.dying is not None for p in members):
+        return
+    scores = sorted(((_freed_by(p, group), -p.pid, p) for p in members), key=lambda s: s[:2], reverse=True)
+    if not scores or not scores[0][0]:
         return
     size, _, victim = scores[0]
     group.events["kv_kill"] += 1
@@ -187,3 +225,15 @@ def _kill_largest(kernel: Kernel, process: LLMProcess, group: Group, now: float)
     kernel.emit(now, "mem.kill", victim.pid, victim.device.name, size, group.path)
     reason = f"out of memory: it had the most KV of group {group.path}, which was at its kv_max"
     exit_process(kernel, victim, 128 + int(Signal.KILL), reason, now)
+
+
+def _freed_by(process: LLMProcess, group: Group) -> int:
+    """Bytes that the group would pay less if the process were gone."""
+    image = process.image
+    if image is None:
+        return 0
+    pool, alone = image.pool, 0
+    for frame in process.table.frames:
+        payer = pool.payers[frame]
+        alone += pool.refs[frame] == 1 and payer is not None and payer.below(group)
+    return alone * image.frame_bytes

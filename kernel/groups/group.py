@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kernel.timers import Timer
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_SESSION = "session-"
 _DEFAULT = GroupSettings()
 NICE_0_WEIGHT = float(
     _DEFAULT.cpu_weight
@@ -127,9 +128,9 @@ class Group:
         """The least limit on its KV; 0: none."""
         return min((group.settings.kv_max for group in self.chain if group.settings.kv_max), default=0)
 
-    def over_high(self, more: int = 0) -> Group | None:
-        """The topmost group that has, or with so many bytes more would have, more KV than its `kv_high`."""
-        over = [g for g in self.chain if g.settings.kv_high and g.kv + more > g.settings.kv_high]
+    def over_high(self) -> Group | None:
+        """The topmost group that has more KV than its `kv_high`."""
+        over = [g for g in self.chain if g.settings.kv_high and g.kv > g.settings.kv_high]
         return over[-1] if over else None
 
     def may_swap(self, size: int) -> bool:
@@ -168,6 +169,11 @@ class Group:
         """A group whose tokens are used up for good."""
         return next((g for g in self.chain if 0 < g.settings.tokens_total <= g.tokens), None)
 
+    def tokens_left(self) -> int:
+        """Tokens it may still compute in its life; a great number where there is no limit."""
+        left = [g.settings.tokens_total - g.tokens for g in self.chain if g.settings.tokens_total]
+        return max(0, min(left, default=1 << 62))
+
     def obstacle(self, now: float) -> Group | None:
         """A group whose rate of tokens does not allow more now."""
         for group in self.chain:
@@ -201,7 +207,7 @@ class Group:
         A group wants one while anything below does."""
         before = self.load.get(device, 0.0)
         after = before + weight
-        if after > 1e-9:
+        if after > 0.5:  # the least weight there is is 1; what is less is what sums of floats have lost
             self.load[device] = after
         else:
             self.load.pop(device, None)
@@ -253,7 +259,7 @@ class GroupTree:
 
     def session(self, pid: int) -> Group:
         """A group for the processes of a program."""
-        group = self._add(self.users, f"session-{pid}", _DEFAULT)
+        group = self._add(self.users, f"{_SESSION}{pid}", _DEFAULT)
         group.session = True
         return group
 
@@ -273,6 +279,8 @@ class GroupTree:
         if not name:
             raise SyscallError(Errno.EINVAL, f"{path!r} names no group to create")
         parent = self.find(("/" if path.startswith("/") else "") + "/".join(parents), base)
+        if parent is self.users and name.startswith(_SESSION):
+            raise SyscallError(Errno.EINVAL, f"names that begin with {_SESSION!r} are for programs' sessions")
         if name in parent.children:
             raise SyscallError(Errno.EINVAL, f"there is a group {parent.children[name].path} already")
         if len(parent.chain) > MAX_GROUP_DEPTH:

@@ -53,17 +53,17 @@ class FramePool:
         else:
             return None
         self.refs[frame] = 1
-        self._charge(frame, payer)
+        self.charge(frame, payer)
         return frame
 
     def share(self, frame: int, payer: Group) -> None:
         """One more mapping of a frame that is mapped (and paid for) or cached."""
         if self.refs[frame] == 0:
             del self._cached[frame]
-            self._charge(frame, payer)
+            self.charge(frame, payer)
         self.refs[frame] += 1
 
-    def _charge(self, frame: int, payer: Group | None) -> None:
+    def charge(self, frame: int, payer: Group | None) -> None:
         """Have another pay for a frame, or nobody."""
         before = self.payers[frame]
         if before is not None:
@@ -76,7 +76,7 @@ class FramePool:
         """Have `payer` pay for those of the frames that nobody else maps."""
         for frame in frames:
             if self.refs[frame] == 1:
-                self._charge(frame, payer)
+                self.charge(frame, payer)
 
     def release(self, frames: Iterable[int]) -> None:
         """Take one mapping from each frame, in the given order."""
@@ -86,7 +86,7 @@ class FramePool:
                 raise AssertionError(f"frame {frame} released more often than mapped")
             self.refs[frame] = left
             if left == 0:
-                self._charge(frame, None)
+                self.charge(frame, None)
                 if frame in self.prefix:
                     self._cached[frame] = None
                 else:
@@ -109,7 +109,7 @@ class FramePool:
     def reset(self) -> None:
         """The device has lost everything: all frames are free and nameless. The tables must be empty already."""
         for frame in range(self.count):
-            self._charge(frame, None)
+            self.charge(frame, None)
         self.refs = [0] * self.count
         self.prefix.clear()
         self._free = list(range(self.count - 1, -1, -1))

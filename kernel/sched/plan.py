@@ -188,6 +188,7 @@ def _admit(
     """Give the process frames for up to `tokens`, and for what is moved in for it, and enter its run, or leave it
     BLOCKED(pagein)."""
     pool, table = image.pool, process.table
+    tokens = min(tokens, max(1, process.group.tokens_left()))
     process.running = tokens  # from here on it is nobody's victim
     back = process.returning
     tokens = _make_room(image, process, tokens, back, pager, now, quantum, desperate and not plan.runs)
@@ -198,6 +199,7 @@ def _admit(
         return False
     frames = len(table.frames)
     process.running = tokens
+    process.short = None
     if back:
         process.returned = back
         moves = table.move_in(pool, back)

@@ -109,6 +109,7 @@ class Reading:
 class Core(RuleBasedStateMachine):
     options = {"context": "128"}
     config: dict[str, Any] = {}
+    quantum = 8
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +120,7 @@ class Core(RuleBasedStateMachine):
             step_tokens=24,
             hang_seconds=5.0,
             start_seconds=5.0,
-            quantum=8,
+            quantum=self.quantum,
             aging_seconds=0.05,
             max_crashes=1_000_000,
             **self.config,

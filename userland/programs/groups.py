@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -111,15 +112,17 @@ def settings(words: Sequence[str], now: GroupSettings) -> GroupSettings:
         old = msgspec.structs.asdict(now)
         return msgspec.convert(list((old | changes).values()), GroupSettings, strict=False)
     except msgspec.ValidationError as error:
-        raise SyscallError(Errno.EINVAL, f"{' '.join(words)}: {error}") from None
+        names = now.__struct_fields__
+        reason = re.sub(r"\$\[(\d+)\]", lambda found: names[int(found[1])], str(error))
+        raise SyscallError(Errno.EINVAL, f"{' '.join(words)}: {reason}") from None
 
 
 def change(kernel: Kernel, path: str, words: Sequence[str]) -> GroupInfo:
-    """Change settings of a group, which is made if it is not there; returns it."""
+    """Change settings of a group, which is made if it is not there (but not by just looking at it); returns it."""
     try:
         (found,) = kernel(GroupStat(path))
     except SyscallError as error:
-        if error.errno is not Errno.ENOENT:
+        if error.errno is not Errno.ENOENT or not words:
             raise
         return kernel(GroupCreate(path, settings(words, _DEFAULT)))
     if words:

@@ -83,7 +83,7 @@ _ALL = (
     ), details="0 takes a limit away."),
     Command("groups", "the tree of control groups: limits, memory, tokens, pressure",
             (Param("PATH", Kind.NAME, required=False),)),
-    Command("group", "make a control group or change its settings, and show it",
+    Command("group", "show a control group; with settings, make it or change it",
             (Param("PATH", Kind.NAME), Param("NAME=VALUE", Kind.WORDS, required=False)),
             (Option("--remove", None, "remove it; it must be empty"),),
             details="Settings are kv_max, kv_high, swap_max, weights_max (sizes), tokens_max (a second), tokens_total, "
