@@ -80,16 +80,16 @@ LLAMA3 = Shape(
 )
 
 
-def ensure_yardstick(shape: Shape = QWEN2) -> Path:
-    """The model's directory, building it if it is not there yet."""
-    place = cache() / f"yardstick-{shape.name}"
+def ensure_yardstick(shape: Shape = QWEN2, seed: int = 0) -> Path:
+    """The model's directory, building it if it is not there yet. Another seed: other weights."""
+    place = cache() / f"yardstick-{shape.name}{f'-{seed}' if seed else ''}"
     if (place / "model.safetensors").is_file():
         return place
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(shape.architecture, **shape.fields)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     unfinished = Path(tempfile.mkdtemp(dir=place.parent))
     try:

@@ -178,6 +178,16 @@ static void attend(const decoder *d, const batch *b, int64_t at, const group *ro
         }
 }
 
+/* 0: the step is given up. */
+static int await_layer(const batch *b, int64_t at)
+{
+    while (!(b->stop && *b->stop)) {
+        if (!b->ready || *b->ready > at) return 1;
+        nap();
+    }
+    return 0;
+}
+
 /* Members may be a layer apart, and one that was late must not take back what another has told. */
 static void tell_layer(const batch *b, int64_t at)
 {
@@ -203,7 +213,7 @@ static void run_step(member *self, void *argument)
     }
     team_next(self, rows);
     for (int64_t at = 0; at < m->layers; at++) {
-        if (b->stop && *b->stop) return; /* whoever has not seen it in time does this layer alone */
+        if (!await_layer(b, at)) return; /* whoever has not seen it in time does this layer alone */
         tell_layer(b, at);
         const layer *const l = &m->layer[at];
         multiply(self, d, &l->qkv, rows, d->qkv, l->qkv.columns);

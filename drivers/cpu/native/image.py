@@ -127,7 +127,8 @@ class NativeImage(Frames):
             logits_stride=0 if logits is None else logits.stride(0),
             best=best.ctypes.data,
             stop=batch.stop.address if batch.stop else None,
-            layer=ahead.address if ahead else None,
+            layer=ahead.at_address if ahead else None,
+            ready=ahead.ready_address if ahead else None,
         )
         if ahead is None:
             self._library.step(self._decoder, work)

@@ -266,7 +266,7 @@ class Store:
             layers.from_buffer_copy(header.layers),
             arena,
             header.pages,
-            _map(descriptor, tables_at, header.tables_size),
+            _map(descriptor, tables_at, header.tables_size, scattered=True),
             header.tables_size,
             parts,
         )
@@ -331,8 +331,11 @@ def _give_back() -> None:
         trim(0)
 
 
-def _map(descriptor: int, at: int, size: int) -> Mapped:
+def _map(descriptor: int, at: int, size: int, *, scattered: bool = False) -> Mapped:
+    """`scattered`: of what is read the neighbours are not wanted."""
     mapped = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ, offset=at)
+    if scattered and hasattr(mmap, "MADV_RANDOM"):
+        mapped.madvise(mmap.MADV_RANDOM)
     return Mapped(int(np.frombuffer(mapped, dtype=np.uint8).ctypes.data), mapped)
 
 

@@ -62,6 +62,7 @@ class Batch(ctypes.Structure):
         ("rows", c_int64), ("outputs", c_int64), ("token", c_void_p), ("position", c_void_p), ("table", c_void_p),
         ("slab", c_void_p), ("frame_size", c_int64), ("kv_bits", c_int64), ("output", c_void_p), ("logits", c_void_p),
         ("logits_stride", c_int64), ("best", c_void_p), ("stop", c_void_p), ("layer", c_void_p),
+        ("ready", c_void_p),
     ]  # fmt: skip
 
 

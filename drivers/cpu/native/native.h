@@ -71,7 +71,10 @@ typedef struct {
     int64_t logits_stride;
     int64_t *best; /* [outputs]: the first of the greatest logits; -1 if it is not finite */
     const volatile int32_t *stop; /* another thread makes it other than 0: give the step up at the next layer. Or NULL */
-    volatile int64_t *layer; /* told the layer that is begun, in the end their number, for whoever reads ahead. Or NULL */
+    /* For whoever reads ahead, or NULL: `layer` is told the one that is begun, in the end their number; layers from *ready
+       on, which grows, are waited for. */
+    volatile int64_t *layer;
+    const volatile int64_t *ready;
 } batch;
 
 /* A kernel's view of a matrix product: `rows` rows of quantised activations. */
@@ -127,6 +130,7 @@ typedef struct {
     int64_t taken; /* items of this phase, not yet reported as finished */
 } member;
 
+void nap(void); /* some 50 us of sleep */
 team *team_start(int64_t threads, int64_t phases);
 void team_run(team *, void (*work)(member *, void *), void *); /* all members, this thread among them */
 void team_stop(team *);

@@ -3,8 +3,11 @@
 Every step reads the layers in the same order, so of what does not fit the least recently used is always just what is
 wanted next (Belady's example against LRU). So some layers stay for good, and the others, spread evenly among them, pass
 through a window: while one is computed the next ones are read ahead, at the end of a step the first ones of the next. The
-file is mapped; reading ahead is having its pages brought in and mapped, and a layer that is done with is unmapped again,
-so that the process never has more than the window of it. Where the system cannot be told so, it reads on demand.
+file is mapped; reading ahead is having its pages brought in and mapped. As long as the machine has memory for all of them
+that is all, for what is in the page cache and mapped need not be read again, and the system can take it whenever it wants
+(then there are major faults, and reading ahead begins again). Else a layer that is done with is unmapped at once, and the
+process never has more of the file than the window. Unmapping and mapping again take as long as computing does, so it is
+not done where it is of no use. Where the system cannot be told to read ahead, it reads on demand.
 """
 
 from __future__ import annotations
@@ -13,10 +16,13 @@ import ctypes
 import errno
 import mmap
 import os
+import resource
 import sys
 import threading
 from dataclasses import dataclass
 from typing import Any
+
+import psutil
 
 AHEAD = 2  # layers read ahead
 WINDOW = AHEAD + 1  # and the one that is computed
@@ -45,6 +51,16 @@ def resident(sizes: list[int], streamed: list[int]) -> int:
     return sum(sizes) - sum(sizes[i] for i in streamed) + window
 
 
+def available() -> int:
+    """Bytes of memory that could be had, what the page cache would give back included."""
+    return int(psutil.virtual_memory().available)
+
+
+def _major_faults() -> int:
+    """How often this process has waited for a page to be read, its reading ahead included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+
+
 @dataclass(frozen=True, slots=True)
 class Stretch:
     """A layer in the mapped file: its number, address and size in bytes."""
@@ -55,15 +71,22 @@ class Stretch:
 
 
 class Ahead:
-    """Reads ahead for one image, in a thread of its own, which `at`, the layer that is being computed, keeps in step."""
+    """Reads ahead for one image, in a thread of its own. The decoder tells `at`, the layer that it computes, and waits
+    for layers from `ready` on: it would only read the same in another order."""
 
     def __init__(self, stretches: list[Stretch], layers: int) -> None:
         self._stretches = stretches
+        self._size = sum(stretch.size for stretch in stretches)
         self._layers = layers
         self._at = ctypes.c_int64(layers)
-        self._step = 0  # how many have begun
-        self._begun = threading.Condition()
-        self._closed = False
+        self._ready = ctypes.c_int64(layers)
+        self._changed = threading.Condition()
+        # What is read is counted on from step to step, so many a step; steps begin with 1.
+        self._step = 0
+        self._end = len(stretches)  # read up to here; of no meaning while it is not useful
+        self._useful, self._short = True, False
+        self._faults = 0
+        self._over = False
         self.reads = 0  # layers read ahead so far
         self._advise: Any = None
         self._thread = threading.Thread(target=self._run, name="ahead", daemon=True)
@@ -71,18 +94,32 @@ class Ahead:
             self._advise = ctypes.CDLL(None, use_errno=True).madvise
             self._advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
             self._thread.start()
+        else:
+            self._over = True
 
     @property
-    def address(self) -> int:
-        """Where the decoder writes the layer that is being computed."""
+    def at_address(self) -> int:
+        """Where the decoder tells the layer that it computes."""
         return ctypes.addressof(self._at)
+
+    @property
+    def ready_address(self) -> int:
+        """Where the decoder looks how many layers it may compute."""
+        return ctypes.addressof(self._ready)
 
     def begin(self) -> None:
         """A step begins."""
-        with self._begun:
-            self._at.value = 0
+        with self._changed:
+            before, self._faults = self._faults, _major_faults()
+            self._short = available() < self._size
+            useful = self._short or self._step == 0 or self._faults != before
+            if useful and not self._useful:
+                self._end = 0
+            self._useful = useful
             self._step += 1
-            self._begun.notify()
+            self._at.value = 0
+            self._tell_ready()
+            self._changed.notify()
 
     def end(self) -> None:
         """It is over, be it done or given up: what comes next is the beginning of another one."""
@@ -90,31 +127,47 @@ class Ahead:
 
     def close(self) -> None:
         """End the thread; the mapping may go then."""
-        with self._begun:
-            self._closed = True
-            self._begun.notify()
+        with self._changed:
+            self._over = True
+            self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
 
+    def _tell_ready(self) -> None:
+        read = max(0, self._end - self._step * len(self._stretches))
+        waits = self._useful and not self._over and read < len(self._stretches)
+        self._ready.value = self._stretches[read].layer if waits else self._layers
+
     def _run(self) -> None:
+        try:
+            self._read_ahead()
+        finally:
+            with self._changed:  # whatever has happened: who waits reads on demand
+                self._over = True
+                self._ready.value = self._layers
+
+    def _read_ahead(self) -> None:
         count = len(self._stretches)
-        first = count  # the first that is mapped, counting on from step to step; `step` numbers begin at 1
-        end = first
-        while not self._closed:
-            step, at = self._step, self._at.value
-            done = max(step, 1) * count + sum(stretch.layer < at for stretch in self._stretches if step)
-            for number in range(max(first, done - count), done):  # who is overtaken reads on demand
+        first = count  # what of the file is mapped begins here
+        while not self._over:
+            with self._changed:
+                step, at, useful, short = self._step, self._at.value, self._useful, self._short
+                if not useful and not self._over:
+                    self._changed.wait()
+                    continue
+                done = max(step, 1) * count + sum(stretch.layer < at for stretch in self._stretches if step)
+                end = self._end = max(self._end, done)
+                if end - done > AHEAD and not self._over:
+                    self._changed.wait(None if at >= self._layers else _POLL_SECONDS)
+            for number in range(max(first, done - count), done if short else 0):
                 self._tell(self._stretches[number % count], mmap.MADV_DONTNEED)
-            first, end = max(first, done), max(end, done)
+            first = max(first, done)
             if end - done <= AHEAD:
                 self._tell(self._stretches[end % count], _POPULATE_READ)
-                self.reads += 1
-                end += 1
-            else:
-                with self._begun:
-                    if not self._closed and self._step == step:
-                        idle = self._at.value >= self._layers
-                        self._begun.wait(None if idle and at >= self._layers else _POLL_SECONDS)
+                with self._changed:
+                    self.reads += 1
+                    self._end = max(self._end, end + 1) if self._end >= end else self._end
+                    self._tell_ready()
 
     def _tell(self, stretch: Stretch, what: int) -> None:
         first = stretch.address // mmap.PAGESIZE * mmap.PAGESIZE

@@ -59,6 +59,12 @@ static long long nanoseconds(void)
     return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
+void nap(void)
+{
+    const struct timespec shortly = {0, 50000};
+    nanosleep(&shortly, NULL);
+}
+
 static void *serve(void *argument)
 {
     const start begin = *(start *)argument;

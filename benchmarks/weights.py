@@ -1,0 +1,203 @@
+"""Weights in less memory than they need.
+
+(a) Two yardstick models in memory for one, requests to them in turns, through the whole system: what a request costs
+more that finds its weights evicted, beside reading the bytes of the installed file from the page cache. (b) One with half
+the memory for what a step reads: tokens a second beside how often the bytes that a step streams can be read, from the
+page cache into a window of memory as large as the driver's, and from the disk, the file being dropped from the page cache
+after each step and memory said to be short. All in the same run.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.report import Figure
+from benchmarks.yardstick import ensure_yardstick, prompts
+
+DTYPE = "int8"
+ROUNDS = 7
+STEPS, COLD_STEPS = 40, 12
+FRAMES = 16
+TRIES = 5
+PIECE = 1 << 20
+PAGE_IN_TARGET, STREAM_TARGET = 1.5, 0.7
+
+
+def run(rounds: int = ROUNDS, steps: int = STEPS) -> list[Figure]:
+    from drivers.cpu import share_cores
+
+    share_cores()
+    with tempfile.TemporaryDirectory() as store:
+        return [_turns(store, rounds), *_streamed(store, steps)]
+
+
+def _installed(store: str, model: Path) -> Path:
+    return next(path for path in Path(store).glob(f"{model.name}-{DTYPE}-*") if path.name[0] != ".")
+
+
+def _read(path: Path) -> float:
+    """Seconds for reading a file from the page cache into fresh memory."""
+    start = time.perf_counter()
+    with path.open("rb", buffering=0) as file:
+        file.readall()
+    return time.perf_counter() - start
+
+
+def _turns(store: str, rounds: int) -> Figure:
+    from syscalls.table import Decode, Models
+    from userland.sdk.system import System
+
+    models = [ensure_yardstick(), ensure_yardstick(seed=1)]
+    flags = ["--device", f"cpu:installed={store},dtype={DTYPE},kv_bytes=1GiB,weight_bytes=1GiB"]
+    with System.connect(boot=True, flags=flags, name="benchmark") as system:
+        processes = [
+            system.spawn(str(model), tokens, dtype=DTYPE)
+            for model, tokens in zip(models, prompts(2), strict=True)
+        ]
+        evicted: list[float] = []
+        resident: list[float] = []
+        read: list[float] = []
+        for _ in range(rounds + 1):
+            for process, model in zip(processes, models, strict=True):
+                for times in (evicted, resident):
+                    start = time.perf_counter()
+                    system(Decode(process.pid, 1))
+                    times.append(time.perf_counter() - start)
+                read.append(_read(_installed(store, model)))
+        faults = sum(model.faults for model in system(Models()))
+        assert faults >= 2 * rounds, f"{faults} faults in {rounds} rounds: there was memory for both"
+    size = _installed(store, models[0]).stat().st_size
+    page_in = statistics.median(evicted[2:]) - statistics.median(resident[2:])
+    return Figure(
+        f"page-in for a request, two models of {size / 1e6:.0f} MB in memory for one",
+        page_in * 1000, "ms", statistics.median(read[2:]) * 1000, "reading its bytes from the page cache",
+        PAGE_IN_TARGET, "lower",
+    )  # fmt: skip
+
+
+def _bandwidth(path: Path, at: int, size: int, window: int, *, cold: bool) -> float:
+    """Bytes a second of reading a part of a file, from the page cache or the disk, into a window of memory that is used
+    over and over: by one thread or by two, whichever is better."""
+
+    def part(number: int, threads: int) -> None:
+        buffers = [memoryview(bytearray(PIECE)) for _ in range(window // PIECE // threads)]
+        with path.open("rb", buffering=0) as file:
+            for turn, first in enumerate(range(number * PIECE, size - PIECE, threads * PIECE)):
+                os.preadv(file.fileno(), [buffers[turn % len(buffers)]], at + first)
+
+    times: dict[int, list[float]] = {1: [], 2: []}
+    for threads in (1, 2) * TRIES:
+        if cold:
+            _drop(path)
+        start = time.perf_counter()
+        team = [threading.Thread(target=part, args=(number, threads)) for number in range(threads)]
+        for thread in team:
+            thread.start()
+        for thread in team:
+            thread.join()
+        times[threads].append(time.perf_counter() - start)
+    return size / min(map(statistics.median, times.values()))
+
+
+def _drop(path: Path) -> None:
+    """Out of the page cache with what of a file is not mapped just now."""
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _anonymous() -> int:
+    """Bytes of this process that are in memory and no cache of a file."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
+def _streamed(store: str, steps: int) -> list[Figure]:
+    from drivers.cpu import open_device
+    from drivers.cpu.native import stream
+    from drivers.cpu.native.image import NativeImage
+    from drivers.cpu.native.installed import _read_header
+    from drivers.engine.engine import Engine
+    from drivers.protocol import Load, Run, Sample, Step
+    from syscalls.records import Sampler
+
+    model = ensure_yardstick()
+    device = open_device({"dtype": DTYPE, "installed": store, "early": "no"})
+    assert isinstance(device, Engine)
+    load = Load(1, 1, str(model), DTYPE, FRAMES)
+    device.load(load, lambda fraction: None)  # installs it
+    device.unload(1)
+    path = _installed(store, model)
+    with path.open("rb") as file:
+        header, start = _read_header(file.fileno())
+    weights = sum(page.size for page in header.pages)
+    room = weights // 2
+    tokens = prompts(1)[0]
+
+    def speed(count: int, between: Callable[[], None]) -> float:
+        """Tokens a second; `between` is done before each, and its time counts."""
+        token, times = 5, []
+        for step in range(count + 1):
+            begin = time.perf_counter()
+            run = [token] if step else tokens
+            position = len(tokens) + step - 1 if step else 0
+            blocks = [] if step else list(range(FRAMES))
+            between()
+            sample = Sample(Sampler(), position + len(run), True)
+            done = device.step(Step(1, [Run(1, 1, position, run, FRAMES - len(blocks), blocks, sample)]))
+            times.append(time.perf_counter() - begin)
+            token = done.results[0].token
+        device.drop([1])
+        return 1 / statistics.median(times[1:])
+
+    def rest() -> None:
+        """Nothing."""
+
+    before = _anonymous()
+    device.load(msgspec.structs.replace(load, room=room), lambda fraction: None)
+    image = device._images[1]
+    assert isinstance(image, NativeImage)
+    streamed = sum(stretch.size for stretch in image._network.streamed)
+    window = stream.WINDOW * max(stretch.size for stretch in image._network.streamed)
+    speed(5, rest)
+    warm = speed(steps, rest)
+    taken = _anonymous() - before
+    stream.available = lambda: 0
+    speed(2, rest)
+    cold = speed(COLD_STEPS, lambda: _drop(path))
+    device.unload(1)
+    device.load(load, lambda fraction: None)
+    whole = speed(steps, rest)
+    device.unload(1)
+    cached = _bandwidth(path, start, header.weights_size, window, cold=False)
+    disk = _bandwidth(path, start, header.weights_size, window, cold=True)
+    name = f"a model that reads {weights / 1e6:.0f} MB a step with {room / 1e6:.0f} MB for it"
+    return [
+        Figure(
+            f"{name}, streaming {streamed / 1e6:.0f} MB", warm, "tok/s", cached / streamed,
+            "reading these from the page cache", STREAM_TARGET, "higher",
+        ),
+        Figure(
+            f"{name}, from the disk", cold, "tok/s", disk / streamed, "reading these from the disk",
+            STREAM_TARGET, "higher",
+        ),
+        Figure(f"{name}, from the page cache", warm, "tok/s", whole, "all in memory", None, "higher"),
+        Figure(
+            f"{name}: what it takes, buffers included", taken / 1e6, "MB", room / 1e6, "that", 1.0, "lower",
+        ),
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    from benchmarks.report import table
+
+    print(table(run()))
