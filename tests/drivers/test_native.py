@@ -81,7 +81,10 @@ def product(packed: Packed, x: torch.Tensor, isa: str) -> torch.Tensor:
 def quantised(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Activations as whole numbers, and their scales."""
     peak = x.abs().amax(1, keepdim=True).clamp_min(1e-30)
-    return (x * (127 / peak)).round(), peak / 127
+    factor = (
+        torch.full_like(peak, 127.0) / peak
+    )  # not `127 / peak`: torch makes that 127 times the reciprocal, rounded twice
+    return (x * factor).round(), peak / 127
 
 
 @settings(deadline=None, max_examples=60)
