@@ -220,6 +220,20 @@ def test_a_fork_is_reported_with_its_shared_pages(where: Path, agent: int) -> No
     assert ended.stdout.count(f"sleeper: copy of {agent}, 3 of 3 pages shared") == 2
 
 
+def test_advice_is_given_and_shown(where: Path) -> None:
+    given = llmasos(where, "advise", "sim:0.1b", "pin")
+    assert (given.returncode, given.stdout, given.stderr) == (0, "", "")
+    pinned = re.compile(r"^sim:0\.1b +(resident|loading \d+%), pinned ", re.MULTILINE)
+    assert pinned.search(llmasos(where, "models").stdout)
+    assert "in memory" in llmasos(where, "shell", typed="pagein sim:0.1b").stdout
+    ended = llmasos(where, "shell", typed="advise sim:0.1b normal\nevict sim:0.1b --force\nmodels\n")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "sim:0.1b" not in ended.stdout
+    refused = llmasos(where, "advise", "sim:0.1b", "perhaps")
+    assert refused.returncode == 1
+    assert "willneed" in refused.stderr
+
+
 def test_the_policy_is_shown_and_changed(where: Path) -> None:
     ended = llmasos(where, "shell", typed="policy lottery\npolicy\npolicy fair\npolicy unfair\n")
     assert ended.stdout.count("[lottery]") == 2
@@ -234,6 +248,9 @@ def test_the_policy_is_shown_and_changed(where: Path) -> None:
         ("spawn a --model nosuch", "ENOENT"),
         ("pagein sim:fail=EIO", "EIO"),
         ("evict sim:never", "ENOENT"),
+        ("advise sim:never dontneed", "ENOENT"),
+        ("advise nosuch willneed", "ENOENT"),
+        ("advise sim perhaps", "EINVAL"),
         ("spawn 7", "EINVAL"),
         ("spawn -x hi", "EINVAL"),
         ('spawn ""', "EINVAL"),
