@@ -220,8 +220,11 @@ class LLMProcess(Process):
 
     @property
     def sleeps(self) -> bool:
-        """Whether it can do nothing with its pages now, so that they are missed least: it wants nothing, or its group
-        does not let it run."""
+        """Whether it can do nothing with its pages for now, so that they are missed least: it wants nothing, or waits for
+        its group to be allowed more tokens. Who waits for memory, or pauses for having grown, does not sleep: it
+        would lose what it has rebuilt before it gets further."""
+        if self.state is State.BLOCKED and self.wait is WaitFor.QUOTA:
+            return self.held is not None and self.pid in self.held.line
         return self.state is State.STOPPED or (
             self.state is State.BLOCKED and self.wait is not WaitFor.PAGEIN
         )

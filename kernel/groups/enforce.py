@@ -107,7 +107,7 @@ def mind_high(kernel: Kernel, process: LLMProcess, now: float) -> None:
     high.events["kv_high"] += 1
     while high.kv > limit and (sleeper := sleeper_of(kernel, high, process, now)) is not None:
         kernel.take_pages(sleeper, now)
-    if high.kv > limit:
+    if high.kv > limit and process.table.cached >= process.reached:  # rebuilding what it had is no growth
         process.pause = now + _LONGEST_PAUSE * min(1.0, high.kv / limit - 1.0)
         kernel.emit(now, "mem.high", process.pid, process.device.name, high.kv - limit, high.path)
 

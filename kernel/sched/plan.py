@@ -322,6 +322,8 @@ def find_victim(
             claim(holder, quantum) if desperate else (rank(holder.sched_class), holder.key)
         )
         yields = order > own and (desperate or order[0] > own[0] or holder.outran(quantum))
+        if desperate and holder.wait is WaitFor.QUOTA:  # whatever its claim, it cannot run
+            return holder
         if yields and order > worst_order:
             worst, worst_order = holder, order
     return worst

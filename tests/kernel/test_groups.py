@@ -366,6 +366,17 @@ def test_above_kv_high_own_sleepers_go_first_and_growth_is_slowed_down() -> None
     assert row(sim, runner).log[96:] == sim.continuation([7, *range(1, 96)], 48)
 
 
+@pytest.mark.parametrize("limits", [{"kv_high": 1}, {"kv_max": frames(10)}])
+def test_contexts_of_many_steps_are_rebuilt_though_all_of_the_group_is_short(limits: dict[str, Any]) -> None:
+    sim = simulate(frames=12, step_tokens=16, quantum=100_000)
+    program = sim.program()
+    group(program, "/a", **limits)
+    pids = [spawn(program, "/a", first=i, prompt=list(range(100))) for i in range(3)]
+    decodes = [program.start(Decode(pid, 40)) for pid in pids]
+    sim.run_until(lambda: all(d.done for d in decodes), limit=1000.0)
+    assert [d.value.finish for d in decodes] == [Finish.LENGTH] * 3
+
+
 def test_a_lowered_limit_takes_from_sleepers_at_once() -> None:
     sim = simulate()
     program = sim.program()
