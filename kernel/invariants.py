@@ -208,7 +208,8 @@ def check_weights(kernel: Kernel) -> None:
                 f"{image.name}: {list(image.starved)} wait for frames without weights",
             )
             _require(image.held or not resident, f"{image.name} is in memory without frames")
-            active = {p.pid for p in image.users.values() if p.running or (p.todo and not p.stopped)}
+            running = [p for p in image.users.values() if p.image is image]  # the others are being restored
+            active = {p.pid for p in running if p.running or (p.todo and not p.stopped)}
             active |= image.starved.keys()
             active = active if device.state == UP else set()
             _require(

@@ -206,7 +206,7 @@ def _make_room(kernel: Kernel, device: Device, image: Image, probed: Probed, now
             )
         going.append(min(unused, key=lambda i: i.used))
         others.remove(going[-1])
-    image.pool = FramePool(frames)
+    image.pool = FramePool(frames, probed.block_bytes)
     for one in (image, *(i for i in others if i.users or i.waiters)):
         if paging.allotment(device, one) is None:
             raise SyscallError(Errno.ENOMEM, _too_big(device, image, one))

@@ -19,7 +19,7 @@ from kernel.device import DOWN, HOPELESS, UP, Device
 from kernel.lifecycle import strike
 from kernel.loading import forget_waiter, want_image
 from kernel.memory.page_table import PageTable, blocks
-from kernel.memory.weights import RESIDENT, Image
+from kernel.memory.weights import Image
 from kernel.process import LLMProcess
 from kernel.process_image import ProcessImage, go_on, image_of, read_image
 from kernel.request import Request
@@ -313,7 +313,7 @@ class _Restoring:
         assert process is not None
         assert image is not None
         table = PageTable(process.group)
-        if image.state != RESIDENT or device.state != UP:
+        if not image.held or device.state != UP:  # frames outlive an eviction of the weights
             self._done(table, f"the driver of {device.name} has died")
             return
         wanted = min(self.stored, len(process.log) - 1)  # the last token is computed in any case

@@ -641,7 +641,8 @@ class Images(Core):
                     self.came_back(restored)
                 else:
                     assert restored.errno in (
-                        Errno.EIO, Errno.EINVAL, Errno.EINTR, Errno.ERESTART, Errno.E2BIG, Errno.ENOMEM
+                        Errno.EIO, Errno.EINVAL, Errno.EINTR, Errno.ERESTART, Errno.E2BIG, Errno.ENOMEM,
+                        Errno.ENODEV,  # its driver has died several times in a row
                     ), restored.reply  # fmt: skip
         super().logs_are_what_the_model_says()
 
