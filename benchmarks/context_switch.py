@@ -1,8 +1,9 @@
 """A context switch: the KV of a 4,096-token process of the yardstick model (int8) out to a lower tier and back.
 
-The disk tier, through the CPU driver's own steps, beside encrypting, writing, reading and decrypting the same bytes bare,
-a frame at a time in one thread; the host memory tier beside copying the bytes twice; and both beside computing the tokens
-again. All in the same run, in turns; the disk is what lies under the temporary directory, mostly its page cache.
+Both through the engine's own steps: the disk tier beside encrypting, writing, reading and decrypting the same bytes bare,
+a frame at a time in one thread; the host memory tier (what a GPU's driver has) beside copying the bytes twice; and both
+beside computing the tokens again. All in the same run, in turns; the disk is what lies under the temporary directory,
+mostly its page cache.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 
 from benchmarks.report import Figure
 from benchmarks.yardstick import ensure_yardstick, prompts
@@ -40,7 +42,10 @@ def run(rounds: int = ROUNDS) -> list[Figure]:
     with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile(dir=directory) as file:
         device = open_device({"dtype": "int8", "swapdir": directory})
         assert isinstance(device, Engine)
-        device.load(Load(1, 1, str(ensure_yardstick()), "int8", frames, [frames]), lambda fraction: None)
+        device._below = [*device._below, HostPlaces]
+        device.load(
+            Load(1, 1, str(ensure_yardstick()), "int8", frames, [frames, frames]), lambda fraction: None
+        )
         log = (prompts(1)[0] * TOKENS)[:TOKENS]
         table = list(range(frames))
 
@@ -55,9 +60,8 @@ def run(rounds: int = ROUNDS) -> list[Figure]:
                 token = result.token
             return token
 
-        moves = [Move(1, 1, frame, 1, frame) for frame in table]
-
-        def disk() -> None:
+        def switch(tier: int) -> None:
+            moves = [Move(1, 1, frame, tier, frame) for frame in table]
             device.step(Step(1, [], outs=moves))
             device.step(Step(1, [], ins=moves))
 
@@ -74,14 +78,7 @@ def run(rounds: int = ROUNDS) -> list[Figure]:
                 held = os.pread(file.fileno(), size + 16, frame * (size + 16))
                 raw[frame] = memoryview(key.decrypt(frame.to_bytes(12, "little"), held, None))
 
-        places = HostPlaces(frames, slab[0])
         beside = slab.clone()
-
-        def host() -> None:
-            for frame in table:
-                places.write(1, frame, slab[frame])
-            for frame in table:
-                places.read(1, frame, slab[frame])
 
         def copies() -> None:
             beside.copy_(slab)
@@ -91,7 +88,7 @@ def run(rounds: int = ROUNDS) -> list[Figure]:
         began = time.perf_counter()
         again = prefill()
         computed = (time.perf_counter() - began) * 1000
-        medians = _medians((disk, bare, host, copies), rounds)
+        medians = _medians((partial(switch, 1), bare, partial(switch, 2), copies), rounds)
         last = Run(1, 1, TOKENS - 1, log[-1:], 0, table, Sample(Sampler(), TOKENS, True), log[:-1])
         (result,) = device.step(Step(1, [last])).results
         if not first == again == result.token:

@@ -1,5 +1,6 @@
 """The CUDA driver: the torch engine on one GPU. Options: index (which GPU; 0), dtype (fp32, bf16; default bf16 where
-the GPU has it, else fp32).
+the GPU has it, else fp32), host (bytes of the host's memory for KV frames that are moved out; a quarter of it), swap and
+swapdir (as the CPU driver's: where they go when that is full).
 """
 
 from __future__ import annotations
@@ -7,12 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+import psutil
+
 from drivers.device import Device
 from drivers.protocol import IMAGES, VERSION, Hello
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Tier
+from syscalls.size import size
 
-OPTIONS = ("index", "dtype")
+OPTIONS = ("index", "dtype", "host", "swap", "swapdir")
+SHARE_OF_HOST = 4  # of its memory one part may become a tier
 
 
 def open_device(options: Mapping[str, str]) -> Device:
@@ -26,12 +31,20 @@ def open_device(options: Mapping[str, str]) -> Device:
     if not index.isdigit():
         raise SyscallError(Errno.EINVAL, f"index={index!r}: the number of a GPU was wanted")
 
+    host = (
+        size(options["host"], "host")
+        if options.get("host")
+        else psutil.virtual_memory().total // SHARE_OF_HOST
+    )
+
     import torch
 
+    from drivers.cpu import open_swap
     from drivers.cpu.native.library import installed_directory
     from drivers.engine.architecture import TESTED
     from drivers.engine.engine import Engine
     from drivers.engine.image import TorchKind
+    from drivers.engine.swap import HostPlaces, on_disk
 
     if torch.version.cuda is None:
         raise SyscallError(
@@ -52,12 +65,17 @@ def open_device(options: Mapping[str, str]) -> Device:
     if default not in dtypes:
         why = refusals.get(default, f"this GPU has {', '.join(dtypes)}")
         raise SyscallError(Errno.EINVAL, f"dtype={default!r}: {why}")
+    swap = open_swap(options)
     hello = Hello(
         version=VERSION,
         kind="cuda",
         os_pid=os.getpid(),
         description=f"{properties.name}, {properties.total_memory >> 30} GiB, torch {torch.__version__}",
-        tiers=[Tier("hbm", properties.total_memory, 0.0)],
+        tiers=[
+            Tier("hbm", properties.total_memory, 0.0),
+            *([Tier("host", host, 0.0)] if host else []),
+            *([Tier("disk", swap.size, 0.0)] if swap else []),
+        ],
         architectures=list(TESTED),
         dtypes=dtypes,
         features=["logprobs", IMAGES],
@@ -68,5 +86,6 @@ def open_device(options: Mapping[str, str]) -> Device:
     installed = installed_directory()
     return Engine(
         device, hello, default, refusals, lambda: torch.cuda.mem_get_info(device)[0], kinds,
+        below=[*([HostPlaces] if host else []), *([on_disk(swap)] if swap else [])],
         digests=installed / "digests" if installed else None,
     )  # fmt: skip

@@ -92,12 +92,12 @@ def _copied(request: Export, image: Frames, tick: Tick) -> tuple[torch.Tensor, s
     tick()
     below: list[torch.Tensor] = []
     for tier, slot in request.places:
-        frame = torch.empty_like(slab.data[0], device="cpu")
+        frame = torch.empty_like(slab.data[:1], device="cpu")
         try:
             image.below[tier - 1].read(request.ctx, slot, frame)
         except Lost as error:
             return torch.cat([held, *below]), str(error)
-        below.append(frame[None])
+        below.append(frame)
         tick()
     return (torch.cat([held, *below]) if below else held), ""
 

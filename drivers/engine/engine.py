@@ -25,7 +25,7 @@ from drivers.engine.contexts import Context
 from drivers.engine.early import Computed, Early, Patience, Stop, Stopped, next_run
 from drivers.engine.image import Frames, ImageKind
 from drivers.engine.sampler import is_plain, plain_choice, sample
-from drivers.engine.swap import Below, Lost
+from drivers.engine.swap import Below, Lost, Places, at_once
 from drivers.protocol import (
     Export,
     Exported,
@@ -274,44 +274,66 @@ class Engine:
     def _move_out(self, moves: list[Move]) -> list[int]:
         """Returns the indices of those that could not be written."""
 
-        def write(move: Move) -> str:
-            image = self._image(move.image)
+        def write(piece: list[Move]) -> str:
+            places, frames = self._ends(piece)
             try:
-                image.below[move.tier - 1].write(move.ctx, move.slot, image.slab.data[move.frame])
+                places.write(piece[0].ctx, piece[0].slot, frames)
             except OSError as error:
                 return str(error)
             return ""
 
+        pieces = self._pieces(moves)
         if len({(move.image, move.tier, move.slot) for move in moves}) == len(moves):
-            failures = list(self._movers.map(write, moves))
+            failures = list(self._movers.map(write, pieces))
         else:  # a place that is written twice: in their order
-            failures = [write(move) for move in moves]
-        unwritten = [number for number, failure in enumerate(failures) if failure]
+            failures = [write(piece) for piece in pieces]
+        unwritten: list[int] = []
+        number = 0
+        for piece, failure in zip(pieces, failures, strict=True):
+            if failure:
+                unwritten += range(number, number + len(piece))
+            number += len(piece)
         if unwritten:
-            _log.warning("%d frames could not be moved out: %s", len(unwritten), failures[unwritten[0]])
+            _log.warning("%d frames could not be moved out: %s", len(unwritten), next(filter(None, failures)))
         self._wait()
         return unwritten
 
     def _move_in(self, moves: list[Move]) -> dict[int, int]:
         """Returns, for contexts of which a frame is lost, how many were read before it."""
 
-        def read(move: Move) -> str:
-            image = self._image(move.image)
+        def read(piece: list[Move]) -> str:
+            places, frames = self._ends(piece)
             try:
-                image.below[move.tier - 1].read(move.ctx, move.slot, image.slab.data[move.frame])
+                places.read(piece[0].ctx, piece[0].slot, frames)
             except Lost as error:
                 return str(error)
             return ""
 
+        pieces = self._pieces(moves)
         arrived: dict[int, int] = {}
         lost: dict[int, int] = {}
-        for move, failure in zip(moves, list(self._movers.map(read, moves)), strict=True):
+        for piece, failure in zip(pieces, list(self._movers.map(read, pieces)), strict=True):
+            ctx = piece[0].ctx
             if failure:
-                _log.warning("context %d: %s", move.ctx, failure)
-                lost.setdefault(move.ctx, arrived.get(move.ctx, 0))
-            arrived[move.ctx] = arrived.get(move.ctx, 0) + 1
+                _log.warning("context %d: %s", ctx, failure)
+                lost.setdefault(ctx, arrived.get(ctx, 0))
+            arrived[ctx] = arrived.get(ctx, 0) + len(piece)
         self._wait()
         return lost
+
+    def _pieces(self, moves: list[Move]) -> list[list[Move]]:
+        """The moves in their order, in pieces that are one copy each."""
+        return [
+            piece
+            for (image, tier), some in groupby(moves, key=lambda move: (move.image, move.tier))
+            for piece in at_once(list(some), self._image(image).below[tier - 1].shelf)
+        ]
+
+    def _ends(self, piece: list[Move]) -> tuple[Places, torch.Tensor]:
+        """The places of a piece and its frames, [n, ...]."""
+        first = piece[0]
+        image = self._image(first.image)
+        return image.below[first.tier - 1], image.slab.data[first.frame : first.frame + len(piece)]
 
     def _wait(self) -> None:
         """Until copies between the device and the host are done."""

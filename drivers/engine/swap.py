@@ -14,7 +14,7 @@ import secrets
 import struct
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
@@ -22,6 +22,8 @@ from typing import Protocol
 import torch
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from drivers.protocol import Move
 
 _KEY_BITS = 256
 _NONCE, _TAG = 12, 16  # bytes
@@ -34,11 +36,15 @@ class Lost(Exception):
 class Places(Protocol):
     """The places that one image has in a tier."""
 
-    def write(self, ctx: int, slot: int, frame: torch.Tensor) -> None:
-        """Keep a frame. Raises OSError, and the place holds nothing then."""
+    shelf: int
+    """Places side by side: from a multiple of this up to the next, frames that lie side by side too move at once."""
 
-    def read(self, ctx: int, slot: int, frame: torch.Tensor) -> None:
-        """Bring back what was written for this context. Raises Lost, and the frame is undefined then."""
+    def write(self, ctx: int, slot: int, frames: torch.Tensor) -> None:
+        """Keep frames, [n, ...], in the places from `slot` on, all of one shelf. Raises OSError, and these places hold
+        nothing then."""
+
+    def read(self, ctx: int, slot: int, frames: torch.Tensor) -> None:
+        """Bring back what was written for this context. Raises Lost, and the frames are undefined then."""
 
     def forget(self, ctx: int) -> None:
         """Nobody will ask for what was written for this context."""
@@ -48,28 +54,51 @@ class Places(Protocol):
 
 
 class HostPlaces:
-    """In memory of the host, for a device that has its own."""
+    """In memory of the host, for a device that has its own. Taken a shelf at a time, when it is first written."""
+
+    shelf = 64
 
     def __init__(self, slots: int, frame: torch.Tensor) -> None:
         """`frame`: one such as will be written."""
-        pinned = frame.device.type == "cuda"
-        self._data = torch.empty((slots, *frame.shape), dtype=frame.dtype, pin_memory=pinned)
+        self._like = frame
+        self._slots = slots
+        self._shelves: dict[int, torch.Tensor] = {}
+        self._lock = Lock()
         self._owner: dict[int, int] = {}
 
-    def write(self, ctx: int, slot: int, frame: torch.Tensor) -> None:
-        self._data[slot].copy_(frame, non_blocking=True)
-        self._owner[slot] = ctx
+    def write(self, ctx: int, slot: int, frames: torch.Tensor) -> None:
+        if not 0 <= slot <= slot + len(frames) <= self._slots:
+            raise OSError(
+                f"host memory has {self._slots} places, not place {slot} and {len(frames) - 1} more"
+            )
+        self._owner.update(dict.fromkeys(range(slot, slot + len(frames)), -1))
+        self._places(slot, len(frames)).copy_(frames, non_blocking=True)
+        self._owner.update(dict.fromkeys(range(slot, slot + len(frames)), ctx))
 
-    def read(self, ctx: int, slot: int, frame: torch.Tensor) -> None:
-        if self._owner.get(slot) != ctx:
-            raise Lost(f"place {slot} of host memory holds nothing of context {ctx}")
-        frame.copy_(self._data[slot], non_blocking=True)
+    def read(self, ctx: int, slot: int, frames: torch.Tensor) -> None:
+        for place in range(slot, slot + len(frames)):
+            if self._owner.get(place) != ctx:
+                raise Lost(f"place {place} of host memory holds nothing of context {ctx}")
+        frames.copy_(self._places(slot, len(frames)), non_blocking=True)
+
+    def _places(self, slot: int, count: int) -> torch.Tensor:
+        number, start = divmod(slot, self.shelf)
+        with self._lock:
+            if number not in self._shelves:
+                size = min(self.shelf, self._slots - number * self.shelf)
+                try:
+                    self._shelves[number] = torch.empty(
+                        (size, *self._like.shape), dtype=self._like.dtype, pin_memory=self._like.is_cuda
+                    )
+                except (RuntimeError, MemoryError) as error:
+                    raise OSError(f"no host memory for {size} frames: {error}") from None
+            return self._shelves[number][start : start + count]
 
     def forget(self, ctx: int) -> None:
         self._owner = {slot: owner for slot, owner in self._owner.items() if owner != ctx}
 
     def close(self) -> None:
-        self._data = torch.empty(0)
+        self._shelves.clear()
         self._owner.clear()
 
 
@@ -115,6 +144,8 @@ class DiskPlaces:
     another's, does not pass. The nonce is that number under a key of its own for each context, so none comes twice.
     """
 
+    shelf = 1  # so that threads share the work of encrypting
+
     def __init__(self, file: SwapFile, slots: int, frame_bytes: int) -> None:
         self._file = file
         self._stride = _NONCE + frame_bytes + _TAG
@@ -131,7 +162,11 @@ class DiskPlaces:
         """How many places fit into `size` bytes."""
         return size // (_NONCE + frame_bytes + _TAG)
 
-    def write(self, ctx: int, slot: int, frame: torch.Tensor) -> None:
+    def write(self, ctx: int, slot: int, frames: torch.Tensor) -> None:
+        for place, frame in enumerate(frames, slot):
+            self._write(ctx, place, frame)
+
+    def _write(self, ctx: int, slot: int, frame: torch.Tensor) -> None:
         if not 0 <= slot < self._slots:
             raise OSError(f"the swap file has no place {slot}")
         with self._lock:
@@ -146,7 +181,11 @@ class DiskPlaces:
             raise OSError(f"of {_NONCE + len(sealed)} bytes {done} were written to the swap file")
         self._written[slot] = ctx, number
 
-    def read(self, ctx: int, slot: int, frame: torch.Tensor) -> None:
+    def read(self, ctx: int, slot: int, frames: torch.Tensor) -> None:
+        for place, frame in enumerate(frames, slot):
+            self._read(ctx, place, frame)
+
+    def _read(self, ctx: int, slot: int, frame: torch.Tensor) -> None:
         owner, number = self._written.get(slot, (-1, 0))
         if owner != ctx:
             raise Lost(f"place {slot} of the swap file holds nothing of context {ctx}")
@@ -178,8 +217,26 @@ class DiskPlaces:
         self._file.give(self._start)
 
 
+def at_once(moves: Sequence[Move], shelf: int) -> list[list[Move]]:
+    """Moves of one image and tier in pieces that `Places` take in one go."""
+    pieces: list[list[Move]] = []
+    for move in moves:
+        last = pieces[-1][-1] if pieces else None
+        if (
+            last is not None
+            and move.ctx == last.ctx
+            and move.frame == last.frame + 1
+            and move.slot == last.slot + 1
+            and move.slot % shelf
+        ):
+            pieces[-1].append(move)
+        else:
+            pieces.append([move])
+    return pieces
+
+
 Below = Callable[[int, torch.Tensor], Places]
-"""A lower tier: makes an image's places in it. How many, and a frame such as will be written."""
+"""A lower tier, such as HostPlaces: makes an image's places in it. How many, and a frame such as will be written."""
 
 
 def on_disk(file: SwapFile) -> Below:

@@ -89,20 +89,20 @@ class Feeder:
         process.computed = process.told = 0
         process.knows_log = False
 
-    def move_out(self, process: Process) -> None:
-        """Move its KV to places in the next step; its frames are somebody else's at once."""
+    def move_out(self, process: Process, tier: int = 1) -> None:
+        """Move its KV to places of a tier in the next step; its frames are somebody else's at once."""
         for frame in process.table:
-            self._outs.append(Move(IMAGE, process.ctx, frame, 1, self._places))
+            self._outs.append(Move(IMAGE, process.ctx, frame, tier, self._places))
             process.places.append(self._places)
             self._places += 1
         self._release(process)
         process.told = 0
 
-    def move_in(self, process: Process) -> None:
+    def move_in(self, process: Process, tier: int = 1) -> None:
         """Have it back with the next step."""
         process.table = [self._allocate() for _ in process.places]
         self._ins += [
-            Move(IMAGE, process.ctx, frame, 1, place)
+            Move(IMAGE, process.ctx, frame, tier, place)
             for frame, place in zip(process.table, process.places, strict=True)
         ]
         process.places = []

@@ -30,7 +30,7 @@ def test_without_a_gpu_the_driver_says_so_and_ends(tmp_path: Path) -> None:
         assert refused.value.reason in process.output()
 
 
-@pytest.mark.parametrize(("option", "value"), [("index", "first"), ("threads", "2")])
+@pytest.mark.parametrize(("option", "value"), [("index", "first"), ("threads", "2"), ("host", "much")])
 def test_a_wrong_option_is_named(option: str, value: str) -> None:
     with pytest.raises(SyscallError) as refused:
         open_device({option: value})
@@ -59,7 +59,29 @@ def test_greedy_tokens_on_a_gpu_are_those_of_transformers(zoo: Callable[[str], P
 @pytest.mark.gpu
 @needs_gpu
 def test_a_gpu_declares_its_memory() -> None:
-    hello = open_device({}).hello()
+    hello = open_device({"host": "1GiB", "swap": "64MiB"}).hello()
+    assert [(tier.name, tier.size) for tier in hello.tiers[1:]] == [("host", 1 << 30), ("disk", 64 << 20)]
     assert hello.kind == "cuda"
     assert hello.tiers[0].name == "hbm"
     assert hello.tiers[0].size == torch.cuda.get_device_properties(0).total_memory
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("tier", [1, 2])
+def test_frames_come_back_from_the_host_and_from_the_disk(zoo: Callable[[str], Path], tier: int) -> None:
+    log = [i % 190 for i in range(200)]
+    wanted: list[list[int]] = []
+    for moved in (False, True):
+        device = open_device({"dtype": "fp32"})
+        device.load(Load(1, IMAGE, str(zoo("qwen3")), "", 64, [64, 64]), lambda fraction: None)
+        feeder = Feeder(device, 64)
+        process, other = feeder.spawn(log), feeder.spawn(log[50:])
+        made = feeder.generate([process], 5)
+        if moved:
+            feeder.move_out(process, tier)
+            feeder.generate([other], 20)
+            feeder.move_in(process, tier)
+        made += feeder.generate([process], 5)
+        wanted = wanted or made
+        assert made == wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -20,8 +21,8 @@ from drivers.cpu import open_device
 from drivers.cpu.native import library
 from drivers.device import Device
 from drivers.engine.engine import Engine
-from drivers.engine.swap import DiskPlaces, HostPlaces, Lost, Places, SwapFile
-from drivers.protocol import Load
+from drivers.engine.swap import DiskPlaces, HostPlaces, Lost, Places, SwapFile, at_once
+from drivers.protocol import Load, Move
 from syscalls.errno import Errno, SyscallError
 from tests.drivers.feeder import GREEDY, IMAGE, Feeder
 
@@ -32,7 +33,7 @@ SIZE = 64 * STRIDE
 
 
 def frame(seed: int) -> torch.Tensor:
-    return torch.randn(FRAME.shape, generator=torch.Generator().manual_seed(seed)).to(FRAME.dtype)
+    return torch.randn((1, *FRAME.shape), generator=torch.Generator().manual_seed(seed)).to(FRAME.dtype)
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_frames_come_back_to_the_bit_and_only_to_their_context(file: SwapFile, w
     odd.view(-1)[:3] = torch.tensor([float("nan"), float("inf"), -0.0])
     for slot, held in enumerate([odd, frame(2), frame(3)]):
         places.write(7 + slot % 2, slot, held)
-    into = torch.empty_like(FRAME)
+    into = torch.empty_like(frame(0))
     for slot, held in enumerate([odd, frame(2), frame(3)]):
         places.read(7 + slot % 2, slot, into)
         assert torch.equal(into.view(torch.int16), held.view(torch.int16))
@@ -71,6 +72,41 @@ def test_frames_come_back_to_the_bit_and_only_to_their_context(file: SwapFile, w
     places.read(7, 2, into)
 
 
+@pytest.mark.parametrize("which", [0, 1], ids=["disk", "host"])
+def test_frames_side_by_side_move_at_once(file: SwapFile, which: int) -> None:
+    places = [DiskPlaces(file, 40, BYTES), HostPlaces(100, FRAME)][which]
+    held = torch.cat([frame(seed) for seed in range(5)])
+    places.write(1, 8, held)
+    places.write(2, 10, held[:1])
+    into = torch.zeros_like(held)
+    places.read(1, 8, into[:2])
+    places.read(1, 11, into[3:])
+    assert torch.equal(into[[0, 1, 3, 4]], held[[0, 1, 3, 4]])
+    with pytest.raises(Lost, match="place 10"):
+        places.read(1, 8, into)
+    with pytest.raises(OSError, match="place"):
+        places.write(1, 100, held[:1])
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 2), st.integers(0, 9), st.integers(0, 9)), max_size=12),
+    st.integers(1, 4),
+)
+def test_pieces_of_moves_are_copies_of_one_shelf(ends: list[tuple[int, int, int]], shelf: int) -> None:
+    moves = [Move(1, ctx, frame, 1, slot) for ctx, frame, slot in ends]
+    pieces = at_once(moves, shelf)
+    assert [move for piece in pieces for move in piece] == moves
+    for piece in pieces:
+        assert len({(m.ctx, m.frame - i, m.slot - i) for i, m in enumerate(piece)}) == 1
+        assert piece[0].slot // shelf == piece[-1].slot // shelf
+    for one, other in itertools.pairwise(pieces):
+        joined = [*one, *other]
+        assert (
+            len({(m.ctx, m.frame - i, m.slot - i) for i, m in enumerate(joined)}) > 1
+            or one[0].slot // shelf != other[0].slot // shelf
+        )
+
+
 @settings(deadline=None, max_examples=60)
 @given(at=st.integers(0, STRIDE - 1), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_never_taken_back(
@@ -82,7 +118,7 @@ def test_a_flipped_bit_is_never_taken_back(
         byte = os.pread(file.descriptor, 1, 2 * STRIDE + at)
         os.pwrite(file.descriptor, bytes([byte[0] ^ 1 << bit]), 2 * STRIDE + at)
         with pytest.raises(Lost):
-            places.read(1, 2, torch.empty_like(FRAME))
+            places.read(1, 2, torch.empty_like(frame(0)))
 
 
 def test_what_stood_there_before_or_elsewhere_is_not_taken_back(file: SwapFile) -> None:
@@ -96,7 +132,7 @@ def test_what_stood_there_before_or_elsewhere_is_not_taken_back(file: SwapFile) 
     os.pwrite(file.descriptor, newer, STRIDE)
     for slot in (0, 1):
         with pytest.raises(Lost):
-            places.read(1, slot, torch.empty_like(FRAME))
+            places.read(1, slot, torch.empty_like(frame(0)))
 
 
 def test_the_file_is_bounded_has_no_name_and_tells_nothing(file: SwapFile, tmp_path: Path) -> None:
@@ -107,7 +143,7 @@ def test_the_file_is_bounded_has_no_name_and_tells_nothing(file: SwapFile, tmp_p
         DiskPlaces(file, 1, BYTES)
     first.close()
     DiskPlaces(file, 32, BYTES)
-    plain = torch.full_like(FRAME, 1.5)
+    plain = torch.full_like(frame(0), 1.5)
     second.write(1, 0, plain)
     second.write(1, 1, plain)
     held = os.pread(file.descriptor, SIZE, 0)
@@ -126,7 +162,7 @@ def test_a_full_disk_is_an_error_and_not_a_frame(tmp_path: Path) -> None:
         from drivers.engine.swap import DiskPlaces, Lost, SwapFile
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-        frame = torch.ones(4, 1000)
+        frame = torch.ones(1, 4, 1000)
         places = DiskPlaces(SwapFile(Path(sys.argv[1]), 1 << 20), 4, 16_000)
         for slot in (0, 1):
             try:
@@ -151,7 +187,7 @@ def test_nothing_is_left_of_a_driver_that_was_killed(tmp_path: Path) -> None:
         import torch
         from drivers.engine.swap import DiskPlaces, SwapFile
         places = DiskPlaces(SwapFile(Path(sys.argv[1]), 1 << 20), 4, 4000)
-        places.write(1, 0, torch.ones(1000))
+        places.write(1, 0, torch.ones(1, 1000))
         print("written", flush=True)
         time.sleep(60)
     """)
@@ -170,24 +206,33 @@ FRAMES = 40
 DTYPES = ["fp32", "bf16"] if isinstance(library.load(), str) else ["fp32", "bf16", "int8", "int4"]
 
 
-def opened(model: Path, dtype: str, tmp_path: Path, **options: str) -> Device:
+def opened(model: Path, dtype: str, tmp_path: Path, tier: str = "disk", **options: str) -> Device:
     device = open_device({"threads": "2", "installed": "no", "swapdir": str(tmp_path), **options})
+    if tier == "host":
+        assert isinstance(device, Engine)
+        device._below = [HostPlaces]
     device.load(Load(1, IMAGE, str(model), dtype, FRAMES, [600]), lambda fraction: None)
     return device
 
 
-@pytest.mark.parametrize("idle", [False, True], ids="idle={}".format)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("dtype", "tier", "idle"),
+    [
+        (dtype, tier, idle)
+        for dtype in DTYPES
+        for tier, idle in (("disk", False), ("disk", True), ("host", False))
+    ],
+)
 def test_contexts_that_take_turns_in_the_frames_say_what_they_would_have_said(
-    zoo: Callable[[str], Path], tmp_path: Path, dtype: str, idle: bool
+    zoo: Callable[[str], Path], tmp_path: Path, dtype: str, tier: str, idle: bool
 ) -> None:
-    """Each has more than half of the frames, so that one always lies in the file."""
+    """Each has more than half of the frames, so that one always lies in the tier below."""
     logs = [[i % 190 for i in range(start, start + 340)] for start in (0, 57)]
     wanted = []
     for log in logs:
         feeder = Feeder(opened(zoo("qwen3"), dtype, tmp_path), FRAMES)
         wanted += feeder.generate([feeder.spawn(log)], 40)
-    feeder = Feeder(opened(zoo("qwen3"), dtype, tmp_path), FRAMES, idle=idle)
+    feeder = Feeder(opened(zoo("qwen3"), dtype, tmp_path, tier), FRAMES, idle=idle)
     first, second = (feeder.spawn(log, GREEDY) for log in logs)
     made: dict[int, list[int]] = {first.ctx: [], second.ctx: []}
     for turn in range(16):
