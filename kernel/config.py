@@ -57,6 +57,7 @@ class Device(msgspec.Struct, forbid_unknown_fields=True):
     weight_bytes: Size = 0
     policy: str = "fair"
     victims: str = "cost"
+    evictions: str = "lru"
     max_runs: Annotated[int, Meta(ge=0)] = 0
     step_tokens: Annotated[int, Meta(ge=0)] = 0
     options: dict[str, str | int | float | bool] = {}
@@ -204,6 +205,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> KernelC
                 weight_bytes=size(over.weight_bytes or wanted.weight_bytes, f"weight_bytes of {name}"),
                 policy=over.policy or wanted.policy,
                 victims=wanted.victims,
+                evictions=wanted.evictions,
                 max_runs=over.max_runs or wanted.max_runs,
                 step_tokens=over.step_tokens or wanted.step_tokens,
                 options={key: _option(value) for key, value in wanted.options.items()},

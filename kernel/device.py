@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from drivers.protocol import Hello, Move, Step
 from kernel.events import DeviceConfig
+from kernel.memory.evictions import Evictions
 from kernel.memory.weights import LOADING, Image
 from kernel.sched.run_queue import RunQueue
 from syscalls.errno import SyscallError
@@ -66,6 +67,7 @@ class Device:
     when_up: list[Callable[[SyscallError | None], None]] = field(
         default_factory=list
     )  # what waits for a driver
+    evictions: Evictions = field(default_factory=Evictions)
     page_timer: Timer | None = None  # when weights that are waited for may come in
     after_step: list[Callable[[float], None]] = field(default_factory=list)  # to be done between two steps
     # supervision

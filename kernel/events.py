@@ -197,6 +197,7 @@ class DeviceConfig:
     weight_bytes: int = 0  # memory for weights; 0: what KV leaves of the first tier
     policy: str = "fair"
     victims: str = "cost"  # who loses its pages first (kernel/memory/victims.py)
+    evictions: str = "lru"  # whose weights go first (kernel/memory/evictions.py)
     max_runs: int = 0
     step_tokens: int = 0
     options: dict[str, str] = field(default_factory=dict)

@@ -225,6 +225,7 @@ def check_weights(kernel: Kernel) -> None:
                     )
         wanted = [i for i in images if i.state == EVICTED and (i.active or i.waiters)]
         claimed = any(i.state != RESIDENT if i.pinned else i.state == LOADING for i in images)
+        claimed = claimed or any(i.retry_at > kernel.now for i in wanted)  # its page-in has failed just now
         if device.state == UP and not kernel.halting and len(wanted) == 1 and not claimed:
             fits = (not limit or weights + wanted[0].size <= limit) and (
                 not tier or weights + wanted[0].size + sum(i.kv_bytes for i in images) <= tier

@@ -278,12 +278,12 @@ def _loaded(kernel: Kernel, device: Device, image: Image, ref: int, kept: bool, 
         device.answers[ref] = lambda later: _loaded(kernel, device, image, ref, kept, later)
     elif isinstance(message, Failed):
         image.held = kept
-        give_up(kernel, device, image, SyscallError(message.errno, message.reason), now)
+        _load_failed(kernel, device, image, SyscallError(message.errno, message.reason), now)
     elif isinstance(message, Loaded):
         image.state, image.progress = RESIDENT, 1.0
         image.weigh(message.weight_bytes)
         image.guesses = message.guesses
-        image.deaths = image.steps = 0
+        image.deaths = image.failures = image.steps = 0
         image.used = image.resident_since = now
         image.paging_seconds = now - image.asked
         image.allotted = image.allotted if image.streamed else image.size
@@ -296,13 +296,51 @@ def _loaded(kernel: Kernel, device: Device, image: Image, ref: int, kept: bool, 
             + f"{image.pool.count} frames of KV",
         )  # fmt: skip
         kernel.emit(now, "mem.pagein", device=device.name, amount=message.weight_bytes, detail=image.name)
-        waiters, image.waiters = image.waiters, []
-        for ready in waiters:
-            ready(image)
+        _tell_waiters(image, image)
         for process in list(image.users.values()):
             kernel.settle(process, now)
     else:
         raise SyscallError(Errno.EPROTO, f"a load was answered by {type(message).__name__}")
+
+
+def _load_failed(kernel: Kernel, device: Device, image: Image, error: SyscallError, now: float) -> None:
+    """Who asked for a new model is told at once. One that has processes is tried again, as a disk may be busy or memory
+    short for a moment; when that has failed `max_crashes` times in a row those that want to run are ended."""
+    from kernel.lifecycle import exit_process
+
+    if not image.users:
+        give_up(kernel, device, image, error, now)
+        return
+    image.state, image.allotted = EVICTED, 0
+    image.failures += 1
+    failures = image.failures
+    text = f"{device.name}: {image.name} could not be paged in: {error}"
+    if failures < kernel.config.max_crashes:
+        delay = min(kernel.config.restart_first * 2.0 ** min(failures - 1, 64), kernel.config.restart_max)
+        image.retry_at = now + delay
+        kernel.log(now, "warning", f"{text}; next try in {delay:g} s ({failures} failures in a row)")
+        paging.want(kernel, device, image, now)
+        return
+    kernel.log(now, "error", text)
+    image.failures, image.hinted, image.faulted = 0, False, False
+    _tell_waiters(image, error)
+    reason = f"its model could not be paged in, {failures} times in a row: {error.reason}"
+    for process in list(image.active.values()):
+        exit_process(kernel, process, 1, reason, now)
+    if not _needed(image):
+        _forget(kernel, device, image)
+
+
+def _tell_waiters(image: Image, outcome: Image | SyscallError) -> None:
+    waiters, image.waiters = image.waiters, []
+    for ready in waiters:
+        ready(outcome)
+
+
+def _forget(kernel: Kernel, device: Device, image: Image) -> None:
+    device.images.pop(image.id, None)
+    if image.held:  # the driver has its frames still
+        _unload(kernel, device, image)
 
 
 def give_up(kernel: Kernel, device: Device, image: Image, error: SyscallError, now: float) -> None:
@@ -310,13 +348,9 @@ def give_up(kernel: Kernel, device: Device, image: Image, error: SyscallError, n
     from kernel.lifecycle import exit_process
 
     kernel.log(now, "error", f"{device.name}: {image.name}: {error}")
-    device.images.pop(image.id, None)
-    if image.held:  # the driver has its frames still
-        _unload(kernel, device, image)
+    _forget(kernel, device, image)
     _tell_askers(image, error)
-    waiters, image.waiters = image.waiters, []
-    for ready in waiters:
-        ready(error)
+    _tell_waiters(image, error)
     for process in list(image.users.values()):
         exit_process(kernel, process, 1, f"its model could not be loaded again: {error.reason}", now)
 
@@ -325,10 +359,8 @@ def give_up_device(kernel: Kernel, device: Device, now: float) -> None:
     """The driver does not start: nobody is left waiting for a model on it (the restarts go on)."""
     error = SyscallError(Errno.ENODEV, f"device {device.name} does not start: {device.error}")
     for image in list(device.images.values()):
-        waiters, image.waiters = image.waiters, []
         _tell_askers(image, error)
-        for ready in waiters:
-            ready(error)
+        _tell_waiters(image, error)
         if not image.users:
             del device.images[image.id]
     waiting, device.when_up = device.when_up, []

@@ -3,8 +3,8 @@
 As in the Unix of the sixth edition, whose swapper took out a process only after it had been in core for some seconds, a
 model that has come in stays for a turn: several times as long as it took to bring it in. So models that are wanted all
 the time and do not fit together take turns, and most of the time is spent running. Idle models go first, then those whose
-processes sleep, then, their turns over, those whose processes want to run; those advised against before the others, the
-least recently run first. A pinned one never goes, one in the step on the device not before the step is done.
+processes sleep, then, their turns over, those whose processes want to run; those advised against before the others, and
+among equals in the order of a policy (kernel/memory/evictions.py). A pinned one never goes, one in the step on the device not before the step is done.
 
 Here is only the decision; loading.py carries it out. Whoever wants weights that are not there is served in the order of
 scheduling class, then of arrival; who has waited for long is served before all classes, so nobody starves.
@@ -116,6 +116,9 @@ def decide(kernel: Kernel, device: Device, now: float) -> Move | None:
     ]
     again: list[float] = []
     for (_, since, _), image in sorted(waiting, key=lambda entry: entry[0]):
+        if image.retry_at > now:
+            again.append(image.retry_at)
+            continue
         room = allotment(device, image)
         if room is None:
             continue  # what is pinned leaves too little: it waits until that is over
@@ -157,7 +160,8 @@ def _victims(
         return going, moments
     running = {process.image for process in device.in_flight.processes} if device.in_flight else set()
     strength = _rank(image)
-    for other in sorted((i for i in device.images.values() if i is not image and _can_go(i)), key=_order):
+    others = [other for other in device.images.values() if other is not image and _can_go(other)]
+    for other in sorted(others, key=lambda other: _order(device, other, now)):
         moment = _may_go(kernel, other, strength, since)
         if moment > now:
             moments.append(moment)
@@ -184,9 +188,10 @@ def _can_go(image: Image) -> bool:
     return image.state == EVICTED and image.held and not _stays(image)
 
 
-def _order(image: Image) -> tuple[bool, int, float]:
-    """Who goes first."""
-    return not image.unneeded, bool(image.users) + bool(image.active), max(image.ran, image.used)
+def _order(device: Device, image: Image, now: float) -> tuple[bool, int, float]:
+    """Who goes first: of those that are needed alike it is the policy's choice."""
+    needed = bool(image.users) + bool(image.active)
+    return not image.unneeded, needed, device.evictions.worth(image, now)
 
 
 def _may_go(kernel: Kernel, image: Image, strength: int, since: float) -> float:

@@ -30,6 +30,7 @@ from kernel.device import DOWN, HOPELESS, STARTING, UP, Device
 from kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
 from kernel.lifecycle import exit_process
 from kernel.loading import give_up, give_up_device, reload_images
+from kernel.memory.evictions import make_evictions
 from kernel.process import INIT_PID, DriverProcess, LLMProcess
 from kernel.sched.run_queue import RunQueue
 from syscalls import limits
@@ -51,7 +52,7 @@ def add_device(kernel: Kernel, config: DeviceConfig, queue: RunQueue, now: float
         now, State.BLOCKED, WaitFor.DEVICE, now, device=config.name,
     )  # fmt: skip
     kernel.table.add(process)
-    device = Device(config, process, queue)
+    device = Device(config, process, queue, evictions=make_evictions(config.evictions))
     device.max_runs, device.step_tokens = config.max_runs or 1, config.step_tokens or 1
     kernel.devices[config.name] = device
     _start(kernel, device, now)

@@ -84,7 +84,7 @@ SMALL = {  # a device whose steps take about a millisecond, and models of a few 
     "time_scale": "0",
 }
 FRAME_BYTES = 16 * 2 * 2 * 4 * 2  # of SMALL
-DEVICE_FIELDS = ("policy", "victims", "max_runs", "step_tokens", "weight_bytes")
+DEVICE_FIELDS = ("policy", "victims", "evictions", "max_runs", "step_tokens", "weight_bytes")
 
 
 class _Died(Exception):

@@ -113,6 +113,7 @@ class SimDevice:
         self.faults: list[str] = []
         self.steps = 0
         self._moved_out = self._moved_in = 0  # frames
+        self._loads = 0
         self._fate = fate or Fate()
         self._images: dict[int, _Image] = {}
         self._contexts: dict[int, _Context] = {}
@@ -167,10 +168,13 @@ class SimDevice:
 
     def fetch(self, request: Load, report: Callable[[float], None]) -> Callable[[], Loaded]:
         m = self._model(request.path, request.dtype)
+        self._loads += 1
         if self.spec.fail_load:
             raise SyscallError(
                 Errno[self.spec.fail_load], f"loading {request.path!r} fails by option fail_load"
             )
+        if self.spec.fail_load_every and self._loads % self.spec.fail_load_every == 0:
+            raise SyscallError(Errno.EIO, f"loading {request.path!r} fails by option fail_load_every")
         there = self._images.get(request.image)
         if (there is not None) != request.kept or (there is not None and there.weights):
             raise SyscallError(

@@ -59,6 +59,7 @@ class DeviceSpec:
     arithmetic: str = "sim"  # in what way it computes: KV of another way is not taken
     error_token: int = -1  # a run that computes this token fails, alone
     fail_load: str = ""  # the errno with which every load fails: EIO, ENOMEM, ...
+    fail_load_every: int = 0  # of the loads, each so-many-th fails with EIO; 0: none does
 
 
 @dataclasses.dataclass(slots=True, frozen=True)

@@ -46,6 +46,8 @@ class Image:
     progress: float = 0.0
     ref: int = 0  # of the last request to the driver for it
     deaths: int = 0  # of the driver in a row while it loaded this
+    failures: int = 0  # page-ins in a row that failed
+    retry_at: float = 0.0  # not to be tried again before
     pool: FramePool = field(default_factory=lambda: FramePool(0))
     swap: SwapSpace = field(default_factory=SwapSpace)
     swap_cost: SwapCost = field(default_factory=SwapCost)
@@ -162,6 +164,7 @@ class Image:
         self.held = self.faulted = False
         self.allotted = 0
         self.wanted_since = None
+        self.retry_at = 0.0
         self.active.clear()
 
     @property

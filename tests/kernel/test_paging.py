@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from drivers.sim.device import SimDevice
 from drivers.sim.spec import parse
 from kernel.memory.weights import Image
 from syscalls.errno import Errno, SyscallError
-from syscalls.records import Advice, ModelInfo, Sampler, SchedClass, Signal, State, WaitFor
+from syscalls.records import Advice, Finish, ModelInfo, Sampler, SchedClass, Signal, State, WaitFor
 from syscalls.table import (
     Advise,
     Decode,
@@ -29,6 +30,7 @@ from syscalls.table import (
     Spawn,
     StatsCall,
     Truncate,
+    Wait,
 )
 from tests.kernel.test_machine import Core, which
 from tests.simulator import Future, Prog, Simulation, simulate
@@ -39,8 +41,9 @@ ONE = 3 * MB  # room for one of 2 MB
 SLOW = {"link": "2e7"}  # such a one is paged in within a tenth of a second
 
 
-def memory(room: int = ONE, **options: str) -> Simulation:
-    return simulate(512, weight_bytes=room, options={**SLOW, "context": "8192", **options})
+def memory(room: int = ONE, **more: Any) -> Simulation:
+    config = {name: more.pop(name) for name in ("evictions", "restart_first") if name in more}
+    return simulate(512, weight_bytes=room, options={**SLOW, "context": "8192", **more}, **config)
 
 
 def row(program: Prog, name: str) -> ModelInfo:
@@ -419,10 +422,96 @@ def test_a_device_keeps_frames_without_weights_and_refuses_to_run_them() -> None
     assert "not in memory" in done.results[0].error
 
 
+# --- page-ins that fail ---------------------------------------------------------------------------------------------
+
+
+def fail_loads(sim: Simulation, errno: str) -> None:
+    device = sim.driver().device
+    device.spec = dataclasses.replace(device.spec, fail_load=errno)
+
+
+def said(sim: Simulation) -> str:
+    return "\n".join(line.text for line in sim.log)
+
+
+def test_a_page_in_that_fails_is_tried_again() -> None:
+    sim = memory()
+    program = sim.program()
+    pid = spawn(program, "sim:1m")
+    tokens = program.call(Decode(pid, 10)).tokens
+    program.call(Evict("sim:1m", force=True))
+    fail_loads(sim, "EIO")
+    future, joined = decode(program, pid, 10), program.start(Pagein("sim:1m"))
+    sim.run_until(lambda: "next try" in said(sim))
+    info = program.call(Getinfo(pid))
+    assert (info.state, info.wait, info.pages) == (State.BLOCKED, WaitFor.WEIGHTS, 4)
+    fail_loads(sim, "")
+    sim.run_until(lambda: future.done)
+    assert tokens + future.value.tokens == sim.continuation(PROMPT, 20, name="sim:1m")
+    back = row(program, "sim:1m")
+    assert (back.faults, back.pageins, back.evictions) == (1, 2, 1), "a try that failed is no page-in"
+    assert joined.value.state == "resident"
+
+
+def test_a_model_that_cannot_be_paged_in_ends_those_who_want_it_and_nobody_else() -> None:
+    sim = memory()
+    program = sim.program()
+    asleep, pid = spawn(program, "sim:1m"), spawn(program, "sim:1m", tokens=[5, 6, 7])
+    slept = program.call(Decode(asleep, 10)).tokens
+    program.call(Evict("sim:1m", force=True))
+    fail_loads(sim, "EIO")
+    future, other = decode(program, pid, 10), program.start(Pagein("sim:1m"))
+    sim.run_until(lambda: future.done and other.done)
+    assert future.value.finish is Finish.KILLED
+    assert other.errno is Errno.EIO
+    exited = program.call(Wait(pid))
+    assert "could not be paged in, 3 times in a row: loading 'sim:1m' fails" in exited.reason
+    assert program.call(Getinfo(asleep)).state is State.BLOCKED
+    fail_loads(sim, "")
+    slept += program.call(Decode(asleep, 10)).tokens
+    assert slept == sim.continuation(PROMPT, 20, name="sim:1m"), "it has lost nothing"
+
+
+def test_while_one_models_page_in_is_to_be_tried_again_another_one_comes_in() -> None:
+    sim = memory(restart_first=5.0)
+    program = sim.program()
+    pid, other = spawn(program, "sim:1m"), spawn(program, "sim:1.1m")
+    program.call(Decode(other, 1))
+    fail_loads(sim, "EIO")
+    future = decode(program, pid, 10)
+    sim.run_until(lambda: "next try" in said(sim))
+    fail_loads(sim, "")
+    program.call(Decode(other, 10), limit=1.0)
+    assert not future.done
+    sim.run_until(lambda: future.done, limit=6.0)
+    assert future.value.tokens == sim.continuation(PROMPT, 10, name="sim:1m")
+
+
+# --- who goes first -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("evictions", "gone"), [("lru", "sim:3m"), ("cost", "sim:1m")])
+def test_who_is_evicted_is_as_the_policy_says(evictions: str, gone: str) -> None:
+    sim = memory(10 * MB, evictions=evictions)
+    program = sim.program()
+    ids = [program.call(Spawn(name)) for name in ("sim:3m", "sim:1m")]
+    for pid in ids:
+        program.call(Feed(pid, PROMPT))
+        program.call(Decode(pid, 1))
+    image(sim, "sim:3m").paging_seconds = 10.0  # as measured: it lies on a slower disk
+    program.call(Pagein("sim:1.5m"))
+    assert [m.name for m in program.call(Models()) if m.state == "evicted"] == [gone]
+
+
+def test_a_policy_of_another_name_is_refused_when_the_kernel_boots() -> None:
+    with pytest.raises(SyscallError, match="no policy 'random' for the eviction of models"):
+        memory(evictions="random")
+
+
 class Paging(Core):
     """The whole state machine of the kernel, where the models do not fit together and page-ins take as long as steps."""
 
-    options = {"context": "128", "link": "1e9"}
+    options = {"context": "128", "link": "1e9", "fail_load_every": "4"}
     config = {"weight_bytes": 5 * MB, "weight_quantum": 0.005}
 
     @rule(
@@ -447,7 +536,7 @@ class PagingAndSwapping(Paging):
     """With a second tier, streaming, and a first tier that is as small as what is asked of it."""
 
     options = {"context": "128", "link": "1e9", "swap": "40000", "streams": "3", "memory": "3100000"}
-    config = {"weight_quantum": 0.002}
+    config = {"weight_quantum": 0.002, "evictions": "cost"}
 
 
 TestPaging = Paging.TestCase
