@@ -4,7 +4,8 @@ As in the Unix of the sixth edition, whose swapper took out a process only after
 model that has come in stays for a turn: several times as long as it took to bring it in. So models that are wanted all
 the time and do not fit together take turns, and most of the time is spent running. Idle models go first, then those whose
 processes sleep, then, their turns over, those whose processes want to run; those advised against before the others, and
-among equals in the order of a policy (kernel/memory/evictions.py). A pinned one never goes, one in the step on the device not before the step is done.
+among equals in the order of a policy (kernel/memory/evictions.py). A pinned one never goes, one in the step on the device
+not before the step is done.
 
 Here is only the decision; loading.py carries it out. Whoever wants weights that are not there is served in the order of
 scheduling class, then of arrival; who has waited for long is served before all classes, so nobody starves.

@@ -158,8 +158,8 @@ class Network:
     def __init__(self, blueprint: Blueprint, context: int) -> None:
         """`context` is the most positions that a row will have."""
         parts = blueprint.parts
-        # Kept: the model points into them.
-        self._memory = (blueprint.weights, blueprint.tables, parts.file if parts else None)
+        self._weights, self._tables = blueprint.weights, blueprint.tables  # kept: the model points into them
+        self._file = parts.file if parts else None  # likewise
         size = parts.size if parts else blueprint.weights.used
         self.weight_bytes = size + blueprint.tables_size
         self.resident_bytes = parts.resident if parts else self.weight_bytes
