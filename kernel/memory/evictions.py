@@ -1,9 +1,9 @@
 """Whose weights go first of the models that may go and are needed alike: replaceable policies, as those for the pages of
 processes (victims.py) are.
 
-A policy is a small pure object, one for each device: it says how much an image's weights are worth. `lru`, the default, is
-what it is called. `cost` is GreedyDual-Size again (Cao and Irani 1997): what is quickly read again, for its size, goes before
-what is read slowly, and what has been idle for long before both.
+A policy is a small pure object, one for each device: it says how much an image's weights are worth. `lru`, the default,
+is what it is called. `cost` is GreedyDual-Size again (Cao and Irani 1997): what is quickly read again, for its size, goes
+before what is read slowly, and what has been idle for long before both.
 """
 
 from __future__ import annotations
