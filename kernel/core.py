@@ -314,12 +314,14 @@ class Kernel:
             state, wait = State.STOPPED, WaitFor.NONE
         elif device.state != "up":
             state, wait = State.BLOCKED, WaitFor.DEVICE
-        elif image is None or (image.state != RESIDENT and process.todo):
+        elif image is None:
             state, wait = State.BLOCKED, WaitFor.WEIGHTS
         elif process.pid in image.starved:
             state, wait = State.BLOCKED, WaitFor.PAGEIN if process.short is None else WaitFor.QUOTA
         elif process.held is not None and process.todo:
             state, wait = State.BLOCKED, WaitFor.QUOTA
+        elif process.todo and image.state != RESIDENT:
+            state, wait = State.BLOCKED, WaitFor.WEIGHTS
         elif process.todo:
             state, wait = State.READY, WaitFor.NONE
         else:

@@ -208,10 +208,7 @@ def check_weights(kernel: Kernel) -> None:
                 f"{image.name}: {list(image.starved)} wait for frames without weights",
             )
             _require(image.held or not resident, f"{image.name} is in memory without frames")
-            running = [p for p in image.users.values() if p.image is image]  # the others are being restored
-            active = {p.pid for p in running if p.running or (p.todo and not p.stopped)}
-            active |= image.starved.keys()
-            active = active if device.state == UP else set()
+            active = {p.pid for p in image.users.values() if p.image is image and _wants_to_run(p)}
             _require(
                 image.active.keys() == active,
                 f"{image.name}: {active} want to run, known: {list(image.active)}",
@@ -231,6 +228,16 @@ def check_weights(kernel: Kernel) -> None:
                 not tier or weights + wanted[0].size + sum(i.kv_bytes for i in images) <= tier
             )
             _require(not fits, f"{device.name}: there is room for {wanted[0].name}, which is wanted")
+
+
+def _wants_to_run(process: LLMProcess) -> bool:
+    """Would it run, had it weights and frames? Not while it is being restored."""
+    image = process.image
+    if process.running or image is None or process.device.state != UP or process.stopped:
+        return process.running > 0
+    if process.pid in image.starved:
+        return process.short is None
+    return process.todo > 0 and process.held is None
 
 
 def check_family(kernel: Kernel) -> None:

@@ -381,11 +381,12 @@ def evict_image(kernel: Kernel, device: Device, image: Image, now: float) -> Non
         return
     image.state, image.allotted = EVICTED, 0
     image.evictions += 1
+    waiting = image.active | image.starved
     image.starved.clear()
     ref = kernel.ref()
     device.answers[ref] = lambda message: _is_done(message, "a shed")
     kernel.send(device, Shed(ref, image.id))
-    for process in list(image.active.values()):
+    for process in waiting.values():
         kernel.settle(process, now)
 
 

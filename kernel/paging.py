@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from kernel.memory.weights import EVICTED, LOADING, RESIDENT, Image
 from kernel.process import LLMProcess
 from kernel.sched.run_queue import CLASSES, rank
-from syscalls.records import SchedClass, State, WaitFor
+from syscalls.records import SchedClass
 
 if TYPE_CHECKING:
     from kernel.core import Kernel
@@ -52,13 +52,7 @@ def want(kernel: Kernel, device: Device, image: Image, now: float) -> None:
 def follow(kernel: Kernel, process: LLMProcess, now: float) -> None:
     """A process has a new state. One that wants to run and finds its weights evicted: that is a fault."""
     image = process.image
-    if image is None:
-        return
-    if process.state is not State.READY and process.wait not in (WaitFor.WEIGHTS, WaitFor.PAGEIN):
-        image.active.pop(process.pid, None)
-        return
-    image.active[process.pid] = process
-    if image.state != EVICTED:
+    if image is None or image.state != EVICTED or process.pid not in image.active:
         return
     if image.held and not image.faulted:
         image.faulted = True
@@ -202,8 +196,8 @@ def _may_go(kernel: Kernel, image: Image, strength: int, since: float) -> float:
     end = image.resident_since + turn(kernel, image)
     if not image.steps:  # it came for somebody who has not run yet
         return end + (kernel.config.aging_seconds if image.active else 0.0)
-    if not image.active:
-        return 0.0
+    if not image.active:  # who only waits for its group to let it run keeps its turn
+        return end if any(process.held is not None for process in image.users.values()) else 0.0
     if strength == _HINT:
         return NEVER
     strongest = _rank(image)

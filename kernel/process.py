@@ -205,7 +205,7 @@ class LLMProcess(Process):
         self.table = self.table or PageTable(self.group)
 
     def enter(self, state: State, wait: WaitFor, now: float) -> None:
-        """As for any process; its group is told what it does from here on."""
+        """As for any process; its group and its image are told what it does from here on."""
         old = self.activity
         Process.enter(self, state, wait, now)
         new = self.activity
@@ -213,6 +213,8 @@ class LLMProcess(Process):
             for group in self.group.chain:
                 group.pressure.change(int(old), int(new), now)
         self.count_load()
+        if self.image is not None:
+            self.image.follow(self)
 
     def outran(self, quantum: int) -> bool:
         """Whether it has used up its quantum of tokens, which is longer where pages are brought back too often."""

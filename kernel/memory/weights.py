@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from drivers.protocol import BLOCK_TOKENS, Probed
+from kernel.groups.pressure import Activity
 from kernel.memory.frames import FramePool
 from kernel.memory.page_table import PageTable
 from kernel.memory.swap import SwapCost, SwapSpace
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 LOADING, RESIDENT, EVICTED = "loading", "resident", "evicted"
 # LOADING: asked of the driver. EVICTED: known (probed), but its weights are not in memory, nor on their way.
+
+_ACTIVE = (Activity.CPU, Activity.RUNS, Activity.MEMORY, Activity.WEIGHTS)
 
 Ready = Callable[["Image | SyscallError"], None]
 
@@ -95,6 +98,14 @@ class Image:
         self.active.pop(process.pid, None)
         self.starved.pop(process.pid, None)
         self.used = now
+
+    def follow(self, process: LLMProcess) -> None:
+        """A process that maps it has a new state. Who is held back by its group does not want to run, and its weights may
+        go; who waits for frames does, like who waits for weights."""
+        if process.activity in _ACTIVE:
+            self.active[process.pid] = process
+        else:
+            self.active.pop(process.pid, None)
 
     def weigh(self, size: int) -> None:
         """Its weights take so many bytes, as measured; those who map it pay for that."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from syscalls.errno import Errno, SyscallError
-from syscalls.records import GroupSettings, State, WaitFor
+from syscalls.records import GroupSettings, KvAction, State, WaitFor
 from syscalls.table import (
     Checkpoint,
     Decode,
@@ -21,6 +21,7 @@ from syscalls.table import (
     GroupSet,
     GroupStat,
     Restore,
+    Setsched,
     Spawn,
 )
 from tests.kernel.test_checkpoint import Images
@@ -28,6 +29,7 @@ from tests.kernel.test_groups import PATHS, Grouped
 from tests.kernel.test_machine import Core, which
 from tests.kernel.test_paging import MB, ONE, PROMPT, Paging, image, memory, row, spawn
 from tests.kernel.test_swap import slots
+from tests.simulator import FRAME_BYTES
 
 
 def test_a_process_whose_weights_are_out_is_saved_with_its_kv(tmp_path: Path) -> None:
@@ -95,6 +97,25 @@ def test_weights_are_charged_while_they_are_mapped_be_they_in_memory_or_not() ->
     assert charged() == 2 * MB
 
 
+def test_who_is_held_back_by_its_group_leaves_its_weights_to_others() -> None:
+    sim = memory(ONE)
+    program = sim.program()
+    program.call(GroupCreate("g", GroupSettings(tokens_max=1.0)))
+    pid = program.call(Spawn("sim:1m", tokens=PROMPT, group="g"))
+    slow = program.start(Decode(pid, 4))
+    sim.run_until(lambda: program.call(Getinfo(pid)).wait is WaitFor.QUOTA)
+    program.call(Setsched(pid, 3))  # whatever has it settled: it is held back all the same
+    sim.run_for(2.0)
+    other = spawn(program, "sim:1.1m")
+    assert program.call(Decode(other, 10), limit=1.0).tokens == sim.continuation(PROMPT, 10, name="sim:1.1m")
+    assert program.call(Getinfo(pid)).wait is WaitFor.QUOTA
+    gone = row(program, "sim:1m")
+    assert (gone.state, gone.faults) == ("evicted", 0), "it could not run, had it the weights"
+    sim.run_until(lambda: slow.done)
+    assert slow.value.tokens == sim.continuation(PROMPT, 4, name="sim:1m")
+    assert row(program, "sim:1m").faults >= 1
+
+
 class Everything(Paging, Images, Grouped):
     """Models that do not fit together, processes that go to files and come back, in groups whose limits come and go."""
 
@@ -102,9 +123,17 @@ class Everything(Paging, Images, Grouped):
     config: dict[str, Any] = {"weight_bytes": 5 * MB, "weight_quantum": 0.002, "evictions": "cost"}
     quantum = Grouped.quantum
 
-    @rule(i=which, path=st.sampled_from(PATHS), most=st.sampled_from([0, 2 * MB, 4 * MB, 7 * MB]))
-    def limit_weights(self, i: int, path: str, most: int) -> None:
-        result = self.try_call(self.prog(i), GroupSet(path, GroupSettings(weights_max=most)))
+    @rule(
+        i=which,
+        path=st.sampled_from([*PATHS, "/users", "/users"]),
+        most=st.sampled_from([0, 2 * MB, 4 * MB, 7 * MB]),
+        rate=st.sampled_from([0.0, 40.0]),
+        kv=st.sampled_from([0, 4 * FRAME_BYTES, 9 * FRAME_BYTES]),
+        action=st.sampled_from([KvAction.SPILL, KvAction.WAIT]),
+    )
+    def limit_all(self, i: int, path: str, most: int, rate: float, kv: int, action: KvAction) -> None:
+        settings = GroupSettings(weights_max=most, tokens_max=rate, kv_max=kv, kv_action=action)
+        result = self.try_call(self.prog(i), GroupSet(path, settings))
         assert not isinstance(result, Errno) or result is Errno.ENOENT
 
     @precondition(lambda self: self.procs)
