@@ -11,7 +11,7 @@ import pytest
 from drivers.cpu.native import library
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Advice, ModelInfo
-from syscalls.table import BootInfoCall, Decode, Models, Read
+from syscalls.table import BootInfoCall, Checkpoint, Decode, Getinfo, Kill, Models, Read, Restore
 from tests import models_zoo
 from tests.booted import eventually
 from userland.sdk.system import Process, System
@@ -87,6 +87,26 @@ def test_requests_to_two_models_in_memory_for_one_get_what_they_would_get_in_ple
         assert whole[-60:] == again
     for process in (*processes, *roomy):
         process.end()
+
+
+def test_a_process_whose_model_is_out_is_saved_and_restored_with_its_kv(
+    small: System, zoo: Callable[[str], Path], dtype: str, tmp_path: Path
+) -> None:
+    first, second = agents(small, [zoo(name) for name in NAMES], dtype)
+    for process in (first, second):
+        small(Decode(process.pid, DECODED))
+    model = next(model for model in rows(small, dtype) if first.pid in model.mapped_by)
+    assert model.state == "evicted"
+    file = str(tmp_path / "image")
+    written = small(Checkpoint(first.pid, file))
+    assert written.kv_tokens == written.tokens - 1
+    small(Decode(second.pid, DECODED))
+    back = small(Restore(file))
+    wanted = small(Decode(first.pid, DECODED)).tokens
+    assert small(Decode(back, DECODED)).tokens == wanted
+    assert small(Getinfo(back)).usage.computed == DECODED, "it began with the KV of the file"
+    for pid in (first.pid, second.pid, back):
+        small(Kill(pid))
 
 
 def test_advice_through_the_whole_system(small: System, zoo: Callable[[str], Path], dtype: str) -> None:
