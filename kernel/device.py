@@ -53,6 +53,7 @@ class Device:
     images: dict[int, Image] = field(default_factory=dict)
     in_flight: InFlight | None = None
     answers: dict[int, Callable[[object], None]] = field(default_factory=dict)  # what a ref's answer is for
+    suspect: LLMProcess | None = None  # of a driver's death; must run alone, and has waited long for that
     dropped: list[int] = field(default_factory=list)  # contexts the driver may forget
     outs: list[Move] = field(
         default_factory=list

@@ -127,7 +127,9 @@ def _fill(device: Device, pager: Pager, now: float, aging: float, quantum: int, 
     prompts: list[LLMProcess] = []
     passed: list[LLMProcess] = []
     slots = device.max_runs
-    first = queue.take_aged(now - aging) if device.steps % _AGED_EVERY == 0 else None
+    first = None
+    if device.steps % _AGED_EVERY == 0:
+        first = _take_suspect(device) or queue.take_aged(now - aging)
     while slots and left > len(prompts):
         process = first or queue.take()
         first = None
@@ -136,6 +138,8 @@ def _fill(device: Device, pager: Pager, now: float, aging: float, quantum: int, 
         if process.crashes:  # a suspect of a driver's death runs alone, so that the innocent are cleared
             if plan.runs or prompts:
                 passed.append(process)
+                if device.suspect is None and now - process.since >= aging:
+                    device.suspect = process
                 continue
             slots = 1
         if pager.hold_back(process, now):
@@ -172,6 +176,15 @@ def _fill(device: Device, pager: Pager, now: float, aging: float, quantum: int, 
     for process in passed:
         queue.put(process)
     return plan
+
+
+def _take_suspect(device: Device) -> LLMProcess | None:
+    """The suspect that was passed over for too long, if it still wants the device; it is no longer queued."""
+    suspect, device.suspect = device.suspect, None
+    if suspect is None or not suspect.ticket:
+        return None
+    device.queue.withdraw(suspect)
+    return suspect
 
 
 def _admit(

@@ -11,13 +11,14 @@ from drivers.protocol import Load, Loaded, Step, StepDone
 from drivers.sim.device import SimDevice
 from kernel.events import Log
 from syscalls.errno import Errno, SyscallError
-from syscalls.records import Kind, Sampler, Signal, State, WaitFor
+from syscalls.records import GroupSettings, Kind, Sampler, Signal, State, WaitFor
 from syscalls.table import (
     BootInfoCall,
     Decode,
     Exec,
     Fork,
     Getinfo,
+    GroupCreate,
     Kill,
     Models,
     Pagein,
@@ -150,6 +151,30 @@ def test_a_poisonous_process_ends_after_its_third_kill_and_its_neighbours_live()
         sampler = sim.kernel.table.llm(good[i]).sampler
         assert future.value.tokens == sim.continuation([i + 1] * 20, 200, sampler)
     assert program.call(StatsCall()).driver_restarts == 3
+
+
+def test_a_suspect_runs_though_another_is_always_before_it() -> None:
+    """It must run alone until it is where it was, and its first chunk puts it far behind in the queue."""
+    sim = simulate(options={"overhead": "0.02"}, step_tokens=16, max_runs=3, aging_seconds=1.0)
+    program = sim.program()
+    others = [program.call(Spawn("sim", tokens=[i + 1] * 20)) for i in range(3)]
+    program.call(GroupCreate("/light", GroupSettings(cpu_weight=1)))
+    light = program.call(Spawn("sim", tokens=PROMPT * 3, group="/light"))
+    future = program.start(Decode(light, 1000))
+    sim.run_for(0.5)
+    busy = [program.start(Decode(pid, 1000)) for pid in others]
+    process = sim.kernel.table.llm(light)
+    sim.run_until(lambda: process.state is not State.RUNNING)
+    sim.run_until(lambda: process.state is State.RUNNING)
+    sim.crash()
+    sim.run_until(lambda: process.crashes == 1 and process.table.cached > 0)
+    for pid in others[1:]:
+        program.call(Kill(pid, Signal.KILL))
+    began = sim.now
+    sim.run_until(lambda: process.crashes == 0, 100.0)
+    assert sim.now - began < 10.0  # seven chunks, of which the first may wait for ageing
+    assert not future.done
+    assert not busy[0].done
 
 
 def test_poison_late_in_a_chunked_prompt_is_found_although_its_beginning_computes() -> None:
