@@ -33,6 +33,7 @@ from pathlib import Path
 import msgspec
 import trio
 
+from drivers import parcel
 from drivers.device import Device
 from drivers.protocol import (
     HEARTBEAT_SECONDS,
@@ -51,6 +52,7 @@ from drivers.protocol import (
     Probe,
     Progress,
     Quit,
+    Release,
     Step,
     ToDriver,
     Unload,
@@ -115,6 +117,8 @@ class Host:
             self._send(Done(request.ref))
         elif isinstance(request, Quit):
             self._over.set()
+        elif isinstance(request, Release):
+            parcel.release(request.path)
         else:
             self._pending += 1
             if isinstance(request, Inspect) and (device := self._device) is not None:

@@ -150,7 +150,7 @@ def _make_room(kernel: Kernel, device: Device, image: Image, probed: Probed, now
             for idle in going:
                 evict_image(kernel, device, idle, now)
             return frames
-        unused = [i for i in others if not i.users and i.state == RESIDENT]
+        unused = [i for i in others if i.unused]
         if not unused:
             short = (
                 f"KV memory: {kv / GiB:.2f} GiB wanted with it, {device.kv_bytes / GiB:.2f} GiB there"

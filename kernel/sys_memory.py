@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from kernel.loading import evict_image, forget_waiter, want_image
-from kernel.memory.weights import RESIDENT, Image
+from kernel.memory.weights import Image
 from kernel.request import Request
 from kernel.syscall import PARKED, handles
 from syscalls.errno import Errno, SyscallError
@@ -56,9 +56,9 @@ def evict(kernel: Kernel, request: Request, now: float) -> None:
             Errno.ENOENT, f"{call.model} is not in the memory of {device.name}; models there: {there}"
         )
     for image in found:
-        if image.users or image.state != RESIDENT:
-            pids = ", ".join(str(pid) for pid in list(image.users)[:8])
-            why = f"processes {pids} run it" if image.users else "it is being loaded"
+        if not image.unused:
+            pids = ", ".join(str(pid) for pid in [*image.users, *(image.imports.keys() - image.users)][:8])
+            why = f"processes {pids} run it, or are on their way there" if pids else "it is being loaded"
             raise SyscallError(Errno.EBUSY, f"{image.name} cannot be evicted from {device.name}: {why}")
     for image in found:
         evict_image(kernel, device, image, now)

@@ -56,7 +56,7 @@ class Image:
     )  # BLOCKED(pagein), first come first
     imports: dict[int, PageTable] = field(
         default_factory=dict
-    )  # by pid, of processes whose KV is being read from a file
+    )  # by pid, of processes that come from a file or from another device: the KV there is of them here
     used: float = 0.0  # when a process last began or ended to use it
 
     def join(self, process: LLMProcess) -> None:
@@ -92,6 +92,11 @@ class Image:
         """The process has no pages any more, or never had."""
         if self.holders.pop(process.pid, None) is not None:
             self.victims.gone(process)
+
+    @property
+    def unused(self) -> bool:
+        """Whether it is in memory and nobody needs it there."""
+        return self.state == RESIDENT and not self.users and not self.imports
 
     def take_back(self) -> None:
         """Nobody can run for want of frames: have those back into which KV is being read; it is computed instead."""
