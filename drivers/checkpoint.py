@@ -48,7 +48,9 @@ def save(
             with Reader(path, request.key) as file:
                 name = file.id
     except OSError as error:
-        raise SyscallError(Errno.EIO, f"no memory for {request.tokens} tokens of KV: {error.strerror}") from None
+        raise SyscallError(
+            Errno.EIO, f"no memory for {request.tokens} tokens of KV: {error.strerror}"
+        ) from None
     return Exported(request.ref, size, tokens, why, path, name)
 
 

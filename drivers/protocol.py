@@ -139,8 +139,8 @@ class Drop(_Message):
 
 
 class Export(_Message):
-    """Write the image of a process to the file `path`, whole or not at all; or, if that is empty, to a file in memory, for
-    another driver, until `Release`. Answer: `Exported`.
+    """Write the image of a process to the file `path`, whole or not at all; or, if that is empty, to a file in memory
+    for another driver, until `Release`. Answer: `Exported`.
 
     `head` is the kernel's, to be given back as it is. The KV to go with it is that of the first `tokens` tokens, in
     `frames` and after those in `places` (tier, slot) of the context; what cannot be had of it is left out. The frames are

@@ -2,8 +2,8 @@
 
 A move is a live migration of the pre-copying kind (Clark et al., NSDI 2005), made easy by a log that is only appended to.
 The model is brought into memory on the other device, then the KV there is of the process is exported to a file in memory
-(drivers/parcel.py) and read into frames there, while the process runs on where it is. At a token boundary it changes over;
-what it has decoded meanwhile is computed there again, a few tokens.
+(drivers/parcel.py) and read into frames there, while the process runs on where it is. At a token boundary it changes
+over; what it has decoded meanwhile is computed there again, a few tokens.
 
 Until that moment the process is what it was, so that a failure or a cancel only has to let go of what was prepared. KV on
 its way is charged to the kernel's own group: who is being moved must not run into its group's limit for having it twice.
@@ -81,7 +81,9 @@ class _Moving:
         self.process = process
         self.source = process.device
         self.target = target
-        self.image: Image | None = None  # its model on `target`, kept in memory there by an entry in `imports`
+        self.image: Image | None = (
+            None  # its model on `target`, kept in memory there by an entry in `imports`
+        )
         self.log: list[int] = []  # whose KV is on its way
         self.had = 0  # tokens of it whose KV there was
         self.parcel = ""  # path of the file in memory that holds it
@@ -167,7 +169,8 @@ class _Moving:
             assert target.hello is not None
             if "logprobs" not in target.hello.features:
                 raise SyscallError(
-                    Errno.ENOTSUP, f"device {target.name} does not report the log-probabilities it is asked for"
+                    Errno.ENOTSUP,
+                    f"device {target.name} does not report the log-probabilities it is asked for",
                 )
         group, old = process.group, process.image
         assert old is not None
@@ -202,8 +205,8 @@ class _Moving:
         ask(self.kernel, source, message, self._exported, self._source_died)
 
     def _why_not(self, old: Image) -> str:
-        """Why the KV of the one device is of no use to the other, where that is plain to see; or "". Else the driver there
-        will know."""
+        """Why the KV of the one device is of no use to the other, where that is plain to see, or ""; else the driver
+        there will know."""
         source, target = self.source, self.target
         assert self.image is not None
         try:
@@ -249,9 +252,7 @@ class _Moving:
         self.reason = message.reason
         stored = Stored(message.path, message.id, message.tokens)
         pid = self.process.pid
-        bring_in(
-            self.kernel, self.target, self.image, pid, self.log, message.tokens, stored, self._arrived
-        )
+        bring_in(self.kernel, self.target, self.image, pid, self.log, message.tokens, stored, self._arrived)
 
     def _arrived(self, gained: int, reason: str) -> None:
         self._release()
@@ -304,7 +305,9 @@ class _Moving:
         kernel, process, where = self.kernel, self.process, f"{self.source.name} to {self.target.name}"
         came, length = process.table.cached, len(process.log)
         lacking = came < _alike(self.log, process.log, self.had)
-        why = f"; the rest is computed again: {self.reason or 'its group may have no more'}" if lacking else ""
+        why = (
+            f"; the rest is computed again: {self.reason or 'its group may have no more'}" if lacking else ""
+        )
         kernel.log(
             kernel.now,
             "warning" if why else "info",

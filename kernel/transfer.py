@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from drivers.protocol import BLOCK_TOKENS, IMAGES, Export, Failed, Import, Imported, Inspect
 from kernel.device import UP, Device
-from kernel.memory.page_table import PageTable, blocks
+from kernel.memory.page_table import blocks
 from kernel.memory.weights import RESIDENT, Image
 from syscalls.errno import Errno, SyscallError
 
@@ -74,9 +74,9 @@ def bring_in(
 ) -> None:
     """Have KV of up to `most` tokens of a log read into the table `image.imports[pid]`, which is empty.
 
-    Its frames are those of others that begin alike, and such as are free or cached, if nobody waits for them. `arrived` is
-    called with the number of tokens gained from others, and why not all of the rest is there, or ""; unless the table has
-    been taken from `image.imports` by then.
+    Its frames are those of others that begin alike, and such as are free or cached, if nobody waits for them. `arrived`
+    is called with the number of tokens gained from others, and why not all of the rest is there, or ""; unless the table
+    has been taken from `image.imports` by then.
     """
     table = image.imports[pid]
     if image.state != RESIDENT or device.state != UP:
@@ -101,7 +101,10 @@ def bring_in(
         if isinstance(message, Failed):
             unread(message.reason)
             return
-        if not isinstance(message, Imported) or not min(asked, BLOCK_TOKENS * first) <= message.tokens <= asked:
+        if (
+            not isinstance(message, Imported)
+            or not min(asked, BLOCK_TOKENS * first) <= message.tokens <= asked
+        ):
             unread("the driver did not speak the protocol")
             raise SyscallError(Errno.EPROTO, f"an import was answered by {type(message).__name__}")
         taken = not table.frames

@@ -248,8 +248,8 @@ class Fork(Call[list[int]]):
 )
 class Exec(Call[None]):
     """Swap the model under an idle process; pid, limits, class, group, sampler and parent stay. Its tokens stay if the
-    vocabulary has the same size, or are replaced by `tokens` if given. That vocabularies of one size are the same is for the
-    caller to know: the kernel sees ids, no words. On any error the process is as it was."""
+    vocabulary has the same size, or are replaced by `tokens` if given. Whether vocabularies of one size are the same is
+    for the caller to know: the kernel sees ids, no words. On any error the process is as it was."""
 
     pid: Pid
     model: ModelName
@@ -316,10 +316,11 @@ class Ps(Call[list[ProcessInfo]]):
 class Setsched(Call[None]):
     """Change nice value, class and device; what is None or empty stays.
 
-    To another `device` a process is moved as it runs: its decode goes on, those who read it or wait for it notice nothing,
-    and its tokens are those it would have had. Answered once it lives there. Its KV goes with it if that device computes
-    in the same way; else its log is computed again, and the kernel log says why. On any error it is where it was, and
-    nothing is changed; so it is if the call is cancelled in time. ERESTART: the driver there is down, or died meanwhile.
+    To another `device` a process is moved as it runs: its decode goes on, those who read it or wait for it notice
+    nothing, and on a device of the same kind its tokens are those it would have had. Answered once it lives there. Its KV
+    goes with it if that device computes in the same way; else its log is computed again, and the kernel log says why. On
+    any error it is where it was, and nothing is changed; so it is if the call is cancelled in time. ERESTART: the driver
+    there is down, or died meanwhile.
     """
 
     pid: Pid

@@ -487,9 +487,15 @@ class Simulation:
 
 
 def small_config(
-    frames: int = 64, *, options: dict[str, str] | None = None, devices: int = 1, **config: Any
+    frames: int = 64,
+    *,
+    options: dict[str, str] | None = None,
+    others: dict[str, str] | None = None,
+    devices: int = 1,
+    **config: Any,
 ) -> KernelConfig:
-    """A kernel with small simulated devices sim0, sim1, ... whose models get `frames` frames each.
+    """A kernel with small simulated devices sim0, sim1, ... whose models get `frames` frames each. `others` are options
+    of all but the first.
 
     `config` are fields of DeviceConfig (policy, max_runs, step_tokens) or of KernelConfig.
     """
@@ -501,7 +507,7 @@ def small_config(
                 "sim",
                 kv_bytes=16 * frames * FRAME_BYTES,
                 image_kv_bytes=frames * FRAME_BYTES,
-                options={**SMALL, **(options or {})},
+                options={**SMALL, **(options or {}), **((others or {}) if i else {})},
                 **device,
             )
             for i in range(devices)
