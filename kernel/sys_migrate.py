@@ -23,7 +23,7 @@ from kernel.process import LLMProcess
 from kernel.request import Change, Request
 from kernel.sys_process import check_room, check_tokens, check_unchanged, leave_image
 from kernel.syscall import PARKED, handles
-from kernel.transfer import Stored, ask, bring_in, check_able, give_up
+from kernel.transfer import Stored, after_outs, ask, bring_in, check_able, give_up
 from syscalls.errno import Errno, SyscallError
 from syscalls.table import Setsched
 
@@ -87,6 +87,7 @@ class _Moving:
         self.log: list[int] = []  # whose KV is on its way
         self.had = 0  # tokens of it whose KV there was
         self.parcel = ""  # path of the file in memory that holds it
+        self.stored: Stored | None = None  # what is in it
         self.reason = ""  # why not all of it has arrived
 
     def begin(self) -> None:
@@ -104,8 +105,9 @@ class _Moving:
         process.change = None
         if self.request in process.deferred:
             process.deferred.remove(self.request)
-        if self._export in self.source.after_outs:
-            self.source.after_outs.remove(self._export)
+        for device, stage in ((self.source, self._export), (self.target, self._import)):
+            if stage in device.after_outs:
+                device.after_outs.remove(stage)
         forget_waiter(self.target, self._ready)
         if self.image is not None:
             give_up(self.image, process.pid)
@@ -240,19 +242,21 @@ class _Moving:
             self._without(f"the driver of {self.source.name} did not speak the protocol")
             raise SyscallError(Errno.EPROTO, f"an export was answered by {type(message).__name__}")
         else:
-            self._import(message)
+            self.reason = message.reason
+            self.stored = Stored(message.path, message.id, message.tokens)
+            after_outs(self.target, self._import)
 
-    def _import(self, message: Exported) -> None:
+    def _import(self) -> None:
         try:
             self._check()
         except SyscallError as error:
             self.fail(error)
             return
-        assert self.image is not None
-        self.reason = message.reason
-        stored = Stored(message.path, message.id, message.tokens)
+        image, stored = self.image, self.stored
+        assert image is not None
+        assert stored is not None
         pid = self.process.pid
-        bring_in(self.kernel, self.target, self.image, pid, self.log, message.tokens, stored, self._arrived)
+        bring_in(self.kernel, self.target, image, pid, self.log, stored.tokens, stored, self._arrived)
 
     def _arrived(self, gained: int, reason: str) -> None:
         self._release()

@@ -490,6 +490,29 @@ def test_frames_for_kv_on_its_way_go_to_whoever_cannot_run_otherwise() -> None:
     whole(sim, program, pid, list(range(180)), 5)
 
 
+def test_kv_is_read_into_frames_only_once_what_was_in_them_has_been_moved_out() -> None:
+    sim = simulate(frames=8, devices=2, options={"swap": slots(40)}, others={"overhead": "0.02"})
+    program = sim.program()
+    program.call(GroupCreate("/there"))
+    sleeper = spawn(sim, program, device="sim1", group="/there")
+    busy = program.call(Spawn("sim", tokens=[8], device="sim1"))
+    pid = spawn(sim, program, [4] * 40)
+    frames = {*row(sim, sleeper).table.frames}
+    decoding = program.start(Decode(busy, 20))
+    sim.run_for(0.05)
+    moving = program.start(Setsched(pid, device="sim1"))
+    sim.run_until(lambda: bool(sim.driver("sim0").parcels))
+    program.call(GroupSet("/there", GroupSettings(kv_max=FRAME_BYTES)))
+    assert sim.kernel.devices["sim1"].outs, "its pages are to be moved out with the next step"
+    sim.run_until(lambda: moving.done)
+    assert frames & {*row(sim, pid).table.frames}
+    program.call(GroupSet("/there", GroupSettings()))
+    assert row(sim, sleeper).table.kept
+    sim.run_until(lambda: decoding.done)
+    whole(sim, program, sleeper, PROMPT, 3)
+    whole(sim, program, pid, [4] * 40, 3)
+
+
 # --- deaths and second thoughts -------------------------------------------------------------------------------------
 
 MOMENTS = [0.0, 0.0005, 0.001, 0.0025, 0.0045, 0.006, 0.0075, 0.009, 0.012]
