@@ -295,6 +295,11 @@ def _replace_image(kernel: Kernel, process: LLMProcess, image: Image, call: Exec
     check_idle(process, "exec")
     old = process.image
     assert old is not None
+    if call.length not in (-1, len(process.log)):
+        raise SyscallError(
+            Errno.EAGAIN,
+            f"the log of process {process.pid} has {len(process.log)} tokens by now, not {call.length}; read it again",
+        )
     if call.tokens is None and old.probed and image.probed and old.probed.vocab != image.probed.vocab:
         raise SyscallError(
             Errno.EINVAL,

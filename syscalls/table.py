@@ -249,12 +249,14 @@ class Fork(Call[list[int]]):
 class Exec(Call[None]):
     """Swap the model under an idle process; pid, limits, class, group, sampler and parent stay. Its tokens stay if the
     vocabulary has the same size, or are replaced by `tokens` if given. Whether vocabularies of one size are the same is
-    for the caller to know: the kernel sees ids, no words. On any error the process is as it was."""
+    for the caller to know: the kernel sees ids, no words. On any error the process is as it was; EAGAIN: its log no
+    longer has the `length` that is given, so that the `tokens` are not what it says."""
 
     pid: Pid
     model: ModelName
     tokens: Tokens | None = None
     dtype: Name = ""
+    length: Annotated[int, Meta(ge=-1, le=limits.MAX_TOKEN)] = -1  # of the log from which `tokens` were made
 
 
 @_call(23, "process", Right.CONTROL, E.ESRCH)
