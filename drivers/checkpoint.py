@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from drivers import checkpoint_file
+from drivers import checkpoint_file, parcel
 from drivers.checkpoint_file import Buffer, Reader, Tick
 from drivers.protocol import BLOCK_TOKENS, Export, Exported, Import, Imported, Inspect, Inspected
 from syscalls.errno import Errno, SyscallError
@@ -34,11 +34,24 @@ def save(
     reason: str,
     tick: Tick,
 ) -> Exported:
-    """Write the file: `parts` are the KV of the context's first blocks; `reason`: why not of all that were asked for."""
+    """Write the file, or the parcel: `parts` are the KV of the context's first blocks; `reason`: why not of all that were
+    asked for."""
     tokens = min(request.tokens, len(parts) * BLOCK_TOKENS)
     head = msgspec.msgpack.encode(_Head(request.head, tokens, dict(fingerprint)))
-    size = checkpoint_file.write(request.path, head, part_bytes, parts, request.key, tick)
-    return Exported(request.ref, size, tokens, reason if tokens < request.tokens else "")
+    why = reason if tokens < request.tokens else ""
+    if request.path:
+        size = checkpoint_file.write(request.path, head, part_bytes, parts, request.key, tick)
+        return Exported(request.ref, size, tokens, why)
+    try:
+        with parcel.made() as (descriptor, path):
+            size = checkpoint_file.fill(descriptor, head, part_bytes, parts, request.key, tick)
+            with Reader(path, request.key) as file:
+                name = file.id
+    except OSError as error:
+        raise SyscallError(
+            Errno.EIO, f"no memory for {request.tokens} tokens of KV: {error.strerror}"
+        ) from None
+    return Exported(request.ref, size, tokens, why, path, name)
 
 
 def inspect(request: Inspect) -> Inspected:

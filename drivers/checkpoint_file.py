@@ -159,6 +159,26 @@ def write(
 
     Raises SyscallError, and what had the name before is as it was: EIO (also for want of space), ENOENT, EPERM, EINVAL.
     """
+    try:
+        _check_place(path)
+        with _whole(path) as descriptor:
+            size = fill(descriptor, head, part_bytes, parts, passphrase, tick)
+            os.fsync(descriptor)
+            tick()
+    except OSError as error:
+        raise _refusal(path, error) from None
+    return size
+
+
+def fill(
+    descriptor: int,
+    head: bytes,
+    part_bytes: int,
+    parts: Sequence[Buffer],
+    passphrase: bytes = b"",
+    tick: Tick = _nothing,
+) -> int:
+    """Write what stands in the file to an empty one; returns its size in bytes. Raises OSError, E2BIG."""
     if len(head) > MOST_HEAD:
         raise SyscallError(Errno.E2BIG, f"a head of {len(head)} bytes; {MOST_HEAD} are possible")
     salt = secrets.token_bytes(16)
@@ -166,27 +186,18 @@ def write(
     prelude = _PRELUDE.pack(MAGIC, FORMAT, bool(passphrase), salt, check, len(head), part_bytes, len(parts))
     seal: _Seal = _Tag(prelude, key) if passphrase else _Sum(prelude)
     total = xxhash.xxh3_64_intdigest(prelude)
-    try:
-        _check_place(path)
-        with _whole(path) as descriptor:
-            size = _put(descriptor, prelude, _SUM.pack(total))
-            unsure = size
-            for number, data in enumerate((head, *parts)):
-                stored, made = seal.close(number, data)
-                written = _put(descriptor, stored, made)
-                size += written
-                unsure += written
-                tick()
-                if unsure > _PIECE:
-                    os.fdatasync(descriptor)
-                    unsure = 0
-                    tick()
-            size += _put(descriptor, _END.pack(END, total))
-            os.fsync(descriptor)
+    unsure = size = _put(descriptor, prelude, _SUM.pack(total))
+    for number, data in enumerate((head, *parts)):
+        stored, made = seal.close(number, data)
+        written = _put(descriptor, stored, made)
+        size += written
+        unsure += written
+        tick()
+        if unsure > _PIECE:
+            os.fdatasync(descriptor)
+            unsure = 0
             tick()
-    except OSError as error:
-        raise _refusal(path, error) from None
-    return size
+    return size + _put(descriptor, _END.pack(END, total))
 
 
 def _put(descriptor: int, *buffers: Buffer) -> int:

@@ -38,6 +38,7 @@ from typing import TypeVar
 import msgspec
 import trio
 
+from drivers import parcel
 from drivers.device import Device
 from drivers.protocol import (
     HEARTBEAT_SECONDS,
@@ -57,6 +58,7 @@ from drivers.protocol import (
     Probe,
     Progress,
     Quit,
+    Release,
     Shed,
     Step,
     ToDriver,
@@ -136,6 +138,8 @@ class Host:
             self._send(Done(request.ref))
         elif isinstance(request, Quit):
             self._over.set()
+        elif isinstance(request, Release):
+            parcel.release(request.path)
         else:
             self._pending += 1
             if isinstance(request, Inspect) and (device := self._device) is not None:

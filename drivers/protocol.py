@@ -19,6 +19,7 @@ from syscalls.records import Sampler, Tier, TokenLogprobs
 
 VERSION = 1
 BLOCK_TOKENS = 16  # tokens in a frame of KV
+FileId = bytes  # of one writing of a file: what it is called matters less
 
 
 @dataclass_transform(
@@ -151,7 +152,8 @@ class Drop(_Message):
 
 
 class Export(_Message):
-    """Write the image of a process to the file `path`, whole or not at all. Answer: `Exported`.
+    """Write the image of a process to the file `path`, whole or not at all; or, if that is empty, to a file in memory
+    for another driver, until `Release`. Answer: `Exported`.
 
     `head` is the kernel's, to be given back as it is. The KV to go with it is that of the first `tokens` tokens, in
     `frames` and after those in `places` (tier, slot) of the context; what cannot be had of it is left out. The frames are
@@ -192,6 +194,12 @@ class Import(_Message):
     frames: list[int]
     tokens: int
     key: bytes = b""
+
+
+class Release(_Message):
+    """Forget the file in memory that an export has called `path`. Not answered; an unknown one is ignored."""
+
+    path: str
 
 
 class Ping(_Message):
@@ -279,12 +287,15 @@ class StepDone(_Message):
 
 
 class Exported(_Message):
-    """`tokens`: those whose KV is in the file. `reason`: why it is not of all that were asked for, or empty."""
+    """`tokens`: those whose KV is in the file. `reason`: why it is not of all that were asked for, or empty. Of a file in
+    memory `path` is where another driver of the same user opens it, and `id` what `Inspect` would call it."""
 
     ref: int
     bytes: int
     tokens: int
     reason: str = ""
+    path: str = ""
+    id: FileId = b""
 
 
 class Inspected(_Message):
@@ -337,7 +348,7 @@ KINDS = ("cpu", "cuda", "sim")  # of devices: `python -m drivers.host KIND`, one
 
 IMAGES = "images"  # the feature of a driver that does Export, Inspect and Import
 
-ToDriver = Probe | Load | Shed | Unload | Step | Drop | Export | Inspect | Import | Ping | Quit
+ToDriver = Probe | Load | Shed | Unload | Step | Drop | Export | Inspect | Import | Release | Ping | Quit
 FromDriver = (
     Hello
     | Probed

@@ -23,6 +23,7 @@ from kernel import (
     sys_group,
     sys_info,
     sys_memory,
+    sys_migrate,
     sys_process,
     sys_system,
 )
@@ -436,6 +437,7 @@ FAMILIES = (
     sys_memory,
     sys_group,
     sys_checkpoint,
+    sys_migrate,
     sys_info,
     sys_system,
 )  # importing them has filled HANDLERS

@@ -50,7 +50,11 @@ def check_frames(kernel: Kernel) -> None:
         for image in device.images.values():
             tables = [*(p.table for p in image.users.values()), *image.imports.values()]
             image.pool.check(table.frames for table in tables)
-            _require(image.imports.keys() <= image.users.keys(), f"{image.name}: KV is read for no process")
+            for pid in image.imports:
+                _require(
+                    pid in image.users or kernel.table.llm(pid).change is not None,
+                    f"{image.name}: KV is read for process {pid}, which neither has it nor is coming",
+                )
             image.swap.check(kept.slot for p in image.users.values() for kept in p.table.kept.values())
             for process in image.users.values():
                 _require(
@@ -327,6 +331,8 @@ def check_requests(kernel: Kernel) -> None:
             _require(request.undo is not None, f"call {seq} of {program.pid} cannot be cancelled")
     for process in _llms(kernel):
         waiting = [*process.readers, *process.deferred]
+        if process.change is not None:
+            waiting.append(process.change.request)
         if process.decoding is not None and process.decoding.request is not None:
             waiting.append(process.decoding.request)
         for request in waiting:

@@ -83,6 +83,9 @@ def exit_process(kernel: Kernel, process: LLMProcess, status: int, reason: str, 
     if process.running:
         process.dying = process.dying or (status, reason)
         return
+    if process.change is not None:
+        gone = f"process {process.pid} exited before it was changed ({reason})"
+        kernel.unpark(process.change.request, Errno.ESRCH, gone)
     if process.decoding is not None:
         finish_decoding(kernel, process, Finish.KILLED, now)
     deferred, process.deferred = process.deferred, []

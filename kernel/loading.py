@@ -93,7 +93,7 @@ def _check_room(device: Device, image: Image) -> None:
 
 def _needed(image: Image) -> bool:
     """Would anybody miss it, were it forgotten?"""
-    return bool(image.users or image.waiters or image.askers or image.hinted or image.pinned)
+    return bool(image.mapped or image.waiters or image.askers or image.hinted or image.pinned)
 
 
 def _check_device(device: Device, dtype: str) -> None:
@@ -109,7 +109,7 @@ def _check_device(device: Device, dtype: str) -> None:
 def reload_images(kernel: Kernel, device: Device, now: float) -> None:
     """A driver (re)started: everything its predecessor had, or was asked for, is loaded again; the unused is let go."""
     for image in list(device.images.values()):
-        if not image.users and not image.waiters and not image.askers and not image.pinned:
+        if not image.mapped and not image.waiters and not image.askers and not image.pinned:
             del device.images[image.id]
         elif image.probed is None:
             dtype = next(iter(image.requested))
@@ -197,7 +197,7 @@ def _make_room(kernel: Kernel, device: Device, image: Image, probed: Probed, now
     others = [i for i in device.images.values() if i is not image and i.probed is not None]
     going: list[Image] = []
     while (kv := sum(i.kv_bytes for i in others) + frames * probed.block_bytes) > device.kv_bytes:
-        unused = [i for i in others if not (i.users or i.waiters or i.pinned) and i.state != LOADING]
+        unused = [i for i in others if not (i.mapped or i.waiters or i.pinned) and i.state != LOADING]
         if not unused:
             raise SyscallError(
                 Errno.ENOMEM,
@@ -207,7 +207,7 @@ def _make_room(kernel: Kernel, device: Device, image: Image, probed: Probed, now
         going.append(min(unused, key=lambda i: i.used))
         others.remove(going[-1])
     image.pool = FramePool(frames, probed.block_bytes)
-    for one in (image, *(i for i in others if i.users or i.waiters)):
+    for one in (image, *(i for i in others if i.mapped or i.waiters)):
         if paging.allotment(device, one) is None:
             raise SyscallError(Errno.ENOMEM, _too_big(device, image, one))
     for idle in going:
@@ -374,7 +374,7 @@ def evict_image(kernel: Kernel, device: Device, image: Image, now: float) -> Non
     kernel.emit(now, "mem.evict", device=device.name, amount=image.allotted, detail=image.name)
     kernel.counters["evictions"] += 1
     kernel.dirty(device)
-    if not image.users:
+    if not image.mapped:
         del device.images[image.id]
         if image.held:
             _unload(kernel, device, image)

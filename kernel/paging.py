@@ -77,7 +77,7 @@ def room_for(device: Device, image: Image) -> int:
 
 def _stays(image: Image) -> bool:
     """Do its frames outlive its weights?"""
-    return bool(image.users or image.waiters or image.pinned)
+    return bool(image.mapped or image.waiters or image.pinned)
 
 
 def allotment(device: Device, image: Image) -> int | None:
@@ -185,13 +185,13 @@ def _can_go(image: Image) -> bool:
 
 def _order(device: Device, image: Image, now: float) -> tuple[bool, int, float]:
     """Who goes first: of those that are needed alike it is the policy's choice."""
-    needed = bool(image.users) + bool(image.active)
+    needed = image.mapped + bool(image.active)
     return not image.unneeded, needed, device.evictions.worth(image, now)
 
 
 def _may_go(kernel: Kernel, image: Image, strength: int, since: float) -> float:
     """The moment from which an image may go for one that is wanted by a class of this strength since then."""
-    if not image.users:
+    if not image.mapped:
         return 0.0
     end = image.resident_since + turn(kernel, image)
     if not image.steps:  # it came for somebody who has not run yet
@@ -215,6 +215,6 @@ def _fits(device: Device, image: Image, room: int, going: list[Image]) -> bool:
     frames = image.kv_bytes + sum(
         i.kv_bytes
         for i in device.images.values()
-        if i is not image and i.held and not (i in going and not i.users)
+        if i is not image and i.held and not (i in going and not i.mapped)
     )
     return not tier or weights + frames <= tier

@@ -30,7 +30,7 @@ from syscalls.records import (
 if TYPE_CHECKING:
     from kernel.device import Device
     from kernel.memory.weights import Image
-    from kernel.request import Request
+    from kernel.request import Change, Request
     from kernel.sched.policy import Policy
 
 INIT_PID = 1
@@ -181,6 +181,7 @@ class LLMProcess(Process):
     # what it is told to do
     stopped: bool = False
     dying: tuple[int, str] | None = None  # exit status and reason, due at the token boundary
+    change: Change | None = None  # an exec, or a move to another device, that is under way
     # scheduling
     sched_class: SchedClass = SchedClass.FAIR
     nice: int = 0
@@ -260,6 +261,13 @@ class LLMProcess(Process):
             self.table.group = group
         self.group = group
 
+    def change_device(self, device: Device) -> None:
+        """Want another device from here on; not while it is in a step, or queued."""
+        if self.load:
+            self.group.add_load(self.device.name, -self.load)
+            self.group.add_load(device.name, self.load)
+        self.device = device
+
     @property
     def weight(self) -> float:
         """Share of the device relative to nice 0; 1.25 per nice level, as in Linux's sched_prio_to_weight."""
@@ -273,15 +281,17 @@ class LLMProcess(Process):
     @property
     def context(self) -> int:
         """Tokens the log may hold: the model's window, what its frames can ever hold, and the limits."""
-        if self.image is None:
-            return 0
-        bound = self.image.context
+        return 0 if self.image is None else self.context_with(self.image)
+
+    def context_with(self, image: Image) -> int:
+        """The same if it had another model."""
+        bound = image.context
         if self.limits.context:
             bound = min(bound, self.limits.context)
         if self.limits.pages:
-            bound = min(bound, self.limits.pages * self.image.block_tokens)
+            bound = min(bound, self.limits.pages * image.block_tokens)
         if most := self.group.kv_max:
-            bound = min(bound, most // self.image.frame_bytes * self.image.block_tokens)
+            bound = min(bound, most // image.frame_bytes * image.block_tokens)
         return bound
 
     @property

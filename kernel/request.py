@@ -27,3 +27,12 @@ class Request:
     undo: Callable[[], None] | None = None  # set while it waits
     mark: int = -1  # where a read of the trace began
     timers: list[Timer] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Change:
+    """A call that is giving a process another model or another device, one at a time. `resume` is what is left to do of
+    it when the process has reached the token boundary it waits for."""
+
+    request: Request
+    resume: Callable[[], None]

@@ -11,20 +11,20 @@ Whatever goes wrong with the KV, the log is there: what is missing is computed a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from drivers.protocol import IMAGES, Export, Exported, Failed, Import, Imported, Inspect, Inspected
+from drivers.protocol import Export, Exported, Failed, Inspect, Inspected
 from kernel.device import DOWN, HOPELESS, UP, Device
 from kernel.lifecycle import strike
 from kernel.loading import forget_waiter, want_image
-from kernel.memory.page_table import PageTable, blocks
+from kernel.memory.page_table import PageTable
 from kernel.memory.weights import Image
 from kernel.process import LLMProcess
 from kernel.process_image import ProcessImage, go_on, image_of, read_image
 from kernel.request import Request
 from kernel.sys_process import at_boundary, check_tokens
 from kernel.syscall import PARKED, handles
+from kernel.transfer import Stored, after_outs, ask, bring_in, check_able, give_up
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import CheckpointInfo, Kind
 from syscalls.table import Checkpoint, Restore
@@ -36,36 +36,6 @@ if TYPE_CHECKING:
 def _check_path(path: str) -> None:
     if not path.startswith("/") or path.endswith("/"):
         raise SyscallError(Errno.EINVAL, f"an absolute path of a file was wanted, found {path!r}")
-
-
-def _check_able(device: Device) -> None:
-    if device.hello is not None and IMAGES not in device.hello.features:
-        raise SyscallError(
-            Errno.ENOTSUP, f"the driver of {device.name} neither writes nor reads process images"
-        )
-
-
-def _ask(
-    kernel: Kernel,
-    device: Device,
-    message: Export | Inspect | Import,
-    answer: Callable[[object], None],
-    died: Callable[[str], None],
-) -> None:
-    """Send a request, whose `answer` or, if the driver dies before, `died` is called."""
-    device.answers[message.ref] = answer
-    device.died[message.ref] = died
-    if not isinstance(message, Import):
-        device.aside.add(message.ref)
-    kernel.send(device, message)
-
-
-def _after_outs(device: Device, go: Callable[[], None]) -> None:
-    """Do something once no frame of the device is yet to be moved out: now, or after the next step has been sent."""
-    if device.outs:
-        device.after_outs.append(go)
-    else:
-        go()
 
 
 def _say(kernel: Kernel, error: SyscallError, what: str) -> None:
@@ -92,7 +62,7 @@ def checkpoint(kernel: Kernel, request: Request, now: float) -> object:
             Errno.ERESTART,
             f"the driver of {device.name} would write the image, and it is {device.state}; call again when it is up",
         )
-    _check_able(device)
+    check_able(device)
     tokens, frames, slots = process.table.stored(len(process.log)) if call.kv else (0, [], [])
     if slots and device.outs:  # what is to lie in them has yet to be sent there
 
@@ -139,7 +109,7 @@ def checkpoint(kernel: Kernel, request: Request, now: float) -> object:
     places = [(slot.tier, slot.number) for slot in slots]
     number = image.id if tokens else 0
     message = Export(kernel.ref(), number, pid, call.path, head, tokens, frames, places, call.key)
-    _ask(kernel, device, message, done, died)
+    ask(kernel, device, message, done, died)
     return kernel.park(request, lambda: None)  # the file may come to be all the same
 
 
@@ -190,9 +160,7 @@ class _Restoring:
         if process is None:
             return
         if image is not None:
-            table = image.imports.pop(process.pid, None)
-            if table is not None:
-                table.cut(image.pool, 0)
+            give_up(image, process.pid)
             image.leave(process, self.kernel.now)
             self.kernel.dirty(device)
         process.birth = None
@@ -214,12 +182,12 @@ class _Restoring:
         try:
             if error is not None:
                 raise error
-            _check_able(self.device)
+            check_able(self.device)
         except SyscallError as refusal:
             self.fail(refusal)
             return
         message = Inspect(self.kernel.ref(), self.call.path, self.call.key)
-        _ask(self.kernel, self.device, message, self._inspected, self._died_looking)
+        ask(self.kernel, self.device, message, self._inspected, self._died_looking)
 
     def _died_looking(self, reason: str) -> None:
         why = f"the driver of {self.device.name} died while it looked at {self.call.path} ({reason}); call again"
@@ -301,78 +269,28 @@ class _Restoring:
         self.image = image
         image.join(process)
         if self.stored:
-            _after_outs(self.device, self._import)
+            after_outs(self.device, self._import)
         else:
             self._done(PageTable(process.group), "")
 
     # --- its KV ---
 
     def _import(self) -> None:
-        """Find frames: those of others that begin alike, and what is free, if nobody waits for it."""
-        process, image, device = self.process, self.image, self.device
-        assert process is not None
-        assert image is not None
-        table = PageTable(process.group)
-        if not image.held or device.state != UP:  # frames outlive an eviction of the weights
-            self._done(table, f"the driver of {device.name} has died")
-            return
-        wanted = min(self.stored, len(process.log) - 1)  # the last token is computed in any case
-        if wanted > 0:
-            gained = table.reuse(image.pool, process.log)
-            process.account.reused += gained
-            device.reused += gained
-        first = len(table.frames)
-        if wanted <= table.cached:
-            self._done(table, "")
-            return
-        frames = [] if image.starved else table.bring(image.pool, wanted - table.cached)
-        short = blocks(wanted) - len(table.frames)
-        if not frames:
-            self._done(table, f"there are no frames for {short} blocks")
-            return
-        image.imports[process.pid] = table
-        asked = table.cached
-
-        def done(message: object) -> None:
-            self._imported(message, first, asked, short)
-
-        def died(reason: str) -> None:
-            self._read_not(f"the driver of {device.name} died while it read it: {reason}")
-
-        message = Import(
-            self.kernel.ref(), image.id, self.call.path, self.id, first, frames, asked, self.call.key
-        )
-        _ask(self.kernel, device, message, done, died)
-
-    def _imported(self, message: object, first: int, asked: int, short: int) -> None:
-        if self.request.answered:
-            return
-        if isinstance(message, Failed):
-            self._read_not(message.reason)
-            return
         process, image = self.process, self.image
         assert process is not None
         assert image is not None
-        if not isinstance(message, Imported) or not min(asked, 16 * first) <= message.tokens <= asked:
-            self._read_not("the driver did not speak the protocol")
-            raise SyscallError(Errno.EPROTO, f"an import was answered by {type(message).__name__}")
-        table = image.imports.pop(process.pid)
-        taken = not table.frames
-        table.cut(image.pool, message.tokens)
-        table.computed(image.pool, process.log, 0)
-        reason = message.reason or (f"there are no frames for {short} blocks" if short else "")
-        self._done(table, "others needed its frames" if taken else reason)
+        most = min(self.stored, len(process.log) - 1)  # the last token is computed in any case
+        stored = Stored(self.call.path, self.id, self.stored, self.call.key)
+        image.imports[process.pid] = PageTable(process.group)
+        bring_in(self.kernel, self.device, image, process.pid, process.log, most, stored, self._arrived)
 
-    def _read_not(self, reason: str) -> None:
-        """What came of the frames nobody knows."""
-        if self.request.answered:
-            return
+    def _arrived(self, gained: int, reason: str) -> None:
         process, image = self.process, self.image
         assert process is not None
         assert image is not None
-        table = image.imports.pop(process.pid)
-        table.cut(image.pool, 0)
-        self._done(table, reason)
+        process.account.reused += gained
+        self.device.reused += gained
+        self._done(image.imports.pop(process.pid), reason)
 
     def _done(self, table: PageTable, reason: str) -> None:
         """The process goes on, with what there is of its KV."""

@@ -48,14 +48,14 @@ def evict(kernel: Kernel, request: Request, now: float) -> object:
     device = kernel.device_named(call.device)
     found = _known(kernel, device, call.model, call.dtype)
     for image in found:
-        pids = ", ".join(str(pid) for pid in list(image.users)[:8])
+        pids = ", ".join(str(pid) for pid in [*image.users, *(image.imports.keys() - image.users)][:8])
         why = (
             "it is being loaded"
             if image.state == LOADING or image.waiters or image.askers
             else "it is pinned; advise NORMAL first"
             if image.pinned
-            else f"processes {pids} run it; with `force` it goes all the same, and comes back when they want to run"
-            if image.users and not call.force
+            else f"processes {pids} run it or are on their way to; with `force` it goes until they want to run"
+            if image.mapped and not call.force
             else ""
         )
         if why:
@@ -75,7 +75,7 @@ def evict(kernel: Kernel, request: Request, now: float) -> object:
 def _evict(kernel: Kernel, device: Device, images: list[Image], now: float) -> None:
     for image in images:
         image.hinted = False
-        if image.state == RESIDENT or not (image.users or image.waiters or image.state == LOADING):
+        if image.state == RESIDENT or not (image.mapped or image.waiters or image.state == LOADING):
             evict_image(kernel, device, image, now)
 
 
@@ -104,7 +104,7 @@ def advise(kernel: Kernel, request: Request, now: float) -> object:
                 raise SyscallError(Errno.EBUSY, f"{pinned[0]} is pinned; advise NORMAL first")
             for image in found:
                 image.unneeded, image.hinted = True, False
-                if not (image.users or image.waiters) and image.state == RESIDENT:
+                if not (image.mapped or image.waiters) and image.state == RESIDENT:
                     evict_image(kernel, device, image, now)
         case Advice.NORMAL:
             for image in _known(kernel, device, call.model, call.dtype):
@@ -138,7 +138,7 @@ def _pin(device: Device, image: Image) -> None:
     """ENOMEM if it, or another one in use, would not fit then."""
     was, image.pinned = image.pinned, True
     for one in device.images.values():
-        if (one is image or one.users or one.waiters) and allotment(device, one) is None:
+        if (one is image or one.mapped or one.waiters) and allotment(device, one) is None:
             image.pinned = was
             raise SyscallError(
                 Errno.ENOMEM,

@@ -1,4 +1,5 @@
-"""The process family: spawn fork exec exit wait kill setsched setlimits; who looks at processes is in sys_info.py.
+"""The process family: spawn fork exec exit wait kill setlimits; setsched is in sys_migrate.py, getinfo and ps are in
+sys_info.py.
 
 As in xv6's sysproc.c: a handler checks its arguments, does its work on the process table, and returns the result.
 """
@@ -9,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+from kernel.device import UP, Device
 from kernel.events import KillDriver, SignalProgram
 from kernel.groups.group import Group
 from kernel.lifecycle import (
@@ -23,12 +25,12 @@ from kernel.lifecycle import (
 from kernel.loading import forget_waiter, want_image
 from kernel.memory.weights import Image
 from kernel.process import DriverProcess, LLMProcess, Program
-from kernel.request import Request
+from kernel.request import Change, Request
 from kernel.seeds import seed_of_child, seed_of_pid
 from kernel.syscall import PARKED, handles
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Finish, Kind, Limits, Right, Sampler, Signal
-from syscalls.table import Exec, Exit, Fork, Kill, Setlimits, Setsched, Spawn, Wait
+from syscalls.table import Exec, Exit, Fork, Kill, Setlimits, Spawn, Wait
 
 if TYPE_CHECKING:
     from kernel.core import Kernel
@@ -133,24 +135,27 @@ def check_tokens(image: Image, tokens: Sequence[int]) -> None:
         )
 
 
-def check_room(process: LLMProcess, length: int) -> None:
-    """E2BIG if a log of `length` tokens is more than the process may have."""
-    if length <= process.context:
-        return
-    image, limits = process.image, process.limits
+def check_room(
+    process: LLMProcess, length: int, image: Image | None = None, device: Device | None = None
+) -> None:
+    """E2BIG if a log of `length` tokens is more than the process may have, or could have with another image."""
+    image, device = image or process.image, device or process.device
     assert image is not None
+    limits, context = process.limits, process.context_with(image)
+    if length <= context:
+        return
     window = image.probed.context if image.probed else 0
-    if limits.context and limits.context == process.context:
+    if limits.context and limits.context == context:
         why = "its own limit (setlimits)"
-    elif limits.pages and limits.pages * image.block_tokens == process.context:
+    elif limits.pages and limits.pages * image.block_tokens == context:
         why = f"its limit of {limits.pages} pages (setlimits)"
-    elif (most := process.group.kv_max) and most // image.frame_bytes * image.block_tokens == process.context:
+    elif (most := process.group.kv_max) and most // image.frame_bytes * image.block_tokens == context:
         why = f"what kv_max of its group {process.group.path} allows ({most} bytes; group_set)"
-    elif window == process.context:
+    elif window == context:
         why = f"the window of {image.name}"
     else:
-        why = f"the KV memory of {image.name} on {process.device.name} (raise it with --kv-bytes)"
-    raise SyscallError(Errno.E2BIG, f"a context of {length} tokens is too long: {process.context} is {why}")
+        why = f"the KV memory of {image.name} on {device.name} (raise it with --kv-bytes)"
+    raise SyscallError(Errno.E2BIG, f"a context of {length} tokens is too long: {context} is {why}")
 
 
 @handles(Fork)
@@ -236,6 +241,17 @@ def check_idle(process: LLMProcess, what: str) -> None:
         )
 
 
+def check_unchanged(process: LLMProcess, request: Request) -> None:
+    """EBUSY if another call is giving the process another model or device."""
+    if process.change is not None and process.change.request is not request:
+        other = process.change.request
+        raise SyscallError(
+            Errno.EBUSY,
+            f"process {process.pid} is being changed by {other.entry.name} (program {other.program.pid}) already; wait "
+            "for that, or cancel it",
+        )
+
+
 @handles(Exec)
 def exec_(kernel: Kernel, request: Request, now: float) -> object:
     call = cast(Exec, request.call)
@@ -243,10 +259,12 @@ def exec_(kernel: Kernel, request: Request, now: float) -> object:
     check_idle(process, "exec")
     if process.image is None:
         raise SyscallError(Errno.EBUSY, f"process {process.pid} is still waiting for its model")
+    check_unchanged(process, request)
     if process.running:
         return at_boundary(kernel, process, request)
 
     def ready(image: Image | SyscallError) -> None:
+        process.change = None
         try:
             if isinstance(image, SyscallError):
                 raise image
@@ -259,34 +277,40 @@ def exec_(kernel: Kernel, request: Request, now: float) -> object:
         else:
             kernel.answer(request, None)
 
-    kernel.park(request, lambda: forget_waiter(process.device, ready))
-    want_image(kernel, process.device, call.model, call.dtype, ready, now)
+    def undo() -> None:
+        process.change = None
+        forget_waiter(process.device, ready)
+
+    kernel.park(request, undo)
+    process.change = Change(request, lambda: None)
+    try:
+        want_image(kernel, process.device, call.model, call.dtype, ready, now)
+    except SyscallError:
+        undo()
+        raise
     return PARKED
 
 
 def _replace_image(kernel: Kernel, process: LLMProcess, image: Image, call: Exec) -> None:
-    kernel.table.llm(process.pid)  # it may have exited meanwhile: ESRCH
     check_idle(process, "exec")
     old = process.image
     assert old is not None
+    if call.length not in (-1, len(process.log)):
+        raise SyscallError(
+            Errno.EAGAIN,
+            f"the log of process {process.pid} has {len(process.log)} tokens by now, not {call.length}; read it again",
+        )
     if call.tokens is None and old.probed and image.probed and old.probed.vocab != image.probed.vocab:
         raise SyscallError(
             Errno.EINVAL,
-            f"{image.name} has a vocabulary of {image.probed.vocab}, {old.name} of {old.probed.vocab}: pass tokens",
+            f"{image.name} has a vocabulary of {image.probed.vocab}, {old.name} of {old.probed.vocab}: the tokens of "
+            f"process {process.pid} mean something else to it; pass its own as `tokens` (the SDK's Process.exec does)",
         )
     log = process.log if call.tokens is None else list(call.tokens)
     check_tokens(image, log)
-    process.image = image
-    try:
-        check_room(process, len(log))
-        process.group.check_weights(image.id, image.weight_bytes, image.name)
-    except SyscallError:
-        process.image = old
-        raise
-    process.image = old
-    release_pages(kernel, process)
-    process.device.dropped.append(process.pid)  # what the driver knows of this context is of the old model
-    old.leave(process, kernel.now)
+    check_room(process, len(log), image)
+    process.group.check_weights(image.id, image.weight_bytes, image.name)
+    leave_image(kernel, process)
     image.used = kernel.now
     process.image, process.model, process.log, process.driver_log = image, call.model, log, 0
     process.reached = 0
@@ -294,6 +318,16 @@ def _replace_image(kernel: Kernel, process: LLMProcess, image: Image, call: Exec
     image.join(process)
     kernel.emit(kernel.now, "proc.exec", process.pid, process.device.name, len(log), image.name)
     kernel.settle(process, kernel.now)
+
+
+def leave_image(kernel: Kernel, process: LLMProcess) -> None:
+    """Take its pages and places from a process that is not in a step, and its model; it is to get another at once."""
+    image, device = process.image, process.device
+    assert image is not None
+    release_pages(kernel, process)
+    if device.state == UP:
+        device.dropped.append(process.pid)  # what the driver knows of this context is of this model
+    image.leave(process, kernel.now)
 
 
 # --- death ----------------------------------------------------------------------------------------------------------
@@ -388,21 +422,6 @@ def _signal_llm(kernel: Kernel, process: LLMProcess, signal: Signal, sender: Pro
 
 
 # --- setting --------------------------------------------------------------------------------------------------------
-
-
-@handles(Setsched)
-def setsched(kernel: Kernel, request: Request, now: float) -> None:
-    call = cast(Setsched, request.call)
-    process = kernel.table.llm(call.pid)
-    if call.nice is not None:
-        process.nice = call.nice
-        process.count_load()
-    if call.sched_class is not None:
-        process.sched_class = call.sched_class
-    if process.ticket:
-        process.device.queue.withdraw(process)
-        process.device.queue.put(process)
-    kernel.emit(now, "sched.set", process.pid, amount=process.nice, detail=process.sched_class.value)
 
 
 @handles(Setlimits)

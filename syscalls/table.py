@@ -248,13 +248,16 @@ class Fork(Call[list[int]]):
     blocks=True,
 )
 class Exec(Call[None]):
-    """Swap the model under an idle process; pid, limits, class and parent stay. Its tokens stay if the vocabulary has
-    the same size, or are replaced by `tokens` if given."""
+    """Swap the model under an idle process; pid, limits, class, group, sampler and parent stay. Its tokens stay if the
+    vocabulary has the same size, or are replaced by `tokens` if given. Whether vocabularies of one size are the same is
+    for the caller to know: the kernel sees ids, no words. On any error the process is as it was; EAGAIN: its log no
+    longer has the `length` that is given, so that the `tokens` are not what it says."""
 
     pid: Pid
     model: ModelName
     tokens: Tokens | None = None
     dtype: Name = ""
+    length: Annotated[int, Meta(ge=-1, le=limits.MAX_TOKEN)] = -1  # of the log from which `tokens` were made
 
 
 @_call(23, "process", Right.CONTROL, E.ESRCH)
@@ -296,13 +299,37 @@ class Ps(Call[list[ProcessInfo]]):
     limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
 
 
-@_call(28, "process", Right.CONTROL, E.ESRCH)
+@_call(
+    28,
+    "process",
+    Right.CONTROL,
+    E.ESRCH,
+    E.EBUSY,
+    E.ENOENT,
+    E.ENOEXEC,
+    E.E2BIG,
+    E.ENOMEM,
+    E.ENODEV,
+    E.EIO,
+    E.ENOTSUP,
+    E.EDQUOT,
+    E.ERESTART,
+    blocks=True,
+)
 class Setsched(Call[None]):
-    """Change nice value and class; what is None stays."""
+    """Change nice value, class and device; what is None or empty stays.
+
+    To another `device` a process is moved as it runs: its decode goes on, those who read it or wait for it notice
+    nothing, and on a device of the same kind its tokens are those it would have had. Answered once it lives there. Its KV
+    goes with it if that device computes in the same way; else its log is computed again, and the kernel log says why. On
+    any error it is where it was, and nothing is changed; so it is if the call is cancelled in time. ERESTART: the driver
+    there is down, or died meanwhile.
+    """
 
     pid: Pid
     nice: Nice | None = None
     sched_class: SchedClass | None = None
+    device: Name = ""
 
 
 @_call(29, "process", Right.CONTROL, E.ESRCH)

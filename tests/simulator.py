@@ -16,12 +16,13 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import msgspec
 
-from drivers import protocol
+from drivers import parcel, protocol
 from drivers.protocol import (
     HEARTBEAT_SECONDS,
     Done,
     Drop,
     Export,
+    Exported,
     Failed,
     FromDriver,
     Heartbeat,
@@ -32,6 +33,7 @@ from drivers.protocol import (
     Probe,
     Progress,
     Quit,
+    Release,
     Shed,
     Step,
     ToDriver,
@@ -178,6 +180,7 @@ class _Driver:
         self.hung = False
         self.busy = False
         self.progress = 0
+        self.parcels: set[str] = set()
 
     def say(self, message: FromDriver, after: float = 0.0) -> None:
         """Let the kernel have a message, unless this driver dies before."""
@@ -211,6 +214,8 @@ class _Driver:
             self.say(Done(message.ref))
         elif isinstance(message, Quit):
             self.die("quit")
+        elif isinstance(message, Release):
+            self._let_go(message.path)
         elif isinstance(message, Inspect):
             self._aside(message, lambda: self.device.inspect(message))
         else:
@@ -305,11 +310,19 @@ class _Driver:
             answer = work()
         except SyscallError as error:
             answer = Failed(message.ref, error.errno, error.reason)
+        if isinstance(answer, Exported) and answer.path:
+            self.parcels.add(answer.path)
         self.say(answer, DISK_SECONDS)
+
+    def _let_go(self, path: str) -> None:
+        self.parcels.discard(path)
+        parcel.release(path)
 
     def die(self, reason: str) -> None:
         if self.alive:
             self.alive = False
+            for path in list(self.parcels):  # files in memory do not outlive their process
+                self._let_go(path)
             exited = DriverExited(self.name, self.incarnation, reason)
             self.sim.at(self.sim.now + EXIT_SECONDS, lambda: self.sim.event(exited))
 
@@ -500,9 +513,15 @@ class Simulation:
 
 
 def small_config(
-    frames: int = 64, *, options: dict[str, str] | None = None, devices: int = 1, **config: Any
+    frames: int = 64,
+    *,
+    options: dict[str, str] | None = None,
+    others: dict[str, str] | None = None,
+    devices: int = 1,
+    **config: Any,
 ) -> KernelConfig:
-    """A kernel with small simulated devices sim0, sim1, ... whose models get `frames` frames each.
+    """A kernel with small simulated devices sim0, sim1, ... whose models get `frames` frames each. `others` are options
+    of all but the first.
 
     `config` are fields of DeviceConfig (policy, max_runs, step_tokens) or of KernelConfig.
     """
@@ -514,7 +533,7 @@ def small_config(
                 "sim",
                 kv_bytes=16 * frames * FRAME_BYTES,
                 image_kv_bytes=frames * FRAME_BYTES,
-                options={**SMALL, **(options or {})},
+                options={**SMALL, **(options or {}), **((others or {}) if i else {})},
                 **device,
             )
             for i in range(devices)

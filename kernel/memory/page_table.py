@@ -249,6 +249,17 @@ class PageTable:
         group.charge_swap(size)
         self.group = group
 
+    def hand_over(self, pool: FramePool, group: Group) -> None:
+        """Another group pays from here on for all that this one does, from the front, as far as it may have more; what is
+        behind that is let go."""
+        payer, self.group = self.group, group
+        for block, frame in enumerate(self.frames):
+            if pool.payers[frame] is payer:
+                if group.kv_room()[0] < pool.frame_bytes:
+                    self.cut(pool, block * BLOCK_TOKENS)
+                    return
+                pool.charge(frame, group)
+
     def forget(self, space: SwapSpace) -> None:
         """The device has lost its frames and places: nothing to release."""
         self.frames.clear()

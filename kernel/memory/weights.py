@@ -64,7 +64,7 @@ class Image:
     )  # BLOCKED(pagein), first come first
     imports: dict[int, PageTable] = field(
         default_factory=dict
-    )  # by pid, of processes whose KV is being read from a file
+    )  # by pid, of processes that come from a file or from another device: the KV there is of them here
     used: float = 0.0  # when a process last began or ended to use it
     # paging (kernel/paging.py)
     active: dict[int, LLMProcess] = field(default_factory=dict)
@@ -128,6 +128,11 @@ class Image:
         """The process has no pages any more, or never had."""
         if self.holders.pop(process.pid, None) is not None:
             self.victims.gone(process)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether its frames are needed: a process maps it, or is on its way to."""
+        return bool(self.users or self.imports)
 
     def take_back(self) -> None:
         """Nobody can run for want of frames: have those back into which KV is being read; it is computed instead."""

@@ -9,6 +9,7 @@ a process that sleeps costs nothing.
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 CLASSES = tuple(SchedClass)  # strongest first
 _SWEEP = 1024  # entries put between two sweeps, at least
 _RANK = {c: i for i, c in enumerate(CLASSES)}
+# Of all queues together: a process that moves to another device leaves dead entries in the queue of the first, which must
+# not come to life by the number it gets in the other.
+_tickets = itertools.count(1)
 
 
 def rank(sched_class: SchedClass) -> int:
@@ -34,7 +38,6 @@ class RunQueue:
         self.policy = policy
         self._heaps: list[list[tuple[float, int, LLMProcess]]] = [[] for _ in CLASSES]
         self._lines: list[deque[tuple[float, int, LLMProcess]]] = [deque() for _ in CLASSES]
-        self._ticket = 0
         self._size = 0
         self._puts = 0  # since the last sweep
 
@@ -63,14 +66,13 @@ class RunQueue:
             self.policy.woke(process)
         if process.ticket == 0:
             self._size += 1
-        self._ticket += 1
-        process.ticket = self._ticket
+        ticket = process.ticket = next(_tickets)
         process.key = self.policy.key(process)
         level = _RANK[process.sched_class]
-        heapq.heappush(self._heaps[level], (process.key, self._ticket, process))
+        heapq.heappush(self._heaps[level], (process.key, ticket, process))
         if level > 0:
             line = self._lines[level]
-            line.append((process.since, self._ticket, process))
+            line.append((process.since, ticket, process))
             while line and line[0][2].ticket != line[0][1]:
                 line.popleft()
         self._puts += 1

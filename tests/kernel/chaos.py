@@ -1,10 +1,10 @@
 """Random chaos in virtual time: `python -m tests.kernel.chaos --processes 10000 --seconds 3600`.
 
 Two simulated devices with swap that loses and refuses places, programs that come and go, thousands of processes that
-are fed, decode, fork, stop, exec, change groups and are killed, groups whose limits change, drivers that die. The devices
-end the run at the first token whose context is not in the frames it should be. Every ten seconds all invariants of the
-kernel are recounted (the ledger among them), and nobody may have waited longer than ageing allows. At the end nothing may
-be left.
+are fed, decode, fork, stop, exec, move between devices and groups and are killed, groups whose limits change, drivers
+that die. The devices end the run at the first token whose context is not in the frames it should be. Every ten seconds
+all invariants of the kernel are recounted (the ledger among them), and nobody may have waited longer than ageing allows.
+At the end nothing may be left.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from drivers import parcel
 from kernel.process import LLMProcess
 from syscalls.records import GroupSettings, KvAction, Sampler, SchedClass, Signal, State, WaitFor
 from syscalls.table import (
@@ -32,7 +33,7 @@ from syscalls.table import (
     Spawn,
     Truncate,
 )
-from tests.simulator import FRAME_BYTES, Prog, Simulation, simulate
+from tests.simulator import FRAME_BYTES, Future, Prog, Simulation, simulate
 
 PROGRAMS = 8
 FRAMES = 400
@@ -106,7 +107,7 @@ class Chaos:
         kinds = (
             ["decode"] * 12
             + ["feed"] * 4
-            + ["fork", "kill", "stop", "cont", "cont", "truncate", "exec", "move", "sched"]
+            + ["fork", "kill", "stop", "cont", "cont", "truncate", "exec", "move", "sched", "migrate"]
         )
         what = pick.choice([*kinds, "spawn", "spawn"])
         rare = pick.random()
@@ -173,6 +174,15 @@ class Chaos:
 
     def do_sched(self, program: Prog, pid: int) -> None:
         self.start(program, Setsched(pid, self.random.randrange(-5, 6), self.random.choice(list(SchedClass))))
+
+    def do_migrate(self, program: Prog, pid: int) -> None:
+        future = program.start(Setsched(pid, device=self.random.choice(["sim0", "sim1"])))
+        if self.random.random() < 0.1:
+            self.sim.at(self.sim.now + self.random.random() * 0.2, lambda: self.take_back(future))
+
+    def take_back(self, future: Future[None]) -> None:
+        if not future.done and future.program.connected:
+            future.cancel()
 
     def do_group(self, program: Prog, pid: int) -> None:
         pick = self.random
@@ -242,9 +252,11 @@ class Chaos:
             for image in device.images.values():
                 assert image.pool.available == image.pool.count
                 assert image.swap.free == image.swap.total
+                assert not image.imports
         root = kernel.groups.root
         assert (root.kv, root.swap, root.weights, root.pids) == (0, 0, 0, len(kernel.table))
         assert not kernel.groups.users.children
+        assert not parcel.held()
 
 
 def main(arguments: list[str] | None = None) -> int:

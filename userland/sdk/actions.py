@@ -100,11 +100,13 @@ def model_of(name: str, dtype: str = "", device: str = "") -> Script[ModelInfo]:
     return ask(Pagein(name, device, dtype))
 
 
-def model_in_memory(name: str) -> Script[ModelInfo]:
-    """The row of a model that some process runs, its weights in memory or not. ENOENT: none is of that name or path."""
+def model_in_memory(name: str, device: str = "") -> Script[ModelInfo]:
+    """The row of a model that some process runs, on that device (empty: any), its weights in memory or not. ENOENT: there
+    is none of that name or path."""
     rows = yield from ask(Models())
     for row in rows:
-        if name in (row.name, row.path) and row.state in ("resident", "streamed", "evicted"):
+        known = row.state in ("resident", "streamed", "evicted")
+        if known and name in (row.name, row.path) and device in ("", row.device):
             return row
     raise SyscallError(Errno.ENOENT, f"no model {name!r} is in memory; `models` lists them")
 

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
+import msgspec
 import trio
 
 from syscalls.errno import Errno, SyscallError
@@ -80,7 +81,7 @@ class System(AsyncConnection):
             raise SyscallError(
                 Errno.EINVAL, f"process {pid} ({info.name}) is a {info.kind.value}, not an LLM process"
             )
-        return Process(self, pid, await self.run(actions.model_in_memory(info.model)))
+        return Process(self, pid, await self.run(actions.model_in_memory(info.model, info.device)))
 
     async def ps(self) -> list[ProcessInfo]:
         """The whole process table."""
@@ -286,6 +287,24 @@ class Process:
 
     async def nice(self, value: int, sched_class: SchedClass | None = None) -> None:
         await self.system(Setsched(self.pid, value, sched_class))
+
+    async def move(self, device: str) -> None:
+        """Move it to another device, as it runs: its answer goes on, and whoever reads it notices nothing. Returns once
+        it lives there. On any error it is where it was: ENODEV, EBUSY, ENOMEM, E2BIG, ENOTSUP, ERESTART (the driver there
+        is down)."""
+        await self.system(Setsched(self.pid, device=device))
+        self.model = msgspec.structs.replace(self.model, device=device)
+
+    async def exec(self, model: str, *, dtype: str = "", tokens: Sequence[int] | None = None) -> int:
+        """Give it another model while it is idle; pid, limits, group, sampler and nice value stay. Returns the length of
+        its log in tokens.
+
+        Its context goes with it: a model with the same words takes the tokens as they are, for another one they are
+        turned into text and back, a conversation by the chat templates of the two. Or pass `tokens`. On any error it is
+        as it was: EBUSY, E2BIG (too long for that model), EAGAIN (others have changed its log meanwhile).
+        """
+        self.model, length = await self.system.run(options.change_model(self.pid, model, dtype, tokens))
+        return length
 
     async def join(self, group: str) -> None:
         """Move it into another control group."""

@@ -53,6 +53,11 @@ class ChatFormat:
         """Ids of the beginning of a conversation, ready for the model's answer."""
         return self._encode(self._render(messages, prompt=messages[-1]["role"] != "assistant"))
 
+    def whole(self, messages: Sequence[Message], answer: str | None) -> list[int]:
+        """Ids of a conversation whose last message has been answered as far as `answer`; None: it is no question."""
+        text = self._render(messages, prompt=answer is not None)
+        return self._encode(text + (answer or ""))
+
     def opening(self, system: str) -> list[int]:
         """Ids of a conversation that has only been told how to behave; empty if the template cannot begin so."""
         whole = self._render(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -10,7 +11,7 @@ import msgspec
 
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import GroupInfo, GroupSettings, KvAction, Limits, ModelInfo, Sampler, SchedClass
-from syscalls.table import Feed, GroupCreate, GroupSet, GroupStat, Models, Spawn
+from syscalls.table import Exec, Feed, Getinfo, GroupCreate, GroupSet, GroupStat, Models, Spawn
 from userland.sdk import actions
 from userland.sdk.actions import Language
 from userland.sdk.chat import Message
@@ -155,6 +156,42 @@ def spawn(options: Options) -> Script[tuple[int, ModelInfo]]:
         )
     )
     return pid, info
+
+
+def change_model(
+    pid: int, model: str, dtype: str, tokens: Sequence[int] | None
+) -> Script[tuple[ModelInfo, int]]:
+    """Give a process another model; the model, and the number of tokens its log has then.
+
+    Its log goes with it: as it is where both have the same words, else as their text (`translate`), or as `tokens`.
+    """
+    from userland.sdk.translate import same_words, translated  # late: it brings jinja2 along
+
+    model = yield from located(model)
+    row = yield from ask(Getinfo(pid))
+    if not row.model:
+        raise SyscallError(Errno.EINVAL, f"process {pid} ({row.name}) is a {row.kind.value}, no LLM process")
+    if row.decoding:
+        raise SyscallError(
+            Errno.EBUSY, f"process {pid} ({row.name}) is decoding; wait for that, or interrupt it first"
+        )
+    new = yield from actions.model_of(model, dtype, row.device)
+    if tokens is not None:
+        yield from ask(Exec(pid, model, list(tokens), dtype))
+        return new, len(tokens)
+    old = yield from actions.model_in_memory(row.model, row.device)
+    if old.path == new.path:
+        yield from ask(Exec(pid, model, None, dtype))
+        return new, row.length
+    before, after = actions.language_of(old), actions.language_of(new)
+    log = yield from actions.log_of(pid)
+    same = same_words(before, after)
+    if same and old.vocab == new.vocab:
+        yield from ask(Exec(pid, model, None, dtype))
+        return new, len(log)
+    ids = log if same else translated(before, after, log)
+    yield from ask(Exec(pid, model, ids, dtype, len(log)))
+    return new, len(ids)
 
 
 def initial_ids(options: Options, info: ModelInfo) -> list[int]:

@@ -15,6 +15,8 @@ from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
+import msgspec
+
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import (
     Advice,
@@ -78,7 +80,7 @@ class System(Connection):
             raise SyscallError(
                 Errno.EINVAL, f"process {pid} ({info.name}) is a {info.kind.value}, not an LLM process"
             )
-        return Process(self, pid, self.run(actions.model_in_memory(info.model)))
+        return Process(self, pid, self.run(actions.model_in_memory(info.model, info.device)))
 
     def ps(self) -> list[ProcessInfo]:
         """The whole process table."""
@@ -285,6 +287,24 @@ class Process:
 
     def nice(self, value: int, sched_class: SchedClass | None = None) -> None:
         self.system(Setsched(self.pid, value, sched_class))
+
+    def move(self, device: str) -> None:
+        """Move it to another device, as it runs: its answer goes on, and whoever reads it notices nothing. Returns once
+        it lives there. On any error it is where it was: ENODEV, EBUSY, ENOMEM, E2BIG, ENOTSUP, ERESTART (the driver there
+        is down)."""
+        self.system(Setsched(self.pid, device=device))
+        self.model = msgspec.structs.replace(self.model, device=device)
+
+    def exec(self, model: str, *, dtype: str = "", tokens: Sequence[int] | None = None) -> int:
+        """Give it another model while it is idle; pid, limits, group, sampler and nice value stay. Returns the length of
+        its log in tokens.
+
+        Its context goes with it: a model with the same words takes the tokens as they are, for another one they are
+        turned into text and back, a conversation by the chat templates of the two. Or pass `tokens`. On any error it is
+        as it was: EBUSY, E2BIG (too long for that model), EAGAIN (others have changed its log meanwhile).
+        """
+        self.model, length = self.system.run(options.change_model(self.pid, model, dtype, tokens))
+        return length
 
     def join(self, group: str) -> None:
         """Move it into another control group."""

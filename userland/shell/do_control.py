@@ -1,4 +1,5 @@
-"""The commands that control: stop cont kill nice fork limits group join policy pagein evict advise run exit halt."""
+"""The commands that control: stop cont kill nice migrate exec fork limits group join policy pagein evict advise run exit
+halt."""
 
 from __future__ import annotations
 
@@ -64,6 +65,26 @@ def _nice(shell: Session, line: Line) -> None:
             f"a nice value is from {NICE_MIN} (largest share) to {NICE_MAX} (smallest), found {value}"
         )
     shell.kernel(Setsched(pid=shell.pid(line.text("PID")), nice=value))
+
+
+@does("migrate")
+def _migrate(shell: Session, line: Line) -> None:
+    pid, device = shell.pid(line.text("PID")), line.text("DEVICE")
+    shell.kernel(Setsched(pid=pid, device=device))
+    info = shell.info(pid)
+    name = printable(info.name, one_line=True)
+    shell.screen.line(
+        f"[{pid}] {name} is on {info.device}: {info.length} tokens, {info.cached} of them cached"
+    )
+
+
+@does("exec")
+def _exec(shell: Session, line: Line) -> None:
+    agent = shell.agent(shell.pid(line.text("PID")))
+    length = agent.exec(line.text("MODEL"), dtype=line.text("--dtype"))
+    name = printable(shell.info(agent.pid).name, one_line=True)
+    model = printable(agent.model.name, one_line=True)
+    shell.screen.line(f"[{agent.pid}] {name} runs {model} ({agent.model.dtype}): {length} tokens")
 
 
 @does("fork")

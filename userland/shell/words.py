@@ -73,6 +73,13 @@ _ALL = (
                     "its device's name stands for it, as in `kill -KILL cpu0`."),
     Command("nice", "change a process's share of the device", (_PID, Param("VALUE", Kind.INTEGER)),
             details=f"From {NICE_MIN} (largest share) to {NICE_MAX} (smallest)."),
+    Command("migrate", "move a process to another device, as it runs", (_PID, Param("DEVICE", Kind.DEVICE)),
+            details="Its answer goes on. Its KV goes with it where that device computes in the same way, else its "
+                    "context is computed again; `dmesg` says why."),
+    Command("exec", "give an idle process another model", (_PID, Param("MODEL", Kind.MODEL)), (
+        Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
+    ), details="Its context goes with it: the tokens as they are where both have the same words, else as their text, a "
+               "conversation by the chat templates of the two."),
     Command("fork", "copy a process, sharing its pages", (_PID, Param("N", Kind.INTEGER, required=False)),
             details="N copies (default 1). Each goes on where the process is; pages are copied when written. The copies "
                     "have its name: tell them apart by pid."),
@@ -143,6 +150,8 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "cont",
             "kill",
             "nice",
+            "migrate",
+            "exec",
             "fork",
             "limits",
             "group",

@@ -1,0 +1,100 @@
+"""Parcels: files in memory that another driver opens, that nobody changes, and of which nothing is ever left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from drivers import checkpoint, parcel
+from drivers.checkpoint_file import Reader
+from drivers.protocol import BLOCK_TOKENS, Export
+from syscalls.errno import Errno, SyscallError
+
+PARTS = [bytes([number]) * 96 for number in range(5)]
+WAY = {"engine": "this"}
+
+
+def made(key: bytes = b"") -> tuple[str, bytes]:
+    request = Export(1, 1, 2, "", b"head", 5 * BLOCK_TOKENS - 3, [], [], key)
+    done = checkpoint.save(request, WAY, 96, PARTS, "", lambda: None)
+    assert (done.tokens, done.reason) == (5 * BLOCK_TOKENS - 3, "")
+    return done.path, done.id
+
+
+@pytest.mark.parametrize("key", [b"", b"open sesame"])
+def test_what_was_put_in_is_what_another_process_takes_out(key: bytes) -> None:
+    path, name = made(key)
+    script = (
+        "import sys; from drivers.checkpoint_file import Reader\n"
+        "with Reader(sys.argv[1], sys.argv[2].encode()) as file:\n"
+        "    into = bytearray(96)\n"
+        "    print(file.id.hex(), file.mine, file.flaw)\n"
+        "    for number in range(file.parts):\n"
+        "        file.read(number, memoryview(into)); print(into.hex())\n"
+    )
+    try:
+        said = subprocess.run(
+            [sys.executable, "-c", script, path, key.decode()], capture_output=True, text=True, check=True
+        ).stdout.split()
+    finally:
+        parcel.release(path)
+    assert said == [name.hex(), "True", *(part.hex() for part in PARTS)]
+
+
+def test_nobody_changes_it_and_only_its_owner_may_read_it() -> None:
+    path, _ = made()
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    for how in ("r+b", "wb"):
+        with pytest.raises(PermissionError), open(path, how, buffering=0) as file:
+            file.write(b"other")
+    parcel.release(path)
+
+
+def test_once_let_go_it_is_gone_and_letting_go_again_harms_nobody() -> None:
+    path, _ = made()
+    assert path in parcel.held()
+    parcel.release(path)
+    parcel.release(path)
+    assert path not in parcel.held()
+    with pytest.raises(SyscallError) as caught:
+        Reader(path)
+    assert caught.value.errno is Errno.ENOENT
+    parcel.release("/proc/1/fd/1")
+
+
+def test_one_that_could_not_be_written_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+
+    def full(descriptor: int, buffers: object) -> int:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("drivers.checkpoint_file.os.writev", full)
+    with pytest.raises(SyscallError, match="No space") as caught:
+        made()
+    assert caught.value.errno is Errno.EIO
+    assert parcel.held() == []
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_writer_that_is_killed_leaves_nothing_and_a_reader_keeps_what_it_has_opened(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from tests.drivers.test_parcel import made\n"
+        "print(made()[0], flush=True); time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        path = writer.stdout.readline().strip()
+        with Reader(path) as opened:
+            writer.send_signal(signal.SIGKILL)
+            writer.wait()
+            into = bytearray(96)
+            opened.read(3, memoryview(into))
+            assert bytes(into) == PARTS[3]
+            with pytest.raises(SyscallError):
+                Reader(path)
+    assert not [name for name in os.listdir("/dev/shm") if "parcel" in name]

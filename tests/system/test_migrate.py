@@ -1,0 +1,255 @@
+"""Migration through the whole system: agents that change devices while they talk, and drivers killed under them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drivers.cpu.native import library
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import Finish, State
+from syscalls.table import BootInfoCall, Decode, Dmesg, Read, Setsched
+from tests.booted import booted, eventually, is_gone
+from userland.sdk.system import Process, System
+
+NATIVE = not isinstance(library.load(), str)
+DTYPES = ["fp32", "bf16", *(["int8", "int4"] if NATIVE else [])]
+FLAGS = ["--device", "cpu:threads=1", "--device", "cpu:threads=1"]
+PROMPT = [(7 * i + i * i) % 251 for i in range(200)]
+TOKENS = 300
+ATTEMPTS = 5  # at moving a process in the midst of its decode: one may have ended before
+
+
+@pytest.fixture(scope="module")
+def system() -> Iterator[System]:
+    """A kernel with two devices."""
+    with System.connect(boot=True, flags=FLAGS) as system:
+        yield system
+
+
+def warnings(system: System) -> list[str]:
+    return [line.text for line in system(Dmesg()) if line.level != "info"]
+
+
+def moves(system: System, process: Process) -> list[str]:
+    about = f"process {process.pid}: moved from "
+    return [line.text for line in system(Dmesg()) if line.text.startswith(about)]
+
+
+def outcome(system: System, process: Process, device: str, timeout: float | None = None) -> Errno:
+    """How a move ends."""
+    try:
+        system.kernel(Setsched(process.pid, device=device), timeout=timeout)
+    except SyscallError as error:
+        return error.errno
+    return Errno.OK
+
+
+def unmoved(system: System, model: str, dtype: str, **how: float) -> list[int]:
+    """What a process says that stays where it is."""
+    process = system.spawn(model, PROMPT, dtype=dtype, **how)  # type: ignore[arg-type]
+    tokens = system(Decode(process.pid, TOKENS)).tokens
+    process.end()
+    return tokens
+
+
+@pytest.mark.parametrize("sampled", [False, True], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_stream_goes_on_without_a_gap_and_with_the_same_tokens(
+    system: System, cpu_system: System, zoo: Callable[[str], Path], dtype: str, sampled: bool
+) -> None:
+    model = str(zoo("qwen3"))
+    how = {"temperature": 0.8, "top_k": 40, "seed": 3} if sampled else {"seed": 0}
+    wanted = unmoved(cpu_system, model, dtype, **how)
+    system.load(model, dtype, "cpu1")
+    before = len(warnings(system))
+    for _ in range(ATTEMPTS):
+        if moved_in_its_midst(system, model, dtype, how, wanted):
+            break
+    else:
+        raise AssertionError(f"it had ended before it was moved, {ATTEMPTS} times")
+    assert warnings(system)[before:] == []
+
+
+def moved_in_its_midst(
+    system: System, model: str, dtype: str, how: dict[str, float], wanted: list[int]
+) -> bool:
+    """Move a process that decodes, while another program reads what it says. Whether it still did when it had moved."""
+    process = system.spawn(model, PROMPT, dtype=dtype, **how)  # type: ignore[arg-type]
+    system(Decode(process.pid, TOKENS, wait=False))
+    read: list[int] = []
+
+    def reader() -> None:
+        with System.connect(system.kernel.boot.runtime) as other:
+            while True:
+                result = other(Read(process.pid, len(PROMPT) + len(read)))
+                read.extend(result.tokens)
+                if not result.decoding:
+                    return
+
+    reading = threading.Thread(target=reader)
+    reading.start()
+    midst = False
+    for device in ("cpu1", "cpu0", "cpu1"):
+        process.move(device)
+        info = process.info()
+        assert info.device == device
+        midst = midst or info.decoding
+    reading.join()
+    assert read == wanted
+    assert process.tokens == PROMPT + wanted
+    assert process.info().finish is Finish.LENGTH
+    assert len(moves(system, process)) == 3
+    process.end()
+    return midst
+
+
+def test_an_idle_process_computes_nothing_again(system: System, zoo: Callable[[str], Path]) -> None:
+    process = system.spawn(str(zoo("llama")), PROMPT, dtype="fp32")
+    first = system(Decode(process.pid, 9)).tokens
+    before = process.info().usage.computed
+    process.move("cpu1")
+    info = process.info()
+    assert (info.device, info.cached) == ("cpu1", len(PROMPT) + 8)
+    second = system(Decode(process.pid, 30)).tokens
+    assert process.info().usage.computed - before == 30
+    twin = system.spawn(str(zoo("llama")), PROMPT + first, dtype="fp32")
+    assert system(Decode(twin.pid, 30)).tokens == second
+    for one in (process, twin):
+        one.end()
+
+
+def test_a_stopped_process_whose_pages_are_in_the_swap_file(
+    system: System, zoo: Callable[[str], Path]
+) -> None:
+    process = system.spawn(str(zoo("llama")), PROMPT[::-1], dtype="fp32")
+    system(Decode(process.pid, 9))
+    process.stop()
+    eventually(lambda: process.info().swapped > 0, "its pages are moved out")
+    process.move("cpu1")
+    assert process.info().state is State.STOPPED
+    process.cont()
+    before = process.info().usage.computed
+    system(Decode(process.pid, 20))
+    assert process.info().usage.computed - before == 20, "from one swap file to the other"
+    twin = system.spawn(str(zoo("llama")), PROMPT[::-1], dtype="fp32")
+    assert system(Decode(twin.pid, 29)).tokens == process.tokens[len(PROMPT) :]
+    for one in (process, twin):
+        one.end()
+
+
+def test_where_kv_has_another_form_the_log_is_computed_and_the_kernel_says_why(
+    zoo: Callable[[str], Path],
+) -> None:
+    flags = ["--device", "cpu:threads=1", "--device", "cpu:threads=2"]
+    with System.connect(boot=True, flags=flags) as system:
+        process = system.spawn(str(zoo("llama")), PROMPT, dtype="fp32")
+        system(Decode(process.pid, TOKENS, wait=False))
+        process.move("cpu1")
+        assert any("threads was 1, is 2" in line for line in warnings(system))
+        eventually(lambda: not process.info().decoding, "it ends")
+        assert process.info().length == len(PROMPT) + TOKENS
+
+
+def test_the_embedded_agent_talks_on(system: System) -> None:
+    with system.spawn(name="ada") as agent, system.spawn() as other:
+        agent.ask("My name is Mira.")
+        other.ask("My name is Mira.")
+        agent.move("cpu1")
+        assert agent.ask("What is my name?") == other.ask("What is my name?")
+        assert agent.tokens == other.tokens
+
+
+def test_no_file_has_a_name_and_no_descriptor_stays_open(system: System, zoo: Callable[[str], Path]) -> None:
+    place = Path(system.kernel.boot.runtime)
+    before = sorted(os.listdir(place)), sorted(os.listdir("/dev/shm"))
+
+    def parcels() -> list[str]:
+        found = []
+        for device in system(BootInfoCall()).devices:
+            for name in os.listdir(f"/proc/{device.os_pid}/fd"):
+                try:
+                    target = os.readlink(f"/proc/{device.os_pid}/fd/{name}")
+                except FileNotFoundError:
+                    continue
+                if "llmasos-parcel" in target:
+                    found.append(target)
+        return found
+
+    process = system.spawn(str(zoo("llama")), PROMPT, dtype="fp32")
+    for device in ("cpu1", "cpu0"):
+        process.move(device)
+    eventually(lambda: not parcels(), "the drivers let go of what was moved")
+    assert (sorted(os.listdir(place)), sorted(os.listdir("/dev/shm"))) == before
+    process.end()
+
+
+@settings(max_examples=8)
+@given(delays=st.lists(st.floats(0, 0.02), min_size=1, max_size=4))
+def test_second_thoughts_leave_it_where_it_is_or_there(
+    delays: list[float], system: System, zoo: Callable[[str], Path]
+) -> None:
+    process = system.spawn(str(zoo("llama")), PROMPT, dtype="fp32")
+    wanted = unmoved(system, str(zoo("llama")), "fp32")
+    system(Decode(process.pid, TOKENS, wait=False))
+    for delay in delays:
+        there = "cpu1" if process.info().device == "cpu0" else "cpu0"
+        assert outcome(system, process, there, timeout=delay) in (Errno.OK, Errno.ETIME, Errno.EBUSY)
+        assert process.info().device in ("cpu0", "cpu1")
+    eventually(lambda: not process.info().decoding, "it ends")
+    assert process.tokens == PROMPT + wanted
+    process.end()
+
+
+@pytest.mark.parametrize("victim", ["cpu0", "cpu1"])
+def test_a_driver_killed_under_a_move_costs_no_token(victim: str, zoo: Callable[[str], Path]) -> None:
+    with System.connect(boot=True, flags=FLAGS) as system:
+        model = str(zoo("llama"))
+        wanted = unmoved(system, model, "fp32")
+        system.load(model, "fp32", "cpu1")
+        for number, delay in enumerate((0.0, 0.002, 0.005, 0.01)):
+            process = system.spawn(model, PROMPT, dtype="fp32", device="cpu0")
+            system(Decode(process.pid, TOKENS, wait=False))
+            (pid,) = (d.os_pid for d in system(BootInfoCall()).devices if d.name == victim)
+
+            with ThreadPoolExecutor(1) as pool:
+                moving = pool.submit(outcome, system, process, "cpu1")
+                time.sleep(delay)
+                os.kill(pid, signal.SIGKILL)
+                answer = moving.result()
+            assert answer in (Errno.OK, Errno.ERESTART), number
+            assert process.info().device == ("cpu1" if answer is Errno.OK else "cpu0")
+            eventually(
+                lambda: all(d.state == "up" for d in system(BootInfoCall()).devices), "both drivers are up"
+            )
+            eventually(lambda process=process: not process.info().decoding, "it ends")  # type: ignore[misc]
+            assert process.tokens == PROMPT + wanted
+            process.end()
+
+
+def test_a_kernel_killed_under_a_move_leaves_nothing(zoo: Callable[[str], Path]) -> None:
+    shared = sorted(os.listdir("/dev/shm"))
+    with booted(*FLAGS) as kernel:
+        with System.connect(kernel.place) as system:
+            process = system.spawn(str(zoo("llama")), PROMPT, dtype="fp32", detached=True)
+            system.load(str(zoo("llama")), "fp32", "cpu1")
+            family = kernel.descendants()
+            threading.Timer(0.003, psutil.Process(kernel.pid).kill).start()
+            devices = itertools.cycle(("cpu1", "cpu0"))
+            while (answer := outcome(system, process, next(devices))) is Errno.OK:
+                pass
+            assert answer in (Errno.EPIPE, Errno.ECONNREFUSED)
+        kernel.wait()
+        eventually(lambda: all(is_gone(one) for one in family), "the drivers follow their kernel")
+        assert sorted(os.listdir("/dev/shm")) == shared

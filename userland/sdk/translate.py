@@ -1,0 +1,184 @@
+"""A context in another model's words: what `exec` gives a process when its new model has another tokenizer.
+
+Token ids are one model's affair: equal numbers of them do not make equal vocabularies, so those are compared by what
+stands in them. A conversation is taken apart into its turns by the old model's chat template and put together by the new
+one's; it counts as one only if putting it together by the old one gives the log again. Everything else is text.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from jinja2 import TemplateError
+
+from syscalls.errno import Errno, SyscallError
+from syscalls.limits import MAX_TOKENS_PER_CALL
+from userland.sdk.actions import Language
+from userland.sdk.chat import Message
+from userland.sdk.text import Tokenizer
+
+_SYSTEM, _USER, _ANSWER, _NEXT = "alpha", "beta", "gamma", "delta"
+_UNTOLD = ("truncation", "padding", "version")  # of tokenizer.json: says nothing about what ids mean
+
+
+@functools.lru_cache(maxsize=16)
+def words_digest(tokenizer: Tokenizer) -> str:
+    """A digest of all that decides what an id means and how text is cut into ids."""
+    plain = cast(Any, tokenizer)
+    about: dict[str, Any] = {"special": sorted(plain.all_special_tokens)}
+    backend = getattr(plain, "backend_tokenizer", None)
+    if backend is not None:
+        whole = json.loads(backend.to_str())
+        about["backend"] = {name: value for name, value in whole.items() if name not in _UNTOLD}
+    else:
+        about |= {"class": type(plain).__qualname__, "vocabulary": plain.get_vocab()}
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def same_words(one: Language, other: Language) -> bool:
+    """Whether a log means the same to both models, its chat turns included."""
+    if one.tokenizer.chat_template != other.tokenizer.chat_template:
+        return False
+    return words_digest(one.tokenizer) == words_digest(other.tokenizer)
+
+
+@dataclass(slots=True, frozen=True)
+class Conversation:
+    """What was said; `answer` is what the model has said so far to the last message, None if that is not a question."""
+
+    messages: list[Message]
+    answer: str | None
+
+
+def conversation_in(language: Language, ids: Sequence[int]) -> Conversation | None:
+    """The conversation that a log holds; None if it is none, or cannot be told from text."""
+    if language.chat is None:
+        return None
+    text = language.decode(ids, special=True)
+    for instructed in (False, True):
+        try:
+            found = _taken_apart(language, text, instructed=instructed)
+            if found is not None and _squeezed(_put_together(language, found)) == _squeezed(text):
+                return found
+        except TemplateError:  # one that knows no such role
+            continue
+    return None
+
+
+def _rendered(language: Language, messages: Sequence[Message], *, prompt: bool = False) -> str:
+    tokenizer = language.tokenizer
+    return cast(str, tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
+
+
+def _put_together(language: Language, found: Conversation) -> str:
+    if found.answer is None:
+        return _rendered(language, found.messages)
+    return _rendered(language, found.messages, prompt=True) + found.answer
+
+
+def _squeezed(text: str) -> str:
+    """Without its white space: templates trim what is said."""
+    return "".join(text.split())
+
+
+def _taken_apart(language: Language, text: str, *, instructed: bool) -> Conversation | None:
+    """The turns of a log's text, by what the template puts around those of a probe; with `instructed`, a system prompt
+    stands first."""
+    head: list[Message] = [{"role": "system", "content": _SYSTEM}] if instructed else []
+    asked: list[Message] = [*head, {"role": "user", "content": _USER}]
+    answered: list[Message] = [*asked, {"role": "assistant", "content": _ANSWER}]
+    first = _rendered(language, asked, prompt=True)
+    again = _rendered(language, [*answered, {"role": "user", "content": _NEXT}], prompt=True)
+    before_answer = first[first.index(_USER) + len(_USER) :]
+    between = again[again.index(_ANSWER) + len(_ANSWER) : again.index(_NEXT)]
+    closed = _rendered(language, answered)
+    close = closed[closed.index(_ANSWER) + len(_ANSWER) :]
+    if not before_answer or not between:
+        return None
+    start = first[: first.index(_USER)]
+    if not instructed:
+        return (
+            _turns(text[len(start) :], [], before_answer, between, close) if text.startswith(start) else None
+        )
+    opening, _, start = start.partition(_SYSTEM)
+    if not text.startswith(opening):
+        return None
+    said, mark, rest = text[len(opening) :].partition(start)
+    if mark:
+        return _turns(rest, [{"role": "system", "content": said}], before_answer, between, close)
+    alone = _rendered(language, head)
+    end = alone[alone.index(_SYSTEM) + len(_SYSTEM) :]
+    return Conversation([{"role": "system", "content": said.removesuffix(end)}], None)
+
+
+def _turns(
+    rest: str, messages: list[Message], before_answer: str, between: str, close: str
+) -> Conversation | None:
+    """The turns after the first user's mark."""
+    while True:
+        asked, mark, rest = rest.partition(before_answer)
+        if not mark:
+            return None
+        messages.append({"role": "user", "content": asked})
+        answer, mark, after = rest.partition(between)
+        if not mark:
+            break
+        messages.append({"role": "assistant", "content": answer})
+        rest = after
+    stop = close.strip()
+    if stop and rest.rstrip().endswith(stop):
+        answer = rest.rstrip().removesuffix(stop)
+        return Conversation([*messages, {"role": "assistant", "content": answer}], None)
+    return Conversation(messages, rest)
+
+
+def translated(old: Language, new: Language, ids: Sequence[int]) -> list[int]:
+    """The ids of another model's that say what these say. Raises E2BIG if they are too many for it."""
+    if not ids:
+        return []
+    found = conversation_in(old, ids)
+    if found is None:
+        result = new.encode(old.decode(ids), begin=True)
+    elif new.chat is None:
+        result = new.encode(_as_text(found), begin=True)
+    else:
+        result = _chat_ids(new, found)
+    most = min(new.model.context or MAX_TOKENS_PER_CALL, MAX_TOKENS_PER_CALL)
+    if len(result) > most:
+        raise SyscallError(
+            Errno.E2BIG,
+            f"the {len(ids)} tokens of the log are {len(result)} to {new.model.name}, which can have {most}; truncate "
+            "it, or use a model with a longer context",
+        )
+    return result
+
+
+def _chat_ids(new: Language, found: Conversation) -> list[int]:
+    chat = new.must_chat()
+    first, *others = found.messages
+    try:
+        return chat.whole(found.messages, found.answer)
+    except TemplateError:
+        if first["role"] != "system":
+            raise SyscallError(
+                Errno.ENOTSUP,
+                f"the chat template of {new.model.name} does not take this conversation; pass tokens of your own",
+            ) from None
+    if not others:
+        return new.encode(first["content"], begin=True)
+    # A template without a system role: the instructions go before the first question, as its makers advise.
+    merged = {"role": "user", "content": f"{first['content']}\n\n{others[0]['content']}"}
+    return chat.whole([merged, *others[1:]], found.answer)
+
+
+def _as_text(found: Conversation) -> str:
+    """A conversation for a model that has learnt none: who said what, a line each."""
+    lines = [f"{message['role']}: {message['content'].strip()}" for message in found.messages]
+    if found.answer is not None:
+        lines.append(f"assistant: {found.answer.strip()}".rstrip())
+    return "\n".join(lines)
