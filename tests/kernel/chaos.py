@@ -2,9 +2,10 @@
 
 Two simulated devices with swap that loses and refuses places, programs that come and go, thousands of processes that
 are fed, decode, fork, stop, exec, move between devices and groups and are killed, groups whose limits change, drivers
-that die. The devices end the run at the first token whose context is not in the frames it should be. Every ten seconds
-all invariants of the kernel are recounted (the ledger among them), and nobody may have waited longer than ageing allows.
-At the end nothing may be left.
+that die. Where there are several models they may not fit together (`config`), and page-ins may fail (`options`). The
+devices end the run at the first token whose context is not in the frames it should be. Every ten seconds all invariants of
+the kernel are recounted (the ledger among them), and nobody may have waited longer than ageing allows. At the end nothing
+may be left.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import argparse
 import random
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from drivers import parcel
 from kernel.process import LLMProcess
+from syscalls.errno import Errno
 from syscalls.records import GroupSettings, KvAction, Sampler, SchedClass, Signal, State, WaitFor
 from syscalls.table import (
     Decode,
@@ -51,11 +54,16 @@ class Chaos:
 
     seed: int
     processes: int
+    models: Sequence[str] = ("sim",)
+    options: dict[str, str] = field(default_factory=dict)  # of the devices
+    config: dict[str, Any] = field(default_factory=dict)
     sim: Simulation = field(init=False)
     random: random.Random = field(init=False)
     programs: list[Prog] = field(default_factory=list)
+    born: list[Future[int]] = field(default_factory=list)  # processes whose model is not there yet
     pids: list[int] = field(default_factory=list)
     worst: float = 0.0  # longest wait that was seen, of those who could run
+    longest: float = 0.0  # likewise, for weights
     done: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -64,12 +72,13 @@ class Chaos:
         self.sim = simulate(
             frames=FRAMES,
             devices=2,
-            options={"overhead": str(STEP_SECONDS), **options},
+            options={"overhead": str(STEP_SECONDS), **options, **self.options},
             max_runs=MAX_RUNS,
             step_tokens=512,
             aging_seconds=AGING,
             max_crashes=1_000_000,
             checked=False,
+            **self.config,
         )
         self.programs = [self.sim.program() for _ in range(PROGRAMS)]
         for path in GROUPS:
@@ -80,6 +89,7 @@ class Chaos:
         sim, began = self.sim, time.monotonic()
         end, look, told = sim.now + seconds, sim.now + LOOK_SECONDS, sim.now + report
         while sim.now < end:
+            self.count_births()
             for _ in range(self.random.randrange(150)):
                 self.act()
             sim.run_for(self.random.random() * 0.2)
@@ -121,7 +131,7 @@ class Chaos:
         self.start(
             program,
             Spawn(
-                "sim",
+                pick.choice(self.models),
                 tokens=[pick.randrange(900) for _ in range(pick.choice([1, 9, 16, 40, 120]))],
                 sampler=Sampler(temperature=pick.choice([0.0, 1.0]), seed=pick.randrange(1 << 30)),
                 sched_class=pick.choice(list(SchedClass)),
@@ -134,8 +144,18 @@ class Chaos:
 
     def start(self, program: Prog, call: Any) -> None:
         future = program.start(call)
-        if isinstance(call, Spawn) and future.done and future.reply is not None and not future.reply.errno:
-            self.pids.append(future.value)
+        if isinstance(call, Spawn):
+            self.born.append(future)
+            self.count_births()
+
+    def count_births(self) -> None:
+        waiting: list[Future[int]] = []
+        for future in self.born:
+            if future.done and future.errno is Errno.OK:
+                self.pids.append(future.value)
+            elif not future.done and future.program.connected:
+                waiting.append(future)
+        self.born = waiting
 
     def do_spawn(self, program: Prog, pid: int) -> None:
         self.birth(program)
@@ -167,7 +187,7 @@ class Chaos:
         self.start(program, Truncate(pid, self.random.randrange(40)))
 
     def do_exec(self, program: Prog, pid: int) -> None:
-        self.start(program, Exec(pid, "sim"))
+        self.start(program, Exec(pid, self.random.choice(self.models)))
 
     def do_move(self, program: Prog, pid: int) -> None:
         self.start(program, GroupMove(pid, self.random.choice(["", *GROUPS])))
@@ -192,6 +212,7 @@ class Chaos:
             tokens_max=pick.choice([0.0, 0.0, 200.0]),
             cpu_weight=pick.choice([10, 100, 500]),
             kv_action=pick.choice([KvAction.SPILL, KvAction.SPILL, KvAction.FAIL]),
+            weights_max=pick.choice([0, 0, 4_000_000]) if len(self.models) > 1 else 0,
         )
         if pick.random() < 0.2:
             settings = GroupSettings(kv_high=80 * FRAME_BYTES)
@@ -218,7 +239,12 @@ class Chaos:
         self.pids = alive
         for program in self.programs:  # zombies of programs that do not wait for them
             program.futures = {seq: future for seq, future in program.futures.items() if not future.done}
-        waiting = [p for p in kernel.table if isinstance(p, LLMProcess) and self.could_run(p)]
+        processes = [p for p in kernel.table if isinstance(p, LLMProcess)]
+        for process in processes:
+            if process.wait is WaitFor.WEIGHTS and process.state is State.BLOCKED:
+                self.longest = max(self.longest, now - process.since)
+        assert self.longest <= 8 * AGING, f"a process has waited {self.longest:.1f} s for weights"
+        waiting = [p for p in processes if self.could_run(p)]
         for process in waiting:
             self.worst = max(self.worst, now - process.since)
             bound = AGING + 8 * (len(waiting) + MAX_RUNS) * STEP_SECONDS
