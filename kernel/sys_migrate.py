@@ -81,9 +81,7 @@ class _Moving:
         self.process = process
         self.source = process.device
         self.target = target
-        self.image: Image | None = (
-            None  # its model on `target`, kept in memory there by an entry in `imports`
-        )
+        self.image: Image | None = None  # its model there, which its entry in `imports` keeps in memory
         self.log: list[int] = []  # whose KV is on its way
         self.had = 0  # tokens of it whose KV there was
         self.parcel = ""  # path of the file in memory that holds it
@@ -286,7 +284,10 @@ class _Moving:
         source.queue.withdraw(process)
         leave_image(kernel, process)
         kernel.dirty(source)
+        came = table.cached
         table.hand_over(image.pool, process.group)
+        if table.cached < came:
+            self.reason = self.reason or f"group {process.group.path} may have no more"
         process.change_device(target)
         process.table, process.image, process.driver_log = table, image, 0
         process.short, process.robbed = None, False
@@ -296,6 +297,7 @@ class _Moving:
         if table.frames:
             image.hold(process)
         process.change = None
+        self._release()
         self._say()
         call = cast(Setsched, self.request.call)
         if call.nice is not None or call.sched_class is not None:
@@ -309,9 +311,7 @@ class _Moving:
         kernel, process, where = self.kernel, self.process, f"{self.source.name} to {self.target.name}"
         came, length = process.table.cached, len(process.log)
         lacking = came < _alike(self.log, process.log, self.had)
-        why = (
-            f"; the rest is computed again: {self.reason or 'its group may have no more'}" if lacking else ""
-        )
+        why = f"; the rest is computed again: {self.reason or 'others needed its frames'}" if lacking else ""
         kernel.log(
             kernel.now,
             "warning" if why else "info",

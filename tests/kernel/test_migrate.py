@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
 from drivers import parcel
-from drivers.protocol import Export, Import
+from drivers.protocol import IMAGES, Export, Import
 from kernel.process import LLMProcess
 from kernel.sched.policies import make_policy
 from kernel.sched.run_queue import RunQueue
@@ -47,7 +48,7 @@ from syscalls.table import (
 )
 from tests.kernel.test_machine import Core, Proc, which
 from tests.kernel.test_swap import slots
-from tests.simulator import DISK_SECONDS, FRAME_BYTES, Future, Prog, Simulation, simulate
+from tests.simulator import DISK_SECONDS, FRAME_BYTES, Future, Prog, Simulation, simulate, small_config
 
 PROMPT = list(range(40))
 SAMPLERS = [Sampler(seed=7), Sampler(temperature=1.0, top_k=20, seed=11, repetition_penalty=1.3)]
@@ -279,7 +280,7 @@ def test_what_its_group_may_not_have_there_is_computed_again() -> None:
     program.call(Setsched(pid, device="sim1"))
     assert group.kv <= 4 * FRAME_BYTES
     assert row(sim, pid).table.cached == 32
-    assert "its group may have no more" in said(sim)
+    assert "group /small may have no more" in said(sim)
     whole(sim, program, pid, [*PROMPT, 2], 3)
     whole(sim, program, first, [*PROMPT, 1], 3)
 
@@ -411,6 +412,55 @@ def test_a_model_that_cannot_be_had_there(others: dict[str, str], errno: Errno, 
     pid = spawn(sim, program)
     assert why in stays(sim, program, pid, errno).reason
     whole(sim, program, pid, PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("kind", "a cuda computes in another way than a sim"),
+        ("form", f"a frame has {FRAME_BYTES} bytes on sim0, 1024 on sim1"),
+        ("features", "the driver of sim1 neither writes nor reads process images"),
+    ],
+)
+def test_kv_that_is_plainly_of_no_use_there_is_not_even_exported(what: str, why: str) -> None:
+    config = small_config(devices=2, others={"block_bytes": "1024"} if what == "form" else {})
+    if what == "kind":
+        config.devices[1].kind = "cuda"
+    sim = Simulation(config)
+    sim.run_until(lambda: all(d.state == "up" for d in sim.kernel.devices.values()))
+    if what == "features":
+        withhold(sim, IMAGES)
+    program = sim.program()
+    pid = spawn(sim, program)
+    decoding = program.start(Decode(pid, 50))
+    sent: list[Export] = []
+    sim.driver("sim0").device.export = sent.append  # type: ignore[method-assign,assignment]
+    program.call(Setsched(pid, device="sim1"))
+    assert not sent
+    assert f"KV of 0; the rest is computed again: {why}" in said(sim)
+    sim.run_until(lambda: decoding.done)
+    assert decoding.value.tokens == sim.continuation(PROMPT, 50, row(sim, pid).sampler)
+
+
+def withhold(sim: Simulation, feature: str) -> None:
+    """Let sim1's driver have declared no such feature."""
+    device = sim.kernel.devices["sim1"]
+    assert device.hello is not None
+    features = [name for name in device.hello.features if name != feature]
+    device.hello = msgspec.structs.replace(device.hello, features=features)
+
+
+def test_a_decode_that_wants_log_probabilities_stays_where_they_are_reported() -> None:
+    sim = simulate(devices=2)
+    withhold(sim, "logprobs")
+    program = sim.program()
+    pid = spawn(sim, program)
+    decoding = program.start(Decode(pid, 60, logprobs=2))
+    assert "log-probabilities" in stays(sim, program, pid, Errno.ENOTSUP).reason
+    sim.run_until(lambda: decoding.done)
+    assert len(decoding.value.logprobs) == 60
+    program.call(Setsched(pid, device="sim1"))
+    assert row(sim, pid).device.name == "sim1"
 
 
 def test_a_group_that_may_not_have_its_weights_there_and_one_that_just_may() -> None:
