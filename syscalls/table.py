@@ -120,11 +120,14 @@ E = Errno
 class Attach(Call[BootInfo]):
     """Become a program of this kernel; must be a connection's first call. `rights` is what the program keeps.
 
-    Calling it again on the same connection gives up further rights and returns the same pid.
+    Calling it again on the same connection gives up further rights and returns the same pid. With the `ticket` that
+    BootInfo gave in an earlier life of this kernel the program is taken up again: its pid, rights and processes. It then
+    sends its unanswered calls again under their old sequence numbers; what had been done is not done twice.
     """
 
     name: Name = ""
     rights: Annotated[int, Meta(ge=0, le=int(Right.ALL))] = int(Right.ALL)
+    ticket: Annotated[bytes, Meta(max_length=limits.MAX_TICKET)] = b""
 
 
 @_call(2, "system", Right(0))
