@@ -151,10 +151,18 @@ class Prog:
 
     def start(self, call: Call[R]) -> Future[R]:
         """Make a call and do not wait for its answer."""
+        future = self.prepare(call)
+        self.sim.event(self.event(future))
+        return future
+
+    def prepare(self, call: Call[R]) -> Future[R]:
+        """A call that is yet to be made, by `event`."""
         future = Future(self, next(self._seq), call)
         self.futures[future.seq] = future
-        self.sim.event(Syscall(self.peer, future.seq, call, os_pid=1000 + self.peer))
         return future
+
+    def event(self, future: Future[Any]) -> Syscall:
+        return Syscall(self.peer, future.seq, future.call, os_pid=1000 + self.peer)
 
     def call(self, call: Call[R], limit: float = LIMIT_SECONDS) -> R:
         """Make a call and run the system until it is answered. Raises SyscallError."""
@@ -173,8 +181,8 @@ class Prog:
         info: BootInfo = self.call(Attach(ticket=self.ticket))
         assert (info.pid, info.ticket) == (self.pid, self.ticket)
         for future in unanswered:
-            if self.connected and self.sim.peers.get(self.peer) is self:
-                self.sim.event(Syscall(self.peer, future.seq, future.call, os_pid=1000 + self.peer))
+            if not future.done:
+                self.sim.event(self.event(future))
 
 
 class _Driver:
@@ -355,7 +363,7 @@ class Simulation:
     def die_in(self, event: Event, actions: int) -> None:
         """Hand the kernel an event, and kill it when it has done so many of the actions that come of it."""
         if not self.halted:
-            self._act(self.kernel.handle(event, self.now)[:actions])
+            self._act(self.kernel.handle(event, self.now)[:actions], whole=False)
             self.kill()
 
     def kill(self) -> None:
@@ -387,11 +395,11 @@ class Simulation:
             live = self.kernel.journal.snapshot(self.kernel, self.kernel.secret)
             assert not (found := self.saved.difference(live)), f"the journal's {found} (live)"
 
-    def _act(self, actions: list[Action]) -> None:
+    def _act(self, actions: list[Action], *, whole: bool = True) -> None:
         for action in actions[:1]:
             if isinstance(action, Append):
                 self._append(action)
-        if self.checked:
+        if self.checked and whole:
             self._check_journal()
         for action in actions:
             match action:

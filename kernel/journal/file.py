@@ -58,7 +58,7 @@ def header() -> bytes:
 
 
 def read(path: Path, upto: int | None = None, rest: Callable[[], None] = lambda: None) -> Found:
-    """Everything a file adds up to, or its first `upto` bytes, which are known to be whole. `rest` is called now and then.
+    """Everything a file adds up to, or its first `upto` bytes, which are known to be whole. `rest` is called often.
 
     Raises SyscallError EINVAL: the file is of another version, or no journal; EIO: it cannot be read.
     """

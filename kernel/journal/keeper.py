@@ -2,8 +2,9 @@
 written.
 
 Frames are written where the kernel handles its events, before any answer leaves, so they survive the kernel. That they
-survive the machine is fsync's affair, which takes milliseconds and is done in a thread: once a second (`interval`), never,
-or (`always`) as often as somebody waits, one fsync for all who do, as databases commit in groups; answers then wait for it.
+survive the machine is fsync's affair, which takes milliseconds and is done in a thread: once a second (`interval`),
+never, or (`always`) as often as there is something; answers then wait for it, and one fsync serves all who wait, as
+databases commit in groups.
 
 Compaction reads the file in a thread and writes what it adds up to into a new one; from the moment that has caught up,
 frames go to both, until the new file has its name and both are on the disk. So at every moment the file of that name is
