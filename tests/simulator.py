@@ -89,6 +89,10 @@ SMALL = {  # a device whose steps take about a millisecond, and models of a few 
 FRAME_BYTES = 16 * 2 * 2 * 4 * 2  # of SMALL
 
 
+class KernelKilled(Exception):
+    """The kernel has just been killed, as `die_at` says."""
+
+
 class _Died(Exception):
     pass
 
@@ -324,8 +328,9 @@ class Simulation:
         self.checked = checked
         self.file = config
         self.saved = Saved(b"key of the simulated kernel") if journal else None  # what the journal adds up to
-        self.frames: list[bytes] = []  # and its frames, since `keep_frames` was set
-        self.keep_frames = False
+        self.frames = 0  # written to it
+        self.die_at = -1  # frames after which the kernel is killed; `die_before`: before this one is written
+        self.die_before = False
         self.peers: dict[int, Prog] = {}
         self.kernel = Kernel(copy.deepcopy(config))
         self.config = {device.name: device for device in config.devices}
@@ -384,10 +389,11 @@ class Simulation:
 
     def _append(self, append: Append) -> None:
         assert self.saved is not None
-        encoded = records.encode(append.frame)
-        if self.keep_frames:
-            self.frames.append(encoded)
-        self.saved.apply(records.decode(encoded))
+        self.frames += 1
+        if self.frames != self.die_at or not self.die_before:
+            self.saved.apply(records.decode(records.encode(append.frame)))
+        if self.frames == self.die_at:
+            raise KernelKilled
 
     def _check_journal(self) -> None:
         """The records so far add up to the live state."""

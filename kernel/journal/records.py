@@ -16,6 +16,7 @@ from syscalls.records import (
     Finish,
     GroupSettings,
     Limits,
+    Record,
     Sampler,
     SchedClass,
     TokenLogprobs,
@@ -23,7 +24,7 @@ from syscalls.records import (
 )
 
 
-class Entry(msgspec.Struct, array_like=True, frozen=True):
+class Entry(Record):
     """What the records share."""
 
 
