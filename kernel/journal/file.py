@@ -30,7 +30,6 @@ VERSION = 1
 _HEADER = struct.Struct("<8sI4x")
 _MAGIC = b"LLMasOSj"
 _FRAME = struct.Struct("<IIQ")  # length, a check of it, a check of the body
-MOST_BYTES = 1 << 30  # of one frame
 KEY_BYTES = 32
 _SLICE = 0.001  # seconds of reading or writing in a thread before others have their turn
 _PIECE = 1 << 20
@@ -96,7 +95,7 @@ def _read_frames(file: BinaryIO, size: int, rest: Callable[[], None]) -> Found:
         if len(head) < _FRAME.size:
             return _cut(found, torn=True, trouble=f"{len(head)} bytes of a frame's head")
         length, check, digest = _FRAME.unpack(head)
-        if xxhash.xxh32_intdigest(length.to_bytes(4, "little")) != check or length > MOST_BYTES:
+        if xxhash.xxh32_intdigest(length.to_bytes(4, "little")) != check:
             return _cut(found, torn=False, trouble="a frame's length is damaged")
         left = size - found.end - _FRAME.size
         if length > left:

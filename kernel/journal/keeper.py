@@ -30,6 +30,7 @@ from kernel.journal import file
 from kernel.journal.file import Opened
 from kernel.journal.records import Frame, encode
 from kernel.journal.state import State
+from syscalls.errno import SyscallError
 
 Fsync = Literal["always", "interval", "never"]
 
@@ -211,7 +212,10 @@ class Keeper:
                 file.drop_new(self.path, new)
 
     def _write_compacted(self, upto: int) -> int:
-        found = file.read(self.path, upto, self._rest())
+        try:
+            found = file.read(self.path, upto, self._rest())
+        except SyscallError as error:
+            raise OSError(errno.EIO, error.reason) from None
         if found.trouble:
             raise OSError(errno.EIO, f"it is damaged: {found.trouble}")
         return file.write_new(self.path, found.state.snapshot(), self._rest())

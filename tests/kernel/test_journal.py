@@ -6,17 +6,14 @@ machines of tests/kernel kill the kernel at random (tests/kernel/test_machine.py
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from kernel.events import DeviceConfig
-from kernel.journal.recovery import ticket
 from kernel.journal.records import Answer, Frame, decode, encode
+from kernel.journal.recovery import ticket
 from kernel.journal.state import MOST_ANSWER_BYTES, Answers, State
-from kernel.process import LLMProcess
 from syscalls import limits
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import (

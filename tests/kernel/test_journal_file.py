@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
 
 from kernel.events import Event, JournalCompacted, JournalFails
 from kernel.journal import file, keeper
@@ -231,7 +232,7 @@ def test_a_journal_is_bounded_by_compaction_and_adds_up_to_the_same(
         for count in range(3000):
             rig.append(growth(rig.live, count))
             if count % 10 == 0:
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
         await rig.until(lambda: rig.keeper.size < 3 * 4096)
 
     rig.run(scenario)
@@ -292,8 +293,7 @@ def test_a_kernel_killed_at_any_write_of_a_compaction_leaves_a_whole_journal(
 
         try:
             rig.run(scenario)
-        except BaseExceptionGroup as group:
-            assert group.split(Killed)[1] is None, "nothing else went wrong"
+        except* Killed:  # and nothing else
             died += 1
         assert not rig.seen(JournalFails)
         state, notes = reopen(place)
@@ -380,7 +380,7 @@ def test_always_answers_wait_for_the_disk_and_keep_their_order(
 
             rig.keeper.when_kept(tell)
             if count % 7 == 0:
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
         await rig.until(lambda: len(told) == 201)
 
     rig.run(scenario)
