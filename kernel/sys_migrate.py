@@ -21,7 +21,14 @@ from kernel.memory.page_table import PageTable
 from kernel.memory.weights import Image
 from kernel.process import LLMProcess
 from kernel.request import Change, Request
-from kernel.sys_process import check_room, check_tokens, check_unchanged, leave_image
+from kernel.sys_process import (
+    at_boundary,
+    check_room,
+    check_tokens,
+    check_unchanged,
+    leave_image,
+    with_model,
+)
 from kernel.syscall import PARKED, handles
 from kernel.transfer import Stored, after_outs, ask, bring_in, check_able, give_up
 from syscalls.errno import Errno, SyscallError
@@ -43,8 +50,9 @@ def setsched(kernel: Kernel, request: Request, now: float) -> object:
     if device is process.device:
         _set(kernel, process, call, now)
         return None
-    if process.image is None:
-        raise SyscallError(Errno.EBUSY, f"process {process.pid} is still waiting for its model")
+    with_model(kernel, call.pid)
+    if process.saved is not None:
+        return at_boundary(kernel, process, request)
     check_unchanged(process, request)
     _check_up(device)
     _Moving(kernel, request, process, device).begin()
@@ -57,6 +65,7 @@ def _set(kernel: Kernel, process: LLMProcess, call: Setsched, now: float) -> Non
         process.count_load()
     if call.sched_class is not None:
         process.sched_class = call.sched_class
+    kernel.touch(process)
     if process.ticket:
         process.device.queue.withdraw(process)
         process.device.queue.put(process)
@@ -297,6 +306,7 @@ class _Moving:
         if table.frames:
             image.hold(process)
         process.change = None
+        kernel.touch(process)
         self._release()
         self._say()
         call = cast(Setsched, self.request.call)

@@ -14,6 +14,7 @@ MAX_NAME = 128  # characters of a process or program name
 MAX_PATH = 4096
 MAX_KEY = 1024  # bytes of a passphrase
 MAX_MAPPED = 16  # pids that `models` lists for a model; `processes` counts all
+MAX_TICKET = 64  # bytes
 MAX_LIST = 1000  # rows of one ps/trace/dmesg answer
 MAX_TIMEOUT = 86_400.0  # seconds
 MAX_PARKED_CALLS = 4096  # calls of one program waiting in the kernel at once

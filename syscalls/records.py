@@ -328,6 +328,9 @@ class BootInfo(Record):
     default_device: str
     policies: list[str]
     devices: list[DeviceInfo]
+    ticket: bytes = (
+        b""  # with it the program is known again after the kernel has died; empty: no journal is kept
+    )
 
 
 class Stats(Record):
@@ -352,6 +355,8 @@ class Stats(Record):
     moved_out: int = 0  # frames, to lower tiers
     moved_in: int = 0
     refaults: int = 0  # times a process that wanted to run lost its pages and had to have them back
+    journal: str = ""  # "kept", or why it cannot be; empty: there is none
+    journal_frames: int = 0  # events that have changed something, and were written to it
 
 
 class TraceEvent(Record):

@@ -117,15 +117,19 @@ E = Errno
 # --- system ---------------------------------------------------------------------------------------------------------
 
 
-@_call(1, "system", Right(0))
+@_call(1, "system", Right(0), Errno.ESRCH)
 class Attach(Call[BootInfo]):
     """Become a program of this kernel; must be a connection's first call. `rights` is what the program keeps.
 
-    Calling it again on the same connection gives up further rights and returns the same pid.
+    Calling it again on the same connection gives up further rights and returns the same pid. With the `ticket` that
+    BootInfo gave in an earlier life of this kernel the program is taken up again: its pid, rights and processes. It then
+    sends its unanswered calls again under their old sequence numbers; what had been done is not done twice. ESRCH: the
+    ticket is of no program that is expected back. EAGAIN: the program is attached by another connection still.
     """
 
     name: Name = ""
     rights: Annotated[int, Meta(ge=0, le=int(Right.ALL))] = int(Right.ALL)
+    ticket: Annotated[bytes, Meta(max_length=limits.MAX_TICKET)] = b""
 
 
 @_call(2, "system", Right(0))

@@ -3,9 +3,9 @@
 Two simulated devices with swap that loses and refuses places, programs that come and go, thousands of processes that
 are fed, decode, fork, stop, exec, move between devices and groups and are killed, groups whose limits change, drivers
 that die. Where there are several models they may not fit together (`config`), and page-ins may fail (`options`). The
-devices end the run at the first token whose context is not in the frames it should be. Every ten seconds all invariants of
-the kernel are recounted (the ledger among them), and nobody may have waited longer than ageing allows. At the end nothing
-may be left.
+devices end the run at the first token whose context is not in the frames it should be. Every ten seconds all invariants
+of the kernel are recounted (the ledger among them), and nobody may have waited longer than ageing allows. At the end
+nothing may be left.
 """
 
 from __future__ import annotations
