@@ -319,6 +319,21 @@ def test_a_decode_that_ends_before_its_program_is_back_is_answered_then() -> Non
     assert again.position == 43
 
 
+def test_a_decode_of_an_earlier_kernel_can_be_taken_back() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", [1, 2, 3], WARM))
+    decode_ = program.start(Decode(pid, 400))
+    sim.run_until(lambda: len(log_of(sim, pid)) > 10)
+    reboot(sim)
+    sim.connect(program)
+    program.call(Attach(ticket=program.ticket))
+    decode_.cancel()
+    assert decode_.errno is Errno.EINTR
+    row = program.call(Getinfo(pid))
+    assert (row.decoding, row.finish) == (False, Finish.INTERRUPT)
+
+
 def test_a_call_under_a_number_of_an_earlier_kernel_is_a_new_one_if_it_is_another() -> None:
     sim = simulate()
     program = sim.program()
