@@ -543,6 +543,21 @@ def test_what_changes_nothing_is_not_written_and_a_step_is_one_frame() -> None:
     assert program.call(StatsCall()).journal == "kept"
 
 
+def test_a_fork_does_not_write_the_log_again() -> None:
+    sim = simulate()
+    program = sim.program()
+    parent = program.call(Spawn("sim", list(range(400))))
+    program.call(Decode(parent, 3))
+    assert sim.saved is not None
+    apply, sizes = sim.saved.apply, []
+    sim._append = lambda append: (sizes.append(len(encode(append.frame))), apply(append.frame))[1]  # type: ignore[method-assign]
+    children = program.call(Fork(parent, 20))
+    assert sum(sizes) < 20 * 400
+    logs = {tuple(sim.saved.processes[pid].log) for pid in [parent, *children]}
+    assert len(logs) == 1
+    assert len(logs.pop()) == 403
+
+
 def test_a_halt_leaves_the_journal_as_it_was() -> None:
     sim = simulate()
     program = sim.program()
