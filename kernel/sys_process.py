@@ -220,6 +220,7 @@ def _fork_one(kernel: Kernel, parent: LLMProcess, owner: Program, call: Fork, no
     if child.table.frames:
         image.hold(child)
     kernel.table.add(child)
+    kernel.journal.forked(child, parent)
     kernel.counters["spawned"] += 1
     kernel.emit(now, "proc.fork", pid, child.device.name, len(child.table.frames), f"of {parent.pid}")
     kernel.settle(child, now)

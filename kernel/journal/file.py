@@ -208,10 +208,11 @@ class Opened:
     size: int
     state: State
     notes: list[tuple[str, str]]  # level, text
+    fresh: bool = False  # there was none
 
     def close(self, *, remove: bool = False) -> None:
-        """Let go; `remove`: there is nothing to come back to."""
-        if remove:
+        """Let go; `remove`: there is nothing to come back to. Nor is there if the kernel could not be booted."""
+        if remove or (self.fresh and self.path.exists() and self.path.stat().st_size == self.size):
             self.path.unlink(missing_ok=True)
         _beside(self.path).unlink(missing_ok=True)
         os.close(self.lock)
@@ -230,7 +231,7 @@ def open_journal(directory: Path) -> Opened:
         if not path.exists():
             fd = write_new(path, State(os.urandom(KEY_BYTES)).snapshot())
             replace(path)
-            return Opened(path, lock, fd, os.fstat(fd).st_size, read(path).state, notes)
+            return Opened(path, lock, fd, os.fstat(fd).st_size, read(path).state, notes, fresh=True)
         found = read(path)
         if found.trouble and (not found.torn or not found.state.secret):
             return Opened(path, lock, *_mend(path, found, notes), found.state, notes)

@@ -16,6 +16,7 @@ from kernel.groups.group import Group
 from kernel.journal.records import (
     Answer,
     AnyEntry,
+    Copied,
     DeviceHead,
     Doing,
     Exited,
@@ -76,6 +77,7 @@ class Recorder:
         self._next_pid = 0  # as the journal has it
         self._groups: dict[str, Group] = {}  # those that the journal has, by path
         # of this event
+        self._first: list[AnyEntry] = []  # before all others
         self._grown: dict[int, LLMProcess] = {}
         self._answers: list[tuple[Program, Answer]] = []
         self._set: dict[str, Group] = {}
@@ -101,6 +103,16 @@ class Recorder:
         """Its log has other tokens at its end."""
         if self.on:
             self._grown[process.pid] = process
+
+    def forked(self, child: LLMProcess, parent: LLMProcess) -> None:
+        """A child has its parent's log, as that is now: it need not be written again."""
+        if not self.on or parent.pid not in self._known:
+            return
+        if parent.pid in self._grown:
+            self._first.append(_grown(self._grown.pop(parent.pid)))
+        self._first += [process_head(child), Copied(child.pid, parent.pid)]
+        self._known.add(child.pid)
+        child.recorded = len(child.log)
 
     def answered(self, request: Request, errno: Errno, value: Any, reason: str) -> None:
         """A call has its answer. One that failed without having waited has changed nothing."""
@@ -145,7 +157,7 @@ class Recorder:
             table.changed.clear()
             table.gone.clear()
             return None
-        entries: list[AnyEntry] = []
+        entries, self._first = self._first, []
         if table.next_pid != self._next_pid:
             self._next_pid = table.next_pid
             entries.append(Pids(self._next_pid))

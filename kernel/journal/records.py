@@ -160,12 +160,20 @@ class DeviceHead(Entry, tag=13):
     step_tokens: int
 
 
+class Copied(Entry, tag=14):
+    """The log of a process is the whole log of another: it has just been forked."""
+
+    pid: int
+    parent: int
+
+
 AnyEntry = (
     Secret
     | Pids
     | ProgramHead
     | ProcessHead
     | Grown
+    | Copied
     | Gone
     | Answer
     | GroupHead

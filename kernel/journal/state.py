@@ -15,6 +15,7 @@ from kernel.journal.records import (
     Answer,
     AnyEntry,
     BadFrame,
+    Copied,
     DeviceHead,
     Frame,
     Gone,
@@ -133,6 +134,8 @@ class State:
                     process.head = entry
                     if entry.doing is None:
                         process.logprobs = []
+            case Copied():
+                self.processes[entry.pid].log = self.processes[entry.parent].log.copy()
             case Answer():
                 self.programs[entry.program].answers.add(entry)
             case Pids():

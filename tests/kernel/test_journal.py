@@ -319,6 +319,21 @@ def test_a_decode_that_ends_before_its_program_is_back_is_answered_then() -> Non
     assert again.position == 43
 
 
+def test_a_decode_of_an_earlier_kernel_can_be_taken_back() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", [1, 2, 3], WARM))
+    decode_ = program.start(Decode(pid, 400))
+    sim.run_until(lambda: len(log_of(sim, pid)) > 10)
+    reboot(sim)
+    sim.connect(program)
+    program.call(Attach(ticket=program.ticket))
+    decode_.cancel()
+    assert decode_.errno is Errno.EINTR
+    row = program.call(Getinfo(pid))
+    assert (row.decoding, row.finish) == (False, Finish.INTERRUPT)
+
+
 def test_a_call_under_a_number_of_an_earlier_kernel_is_a_new_one_if_it_is_another() -> None:
     sim = simulate()
     program = sim.program()
@@ -526,6 +541,21 @@ def test_what_changes_nothing_is_not_written_and_a_step_is_one_frame() -> None:
     assert 9 <= len(written) <= 11
     assert all(len(encode(frame)) < 8 * 16 + 16 for frame in written)
     assert program.call(StatsCall()).journal == "kept"
+
+
+def test_a_fork_does_not_write_the_log_again() -> None:
+    sim = simulate()
+    program = sim.program()
+    parent = program.call(Spawn("sim", list(range(400))))
+    program.call(Decode(parent, 3))
+    assert sim.saved is not None
+    apply, sizes = sim.saved.apply, []
+    sim._append = lambda append: (sizes.append(len(encode(append.frame))), apply(append.frame))[1]  # type: ignore[method-assign]
+    children = program.call(Fork(parent, 20))
+    assert sum(sizes) < 20 * 400
+    logs = {tuple(sim.saved.processes[pid].log) for pid in [parent, *children]}
+    assert len(logs) == 1
+    assert len(logs.pop()) == 403
 
 
 def test_a_halt_leaves_the_journal_as_it_was() -> None:

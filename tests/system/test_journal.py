@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from syscalls.table import Attach, BootInfoCall, Call, Decode, Dmesg, Feed, Geti
 from tests.booted import PATIENCE, command, eventually, is_gone, wait_for_kernel
 
 PROMPTS = [list(range(300 + 7 * i, 320 + 7 * i)) for i in range(4)]
-COUNT = 300
+COUNT = 160
 DEVICE = ["--device", "cpu:threads=1"]
 
 
@@ -111,7 +112,7 @@ def test_decodes_go_on_after_sigkill_with_the_tokens_they_would_have_had(place: 
         pids = [spawn(client, number) for number in range(4)]
         for pid in pids:
             client(Decode(pid, COUNT, wait=False))
-        eventually(lambda: client(Getinfo(pids[-1])).length > 60, "they decode")
+        eventually(lambda: client(Getinfo(pids[-1])).length > 40, "they decode")
         seen = [client(Read(pid)) for pid in pids]
         assert all(read.decoding for read in seen)
         place.kill()
@@ -168,6 +169,24 @@ def test_every_policy_keeps_what_was_answered(place: Place, tmp_path: Path, fsyn
     place.boot(*flags)
     with place.connect() as client:
         assert client(Read(pid)).tokens == [1, *range(100)]
+
+
+def test_a_full_disk_is_told_and_made_good(place: Place) -> None:
+    place.boot("--device", "sim:time_scale=0")
+    with place.connect() as client:
+        assert place.process is not None
+        pid = client(Spawn("sim", [1], detached=True))
+        _, most = resource.prlimit(place.process.pid, resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+        for token in range(10):
+            assert client(Feed(pid, [token])) == token + 2
+        eventually(lambda: "cannot be written" in client(StatsCall()).journal, "it is noticed")
+        assert [line.level for line in client(Dmesg()) if "journal: " in line.text] == ["error"]
+        resource.prlimit(place.process.pid, resource.RLIMIT_FSIZE, (most, most))
+        eventually(lambda: client(StatsCall()).journal == "kept", "it is whole again")
+        place.kill()
+    place.boot("--device", "sim:time_scale=0")
+    with place.connect() as client:
+        assert client(Read(pid)).tokens == [1, *range(10)]
 
 
 def test_without_a_journal_nothing_comes_back(place: Place) -> None:
