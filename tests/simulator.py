@@ -346,11 +346,14 @@ class _Driver:
         self.parcels.discard(path)
         parcel.release(path)
 
+    def end(self) -> None:
+        self.alive = False
+        for path in list(self.parcels):  # files in memory do not outlive their process
+            self._let_go(path)
+
     def die(self, reason: str) -> None:
         if self.alive:
-            self.alive = False
-            for path in list(self.parcels):  # files in memory do not outlive their process
-                self._let_go(path)
+            self.end()
             exited = DriverExited(self.name, self.incarnation, reason)
             self.sim.at(self.sim.now + EXIT_SECONDS, lambda: self._report(exited))
 
@@ -414,7 +417,7 @@ class Simulation:
         """The kernel's process is killed: its drivers end, connections are cut, and what is left is the journal."""
         self.failed = False
         for driver in self.drivers.values():
-            driver.alive = False
+            driver.end()
         self.peers.clear()
         self._wake += 1  # nobody is there to be woken
         self.halted = "killed"
