@@ -641,10 +641,15 @@ class Images(Core):
                     self.came_back(restored)
                 else:
                     assert restored.errno in (
-                        Errno.EIO, Errno.EINVAL, Errno.EINTR, Errno.ERESTART, Errno.E2BIG, Errno.ENOMEM,
-                        Errno.ENODEV,  # its driver has died several times in a row
-                    ), restored.reply  # fmt: skip
+                        Errno.EIO, Errno.EINVAL, Errno.EINTR, Errno.ERESTART, Errno.E2BIG, Errno.ENOMEM
+                    ) or self.never_started(restored), restored.reply  # fmt: skip
         super().logs_are_what_the_model_says()
+
+    @staticmethod
+    def never_started(future: Future[int]) -> bool:
+        """Whether the answer was that the driver has died three times in a row before it said hello."""
+        reply = future.reply
+        return reply is not None and reply.errno is Errno.ENODEV and "does not start" in reply.reason
 
     def came_back(self, future: Future[int]) -> None:
         pid, call = future.value, future.call
