@@ -25,6 +25,8 @@ import kernel
 from kernel import config, lock
 from kernel.core import Kernel
 from kernel.events import KernelConfig, Log
+from kernel.journal.file import open_journal
+from kernel.journal.keeper import Fsync
 from kernel.server import Server
 from syscalls import runtime
 from syscalls.errno import Errno, SyscallError
@@ -46,6 +48,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--step-tokens", metavar="N", type=_positive, default=0, help="tokens in one step at most")
     add("--model", metavar="NAME=PATH", action="append", default=[], help="a model to know by name")
     add("--kv-bytes", metavar="SIZE", default="", help="KV memory of every device, e.g. 512MiB")
+    journal = parser.add_mutually_exclusive_group()
+    journal.add_argument(
+        "--no-journal", action="store_true", help="remember nothing for after the kernel's death"
+    )
+    journal.add_argument(
+        "--journal", metavar="DIR", default="", help="where to remember it (default: the runtime directory)"
+    )
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--detach", action="store_true", help="run in the background; return once it answers")
     ways.add_argument("--die-with-parent", action="store_true", help="halt at end-of-file on standard input")
@@ -60,8 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
     directory = runtime.locate(args.runtime)
     try:
         over = config.Overrides(
-            args.device, args.model, args.policy, args.max_runs, args.step_tokens, args.kv_bytes
-        )
+            args.device, args.model, args.policy, args.max_runs, args.step_tokens, args.kv_bytes,
+            False if args.no_journal else True if args.journal else None, args.journal, args.die_with_parent,
+        )  # fmt: skip
         settings = config.build(config.read(args.config), over, directory, version())
         core = Kernel(settings)
         if args.die_with_parent and not _is_pipe(sys.stdin.fileno()):
@@ -80,12 +90,21 @@ def main(arguments: list[str] | None = None) -> int:
 def _serve(core: Kernel, settings: KernelConfig, directory: Path, args: argparse.Namespace) -> int:
     held = lock.hold(directory)
     halted = False
+    journal = None
     try:
         log = console(quiet=args.quiet)
-        server = Server(core, settings.devices, directory, log, die_with_parent=args.die_with_parent)
+        fsync: Fsync = "never"
+        if settings.journal is not None:
+            journal, fsync = open_journal(Path(settings.journal.directory)), settings.journal.fsync
+        server = Server(
+            core, settings.devices, directory, log,
+            die_with_parent=args.die_with_parent, journal=journal, fsync=fsync,
+        )  # fmt: skip
         trio.run(server.run)
         halted = True
     finally:
+        if journal is not None:
+            journal.close(remove=halted)  # whoever was to come back has ended with the system
         lock.release(directory, held, keep_log=not halted)
         if args.die_with_parent:  # a private kernel: whoever made the directory for it may be gone
             with contextlib.suppress(OSError):

@@ -15,6 +15,12 @@
     [models]
     story = "/srv/models/story"
 
+    [journal]                 # what survives the kernel's death (kernel/journal)
+    enabled = true            # false: as `llmasos boot --no-journal`
+    fsync = "interval"        # each second; "always": before any answer leaves; "never": when the system likes
+    directory = "/var/lib/llmasos"   # empty: the runtime directory, which the machine's death takes with it
+    grace = 30.0              # seconds that programs have to come back
+
     [groups."/users/ada"]     # control groups to be made at boot: any field of GroupSettings
     kv_max = "256MiB"
     cpu_weight = 200
@@ -31,13 +37,13 @@ import importlib.util
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from drivers.protocol import KINDS
-from kernel.events import DeviceConfig, KernelConfig
+from kernel.events import DeviceConfig, JournalConfig, KernelConfig
 from syscalls import limits
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import GroupSettings, KvAction
@@ -97,12 +103,22 @@ class GroupFile(msgspec.Struct, forbid_unknown_fields=True):
         return GroupSettings(**fields)
 
 
+class Journal(msgspec.Struct, forbid_unknown_fields=True):
+    """The `[journal]` of the file. `enabled` unset: a journal is kept, unless the kernel dies with who booted it."""
+
+    enabled: bool | UnsetType = UNSET
+    fsync: Literal["always", "interval", "never"] = "interval"
+    directory: str = ""
+    grace: Annotated[float, Meta(ge=0.0, le=limits.MAX_TIMEOUT)] = 30.0
+
+
 class File(msgspec.Struct, forbid_unknown_fields=True):
     default_model: str = "tiny"
     kernel: Tuning = msgspec.field(default_factory=Tuning)
     device: list[Device] = []
     models: dict[str, str] = {}
     groups: dict[str, GroupFile] = {}
+    journal: Journal = msgspec.field(default_factory=Journal)
 
 
 def read(path: str | None) -> File:
@@ -178,6 +194,9 @@ class Overrides:
     max_runs: int = 0
     step_tokens: int = 0
     kv_bytes: str = ""
+    journal: bool | None = None  # whether one is kept; None: as the file says
+    journal_directory: str = ""
+    private: bool = False  # the kernel ends with who booted it
 
 
 def build(file: File, over: Overrides, directory: Path, version: str) -> KernelConfig:
@@ -223,7 +242,21 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> KernelC
         version=version,
         user=_user(),
         groups={path: group.settings(path) for path, group in file.groups.items()},
+        journal=_journal(file.journal, over, directory),
+        grace=file.journal.grace,
         **tuning,
+    )
+
+
+def _journal(wanted: Journal, over: Overrides, directory: Path) -> JournalConfig | None:
+    kept = over.journal
+    if kept is None:
+        kept = not over.private if wanted.enabled is UNSET else wanted.enabled
+    if not kept:
+        return None
+    place = over.journal_directory or wanted.directory
+    return JournalConfig(
+        os.fspath((Path(place).expanduser() if place else directory).absolute()), wanted.fsync
     )
 
 

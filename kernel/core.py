@@ -9,7 +9,7 @@ their answers, timers, the log, and `settle`, the one place that decides which s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from drivers.protocol import Move
@@ -28,6 +28,7 @@ from kernel import (
 from kernel.device import Device
 from kernel.events import (
     Action,
+    Append,
     Cancel,
     Disconnected,
     DriverExited,
@@ -36,6 +37,8 @@ from kernel.events import (
     FromDevice,
     Halt,
     HaltRequest,
+    JournalCompacted,
+    JournalFails,
     KernelConfig,
     Log,
     OsFigures,
@@ -48,6 +51,9 @@ from kernel.events import (
 )
 from kernel.groups import enforce
 from kernel.groups.group import Group, GroupTree
+from kernel.journal import recovery
+from kernel.journal.recorder import CHANGING, Recorder
+from kernel.journal.state import State as Saved
 from kernel.lifecycle import end_program
 from kernel.memory.victims import make_victims
 from kernel.memory.weights import RESIDENT, Image
@@ -79,6 +85,9 @@ class Kernel:
         self.trace = Trace(config.trace_events, config.log_lines)
         self.tracers: list[Request] = []  # calls that wait for the next trace event
         self.figures: dict[int, tuple[int, float]] = {}
+        self.journal = Recorder()
+        self.journal_trouble = ""  # why it cannot be written
+        self.secret = b""  # key of the programs' tickets; empty: no journal is kept
         self.counters: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.started = 0.0
@@ -92,8 +101,11 @@ class Kernel:
 
     # --- in and out -------------------------------------------------------------------------------------------------
 
-    def boot(self, now: float) -> list[Action]:
-        """Start: init, the devices, their drivers. Call once, first."""
+    def boot(
+        self, now: float, saved: Saved | None = None, notes: Sequence[tuple[str, str]] = ()
+    ) -> list[Action]:
+        """Start: init, the devices, their drivers. Call once, first. `saved` is what the journal has (the state is taken
+        over, not copied), `notes` (level, text) what is to be said of it; without it no journal is kept."""
         self.started = self.now = now
         self.table.add(
             Process(
@@ -109,12 +121,16 @@ class Kernel:
             )
         )
         self.log(now, "info", f"LLMasOS {self.config.version} boots")
+        for level, text in notes:
+            self.log(now, level, text)
         for path, settings in sorted(self.config.groups.items()):  # parents before what is in them
             sys_group.make(self, path, settings)
         for device in self.config.devices:
             queue = RunQueue(make_policy(device.policy, self.config.quantum))
             make_victims(device.victims)  # refuse a wrong name now, not with the first model
             reincarnation.add_device(self, device, queue, now)
+        if saved is not None:
+            recovery.recover(self, saved, now)
         return self._finish(now)
 
     def handle(self, event: Event, now: float) -> list[Action]:
@@ -144,6 +160,10 @@ class Kernel:
                 self.counters["rejected"] += 1
             case HaltRequest():
                 self.halt(event.reason, now)
+            case JournalFails():
+                recovery.journal_fails(self, event.reason, now)
+            case JournalCompacted():
+                self.emit(now, "journal.compact", amount=event.after, detail=f"of {event.before} bytes")
         return self._finish(now)
 
     def _finish(self, now: float) -> list[Action]:
@@ -157,8 +177,16 @@ class Kernel:
         if wake != self._wanted_wake:
             self._wanted_wake = wake
             self._actions.append(WakeAt(wake))
+        frame = self.journal.frame(self, now)
+        if frame is not None:
+            self._actions.insert(0, Append(frame))
         actions, self._actions = self._actions, []
         return actions
+
+    def touch(self, process: Process) -> None:
+        """Something has changed of a process that the journal has to be told of (kernel/journal/recorder.py)."""
+        if process.pid in self.table:
+            self.table.changed[process.pid] = process
 
     def act(self, action: Action) -> None:
         self._actions.append(action)
@@ -186,6 +214,10 @@ class Kernel:
         if self.trace.on:
             self.trace.emit(now - self.started, what, pid, device, amount, detail)
 
+    def snapshot(self) -> Saved:
+        """What the journal must have come to, copied from the live state."""
+        return self.journal.snapshot(self, self.secret).copy()
+
     def check(self) -> None:
         """All invariants (design section 5); raises AssertionError naming the one that does not hold."""
         invariants.check(self)
@@ -205,7 +237,10 @@ class Kernel:
                 )
                 return
             try:
-                program = self._attach(event, now)
+                if event.call.ticket:
+                    program = recovery.take_up(self, event, event.call.ticket, now)
+                else:
+                    program = self._attach(event, now)
             except SyscallError as error:
                 self.counters["errors"] += 1
                 self._actions.append(Reply(event.peer, event.seq, error.errno, reason=error.reason))
@@ -219,13 +254,14 @@ class Kernel:
                 Errno.EPERM,
                 f"{entry.name} needs the right {entry.right.name}, which {program.name} gave up",
             )
+        elif event.seq in program.parked:
+            if not recovery.join(program.parked[event.seq], request):
+                self.fail(request, Errno.EINVAL, f"sequence number {event.seq} is of a call that still waits")
         elif len(program.parked) >= limits.MAX_PARKED_CALLS:
             self.fail(request, Errno.EAGAIN, f"{len(program.parked)} calls of this program wait already")
-        elif event.seq in program.parked:
-            self.fail(request, Errno.EINVAL, f"sequence number {event.seq} is of a call that still waits")
         elif self.halting:
             self.fail(request, Errno.EPIPE, "the kernel is halting")
-        else:
+        elif not (program.unsure and recovery.answer_again(self, request)):
             self.dispatch(request, now)
 
     def _attach(self, event: Syscall, now: float) -> Program:
@@ -271,12 +307,16 @@ class Kernel:
             self.emit(self.now, f"ret.{request.entry.name}", program.pid, amount=request.seq, detail=outcome)
         if program.parked.get(request.seq) is request:
             del program.parked[request.seq]
-        if program.peer in self.programs:
-            self._actions.append(Reply(program.peer, request.seq, errno, value, reason))
+        self.journal.answered(request, errno, value, reason)
+        if request.absent:  # it will be told when it asks again
+            program.unsure.add(request.seq)
+        elif program.peer in self.programs:
+            changes = type(request.call) in CHANGING
+            self._actions.append(Reply(program.peer, request.seq, errno, value, reason, changes))
 
     def park(self, request: Request, undo: Callable[[], None]) -> object:
         """Let a request wait. `undo` takes it off whatever it waits on; it may answer the request itself."""
-        request.undo = undo
+        request.undo, request.waited = undo, True
         request.program.parked[request.seq] = request
         return PARKED
 
@@ -419,6 +459,7 @@ class Kernel:
         if self.halting:
             return
         self.halting = True
+        self.journal.end()  # what is taken back now has not happened, should the kernel be killed meanwhile
         self.log(now, "info", f"halt: {reason}")
         for program in list(self.programs.values()):
             for request in list(program.parked.values()):

@@ -77,6 +77,7 @@ class Device:
     max_runs: int = 1
     step_tokens: int = 1
     guess_rows: int = 0
+    rescheduled: bool = False  # by a call: not as configured
     # counters
     restarts: int = 0
     steps: int = 0

@@ -7,9 +7,10 @@ The core is a pure state machine; everything that touches a socket, a clock, a p
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from drivers.protocol import FromDriver, ToDriver
+from kernel.journal.records import Frame
 from syscalls.errno import Errno
 from syscalls.records import GroupSettings, Signal
 from syscalls.table import Call
@@ -90,6 +91,21 @@ class Tick:
 
 
 @dataclass(slots=True, frozen=True)
+class JournalFails:
+    """The journal cannot be written, or (without a reason) is whole again."""
+
+    reason: str
+
+
+@dataclass(slots=True, frozen=True)
+class JournalCompacted:
+    """The journal was written anew; its bytes before and after."""
+
+    before: int
+    after: int
+
+
+@dataclass(slots=True, frozen=True)
 class HaltRequest:
     """The operating system asks the kernel to end (SIGTERM, Ctrl-C, the parent is gone)."""
 
@@ -107,6 +123,8 @@ Event = (
     | OsFigures
     | Tick
     | HaltRequest
+    | JournalFails
+    | JournalCompacted
 )
 
 # --- out ------------------------------------------------------------------------------------------------------------
@@ -121,6 +139,7 @@ class Reply:
     errno: Errno
     value: Any = None
     reason: str = ""
+    changes: bool = False  # it is of a call that may have changed something
 
 
 @dataclass(slots=True, frozen=True)
@@ -180,7 +199,14 @@ class Halt:
     reason: str
 
 
-Action = Reply | Send | StartDriver | KillDriver | SignalProgram | Log | WakeAt | Halt
+@dataclass(slots=True, frozen=True)
+class Append:
+    """What this event has changed, for the journal. It must be written before any later action is carried out."""
+
+    frame: Frame
+
+
+Action = Append | Reply | Send | StartDriver | KillDriver | SignalProgram | Log | WakeAt | Halt
 
 
 # --- configuration of the core --------------------------------------------------------------------------------------
@@ -199,6 +225,14 @@ class DeviceConfig:
     max_runs: int = 0
     step_tokens: int = 0
     options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class JournalConfig:
+    """Where the journal is kept, and when it is to be on the disk (kernel/journal/keeper.py)."""
+
+    directory: str
+    fsync: Literal["always", "interval", "never"] = "interval"
 
 
 @dataclass(slots=True)
@@ -221,6 +255,8 @@ class KernelConfig:
     restart_forgiven: float = 60.0  # a driver up this long starts from restart_first again
     max_processes: int = 200_000
     groups: dict[str, GroupSettings] = field(default_factory=dict)  # to be made at boot, by path
+    journal: JournalConfig | None = None  # none is kept
+    grace: float = 30.0  # seconds that programs have to come back after a boot from the journal
     max_crashes: int = 3  # a process in the step of that many driver deaths in a row is ended
     trace_events: int = 65_536
     log_lines: int = 4_096

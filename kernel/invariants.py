@@ -115,7 +115,10 @@ def check_states(kernel: Kernel) -> None:
             continue
         _require((p.state is State.STOPPED) == p.stopped, f"pid {p.pid}: {p.state}, stopped: {p.stopped}")
         _require(p.dying is None, f"pid {p.pid} is dying but not in a step")
-        _require(not p.deferred, f"pid {p.pid}: calls wait for a token boundary that has been")
+        _require(
+            not p.deferred or p.saved is not None,
+            f"pid {p.pid}: calls wait for a token boundary that has been",
+        )
         if p.state is State.BLOCKED and p.wait is WaitFor.INPUT:
             _require(p.todo == 0, f"pid {p.pid} waits for input but has {p.todo} tokens to compute")
         if p.state is State.BLOCKED and p.wait is WaitFor.DEVICE:

@@ -26,6 +26,7 @@ def finish_decoding(kernel: Kernel, process: LLMProcess, finish: Finish, now: fl
         return
     process.decoding = None
     process.finish = finish
+    kernel.touch(process)
     if decoding.timer is not None:
         decoding.timer.cancel()
     kernel.emit(
@@ -46,6 +47,7 @@ def interrupt_decoding(kernel: Kernel, process: LLMProcess, finish: Finish, now:
     """End the decode now, or at the token boundary if the process is in a step."""
     if process.decoding is None:
         return
+    kernel.touch(process)
     if process.running:
         process.decoding.interrupted = finish
     else:
@@ -58,6 +60,7 @@ def fail_decoding(
     """What a process was to compute cannot be: its decode ends with an error, and so does the call that waits for it."""
     process.ahead = False  # what failed would fail again; the next feed, truncate or decode tries anew
     process.finish = Finish.ERROR  # for whoever looks, if nobody has asked for a decode
+    kernel.touch(process)
     decoding = process.decoding
     if decoding is not None and decoding.request is not None:
         request, decoding.request = decoding.request, None
@@ -80,6 +83,7 @@ def exit_process(kernel: Kernel, process: LLMProcess, status: int, reason: str, 
             process.birth, Errno.EINTR, f"process {process.pid} was ended before it had its model ({reason})"
         )
         return
+    kernel.touch(process)
     if process.running:
         process.dying = process.dying or (status, reason)
         return
@@ -172,9 +176,10 @@ def reap(kernel: Kernel, zombie: Process) -> ExitInfo:
 
 def end_program(kernel: Kernel, program: Program, status: int, reason: str, now: float) -> None:
     """A program ends: nothing it asked for is answered any more, its children end or become init's."""
-    if program.peer not in kernel.programs:
+    if program.away is not None:
+        program.away.cancel()
+    elif kernel.programs.pop(program.peer, None) is None:
         return
-    del kernel.programs[program.peer]
     for request in list(program.parked.values()):
         kernel.unpark(request, Errno.EPIPE, "the program has ended")
     for pid in sorted(program.children):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from kernel.groups.group import NICE_0_WEIGHT, Group
 from kernel.groups.pressure import Activity
+from kernel.journal.records import ProcessHead
+from kernel.journal.state import Answers
 from kernel.memory.page_table import PageTable
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import (
@@ -131,6 +133,9 @@ class Program(Process):
     rights: int = 0
     parked: dict[int, Request] = field(default_factory=dict)  # its calls that wait, by seq
     reapers: list[Request] = field(default_factory=list)  # of those, the ones in `wait`
+    answers: Answers = field(default_factory=Answers)  # the latest that the journal has
+    unsure: set[int] = field(default_factory=set)  # of those, the ones given by an earlier kernel
+    away: Any = None  # timer: it has not come back yet since the kernel was booted
 
 
 @dataclass(slots=True, eq=False)
@@ -151,6 +156,7 @@ class Decoding:
     logprobs: int
     request: Request | None  # who waits for its result
     collected: list[TokenLogprobs] = field(default_factory=list)
+    recorded: int = 0  # of those, what the journal has
     interrupted: Finish = Finish.NONE  # asked to end at the next token boundary
     timer: Any = None
 
@@ -168,10 +174,13 @@ class LLMProcess(Process):
     detached: bool = False
     birth: Request | None = None  # the spawn that waits for its model
     spent: int = 0  # of its token budget, before it was forked
+    saved: ProcessHead | None = None  # from the journal, until it has its model again
+    lost: str = ""  # why it cannot have it
     # context
     log: list[int] = field(default_factory=list)
     table: PageTable = None  # type: ignore[assignment]  # set by __post_init__ if it was not given
     driver_log: int = 0  # leading tokens of the log the driver holds
+    recorded: int = 0  # and the journal
     decoding: Decoding | None = None
     finish: Finish = Finish.NONE  # how the last decode ended
     ahead: bool = True  # compute fed tokens before a decode asks for it
@@ -326,6 +335,8 @@ class ProcessTable:
         self._rows: dict[int, Process] = {}
         self._next = INIT_PID
         self._capacity = capacity
+        self.changed: dict[int, Process] = {}  # rows that the journal has to be told of
+        self.gone: list[Process] = []  # and those taken off the table
 
     def __iter__(self) -> Iterator[Process]:
         return iter(self._rows.values())
@@ -352,8 +363,18 @@ class ProcessTable:
         self._next += 1
         return pid
 
+    @property
+    def next_pid(self) -> int:
+        """The pid that is given out next."""
+        return self._next
+
+    def resume(self, next_pid: int) -> None:
+        """Give out no pid below this one: those were an earlier kernel's."""
+        self._next = max(self._next, next_pid)
+
     def add(self, process: Process) -> None:
         self._rows[process.pid] = process
+        self.changed[process.pid] = process
         process.group.enter(process.pid)
         owner = self._rows.get(process.owner)
         if owner is not None and owner is not process:
@@ -361,6 +382,8 @@ class ProcessTable:
 
     def remove(self, process: Process) -> None:
         del self._rows[process.pid]
+        self.changed.pop(process.pid, None)
+        self.gone.append(process)
         process.group.leave(process.pid)
         owner = self._rows.get(process.owner)
         if owner is not None:
@@ -373,6 +396,11 @@ class ProcessTable:
             old.children.discard(process.pid)
         process.owner = owner
         new.children.add(process.pid)
+        self.changed[process.pid] = process
+
+    def sort(self) -> None:
+        """Put the rows in order of pid again, after rows were added that are older than others."""
+        self._rows = dict(sorted(self._rows.items()))
 
     def find(self, pid: int) -> Process | None:
         return self._rows.get(pid)

@@ -28,6 +28,7 @@ from drivers.protocol import (
 from kernel import steps
 from kernel.device import DOWN, HOPELESS, STARTING, UP, Device
 from kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
+from kernel.journal.recovery import retry
 from kernel.lifecycle import exit_process
 from kernel.loading import give_up, give_up_device, reload_images
 from kernel.memory.weights import LOADING
@@ -163,6 +164,7 @@ def _hello(kernel: Kernel, device: Device, hello: Hello, now: float) -> None:
     waiting, device.when_up = device.when_up, []
     for go in waiting:
         go(None)
+    retry(kernel, device, now)
 
 
 def driver_exited(kernel: Kernel, event: DriverExited, now: float) -> None:

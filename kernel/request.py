@@ -25,5 +25,7 @@ class Request:
     entry: Entry
     answered: bool = False
     undo: Callable[[], None] | None = None  # set while it waits
+    waited: bool = False
+    absent: bool = False  # made to an earlier kernel, and not yet asked for again
     mark: int = -1  # where a read of the trace began
     timers: list[Timer] = field(default_factory=list)

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +28,7 @@ from trio import TaskStatus
 from drivers import protocol
 from kernel.events import (
     Action,
+    Append,
     Cancel,
     DeviceConfig,
     Disconnected,
@@ -48,6 +49,9 @@ from kernel.events import (
     Tick,
     WakeAt,
 )
+from kernel.journal.file import Opened
+from kernel.journal.keeper import Fsync, Keeper
+from kernel.journal.state import State
 from kernel.peers import Peer, Peers, chosen_id
 from kernel.supervision import Supervisor
 from syscalls import limits, runtime, transport, wire
@@ -62,8 +66,11 @@ FLUSH_SECONDS = 0.5  # what the last answers get to leave at a halt
 class Core(Protocol):
     """What the edge needs of the core."""
 
-    def boot(self, now: float) -> list[Action]: ...
+    def boot(
+        self, now: float, saved: State | None = None, notes: Sequence[tuple[str, str]] = ()
+    ) -> list[Action]: ...
     def handle(self, event: Event, now: float) -> list[Action]: ...
+    def snapshot(self) -> State: ...
 
 
 class Server:
@@ -77,12 +84,16 @@ class Server:
         console: Callable[[Log], None],
         *,
         die_with_parent: bool = False,
+        journal: Opened | None = None,
+        fsync: Fsync = "interval",
     ) -> None:
         self._core = core
         self._devices = devices
         self._directory = directory
         self._console = console
         self._die_with_parent = die_with_parent
+        self._journal = journal
+        self._keeper = Keeper(journal, fsync, self._handle, core.snapshot) if journal is not None else None
         self._peers = Peers()
         self._events: deque[Event] = deque()
         self._handling = False
@@ -98,7 +109,10 @@ class Server:
         """Run until the core says Halt; started once programs can connect. Leaves no process behind;
         the files of the sockets are removed with the lock."""
         self._epoch = trio.current_time()
-        first = self._core.boot(0.0)
+        journal = self._journal
+        first = (
+            self._core.boot(0.0) if journal is None else self._core.boot(0.0, journal.state, journal.notes)
+        )
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._programs = transport.router(context)
         self._drivers = transport.router(context, max_frame=limits.MAX_REPLY_BYTES)
@@ -115,10 +129,14 @@ class Server:
                 nursery.start_soon(self._drivers.run, self._from_driver)
                 nursery.start_soon(self._keep_time)
                 nursery.start_soon(self._sample_figures)
+                if self._keeper is not None:
+                    nursery.start_soon(self._keeper.run)
                 if self._die_with_parent:
                     nursery.start_soon(self._watch_parent)
                 task_status.started()
                 await self._halt.wait()
+                if self._keeper is not None:
+                    self._keeper.stop()
                 with trio.move_on_after(FLUSH_SECONDS):
                     while self._programs.backlog:  # noqa: ASYNC110 - ZeroMQ tells nobody when a pipe has room
                         await trio.sleep(transport.RETRY_SECONDS)
@@ -127,6 +145,8 @@ class Server:
         finally:
             self._programs.close(linger=FLUSH_SECONDS)
             self._drivers.close()
+            if self._keeper is not None:
+                self._keeper.close()
             context.term()  # returns once the last answers have left, or their time is up
 
     # --- events in, actions out -------------------------------------------------------------------------------------
@@ -149,11 +169,11 @@ class Server:
 
     def _perform(self, action: Action) -> None:
         match action:
+            case Append():
+                if self._keeper is not None:
+                    self._keeper.append(action.frame)
             case Reply():
-                value = action.value if action.errno is Errno.OK else action.reason
-                self._reply(
-                    self._peers.numbered(action.peer), wire.encode_reply(action.seq, action.errno, value)
-                )
+                self._answer(action)
             case Send():
                 identity = f"{action.device}.{action.incarnation}".encode()
                 self._drivers.send(protocol.encode(action.message), identity)
@@ -216,6 +236,15 @@ class Server:
             self.lost_replies += 1
             # It has gone, or lets its answers pile up: either way this is its end, and its monitor will say so.
             transport.cut(peer.fd, peer.inode)
+
+    def _answer(self, action: Reply) -> None:
+        value = action.value if action.errno is Errno.OK else action.reason
+        peer = self._peers.numbered(action.peer)
+        frame = wire.encode_reply(action.seq, action.errno, value)
+        if self._keeper is None:
+            self._reply(peer, frame)
+        else:
+            self._keeper.when_kept(lambda: self._reply(peer, frame), changes=action.changes)
 
     def _signal(self, action: SignalProgram) -> None:
         if not self._peers.has_process(action.os_pid):

@@ -223,6 +223,8 @@ def _apply(
             table.computed(image.pool, process.log, 1)  # the token before was guessed right
             finish = _append(process, decoding, token)
     decoded = account.decoded - before
+    if decoded:
+        kernel.journal.grew(process)
     if guessing:
         table.cut(image.pool, table.cached)
         process.driver_log = table.cached
@@ -268,6 +270,7 @@ def _account(
         process.crashes = 0
         process.quantum_used += process.table.cached - process.reached
         process.group.charge_tokens(min(tokens, process.table.cached - process.reached), now)
+        kernel.journal.charged(process.group)
         process.reached = process.table.cached
     account.steps += 1
     account.computed += tokens

@@ -23,7 +23,7 @@ from kernel.memory.weights import RESIDENT, Image
 from kernel.process import LLMProcess
 from kernel.process_image import ProcessImage, go_on, image_of, read_image
 from kernel.request import Request
-from kernel.sys_process import at_boundary, check_tokens
+from kernel.sys_process import at_boundary, check_tokens, with_model
 from kernel.syscall import PARKED, handles
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import CheckpointInfo, Kind
@@ -81,11 +81,9 @@ def _say(kernel: Kernel, error: SyscallError, what: str) -> None:
 def checkpoint(kernel: Kernel, request: Request, now: float) -> object:
     call = cast(Checkpoint, request.call)
     _check_path(call.path)
-    process = kernel.table.llm(call.pid)
+    process = with_model(kernel, call.pid)
     image, device = process.image, process.device
-    if image is None:
-        raise SyscallError(Errno.EBUSY, f"process {process.pid} is still waiting for its model")
-    if process.running:
+    if image is None or process.running:
         return at_boundary(kernel, process, request)
     if device.state != UP:
         raise SyscallError(
@@ -382,6 +380,7 @@ class _Restoring:
         assert saved is not None
         process.table, process.image, process.birth = table, image, None
         process.reached = table.cached
+        kernel.touch(process)
         if table.frames:
             image.hold(process)
         go_on(process, saved)

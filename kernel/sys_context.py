@@ -8,7 +8,7 @@ from kernel.lifecycle import interrupt_decoding
 from kernel.process import Decoding, LLMProcess
 from kernel.readers import try_read
 from kernel.request import Request
-from kernel.sys_process import at_boundary, check_idle, check_room, check_tokens
+from kernel.sys_process import at_boundary, check_idle, check_room, check_tokens, with_model
 from kernel.syscall import handles
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import DecodeResult, Finish
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 @handles(Feed)
 def feed(kernel: Kernel, request: Request, now: float) -> object:
     call = cast(Feed, request.call)
-    process = _with_model(kernel, call.pid)
+    process = with_model(kernel, call.pid)
     check_idle(process, "feed")
-    if process.deferred:  # not before a truncate or a fork that was asked for earlier
+    if (
+        process.deferred or process.saved is not None
+    ):  # not before a truncate or a fork that was asked for earlier
         return at_boundary(kernel, process, request)
     assert process.image is not None
     check_tokens(process.image, call.tokens)
@@ -32,6 +34,7 @@ def feed(kernel: Kernel, request: Request, now: float) -> object:
     process.account.fed += len(call.tokens)
     process.ahead = True
     kernel.counters["fed"] += len(call.tokens)
+    kernel.journal.grew(process)
     kernel.settle(process, now)
     for reader in list(process.readers):  # those who follow an idle process
         result = try_read(process, cast(Read, reader.call))
@@ -41,18 +44,13 @@ def feed(kernel: Kernel, request: Request, now: float) -> object:
     return len(process.log)
 
 
-def _with_model(kernel: Kernel, pid: int) -> LLMProcess:
-    process = kernel.table.llm(pid)
-    if process.image is None:
-        raise SyscallError(Errno.EBUSY, f"process {pid} is still waiting for its model")
-    return process
-
-
 @handles(Decode)
 def decode(kernel: Kernel, request: Request, now: float) -> object:
     call = cast(Decode, request.call)
-    process = _with_model(kernel, call.pid)
+    process = with_model(kernel, call.pid)
     check_idle(process, "decode")
+    if process.saved is not None:
+        return at_boundary(kernel, process, request)
     _check_decode(process, call)
     if process.running:
         return at_boundary(kernel, process, request)
@@ -75,13 +73,17 @@ def decode(kernel: Kernel, request: Request, now: float) -> object:
         request=request if call.wait else None,
     )
     process.decoding, process.finish = decoding, Finish.NONE
+    kernel.touch(process)
     if call.deadline is not None:
-        decoding.timer = kernel.timers.at(
-            now + call.deadline, lambda then: _deadline(kernel, process, decoding, then)
-        )
+        set_deadline(kernel, process, decoding, now + call.deadline)
     kernel.settle(process, now)
     if not call.wait:
         return DecodeResult(len(process.log), [], Finish.NONE)
+    return await_decode(kernel, process, decoding, request)
+
+
+def await_decode(kernel: Kernel, process: LLMProcess, decoding: Decoding, request: Request) -> object:
+    """Let a call wait for the end of a decode, which ends if the call is taken back."""
 
     def undo() -> None:
         decoding.request = None
@@ -114,9 +116,14 @@ def _check_decode(process: LLMProcess, call: Decode) -> None:
         raise SyscallError(Errno.ENOTSUP, f"device {process.device.name} does not report log-probabilities")
 
 
-def _deadline(kernel: Kernel, process: LLMProcess, decoding: Decoding, now: float) -> None:
-    if process.decoding is decoding:
-        interrupt_decoding(kernel, process, Finish.DEADLINE, now)
+def set_deadline(kernel: Kernel, process: LLMProcess, decoding: Decoding, moment: float) -> None:
+    """End a decode with what it has when `moment` has come."""
+
+    def end(now: float) -> None:
+        if process.decoding is decoding:
+            interrupt_decoding(kernel, process, Finish.DEADLINE, now)
+
+    decoding.timer = kernel.timers.at(moment, end)
 
 
 @handles(Read)
@@ -146,8 +153,10 @@ def read(kernel: Kernel, request: Request, now: float) -> object:
 @handles(Truncate)
 def truncate(kernel: Kernel, request: Request, now: float) -> object:
     call = cast(Truncate, request.call)
-    process = _with_model(kernel, call.pid)
+    process = with_model(kernel, call.pid)
     check_idle(process, "truncate")
+    if process.saved is not None:
+        return at_boundary(kernel, process, request)
     if call.length > len(process.log):
         raise SyscallError(
             Errno.EINVAL,
@@ -158,6 +167,8 @@ def truncate(kernel: Kernel, request: Request, now: float) -> object:
     image = process.image
     assert image is not None
     del process.log[call.length :]
+    process.recorded = min(process.recorded, call.length)
+    kernel.journal.grew(process)
     process.table.cut(image.pool, call.length)
     process.table.trim(image.swap, call.length)
     kernel.freed()

@@ -29,6 +29,7 @@ def group_create(kernel: Kernel, request: Request, now: float) -> GroupInfo:
     except SyscallError:
         kernel.groups.remove(group)
         raise
+    kernel.journal.group_set(group)
     kernel.emit(now, "group.create", request.program.pid, detail=group.path)
     return info(kernel, group, now)
 
@@ -46,6 +47,7 @@ def group_set(kernel: Kernel, request: Request, now: float) -> GroupSettings:
         )
     old = group.settings
     group.change(call.settings)
+    kernel.journal.group_set(group)
     most = call.settings.kv_max
     for sleeper in sleepers(kernel, group):
         if not most or group.kv <= most:
@@ -74,6 +76,7 @@ def group_remove(kernel: Kernel, request: Request, now: float) -> None:
     group = kernel.groups.find(call.path, request.program.group)
     _check_below(request.program, group)
     kernel.groups.remove(group)
+    kernel.journal.group_removed(group)
     kernel.emit(now, "group.remove", request.program.pid, detail=group.path)
 
 
@@ -112,6 +115,8 @@ def group_move(kernel: Kernel, request: Request, now: float) -> object:
         process.group = group
     group.enter(process.pid)
     old.leave(process.pid)
+    kernel.touch(process)
+    kernel.journal.left(old)
     kernel.emit(now, "group.move", process.pid, detail=f"{old.path} -> {group.path}")
     if isinstance(process, LLMProcess):
         kernel.settle(process, now)

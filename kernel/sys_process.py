@@ -79,6 +79,7 @@ def spawn(kernel: Kernel, request: Request, now: float) -> object:
                 failed(error)
                 return
             process.birth = None
+            kernel.touch(process)
             image.join(process)
             kernel.counters["spawned"] += 1
             kernel.counters["fed"] += len(process.log)
@@ -156,10 +157,8 @@ def check_room(process: LLMProcess, length: int) -> None:
 @handles(Fork)
 def fork(kernel: Kernel, request: Request, now: float) -> object:
     call = cast(Fork, request.call)
-    parent = kernel.table.llm(call.pid)
-    if parent.image is None:
-        raise SyscallError(Errno.EBUSY, f"process {parent.pid} is still waiting for its model")
-    if parent.running:
+    parent = with_model(kernel, call.pid)
+    if parent.running or parent.saved is not None:
         return at_boundary(kernel, parent, request)
     group = request.program.group
     group.check_pids(call.count)
@@ -174,6 +173,7 @@ def _fork_one(kernel: Kernel, parent: LLMProcess, owner: Program, call: Fork, no
     image = parent.image
     assert image is not None
     parent.account.forks += 1
+    kernel.touch(parent)
     sampler = parent.sampler
     if not call.same_seed:
         seed = seed_of_child(sampler.seed, parent.account.forks)
@@ -209,7 +209,7 @@ def _fork_one(kernel: Kernel, parent: LLMProcess, owner: Program, call: Fork, no
     decoding = parent.decoding
     if decoding is not None and decoding.append:
         child.decoding = dataclasses.replace(
-            decoding, request=None, timer=None, collected=decoding.collected.copy()
+            decoding, request=None, timer=None, collected=decoding.collected.copy(), recorded=0
         )
     image.join(child)
     if child.table.frames:
@@ -219,6 +219,18 @@ def _fork_one(kernel: Kernel, parent: LLMProcess, owner: Program, call: Fork, no
     kernel.emit(now, "proc.fork", pid, child.device.name, len(child.table.frames), f"of {parent.pid}")
     kernel.settle(child, now)
     return pid
+
+
+def with_model(kernel: Kernel, pid: int) -> LLMProcess:
+    """A process that has its model, or `saved` from the journal: it is about to have it again. ESRCH, EBUSY."""
+    process = kernel.table.llm(pid)
+    if process.lost:
+        raise SyscallError(
+            Errno.EBUSY, f"process {pid} has not got its model back ({process.lost}); its log can be read"
+        )
+    if process.image is None and process.saved is None:
+        raise SyscallError(Errno.EBUSY, f"process {pid} is still waiting for its model")
+    return process
 
 
 def at_boundary(kernel: Kernel, process: LLMProcess, request: Request) -> object:
@@ -239,11 +251,9 @@ def check_idle(process: LLMProcess, what: str) -> None:
 @handles(Exec)
 def exec_(kernel: Kernel, request: Request, now: float) -> object:
     call = cast(Exec, request.call)
-    process = kernel.table.llm(call.pid)
+    process = with_model(kernel, call.pid)
     check_idle(process, "exec")
-    if process.image is None:
-        raise SyscallError(Errno.EBUSY, f"process {process.pid} is still waiting for its model")
-    if process.running:
+    if process.running or process.saved is not None:
         return at_boundary(kernel, process, request)
 
     def ready(image: Image | SyscallError) -> None:
@@ -289,8 +299,10 @@ def _replace_image(kernel: Kernel, process: LLMProcess, image: Image, call: Exec
     old.leave(process, kernel.now)
     image.used = kernel.now
     process.image, process.model, process.log, process.driver_log = image, call.model, log, 0
-    process.reached = 0
+    process.reached = process.recorded = 0
     process.ahead = True
+    kernel.touch(process)
+    kernel.journal.grew(process)
     image.join(process)
     kernel.emit(kernel.now, "proc.exec", process.pid, process.device.name, len(log), image.name)
     kernel.settle(process, kernel.now)
@@ -377,9 +389,11 @@ def _signal_llm(kernel: Kernel, process: LLMProcess, signal: Signal, sender: Pro
             interrupt_decoding(kernel, process, Finish.INTERRUPT, now)
         case Signal.STOP:
             process.stopped = True
+            kernel.touch(process)
             kernel.settle(process, now)
         case Signal.CONT:
             process.stopped = False
+            kernel.touch(process)
             kernel.settle(process, now)
         case _:
             raise SyscallError(
@@ -399,6 +413,7 @@ def setsched(kernel: Kernel, request: Request, now: float) -> None:
         process.count_load()
     if call.sched_class is not None:
         process.sched_class = call.sched_class
+    kernel.touch(process)
     if process.ticket:
         process.device.queue.withdraw(process)
         process.device.queue.put(process)
@@ -412,5 +427,6 @@ def setlimits(kernel: Kernel, request: Request, now: float) -> Limits:
     old = process.limits
     if call.limits is not None:
         process.limits = call.limits
+        kernel.touch(process)
         process.spent = 0  # a budget given to this process counts what it decodes itself
     return old

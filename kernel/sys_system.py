@@ -5,24 +5,32 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, cast
 
+from kernel.journal.recovery import ticket
 from kernel.request import Request
 from kernel.sched.policies import POLICIES, make_policy
 from kernel.sched.run_queue import RunQueue
 from kernel.syscall import PARKED, handles
 from syscalls import limits
+from syscalls.errno import Errno, SyscallError
 from syscalls.records import BootInfo, LogLine, SchedInfo, Stats
 from syscalls.table import Attach, BootInfoCall, Dmesg, Null, Sched, Shutdown, StatsCall, Trace
 
 if TYPE_CHECKING:
     from kernel.core import Kernel
+    from kernel.device import Device
 
 
 @handles(Attach)
 def attach(kernel: Kernel, request: Request, now: float) -> BootInfo:
     call = cast(Attach, request.call)
     program = request.program
+    if call.ticket and call.ticket != ticket(kernel.secret, program.pid):
+        raise SyscallError(
+            Errno.EINVAL, f"the ticket is not that of program {program.pid}, which is attached here"
+        )
     program.rights &= call.rights
     program.name = call.name or program.name or f"program-{program.pid}"
+    kernel.touch(program)
     return _boot_info(kernel, request, now)
 
 
@@ -49,6 +57,7 @@ def _boot_info(kernel: Kernel, request: Request, now: float) -> BootInfo:
         default_device=next(iter(kernel.devices), ""),
         policies=list(POLICIES),
         devices=[device.info() for device in kernel.devices.values()],
+        ticket=ticket(kernel.secret, request.program.pid) if kernel.secret else b"",
     )
 
 
@@ -120,15 +129,25 @@ def shutdown(kernel: Kernel, request: Request, now: float) -> object:
 def sched(kernel: Kernel, request: Request, now: float) -> SchedInfo:
     call = cast(Sched, request.call)
     device = kernel.device_named(call.device)
-    if call.policy and call.policy != device.queue.policy.name:
+    if call.policy or call.max_runs or call.step_tokens:
+        reschedule(kernel, device, call.policy, call.max_runs, call.step_tokens, now)
+    return SchedInfo(device.name, device.queue.policy.name, device.max_runs, device.step_tokens)
+
+
+def reschedule(
+    kernel: Kernel, device: Device, policy: str, max_runs: int, step_tokens: int, now: float
+) -> None:
+    """Schedule a device otherwise; what is empty or 0 stays."""
+    if policy and policy != device.queue.policy.name:
         ready = list(device.queue)
-        device.queue, old = RunQueue(make_policy(call.policy, kernel.config.quantum)), device.queue
+        device.queue, old = RunQueue(make_policy(policy, kernel.config.quantum)), device.queue
         for process in ready:
             old.withdraw(process)
             device.queue.put(process)
-        kernel.log(now, "info", f"{device.name}: scheduling policy {old.policy.name} -> {call.policy}")
-    device.config.max_runs = call.max_runs or device.config.max_runs
-    device.config.step_tokens = call.step_tokens or device.config.step_tokens
-    device.max_runs = call.max_runs or device.max_runs
-    device.step_tokens = call.step_tokens or device.step_tokens
-    return SchedInfo(device.name, device.queue.policy.name, device.max_runs, device.step_tokens)
+        kernel.log(now, "info", f"{device.name}: scheduling policy {old.policy.name} -> {policy}")
+    device.config.max_runs = max_runs or device.config.max_runs
+    device.config.step_tokens = step_tokens or device.config.step_tokens
+    device.max_runs = max_runs or device.max_runs
+    device.step_tokens = step_tokens or device.step_tokens
+    device.rescheduled = True
+    kernel.journal.device_set(device)

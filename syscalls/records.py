@@ -312,7 +312,9 @@ class BootInfo(Record):
     default_device: str
     policies: list[str]
     devices: list[DeviceInfo]
-    ticket: bytes = b""  # with it the program is known again after the kernel has died; empty: no journal is kept
+    ticket: bytes = (
+        b""  # with it the program is known again after the kernel has died; empty: no journal is kept
+    )
 
 
 class Stats(Record):

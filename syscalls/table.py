@@ -116,7 +116,7 @@ E = Errno
 # --- system ---------------------------------------------------------------------------------------------------------
 
 
-@_call(1, "system", Right(0))
+@_call(1, "system", Right(0), Errno.ESRCH)
 class Attach(Call[BootInfo]):
     """Become a program of this kernel; must be a connection's first call. `rights` is what the program keeps.
 

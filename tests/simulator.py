@@ -8,6 +8,7 @@ recounted after every single event, and every message and reply goes through its
 
 from __future__ import annotations
 
+import copy
 import heapq
 import itertools
 from collections import deque
@@ -42,6 +43,7 @@ from drivers.sim.spec import ModelSpec, model, parse
 from kernel.core import Kernel
 from kernel.events import (
     Action,
+    Append,
     Cancel,
     DeviceConfig,
     Disconnected,
@@ -60,6 +62,8 @@ from kernel.events import (
     Tick,
     WakeAt,
 )
+from kernel.journal import records
+from kernel.journal.state import State as Saved
 from kernel.process import LLMProcess
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import BootInfo, Right, Sampler
@@ -141,6 +145,7 @@ class Prog:
         self.sim, self.peer = sim, peer
         self.connected = True
         self.pid = 0
+        self.ticket = b""
         self._seq = itertools.count(1)
         self.futures: dict[int, Future[Any]] = {}
 
@@ -161,12 +166,23 @@ class Prog:
         self.sim.event(Disconnected(self.peer))  # what was due before it may still be answered
         self.connected = False
 
+    def come_back(self) -> None:
+        """Take up where the program was with the kernel before this one; call again what has no answer."""
+        unanswered = [future for future in self.futures.values() if not future.done]
+        self.sim.connect(self)
+        info: BootInfo = self.call(Attach(ticket=self.ticket))
+        assert (info.pid, info.ticket) == (self.pid, self.ticket)
+        for future in unanswered:
+            if self.connected and self.sim.peers.get(self.peer) is self:
+                self.sim.event(Syscall(self.peer, future.seq, future.call, os_pid=1000 + self.peer))
+
 
 class _Driver:
     """A driver process: one message at a time, in order; heartbeats beside them."""
 
     def __init__(self, sim: Simulation, config: DeviceConfig, incarnation: int) -> None:
         self.sim, self.name, self.incarnation = sim, config.name, incarnation
+        self.kernel = sim.kernel
         self.device = SimDevice(*parse({**config.options, "time_scale": "0"}), _VirtualFate())
         self.inbox: deque[ToDriver] = deque()
         self.alive = True
@@ -285,16 +301,25 @@ class _Driver:
         if self.alive:
             self.alive = False
             exited = DriverExited(self.name, self.incarnation, reason)
-            self.sim.at(self.sim.now + EXIT_SECONDS, lambda: self.sim.event(exited))
+            self.sim.at(self.sim.now + EXIT_SECONDS, lambda: self._report(exited))
+
+    def _report(self, event: Event) -> None:
+        if self.sim.kernel is self.kernel:
+            self.sim.event(event)
 
 
 class Simulation:
     """A booted kernel with its devices and programs, in virtual time."""
 
-    def __init__(self, config: KernelConfig, *, checked: bool = True) -> None:
+    def __init__(self, config: KernelConfig, *, checked: bool = True, journal: bool = True) -> None:
         self.now = 0.0
         self.checked = checked
-        self.kernel = Kernel(config)
+        self.file = config
+        self.saved = Saved(b"key of the simulated kernel") if journal else None  # what the journal adds up to
+        self.frames: list[bytes] = []  # and its frames, since `keep_frames` was set
+        self.keep_frames = False
+        self.peers: dict[int, Prog] = {}
+        self.kernel = Kernel(copy.deepcopy(config))
         self.config = {device.name: device for device in config.devices}
         self.drivers: dict[str, _Driver] = {}
         self.programs: list[Prog] = []
@@ -306,11 +331,12 @@ class Simulation:
         self.events = 0
         self._heap: list[tuple[float, int, bool, Callable[[], None]]] = []
         self._count = itertools.count()
+        self._peers = itertools.count(1)
         self._idle_entries = (
             0  # entries of the heap that go on for ever: heartbeats, the kernel's own deadlines
         )
         self._wake = 0
-        self._act(self.kernel.boot(self.now))
+        self._act(self.kernel.boot(self.now, copy.deepcopy(self.saved)))
 
     # --- the kernel ---
 
@@ -326,9 +352,51 @@ class Simulation:
         self.failed = False
         self._act(actions)
 
+    def die_in(self, event: Event, actions: int) -> None:
+        """Hand the kernel an event, and kill it when it has done so many of the actions that come of it."""
+        if not self.halted:
+            self._act(self.kernel.handle(event, self.now)[:actions])
+            self.kill()
+
+    def kill(self) -> None:
+        """The kernel's process is killed: its drivers end, connections are cut, and what is left is the journal."""
+        self.failed = False
+        for driver in self.drivers.values():
+            driver.alive = False
+        self.peers.clear()
+        self._wake += 1  # nobody is there to be woken
+        self.halted = "killed"
+
+    def boot_again(self, saved: Saved | None = None) -> None:
+        """The next kernel, from the journal (or from what is said to be it). Programs are not connected."""
+        self.halted = ""
+        self.saved = copy.deepcopy(self.saved if saved is None else saved)
+        self.kernel = Kernel(copy.deepcopy(self.file))
+        self._act(self.kernel.boot(self.now, copy.deepcopy(self.saved)))
+
+    def _append(self, append: Append) -> None:
+        assert self.saved is not None
+        encoded = records.encode(append.frame)
+        if self.keep_frames:
+            self.frames.append(encoded)
+        self.saved.apply(records.decode(encoded))
+
+    def _check_journal(self) -> None:
+        """The records so far add up to the live state."""
+        if self.saved is not None and self.kernel.journal.on:
+            live = self.kernel.journal.snapshot(self.kernel, self.kernel.secret)
+            assert not (found := self.saved.difference(live)), f"the journal's {found} (live)"
+
     def _act(self, actions: list[Action]) -> None:
+        for action in actions[:1]:
+            if isinstance(action, Append):
+                self._append(action)
+        if self.checked:
+            self._check_journal()
         for action in actions:
             match action:
+                case Append():
+                    assert action is actions[0], "records come before whatever they make true"
                 case Reply():
                     self._reply(action)
                 case Send():
@@ -363,7 +431,7 @@ class Simulation:
             self.event(Tick())
 
     def _reply(self, reply: Reply) -> None:
-        program = self.programs[reply.peer - 1]
+        program = self.peers[reply.peer]
         assert program.connected, f"an answer to a program that has gone: {reply}"
         future = program.futures.get(reply.seq)
         assert future is not None, f"an answer to a call nobody made: {reply}"
@@ -418,14 +486,20 @@ class Simulation:
         """A new program, attached."""
         program = self.connection()
         info: BootInfo = program.call(Attach(name, int(rights)))
-        program.pid = info.pid
+        program.pid, program.ticket = info.pid, info.ticket
         return program
 
     def connection(self) -> Prog:
         """A connection that has not attached."""
-        program = Prog(self, len(self.programs) + 1)
+        program = Prog(self, 0)
         self.programs.append(program)
+        self.connect(program)
         return program
+
+    def connect(self, program: Prog) -> None:
+        """Give a program a new connection."""
+        program.peer = next(self._peers)
+        self.peers[program.peer] = program
 
     def driver(self, name: str = "") -> _Driver:
         return self.drivers[name or next(iter(self.config))]
@@ -499,8 +573,8 @@ def small_config(
     )
 
 
-def simulate(frames: int = 64, *, checked: bool = True, **more: Any) -> Simulation:
+def simulate(frames: int = 64, *, checked: bool = True, journal: bool = True, **more: Any) -> Simulation:
     """A booted simulation of `small_config(frames, **more)` whose drivers are up."""
-    sim = Simulation(small_config(frames, **more), checked=checked)
+    sim = Simulation(small_config(frames, **more), checked=checked, journal=journal)
     sim.run_until(lambda: all(d.state == "up" for d in sim.kernel.devices.values()), what="every driver")
     return sim

@@ -291,6 +291,18 @@ class GroupTree:
             raise SyscallError(Errno.EAGAIN, f"there are {MAX_GROUPS} groups already; remove some first")
         return self._add(parent, name, settings)
 
+    def recall(self, path: str) -> Group:
+        """The group of an absolute path, made if it is not there; sessions are such again."""
+        group = self.root
+        for name in path.strip("/").split("/"):
+            if name:
+                found = group.children.get(name)
+                if found is None:
+                    found = self._add(group, name, _DEFAULT)
+                    found.session = name.startswith(_SESSION) and group.parent is self.users.parent
+                group = found
+        return group
+
     def remove(self, group: Group) -> None:
         """EBUSY unless it is empty."""
         if group.parent is None or group in (self.system, self.users, self.users.parent):

@@ -1,0 +1,296 @@
+"""The file of the journal: a header, then frames, each with its length and a checksum.
+
+As in SQLite's write-ahead log a frame counts if it is whole. What the kernel's death cut short at the end is cut off when
+the file is read; where something is damaged before the end, all that stands before it counts, and the file is kept aside
+as it is. A file of another version, or of another program, is refused and not touched. Reading is separate from writing,
+so that compaction (keeper.py) can read a file that grows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import xxhash
+
+from kernel.journal.records import BadFrame, Frame, decode, encode
+from kernel.journal.state import State
+from syscalls.errno import Errno, SyscallError
+
+NAME = "kernel.journal"
+VERSION = 1
+_HEADER = struct.Struct("<8sI4x")
+_MAGIC = b"LLMasOSj"
+_FRAME = struct.Struct("<IIQ")  # length, a check of it, a check of the body
+MOST_BYTES = 1 << 30  # of one frame
+KEY_BYTES = 32
+_SLICE = 0.001  # seconds of reading or writing in a thread before others have their turn
+_PIECE = 1 << 20
+
+
+@dataclass(slots=True)
+class Found:
+    """What a file holds. `end` is where the last whole frame ends; `trouble` says why nothing counts after it, `torn`
+    whether that is no more than a last write that was cut short."""
+
+    state: State
+    end: int
+    trouble: str = ""
+    torn: bool = False
+
+
+def framed(body: bytes) -> bytes:
+    """A frame as it stands in the file."""
+    length = len(body).to_bytes(4, "little")
+    return _FRAME.pack(len(body), xxhash.xxh32_intdigest(length), xxhash.xxh64_intdigest(body)) + body
+
+
+def header() -> bytes:
+    return _HEADER.pack(_MAGIC, VERSION)
+
+
+def read(path: Path, upto: int | None = None, rest: Callable[[], None] = lambda: None) -> Found:
+    """Everything a file adds up to, or its first `upto` bytes, which are known to be whole. `rest` is called now and then.
+
+    Raises SyscallError EINVAL: the file is of another version, or no journal; EIO: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size if upto is None else upto
+            _check_header(path, file.read(_HEADER.size))
+            return _read_frames(file, size, rest)
+    except OSError as error:
+        raise SyscallError(
+            Errno.EIO,
+            f"the journal {path} cannot be read: {error.strerror}; mend that, or boot without it (--no-journal)",
+        ) from None
+
+
+def _check_header(path: Path, found: bytes) -> None:
+    magic, version = _HEADER.unpack(found) if len(found) == _HEADER.size else (b"", 0)
+    if magic != _MAGIC:
+        raise SyscallError(
+            Errno.EINVAL,
+            f"{path} is no journal of LLMasOS; it has not been touched: move it away, or name another directory",
+        )
+    if version != VERSION:
+        raise SyscallError(
+            Errno.EINVAL,
+            f"the journal {path} is of version {version}, {VERSION} is known here; it has not been touched: boot the "
+            "LLMasOS that wrote it, or move it away and begin anew",
+        )
+
+
+def _read_frames(file: BinaryIO, size: int, rest: Callable[[], None]) -> Found:
+    found = Found(State(b""), _HEADER.size)
+    while found.end < size:
+        head = file.read(min(_FRAME.size, size - found.end))
+        if len(head) < _FRAME.size:
+            return _cut(found, torn=True, trouble=f"{len(head)} bytes of a frame's head")
+        length, check, digest = _FRAME.unpack(head)
+        if xxhash.xxh32_intdigest(length.to_bytes(4, "little")) != check or length > MOST_BYTES:
+            return _cut(found, torn=False, trouble="a frame's length is damaged")
+        left = size - found.end - _FRAME.size
+        if length > left:
+            return _cut(found, torn=True, trouble=f"{left} of {length} bytes of a frame")
+        body = file.read(length)
+        if xxhash.xxh64_intdigest(body) != digest:
+            return _cut(found, torn=length == left, trouble="a frame's checksum is wrong")
+        try:
+            found.state.apply(decode(body))
+        except BadFrame as error:
+            return _cut(found, torn=False, trouble=f"a frame makes no sense: {error}")
+        found.end += _FRAME.size + length
+        rest()
+    return found
+
+
+def _cut(found: Found, *, torn: bool, trouble: str) -> Found:
+    found.torn, found.trouble = torn, f"{trouble} at byte {found.end}"
+    return found
+
+
+def polite() -> Callable[[], None]:
+    """A function that, called often in a thread, lets other threads have their turn every millisecond."""
+    turn = time.monotonic()
+
+    def rest() -> None:
+        nonlocal turn
+        if time.monotonic() - turn > _SLICE:
+            time.sleep(_SLICE)
+            turn = time.monotonic()
+
+    return rest
+
+
+def write_new(path: Path, frames: Iterable[Frame], rest: Callable[[], None] = lambda: None) -> int:
+    """Write a file of these frames beside `path`, for `replace`; returns its descriptor, at its end. Raises OSError."""
+    new = os.open(_beside(path), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        for piece in _pieces(frames, rest):
+            write_all(new, piece)
+    except BaseException:
+        drop_new(path, new)
+        raise
+    return new
+
+
+def _pieces(frames: Iterable[Frame], rest: Callable[[], None]) -> Iterator[bytes]:
+    piece = bytearray(header())
+    for frame in frames:
+        piece += framed(encode(frame))
+        if len(piece) >= _PIECE:
+            yield bytes(piece)
+            piece.clear()
+        rest()
+    yield bytes(piece)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Raises OSError; then nobody knows how much of it is in the file."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def copy(source: int, start: int, end: int, target: int) -> int:
+    """Append a stretch of one file to another; returns `end`. Raises OSError."""
+    while start < end:
+        piece = os.pread(source, min(_PIECE, end - start), start)
+        if not piece:
+            raise OSError(errno.EIO, "the journal is shorter than what was written to it")
+        write_all(target, piece)
+        start += len(piece)
+    return end
+
+
+def replace(path: Path) -> None:
+    """Give what `write_new` wrote, and whoever wrote on, the name of the journal. Raises OSError."""
+    os.replace(_beside(path), path)
+
+
+def drop_new(path: Path, new: int) -> None:
+    """Nothing has come of a new file."""
+    os.close(new)
+    _beside(path).unlink(missing_ok=True)
+
+
+def sync_directory(path: Path) -> None:
+    """Have the names in the directory of a file on the disk. Raises OSError."""
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
+
+
+# --- a boot ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Opened:
+    """A journal that is held, and what is to be said of it. `fd` is at the end of `size` bytes."""
+
+    path: Path
+    lock: int
+    fd: int
+    size: int
+    state: State
+    notes: list[tuple[str, str]]  # level, text
+
+    def close(self, *, remove: bool = False) -> None:
+        """Let go; `remove`: there is nothing to come back to."""
+        if remove:
+            self.path.unlink(missing_ok=True)
+        _beside(self.path).unlink(missing_ok=True)
+        os.close(self.lock)
+
+
+def open_journal(directory: Path) -> Opened:
+    """Hold the journal of a directory, made if there is none; what cannot be read of it is put aside.
+
+    Raises SyscallError: EBUSY: another kernel has it; EINVAL, EIO as `read`.
+    """
+    path = directory / NAME
+    lock = _hold(directory)
+    try:
+        _beside(path).unlink(missing_ok=True)
+        notes: list[tuple[str, str]] = []
+        if not path.exists():
+            fd = write_new(path, State(os.urandom(KEY_BYTES)).snapshot())
+            replace(path)
+            return Opened(path, lock, fd, os.fstat(fd).st_size, read(path).state, notes)
+        found = read(path)
+        if found.trouble and (not found.torn or not found.state.secret):
+            return Opened(path, lock, *_mend(path, found, notes), found.state, notes)
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        if found.torn:
+            os.ftruncate(fd, found.end)
+            notes.append(("warning", f"journal: the last write was cut short ({found.trouble}); cut off"))
+        return Opened(path, lock, fd, found.end, found.state, notes)
+    except OSError as error:
+        os.close(lock)
+        raise SyscallError(
+            Errno.EIO,
+            f"the journal {path} cannot be written: {error.strerror}; mend that, name another directory, or boot without "
+            "it (--no-journal)",
+        ) from None
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _hold(directory: Path) -> int:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SyscallError(
+            Errno.EIO,
+            f"the directory {directory} of the journal cannot be used: {error.strerror}; name another",
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise SyscallError(
+            Errno.EBUSY,
+            f"another kernel keeps its journal in {directory}; name another directory for this one",
+        ) from None
+    return lock
+
+
+def _mend(path: Path, found: Found, notes: list[tuple[str, str]]) -> tuple[int, int]:
+    """Put a damaged file aside and go on with a new one of what could be read. The old one loses its name last."""
+    found.state.secret = found.state.secret or os.urandom(KEY_BYTES)
+    aside = next(
+        name for n in range(1, 1 << 20) if not (name := path.with_name(f"{path.name}.damaged-{n}")).exists()
+    )
+    size = path.stat().st_size
+    fd = write_new(path, found.state.snapshot())
+    with contextlib.suppress(
+        OSError
+    ):  # no links here: then it is moved, and for an instant there is no journal
+        os.link(path, aside)
+    if not aside.exists():
+        path.rename(aside)
+    replace(path)
+    notes.append(
+        (
+            "error",
+            f"journal: damaged: {found.trouble} of {size}; what stands before it counts, the file is kept as {aside}",
+        )
+    )
+    return fd, os.fstat(fd).st_size

@@ -1,0 +1,260 @@
+"""Keeping the journal while the kernel runs: writing, having it reach the disk, compacting it, and what if it cannot be
+written.
+
+Frames are written where the kernel handles its events, before any answer leaves, so they survive the kernel. That they
+survive the machine is fsync's affair, which takes milliseconds and is done in a thread: once a second (`interval`), never,
+or (`always`) as often as somebody waits, one fsync for all who do, as databases commit in groups; answers then wait for it.
+
+Compaction reads the file in a thread and writes what it adds up to into a new one; from the moment that has caught up,
+frames go to both, until the new file has its name and both are on the disk. So at every moment the file of that name is
+whole. If the journal cannot be written the kernel goes on and says so; what has happened meanwhile is made good by a new
+file of the whole live state, tried again and again. Under `always` nothing that changes something is answered meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import trio
+
+from kernel.events import Event, JournalCompacted, JournalFails
+from kernel.journal import file
+from kernel.journal.file import Opened
+from kernel.journal.records import Frame, encode
+from kernel.journal.state import State
+
+Fsync = Literal["always", "interval", "never"]
+
+INTERVAL_SECONDS = 1.0
+COMPACT_BYTES = 1 << 20  # a smaller file is left alone
+COMPACT_FACTOR = 2  # and one that is not this much longer than after the last compaction
+RETRY_SECONDS = 1.0  # after a failure; doubled each time,
+RETRY_MOST = 30.0  # up to this
+_TAIL_BYTES = 1 << 16  # what of a file that grows is copied at once
+
+
+@dataclass(slots=True, eq=False)
+class _Copy:
+    """A file to which frames are written; it has `size` bytes of whole ones."""
+
+    fd: int
+    size: int
+
+
+class _Stopped(Exception):
+    pass
+
+
+class Keeper:
+    """The open journal of a running kernel. `report` takes what the core must know, `snapshot` gives the live state."""
+
+    def __init__(
+        self, opened: Opened, fsync: Fsync, report: Callable[[Event], None], snapshot: Callable[[], State]
+    ) -> None:
+        self.path = opened.path
+        self.failing = ""
+        self._copies = [_Copy(opened.fd, opened.size)]  # two while the file is being replaced
+        self._fsync = fsync
+        self._report = report
+        self._snapshot = snapshot
+        self._compacted = opened.size  # bytes after the last compaction
+        self._frames = 0  # appended so far
+        self._synced = 0  # of these, on the disk
+        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+        self._missed: list[bytes] | None = (
+            None  # frames since the snapshot of a new file that is being written
+        )
+        self._unsynced = trio.Event()
+        self._wanted = trio.Event()  # a new file
+        self._switching = trio.Lock()  # held while the files are synced or exchanged
+        self._stopping = threading.Event()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._copies[0].size
+
+    # --- where events are handled -----------------------------------------------------------------------------------
+
+    def append(self, frame: Frame) -> None:
+        """Write a frame, or remember that it could not be."""
+        data = file.framed(encode(frame))
+        self._frames += 1
+        if self._missed is not None:
+            self._missed.append(data)
+        elif not self.failing:
+            try:
+                for copy in self._copies:
+                    file.write_all(copy.fd, data)
+            except OSError as error:
+                self._fail(error)
+            else:
+                for copy in self._copies:
+                    copy.size += len(data)
+            if self._due():
+                self._wanted.set()
+        self._unsynced.set()
+
+    def when_kept(self, then: Callable[[], None], *, changes: bool = True) -> None:
+        """Call `then` once all that was appended so far is kept as well as the policy says: mostly now. In order, but for
+        what `changes` nothing while the journal fails."""
+        kept = self._fsync != "always" or (self._synced == self._frames and not self._waiting)
+        if kept or (self.failing and not changes):
+            then()
+        else:
+            self._waiting.append((self._frames, then))
+
+    def _fail(self, error: OSError) -> None:
+        for copy in self._copies:
+            with contextlib.suppress(OSError):  # then what is half there is cut off when the file is read
+                os.ftruncate(copy.fd, copy.size)
+        if not self.failing:
+            self.failing = error.strerror or str(error)
+            self._report(JournalFails(f"{self.path} cannot be written: {self.failing}"))
+        self._wanted.set()
+
+    def _due(self) -> bool:
+        return self.size > max(COMPACT_BYTES, COMPACT_FACTOR * self._compacted)
+
+    # --- beside it --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled: have the file on the disk as the policy wants it, compact it, repair it."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._renew)
+            if self._fsync != "never":
+                nursery.start_soon(self._sync)
+
+    def stop(self) -> None:
+        """The kernel halts: nothing of this matters any more. To be called before `run` is cancelled."""
+        self._stopping.set()
+        while self._waiting:
+            self._waiting.popleft()[1]()
+
+    def close(self) -> None:
+        for copy in self._copies:
+            os.close(copy.fd)
+
+    async def _sync(self) -> None:
+        """One fsync for all frames there are, again and again."""
+        while True:
+            await self._unsynced.wait()
+            self._unsynced = trio.Event()
+            if not self.failing and self._frames > self._synced:
+                async with self._switching:
+                    frames = self._frames
+                    try:
+                        for copy in list(self._copies):
+                            await trio.to_thread.run_sync(os.fdatasync, copy.fd)
+                    except OSError as error:  # what is on the disk nobody knows: only a new file helps
+                        self._fail(error)
+                if not self.failing:
+                    self._kept(frames)
+            if self._fsync == "interval":
+                await trio.sleep(INTERVAL_SECONDS)
+
+    def _kept(self, frames: int) -> None:
+        self._synced = max(self._synced, frames)
+        while self._waiting and self._waiting[0][0] <= self._synced:
+            self._waiting.popleft()[1]()
+
+    async def _renew(self) -> None:
+        """Whenever it is wanted, put a new file in the place of the old one."""
+        delay = RETRY_SECONDS
+        while True:
+            await self._wanted.wait()
+            self._wanted = trio.Event()
+            if not self.failing:
+                await self._compact()
+                delay = RETRY_SECONDS
+            if self.failing and not await self._repair():
+                self._wanted.set()
+                await trio.sleep(delay)
+                delay = min(2 * delay, RETRY_MOST)
+
+    async def _compact(self) -> None:
+        """A new file of what the old one adds up to."""
+        old, upto = self._copies[0], self._copies[0].size
+        new = -1
+        try:
+            new = await trio.to_thread.run_sync(self._write_compacted, upto)
+            while old.size - upto > _TAIL_BYTES and not self.failing:
+                upto = await trio.to_thread.run_sync(file.copy, old.fd, upto, old.size, new)
+            file.copy(old.fd, upto, old.size, new)
+            if not self.failing:
+                self._copies = [old, _Copy(new, os.fstat(new).st_size)]
+                await trio.to_thread.run_sync(os.fsync, new)
+            if not self.failing:
+                file.replace(self.path)
+                await trio.to_thread.run_sync(file.sync_directory, self.path)
+                async with self._switching:
+                    before, self._copies = old.size, self._copies[1:]
+                    os.close(old.fd)
+                self._compacted = self.size
+                self._report(JournalCompacted(before, self.size))
+                return
+        except _Stopped:
+            return
+        except OSError as error:
+            self._fail(error)
+        async with self._switching:
+            self._copies = [old]
+            if new >= 0:
+                file.drop_new(self.path, new)
+
+    def _write_compacted(self, upto: int) -> int:
+        found = file.read(self.path, upto, self._rest())
+        if found.trouble:
+            raise OSError(errno.EIO, f"it is damaged: {found.trouble}")
+        return file.write_new(self.path, found.state.snapshot(), self._rest())
+
+    async def _repair(self) -> bool:
+        """A new file of the live state, since the old one lacks what could not be written."""
+        state = self._snapshot()
+        self._missed = []
+        new = -1
+        try:
+            new = await trio.to_thread.run_sync(self._write_live, state)
+            while self._missed:
+                missed, self._missed = self._missed, []
+                file.write_all(new, b"".join(missed))
+                await trio.to_thread.run_sync(os.fsync, new)
+            async with self._switching:
+                file.replace(self.path)
+                await trio.to_thread.run_sync(file.sync_directory, self.path)
+                file.write_all(new, b"".join(self._missed))
+                for copy in self._copies:
+                    os.close(copy.fd)
+                self._copies = [_Copy(new, os.fstat(new).st_size)]
+        except (OSError, _Stopped):
+            self._missed = None
+            if new >= 0:
+                file.drop_new(self.path, new)
+            return False
+        self._missed, self.failing = None, ""
+        self._compacted = self.size
+        self._unsynced.set()
+        self._report(JournalFails(""))
+        return True
+
+    def _write_live(self, state: State) -> int:
+        new = file.write_new(self.path, state.snapshot(), self._rest())
+        os.fsync(new)
+        return new
+
+    def _rest(self) -> Callable[[], None]:
+        rest = file.polite()
+
+        def turn() -> None:
+            if self._stopping.is_set():
+                raise _Stopped
+            rest()
+
+        return turn

@@ -1,0 +1,314 @@
+"""From the live kernel to records: what an event has changed becomes one frame.
+
+Whoever changes what a head (records.py) tells of a process touches it; tokens that join a log are noticed apart, since
+that is what happens most. At the end of the event what was touched is written down, so the cost is that of what has
+changed, and a process that sleeps costs nothing. That nobody forgets to touch is checked after every event of the
+simulator: the records so far must add up to the live state (`snapshot`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kernel.groups.group import Group
+from kernel.journal.records import (
+    Answer,
+    AnyEntry,
+    DeviceHead,
+    Doing,
+    Exited,
+    Frame,
+    Gone,
+    GroupGone,
+    GroupHead,
+    GroupSpent,
+    Grown,
+    Pids,
+    ProcessHead,
+    ProgramHead,
+)
+from kernel.journal.state import SavedProcess, SavedProgram, State
+from kernel.process import LLMProcess, Program
+from syscalls import table as calls
+from syscalls.errno import Errno
+
+if TYPE_CHECKING:
+    from kernel.core import Kernel
+    from kernel.device import Device
+    from kernel.request import Request
+
+# Calls whose answers are kept, because doing them again would do something else than they did.
+CHANGING = frozenset(
+    {
+        calls.Spawn,
+        calls.Fork,
+        calls.Exec,
+        calls.Exit,
+        calls.Wait,
+        calls.Kill,
+        calls.Setsched,
+        calls.Setlimits,
+        calls.Feed,
+        calls.Decode,
+        calls.Truncate,
+        calls.Restore,
+        calls.Evict,
+        calls.Sched,
+        calls.GroupCreate,
+        calls.GroupSet,
+        calls.GroupRemove,
+        calls.GroupMove,
+    }
+)
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Recorder:
+    """Notes what an event changes, and makes its frame. Off (no journal is kept, or the kernel halts) it notes nothing."""
+
+    def __init__(self) -> None:
+        self.on = False
+        self._known: set[int] = set()  # pids that the journal has
+        self._next_pid = 0  # as the journal has it
+        self._groups: dict[str, Group] = {}  # those that the journal has, by path
+        # of this event
+        self._grown: dict[int, LLMProcess] = {}
+        self._answers: list[tuple[Program, Answer]] = []
+        self._set: dict[str, Group] = {}
+        self._left: list[Group] = []  # groups that a process has left
+        self._removed: list[str] = []
+        self._spent: dict[str, Group] = {}
+        self._devices: dict[str, Device] = {}
+
+    def begin(self, kernel: Kernel, state: State) -> None:
+        """Record from here on; the journal has `state`, and the kernel has been made from it."""
+        self.on = True
+        self._known = set(state.programs) | set(state.processes)
+        self._next_pid = state.next_pid
+        self._groups = {path: kernel.groups.find(path, kernel.groups.root) for path in state.groups}
+
+    def end(self) -> None:
+        """Record nothing more. What has not been made a frame yet has not happened, as far as the journal goes."""
+        self.on = False
+
+    # --- what happens -----------------------------------------------------------------------------------------------
+
+    def grew(self, process: LLMProcess) -> None:
+        """Its log has other tokens at its end."""
+        if self.on:
+            self._grown[process.pid] = process
+
+    def answered(self, request: Request, errno: Errno, value: Any, reason: str) -> None:
+        """A call has its answer. One that failed without having waited has changed nothing."""
+        if self.on and type(request.call) in CHANGING and (errno is Errno.OK or request.waited):
+            answer = Answer(
+                request.program.pid, request.seq, request.entry.number, errno, _encode(value), reason
+            )
+            self._answers.append((request.program, answer))
+
+    def group_set(self, group: Group) -> None:
+        if self.on:
+            self._set[group.path] = group
+            if group.settings.tokens_total and group.tokens:
+                self._spent[group.path] = group
+
+    def group_removed(self, group: Group) -> None:
+        if self.on:
+            self._removed.append(group.path)
+
+    def left(self, group: Group) -> None:
+        """A process is no longer a member."""
+        if self.on and self._groups:
+            self._left.append(group)
+
+    def charged(self, group: Group) -> None:
+        """A group has been charged for tokens."""
+        if self.on:
+            for one in group.chain:
+                if one.settings.tokens_total:
+                    self._spent[one.path] = one
+
+    def device_set(self, device: Device) -> None:
+        if self.on:
+            self._devices[device.name] = device
+
+    # --- the frame --------------------------------------------------------------------------------------------------
+
+    def frame(self, kernel: Kernel, now: float) -> Frame | None:
+        """The frame of an event that ends now; None if it changed nothing."""
+        table = kernel.table
+        if not self.on:
+            table.changed.clear()
+            table.gone.clear()
+            return None
+        entries: list[AnyEntry] = []
+        if table.next_pid != self._next_pid:
+            self._next_pid = table.next_pid
+            entries.append(Pids(self._next_pid))
+        if self._set or self._spent or self._devices:
+            self._settings(entries)
+        if table.changed:
+            self._heads(table.changed.values(), entries)
+            table.changed.clear()
+        if self._grown:
+            for process in self._grown.values():
+                if process.pid in self._known:
+                    entries.append(_grown(process))
+            self._grown.clear()
+        for process in table.gone:
+            self.left(process.group)
+            if process.pid in self._known:
+                self._known.discard(process.pid)
+                entries.append(Gone(process.pid))
+        table.gone.clear()
+        if self._left or self._removed:
+            self._groups_gone(entries)
+        for program, answer in self._answers:
+            if program.pid in self._known:
+                program.answers.add(answer)
+                entries.append(answer)
+        self._answers.clear()
+        return Frame(now, entries) if entries else None
+
+    def _heads(self, changed: Any, entries: list[AnyEntry]) -> None:
+        for process in changed:
+            if isinstance(process, Program):
+                self._known.add(process.pid)
+                entries.append(program_head(process))
+            elif isinstance(process, LLMProcess) and process.birth is None:
+                known = process.pid in self._known
+                self._known.add(process.pid)
+                entries.append(process_head(process))
+                wanted = process.decoding is not None and process.decoding.logprobs
+                if wanted or not known or process.pid in self._grown:
+                    self._grown.pop(process.pid, None)
+                    entries.append(_grown(process))
+
+    def _settings(self, entries: list[AnyEntry]) -> None:
+        for path, group in self._set.items():
+            self._groups[path] = group
+            entries.append(GroupHead(path, group.settings))
+        entries += [GroupSpent(path, group.tokens) for path, group in self._spent.items()]
+        entries += [device_head(device) for device in self._devices.values()]
+        self._set.clear()
+        self._spent.clear()
+        self._devices.clear()
+
+    def _groups_gone(self, entries: list[AnyEntry]) -> None:
+        """Groups that were removed, and those that ended with their session."""
+        ended = {
+            one.path + "/" for group in self._left for one in group.chain if one.session and not one.pids
+        }
+        gone = set(self._removed)
+        if ended:
+            gone |= {path for path in self._groups if any(f"{path}/".startswith(one) for one in ended)}
+        for path in sorted(gone):
+            self._groups.pop(path, None)
+            entries.append(GroupGone(path))
+        self._left.clear()
+        self._removed.clear()
+
+    # --- the whole --------------------------------------------------------------------------------------------------
+
+    def snapshot(self, kernel: Kernel, secret: bytes) -> State:
+        """The state that the journal must have come to, from the live kernel. Logs are not copied."""
+        state = State(secret, kernel.now, kernel.table.next_pid)
+        for process in kernel.table:
+            if isinstance(process, Program):
+                state.programs[process.pid] = SavedProgram(program_head(process), process.answers)
+            elif isinstance(process, LLMProcess) and process.birth is None:
+                account, decoding = process.account, process.decoding
+                state.processes[process.pid] = SavedProcess(
+                    process_head(process),
+                    process.log,
+                    account.fed,
+                    account.decoded,
+                    decoding.collected if decoding is not None and decoding.logprobs else [],
+                )
+        for path in self._groups:
+            state.groups[path] = kernel.groups.find(path, kernel.groups.root).settings
+        for group in kernel.groups:
+            if group.settings.tokens_total and group.tokens:
+                state.spent[group.path] = group.tokens
+        for device in kernel.devices.values():
+            if device.rescheduled:
+                state.devices[device.name] = device_head(device)
+        return state
+
+
+def program_head(program: Program) -> ProgramHead:
+    return ProgramHead(program.pid, program.name, program.rights, program.group.path)
+
+
+def device_head(device: Device) -> DeviceHead:
+    config = device.config
+    return DeviceHead(device.name, device.queue.policy.name, config.max_runs, config.step_tokens)
+
+
+def process_head(process: LLMProcess) -> ProcessHead:
+    image, saved, device = process.image, process.saved, process.device
+    if image is not None:
+        path, dtype, name, kind = image.path, image.dtype, device.name, device.config.kind
+    elif saved is not None:  # it has yet to get its model back
+        path, dtype, name, kind = saved.path, saved.dtype, saved.device, saved.kind
+    else:
+        raise AssertionError(f"process {process.pid} has neither a model nor the promise of one")
+    exited = None
+    if process.is_zombie():
+        exited = Exited(process.exit_status, process.exit_reason, process.usage(process.since))
+    return ProcessHead(
+        process.pid,
+        process.owner,
+        process.name,
+        process.group.path,
+        process.model,
+        path,
+        dtype,
+        name,
+        kind,
+        process.sampler,
+        process.limits,
+        process.once,
+        process.detached,
+        process.spent,
+        process.account.forks,
+        process.sched_class,
+        process.nice,
+        process.stopped,
+        process.finish,
+        process.dying,
+        _doing(process),
+        exited,
+    )
+
+
+def _doing(process: LLMProcess) -> Doing | None:
+    decoding = process.decoding
+    if decoding is None:
+        return None
+    request = decoding.request
+    return Doing(
+        decoding.append,
+        decoding.start,
+        len(process.log) + decoding.left,
+        sorted(decoding.stop_ids),
+        decoding.logprobs,
+        decoding.interrupted,
+        decoding.timer.at if decoding.timer is not None else None,
+        request.program.pid if request is not None else 0,
+        request.seq if request is not None else 0,
+    )
+
+
+def _grown(process: LLMProcess) -> Grown:
+    """The end of a log that the journal does not have; from here on it has it."""
+    account, decoding = process.account, process.decoding
+    keep, process.recorded = process.recorded, len(process.log)
+    known, logprobs = 0, []
+    if decoding is not None and decoding.logprobs:
+        known, decoding.recorded = decoding.recorded, len(decoding.collected)
+        logprobs = decoding.collected[known:]
+    return Grown(process.pid, keep, process.log[keep:], account.fed, account.decoded, known, logprobs)

@@ -1,0 +1,227 @@
+"""What the records of a journal add up to; pure, as the core is.
+
+`apply` is the one place that says what a record means. A snapshot is a journal of the fewest frames that add up to the
+same: that is compaction.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from kernel.journal.records import (
+    Answer,
+    AnyEntry,
+    BadFrame,
+    DeviceHead,
+    Frame,
+    Gone,
+    GroupGone,
+    GroupHead,
+    GroupSpent,
+    Grown,
+    Pids,
+    ProcessHead,
+    ProgramHead,
+    Secret,
+)
+from syscalls.limits import MAX_PARKED_CALLS
+from syscalls.records import GroupSettings, TokenLogprobs
+
+MOST_ANSWER_BYTES = 4 << 20  # of one program; the newest answer is kept in any case
+_PIECE = 1 << 16  # tokens of a log in one frame of a snapshot
+
+
+class Answers:
+    """The latest answers to a program, which its connection may have lost. What came after so many others has arrived:
+    a connection delivers in order, and one that lets more pile up is cut."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[int, Answer] = OrderedDict()  # by seq, oldest first
+        self._bytes = 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Answers) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __iter__(self) -> Iterator[Answer]:
+        return iter(self._kept.values())
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __repr__(self) -> str:
+        return f"Answers({list(self)})"
+
+    def add(self, answer: Answer) -> None:
+        self._drop(answer.seq)
+        self._kept[answer.seq] = answer
+        self._bytes += len(answer.value)
+        while len(self) > 1 and (len(self) > MAX_PARKED_CALLS or self._bytes > MOST_ANSWER_BYTES):
+            self._drop(next(iter(self._kept)))
+
+    def get(self, seq: int) -> Answer | None:
+        return self._kept.get(seq)
+
+    def copy(self) -> Answers:
+        other = Answers()
+        other._kept, other._bytes = self._kept.copy(), self._bytes
+        return other
+
+    def _drop(self, seq: int) -> None:
+        old = self._kept.pop(seq, None)
+        if old is not None:
+            self._bytes -= len(old.value)
+
+
+@dataclass(slots=True)
+class SavedProcess:
+    """An LLM process as the journal knows it."""
+
+    head: ProcessHead
+    log: list[int] = field(default_factory=list)
+    fed: int = 0
+    decoded: int = 0
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class SavedProgram:
+    head: ProgramHead
+    answers: Answers = field(default_factory=Answers)
+
+
+@dataclass(slots=True)
+class State:
+    """Everything the journal remembers. `now` is the clock of the last frame, in seconds."""
+
+    secret: bytes
+    now: float = 0.0
+    next_pid: int = 0
+    programs: dict[int, SavedProgram] = field(default_factory=dict)
+    processes: dict[int, SavedProcess] = field(default_factory=dict)
+    groups: dict[str, GroupSettings] = field(default_factory=dict)
+    spent: dict[str, int] = field(default_factory=dict)
+    devices: dict[str, DeviceHead] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        """Of all logs."""
+        return sum(len(process.log) for process in self.processes.values())
+
+    def apply(self, frame: Frame) -> None:
+        """Raises BadFrame if the records do not fit what came before them."""
+        self.now = frame.now
+        for entry in frame.entries:
+            try:
+                self._apply(entry)
+            except KeyError as error:
+                raise BadFrame(f"a {type(entry).__name__} of {error}, of which nothing is known") from None
+
+    def _apply(self, entry: AnyEntry) -> None:
+        match entry:
+            case Grown():
+                self._grow(entry)
+            case ProcessHead():
+                process = self.processes.get(entry.pid)
+                if process is None:
+                    self.processes[entry.pid] = SavedProcess(entry)
+                else:
+                    process.head = entry
+                    if entry.doing is None:
+                        process.logprobs = []
+            case Answer():
+                self.programs[entry.program].answers.add(entry)
+            case Pids():
+                self.next_pid = entry.next
+            case ProgramHead():
+                if entry.pid in self.programs:
+                    self.programs[entry.pid].head = entry
+                else:
+                    self.programs[entry.pid] = SavedProgram(entry)
+            case Gone():
+                if self.programs.pop(entry.pid, None) is None:
+                    del self.processes[entry.pid]
+            case GroupHead():
+                self.groups[entry.path] = entry.settings
+                if not entry.settings.tokens_total:
+                    self.spent.pop(entry.path, None)
+            case GroupGone():
+                self.groups.pop(entry.path, None)
+                self.spent.pop(entry.path, None)
+            case GroupSpent():
+                self.spent[entry.path] = entry.tokens
+            case DeviceHead():
+                self.devices[entry.name] = entry
+            case Secret():
+                self.secret = entry.key
+
+    def _grow(self, entry: Grown) -> None:
+        process = self.processes[entry.pid]
+        if entry.keep > len(process.log):
+            raise BadFrame(f"{entry.keep} of {len(process.log)} tokens of process {entry.pid} are to be kept")
+        del process.log[entry.keep :]
+        process.log += entry.tokens
+        process.fed, process.decoded = entry.fed, entry.decoded
+        del process.logprobs[entry.known :]
+        process.logprobs += entry.logprobs
+
+    def copy(self) -> State:
+        """One that does not change with this one."""
+        return State(
+            self.secret,
+            self.now,
+            self.next_pid,
+            {pid: SavedProgram(saved.head, saved.answers.copy()) for pid, saved in self.programs.items()},
+            {
+                pid: SavedProcess(
+                    saved.head, saved.log.copy(), saved.fed, saved.decoded, saved.logprobs.copy()
+                )
+                for pid, saved in self.processes.items()
+            },
+            self.groups.copy(),
+            self.spent.copy(),
+            self.devices.copy(),
+        )
+
+    def snapshot(self) -> Iterator[Frame]:
+        """Frames that add up to this state, each of bounded size."""
+        head: list[AnyEntry] = [Secret(self.secret), Pids(self.next_pid)]
+        head += [GroupHead(path, settings) for path, settings in self.groups.items()]
+        head += [GroupSpent(path, tokens) for path, tokens in self.spent.items()]
+        yield Frame(self.now, [*head, *self.devices.values()])
+        for program in self.programs.values():
+            yield Frame(self.now, [program.head])
+            for answer in program.answers:
+                yield Frame(self.now, [answer])
+        for pid, process in self.processes.items():
+            entries: list[AnyEntry] = [process.head]
+            for start in range(0, max(1, len(process.log)), _PIECE):
+                tokens = process.log[start : start + _PIECE]
+                known, logprobs = (0, process.logprobs) if start == 0 else (len(process.logprobs), [])
+                entries.append(Grown(pid, start, tokens, process.fed, process.decoded, known, logprobs))
+                yield Frame(self.now, entries)
+                entries = []
+
+    def difference(self, other: State) -> str:
+        """Where two states differ first, for tests; empty: nowhere. Their clocks may."""
+        for name in ("secret", "next_pid", "groups", "spent", "devices"):
+            if getattr(self, name) != getattr(other, name):
+                return f"{name}: {getattr(self, name)} and {getattr(other, name)}"
+        for what, mine, others in (
+            ("program", self.programs, other.programs),
+            ("process", self.processes, other.processes),
+        ):
+            if found := _difference(what, mine, others):
+                return found
+        return ""
+
+
+def _difference(what: str, mine: dict[int, Any], others: dict[int, Any]) -> str:
+    for pid in mine.keys() | others.keys():
+        if mine.get(pid) != others.get(pid):
+            return f"{what} {pid}: {mine.get(pid)}\nand {others.get(pid)}"
+    return ""
