@@ -30,7 +30,7 @@ import msgspec
 from syscalls import calls, runtime, wire
 from syscalls.errno import Errno, SyscallError
 from syscalls.line import Line
-from syscalls.reconnect import RECONNECT_SECONDS, Notify, Search, tell
+from syscalls.reconnect import RECONNECT_SECONDS, Notify, Search
 from syscalls.records import BootInfo, Right
 from syscalls.table import Attach, Call
 
@@ -70,8 +70,9 @@ class _Waiter:
 class Client:
     """An attached program: calling it with a record of `syscalls.table` makes that system call.
 
-    `boot` is what Attach answered, `pid` the program's own. Once the kernel has gone for good every call raises EPIPE.
-    `notify` may be set; it is called as reconnect.Notify says, in a thread of its own, and must not make calls.
+    `boot` is what Attach answered, `pid` the program's own, `reconnect` the seconds for which it waits for a next
+    kernel. Once the kernel has gone for good every call raises EPIPE. `notify` may be set; it is called as
+    reconnect.Notify says, in a thread of its own, and must not make calls.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Client:
         self._leader: _Waiter | None = None
         self._gone: SyscallError | None = None
         self._closed = False
-        self._reconnect = reconnect
+        self.reconnect = reconnect
         self._watch: threading.Thread | None = None
         self._down = False  # the line is lost, and calls wait for the next kernel
         try:
@@ -243,11 +244,10 @@ class Client:
     def _keep_up(self) -> None:
         try:
             while self._gone is None and self._lost():
-                tell(self.notify, None)
-                search = Search(self.runtime, self._reconnect, time.monotonic())
+                search = Search(self.runtime, self.reconnect, time.monotonic(), self.notify)
                 while not self._taken_up(search):
                     pass
-                tell(self.notify, self.boot)
+                search.over(self.boot)
         except SyscallError as error:
             with self._turn:
                 self._fail(error)

@@ -24,7 +24,7 @@ import trio
 
 from syscalls import calls, runtime, transport, wire
 from syscalls.errno import Errno, SyscallError
-from syscalls.reconnect import RECONNECT_SECONDS, Notify, Search, tell
+from syscalls.reconnect import RECONNECT_SECONDS, Notify, Search
 from syscalls.records import BootInfo, Right
 from syscalls.table import Attach, Call
 
@@ -162,8 +162,7 @@ class Client:
         self._link.close()
         if not self._may_reconnect():
             raise SyscallError(Errno.EPIPE, f"the kernel of {self.runtime} has gone")
-        search = Search(self.runtime, self._reconnect, trio.current_time())
-        tell(self.notify, None)
+        search = Search(self.runtime, self._reconnect, trio.current_time(), self.notify)
         while not self._up and self._gone is None:  # a kernel may die before it has taken this program up
             while not search.found(trio.current_time()):  # noqa: ASYNC110 - nobody tells
                 await trio.sleep(calls.POLL_SECONDS)
@@ -207,7 +206,7 @@ class Client:
             self._link, self._up = link, True
             for frame in self._calls.left():
                 link.socket.send(frame)
-            tell(self.notify, self.boot)
+            search.over(self.boot)
         except SyscallError as error:
             self._fail(error)
             self._scope.cancel()

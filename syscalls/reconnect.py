@@ -21,29 +21,18 @@ Notify = Callable[[BootInfo | None], object]
 """Is told when the kernel has died (None), and when a next one has taken the program up (what that one is)."""
 
 
-def tell(notify: Notify | None, boot: BootInfo | None) -> None:
-    """Raises EPIPE if it raises: its author is to hear of it."""
-    if notify is not None:
-        try:
-            notify(boot)
-        except Exception as error:
-            raise SyscallError(
-                Errno.EPIPE, f"the connection is closed: its `notify` raised {error!r}"
-            ) from error
-
-
 class Search:
     """Waiting for the next kernel of a runtime directory, for at most some seconds from `now`. Every error is an EPIPE:
     there is nothing to wait for."""
 
-    def __init__(self, directory: Path, seconds: float, now: float) -> None:
-        self._directory, self._seconds = directory, seconds
+    def __init__(self, directory: Path, seconds: float, now: float, notify: Notify | None) -> None:
+        self._directory, self._seconds, self._notify = directory, seconds, notify
+        self._told = False
         self.until = now + seconds
 
     def found(self, now: float) -> bool:
         """Does one listen? False: ask again a little later. Raises EPIPE: none will come, or it took too long."""
-        if runtime.halted(self._directory):
-            raise SyscallError(Errno.EPIPE, f"the kernel of {self._directory} has gone: it has halted")
+        self._check_halted()
         if now >= self.until:
             raise self.in_vain()
         try:
@@ -51,7 +40,13 @@ class Search:
         except SyscallError as error:
             if error.errno is not Errno.ECONNREFUSED:
                 raise SyscallError(Errno.EPIPE, error.reason) from None
-            return False
+        self._check_halted()  # it may have done so between the looks
+        self._died()
+        return False
+
+    def _check_halted(self) -> None:
+        if runtime.halted(self._directory):
+            raise SyscallError(Errno.EPIPE, f"the kernel of {self._directory} has gone: it has halted")
 
     def in_vain(self) -> SyscallError:
         return SyscallError(
@@ -73,9 +68,28 @@ class Search:
             raise self._refused(f"it gave pid {boot.pid} to what was program {pid}")
         return boot
 
+    def over(self, boot: BootInfo) -> None:
+        """The next kernel is there, and calls are open."""
+        self._died()
+        self._tell(boot)
+
     def _refused(self, why: str) -> SyscallError:
         return SyscallError(
             Errno.EPIPE,
             f"the kernel of {self._directory} has died, and the next one does not take this program up: {why}; "
             "connect anew",
         )
+
+    def _died(self) -> None:
+        if not self._told:
+            self._told = True
+            self._tell(None)
+
+    def _tell(self, boot: BootInfo | None) -> None:
+        if self._notify is not None:
+            try:
+                self._notify(boot)
+            except Exception as error:  # its author is to hear of it
+                raise SyscallError(
+                    Errno.EPIPE, f"the connection is closed: its `notify` raised {error!r}"
+                ) from error
