@@ -285,11 +285,14 @@ class Engine:
 
         arrived: dict[int, int] = {}
         lost: dict[int, int] = {}
+        failures: dict[int, list[str]] = {}
         for move, failure in zip(moves, list(self._movers.map(read, moves)), strict=True):
             if failure:
-                _log.warning("context %d: %s", move.ctx, failure)
+                failures.setdefault(move.ctx, []).append(failure)
                 lost.setdefault(move.ctx, arrived.get(move.ctx, 0))
             arrived[move.ctx] = arrived.get(move.ctx, 0) + 1
+        for ctx, reasons in failures.items():
+            _log.warning("%d frames of context %d are lost: %s", len(reasons), ctx, reasons[0])
         self._wait()
         return lost
 
