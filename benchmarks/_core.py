@@ -11,6 +11,7 @@ from typing import Any
 from drivers.protocol import Hello, Load, Loaded, Probe, Probed, RunResult, Step, StepDone
 from kernel.core import Kernel
 from kernel.events import Action, DeviceConfig, FromDevice, KernelConfig, Reply, Send, Syscall
+from kernel.journal.state import State
 from syscalls.errno import Errno
 from syscalls.records import Tier
 from syscalls.table import Attach, Call
@@ -21,7 +22,9 @@ BLOCK_BYTES = 1 << 16
 class Core:
     """A booted core with one program attached and one device `d` of `frames` frames."""
 
-    def __init__(self, frames: int, max_runs: int, step_tokens: int, context: int) -> None:
+    def __init__(
+        self, frames: int, max_runs: int, step_tokens: int, context: int, *, journal: bool = False
+    ) -> None:
         kv = frames * BLOCK_BYTES
         device = DeviceConfig("d", "sim", kv, kv, max_runs=max_runs, step_tokens=step_tokens)
         self.kernel = Kernel(KernelConfig([device]))
@@ -30,7 +33,7 @@ class Core:
         self.step: Step | None = None  # the one on the device
         self._replies: dict[int, Reply] = {}
         self._seq = itertools.count(1)
-        self._take(self.kernel.boot(0.0))
+        self._take(self.kernel.boot(0.0, State(b"key") if journal else None))
         hello = Hello(1, "sim", 1, "", [Tier("ram", 1 << 50, 1.0)], ["sim"], ["bf16"], [])
         self.from_device(hello)
         self.call(Attach("benchmark"))

@@ -332,6 +332,7 @@ class Kernel:
         program = self.programs.get(event.peer)
         request = program.parked.get(event.seq) if program is not None else None
         if request is not None:
+            request.absent = False  # to take it back is to ask for it
             self.unpark(request, Errno.EINTR, "cancelled by its caller")
 
     def _wake_tracers(self, now: float) -> None:

@@ -84,6 +84,8 @@ def stats(kernel: Kernel, request: Request, now: float) -> Stats:
         moved_out=count["moved_out"],
         moved_in=count["moved_in"],
         refaults=sum(device.refaults for device in kernel.devices.values()),
+        journal=(kernel.journal_trouble or "kept") if kernel.secret else "",
+        journal_frames=kernel.journal.frames,
     )
 
 

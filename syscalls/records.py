@@ -339,6 +339,8 @@ class Stats(Record):
     moved_out: int = 0  # frames, to lower tiers
     moved_in: int = 0
     refaults: int = 0  # times a process that wanted to run lost its pages and had to have them back
+    journal: str = ""  # "kept", or why it cannot be; empty: there is none
+    journal_frames: int = 0  # events that have changed something, and were written to it
 
 
 class TraceEvent(Record):

@@ -122,7 +122,8 @@ class Attach(Call[BootInfo]):
 
     Calling it again on the same connection gives up further rights and returns the same pid. With the `ticket` that
     BootInfo gave in an earlier life of this kernel the program is taken up again: its pid, rights and processes. It then
-    sends its unanswered calls again under their old sequence numbers; what had been done is not done twice.
+    sends its unanswered calls again under their old sequence numbers; what had been done is not done twice. ESRCH: the
+    ticket is of no program that is expected back. EAGAIN: the program is attached by another connection still.
     """
 
     name: Name = ""

@@ -89,6 +89,10 @@ SMALL = {  # a device whose steps take about a millisecond, and models of a few 
 FRAME_BYTES = 16 * 2 * 2 * 4 * 2  # of SMALL
 
 
+class KernelKilled(Exception):
+    """The kernel has just been killed, as `die_at` says."""
+
+
 class _Died(Exception):
     pass
 
@@ -151,10 +155,18 @@ class Prog:
 
     def start(self, call: Call[R]) -> Future[R]:
         """Make a call and do not wait for its answer."""
+        future = self.prepare(call)
+        self.sim.event(self.event(future))
+        return future
+
+    def prepare(self, call: Call[R]) -> Future[R]:
+        """A call that is yet to be made, by `event`."""
         future = Future(self, next(self._seq), call)
         self.futures[future.seq] = future
-        self.sim.event(Syscall(self.peer, future.seq, call, os_pid=1000 + self.peer))
         return future
+
+    def event(self, future: Future[Any]) -> Syscall:
+        return Syscall(self.peer, future.seq, future.call, os_pid=1000 + self.peer)
 
     def call(self, call: Call[R], limit: float = LIMIT_SECONDS) -> R:
         """Make a call and run the system until it is answered. Raises SyscallError."""
@@ -173,8 +185,8 @@ class Prog:
         info: BootInfo = self.call(Attach(ticket=self.ticket))
         assert (info.pid, info.ticket) == (self.pid, self.ticket)
         for future in unanswered:
-            if self.connected and self.sim.peers.get(self.peer) is self:
-                self.sim.event(Syscall(self.peer, future.seq, future.call, os_pid=1000 + self.peer))
+            if not future.done:
+                self.sim.event(self.event(future))
 
 
 class _Driver:
@@ -316,8 +328,9 @@ class Simulation:
         self.checked = checked
         self.file = config
         self.saved = Saved(b"key of the simulated kernel") if journal else None  # what the journal adds up to
-        self.frames: list[bytes] = []  # and its frames, since `keep_frames` was set
-        self.keep_frames = False
+        self.frames = 0  # written to it
+        self.die_at = -1  # frames after which the kernel is killed; `die_before`: before this one is written
+        self.die_before = False
         self.peers: dict[int, Prog] = {}
         self.kernel = Kernel(copy.deepcopy(config))
         self.config = {device.name: device for device in config.devices}
@@ -355,7 +368,7 @@ class Simulation:
     def die_in(self, event: Event, actions: int) -> None:
         """Hand the kernel an event, and kill it when it has done so many of the actions that come of it."""
         if not self.halted:
-            self._act(self.kernel.handle(event, self.now)[:actions])
+            self._act(self.kernel.handle(event, self.now)[:actions], whole=False)
             self.kill()
 
     def kill(self) -> None:
@@ -376,10 +389,11 @@ class Simulation:
 
     def _append(self, append: Append) -> None:
         assert self.saved is not None
-        encoded = records.encode(append.frame)
-        if self.keep_frames:
-            self.frames.append(encoded)
-        self.saved.apply(records.decode(encoded))
+        self.frames += 1
+        if self.frames != self.die_at or not self.die_before:
+            self.saved.apply(records.decode(records.encode(append.frame)))
+        if self.frames == self.die_at:
+            raise KernelKilled
 
     def _check_journal(self) -> None:
         """The records so far add up to the live state."""
@@ -387,11 +401,11 @@ class Simulation:
             live = self.kernel.journal.snapshot(self.kernel, self.kernel.secret)
             assert not (found := self.saved.difference(live)), f"the journal's {found} (live)"
 
-    def _act(self, actions: list[Action]) -> None:
+    def _act(self, actions: list[Action], *, whole: bool = True) -> None:
         for action in actions[:1]:
             if isinstance(action, Append):
                 self._append(action)
-        if self.checked:
+        if self.checked and whole:
             self._check_journal()
         for action in actions:
             match action:

@@ -31,7 +31,6 @@ VERSION = 1
 _HEADER = struct.Struct("<8sI4x")
 _MAGIC = b"LLMasOSj"
 _FRAME = struct.Struct("<IIQ")  # length, a check of it, a check of the body
-MOST_BYTES = 1 << 30  # of one frame
 KEY_BYTES = 32
 _SLICE = 0.001  # seconds of reading or writing in a thread before others have their turn
 _PIECE = 1 << 20
@@ -59,7 +58,7 @@ def header() -> bytes:
 
 
 def read(path: Path, upto: int | None = None, rest: Callable[[], None] = lambda: None) -> Found:
-    """Everything a file adds up to, or its first `upto` bytes, which are known to be whole. `rest` is called now and then.
+    """Everything a file adds up to, or its first `upto` bytes, which are known to be whole. `rest` is called often.
 
     Raises SyscallError EINVAL: the file is of another version, or no journal; EIO: it cannot be read.
     """
@@ -97,7 +96,7 @@ def _read_frames(file: BinaryIO, size: int, rest: Callable[[], None]) -> Found:
         if len(head) < _FRAME.size:
             return _cut(found, torn=True, trouble=f"{len(head)} bytes of a frame's head")
         length, check, digest = _FRAME.unpack(head)
-        if xxhash.xxh32_intdigest(length.to_bytes(4, "little")) != check or length > MOST_BYTES:
+        if xxhash.xxh32_intdigest(length.to_bytes(4, "little")) != check:
             return _cut(found, torn=False, trouble="a frame's length is damaged")
         left = size - found.end - _FRAME.size
         if length > left:
@@ -210,10 +209,11 @@ class Opened:
     size: int
     state: State
     notes: list[tuple[str, str]]  # level, text
+    fresh: bool = False  # there was none
 
     def close(self, *, remove: bool = False) -> None:
-        """Let go; `remove`: there is nothing to come back to."""
-        if remove:
+        """Let go; `remove`: there is nothing to come back to. Nor is there if the kernel could not be booted."""
+        if remove or (self.fresh and self.path.exists() and self.path.stat().st_size == self.size):
             self.path.unlink(missing_ok=True)
         _beside(self.path).unlink(missing_ok=True)
         os.close(self.lock)
@@ -232,7 +232,7 @@ def open_journal(directory: Path) -> Opened:
         if not path.exists():
             fd = write_new(path, State(os.urandom(KEY_BYTES)).snapshot())
             replace(path)
-            return Opened(path, lock, fd, os.fstat(fd).st_size, read(path).state, notes)
+            return Opened(path, lock, fd, os.fstat(fd).st_size, read(path).state, notes, fresh=True)
         found = read(path)
         if found.trouble and (not found.torn or not found.state.secret):
             return Opened(path, lock, *_mend(path, found, notes), found.state, notes)

@@ -2,8 +2,9 @@
 written.
 
 Frames are written where the kernel handles its events, before any answer leaves, so they survive the kernel. That they
-survive the machine is fsync's affair, which takes milliseconds and is done in a thread: once a second (`interval`), never,
-or (`always`) as often as somebody waits, one fsync for all who do, as databases commit in groups; answers then wait for it.
+survive the machine is fsync's affair, which takes milliseconds and is done in a thread: once a second (`interval`),
+never, or (`always`) as often as there is something; answers then wait for it, and one fsync serves all who wait, as
+databases commit in groups.
 
 Compaction reads the file in a thread and writes what it adds up to into a new one; from the moment that has caught up,
 frames go to both, until the new file has its name and both are on the disk. So at every moment the file of that name is
@@ -29,6 +30,7 @@ from kernel.journal import file
 from kernel.journal.file import Opened
 from kernel.journal.records import Frame, encode
 from kernel.journal.state import State
+from syscalls.errno import SyscallError
 
 Fsync = Literal["always", "interval", "never"]
 
@@ -210,7 +212,10 @@ class Keeper:
                 file.drop_new(self.path, new)
 
     def _write_compacted(self, upto: int) -> int:
-        found = file.read(self.path, upto, self._rest())
+        try:
+            found = file.read(self.path, upto, self._rest())
+        except SyscallError as error:
+            raise OSError(errno.EIO, error.reason) from None
         if found.trouble:
             raise OSError(errno.EIO, f"it is damaged: {found.trouble}")
         return file.write_new(self.path, found.state.snapshot(), self._rest())

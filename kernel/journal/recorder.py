@@ -67,10 +67,11 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Recorder:
-    """Notes what an event changes, and makes its frame. Off (no journal is kept, or the kernel halts) it notes nothing."""
+    """Notes what an event changes, and makes its frame. Off (no journal, or the kernel halts) it notes nothing."""
 
     def __init__(self) -> None:
         self.on = False
+        self.frames = 0  # made so far
         self._known: set[int] = set()  # pids that the journal has
         self._next_pid = 0  # as the journal has it
         self._groups: dict[str, Group] = {}  # those that the journal has, by path
@@ -154,9 +155,7 @@ class Recorder:
             self._heads(table.changed.values(), entries)
             table.changed.clear()
         if self._grown:
-            for process in self._grown.values():
-                if process.pid in self._known:
-                    entries.append(_grown(process))
+            entries += [_grown(process) for pid, process in self._grown.items() if pid in self._known]
             self._grown.clear()
         for process in table.gone:
             self.left(process.group)
@@ -171,7 +170,10 @@ class Recorder:
                 program.answers.add(answer)
                 entries.append(answer)
         self._answers.clear()
-        return Frame(now, entries) if entries else None
+        if not entries:
+            return None
+        self.frames += 1
+        return Frame(now, entries)
 
     def _heads(self, changed: Any, entries: list[AnyEntry]) -> None:
         for process in changed:

@@ -16,6 +16,7 @@ from syscalls.records import (
     Finish,
     GroupSettings,
     Limits,
+    Record,
     Sampler,
     SchedClass,
     TokenLogprobs,
@@ -23,7 +24,7 @@ from syscalls.records import (
 )
 
 
-class Entry(msgspec.Struct, array_like=True, frozen=True):
+class Entry(Record):
     """What the records share."""
 
 
@@ -74,7 +75,7 @@ class Exited(Entry, tag=5):
 
 
 class ProcessHead(Entry, tag=6):
-    """All of an LLM process but its log, from here on. `path`, `dtype` and `kind` say what it runs on which kind of device."""
+    """All of an LLM process but its log, from here on. `path` and `dtype` are what it runs, `kind` is its device's."""
 
     pid: int
     owner: int

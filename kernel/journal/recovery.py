@@ -24,7 +24,7 @@ from kernel.memory.weights import Image
 from kernel.process import INIT_PID, Account, Decoding, LLMProcess, Program
 from kernel.request import Request
 from kernel.sys_context import await_decode, set_deadline
-from kernel.sys_process import check_room, check_tokens
+from kernel.sys_process import check_tokens
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Finish, Kind, WaitFor
 from syscalls.records import State as ProcessState
@@ -264,10 +264,13 @@ def _want(kernel: Kernel, process: LLMProcess, now: float) -> None:
                 raise image
             check_tokens(image, process.log)
             process.group.check_weights(image.id, image.weight_bytes, image.name)
-            process.image = image
-            check_room(process, len(process.log))
+            if len(process.log) > image.context:  # a limit may be lower than what there was when it was set
+                raise SyscallError(
+                    Errno.E2BIG,
+                    f"its context has {len(process.log)} tokens, {image.name} on {device.name} has room for "
+                    f"{image.context}",
+                )
         except SyscallError as error:
-            process.image = None
             _lose(kernel, process, error, kernel.now)
         else:
             _go_on(kernel, process, image, kernel.now)
@@ -285,7 +288,7 @@ def _want(kernel: Kernel, process: LLMProcess, now: float) -> None:
 
 
 def _go_on(kernel: Kernel, process: LLMProcess, image: Image, now: float) -> None:
-    process.saved = None
+    process.image, process.saved = image, None
     kernel.touch(process)
     image.join(process)
     decoding = process.decoding
@@ -317,7 +320,8 @@ def _lose(kernel: Kernel, process: LLMProcess, error: SyscallError, now: float) 
 def retry(kernel: Kernel, device: Device, now: float) -> None:
     """A driver has come up: those of its device who could not have their model may have it now."""
     for process in list(kernel.table):
-        if isinstance(process, LLMProcess) and process.lost and process.device is device:
-            if process.saved is not None and device.config.kind == process.saved.kind:
-                process.lost = ""
-                _want(kernel, process, now)
+        if not isinstance(process, LLMProcess) or not process.lost or process.device is not device:
+            continue
+        if process.saved is not None and device.config.kind == process.saved.kind:
+            process.lost = ""
+            _want(kernel, process, now)

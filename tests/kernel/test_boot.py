@@ -204,6 +204,8 @@ def test_a_detached_kernel_that_cannot_boot_says_why(tmp_path: Path) -> None:
         ("[[device]]\nkind = 'cpu'\npolcy = 'fair'", "unknown field `polcy` - at `$.device[0]`"),
         ("[[device]]\nkind = 'cpu'\nkv_bytes = 'much'", "kv_bytes of cpu0: 'much' is no size"),
         ("[[device]]\nkind = '../cpu'", "at `$.device[0].kind`"),
+        ("[journal]\nfsync = 'often'", "at `$.journal.fsync`"),
+        ("[journal]\ngrace = -1.0", "at `$.journal.grace`"),
         ("= nonsense", "is wrong"),
     ],
 )
@@ -237,6 +239,7 @@ def test_a_wrong_command_line_is_refused_in_one_line(
     told = capfd.readouterr().err
     assert says in told
     assert told.count("\n") == 1
+    assert not [path for path in left(tmp_path / "run") if path.name != runtime.LOG]
 
 
 def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
@@ -260,6 +263,31 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
         "sim0",
         "sim1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "over", "directory"),
+    [
+        ("", config.Overrides(), "RUN"),
+        ("", config.Overrides(private=True), None),
+        ("[journal]\nenabled = true", config.Overrides(private=True), "RUN"),
+        ("", config.Overrides(private=True, journal=True, journal_directory="/j"), "/j"),
+        ("[journal]\nenabled = false", config.Overrides(), None),
+        ("[journal]\ndirectory = '/d'", config.Overrides(), "/d"),
+        ("[journal]\ndirectory = '/d'", config.Overrides(journal=False), None),
+        ("[journal]\ndirectory = '/d'", config.Overrides(journal=True, journal_directory="/j"), "/j"),
+    ],
+)
+def test_a_journal_is_kept_unless_nobody_wants_it(
+    tmp_path: Path, text: str, over: config.Overrides, directory: str | None
+) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    built = config.build(config.read(str(tmp_path / "c.toml")), over, tmp_path / "RUN", "1")
+    found = built.journal
+    assert (found.directory if found else None) == (
+        str(tmp_path / "RUN") if directory == "RUN" else directory
+    )
+    assert (found is None or found.fsync, built.grace) == (found is None or "interval", 30.0)
 
 
 def test_a_device_of_the_command_line_is_told_from_its_options() -> None:

@@ -433,6 +433,36 @@ class Core(RuleBasedStateMachine):
             case _:
                 self.sim.hang(mute=how == "is silent")
 
+    @rule(seconds=st.sampled_from([0.0, 0.0, 0.002, 0.1]))
+    def kernel_dies(self, seconds: float) -> None:
+        """The kernel is killed, the next one boots from the journal, and programs come back."""
+        self.sim.kill()
+        self.sim.boot_again()
+        self.sim.run_for(seconds)
+        self.come_back()
+
+    @precondition(lambda self: self.procs)
+    @rule(i=which, who=which, tokens=prompts, actions=st.integers(0, 3))
+    def kernel_dies_in_a_feed(self, i: int, who: int, tokens: list[int], actions: int) -> None:
+        """What was written is not done twice, what was not is done when the call is made again."""
+        proc, program = self.proc(who), self.prog(i)
+        if self.busy(proc):
+            return
+        future = program.prepare(Feed(proc.pid, tokens))
+        self.sim.die_in(program.event(future), actions)
+        self.sim.boot_again()
+        self.come_back()
+        self.sim.run_until(lambda: future.done, what="the feed")
+        if future.errno is Errno.OK:
+            proc.log.extend(tokens)
+            assert future.value == len(proc.log)
+        else:
+            assert future.errno is Errno.E2BIG or self.gone(proc)
+
+    def come_back(self) -> None:
+        for program in self.programs:
+            program.come_back()
+
     @rule(seconds=st.sampled_from([0.0005, 0.0015, 0.004, 0.02]))
     def pass_a_moment(self, seconds: float) -> None:
         self.sim.run_for(seconds)

@@ -1,0 +1,565 @@
+"""The journal in virtual time: the kernel killed at every record, and what programs find when they come back.
+
+That the records add up to the live state is checked after every event of every simulation (tests/simulator.py), and the
+machines of tests/kernel kill the kernel at random (tests/kernel/test_machine.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kernel.journal.records import Answer, Frame, decode, encode
+from kernel.journal.recovery import ticket
+from kernel.journal.state import MOST_ANSWER_BYTES, Answers, State
+from syscalls import limits
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import (
+    DecodeResult,
+    ExitInfo,
+    Finish,
+    GroupSettings,
+    Limits,
+    ReadResult,
+    Right,
+    Sampler,
+    SchedClass,
+    Signal,
+    WaitFor,
+)
+from syscalls.records import State as ProcessState
+from syscalls.table import (
+    Attach,
+    BootInfoCall,
+    Decode,
+    Dmesg,
+    Exec,
+    Exit,
+    Feed,
+    Fork,
+    Getinfo,
+    GroupCreate,
+    GroupMove,
+    GroupSet,
+    GroupStat,
+    Kill,
+    Null,
+    Ps,
+    Read,
+    Sched,
+    Setlimits,
+    Setsched,
+    Shutdown,
+    Spawn,
+    StatsCall,
+    Truncate,
+    Wait,
+)
+from tests.simulator import Future, KernelKilled, Prog, Simulation, simulate
+
+WARM = Sampler(temperature=1.0, seed=11)
+
+
+class Client:
+    """A program that has a script: it knows each of its calls by a name, and makes none of them twice."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self.sim = sim
+        self.program: Prog | None = None
+        self.made: dict[str, Future[Any]] = {}
+
+    def attach(self) -> None:
+        if self.program is None or not self.program.ticket:
+            self.program = self.sim.program("script")
+
+    def start(self, name: str, call: Any) -> None:
+        assert self.program is not None
+        if name not in self.made:
+            self.made[name] = self.program.prepare(call)
+            self.sim.event(self.program.event(self.made[name]))
+
+    def wait(self, name: str) -> Any:
+        future = self.made[name]
+        self.sim.run_until(lambda: future.done, what=name)
+        return future.value
+
+    def do(self, name: str, call: Any) -> Any:
+        self.start(name, call)
+        return self.wait(name)
+
+
+def script(client: Client) -> dict[str, Any]:
+    """A bit of everything that a journal must keep. What it returns must not depend on how often the kernel died."""
+    do = client.do
+    client.attach()
+    a = do("a", Spawn("sim", list(range(20)), WARM, "a"))
+    client.start("b", Spawn("sim", [5, 6], Sampler(seed=3), "b", detached=True, limits=Limits(tokens=30)))
+    do("feed a", Feed(a, [1, 2, 3]))
+    client.start("long", Decode(a, 12))
+    b = client.wait("b")
+    do("decode b", Decode(b, 9, wait=False))
+    client.wait("long")
+    first, second = do("fork", Fork(a, 2))
+    do("feed first", Feed(first, [7]))
+    client.start("logprobs", Decode(first, 5, logprobs=2))
+    do("stop", Kill(second, Signal.STOP))
+    do("decode second", Decode(second, 5, wait=False))
+    do("sched", Setsched(b, 3, SchedClass.BATCH))
+    do("limits", Setlimits(first, Limits(context=90)))
+    client.wait("logprobs")
+    do("group", GroupCreate("x", GroupSettings(cpu_weight=50, tokens_total=10_000)))
+    do("move", GroupMove(first, "x"))
+    do("exec", Exec(first, "sim:2m,eos_every=6"))
+    do("decode first", Decode(first, 6))
+    do("truncate", Truncate(a, 10))
+    do("look", Decode(a, 0, logprobs=3))
+    do("decode a", Decode(a, 4, sampler=Sampler(temperature=0.5, seed=9)))
+    logs = {name: do(f"read {name}", Read(pid)).tokens for name, pid in (("a", a), ("first", first))}
+    waited = do("read b", Read(b, 2 + 8))  # its last token
+    do("exit b", Exit(b, 3))
+    do("kill second", Kill(second, Signal.KILL))
+    ends = {pid: do(f"wait {pid}", Wait(pid)) for pid in (b, second)}
+    rows = {row.pid: row for row in do("ps", Ps())}
+    return {
+        "results": [
+            client.made[name].value
+            for name in ("feed a", "long", "logprobs", "decode first", "truncate", "look", "decode a")
+        ],
+        "logs": logs,
+        "b": waited.tokens,
+        "ends": [(info.status, info.reason) for info in (ends[b], ends[second])],
+        "group": [
+            rows[first].group,
+            rows[first].limits,
+            rows[a].nice,
+            rows[a].usage.decoded,
+            rows[a].usage.fed,
+        ],
+    }
+
+
+def compacted(state: State | None) -> State:
+    assert state is not None
+    again = State(b"")
+    for frame in state.snapshot():
+        again.apply(decode(encode(frame)))
+    assert not again.difference(state)
+    return again
+
+
+def uninterrupted() -> tuple[dict[str, Any], int]:
+    sim = simulate()
+    return script(Client(sim)), sim.frames
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
+def test_the_kernel_is_killed_at_every_record_and_nothing_acknowledged_is_lost(before: bool) -> None:
+    wanted, frames = uninterrupted()
+    assert frames > 50
+    for number in range(3, frames + 1):  # before are those of the boot, and of an attach that nobody heard of
+        sim = Simulation(simulate().file)
+        sim.die_at, sim.die_before = number, before
+        client = Client(sim)
+        try:
+            sim.run_until(lambda sim=sim: sim.kernel.devices["sim0"].state == "up")  # type: ignore[misc]
+            script(client)
+        except KernelKilled:
+            pass
+        else:
+            raise AssertionError(f"frame {number} was not written")
+        answered = {name: future.reply for name, future in client.made.items() if future.done}
+        sim.kill()
+        sim.boot_again(compacted(sim.saved) if number % 2 else None)
+        if client.program is not None and client.program.ticket:
+            client.program.come_back()
+            assert any("journal: " in line.text for line in sim.log), "it says what has come back"
+        found = script(client)
+        assert found == wanted, f"killed at frame {number}"
+        assert all(client.made[name].reply is reply for name, reply in answered.items())
+
+
+def test_a_kernel_that_dies_while_it_boots_leaves_the_journal_good() -> None:
+    wanted, _ = uninterrupted()
+    sim = simulate()
+    client = Client(sim)
+    sim.die_at = 30
+    with pytest.raises(KernelKilled):
+        script(client)
+    for _ in range(3):
+        sim.kill()
+        sim.die_at = sim.frames + 1
+        with pytest.raises(KernelKilled):
+            sim.boot_again()
+    sim.kill()
+    sim.boot_again()
+    assert client.program is not None
+    client.program.come_back()
+    assert script(client) == wanted
+
+
+def reboot(sim: Simulation, *programs: Prog) -> None:
+    sim.kill()
+    sim.boot_again()
+    for program in programs:
+        program.come_back()
+
+
+def fails(call: Callable[[], Any]) -> SyscallError:
+    with pytest.raises(SyscallError) as caught:
+        call()
+    return caught.value
+
+
+# --- programs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_program_is_taken_up_with_its_pid_its_rights_and_its_children() -> None:
+    sim = simulate()
+    program = sim.program("agent", Right.ALL & ~Right.ADMIN)
+    pid = program.call(Spawn("sim", [1, 2, 3]))
+    before = program.call(Getinfo())
+    reboot(sim, program)
+    after = program.call(Getinfo())
+    assert (after.pid, after.name, after.group) == (before.pid, "agent", before.group)
+    assert fails(lambda: program.call(Shutdown())).errno is Errno.EPERM
+    assert program.call(Getinfo(pid)).ppid == program.pid
+    program.call(Kill(pid, Signal.KILL))
+    assert program.call(Wait()).pid == pid
+    assert program.call(BootInfoCall()).ticket == program.ticket
+
+
+def test_a_program_that_does_not_come_back_ends_and_its_children_with_it_but_the_detached() -> None:
+    sim = simulate(grace=5.0)
+    program = sim.program()
+    child = program.call(Spawn("sim", [1]))
+    detached = program.call(Spawn("sim", [1], detached=True))
+    reboot(sim)
+    other = sim.program("other")
+    assert other.call(Getinfo(child)).pid == child
+    sim.run_for(5.1)
+    assert {row.pid for row in other.call(Ps())} & {child, detached, program.pid} == {detached}
+    assert other.call(Getinfo(detached)).ppid == 1
+    sim.connect(program)
+    assert fails(lambda: program.call(Attach(ticket=program.ticket))).errno is Errno.ESRCH
+    assert "has not come back" in sim.log[-1].text
+
+
+def test_a_ticket_that_nobody_gave_is_of_nobody() -> None:
+    sim = simulate()
+    program = sim.program()
+    forged = [
+        b"1",
+        program.ticket[:8],
+        program.ticket[:-1],
+        program.ticket[:-1] + bytes([program.ticket[-1] ^ 1]),
+        ticket(b"another kernel's key", program.pid),
+        ticket(b"", program.pid),
+        (10**9).to_bytes(8, "big") + program.ticket[8:],
+    ]
+    reboot(sim)
+    for shown in forged:
+        stranger = sim.connection()
+        assert (
+            fails(lambda shown=shown, stranger=stranger: stranger.call(Attach(ticket=shown))).errno
+            is Errno.ESRCH
+        )
+        assert fails(lambda stranger=stranger: stranger.call(Null())).errno is Errno.EPERM
+    program.come_back()
+
+
+def test_a_program_is_at_one_place_at_a_time() -> None:
+    sim = simulate()
+    program, other = sim.program(), sim.program()
+    second = sim.connection()
+    assert fails(lambda: second.call(Attach(ticket=program.ticket))).errno is Errno.EAGAIN
+    assert program.call(Attach(ticket=program.ticket)).pid == program.pid
+    assert fails(lambda: other.call(Attach(ticket=program.ticket))).errno is Errno.EINVAL
+
+
+def test_without_a_journal_there_is_no_ticket_and_none_is_taken() -> None:
+    sim = simulate(journal=False)
+    program = sim.program()
+    assert program.ticket == b""
+    assert program.call(StatsCall()).journal == ""
+    stranger = sim.connection()
+    assert fails(lambda: stranger.call(Attach(ticket=ticket(b"", program.pid)))).errno is Errno.ESRCH
+
+
+# --- calls ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_decode_that_is_asked_for_again_is_joined_and_answered_whole() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", [1, 2, 3], WARM))
+    decode_ = program.start(Decode(pid, 40, logprobs=2))
+    sim.run_until(lambda: len(log_of(sim, pid)) > 10)
+    reboot(sim, program)
+    sim.run_until(lambda: decode_.done)
+    assert decode_.value.tokens == sim.continuation([1, 2, 3], 40, WARM)
+    assert [entry.token for entry in decode_.value.logprobs] == decode_.value.tokens
+    assert program.call(Getinfo(pid)).usage.decoded == 40
+
+
+def test_a_decode_that_ends_before_its_program_is_back_is_answered_then() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", [1, 2, 3], WARM))
+    decode_ = program.start(Decode(pid, 40))
+    sim.run_until(lambda: len(log_of(sim, pid)) > 10)
+    reboot(sim)
+    sim.run_for(3.0)
+    assert len(log_of(sim, pid)) == 43
+    reboot(sim)  # once more: the answer has been written too
+    program.come_back()
+    assert decode_.value.tokens == sim.continuation([1, 2, 3], 40, WARM)
+    again = program.call(Decode(pid, 2))
+    assert again.position == 43
+
+
+def test_a_decode_of_an_earlier_kernel_can_be_taken_back() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", [1, 2, 3], WARM))
+    decode_ = program.start(Decode(pid, 400))
+    sim.run_until(lambda: len(log_of(sim, pid)) > 10)
+    reboot(sim)
+    sim.connect(program)
+    program.call(Attach(ticket=program.ticket))
+    decode_.cancel()
+    assert decode_.errno is Errno.EINTR
+    row = program.call(Getinfo(pid))
+    assert (row.decoding, row.finish) == (False, Finish.INTERRUPT)
+
+
+def test_a_call_under_a_number_of_an_earlier_kernel_is_a_new_one_if_it_is_another() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", [1, 2, 3]))
+    feed = program.start(Feed(pid, [4]))
+    assert feed.value == 4
+    reboot(sim, program)
+    program.futures[feed.seq] = other = Future(program, feed.seq, Truncate(pid, 2))
+    sim.event(program.event(other))
+    sim.run_until(lambda: other.done)
+    assert other.value == 2
+
+
+def test_answers_are_kept_as_long_as_they_may_be_on_their_way() -> None:
+    answers = Answers()
+    for seq in range(limits.MAX_PARKED_CALLS + 10):
+        answers.add(Answer(1, seq, 40, Errno.OK, b"\x01", ""))
+    assert len(answers) == limits.MAX_PARKED_CALLS
+    assert answers.get(9) is None
+    large = Answer(1, 10**6, 41, Errno.OK, bytes(MOST_ANSWER_BYTES), "")
+    answers.add(large)
+    assert list(answers) == [large]
+    answers.add(Answer(1, 7, 40, Errno.OK, b"\x01", ""))
+    assert [answer.seq for answer in answers] == [7]
+
+
+# --- processes ------------------------------------------------------------------------------------------------------
+
+
+def log_of(sim: Simulation, pid: int) -> list[int]:
+    return sim.kernel.table.llm(pid).log
+
+
+def test_calls_wait_while_the_model_is_loaded_and_a_reader_reads_on() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", [1, 2, 3]))
+    stopped = program.call(Spawn("sim", [1, 2, 3]))
+    program.call(Kill(stopped, Signal.STOP))
+    program.call(Decode(pid, 30, wait=False))
+    part = program.call(Read(pid, 3))
+    reboot(sim, program)
+    row = program.call(Getinfo(pid))
+    assert (row.state, row.wait) == (ProcessState.BLOCKED, WaitFor.DEVICE)
+    assert program.call(Getinfo(stopped)).state is ProcessState.STOPPED
+    feed = program.start(Feed(stopped, [9]))
+    assert not feed.done
+    tokens = part.tokens
+    while len(tokens) < 30:
+        tokens += program.call(Read(pid, 3 + len(tokens))).tokens
+    assert tokens == sim.continuation([1, 2, 3], 30)
+    assert feed.value == 4
+    assert program.call(Getinfo(stopped)).state is ProcessState.STOPPED
+
+
+def test_a_process_whose_model_does_not_fit_any_more_stays_and_goes_on_where_it_does() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", [1, 2, 3], detached=True))
+    decode_ = program.start(Decode(pid, 60))
+    sim.run_until(lambda: len(log_of(sim, pid)) > 40)
+    whole = sim.file.devices[0].image_kv_bytes
+    sim.file.devices[0].image_kv_bytes = whole // 32
+    reboot(sim, program)
+    assert fails(lambda: sim.run_until(lambda: decode_.done) or decode_.value).errno is Errno.EIO
+    row = program.call(Getinfo(pid))
+    assert (row.state, row.wait, row.decoding) == (ProcessState.BLOCKED, WaitFor.WEIGHTS, True)
+    error = fails(lambda: program.call(Truncate(pid, 1)))
+    assert error.errno is Errno.EBUSY
+    assert "room for" in error.reason
+    assert any(line.level == "error" and "room for" in line.text for line in program.call(Dmesg()))
+    read: ReadResult = program.call(Read(pid))
+    assert read.tokens[3:] == sim.continuation([1, 2, 3], read.length - 3)
+    sim.crash()  # its driver comes again, and so does the question
+    sim.run_for(1.0)
+    assert program.call(Getinfo(pid)).wait is WaitFor.WEIGHTS
+    sim.file.devices[0].image_kv_bytes = whole
+    reboot(sim)
+    sim.run_for(5.0)
+    assert log_of(sim, pid)[3:] == sim.continuation([1, 2, 3], 60)
+
+
+def test_a_process_goes_on_on_another_device_of_its_kind_and_waits_where_there_is_none() -> None:
+    sim = simulate(devices=2)
+    program = sim.program()
+    pid = program.call(Spawn("sim", [1, 2, 3], device="sim1"))
+    gone = sim.file.devices.pop()
+    reboot(sim, program)
+    assert program.call(Decode(pid, 5)).tokens == sim.continuation([1, 2, 3], 5)
+    assert program.call(Getinfo(pid)).device == "sim0"
+    assert program.call(Setsched(pid, 4)) is None
+    sim.kill()
+    assert sim.saved is not None
+    head = sim.saved.processes[pid].head
+    sim.saved.processes[pid].head = dataclass_replace(head, device="cuda0", kind="cuda")
+    sim.boot_again()
+    program.come_back()
+    error = fails(lambda: program.call(Feed(pid, [1])))
+    assert (error.errno, "no device of kind cuda" in error.reason) == (Errno.EBUSY, True)
+    assert gone.name == "sim1"
+    assert program.call(Read(pid)).length == 8
+
+
+def dataclass_replace(record: Any, **changes: Any) -> Any:
+    fields = {name: getattr(record, name) for name in record.__struct_fields__}
+    return type(record)(**{**fields, **changes})
+
+
+def test_a_deadline_is_what_was_left_of_it() -> None:
+    sim = simulate(options={"overhead": "0.1"})
+    program = sim.program()
+    pid = program.call(Spawn("sim", [1, 2, 3]))
+    begun = sim.now
+    decode_ = program.start(Decode(pid, 300, deadline=3.0))
+    sim.run_for(1.0)
+    sim.kill()
+    sim.run_for(50.0)  # nobody knows how long the kernel was dead
+    sim.boot_again()
+    program.come_back()
+    sim.run_until(lambda: decode_.done)
+    assert decode_.value.finish is Finish.DEADLINE
+    assert 3.0 <= decode_.at - 50.0 - begun <= 3.5
+
+
+def test_what_was_to_happen_at_the_token_boundary_happens() -> None:
+    sim = simulate(options={"overhead": "0.1"})
+    program = sim.program()
+    pids = [program.call(Spawn("sim", [1, 2, 3])) for _ in range(2)]
+    decodes = [program.start(Decode(pid, 50)) for pid in pids]
+    sim.run_for(1.05)
+    assert all(sim.kernel.table.llm(pid).running for pid in pids)
+    assert program.call(Kill(pids[0], Signal.INT)) is None
+    assert program.call(Exit(pids[1], 7)) is None
+    reboot(sim, program)
+    assert decodes[0].value.finish is Finish.INTERRUPT
+    assert decodes[1].value.finish is Finish.KILLED
+    info: ExitInfo = program.call(Wait(pids[1]))
+    assert info.status == 7
+    assert isinstance(decodes[0].value, DecodeResult)
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+def test_groups_what_they_have_used_and_how_devices_are_scheduled_come_back() -> None:
+    sim = simulate(groups={"/batch": GroupSettings(tokens_total=30)})
+    program = sim.program()
+    program.call(GroupCreate("mine", GroupSettings(cpu_weight=7)))
+    program.call(GroupCreate("/batch/inner"))
+    program.call(GroupSet("/users", GroupSettings(pids_max=77)))
+    program.call(Sched(policy="lottery", max_runs=3))
+    pid = program.call(Spawn("sim", [1, 2, 3], group="/batch/inner"))
+    first = program.call(Decode(pid, 20)).tokens
+    used = program.call(GroupStat("/batch"))[0].tokens
+    other = sim.program("passing")
+    other.call(GroupCreate("theirs"))
+    theirs = other.call(Getinfo()).group
+    other.disconnect()
+    reboot(sim, program)
+    assert program.call(GroupStat("mine"))[0].settings.cpu_weight == 7
+    assert program.call(GroupStat("/users"))[0].settings.pids_max == 77
+    assert (program.call(Sched()).policy, program.call(Sched()).max_runs) == ("lottery", 3)
+    assert program.call(GroupStat("/batch"))[0].tokens == used == 22
+    assert fails(lambda: program.call(GroupStat(theirs))).errno is Errno.ENOENT
+    rest = program.call(Decode(pid, 20))
+    assert rest.finish is Finish.BUDGET
+    assert first + rest.tokens == sim.continuation([1, 2, 3], 20 + len(rest.tokens))
+    assert len(rest.tokens) == 8
+    program.disconnect()
+    sim.run_for(1.0)
+    assert sim.saved is not None
+    assert sim.saved.groups.keys() == {"/users", "/batch/inner"}
+
+
+def test_pids_are_not_given_out_again() -> None:
+    sim = simulate()
+    program = sim.program()
+    dead = program.call(Spawn("sim", [1]))
+    program.call(Kill(dead, Signal.KILL))
+    program.call(Wait())
+    reboot(sim, program)
+    reboot(sim, program)
+    assert program.call(Spawn("sim", [1])) > dead
+    assert fails(lambda: program.call(Feed(dead, [1]))).errno is Errno.ESRCH
+
+
+# --- cost -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_changes_nothing_is_not_written_and_a_step_is_one_frame() -> None:
+    sim = simulate(max_runs=8)
+    program = sim.program()
+    pids = [program.call(Spawn("sim", [i])) for i in range(8)]
+    for pid in pids:
+        program.call(Decode(pid, 50, wait=False))
+    written: list[Frame] = []
+    assert sim.saved is not None
+    apply = sim.saved.apply
+    sim._append = lambda append: (written.append(append.frame), apply(append.frame))[1]  # type: ignore[method-assign]
+    for call in (Null(), Ps(), StatsCall(), Read(pids[0]), Getinfo()):
+        program.call(call)
+    assert not written
+    steps = len(sim.steps)
+    sim.run_until(lambda: len(sim.steps) == steps + 10)
+    assert 9 <= len(written) <= 11
+    assert all(len(encode(frame)) < 8 * 16 + 16 for frame in written)
+    assert program.call(StatsCall()).journal == "kept"
+
+
+def test_a_halt_leaves_the_journal_as_it_was() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", [1, 2, 3]))
+    program.start(Decode(pid, 100))
+    sim.run_for(0.02)
+    frames = sim.frames
+    program.start(Shutdown())
+    assert sim.halted
+    assert sim.frames == frames
+    assert sim.saved is not None
+    assert sim.saved.processes[pid].head.doing is not None
+
+
+def test_a_frame_of_nonsense_is_refused() -> None:
+    from kernel.journal.records import BadFrame
+
+    for body in (b"", b"\xc1", encode([1, 2]), encode((0.0, [[99, 1]])), encode((-1.0, []))):
+        with pytest.raises(BadFrame):
+            decode(body)
