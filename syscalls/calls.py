@@ -72,7 +72,7 @@ class Calls(Generic[W]):
 
     def left(self) -> list[bytes]:
         """The frames that cancel what was taken back while there was no kernel to tell. Only a decode goes on in a kernel
-        that has come back though nobody waits for it; its end is not reported, so every later kernel is told, too."""
+        that has come back though nobody waits for it. Until its end is reported every later kernel is told, too."""
         self._left = {seq: call for seq, call in self._left.items() if isinstance(call, Decode) and call.wait}
         return [wire.encode_cancel(next(self._seqs), seq) for seq in self._left]
 

@@ -52,8 +52,9 @@ def connect(
 class Client:
     """An attached program: calling it with a record of `syscalls.table` makes that system call.
 
-    `boot` is what Attach answered, `pid` the program's own. Once the kernel has gone for good every call raises EPIPE.
-    `notify` may be set; it is called as reconnect.Notify says, in the event loop, and must not wait.
+    `boot` is what Attach answered, `pid` the program's own, `reconnect` the seconds for which it waits for a next
+    kernel. Once the kernel has gone for good every call raises EPIPE. `notify` may be set; it is called as
+    reconnect.Notify says, in the event loop, and must not wait.
     """
 
     boot: BootInfo
@@ -63,7 +64,7 @@ class Client:
         self.runtime = directory
         self.notify: Notify | None = None
         self._attach = Attach(name or calls.default_name(), int(rights))
-        self._timeout, self._reconnect = timeout, reconnect
+        self._timeout, self.reconnect = timeout, reconnect
         self._calls: calls.Calls[trio.lowlevel.Task] = calls.Calls()
         self._gone: SyscallError | None = None
         self._scope = trio.CancelScope()
@@ -162,7 +163,7 @@ class Client:
         self._link.close()
         if not self._may_reconnect():
             raise SyscallError(Errno.EPIPE, f"the kernel of {self.runtime} has gone")
-        search = Search(self.runtime, self._reconnect, trio.current_time(), self.notify)
+        search = Search(self.runtime, self.reconnect, trio.current_time(), self.notify)
         while not self._up and self._gone is None:  # a kernel may die before it has taken this program up
             while not search.found(trio.current_time()):  # noqa: ASYNC110 - nobody tells
                 await trio.sleep(calls.POLL_SECONDS)
@@ -176,7 +177,7 @@ class Client:
                 link.close()
 
     def _may_reconnect(self) -> bool:
-        return self._reconnect > 0 and self._attach.ticket != b""
+        return self.reconnect > 0 and self._attach.ticket != b""
 
     async def _take_up(self, link: _Link, search: Search) -> None:
         """Show the ticket, send again what is not answered, and open the connection to calls."""
