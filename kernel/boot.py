@@ -99,6 +99,7 @@ def _serve(core: Kernel, settings: KernelConfig, directory: Path, args: argparse
         fsync: Fsync = "never"
         if settings.journal is not None:
             journal, fsync = open_journal(Path(settings.journal.directory)), settings.journal.fsync
+            sign = _sign(directory, Path(settings.journal.directory))
         server = Server(
             core, settings.devices, directory, log,
             die_with_parent=args.die_with_parent, journal=journal, fsync=fsync,
@@ -108,11 +109,22 @@ def _serve(core: Kernel, settings: KernelConfig, directory: Path, args: argparse
     finally:
         if journal is not None:
             journal.close(remove=halted)  # whoever was to come back has ended with the system
+            if halted:
+                sign.unlink(missing_ok=True)
         lock.release(directory, held, keep_log=not halted)
         if args.die_with_parent:  # a private kernel: whoever made the directory for it may be gone
             with contextlib.suppress(OSError):
                 directory.rmdir()
     return 0
+
+
+def _sign(directory: Path, elsewhere: Path) -> Path:
+    """What tells programs, should this kernel die, that it kept a journal: that itself, or a symbolic link to it."""
+    sign = directory / runtime.JOURNAL
+    if elsewhere.absolute() != directory.absolute():
+        sign.unlink(missing_ok=True)
+        sign.symlink_to(elsewhere.absolute() / runtime.JOURNAL)
+    return sign
 
 
 def _detach(directory: Path, given: list[str]) -> int:

@@ -162,11 +162,12 @@ def _where(args: argparse.Namespace) -> Path:
     return runtime.locate(getattr(args, "runtime", None))
 
 
-def _kernel(args: argparse.Namespace) -> Client:
-    """Attach to the running kernel as a program named after the verb."""
+def _kernel(args: argparse.Namespace, *, stays: bool = False) -> Client:
+    """Attach to the running kernel as a program named after the verb. One that `stays` goes on with the next kernel."""
     from syscalls.blocking import connect
+    from syscalls.reconnect import RECONNECT_SECONDS
 
-    return connect(_where(args), name=args.verb)
+    return connect(_where(args), name=args.verb, reconnect=RECONNECT_SECONDS if stays else 0.0)
 
 
 def _screen() -> Screen:
@@ -220,7 +221,7 @@ def _ps(args: argparse.Namespace) -> int:
 def _top(args: argparse.Namespace) -> int:
     from userland.programs import top
 
-    with _kernel(args) as kernel:
+    with _kernel(args, stays=True) as kernel:
         top.run(_screen(), kernel, seconds=args.seconds, once=args.once)
     return 0
 
@@ -261,7 +262,7 @@ def _advise(args: argparse.Namespace) -> int:
 def _dmesg(args: argparse.Namespace) -> int:
     from userland.programs import log
 
-    with _kernel(args) as kernel:
+    with _kernel(args, stays=args.follow) as kernel:
         if args.follow:
             log.follow(_screen(), kernel)
         else:
@@ -276,7 +277,7 @@ def _strace(args: argparse.Namespace) -> int:
     if args.pid != "all" and not args.pid.isdigit():
         raise SyscallError(Errno.EINVAL, f"strace wants a pid or `all`, found {args.pid!r}")
     pid = 0 if args.pid == "all" else _pid(int(args.pid))
-    with _kernel(args) as kernel:
+    with _kernel(args, stays=True) as kernel:
         if pid:
             kernel(Getinfo(pid=pid))  # ESRCH now rather than silence for ever
         strace.follow(_screen(), kernel, pid, kernel.pid, count=args.count)

@@ -3,25 +3,34 @@
     with connect() as kernel:
         pid = kernel(Spawn(model="tiny"))
 
-One connection, and so one program with one pid, may be used by many threads at once. There is no thread
-behind it: of the threads that wait for answers one, the leader, waits on the connection and hands the others
-theirs (the leader/followers pattern); when it has its own it passes the lead on. Ctrl-C during a call takes
-the call back, and the connection stays usable. After os.fork the child must connect anew.
+One connection, and so one program with one pid, may be used by many threads at once. No thread serves it: of
+the threads that wait for answers one, the leader, waits on the connection and hands the others theirs (the
+leader/followers pattern); when it has its own it passes the lead on. Ctrl-C during a call takes the call back,
+and the connection stays usable. After os.fork the child must connect anew.
+
+Where the kernel keeps a journal there is a thread that sleeps until that kernel has died, also while nobody
+calls. It finds the next one and sends again what has not been answered (reconnect.py); those who wait for answers
+wait on meanwhile.
 """
 
 from __future__ import annotations
 
 import os
+import socket as sockets
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+import msgspec
+
 from syscalls import calls, runtime, wire
 from syscalls.errno import Errno, SyscallError
 from syscalls.line import Line
+from syscalls.reconnect import RECONNECT_SECONDS, Notify, Search
 from syscalls.records import BootInfo, Right
 from syscalls.table import Attach, Call
 
@@ -34,14 +43,16 @@ def connect(
     name: str = "",
     rights: Right = Right.ALL,
     timeout: float = calls.CONNECT_SECONDS,
+    reconnect: float = RECONNECT_SECONDS,
 ) -> Client:
     """A connection to the kernel of a runtime directory (or `ipc://` endpoint; None: the default), attached
     under `name`.
 
     Use it in `with`, or `close` it. Raises SyscallError: ECONNREFUSED at once where no kernel runs, ETIME if
-    one runs but does not answer within `timeout` seconds.
+    one runs but does not answer within `timeout` seconds. A kernel with a journal that dies is waited for
+    `reconnect` seconds (0: not at all).
     """
-    return Client(runtime.locate(where), name, rights, timeout)
+    return Client(runtime.locate(where), name, rights, timeout, reconnect)
 
 
 class _Waiter:
@@ -59,11 +70,16 @@ class _Waiter:
 class Client:
     """An attached program: calling it with a record of `syscalls.table` makes that system call.
 
-    `boot` is what Attach answered, `pid` the program's own. Once the kernel has gone every call raises EPIPE.
+    `boot` is what Attach answered, `pid` the program's own, `reconnect` the seconds for which it waits for a next
+    kernel. Once the kernel has gone for good every call raises EPIPE. `notify` may be set; it is called as
+    reconnect.Notify says, in a thread of its own, and must not make calls.
     """
 
-    def __init__(self, directory: Path, name: str, rights: Right, timeout: float) -> None:
+    def __init__(
+        self, directory: Path, name: str, rights: Right, timeout: float, reconnect: float = 0.0
+    ) -> None:
         self.runtime = directory
+        self.notify: Notify | None = None
         deadline = time.monotonic() + timeout
         while not calls.kernel_listens(directory):
             if time.monotonic() >= deadline:
@@ -78,13 +94,20 @@ class Client:
         self._leader: _Waiter | None = None
         self._gone: SyscallError | None = None
         self._closed = False
+        self.reconnect = reconnect
+        self._watch: threading.Thread | None = None
+        self._down = False  # the line is lost, and calls wait for the next kernel
         try:
-            attach = Attach(name or calls.default_name(), int(rights))
-            self.boot: BootInfo = self._call(attach, deadline, calls.silent(directory, timeout))
+            self._attach = Attach(name or calls.default_name(), int(rights))
+            self._attached(self._call(self._attach, deadline, calls.silent(directory, timeout)))
+            self.pid = self.boot.pid
+            if reconnect > 0 and self.boot.ticket:
+                self._bell, self._ring = sockets.socketpair()
+                self._watch = threading.Thread(target=self._keep_up, name="llmasos-reconnect", daemon=True)
+                self._watch.start()
         except BaseException:
             self.close()
             raise
-        self.pid = self.boot.pid
 
     def __enter__(self) -> Client:
         return self
@@ -104,13 +127,19 @@ class Client:
             self._fail(SyscallError(Errno.EPIPE, "this program has closed its connection"))
             while self._leader is not None:  # it waits on descriptors that would be closed under it
                 self._turn.wait()
-            self._line.close()
+        if self._watch is not None:
+            self._ring.send(b"!")
+            if self._watch is not threading.current_thread():
+                self._watch.join()
+            self._bell.close()
+            self._ring.close()
+        self._line.close()
 
     def __call__(self, call: Call[R], *, timeout: float | None = None) -> R:
         """Make a system call and return its result.
 
         Raises SyscallError with the kernel's errno and reason; ETIME if it takes longer than `timeout`
-        seconds (the call is then taken back), EPIPE if the kernel goes away, EMSGSIZE for a request that is
+        seconds (the call is then taken back), EPIPE if the kernel goes away for good, EMSGSIZE for a request that is
         too long.
         """
         if timeout is None:
@@ -125,15 +154,20 @@ class Client:
                 if self._gone is not None:
                     raise calls.unanswered(call, self._gone)
                 seq, frame = self._calls.begin(call, waiter)
-                if not self._line.send(frame):
+                if self._down:
+                    pass  # it is sent to the next kernel
+                elif self._line.send(frame):
+                    self._calls.sent = seq
+                else:
                     self._collect(waiter)
-                    raise calls.unanswered(call, self._gone) if self._gone else calls.crowded()
+                    if not self._down:
+                        raise calls.unanswered(call, self._gone) if self._gone else calls.crowded()
             while True:
                 with self._turn:
-                    if self._leader is waiter:  # it has waited
+                    if self._leader is waiter and not self._down:  # it has waited
                         self._line.take_some(self._inbox, len(self._calls))
                         self._hand_out(waiter)
-                    if waiter.reply is None and self._gone is None:
+                    if waiter.reply is None and self._gone is None and not self._down:
                         self._collect(waiter)
                     if waiter.reply is not None:
                         self._pass_lead(waiter)
@@ -144,12 +178,17 @@ class Client:
                         timeout = deadline - time.monotonic()
                         if timeout <= 0.0:
                             raise too_late
+                    if self._down:
+                        self._pass_lead(waiter)
+                        self._turn.wait(timeout)
+                        continue
                     if self._leader is None:
                         self._leader = waiter
                     elif self._leader is not waiter:
                         self._turn.wait(timeout)
                         continue
-                self._line.wait(timeout)
+                    line = self._line
+                line.wait(timeout)
         except BaseException:
             with self._turn:
                 self._pass_lead(waiter)
@@ -163,18 +202,23 @@ class Client:
             self._turn.notify_all()
 
     def _take_back(self, seq: int, waiter: _Waiter) -> None:
-        if (frame := self._calls.take_back(seq)) is not None:
+        if (frame := self._calls.take_back(seq)) is not None and not self._down:
             self._line.send(frame)
             self._collect(waiter)
 
-    def _collect(self, collector: _Waiter) -> None:
+    def _collect(self, collector: _Waiter | None) -> None:
         """Take and hand out all that has come; then the line may be waited for. The caller holds `_turn`."""
         connected = self._line.take(self._inbox)
         self._hand_out(collector)
-        if not connected:
+        if connected:
+            return
+        if self._watch is None:
             self._fail(SyscallError(Errno.EPIPE, f"the kernel of {self.runtime} has gone"))
+        else:
+            self._ring.send(b"!")  # first: whatever interrupts this, `_lost` does the rest
+            self._down = True
 
-    def _hand_out(self, collector: _Waiter) -> None:
+    def _hand_out(self, collector: _Waiter | None) -> None:
         if not self._inbox:
             return
         try:
@@ -192,4 +236,125 @@ class Client:
         self._inbox.clear()
         self._calls.abandon()
         self._turn.notify_all()
-        self._line.nudge()
+        if not self._down:
+            self._line.nudge()
+
+    # --- when the kernel has died: the thread that finds the next one ---
+
+    def _keep_up(self) -> None:
+        try:
+            while self._gone is None and self._lost():
+                search = Search(self.runtime, self.reconnect, time.monotonic(), self.notify)
+                while not self._taken_up(search):
+                    pass
+                search.over(self.boot)
+        except SyscallError as error:
+            with self._turn:
+                self._fail(error)
+        except BaseException as error:
+            with self._turn:
+                self._fail(
+                    SyscallError(
+                        Errno.EPIPE, f"the connection cannot be kept up: {type(error).__name__}: {error}"
+                    )
+                )
+            raise
+
+    def _lost(self) -> bool:
+        """Wait until the line is lost, and nobody uses it any more. False: the connection has been closed."""
+        while True:
+            self._line.wait_for_loss(self._bell.fileno())
+            with suppress(BlockingIOError):
+                self._bell.recv(4096, sockets.MSG_DONTWAIT)
+            with self._turn:
+                if self._gone is None and not self._down:
+                    self._line.look()
+                    self._collect(None)
+                if self._gone is not None:
+                    return False
+                if self._down:
+                    self._turn.notify_all()
+                    self._line.nudge()
+                    while self._leader is not None:
+                        self._turn.wait()
+                    self._line.close()
+                    return True
+
+    def _taken_up(self, search: Search) -> bool:
+        """Find a kernel and have it take this program up, with all that is not answered. False: not yet, or it
+        has died, too."""
+        while not search.found(time.monotonic()):
+            self._pause()
+        line = Line(runtime.endpoint(self.runtime))
+        try:
+            if self._shown(line, search) and self._sent_again(line):
+                return True
+        except BaseException:
+            line.close()
+            raise
+        line.close()
+        return False
+
+    def _shown(self, line: Line, search: Search) -> bool:
+        """Show the ticket. False: not yet, or the connection is lost again."""
+        waiter = _Waiter()
+        with self._turn:
+            seq, frame = self._calls.begin(self._attach, waiter)
+        line.send(frame)
+        connected = True
+        while connected and waiter.reply is None:
+            line.wait(calls.POLL_SECONDS)
+            self._check_open()
+            connected = self._take_from(line)
+            if waiter.reply is None and time.monotonic() >= search.until:
+                raise search.in_vain()
+        if waiter.reply is None:
+            with self._turn:
+                self._calls.take_back(seq)
+            return False
+        boot = search.taken_up(waiter.reply, self._attach, self.pid)
+        if boot is None:
+            self._pause()
+            return False
+        self._attached(boot)
+        return True
+
+    def _sent_again(self, line: Line) -> bool:
+        """Send all that is not answered, in order, and open the line to calls. False: the connection is lost again."""
+        after = 0
+        while True:
+            with self._turn:
+                self._check_open()
+                for seq, frame in self._calls.unanswered(after):
+                    if not line.send(frame):
+                        break
+                    after, self._calls.sent = seq, max(self._calls.sent, seq)
+                else:
+                    for frame in self._calls.left():
+                        line.send(frame)
+                    self._line, self._down = line, False
+                    self._turn.notify_all()
+                    return True
+            if not self._take_from(line):
+                return False
+            time.sleep(calls.POLL_SECONDS)
+
+    def _take_from(self, line: Line) -> bool:
+        """Take and hand out what has come by a line that is not open to calls yet; False once it is lost."""
+        with self._turn:
+            line.look()
+            connected = line.take(self._inbox)
+            self._hand_out(None)
+        return connected
+
+    def _pause(self) -> None:
+        self._check_open()
+        time.sleep(calls.POLL_SECONDS)
+
+    def _check_open(self) -> None:
+        if self._gone is not None:
+            raise self._gone
+
+    def _attached(self, boot: BootInfo) -> None:
+        self.boot = boot
+        self._attach = msgspec.structs.replace(self._attach, ticket=boot.ticket)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from syscalls import runtime, transport, wire
 from syscalls.errno import Errno, SyscallError
 from syscalls.limits import MAX_NAME
-from syscalls.table import BY_RECORD, Call
+from syscalls.table import BY_RECORD, Call, Decode
 
 W = TypeVar("W")
 CONNECT_SECONDS = 10.0  # a kernel that is booting answers within this
@@ -24,11 +24,13 @@ POLL_SECONDS = 0.02
 
 
 class Calls(Generic[W]):
-    """Which call each sequence number stands for, and who waits for it."""
+    """Which call each sequence number stands for, and who waits for it. `sent` is the highest that has been sent."""
 
     def __init__(self) -> None:
         self._seqs = itertools.count(1)
         self._waiting: dict[int, tuple[W, Call[Any]]] = {}
+        self._left: dict[int, Call[Any]] = {}  # sent, taken back, and not yet answered
+        self.sent = 0
 
     def begin(self, call: Call[Any], waiter: W) -> tuple[int, bytes]:
         """The sequence number of a new call and the frame to send."""
@@ -48,20 +50,37 @@ class Calls(Generic[W]):
         if (waiting := self._waiting.get(reply.seq)) is not None:
             hand(waiting[0], reply)
             del self._waiting[reply.seq]
+        else:
+            self._left.pop(reply.seq, None)
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def take_back(self, seq: int) -> bytes | None:
         """Forget a call; the frame that cancels it in the kernel, or None if it has been answered."""
-        if self._waiting.pop(seq, None) is None:
+        if (waiting := self._waiting.pop(seq, None)) is None:
             return None
+        if seq <= self.sent:
+            self._left[seq] = waiting[1]
         return wire.encode_cancel(next(self._seqs), seq)
+
+    def unanswered(self, after: int) -> Iterator[tuple[int, bytes]]:
+        """The calls above sequence number `after` that wait, in order, as frames to send to the next kernel."""
+        for seq in [seq for seq in self._waiting if seq > after]:
+            if seq in self._waiting:  # still
+                yield seq, wire.encode_request(seq, self._waiting[seq][1])
+
+    def left(self) -> list[bytes]:
+        """The frames that cancel what was taken back while there was no kernel to tell. Only a decode goes on in a kernel
+        that has come back though nobody waits for it. Until its end is reported every later kernel is told, too."""
+        self._left = {seq: call for seq, call in self._left.items() if isinstance(call, Decode) and call.wait}
+        return [wire.encode_cancel(next(self._seqs), seq) for seq in self._left]
 
     def abandon(self) -> list[tuple[W, Call[Any]]]:
         """Forget all calls, and return them: they will not be answered."""
         waiting = list(self._waiting.values())
         self._waiting.clear()
+        self._left.clear()
         return waiting
 
 

@@ -29,7 +29,9 @@ class Line:
     def __init__(self, endpoint: str) -> None:
         transport.check_endpoint(endpoint)
         self._raw = transport.raw_dealer(b"", None, 2 * limits.MAX_REPLY_BYTES)
-        self._monitor = transport.Monitor(self._raw.get_monitor_socket(zmq.EVENT_DISCONNECTED))
+        self._monitor = transport.Monitor(
+            self._raw.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED)
+        )
         self._nudged, self._nudge = sockets.socketpair()
         self._nudged.setblocking(False)
         self._nudge.setblocking(False)
@@ -76,11 +78,24 @@ class Line:
                 with suppress(BlockingIOError):
                     self._nudged.recv(4096)
 
+    def wait_for_loss(self, bell: int) -> None:
+        """Until the connection may be lost, or descriptor `bell` is readable. Touches descriptors only, as `wait`."""
+        watch = select.poll()
+        watch.register(self._monitor.fd, select.POLLIN)
+        watch.register(bell, select.POLLIN)
+        watch.poll()
+
+    def look(self) -> None:
+        """The next `take` looks whether the connection is lost."""
+        self._link_changed = True
+
     def nudge(self) -> None:
         with suppress(BlockingIOError):
             self._nudge.send(b"!")
 
     def close(self) -> None:
+        if self._raw.closed:
+            return
         self._raw.disable_monitor()
         self._monitor.close()
         self._raw.close(linger=0)

@@ -16,6 +16,7 @@ LOCK = "kernel.lock"
 PROGRAMS = "kernel.sock"
 DRIVERS = "drivers.sock"
 LOG = "kernel.log"
+JOURNAL = "kernel.journal"
 
 
 def default() -> Path:
@@ -59,6 +60,13 @@ def holder(runtime: Path) -> int | None:
     finally:
         os.close(lock)
     return None
+
+
+def halted(runtime: Path) -> bool:
+    """Has the kernel with a journal that was there ended in good order? One that died leaves its journal, or a symbolic
+    link to where that is."""
+    # In this order: while a kernel boots, which holds the lock, it may have put a damaged journal aside.
+    return not os.path.lexists(runtime / JOURNAL) and holder(runtime) is None
 
 
 def listening(runtime: Path) -> bool:

@@ -46,6 +46,7 @@ BATCH = 64  # messages taken before other tasks have their turn
 RETRY_SECONDS = 0.02  # how long a full pipe waits at most before it is tried again
 MAX_BACKLOG = 2 * limits.MAX_REPLY_BYTES  # bytes waiting here for one peer before it is given up
 MAX_FRAME = 2 * limits.MAX_REQUEST_BYTES  # ZeroMQ cuts a connection over this; up to it, it can be answered
+_DOWN = (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED)  # the second: it could not be made at all
 _POLLIN = int(zmq.POLLIN)  # as plain numbers: arithmetic of pyzmq's enums costs as much as a receive
 NOBLOCK = int(zmq.NOBLOCK)
 _SNDMORE = int(zmq.NOBLOCK | zmq.SNDMORE)
@@ -159,7 +160,8 @@ class Socket:
 
     def monitor(self) -> Monitor:
         """Watch this socket's connections; to be called before bind or connect. Ends with the socket."""
-        events = zmq.EVENT_ACCEPTED | zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED
+        events = zmq.EVENT_ACCEPTED if self._routed else zmq.EVENT_CLOSED
+        events |= zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED
         self._monitor = Monitor(self._raw.get_monitor_socket(events))
         return self._monitor
 
@@ -308,7 +310,7 @@ class Monitor:
             except zmq.Again:
                 return
             event = zmq.utils.monitor.parse_monitor_message(parts)
-            yield Link(int(event["value"]), event["event"] != zmq.EVENT_DISCONNECTED)
+            yield Link(int(event["value"]), event["event"] not in _DOWN)
 
     async def run(
         self, look: Callable[[], None], task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -273,7 +273,7 @@ def kernel(where: Path) -> Iterator[Finding]:
 
 def _running(where: Path) -> Iterator[Finding]:
     try:
-        with blocking.connect(where, name="doctor", timeout=5.0) as connection:
+        with blocking.connect(where, name="doctor", timeout=5.0, reconnect=0.0) as connection:
             boot, models = connection(BootInfoCall()), connection(Models())
     except SyscallError as error:
         yield Finding("kernel", "running here", MISSING, str(error), "end that process and boot again")

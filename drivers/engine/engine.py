@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -312,12 +313,17 @@ class Engine:
         pieces = self._pieces(moves)
         arrived: dict[int, int] = {}
         lost: dict[int, int] = {}
+        gone: Counter[int] = Counter()
+        reasons: dict[int, str] = {}
         for piece, failure in zip(pieces, list(self._movers.map(read, pieces)), strict=True):
             ctx = piece[0].ctx
             if failure:
-                _log.warning("context %d: %s", ctx, failure)
+                reasons.setdefault(ctx, failure)
+                gone[ctx] += len(piece)
                 lost.setdefault(ctx, arrived.get(ctx, 0))
             arrived[ctx] = arrived.get(ctx, 0) + len(piece)
+        for ctx, reason in reasons.items():
+            _log.warning("%d frames of context %d are lost: %s", gone[ctx], ctx, reason)
         self._wait()
         return lost
 

@@ -197,8 +197,10 @@ class DiskPlaces:
             if held[:_NONCE] != nonce:
                 raise Lost(f"place {slot} of the swap file holds something else than was last written to it")
             plain = self._keys[ctx].decrypt(nonce, memoryview(held)[_NONCE:], self._about(ctx, slot))
-        except (OSError, InvalidTag, ValueError) as error:
-            raise Lost(f"place {slot} of the swap file: {error or type(error).__name__}") from None
+        except (InvalidTag, ValueError):
+            raise Lost(f"what lies in place {slot} of the swap file is damaged") from None
+        except OSError as error:
+            raise Lost(f"place {slot} of the swap file cannot be read: {error.strerror}") from None
         into = frame if frame.device.type == "cpu" else torch.empty_like(frame, device="cpu")
         bytes_of(into)[:] = plain
         if into is not frame:

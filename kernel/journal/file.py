@@ -23,9 +23,10 @@ import xxhash
 
 from kernel.journal.records import BadFrame, Frame, decode, encode
 from kernel.journal.state import State
+from syscalls import runtime
 from syscalls.errno import Errno, SyscallError
 
-NAME = "kernel.journal"
+NAME = runtime.JOURNAL
 VERSION = 1
 _HEADER = struct.Struct("<8sI4x")
 _MAGIC = b"LLMasOSj"

@@ -96,6 +96,12 @@ class Terminal:
                     f"{pattern!r} has not appeared; since the last match there was:\n{shown}"
                 )
 
+    def quiet(self, seconds: float = 2.0) -> None:
+        """Read on until nothing has been printed for some seconds; `expect` then looks at what comes after."""
+        while self._read(seconds):
+            pass
+        self._seen = len(self.screen)
+
     def wait(self, seconds: float = WAIT_SECONDS) -> int:
         """Wait for the program to end; returns its exit status."""
         deadline = time.monotonic() + seconds

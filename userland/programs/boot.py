@@ -64,7 +64,7 @@ def _tail(said: int) -> str:
 def _end(kernel: subprocess.Popen[bytes], where: Path) -> None:
     if kernel.poll() is None:
         try:
-            with blocking.connect(where, name="halt", timeout=1.0) as client:
+            with blocking.connect(where, name="halt", timeout=1.0, reconnect=0.0) as client:
                 client(Shutdown(), timeout=5.0)
         except SyscallError:
             pass  # the closing of its stdin says the same

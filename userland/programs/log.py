@@ -6,7 +6,7 @@ import time
 
 from syscalls import limits
 from syscalls.records import LogLine
-from syscalls.table import Dmesg
+from syscalls.table import BootInfoCall, Dmesg
 from userland.programs.ps import Kernel
 from userland.programs.screen import Screen
 
@@ -33,9 +33,11 @@ def read(kernel: Kernel, after: int = -1) -> list[LogLine]:
 
 
 def follow(screen: Screen, kernel: Kernel) -> None:
-    """Print the log and then each new line as it comes; ends by KeyboardInterrupt or an error."""
-    after = -1
+    """Print the log and then each new line as it comes, also of a next kernel; ends by KeyboardInterrupt or an error."""
+    after, kernel_pid = -1, 0
     while True:
+        if (now := kernel(BootInfoCall()).os_pid) != kernel_pid:
+            after, kernel_pid = -1, now  # the log of another kernel has its own beginning
         lines = read(kernel, after)
         show(screen, lines)
         after = lines[-1].seq if lines else after

@@ -14,7 +14,7 @@ HALT_SECONDS = 30.0
 
 def halt(where: Path) -> None:
     """Shut the kernel of a runtime directory down. Raises ECONNREFUSED if none runs, ETIME if it does not end."""
-    with blocking.connect(where, name="halt") as kernel:
+    with blocking.connect(where, name="halt", reconnect=0.0) as kernel:
         try:
             kernel(Shutdown())
         except SyscallError as error:

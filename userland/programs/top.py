@@ -143,6 +143,8 @@ def run(screen: Screen, kernel: Kernel, *, seconds: float = 1.0, once: bool = Fa
                 if pressed(seconds if now is not before else min(seconds, 0.3)) in ("q", "Q", "\x1b", "\x04"):
                     return
                 before, now = now, look(kernel)
+                if now.boot.os_pid != before.boot.os_pid:  # another kernel counts from the beginning
+                    before = now
         except KeyboardInterrupt:
             return
 

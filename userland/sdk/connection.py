@@ -17,6 +17,7 @@ from typing import Self, TypeVar
 import trio
 
 from syscalls import blocking, client, runtime
+from syscalls.reconnect import RECONNECT_SECONDS
 from syscalls.table import Call
 from userland.programs.boot import private_kernel
 from userland.sdk import script
@@ -48,16 +49,24 @@ class Connection:
 
     @classmethod
     def connect(
-        cls, where: Where = None, *, boot: bool = False, flags: Sequence[str] = (), name: str = ""
+        cls,
+        where: Where = None,
+        *,
+        boot: bool = False,
+        flags: Sequence[str] = (),
+        name: str = "",
+        reconnect: float = RECONNECT_SECONDS,
     ) -> Self:
         """Connect to the kernel of a runtime directory (default: the usual one).
 
         With `boot`, a private kernel is booted where none runs, with kernel.boot's `flags`; it ends with this system,
-        or with this process, however that ends. Raises ECONNREFUSED where no kernel runs, EIO if one cannot be booted.
+        or with this process, however that ends. A kernel with a journal that dies is waited for `reconnect` seconds;
+        calls and streams then go on where they were. Raises ECONNREFUSED where no kernel runs, EIO if one cannot be
+        booted.
         """
         with ExitStack() as stack:
             place = _kernel_there(stack, where, boot, flags)
-            kernel = stack.enter_context(blocking.connect(place, name=name))
+            kernel = stack.enter_context(blocking.connect(place, name=name, reconnect=reconnect))
             return cls(kernel, stack.pop_all())
 
     def __enter__(self) -> Self:
@@ -87,23 +96,32 @@ class AsyncConnection:
 
     kernel: client.Client
 
-    def __init__(self, where: Where, boot: bool, flags: Sequence[str], name: str) -> None:
+    def __init__(self, where: Where, boot: bool, flags: Sequence[str], name: str, reconnect: float) -> None:
         self._where, self._boot, self._flags, self._name = where, boot, flags, name
+        self._reconnect = reconnect
         self._cleanup = AsyncExitStack()
 
     @classmethod
     def connect(
-        cls, where: Where = None, *, boot: bool = False, flags: Sequence[str] = (), name: str = ""
+        cls,
+        where: Where = None,
+        *,
+        boot: bool = False,
+        flags: Sequence[str] = (),
+        name: str = "",
+        reconnect: float = RECONNECT_SECONDS,
     ) -> Self:
         """What entering connects to; parameters and errors are those of `Connection.connect`."""
-        return cls(where, boot, flags, name)
+        return cls(where, boot, flags, name, reconnect)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             local = ExitStack()
             stack.push_async_callback(trio.to_thread.run_sync, local.close)
             place = await trio.to_thread.run_sync(_kernel_there, local, self._where, self._boot, self._flags)
-            self.kernel = await stack.enter_async_context(client.connect(place, name=self._name))
+            self.kernel = await stack.enter_async_context(
+                client.connect(place, name=self._name, reconnect=self._reconnect)
+            )
             self._cleanup = stack.pop_all()
         return self
 

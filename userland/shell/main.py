@@ -71,6 +71,7 @@ def _next_line(prompt: str) -> str:
 
 def _interact(system: System) -> int:
     from prompt_toolkit import PromptSession
+    from prompt_toolkit.patch_stdout import patch_stdout
 
     asking: PromptSession[str] = PromptSession()
     shell = Session(system, Screen(), asking.prompt, interactive=True)
@@ -82,7 +83,12 @@ def _interact(system: System) -> int:
         try:
             for text in shell.finished_jobs():
                 shell.screen.line(text, "dim")
-            line = prompt.prompt()
+            with patch_stdout(raw=True):
+                shell.outage.prompting = True
+                try:
+                    line = prompt.prompt()
+                finally:
+                    shell.outage.prompting = False
         except KeyboardInterrupt:
             continue
         except EOFError:
@@ -118,7 +124,7 @@ def _prompt(shell: Session) -> PromptSession[str]:
     return PromptSession(
         HTML("<b><ansicyan>llmasos</ansicyan></b>&gt; "),
         history=_history(shell.screen),
-        completer=ShellCompleter(COMMANDS, shell.kernel),
+        completer=ShellCompleter(COMMANDS, shell.glance),
         auto_suggest=AutoSuggestFromHistory(),
         complete_while_typing=False,
         bottom_toolbar=toolbar,
@@ -130,10 +136,12 @@ def _prompt(shell: Session) -> PromptSession[str]:
 
 def _situation(shell: Session) -> str:
     """The line under the prompt: `3 agents: 2 running, 1 stopped | tiny 12/2048 pages | 812 tokens decoded`."""
+    if shell.outage.down:
+        return "no kernel: waiting for the next one"
     try:
-        agents = ps.processes(shell.kernel, lambda row: row.kind is Kind.LLM)
-        models = [model for model in shell.kernel(Models()) if model.frames]
-        counters = shell.kernel(StatsCall())
+        agents = ps.processes(shell.glance, lambda row: row.kind is Kind.LLM)
+        models = [model for model in shell.glance(Models()) if model.frames]
+        counters = shell.glance(StatsCall())
     except SyscallError as error:
         return str(error)
     working = sum(row.decoding and row.state is not State.STOPPED for row in agents)

@@ -36,12 +36,14 @@ class Patience:
     def __enter__(self) -> Patience:
         if self._shell.screen.terminal:
             self._watch.start()
+            self._shell.outage.aside = self._aside
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
+        self._shell.outage.aside = self._shell.outage.line
         with self._printing:
             self._heard = None
 
@@ -60,6 +62,10 @@ class Patience:
         """Print what was held back of the answer."""
         with self._printing:
             self._flow.flush()
+
+    def _aside(self, text: str) -> None:
+        with self._printing:
+            self._flow.aside(text)
 
     def _look(self) -> None:
         while not self._ended.wait(LOOK_SECONDS):

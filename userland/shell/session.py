@@ -10,18 +10,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Finish, ProcessInfo, State
-from syscalls.table import Getinfo
+from syscalls.table import Call, Getinfo
 from userland.programs import ps
 from userland.programs.screen import Screen
 from userland.sdk.actions import MAX_TOKENS
 from userland.sdk.system import Process, System
 from userland.shell.grammar import Line, UsageError, parse
+from userland.shell.outage import Outage
 from userland.shell.words import COMMANDS
 
+R = TypeVar("R")
 INTERRUPTED = 130  # 128 + SIGINT
+GLANCE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Session:
         self.screen = screen
         self.ask_line = ask_line  # a line from the person, after a prompt; EOFError where there are no more
         self.interactive = interactive
+        self.outage = Outage(system, screen, interactive=interactive)
         self.status: int | None = None
         self.failures = 0
         self.jobs: dict[int, str] = {}  # pid -> name, of processes told to answer in the background
@@ -116,9 +121,15 @@ class Session:
     def info(self, pid: int, *, timeout: float | None = None) -> ProcessInfo:
         return self.kernel(Getinfo(pid=pid), timeout=timeout)
 
+    def glance(self, call: Call[R], /) -> R:
+        """A system call for what is shown beside the prompt: a kernel that does not answer costs that, not the line."""
+        return self.kernel(call, timeout=GLANCE_SECONDS)
+
     def finished_jobs(self) -> list[str]:
-        """A line for each background answer that has ended since the last time."""
+        """A line for each background answer that has ended since the last time. None while there is no kernel."""
         lines: list[str] = []
+        if self.outage.down:
+            return lines
         for pid, name in list(self.jobs.items()):
             try:
                 info = self.info(pid)

@@ -1,0 +1,95 @@
+"""After the kernel has died: is there a next one, and does it know this program? What both clients share of it.
+
+A kernel that keeps a journal gives each program a ticket. When such a kernel dies, its journal is left in the runtime
+directory; the program waits for the next kernel there, shows the ticket, and sends what has not been answered again. A
+kernel that halts takes its journal away: then there is nothing to wait for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from syscalls import calls, runtime, wire
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import BootInfo
+from syscalls.table import Attach
+
+RECONNECT_SECONDS = 30.0
+
+Notify = Callable[[BootInfo | None], object]
+"""Is told when the kernel has died (None), and when a next one has taken the program up (what that one is)."""
+
+
+class Search:
+    """Waiting for the next kernel of a runtime directory, for at most some seconds from `now`. Every error is an EPIPE:
+    there is nothing to wait for."""
+
+    def __init__(self, directory: Path, seconds: float, now: float, notify: Notify | None) -> None:
+        self._directory, self._seconds, self._notify = directory, seconds, notify
+        self._told = False
+        self.until = now + seconds
+
+    def found(self, now: float) -> bool:
+        """Does one listen? False: ask again a little later. Raises EPIPE: none will come, or it took too long."""
+        self._check_halted()
+        if now >= self.until:
+            raise self.in_vain()
+        try:
+            return calls.kernel_listens(self._directory)
+        except SyscallError as error:
+            if error.errno is not Errno.ECONNREFUSED:
+                raise SyscallError(Errno.EPIPE, error.reason) from None
+        self._check_halted()  # it may have done so between the looks
+        self._died()
+        return False
+
+    def _check_halted(self) -> None:
+        if runtime.halted(self._directory):
+            raise SyscallError(Errno.EPIPE, f"the kernel of {self._directory} has gone: it has halted")
+
+    def in_vain(self) -> SyscallError:
+        return SyscallError(
+            Errno.EPIPE,
+            f"the kernel of {self._directory} has died, and within {self._seconds:g} seconds no other has taken this "
+            "program up; start one with `llmasos boot` (what the journal holds comes back) and connect anew",
+        )
+
+    def taken_up(self, reply: wire.Reply, call: Attach, pid: int) -> BootInfo | None:
+        """What the kernel answered to a program that had `pid`; None: it has not noticed yet that the old connection
+        is lost; ask again a little later. Raises EPIPE if it does not know the program."""
+        try:
+            boot = wire.result(reply, call)
+        except SyscallError as error:
+            if error.errno is Errno.EAGAIN:
+                return None
+            raise self._refused(error.reason) from None
+        if boot.pid != pid:
+            raise self._refused(f"it gave pid {boot.pid} to what was program {pid}")
+        return boot
+
+    def over(self, boot: BootInfo) -> None:
+        """The next kernel is there, and calls are open."""
+        self._died()
+        self._tell(boot)
+
+    def _refused(self, why: str) -> SyscallError:
+        return SyscallError(
+            Errno.EPIPE,
+            f"the kernel of {self._directory} has died, and the next one does not take this program up: {why}; "
+            "connect anew",
+        )
+
+    def _died(self) -> None:
+        if not self._told:
+            self._told = True
+            self._tell(None)
+
+    def _tell(self, boot: BootInfo | None) -> None:
+        if self._notify is not None:
+            try:
+                self._notify(boot)
+            except Exception as error:  # its author is to hear of it
+                raise SyscallError(
+                    Errno.EPIPE, f"the connection is closed: its `notify` raised {error!r}"
+                ) from error

@@ -1,0 +1,120 @@
+"""The kernel dies under somebody at a terminal: they are told, wait, and go on with the same agents."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.booted import PATIENCE, eventually
+from tests.reborn import Reborn, reborn
+from tests.userland.terminal import Terminal
+from userland.programs import ps
+from userland.sdk.system import System
+
+PROMPT = "llmasos>"
+DIED = r"\[the kernel has died; waiting up to 30 s for the next one \(`llmasos boot`\)\]"
+BACK = r"\[the kernel is back after [0-9.:]+s?: 1 process\]"
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Iterator[Reborn]:
+    with reborn(tmp_path / "run") as kernel:
+        yield kernel
+
+
+def terminal(kernel: Reborn, *words: str) -> Terminal:
+    return Terminal(
+        [sys.executable, "-m", "llmasos", *words],
+        {
+            "LLMASOS_RUNTIME": os.fspath(kernel.place),
+            "XDG_STATE_HOME": os.fspath(kernel.place.parent),
+            "PYTHONWARNINGS": "ignore",
+        },
+    )
+
+
+def test_the_shell_says_so_at_the_prompt_and_during_an_answer_and_goes_on(kernel: Reborn) -> None:
+    with terminal(kernel, "shell") as shell:
+        shell.expect(PROMPT)
+        shell.enter("spawn ada My name is Ada.")
+        shell.expect(r"ada: .*\n")
+        shell.expect(PROMPT)
+        kernel.kill()
+        shell.expect(DIED)
+        shell.expect("no kernel: waiting")  # the line under the prompt
+        kernel.boot()
+        shell.expect(BACK)
+        shell.enter("say ada What is my name?")
+        shell.expect(r"ada: .*Ada")
+        shell.expect(PROMPT)
+        shell.enter("say ada --max 1200 Tell me a very long story about a fox.")
+        shell.expect(r"ada: \w+ \w+")
+        kernel.kill()
+        shell.expect(DIED)
+        kernel.boot()
+        shell.expect(BACK)
+        shell.expect(PROMPT)
+        shell.enter("ps ada")
+        shell.expect("decoded")
+        with System.connect(kernel.place) as observer:
+            (ada,) = (row for row in observer.ps() if row.name == "ada")
+        assert not ada.decoding
+        kernel.end()
+        shell.enter("ps")
+        assert shell.wait() == 1
+        assert "has halted" in shell.screen
+
+
+def test_a_script_goes_on_and_is_told_on_stderr(kernel: Reborn) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "llmasos", "--runtime", os.fspath(kernel.place), "shell"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        shell.stdin.write("spawn bob My lucky number is 42.\n")
+        shell.stdin.flush()
+        assert "bob" in shell.stdout.readline()
+        kernel.kill()
+        shell.stdin.write("say bob What is my lucky number?\n")
+        shell.stdin.flush()
+        kernel.boot()
+        out, err = shell.communicate(timeout=PATIENCE)
+        assert shell.returncode == 0
+    assert "42" in out
+    assert "[the kernel has died" in err
+    with System.connect(kernel.place) as observer:
+        eventually(lambda: not ps.processes(observer.kernel, lambda row: row.name == "bob"), "bob has ended")
+
+
+def test_top_goes_on_with_the_next_kernel(kernel: Reborn) -> None:
+    with terminal(kernel, "top") as top:
+        top.expect(r"cpu0 +busy \[")
+        kernel.kill()
+        top.quiet()
+        kernel.boot()
+        top.expect(r"up [0-9]")
+        top.type("q")
+        assert top.wait() == 0
+
+
+def test_a_verb_that_does_one_thing_does_not_wait(kernel: Reborn) -> None:
+    kernel.kill()
+    ended = subprocess.run(
+        [sys.executable, "-m", "llmasos", "--runtime", os.fspath(kernel.place), "ps"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert "no kernel runs" in ended.stderr
+    kernel.boot()

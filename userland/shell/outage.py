@@ -1,0 +1,69 @@
+"""What a person at the shell sees when the kernel dies and the next one comes: a line for each, wherever they are.
+
+The connection waits by itself (syscalls/reconnect.py), and so do the commands that run; here it is only told of. At the
+prompt the lines appear above it, during an answer between its words, in a script on stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from syscalls.errno import SyscallError
+from syscalls.records import BootInfo, Kind, State
+from userland.programs import ps
+from userland.programs.figures import duration
+from userland.sdk.system import System
+
+if TYPE_CHECKING:
+    from userland.programs.screen import Screen
+
+
+class Outage:
+    """`down`: there is no kernel now. `aside` prints a line; who prints something else meanwhile puts its own there.
+    `prompting`: a line is being edited."""
+
+    def __init__(self, system: System, screen: Screen, *, interactive: bool) -> None:
+        self.down = False
+        self.prompting = False
+        self.aside: Callable[[str], None] = self.line
+        self._system, self._screen, self._interactive = system, screen, interactive
+        self._since = 0.0
+        system.kernel.notify = self._notify
+
+    def line(self, text: str) -> None:
+        """Print a line of its own."""
+        if not self._interactive:
+            self._screen.error(text)
+        elif self.prompting:
+            print(
+                text, file=sys.stdout, flush=True
+            )  # the editor's, which keeps the line being edited below it
+        else:
+            self._screen.line(text, "dim")
+
+    def _notify(self, boot: BootInfo | None) -> None:
+        """In the connection's own thread, which must make no calls."""
+        if boot is None:
+            self.down, self._since = True, time.monotonic()
+            self.aside(
+                f"[the kernel has died; waiting up to {self._system.kernel.reconnect:g} s for the next one "
+                "(`llmasos boot`)]"
+            )
+        else:
+            self.down = False
+            threading.Thread(target=self._back, name="llmasos-outage", daemon=True).start()
+
+    def _back(self) -> None:
+        took = duration(time.monotonic() - self._since)
+        try:
+            agents = ps.processes(
+                self._system.kernel, lambda row: row.kind is Kind.LLM and row.state is not State.ZOMBIE
+            )
+        except SyscallError:
+            return  # it has died again, and that is told, too
+        count = f"{len(agents)} process{'' if len(agents) == 1 else 'es'}"
+        self.aside(f"[the kernel is back after {took}: {count}]")
