@@ -229,6 +229,7 @@ class Hello(_Message):
     block_tokens: int = BLOCK_TOKENS
     max_runs: int = 16  # a good number of processes per step
     step_tokens: int = 256  # a good number of tokens per step
+    stream_tokens: int = 0  # of them, those of prompts beside processes that get one each; 0: no fewer
     guess_rows: int = (
         0  # a step of fewer tokens than this may guess up to it (Run.ahead); 0: this driver does not
     )

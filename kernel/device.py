@@ -81,6 +81,7 @@ class Device:
     # configuration in force
     max_runs: int = 1
     step_tokens: int = 1
+    stream_tokens: int = 1
     guess_rows: int = 0
     rescheduled: bool = False  # by a call: not as configured
     # counters

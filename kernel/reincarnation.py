@@ -149,6 +149,7 @@ def _hello(kernel: Kernel, device: Device, hello: Hello, now: float) -> None:
     config = device.config
     device.max_runs = config.max_runs or min(hello.max_runs, limits.MAX_RUNS)
     device.step_tokens = config.step_tokens or min(hello.step_tokens, limits.MAX_STEP_TOKENS)
+    device.stream_tokens = hello.stream_tokens or limits.MAX_STEP_TOKENS
     device.guess_rows = min(hello.guess_rows, device.step_tokens)
     device.process.enter(State.BLOCKED, WaitFor.INPUT, now)
     kernel.log(

@@ -60,6 +60,10 @@ class Engine(abc.ABC):
     def measure(self, prompts: list[list[int]], decode: int) -> Timing:
         """Compute the prompts, which are equally long, and decode `decode` tokens of each, at least two, all together."""
 
+    def other(self, request: dict[str, Any]) -> Any:
+        """A request that only some workers know (benchmarks/agents/protocol.py). Raises ValueError."""
+        raise ValueError(f"no such request: {str(request)[:200]}")
+
     def close(self) -> None:
         """End what `load` started."""
         return
@@ -105,7 +109,7 @@ def _do(engine: Engine, request: dict[str, Any]) -> Any:
         case {"do": "quit"}:
             return None
         case _:
-            raise ValueError(f"no such request: {str(request)[:200]}")
+            return engine.other(request)
 
 
 def _die_with_parent() -> None:

@@ -136,6 +136,7 @@ class SimDevice:
             features=["logprobs", "deterministic", IMAGES],
             max_runs=s.max_runs,
             step_tokens=s.step_tokens,
+            stream_tokens=s.stream_tokens,
             guess_rows=s.guess_rows,
         )
 

@@ -47,6 +47,7 @@ class DeviceSpec:
     time_scale: float = 1.0  # seconds slept for each modelled second; 0 does not sleep
     max_runs: int = 16  # declared: a good number of processes in a step
     step_tokens: int = 256  # declared: a good number of tokens in a step
+    stream_tokens: int = 0  # declared: of those, a prompt's beside processes that decode; 0: no fewer
     guess_rows: int = 0  # declared: a step of fewer tokens may guess up to it; 0: it never does
     streams: int = 0  # models run with one part in so many of their weights in memory; 0: only with all
     crash_after: int = 0  # dies (as by SIGKILL) in step number crash_after

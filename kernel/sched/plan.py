@@ -2,8 +2,10 @@
 
 There is no prefill/decode split: each chosen process has tokens not yet computed. The run queue gives the processes in
 order of class and key; one that needs a single token gets it, prompts share what is left of the step's token budget in
-order, so a long prompt takes one slot of the batch and never the others' tokens. Frames come from the pool, then from
-processes that sleep, then from weaker ones (preemption); a process that can have none waits as BLOCKED(pagein).
+order, so a long prompt takes one slot of the batch and never the others' tokens. Beside processes that need one token
+prompts get no more than `stream_tokens`: those wait for the whole step. Frames are given in the order of class and key,
+to prompts and to the others: from the pool, then from processes that sleep, then from weaker ones (preemption); a process
+that can have none waits as BLOCKED(pagein).
 
 Planning costs O(chosen): nothing here walks the process table or the queue, except the search for a victim among the
 holders of pages, when memory is short.
@@ -103,78 +105,79 @@ def _first_claim(device: Device, quantum: int) -> LLMProcess | None:
 
 
 def _wake_starved(device: Device, pager: Pager, now: float, aging: float, quantum: int) -> None:
-    """Who waits for frames is tried again when there are some, and when it has waited long for one that has had its turn:
-    then it takes that one's pages."""
+    """Who waits for frames is tried again when there are some, or a sleeper has some; the first claim when another who
+    waits has some; and who has waited long for one that has had its turn: then it takes that one's pages."""
     for image in device.images.values():
-        if not image.starved:
+        starved, holders = image.starved, image.holders.values()
+        if not starved:
             continue
-        first = next(iter(image.starved.values()))
-        if image.pool.available or not device.queue:
-            woken = list(image.starved.values())[:_WOKEN]
-        elif now - first.since >= aging and any(p.outran(quantum) for p in image.holders.values()):
+        first = next(iter(starved.values()))
+        if image.pool.available or not device.queue or any(p.sleeps for p in holders):
+            woken = list(starved.values())[:_WOKEN]
+        elif len(starved) > 1 and _moves(image) and any(p.pid in starved for p in holders):
+            woken = [min(starved.values(), key=lambda p: claim(p, quantum))]
+        elif now - first.since >= aging and any(p.outran(quantum) for p in holders):
             woken = [first]
         else:
             continue
         for process in woken:
-            del image.starved[process.pid]
+            del starved[process.pid]
             pager.settle(process, now)
+
+
+def _moves(image: Image) -> bool:
+    """Whether the pages of a process that loses them come back cheaply."""
+    return image.swap.total > 0 and image.swap_cost.pays
 
 
 def _fill(device: Device, pager: Pager, now: float, aging: float, quantum: int, *, desperate: bool) -> Plan:
-    queue = device.queue
     plan = Plan([], [], [], [], 0)
-    left = device.step_tokens
-    prompts: list[LLMProcess] = []
+    left, slots = device.step_tokens, device.max_runs
     passed: list[LLMProcess] = []
-    slots = device.max_runs
-    first = None
+    aged = None
     if device.steps % _AGED_EVERY == 0:
-        first = _take_suspect(device) or queue.take_aged(now - aging)
-    while slots and left > len(prompts):
-        process = first or queue.take()
-        first = None
-        if process is None:
-            break
-        if process.crashes:  # a suspect of a driver's death runs alone, so that the innocent are cleared
-            if plan.runs or prompts:
-                passed.append(process)
-                if device.suspect is None and now - process.since >= aging:
-                    device.suspect = process
+        aged = _take_suspect(device) or device.queue.take_aged(now - aging)
+    while slots and left:
+        chosen: list[tuple[LLMProcess, int]] = []
+        while len(chosen) < min(slots, left) and (process := aged or device.queue.take()) is not None:
+            aged = None
+            if process.crashes:  # a suspect of a driver's death runs alone, so that the innocent are cleared
+                if plan.runs or chosen:
+                    passed.append(process)
+                    if device.suspect is None and now - process.since >= aging:
+                        device.suspect = process
+                    continue
+                slots = 1
+            if pager.hold_back(process, now):
                 continue
-            slots = 1
-        if pager.hold_back(process, now):
-            continue
-        image = process.image
-        assert image is not None
-        if process.table.cached < len(process.log) - 1:
-            gained = process.table.reuse(image.pool, process.log)
-            if gained:
-                process.account.reused += gained
-                device.reused += gained
-                image.hold(process)
-        slots -= 1
-        todo = process.todo
-        if todo == 0:  # the prefix cache had everything that was to be computed ahead
-            slots += 1
-            pager.settle(process, now)
-        elif todo == 1:
-            if _admit(device, image, process, 1, plan, pager, now, quantum, desperate):
-                left -= 1
-            else:
-                slots += 1
-        else:
-            prompts.append(process)
-    for process in prompts:
-        image = process.image
-        assert image is not None
-        if left <= 0:
-            passed.append(process)
-            continue
-        tokens = min(process.todo, left)
-        if _admit(device, image, process, tokens, plan, pager, now, quantum, desperate):
-            left -= process.running
+            gained = _reuse(process)
+            if process.todo:
+                chosen.append((process, gained))
+            else:  # the prefix cache had everything that was to be computed ahead
+                _count_reused(device, process, gained)
+                pager.settle(process, now)
+        if not chosen:
+            break
+        allotted = _allot(device, [process for process, _ in chosen], left)
+        for (process, gained), (tokens, pages) in zip(chosen, allotted, strict=True):
+            robbed = pages and not process.table.frames  # by one before it, just now
+            if (
+                tokens
+                and not robbed
+                and _admit(device, process, tokens, plan, pager, now, quantum, desperate)
+            ):
+                _count_reused(device, process, gained)
+                left -= process.running
+                slots -= 1
+                continue
+            if (
+                gained and gained == process.table.cached
+            ):  # who had nothing and cannot run keeps nothing from others
+                _give_back(process)
+            if not tokens or robbed:
+                passed.append(process)
     for process in passed:
-        queue.put(process)
+        device.queue.put(process)
     return plan
 
 
@@ -187,9 +190,48 @@ def _take_suspect(device: Device) -> LLMProcess | None:
     return suspect
 
 
+def _reuse(process: LLMProcess) -> int:
+    """Map what others have computed already of its context; returns how many tokens."""
+    image, table = process.image, process.table
+    assert image is not None
+    if table.cached >= len(process.log) - 1:
+        return 0
+    gained = table.reuse(image.pool, process.log)
+    if gained:
+        image.hold(process)
+    return gained
+
+
+def _give_back(process: LLMProcess) -> None:
+    """Map nothing any more; what has a name stays cached."""
+    image = process.image
+    assert image is not None
+    process.table.cut(image.pool, 0)
+    image.let_go(process)
+
+
+def _count_reused(device: Device, process: LLMProcess, gained: int) -> None:
+    process.account.reused += gained
+    device.reused += gained
+
+
+def _allot(device: Device, chosen: list[LLMProcess], left: int) -> list[tuple[int, bool]]:
+    """How many of `left` tokens each gets, none if it is a prompt and those before it take them all; and whether it has
+    pages. No more are chosen than there are tokens."""
+    allotted = []
+    todos = [process.todo for process in chosen]
+    streams = todos.count(1)
+    spare = min(left - streams, device.stream_tokens) if streams else left
+    for process, todo in zip(chosen, todos, strict=True):
+        tokens = 1 if todo == 1 else min(todo, spare)
+        if todo > 1:
+            spare -= tokens
+        allotted.append((tokens, bool(process.table.frames)))
+    return allotted
+
+
 def _admit(
     device: Device,
-    image: Image,
     process: LLMProcess,
     tokens: int,
     plan: Plan,
@@ -200,7 +242,9 @@ def _admit(
 ) -> bool:
     """Give the process frames for up to `tokens`, and for what is moved in for it, and enter its run, or leave it
     BLOCKED(pagein)."""
-    pool, table = image.pool, process.table
+    image, table = process.image, process.table
+    assert image is not None
+    pool = image.pool
     tokens = min(tokens, max(1, process.group.tokens_left()))
     process.running = tokens  # from here on it is nobody's victim
     back = process.returning
@@ -319,7 +363,10 @@ def find_victim(
     weakest process of a weaker class; else, in the same class, one behind in the queue whose quantum is used up. Never
     on an arrival tie: that ping-pongs.
 
-    `desperate`: nobody at all could run otherwise, so the last claim gives way to an earlier one.
+    Where moving pages pays, before any of these that could run, one that waits for frames itself: the last claim gives
+    way to an earlier one. Otherwise many would hold what they cannot use, each for want of one frame more.
+
+    `desperate`: nobody at all could run otherwise, so the last claim gives way to an earlier one wherever it is.
     """
     own: tuple[float, ...] = (
         claim(wanting, quantum) if desperate else (rank(wanting.sched_class), wanting.key)
@@ -330,6 +377,9 @@ def find_victim(
     sleeper = image.victims.choose(over or _sleepers(image, wanting), now)
     if sleeper is not None:
         return sleeper
+    stuck: LLMProcess | None = None
+    last_claim = claim(wanting, quantum)
+    cheap = _moves(image)
     for holder in _others(image, wanting):
         order: tuple[float, ...] = (
             claim(holder, quantum) if desperate else (rank(holder.sched_class), holder.key)
@@ -337,9 +387,11 @@ def find_victim(
         yields = order > own and (desperate or order[0] > own[0] or holder.outran(quantum))
         if desperate and holder.wait is WaitFor.QUOTA:  # whatever its claim, it cannot run
             return holder
+        if cheap and holder.pid in image.starved and claim(holder, quantum) > last_claim:
+            stuck, last_claim = holder, claim(holder, quantum)
         if yields and order > worst_order:
             worst, worst_order = holder, order
-    return worst
+    return stuck or worst
 
 
 def _sleepers(image: Image, wanting: LLMProcess) -> Iterator[LLMProcess]:
