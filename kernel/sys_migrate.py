@@ -289,7 +289,8 @@ class _Moving:
         source, target, now = self.source, self.target, self.kernel.now
         assert image is not None
         table = image.imports.pop(process.pid)
-        table.cut(image.pool, _alike(self.log, process.log, table.cached))
+        most = len(process.log) - (process.decoding is not None)  # the last token's logits are wanted
+        table.cut(image.pool, min(most, _alike(self.log, process.log, table.cached)))
         source.queue.withdraw(process)
         leave_image(kernel, process)
         kernel.dirty(source)

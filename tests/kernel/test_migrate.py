@@ -98,6 +98,25 @@ def whole(sim: Simulation, program: Prog, pid: int, log: list[int], count: int =
 # --- what a process does while it is moved --------------------------------------------------------------------------
 
 
+def test_a_decode_that_begins_while_the_whole_log_is_on_its_way_goes_on() -> None:
+    """A log that was cut is computed to its last token, whose logits a decode wants again."""
+    sim = simulate(devices=2)
+    program = sim.program()
+    pid = spawn(sim, program)
+    program.call(Decode(pid, 8))
+    program.call(Truncate(pid, len(PROMPT)))
+    assert row(sim, pid).table.cached == len(PROMPT)
+    program.call(Kill(pid, Signal.STOP))  # so that nothing is computed before it has moved
+    moving = program.start(Setsched(pid, device="sim1"))
+    sim.run_until(lambda: on_its_way(sim, pid))
+    decoding = program.start(Decode(pid, 8))
+    sim.run_until(lambda: moving.done)
+    program.call(Kill(pid, Signal.CONT))
+    sim.run_until(lambda: decoding.done)
+    assert row(sim, pid).device.name == "sim1"
+    assert decoding.value.tokens == sim.continuation(PROMPT, 8, row(sim, pid).sampler)
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=["greedy", "sampled"])
 @pytest.mark.parametrize("others", [{}, {"arithmetic": "other"}], ids=["with its KV", "by its log"])
 def test_a_decode_under_way_goes_on_and_its_waiters_notice_nothing(
