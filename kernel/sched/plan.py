@@ -182,9 +182,10 @@ def _fill(device: Device, pager: Pager, now: float, aging: float, quantum: int, 
 
 
 def _take_suspect(device: Device) -> LLMProcess | None:
-    """The suspect that was passed over for too long, if it still wants the device; it is no longer queued."""
+    """The suspect that was passed over for too long, if it still wants the device (it may have moved to another one
+    meanwhile, and be queued there); it is no longer queued."""
     suspect, device.suspect = device.suspect, None
-    if suspect is None or not suspect.ticket:
+    if suspect is None or not suspect.ticket or suspect.device is not device:
         return None
     device.queue.withdraw(suspect)
     return suspect
