@@ -541,3 +541,21 @@ class PagingAndSwapping(Paging):
 
 TestPaging = Paging.TestCase
 TestPagingAndSwapping = PagingAndSwapping.TestCase
+
+
+def test_a_model_for_which_a_pin_leaves_no_room_is_refused_though_it_is_on_its_way_still() -> None:
+    """Else it would go for the pinned one, and its process wait for ever."""
+    sim = simulate(frames=64, weight_bytes=5_000_000, options={"link": "2e6"})
+    program = sim.program()
+    program.call(Spawn("sim:2m", tokens=[1, 2, 3]))
+    sim.run_idle()
+    program.call(Evict("sim:2m", force=True))
+    program.call(Advise("sim", Advice.WILLNEED))
+    sim.run_for(0.1)
+    assert {m.name: m.state for m in program.call(Models())}["sim"] == "loading"
+    program.call(Advise("sim:2m", Advice.PIN))
+    child = program.start(Spawn("sim", tokens=[1, 2, 3]))
+    assert child.errno is Errno.ENOMEM
+    assert "beside what is pinned" in child.reply.reason  # type: ignore[union-attr]
+    sim.run_idle()
+    assert [m.name for m in program.call(Models()) if m.state == "resident"] == ["sim:2m"]
