@@ -321,6 +321,8 @@ def _load_failed(kernel: Kernel, device: Device, image: Image, error: SyscallErr
         image.retry_at = now + delay
         kernel.log(now, "warning", f"{text}; next try in {delay:g} s ({failures} failures in a row)")
         paging.want(kernel, device, image, now)
+        for process in image.active.values():  # who came while it was on its way finds it out now
+            paging.follow(kernel, process, now)
         return
     kernel.log(now, "error", text)
     image.failures, image.hinted, image.faulted = 0, False, False
