@@ -27,10 +27,10 @@ _MOST_SLOTS = 1 << 20  # of an image in one tier
 def want_image(kernel: Kernel, device: Device, model: str, dtype: str, ready: Ready, now: float) -> Image:
     """Call `ready` with the model's image once it is in memory (now, if it is), or with the error."""
     image = known_image(kernel, device, model, dtype, now)
+    _check_room(device, image)
     if image.state == RESIDENT:
         ready(image)
     else:
-        _check_room(device, image)
         image.waiters.append(ready)
         paging.want(kernel, device, image, now)
     return image
@@ -86,8 +86,9 @@ def forget_waiter(device: Device, ready: Ready) -> None:
 
 
 def _check_room(device: Device, image: Image) -> None:
-    """ENOMEM for a model that was in memory once and cannot be again, because of what has been pinned since."""
-    if image.state == EVICTED and paging.allotment(device, image) is None:
+    """ENOMEM for a model that is known, but would not be let into memory (again), because of what has been pinned since;
+    also while it is there still, or on its way: it would go for that, and not come back."""
+    if image.probed is not None and paging.allotment(device, image) is None:
         raise SyscallError(Errno.ENOMEM, _too_big(device, image, image))
 
 
@@ -320,6 +321,8 @@ def _load_failed(kernel: Kernel, device: Device, image: Image, error: SyscallErr
         image.retry_at = now + delay
         kernel.log(now, "warning", f"{text}; next try in {delay:g} s ({failures} failures in a row)")
         paging.want(kernel, device, image, now)
+        for process in image.active.values():  # who came while it was on its way finds it out now
+            paging.follow(kernel, process, now)
         return
     kernel.log(now, "error", text)
     image.failures, image.hinted, image.faulted = 0, False, False

@@ -158,7 +158,7 @@ def _fill(device: Device, pager: Pager, now: float, aging: float, quantum: int, 
                 pager.settle(process, now)
         if not chosen:
             break
-        allotted = _allot(device, [process for process, _ in chosen], left)
+        allotted = _allot(device, plan, [process for process, _ in chosen], left)
         for (process, gained), (tokens, pages) in zip(chosen, allotted, strict=True):
             robbed = pages and not process.table.frames  # by one before it, just now
             if (
@@ -174,6 +174,8 @@ def _fill(device: Device, pager: Pager, now: float, aging: float, quantum: int, 
                 gained and gained == process.table.cached
             ):  # who had nothing and cannot run keeps nothing from others
                 _give_back(process)
+            if not tokens:
+                slots -= 1  # nobody behind it gets what it could not
             if not tokens or robbed:
                 passed.append(process)
     for process in passed:
@@ -182,9 +184,10 @@ def _fill(device: Device, pager: Pager, now: float, aging: float, quantum: int, 
 
 
 def _take_suspect(device: Device) -> LLMProcess | None:
-    """The suspect that was passed over for too long, if it still wants the device; it is no longer queued."""
+    """The suspect that was passed over for too long, if it still wants the device (it may have moved to another one
+    meanwhile, and be queued there); it is no longer queued."""
     suspect, device.suspect = device.suspect, None
-    if suspect is None or not suspect.ticket:
+    if suspect is None or not suspect.ticket or suspect.device is not device:
         return None
     device.queue.withdraw(suspect)
     return suspect
@@ -215,13 +218,16 @@ def _count_reused(device: Device, process: LLMProcess, gained: int) -> None:
     device.reused += gained
 
 
-def _allot(device: Device, chosen: list[LLMProcess], left: int) -> list[tuple[int, bool]]:
-    """How many of `left` tokens each gets, none if it is a prompt and those before it take them all; and whether it has
-    pages. No more are chosen than there are tokens."""
+def _allot(device: Device, plan: Plan, chosen: list[LLMProcess], left: int) -> list[tuple[int, bool]]:
+    """How many of `left` tokens each gets beside what is planned already, none if it is a prompt and those before it take
+    them all; and whether it has pages. No more are chosen than there are tokens."""
     allotted = []
     todos = [process.todo for process in chosen]
     streams = todos.count(1)
-    spare = min(left - streams, device.stream_tokens) if streams else left
+    planned = sum(len(run.tokens) == 1 for run in plan.runs)
+    spare = left - streams
+    if streams or planned:
+        spare = max(0, min(spare, device.stream_tokens - (plan.tokens - planned)))
     for process, todo in zip(chosen, todos, strict=True):
         tokens = 1 if todo == 1 else min(todo, spare)
         if todo > 1:

@@ -846,3 +846,33 @@ TestMoves = Moves.TestCase
 TestMoves.settings = Core.TestCase.settings
 TestMovesByLog = MovesByLog.TestCase
 TestMovesByLog.settings = Core.TestCase.settings
+
+
+def test_a_suspect_that_has_moved_away_is_not_run_where_it_was() -> None:
+    """It was passed over for long, and was to be the next one there; meanwhile it is queued where it lives now."""
+    sim = simulate(
+        devices=2,
+        options={"overhead": "0.02"},
+        others={"overhead": "0.5"},
+        max_runs=4,
+        aging_seconds=0.5,
+        max_crashes=100,
+    )
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=PROMPT, sched_class=SchedClass.BATCH))
+    others = [program.call(Spawn("sim", tokens=[i])) for i in range(3)]
+    there = program.call(Spawn("sim", tokens=[9], device="sim1"))
+    suspect, source = sim.kernel.table.llm(pid), sim.kernel.devices["sim0"]
+    answer = program.start(Decode(pid, 20))
+    sim.run_until(lambda: suspect.running > 0)
+    sim.crash("sim0")
+    sim.run_until(lambda: suspect.crashes > 0)
+    for other in (*others, there):
+        program.start(Decode(other, 200, wait=False))
+    sim.run_until(lambda: source.suspect is suspect)
+    program.call(Setsched(pid, device="sim1"))
+    assert suspect.ticket, "it waits there while the other device makes its next steps"
+    sim.run_until(lambda: answer.done)
+    assert answer.value.tokens == sim.continuation(PROMPT, 20, suspect.sampler)
+    sim.run_idle()
+    assert not any(device.queue for device in sim.kernel.devices.values())

@@ -541,3 +541,39 @@ class PagingAndSwapping(Paging):
 
 TestPaging = Paging.TestCase
 TestPagingAndSwapping = PagingAndSwapping.TestCase
+
+
+def test_a_model_for_which_a_pin_leaves_no_room_is_refused_though_it_is_on_its_way_still() -> None:
+    """Else it would go for the pinned one, and its process wait for ever."""
+    sim = simulate(frames=64, weight_bytes=5_000_000, options={"link": "2e6"})
+    program = sim.program()
+    program.call(Spawn("sim:2m", tokens=[1, 2, 3]))
+    sim.run_idle()
+    program.call(Evict("sim:2m", force=True))
+    program.call(Advise("sim", Advice.WILLNEED))
+    sim.run_for(0.1)
+    assert {m.name: m.state for m in program.call(Models())}["sim"] == "loading"
+    program.call(Advise("sim:2m", Advice.PIN))
+    child = program.start(Spawn("sim", tokens=[1, 2, 3]))
+    assert child.errno is Errno.ENOMEM
+    assert "beside what is pinned" in child.reply.reason  # type: ignore[union-attr]
+    sim.run_idle()
+    assert [m.name for m in program.call(Models()) if m.state == "resident"] == ["sim:2m"]
+
+
+def test_who_wants_a_model_whose_page_in_for_others_fails_meets_a_fault() -> None:
+    """While that was under way it was none."""
+    sim = simulate(frames=64, options={"link": "2e6", "fail_load_every": "2"})
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=[1, 2, 3]))
+    sim.run_idle()
+    program.call(Evict("sim", force=True))
+    program.start(Pagein("sim"))
+    answer = program.start(Decode(pid, 5))  # before the driver has said that it failed
+    image = next(iter(sim.kernel.devices["sim0"].images.values()))
+    assert image.state == "loading"
+    assert image.faults == 0
+    sim.run_until(lambda: any("could not be paged in" in line.text for line in sim.log))
+    assert program.call(Models())[0].faults == 1
+    sim.run_until(lambda: answer.done)
+    assert program.call(Models())[0].faults == 1

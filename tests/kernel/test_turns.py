@@ -96,6 +96,23 @@ def test_beside_those_who_decode_prompts_get_the_declared_part_of_a_step() -> No
     assert alone[1] == 64, "alone it gets what there is"
 
 
+def test_nor_do_prompts_for_which_there_is_no_slot_get_more() -> None:
+    """More prompts than a step has runs: those passed over for want of tokens do not make room for others."""
+    sim = simulate(frames=500, step_tokens=64, max_runs=4, policy="fcfs", options={"stream_tokens": "8"})
+    program = sim.program()
+    stream, *prompts = (program.call(Spawn("sim", tokens=[i])) for i in range(11))
+    answer = program.start(Decode(stream, 30))
+    for pid in prompts:
+        program.start(Feed(pid, [pid] * 100))
+    seen = len(sim.steps)
+    sim.run_until(lambda: answer.done)
+    beside = [step for step in list(sim.steps)[seen:] if any(run.ctx == stream for run in step.runs)]
+    assert max(sum(len(run.tokens) for run in step.runs) for step in beside) <= 8 + 1
+
+    assert process(sim, prompts[0]).table.cached > 90
+    assert process(sim, prompts[-1]).table.cached <= 1, "the first prompts come first"
+
+
 def test_who_waits_for_one_frame_more_lets_others_use_those_it_has() -> None:
     """Three contexts fill all frames; two want another one while the first still has room in its last."""
     sim = simulate(frames=15, quantum=1000, options=SWAP)

@@ -19,7 +19,7 @@ from syscalls.errno import Errno, SyscallError
 from syscalls.records import Limits, ModelInfo, Sampler
 from syscalls.table import Decode, Exec, Feed, Fork
 from tests import models_zoo
-from userland.sdk import aio
+from userland.sdk import actions, aio
 from userland.sdk.actions import Language, language_of
 from userland.sdk.chat import ChatFormat, Message
 from userland.sdk.system import Process, System
@@ -315,3 +315,20 @@ def test_chat_formats_render_a_whole_conversation(llama: str) -> None:
     chat = ChatFormat(load_tokenizer(llama), "llama")
     messages = [{"role": "user", "content": "Why?"}]
     assert chat.whole(messages, "") == chat.first(messages) == reference(llama, messages, prompt=True)
+
+
+@pytest.mark.parametrize("state", ["resident", "streamed", "evicted", "loading"])
+def test_a_model_is_found_wherever_its_weights_are(state: str) -> None:
+    """Those of a model that takes turns with others are on their way back at any time."""
+    new = ModelInfo("new", "/new", device="cpu0", state="loading")
+    row = ModelInfo("m", "/m", device="cpu0", state=state, vocab=256)
+    for name in ("m", "/m"):
+        script = actions.model_in_memory(name, "cpu0")
+        next(script)
+        with pytest.raises(StopIteration) as end:
+            script.send([new, row])
+        assert end.value.value is row
+    script = actions.model_in_memory("new")
+    next(script)
+    with pytest.raises(SyscallError, match="no model"):
+        script.send([new, row])

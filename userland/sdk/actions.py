@@ -101,11 +101,11 @@ def model_of(name: str, dtype: str = "", device: str = "") -> Script[ModelInfo]:
 
 
 def model_in_memory(name: str, device: str = "") -> Script[ModelInfo]:
-    """The row of a model that some process runs, on that device (empty: any), its weights in memory or not. ENOENT: there
-    is none of that name or path."""
+    """The row of a model that some process runs, on that device (empty: any), its weights in memory, out, or on their way
+    back. ENOENT: there is none of that name or path."""
     rows = yield from ask(Models())
     for row in rows:
-        known = row.state in ("resident", "streamed", "evicted")
+        known = row.vocab > 0  # the driver has said what it is
         if known and name in (row.name, row.path) and device in ("", row.device):
             return row
     raise SyscallError(Errno.ENOENT, f"no model {name!r} is in memory; `models` lists them")
