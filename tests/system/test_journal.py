@@ -189,7 +189,9 @@ def test_a_full_disk_is_told_and_made_good(place: Place) -> None:
         assert client(Read(pid)).tokens == [1, *range(10)]
 
 
-def test_a_journal_elsewhere_does_not_take_the_place_of_one_that_was_left(place: Place, tmp_path: Path) -> None:
+def test_a_journal_elsewhere_does_not_take_the_place_of_one_that_was_left(
+    place: Place, tmp_path: Path
+) -> None:
     place.boot("--device", "sim:time_scale=0")
     with place.connect() as client:
         pid = client(Spawn("sim", [1, 2, 3], detached=True))
