@@ -25,7 +25,7 @@ import kernel
 from kernel import config, lock
 from kernel.core import Kernel
 from kernel.events import KernelConfig, Log
-from kernel.journal.file import open_journal
+from kernel.journal.file import Opened, open_journal
 from kernel.journal.keeper import Fsync
 from kernel.server import Server
 from syscalls import runtime
@@ -99,7 +99,7 @@ def _serve(core: Kernel, settings: KernelConfig, directory: Path, args: argparse
         fsync: Fsync = "never"
         if settings.journal is not None:
             journal, fsync = open_journal(Path(settings.journal.directory)), settings.journal.fsync
-            sign = _sign(directory, Path(settings.journal.directory))
+            sign = _sign(directory, journal)
         server = Server(
             core, settings.devices, directory, log,
             die_with_parent=args.die_with_parent, journal=journal, fsync=fsync,
@@ -118,12 +118,30 @@ def _serve(core: Kernel, settings: KernelConfig, directory: Path, args: argparse
     return 0
 
 
-def _sign(directory: Path, elsewhere: Path) -> Path:
-    """What tells programs, should this kernel die, that it kept a journal: that itself, or a symbolic link to it."""
-    sign = directory / runtime.JOURNAL
-    if elsewhere.absolute() != directory.absolute():
+def _sign(directory: Path, journal: Opened) -> Path:
+    """What tells programs, should this kernel die, that it kept a journal: that itself, or a symbolic link to it.
+
+    Raises SyscallError EBUSY: a kernel that died has left its own journal there; EIO: the link cannot be made.
+    """
+    sign, place = directory / runtime.JOURNAL, journal.path.absolute()
+    if sign.absolute() == place or (sign.is_symlink() and sign.resolve() == place.resolve()):
+        return sign
+    if sign.exists() and not sign.is_symlink():
+        raise SyscallError(
+            Errno.EBUSY,
+            f"a kernel that died has left its journal {sign}, with what is to come back; boot without --journal to have "
+            f"it back, move it to {place}, or remove it",
+        )
+    try:
+        if sign.exists():
+            text = f"journal: the one of the kernel that died here is {sign.resolve()}; it stays there, and is not used"
+            journal.notes.append(("warning", text))
         sign.unlink(missing_ok=True)
-        sign.symlink_to(elsewhere.absolute() / runtime.JOURNAL)
+        sign.symlink_to(place)
+    except OSError as error:
+        raise SyscallError(
+            Errno.EIO, f"the link {sign} to the journal cannot be made: {error.strerror}"
+        ) from None
     return sign
 
 

@@ -220,12 +220,15 @@ class Opened:
 
 
 def open_journal(directory: Path) -> Opened:
-    """Hold the journal of a directory, made if there is none; what cannot be read of it is put aside.
+    """Hold the journal of a directory, made if there is none; what cannot be read of it is put aside. Where there is a
+    link to a journal elsewhere (a kernel that kept it there has died), it is that one.
 
     Raises SyscallError: EBUSY: another kernel has it; EINVAL, EIO as `read`.
     """
     path = directory / NAME
-    lock = _hold(directory)
+    if path.is_symlink() and path.exists():  # its lock and its new files belong beside the file, not the link
+        path = path.resolve()
+    lock = _hold(path.parent)
     try:
         _beside(path).unlink(missing_ok=True)
         notes: list[tuple[str, str]] = []

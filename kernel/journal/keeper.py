@@ -66,7 +66,8 @@ class Keeper:
         self._fsync = fsync
         self._report = report
         self._snapshot = snapshot
-        self._compacted = opened.size  # bytes after the last compaction
+        # Bytes after the last compaction. How much of what an earlier kernel left is live nobody knows.
+        self._compacted = 0
         self._frames = 0  # appended so far
         self._synced = 0  # of these, on the disk
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from kernel.journal.records import (
     Answer,
     AnyEntry,
@@ -28,16 +30,23 @@ from kernel.journal.records import (
     ProgramHead,
     Secret,
 )
+from syscalls.errno import Errno
 from syscalls.limits import MAX_PARKED_CALLS
 from syscalls.records import GroupSettings, TokenLogprobs
 
 MOST_ANSWER_BYTES = 4 << 20  # of one program; the newest answer is kept in any case
+_SHORT = 256  # bytes of an answer that is kept whole in any case
+_EMPTY = msgspec.msgpack.encode(None)
+_LOST = (
+    "it was done before the kernel died, but its answer was too long to be kept; read the log of the process"
+)
 _PIECE = 1 << 16  # tokens of a log in one frame of a snapshot
 
 
 class Answers:
     """The latest answers to a program, which its connection may have lost. What came after so many others has arrived:
-    a connection delivers in order, and one that lets more pile up is cut."""
+    a connection delivers in order. Of answers that are too long together the oldest lose what they said, but not that
+    the call was done: made again, it must not be done twice."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[int, Answer] = OrderedDict()  # by seq, oldest first
@@ -61,8 +70,10 @@ class Answers:
         self._drop(answer.seq)
         self._kept[answer.seq] = answer
         self._bytes += len(answer.value)
-        while len(self) > 1 and (len(self) > MAX_PARKED_CALLS or self._bytes > MOST_ANSWER_BYTES):
+        while len(self) > MAX_PARKED_CALLS:
             self._drop(next(iter(self._kept)))
+        if self._bytes > MOST_ANSWER_BYTES:
+            self._shorten(answer.seq)
 
     def get(self, seq: int) -> Answer | None:
         return self._kept.get(seq)
@@ -71,6 +82,14 @@ class Answers:
         other = Answers()
         other._kept, other._bytes = self._kept.copy(), self._bytes
         return other
+
+    def _shorten(self, newest: int) -> None:
+        for seq, old in list(self._kept.items()):
+            if seq == newest or self._bytes <= MOST_ANSWER_BYTES:
+                return
+            if len(old.value) > _SHORT:
+                self._bytes -= len(old.value) - len(_EMPTY)
+                self._kept[seq] = Answer(old.program, seq, old.call, Errno.EIO, _EMPTY, _LOST)
 
     def _drop(self, seq: int) -> None:
         old = self._kept.pop(seq, None)

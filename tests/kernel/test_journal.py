@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kernel.journal import state as journal_state
 from kernel.journal.records import Answer, Frame, decode, encode
 from kernel.journal.recovery import ticket
 from kernel.journal.state import MOST_ANSWER_BYTES, Answers, State
@@ -353,11 +354,39 @@ def test_answers_are_kept_as_long_as_they_may_be_on_their_way() -> None:
         answers.add(Answer(1, seq, 40, Errno.OK, b"\x01", ""))
     assert len(answers) == limits.MAX_PARKED_CALLS
     assert answers.get(9) is None
-    large = Answer(1, 10**6, 41, Errno.OK, bytes(MOST_ANSWER_BYTES), "")
-    answers.add(large)
-    assert list(answers) == [large]
-    answers.add(Answer(1, 7, 40, Errno.OK, b"\x01", ""))
-    assert [answer.seq for answer in answers] == [7]
+
+
+def test_a_call_whose_answer_is_too_long_to_be_kept_is_known_to_be_done() -> None:
+    answers = Answers()
+    large = bytes(MOST_ANSWER_BYTES // 2)
+    answers.add(Answer(1, 1, 40, Errno.OK, b"\x01", ""))
+    for seq in range(2, 6):
+        answers.add(Answer(1, seq, 41, Errno.OK, large, ""))
+    assert [(answer.seq, answer.errno) for answer in answers] == [
+        (1, Errno.OK), (2, Errno.EIO), (3, Errno.EIO), (4, Errno.EIO), (5, Errno.OK),
+    ]  # fmt: skip
+    again = Answers()
+    for answer in answers:
+        again.add(answer)
+    assert again == answers
+
+
+def test_decodes_whose_answers_are_too_long_to_be_kept_are_not_done_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(journal_state, "MOST_ANSWER_BYTES", 1000)
+    sim = simulate()
+    program = sim.program()
+    pids = [program.call(Spawn("sim", [1, 2, 3])) for _ in range(3)]
+    decodes = [program.start(Decode(pid, 20, logprobs=4)) for pid in pids]
+    sim.run_until(lambda: all(decode.done for decode in decodes))
+    logs = [list(log_of(sim, pid)) for pid in pids]
+    reboot(sim, program)
+    for made in decodes:
+        program.futures[made.seq] = other = Future(program, made.seq, made.call)
+        sim.event(program.event(other))
+        assert other.done
+    assert [log_of(sim, pid) for pid in pids] == logs
 
 
 # --- processes ------------------------------------------------------------------------------------------------------

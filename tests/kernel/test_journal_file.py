@@ -157,6 +157,24 @@ def test_another_version_and_another_program_s_file_are_refused_and_not_touched(
     assert os.listdir(tmp_path) == [NAME]
 
 
+def test_a_link_leads_to_the_journal_it_names_with_its_lock_and_its_place(
+    tmp_path: Path, frames: list[Frame]
+) -> None:
+    kept, place = tmp_path / "kept", tmp_path / "run"
+    write(kept, frames)
+    place.mkdir()
+    (place / NAME).symlink_to(kept / NAME)
+    first = open_journal(place)
+    assert first.path == kept / NAME
+    assert first.state.processes
+    with pytest.raises(SyscallError) as caught:
+        open_journal(kept)
+    assert caught.value.errno is Errno.EBUSY
+    os.close(first.fd)
+    first.close(remove=True)
+    assert os.listdir(kept) == []
+
+
 def test_two_kernels_never_share_a_journal(tmp_path: Path) -> None:
     first = open_journal(tmp_path)
     with pytest.raises(SyscallError) as caught:
@@ -243,6 +261,31 @@ def test_a_journal_is_bounded_by_compaction_and_adds_up_to_the_same(
     state, notes = reopen(tmp_path)
     assert not state.difference(rig.live)
     assert not notes
+
+
+def test_a_journal_is_bounded_however_often_the_kernel_is_killed_before_its_compaction(
+    tmp_path: Path, frames: list[Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "COMPACT_BYTES", 4096)
+    sizes = []
+
+    async def life(rig: Rig) -> None:
+        await rig.until(lambda: rig.keeper.size <= 4096)
+        while rig.keeper.size + 256 < 2 * 4096:
+            rig.append(growth(rig.live, 1))
+            if len(sizes) % 2:
+                await trio.lowlevel.checkpoint()
+        sizes.append(rig.keeper.size)
+
+    write(tmp_path, frames)
+    for _ in range(6):
+        rig = Rig(tmp_path)
+        if rig.keeper.size > 4096:
+            rig.append(growth(rig.live, 0))  # as a boot does
+        rig.run(life)
+        state, _ = reopen(tmp_path)
+        assert not state.difference(rig.live)
+    assert max(sizes) < 3 * 4096
 
 
 class Killed(BaseException):

@@ -189,6 +189,40 @@ def test_a_full_disk_is_told_and_made_good(place: Place) -> None:
         assert client(Read(pid)).tokens == [1, *range(10)]
 
 
+def test_a_journal_elsewhere_does_not_take_the_place_of_one_that_was_left(
+    place: Place, tmp_path: Path
+) -> None:
+    place.boot("--device", "sim:time_scale=0")
+    with place.connect() as client:
+        pid = client(Spawn("sim", [1, 2, 3], detached=True))
+    place.kill()
+    elsewhere = tmp_path / "kept"
+    done = subprocess.run(
+        command(place.directory, "--journal", os.fspath(elsewhere)),
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "has left its journal" in done.stderr.splitlines()[-1]
+    assert os.listdir(elsewhere) == []
+    place.boot("--device", "sim:time_scale=0")
+    with place.connect() as client:
+        assert client(Read(pid)).tokens == [1, 2, 3]
+
+
+def test_a_halt_ends_a_journal_that_was_found_by_its_link(place: Place, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "kept"
+    place.boot("--device", "sim:time_scale=0", "--journal", os.fspath(elsewhere))
+    with place.connect() as client:
+        pid = client(Spawn("sim", [1, 2, 3], detached=True))
+    place.kill()
+    place.boot("--device", "sim:time_scale=0")
+    with place.connect() as client:
+        assert client(Read(pid)).tokens == [1, 2, 3]
+    place.end()
+    assert os.listdir(elsewhere) == []
+    assert not os.path.lexists(place.directory / NAME)
+
+
 def test_without_a_journal_nothing_comes_back(place: Place) -> None:
     place.boot("--no-journal", "--device", "sim:time_scale=0")
     with place.connect() as client:
