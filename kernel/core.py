@@ -41,6 +41,7 @@ from kernel.events import (
     HaltRequest,
     JournalCompacted,
     JournalFails,
+    JournalGrows,
     KernelConfig,
     Log,
     OsFigures,
@@ -164,6 +165,10 @@ class Kernel:
                 self.halt(event.reason, now)
             case JournalFails():
                 recovery.journal_fails(self, event.reason, now)
+            case JournalGrows():
+                self.log(
+                    now, "warning", f"journal: it grows, since it could not be compacted: {event.reason}"
+                )
             case JournalCompacted():
                 self.emit(now, "journal.compact", amount=event.after, detail=f"of {event.before} bytes")
         return self._finish(now)

@@ -98,6 +98,13 @@ class JournalFails:
 
 
 @dataclass(slots=True, frozen=True)
+class JournalGrows:
+    """The journal is whole, but could not be written anew; that will be tried again."""
+
+    reason: str
+
+
+@dataclass(slots=True, frozen=True)
 class JournalCompacted:
     """The journal was written anew; its bytes before and after."""
 
@@ -124,6 +131,7 @@ Event = (
     | Tick
     | HaltRequest
     | JournalFails
+    | JournalGrows
     | JournalCompacted
 )
 

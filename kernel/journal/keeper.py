@@ -25,7 +25,7 @@ from typing import Literal
 
 import trio
 
-from kernel.events import Event, JournalCompacted, JournalFails
+from kernel.events import Event, JournalCompacted, JournalFails, JournalGrows
 from kernel.journal import file
 from kernel.journal.file import Opened
 from kernel.journal.records import Frame, encode
@@ -174,18 +174,21 @@ class Keeper:
         while True:
             await self._wanted.wait()
             self._wanted = trio.Event()
-            if not self.failing:
-                await self._compact()
+            done = self.failing == "" and await self._compact()
+            if self.failing:
+                done = await self._repair()
+            if done:
                 delay = RETRY_SECONDS
-            if self.failing and not await self._repair():
+            else:
                 self._wanted.set()
                 await trio.sleep(delay)
                 delay = min(2 * delay, RETRY_MOST)
 
-    async def _compact(self) -> None:
-        """A new file of what the old one adds up to."""
+    async def _compact(self) -> bool:
+        """A new file of what the old one adds up to; False: not now. If there is no room for it, the old one is as good
+        as it was."""
         old, upto = self._copies[0], self._copies[0].size
-        new = -1
+        new, replaced = -1, False
         try:
             new = await trio.to_thread.run_sync(self._write_compacted, upto)
             while old.size - upto > _TAIL_BYTES and not self.failing:
@@ -196,21 +199,26 @@ class Keeper:
                 await trio.to_thread.run_sync(os.fsync, new)
             if not self.failing:
                 file.replace(self.path)
+                replaced = True
                 await trio.to_thread.run_sync(file.sync_directory, self.path)
                 async with self._switching:
                     before, self._copies = old.size, self._copies[1:]
                     os.close(old.fd)
                 self._compacted = self.size
                 self._report(JournalCompacted(before, self.size))
-                return
+                return True
         except _Stopped:
-            return
+            return False
         except OSError as error:
-            self._fail(error)
+            if replaced:
+                self._fail(error)
+            elif not self.failing:
+                self._report(JournalGrows(error.strerror or str(error)))
         async with self._switching:
             self._copies = [old]
             if new >= 0:
                 file.drop_new(self.path, new)
+        return False
 
     def _write_compacted(self, upto: int) -> int:
         try:

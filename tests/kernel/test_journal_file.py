@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from kernel.events import Event, JournalCompacted, JournalFails
+from kernel.events import Event, JournalCompacted, JournalFails, JournalGrows
 from kernel.journal import file, keeper
 from kernel.journal.file import NAME, framed, header, open_journal
 from kernel.journal.keeper import Fsync, Keeper
@@ -389,6 +389,48 @@ def test_a_full_disk_is_said_once_and_made_good_when_there_is_room(
     assert os.strerror(errno.EFBIG) in fails[0]
     assert fails[1] == ""
     assert "changed" in told
+    state, notes = reopen(tmp_path)
+    assert not state.difference(rig.live)
+    assert not notes
+
+
+@pytest.mark.parametrize("fsync", ["always", "interval"])
+def test_a_journal_that_cannot_be_compacted_grows_and_is_compacted_later(
+    tmp_path: Path, frames: list[Frame], fsync: Fsync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is room for what is appended, and none for a second file."""
+    monkeypatch.setattr(keeper, "COMPACT_BYTES", 4096)
+    monkeypatch.setattr(keeper, "RETRY_SECONDS", 0.01)
+    write_new, full = file.write_new, True
+
+    def refusing(*given: Any) -> int:
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write_new(*given)
+
+    monkeypatch.setattr(file, "write_new", refusing)
+    told: list[str] = []
+
+    async def scenario(rig: Rig) -> None:
+        nonlocal full
+        begin(rig, frames)
+        while rig.keeper.size < 4 * 4096:
+            rig.append(growth(rig.live, 7))
+            await trio.lowlevel.checkpoint()
+        await rig.until(lambda: rig.seen(JournalGrows))
+        rig.keeper.when_kept(lambda: told.append("kept"))
+        await rig.until(lambda: told)
+        state = file.read(rig.keeper.path).state
+        assert not state.difference(rig.live)
+        full = False
+        await rig.until(lambda: rig.keeper.size < 4096)
+
+    full = False
+    rig = Rig(tmp_path, fsync)
+    full = True
+    rig.run(scenario)
+    assert not rig.seen(JournalFails)
+    assert os.strerror(errno.ENOSPC) in rig.seen(JournalGrows)[0].reason
     state, notes = reopen(tmp_path)
     assert not state.difference(rig.live)
     assert not notes
