@@ -21,9 +21,11 @@ from typing import Any
 from drivers import parcel
 from kernel.process import LLMProcess
 from syscalls.errno import Errno
-from syscalls.records import GroupSettings, KvAction, Sampler, SchedClass, Signal, State, WaitFor
+from syscalls.records import Advice, GroupSettings, KvAction, Sampler, SchedClass, Signal, State, WaitFor
 from syscalls.table import (
+    Advise,
     Decode,
+    Evict,
     Exec,
     Exit,
     Feed,
@@ -32,6 +34,7 @@ from syscalls.table import (
     GroupMove,
     GroupSet,
     Kill,
+    Pagein,
     Setsched,
     Spawn,
     Truncate,
@@ -57,6 +60,7 @@ class Chaos:
     models: Sequence[str] = ("sim",)
     options: dict[str, str] = field(default_factory=dict)  # of the devices
     config: dict[str, Any] = field(default_factory=dict)
+    deaths: float = 0.0  # of a driver, beside the rare ones, for each thing that happens
     sim: Simulation = field(init=False)
     random: random.Random = field(init=False)
     programs: list[Prog] = field(default_factory=list)
@@ -90,6 +94,7 @@ class Chaos:
         end, look, told = sim.now + seconds, sim.now + LOOK_SECONDS, sim.now + report
         while sim.now < end:
             self.count_births()
+            self.unpin()
             for _ in range(self.random.randrange(150)):
                 self.act()
             sim.run_for(self.random.random() * 0.2)
@@ -119,10 +124,14 @@ class Chaos:
             + ["feed"] * 4
             + ["fork", "kill", "stop", "cont", "cont", "truncate", "exec", "move", "sched", "migrate"]
         )
+        if len(self.models) > 1:
+            kinds += ["pagein", "evict", "advise"]
         what = pick.choice([*kinds, "spawn", "spawn"])
         rare = pick.random()
         if rare < 0.00065:  # of some 750 things a second
             what = "group" if rare < 0.0005 else "program" if rare < 0.00063 else "driver"
+        elif rare > 1.0 - self.deaths:
+            what = "driver"
         self.done[what] = self.done.get(what, 0) + 1
         getattr(self, f"do_{what}")(program, self.random.choice(self.pids) if self.pids else 1)
 
@@ -217,6 +226,26 @@ class Chaos:
         if pick.random() < 0.2:
             settings = GroupSettings(kv_high=80 * FRAME_BYTES)
         self.start(program, GroupSet(pick.choice(GROUPS), settings))
+
+    def do_pagein(self, program: Prog, pid: int) -> None:
+        self.start(program, Pagein(*self.model_somewhere()))
+
+    def do_evict(self, program: Prog, pid: int) -> None:
+        self.start(program, Evict(*self.model_somewhere(), force=self.random.random() < 0.5))
+
+    def do_advise(self, program: Prog, pid: int) -> None:
+        model, device = self.model_somewhere()
+        self.start(program, Advise(model, self.random.choice(list(Advice)), device))
+
+    def model_somewhere(self) -> tuple[str, str]:
+        return self.random.choice(list(self.models)), self.random.choice(["sim0", "sim1"])
+
+    def unpin(self) -> None:
+        """Nothing stays pinned for long, or others would wait for ever."""
+        for device in self.sim.kernel.devices.values():
+            for image in device.images.values():
+                if image.pinned and self.random.random() < 0.1:
+                    self.start(self.programs[0], Advise(image.path, Advice.NORMAL, device.name))
 
     def do_program(self, program: Prog, pid: int) -> None:
         program.disconnect()

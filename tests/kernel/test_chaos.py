@@ -23,6 +23,7 @@ def test_nor_where_models_do_not_fit_together_and_page_ins_fail() -> None:
         models=["sim", "sim:1.5m", "sim:2m", "sim:1.2m"],
         options={"link": "2e9", "fail_load_every": "7"},
         config={"weight_bytes": 5_000_000, "weight_quantum": 0.05, "evictions": "cost"},
+        deaths=0.0005,
     )
     for _ in range(6):
         chaos.run(1.0, report=float("inf"))
