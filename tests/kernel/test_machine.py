@@ -614,7 +614,7 @@ class Core(RuleBasedStateMachine):
 
 
 Core.TestCase.settings = settings(
-    max_examples=int(os.environ.get("LLMASOS_TEST_EXAMPLES", "60")),
+    max_examples=int(os.environ.get("LLMASOS_TEST_EXAMPLES", "30")),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],

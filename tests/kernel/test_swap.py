@@ -59,8 +59,7 @@ class SwappingAndGuessing(Swapping):
 TestSwapping = Swapping.TestCase
 TestSwappingBadly = SwappingBadly.TestCase
 TestSwappingAndGuessing = SwappingAndGuessing.TestCase
-for case in (TestSwapping, TestSwappingBadly, TestSwappingAndGuessing):
-    case.settings = Core.TestCase.settings
+TestSwapping.settings = TestSwappingBadly.settings = TestSwappingAndGuessing.settings = Core.TestCase.settings
 
 
 def agents(sim: Simulation, count: int, length: int = 100) -> list[int]:
