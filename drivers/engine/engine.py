@@ -50,6 +50,7 @@ from syscalls.errno import Errno, SyscallError
 
 _log = logging.getLogger(__name__)
 _LAYOUTS = 16  # remembered, so that a model that comes back into memory is not examined again
+_MOVING_TASKS = 16  # of the frames of a step that are moved
 
 
 class Engine:
@@ -285,7 +286,7 @@ class Engine:
 
         pieces = self._pieces(moves)
         if len({(move.image, move.tier, move.slot) for move in moves}) == len(moves):
-            failures = list(self._movers.map(write, pieces))
+            failures = self._by_many(write, pieces)
         else:  # a place that is written twice: in their order
             failures = [write(piece) for piece in pieces]
         unwritten: list[int] = []
@@ -315,7 +316,7 @@ class Engine:
         lost: dict[int, int] = {}
         gone: Counter[int] = Counter()
         reasons: dict[int, str] = {}
-        for piece, failure in zip(pieces, list(self._movers.map(read, pieces)), strict=True):
+        for piece, failure in zip(pieces, self._by_many(read, pieces), strict=True):
             ctx = piece[0].ctx
             if failure:
                 reasons.setdefault(ctx, failure)
@@ -326,6 +327,13 @@ class Engine:
             _log.warning("%d frames of context %d are lost: %s", gone[ctx], ctx, reason)
         self._wait()
         return lost
+
+    def _by_many(self, work: Callable[[list[Move]], str], pieces: list[list[Move]]) -> list[str]:
+        """What the work on each piece comes to. Several are one task: handing one over takes as long as a frame."""
+        size = max(1, len(pieces) // _MOVING_TASKS)
+        tasks = [pieces[start : start + size] for start in range(0, len(pieces), size)]
+        done = self._movers.map(lambda task: [work(piece) for piece in task], tasks)
+        return [failure for task in done for failure in task]
 
     def _pieces(self, moves: list[Move]) -> list[list[Move]]:
         """The moves in their order, in pieces that are one copy each."""
