@@ -144,7 +144,7 @@ class DiskPlaces:
     another's, does not pass. The nonce is that number under a key of its own for each context, so none comes twice.
     """
 
-    shelf = 1  # so that threads share the work of encrypting
+    shelf = 1  # each frame is sealed, and lost, by itself
 
     def __init__(self, file: SwapFile, slots: int, frame_bytes: int) -> None:
         self._file = file
