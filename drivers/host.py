@@ -150,7 +150,8 @@ class Host:
                 self._device.hears(request)
 
     def _send(self, message: FromDriver) -> None:
-        self._socket.send(encode(message))
+        if not self._socket.send(encode(message)):
+            raise RuntimeError("the kernel does not take what it is told")  # it would wait for that for ever
 
     def _finish(self, answer: FromDriver | None) -> None:
         self._pending -= 1

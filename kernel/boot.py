@@ -100,9 +100,12 @@ def _serve(core: Kernel, settings: KernelConfig, directory: Path, args: argparse
         if settings.journal is not None:
             journal, fsync = open_journal(Path(settings.journal.directory)), settings.journal.fsync
             sign = _sign(directory, journal)
+            notes = journal.notes
+        else:
+            notes = _left_alone(directory / runtime.JOURNAL)
         server = Server(
             core, settings.devices, directory, log,
-            die_with_parent=args.die_with_parent, journal=journal, fsync=fsync,
+            die_with_parent=args.die_with_parent, journal=journal, fsync=fsync, notes=notes,
         )  # fmt: skip
         trio.run(server.run)
         halted = True
@@ -145,16 +148,26 @@ def _sign(directory: Path, journal: Opened) -> Path:
     return sign
 
 
+def _left_alone(journal: Path) -> list[tuple[str, str]]:
+    """What is to be said of a journal that a kernel which died has left, where this one keeps none."""
+    if not os.path.lexists(journal):
+        return []
+    text = f"journal: the one of the kernel that died here, {journal}, is left alone; boot with a journal to have it back"
+    return [("warning", text)]
+
+
 def _detach(directory: Path, given: list[str]) -> int:
     """Start the kernel anew in a session of its own, its log in the runtime directory, and wait until it answers."""
-    lock.release(directory, lock.hold(directory))  # refuse here, readably, where another kernel runs
+    # Refuse here, readably, where another kernel runs. The log of one that died may say why: this one's comes after it.
+    lock.release(directory, lock.hold(directory), keep_log=True)
     log = directory / runtime.LOG
     command = [sys.executable, "-m", "kernel.boot", *(word for word in given if word != "--detach")]
     if "--runtime" not in given:
         command += ["--runtime", os.fspath(directory.absolute())]
     root = os.fspath(Path(kernel.__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    with log.open("wb") as output:
+    with log.open("ab") as output:
+        before = output.tell()
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -176,7 +189,7 @@ def _detach(directory: Path, given: list[str]) -> int:
                 Errno.ETIME, f"the kernel did not answer within {DETACH_SECONDS:g} s; its log is {log}"
             )
         time.sleep(0.02)
-    words = log.read_text(errors="replace").strip() if log.exists() else ""
+    words = log.read_bytes()[before:].decode(errors="replace").strip() if log.exists() else ""
     print(words or f"the kernel ended with status {child.returncode}", file=sys.stderr)
     return 1
 

@@ -16,7 +16,7 @@ from kernel.events import DeviceConfig
 from kernel.memory.evictions import Evictions
 from kernel.memory.weights import LOADING, Image
 from kernel.sched.run_queue import RunQueue
-from syscalls.errno import SyscallError
+from syscalls.errno import Errno, SyscallError
 from syscalls.records import DeviceInfo
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kernel.timers import Timer
 
 STARTING, UP, DOWN = "starting", "up", "down"
-HOPELESS = 3  # starts in a row without a hello: callers are told instead of kept waiting
+HOPELESS = 3  # deaths in a row, each soon after its start: callers are told instead of kept waiting
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class Device:
     incarnation: int = 0
     hello: Hello | None = None
     os_pid: int = 0
-    error: str = ""
+    error: str = ""  # why it is down
     images: dict[int, Image] = field(default_factory=dict)
     in_flight: InFlight | None = None
     answers: dict[int, Callable[[object], None]] = field(default_factory=dict)  # what a ref's answer is for
@@ -130,6 +130,11 @@ class Device:
         """KV memory of one model: as configured, else a gibibyte or a quarter of the device's, whichever is less."""
         return self.config.image_kv_bytes or min(1 << 30, self.kv_bytes // 4)
 
+    @property
+    def hopeless(self) -> bool:
+        """Callers are not kept waiting for its driver."""
+        return self.state == DOWN and self.failures >= HOPELESS
+
     def find_image(self, path: str, dtype: str) -> Image | None:
         return next((i for i in self.images.values() if i.answers_to(path, dtype)), None)
 
@@ -160,3 +165,8 @@ class Device:
             error=self.error,
             weight_bytes=self.weight_bytes,
         )
+
+
+def no_device(device: Device) -> SyscallError:
+    """What those hear who would wait for it in vain."""
+    return SyscallError(Errno.ENODEV, f"device {device.name} does not start: {device.error}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from drivers.protocol import Done, Failed, Load, Loaded, Probe, Probed, Progress, Shed, Unload
 from kernel import paging
-from kernel.device import DOWN, HOPELESS, UP, Device
+from kernel.device import UP, Device, no_device
 from kernel.memory.frames import FramePool
 from kernel.memory.swap import SwapSpace
 from kernel.memory.victims import make_victims
@@ -98,8 +98,8 @@ def _needed(image: Image) -> bool:
 
 
 def _check_device(device: Device, dtype: str) -> None:
-    if device.state == DOWN and device.failures >= HOPELESS:
-        raise SyscallError(Errno.ENODEV, f"device {device.name} does not start: {device.error}")
+    if device.hopeless:
+        raise no_device(device)
     if device.hello is not None and dtype and dtype not in device.hello.dtypes:
         raise SyscallError(
             Errno.ENOTSUP,
@@ -350,7 +350,8 @@ def give_up(kernel: Kernel, device: Device, image: Image, error: SyscallError, n
     """The model cannot be had. Those who wait for it are told; processes that ran it before a restart are ended."""
     from kernel.lifecycle import exit_process
 
-    kernel.log(now, "error", f"{device.name}: {image.name}: {error}")
+    unpinned = "; it is pinned no longer" if image.pinned else ""
+    kernel.log(now, "error", f"{device.name}: {image.name}: {error}{unpinned}")
     _forget(kernel, device, image)
     _tell_askers(image, error)
     _tell_waiters(image, error)
@@ -360,7 +361,7 @@ def give_up(kernel: Kernel, device: Device, image: Image, error: SyscallError, n
 
 def give_up_device(kernel: Kernel, device: Device, now: float) -> None:
     """The driver does not start: nobody is left waiting for a model on it (the restarts go on)."""
-    error = SyscallError(Errno.ENODEV, f"device {device.name} does not start: {device.error}")
+    error = no_device(device)
     for image in list(device.images.values()):
         _tell_askers(image, error)
         _tell_waiters(image, error)

@@ -194,10 +194,9 @@ def driver_exited(kernel: Kernel, event: DriverExited, now: float) -> None:
     if said_hello and now - device.up_since >= kernel.config.restart_forgiven:
         device.failures = 0
     device.failures += 1
-    if not said_hello:
-        device.error = event.reason
-        if device.failures >= HOPELESS:
-            give_up_device(kernel, device, now)
+    device.error = event.reason
+    if not said_hello and device.failures >= HOPELESS:
+        give_up_device(kernel, device, now)
     loading = [image for image in device.images.values() if image.ref in work]
     _lose_frames(kernel, device, now, work)
     for tell in bereaved:

@@ -86,13 +86,16 @@ class Server:
         die_with_parent: bool = False,
         journal: Opened | None = None,
         fsync: Fsync = "interval",
+        notes: Sequence[tuple[str, str]] = (),
     ) -> None:
+        """`notes` (level, text) are for the kernel log."""
         self._core = core
         self._devices = devices
         self._directory = directory
         self._console = console
         self._die_with_parent = die_with_parent
-        self._journal = journal
+        self._saved = journal.state if journal is not None else None
+        self._notes = notes
         self._keeper = Keeper(journal, fsync, self._handle, core.snapshot) if journal is not None else None
         self._peers = Peers()
         self._events: deque[Event] = deque()
@@ -109,10 +112,8 @@ class Server:
         """Run until the core says Halt; started once programs can connect. Leaves no process behind;
         the files of the sockets are removed with the lock."""
         self._epoch = trio.current_time()
-        journal = self._journal
-        first = (
-            self._core.boot(0.0) if journal is None else self._core.boot(0.0, journal.state, journal.notes)
-        )
+        saved, self._saved = self._saved, None
+        first = self._core.boot(0.0, saved, self._notes)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._programs = transport.router(context)
         self._drivers = transport.router(context, max_frame=limits.MAX_REPLY_BYTES)

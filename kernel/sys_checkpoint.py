@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from drivers.protocol import Export, Exported, Failed, Inspect, Inspected
-from kernel.device import DOWN, HOPELESS, UP, Device
+from kernel.device import UP, Device, no_device
 from kernel.lifecycle import strike
 from kernel.loading import forget_waiter, want_image
 from kernel.memory.page_table import PageTable
@@ -171,8 +171,8 @@ class _Restoring:
         device = self.device
         if device.state == UP:
             self._inspect(None)
-        elif device.state == DOWN and device.failures >= HOPELESS:
-            raise SyscallError(Errno.ENODEV, f"device {device.name} does not start: {device.error}")
+        elif device.hopeless:
+            raise no_device(device)
         else:
             device.when_up.append(self._inspect)
 

@@ -84,9 +84,10 @@ def _known(kernel: Kernel, device: Device, model: str, dtype: str) -> list[Image
     path = kernel.config.models.get(model, model)
     found = [i for i in device.images.values() if i.path == path and (not dtype or i.answers_to(path, dtype))]
     if not found:
-        there = ", ".join(i.name for i in device.images.values()) or "none"
+        there = ", ".join(f"{i.name} ({i.dtype or 'loading'})" for i in device.images.values()) or "none"
+        wanted = f"{model} in {dtype}" if dtype else model
         raise SyscallError(
-            Errno.ENOENT, f"{model} is not in the memory of {device.name}; models there: {there}"
+            Errno.ENOENT, f"{wanted} is not in the memory of {device.name}; models there: {there}"
         )
     return found
 

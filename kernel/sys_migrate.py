@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from drivers.protocol import Export, Exported, Failed, Release
-from kernel.device import DOWN, HOPELESS, UP, Device
+from kernel.device import UP, Device, no_device
 from kernel.loading import forget_waiter, want_image
 from kernel.memory.page_table import PageTable
 from kernel.memory.weights import Image
@@ -73,8 +73,8 @@ def _set(kernel: Kernel, process: LLMProcess, call: Setsched, now: float) -> Non
 
 
 def _check_up(device: Device) -> None:
-    if device.state == DOWN and device.failures >= HOPELESS:
-        raise SyscallError(Errno.ENODEV, f"device {device.name} does not start: {device.error}")
+    if device.hopeless:
+        raise no_device(device)
     if device.state != UP:
         raise SyscallError(
             Errno.ERESTART, f"the driver of {device.name} is {device.state}; call again when it is up"

@@ -116,17 +116,20 @@ class Socket:
                 self._token = None
 
     def send(self, body: bytes, to: bytes = b"") -> bool:
-        """Send one frame (a ROUTER: to the peer `to`) without waiting. False: the peer is not, or no longer,
-        reachable."""
+        """Send one frame (a ROUTER: to the peer `to`) without waiting. False: the peer is not, or no longer, reachable,
+        or has let too much pile up here: a ROUTER's peer is given up with all that waits for it, a DEALER, which has
+        no other, refuses just this frame."""
         if self._closed:
             self.dropped += 1
             return False
         waiting = self._backlog.get(to)
         if waiting is not None:
-            waiting.append(body)
-            if waiting.size <= MAX_BACKLOG:
+            if waiting.size + len(body) <= MAX_BACKLOG:
+                waiting.append(body)
                 return True
-            self.forget(to)
+            self.dropped += 1
+            if self._routed:
+                self.forget(to)
             return False
         reachable = True
         try:

@@ -190,6 +190,23 @@ def test_a_detached_kernel_that_cannot_boot_says_why(tmp_path: Path) -> None:
     assert "no scheduling policy 'none such'" in done.stderr
 
 
+def test_the_log_of_a_detached_kernel_that_was_killed_is_not_lost_with_the_next_boot(tmp_path: Path) -> None:
+    start = [*command(tmp_path), "--detach"]
+    for boots in (1, 2):
+        subprocess.run(start, capture_output=True, check=True, timeout=PATIENCE)
+        pid = runtime.holder(tmp_path)
+        assert pid is not None
+        process = psutil.Process(pid)
+        eventually(
+            lambda: (tmp_path / runtime.LOG).read_text().count("boots") == boots,  # noqa: B023
+            "all boots are in the log",
+        )
+        process.kill()
+        eventually(lambda: is_gone(process), "the kernel is gone")  # noqa: B023
+    bad = subprocess.run([*start, "--policy", "none such"], capture_output=True, text=True, timeout=PATIENCE)
+    assert (bad.returncode, bad.stderr.count("\n")) == (1, 1)  # no word of the others
+
+
 # --- configuration --------------------------------------------------------------------------------------------------
 
 

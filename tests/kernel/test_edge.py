@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -49,7 +49,8 @@ class Core:
         self._handler = handler or (lambda event, now: [])
         self._first = first or []
 
-    def boot(self, now: float) -> list[Action]:
+    def boot(self, now: float, saved: object = None, notes: Sequence[tuple[str, str]] = ()) -> list[Action]:
+        assert (saved, notes) == (None, ())
         return self._first
 
     def handle(self, event: Event, now: float) -> list[Action]:

@@ -227,6 +227,11 @@ def test_advice_about_what_is_not_there_says_so() -> None:
     assert [m.state for m in program.call(Models())] == ["absent"]
     program.call(Advise("tiny", Advice.WILLNEED))
     sim.run_until(lambda: row(program, "tiny").state == "resident")
+    for wrong in (Advise("tiny", Advice.DONTNEED, dtype="none"), Evict("tiny", dtype="none")):
+        dtype = row(program, "tiny").dtype
+        assert refused(program, wrong) == (
+            Errno.ENOENT, f"tiny in none is not in the memory of sim0; models there: tiny ({dtype})",
+        )  # fmt: skip
     program.call(Advise("tiny", Advice.DONTNEED))  # nobody uses it: it goes at once
     assert row(program, "tiny").state == "absent"
 

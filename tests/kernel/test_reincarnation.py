@@ -95,6 +95,13 @@ def test_a_driver_is_started_again_at_once_and_then_after_doubling_delays() -> N
         sim.run_until(lambda: sim.kernel.devices["sim0"].state == "up")
     delays = [round(s - 0.001, 6) for s in starts[1:]]
     assert delays == [0.0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    sim.crash()
+    sim.run_until(lambda: sim.kernel.devices["sim0"].state == "down")  # for a while now
+    with pytest.raises(SyscallError, match="does not start: SIGKILL") as caught:
+        sim.program().call(Spawn("sim", tokens=[1]))
+    assert caught.value.errno is Errno.ENODEV
+    sim.run_until(lambda: sim.kernel.devices["sim0"].state == "up")
+    assert sim.kernel.devices["sim0"].error == ""
     sim.run_for(61.0)  # forgiven
     before = sim.driver().incarnation
     sim.crash()

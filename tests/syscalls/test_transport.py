@@ -247,6 +247,30 @@ def test_a_reader_that_never_reads_is_given_up_and_reported(monkeypatch: pytest.
     run(scenario)
 
 
+def test_what_does_not_fit_any_more_is_refused_and_what_waits_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transport, "MAX_BACKLOG", 1 << 20)
+
+    async def scenario(endpoint: str) -> None:
+        router, client = transport.router(), transport.dealer()
+        for socket in (router, client):
+            socket._raw.set_hwm(1)
+        router.bind(endpoint)
+        frames = [b"%d" % n + bytes(100_000) for n in range(1000)]
+        inbox = Inbox()
+        async with running(client, Inbox()):
+            client.connect(endpoint)
+            taken = next(n for n, frame in enumerate(frames) if not client.send(frame))  # nobody reads them
+            assert taken > 5
+            assert client.send(b"small")  # for which there is room still
+            assert client.dropped == 1
+            async with running(router, inbox):
+                assert await inbox.filled(taken + 1) == [*frames[:taken], b"small"]
+
+    run(scenario)
+
+
 def test_sending_to_an_unknown_peer_is_reported_and_harmless() -> None:
     async def scenario(endpoint: str) -> None:
         inbox = Inbox()

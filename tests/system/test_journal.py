@@ -19,7 +19,19 @@ from kernel.journal.file import NAME
 from syscalls import blocking, runtime, wire
 from syscalls.errno import Errno
 from syscalls.records import Sampler
-from syscalls.table import Attach, BootInfoCall, Call, Decode, Dmesg, Feed, Getinfo, Read, Spawn, StatsCall
+from syscalls.table import (
+    Attach,
+    BootInfoCall,
+    Call,
+    Decode,
+    Dmesg,
+    Feed,
+    Getinfo,
+    Ps,
+    Read,
+    Spawn,
+    StatsCall,
+)
 from tests.booted import PATIENCE, command, eventually, is_gone, wait_for_kernel
 
 PROMPTS = [list(range(300 + 7 * i, 320 + 7 * i)) for i in range(4)]
@@ -230,6 +242,21 @@ def test_without_a_journal_nothing_comes_back(place: Place) -> None:
         client(Spawn("sim", [1], detached=True))
         place.kill()
     assert NAME not in os.listdir(place.directory)
+
+
+def test_a_journal_that_is_not_wanted_is_left_alone_and_that_is_said(place: Place) -> None:
+    place.boot(*DEVICE)
+    with place.connect() as client:
+        pid = spawn(client, 0)
+        place.kill()
+    place.boot("--no-journal", *DEVICE)
+    with place.connect() as client:
+        assert [line.level for line in client(Dmesg()) if "is left alone" in line.text] == ["warning"]
+        assert pid not in {process.pid for process in client(Ps())}
+        place.kill()
+    place.boot(*DEVICE)
+    with place.connect() as client:
+        assert pid in {process.pid for process in client(Ps())}
 
 
 def test_a_journal_of_another_version_stops_the_boot_with_what_to_do(place: Place) -> None:
