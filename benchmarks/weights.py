@@ -84,11 +84,12 @@ def _turns(store: str, rounds: int) -> Figure:
 
 
 class _Reading:
-    """Reading a part of a file, from the page cache or the disk, into a window of memory that is used over and over: by
-    one thread and by two in turns."""
+    """Reading parts (offsets and sizes) of a file, from the page cache or the disk, into a window of memory that is used
+    over and over: by one thread and by two in turns."""
 
-    def __init__(self, path: Path, at: int, size: int, window: int) -> None:
-        self._path, self._at, self._size, self._window = path, at, size, window
+    def __init__(self, path: Path, parts: list[tuple[int, int]], window: int) -> None:
+        self._path, self._window = path, window
+        self._pieces = [at + first for at, size in parts for first in range(0, size - PIECE + 1, PIECE)]
         self._seconds: dict[int, list[float]] = {1: [], 2: []}
 
     def once(self) -> None:
@@ -104,13 +105,13 @@ class _Reading:
     def _part(self, number: int, threads: int) -> None:
         buffers = [memoryview(bytearray(PIECE)) for _ in range(self._window // PIECE // threads)]
         with self._path.open("rb", buffering=0) as file:
-            for turn, first in enumerate(range(number * PIECE, self._size - PIECE, threads * PIECE)):
-                os.preadv(file.fileno(), [buffers[turn % len(buffers)]], self._at + first)
+            for turn, at in enumerate(self._pieces[number::threads]):
+                os.preadv(file.fileno(), [buffers[turn % len(buffers)]], at)
 
     @property
     def bandwidth(self) -> float:
         """Bytes a second, of one thread or two, whichever is better."""
-        return self._size / min(map(statistics.median, self._seconds.values()))
+        return len(self._pieces) * PIECE / min(map(statistics.median, self._seconds.values()))
 
 
 def _drop(path: Path) -> None:
@@ -172,17 +173,22 @@ def _streamed(store: str, steps: int) -> list[Figure]:
     device.load(msgspec.structs.replace(load, room=room), lambda fraction: None)
     image = device._images[1]
     assert isinstance(image, NativeImage)
-    streamed = sum(stretch.size for stretch in image._network.streamed)
-    window = stream.WINDOW * max(stretch.size for stretch in image._network.streamed)
+    parts = [
+        (start + header.pages[stretch.layer].offset, stretch.size) for stretch in image._network.streamed
+    ]
+    streamed = sum(size for _, size in parts)
+    window = sum(size for _, size in parts[: stream.WINDOW])
     speed(5, rest)
     warm = speed(steps, rest)
     taken = _anonymous() - before
-    cached = _Reading(path, start, header.weights_size, window)
+    cached = _Reading(path, parts, window)
     for _ in range(2 * TRIES):
         cached.once()
     stream.available = lambda: 0
     speed(2, rest)
-    disk = _Reading(path, start, streamed - window, window)
+    disk = _Reading(path, parts[stream.WINDOW :], window)  # the others are there when a step begins
+    with path.open("rb") as file:
+        os.fsync(file.fileno())  # what is not on the disk yet cannot be dropped
 
     def read_and_drop() -> None:
         """Beside each step the reading of as much: what the disk gives changes from minute to minute."""
