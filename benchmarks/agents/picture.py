@@ -30,13 +30,16 @@ def draw(results: Results, file: Path) -> None:
         speeds.set_title("completed turns/s", fontsize=9)
         medians = [row.wait() * 1000 for row in rows]
         beyond = [row.wait(0.95) * 1000 - median for row, median in zip(rows, medians, strict=True)]
-        bars = waits.barh(
-            names, medians, 0.8, color=colours, xerr=[[0.0] * len(rows), beyond], error_kw={"lw": 0.8}
-        )
-        waits.bar_label(bars, fmt="%.0f", fontsize=7, padding=1, label_type="center")
+        # Points: the length of a bar means nothing where the axis has no zero.
+        for place, (median, more, colour) in enumerate(zip(medians, beyond, colours, strict=True)):
+            waits.errorbar(median, place, xerr=[[0.0], [more]], fmt="o", color=colour)
+            waits.annotate(
+                f"{median:,.0f}", (median, place), (0, 5), textcoords="offset points", fontsize=7, ha="center"
+            )
         waits.set_xscale("log")
+        waits.set_ylim(speeds.get_ylim())
         waits.set_title("ms to a turn's first token\n(median; line: p95)", fontsize=9)
-        waits.set_yticklabels([])
+        waits.set_yticks(range(len(rows)), [""] * len(rows))
         urgent = [
             (label, row)
             for label, key in (("pressed", PRESSED.name), ("memory\nfor all", roomy(work).name))
