@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from syscalls.errno import SyscallError
+from tests.booted import PATIENCE
 from userland.sdk.text import Detokenizer, StopStrings
 
 BYTE_LEVEL = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -150,3 +153,21 @@ def test_a_directory_without_a_tokenizer_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(SyscallError, match="no tokenizer can be loaded"):
         load_tokenizer(str(tmp_path))
+
+
+def test_threads_that_need_a_tokenizer_at_once_get_the_same_one() -> None:
+    program = """
+import sys, threading
+from userland.sdk.text import load_tokenizer
+barrier, found = threading.Barrier(8), []
+def load():
+    barrier.wait()
+    found.append(load_tokenizer(sys.argv[1]))
+team = [threading.Thread(target=load) for _ in range(8)]
+for thread in team: thread.start()
+for thread in team: thread.join()
+print(len(found), len(set(map(id, found))))
+"""
+    command = [sys.executable, "-c", program, str(Path("models", "tiny").absolute())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.stdout, done.stderr) == ("8 1\n", "")

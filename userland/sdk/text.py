@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -40,9 +41,19 @@ class Tokenizer(Protocol):
     def apply_chat_template(self, messages: Sequence[dict[str, str]], **options: Any) -> Any: ...
 
 
-@functools.lru_cache(maxsize=16)
+_loading = (
+    threading.Lock()
+)  # transformers finds its classes when they are first imported, and not in two threads at once
+
+
 def load_tokenizer(path: str) -> Tokenizer:
     """The tokenizer of a model directory or hub name. Raises SyscallError: ENOENT, EIO."""
+    with _loading:
+        return _load_once(path)
+
+
+@functools.lru_cache(maxsize=16)
+def _load_once(path: str) -> Tokenizer:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         return _load(path)
