@@ -438,6 +438,20 @@ def test_weights_are_charged_once_a_group_and_bounded() -> None:
     assert row(sim, pid).model == "sim"
 
 
+def test_exec_pays_for_one_model_at_a_time() -> None:
+    sim = simulate()
+    program = sim.program()
+    group(program, "/a")
+    pid = spawn(program, "/a")
+    program.call(Exec(pid, "sim:layers=3"))
+    most = stat(program, "/a").weights
+    program.call(Exec(pid, "sim"))
+    assert 0 < stat(program, "/a").weights <= most
+    program.call(GroupSet("/a", GroupSettings(weights_max=most)))
+    program.call(Exec(pid, "sim:layers=3"))
+    assert stat(program, "/a").weights == most
+
+
 @pytest.mark.parametrize("how", ["rate", "pause", "wait"])
 def test_who_is_held_back_gives_its_pages_to_who_can_run(how: str) -> None:
     sim = simulate(frames=12, quantum=100_000)
