@@ -260,6 +260,7 @@ class Loaded(_Message):
     weight_bytes: int  # as measured
     guesses: bool = False  # may guess (Run.ahead): the tokens are the same whatever is computed with them
     resident_bytes: int = 0  # of the weights, in memory; 0: all
+    changed: bool = False  # these are other weights than the KV that was kept was computed with
 
 
 class RunResult(_Message):

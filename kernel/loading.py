@@ -290,6 +290,8 @@ def _loaded(kernel: Kernel, device: Device, image: Image, ref: int, kept: bool, 
         image.allotted = image.allotted if image.streamed else image.size
         image.pageins += 1
         image.hinted = image.faulted = False
+        if message.changed:
+            _lose_kv(kernel, device, image, now)
         kernel.log(
             now, "info",
             f"{device.name}: {image.name} is in memory: {image.dtype}, {message.weight_bytes / 1e6:.1f} MB of weights, "
@@ -302,6 +304,29 @@ def _loaded(kernel: Kernel, device: Device, image: Image, ref: int, kept: bool, 
             kernel.settle(process, now)
     else:
         raise SyscallError(Errno.EPROTO, f"a load was answered by {type(message).__name__}")
+
+
+def _lose_kv(kernel: Kernel, device: Device, image: Image, now: float) -> None:
+    """The weights that have come in are not those that went: what was computed with these is of no use. The image is in
+    no step."""
+    device.outs = [move for move in device.outs if move.image != image.id]
+    for process in image.users.values():
+        process.table.forget(image.swap)
+        process.driver_log = 0
+    for holder in list(image.holders.values()):
+        image.let_go(holder)
+    for table in image.imports.values():
+        table.forget(image.swap)
+    image.starved.clear()
+    image.pool.reset()
+    image.swap.reset()
+    kernel.freed()
+    kernel.log(
+        now,
+        "warning",
+        f"{device.name}: the files of {image.name} in {image.path} have changed since it was loaded: its processes go on "
+        "with the new weights, and their contexts are computed again",
+    )
 
 
 def _load_failed(kernel: Kernel, device: Device, image: Image, error: SyscallError, now: float) -> None:

@@ -320,7 +320,11 @@ def _replace_image(kernel: Kernel, process: LLMProcess, image: Image, call: Exec
     log = process.log if call.tokens is None else list(call.tokens)
     check_tokens(image, log)
     check_room(process, len(log), image)
-    process.group.check_weights(image.id, image.weight_bytes, image.name)
+    process.group.unmap_image(old.id, old.weight_bytes)  # it pays for one of them at a time
+    try:
+        process.group.check_weights(image.id, image.weight_bytes, image.name)
+    finally:
+        process.group.map_image(old.id, old.weight_bytes)
     leave_image(kernel, process)
     image.used = kernel.now
     process.image, process.model, process.log, process.driver_log = image, call.model, log, 0

@@ -129,6 +129,12 @@ class Engine:
                 f"{available >> 20} MiB are available; evict a model, ask for less KV, or use a smaller dtype",
             )
         origin = checkpoint.Origin.of(directory, self._digests, kind.way(layout, dtype))
+        changed = there is not None and origin.loaded != self._origins[request.image].loaded
+        if there is not None and there.slab.shape != kind.kv_shape(layout, dtype):
+            raise SyscallError(
+                Errno.EIO,
+                f"what lies in {directory} is another model than was loaded from there: its KV has another shape",
+            )
         moved = [0.0]
 
         def progress(fraction: float) -> None:
@@ -162,7 +168,9 @@ class Engine:
         def bring_in() -> Loaded:
             self._images[request.image] = image
             self._origins[request.image] = origin
-            return Loaded(request.ref, request.image, image.weight_bytes, image.exact, image.resident_bytes)
+            return Loaded(
+                request.ref, request.image, image.weight_bytes, image.exact, image.resident_bytes, changed
+            )
 
         return bring_in
 

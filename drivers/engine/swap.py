@@ -123,6 +123,8 @@ class SwapFile:
 
     def take(self, size: int) -> int:
         """The start of a stretch of the file that nobody else has. Raises MemoryError."""
+        if not size:
+            return self.size  # where no stretch begins, so that giving it back gives back no other
         start = 0
         for number, (taken, end) in enumerate([*self._regions, (self.size, self.size)]):
             if taken - start >= size:

@@ -210,12 +210,17 @@ def _kill_largest(kernel: Kernel, process: LLMProcess, group: Group, now: float)
     ]
     if any(p.dying is not None for p in members):
         return
-    scores = sorted(((_freed_by(p, group), -p.pid, p) for p in members), key=lambda s: s[:2], reverse=True)
-    if not scores or not scores[0][0]:
+    scores = sorted(((*_paid_for(p, group), -p.pid, p) for p in members), key=lambda s: s[:3], reverse=True)
+    scores = [score for score in scores if score[1]]
+    if not scores:
         return
-    size, _, victim = scores[0]
+    # A size of 0: all of it is shared, and who is left in the end need not copy it any more.
+    size, _, _, victim = scores[0]
     group.events["kv_kill"] += 1
-    table = ", ".join(f"{p.pid} ({p.name}) {size:,}" for size, _, p in scores[:8])
+    table = ", ".join(
+        f"{p.pid} ({p.name}) {alone:,}" + (f" and {mapped - alone:,} shared" if mapped > alone else "")
+        for alone, mapped, _, p in scores[:8]
+    )
     kernel.log(
         now,
         "error",
@@ -227,13 +232,15 @@ def _kill_largest(kernel: Kernel, process: LLMProcess, group: Group, now: float)
     exit_process(kernel, victim, 128 + int(Signal.KILL), reason, now)
 
 
-def _freed_by(process: LLMProcess, group: Group) -> int:
-    """Bytes that the group would pay less if the process were gone."""
+def _paid_for(process: LLMProcess, group: Group) -> tuple[int, int]:
+    """Bytes that the group would pay less if the process were gone, and what it pays of all that the process maps."""
     image = process.image
     if image is None:
-        return 0
-    pool, alone = image.pool, 0
+        return 0, 0
+    pool, alone, mapped = image.pool, 0, 0
     for frame in process.table.frames:
         payer = pool.payers[frame]
-        alone += pool.refs[frame] == 1 and payer is not None and payer.below(group)
-    return alone * image.frame_bytes
+        if payer is not None and payer.below(group):
+            mapped += 1
+            alone += pool.refs[frame] == 1
+    return alone * image.frame_bytes, mapped * image.frame_bytes

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -263,3 +265,28 @@ def test_frames_and_contexts_outlive_the_weights(
         engine.load(Load(3, IMAGE + 1, model, dtype, FRAMES, kept=True), lambda _: None)
     engine.shed(IMAGE)
     engine.unload(IMAGE)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_kv_of_other_weights_than_come_in_is_said_to_be_so(
+    zoo: Callable[[str], Path], tmp_path: Path, dtype: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(zoo("qwen3"), model)
+    engine = open_device({"threads": "1", "installed": str(tmp_path), "swapdir": str(tmp_path)})
+    assert isinstance(engine, Engine)
+    load = Load(1, IMAGE, str(model), dtype, FRAMES, [FRAMES])
+    again = Load(1, IMAGE, str(model), dtype, FRAMES, [FRAMES], kept=True)
+    assert not engine.load(load, lambda _: None).changed
+    engine.shed(IMAGE)
+    assert not engine.load(again, lambda _: None).changed
+    engine.shed(IMAGE)
+    shutil.copy(model / "model.safetensors", model / "new")
+    (model / "new").replace(model / "model.safetensors")
+    assert engine.load(again, lambda _: None).changed
+    engine.shed(IMAGE)
+    config = json.loads((model / "config.json").read_text())
+    config["num_key_value_heads"] = config["num_attention_heads"]
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SyscallError, match="another shape"):
+        engine.load(again, lambda _: None)

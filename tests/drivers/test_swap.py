@@ -46,6 +46,16 @@ def makers(file: SwapFile) -> list[Places]:
     return [DiskPlaces(file, 4, BYTES), HostPlaces(4, FRAME)]
 
 
+def test_an_image_without_places_gives_back_nobody_elses(file: SwapFile) -> None:
+    none, some = DiskPlaces(file, 0, BYTES), DiskPlaces(file, 4, BYTES)
+    some.write(7, 0, frame(1))
+    none.close()
+    DiskPlaces(file, 4, BYTES).write(8, 0, frame(2))
+    into = torch.empty_like(frame(0))
+    some.read(7, 0, into)
+    assert torch.equal(into, frame(1))
+
+
 @pytest.mark.parametrize("which", [0, 1], ids=["disk", "host"])
 def test_frames_come_back_to_the_bit_and_only_to_their_context(file: SwapFile, which: int) -> None:
     places = makers(file)[which]

@@ -346,6 +346,23 @@ def test_with_kill_the_largest_goes_and_the_log_says_why() -> None:
     assert any("/a" in line.text and f"{large} (" in line.text for line in sim.log)
 
 
+def test_with_kill_somebody_goes_also_where_all_pages_are_shared() -> None:
+    sim = simulate()
+    program = sim.program()
+    program.call(GroupMove(0, group(program, "/a", kv_max=frames(3), kv_action=KvAction.KILL)))
+    parent = spawn(program, "/a")
+    sim.run_idle()
+    (child,) = program.call(Fork(parent))
+    decodes = {pid: program.start(Decode(pid, 4)) for pid in (parent, child)}
+    sim.run_for(10.0)
+    gone = sim.kernel.table.find(parent)
+    assert gone is not None
+    assert gone.state is State.ZOMBIE
+    assert decodes[child].value.finish is Finish.LENGTH
+    assert stat(program, "/a").events["kv_kill"] == 1
+    assert any("shared" in line.text for line in sim.log)
+
+
 def test_above_kv_high_own_sleepers_go_first_and_growth_is_slowed_down() -> None:
     sim = simulate(frames=64)
     program = sim.program()
@@ -419,6 +436,20 @@ def test_weights_are_charged_once_a_group_and_bounded() -> None:
     assert refused(program, Spawn("sim:layers=3", group="/a")).errno is Errno.EDQUOT
     assert refused(program, Exec(pid, "sim:layers=3")).errno is Errno.EDQUOT
     assert row(sim, pid).model == "sim"
+
+
+def test_exec_pays_for_one_model_at_a_time() -> None:
+    sim = simulate()
+    program = sim.program()
+    group(program, "/a")
+    pid = spawn(program, "/a")
+    program.call(Exec(pid, "sim:layers=3"))
+    most = stat(program, "/a").weights
+    program.call(Exec(pid, "sim"))
+    assert 0 < stat(program, "/a").weights <= most
+    program.call(GroupSet("/a", GroupSettings(weights_max=most)))
+    program.call(Exec(pid, "sim:layers=3"))
+    assert stat(program, "/a").weights == most
 
 
 @pytest.mark.parametrize("how", ["rate", "pause", "wait"])

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
@@ -121,6 +122,32 @@ def test_kv_outlives_its_models_eviction_and_is_attached_again() -> None:
     back = row(program, "sim:1m")
     assert (back.state, back.faults, back.pageins) == ("resident", 1, 2)
     assert row(program, "sim:1.1m").state == "evicted"
+
+
+def test_kv_of_weights_that_have_changed_meanwhile_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    sim = simulate(options={"swap": "1m"})
+    program = sim.program()
+    pids = [spawn(program, "sim"), spawn(program, "sim"), *program.call(Fork(spawn(program, "sim")))]
+    for pid in pids:
+        program.call(Decode(pid, 4))
+    program.call(Kill(pids[0], Signal.STOP))  # its pages are in the lower tier
+    fetch = SimDevice.fetch
+
+    def changed(device: SimDevice, request: Load, report: Any) -> Any:
+        bring_in = fetch(device, request, report)
+        return lambda: msgspec.structs.replace(bring_in(), changed=request.kept)
+
+    monkeypatch.setattr(SimDevice, "fetch", changed)
+    program.call(Evict("sim", force=True))
+    program.call(Kill(pids[0], Signal.CONT))
+    before = [program.call(Getinfo(pid)).usage.computed for pid in pids]
+    lengths = [program.call(Getinfo(pid)).length for pid in pids]
+    ends = [decode(program, pid, 4) for pid in pids]
+    sim.run_until(lambda: all(end.done for end in ends))
+    assert all(end.value.finish is Finish.LENGTH for end in ends)
+    computed = sum(program.call(Getinfo(pid)).usage.computed for pid in pids) - sum(before)
+    assert computed >= max(lengths), "what had been computed was computed again"
+    assert "have changed" in said(sim)
 
 
 def test_who_wants_evicted_weights_waits_for_them_and_that_is_a_fault() -> None:

@@ -139,6 +139,20 @@ def test_a_full_token_budget_ends_the_answer_and_refuses_the_next(where: Path) -
     assert "fay: " not in ended.stdout.partition("\n")[2]
 
 
+def test_a_groups_token_budget_that_is_used_up_is_not_taken_for_the_processs(where: Path) -> None:
+    ended = script(
+        where,
+        "group poor tokens_total=20",
+        "spawn una --group poor Tell me a story about a dog.",
+        "say una Go on.",
+    )
+    assert ended.returncode == 1
+    assert "[a group's tokens_total is used up" in ended.stdout
+    assert re.fullmatch(
+        r"EDQUOT: group /\S+/poor has used its 20 tokens \(tokens_total; group_set\)\n", ended.stderr
+    )
+
+
 def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(where: Path) -> None:
     ended = script(where, "spawn gus", "say gus " + "word " * 3000)
     assert ended.returncode == 1

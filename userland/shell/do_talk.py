@@ -33,7 +33,7 @@ _ENDINGS = {
     Finish.INTERRUPT: "interrupted by another",
     Finish.DEADLINE: "out of time",
     Finish.KILLED: "killed",
-    Finish.ERROR: "the device could not compute it; `dmesg` says why",
+    Finish.ERROR: "it could not be computed; `dmesg` says why",
 }
 
 
@@ -143,8 +143,10 @@ def _begin(shell: Session, agent: Process, text: str) -> int:
     except SyscallError as error:
         if error.errno is not Errno.EDQUOT:
             raise
-        reason = f"{error.reason.partition(';')[0]}; `limits {pid} --tokens N` raises it"
-        raise SyscallError(Errno.EDQUOT, reason) from None
+        what, _, _ = error.reason.partition("; raise it with setlimits")
+        if what == error.reason:  # it is its group's, which says itself what to do
+            raise
+        raise SyscallError(Errno.EDQUOT, f"{what}; `limits {pid} --tokens N` raises it") from None
 
 
 def _print(shell: Session, answer: Generator[str, None, None], patience: Patience) -> None:
@@ -166,12 +168,18 @@ def _print(shell: Session, answer: Generator[str, None, None], patience: Patienc
 def _ending(shell: Session, pid: int, *, newline: bool = True) -> None:
     """Say why an answer ended where that was not because it was finished."""
     try:
-        finish = shell.info(pid).finish
+        info = shell.info(pid)
+        finish = info.finish
     except SyscallError as error:
         if error.errno is not Errno.ESRCH:
             raise
         finish = Finish.KILLED
-    if finish in _ENDINGS:
+    if finish is Finish.BUDGET and not info.limits.tokens:
+        path = info.group
+        shell.screen.line(
+            f" [a group's tokens_total is used up, {path} or above; `group {path}` shows it]", "dim"
+        )
+    elif finish in _ENDINGS:
         shell.screen.line(f" [{_ENDINGS[finish].replace('PID', str(pid))}]", "dim")
     elif newline:
         shell.screen.line()
