@@ -80,6 +80,7 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True):
     restart_first: Seconds | UnsetType = UNSET
     restart_max: Seconds | UnsetType = UNSET
     restart_forgiven: Seconds | UnsetType = UNSET
+    pagein_seconds: Seconds | UnsetType = UNSET
     max_processes: Positive | UnsetType = UNSET
     max_crashes: Positive | UnsetType = UNSET
     trace_events: Positive | UnsetType = UNSET

@@ -302,6 +302,10 @@ def check_groups(kernel: Kernel) -> None:
                 above = loads[group.parent]
                 above[device_name] = above.get(device_name, 0.0) + group.settings.cpu_weight
     for group in listed:
+        _require(
+            group.inside == sum(1 for _ in kernel.groups.below(group)) - 1,
+            f"{group.path} miscounts its groups",
+        )
         weights = sum(sizes[image] for image in maps[group])
         found = (group.kv, group.swap, group.pids, group.weights)
         counted = (kv[group], swap[group], pids[group], weights)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 GiB = float(1 << 30)
 _MOST_SLOTS = 1 << 20  # of an image in one tier
+_RETRY_MOST = 5.0  # seconds between two tries to page a model in
 
 
 def want_image(kernel: Kernel, device: Device, model: str, dtype: str, ready: Ready, now: float) -> Image:
@@ -330,8 +331,8 @@ def _lose_kv(kernel: Kernel, device: Device, image: Image, now: float) -> None:
 
 
 def _load_failed(kernel: Kernel, device: Device, image: Image, error: SyscallError, now: float) -> None:
-    """Who asked for a new model is told at once. One that has processes is tried again, as a disk may be busy or memory
-    short for a moment; when that has failed `max_crashes` times in a row those that want to run are ended."""
+    """Who asked for a new model is told at once. One that has processes is tried again, as a disk may be busy, memory
+    short or a file server away for a while; when all tries have failed for long those that want to run are ended."""
     from kernel.lifecycle import exit_process
 
     if not image.users:
@@ -340,9 +341,11 @@ def _load_failed(kernel: Kernel, device: Device, image: Image, error: SyscallErr
     image.state, image.allotted = EVICTED, 0
     image.failures += 1
     failures = image.failures
+    if failures == 1:
+        image.failing_since = now
     text = f"{device.name}: {image.name} could not be paged in: {error}"
-    if failures < kernel.config.max_crashes:
-        delay = min(kernel.config.restart_first * 2.0 ** min(failures - 1, 64), kernel.config.restart_max)
+    if now < image.failing_since + kernel.config.pagein_seconds:
+        delay = min(kernel.config.restart_first * 2.0 ** min(failures - 1, 64), _RETRY_MOST)
         image.retry_at = now + delay
         kernel.log(now, "warning", f"{text}; next try in {delay:g} s ({failures} failures in a row)")
         paging.want(kernel, device, image, now)
@@ -352,7 +355,8 @@ def _load_failed(kernel: Kernel, device: Device, image: Image, error: SyscallErr
     kernel.log(now, "error", text)
     image.failures, image.hinted, image.faulted = 0, False, False
     _tell_waiters(image, error)
-    reason = f"its model could not be paged in, {failures} times in a row: {error.reason}"
+    for_seconds = f"for {now - image.failing_since:.0f} s ({failures} tries)"
+    reason = f"its model could not be paged in {for_seconds}: {error.reason}"
     for process in list(image.active.values()):
         exit_process(kernel, process, 1, reason, now)
     if not _needed(image):

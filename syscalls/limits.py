@@ -20,5 +20,6 @@ MAX_TIMEOUT = 86_400.0  # seconds
 MAX_PARKED_CALLS = 4096  # calls of one program waiting in the kernel at once
 NICE_MIN, NICE_MAX = -20, 19
 MAX_GROUPS = 100_000  # control groups
+MAX_SESSION_GROUPS = 1_000  # of those, in the session of one program
 MAX_GROUP_DEPTH = 16
 MIN_CPU_WEIGHT, MAX_CPU_WEIGHT = 1, 10_000  # of a control group, as in cgroup v2

@@ -10,6 +10,7 @@ first, `share` for policies, `GroupTree` for names.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter, OrderedDict
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from kernel.groups.pressure import Pressure
 from syscalls.errno import Errno, SyscallError
-from syscalls.limits import MAX_GROUP_DEPTH, MAX_GROUPS
+from syscalls.limits import MAX_GROUP_DEPTH, MAX_GROUPS, MAX_SESSION_GROUPS
 from syscalls.records import GroupSettings
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _SESSION = "session-"
+_NAMED = 8  # groups named in an error
 _DEFAULT = GroupSettings()
 NICE_0_WEIGHT = float(
     _DEFAULT.cpu_weight
@@ -44,6 +46,7 @@ class Group:
         self.chain: tuple[Group, ...] = (self, *(parent.chain if parent else ()))  # up to the root
         self.path: str = f"{parent.path.rstrip('/')}/{name}" if parent else "/"
         self.children: dict[str, Group] = {}
+        self.inside = 0  # groups in it, at any depth
         self.session = False  # made for a program, and gone with its last process
         self.members: set[int] = set()  # pids directly in it
         # the ledger
@@ -87,8 +90,15 @@ class Group:
         self.members.discard(pid)
         for group in self.chain:
             group.pids -= 1
-            if group.session and not group.pids and group.parent is not None:
-                group.parent.children.pop(group.name, None)
+            if group.session and not group.pids:
+                group.end()
+
+    def end(self) -> None:
+        """It goes, with all groups in it. Harmless if it has gone already."""
+        if self.parent is not None and self.parent.children.get(self.name) is self:
+            del self.parent.children[self.name]
+            for group in self.parent.chain:
+                group.inside -= 1 + self.inside
 
     def map_image(self, image: int, size: int) -> None:
         """A process maps an image whose weights take `size` bytes: each group pays for it once."""
@@ -268,7 +278,8 @@ class GroupTree:
         group = self.root if path.startswith("/") else base
         for name in _names(path):
             if name not in group.children:
-                there = ", ".join(group.children) or "nothing"
+                there = ", ".join(itertools.islice(group.children, _NAMED)) or "nothing"
+                there += f" and {len(group.children) - _NAMED} more" if len(group.children) > _NAMED else ""
                 raise SyscallError(Errno.ENOENT, f"no group {name!r} in {group.path}; there is: {there}")
             group = group.children[name]
         return group
@@ -287,8 +298,11 @@ class GroupTree:
             raise SyscallError(
                 Errno.EINVAL, f"groups are nested at most {MAX_GROUP_DEPTH} deep; {parent.path} is that deep"
             )
-        if sum(1 for _ in self) >= MAX_GROUPS:
-            raise SyscallError(Errno.EAGAIN, f"there are {MAX_GROUPS} groups already; remove some first")
+        for group in parent.chain:
+            most = MAX_SESSION_GROUPS if group.session else MAX_GROUPS if group is self.root else 0
+            if most and group.inside >= most:
+                what = f"{most} groups in {group.path}"
+                raise SyscallError(Errno.EAGAIN, f"there are {what} already; remove some first")
         return self._add(parent, name, settings)
 
     def recall(self, path: str) -> Group:
@@ -310,10 +324,12 @@ class GroupTree:
         if group.children or group.pids:
             what = f"{group.pids} processes" if group.pids else f"{len(group.children)} groups"
             raise SyscallError(Errno.EBUSY, f"{group.path} has {what} in it; end or move them first")
-        del group.parent.children[group.name]
+        group.end()
 
     @staticmethod
     def _add(parent: Group, name: str, settings: GroupSettings) -> Group:
+        for above in parent.chain:
+            above.inside += 1
         group = parent.children[name] = Group(name, parent, settings)
         return group
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 _SMOOTH = 0.2  # of measured seconds
 _FEWEST_TOKENS = 32  # in a step whose time tells what a token costs when many are computed
 _SWITCH = 1.25  # how much dearer one way must be before the other is taken
+_TRIAL = 64  # measured steps after which moving that did not pay is tried again; twice as many after each time in vain
 
 
 @dataclass(slots=True, frozen=True)
@@ -69,21 +70,29 @@ class SwapSpace:
 
 class SwapCost:
     """Seconds for moving the KV of a token and for computing it, as measured for an image; `pays`: is moving better? What
-    is not known is tried."""
+    is not known is tried, and so is now and then what has been given up: a disk that was busy once need not be slow."""
 
     def __init__(self) -> None:
         self._move = self._compute = 0.0  # seconds a token; 0: not known yet
+        self._given_up = 0  # steps measured since
+        self._trial = _TRIAL
         self.pays = True
 
     def moved(self, tokens: int, seconds: float) -> None:
         if tokens and seconds > 0:
             self._move = _follow(self._move, seconds / tokens)
             self._decide()
+            if self.pays and self._compute:
+                self._trial = _TRIAL
 
     def computed(self, tokens: int, seconds: float) -> None:
         if tokens >= _FEWEST_TOKENS and seconds > 0:
             self._compute = _follow(self._compute, seconds / tokens)
             self._decide()
+            self._given_up = 0 if self.pays else self._given_up + 1
+            if self._given_up >= self._trial:
+                self._move, self._given_up, self.pays = 0.0, 0, True
+                self._trial *= 2
 
     def seconds(self, tokens: int, clean: int) -> float:
         """To take the pages of so many tokens and have them back; the KV of `clean` ones lies in a lower tier already. As

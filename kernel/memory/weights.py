@@ -50,6 +50,7 @@ class Image:
     ref: int = 0  # of the last request to the driver for it
     deaths: int = 0  # of the driver in a row while it loaded this
     failures: int = 0  # page-ins in a row that failed
+    failing_since: float = 0.0  # when the first of those did
     retry_at: float = 0.0  # not to be tried again before
     pool: FramePool = field(default_factory=lambda: FramePool(0))
     swap: SwapSpace = field(default_factory=SwapSpace)

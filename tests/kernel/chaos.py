@@ -81,6 +81,7 @@ class Chaos:
             step_tokens=512,
             aging_seconds=AGING,
             max_crashes=1_000_000,
+            pagein_seconds=1e9,
             checked=False,
             **self.config,
         )

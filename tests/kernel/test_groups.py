@@ -14,6 +14,7 @@ from kernel.groups.group import GroupTree
 from kernel.groups.pressure import Activity, Pressure
 from kernel.process import LLMProcess
 from syscalls.errno import Errno, SyscallError
+from syscalls.limits import MAX_SESSION_GROUPS
 from syscalls.records import (
     Finish,
     GroupInfo,
@@ -739,3 +740,23 @@ def test_a_full_device_shows_as_pressure_on_memory_and_cpu() -> None:
     assert pressure["weights"].full_seconds > 0, "while the model was loaded"
     waits = [row(sim, pid).usage(sim.now).waits for pid in pids]
     assert pressure["memory"].some_seconds >= max(w.get("pagein", 0.0) for w in waits) - 1e-9
+
+
+def test_a_program_cannot_make_groups_without_end_and_an_error_does_not_name_them_all() -> None:
+    sim = simulate()
+    program = sim.program()
+    path = program.call(Getinfo()).group
+    for number in range(MAX_SESSION_GROUPS):
+        program.call(GroupCreate(f"{path}/g{number}"))
+    error = refused(program, GroupCreate(f"{path}/g0/one"))
+    assert error.errno is Errno.EAGAIN
+    assert f"{MAX_SESSION_GROUPS} groups in {path}" in error.reason
+    error = refused(program, GroupStat(f"{path}/none"))
+    assert error.errno is Errno.ENOENT
+    assert error.reason.endswith(f"g7 and {MAX_SESSION_GROUPS - 8} more")
+    program.call(GroupRemove(f"{path}/g9"))
+    program.call(GroupCreate(f"{path}/g0/one"))
+    program.disconnect()
+    sim.run_idle()
+    assert path not in [group.path for group in sim.kernel.groups]
+    assert sim.kernel.groups.root.inside == len(list(sim.kernel.groups)) - 1

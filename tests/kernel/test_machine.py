@@ -123,6 +123,7 @@ class Core(RuleBasedStateMachine):
             quantum=self.quantum,
             aging_seconds=0.05,
             max_crashes=1_000_000,
+            pagein_seconds=1e9,
             **self.config,
         )
         self.programs = [self.sim.program("first")]

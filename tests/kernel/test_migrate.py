@@ -857,6 +857,7 @@ def test_a_suspect_that_has_moved_away_is_not_run_where_it_was() -> None:
         max_runs=4,
         aging_seconds=0.5,
         max_crashes=100,
+        pagein_seconds=1e9,
     )
     program = sim.program()
     pid = program.call(Spawn("sim", tokens=PROMPT, sched_class=SchedClass.BATCH))

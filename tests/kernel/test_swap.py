@@ -150,7 +150,8 @@ def test_what_dies_with_the_driver_is_computed_again() -> None:
         assert program.call(Decode(pid, 2)).tokens == sim.continuation(before, 2, Sampler())
 
 
-def test_where_computing_is_faster_nothing_is_moved() -> None:
+def test_where_computing_is_faster_nothing_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernel.memory.swap._TRIAL", 1_000_000)  # nor tried again while this lasts
     sim = simulate(
         frames=20, step_tokens=64, options={"swap": slots(64), "link": "1e4", "overhead": "0.00001"}
     )
@@ -238,3 +239,32 @@ def test_the_cost_of_both_ways_decides_and_does_not_waver() -> None:
     for _ in range(50):
         cost.computed(31, 0.001)
     assert cost.pays, "steps of few tokens tell nothing"
+
+
+def test_moving_that_did_not_pay_once_is_tried_again_less_and_less_often() -> None:
+    cost = SwapCost()
+    cost.computed(100, 1.0)
+    waits = []
+    for _ in range(4):
+        cost.moved(100, 10.0)  # a disk that stands still
+        assert not cost.pays
+        waits.append(0)
+        while not cost.pays:
+            cost.computed(100, 1.0)
+            waits[-1] += 1
+    assert waits == [64, 128, 256, 512]
+    for _ in range(100):
+        cost.moved(100, 0.1)
+        cost.computed(100, 1.0)
+        assert cost.pays
+    cost = SwapCost()
+    cost.computed(100, 1.0)
+    cost.moved(100, 10.0)
+    for _ in range(64):
+        cost.computed(100, 1.0)
+    cost.moved(100, 0.1)
+    cost.moved(100, 1e6)
+    assert not cost.pays
+    for _ in range(64):  # as the first time: it paid in between
+        cost.computed(100, 1.0)
+    assert cost.pays
