@@ -198,6 +198,21 @@ def test_async_what_is_called_after_a_decode_was_taken_back_finds_it_ended_by_th
         trio.run(scenario, kernel)
 
 
+def test_a_program_that_comes_right_after_a_boot_waits_for_the_model_of_a_process_that_is_back(
+    tmp_path: Path,
+) -> None:
+    with reborn(tmp_path) as kernel:
+        with System.connect(tmp_path) as system:
+            pid = system.spawn(dtype="int8", prompt="Once upon a time", detached=True).pid
+        kernel.kill()
+        kernel.boot()
+        with System.connect(tmp_path) as system:
+            agent = system.process(pid)
+            assert agent.text.startswith("Once upon a time")
+            assert agent.model.dtype == "int8"
+            assert [model.dtype for model in system.models() if model.device] == ["int8"]
+
+
 def test_a_kernel_that_does_not_come_back_ends_the_stream_with_what_to_do(tmp_path: Path) -> None:
     with reborn(tmp_path) as kernel, System.connect(tmp_path, reconnect=1.0) as system:
         agent = system.spawn(temperature=0.9, seed=0)
