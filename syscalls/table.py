@@ -451,7 +451,7 @@ class Advise(Call[None]):
 @_call(
     63,
     "memory",
-    Right.MEMORY,
+    Right.MEMORY | Right.CONTROL,
     E.ESRCH,
     E.EBUSY,
     E.ENOENT,

@@ -511,6 +511,10 @@ def test_rights_are_needed(file: str) -> None:
     sim, _, pid = checkpointed_process(file)
     for call, rights in (
         (Checkpoint(pid, file), Right.ALL & ~Right.MEMORY),
+        (
+            Checkpoint(pid, file),
+            Right.ALL & ~Right.CONTROL,
+        ),  # the log is in the file, and to read it is that right
         (Restore(file), Right.ALL & ~Right.MEMORY),
         (Restore(file), Right.ALL & ~Right.SPAWN),
     ):
