@@ -178,7 +178,8 @@ def _detach(directory: Path, given: list[str]) -> int:
         )
     deadline = time.monotonic() + DETACH_SECONDS
     while child.poll() is None:
-        if runtime.listening(directory):
+        # Another may have been booted at the same moment: then it is that one that listens.
+        if runtime.holder(directory) == child.pid and runtime.listening(directory):
             print(f"kernel {child.pid} runs in {directory}; its log is {log}")
             child.returncode = 0  # it is no longer ours to wait for
             return 0

@@ -211,7 +211,9 @@ class _Restoring:
     def _begin_process(self, saved: ProcessImage) -> None:
         kernel, call, now = self.kernel, self.call, self.kernel.now
         if not call.device:
-            self.device = kernel.devices.get(saved.device) or kernel.device_named("")
+            wanted = kernel.devices.get(saved.device) or kernel.device_named("")
+            if not wanted.hopeless:  # else where the file could be read
+                self.device = wanted
         model = call.model or (saved.model if saved.model in kernel.config.models else saved.path)
         self.saved = saved
         group = self.request.program.group

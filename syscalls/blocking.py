@@ -322,6 +322,9 @@ class Client:
     def _sent_again(self, line: Line) -> bool:
         """Send all that is not answered, in order, and open the line to calls. False: the connection is lost again."""
         after = 0
+        with self._turn:  # what was taken back first: a later call may be about the same process
+            for frame in self._calls.left():
+                line.send(frame)
         while True:
             with self._turn:
                 self._check_open()
@@ -330,7 +333,7 @@ class Client:
                         break
                     after, self._calls.sent = seq, max(self._calls.sent, seq)
                 else:
-                    for frame in self._calls.left():
+                    for frame in self._calls.left():  # and what was taken back meanwhile
                         line.send(frame)
                     self._line, self._down = line, False
                     self._turn.notify_all()

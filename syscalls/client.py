@@ -194,6 +194,8 @@ class Client:
                 raise search.in_vain()
             assert boot is not None
             self._attached(boot)
+            for frame in self._calls.left():  # first: a later call may be about the same process
+                link.socket.send(frame)
             after, more = 0, True
             while more:
                 more = False
@@ -205,7 +207,7 @@ class Client:
                     after, more = seq, True
             # Nothing may be awaited from finding nothing more to send to here: a new call is sent by its caller now.
             self._link, self._up = link, True
-            for frame in self._calls.left():
+            for frame in self._calls.left():  # and what was taken back meanwhile
                 link.socket.send(frame)
             search.over(self.boot)
         except SyscallError as error:

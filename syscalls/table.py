@@ -451,7 +451,7 @@ class Advise(Call[None]):
 @_call(
     63,
     "memory",
-    Right.MEMORY,
+    Right.MEMORY | Right.CONTROL,
     E.ESRCH,
     E.EBUSY,
     E.ENOENT,
@@ -495,8 +495,9 @@ class Checkpoint(Call[CheckpointInfo]):
 class Restore(Call[int]):
     """Start a process from the image in the file `path` (absolute); returns its pid once it goes on where the other was.
 
-    It is a child of the calling program. `device` is where (empty: where it was, or the default device), `name` what it
-    is called and `model` what it runs (empty: as before); its dtype is that of the image. The KV of the image is used if
+    It is a child of the calling program. `device` is where (empty: where it was; if that is not here, the
+    default device; if that does not start, one that does), `name` what it is called and `model` what it runs (empty: as
+    before); its dtype is that of the image. The KV of the image is used if
     it is of the same model and was computed in the same way as here; else the log is computed again, and the kernel log
     says why. EPERM: the passphrase (`key`) is wrong or missing. EIO: the file is so damaged that nothing can be started.
     """

@@ -198,9 +198,8 @@ class Image:
     def info(self, device: str) -> ModelInfo:
         probed = self.probed
         if probed is None:
-            return ModelInfo(
-                self.name, self.path, device=device, state=self.shown_state, progress=self.progress
-            )
+            asked = next(iter(self.requested))
+            return ModelInfo(self.name, self.path, asked, device, self.shown_state, self.progress)
         return ModelInfo(
             name=self.name,
             path=self.path,

@@ -190,6 +190,22 @@ def test_a_detached_kernel_that_cannot_boot_says_why(tmp_path: Path) -> None:
     assert "no scheduling policy 'none such'" in done.stderr
 
 
+def test_of_two_that_are_detached_at_the_same_moment_one_says_that_it_runs(tmp_path: Path) -> None:
+    start = [*command(tmp_path, "--no-journal"), "--detach"]
+    both = [
+        subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    try:
+        said = [each.communicate(timeout=PATIENCE) for each in both]
+        assert sorted(each.returncode for each in both) == [0, 1]
+        winner, loser = sorted(range(2), key=lambda n: both[n].returncode)
+        assert said[winner][0].startswith(f"kernel {runtime.holder(tmp_path)} runs in")
+        assert "already" in said[loser][1]
+    finally:
+        if pid := runtime.holder(tmp_path):
+            os.kill(pid, signal.SIGTERM)
+
+
 def test_the_log_of_a_detached_kernel_that_was_killed_is_not_lost_with_the_next_boot(tmp_path: Path) -> None:
     start = [*command(tmp_path), "--detach"]
     for boots in (1, 2):

@@ -146,6 +146,18 @@ def test_a_name_and_a_device_may_be_others(file: str) -> None:
     assert caught.value.errno is Errno.ENODEV
 
 
+def test_if_its_device_does_not_start_it_goes_on_where_one_does(file: str) -> None:
+    sim = simulate(devices=2, restart_first=1.0)
+    program = sim.program()
+    program.call(Checkpoint(spawn(sim, program, device="sim1"), file))
+    while not sim.kernel.devices["sim1"].hopeless:
+        sim.crash("sim1")
+        sim.run_for(0.0001)
+    assert row(sim, program.call(Restore(file))).device.name == "sim0"
+    with pytest.raises(SyscallError, match="does not start"):
+        program.call(Restore(file, device="sim1"))
+
+
 def test_a_model_that_is_called_otherwise_here_is_found_by_its_path_or_named(file: str) -> None:
     sim = simulate()
     program = sim.program()
@@ -511,6 +523,10 @@ def test_rights_are_needed(file: str) -> None:
     sim, _, pid = checkpointed_process(file)
     for call, rights in (
         (Checkpoint(pid, file), Right.ALL & ~Right.MEMORY),
+        (
+            Checkpoint(pid, file),
+            Right.ALL & ~Right.CONTROL,
+        ),  # the log is in the file, and to read it is that right
         (Restore(file), Right.ALL & ~Right.MEMORY),
         (Restore(file), Right.ALL & ~Right.SPAWN),
     ):

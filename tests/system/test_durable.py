@@ -164,6 +164,55 @@ def test_a_decode_that_was_taken_back_while_there_was_no_kernel_does_not_go_on(t
         assert agent.generate(4)
 
 
+def test_what_is_called_after_a_decode_was_taken_back_finds_it_ended_by_the_next_kernel(
+    tmp_path: Path,
+) -> None:
+    with reborn(tmp_path) as kernel, System.connect(tmp_path, reconnect=PATIENCE) as system:
+        agent = system.spawn(prompt="Once upon a time", temperature=1.0, seed=1)
+        down = threading.Event()
+        system.kernel.notify = lambda boot: down.set() if boot is None else None
+        threading.Timer(1.0, kernel.kill).start()
+        with pytest.raises(SyscallError, match="ETIME"):
+            system.kernel(Decode(agent.pid, 1500), timeout=3.0)
+        assert down.wait(PATIENCE)
+        threading.Timer(0.5, kernel.boot).start()
+        assert len(system.kernel(Decode(agent.pid, 4)).tokens) == 4
+
+
+def test_async_what_is_called_after_a_decode_was_taken_back_finds_it_ended_by_the_next_kernel(
+    tmp_path: Path,
+) -> None:
+    async def scenario(kernel: Reborn) -> None:
+        async with aio.System.connect(tmp_path, reconnect=PATIENCE) as system:
+            agent = await system.spawn(prompt="Once upon a time", temperature=1.0, seed=1)
+            down = trio.Event()
+            system.kernel.notify = lambda boot: down.set() if boot is None else None
+            threading.Timer(1.0, kernel.kill).start()
+            with trio.move_on_after(3.0):
+                await system.kernel(Decode(agent.pid, 1500))
+            await down.wait()
+            threading.Timer(0.5, kernel.boot).start()
+            assert len((await system.kernel(Decode(agent.pid, 4))).tokens) == 4
+
+    with reborn(tmp_path) as kernel:
+        trio.run(scenario, kernel)
+
+
+def test_a_program_that_comes_right_after_a_boot_waits_for_the_model_of_a_process_that_is_back(
+    tmp_path: Path,
+) -> None:
+    with reborn(tmp_path) as kernel:
+        with System.connect(tmp_path) as system:
+            pid = system.spawn(dtype="int8", prompt="Once upon a time", detached=True).pid
+        kernel.kill()
+        kernel.boot()
+        with System.connect(tmp_path) as system:
+            agent = system.process(pid)
+            assert agent.text.startswith("Once upon a time")
+            assert agent.model.dtype == "int8"
+            assert [model.dtype for model in system.models() if model.device] == ["int8"]
+
+
 def test_a_kernel_that_does_not_come_back_ends_the_stream_with_what_to_do(tmp_path: Path) -> None:
     with reborn(tmp_path) as kernel, System.connect(tmp_path, reconnect=1.0) as system:
         agent = system.spawn(temperature=0.9, seed=0)

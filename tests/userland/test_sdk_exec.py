@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Limits, ModelInfo, Sampler
-from syscalls.table import Decode, Exec, Feed, Fork
+from syscalls.table import Decode, Exec, Feed, Fork, Pagein
 from tests import models_zoo
 from userland.sdk import actions, aio
 from userland.sdk.actions import Language, language_of
@@ -320,7 +320,7 @@ def test_chat_formats_render_a_whole_conversation(llama: str) -> None:
 @pytest.mark.parametrize("state", ["resident", "streamed", "evicted", "loading"])
 def test_a_model_is_found_wherever_its_weights_are(state: str) -> None:
     """Those of a model that takes turns with others are on their way back at any time."""
-    new = ModelInfo("new", "/new", device="cpu0", state="loading")
+    new = ModelInfo("new", "/new", "int8", "cpu0", "loading")
     row = ModelInfo("m", "/m", device="cpu0", state=state, vocab=256)
     for name in ("m", "/m"):
         script = actions.model_in_memory(name, "cpu0")
@@ -328,7 +328,13 @@ def test_a_model_is_found_wherever_its_weights_are(state: str) -> None:
         with pytest.raises(StopIteration) as end:
             script.send([new, row])
         assert end.value.value is row
-    script = actions.model_in_memory("new")
+    script = actions.model_in_memory("new")  # what it is the driver has yet to say
+    next(script)
+    assert script.send([new, row]) == Pagein("/new", "cpu0", "int8")
+    with pytest.raises(StopIteration) as end:
+        script.send(row)
+    assert end.value.value is row
+    script = actions.model_in_memory("other")
     next(script)
     with pytest.raises(SyscallError, match="no model"):
-        script.send([new, row])
+        script.send([new, row, ModelInfo("other", "/other")])

@@ -102,12 +102,17 @@ def model_of(name: str, dtype: str = "", device: str = "") -> Script[ModelInfo]:
 
 def model_in_memory(name: str, device: str = "") -> Script[ModelInfo]:
     """The row of a model that some process runs, on that device (empty: any), its weights in memory, out, or on their way
-    back. ENOENT: there is none of that name or path."""
+    back. One that the driver has yet to tell of, as after a boot from the journal, is waited for. ENOENT: there is none
+    of that name or path."""
     rows = yield from ask(Models())
-    for row in rows:
-        known = row.vocab > 0  # the driver has said what it is
-        if known and name in (row.name, row.path) and device in ("", row.device):
+    there = [
+        row for row in rows if row.device and name in (row.name, row.path) and device in ("", row.device)
+    ]
+    for row in there:
+        if row.vocab:
             return row
+    for row in there:
+        return (yield from ask(Pagein(row.path, row.device, row.dtype)))
     raise SyscallError(Errno.ENOENT, f"no model {name!r} is in memory; `models` lists them")
 
 
