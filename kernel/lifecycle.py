@@ -60,6 +60,7 @@ def fail_decoding(
     """What a process was to compute cannot be: its decode ends with an error, and so does the call that waits for it."""
     process.ahead = False  # what failed would fail again; the next feed, truncate or decode tries anew
     process.finish = Finish.ERROR  # for whoever looks, if nobody has asked for a decode
+    process.failure = errno, reason
     kernel.touch(process)
     decoding = process.decoding
     if decoding is not None and decoding.request is not None:

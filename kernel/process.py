@@ -183,6 +183,7 @@ class LLMProcess(Process):
     recorded: int = 0  # and the journal
     decoding: Decoding | None = None
     finish: Finish = Finish.NONE  # how the last decode ended
+    failure: tuple[Errno, str] = (Errno.OK, "")  # and if that was with an error, why
     ahead: bool = True  # compute fed tokens before a decode asks for it
     # what waits for it
     readers: list[Request] = field(default_factory=list)

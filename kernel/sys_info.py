@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, cast
 from kernel.process import DriverProcess, LLMProcess, Process, Program
 from kernel.request import Request
 from kernel.syscall import handles
-from syscalls.records import ProcessInfo
+from syscalls.errno import Errno
+from syscalls.records import Finish, ProcessInfo
 from syscalls.table import Getinfo, Ps
 
 if TYPE_CHECKING:
     from kernel.core import Kernel
+
+_MOST_REASON = 400  # characters of a reason in a row
 
 
 @handles(Getinfo)
@@ -44,6 +47,9 @@ def info(kernel: Kernel, process: Process, now: float) -> ProcessInfo:
         "group": process.group.path,
     }
     if isinstance(process, LLMProcess):
+        failed = process.finish is Finish.ERROR and not process.is_zombie()
+        fields["errno"], reason = process.failure if failed else (Errno.OK, process.exit_reason)
+        fields["reason"] = reason[:_MOST_REASON]
         frames, image = process.table.frames, process.image
         fields |= {
             "model": process.model,

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from syscalls import limits
+from syscalls.errno import Errno
 
 Token = Annotated[int, Meta(ge=0, le=limits.MAX_TOKEN)]
 Tokens = Annotated[list[Token], Meta(max_length=limits.MAX_TOKENS_PER_CALL)]
@@ -232,6 +233,10 @@ class ProcessInfo(Record):
     parked: int = 0  # calls waiting on this process
     swapped: int = 0  # pages in a lower tier and in no frame
     group: str = ""  # path of its control group
+    errno: Errno = (
+        Errno.OK
+    )  # of its last decode, where that ended with an error (forgotten when the kernel dies)
+    reason: str = ""  # that in words; of a zombie, why it has ended
 
 
 class ExitInfo(Record):

@@ -129,6 +129,10 @@ def test_a_failed_computation_that_nobody_asked_for_shows_in_the_process_table()
     program = sim.program()
     pid = program.call(Spawn("sim", tokens=[7, 8, 9]))
     sim.run_for(1.0)
-    assert program.call(Getinfo(pid)).finish is Finish.ERROR
+    info = program.call(Getinfo(pid))
+    assert (info.finish, info.errno) == (Finish.ERROR, Errno.EIO)
+    assert "could not compute" in info.reason
     program.call(Kill(pid))
+    info = program.call(Getinfo(pid))
+    assert (info.errno, info.reason) == (Errno.OK, f"KILL from program {program.pid}")
     program.call(Wait(pid))

@@ -115,6 +115,35 @@ def test_a_killed_process_is_reaped_with_its_status(process: Process) -> None:
     assert caught.value.errno is Errno.ESRCH
 
 
+def test_an_answer_that_is_cut_off_by_a_kill_is_no_answer(process: Process, cpu_system: System) -> None:
+    pieces = process.stream(400)
+    next(pieces)
+    process.kill()
+    with pytest.raises(SyscallError, match="was ended while it decoded: KILL from program") as caught:
+        list(pieces)
+    assert caught.value.errno is Errno.ESRCH
+    process.wait()
+    with pytest.raises(SyscallError, match="no process"):
+        process.generate(1)
+
+
+@pytest.mark.parametrize("stop", [[], ["never said"]])
+def test_an_answer_that_its_group_has_no_memory_for_says_so(
+    cpu_system: System, model: str, stop: list[str]
+) -> None:
+    frame = cpu_system.spawn(model, dtype="fp32").model.block_bytes
+    group = cpu_system.group("small", kv_max=4 * frame, kv_action="fail")
+    other = cpu_system.spawn(model, "Others have pages, too; two.", dtype="fp32", group="small")
+    other.generate(1)
+    process = cpu_system.spawn(model, PROMPT, dtype="fp32", group="small")
+    with pytest.raises(SyscallError, match=f"cannot grow: group {group.path}") as caught:
+        process.generate(40, stop=stop)
+    assert caught.value.errno is Errno.EDQUOT
+    assert process.text.startswith(PROMPT)
+    for one in (process, other):
+        one.end()
+
+
 def test_a_full_token_budget_is_an_error_that_says_so(process: Process) -> None:
     process.limits(Limits(tokens=5))
     assert process.generate(50) != ""

@@ -166,7 +166,23 @@ def follow(language: Language, pid: int, position: int, stops: Sequence[str] = (
             yield from _cut(language, pid, position, lead, watch.given)
             return Finish.STOP
         if last:
+            yield from _failures(pid, result.finish)
             return result.finish
+
+
+def _failures(pid: int, finish: Finish) -> Script[None]:
+    """Raise what ended a decode that could not come to its end; what its text so far is the process still has."""
+    if finish not in (Finish.ERROR, Finish.KILLED):
+        return
+    try:
+        info = yield from ask(Getinfo(pid))
+    except SyscallError as error:
+        if error.errno is not Errno.ESRCH:
+            raise
+        raise SyscallError(Errno.ESRCH, f"process {pid} was ended while it decoded, and is gone") from None
+    if finish is Finish.KILLED:
+        raise SyscallError(Errno.ESRCH, f"process {pid} was ended while it decoded: {info.reason}")
+    raise SyscallError(info.errno or Errno.EIO, info.reason or "the decode failed; the kernel log says why")
 
 
 def _cut(language: Language, pid: int, position: int, lead: Sequence[int], characters: int) -> Script[None]:
@@ -217,6 +233,7 @@ def generate(
             yield from ask(Kill(pid, Signal.INT))
             raise
     result = yield from ask(Decode(pid, max_tokens, language.stop_ids, sampler=sampler, deadline=deadline))
+    yield from _failures(pid, result.finish)
     lead = yield from before(language, pid, result.position)
     return language.decode_after(lead, result.tokens)
 
