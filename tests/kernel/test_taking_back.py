@@ -134,5 +134,5 @@ def test_a_failed_computation_that_nobody_asked_for_shows_in_the_process_table()
     assert "could not compute" in info.reason
     program.call(Kill(pid))
     info = program.call(Getinfo(pid))
-    assert (info.errno, info.reason) == (Errno.OK, f"KILL from program {program.pid}")
+    assert (info.errno, info.reason) == (Errno.OK, f"TERM from program {program.pid}")
     program.call(Wait(pid))
