@@ -153,6 +153,16 @@ def test_a_groups_token_budget_that_is_used_up_is_not_taken_for_the_processs(whe
     )
 
 
+def test_a_context_that_is_short_because_of_a_group_says_so(where: Path) -> None:
+    ended = script(
+        where,
+        "group tight kv_max=81920",  # two frames
+        "spawn vic --group tight Tell me a long story about a fox.",
+    )
+    assert ended.returncode == 0
+    assert "its group has KV memory (kv_max) for 32 tokens; `group /users/" in ended.stdout
+
+
 def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(where: Path) -> None:
     ended = script(where, "spawn gus", "say gus " + "word " * 3000)
     assert ended.returncode == 1

@@ -12,7 +12,7 @@ from contextlib import closing
 
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Finish, Limits, ProcessInfo, Signal, State
-from syscalls.table import Getinfo, Kill, Read, Wait
+from syscalls.table import Getinfo, Kill, Models, Read, Wait
 from userland.programs.flow import Flow
 from userland.programs.screen import printable
 from userland.sdk import actions
@@ -179,10 +179,27 @@ def _ending(shell: Session, pid: int, *, newline: bool = True) -> None:
         shell.screen.line(
             f" [a group's tokens_total is used up, {path} or above; `group {path}` shows it]", "dim"
         )
+    elif finish is Finish.CONTEXT and _bound_by_group(shell, info):
+        shell.screen.line(
+            f" [its context is full: its group has KV memory (kv_max) for {info.context} tokens; `group {info.group}` "
+            "shows it]",
+            "dim",
+        )
     elif finish in _ENDINGS:
         shell.screen.line(f" [{_ENDINGS[finish].replace('PID', str(pid))}]", "dim")
     elif newline:
         shell.screen.line()
+
+
+def _bound_by_group(shell: Session, info: ProcessInfo) -> bool:
+    """Whether it could have a longer context in another group."""
+    if info.limits.context or info.limits.pages:
+        return False
+    models = shell.kernel(Models())
+    return any(
+        info.model in (m.name, m.path) and info.device == m.device and info.context < m.context
+        for m in models
+    )
 
 
 def settle(shell: Session, pid: int) -> None:
