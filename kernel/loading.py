@@ -111,7 +111,7 @@ def _check_device(device: Device, dtype: str) -> None:
 def reload_images(kernel: Kernel, device: Device, now: float) -> None:
     """A driver (re)started: everything its predecessor had, or was asked for, is loaded again; the unused is let go."""
     for image in list(device.images.values()):
-        if not image.mapped and not image.waiters and not image.askers and not image.pinned:
+        if not _needed(image):
             del device.images[image.id]
         elif image.probed is None:
             dtype = next(iter(image.requested))

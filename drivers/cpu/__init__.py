@@ -13,6 +13,7 @@ none) and swapdir (where it lies, without a name).
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -42,6 +43,8 @@ STREAM_TOKENS = 64  # rows from which the decoder in C is nearly as fast a row a
 MOST_GUESS_ROWS = 256
 MOST_THREADS = 4096
 MOST_SWAP, SHARE_OF_DISK = 4 << 30, 4  # bytes, and one part in so many of what is free, unless told otherwise
+LEAST_SWAP = 1 << 20  # less is not worth a file
+_log = logging.getLogger(__name__)
 SPINS = "20000"  # some 0.4 ms
 
 
@@ -77,6 +80,9 @@ def open_swap(options: Mapping[str, str]) -> SwapFile | None:
             directory.mkdir(parents=True, exist_ok=True)
             if not wanted:
                 most = min(most, shutil.disk_usage(directory).free // SHARE_OF_DISK)
+                if most < LEAST_SWAP:
+                    _log.warning("no swap: %s is full; KV that does not fit is computed again", directory)
+                    return None
         return SwapFile(directory, most) if most else None
     except OSError as error:
         raise SyscallError(

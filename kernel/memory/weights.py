@@ -176,7 +176,8 @@ class Image:
         """The device has lost everything."""
         self.lost += self.state == RESIDENT
         if self.probed is not None:
-            self.hinted = self.hinted or self.state != EVICTED or self.pinned
+            used = self.mapped or bool(self.waiters)
+            self.hinted = self.hinted or (used and self.state != EVICTED) or self.pinned
             self.state = EVICTED
         self.held = self.faulted = False
         self.allotted = 0

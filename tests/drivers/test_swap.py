@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.cpu import open_device
+from drivers.cpu import open_device, open_swap
 from drivers.cpu.native import library
 from drivers.device import Device
 from drivers.engine.engine import Engine
@@ -310,3 +311,16 @@ def test_the_options_say_how_much_and_where(tmp_path: Path) -> None:
     with pytest.raises(SyscallError, match="is no size") as caught:
         open_device({"swap": "much"})
     assert caught.value.errno is Errno.EINVAL
+
+
+def test_a_full_disk_means_no_swap_and_a_line_that_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda directory: usage._replace(free=100_000))
+    assert open_swap({"swapdir": str(tmp_path)}) is None
+    assert f"no swap: {tmp_path} is full" in caplog.text
+    made = open_swap({"swapdir": str(tmp_path), "swap": "64KiB"})  # whoever asks for little gets it
+    assert made is not None
+    with closing(made):
+        assert made.size == 64 << 10

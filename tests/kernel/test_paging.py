@@ -612,3 +612,14 @@ def test_who_wants_a_model_whose_page_in_for_others_fails_meets_a_fault() -> Non
     assert program.call(Models())[0].faults == 1
     sim.run_until(lambda: answer.done)
     assert program.call(Models())[0].faults == 1
+
+
+def test_a_hint_is_not_forgotten_when_the_driver_dies_but_what_nobody_uses_is_let_go() -> None:
+    sim = simulate()
+    program = sim.program()
+    program.call(Pagein("sim:1m"))  # nobody uses it
+    program.call(Advise("sim:100m", Advice.WILLNEED))
+    assert row(program, "sim:100m").state == "loading"
+    sim.crash()
+    sim.run_until(lambda: row(program, "sim:100m").state == "resident")
+    assert "sim:1m" not in {model.name for model in program.call(Models())}
