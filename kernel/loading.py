@@ -311,16 +311,7 @@ def _lose_kv(kernel: Kernel, device: Device, image: Image, now: float) -> None:
     """The weights that have come in are not those that went: what was computed with these is of no use. The image is in
     no step."""
     device.outs = [move for move in device.outs if move.image != image.id]
-    for process in image.users.values():
-        process.table.forget(image.swap)
-        process.driver_log = 0
-    for holder in list(image.holders.values()):
-        image.let_go(holder)
-    for table in image.imports.values():
-        table.forget(image.swap)
-    image.starved.clear()
-    image.pool.reset()
-    image.swap.reset()
+    image.lose_kv()
     kernel.freed()
     kernel.log(
         now,

@@ -237,17 +237,7 @@ def _lose_frames(kernel: Kernel, device: Device, now: float, work: set[int]) -> 
     device.outs.clear()
     for image in device.images.values():
         image.lose()
-        for process in image.users.values():
-            process.table.forget(image.swap)
-            process.driver_log = 0
-            process.quantum_used = 0
-        for holder in list(image.holders.values()):
-            image.let_go(holder)
-        for table in image.imports.values():
-            table.forget(image.swap)
-        image.starved.clear()
-        image.pool.reset()
-        image.swap.reset()
+        image.lose_kv()
     suspects = flight.processes if flight is not None else []
     for process in suspects:
         process.running = process.guessing = process.returned = 0

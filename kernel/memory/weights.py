@@ -185,6 +185,19 @@ class Image:
         self.retry_at = 0.0
         self.active.clear()
 
+    def lose_kv(self) -> None:
+        """Nothing of the KV in its frames and places is left, or of any use; its processes are to be settled."""
+        for process in self.users.values():
+            process.table.forget(self.swap)
+            process.driver_log = process.quantum_used = 0
+        for holder in list(self.holders.values()):
+            self.let_go(holder)
+        for table in self.imports.values():
+            table.forget(self.swap)
+        self.starved.clear()
+        self.pool.reset()
+        self.swap.reset()
+
     @property
     def streamed(self) -> bool:
         """It runs, or is to run, with only a part of its weights in memory."""
