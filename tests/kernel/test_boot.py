@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -208,17 +209,18 @@ def test_of_two_that_are_detached_at_the_same_moment_one_says_that_it_runs(tmp_p
 
 def test_the_log_of_a_detached_kernel_that_was_killed_is_not_lost_with_the_next_boot(tmp_path: Path) -> None:
     start = [*command(tmp_path), "--detach"]
+
+    def booted_so_often(times: int) -> bool:
+        return (tmp_path / runtime.LOG).read_text().count("boots") == times
+
     for boots in (1, 2):
         subprocess.run(start, capture_output=True, check=True, timeout=PATIENCE)
         pid = runtime.holder(tmp_path)
         assert pid is not None
         process = psutil.Process(pid)
-        eventually(
-            lambda: (tmp_path / runtime.LOG).read_text().count("boots") == boots,  # noqa: B023
-            "all boots are in the log",
-        )
+        eventually(partial(booted_so_often, boots), "all boots are in the log")
         process.kill()
-        eventually(lambda: is_gone(process), "the kernel is gone")  # noqa: B023
+        eventually(partial(is_gone, process), "the kernel is gone")
     bad = subprocess.run([*start, "--policy", "none such"], capture_output=True, text=True, timeout=PATIENCE)
     assert (bad.returncode, bad.stderr.count("\n")) == (1, 1)  # no word of the others
 

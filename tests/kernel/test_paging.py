@@ -591,7 +591,8 @@ def test_a_model_for_which_a_pin_leaves_no_room_is_refused_though_it_is_on_its_w
     program.call(Advise("sim:2m", Advice.PIN))
     child = program.start(Spawn("sim", tokens=[1, 2, 3]))
     assert child.errno is Errno.ENOMEM
-    assert "beside what is pinned" in child.reply.reason  # type: ignore[union-attr]
+    assert child.reply is not None
+    assert "beside what is pinned" in child.reply.reason
     sim.run_idle()
     assert [m.name for m in program.call(Models()) if m.state == "resident"] == ["sim:2m"]
 
