@@ -50,10 +50,11 @@ def logits_by_dtype() -> Iterator[tuple[str, list[Any]]]:
 
     from drivers.cpu.native import library
     from drivers.cpu.native.image import NativeKind
-    from drivers.engine import architecture, loading, source
+    from drivers.engine import architecture, loading
     from drivers.engine.contexts import Context
     from drivers.engine.image import ImageKind, TorchKind
     from drivers.protocol import Run
+    from modelfiles import source
 
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     native = library.load()

@@ -21,7 +21,7 @@ import msgspec
 import torch
 
 from drivers import checkpoint as process_images
-from drivers.engine import architecture, checkpoint, loading, source, verify
+from drivers.engine import architecture, checkpoint, loading, verify
 from drivers.engine.contexts import Context
 from drivers.engine.early import Computed, Early, Patience, Stop, Stopped, next_run
 from drivers.engine.image import Frames, ImageKind
@@ -46,6 +46,7 @@ from drivers.protocol import (
     Step,
     StepDone,
 )
+from modelfiles import source
 from syscalls.errno import Errno, SyscallError
 
 _log = logging.getLogger(__name__)

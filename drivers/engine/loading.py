@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from drivers.engine import source
 from drivers.engine.defaults import guard_transformers
+from modelfiles import source
 from syscalls.errno import Errno, SyscallError
 
 

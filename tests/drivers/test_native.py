@@ -22,10 +22,11 @@ from drivers.cpu.native.library import GROUP, INSTRUCTION_SETS, LANES, Library
 from drivers.cpu.native.network import relocate
 from drivers.cpu.native.packing import Arena, interleave, pack, packed_bytes
 from drivers.device import Device
-from drivers.engine import architecture, loading, source
+from drivers.engine import architecture, loading
 from drivers.engine.contexts import Context
 from drivers.engine.image import Frames
 from drivers.protocol import BLOCK_TOKENS, Load, Probe, Run
+from modelfiles import source
 from syscalls.errno import Errno, SyscallError
 from tests.drivers.feeder import IMAGE, Feeder
 from tests.drivers.reference import prompt

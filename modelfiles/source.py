@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -103,11 +104,26 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A tensor in a safetensors file: where its bytes are, counted from the file's beginning."""
+
+    kind: str  # of its items, safetensors' name
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
 def check_weights(directory: Path) -> int:
     """Check every safetensors file's header against its size and the index against the files; the bytes of the tensors.
 
     Raises EIO naming the file: a copy or download that stopped early is the usual cause.
     """
+    return sum(entry.size for _, entries in read_headers(directory) for entry in entries.values())
+
+
+def read_headers(directory: Path) -> list[tuple[Path, dict[str, Entry]]]:
+    """The tensors of each file that transformers would read. Raises EIO as `check_weights` does."""
     files = sorted(directory.glob("*.safetensors"))
     index = directory / "model.safetensors.index.json"
     if index.is_file():
@@ -121,11 +137,12 @@ def check_weights(directory: Path) -> int:
         files = [file for file in files if file.name in named]
     elif (directory / "model.safetensors").is_file():
         files = [directory / "model.safetensors"]
-    return sum(_check_file(file) for file in files)
+    return [(file, _read_header(file)) for file in files]
 
 
-def _check_file(file: Path) -> int:
+def _read_header(file: Path) -> dict[str, Entry]:
     size = file.stat().st_size
+    entries: dict[str, Entry] = {}
     with file.open("rb") as stream:
         start = stream.read(8)
         if len(start) < 8:
@@ -148,12 +165,15 @@ def _check_file(file: Path) -> int:
                     raise _broken(
                         file, f"tensor {name} has {last - first} bytes, its shape wants {items * bits // 8}"
                     )
+                if not 0 <= first <= last or any(dim < 0 for dim in entry["shape"]):
+                    raise _broken(file, f"tensor {name} lies at {first} to {last}")
+                entries[name] = Entry(entry["dtype"], tuple(entry["shape"]), 8 + length + first, last - first)
                 end = max(end, last)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _broken(file, f"its header cannot be read ({error!r})") from None
     if 8 + length + end != size:
         raise _broken(file, f"it has {size} bytes, its header describes {8 + length + end}")
-    return end
+    return entries
 
 
 def _broken(file: Path, what: str) -> SyscallError:
