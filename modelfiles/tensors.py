@@ -23,7 +23,8 @@ ITEMS: dict[str, np.dtype[np.generic]] = {
     name: np.dtype(kind)
     for name, kind in {
         "BOOL": "u1", "U8": "u1", "I8": "i1", "F8_E4M3": "u1", "F8_E5M2": "u1", "F8_E8M0": "u1", "I16": "<i2",
-        "U16": "<u2", "F16": "<f2", "BF16": "<u2", "I32": "<i4", "U32": "<u4", "F32": "<f4", "I64": "<i8", "U64": "<u8", "F64": "<f8",
+        "U16": "<u2", "F16": "<f2", "BF16": "<u2", "I32": "<i4", "U32": "<u4", "F32": "<f4", "I64": "<i8", "U64": "<u8",
+        "F64": "<f8",
     }.items()
 }  # fmt: skip
 
