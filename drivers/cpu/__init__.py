@@ -144,9 +144,9 @@ def open_device(options: Mapping[str, str]) -> Device:
 
     from drivers.cpu.native.image import NativeKind
     from drivers.cpu.native.installed import Store
-    from drivers.engine.architecture import TESTED
     from drivers.engine.engine import Engine
     from drivers.engine.image import ImageKind, TorchKind
+    from drivers.engine.layout import TESTED
     from drivers.engine.swap import on_disk
 
     swap = open_swap(options)

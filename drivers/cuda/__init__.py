@@ -41,9 +41,9 @@ def open_device(options: Mapping[str, str]) -> Device:
 
     from drivers.cpu import open_swap
     from drivers.cpu.native.library import installed_directory
-    from drivers.engine.architecture import TESTED
     from drivers.engine.engine import Engine
     from drivers.engine.image import TorchKind
+    from drivers.engine.layout import TESTED
     from drivers.engine.swap import HostPlaces, on_disk
 
     if torch.version.cuda is None:

@@ -18,10 +18,8 @@ import torch
 from torch import nn
 
 from drivers.engine.defaults import guard_transformers
+from drivers.engine.layout import Layout, eos_ids, refuse
 from syscalls.errno import Errno, SyscallError
-
-# What the tests compare with transformers token by token; other architectures are taken if they pass the checks below.
-TESTED = ("gemma2", "gpt2", "gpt_neo", "gpt_neox", "llama", "mistral", "phi3", "qwen2", "qwen3")
 
 # Arguments of attention that say nothing about what is computed (or say what we do anyway).
 _HARMLESS = {
@@ -31,31 +29,6 @@ _HARMLESS = {
 }  # fmt: skip
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _DRY_TOKENS = 8
-
-
-@dataclass(slots=True)
-class Layout:
-    """What the engine must know of a model: found by `examine`."""
-
-    layers: int
-    kv_heads: int
-    head_dim: int
-    windows: list[int | None]  # distinct sliding windows of the layers
-    context: int  # tokens
-    vocab: int
-    parameters: int
-    linear_parameters: int  # of them, in weights that int8 quantises
-    embedding_parameters: int  # of them, in embeddings; a tied head's count here and among the linear ones
-    tied_parameters: int  # of the head, where they are the embedding's: int8 copies them
-    attention: list[str]  # names of the attention modules, in the order of their layers
-
-
-def refuse(architecture: str, why: str) -> SyscallError:
-    return SyscallError(
-        Errno.ENOEXEC,
-        f"architecture {architecture!r} is not supported: {why}; supported are causal language models with full, "
-        f"sliding-window or soft-capped attention, e.g. {', '.join(TESTED)}",
-    )
 
 
 def open_config(config: dict[str, Any], directory: str) -> Any:
@@ -261,6 +234,7 @@ def _judge(model: nn.Module, config: Any, calls: list[_Call], limit: int | None)
         embedding_parameters=sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)),
         tied_parameters=_tied_parameters(model),
         attention=[names[call.module] for call in calls],
+        eos=eos_ids(config.eos_token_id),
     )
 
 

@@ -22,6 +22,7 @@ import torch
 
 from drivers import checkpoint as process_images
 from drivers.engine import architecture, checkpoint, loading, verify
+from drivers.engine import layout as layouts
 from drivers.engine.contexts import Context
 from drivers.engine.early import Computed, Early, Patience, Stop, Stopped, next_run
 from drivers.engine.image import Frames, ImageKind
@@ -78,7 +79,7 @@ class Engine:
         self._origins: dict[int, checkpoint.Origin] = {}
         self._digests = digests
         self._contexts: dict[int, Context] = {}
-        self._layouts: dict[str, tuple[Any, architecture.Layout]] = {}  # by what was read
+        self._layouts: dict[str, tuple[Any, layouts.Layout]] = {}  # by what was read
         self._last: tuple[list[Run], list[RunResult]] | None = None  # the step before, if it may go on
         self._early: Early | None = None  # the next one, begun before it is asked for
         self._patience = Patience() if early else None
@@ -147,7 +148,7 @@ class Engine:
         def read(told: Callable[[float], None]) -> Any:
             weights = torch.float32 if dtype == "fp32" else torch.bfloat16
             model = loading.load_model(directory, config, weights, told)
-            if config.model_type not in architecture.TESTED:
+            if config.model_type not in layouts.TESTED:
                 verify.check(model, config, layout, self._tick)
             return model
 
@@ -213,7 +214,7 @@ class Engine:
             reasons.append(reason)
         raise SyscallError(Errno.ENOTSUP, f"dtype {dtype}: {'; '.join(reasons)}")
 
-    def _examine(self, directory: Path) -> tuple[Any, architecture.Layout]:
+    def _examine(self, directory: Path) -> tuple[Any, layouts.Layout]:
         raw = source.read_config(directory)
         key = f"{directory}:{raw}"
         if key not in self._layouts:

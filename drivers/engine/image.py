@@ -19,13 +19,13 @@ import transformers
 from torch import nn
 
 from drivers.engine import architecture, int8, plan
-from drivers.engine.architecture import Layout
 from drivers.engine.attention import PagedAttention
 from drivers.engine.contexts import Context
 from drivers.engine.defaults import DEFAULTS
 from drivers.engine.early import Stop
 from drivers.engine.guess import Guesser
 from drivers.engine.kv import KVShape, KVSlab
+from drivers.engine.layout import Layout
 from drivers.engine.swap import Places
 from drivers.protocol import BLOCK_TOKENS, Run
 from syscalls.errno import Errno, SyscallError

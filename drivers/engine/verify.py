@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from drivers.engine.architecture import Layout, refuse
 from drivers.engine.contexts import Context
 from drivers.engine.image import TorchKind
+from drivers.engine.layout import Layout, refuse
 from drivers.protocol import BLOCK_TOKENS, Run
 
 _TOKENS, _FIRST = 40, 29  # all of them, and how many in the first chunk

@@ -15,11 +15,11 @@ from torch import nn
 from drivers.cpu.native import network, stream
 from drivers.cpu.native.installed import Store
 from drivers.cpu.native.library import Batch, Library
-from drivers.engine.architecture import Layout
 from drivers.engine.contexts import Context
 from drivers.engine.early import Stop
 from drivers.engine.image import Frames
 from drivers.engine.kv import KVShape, KVSlab
+from drivers.engine.layout import Layout
 from drivers.protocol import BLOCK_TOKENS, Run
 from syscalls.errno import Errno, SyscallError
 

@@ -20,7 +20,7 @@ from torch import nn
 from drivers.cpu.native.library import GELU_TANH, LANES, SILU, Layer, Matrix, Model
 from drivers.cpu.native.packing import PAGE, Arena, interleave, pack, packed_bytes
 from drivers.cpu.native.stream import Stretch
-from drivers.engine.architecture import Layout
+from drivers.engine.layout import Layout
 
 FAMILIES = ("gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3")
 _ACTIVATIONS = {"silu": SILU, "gelu_pytorch_tanh": GELU_TANH}
