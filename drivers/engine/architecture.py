@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import types
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,10 +32,10 @@ _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _DRY_TOKENS = 8
 
 
-def open_config(config: dict[str, Any], directory: str) -> Any:
+def open_config(config: dict[str, Any], place: Path) -> Any:
     """transformers' configuration object for a config.json. Raises ENOEXEC for what cannot be served, EIO for values
     that make no sense."""
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     kind = config["model_type"]
@@ -44,14 +45,14 @@ def open_config(config: dict[str, Any], directory: str) -> Any:
         raise refuse(kind, "it is an encoder-decoder")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise refuse(kind, "the installed transformers knows no causal language model of that name")
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown")
-        raise refuse(kind, f"its weights are quantised ({method}); use the unquantised model with dtype int8")
     try:
-        opened = AutoConfig.from_pretrained(directory, local_files_only=True)
+        if place.is_dir():
+            opened = AutoConfig.from_pretrained(place, local_files_only=True)
+        else:  # a file whose metadata say what a config.json would
+            opened = CONFIG_MAPPING[kind].from_dict(config)
     except Exception as error:  # transformers validates with errors of many kinds
         raise SyscallError(
-            Errno.EIO, f"{directory}/config.json is not a valid {kind} configuration: {error}"
+            Errno.EIO, f"{place}/config.json is not a valid {kind} configuration: {error}"
         ) from None
     for layer_type in getattr(opened, "layer_types", None) or ():
         if layer_type not in _LAYER_TYPES:

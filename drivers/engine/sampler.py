@@ -168,7 +168,8 @@ def _nucleus(values: np.ndarray, top_p: float) -> np.ndarray:
         count *= _GROWTH
         order = _greatest(values, count)
     sizes = weights[order].astype(np.float64)
-    return order[np.cumsum(sizes) - sizes < enough]  # the first stays: nothing is before it
+    kept: np.ndarray = order[np.cumsum(sizes) - sizes < enough]  # the first stays: nothing is before it
+    return kept
 
 
 def _report(row: Row, token: int, count: int) -> TokenLogprobs:

@@ -84,7 +84,7 @@ _SIZE |= {"intermediate_size": 96, "vocab_size": 99, "pad_token_id": 0, "max_pos
 
 def theirs(raw: dict[str, Any], directory: Path) -> Any:
     (directory / "config.json").write_text(json.dumps(raw))
-    return architecture.open_config(raw, str(directory))
+    return architecture.open_config(raw, directory)
 
 
 @pytest.mark.parametrize("kind", sorted(native.FAMILIES))
@@ -230,13 +230,11 @@ def test_what_makes_no_sense_is_eio_and_named(more: dict[str, Any]) -> None:
 
 @given(
     name=st.sampled_from([*measures.BOUNDS, "eos_token_id", "sliding_window", "rope_scaling"]),
-    number=st.integers(10, 400).map(lambda digits: 10**digits) | st.integers(-(10**30), -(10**20)),
+    number=st.integers(17, 400).map(lambda digits: 10**digits) | st.integers(-(10**30), -(10**20)),
 )
 @settings(max_examples=60)
 def test_a_number_that_cannot_be_is_refused_naming_the_field(name: str, number: int) -> None:
     value: Any = {"factor": number} if name == "rope_scaling" else number
-    if name == "rope_scaling" and abs(number) < 10**16:
-        return
     with pytest.raises(SyscallError) as caught:
         measures.check(small("llama") | {name: value}, "/m/config.json")
     assert caught.value.errno is Errno.EIO

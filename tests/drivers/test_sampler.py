@@ -29,7 +29,9 @@ def sample(
     return rules.sample(rows.numpy(), wanted, logs or [None] * len(rows))
 
 
-def draw(row: torch.Tensor, sampler: Sampler, log: list[int] | None = None, draws: int = DRAWS) -> torch.Tensor:
+def draw(
+    row: torch.Tensor, sampler: Sampler, log: list[int] | None = None, draws: int = DRAWS
+) -> torch.Tensor:
     """How often each id comes in as many draws, each at a position of its own."""
     ids = np.array(log) if log else None
     counts = torch.zeros(len(row))
