@@ -175,14 +175,21 @@ def test_gate_and_up_take_turns_of_sixteen() -> None:
 # --- whole models ---------------------------------------------------------------------------------------------------
 
 
-def image(directory: Path, dtype: str, threads: int = 1, kind: Any = None, kv: str = "bf16") -> Frames:
+def image(
+    directory: Path,
+    dtype: str,
+    threads: int = 1,
+    kind: Any = None,
+    kv: str = "bf16",
+    model_dtype: torch.dtype = torch.bfloat16,
+) -> Frames:
     config = architecture.open_config(source.read_config(directory), str(directory))
     layout = architecture.examine(architecture.build_meta(config), config)
     config = architecture.open_config(source.read_config(directory), str(directory))
     kind = kind or NativeKind(native(), threads, kv=kv)
     built: Frames = kind.build(
         directory,
-        lambda told: loading.load_model(directory, config, torch.bfloat16, told),
+        lambda told: loading.load_model(directory, config, model_dtype, told),
         config, layout, dtype, FRAMES, lambda fraction: None,
     )  # fmt: skip
     return built
