@@ -55,9 +55,9 @@ from syscalls.table import (
     Truncate,
     Wait,
 )
-from userland.sdk import actions, options, script
+from userland.sdk import actions, options, script_async
 from userland.sdk.actions import MAX_TOKENS, Language, language_of
-from userland.sdk.connection import AsyncConnection
+from userland.sdk.connection_async import AsyncConnection
 from userland.sdk.options import GroupChanges, Options, SpawnOptions
 
 
@@ -197,7 +197,7 @@ class Process:
         turn = actions.say(
             self.language, self.pid, text, max_tokens, stop, None, self._instructions, deadline
         )
-        return script.stream_async(self.system.kernel, turn, self.pid)
+        return script_async.stream(self.system.kernel, turn, self.pid)
 
     async def ask(self, text: str, max_tokens: int = MAX_TOKENS, *, stop: Sequence[str] = ()) -> str:
         """Say something and return the whole answer."""
@@ -233,11 +233,11 @@ class Process:
     ) -> AsyncGenerator[str, None]:
         """Let it go on, giving the text as it comes. Leaving the loop early interrupts it."""
         going = actions.stream(self.language, self.pid, max_tokens, stop, sampler, deadline)
-        return script.stream_async(self.system.kernel, going, self.pid)
+        return script_async.stream(self.system.kernel, going, self.pid)
 
     def follow(self, position: int = 0) -> AsyncGenerator[str, None]:
         """The text from a position of the log to the end of the decode under way; leaving early interrupts it."""
-        return script.stream_async(
+        return script_async.stream(
             self.system.kernel, actions.follow(self.language, self.pid, position), self.pid
         )
 
