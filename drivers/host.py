@@ -107,6 +107,7 @@ class Host:
         self._work: queue.SimpleQueue[Work | _BringIn] = queue.SimpleQueue()
         self._pending = 0  # requests taken and not yet finished
         self._reader: Reader | None = None
+        self._early: list[Note] = []  # said before the device was open
         self._over = trio.Event()
         self._refused = ""  # why the device could not be opened
 
@@ -158,6 +159,13 @@ class Host:
         if not self._socket.send(encode(message)):
             raise RuntimeError("the kernel does not take what it is told")  # it would wait for that for ever
 
+    def _note(self, note: Note) -> None:
+        """The first message of a driver is its hello: what is to be said before it comes after it."""
+        if self._device is None:
+            self._early.append(note)
+        else:
+            self._send(note)
+
     def _finish(self, answer: FromDriver | None) -> None:
         self._pending -= 1
         if answer is not None:
@@ -196,6 +204,8 @@ class Host:
     def _opened(self, device: Device) -> None:
         self._device = device
         self._send(device.hello())
+        for note in self._early:
+            self._send(note)
 
     def _refuse(self, reason: str) -> None:
         self._refused = reason
@@ -209,7 +219,7 @@ class Host:
         log = logging.getLogger("drivers")
         log.setLevel(logging.INFO)
         log.propagate = False
-        log.addHandler(_ToKernel(lambda note: soon(self._send, note)))
+        log.addHandler(_ToKernel(lambda note: soon(self._note, note)))
         try:
             device: Device = importlib.import_module(f"drivers.{self._kind}").open_device(self._options)
         except SyscallError as error:
