@@ -131,6 +131,12 @@ class Right(enum.IntFlag):
     ALL = 31
 
 
+Temperature = Annotated[float, Meta(ge=0.0, le=100.0)]
+TopP = Annotated[float, Meta(gt=0.0, le=1.0)]
+MinP = Annotated[float, Meta(ge=0.0, le=1.0)]
+Penalty = Annotated[float, Meta(gt=0.0, le=100.0)]
+
+
 class Sampler(Record):
     """How the next token is chosen from the logits, in this order: repetition penalty (as in CTRL,
     arXiv:1909.05858, over every token of the log), temperature, top-k, min-p, top-p. `temperature=0` is
@@ -138,12 +144,23 @@ class Sampler(Record):
     token depends on `(seed, position)` only.
     """
 
-    temperature: Annotated[float, Meta(ge=0.0, le=100.0)] = 0.0
+    temperature: Temperature = 0.0
     top_k: Count = 0  # 0: off
-    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
-    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
-    repetition_penalty: Annotated[float, Meta(gt=0.0, le=100.0)] = 1.0
+    top_p: TopP = 1.0
+    min_p: MinP = 0.0
+    repetition_penalty: Penalty = 1.0
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
+
+
+class SamplingDefaults(Record):
+    """How a model's makers want it to be sampled where the caller does not say (its generation_config.json). None: they
+    say nothing of it, and it is off. The kernel passes them on; the SDK gives them to the processes it spawns."""
+
+    temperature: Temperature | None = None
+    top_k: Count | None = None
+    top_p: TopP | None = None
+    min_p: MinP | None = None
+    repetition_penalty: Penalty | None = None
 
 
 class Limits(Record):
@@ -306,6 +323,7 @@ class ModelInfo(Record):
     pageins: int = 0
     evictions: int = 0
     pinned: bool = False
+    sampling: SamplingDefaults = SamplingDefaults()
 
 
 class Tier(Record):
