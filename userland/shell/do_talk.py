@@ -50,7 +50,7 @@ def _spawn(shell: Session, line: Line) -> None:
         name=name,
         system=line.text("--system"),
         nice=line.integer("--nice", 0),
-        temperature=line.decimal("--temperature", 0.0),
+        temperature=line.decimal("--temperature", 0.0) if line.has("--temperature") else None,
         seed=line.integer("--seed", 0, least=0) if line.has("--seed") else None,
         dtype=line.text("--dtype"),
         group=line.text("--group"),
