@@ -1,8 +1,9 @@
 """What a person waits for: from starting a program to the first token of the embedded model, in seconds.
 
 Each start is a process of its own; the time ends when its first line is read. In turns: a program of this system with
-nothing running, and where a kernel runs (the model in memory, as it is after the first program); llama.cpp on a GGUF of the
-same weights (`make peers`; without a tokenizer, which favours it); transformers. And the two commands that people type most.
+nothing running, and where a kernel runs (the model in memory, as it is after the first program); llama.cpp on a GGUF of
+the same weights (`make peers`; without a tokenizer, which favours it); transformers. And the two commands that people
+type most.
 """
 
 from __future__ import annotations
