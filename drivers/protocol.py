@@ -202,6 +202,13 @@ class Release(_Message):
     path: str
 
 
+class Abandon(_Message):
+    """Nobody wants the answer to that Probe or Load any more: it may be given up, and is then answered by Failed(EINTR).
+    Not answered itself."""
+
+    ref: int
+
+
 class Ping(_Message):
     """Are you there? Answer: `Done`, at once, by the driver's message loop (not its work thread)."""
 
@@ -351,7 +358,9 @@ KINDS = ("cpu", "cuda", "sim")  # of devices: `python -m drivers.host KIND`, one
 
 IMAGES = "images"  # the feature of a driver that does Export, Inspect and Import
 
-ToDriver = Probe | Load | Shed | Unload | Step | Drop | Export | Inspect | Import | Release | Ping | Quit
+ToDriver = (
+    Probe | Load | Shed | Unload | Step | Drop | Export | Inspect | Import | Release | Abandon | Ping | Quit
+)
 FromDriver = (
     Hello
     | Probed

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from syscalls import limits, records, wire
 from syscalls.errno import Errno, SyscallError
+from syscalls.printable import printable
 from syscalls.table import CANCEL, TABLE, Call, Decode, Feed, Fork, Getinfo, Null, Ps, Spawn
 
 ENTRIES = pytest.mark.parametrize("entry", TABLE.values(), ids=lambda entry: entry.name)
@@ -78,7 +79,8 @@ def test_an_error_arrives_with_its_reason(errno: Errno, reason: str) -> None:
     reply = wire.decode_reply(wire.encode_reply(7, errno, reason))
     with pytest.raises(SyscallError) as caught:
         wire.result(reply, Null())
-    assert (caught.value.errno, caught.value.reason) == (errno, reason)
+    assert (caught.value.errno, caught.value.reason) == (errno, printable(reason, one_line=True))
+    assert reason.isprintable() <= (caught.value.reason == reason)
 
 
 def test_a_cancel_names_the_call_it_takes_back() -> None:
