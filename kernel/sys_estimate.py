@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from drivers.protocol import BLOCK_TOKENS, Failed, Probe, Probed
+from drivers.protocol import BLOCK_TOKENS, Abandon, Failed, Probe, Probed
 from kernel import paging
 from kernel.device import UP, Device, no_device
 from kernel.loading import check_device, check_fits, plan_room
@@ -38,6 +38,8 @@ def estimate(kernel: Kernel, request: Request, now: float) -> object:
     if known is not None and known.probed is not None:
         return _figures(device, known, call.context, now)
 
+    refs: list[int] = []  # of the probe, once it is on its way
+
     def probe(error: SyscallError | None) -> None:
         try:
             if error is not None:
@@ -46,7 +48,8 @@ def estimate(kernel: Kernel, request: Request, now: float) -> object:
         except SyscallError as refusal:
             kernel.fail(request, refusal.errno, refusal.reason)
         else:
-            ask(kernel, device, Probe(kernel.ref(), path, call.dtype), probed, died)
+            refs.append(kernel.ref())
+            ask(kernel, device, Probe(refs[0], path, call.dtype), probed, died)
 
     def probed(message: object) -> None:
         if request.answered:
@@ -72,6 +75,8 @@ def estimate(kernel: Kernel, request: Request, now: float) -> object:
     def undo() -> None:
         if probe in device.when_up:
             device.when_up.remove(probe)
+        elif device.state == UP and refs and refs[0] in device.answers:
+            kernel.send(device, Abandon(refs[0]))
 
     kernel.park(request, undo)
     if device.state == UP:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from syscalls.printable import printable
 from syscalls.records import EstimateInfo, Going
 from syscalls.table import Estimate
 from userland.programs.figures import number, size
 from userland.programs.ps import Kernel
-from userland.programs.screen import printable
 from userland.sdk.options import model_path
 
 
