@@ -89,7 +89,20 @@ def _parser() -> argparse.ArgumentParser:
     live = verb("top", _top, "watch processes, device and memory live")
     live.add_argument("--seconds", type=_seconds, default=1.0, help="seconds between two looks (default 1)")
     live.add_argument("--once", action="store_true", help="print one look and return")
-    verb("models", _models, "list the models and their memory")
+    known = verb("models", _models, "list the models and their memory")
+    known.add_argument(
+        "--estimate",
+        metavar="MODEL",
+        default="",
+        help="say what a model would take, and who would have to go for it",
+    )
+    known.add_argument(
+        "--dtype", default="", help="of an estimate: fp32, bf16, int8 or int4 (default: the device's)"
+    )
+    known.add_argument("--device", default="", help="of an estimate: the device (default: the first)")
+    known.add_argument(
+        "--context", type=_count, default=0, help="of an estimate: tokens of a context to count with"
+    )
     tree = verb("groups", _groups, "list the control groups; with settings, make one or change it")
     tree.add_argument("path", nargs="?", default="/", help="a group (default: all)")
     tree.add_argument(
@@ -151,7 +164,7 @@ def _seconds(word: str) -> float:
 
 
 def _count(word: str) -> int:
-    """A number of events."""
+    """A number of events, or of tokens."""
     count = int(word)
     if count < 1:
         raise argparse.ArgumentTypeError(f"it wants at least 1, found {word}")
@@ -228,9 +241,18 @@ def _top(args: argparse.Namespace) -> int:
 
 def _models(args: argparse.Namespace) -> int:
     from syscalls.table import Models
+    from userland.programs import estimate
     from userland.programs.system import models
 
+    if not args.estimate and (args.dtype or args.device or args.context):
+        raise SyscallError(Errno.EINVAL, "--dtype, --device and --context go with --estimate MODEL")
     with _kernel(args) as kernel:
+        if args.estimate:
+            found = estimate.ask(
+                kernel, args.estimate, dtype=args.dtype, device=args.device, context=args.context
+            )
+            _screen().pairs(estimate.pairs(found))
+            return 0
         _screen().table(models(kernel(Models())))
     return 0
 
