@@ -142,17 +142,26 @@ def near(text: str, known: Iterable[str]) -> str:
 
 def locate(text: str) -> str | None:
     """The path of a model that another program's store or the hub's cache has as a file of its own: what `spawn` is told
-    for `ollama:llama3.2:1b` or `org/name:Q4_K_M`. None for everything else, which the kernel or its driver looks up.
+    for `ollama:llama3.2:1b` or `org/name:Q4_K_M`. None for everything else, which the kernel or its driver looks up
+    (a simulated model's name has a colon in it, too).
 
-    Raises ENOENT for a store's model that is not there, with what is.
+    Raises ENOENT for a model that is said to be a store's and is not there.
     """
     if ":" not in text:
         return None
-    name = parse(text)
+    try:
+        name = parse(text)
+    except SyscallError:
+        return None
     if name.kind is Kind.STORE:
         from modelfiles import stores
 
-        return os.fspath(stores.lookup(name).path)
+        try:
+            return os.fspath(stores.lookup(name).path)
+        except SyscallError:
+            if text.lower().startswith(f"{name.store}:"):
+                raise
+            return None
     if name.kind is Kind.HUB and name.quant:
         from modelfiles import cache
 
