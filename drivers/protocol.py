@@ -15,7 +15,7 @@ from typing import dataclass_transform
 import msgspec
 
 from syscalls.errno import Errno
-from syscalls.records import Sampler, Tier, TokenLogprobs
+from syscalls.records import Sampler, SamplingDefaults, Tier, TokenLogprobs
 
 VERSION = 1
 BLOCK_TOKENS = 16  # tokens in a frame of KV
@@ -254,6 +254,7 @@ class Probed(_Message):
     block_bytes: int
     eos_ids: list[int]
     stream_bytes: int = 0  # the least memory for weights with which it can be streamed; 0: it cannot
+    sampling: SamplingDefaults = SamplingDefaults()
 
 
 class Progress(_Message):

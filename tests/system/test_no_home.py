@@ -1,4 +1,4 @@
-"""A home in which nothing can be written, as in a read-only container: the system works, and says what it does without."""
+"""A home that cannot be written, as in a read-only container: the system works, and says what it does without."""
 
 from __future__ import annotations
 
