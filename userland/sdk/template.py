@@ -38,22 +38,24 @@ class Own:
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """A conversation as text. `text` has marks around what is not control although it is spelled so; `places` are where
-    in it the `Own` of the messages stand, in their order, None for what the template leaves out."""
+    """A conversation as text. Where it is `marked`, marks stand around what is not control although it is spelled so;
+    `places` are where in the text the `Own` of the messages stand, in their order, None for what the template leaves out.
+    """
 
     tokenizer: Tokenizer
     text: str
+    marked: bool
     owns: tuple[Own, ...] = ()
     places: tuple[tuple[int, int] | None, ...] = ()
 
     @property
     def plain(self) -> str:
         """The text as it is read."""
-        return self.text.replace(MARK, "").replace(UNMARK, "")
+        return self.text.replace(MARK, "").replace(UNMARK, "") if self.marked else self.text
 
     def tokens(self) -> list[Token]:
         """The tokens of the text, that of the answers included."""
-        return self.tokenizer.encode_marked(self.text)
+        return self.tokenizer.encode_marked(self.text) if self.marked else self.tokenizer.tokens(self.text)
 
     def ids(self) -> list[int]:
         """The ids, with the answers' own where their text is."""
@@ -61,7 +63,7 @@ class Rendering:
             (place, own) for place, own in zip(self.places, self.owns, strict=True) if place is not None
         )
         if not shown:
-            return [token.id for token in self.tokens()]
+            return self.tokenizer.encode_text(self.text, marked=self.marked)
         tokens, ids, done = self.tokens(), list[int](), 0
         for (start, end), own in shown:
             ids += self._between(tokens, done, start)
@@ -229,7 +231,7 @@ class ChatTemplate:
             now,
         )
         clean, places = _without_signs(text, signs, len(owns))
-        return Rendering(self.tokenizer, clean, tuple(owns), places)
+        return Rendering(self.tokenizer, clean, not allow_special, tuple(owns), places)
 
 
 def _checked(messages: Sequence[Mapping[str, Any]], *, any_role: bool) -> list[dict[str, Any]]:

@@ -189,6 +189,16 @@ class Tokenizer:
                 return whole[:at], whole[at + len(plain) :]
         return [], []
 
+    def encode_text(self, text: str, *, marked: bool) -> list[int]:
+        """Ids of a text, in which control tokens that stay text may stand between marks."""
+        if marked and (MARK in text or UNMARK in text):
+            return [token.id for token in self.encode_marked(text)]
+        return self._ids(self.core, text, False)
+
+    def tokens(self, text: str) -> list[Token]:
+        """Tokens of a text, and where they stand in it."""
+        return self._tokens(self.core, text)
+
     def encode_marked(self, text: str) -> list[Token]:
         """Tokens of a text in which control tokens that stay text stand between marks."""
         if MARK not in text and UNMARK not in text:
