@@ -2,117 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{{ nl }}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-ROLE_TOKENS = (  # Phi-3: the role is joined into a token, and an eos stands at the very end
-    "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
-)
-LLAMA2 = """{% if messages[0]['role'] == 'system' %}{% set system_message = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}{% set rest = messages[1:] %}{% else %}{% set system_message = '' %}{% set rest = messages %}{% endif %}{% for m in rest %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + (system_message if loop.first else '') + m['content'].strip() + ' [/INST]' }}{% else %}{{ ' ' + m['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"""
-GEMMA = """{{ bos_token }}{%- if messages[0].role == 'system' -%}{{ raise_exception('System role not supported') }}{%- endif -%}
-{%- for m in messages -%}
-    {%- set role = 'model' if m.role == 'assistant' else m.role -%}
-    {{ '<|im_start|>' + role + '\n' + m.content | trim + '<|im_end|>\n' }}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{ '<|im_start|>model\n' }}{%- endif -%}"""
-QWEN3 = r"""
-{%- if tools %}
-    {{- '<|im_start|>system\n' }}
-    {%- if messages[0].role == 'system' %}{{- messages[0].content + '\n\n' }}{%- endif %}
-    {{- "# Tools\n<tools>" }}
-    {%- for tool in tools %}{{- "\n" }}{{- tool | tojson }}{%- endfor %}
-    {{- "\n</tools><|im_end|>\n" }}
-{%- elif messages[0].role == 'system' %}
-    {{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}
-{%- endif %}
-{%- set ns = namespace(multi_step_tool=true, last_query_index=messages|length - 1) %}
-{%- for message in messages[::-1] %}
-    {%- set index = (messages|length - 1) - loop.index0 %}
-    {%- if ns.multi_step_tool and message.role == "user" and message.content is string and not(message.content.startswith('<tool_response>') and message.content.endswith('</tool_response>')) %}
-        {%- set ns.multi_step_tool = false %}
-        {%- set ns.last_query_index = index %}
-    {%- endif %}
-{%- endfor %}
-{%- for message in messages %}
-    {%- if message.content is string %}{%- set content = message.content %}{%- else %}{%- set content = '' %}{%- endif %}
-    {%- if (message.role == "user") or (message.role == "system" and not loop.first) %}
-        {{- '<|im_start|>' + message.role + '\n' + content + '<|im_end|>' + '\n' }}
-    {%- elif message.role == "assistant" %}
-        {%- set reasoning_content = '' %}
-        {%- if message.reasoning_content is string %}
-            {%- set reasoning_content = message.reasoning_content %}
-        {%- elif '</think>' in content %}
-            {%- set reasoning_content = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}
-            {%- set content = content.split('</think>')[-1].lstrip('\n') %}
-        {%- endif %}
-        {%- if loop.index0 > ns.last_query_index and (loop.last or (not loop.last and reasoning_content)) %}
-            {{- '<|im_start|>' + message.role + '\n<think>\n' + reasoning_content.strip('\n') + '\n</think>\n\n' + content.lstrip('\n') }}
-        {%- else %}
-            {{- '<|im_start|>' + message.role + '\n' + content }}
-        {%- endif %}
-        {%- if message.tool_calls %}
-            {%- for tool_call in message.tool_calls %}
-                {%- if (loop.first and content) or (not loop.first) %}{{- '\n' }}{%- endif %}
-                {%- if tool_call.function %}{%- set tool_call = tool_call.function %}{%- endif %}
-                {{- '<tool_call>\n{"name": "' }}{{- tool_call.name }}{{- '", "arguments": ' }}
-                {%- if tool_call.arguments is string %}{{- tool_call.arguments }}{%- else %}{{- tool_call.arguments | tojson }}{%- endif %}
-                {{- '}\n</tool_call>' }}
-            {%- endfor %}
-        {%- endif %}
-        {{- '<|im_end|>\n' }}
-    {%- elif message.role == "tool" %}
-        {%- if loop.first or (messages[loop.index0 - 1].role != "tool") %}{{- '<|im_start|>user' }}{%- endif %}
-        {{- '\n<tool_response>\n' }}{{- content }}{{- '\n</tool_response>' }}
-        {%- if loop.last or (messages[loop.index0 + 1].role != "tool") %}{{- '<|im_end|>\n' }}{%- endif %}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\n' }}
-    {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}
-{%- endif %}"""
-R1 = (  # thoughts are begun in the prompt and dropped from the past
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content }}"
-    "{% elif m.role == 'system' %}{{ m.content }}{% elif m.role == 'tool' %}<|user|>{{ m.content | indent(2) }}"
-    "{% else %}{% set content = m.content or '' %}<|assistant|>"
-    "{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}{{ content }}</s>"
-    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
-)
-HARMONY = """
-{%- macro channel(name, text) -%}<|channel|>{{ name }}<|message|>{{ text }}{%- endmacro -%}
-<|im_start|>system<|message|>Today: {{ strftime_now("%Y-%m-%d") }}. Reasoning: {{ reasoning_effort | default('medium') }}<|end|>
-{%- for m in messages -%}
-    {%- if m.role == 'assistant' -%}
-        {%- if m.thinking is defined and loop.last -%}<|im_start|>assistant{{ channel('analysis', m.thinking) }}<|end|>{%- endif -%}
-        {%- generation -%}<|im_start|>assistant{{ channel('final', m.content) }}{%- endgeneration -%}
-        {%- if loop.last and not add_generation_prompt -%}<|return|>{%- else -%}<|end|>{%- endif -%}
-    {%- elif m.role == 'tool' -%}
-        <|im_start|>{{ 'functions.' ~ (m.name or 'f') }} to=assistant<|message|>{{ m.content | tojson(ensure_ascii=true) }}<|end|>
-    {%- else -%}
-        <|im_start|>{{ 'developer' if m.role == 'system' else m.role }}<|message|>{{ m.content }}<|end|>
-    {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}<|im_start|>assistant{%- endif -%}"""
-PARTS = (  # content of parts, text among them
-    "{% for m in messages %}<|im_start|>{{ m.role }}: {% if m.content is string %}{{ m.content }}{% else %}"
-    "{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% else %}<image>{% endif %}{% endfor %}"
-    "{% endif %}<|eot|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"
-)
-RAG = (
-    "{% for d in documents or [] %}{{ loop.index }}. {{ d.title | upper }}: {{ d.text | wordcount }} {{ d.text }}\n{% endfor %}"
-    "{% for m in messages %}{% if loop.index > 40 %}{% break %}{% endif %}{{ m.role | title }}: {{ m.content | default('', true) "
-    "| replace('hello', '[INST]') }}\n\n{% endfor %}{% for t in tools or [] %}{{ t | tojson(indent=2, sort_keys=true) }}"
-    "{% endfor %}{{ 'Assistant:' if add_generation_prompt }}"
-)
+# What each is made like: chatml; llama-2 (roles must alternate, a space before the answer); role-tokens is Phi-3
+# (a role is joined into a token, an eos at the very end); gemma (no system role); qwen-3 (thoughts in the last answer
+# only, tools); r1 (thoughts are begun in the prompt and dropped); harmony (channels, a date); parts (content as a list);
+# documents (Command R's, and much of jinja2).
 TEMPLATES = {
-    "chatml": CHATML, "role tokens": ROLE_TOKENS, "llama 2": LLAMA2, "gemma": GEMMA, "qwen 3": QWEN3, "r1": R1,
-    "harmony": HARMONY, "parts": PARTS, "documents": RAG,
-}  # fmt: skip
+    file.stem: file.read_text(encoding="utf-8")
+    for file in sorted(Path(__file__).parent.joinpath("templates").glob("*"))
+}
 
 SCHEMA = {
     "type": "function",
