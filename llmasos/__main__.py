@@ -109,6 +109,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     known.add_argument("--json", action="store_true", help="of --found, ls, du and check: print it as JSON")
     known.add_argument("--yes", action="store_true", help="of rm: remove without asking")
+    known.add_argument(
+        "--estimate",
+        metavar="MODEL",
+        default="",
+        help="say what a model would take, and who would have to go for it",
+    )
+    known.add_argument(
+        "--dtype", default="", help="of an estimate: fp32, bf16, int8 or int4 (default: the device's)"
+    )
+    known.add_argument("--device", default="", help="of an estimate: the device (default: the first)")
+    known.add_argument(
+        "--context", type=_count, default=0, help="of an estimate: tokens of a context to count with"
+    )
     tree = verb("groups", _groups, "list the control groups; with settings, make one or change it")
     tree.add_argument("path", nargs="?", default="/", help="a group (default: all)")
     tree.add_argument(
@@ -170,7 +183,7 @@ def _seconds(word: str) -> float:
 
 
 def _count(word: str) -> int:
-    """A number of events."""
+    """A number of events, or of tokens."""
     count = int(word)
     if count < 1:
         raise argparse.ArgumentTypeError(f"it wants at least 1, found {word}")
@@ -247,8 +260,11 @@ def _top(args: argparse.Namespace) -> int:
 
 def _models(args: argparse.Namespace) -> int:
     from syscalls.table import Models
+    from userland.programs import estimate
     from userland.programs.system import models
 
+    if not args.estimate and (args.dtype or args.device or args.context):
+        raise SyscallError(Errno.EINVAL, "--dtype, --device and --context go with --estimate MODEL")
     if args.found or args.action:
         from userland.programs import models as disk
 
@@ -260,6 +276,12 @@ def _models(args: argparse.Namespace) -> int:
             _screen(), args.action, args.names, where=_where(args), as_json=args.json, yes=args.yes
         )
     with _kernel(args) as kernel:
+        if args.estimate:
+            found = estimate.ask(
+                kernel, args.estimate, dtype=args.dtype, device=args.device, context=args.context
+            )
+            _screen().pairs(estimate.pairs(found))
+            return 0
         _screen().table(models(kernel(Models())))
     return 0
 
@@ -281,10 +303,11 @@ def _groups(args: argparse.Namespace) -> int:
 def _advise(args: argparse.Namespace) -> int:
     from syscalls.table import Advise
     from userland.programs.system import advice_named
+    from userland.sdk.options import model_path
 
     advice = advice_named(args.advice)
     with _kernel(args) as kernel:
-        kernel(Advise(args.model, advice, args.device, args.dtype))
+        kernel(Advise(model_path(args.model), advice, args.device, args.dtype))
     return 0
 
 
