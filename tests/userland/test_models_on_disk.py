@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
 from safetensors.numpy import save
 
 from llmasos.__main__ import main
@@ -25,6 +27,8 @@ from tests.hub_server import Hub, Trouble, served
 from userland.programs import disk, models, pull
 from userland.programs.screen import Screen
 from userland.sdk.options import located
+from userland.shell.completion import ShellCompleter
+from userland.shell.words import COMMANDS
 
 WEIGHTS = save({"a": np.arange(500_000, dtype=np.float32)})
 FILES = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b"{}", "model.safetensors": WEIGHTS}
@@ -248,3 +252,12 @@ def test_nothing_is_imported_that_a_list_does_not_need(server: Hub) -> None:
         check=True, timeout=60,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_shell_completes_models_that_other_programs_have(server: Hub, tmp_path: Path) -> None:
+    file = tmp_path / ".lmstudio/models/org/repo/m.gguf"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"GGUF")
+    completer = ShellCompleter(COMMANDS, lambda call: [])
+    offered = completer.get_completions(Document("spawn --model lmst"), CompleteEvent())
+    assert [one.text for one in offered] == ["lmstudio:org/repo/m"]
