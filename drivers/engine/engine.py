@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from drivers import checkpoint as process_images
-from drivers.engine import checkpoint, files
+from drivers.engine import checkpoint, fetching, files
 from drivers.engine.contexts import Context
 from drivers.engine.early import Computed, Early, Patience, Stop, Stopped, next_run
 from drivers.engine.image import Frames, ImageKind
@@ -122,7 +122,7 @@ class Engine:
             what = "not there without its weights" if request.kept else "loaded already"
             raise SyscallError(Errno.EINVAL, f"image {request.image} is {what}")
         dtype = self._dtype(request.dtype)
-        directory = source.find(request.path, weights=True)
+        directory = source.find(request.path, weights=True, said=fetching.told(request.path, report))
         raw = files.read_config(directory)
         kind = self._kind(raw, dtype)
         config, layout = self._examine(kind, directory, raw)
