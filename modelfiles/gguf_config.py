@@ -23,10 +23,7 @@ ENDS = (
 )  # fmt: skip
 _CONTROL, _USER_DEFINED = 3, 4
 _MOST_FACTORS = 1 << 12
-_LLAMA3 = (
-    (1.0, 4.0),
-    8192,
-)  # low and high factor and length of all that are published; the rest is in the tensor
+_LLAMA3 = (1.0, 4.0)  # low and high factor of all that are published; the length is found by trying
 _GEMMA_27B = {"gemma2": 46, "gemma3": 62}  # layers of those whose queries are scaled by hidden / heads
 
 
@@ -55,7 +52,8 @@ def config_of(header: Header) -> dict[str, Any]:
         "tie_word_embeddings": family.tied or "output.weight" not in header.tensors,
         eps_field: fields.real(f"attention.{eps_key}"),
         family.activation[0]: family.activation[1],
-        "bos_token_id": header.metadata.get("tokenizer.ggml.bos_token_id"),
+        "bos_token_id": fields.token("bos"),
+        "pad_token_id": fields.token("padding"),
         "eos_token_id": ends(header),
     }
     if family.model_type == "gpt2":
@@ -122,6 +120,12 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self.wrong(f"{self.architecture}.{key} is {str(value)[:60]!r}, a number was wanted")
         return shortest(float(value))
+
+    def token(self, name: str) -> int | None:
+        """The id of a named token, if there is one."""
+        value = self.header.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        vocab = self.header.tensors["token_embd.weight"].shape[0]
+        return value if isinstance(value, int) and 0 <= value < vocab else None
 
     def factors(self, name: str) -> list[float] | None:
         """A small tensor of fp32. None if there is none."""
@@ -207,17 +211,18 @@ def _rope(fields: Fields, head_dim: int, context: int) -> dict[str, Any]:
 
 def _stretched(factors: list[float], theta: float, rotated: int, context: int) -> dict[str, Any]:
     """What divides the frequencies: Llama 3's formula where it gives these factors, else the factors themselves."""
-    (low, high), original = _LLAMA3
-    factor = max(factors)
+    (low, high), factor = _LLAMA3, max(factors)
     lengths = 2 * math.pi * theta ** (np.arange(0, rotated, 2) / rotated)
-    smooth = (original / lengths - low) / (high - low)
-    between = 1 / ((1 - smooth) / factor + smooth)
-    wanted = np.where(lengths < original / high, 1.0, np.where(lengths > original / low, factor, between))
-    if len(factors) == len(wanted) and np.allclose(wanted, factors, rtol=1e-4, atol=0):
-        return {
-            "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
-            "original_max_position_embeddings": original,
-        }  # fmt: skip
+    for original in (1 << k for k in range(4, 21)):
+        smooth = (original / lengths - low) / (high - low)
+        between = 1 / ((1 - smooth) / factor + smooth)
+        long, short = lengths > original / low, lengths < original / high
+        wanted = np.where(short, 1.0, np.where(long, factor, between))
+        if len(factors) == len(wanted) and np.allclose(wanted, factors, rtol=1e-4, atol=0):
+            return {
+                "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
+                "original_max_position_embeddings": original,
+            }  # fmt: skip
     return {
         "rope_type": "longrope", "short_factor": factors, "long_factor": factors, "attention_factor": 1.0,
         "factor": 1.0, "original_max_position_embeddings": context,
@@ -275,7 +280,6 @@ def _phi3(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
         "sliding_window": window or None,
         "original_max_position_embeddings": original or fields.get("rope.scaling.original_context_length")
         or config["max_position_embeddings"],
-        "pad_token_id": None,
     }  # fmt: skip
 
 
