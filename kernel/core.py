@@ -69,6 +69,7 @@ from kernel.timers import Timers
 from kernel.trace import Trace
 from syscalls import limits
 from syscalls.errno import Errno, SyscallError
+from syscalls.printable import printable
 from syscalls.records import Kind, Right, State, WaitFor
 from syscalls.table import BY_RECORD, Attach
 from syscalls.table import Trace as TraceCall
@@ -211,6 +212,7 @@ class Kernel:
         return self._images
 
     def log(self, now: float, level: str, text: str) -> None:
+        text = printable(text)
         self.trace.line(now - self.started, level, text)
         self._actions.append(Log(now - self.started, level, text))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from drivers.protocol import Done, Failed, Load, Loaded, Probe, Probed, Progress, Shed, Unload
+from drivers.protocol import Abandon, Done, Failed, Load, Loaded, Probe, Probed, Progress, Shed, Unload
 from kernel import paging
 from kernel.device import UP, Device, no_device
 from kernel.memory.frames import FramePool
@@ -75,14 +75,19 @@ def known_image(kernel: Kernel, device: Device, model: str, dtype: str, now: flo
     return image
 
 
-def forget_waiter(device: Device, ready: Ready) -> None:
-    """Somebody no longer waits for a model; one that nobody wants and nothing has begun to load is forgotten too."""
+def forget_waiter(kernel: Kernel, device: Device, ready: Ready) -> None:
+    """Somebody no longer waits for a model. One that nobody wants is forgotten too, or, where the driver has begun to
+    read it, given up if that is still possible."""
     for image in list(device.images.values()):
         for line in (image.waiters, image.askers):
             if ready in line:
                 line.remove(ready)
-                begun = image.held or (image.state == LOADING and device.state == UP)
-                if not begun and not _needed(image):
+                if _needed(image):
+                    continue
+                on_its_way = image.state == LOADING and device.state == UP
+                if on_its_way:
+                    kernel.send(device, Abandon(image.ref))
+                elif not image.held:
                     del device.images[image.id]
 
 
@@ -134,6 +139,9 @@ def _probe(kernel: Kernel, device: Device, image: Image, dtype: str) -> None:
 def _probed(kernel: Kernel, device: Device, image: Image, message: object) -> None:
     now = kernel.now
     if isinstance(message, Failed):
+        if message.errno is Errno.EINTR and _needed(image):  # somebody has come after it was abandoned
+            _probe(kernel, device, image, next(iter(image.requested)))
+            return
         give_up(kernel, device, image, SyscallError(message.errno, message.reason), now)
         return
     if not isinstance(message, Probed):
@@ -326,6 +334,10 @@ def _load_failed(kernel: Kernel, device: Device, image: Image, error: SyscallErr
     short or a file server away for a while; when all tries have failed for long those that want to run are ended."""
     from kernel.lifecycle import exit_process
 
+    if error.errno is Errno.EINTR and _needed(image):  # somebody has come after it was abandoned
+        image.state, image.allotted = EVICTED, 0
+        paging.want(kernel, device, image, now)
+        return
     if not image.users:
         give_up(kernel, device, image, error, now)
         return
@@ -371,7 +383,8 @@ def give_up(kernel: Kernel, device: Device, image: Image, error: SyscallError, n
     from kernel.lifecycle import exit_process
 
     unpinned = "; it is pinned no longer" if image.pinned else ""
-    kernel.log(now, "error", f"{device.name}: {image.name}: {error}{unpinned}")
+    level = "info" if error.errno is Errno.EINTR else "error"
+    kernel.log(now, level, f"{device.name}: {image.name}: {error}{unpinned}")
     _forget(kernel, device, image)
     _tell_askers(image, error)
     _tell_waiters(image, error)

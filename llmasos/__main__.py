@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return act(args)
     except SyscallError as error:
-        from userland.programs.screen import printable
+        from syscalls.printable import printable
 
         print(printable(f"llmasos: {error}"), file=sys.stderr)
         return 1
@@ -296,8 +296,8 @@ def _checkpoint(args: argparse.Namespace) -> int:
 
 
 def _restore(args: argparse.Namespace) -> int:
+    from syscalls.printable import printable
     from userland.programs.images import restore
-    from userland.programs.screen import printable
 
     with _kernel(args) as kernel:
         _, said = restore(

@@ -27,6 +27,8 @@ FilePath = Annotated[str, Meta(min_length=1, max_length=limits.MAX_PATH, pattern
 Secret = Annotated[
     bytes, Meta(max_length=limits.MAX_KEY)
 ]  # bytes are secrets: no trace shows them (wire.describe)
+Blob = Annotated[bytes, Meta(max_length=limits.MAX_RECORD_BYTES)]
+Blobs = Annotated[list[Blob], Meta(max_length=limits.MAX_RECORDS)]
 Nice = Annotated[int, Meta(ge=limits.NICE_MIN, le=limits.NICE_MAX)]
 Seconds = Annotated[float, Meta(ge=0.0, le=limits.MAX_TIMEOUT)]
 GroupPath = Annotated[str, Meta(max_length=limits.MAX_PATH, pattern=PRINTABLE)]
@@ -129,6 +131,12 @@ class Right(enum.IntFlag):
     ALL = 31
 
 
+Temperature = Annotated[float, Meta(ge=0.0, le=100.0)]
+TopP = Annotated[float, Meta(gt=0.0, le=1.0)]
+MinP = Annotated[float, Meta(ge=0.0, le=1.0)]
+Penalty = Annotated[float, Meta(gt=0.0, le=100.0)]
+
+
 class Sampler(Record):
     """How the next token is chosen from the logits, in this order: repetition penalty (as in CTRL,
     arXiv:1909.05858, over every token of the log), temperature, top-k, min-p, top-p. `temperature=0` is
@@ -136,12 +144,23 @@ class Sampler(Record):
     token depends on `(seed, position)` only.
     """
 
-    temperature: Annotated[float, Meta(ge=0.0, le=100.0)] = 0.0
+    temperature: Temperature = 0.0
     top_k: Count = 0  # 0: off
-    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
-    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
-    repetition_penalty: Annotated[float, Meta(gt=0.0, le=100.0)] = 1.0
+    top_p: TopP = 1.0
+    min_p: MinP = 0.0
+    repetition_penalty: Penalty = 1.0
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
+
+
+class SamplingDefaults(Record):
+    """How a model's makers want it to be sampled where the caller does not say (its generation_config.json). None: they
+    say nothing of it, and it is off. The kernel passes them on; the SDK gives them to the processes it spawns."""
+
+    temperature: Temperature | None = None
+    top_k: Count | None = None
+    top_p: TopP | None = None
+    min_p: MinP | None = None
+    repetition_penalty: Penalty | None = None
 
 
 class Limits(Record):
@@ -186,6 +205,21 @@ class ReadResult(Record):
     decoding: bool
     finish: Finish
     state: State
+    length: Count
+
+
+class LogRecord(Record):
+    """What a program has to know beyond ids of the tokens that begin at `position`: roles, tools, messages. The kernel
+    keeps it with the log and never looks into it."""
+
+    position: Position
+    data: Blob
+
+
+class RecordsResult(Record):
+    """Records in the order in which they came, which is that of their positions; `length` is that of the log now."""
+
+    records: list[LogRecord]
     length: Count
 
 
@@ -237,6 +271,7 @@ class ProcessInfo(Record):
         Errno.OK
     )  # of its last decode, where that ended with an error (forgotten when the kernel dies)
     reason: str = ""  # that in words; of a zombie, why it has ended
+    record_bytes: int = 0  # of its records (`records`)
 
 
 class ExitInfo(Record):
@@ -288,6 +323,7 @@ class ModelInfo(Record):
     pageins: int = 0
     evictions: int = 0
     pinned: bool = False
+    sampling: SamplingDefaults = SamplingDefaults()
 
 
 class Tier(Record):

@@ -46,8 +46,9 @@ from drivers.protocol import (
     Step,
     StepDone,
 )
-from modelfiles import source
+from modelfiles import generation, source
 from syscalls.errno import Errno, SyscallError
+from syscalls.records import SamplingDefaults
 
 _log = logging.getLogger(__name__)
 _LAYOUTS = 16  # remembered, so that a model that comes back into memory is not examined again
@@ -90,9 +91,10 @@ class Engine:
 
     def probe(self, request: Probe) -> Probed:
         dtype = self._dtype(request.dtype)
-        config, layout = self._examine(source.find(request.path))
+        directory = source.find(request.path)
+        config, layout = self._examine(directory)
         kind = self._kind(config, dtype)
-        eos = config.eos_token_id
+        said = generation.read(directory, source.read_config(directory), config.eos_token_id)
         return Probed(
             ref=request.ref,
             architecture=config.model_type,
@@ -103,8 +105,11 @@ class Engine:
             context=layout.context,
             layers=layout.layers,
             block_bytes=kind.kv_shape(layout, dtype).block_bytes,
-            eos_ids=eos if isinstance(eos, list) else [] if eos is None else [eos],
+            eos_ids=said.eos_ids,
             stream_bytes=kind.stream_bytes(config, layout, dtype),
+            sampling=SamplingDefaults(
+                said.temperature, said.top_k, said.top_p, said.min_p, said.repetition_penalty
+            ),
         )
 
     def load(self, request: Load, report: Callable[[float], None]) -> Loaded:

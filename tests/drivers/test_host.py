@@ -11,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -136,23 +135,37 @@ def test_ping_and_heartbeat_are_answered_while_the_device_is_busy(tmp_path: Path
         assert idle.progress > beat.progress
 
 
+SLOW_DISK = """
+import os, time
+
+def open_slowly(path, *more, _open=os.open, **others):
+    while str(path).endswith("slow/model.safetensors") and not os.path.exists({go!r}):
+        time.sleep(0.01)
+    return _open(path, *more, **others)
+
+os.open = open_slowly
+"""
+
+
 @pytest.fixture
-def endless(model: Path, tmp_path: Path) -> Path:
-    """A model whose weights come out of a pipe into which nobody has written yet."""
-    directory = Path(shutil.copytree(model, tmp_path / "endless"))
-    (directory / "model.safetensors").unlink()
-    os.mkfifo(directory / "model.safetensors")
+def slow(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model whose weights, which are broken, a driver cannot open before there is a file `go` beside them."""
+    directory = Path(shutil.copytree(model, tmp_path / "slow"))
+    (directory / "model.safetensors").write_bytes(b"nothing")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SLOW_DISK.format(go=str(directory / "go")))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
     return directory
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "int8"])
 def test_steps_are_answered_while_a_model_is_read(
-    tmp_path: Path, model: Path, endless: Path, dtype: str
+    tmp_path: Path, model: Path, slow: Path, dtype: str
 ) -> None:
     with driver("cpu", tmp_path / "r", "threads=1") as cpu:
         cpu.send(Load(1, 9, str(model), "fp32", 8))
         cpu.wait_for(Loaded, 1)
-        cpu.send(Load(2, 10, str(endless), dtype, 8))
+        cpu.send(Load(2, 10, str(slow), dtype, 8))
         cpu.send(Load(3, 11, str(model), "bf16", 8))
         for ref in range(4, 8):
             cpu.send(Step(ref, [Run(ref, 9, 0, [5, 6, 7], 0, [0], Sample(GREEDY, 3, True))]))
@@ -164,13 +177,8 @@ def test_steps_are_answered_while_a_model_is_read(
         assert not [m for m in cpu.heard if isinstance(m, Loaded | Failed)], (
             "loads are done one after the other"
         )
-        while not isinstance(answer := cpu.receive(), Failed):  # some read it twice
-            assert isinstance(answer, Heartbeat | Progress)
-            with suppress(OSError):  # nobody reads just now
-                pipe = os.open(endless / "model.safetensors", os.O_WRONLY | os.O_NONBLOCK)
-                os.write(pipe, b"nothing")
-                os.close(pipe)
-        assert (answer.ref, answer.errno) == (2, Errno.EIO)
+        (slow / "go").touch()
+        assert cpu.wait_for(Failed, 2).errno is Errno.EIO
         cpu.wait_for(Loaded, 3)
         cpu.send(Load(9, 9, str(model), "fp32", 8, kept=True))
         cpu.wait_for(Loaded, 9)
@@ -178,9 +186,9 @@ def test_steps_are_answered_while_a_model_is_read(
         assert not cpu.wait_for(StepDone, 10).results[0].error
 
 
-def test_a_driver_quits_while_it_reads_a_model(tmp_path: Path, endless: Path) -> None:
+def test_a_driver_quits_while_it_reads_a_model(tmp_path: Path, slow: Path) -> None:
     with driver("cpu", tmp_path / "r", "threads=1") as cpu:
-        cpu.send(Load(1, 9, str(endless), "fp32", 8))
+        cpu.send(Load(1, 9, str(slow), "fp32", 8))
         cpu.send(Ping(2))
         cpu.wait_for(Done, 2)
         cpu.send(Quit())
