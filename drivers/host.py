@@ -156,7 +156,7 @@ class Host:
                 self._device.hears(request)
 
     def _send(self, message: FromDriver) -> None:
-        if not self._socket.send(encode(message)):
+        if not self._socket.send(encoded(message)):
             raise RuntimeError("the kernel does not take what it is told")  # it would wait for that for ever
 
     def _note(self, note: Note) -> None:
@@ -336,6 +336,24 @@ def _do(device: Device, request: Shed | Unload | Step | Drop | Inspect | Import)
             return device.import_(request)
         case Inspect():  # it came before the device was open
             return device.inspect(request)
+
+
+def encoded(message: FromDriver) -> bytes:
+    """A message as it is sent. An answer that no message can carry (an integer beyond 64 bits, half a surrogate pair) is
+    that request's failure; a line for the log is sent escaped."""
+    try:
+        return encode(message)
+    except (OverflowError, ValueError, TypeError) as error:
+        if isinstance(message, Note):
+            return encode(Note(message.level, message.text.encode(errors="backslashreplace").decode()))
+        if (ref := getattr(message, "ref", None)) is None:
+            raise
+        if isinstance(message, Failed):
+            return encode(
+                Failed(ref, message.errno, message.reason.encode(errors="backslashreplace").decode())
+            )
+        what = f"the driver's answer ({type(message).__name__}) cannot be sent: {error}"
+        return encode(Failed(ref, Errno.EIO, what))
 
 
 class _ToKernel(logging.Handler):

@@ -20,6 +20,7 @@ from kernel import (
     steps,
     sys_checkpoint,
     sys_context,
+    sys_estimate,
     sys_group,
     sys_info,
     sys_memory,
@@ -483,6 +484,7 @@ class Kernel:
 FAMILIES = (
     sys_process,
     sys_context,
+    sys_estimate,
     sys_memory,
     sys_group,
     sys_checkpoint,

@@ -28,7 +28,7 @@ _RETRY_MOST = 5.0  # seconds between two tries to page a model in
 def want_image(kernel: Kernel, device: Device, model: str, dtype: str, ready: Ready, now: float) -> Image:
     """Call `ready` with the model's image once it is in memory (now, if it is), or with the error."""
     image = known_image(kernel, device, model, dtype, now)
-    _check_room(device, image)
+    check_fits(device, image)
     if image.state == RESIDENT:
         ready(image)
     else:
@@ -41,7 +41,7 @@ def hint_image(kernel: Kernel, device: Device, model: str, dtype: str, ready: Re
     """Have the model paged in when that costs nobody who runs anything. `ready` is called once it is known what it needs
     (now, if it is), or with the error."""
     image = known_image(kernel, device, model, dtype, now)
-    _check_room(device, image)
+    check_fits(device, image)
     image.hinted = image.state != RESIDENT
     image.unneeded = False
     paging.want(kernel, device, image, now)
@@ -62,7 +62,7 @@ def take_hint_back(device: Device, image: Image) -> None:
 def known_image(kernel: Kernel, device: Device, model: str, dtype: str, now: float) -> Image:
     """The model's image; a new one is asked about."""
     path = kernel.config.models.get(model, model)
-    _check_device(device, dtype)
+    check_device(device, dtype)
     image = device.find_image(path, dtype)
     if image is None:
         image = Image(kernel.new_image_id(), model, path, {dtype}, used=now)
@@ -91,19 +91,12 @@ def forget_waiter(kernel: Kernel, device: Device, ready: Ready) -> None:
                     del device.images[image.id]
 
 
-def _check_room(device: Device, image: Image) -> None:
-    """ENOMEM for a model that is known, but would not be let into memory (again), because of what has been pinned since;
-    also while it is there still, or on its way: it would go for that, and not come back."""
-    if image.probed is not None and paging.allotment(device, image) is None:
-        raise SyscallError(Errno.ENOMEM, _too_big(device, image, image))
-
-
 def _needed(image: Image) -> bool:
     """Would anybody miss it, were it forgotten?"""
     return bool(image.mapped or image.waiters or image.askers or image.hinted or image.pinned)
 
 
-def _check_device(device: Device, dtype: str) -> None:
+def check_device(device: Device, dtype: str) -> None:
     if device.hopeless:
         raise no_device(device)
     if device.hello is not None and dtype and dtype not in device.hello.dtypes:
@@ -121,7 +114,7 @@ def reload_images(kernel: Kernel, device: Device, now: float) -> None:
         elif image.probed is None:
             dtype = next(iter(image.requested))
             try:
-                _check_device(device, dtype)
+                check_device(device, dtype)
             except SyscallError as error:
                 give_up(kernel, device, image, error, now)
             else:
@@ -195,8 +188,14 @@ def _merge(kernel: Kernel, device: Device, image: Image, twin: Image) -> None:
 
 
 def _make_room(kernel: Kernel, device: Device, image: Image, probed: Probed, now: float) -> None:
-    """Give the image its frames; models that nobody uses go for them, longest unused first. ENOMEM: there is no memory
-    for them, or none for its weights even when all that may go has gone; then none goes."""
+    """Give the image its frames; models that nobody uses go for them. ENOMEM: it cannot be had, and none goes."""
+    for idle in plan_room(device, image, probed):
+        evict_image(kernel, device, idle, now)
+
+
+def plan_room(device: Device, image: Image, probed: Probed) -> list[Image]:
+    """Give the image, which is new, its frames; the models that have to go for them: such as nobody uses, longest unused
+    first. ENOMEM: there is no memory for them, or none for its weights even when all that may go has gone."""
     frames = device.image_kv_bytes // probed.block_bytes if probed.block_bytes else 0
     if frames < 1:
         raise SyscallError(
@@ -220,8 +219,14 @@ def _make_room(kernel: Kernel, device: Device, image: Image, probed: Probed, now
     for one in (image, *(i for i in others if i.mapped or i.waiters)):
         if paging.allotment(device, one) is None:
             raise SyscallError(Errno.ENOMEM, _too_big(device, image, one))
-    for idle in going:
-        evict_image(kernel, device, idle, now)
+    return going
+
+
+def check_fits(device: Device, image: Image) -> None:
+    """ENOMEM for a model that is known, but would not be let into memory (again), because of what has been pinned since;
+    also while it is there still, or on its way: it would go for that, and not come back."""
+    if image.probed is not None and paging.allotment(device, image) is None:
+        raise SyscallError(Errno.ENOMEM, _too_big(device, image, image))
 
 
 def _too_big(device: Device, image: Image, one: Image) -> str:

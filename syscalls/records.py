@@ -326,6 +326,45 @@ class ModelInfo(Record):
     sampling: SamplingDefaults = SamplingDefaults()
 
 
+class Going(Record):
+    """A model that would have to go for another. Its frames go too if no process uses it (`kv_bytes`)."""
+
+    name: str
+    dtype: str
+    weight_bytes: int  # in memory
+    kv_bytes: int
+    processes: int
+    active: bool  # a process wants to run it: it would go when its turn is over
+
+
+class EstimateInfo(Record):
+    """What a model would take on a device, and who would have to go for it; bytes. `total_bytes` is what its weights take
+    together with the KV of one context of `context` tokens; KV is set aside for `pool_tokens`, of all its contexts."""
+
+    name: str
+    path: str
+    dtype: str
+    device: str
+    state: str  # as in ModelInfo; absent: not known yet
+    architecture: str
+    parameters: int
+    weight_bytes: int
+    kv_bytes_1000: int  # of 1,000 tokens
+    window: int  # tokens of a context, as the model has it
+    context: int  # tokens that were asked about, or as many as a context can have here
+    context_bytes: int  # of their KV
+    total_bytes: int
+    pool_bytes: int  # KV memory that it has, or would be given
+    pool_tokens: int
+    resident_bytes: int  # of the weights, what would be in memory; less than all: the rest is streamed
+    weight_limit: int  # memory for weights; 0: not known
+    weight_free: int  # of that, taken by nobody
+    kv_limit: int  # memory for KV
+    kv_free: int
+    going: list[Going]
+    refused: str = ""  # why it, or a context so long, cannot be had here even so; empty: it can
+
+
 class Tier(Record):
     name: str  # ram, hbm, host, disk
     size: int  # bytes

@@ -13,6 +13,7 @@ import textwrap
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -26,6 +27,7 @@ from drivers.protocol import (
     Heartbeat,
     Load,
     Loaded,
+    Note,
     Ping,
     Probe,
     Probed,
@@ -37,6 +39,7 @@ from drivers.protocol import (
     Step,
     StepDone,
     Unload,
+    decode_from_driver,
 )
 from syscalls import runtime
 from syscalls.errno import Errno
@@ -88,6 +91,31 @@ def test_a_driver_says_hello_probes_loads_steps_and_goes_on_after_errors(tmp_pat
         cpu.send(Quit())
         assert cpu.wait() == 0
         assert "Traceback" not in cpu.output()
+
+
+def test_an_answer_that_cannot_be_encoded_is_that_requests_failure_and_the_driver_goes_on(
+    tmp_path: Path,
+) -> None:
+    with driver("sim", tmp_path / "r", "time_scale=0") as sim:
+        sim.send(Probe(1, "sim:1e30", ""))
+        failed = sim.wait_for(Failed, 1)
+        assert failed.errno == Errno.EIO
+        assert "the driver's answer (Probed) cannot be sent" in failed.reason
+        sim.send(Probe(2, "sim:1b", ""))
+        assert sim.wait_for(Probed, 2).parameters == 10**9
+
+
+@pytest.mark.parametrize(
+    ("message", "sent"),
+    [
+        (Failed(7, Errno.ENOENT, "no \udc80"), Failed(7, Errno.ENOENT, r"no \udc80")),
+        (Note("error", "what \udc80 says"), Note("error", r"what \udc80 says")),
+        (Done(1 << 40), Done(1 << 40)),
+    ],
+    ids=["failed", "note", "done"],
+)
+def test_words_that_cannot_be_encoded_are_escaped(message: Any, sent: Any) -> None:
+    assert decode_from_driver(host.encoded(message)) == sent
 
 
 def test_an_unexpected_error_is_answered_and_its_traceback_noted(tmp_path: Path, model: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -60,10 +61,11 @@ def test_it_is_built_where_there_is_a_compiler() -> None:
 class Packed:
     """A matrix packed into an arena of its own."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, bits: int) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, form: str) -> None:
         columns, inputs = weight.shape
-        self.arena = Arena(packed_bytes(columns, inputs, bits))
-        self.offsets = pack(self.arena, weight, bias, bits)
+        self.arena = Arena(packed_bytes(columns, inputs, form))
+        added = None if bias is None else bias.numpy()
+        self.offsets = pack(self.arena, weight.float().numpy(), added, form)
         self.matrix = library.Matrix.from_buffer_copy(self.offsets)
         relocate(self.matrix, self.arena.base)
 
@@ -110,7 +112,7 @@ def test_an_eight_bit_product_is_exact_on_every_instruction_set(
     wanted = sums.float() * scale * each
     if bias is not None:
         wanted = wanted + bias
-    packed = Packed(weight, bias, 8)
+    packed = Packed(weight, bias, "int8")
     for isa in instruction_sets():
         assert torch.equal(product(packed, x, isa)[:, :columns], wanted), isa
 
@@ -123,7 +125,7 @@ def test_a_four_bit_product_is_that_of_its_weights(columns: int, inputs: int, ro
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(columns, inputs, generator=generator)
     x = torch.randn(rows, inputs, generator=generator)
-    packed = Packed(weight, None, 4)
+    packed = Packed(weight, None, "int4")
     dense = unpacked(packed)
     values, each = quantised(x)
     padded = torch.nn.functional.pad(values, (0, dense.shape[1] - inputs)).double()
@@ -141,7 +143,7 @@ def test_a_scale_of_four_bits_is_at_least_as_good_as_the_plain_one(
 ) -> None:
     """The plain one keeps the value of the greatest magnitude; compared by squared error, group by group."""
     weight = torch.randn(columns, inputs, generator=torch.Generator().manual_seed(seed))
-    dense = unpacked(Packed(weight, None, 4))[:columns]
+    dense = unpacked(Packed(weight, None, "int4"))[:columns]
     groups = torch.nn.functional.pad(weight, (0, -inputs % GROUP)).view(columns, -1, GROUP)
     greatest = groups.gather(2, groups.abs().argmax(2, keepdim=True))
     scale = (greatest / -8).to(torch.bfloat16).float()
@@ -162,7 +164,7 @@ def unpacked(packed: Packed) -> torch.Tensor:
 
 
 def test_gate_and_up_take_turns_of_sixteen() -> None:
-    gate, up = torch.arange(20.0)[:, None], 100 + torch.arange(20.0)[:, None]
+    gate, up = np.arange(20.0)[:, None], 100 + np.arange(20.0)[:, None]
     rows = interleave(gate, up)[:, 0].tolist()
     assert rows[:32] == [*range(16), *range(100, 116)]
     assert rows[32:36] == [16, 17, 18, 19]
@@ -173,14 +175,21 @@ def test_gate_and_up_take_turns_of_sixteen() -> None:
 # --- whole models ---------------------------------------------------------------------------------------------------
 
 
-def image(directory: Path, dtype: str, threads: int = 1, kind: Any = None, kv: str = "bf16") -> Frames:
+def image(
+    directory: Path,
+    dtype: str,
+    threads: int = 1,
+    kind: Any = None,
+    kv: str = "bf16",
+    model_dtype: torch.dtype = torch.bfloat16,
+) -> Frames:
     config = architecture.open_config(source.read_config(directory), str(directory))
     layout = architecture.examine(architecture.build_meta(config), config)
     config = architecture.open_config(source.read_config(directory), str(directory))
     kind = kind or NativeKind(native(), threads, kv=kv)
     built: Frames = kind.build(
         directory,
-        lambda told: loading.load_model(directory, config, torch.bfloat16, told),
+        lambda told: loading.load_model(directory, config, model_dtype, told),
         config, layout, dtype, FRAMES, lambda fraction: None,
     )  # fmt: skip
     return built
@@ -264,7 +273,7 @@ def rounded(weight: torch.Tensor, dtype: str) -> torch.Tensor:
     columns, inputs = weight.shape
     weight = weight.bfloat16()
     if dtype == "int4":
-        return unpacked(Packed(weight, None, 4))[:columns, :inputs]
+        return unpacked(Packed(weight, None, "int4"))[:columns, :inputs]
     scale = weight.float().abs().amax(1, keepdim=True) / 127
     return (weight.float() / scale).round() * scale
 

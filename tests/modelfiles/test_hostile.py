@@ -101,8 +101,8 @@ def test_what_is_no_regular_file_is_refused_without_waiting_for_it(
 ) -> None:
     if name != "config.json":
         write_config(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    (tmp_path / name).unlink(missing_ok=True)
+    if name == "config.json":
+        (tmp_path / "model.safetensors").write_bytes(b"")
     made(tmp_path / name)
     error = refused(lambda: (source.read_config(tmp_path), tensors.SafetensorsWeights(tmp_path)))
     assert error.errno is Errno.EIO

@@ -155,6 +155,20 @@ def test_too_long_a_result_is_answered_as_such() -> None:
     assert len(frame) < 1000
 
 
+@pytest.mark.parametrize(
+    "value", [1 << 70, [-(1 << 64)], "\udc80", object()], ids=["big", "small", "surrogate", "type"]
+)
+def test_a_result_that_no_message_can_carry_is_answered_as_such(value: Any) -> None:
+    reply = wire.decode_reply(wire.encode_reply(3, Errno.OK, value))
+    assert reply[:2] == (3, Errno.EIO)
+    assert wire.reason(reply).startswith("the result cannot be sent: ")
+
+
+def test_a_reason_that_no_message_can_carry_is_escaped() -> None:
+    reply = wire.decode_reply(wire.encode_reply(3, Errno.ENOENT, "no file \udc80"))
+    assert (reply.errno, wire.reason(reply)) == (Errno.ENOENT, r"no file \udc80")
+
+
 def test_only_system_calls_can_be_encoded() -> None:
     class Other(Call[None]):
         pass

@@ -9,6 +9,7 @@ from typing import TypedDict
 
 import msgspec
 
+from modelfiles import names
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import (
     GroupInfo,
@@ -138,6 +139,8 @@ def located(model: Model) -> Script[str]:
     """What to call a model in a system call. A directory of the working directory may be named bare (`mine`, not only
     `./mine`), unless the system knows a model of that name."""
     path, name = model_path(model), model_name(model)
+    if path == name and (found := names.locate(name)) is not None:
+        return found
     if path == name and (os.path.isfile(os.path.join(name, "config.json")) or os.path.isfile(name)):
         rows = yield from ask(Models())
         if all(row.name != name for row in rows):

@@ -15,6 +15,7 @@ from torch import nn
 from drivers.cpu.native import network, stream
 from drivers.cpu.native.installed import Store
 from drivers.cpu.native.library import Batch, Library
+from drivers.cpu.native.packing import BITS
 from drivers.engine.architecture import Layout
 from drivers.engine.contexts import Context
 from drivers.engine.early import Stop
@@ -23,8 +24,8 @@ from drivers.engine.kv import KVShape, KVSlab
 from drivers.protocol import BLOCK_TOKENS, Run
 from syscalls.errno import Errno, SyscallError
 
-BITS = {"int8": 8, "int4": 4}
-KV_DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8}
+DTYPES = ("int8", "int4")  # that are asked of it
+KV_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 SPARE_FRAMES = 64  # for steps that are begun early: as many of their runs may need a new frame
 _READ_SHARE = 0.3  # of making a blueprint is reading the model
 
@@ -153,8 +154,8 @@ class NativeKind:
     kv: str = "bf16"
 
     def why_not(self, config: Any, dtype: str) -> str:
-        if dtype not in BITS:
-            return f"the native decoder offers {', '.join(BITS)}, not {dtype}"
+        if dtype not in DTYPES:
+            return f"the native decoder offers {', '.join(DTYPES)}, not {dtype}"
         return network.why_not(config)
 
     def kv_shape(self, layout: Layout, dtype: str) -> KVShape:
@@ -175,7 +176,10 @@ class NativeKind:
         }
 
     def weight_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
-        tables = 2 * layout.vocab * int(config.hidden_size) + 4 * layout.context * layout.head_dim
+        tables = (
+            network.embedding_bits(BITS[dtype]) // 8 * layout.vocab * int(config.hidden_size)
+            + 4 * layout.context * layout.head_dim
+        )
         return network.arena_bytes(config, layout, BITS[dtype]) + tables
 
     def stream_bytes(self, config: Any, layout: Layout, dtype: str) -> int:

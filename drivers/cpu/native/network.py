@@ -14,17 +14,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
 from drivers.cpu.native.library import GELU_TANH, LANES, SILU, Layer, Matrix, Model
-from drivers.cpu.native.packing import PAGE, Arena, interleave, pack, packed_bytes
+from drivers.cpu.native.packing import BITS, PAGE, Arena, interleave, pack, packed_bytes
 from drivers.cpu.native.stream import Stretch
 from drivers.engine.architecture import Layout
+from modelfiles.tensors import Tensor
 
 FAMILIES = ("gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3")
 _ACTIVATIONS = {"silu": SILU, "gelu_pytorch_tanh": GELU_TANH}
-HEAD_BITS = 8  # of the output head, whatever the layers have: it decides between near ties
+_FORMS = {bits: form for form, bits in BITS.items()}
+
+
+def head_bits(bits: int) -> int:
+    """Of the output head, where the layers have `bits`: at least 8, since it decides between near ties."""
+    return max(8, bits)
+
+
+def embedding_bits(bits: int) -> int:
+    return 32 if bits == 32 else 16
 
 
 def why_not(config: Any) -> str:
@@ -53,17 +64,17 @@ def arena_bytes(config: Any, layout: Layout, bits: int) -> int:
 def page_bytes(config: Any, layout: Layout, bits: int) -> tuple[int, int]:
     """What a layer takes, and the head, at most."""
     hidden, middle, dim = config.hidden_size, config.intermediate_size, layout.head_dim
-    wide = config.num_attention_heads * dim
+    wide, form = config.num_attention_heads * dim, _FORMS[bits]
     layer = (
-        packed_bytes(wide + 2 * layout.kv_heads * dim, hidden, bits)
-        + packed_bytes(hidden, wide, bits)
-        + packed_bytes(2 * (middle + LANES), hidden, bits)
-        + packed_bytes(hidden, middle, bits)
+        packed_bytes(wide + 2 * layout.kv_heads * dim, hidden, form)
+        + packed_bytes(hidden, wide, form)
+        + packed_bytes(2 * (middle + LANES), hidden, form)
+        + packed_bytes(hidden, middle, form)
         + 4 * (6 * hidden + 2 * dim)
         + 1024
         + PAGE
     )
-    head = packed_bytes(layout.vocab, hidden, HEAD_BITS) + 4 * hidden + 1024 + PAGE
+    head = packed_bytes(layout.vocab, hidden, _FORMS[head_bits(bits)]) + 4 * hidden + 1024 + PAGE
     return int(layer), int(head)
 
 
@@ -123,7 +134,9 @@ def describe(
     head_dim = layout.head_dim
     scaling = float(config.query_pre_attn_scalar if gemma else head_dim)
     cosine, sine = _rotation(body.rotary_emb, layout.context)
-    tables = Arena(2 * layout.vocab * config.hidden_size + 8 * cosine.numel() + 4 * PAGE)
+    wide = embedding_bits(bits)
+    embedding = body.embed_tokens.weight.detach().to(torch.float32 if wide == 32 else torch.bfloat16)
+    tables = Arena(wide // 8 * layout.vocab * config.hidden_size + 8 * cosine.numel() + 4 * PAGE)
     with writer.page("head"):
         model = Model(
             hidden=config.hidden_size,
@@ -136,12 +149,13 @@ def describe(
             vocabulary=layout.vocab,
             context=layout.context,
             activation=_ACTIVATIONS[_activation_name(config)],
-            embedding=tables.put(body.embed_tokens.weight.detach().to(torch.bfloat16)),
-            cosine=tables.put(cosine),
-            sine=tables.put(sine),
+            embedding_bits=wide,
+            embedding=tables.put(_tensor(embedding).data),
+            cosine=tables.put(cosine.numpy()),
+            sine=tables.put(sine.numpy()),
             rotated=2 * cosine.shape[1],
             last_norm=writer.norm(body.norm),
-            head=writer.matrix(source.lm_head.weight, source.lm_head.bias, HEAD_BITS),
+            head=writer.matrix(source.lm_head.weight, source.lm_head.bias, head_bits(bits)),
             norm_epsilon=config.rms_norm_eps,
             embedding_scale=math.sqrt(config.hidden_size) if gemma else 1.0,
             attention_scale=scaling**-0.5,
@@ -222,10 +236,13 @@ class _Writer:
             gate_up_bias = None
         else:
             gate, up = mlp.gate_proj.weight, mlp.up_proj.weight
-            gate_up_bias = _joined((mlp.gate_proj, mlp.up_proj), lambda both: interleave(*both))
+            gate_up_bias = _joined(
+                (mlp.gate_proj, mlp.up_proj),
+                lambda both: torch.from_numpy(interleave(*(each.detach().float().numpy() for each in both))),
+            )
         layer.qkv = self.matrix(qkv, qkv_bias, self._bits)
         layer.out = self.matrix(attention.o_proj.weight, attention.o_proj.bias, self._bits)
-        layer.gate_up = self.matrix(interleave(gate, up), gate_up_bias, self._bits)
+        layer.gate_up = self.matrix(interleave(_tensor(gate), _tensor(up)), gate_up_bias, self._bits)
         layer.down = self.matrix(mlp.down_proj.weight, mlp.down_proj.bias, self._bits)
         layer.before_attention = self.norm(block.input_layernorm)
         if hasattr(block, "pre_feedforward_layernorm"):
@@ -239,13 +256,22 @@ class _Writer:
             layer.key_norm = self.norm(attention.k_norm)
         layer.window = window
 
-    def matrix(self, weight: torch.Tensor, bias: torch.Tensor | None, bits: int) -> Matrix:
-        return pack(self.arena, weight.detach(), None if bias is None else bias.detach(), bits)
+    def matrix(self, weight: torch.Tensor | Tensor, bias: torch.Tensor | None, bits: int) -> Matrix:
+        tensor = weight if isinstance(weight, Tensor) else _tensor(weight)
+        return pack(self.arena, tensor, None if bias is None else bias.detach().float().numpy(), _FORMS[bits])
 
     def norm(self, norm: nn.Module) -> int:
         weight = norm.weight
         assert isinstance(weight, torch.Tensor)
-        return self.arena.put(weight.detach().float() + self._norm_offset)
+        return self.arena.put(weight.detach().float().numpy() + np.float32(self._norm_offset))
+
+
+def _tensor(tensor: torch.Tensor) -> Tensor:
+    """The same memory, where it is bf16 or fp32."""
+    plain = tensor.detach().contiguous()
+    if plain.dtype == torch.bfloat16:
+        return Tensor("BF16", plain.view(torch.uint16).numpy())
+    return Tensor("F32", plain.float().numpy())
 
 
 def _joined(
