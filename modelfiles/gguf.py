@@ -22,6 +22,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from modelfiles.files import open_regular, shown
 from syscalls.errno import Errno, SyscallError
 
 MAGIC = b"GGUF"
@@ -121,10 +122,38 @@ def is_gguf(path: Path) -> bool:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a GGUF file, and of the others where it is one of several.
+    """The header of a GGUF file, and of the others where it is one of several. The last one is remembered for as long as
+    its files are not touched.
 
     Raises ENOENT, ENOEXEC (no GGUF file, or of a version or byte order that is not read), EIO (broken).
     """
+    global _last
+    last = _last
+    if last is not None and last[1].path == path and last[0] == _stamp(last[1].files):
+        return last[1]
+    before = _stamp(parts_beside(path))
+    header = _read_parts(path)
+    if before == _stamp(header.files):
+        _last = before, header
+    return header
+
+
+def _stamp(files: Sequence[Path]) -> tuple[object, ...]:
+    """What changes when one of the files does."""
+    found: list[object] = []
+    for file in files:
+        try:
+            of = file.stat()
+        except OSError:
+            return ()
+        found.append((file, of.st_dev, of.st_ino, of.st_size, of.st_mtime_ns, of.st_ctime_ns))
+    return tuple(found)
+
+
+_last: tuple[tuple[object, ...], Header] | None = None
+
+
+def _read_parts(path: Path) -> Header:
     metadata, tensors = _read(path)
     count = _split(path, metadata)
     if count == 1:
@@ -140,10 +169,8 @@ def read_header(path: Path) -> Header:
             )
         fields, entries = (metadata, tensors) if file == path else _read(file)
         if fields.get("split.no") != number or _split(file, fields) != count:
-            raise _broken(
-                file,
-                f"it says it is part {fields.get('split.no')} of {fields.get('split.count')}, its name says {number}",
-            )
+            what = f"part {fields.get('split.no')} of {fields.get('split.count')}"
+            raise _broken(file, f"it says it is {what}, its name says {number}")
         if twice := joined.keys() & entries.keys():
             raise _broken(file, f"tensor {min(twice)!r} is in another part too")
         first = first or fields
@@ -154,6 +181,14 @@ def read_header(path: Path) -> Header:
     if declared != len(joined):
         raise _broken(path, f"its parts have {len(joined)} tensors, {declared} were announced")
     return Header(path, tuple(files), first, joined)
+
+
+def parts_beside(path: Path) -> list[Path]:
+    """The files that a model's file belongs to, by their names."""
+    named = _PART.fullmatch(path.name)
+    if named is None or not 0 < int(named[3]) <= MOST_PARTS:
+        return [path]
+    return [file for file in part_names(path, int(named[3])) if file.exists()]
 
 
 def part_names(path: Path, count: int) -> list[Path]:
@@ -178,12 +213,9 @@ def _split(path: Path, metadata: Mapping[str, Any]) -> int:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
     try:
-        state = path.stat()
-        if not stat.S_ISREG(state.st_mode):
-            raise SyscallError(Errno.ENOEXEC, f"{path} is no regular file, a GGUF file was wanted")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            start = file.read(24)
+            start = file.read(24) or b""
             _check_start(path, start)
             mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
     except FileNotFoundError:
@@ -361,4 +393,4 @@ class _Reader:
 
 
 def _broken(file: Path, what: str) -> SyscallError:
-    return SyscallError(Errno.EIO, f"broken GGUF file: {file}: {what}; copy or download it again")
+    return SyscallError(Errno.EIO, f"broken GGUF file: {shown(file)}: {what}; copy or download it again")

@@ -21,6 +21,9 @@ ENDS = (
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>", "_<EOT>",
     "<|end_of_text|>", "<end_of_utterance>", "<turn|>", "<|return|>", "<|call|>",
 )  # fmt: skip
+_SAMPLING = {
+    "temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p", "penalty_repeat": "repetition_penalty",
+}  # fmt: skip
 _CONTROL, _USER_DEFINED = 3, 4
 _MOST_FACTORS = 1 << 12
 _LLAMA3 = (1.0, 4.0)  # low and high factor of all that are published; the length is found by trying
@@ -172,6 +175,15 @@ def ends(header: Header) -> list[int]:
         special = np.flatnonzero((kinds == _CONTROL) | (kinds == _USER_DEFINED))
         found += [int(i) for i in special if tokens[int(i)] in ENDS]
     return sorted(set(found))
+
+
+def sampling_of(header: Header) -> dict[str, Any]:
+    """How the model's makers want it to be sampled, in the words of generation_config.json."""
+    return {
+        name: value
+        for key, name in _SAMPLING.items()
+        if (value := header.metadata.get(f"general.sampling.{key}")) is not None
+    }
 
 
 def _rope(fields: Fields, head_dim: int, context: int) -> dict[str, Any]:
