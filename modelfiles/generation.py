@@ -37,7 +37,7 @@ class Generation:
 
 
 def read(directory: Path, config: Mapping[str, Any], default: object = None) -> Generation:
-    """What stands in a model's directory (or GGUF file), whose config.json holds `config`. `default` is the `eos_token_id`
+    """What stands in a model's directory or GGUF file, whose config.json holds `config`. `default` is the `eos_token_id`
     that the model's class takes where no file has the field. Raises EIO naming the file and the field."""
     file = directory / FILE
     if directory.is_file():
