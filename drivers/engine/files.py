@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from drivers.engine.layout import refuse
-from modelfiles import source
+from modelfiles import gguf, source
+from modelfiles.gguf_weights import GGUFWeights
 from modelfiles.tensors import SafetensorsWeights, Weights
 
 
@@ -26,5 +27,7 @@ def read_config(place: Path) -> dict[str, Any]:
 
 
 def open_weights(place: Path, raw: dict[str, Any]) -> Weights:
-    """The weights of the model in `place`, whose configuration is `raw`. Raises EIO, ENOTSUP."""
+    """The weights of the model in `place`, whose configuration is `raw`. Raises EIO, ENOEXEC, ENOTSUP."""
+    if place.is_file():
+        return GGUFWeights(gguf.read_header(place))
     return SafetensorsWeights(place)
