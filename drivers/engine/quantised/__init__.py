@@ -73,7 +73,7 @@ def open_quantised(directory: Path, config: dict[str, Any], weights: Safetensors
     if not stored:
         raise SyscallError(
             Errno.EIO,
-            f"{directory}: no weight is quantised, and by its files {shown(method)} quantised them; download it again, whole",
+            f"no weight in {directory} is quantised, and by its files {shown(method)} did it; download it again, whole",
         )
     return QuantisedWeights(parts, stored, form)
 

@@ -145,6 +145,9 @@ def open_modelopt(fields: Fields, parts: Parts, kind: str) -> tuple[dict[str, St
     )
 
 
+_UNSIGNED_ZERO = floats.E2M1 + np.float32(0)  # modelopt's table of E2M1 has one zero
+
+
 def _nvfp4(name: str, group: int, kind: str, parts: Parts) -> Stored:
     items, rows, wide = parts.matrix(name, ("U8",))
     columns = 2 * wide
@@ -158,5 +161,5 @@ def _nvfp4(name: str, group: int, kind: str, parts: Parts) -> Stored:
         return result
 
     return Scaled(
-        (rows, columns), (1, group), kind, lambda: floats.E2M1[integers.nibbles(items().data)], scale
+        (rows, columns), (1, group), kind, lambda: _UNSIGNED_ZERO[integers.nibbles(items().data)], scale
     )

@@ -7,12 +7,18 @@ inputs, columns], as transformers' modelling code has it.
 
 from __future__ import annotations
 
+import numpy as np
+
 from drivers.engine.quantised import floats, integers
 from drivers.engine.quantised.fields import Fields, shown
 from drivers.engine.quantised.stored import Parts, Scaled, Stored, broken
 
 METHOD = "mxfp4"
 _BYTES = 16  # of a block: 32 values
+
+# value * 2 ** (byte - 127), with nothing too large for fp32 on the way: twice the value, half the power.
+_TWICE = 2 * floats.E2M1
+_HALVES = np.ldexp(1.0, np.arange(256) - 128).astype(np.float32)
 
 
 def open_weights(fields: Fields, parts: Parts) -> tuple[dict[str, Stored], str]:
@@ -33,6 +39,6 @@ def _matrix(name: str, parts: Parts) -> Stored:
     inputs = groups * 2 * _BYTES
     return Scaled(
         (*leading, inputs, columns), (1, 2 * _BYTES), "BF16",
-        lambda: floats.E2M1[integers.nibbles(blocks().data)].reshape(*leading, columns, inputs),
-        lambda: floats.EXPONENTS[exponents().data], swapped=True,
+        lambda: _TWICE[integers.nibbles(blocks().data)].reshape(*leading, columns, inputs),
+        lambda: _HALVES[exponents().data], swapped=True,
     )  # fmt: skip
