@@ -18,8 +18,9 @@ NAMES = (
 PUBLISHED = (
     r".*", r".*self_attn.*", r"model\.layers\.\d+\.mlp\.(gate|up|down)_proj$", r"^lm_head$", r".*\.(q|k|v)_proj",
     r"[^.]+$",
-    r".*layers\.[0-9]{1,2}\.(?:self_attn|mlp).*", r"model\.layers\.(1|12)\..*", r"\w+_head?", r".*mlp\.experts\.\d+\.w[123]$",
-    r"", r"a{0}lm_head", r"^$", r".*\s.*", r"(model|lm)[._]", r"((a*)*)*$", r".*?down_proj", r"[]x]", r"[a\]-]",
+    r".*layers\.[0-9]{1,2}\.(?:self_attn|mlp).*", r"model\.layers\.(1|12)\..*", r"\w+_head?",
+    r".*mlp\.experts\.\d+\.w[123]$", r"",
+    r"a{0}lm_head", r"^$", r".*\s.*", r"(model|lm)[._]", r"((a*)*)*$", r".*?down_proj", r"[]x]", r"[a\]-]",
 )  # fmt: skip
 
 
