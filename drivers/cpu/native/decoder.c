@@ -207,7 +207,7 @@ static void run_step(member *self, void *argument)
     EACH(rows)
     {
         float *const x = d->state + i * hidden;
-        k->embed(m->embedding + b->token[i] * m->hidden, m->embedding_scale, x, m->hidden);
+        k->embed((const uint16_t *)m->embedding + b->token[i] * m->hidden, m->embedding_scale, x, m->hidden);
         k->norm(x, m->layer[0].before_attention, d->normed + i * hidden, m->hidden, m->norm_epsilon);
         quantise_row(d, &m->layer[0].qkv, d->normed + i * hidden, m->hidden, i);
     }

@@ -15,24 +15,34 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ABI 4
+#define ABI 5
 #define LANES 16        /* columns of a packed block, tokens of a KV frame */
 #define ITEM 32         /* columns a work item computes: two blocks */
-#define GROUP 32        /* weights that share a scale in 4 bits */
+#define GROUP 32        /* weights that share a scale, where not all of a column do */
 #define MAX_QUERIES 8   /* query vectors that attention takes through the keys together */
 
-/* y = x W^T + bias. Columns are packed in blocks of 16, four consecutive inputs of each together.
-   8 bits: data [columns/16][inputs/4][16][4]; a weight is data * scale[column].
-   4 bits: data [columns/16][inputs/8][16][4], the low halves for inputs 0..3 and the high ones for 4..7 of eight, each
-   8 more than the weight, which is (data - 8) * group_scale[columns/16][inputs/GROUP][16] (bfloat16).
-   `columns` is a multiple of ITEM, `inputs` of 4 (8 bits) or GROUP (4 bits); what pads them is zero. */
+/* What scales of groups are; none: a column has one, or (32 and 16 bits) there is none. */
+enum { UNGROUPED = 0, BFLOAT16 = 1, FLOAT16 = 2, FLOAT32 = 3 };
+
+/* y = x W^T + bias. Columns are packed in blocks of 16. What pads `columns` to a multiple of ITEM, and `inputs` to the units
+   named here, is zero.
+   32 bits: floats [columns/16][inputs][16].
+   16 bits: bfloat16, two consecutive inputs of a column together, [columns/16][inputs/2][16][2]. Inputs: a multiple of 2.
+   8 bits: bytes with signs, four inputs together, [columns/16][inputs/4][16][4]. Inputs: a multiple of 4, or of GROUP.
+   4 bits: [columns/16][inputs/8][16][4], the low halves for inputs 0..3 and the high ones for 4..7 of eight, 0..15 each.
+   Inputs: a multiple of GROUP.
+   A weight of 8 bits is data * scale[column], or, in groups, (data - zero) * group_scale[columns/16][inputs/GROUP][16] like
+   one of 4 bits; zero is group_zero of the same shape, and where that is NULL 0 for 8 bits and 8 for 4.
+   Activations are rounded for 16 bits to bfloat16, for 8 and 4 bits to whole numbers of up to 127 times the row's greatest
+   magnitude / 127; for 32 bits they stay what they are. */
 typedef struct {
     const int8_t *data;
-    const float *scale;          /* [columns]; 8 bits only */
-    const int32_t *correction;   /* [columns], -128 times the sum of a column; 8 bits only */
-    const uint16_t *group_scale; /* 4 bits only */
-    const float *bias;           /* [columns], or NULL */
-    int64_t columns, inputs, bits;
+    const float *scale;        /* [columns]; 8 bits without groups only */
+    const int32_t *correction; /* [columns], -128 times the sum of a column; likewise */
+    const void *group_scale;   /* of `group_kind` */
+    const int8_t *group_zero;
+    const float *bias;         /* [columns], or NULL */
+    int64_t columns, inputs, bits, group_kind;
 } matrix;
 
 typedef struct {
@@ -47,7 +57,8 @@ enum { SILU = 0, GELU_TANH = 1 };
 
 typedef struct {
     int64_t hidden, layers, heads, kv_heads, head_dim, padded_head_dim, intermediate, vocabulary, context, activation;
-    const uint16_t *embedding; /* [vocabulary, hidden], bfloat16 */
+    int64_t embedding_bits;     /* 16 (bfloat16) or 32 */
+    const void *embedding;      /* [vocabulary, hidden] */
     const float *cosine, *sine; /* [context, rotated / 2] */
     int64_t rotated;            /* dimensions of a head that are rotated */
     const layer *layer;
