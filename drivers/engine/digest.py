@@ -21,7 +21,12 @@ Stamp = tuple[tuple[object, ...], ...]
 
 def files(source: Path) -> list[Path]:
     """Those of a model's directory that make it what it is."""
-    return sorted([*source.glob("config.json"), *source.glob("*.safetensors*")])
+    names = (
+        "config.json",
+        "*.safetensors*",
+        "*quant*_config.json",
+    )  # the last: quantisation, where config.json is silent
+    return sorted(path for name in names for path in source.glob(name))
 
 
 def stamp(source: Path) -> Stamp:

@@ -5,28 +5,38 @@ The one place that knows which forms there are; who runs a model sees a dictiona
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
-from drivers.engine import measures
-from drivers.engine.layout import refuse
+from drivers.engine import measures, quantised
 from modelfiles import source
 from modelfiles.tensors import SafetensorsWeights, Weights
+
+_log = logging.getLogger(__name__)
 
 
 def read_config(place: Path) -> dict[str, Any]:
     """The configuration of the model in `place`. Raises EIO, ENOEXEC."""
     raw = source.read_config(place)
     measures.check(raw, str(place / "config.json"))
-    if quantisation := raw.get("quantization_config"):
-        method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else "unknown"
-        raise refuse(
-            raw["model_type"],
-            f"its weights are quantised ({method}); use the unquantised model with dtype int8",
-        )
+    if (settings := quantised.settings(place, raw)) is not None:
+        quantised.check(settings)
     return raw
 
 
-def open_weights(place: Path, raw: dict[str, Any]) -> Weights:
-    """The weights of the model in `place`, whose configuration is `raw`. Raises EIO, ENOTSUP."""
-    return SafetensorsWeights(place)
+def native_form(place: Path, raw: dict[str, Any]) -> str:
+    """The native form that holds the integers of a quantised checkpoint as they are; "" where none does."""
+    settings = quantised.settings(place, raw)
+    return "" if settings is None else quantised.native_form(settings)
+
+
+def open_weights(place: Path, raw: dict[str, Any], dtype: str) -> Weights:
+    """The weights of the model in `place`, whose configuration is `raw`, to be run in `dtype`. Raises EIO, ENOTSUP."""
+    weights = SafetensorsWeights(place)
+    if quantised.settings(place, raw) is None:
+        return weights
+    opened = quantised.open_quantised(place, raw, weights)
+    how = "as it is" if dtype == native_form(place, raw) else f"dequantised, then {dtype}"
+    _log.info("%s: %s, %s", place, opened.form, how)
+    return opened

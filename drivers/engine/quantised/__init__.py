@@ -15,9 +15,12 @@ from typing import Any
 
 from drivers.engine.quantised import awq, bitsandbytes, compressed_tensors, fp8, gptq, mxfp4, torchao
 from drivers.engine.quantised.fields import Fields, shown, unsupported
+from drivers.engine.quantised.forms import native_form
 from drivers.engine.quantised.stored import Parts, QuantisedWeights, Stored
 from modelfiles.tensors import SafetensorsWeights
 from syscalls.errno import Errno, SyscallError
+
+__all__ = ["check", "native_form", "open_quantised", "settings"]
 
 _Reader = Callable[[Fields, Parts], tuple[dict[str, Stored], str]]
 
@@ -53,21 +56,28 @@ def settings(directory: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+def check(found: dict[str, Any]) -> None:
+    """Whether weights with these settings are read here at all. Raises ENOTSUP naming the method, EIO."""
+    method = Fields("quantization_config", found).word("quant_method", "")
+    if method not in _readers(Path(), {}):
+        known = "known, and not read here" if method in _OTHERS else "not known"
+        raise unsupported(
+            method, f"the method is {known}",
+            "use the model unquantised, or quantised by GPTQ, AWQ, compressed-tensors, FP8 or bitsandbytes",
+        )  # fmt: skip
+
+
 def open_quantised(directory: Path, config: dict[str, Any], weights: SafetensorsWeights) -> QuantisedWeights:
     """The weights of a quantised model. `config` is its config.json, `weights` its files.
 
     Raises ENOTSUP for methods and options that are not read, by name, EIO for tensors that are not as the configuration
     says.
     """
-    fields = Fields("quantization_config", settings(directory, config))
-    method = fields.word("quant_method", "")
-    reader = _readers(directory, config).get(method)
-    if reader is None:
-        known = "known, and not read here" if method in _OTHERS else "not known"
-        raise unsupported(
-            method, f"the method is {known}",
-            "use the model unquantised, or quantised by GPTQ, AWQ, compressed-tensors, FP8 or bitsandbytes",
-        )  # fmt: skip
+    found = settings(directory, config) or {}
+    check(found)
+    fields = Fields("quantization_config", found)
+    method = fields.word("quant_method")
+    reader = _readers(directory, config)[method]
     parts = Parts(weights)
     stored, form = reader(fields, parts)
     if not stored:
