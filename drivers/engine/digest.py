@@ -25,7 +25,7 @@ def files(source: Path) -> list[Path]:
         "config.json",
         "*.safetensors*",
         "*quant*_config.json",
-    )  # the last: quantisation, where config.json is silent
+    )  # the last: where config.json is silent
     return sorted(path for name in names for path in source.glob(name))
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from drivers.engine.quantised.stored import GROUP
-
+GROUP = 32  # inputs that share a scale in the native forms: a group is a multiple of it, or the whole column
 _BITS = {4: "int4", 8: "int8"}
 
 
@@ -79,7 +78,6 @@ def _torchao(settings: Mapping[str, Any]) -> str:
 
 _METHODS = {
     "auto-round": _auto_round,
-    "intel/auto-round": _auto_round,
     "awq": _awq,
     "bitsandbytes": _bitsandbytes,
     "compressed-tensors": _compressed_tensors,

@@ -16,10 +16,10 @@ import numpy as np
 
 from drivers.engine.quantised import floats
 from drivers.engine.quantised.fields import shown
+from drivers.engine.quantised.forms import GROUP
 from modelfiles.tensors import ITEMS, Packed, Tensor, Weights
 from syscalls.errno import Errno, SyscallError
 
-GROUP = 32  # inputs that share a scale in the native forms: a checkpoint's group is a multiple, or the whole column
 _PIECE = 1 << 22  # items dequantised at a time
 _LARGEST = 1 << 40  # items of one weight
 
