@@ -85,6 +85,15 @@ def open_swap(options: Mapping[str, str]) -> SwapFile | None:
                     return None
         return SwapFile(directory, most) if most else None
     except OSError as error:
+        if (
+            not wanted and "swapdir" not in options
+        ):  # a home that cannot be written, as in a read-only container
+            _log.warning(
+                "no swap: %s cannot be made (%s); KV that does not fit is computed again",
+                directory,
+                error.strerror,
+            )
+            return None
         raise SyscallError(
             Errno.EIO, f"no swap file can be made in {directory}: {error.strerror}; use swapdir=DIR or swap=0"
         ) from None

@@ -48,8 +48,9 @@ from drivers.protocol import (
     Step,
     StepDone,
 )
-from modelfiles import source
+from modelfiles import generation, source
 from syscalls.errno import Errno, SyscallError
+from syscalls.records import SamplingDefaults
 
 _log = logging.getLogger(__name__)
 _LAYOUTS = 16  # remembered, so that a model that comes back into memory is not examined again
@@ -96,6 +97,7 @@ class Engine:
         dtype = self._dtype(request.dtype or self._as_stored(place, raw))
         kind = self._kind(raw, dtype)
         config, layout = self._examine(kind, place, raw)
+        said = generation.read(place, raw, layout.eos)
         return Probed(
             ref=request.ref,
             architecture=raw["model_type"],
@@ -106,8 +108,11 @@ class Engine:
             context=layout.context,
             layers=layout.layers,
             block_bytes=kind.kv_shape(layout, dtype).block_bytes,
-            eos_ids=layout.eos,
+            eos_ids=said.eos_ids,
             stream_bytes=kind.stream_bytes(config, layout, dtype),
+            sampling=SamplingDefaults(
+                said.temperature, said.top_k, said.top_p, said.min_p, said.repetition_penalty
+            ),
         )
 
     def load(self, request: Load, report: Callable[[float], None]) -> Loaded:

@@ -63,6 +63,8 @@ def load_model(
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise SyscallError(Errno.ENOMEM, f"no memory for the weights of {place}: {error}") from None
+    except SyscallError:  # of `report`: nobody wants it any more
+        raise
     except Exception as error:  # the loader's errors are of many kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SyscallError(Errno.EIO, f"the weights in {place} cannot be loaded: {reason}") from None

@@ -217,6 +217,7 @@ def test_weights_of_another_shape_are_eio(device: Device, copied: Path) -> None:
 
 
 def test_a_shard_that_is_missing_is_eio_naming_it(device: Device, copied: Path) -> None:
+    (copied / "model.safetensors").rename(copied / "model-00001-of-00002.safetensors")
     (copied / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}})
     )

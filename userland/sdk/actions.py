@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Finish, ModelInfo, Pid, ReadResult, Sampler, Signal
@@ -23,20 +25,22 @@ from syscalls.table import (
     Truncate,
     Wait,
 )
+from userland.sdk import sim_words
 from userland.sdk.chat import ChatFormat, Message
 from userland.sdk.script import Piece, Script, Stream, ask
 from userland.sdk.text import (
     BEFORE,
     Detokenizer,
     StopStrings,
-    Tokenizer,
     begins_apart,
     checked,
-    decode,
     decode_after,
     encode_after,
-    load_tokenizer,
 )
+from userland.sdk.tokenizer import Tokenizer
+from userland.sdk.tokenizer_files import load_tokenizer
+
+T = TypeVar("T")
 
 MAX_TOKENS = 256  # of an answer, where nothing else is said
 
@@ -55,16 +59,17 @@ class Language:
         chat = self.chat.stop_ids() if self.chat else []
         return sorted({*self.model.eos_ids, *chat})
 
-    def encode(self, text: str, *, begin: bool = False) -> list[int]:
-        """Ids of a text; `begin` adds what the tokenizer puts before a text (a BOS token, say). Raises E2BIG, EINVAL for
-        what no tokenizer should be given (see `text.checked`)."""
+    def encode(self, text: str, *, begin: bool = False, control: bool = False) -> list[int]:
+        """Ids of a text; `begin` adds what the tokenizer puts before a text (a BOS token, say). What spells a control
+        token is that token only with `control`. Raises E2BIG, EINVAL for what no tokenizer should be given (see
+        `text.checked`)."""
         checked(text, self.model.context)
         if text and not begin and begins_apart(self.tokenizer):
-            return encode_after(self.tokenizer, text)
-        return list(self.tokenizer.encode(text, add_special_tokens=begin))
+            return encode_after(self.tokenizer, text, control=control)
+        return self.tokenizer.encode(text, control=control, begin=begin)
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
-        return decode(self.tokenizer, ids, special=special)
+        return self.tokenizer.decode(ids, special=special)
 
     def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """Text of ids as they stand behind others."""
@@ -78,20 +83,19 @@ class Language:
 
 def language_of(info: ModelInfo) -> Language:
     """Load a model's tokenizer. Raises ENOENT or EIO if there is none."""
-    chat = _chat_of(info.path, info.name, info.context)
+    simulated = info.architecture == sim_words.ARCHITECTURE
+    tokenizer = sim_words.sim_tokenizer(info.vocab) if simulated else load_tokenizer(info.path)
+    chat = _chat_of(tokenizer, info.name, info.context)
     known, why = (None, chat.reason) if isinstance(chat, SyscallError) else (chat, "")
-    return Language(info, load_tokenizer(info.path), known, why)
+    return Language(info, tokenizer, known, why)
 
 
 @functools.lru_cache(maxsize=16)
-def _chat_of(path: str, name: str, window: int) -> ChatFormat | SyscallError:
+def _chat_of(tokenizer: Tokenizer, name: str, window: int) -> ChatFormat | SyscallError:
     """A model's chat format, or why it has none."""
-    tokenizer = load_tokenizer(path)
     try:
         return ChatFormat(tokenizer, name, window)
-    except SyscallError as error:
-        if error.errno is not Errno.ENOTSUP:
-            raise
+    except SyscallError as error:  # a template that is broken or missing matters to whoever wants to chat
         return error
 
 
@@ -170,6 +174,18 @@ def follow(language: Language, pid: int, position: int, stops: Sequence[str] = (
             return result.finish
 
 
+def _interrupting(pid: int, stream: Stream[T]) -> Stream[T]:
+    """A stream of a decode that was begun for it: an error on the way (a tokenizer's, say) does not leave it decoding."""
+    try:
+        return (yield from stream)
+    except GeneratorExit:  # whoever runs the script interrupts
+        raise
+    except Exception:
+        with suppress(SyscallError):  # it has gone, or the kernel has
+            yield from ask(Kill(pid, Signal.INT))
+        raise
+
+
 def _failures(pid: int, finish: Finish) -> Script[None]:
     """Raise what ended a decode that could not come to its end; what its text so far is the process still has."""
     if finish not in (Finish.ERROR, Finish.KILLED):
@@ -212,7 +228,7 @@ def stream(
     started = yield from ask(
         Decode(pid, max_tokens, language.stop_ids, sampler=sampler, deadline=deadline, wait=False)
     )
-    return (yield from follow(language, pid, started.position, stops))
+    return (yield from _interrupting(pid, follow(language, pid, started.position, stops)))
 
 
 def generate(
@@ -291,7 +307,7 @@ def say(
     """Say something to the process and stream its answer. If it may not answer, its context is as it was."""
     turn = ask_next(language, pid, text, system)
     position = yield from begin_answer(language, pid, turn, max_tokens, sampler, deadline)
-    return (yield from follow(language, pid, position, stops))
+    return (yield from _interrupting(pid, follow(language, pid, position, stops)))
 
 
 def begin_answer(

@@ -11,10 +11,10 @@ from collections.abc import Generator
 from contextlib import closing
 
 from syscalls.errno import Errno, SyscallError
+from syscalls.printable import printable
 from syscalls.records import Finish, Limits, ProcessInfo, Signal, State
 from syscalls.table import Getinfo, Kill, Models, Read, Wait
 from userland.programs.flow import Flow
-from userland.programs.screen import printable
 from userland.sdk import actions
 from userland.sdk.actions import MAX_TOKENS
 from userland.sdk.options import feed_text
@@ -50,7 +50,7 @@ def _spawn(shell: Session, line: Line) -> None:
         name=name,
         system=line.text("--system"),
         nice=line.integer("--nice", 0),
-        temperature=line.decimal("--temperature", 0.0),
+        temperature=line.decimal("--temperature", 0.0) if line.has("--temperature") else None,
         seed=line.integer("--seed", 0, least=0) if line.has("--seed") else None,
         dtype=line.text("--dtype"),
         group=line.text("--group"),

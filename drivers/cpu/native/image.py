@@ -19,6 +19,7 @@ from drivers.cpu.native import network, stream
 from drivers.cpu.native.config import Config
 from drivers.cpu.native.installed import Store
 from drivers.cpu.native.library import Batch, Library
+from drivers.cpu.native.packing import FORMS
 from drivers.engine.contexts import Context
 from drivers.engine.early import Stop
 from drivers.engine.image import Frames, Raw
@@ -30,7 +31,7 @@ from syscalls.errno import Errno, SyscallError
 
 KV_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 INSTALLED = ("int8", "int4")  # the dtypes whose packing is worth keeping
-FORMS = INSTALLED
+
 SPARE_FRAMES = 64  # for steps that are begun early: as many of their runs may need a new frame
 _log = logging.getLogger(__name__)
 

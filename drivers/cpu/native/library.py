@@ -27,7 +27,7 @@ SWITCH = "LLMASOS_NATIVE"  # "0": do without; or the name of an instruction set,
 
 DIRECTORY = "LLMASOS_CACHE"  # where installed models (installed.py) are kept; "" keeps none
 
-INSTRUCTION_SETS = ("avx512vnni", "avxvnni", "avx2", "generic")  # the best first
+INSTRUCTION_SETS = ("avx512bf16", "avx512vnni", "avxvnni", "avx2", "generic")  # the best first
 
 SILU, GELU_TANH = 0, 1
 

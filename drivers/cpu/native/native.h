@@ -68,7 +68,7 @@ typedef struct {
 } model;
 
 /* The rows of a step. Frames of KV are [layers][2][kv_heads] of, for keys, [padded_head_dim][16] and, for values,
-   [16][padded_head_dim]: bfloat16, or, in 8 bits, bytes and behind them 16 floats, what the bytes of each of the 16 tokens
+   [16][padded_head_dim]: floats, bfloat16, or, in 8 bits, bytes and behind them 16 floats, what the bytes of each of the 16 tokens
    are to be multiplied by. A row's own key and value are written before any row of the step attends. */
 typedef struct {
     int64_t rows, outputs;
@@ -76,7 +76,7 @@ typedef struct {
     const int64_t *const *table;     /* [rows]: frames of the row's context; rows of one context have the same pointer */
     uint8_t *slab;
     int64_t frame_size;    /* bytes */
-    int64_t kv_bits;       /* 16 or 8 */
+    int64_t kv_bits;       /* 32, 16 or 8 */
     const int64_t *output; /* [outputs]: rows whose logits are wanted */
     float *logits;         /* [outputs, logits_stride], or NULL for the greatest only */
     int64_t logits_stride;
@@ -88,16 +88,18 @@ typedef struct {
     const volatile int64_t *ready;
 } batch;
 
-/* A kernel's view of a matrix product: `rows` rows of quantised activations. */
+/* A kernel's view of a matrix product: `rows` rows of activations as the matrix's form wants them (`quantise`, `round_row`;
+   32 bits: floats). */
 typedef struct {
-    const int8_t *values; /* [rows, stride] */
-    const float *scale;   /* [rows] */
-    const int32_t *sums;  /* [rows, stride / GROUP], sums of groups; 4 bits only */
-    int64_t rows, stride;
+    const void *values;  /* [rows, stride] */
+    const float *scale;  /* [rows]; 8 and 4 bits only */
+    const int32_t *sums; /* [rows, stride / GROUP], sums of groups; groups only */
+    int64_t rows, stride; /* bytes */
 } activations;
 
 typedef struct {
     const char *name;
+    int64_t rounded_size; /* bytes of an activation that round_row has made */
     /* Columns item * ITEM .. + ITEM for all rows, to out[row * stride + column]. */
     void (*product)(const matrix *, const activations *, int64_t item, float *out, int64_t stride);
     /* The same through activation(gate) * up: 16 columns at out[row * stride + item * 16]. */
@@ -108,10 +110,13 @@ typedef struct {
                          int64_t *index);
     /* out = x / rms(x) * weight; out may be x. `size` need not be a multiple of anything. */
     void (*norm)(const float *x, const float *weight, float *out, int64_t size, float epsilon);
-    /* values[0..padded) (0 from size on), the scale, and (sums not NULL) the sums of groups. */
-    void (*quantise)(const float *x, int64_t size, int64_t padded, int64_t bits, int8_t *values, float *scale, int32_t *sums);
+    /* values[0..padded) (0 from size on), the scale, and (sums not NULL) the sums of groups. With `signs` bytes have them;
+       without, they may be 128 more, for products with weights that have. */
+    void (*quantise)(const float *x, int64_t size, int64_t padded, int signs, int8_t *values, float *scale, int32_t *sums);
+    /* values[0..padded) rounded to bfloat16. */
+    void (*round_row)(const float *x, int64_t size, int64_t padded, void *values);
     void (*add)(float *x, const float *y, int64_t size);
-    void (*embed)(const uint16_t *row, float scale, float *out, int64_t size);
+    void (*embed)(const void *row, int64_t bits, float scale, float *out, int64_t size);
     /* Rotate the first `rotated` of a head's dimensions: pairs are (i, i + rotated / 2). */
     void (*rotate)(float *head, const float *cosine, const float *sine, int64_t rotated);
     void (*cap)(float *x, int64_t size, float limit);
@@ -126,7 +131,7 @@ typedef struct {
 extern const kernels kernels_generic;
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define HAVE_X86 1
-extern const kernels kernels_avx2, kernels_avxvnni, kernels_avx512vnni;
+extern const kernels kernels_avx2, kernels_avxvnni, kernels_avx512vnni, kernels_avx512bf16;
 #endif
 
 /* The best of this CPU's, or the one of that name; NULL if this CPU (or build) has none of that name. */
