@@ -1,4 +1,8 @@
-"""torchao: what it quantises and flattens into safetensors comes out as it dequantises it, to the bit."""
+"""torchao: what it quantises and flattens into safetensors comes out as it dequantises it, to the bit.
+
+transformers imports torchao wherever it is installed, which takes every driver of the other tests seconds; so it is not
+among the tests' requirements. test_golden.py has layers of its making; here it makes them where it is there.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,7 @@ def flattened(
 def cases() -> dict[str, tuple[Any, tuple[int, int] | None]]:
     """name -> configuration, and bits and group of the native form that holds it for 16-bit scales."""
     torchao = pytest.importorskip(
-        "torchao.quantization", reason="pip install torchao (the extra `dev` has it)"
+        "torchao.quantization", reason="torchao is not installed (pip install torchao)"
     )
     four, eight, three = torch.int4, torch.int8, torch.int3
     asymmetric = torchao.MappingType.ASYMMETRIC
