@@ -113,6 +113,7 @@ class Engine:
             sampling=SamplingDefaults(
                 said.temperature, said.top_k, said.top_p, said.min_p, said.repetition_penalty
             ),
+            stored=files.stored(place, raw, dtype, kind.keeps_integers),
         )
 
     def load(self, request: Load, report: Callable[[float], None]) -> Loaded:

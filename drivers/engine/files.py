@@ -31,12 +31,21 @@ def native_form(place: Path, raw: dict[str, Any]) -> str:
     return "" if settings is None else quantised.native_form(settings)
 
 
+def stored(place: Path, raw: dict[str, Any], dtype: str, keeps: bool) -> str:
+    """How quantised files hold the weights, and what a kind that `keeps` integers, or not, makes of them in `dtype`; "":
+    they are not quantised."""
+    settings = quantised.settings(place, raw)
+    if settings is None:
+        return ""
+    as_it_is = keeps and dtype == quantised.native_form(settings)
+    return f"{settings['quant_method']}, {'as it is' if as_it_is else 'dequantised'}"
+
+
 def open_weights(place: Path, raw: dict[str, Any], dtype: str) -> Weights:
     """The weights of the model in `place`, whose configuration is `raw`, to be run in `dtype`. Raises EIO, ENOTSUP."""
     weights = SafetensorsWeights(place)
     if quantised.settings(place, raw) is None:
         return weights
     opened = quantised.open_quantised(place, raw, weights)
-    how = "as it is" if dtype == native_form(place, raw) else f"dequantised, then {dtype}"
-    _log.info("%s: %s, %s", place, opened.form, how)
+    _log.info("%s: its weights are stored as %s, and wanted as %s", place, opened.form, dtype)
     return opened

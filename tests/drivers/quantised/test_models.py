@@ -177,6 +177,7 @@ def test_a_quantised_model_has_the_logits_of_its_weights(
     probed = open_device({"threads": "1", "installed": "no"}).probe(Probe(1, str(there), ""))
     default = open_device({"threads": "1", "installed": "no"}).probe(Probe(1, str(zoo(name)), "")).dtype
     assert probed.dtype == (form or default)
+    assert probed.stored == f"{METHODS[method][1]['quant_method']}, {'as it is' if form else 'dequantised'}"
     if form:  # its integers are exact, what is left is the activations' rounding to 8 bits
         ours = top(there, form, prompt())
         for token in reference.topk(3).indices.tolist():
