@@ -197,5 +197,6 @@ def open_device(options: Mapping[str, str]) -> Device:
         kinds,
         early=early == "yes",
         below=[on_disk(swap)] if swap else [],
+        keep=not options.get("dtype"),
         digests=installed / "digests" if (installed := library.installed_directory()) else None,
     )

@@ -71,6 +71,7 @@ class TorchKind:
     warning: str = ""  # about every model that is built so
     threads: int = 0  # 0: as torch would have it
     name = "torch"
+    keeps_integers = False
 
     def why_not(self, raw: Raw, dtype: str) -> str:
         if dtype == "int8" and self.no_int8:
