@@ -14,6 +14,7 @@ from drivers.protocol import BLOCK_TOKENS
 from kernel.device import UP
 from kernel.groups.group import NICE_0_WEIGHT, Group
 from kernel.groups.pressure import Activity
+from kernel.log_records import check_places
 from kernel.memory.page_table import blocks
 from kernel.memory.weights import EVICTED, LOADING, RESIDENT
 from kernel.process import LLMProcess, Program
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 def check(kernel: Kernel) -> None:
     check_frames(kernel)
     check_tables(kernel)
+    check_records(kernel)
     check_states(kernel)
     check_run_queues(kernel)
     check_in_flight(kernel)
@@ -98,6 +100,19 @@ def check_tables(kernel: Kernel) -> None:
             f"pid {process.pid}: {process.returned} tokens are moved in by no step",
         )
         _require(table.sent <= len(table.frames), f"pid {process.pid}: more frames sent than there are")
+
+
+def check_records(kernel: Kernel) -> None:
+    """Records are in order, each at a position that its log has or ends at, and no more than a process may have."""
+    for process in _llms(kernel):
+        records = process.records
+        wrong = check_places(records.rows, len(process.log))
+        _require(not wrong, f"pid {process.pid}: {wrong}")
+        counted = sum(len(row.data) for row in records.rows)
+        _require(
+            records.bytes == counted,
+            f"pid {process.pid}: {records.bytes} bytes of records, counted: {counted}",
+        )
 
 
 def check_states(kernel: Kernel) -> None:

@@ -12,7 +12,7 @@ import stat
 import time
 from pathlib import Path
 
-from syscalls import runtime, transport
+from syscalls import runtime, zeromq
 from syscalls.errno import Errno, SyscallError
 
 _PATIENCE = 0.5  # seconds: somebody who only asks whether a kernel runs holds the lock for an instant
@@ -21,7 +21,7 @@ _PATIENCE = 0.5  # seconds: somebody who only asks whether a kernel runs holds t
 def prepare(directory: Path) -> None:
     """Make the runtime directory, 0700 and ours; raises SyscallError if it is not, or cannot be used."""
     try:
-        transport.check_endpoint(runtime.endpoint(directory, runtime.DRIVERS))
+        zeromq.check_endpoint(runtime.endpoint(directory, runtime.DRIVERS))
     except ValueError as error:
         raise SyscallError(Errno.EINVAL, str(error)) from None
     try:

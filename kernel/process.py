@@ -15,6 +15,7 @@ from kernel.groups.group import NICE_0_WEIGHT, Group
 from kernel.groups.pressure import Activity
 from kernel.journal.records import ProcessHead
 from kernel.journal.state import Answers
+from kernel.log_records import LogRecords
 from kernel.memory.page_table import PageTable
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import (
@@ -178,6 +179,7 @@ class LLMProcess(Process):
     lost: str = ""  # why it cannot have it
     # context
     log: list[int] = field(default_factory=list)
+    records: LogRecords = field(default_factory=LogRecords)
     table: PageTable = None  # type: ignore[assignment]  # set by __post_init__ if it was not given
     driver_log: int = 0  # leading tokens of the log the driver holds
     recorded: int = 0  # and the journal

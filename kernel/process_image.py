@@ -1,8 +1,9 @@
 """The image of a process: what has to be kept for it to go on elsewhere as if nothing had happened.
 
-That is the token log, the sampler, the limits and how much of them is used up, its class, and what is left of a decode
-under way; the KV is a cache beside it, and the driver's affair. Who waited for a decode, and its deadline, do not go with
-it, as they do not go with a fork; what was decoded is in the log. (CRIU's images of Unix processes are the model.)
+That is the token log with its records, the sampler, the limits and how much of them is used up, its class, and what is
+left of a decode under way; the KV is a cache beside it, and the driver's affair. Who waited for a decode, and its
+deadline, do not go with it, as they do not go with a fork; what was decoded is in the log. (CRIU's images of Unix
+processes are the model.)
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
+from kernel.log_records import check_places
 from kernel.process import Decoding, LLMProcess
 from syscalls.errno import Errno, SyscallError
 from syscalls.limits import MAX_PATH
@@ -20,6 +22,7 @@ from syscalls.records import (
     Count,
     Finish,
     Limits,
+    LogRecord,
     ModelName,
     Name,
     Nice,
@@ -32,7 +35,8 @@ from syscalls.records import (
 if TYPE_CHECKING:
     from kernel.memory.weights import Image
 
-VERSION = 1
+VERSION = 2
+WITHOUT_RECORDS = 1  # written where there are none, so that an older kernel can go on with it
 MOST_BYTES = 24 << 20  # of an image without its KV: some five million tokens
 
 _Path = Annotated[str, Meta(max_length=MAX_PATH, pattern=PRINTABLE)]
@@ -46,7 +50,7 @@ class Continuing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stop_ids: StopIds
 
 
-class ProcessImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ProcessImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A process, without its KV. `model` is what it was asked for under, `path` what that meant."""
 
     version: int
@@ -67,6 +71,7 @@ class ProcessImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ahead: bool
     finish: Finish
     decoding: Continuing | None
+    records: list[LogRecord] = []
 
 
 class _Version(msgspec.Struct):
@@ -84,7 +89,7 @@ def image_of(process: LLMProcess, image: Image) -> bytes:
     )  # a mere look at log-probabilities is its caller's affair
     encoded = _encode(
         ProcessImage(
-            version=VERSION,
+            version=VERSION if process.records.rows else WITHOUT_RECORDS,
             name=process.name,
             model=process.model,
             path=image.path,
@@ -104,6 +109,7 @@ def image_of(process: LLMProcess, image: Image) -> bytes:
             decoding=Continuing(decoding.left, decoding.start, sorted(decoding.stop_ids))
             if decoding is not None and going_on
             else None,
+            records=process.records.rows,
         )
     )
     if len(encoded) > MOST_BYTES:
@@ -118,10 +124,10 @@ def read_image(encoded: bytes, path: str) -> ProcessImage:
     """What stands in the file `path`. Raises EINVAL for another version, EIO for what no kernel has written."""
     try:
         version = msgspec.msgpack.decode(encoded, type=_Version).version
-        if version != VERSION:
+        if version not in (VERSION, WITHOUT_RECORDS):
             raise SyscallError(
                 Errno.EINVAL,
-                f"{path} holds a process of version {version}, {VERSION} is known here; use the LLMasOS that wrote it",
+                f"{path} holds a process of version {version}, up to {VERSION} is known; use the LLMasOS that wrote it",
             )
         image = msgspec.msgpack.decode(encoded, type=ProcessImage)
     except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError) as error:
@@ -130,6 +136,8 @@ def read_image(encoded: bytes, path: str) -> ProcessImage:
         raise SyscallError(
             Errno.EIO, f"{path} holds no process that could be: its decode begins beyond its log"
         )
+    if wrong := check_places(image.records, len(image.log)):
+        raise SyscallError(Errno.EIO, f"{path} holds no process that could be: {wrong}")
     return image
 
 

@@ -54,7 +54,7 @@ from kernel.journal.keeper import Fsync, Keeper
 from kernel.journal.state import State
 from kernel.peers import Peer, Peers, chosen_id
 from kernel.supervision import Supervisor
-from syscalls import limits, runtime, transport, wire
+from syscalls import limits, runtime, transport, wire, zeromq
 from syscalls.errno import Errno
 from syscalls.transport import Message
 
@@ -236,7 +236,7 @@ class Server:
         elif not self._programs.send(frame, peer.routing_id):
             self.lost_replies += 1
             # It has gone, or lets its answers pile up: either way this is its end, and its monitor will say so.
-            transport.cut(peer.fd, peer.inode)
+            zeromq.cut(peer.fd, peer.inode)
 
     def _answer(self, action: Reply) -> None:
         value = action.value if action.errno is Errno.OK else action.reason

@@ -17,6 +17,7 @@ from drivers.protocol import Export, Exported, Failed, Inspect, Inspected
 from kernel.device import UP, Device, no_device
 from kernel.lifecycle import strike
 from kernel.loading import forget_waiter, want_image
+from kernel.log_records import LogRecords
 from kernel.memory.page_table import PageTable
 from kernel.memory.weights import Image
 from kernel.process import LLMProcess
@@ -236,6 +237,7 @@ class _Restoring:
             sched_class=saved.sched_class,
             nice=saved.nice,
             log=saved.log,
+            records=LogRecords(saved.records),
             turn=now,
         )
         process.account.forks = saved.forks

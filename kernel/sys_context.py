@@ -1,4 +1,4 @@
-"""The context family: feed decode read truncate."""
+"""The context family: feed decode read records truncate."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from kernel.request import Request
 from kernel.sys_process import at_boundary, check_idle, check_room, check_tokens, with_model
 from kernel.syscall import handles
 from syscalls.errno import Errno, SyscallError
-from syscalls.records import DecodeResult, Finish
-from syscalls.table import Decode, Feed, Read, Truncate
+from syscalls.records import DecodeResult, Finish, RecordsResult
+from syscalls.table import Decode, Feed, Read, Records, Truncate
 
 if TYPE_CHECKING:
     from kernel.core import Kernel
@@ -30,6 +30,10 @@ def feed(kernel: Kernel, request: Request, now: float) -> object:
     assert process.image is not None
     check_tokens(process.image, call.tokens)
     check_room(process, len(process.log) + len(call.tokens))
+    process.records.check_room(call.records, process.pid)
+    if call.records:
+        process.records.add(len(process.log), call.records)
+        kernel.journal.noted(process)
     process.log.extend(call.tokens)
     process.account.fed += len(call.tokens)
     process.ahead = True
@@ -150,6 +154,15 @@ def read(kernel: Kernel, request: Request, now: float) -> object:
     return kernel.park(request, undo)
 
 
+@handles(Records)
+def records(kernel: Kernel, request: Request, now: float) -> RecordsResult:
+    call = cast(Records, request.call)
+    process = kernel.table.find(call.pid)
+    if not isinstance(process, LLMProcess):  # a zombie's can still be read, as its log can
+        process = kernel.table.llm(call.pid)
+    return RecordsResult(process.records.since(call.position), len(process.log))
+
+
 @handles(Truncate)
 def truncate(kernel: Kernel, request: Request, now: float) -> object:
     call = cast(Truncate, request.call)
@@ -169,6 +182,8 @@ def truncate(kernel: Kernel, request: Request, now: float) -> object:
     del process.log[call.length :]
     process.recorded = min(process.recorded, call.length)
     kernel.journal.grew(process)
+    if process.records.cut(call.length):
+        kernel.journal.noted(process)
     process.table.cut(image.pool, call.length)
     process.table.trim(image.swap, call.length)
     kernel.freed()

@@ -57,6 +57,7 @@ def info(kernel: Kernel, process: Process, now: float) -> ProcessInfo:
             "sched_class": process.sched_class,
             "nice": process.nice,
             "length": len(process.log),
+            "record_bytes": process.records.bytes,
             "cached": process.table.cached,
             "context": process.context,
             "pages": len(frames),

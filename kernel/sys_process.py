@@ -23,6 +23,7 @@ from kernel.lifecycle import (
     strike,
 )
 from kernel.loading import forget_waiter, want_image
+from kernel.log_records import LogRecords, check_size
 from kernel.memory.weights import Image
 from kernel.process import DriverProcess, LLMProcess, Program
 from kernel.request import Change, Request
@@ -45,6 +46,7 @@ def spawn(kernel: Kernel, request: Request, now: float) -> object:
     device = kernel.device_named(call.device)
     group = reachable_group(kernel, request.program, call.group)
     group.check_pids(1)
+    check_size(len(call.records), sum(map(len, call.records)), "the process would have")
     pid = kernel.table.new_pid()
     process = LLMProcess(
         pid=pid,
@@ -65,6 +67,7 @@ def spawn(kernel: Kernel, request: Request, now: float) -> object:
         log=list(call.tokens),
         turn=now,
     )
+    process.records.add(0, call.records)
     process.account.fed = len(call.tokens)
 
     def ready(image: Image | SyscallError) -> None:
@@ -203,6 +206,7 @@ def _fork_one(kernel: Kernel, parent: LLMProcess, owner: Program, call: Fork, no
         sched_class=parent.sched_class,
         nice=parent.nice,
         log=parent.log.copy(),
+        records=parent.records.copy(),
         table=parent.table.fork(image.pool, owner.group),
         reached=parent.reached,
         turn=now,
@@ -271,6 +275,9 @@ def exec_(kernel: Kernel, request: Request, now: float) -> object:
     process = with_model(kernel, call.pid)
     check_idle(process, "exec")
     check_unchanged(process, request)
+    if call.records and call.tokens is None:
+        raise SyscallError(Errno.EINVAL, "`records` go with `tokens`: where the log stays its records stay")
+    check_size(len(call.records), sum(map(len, call.records)), f"process {process.pid} would have")
     if process.running or process.saved is not None:
         return at_boundary(kernel, process, request)
 
@@ -329,6 +336,10 @@ def _replace_image(kernel: Kernel, process: LLMProcess, image: Image, call: Exec
     image.used = kernel.now
     process.image, process.model, process.log, process.driver_log = image, call.model, log, 0
     process.reached = process.recorded = 0
+    if call.tokens is not None:
+        process.records = LogRecords()
+        process.records.add(0, call.records)
+        kernel.journal.noted(process)
     process.ahead = True
     kernel.touch(process)
     kernel.journal.grew(process)

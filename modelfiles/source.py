@@ -8,22 +8,30 @@ the cache, and only for a bounded time; HF_HUB_OFFLINE is honoured.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies
 
+import msgspec
+
+from modelfiles import bounds, files
+from modelfiles.files import shown
 from syscalls.errno import Errno, SyscallError
 
 ETAG_SECONDS = 5.0  # how long the hub may take to say what it has
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 METADATA = ("*.json", "*.jinja", "*.model", "*.txt")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+_MOST_TENSORS = 200_000  # the largest published mixtures have some 140,000
+_MOST_INDEX = _MOST_HEADER = 32 << 20  # bytes
+_MOST_DIMENSIONS = 16
 _ITEM_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16,
     "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "I64": 64, "U64": 64, "F64": 64,
@@ -34,22 +42,41 @@ def find(path: str, *, weights: bool = False) -> Path:
     """The directory that holds the model's files (with `weights`: the safetensors too). Raises ENOENT."""
     directory = Path(path).expanduser()
     if directory.is_dir():
-        if not (directory / "config.json").is_file():
-            raise SyscallError(
-                Errno.ENOENT,
-                f"no model in {path}: the directory has no config.json; name a directory that "
-                "transformers' save_pretrained has written",
-            )
+        if not (directory / "config.json").exists():
+            raise SyscallError(Errno.ENOENT, f"no model in {shown(path)}: {_what_is_there(directory)}")
         if weights and not any(directory.glob("*.safetensors")):
             raise SyscallError(
                 Errno.ENOENT,
-                f"no weights in {path}: no *.safetensors file there; convert the model with "
+                f"no weights in {shown(path)}: no *.safetensors file there; convert the model with "
                 "transformers' save_pretrained",
             )
         return directory
+    if os.path.lexists(directory):
+        raise SyscallError(Errno.ENOENT, f"no model {shown(path)!r}: {_what_it_is(directory)}")
     if directory.is_absolute() or path.startswith((".", "~")) or not _HUB_NAME.fullmatch(path):
-        raise SyscallError(Errno.ENOENT, f"no model {path!r}: there is no such directory")
+        raise SyscallError(Errno.ENOENT, f"no model {shown(path)!r}: there is no such directory")
     return _from_hub(path, weights)
+
+
+def _what_is_there(directory: Path) -> str:
+    """What a directory without config.json is, and what to do."""
+    if (directory / "adapter_config.json").exists():
+        return (
+            "it holds an adapter (LoRA), which is a change to a model and none by itself; merge it into its base model "
+            "with peft (merge_and_unload, then save_pretrained) and name the directory of that"
+        )
+    return "the directory has no config.json; name a directory that transformers' save_pretrained has written"
+
+
+def _what_it_is(path: Path) -> str:
+    """What a path that is no directory is, and what to do."""
+    if not path.exists():
+        return "it is a link to nothing"
+    if not path.is_file():
+        return "it is neither a directory nor a regular file"
+    if path.suffix == ".safetensors":
+        return f"it is a file of weights, one of several that make a model; name its directory, {shown(path.parent)}"
+    return "it is a file, and a directory was wanted that transformers' save_pretrained has written"
 
 
 def _from_hub(name: str, weights: bool) -> Path:
@@ -87,19 +114,24 @@ def _reach(hub: SplitResult) -> None:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """config.json as a dictionary. Raises EIO if it is not JSON, ENOEXEC if it names no model_type."""
+    """config.json as a dictionary, its numbers within bounds (bounds.py). Raises EIO if it is not such JSON, ENOEXEC if
+    it names no model_type."""
     file = directory / "config.json"
     try:
-        config = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+        config = json.loads(files.read_whole(file))  # Python's own: published files have Infinity in them
+    except (OSError, ValueError, RecursionError) as error:
         raise SyscallError(
-            Errno.EIO, f"{file} cannot be read as JSON ({error}); copy or download the model again"
+            Errno.EIO,
+            f"{shown(file)} cannot be read as JSON ({shown(error)}); copy or download the model again",
         ) from None
     if not isinstance(config, dict):
-        raise SyscallError(Errno.EIO, f"{file} holds a JSON {type(config).__name__}, an object was wanted")
+        raise SyscallError(
+            Errno.EIO, f"{shown(file)} holds a JSON {type(config).__name__}, an object was wanted"
+        )
+    bounds.check(config, file)
     if not isinstance(config.get("model_type"), str):
         raise SyscallError(
-            Errno.ENOEXEC, f"{file} has no model_type, so it is unknown which architecture this is"
+            Errno.ENOEXEC, f"{shown(file)} has no model_type, so it is unknown which architecture this is"
         )
     return config
 
@@ -124,57 +156,86 @@ def check_weights(directory: Path) -> int:
 
 def read_headers(directory: Path) -> list[tuple[Path, dict[str, Entry]]]:
     """The tensors of each file that transformers would read. Raises EIO as `check_weights` does."""
-    files = sorted(directory.glob("*.safetensors"))
+    found = sorted(directory.glob("*.safetensors"))
     index = directory / "model.safetensors.index.json"
-    if index.is_file():
+    if index.exists():
         try:
-            named = set(json.loads(index.read_bytes())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise _broken(index, f"its weight_map cannot be read ({error!r})") from None
-        missing = sorted(named - {file.name for file in files})
+            named = set(files.read_json(index, _Index, _MOST_INDEX).weight_map.values())
+        except OSError as error:
+            raise _broken(index, f"it cannot be read ({error.strerror})") from None
+        for name in named:
+            if Path(name).name != name:
+                raise _broken(index, f"it names {shown(name)}, which is not a file beside it")
+        missing = sorted(named - {file.name for file in found})
         if missing:
             raise _broken(directory / missing[0], f"{index.name} names it, but it is not there")
-        files = [file for file in files if file.name in named]
-    elif (directory / "model.safetensors").is_file():
-        files = [directory / "model.safetensors"]
-    return [(file, _read_header(file)) for file in files]
+        found = [file for file in found if file.name in named]
+    elif (directory / "model.safetensors").exists():
+        found = [directory / "model.safetensors"]
+    headers = [(file, _read_header(file)) for file in found]
+    if sum(len(entries) for _, entries in headers) > _MOST_TENSORS:
+        raise _broken(directory, f"its files have more than {_MOST_TENSORS} tensors")
+    return headers
 
 
 def _read_header(file: Path) -> dict[str, Entry]:
-    size = file.stat().st_size
+    try:
+        with files.open_regular(file) as stream:
+            return _parse_header(file, stream)
+    except OSError as error:
+        raise _broken(file, f"it cannot be read ({error.strerror})") from None
+
+
+def _parse_header(file: Path, stream: BinaryIO) -> dict[str, Entry]:
+    size = os.fstat(stream.fileno()).st_size
+    start = stream.read(8)
+    if len(start) < 8:
+        raise _broken(file, f"it has {size} bytes, not even a header")
+    (length,) = struct.unpack("<Q", start)
+    if length > size - 8:
+        raise _broken(file, f"its header wants {length} bytes, the file has {size - 8} after the length")
+    if length > _MOST_HEADER:
+        raise _broken(file, f"its header has {length} bytes, and at most {_MOST_HEADER} are read")
+    raw = b""
+    while len(raw) < length and (piece := stream.read(length - len(raw))):
+        raw += piece
+    try:
+        header = msgspec.json.decode(raw, type=dict[str, _Stored])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _broken(file, f"its header cannot be read ({shown(error)})") from None
+    header.pop("__metadata__", None)
+    if len(header) > _MOST_TENSORS:
+        raise _broken(file, f"its header has {len(header)} tensors, and at most {_MOST_TENSORS} are read")
     entries: dict[str, Entry] = {}
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        if len(start) < 8:
-            raise _broken(file, f"it has {size} bytes, not even a header")
-        (length,) = struct.unpack("<Q", start)
-        if length > size - 8:
-            raise _broken(file, f"its header wants {length} bytes, the file has {size - 8} after the length")
-        try:
-            header = json.loads(stream.read(length))
-            end = 0
-            for name, entry in header.items():
-                if name == "__metadata__":
-                    continue
-                first, last = entry["data_offsets"]
-                items = 1
-                for dim in entry["shape"]:
-                    items *= dim
-                bits = _ITEM_BITS.get(entry["dtype"])
-                if bits is not None and items * bits // 8 != last - first:
-                    raise _broken(
-                        file, f"tensor {name} has {last - first} bytes, its shape wants {items * bits // 8}"
-                    )
-                if not 0 <= first <= last or any(dim < 0 for dim in entry["shape"]):
-                    raise _broken(file, f"tensor {name} lies at {first} to {last}")
-                entries[name] = Entry(entry["dtype"], tuple(entry["shape"]), 8 + length + first, last - first)
-                end = max(end, last)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _broken(file, f"its header cannot be read ({error!r})") from None
+    end = 0
+    for name, stored in header.items():
+        first, last = stored.data_offsets
+        if not 0 <= first <= last or len(stored.shape) > _MOST_DIMENSIONS or min(stored.shape, default=0) < 0:
+            raise _broken(file, f"tensor {shown(name)} of shape {stored.shape} lies at {first} to {last}")
+        items = math.prod(stored.shape)
+        bits = _ITEM_BITS.get(stored.dtype)
+        if bits is not None and items * bits // 8 != last - first:
+            raise _broken(
+                file, f"tensor {shown(name)} has {last - first} bytes, its shape wants {items * bits // 8}"
+            )
+        entries[name] = Entry(stored.dtype, tuple(stored.shape), 8 + length + first, last - first)
+        end = max(end, last)
     if 8 + length + end != size:
         raise _broken(file, f"it has {size} bytes, its header describes {8 + length + end}")
     return entries
 
 
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]
+
+
+class _Stored(msgspec.Struct, gc=False):
+    """A tensor in a header; the metadata beside the tensors has none of its fields."""
+
+    dtype: str = ""
+    shape: list[int] = []
+    data_offsets: tuple[int, int] = (0, 0)
+
+
 def _broken(file: Path, what: str) -> SyscallError:
-    return SyscallError(Errno.EIO, f"broken weights: {file}: {what}; copy or download it again")
+    return SyscallError(Errno.EIO, f"broken weights: {shown(file)}: {what}; copy or download it again")

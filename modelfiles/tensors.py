@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from modelfiles import source
+from modelfiles import files, source
 from syscalls.errno import Errno, SyscallError
 
 # safetensors' item types that numpy can hold; those numpy has no name for are kept as their bits.
@@ -122,7 +122,7 @@ class SafetensorsWeights:
                 Errno.ENOTSUP, f"{file}: tensor {name} has items of {entry.kind!r}, which is not known"
             )
         if file not in self._maps:
-            with file.open("rb") as opened:
+            with files.open_regular(file) as opened:
                 self._maps[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         items = ITEMS[entry.kind]
         count = entry.size // items.itemsize

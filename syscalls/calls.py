@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from syscalls import runtime, transport, wire
+from syscalls import runtime, wire, zeromq
 from syscalls.errno import Errno, SyscallError
 from syscalls.limits import MAX_NAME
 from syscalls.table import BY_RECORD, Call, Decode
@@ -87,7 +87,7 @@ class Calls(Generic[W]):
 def kernel_listens(directory: Path) -> bool:
     """True: connect. False: a kernel is booting there. Raises SyscallError ECONNREFUSED where none runs."""
     try:
-        transport.check_endpoint(runtime.endpoint(directory))
+        zeromq.check_endpoint(runtime.endpoint(directory))
         if runtime.listening(directory):
             return True
         held = runtime.holder(directory)

@@ -15,7 +15,7 @@ from itertools import islice
 
 import zmq
 
-from syscalls import limits, transport
+from syscalls import limits, zeromq
 
 
 class Line:
@@ -27,25 +27,25 @@ class Line:
     """
 
     def __init__(self, endpoint: str) -> None:
-        transport.check_endpoint(endpoint)
-        self._raw = transport.raw_dealer(b"", None, 2 * limits.MAX_REPLY_BYTES)
-        self._monitor = transport.Monitor(
+        zeromq.check_endpoint(endpoint)
+        self._raw = zeromq.raw_dealer(b"", None, 2 * limits.MAX_REPLY_BYTES)
+        self._monitor = zeromq.Monitor(
             self._raw.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED)
         )
         self._nudged, self._nudge = sockets.socketpair()
         self._nudged.setblocking(False)
         self._nudge.setblocking(False)
         self._poll = select.poll()
-        for fd in (transport.descriptor(self._raw), self._monitor.fd, self._nudged.fileno()):
+        for fd in (zeromq.descriptor(self._raw), self._monitor.fd, self._nudged.fileno()):
             self._poll.register(fd, select.POLLIN)
-        self._next = partial(self._raw.recv, transport.NOBLOCK)
+        self._next = partial(self._raw.recv, zeromq.NOBLOCK)
         self._lost, self._link_changed = False, True
         self._raw.connect(endpoint)
 
     def send(self, frame: bytes) -> bool:
         """False: the pipe is full, or the connection lost: `take` tells which."""
         try:
-            self._raw.send(frame, transport.NOBLOCK)
+            self._raw.send(frame, zeromq.NOBLOCK)
         except zmq.Again:
             self._link_changed = True  # a connection that is lost has no pipe at all
             return False
@@ -57,7 +57,7 @@ class Line:
         if self._link_changed:
             self._link_changed = False
             self._lost = self._lost or any(not link.up for link in self._monitor.drain())
-        if transport.has_message(self._raw):
+        if zeromq.has_message(self._raw):
             # One C call, so that a Ctrl-C cannot fall between reading a frame and keeping it.
             with suppress(zmq.Again):
                 inbox.extend(iter(self._next, None))

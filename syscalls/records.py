@@ -27,6 +27,8 @@ FilePath = Annotated[str, Meta(min_length=1, max_length=limits.MAX_PATH, pattern
 Secret = Annotated[
     bytes, Meta(max_length=limits.MAX_KEY)
 ]  # bytes are secrets: no trace shows them (wire.describe)
+Blob = Annotated[bytes, Meta(max_length=limits.MAX_RECORD_BYTES)]
+Blobs = Annotated[list[Blob], Meta(max_length=limits.MAX_RECORDS)]
 Nice = Annotated[int, Meta(ge=limits.NICE_MIN, le=limits.NICE_MAX)]
 Seconds = Annotated[float, Meta(ge=0.0, le=limits.MAX_TIMEOUT)]
 GroupPath = Annotated[str, Meta(max_length=limits.MAX_PATH, pattern=PRINTABLE)]
@@ -189,6 +191,21 @@ class ReadResult(Record):
     length: Count
 
 
+class LogRecord(Record):
+    """What a program has to know beyond ids of the tokens that begin at `position`: roles, tools, messages. The kernel
+    keeps it with the log and never looks into it."""
+
+    position: Position
+    data: Blob
+
+
+class RecordsResult(Record):
+    """Records in the order in which they came, which is that of their positions; `length` is that of the log now."""
+
+    records: list[LogRecord]
+    length: Count
+
+
 class Usage(Record):
     """What a process has used so far."""
 
@@ -237,6 +254,7 @@ class ProcessInfo(Record):
         Errno.OK
     )  # of its last decode, where that ended with an error (forgotten when the kernel dies)
     reason: str = ""  # that in words; of a zombie, why it has ended
+    record_bytes: int = 0  # of its records (`records`)
 
 
 class ExitInfo(Record):

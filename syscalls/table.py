@@ -21,6 +21,7 @@ from syscalls.errno import Errno
 from syscalls.records import (
     PRINTABLE,
     Advice,
+    Blobs,
     BootInfo,
     CheckpointInfo,
     Count,
@@ -40,6 +41,7 @@ from syscalls.records import (
     Position,
     ProcessInfo,
     ReadResult,
+    RecordsResult,
     Right,
     Sampler,
     SchedClass,
@@ -204,6 +206,7 @@ class Spawn(Call[int]):
 
     The process is a child of the calling program and is killed with it unless `detached`. With `once`, it exits when
     its first decode ends. The default seed is derived from the pid. `group` is relative to the program's own group.
+    `records` stand at position 0 (see `feed`).
     """
 
     model: ModelName
@@ -218,6 +221,7 @@ class Spawn(Call[int]):
     device: Name = ""
     dtype: Name = ""  # empty: the device's default; else fp32, bf16, int8, int4
     group: GroupPath = ""  # empty: that of the program
+    records: Blobs = []
 
 
 @_call(21, "process", Right.SPAWN, E.ESRCH, E.EBUSY, E.ENOMEM, E.EDQUOT)
@@ -254,7 +258,8 @@ class Fork(Call[list[int]]):
 class Exec(Call[None]):
     """Swap the model under an idle process; pid, limits, class, group, sampler and parent stay. Its tokens stay if the
     vocabulary has the same size, or are replaced by `tokens` if given. Whether vocabularies of one size are the same is
-    for the caller to know: the kernel sees ids, no words. On any error the process is as it was; EAGAIN: its log no
+    for the caller to know: the kernel sees ids, no words. Records stay with tokens that stay; with `tokens`, `records`
+    take the place of all there were, at position 0. On any error the process is as it was; EAGAIN: its log no
     longer has the `length` that is given, so that the `tokens` are not what it says."""
 
     pid: Pid
@@ -262,6 +267,7 @@ class Exec(Call[None]):
     tokens: Tokens | None = None
     dtype: Name = ""
     length: Annotated[int, Meta(ge=-1, le=limits.MAX_TOKEN)] = -1  # of the log from which `tokens` were made
+    records: Blobs = []
 
 
 @_call(23, "process", Right.CONTROL, E.ESRCH)
@@ -350,10 +356,16 @@ class Setlimits(Call[Limits]):
 
 @_call(40, "context", Right.CONTROL, E.ESRCH, E.E2BIG, E.EBUSY)
 class Feed(Call[int]):
-    """Append tokens to the log of a process that is not decoding; returns the new length."""
+    """Append tokens to the log of a process that is not decoding; returns the new length.
+
+    `records` are kept with the process as they are, at the position where the tokens begin (there may be none): what a
+    program must know of the log beyond ids, so that any other can go on with it. They are read with `records`, copied by
+    a fork, and go where the log goes; a cut takes those at and behind it. E2BIG: a process has too many or too long ones.
+    """
 
     pid: Pid
     tokens: Tokens
+    records: Blobs = []
 
 
 @_call(41, "context", Right.CONTROL, E.ESRCH, E.EBUSY, E.EDQUOT, E.E2BIG, E.EIO, E.ENOTSUP, blocks=True)
@@ -391,10 +403,20 @@ class Read(Call[ReadResult]):
 
 @_call(43, "context", Right.CONTROL, E.ESRCH, E.EBUSY, E.EINVAL)
 class Truncate(Call[int]):
-    """Cut the log of a process that is not decoding down to `length` tokens; returns the new length."""
+    """Cut the log of a process that is not decoding down to `length` tokens; returns the new length. A record belongs to
+    the tokens that begin at its position: those at `length` and behind it are gone too."""
 
     pid: Pid
     length: Position
+
+
+@_call(44, "context", Right.CONTROL, E.ESRCH)
+class Records(Call[RecordsResult]):
+    """The records of a process (see `feed`) at `position` of its log and behind it. There are never so many that one
+    answer could not have them all."""
+
+    pid: Pid
+    position: Position = 0
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 pyzmq knows no trio, and a ZeroMQ socket is not a file that one can wait on: it has a descriptor (ZMQ_FD)
 which becomes readable when *something* may have happened inside, once per change, and whose change any
-operation on the socket may swallow. Everything below follows from that. This is the only module that knows
-ZMQ_FD.
+operation on the socket may swallow. Everything below follows from that. zeromq.py makes the sockets;
+this and line.py are the only modules that wait on ZMQ_FD.
 
 Who touches the socket. A task running `Socket.run` owns it: it takes what has come, hands each message to `deliver` (a
 plain function, called at once), and parks on the descriptor when the socket has said (EAGAIN) that it is empty. Between
@@ -27,30 +27,23 @@ happens to tasks.
 
 from __future__ import annotations
 
-import os
-import socket as sockets
-import struct
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import trio
 import zmq
-import zmq.utils.monitor
 from trio import TaskStatus
 
-from syscalls import limits
+from syscalls import limits, zeromq
+from syscalls.zeromq import NOBLOCK, check_endpoint, descriptor, has_message, make, raw_dealer
 
 BATCH = 64  # messages taken before other tasks have their turn
 RETRY_SECONDS = 0.02  # how long a full pipe waits at most before it is tried again
 MAX_BACKLOG = 2 * limits.MAX_REPLY_BYTES  # bytes waiting here for one peer before it is given up
 MAX_FRAME = 2 * limits.MAX_REQUEST_BYTES  # ZeroMQ cuts a connection over this; up to it, it can be answered
-_DOWN = (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED)  # the second: it could not be made at all
-_POLLIN = int(zmq.POLLIN)  # as plain numbers: arithmetic of pyzmq's enums costs as much as a receive
-NOBLOCK = int(zmq.NOBLOCK)
 _SNDMORE = int(zmq.NOBLOCK | zmq.SNDMORE)
-MAX_SOCKET_PATH = 107  # bytes: sun_path of a Unix socket, less its closing zero
 
 
 class Message(NamedTuple):
@@ -61,13 +54,6 @@ class Message(NamedTuple):
     body: bytes
     fd: int
     parts: int
-
-
-class Link(NamedTuple):
-    """What a monitor saw: connection `fd` came `up` or went down."""
-
-    fd: int
-    up: bool
 
 
 class Socket:
@@ -267,16 +253,6 @@ class Socket:
                     del self._backlog[peer]
 
 
-def descriptor(raw: zmq.Socket[bytes]) -> int:
-    """ZMQ_FD: readable when something may have happened in a socket that `has_message` has found empty."""
-    return int(raw.getsockopt(zmq.FD))
-
-
-def has_message(raw: zmq.Socket[bytes]) -> bool:
-    """ZMQ_EVENTS has POLLIN. No: the descriptor will become readable when one comes."""
-    return bool(cast(int, raw.getsockopt(zmq.EVENTS)) & _POLLIN)
-
-
 def _nobody(message: Message) -> None:
     raise RuntimeError("a socket was drained that nobody runs")
 
@@ -296,33 +272,17 @@ class _Queue(deque[bytes]):
         return frame
 
 
-class Monitor:
-    """The connections of a socket coming up and going down, in order. A connection is down before its
-    descriptor is reused."""
-
-    def __init__(self, raw: zmq.Socket[bytes]) -> None:
-        self._raw = raw
-        self.fd = descriptor(raw)
-        self._closed = False
-
-    def drain(self) -> Iterator[Link]:
-        """What has happened since the last look."""
-        while not self._closed:
-            try:
-                parts = self._raw.recv_multipart(NOBLOCK)
-            except zmq.Again:
-                return
-            event = zmq.utils.monitor.parse_monitor_message(parts)
-            yield Link(int(event["value"]), event["event"] not in _DOWN)
+class Monitor(zeromq.Monitor):
+    """A monitor that a task watches."""
 
     async def run(
         self, look: Callable[[], None], task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Call `look` (which drains) whenever something may have happened."""
         task_status.started()
-        while not self._closed:
+        while not self.closed:
             look()
-            if self._closed or has_message(self._raw):
+            if self.closed or has_message(self._raw):
                 await trio.lowlevel.checkpoint()
                 continue
             try:
@@ -331,16 +291,15 @@ class Monitor:
                 return
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
             with suppress(RuntimeError):
                 trio.lowlevel.notify_closing(self.fd)
-            self._raw.close(linger=0)
+        super().close()
 
 
 def router(context: zmq.Context[zmq.Socket[bytes]] | None = None, *, max_frame: int = MAX_FRAME) -> Socket:
     """A socket that many peers connect to. Sending to one that is not there is reported, not swallowed."""
-    raw = _make(context, zmq.ROUTER, max_frame)
+    raw = make(context, zmq.ROUTER, max_frame)
     raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
     return Socket(raw)
 
@@ -353,71 +312,3 @@ def dealer(
 ) -> Socket:
     """A socket that connects to a router, once: a connection that is lost stays lost."""
     return Socket(raw_dealer(routing_id, context, max_frame))
-
-
-def raw_dealer(
-    routing_id: bytes, context: zmq.Context[zmq.Socket[bytes]] | None, max_frame: int
-) -> zmq.Socket[bytes]:
-    """The same socket bare."""
-    raw = _make(context, zmq.DEALER, max_frame)
-    raw.setsockopt(zmq.RECONNECT_IVL, -1)
-    if routing_id:
-        raw.setsockopt(zmq.ROUTING_ID, routing_id)
-    return raw
-
-
-def _make(context: zmq.Context[zmq.Socket[bytes]] | None, kind: int, max_frame: int) -> zmq.Socket[bytes]:
-    raw: zmq.Socket[bytes] = (context or zmq.Context.instance()).socket(kind)
-    raw.setsockopt(zmq.LINGER, 0)
-    raw.setsockopt(zmq.MAXMSGSIZE, max_frame)
-    return raw
-
-
-def check_endpoint(endpoint: str) -> None:
-    """Raise ValueError for an ipc path that the operating system would cut short."""
-    scheme, _, path = endpoint.partition("://")
-    length = len(os.fsencode(path))
-    if scheme == "ipc" and length > MAX_SOCKET_PATH:
-        raise ValueError(
-            f"socket path {path!r} has {length} bytes, at most {MAX_SOCKET_PATH} are possible; "
-            "choose a shorter runtime directory (--runtime or LLMASOS_RUNTIME)"
-        )
-
-
-def peer_pid(fd: int) -> int:
-    """The OS process at the other end of a Unix socket connection, as the operating system vouches for it; 0:
-    unknown.
-
-    Linux tells by SO_PEERCRED, macOS by LOCAL_PEERPID; elsewhere programs have no OS pid (and cannot be
-    signalled).
-    """
-    if fd <= 0:
-        return 0
-    linux = getattr(sockets, "SO_PEERCRED", None)
-    try:
-        with sockets.socket(fileno=os.dup(fd)) as connection:
-            if linux is not None:
-                return int(struct.unpack("3i", connection.getsockopt(sockets.SOL_SOCKET, linux, 12))[0])
-            sol_local, local_peerpid = 0, 2
-            return connection.getsockopt(sol_local, local_peerpid)
-    except OSError:  # closed in the meantime, or a system that cannot tell
-        return 0
-
-
-def inode(fd: int) -> int:
-    """What tells the connection of descriptor `fd` from a later one that has the same descriptor; 0: it is down."""
-    try:
-        return os.fstat(fd).st_ino
-    except OSError:
-        return 0
-
-
-def cut(fd: int, connection: int) -> None:
-    """End the connection of descriptor `fd` from this side, if it is still the one whose inode is `connection`; its
-    monitor reports it down soon after. (ZeroMQ closes descriptors in a thread of its own, whenever a peer goes.)"""
-    try:
-        with sockets.socket(fileno=os.dup(fd)) as found:
-            if inode(found.fileno()) == connection:
-                found.shutdown(sockets.SHUT_RDWR)
-    except OSError:  # down already
-        pass

@@ -19,6 +19,7 @@ import msgspec
 
 from syscalls import limits
 from syscalls.errno import Errno, SyscallError
+from syscalls.records import LogRecord
 from syscalls.table import BY_RECORD, CANCEL, TABLE, Call, Entry
 
 R = TypeVar("R")
@@ -189,10 +190,15 @@ def describe(call: Call[Any]) -> str:
 def describe_value(value: Any) -> str:
     """An argument or result, shortened: long lists to their first elements and their length."""
     match value:
+        case LogRecord():
+            return f"LogRecord(position={value.position}, {len(value.data)} bytes)"
         case msgspec.Struct():
             fields = [(f.name, getattr(value, f.name)) for f in msgspec.structs.fields(value)]
             inner = ", ".join(f"{name}={describe_value(v)}" for name, v in fields)
             return f"{type(value).__name__}({inner})"
+        case [bytes(), *_]:  # records, of which sizes may be shown
+            sizes = ", ".join(f"{len(blob)} bytes" for blob in value[:SHOWN])
+            return f"[{sizes}]" if len(value) <= SHOWN else f"[{sizes}, ... {len(value)} in all]"
         case list():
             inner = ", ".join(describe_value(element) for element in value[:SHOWN])
             return f"[{inner}]" if len(value) <= SHOWN else f"[{inner}, ... {len(value)} in all]"

@@ -21,7 +21,7 @@ from typing import Any
 from syscalls import blocking, runtime
 from syscalls.errno import SyscallError
 from syscalls.table import BootInfoCall, Models
-from syscalls.transport import MAX_SOCKET_PATH
+from syscalls.zeromq import MAX_SOCKET_PATH
 from userland.programs.figures import duration, size
 from userland.programs.screen import Column, Screen, Table
 

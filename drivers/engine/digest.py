@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from modelfiles.files import open_regular
+
 _PIECE = 1 << 20  # bytes read at a time
 
 Stamp = tuple[tuple[object, ...], ...]
@@ -50,7 +52,7 @@ def _digest_of(path: Path, memory: Path | None, tick: Callable[[], None]) -> str
             if re.fullmatch(b"[0-9a-f]{64}", found):
                 return found.decode()
     computed = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         while piece := file.read(_PIECE):
             computed.update(piece)
             tick()

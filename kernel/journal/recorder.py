@@ -26,6 +26,7 @@ from kernel.journal.records import (
     GroupHead,
     GroupSpent,
     Grown,
+    Noted,
     Pids,
     ProcessHead,
     ProgramHead,
@@ -79,6 +80,7 @@ class Recorder:
         # of this event
         self._first: list[AnyEntry] = []  # before all others
         self._grown: dict[int, LLMProcess] = {}
+        self._noted: dict[int, LLMProcess] = {}
         self._answers: list[tuple[Program, Answer]] = []
         self._set: dict[str, Group] = {}
         self._left: list[Group] = []  # groups that a process has left
@@ -104,15 +106,22 @@ class Recorder:
         if self.on:
             self._grown[process.pid] = process
 
+    def noted(self, process: LLMProcess) -> None:
+        """It has other opaque records at the end of them."""
+        if self.on:
+            self._noted[process.pid] = process
+
     def forked(self, child: LLMProcess, parent: LLMProcess) -> None:
         """A child has its parent's log, as that is now: it need not be written again."""
         if not self.on or parent.pid not in self._known:
             return
         if parent.pid in self._grown:
             self._first.append(_grown(self._grown.pop(parent.pid)))
+        if parent.pid in self._noted:
+            self._first.append(_noted(self._noted.pop(parent.pid)))
         self._first += [process_head(child), Copied(child.pid, parent.pid)]
         self._known.add(child.pid)
-        child.recorded = len(child.log)
+        child.recorded, child.records.journaled = len(child.log), len(child.records.rows)
 
     def answered(self, request: Request, errno: Errno, value: Any, reason: str) -> None:
         """A call has its answer. One that failed without having waited has changed nothing."""
@@ -169,6 +178,9 @@ class Recorder:
         if self._grown:
             entries += [_grown(process) for pid, process in self._grown.items() if pid in self._known]
             self._grown.clear()
+        if self._noted:
+            entries += [_noted(process) for pid, process in self._noted.items() if pid in self._known]
+            self._noted.clear()
         for process in table.gone:
             self.left(process.group)
             if process.pid in self._known:
@@ -200,6 +212,8 @@ class Recorder:
                 if wanted or not known or process.pid in self._grown:
                     self._grown.pop(process.pid, None)
                     entries.append(_grown(process))
+                if not known and process.records.rows:
+                    self._noted[process.pid] = process
 
     def _settings(self, entries: list[AnyEntry]) -> None:
         for path, group in self._set.items():
@@ -241,6 +255,7 @@ class Recorder:
                     account.fed,
                     account.decoded,
                     decoding.collected if decoding is not None and decoding.logprobs else [],
+                    process.records.rows,
                 )
         for path in self._groups:
             state.groups[path] = kernel.groups.find(path, kernel.groups.root).settings
@@ -326,3 +341,10 @@ def _grown(process: LLMProcess) -> Grown:
         known, decoding.recorded = decoding.recorded, len(decoding.collected)
         logprobs = decoding.collected[known:]
     return Grown(process.pid, keep, process.log[keep:], account.fed, account.decoded, known, logprobs)
+
+
+def _noted(process: LLMProcess) -> Noted:
+    """The records that the journal does not have; from here on it has them."""
+    records = process.records
+    keep, records.journaled = records.journaled, len(records.rows)
+    return Noted(process.pid, keep, records.rows[keep:])

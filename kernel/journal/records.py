@@ -16,6 +16,7 @@ from syscalls.records import (
     Finish,
     GroupSettings,
     Limits,
+    LogRecord,
     Record,
     Sampler,
     SchedClass,
@@ -161,10 +162,18 @@ class DeviceHead(Entry, tag=13):
 
 
 class Copied(Entry, tag=14):
-    """The log of a process is the whole log of another: it has just been forked."""
+    """The log of a process, with its records, is the whole log of another: it has just been forked."""
 
     pid: int
     parent: int
+
+
+class Noted(Entry, tag=15):
+    """The opaque records of a process: the first `keep` of those there were, then these."""
+
+    pid: int
+    keep: int
+    records: list[LogRecord]
 
 
 AnyEntry = (
@@ -174,6 +183,7 @@ AnyEntry = (
     | ProcessHead
     | Grown
     | Copied
+    | Noted
     | Gone
     | Answer
     | GroupHead

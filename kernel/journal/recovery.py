@@ -20,6 +20,7 @@ from kernel.events import Syscall
 from kernel.journal.state import SavedProcess, SavedProgram, State
 from kernel.lifecycle import end_program, exit_process, finish_decoding
 from kernel.loading import want_image
+from kernel.log_records import LogRecords
 from kernel.memory.weights import Image
 from kernel.process import INIT_PID, Account, Decoding, LLMProcess, Program
 from kernel.request import Request
@@ -170,6 +171,7 @@ def _process(
         saved=head,
         log=saved.log,
         recorded=len(saved.log),
+        records=LogRecords(saved.records),
         finish=head.finish,
         ahead=False,  # its pages come back when something is asked of it
         stopped=head.stopped,
@@ -188,6 +190,7 @@ def _process(
             exited.reason,
         )
         process.account = Account(**msgspec.structs.asdict(exited.usage))
+    process.records.journaled = len(saved.records)
     kernel.table.add(process)
     doing = head.doing
     if doing is not None:

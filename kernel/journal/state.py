@@ -25,6 +25,7 @@ from kernel.journal.records import (
     GroupHead,
     GroupSpent,
     Grown,
+    Noted,
     Pids,
     ProcessHead,
     ProgramHead,
@@ -32,7 +33,7 @@ from kernel.journal.records import (
 )
 from syscalls.errno import Errno
 from syscalls.limits import MAX_PARKED_CALLS
-from syscalls.records import GroupSettings, TokenLogprobs
+from syscalls.records import GroupSettings, LogRecord, TokenLogprobs
 
 MOST_ANSWER_BYTES = 4 << 20  # of one program; the newest answer is kept in any case
 _SHORT = 256  # bytes of an answer that is kept whole in any case
@@ -106,6 +107,7 @@ class SavedProcess:
     fed: int = 0
     decoded: int = 0
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    records: list[LogRecord] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -154,7 +156,10 @@ class State:
                     if entry.doing is None:
                         process.logprobs = []
             case Copied():
-                self.processes[entry.pid].log = self.processes[entry.parent].log.copy()
+                child, parent = self.processes[entry.pid], self.processes[entry.parent]
+                child.log, child.records = parent.log.copy(), parent.records.copy()
+            case Noted():
+                self._note(entry)
             case Answer():
                 self.programs[entry.program].answers.add(entry)
             case Pids():
@@ -191,6 +196,13 @@ class State:
         del process.logprobs[entry.known :]
         process.logprobs += entry.logprobs
 
+    def _note(self, entry: Noted) -> None:
+        records = self.processes[entry.pid].records
+        if entry.keep > len(records):
+            raise BadFrame(f"{entry.keep} of {len(records)} records of process {entry.pid} are to be kept")
+        del records[entry.keep :]
+        records += entry.records
+
     def copy(self) -> State:
         """One that does not change with this one."""
         return State(
@@ -200,7 +212,12 @@ class State:
             {pid: SavedProgram(saved.head, saved.answers.copy()) for pid, saved in self.programs.items()},
             {
                 pid: SavedProcess(
-                    saved.head, saved.log.copy(), saved.fed, saved.decoded, saved.logprobs.copy()
+                    saved.head,
+                    saved.log.copy(),
+                    saved.fed,
+                    saved.decoded,
+                    saved.logprobs.copy(),
+                    saved.records.copy(),
                 )
                 for pid, saved in self.processes.items()
             },
@@ -227,6 +244,8 @@ class State:
                 entries.append(Grown(pid, start, tokens, process.fed, process.decoded, known, logprobs))
                 yield Frame(self.now, entries)
                 entries = []
+            if process.records:
+                yield Frame(self.now, [Noted(pid, 0, process.records)])
 
     def difference(self, other: State) -> str:
         """Where two states differ first, for tests; empty: nowhere. Their clocks may."""

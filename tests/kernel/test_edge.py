@@ -35,7 +35,8 @@ from syscalls import client
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import BootInfo, Signal
 from syscalls.table import Attach, Null
-from syscalls.transport import Link, Message
+from syscalls.transport import Message
+from syscalls.zeromq import Link
 from tests.booted import PATIENCE
 
 Handler = Callable[[Event, float], list[Action]]

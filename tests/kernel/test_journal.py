@@ -49,6 +49,7 @@ from syscalls.table import (
     Null,
     Ps,
     Read,
+    Records,
     Sched,
     Setlimits,
     Setsched,
@@ -95,15 +96,15 @@ def script(client: Client) -> dict[str, Any]:
     """A bit of everything that a journal must keep. What it returns must not depend on how often the kernel died."""
     do = client.do
     client.attach()
-    a = do("a", Spawn("sim", list(range(20)), WARM, "a"))
+    a = do("a", Spawn("sim", list(range(20)), WARM, "a", records=[b"system"]))
     client.start("b", Spawn("sim", [5, 6], Sampler(seed=3), "b", detached=True, limits=Limits(tokens=30)))
-    do("feed a", Feed(a, [1, 2, 3]))
+    do("feed a", Feed(a, [1, 2, 3], [b"user"]))
     client.start("long", Decode(a, 12))
     b = client.wait("b")
     do("decode b", Decode(b, 9, wait=False))
     client.wait("long")
     first, second = do("fork", Fork(a, 2))
-    do("feed first", Feed(first, [7]))
+    do("feed first", Feed(first, [7], [b"again"]))
     client.start("logprobs", Decode(first, 5, logprobs=2))
     do("stop", Kill(second, Signal.STOP))
     do("decode second", Decode(second, 5, wait=False))
@@ -118,6 +119,7 @@ def script(client: Client) -> dict[str, Any]:
     do("look", Decode(a, 0, logprobs=3))
     do("decode a", Decode(a, 4, sampler=Sampler(temperature=0.5, seed=9)))
     logs = {name: do(f"read {name}", Read(pid)).tokens for name, pid in (("a", a), ("first", first))}
+    records = [do(f"records {pid}", Records(pid)) for pid in (a, first)]
     waited = do("read b", Read(b, 2 + 8))  # its last token
     do("exit b", Exit(b, 3))
     do("kill second", Kill(second, Signal.KILL))
@@ -129,6 +131,7 @@ def script(client: Client) -> dict[str, Any]:
             for name in ("feed a", "long", "logprobs", "decode first", "truncate", "look", "decode a")
         ],
         "logs": logs,
+        "records": records,
         "b": waited.tokens,
         "ends": [(info.status, info.reason) for info in (ends[b], ends[second])],
         "group": [

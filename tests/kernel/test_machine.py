@@ -60,6 +60,7 @@ prompts = st.lists(st.integers(0, 3), max_size=60) | st.builds(
     st.sampled_from([15, 16, 31, 32, 33, 48]),
     st.lists(st.integers(0, VOCAB - 1), max_size=9),
 )
+blobs = st.lists(st.binary(max_size=4), max_size=2)
 which = st.integers(0, 1 << 16)
 samplers = st.builds(
     Sampler,
@@ -92,6 +93,11 @@ class Proc:
     interrupted: bool = False
     wanted: Sampler | None = None  # the sampler of a decode that may still wait for its token boundary
     once: bool = False
+    records: list[tuple[int, bytes]] = field(default_factory=list)
+
+    def note(self, blobs: list[bytes]) -> None:
+        """Records come in at the end of the log."""
+        self.records += [(len(self.log), blob) for blob in blobs]
 
 
 @dataclass
@@ -173,6 +179,7 @@ class Core(RuleBasedStateMachine):
         limits=process_limits,
         once=st.booleans(),
         detached=st.booleans(),
+        records=blobs,
     )
     def spawn(
         self,
@@ -185,6 +192,7 @@ class Core(RuleBasedStateMachine):
         limits: Limits,
         once: bool,
         detached: bool,
+        records: list[bytes],
     ) -> None:
         call = Spawn(
             model=model,
@@ -195,6 +203,7 @@ class Core(RuleBasedStateMachine):
             limits=limits,
             once=once,
             detached=detached,
+            records=records,
         )
         self.spawning.append(Spawning(self.prog(i).start(call), call))
 
@@ -217,6 +226,7 @@ class Core(RuleBasedStateMachine):
             assert (seed == old.seed) == same
             sampler = Sampler(old.temperature, old.top_k, old.top_p, old.min_p, old.repetition_penalty, seed)
             child = Proc(pid, parent.model, list(parent.log), sampler, program, detached, once=parent.once)
+            child.records = list(parent.records)
             if row.decoding is not None:
                 child.decode, child.started = parent.decode, self.sim.now
             self.procs[pid] = child
@@ -233,11 +243,11 @@ class Core(RuleBasedStateMachine):
     # --- context ---
 
     @precondition(lambda self: self.procs)
-    @rule(i=which, who=which, tokens=prompts)
-    def feed(self, i: int, who: int, tokens: list[int]) -> None:
+    @rule(i=which, who=which, tokens=prompts, records=blobs)
+    def feed(self, i: int, who: int, tokens: list[int], records: list[bytes]) -> None:
         proc = self.proc(who)
         was_decoding, will_decode = self.decoding(proc), self.decode_waits(proc)
-        length = self.try_call(self.prog(i), Feed(proc.pid, tokens))
+        length = self.try_call(self.prog(i), Feed(proc.pid, tokens, records))
         if isinstance(length, Errno):
             busy = was_decoding or will_decode
             assert length in (Errno.E2BIG, Errno.EBUSY if busy else Errno.E2BIG, Errno.ESRCH)
@@ -245,6 +255,7 @@ class Core(RuleBasedStateMachine):
         else:
             late = proc.decode is not None and proc.decode.deadline is not None
             assert not was_decoding or late, "only a deadline that has just come makes room for a feed"
+            proc.note(records)
             proc.log.extend(tokens)
             assert length == len(proc.log)
 
@@ -300,19 +311,23 @@ class Core(RuleBasedStateMachine):
             assert result is Errno.EINVAL or (result is Errno.ESRCH and self.gone(proc))
         else:
             del proc.log[length:]
+            proc.records = [record for record in proc.records if record[0] < length]
             assert result == len(proc.log) == length
 
     @precondition(lambda self: self.procs)
-    @rule(i=which, who=which, model=st.sampled_from(MODELS), tokens=prompts | st.none())
-    def exec(self, i: int, who: int, model: str, tokens: list[int] | None) -> None:
+    @rule(i=which, who=which, model=st.sampled_from(MODELS), tokens=prompts | st.none(), records=blobs)
+    def exec(self, i: int, who: int, model: str, tokens: list[int] | None, records: list[bytes]) -> None:
         proc = self.proc(who)
         if self.busy(proc):
             return
-        result = self.try_call(self.prog(i), Exec(proc.pid, model, tokens))
+        result = self.try_call(
+            self.prog(i), Exec(proc.pid, model, tokens, records=records if tokens is not None else [])
+        )
         if result is None:
             proc.model = model
             if tokens is not None:
                 proc.log = list(tokens)
+                proc.records = [(0, record) for record in records]
         else:
             assert result is not Errno.ESRCH or self.gone(proc)
 
@@ -443,18 +458,21 @@ class Core(RuleBasedStateMachine):
         self.come_back()
 
     @precondition(lambda self: self.procs)
-    @rule(i=which, who=which, tokens=prompts, actions=st.integers(0, 3))
-    def kernel_dies_in_a_feed(self, i: int, who: int, tokens: list[int], actions: int) -> None:
+    @rule(i=which, who=which, tokens=prompts, records=blobs, actions=st.integers(0, 3))
+    def kernel_dies_in_a_feed(
+        self, i: int, who: int, tokens: list[int], records: list[bytes], actions: int
+    ) -> None:
         """What was written is not done twice, what was not is done when the call is made again."""
         proc, program = self.proc(who), self.prog(i)
         if self.busy(proc):
             return
-        future = program.prepare(Feed(proc.pid, tokens))
+        future = program.prepare(Feed(proc.pid, tokens, records))
         self.sim.die_in(program.event(future), actions)
         self.sim.boot_again()
         self.come_back()
         self.sim.run_until(lambda: future.done, what="the feed")
         if future.errno is Errno.OK:
+            proc.note(records)
             proc.log.extend(tokens)
             assert future.value == len(proc.log)
         else:
@@ -491,6 +509,8 @@ class Core(RuleBasedStateMachine):
             assert proc.ended or proc.once, f"process {proc.pid} has exited: {row.exit_reason}"
             proc.ended = True
         assert row.log[: len(proc.log)] == proc.log, f"the log of process {proc.pid} has changed"
+        records = [(record.position, record.data) for record in row.records.rows]
+        assert records == proc.records, f"process {proc.pid} has records {records}, not {proc.records}"
         if proc.wanted is not None and row.sampler == proc.wanted:
             proc.sampler, proc.wanted = proc.wanted, None
         grown = row.log[len(proc.log) :]
@@ -531,6 +551,7 @@ class Core(RuleBasedStateMachine):
             once=call.once,
         )
         proc.ended = not proc.owner.connected
+        proc.records = [(0, record) for record in call.records]
         self.procs[pid] = proc
 
     def decoded(self, future: Future[DecodeResult]) -> None:

@@ -14,19 +14,22 @@ import trio
 
 from syscalls import blocking, calls, client, limits, runtime
 from syscalls.errno import Errno, SyscallError
-from syscalls.records import Kind, Right
+from syscalls.records import Kind, LogRecord, RecordsResult, Right
 from syscalls.table import (
     Attach,
     BootInfoCall,
     Decode,
+    Exit,
     Feed,
     Getinfo,
     Null,
     Ps,
     Read,
+    Records,
     Shutdown,
     Spawn,
     StatsCall,
+    Truncate,
     Wait,
 )
 from tests.booted import PATIENCE, Booted, booted, eventually
@@ -146,6 +149,21 @@ def test_a_long_context_goes_in_and_comes_out_whole(kernel: Booted) -> None:
 
 
 # --- the blocking client --------------------------------------------------------------------------------------------
+
+
+def test_what_one_program_has_put_down_beside_the_log_another_goes_on_with(kernel: Booted) -> None:
+    long = os.urandom(limits.MAX_RECORD_BYTES - 4)
+    with kernel.connect("first") as first, kernel.connect("second") as second:
+        pid = first(Spawn(MODEL, [1, 2], detached=True, records=[long]), timeout=PATIENCE)
+        first(Feed(pid, [3], [b"user"]))
+        with pytest.raises(SyscallError) as caught:
+            first(Feed(pid, [4], [b"more"]))
+        assert caught.value.errno is Errno.E2BIG
+        found = second(Records(pid))
+        assert found == RecordsResult([LogRecord(0, long), LogRecord(2, b"user")], 3)
+        second(Truncate(pid, 2))
+        assert first(Records(pid, 1)) == RecordsResult([], 2)
+        second(Exit(pid))
 
 
 def test_blocking_a_call_past_its_timeout_is_taken_back(kernel: Booted) -> None:

@@ -16,7 +16,7 @@ import trio
 import trio.lowlevel
 import zmq
 
-from syscalls import transport
+from syscalls import transport, zeromq
 from syscalls.transport import Message, Socket
 
 PATIENCE = 120.0
@@ -289,7 +289,7 @@ def test_the_monitor_tells_of_connections_and_their_end_by_descriptor() -> None:
         router = transport.router()
         monitor = router.monitor()
         router.bind(endpoint)
-        links: list[transport.Link] = []
+        links: list[zeromq.Link] = []
         came: list[Message] = []
         async with running(router, came.append), trio.open_nursery() as nursery:
             nursery.start_soon(monitor.run, lambda: links.extend(monitor.drain()))
@@ -298,11 +298,11 @@ def test_the_monitor_tells_of_connections_and_their_end_by_descriptor() -> None:
             client.send(b"hello")
             await until(lambda: bool(came and links))  # two sockets: either may be looked at first
             fd = came[0].fd
-            assert links == [transport.Link(fd, up=True)]
-            assert transport.peer_pid(fd) == os.getpid()
+            assert links == [zeromq.Link(fd, up=True)]
+            assert zeromq.peer_pid(fd) == os.getpid()
             client.close()
             await until(lambda: len(links) == 2)
-            assert links[1] == transport.Link(fd, up=False)
+            assert links[1] == zeromq.Link(fd, up=False)
             nursery.cancel_scope.cancel()
 
     run(scenario)
@@ -319,7 +319,7 @@ def test_a_connection_can_be_cut_from_this_side() -> None:
         client.send(b"hello")
         async with running(router, came.append), running(client, came.append):
             await until(lambda: bool(came))
-            transport.cut(came[0].fd, transport.inode(came[0].fd))
+            zeromq.cut(came[0].fd, zeromq.inode(came[0].fd))
             await until(lambda: any(not link.up for link in monitor.drain()))
 
     run(scenario)
@@ -329,15 +329,15 @@ def test_a_later_connection_by_the_same_descriptor_is_not_cut() -> None:
     earlier, far = sockets.socketpair()
     later, other = sockets.socketpair()
     with earlier, far, later, other:
-        fd, inode = earlier.fileno(), transport.inode(earlier.fileno())
+        fd, inode = earlier.fileno(), zeromq.inode(earlier.fileno())
         os.dup2(later.fileno(), fd)
-        transport.cut(fd, inode)
+        zeromq.cut(fd, inode)
         other.send(b"still connected")
         assert later.recv(100) == b"still connected"
-        transport.cut(fd, transport.inode(fd))
+        zeromq.cut(fd, zeromq.inode(fd))
         assert other.recv(100) == b""
-    assert transport.inode(fd) == 0
-    transport.cut(fd, inode)  # harmless
+    assert zeromq.inode(fd) == 0
+    zeromq.cut(fd, inode)  # harmless
 
 
 def test_messages_of_several_frames_arrive_as_one_with_their_number_of_parts() -> None:
@@ -405,7 +405,7 @@ def test_what_a_delivery_raises_is_not_swallowed() -> None:
 def test_a_socket_path_that_is_too_long_is_refused_with_its_length() -> None:
     endpoint = f"ipc:///tmp/{'x' * 110}"
     with pytest.raises(ValueError, match="115 bytes, at most 107"):
-        transport.check_endpoint(endpoint)
+        zeromq.check_endpoint(endpoint)
     socket = transport.dealer()
     with pytest.raises(ValueError, match="shorter runtime directory"):
         socket.connect(endpoint)
@@ -415,7 +415,7 @@ def test_a_socket_path_that_is_too_long_is_refused_with_its_length() -> None:
 def test_the_longest_socket_path_works() -> None:
     async def scenario(endpoint: str) -> None:
         folder = Path(endpoint.removeprefix("ipc://")).parent
-        longest = f"ipc://{folder}/{'x' * (transport.MAX_SOCKET_PATH - len(os.fsencode(folder)) - 1)}"
+        longest = f"ipc://{folder}/{'x' * (zeromq.MAX_SOCKET_PATH - len(os.fsencode(folder)) - 1)}"
         inbox = Inbox()
         async with echo(longest), running(transport.dealer(), inbox) as client:
             client.connect(longest)

@@ -215,12 +215,18 @@ def test_describe_shows_a_call_as_strace_does() -> None:
         wire.describe(Spawn("m", sched_class=records.SchedClass.BATCH))
         == "spawn(model='m', sched_class=batch)"
     )
+    assert (
+        wire.describe(Feed(3, [1], [b"a password", b""]))
+        == "feed(pid=3, tokens=[1], records=[10 bytes, 0 bytes])"
+    )
 
 
 def test_describe_shows_outcomes() -> None:
     assert wire.describe_outcome(Errno.OK, [4, 5]) == "[4, 5]"
     assert wire.describe_outcome(Errno.OK, None) == "None"
     assert wire.describe_outcome(Errno.ESRCH, "no process 7") == "-ESRCH (no process 7)"
+    result = records.RecordsResult([records.LogRecord(7, b"a password")], 9)
+    assert wire.describe_value(result) == "RecordsResult(records=[LogRecord(position=7, 10 bytes)], length=9)"
     assert wire.describe_value(records.Limits(1)) == "Limits(context=1, tokens=0, pages=0)"
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Finish, ModelInfo, Pid, ReadResult, Sampler, Signal
@@ -37,6 +39,8 @@ from userland.sdk.text import (
     encode_after,
     load_tokenizer,
 )
+
+T = TypeVar("T")
 
 MAX_TOKENS = 256  # of an answer, where nothing else is said
 
@@ -170,6 +174,18 @@ def follow(language: Language, pid: int, position: int, stops: Sequence[str] = (
             return result.finish
 
 
+def _interrupting(pid: int, stream: Stream[T]) -> Stream[T]:
+    """A stream of a decode that was begun for it: an error on the way (a tokenizer's, say) does not leave it decoding."""
+    try:
+        return (yield from stream)
+    except GeneratorExit:  # whoever runs the script interrupts
+        raise
+    except Exception:
+        with suppress(SyscallError):  # it has gone, or the kernel has
+            yield from ask(Kill(pid, Signal.INT))
+        raise
+
+
 def _failures(pid: int, finish: Finish) -> Script[None]:
     """Raise what ended a decode that could not come to its end; what its text so far is the process still has."""
     if finish not in (Finish.ERROR, Finish.KILLED):
@@ -212,7 +228,7 @@ def stream(
     started = yield from ask(
         Decode(pid, max_tokens, language.stop_ids, sampler=sampler, deadline=deadline, wait=False)
     )
-    return (yield from follow(language, pid, started.position, stops))
+    return (yield from _interrupting(pid, follow(language, pid, started.position, stops)))
 
 
 def generate(
@@ -291,7 +307,7 @@ def say(
     """Say something to the process and stream its answer. If it may not answer, its context is as it was."""
     turn = ask_next(language, pid, text, system)
     position = yield from begin_answer(language, pid, turn, max_tokens, sampler, deadline)
-    return (yield from follow(language, pid, position, stops))
+    return (yield from _interrupting(pid, follow(language, pid, position, stops)))
 
 
 def begin_answer(

@@ -11,7 +11,7 @@ Many processes are talked to at once by talking to each in a task of its own.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -55,9 +55,19 @@ from syscalls.table import (
     Truncate,
     Wait,
 )
-from userland.sdk import actions, options, script
+from userland.sdk import actions, arguments, options, script_async
 from userland.sdk.actions import MAX_TOKENS, Language, language_of
-from userland.sdk.connection import AsyncConnection
+from userland.sdk.arguments import (
+    Dtype,
+    Ids,
+    Model,
+    Strings,
+    dtype_name,
+    known_keywords,
+    model_name,
+    stop_strings,
+)
+from userland.sdk.connection_async import AsyncConnection
 from userland.sdk.options import GroupChanges, Options, SpawnOptions
 
 
@@ -67,10 +77,11 @@ class System(AsyncConnection):
     # --- processes ---
 
     async def spawn(
-        self, model: str = "", prompt: options.Prompt | None = None, **more: Unpack[SpawnOptions]
+        self, model: Model = "", prompt: options.Prompt | None = None, **more: Unpack[SpawnOptions]
     ) -> Process:
         """Start a process on a model (default: the system's). See `Options` for what it takes."""
-        chosen = Options(model=model or self.kernel.boot.default_model, prompt=prompt, **more)
+        known_keywords("spawn", more, SpawnOptions.__annotations__)
+        chosen = Options(model=model_name(model) or self.kernel.boot.default_model, prompt=prompt, **more)
         pid, info = await self.run(options.spawn(chosen))
         return Process(self, pid, info, chosen.system)
 
@@ -98,7 +109,7 @@ class System(AsyncConnection):
         device: str = "",
         detached: bool = False,
         passphrase: str = "",
-        model: str = "",
+        model: Model = "",
     ) -> Process:
         """Start a process from an image that `Process.checkpoint` has written; it goes on where that one was. Empty: as
         before. Raises ENOENT, EPERM (the passphrase is wrong), EINVAL, EIO (the file is damaged)."""
@@ -111,20 +122,20 @@ class System(AsyncConnection):
     async def models(self) -> list[ModelInfo]:
         return await self(Models())
 
-    async def load(self, model: str, dtype: str = "", device: str = "") -> ModelInfo:
+    async def load(self, model: Model, dtype: Dtype = "", device: str = "") -> ModelInfo:
         """Bring a model into memory."""
         path = await self.run(options.located(model))
-        return await self(Pagein(path, device, dtype))
+        return await self(Pagein(path, device, dtype_name(dtype)))
 
-    async def evict(self, model: str, dtype: str = "", device: str = "", *, force: bool = False) -> None:
+    async def evict(self, model: Model, dtype: Dtype = "", device: str = "", *, force: bool = False) -> None:
         """Take a model out of memory; with `force` even if processes use it, whose KV stays."""
         path = await self.run(options.located(model))
-        await self(Evict(path, device, dtype, force))
+        await self(Evict(path, device, dtype_name(dtype), force))
 
-    async def advise(self, model: str, advice: Advice, dtype: str = "", device: str = "") -> None:
+    async def advise(self, model: Model, advice: Advice, dtype: Dtype = "", device: str = "") -> None:
         """Say how a model will be used; see the system call."""
         path = await self.run(options.located(model))
-        await self(Advise(path, advice, device, dtype))
+        await self(Advise(path, advice, device, dtype_name(dtype)))
 
     async def sched(
         self, policy: str = "", *, max_runs: int = 0, step_tokens: int = 0, device: str = ""
@@ -190,16 +201,16 @@ class Process:
         text: str,
         max_tokens: int = MAX_TOKENS,
         *,
-        stop: Sequence[str] = (),
+        stop: Strings = (),
         deadline: float | None = None,
     ) -> AsyncGenerator[str, None]:
         """Say something and stream the answer. Leaving the loop early interrupts it."""
         turn = actions.say(
-            self.language, self.pid, text, max_tokens, stop, None, self._instructions, deadline
+            self.language, self.pid, text, max_tokens, stop_strings(stop), None, self._instructions, deadline
         )
-        return script.stream_async(self.system.kernel, turn, self.pid)
+        return script_async.stream(self.system.kernel, turn, self.pid)
 
-    async def ask(self, text: str, max_tokens: int = MAX_TOKENS, *, stop: Sequence[str] = ()) -> str:
+    async def ask(self, text: str, max_tokens: int = MAX_TOKENS, *, stop: Strings = ()) -> str:
         """Say something and return the whole answer."""
         return "".join([piece async for piece in self.say(text, max_tokens, stop=stop)])
 
@@ -207,37 +218,38 @@ class Process:
         """Append plain text to the context; returns its length in tokens."""
         return await self.system.run(options.feed_text(self.language, self.pid, text))
 
-    async def feed_ids(self, ids: Sequence[int]) -> int:
-        return await self.system(Feed(self.pid, list(ids)))
+    async def feed_ids(self, ids: Ids) -> int:
+        """Append token ids (any sequence of integers, an array or a tensor too) to the context; returns its length."""
+        return await self.system(Feed(self.pid, arguments.ids(ids)))
 
     async def generate(
         self,
         max_tokens: int = MAX_TOKENS,
         *,
-        stop: Sequence[str] = (),
+        stop: Strings = (),
         sampler: Sampler | None = None,
         deadline: float | None = None,
     ) -> str:
         """Let it go on; returns the text. A stop string ends the text before it, and the log with it."""
         return await self.system.run(
-            actions.generate(self.language, self.pid, max_tokens, stop, sampler, deadline)
+            actions.generate(self.language, self.pid, max_tokens, stop_strings(stop), sampler, deadline)
         )
 
     def stream(
         self,
         max_tokens: int = MAX_TOKENS,
         *,
-        stop: Sequence[str] = (),
+        stop: Strings = (),
         sampler: Sampler | None = None,
         deadline: float | None = None,
     ) -> AsyncGenerator[str, None]:
         """Let it go on, giving the text as it comes. Leaving the loop early interrupts it."""
-        going = actions.stream(self.language, self.pid, max_tokens, stop, sampler, deadline)
-        return script.stream_async(self.system.kernel, going, self.pid)
+        going = actions.stream(self.language, self.pid, max_tokens, stop_strings(stop), sampler, deadline)
+        return script_async.stream(self.system.kernel, going, self.pid)
 
     def follow(self, position: int = 0) -> AsyncGenerator[str, None]:
         """The text from a position of the log to the end of the decode under way; leaving early interrupts it."""
-        return script.stream_async(
+        return script_async.stream(
             self.system.kernel, actions.follow(self.language, self.pid, position), self.pid
         )
 
@@ -295,7 +307,7 @@ class Process:
         await self.system(Setsched(self.pid, device=device))
         self.model = msgspec.structs.replace(self.model, device=device)
 
-    async def exec(self, model: str, *, dtype: str = "", tokens: Sequence[int] | None = None) -> int:
+    async def exec(self, model: Model, *, dtype: Dtype = "", tokens: Ids | None = None) -> int:
         """Give it another model while it is idle; pid, limits, group, sampler and nice value stay. Returns the length of
         its log in tokens.
 

@@ -9,6 +9,7 @@ from typing import overload
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import ModelInfo
 from userland.sdk.actions import MAX_TOKENS
+from userland.sdk.arguments import Dtype, Model
 from userland.sdk.system import Process, System
 
 
@@ -58,7 +59,7 @@ class Client:
     def close(self) -> None:
         self.system.close()
 
-    def load_image(self, name: str, *, dtype: str = "", device: str = "") -> Image:
+    def load_image(self, name: Model, *, dtype: Dtype = "", device: str = "") -> Image:
         """Bring a model into memory: a known name, a directory, or a hub name. Raises as LLM.from_pretrained does."""
         return Image(self.system.load(name, dtype, device))
 

@@ -1,6 +1,6 @@
 """How a program of the SDK is connected: to the kernel that runs, or to a private one it boots.
 
-Both faces stand on this.
+The blocking face stands on this; connection_async.py is the other.
 """
 
 from __future__ import annotations
@@ -9,14 +9,12 @@ import atexit
 import os
 import tempfile
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-import trio
-
-from syscalls import blocking, client, runtime
+from syscalls import blocking, runtime
 from syscalls.reconnect import RECONNECT_SECONDS
 from syscalls.table import Call
 from userland.programs.boot import private_kernel
@@ -28,7 +26,7 @@ T = TypeVar("T")
 Where = str | os.PathLike[str] | None
 
 
-def _kernel_there(stack: ExitStack, where: Where, boot: bool, flags: Sequence[str]) -> Path:
+def kernel_there(stack: ExitStack, where: Where, boot: bool, flags: Sequence[str]) -> Path:
     """The runtime directory to connect to; with `boot`, a private kernel is booted there if none runs."""
     place = runtime.locate(where)
     if boot and runtime.holder(place) is None:
@@ -65,7 +63,7 @@ class Connection:
         booted.
         """
         with ExitStack() as stack:
-            place = _kernel_there(stack, where, boot, flags)
+            place = kernel_there(stack, where, boot, flags)
             kernel = stack.enter_context(blocking.connect(place, name=name, reconnect=reconnect))
             return cls(kernel, stack.pop_all())
 
@@ -89,52 +87,3 @@ class Connection:
     def run(self, what: script.Script[T]) -> T:
         """Run a script of system calls."""
         return script.run(self.kernel, what)
-
-
-class AsyncConnection:
-    """A connection for trio programs; made on entering its `async with`."""
-
-    kernel: client.Client
-
-    def __init__(self, where: Where, boot: bool, flags: Sequence[str], name: str, reconnect: float) -> None:
-        self._where, self._boot, self._flags, self._name = where, boot, flags, name
-        self._reconnect = reconnect
-        self._cleanup = AsyncExitStack()
-
-    @classmethod
-    def connect(
-        cls,
-        where: Where = None,
-        *,
-        boot: bool = False,
-        flags: Sequence[str] = (),
-        name: str = "",
-        reconnect: float = RECONNECT_SECONDS,
-    ) -> Self:
-        """What entering connects to; parameters and errors are those of `Connection.connect`."""
-        return cls(where, boot, flags, name, reconnect)
-
-    async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as stack:
-            local = ExitStack()
-            stack.push_async_callback(trio.to_thread.run_sync, local.close)
-            place = await trio.to_thread.run_sync(_kernel_there, local, self._where, self._boot, self._flags)
-            self.kernel = await stack.enter_async_context(
-                client.connect(place, name=self._name, reconnect=self._reconnect)
-            )
-            self._cleanup = stack.pop_all()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with trio.CancelScope(shield=True):
-            await self._cleanup.aclose()
-
-    async def __call__(self, call: Call[R]) -> R:
-        """Make a system call."""
-        return await self.kernel(call)
-
-    async def run(self, what: script.Script[T]) -> T:
-        """Run a script of system calls."""
-        return await script.run_async(self.kernel, what)

@@ -6,7 +6,6 @@ runs. Uses the kernel that runs, or boots a private one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -16,6 +15,7 @@ from syscalls.errno import Errno, SyscallError
 from syscalls.records import ModelInfo
 from userland.sdk import script
 from userland.sdk.actions import Language
+from userland.sdk.arguments import Dtype, Model, Strings, model_name, stop_strings, strings
 from userland.sdk.beams import EarlyStopping, beam_search
 from userland.sdk.system import Process, System
 
@@ -32,14 +32,14 @@ class LLM:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | os.PathLike[str], *, dtype: str = "", device: str = "", system: System | None = None
+        cls, model: Model, *, dtype: Dtype = "", device: str = "", system: System | None = None
     ) -> LLM:
         """Bring a model into memory: a name the system knows, a directory, or a hub name.
 
-        `dtype`: fp32, bf16, int8, or empty for the device's default. Raises SyscallError: ENOENT (no such model; says
-        which are known), ENOEXEC (architecture not supported), EIO, ENOMEM, ENOTSUP.
+        `dtype`: fp32, bf16, int8, int4 (or as torch calls them), or empty for the device's default. Raises SyscallError:
+        ENOENT (no such model; says which are known), ENOEXEC (architecture not supported), EIO, ENOMEM, ENOTSUP.
         """
-        name = os.fspath(model)
+        name = model_name(model)
         connected = system or System.connect(boot=True, name="llm")
         try:
             info = connected.load(name, dtype, device)
@@ -75,21 +75,21 @@ class LLM:
     def generate(
         self, prompt: str, max_length: int | None = None, *, max_new_tokens: int | None = None, num_beams: int = 1,
         temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
-        repetition_penalty: float = 1.0, seed: int = 0, stop: Sequence[str] = (), length_penalty: float = 1.0,
+        repetition_penalty: float = 1.0, seed: int = 0, stop: Strings = (), length_penalty: float = 1.0,
         early_stopping: EarlyStopping = False, return_full_text: bool = False,
     ) -> str: ...  # fmt: skip
 
     @overload
     def generate(
-        self, prompt: list[str], max_length: int | None = None, *, max_new_tokens: int | None = None,
+        self, prompt: list[str] | tuple[str, ...], max_length: int | None = None, *, max_new_tokens: int | None = None,
         num_beams: int = 1, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
-        repetition_penalty: float = 1.0, seed: int = 0, stop: Sequence[str] = (), length_penalty: float = 1.0,
+        repetition_penalty: float = 1.0, seed: int = 0, stop: Strings = (), length_penalty: float = 1.0,
         early_stopping: EarlyStopping = False, return_full_text: bool = False,
     ) -> list[str]: ...  # fmt: skip
 
     def generate(
         self,
-        prompt: str | list[str],
+        prompt: Strings,
         max_length: int | None = None,
         *,
         max_new_tokens: int | None = None,
@@ -100,7 +100,7 @@ class LLM:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         seed: int = 0,
-        stop: Sequence[str] = (),
+        stop: Strings = (),
         length_penalty: float = 1.0,
         early_stopping: EarlyStopping = False,
         return_full_text: bool = False,
@@ -119,6 +119,7 @@ class LLM:
                 "beam search takes no temperature, repetition_penalty or stop strings",
             )
 
+        stops = stop_strings(stop)
         working: list[Process] = []
 
         def one(text: str) -> str:
@@ -130,18 +131,19 @@ class LLM:
             ) as process:  # fmt: skip
                 working.append(process)
                 if num_beams == 1:
-                    answer = process.generate(left, stop=stop)
+                    answer = process.generate(left, stop=stops)
                 else:
                     answer = self._beams(process, ids, left, num_beams, length_penalty, early_stopping)
             return text + answer if return_full_text else answer
 
         if isinstance(prompt, str):
             return one(prompt)
-        if not prompt:
+        prompts = strings(prompt, "a prompt")
+        if not prompts:
             return []
-        with ThreadPoolExecutor(min(len(prompt), script.MAX_TOGETHER), "llmasos-generate") as pool:
+        with ThreadPoolExecutor(min(len(prompts), script.MAX_TOGETHER), "llmasos-generate") as pool:
             try:
-                return list(pool.map(one, prompt))
+                return list(pool.map(one, prompts))
             except BaseException:  # of one of them, or Ctrl-C: the rest is not wanted any more
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in working:
@@ -159,15 +161,16 @@ class LLM:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         seed: int = 0,
-        stop: Sequence[str] = (),
+        stop: Strings = (),
     ) -> Generator[str, None, None]:
         """The continuation of a prompt, piece by piece."""
+        stops = stop_strings(stop)
         ids = self.language.encode(prompt, begin=True)
         with self.system.spawn(
             self.model.path, ids, name="generate", temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
             repetition_penalty=repetition_penalty, seed=seed, dtype=self.model.dtype, device=self.model.device,
         ) as process:  # fmt: skip
-            yield from process.stream(max_new_tokens, stop=stop)
+            yield from process.stream(max_new_tokens, stop=stops)
 
     def _room(self, prompt: int, max_length: int | None, max_new_tokens: int | None) -> int:
         if max_new_tokens is not None:

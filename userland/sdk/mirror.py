@@ -29,6 +29,7 @@ Made from aio.py by `python -m userland.sdk.mirror`; change that file.
 RULES = [
     (r'\A""".*?"""\n', HEAD),
     (r"import trio\n", ""),
+    (r"\b(script|connection)_async\b", r"\1"),
     (r" +with trio\.CancelScope\(shield=True\):\n +(await .*)\n", r"        \1\n"),
     (r"AsyncConnection", "Connection"),
     (r"AsyncGenerator", "Generator"),

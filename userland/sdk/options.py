@@ -12,14 +12,15 @@ import msgspec
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import GroupInfo, GroupSettings, KvAction, Limits, ModelInfo, Sampler, SchedClass
 from syscalls.table import Exec, Feed, Getinfo, GroupCreate, GroupSet, GroupStat, Models, Spawn
-from userland.sdk import actions
+from userland.sdk import actions, arguments
 from userland.sdk.actions import Language
+from userland.sdk.arguments import Dtype, Ids, Model, dtype_name, model_name
 from userland.sdk.chat import Message
 from userland.sdk.script import Script, ask
 
 _UNLIMITED = Limits()
 
-Prompt = str | list[Message] | list[int]
+Prompt = str | Message | Sequence[Message] | Ids
 
 
 @dataclass(slots=True, frozen=True)
@@ -39,7 +40,7 @@ class Options:
     repetition_penalty: float = 1.0
     seed: int | None = None
     limits: Limits = _UNLIMITED
-    dtype: str = ""
+    dtype: Dtype = ""
     device: str = ""
     once: bool = False
     detached: bool = False
@@ -67,7 +68,7 @@ class SpawnOptions(TypedDict, total=False):
     repetition_penalty: float
     seed: int | None
     limits: Limits
-    dtype: str
+    dtype: Dtype
     device: str
     once: bool
     detached: bool
@@ -101,10 +102,11 @@ def group(path: str, changes: GroupChanges) -> Script[GroupInfo]:
     return found
 
 
-def model_path(model: str) -> str:
-    """A directory is told to the kernel by its absolute path: the kernel's working directory is another."""
+def model_path(model: Model) -> str:
+    """A directory or file is told to the kernel by its absolute path: the kernel's working directory is another."""
+    model = model_name(model)
     looks_like_path = model.startswith((".", "/", "~")) or os.sep in model
-    if looks_like_path and os.path.isdir(place := os.path.expanduser(model)):
+    if looks_like_path and os.path.exists(place := os.path.expanduser(model)):
         return os.path.abspath(place)
     return model
 
@@ -114,14 +116,14 @@ def file_path(path: str | os.PathLike[str]) -> str:
     return os.path.abspath(os.path.expanduser(os.fspath(path)))
 
 
-def located(model: str) -> Script[str]:
+def located(model: Model) -> Script[str]:
     """What to call a model in a system call. A directory of the working directory may be named bare (`mine`, not only
     `./mine`), unless the system knows a model of that name."""
-    path = model_path(model)
-    if path == model and os.path.isfile(os.path.join(model, "config.json")):
+    path, name = model_path(model), model_name(model)
+    if path == name and (os.path.isfile(os.path.join(name, "config.json")) or os.path.isfile(name)):
         rows = yield from ask(Models())
-        if all(row.name != model for row in rows):
-            return os.path.abspath(model)
+        if all(row.name != name for row in rows):
+            return os.path.abspath(name)
     return path
 
 
@@ -130,8 +132,8 @@ def spawn(options: Options) -> Script[tuple[int, ModelInfo]]:
 
     A tokenizer is loaded only if there is text to encode.
     """
-    model = yield from located(options.model)
-    info = yield from actions.model_of(model, options.dtype, options.device)
+    model, dtype = (yield from located(options.model)), dtype_name(options.dtype)
+    info = yield from actions.model_of(model, dtype, options.device)
     ids = initial_ids(options, info)
     sampler = options.sampler()
     if sampler is not None and options.seed is None:
@@ -151,23 +153,22 @@ def spawn(options: Options) -> Script[tuple[int, ModelInfo]]:
             options.once,
             options.detached,
             options.device,
-            options.dtype,
+            dtype,
             options.group,
         )
     )
     return pid, info
 
 
-def change_model(
-    pid: int, model: str, dtype: str, tokens: Sequence[int] | None
-) -> Script[tuple[ModelInfo, int]]:
+def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Script[tuple[ModelInfo, int]]:
     """Give a process another model; the model, and the number of tokens its log has then.
 
     Its log goes with it: as it is where both have the same words, else as their text (`translate`), or as `tokens`.
     """
     from userland.sdk.translate import same_words, translated  # late: it brings jinja2 along
 
-    model = yield from located(model)
+    ids = arguments.ids(tokens) if tokens is not None else None
+    model, dtype = (yield from located(model)), dtype_name(dtype)
     row = yield from ask(Getinfo(pid))
     if not row.model:
         raise SyscallError(Errno.EINVAL, f"process {pid} ({row.name}) is a {row.kind.value}, no LLM process")
@@ -176,9 +177,9 @@ def change_model(
             Errno.EBUSY, f"process {pid} ({row.name}) is decoding; wait for that, or interrupt it first"
         )
     new = yield from actions.model_of(model, dtype, row.device)
-    if tokens is not None:
-        yield from ask(Exec(pid, model, list(tokens), dtype))
-        return new, len(tokens)
+    if ids is not None:
+        yield from ask(Exec(pid, model, ids, dtype))
+        return new, len(ids)
     old = yield from actions.model_in_memory(row.model, row.device)
     if old.path == new.path:
         yield from ask(Exec(pid, model, None, dtype))
@@ -197,8 +198,8 @@ def change_model(
 def initial_ids(options: Options, info: ModelInfo) -> list[int]:
     """The ids of what the process is started with."""
     prompt = options.prompt
-    if isinstance(prompt, list) and all(isinstance(item, int) for item in prompt):
-        return [item for item in prompt if isinstance(item, int)]
+    if prompt is not None and arguments.is_ids(prompt):
+        return arguments.ids(prompt, "a prompt")
     if prompt is None and not options.system:
         return []
     language = actions.language_of(info)
@@ -208,7 +209,7 @@ def initial_ids(options: Options, info: ModelInfo) -> list[int]:
         return language.must_chat().opening(options.system)
     if isinstance(prompt, str):
         return language.must_chat().first(actions.conversation(prompt, options.system))
-    messages = [item for item in prompt if isinstance(item, dict)]
+    messages = arguments.messages(prompt)
     head: list[Message] = [{"role": "system", "content": options.system}] if options.system else []
     return language.must_chat().first([*head, *messages])
 

@@ -11,7 +11,7 @@ Made from aio.py by `python -m userland.sdk.mirror`; change that file.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -54,8 +54,18 @@ from syscalls.table import (
     Truncate,
     Wait,
 )
-from userland.sdk import actions, options, script
+from userland.sdk import actions, arguments, options, script
 from userland.sdk.actions import MAX_TOKENS, Language, language_of
+from userland.sdk.arguments import (
+    Dtype,
+    Ids,
+    Model,
+    Strings,
+    dtype_name,
+    known_keywords,
+    model_name,
+    stop_strings,
+)
 from userland.sdk.connection import Connection
 from userland.sdk.options import GroupChanges, Options, SpawnOptions
 
@@ -66,10 +76,11 @@ class System(Connection):
     # --- processes ---
 
     def spawn(
-        self, model: str = "", prompt: options.Prompt | None = None, **more: Unpack[SpawnOptions]
+        self, model: Model = "", prompt: options.Prompt | None = None, **more: Unpack[SpawnOptions]
     ) -> Process:
         """Start a process on a model (default: the system's). See `Options` for what it takes."""
-        chosen = Options(model=model or self.kernel.boot.default_model, prompt=prompt, **more)
+        known_keywords("spawn", more, SpawnOptions.__annotations__)
+        chosen = Options(model=model_name(model) or self.kernel.boot.default_model, prompt=prompt, **more)
         pid, info = self.run(options.spawn(chosen))
         return Process(self, pid, info, chosen.system)
 
@@ -97,7 +108,7 @@ class System(Connection):
         device: str = "",
         detached: bool = False,
         passphrase: str = "",
-        model: str = "",
+        model: Model = "",
     ) -> Process:
         """Start a process from an image that `Process.checkpoint` has written; it goes on where that one was. Empty: as
         before. Raises ENOENT, EPERM (the passphrase is wrong), EINVAL, EIO (the file is damaged)."""
@@ -110,20 +121,20 @@ class System(Connection):
     def models(self) -> list[ModelInfo]:
         return self(Models())
 
-    def load(self, model: str, dtype: str = "", device: str = "") -> ModelInfo:
+    def load(self, model: Model, dtype: Dtype = "", device: str = "") -> ModelInfo:
         """Bring a model into memory."""
         path = self.run(options.located(model))
-        return self(Pagein(path, device, dtype))
+        return self(Pagein(path, device, dtype_name(dtype)))
 
-    def evict(self, model: str, dtype: str = "", device: str = "", *, force: bool = False) -> None:
+    def evict(self, model: Model, dtype: Dtype = "", device: str = "", *, force: bool = False) -> None:
         """Take a model out of memory; with `force` even if processes use it, whose KV stays."""
         path = self.run(options.located(model))
-        self(Evict(path, device, dtype, force))
+        self(Evict(path, device, dtype_name(dtype), force))
 
-    def advise(self, model: str, advice: Advice, dtype: str = "", device: str = "") -> None:
+    def advise(self, model: Model, advice: Advice, dtype: Dtype = "", device: str = "") -> None:
         """Say how a model will be used; see the system call."""
         path = self.run(options.located(model))
-        self(Advise(path, advice, device, dtype))
+        self(Advise(path, advice, device, dtype_name(dtype)))
 
     def sched(
         self, policy: str = "", *, max_runs: int = 0, step_tokens: int = 0, device: str = ""
@@ -188,16 +199,16 @@ class Process:
         text: str,
         max_tokens: int = MAX_TOKENS,
         *,
-        stop: Sequence[str] = (),
+        stop: Strings = (),
         deadline: float | None = None,
     ) -> Generator[str, None]:
         """Say something and stream the answer. Leaving the loop early interrupts it."""
         turn = actions.say(
-            self.language, self.pid, text, max_tokens, stop, None, self._instructions, deadline
+            self.language, self.pid, text, max_tokens, stop_strings(stop), None, self._instructions, deadline
         )
         return script.stream(self.system.kernel, turn, self.pid)
 
-    def ask(self, text: str, max_tokens: int = MAX_TOKENS, *, stop: Sequence[str] = ()) -> str:
+    def ask(self, text: str, max_tokens: int = MAX_TOKENS, *, stop: Strings = ()) -> str:
         """Say something and return the whole answer."""
         return "".join(piece for piece in self.say(text, max_tokens, stop=stop))
 
@@ -205,32 +216,33 @@ class Process:
         """Append plain text to the context; returns its length in tokens."""
         return self.system.run(options.feed_text(self.language, self.pid, text))
 
-    def feed_ids(self, ids: Sequence[int]) -> int:
-        return self.system(Feed(self.pid, list(ids)))
+    def feed_ids(self, ids: Ids) -> int:
+        """Append token ids (any sequence of integers, an array or a tensor too) to the context; returns its length."""
+        return self.system(Feed(self.pid, arguments.ids(ids)))
 
     def generate(
         self,
         max_tokens: int = MAX_TOKENS,
         *,
-        stop: Sequence[str] = (),
+        stop: Strings = (),
         sampler: Sampler | None = None,
         deadline: float | None = None,
     ) -> str:
         """Let it go on; returns the text. A stop string ends the text before it, and the log with it."""
         return self.system.run(
-            actions.generate(self.language, self.pid, max_tokens, stop, sampler, deadline)
+            actions.generate(self.language, self.pid, max_tokens, stop_strings(stop), sampler, deadline)
         )
 
     def stream(
         self,
         max_tokens: int = MAX_TOKENS,
         *,
-        stop: Sequence[str] = (),
+        stop: Strings = (),
         sampler: Sampler | None = None,
         deadline: float | None = None,
     ) -> Generator[str, None]:
         """Let it go on, giving the text as it comes. Leaving the loop early interrupts it."""
-        going = actions.stream(self.language, self.pid, max_tokens, stop, sampler, deadline)
+        going = actions.stream(self.language, self.pid, max_tokens, stop_strings(stop), sampler, deadline)
         return script.stream(self.system.kernel, going, self.pid)
 
     def follow(self, position: int = 0) -> Generator[str, None]:
@@ -295,7 +307,7 @@ class Process:
         self.system(Setsched(self.pid, device=device))
         self.model = msgspec.structs.replace(self.model, device=device)
 
-    def exec(self, model: str, *, dtype: str = "", tokens: Sequence[int] | None = None) -> int:
+    def exec(self, model: Model, *, dtype: Dtype = "", tokens: Ids | None = None) -> int:
         """Give it another model while it is idle; pid, limits, group, sampler and nice value stay. Returns the length of
         its log in tokens.
 

@@ -1,0 +1,83 @@
+"""What numbers a configuration may have, checked before anything is built from them.
+
+A model's classes allocate what their configuration says: 20,000 layers are minutes of building, a hidden size of a
+million gigabytes. No published model comes near these bounds; what is beyond them is refused in microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from modelfiles.files import shown
+from syscalls.errno import Errno, SyscallError
+
+_LAYERS, _WIDTH, _HEADS, _VOCABULARY, _POSITIONS, _EXPERTS = 512, 1 << 17, 4096, 1 << 24, 1 << 27, 4096
+_MOST = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "encoder_layers",
+                     "decoder_layers", "num_nextn_predict_layers", "depth"), _LAYERS),
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "embed_dim", "embedding_size", "hidden_dim",
+                     "word_embed_proj_dim"), _WIDTH),
+    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "d_ff", "moe_intermediate_size", "ffn_hidden_size",
+                     "shared_expert_intermediate_size"), 1 << 20),
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head", "n_heads", "num_heads", "num_kv_heads",
+                     "n_head_kv"), _HEADS),
+    **dict.fromkeys(("head_dim", "d_kv", "kv_channels", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), 1 << 14),
+    **dict.fromkeys(("vocab_size", "padded_vocab_size", "type_vocab_size"), _VOCABULARY),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "seq_length",
+                     "max_seq_len", "original_max_position_embeddings"), _POSITIONS),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok", "n_shared_experts"),
+                    _EXPERTS),
+}  # fmt: skip
+_ENCODABLE = 1 << 63  # what a message can carry
+_DEPTH = 16
+_ITEMS = 1 << 20  # of all lists and objects together
+
+
+def check(config: dict[str, Any], file: Path) -> None:
+    """Raises EIO naming the field whose number is out of any bounds."""
+    for count, (where, name, value) in enumerate(_fields(config, "", 0, file)):
+        if count > _ITEMS:
+            raise SyscallError(
+                Errno.EIO, f"{shown(file)} has more than {_ITEMS} values; is it a configuration?"
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        most = _MOST.get(name)
+        if most is not None and not 0 <= value <= most:
+            raise SyscallError(
+                Errno.EIO,
+                f"{shown(file)}: {shown(where)} is {_number(value)}; numbers from 0 to {most} are taken",
+            )
+        if isinstance(value, int) and not -_ENCODABLE <= value < _ENCODABLE:
+            raise SyscallError(
+                Errno.EIO, f"{shown(file)}: {shown(where)} is {_number(value)}, which is out of all bounds"
+            )
+
+
+def _fields(value: Any, where: str, depth: int, file: Path) -> Iterator[tuple[str, str, Any]]:
+    """Every value that is no list and no object: its path, its name, and itself."""
+    if depth > _DEPTH:
+        raise SyscallError(Errno.EIO, f"{shown(file)}: {shown(where[:80])} is nested more than {_DEPTH} deep")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _named(inner, f"{where}.{key}" if where else str(key), str(key), depth, file)
+    else:
+        for number, inner in enumerate(value):
+            name = where.rpartition(".")[2].partition("[")[0]
+            yield from _named(inner, f"{where}[{number}]", name, depth, file)
+
+
+def _named(value: Any, where: str, name: str, depth: int, file: Path) -> Iterator[tuple[str, str, Any]]:
+    if isinstance(value, dict | list):
+        yield from _fields(value, where, depth + 1, file)
+    else:
+        yield where, name, value
+
+
+def _number(value: float) -> str:
+    """A number short enough to be read: an integer may have a million digits."""
+    if isinstance(value, int) and abs(value) > 1 << 256:
+        return f"an integer of {value.bit_length()} bits"
+    return str(value)

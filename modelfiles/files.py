@@ -1,0 +1,77 @@
+"""Opening what somebody else has put into a model's directory: regular files of a bounded size, and nothing else.
+
+A fifo among the weights would be waited for without end, a link to /dev/zero read without end. So a file is opened
+without waiting (O_NONBLOCK means nothing to a regular file), and looked at through its descriptor, which cannot be
+exchanged for another afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import msgspec
+
+from syscalls.errno import Errno, SyscallError
+
+T = TypeVar("T")
+
+MOST_CONFIG = (
+    16 << 20
+)  # bytes of a JSON or template file that is read whole; published ones have some kilobytes
+MOST_TOKENIZER = 256 << 20  # of a tokenizer.json; the largest published have some 35 MB
+_KINDS = (
+    (stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a fifo"), (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+)  # fmt: skip
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """The file open for reading, unbuffered. Raises OSError if it cannot be opened, EIO if it is no regular file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "no regular file")
+        raise SyscallError(Errno.EIO, f"{shown(path)} is {kind}, and a regular file was wanted; remove it")
+    return os.fdopen(descriptor, "rb", buffering=0)
+
+
+def read_whole(path: Path, most: int = MOST_CONFIG) -> bytes:
+    """The file's bytes. Raises OSError, EIO if it is no regular file or has more than `most` bytes."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise SyscallError(
+                Errno.EIO,
+                f"{shown(path)} has {size} bytes, and at most {most} are read of such a file; is it the right one?",
+            )
+        found = bytearray()
+        while piece := file.read(most + 1 - len(found)):
+            found += piece
+            if len(found) > most:
+                raise SyscallError(Errno.EIO, f"{shown(path)} grew while it was read")
+        return bytes(found)
+
+
+def read_json(path: Path, kind: type[T], most: int = MOST_CONFIG) -> T:
+    """What a JSON file holds, checked against `kind`. Raises OSError, EIO naming the file and what is wrong in it."""
+    raw = read_whole(path, most)
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise SyscallError(
+            Errno.EIO, f"{shown(path)} cannot be read as JSON ({error}); copy or download the model again"
+        ) from None
+
+
+def shown(value: object) -> str:
+    """Text of a file, or its name, fit to be shown: nothing in it reaches a terminal as an escape sequence."""
+    text = str(value)
+    return (
+        text
+        if text.isprintable()
+        else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    )

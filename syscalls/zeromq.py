@@ -1,0 +1,132 @@
+"""ZeroMQ sockets as they are, before anybody waits on them: how they are made and watched, and what the operating system
+says of who is at the other end.
+
+transport.py waits on them with trio, line.py with threads. Programs that make blocking calls import no trio, which takes
+as long as all the rest of them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket as sockets
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple, cast
+
+import zmq
+
+MAX_SOCKET_PATH = 107  # bytes: sun_path of a Unix socket, less its closing zero
+NOBLOCK = int(zmq.NOBLOCK)
+_POLLIN = int(zmq.POLLIN)  # as plain numbers: arithmetic of pyzmq's enums costs as much as a receive
+_DOWN = (int(zmq.EVENT_DISCONNECTED), int(zmq.EVENT_CLOSED))  # the second: it could not be made at all
+_EVENT = struct.Struct("=Hi")  # of a monitor: what has happened to which descriptor (zmq_socket_monitor(3))
+
+
+class Link(NamedTuple):
+    """What a monitor saw: connection `fd` came `up` or went down."""
+
+    fd: int
+    up: bool
+
+
+def descriptor(raw: zmq.Socket[bytes]) -> int:
+    """ZMQ_FD: readable when something may have happened in a socket that `has_message` has found empty."""
+    return int(raw.getsockopt(zmq.FD))
+
+
+def has_message(raw: zmq.Socket[bytes]) -> bool:
+    """ZMQ_EVENTS has POLLIN. No: the descriptor will become readable when one comes."""
+    return bool(cast(int, raw.getsockopt(zmq.EVENTS)) & _POLLIN)
+
+
+class Monitor:
+    """The connections of a socket coming up and going down, in order. A connection is down before its
+    descriptor is reused."""
+
+    def __init__(self, raw: zmq.Socket[bytes]) -> None:
+        self._raw = raw
+        self.fd = descriptor(raw)
+        self.closed = False
+
+    def drain(self) -> Iterator[Link]:
+        """What has happened since the last look."""
+        while not self.closed:
+            try:
+                parts = self._raw.recv_multipart(NOBLOCK)
+            except zmq.Again:
+                return
+            event, fd = _EVENT.unpack(parts[0])  # zmq.utils.monitor would bring asyncio along
+            yield Link(fd, event not in _DOWN)
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._raw.close(linger=0)
+
+
+def raw_dealer(
+    routing_id: bytes, context: zmq.Context[zmq.Socket[bytes]] | None, max_frame: int
+) -> zmq.Socket[bytes]:
+    """The same socket bare."""
+    raw = make(context, zmq.DEALER, max_frame)
+    raw.setsockopt(zmq.RECONNECT_IVL, -1)
+    if routing_id:
+        raw.setsockopt(zmq.ROUTING_ID, routing_id)
+    return raw
+
+
+def make(context: zmq.Context[zmq.Socket[bytes]] | None, kind: int, max_frame: int) -> zmq.Socket[bytes]:
+    raw: zmq.Socket[bytes] = (context or zmq.Context.instance()).socket(kind)
+    raw.setsockopt(zmq.LINGER, 0)
+    raw.setsockopt(zmq.MAXMSGSIZE, max_frame)
+    return raw
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Raise ValueError for an ipc path that the operating system would cut short."""
+    scheme, _, path = endpoint.partition("://")
+    length = len(os.fsencode(path))
+    if scheme == "ipc" and length > MAX_SOCKET_PATH:
+        raise ValueError(
+            f"socket path {path!r} has {length} bytes, at most {MAX_SOCKET_PATH} are possible; "
+            "choose a shorter runtime directory (--runtime or LLMASOS_RUNTIME)"
+        )
+
+
+def peer_pid(fd: int) -> int:
+    """The OS process at the other end of a Unix socket connection, as the operating system vouches for it; 0:
+    unknown.
+
+    Linux tells by SO_PEERCRED, macOS by LOCAL_PEERPID; elsewhere programs have no OS pid (and cannot be
+    signalled).
+    """
+    if fd <= 0:
+        return 0
+    linux = getattr(sockets, "SO_PEERCRED", None)
+    try:
+        with sockets.socket(fileno=os.dup(fd)) as connection:
+            if linux is not None:
+                return int(struct.unpack("3i", connection.getsockopt(sockets.SOL_SOCKET, linux, 12))[0])
+            sol_local, local_peerpid = 0, 2
+            return connection.getsockopt(sol_local, local_peerpid)
+    except OSError:  # closed in the meantime, or a system that cannot tell
+        return 0
+
+
+def inode(fd: int) -> int:
+    """What tells the connection of descriptor `fd` from a later one that has the same descriptor; 0: it is down."""
+    try:
+        return os.fstat(fd).st_ino
+    except OSError:
+        return 0
+
+
+def cut(fd: int, connection: int) -> None:
+    """End the connection of descriptor `fd` from this side, if it is still the one whose inode is `connection`; its
+    monitor reports it down soon after. (ZeroMQ closes descriptors in a thread of its own, whenever a peer goes.)"""
+    try:
+        with sockets.socket(fileno=os.dup(fd)) as found:
+            if inode(found.fileno()) == connection:
+                found.shutdown(sockets.SHUT_RDWR)
+    except OSError:  # down already
+        pass

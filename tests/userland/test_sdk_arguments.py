@@ -1,0 +1,167 @@
+"""What people pass to the SDK, on a real system: one stop string, ids of any kind, paths, dtypes. What is refused changes
+nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from syscalls.errno import Errno, SyscallError
+from tests import models_zoo
+from userland.sdk import actions, arguments
+from userland.sdk.llm import LLM
+from userland.sdk.system import Process, System
+
+IDS = [7, 8, 9]
+
+
+@pytest.fixture(scope="module")
+def model(zoo: Callable[[str], Path]) -> Path:
+    return zoo("llama")
+
+
+@pytest.fixture
+def process(cpu_system: System, model: Path) -> Process:
+    return cpu_system.spawn(model, "Every call", dtype="fp32")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        IDS,
+        tuple(IDS),
+        range(7, 10),
+        np.array(IDS),
+        torch.tensor(IDS),
+        [np.int64(i) for i in IDS],
+        np.array(IDS, np.uint8),
+    ],
+    ids=["list", "tuple", "range", "numpy", "tensor", "list of numpy", "bytes array"],
+)
+def test_a_prompt_may_be_any_sequence_of_integers(cpu_system: System, model: Path, prompt: Any) -> None:
+    with cpu_system.spawn(model, prompt, dtype="fp32") as process:
+        assert process.tokens == IDS
+        process.feed_ids(prompt)
+        assert process.tokens == IDS * 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ([7, 8.5], "8.5"),
+        (np.array([[1, 2]]), "one sequence"),
+        ([True], "True"),
+        (b"bytes", "bytes"),
+        (7, "7 "),
+        ([{"content": "no role"}], "role"),
+        ([{"role": "user", "content": "x"}, "y"], "'y'"),
+    ],
+)
+def test_a_prompt_that_is_none_is_named(cpu_system: System, model: Path, prompt: Any, said: str) -> None:
+    with pytest.raises(SyscallError, match=said) as caught:
+        cpu_system.spawn(model, prompt, dtype="fp32")
+    assert caught.value.errno is Errno.EINVAL
+
+
+def test_one_message_is_a_conversation(cpu_system: System, model: Path) -> None:
+    message = {"role": "user", "content": "hello"}
+    with (
+        cpu_system.spawn(model, message, dtype="fp32") as one,
+        cpu_system.spawn(model, [message], dtype="fp32") as many,
+    ):
+        assert one.tokens == many.tokens
+
+
+def test_one_stop_string_is_one(process: Process) -> None:
+    """Taken for the stops "l" and "q" it would end at the first of them, wherever that is."""
+    whole = process.generate(60)
+    process.truncate(len(process.tokens) - 60)
+    stop = whole[20:23]
+    first = whole.index(stop)
+    assert first > min(whole.index(character) for character in stop)
+    assert process.generate(60, stop=stop) == whole[:first]
+
+
+def test_one_stop_string_is_one_for_llm(cpu_system: System, model: Path) -> None:
+    llm = LLM.from_pretrained(model, dtype="float32", system=cpu_system)
+    whole = llm.generate("Every call", max_new_tokens=60)
+    assert (
+        llm.generate("Every call", max_new_tokens=60, stop=whole[20:23]) == whole[: whole.index(whole[20:23])]
+    )
+    assert llm.generate(("Every call",), max_new_tokens=60) == [whole]
+
+
+@pytest.mark.parametrize("stop", [[""], "", [3], 3])
+@pytest.mark.parametrize("way", ["generate", "stream", "say", "ask"])
+def test_a_refused_stop_list_changes_nothing(process: Process, stop: Any, way: str) -> None:
+    before = process.info()
+    ways: dict[str, Callable[[], object]] = {
+        "generate": lambda: process.generate(200, stop=stop),
+        "stream": lambda: list(process.stream(200, stop=stop)),
+        "say": lambda: list(process.say("hello", stop=stop)),
+        "ask": lambda: process.ask("hello", stop=stop),
+    }
+    with pytest.raises(SyscallError) as caught:
+        ways[way]()
+    assert caught.value.errno is Errno.EINVAL
+    after = process.info()
+    assert (after.length, after.decoding, after.usage.decoded) == (before.length, False, before.usage.decoded)
+
+
+def test_an_error_on_the_way_leaves_nothing_decoding(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(Exception):
+        pass
+
+    def fail(*_: object, **__: object) -> str:
+        raise Broken
+
+    monkeypatch.setattr("userland.sdk.text.Detokenizer.push", fail)
+    with pytest.raises(Broken):
+        list(process.stream(400))
+    result = process.system.run(actions.settle(process.pid, 0))
+    assert len(result.tokens) < len("Every call") + 400
+
+
+def test_a_keyword_that_spawn_does_not_take_is_named_with_the_one_that_was_meant(cpu_system: System) -> None:
+    with pytest.raises(
+        SyscallError, match=r"spawn\(\) takes no 'temp'; did you mean temperature\?"
+    ) as caught:
+        cpu_system.spawn(temp=3)  # type: ignore[call-arg]
+    assert caught.value.errno is Errno.EINVAL
+    with pytest.raises(SyscallError, match="it takes"):
+        cpu_system.spawn(zzz=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "fp32", torch.float32, "torch.float32"])
+def test_dtypes_have_the_names_that_people_use(cpu_system: System, model: Path, dtype: Any) -> None:
+    assert cpu_system.load(model, dtype).dtype == "fp32"
+
+
+def test_other_dtypes() -> None:
+    assert arguments.dtype_name(torch.bfloat16) == "bf16"
+    assert arguments.dtype_name("auto") == arguments.dtype_name(None) == ""
+    assert arguments.dtype_name("int4") == "int4"
+    assert arguments.dtype_name("nonsense") == "nonsense"  # the driver's to refuse
+
+
+def test_a_dtype_that_the_device_does_not_have_is_refused_by_name(cpu_system: System, model: Path) -> None:
+    with pytest.raises(SyscallError, match="fp16") as caught:
+        cpu_system.load(model, torch.float16)
+    assert caught.value.errno is Errno.ENOTSUP
+
+
+def test_a_model_that_is_no_name(cpu_system: System) -> None:
+    with pytest.raises(SyscallError, match="name, a directory or a file"):
+        cpu_system.spawn(3)  # type: ignore[arg-type]
+
+
+def test_models_of_the_zoo_have_a_token_for_each_byte() -> None:
+    """What the tests above suppose."""
+    assert models_zoo.VOCAB > 256

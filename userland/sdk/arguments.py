@@ -1,0 +1,134 @@
+"""What people pass, made into what the rest of the SDK takes: one string for several, ids of any kind, paths, dtypes.
+
+Done before the first call goes out, so that what is refused changes nothing; everything refused is named, with what was
+wanted. numpy and torch are not imported for it: what looks like a sequence of integers is one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, SupportsIndex, cast
+
+from syscalls.errno import Errno, SyscallError
+
+# What transformers, vLLM and llama.cpp call the dtypes of this system; "auto" leaves the choice to the device.
+_DTYPES = {
+    "auto": "", "float32": "fp32", "float": "fp32", "f32": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16",
+    "f16": "fp16", "q8": "int8", "q4": "int4",
+}  # fmt: skip
+
+Strings = str | Sequence[str]
+Ids = Iterable[SupportsIndex]  # a numpy array or a torch tensor too
+Model = str | os.PathLike[str]
+Dtype = str | object | None  # of torch's too
+
+
+def strings(value: Strings, what: str) -> list[str]:
+    """`value` as a list: one string is one, not its characters. Raises EINVAL naming what is no string."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, Iterable):
+        raise _wanted(f"{what} is a string, or a sequence of strings", value)
+    found = list(value)
+    for item in found:
+        if not isinstance(item, str):
+            raise _wanted(f"{what} is a string, or a sequence of strings", item)
+    return found
+
+
+def stop_strings(value: Strings | None) -> list[str]:
+    """What `stop` means. Raises EINVAL for what can be none."""
+    stops = strings(value if value is not None else (), "stop")
+    if not all(stops):
+        raise SyscallError(Errno.EINVAL, "a stop string is empty; it would stop everything")
+    return stops
+
+
+def is_ids(value: object) -> bool:
+    """Does it look like a sequence of numbers: a list, tuple, range, array or tensor, not text and not messages?"""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        return False
+    if hasattr(value, "ndim") or isinstance(value, range):
+        return True
+    items = list(value)
+    return not any(isinstance(item, str | Mapping) for item in items)
+
+
+def ids(value: object, what: str = "tokens") -> list[int]:
+    """Token ids as plain integers. Raises EINVAL naming the first that is none."""
+    listed = cast(Any, value).tolist() if hasattr(value, "tolist") else value
+    if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
+        raise _wanted(f"{what} is a sequence of integers", value)
+    found: list[int] = []
+    for item in listed:
+        if isinstance(item, bool):
+            raise _wanted(f"{what} is a sequence of integers", item)
+        try:
+            found.append(operator.index(item))
+        except TypeError:
+            if isinstance(item, list | tuple):
+                raise SyscallError(
+                    Errno.EINVAL, f"{what} is one sequence of integers, found several; pass them one by one"
+                ) from None
+            raise _wanted(f"{what} is a sequence of integers", item) from None
+    return found
+
+
+def messages(value: object) -> list[dict[str, Any]]:
+    """Chat messages: one, or a sequence of them. Raises EINVAL naming what is none."""
+    listed = [value] if isinstance(value, Mapping) else value
+    wanted = "a prompt is text, token ids, a message such as {'role': 'user', 'content': ...}, or a list of messages"
+    if isinstance(listed, str | bytes) or not isinstance(listed, Iterable):
+        raise _wanted(wanted, value)
+    found: list[dict[str, Any]] = []
+    for item in listed:
+        if not isinstance(item, Mapping):
+            raise _wanted(wanted, item)
+        if not isinstance(item.get("role"), str):
+            raise SyscallError(
+                Errno.EINVAL, f"a message has a role, a string; found {sorted(map(str, item))}"
+            )
+        found.append(dict(item))
+    return found
+
+
+def model_name(value: Model) -> str:
+    """A model as the system calls name it."""
+    try:
+        name = os.fspath(value)
+    except TypeError:
+        raise _wanted("a model is a name, a directory or a file", value) from None
+    if not isinstance(name, str):
+        raise _wanted("a model is a name, a directory or a file", value)
+    return name
+
+
+def dtype_name(value: Dtype) -> str:
+    """A dtype as this system calls it: `torch.bfloat16`, "float32" and "auto" are understood; what is not known here is
+    left for the driver to refuse, which names what it has. None is the device's own."""
+    if value is None:
+        return ""
+    name = value if isinstance(value, str) else str(value)
+    name = name.removeprefix("torch.")
+    return _DTYPES.get(name.lower(), name)
+
+
+def known_keywords(call: str, given: Mapping[str, object], known: Collection[str]) -> None:
+    """Raise EINVAL for a keyword that `call` does not take, with the one that was probably meant."""
+    for name in given:
+        if name in known:
+            continue
+        near = [word for word in known if word.startswith(name)] or difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(sorted(known))}"
+        raise SyscallError(Errno.EINVAL, f"{call}() takes no {name!r}; {hint}")
+
+
+def _wanted(what: str, found: object) -> SyscallError:
+    shown = repr(found)
+    return SyscallError(
+        Errno.EINVAL,
+        f"{what}, found {shown if len(shown) <= 60 else shown[:57] + '...'} ({type(found).__name__})",
+    )

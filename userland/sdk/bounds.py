@@ -1,0 +1,186 @@
+"""How much work and memory a tokenizer may spend on a text.
+
+A tokenizer is a program that came with a model: a normaliser that writes a page for each letter, a regular expression
+that tries for ever. What it can make of a text is found beforehand, from its parts, and a text it would blow up is
+refused. What may take long runs on a thread of its own, which can be given up: the library lets others run meanwhile.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from syscalls.errno import Errno, SyscallError
+
+T = TypeVar("T")
+
+PLAIN_FACTOR = (
+    8  # what common normalisers make of a character at most (a space of sentencepiece's is three bytes)
+)
+MOST_MADE = 4_000_000  # characters that a tokenizer which makes more may make of a text
+MOST_TEXT = 64_000_000  # characters of one decoded text
+SECONDS = 5.0  # for any text; and
+CHARACTERS_PER_SECOND = 50_000  # for long ones: slow machines do some 500,000
+_SHORT = 4096  # characters that any tokenizer without regular expressions cuts in no time
+_LONG_WORD = 200  # characters of a word within which WordPiece looks for pieces
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """`made`: characters made of one at most, by the normaliser; `said`: by the decoder; `wild`: may take for ever."""
+
+    made: int
+    said: int
+    wild: bool
+    wild_decoder: bool
+
+    @classmethod
+    def of(cls, core: Any) -> Bounds:
+        """The bounds of a `tokenizers.Tokenizer`, from its parts."""
+        normalizer, words, decoder = (
+            _parts(part) for part in (core.normalizer, core.pre_tokenizer, core.decoder)
+        )
+        wild = any("Regex" in str(part.get("pattern")) for part in (*normalizer, *words))
+        wild = wild or int(getattr(core.model, "max_input_chars_per_word", 0)) > _LONG_WORD
+        wild = wild or len(str(getattr(core.model, "continuing_subword_prefix", "") or "")) > _LONG_WORD
+        wild_decoder = any("Regex" in str(part.get("pattern")) for part in decoder)
+        return cls(_product(normalizer), _product(decoder), wild, wild_decoder)
+
+    def encode(self, work: Callable[[], T], text: str) -> T:
+        """The outcome of `work`, which encodes the text."""
+        if self.made > PLAIN_FACTOR and len(text) * self.made > MOST_MADE:
+            raise SyscallError(
+                Errno.E2BIG,
+                f"the model's tokenizer could make {self.made} characters of each, too many for a text of {len(text)}; "
+                f"at most {MOST_MADE} in all are made: shorten the text, or use a tokenizer that can be trusted",
+            )
+        if not self.wild and len(text) <= _SHORT:
+            return _told(work, "encode this text")
+        return within(work, SECONDS + len(text) / CHARACTERS_PER_SECOND, "encode this text")
+
+    def decode(self, core: Any, ids: list[int], special: bool) -> str:
+        """The text of ids, if it is not too long."""
+        try:
+            longest = max((len(core.id_to_token(i) or "") for i in set(ids)), default=0)
+        except (OverflowError, TypeError) as error:
+            raise SyscallError(Errno.EINVAL, f"no token ids: {error}; they are integers from 0 on") from None
+        if len(ids) * longest * self.said > MOST_TEXT:
+            length = sum(n * len(core.id_to_token(i) or "") for i, n in Counter(ids).items()) * self.said
+            if length > MOST_TEXT:
+                raise SyscallError(
+                    Errno.E2BIG,
+                    f"the text of these {len(ids)} tokens may have {length} characters; at most {MOST_TEXT} are decoded "
+                    "at once: decode fewer tokens",
+                )
+        work: Callable[[], str]
+        if self.wild_decoder:
+
+            def work() -> str:
+                [text] = core.decode_batch([ids], skip_special_tokens=not special)
+                return str(text)
+
+            return within(work, SECONDS + len(ids) / CHARACTERS_PER_SECOND, "decode these tokens")
+        return _told(lambda: str(core.decode(ids, skip_special_tokens=not special)), "decode these tokens")
+
+
+def _parts(part: Any) -> list[dict[str, Any]]:
+    """The steps of a normaliser, pre-tokenizer or decoder, one in another taken apart."""
+    if part is None:
+        return []
+    found: list[dict[str, Any]] = []
+    steps = [json.loads(part.__getstate__())]
+    while steps:
+        step = steps.pop()
+        found.append(step)
+        for value in step.values():
+            if isinstance(value, list):
+                steps += [item for item in value if isinstance(item, dict)]
+    return found
+
+
+def _product(steps: list[dict[str, Any]]) -> int:
+    """Characters that these steps make of one at most."""
+    product = 1
+    for step in steps:
+        made = 1
+        if step.get("type") == "Replace":
+            pattern = step.get("pattern", {}).get("String")
+            # A regular expression may match nothing, between any two characters.
+            made = max(1, -(-len(step["content"]) // len(pattern))) if pattern else 1 + len(step["content"])
+        elif step.get("type") == "Precompiled":
+            made = _longest_mapping(step.get("precompiled_charsmap"))
+        product *= made
+    return product
+
+
+def _longest_mapping(packed: Any) -> int:
+    """Bytes of the longest text in sentencepiece's table of what characters become."""
+    blob = base64.b64decode(packed) if isinstance(packed, str) else bytes(packed or b"")
+    texts = blob[4 + int.from_bytes(blob[:4], "little") :]
+    return max(map(len, texts.split(b"\0")), default=1) or 1
+
+
+def _told(work: Callable[[], T], what: str) -> T:
+    """The outcome of what the library does; what it raises is told in its words."""
+    try:
+        return work()
+    except (SyscallError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        why = str(error).strip() or type(error).__name__
+        raise SyscallError(Errno.EINVAL, f"the model's tokenizer cannot {what}: {why}") from None
+
+
+class _Lane:
+    """A thread that does one thing after the other for whoever holds it."""
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[tuple[Callable[[], Any], str]] = SimpleQueue()
+        self._done: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        threading.Thread(target=self._go, name="tokenizer", daemon=True).start()
+
+    def _go(self) -> None:
+        while True:
+            work, what = self._work.get()
+            try:
+                self._done.put((_told(work, what), None))
+            except BaseException as error:
+                self._done.put((None, error))
+
+    def do(self, work: Callable[[], Any], what: str, seconds: float) -> tuple[Any, BaseException | None]:
+        """Raises Empty if it takes longer; the lane is of no use then."""
+        self._work.put((work, what))
+        return self._done.get(timeout=seconds)
+
+
+_idle: list[_Lane] = []
+
+
+def within(work: Callable[[], T], seconds: float, what: str) -> T:
+    """The outcome of `work`; ETIME if it takes longer, and its thread is left to end by itself."""
+    try:
+        lane = _idle.pop()
+    except IndexError:
+        lane = _Lane()
+    try:
+        result, error = lane.do(work, what, seconds)
+    except Empty:
+        raise SyscallError(
+            Errno.ETIME,
+            f"the model's tokenizer did not {what} within {seconds:.0f} s and was given up; shorten the text, or use a "
+            "tokenizer that can be trusted",
+        ) from None
+    except BaseException:  # interrupted: what the lane is at belongs to nobody
+        raise
+    _idle.append(lane)
+    if error is not None:
+        raise error
+    return result  # type: ignore[no-any-return]

@@ -1,0 +1,470 @@
+"""Chat templates run here: jinja2's immutable sandbox as transformers sets it up, with limits of work and memory.
+
+A template is a program that came with a model. jinja2's sandbox keeps it from the system, but not from looping 10^15
+times, or from doubling a string forty times. So everything that makes a value is metered: operators, filters, methods,
+literals and output each pay for the size of what they make, blocks and calls look at the clock, and what could make
+much of little (`center`, `*`, `%`) is refused beforehand. The size of a value is that of its text: lists that hold one
+another grow in it as they would when printed.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+import jinja2.ext
+from jinja2 import nodes
+from jinja2.compiler import CodeGenerator
+from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
+from jinja2.runtime import markup_join, str_join
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+
+from syscalls.errno import Errno, SyscallError
+
+SECONDS = 1.0  # of this thread's processor
+LARGEST = 16_000_000  # characters of one value
+BUDGET = 256_000_000  # characters made in one rendering
+SOURCE = 256_000  # characters of a template; the longest published has some 30,000
+_WIDEST = 10_000  # of what is padded, indented or wrapped
+_BITS = 100_000  # of an integer
+_NUMBER = re.compile(r"\d{5,}|\*")  # in a format: a width that is large, or given by an argument
+_QUADRATIC = frozenset(
+    {"striptags", "urlize", "xmlattr", "pprint", "wordwrap"}
+)  # take their input's square in time
+_QUADRATIC_MOST = 20_000
+_VIEWS: tuple[type[Any], ...] = (type({}.keys()), type({}.values()), type({}.items()))
+_REFUSED = frozenset({"translate"})  # makes of each character what it likes
+
+
+class Exceeded(TemplateError):
+    """The template does too much."""
+
+
+class _Meter:
+    """What a rendering may still do."""
+
+    __slots__ = ("_events", "_known", "_spent", "_until")
+
+    def __init__(self) -> None:
+        self._spent = self._events = 0
+        self._until = time.thread_time() + SECONDS
+        self._known: dict[int, tuple[Any, int]] = {}  # containers by id, kept so that the id stays theirs
+
+    def tick(self) -> None:
+        self._events += 1
+        if not self._events & 31 and time.thread_time() > self._until:
+            raise Exceeded(f"it takes more than {SECONDS:g} s")
+
+    def room(self, size: int) -> None:
+        """Whether a value of that size may be made."""
+        if size > LARGEST:
+            raise Exceeded(f"it makes a value of {size} characters; at most {LARGEST} are allowed")
+
+    def size(self, value: Any) -> int:
+        """Characters of a value's text, about."""
+        if isinstance(value, str):
+            return len(value)
+        if isinstance(value, (list, tuple, dict)):
+            known = self._known.get(id(value))
+            if known is not None and known[0] is value:
+                return known[1]
+            size = 2
+            if isinstance(value, dict):
+                for key, item in value.items():
+                    size += self.size(key) + self.size(item) + 2
+            else:
+                for item in value:
+                    size += self.size(item) + 2
+            self._known[id(value)] = (value, size)
+            return size
+        if isinstance(value, int):
+            return 1 + value.bit_length() // 3
+        if isinstance(value, (bytes, range)):
+            return len(value)
+        if isinstance(value, _VIEWS):
+            return 2 + sum(self.size(item) for item in value)
+        return 1
+
+    def made(self, value: Any) -> Any:
+        """A value that has just been made: it is paid for."""
+        self.tick()
+        size = self.size(value)
+        self.room(size)
+        self._spent += size
+        if self._spent > BUDGET:
+            raise Exceeded(f"it makes more than {BUDGET} characters in all")
+        return value
+
+
+class _Generator(CodeGenerator):
+    """Compiles a template so that what it does is metered."""
+
+    def blockvisit(self, nodes: Any, frame: Any) -> None:
+        self.writeline("environment.meter.tick()")
+        super().blockvisit(nodes, frame)
+
+    def visit_Concat(self, node: nodes.Concat, frame: Any) -> None:
+        escaped = (
+            "context.eval_ctx.volatile" if frame.eval_ctx.volatile else str(bool(frame.eval_ctx.autoescape))
+        )
+        self.write(f"environment.joined({escaped}, (")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
+
+    def visit_List(self, node: nodes.List, frame: Any) -> None:
+        self.write("environment.meter.made(")
+        super().visit_List(node, frame)
+        self.write(")")
+
+    def visit_Dict(self, node: nodes.Dict, frame: Any) -> None:
+        self.write("environment.meter.made(")
+        super().visit_Dict(node, frame)
+        self.write(")")
+
+    def visit_Tuple(self, node: nodes.Tuple, frame: Any) -> None:
+        if node.ctx != "load":
+            super().visit_Tuple(node, frame)
+            return
+        self.write("environment.meter.made(")
+        super().visit_Tuple(node, frame)
+        self.write(")")
+
+    def _output_const_repr(self, group: Any) -> str:
+        return f"environment.meter.made({super()._output_const_repr(group)})"
+
+    def _output_child_pre(self, node: Any, frame: Any, finalize: Any) -> None:
+        self.write("environment.meter.made(")
+        super()._output_child_pre(node, frame, finalize)
+
+    def _output_child_post(self, node: Any, frame: Any, finalize: Any) -> None:
+        super()._output_child_post(node, frame, finalize)
+        self.write(")")
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}` marks what the model says, for training; rendered, it is its content."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Any) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_rendered"), [], [], body).set_lineno(line)
+
+    def _rendered(self, caller: Callable[[], str]) -> str:
+        return caller()
+
+
+class _Formatter(SandboxedFormatter):
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        if _NUMBER.search(format_spec):
+            raise Exceeded(f"it formats with {format_spec[:40]!r}")
+        return super().format_field(value, format_spec)
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """A namespace whose attributes are a template's own."""
+
+    def __init__(*args: Any, **given: Any) -> None:
+        self, *others = args
+        attributes = dict(*others, **given)
+        for name in attributes:
+            _own_name(name)
+        jinja2.utils.Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _own_name(name)
+        super().__setitem__(name, value)
+
+    def __repr__(self) -> str:
+        return "<Namespace>"
+
+
+def _own_name(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(
+            f"a namespace of a template has no attribute {name!r}: its names do not begin with _"
+        )
+
+
+class _Dict:
+    """`dict` of a template: makes dictionaries, and lets nobody at the class."""
+
+    def __call__(self, *args: Any, **given: Any) -> dict[Any, Any]:
+        return dict(*args, **given)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    code_generator_class = _Generator
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self) -> None:
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+        )
+        self.meter = _Meter()
+        self.now: datetime | None = None
+        self.filters["tojson"] = _tojson
+        for name, function in self.filters.items():
+            self.filters[name] = self._metered(name, function)
+        self.globals |= {
+            "raise_exception": _raise, "strftime_now": self._strftime_now, "dict": _Dict(), "namespace": _Namespace,
+            "lipsum": _refuse_lipsum,
+        }  # fmt: skip
+
+    def _metered(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        passed = 0 if getattr(function, "jinja_pass_arg", None) is None else 1
+
+        @functools.wraps(function)
+        def call(*args: Any, **given: Any) -> Any:
+            values = args[passed:]
+            if name == "join" and values and not isinstance(values[0], (str, list, tuple)):
+                values = (self.meter.made(list(values[0])), *values[1:])
+                args = (*args[:passed], *values)
+            self._check(name, values, given)
+            return self.meter.made(function(*args, **given))
+
+        return call
+
+    def _check(self, name: str, values: tuple[Any, ...], given: Mapping[str, Any]) -> None:
+        """What a filter or method may not be asked for."""
+        size = self.meter.size
+        everything = (*values, *given.values())
+        self.meter.room(sum(map(size, everything)))
+        if name in _WIDE and any(isinstance(item, int) and abs(item) > _WIDEST for item in everything):
+            raise Exceeded(f"it calls {name} with a number larger than {_WIDEST}")
+        if name in _REFUSED:
+            raise Exceeded(f"it calls {name}, which templates here cannot")
+        if name in _QUADRATIC and sum(map(size, everything)) > _QUADRATIC_MOST:
+            raise Exceeded(f"it calls {name} for more than {_QUADRATIC_MOST} characters")
+        if name in ("format", "%") and values and isinstance(values[0], (str, bytes)):
+            if _NUMBER.search(str(values[0])):
+                raise Exceeded(f"it formats with {str(values[0])[:40]!r}")
+            self.meter.room(sum(map(size, everything)))
+        if name in _AMPLIFIERS:
+            self.meter.room(_AMPLIFIERS[name](size, values, given))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        size = self.meter.size
+        if operator == "+":
+            self.meter.room(size(left) + size(right))
+        elif operator == "*":
+            if isinstance(left, int) and isinstance(right, int):
+                self._bits(left.bit_length() + right.bit_length())
+            else:
+                for one, times in ((left, right), (right, left)):
+                    if isinstance(times, int) and not isinstance(one, (int, float)):
+                        self.meter.room(size(one) * max(0, times))
+        elif operator == "**":
+            if isinstance(left, int) and isinstance(right, int):
+                self._bits(left.bit_length() * max(0, right))
+        else:
+            self._check("%", (left, right), {})
+        return self.meter.made(super().call_binop(context, operator, left, right))
+
+    @staticmethod
+    def _bits(bits: int) -> None:
+        if bits > _BITS:
+            raise Exceeded(f"it makes an integer of {bits} bits")
+
+    def joined(self, escaped: bool, parts: tuple[Any, ...]) -> Any:
+        """What `~` does."""
+        self.meter.room(sum(map(self.meter.size, parts)))
+        return self.meter.made(markup_join(parts) if escaped else str_join(parts))
+
+    def call(__self, __context: Any, __obj: Any, *args: Any, **given: Any) -> Any:
+        meter = __self.meter
+        of = getattr(__obj, "__self__", None)
+        if isinstance(__obj, (types.BuiltinMethodType, types.MethodType)) and isinstance(
+            of, (str, bytes, int)
+        ):
+            name = __obj.__name__
+            if name == "join" and args and not isinstance(args[0], (str, list, tuple)):
+                args = (meter.made(list(args[0])), *args[1:])
+            __self._check(f".{name}" if name in ("join", "to_bytes") else name, (of, *args), given)
+        else:
+            meter.room(sum(map(meter.size, args)) + sum(map(meter.size, given.values())))
+        meter.tick()
+        return meter.made(super().call(__context, __obj, *args, **given))
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        if not isinstance(value, types.BuiltinMethodType) or value.__name__ not in ("format", "format_map"):
+            return super().wrap_str_format(value)
+        text = value.__self__
+        if not isinstance(text, str):
+            return None
+        formatter = _Formatter(self)
+
+        def formatted(*args: Any, **given: Any) -> str:
+            if value.__name__ == "format_map":
+                [given], args = args, ()
+            self.meter.room(len(text) * (1 + sum(map(self.meter.size, (*args, *given.values())))))
+            return formatter.vformat(text, args, given)
+
+        return formatted
+
+    def _strftime_now(self, format: str) -> str:
+        if len(format) > _WIDEST or _NUMBER.search(format):
+            raise Exceeded(f"it writes a date with {format[:40]!r}")
+        return (self.now or datetime.now()).strftime(format)
+
+
+def _tojson(
+    x: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON as transformers' templates have it: nothing is escaped for HTML, and characters stay what they are."""
+    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _refuse_lipsum(*args: Any, **given: Any) -> NoReturn:
+    raise Exceeded("it calls lipsum, which templates here cannot")
+
+
+def _replaced(size: Callable[[Any], int], values: tuple[Any, ...], given: Mapping[str, Any]) -> int:
+    text, old, new, *_ = (*values, given.get("old", ""), given.get("new", ""))
+    text, old = str(text), str(old)
+    return len(text) + (text.count(old) if old else len(text) + 1) * size(new)
+
+
+def _joined(size: Callable[[Any], int], values: tuple[Any, ...], given: Mapping[str, Any]) -> int:
+    items, separator, *_ = (*values, given.get("d", ""))
+    return size(items) + len(items) * size(separator)
+
+
+def _indented(size: Callable[[Any], int], values: tuple[Any, ...], given: Mapping[str, Any]) -> int:
+    text = str(values[0]) if values else ""
+    widths = [item if isinstance(item, int) else size(item) for item in (*values[1:], *given.values())]
+    return size(text) + (text.count("\n") + 1) * max(widths, default=4)
+
+
+def _tabbed(size: Callable[[Any], int], values: tuple[Any, ...], given: Mapping[str, Any]) -> int:
+    return size(values[0]) * max(
+        [8, *(item for item in (*values[1:], *given.values()) if isinstance(item, int))]
+    )
+
+
+def _dumped(size: Callable[[Any], int], values: tuple[Any, ...], given: Mapping[str, Any]) -> int:
+    indent = given.get("indent") or (values[2] if len(values) > 2 else 0) or 0
+    separators = given.get("separators") or (values[3] if len(values) > 3 else ()) or ()
+    width = indent if isinstance(indent, int) else size(indent)
+    return size(values[0]) * (1 + size(tuple(separators)) // 8) * (1 + width // 4) if values else 0
+
+
+# Filters and methods that make much of little: the size of what they make at most.
+_AMPLIFIERS: dict[str, Callable[..., int]] = {
+    "replace": _replaced,
+    "join": _joined,
+    ".join": lambda size, values, given: _joined(size, (values[1], values[0]), given),
+    "indent": _indented,
+    "expandtabs": _tabbed,
+    "tojson": _dumped,
+    "batch": lambda size, values, given: size(values[0]) + _WIDEST * max(map(size, (*values[1:], *given.values()))),
+}  # fmt: skip
+_WIDE = frozenset(
+    {
+        "center",
+        "ljust",
+        "rjust",
+        "zfill",
+        "expandtabs",
+        "indent",
+        "wordwrap",
+        "batch",
+        "slice",
+        "round",
+        ".to_bytes",
+    }
+)
+
+
+class Template:
+    """A compiled template. Raises SyscallError EINVAL with what is wrong with it."""
+
+    def __init__(self, source: str) -> None:
+        if len(source) > SOURCE:
+            raise SyscallError(
+                Errno.EINVAL, f"the chat template has {len(source)} characters; at most {SOURCE} are read"
+            )
+        self._environment = _Environment()
+        self._lock = threading.Lock()  # the meter is one rendering's
+        with _told():
+            self._template = self._environment.from_string(source)
+
+    def render(self, variables: Mapping[str, Any], now: datetime | None = None) -> str:
+        """The text; `now` is the time of its dates. EINVAL with the template's words if it refuses."""
+        with self._lock, _told():
+            self._environment.meter = meter = _Meter()
+            self._environment.now = now
+            parts = []
+            for part in self._template.generate(**variables):
+                meter.tick()
+                parts.append(part)
+            text = "".join(parts)
+            meter.room(len(text))
+            return text
+
+
+class _told:
+    """What a template raises, as an errno with its words."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, TemplateSyntaxError):
+            raise SyscallError(
+                Errno.EINVAL, f"the model's chat template is broken in line {error.lineno}: {error.message}"
+            ) from None
+        if isinstance(error, Exceeded):
+            raise SyscallError(Errno.EINVAL, f"the model's chat template is refused: {error}") from None
+        if isinstance(error, TemplateError):
+            raise SyscallError(Errno.EINVAL, f"the model's chat template says: {error}") from None
+        if isinstance(error, Exception) and not isinstance(error, SyscallError):
+            why = str(error).strip() or "no reason given"
+            raise SyscallError(
+                Errno.EINVAL, f"the model's chat template cannot render this: {type(error).__name__}: {why}"
+            ) from None
+
+
+@functools.lru_cache(maxsize=32)
+def compiled(source: str) -> Template:
+    return Template(source)
+
+
+@functools.lru_cache(maxsize=32)
+def literals(source: str) -> str:
+    """What a template writes by itself: its text and string constants, apart from each other by NULs; nothing if it
+    cannot be read."""
+    try:
+        return "\0".join(_strings(_Environment().parse(source)))
+    except Exception:
+        return ""
+
+
+def _strings(tree: nodes.Template) -> Iterator[str]:
+    for data in tree.find_all(nodes.TemplateData):
+        yield data.data
+    for constant in tree.find_all(nodes.Const):
+        if isinstance(constant.value, str):
+            yield constant.value

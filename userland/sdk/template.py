@@ -1,0 +1,338 @@
+"""Conversations as a model's chat template writes them, as token ids.
+
+The ids are those of transformers' `apply_chat_template(..., sanitize_control_tokens=True)`: what the template writes is
+control, what messages say is text. What that call leaves open is closed here: keys of dictionaries are text too, and
+roles, which templates join into control tokens, are of a fixed set. An answer that the model gave can stand in a message
+with its own ids, which then stand in the rendering where its text would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from syscalls.errno import Errno, SyscallError
+from userland.sdk.tokenizer import MARK, UNMARK, Token, Tokenizer
+
+ROLES = frozenset(
+    {
+        "system", "developer", "user", "assistant", "model", "tool", "function", "ipython", "observation", "environment",
+        "context", "document", "documents", "data", "tool_call", "tool_calls", "tool_response", "tool_responses",
+        "tool_result", "tool_results", "critic", "latest_reminder",
+    }
+)  # fmt: skip
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+_FIRST_SIGN, _LAST_SIGN = 0xF0002, 0xFFFFD  # private use: stand around answers that have their own ids
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What a model has said, in the place of a string of a message: the text, and the ids that it made."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """A conversation as text. `text` has marks around what is not control although it is spelled so; `places` are where
+    in it the `Own` of the messages stand, in their order, None for what the template leaves out."""
+
+    tokenizer: Tokenizer
+    text: str
+    owns: tuple[Own, ...] = ()
+    places: tuple[tuple[int, int] | None, ...] = ()
+
+    @property
+    def plain(self) -> str:
+        """The text as it is read."""
+        return self.text.replace(MARK, "").replace(UNMARK, "")
+
+    def tokens(self) -> list[Token]:
+        """The tokens of the text, that of the answers included."""
+        return self.tokenizer.encode_marked(self.text)
+
+    def ids(self) -> list[int]:
+        """The ids, with the answers' own where their text is."""
+        shown = sorted(
+            (place, own) for place, own in zip(self.places, self.owns, strict=True) if place is not None
+        )
+        if not shown:
+            return [token.id for token in self.tokens()]
+        tokens, ids, done = self.tokens(), list[int](), 0
+        for (start, end), own in shown:
+            ids += self._between(tokens, done, start)
+            ids += own.ids
+            done = end
+        return ids + self._between(tokens, done, len(self.text))
+
+    def before(self, number: int) -> list[int]:
+        """The ids before the answer of that number, others' own among them."""
+        return self._part(number, 0)
+
+    def after(self, number: int) -> list[int]:
+        """The ids behind the answer of that number, others' own among them."""
+        return self._part(number, 1)
+
+    def _part(self, number: int, side: int) -> list[int]:
+        place = self.places[number]
+        if place is None:
+            raise SyscallError(Errno.EINVAL, f"the chat template does not show answer {number} as it is")
+        at = place[side]
+        tokens, ids, done = self.tokens(), list[int](), at if side else 0
+        for start_end, own in sorted(
+            (p, o) for p, o in zip(self.places, self.owns, strict=True) if p is not None
+        ):
+            start, end = start_end
+            if (start >= at and start_end != place) if side else end <= at and start_end != place:
+                ids += self._between(tokens, done, start)
+                ids += own.ids
+                done = end
+        return ids + self._between(tokens, done, len(self.text) if side else at)
+
+    def _between(self, tokens: Sequence[Token], start: int, end: int) -> list[int]:
+        """Ids of what stands between two answers. Of a token that reaches into an answer, what lies outside is encoded by
+        itself, unless it is a space before one: sentencepiece writes that with the word."""
+        inside = [token for token in tokens if token.start >= start and token.end <= end and (start < end)]
+        low = inside[0].start if inside else end
+        high = inside[-1].end if inside else low
+        ids = self._alone(start, low) if start and low > start else []
+        ids += [token.id for token in inside]
+        if high < end < len(self.text) and self.text[high:end].strip(" "):
+            ids += self._alone(high, end)
+        return ids
+
+    def _alone(self, start: int, end: int) -> list[int]:
+        return [token.id for token in self.tokenizer.encode_inside(self.text[start:end])]
+
+
+class ChatTemplate:
+    """The chat templates of one tokenizer. A broken one matters only when it is asked for."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._sources = tokenizer.settings.templates
+
+    def source(self, template: str | None = None, *, tools: bool = False) -> str:
+        """The template to use: that of a name, else the one for tools where there are any, else the default one.
+
+        Raises SyscallError: ENOTSUP if the model has none, EINVAL if none of that name.
+        """
+        names = sorted(self._sources)
+        if not names:
+            raise SyscallError(
+                Errno.ENOTSUP, "the model has no chat template; feed and generate plain text instead"
+            )
+        if template is not None:
+            if template not in self._sources:
+                raise SyscallError(
+                    Errno.EINVAL, f"the model has no chat template {template!r}; it has {', '.join(names)}"
+                )
+            return self._sources[template]
+        for name in ("tool_use", "default") if tools else ("default",):
+            if name in self._sources:
+                return self._sources[name]
+        raise SyscallError(
+            Errno.EINVAL, f"the model has several chat templates and no default; name one: {', '.join(names)}"
+        )
+
+    def ids(self, messages: Sequence[Mapping[str, Any]], *, prompt: bool, **options: Any) -> list[int]:
+        """The ids of a conversation; see `render`."""
+        return self.render(messages, prompt=prompt, **options).ids()
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+        now: datetime | None = None,
+        allow_special: bool = False,
+    ) -> Rendering:
+        """A conversation as the template writes it, with `prompt` up to where the model answers.
+
+        `variables` are further ones of the template (`enable_thinking`); `now` is the time that it may write.
+        With `allow_special` the messages may spell control tokens. Instructions that the template refuses (a system
+        role that it does not know) go before the first question. Raises SyscallError: EINVAL with the template's words.
+        """
+        source = self.source(template, tools=tools is not None)
+        told = _checked(messages, any_role=allow_special)
+        try:
+            return self._rendered(source, told, prompt, tools, documents, variables or {}, now, allow_special)
+        except SyscallError as refused:
+            merged = _merged(told)
+            if refused.errno is not Errno.EINVAL or merged is None:
+                raise
+            try:
+                return self._rendered(
+                    source, merged, prompt, tools, documents, variables or {}, now, allow_special
+                )
+            except SyscallError:
+                raise refused from None
+
+    def _rendered(
+        self,
+        source: str,
+        messages: list[dict[str, Any]],
+        prompt: bool,
+        tools: Any,
+        documents: Any,
+        variables: Mapping[str, Any],
+        now: datetime | None,
+        allow_special: bool,
+    ) -> Rendering:
+        from userland.sdk.sandbox import compiled
+
+        given = {**self.tokenizer.settings.named, **variables}
+        everything = (messages, tools, documents, given)
+        owns: list[Own] = []
+        signs = _signs(everything)
+        spellings = None if allow_special else self.tokenizer.control(source)
+
+        def said(text: str) -> str:
+            return text if spellings is None else spellings.mark(text)
+
+        def own(one: Own) -> str:
+            owns.append(one)
+            begin = signs + 2 * (len(owns) - 1)
+            if begin > _LAST_SIGN:
+                raise SyscallError(
+                    Errno.E2BIG, f"a conversation has at most {(_LAST_SIGN - signs) // 2} answers"
+                )
+            return chr(begin) + said(one.text.strip()) + chr(begin + 1)
+
+        told = [_with_reasoning(message) for message in _plain(messages, said, own)]
+        values = {name: _plain(value, said, own) for name, value in variables.items()}
+        for name in ("messages", "tools", "documents", "add_generation_prompt"):
+            if name in values:
+                raise SyscallError(Errno.EINVAL, f"{name} is no variable of the template; pass it by itself")
+        text = compiled(source).render(
+            {
+                **self.tokenizer.settings.named,
+                **values,
+                "messages": told,
+                "tools": None if tools is None else _plain(list(tools), said, own),
+                "documents": None if documents is None else _plain(list(documents), said, own),
+                "add_generation_prompt": prompt,
+            },
+            now,
+        )
+        clean, places = _without_signs(text, signs, len(owns))
+        return Rendering(self.tokenizer, clean, tuple(owns), places)
+
+
+def _checked(messages: Sequence[Mapping[str, Any]], *, any_role: bool) -> list[dict[str, Any]]:
+    """The messages as templates take them: fields that are None left out."""
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
+        raise SyscallError(
+            Errno.EINVAL, f"a conversation is a list of messages, not {type(messages).__name__}"
+        )
+    told = []
+    for message in messages:
+        if not isinstance(message, Mapping):
+            raise SyscallError(
+                Errno.EINVAL,
+                f'a message is a dictionary like {{"role": "user", "content": "..."}}, not {message!r:.80}',
+            )
+        role = message.get("role")
+        if not isinstance(role, str) or (role not in ROLES and not any_role):
+            found = "there is none" if role is None else f"{role!r:.80} was found"
+            raise SyscallError(
+                Errno.EINVAL, f"a message has a role, one of {', '.join(sorted(ROLES))}; {found}"
+            )
+        told.append({key: value for key, value in message.items() if value is not None})
+    if not told:
+        raise SyscallError(Errno.EINVAL, "the conversation is empty; it has at least one message")
+    return told
+
+
+def _merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """The conversation with its instructions before the first question, as the makers of models without a system role
+    advise; None if it does not begin so."""
+    if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
+        return None
+    system, question = messages[0].get("content"), messages[1].get("content")
+    if not isinstance(system, str):
+        return None
+    if isinstance(question, str):
+        first: Any = f"{system}\n\n{question}"
+    elif isinstance(question, list):
+        first = [{"type": "text", "text": f"{system}\n\n"}, *question]
+    else:
+        return None
+    return [{**messages[1], "content": first}, *messages[2:]]
+
+
+def _plain(value: Any, said: Callable[[str], str], own: Callable[[Own], str]) -> Any:
+    """What a template may see of a value: plain data, with its texts (keys too) as `said` writes them."""
+    if isinstance(value, Own):
+        return own(value)
+    if isinstance(value, str):
+        return said(str.__str__(value))
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, Mapping):
+        return {_plain(key, said, own): _plain(item, said, own) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, said, own) for item in value]
+    if isinstance(value, tuple):
+        return tuple(_plain(item, said, own) for item in value)
+    if callable(getattr(value, "item", None)) and getattr(value, "ndim", None) == 0:  # a number of numpy's
+        return _plain(value.item(), said, own)
+    return f"<{type(value).__name__}>"
+
+
+def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    """Thoughts under the names that templates look for."""
+    found = next((message[key] for key in _REASONING if message.get(key) is not None), None)
+    return message if found is None else {"thinking": found, **message, "reasoning_content": found}
+
+
+def _signs(values: Any) -> int:
+    """The first of a row of characters that occur in none of these values."""
+    highest = _FIRST_SIGN - 1
+    queue = [values]
+    while queue:
+        value = queue.pop()
+        if isinstance(value, Own):
+            value = value.text
+        if isinstance(value, str):
+            if not value.isascii():
+                highest = max(highest, max((ord(c) for c in value if c <= chr(_LAST_SIGN)), default=0))
+        elif isinstance(value, Mapping):
+            queue += [*value.keys(), *value.values()]
+        elif isinstance(value, (list, tuple)):
+            queue += value
+    return highest + 1
+
+
+def _without_signs(text: str, signs: int, count: int) -> tuple[str, tuple[tuple[int, int] | None, ...]]:
+    """The text without the signs, and what stood between each pair of them."""
+    if not count:
+        return text, ()
+    parts: list[str] = []
+    at: dict[int, list[int]] = {}
+    done = length = 0
+    for position, character in enumerate(text):
+        number = ord(character) - signs
+        if 0 <= number < 2 * count:
+            parts.append(text[done:position])
+            length += position - done
+            done = position + 1
+            at.setdefault(number, []).append(length)
+    parts.append(text[done:])
+    places: list[tuple[int, int] | None] = []
+    for number in range(count):
+        begins, ends = at.get(2 * number, []), at.get(2 * number + 1, [])
+        whole = len(begins) == len(ends) == 1 and begins[0] <= ends[0]
+        places.append((begins[0], ends[0]) if whole else None)
+    return "".join(parts), tuple(places)

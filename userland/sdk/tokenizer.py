@@ -1,0 +1,284 @@
+"""A model's tokenizer: text to token ids and back, by the `tokenizers` library itself.
+
+What transformers' PreTrainedTokenizerFast does around that library is done here without it, so that a program reads its
+first prompt without the seconds that importing transformers takes; ids and texts are the same. Unlike there, text is
+not control: where a caller says so, a text that spells `<|im_end|>` becomes the ordinary tokens of these ten characters.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from syscalls.errno import Errno, SyscallError
+from userland.sdk.bounds import Bounds
+
+# Stand around a control token that was spelled in a text, so that it is encoded as text. Private use: no text has them.
+MARK, UNMARK = "\U000f0000", "\U000f0001"
+_MARKED = re.compile(f"{MARK}([^{MARK}{UNMARK}]*){UNMARK}|[{MARK}{UNMARK}]")
+_UNTOLD = ("truncation", "padding", "version")  # of a tokenizer's JSON: says nothing about what ids mean
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a model's files say around the tokenizer itself."""
+
+    named: Mapping[str, str] = field(
+        default_factory=dict
+    )  # "bos_token" and the like: variables of the templates
+    extra: tuple[str, ...] = ()  # further special tokens, without a name
+    templates: Mapping[str, str] = field(
+        default_factory=dict
+    )  # chat templates by name; a single one is "default"
+    control: tuple[str, ...] | None = (
+        None  # added tokens that are control, special or not; None: those templates spell
+    )
+    response_template: Any = None  # how an answer is taken apart, in transformers' format
+    split_special: bool = False  # special tokens are never found in text
+
+
+class Token(NamedTuple):
+    """One token and the characters of the text it stands for."""
+
+    id: int
+    start: int
+    end: int
+
+
+class Added(NamedTuple):
+    """A token found in a text before it is cut into words."""
+
+    content: str
+    special: bool
+
+
+class Spellings:
+    """Finds any of some strings in a text: leftmost first, then the longest."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.words = frozenset(word for word in words if word)
+        self._lengths = sorted({len(word) for word in self.words}, reverse=True)
+        first = "".join(sorted({re.escape(word[0]) for word in self.words}))
+        self._first = re.compile(f"[{first}]") if first else None
+
+    def find(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where they stand, as (start, end); they do not overlap."""
+        at = 0
+        while self._first is not None and (found := self._first.search(text, at)):
+            at = found.start()
+            for length in self._lengths:
+                if text[at : at + length] in self.words:
+                    yield at, at + length
+                    at += length
+                    break
+            else:
+                at += 1
+
+    def mark(self, text: str) -> str:
+        """The text with marks around them; marks that it had already are taken out first."""
+        if MARK in text or UNMARK in text:
+            text = text.replace(MARK, "").replace(UNMARK, "")
+        parts, done = list[str](), 0
+        for start, end in self.find(text):
+            parts += text[done:start], MARK, text[start:end], UNMARK
+            done = end
+        return "".join([*parts, text[done:]]) if parts else text
+
+
+class Tokenizer:
+    """One model's words. `core` is a `tokenizers.Tokenizer`; its truncation and padding are switched off."""
+
+    def __init__(self, core: Any, settings: Settings) -> None:
+        core.no_truncation()
+        core.no_padding()
+        core.encode_special_tokens = settings.split_special
+        self.core = core
+        self.settings = settings
+        self._controls: dict[tuple[str, ...], Spellings] = {}
+
+    @functools.cached_property
+    def added(self) -> dict[int, Added]:
+        """The added tokens by id."""
+        return {
+            i: Added(token.content, token.special)
+            for i, token in self.core.get_added_tokens_decoder().items()
+        }
+
+    @functools.cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of the tokens that are left out of a text."""
+        return frozenset(i for i, token in self.added.items() if token.special)
+
+    @functools.cached_property
+    def _added_ids(self) -> dict[str, int]:
+        return {token.content: i for i, token in sorted(self.added.items())}
+
+    @property
+    def size(self) -> int:
+        """Number of ids, added tokens included."""
+        return int(self.core.get_vocab_size())
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token as the vocabulary writes it; None if there is none."""
+        found: int | None = self.core.token_to_id(token)
+        return found
+
+    def token_of(self, i: int) -> str | None:
+        """The token of an id as the vocabulary writes it; None if there is none."""
+        found: str | None = self.core.id_to_token(i)
+        return found
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A digest of all that decides what an id means and how text is cut into ids."""
+        whole = json.loads(self.core.to_str())
+        about = {
+            "special": sorted({*self.settings.named.values(), *self.settings.extra}),
+            "backend": {name: value for name, value in whole.items() if name not in _UNTOLD},
+        }
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+    # Control
+
+    def control(self, *sources: str) -> Spellings:
+        """What these chat templates (none: all of the model's) take for control: special tokens, and those added ones
+        that the model's makers name or the templates themselves write, except white space."""
+        sources = sources or tuple(self.settings.templates.values())
+        if sources not in self._controls:
+            self._controls[sources] = self._control_of(sources)
+        return self._controls[sources]
+
+    def _control_of(self, sources: tuple[str, ...]) -> Spellings:
+        if self.settings.control is not None:
+            named: Callable[[str], bool] = frozenset(self.settings.control).__contains__
+        else:
+            from userland.sdk.sandbox import literals  # brings jinja2, which plain texts do not need
+
+            written = "\0".join(filter(None, map(literals, sources)))
+            named = lambda token: token in written and not token.isspace()  # noqa: E731
+        return Spellings(
+            token.content for token in self.added.values() if token.special or named(token.content)
+        )
+
+    # Text to ids
+
+    def encode(self, text: str, *, control: bool, begin: bool = False) -> list[int]:
+        """Ids of a text. With `control`, what spells a control token is that token; without, it stays text. `begin` adds
+        what the tokenizer puts around a text of its own (a BOS token, say).
+
+        Raises SyscallError: EINVAL for what this tokenizer cannot encode, E2BIG if it makes too much of it, ETIME if it
+        takes too long.
+        """
+        marked = text if control else self.control().mark(text)
+        if marked == text:
+            return self._ids(self.core, text, begin)
+        ids = [token.id for token in self.encode_marked(marked)]
+        return [*self._around[0], *ids, *self._around[1]] if begin else ids
+
+    @functools.cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and after a text."""
+        plain, whole = self._ids(self.core, "a", False), self._ids(self.core, "a", True)
+        for at in range(len(whole) - len(plain) + 1):
+            if whole[at : at + len(plain)] == plain:
+                return whole[:at], whole[at + len(plain) :]
+        return [], []
+
+    def encode_marked(self, text: str) -> list[Token]:
+        """Tokens of a text in which control tokens that stay text stand between marks."""
+        if MARK not in text and UNMARK not in text:
+            return self._tokens(self.core, text)
+        tokens: list[Token] = []
+        done = 0
+        for found in _MARKED.finditer(text):
+            spelled = found[1]
+            if (
+                spelled is not None and spelled not in self._added_ids
+            ):  # two lone marks: they are only left out
+                tokens += self._piece(text, done, found.start())
+                tokens += self._piece(text, found.start(1), found.end(1))
+            else:
+                tokens += self._piece(text, done, found.start())
+                if spelled:
+                    tokens += self._as_text(spelled, found.start(1))
+            done = found.end()
+        return tokens + self._piece(text, done, len(text))
+
+    def encode_inside(self, text: str) -> list[Token]:
+        """Tokens of a text that stands behind another, whatever that is."""
+        return self._inside(self.core, text, 0) if text else []
+
+    def _piece(self, text: str, start: int, end: int) -> list[Token]:
+        """Tokens of a part of a text, found as if it were all; but not as if the text began there."""
+        if start == 0:
+            return self._tokens(self.core, text[:end])
+        if start == end:
+            return []
+        return self._inside(self.core, text[start:end], start)
+
+    def _inside(self, core: Any, piece: str, start: int) -> list[Token]:
+        """A piece behind a line break that is taken away again, or sentencepiece would put a space before it."""
+        break_ids = self._break
+        tokens = self._tokens(core, "\n" + piece)
+        if [token.id for token in tokens[: len(break_ids)]] == break_ids:
+            shift, tokens = start - 1, tokens[len(break_ids) :]
+        else:
+            shift, tokens = start, self._tokens(core, piece)
+        return [Token(i, max(begin + shift, start), end + shift) for i, begin, end in tokens]
+
+    @functools.cached_property
+    def _break(self) -> list[int]:
+        return self._ids(self.core, "\n", False)
+
+    def _as_text(self, spelled: str, start: int) -> list[Token]:
+        """An added token's spelling as ordinary tokens. A vocabulary that has it among its ordinary ones (Unigram) is
+        given it in two pieces. EINVAL if it is a single character that only this token can write."""
+        token = self._added_ids[spelled]
+        for cut in range(len(spelled)):
+            parts = [part for part in (spelled[:cut], spelled[cut:]) if part]
+            tokens: list[Token] = []
+            for part in parts:
+                tokens += self._inside(self._plain, part, start)
+            if token not in (i for i, *_ in tokens):
+                return [Token(i, start, start + len(spelled)) for i, *_ in tokens]
+        raise SyscallError(
+            Errno.EINVAL,
+            f"the text spells the control token {spelled!r}, and this tokenizer cannot write that in other tokens; take "
+            "it out, or allow special tokens",
+        )
+
+    @functools.cached_property
+    def _plain(self) -> Any:
+        """The same tokenizer without its added tokens."""
+        plain = type(self.core)(self.core.model)
+        for part in ("normalizer", "pre_tokenizer"):
+            if getattr(self.core, part) is not None:
+                setattr(plain, part, getattr(self.core, part))
+        return plain
+
+    def _ids(self, core: Any, text: str, begin: bool) -> list[int]:
+        [encoding] = self._run(core.encode_batch_fast, text, add_special_tokens=begin)
+        ids: list[int] = encoding.ids
+        return ids
+
+    def _tokens(self, core: Any, text: str) -> list[Token]:
+        [encoding] = self._run(core.encode_batch, text, add_special_tokens=False)
+        return [Token(i, start, end) for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)]
+
+    def _run(self, encode: Callable[..., list[Any]], text: str, **options: bool) -> list[Any]:
+        return self._bounds.encode(lambda: encode([text], **options), text)
+
+    @functools.cached_property
+    def _bounds(self) -> Bounds:
+        return Bounds.of(self.core)
+
+    # Ids to text
+
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Text of ids; special tokens are left out unless `special`. Raises SyscallError: EINVAL for what is no id."""
+        return self._bounds.decode(self.core, list(ids), special)

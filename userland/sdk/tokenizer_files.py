@@ -1,0 +1,256 @@
+"""A tokenizer from a model's files: `tokenizer.json` decides, whatever class the model names for itself.
+
+What is read around it is what transformers' PreTrainedTokenizerFast reads (`tokenizer_config.json`,
+`special_tokens_map.json`, `added_tokens.json`, chat templates), and added to the tokenizer in the same order, since ids
+come of it. Files of other kinds are left to transformers, which runs no code of a repository here and asks nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import stat
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from syscalls.errno import Errno, SyscallError
+from userland.sdk.tokenizer import Settings, Tokenizer
+
+TOKENIZER, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+_FURTHER = "additional_chat_templates"
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_MOST = {TOKENIZER: 256 << 20, TEMPLATE: 1 << 20}  # bytes; the largest published are 35 MB and 20 kB
+_MOST_ELSE = 32 << 20
+
+_loading = (
+    threading.Lock()
+)  # a tokenizer is loaded once, and transformers is never imported by two threads at once
+
+
+def load_tokenizer(path: str) -> Tokenizer:
+    """The tokenizer of a model directory (or hub name). One is loaded anew when its files have changed.
+
+    Raises SyscallError: ENOENT (no such directory), EIO (what is there is no tokenizer).
+    """
+    with _loading:
+        return _loaded(path, _stamps(path))
+
+
+def _stamps(path: str) -> tuple[tuple[str, int, int, int], ...]:
+    """What changes with the files of a tokenizer."""
+    found = []
+    for place in (path, os.path.join(path, _FURTHER)):
+        try:
+            names = sorted(os.listdir(place))
+        except OSError:
+            continue
+        for name in names:
+            if name.endswith((".json", ".jinja", ".model", ".txt", ".tiktoken")):
+                try:
+                    of = os.stat(os.path.join(place, name))
+                except OSError:
+                    continue
+                found.append((name, of.st_mtime_ns, of.st_size, of.st_ino))
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=16)
+def _loaded(path: str, stamps: object) -> Tokenizer:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        if os.path.isdir(path) and not os.path.exists(os.path.join(path, TOKENIZER)):
+            return _by_transformers(path)
+        if not os.path.isdir(path):
+            return _by_transformers(path)
+        return _from_directory(Path(path))
+    except SyscallError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        lines = str(error).strip().splitlines()
+        raise SyscallError(
+            Errno.ENOENT if not os.path.isdir(path) else Errno.EIO,
+            f"no tokenizer can be loaded from {path}: {lines[0] if lines else type(error).__name__}; work with token "
+            "ids, or add tokenizer files to the model",
+        ) from error
+
+
+def _from_directory(directory: Path) -> Tokenizer:
+    import tokenizers
+
+    config = _read_json(directory / CONFIG)
+    text = _read(directory / TOKENIZER)
+    core = tokenizers.Tokenizer.from_buffer(text)
+    templates = _templates(directory, config)
+    if not config.get("extra_special_tokens") and "additional_special_tokens" in config:
+        config["extra_special_tokens"] = config.pop("additional_special_tokens")
+    if "added_tokens_decoder" in config:
+        listed = {int(i): _added(token) for i, token in config["added_tokens_decoder"].items()}
+    else:
+        listed = _of_older_files(directory, config, text)
+    by_content = {token.content: token for token in listed.values()}
+    named: dict[str, Any] = {}
+    extra = config.get("extra_special_tokens") or []
+    others = {key: value for key, value in config.items() if key.endswith("_token") and key not in _NAMED}
+    if isinstance(extra, dict):
+        others, extra = {**others, **extra}, []
+    for key, value in [*((key, config.get(key)) for key in _NAMED), *others.items()]:
+        if isinstance(value, (str, dict)):
+            token = _token(value)
+            named[key] = by_content.get(str(_content(token)), token) if key in _NAMED else token
+    _complete(core, listed, named, [_token(token) for token in extra])
+    control = config.get("chat_control_tokens")
+    settings = Settings(
+        named={key: _content(token) for key, token in named.items()},
+        extra=tuple(_content(_token(token)) for token in extra),
+        templates=templates,
+        control=None if control is None else tuple(map(str, control)),
+        response_template=config.get("response_template"),
+        split_special=bool(config.get("split_special_tokens", False)),
+    )
+    return Tokenizer(core, settings)
+
+
+def _complete(core: Any, listed: Mapping[int, Any], named: Mapping[str, Any], extra: list[Any]) -> None:
+    """Add the tokens that the other files name, in the order that gives them their ids."""
+    from tokenizers import AddedToken
+
+    adding = [token for _, token in sorted(listed.items())]
+    known = {token.content for token in core.get_added_tokens_decoder().values()}
+    known |= {token.content for token in adding}
+    for token in [*named.values(), *extra]:
+        if _content(token) not in known and token not in adding:
+            adding.append(token)
+    special = {_content(token) for token in named.values()}
+    ready = []
+    for token in adding:
+        if isinstance(token, str):
+            token = AddedToken(token, special=True)
+        elif token.content in special:
+            token.special = True
+        ready.append(token)
+    if ready:
+        core.add_tokens(ready)
+
+
+def _of_older_files(directory: Path, config: dict[str, Any], tokenizer: bytes) -> dict[int, Any]:
+    """Added tokens as they were written before `added_tokens_decoder`; the special ones' names go into `config`."""
+    from tokenizers import AddedToken
+
+    for key, value in _read_json(directory / "special_tokens_map.json").items():
+        if key == "extra_special_tokens" and isinstance(value, list):
+            before = list(config.get(key) or [])
+            value = before + [token for token in map(_token, value) if token not in before]
+        elif isinstance(value, dict) and key != "extra_special_tokens":
+            value = _added({**value, "special": True})
+        if key == "additional_special_tokens":
+            key = "extra_special_tokens"
+            if config.get(key):
+                continue
+        config[key] = value
+    listed: dict[int, Any] = {}
+    extra = config.get("extra_special_tokens") or []
+    special = {_content(_token(config[key])) for key in _NAMED if config.get(key)}
+    special |= {_content(_token(token)) for token in extra}
+    for content, i in _read_json(directory / "added_tokens.json").items():
+        listed[int(i)] = AddedToken(content, normalized=content not in special, special=content in special)
+    for token in json.loads(tokenizer).get("added_tokens", []):
+        i = int(token.pop("id"))
+        listed[i] = AddedToken(**token)
+    return listed
+
+
+def _added(token: Any) -> Any:
+    """An added token as JSON writes it."""
+    from tokenizers import AddedToken
+
+    if isinstance(token, AddedToken):
+        return token
+    return AddedToken(**{key: value for key, value in token.items() if key != "__type"})
+
+
+def _token(value: Any) -> Any:
+    """A token's text, or all about it."""
+    return value if isinstance(value, str) else _added(value)
+
+
+def _content(token: Any) -> str:
+    return token if isinstance(token, str) else str(token.content)
+
+
+def _templates(directory: Path, config: dict[str, Any]) -> dict[str, str]:
+    """The chat templates by name; files come before what the configuration says."""
+    found: dict[str, str] = {}
+    if (directory / TEMPLATE).exists():
+        found["default"] = _read(directory / TEMPLATE).decode()
+    further = directory / _FURTHER
+    if further.is_dir():
+        found |= {
+            file.name.removesuffix(".jinja"): _read(file).decode() for file in sorted(further.glob("*.jinja"))
+        }
+    given = config.get("chat_template")
+    if found or given is None:
+        return found
+    if isinstance(given, str):
+        return {"default": given}
+    if isinstance(given, list):
+        return {str(one["name"]): str(one["template"]) for one in given}
+    return {str(name): str(source) for name, source in given.items()}
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """A JSON object; empty if there is no such file."""
+    if not file.exists():
+        return {}
+    try:
+        found = json.loads(_read(file))
+    except (ValueError, RecursionError) as error:
+        raise SyscallError(Errno.EIO, f"{file} cannot be read as JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise SyscallError(Errno.EIO, f"{file} holds {type(found).__name__}, not an object")
+    return cast(dict[str, Any], found)
+
+
+def _read(file: Path) -> bytes:
+    """A regular file of bearable size."""
+    of = file.stat()
+    most = _MOST.get(file.name, _MOST[TEMPLATE] if file.suffix == ".jinja" else _MOST_ELSE)
+    if not stat.S_ISREG(of.st_mode) or of.st_size > most:
+        what = f"has {of.st_size} bytes" if stat.S_ISREG(of.st_mode) else "is no regular file"
+        raise SyscallError(Errno.EIO, f"{file} {what}; a file of at most {most} bytes was expected there")
+    return file.read_bytes()
+
+
+def _by_transformers(path: str) -> Tokenizer:
+    """A tokenizer of other files than tokenizer.json, which transformers knows how to convert."""
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise SyscallError(
+            Errno.ENOTSUP,
+            f"{path} has no {TOKENIZER}; its tokenizer needs transformers, which is not installed: pip install "
+            "transformers, or work with token ids",
+        ) from None
+    found = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    core = getattr(found, "backend_tokenizer", None)
+    if core is None:
+        raise SyscallError(
+            Errno.ENOTSUP,
+            f"the tokenizer of {path} ({type(found).__name__}) cannot be written as {TOKENIZER}; work with token ids",
+        )
+    templates = found.chat_template or {}
+    if isinstance(templates, str):
+        templates = {"default": templates}
+    control = getattr(found, "chat_control_tokens", None)
+    settings = Settings(
+        named=dict(found.special_tokens_map),
+        extra=tuple(map(str, found.extra_special_tokens)),
+        templates=templates,
+        control=None if control is None else tuple(control),
+        split_special=bool(found.split_special_tokens),
+    )
+    return Tokenizer(core, settings)
