@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from syscalls.errno import Errno, SyscallError
 from syscalls.records import ModelInfo
 from userland.sdk.actions import Language
 from userland.sdk.chat import ChatFormat, Message
-from userland.sdk.text import Tokenizer, load_tokenizer
+from userland.sdk.template import ChatTemplate
+from userland.sdk.tokenizer import Tokenizer
+from userland.sdk.tokenizer_files import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +23,7 @@ def tokenizer(zoo: Callable[[str], Path]) -> Tokenizer:
 
 
 def whole(tokenizer: Tokenizer, messages: list[Message]) -> list[int]:
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tokenizer.encode(text, add_special_tokens=False)
+    return ChatTemplate(tokenizer).ids(messages, prompt=True)
 
 
 TURNS: list[Message] = [
@@ -39,7 +41,7 @@ def test_turns_fed_one_by_one_are_the_conversation_rendered_whole(
     chat = ChatFormat(tokenizer, "llama")
     head: list[Message] = [{"role": "system", "content": system}] if system else []
     log = chat.first([*head, TURNS[0]])
-    log += tokenizer.encode(TURNS[1]["content"], add_special_tokens=False)
+    log += tokenizer.encode(TURNS[1]["content"], control=False)
     if ended == "by the model":
         log += chat.stop_ids()
     log += chat.next(TURNS[2]["content"], log[-chat.close_length :])
@@ -76,25 +78,13 @@ def test_what_no_tokenizer_should_be_given_is_refused_with_the_place_and_the_num
     assert language.decode(language.encode("a" * 6400)) == "a" * 6400
 
 
-class Rewriting:
+def rewriting(tokenizer: Tokenizer) -> Tokenizer:
     """A tokenizer whose template drops earlier answers, as some reasoning models' do."""
-
-    chat_template = "yes"
-
-    def __init__(self, real: Tokenizer) -> None:
-        self._real = real
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        return self._real.encode(text, add_special_tokens=add_special_tokens)
-
-    def decode(self, *_: object, **__: object) -> str:
-        return ""
-
-    def apply_chat_template(self, messages: list[Message], **_: object) -> str:
-        return "".join(m["content"] for m in messages if m["role"] == "user")
+    template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    return Tokenizer(tokenizer.core, replace(tokenizer.settings, templates={"default": template}))
 
 
 def test_a_template_that_rewrites_the_past_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(SyscallError, match="rewrites earlier turns") as caught:
-        ChatFormat(Rewriting(tokenizer), "odd")
+        ChatFormat(rewriting(tokenizer), "odd")
     assert caught.value.errno is Errno.ENOTSUP

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import trio
@@ -23,8 +22,8 @@ from userland.sdk import actions, aio
 from userland.sdk.actions import Language, language_of
 from userland.sdk.chat import ChatFormat, Message
 from userland.sdk.system import Process, System
-from userland.sdk.text import load_tokenizer
-from userland.sdk.translate import conversation_in, same_words, translated, words_digest
+from userland.sdk.tokenizer_files import load_tokenizer
+from userland.sdk.translate import conversation_in, same_words, translated
 
 TINY = "tiny"
 SYSTEM = "Be brief."
@@ -52,7 +51,9 @@ def shuffled(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def reference(path: str, messages: list[Message], *, prompt: bool) -> list[int]:
     """The ids of a conversation as transformers makes them."""
-    tokenizer = cast(Any, load_tokenizer(path))
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
     return list(tokenizer.encode(text, add_special_tokens=False))
 
@@ -75,9 +76,9 @@ def test_vocabularies_are_compared_by_what_stands_in_them_not_by_size(
     assert same_words(language(llama), language(qwen))
     assert not same_words(language(llama), language(shuffled))
     assert not same_words(language(llama), language(tiny_path()))
-    sizes = {len(cast(Any, load_tokenizer(path)).get_vocab()) for path in (llama, shuffled)}
+    sizes = {load_tokenizer(path).size for path in (llama, shuffled)}
     assert len(sizes) == 1
-    assert words_digest(load_tokenizer(llama)) != words_digest(load_tokenizer(shuffled))
+    assert load_tokenizer(llama).digest != load_tokenizer(shuffled).digest
 
 
 def test_another_template_makes_other_words_of_a_conversation(llama: str, tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_another_template_makes_other_words_of_a_conversation(llama: str, tmp_pa
         if (place / name).exists() and name.endswith("jinja"):
             (place / name).write_text(template)
     other = language(str(place))
-    assert words_digest(other.tokenizer) == words_digest(load_tokenizer(llama))
+    assert other.tokenizer.digest == load_tokenizer(llama).digest
     assert not same_words(language(llama), other)
 
 
@@ -129,9 +130,9 @@ def test_what_the_template_makes_of_a_conversation_is_taken_apart_again(
 )
 def test_what_no_template_has_made_is_text(llama: str, text: str) -> None:
     old, new = language(llama), language(tiny_path())
-    ids = list(load_tokenizer(llama).encode(text, add_special_tokens=False))
+    ids = load_tokenizer(llama).encode(text, control=True)
     assert conversation_in(old, ids) is None
-    plain = new.tokenizer.encode(old.decode(ids), add_special_tokens=True) if ids else []
+    plain = new.tokenizer.encode(old.decode(ids), control=False, begin=True) if ids else []
     assert translated(old, new, ids) == list(plain)
 
 
@@ -167,7 +168,7 @@ def test_a_model_without_chat_is_told_who_said_what(llama: str, tmp_path: Path) 
 
 def test_what_is_too_long_in_the_other_words_is_refused_with_both_lengths(llama: str) -> None:
     old, new = language(tiny_path()), language(llama, context=100)
-    ids = list(load_tokenizer(tiny_path()).encode("the small house is by the water " * 5))
+    ids = load_tokenizer(tiny_path()).encode("the small house is by the water " * 5, control=False)
     with pytest.raises(SyscallError, match=f"the {len(ids)} tokens of the log are 160") as caught:
         translated(old, new, ids)
     assert caught.value.errno is Errno.E2BIG

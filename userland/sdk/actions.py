@@ -31,14 +31,13 @@ from userland.sdk.text import (
     BEFORE,
     Detokenizer,
     StopStrings,
-    Tokenizer,
     begins_apart,
     checked,
-    decode,
     decode_after,
     encode_after,
-    load_tokenizer,
 )
+from userland.sdk.tokenizer import Tokenizer
+from userland.sdk.tokenizer_files import load_tokenizer
 
 T = TypeVar("T")
 
@@ -59,16 +58,17 @@ class Language:
         chat = self.chat.stop_ids() if self.chat else []
         return sorted({*self.model.eos_ids, *chat})
 
-    def encode(self, text: str, *, begin: bool = False) -> list[int]:
-        """Ids of a text; `begin` adds what the tokenizer puts before a text (a BOS token, say). Raises E2BIG, EINVAL for
-        what no tokenizer should be given (see `text.checked`)."""
+    def encode(self, text: str, *, begin: bool = False, control: bool = False) -> list[int]:
+        """Ids of a text; `begin` adds what the tokenizer puts before a text (a BOS token, say). What spells a control
+        token is that token only with `control`. Raises E2BIG, EINVAL for what no tokenizer should be given (see
+        `text.checked`)."""
         checked(text, self.model.context)
         if text and not begin and begins_apart(self.tokenizer):
-            return encode_after(self.tokenizer, text)
-        return list(self.tokenizer.encode(text, add_special_tokens=begin))
+            return encode_after(self.tokenizer, text, control=control)
+        return self.tokenizer.encode(text, control=control, begin=begin)
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
-        return decode(self.tokenizer, ids, special=special)
+        return self.tokenizer.decode(ids, special=special)
 
     def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """Text of ids as they stand behind others."""
@@ -93,9 +93,7 @@ def _chat_of(path: str, name: str, window: int) -> ChatFormat | SyscallError:
     tokenizer = load_tokenizer(path)
     try:
         return ChatFormat(tokenizer, name, window)
-    except SyscallError as error:
-        if error.errno is not Errno.ENOTSUP:
-            raise
+    except SyscallError as error:  # a template that is broken or missing matters to whoever wants to chat
         return error
 
 

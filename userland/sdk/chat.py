@@ -9,10 +9,11 @@ refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 from syscalls.errno import Errno, SyscallError
-from userland.sdk.text import Tokenizer, checked
+from userland.sdk.template import ChatTemplate
+from userland.sdk.text import checked
+from userland.sdk.tokenizer import Tokenizer
 
 Message = dict[str, str]
 
@@ -28,7 +29,8 @@ class ChatFormat:
     def __init__(self, tokenizer: Tokenizer, model: str, window: int = 0) -> None:
         self._tokenizer = tokenizer
         self._window = window
-        if not tokenizer.chat_template:
+        self._template = ChatTemplate(tokenizer, window)
+        if not tokenizer.settings.templates:
             raise SyscallError(
                 Errno.ENOTSUP, f"{model} has no chat template; feed and generate plain text instead"
             )
@@ -46,8 +48,7 @@ class ChatFormat:
         self._history = answered
 
     def _render(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
-        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-        return cast(str, text)
+        return self._template.render(messages, prompt=prompt, allow_special=True).plain
 
     def first(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the beginning of a conversation, ready for the model's answer."""
@@ -95,8 +96,7 @@ class ChatFormat:
     def stop_ids(self) -> list[int]:
         """Ids that end an answer: the first of the closing, if it is a special token."""
         first = self._encode(self._close)[:1]
-        special = set(cast(Any, self._tokenizer).all_special_ids)
-        return [i for i in first if i in special]
+        return [i for i in first if i in self._tokenizer.special_ids]
 
     def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(checked(text, self._window), add_special_tokens=False))
+        return self._tokenizer.encode(checked(text, self._window), control=True)

@@ -123,7 +123,7 @@ class LLM:
         working: list[Process] = []
 
         def one(text: str) -> str:
-            ids = self.language.encode(text, begin=True)
+            ids = self.language.encode(text, begin=True, control=True)
             left = self._room(len(ids), max_length, max_new_tokens)
             with self.system.spawn(
                 self.model.path, ids, name="generate", temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
@@ -165,7 +165,7 @@ class LLM:
     ) -> Generator[str, None, None]:
         """The continuation of a prompt, piece by piece."""
         stops = stop_strings(stop)
-        ids = self.language.encode(prompt, begin=True)
+        ids = self.language.encode(prompt, begin=True, control=True)
         with self.system.spawn(
             self.model.path, ids, name="generate", temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
             repetition_penalty=repetition_penalty, seed=seed, dtype=self.model.dtype, device=self.model.device,

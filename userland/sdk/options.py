@@ -204,7 +204,7 @@ def initial_ids(options: Options, info: ModelInfo) -> list[int]:
         return []
     language = actions.language_of(info)
     if isinstance(prompt, str) and not options.system:
-        return language.encode(prompt, begin=True)
+        return language.encode(prompt, begin=True, control=True)
     if prompt is None:
         return language.must_chat().opening(options.system)
     if isinstance(prompt, str):

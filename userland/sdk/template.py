@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from syscalls.errno import Errno, SyscallError
+from userland.sdk.text import checked
 from userland.sdk.tokenizer import MARK, UNMARK, Token, Tokenizer
 
 ROLES = frozenset(
@@ -109,10 +110,14 @@ class Rendering:
 
 
 class ChatTemplate:
-    """The chat templates of one tokenizer. A broken one matters only when it is asked for."""
+    """The chat templates of one tokenizer. A broken one matters only when it is asked for.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    `window` is the model's context in tokens (0: unknown); a text too long for it is refused (see `text.checked`).
+    """
+
+    def __init__(self, tokenizer: Tokenizer, window: int = 0) -> None:
         self.tokenizer = tokenizer
+        self._window = window
         self._sources = tokenizer.settings.templates
 
     def source(self, template: str | None = None, *, tools: bool = False) -> str:
@@ -195,6 +200,7 @@ class ChatTemplate:
         spellings = None if allow_special else self.tokenizer.control(source)
 
         def said(text: str) -> str:
+            checked(text, self._window)
             return text if spellings is None else spellings.mark(text)
 
         def own(one: Own) -> str:

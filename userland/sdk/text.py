@@ -1,4 +1,4 @@
-"""Text and tokens: a model's tokenizer, the incremental detokenizer, and stop strings.
+"""Text and tokens: texts that go on from others, the incremental detokenizer, and stop strings.
 
 The kernel deals in token ids only; everything about characters is here. The detokenizer holds back what the next token
 may still change (half a UTF-8 character, a space a metaspace tokenizer has not decided on), as vLLM's and TGI's do; the
@@ -9,89 +9,22 @@ that are, a byte-fallback tokenizer decodes the whole run as unreadable; here wh
 from __future__ import annotations
 
 import functools
-import json
-import os
-import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Protocol, cast
 
 from syscalls.errno import Errno, SyscallError
+from userland.sdk.tokenizer import Tokenizer
 
-_PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that add nothing to tokenizer.json
-_NO_LENGTH = 1 << 40  # the kernel refuses what is too long, with E2BIG; the tokenizer need not warn of it too
 BEFORE = 8  # tokens before a text that are enough to decode it as what follows them
 CHARACTERS_PER_TOKEN = 64  # more than any text has on average: words have some 4, runs of spaces at most this
 _UNFINISHED = "\ufffd"  # what decoders put for bytes that are no character (yet)
-
-
-class Tokenizer(Protocol):
-    """What is used of a transformers tokenizer."""
-
-    chat_template: str | None
-
-    def __hash__(self) -> int: ...
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
-
-    def decode(
-        self, ids: Sequence[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool
-    ) -> str: ...
-
-    def apply_chat_template(self, messages: Sequence[dict[str, str]], **options: Any) -> Any: ...
-
-
-_loading = (
-    threading.Lock()
-)  # transformers finds its classes when they are first imported, and not in two threads at once
-
-
-def load_tokenizer(path: str) -> Tokenizer:
-    """The tokenizer of a model directory or hub name. Raises SyscallError: ENOENT, EIO."""
-    with _loading:
-        return _load_once(path)
-
-
-@functools.lru_cache(maxsize=16)
-def _load_once(path: str) -> Tokenizer:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        return _load(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SyscallError(
-            Errno.ENOENT if not os.path.isdir(path) else Errno.EIO,
-            f"no tokenizer can be loaded from {path}: {why}; work with token ids, or add tokenizer files to the model",
-        ) from error
-
-
-def _load(path: str) -> Tokenizer:
-    """Imports are late because they take long: transformers' class for plain tokenizer files a moment, the one that knows
-    every model's own class seconds, because it brings torch along."""
-    try:
-        kind = json.loads(Path(path, "tokenizer_config.json").read_bytes()).get("tokenizer_class")
-    except (OSError, ValueError, AttributeError):
-        kind = None
-    if kind in _PLAIN and Path(path, "tokenizer.json").is_file():
-        from transformers import PreTrainedTokenizerFast
-
-        return cast(Tokenizer, PreTrainedTokenizerFast.from_pretrained(path, model_max_length=_NO_LENGTH))
-    from transformers import AutoTokenizer
-
-    return cast(Tokenizer, AutoTokenizer.from_pretrained(path, model_max_length=_NO_LENGTH))
-
-
-def decode(tokenizer: Tokenizer, ids: Sequence[int], *, special: bool = False) -> str:
-    """Text of a list of ids; special tokens are left out unless `special`."""
-    return tokenizer.decode(list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False)
 
 
 @functools.lru_cache(maxsize=16)
 def begins_apart(tokenizer: Tokenizer) -> bool:
     """Whether a text's beginning is written unlike its middle: sentencepiece puts a space before the first word, and
     takes it away again, so that a text's continuation is not what it would be as a text of its own."""
-    ids = tokenizer.encode("a b", add_special_tokens=False)
-    return decode(tokenizer, ids) != "".join(decode(tokenizer, [i]) for i in ids)
+    ids = tokenizer.encode("a b", control=True)
+    return tokenizer.decode(ids) != "".join(tokenizer.decode([i]) for i in ids)
 
 
 def decode_after(decoder: Callable[[Sequence[int]], str], before: Sequence[int], ids: Sequence[int]) -> str:
@@ -124,16 +57,16 @@ def checked(text: str, window: int) -> str:
     return text
 
 
-def encode_after(tokenizer: Tokenizer, text: str) -> list[int]:
+def encode_after(tokenizer: Tokenizer, text: str, *, control: bool) -> list[int]:
     """Ids of a text that goes on from another, whatever that is: without a space of sentencepiece's before it."""
     for anchor in ("\n", ".", text[:1]):
-        lead = tokenizer.encode(anchor, add_special_tokens=False)
-        ids = tokenizer.encode(anchor + text, add_special_tokens=False)
+        lead = tokenizer.encode(anchor, control=control)
+        ids = tokenizer.encode(anchor + text, control=control)
         if ids[: len(lead)] == lead:
             rest = ids[len(lead) :]
-            if decode_after(functools.partial(decode, tokenizer), lead, rest) == text:
-                return list(rest)
-    return list(tokenizer.encode(text, add_special_tokens=False))
+            if decode_after(functools.partial(tokenizer.decode, special=True), lead, rest) == text:
+                return rest
+    return tokenizer.encode(text, control=control)
 
 
 class Detokenizer:

@@ -7,44 +7,23 @@ one's; it counts as one only if putting it together by the old one gives the log
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
-
-from jinja2 import TemplateError
 
 from syscalls.errno import Errno, SyscallError
 from syscalls.limits import MAX_TOKENS_PER_CALL
 from userland.sdk.actions import Language
 from userland.sdk.chat import Message
-from userland.sdk.text import Tokenizer
+from userland.sdk.template import ChatTemplate
 
 _SYSTEM, _USER, _ANSWER, _NEXT = "alpha", "beta", "gamma", "delta"
-_UNTOLD = ("truncation", "padding", "version")  # of tokenizer.json: says nothing about what ids mean
-
-
-@functools.lru_cache(maxsize=16)
-def words_digest(tokenizer: Tokenizer) -> str:
-    """A digest of all that decides what an id means and how text is cut into ids."""
-    plain = cast(Any, tokenizer)
-    about: dict[str, Any] = {"special": sorted(plain.all_special_tokens)}
-    backend = getattr(plain, "backend_tokenizer", None)
-    if backend is not None:
-        whole = json.loads(backend.to_str())
-        about["backend"] = {name: value for name, value in whole.items() if name not in _UNTOLD}
-    else:
-        about |= {"class": type(plain).__qualname__, "vocabulary": plain.get_vocab()}
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def same_words(one: Language, other: Language) -> bool:
     """Whether a log means the same to both models, its chat turns included."""
-    if one.tokenizer.chat_template != other.tokenizer.chat_template:
+    if one.tokenizer.settings.templates != other.tokenizer.settings.templates:
         return False
-    return words_digest(one.tokenizer) == words_digest(other.tokenizer)
+    return one.tokenizer.digest == other.tokenizer.digest
 
 
 @dataclass(slots=True, frozen=True)
@@ -65,14 +44,13 @@ def conversation_in(language: Language, ids: Sequence[int]) -> Conversation | No
             found = _taken_apart(language, text, instructed=instructed)
             if found is not None and _squeezed(_put_together(language, found)) == _squeezed(text):
                 return found
-        except TemplateError:  # one that knows no such role
+        except SyscallError:  # one that knows no such role
             continue
     return None
 
 
 def _rendered(language: Language, messages: Sequence[Message], *, prompt: bool = False) -> str:
-    tokenizer = language.tokenizer
-    return cast(str, tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
+    return ChatTemplate(language.tokenizer).render(messages, prompt=prompt, allow_special=True).plain
 
 
 def _put_together(language: Language, found: Conversation) -> str:
@@ -159,21 +137,19 @@ def translated(old: Language, new: Language, ids: Sequence[int]) -> list[int]:
 
 
 def _chat_ids(new: Language, found: Conversation) -> list[int]:
-    chat = new.must_chat()
     first, *others = found.messages
     try:
-        return chat.whole(found.messages, found.answer)
-    except TemplateError:
-        if first["role"] != "system":
-            raise SyscallError(
-                Errno.ENOTSUP,
-                f"the chat template of {new.model.name} does not take this conversation; pass tokens of your own",
-            ) from None
-    if not others:
-        return new.encode(first["content"], begin=True)
-    # A template without a system role: the instructions go before the first question, as its makers advise.
-    merged = {"role": "user", "content": f"{first['content']}\n\n{others[0]['content']}"}
-    return chat.whole([merged, *others[1:]], found.answer)
+        return new.must_chat().whole(found.messages, found.answer)
+    except SyscallError as error:
+        if error.errno is not Errno.EINVAL:
+            raise
+        if first["role"] == "system" and not others:
+            return new.encode(first["content"], begin=True)
+        raise SyscallError(
+            Errno.ENOTSUP,
+            f"the chat template of {new.model.name} does not take this conversation ({error.reason}); pass tokens of "
+            "your own",
+        ) from None
 
 
 def _as_text(found: Conversation) -> str:

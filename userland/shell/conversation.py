@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, cast
 
 from userland.sdk.actions import Language
+from userland.sdk.template import ChatTemplate
 
 YOU, SYSTEM = "you", "system"
 _USER, _ANSWER, _NEXT = "alpha", "beta", "gamma"
@@ -41,10 +41,7 @@ def marks(language: Language) -> Marks | None:
 
     def render(*turns: tuple[str, str], prompt: bool = False) -> str:
         messages = [{"role": role, "content": text} for role, text in turns]
-        return cast(
-            str,
-            language.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt),
-        )
+        return ChatTemplate(language.tokenizer).render(messages, prompt=prompt).plain
 
     first = ("user", _USER), ("assistant", _ANSWER)
     asked, answered = render(first[0], prompt=True), render(*first)
@@ -53,7 +50,7 @@ def marks(language: Language) -> Marks | None:
     before_user = again[len(answered) : again.index(_NEXT)]
     if not before_answer or not before_user:
         return None
-    special = [re.escape(token) for token in cast(Any, language.tokenizer).all_special_tokens]
+    special = [re.escape(language.tokenizer.added[i].content) for i in language.tokenizer.special_ids]
     return Marks(before_user, before_answer, re.compile("|".join(special) or r"(?!)"))
 
 
