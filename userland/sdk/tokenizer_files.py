@@ -88,18 +88,20 @@ def _from_directory(directory: Path) -> Tokenizer:
     templates = _templates(directory, config)
     if not config.get("extra_special_tokens") and "additional_special_tokens" in config:
         config["extra_special_tokens"] = config.pop("additional_special_tokens")
+    others = {key: value for key, value in config.items() if key.endswith("_token") and key not in _NAMED}
+    others |= _named_extra(config)
     if "added_tokens_decoder" in config:
         listed = {int(i): _added(token) for i, token in config["added_tokens_decoder"].items()}
     else:
         listed = _of_older_files(directory, config, text)
+    if core.padding is not None:
+        config.setdefault("pad_token", core.padding["pad_token"])
     by_content = {token.content: token for token in listed.values()}
     named: dict[str, Any] = {}
-    extra = config.get("extra_special_tokens") or []
-    others = {key: value for key, value in config.items() if key.endswith("_token") and key not in _NAMED}
-    if isinstance(extra, dict):
-        others, extra = {**others, **extra}, []
+    others |= _named_extra(config)
+    extra = config.get("extra_special_tokens", config.get("additional_special_tokens")) or []
     for key, value in [*((key, config.get(key)) for key in _NAMED), *others.items()]:
-        if isinstance(value, (str, dict)):
+        if isinstance(value, (str, dict, tokenizers.AddedToken)):
             token = _token(value)
             named[key] = by_content.get(str(_content(token)), token) if key in _NAMED else token
     _complete(core, listed, named, [_token(token) for token in extra])
@@ -113,6 +115,13 @@ def _from_directory(directory: Path) -> Tokenizer:
         split_special=bool(config.get("split_special_tokens", False)),
     )
     return Tokenizer(core, settings)
+
+
+def _named_extra(config: dict[str, Any]) -> dict[str, Any]:
+    """Further special tokens that have names; they are taken out of the configuration."""
+    if not isinstance(config.get("extra_special_tokens"), dict):
+        return {}
+    return dict(config.pop("extra_special_tokens"))
 
 
 def _complete(core: Any, listed: Mapping[int, Any], named: Mapping[str, Any], extra: list[Any]) -> None:
@@ -147,10 +156,6 @@ def _of_older_files(directory: Path, config: dict[str, Any], tokenizer: bytes) -
             value = before + [token for token in map(_token, value) if token not in before]
         elif isinstance(value, dict) and key != "extra_special_tokens":
             value = _added({**value, "special": True})
-        if key == "additional_special_tokens":
-            key = "extra_special_tokens"
-            if config.get(key):
-                continue
         config[key] = value
     listed: dict[int, Any] = {}
     extra = config.get("extra_special_tokens") or []
