@@ -8,7 +8,8 @@ with its own ids, which then stand in the rendering where its text would.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -60,14 +61,24 @@ class Rendering:
         shown = sorted(
             (place, own) for place, own in zip(self.places, self.owns, strict=True) if place is not None
         )
-        if not shown:
-            return [token.id for token in self.tokens()]
-        tokens, ids, done = self.tokens(), list[int](), 0
-        for (start, end), own in shown:
-            ids += self._between(tokens, done, start)
-            ids += own.ids
+        stretches = self.stretches([place for place, _ in shown])
+        ids = stretches[0]
+        for (_, own), behind in zip(shown, stretches[1:], strict=True):
+            ids = [*ids, *own.ids, *behind]
+        return ids
+
+    def stretches(self, places: Sequence[tuple[int, int]], prompted: Collection[int] = ()) -> list[list[int]]:
+        """The ids of what stands before, between and behind places of the text, which are in order and do not overlap.
+        Before those numbered in `prompted` a prompt has ended: a space that stood there stays a token."""
+        tokens, done, found = self.tokens(), 0, list[list[int]]()
+        if not places:
+            return [[token.id for token in tokens]]
+        starts = [token.start for token in tokens]
+        for number, (start, end) in enumerate([*places, (len(self.text), 0)]):
+            near = tokens[bisect_left(starts, done) : bisect_left(starts, start)]
+            found.append(self._between(near, done, start, spaces=number in prompted))
             done = end
-        return ids + self._between(tokens, done, len(self.text))
+        return found
 
     def before(self, number: int) -> list[int]:
         """The ids before the answer of that number, others' own among them."""
@@ -93,15 +104,15 @@ class Rendering:
                 done = end
         return ids + self._between(tokens, done, len(self.text) if side else at)
 
-    def _between(self, tokens: Sequence[Token], start: int, end: int) -> list[int]:
+    def _between(self, tokens: Sequence[Token], start: int, end: int, *, spaces: bool = False) -> list[int]:
         """Ids of what stands between two answers. Of a token that reaches into an answer, what lies outside is encoded by
-        itself, unless it is a space before one: sentencepiece writes that with the word."""
+        itself, unless it is a space before one (without `spaces`): sentencepiece writes that with the word."""
         inside = [token for token in tokens if token.start >= start and token.end <= end and (start < end)]
         low = inside[0].start if inside else end
         high = inside[-1].end if inside else low
         ids = self._alone(start, low) if start and low > start else []
         ids += [token.id for token in inside]
-        if high < end < len(self.text) and self.text[high:end].strip(" "):
+        if high < end < len(self.text) and (spaces or self.text[high:end].strip(" ")):
             ids += self._alone(high, end)
         return ids
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from userland.sdk.call_formats import NO_SCHEMAS, CallFormat, Schemas
@@ -76,7 +76,7 @@ def marks_of(source: str, tokens: Collection[str], between: str = "") -> Thought
         return ThoughtMarks("<|channel|>analysis<|message|>", "<|end|>", "", _FINAL, harmony=True)
     for text in (source, tokens):
         for start, close, behind in _FAMILIES:
-            there = close in text and (start in text or text is source)
+            there = close in between or (close in text and (start in text or text is source))
             if there and behind in (source if behind else text):
                 way = between if close in between else f"\n{close}\n\n{behind}"
                 return ThoughtMarks(start, close, behind, way)
@@ -93,6 +93,9 @@ def opened_in(prompt: str, marks: ThoughtMarks | None) -> bool:
 
 class Reader(Protocol):
     """Takes what a model says in pieces, each either text or one special token."""
+
+    @property
+    def mode(self) -> str: ...
 
     @property
     def thinking(self) -> bool: ...
@@ -131,6 +134,11 @@ class AnswerReader:
         self._after = False  # whether a thought stood before
         if marks is None:
             self._mode = "answer"
+
+    @property
+    def mode(self) -> str:
+        """Where it is: in a `thought`, in the `answer`, or before either (`start`)."""
+        return self._mode
 
     @property
     def thinking(self) -> bool:
@@ -220,6 +228,11 @@ class HarmonyReader:
         self._call = ""
 
     @property
+    def mode(self) -> str:
+        """Where it is: in a `thought`, in the `answer`, in a `call`, or in a `header`."""
+        return self._kind if self._inside else "header"
+
+    @property
     def thinking(self) -> bool:
         """Until a message to somebody begins: the model may think as much as it likes."""
         return not self._inside or self._kind == "thought"
@@ -281,8 +294,3 @@ class HarmonyReader:
         call, self._call = self._call, ""
         inside, self._inside = self._inside, False
         return [_part(harmony_call(self._header, call))] if inside and self._kind == "call" else []
-
-
-def without_marks(marks: ThoughtMarks | None) -> ThoughtMarks | None:
-    """The marks for reading what stands behind a thought that has been taken out: an answer, in harmony without header."""
-    return None if marks is None or marks.harmony else replace(marks, behind="")

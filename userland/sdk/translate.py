@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from syscalls.errno import Errno, SyscallError
 from syscalls.limits import MAX_TOKENS_PER_CALL
 from userland.sdk.actions import Language
-from userland.sdk.chat import Message
+from userland.sdk.dialogue import Message
 from userland.sdk.template import ChatTemplate
 
 _SYSTEM, _USER, _ANSWER, _NEXT = "alpha", "beta", "gamma", "delta"
