@@ -8,6 +8,7 @@ The texts are those of the families' own model cards and templates; round trips 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -108,7 +109,8 @@ PUBLISHED = [
     ),
     (
         "minimax 2",
-        '<minimax:tool_call>\n<invoke name="look">\n<parameter name="a">x y</parameter>\n<parameter name="b">2</parameter>\n'
+        '<minimax:tool_call>\n<invoke name="look">\n<parameter name="a">x y</parameter>\n'
+        '<parameter name="b">2</parameter>\n'
         "</invoke>\n</minimax:tool_call>",
         LOOK,
     ),
@@ -238,10 +240,8 @@ def test_pythons_own_literals_come_back_from_a_call(name: str, arguments: dict[s
 @settings(max_examples=300, deadline=None)
 def test_the_readers_of_literals_read_or_refuse_whatever_comes(text: str) -> None:
     for read in (read_python, read_gemma):
-        try:
+        with suppress(Malformed):
             assert all(isinstance(call, ToolCall) for call in read(text))
-        except Malformed as error:
-            assert str(error)
 
 
 def test_arguments_without_quotes_are_read_by_the_tools_schema() -> None:

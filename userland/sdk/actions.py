@@ -81,15 +81,15 @@ class Language:
 
 def language_of(info: ModelInfo) -> Language:
     """Load a model's tokenizer. Raises ENOENT or EIO if there is none."""
-    chat = _chat_of(info.path, info.name, info.context)
+    tokenizer = load_tokenizer(info.path)
+    chat = _chat_of(tokenizer, info.name, info.context)
     known, why = (None, chat.reason) if isinstance(chat, SyscallError) else (chat, "")
-    return Language(info, load_tokenizer(info.path), known, why)
+    return Language(info, tokenizer, known, why)
 
 
 @functools.lru_cache(maxsize=16)
-def _chat_of(path: str, name: str, window: int) -> ChatFormat | SyscallError:
-    """A model's chat format, or why it has none."""
-    tokenizer = load_tokenizer(path)
+def _chat_of(tokenizer: Tokenizer, name: str, window: int) -> ChatFormat | SyscallError:
+    """A model's chat format, or why it has none. A model whose files have changed has another tokenizer."""
     try:
         return ChatFormat(tokenizer, name, window)
     except SyscallError as error:  # a template that is broken or missing matters to whoever wants to chat

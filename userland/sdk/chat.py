@@ -109,7 +109,7 @@ class ChatFormat:
         setup = self._kept(dialogue.setup)
         said = list(dialogue.said)
         if dialogue.asked or len(log) > dialogue.end:
-            said.append(self._answered(dialogue, log))
+            said.append(self.answered(dialogue, log))
         said += [Said(dict(message)) for message in messages]
         before, prompt = said, said[-1].message["role"] != "assistant"
         spliced, lead = self._spliced(setup, said, log, prompt=prompt)
@@ -234,7 +234,7 @@ class ChatFormat:
 
     # --- putting a conversation together ---
 
-    def _answered(self, dialogue: Dialogue, log: Sequence[int]) -> Said:
+    def answered(self, dialogue: Dialogue, log: Sequence[int]) -> Said:
         """The model's present answer as a message."""
         start, ids = dialogue.end, log[dialogue.end :]
         stripped = ids[: len(ids) - self._closed(dialogue.setup, ids)]
@@ -255,6 +255,10 @@ class ChatFormat:
             part = (min(part[0], found.thought_end), part[1])
         answer = None if found.bad else span(part)
         return Said(message, (start, len(log)), span(found.thought_at), answer, dialogue.lead)
+
+    def ended(self, dialogue: Dialogue, log: Sequence[int]) -> bool:
+        """Whether the model's present answer has ended by itself."""
+        return self._closed(dialogue.setup, log[dialogue.end :]) > 0
 
     def _closed(self, setup: Setup, ids: Sequence[int]) -> int:
         """How many tokens at an answer's end are no part of what it says: those of the template's closing that the model

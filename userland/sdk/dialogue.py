@@ -73,6 +73,11 @@ class Dialogue(msgspec.Struct, frozen=True):
     lead: str = ""
     counts: list[tuple[int, int]] = []  # position of each record, and how many messages were said up to it
 
+    @property
+    def entry(self) -> Entry:
+        """All of it as one entry, at the beginning of the log."""
+        return Entry(self.said, self.setup, self.end, self.asked, self.lead)
+
     def known_before(self, position: int) -> int:
         """How many of the messages stay known when the log is cut to `position`."""
         return max((count for at, count in self.counts if at < position), default=0)

@@ -90,9 +90,9 @@ def heard(
                 found.calls.append(part.call)
             elif part.call is not None:
                 found.bad.append(part.call)
-    thinking = [i for i, mode in enumerate(modes) if mode == "thought"]
+    thinking = [i for i, mode in enumerate(modes) if mode.endswith("thought")]
     thought = [i for i, mode in enumerate(modes) if mode.startswith("thought")]
-    answering = [i for i, mode in enumerate(modes) if mode == "answer"]
+    answering = [i for i, mode in enumerate(modes) if mode.endswith("answer")]
     found.thought_end = thought[-1] + 1 if thought else 0
     found.thought_at = _run(tokenizer, ids, thinking, found.thought)
     found.answer_at = _run(tokenizer, ids, answering, found.answer)

@@ -13,7 +13,7 @@ import msgspec
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import GroupInfo, GroupSettings, KvAction, Limits, ModelInfo, Sampler, SchedClass
 from syscalls.table import Exec, Feed, Getinfo, GroupCreate, GroupSet, GroupStat, Models, Spawn
-from userland.sdk import actions, arguments
+from userland.sdk import actions, arguments, turns
 from userland.sdk.actions import Language
 from userland.sdk.arguments import Dtype, Ids, Model, dtype_name, model_name
 from userland.sdk.dialogue import Entry, Message, Setup, packed
@@ -192,7 +192,7 @@ def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Sc
 
     Its log goes with it: as it is where both have the same words, else as their text (`translate`), or as `tokens`.
     """
-    from userland.sdk.translate import same_words, translated  # late: it brings jinja2 along
+    from userland.sdk.translate import carried, same_words  # late: it brings jinja2 along
 
     ids = arguments.ids(tokens) if tokens is not None else None
     model, dtype = (yield from located(model)), dtype_name(dtype)
@@ -217,8 +217,12 @@ def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Sc
     if same and old.vocab == new.vocab:
         yield from ask(Exec(pid, model, None, dtype))
         return new, len(log)
-    ids = log if same else translated(before, after, log)
-    yield from ask(Exec(pid, model, ids, dtype, len(log)))
+    known, _, _ = yield from turns.known_of(pid)
+    if same:  # vocabularies of other sizes with the same words in them
+        ids, data = log, [packed(known.entry)] if known is not None else []
+    else:
+        ids, data = carried(before, after, known, log)
+    yield from ask(Exec(pid, model, ids, dtype, len(log), data))
     return new, len(ids)
 
 

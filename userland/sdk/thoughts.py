@@ -77,7 +77,7 @@ def marks_of(source: str, tokens: Collection[str], between: str = "") -> Thought
     for text in (source, tokens):
         for start, close, behind in _FAMILIES:
             there = close in between or (close in text and (start in text or text is source))
-            if there and behind in (source if behind else text):
+            if there and (not behind or behind in source):
                 way = between if close in between else f"\n{close}\n\n{behind}"
                 return ThoughtMarks(start, close, behind, way)
     return None
@@ -252,7 +252,14 @@ class HarmonyReader:
             parts += self._say(self._held[: found.start()])
             self._held = self._held[found.end() :]
             parts += self._turn(found[1])
-        keep = next((n for n in range(self._LONGEST, 0, -1) if self._could_begin(self._held[-n:])), 0)
+        keep = next(
+            (
+                n
+                for n in range(min(self._LONGEST, len(self._held)), 0, -1)
+                if self._could_begin(self._held[-n:])
+            ),
+            0,
+        )
         parts += self._say(self._held[: len(self._held) - keep])
         self._held = self._held[len(self._held) - keep :]
         return parts
