@@ -6,20 +6,25 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Core
 from transformers import PreTrainedTokenizerFast
 
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import ModelInfo
 from tests.userland import words_zoo
 from tests.userland.chat_shapes import NOON, SHAPES, Ledger, Shape, user
+from userland.sdk.actions import Language
 from userland.sdk.chat import ChatFormat
-from userland.sdk.dialogue import Message
+from userland.sdk.dialogue import Dialogue, Message, Setup
 from userland.sdk.tokenizer import Tokenizer
 from userland.sdk.tokenizer_files import load_tokenizer
 
@@ -185,3 +190,149 @@ def test_an_answer_keeps_the_ids_that_the_model_made(
         ledger.answer([*ids, *([stop] if ended else [])])
         before = list(ledger.log)
     assert ledger.cuts == 0
+
+
+# --- ends -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("chatml", ["<|im_end|>"]),
+        ("trimmed", ["<|eot|>"]),
+        ("an eos at the very end", ["<|end|>"]),
+        ("space before and after the answer", ["</s>"]),
+        ("channels", ["<|return|>"]),  # <|end|> closes thoughts as well
+        ("a role's opening ends the answer", []),
+    ],
+)
+def test_the_added_token_that_closes_the_last_answer_ends_it(name: str, ends: list[str]) -> None:
+    chat = chat_of("byte-level", name)
+    assert [chat.tokenizer.added[i].content for i in chat.stop_ids()] == ends
+
+
+def log_after(name: str, answer: str, question: Message, *, setup: Setup | None = None) -> str:
+    """What the log says after an answer and another turn."""
+    chat, ledger = chat_of("byte-level", name), Ledger()
+    ledger.say(chat, user("the"), setup=setup)
+    before = len(ledger.log)
+    ledger.answer(chat.tokenizer.encode(answer, control=True))
+    ledger.say(chat, question)
+    return chat.tokenizer.decode(ledger.log[before - 1 :], special=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "question", "expected"),
+    [
+        ("chatml", "yes", user("no"), "\nyes<|im_end|>\n<|im_start|>user\nno<|im_end|>\n<|im_start|>assistant\n"),
+        ("chatml", "yes<|im_end|>", user("x"), "\nyes<|im_end|>\n<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"),
+        ("chatml", "yes</s>", user("no"), "\nyes<|im_end|>\n<|im_start|>user\nno<|im_end|>\n<|im_start|>assistant\n"),
+        ("a role's opening ends the answer", "yes<|user|>", user("no"), "\nyes<|user|>\nno<|assistant|>\n"),
+        ("a role's opening ends the answer", "yes<|observation|>", user("no"), "\nyes<|user|>\nno<|assistant|>\n"),
+        ("a role's opening ends the answer", "yes", user("no"), "\nyes<|user|>\nno<|assistant|>\n"),
+        (
+            "a role's opening ends the answer", "yes<|observation|>", {"role": "tool", "content": "no"},
+            "\nyes<|observation|>\nno<|assistant|>\n",
+        ),
+        (
+            "channels", "<|channel|>final<|message|>yes<|return|>", user("no"),
+            "t<|channel|>final<|message|>yes<|end|><|start|>user<|message|>no<|end|><|start|>assistant",
+        ),
+        (
+            "channels",
+            "<|channel|>analysis<|message|>so<|end|><|start|>assistant<|channel|>final<|message|>yes<|return|>",
+            user("no"),
+            "t<|channel|>final<|message|>yes<|end|><|start|>user<|message|>no<|end|><|start|>assistant",
+        ),
+        ("an eos at the very end", "yes", user("no"), "\nyes<|end|>\n<|user|>\nno<|end|>\n<|assistant|>\n"),
+    ],
+)  # fmt: skip
+def test_an_answer_is_closed_by_what_the_template_writes_behind_it(
+    name: str, answer: str, question: Message, expected: str
+) -> None:
+    assert log_after(name, answer, question) == expected
+
+
+def test_thoughts_stay_where_they_are_kept_by_the_templates_own_switch() -> None:
+    said = "<think>\nso\n</think>\n\nyes<|im_end|>"
+    name = "thoughts in the last answer only"
+    assert "so" not in log_after(name, said, user("no"))
+    kept = log_after(name, said, user("no"), setup=Setup(now=NOON, thoughts="keep"))
+    assert kept.startswith("\n" + said + "\n<|im_start|>user")
+
+
+def test_thoughts_stay_with_keep_where_a_template_has_no_switch_too() -> None:
+    said = "so\n</think>\n\nyes</s>"
+    kept = log_after("a thought in the prompt", said, user("no"), setup=Setup(now=NOON, thoughts="keep"))
+    assert kept == "\n" + said + "<|user|>no<|assistant|><think>\n"
+
+
+# --- what a template does not take ----------------------------------------------------------------------------------
+
+
+def test_a_template_says_itself_what_it_does_not_take() -> None:
+    chat, ledger = chat_of("byte-level", "no system role"), Ledger()
+    ledger.say(chat, user("the"))
+    ledger.answer(chat.tokenizer.encode("yes", control=True))
+    with pytest.raises(SyscallError, match="Roles must alternate") as caught:
+        chat.next(ledger.known, ledger.log, [{"role": "assistant", "content": "x"}])
+    assert caught.value.errno is Errno.EINVAL
+
+
+def test_instructions_for_a_template_without_them_go_before_the_first_question() -> None:
+    chat, ledger = chat_of("byte-level", "no system role"), Ledger()
+    ledger.say(chat, {"role": "system", "content": "hello"})
+    assert ledger.log == []
+    ledger.say(chat, user("the"))
+    told = chat.tokenizer.decode(ledger.log, special=True)
+    assert told == "<s><|im_start|>user\nhello\n\nthe<|im_end|>\n<|im_start|>model\n"
+
+
+def test_instructions_can_be_fed_before_the_first_question() -> None:
+    chat, ledger = chat_of("byte-level", "chatml"), Ledger()
+    told = list(ledger.say(chat, {"role": "system", "content": "hello"}))
+    assert chat.tokenizer.decode(told, special=True) == "<|im_start|>system\nhello<|im_end|>\n"
+    assert ledger.say(chat, user("the"))[: len(told)] == told
+
+
+def test_a_cut_into_a_turn_makes_it_unsaid() -> None:
+    chat, ledger = chat_of("byte-level", "chatml"), Ledger()
+    ledger.say(chat, user("the"))
+    ledger.answer([5])
+    before = list(ledger.log)
+    ledger.say(chat, user("no"))
+    ledger.truncate(len(before) + 3)
+    assert [said.message["content"] for said in ledger.known.said] == ["the"]
+    ledger.truncate(len(before))
+    assert ledger.known.asked
+
+
+def test_what_no_tokenizer_should_be_given_is_refused_with_the_place_and_the_numbers() -> None:
+    tokenizer = both("byte-level", "chatml")[0]
+    chat = ChatFormat(tokenizer, "m", 100)
+    language = Language(ModelInfo("m", "m", context=100), tokenizer, chat, "")
+    for give in (
+        language.encode,
+        lambda text: chat.next(Dialogue(Setup()), [], [user(text)]),
+        lambda text: chat.first([user(text)]),
+    ):
+        with pytest.raises(SyscallError) as caught:
+            give("\udcff hi")
+        assert caught.value.errno is Errno.EINVAL
+        assert "U+DCFF" in caught.value.reason
+        with pytest.raises(SyscallError) as caught:
+            give("a" * 20_000_000)
+        assert caught.value.errno is Errno.E2BIG
+        assert "100 tokens at most 6400" in caught.value.reason
+    assert language.decode(language.encode("a" * 6400)) == "a" * 6400
+
+
+def test_a_model_without_a_template_says_so_and_one_with_a_broken_one_says_what_is_broken() -> None:
+    tokenizer = both("byte-level", "chatml")[0]
+    for templates, errno, words in (
+        ({}, Errno.ENOTSUP, "no chat template"),
+        ({"default": "{% for %}"}, Errno.EINVAL, "template"),
+    ):
+        with pytest.raises(SyscallError, match=words) as caught:
+            ChatFormat(Tokenizer(tokenizer.core, replace(tokenizer.settings, templates=templates)), "m")
+        assert caught.value.errno is errno

@@ -81,18 +81,17 @@ def test_what_was_said_is_known_to_a_restored_process(
         assert restored.tokens[:-5] == process.tokens[:-5]
 
 
-def test_the_log_of_three_turns_is_the_templates_rendering(cpu_system: System, process: Process) -> None:
+def test_the_log_of_three_turns_is_the_templates_rendering(process: Process) -> None:
     words = ChatTemplate(load_tokenizer(process.model.path))
     messages: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}]
-    for question in ("one <|end|>", "two", "three"):
+    for number, question in enumerate(("one <|end|>", "two", "three")):
         messages.append({"role": "user", "content": question})
         process.turn(question, 1)
-        log = process.tokens
-        answer = process.language.decode(log[-1:], special=True)
-        if not answer.strip() or "\ufffd" in answer:
-            pytest.skip("random weights chose a byte that is no text")
-        assert log[:-1] == words.ids(messages, prompt=True)
-        messages.append({"role": "assistant", "content": answer})
+        log = process.tokens[:-1]
+        assert log == words.ids(messages, prompt=True)
+        process.truncate(len(log))  # and as if the model had said something
+        process.feed_ids(process.language.encode(f"answer {number}"))
+        messages.append({"role": "assistant", "content": f"answer {number}"})
 
 
 def test_a_turn_that_the_template_refuses_changes_nothing(cpu_system: System, process: Process) -> None:
@@ -154,23 +153,6 @@ def test_a_budget_of_thoughts_brings_the_model_to_its_answer(cpu_system: System,
         words = process.language
         assert answer.thought == words.decode(said[:4]).strip()
         assert answer.text.strip() == words.decode(said[4 + len(way) :]).strip()
-
-
-def test_a_stop_string_can_be_or_have_an_added_token(cpu_system: System, process: Process) -> None:
-    free = process.language
-    process.turn("one", 1)
-    with cpu_system.spawn(process.model.path, [1, 2, 3]) as plain:
-        plain.generate(40)
-        log = plain.tokens[3:]
-        target = next((i for i in log if i in free.tokenizer.added and i != 256), None)
-        if target is None:
-            stop = free.decode([log[5]], special=True)
-            assert stop
-            return
-        plain.truncate(3)
-        text = plain.generate(40, stop=free.tokenizer.added[target].content)
-        assert target not in plain.tokens
-        assert free.tokenizer.added[target].content not in text
 
 
 def test_what_a_tool_answered_goes_into_the_conversation(cpu_system: System, model: str) -> None:

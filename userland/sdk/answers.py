@@ -34,6 +34,18 @@ class Stops:
     texts: tuple[str, ...] = ()
     signs: dict[str, str] = field(default_factory=dict)
 
+    def without_signs(self, text: str) -> str:
+        """A text as it is given: special tokens are no part of it."""
+        for sign in self.signs.values():
+            text = text.replace(sign, "")
+        return text
+
+    def spelled(self, text: str) -> str:
+        """A text with its special tokens as they are written."""
+        for token, sign in self.signs.items():
+            text = text.replace(sign, token)
+        return text
+
 
 def stops_of(language: Language, stops: Sequence[str]) -> Stops:
     """Stop strings for a model's words."""
@@ -98,7 +110,7 @@ def follow(language: Language, pid: int, listening: Listening) -> Stream[Finish]
         goes_on = last and result.finish is Finish.LENGTH and listening.left > 0
         if last and not goes_on:
             parts += ear.flush()
-        yield from _given(parts, watch, last=last and not goes_on)
+        yield from _given(parts, watch, stops, last=last and not goes_on)
         if watch.stopped:
             yield from _cut(language, pid, listening, lead, watch.given)
             return Finish.STOP
@@ -106,7 +118,7 @@ def follow(language: Language, pid: int, listening: Listening) -> Stream[Finish]
             if ear.reader.thinking and listening.way:
                 yield from ask(Feed(pid, list(listening.way)))
                 for token in listening.way:
-                    yield from _given(ear.push(token), watch, last=False)
+                    yield from _given(ear.push(token), watch, stops, last=False)
                 ids.extend(listening.way)
             left, listening.left = listening.left, 0
             yield from ask(_more(listening.decode, left))
@@ -123,15 +135,15 @@ def _more(decode: Decode, tokens: int) -> Decode:
     return Decode(decode.pid, tokens, decode.stop_ids, deadline=decode.deadline, wait=False)
 
 
-def _given(parts: Sequence[Part], watch: StopStrings, *, last: bool) -> Stream[None]:
+def _given(parts: Sequence[Part], watch: StopStrings, stops: Stops, *, last: bool) -> Stream[None]:
     """The pieces of parts, of the answer's text as much as can be given."""
     for part in parts:
         if part.kind != "answer":
             if not watch.stopped:
                 yield Piece(part.text, part.kind, part.call)
-        elif text := watch.push(part.text):
+        elif text := stops.without_signs(watch.push(part.text)):
             yield Piece(text)
-    if last and not watch.stopped and (text := watch.flush()):
+    if last and not watch.stopped and (text := stops.without_signs(watch.flush())):
         yield Piece(text)
 
 
@@ -183,7 +195,13 @@ def _cut(
     yield from ask(Truncate(pid, listening.position + low))
     rest = text[len(said(low)) :]
     if rest:  # the stop string began inside a token
-        yield from ask(Feed(pid, language.encode(rest)))
+        control = stops_in(rest, listening.stops)
+        yield from ask(Feed(pid, language.encode(listening.stops.spelled(rest), control=control)))
+
+
+def stops_in(text: str, stops: Stops) -> bool:
+    """Whether a text has signs of special tokens in it."""
+    return any(sign in text for sign in stops.signs.values())
 
 
 def stream(

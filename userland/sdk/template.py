@@ -76,7 +76,16 @@ class Rendering:
         starts = [token.start for token in tokens]
         for number, (start, end) in enumerate([*places, (len(self.text), 0)]):
             near = tokens[bisect_left(starts, done) : bisect_left(starts, start)]
-            found.append(self._between(near, done, start, spaces=number in prompted))
+            prompt = number in prompted
+            last = next((i for i in range(len(near) - 1, -1, -1) if near[i].id in self.tokenizer.added), None)
+            if (
+                prompt and last is not None
+            ):  # behind an added token the prompt's end is encoded as it was at its time
+                tail = self.tokenizer.encode_marked(self.text[near[last].start : start])
+                ids = self._between(near[:last], done, near[last].start)
+                found.append([*ids, *(token.id for token in tail)])
+            else:
+                found.append(self._between(near, done, start, spaces=prompt))
             done = end
         return found
 
