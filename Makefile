@@ -1,6 +1,7 @@
 # Every target sets up .venv itself; a target that finds it fresh does not touch it again.
 PYTHON ?= python3
-VENV   := .venv
+# LIGHT=1: without torch and transformers, in an environment of its own (python -m llmasos.light).
+VENV   := .venv$(if $(LIGHT),-light)
 STAMP  := $(VENV)/.installed
 NATIVE := $(wildcard drivers/cpu/native/*.c drivers/cpu/native/*.h drivers/cpu/native/*.inc)
 BIN    := $(VENV)/bin
@@ -13,9 +14,14 @@ PEERS  := llama_cpp vllm openvino
 $(STAMP): pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "LLMasOS needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
-	@echo "Setting up $(VENV) (once; torch and transformers are large downloads) ..."
+	@echo "Setting up $(VENV) (once$(if $(LIGHT),,; torch and transformers are large downloads)) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifdef LIGHT
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@$(BIN)/python -m llmasos.light | xargs $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts
+else
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+endif
 	@touch $@
 
 run: $(STAMP)
@@ -61,4 +67,4 @@ docs: $(STAMP)
 	@$(BIN)/python -m userland.sdk.mirror
 
 clean:
-	rm -rf $(VENV) .peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-light .peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -32,11 +32,10 @@ def run(rounds: int = ROUNDS) -> list[Figure]:
     from syscalls.records import Sampler
 
     share_cores()
-    import torch
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     from drivers.engine.engine import Engine
-    from drivers.engine.swap import HostPlaces
+    from drivers.engine.host_places import HostPlaces
 
     frames = TOKENS // BLOCK_TOKENS
     with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile(dir=directory) as file:
@@ -65,8 +64,7 @@ def run(rounds: int = ROUNDS) -> list[Figure]:
             device.step(Step(1, [], outs=moves))
             device.step(Step(1, [], ins=moves))
 
-        slab = device._images[1].slab.data[:frames]
-        raw = slab.view(torch.uint8).numpy().reshape(frames, -1)
+        raw = device._images[1].slab.some(0, frames)
         size = raw.shape[1]
         key = AESGCM(secrets.token_bytes(32))
 
@@ -78,11 +76,11 @@ def run(rounds: int = ROUNDS) -> list[Figure]:
                 held = os.pread(file.fileno(), size + 16, frame * (size + 16))
                 raw[frame] = memoryview(key.decrypt(frame.to_bytes(12, "little"), held, None))
 
-        beside = slab.clone()
+        beside = raw.copy()
 
         def copies() -> None:
-            beside.copy_(slab)
-            slab.copy_(beside)
+            beside[:] = raw
+            raw[:] = beside
 
         first = prefill()
         began = time.perf_counter()

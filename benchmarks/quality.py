@@ -8,7 +8,7 @@ All go through the CPU driver's own images, as they would in a step. The perplex
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -44,47 +44,38 @@ def conversations(tokenizer: Any, count: int = CONVERSATIONS) -> Iterator[tuple[
 
 
 def logits_by_dtype() -> Iterator[tuple[str, list[Any]]]:
-    """For each dtype the logits [tokens - 1, vocab] before each token of each conversation."""
+    """For each dtype the logits [tokens - 1, vocab] before each token of each conversation; in fp32 by torch."""
     import torch
     from transformers import AutoTokenizer
 
     from drivers.cpu.native import library
     from drivers.cpu.native.image import NativeKind
-    from drivers.engine import architecture, loading
+    from drivers.engine import files
     from drivers.engine.contexts import Context
-    from drivers.engine.image import ImageKind, TorchKind
+    from drivers.engine.image import ImageKind
+    from drivers.engine.torch_kind import TorchKind
     from drivers.protocol import Run
-    from modelfiles import source
 
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     native = library.load()
-    torch_kind: ImageKind = TorchKind(torch.device("cpu"))
-    kinds: dict[str, ImageKind] = {"fp32": torch_kind, "bf16": torch_kind}
+    kinds: dict[str, ImageKind] = {"fp32": TorchKind(), "bf16": TorchKind()}
     if isinstance(native, library.Library):
-        kinds |= dict.fromkeys(("int8", "int4"), NativeKind(native, 2))
+        kinds |= dict.fromkeys(("bf16", "int8", "int4"), NativeKind(native, 2))
         kinds[SMALL_KV] = NativeKind(native, 2, kv="int8")
+    raw = files.read_config(TINY)
     for name, kind in kinds.items():
         dtype = name.partition(",")[0]
-        raw = source.read_config(TINY)
-        layout = architecture.examine(
-            architecture.build_meta(config := architecture.open_config(raw, str(TINY))), config
+        config, layout = kind.examine(TINY, raw, lambda: None)
+        image = kind.build(
+            TINY, lambda: files.open_weights(TINY, raw), config, layout, dtype, BLOCKS, lambda fraction: None
         )
-        config = architecture.open_config(raw, str(TINY))
-        kept = torch.float32 if dtype == "fp32" else torch.bfloat16
-
-        def read(told: Callable[[float], None], config: Any = config, kept: Any = kept) -> Any:
-            return loading.load_model(TINY, config, kept, told)
-
-        image = kind.build(TINY, read, config, layout, dtype, BLOCKS, lambda fraction: None)
         logits = []
-        with torch.inference_mode():
-            for ids, _ in conversations(tokenizer):
-                run, context = Run(0, 0, 0, ids[:-1], 0, list(range(BLOCKS))), Context(0)
-                if fault := image.check(run) or context.follow(run):
-                    raise RuntimeError(fault)
-                logits.append(
-                    image.forward(image.prepare([run], [context]), list(range(len(ids) - 1))).clone()
-                )
+        for ids, _ in conversations(tokenizer):
+            run, context = Run(0, 0, 0, ids[:-1], 0, list(range(BLOCKS))), Context(0)
+            if fault := image.check(run) or context.follow(run):
+                raise RuntimeError(fault)
+            rows = image.forward(image.prepare([run], [context]), list(range(len(ids) - 1)))
+            logits.append(torch.from_numpy(rows))
         image.close()
         yield name, logits
 

@@ -2,10 +2,10 @@
 
 As in MINIX's libchardriver, the loop is the same for all kinds and a kind is a table of callbacks (device.py). trio
 runs on the main thread and only moves messages; the device works in one other thread, in the order of the requests, so
-a long step delays neither ping nor heartbeat. Models are read in a third, so that nobody's stream stops for a load: it
-comes to its turn among the other requests, is done beside those after it, and what it has read is brought in between two
-of them. The files of process images are looked at and written in a fourth, so that no step waits for a disk. What a
-request raises becomes its `Failed`, and the driver goes on.
+a long step delays neither ping nor heartbeat. Models are read in a third (reader.py), so that nobody's stream stops for a
+load: it comes to its turn among the other requests, is done beside those after it, and what it has read is brought in
+between two of them. The files of process images are looked at and written in a fourth, so that no step waits for a disk.
+What a request raises becomes its `Failed`, and the driver goes on.
 
 A driver never outlives its kernel. It holds the reading end of a pipe on stdin that the kernel never writes; when that
 ends the kernel is gone, however it went, and the driver removes what a dead kernel leaves in the runtime directory and
@@ -33,7 +33,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 import trio
@@ -43,6 +43,7 @@ from drivers.device import Device
 from drivers.protocol import (
     HEARTBEAT_SECONDS,
     KINDS,
+    Abandon,
     Done,
     Drop,
     Export,
@@ -56,6 +57,7 @@ from drivers.protocol import (
     Note,
     Ping,
     Probe,
+    Probed,
     Progress,
     Quit,
     Release,
@@ -66,6 +68,8 @@ from drivers.protocol import (
     decode_to_driver,
     encode,
 )
+from drivers.reader import STILL_SECONDS, Reader
+from modelfiles.files import shown
 from syscalls import runtime, transport
 from syscalls.errno import Errno, SyscallError
 
@@ -74,10 +78,7 @@ _LINGER_SECONDS = 0.2
 _CLEAN_SECONDS = 2.0  # how long a kernel that is being killed may keep its lock after its pipes have closed
 _RETRY_SECONDS = 0.02
 MOST_EXPORTS = 2  # copies of KV in memory that wait for the disk; one more waits to be made
-
-_LOAD_NICE = (
-    5  # of the thread that reads models, and of those it starts: they take what steps leave, and some
-)
+_LOOK_SECONDS = 1.0  # between two looks at whether the reader gets on
 
 Work = Probe | Load | Shed | Unload | Step | Drop | Export | Inspect | Import
 R = TypeVar("R")
@@ -104,8 +105,9 @@ class Host:
         self._disk = ThreadPoolExecutor(1, "disk")
         self._exports: deque[Future[None]] = deque()  # on their way to the disk
         self._work: queue.SimpleQueue[Work | _BringIn] = queue.SimpleQueue()
-        self._loads: queue.SimpleQueue[Probe | Load] = queue.SimpleQueue()  # what has come to its turn
         self._pending = 0  # requests taken and not yet finished
+        self._reader: Reader | None = None
+        self._early: list[Note] = []  # said before the device was open
         self._over = trio.Event()
         self._refused = ""  # why the device could not be opened
 
@@ -118,6 +120,7 @@ class Host:
             threading.Thread(target=self._thread, name="device", daemon=True).start()
             nursery.start_soon(self._socket.run, self._receive)
             nursery.start_soon(self._heartbeat)
+            nursery.start_soon(self._watch_reader)
             await self._over.wait()
             nursery.cancel_scope.cancel()
         self._socket.close(linger=_LINGER_SECONDS)
@@ -140,6 +143,9 @@ class Host:
             self._over.set()
         elif isinstance(request, Release):
             parcel.release(request.path)
+        elif isinstance(request, Abandon):
+            if self._reader is not None:
+                self._reader.cancel(request.ref)
         else:
             self._pending += 1
             if isinstance(request, Inspect) and (device := self._device) is not None:
@@ -150,8 +156,15 @@ class Host:
                 self._device.hears(request)
 
     def _send(self, message: FromDriver) -> None:
-        if not self._socket.send(encode(message)):
+        if not self._socket.send(encoded(message)):
             raise RuntimeError("the kernel does not take what it is told")  # it would wait for that for ever
+
+    def _note(self, note: Note) -> None:
+        """The first message of a driver is its hello: what is to be said before it comes after it."""
+        if self._device is None:
+            self._early.append(note)
+        else:
+            self._send(note)
 
     def _finish(self, answer: FromDriver | None) -> None:
         self._pending -= 1
@@ -163,6 +176,16 @@ class Host:
             await trio.sleep(HEARTBEAT_SECONDS)
             if self._device is not None:
                 self._send(Heartbeat(self._device.progress, self._pending > 0))
+
+    async def _watch_reader(self) -> None:
+        while True:
+            await trio.sleep(_LOOK_SECONDS)
+            if self._reader is not None and (request := self._reader.give_up()) is not None:
+                why = (
+                    f"reading {shown(request.path)} has stood still for {STILL_SECONDS:.0f} s: the disk or server that "
+                    "it is on does not answer"
+                )
+                self._finish(Failed(request.ref, Errno.EIO, why))
 
     async def _watch_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
@@ -181,6 +204,8 @@ class Host:
     def _opened(self, device: Device) -> None:
         self._device = device
         self._send(device.hello())
+        for note in self._early:
+            self._send(note)
 
     def _refuse(self, reason: str) -> None:
         self._refused = reason
@@ -194,7 +219,7 @@ class Host:
         log = logging.getLogger("drivers")
         log.setLevel(logging.INFO)
         log.propagate = False
-        log.addHandler(_ToKernel(lambda note: soon(self._send, note)))
+        log.addHandler(_ToKernel(lambda note: soon(self._note, note)))
         try:
             device: Device = importlib.import_module(f"drivers.{self._kind}").open_device(self._options)
         except SyscallError as error:
@@ -203,11 +228,15 @@ class Host:
             traceback.print_exc()
             return soon(self._refuse, f"{type(error).__name__}: {error}")
         soon(self._opened, device)
-        threading.Thread(target=self._read, args=(device,), name="loads", daemon=True).start()
+        self._reader = reader = Reader(
+            lambda request, report: self._try(request, lambda: _read(device, request, report)),
+            self._has_read,
+            lambda ref, fraction: soon(self._send, Progress(ref, fraction)),
+        )
         while True:
             request = self._work.get()
             if isinstance(request, Probe | Load):
-                self._loads.put(request)
+                reader.put(request)
             elif isinstance(request, _BringIn):
                 soon(self._finish, self._try(request.request, request.act))
             elif isinstance(request, Export):
@@ -218,24 +247,13 @@ class Host:
             if self._work.empty():
                 self._go_on(device)
 
-    def _read(self, device: Device) -> None:
-        """The thread that reads models."""
-        if sys.platform == "linux":  # where a thread has a priority of its own, and hands it on
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOAD_NICE)
-        while True:
-            request = self._loads.get()
-            if isinstance(request, Probe):
-                self._token.run_sync_soon(
-                    self._finish, self._try(request, functools.partial(device.probe, request))
-                )
-                continue
-            report = functools.partial(self._report, request.ref)
-            read = self._try(request, functools.partial(device.fetch, request, report))
-            if isinstance(read, Failed):
-                self._token.run_sync_soon(self._finish, read)
-            elif read is not None:
-                self._work.put(_BringIn(request, read))
+    def _has_read(self, request: Probe | Load, outcome: object) -> None:
+        """In the reader's thread: answer, or have what was read brought in between two other requests."""
+        if isinstance(outcome, Failed | Probed):
+            self._token.run_sync_soon(self._finish, outcome)
+        else:
+            assert isinstance(request, Load)
+            self._work.put(_BringIn(request, cast(Callable[[], Loaded], outcome)))
 
     def _go_on(self, device: Device) -> None:
         """Let the device begin what nobody has asked for yet; what comes of that can wait until somebody does."""
@@ -293,8 +311,11 @@ class Host:
         lines = trace.strip().splitlines()[-TRACEBACK_LINES:]
         self._token.run_sync_soon(self._send, Note(level, f"driver {self._kind}: " + "\n".join(lines)))
 
-    def _report(self, ref: int, fraction: float) -> None:
-        self._token.run_sync_soon(self._send, Progress(ref, fraction))
+
+def _read(
+    device: Device, request: Probe | Load, report: Callable[[float], None]
+) -> Probed | Callable[[], Loaded]:
+    return device.probe(request) if isinstance(request, Probe) else device.fetch(request, report)
 
 
 def _do(device: Device, request: Shed | Unload | Step | Drop | Inspect | Import) -> FromDriver | None:
@@ -315,6 +336,24 @@ def _do(device: Device, request: Shed | Unload | Step | Drop | Inspect | Import)
             return device.import_(request)
         case Inspect():  # it came before the device was open
             return device.inspect(request)
+
+
+def encoded(message: FromDriver) -> bytes:
+    """A message as it is sent. An answer that no message can carry (an integer beyond 64 bits, half a surrogate pair) is
+    that request's failure; a line for the log is sent escaped."""
+    try:
+        return encode(message)
+    except (OverflowError, ValueError, TypeError) as error:
+        if isinstance(message, Note):
+            return encode(Note(message.level, message.text.encode(errors="backslashreplace").decode()))
+        if (ref := getattr(message, "ref", None)) is None:
+            raise
+        if isinstance(message, Failed):
+            return encode(
+                Failed(ref, message.errno, message.reason.encode(errors="backslashreplace").decode())
+            )
+        what = f"the driver's answer ({type(message).__name__}) cannot be sent: {error}"
+        return encode(Failed(ref, Errno.EIO, what))
 
 
 class _ToKernel(logging.Handler):

@@ -15,7 +15,7 @@ from typing import dataclass_transform
 import msgspec
 
 from syscalls.errno import Errno
-from syscalls.records import Sampler, Tier, TokenLogprobs
+from syscalls.records import Sampler, SamplingDefaults, Tier, TokenLogprobs
 
 VERSION = 1
 BLOCK_TOKENS = 16  # tokens in a frame of KV
@@ -202,6 +202,13 @@ class Release(_Message):
     path: str
 
 
+class Abandon(_Message):
+    """Nobody wants the answer to that Probe or Load any more: it may be given up, and is then answered by Failed(EINTR).
+    Not answered itself."""
+
+    ref: int
+
+
 class Ping(_Message):
     """Are you there? Answer: `Done`, at once, by the driver's message loop (not its work thread)."""
 
@@ -247,6 +254,7 @@ class Probed(_Message):
     block_bytes: int
     eos_ids: list[int]
     stream_bytes: int = 0  # the least memory for weights with which it can be streamed; 0: it cannot
+    sampling: SamplingDefaults = SamplingDefaults()
 
 
 class Progress(_Message):
@@ -350,7 +358,9 @@ KINDS = ("cpu", "cuda", "sim")  # of devices: `python -m drivers.host KIND`, one
 
 IMAGES = "images"  # the feature of a driver that does Export, Inspect and Import
 
-ToDriver = Probe | Load | Shed | Unload | Step | Drop | Export | Inspect | Import | Release | Ping | Quit
+ToDriver = (
+    Probe | Load | Shed | Unload | Step | Drop | Export | Inspect | Import | Release | Abandon | Ping | Quit
+)
 FromDriver = (
     Hello
     | Probed

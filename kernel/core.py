@@ -20,6 +20,7 @@ from kernel import (
     steps,
     sys_checkpoint,
     sys_context,
+    sys_estimate,
     sys_group,
     sys_info,
     sys_memory,
@@ -69,6 +70,7 @@ from kernel.timers import Timers
 from kernel.trace import Trace
 from syscalls import limits
 from syscalls.errno import Errno, SyscallError
+from syscalls.printable import printable
 from syscalls.records import Kind, Right, State, WaitFor
 from syscalls.table import BY_RECORD, Attach
 from syscalls.table import Trace as TraceCall
@@ -211,6 +213,7 @@ class Kernel:
         return self._images
 
     def log(self, now: float, level: str, text: str) -> None:
+        text = printable(text)
         self.trace.line(now - self.started, level, text)
         self._actions.append(Log(now - self.started, level, text))
 
@@ -481,6 +484,7 @@ class Kernel:
 FAMILIES = (
     sys_process,
     sys_context,
+    sys_estimate,
     sys_memory,
     sys_group,
     sys_checkpoint,

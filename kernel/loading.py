@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from drivers.protocol import Done, Failed, Load, Loaded, Probe, Probed, Progress, Shed, Unload
+from drivers.protocol import Abandon, Done, Failed, Load, Loaded, Probe, Probed, Progress, Shed, Unload
 from kernel import paging
 from kernel.device import UP, Device, no_device
 from kernel.memory.frames import FramePool
@@ -28,7 +28,7 @@ _RETRY_MOST = 5.0  # seconds between two tries to page a model in
 def want_image(kernel: Kernel, device: Device, model: str, dtype: str, ready: Ready, now: float) -> Image:
     """Call `ready` with the model's image once it is in memory (now, if it is), or with the error."""
     image = known_image(kernel, device, model, dtype, now)
-    _check_room(device, image)
+    check_fits(device, image)
     if image.state == RESIDENT:
         ready(image)
     else:
@@ -41,7 +41,7 @@ def hint_image(kernel: Kernel, device: Device, model: str, dtype: str, ready: Re
     """Have the model paged in when that costs nobody who runs anything. `ready` is called once it is known what it needs
     (now, if it is), or with the error."""
     image = known_image(kernel, device, model, dtype, now)
-    _check_room(device, image)
+    check_fits(device, image)
     image.hinted = image.state != RESIDENT
     image.unneeded = False
     paging.want(kernel, device, image, now)
@@ -62,7 +62,7 @@ def take_hint_back(device: Device, image: Image) -> None:
 def known_image(kernel: Kernel, device: Device, model: str, dtype: str, now: float) -> Image:
     """The model's image; a new one is asked about."""
     path = kernel.config.models.get(model, model)
-    _check_device(device, dtype)
+    check_device(device, dtype)
     image = device.find_image(path, dtype)
     if image is None:
         image = Image(kernel.new_image_id(), model, path, {dtype}, used=now)
@@ -75,22 +75,20 @@ def known_image(kernel: Kernel, device: Device, model: str, dtype: str, now: flo
     return image
 
 
-def forget_waiter(device: Device, ready: Ready) -> None:
-    """Somebody no longer waits for a model; one that nobody wants and nothing has begun to load is forgotten too."""
+def forget_waiter(kernel: Kernel, device: Device, ready: Ready) -> None:
+    """Somebody no longer waits for a model. One that nobody wants is forgotten too, or, where the driver has begun to
+    read it, given up if that is still possible."""
     for image in list(device.images.values()):
         for line in (image.waiters, image.askers):
             if ready in line:
                 line.remove(ready)
-                begun = image.held or (image.state == LOADING and device.state == UP)
-                if not begun and not _needed(image):
+                if _needed(image):
+                    continue
+                on_its_way = image.state == LOADING and device.state == UP
+                if on_its_way:
+                    kernel.send(device, Abandon(image.ref))
+                elif not image.held:
                     del device.images[image.id]
-
-
-def _check_room(device: Device, image: Image) -> None:
-    """ENOMEM for a model that is known, but would not be let into memory (again), because of what has been pinned since;
-    also while it is there still, or on its way: it would go for that, and not come back."""
-    if image.probed is not None and paging.allotment(device, image) is None:
-        raise SyscallError(Errno.ENOMEM, _too_big(device, image, image))
 
 
 def _needed(image: Image) -> bool:
@@ -98,7 +96,7 @@ def _needed(image: Image) -> bool:
     return bool(image.mapped or image.waiters or image.askers or image.hinted or image.pinned)
 
 
-def _check_device(device: Device, dtype: str) -> None:
+def check_device(device: Device, dtype: str) -> None:
     if device.hopeless:
         raise no_device(device)
     if device.hello is not None and dtype and dtype not in device.hello.dtypes:
@@ -116,7 +114,7 @@ def reload_images(kernel: Kernel, device: Device, now: float) -> None:
         elif image.probed is None:
             dtype = next(iter(image.requested))
             try:
-                _check_device(device, dtype)
+                check_device(device, dtype)
             except SyscallError as error:
                 give_up(kernel, device, image, error, now)
             else:
@@ -134,6 +132,9 @@ def _probe(kernel: Kernel, device: Device, image: Image, dtype: str) -> None:
 def _probed(kernel: Kernel, device: Device, image: Image, message: object) -> None:
     now = kernel.now
     if isinstance(message, Failed):
+        if message.errno is Errno.EINTR and _needed(image):  # somebody has come after it was abandoned
+            _probe(kernel, device, image, next(iter(image.requested)))
+            return
         give_up(kernel, device, image, SyscallError(message.errno, message.reason), now)
         return
     if not isinstance(message, Probed):
@@ -187,8 +188,14 @@ def _merge(kernel: Kernel, device: Device, image: Image, twin: Image) -> None:
 
 
 def _make_room(kernel: Kernel, device: Device, image: Image, probed: Probed, now: float) -> None:
-    """Give the image its frames; models that nobody uses go for them, longest unused first. ENOMEM: there is no memory
-    for them, or none for its weights even when all that may go has gone; then none goes."""
+    """Give the image its frames; models that nobody uses go for them. ENOMEM: it cannot be had, and none goes."""
+    for idle in plan_room(device, image, probed):
+        evict_image(kernel, device, idle, now)
+
+
+def plan_room(device: Device, image: Image, probed: Probed) -> list[Image]:
+    """Give the image, which is new, its frames; the models that have to go for them: such as nobody uses, longest unused
+    first. ENOMEM: there is no memory for them, or none for its weights even when all that may go has gone."""
     frames = device.image_kv_bytes // probed.block_bytes if probed.block_bytes else 0
     if frames < 1:
         raise SyscallError(
@@ -212,8 +219,14 @@ def _make_room(kernel: Kernel, device: Device, image: Image, probed: Probed, now
     for one in (image, *(i for i in others if i.mapped or i.waiters)):
         if paging.allotment(device, one) is None:
             raise SyscallError(Errno.ENOMEM, _too_big(device, image, one))
-    for idle in going:
-        evict_image(kernel, device, idle, now)
+    return going
+
+
+def check_fits(device: Device, image: Image) -> None:
+    """ENOMEM for a model that is known, but would not be let into memory (again), because of what has been pinned since;
+    also while it is there still, or on its way: it would go for that, and not come back."""
+    if image.probed is not None and paging.allotment(device, image) is None:
+        raise SyscallError(Errno.ENOMEM, _too_big(device, image, image))
 
 
 def _too_big(device: Device, image: Image, one: Image) -> str:
@@ -326,6 +339,10 @@ def _load_failed(kernel: Kernel, device: Device, image: Image, error: SyscallErr
     short or a file server away for a while; when all tries have failed for long those that want to run are ended."""
     from kernel.lifecycle import exit_process
 
+    if error.errno is Errno.EINTR and _needed(image):  # somebody has come after it was abandoned
+        image.state, image.allotted = EVICTED, 0
+        paging.want(kernel, device, image, now)
+        return
     if not image.users:
         give_up(kernel, device, image, error, now)
         return
@@ -371,7 +388,8 @@ def give_up(kernel: Kernel, device: Device, image: Image, error: SyscallError, n
     from kernel.lifecycle import exit_process
 
     unpinned = "; it is pinned no longer" if image.pinned else ""
-    kernel.log(now, "error", f"{device.name}: {image.name}: {error}{unpinned}")
+    level = "info" if error.errno is Errno.EINTR else "error"
+    kernel.log(now, level, f"{device.name}: {image.name}: {error}{unpinned}")
     _forget(kernel, device, image)
     _tell_askers(image, error)
     _tell_waiters(image, error)

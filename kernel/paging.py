@@ -167,6 +167,19 @@ def _victims(
     return None, moments
 
 
+def who_goes(device: Device, image: Image, room: int, going: list[Image], now: float) -> list[Image]:
+    """Who would go for the image, which is to have `room` bytes for its weights, beside those in `going`: as `decide`
+    would have it once everybody's turn is over."""
+    gone = list(going)
+    if not _fits(device, image, room, gone):
+        others = [i for i in device.images.values() if i is not image and i not in going and _can_go(i)]
+        for other in sorted(others, key=lambda other: _order(device, other, now)):
+            gone.append(other)
+            if _fits(device, image, room, gone):
+                break
+    return [*going, *(i for i in _least(device, image, room, gone) if i not in going)]
+
+
 def _least(device: Device, image: Image, room: int, going: list[Image]) -> list[Image]:
     """Of those that go, the ones without whom it would not do: who goes last is spared last."""
     for one in list(going):

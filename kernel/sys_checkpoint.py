@@ -155,7 +155,7 @@ class _Restoring:
             device.when_up.remove(self._inspect)
         if self._import in device.after_outs:
             device.after_outs.remove(self._import)
-        forget_waiter(device, self._ready)
+        forget_waiter(self.kernel, device, self._ready)
         if process is None:
             return
         if image is not None:

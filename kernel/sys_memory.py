@@ -37,7 +37,7 @@ def pagein(kernel: Kernel, request: Request, now: float) -> object:
         else:
             kernel.answer(request, image.info(device.name))
 
-    kernel.park(request, lambda: forget_waiter(device, ready))
+    kernel.park(request, lambda: forget_waiter(kernel, device, ready))
     want_image(kernel, device, call.model, call.dtype, ready, now)
     return PARKED
 
@@ -130,7 +130,7 @@ def _hint(kernel: Kernel, request: Request, device: Device, now: float) -> objec
                 return
         kernel.answer(request, None)
 
-    kernel.park(request, lambda: forget_waiter(device, known))
+    kernel.park(request, lambda: forget_waiter(kernel, device, known))
     hint_image(kernel, device, call.model, call.dtype, known, now)
     return PARKED
 

@@ -115,7 +115,7 @@ class _Moving:
         for device, stage in ((self.source, self._export), (self.target, self._import)):
             if stage in device.after_outs:
                 device.after_outs.remove(stage)
-        forget_waiter(self.target, self._ready)
+        forget_waiter(self.kernel, self.target, self._ready)
         if self.image is not None:
             give_up(self.image, process.pid)
             self.kernel.dirty(self.target)

@@ -98,7 +98,7 @@ def spawn(kernel: Kernel, request: Request, now: float) -> object:
             kernel.fail(request, error.errno, error.reason)
 
     def undo() -> None:
-        forget_waiter(device, ready)
+        forget_waiter(kernel, device, ready)
         process.birth = None
         if process.pid in kernel.table:
             strike(kernel, process)
@@ -297,7 +297,7 @@ def exec_(kernel: Kernel, request: Request, now: float) -> object:
 
     def undo() -> None:
         process.change = None
-        forget_waiter(process.device, ready)
+        forget_waiter(kernel, process.device, ready)
 
     kernel.park(request, undo)
     process.change = Change(request, lambda: None)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from drivers.protocol import BLOCK_TOKENS, IMAGES, Export, Failed, Import, Imported, Inspect
+from drivers.protocol import BLOCK_TOKENS, IMAGES, Export, Failed, Import, Imported, Inspect, Probe
 from kernel.device import UP, Device
 from kernel.memory.page_table import blocks
 from kernel.memory.weights import Image
@@ -42,7 +42,7 @@ def check_able(device: Device) -> None:
 def ask(
     kernel: Kernel,
     device: Device,
-    message: Export | Inspect | Import,
+    message: Export | Inspect | Import | Probe,
     answer: Callable[[object], None],
     died: Callable[[str], None],
 ) -> None:

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return act(args)
     except SyscallError as error:
-        from userland.programs.screen import printable
+        from syscalls.printable import printable
 
         print(printable(f"llmasos: {error}"), file=sys.stderr)
         return 1
@@ -89,7 +89,39 @@ def _parser() -> argparse.ArgumentParser:
     live = verb("top", _top, "watch processes, device and memory live")
     live.add_argument("--seconds", type=_seconds, default=1.0, help="seconds between two looks (default 1)")
     live.add_argument("--once", action="store_true", help="print one look and return")
-    verb("models", _models, "list the models and their memory")
+    known = verb(
+        "models", _models, "list the models and their memory; those on disk: pull, rm, ls, du, check"
+    )
+    known.add_argument(
+        "action",
+        nargs="?",
+        choices=("ls", "du", "pull", "rm", "check"),
+        help="ls: what the hub's cache has; du: what takes what on disk; pull: fetch from the hub (what is there stays); "
+        "rm: remove from the cache and what is installed of it; check: is it whole? (default: what the kernel has)",
+    )
+    known.add_argument(
+        "names", nargs="*", metavar="NAME", help="org/name, org/name@revision, org/name:Q4_K_M, ..."
+    )
+    known.add_argument(
+        "--found",
+        action="store_true",
+        help="what other programs have too: Ollama, LM Studio, llama.cpp, Hugging Face",
+    )
+    known.add_argument("--json", action="store_true", help="of --found, ls, du and check: print it as JSON")
+    known.add_argument("--yes", action="store_true", help="of rm: remove without asking")
+    known.add_argument(
+        "--estimate",
+        metavar="MODEL",
+        default="",
+        help="say what a model would take, and who would have to go for it",
+    )
+    known.add_argument(
+        "--dtype", default="", help="of an estimate: fp32, bf16, int8 or int4 (default: the device's)"
+    )
+    known.add_argument("--device", default="", help="of an estimate: the device (default: the first)")
+    known.add_argument(
+        "--context", type=_count, default=0, help="of an estimate: tokens of a context to count with"
+    )
     tree = verb("groups", _groups, "list the control groups; with settings, make one or change it")
     tree.add_argument("path", nargs="?", default="/", help="a group (default: all)")
     tree.add_argument(
@@ -151,7 +183,7 @@ def _seconds(word: str) -> float:
 
 
 def _count(word: str) -> int:
-    """A number of events."""
+    """A number of events, or of tokens."""
     count = int(word)
     if count < 1:
         raise argparse.ArgumentTypeError(f"it wants at least 1, found {word}")
@@ -228,9 +260,28 @@ def _top(args: argparse.Namespace) -> int:
 
 def _models(args: argparse.Namespace) -> int:
     from syscalls.table import Models
+    from userland.programs import estimate
     from userland.programs.system import models
 
+    if not args.estimate and (args.dtype or args.device or args.context):
+        raise SyscallError(Errno.EINVAL, "--dtype, --device and --context go with --estimate MODEL")
+    if args.found or args.action:
+        from userland.programs import models as disk
+
+        if args.found and args.action:
+            raise SyscallError(Errno.EINVAL, f"--found is a list of its own; say it without {args.action}")
+        if args.found:
+            return disk.found(_screen(), args.json)
+        return disk.act(
+            _screen(), args.action, args.names, where=_where(args), as_json=args.json, yes=args.yes
+        )
     with _kernel(args) as kernel:
+        if args.estimate:
+            found = estimate.ask(
+                kernel, args.estimate, dtype=args.dtype, device=args.device, context=args.context
+            )
+            _screen().pairs(estimate.pairs(found))
+            return 0
         _screen().table(models(kernel(Models())))
     return 0
 
@@ -296,8 +347,8 @@ def _checkpoint(args: argparse.Namespace) -> int:
 
 
 def _restore(args: argparse.Namespace) -> int:
+    from syscalls.printable import printable
     from userland.programs.images import restore
-    from userland.programs.screen import printable
 
     with _kernel(args) as kernel:
         _, said = restore(

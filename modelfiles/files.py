@@ -15,6 +15,7 @@ from typing import BinaryIO, TypeVar
 import msgspec
 
 from syscalls.errno import Errno, SyscallError
+from syscalls.printable import printable
 
 T = TypeVar("T")
 
@@ -68,10 +69,5 @@ def read_json(path: Path, kind: type[T], most: int = MOST_CONFIG) -> T:
 
 
 def shown(value: object) -> str:
-    """Text of a file, or its name, fit to be shown: nothing in it reaches a terminal as an escape sequence."""
-    text = str(value)
-    return (
-        text
-        if text.isprintable()
-        else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    )
+    """Text of a file, or its name, fit to be shown."""
+    return printable(str(value), one_line=True)

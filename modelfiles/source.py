@@ -2,7 +2,7 @@
 
 Like execve, this separates "there is no such file" (ENOENT) from "the file is broken" (EIO) and "I cannot run
 this kind of file" (ENOEXEC, architecture.py). The network is asked only for a name that is neither a directory nor in
-the cache, and only for a bounded time; HF_HUB_OFFLINE is honoured.
+the cache (hub.py).
 """
 
 from __future__ import annotations
@@ -10,25 +10,17 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
-import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import SplitResult, urlsplit
-from urllib.request import getproxies
 
 import msgspec
 
-from modelfiles import bounds, files
+from modelfiles import bounds, files, hub, names, stores
 from modelfiles.files import shown
 from syscalls.errno import Errno, SyscallError
 
-ETAG_SECONDS = 5.0  # how long the hub may take to say what it has
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-METADATA = ("*.json", "*.jinja", "*.model", "*.txt")
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _MOST_TENSORS = 200_000  # the largest published mixtures have some 140,000
 _MOST_INDEX = _MOST_HEADER = 32 << 20  # bytes
 _MOST_DIMENSIONS = 16
@@ -39,7 +31,8 @@ _ITEM_BITS = {
 
 
 def find(path: str, *, weights: bool = False) -> Path:
-    """The directory that holds the model's files (with `weights`: the safetensors too). Raises ENOENT."""
+    """The directory that holds the model's files (with `weights`: the safetensors too), or the GGUF file that a name of
+    the hub or of another program's store (names.py) means. Raises ENOENT, and for the hub what hub.find raises."""
     directory = Path(path).expanduser()
     if directory.is_dir():
         if not (directory / "config.json").exists():
@@ -53,9 +46,12 @@ def find(path: str, *, weights: bool = False) -> Path:
         return directory
     if os.path.lexists(directory):
         raise SyscallError(Errno.ENOENT, f"no model {shown(path)!r}: {_what_it_is(directory)}")
-    if directory.is_absolute() or path.startswith((".", "~")) or not _HUB_NAME.fullmatch(path):
+    if directory.is_absolute() or path.startswith((".", "~")):
         raise SyscallError(Errno.ENOENT, f"no model {shown(path)!r}: there is no such directory")
-    return _from_hub(path, weights)
+    name = names.parse(path)
+    if name.kind is names.Kind.STORE:
+        return stores.lookup(name).path
+    return hub.find(name, weights=weights)
 
 
 def _what_is_there(directory: Path) -> str:
@@ -77,40 +73,6 @@ def _what_it_is(path: Path) -> str:
     if path.suffix == ".safetensors":
         return f"it is a file of weights, one of several that make a model; name its directory, {shown(path.parent)}"
     return "it is a file, and a directory was wanted that transformers' save_pretrained has written"
-
-
-def _from_hub(name: str, weights: bool) -> Path:
-    import huggingface_hub
-
-    wanted = [*METADATA, *(WEIGHTS if weights else ())]
-    try:
-        cached = Path(huggingface_hub.snapshot_download(name, local_files_only=True, allow_patterns=wanted))
-        if (cached / "config.json").is_file() and (not weights or any(cached.glob("*.safetensors"))):
-            return cached
-    except (OSError, ValueError):
-        pass  # not in the cache: ask the hub
-    try:
-        _reach(urlsplit(huggingface_hub.constants.ENDPOINT))
-        if not weights:
-            return Path(
-                huggingface_hub.hf_hub_download(name, "config.json", etag_timeout=ETAG_SECONDS)
-            ).parent
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted, etag_timeout=ETAG_SECONDS))
-    except Exception as error:  # huggingface_hub raises its own, requests', httpx' and OSErrors
-        why = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise SyscallError(
-            Errno.ENOENT,
-            f"no model {name!r}: tried the directory {os.path.abspath(name)!r}, the local Hugging Face cache and the "
-            f"hub ({type(error).__name__}: {why}); `models` lists what is known",
-        ) from None
-
-
-def _reach(hub: SplitResult) -> None:
-    """Fail at once where there is no network at all: the hub's own client would try again for half a minute."""
-    if getproxies():
-        return
-    port = hub.port or (443 if hub.scheme == "https" else 80)
-    socket.create_connection((hub.hostname or "", port), timeout=ETAG_SECONDS).close()
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -158,7 +120,9 @@ def read_headers(directory: Path) -> list[tuple[Path, dict[str, Entry]]]:
     """The tensors of each file that transformers would read. Raises EIO as `check_weights` does."""
     found = sorted(directory.glob("*.safetensors"))
     index = directory / "model.safetensors.index.json"
-    if index.exists():
+    if (directory / "model.safetensors").exists():  # transformers takes it even where there is an index
+        found = [directory / "model.safetensors"]
+    elif index.exists():
         try:
             named = set(files.read_json(index, _Index, _MOST_INDEX).weight_map.values())
         except OSError as error:
@@ -170,8 +134,6 @@ def read_headers(directory: Path) -> list[tuple[Path, dict[str, Entry]]]:
         if missing:
             raise _broken(directory / missing[0], f"{index.name} names it, but it is not there")
         found = [file for file in found if file.name in named]
-    elif (directory / "model.safetensors").exists():
-        found = [directory / "model.safetensors"]
     headers = [(file, _read_header(file)) for file in found]
     if sum(len(entries) for _, entries in headers) > _MOST_TENSORS:
         raise _broken(directory, f"its files have more than {_MOST_TENSORS} tensors")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import enum
 
+from syscalls.printable import printable
+
 
 class Errno(enum.IntEnum):
     """The outcome of a system call; 0 is success. `Errno.X.advice` says what the caller can do."""
@@ -77,9 +79,9 @@ class SyscallError(Exception):
     """
 
     def __init__(self, errno: Errno, reason: str) -> None:
-        super().__init__(f"{errno.name}: {reason}")
         self.errno = errno
-        self.reason = reason
+        self.reason = printable(reason, one_line=True)
+        super().__init__(f"{errno.name}: {self.reason}")
 
     def __reduce__(self) -> tuple[type[SyscallError], tuple[Errno, str]]:
         return type(self), (self.errno, self.reason)

@@ -131,6 +131,12 @@ class Right(enum.IntFlag):
     ALL = 31
 
 
+Temperature = Annotated[float, Meta(ge=0.0, le=100.0)]
+TopP = Annotated[float, Meta(gt=0.0, le=1.0)]
+MinP = Annotated[float, Meta(ge=0.0, le=1.0)]
+Penalty = Annotated[float, Meta(gt=0.0, le=100.0)]
+
+
 class Sampler(Record):
     """How the next token is chosen from the logits, in this order: repetition penalty (as in CTRL,
     arXiv:1909.05858, over every token of the log), temperature, top-k, min-p, top-p. `temperature=0` is
@@ -138,12 +144,23 @@ class Sampler(Record):
     token depends on `(seed, position)` only.
     """
 
-    temperature: Annotated[float, Meta(ge=0.0, le=100.0)] = 0.0
+    temperature: Temperature = 0.0
     top_k: Count = 0  # 0: off
-    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
-    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
-    repetition_penalty: Annotated[float, Meta(gt=0.0, le=100.0)] = 1.0
+    top_p: TopP = 1.0
+    min_p: MinP = 0.0
+    repetition_penalty: Penalty = 1.0
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
+
+
+class SamplingDefaults(Record):
+    """How a model's makers want it to be sampled where the caller does not say (its generation_config.json). None: they
+    say nothing of it, and it is off. The kernel passes them on; the SDK gives them to the processes it spawns."""
+
+    temperature: Temperature | None = None
+    top_k: Count | None = None
+    top_p: TopP | None = None
+    min_p: MinP | None = None
+    repetition_penalty: Penalty | None = None
 
 
 class Limits(Record):
@@ -306,6 +323,46 @@ class ModelInfo(Record):
     pageins: int = 0
     evictions: int = 0
     pinned: bool = False
+    sampling: SamplingDefaults = SamplingDefaults()
+
+
+class Going(Record):
+    """A model that would have to go for another. Its frames go too if no process uses it (`kv_bytes`)."""
+
+    name: str
+    dtype: str
+    weight_bytes: int  # in memory
+    kv_bytes: int
+    processes: int
+    active: bool  # a process wants to run it: it would go when its turn is over
+
+
+class EstimateInfo(Record):
+    """What a model would take on a device, and who would have to go for it; bytes. `total_bytes` is what its weights take
+    together with the KV of one context of `context` tokens; KV is set aside for `pool_tokens`, of all its contexts."""
+
+    name: str
+    path: str
+    dtype: str
+    device: str
+    state: str  # as in ModelInfo; absent: not known yet
+    architecture: str
+    parameters: int
+    weight_bytes: int
+    kv_bytes_1000: int  # of 1,000 tokens
+    window: int  # tokens of a context, as the model has it
+    context: int  # tokens that were asked about, or as many as a context can have here
+    context_bytes: int  # of their KV
+    total_bytes: int
+    pool_bytes: int  # KV memory that it has, or would be given
+    pool_tokens: int
+    resident_bytes: int  # of the weights, what would be in memory; less than all: the rest is streamed
+    weight_limit: int  # memory for weights; 0: not known
+    weight_free: int  # of that, taken by nobody
+    kv_limit: int  # memory for KV
+    kv_free: int
+    going: list[Going]
+    refused: str = ""  # why it, or a context so long, cannot be had here even so; empty: it can
 
 
 class Tier(Record):

@@ -26,6 +26,7 @@ from syscalls.records import (
     CheckpointInfo,
     Count,
     DecodeResult,
+    EstimateInfo,
     ExitInfo,
     FilePath,
     GroupInfo,
@@ -468,6 +469,29 @@ class Advise(Call[None]):
     advice: Advice
     device: Name = ""
     dtype: Name = ""
+
+
+@_call(
+    66,
+    "memory",
+    Right.MEMORY,
+    E.ENOENT,
+    E.ENOEXEC,
+    E.ENOMEM,
+    E.ENODEV,
+    E.EIO,
+    E.ENOTSUP,
+    E.ERESTART,
+    blocks=True,
+)
+class Estimate(Call[EstimateInfo]):
+    """What a model would take, and who would have to go for it as things are. Its configuration is read; nothing is
+    loaded, and nobody goes. `context`: tokens of a context to count with; 0: as many as it can have here."""
+
+    model: ModelName
+    device: Name = ""
+    dtype: Name = ""
+    context: Count = 0
 
 
 @_call(

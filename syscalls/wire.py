@@ -19,6 +19,7 @@ import msgspec
 
 from syscalls import limits
 from syscalls.errno import Errno, SyscallError
+from syscalls.printable import printable
 from syscalls.records import LogRecord
 from syscalls.table import BY_RECORD, CANCEL, TABLE, Call, Entry
 
@@ -69,6 +70,8 @@ _results = {entry.record: msgspec.msgpack.Decoder(entry.result).decode for entry
 # What msgspec raises for bytes that are no msgpack: nesting without end shows as RecursionError, broken text
 # as UnicodeError.
 _BROKEN = (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError)
+# And for values that no message can carry: integers beyond 64 bits, halves of surrogate pairs, other types.
+_UNENCODABLE = (OverflowError, ValueError, TypeError)
 
 
 def encode_request(seq: int, call: Call[Any]) -> bytes:
@@ -81,7 +84,7 @@ def encode_request(seq: int, call: Call[Any]) -> bytes:
         )
     try:
         frame = _encode((limits.PROTOCOL_VERSION, seq, entry.number, call))
-    except (TypeError, ValueError, OverflowError) as error:
+    except _UNENCODABLE as error:
         raise SyscallError(Errno.EINVAL, f"{entry.name}: {error}") from None
     if len(frame) > limits.MAX_REQUEST_BYTES:
         raise SyscallError(Errno.EMSGSIZE, too_long(len(frame)))
@@ -122,8 +125,13 @@ def decode_request(frame: bytes) -> Request:
 
 def encode_reply(seq: int, errno: Errno, value: Any) -> bytes:
     """`value` is the result if errno is OK, else the reason. A result over MAX_REPLY_BYTES becomes
-    EMSGSIZE."""
-    frame = _encode((limits.PROTOCOL_VERSION, seq, int(errno), value))
+    EMSGSIZE, one that cannot be encoded (a number beyond 64 bits, say) EIO."""
+    try:
+        frame = _encode((limits.PROTOCOL_VERSION, seq, int(errno), value))
+    except _UNENCODABLE as error:
+        if errno is not Errno.OK:
+            return encode_reply(seq, errno, printable(str(value), one_line=True))
+        return encode_reply(seq, Errno.EIO, f"the result cannot be sent: {error}")
     if len(frame) > limits.MAX_REPLY_BYTES:
         reason = (
             f"the result has {len(frame)} bytes, at most {limits.MAX_REPLY_BYTES} are possible; ask for less"

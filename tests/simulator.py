@@ -20,6 +20,7 @@ import msgspec
 from drivers import parcel, protocol
 from drivers.protocol import (
     HEARTBEAT_SECONDS,
+    Abandon,
     Done,
     Drop,
     Export,
@@ -30,6 +31,7 @@ from drivers.protocol import (
     Import,
     Inspect,
     Load,
+    Loaded,
     Ping,
     Probe,
     Progress,
@@ -209,6 +211,7 @@ class _Driver:
         self.busy = False
         self.progress = 0
         self.parcels: set[str] = set()
+        self.unwanted: set[int] = set()  # refs
 
     def say(self, message: FromDriver, after: float = 0.0) -> None:
         """Let the kernel have a message, unless this driver dies before."""
@@ -244,6 +247,8 @@ class _Driver:
             self.die("quit")
         elif isinstance(message, Release):
             self._let_go(message.path)
+        elif isinstance(message, Abandon):
+            self.unwanted.add(message.ref)
         elif isinstance(message, Inspect):
             self._aside(message, lambda: self.device.inspect(message))
         else:
@@ -298,7 +303,7 @@ class _Driver:
                 case Load():
                     bring_in, seconds = d.fetch(message, lambda _: None), d.load_seconds(message)
                     self.say(Progress(message.ref, 0.5), seconds / 2)
-                    self.sim.at(self.sim.now + seconds, lambda: self.say(bring_in()))
+                    self.sim.at(self.sim.now + seconds, lambda: self._bring_in(message, bring_in))
                     return seconds
                 case Shed():
                     d.shed(message.image)
@@ -326,6 +331,13 @@ class _Driver:
             ref: int = getattr(message, "ref", 0)
             self.say(Failed(ref, error.errno, error.reason))
         return 0.0
+
+    def _bring_in(self, message: Load, act: Callable[[], Loaded]) -> None:
+        """What nobody wants any more is given up, unless it had been read by then."""
+        if message.ref in self.unwanted and message.ref % 2:
+            self.say(Failed(message.ref, Errno.EINTR, "nobody waits for it any more"))
+        else:
+            self.say(act())
 
     def _check_faults(self, message: ToDriver) -> None:
         if self.device.faults:

@@ -1,5 +1,5 @@
-"""The CPU driver: this machine's cores. The native decoder (native/) runs what it knows in int8 and int4, the torch
-engine all else.
+"""The CPU driver: this machine's cores. The native decoder (native/) runs what it knows, the torch engine all else;
+torch is imported when the first such model comes.
 
 Options: threads (default: one per core); dtype (fp32, bf16, int8, int4; default bf16 where the CPU multiplies it,
 else fp32); installed (the directory of installed models, or no; default as native/library.py says); guess (rows of a
@@ -85,6 +85,15 @@ def open_swap(options: Mapping[str, str]) -> SwapFile | None:
                     return None
         return SwapFile(directory, most) if most else None
     except OSError as error:
+        if (
+            not wanted and "swapdir" not in options
+        ):  # a home that cannot be written, as in a read-only container
+            _log.warning(
+                "no swap: %s cannot be made (%s); KV that does not fit is computed again",
+                directory,
+                error.strerror,
+            )
+            return None
         raise SyscallError(
             Errno.EIO, f"no swap file can be made in {directory}: {error.strerror}; use swapdir=DIR or swap=0"
         ) from None
@@ -140,19 +149,18 @@ def open_device(options: Mapping[str, str]) -> Device:
         )
 
     share_cores()
-    import torch
-
     from drivers.cpu.native.image import NativeKind
     from drivers.cpu.native.installed import Store
-    from drivers.engine.architecture import TESTED
+    from drivers.engine import torch_kind
     from drivers.engine.engine import Engine
-    from drivers.engine.image import ImageKind, TorchKind
+    from drivers.engine.image import ImageKind
+    from drivers.engine.layout import TESTED
     from drivers.engine.swap import on_disk
 
     swap = open_swap(options)
-    torch.set_num_threads(int(threads))
-    device = torch.device("cpu")
-    kinds: list[ImageKind] = [TorchKind(device, no_int8, NO_KV if kv == "int8" else "")]
+    kinds: list[ImageKind] = [
+        torch_kind.TorchKind("cpu", no_int8, NO_KV if kv == "int8" else "", int(threads))
+    ]
     if isinstance(native, library.Library):
         chosen = options.get("installed")
         directory = (
@@ -168,7 +176,8 @@ def open_device(options: Mapping[str, str]) -> Device:
         version=VERSION,
         kind="cpu",
         os_pid=os.getpid(),
-        description=f"{cpu.model}, {threads} of {cpu.cores} cores, default {default}, torch {torch.__version__}, "
+        description=f"{cpu.model}, {threads} of {cpu.cores} cores, default {default}, "
+        + (f"torch {torch}, " if (torch := torch_kind.version()) else "no torch, ")
         + (f"native {native.isa}" if isinstance(native, library.Library) else "no native decoder"),
         tiers=[
             Tier("ram", psutil.virtual_memory().total, 0.0),
@@ -181,7 +190,6 @@ def open_device(options: Mapping[str, str]) -> Device:
         guess_rows=int(guess),
     )
     return Engine(
-        device,
         hello,
         default,
         refusals,

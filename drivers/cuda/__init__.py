@@ -41,10 +41,11 @@ def open_device(options: Mapping[str, str]) -> Device:
 
     from drivers.cpu import open_swap
     from drivers.cpu.native.library import installed_directory
-    from drivers.engine.architecture import TESTED
     from drivers.engine.engine import Engine
-    from drivers.engine.image import TorchKind
-    from drivers.engine.swap import HostPlaces, on_disk
+    from drivers.engine.host_places import HostPlaces
+    from drivers.engine.layout import TESTED
+    from drivers.engine.swap import on_disk
+    from drivers.engine.torch_kind import TorchKind
 
     if torch.version.cuda is None:
         raise SyscallError(
@@ -82,10 +83,10 @@ def open_device(options: Mapping[str, str]) -> Device:
         max_runs=64,
         step_tokens=2048,
     )
-    kinds = [TorchKind(device)]
+    kinds = [TorchKind(str(device))]
     installed = installed_directory()
     return Engine(
-        device, hello, default, refusals, lambda: torch.cuda.mem_get_info(device)[0], kinds,
+        hello, default, refusals, lambda: torch.cuda.mem_get_info(device)[0], kinds,
         below=[*([HostPlaces] if host else []), *([on_disk(swap)] if swap else [])],
         digests=installed / "digests" if installed else None,
     )  # fmt: skip

@@ -12,16 +12,15 @@ from __future__ import annotations
 import inspect
 import types
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from drivers.engine.defaults import guard_transformers
+from drivers.engine.layout import Layout, eos_ids, refuse
 from syscalls.errno import Errno, SyscallError
-
-# What the tests compare with transformers token by token; other architectures are taken if they pass the checks below.
-TESTED = ("gemma2", "gpt2", "gpt_neo", "gpt_neox", "llama", "mistral", "phi3", "qwen2", "qwen3")
 
 # Arguments of attention that say nothing about what is computed (or say what we do anyway).
 _HARMLESS = {
@@ -33,35 +32,10 @@ _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _DRY_TOKENS = 8
 
 
-@dataclass(slots=True)
-class Layout:
-    """What the engine must know of a model: found by `examine`."""
-
-    layers: int
-    kv_heads: int
-    head_dim: int
-    windows: list[int | None]  # distinct sliding windows of the layers
-    context: int  # tokens
-    vocab: int
-    parameters: int
-    linear_parameters: int  # of them, in weights that int8 quantises
-    embedding_parameters: int  # of them, in embeddings; a tied head's count here and among the linear ones
-    tied_parameters: int  # of the head, where they are the embedding's: int8 copies them
-    attention: list[str]  # names of the attention modules, in the order of their layers
-
-
-def refuse(architecture: str, why: str) -> SyscallError:
-    return SyscallError(
-        Errno.ENOEXEC,
-        f"architecture {architecture!r} is not supported: {why}; supported are causal language models with full, "
-        f"sliding-window or soft-capped attention, e.g. {', '.join(TESTED)}",
-    )
-
-
-def open_config(config: dict[str, Any], directory: str) -> Any:
+def open_config(config: dict[str, Any], place: Path) -> Any:
     """transformers' configuration object for a config.json. Raises ENOEXEC for what cannot be served, EIO for values
     that make no sense."""
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     kind = config["model_type"]
@@ -71,14 +45,14 @@ def open_config(config: dict[str, Any], directory: str) -> Any:
         raise refuse(kind, "it is an encoder-decoder")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise refuse(kind, "the installed transformers knows no causal language model of that name")
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown")
-        raise refuse(kind, f"its weights are quantised ({method}); use the unquantised model with dtype int8")
     try:
-        opened = AutoConfig.from_pretrained(directory, local_files_only=True)
+        if place.is_dir():
+            opened = AutoConfig.from_pretrained(place, local_files_only=True)
+        else:  # a file whose metadata say what a config.json would
+            opened = CONFIG_MAPPING[kind].from_dict(config)
     except Exception as error:  # transformers validates with errors of many kinds
         raise SyscallError(
-            Errno.EIO, f"{directory}/config.json is not a valid {kind} configuration: {error}"
+            Errno.EIO, f"{place}/config.json is not a valid {kind} configuration: {error}"
         ) from None
     for layer_type in getattr(opened, "layer_types", None) or ():
         if layer_type not in _LAYER_TYPES:
@@ -261,6 +235,7 @@ def _judge(model: nn.Module, config: Any, calls: list[_Call], limit: int | None)
         embedding_parameters=sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)),
         tied_parameters=_tied_parameters(model),
         attention=[names[call.module] for call in calls],
+        eos=eos_ids(config.eos_token_id),
     )
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from drivers.engine.kv import KVSlab
 from drivers.engine.plan import Group, Plan
+from drivers.engine.torch_kv import TorchSlab
 
 # With fewer query rows per key head the CPU's product takes its matrix-vector path, which sums in another order.
 MIN_QUERY_ROWS = 4
@@ -25,7 +25,7 @@ class PagedAttention:
 
     def __init__(self, slots: dict[torch.nn.Module, int]) -> None:
         self.slots = slots  # attention module -> layer of the slab
-        self.slab: KVSlab | None = None
+        self.slab: TorchSlab | None = None
         self.plan: Plan | None = None
 
     def __call__(
@@ -50,8 +50,8 @@ class PagedAttention:
         repeat = heads // kv_heads
         scale = dim**-0.5 if scaling is None else scaling
         dtype = query.dtype
-        if dtype != slab.shape.dtype:
-            query, key, value = (x.to(slab.shape.dtype) for x in (query, key, value))
+        if dtype != slab.dtype:
+            query, key, value = (x.to(slab.dtype) for x in (query, key, value))
 
         keys, values = slab.token_rows[layer]
         keys.index_copy_(0, plan.kv_index, key[0, :, : plan.rows].transpose(0, 1).reshape(-1, dim))

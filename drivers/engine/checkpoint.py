@@ -12,13 +12,14 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from drivers import checkpoint
 from drivers.checkpoint_file import Damaged, Reader
 from drivers.engine.digest import Stamp, content_digest, stamp
 from drivers.engine.image import Frames
-from drivers.engine.swap import Lost, bytes_of
+from drivers.engine.kv import bytes_of, fill
+from drivers.engine.swap import Lost
 from drivers.protocol import Export, Exported, Import, Imported
 from syscalls.errno import Errno, SyscallError
 
@@ -81,25 +82,23 @@ def export(
     return rest
 
 
-def _copied(request: Export, image: Frames, tick: Tick) -> tuple[torch.Tensor, str]:
-    """The frames of a request in the CPU's memory, [blocks, ...]; fewer than asked for, and why, where one is lost."""
+def _copied(request: Export, image: Frames, tick: Tick) -> tuple[np.ndarray, str]:
+    """The frames of a request in the CPU's memory, [blocks, bytes]; fewer than asked for, and why, where one is lost."""
     slab = image.slab
     if request.frames and not 0 <= min(request.frames) <= max(request.frames) < slab.frames:
         raise SyscallError(Errno.EINVAL, f"a frame is not among the image's {slab.frames}")
-    held = slab.data.index_select(
-        0, torch.tensor(request.frames, dtype=torch.long, device=slab.data.device)
-    ).cpu()
+    held = slab.gather(request.frames)
     tick()
-    below: list[torch.Tensor] = []
+    below: list[np.ndarray] = []
     for tier, slot in request.places:
-        frame = torch.empty_like(slab.data[:1], device="cpu")
+        frame = np.empty((1, held.shape[1]), dtype=np.uint8)
         try:
             image.below[tier - 1].read(request.ctx, slot, frame)
         except Lost as error:
-            return torch.cat([held, *below]), str(error)
+            return np.concatenate([held, *below]), str(error)
         below.append(frame)
         tick()
-    return (torch.cat([held, *below]) if below else held), ""
+    return (np.concatenate([held, *below]) if below else held), ""
 
 
 def read(request: Import, image: Frames, origin: Origin, movers: Executor, tick: Tick) -> Imported:
@@ -116,14 +115,13 @@ def read(request: Import, image: Frames, origin: Origin, movers: Executor, tick:
                 return checkpoint.nothing_imported(request, reason)
 
             def fetch(number: int) -> str:
-                frame = image.slab.data[request.frames[number]]
-                into = frame if frame.device.type == "cpu" else torch.empty_like(frame, device="cpu")
                 try:
-                    file.read(request.first + number, bytes_of(into))
+                    fill(
+                        image.slab.some(request.frames[number], 1),
+                        lambda into: file.read(request.first + number, into),
+                    )
                 except Damaged as error:
                     return str(error)
-                if into is not frame:
-                    frame.copy_(into)
                 tick()
                 return ""
 

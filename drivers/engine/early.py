@@ -23,7 +23,7 @@ import msgspec
 from drivers.engine.contexts import Context
 from drivers.protocol import BLOCK_TOKENS, Run, RunResult, Step
 
-if TYPE_CHECKING:  # the native library is looked at before torch is imported
+if TYPE_CHECKING:
     from drivers.engine.sampler import Choice
 
 MOST_SKIPPED = 63  # steps, however often nothing came of beginning early

@@ -1,4 +1,4 @@
-"""The torch engine: the Device (drivers/device.py) that the CPU and CUDA drivers share.
+"""The engine: the Device (drivers/device.py) that the CPU and CUDA drivers share, whatever computes their steps.
 
 It answers the kernel's requests and nothing else: which frames, which tokens and who runs have been decided. vLLM's model
 runner is the counterpart; here a step names everything it needs, so the engine can be killed and told again.
@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
+import numpy as np
 
 from drivers import checkpoint as process_images
-from drivers.engine import architecture, checkpoint, loading, verify
+from drivers.engine import checkpoint, files
 from drivers.engine.contexts import Context
 from drivers.engine.early import Computed, Early, Patience, Stop, Stopped, next_run
 from drivers.engine.image import Frames, ImageKind
+from drivers.engine.kv import Stretch
+from drivers.engine.layout import Layout
 from drivers.engine.sampler import is_plain, plain_choice, sample
 from drivers.engine.swap import Below, Lost, Places, at_once
 from drivers.protocol import (
@@ -46,8 +48,9 @@ from drivers.protocol import (
     Step,
     StepDone,
 )
-from modelfiles import source
+from modelfiles import generation, source
 from syscalls.errno import Errno, SyscallError
+from syscalls.records import SamplingDefaults
 
 _log = logging.getLogger(__name__)
 _LAYOUTS = 16  # remembered, so that a model that comes back into memory is not examined again
@@ -60,13 +63,11 @@ class Engine:
     lower tiers, as declared in `hello`; `digests`: where those of models are remembered."""
 
     def __init__(
-        self, device: torch.device, hello: Hello, default_dtype: str, refusals: dict[str, str], memory: Callable[[], int],
+        self, hello: Hello, default_dtype: str, refusals: dict[str, str], memory: Callable[[], int],
         kinds: Sequence[ImageKind], *, early: bool = False, below: Sequence[Below] = (),
         digests: Path | None = None,
     ) -> None:  # fmt: skip
-        loading.quiet_transformers()
         self.progress = 0
-        self._device = device
         self._hello = hello
         self._default_dtype = default_dtype
         self._refusals = refusals
@@ -78,7 +79,7 @@ class Engine:
         self._origins: dict[int, checkpoint.Origin] = {}
         self._digests = digests
         self._contexts: dict[int, Context] = {}
-        self._layouts: dict[str, tuple[Any, architecture.Layout]] = {}  # by what was read
+        self._layouts: dict[str, tuple[Any, Layout]] = {}  # by what was read, and the kind
         self._last: tuple[list[Run], list[RunResult]] | None = None  # the step before, if it may go on
         self._early: Early | None = None  # the next one, begun before it is asked for
         self._patience = Patience() if early else None
@@ -90,12 +91,14 @@ class Engine:
 
     def probe(self, request: Probe) -> Probed:
         dtype = self._dtype(request.dtype)
-        config, layout = self._examine(source.find(request.path))
-        kind = self._kind(config, dtype)
-        eos = config.eos_token_id
+        place = source.find(request.path)
+        raw = files.read_config(place)
+        kind = self._kind(raw, dtype)
+        config, layout = self._examine(kind, place, raw)
+        said = generation.read(place, raw, layout.eos)
         return Probed(
             ref=request.ref,
-            architecture=config.model_type,
+            architecture=raw["model_type"],
             dtype=dtype,
             parameters=layout.parameters,
             weight_bytes=kind.weight_bytes(config, layout, dtype),
@@ -103,8 +106,11 @@ class Engine:
             context=layout.context,
             layers=layout.layers,
             block_bytes=kind.kv_shape(layout, dtype).block_bytes,
-            eos_ids=eos if isinstance(eos, list) else [] if eos is None else [eos],
+            eos_ids=said.eos_ids,
             stream_bytes=kind.stream_bytes(config, layout, dtype),
+            sampling=SamplingDefaults(
+                said.temperature, said.top_k, said.top_p, said.min_p, said.repetition_penalty
+            ),
         )
 
     def load(self, request: Load, report: Callable[[float], None]) -> Loaded:
@@ -117,8 +123,9 @@ class Engine:
             raise SyscallError(Errno.EINVAL, f"image {request.image} is {what}")
         dtype = self._dtype(request.dtype)
         directory = source.find(request.path, weights=True)
-        config, layout = self._examine(directory)
-        kind = self._kind(config, dtype)
+        raw = files.read_config(directory)
+        kind = self._kind(raw, dtype)
+        config, layout = self._examine(kind, directory, raw)
         frame_bytes = kind.kv_shape(layout, dtype).block_bytes
         wanted = request.room or kind.weight_bytes(config, layout, dtype)
         wanted += 0 if there is not None else request.frames * frame_bytes
@@ -144,25 +151,19 @@ class Engine:
                 moved[0] = fraction
                 report(fraction)
 
-        def read(told: Callable[[float], None]) -> Any:
-            weights = torch.float32 if dtype == "fp32" else torch.bfloat16
-            model = loading.load_model(directory, config, weights, told)
-            if config.model_type not in architecture.TESTED:
-                verify.check(model, config, layout, self._tick)
-            return model
-
         try:
             frames = request.frames if there is None else there.slab
-            image = kind.build(directory, read, config, layout, dtype, frames, progress, request.room)
-        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
-                raise
+            image = kind.build(
+                directory, lambda: files.open_weights(directory, raw), config, layout, dtype, frames, progress,
+                request.room,
+            )  # fmt: skip
+        except MemoryError as error:
             raise SyscallError(Errno.ENOMEM, f"no memory for {request.path} in {dtype}: {error}") from None
         if there is not None:
             image.below, image.guesser = there.below, there.guesser
         elif image.slab.frames:
             image.below = [
-                make(count, image.slab.data[0])
+                make(count, image.slab.some(0, 1)[0])
                 for make, count in zip(self._below, request.slots, strict=False)
             ]
 
@@ -205,32 +206,29 @@ class Engine:
             )
         return dtype
 
-    def _kind(self, config: Any, dtype: str) -> ImageKind:
+    def _kind(self, raw: dict[str, Any], dtype: str) -> ImageKind:
         reasons = []
         for kind in self._kinds:
-            if not (reason := kind.why_not(config, dtype)):
+            if not (reason := kind.why_not(raw, dtype)):
                 return kind
             reasons.append(reason)
-        raise SyscallError(Errno.ENOTSUP, f"dtype {dtype}: {'; '.join(reasons)}")
+        raise SyscallError(Errno.ENOTSUP, f"{raw['model_type']} in {dtype}: {'; '.join(reasons)}")
 
-    def _examine(self, directory: Path) -> tuple[Any, architecture.Layout]:
-        raw = source.read_config(directory)
-        key = f"{directory}:{raw}"
+    def _examine(self, kind: ImageKind, place: Path, raw: dict[str, Any]) -> tuple[Any, Layout]:
+        key = f"{kind.name}:{place}:{raw}"
         if key not in self._layouts:
-            config = architecture.open_config(raw, str(directory))
             self._tick()
-            layout = architecture.examine(architecture.build_meta(config), config)
+            found = kind.examine(place, raw, self._tick)
             while len(self._layouts) >= _LAYOUTS:
                 del self._layouts[next(iter(self._layouts))]
-            self._layouts[key] = (config, layout)
+            self._layouts[key] = found
         return self._layouts[key]
 
     # --- process images ---------------------------------------------------------------------------------------------
 
     def export(self, request: Export) -> Callable[[], Exported]:
-        with torch.inference_mode():
-            image = self._image(request.image) if request.image else None
-            return checkpoint.export(request, image, self._origins.get(request.image), self._tick)
+        image = self._image(request.image) if request.image else None
+        return checkpoint.export(request, image, self._origins.get(request.image), self._tick)
 
     def inspect(self, request: Inspect) -> Inspected:
         return process_images.inspect(request)
@@ -258,24 +256,23 @@ class Engine:
         if early is not None and not early.is_asked(request):
             self._miss()
             early = None
-        with torch.inference_mode():
-            unwritten = self._move_out(request.outs)
-            moved = time.perf_counter()
-            for image, copies in groupby(request.copies, key=lambda copy: copy.image):
-                self._image(image).slab.copy([(copy.src, copy.dst) for copy in copies])
-            copied = time.perf_counter()
-            lost = self._move_in(request.ins)
-            phases["copy"] = copied - moved
-            phases["swap"] = moved - began + time.perf_counter() - copied
-            results: list[RunResult | None] = [None] * len(request.runs)
-            order = sorted(range(len(request.runs)), key=lambda i: request.runs[i].image)
-            for i, run in enumerate(request.runs):
-                if run.ctx in lost:
-                    self._contexts.pop(run.ctx, None)
-                    results[i] = RunResult(run.ctx, lost=lost[run.ctx])
-            order = [i for i in order if results[i] is None]
-            for image, members in groupby(order, key=lambda i: request.runs[i].image):
-                self._step_image(image, list(members), request.runs, results, phases, early)
+        unwritten = self._move_out(request.outs)
+        moved = time.perf_counter()
+        for image, copies in groupby(request.copies, key=lambda copy: copy.image):
+            self._image(image).slab.copy([(copy.src, copy.dst) for copy in copies])
+        copied = time.perf_counter()
+        lost = self._move_in(request.ins)
+        phases["copy"] = copied - moved
+        phases["swap"] = moved - began + time.perf_counter() - copied
+        results: list[RunResult | None] = [None] * len(request.runs)
+        order = sorted(range(len(request.runs)), key=lambda i: request.runs[i].image)
+        for i, run in enumerate(request.runs):
+            if run.ctx in lost:
+                self._contexts.pop(run.ctx, None)
+                results[i] = RunResult(run.ctx, lost=lost[run.ctx])
+        order = [i for i in order if results[i] is None]
+        for image, members in groupby(order, key=lambda i: request.runs[i].image):
+            self._step_image(image, list(members), request.runs, results, phases, early)
         self._tick()
         done = [result for result in results if result is not None]
         self._last = request.runs, done
@@ -352,16 +349,16 @@ class Engine:
             for piece in at_once(list(some), self._image(image).below[tier - 1].shelf)
         ]
 
-    def _ends(self, piece: list[Move]) -> tuple[Places, torch.Tensor]:
-        """The places of a piece and its frames, [n, ...]."""
+    def _ends(self, piece: list[Move]) -> tuple[Places, Stretch]:
+        """The places of a piece and its frames."""
         first = piece[0]
         image = self._image(first.image)
-        return image.below[first.tier - 1], image.slab.data[first.frame : first.frame + len(piece)]
+        return image.below[first.tier - 1], image.slab.some(first.frame, len(piece))
 
     def _wait(self) -> None:
         """Until copies between the device and the host are done."""
-        if self._device.type == "cuda":
-            torch.cuda.current_stream().synchronize()
+        for image in self._images.values():
+            image.slab.wait()
 
     def hears(self, request: object) -> None:
         early = self._early
@@ -380,7 +377,7 @@ class Engine:
         if asked():
             self._early = None
             return
-        with suppress(Stopped, MemoryError), torch.inference_mode():
+        with suppress(Stopped, MemoryError):
             early.computed = self._compute(self._images[early.number], early.runs, early.contexts, early.stop)
 
     def _miss(self) -> None:
@@ -486,20 +483,21 @@ class Engine:
         prepared = time.perf_counter()
         rows: list[int] = []
         wanted: list[Sample] = []
-        logs: list[torch.Tensor | None] = []
+        logs: list[np.ndarray | None] = []
         for run, context, guess, last in zip(runs, contexts, guesses, batch.last_row, strict=True):
             if run.sample is not None:
                 rows += range(last - len(guess), last + 1)
                 wanted += [_later(run.sample, i) for i in range(len(guess) + 1)]
                 logs += [self._log(run, context)] * (len(guess) + 1)
-        if all(map(is_plain, wanted)):
-            greatest = image.greatest(batch, rows)
-            computed = time.perf_counter()
-            choices = [plain_choice(token, want) for token, want in zip(greatest, wanted, strict=True)]
-        else:
-            logits = image.forward(batch, rows)
-            computed = time.perf_counter()
-            choices = sample(logits, wanted, logs)
+        plain = list(map(is_plain, wanted))
+        best, logits = image.choose(batch, rows, plain)
+        computed = time.perf_counter()
+        scored = [i for i, only in enumerate(plain) if not only]
+        drawn = iter(sample(logits, [wanted[i] for i in scored], [logs[i] for i in scored]))
+        choices = [
+            plain_choice(best[i], want) if only else next(drawn)
+            for i, (want, only) in enumerate(zip(wanted, plain, strict=True))
+        ]
         image.guesser.computed(
             sum(len(run.tokens) for run in runs) + sum(map(len, guesses)), computed - prepared
         )
@@ -518,11 +516,11 @@ class Engine:
             context.log.extend(guess)
         return guesses
 
-    def _log(self, run: Run, context: Context) -> torch.Tensor | None:
+    def _log(self, run: Run, context: Context) -> np.ndarray | None:
         """The ids of a context's log where the sampler needs them."""
         if run.sample is None or run.sample.sampler.repetition_penalty == 1.0 or not context.complete:
             return None
-        return torch.tensor(context.log, device=self._device)
+        return np.array(context.log, dtype=np.int64)
 
 
 def _longer(runs: list[Run], guesses: list[list[int]]) -> list[Run]:

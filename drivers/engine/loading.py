@@ -7,15 +7,18 @@ them up), and progress is told weight by weight, so that a slow disk does not lo
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from drivers.engine.defaults import guard_transformers
 from modelfiles import source
+from modelfiles.tensors import SafetensorsWeights, Weights
 from syscalls.errno import Errno, SyscallError
 
 
@@ -29,45 +32,69 @@ def quiet_transformers() -> None:
 
 
 def load_model(
-    directory: Path, config: Any, dtype: torch.dtype, report: Callable[[float], None]
+    place: Path, weights: Weights, config: Any, dtype: torch.dtype, report: Callable[[float], None]
 ) -> nn.Module:
-    """The model with its weights in `dtype`, on the CPU. `report` is called with fractions 0..1.
+    """The model in `place` with its weights in `dtype`, on the CPU. `report` is called with fractions 0..1. Safetensors
+    are left to transformers; of other forms it gets the values by name, so that its own conversions apply.
 
     Raises EIO for files that are broken or do not fit the configuration, ENOMEM.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    source.check_weights(directory)
+    if isinstance(weights, SafetensorsWeights):
+        source.check_weights(place)
+        what: dict[str, Any] = {"pretrained_model_name_or_path": place, "use_safetensors": True}
+    else:
+        what = {"pretrained_model_name_or_path": None, "state_dict": _values(weights, report)}
     guard_transformers()
     previous = logging.set_tqdm_hook(lambda factory, args, kwargs: _Ticker(args, kwargs, report))
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            directory,
+            **what,
             config=config,
             dtype=dtype,
             attn_implementation="eager",
             local_files_only=True,
-            use_safetensors=True,
             output_loading_info=True,
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise SyscallError(Errno.ENOMEM, f"no memory for the weights of {directory}: {error}") from None
+        raise SyscallError(Errno.ENOMEM, f"no memory for the weights of {place}: {error}") from None
+    except SyscallError:  # of `report`: nobody wants it any more
+        raise
     except Exception as error:  # the loader's errors are of many kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SyscallError(Errno.EIO, f"the weights in {directory} cannot be loaded: {reason}") from None
+        raise SyscallError(Errno.EIO, f"the weights in {place} cannot be loaded: {reason}") from None
     finally:
         logging.set_tqdm_hook(previous)
-    for what in ("missing_keys", "mismatched_keys"):
-        if info[what]:
-            names = sorted(str(key) for key in info[what])
+    for lack in ("missing_keys", "mismatched_keys"):
+        if info[lack]:
+            names = sorted(str(key) for key in info[lack])
             raise SyscallError(
                 Errno.EIO,
-                f"the weights in {directory} do not fit its config.json: {what.replace('_', ' ')} "
+                f"the weights in {place} do not fit its config.json: {lack.replace('_', ' ')} "
                 f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}; download the model again, whole",
             )
     loaded: nn.Module = model.eval().requires_grad_(False)
     return loaded
+
+
+def _values(weights: Weights, report: Callable[[float], None]) -> dict[str, torch.Tensor]:
+    """All weights as tensors, which look at the arrays' own memory."""
+    values: dict[str, torch.Tensor] = {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".*not writable", category=UserWarning
+        )  # nothing writes to them
+        for name in weights.names():
+            tensor = weights.get(name)
+            values[name] = torch.from_numpy(
+                tensor.data.view(np.int16) if tensor.kind == "BF16" else tensor.data
+            )
+            if tensor.kind == "BF16":
+                values[name] = values[name].view(torch.bfloat16)
+            report(0.0)
+    return values
 
 
 class _Ticker:

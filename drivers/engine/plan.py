@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from drivers.engine.contexts import Context
-from drivers.engine.kv import KVSlab
+from drivers.engine.torch_kv import TorchSlab
 from drivers.protocol import BLOCK_TOKENS, Run
 
 SEGMENT_TOKENS = 4  # a run of at least so many tokens is a segment of its own
@@ -34,7 +34,7 @@ class Group:
     """Rows `first:last` attend together over `keys` keys of which `mask` (0 or -inf, fp32) shows some.
 
     A decode group has a context per row: `mask` [rows, 1, 1, keys]. A segment has one context: `mask`
-    [1, 1, rows, keys]. `index` gathers K and V out of `KVSlab.block_rows`.
+    [1, 1, rows, keys]. `index` gathers K and V out of `TorchSlab.block_rows`.
     """
 
     first: int
@@ -53,7 +53,7 @@ class Plan:
     padded: int
     tokens: torch.Tensor  # [1, padded]
     positions: torch.Tensor  # [1, padded]
-    kv_index: torch.Tensor  # rows of KVSlab.token_rows, [rows * heads]
+    kv_index: torch.Tensor  # rows of TorchSlab.token_rows, [rows * heads]
     groups: dict[int | None, list[Group]]  # by sliding window
     last_row: list[int]
 
@@ -79,7 +79,7 @@ def padded_blocks(blocks: int, start: int, fine: bool) -> int:
 
 
 def build(
-    runs: list[Run], contexts: list[Context], slab: KVSlab, windows: list[int | None], row_unit: int
+    runs: list[Run], contexts: list[Context], slab: TorchSlab, windows: list[int | None], row_unit: int
 ) -> Plan:
     """The batch of `runs` (contexts in the same order, already told of them). Rows are padded to a
     multiple of `row_unit`."""
@@ -130,10 +130,10 @@ def _groups(
     decodes: int,
     runs: list[Run],
     contexts: list[Context],
-    slab: KVSlab,
+    slab: TorchSlab,
     window: int | None,
 ) -> list[Group]:
-    fine = slab.shape.dtype.itemsize == 2
+    fine = slab.dtype.itemsize == 2
 
     def reach(span: _Span) -> tuple[int, int, int]:
         """First block to gather, how many, and how many of them there are."""
@@ -185,7 +185,7 @@ def _fill(into: np.ndarray, context: Context, start: int, blocks: int) -> None:
 
 
 def _group(
-    slab: KVSlab, row: int, count: int, decode: bool, size: int, table: np.ndarray, mask: np.ndarray
+    slab: TorchSlab, row: int, count: int, decode: bool, size: int, table: np.ndarray, mask: np.ndarray
 ) -> Group:
     device = slab.data.device
     index = slab.block_index(torch.from_numpy(table)).to(device)

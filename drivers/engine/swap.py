@@ -1,9 +1,10 @@
 """Lower tiers: where KV frames go while their contexts do not run.
 
-A frame is contiguous, so it goes out and comes back in one piece. In host memory (below a GPU's) it lies as it is. On
-disk it is encrypted with AES-GCM under a key that only this process has and forgets with the context: what is left in the
-file then is noise, and what has been changed there, or is not what was last written to its place, is not taken back. The
-file has no name, so it is gone when the driver is, however it went. vLLM's and LMCache's offloading are the counterparts.
+A frame is contiguous, so it goes out and comes back in one piece. In host memory (below a GPU's, host_places.py) it
+lies as it is. On disk it is encrypted with AES-GCM under a key that only this process has and forgets with the context:
+what is left in the file then is noise, and what has been changed there, or is not what was last written to its place, is
+not taken back. The file has no name, so it is gone when the driver is, however it went. vLLM's and LMCache's offloading
+are the counterparts.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
-import torch
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from drivers.engine.kv import Stretch, bytes_of, fill
 from drivers.protocol import Move
 
 _KEY_BITS = 256
@@ -39,11 +40,11 @@ class Places(Protocol):
     shelf: int
     """Places side by side: from a multiple of this up to the next, frames that lie side by side too move at once."""
 
-    def write(self, ctx: int, slot: int, frames: torch.Tensor) -> None:
-        """Keep frames, [n, ...], in the places from `slot` on, all of one shelf. Raises OSError, and these places hold
+    def write(self, ctx: int, slot: int, frames: Stretch) -> None:
+        """Keep frames in the places from `slot` on, all of one shelf. Raises OSError, and these places hold
         nothing then."""
 
-    def read(self, ctx: int, slot: int, frames: torch.Tensor) -> None:
+    def read(self, ctx: int, slot: int, frames: Stretch) -> None:
         """Bring back what was written for this context. Raises Lost, and the frames are undefined then."""
 
     def forget(self, ctx: int) -> None:
@@ -51,55 +52,6 @@ class Places(Protocol):
 
     def close(self) -> None:
         """Let go of all places."""
-
-
-class HostPlaces:
-    """In memory of the host, for a device that has its own. Taken a shelf at a time, when it is first written."""
-
-    shelf = 64
-
-    def __init__(self, slots: int, frame: torch.Tensor) -> None:
-        """`frame`: one such as will be written."""
-        self._like = frame
-        self._slots = slots
-        self._shelves: dict[int, torch.Tensor] = {}
-        self._lock = Lock()
-        self._owner: dict[int, int] = {}
-
-    def write(self, ctx: int, slot: int, frames: torch.Tensor) -> None:
-        if not 0 <= slot <= slot + len(frames) <= self._slots:
-            raise OSError(
-                f"host memory has {self._slots} places, not place {slot} and {len(frames) - 1} more"
-            )
-        self._owner.update(dict.fromkeys(range(slot, slot + len(frames)), -1))
-        self._places(slot, len(frames)).copy_(frames, non_blocking=True)
-        self._owner.update(dict.fromkeys(range(slot, slot + len(frames)), ctx))
-
-    def read(self, ctx: int, slot: int, frames: torch.Tensor) -> None:
-        for place in range(slot, slot + len(frames)):
-            if self._owner.get(place) != ctx:
-                raise Lost(f"place {place} of host memory holds nothing of context {ctx}")
-        frames.copy_(self._places(slot, len(frames)), non_blocking=True)
-
-    def _places(self, slot: int, count: int) -> torch.Tensor:
-        number, start = divmod(slot, self.shelf)
-        with self._lock:
-            if number not in self._shelves:
-                size = min(self.shelf, self._slots - number * self.shelf)
-                try:
-                    self._shelves[number] = torch.empty(
-                        (size, *self._like.shape), dtype=self._like.dtype, pin_memory=self._like.is_cuda
-                    )
-                except (RuntimeError, MemoryError) as error:
-                    raise OSError(f"no host memory for {size} frames: {error}") from None
-            return self._shelves[number][start : start + count]
-
-    def forget(self, ctx: int) -> None:
-        self._owner = {slot: owner for slot, owner in self._owner.items() if owner != ctx}
-
-    def close(self) -> None:
-        self._shelves.clear()
-        self._owner.clear()
 
 
 class SwapFile:
@@ -164,11 +116,11 @@ class DiskPlaces:
         """How many places fit into `size` bytes."""
         return size // (_NONCE + frame_bytes + _TAG)
 
-    def write(self, ctx: int, slot: int, frames: torch.Tensor) -> None:
+    def write(self, ctx: int, slot: int, frames: Stretch) -> None:
         for place, frame in enumerate(frames, slot):
             self._write(ctx, place, frame)
 
-    def _write(self, ctx: int, slot: int, frame: torch.Tensor) -> None:
+    def _write(self, ctx: int, slot: int, frame: Stretch) -> None:
         if not 0 <= slot < self._slots:
             raise OSError(f"the swap file has no place {slot}")
         with self._lock:
@@ -183,11 +135,11 @@ class DiskPlaces:
             raise OSError(f"of {_NONCE + len(sealed)} bytes {done} were written to the swap file")
         self._written[slot] = ctx, number
 
-    def read(self, ctx: int, slot: int, frames: torch.Tensor) -> None:
+    def read(self, ctx: int, slot: int, frames: Stretch) -> None:
         for place, frame in enumerate(frames, slot):
             self._read(ctx, place, frame)
 
-    def _read(self, ctx: int, slot: int, frame: torch.Tensor) -> None:
+    def _read(self, ctx: int, slot: int, frame: Stretch) -> None:
         owner, number = self._written.get(slot, (-1, 0))
         if owner != ctx:
             raise Lost(f"place {slot} of the swap file holds nothing of context {ctx}")
@@ -203,10 +155,11 @@ class DiskPlaces:
             raise Lost(f"what lies in place {slot} of the swap file is damaged") from None
         except OSError as error:
             raise Lost(f"place {slot} of the swap file cannot be read: {error.strerror}") from None
-        into = frame if frame.device.type == "cpu" else torch.empty_like(frame, device="cpu")
-        bytes_of(into)[:] = plain
-        if into is not frame:
-            frame.copy_(into)
+
+        def put(into: memoryview) -> None:
+            into[:] = plain
+
+        fill(frame, put)
 
     def _about(self, ctx: int, slot: int) -> bytes:
         return struct.pack("<QQ", ctx, slot)
@@ -239,20 +192,16 @@ def at_once(moves: Sequence[Move], shelf: int) -> list[list[Move]]:
     return pieces
 
 
-Below = Callable[[int, torch.Tensor], Places]
-"""A lower tier, such as HostPlaces: makes an image's places in it. How many, and a frame such as will be written."""
+Below = Callable[[int, Stretch], Places]
+"""A lower tier, such as HostPlaces (host_places.py): makes an image's places in it. How many, and a frame such as will
+be written."""
 
 
 def on_disk(file: SwapFile) -> Below:
     """A tier in a swap file; where that has less room than is asked for, the last places cannot be written."""
 
-    def places(slots: int, frame: torch.Tensor) -> Places:
-        size = frame.numel() * frame.itemsize
+    def places(slots: int, frame: Stretch) -> Places:
+        size = len(bytes_of(frame))
         return DiskPlaces(file, min(slots, DiskPlaces.slots(file.room, size)), size)
 
     return places
-
-
-def bytes_of(frame: torch.Tensor) -> memoryview:
-    """A contiguous frame in the CPU's memory, as bytes."""
-    return frame.contiguous().cpu().view(torch.uint8).numpy().reshape(-1).data

@@ -7,15 +7,16 @@ tokens go through its unchanged code at once and through the engine in two chunk
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from drivers.engine.architecture import Layout, refuse
 from drivers.engine.contexts import Context
-from drivers.engine.image import TorchKind
+from drivers.engine.kv import KVShape
+from drivers.engine.layout import Layout, refuse
+from drivers.engine.torch_image import Image
+from drivers.engine.torch_kv import TorchSlab
 from drivers.protocol import BLOCK_TOKENS, Run
 
 _TOKENS, _FIRST = 40, 29  # all of them, and how many in the first chunk
@@ -32,9 +33,9 @@ def check(model: nn.Module, config: Any, layout: Layout, progress: Callable[[], 
         wanted = model(input_ids=tokens[None], use_cache=False, logits_to_keep=last).logits[0, -1].float()
         progress()
         blocks = -(-_TOKENS // BLOCK_TOKENS)
-        kind = TorchKind(torch.device("cpu"))
-        name = "fp32" if dtype == torch.float32 else "bf16"
-        image = kind.build(Path(), lambda _: model, config, layout, name, blocks, lambda _: progress())
+        shape = KVShape(layout.layers, layout.kv_heads, layout.head_dim, str(dtype).removeprefix("torch."))
+        slab = TorchSlab(shape, blocks, torch.device("cpu"))
+        image = Image(model, config, layout, "fp32" if dtype == torch.float32 else "bf16", slab, progress)
         context = Context(0)
         chunks = (tokens[:_FIRST].tolist(), tokens[_FIRST:].tolist())
         runs = [
@@ -44,7 +45,7 @@ def check(model: nn.Module, config: Any, layout: Layout, progress: Callable[[], 
         for run in runs:
             context.follow(run)
             batch = image.prepare([run], [context])
-            got = image.forward(batch, batch.last_row)[0]
+            got = image.logits(batch, batch.last_row)[0]
             progress()
         image.close()
     off = float((got - wanted).norm() / (wanted - wanted.mean()).norm())

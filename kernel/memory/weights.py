@@ -234,6 +234,7 @@ class Image:
             frames_cached=self.pool.cached,
             processes=len(self.users),
             eos_ids=probed.eos_ids,
+            sampling=probed.sampling,
             slots=self.swap.total,
             slots_free=self.swap.free,
             stretch=self.thrash.stretch,

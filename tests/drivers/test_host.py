@@ -11,9 +11,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -27,6 +27,7 @@ from drivers.protocol import (
     Heartbeat,
     Load,
     Loaded,
+    Note,
     Ping,
     Probe,
     Probed,
@@ -38,6 +39,7 @@ from drivers.protocol import (
     Step,
     StepDone,
     Unload,
+    decode_from_driver,
 )
 from syscalls import runtime
 from syscalls.errno import Errno
@@ -91,6 +93,31 @@ def test_a_driver_says_hello_probes_loads_steps_and_goes_on_after_errors(tmp_pat
         assert "Traceback" not in cpu.output()
 
 
+def test_an_answer_that_cannot_be_encoded_is_that_requests_failure_and_the_driver_goes_on(
+    tmp_path: Path,
+) -> None:
+    with driver("sim", tmp_path / "r", "time_scale=0") as sim:
+        sim.send(Probe(1, "sim:1e30", ""))
+        failed = sim.wait_for(Failed, 1)
+        assert failed.errno == Errno.EIO
+        assert "the driver's answer (Probed) cannot be sent" in failed.reason
+        sim.send(Probe(2, "sim:1b", ""))
+        assert sim.wait_for(Probed, 2).parameters == 10**9
+
+
+@pytest.mark.parametrize(
+    ("message", "sent"),
+    [
+        (Failed(7, Errno.ENOENT, "no \udc80"), Failed(7, Errno.ENOENT, r"no \udc80")),
+        (Note("error", "what \udc80 says"), Note("error", r"what \udc80 says")),
+        (Done(1 << 40), Done(1 << 40)),
+    ],
+    ids=["failed", "note", "done"],
+)
+def test_words_that_cannot_be_encoded_are_escaped(message: Any, sent: Any) -> None:
+    assert decode_from_driver(host.encoded(message)) == sent
+
+
 def test_an_unexpected_error_is_answered_and_its_traceback_noted(tmp_path: Path, model: Path) -> None:
     with driver("cpu", tmp_path / "r", "threads=1") as cpu:
         cpu.send(Load(1, 9, str(model), "", 8))
@@ -136,23 +163,37 @@ def test_ping_and_heartbeat_are_answered_while_the_device_is_busy(tmp_path: Path
         assert idle.progress > beat.progress
 
 
+SLOW_DISK = """
+import os, time
+
+def open_slowly(path, *more, _open=os.open, **others):
+    while str(path).endswith("slow/model.safetensors") and not os.path.exists({go!r}):
+        time.sleep(0.01)
+    return _open(path, *more, **others)
+
+os.open = open_slowly
+"""
+
+
 @pytest.fixture
-def endless(model: Path, tmp_path: Path) -> Path:
-    """A model whose weights come out of a pipe into which nobody has written yet."""
-    directory = Path(shutil.copytree(model, tmp_path / "endless"))
-    (directory / "model.safetensors").unlink()
-    os.mkfifo(directory / "model.safetensors")
+def slow(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model whose weights, which are broken, a driver cannot open before there is a file `go` beside them."""
+    directory = Path(shutil.copytree(model, tmp_path / "slow"))
+    (directory / "model.safetensors").write_bytes(b"nothing")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SLOW_DISK.format(go=str(directory / "go")))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
     return directory
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "int8"])
 def test_steps_are_answered_while_a_model_is_read(
-    tmp_path: Path, model: Path, endless: Path, dtype: str
+    tmp_path: Path, model: Path, slow: Path, dtype: str
 ) -> None:
     with driver("cpu", tmp_path / "r", "threads=1") as cpu:
         cpu.send(Load(1, 9, str(model), "fp32", 8))
         cpu.wait_for(Loaded, 1)
-        cpu.send(Load(2, 10, str(endless), dtype, 8))
+        cpu.send(Load(2, 10, str(slow), dtype, 8))
         cpu.send(Load(3, 11, str(model), "bf16", 8))
         for ref in range(4, 8):
             cpu.send(Step(ref, [Run(ref, 9, 0, [5, 6, 7], 0, [0], Sample(GREEDY, 3, True))]))
@@ -164,13 +205,8 @@ def test_steps_are_answered_while_a_model_is_read(
         assert not [m for m in cpu.heard if isinstance(m, Loaded | Failed)], (
             "loads are done one after the other"
         )
-        while not isinstance(answer := cpu.receive(), Failed):  # some read it twice
-            assert isinstance(answer, Heartbeat | Progress)
-            with suppress(OSError):  # nobody reads just now
-                pipe = os.open(endless / "model.safetensors", os.O_WRONLY | os.O_NONBLOCK)
-                os.write(pipe, b"nothing")
-                os.close(pipe)
-        assert (answer.ref, answer.errno) == (2, Errno.EIO)
+        (slow / "go").touch()
+        assert cpu.wait_for(Failed, 2).errno is Errno.EIO
         cpu.wait_for(Loaded, 3)
         cpu.send(Load(9, 9, str(model), "fp32", 8, kept=True))
         cpu.wait_for(Loaded, 9)
@@ -178,9 +214,9 @@ def test_steps_are_answered_while_a_model_is_read(
         assert not cpu.wait_for(StepDone, 10).results[0].error
 
 
-def test_a_driver_quits_while_it_reads_a_model(tmp_path: Path, endless: Path) -> None:
+def test_a_driver_quits_while_it_reads_a_model(tmp_path: Path, slow: Path) -> None:
     with driver("cpu", tmp_path / "r", "threads=1") as cpu:
-        cpu.send(Load(1, 9, str(endless), "fp32", 8))
+        cpu.send(Load(1, 9, str(slow), "fp32", 8))
         cpu.send(Ping(2))
         cpu.wait_for(Done, 2)
         cpu.send(Quit())

@@ -20,7 +20,7 @@ from drivers.cpu import open_device
 from drivers.cpu.native import library
 from drivers.cpu.native.image import NativeImage
 from drivers.cpu.native.installed import Mapped
-from drivers.engine import loading
+from drivers.engine import files as files_of_models
 from drivers.engine.engine import Engine
 from drivers.protocol import Load
 from syscalls.errno import Errno, SyscallError
@@ -88,7 +88,7 @@ def test_a_model_is_installed_once_and_then_read(
     def never(*_: object) -> None:
         raise AssertionError("the model's own files were read")
 
-    monkeypatch.setattr("drivers.engine.loading.load_model", never)
+    monkeypatch.setattr(files_of_models, "open_weights", never)
     assert tokens_of(model, store, dtype)[0] == wanted
     assert len(messages(told, logging.INFO)) == 1
 
@@ -185,7 +185,7 @@ def test_a_digest_memory_that_is_damaged_is_done_without(model: Path, store: Pat
 def test_a_model_that_changes_while_it_is_installed_is_not_kept(
     model: Path, store: Path, told: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = loading.load_model
+    whole = files_of_models.open_weights
 
     def load(*arguments: Any) -> Any:
         loaded = whole(*arguments)
@@ -193,7 +193,7 @@ def test_a_model_that_changes_while_it_is_installed_is_not_kept(
         (model / "config.json").write_text((model / "config.json").read_text() + "\n")
         return loaded
 
-    monkeypatch.setattr("drivers.engine.loading.load_model", load)
+    monkeypatch.setattr(files_of_models, "open_weights", load)
     tokens_of(model, store)
     assert files(store) == []
     assert any("changed while it was read" in line for line in messages(told, logging.WARNING))
@@ -297,7 +297,7 @@ def test_waiting_for_a_lock_shows_life(model: Path, store: Path) -> None:
     assert isinstance(kind, NativeKind)
     lock.acquire()
     with pytest.raises(AssertionError, match="made"):
-        Store(store).get(model, 8, _made, progress)
+        Store(store).get(model, "int8", _made, progress)
     assert len(ticks) >= 3
 
 

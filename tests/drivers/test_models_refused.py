@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from drivers.cpu import open_device
+from drivers.cpu.native.image import NativeImage
+from drivers.cpu.native.packing import PAGE
 from drivers.device import Device
 from drivers.engine import architecture
 from drivers.protocol import Load, Probe, Run, Sample, Step
@@ -90,9 +92,7 @@ def test_quantised_weights_are_refused_naming_the_method(device: Device, tmp_pat
 
 def test_an_argument_of_attention_that_would_be_ignored_is_refused(zoo: Callable[[str], Path]) -> None:
     """Sinks, biases and the like reach the attention function by name; none may be dropped silently."""
-    config = architecture.open_config(
-        json.loads((zoo("llama") / "config.json").read_text()), str(zoo("llama"))
-    )
+    config = architecture.open_config(json.loads((zoo("llama") / "config.json").read_text()), zoo("llama"))
     model = architecture.build_meta(config)
     attention = model.get_submodule("model.layers.1.self_attn")
     plain = attention.forward
@@ -104,7 +104,7 @@ def test_an_argument_of_attention_that_would_be_ignored_is_refused(zoo: Callable
 
 def test_a_window_that_only_a_mask_would_know_is_refused(zoo: Callable[[str], Path]) -> None:
     config = architecture.open_config(
-        json.loads((zoo("mistral") / "config.json").read_text()), str(zoo("mistral"))
+        json.loads((zoo("mistral") / "config.json").read_text()), zoo("mistral")
     )
     model = architecture.build_meta(config)
     config.sliding_window = 99
@@ -217,6 +217,7 @@ def test_weights_of_another_shape_are_eio(device: Device, copied: Path) -> None:
 
 
 def test_a_shard_that_is_missing_is_eio_naming_it(device: Device, copied: Path) -> None:
+    (copied / "model.safetensors").rename(copied / "model-00001-of-00002.safetensors")
     (copied / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}})
     )
@@ -247,8 +248,11 @@ def test_a_probe_says_what_a_load_then_takes(device: Device, zoo: Callable[[str]
     for name in ("llama", "qwen2", "gpt2"):
         probed = device.probe(Probe(1, str(zoo(name)), dtype))
         loaded = device.load(Load(2, 50, str(zoo(name)), dtype, 4), lambda fraction: None)
+        native = isinstance(device._images[50], NativeImage)  # type: ignore[attr-defined]
         device.unload(50)
-        assert probed.weight_bytes == loaded.weight_bytes
+        # The native decoder's weights lie on pages of memory, of which the probe says the most that they may take.
+        more = (probed.layers + 2) * 3 * PAGE + 8 * models_zoo.CONTEXT * 32 if native else 0
+        assert loaded.weight_bytes <= probed.weight_bytes <= loaded.weight_bytes + more
         assert probed.eos_ids == [models_zoo.EOS]
         assert probed.context == models_zoo.CONTEXT
 
@@ -294,6 +298,6 @@ def test_a_context_poisoned_with_nan_does_not_reach_the_next_user_of_its_frames(
     device = engine(zoo("llama"), frames=4)
     run = Run(1, IMAGE, 0, [5, 6, 7], 0, [2], Sample(Sampler(), 3, True))
     clean = device.step(Step(1, [run])).results[0]
-    device._images[IMAGE].slab.data[2].fill_(float("nan"))  # type: ignore[attr-defined]
+    device._images[IMAGE].slab.raw[2] = 0xFF  # type: ignore[attr-defined]
     device.drop([1])
     assert device.step(Step(2, [run])).results[0] == clean

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,11 +23,11 @@ from drivers.cpu.native.library import GROUP, INSTRUCTION_SETS, LANES, Library
 from drivers.cpu.native.network import relocate
 from drivers.cpu.native.packing import Arena, interleave, pack, packed_bytes
 from drivers.device import Device
-from drivers.engine import architecture, loading
 from drivers.engine.contexts import Context
 from drivers.engine.image import Frames
 from drivers.protocol import BLOCK_TOKENS, Load, Probe, Run
 from modelfiles import source
+from modelfiles.tensors import SafetensorsWeights, Tensor
 from syscalls.errno import Errno, SyscallError
 from tests.drivers.feeder import IMAGE, Feeder
 from tests.drivers.reference import prompt
@@ -60,10 +61,11 @@ def test_it_is_built_where_there_is_a_compiler() -> None:
 class Packed:
     """A matrix packed into an arena of its own."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, bits: int) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, form: str) -> None:
         columns, inputs = weight.shape
-        self.arena = Arena(packed_bytes(columns, inputs, bits))
-        self.offsets = pack(self.arena, weight, bias, bits)
+        self.arena = Arena(packed_bytes(columns, inputs, form))
+        added = None if bias is None else bias.numpy()
+        self.offsets = pack(self.arena, weight.float().numpy(), added, form)
         self.matrix = library.Matrix.from_buffer_copy(self.offsets)
         relocate(self.matrix, self.arena.base)
 
@@ -110,7 +112,7 @@ def test_an_eight_bit_product_is_exact_on_every_instruction_set(
     wanted = sums.float() * scale * each
     if bias is not None:
         wanted = wanted + bias
-    packed = Packed(weight, bias, 8)
+    packed = Packed(weight, bias, "int8")
     for isa in instruction_sets():
         assert torch.equal(product(packed, x, isa)[:, :columns], wanted), isa
 
@@ -123,7 +125,7 @@ def test_a_four_bit_product_is_that_of_its_weights(columns: int, inputs: int, ro
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(columns, inputs, generator=generator)
     x = torch.randn(rows, inputs, generator=generator)
-    packed = Packed(weight, None, 4)
+    packed = Packed(weight, None, "int4")
     dense = unpacked(packed)
     values, each = quantised(x)
     padded = torch.nn.functional.pad(values, (0, dense.shape[1] - inputs)).double()
@@ -141,7 +143,7 @@ def test_a_scale_of_four_bits_is_at_least_as_good_as_the_plain_one(
 ) -> None:
     """The plain one keeps the value of the greatest magnitude; compared by squared error, group by group."""
     weight = torch.randn(columns, inputs, generator=torch.Generator().manual_seed(seed))
-    dense = unpacked(Packed(weight, None, 4))[:columns]
+    dense = unpacked(Packed(weight, None, "int4"))[:columns]
     groups = torch.nn.functional.pad(weight, (0, -inputs % GROUP)).view(columns, -1, GROUP)
     greatest = groups.gather(2, groups.abs().argmax(2, keepdim=True))
     scale = (greatest / -8).to(torch.bfloat16).float()
@@ -162,7 +164,7 @@ def unpacked(packed: Packed) -> torch.Tensor:
 
 
 def test_gate_and_up_take_turns_of_sixteen() -> None:
-    gate, up = torch.arange(20.0)[:, None], 100 + torch.arange(20.0)[:, None]
+    gate, up = np.arange(20.0)[:, None], 100 + np.arange(20.0)[:, None]
     rows = interleave(gate, up)[:, 0].tolist()
     assert rows[:32] == [*range(16), *range(100, 116)]
     assert rows[32:36] == [16, 17, 18, 19]
@@ -173,16 +175,20 @@ def test_gate_and_up_take_turns_of_sixteen() -> None:
 # --- whole models ---------------------------------------------------------------------------------------------------
 
 
-def image(directory: Path, dtype: str, threads: int = 1, kind: Any = None, kv: str = "bf16") -> Frames:
-    config = architecture.open_config(source.read_config(directory), str(directory))
-    layout = architecture.examine(architecture.build_meta(config), config)
-    config = architecture.open_config(source.read_config(directory), str(directory))
+def image(
+    directory: Path, dtype: str, threads: int = 1, kind: Any = None, kv: str = "bf16", weights: Any = None
+) -> Frames:
     kind = kind or NativeKind(native(), threads, kv=kv)
+    config, layout = kind.examine(directory, source.read_config(directory), lambda: None)
     built: Frames = kind.build(
         directory,
-        lambda told: loading.load_model(directory, config, torch.bfloat16, told),
-        config, layout, dtype, FRAMES, lambda fraction: None,
-    )  # fmt: skip
+        lambda: weights or SafetensorsWeights(directory),
+        config,
+        layout,
+        dtype,
+        FRAMES,
+        lambda _: None,
+    )
     return built
 
 
@@ -210,9 +216,9 @@ def logits_of(
             for run in runs:
                 rows += range(first, first + len(run.tokens))
                 first += len(run.tokens)
-            logits = iter(built.forward(batch, rows))
+            logits = iter(torch.from_numpy(built.forward(batch, rows)))
             for i, run in zip(waiting, runs, strict=True):
-                got[i] += [next(logits).clone() for _ in run.tokens]
+                got[i] += [next(logits) for _ in run.tokens]
     return got
 
 
@@ -262,9 +268,8 @@ def test_it_computes_what_transformers_computes(
 def rounded(weight: torch.Tensor, dtype: str) -> torch.Tensor:
     """A weight that went through packing, in fp32."""
     columns, inputs = weight.shape
-    weight = weight.bfloat16()
     if dtype == "int4":
-        return unpacked(Packed(weight, None, 4))[:columns, :inputs]
+        return unpacked(Packed(weight, None, "int4"))[:columns, :inputs]
     scale = weight.float().abs().amax(1, keepdim=True) / 127
     return (weight.float() / scale).round() * scale
 
@@ -299,31 +304,37 @@ def test_the_greatest_is_that_of_the_logits(zoo: Callable[[str], Path], dtype: s
     built.close()
 
 
-def embedding(model: Any) -> None:
-    model.model.embed_tokens.weight[7] = float("nan")
+class Spoilt(SafetensorsWeights):
+    """With one value that is no number."""
+
+    def __init__(self, directory: Path, where: str, at: int) -> None:
+        super().__init__(directory)
+        self._spoilt, self._at = where, at
+
+    def get(self, name: str) -> Tensor:
+        tensor = super().get(name)
+        if name != self._spoilt:
+            return tensor
+        values = tensor.float32().copy()
+        values[self._at] = float("nan")
+        return Tensor("F32", values)
 
 
-def query(model: Any) -> None:
-    model.model.layers[1].self_attn.q_norm.weight[3] = float("nan")
+EMBEDDING, QUERY = ("model.embed_tokens.weight", 7), ("model.layers.1.self_attn.q_norm.weight", 3)
 
 
 @pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 @pytest.mark.parametrize(
-    ("name", "spoil"), [("llama", embedding), ("gemma2", embedding), ("qwen3", query)], ids=lambda x: str(x)
+    ("name", "spoil"), [("llama", EMBEDDING), ("gemma2", EMBEDDING), ("qwen3", QUERY)], ids=lambda x: str(x)
 )
 def test_what_is_no_number_reaches_the_result(
-    zoo: Callable[[str], Path], name: str, spoil: Callable[[Any], None], isa: str
+    zoo: Callable[[str], Path], name: str, spoil: tuple[str, int], isa: str
 ) -> None:
     """A broken weight must show as an error of the run, as with torch, and not as some token."""
     if not native().has(isa):
         pytest.skip(f"this CPU has no {isa}")
-    directory = zoo(name)
-    config = architecture.open_config(source.read_config(directory), str(directory))
-    layout = architecture.examine(architecture.build_meta(config), config)
-    model: Any = loading.load_model(directory, config, torch.bfloat16, lambda fraction: None)
-    spoil(model)
-    built = NativeKind(Library(native().path, isa), 1).build(
-        directory, lambda told: model, config, layout, "int8", 8, lambda fraction: None
+    built = image(
+        zoo(name), "int8", kind=NativeKind(Library(native().path, isa), 1), weights=Spoilt(zoo(name), *spoil)
     )
     runs = [Run(0, 0, 0, [5, 6, 8], 0, [0]), Run(1, 0, 0, [5, 7, 8], 0, [1])]
     contexts = [Context(0), Context(0)]
@@ -331,10 +342,10 @@ def test_what_is_no_number_reaches_the_result(
         assert not context.follow(run)
     batch = built.prepare(runs, contexts)
     sound, broken = built.greatest(batch, [2, 5])
-    logits = built.forward(batch, [2, 5])
+    logits = torch.from_numpy(built.forward(batch, [2, 5]))
     assert broken == -1
     assert not torch.isfinite(logits[1].amax())
-    if spoil is embedding:
+    if spoil is EMBEDDING:
         assert sound == logits[0].argmax() >= 0
     built.close()
 

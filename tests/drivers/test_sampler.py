@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from drivers.engine.sampler import sample
+from drivers.engine import sampler as rules
 from drivers.protocol import Sample
 from syscalls.records import Sampler
 
@@ -19,11 +23,17 @@ def logits(seed: int = 0, vocab: int = VOCAB) -> torch.Tensor:
     return torch.randn(vocab, generator=torch.Generator().manual_seed(seed)) * 2
 
 
+def sample(
+    rows: torch.Tensor, wanted: list[Sample], logs: Sequence[np.ndarray | None] | None = None
+) -> list[rules.Choice]:
+    return rules.sample(rows.numpy(), wanted, logs or [None] * len(rows))
+
+
 def draw(
     row: torch.Tensor, sampler: Sampler, log: list[int] | None = None, draws: int = DRAWS
 ) -> torch.Tensor:
     """How often each id comes in as many draws, each at a position of its own."""
-    ids = torch.tensor(log) if log else None
+    ids = np.array(log) if log else None
     counts = torch.zeros(len(row))
     for first in range(0, draws, 100):
         wanted = [Sample(sampler, first + i, True) for i in range(100)]
@@ -115,8 +125,8 @@ def test_greedy_takes_the_greatest_and_the_lowest_id_among_equals() -> None:
 def test_greedy_looks_at_penalised_logits() -> None:
     row = torch.tensor([[0.5, 3.0, 2.0, -1.0]])
     want = [Sample(Sampler(repetition_penalty=2.0), 0, True)]
-    assert sample(row, want, [torch.tensor([1, 1, 1])])[0].token == 2
-    assert sample(row, want, [torch.tensor([0])])[0].token == 1
+    assert sample(row, want, [np.array([1, 1, 1])])[0].token == 2
+    assert sample(row, want, [np.array([0])])[0].token == 1
 
 
 def test_a_token_depends_on_its_own_row_seed_and_position_only() -> None:
@@ -186,7 +196,91 @@ def test_a_penalty_without_the_log_is_an_error_of_its_row_only() -> None:
     assert not sound.error
 
 
-@pytest.mark.parametrize("sampler", [Sampler(temperature=1e-7), Sampler(temperature=1e-7, top_p=0.5)])
-def test_a_tiny_temperature_is_as_good_as_greedy(sampler: Sampler) -> None:
-    choice = sample(logits()[None] * 50, [Sample(sampler, 3, True)], [None])[0]
+@pytest.mark.parametrize(
+    "how", [Sampler(temperature=t, top_p=p) for t in (9e-7, 1e-46, 5e-324) for p in (1.0, 0.5)]
+)
+def test_a_tiny_temperature_is_greedy(how: Sampler) -> None:
+    row = logits()[None] * 1e-30  # where even a small temperature would leave a choice
+    want = Sample(how, 3, True)
+    assert rules.is_plain(want)
+    assert sample(row, [want])[0].token == int(row.argmax())
+
+
+@pytest.mark.parametrize("how", [Sampler(temperature=1.1e-6), Sampler(temperature=1e-5, top_p=0.5)])
+def test_a_small_temperature_is_as_good_as_greedy(how: Sampler) -> None:
+    choice = sample(logits()[None] * 50, [Sample(how, 3, True)])[0]
     assert choice.token == int(logits().argmax())
+
+
+@pytest.mark.parametrize("penalty", [1e-40, 1e-46, 1e39, 1e300, math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_penalty_that_makes_scores_infinite_ends_its_row_alone_with_the_reason(
+    penalty: float, temperature: float
+) -> None:
+    row = logits() * 10
+    seen = np.array([int(row.argmin()), int(row.argmax())])
+    odd = Sample(Sampler(temperature=temperature, repetition_penalty=penalty, seed=3), 9, True)
+    plain = Sample(SAMPLERS[7], 9, True)
+    neighbours = sample(torch.stack([row, row, row]), [plain, odd, plain], [seen] * 3)
+    alone = sample(row[None], [plain], [seen])[0]
+    assert "position 9 are not finite" in neighbours[1].error
+    assert f"{penalty:g}" in neighbours[1].error
+    assert neighbours[0] == neighbours[2] == alone
+    assert not alone.error
+
+
+def test_logits_of_minus_infinity_are_tokens_that_are_never_chosen() -> None:
+    row = logits()
+    row[row.argmax()] = -math.inf
+    for how in (Sampler(), SAMPLERS[1], SAMPLERS[7]):
+        choice = sample(row[None], [Sample(how, 5, True, 2)], [np.arange(VOCAB)])[0]
+        assert not choice.error
+        assert row[choice.token] > -math.inf
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    row=st.lists(st.floats(width=32), min_size=1, max_size=300),
+    temperature=st.floats(0, 1e38),
+    top_k=st.integers(0, 400),
+    top_p=st.floats(0, 1, exclude_min=True),
+    min_p=st.floats(0, 1),
+    penalty=st.floats(0, exclude_min=True),
+    seed=st.integers(0, 2**63),
+)
+def test_sampling_is_total(
+    row: list[float], temperature: float, top_k: int, top_p: float, min_p: float, penalty: float, seed: int
+) -> None:
+    """Whatever the scores and the sampler are, there is a token of the row or a reason, and the row stays as it was."""
+    how = Sampler(temperature, top_k, top_p, min_p, penalty, seed=seed)
+    scores = np.array(row, dtype=np.float32)
+    before = scores.copy()
+    choice = rules.sample(scores[None], [Sample(how, seed % 1000, True, 3)], [np.arange(len(row))[::2]])[0]
+    assert scores.tobytes() == before.tobytes()
+    assert (choice.token == -1) == bool(choice.error)
+    if not choice.error:
+        assert np.isfinite(scores[choice.token])
+        assert choice.logprobs is not None
+        assert math.isfinite(choice.logprobs.logprob)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.integers(1, 9000), count=st.integers(1, 300), levels=st.integers(1, 50), seed=st.integers(0, 99)
+)
+def test_the_greatest_are_those_of_a_stable_sort(size: int, count: int, levels: int, seed: int) -> None:
+    values = np.random.default_rng(seed).integers(0, levels, size).astype(np.float32)
+    order = np.argsort(-values, kind="stable")
+    wanted = order[values[order] >= values[order[min(count, size) - 1]]]
+    assert rules._greatest(values, count).tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("size", [1, 1000, 2048, 2049, 70_000])
+@pytest.mark.parametrize("number", [0.0, 0.3, 1 - 2**-53])
+def test_a_number_finds_the_place_where_the_cumulative_weight_exceeds_it(size: int, number: float) -> None:
+    weights = np.random.default_rng(size).random(size).astype(np.float32)
+    weights[: size // 3] = 0
+    weights[-(size // 5) :] = 0 if size > 5 else weights[-1]
+    exact = np.cumsum(weights.astype(np.longdouble))
+    wanted = int(np.searchsorted(exact, np.longdouble(number) * exact[-1], side="right"))
+    assert rules._invert(weights, number) == wanted

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,19 +22,20 @@ from drivers.cpu import open_device, open_swap
 from drivers.cpu.native import library
 from drivers.device import Device
 from drivers.engine.engine import Engine
-from drivers.engine.swap import DiskPlaces, HostPlaces, Lost, Places, SwapFile, at_once
+from drivers.engine.host_places import HostPlaces
+from drivers.engine.swap import DiskPlaces, Lost, Places, SwapFile, at_once
 from drivers.protocol import Load, Move
 from syscalls.errno import Errno, SyscallError
 from tests.drivers.feeder import GREEDY, IMAGE, Feeder
 
-FRAME = torch.zeros(3, 2, 5, 7, dtype=torch.bfloat16)
-BYTES = FRAME.numel() * FRAME.itemsize
+BYTES = 420
+FRAME = np.zeros(BYTES, dtype=np.uint8)
 STRIDE = 12 + BYTES + 16
 SIZE = 64 * STRIDE
 
 
-def frame(seed: int) -> torch.Tensor:
-    return torch.randn((1, *FRAME.shape), generator=torch.Generator().manual_seed(seed)).to(FRAME.dtype)
+def frame(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (1, BYTES), dtype=np.uint8)
 
 
 @pytest.fixture
@@ -52,28 +53,28 @@ def test_an_image_without_places_gives_back_nobody_elses(file: SwapFile) -> None
     some.write(7, 0, frame(1))
     none.close()
     DiskPlaces(file, 4, BYTES).write(8, 0, frame(2))
-    into = torch.empty_like(frame(0))
+    into = np.empty_like(frame(0))
     some.read(7, 0, into)
-    assert torch.equal(into, frame(1))
+    assert np.array_equal(into, frame(1))
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["disk", "host"])
 def test_frames_come_back_to_the_bit_and_only_to_their_context(file: SwapFile, which: int) -> None:
     places = makers(file)[which]
     odd = frame(1)
-    odd.view(-1)[:3] = torch.tensor([float("nan"), float("inf"), -0.0])
+    odd[0, :12] = np.array([np.nan, np.inf, -0.0], dtype=np.float32).view(np.uint8)
     for slot, held in enumerate([odd, frame(2), frame(3)]):
         places.write(7 + slot % 2, slot, held)
-    into = torch.empty_like(frame(0))
+    into = np.empty_like(frame(0))
     for slot, held in enumerate([odd, frame(2), frame(3)]):
         places.read(7 + slot % 2, slot, into)
-        assert torch.equal(into.view(torch.int16), held.view(torch.int16))
+        assert np.array_equal(into, held)
     for ctx, slot in ((8, 0), (7, 1), (7, 3), (9, 0)):
         with pytest.raises(Lost):
             places.read(ctx, slot, into)
     places.write(8, 0, frame(4))  # the place is another's now
     places.read(8, 0, into)
-    assert torch.equal(into, frame(4))
+    assert np.array_equal(into, frame(4))
     with pytest.raises(Lost):
         places.read(7, 0, into)
     places.forget(8)
@@ -86,13 +87,13 @@ def test_frames_come_back_to_the_bit_and_only_to_their_context(file: SwapFile, w
 @pytest.mark.parametrize("which", [0, 1], ids=["disk", "host"])
 def test_frames_side_by_side_move_at_once(file: SwapFile, which: int) -> None:
     places = [DiskPlaces(file, 40, BYTES), HostPlaces(100, FRAME)][which]
-    held = torch.cat([frame(seed) for seed in range(5)])
+    held = np.concatenate([frame(seed) for seed in range(5)])
     places.write(1, 8, held)
     places.write(2, 10, held[:1])
-    into = torch.zeros_like(held)
+    into = np.zeros_like(held)
     places.read(1, 8, into[:2])
     places.read(1, 11, into[3:])
-    assert torch.equal(into[[0, 1, 3, 4]], held[[0, 1, 3, 4]])
+    assert np.array_equal(into[[0, 1, 3, 4]], held[[0, 1, 3, 4]])
     with pytest.raises(Lost, match="place 10"):
         places.read(1, 8, into)
     with pytest.raises(OSError, match="place"):
@@ -129,7 +130,7 @@ def test_a_flipped_bit_is_never_taken_back(
         byte = os.pread(file.descriptor, 1, 2 * STRIDE + at)
         os.pwrite(file.descriptor, bytes([byte[0] ^ 1 << bit]), 2 * STRIDE + at)
         with pytest.raises(Lost):
-            places.read(1, 2, torch.empty_like(frame(0)))
+            places.read(1, 2, np.empty_like(frame(0)))
 
 
 def test_what_stood_there_before_or_elsewhere_is_not_taken_back(file: SwapFile) -> None:
@@ -143,7 +144,7 @@ def test_what_stood_there_before_or_elsewhere_is_not_taken_back(file: SwapFile) 
     os.pwrite(file.descriptor, newer, STRIDE)
     for slot in (0, 1):
         with pytest.raises(Lost):
-            places.read(1, slot, torch.empty_like(frame(0)))
+            places.read(1, slot, np.empty_like(frame(0)))
 
 
 def test_the_file_is_bounded_has_no_name_and_tells_nothing(file: SwapFile, tmp_path: Path) -> None:
@@ -154,11 +155,11 @@ def test_the_file_is_bounded_has_no_name_and_tells_nothing(file: SwapFile, tmp_p
         DiskPlaces(file, 1, BYTES)
     first.close()
     DiskPlaces(file, 32, BYTES)
-    plain = torch.full_like(frame(0), 1.5)
+    plain = np.full_like(frame(0), 65)
     second.write(1, 0, plain)
     second.write(1, 1, plain)
     held = os.pread(file.descriptor, SIZE, 0)
-    text = plain.view(torch.uint8).numpy().tobytes()
+    text = plain.tobytes()
     assert text[:32] not in held
     start = 32 * STRIDE
     assert held[start + 12 :][:BYTES] != held[start + STRIDE + 12 :][:BYTES]
@@ -169,11 +170,11 @@ def test_a_full_disk_is_an_error_and_not_a_frame(tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import resource, signal, sys
         from pathlib import Path
-        import torch
+        import numpy
         from drivers.engine.swap import DiskPlaces, Lost, SwapFile
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-        frame = torch.ones(1, 4, 1000)
+        frame = numpy.ones((1, 16000), numpy.uint8)
         places = DiskPlaces(SwapFile(Path(sys.argv[1]), 1 << 20), 4, 16_000)
         for slot in (0, 1):
             try:
@@ -195,10 +196,10 @@ def test_nothing_is_left_of_a_driver_that_was_killed(tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import sys, time
         from pathlib import Path
-        import torch
+        import numpy
         from drivers.engine.swap import DiskPlaces, SwapFile
         places = DiskPlaces(SwapFile(Path(sys.argv[1]), 1 << 20), 4, 4000)
-        places.write(1, 0, torch.ones(1, 1000))
+        places.write(1, 0, numpy.ones((1, 4000), numpy.uint8))
         print("written", flush=True)
         time.sleep(60)
     """)

@@ -31,6 +31,7 @@ from syscalls.records import (
 )
 from syscalls.table import (
     Decode,
+    Estimate,
     Evict,
     Exec,
     Exit,
@@ -400,7 +401,7 @@ class Core(RuleBasedStateMachine):
 
     @rule(
         i=which,
-        what=st.sampled_from(["look", "attach", "policy", "pagein", "evict"]),
+        what=st.sampled_from(["look", "attach", "policy", "pagein", "evict", "estimate"]),
         model=st.sampled_from(MODELS),
         policy=st.sampled_from(["fair", "fcfs", "round_robin", "mlfq", "lottery"]),
         runs=st.integers(1, 4),
@@ -420,7 +421,7 @@ class Core(RuleBasedStateMachine):
                 info = program.call(Sched("", policy, runs, 8 * runs))
                 assert (info.policy, info.max_runs, info.step_tokens) == (policy, runs, 8 * runs)
             case _:
-                call: Any = Evict(model) if what == "evict" else Pagein(model)
+                call: Any = {"evict": Evict, "pagein": Pagein, "estimate": Estimate}[what](model)
                 self.futures.append(program.start(call))
 
     # --- programs, drivers, time ---

@@ -23,6 +23,7 @@ from syscalls.table import (
     Attach,
     BootInfoCall,
     Dmesg,
+    Estimate,
     Getinfo,
     Kill,
     Null,
@@ -180,6 +181,19 @@ def is_cancel(frame: bytes) -> bool:
         return wire.decode_request(frame).call is None
     except wire.RefusedFrame:
         return False
+
+
+def test_an_answer_too_large_for_a_message_is_that_calls_error_and_kernel_and_driver_live(
+    kernel: Booted,
+) -> None:
+    with kernel.connect() as program:
+        restarts = [device.restarts for device in program(BootInfoCall()).devices]
+        for model in ("sim:1e30", "sim:1b,block_bytes=9e18"):  # for the driver's answer, and for the kernel's
+            with pytest.raises(SyscallError, match="cannot be sent") as caught:
+                program(Estimate(model))
+            assert caught.value.errno is Errno.EIO
+        assert program(Estimate("sim:1b")).parameters == 10**9
+        assert [device.restarts for device in program(BootInfoCall()).devices] == restarts
 
 
 def test_a_flood_from_one_program_does_not_starve_another(kernel: Booted) -> None:

@@ -101,8 +101,8 @@ def test_what_is_no_regular_file_is_refused_without_waiting_for_it(
 ) -> None:
     if name != "config.json":
         write_config(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    (tmp_path / name).unlink(missing_ok=True)
+    if name == "config.json":
+        (tmp_path / "model.safetensors").write_bytes(b"")
     made(tmp_path / name)
     error = refused(lambda: (source.read_config(tmp_path), tensors.SafetensorsWeights(tmp_path)))
     assert error.errno is Errno.EIO
@@ -154,7 +154,7 @@ def test_names_with_escape_sequences_are_shown_escaped(tmp_path: Path) -> None:
     header(tmp_path, {"w\x1b]0;title\x07": {"dtype": "F32", "shape": [4], "data_offsets": [0, 3]}}, 3)
     error = refused(lambda: source.read_headers(tmp_path))
     assert r"\x1b]0;title\x07" in error.reason
-    assert shown("\x1b[2J\n\u202e") == r"\x1b[2J\n\u202e"
+    assert shown("\x1b[2J\n\u202e") == r"\x1b[2J\x0a\u202e"
     assert shown("naïve 模型") == "naïve 模型"
 
 
@@ -210,3 +210,11 @@ def test_a_file_given_for_a_model_is_told_what_it_is(tmp_path: Path) -> None:
 def test_a_directory_with_an_adapter_is_told_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     assert "adapter" in refused(lambda: source.find(str(tmp_path))).reason
+
+
+def test_what_a_file_says_reaches_no_terminal_unescaped_whoever_raises_it() -> None:
+    """Errors of drivers, kernel and clients are of one class."""
+    error = SyscallError(Errno.EIO, "its quant_method is \x1b]0;title\x07\r\n[2026] forged line")
+    assert error.reason.isprintable()
+    assert str(error).isprintable()
+    assert r"\x1b]0;title\x07\x0d\x0a[2026]" in error.reason

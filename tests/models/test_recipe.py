@@ -15,7 +15,7 @@ from models.tiny.recipe.batches import batch
 from models.tiny.recipe.training import Learner, Plan, train
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
-PLAN = Plan(steps=3, warmup=1, decay_from=1, restart=1, checkpoint_every=1, compiled=False)
+PLAN = Plan(steps=3, warmup=1, decay_from=1, restart=1, checkpoint_every=1, mixed=False, compiled=False)
 
 
 class Stopped(Exception):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from syscalls import limits, records, wire
 from syscalls.errno import Errno, SyscallError
+from syscalls.printable import printable
 from syscalls.table import CANCEL, TABLE, Call, Decode, Feed, Fork, Getinfo, Null, Ps, Spawn
 
 ENTRIES = pytest.mark.parametrize("entry", TABLE.values(), ids=lambda entry: entry.name)
@@ -78,7 +79,8 @@ def test_an_error_arrives_with_its_reason(errno: Errno, reason: str) -> None:
     reply = wire.decode_reply(wire.encode_reply(7, errno, reason))
     with pytest.raises(SyscallError) as caught:
         wire.result(reply, Null())
-    assert (caught.value.errno, caught.value.reason) == (errno, reason)
+    assert (caught.value.errno, caught.value.reason) == (errno, printable(reason, one_line=True))
+    assert reason.isprintable() <= (caught.value.reason == reason)
 
 
 def test_a_cancel_names_the_call_it_takes_back() -> None:
@@ -151,6 +153,20 @@ def test_too_long_a_result_is_answered_as_such() -> None:
     frame = wire.encode_reply(3, Errno.OK, "x" * (limits.MAX_REPLY_BYTES + 1))
     assert wire.decode_reply(frame)[:2] == (3, Errno.EMSGSIZE)
     assert len(frame) < 1000
+
+
+@pytest.mark.parametrize(
+    "value", [1 << 70, [-(1 << 64)], "\udc80", object()], ids=["big", "small", "surrogate", "type"]
+)
+def test_a_result_that_no_message_can_carry_is_answered_as_such(value: Any) -> None:
+    reply = wire.decode_reply(wire.encode_reply(3, Errno.OK, value))
+    assert reply[:2] == (3, Errno.EIO)
+    assert wire.reason(reply).startswith("the result cannot be sent: ")
+
+
+def test_a_reason_that_no_message_can_carry_is_escaped() -> None:
+    reply = wire.decode_reply(wire.encode_reply(3, Errno.ENOENT, "no file \udc80"))
+    assert (reply.errno, wire.reason(reply)) == (Errno.ENOENT, r"no file \udc80")
 
 
 def test_only_system_calls_can_be_encoded() -> None:

@@ -23,6 +23,7 @@ from syscalls.records import Signal, State
 from syscalls.table import Getinfo, Kill, Ps, Spawn
 from tests.booted import eventually
 from userland.programs.boot import private_kernel
+from userland.sdk.system import System
 
 SIM = "sim:context=256,vocab=100"
 DEADLINE = 120.0
@@ -154,6 +155,24 @@ def test_top_prints_one_look_without_a_terminal(where: Path, agent: int) -> None
 def test_dmesg_and_models_print_what_the_kernel_has(where: Path, agent: int) -> None:
     assert re.search(r"\[ *\d+\.\d{6}\] .*boots", llmasos(where, "dmesg").stdout)
     assert re.search(r"sim:context=256,vocab=100 +resident +sim0", llmasos(where, "models").stdout)
+
+
+def test_an_estimate_says_what_a_model_would_take_without_loading_it(where: Path, agent: int) -> None:
+    ended = llmasos(where, "models", "--estimate", "sim:1b,vocab=100", "--dtype", "int8", "--context", "2000")
+    assert ended.returncode == 0, ended.stderr
+    said = {name: value.strip() for name, value in re.findall(r"^([\w ]+?)  +(.*)$", ended.stdout, re.M)}
+    assert said["weights"] == "954 MiB"
+    assert re.fullmatch(r".* for 1,000 tokens, .* for a context of 2,000 tokens", said["KV"])
+    assert said["would have to go"] == "nobody"
+    assert said["so"] == "it can be loaded"
+    assert "sim:1b,vocab=100" not in llmasos(where, "models").stdout
+    with System.connect(where, name="test") as system:
+        info = system.estimate("sim:1b,vocab=100", "int8", context=2000)
+        assert (info.weight_bytes, info.context, info.state) == (10**9, 2000, "absent")
+    refused = llmasos(where, "models", "--estimate", "nowhere")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("llmasos: ENOENT: ")
+    assert llmasos(where, "models", "--dtype", "int8").stderr.startswith("llmasos: EINVAL: ")
 
 
 def test_strace_decodes_the_calls_of_others_and_leaves_out_its_own(where: Path, agent: int) -> None:

@@ -40,6 +40,19 @@ def finish(process: Process) -> Finish:
     return result.finish
 
 
+def test_an_estimate_is_what_loading_takes(cpu_system: System, tmp_path: Path) -> None:
+    model = models_zoo.build("qwen3", tmp_path / "model")
+    said = cpu_system.estimate(model, dtype="fp32", context=100)
+    assert (said.state, said.refused, said.architecture) == ("absent", "", "qwen3")
+    assert str(model) not in [row.path for row in cpu_system.models()]
+    found = cpu_system.load(model, "fp32")
+    assert (said.weight_bytes, said.parameters) == (found.weight_bytes, found.parameters)
+    assert said.pool_bytes == found.frames * found.block_bytes
+    assert said.context_bytes == 7 * found.block_bytes, "100 tokens lie in seven blocks of 16"
+    assert cpu_system.estimate(model, dtype="fp32").state == "resident"
+    cpu_system.evict(model, "fp32")
+
+
 def test_a_stream_gives_the_text_that_stands_in_the_log(process: Process) -> None:
     text = "".join(process.stream(20))
     assert process.text == PROMPT + text

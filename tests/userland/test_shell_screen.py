@@ -6,8 +6,9 @@ import io
 
 import pytest
 
+from syscalls.printable import printable
 from userland.programs.flow import Flow
-from userland.programs.screen import Column, Screen, Table, printable
+from userland.programs.screen import Column, Screen, Table
 
 
 class Tty(io.StringIO):

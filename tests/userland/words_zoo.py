@@ -212,7 +212,9 @@ def tokenizer_files(draw: st.DrawFn) -> dict[str, Any]:
                 "add_bos_token": st.booleans(), "add_eos_token": st.booleans(),
                 "clean_up_tokenization_spaces": st.booleans(), "legacy": st.booleans(),
                 "additional_special_tokens": st.just(["<|im_start|>", "<extra>"]),
-                "extra_special_tokens": st.sampled_from([["<more>"], ["<more>", "<|im_start|>"], {"image_token": "<image>"}, []]),
+                "extra_special_tokens": st.sampled_from(
+                    [["<more>"], ["<more>", "<|im_start|>"], {"image_token": "<image>"}, []]
+                ),
                 "pad_token": st.sampled_from(["<pad>", "</s>", None]),
                 "audio_token": st.just("<audio>"),
                 "unk_token": st.just({"__type": "AddedToken", "content": "<unk>", "lstrip": False, "normalized": False}),

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from syscalls.errno import Errno, SyscallError
+from syscalls.printable import printable
 from syscalls.records import Finish
 from syscalls.table import Decode, Getinfo, Read
 from userland.demo.stage import WIDTH, Stage
-from userland.programs.screen import printable
 from userland.sdk import turns
 from userland.sdk.system import Process, System
 

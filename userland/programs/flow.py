@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-from userland.programs.screen import Screen, printable
+from syscalls.printable import printable
+from userland.programs.screen import Screen
 
 _WORDS = re.compile(r"\n|[^\S\n]+|\S+")
 

@@ -8,27 +8,19 @@ honoured. Errors go to stderr as one line.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
+
+from syscalls.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
 
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_CELL_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 PROSE_WIDTH = 100  # where there is no terminal that has a width
-
-
-def printable(text: str, *, one_line: bool = False) -> str:
-    """Text whose control characters (C0 but newline and tab, DEL, C1) are shown as `\\x1b`, so that what a model or
-    another user wrote cannot command the terminal. With `one_line`, newlines and tabs too: for names."""
-    controls = _CELL_CONTROLS if one_line else _CONTROLS
-    return controls.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from syscalls.printable import printable
 from syscalls.records import BootInfo, Kind, ModelInfo, ProcessInfo, State, Stats
 from syscalls.table import BootInfoCall, Models, StatsCall
 from userland.programs import ps
 from userland.programs.figures import bar, duration, rate, size
 from userland.programs.ps import Kernel
-from userland.programs.screen import Column, Screen, Table, printable
+from userland.programs.screen import Column, Screen, Table
 
 if TYPE_CHECKING:
     from rich.console import Group

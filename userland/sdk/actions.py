@@ -21,6 +21,7 @@ from syscalls.table import (
     Read,
     Wait,
 )
+from userland.sdk import sim_words
 from userland.sdk.chat import ChatFormat
 from userland.sdk.dialogue import Setup
 from userland.sdk.script import Script, ask
@@ -81,7 +82,8 @@ class Language:
 
 def language_of(info: ModelInfo) -> Language:
     """Load a model's tokenizer. Raises ENOENT or EIO if there is none."""
-    tokenizer = load_tokenizer(info.path)
+    simulated = info.architecture == sim_words.ARCHITECTURE
+    tokenizer = sim_words.sim_tokenizer(info.vocab) if simulated else load_tokenizer(info.path)
     chat = _chat_of(tokenizer, info.name, info.context)
     known, why = (None, chat.reason) if isinstance(chat, SyscallError) else (chat, "")
     return Language(info, tokenizer, known, why)

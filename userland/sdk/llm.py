@@ -74,17 +74,19 @@ class LLM:
     @overload
     def generate(
         self, prompt: str, max_length: int | None = None, *, max_new_tokens: int | None = None, num_beams: int = 1,
-        temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
-        repetition_penalty: float = 1.0, seed: int = 0, stop: Strings = (), length_penalty: float = 1.0,
-        early_stopping: EarlyStopping = False, return_full_text: bool = False,
+        temperature: float | None = None, top_k: int | None = None, top_p: float | None = None,
+        min_p: float | None = None, repetition_penalty: float | None = None, seed: int = 0, stop: Strings = (),
+        length_penalty: float = 1.0, early_stopping: EarlyStopping = False, return_full_text: bool = False,
+        defaults: bool = True,
     ) -> str: ...  # fmt: skip
 
     @overload
     def generate(
         self, prompt: list[str] | tuple[str, ...], max_length: int | None = None, *, max_new_tokens: int | None = None,
-        num_beams: int = 1, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
-        repetition_penalty: float = 1.0, seed: int = 0, stop: Strings = (), length_penalty: float = 1.0,
-        early_stopping: EarlyStopping = False, return_full_text: bool = False,
+        num_beams: int = 1, temperature: float | None = None, top_k: int | None = None, top_p: float | None = None,
+        min_p: float | None = None, repetition_penalty: float | None = None, seed: int = 0, stop: Strings = (),
+        length_penalty: float = 1.0, early_stopping: EarlyStopping = False, return_full_text: bool = False,
+        defaults: bool = True,
     ) -> list[str]: ...  # fmt: skip
 
     def generate(
@@ -94,26 +96,28 @@ class LLM:
         *,
         max_new_tokens: int | None = None,
         num_beams: int = 1,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
         seed: int = 0,
         stop: Strings = (),
         length_penalty: float = 1.0,
         early_stopping: EarlyStopping = False,
         return_full_text: bool = False,
+        defaults: bool = True,
     ) -> str | list[str]:
         """The continuation of a prompt, or of each of a list of prompts, computed together.
 
         `max_length` counts the prompt's tokens, as in transformers; `max_new_tokens` does not. With `num_beams` > 1, beam
-        search (deterministic: no temperature, no stop strings). `return_full_text` puts the prompt in front. Raises
-        SyscallError: EINVAL, E2BIG (the prompt is too long).
+        search (deterministic: no temperature, no stop strings). `return_full_text` puts the prompt in front. What is None
+        of the sampling is as the model's generation_config.json has it, unless `defaults` is False; beams heed nothing of
+        that. Raises SyscallError: EINVAL, E2BIG (the prompt is too long).
         """
         if num_beams < 1:
             raise SyscallError(Errno.EINVAL, f"num_beams is {num_beams}; it must be 1 or more")
-        if num_beams > 1 and (temperature or stop or repetition_penalty != 1.0):
+        if num_beams > 1 and (temperature or stop or repetition_penalty not in (None, 1.0)):
             raise SyscallError(
                 Errno.EINVAL,
                 "beam search takes no temperature, repetition_penalty or stop strings",
@@ -127,7 +131,8 @@ class LLM:
             left = self._room(len(ids), max_length, max_new_tokens)
             with self.system.spawn(
                 self.model.path, ids, name="generate", temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-                repetition_penalty=repetition_penalty, seed=seed, dtype=self.model.dtype, device=self.model.device,
+                repetition_penalty=repetition_penalty, defaults=defaults and num_beams == 1, seed=seed,
+                dtype=self.model.dtype, device=self.model.device,
             ) as process:  # fmt: skip
                 working.append(process)
                 if num_beams == 1:
@@ -155,20 +160,22 @@ class LLM:
         prompt: str,
         max_new_tokens: int = NEW_TOKENS,
         *,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
         seed: int = 0,
         stop: Strings = (),
+        defaults: bool = True,
     ) -> Generator[str, None, None]:
         """The continuation of a prompt, piece by piece."""
         stops = stop_strings(stop)
         ids = self.language.encode(prompt, begin=True, control=True)
         with self.system.spawn(
             self.model.path, ids, name="generate", temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-            repetition_penalty=repetition_penalty, seed=seed, dtype=self.model.dtype, device=self.model.device,
+            repetition_penalty=repetition_penalty, defaults=defaults, seed=seed, dtype=self.model.dtype,
+            device=self.model.device,
         ) as process:  # fmt: skip
             yield from process.stream(max_new_tokens, stop=stops)
 

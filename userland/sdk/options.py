@@ -10,8 +10,18 @@ from typing import Any, Literal, TypedDict
 
 import msgspec
 
+from modelfiles import names
 from syscalls.errno import Errno, SyscallError
-from syscalls.records import GroupInfo, GroupSettings, KvAction, Limits, ModelInfo, Sampler, SchedClass
+from syscalls.records import (
+    GroupInfo,
+    GroupSettings,
+    KvAction,
+    Limits,
+    ModelInfo,
+    Sampler,
+    SamplingDefaults,
+    SchedClass,
+)
 from syscalls.table import Exec, Feed, Getinfo, GroupCreate, GroupSet, GroupStat, Models, Spawn
 from userland.sdk import actions, arguments, turns
 from userland.sdk.actions import Language
@@ -20,13 +30,15 @@ from userland.sdk.dialogue import Entry, Message, Setup, packed
 from userland.sdk.script import Script, ask
 
 _UNLIMITED = Limits()
+_SAMPLING = SamplingDefaults.__struct_fields__
 
 Prompt = str | Message | Sequence[Message] | Ids
 
 
 @dataclass(slots=True, frozen=True)
 class Options:
-    """Everything `spawn` takes. `prompt` is plain text, chat messages, or token ids; `system` begins a chat."""
+    """Everything `spawn` takes. `prompt` is plain text, chat messages, or token ids; `system` begins a chat. What is None
+    of the sampling is as the model's makers advise (its generation_config.json), unless `defaults` is False; else off."""
 
     model: str = "tiny"
     prompt: Prompt | None = None
@@ -34,11 +46,12 @@ class Options:
     system: str = ""
     nice: int = 0
     sched_class: SchedClass = SchedClass.FAIR
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    defaults: bool = True
     seed: int | None = None
     limits: Limits = _UNLIMITED
     dtype: Dtype = ""
@@ -66,11 +79,16 @@ class Options:
             or self.chat_template
         )
 
-    def sampler(self) -> Sampler | None:
-        """The sampler, or None for the kernel's: greedy, with a seed of the process's own."""
-        sampler = Sampler(
-            self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty, self.seed or 0
-        )
+    def sampler(self, advised: SamplingDefaults) -> Sampler | None:
+        """The sampler, or None for the kernel's: greedy, with a seed of the process's own. Each field is what the caller
+        gives, else what the model's makers advise, else off."""
+        chosen: dict[str, float] = {}
+        for name in _SAMPLING:
+            if (value := getattr(self, name)) is None and self.defaults:
+                value = getattr(advised, name)
+            if value is not None:
+                chosen[name] = value
+        sampler = Sampler(seed=self.seed or 0, **chosen)  # type: ignore[arg-type]  # top_k is an int
         return None if self.seed is None and sampler == Sampler() else sampler
 
 
@@ -81,11 +99,12 @@ class SpawnOptions(TypedDict, total=False):
     system: str
     nice: int
     sched_class: SchedClass
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    defaults: bool
     seed: int | None
     limits: Limits
     dtype: Dtype
@@ -146,6 +165,8 @@ def located(model: Model) -> Script[str]:
     """What to call a model in a system call. A directory of the working directory may be named bare (`mine`, not only
     `./mine`), unless the system knows a model of that name."""
     path, name = model_path(model), model_name(model)
+    if path == name and (found := names.locate(name)) is not None:
+        return found
     if path == name and (os.path.isfile(os.path.join(name, "config.json")) or os.path.isfile(name)):
         rows = yield from ask(Models())
         if all(row.name != name for row in rows):
@@ -161,7 +182,7 @@ def spawn(options: Options) -> Script[tuple[int, ModelInfo]]:
     model, dtype = (yield from located(options.model)), dtype_name(options.dtype)
     info = yield from actions.model_of(model, dtype, options.device)
     ids, records = initial(options, info)
-    sampler = options.sampler()
+    sampler = options.sampler(info.sampling)
     if sampler is not None and options.seed is None:
         sampler = Sampler(
             sampler.temperature, sampler.top_k, sampler.top_p, sampler.min_p, sampler.repetition_penalty,

@@ -21,6 +21,7 @@ from syscalls.errno import Errno, SyscallError
 from syscalls.records import (
     Advice,
     CheckpointInfo,
+    EstimateInfo,
     ExitInfo,
     Finish,
     GroupInfo,
@@ -36,6 +37,7 @@ from syscalls.records import (
 from syscalls.table import (
     Advise,
     Checkpoint,
+    Estimate,
     Evict,
     Feed,
     Fork,
@@ -130,6 +132,14 @@ class System(Connection):
         """Bring a model into memory."""
         path = self.run(options.located(model))
         return self(Pagein(path, device, dtype_name(dtype)))
+
+    def estimate(
+        self, model: Model, dtype: Dtype = "", device: str = "", context: int = 0
+    ) -> EstimateInfo:
+        """What a model would take, with one context of so many tokens (0: as many as it can have there), and who would
+        have to go for it. Nothing is loaded. Raises ENOENT, ENOEXEC, EIO, ENOTSUP as `load` does."""
+        path = self.run(options.located(model))
+        return self(Estimate(path, device, dtype_name(dtype), context))
 
     def evict(self, model: Model, dtype: Dtype = "", device: str = "", *, force: bool = False) -> None:
         """Take a model out of memory; with `force` even if processes use it, whose KV stays."""

@@ -8,6 +8,7 @@ with its own ids, which then stand in the rendering where its text would.
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,28 +40,32 @@ class Own:
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """A conversation as text. `text` has marks around what is not control although it is spelled so; `places` are where
-    in it the `Own` of the messages stand, in their order, None for what the template leaves out."""
+    """A conversation as text. Where it is `marked`, marks stand around what is not control although it is spelled so;
+    `places` are where in the text the `Own` of the messages stand, in their order, None for what the template leaves out.
+    """
 
     tokenizer: Tokenizer
     text: str
+    marked: bool
     owns: tuple[Own, ...] = ()
     places: tuple[tuple[int, int] | None, ...] = ()
 
     @property
     def plain(self) -> str:
         """The text as it is read."""
-        return self.text.replace(MARK, "").replace(UNMARK, "")
+        return self.text.replace(MARK, "").replace(UNMARK, "") if self.marked else self.text
 
     def tokens(self) -> list[Token]:
         """The tokens of the text, that of the answers included."""
-        return self.tokenizer.encode_marked(self.text)
+        return self.tokenizer.encode_marked(self.text) if self.marked else self.tokenizer.tokens(self.text)
 
     def ids(self) -> list[int]:
         """The ids, with the answers' own where their text is."""
         shown = sorted(
             (place, own) for place, own in zip(self.places, self.owns, strict=True) if place is not None
         )
+        if not shown:
+            return self.tokenizer.encode_text(self.text, marked=self.marked)
         stretches = self.stretches([place for place, _ in shown])
         ids = stretches[0]
         for (_, own), behind in zip(shown, stretches[1:], strict=True):
@@ -75,15 +80,13 @@ class Rendering:
             return [[token.id for token in tokens]]
         starts = [token.start for token in tokens]
         for number, (start, end) in enumerate([*places, (len(self.text), 0)]):
-            near = tokens[bisect_left(starts, done) : bisect_left(starts, start)]
+            near = tokens[max(0, bisect_left(starts, done) - 1) : bisect_left(starts, start)]
             prompt = number in prompted
             last = next((i for i in range(len(near) - 1, -1, -1) if near[i].id in self.tokenizer.added), None)
-            if (
-                prompt and last is not None
-            ):  # behind an added token the prompt's end is encoded as it was at its time
-                tail = self.tokenizer.encode_marked(self.text[near[last].start : start])
-                ids = self._between(near[:last], done, near[last].start)
-                found.append([*ids, *(token.id for token in tail)])
+            if prompt and last is not None and near[last].start >= done:
+                # Behind an added token a prompt's end is encoded as it was when it was one.
+                tail = self.tokenizer.encode_text(self.text[near[last].start : start], marked=self.marked)
+                found.append([*self._between(near[:last], done, near[last].start), *tail])
             else:
                 found.append(self._between(near, done, start, spaces=prompt))
             done = end
@@ -116,13 +119,18 @@ class Rendering:
     def _between(self, tokens: Sequence[Token], start: int, end: int, *, spaces: bool = False) -> list[int]:
         """Ids of what stands between two answers. Of a token that reaches into an answer, what lies outside is encoded by
         itself, unless it is a space before one (without `spaces`): sentencepiece writes that with the word."""
-        inside = [token for token in tokens if token.start >= start and token.end <= end and (start < end)]
-        low = inside[0].start if inside else end
-        high = inside[-1].end if inside else low
-        ids = self._alone(start, low) if start and low > start else []
-        ids += [token.id for token in inside]
-        if high < end < len(self.text) and (spaces or self.text[high:end].strip(" ")):
-            ids += self._alone(high, end)
+        if start >= end:
+            return []
+        ids: list[int] = []
+        behind = [token.end for token in tokens if token.start < start < token.end <= end]
+        if start and behind:
+            ids += self._alone(start, max(behind))
+        ids += [
+            token.id for token in tokens if start <= token.start and token.end <= end and token.start < end
+        ]
+        before = [token.start for token in tokens if start <= token.start < end < token.end]
+        if before and (spaces or self.text[min(before) : end].strip(" ")):
+            ids += self._alone(min(before), end)
         return ids
 
     def _alone(self, start: int, end: int) -> list[int]:
@@ -187,6 +195,10 @@ class ChatTemplate:
         """
         source = self.source(template, tools=tools is not None)
         told = _checked(messages, any_role=allow_special)
+        if any(isinstance(message.get("content"), (list, tuple)) for message in told) and not _takes_parts(
+            source
+        ):
+            told = [_joined(message) for message in told]
         try:
             return self._rendered(source, told, prompt, tools, documents, variables or {}, now, allow_special)
         except SyscallError as refused:
@@ -249,7 +261,7 @@ class ChatTemplate:
             now,
         )
         clean, places = _without_signs(text, signs, len(owns))
-        return Rendering(self.tokenizer, clean, tuple(owns), places)
+        return Rendering(self.tokenizer, clean, not allow_special, tuple(owns), places)
 
 
 def _checked(messages: Sequence[Mapping[str, Any]], *, any_role: bool) -> list[dict[str, Any]]:
@@ -275,6 +287,41 @@ def _checked(messages: Sequence[Mapping[str, Any]], *, any_role: bool) -> list[d
     if not told:
         raise SyscallError(Errno.EINVAL, "the conversation is empty; it has at least one message")
     return told
+
+
+@functools.lru_cache(maxsize=32)
+def _takes_parts(source: str) -> bool:
+    """Whether a template knows contents that are lists of parts; others would write them as Python does."""
+    from userland.sdk.sandbox import compiled
+
+    asked = [{"role": "user", "content": [{"type": "text", "text": "alpha"}]}]
+    try:
+        text = compiled(source).render(
+            {"messages": asked, "add_generation_prompt": True, "bos_token": "", "eos_token": ""}
+        )
+    except SyscallError:
+        return False
+    return "alpha" in text and "'alpha'" not in text and '"alpha"' not in text
+
+
+def _joined(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with the text parts of its content as one text."""
+    content = message.get("content")
+    if not isinstance(content, (list, tuple)):
+        return message
+    texts: list[Any] = [
+        part.get("text") if isinstance(part, Mapping) and part.get("type", "text") == "text" else part
+        for part in content
+    ]
+    if len(texts) == 1 and isinstance(texts[0], Own):
+        return {**message, "content": texts[0]}
+    for part in texts:
+        if not isinstance(part, str):
+            raise SyscallError(
+                Errno.EINVAL,
+                f'the chat template takes text, or parts like {{"type": "text", "text": "..."}}, not {part!r:.80}',
+            )
+    return {**message, "content": "".join(texts)}
 
 
 def _merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]] | None:

@@ -118,6 +118,10 @@ class Tokenizer:
     def _added_ids(self) -> dict[str, int]:
         return {token.content: i for i, token in sorted(self.added.items())}
 
+    @functools.cached_property
+    def _spellings(self) -> Spellings:
+        return Spellings(self._added_ids)
+
     @property
     def size(self) -> int:
         """Number of ids, added tokens included."""
@@ -174,7 +178,9 @@ class Tokenizer:
         Raises SyscallError: EINVAL for what this tokenizer cannot encode, E2BIG if it makes too much of it, ETIME if it
         takes too long.
         """
-        marked = text if control else self.control().mark(text)
+        marked = text
+        if not control and next(self._spellings.find(text), None) is not None:
+            marked = self.control().mark(text)
         if marked == text:
             return self._ids(self.core, text, begin)
         ids = [token.id for token in self.encode_marked(marked)]
@@ -188,6 +194,16 @@ class Tokenizer:
             if whole[at : at + len(plain)] == plain:
                 return whole[:at], whole[at + len(plain) :]
         return [], []
+
+    def encode_text(self, text: str, *, marked: bool) -> list[int]:
+        """Ids of a text, in which control tokens that stay text may stand between marks."""
+        if marked and (MARK in text or UNMARK in text):
+            return [token.id for token in self.encode_marked(text)]
+        return self._ids(self.core, text, False)
+
+    def tokens(self, text: str) -> list[Token]:
+        """Tokens of a text, and where they stand in it."""
+        return self._tokens(self.core, text)
 
     def encode_marked(self, text: str) -> list[Token]:
         """Tokens of a text in which control tokens that stay text stand between marks."""
@@ -237,20 +253,25 @@ class Tokenizer:
 
     def _as_text(self, spelled: str, start: int) -> list[Token]:
         """An added token's spelling as ordinary tokens. A vocabulary that has it among its ordinary ones (Unigram) is
-        given it in two pieces. EINVAL if it is a single character that only this token can write."""
+        given it in two pieces; the token of what is unknown stands for itself. EINVAL if only this token can write it."""
         token = self._added_ids[spelled]
         for cut in range(len(spelled)):
             parts = [part for part in (spelled[:cut], spelled[cut:]) if part]
             tokens: list[Token] = []
             for part in parts:
                 tokens += self._inside(self._plain, part, start)
-            if token not in (i for i, *_ in tokens):
+            if token not in (i for i, *_ in tokens) or spelled == self._unknown:
                 return [Token(i, start, start + len(spelled)) for i, *_ in tokens]
         raise SyscallError(
             Errno.EINVAL,
             f"the text spells the control token {spelled!r}, and this tokenizer cannot write that in other tokens; take "
             "it out, or allow special tokens",
         )
+
+    @functools.cached_property
+    def _unknown(self) -> str | None:
+        """The token that the model gives for what it does not know."""
+        return self.settings.named.get("unk_token") or getattr(self.core.model, "unk_token", None)
 
     @functools.cached_property
     def _plain(self) -> Any:

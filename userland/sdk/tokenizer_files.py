@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from modelfiles import source
 from syscalls.errno import Errno, SyscallError
 from userland.sdk.tokenizer import Settings, Tokenizer
 
@@ -35,8 +36,9 @@ def load_tokenizer(path: str) -> Tokenizer:
 
     Raises SyscallError: ENOENT (no such directory), EIO (what is there is no tokenizer).
     """
+    place = path if os.path.exists(path) else os.fspath(source.find(path))
     with _loading:
-        return _loaded(path, _stamps(path))
+        return _loaded(place, _stamps(place))
 
 
 def _stamps(path: str) -> tuple[tuple[str, int, int, int], ...]:

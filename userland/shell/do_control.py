@@ -7,6 +7,7 @@ import msgspec
 
 from syscalls.errno import SyscallError
 from syscalls.limits import NICE_MAX, NICE_MIN
+from syscalls.printable import printable
 from syscalls.records import Limits, Signal
 from syscalls.table import (
     Advise,
@@ -25,7 +26,6 @@ from userland.programs import groups, system
 from userland.programs.figures import size
 from userland.programs.power import halt
 from userland.programs.program import run
-from userland.programs.screen import printable
 from userland.shell.grammar import Line, UsageError
 from userland.shell.session import Session, does
 

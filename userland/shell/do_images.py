@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from syscalls.printable import printable
 from userland.programs import images
-from userland.programs.screen import printable
 from userland.shell.grammar import Line, UsageError
 from userland.shell.session import Session, does
 

@@ -12,10 +12,10 @@ from collections.abc import Generator
 from contextlib import closing
 
 from syscalls.errno import Errno, SyscallError
+from syscalls.printable import printable
 from syscalls.records import Finish, Limits, ProcessInfo, Signal, State
 from syscalls.table import Getinfo, Kill, Models, Read, Wait
 from userland.programs.flow import Flow
-from userland.programs.screen import printable
 from userland.sdk import turns
 from userland.sdk.actions import MAX_TOKENS
 from userland.sdk.answers import Listening, follow
@@ -54,7 +54,7 @@ def _spawn(shell: Session, line: Line) -> None:
         name=name,
         system=line.text("--system"),
         nice=line.integer("--nice", 0),
-        temperature=line.decimal("--temperature", 0.0),
+        temperature=line.decimal("--temperature", 0.0) if line.has("--temperature") else None,
         seed=line.integer("--seed", 0, least=0) if line.has("--seed") else None,
         dtype=line.text("--dtype"),
         group=line.text("--group"),

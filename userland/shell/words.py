@@ -42,7 +42,7 @@ _ALL = (
                 Option("--model", Kind.MODEL, "a known name, a directory, or a hub name (default: the kernel's)"),
                 Option("--nice", Kind.INTEGER, f"{NICE_MIN} (most) to {NICE_MAX} (least)"),
                 Option("--system", Kind.TEXT, "system prompt; quote it"),
-                Option("--temperature", Kind.DECIMAL, "0 (default) is greedy"),
+                Option("--temperature", Kind.DECIMAL, "0 is greedy (default: as the model's makers advise, else 0)"),
                 Option("--seed", Kind.INTEGER, "seed of the sampler"),
                 Option("--max", Kind.INTEGER, "tokens of an answer at most"),
                 Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),

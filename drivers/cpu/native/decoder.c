@@ -25,8 +25,8 @@ typedef struct {
     /* Buffers for `room` rows; each row starts on a cache line. */
     int64_t room, wide; /* `wide`: columns of the widest product's output */
     float *state, *normed, *qkv, *mixed, *result, *middle;
-    int8_t *values;
-    int64_t values_stride;
+    uint8_t *values;
+    int64_t values_stride; /* bytes */
     float *value_scale;
     int32_t *value_sums;
     group *groups;
@@ -94,21 +94,39 @@ static int reserve(decoder *d, int64_t rows)
     for (int64_t first, end, i; (first = team_take(self, (items), &end)) >= 0;)                                        \
         for (i = first; i < end; i++)
 
-/* The quantised rows as the input of a product. */
-static activations input_of(const decoder *d, int64_t rows)
+/* Does a form want the sums of groups, and bytes with signs? */
+static int grouped(const matrix *w) { return w->bits == 4 || w->group_kind != UNGROUPED; }
+
+/* Bytes of a row that `make_input` writes. */
+static int64_t input_size(const kernels *k, const matrix *w)
 {
+    return w->bits == 32 ? 0 : w->bits == 16 ? w->inputs * k->rounded_size : w->inputs;
+}
+
+/* Makes of row x [size] what a product with w takes. */
+static void make_input(const kernels *k, const matrix *w, const float *x, int64_t size, void *values, float *scale, int32_t *sums)
+{
+    if (w->bits == 16) k->round_row(x, size, w->inputs, values);
+    if (w->bits <= 8) k->quantise(x, size, w->inputs, grouped(w), values, scale, grouped(w) ? sums : NULL);
+}
+
+static void prepare_row(const decoder *d, const matrix *w, const float *x, int64_t size, int64_t row)
+{
+    make_input(d->k, w, x, size, d->values + row * d->values_stride, d->value_scale + row,
+               d->value_sums + row * (d->values_stride / GROUP));
+}
+
+/* The prepared rows as the input of a product; x [rows, stride] is what they were made of. */
+static activations input_of(const decoder *d, const matrix *w, const float *x, int64_t stride, int64_t rows)
+{
+    if (w->bits == 32) return (activations){x, NULL, NULL, rows, stride * (int64_t)sizeof *x};
     return (activations){d->values, d->value_scale, d->value_sums, rows, d->values_stride};
 }
 
-static void quantise_row(const decoder *d, const matrix *w, const float *x, int64_t size, int64_t row)
+static void multiply(member *self, const decoder *d, const matrix *w, const float *x, int64_t x_stride, int64_t rows, float *out,
+                     int64_t stride)
 {
-    d->k->quantise(x, size, w->inputs, w->bits, d->values + row * d->values_stride, d->value_scale + row,
-                   w->bits == 4 ? d->value_sums + row * (d->values_stride / GROUP) : NULL);
-}
-
-static void multiply(member *self, const decoder *d, const matrix *w, int64_t rows, float *out, int64_t stride)
-{
-    const activations a = input_of(d, rows);
+    const activations a = input_of(d, w, x, x_stride, rows);
     const int64_t items = w->columns / ITEM;
     EACH(items) d->k->product(w, &a, i, out, stride);
     team_next(self, items);
@@ -118,7 +136,7 @@ static void multiply(member *self, const decoder *d, const matrix *w, int64_t ro
 static int64_t kv_head_size(const model *m, const batch *b)
 {
     const int64_t vectors = LANES * padded_dim(m);
-    return b->kv_bits == 8 ? vectors + LANES * (int64_t)sizeof(float) : vectors * (int64_t)sizeof(uint16_t);
+    return b->kv_bits == 8 ? vectors + LANES * (int64_t)sizeof(float) : vectors * b->kv_bits / 8;
 }
 
 /* Writes a row's key (`key`), or value, of one head to its slot of a frame; `bytes` has room for one. */
@@ -126,12 +144,16 @@ static void keep(const decoder *d, const batch *b, const float *x, uint8_t *to, 
 {
     const int64_t dim = d->m->head_dim, padded = padded_dim(d->m);
     const int64_t first = key ? slot : slot * padded, step = key ? LANES : 1;
-    if (b->kv_bits != 8) {
+    if (b->kv_bits == 32) {
+        for (int64_t i = 0; i < dim; i++) ((float *)to)[first + i * step] = x[i];
+        return;
+    }
+    if (b->kv_bits == 16) {
         d->k->narrow(x, (uint16_t *)to + first, dim, step);
         return;
     }
     float *const scale = (float *)(to + LANES * padded) + slot;
-    d->k->quantise(x, dim, padded, 4, bytes, scale, NULL); /* as in 4 bits they have signs */
+    d->k->quantise(x, dim, padded, 1, bytes, scale, NULL);
     for (int64_t i = 0; i < padded; i++) ((int8_t *)to)[first + i * step] = bytes[i];
 }
 
@@ -207,39 +229,40 @@ static void run_step(member *self, void *argument)
     EACH(rows)
     {
         float *const x = d->state + i * hidden;
-        k->embed(m->embedding + b->token[i] * m->hidden, m->embedding_scale, x, m->hidden);
+        k->embed((const uint8_t *)m->embedding + b->token[i] * m->hidden * m->embedding_bits / 8, m->embedding_bits, m->embedding_scale, x,
+                 m->hidden);
         k->norm(x, m->layer[0].before_attention, d->normed + i * hidden, m->hidden, m->norm_epsilon);
-        quantise_row(d, &m->layer[0].qkv, d->normed + i * hidden, m->hidden, i);
+        prepare_row(d, &m->layer[0].qkv, d->normed + i * hidden, m->hidden, i);
     }
     team_next(self, rows);
     for (int64_t at = 0; at < m->layers; at++) {
         if (!await_layer(b, at)) return; /* whoever has not seen it in time does this layer alone */
         tell_layer(b, at);
         const layer *const l = &m->layer[at];
-        multiply(self, d, &l->qkv, rows, d->qkv, l->qkv.columns);
+        multiply(self, d, &l->qkv, d->normed, hidden, rows, d->qkv, l->qkv.columns);
         EACH(rows) place(d, b, at, i, (int8_t *)scores);
         team_next(self, rows);
         EACH(s->groups * m->kv_heads) attend(d, b, at, &d->groups[i / m->kv_heads], i % m->kv_heads, scores);
         team_next(self, s->groups * m->kv_heads);
-        EACH(rows) quantise_row(d, &l->out, d->mixed + i * mixed, attention_size(m), i);
+        EACH(rows) prepare_row(d, &l->out, d->mixed + i * mixed, attention_size(m), i);
         team_next(self, rows);
-        multiply(self, d, &l->out, rows, d->result, d->wide);
+        multiply(self, d, &l->out, d->mixed, mixed, rows, d->result, d->wide);
         EACH(rows)
         {
             float *const x = d->state + i * hidden, *const y = d->result + i * d->wide, *const z = d->normed + i * hidden;
             if (l->after_attention) k->norm(y, l->after_attention, y, m->hidden, m->norm_epsilon);
             k->add(x, y, m->hidden);
             k->norm(x, l->before_mlp, z, m->hidden, m->norm_epsilon);
-            quantise_row(d, &l->gate_up, z, m->hidden, i);
+            prepare_row(d, &l->gate_up, z, m->hidden, i);
         }
         team_next(self, rows);
-        const activations a = input_of(d, rows);
+        const activations a = input_of(d, &l->gate_up, d->normed, hidden, rows);
         const int64_t items = l->gate_up.columns / ITEM;
         EACH(items) k->gated_product(&l->gate_up, &a, i, d->middle, middle, m->activation);
         team_next(self, items);
-        EACH(rows) quantise_row(d, &l->down, d->middle + i * middle, m->intermediate, i);
+        EACH(rows) prepare_row(d, &l->down, d->middle + i * middle, m->intermediate, i);
         team_next(self, rows);
-        multiply(self, d, &l->down, rows, d->result, d->wide);
+        multiply(self, d, &l->down, d->middle, middle, rows, d->result, d->wide);
         const matrix *const next = at + 1 < m->layers ? &m->layer[at + 1].qkv : NULL;
         EACH(rows)
         {
@@ -248,7 +271,7 @@ static void run_step(member *self, void *argument)
             k->add(x, y, m->hidden);
             if (next) {
                 k->norm(x, m->layer[at + 1].before_attention, z, m->hidden, m->norm_epsilon);
-                quantise_row(d, next, z, m->hidden, i);
+                prepare_row(d, next, z, m->hidden, i);
             }
         }
         team_next(self, rows);
@@ -258,14 +281,14 @@ static void run_step(member *self, void *argument)
     {
         float *const z = d->normed + i * hidden;
         k->norm(d->state + b->output[i] * hidden, m->last_norm, z, m->hidden, m->norm_epsilon);
-        quantise_row(d, &m->head, z, m->hidden, i);
+        prepare_row(d, &m->head, z, m->hidden, i);
         for (int64_t t = 0; t < team_size(d->team); t++) {
             d->best_value[t * d->room + i] = -__builtin_inff();
             d->best_index[t * d->room + i] = 0;
         }
     }
     team_next(self, b->outputs);
-    const activations a = input_of(d, b->outputs);
+    const activations a = input_of(d, &m->head, d->normed, hidden, b->outputs);
     const int64_t items = up(m->vocabulary, ITEM) / ITEM;
     EACH(items)
     {
@@ -316,16 +339,16 @@ EXPORT const char *native_isa(const char *name)
 EXPORT int native_product(const matrix *w, const float *x, int64_t rows, int64_t size, float *out, const char *isa)
 {
     const kernels *const k = choose_kernels(isa);
-    const int64_t stride = up(w->inputs, ALIGNMENT);
-    int8_t *const values = space(rows * stride, 1);
+    const int64_t stride = k ? up(input_size(k, w), ALIGNMENT) : 0;
+    void *const values = space(rows * stride + 1, 1);
     float *const scale = space(rows, sizeof *scale);
-    int32_t *const sums = space(rows * (stride / GROUP), sizeof *sums);
-    const activations a = {values, scale, sums, rows, stride};
+    int32_t *const sums = space(rows * (stride / GROUP) + 1, sizeof *sums);
+    activations a = {values, scale, sums, rows, stride};
+    if (w->bits == 32) a.values = x, a.stride = size * (int64_t)sizeof *x;
     const int done = k && values && scale && sums;
     if (done) {
         for (int64_t row = 0; row < rows; row++)
-            k->quantise(x + row * size, size, w->inputs, w->bits, values + row * stride, scale + row,
-                        w->bits == 4 ? sums + row * (stride / GROUP) : NULL);
+            make_input(k, w, x + row * size, size, (uint8_t *)values + row * stride, scale + row, sums + row * (stride / GROUP));
         for (int64_t item = 0; item < w->columns / ITEM; item++) k->product(w, &a, item, out, w->columns);
     }
     free(values), free(scale), free(sums);
@@ -346,19 +369,21 @@ EXPORT void native_close(decoder *d)
 EXPORT decoder *native_open(const model *m, int64_t threads, const char *isa)
 {
     if (m->kv_heads < 1 || m->heads < m->kv_heads || m->heads % m->kv_heads) return NULL;
-    decoder *const d = calloc(1, sizeof *d);
+    const kernels *const k = choose_kernels(isa);
+    decoder *const d = k ? calloc(1, sizeof *d) : NULL;
     if (!d) return NULL;
     d->m = m;
-    d->k = choose_kernels(isa);
-    int64_t inputs = most(m->head.inputs, m->layer[0].qkv.inputs);
+    d->k = k;
+    int64_t input = most(1, input_size(k, &m->head)); /* bytes */
     for (int64_t i = 0; i < m->layers; i++) {
         const layer *const l = &m->layer[i];
         d->wide = most(d->wide, most(l->out.columns, l->down.columns));
-        inputs = most(inputs, most(most(l->qkv.inputs, l->out.inputs), most(l->gate_up.inputs, l->down.inputs)));
+        input = most(input, most(input_size(k, &l->qkv), input_size(k, &l->out)));
+        input = most(input, most(input_size(k, &l->gate_up), input_size(k, &l->down)));
     }
-    d->values_stride = up(inputs, ALIGNMENT);
+    d->values_stride = up(input, ALIGNMENT);
     d->scores_room = most(up(m->context, LANES) + LANES, padded_dim(m)); /* a vector of KV is made there too */
-    d->team = d->k ? team_start(threads, m->layers * PHASES_PER_LAYER + PHASES_BESIDE) : NULL;
+    d->team = team_start(threads, m->layers * PHASES_PER_LAYER + PHASES_BESIDE);
     d->scores = space(threads * MAX_QUERIES * d->scores_room, sizeof *d->scores);
     if (!d->team || !d->scores || !reserve(d, 1)) {
         native_close(d);

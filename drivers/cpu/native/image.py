@@ -1,32 +1,39 @@
-"""A model in memory for the native decoder, with its KV frames: what engine/image.py is for torch."""
+"""A model in memory for the native decoder, with its KV frames: what engine/torch_image.py is for torch.
+
+In int8 and int4 a model is kept installed (installed.py), since making it takes long. In fp32 and bf16 packing is a copy,
+as fast as reading: an installed form would take the disk twice for nothing, so it is packed at every load.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
+from drivers.cpu.native import config as configs
 from drivers.cpu.native import network, stream
+from drivers.cpu.native.config import Config
 from drivers.cpu.native.installed import Store
 from drivers.cpu.native.library import Batch, Library
-from drivers.engine.architecture import Layout
+from drivers.cpu.native.packing import FORMS
 from drivers.engine.contexts import Context
 from drivers.engine.early import Stop
-from drivers.engine.image import Frames
-from drivers.engine.kv import KVShape, KVSlab
+from drivers.engine.image import Frames, Raw
+from drivers.engine.kv import ITEM_BYTES, KVShape, KVSlab
+from drivers.engine.layout import Layout
 from drivers.protocol import BLOCK_TOKENS, Run
+from modelfiles.tensors import Weights
 from syscalls.errno import Errno, SyscallError
 
-BITS = {"int8": 8, "int4": 4}
-KV_DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8}
+KV_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
+INSTALLED = ("int8", "int4")  # the dtypes whose packing is worth keeping
+
 SPARE_FRAMES = 64  # for steps that are begun early: as many of their runs may need a new frame
-_READ_SHARE = 0.3  # of making a blueprint is reading the model
+_log = logging.getLogger(__name__)
 
 
 class Rows:
@@ -51,7 +58,7 @@ class Rows:
 
 
 class NativeImage(Frames):
-    """One loaded model, for int8 and int4."""
+    """One loaded model."""
 
     exact = True
     stops = True
@@ -71,6 +78,8 @@ class NativeImage(Frames):
         self.weight_bytes = self._network.weight_bytes
         self._resident_bytes = self._network.resident_bytes
         self._columns = self._network.model.head.columns
+        self._logits = np.empty((0, self._columns), dtype=np.float32)
+        self._kv_bits = 8 * ITEM_BYTES[slab.shape.dtype]
         self._decoder = library.open(self._network.model, threads)
         streamed = self._network.streamed
         self._ahead = stream.Ahead(streamed, layout.layers) if streamed else None
@@ -98,33 +107,34 @@ class NativeImage(Frames):
             context.end = run.position + len(run.tokens)
         return Rows(runs, contexts, stop)
 
-    def forward(self, batch: Rows, rows: list[int]) -> torch.Tensor:
-        """Compute the batch; logits of `rows`, [rows, vocab] in fp32."""
-        stride = self._columns
-        logits = torch.empty(len(rows), stride, dtype=torch.float32)
-        self._step(batch, rows, logits)
-        return logits[:, : self.layout.vocab]
+    def choose(
+        self, batch: Rows, rows: list[int], plain: Sequence[bool]
+    ) -> tuple[list[int], Sequence[np.ndarray]]:
+        """The logits hold until the next step."""
+        if all(plain):
+            return self._step(batch, rows, None), []
+        if len(self._logits) < len(rows):
+            self._logits = np.empty((len(rows), self._columns), dtype=np.float32)
+        best = self._step(batch, rows, self._logits)
+        vocab = self.layout.vocab
+        return best, [self._logits[i, :vocab] for i, only in enumerate(plain) if not only]
 
-    def greatest(self, batch: Rows, rows: list[int]) -> list[int]:
-        """Compute the batch; for each of `rows` the first token of the greatest logit, -1 if that is not finite."""
-        return self._step(batch, rows, None)
-
-    def _step(self, batch: Rows, rows: list[int], logits: torch.Tensor | None) -> list[int]:
+    def _step(self, batch: Rows, rows: list[int], logits: np.ndarray | None) -> list[int]:
         output = np.array(rows, dtype=np.int64)
         best = np.full(len(rows), -1, dtype=np.int64)
-        slab, ahead = self.slab.data, self._ahead
+        slab, ahead = self.slab.raw, self._ahead
         work = Batch(
             rows=len(batch.token),
             outputs=len(rows),
             token=batch.token.ctypes.data,
             position=batch.position.ctypes.data,
             table=batch.table.ctypes.data,
-            slab=slab.data_ptr(),
-            frame_size=slab.stride(0) * slab.itemsize,
-            kv_bits=8 * slab.itemsize,
+            slab=slab.ctypes.data,
+            frame_size=slab.strides[0],
+            kv_bits=self._kv_bits,
             output=output.ctypes.data,
-            logits=None if logits is None else ctypes.c_void_p(logits.data_ptr()),
-            logits_stride=0 if logits is None else logits.stride(0),
+            logits=None if logits is None else ctypes.c_void_p(logits.ctypes.data),
+            logits_stride=0 if logits is None else self._columns,
             best=best.ctypes.data,
             stop=batch.stop.address if batch.stop else None,
             layer=ahead.at_address if ahead else None,
@@ -151,19 +161,24 @@ class NativeKind:
     threads: int
     store: Store | None = None
     kv: str = "bf16"
+    name = "native"
 
-    def why_not(self, config: Any, dtype: str) -> str:
-        if dtype not in BITS:
-            return f"the native decoder offers {', '.join(BITS)}, not {dtype}"
-        return network.why_not(config)
+    def why_not(self, raw: Raw, dtype: str) -> str:
+        if dtype not in FORMS:
+            return f"the native decoder offers {', '.join(FORMS)}, not {dtype}"
+        return configs.why_not(raw)
+
+    def examine(self, place: Path, raw: Raw, tick: Callable[[], None]) -> tuple[Config, Layout]:
+        config = configs.read(raw, str(place / "config.json"))
+        return config, config.layout
 
     def kv_shape(self, layout: Layout, dtype: str) -> KVShape:
         """Of a frame in the native order (native.h), which has as many bytes as one in the engine's with padded heads; in
-        int8 each vector has a scale of four bytes."""
-        scale = 4 if self.kv == "int8" else 0
-        return KVShape(
-            layout.layers, layout.kv_heads, network.padded_head_dim(layout) + scale, KV_DTYPES[self.kv]
-        )
+        int8 each vector has a scale of four bytes. fp32 is fp32 throughout."""
+        kv = "fp32" if dtype == "fp32" else self.kv
+        scale = 4 if kv == "int8" else 0
+        dim = network.padded_head_dim(layout.head_dim) + scale
+        return KVShape(layout.layers, layout.kv_heads, dim, KV_DTYPES[kv])
 
     def way(self, layout: Layout, dtype: str) -> dict[str, str]:
         """The compiled library as it is: another compiler, or a change of its source, may sum in another order."""
@@ -174,45 +189,49 @@ class NativeKind:
             "kv": self.kv_shape(layout, dtype).name,
         }
 
-    def weight_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
-        tables = 2 * layout.vocab * int(config.hidden_size) + 4 * layout.context * layout.head_dim
-        return network.arena_bytes(config, layout, BITS[dtype]) + tables
+    def weight_bytes(self, config: Config, layout: Layout, dtype: str) -> int:
+        return network.arena_bytes(config, dtype) + network.tables_bytes(config, dtype, layout.context)
 
-    def stream_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
-        if self.store is None or layout.layers <= stream.WINDOW:
+    def stream_bytes(self, config: Config, layout: Layout, dtype: str) -> int:
+        if self.store is None or dtype not in INSTALLED or layout.layers <= stream.WINDOW:
             return 0
-        layer, head = network.page_bytes(config, layout, BITS[dtype])
+        layer, head = network.page_bytes(config, dtype)
         return head + stream.WINDOW * layer
 
     def build(
         self,
-        directory: Path,
-        read: Callable[[Callable[[float], None]], nn.Module],
-        config: Any,
+        place: Path,
+        weights: Callable[[], Weights],
+        config: Config,
         layout: Layout,
         dtype: str,
         frames: int | KVSlab,
         progress: Callable[[float], None],
         room: int = 0,
     ) -> Frames:
-        def make(told: Callable[[float], None]) -> network.Blueprint:
-            model = read(lambda fraction: told(fraction * _READ_SHARE))
-            rest = 1 - _READ_SHARE
-            return network.describe(
-                model, config, layout, BITS[dtype], lambda fraction: told(_READ_SHARE + fraction * rest)
-            )
-
         slab = frames
         if isinstance(slab, int):
-            slab = KVSlab(self.kv_shape(layout, dtype), slab, torch.device("cpu"), spare=SPARE_FRAMES)
-        store = self.store
-        blueprint = store.get(directory, BITS[dtype], make, progress, room) if store else make(progress)
+            slab = KVSlab(self.kv_shape(layout, dtype), slab, spare=SPARE_FRAMES)
+        if dtype == "fp32" and self.kv == "int8":
+            _log.warning("%s in fp32: kv=int8 is not for fp32, whose keys and values are fp32", place)
+        store = self.store if dtype in INSTALLED else None
+        # What is kept serves any number of frames, what is made for this image alone need not.
+        positions = layout.context if store else min(layout.context, max(1, slab.frames) * BLOCK_TOKENS)
+
+        def make(told: Callable[[float], None]) -> network.Blueprint:
+            return network.describe(weights(), config, dtype, positions, told, str(place))
+
+        blueprint = store.get(place, dtype, make, progress, room) if store else make(progress)
         if room and blueprint.parts is None and blueprint.weights.used > room:
-            raise SyscallError(
-                Errno.ENOMEM,
-                f"{directory} in {dtype} can only be streamed from its installed form, which could not be kept"
-                + (
-                    f" in {store.directory}" if store else ": the driver's option installed names a directory"
-                ),
-            )
+            raise SyscallError(Errno.ENOMEM, f"{place} in {dtype} {self._unstreamed(dtype)}")
         return NativeImage(self.library, blueprint, layout, dtype, slab, self.threads)
+
+    def _unstreamed(self, dtype: str) -> str:
+        if dtype not in INSTALLED:
+            return f"cannot be streamed; {' and '.join(INSTALLED)} can"
+        where = (
+            f" in {self.store.directory}"
+            if self.store
+            else ": the driver's option installed names a directory"
+        )
+        return f"can only be streamed from its installed form, which could not be kept{where}"

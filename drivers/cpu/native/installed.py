@@ -34,7 +34,7 @@ import xxhash
 from drivers.cpu.native import stream
 from drivers.cpu.native.library import ABI, Layer, Model
 from drivers.cpu.native.network import Blueprint, Page, Parts
-from drivers.cpu.native.packing import PAGE, Arena
+from drivers.cpu.native.packing import BITS, PAGE, Arena
 from drivers.engine.digest import content_digest
 
 FORMAT = 1  # of the file; that of its structures is library.ABI
@@ -86,7 +86,7 @@ class Store:
     def get(
         self,
         source: Path,
-        bits: int,
+        form: str,
         make: Callable[[Callable[[float], None]], Blueprint],
         progress: Callable[[float], None],
         room: int = 0,
@@ -100,8 +100,9 @@ class Store:
         except OSError as error:
             _log.warning("installed models cannot be kept in %s: %s", self.directory, error.strerror)
             return make(progress)
+        bits = BITS[form]
         digest = self._digest(source, lambda: progress(0.0))
-        path = self.directory / f"{_plain(source.name)}-int{bits}-{digest[:16]}.v{FORMAT}.{ABI}"
+        path = self.directory / f"{_plain(source.name)}-{form}-{digest[:16]}.v{FORMAT}.{ABI}"
         bad: list[os.stat_result] = []
         found = self._read(path, digest, bits, room, progress, bad)
         if found:

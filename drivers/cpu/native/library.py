@@ -18,23 +18,25 @@ from typing import Any
 
 from drivers.engine.early import Stopped
 
-ABI = 4
+ABI = 5
 LANES = 16  # columns of a packed block, tokens of a frame
 ITEM = 32  # columns are padded to a multiple of it
-GROUP = 32  # inputs that share a scale in 4 bits
+GROUP = 32  # inputs that share a scale, where not all of a column do
+BFLOAT16, FLOAT16, FLOAT32 = 1, 2, 3  # what the scales of groups are (Matrix.group_kind); 0: there are none
 SWITCH = "LLMASOS_NATIVE"  # "0": do without; or the name of an instruction set, for comparing them
 
 DIRECTORY = "LLMASOS_CACHE"  # where installed models (installed.py) are kept; "" keeps none
 
-INSTRUCTION_SETS = ("avx512vnni", "avxvnni", "avx2", "generic")  # the best first
+INSTRUCTION_SETS = ("avx512bf16", "avx512vnni", "avxvnni", "avx2", "generic")  # the best first
 
 SILU, GELU_TANH = 0, 1
 
 
 class Matrix(ctypes.Structure):
     _fields_ = [
-        ("data", c_void_p), ("scale", c_void_p), ("correction", c_void_p), ("group_scale", c_void_p), ("bias", c_void_p),
-        ("columns", c_int64), ("inputs", c_int64), ("bits", c_int64),
+        ("data", c_void_p), ("scale", c_void_p), ("correction", c_void_p), ("group_scale", c_void_p),
+        ("group_zero", c_void_p), ("bias", c_void_p), ("columns", c_int64), ("inputs", c_int64), ("bits", c_int64),
+        ("group_kind", c_int64),
     ]  # fmt: skip
 
 
@@ -50,7 +52,8 @@ class Model(ctypes.Structure):
     _fields_ = [
         ("hidden", c_int64), ("layers", c_int64), ("heads", c_int64), ("kv_heads", c_int64), ("head_dim", c_int64),
         ("padded_head_dim", c_int64), ("intermediate", c_int64), ("vocabulary", c_int64), ("context", c_int64),
-        ("activation", c_int64), ("embedding", c_void_p), ("cosine", c_void_p), ("sine", c_void_p), ("rotated", c_int64),
+        ("activation", c_int64), ("embedding_bits", c_int64), ("embedding", c_void_p), ("cosine", c_void_p),
+        ("sine", c_void_p), ("rotated", c_int64),
         ("layer", POINTER(Layer)), ("last_norm", c_void_p), ("head", Matrix), ("norm_epsilon", c_float),
         ("embedding_scale", c_float), ("attention_scale", c_float), ("attention_softcap", c_float),
         ("logit_softcap", c_float),

@@ -15,24 +15,34 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ABI 4
+#define ABI 5
 #define LANES 16        /* columns of a packed block, tokens of a KV frame */
 #define ITEM 32         /* columns a work item computes: two blocks */
-#define GROUP 32        /* weights that share a scale in 4 bits */
+#define GROUP 32        /* weights that share a scale, where not all of a column do */
 #define MAX_QUERIES 8   /* query vectors that attention takes through the keys together */
 
-/* y = x W^T + bias. Columns are packed in blocks of 16, four consecutive inputs of each together.
-   8 bits: data [columns/16][inputs/4][16][4]; a weight is data * scale[column].
-   4 bits: data [columns/16][inputs/8][16][4], the low halves for inputs 0..3 and the high ones for 4..7 of eight, each
-   8 more than the weight, which is (data - 8) * group_scale[columns/16][inputs/GROUP][16] (bfloat16).
-   `columns` is a multiple of ITEM, `inputs` of 4 (8 bits) or GROUP (4 bits); what pads them is zero. */
+/* What scales of groups are; none: a column has one, or (32 and 16 bits) there is none. */
+enum { UNGROUPED = 0, BFLOAT16 = 1, FLOAT16 = 2, FLOAT32 = 3 };
+
+/* y = x W^T + bias. Columns are packed in blocks of 16. What pads `columns` to a multiple of ITEM, and `inputs` to the units
+   named here, is zero.
+   32 bits: floats [columns/16][inputs][16].
+   16 bits: bfloat16, two consecutive inputs of a column together, [columns/16][inputs/2][16][2]. Inputs: a multiple of 2.
+   8 bits: bytes with signs, four inputs together, [columns/16][inputs/4][16][4]. Inputs: a multiple of 4, or of GROUP.
+   4 bits: [columns/16][inputs/8][16][4], the low halves for inputs 0..3 and the high ones for 4..7 of eight, 0..15 each.
+   Inputs: a multiple of GROUP.
+   A weight of 8 bits is data * scale[column], or, in groups, (data - zero) * group_scale[columns/16][inputs/GROUP][16] like
+   one of 4 bits; zero is group_zero of the same shape, and where that is NULL 0 for 8 bits and 8 for 4.
+   Activations are rounded for 16 bits to bfloat16, for 8 and 4 bits to whole numbers of up to 127 times the row's greatest
+   magnitude / 127; for 32 bits they stay what they are. */
 typedef struct {
     const int8_t *data;
-    const float *scale;          /* [columns]; 8 bits only */
-    const int32_t *correction;   /* [columns], -128 times the sum of a column; 8 bits only */
-    const uint16_t *group_scale; /* 4 bits only */
-    const float *bias;           /* [columns], or NULL */
-    int64_t columns, inputs, bits;
+    const float *scale;        /* [columns]; 8 bits without groups only */
+    const int32_t *correction; /* [columns], -128 times the sum of a column; likewise */
+    const void *group_scale;   /* of `group_kind` */
+    const int8_t *group_zero;
+    const float *bias;         /* [columns], or NULL */
+    int64_t columns, inputs, bits, group_kind;
 } matrix;
 
 typedef struct {
@@ -47,7 +57,8 @@ enum { SILU = 0, GELU_TANH = 1 };
 
 typedef struct {
     int64_t hidden, layers, heads, kv_heads, head_dim, padded_head_dim, intermediate, vocabulary, context, activation;
-    const uint16_t *embedding; /* [vocabulary, hidden], bfloat16 */
+    int64_t embedding_bits;     /* 16 (bfloat16) or 32 */
+    const void *embedding;      /* [vocabulary, hidden] */
     const float *cosine, *sine; /* [context, rotated / 2] */
     int64_t rotated;            /* dimensions of a head that are rotated */
     const layer *layer;
@@ -57,7 +68,7 @@ typedef struct {
 } model;
 
 /* The rows of a step. Frames of KV are [layers][2][kv_heads] of, for keys, [padded_head_dim][16] and, for values,
-   [16][padded_head_dim]: bfloat16, or, in 8 bits, bytes and behind them 16 floats, what the bytes of each of the 16 tokens
+   [16][padded_head_dim]: floats, bfloat16, or, in 8 bits, bytes and behind them 16 floats, what the bytes of each of the 16 tokens
    are to be multiplied by. A row's own key and value are written before any row of the step attends. */
 typedef struct {
     int64_t rows, outputs;
@@ -65,7 +76,7 @@ typedef struct {
     const int64_t *const *table;     /* [rows]: frames of the row's context; rows of one context have the same pointer */
     uint8_t *slab;
     int64_t frame_size;    /* bytes */
-    int64_t kv_bits;       /* 16 or 8 */
+    int64_t kv_bits;       /* 32, 16 or 8 */
     const int64_t *output; /* [outputs]: rows whose logits are wanted */
     float *logits;         /* [outputs, logits_stride], or NULL for the greatest only */
     int64_t logits_stride;
@@ -77,16 +88,18 @@ typedef struct {
     const volatile int64_t *ready;
 } batch;
 
-/* A kernel's view of a matrix product: `rows` rows of quantised activations. */
+/* A kernel's view of a matrix product: `rows` rows of activations as the matrix's form wants them (`quantise`, `round_row`;
+   32 bits: floats). */
 typedef struct {
-    const int8_t *values; /* [rows, stride] */
-    const float *scale;   /* [rows] */
-    const int32_t *sums;  /* [rows, stride / GROUP], sums of groups; 4 bits only */
-    int64_t rows, stride;
+    const void *values;  /* [rows, stride] */
+    const float *scale;  /* [rows]; 8 and 4 bits only */
+    const int32_t *sums; /* [rows, stride / GROUP], sums of groups; groups only */
+    int64_t rows, stride; /* bytes */
 } activations;
 
 typedef struct {
     const char *name;
+    int64_t rounded_size; /* bytes of an activation that round_row has made */
     /* Columns item * ITEM .. + ITEM for all rows, to out[row * stride + column]. */
     void (*product)(const matrix *, const activations *, int64_t item, float *out, int64_t stride);
     /* The same through activation(gate) * up: 16 columns at out[row * stride + item * 16]. */
@@ -97,10 +110,13 @@ typedef struct {
                          int64_t *index);
     /* out = x / rms(x) * weight; out may be x. `size` need not be a multiple of anything. */
     void (*norm)(const float *x, const float *weight, float *out, int64_t size, float epsilon);
-    /* values[0..padded) (0 from size on), the scale, and (sums not NULL) the sums of groups. */
-    void (*quantise)(const float *x, int64_t size, int64_t padded, int64_t bits, int8_t *values, float *scale, int32_t *sums);
+    /* values[0..padded) (0 from size on), the scale, and (sums not NULL) the sums of groups. With `signs` bytes have them;
+       without, they may be 128 more, for products with weights that have. */
+    void (*quantise)(const float *x, int64_t size, int64_t padded, int signs, int8_t *values, float *scale, int32_t *sums);
+    /* values[0..padded) rounded to bfloat16. */
+    void (*round_row)(const float *x, int64_t size, int64_t padded, void *values);
     void (*add)(float *x, const float *y, int64_t size);
-    void (*embed)(const uint16_t *row, float scale, float *out, int64_t size);
+    void (*embed)(const void *row, int64_t bits, float scale, float *out, int64_t size);
     /* Rotate the first `rotated` of a head's dimensions: pairs are (i, i + rotated / 2). */
     void (*rotate)(float *head, const float *cosine, const float *sine, int64_t rotated);
     void (*cap)(float *x, int64_t size, float limit);
@@ -115,7 +131,7 @@ typedef struct {
 extern const kernels kernels_generic;
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define HAVE_X86 1
-extern const kernels kernels_avx2, kernels_avxvnni, kernels_avx512vnni;
+extern const kernels kernels_avx2, kernels_avxvnni, kernels_avx512vnni, kernels_avx512bf16;
 #endif
 
 /* The best of this CPU's, or the one of that name; NULL if this CPU (or build) has none of that name. */

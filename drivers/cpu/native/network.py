@@ -1,70 +1,76 @@
-"""Describing a transformers model to the native decoder.
+"""Describing a model to the native decoder: its weights by name, packed layer by layer, and the numbers beside them.
 
-Served are the families that the tests compare token by token with transformers: RMSNorm, rotary positions, grouped
-queries, gated MLP, with the norms, caps and windows that gemma2 and qwen3 add. `why_not` names what stands in the way of
-any other model; the torch engine runs those.
+What a model is made of is read from its configuration (config.py) and from `modelfiles.tensors.Weights`, whatever files
+those come from; llama.cpp's loader is the counterpart. Every tensor's name and shape is looked at before anything is
+allocated.
 """
 
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-from torch import nn
+import numpy as np
 
-from drivers.cpu.native.library import GELU_TANH, LANES, SILU, Layer, Matrix, Model
-from drivers.cpu.native.packing import PAGE, Arena, interleave, pack, packed_bytes
+from drivers.cpu.native.config import Config
+from drivers.cpu.native.library import GROUP, LANES, Layer, Matrix, Model
+from drivers.cpu.native.packing import (
+    BITS,
+    PAGE,
+    Arena,
+    interleave,
+    pack,
+    pack_as_is,
+    packed_bytes,
+    stack,
+)
 from drivers.cpu.native.stream import Stretch
-from drivers.engine.architecture import Layout
+from modelfiles.tensors import Packed, Tensor, Weights, float32_to_bfloat16
+from syscalls.errno import Errno, SyscallError
 
-FAMILIES = ("gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3")
-_ACTIVATIONS = {"silu": SILU, "gelu_pytorch_tanh": GELU_TANH}
-HEAD_BITS = 8  # of the output head, whatever the layers have: it decides between near ties
-
-
-def why_not(config: Any) -> str:
-    """What keeps a model from being run here, or ""."""
-    if config.model_type not in FAMILIES:
-        return f"the native decoder knows {', '.join(FAMILIES)}, not {config.model_type}"
-    if _activation_name(config) not in _ACTIVATIONS:
-        return f"the native decoder knows the activations {', '.join(_ACTIVATIONS)}, not {_activation_name(config)}"
-    return ""
+_HEAD_FORM = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "int4": "int8"}  # it decides between near ties
+_SAID = 3  # names in a message
 
 
-def _activation_name(config: Any) -> str:
-    return str(getattr(config, "hidden_activation", None) or config.hidden_act)
+def padded_head_dim(head_dim: int) -> int:
+    return -(-head_dim // LANES) * LANES
 
 
-def padded_head_dim(layout: Layout) -> int:
-    return -(-layout.head_dim // LANES) * LANES
+def embedding_bits(form: str) -> int:
+    return 32 if form == "fp32" else 16
 
 
-def arena_bytes(config: Any, layout: Layout, bits: int) -> int:
-    """What the packed weights take, at most."""
-    layer, head = page_bytes(config, layout, bits)
-    return layer * layout.layers + head
+def arena_bytes(config: Config, form: str, group: int = 0) -> int:
+    """What the packed weights take, at most; `group` as in `packed_bytes`."""
+    layer, head = page_bytes(config, form, group)
+    return layer * config.layers + head
 
 
-def page_bytes(config: Any, layout: Layout, bits: int) -> tuple[int, int]:
+def page_bytes(config: Config, form: str, group: int = 0) -> tuple[int, int]:
     """What a layer takes, and the head, at most."""
-    hidden, middle, dim = config.hidden_size, config.intermediate_size, layout.head_dim
-    wide = config.num_attention_heads * dim
+    hidden, middle, dim = config.hidden, config.middle, config.head_dim
+    wide = config.heads * dim
     layer = (
-        packed_bytes(wide + 2 * layout.kv_heads * dim, hidden, bits)
-        + packed_bytes(hidden, wide, bits)
-        + packed_bytes(2 * (middle + LANES), hidden, bits)
-        + packed_bytes(hidden, middle, bits)
+        packed_bytes(wide + 2 * config.kv_heads * dim, hidden, form, group)
+        + packed_bytes(hidden, wide, form, group)
+        + packed_bytes(2 * (middle + LANES), hidden, form, group)
+        + packed_bytes(hidden, middle, form, group)
         + 4 * (6 * hidden + 2 * dim)
         + 1024
         + PAGE
     )
-    head = packed_bytes(layout.vocab, hidden, HEAD_BITS) + 4 * hidden + 1024 + PAGE
-    return int(layer), int(head)
+    head = packed_bytes(config.vocab, hidden, _HEAD_FORM[form], group) + 4 * hidden + 1024 + PAGE
+    return layer, head
+
+
+def tables_bytes(config: Config, form: str, positions: int) -> int:
+    """What the embedding, cosines and sines take."""
+    return embedding_bits(form) // 8 * config.vocab * config.hidden + 8 * positions * len(
+        config.rope.frequencies
+    )
 
 
 class Memory(Protocol):
@@ -107,49 +113,125 @@ class Blueprint:
     parts: Parts | None = None  # then `weights` holds only what stays in memory
 
 
+def shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """The tensors of a model by name, but for the head's and the first `model.` of the others' names."""
+    hidden, middle, dim = config.hidden, config.middle, config.head_dim
+    wide, narrow = config.heads * dim, config.kv_heads * dim
+    found: dict[str, tuple[int, ...]] = {}
+
+    def linear(name: str, columns: int, inputs: int, bias: bool) -> None:
+        found[f"{name}.weight"] = (columns, inputs)
+        if bias:
+            found[f"{name}.bias"] = (columns,)
+
+    for i in range(config.layers):
+        layer = f"layers.{i}."
+        if config.fused:
+            linear(f"{layer}self_attn.qkv_proj", wide + 2 * narrow, hidden, config.qkv_bias)
+            linear(f"{layer}mlp.gate_up_proj", 2 * middle, hidden, config.mlp_bias)
+        else:
+            linear(f"{layer}self_attn.q_proj", wide, hidden, config.qkv_bias)
+            linear(f"{layer}self_attn.k_proj", narrow, hidden, config.qkv_bias)
+            linear(f"{layer}self_attn.v_proj", narrow, hidden, config.qkv_bias)
+            linear(f"{layer}mlp.gate_proj", middle, hidden, config.mlp_bias)
+            linear(f"{layer}mlp.up_proj", middle, hidden, config.mlp_bias)
+        linear(f"{layer}self_attn.o_proj", hidden, wide, config.out_bias)
+        linear(f"{layer}mlp.down_proj", hidden, middle, config.mlp_bias)
+        norms = ["input_layernorm", "post_attention_layernorm"]
+        if config.four_norms:
+            norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+        found |= {f"{layer}{norm}.weight": (hidden,) for norm in norms}
+        if config.head_norms:
+            found |= {f"{layer}self_attn.{norm}.weight": (dim,) for norm in ("q_norm", "k_norm")}
+    found["norm.weight"] = (hidden,)
+    return found
+
+
+class _Names:
+    """The tensors of a model in its files. Raises EIO naming those that are missing or have another shape."""
+
+    def __init__(self, weights: Weights, config: Config, where: str) -> None:
+        names = set(weights.names())
+        # A base model's checkpoint has no first part in its names.
+        self._first = "model." if any(name.startswith("model.") for name in names) else ""
+        embedding, head = f"{self._first}embed_tokens.weight", "lm_head.weight"
+        if config.tied:  # either may be the one that was written; with both each counts
+            embedding, head = (
+                embedding if embedding in names else head,
+                head if head in names else embedding,
+            )
+        self.embedding, self.head = embedding, head
+        wanted = {self._first + name: shape for name, shape in shapes(config).items()}
+        wanted |= dict.fromkeys((embedding, head), (config.vocab, config.hidden))
+        lacking = [name for name in wanted if name not in names]
+        odd = [name for name in wanted if name in names and weights.shape(name) != wanted[name]]
+        if lacking:
+            raise _unfit(where, "missing keys", lacking)
+        if odd:
+            said = [f"{name} {weights.shape(name)} for {wanted[name]}" for name in odd[:_SAID]]
+            raise _unfit(where, "other shapes than it says:", [*said, *odd[_SAID:]])
+
+    def __call__(self, name: str) -> str:
+        return self._first + name
+
+
+def _unfit(where: str, what: str, names: list[str]) -> SyscallError:
+    return SyscallError(
+        Errno.EIO,
+        f"the weights in {where} do not fit its config.json: {what} "
+        f"{', '.join(names[:_SAID])}{' ...' if len(names) > _SAID else ''}; download the model again, whole",
+    )
+
+
 def describe(
-    source: Any, config: Any, layout: Layout, bits: int, progress: Callable[[float], None]
+    weights: Weights, config: Config, form: str, positions: int, progress: Callable[[float], None], where: str
 ) -> Blueprint:
-    """The blueprint of transformers' model `source`. `progress` is told fractions."""
-    writer = _Writer(config, layout, bits)
-    layers = (Layer * layout.layers)()
-    windows = _windows(config, layout)
-    body = source.model
-    for i, block in enumerate(body.layers):
+    """The blueprint of a model for so many positions, in one of packing.FORMS. `progress` is told fractions; `where`
+    names the model. Raises EIO for weights that do not fit the configuration."""
+    names = _Names(weights, config, where)
+    writer = _Writer(weights, names, config, form)
+    layers = (Layer * config.layers)()
+    for i in range(config.layers):
         with writer.page(f"layer {i}"):
-            writer.layer(layers[i], block, windows[i])
-        progress((i + 1) / (layout.layers + 1))
-    gemma = config.model_type == "gemma2"
-    head_dim = layout.head_dim
-    scaling = float(config.query_pre_attn_scalar if gemma else head_dim)
-    cosine, sine = _rotation(body.rotary_emb, layout.context)
-    tables = Arena(2 * layout.vocab * config.hidden_size + 8 * cosine.numel() + 4 * PAGE)
+            writer.layer(layers[i], i)
+        progress((i + 1) / (config.layers + 2))
+    tables = Arena(tables_bytes(config, form, positions) + 4 * PAGE)
+    cosine, sine = config.rope.tables(positions)
     with writer.page("head"):
         model = Model(
-            hidden=config.hidden_size,
-            layers=layout.layers,
-            heads=config.num_attention_heads,
-            kv_heads=layout.kv_heads,
-            head_dim=head_dim,
-            padded_head_dim=padded_head_dim(layout),
-            intermediate=config.intermediate_size,
-            vocabulary=layout.vocab,
-            context=layout.context,
-            activation=_ACTIVATIONS[_activation_name(config)],
-            embedding=tables.put(body.embed_tokens.weight.detach().to(torch.bfloat16)),
+            hidden=config.hidden,
+            layers=config.layers,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            padded_head_dim=padded_head_dim(config.head_dim),
+            intermediate=config.middle,
+            vocabulary=config.vocab,
+            context=positions,
+            activation=config.activation,
+            embedding_bits=embedding_bits(form),
+            embedding=tables.put(_rows(weights.get(names.embedding), form)),
             cosine=tables.put(cosine),
             sine=tables.put(sine),
             rotated=2 * cosine.shape[1],
-            last_norm=writer.norm(body.norm),
-            head=writer.matrix(source.lm_head.weight, source.lm_head.bias, HEAD_BITS),
-            norm_epsilon=config.rms_norm_eps,
-            embedding_scale=math.sqrt(config.hidden_size) if gemma else 1.0,
-            attention_scale=scaling**-0.5,
-            attention_softcap=(getattr(config, "attn_logit_softcapping", None) or 0.0) if gemma else 0.0,
-            logit_softcap=(getattr(config, "final_logit_softcapping", None) or 0.0) if gemma else 0.0,
+            last_norm=writer.norm("norm"),
+            norm_epsilon=config.epsilon,
+            embedding_scale=config.embedding_scale,
+            attention_scale=config.attention_scale,
+            attention_softcap=config.attention_softcap,
+            logit_softcap=config.logit_softcap,
         )
+        progress((config.layers + 1) / (config.layers + 2))
+        model.head = writer.matrix([names.head], [], _HEAD_FORM[form])
     progress(1.0)
     return Blueprint(model, layers, writer.arena, writer.pages, tables, tables.used)
+
+
+def _rows(tensor: Tensor, form: str) -> np.ndarray:
+    """An embedding as steps read it."""
+    if form == "fp32":
+        return tensor.float32()
+    return tensor.data if tensor.kind == "BF16" else float32_to_bfloat16(tensor.float32())
 
 
 class Network:
@@ -196,13 +278,11 @@ def relocate(structure: ctypes.Structure, base: int, but: tuple[str, ...] = ()) 
 class _Writer:
     """Puts a model's weights into an arena, page by page."""
 
-    def __init__(self, config: Any, layout: Layout, bits: int) -> None:
-        self.arena = Arena(arena_bytes(config, layout, bits))
+    def __init__(self, weights: Weights, names: _Names, config: Config, form: str) -> None:
+        # Room for scales of groups, whether the files have any or not: what is not written takes no memory.
+        self.arena = Arena(arena_bytes(config, form, group=1))
         self.pages: list[Page] = []
-        self._bits = bits
-        self._norm_offset = (
-            1.0 if config.model_type == "gemma2" else 0.0
-        )  # it keeps its norms' weights less one
+        self._source, self._names, self._config, self._form = weights, names, config, form
 
     @contextmanager
     def page(self, name: str) -> Iterator[None]:
@@ -210,63 +290,88 @@ class _Writer:
         yield
         self.pages.append(Page(name, first, self.arena.used - first))
 
-    def layer(self, layer: Layer, block: Any, window: int) -> None:
-        attention, mlp = block.self_attn, block.mlp
-        if hasattr(attention, "qkv_proj"):
-            qkv, qkv_bias = attention.qkv_proj.weight, attention.qkv_proj.bias
+    def layer(self, layer: Layer, number: int) -> None:
+        config, at = self._config, f"layers.{number}."
+        attention, mlp = f"{at}self_attn.", f"{at}mlp."
+        if config.fused:
+            qkv, gate_up = [f"{attention}qkv_proj"], [f"{mlp}gate_up_proj"]
         else:
-            parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-            qkv, qkv_bias = torch.cat([part.weight for part in parts]), _joined(parts, torch.cat)
-        if hasattr(mlp, "gate_up_proj"):
-            gate, up = mlp.gate_up_proj.weight.chunk(2)
-            gate_up_bias = None
+            qkv = [f"{attention}{part}_proj" for part in "qkv"]
+            gate_up = [f"{mlp}gate_proj", f"{mlp}up_proj"]
+        layer.qkv = self._linear(qkv, config.qkv_bias)
+        layer.out = self._linear([f"{attention}o_proj"], config.out_bias)
+        layer.gate_up = self._linear(gate_up, config.mlp_bias, turns=True)
+        layer.down = self._linear([f"{mlp}down_proj"], config.mlp_bias)
+        layer.before_attention = self.norm(f"{at}input_layernorm")
+        if config.four_norms:
+            layer.after_attention = self.norm(f"{at}post_attention_layernorm")
+            layer.before_mlp = self.norm(f"{at}pre_feedforward_layernorm")
+            layer.after_mlp = self.norm(f"{at}post_feedforward_layernorm")
         else:
-            gate, up = mlp.gate_proj.weight, mlp.up_proj.weight
-            gate_up_bias = _joined((mlp.gate_proj, mlp.up_proj), lambda both: interleave(*both))
-        layer.qkv = self.matrix(qkv, qkv_bias, self._bits)
-        layer.out = self.matrix(attention.o_proj.weight, attention.o_proj.bias, self._bits)
-        layer.gate_up = self.matrix(interleave(gate, up), gate_up_bias, self._bits)
-        layer.down = self.matrix(mlp.down_proj.weight, mlp.down_proj.bias, self._bits)
-        layer.before_attention = self.norm(block.input_layernorm)
-        if hasattr(block, "pre_feedforward_layernorm"):
-            layer.after_attention = self.norm(block.post_attention_layernorm)
-            layer.before_mlp = self.norm(block.pre_feedforward_layernorm)
-            layer.after_mlp = self.norm(block.post_feedforward_layernorm)
-        else:
-            layer.before_mlp = self.norm(block.post_attention_layernorm)
-        if hasattr(attention, "q_norm"):
-            layer.query_norm = self.norm(attention.q_norm)
-            layer.key_norm = self.norm(attention.k_norm)
-        layer.window = window
+            layer.before_mlp = self.norm(f"{at}post_attention_layernorm")
+        if config.head_norms:
+            layer.query_norm = self.norm(f"{attention}q_norm")
+            layer.key_norm = self.norm(f"{attention}k_norm")
+        layer.window = config.windows[number]
 
-    def matrix(self, weight: torch.Tensor, bias: torch.Tensor | None, bits: int) -> Matrix:
-        return pack(self.arena, weight.detach(), None if bias is None else bias.detach(), bits)
+    def _linear(self, parts: list[str], bias: bool, turns: bool = False) -> Matrix:
+        weights = [self._names(f"{part}.weight") for part in parts]
+        biases = [self._names(f"{part}.bias") for part in parts] if bias else []
+        return self.matrix(weights, biases, self._form, turns)
 
-    def norm(self, norm: nn.Module) -> int:
-        weight = norm.weight
-        assert isinstance(weight, torch.Tensor)
-        return self.arena.put(weight.detach().float() + self._norm_offset)
+    def matrix(self, weights: list[str], biases: list[str], form: str, turns: bool = False) -> Matrix:
+        """Several matrices as one, with `turns` gate and up taking turns (packing.interleave)."""
+        joined = [self._source.get(name).float32() for name in biases]
+        bias = _joined(joined, turns) if joined else None
+        whole = self._packed(weights, form, turns)
+        if whole is not None:
+            return pack_as_is(self.arena, whole, bias)
+        return pack(self.arena, _joined([self._source.get(name) for name in weights], turns), bias, form)
 
+    def _packed(self, names: list[str], form: str, turns: bool) -> Packed | None:
+        """The integers of a quantised checkpoint, where they are what the form wants and all parts are alike."""
+        if form not in ("int8", "int4"):
+            return None
+        parts: list[Packed] = []
+        for name in names:
+            part = self._source.packed(name)
+            if part is None or part.bits != BITS[form] or not _fits(part):
+                return None
+            if parts and not _alike(part, parts[0]):
+                return None
+            parts.append(part)
+        made: Packed = _joined(parts, turns)
+        return made
 
-def _joined(
-    parts: tuple[Any, ...], join: Callable[[list[torch.Tensor]], torch.Tensor]
-) -> torch.Tensor | None:
-    biases = [part.bias for part in parts]
-    return None if any(bias is None for bias in biases) else join(biases)
-
-
-def _windows(config: Any, layout: Layout) -> list[int]:
-    """Keys that a query of each layer sees, 0 for all: as the attention's own arguments said (architecture.examine)."""
-    if set(layout.windows) <= {None}:
-        return [0] * layout.layers
-    window = int(config.sliding_window)
-    types = getattr(config, "layer_types", None) or ["sliding_attention"] * layout.layers
-    return [window if kind == "sliding_attention" else 0 for kind in types]
+    def norm(self, name: str) -> int:
+        weight = self._source.get(self._names(f"{name}.weight")).float32()
+        return self.arena.put(weight + np.float32(self._config.norm_offset))
 
 
-def _rotation(rotary: Any, context: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines [context, rotated / 2] as transformers' own module gives them, scaling included."""
-    with torch.inference_mode():
-        cosine, sine = rotary(torch.zeros(1, dtype=torch.float32), torch.arange(context)[None])
-    half = cosine.shape[-1] // 2
-    return cosine[0, :, :half].contiguous(), sine[0, :, :half].contiguous()
+def _fits(part: Packed) -> bool:
+    """Does the native form hold its groups?"""
+    return part.group % GROUP == 0 or (part.scale.shape[1] == 1 and part.group >= part.values.shape[1])
+
+
+def _alike(one: Packed, other: Packed) -> bool:
+    return (one.bits, one.group, one.scale.shape[1]) == (other.bits, other.group, other.scale.shape[1])
+
+
+def _joined(parts: list[Any], turns: bool) -> Any:
+    if turns:
+        return interleave(*(parts if len(parts) == 2 else _halves(parts[0])))
+    return parts[0] if len(parts) == 1 else stack(*parts)
+
+
+def _halves(whole: Any) -> tuple[Any, Any]:
+    """Gate and up of a matrix or bias that has both, one behind the other."""
+    if isinstance(whole, np.ndarray):
+        middle = len(whole) // 2
+        return whole[:middle], whole[middle:]
+    if isinstance(whole, Tensor):
+        gate, up = _halves(whole.data)
+        return Tensor(whole.kind, gate), Tensor(whole.kind, up)
+    values, scale = _halves(whole.values), _halves(whole.scale)
+    zero = (None, None) if whole.zero is None else _halves(whole.zero)
+    first, second = (Packed(whole.bits, whole.group, values[i], scale[i], zero[i]) for i in range(2))
+    return first, second

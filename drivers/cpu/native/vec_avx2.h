@@ -3,6 +3,9 @@
 
 #define TILE_ROWS 2
 #define TILE_ROWS_4BIT 1
+#define FLOAT_ROWS 4
+#define FLOAT_BLOCKS 1
+#define PAIR 8
 #ifdef VNNI
 #define UNSIGNED_ACTIVATIONS 1
 #endif
@@ -48,6 +51,10 @@ static inline __m256 bfloat_half(const uint16_t *p)
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
 }
 static inline vf vf_bfloat(const uint16_t *p) { return (vf){bfloat_half(p), bfloat_half(p + 8)}; }
+static inline vf vf_half(const uint16_t *p)
+{
+    return (vf){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
+}
 static inline __m256 byte_half(const int8_t *p)
 {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
@@ -66,6 +73,13 @@ static inline vi vi_load(const int32_t *p)
 }
 static inline vi vi_zero(void) { return (vi){_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 static inline vi vi_set(int32_t a) { return (vi){_mm256_set1_epi32(a), _mm256_set1_epi32(a)}; }
+static inline vi vi_add(vi a, vi b) { return (vi){_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)}; }
+static inline vi vi_mul(vi a, vi b) { return (vi){_mm256_mullo_epi32(a.low, b.low), _mm256_mullo_epi32(a.high, b.high)}; }
+static inline vi vi_byte(const int8_t *p)
+{
+    return (vi){_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)),
+                _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8)))};
+}
 static inline vf vi_float(vi a) { return (vf){_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)}; }
 
 typedef vi vw;
@@ -82,6 +96,20 @@ static inline vw vw_high(vw a)
 {
     return vw_low((vw){_mm256_srli_epi16(a.low, 4), _mm256_srli_epi16(a.high, 4)});
 }
+static inline vw vw_flip(vw a) /* 128 more, without signs */
+{
+    const __m256i most = _mm256_set1_epi8(-128);
+    return (vw){_mm256_xor_si256(a.low, most), _mm256_xor_si256(a.high, most)};
+}
+static inline vf vw_even(vw a) /* of pairs of bfloat16 */
+{
+    return (vf){_mm256_castsi256_ps(_mm256_slli_epi32(a.low, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(a.high, 16))};
+}
+static inline vf vw_odd(vw a)
+{
+    const __m256i mask = _mm256_set1_epi32((int32_t)0xffff0000u);
+    return (vf){_mm256_castsi256_ps(_mm256_and_si256(a.low, mask)), _mm256_castsi256_ps(_mm256_and_si256(a.high, mask))};
+}
 #ifdef VNNI
 static inline vi dot8(vi sum, int32_t four, vw w)
 {
@@ -94,15 +122,17 @@ static inline vi dot4(vi sum, int32_t four, vw w)
     return (vi){_mm256_dpbusd_avx_epi32(sum.low, w.low, a), _mm256_dpbusd_avx_epi32(sum.high, w.high, a)};
 }
 #else
-/* vpmaddubsw adds pairs of products in 16 bits; 2 * 127 * 127 fits, so nothing saturates. */
+/* vpmaddubsw adds pairs of products in 16 bits; 2 * 128 * 127 fits, so nothing saturates: activations are never -128, whose
+   sign cannot be changed, but weights may be. */
 static inline __m256i madd(__m256i sum, __m256i plain, __m256i with_sign)
 {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(plain, with_sign), _mm256_set1_epi16(1)));
 }
 static inline vi dot8(vi sum, int32_t four, vw w)
 {
-    const __m256i a = _mm256_set1_epi32(four), magnitude = _mm256_abs_epi8(a);
-    return (vi){madd(sum.low, magnitude, _mm256_sign_epi8(w.low, a)), madd(sum.high, magnitude, _mm256_sign_epi8(w.high, a))};
+    const __m256i a = _mm256_set1_epi32(four);
+    return (vi){madd(sum.low, _mm256_abs_epi8(w.low), _mm256_sign_epi8(a, w.low)),
+                madd(sum.high, _mm256_abs_epi8(w.high), _mm256_sign_epi8(a, w.high))};
 }
 static inline vi dot4(vi sum, int32_t four, vw w)
 {

@@ -4,6 +4,9 @@
 
 #define TILE_ROWS 2
 #define TILE_ROWS_4BIT 1
+#define FLOAT_ROWS 2
+#define FLOAT_BLOCKS 1
+#define PAIR 8
 
 typedef struct { float lane[LANES]; } vf;
 typedef struct { int32_t lane[LANES]; } vi;
@@ -56,6 +59,19 @@ static inline vf vf_bfloat(const uint16_t *p)
     }
     return result;
 }
+static inline float half(uint16_t bits) /* of float16: exact */
+{
+    const uint32_t sign = (uint32_t)(bits & 0x8000) << 16, rest = bits & 0x7fff;
+    uint32_t word = sign | (rest >= 0x7c00 ? rest << 13 | 0x7f800000u : (rest << 13) + (112u << 23));
+    float value;
+    if (rest < 0x400) { /* no hidden bit: as many 2**-24 */
+        value = (float)rest * 0x1p-24f;
+        return sign ? -value : value;
+    }
+    memcpy(&value, &word, sizeof value);
+    return value;
+}
+static inline vf vf_half(const uint16_t *p) { LANEWISE(vf, half(p[i])); }
 static inline vf vf_byte(const int8_t *p) { LANEWISE(vf, (float)p[i]); }
 static inline void vf_bytes(int8_t *p, vf a) /* whole numbers in -128 .. 127 */
 {
@@ -65,6 +81,9 @@ static inline void vf_bytes(int8_t *p, vf a) /* whole numbers in -128 .. 127 */
 static inline vi vi_load(const int32_t *p) { LANEWISE(vi, p[i]); }
 static inline vi vi_zero(void) { LANEWISE(vi, 0); }
 static inline vi vi_set(int32_t a) { LANEWISE(vi, a); }
+static inline vi vi_add(vi a, vi b) { LANEWISE(vi, a.lane[i] + b.lane[i]); }
+static inline vi vi_mul(vi a, vi b) { LANEWISE(vi, a.lane[i] * b.lane[i]); }
+static inline vi vi_byte(const int8_t *p) { LANEWISE(vi, p[i]); }
 static inline vf vi_float(vi a) { LANEWISE(vf, (float)a.lane[i]); }
 
 static inline vw vw_load(const int8_t *p)
@@ -92,3 +111,17 @@ static inline vi dot8(vi sum, int32_t four, vw w)
     return sum;
 }
 static inline vi dot4(vi sum, int32_t four, vw w) { return dot8(sum, four, w); }
+static inline vw vw_flip(vw a) { return a; } /* nobody's here: activations have signs */
+static inline vf vw_pair(const vw *a, int at) /* of pairs of bfloat16 */
+{
+    vf result;
+    for (int i = 0; i < LANES; i++) {
+        uint16_t bits;
+        memcpy(&bits, a->byte + 4 * i + at, sizeof bits);
+        const uint32_t word = (uint32_t)bits << 16;
+        memcpy(&result.lane[i], &word, 4);
+    }
+    return result;
+}
+static inline vf vw_even(vw a) { return vw_pair(&a, 0); }
+static inline vf vw_odd(vw a) { return vw_pair(&a, 2); }

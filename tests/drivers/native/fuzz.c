@@ -39,36 +39,65 @@ static uint16_t bfloat(float x)
     return (uint16_t)(bits >> 16);
 }
 
-static matrix random_matrix(int64_t columns, int64_t inputs, int64_t bits, int biased)
+/* A form of weights: bits, and what scales of groups are. */
+typedef struct {
+    int64_t bits, group_kind, zeros;
+} form;
+
+static const form forms[] = {{32, UNGROUPED, 0}, {16, UNGROUPED, 0}, {8, UNGROUPED, 0}, {4, BFLOAT16, 0},
+                             {8, FLOAT16, 0},    {4, FLOAT16, 1},    {8, FLOAT32, 1},   {4, FLOAT32, 0}};
+
+static matrix random_matrix(int64_t columns, int64_t inputs, form f, int biased)
 {
-    matrix w = {.columns = up(columns, ITEM), .inputs = up(inputs, bits == 8 ? 4 : GROUP), .bits = bits};
-    int8_t *const data = give((size_t)(w.columns * w.inputs * bits / 8));
+    const int64_t unit = f.group_kind ? GROUP : f.bits == 8 ? 4 : f.bits == 16 ? 2 : 1;
+    matrix w = {.columns = up(columns, ITEM), .inputs = up(inputs, unit), .bits = f.bits, .group_kind = f.group_kind};
+    const float about = 0.02f / (float)(1 + inputs / 8); /* of weights of 8 bits */
+    const int64_t weights = w.columns * w.inputs, groups = w.columns * (w.inputs / GROUP);
+    int8_t *const data = give((size_t)(weights * f.bits / 8));
     w.data = data;
-    if (bits == 8) {
+    if (f.bits == 32)
+        for (int64_t i = 0; i < weights; i++) ((float *)data)[i] = 100.0f * about * number();
+    else if (f.bits == 16)
+        for (int64_t i = 0; i < weights; i++) ((uint16_t *)data)[i] = bfloat(100.0f * about * number());
+    else if (f.group_kind)
+        for (int64_t i = 0; i < weights * f.bits / 8; i++) data[i] = (int8_t)between(-128, 127);
+    if (f.group_kind) {
+        const float size = f.bits == 8 ? about : 5.0f * about;
+        if (f.group_kind == FLOAT32) {
+            float *const scale = give((size_t)groups * sizeof *scale);
+            for (int64_t i = 0; i < groups; i++) scale[i] = size * number();
+            w.group_scale = scale;
+        } else {
+            uint16_t *const scale = give((size_t)groups * sizeof *scale);
+            /* float16: of either sign, up to 1/64, some without a hidden bit */
+            for (int64_t i = 0; i < groups; i++)
+                scale[i] = f.group_kind == BFLOAT16 ? bfloat(size * number()) : (uint16_t)((next() & 0x8000) | between(0, 0x2400));
+            w.group_scale = scale;
+        }
+        int8_t *const zero = f.zeros ? give((size_t)groups) : NULL;
+        for (int64_t i = 0; zero && i < groups; i++) zero[i] = (int8_t)(f.bits == 8 ? between(-128, 127) : between(0, 16));
+        w.group_zero = zero;
+    } else if (f.bits == 8) {
         float *const scale = give((size_t)w.columns * sizeof *scale);
         int32_t *const correction = give((size_t)w.columns * sizeof *correction);
         for (int64_t c = 0; c < w.columns; c++) {
-            scale[c] = 0.02f / (float)(1 + inputs / 8) * (1.0f + number() * 0.5f);
+            scale[c] = about * (1.0f + number() * 0.5f);
             for (int64_t k = 0; k < inputs && c < columns; k++) {
-                const int8_t value = (int8_t)between(-127, 127);
+                const int8_t value = (int8_t)between(-128, 127);
                 data[(c / LANES * (w.inputs / 4) + k / 4) * LANES * 4 + c % LANES * 4 + k % 4] = value;
                 correction[c] -= 128 * value;
             }
         }
         w.scale = scale, w.correction = correction;
-    } else {
-        uint16_t *const scale = give((size_t)(w.columns * (w.inputs / GROUP)) * sizeof *scale);
-        for (int64_t i = 0; i < w.columns * w.inputs / 2; i++) data[i] = (int8_t)between(-128, 127);
-        for (int64_t i = 0; i < w.columns * (w.inputs / GROUP); i++) scale[i] = bfloat(0.1f * number() / (float)(1 + inputs / 8));
-        w.group_scale = scale;
     }
     if (biased) w.bias = floats(w.columns, 0.0f);
     return w;
 }
 
-static void random_model(model *m)
+static void random_model(model *m, int64_t at)
 {
-    const int64_t shared = between(1, 11), bits = next() % 2 ? 8 : 4;
+    const int64_t shared = between(1, 11), count = sizeof forms / sizeof *forms;
+    const form f = forms[at % count];
     *m = (model){.hidden = between(1, 90), .layers = between(1, 3), .kv_heads = between(1, 3), .head_dim = 2 * between(1, 45),
                  .intermediate = between(1, 100), .vocabulary = between(2, 150), .context = 16 * between(2, 8),
                  .activation = next() % 2 ? SILU : GELU_TANH, .norm_epsilon = 1e-6f, .embedding_scale = 1.0f};
@@ -78,9 +107,14 @@ static void random_model(model *m)
     m->attention_scale = 1.0f / (float)m->head_dim;
     m->attention_softcap = next() % 3 ? 0.0f : 5.0f;
     m->logit_softcap = next() % 3 ? 0.0f : 3.0f;
-    uint16_t *const embedding = give((size_t)(m->vocabulary * m->hidden) * sizeof *embedding);
-    for (int64_t i = 0; i < m->vocabulary * m->hidden; i++) embedding[i] = bfloat(number());
-    m->embedding = embedding;
+    m->embedding_bits = f.bits == 32 ? 32 : 16;
+    if (f.bits == 32) {
+        m->embedding = floats(m->vocabulary * m->hidden, 0.0f);
+    } else {
+        uint16_t *const embedding = give((size_t)(m->vocabulary * m->hidden) * sizeof *embedding);
+        for (int64_t i = 0; i < m->vocabulary * m->hidden; i++) embedding[i] = bfloat(number());
+        m->embedding = embedding;
+    }
     m->cosine = floats(m->context * m->rotated / 2, 0.0f);
     m->sine = floats(m->context * m->rotated / 2, 0.0f);
     layer *const layers = give((size_t)m->layers * sizeof *layers);
@@ -88,10 +122,10 @@ static void random_model(model *m)
     const int biased = next() % 2, post = next() % 2, heads_normed = next() % 2;
     for (int64_t i = 0; i < m->layers; i++) {
         layers[i] = (layer){
-            .qkv = random_matrix((m->heads + 2 * m->kv_heads) * m->head_dim, m->hidden, bits, biased),
-            .out = random_matrix(m->hidden, m->heads * m->head_dim, bits, biased),
-            .gate_up = random_matrix(2 * up(m->intermediate, LANES), m->hidden, bits, biased),
-            .down = random_matrix(m->hidden, m->intermediate, bits, biased),
+            .qkv = random_matrix((m->heads + 2 * m->kv_heads) * m->head_dim, m->hidden, f, biased),
+            .out = random_matrix(m->hidden, m->heads * m->head_dim, f, biased),
+            .gate_up = random_matrix(2 * up(m->intermediate, LANES), m->hidden, f, biased),
+            .down = random_matrix(m->hidden, m->intermediate, f, biased),
             .before_attention = floats(m->hidden, 1.0f),
             .before_mlp = floats(m->hidden, 1.0f),
             .window = next() % 2 ? between(1, m->context) : 0,
@@ -100,7 +134,7 @@ static void random_model(model *m)
         if (heads_normed) layers[i].query_norm = floats(m->head_dim, 1.0f), layers[i].key_norm = floats(m->head_dim, 1.0f);
     }
     m->last_norm = floats(m->hidden, 1.0f);
-    m->head = random_matrix(m->vocabulary, m->hidden, 8, 0);
+    m->head = random_matrix(m->vocabulary, m->hidden, f.bits >= 16 ? f : forms[2], 0);
 }
 
 #define CONTEXTS 5
@@ -139,11 +173,11 @@ static void compute(decoder *d, const model *m, const contexts *c, int64_t *done
     for (int i = 0; i < CONTEXTS; i++) done[i] += count[i];
 }
 
-static void one(const char *isa)
+static void one(const char *isa, int64_t at)
 {
     model m;
-    random_model(&m);
-    contexts c = {.kv_bits = next() % 2 ? 16 : 8};
+    random_model(&m, at);
+    contexts c = {.kv_bits = 8 << between(0, 2)};
     const int64_t vector = c.kv_bits / 8 * m.padded_head_dim + (c.kv_bits == 8 ? (int64_t)sizeof(float) : 0);
     c.frame_size = m.layers * 2 * m.kv_heads * LANES * vector;
     const int64_t blocks = m.context / LANES, frames = blocks * CONTEXTS;
@@ -202,7 +236,7 @@ int main(int argc, char **argv)
         next();
         printf("network %d\n", i);
         fflush(stdout);
-        one(argv[3]);
+        one(argv[3], i);
     }
     return 0;
 }

@@ -1,0 +1,51 @@
+"""What the engine must know of a model to place its KV and to run it, whichever kind of image computes it.
+
+A kind finds it out in its own way: torch's by running transformers' module dry (architecture.py), the native decoder's
+by reading config.json (cpu/native/config.py). Refusals have one form, so that a user sees one system.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from syscalls.errno import Errno, SyscallError
+
+# What the tests compare with transformers token by token; other architectures are taken if they pass a trial.
+TESTED = ("gemma2", "gpt2", "gpt_neo", "gpt_neox", "llama", "mistral", "phi3", "qwen2", "qwen3")
+
+
+@dataclass(slots=True)
+class Layout:
+    """The measures of a model."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    windows: list[int | None]  # distinct sliding windows of the layers
+    context: int  # tokens
+    vocab: int
+    parameters: int
+    linear_parameters: int = 0  # of them, in weights that int8 quantises
+    embedding_parameters: int = (
+        0  # of them, in embeddings; a tied head's count here and among the linear ones
+    )
+    tied_parameters: int = 0  # of the head, where they are the embedding's: int8 copies them
+    attention: list[str] = field(
+        default_factory=list
+    )  # names of torch's attention modules, in the order of layers
+    eos: list[int] = field(default_factory=list)
+
+
+def eos_ids(value: object) -> list[int]:
+    """`eos_token_id` of a configuration as a list: a number, a list, or null."""
+    if isinstance(value, list):
+        return [int(item) for item in value]
+    return [] if value is None else [int(value)]  # type: ignore[call-overload]
+
+
+def refuse(architecture: str, why: str) -> SyscallError:
+    return SyscallError(
+        Errno.ENOEXEC,
+        f"architecture {architecture!r} is not supported: {why}; supported are causal language models with full, "
+        f"sliding-window or soft-capped attention, e.g. {', '.join(TESTED)}",
+    )

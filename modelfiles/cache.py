@@ -1,0 +1,191 @@
+"""The local cache of the Hugging Face hub, in huggingface_hub's layout, read and written without importing it.
+
+    models--org--name/refs/main             the commit that `main` was, when it was last asked for
+    models--org--name/snapshots/COMMIT/...  links to
+    models--org--name/blobs/ETAG            the files, named by their SHA-256 (large files) or git's SHA-1
+
+What transformers, vLLM or `hf download` have brought is read here, and what is brought here is read by them.
+HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME and HF_HUB_OFFLINE mean what they mean there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from modelfiles import choice, files
+from modelfiles.names import Name
+from syscalls.errno import Errno, SyscallError
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+PARTIAL = ".incomplete"  # what an unfinished blob is called
+_PREFIX = "models--"
+_MOST_FILES = 20_000  # looked at in one snapshot
+_TRUE = ("1", "on", "yes", "true")
+
+
+def home() -> Path:
+    """Where the hub's programs keep what is theirs: token and cache."""
+    place = os.environ.get("HF_HOME")
+    if place:
+        return Path(place).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "huggingface"
+
+
+def directory() -> Path:
+    """The cache's directory."""
+    place = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    return Path(place).expanduser() if place else home() / "hub"
+
+
+def offline() -> bool:
+    """Does the user want no network (HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE)?"""
+    return any(
+        os.environ.get(name, "").lower() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
+
+
+def folder(repo: str) -> Path:
+    """A repository's directory in the cache."""
+    return directory() / (_PREFIX + repo.replace("/", "--"))
+
+
+def repositories() -> Iterator[tuple[str, Path]]:
+    """The models' repositories that are there: name and directory."""
+    with suppress(OSError):
+        for place in sorted(directory().iterdir()):
+            if place.name.startswith(_PREFIX) and place.is_dir():
+                yield place.name[len(_PREFIX) :].replace("--", "/"), place
+
+
+def commit_of(repo: str, revision: str) -> str | None:
+    """The commit that a revision was, when it was last asked for."""
+    if COMMIT.fullmatch(revision):
+        return revision if (folder(repo) / "snapshots" / revision).is_dir() else None
+    try:
+        said = files.read_whole(folder(repo) / "refs" / revision, 256).decode("ascii").strip()
+    except (OSError, ValueError, SyscallError):
+        return None
+    return said if COMMIT.fullmatch(said) else None
+
+
+def set_commit(repo: str, revision: str, commit: str) -> None:
+    """Remember what a branch or tag is. Raises OSError."""
+    if COMMIT.fullmatch(revision):
+        return
+    ref = folder(repo) / "refs" / revision
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    draft = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
+    draft.write_text(commit)
+    os.replace(draft, ref)
+
+
+def revisions(place: Path) -> dict[str, list[str]]:
+    """The snapshots below a repository's directory: for each commit the branches and tags that are it."""
+    found: dict[str, list[str]] = {}
+    with suppress(OSError):
+        found = {one.name: [] for one in sorted((place / "snapshots").iterdir()) if one.is_dir()}
+    refs = place / "refs"
+    for at, _, listed in os.walk(refs):
+        for name in listed:
+            with suppress(OSError, ValueError, SyscallError):
+                ref = Path(at, name)
+                commit = files.read_whole(ref, 256).decode("ascii").strip()
+                if commit in found:
+                    found[commit].append(ref.relative_to(refs).as_posix())
+    return found
+
+
+def snapshot(repo: str, commit: str) -> Path:
+    """The directory of one commit's files."""
+    return folder(repo) / "snapshots" / commit
+
+
+def listing(place: Path) -> set[str]:
+    """The files below a directory that can be read (a link to nothing is no file), as paths from there."""
+    found: set[str] = set()
+    for at, _, names in os.walk(place):
+        for name in names:
+            path = Path(at, name)
+            if path.is_file():
+                found.add(path.relative_to(place).as_posix())
+        if len(found) > _MOST_FILES:
+            break
+    return found
+
+
+def find(name: Name, *, weights: bool) -> Path | None:
+    """The directory (of a GGUF repository the file) of a model that is whole in the cache; None if it is not there, or
+    not wholly. Raises ENOENT and ENOEXEC for one that is there and is no model."""
+    commit = commit_of(name.repo, name.revision)
+    if commit is None:
+        return None
+    place = snapshot(name.repo, commit) / name.folder
+    return whole(name, place, weights=weights)
+
+
+def whole(name: Name, place: Path, *, weights: bool) -> Path | None:
+    """As `find`, in a directory of files."""
+    listed = listing(place)
+    if not listed:
+        return None
+    if name.quant or choice.is_gguf(listed):
+        models = choice.gguf_models(listed)
+        if not models:
+            return None
+        try:
+            return place / choice.gguf_files(name.canonical(), listed, name.quant)[0]
+        except SyscallError:
+            return None  # the hub may have what is asked for
+    if choice.CONFIG not in listed:
+        return None
+    if weights and missing(place, listed) != []:
+        return None
+    return place
+
+
+def missing(place: Path, listed: set[str]) -> list[str] | None:
+    """The files of weights that are not there though they are named; None if none are named at all."""
+    if choice.SINGLE in listed:
+        return []
+    if choice.INDEX not in listed:
+        return None
+    index = files.read_whole(place / choice.INDEX, choice.MOST_INDEX)
+    return sorted(choice.named_by(index, str(place)) - listed)
+
+
+def remove(repo: str) -> int:
+    """Remove a repository from the cache; the bytes that were freed. Raises ENOENT, EIO."""
+    place = folder(repo)
+    if place.is_symlink() or place.parent.resolve() != directory().resolve():
+        raise SyscallError(Errno.EINVAL, f"{place} is a link to elsewhere; remove it by hand")
+    if not place.is_dir():
+        raise SyscallError(Errno.ENOENT, f"{repo} is not in {directory()}")
+    size = disk_bytes(place)
+    try:
+        shutil.rmtree(place)  # follows no link
+    except OSError as error:
+        raise SyscallError(Errno.EIO, f"{place} could not be removed wholly: {error}") from None
+    locks = directory() / ".locks" / place.name
+    if not locks.is_symlink():
+        shutil.rmtree(locks, ignore_errors=True)
+    return size
+
+
+def disk_bytes(place: Path) -> int:
+    """The bytes of the files below a directory, each once, links not followed."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for at, _, names in os.walk(place):
+        for name in names:
+            with suppress(OSError):
+                about = os.lstat(os.path.join(at, name))
+                if (about.st_dev, about.st_ino) not in seen:
+                    seen.add((about.st_dev, about.st_ino))
+                    total += about.st_size
+    return total

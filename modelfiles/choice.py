@@ -1,0 +1,176 @@
+"""Which files of a repository or directory make the model: those that transformers would read, and no others.
+
+config.json, the files of tokenizer, templates and generation beside it; of the weights `model.safetensors`, else the
+shards that `model.safetensors.index.json` names. Variants (`model.fp16.safetensors`), other people's layouts
+(`consolidated*.safetensors`) and other engines' (onnx/, *.bin) are left where they are; a pickle is never read. Where
+there are only GGUF files, one of them is the model (as the hub and Ollama choose: Q4_K_M, then Q8_0, unless named).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+
+from modelfiles import names
+from modelfiles.files import shown
+from syscalls.errno import Errno, SyscallError
+
+CONFIG = "config.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+DEFAULT_QUANTS = ("Q4_K_M", "Q8_0")
+_SIDE = (".json", ".jinja", ".model", ".txt")
+_TEMPLATES = "additional_chat_templates/"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_SPLIT = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf", re.IGNORECASE)
+_QUANT = re.compile(
+    r"(?:^|[-._])(?P<quant>(?:UD-)?(?:I?Q\d\w*|TQ\d\w*|MXFP4\w*|NVFP4|BF16|F16|F32|FP16|FP32))(?=$|[-._])",
+    re.IGNORECASE,
+)
+_MOST_SHARDS = 10_000
+MOST_INDEX = 32 << 20  # bytes
+
+
+def checked(path: str) -> str:
+    """A file's path in a repository, as it was told. Raises EIO for one that would lie elsewhere."""
+    parts = path.split("/")
+    if (
+        not path.isprintable()
+        or any(part in ("", ".", "..") for part in parts)
+        or any(c in path for c in '\\:*?"<>|')
+        or len(path) > 1024
+    ):
+        raise SyscallError(
+            Errno.EIO, f"the repository lists a file {shown(path)!r}, whose name could lie outside; refused"
+        )
+    return path
+
+
+def inside(listed: Collection[str], folder: str) -> set[str]:
+    """The names below `folder` (empty: all), as seen from there."""
+    prefix = f"{folder}/" if folder else ""
+    return {name[len(prefix) :] for name in listed if name.startswith(prefix)}
+
+
+def is_gguf(listed: Collection[str]) -> bool:
+    """Are its weights GGUF files, and GGUF files only?"""
+    here = {name for name in listed if "/" not in name}
+    return not here & {SINGLE, INDEX} and any(name.lower().endswith(".gguf") for name in listed)
+
+
+def side_files(listed: Collection[str]) -> list[str]:
+    """Everything but the weights that is read: configuration, tokenizer, templates, the index of the shards."""
+    return sorted(name for name in listed if _is_side(name, SINGLE in listed))
+
+
+def _is_side(name: str, single: bool) -> bool:
+    if name.startswith(_TEMPLATES):
+        return name.endswith(".jinja") and "/" not in name[len(_TEMPLATES) :]
+    if "/" in name or not name.endswith(_SIDE):
+        return False
+    return not name.endswith(".index.json") or (name == INDEX and not single)
+
+
+def shards(what: str, listed: Collection[str], index: bytes) -> list[str]:
+    """The files of weights that an index names. Raises EIO for what is not listed."""
+    found = named_by(index, what)
+    missing = sorted(found - set(listed))
+    if missing:
+        raise SyscallError(
+            Errno.EIO,
+            f"{what}: {INDEX} names {shown(missing[0])!r}, which is not there ({len(missing)} missing)",
+        )
+    return sorted(found)
+
+
+def named_by(index: bytes, what: str) -> set[str]:
+    """The files that an index names. Raises EIO."""
+    try:
+        found = json.loads(index)["weight_map"].values()
+        shards = {checked(name) for name in found}
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise SyscallError(
+            Errno.EIO, f"{what}: the weight_map of {INDEX} cannot be read ({error!r})"
+        ) from None
+    if not shards or len(shards) > _MOST_SHARDS or not all(name.endswith(".safetensors") for name in shards):
+        raise SyscallError(
+            Errno.EIO, f"{what}: the weight_map of {INDEX} names 1 to {_MOST_SHARDS} safetensors files"
+        )
+    return shards
+
+
+def no_weights(what: str, listed: Collection[str]) -> SyscallError:
+    """Why there is nothing to read, and what is there instead."""
+    here = [name for name in listed if "/" not in name]
+    if "adapter_config.json" in here:
+        return SyscallError(
+            Errno.ENOEXEC,
+            f"{what} is an adapter (LoRA), a change to a model and none by itself; merge it into its base with peft",
+        )
+    variants = sorted(name for name in here if name.endswith(".safetensors"))
+    if variants:
+        return SyscallError(
+            Errno.ENOENT,
+            f"{what} has {', '.join(map(shown, variants[:3]))}, but neither {SINGLE} nor {INDEX}, which are what is read",
+        )
+    pickles = sorted(name for name in here if name.endswith(_PICKLES) and not name.startswith("training_"))
+    if pickles:
+        return SyscallError(
+            Errno.ENOEXEC,
+            f"{what} has its weights as pickles only ({shown(pickles[0])}), which can run any program and are never "
+            "read; take a repository with safetensors, or convert it with transformers' save_pretrained",
+        )
+    folders = sorted(
+        {name.rpartition("/")[0] for name in listed if name.endswith((f"/{SINGLE}", f"/{INDEX}"))}
+    )
+    there = f"; there is one in {', '.join(map(shown, folders[:3]))}: name that" if folders else ""
+    return SyscallError(Errno.ENOENT, f"{what} has no weights: no {SINGLE}, no {INDEX}{there}")
+
+
+def quant_of(file: str) -> str:
+    """The quantisation that a GGUF file's name tells, in capitals; empty if it tells none."""
+    stem = _stem(file.rpartition("/")[2])
+    found = list(_QUANT.finditer(stem))
+    return found[-1]["quant"].upper() if found else ""
+
+
+def _stem(file: str) -> str:
+    split = _SPLIT.fullmatch(file)
+    return split["stem"] if split else file[: -len(".gguf")] if file.lower().endswith(".gguf") else file
+
+
+def gguf_models(listed: Collection[str]) -> dict[str, list[str]]:
+    """The GGUF models among the files: for each its file, or its parts in order. Projectors of pictures (mmproj) and
+    importance matrices are none; nor is one of whose parts some are missing."""
+    models: dict[str, list[str]] = {}
+    for name in sorted(listed):
+        base = name.rpartition("/")[2].lower()
+        if base.endswith(".gguf") and not base.startswith("mmproj") and "imatrix" not in base:
+            models.setdefault(_stem(name), []).append(name)
+    for stem, files in list(models.items()):
+        split = _SPLIT.fullmatch(files[0])
+        if split and [int(found["part"]) for file in files if (found := _SPLIT.fullmatch(file))] != list(
+            range(1, int(split["parts"]) + 1)
+        ):
+            del models[stem]
+    return models
+
+
+def gguf_files(what: str, listed: Collection[str], quant: str) -> list[str]:
+    """The file, or the parts in order, of one quantisation. Raises ENOENT with those that are there."""
+    models = gguf_models(listed)
+    by_quant: dict[str, list[str]] = {}
+    for stem, files in models.items():
+        by_quant.setdefault(quant_of(files[0]) or stem.rpartition("/")[2].upper(), files)
+    wanted = [quant.upper()] if quant else list(DEFAULT_QUANTS)
+    for one in wanted:
+        if one in by_quant:
+            return by_quant[one]
+    if not quant and len(by_quant) == 1:
+        return next(iter(by_quant.values()))
+    there = ", ".join(shown(name) for name in sorted(by_quant)) or "no whole GGUF model"
+    said = (
+        f"{what} has no {quant}" if quant else f"{what} has neither {' nor '.join(DEFAULT_QUANTS)}; name one"
+    )
+    raise SyscallError(Errno.ENOENT, f"{said}; it has {there}{names.near(quant.upper(), by_quant)}")

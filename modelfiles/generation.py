@@ -1,0 +1,143 @@
+"""generation_config.json: what ends a model's text, and how its makers want it to be sampled.
+
+transformers' GenerationConfig is the model. Where this differs: an absent field is off (there `top_k` is 50 then), a
+temperature or `top_p` without `do_sample` samples (there it is greedy and warns), ends that the file does not name are
+those of config.json, and a value that cannot be is refused by name when the model is looked at, not when it is sampled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modelfiles import bounds, files
+from modelfiles.files import shown
+from syscalls.errno import Errno, SyscallError
+
+FILE = "generation_config.json"
+MOST_ENDS = 64  # ids that one decode can be ended by
+_MOST_ID = (1 << 31) - 1
+_LEAST_TOP_P = 1e-9  # of 0, too, one token is kept
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a model's files say of its generation. None: nothing, and so it is off."""
+
+    eos_ids: list[int] = field(default_factory=list)
+    temperature: float | None = None  # 0: greedy
+    top_k: int | None = None  # 0: off
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+
+def read(directory: Path, config: Mapping[str, Any], default: object = None) -> Generation:
+    """What stands in a model's directory, whose config.json holds `config`. `default` is the `eos_token_id` that the
+    model's class takes where no file has the field. Raises EIO naming the file and the field."""
+    file = directory / FILE
+    found = _load(file)
+    return Generation(
+        eos_ids=_ends(found.get("eos_token_id"), file) or _ends_of_config(config, directory, default),
+        temperature=_temperature(found, file),
+        top_k=_top_k(found, file),
+        top_p=_top_p(found, file),
+        min_p=_number(found, "min_p", file, lambda x: 0.0 <= x <= 1.0, "0 to 1"),
+        repetition_penalty=_number(
+            found, "repetition_penalty", file, lambda x: 0.0 < x <= 100.0, "above 0 up to 100"
+        ),
+    )
+
+
+def _load(file: Path) -> dict[str, Any]:
+    """The file's fields; none if there is no such file."""
+    try:
+        found = json.loads(files.read_whole(file))  # Python's own: published files have Infinity in them
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise SyscallError(
+            Errno.EIO,
+            f"{shown(file)} cannot be read as JSON ({shown(error)}); copy or download it again, or remove it",
+        ) from None
+    if not isinstance(found, dict):
+        raise SyscallError(
+            Errno.EIO, f"{shown(file)} holds a JSON {type(found).__name__}, an object was wanted"
+        )
+    bounds.check(found, file)
+    return found
+
+
+def _ends_of_config(config: Mapping[str, Any], directory: Path, default: object) -> list[int]:
+    """Those of config.json, of the whole model or (where that names none) of its text part."""
+    file = directory / "config.json"
+    text = config.get("text_config")
+    parts = [config, text if isinstance(text, Mapping) else {}]
+    for part in parts:
+        if ends := _ends(part.get("eos_token_id"), file):
+            return ends
+    return [] if any("eos_token_id" in part for part in parts) else _ends(default, file)
+
+
+def _ends(value: object, file: Path) -> list[int]:
+    """A number, a list of numbers or null as ids, each once. An id that no token can have ends nothing: it is dropped."""
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    for one in ids:
+        if isinstance(one, bool) or not isinstance(one, int):
+            raise _bad(file, "eos_token_id", one, "a token id, a list of them or null")
+    if len(ids) > MOST_ENDS:
+        raise SyscallError(
+            Errno.EIO, f"{shown(file)}: eos_token_id lists {len(ids)} ids, at most {MOST_ENDS} are taken"
+        )
+    return [one for one in dict.fromkeys(ids) if 0 <= one <= _MOST_ID]
+
+
+def _temperature(found: Mapping[str, Any], file: Path) -> float | None:
+    """0 where it says that nothing is sampled, 1 where it is sampled and no temperature named."""
+    samples = found.get("do_sample")
+    if samples is not None and not isinstance(samples, bool):
+        raise _bad(file, "do_sample", samples, "true, false or null")
+    temperature = _number(found, "temperature", file, lambda x: 0.0 <= x <= 100.0, "0 to 100")
+    if samples is False:
+        return 0.0
+    if temperature is not None:
+        return temperature
+    return 1.0 if samples or found.get("top_p") is not None else None
+
+
+def _top_k(found: Mapping[str, Any], file: Path) -> int | None:
+    value = found.get("top_k")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _bad(file, "top_k", value, "a number of tokens or null")
+    return min(max(0, value), _MOST_ID)  # -1 is a common way to write that it is off
+
+
+def _top_p(found: Mapping[str, Any], file: Path) -> float | None:
+    value = _number(found, "top_p", file, lambda x: 0.0 <= x <= 1.0, "0 to 1")
+    return None if value is None else max(value, _LEAST_TOP_P)
+
+
+def _number(
+    found: Mapping[str, Any], name: str, file: Path, fits: Callable[[float], bool], wanted: str
+) -> float | None:
+    value = found.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _bad(file, name, value, f"a number ({wanted}) or null")
+    if not math.isfinite(value) or not fits(value):
+        raise _bad(file, name, value, wanted)
+    return float(value)
+
+
+def _bad(file: Path, name: str, value: object, wanted: str) -> SyscallError:
+    return SyscallError(
+        Errno.EIO,
+        f"{shown(file)}: {name} is {shown(repr(value)[:60])}, and {wanted} was wanted; mend it, or remove the field",
+    )

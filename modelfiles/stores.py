@@ -1,0 +1,218 @@
+"""What models people have on disk already, whoever brought them: they run from where they are, nothing is copied.
+
+The cache of the Hugging Face hub, Ollama's store (ollama.py), LM Studio's folder, llama.cpp's cache and the directories
+that LLMASOS_MODELS names. A store is somebody else's: it is only read here, and whatever is broken in it (rights, links
+to nothing, loops) hides that one model or says what is wrong with it, and nothing more.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modelfiles import cache, choice
+from modelfiles.names import LLAMA_CPP, LM_STUDIO, MAIN, OLLAMA, Kind, Name, near
+from syscalls.errno import Errno, SyscallError
+
+HUGGING_FACE = "huggingface"
+DIRECTORY = "directory"
+GGUF, SAFETENSORS = "gguf", "safetensors"
+_MOST_DEPTH = 4  # folders below a store's own
+_MOST_FILES = 20_000  # looked at in one store
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model that is there. `name` runs it; `path` is its directory or GGUF file; `size` in bytes, `modified` in seconds
+    since 1970. `problem` says why it cannot be run; `params` and `system` are what its store starts it with."""
+
+    name: str
+    store: str
+    path: Path
+    format: str
+    size: int
+    modified: float
+    problem: str = ""
+    params: dict[str, Any] = field(default_factory=dict)
+    system: str = ""
+
+
+def found() -> list[Found]:
+    """Every model of every store, by name."""
+    from modelfiles import ollama
+
+    everything = [
+        *_hugging_face(),
+        *ollama.models(),
+        *_gguf_files(LM_STUDIO, lm_studio_directories()),
+        *_gguf_files(LLAMA_CPP, [llama_cpp_directory()]),
+        *_directories(),
+    ]
+    return sorted(everything, key=lambda one: (one.store, one.name))
+
+
+def lookup(name: Name) -> Found:
+    """The model of another program's store that a name means. Raises ENOENT with what is near, ENOEXEC for one that
+    cannot be run."""
+    if name.kind is not Kind.STORE:
+        raise SyscallError(Errno.EINVAL, f"{name.text!r} is no name of a store's model")
+    from modelfiles import ollama
+
+    if name.store == OLLAMA:
+        known = ollama.models()
+        wanted = {f"{OLLAMA}:{name.path}", f"{OLLAMA}:{name.path}:latest"}
+    else:
+        places = lm_studio_directories() if name.store == LM_STUDIO else [llama_cpp_directory()]
+        known = _gguf_files(name.store, places)
+        wanted = {f"{name.store}:{name.path}", f"{name.store}:{name.path.removesuffix('.gguf')}"}
+    for one in known:
+        if one.name in wanted:
+            if one.problem:
+                raise SyscallError(Errno.ENOEXEC, f"{one.name} cannot be run: {one.problem}")
+            return one
+    hint = near(f"{name.store}:{name.path}", [one.name for one in known])
+    raise SyscallError(
+        Errno.ENOENT,
+        f"no model {name.text!r}: {name.store} has none of that name{hint or '; `llmasos models --found` lists them'}",
+    )
+
+
+def lm_studio_directories() -> list[Path]:
+    """Where LM Studio keeps its models, now and in its earlier versions."""
+    home = Path.home()
+    places = [home / ".lmstudio" / "models", home / ".cache" / "lm-studio" / "models"]
+    with suppress(OSError, ValueError):
+        moved = (home / ".lmstudio-home-pointer").read_text()[:4096].strip()
+        if moved:
+            places.insert(0, Path(moved) / "models")
+    return list(dict.fromkeys(places))
+
+
+def llama_cpp_directory() -> Path:
+    """Where llama.cpp's `-hf` keeps what it has fetched."""
+    if place := os.environ.get("LLAMA_CACHE"):
+        return Path(place).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "llama.cpp"
+
+
+def _hugging_face() -> Iterator[Found]:
+    for repo, place in cache.repositories():
+        for commit, refs in cache.revisions(place).items():
+            revision = MAIN if MAIN in refs or not refs else refs[0]
+            at = "" if MAIN in refs else f"@{refs[0] if refs else commit}"
+            with suppress(OSError):
+                yield from _snapshot(
+                    Name(Kind.HUB, repo, repo=repo, revision=revision), at, cache.snapshot(repo, commit)
+                )
+
+
+def _snapshot(name: Name, at: str, place: Path) -> Iterator[Found]:
+    """The models in one commit of a repository: its own, one for each quantisation, or those of its folders."""
+    listed = cache.listing(place)
+    if not listed:
+        return
+    for stem, files in choice.gguf_models(listed).items() if choice.is_gguf(listed) else ():
+        quant = choice.quant_of(files[0]) or stem.rpartition("/")[2]
+        yield _entry(
+            f"{name.repo}{at}:{quant}", HUGGING_FACE, place / files[0], GGUF, [place / f for f in files]
+        )
+    if choice.is_gguf(listed):
+        return
+    folders = sorted({path.rpartition("/")[0] for path in listed if path.rpartition("/")[2] == choice.CONFIG})
+    for folder in folders:
+        inside = choice.inside(listed, folder)
+        here = place / folder
+        if folder and not inside & {choice.SINGLE, choice.INDEX}:
+            continue
+        yield directory(f"{name.repo}{f'/{folder}' if folder else ''}{at}", HUGGING_FACE, here, inside)
+
+
+def directory(name: str, store: str, place: Path, listed: set[str] | None = None) -> Found:
+    """A directory of safetensors as a found model, with what is wrong with it."""
+    listed = cache.listing(place) if listed is None else listed
+    problem = ""
+    files = [place / one for one in choice.side_files(listed)]
+    try:
+        gone = cache.missing(place, listed)
+        if gone is None:
+            if not any(one.endswith((".safetensors", ".bin", ".pt", ".gguf")) for one in listed):
+                problem = (
+                    "only its configuration and words are there; `llmasos models pull` fetches the weights"
+                )
+            else:
+                problem = choice.no_weights(name, listed).reason
+        elif gone:
+            problem = f"{len(gone)} of its files are missing ({gone[0]}); `llmasos models pull` fetches them"
+        elif choice.SINGLE in listed:
+            files.append(place / choice.SINGLE)
+        else:
+            index = (place / choice.INDEX).read_bytes()
+            files += [place / one for one in choice.named_by(index, name)]
+    except (SyscallError, OSError) as error:
+        problem = error.reason if isinstance(error, SyscallError) else str(error)
+    return _entry(name, store, place, SAFETENSORS, files, problem)
+
+
+def _entry(name: str, store: str, path: Path, kind: str, files: list[Path], problem: str = "") -> Found:
+    size, modified = 0, 0.0
+    for file in files:
+        try:
+            about = file.stat()
+        except OSError as error:
+            problem = problem or f"{file.name} cannot be read ({error.strerror})"
+            continue
+        size += about.st_size
+        modified = max(modified, about.st_mtime)
+    return Found(name, store, path, kind, size, modified, problem)
+
+
+def _gguf_files(store: str, places: list[Path]) -> list[Found]:
+    """The GGUF models below some directories, named by their path there."""
+    models: dict[str, Found] = {}
+    for place in places:
+        listed = set(_walk(place))
+        for stem, files in choice.gguf_models(listed).items():
+            name = f"{store}:{stem}"
+            if name not in models and name.isprintable():
+                models[name] = _entry(name, store, place / files[0], GGUF, [place / one for one in files])
+    return list(models.values())
+
+
+def _walk(place: Path) -> Iterator[str]:
+    """The GGUF files below a directory. Links to folders are followed as LM Studio's users make them, no deeper than a
+    few folders, so that a loop ends."""
+    top = os.fspath(place)
+    count = 0
+    for at, folders, names in os.walk(top, followlinks=True):
+        below = os.path.relpath(at, top)
+        depth = 0 if below == "." else below.count(os.sep) + 1
+        if depth >= _MOST_DEPTH:
+            folders.clear()
+        folders[:] = [one for one in folders if not _is_loop(os.path.join(at, one), at)]
+        count += len(names)
+        if count > _MOST_FILES:
+            return
+        for name in names:
+            if name.lower().endswith(".gguf") and os.path.isfile(os.path.join(at, name)):
+                yield name if below == "." else f"{below.replace(os.sep, '/')}/{name}"
+
+
+def _is_loop(folder: str, at: str) -> bool:
+    """Is it a link to a folder that it lies in?"""
+    return os.path.islink(folder) and os.path.realpath(at).startswith(os.path.realpath(folder))
+
+
+def _directories() -> Iterator[Found]:
+    """The models in the directories that LLMASOS_MODELS names, which a kernel knows by these names."""
+    for word in filter(None, os.environ.get("LLMASOS_MODELS", "").split(os.pathsep)):
+        place = Path(word).expanduser().absolute()
+        with suppress(OSError):
+            inner = [place] if (place / choice.CONFIG).is_file() else sorted(place.iterdir())
+            for one in inner:
+                if (one / choice.CONFIG).is_file():
+                    yield directory(one.name, DIRECTORY, one)

@@ -1,0 +1,234 @@
+"""models --found, ls, du, rm: the models on disk, what they take, and how they go. None of it needs a kernel.
+
+What `rm` removes is the hub's cache's and what the drivers have installed of it; other programs' models are theirs to
+remove. The drivers' directory is read by the names of its files (drivers/cpu/native/installed.py).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelfiles import cache, names, stores
+from modelfiles.names import Kind
+from modelfiles.stores import Found
+from syscalls.errno import Errno, SyscallError
+from userland.programs.figures import size
+from userland.programs.screen import Column, Table
+
+_INSTALLED = re.compile(r"(?P<of>.+)-(?P<dtype>int[48]|fp32|bf16)-[0-9a-f]{16}\.v\d+\.\d+")
+_ODD = re.compile(r"[^\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A file that a driver made of a model, to load it faster."""
+
+    path: Path
+    of: str  # the name of the model's directory or file
+    dtype: str
+    size: int
+
+
+def found_table(found: list[Found]) -> Table:
+    """The models that are there; one that cannot be run says why."""
+    shown = Table(
+        (
+            Column("MODEL", style="bold"),
+            Column("STORE"),
+            Column("FORMAT"),
+            Column("SIZE", right=True),
+            Column("MODIFIED"),
+            Column("WHERE, OR WHY IT CANNOT BE RUN", elastic=True),
+        )
+    )
+    for one in found:
+        shown.add(
+            one.name, one.store, one.format, size(one.size) if one.size else "-", _day(one.modified),
+            one.problem or one.path, style="yellow" if one.problem else "",
+        )  # fmt: skip
+    return shown
+
+
+def found_record(one: Found) -> dict[str, Any]:
+    """A found model for JSON: sizes in bytes, times in seconds since 1970."""
+    return {
+        "name": one.name, "store": one.store, "path": os.fspath(one.path), "format": one.format, "size": one.size,
+        "modified": one.modified, "problem": one.problem, "params": one.params, "system": one.system,
+    }  # fmt: skip
+
+
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(seconds)) if seconds else "-"
+
+
+def cached() -> list[Found]:
+    """What of the found models is in the hub's cache, which `pull` fills and `rm` empties."""
+    return [one for one in stores.found() if one.store == stores.HUGGING_FACE]
+
+
+def installed_directory() -> Path | None:
+    """Where the drivers keep what they have installed; None if nowhere."""
+    chosen = os.environ.get("LLMASOS_CACHE")
+    if chosen is not None:
+        return Path(chosen).expanduser() if chosen else None
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "llmasos" / "installed"
+
+
+def installed() -> list[Installed]:
+    """The files that drivers have made of models."""
+    made: list[Installed] = []
+    place = installed_directory()
+    if place is None:
+        return made
+    with suppress(OSError):
+        for path in sorted(place.iterdir()):
+            name = _INSTALLED.fullmatch(path.name)
+            if name is not None and path.is_file() and not path.is_symlink():
+                made.append(Installed(path, name["of"], name["dtype"], path.stat().st_size))
+    return made
+
+
+def installed_name(place: Path) -> str:
+    """What the drivers call a model's directory or file in the names of what they install."""
+    return _ODD.sub("-", place.name)[:64] or "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Bytes of the disk: of what, where."""
+
+    what: str
+    kind: str
+    size: int
+    path: Path
+
+
+def usage() -> list[Use]:
+    """What takes what, the largest first."""
+    uses: list[Use] = []
+    of: dict[str, str] = {}
+    for repo, place in cache.repositories():
+        partial = _partial_bytes(place)
+        uses.append(Use(repo, "weights and words", cache.disk_bytes(place) - partial, place))
+        if partial:
+            uses.append(Use(repo, "unfinished download", partial, place / "blobs"))
+        of |= dict.fromkeys(cache.revisions(place), repo)
+    uses += [
+        Use(of.get(one.of, one.of), f"installed as {one.dtype}", one.size, one.path) for one in installed()
+    ]
+    uses += [
+        Use(one.name, f"in {one.store}", one.size, one.path)
+        for one in stores.found()
+        if one.store != stores.HUGGING_FACE
+    ]
+    return sorted((use for use in uses if use.size), key=lambda use: (-use.size, use.what))
+
+
+def _partial_bytes(place: Path) -> int:
+    total = 0
+    with suppress(OSError):
+        for blob in (place / "blobs").iterdir():
+            if blob.name.endswith(cache.PARTIAL):
+                with suppress(OSError):
+                    total += blob.lstat().st_size
+    return total
+
+
+def usage_table(uses: list[Use]) -> Table:
+    """What takes what, with the sum."""
+    shown = Table(
+        (
+            Column("SIZE", right=True),
+            Column("MODEL", style="bold"),
+            Column("WHAT"),
+            Column("WHERE", elastic=True),
+        )
+    )
+    for use in uses:
+        shown.add(size(use.size), use.what, use.kind, use.path)
+    shown.add(size(sum(use.size for use in uses)), "in all", "", "", style="bold")
+    return shown
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What `rm` would remove: a repository of the cache (all its revisions), and what was installed of it."""
+
+    repo: str
+    places: list[Path]
+    made: list[Installed]
+    size: int
+
+    def act(self) -> None:
+        """Remove it. Raises EIO if something stays."""
+        for one in self.made:
+            with suppress(FileNotFoundError):
+                one.path.unlink()
+        if self.repo:
+            cache.remove(self.repo)
+
+
+def removal(text: str) -> Removal:
+    """What removing a model means. Raises EINVAL for what is not ours to remove, ENOENT for what is not there."""
+    name = names.parse(text)
+    if name.kind is Kind.STORE:
+        owner = {
+            names.OLLAMA: f"`ollama rm {name.path}` removes it",
+            names.LM_STUDIO: "LM Studio removes it",
+            names.LLAMA_CPP: "it is a file of llama.cpp's cache",
+        }
+        raise SyscallError(Errno.EINVAL, f"{text} belongs to another program: {owner[name.store]}")
+    if name.kind is Kind.PATH:
+        place = Path(name.path).absolute()
+        made = [one for one in installed() if one.of == installed_name(place)]
+        if not made:
+            raise SyscallError(
+                Errno.EINVAL,
+                f"{text} is a directory of yours, which is yours to remove, and nothing is installed of it",
+            )
+        return Removal("", [one.path for one in made], made, sum(one.size for one in made))
+    if name.folder or name.quant or name.revision != names.MAIN:
+        raise SyscallError(
+            Errno.EINVAL,
+            f"a repository goes as a whole: `llmasos models rm {name.repo}` removes all that it has",
+        )
+    place = cache.folder(name.repo)
+    if not place.is_dir():
+        known = [repo for repo, _ in cache.repositories()]
+        raise SyscallError(
+            Errno.ENOENT, f"{name.repo} is not in {cache.directory()}{names.near(name.repo, known)}"
+        )
+    places = [place, *(cache.snapshot(name.repo, commit) for commit in cache.revisions(place))]
+    wanted = {installed_name(one) for one in places[1:]}
+    made = [one for one in installed() if one.of in wanted]
+    freed = cache.disk_bytes(place) + sum(one.size for one in made)
+    return Removal(name.repo, [*places, *(one.path for one in made)], made, freed)
+
+
+def users(rows: Iterator[tuple[str, str]] | list[tuple[str, str]], removed: Removal) -> list[str]:
+    """Of the kernel's models (name and path), those that are what is to be removed."""
+    tops = [os.fspath(place) for place in removed.places]
+    return [
+        name
+        for name, path in rows
+        if (removed.repo and names_repo(path) == removed.repo)
+        or any(path == top or path.startswith(top + os.sep) for top in tops)
+    ]
+
+
+def names_repo(path: str) -> str:
+    """The repository that a model's path in the kernel names, if it is a hub name."""
+    if os.path.isabs(path):
+        return ""
+    try:
+        return names.parse(path).repo
+    except SyscallError:
+        return ""

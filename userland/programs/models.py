@@ -1,0 +1,124 @@
+"""models: its words. `--found`, `ls`, `du`, `check`, `pull` and `rm` are about the disk and want no kernel."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from modelfiles import stores
+from syscalls.blocking import connect
+from syscalls.errno import Errno, SyscallError
+from syscalls.table import Models
+from userland.programs import disk, pull
+from userland.programs.figures import size
+from userland.programs.screen import Screen
+
+ACTIONS = ("ls", "du", "pull", "rm", "check")
+
+
+def found(screen: Screen, as_json: bool) -> int:
+    """Every model of every store."""
+    return _listed(
+        screen, stores.found(), as_json, "no model is found in the places where programs keep them"
+    )
+
+
+def act(screen: Screen, action: str, models: list[str], *, where: Path, as_json: bool, yes: bool) -> int:
+    """Do one of ACTIONS; the exit status. Raises EINVAL for one that does not go with what is named."""
+    if action in ("ls", "du") and models:
+        raise SyscallError(Errno.EINVAL, f"models {action} takes no name, found {models[0]!r}")
+    if action in ("pull", "rm", "check") and not models:
+        raise SyscallError(Errno.EINVAL, f"models {action} wants the name of a model")
+    if action == "ls":
+        return _listed(
+            screen, disk.cached(), as_json, "the hub's cache has no model; `llmasos models pull` fetches one"
+        )
+    if action == "du":
+        return _usage(screen, as_json)
+    if action == "check":
+        return _check(screen, models, as_json)
+    for model in models:
+        if action == "pull":
+            pull.pull(screen, model)
+        else:
+            _remove(screen, model, where, yes)
+    return 0
+
+
+def _listed(screen: Screen, models: list[stores.Found], as_json: bool, nothing: str) -> int:
+    if as_json:
+        _json([disk.found_record(one) for one in models])
+    elif models:
+        screen.table(disk.found_table(models))
+    else:
+        screen.line(nothing)
+    return 0
+
+
+def _json(record: Any) -> None:
+    print(json.dumps(record, indent=2))
+
+
+def _usage(screen: Screen, as_json: bool) -> int:
+    uses = disk.usage()
+    if as_json:
+        _json([{"what": one.what, "kind": one.kind, "size": one.size, "path": str(one.path)} for one in uses])
+    else:
+        screen.table(disk.usage_table(uses))
+    return 0
+
+
+def _check(screen: Screen, models: list[str], as_json: bool) -> int:
+    records = []
+    for model in models:
+        place, findings = pull.checked(screen, model, quiet=as_json)
+        records.append(pull.checked_record(model, place, findings))
+        if not as_json:
+            if len(models) > 1:
+                screen.line(model, "bold")
+            screen.table(pull.checked_table(findings))
+    if as_json:
+        _json(records)
+    return int(any(record["broken"] for record in records))
+
+
+def _remove(screen: Screen, model: str, where: Path, yes: bool, ask: Callable[[str], str] = input) -> None:
+    """Remove a model from the disk, asking first. Raises EBUSY for one that a kernel runs, unless that is said too."""
+    removed = disk.removal(model)
+    using = disk.users(_known(where), removed)
+    if using and not yes:
+        raise SyscallError(
+            Errno.EBUSY,
+            f"the kernel of {where} has {', '.join(using)} loaded; evict it first, or remove it with --yes all the same",
+        )
+    what = f"{removed.repo or model}: {size(removed.size)}" + (
+        f", {len(removed.made)} installed" if removed.made else ""
+    )
+    if not yes:
+        if not sys.stdin.isatty():
+            raise SyscallError(
+                Errno.EINVAL, f"rm asks before it removes {what}, and nobody is there to answer: --yes"
+            )
+        if ask(f"remove {what}? [y/N] ").strip().lower() not in ("y", "yes"):
+            screen.line("nothing was removed")
+            return
+    removed.act()
+    screen.line(f"removed {what}")
+    if using:
+        screen.line(
+            f"the kernel goes on with what it has in memory of {', '.join(using)}; once evicted it is gone"
+        )
+
+
+def _known(where: Path) -> list[tuple[str, str]]:
+    """The models on a device of the kernel that runs, if one does: name and path."""
+    try:
+        with connect(where, name="models", reconnect=0.0) as kernel:
+            return [(row.name, row.path) for row in kernel(Models()) if row.device]
+    except SyscallError as error:
+        if error.errno is Errno.ECONNREFUSED:
+            return []
+        raise
