@@ -40,6 +40,7 @@ class Meter:
         now = self._clock()
         if self._start is None:
             self._start = (now, done)
+            self._next = now if self._screen.terminal else now + _PLAIN_SECONDS
         if now < self._next and (not waits or waits == self._waits):
             return
         self._waits = waits
