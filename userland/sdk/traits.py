@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 from syscalls.errno import SyscallError
 from userland.sdk.call_formats import CallFormat
 from userland.sdk.dialogue import Message
+from userland.sdk.response_template import fields_of
 from userland.sdk.template import Own, Rendering
 from userland.sdk.thoughts import ThoughtMarks, marks_of
 from userland.sdk.tokenizer import Tokenizer
@@ -68,6 +69,8 @@ def traits_of(tokenizer: Tokenizer, source: str, render: Renders) -> Traits:
         thoughts = "dropped"
     gap = thoughts == "dropped" and marks is not None and probe.leaves_gap(marks)
     formats = formats_of(probe.written, source, tokens)
+    template = fields_of(tokenizer.settings.response_template)
+    marks, formats = template.thought or marks, template.calls or formats
     return Traits(marks, formats, tuple(probe.stops()), thoughts, probe.close(), gap)
 
 

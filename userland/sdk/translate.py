@@ -46,7 +46,7 @@ def conversation_in(language: Language, ids: Sequence[int]) -> Conversation | No
             found = _taken_apart(language, text, instructed=instructed)
             if found is not None and _squeezed(_put_together(language, found)) == _squeezed(text):
                 return found
-        except SyscallError:  # one that knows no such role
+        except (SyscallError, ValueError):  # one that knows no such role, or does not show what was said
             continue
     return None
 

@@ -278,6 +278,11 @@ def _conversation(agent: Process, tokens: list[int], *, raw: bool) -> list[Turn]
     text = language.decode(tokens, special=True)
     if raw:
         return [Turn("", text)]
+    known = agent.system.run(turns.known_of(agent.pid))[0]
+    if known is not None and known.said and language.chat is not None and known.end <= len(tokens):
+        speaks = known.asked or known.end < len(tokens)
+        answer = language.chat.answered(known, tokens).message["content"] if speaks else None
+        return conversation.known_turns(known, answer, printable(agent.info().name, one_line=True))
     return conversation.turns(text, marks(language), printable(agent.info().name, one_line=True))
 
 
