@@ -33,7 +33,7 @@ _loading = (
 
 
 def load_tokenizer(path: str) -> Tokenizer:
-    """The tokenizer of a model directory (or hub name). One is loaded anew when its files have changed.
+    """The tokenizer of a model directory, GGUF file (or hub name). One is loaded anew when its files have changed.
 
     Raises SyscallError: ENOENT (no such directory), EIO (what is there is no tokenizer).
     """
@@ -45,6 +45,9 @@ def load_tokenizer(path: str) -> Tokenizer:
 def _stamps(path: str) -> tuple[tuple[str, int, int, int], ...]:
     """What changes with the files of a tokenizer."""
     found = []
+    if os.path.isfile(path):
+        of = os.stat(path)
+        return ((path, of.st_mtime_ns, of.st_size, of.st_ino),)
     for place in (path, os.path.join(path, _FURTHER)):
         try:
             names = sorted(os.listdir(place))
@@ -64,6 +67,10 @@ def _stamps(path: str) -> tuple[tuple[str, int, int, int], ...]:
 def _loaded(path: str, stamps: object) -> Tokenizer:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
+        if os.path.isfile(path):
+            from userland.sdk import gguf_words
+
+            return gguf_words.load(Path(path))
         if os.path.exists(os.path.join(path, TOKENIZER)):
             return _from_directory(Path(path))
         if not os.path.isdir(path) and (
