@@ -1,4 +1,4 @@
-"""Opening a model's files: its configuration, checked, and its weights, whatever form they have.
+"""Opening a model's files: its configuration, and its weights, whatever form they have.
 
 The one place that knows which forms there are; who runs a model sees a dictionary and `modelfiles.tensors.Weights`.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from drivers.engine import measures
 from drivers.engine.layout import refuse
 from modelfiles import source
 from modelfiles.tensors import SafetensorsWeights, Weights
@@ -17,7 +16,6 @@ from modelfiles.tensors import SafetensorsWeights, Weights
 def read_config(place: Path) -> dict[str, Any]:
     """The configuration of the model in `place`. Raises EIO, ENOEXEC."""
     raw = source.read_config(place)
-    measures.check(raw, str(place / "config.json"))
     if quantisation := raw.get("quantization_config"):
         method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else "unknown"
         raise refuse(

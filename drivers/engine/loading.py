@@ -39,18 +39,20 @@ def load_model(
 
     Raises EIO for files that are broken or do not fit the configuration, ENOMEM.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
     from transformers.utils import logging
 
+    loader: Any = AutoModelForCausalLM
     if isinstance(weights, SafetensorsWeights):
         source.check_weights(place)
         what: dict[str, Any] = {"pretrained_model_name_or_path": place, "use_safetensors": True}
-    else:
+    else:  # by the class itself: the automatic one looks for files
+        loader = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         what = {"pretrained_model_name_or_path": None, "state_dict": _values(weights, report)}
     guard_transformers()
     previous = logging.set_tqdm_hook(lambda factory, args, kwargs: _Ticker(args, kwargs, report))
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = loader.from_pretrained(
             **what,
             config=config,
             dtype=dtype,
