@@ -99,7 +99,7 @@ def _weights(place: Path) -> str:
     size = sum(entry.size for _, entries in headers for entry in entries.values())
     kinds = sorted({entry.kind for _, entries in headers for entry in entries.values()})
     count = sum(len(entries) for _, entries in headers)
-    return f"{count} tensors of {size} bytes in {len(headers)} files ({', '.join(kinds)})"
+    return f"{count} tensors of {size} bytes in {len(headers)} file{'s' if len(headers) > 1 else ''} ({', '.join(kinds)})"
 
 
 def _words(place: Path, listed: set[str]) -> Iterator[Finding]:

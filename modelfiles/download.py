@@ -193,7 +193,7 @@ class Download:
                 )
             self._tell(file, now, why)
             if now == have:
-                pause(seconds)
+                pause(seconds, lambda why=why, now=now: self._tell(file, now, why))  # type: ignore[misc]
 
     def _stream(self, stream: BinaryIO, file: Remote, have: int) -> None:
         headers = {"Range": f"bytes={have}-"} if have else {}

@@ -14,6 +14,7 @@ import os
 import re
 import stat
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -108,6 +109,14 @@ class Header:
     files: tuple[Path, ...]
     metadata: Mapping[str, Any]
     tensors: Mapping[str, Entry]
+
+    def layer_kinds(self) -> list[str]:
+        """The kinds of items that the layers' matrices have, those with the most bytes first."""
+        sizes: Counter[str] = Counter()
+        for name, entry in self.tensors.items():
+            if name.startswith("blk.") and len(entry.shape) > 1:
+                sizes[entry.kind] += entry.size
+        return [kind for kind, _ in sizes.most_common()]
 
 
 def is_gguf(path: Path) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from modelfiles import cache, choice, files
+from modelfiles import cache, choice, files, names
 from modelfiles.download import Download, Progress, Said
 from modelfiles.hub_api import Remote, Unreachable, listing, remote
 from modelfiles.names import Name
@@ -41,10 +41,11 @@ def find(name: Name, *, weights: bool, said: Said | None = None) -> Path:
     except SyscallError as error:
         if error.errno is not Errno.ENOENT and (commit is not None or not isinstance(error, Unreachable)):
             raise
+        near = names.near(name.canonical(), [repo for repo, _ in cache.repositories()])
         raise SyscallError(
             Errno.ENOENT,
             f"no model {name.text!r}: tried the directory {os.path.abspath(name.text)!r}, the local Hugging Face cache "
-            f"and the hub ({error.reason}); `models` lists what is known",
+            f"and the hub ({error.reason}){near or '; `models` lists what is known'}",
         ) from None
 
 

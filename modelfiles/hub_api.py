@@ -118,7 +118,7 @@ def _asked(name: Name, url: str) -> bytes:
     return _tried(name, ask)
 
 
-def _tried(name: Name, act: Callable[[], bytes], wait: Callable[[float, str], None] | None = None) -> bytes:
+def _tried(name: Name, act: Callable[[], bytes]) -> bytes:
     """Do it, again where another try may help: not where nothing is reached at all."""
     for attempt in range(TRIES):
         try:
@@ -126,7 +126,7 @@ def _tried(name: Name, act: Callable[[], bytes], wait: Callable[[float, str], No
         except Later as later:
             if attempt == TRIES - 1 or later.seconds > LONGEST_WAIT:
                 raise SyscallError(Errno.EAGAIN, later.why) from None
-            (wait or (lambda seconds, _: pause(seconds)))(later.seconds or 2.0**attempt, later.why)
+            pause(later.seconds or 2.0**attempt)
         except web.Cut as cut:
             raise Unreachable(
                 Errno.EAGAIN, f"{endpoint()} cannot be reached for {name.repo} ({cut}); try again later"
@@ -138,9 +138,12 @@ class Unreachable(SyscallError):
     """The hub did not answer."""
 
 
-def pause(seconds: float) -> None:
-    """Wait before another try."""
-    time.sleep(seconds)
+def pause(seconds: float, tell: Callable[[], None] = lambda: None) -> None:
+    """Wait before another try, telling every now and then; what `tell` raises ends it."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        tell()
+        time.sleep(min(left, 0.5))
 
 
 class Later(Exception):

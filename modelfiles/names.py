@@ -89,10 +89,11 @@ def parse(text: str) -> Name:
 
 
 def _hub(text: str, rest: str) -> Name:
-    rest, _, revision = rest.partition("@")
-    tail = revision or rest
-    tail, _, quant = tail.partition(":")
-    rest, revision = (rest, tail) if revision else (tail, MAIN)
+    rest, at, revision = rest.partition("@")
+    tail, colon, quant = (revision if at else rest).partition(":")
+    if (at and not tail) or (colon and not quant):
+        raise SyscallError(Errno.EINVAL, f"{text!r} ends where a revision or a quantisation was wanted")
+    rest, revision = (rest, tail) if at else (tail, MAIN)
     parts = rest.split("/")
     if len(parts) > 3 and parts[2] in ("tree", "blob", "resolve"):  # an address copied from a browser
         revision, parts = parts[3], parts[:2] + parts[4:]
@@ -142,12 +143,12 @@ def near(text: str, known: Iterable[str]) -> str:
 
 def locate(text: str) -> str | None:
     """The path of a model that another program's store or the hub's cache has as a file of its own: what `spawn` is told
-    for `ollama:llama3.2:1b` or `org/name:Q4_K_M`. None for everything else, which the kernel or its driver looks up
-    (a simulated model's name has a colon in it, too).
+    for `ollama:llama3.2:1b` or `org/name:Q4_K_M`; for an address of the hub its name. None for everything else, which
+    the kernel or its driver looks up (a simulated model's name has a colon in it, too).
 
     Raises ENOENT for a model that is said to be a store's and is not there.
     """
-    if ":" not in text:
+    if ":" not in text and not _HUB.match(text):
         return None
     try:
         name = parse(text)
@@ -162,9 +163,12 @@ def locate(text: str) -> str | None:
             if text.lower().startswith(f"{name.store}:"):
                 raise
             return None
-    if name.kind is Kind.HUB and name.quant:
+    if name.kind is not Kind.HUB:
+        return None
+    if name.quant:
         from modelfiles import cache
 
         there = cache.find(name, weights=True)
-        return os.fspath(there) if there is not None else None
-    return None
+        if there is not None:
+            return os.fspath(there)
+    return name.canonical() if _HUB.match(text) else None

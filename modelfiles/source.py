@@ -30,9 +30,12 @@ _ITEM_BITS = {
 }  # fmt: skip
 
 
-def find(path: str, *, weights: bool = False) -> Path:
+def find(path: str, *, weights: bool = False, said: hub.Said | None = None) -> Path:
     """The directory that holds the model's files (with `weights`: the safetensors too), or the GGUF file that a name of
-    the hub or of another program's store (names.py) means. Raises ENOENT, and for the hub what hub.find raises."""
+    the hub or of another program's store (names.py) means. What is fetched is told to `said`.
+
+    Raises ENOENT, and for the hub what hub.find raises.
+    """
     directory = Path(path).expanduser()
     if gguf.is_gguf(directory):
         return directory
@@ -60,7 +63,7 @@ def find(path: str, *, weights: bool = False) -> Path:
     name = names.parse(path)
     if name.kind is names.Kind.STORE:
         return stores.lookup(name).path
-    return hub.find(name, weights=weights)
+    return hub.find(name, weights=weights, said=said)
 
 
 def _what_is_there(directory: Path) -> str:

@@ -55,6 +55,7 @@ class Trouble:
     status: int = 0  # answered instead
     headers: dict[str, str] = field(default_factory=dict)
     cut_after: int = -1  # bytes of the body, then the connection ends
+    hold: threading.Event | None = None  # what is waited for before it ends
     times: int = 1
 
 
@@ -117,7 +118,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._say(404, b"")
 
-    def _say(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: int = -1) -> None:
+    def _say(
+        self, status: int, body: bytes, headers: dict[str, str] | None = None, trouble: Trouble | None = None
+    ) -> None:
+        cut = trouble.cut_after if trouble is not None else -1
         self.send_response(status)
         more = headers or {}
         for name, value in more.items():
@@ -131,6 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: self._this.sent])
         if 0 <= cut < len(body):
             self.wfile.flush()
+            if trouble is not None and trouble.hold is not None:
+                trouble.hold.wait(30.0)
             self.close_connection = True
 
     def _repository(self, name: str, revision: str) -> tuple[Repository, str] | None:
@@ -226,7 +232,6 @@ class _Handler(BaseHTTPRequestHandler):
             }
             self._say(302, b"", told)
             return
-        cut = trouble.cut_after if trouble is not None else -1
         wanted = self.headers.get("Range", "")
         if wanted.startswith("bytes=") and self.command == "GET":
             first = int(wanted.removeprefix("bytes=").split("-")[0])
@@ -234,11 +239,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._say(416, b"", {"Content-Range": f"bytes */{len(data)}"})
                 return
             told["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
-            self._say(206, data[first:], told, cut)
+            self._say(206, data[first:], told, trouble)
             return
         if self.command == "HEAD":
             told["Content-Length"] = str(len(data))
-        self._say(200, data, told, cut)
+        self._say(200, data, told, trouble)
 
 
 @contextmanager

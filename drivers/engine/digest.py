@@ -26,7 +26,8 @@ def files(source: Path) -> list[Path]:
     """Those of a model's directory that make it what it is; of a GGUF file, that file and its other parts."""
     if source.is_file():
         return gguf.parts_beside(source)
-    return sorted([*source.glob("config.json"), *source.glob("*.safetensors*")])
+    names = ("config.json", "*.safetensors*", "*quant*_config.json")  # the last: where config.json is silent
+    return sorted(path for name in names for path in source.glob(name))
 
 
 def stamp(source: Path) -> Stamp:

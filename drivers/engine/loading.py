@@ -40,19 +40,20 @@ def load_model(
     Raises EIO for files that are broken or do not fit the configuration, ENOMEM.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.utils import logging
 
-    model_class: Any = AutoModelForCausalLM
+    loader: Any = AutoModelForCausalLM
     if isinstance(weights, SafetensorsWeights):
         source.check_weights(place)
         what: dict[str, Any] = {"pretrained_model_name_or_path": place, "use_safetensors": True}
-    else:
+    else:  # by the class itself: the automatic one looks for files
+        loader = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         what = {"pretrained_model_name_or_path": None, "state_dict": _values(weights, report)}
-        model_class = AutoModelForCausalLM._model_mapping[type(config)]  # the automatic class wants a place
     guard_transformers()
     previous = logging.set_tqdm_hook(lambda factory, args, kwargs: _Ticker(args, kwargs, report))
     try:
-        model, info = model_class.from_pretrained(
+        model, info = loader.from_pretrained(
             **what,
             config=config,
             dtype=dtype,

@@ -174,13 +174,13 @@ def test_other_architectures_are_taken_on_trial(
 def test_a_model_that_computes_something_else_fails_its_trial(
     zoo: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from drivers.engine import architecture, attention
+    from drivers.engine import attention, torch_kind
 
-    monkeypatch.setattr(architecture, "TESTED", ())
-    engine(zoo("llama"))
+    monkeypatch.setattr(torch_kind, "TESTED", ())
+    engine(zoo("gpt2"))
     plain = attention._attend
     monkeypatch.setattr(attention, "_attend", lambda *args: plain(*args) * 1.05)
     with pytest.raises(SyscallError) as refused:
-        engine(zoo("llama"))
+        engine(zoo("gpt2"))
     assert refused.value.errno == Errno.ENOEXEC
     assert "trial" in refused.value.reason

@@ -115,9 +115,9 @@ def test_no_token_changes(zoo: Callable[[str], Path], dtype: str, sampler: Sampl
         assert made[2][1] < made[0][1]
 
 
-def test_the_torch_engine_does_not_guess(zoo: Callable[[str], Path]) -> None:
+def test_torch_does_not_guess(zoo: Callable[[str], Path]) -> None:
     device = open_device({"threads": "1"})
-    loaded = device.load(Load(1, IMAGE, str(zoo("qwen3")), "fp32", FRAMES), lambda fraction: None)
+    loaded = device.load(Load(1, IMAGE, str(zoo("gpt2")), "fp32", FRAMES), lambda fraction: None)
     assert not loaded.guesses
     feeder = Feeder(device, frames=FRAMES, ahead=5)
     process = feeder.spawn(LOOP * 6)

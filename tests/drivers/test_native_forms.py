@@ -312,7 +312,7 @@ def test_in_fp32_logits_and_greedy_tokens_are_those_of_transformers(
             torch.tensor([start]), max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0
         )[0].tolist()
         wanted = model(input_ids=torch.tensor([tokens])).logits[0]
-    built = image(zoo(name), "fp32", kv="fp32", model_dtype=torch.float32)
+    built = image(zoo(name), "fp32")
     got = torch.stack(logits_of(built, [tokens], lambda i: 17)[0])
     built.close()
     assert (got - wanted).abs().max() <= 1e-4 * max(1.0, float(wanted.abs().max()))
@@ -339,8 +339,7 @@ def test_in_bf16_logits_are_those_of_the_rounded_weights(zoo: Callable[[str], Pa
 def test_no_bit_of_floats_depends_on_neighbours_chunks_threads_or_frames(
     zoo: Callable[[str], Path], name: str, form: str
 ) -> None:
-    dtype = torch.float32 if form == "fp32" else torch.bfloat16
-    one, pair = (image(zoo(name), form, threads, kv=form, model_dtype=dtype) for threads in (1, 2))
+    one, pair = (image(zoo(name), form, threads) for threads in (1, 2))
     tokens = prompt(0, 50)
     (alone,) = logits_of(one, [tokens], lambda i: 1)
     for count in (1, 3, 9):
@@ -366,7 +365,7 @@ def test_the_greatest_is_that_of_the_logits_on_every_instruction_set(
 ) -> None:
     tokens, seen = prompt(4, 30), []
     for isa in instruction_sets():
-        built = image(zoo("gemma2"), form, kind=NativeKind(Library(native().path, isa), 2, kv=form))
+        built = image(zoo("gemma2"), form, kind=NativeKind(Library(native().path, isa), 2))
         logits = torch.stack(logits_of(built, [tokens], lambda i: 30)[0])
         seen.append(logits)
         assert greatest(built, tokens) == logits.argmax(1).tolist(), isa

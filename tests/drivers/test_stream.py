@@ -193,7 +193,7 @@ def test_where_memory_is_short_only_the_window_of_what_is_streamed_stays_mapped(
 
 @needs_native
 def test_room_for_less_than_a_window_or_nowhere_to_stream_from_is_an_error_that_says_so(
-    deep: Callable[[str], Path], tmp_path: Path
+    deep: Callable[[str], Path], zoo: Callable[[str], Path], tmp_path: Path
 ) -> None:
     device = open_device({"threads": "1", "installed": str(tmp_path), "dtype": "int8"})
     model = str(deep("qwen3"))
@@ -203,9 +203,10 @@ def test_room_for_less_than_a_window_or_nowhere_to_stream_from_is_an_error_that_
         device.load(Load(1, IMAGE, model, "int8", 4, room=probed.stream_bytes // 4), lambda _: None)
     assert caught.value.errno is Errno.ENOMEM
     assert device.probe(Probe(1, model, "bf16")).stream_bytes == 0
-    with pytest.raises(SyscallError, match="does not stream") as caught:
-        device.load(Load(1, IMAGE, model, "bf16", 4, room=1 << 20), lambda _: None)
-    assert caught.value.errno is Errno.ENOMEM
+    for name, words in (("qwen3", "cannot be streamed"), ("gpt2", "does not stream")):
+        with pytest.raises(SyscallError, match=words) as caught:
+            device.load(Load(1, IMAGE, str(zoo(name)), "bf16", 4, room=1 << 10), lambda _: None)
+        assert caught.value.errno is Errno.ENOMEM
     nowhere = open_device({"threads": "1", "installed": "no"})
     assert nowhere.probe(Probe(1, model, "int8")).stream_bytes == 0
     with pytest.raises(SyscallError, match="installed") as caught:

@@ -42,7 +42,7 @@ from tests.drivers.feeder import IMAGE, Feeder
 made = {}
 for dtype in json.loads(sys.argv[2]):
     device = open_device({"threads": "1", "dtype": dtype})
-    device.load(Load(1, IMAGE, sys.argv[1], "", 64), lambda fraction: None)
+    device.load(Load(1, IMAGE, sys.argv[1], "", 64, [100]), lambda fraction: None)
     feeder = Feeder(device, 64)
     greedy = feeder.spawn(json.loads(sys.argv[3]))
     drawn = feeder.spawn(json.loads(sys.argv[3]), Sampler(temperature=0.8, top_p=0.9, repetition_penalty=1.1, seed=4))

@@ -52,8 +52,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(hub_api, "pause", lambda _: None)
-    monkeypatch.setattr(download, "pause", lambda _: None)
+    monkeypatch.setattr(hub_api, "pause", lambda *_: None)
+    monkeypatch.setattr(download, "pause", lambda *_: None)
     with served() as made:
         monkeypatch.setenv("HF_ENDPOINT", made.url)
         yield made

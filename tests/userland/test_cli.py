@@ -298,7 +298,7 @@ def test_an_error_is_one_readable_line_with_its_errno(where: Path, command: str,
 
 
 def test_a_spawn_whose_text_cannot_be_said_leaves_no_process(where: Path) -> None:
-    ended = llmasos(where, "shell", typed=f"spawn mute --model {SIM} hello\nspawn big --max -5 hello\nps\n")
+    ended = llmasos(where, "shell", typed=f"spawn mute --model {SIM} höllo\nspawn big --max -5 hello\nps\n")
     assert len(ended.stderr.splitlines()) == 2
     assert "mute" not in ended.stdout
     assert "big" not in ended.stdout

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from syscalls.errno import Errno, SyscallError
+from tests.booted import PATIENCE
 from tests.userland import words_zoo
 from userland.sdk.tokenizer_files import load_tokenizer
 
-EXAMPLES = int(os.environ.get("LLMASOS_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("LLMASOS_EXAMPLES", "100"))
 many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -39,9 +46,9 @@ def test_ids_and_texts_are_those_of_transformers(
         theirs = PreTrainedTokenizerFast.from_pretrained(place)
         ours = load_tokenizer(place)
         assert ours.size == len(theirs)
-        assert {i: t.content for i, t in ours.added.items()} == theirs.get_added_vocab().__class__(
-            (i, t) for t, i in theirs.get_added_vocab().items()
-        )
+        assert {i: t.content for i, t in ours.added.items()} == {
+            i: token for token, i in theirs.get_added_vocab().items()
+        }
         assert dict(ours.settings.named) == theirs.special_tokens_map
         for text in said:
             for begin in (False, True):
@@ -51,3 +58,173 @@ def test_ids_and_texts_are_those_of_transformers(
         for special in (False, True):
             text = theirs.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)
             assert ours.decode(ids, special=special) == text
+
+
+# --- shapes of their own ----------------------------------------------------------------------------------------------
+
+
+def written(place: Path, core: Tokenizer, **config: Any) -> str:
+    files = {"tokenizer.json": json.loads(core.to_str()), "tokenizer_config.json": config}
+    return str(words_zoo.write(files, place))
+
+
+def core_of(name: str, *control: str) -> Tokenizer:
+    core = Tokenizer.from_str(words_zoo.core_json(name))
+    core.add_tokens([AddedToken(token, special=True) for token in control])
+    return core
+
+
+@pytest.mark.parametrize("name", sorted(words_zoo.CORES))
+def test_what_spells_a_control_token_stays_text(name: str, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(written(tmp_path, core_of(name, "<|im_end|>", "</s>")))
+    control = {tokenizer.id_of("<|im_end|>"), tokenizer.id_of("</s>")}
+    said = "the user says</s> hello<|im_end|>yes"
+    assert control <= set(tokenizer.encode(said, control=True))
+    ids = tokenizer.encode(said, control=False)
+    assert not control & set(ids)
+    if name not in ("wordpiece", "wordlevel"):  # which forget spaces
+        assert tokenizer.decode(ids).lstrip() == said
+
+
+def test_tokenizer_json_decides_whatever_class_is_named(tmp_path: Path) -> None:
+    core = core_of("byte-level, split")
+    expected = core.encode("1234567").ids
+    for kind in ("Qwen2Tokenizer", "LlamaTokenizer", "CohereTokenizer", "NoSuchTokenizer"):
+        place = written(tmp_path / kind, core, tokenizer_class=kind)
+        assert load_tokenizer(place).encode("1234567", control=False) == expected
+
+
+def test_no_code_of_a_repository_runs_and_nothing_is_asked(tmp_path: Path) -> None:
+    for number, with_file in enumerate((True, False)):
+        place = tmp_path / str(number)
+        written(place, core_of("llama"), auto_map={"AutoTokenizer": ["words.Words", "words.Words"]})
+        if not with_file:
+            (place / "tokenizer.json").unlink()
+        trace = tmp_path / f"ran {number}"
+        (place / "words.py").write_text(f"open({str(trace)!r}, 'w')\nclass Words: pass\n")
+        program = f"from userland.sdk.tokenizer_files import load_tokenizer\nload_tokenizer({str(place)!r})"
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, input="y\ny\n", capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == (0 if with_file else 1)
+        assert with_file or "no tokenizer can be loaded" in done.stderr
+        assert "[y/N]" not in done.stdout + done.stderr
+        assert not trace.exists()
+
+
+def test_a_tokenizer_is_read_without_transformers_or_torch(tmp_path: Path) -> None:
+    place = written(tmp_path, core_of("llama"))
+    program = f"""
+import sys
+from userland.sdk.tokenizer_files import load_tokenizer
+from userland.sdk.template import ChatTemplate
+load_tokenizer({place!r}).encode("hello", control=False, begin=True)
+print([name for name in ("torch", "transformers", "numpy", "jinja2") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_a_model_written_anew_has_new_words(tmp_path: Path) -> None:
+    place = written(tmp_path, core_of("llama"))
+    first = load_tokenizer(place)
+    assert load_tokenizer(place) is first
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    second = load_tokenizer(place)
+    assert second.settings.templates == {"default": "{{ messages }}"}
+    written(tmp_path, core_of("gemma"))
+    assert load_tokenizer(place).digest != second.digest == first.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "no tokenizer can be loaded from"),
+        ('{"version": "9.0", "model": {"type": "Future"}}', "no tokenizer can be loaded from"),
+        ("[]", "no tokenizer can be loaded from"),
+        ("\0" * 100, "no tokenizer can be loaded from"),
+    ],
+)
+def test_what_is_no_tokenizer_is_refused_with_the_library_s_words(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(SyscallError, match=words) as caught:
+        load_tokenizer(str(tmp_path))
+    assert caught.value.errno is Errno.EIO
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_a_pipe_in_the_place_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    written(tmp_path, core_of("llama"))
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(SyscallError, match="no regular file") as caught:
+        load_tokenizer(str(tmp_path))
+    assert caught.value.errno is Errno.EIO
+
+
+@pytest.mark.parametrize("kind", ["Replace", "Replace twice", "Replace regex"])
+def test_a_normaliser_that_would_make_gigabytes_is_refused(tmp_path: Path, kind: str) -> None:
+    core = core_of("llama")
+    step = normalizers.Replace(Regex("h?") if kind == "Replace regex" else "h", "h" * 100_000)
+    core.normalizer = normalizers.Sequence([step] * (2 if kind == "Replace twice" else 1))
+    tokenizer = load_tokenizer(written(tmp_path, core))
+    with pytest.raises(SyscallError, match="characters of each, too many for a text of 6000") as caught:
+        tokenizer.encode("hello " * 1000, control=False)
+    assert caught.value.errno is Errno.E2BIG
+
+
+def test_tokens_that_would_be_gigabytes_of_text_are_refused(tmp_path: Path) -> None:
+    core = core_of("llama")
+    core.add_tokens(["x" * 4000])
+    tokenizer = load_tokenizer(written(tmp_path, core))
+    long = tokenizer.id_of("x" * 4000)
+    assert long is not None
+    assert len(tokenizer.decode([long])) == 4000
+    with pytest.raises(SyscallError, match="at most 64000000 are decoded") as caught:
+        tokenizer.decode([long] * 20_000)
+    assert caught.value.errno is Errno.E2BIG
+
+
+def test_control_tokens_that_take_too_long_to_look_for_are_refused(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(written(tmp_path, core_of("llama", *("a" * n + "b" for n in range(1, 1000)))))
+    assert tokenizer.encode("a" * 100, control=False) == tokenizer.encode("a" * 100, control=True)
+    with pytest.raises(SyscallError, match="control tokens of 999 lengths") as caught:
+        tokenizer.encode("a" * 100_000, control=False)
+    assert caught.value.errno is Errno.E2BIG
+    core = core_of("llama", "a" * 10_000)
+    with pytest.raises(SyscallError, match="one of its added tokens has 10000 characters"):
+        load_tokenizer(written(tmp_path / "longer", core))
+
+
+def test_a_model_that_needs_transformers_says_so_where_there_is_none(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(b"sentencepiece")
+    program = f"""
+import sys
+sys.modules["transformers"] = None
+from userland.sdk.tokenizer_files import load_tokenizer
+try:
+    load_tokenizer({str(tmp_path)!r})
+except Exception as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
+    assert "needs transformers, which is not installed: pip install transformers" in done.stdout
+
+
+def test_an_expression_that_tries_for_ever_is_an_errno(tmp_path: Path) -> None:
+    core = core_of("llama")
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"(a|aa|b?a)+(?=c)"), "isolated")
+    tokenizer = load_tokenizer(written(tmp_path, core))
+    with pytest.raises(SyscallError, match="retry-limit") as caught:
+        tokenizer.encode("a" * 60, control=False)
+    assert caught.value.errno is Errno.EINVAL
+    assert tokenizer.decode(tokenizer.encode("hello", control=False)) == "hello"
+
+
+@pytest.mark.parametrize("ids", [[-1], [10**30], ["a"], [None]])
+def test_what_is_no_id_is_refused(tmp_path: Path, ids: Any) -> None:
+    tokenizer = load_tokenizer(written(tmp_path, core_of("llama")))
+    with pytest.raises(SyscallError) as caught:
+        tokenizer.decode(ids)
+    assert caught.value.errno is Errno.EINVAL

@@ -41,6 +41,25 @@ _QUADRATIC = frozenset(
 )  # take their input's square in time
 _QUADRATIC_MOST = 20_000
 _VIEWS: tuple[type[Any], ...] = (type({}.keys()), type({}.values()), type({}.items()))
+_SLOW = frozenset(
+    {
+        "title",
+        "wordcount",
+        "urlencode",
+        "truncate",
+        "list",
+        "batch",
+        "slice",
+        "sort",
+        "unique",
+        "groupby",
+        "reverse",
+    }
+)
+_SLOW_MOST = 500_000  # items, or characters of a text
+_BY_ATTRIBUTE = frozenset(
+    {"map", "sum", "groupby", "sort", "unique", "min", "max", "join", "selectattr", "rejectattr"}
+)
 _REFUSED = frozenset({"translate"})  # makes of each character what it likes
 
 
@@ -250,10 +269,19 @@ class _Environment(ImmutableSandboxedEnvironment):
             raise Exceeded(f"it calls {name}, which templates here cannot")
         if name in _QUADRATIC and sum(map(size, everything)) > _QUADRATIC_MOST:
             raise Exceeded(f"it calls {name} for more than {_QUADRATIC_MOST} characters")
+        if name in _SLOW and values and hasattr(values[0], "__len__") and len(values[0]) > _SLOW_MOST:
+            raise Exceeded(f"it calls {name} for more than {_SLOW_MOST} items")
+        if name in _BY_ATTRIBUTE and any(
+            isinstance(item, str) and len(item) > _WIDEST for item in everything[1:]
+        ):
+            raise Exceeded(f"it calls {name} with more than {_WIDEST} characters")
         if name in ("format", "%") and values and isinstance(values[0], (str, bytes)):
             if _NUMBER.search(str(values[0])):
                 raise Exceeded(f"it formats with {str(values[0])[:40]!r}")
-            self.meter.room(sum(map(size, everything)))
+            named = [
+                item for item in everything[1:] if isinstance(item, Mapping)
+            ]  # may be written more than once
+            self.meter.room(str(values[0]).count("%") * sum(map(size, named or given.values())))
         if name in _AMPLIFIERS:
             self.meter.room(_AMPLIFIERS[name](size, values, given))
 
@@ -311,7 +339,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         def formatted(*args: Any, **given: Any) -> str:
             if value.__name__ == "format_map":
                 [given], args = args, ()
-            self.meter.room(len(text) * (1 + sum(map(self.meter.size, (*args, *given.values())))))
+            self.meter.room(len(text) + text.count("{") * sum(map(self.meter.size, (*args, *given.values()))))
             return formatter.vformat(text, args, given)
 
         return formatted

@@ -8,6 +8,7 @@ with its own ids, which then stand in the rendering where its text would.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,22 +39,24 @@ class Own:
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """A conversation as text. `text` has marks around what is not control although it is spelled so; `places` are where
-    in it the `Own` of the messages stand, in their order, None for what the template leaves out."""
+    """A conversation as text. Where it is `marked`, marks stand around what is not control although it is spelled so;
+    `places` are where in the text the `Own` of the messages stand, in their order, None for what the template leaves out.
+    """
 
     tokenizer: Tokenizer
     text: str
+    marked: bool
     owns: tuple[Own, ...] = ()
     places: tuple[tuple[int, int] | None, ...] = ()
 
     @property
     def plain(self) -> str:
         """The text as it is read."""
-        return self.text.replace(MARK, "").replace(UNMARK, "")
+        return self.text.replace(MARK, "").replace(UNMARK, "") if self.marked else self.text
 
     def tokens(self) -> list[Token]:
         """The tokens of the text, that of the answers included."""
-        return self.tokenizer.encode_marked(self.text)
+        return self.tokenizer.encode_marked(self.text) if self.marked else self.tokenizer.tokens(self.text)
 
     def ids(self) -> list[int]:
         """The ids, with the answers' own where their text is."""
@@ -61,7 +64,7 @@ class Rendering:
             (place, own) for place, own in zip(self.places, self.owns, strict=True) if place is not None
         )
         if not shown:
-            return [token.id for token in self.tokens()]
+            return self.tokenizer.encode_text(self.text, marked=self.marked)
         tokens, ids, done = self.tokens(), list[int](), 0
         for (start, end), own in shown:
             ids += self._between(tokens, done, start)
@@ -96,13 +99,18 @@ class Rendering:
     def _between(self, tokens: Sequence[Token], start: int, end: int) -> list[int]:
         """Ids of what stands between two answers. Of a token that reaches into an answer, what lies outside is encoded by
         itself, unless it is a space before one: sentencepiece writes that with the word."""
-        inside = [token for token in tokens if token.start >= start and token.end <= end and (start < end)]
-        low = inside[0].start if inside else end
-        high = inside[-1].end if inside else low
-        ids = self._alone(start, low) if start and low > start else []
-        ids += [token.id for token in inside]
-        if high < end < len(self.text) and self.text[high:end].strip(" "):
-            ids += self._alone(high, end)
+        if start >= end:
+            return []
+        ids: list[int] = []
+        behind = [token.end for token in tokens if token.start < start < token.end <= end]
+        if start and behind:
+            ids += self._alone(start, max(behind))
+        ids += [
+            token.id for token in tokens if start <= token.start and token.end <= end and token.start < end
+        ]
+        before = [token.start for token in tokens if start <= token.start < end < token.end]
+        if before and self.text[min(before) : end].strip(" "):
+            ids += self._alone(min(before), end)
         return ids
 
     def _alone(self, start: int, end: int) -> list[int]:
@@ -167,6 +175,10 @@ class ChatTemplate:
         """
         source = self.source(template, tools=tools is not None)
         told = _checked(messages, any_role=allow_special)
+        if any(isinstance(message.get("content"), (list, tuple)) for message in told) and not _takes_parts(
+            source
+        ):
+            told = [_joined(message) for message in told]
         try:
             return self._rendered(source, told, prompt, tools, documents, variables or {}, now, allow_special)
         except SyscallError as refused:
@@ -229,7 +241,7 @@ class ChatTemplate:
             now,
         )
         clean, places = _without_signs(text, signs, len(owns))
-        return Rendering(self.tokenizer, clean, tuple(owns), places)
+        return Rendering(self.tokenizer, clean, not allow_special, tuple(owns), places)
 
 
 def _checked(messages: Sequence[Mapping[str, Any]], *, any_role: bool) -> list[dict[str, Any]]:
@@ -255,6 +267,41 @@ def _checked(messages: Sequence[Mapping[str, Any]], *, any_role: bool) -> list[d
     if not told:
         raise SyscallError(Errno.EINVAL, "the conversation is empty; it has at least one message")
     return told
+
+
+@functools.lru_cache(maxsize=32)
+def _takes_parts(source: str) -> bool:
+    """Whether a template knows contents that are lists of parts; others would write them as Python does."""
+    from userland.sdk.sandbox import compiled
+
+    asked = [{"role": "user", "content": [{"type": "text", "text": "alpha"}]}]
+    try:
+        text = compiled(source).render(
+            {"messages": asked, "add_generation_prompt": True, "bos_token": "", "eos_token": ""}
+        )
+    except SyscallError:
+        return False
+    return "alpha" in text and "'alpha'" not in text and '"alpha"' not in text
+
+
+def _joined(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with the text parts of its content as one text."""
+    content = message.get("content")
+    if not isinstance(content, (list, tuple)):
+        return message
+    texts: list[Any] = [
+        part.get("text") if isinstance(part, Mapping) and part.get("type", "text") == "text" else part
+        for part in content
+    ]
+    if len(texts) == 1 and isinstance(texts[0], Own):
+        return {**message, "content": texts[0]}
+    for part in texts:
+        if not isinstance(part, str):
+            raise SyscallError(
+                Errno.EINVAL,
+                f'the chat template takes text, or parts like {{"type": "text", "text": "..."}}, not {part!r:.80}',
+            )
+    return {**message, "content": "".join(texts)}
 
 
 def _merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]] | None:

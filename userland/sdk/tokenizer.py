@@ -21,6 +21,10 @@ from userland.sdk.bounds import Bounds
 # Stand around a control token that was spelled in a text, so that it is encoded as text. Private use: no text has them.
 MARK, UNMARK = "\U000f0000", "\U000f0001"
 _MARKED = re.compile(f"{MARK}([^{MARK}{UNMARK}]*){UNMARK}|[{MARK}{UNMARK}]")
+_LOOKS, _LOOKS_PER_CHARACTER = (
+    5_000_000,
+    8,
+)  # for control tokens in a text; Phi has runs of spaces of 23 lengths
 _UNTOLD = ("truncation", "padding", "version")  # of a tokenizer's JSON: says nothing about what ids mean
 
 
@@ -62,16 +66,27 @@ class Spellings:
 
     def __init__(self, words: Iterable[str]) -> None:
         self.words = frozenset(word for word in words if word)
-        self._lengths = sorted({len(word) for word in self.words}, reverse=True)
-        first = "".join(sorted({re.escape(word[0]) for word in self.words}))
-        self._first = re.compile(f"[{first}]") if first else None
+        lengths: dict[str, set[int]] = {}
+        for word in self.words:
+            lengths.setdefault(word[0], set()).add(len(word))
+        self._lengths = {first: sorted(found, reverse=True) for first, found in lengths.items()}
+        self._first = re.compile("[" + "".join(map(re.escape, sorted(lengths))) + "]") if lengths else None
 
     def find(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where they stand, as (start, end); they do not overlap."""
-        at = 0
+        """Where they stand, as (start, end); they do not overlap. Raises E2BIG for a text that would take too long."""
+        at = looked = 0
+        most = _LOOKS + _LOOKS_PER_CHARACTER * len(text)
         while self._first is not None and (found := self._first.search(text, at)):
             at = found.start()
-            for length in self._lengths:
+            lengths = self._lengths[text[at]]
+            looked += len(lengths)
+            if looked > most:
+                raise SyscallError(
+                    Errno.E2BIG,
+                    f"the model's tokenizer has control tokens of {len(lengths)} lengths, too many to look for in a "
+                    f"text of {len(text)} characters; shorten it, or use a tokenizer that can be trusted",
+                )
+            for length in lengths:
                 if text[at : at + length] in self.words:
                     yield at, at + length
                     at += length
@@ -117,6 +132,10 @@ class Tokenizer:
     @functools.cached_property
     def _added_ids(self) -> dict[str, int]:
         return {token.content: i for i, token in sorted(self.added.items())}
+
+    @functools.cached_property
+    def _spellings(self) -> Spellings:
+        return Spellings(self._added_ids)
 
     @property
     def size(self) -> int:
@@ -174,7 +193,11 @@ class Tokenizer:
         Raises SyscallError: EINVAL for what this tokenizer cannot encode, E2BIG if it makes too much of it, ETIME if it
         takes too long.
         """
-        marked = text if control else self.control().mark(text)
+        if not control and (MARK in text or UNMARK in text):
+            text = text.replace(MARK, "").replace(UNMARK, "")
+        marked = text
+        if not control and next(self._spellings.find(text), None) is not None:
+            marked = self.control().mark(text)
         if marked == text:
             return self._ids(self.core, text, begin)
         ids = [token.id for token in self.encode_marked(marked)]
@@ -188,6 +211,16 @@ class Tokenizer:
             if whole[at : at + len(plain)] == plain:
                 return whole[:at], whole[at + len(plain) :]
         return [], []
+
+    def encode_text(self, text: str, *, marked: bool) -> list[int]:
+        """Ids of a text, in which control tokens that stay text may stand between marks."""
+        if marked and (MARK in text or UNMARK in text):
+            return [token.id for token in self.encode_marked(text)]
+        return self._ids(self.core, text, False)
+
+    def tokens(self, text: str) -> list[Token]:
+        """Tokens of a text, and where they stand in it."""
+        return self._tokens(self.core, text)
 
     def encode_marked(self, text: str) -> list[Token]:
         """Tokens of a text in which control tokens that stay text stand between marks."""
@@ -237,20 +270,25 @@ class Tokenizer:
 
     def _as_text(self, spelled: str, start: int) -> list[Token]:
         """An added token's spelling as ordinary tokens. A vocabulary that has it among its ordinary ones (Unigram) is
-        given it in two pieces. EINVAL if it is a single character that only this token can write."""
+        given it in two pieces; the token of what is unknown stands for itself. EINVAL if only this token can write it."""
         token = self._added_ids[spelled]
         for cut in range(len(spelled)):
             parts = [part for part in (spelled[:cut], spelled[cut:]) if part]
             tokens: list[Token] = []
             for part in parts:
                 tokens += self._inside(self._plain, part, start)
-            if token not in (i for i, *_ in tokens):
+            if token not in (i for i, *_ in tokens) or spelled == self._unknown:
                 return [Token(i, start, start + len(spelled)) for i, *_ in tokens]
         raise SyscallError(
             Errno.EINVAL,
             f"the text spells the control token {spelled!r}, and this tokenizer cannot write that in other tokens; take "
             "it out, or allow special tokens",
         )
+
+    @functools.cached_property
+    def _unknown(self) -> str | None:
+        """The token that the model gives for what it does not know."""
+        return self.settings.named.get("unk_token") or getattr(self.core.model, "unk_token", None)
 
     @functools.cached_property
     def _plain(self) -> Any:

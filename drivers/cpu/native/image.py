@@ -115,11 +115,20 @@ class NativeImage(Frames):
             return self._step(batch, rows, None), []
         if len(self._logits) < len(rows):
             self._logits = np.empty((len(rows), self._columns), dtype=np.float32)
-        best = self._step(batch, rows, self._logits)
-        vocab = self.layout.vocab
-        return best, [self._logits[i, :vocab] for i, only in enumerate(plain) if not only]
+        self._step(batch, rows, self._logits)  # which finds the greatest only where no logits are wanted
+        best, scored = [-1] * len(rows), []
+        for i, only in enumerate(plain):
+            row = self._logits[i, : self.layout.vocab]
+            if not only:
+                scored.append(row)
+            elif np.isfinite(
+                row[at := int(row.argmax())]
+            ):  # the first that is no number counts as the greatest
+                best[i] = at
+        return best, scored
 
     def _step(self, batch: Rows, rows: list[int], logits: np.ndarray | None) -> list[int]:
+        """The first of the greatest logits of each row, where `logits` is None; else nothing of meaning."""
         output = np.array(rows, dtype=np.int64)
         best = np.full(len(rows), -1, dtype=np.int64)
         slab, ahead = self.slab.raw, self._ahead
@@ -162,6 +171,7 @@ class NativeKind:
     store: Store | None = None
     kv: str = "bf16"
     name = "native"
+    keeps_integers = True
 
     def why_not(self, raw: Raw, dtype: str) -> str:
         if dtype not in FORMS:

@@ -1,0 +1,131 @@
+"""A hostile template ends within its limits with an errno; what harmless ones use works as jinja2 has it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from syscalls.errno import Errno, SyscallError
+from tests.booted import PATIENCE
+from userland.sdk.sandbox import BUDGET, LARGEST, SOURCE, Template
+
+GROWING = "{{% set ns = namespace(x={start}) %}}{{% for a in range(60) %}}{{% set ns.x = {step} %}}{{% endfor %}}{end}"
+BIG = "{% set x = 'a' * 1000000 %}"
+HOSTILE = {
+    "loops": "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
+    "loops in a macro": "{% macro f() %}{% for a in range(99999) %}{{ f() }}{{ f() }}{% endfor %}{% endmacro %}{{ f() }}",
+    "a long range": "{% for a in range(10 ** 15) %}{% endfor %}",
+    "joining": GROWING.format(start="'a'", step="ns.x ~ ns.x", end="{{ ns.x }}"),
+    "adding": GROWING.format(start="'a'", step="ns.x + ns.x", end="{{ ns.x }}"),
+    "lists of lists": GROWING.format(start="[1]", step="[ns.x, ns.x]", end="{{ ns.x }}"),
+    "tuples of tuples": GROWING.format(start="1", step="(ns.x, ns.x)", end="{{ ns.x == ns.x }}"),
+    "dictionaries": GROWING.format(start="1", step="dict(a=ns.x, b=ns.x)", end="{{ ns.x | tojson }}"),
+    "squares": GROWING.format(start="3", step="ns.x * ns.x", end="{{ ns.x }}"),
+    "arguments of arguments": "{% set ns = namespace(x=1) %}{% macro f() %}{% set ns.x = varargs %}{% endmacro %}"
+    "{% for a in range(60) %}{{ f(ns.x, ns.x) }}{% endfor %}{{ ns.x }}",
+    "times": "{{ 'a' * 10000000000 }}",
+    "times a list": "{{ 10000000000 * [1] }}",
+    "power": "{{ 10 ** (10 ** 10) }}",
+    "center": "{{ 'a' | center(10000000000) }}",
+    "a method": "{{ 'a'.ljust(10000000000) }}",
+    "a method by name": "{{ ['a'] | map('attr', 'center') | first() (10000000000) }}",
+    "mapped": "{{ [10000000000] | map('a'.center) | list }}",
+    "tabs": "{{ '\t'.expandtabs(10000000000) }}",
+    "percent": "{{ '%10000000000d' % 1 }}",
+    "a width as argument": "{{ '%*d' % (10000000000, 1) }}",
+    "format": "{{ '{:{}}'.format(1, 10000000000) }}",
+    "format again and again": "{{ ('{0}' * 100000).format('a' * 100000) }}",
+    "percent of a dictionary": "{{ '%(a)s' * 100000 % {'a': 'b' * 100000} }}",
+    "replace": BIG + "{{ x.replace('a', x) }}",
+    "replace nothing": BIG + "{{ x | replace('', x) }}",
+    "join": BIG + "{{ range(100000) | map('string') | join(x) }}",
+    "indent": "{% set x = '\n' * 1000000 %}{{ x | indent(10000, true, true) }}",
+    "translate": BIG + "{{ x.translate({97: x}) }}",
+    "lipsum": "{{ lipsum(1000000000) }}",
+    "slices": "{{ [1] | slice(1000000000) | list }}",
+    "batches": "{{ [1] | batch(1000000000, 'x') | list }}",
+    "rounding": "{{ 1.5 | round(1000000000, 'ceil') }}",
+    "json": "{{ {'a': 1} | tojson(indent=1000000000) }}",
+    "dates": "{{ strftime_now('%10000000000Y') }}",
+    "what is written again and again": "{% set y %}{% for a in range(100000) %}"
+    + "a" * 100_000
+    + "{% endfor %}{% endset %}",
+    "many values": BIG * 1000 + "".join(f"{{% set x{i} = x ~ 'b' %}}" for i in range(1000)),
+    "tags": "{% set x = '<>' * 5000000 %}{{ x | striptags }}",
+    "escapes": "{% autoescape true %}{% set x = ('<>' * 5000000) | safe %}{{ x.striptags() }}{% endautoescape %}",
+    "attributes": "{{ [{}] | map(attribute='a.' * 3000000, default=1) | list }}",
+    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "recursive loops": "{% for x in [1, 1] recursive %}{{ loop([1, 1]) }}{% endfor %}",
+    "brackets": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    "blocks": "{% if 1 %}" * 2000 + "{% endif %}" * 2000,
+    "length": "a" * (SOURCE + 1),
+    "classes": "{{ ''.__class__.__mro__ }}",
+    "another file": "{% include '/etc/passwd' %}",
+    "changing a list": "{{ messages.append(1) }}",
+    "private attributes": "{% set ns = namespace() %}{% set ns._a = 1 %}",
+}
+MEMORY = 1_500_000_000  # bytes of address space
+
+PROGRAM = f"""
+import resource, sys, time
+resource.setrlimit(resource.RLIMIT_AS, ({MEMORY}, {MEMORY}))
+from tests.userland.test_sdk_sandbox import HOSTILE
+from syscalls.errno import SyscallError
+from userland.sdk.sandbox import Template
+for name, source in HOSTILE.items():
+    started = time.thread_time()
+    try:
+        Template(source).render({{"messages": []}})
+        outcome = "rendered"
+    except SyscallError as error:
+        outcome = error.errno.name if "MemoryError" not in error.reason else error.reason
+    if time.thread_time() - started > 6:  # seconds of work: a multiple of the limit, for slow machines
+        outcome = "slow"
+    print(name, outcome, sep=": ")
+"""
+
+
+def test_hostile_templates_end_within_their_limits_with_an_errno() -> None:
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE * 2)
+    assert done.stderr == ""
+    assert dict(line.split(": ") for line in done.stdout.splitlines()) == dict.fromkeys(HOSTILE, "EINVAL")
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ 'ab' * 3 }}{{ [1] + [2] }}{{ 2 ** 10 }}{{ '%s-%5.2f' % ('a', 1.5) }}", "ababab[1, 2]1024a- 1.50"),
+        ("{{ '{:>4}|{}'.format(1, 'b') }}{{ '%s' | format(1) }}{{ 'a' | center(5) }}", "   1|b1  a  "),
+        ("{{ 'a\nb' | indent(2) }}{{ 'aXb'.replace('X', '-') }}{{ ['a', 'b'] | join(', ') }}", "a\n  ba-ba, b"),
+        ("{{ {'b': 'é<', 'a': [1, none]} | tojson }}", '{"b": "é<", "a": [1, null]}'),
+        ("{{ {'b': 1, 'a': 2} | tojson(indent=1, sort_keys=true) }}", '{\n "a": 2,\n "b": 1\n}'),
+        ("{% for i in range(9) %}{% if i > 3 %}{% break %}{% endif %}{{ i }}{% endfor %}", "0123"),
+        ("{% for i in range(3) %}{% if i == 1 %}{% continue %}{% endif %}{{ i }}{% endfor %}", "02"),
+        ("{% generation %}{% set x = 1 %}yes{{ x }}{% endgeneration %}{{ x is defined }}", "yes1False"),
+        ("{% macro f(a) %}<{{ a }}{{ caller() }}>{% endmacro %}{% call f(1) %}2{% endcall %}", "<12>"),
+        ("{{ dict(a=1).items() | list }}{{ dict.fromkeys(['a'], 0) }}", "[('a', 1)]{'a': 0}"),
+        ("{% set ns = namespace(a=1) %}{% for i in [1, 2] %}{% set ns.a = ns.a + i %}{% endfor %}{{ ns.a }}", "4"),
+        ("{{ messages[::-1] | map(attribute='role') | join }}{{ messages | length }}", "ba2"),
+        ("{{ undefined_name }}{{ messages[5] is defined }}", "False"),
+    ],
+)  # fmt: skip
+def test_what_templates_use_works(source: str, text: str) -> None:
+    assert Template(source).render({"messages": [{"role": "a"}, {"role": "b"}]}) == text
+
+
+def test_a_long_conversation_is_within_the_limits() -> None:
+    said = [{"role": "user", "content": "word " * 1000}] * 1000
+    text = Template(
+        "{% for m in messages %}{{ '<' ~ m.role ~ '>' + m.content | trim }}\n{% endfor %}"
+    ).render({"messages": said})
+    assert LARGEST < BUDGET
+    assert len(text) > 4_000_000
+
+
+def test_a_template_s_own_refusal_is_the_reason() -> None:
+    with pytest.raises(SyscallError, match="the model's chat template says: no more") as caught:
+        Template("{{ raise_exception('no ' ~ 'more') }}").render({})
+    assert caught.value.errno is Errno.EINVAL
