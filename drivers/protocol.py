@@ -255,6 +255,9 @@ class Probed(_Message):
     eos_ids: list[int]
     stream_bytes: int = 0  # the least memory for weights with which it can be streamed; 0: it cannot
     sampling: SamplingDefaults = SamplingDefaults()
+    stored: str = (
+        ""  # how its files hold quantised weights, and what becomes of them; "": they are not quantised
+    )
 
 
 class Progress(_Message):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelfiles import bounds, files
+from modelfiles import bounds, files, gguf, gguf_config
 from modelfiles.files import shown
 from syscalls.errno import Errno, SyscallError
 
@@ -37,10 +37,13 @@ class Generation:
 
 
 def read(directory: Path, config: Mapping[str, Any], default: object = None) -> Generation:
-    """What stands in a model's directory, whose config.json holds `config`. `default` is the `eos_token_id` that the
-    model's class takes where no file has the field. Raises EIO naming the file and the field."""
+    """What stands in a model's directory or GGUF file, whose config.json holds `config`. `default` is the `eos_token_id`
+    that the model's class takes where no file has the field. Raises EIO naming the file and the field."""
     file = directory / FILE
-    found = _load(file)
+    if directory.is_file():
+        file, found = directory, gguf_config.sampling_of(gguf.read_header(directory))
+    else:
+        found = _load(file)
     return Generation(
         eos_ids=_ends(found.get("eos_token_id"), file) or _ends_of_config(config, directory, default),
         temperature=_temperature(found, file),

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from modelfiles import bounds, files, hub, names, stores
+from modelfiles import bounds, choice, files, gguf, gguf_config, hub, names, stores
 from modelfiles.files import shown
 from syscalls.errno import Errno, SyscallError
 
@@ -37,7 +37,16 @@ def find(path: str, *, weights: bool = False, said: hub.Said | None = None) -> P
     Raises ENOENT, and for the hub what hub.find raises.
     """
     directory = Path(path).expanduser()
+    if gguf.is_gguf(directory):
+        return directory
     if directory.is_dir():
+        listed = (
+            set[str]()
+            if (directory / "config.json").exists()
+            else {file.name for file in directory.glob("*.gguf")}
+        )
+        if listed:
+            return directory / choice.gguf_files(shown(path), listed, "")[0]
         if not (directory / "config.json").exists():
             raise SyscallError(Errno.ENOENT, f"no model in {shown(path)}: {_what_is_there(directory)}")
         if weights and not any(directory.glob("*.safetensors")):
@@ -80,7 +89,11 @@ def _what_it_is(path: Path) -> str:
 
 def read_config(directory: Path) -> dict[str, Any]:
     """config.json as a dictionary, its numbers within bounds (bounds.py). Raises EIO if it is not such JSON, ENOEXEC if
-    it names no model_type."""
+    it names no model_type. Of a GGUF file: what its metadata say."""
+    if directory.is_file():
+        described = gguf_config.config_of(gguf.read_header(directory))
+        bounds.check(described, directory)
+        return described
     file = directory / "config.json"
     try:
         config = json.loads(files.read_whole(file))  # Python's own: published files have Infinity in them

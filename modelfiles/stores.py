@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,25 +102,26 @@ def llama_cpp_directory() -> Path:
 
 def _hugging_face() -> Iterator[Found]:
     for repo, place in cache.repositories():
-        for commit, refs in cache.revisions(place).items():
-            revision = MAIN if MAIN in refs or not refs else refs[0]
+        revisions = cache.revisions(place)
+        fetched = any(MAIN in refs for refs in revisions.values())
+        for commit, refs in revisions.items():
             at = "" if MAIN in refs else f"@{refs[0] if refs else commit}"
             with suppress(OSError):
-                yield from _snapshot(
-                    Name(Kind.HUB, repo, repo=repo, revision=revision), at, cache.snapshot(repo, commit)
-                )
+                for one in _snapshot(repo, at, cache.snapshot(repo, commit)):
+                    begun = (
+                        one.problem and not refs and not fetched
+                    )  # the first download, which `pull` goes on with
+                    yield replace(one, name=one.name.removesuffix(at)) if begun else one
 
 
-def _snapshot(name: Name, at: str, place: Path) -> Iterator[Found]:
+def _snapshot(repo: str, at: str, place: Path) -> Iterator[Found]:
     """The models in one commit of a repository: its own, one for each quantisation, or those of its folders."""
     listed = cache.listing(place)
     if not listed:
         return
     for stem, files in choice.gguf_models(listed).items() if choice.is_gguf(listed) else ():
         quant = choice.quant_of(files[0]) or stem.rpartition("/")[2]
-        yield _entry(
-            f"{name.repo}{at}:{quant}", HUGGING_FACE, place / files[0], GGUF, [place / f for f in files]
-        )
+        yield _entry(f"{repo}{at}:{quant}", HUGGING_FACE, place / files[0], GGUF, [place / f for f in files])
     if choice.is_gguf(listed):
         return
     folders = sorted({path.rpartition("/")[0] for path in listed if path.rpartition("/")[2] == choice.CONFIG})
@@ -129,7 +130,7 @@ def _snapshot(name: Name, at: str, place: Path) -> Iterator[Found]:
         here = place / folder
         if folder and not inside & {choice.SINGLE, choice.INDEX}:
             continue
-        yield directory(f"{name.repo}{f'/{folder}' if folder else ''}{at}", HUGGING_FACE, here, inside)
+        yield directory(f"{repo}{f'/{folder}' if folder else ''}{at}", HUGGING_FACE, here, inside)
 
 
 def directory(name: str, store: str, place: Path, listed: set[str] | None = None) -> Found:

@@ -324,6 +324,7 @@ class ModelInfo(Record):
     evictions: int = 0
     pinned: bool = False
     sampling: SamplingDefaults = SamplingDefaults()
+    stored: str = ""  # how quantised files hold its weights: "gptq, as it is", "fp8, dequantised"
 
 
 class Going(Record):

@@ -1,14 +1,14 @@
 """The CPU driver: this machine's cores. The native decoder (native/) runs what it knows, the torch engine all else;
 torch is imported when the first such model comes.
 
-Options: threads (default: one per core); dtype (fp32, bf16, int8, int4; default bf16 where the CPU multiplies it,
-else fp32); installed (the directory of installed models, or no; default as native/library.py says); guess (rows of a
-small step that may be guesses, engine/guess.py; 0: none); kv (what the native decoder keeps keys and values in: bf16, or
-int8, which takes little more than half the memory; the torch engine keeps them in the dtype of the activations); early
-(yes or no: the native decoder begins the next step before it is asked for, engine/early.py; default yes where `threads`
-leave a core to the kernel and the programs: with one to spare decoding gets a tenth faster, with none no faster); swap
-(the most that the swap file may take, engine/swap.py; default 4 GiB, or a quarter of the free disk if that is less; 0:
-none) and swapdir (where it lies, without a name).
+Options: threads (default: one per core); dtype (fp32, bf16, int8, int4; default bf16 where the CPU multiplies it, else
+fp32); installed (the directory of installed models, or no; default as native/library.py says); guess (rows of a small
+step that may be guesses, engine/guess.py; 0: none); kv (what the native decoder keeps keys and values in, but for
+models in fp32: bf16, or int8, which takes little more than half the memory; torch keeps them in the dtype of the
+activations); early (yes or no: the native decoder begins the next step before it is asked for, engine/early.py;
+default yes where `threads` leave a core to the kernel and the programs: with one to spare decoding gets a tenth
+faster, with none no faster); swap (the most that the swap file may take, engine/swap.py; default 4 GiB, or a quarter
+of the free disk if that is less; 0: none) and swapdir (where it lies, without a name).
 """
 
 from __future__ import annotations
@@ -197,5 +197,6 @@ def open_device(options: Mapping[str, str]) -> Device:
         kinds,
         early=early == "yes",
         below=[on_disk(swap)] if swap else [],
+        keep=not options.get("dtype"),
         digests=installed / "digests" if (installed := library.installed_directory()) else None,
     )

@@ -54,6 +54,8 @@ def open_config(config: dict[str, Any], place: Path) -> Any:
         raise SyscallError(
             Errno.EIO, f"{place}/config.json is not a valid {kind} configuration: {error}"
         ) from None
+    if getattr(opened, "quantization_config", None) is not None:
+        del opened.quantization_config  # its weights come dequantised
     for layer_type in getattr(opened, "layer_types", None) or ():
         if layer_type not in _LAYER_TYPES:
             raise refuse(kind, f"it has {layer_type} layers")

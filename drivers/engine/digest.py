@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from modelfiles import gguf
 from modelfiles.files import open_regular
 
 _PIECE = 1 << 20  # bytes read at a time
@@ -22,8 +23,11 @@ Stamp = tuple[tuple[object, ...], ...]
 
 
 def files(source: Path) -> list[Path]:
-    """Those of a model's directory that make it what it is."""
-    return sorted([*source.glob("config.json"), *source.glob("*.safetensors*")])
+    """Those of a model's directory that make it what it is; of a GGUF file, that file and its other parts."""
+    if source.is_file():
+        return gguf.parts_beside(source)
+    names = ("config.json", "*.safetensors*", "*quant*_config.json")  # the last: where config.json is silent
+    return sorted(path for name in names for path in source.glob(name))
 
 
 def stamp(source: Path) -> Stamp:

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from drivers import checkpoint as process_images
-from drivers.engine import checkpoint, files
+from drivers.engine import checkpoint, fetching, files
 from drivers.engine.contexts import Context
 from drivers.engine.early import Computed, Early, Patience, Stop, Stopped, next_run
 from drivers.engine.image import Frames, ImageKind
@@ -60,12 +60,13 @@ _MOVING_TASKS = 16  # of the frames of a step that are moved
 class Engine:
     """A Device. `kinds` are its ways to run a model, the first that can is used; `refusals` maps a dtype this device does
     not do to the reason; `memory` tells the bytes available; `early`: begin steps before they are asked for; `below`: the
-    lower tiers, as declared in `hello`; `digests`: where those of models are remembered."""
+    lower tiers, as declared in `hello`; `digests`: where those of models are remembered; `keep`: where no dtype is asked
+    for, a quantised checkpoint is run in that of its integers, if a kind takes them as they are."""
 
     def __init__(
         self, hello: Hello, default_dtype: str, refusals: dict[str, str], memory: Callable[[], int],
         kinds: Sequence[ImageKind], *, early: bool = False, below: Sequence[Below] = (),
-        digests: Path | None = None,
+        digests: Path | None = None, keep: bool = True,
     ) -> None:  # fmt: skip
         self.progress = 0
         self._hello = hello
@@ -78,6 +79,7 @@ class Engine:
         self._images: dict[int, Frames] = {}
         self._origins: dict[int, checkpoint.Origin] = {}
         self._digests = digests
+        self._keep = keep
         self._contexts: dict[int, Context] = {}
         self._layouts: dict[str, tuple[Any, Layout]] = {}  # by what was read, and the kind
         self._last: tuple[list[Run], list[RunResult]] | None = None  # the step before, if it may go on
@@ -90,9 +92,9 @@ class Engine:
     # --- models -----------------------------------------------------------------------------------------------------
 
     def probe(self, request: Probe) -> Probed:
-        dtype = self._dtype(request.dtype)
         place = source.find(request.path)
         raw = files.read_config(place)
+        dtype = self._dtype(request.dtype or self._as_stored(place, raw))
         kind = self._kind(raw, dtype)
         config, layout = self._examine(kind, place, raw)
         said = generation.read(place, raw, layout.eos)
@@ -111,6 +113,7 @@ class Engine:
             sampling=SamplingDefaults(
                 said.temperature, said.top_k, said.top_p, said.min_p, said.repetition_penalty
             ),
+            stored=files.stored(place, raw, dtype, kind.keeps_integers),
         )
 
     def load(self, request: Load, report: Callable[[float], None]) -> Loaded:
@@ -121,9 +124,9 @@ class Engine:
         if (there is not None) != request.kept or (there is not None and there.complete):
             what = "not there without its weights" if request.kept else "loaded already"
             raise SyscallError(Errno.EINVAL, f"image {request.image} is {what}")
-        dtype = self._dtype(request.dtype)
-        directory = source.find(request.path, weights=True)
+        directory = source.find(request.path, weights=True, said=fetching.told(request.path, report))
         raw = files.read_config(directory)
+        dtype = self._dtype(request.dtype or self._as_stored(directory, raw))
         kind = self._kind(raw, dtype)
         config, layout = self._examine(kind, directory, raw)
         frame_bytes = kind.kv_shape(layout, dtype).block_bytes
@@ -154,7 +157,7 @@ class Engine:
         try:
             frames = request.frames if there is None else there.slab
             image = kind.build(
-                directory, lambda: files.open_weights(directory, raw), config, layout, dtype, frames, progress,
+                directory, lambda: files.open_weights(directory, raw, dtype), config, layout, dtype, frames, progress,
                 request.room,
             )  # fmt: skip
         except MemoryError as error:
@@ -205,6 +208,14 @@ class Engine:
                 Errno.ENOTSUP, f"dtype {dtype!r}: this driver offers {', '.join(self._hello.dtypes)}"
             )
         return dtype
+
+    def _as_stored(self, place: Path, raw: dict[str, Any]) -> str:
+        """The dtype of a quantised checkpoint whose integers one of this device's kinds takes as they are, or ""."""
+        form = files.native_form(place, raw)
+        takes = form in self._hello.dtypes and any(
+            kind.keeps_integers and not kind.why_not(raw, form) for kind in self._kinds
+        )
+        return form if takes and self._keep else ""
 
     def _kind(self, raw: dict[str, Any], dtype: str) -> ImageKind:
         reasons = []

@@ -33,6 +33,10 @@ class ImageKind(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def keeps_integers(self) -> bool:
+        """Does it take the integers of a quantised checkpoint as they are?"""
+
     def why_not(self, raw: Raw, dtype: str) -> str:
         """What keeps a model from being run so, or ""."""
 

@@ -39,7 +39,8 @@ def load_model(
 
     Raises EIO for files that are broken or do not fit the configuration, ENOMEM.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.utils import logging
 
     loader: Any = AutoModelForCausalLM

@@ -65,6 +65,7 @@ class Image(Frames):
     @torch.inference_mode()
     def prepare(self, runs: list[Run], contexts: list[Context], stop: Stop | None = None) -> plan.Plan:
         """The batch of runs whose contexts have been told (Context.follow); clears what they will leave unwritten."""
+        torch.get_num_threads()  # OpenMP's number is each thread's own: in a thread's first call this sets it
         for run, context in zip(runs, contexts, strict=True):
             end = run.position + len(run.tokens)
             block, offset = divmod(end, BLOCK_TOKENS)

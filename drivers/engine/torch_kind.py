@@ -6,12 +6,12 @@ that only they can run, and where they are missing that model is refused by what
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,15 @@ def missing() -> str:
 
 def version() -> str:
     """Of torch, for people, without importing it; "" where there is none."""
-    try:
-        return importlib.metadata.version("torch") if _is_there("torch") else ""
-    except importlib.metadata.PackageNotFoundError:
-        return "of unknown version"
+    if not _is_there("torch"):
+        return ""
+    found = importlib.util.find_spec("torch")
+    with suppress(OSError):
+        if found is not None and found.origin is not None:
+            text = Path(found.origin).with_name("version.py").read_text()
+            if said := re.search(r"__version__ = ['\"]([^'\"]+)", text):
+                return said[1]
+    return "of unknown version"
 
 
 def _is_there(name: str) -> bool:
@@ -66,6 +71,7 @@ class TorchKind:
     warning: str = ""  # about every model that is built so
     threads: int = 0  # 0: as torch would have it
     name = "torch"
+    keeps_integers = False
 
     def why_not(self, raw: Raw, dtype: str) -> str:
         if dtype == "int8" and self.no_int8:

@@ -46,7 +46,7 @@ class TorchSlab(KVSlab):
         self.data = raw.view(-1).view(self.dtype).view(form)
 
     def gather(self, frames: list[int]) -> np.ndarray:
-        if self.data.device.type == "cpu":
+        if isinstance(self.raw, np.ndarray):
             return super().gather(frames)
         picked: np.ndarray = (
             self.raw[torch.tensor(frames, dtype=torch.long, device=self.raw.device)].cpu().numpy()

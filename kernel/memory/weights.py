@@ -235,6 +235,7 @@ class Image:
             processes=len(self.users),
             eos_ids=probed.eos_ids,
             sampling=probed.sampling,
+            stored=probed.stored,
             slots=self.swap.total,
             slots_free=self.swap.free,
             stretch=self.thrash.stretch,

@@ -84,10 +84,10 @@ def test_remote_code_is_not_run(device: Device, tmp_path: Path) -> None:
     assert (error.errno, "remote code" in error.reason) == (Errno.ENOEXEC, True)
 
 
-def test_quantised_weights_are_refused_naming_the_method(device: Device, tmp_path: Path) -> None:
-    write_config(tmp_path, model_type="llama", quantization_config={"quant_method": "awq"}, **_SMALL)
+def test_a_quantisation_that_is_not_read_is_refused_naming_the_method(device: Device, tmp_path: Path) -> None:
+    write_config(tmp_path, model_type="llama", quantization_config={"quant_method": "hqq"}, **_SMALL)
     error = refusal(lambda: device.probe(Probe(1, str(tmp_path), "")))
-    assert (error.errno, "awq" in error.reason) == (Errno.ENOEXEC, True)
+    assert (error.errno, "hqq" in error.reason) == (Errno.ENOTSUP, True)
 
 
 def test_an_argument_of_attention_that_would_be_ignored_is_refused(zoo: Callable[[str], Path]) -> None:

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from drivers.cpu.native import config as native
-from drivers.engine import architecture, measures
+from drivers.engine import architecture
 from syscalls.errno import Errno, SyscallError
 from tests import models_zoo
 
@@ -208,6 +206,10 @@ def test_what_is_not_understood_is_named_and_left_to_torch(raw: dict[str, Any], 
         {"hidden_size": "wide"},
         {"hidden_size": None},
         {"num_attention_heads": 3},
+        {"num_attention_heads": 0},
+        {"num_hidden_layers": 0},
+        {"intermediate_size": -1},
+        {"vocab_size": 2.5},
         {"rms_norm_eps": float("nan")},
         {"rope_scaling": {"rope_type": "linear"}},
         {"rope_scaling": {"rope_type": "linear", "factor": "much"}},
@@ -226,33 +228,3 @@ def test_what_makes_no_sense_is_eio_and_named(more: dict[str, Any]) -> None:
     assert {"head_dim": "a head of 7", "rope_scaling": "rope_parameters"}.get(
         name, name
     ) in caught.value.reason
-
-
-@given(
-    name=st.sampled_from([*measures.BOUNDS, "eos_token_id", "sliding_window", "rope_scaling"]),
-    number=st.integers(17, 400).map(lambda digits: 10**digits) | st.integers(-(10**30), -(10**20)),
-)
-@settings(max_examples=60)
-def test_a_number_that_cannot_be_is_refused_naming_the_field(name: str, number: int) -> None:
-    value: Any = {"factor": number} if name == "rope_scaling" else number
-    with pytest.raises(SyscallError) as caught:
-        measures.check(small("llama") | {name: value}, "/m/config.json")
-    assert caught.value.errno is Errno.EIO
-    assert name in caught.value.reason
-    assert len(caught.value.reason) < 200
-
-
-@pytest.mark.parametrize(
-    "more", [{"num_hidden_layers": 20_000}, {"hidden_size": 10**6}, {"eos_token_id": [10**30]}]
-)
-def test_numbers_that_would_take_minutes_or_gigabytes_are_refused(more: dict[str, Any]) -> None:
-    with pytest.raises(SyscallError, match=next(iter(more))):
-        measures.check(small("llama") | more, "it")
-
-
-def test_a_configuration_that_is_nested_without_end_is_refused() -> None:
-    deep: Any = {}
-    for _ in range(200):
-        deep = {"a": [deep]}
-    with pytest.raises(SyscallError, match="nested"):
-        measures.check(deep, "it")

@@ -294,6 +294,13 @@ def test_what_is_not_whole_in_the_cache_says_so(tmp_path: Path) -> None:
     assert "weight_map" in found["org/odd"].problem
 
 
+def test_a_download_that_has_begun_has_the_name_that_goes_on_with_it(tmp_path: Path) -> None:
+    cached(tmp_path, "org/begun", {"config.json": b"{}"}, ref="")
+    cached(tmp_path, "org/newer", MODEL)
+    cached(tmp_path, "org/newer", {"config.json": b"{}"}, ref="", commit="b" * 40)
+    assert set(by_name()) == {"org/begun", "org/newer", f"org/newer@{'b' * 40}"}
+
+
 def test_a_broken_ref_and_strange_files_in_the_cache_hide_nothing_else(tmp_path: Path) -> None:
     place = cached(tmp_path, "org/whole", MODEL).parents[1]
     (place / "refs" / "odd").write_bytes(b"\xff../../..")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -14,8 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
 from safetensors.numpy import save
 
+from llmasos.__main__ import main
 from modelfiles import cache
 from syscalls.errno import SyscallError
 from tests.booted import eventually
@@ -23,6 +27,8 @@ from tests.hub_server import Hub, Trouble, served
 from userland.programs import disk, models, pull
 from userland.programs.screen import Screen
 from userland.sdk.options import located
+from userland.shell.completion import ShellCompleter
+from userland.shell.words import COMMANDS
 
 WEIGHTS = save({"a": np.arange(500_000, dtype=np.float32)})
 FILES = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b"{}", "model.safetensors": WEIGHTS}
@@ -48,12 +54,11 @@ def command(*words: str) -> list[str]:
 
 
 def llmasos(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command line without a terminal, from the working directory's own tree."""
-    root = Path(__file__).resolve().parents[2]
-    return subprocess.run(
-        command(*words), env={**os.environ, "PYTHONPATH": str(root)}, stdin=subprocess.DEVNULL, capture_output=True,
-        text=True, timeout=60, check=False,
-    )  # fmt: skip
+    """Run a command line without a terminal, in this process: it is the same and need not start."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(["models", *words])
+    return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
 
 
 def said(*words: str) -> str:
@@ -247,3 +252,12 @@ def test_nothing_is_imported_that_a_list_does_not_need(server: Hub) -> None:
         check=True, timeout=60,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_shell_completes_models_that_other_programs_have(server: Hub, tmp_path: Path) -> None:
+    file = tmp_path / ".lmstudio/models/org/repo/m.gguf"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"GGUF")
+    completer = ShellCompleter(COMMANDS, lambda call: [])
+    offered = completer.get_completions(Document("spawn --model lmst"), CompleteEvent())
+    assert [one.text for one in offered] == ["lmstudio:org/repo/m"]

@@ -176,14 +176,40 @@ def test_a_normaliser_that_would_make_gigabytes_is_refused(tmp_path: Path, kind:
 
 def test_tokens_that_would_be_gigabytes_of_text_are_refused(tmp_path: Path) -> None:
     core = core_of("llama")
-    core.add_tokens(["x" * 100_000])
+    core.add_tokens(["x" * 4000])
     tokenizer = load_tokenizer(written(tmp_path, core))
-    long = tokenizer.id_of("x" * 100_000)
+    long = tokenizer.id_of("x" * 4000)
     assert long is not None
-    assert len(tokenizer.decode([long])) == 100_000
+    assert len(tokenizer.decode([long])) == 4000
     with pytest.raises(SyscallError, match="at most 64000000 are decoded") as caught:
-        tokenizer.decode([long] * 1000)
+        tokenizer.decode([long] * 20_000)
     assert caught.value.errno is Errno.E2BIG
+
+
+def test_control_tokens_that_take_too_long_to_look_for_are_refused(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(written(tmp_path, core_of("llama", *("a" * n + "b" for n in range(1, 1000)))))
+    assert tokenizer.encode("a" * 100, control=False) == tokenizer.encode("a" * 100, control=True)
+    with pytest.raises(SyscallError, match="control tokens of 999 lengths") as caught:
+        tokenizer.encode("a" * 100_000, control=False)
+    assert caught.value.errno is Errno.E2BIG
+    core = core_of("llama", "a" * 10_000)
+    with pytest.raises(SyscallError, match="one of its added tokens has 10000 characters"):
+        load_tokenizer(written(tmp_path / "longer", core))
+
+
+def test_a_model_that_needs_transformers_says_so_where_there_is_none(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(b"sentencepiece")
+    program = f"""
+import sys
+sys.modules["transformers"] = None
+from userland.sdk.tokenizer_files import load_tokenizer
+try:
+    load_tokenizer({str(tmp_path)!r})
+except Exception as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
+    assert "needs transformers, which is not installed: pip install transformers" in done.stdout
 
 
 def test_an_expression_that_tries_for_ever_is_an_errno(tmp_path: Path) -> None:

@@ -46,8 +46,7 @@ class Meter:
         self._waits = waits
         terminal = self._screen.terminal
         self._next = now + (_LINE_SECONDS if terminal else _PLAIN_SECONDS)
-        text = self._text(printable(what, one_line=True), done, total, now)
-        text += f"  ({printable(waits, one_line=True)})" if waits else ""
+        text = self._text(printable(waits or what, one_line=True), done, total, now, moves=not waits)
         if not terminal:
             self._screen.line(text)
             return
@@ -57,11 +56,11 @@ class Meter:
         self._screen.out.flush()
         self._drawn = True
 
-    def _text(self, what: str, done: int, total: int, now: float) -> str:
+    def _text(self, what: str, done: int, total: int, now: float, *, moves: bool) -> str:
         begun, at = self._start or (now, done)
         speed = (done - at) / (now - begun) if now > begun else 0.0
         text = f"{done / total if total else 1.0:4.0%}  {size(done)} of {size(total)}"
-        if speed > 0:
+        if speed > 0 and moves:
             text += f"  {size(speed)}/s, {duration((total - done) / speed)} left"
         return f"{text}  {what}"
 

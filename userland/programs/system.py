@@ -49,7 +49,7 @@ def models(rows: list[ModelInfo]) -> Table:
             info.name,
             f"{state}, pinned" if info.pinned else state,
             info.device or "-",
-            info.dtype or "-",
+            f"{info.dtype} ({info.stored})" if info.stored else info.dtype or "-",
             info.architecture or "-",
             number(info.parameters) if info.parameters else "-",
             size(info.weight_bytes) if info.weight_bytes else "-",

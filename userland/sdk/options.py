@@ -148,12 +148,13 @@ def group(path: str, changes: GroupChanges) -> Script[GroupInfo]:
 
 
 def model_path(model: Model) -> str:
-    """A directory or file is told to the kernel by its absolute path: the kernel's working directory is another."""
+    """A directory or file is told to the kernel by its absolute path: the kernel's working directory is another. So is
+    what another program's store has (`ollama:llama3.2:1b`). Raises ENOENT for what such a store has not."""
     model = model_name(model)
     looks_like_path = model.startswith((".", "/", "~")) or os.sep in model
     if looks_like_path and os.path.exists(place := os.path.expanduser(model)):
         return os.path.abspath(place)
-    return model
+    return names.locate(model) or model
 
 
 def file_path(path: str | os.PathLike[str]) -> str:
@@ -165,8 +166,6 @@ def located(model: Model) -> Script[str]:
     """What to call a model in a system call. A directory of the working directory may be named bare (`mine`, not only
     `./mine`), unless the system knows a model of that name."""
     path, name = model_path(model), model_name(model)
-    if path == name and (found := names.locate(name)) is not None:
-        return found
     if path == name and (os.path.isfile(os.path.join(name, "config.json")) or os.path.isfile(name)):
         rows = yield from ask(Models())
         if all(row.name != name for row in rows):

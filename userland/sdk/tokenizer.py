@@ -21,6 +21,10 @@ from userland.sdk.bounds import Bounds
 # Stand around a control token that was spelled in a text, so that it is encoded as text. Private use: no text has them.
 MARK, UNMARK = "\U000f0000", "\U000f0001"
 _MARKED = re.compile(f"{MARK}([^{MARK}{UNMARK}]*){UNMARK}|[{MARK}{UNMARK}]")
+_LOOKS, _LOOKS_PER_CHARACTER = (
+    5_000_000,
+    8,
+)  # for control tokens in a text; Phi has runs of spaces of 23 lengths
 _UNTOLD = ("truncation", "padding", "version")  # of a tokenizer's JSON: says nothing about what ids mean
 
 
@@ -62,16 +66,27 @@ class Spellings:
 
     def __init__(self, words: Iterable[str]) -> None:
         self.words = frozenset(word for word in words if word)
-        self._lengths = sorted({len(word) for word in self.words}, reverse=True)
-        first = "".join(sorted({re.escape(word[0]) for word in self.words}))
-        self._first = re.compile(f"[{first}]") if first else None
+        lengths: dict[str, set[int]] = {}
+        for word in self.words:
+            lengths.setdefault(word[0], set()).add(len(word))
+        self._lengths = {first: sorted(found, reverse=True) for first, found in lengths.items()}
+        self._first = re.compile("[" + "".join(map(re.escape, sorted(lengths))) + "]") if lengths else None
 
     def find(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where they stand, as (start, end); they do not overlap."""
-        at = 0
+        """Where they stand, as (start, end); they do not overlap. Raises E2BIG for a text that would take too long."""
+        at = looked = 0
+        most = _LOOKS + _LOOKS_PER_CHARACTER * len(text)
         while self._first is not None and (found := self._first.search(text, at)):
             at = found.start()
-            for length in self._lengths:
+            lengths = self._lengths[text[at]]
+            looked += len(lengths)
+            if looked > most:
+                raise SyscallError(
+                    Errno.E2BIG,
+                    f"the model's tokenizer has control tokens of {len(lengths)} lengths, too many to look for in a "
+                    f"text of {len(text)} characters; shorten it, or use a tokenizer that can be trusted",
+                )
+            for length in lengths:
                 if text[at : at + length] in self.words:
                     yield at, at + length
                     at += length
@@ -178,6 +193,8 @@ class Tokenizer:
         Raises SyscallError: EINVAL for what this tokenizer cannot encode, E2BIG if it makes too much of it, ETIME if it
         takes too long.
         """
+        if not control and (MARK in text or UNMARK in text):
+            text = text.replace(MARK, "").replace(UNMARK, "")
         marked = text
         if not control and next(self._spellings.find(text), None) is not None:
             marked = self.control().mark(text)

@@ -25,6 +25,7 @@ _FURTHER = "additional_chat_templates"
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _MOST = {TOKENIZER: 256 << 20, TEMPLATE: 1 << 20}  # bytes; the largest published are 35 MB and 20 kB
 _MOST_ELSE = 32 << 20
+_LONGEST = 4096  # characters of an added token; the longest published have some 100
 
 _loading = (
     threading.Lock()
@@ -32,7 +33,7 @@ _loading = (
 
 
 def load_tokenizer(path: str) -> Tokenizer:
-    """The tokenizer of a model directory (or hub name). One is loaded anew when its files have changed.
+    """The tokenizer of a model directory, GGUF file (or hub name). One is loaded anew when its files have changed.
 
     Raises SyscallError: ENOENT (no such directory), EIO (what is there is no tokenizer).
     """
@@ -44,6 +45,9 @@ def load_tokenizer(path: str) -> Tokenizer:
 def _stamps(path: str) -> tuple[tuple[str, int, int, int], ...]:
     """What changes with the files of a tokenizer."""
     found = []
+    if os.path.isfile(path):
+        of = os.stat(path)
+        return ((path, of.st_mtime_ns, of.st_size, of.st_ino),)
     for place in (path, os.path.join(path, _FURTHER)):
         try:
             names = sorted(os.listdir(place))
@@ -63,11 +67,17 @@ def _stamps(path: str) -> tuple[tuple[str, int, int, int], ...]:
 def _loaded(path: str, stamps: object) -> Tokenizer:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        if os.path.isdir(path) and not os.path.exists(os.path.join(path, TOKENIZER)):
-            return _by_transformers(path)
-        if not os.path.isdir(path):
-            return _by_transformers(path)
-        return _from_directory(Path(path))
+        if os.path.isfile(path):
+            from userland.sdk import gguf_words
+
+            return gguf_words.load(Path(path))
+        if os.path.exists(os.path.join(path, TOKENIZER)):
+            return _from_directory(Path(path))
+        if not os.path.isdir(path) and (
+            os.path.exists(path) or os.path.isabs(path) or path.startswith((".", "~"))
+        ):
+            raise FileNotFoundError("there is no such directory")
+        return _by_transformers(path)
     except SyscallError:
         raise
     except BaseException as error:
@@ -107,6 +117,11 @@ def _from_directory(directory: Path) -> Tokenizer:
             token = _token(value)
             named[key] = by_content.get(str(_content(token)), token) if key in _NAMED else token
     _complete(core, listed, named, [_token(token) for token in extra])
+    longest = max((len(token.content) for token in core.get_added_tokens_decoder().values()), default=0)
+    if longest > _LONGEST:
+        raise ValueError(
+            f"one of its added tokens has {longest} characters; at most {_LONGEST} are looked for in a text"
+        )
     control = config.get("chat_control_tokens")
     settings = Settings(
         named={key: _content(token) for key, token in named.items()},

@@ -20,6 +20,7 @@ from userland.programs.ps import Kernel, processes, state
 from userland.shell.grammar import Command, Kind
 
 FRESH_SECONDS = 0.3
+DISK_SECONDS = 30.0
 Candidates = list[tuple[str, str]]  # word, what it is
 
 
@@ -113,7 +114,31 @@ def _pids(kernel: Kernel) -> Candidates:
 
 
 def _models(kernel: Kernel) -> Candidates:
-    return [(row.name, row.state) for row in kernel(Models())]
+    known = [(row.name, row.state) for row in kernel(Models())]
+    names = {name for name, _ in known}
+    return known + [(name, store) for name, store in _DISK.models() if name not in names]
+
+
+class _Disk:
+    """The models that other programs have on the disk, looked for now and then only."""
+
+    def __init__(self) -> None:
+        self._looked = float("-inf")
+        self._found: Candidates = []
+
+    def models(self) -> Candidates:
+        now = time.monotonic()
+        if now - self._looked > DISK_SECONDS:
+            from modelfiles import stores  # late: a shell in which nobody completes a model needs none
+
+            self._looked = now
+            self._found = [
+                (one.name, f"{one.format} of {one.store}") for one in stores.found() if not one.problem
+            ]
+        return self._found
+
+
+_DISK = _Disk()
 
 
 def _policies(kernel: Kernel) -> Candidates:

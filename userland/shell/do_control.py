@@ -26,6 +26,7 @@ from userland.programs import groups, system
 from userland.programs.figures import size
 from userland.programs.power import halt
 from userland.programs.program import run
+from userland.sdk.options import model_path
 from userland.shell.grammar import Line, UsageError
 from userland.shell.session import Session, does
 
@@ -170,7 +171,7 @@ def _at_least_one(line: Line, option: str) -> int:
 @does("pagein")
 def _pagein(shell: Session, line: Line) -> None:
     info = shell.kernel(
-        Pagein(model=line.text("MODEL"), device=line.text("--device"), dtype=line.text("--dtype"))
+        Pagein(model=model_path(line.text("MODEL")), device=line.text("--device"), dtype=line.text("--dtype"))
     )
     shell.screen.line(
         f"{info.name} is in memory on {info.device}: {info.dtype}, {size(info.weight_bytes)} of weights"
@@ -181,7 +182,7 @@ def _pagein(shell: Session, line: Line) -> None:
 def _evict(shell: Session, line: Line) -> None:
     shell.kernel(
         Evict(
-            model=line.text("MODEL"),
+            model=model_path(line.text("MODEL")),
             device=line.text("--device"),
             dtype=line.text("--dtype"),
             force=line.has("--force"),
@@ -192,7 +193,7 @@ def _evict(shell: Session, line: Line) -> None:
 @does("advise")
 def _advise(shell: Session, line: Line) -> None:
     advice = system.advice_named(line.text("ADVICE"))
-    shell.kernel(Advise(line.text("MODEL"), advice, line.text("--device"), line.text("--dtype")))
+    shell.kernel(Advise(model_path(line.text("MODEL")), advice, line.text("--device"), line.text("--dtype")))
 
 
 @does("run")

@@ -257,7 +257,9 @@ def _rope_parameters(raw: Mapping[str, Any]) -> Any:
 
 def _windows(reader: _Reader, family: _Family, layers: int) -> tuple[int, ...]:
     raw = reader.raw
-    window = reader.whole("sliding_window", family.window, null=0) if family.windowed != "never" else 0
+    window = (
+        reader.whole("sliding_window", family.window, null=0, least=0) if family.windowed != "never" else 0
+    )
     if family.windowed == "all":
         return (window,) * layers
     if family.windowed == "never":
@@ -267,7 +269,7 @@ def _windows(reader: _Reader, family: _Family, layers: int) -> tuple[int, ...]:
         window = 0
     types = raw.get("layer_types")
     if types is None:
-        from_layer = reader.whole("max_window_layers", _MAX_WINDOW_LAYERS)
+        from_layer = reader.whole("max_window_layers", _MAX_WINDOW_LAYERS, least=0)
         sliding = [(i % 2 == 0) if gemma else (bool(window) and i >= from_layer) for i in range(layers)]
     else:
         if not isinstance(types, list) or len(types) != layers:
@@ -294,13 +296,13 @@ class _Reader:
         kind = self.raw["model_type"]
         return SyscallError(Errno.EIO, f"{self._where} is not a valid {kind} configuration: {what}")
 
-    def whole(self, name: str, default: int | None, *, null: int | None = None) -> int:
+    def whole(self, name: str, default: int | None, *, null: int | None = None, least: int = 1) -> int:
         """`null`: what null, and no default, mean; None: nothing."""
         value = self.raw.get(name, default)
         if value is None and null is not None:
             return null
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise self.wrong(f"{name} is {value!r:.40}, a whole number was wanted")
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise self.wrong(f"{name} is {value!r:.40}, a whole number from {least} on was wanted")
         return value
 
     def real(self, name: str, default: float | None, *, null: float | None = None) -> float:

@@ -171,6 +171,7 @@ class NativeKind:
     store: Store | None = None
     kv: str = "bf16"
     name = "native"
+    keeps_integers = True
 
     def why_not(self, raw: Raw, dtype: str) -> str:
         if dtype not in FORMS:

@@ -26,7 +26,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
 import msgspec
 import numpy as np
 import xxhash
@@ -162,6 +161,8 @@ class Store:
     @contextmanager
     def _lock(self, path: Path, tick: Callable[[], None]) -> Iterator[None]:
         """Be the only one to install this; waiting shows life. A lock dies with its holder."""
+        import filelock  # here: it takes longer to import than most models to load
+
         lock = filelock.FileLock(self.directory / f".{path.name}.lock")
         said = False
         try:

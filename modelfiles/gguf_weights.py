@@ -1,0 +1,207 @@
+"""The weights of a GGUF file under the names of transformers' checkpoints, as they were before they were converted.
+
+Quantised rows are permuted as they lie, so integers stay the file's own: Q8_0 and Q4_0 are handed on as such, everything
+else is dequantised when asked for.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from modelfiles import gguf_items
+from modelfiles.gguf import Entry, Header
+from modelfiles.gguf_config import Fields
+from modelfiles.gguf_families import (
+    PAIRED,
+    REGROUPED,
+    ROPE_FREQS,
+    ROPE_LONG,
+    ROPE_SHORT,
+    SHIFTED,
+    STACKED,
+    TURNED,
+    Family,
+)
+from modelfiles.tensors import Packed, Tensor
+from syscalls.errno import Errno, SyscallError
+
+_LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
+_TOP = re.compile(r"(\w+)\.(weight|bias)")
+_SPLIT = ("attn_q", "attn_k", "attn_v")  # what a fused attn_qkv of a family without one holds
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """How a weight comes of a stored tensor: of which one, of which of its rows, and what is done to the values."""
+
+    entry: Entry
+    shape: tuple[int, ...]
+    rows: tuple[int, int] | None = None  # first, behind the last
+    expert: int | None = None
+    change: str = ""
+    scale: Entry | None = None
+
+
+class GGUFWeights:
+    """A `modelfiles.tensors.Weights` over the files of a GGUF model, mapped: what is not looked at is not read."""
+
+    def __init__(self, header: Header) -> None:
+        """Raises ENOEXEC: an architecture that is not known, a tensor that its family does not have. EIO, ENOTSUP."""
+        self.header = header
+        self._fields = Fields(header)
+        self._maps: dict[Path, mmap.mmap] = {}
+        self._recipes: dict[str, _Recipe] = {}
+        for name, entry in header.tensors.items():
+            if name not in (ROPE_FREQS, ROPE_SHORT, ROPE_LONG) and not name.endswith(
+                (".scale", ".input_scale")
+            ):
+                self._add(name, entry)
+
+    def names(self) -> Collection[str]:
+        return self._recipes.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._recipe(name).shape
+
+    def get(self, name: str) -> Tensor:
+        recipe = self._recipe(name)
+        rows = self._rows(recipe)
+        kind, data = recipe.entry.kind, rows
+        if kind in gguf_items.PLAIN:
+            data = rows.view(gguf_items.PLAIN[kind])
+        else:
+            kind, data = "F32", gguf_items.float32(kind, rows)
+        shape = recipe.shape[::-1] if recipe.change == TURNED else recipe.shape
+        tensor = Tensor(kind, data.reshape(shape))
+        if recipe.change == TURNED:
+            return Tensor(kind, tensor.data.T)
+        if recipe.change == SHIFTED:
+            return Tensor("F32", tensor.float32() - np.float32(1))
+        if recipe.scale is not None:
+            [factor] = self._bytes(recipe.scale).view("<f4")
+            return Tensor("F32", tensor.float32() * factor)
+        return tensor
+
+    def packed(self, name: str) -> Packed | None:
+        recipe = self._recipe(name)
+        if recipe.change in (TURNED, SHIFTED) or recipe.scale is not None or len(recipe.shape) != 2:
+            return None
+        if recipe.entry.kind not in gguf_items.PACKED:
+            return None
+        return gguf_items.packed(recipe.entry.kind, self._rows(recipe))
+
+    # Names
+
+    def _add(self, name: str, entry: Entry) -> None:
+        if not gguf_items.known(entry.kind):
+            gguf_items.float32(entry.kind, np.empty((0, 1), np.uint8))  # raises the reason
+        family = self._fields.family
+        if found := _LAYER.fullmatch(name):
+            number, part, kind = found.groups()
+            before, table = f"{family.blocks}.{int(number)}.", family.layer
+            if part == "attn_qkv" and part not in table and set(_SPLIT) <= set(table):
+                self._add_fused(before, kind, entry, family)
+                return
+        else:
+            found = _TOP.fullmatch(name)
+            part, kind = found.groups() if found else ("", "")
+            before, table = "", family.top
+        if part not in table or (part == "output" and family.tied):
+            raise self._fields.refused(f"it has a tensor {name!r}, which this architecture has not")
+        change = family.changes.get(part, "")
+        if family.shifted and part.endswith("norm"):
+            change = SHIFTED
+        scale = self.header.tensors.get(name.removesuffix(".weight") + ".scale")
+        if scale is not None and (scale.kind != "F32" or scale.size != 4):
+            raise self._fields.refused(f"its tensor {name!r} has several scales")
+        recipe = _Recipe(entry, entry.shape, change=change, scale=scale)
+        if change == STACKED:
+            self._add_experts(f"{before}{table[part]}.{kind}", recipe)
+            return
+        if change == TURNED:
+            recipe = replace(recipe, shape=entry.shape[::-1], change=change if len(entry.shape) == 2 else "")
+        self._recipes[f"{before}{table[part]}.{kind}"] = recipe
+
+    def _add_experts(self, name: str, recipe: _Recipe) -> None:
+        if len(recipe.shape) != 3:
+            raise self._fields.wrong(f"experts have the shape {recipe.shape}")
+        for expert in range(recipe.shape[0]):
+            self._recipes[name.format(expert)] = replace(recipe, shape=recipe.shape[1:], expert=expert)
+
+    def _add_fused(self, before: str, kind: str, entry: Entry, family: Family) -> None:
+        """q, k and v of a layer in one tensor, of a family whose checkpoints have three."""
+        heads, kv_heads = self._heads()
+        unit, rest = divmod(entry.shape[0], heads + 2 * kv_heads)
+        if rest:
+            raise self._fields.wrong(f"{entry.shape[0]} rows of q, k and v are not of {heads} heads")
+        at = 0
+        for part, count in zip(_SPLIT, (heads, kv_heads, kv_heads), strict=True):
+            rows = at, at + count * unit
+            at = rows[1]
+            self._recipes[f"{before}{family.layer[part]}.{kind}"] = _Recipe(
+                entry, (count * unit, *entry.shape[1:]), rows, change=family.changes.get(part, "")
+            )
+
+    def _heads(self) -> tuple[int, int]:
+        heads = self._fields.whole("attention.head_count")
+        return heads, self._fields.whole("attention.head_count_kv", heads)
+
+    def _recipe(self, name: str) -> _Recipe:
+        try:
+            return self._recipes[name]
+        except KeyError:
+            raise SyscallError(
+                Errno.EIO, f"{self.header.path} has no tensor for {name}; download the model again, whole"
+            ) from None
+
+    # Bytes
+
+    def _bytes(self, entry: Entry) -> np.ndarray:
+        if entry.file not in self._maps:
+            with entry.file.open("rb") as opened:
+                self._maps[entry.file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped = self._maps[entry.file]
+        if entry.offset + entry.size > len(mapped):
+            raise self._fields.wrong(f"it has become shorter: {entry.file} ends at {len(mapped)}")
+        return np.frombuffer(mapped, dtype=np.uint8, count=entry.size, offset=entry.offset)
+
+    def _rows(self, recipe: _Recipe) -> np.ndarray:
+        """The weight's bytes, [rows, bytes of a row], in the order that the checkpoint had."""
+        stored = recipe.entry.shape
+        count = 1
+        for dim in stored[:-1]:
+            count *= dim
+        rows = self._bytes(recipe.entry).reshape(count, -1)
+        if len(stored) == 1:  # a bias: each item is a row
+            rows = rows.reshape(stored[0], -1) if recipe.entry.kind in gguf_items.PLAIN else rows
+        if recipe.expert is not None:
+            rows = rows.reshape(stored[0], stored[1], -1)[recipe.expert]
+        if recipe.rows is not None:
+            rows = rows[slice(*recipe.rows)]
+        if recipe.change == PAIRED:
+            return self._unpaired(rows)
+        if recipe.change == REGROUPED:
+            return self._ungrouped(rows)
+        return rows
+
+    def _unpaired(self, rows: np.ndarray) -> np.ndarray:
+        dim = self._head_dim()
+        if len(rows) % dim or dim % 2:
+            raise self._fields.wrong(f"{len(rows)} rows are not of heads of {dim}")
+        return rows.reshape(-1, dim // 2, 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
+
+    def _ungrouped(self, rows: np.ndarray) -> np.ndarray:
+        dim = self._head_dim()
+        if len(rows) % (3 * dim):
+            raise self._fields.wrong(f"{len(rows)} rows are not of q, k and v of heads of {dim}")
+        return rows.reshape(3, -1, dim, rows.shape[1]).swapaxes(0, 1).reshape(rows.shape)
+
+    def _head_dim(self) -> int:
+        heads, _ = self._heads()
+        return self._fields.whole("attention.key_length", self._fields.whole("embedding_length") // heads)
