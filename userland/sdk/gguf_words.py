@@ -92,8 +92,13 @@ class _Words:
         return [float(score) for score in scores]
 
     def merges(self) -> list[tuple[str, str]]:
-        merges = self.metadata.get("tokenizer.ggml.merges")
-        if not isinstance(merges, Texts):
+        merges = self.metadata.get("tokenizer.ggml.merges", ())
+        longer = any(
+            len(token) > 1 and kind == _NORMAL for token, kind in zip(self.tokens, self.kinds, strict=True)
+        )
+        if not isinstance(merges, Texts) and (
+            merges != () or longer
+        ):  # an empty array is left out by writers
             raise self.broken("it has no merges")
         vocab, found = self.vocab, []
         for merge in merges:
