@@ -146,6 +146,7 @@ def test_what_is_not_known_or_makes_no_sense_is_an_errno(tmp_path: Path) -> None
         ({"tokenizer_model": "gpt2", "token_list": ["a", "b", "ab"]}, Errno.EIO),
         ({"tokenizer_model": "llama", "token_list": ["a", "b"]}, Errno.EIO),
         ({"tokenizer_model": "llama"}, Errno.EIO),
+        ({"tokenizer_model": "llama", "token_list": ["a" * 2_000_000], "token_scores": [0.0]}, Errno.EIO),
     )  # fmt: skip
     for number, (fields, errno) in enumerate(cases):
         with pytest.raises(SyscallError) as refused:
