@@ -143,6 +143,15 @@ def _gguf(place: Path, said: Said | None) -> Iterator[Finding]:
 
         yield _of(name, look)
         yield from _digest(file, name, said)
+    yield _of("weights", lambda: _tensors(place))
+
+
+def _tensors(place: Path) -> str:
+    from modelfiles import gguf  # here: a list of models wants no numpy
+
+    entries = gguf.read_header(place).tensors.values()
+    kinds = ", ".join(sorted({entry.kind for entry in entries}))
+    return f"{len(entries)} tensors of {sum(entry.size for entry in entries)} bytes ({kinds})"
 
 
 def _digest(file: Path, what: str, said: Said | None) -> Iterator[Finding]:

@@ -31,6 +31,7 @@ from modelfiles.gguf_families import (
 from modelfiles.tensors import Packed, Tensor
 from syscalls.errno import Errno, SyscallError
 
+MOST_WEIGHTS = 200_000  # an expert's matrix is one; the largest published mixtures have some 140,000
 _LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 _TOP = re.compile(r"(\w+)\.(weight|bias)")
 _SPLIT = ("attn_q", "attn_k", "attn_v")  # what a fused attn_qkv of a family without one holds
@@ -133,6 +134,8 @@ class GGUFWeights:
     def _add_experts(self, name: str, recipe: _Recipe) -> None:
         if len(recipe.shape) != 3:
             raise self._fields.wrong(f"experts have the shape {recipe.shape}")
+        if recipe.shape[0] + len(self._recipes) > MOST_WEIGHTS:
+            raise self._fields.wrong(f"its experts make more than {MOST_WEIGHTS} weights")
         for expert in range(recipe.shape[0]):
             self._recipes[name.format(expert)] = replace(recipe, shape=recipe.shape[1:], expert=expert)
 

@@ -141,14 +141,20 @@ class _Call:
 
 
 def build_meta(config: Any) -> nn.Module:
-    """The model without memory for its weights."""
+    """The model without memory for its weights. Raises EIO for values that its classes do not take."""
     from transformers import AutoModelForCausalLM
 
     guard_transformers()
-    with torch.device("meta"):
-        model: nn.Module = AutoModelForCausalLM.from_config(
-            config, attn_implementation="eager", dtype=torch.bfloat16
-        )
+    try:
+        with torch.device("meta"):
+            model: nn.Module = AutoModelForCausalLM.from_config(
+                config, attn_implementation="eager", dtype=torch.bfloat16
+            )
+    except Exception as error:  # of any kind: a KeyError for an activation that there is not
+        raise SyscallError(
+            Errno.EIO,
+            f"no {config.model_type} can be built of this configuration ({type(error).__name__}: {str(error)[:200]})",
+        ) from None
     return model.eval()
 
 

@@ -38,10 +38,6 @@ class Origin:
     loaded: Stamp
     digest: str = ""
 
-    @classmethod
-    def of(cls, directory: Path, memory: Path | None, way: Mapping[str, str]) -> Origin:
-        return cls(directory, memory, way, stamp(directory))
-
     def fingerprint(self, tick: Tick) -> dict[str, str] | str:
         """All that decides about the bits of KV; or why that cannot be told."""
         changed = f"the files of the model in {self.directory} are not those that were loaded"

@@ -23,6 +23,7 @@ import numpy as np
 from drivers import checkpoint as process_images
 from drivers.engine import checkpoint, fetching, files
 from drivers.engine.contexts import Context
+from drivers.engine.digest import Stamp, stamp
 from drivers.engine.early import Computed, Early, Patience, Stop, Stopped, next_run
 from drivers.engine.image import Frames, ImageKind
 from drivers.engine.kv import Stretch
@@ -49,6 +50,7 @@ from drivers.protocol import (
     StepDone,
 )
 from modelfiles import generation, source
+from modelfiles.files import shown
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import SamplingDefaults
 
@@ -125,6 +127,7 @@ class Engine:
             what = "not there without its weights" if request.kept else "loaded already"
             raise SyscallError(Errno.EINVAL, f"image {request.image} is {what}")
         directory = source.find(request.path, weights=True, said=fetching.told(request.path, report))
+        loaded = _stamp(directory)
         raw = files.read_config(directory)
         dtype = self._dtype(request.dtype or self._as_stored(directory, raw))
         kind = self._kind(raw, dtype)
@@ -139,7 +142,7 @@ class Engine:
                 f"{request.path} in {dtype} with {request.frames} KV frames needs {wanted >> 20} MiB, "
                 f"{available >> 20} MiB are available; evict a model, ask for less KV, or use a smaller dtype",
             )
-        origin = checkpoint.Origin.of(directory, self._digests, kind.way(layout, dtype))
+        origin = checkpoint.Origin(directory, self._digests, kind.way(layout, dtype), loaded)
         changed = there is not None and origin.loaded != self._origins[request.image].loaded
         if there is not None and there.slab.shape != kind.kv_shape(layout, dtype):
             raise SyscallError(
@@ -162,6 +165,10 @@ class Engine:
             )  # fmt: skip
         except MemoryError as error:
             raise SyscallError(Errno.ENOMEM, f"no memory for {request.path} in {dtype}: {error}") from None
+        if _stamp(directory) != loaded:  # what was read may be of two models
+            raise SyscallError(
+                Errno.EIO, f"the files in {directory} changed while they were read; load it again"
+            )
         if there is not None:
             image.below, image.guesser = there.below, there.guesser
         elif image.slab.frames:
@@ -532,6 +539,17 @@ class Engine:
         if run.sample is None or run.sample.sampler.repetition_penalty == 1.0 or not context.complete:
             return None
         return np.array(context.log, dtype=np.int64)
+
+
+def _stamp(place: Path) -> Stamp:
+    """What changes when one of a model's files does. Raises EIO for one that is not there (a link to nothing)."""
+    try:
+        return stamp(place)
+    except OSError as error:
+        raise SyscallError(
+            Errno.EIO,
+            f"{shown(error.filename)} cannot be read ({error.strerror}); remove it, or copy or download it again",
+        ) from None
 
 
 def _longer(runs: list[Run], guesses: list[list[int]]) -> list[Run]:

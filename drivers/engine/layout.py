@@ -40,10 +40,15 @@ class Layout:
 
 
 def eos_ids(value: object) -> list[int]:
-    """`eos_token_id` of a configuration as a list: a number, a list, or null."""
-    if isinstance(value, list):
-        return [int(item) for item in value]
-    return [] if value is None else [int(value)]  # type: ignore[call-overload]
+    """`eos_token_id` of a configuration as a list: a number, a list, or null. Raises EIO for what is no number."""
+    try:
+        if isinstance(value, list):
+            return [int(item) for item in value]
+        return [] if value is None else [int(value)]  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError):
+        raise SyscallError(
+            Errno.EIO, f"eos_token_id is {ascii(value)[:80]}, a token id, a list of them or null was wanted"
+        ) from None
 
 
 def refuse(architecture: str, why: str) -> SyscallError:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from drivers.engine.defaults import guard_transformers
-from modelfiles import source
+from modelfiles import gguf, source
 from modelfiles.tensors import SafetensorsWeights, Weights
 from syscalls.errno import Errno, SyscallError
 
@@ -60,6 +60,7 @@ def load_model(
             attn_implementation="eager",
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise SyscallError(Errno.ENOMEM, f"no memory for the weights of {place}: {error}") from None
@@ -72,7 +73,7 @@ def load_model(
         logging.set_tqdm_hook(previous)
     for lack in ("missing_keys", "mismatched_keys"):
         if info[lack]:
-            names = sorted(str(key) for key in info[lack])
+            names = sorted(_named(key) for key in info[lack])
             raise SyscallError(
                 Errno.EIO,
                 f"the weights in {place} do not fit its config.json: {lack.replace('_', ' ')} "
@@ -80,6 +81,28 @@ def load_model(
             )
     loaded: nn.Module = model.eval().requires_grad_(False)
     return loaded
+
+
+def _named(key: object) -> str:
+    """A weight that is missing, or has another shape: its name, what the files have, what the configuration wants."""
+    if isinstance(key, tuple) and len(key) == 3:
+        return f"{key[0]} {tuple(key[1])} for {tuple(key[2])}"
+    return str(key)
+
+
+def own(model: nn.Module, place: Path, dtype: torch.dtype, tick: Callable[[], None]) -> None:
+    """Copy the weights that may lie where the files in `place` are mapped, as those do that needed no conversion: they
+    stay what they are when somebody writes into a file, and end no driver (SIGBUS) when it is cut short."""
+    if place.is_file():
+        kinds = {entry.kind for entry in gguf.read_header(place).tensors.values()}
+    else:
+        kinds = {entry.kind for _, entries in source.read_headers(place) for entry in entries.values()}
+    if ("F32" if dtype == torch.float32 else "BF16") not in kinds:
+        return
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and tensor.dtype == dtype:
+            tensor.data = tensor.data.clone()
+            tick()
 
 
 def _values(weights: Weights, report: Callable[[float], None]) -> dict[str, torch.Tensor]:

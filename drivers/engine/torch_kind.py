@@ -169,16 +169,21 @@ class TorchKind:
                 if isinstance(frames, int)
                 else TorchSlab.over(frames)
             )
+            read_as = torch.float32 if dtype == "fp32" else torch.bfloat16
             model = loading.load_model(
                 place,
                 weights(),
                 config,
-                torch.float32 if dtype == "fp32" else torch.bfloat16,
+                read_as,
                 lambda fraction: progress(fraction * _READ_SHARE),
             )
             if config.model_type not in TESTED:
                 verify.check(model, config, layout, lambda: progress(_READ_SHARE))
-            return Image(model, config, layout, dtype, slab, lambda: progress(_READ_SHARE))
+            image = Image(model, config, layout, dtype, slab, lambda: progress(_READ_SHARE))
+            loading.own(
+                image.model, place, read_as, lambda: progress(_READ_SHARE)
+            )  # after int8 has made its own
+            return image
         except RuntimeError as error:  # torch's own of memory is one
             if not isinstance(error, torch.OutOfMemoryError) and "memory" not in str(error):
                 raise

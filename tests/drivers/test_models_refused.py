@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from drivers.protocol import Load, Probe, Run, Sample, Step
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Sampler
 from tests import models_zoo
-from tests.drivers.feeder import IMAGE, engine
+from tests.drivers.feeder import IMAGE, Feeder, engine
 
 
 @pytest.fixture(scope="module")
@@ -301,3 +303,62 @@ def test_a_context_poisoned_with_nan_does_not_reach_the_next_user_of_its_frames(
     device._images[IMAGE].slab.raw[2] = 0xFF  # type: ignore[attr-defined]
     device.drop([1])
     assert device.step(Step(2, [run])).results[0] == clean
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "extra.safetensors", "quantize_config.json"])
+def test_a_link_to_nothing_among_the_files_is_eio_naming_it(device: Device, copied: Path, name: str) -> None:
+    (copied / name).unlink(missing_ok=True)
+    (copied / name).symlink_to("nowhere")
+    error = refusal(lambda: load(device, copied))
+    assert error.errno is Errno.EIO
+    assert name in error.reason
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("hidden_act", []), ("hidden_act", {"a": 1}), ("hidden_act", "x"), ("eos_token_id", float("inf"))],
+)
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
+def test_values_that_no_class_takes_are_eio(
+    device: Device, zoo: Callable[[str], Path], tmp_path: Path, kind: str, field: str, value: object
+) -> None:
+    there = shutil.copytree(zoo(kind), tmp_path / "model")
+    models_zoo.rewrite_config(there, lambda config: config.update({field: value}))
+    assert refusal(lambda: load(device, there)).errno is Errno.EIO
+
+
+def test_weights_of_another_shape_are_named_where_torch_loads_them_too(
+    device: Device, zoo: Callable[[str], Path], tmp_path: Path
+) -> None:
+    there = shutil.copytree(zoo("gpt_neox"), tmp_path / "model")
+    models_zoo.rewrite_config(there, lambda config: config.update(vocab_size=300))
+    error = refusal(lambda: load(device, there))
+    assert error.errno is Errno.EIO
+    assert "lm_head.weight (272, 64) for (300, 64)" in error.reason
+    assert "ignore_mismatched_sizes" not in error.reason
+
+
+def test_files_that_change_while_they_are_read_are_not_loaded(device: Device, copied: Path) -> None:
+    def change(_: float) -> None:
+        with (copied / "model.safetensors").open("r+b") as file:
+            file.seek(-4, os.SEEK_END)
+            file.write(bytes(4))
+
+    error = refusal(lambda: device.load(Load(1, 50, str(copied), "bf16", 4), change))
+    assert error.errno is Errno.EIO
+    assert "changed while" in error.reason
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
+def test_what_is_loaded_does_not_change_with_its_files(
+    zoo: Callable[[str], Path], tmp_path: Path, kind: str
+) -> None:
+    there = shutil.copytree(zoo(kind), tmp_path / "model")
+    device = engine(there)
+    before = Feeder(device).generate([Feeder(device).spawn([1, 2, 3])], 8, 64)
+    weights = there / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.seek(weights.stat().st_size // 4)
+        file.write(b"\x11" * (weights.stat().st_size // 2))
+    assert Feeder(device).generate([Feeder(device).spawn([1, 2, 3])], 8, 64) == before
+    device.unload(IMAGE)

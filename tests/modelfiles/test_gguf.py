@@ -216,6 +216,26 @@ def test_hostile_headers_are_refused_without_being_believed(what: str, tmp_path:
     assert "x.gguf" in refused.value.reason
 
 
+def test_a_small_file_of_a_million_experts_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "experts.gguf"
+    writer = package.GGUFWriter(file, "qwen3moe")
+    for name, value in _FIELDS.items():
+        writer.add_uint32(name.replace("llama", "qwen3moe"), value)
+    writer.add_tensor("blk.0.ffn_up_exps.weight", np.zeros((1 << 20, 1, 1), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    tracemalloc.start()
+    try:
+        with pytest.raises(SyscallError, match="experts") as refused:
+            GGUFWeights(gguf.read_header(file))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert refused.value.errno is Errno.EIO
+
+
 def test_a_fifo_and_a_directory_are_no_gguf_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.gguf")
     assert not gguf.is_gguf(tmp_path / "fifo.gguf")

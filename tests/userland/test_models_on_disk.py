@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGUFWriter
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 from safetensors.numpy import save
@@ -98,6 +99,21 @@ def test_what_is_broken_is_a_status_and_says_what_to_do(server: Hub) -> None:
     done = llmasos("check", "org/name")
     assert done.returncode == 1
     assert [line for line in done.stdout.splitlines() if line.startswith("broken") and "digest" in line]
+
+
+def test_a_gguf_file_that_is_cut_short_is_broken(server: Hub, tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    writer = GGUFWriter(file, "llama")
+    writer.add_tensor("token_embd.weight", np.zeros((8, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert "1 tensors of 1024 bytes (F32)" in said("check", str(file))
+    os.truncate(file, file.stat().st_size - 64)
+    done = llmasos("check", str(file))
+    assert done.returncode == 1
+    assert [line for line in done.stdout.splitlines() if line.startswith("broken") and "weights" in line]
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def why_not(raw: Mapping[str, Any]) -> str:
         return f"the native decoder knows {', '.join(FAMILIES)}, not {kind}"
     family = FAMILIES[kind]
     activation = raw.get(family.activation_field, family.activation)
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         return f"the native decoder knows the activations {', '.join(ACTIVATIONS)}, not {activation}"
     parameters = _rope_parameters(raw)
     if not isinstance(parameters, dict) or any(isinstance(value, dict) for value in parameters.values()):

@@ -114,7 +114,7 @@ class Store:
             blueprint = make(lambda fraction: progress(fraction * 0.9))
             try:
                 if self._digest(source, lambda: progress(0.9)) != digest:
-                    _log.warning("%s changed while it was read: it is used but not kept", source)
+                    _log.warning("%s changed while it was read: it is not kept", source)
                     return blueprint
                 size = self._write(
                     path, blueprint, digest, bits, lambda fraction: progress(0.9 + fraction * 0.1)
