@@ -1,71 +1,320 @@
-"""A conversation fed turn by turn is, token for token, the conversation rendered whole."""
+"""A conversation fed turn by turn is, token for token, the conversation as transformers renders it whole, with the ids
+that the model made where its answers stand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import os
+import tempfile
 from dataclasses import replace
-from pathlib import Path
+from datetime import datetime
+from typing import Any
+from unittest.mock import patch
 
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Core
+from transformers import PreTrainedTokenizerFast
 
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import ModelInfo
+from tests.userland import words_zoo
+from tests.userland.chat_shapes import NOON, SHAPES, Ledger, Shape, user
 from userland.sdk.actions import Language
-from userland.sdk.chat import ChatFormat, Message
-from userland.sdk.template import ChatTemplate
+from userland.sdk.chat import ChatFormat
+from userland.sdk.dialogue import Dialogue, Message, Setup
 from userland.sdk.tokenizer import Tokenizer
 from userland.sdk.tokenizer_files import load_tokenizer
 
-
-@pytest.fixture(scope="module")
-def tokenizer(zoo: Callable[[str], Path]) -> Tokenizer:
-    return load_tokenizer(str(zoo("llama")))
-
-
-def whole(tokenizer: Tokenizer, messages: list[Message]) -> list[int]:
-    return ChatTemplate(tokenizer).ids(messages, prompt=True)
+EXAMPLES = int(os.environ.get("LLMASOS_EXAMPLES", "60"))
+many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+MARKS = ["<|start|>", "<|message|>", "<|observation|>", "[gMASK]", "<think>", "</think>", "[INST]", "[/INST]"]
 
 
-TURNS: list[Message] = [
-    {"role": "user", "content": "My name is Zoë."},
-    {"role": "assistant", "content": "Hello Zoë 👋"},
-    {"role": "user", "content": "What is it?"},
-]
+# Ids of an answer are the same whatever stands before it, a thought or the prompt.
+CONTEXT_FREE = ("byte-level", "byte-level, split")
 
 
-@pytest.mark.parametrize("ended", ["by the model", "cut off"])
-@pytest.mark.parametrize("system", ["", "Be brief."])
-def test_turns_fed_one_by_one_are_the_conversation_rendered_whole(
-    tokenizer: Tokenizer, ended: str, system: str
-) -> None:
-    chat = ChatFormat(tokenizer, "llama")
-    head: list[Message] = [{"role": "system", "content": system}] if system else []
-    log = chat.first([*head, TURNS[0]])
-    log += tokenizer.encode(TURNS[1]["content"], control=False)
-    if ended == "by the model":
-        log += chat.stop_ids()
-    log += chat.next(TURNS[2]["content"], log[-chat.close_length :])
-    assert log == whole(tokenizer, [*head, *TURNS])
-
-
-def test_instructions_can_be_fed_before_the_first_question(tokenizer: Tokenizer) -> None:
-    chat = ChatFormat(tokenizer, "llama")
-    log = chat.opening("Be brief.") + chat.after_opening("Be brief.", "Why?")
-    assert log == whole(
-        tokenizer, [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+@functools.cache
+def core(name: str) -> Core:
+    found = Core.from_str(words_zoo.core_json(name))
+    found.add_tokens(
+        [AddedToken(token, special=True) for token in [*words_zoo.PIECES[:2], *words_zoo.SPECIAL]]
     )
+    found.add_tokens(
+        [AddedToken(token, special=i % 2 == 0, normalized=False) for i, token in enumerate(MARKS)]
+    )
+    return found
 
 
-def test_what_no_tokenizer_should_be_given_is_refused_with_the_place_and_the_numbers(
-    tokenizer: Tokenizer,
+@functools.cache
+def both(words: str, shape: str) -> tuple[Tokenizer, Any]:
+    """A tokenizer with a template, and transformers' of the same."""
+    theirs = PreTrainedTokenizerFast(tokenizer_object=core(words), bos_token="<s>", eos_token="</s>")
+    theirs.chat_template = SHAPES[shape].source
+    with tempfile.TemporaryDirectory() as place:
+        theirs.save_pretrained(place)
+        return load_tokenizer(place), theirs
+
+
+@functools.cache
+def chat_of(words: str, shape: str) -> ChatFormat:
+    return ChatFormat(both(words, shape)[0], shape)
+
+
+def rendered(theirs: Any, messages: list[Message], *, prompt: bool) -> list[int]:
+    """The ids that transformers gives."""
+    with patch("transformers.utils.chat_template_utils.datetime") as clock:
+        clock.now.return_value = datetime.fromtimestamp(NOON)
+        try:
+            ids: list[int] = theirs.apply_chat_template(
+                messages, add_generation_prompt=prompt, sanitize_control_tokens=True, return_dict=False
+            )
+        except ValueError as error:  # a vocabulary that can write a control token in no other way
+            assume("Can't sanitize" not in str(error))
+            raise
+    return ids
+
+
+said = words_zoo.texts.filter(lambda text: bool(text.strip()))
+answers = words_zoo.tame.map(str.strip).filter(bool)
+
+
+# --- the log is the rendering ---------------------------------------------------------------------------------------
+
+
+@many
+@given(
+    st.sampled_from(sorted(words_zoo.CORES)),
+    st.sampled_from(sorted(SHAPES)),
+    st.none() | answers,
+    st.lists(st.tuples(said, answers, st.none() | answers), min_size=2, max_size=5),
+    st.booleans(),
+)
+def test_five_turns_are_what_transformers_renders(
+    words: str, name: str, system: str | None, turns: list[tuple[str, str, str | None]], ended: bool
 ) -> None:
-    chat = ChatFormat(tokenizer, "llama", 100)
-    info = ModelInfo("llama", "llama", context=100)
-    language = Language(info, tokenizer, chat, "")
+    """A model that writes just what its template would, with and without the token that ends it."""
+    shape = SHAPES[name]
+    assume(not shape.thought or words in CONTEXT_FREE)
+    assume(
+        ended or "after" not in name
+    )  # its space before the end would be the answer's own and the template's
+    _, theirs = both(words, name)
+    chat, ledger = chat_of(words, name), Ledger()
+    messages: list[Message] = []
+    if system is not None and shape.system:
+        messages.append({"role": "system", "content": system})
+    begun = list(messages)
+    for question, answer, thought in turns:
+        if thought is None and shape.thought.startswith("{}"):
+            thought = "so"  # the prompt has begun one
+        messages.append(user(question))
+        log = ledger.say(chat, *begun, messages[-1])
+        begun = []
+        assert log == rendered(theirs, messages, prompt=True)
+        written = spoken(theirs, messages, shape, answer, thought, log, ended=ended)
+        ledger.answer(written)
+        message: Message = {"role": "assistant", "content": answer}
+        if thought and shape.thought:
+            message["reasoning_content"] = message["thinking"] = thought
+            if shape.thought.startswith("{}"):  # a family whose thoughts are part of the text
+                message["content"] = f"<think>\n{thought}\n</think>\n\n{answer}"
+        messages.append(message)
+
+
+def spoken(
+    theirs: Any,
+    messages: list[Message],
+    shape: Shape,
+    answer: str,
+    thought: str | None,
+    log: list[int],
+    *,
+    ended: bool,
+) -> list[int]:
+    """The ids of an answer: those by which the template goes on from the prompt; where it writes no such thing (a thought
+    that it drops), those of the text that the family's models write."""
+    whole = rendered(theirs, [*messages, {"role": "assistant", "content": answer}, user("x")], prompt=True)
+    stops = [theirs.convert_tokens_to_ids(end) for end in shape.ends]
+    if thought is None or not shape.thought:
+        assume(whole[: len(log)] == log or bool(shape.thought))
+    if whole[: len(log)] == log and not (thought and shape.thought):
+        ids = whole[len(log) :]
+        end = next(
+            (i for i, token in enumerate(ids) if token in stops or token == ids_of_end(theirs, shape)), None
+        )
+        assume(end is not None)
+        assert end is not None
+        return ids[: end + 1] if ended and ids[end] in stops else ids[:end]
+    before = shape.thought.format(thought)
+    marker = theirs.encode("\n", add_special_tokens=False)
+    ids = theirs.encode("\n" + before + answer, add_special_tokens=False)
+    assume(ids[: len(marker)] == marker)
+    return [*ids[len(marker) :], *(stops[:1] if ended else [])]
+
+
+def ids_of_end(theirs: Any, shape: Shape) -> int:
+    token: int = theirs.convert_tokens_to_ids("<|end|>" if "<|return|>" in shape.ends else shape.ends[0])
+    return token
+
+
+@many
+@given(
+    st.sampled_from(["byte-level", "metaspace first", "gemma", "unigram"]),
+    st.sampled_from(["chatml", "trimmed", "space before the answer", "no system role"]),
+    st.lists(st.tuples(said, st.lists(st.integers(3, 60), min_size=1, max_size=8)), min_size=2, max_size=5),
+    st.booleans(),
+)
+def test_an_answer_keeps_the_ids_that_the_model_made(
+    words: str, name: str, turns: list[tuple[str, list[int]]], ended: bool
+) -> None:
+    """Whatever they are: models with random weights make ids that no text is encoded to."""
+    ours, _ = both(words, name)
+    chat, ledger = chat_of(words, name), Ledger()
+    stop = ours.id_of(SHAPES[name].ends[0])
+    assert stop is not None
+    before: list[int] = []
+    for question, ids in turns:
+        log = list(ledger.say(chat, user(question)))
+        assert log[: len(before)] == before  # it only grows
+        if before:
+            new = log[len(before) :]
+            assert (
+                new[:1] != [stop]
+                if ended
+                else new[:1] == [stop] or not ours.decode(new[:1], special=True).strip()
+            )
+        ledger.answer([*ids, *([stop] if ended else [])])
+        before = list(ledger.log)
+    assert ledger.cuts == 0
+
+
+# --- ends -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("chatml", ["<|im_end|>"]),
+        ("trimmed", ["<|eot|>"]),
+        ("an eos at the very end", ["<|end|>"]),
+        ("space before and after the answer", ["</s>"]),
+        ("channels", ["<|return|>"]),  # <|end|> closes thoughts as well
+        ("a role's opening ends the answer", []),
+    ],
+)
+def test_the_added_token_that_closes_the_last_answer_ends_it(name: str, ends: list[str]) -> None:
+    chat = chat_of("byte-level", name)
+    assert [chat.tokenizer.added[i].content for i in chat.stop_ids()] == ends
+
+
+def log_after(name: str, answer: str, question: Message, *, setup: Setup | None = None) -> str:
+    """What the log says after an answer and another turn."""
+    chat, ledger = chat_of("byte-level", name), Ledger()
+    ledger.say(chat, user("the"), setup=setup)
+    before = len(ledger.log)
+    ledger.answer(chat.tokenizer.encode(answer, control=True))
+    ledger.say(chat, question)
+    return chat.tokenizer.decode(ledger.log[before - 1 :], special=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "question", "expected"),
+    [
+        ("chatml", "yes", user("no"), "\nyes<|im_end|>\n<|im_start|>user\nno<|im_end|>\n<|im_start|>assistant\n"),
+        ("chatml", "yes<|im_end|>", user("x"), "\nyes<|im_end|>\n<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"),
+        ("chatml", "yes</s>", user("no"), "\nyes<|im_end|>\n<|im_start|>user\nno<|im_end|>\n<|im_start|>assistant\n"),
+        ("a role's opening ends the answer", "yes<|user|>", user("no"), "\nyes<|user|>\nno<|assistant|>\n"),
+        ("a role's opening ends the answer", "yes<|observation|>", user("no"), "\nyes<|user|>\nno<|assistant|>\n"),
+        ("a role's opening ends the answer", "yes", user("no"), "\nyes<|user|>\nno<|assistant|>\n"),
+        (
+            "a role's opening ends the answer", "yes<|observation|>", {"role": "tool", "content": "no"},
+            "\nyes<|observation|>\nno<|assistant|>\n",
+        ),
+        (
+            "channels", "<|channel|>final<|message|>yes<|return|>", user("no"),
+            "t<|channel|>final<|message|>yes<|end|><|start|>user<|message|>no<|end|><|start|>assistant",
+        ),
+        (
+            "channels",
+            "<|channel|>analysis<|message|>so<|end|><|start|>assistant<|channel|>final<|message|>yes<|return|>",
+            user("no"),
+            "t<|channel|>final<|message|>yes<|end|><|start|>user<|message|>no<|end|><|start|>assistant",
+        ),
+        ("an eos at the very end", "yes", user("no"), "\nyes<|end|>\n<|user|>\nno<|end|>\n<|assistant|>\n"),
+    ],
+)  # fmt: skip
+def test_an_answer_is_closed_by_what_the_template_writes_behind_it(
+    name: str, answer: str, question: Message, expected: str
+) -> None:
+    assert log_after(name, answer, question) == expected
+
+
+def test_thoughts_stay_where_they_are_kept_by_the_templates_own_switch() -> None:
+    said = "<think>\nso\n</think>\n\nyes<|im_end|>"
+    name = "thoughts in the last answer only"
+    assert "so" not in log_after(name, said, user("no"))
+    kept = log_after(name, said, user("no"), setup=Setup(now=NOON, thoughts="keep"))
+    assert kept.startswith("\n" + said + "\n<|im_start|>user")
+
+
+def test_thoughts_stay_with_keep_where_a_template_has_no_switch_too() -> None:
+    said = "so\n</think>\n\nyes</s>"
+    kept = log_after("a thought in the prompt", said, user("no"), setup=Setup(now=NOON, thoughts="keep"))
+    assert kept == "\n" + said + "<|user|>no<|assistant|><think>\n"
+
+
+# --- what a template does not take ----------------------------------------------------------------------------------
+
+
+def test_a_template_says_itself_what_it_does_not_take() -> None:
+    chat, ledger = chat_of("byte-level", "no system role"), Ledger()
+    ledger.say(chat, user("the"))
+    ledger.answer(chat.tokenizer.encode("yes", control=True))
+    with pytest.raises(SyscallError, match="Roles must alternate") as caught:
+        chat.next(ledger.known, ledger.log, [{"role": "assistant", "content": "x"}])
+    assert caught.value.errno is Errno.EINVAL
+
+
+def test_instructions_for_a_template_without_them_go_before_the_first_question() -> None:
+    chat, ledger = chat_of("byte-level", "no system role"), Ledger()
+    ledger.say(chat, {"role": "system", "content": "hello"})
+    assert ledger.log == []
+    ledger.say(chat, user("the"))
+    told = chat.tokenizer.decode(ledger.log, special=True)
+    assert told == "<s><|im_start|>user\nhello\n\nthe<|im_end|>\n<|im_start|>model\n"
+
+
+def test_instructions_can_be_fed_before_the_first_question() -> None:
+    chat, ledger = chat_of("byte-level", "chatml"), Ledger()
+    told = list(ledger.say(chat, {"role": "system", "content": "hello"}))
+    assert chat.tokenizer.decode(told, special=True) == "<|im_start|>system\nhello<|im_end|>\n"
+    assert ledger.say(chat, user("the"))[: len(told)] == told
+
+
+def test_a_cut_into_a_turn_makes_it_unsaid() -> None:
+    chat, ledger = chat_of("byte-level", "chatml"), Ledger()
+    ledger.say(chat, user("the"))
+    ledger.answer([5])
+    before = list(ledger.log)
+    ledger.say(chat, user("no"))
+    ledger.truncate(len(before) + 3)
+    assert [said.message["content"] for said in ledger.known.said] == ["the"]
+    ledger.truncate(len(before))
+    assert ledger.known.asked
+
+
+def test_what_no_tokenizer_should_be_given_is_refused_with_the_place_and_the_numbers() -> None:
+    tokenizer = both("byte-level", "chatml")[0]
+    chat = ChatFormat(tokenizer, "m", 100)
+    language = Language(ModelInfo("m", "m", context=100), tokenizer, chat, "")
     for give in (
         language.encode,
-        lambda text: chat.next(text, []),
-        lambda text: chat.first([{"role": "user", "content": text}]),
+        lambda text: chat.next(Dialogue(Setup()), [], [user(text)]),
+        lambda text: chat.first([user(text)]),
     ):
         with pytest.raises(SyscallError) as caught:
             give("\udcff hi")
@@ -78,13 +327,12 @@ def test_what_no_tokenizer_should_be_given_is_refused_with_the_place_and_the_num
     assert language.decode(language.encode("a" * 6400)) == "a" * 6400
 
 
-def rewriting(tokenizer: Tokenizer) -> Tokenizer:
-    """A tokenizer whose template drops earlier answers, as some reasoning models' do."""
-    template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
-    return Tokenizer(tokenizer.core, replace(tokenizer.settings, templates={"default": template}))
-
-
-def test_a_template_that_rewrites_the_past_is_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(SyscallError, match="rewrites earlier turns") as caught:
-        ChatFormat(rewriting(tokenizer), "odd")
-    assert caught.value.errno is Errno.ENOTSUP
+def test_a_model_without_a_template_says_so_and_one_with_a_broken_one_says_what_is_broken() -> None:
+    tokenizer = both("byte-level", "chatml")[0]
+    for templates, errno, words in (
+        ({}, Errno.ENOTSUP, "no chat template"),
+        ({"default": "{% for %}"}, Errno.EINVAL, "template"),
+    ):
+        with pytest.raises(SyscallError, match=words) as caught:
+            ChatFormat(Tokenizer(tokenizer.core, replace(tokenizer.settings, templates=templates)), "m")
+        assert caught.value.errno is errno

@@ -20,7 +20,8 @@ from syscalls.table import Decode, Exec, Feed, Fork, Pagein
 from tests import models_zoo
 from userland.sdk import actions, aio
 from userland.sdk.actions import Language, language_of
-from userland.sdk.chat import ChatFormat, Message
+from userland.sdk.chat import ChatFormat
+from userland.sdk.dialogue import Message
 from userland.sdk.system import Process, System
 from userland.sdk.tokenizer_files import load_tokenizer
 from userland.sdk.translate import conversation_in, same_words, translated

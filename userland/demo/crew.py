@@ -15,7 +15,7 @@ from syscalls.printable import printable
 from syscalls.records import Finish
 from syscalls.table import Decode, Getinfo, Read
 from userland.demo.stage import WIDTH, Stage
-from userland.sdk import actions
+from userland.sdk import turns
 from userland.sdk.system import Process, System
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Agent:
         """Say something; the answer is decoded in the background."""
         language = self.process.language
         system = self.process.system
-        system.run(actions.ask_next(language, self.pid, text))
+        system.run(turns.say_next(language, self.pid, [{"role": "user", "content": text}]))
         started = system(Decode(self.pid, ANSWER_TOKENS, language.stop_ids, wait=False))
         self.heard = started.position
 

@@ -21,10 +21,14 @@ class Flow:
         self._screen = screen
         self._column = column
         self._held = ""
+        self._style = ""  # of what is held
         self.ended_line = False  # whether the last thing printed was the end of a line
 
-    def push(self, piece: str) -> None:
-        """Print what is certain of the text so far."""
+    def push(self, piece: str, style: str = "") -> None:
+        """Print what is certain of the text so far, in a style."""
+        if style != self._style:
+            self.flush()
+            self._style = style
         if not self._screen.terminal:
             self._write(piece)
             return
@@ -66,5 +70,5 @@ class Flow:
 
     def _write(self, text: str) -> None:
         if text:
-            self._screen.write(text)
+            self._screen.write(text, self._style)
             self.ended_line = text.endswith("\n")

@@ -1,37 +1,32 @@
-"""What can be done with a process, as scripts: generate, stream, say, grow, end. Both faces run these.
+"""Models and their words, and what can be seen and done of a process that says nothing: scripts that both faces run.
 
 Positions and lengths are tokens of the process's log. Everything about characters happens here and in text.py; the kernel
-sees ids.
+sees ids. What a process says is in answers.py, conversations are in turns.py.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
 from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish, ModelInfo, Pid, ReadResult, Sampler, Signal
+from syscalls.records import ModelInfo, Pid, ReadResult, Signal
 from syscalls.table import (
-    Decode,
-    Feed,
     Getinfo,
     Kill,
     Models,
     Pagein,
     Read,
-    Truncate,
     Wait,
 )
 from userland.sdk import sim_words
-from userland.sdk.chat import ChatFormat, Message
-from userland.sdk.script import Piece, Script, Stream, ask
+from userland.sdk.chat import ChatFormat
+from userland.sdk.dialogue import Setup
+from userland.sdk.script import Script, ask
 from userland.sdk.text import (
     BEFORE,
-    Detokenizer,
-    StopStrings,
     begins_apart,
     checked,
     decode_after,
@@ -56,7 +51,11 @@ class Language:
 
     @property
     def stop_ids(self) -> list[int]:
-        chat = self.chat.stop_ids() if self.chat else []
+        return self.stops(None)
+
+    def stops(self, setup: Setup | None) -> list[int]:
+        """Ids that end an answer: those that the model's files name, and that with which the chat template closes one."""
+        chat = self.chat.stop_ids(setup) if self.chat else []
         return sorted({*self.model.eos_ids, *chat})
 
     def encode(self, text: str, *, begin: bool = False, control: bool = False) -> list[int]:
@@ -92,7 +91,7 @@ def language_of(info: ModelInfo) -> Language:
 
 @functools.lru_cache(maxsize=16)
 def _chat_of(tokenizer: Tokenizer, name: str, window: int) -> ChatFormat | SyscallError:
-    """A model's chat format, or why it has none."""
+    """A model's chat format, or why it has none. A model whose files have changed has another tokenizer."""
     try:
         return ChatFormat(tokenizer, name, window)
     except SyscallError as error:  # a template that is broken or missing matters to whoever wants to chat
@@ -146,202 +145,6 @@ def settle(pid: int, position: int) -> Script[ReadResult]:
         tokens.extend(result.tokens)
         if not result.decoding:
             return ReadResult(position, tokens, False, result.finish, result.state, result.length)
-
-
-def follow(language: Language, pid: int, position: int, stops: Sequence[str] = ()) -> Stream[Finish]:
-    """The text of a decode under way, piece by piece, from a position of the log.
-
-    At a stop string the decode is interrupted and the log cut to the text before it.
-    """
-    lead = yield from before(language, pid, position)
-    detokenizer, watch = Detokenizer(language.decode, lead), StopStrings(stops)
-    ids: list[int] = []
-    while True:
-        result: ReadResult = yield from ask(Read(pid, position + len(ids)))
-        ids.extend(result.tokens)
-        text = watch.push(detokenizer.push(result.tokens))
-        last = not result.decoding and position + len(ids) >= result.length
-        if last and not watch.stopped:
-            text += watch.push(detokenizer.flush())
-            text += watch.flush()
-        if text:
-            yield Piece(text)
-        if watch.stopped:
-            yield from _cut(language, pid, position, lead, watch.given)
-            return Finish.STOP
-        if last:
-            yield from _failures(pid, result.finish)
-            return result.finish
-
-
-def _interrupting(pid: int, stream: Stream[T]) -> Stream[T]:
-    """A stream of a decode that was begun for it: an error on the way (a tokenizer's, say) does not leave it decoding."""
-    try:
-        return (yield from stream)
-    except GeneratorExit:  # whoever runs the script interrupts
-        raise
-    except Exception:
-        with suppress(SyscallError):  # it has gone, or the kernel has
-            yield from ask(Kill(pid, Signal.INT))
-        raise
-
-
-def _failures(pid: int, finish: Finish) -> Script[None]:
-    """Raise what ended a decode that could not come to its end; what its text so far is the process still has."""
-    if finish not in (Finish.ERROR, Finish.KILLED):
-        return
-    try:
-        info = yield from ask(Getinfo(pid))
-    except SyscallError as error:
-        if error.errno is not Errno.ESRCH:
-            raise
-        raise SyscallError(Errno.ESRCH, f"process {pid} was ended while it decoded, and is gone") from None
-    if finish is Finish.KILLED:
-        raise SyscallError(Errno.ESRCH, f"process {pid} was ended while it decoded: {info.reason}")
-    raise SyscallError(info.errno or Errno.EIO, info.reason or "the decode failed; the kernel log says why")
-
-
-def _cut(language: Language, pid: int, position: int, lead: Sequence[int], characters: int) -> Script[None]:
-    """Interrupt, and cut the log so that from `position` on it says just the first `characters`."""
-    yield from ask(Kill(pid, Signal.INT))
-    settled = yield from settle(pid, position)
-    ids = settled.tokens
-    text = language.decode_after(lead, ids)[:characters]
-    keep = len(ids)
-    while keep and not text.startswith(language.decode_after(lead, ids[:keep])):
-        keep -= 1
-    yield from ask(Truncate(pid, position + keep))
-    rest = text[len(language.decode_after(lead, ids[:keep])) :]
-    if rest:  # the stop string began inside a token
-        yield from ask(Feed(pid, language.encode(rest)))
-
-
-def stream(
-    language: Language,
-    pid: int,
-    max_tokens: int,
-    stops: Sequence[str] = (),
-    sampler: Sampler | None = None,
-    deadline: float | None = None,
-) -> Stream[Finish]:
-    """Let the process go on, giving the text as it comes."""
-    started = yield from ask(
-        Decode(pid, max_tokens, language.stop_ids, sampler=sampler, deadline=deadline, wait=False)
-    )
-    return (yield from _interrupting(pid, follow(language, pid, started.position, stops)))
-
-
-def generate(
-    language: Language,
-    pid: int,
-    max_tokens: int,
-    stops: Sequence[str] = (),
-    sampler: Sampler | None = None,
-    deadline: float | None = None,
-) -> Script[str]:
-    """Let the process go on; the whole text at the end."""
-    if stops:
-        try:
-            return (yield from _joined(stream(language, pid, max_tokens, stops, sampler, deadline)))
-        except (SyscallError, GeneratorExit):
-            raise
-        except BaseException:  # Ctrl-C, cancellation: nobody waits for the rest
-            yield from ask(Kill(pid, Signal.INT))
-            raise
-    result = yield from ask(Decode(pid, max_tokens, language.stop_ids, sampler=sampler, deadline=deadline))
-    yield from _failures(pid, result.finish)
-    lead = yield from before(language, pid, result.position)
-    return language.decode_after(lead, result.tokens)
-
-
-def _joined(pieces: Stream[Finish]) -> Script[str]:
-    """A stream as a script: its pieces together."""
-    text: list[str] = []
-    try:
-        request = next(pieces)
-        while True:
-            if isinstance(request, Piece):
-                text.append(request.text)
-                request = next(pieces)
-                continue
-            try:
-                result = yield request
-            except SyscallError as error:
-                request = pieces.throw(error)
-            else:
-                request = pieces.send(result)
-    except StopIteration:
-        return "".join(text)
-
-
-def ask_next(language: Language, pid: int, text: str, system: str = "") -> Script[int]:
-    """Feed a user's text as the next turn of the conversation; returns the length of the log."""
-    chat = language.must_chat()
-    info = yield from ask(Getinfo(pid))
-    if info.length == 0:
-        ids = chat.first(conversation(text, system))
-    else:
-        end = yield from log_of(pid, max(0, info.length - chat.close_length))
-        opened = chat.opening(system) if system else []
-        only_opened = bool(opened) and info.length == len(opened)
-        ids = chat.after_opening(system, text) if only_opened else chat.next(text, end)
-    return (yield from ask(Feed(pid, ids)))
-
-
-def conversation(text: str, system: str = "") -> list[Message]:
-    """The messages of a first question."""
-    head: list[Message] = [{"role": "system", "content": system}] if system else []
-    return [*head, {"role": "user", "content": text}]
-
-
-def say(
-    language: Language,
-    pid: int,
-    text: str,
-    max_tokens: int,
-    stops: Sequence[str] = (),
-    sampler: Sampler | None = None,
-    system: str = "",
-    deadline: float | None = None,
-) -> Stream[Finish]:
-    """Say something to the process and stream its answer. If it may not answer, its context is as it was."""
-    turn = ask_next(language, pid, text, system)
-    position = yield from begin_answer(language, pid, turn, max_tokens, sampler, deadline)
-    return (yield from _interrupting(pid, follow(language, pid, position, stops)))
-
-
-def begin_answer(
-    language: Language,
-    pid: int,
-    turn: Script[int],
-    max_tokens: int,
-    sampler: Sampler | None = None,
-    deadline: float | None = None,
-) -> Script[int]:
-    """Feed what `turn` feeds and let the process go on; returns the position where its answer begins.
-
-    If the decode is refused (EDQUOT, E2BIG, ...) what was fed is taken back, unless others have changed the log since.
-    """
-    before_turn = yield from ask(Getinfo(pid))
-    length = yield from turn
-    decode = Decode(pid, max_tokens, language.stop_ids, sampler=sampler, deadline=deadline, wait=False)
-    try:
-        started = yield from ask(decode)
-    except SyscallError:
-        yield from _take_back(pid, length, before_turn.length)
-        raise
-    return started.position
-
-
-def _take_back(pid: int, length: int, to: int) -> Script[None]:
-    """Cut a log of `length` tokens down `to` fewer; one of another length is left alone."""
-    try:
-        info = yield from ask(Getinfo(pid))
-        if info.length == length and not info.decoding:
-            yield from ask(Truncate(pid, to))
-    except SyscallError as error:
-        if error.errno not in (Errno.ESRCH, Errno.EBUSY, Errno.EPIPE):  # gone, or another's turn now
-            raise
 
 
 def end(pids: Sequence[Pid], signal: Signal = Signal.KILL) -> Script[None]:

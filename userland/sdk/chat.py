@@ -1,102 +1,291 @@
 """Chat: what to feed a process for the next turn, by its model's chat template.
 
-A template that only ever appends (the rendering of n turns begins the rendering of n+1) needs no history: the pieces
-around a turn are found once, by rendering a probe, and each turn feeds only what is new. So a conversation goes on
-after a fork, in another program, or after a reconnect, from the token log alone. A template that rewrites its past is
-refused.
+The whole conversation is rendered for each turn, with the answers' own ids where their texts would stand; what the log
+has of it already stays, and only the rest is fed. So every template can be spoken with: one that only ever appends makes
+the log grow, one that rewrites its past (reasoning models drop earlier thoughts) has the log cut to what both have in
+common. What must be known beyond ids comes from the process's records (`dialogue`); a log without them is continued by
+what the template writes between an answer and the next question.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
 
 from syscalls.errno import Errno, SyscallError
-from userland.sdk.template import ChatTemplate
+from userland.sdk.dialogue import Dialogue, Entry, Message, Said, Setup, Span
+from userland.sdk.heard import Heard, heard
+from userland.sdk.splice import Splice, Spliced, closed
+from userland.sdk.template import ChatTemplate, Own, Rendering
 from userland.sdk.text import checked
 from userland.sdk.tokenizer import Tokenizer
+from userland.sdk.tool_calls import schemas_of
+from userland.sdk.traits import ANSWER, TOOL, USER, Traits, common, told, traits_of, user
 
-Message = dict[str, str]
+_KEEPING = {"preserve_thinking": True, "clear_thinking": False}  # templates' own switches: thoughts stay
+_THINKING = ("enable_thinking", "thinking")
+_EFFORT = ("reasoning_effort", "thinking_effort", "effort")
+_LEAD = 24  # characters of a prompt's end that tell it where the template writes nothing before answers
 
-_USER, _ANSWER, _NEXT = "alpha", "beta", "gamma"
+
+@dataclass(slots=True, frozen=True)
+class Turn:
+    """What the next turn does to a log: cut it to `keep` tokens, feed `ids` with `entry` as their record."""
+
+    keep: int
+    ids: list[int]
+    entry: Entry
 
 
 class ChatFormat:
-    """The chat template of one tokenizer. Raises ENOTSUP on construction if it rewrites its past.
+    """The chat template of one tokenizer. Raises ENOTSUP on construction if there is none, EINVAL if it cannot even
+    render a question.
 
     `window` is the model's context in tokens (0: unknown); a text too long for it is refused (see `text.checked`).
     """
 
     def __init__(self, tokenizer: Tokenizer, model: str, window: int = 0) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
+        self.model = model
         self._window = window
         self._template = ChatTemplate(tokenizer, window)
+        self._traits: dict[bytes, Traits] = {}
         if not tokenizer.settings.templates:
             raise SyscallError(
                 Errno.ENOTSUP, f"{model} has no chat template; feed and generate plain text instead"
             )
-        asked: list[Message] = [{"role": "user", "content": _USER}]
-        answered: list[Message] = [*asked, {"role": "assistant", "content": _ANSWER}]
-        before = self._render(asked, prompt=True) + _ANSWER
-        after = self._render(answered)
-        again = self._render([*answered, {"role": "user", "content": _NEXT}], prompt=True)
-        if not after.startswith(before) or not again.startswith(after):
-            raise SyscallError(
-                Errno.ENOTSUP,
-                f"the chat template of {model} rewrites earlier turns; render and feed it yourself",
-            )
-        self._close = after[len(before) :]  # what ends an answer
-        self._history = answered
+        try:
+            self._render(Setup(), [user(USER)], prompt=True)
+        except SyscallError:
+            self._render(Setup(tools=[TOOL]), [user(USER)], prompt=True)  # one that is for tools only
 
-    def _render(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
-        return self._template.render(messages, prompt=prompt, allow_special=True).plain
+    # --- whole conversations, without a process ---
 
-    def first(self, messages: Sequence[Message]) -> list[int]:
+    def first(self, messages: Sequence[Message], setup: Setup | None = None) -> list[int]:
         """Ids of the beginning of a conversation, ready for the model's answer."""
-        return self._encode(self._render(messages, prompt=messages[-1]["role"] != "assistant"))
+        return self._render(setup or Setup(), messages, prompt=messages[-1]["role"] != "assistant").ids()
 
     def whole(self, messages: Sequence[Message], answer: str | None) -> list[int]:
         """Ids of a conversation whose last message has been answered as far as `answer`; None: it is no question."""
-        text = self._render(messages, prompt=answer is not None)
-        return self._encode(text + (answer or ""))
+        text = self._render(Setup(), messages, prompt=answer is not None)
+        if not answer:
+            return text.ids()
+        return self.tokenizer.encode(text.plain + answer, control=True)
 
-    def opening(self, system: str) -> list[int]:
+    def opening(self, system: str, setup: Setup | None = None) -> list[int]:
         """Ids of a conversation that has only been told how to behave; empty if the template cannot begin so."""
-        whole = self._render(
-            [{"role": "system", "content": system}, {"role": "user", "content": _USER}], prompt=True
-        )
-        alone = self._render([{"role": "system", "content": system}])
-        return self._encode(alone) if whole.startswith(alone) else []
+        setup, told = setup or Setup(), {"role": "system", "content": checked(system, self._window)}
+        try:
+            alone = self._render(setup, [told])
+            whole = self._render(setup, [told, user(USER)], prompt=True)
+        except SyscallError as error:
+            if error.errno is not Errno.EINVAL:
+                raise
+            self._render(setup, [told, user(USER)], prompt=True)  # one that cannot ever be told: says so now
+            return []
+        return alone.ids() if whole.text.startswith(alone.text) else []
 
-    def after_opening(self, system: str, text: str) -> list[int]:
-        """Ids of the first question after `opening(system)`."""
-        alone = self._render([{"role": "system", "content": system}])
-        whole = self._render(
-            [{"role": "system", "content": system}, {"role": "user", "content": text}], prompt=True
-        )
-        return self._encode(whole[len(alone) :])
+    # --- the next turn of a process ---
 
-    def next(self, text: str, log_end: Sequence[int]) -> list[int]:
-        """Ids that carry a conversation on with a user's `text`, after a log that ends in the ids `log_end`."""
-        before = self._render(self._history)
-        after = self._render([*self._history, {"role": "user", "content": text}], prompt=True)
-        turn = self._encode(after[len(before) :])
-        close = self._encode(self._close)
-        for overlap in range(
-            min(len(close), len(log_end)), 0, -1
-        ):  # the model has written (some of) the closing itself
-            if list(log_end[-overlap:]) == close[:overlap]:
-                return close[overlap:] + turn
-        return close + turn
+    def begin(self, messages: Sequence[Message], setup: Setup) -> Turn:
+        """The beginning of a conversation, for an empty log. Of instructions alone, what can stand before a question."""
+        said = [Said(dict(message)) for message in messages]
+        if all(message["role"] in ("system", "developer") for message in messages):
+            content = messages[0].get("content") if len(messages) == 1 else None
+            ids = self.opening(content, setup) if isinstance(content, str) else []
+            return Turn(0, ids, Entry(said, setup, len(ids)))
+        return self.next(Dialogue(setup), [], messages, with_setup=True)
+
+    def next(
+        self, dialogue: Dialogue, log: Sequence[int], messages: Sequence[Message], *, with_setup: bool = False
+    ) -> Turn:
+        """The turn in which `messages` are said, to a conversation whose ids are `log`. Raises EINVAL, in the template's
+        words, for what it does not take."""
+        setup = self._kept(dialogue.setup)
+        said = list(dialogue.said)
+        if dialogue.asked or len(log) > dialogue.end:
+            said.append(self.answered(dialogue, log))
+        said += [Said(dict(message)) for message in messages]
+        before, prompt = said, said[-1].message["role"] != "assistant"
+        spliced, lead = self._spliced(setup, said, log, prompt=prompt)
+        ids, keep, said = spliced.ids, common(spliced.ids, log), spliced.said
+        if setup.thoughts == "keep" and keep < len(log) and spliced.behind >= 0:
+            stays = len(log) - (0 if spliced.end_stayed else self._closed(setup, log[dialogue.end :]))
+            if keep < stays:  # the template would rewrite what stays here: that is ours, not the template's
+                ids, keep, said = [*log[:stays], *ids[spliced.behind :]], stays, before
+        known = dialogue.known_before(keep)
+        setup_told = dialogue.setup if with_setup or known == 0 else None
+        return Turn(keep, ids[keep:], Entry(said[known:], setup_told, len(ids) - keep, prompt, lead))
+
+    def continued(self, log_end: Sequence[int], messages: Sequence[Message]) -> list[int]:
+        """Ids that carry on a conversation of which only the ids are known; the log ends in `log_end`."""
+        answer = [user(USER), {"role": "assistant", "content": Own(ANSWER, ())}]
+        rendering = self._render(Setup(), [*answer, *messages], prompt=True)
+        if rendering.places[0] is None:
+            raise SyscallError(
+                Errno.ENOTSUP,
+                f"the chat template of {self.model} writes answers anew; spawn a process to chat with",
+            )
+        ids, close = rendering.after(0), list(self.traits(Setup()).close)
+        for overlap in range(min(len(close), len(log_end)), 0, -1):
+            if list(log_end[-overlap:]) == close[:overlap] == ids[:overlap]:
+                return ids[overlap:]
+        return ids
 
     @property
     def close_length(self) -> int:
-        """Tokens of the log's end that `next` needs to see."""
-        return len(self._encode(self._close))
+        """Tokens of the log's end that `continued` needs to see."""
+        return len(self.traits(Setup()).close)
 
-    def stop_ids(self) -> list[int]:
-        """Ids that end an answer: the first of the closing, if it is a special token."""
-        first = self._encode(self._close)[:1]
-        return [i for i in first if i in self._tokenizer.special_ids]
+    # --- what the model says ---
 
-    def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(checked(text, self._window), control=True)
+    def stop_ids(self, setup: Setup | None = None) -> list[int]:
+        """Ids that end an answer beside the model's own: the added token with which the template closes it."""
+        return list(self.traits(setup or Setup()).stops)
+
+    def hear(self, setup: Setup, ids: Sequence[int], lead: str) -> Heard:
+        """An answer taken apart."""
+        traits = self.traits(setup)
+        return heard(self.tokenizer, ids, traits.marks, traits.formats, schemas_of(setup.tools or ()), lead)
+
+    def traits(self, setup: Setup) -> Traits:
+        """What the template does with answers, found by rendering probes. Raises EINVAL if it renders none."""
+        key = msgspec.msgpack.encode(msgspec.structs.replace(setup, now=0.0, thought_tokens=-1))
+        found = self._traits.get(key)
+        if found is None:
+            if len(self._traits) > 32:
+                self._traits.clear()
+            setup = self._kept(setup)
+            source = self._template.source(setup.template, tools=setup.tools is not None)
+
+            def render(
+                messages: Sequence[Message], *, prompt: bool = False, tooled: bool = False
+            ) -> Rendering:
+                tools = [TOOL] if tooled and setup.tools is None else setup.tools
+                return self._render(msgspec.structs.replace(setup, tools=tools), messages, prompt=prompt)
+
+            found = self._traits[key] = traits_of(self.tokenizer, source, render)
+        return found
+
+    def variables(
+        self, thinking: bool | str | None, more: dict[str, Any], template: str | None = None
+    ) -> dict[str, Any]:
+        """The template's variables for `thinking` (on, off, or an effort by name), and further ones."""
+        if thinking is None:
+            return dict(more)
+        source = self._template.source(template)
+        names = _EFFORT if isinstance(thinking, str) else _THINKING
+        there = [name for name in names if re.search(rf"\b{name}\b", source)]
+        if not there:
+            raise SyscallError(
+                Errno.EINVAL,
+                f"the chat template of {self.model} has no switch for thinking={thinking!r} (looked for "
+                f"{', '.join(names)}); pass its own variables as template={{...}}",
+            )
+        return {**dict.fromkeys(there, thinking), **more}
+
+    # --- rendering ---
+
+    def _kept(self, setup: Setup) -> Setup:
+        """With `thoughts="keep"` the template's own switch for that, where it has one."""
+        if setup.thoughts != "keep":
+            return setup
+        source = self._template.source(setup.template, tools=setup.tools is not None)
+        switches = {name: value for name, value in _KEEPING.items() if re.search(rf"\b{name}\b", source)}
+        return msgspec.structs.replace(setup, variables={**switches, **setup.variables})
+
+    def _render(self, setup: Setup, messages: Sequence[Message], *, prompt: bool = False) -> Rendering:
+        for message in messages:
+            for value in message.values():
+                if isinstance(value, str):
+                    checked(value, self._window)
+
+        def render(told: Sequence[Message]) -> Rendering:
+            return self._template.render(
+                told,
+                prompt=prompt,
+                tools=setup.tools,
+                variables=setup.variables,
+                now=datetime.fromtimestamp(setup.now) if setup.now else None,
+                template=setup.template,
+            )
+
+        try:
+            return render(messages)
+        except SyscallError as error:
+            if error.errno is not Errno.EINVAL or not any(message.get("tool_calls") for message in messages):
+                raise
+            try:  # some templates join arguments to strings: they want them as JSON
+                return render([_with_json(message) for message in messages])
+            except SyscallError:
+                raise error from None
+
+    def _lead(self, setup: Setup, messages: Sequence[Message], prompt: Rendering) -> str:
+        """The end of a prompt: what the template writes before an answer, or the end of the text if it is nothing."""
+        plain = self._render(setup, messages).text
+        same = common(prompt.text, plain)
+        lead = prompt.text[same:]
+        return lead if len(lead.strip()) >= 4 else prompt.text[-_LEAD:]
+
+    # --- putting a conversation together ---
+
+    def answered(self, dialogue: Dialogue, log: Sequence[int]) -> Said:
+        """The model's present answer as a message."""
+        start, ids = dialogue.end, log[dialogue.end :]
+        stripped = ids[: len(ids) - self._closed(dialogue.setup, ids)]
+        found = self.hear(dialogue.setup, stripped, dialogue.lead)
+        message: Message = {"role": "assistant", "content": found.answer}
+        if found.thought:
+            message["reasoning_content"] = found.thought
+        if found.calls and not found.bad:
+            message["tool_calls"] = [told(call, i) for i, call in enumerate(found.calls)]
+        elif found.bad:  # what is malformed stays what it is: text
+            message["content"] = self.tokenizer.decode(stripped[found.thought_end :]).strip()
+
+        def span(part: Span | None) -> Span | None:
+            return None if part is None else (part[0] + start, part[1] + start)
+
+        part = found.answer_at
+        if part is not None and found.thought and self.traits(dialogue.setup).gap:
+            part = (min(part[0], found.thought_end), part[1])
+        answer = None if found.bad else span(part)
+        return Said(message, (start, len(log)), span(found.thought_at), answer, dialogue.lead)
+
+    def ended(self, dialogue: Dialogue, log: Sequence[int]) -> bool:
+        """Whether the model's present answer has ended by itself."""
+        return self._closed(dialogue.setup, log[dialogue.end :]) > 0
+
+    def _closed(self, setup: Setup, ids: Sequence[int]) -> int:
+        """How many tokens at an answer's end are no part of what it says: those of the template's closing that the model
+        wrote itself, or one that ended it and is no word."""
+        return closed(self.tokenizer, self.traits(setup), ids)
+
+    def _spliced(
+        self, setup: Setup, said: list[Said], log: Sequence[int], *, prompt: bool
+    ) -> tuple[Spliced, str]:
+        """A conversation's ids, and the end of its prompt."""
+        splice = Splice(self.tokenizer, self.traits(setup), said, log)
+        rendering = self._render(setup, splice.messages, prompt=prompt)
+        return splice.into(rendering), self._lead(setup, splice.messages, rendering) if prompt else ""
+
+
+def _with_json(message: Message) -> Message:
+    """A message whose calls have their arguments as JSON."""
+    if not message.get("tool_calls"):
+        return message
+    calls = [
+        {
+            **call,
+            "function": {
+                **call["function"],
+                "arguments": msgspec.json.encode(call["function"]["arguments"]).decode(),
+            },
+        }
+        for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
@@ -22,10 +23,10 @@ from syscalls.records import (
     SchedClass,
 )
 from syscalls.table import Exec, Feed, Getinfo, GroupCreate, GroupSet, GroupStat, Models, Spawn
-from userland.sdk import actions, arguments
+from userland.sdk import actions, arguments, turns
 from userland.sdk.actions import Language
 from userland.sdk.arguments import Dtype, Ids, Model, dtype_name, model_name
-from userland.sdk.chat import Message
+from userland.sdk.dialogue import Entry, Message, Setup, packed
 from userland.sdk.script import Script, ask
 
 _UNLIMITED = Limits()
@@ -58,6 +59,25 @@ class Options:
     once: bool = False
     detached: bool = False
     group: str = ""  # control group; empty: the program's
+    tools: Sequence[Mapping[str, Any]] | None = None  # what the model may call, as templates take them
+    thoughts: Literal["", "drop", "keep"] = ""  # of earlier answers; empty: as the template does
+    thinking: bool | str | None = None  # on, off, or an effort, by the template's own switch
+    thought_tokens: int | None = None  # of one answer at most; then it is brought to its answer
+    template: Mapping[str, Any] | None = None  # further variables of the template
+    chat_template: str = ""  # the template of that name, where the model has several
+
+    @property
+    def chats(self) -> bool:
+        """Whether what is given is for a conversation."""
+        return bool(
+            self.system
+            or self.tools is not None
+            or self.thoughts
+            or self.thinking is not None
+            or self.thought_tokens is not None
+            or self.template
+            or self.chat_template
+        )
 
     def sampler(self, advised: SamplingDefaults) -> Sampler | None:
         """The sampler, or None for the kernel's: greedy, with a seed of the process's own. Each field is what the caller
@@ -92,6 +112,12 @@ class SpawnOptions(TypedDict, total=False):
     once: bool
     detached: bool
     group: str
+    tools: Sequence[Mapping[str, Any]] | None
+    thoughts: Literal["", "drop", "keep"]
+    thinking: bool | str | None
+    thought_tokens: int | None
+    template: Mapping[str, Any] | None
+    chat_template: str
 
 
 class GroupChanges(TypedDict, total=False):
@@ -154,7 +180,7 @@ def spawn(options: Options) -> Script[tuple[int, ModelInfo]]:
     """
     model, dtype = (yield from located(options.model)), dtype_name(options.dtype)
     info = yield from actions.model_of(model, dtype, options.device)
-    ids = initial_ids(options, info)
+    ids, records = initial(options, info)
     sampler = options.sampler(info.sampling)
     if sampler is not None and options.seed is None:
         sampler = Sampler(
@@ -175,6 +201,7 @@ def spawn(options: Options) -> Script[tuple[int, ModelInfo]]:
             options.device,
             dtype,
             options.group,
+            records,
         )
     )
     return pid, info
@@ -185,7 +212,7 @@ def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Sc
 
     Its log goes with it: as it is where both have the same words, else as their text (`translate`), or as `tokens`.
     """
-    from userland.sdk.translate import same_words, translated  # late: it brings jinja2 along
+    from userland.sdk.translate import carried, same_words  # late: it brings jinja2 along
 
     ids = arguments.ids(tokens) if tokens is not None else None
     model, dtype = (yield from located(model)), dtype_name(dtype)
@@ -210,28 +237,57 @@ def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Sc
     if same and old.vocab == new.vocab:
         yield from ask(Exec(pid, model, None, dtype))
         return new, len(log)
-    ids = log if same else translated(before, after, log)
-    yield from ask(Exec(pid, model, ids, dtype, len(log)))
+    known, _, _ = yield from turns.known_of(pid)
+    if same:  # vocabularies of other sizes with the same words in them
+        ids, data = log, [packed(known.entry)] if known is not None else []
+    else:
+        ids, data = carried(before, after, known, log)
+    yield from ask(Exec(pid, model, ids, dtype, len(log), data))
     return new, len(ids)
 
 
-def initial_ids(options: Options, info: ModelInfo) -> list[int]:
-    """The ids of what the process is started with."""
+def initial(options: Options, info: ModelInfo) -> tuple[list[int], list[bytes]]:
+    """What the process is started with: ids, and the record of the conversation that they begin."""
     prompt = options.prompt
     if prompt is not None and arguments.is_ids(prompt):
-        return arguments.ids(prompt, "a prompt")
-    if prompt is None and not options.system:
-        return []
+        return arguments.ids(prompt, "a prompt"), []
+    if prompt is None and not options.chats:
+        return [], []
     language = actions.language_of(info)
-    if isinstance(prompt, str) and not options.system:
-        return language.encode(prompt, begin=True, control=True)
-    if prompt is None:
-        return language.must_chat().opening(options.system)
+    if isinstance(prompt, str) and not options.chats:
+        return language.encode(prompt, begin=True, control=True), []
+    messages: list[Message] = [{"role": "system", "content": options.system}] if options.system else []
     if isinstance(prompt, str):
-        return language.must_chat().first(actions.conversation(prompt, options.system))
-    messages = arguments.messages(prompt)
-    head: list[Message] = [{"role": "system", "content": options.system}] if options.system else []
-    return language.must_chat().first([*head, *messages])
+        messages.append({"role": "user", "content": prompt})
+    elif prompt is not None:
+        messages += arguments.messages(prompt)
+    chat, setup = language.must_chat(), setup_of(options, language)
+    if not messages:
+        return [], [packed(Entry(setup=setup))]
+    turn = chat.begin(messages, setup)
+    return turn.ids, [packed(turn.entry)]
+
+
+def setup_of(options: Options, language: Language) -> Setup:
+    """What the template is told. Raises EINVAL for what it has no switch for."""
+    if options.thoughts not in ("", "drop", "keep"):
+        raise SyscallError(Errno.EINVAL, f'thoughts is "drop" or "keep", found {options.thoughts!r:.80}')
+    if options.tools is not None and not (
+        isinstance(options.tools, Sequence) and all(isinstance(tool, Mapping) for tool in options.tools)
+    ):
+        raise SyscallError(
+            Errno.EINVAL, "tools are a list of definitions such as {'type': 'function', 'function': {...}}"
+        )
+    name = options.chat_template or None
+    variables = language.must_chat().variables(options.thinking, dict(options.template or {}), name)
+    return Setup(
+        now=time.time(),
+        tools=None if options.tools is None else [dict(tool) for tool in options.tools],
+        variables=variables,
+        thoughts=options.thoughts,
+        template=name,
+        thought_tokens=-1 if options.thought_tokens is None else options.thought_tokens,
+    )
 
 
 def feed_text(language: Language, pid: int, text: str) -> Script[int]:

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from syscalls import blocking
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Signal
 from syscalls.table import Call, Kill
+from userland.sdk.tool_calls import BadCall, ToolCall
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -39,9 +41,12 @@ class Together:
 
 @dataclass(slots=True, frozen=True)
 class Piece:
-    """Text for the consumer of a stream."""
+    """Text for the consumer of a stream: of the answer, or of a thought. A `call` of a tool has the record, or what is
+    wrong with what was meant as one."""
 
     text: str
+    kind: Literal["thought", "answer", "call"] = "answer"
+    call: ToolCall | BadCall | None = None
 
 
 Script = Generator[Call[Any] | Together, Any, T]
@@ -86,13 +91,21 @@ def run(kernel: blocking.Client, script: Script[T]) -> T:
 
 
 def stream(kernel: blocking.Client, script: Stream[T], pid: int) -> Generator[str, None, None]:
+    """The answer's text of a stream, piece by piece; see `pieces`."""
+    with closing(pieces(kernel, script, pid)) as all_of_it:
+        for piece in all_of_it:
+            if piece.kind == "answer":
+                yield piece.text
+
+
+def pieces(kernel: blocking.Client, script: Stream[T], pid: int) -> Generator[Piece, None, None]:
     """The pieces of a stream; a consumer that stops listening interrupts the decode of process `pid`."""
     ended = False
     try:
         request = next(script)
         while True:
             if isinstance(request, Piece):
-                yield request.text
+                yield request
                 request = next(script)
                 continue
             try:

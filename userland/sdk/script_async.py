@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any, TypeVar, cast
 
 import trio
@@ -71,13 +72,21 @@ async def _finish(kernel: client.Client, script: Script[Any], request: Call[Any]
 
 
 async def stream(kernel: client.Client, script: Stream[T], pid: int) -> AsyncGenerator[str, None]:
+    """The answer's text of a stream, piece by piece; see `pieces`."""
+    async with aclosing(pieces(kernel, script, pid)) as all_of_it:
+        async for piece in all_of_it:
+            if piece.kind == "answer":
+                yield piece.text
+
+
+async def pieces(kernel: client.Client, script: Stream[T], pid: int) -> AsyncGenerator[Piece, None]:
     """The pieces of a stream; a consumer that is cancelled, or closes it, interrupts the decode of process `pid`."""
     ended = False
     try:
         request = next(script)
         while True:
             if isinstance(request, Piece):
-                yield request.text
+                yield request
                 request = next(script)
                 continue
             try:

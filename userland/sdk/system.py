@@ -11,7 +11,7 @@ Made from aio.py by `python -m userland.sdk.mirror`; change that file.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -23,6 +23,7 @@ from syscalls.records import (
     CheckpointInfo,
     EstimateInfo,
     ExitInfo,
+    Finish,
     GroupInfo,
     Limits,
     ModelInfo,
@@ -56,7 +57,7 @@ from syscalls.table import (
     Truncate,
     Wait,
 )
-from userland.sdk import actions, arguments, options, script
+from userland.sdk import actions, answers, arguments, options, script, turns
 from userland.sdk.actions import MAX_TOKENS, Language, language_of
 from userland.sdk.arguments import (
     Dtype,
@@ -69,7 +70,11 @@ from userland.sdk.arguments import (
     stop_strings,
 )
 from userland.sdk.connection import Connection
+from userland.sdk.dialogue import Message
 from userland.sdk.options import GroupChanges, Options, SpawnOptions
+from userland.sdk.script import Piece, Stream
+from userland.sdk.tool_calls import ToolCall
+from userland.sdk.turns import Answer
 
 
 class System(Connection):
@@ -178,6 +183,10 @@ class System(Connection):
         return language_of(model)
 
 
+def _user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
 class Process:
     """A handle on an LLM process: text in, text out. In a `with`, the process is ended at its end."""
 
@@ -213,10 +222,61 @@ class Process:
         deadline: float | None = None,
     ) -> Generator[str, None]:
         """Say something and stream the answer. Leaving the loop early interrupts it."""
-        turn = actions.say(
-            self.language, self.pid, text, max_tokens, stop_strings(stop), None, self._instructions, deadline
-        )
+        turn = self._said([_user(text)], max_tokens, stop, deadline)
         return script.stream(self.system.kernel, turn, self.pid)
+
+    def pieces(
+        self,
+        text: str,
+        max_tokens: int = MAX_TOKENS,
+        *,
+        stop: Strings = (),
+        deadline: float | None = None,
+    ) -> Generator[Piece, None]:
+        """Say something and stream all of the answer: each piece has a `kind`, which is "thought", "answer" or "call"."""
+        turn = self._said([_user(text)], max_tokens, stop, deadline)
+        return script.pieces(self.system.kernel, turn, self.pid)
+
+    def turn(
+        self,
+        said: str | Sequence[Message],
+        max_tokens: int = MAX_TOKENS,
+        *,
+        stop: Strings = (),
+        deadline: float | None = None,
+    ) -> Answer:
+        """Say something (a text, or messages of any roles) and return the whole answer: its text, thought and calls."""
+        messages = [_user(said)] if isinstance(said, str) else list(said)
+        return self.system.run(
+            turns.answered(self._said(messages, max_tokens, stop, deadline), self.pid)
+        )
+
+    def reply_tool(
+        self, call: ToolCall, result: str, max_tokens: int = MAX_TOKENS, *, stop: Strings = ()
+    ) -> Answer:
+        """Give what came of the one call that it made; returns what it says to that."""
+        return self.reply_tools([(call, result)], max_tokens, stop=stop)
+
+    def reply_tools(
+        self, results: Sequence[tuple[ToolCall, str]], max_tokens: int = MAX_TOKENS, *, stop: Strings = ()
+    ) -> Answer:
+        """Give what came of the calls that it made, in their order; returns what it says to that."""
+        messages = [turns.result_of(call, result, i) for i, (call, result) in enumerate(results)]
+        return self.turn(messages, max_tokens, stop=stop)
+
+    def _said(
+        self, messages: Sequence[Message], max_tokens: int, stop: Strings, deadline: float | None
+    ) -> Stream[Finish]:
+        return turns.say(
+            self.language,
+            self.pid,
+            messages,
+            max_tokens,
+            stop_strings(stop),
+            None,
+            self._instructions,
+            deadline,
+        )
 
     def ask(self, text: str, max_tokens: int = MAX_TOKENS, *, stop: Strings = ()) -> str:
         """Say something and return the whole answer."""
@@ -240,7 +300,7 @@ class Process:
     ) -> str:
         """Let it go on; returns the text. A stop string ends the text before it, and the log with it."""
         return self.system.run(
-            actions.generate(self.language, self.pid, max_tokens, stop_strings(stop), sampler, deadline)
+            answers.generate(self.language, self.pid, max_tokens, stop_strings(stop), sampler, deadline)
         )
 
     def stream(
@@ -252,13 +312,13 @@ class Process:
         deadline: float | None = None,
     ) -> Generator[str, None]:
         """Let it go on, giving the text as it comes. Leaving the loop early interrupts it."""
-        going = actions.stream(self.language, self.pid, max_tokens, stop_strings(stop), sampler, deadline)
+        going = answers.stream(self.language, self.pid, max_tokens, stop_strings(stop), sampler, deadline)
         return script.stream(self.system.kernel, going, self.pid)
 
     def follow(self, position: int = 0) -> Generator[str, None]:
         """The text from a position of the log to the end of the decode under way; leaving early interrupts it."""
         return script.stream(
-            self.system.kernel, actions.follow(self.language, self.pid, position), self.pid
+            self.system.kernel, turns.follow_at(self.language, self.pid, position), self.pid
         )
 
     @property

@@ -9,7 +9,8 @@ with its own ids, which then stand in the rendering where its text would.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -65,12 +66,31 @@ class Rendering:
         )
         if not shown:
             return self.tokenizer.encode_text(self.text, marked=self.marked)
-        tokens, ids, done = self.tokens(), list[int](), 0
-        for (start, end), own in shown:
-            ids += self._between(tokens, done, start)
-            ids += own.ids
+        stretches = self.stretches([place for place, _ in shown])
+        ids = stretches[0]
+        for (_, own), behind in zip(shown, stretches[1:], strict=True):
+            ids = [*ids, *own.ids, *behind]
+        return ids
+
+    def stretches(self, places: Sequence[tuple[int, int]], prompted: Collection[int] = ()) -> list[list[int]]:
+        """The ids of what stands before, between and behind places of the text, which are in order and do not overlap.
+        Before those numbered in `prompted` a prompt has ended: a space that stood there stays a token."""
+        tokens, done, found = self.tokens(), 0, list[list[int]]()
+        if not places:
+            return [[token.id for token in tokens]]
+        starts = [token.start for token in tokens]
+        for number, (start, end) in enumerate([*places, (len(self.text), 0)]):
+            near = tokens[max(0, bisect_left(starts, done) - 1) : bisect_left(starts, start)]
+            prompt = number in prompted
+            last = next((i for i in range(len(near) - 1, -1, -1) if near[i].id in self.tokenizer.added), None)
+            if prompt and last is not None and near[last].start >= done:
+                # Behind an added token a prompt's end is encoded as it was when it was one.
+                tail = self.tokenizer.encode_text(self.text[near[last].start : start], marked=self.marked)
+                found.append([*self._between(near[:last], done, near[last].start), *tail])
+            else:
+                found.append(self._between(near, done, start, spaces=prompt))
             done = end
-        return ids + self._between(tokens, done, len(self.text))
+        return found
 
     def before(self, number: int) -> list[int]:
         """The ids before the answer of that number, others' own among them."""
@@ -96,9 +116,9 @@ class Rendering:
                 done = end
         return ids + self._between(tokens, done, len(self.text) if side else at)
 
-    def _between(self, tokens: Sequence[Token], start: int, end: int) -> list[int]:
+    def _between(self, tokens: Sequence[Token], start: int, end: int, *, spaces: bool = False) -> list[int]:
         """Ids of what stands between two answers. Of a token that reaches into an answer, what lies outside is encoded by
-        itself, unless it is a space before one: sentencepiece writes that with the word."""
+        itself, unless it is a space before one (without `spaces`): sentencepiece writes that with the word."""
         if start >= end:
             return []
         ids: list[int] = []
@@ -109,7 +129,7 @@ class Rendering:
             token.id for token in tokens if start <= token.start and token.end <= end and token.start < end
         ]
         before = [token.start for token in tokens if start <= token.start < end < token.end]
-        if before and self.text[min(before) : end].strip(" "):
+        if before and (spaces or self.text[min(before) : end].strip(" ")):
             ids += self._alone(min(before), end)
         return ids
 

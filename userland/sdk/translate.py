@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from syscalls.errno import Errno, SyscallError
 from syscalls.limits import MAX_TOKENS_PER_CALL
 from userland.sdk.actions import Language
-from userland.sdk.chat import Message
+from userland.sdk.dialogue import Dialogue, Entry, Message, packed
 from userland.sdk.template import ChatTemplate
 
 _SYSTEM, _USER, _ANSWER, _NEXT = "alpha", "beta", "gamma", "delta"
@@ -44,7 +46,7 @@ def conversation_in(language: Language, ids: Sequence[int]) -> Conversation | No
             found = _taken_apart(language, text, instructed=instructed)
             if found is not None and _squeezed(_put_together(language, found)) == _squeezed(text):
                 return found
-        except SyscallError:  # one that knows no such role
+        except (SyscallError, ValueError):  # one that knows no such role, or does not show what was said
             continue
     return None
 
@@ -126,6 +128,37 @@ def translated(old: Language, new: Language, ids: Sequence[int]) -> list[int]:
         result = new.encode(_as_text(found), begin=True)
     else:
         result = _chat_ids(new, found)
+    return _fitting(old, new, ids, result)
+
+
+def carried(
+    old: Language, new: Language, known: Dialogue | None, ids: Sequence[int]
+) -> tuple[list[int], list[bytes]]:
+    """The ids of another model's that say what these say, and the record of the conversation that they are. What is known
+    of it (`known`) decides what was said; without that, the ids' text. Raises E2BIG if they are too many for it."""
+    if known is None or old.chat is None or new.chat is None:
+        return translated(old, new, ids), []
+    said, answer = [one.message for one in known.said], ""
+    if known.asked or len(ids) > known.end:
+        last = old.chat.answered(known, ids).message
+        if old.chat.ended(known, ids):
+            said.append(last)
+        else:
+            answer = str(last["content"])
+    setup = msgspec.structs.replace(known.setup, variables={}, template=None)
+    try:
+        turn = new.chat.begin(said, setup) if said else None
+    except SyscallError as error:
+        if error.errno is not Errno.EINVAL:
+            raise
+        return translated(old, new, ids), []
+    entry = turn.entry if turn is not None else Entry(setup=setup)
+    carried_ids = [*(turn.ids if turn is not None else ()), *(new.encode(answer) if answer else ())]
+    return _fitting(old, new, ids, carried_ids), [packed(entry)]
+
+
+def _fitting(old: Language, new: Language, ids: Sequence[int], result: list[int]) -> list[int]:
+    """The result, if the new model can have as many."""
     most = min(new.model.context or MAX_TOKENS_PER_CALL, MAX_TOKENS_PER_CALL)
     if len(result) > most:
         raise SyscallError(

@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from syscalls.errno import SyscallError
 from userland.sdk.actions import Language
+from userland.sdk.dialogue import Dialogue
 from userland.sdk.template import ChatTemplate
 
 YOU, SYSTEM = "you", "system"
@@ -44,14 +46,30 @@ def marks(language: Language) -> Marks | None:
         return ChatTemplate(language.tokenizer).render(messages, prompt=prompt).plain
 
     first = ("user", _USER), ("assistant", _ANSWER)
-    asked, answered = render(first[0], prompt=True), render(*first)
-    again = render(*first, ("user", _NEXT), prompt=True)
+    try:
+        asked, answered = render(first[0], prompt=True), render(*first)
+        again = render(*first, ("user", _NEXT), prompt=True)
+    except SyscallError:  # one that takes no such conversation
+        return None
+    if _USER not in asked or _NEXT not in again or not again.startswith(answered):
+        return None
     before_answer = asked[asked.index(_USER) + len(_USER) :]
     before_user = again[len(answered) : again.index(_NEXT)]
     if not before_answer or not before_user:
         return None
     special = [re.escape(language.tokenizer.added[i].content) for i in language.tokenizer.special_ids]
     return Marks(before_user, before_answer, re.compile("|".join(special) or r"(?!)"))
+
+
+def known_turns(known: Dialogue, answer: str | None, name: str) -> list[Turn]:
+    """The turns of a conversation that is known, the present answer among them."""
+    names = {"user": YOU, "assistant": name}
+    said = [
+        Turn(names.get(one.message["role"], str(one.message["role"])), text.strip())
+        for one in known.said
+        if isinstance(text := one.message.get("content"), str)
+    ]
+    return said if answer is None else [*said, Turn(name, answer.strip())]
 
 
 def turns(text: str, found: Marks | None, name: str) -> list[Turn]:

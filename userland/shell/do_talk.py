@@ -6,6 +6,7 @@ In the foreground an answer is streamed as it comes, and Ctrl-C interrupts the p
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -15,11 +16,14 @@ from syscalls.printable import printable
 from syscalls.records import Finish, Limits, ProcessInfo, Signal, State
 from syscalls.table import Getinfo, Kill, Models, Read, Wait
 from userland.programs.flow import Flow
-from userland.sdk import actions
+from userland.sdk import turns
 from userland.sdk.actions import MAX_TOKENS
-from userland.sdk.options import feed_text
+from userland.sdk.answers import Listening, follow
+from userland.sdk.script import Piece, pieces
 from userland.sdk.system import Process
-from userland.shell.conversation import Turn, marks, render, turns
+from userland.sdk.tool_calls import BadCall, ToolCall
+from userland.shell import conversation
+from userland.shell.conversation import Turn, marks, render
 from userland.shell.grammar import Line, UsageError
 from userland.shell.patience import Patience
 from userland.shell.session import Session, does
@@ -56,8 +60,9 @@ def _spawn(shell: Session, line: Line) -> None:
         group=line.text("--group"),
         detached=line.has("--detach"),
         limits=Limits(tokens=line.integer("--tokens", 0, least=0)),
+        thinking=_thinking(line.text("--thinking")),
     )
-    shell.keep(agent, max_tokens, line.text("--system"))
+    shell.keep(agent, max_tokens, line.text("--system"), thoughts=not line.has("--no-thoughts"))
     if line.has("TEXT"):
         _tell(shell, agent, line.text("TEXT"), background=line.background, fresh=True)
     else:
@@ -65,11 +70,22 @@ def _spawn(shell: Session, line: Line) -> None:
         shell.screen.line(f"[{agent.pid}] {shown} on {agent.model.name}: `say {shown} ...` talks to it")
 
 
+def _thinking(word: str) -> bool | str | None:
+    """What `--thinking` says: on, off, or an effort."""
+    return {"": None, "on": True, "off": False}.get(word, word)
+
+
 @does("say")
 def _say(shell: Session, line: Line) -> None:
     agent = shell.agent(shell.pid(line.text("PID")))
+    kept = shell.kept(agent.pid)
     if line.has("--max"):
-        shell.keep(agent, line.integer("--max", MAX_TOKENS, least=1), shell.kept(agent.pid).instructions)
+        shell.keep(
+            agent, line.integer("--max", MAX_TOKENS, least=1), kept.instructions, thoughts=kept.thoughts
+        )
+    if line.has("--no-thoughts"):
+        _tell(shell, agent, line.text("TEXT"), background=line.background, thoughts=False)
+        return
     _tell(shell, agent, line.text("TEXT"), background=line.background)
 
 
@@ -86,10 +102,18 @@ def _chat(shell: Session, line: Line) -> None:
             return
         if not text:
             return
-        _tell(shell, agent, text, background=False)
+        _tell(shell, agent, text, background=False, thoughts=not line.has("--no-thoughts"))
 
 
-def _tell(shell: Session, agent: Process, text: str, *, background: bool, fresh: bool = False) -> None:
+def _tell(
+    shell: Session,
+    agent: Process,
+    text: str,
+    *,
+    background: bool,
+    fresh: bool = False,
+    thoughts: bool = True,
+) -> None:
     """Say something to a process and print the answer; a fresh one that cannot even begin to answer is ended."""
     pid, flow = agent.pid, Flow(shell.screen)
     try:
@@ -98,7 +122,7 @@ def _tell(shell: Session, agent: Process, text: str, *, background: bool, fresh:
                 info = shell.info(pid)
                 name = printable(info.name, one_line=True)
                 _check_idle(info, background=background)
-                position = _begin(shell, agent, text)
+                listening = _begin(shell, agent, text)
             except SyscallError:
                 if fresh:
                     agent.end()
@@ -107,7 +131,9 @@ def _tell(shell: Session, agent: Process, text: str, *, background: bool, fresh:
                 if fresh:
                     patience.head(f"[{pid}] ", "dim")
                 patience.head(f"{name}: ", "cyan")
-                _print(shell, agent.follow(position), patience)
+                answer = follow(agent.language, pid, listening)
+                shows = thoughts and shell.kept(pid).thoughts
+                _print(shell, pieces(agent.system.kernel, answer, pid), patience, thoughts=shows)
     except KeyboardInterrupt:
         settle(shell, pid)
         shell.screen.line(" [interrupted]", "dim")
@@ -130,16 +156,15 @@ def _check_idle(info: ProcessInfo, *, background: bool) -> None:
         raise SyscallError(Errno.EAGAIN, f"process {pid} ({name}) is stopped; `cont {pid}` lets it answer")
 
 
-def _begin(shell: Session, agent: Process, text: str) -> int:
-    """Tell a process something and let it begin to answer, or leave its context as it was; returns the position where
-    the answer begins."""
+def _begin(shell: Session, agent: Process, text: str) -> Listening:
+    """Tell a process something and let it begin to answer, or leave its context as it was; how to listen to it."""
     language, pid, kept = agent.language, agent.pid, shell.kept(agent.pid)
     if language.chat is None:
-        turn = feed_text(language, pid, text)
+        turn = turns.text_next(language, pid, text)
     else:
-        turn = actions.ask_next(language, pid, text, kept.instructions)
+        turn = turns.say_next(language, pid, [{"role": "user", "content": text}], kept.instructions)
     try:
-        return agent.system.run(actions.begin_answer(language, pid, turn, kept.max_tokens))
+        return agent.system.run(turns.begin_answer(language, pid, turn, kept.max_tokens))
     except SyscallError as error:
         if error.errno is not Errno.EDQUOT:
             raise
@@ -149,12 +174,23 @@ def _begin(shell: Session, agent: Process, text: str) -> int:
         raise SyscallError(Errno.EDQUOT, f"{what}; `limits {pid} --tokens N` raises it") from None
 
 
-def _print(shell: Session, answer: Generator[str, None, None], patience: Patience) -> None:
-    """Print an answer as it comes."""
+def _print(
+    shell: Session, answer: Generator[Piece, None, None], patience: Patience, *, thoughts: bool
+) -> None:
+    """Print an answer as it comes: thoughts dim, or not at all, in lines of their own; then what it says."""
+    thinking = False
     try:
-        with closing(answer) as pieces:
-            for piece in pieces:
-                patience.push(piece)
+        with closing(answer) as parts:
+            for piece in parts:
+                if piece.kind == "thought":
+                    if thoughts:
+                        patience.push(piece.text, "dim")
+                        thinking = True
+                    continue
+                if thinking:
+                    patience.push("\n", "dim")
+                    thinking = False
+                patience.push(_shown(piece))
     except SyscallError:
         patience.flush()
         shell.screen.line()
@@ -163,6 +199,15 @@ def _print(shell: Session, answer: Generator[str, None, None], patience: Patienc
         patience.flush()
         raise
     patience.flush()
+
+
+def _shown(piece: Piece) -> str:
+    """A piece as it is printed; of a call, the tool and its arguments."""
+    if isinstance(piece.call, ToolCall):
+        return f"[calls {piece.call.name} {json.dumps(piece.call.arguments, ensure_ascii=False)}]"
+    if isinstance(piece.call, BadCall):
+        return f"[no proper call: {piece.call.reason}] {piece.call.text}"
+    return piece.text
 
 
 def _ending(shell: Session, pid: int, *, newline: bool = True) -> None:
@@ -233,7 +278,12 @@ def _conversation(agent: Process, tokens: list[int], *, raw: bool) -> list[Turn]
     text = language.decode(tokens, special=True)
     if raw:
         return [Turn("", text)]
-    return turns(text, marks(language), printable(agent.info().name, one_line=True))
+    known = agent.system.run(turns.known_of(agent.pid))[0]
+    if known is not None and known.said and language.chat is not None and known.end <= len(tokens):
+        speaks = known.asked or known.end < len(tokens)
+        answer = language.chat.answered(known, tokens).message["content"] if speaks else None
+        return conversation.known_turns(known, answer, printable(agent.info().name, one_line=True))
+    return conversation.turns(text, marks(language), printable(agent.info().name, one_line=True))
 
 
 def _follow(shell: Session, agent: Process, *, raw: bool) -> None:

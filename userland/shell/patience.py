@@ -52,11 +52,11 @@ class Patience:
         with self._printing:
             self._flow.head(text, style)
 
-    def push(self, piece: str) -> None:
+    def push(self, piece: str, style: str = "") -> None:
         """Print a piece of the answer."""
         with self._printing:
             self._heard = time.monotonic()
-            self._flow.push(piece)
+            self._flow.push(piece, style)
 
     def flush(self) -> None:
         """Print what was held back of the answer."""

@@ -30,11 +30,13 @@ GLANCE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Kept:
-    """What a shell remembers of an agent: its handle, the tokens of an answer at most, and its system prompt."""
+    """What a shell remembers of an agent: its handle, the tokens of an answer at most, its system prompt, and whether its
+    thoughts are shown."""
 
     agent: Process | None = None
     max_tokens: int = MAX_TOKENS
     instructions: str = ""
+    thoughts: bool = True
 
 
 class Session:
@@ -110,9 +112,9 @@ class Session:
         kept = self._kept.get(pid)
         return kept.agent if kept is not None and kept.agent is not None else self.system.process(pid)
 
-    def keep(self, agent: Process, max_tokens: int, instructions: str) -> None:
+    def keep(self, agent: Process, max_tokens: int, instructions: str, *, thoughts: bool = True) -> None:
         """Remember an agent of this shell."""
-        self._kept[agent.pid] = Kept(agent, max_tokens, instructions)
+        self._kept[agent.pid] = Kept(agent, max_tokens, instructions, thoughts)
 
     def kept(self, pid: int) -> Kept:
         """What is remembered of an agent; the defaults, of another's."""

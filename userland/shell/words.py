@@ -11,6 +11,8 @@ from userland.shell.grammar import Command, Kind, Option, Param
 _PID = Param("PID", Kind.PID)
 _TEXT = Param("TEXT", Kind.TEXT)
 
+_NO_THOUGHTS = Option("--no-thoughts", None, "do not print the thoughts of a reasoning model")
+
 _ALL = (
     # --- looking ---
     Command("ps", "list the processes", (Param("PID", Kind.PID, required=False),),
@@ -46,15 +48,17 @@ _ALL = (
                 Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
                 Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
                 Option("--group", Kind.NAME, "control group (default: the shell's own)"),
+                Option("--thinking", Kind.NAME, "on, off, or an effort such as low, by its template's switch"),
+                _NO_THOUGHTS,
                 Option("--detach", None, "let it outlive this shell"),
             ), background=True,
             details="Options come before TEXT, which is the rest of the line. With & the answer is not printed; "
                     "see it with `cat`."),
     Command("say", "tell a process something and print its answer while it comes", (_PID, _TEXT),
-            (Option("--max", Kind.INTEGER, "tokens of the answer at most"),), background=True,
+            (Option("--max", Kind.INTEGER, "tokens of the answer at most"), _NO_THOUGHTS), background=True,
             details="Ctrl-C interrupts the answer (SIGINT to the process), not the shell. With & the process answers "
                     "in the background."),
-    Command("chat", "talk with a process line by line", (_PID,),
+    Command("chat", "talk with a process line by line", (_PID,), (_NO_THOUGHTS,),
             details="An empty line or Ctrl-D leaves; Ctrl-C interrupts an answer."),
     Command("cat", "print a process's conversation so far", (_PID,), (
         Option("-f", None, "follow: go on printing until Ctrl-C, or until the process ends"),

@@ -1,0 +1,289 @@
+"""Calls of tools in the forms that families publish: told apart from text while they stream, and read into one record.
+
+The texts are those of the families' own model cards and templates; round trips are JSON's own.
+"""
+
+# ruff: noqa: RUF001 - DeepSeek's marks are written with full-width bars
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from userland.sdk.call_formats import FORMATS, MOST_CHARACTERS, CallFormat, Malformed, read_gemma, read_python
+from userland.sdk.tool_calls import BadCall, CallReader, ToolCall, formats_of, harmony_call, schemas_of
+
+BY_NAME = {form.name: form for form in FORMATS}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "look",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "a": {"type": "string"}, "b": {"type": "integer"}, "c": {"type": ["boolean", "null"]},
+                    "d": {"anyOf": [{"type": "number"}, {"type": "array"}]},
+                },
+            },
+        },
+    }
+]  # fmt: skip
+LOOK = ToolCall("look", {"a": "x y", "b": 2})
+
+
+def events_of(form: str | list[CallFormat], text: str, step: int = 0) -> list[Any]:
+    """Everything a reader gives for a text, in pieces of `step` characters (0: at once); texts joined."""
+    reader = CallReader([BY_NAME[form]] if isinstance(form, str) else form, schemas_of(TOOLS))
+    pieces = [text] if not step else [text[i : i + step] for i in range(0, len(text), step)]
+    joined: list[Any] = []
+    for event in [e for piece in pieces for e in reader.push(piece)] + reader.flush():
+        if isinstance(event, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += event
+        else:
+            joined.append(event)
+    return joined
+
+
+PUBLISHED = [
+    ("hermes, qwen, glm", '<tool_call>\n{"name": "look", "arguments": {"a": "x y", "b": 2}}\n</tool_call>', LOOK),
+    (
+        "hermes, qwen, glm",
+        "<tool_call>\n<function=look>\n<parameter=a>\nx y\n</parameter>\n<parameter=b>\n2\n</parameter>\n</function>\n"
+        "</tool_call>",
+        LOOK,
+    ),
+    (
+        "hermes, qwen, glm",
+        "<tool_call>look\n<arg_key>a</arg_key>\n<arg_value>x y</arg_value>\n<arg_key>b</arg_key>\n"
+        "<arg_value>2</arg_value>\n</tool_call>",
+        LOOK,
+    ),
+    ("llama 3", '{"name": "look", "parameters": {"a": "x y", "b": 2}}', LOOK),
+    ("llama 3, python", '<|python_tag|>{"name": "look", "parameters": {"a": "x y", "b": 2}}', LOOK),
+    ("llama 3, python", '<|python_tag|>brave_search.call(query="x")', ToolCall("brave_search", {"query": "x"})),
+    ("llama, python", '[look(a="x y", b=2)]', LOOK),
+    ("llama 4", "<|python_start|>[look(a='x y', b=2)]<|python_end|>", LOOK),
+    ("mistral", '[TOOL_CALLS][{"name": "look", "arguments": {"a": "x y", "b": 2}, "id": "VvvODy9mT"}]',
+     ToolCall("look", LOOK.arguments, "VvvODy9mT")),
+    ("mistral", '[TOOL_CALLS]look[ARGS]{"a": "x y", "b": 2}', LOOK),
+    ("mistral", '[TOOL_CALLS]look[CALL_ID]VvvODy9mT[ARGS]{"a": "x y", "b": 2}',
+     ToolCall("look", LOOK.arguments, "VvvODy9mT")),
+    (
+        "deepseek",
+        '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>look\n```json\n{"a": "x y", "b": 2}\n```'
+        "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        LOOK,
+    ),
+    (
+        "deepseek",
+        '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>look<｜tool▁sep｜>{"a": "x y", "b": 2}<｜tool▁call▁end｜>'
+        "<｜tool▁calls▁end｜>",
+        LOOK,
+    ),
+    (
+        "deepseek 3.2",
+        '<｜DSML｜function_calls>\n<｜DSML｜invoke name="look">\n<｜DSML｜parameter name="a" string="true">x y'
+        '</｜DSML｜parameter>\n<｜DSML｜parameter name="b" string="false">2</｜DSML｜parameter>\n</｜DSML｜invoke>\n'
+        "</｜DSML｜function_calls>",
+        LOOK,
+    ),
+    ("gemma", "```tool_code\nlook(a='x y', b=2)\n```", LOOK),
+    ("gemma", "```tool_code\nprint(look(a='x y', b=2))\n```", LOOK),
+    ("gemma 4", '<|tool_call>call:look{a:<|"|>x y<|"|>,b:2}<tool_call|>', LOOK),
+    ("functiongemma", "<start_function_call>call:look{a:<escape>x y<escape>,b:2}<end_function_call>", LOOK),
+    ("granite, phi", '<|tool_call|>[{"name": "look", "arguments": {"a": "x y", "b": 2}}]', LOOK),
+    ("granite, phi", '<|tool_call|>[{"name": "look", "arguments": {"a": "x y", "b": 2}}]<|/tool_call|>', LOOK),
+    ("phi", 'functools[{"name": "look", "arguments": {"a": "x y", "b": 2}}]', LOOK),
+    ("lfm", "<|tool_call_start|>[look(a='x y', b=2)]<|tool_call_end|>", LOOK),
+    (
+        "kimi",
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.look:0<|tool_call_argument_begin|>"
+        '{"a": "x y", "b": 2}<|tool_call_end|><|tool_calls_section_end|>',
+        ToolCall("look", LOOK.arguments, "functions.look:0"),
+    ),
+    (
+        "minimax 2",
+        '<minimax:tool_call>\n<invoke name="look">\n<parameter name="a">x y</parameter>\n'
+        '<parameter name="b">2</parameter>\n'
+        "</invoke>\n</minimax:tool_call>",
+        LOOK,
+    ),
+    ("minimax 1, apriel", '<tool_calls>\n{"name": "look", "arguments": {"a": "x y", "b": 2}}\n</tool_calls>', LOOK),
+    (
+        "command",
+        '<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "look", "parameters": {"a": "x y", "b": 2}}\n]'
+        "<|END_ACTION|>",
+        ToolCall("look", LOOK.arguments, "0"),
+    ),
+    ("apertus", '<|tools_prefix|>[{"look": {"a": "x y", "b": 2}}]<|tools_suffix|>', LOOK),
+    ("functionary", '<function=look>{"a": "x y", "b": 2}</function>', LOOK),
+    ("minicpm", '<function name="look"><param name="a">x y</param><param name="b">2</param></function>', LOOK),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "text", "call"), PUBLISHED)
+@pytest.mark.parametrize("step", [0, 1, 7])
+def test_a_call_as_its_family_publishes_it_is_read_however_it_streams(
+    form: str, text: str, call: ToolCall, step: int
+) -> None:
+    assert events_of(form, text, step) == [call]
+    if not BY_NAME[form].bare:
+        assert events_of(form, f"Let me see.\n{text}", step) == ["Let me see.", call]
+
+
+def test_harmony_names_the_tool_in_the_header_of_a_message() -> None:
+    header = "<|channel|>commentary to=functions.look <|constrain|>json"
+    assert harmony_call(header, '{"a": "x y", "b": 2}') == LOOK
+    assert isinstance(harmony_call(header, '{"a": '), BadCall)
+
+
+def test_several_calls_and_text_between_come_in_order() -> None:
+    one = '<tool_call>{"name": "a", "arguments": {}}</tool_call>'
+    two = '<tool_call>{"name": "b", "arguments": "{\\"k\\": 1}"}</tool_call>'
+    assert events_of("hermes, qwen, glm", f"First {one} then {two} done.", 3) == [
+        "First", ToolCall("a"), " then", ToolCall("b", {"k": 1}), " done.",
+    ]  # fmt: skip
+    assert events_of("mistral", "[TOOL_CALLS]a[ARGS]{}[TOOL_CALLS]b[ARGS]{}") == [
+        ToolCall("a"),
+        ToolCall("b"),
+    ]
+
+
+def test_the_mark_that_closes_a_call_can_stand_in_its_arguments() -> None:
+    said = {"name": "look", "arguments": {"a": 'a "quoted" </tool_call> \\'}}
+    text = f"<tool_call>{json.dumps(said)}</tool_call>"
+    assert events_of("hermes, qwen, glm", text, 5) == [ToolCall("look", said["arguments"])]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ("hermes, qwen, glm", '<tool_call>{"name": "look", </tool_call>'),
+        ("hermes, qwen, glm", '<tool_call>{"name": "look", "argu'),
+        ("hermes, qwen, glm", '<tool_call>{"name": 7}</tool_call>'),
+        ("hermes, qwen, glm", "<tool_call>[" * 5000),
+        ("hermes, qwen, glm", '<tool_call>{"name": "x", "arguments": ' + "[" * 100_000),
+        ("lfm", "<|tool_call_start|>[__import__('os').system('true')]<|tool_call_end|>"),
+        ("lfm", "<|tool_call_start|>[look(a=open('x'))]<|tool_call_end|>"),
+        ("lfm", "<|tool_call_start|>[look(a=" + "9" * 5000 + ")]<|tool_call_end|>"),
+        ("llama 3, python", "<|python_tag|>import os"),
+        ("gemma 4", '<|tool_call>call:look{a:<|"|>x<tool_call|>'),
+        ("deepseek", "<｜tool▁calls▁begin｜>nothing<｜tool▁calls▁end｜>"),
+    ],
+)
+def test_what_is_malformed_is_told_with_its_text_and_never_raised(form: str, text: str) -> None:
+    (event,) = events_of(form, text)
+    assert isinstance(event, BadCall)
+    assert event.reason
+    assert event.text.startswith(BY_NAME[form].open)
+
+
+def test_calls_are_bounded() -> None:
+    events = events_of("hermes, qwen, glm", "<tool_call>" + "x" * (MOST_CHARACTERS + 1), 1 << 16)
+    assert isinstance(events[0], BadCall)
+    assert "more than" in events[0].reason
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 1} is JSON', "{x}", "[1, 2]", "[ ] done", "functional code", '{"name": 3}']
+)
+@pytest.mark.parametrize("step", [0, 1])
+def test_text_that_only_looks_like_a_bare_call_is_text(text: str, step: int) -> None:
+    bare = [form for form in FORMATS if form.bare]
+    assert events_of(bare, text, step) == [text]
+
+
+@given(st.text(), st.integers(1, 5))
+@settings(max_examples=150, deadline=None)
+def test_text_without_marks_passes_unchanged(text: str, step: int) -> None:
+    forms = [form for form in FORMATS if not form.bare]
+    if not any(form.open in text for form in forms):
+        assert "".join(events_of(forms, text, step)) == text
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**15), 10**15) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+NAMES = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,10}", fullmatch=True)
+ARGUMENTS = st.dictionaries(NAMES, JSON, max_size=4)
+
+
+@given(NAMES, ARGUMENTS, st.booleans(), st.integers(1, 9))
+@settings(max_examples=150, deadline=None)
+def test_any_json_comes_back_from_a_call_as_it_went_in(
+    name: str, arguments: dict[str, Any], ascii_only: bool, step: int
+) -> None:
+    said = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=ascii_only)
+    assert events_of("hermes, qwen, glm", f"<tool_call>\n{said}\n</tool_call>", step) == [
+        ToolCall(name, arguments)
+    ]
+
+
+@given(NAMES, ARGUMENTS)
+@settings(max_examples=150, deadline=None)
+def test_pythons_own_literals_come_back_from_a_call(name: str, arguments: dict[str, Any]) -> None:
+    said = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    if name != "print":
+        assert read_python(f"[{name}({said})]") == [ToolCall(name, arguments)]
+
+
+@given(st.text(alphabet="[](){}=,:'\"\\xab1.-_ \n<|>escape", max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_the_readers_of_literals_read_or_refuse_whatever_comes(text: str) -> None:
+    for read in (read_python, read_gemma):
+        with suppress(Malformed):
+            assert all(isinstance(call, ToolCall) for call in read(text))
+
+
+def test_arguments_without_quotes_are_read_by_the_tools_schema() -> None:
+    def argument(key: str, text: str) -> Any:
+        tagged = f"<tool_call>look<arg_key>{key}</arg_key><arg_value>{text}</arg_value></tool_call>"
+        (call,) = events_of("hermes, qwen, glm", tagged)
+        return call.arguments[key]
+
+    assert argument("a", "2") == "2"  # a string, says the schema
+    assert argument("b", "3.0") == 3
+    assert argument("c", "None") is None
+    assert argument("c", "True") is True
+    assert argument("d", "[1]") == [1]
+    assert argument("d", "not JSON") == "not JSON"
+    assert argument("unknown", '{"k": 1}') == {"k": 1}
+    assert argument("unknown", '"2"') == '"2"'
+
+
+# --- which form ------------------------------------------------------------------------------------------------------
+
+
+def test_a_form_is_found_by_what_the_template_makes_of_a_call() -> None:
+    def written(call: ToolCall) -> list[str]:
+        return [
+            f'<tool_call>\n{{"name": "{call.name}", "arguments": {json.dumps(call.arguments)}}}\n</tool_call><|im_end|>'
+        ]
+
+    assert [form.name for form in formats_of(written, "")] == ["hermes, qwen, glm"]
+
+
+def test_a_form_nobody_has_published_is_learnt_from_one_call() -> None:
+    def written(call: ToolCall) -> list[str]:
+        return [f"\n<<do>>{call.name} with {json.dumps(call.arguments)}<<done>>\n"]
+
+    forms = list(formats_of(written, ""))
+    assert events_of(forms, 'Well. <<do>>look with {"a": "x y", "b": 2}<<done>>', 4) == ["Well.", LOOK]
+
+
+def test_a_template_that_knows_no_calls_leaves_it_to_the_vocabulary_and_then_to_its_own_text() -> None:
+    def written(call: ToolCall) -> list[str]:
+        return []
+
+    assert [form.name for form in formats_of(written, "", ["<|tool_call_start|>"])] == ["lfm"]
+    assert [form.name for form in formats_of(written, "say <tool_call> to call")] == ["hermes, qwen, glm"]
+    assert formats_of(written, "nothing of the kind") == ()

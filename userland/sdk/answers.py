@@ -1,0 +1,268 @@
+"""What a process says, as scripts: its text as it comes, up to stop strings, with its thoughts and calls told apart.
+
+Positions and lengths are tokens of the process's log. A stop string that is one added token is a stop id; one that has a
+special token in it is looked for in text that has those too. Both are looked for in the answer, not in thoughts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import Finish, ReadResult, Sampler, Signal
+from syscalls.table import Decode, Feed, Getinfo, Kill, Read, Truncate
+from userland.sdk.actions import Language, before, settle
+from userland.sdk.heard import Ear, reader_for
+from userland.sdk.script import Piece, Script, Stream, ask
+from userland.sdk.text import StopStrings
+from userland.sdk.thoughts import Part, Reader
+
+T = TypeVar("T")
+
+_SIGNS = 0x100000  # private use: stand for special tokens in text in which stop strings are looked for
+
+
+@dataclass(slots=True, frozen=True)
+class Stops:
+    """Stop strings as they are looked for: `ids` that are all of one, `texts`, in which special tokens are signs, and the
+    special tokens that are to be passed on as signs."""
+
+    ids: tuple[int, ...] = ()
+    texts: tuple[str, ...] = ()
+    signs: dict[str, str] = field(default_factory=dict)
+
+    def without_signs(self, text: str) -> str:
+        """A text as it is given: special tokens are no part of it."""
+        for sign in self.signs.values():
+            text = text.replace(sign, "")
+        return text
+
+    def spelled(self, text: str) -> str:
+        """A text with its special tokens as they are written."""
+        for token, sign in self.signs.items():
+            text = text.replace(sign, token)
+        return text
+
+
+def stops_of(language: Language, stops: Sequence[str]) -> Stops:
+    """Stop strings for a model's words."""
+    if not stops:
+        return Stops()
+    added = {token.content: i for i, token in language.tokenizer.added.items()}
+    special = [language.tokenizer.added[i].content for i in sorted(language.tokenizer.special_ids)]
+    signs = {token: chr(_SIGNS + number) for number, token in enumerate(special) if number < 0xFFFD}
+    texts, used = list[str](), dict[str, str]()
+    for stop in stops:
+        if stop in added:
+            continue
+        for token in sorted(special, key=len, reverse=True):
+            if token in stop and token in signs:
+                stop, used[token] = stop.replace(token, signs[token]), signs[token]
+        texts.append(stop)
+    return Stops(tuple(added[stop] for stop in stops if stop in added), tuple(texts), used)
+
+
+@dataclass(slots=True)
+class Listening:
+    """How an answer is listened to, from `position` of the log: `reader` makes readers for it; `ends` are the stop ids of
+    its decode that say nothing. After `budget` tokens of thought `way` is fed, and the rest of `left` is decoded."""
+
+    position: int
+    reader: Callable[[], Reader]
+    ends: frozenset[int] = frozenset()
+    stops: Stops = field(default_factory=Stops)
+    budget: int = -1
+    way: Sequence[int] = ()
+    left: int = 0
+    decode: Decode | None = None
+
+
+def plain() -> Reader:
+    """A reader of text in which nothing is told apart."""
+    return reader_for(None, (), {}, "")
+
+
+def ends_of(language: Language, stop_ids: Sequence[int]) -> frozenset[int]:
+    """The stop ids that are no text: added tokens."""
+    return frozenset(i for i in stop_ids if i in language.tokenizer.added)
+
+
+def follow(language: Language, pid: int, listening: Listening) -> Stream[Finish]:
+    """The parts of a decode under way, piece by piece.
+
+    At a stop string the decode is interrupted and the log cut to the text before it.
+    """
+    lead = yield from before(language, pid, listening.position)
+    stops, start = listening.stops, listening.position
+    ear, watch = Ear(language.tokenizer, listening.reader(), lead, stops.signs), StopStrings(stops.texts)
+    ids: list[int] = []
+    while True:
+        result: ReadResult = yield from ask(Read(pid, start + len(ids)))
+        ids.extend(result.tokens)
+        last = not result.decoding and start + len(ids) >= result.length
+        parts: list[Part] = []
+        for i, token in enumerate(result.tokens, 1):
+            if token not in listening.ends or i < len(result.tokens) or not last:
+                parts += ear.push(token)
+        goes_on = last and result.finish is Finish.LENGTH and listening.left > 0
+        if last and not goes_on:
+            parts += ear.flush()
+        yield from _given(parts, watch, stops, last=last and not goes_on)
+        if watch.stopped:
+            yield from _cut(language, pid, listening, lead, watch.given)
+            return Finish.STOP
+        if goes_on and listening.decode is not None:
+            if ear.reader.thinking and listening.way:
+                yield from ask(Feed(pid, list(listening.way)))
+                for token in listening.way:
+                    yield from _given(ear.push(token), watch, stops, last=False)
+                ids.extend(listening.way)
+            left, listening.left = listening.left, 0
+            yield from ask(_more(listening.decode, left))
+            continue
+        if last:
+            yield from failures(pid, result.finish)
+            if result.finish is Finish.STOP and ids and ids[-1] in stops.ids:
+                yield from ask(Truncate(pid, start + len(ids) - 1))
+            return result.finish
+
+
+def _more(decode: Decode, tokens: int) -> Decode:
+    """The decode that goes on with another for so many tokens."""
+    return Decode(decode.pid, tokens, decode.stop_ids, deadline=decode.deadline, wait=False)
+
+
+def _given(parts: Sequence[Part], watch: StopStrings, stops: Stops, *, last: bool) -> Stream[None]:
+    """The pieces of parts, of the answer's text as much as can be given."""
+    for part in parts:
+        if part.kind != "answer":
+            if not watch.stopped:
+                yield Piece(part.text, part.kind, part.call)
+        elif text := stops.without_signs(watch.push(part.text)):
+            yield Piece(text)
+    if last and not watch.stopped and (text := stops.without_signs(watch.flush())):
+        yield Piece(text)
+
+
+def interrupting(pid: int, stream: Stream[T]) -> Stream[T]:
+    """A stream of a decode that was begun for it: an error on the way (a tokenizer's, say) does not leave it decoding."""
+    try:
+        return (yield from stream)
+    except GeneratorExit:  # whoever runs the script interrupts
+        raise
+    except Exception:
+        with suppress(SyscallError):  # it has gone, or the kernel has
+            yield from ask(Kill(pid, Signal.INT))
+        raise
+
+
+def failures(pid: int, finish: Finish) -> Script[None]:
+    """Raise what ended a decode that could not come to its end; what its text so far is the process still has."""
+    if finish not in (Finish.ERROR, Finish.KILLED):
+        return
+    try:
+        info = yield from ask(Getinfo(pid))
+    except SyscallError as error:
+        if error.errno is not Errno.ESRCH:
+            raise
+        raise SyscallError(Errno.ESRCH, f"process {pid} was ended while it decoded, and is gone") from None
+    if finish is Finish.KILLED:
+        raise SyscallError(Errno.ESRCH, f"process {pid} was ended while it decoded: {info.reason}")
+    raise SyscallError(info.errno or Errno.EIO, info.reason or "the decode failed; the kernel log says why")
+
+
+def _cut(
+    language: Language, pid: int, listening: Listening, lead: Sequence[int], characters: int
+) -> Script[None]:
+    """Interrupt, and cut the log so that its answer says just the first `characters`."""
+    yield from ask(Kill(pid, Signal.INT))
+    settled = yield from settle(pid, listening.position)
+    ids = settled.tokens
+
+    def said(count: int) -> str:
+        ear = Ear(language.tokenizer, listening.reader(), lead, listening.stops.signs)
+        parts = [part for i in ids[:count] for part in ear.push(i)] + ear.flush()
+        return "".join(part.text for part in parts if part.kind == "answer")
+
+    text = said(len(ids))[:characters]
+    low, high = 0, len(ids)  # the most ids that say no more than the text
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if text.startswith(said(middle)) else (low, middle - 1)
+    yield from ask(Truncate(pid, listening.position + low))
+    rest = text[len(said(low)) :]
+    if rest:  # the stop string began inside a token
+        control = stops_in(rest, listening.stops)
+        yield from ask(Feed(pid, language.encode(listening.stops.spelled(rest), control=control)))
+
+
+def stops_in(text: str, stops: Stops) -> bool:
+    """Whether a text has signs of special tokens in it."""
+    return any(sign in text for sign in stops.signs.values())
+
+
+def stream(
+    language: Language,
+    pid: int,
+    max_tokens: int,
+    stops: Sequence[str] = (),
+    sampler: Sampler | None = None,
+    deadline: float | None = None,
+) -> Stream[Finish]:
+    """Let the process go on, giving the text as it comes."""
+    wanted = stops_of(language, stops)
+    stop_ids = sorted({*language.stop_ids, *wanted.ids})
+    started = yield from ask(
+        Decode(pid, max_tokens, stop_ids, sampler=sampler, deadline=deadline, wait=False)
+    )
+    listening = Listening(started.position, plain, ends_of(language, stop_ids), wanted)
+    return (yield from interrupting(pid, follow(language, pid, listening)))
+
+
+def generate(
+    language: Language,
+    pid: int,
+    max_tokens: int,
+    stops: Sequence[str] = (),
+    sampler: Sampler | None = None,
+    deadline: float | None = None,
+) -> Script[str]:
+    """Let the process go on; the whole text at the end."""
+    if stops:
+        try:
+            pieces = yield from gathered(stream(language, pid, max_tokens, stops, sampler, deadline))
+            return "".join(piece.text for piece in pieces)
+        except (SyscallError, GeneratorExit):
+            raise
+        except BaseException:  # Ctrl-C, cancellation: nobody waits for the rest
+            yield from ask(Kill(pid, Signal.INT))
+            raise
+    stop_ids = language.stop_ids
+    result = yield from ask(Decode(pid, max_tokens, stop_ids, sampler=sampler, deadline=deadline))
+    yield from failures(pid, result.finish)
+    lead = yield from before(language, pid, result.position)
+    ended = bool(result.tokens) and result.tokens[-1] in ends_of(language, stop_ids)
+    return language.decode_after(lead, result.tokens[:-1] if ended else result.tokens)
+
+
+def gathered(stream: Stream[object]) -> Script[list[Piece]]:
+    """A stream as a script: its pieces together."""
+    pieces: list[Piece] = []
+    try:
+        request = next(stream)
+        while True:
+            if isinstance(request, Piece):
+                pieces.append(request)
+                request = next(stream)
+                continue
+            try:
+                result = yield request
+            except SyscallError as error:
+                request = stream.throw(error)
+            else:
+                request = stream.send(result)
+    except StopIteration:
+        return pieces

@@ -1,0 +1,127 @@
+"""What is known of a conversation beside its ids: who said what, where the model's own words stand, what the template was
+told. It is kept with the process as records of its log (`syscalls.records.LogRecord`), one with each feed, so that any
+program can go on with it, after a fork or a restore as well.
+
+A record holds what was new with its feed, like an entry of a journal: the conversation is all of them read in order, and
+where the log is cut the entries behind the cut are gone with it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import LogRecord
+
+Message = dict[str, Any]
+Span = tuple[int, int]  # of the log, in tokens
+
+_OURS = b"chat\x01"
+_MOST_BYTES = 64 << 20  # of one record when it is unpacked
+_PACK_FROM = 256  # bytes
+
+
+class Setup(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the template is told beside messages. `now` is the time it may write, seconds since the epoch: that at which
+    the process was started, or the log would change under it."""
+
+    now: float = 0.0
+    tools: list[dict[str, Any]] | None = None
+    variables: dict[str, Any] = {}
+    thoughts: Literal["", "drop", "keep"] = ""  # empty: as the template does
+    template: str | None = None
+    thought_tokens: int = -1  # of one answer at most; -1: as many as the answer may have
+
+
+class Said(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message. Of an answer the model has made: where its own ids stand in the log, whole and in parts."""
+
+    message: Message
+    whole: Span | None = None
+    thought: Span | None = None
+    answer: Span | None = None
+    lead: str = ""  # the end of the prompt that it answered
+
+    @property
+    def made(self) -> bool:
+        return self.whole is not None or self.thought is not None or self.answer is not None
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one feed has added: `fed` tokens, behind which the model answers (`asks`) or not; `lead` is the end of the
+    prompt that it answers."""
+
+    said: list[Said] = []
+    setup: Setup | None = None
+    fed: int = 0
+    asks: bool = False
+    lead: str = ""
+
+
+class Dialogue(msgspec.Struct, frozen=True):
+    """A conversation as far as it has come. From `end` on the log is the model's; `asked`: it answers something there,
+    and `lead` is the end of the prompt before it."""
+
+    setup: Setup = Setup()
+    said: list[Said] = []
+    end: int = 0
+    asked: bool = False
+    lead: str = ""
+    counts: list[tuple[int, int]] = []  # position of each record, and how many messages were said up to it
+
+    @property
+    def entry(self) -> Entry:
+        """All of it as one entry, at the beginning of the log."""
+        return Entry(self.said, self.setup, self.end, self.asked, self.lead)
+
+    def known_before(self, position: int) -> int:
+        """How many of the messages stay known when the log is cut to `position`."""
+        return max((count for at, count in self.counts if at < position), default=0)
+
+
+def packed(entry: Entry) -> bytes:
+    """An entry as a record's data."""
+    data = msgspec.msgpack.encode(entry)
+    return _OURS + (b"z" + zlib.compress(data, 6) if len(data) >= _PACK_FROM else b"-" + data)
+
+
+def _unpacked(data: bytes) -> Entry | None:
+    if not data.startswith(_OURS):
+        return None  # another program's
+    form, body = data[len(_OURS) : len(_OURS) + 1], data[len(_OURS) + 1 :]
+    try:
+        if form == b"z":
+            stream = zlib.decompressobj()
+            body = stream.decompress(body, _MOST_BYTES)
+            if stream.unconsumed_tail:
+                raise SyscallError(
+                    Errno.E2BIG, f"a record of the conversation unpacks to more than {_MOST_BYTES} bytes"
+                )
+        return msgspec.msgpack.decode(body, type=Entry)
+    except (zlib.error, msgspec.DecodeError) as error:
+        raise SyscallError(
+            Errno.EIO, f"a record of the conversation cannot be read ({error}); cut the log to before it"
+        ) from None
+
+
+def dialogue(records: Sequence[LogRecord], length: int) -> Dialogue | None:
+    """The conversation that the records of a log of `length` tokens tell of; None if no record is of one. What was fed
+    by an entry of which the log was cut is as good as not said. Raises EIO, E2BIG."""
+    setup, said, counts = Setup(), list[Said](), list[tuple[int, int]]()
+    end, asked, lead, found = 0, False, "", False
+    for record in records:
+        entry = _unpacked(record.data)
+        if entry is None:
+            continue
+        found = True
+        setup = entry.setup or setup
+        if record.position + entry.fed > length:
+            break
+        said += entry.said
+        counts.append((record.position, len(said)))
+        end, asked, lead = record.position + entry.fed, entry.asks, entry.lead
+    return Dialogue(setup, said, end, asked, lead, counts) if found else None

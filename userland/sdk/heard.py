@@ -1,0 +1,125 @@
+"""What a model has said, taken apart: thought, answer and calls, and which of its ids are which.
+
+A stream of ids becomes text token by token; special tokens are told apart from text that spells them, since only those
+can be marks of a family whose marks are special.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from userland.sdk.call_formats import NO_SCHEMAS, CallFormat, Schemas
+from userland.sdk.text import Detokenizer
+from userland.sdk.thoughts import Part, Reader, ThoughtMarks, opened_in, reader
+from userland.sdk.tokenizer import Tokenizer
+from userland.sdk.tool_calls import BadCall, ToolCall
+
+
+@dataclass(slots=True)
+class Heard:
+    """An answer. Places are (start, end) in its ids; None where the ids of a part cannot be told from others'."""
+
+    thought: str = ""
+    answer: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
+    bad: list[BadCall] = field(default_factory=list)
+    thought_at: tuple[int, int] | None = None
+    answer_at: tuple[int, int] | None = None
+    thought_end: int = 0  # of the ids, where what follows the last thought begins
+
+
+class Ear:
+    """Takes ids as they come; gives the parts of what they say."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        reader: Reader,
+        before: Sequence[int] = (),
+        passed: Mapping[str, str] | None = None,
+    ) -> None:
+        self.reader = reader
+        self._tokenizer = tokenizer
+        self._text = Detokenizer(tokenizer.decode, before)
+        self._passed = passed or {}  # special tokens that are given as text, and as what
+
+    def push(self, i: int) -> list[Part]:
+        """The parts that one more id makes certain."""
+        text = self._text.push([i])
+        if i not in self._tokenizer.special_ids:
+            return self.reader.push(text) if text else []
+        parts = self.reader.push(text) if text else []
+        content = self._tokenizer.added[i].content
+        if content in self._passed:
+            return [*parts, *self.reader.push(self._passed[content])]
+        return [*parts, *self.reader.push(content, special=True)]
+
+    def flush(self) -> list[Part]:
+        """What was held back, when no more comes."""
+        return [*self.reader.push(self._text.flush()), *self.reader.flush()]
+
+
+def reader_for(
+    marks: ThoughtMarks | None, formats: Sequence[CallFormat], schemas: Schemas, lead: str
+) -> Reader:
+    """A reader for what answers a prompt that ends in `lead`."""
+    header = lead.rpartition("<|start|>")[2]
+    return reader(marks, formats, schemas, opened=opened_in(lead, marks), header=header)
+
+
+def heard(
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    marks: ThoughtMarks | None = None,
+    formats: Sequence[CallFormat] = (),
+    schemas: Schemas = NO_SCHEMAS,
+    lead: str = "",
+) -> Heard:
+    """Take an answer apart that is there whole."""
+    found = Heard()
+    ear = Ear(tokenizer, reader_for(marks, formats, schemas, lead))
+    modes: list[str] = []
+    for parts in _all(ear, ids, modes):
+        for part in parts:
+            if part.kind == "thought":
+                found.thought += part.text
+            elif part.kind == "answer":
+                found.answer += part.text
+            elif isinstance(part.call, ToolCall):
+                found.calls.append(part.call)
+            elif part.call is not None:
+                found.bad.append(part.call)
+    thinking = [i for i, mode in enumerate(modes) if mode.endswith("thought")]
+    thought = [i for i, mode in enumerate(modes) if mode.startswith("thought")]
+    answering = [i for i, mode in enumerate(modes) if mode.endswith("answer")]
+    found.thought_end = thought[-1] + 1 if thought else 0
+    found.thought_at = _run(tokenizer, ids, thinking, found.thought)
+    found.answer_at = _run(tokenizer, ids, answering, found.answer)
+    return found
+
+
+def _all(ear: Ear, ids: Sequence[int], modes: list[str]) -> Iterator[list[Part]]:
+    for i in ids:
+        before = ear.reader.mode
+        yield ear.push(i)
+        after = ear.reader.mode
+        modes.append(after if after == before else f"{before} to {after}")
+    yield ear.flush()
+
+
+def _run(tokenizer: Tokenizer, ids: Sequence[int], where: Sequence[int], text: str) -> tuple[int, int] | None:
+    """The stretch of ids that says just `text`, near the positions `where`; None if there is none."""
+    wanted = text.strip()
+    if not wanted or (not where and not ids):
+        return None
+    low, high = (where[0], where[-1] + 1) if where else (0, len(ids))
+    for start in range(max(0, low - 4), min(low + 2, len(ids))):
+        for end in {high, len(ids), high - 1, high + 1}:
+            if start < end <= len(ids) and tokenizer.decode(ids[start:end]).strip() == wanted:
+                while start < end - 1 and not tokenizer.decode(ids[start : start + 1]).strip(" \n\t\r"):
+                    if tokenizer.decode(ids[start + 1 : end]).strip() != wanted:
+                        break
+                    start += 1
+                return start, end
+    return None

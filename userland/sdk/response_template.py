@@ -1,0 +1,64 @@
+"""A model's `response_template` (transformers' format, in tokenizer_config.json): how its makers say an answer is read.
+
+It names regions by what opens and closes them and how their content is read. Of these, thoughts and calls matter here.
+Regions opened by a pattern, and contents of other kinds, are left to what the chat template shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from userland.sdk.call_formats import CallFormat, Reader, read_gemma, read_json, read_python, read_tag
+from userland.sdk.thoughts import ThoughtMarks
+
+_THOUGHTS = ("thinking", "reasoning_content", "reasoning")
+_READERS: dict[str, Reader] = {"json": read_json, "python-call-list": read_python, "xml-inline": read_tag}
+
+
+@dataclass(slots=True, frozen=True)
+class Fields:
+    """What a response template says of thoughts and calls; None and empty where it says nothing that can be used."""
+
+    thought: ThoughtMarks | None = None
+    calls: tuple[CallFormat, ...] = ()
+
+
+def fields_of(template: Any) -> Fields:
+    """The regions of a response template. One that is not understood says nothing."""
+    fields = template.get("fields") if isinstance(template, Mapping) else None
+    if not isinstance(fields, Mapping):
+        return Fields()
+    thought = next((_marks(fields[name]) for name in _THOUGHTS if name in fields), None)
+    return Fields(thought, _calls(fields.get("tool_calls")))
+
+
+def _literals(field: Any, name: str) -> list[str]:
+    value = field.get(name) if isinstance(field, Mapping) else None
+    found = [value] if isinstance(value, str) else value
+    return [one for one in found if isinstance(one, str) and one] if isinstance(found, list) else []
+
+
+def _marks(field: Any) -> ThoughtMarks | None:
+    opened, closed = _literals(field, "open"), _literals(field, "close")
+    if not opened or not closed:
+        return None
+    start, end = opened[0].strip(), closed[0].strip()
+    return ThoughtMarks(start, end, "", f"\n{end}\n\n") if start and end else None
+
+
+def _calls(field: Any) -> tuple[CallFormat, ...]:
+    closed = [*_literals(field, "close"), ""]
+    kind = field.get("content", "text") if isinstance(field, Mapping) else ""
+    arguments = field.get("content_args") if isinstance(field, Mapping) else None
+    read = _READERS.get(str(kind))
+    if kind == "json" and isinstance(arguments, Mapping) and arguments.get("unquoted_keys"):
+        read = read_gemma
+    if read is None:
+        return ()
+    return tuple(
+        CallFormat("response template", opened.strip(), closed[0].strip(), read)
+        for opened in _literals(field, "open")
+        if opened.strip()
+    )

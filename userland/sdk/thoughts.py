@@ -1,0 +1,303 @@
+"""Thoughts, answer and calls of what a model says, told apart while it streams.
+
+Reasoning models write their thoughts into the same stream as the answer, between marks of their family (`<think>`,
+`[THINK]`, channels of harmony). Engines are told the family; here the marks are found in the template and the vocabulary,
+and whether a thought is open already is seen from the end of the prompt, where templates like DeepSeek R1's open it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from userland.sdk.call_formats import NO_SCHEMAS, CallFormat, Schemas
+from userland.sdk.tool_calls import BadCall, CallReader, ToolCall, begun, harmony_call
+
+Kind = Literal["thought", "answer", "call"]
+
+# Families' marks: what opens a thought, what closes it, what stands behind that before the answer.
+_FAMILIES = (
+    ("<think>", "</think>", ""),
+    ("<thinking>", "</thinking>", ""),
+    ("[THINK]", "[/THINK]", ""),
+    ("<seed:think>", "</seed:think>", ""),
+    ("<mm:think>", "</mm:think>", ""),
+    ("<think:opensource>", "</think:opensource>", ""),
+    ("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>", "<|START_TEXT|>"),
+    ("<|channel>thought", "<channel|>", ""),
+    ("<|inner_prefix|>", "<|inner_suffix|>", ""),
+    ("<|open|>think<|sep|>", "<|close|>think<|sep|>", "<|open|>response<|sep|>"),
+    ("<|think|>", "<|end|>", "<|begin|>assistant<|content|>"),
+    ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", ""),
+    ("Here is my thought process:", "Here is my response:", ""),
+    ("<thought>", "</thought>", ""),
+    ("<reasoning>", "</reasoning>", ""),
+    ("<|thinking|>", "<|/thinking|>", ""),
+)
+_HARMONY = ("<|channel|>", "<|message|>", "<|start|>")
+_FINAL = "<|end|><|start|>assistant<|channel|>final<|message|>"
+
+
+@dataclass(slots=True, frozen=True)
+class ThoughtMarks:
+    """A family's marks. `way` is what is fed to bring a thinking model to its answer; `harmony`: channels, not marks."""
+
+    open: str
+    close: str
+    behind: str = ""
+    way: str = ""
+    harmony: bool = False
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (
+            (*_HARMONY, "<|end|>", "<|return|>", "<|call|>")
+            if self.harmony
+            else (self.open, self.close, self.behind)
+        )
+
+
+@dataclass(slots=True, frozen=True)
+class Part:
+    """A stretch of what a model says. A `call` has the record, or what is wrong with it, and the text as `text`."""
+
+    kind: Kind
+    text: str
+    call: ToolCall | BadCall | None = None
+
+
+def marks_of(source: str, tokens: Collection[str], between: str = "") -> ThoughtMarks | None:
+    """The marks of a model: by its template's text, else by the added tokens of its vocabulary. `between` is what the
+    template writes between a thought and the answer behind it, if it writes thoughts at all."""
+    if all(mark in source for mark in _HARMONY):
+        return ThoughtMarks("<|channel|>analysis<|message|>", "<|end|>", "", _FINAL, harmony=True)
+    for text in (source, tokens):
+        for start, close, behind in _FAMILIES:
+            there = close in between or (close in text and (start in text or text is source))
+            if there and (not behind or behind in source):
+                way = between if close in between else f"\n{close}\n\n{behind}"
+                return ThoughtMarks(start, close, behind, way)
+    return None
+
+
+def opened_in(prompt: str, marks: ThoughtMarks | None) -> bool:
+    """Whether a prompt has opened a thought that the model goes on with."""
+    if marks is None or marks.harmony:
+        return False
+    tail = prompt.rstrip()
+    return tail.endswith(marks.open)
+
+
+class Reader(Protocol):
+    """Takes what a model says in pieces, each either text or one special token."""
+
+    @property
+    def mode(self) -> str: ...
+
+    @property
+    def thinking(self) -> bool: ...
+
+    def push(self, piece: str, *, special: bool = False) -> list[Part]: ...
+
+    def flush(self) -> list[Part]: ...
+
+
+def reader(
+    marks: ThoughtMarks | None,
+    formats: Sequence[CallFormat] = (),
+    schemas: Schemas = NO_SCHEMAS,
+    *,
+    opened: bool = False,
+    header: str = "",
+) -> Reader:
+    """A reader for one answer. `opened`: the prompt has opened a thought; `header`: for harmony, what the prompt has
+    written of the message's header."""
+    if marks is not None and marks.harmony:
+        return HarmonyReader(header)
+    return AnswerReader(marks, CallReader(formats, schemas), opened=opened)
+
+
+class AnswerReader:
+    """Thoughts between marks, and behind them the answer, in which calls may stand."""
+
+    def __init__(self, marks: ThoughtMarks | None, calls: CallReader, *, opened: bool = False) -> None:
+        self._marks = marks
+        self._calls = calls
+        known = [*(marks.texts if marks else ()), *calls.marks]
+        self._known = "\0".join(mark for mark in known if mark)
+        self._held = ""
+        self._mode: Literal["start", "thought", "answer"] = "thought" if opened else "start"
+        self._thought = False  # whether this thought has begun to say something
+        self._after = False  # whether a thought stood before
+        if marks is None:
+            self._mode = "answer"
+
+    @property
+    def mode(self) -> str:
+        """Where it is: in a `thought`, in the `answer`, or before either (`start`)."""
+        return self._mode
+
+    @property
+    def thinking(self) -> bool:
+        return self._mode == "thought"
+
+    def push(self, piece: str, *, special: bool = False) -> list[Part]:
+        """What is certain so far. A special token that is no mark is no text."""
+        if special and piece not in self._known:
+            return []
+        parts: list[Part] = []
+        if special and self._mode == "answer" and self._marks and piece == self._marks.open:
+            parts = self._told(self._calls.flush())
+            self._mode, self._thought = "thought", False
+            return parts
+        if self._mode == "answer":
+            return self._told(self._calls.push(piece))
+        self._held += piece
+        while (found := self._step()) is not None:
+            parts.extend(found)
+        return parts
+
+    def flush(self) -> list[Part]:
+        """What was held back, when no more comes."""
+        parts = self.push("")
+        text, self._held = self._held, ""
+        if self._mode == "thought":
+            text = text.rstrip()
+            return [*parts, Part("thought", text)] if text else parts
+        if self._mode == "start" and self._after:
+            text = text.lstrip()
+        return [*parts, *self._told([*self._calls.push(text), *self._calls.flush()])]
+
+    def _step(self) -> list[Part] | None:
+        marks = self._marks
+        if marks is None or self._mode == "answer":
+            return None
+        if self._mode == "thought":
+            return self._think(marks)
+        text = self._held.lstrip()
+        for mark in (marks.open, marks.behind) if self._after else (marks.open,):
+            if mark and text.startswith(mark):
+                self._held = text[len(mark) :]
+                self._mode, self._thought = ("thought" if mark == marks.open else "start"), False
+                return []
+            if mark.startswith(text):
+                return None
+        text, self._held, self._mode = (text if self._after else self._held), "", "answer"
+        return self._told(self._calls.push(text))
+
+    def _think(self, marks: ThoughtMarks) -> list[Part] | None:
+        if not self._thought:
+            self._held = self._held.lstrip()
+        end = self._held.find(marks.close)
+        if end >= 0:
+            text, self._held = self._held[:end].rstrip(), self._held[end + len(marks.close) :]
+            self._mode, self._after = "start", True
+            return [Part("thought", text)] if text else []
+        cut = len(self._held[: len(self._held) - begun(self._held, marks.close)].rstrip())
+        text, self._held = self._held[:cut], self._held[cut:]
+        if not text:
+            return None
+        self._thought = True
+        return [Part("thought", text)]
+
+    @staticmethod
+    def _told(events: Sequence[str | ToolCall | BadCall]) -> list[Part]:
+        return [_part(event) for event in events]
+
+
+def _part(event: str | ToolCall | BadCall) -> Part:
+    if isinstance(event, str):
+        return Part("answer", event)
+    return Part("call", event.text if isinstance(event, BadCall) else "", event)
+
+
+class HarmonyReader:
+    """Messages with headers: the channel `analysis` is thought, `final` and a `commentary` to nobody are the answer, what
+    is sent to a tool is a call."""
+
+    _MARKS = re.compile(r"<\|(start|channel|message|end|return|call|constrain)\|>")
+    _LONGEST = len("<|constrain|>")
+
+    def __init__(self, header: str = "") -> None:
+        self._held = ""
+        self._header = header
+        self._inside = False  # whether a message's body is being said
+        self._call = ""
+
+    @property
+    def mode(self) -> str:
+        """Where it is: in a `thought`, in the `answer`, in a `call`, or in a `header`."""
+        return self._kind if self._inside else "header"
+
+    @property
+    def thinking(self) -> bool:
+        """Until a message to somebody begins: the model may think as much as it likes."""
+        return not self._inside or self._kind == "thought"
+
+    @property
+    def _kind(self) -> Kind:
+        if "to=" in self._header and "to=user" not in self._header:
+            return "call"
+        return "thought" if "<|channel|>analysis" in self._header else "answer"
+
+    def push(self, piece: str, *, special: bool = False) -> list[Part]:
+        if special and not self._MARKS.fullmatch(piece):
+            return []
+        self._held += piece
+        parts: list[Part] = []
+        while found := self._MARKS.search(self._held):
+            parts += self._say(self._held[: found.start()])
+            self._held = self._held[found.end() :]
+            parts += self._turn(found[1])
+        keep = next(
+            (
+                n
+                for n in range(min(self._LONGEST, len(self._held)), 0, -1)
+                if self._could_begin(self._held[-n:])
+            ),
+            0,
+        )
+        parts += self._say(self._held[: len(self._held) - keep])
+        self._held = self._held[len(self._held) - keep :]
+        return parts
+
+    def flush(self) -> list[Part]:
+        parts = self._say(self._held)
+        self._held = ""
+        return [*parts, *self._close()]
+
+    def _could_begin(self, text: str) -> bool:
+        return text.startswith("<") and any(
+            f"<|{word}|>".startswith(text)
+            for word in ("start", "channel", "message", "end", "return", "call", "constrain")
+        )
+
+    def _say(self, text: str) -> list[Part]:
+        if not text:
+            return []
+        if not self._inside:
+            self._header += text
+            return []
+        if self._kind == "call":
+            self._call += text
+            return []
+        return [Part(self._kind, text)]
+
+    def _turn(self, mark: str) -> list[Part]:
+        if mark == "message":
+            self._inside = True
+            return []
+        if mark in ("channel", "constrain"):
+            self._header += f"<|{mark}|>"
+            return []
+        parts = self._close()
+        self._header = ""
+        return parts
+
+    def _close(self) -> list[Part]:
+        call, self._call = self._call, ""
+        inside, self._inside = self._inside, False
+        return [_part(harmony_call(self._header, call))] if inside and self._kind == "call" else []

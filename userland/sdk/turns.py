@@ -1,0 +1,225 @@
+"""Conversations with processes, as scripts: what is said is fed by the chat template, the answer listened to.
+
+What is known of a conversation beside its ids is kept with the process (dialogue.py), so another program, a fork or a
+restored image goes on with it. A turn that cannot be fed or answered leaves the log as it was.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from syscalls.errno import Errno, SyscallError
+from syscalls.records import Finish, LogRecord, Sampler, Signal
+from syscalls.table import Decode, Feed, Getinfo, Kill, Records, Truncate
+from userland.sdk.actions import Language, log_of
+from userland.sdk.answers import Listening, ends_of, follow, gathered, interrupting, plain, stops_of
+from userland.sdk.chat import Turn
+from userland.sdk.dialogue import Dialogue, Message, Setup, dialogue, packed
+from userland.sdk.heard import reader_for
+from userland.sdk.script import Piece, Script, Stream, ask
+from userland.sdk.tool_calls import BadCall, ToolCall, schemas_of
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a model has said in one turn. `bad`: what was meant as calls and is none."""
+
+    text: str = ""
+    thought: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
+    bad: list[BadCall] = field(default_factory=list)
+
+
+@dataclass(slots=True, frozen=True)
+class Fed:
+    """What a turn has done: the log is `length` long, its model answers a prompt that ends in `lead`. `keep`, `log` and
+    `records` say how it was: what stood behind `keep`."""
+
+    length: int
+    keep: int
+    setup: Setup | None = None
+    lead: str = ""
+    log: list[int] = field(default_factory=list)
+    records: list[LogRecord] = field(default_factory=list)
+
+
+def known_of(pid: int) -> Script[tuple[Dialogue | None, list[LogRecord], int]]:
+    """The conversation that a process has had, as far as it is known; its records; the length of its log."""
+    info = yield from ask(Getinfo(pid))
+    if not info.record_bytes:
+        return None, [], info.length
+    found = yield from ask(Records(pid))
+    return dialogue(found.records, found.length), found.records, found.length
+
+
+def say_next(
+    language: Language, pid: int, messages: Sequence[Message], system: str = "", setup: Setup | None = None
+) -> Script[Fed]:
+    """Feed messages as the next turn of the conversation. `system` and `setup` begin one that has not begun."""
+    chat = language.must_chat()
+    known, records, length = yield from known_of(pid)
+    if known is None and length:
+        end = yield from log_of(pid, max(0, length - chat.close_length))
+        ids = chat.continued(end, messages)
+        return Fed((yield from ask(Feed(pid, ids))), length)
+    log: list[int] = []
+    if known is None:
+        head: list[Message] = [{"role": "system", "content": system}] if system else []
+        turn = chat.begin([*head, *messages], setup or Setup(now=time.time()))
+        setup = turn.entry.setup
+    else:
+        log = yield from log_of(pid)
+        turn, setup = chat.next(known, log, messages), known.setup
+    return (yield from _fed(pid, turn, setup, log, records))
+
+
+def text_next(language: Language, pid: int, text: str) -> Script[Fed]:
+    """Feed plain text to go on from, for a model that has no chat template."""
+    info = yield from ask(Getinfo(pid))
+    return Fed((yield from ask(Feed(pid, language.encode(text)))), info.length)
+
+
+def _fed(pid: int, turn: Turn, setup: Setup | None, log: list[int], records: list[LogRecord]) -> Script[Fed]:
+    """Do what a turn does; on an error the log is as it was."""
+    cut = [record for record in records if record.position >= turn.keep]
+    was = Fed(len(log), turn.keep, setup, turn.entry.lead, log[turn.keep :], cut)
+    if turn.keep < len(log):
+        yield from ask(Truncate(pid, turn.keep))
+    try:
+        length = yield from ask(Feed(pid, turn.ids, [packed(turn.entry)]))
+    except BaseException:
+        if turn.keep < len(log):
+            yield from _put_back(pid, was)
+        raise
+    return Fed(length, turn.keep, setup, turn.entry.lead, was.log, cut)
+
+
+def _put_back(pid: int, was: Fed) -> Script[None]:
+    """Feed again what was cut, with its records where they were."""
+    marks = sorted({was.keep, *(record.position for record in was.records), was.keep + len(was.log)})
+    for start, end in itertools.pairwise(marks):
+        data = [record.data for record in was.records if record.position == start]
+        yield from ask(Feed(pid, was.log[start - was.keep : end - was.keep], data))
+
+
+def take_back(pid: int, fed: Fed) -> Script[None]:
+    """Make the log what it was before a turn; one that others have changed since is left alone."""
+    try:
+        info = yield from ask(Getinfo(pid))
+        if info.length == fed.length and not info.decoding:
+            yield from ask(Truncate(pid, fed.keep))
+            yield from _put_back(pid, fed)
+    except SyscallError as error:
+        if error.errno not in (Errno.ESRCH, Errno.EBUSY, Errno.EPIPE):  # gone, or another's turn now
+            raise
+
+
+def begin_answer(
+    language: Language,
+    pid: int,
+    turn: Script[Fed],
+    max_tokens: int,
+    stops: Sequence[str] = (),
+    sampler: Sampler | None = None,
+    deadline: float | None = None,
+) -> Script[Listening]:
+    """Feed what `turn` feeds and let the process go on; how its answer is to be listened to.
+
+    If the decode is refused (EDQUOT, E2BIG, ...) what was fed is taken back, unless others have changed the log since.
+    """
+    wanted = stops_of(language, stops)
+    fed = yield from turn
+    listening = listening_to(language, fed.length, fed.setup, fed.lead)
+    listening.stops = wanted
+    stop_ids = sorted({*language.stops(fed.setup), *wanted.ids})
+    listening.ends = ends_of(language, stop_ids)
+    first = max_tokens if listening.budget < 0 else min(max_tokens, max(1, listening.budget))
+    listening.left = max_tokens - first
+    decode = Decode(pid, first, stop_ids, sampler=sampler, deadline=deadline, wait=False)
+    listening.decode = decode
+    try:
+        yield from ask(decode)
+    except SyscallError:
+        yield from take_back(pid, fed)
+        raise
+    return listening
+
+
+def listening_to(language: Language, position: int, setup: Setup | None, lead: str) -> Listening:
+    """How an answer at a position is listened to that was asked for by a prompt that ends in `lead`."""
+    if setup is None or language.chat is None:
+        return Listening(position, plain)
+    traits, schemas = language.chat.traits(setup), schemas_of(setup.tools or ())
+    marks = traits.marks
+    listening = Listening(position, lambda: reader_for(marks, traits.formats, schemas, lead))
+    if setup.thought_tokens >= 0 and marks is not None:
+        listening.budget = setup.thought_tokens
+        listening.way = language.encode(marks.way, control=True)
+    return listening
+
+
+def say(
+    language: Language,
+    pid: int,
+    messages: Sequence[Message],
+    max_tokens: int,
+    stops: Sequence[str] = (),
+    sampler: Sampler | None = None,
+    system: str = "",
+    deadline: float | None = None,
+) -> Stream[Finish]:
+    """Say something to the process and stream its answer. If it may not answer, its context is as it was."""
+    turn = say_next(language, pid, messages, system)
+    listening = yield from begin_answer(language, pid, turn, max_tokens, stops, sampler, deadline)
+    return (yield from interrupting(pid, follow(language, pid, listening)))
+
+
+def follow_at(language: Language, pid: int, position: int) -> Stream[Finish]:
+    """What a process says from a position of its log to the end of the decode under way; where an answer begins there,
+    with its thoughts and calls told apart."""
+    known, _, _ = yield from known_of(pid)
+    listening = Listening(position, plain)
+    if known is not None and known.asked and known.end == position:
+        listening = listening_to(language, position, known.setup, known.lead)
+        listening.budget = -1
+        listening.ends = ends_of(language, language.stops(known.setup))
+    return (yield from follow(language, pid, listening))
+
+
+def answered(stream: Stream[Finish], pid: int) -> Script[Answer]:
+    """All of an answer."""
+    try:
+        return answer_of((yield from gathered(stream)))
+    except (SyscallError, GeneratorExit):
+        raise
+    except BaseException:  # Ctrl-C, cancellation: nobody waits for the rest
+        yield from ask(Kill(pid, Signal.INT))
+        raise
+
+
+def answer_of(pieces: Sequence[Piece]) -> Answer:
+    """The pieces of an answer together."""
+    answer = Answer()
+    for piece in pieces:
+        if piece.kind == "thought":
+            answer.thought += piece.text
+        elif piece.kind == "answer":
+            answer.text += piece.text
+        elif isinstance(piece.call, ToolCall):
+            answer.calls.append(piece.call)
+        elif piece.call is not None:
+            answer.bad.append(piece.call)
+    return answer
+
+
+def result_of(call: ToolCall, result: str, number: int = 0) -> Message:
+    """What a tool has answered, as a message."""
+    return {
+        "role": "tool",
+        "name": call.name,
+        "tool_call_id": call.id or f"call{number:05d}",
+        "content": result,
+    }
