@@ -21,16 +21,16 @@ _BLOCK = 32
 
 def float32(kind: str, rows: np.ndarray) -> np.ndarray:
     """Values [rows, items] in fp32 of a tensor's bytes [rows, bytes]. Raises ENOTSUP: nobody dequantises them."""
-    if kind in PACKED:
-        scale, values = _parts(kind, rows)
-        if kind == "Q4_0":
-            values = values.view(np.int8) - np.int8(8)
-        found = values.reshape(*scale.shape, _BLOCK).astype(np.float32)
-        found *= scale[..., None]
-        return found.reshape(len(rows), -1)
-    quants, number = _dequantiser(kind)
-    found = quants.dequantize(np.ascontiguousarray(rows), number)
-    return np.asarray(found, dtype=np.float32)
+    with np.errstate(all="ignore"):  # a file may hold scales that are not finite: its values are not, then
+        if kind in PACKED:
+            scale, values = _parts(kind, rows)
+            if kind == "Q4_0":
+                values = values.view(np.int8) - np.int8(8)
+            found = values.reshape(*scale.shape, _BLOCK).astype(np.float32)
+            found *= scale[..., None]
+            return found.reshape(len(rows), -1)
+        quants, number = _dequantiser(kind)
+        return np.asarray(quants.dequantize(np.ascontiguousarray(rows), number), dtype=np.float32)
 
 
 def known(kind: str) -> bool:

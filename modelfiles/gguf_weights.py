@@ -82,10 +82,12 @@ class GGUFWeights:
         if recipe.change == TURNED:
             return Tensor(kind, tensor.data.T)
         if recipe.change == SHIFTED:
-            return Tensor("F32", tensor.float32() - np.float32(1))
+            with np.errstate(all="ignore"):
+                return Tensor("F32", tensor.float32() - np.float32(1))
         if recipe.scale is not None:
             [factor] = self._bytes(recipe.scale).view("<f4")
-            return Tensor("F32", tensor.float32() * factor)
+            with np.errstate(all="ignore"):
+                return Tensor("F32", tensor.float32() * factor)
         return tensor
 
     def packed(self, name: str) -> Packed | None:

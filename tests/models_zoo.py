@@ -54,6 +54,14 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
         ),
     ),
     "mistral": ("mistral", _plain(sliding_window=24, head_dim=16)),
+    "ministral": (
+        "ministral",
+        _plain(
+            sliding_window=24, head_dim=16,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        ),
+    ),
+    "seed_oss": ("seed_oss", _plain(head_dim=16, attention_out_bias=True)),
     "qwen2": ("qwen2", _plain(tie_word_embeddings=True)),
     "qwen2_window": ("qwen2", _plain(use_sliding_window=True, sliding_window=20, max_window_layers=1)),
     "qwen3": ("qwen3", _plain(head_dim=32)),

@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from syscalls.errno import Errno, SyscallError
 
 # What the tests compare with transformers token by token; other architectures are taken if they pass a trial.
-TESTED = ("gemma2", "gpt2", "gpt_neo", "gpt_neox", "llama", "mistral", "phi3", "qwen2", "qwen3")
+TESTED = (
+    "gemma2", "gpt2", "gpt_neo", "gpt_neox", "llama", "ministral", "mistral", "phi3", "qwen2", "qwen3",
+    "seed_oss",
+)  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from drivers.cpu.native import library
+from drivers.cpu.native.config import FAMILIES
 from drivers.device import Device
 from drivers.engine.layout import TESTED
 from syscalls.errno import Errno, SyscallError
@@ -122,6 +124,29 @@ def test_tokens_are_the_same_under_any_chunking(
     assert made == case.reference.tokens[:13]
     for other in [*others, process]:
         feeder.end(other)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name, (kind, _) in models_zoo.ZOO.items() if kind in FAMILIES)
+)
+def test_torch_too_decodes_what_the_native_decoder_knows(
+    zoo: Callable[[str], Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a GPU, and where there was no compiler."""
+    monkeypatch.setattr(library, "load", lambda: "it is switched off")
+    device = engine(zoo(name))
+    reference = greedy(zoo(name), prompt())
+    for chunk in (1, [33, 7]):
+        feeder = Feeder(device)
+        others = [feeder.spawn(prompt(seed, 3 + 9 * seed)) for seed in range(1, 6)]
+        process = feeder.spawn(reference.prompt)
+        made = feeder.generate([*others, process], 12, chunk)[-1]
+        child = feeder.fork(process)
+        made += feeder.generate([*others, child], DECODED - 12)[-1]
+        assert made == reference.tokens
+        for one in [*others, process, child]:
+            feeder.end(one)
+    device.unload(IMAGE)
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2"])

@@ -109,7 +109,7 @@ def test_fields_that_are_absent_have_the_defaults_of_transformers(kind: str, tmp
 
 
 def small(kind: str, **more: Any) -> dict[str, Any]:
-    head = {"head_dim": 64} if kind in ("gemma2", "qwen3") else {}
+    head = {"head_dim": 64} if kind in ("gemma2", "ministral", "qwen3", "seed_oss") else {}
     return {"model_type": kind, **_SIZE, **head, **more}
 
 
@@ -129,6 +129,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("qwen2", {"use_sliding_window": True, "layer_types": ["sliding_attention", "attention"]}),
     ("qwen2", {"use_sliding_window": False, "layer_types": ["sliding_attention", "full_attention"]}),
     ("qwen2", {"eos_token_id": [3, 5]}),
+    ("ministral", {"sliding_window": None}),
+    ("ministral", {"layer_types": ["full_attention", "sliding_attention"]}),
+    ("seed_oss", {"attention_bias": False}),
+    ("seed_oss", {"attention_out_bias": True, "mlp_bias": True}),
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -483,3 +484,33 @@ def test_fetching_imports_neither_torch_nor_transformers_nor_huggingface_hub() -
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_transformers_loads_what_was_fetched_and_reads_the_same_weights(server: Hub) -> None:
+    tiny = Path(__file__).resolve().parents[2] / "models" / "tiny"
+    files = {
+        path.name: path.read_bytes()
+        for path in tiny.iterdir()
+        if path.suffix in (".json", ".safetensors", ".jinja")
+    }
+    both = json.dumps({"weight_map": {"lm_head.weight": "model-00001-of-00001.safetensors"}}).encode()
+    server.repository("org/tiny").commit({**NEVER, **files, "model.safetensors.index.json": both})
+    place = source.find("org/tiny", weights=True)
+    program = (
+        "import transformers as t\n"
+        "model = t.AutoModelForCausalLM.from_pretrained('org/tiny', dtype='auto')\n"
+        "words = t.AutoTokenizer.from_pretrained('org/tiny')\n"
+        "ids = words.apply_chat_template([{'role': 'user', 'content': 'hi'}], return_dict=False)\n"
+        "print(sorted((name, list(value.shape)) for name, value in model.state_dict().items()), len(ids) > 2)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (_, entries), *more = source.read_headers(place)
+    assert not more
+    told = sorted((name, list(entry.shape)) for name, entry in entries.items())
+    shown, chats = done.stdout.strip().rsplit(" ", 1)
+    assert chats == "True"
+    assert {str(one) for one in told} <= {str(one) for one in ast.literal_eval(shown)}

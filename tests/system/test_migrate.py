@@ -133,7 +133,7 @@ def test_an_idle_process_computes_nothing_again(system: System, zoo: Callable[[s
 def test_a_stopped_process_whose_pages_are_in_the_swap_file(
     system: System, zoo: Callable[[str], Path]
 ) -> None:
-    process = system.spawn(str(zoo("llama")), PROMPT[::-1], dtype="fp32")
+    process = system.spawn(str(zoo("gpt2")), PROMPT[::-1], dtype="fp32")
     system(Decode(process.pid, 9))
     process.stop()
     eventually(lambda: process.info().swapped > 0, "its pages are moved out")
@@ -143,7 +143,7 @@ def test_a_stopped_process_whose_pages_are_in_the_swap_file(
     before = process.info().usage.computed
     system(Decode(process.pid, 20))
     assert process.info().usage.computed - before == 20, "from one swap file to the other"
-    twin = system.spawn(str(zoo("llama")), PROMPT[::-1], dtype="fp32")
+    twin = system.spawn(str(zoo("gpt2")), PROMPT[::-1], dtype="fp32")
     assert system(Decode(twin.pid, 29)).tokens == process.tokens[len(PROMPT) :]
     for one in (process, twin):
         one.end()
@@ -154,7 +154,7 @@ def test_where_kv_has_another_form_the_log_is_computed_and_the_kernel_says_why(
 ) -> None:
     flags = ["--device", "cpu:threads=1", "--device", "cpu:threads=2"]
     with System.connect(boot=True, flags=flags) as system:
-        process = system.spawn(str(zoo("llama")), PROMPT, dtype="fp32")
+        process = system.spawn(str(zoo("gpt2")), PROMPT, dtype="fp32")
         system(Decode(process.pid, TOKENS, wait=False))
         process.move("cpu1")
         assert any("threads was 1, is 2" in line for line in warnings(system))

@@ -9,7 +9,8 @@ import pytest
 
 from syscalls.errno import Errno, SyscallError
 from tests.booted import PATIENCE
-from userland.sdk.sandbox import BUDGET, LARGEST, SOURCE, Template
+from userland.sdk.meter import BUDGET, LARGEST
+from userland.sdk.sandbox import SOURCE, Template
 
 GROWING = "{{% set ns = namespace(x={start}) %}}{{% for a in range(60) %}}{{% set ns.x = {step} %}}{{% endfor %}}{end}"
 BIG = "{% set x = 'a' * 1000000 %}"

@@ -46,7 +46,9 @@ def test_an_estimate_is_what_loading_takes(cpu_system: System, tmp_path: Path) -
     assert (said.state, said.refused, said.architecture) == ("absent", "", "qwen3")
     assert str(model) not in [row.path for row in cpu_system.models()]
     found = cpu_system.load(model, "fp32")
-    assert (said.weight_bytes, said.parameters) == (found.weight_bytes, found.parameters)
+    assert said.parameters == found.parameters
+    # What the native decoder will pack is told as an upper bound: each page begins anew, which is much of a tiny model.
+    assert found.weight_bytes <= said.weight_bytes < 1.1 * found.weight_bytes
     assert said.pool_bytes == found.frames * found.block_bytes
     assert said.context_bytes == 7 * found.block_bytes, "100 tokens lie in seven blocks of 16"
     assert cpu_system.estimate(model, dtype="fp32").state == "resident"

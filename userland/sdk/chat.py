@@ -60,19 +60,19 @@ class ChatFormat:
                 Errno.ENOTSUP, f"{model} has no chat template; feed and generate plain text instead"
             )
         try:
-            self._render(Setup(), [user(USER)], prompt=True)
+            self.render(Setup(), [user(USER)], prompt=True)
         except SyscallError:
-            self._render(Setup(tools=[TOOL]), [user(USER)], prompt=True)  # one that is for tools only
+            self.render(Setup(tools=[TOOL]), [user(USER)], prompt=True)  # one that is for tools only
 
     # --- whole conversations, without a process ---
 
     def first(self, messages: Sequence[Message], setup: Setup | None = None) -> list[int]:
         """Ids of the beginning of a conversation, ready for the model's answer."""
-        return self._render(setup or Setup(), messages, prompt=messages[-1]["role"] != "assistant").ids()
+        return self.render(setup or Setup(), messages, prompt=messages[-1]["role"] != "assistant").ids()
 
     def whole(self, messages: Sequence[Message], answer: str | None) -> list[int]:
         """Ids of a conversation whose last message has been answered as far as `answer`; None: it is no question."""
-        text = self._render(Setup(), messages, prompt=answer is not None)
+        text = self.render(Setup(), messages, prompt=answer is not None)
         if not answer:
             return text.ids()
         return self.tokenizer.encode(text.plain + answer, control=True)
@@ -81,12 +81,12 @@ class ChatFormat:
         """Ids of a conversation that has only been told how to behave; empty if the template cannot begin so."""
         setup, told = setup or Setup(), {"role": "system", "content": checked(system, self._window)}
         try:
-            alone = self._render(setup, [told])
-            whole = self._render(setup, [told, user(USER)], prompt=True)
+            alone = self.render(setup, [told])
+            whole = self.render(setup, [told, user(USER)], prompt=True)
         except SyscallError as error:
             if error.errno is not Errno.EINVAL:
                 raise
-            self._render(setup, [told, user(USER)], prompt=True)  # one that cannot ever be told: says so now
+            self.render(setup, [told, user(USER)], prompt=True)  # one that cannot ever be told: says so now
             return []
         return alone.ids() if whole.text.startswith(alone.text) else []
 
@@ -125,7 +125,7 @@ class ChatFormat:
     def continued(self, log_end: Sequence[int], messages: Sequence[Message]) -> list[int]:
         """Ids that carry on a conversation of which only the ids are known; the log ends in `log_end`."""
         answer = [user(USER), {"role": "assistant", "content": Own(ANSWER, ())}]
-        rendering = self._render(Setup(), [*answer, *messages], prompt=True)
+        rendering = self.render(Setup(), [*answer, *messages], prompt=True)
         if rendering.places[0] is None:
             raise SyscallError(
                 Errno.ENOTSUP,
@@ -167,7 +167,7 @@ class ChatFormat:
                 messages: Sequence[Message], *, prompt: bool = False, tooled: bool = False
             ) -> Rendering:
                 tools = [TOOL] if tooled and setup.tools is None else setup.tools
-                return self._render(msgspec.structs.replace(setup, tools=tools), messages, prompt=prompt)
+                return self.render(msgspec.structs.replace(setup, tools=tools), messages, prompt=prompt)
 
             found = self._traits[key] = traits_of(self.tokenizer, source, render)
         return found
@@ -199,7 +199,13 @@ class ChatFormat:
         switches = {name: value for name, value in _KEEPING.items() if re.search(rf"\b{name}\b", source)}
         return msgspec.structs.replace(setup, variables={**switches, **setup.variables})
 
-    def _render(self, setup: Setup, messages: Sequence[Message], *, prompt: bool = False) -> Rendering:
+    @staticmethod
+    def time_of(setup: Setup) -> datetime | None:
+        """The time that the template may write; None: now."""
+        return datetime.fromtimestamp(setup.now) if setup.now else None
+
+    def render(self, setup: Setup, messages: Sequence[Message], *, prompt: bool = False) -> Rendering:
+        """Messages as the template writes them. Raises EINVAL in its words."""
         for message in messages:
             for value in message.values():
                 if isinstance(value, str):
@@ -211,7 +217,7 @@ class ChatFormat:
                 prompt=prompt,
                 tools=setup.tools,
                 variables=setup.variables,
-                now=datetime.fromtimestamp(setup.now) if setup.now else None,
+                now=self.time_of(setup),
                 template=setup.template,
             )
 
@@ -227,7 +233,7 @@ class ChatFormat:
 
     def _lead(self, setup: Setup, messages: Sequence[Message], prompt: Rendering) -> str:
         """The end of a prompt: what the template writes before an answer, or the end of the text if it is nothing."""
-        plain = self._render(setup, messages).text
+        plain = self.render(setup, messages).text
         same = common(prompt.text, plain)
         lead = prompt.text[same:]
         return lead if len(lead.strip()) >= 4 else prompt.text[-_LEAD:]
@@ -270,7 +276,7 @@ class ChatFormat:
     ) -> tuple[Spliced, str]:
         """A conversation's ids, and the end of its prompt."""
         splice = Splice(self.tokenizer, self.traits(setup), said, log)
-        rendering = self._render(setup, splice.messages, prompt=prompt)
+        rendering = self.render(setup, splice.messages, prompt=prompt)
         return splice.into(rendering), self._lead(setup, splice.messages, rendering) if prompt else ""
 
 

@@ -25,6 +25,7 @@ _NAMED = {
     "cls_token": "cls", "mask_token": "mask",
 }  # fmt: skip
 _TEMPLATE = "tokenizer.chat_template"
+_LONGEST, _MOST_CHARACTERS = 1024, 8 << 20  # of sentencepiece's pieces; 262,144 published ones have 2 million
 
 
 def load(path: Path) -> Tokenizer:
@@ -92,8 +93,13 @@ class _Words:
         return [float(score) for score in scores]
 
     def merges(self) -> list[tuple[str, str]]:
-        merges = self.metadata.get("tokenizer.ggml.merges")
-        if not isinstance(merges, Texts):
+        merges = self.metadata.get("tokenizer.ggml.merges", ())
+        longer = any(
+            len(token) > 1 and kind == _NORMAL for token, kind in zip(self.tokens, self.kinds, strict=True)
+        )
+        if not isinstance(merges, Texts) and (
+            merges != () or longer
+        ):  # an empty array is left out by writers
             raise self.broken("it has no merges")
         vocab, found = self.vocab, []
         for merge in merges:
@@ -183,7 +189,13 @@ def _sentencepiece(words: _Words) -> _Made:
 
 
 def _by_score(words: _Words, vocab: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Every way to make a piece of two others, the best piece first. Bounded, since it takes the square of a length."""
     scores = words.scores()
+    longest, whole = max(map(len, vocab)), sum(map(len, vocab))
+    if longest > _LONGEST or whole > _MOST_CHARACTERS:
+        raise words.broken(
+            f"its tokens have {whole} characters and one has {longest}, more than {_MOST_CHARACTERS} and {_LONGEST}"
+        )
     merged = sorted((i for i in vocab.values() if len(words.tokens[i]) > 1), key=lambda i: (-scores[i], i))
     found = []
     for i in merged:

@@ -3,17 +3,14 @@
 A template is a program that came with a model. jinja2's sandbox keeps it from the system, but not from looping 10^15
 times, or from doubling a string forty times. So everything that makes a value is metered: operators, filters, methods,
 literals and output each pay for the size of what they make, blocks and calls look at the clock, and what could make
-much of little (`center`, `*`, `%`) is refused beforehand. The size of a value is that of its text: lists that hold one
-another grow in it as they would when printed.
+much of little (`center`, `*`, `%`) is refused beforehand (`meter.py`).
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import re
 import threading
-import time
 import types
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
@@ -28,99 +25,9 @@ from jinja2.runtime import markup_join, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 
 from syscalls.errno import Errno, SyscallError
+from userland.sdk.meter import NUMBER, WIDEST, Exceeded, Meter
 
-SECONDS = 1.0  # of this thread's processor
-LARGEST = 16_000_000  # characters of one value
-BUDGET = 256_000_000  # characters made in one rendering
 SOURCE = 256_000  # characters of a template; the longest published has some 30,000
-_WIDEST = 10_000  # of what is padded, indented or wrapped
-_BITS = 100_000  # of an integer
-_NUMBER = re.compile(r"\d{5,}|\*")  # in a format: a width that is large, or given by an argument
-_QUADRATIC = frozenset(
-    {"striptags", "urlize", "xmlattr", "pprint", "wordwrap"}
-)  # take their input's square in time
-_QUADRATIC_MOST = 20_000
-_VIEWS: tuple[type[Any], ...] = (type({}.keys()), type({}.values()), type({}.items()))
-_SLOW = frozenset(
-    {
-        "title",
-        "wordcount",
-        "urlencode",
-        "truncate",
-        "list",
-        "batch",
-        "slice",
-        "sort",
-        "unique",
-        "groupby",
-        "reverse",
-    }
-)
-_SLOW_MOST = 500_000  # items, or characters of a text
-_BY_ATTRIBUTE = frozenset(
-    {"map", "sum", "groupby", "sort", "unique", "min", "max", "join", "selectattr", "rejectattr"}
-)
-_REFUSED = frozenset({"translate"})  # makes of each character what it likes
-
-
-class Exceeded(TemplateError):
-    """The template does too much."""
-
-
-class _Meter:
-    """What a rendering may still do."""
-
-    __slots__ = ("_events", "_known", "_spent", "_until")
-
-    def __init__(self) -> None:
-        self._spent = self._events = 0
-        self._until = time.thread_time() + SECONDS
-        self._known: dict[int, tuple[Any, int]] = {}  # containers by id, kept so that the id stays theirs
-
-    def tick(self) -> None:
-        self._events += 1
-        if not self._events & 31 and time.thread_time() > self._until:
-            raise Exceeded(f"it takes more than {SECONDS:g} s")
-
-    def room(self, size: int) -> None:
-        """Whether a value of that size may be made."""
-        if size > LARGEST:
-            raise Exceeded(f"it makes a value of {size} characters; at most {LARGEST} are allowed")
-
-    def size(self, value: Any) -> int:
-        """Characters of a value's text, about."""
-        if isinstance(value, str):
-            return len(value)
-        if isinstance(value, (list, tuple, dict)):
-            known = self._known.get(id(value))
-            if known is not None and known[0] is value:
-                return known[1]
-            size = 2
-            if isinstance(value, dict):
-                for key, item in value.items():
-                    size += self.size(key) + self.size(item) + 2
-            else:
-                for item in value:
-                    size += self.size(item) + 2
-            self._known[id(value)] = (value, size)
-            return size
-        if isinstance(value, int):
-            return 1 + value.bit_length() // 3
-        if isinstance(value, (bytes, range)):
-            return len(value)
-        if isinstance(value, _VIEWS):
-            return 2 + sum(self.size(item) for item in value)
-        return 1
-
-    def made(self, value: Any) -> Any:
-        """A value that has just been made: it is paid for."""
-        self.tick()
-        size = self.size(value)
-        self.room(size)
-        self._spent += size
-        if self._spent > BUDGET:
-            raise Exceeded(f"it makes more than {BUDGET} characters in all")
-        return value
 
 
 class _Generator(CodeGenerator):
@@ -186,7 +93,7 @@ class _Generation(jinja2.ext.Extension):
 
 class _Formatter(SandboxedFormatter):
     def format_field(self, value: Any, format_spec: str) -> Any:
-        if _NUMBER.search(format_spec):
+        if NUMBER.search(format_spec):
             raise Exceeded(f"it formats with {format_spec[:40]!r}")
         return super().format_field(value, format_spec)
 
@@ -234,7 +141,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
         )
-        self.meter = _Meter()
+        self.meter = Meter()
         self.now: datetime | None = None
         self.filters["tojson"] = _tojson
         for name, function in self.filters.items():
@@ -253,37 +160,10 @@ class _Environment(ImmutableSandboxedEnvironment):
             if name == "join" and values and not isinstance(values[0], (str, list, tuple)):
                 values = (self.meter.made(list(values[0])), *values[1:])
                 args = (*args[:passed], *values)
-            self._check(name, values, given)
+            self.meter.check(name, values, given)
             return self.meter.made(function(*args, **given))
 
         return call
-
-    def _check(self, name: str, values: tuple[Any, ...], given: Mapping[str, Any]) -> None:
-        """What a filter or method may not be asked for."""
-        size = self.meter.size
-        everything = (*values, *given.values())
-        self.meter.room(sum(map(size, everything)))
-        if name in _WIDE and any(isinstance(item, int) and abs(item) > _WIDEST for item in everything):
-            raise Exceeded(f"it calls {name} with a number larger than {_WIDEST}")
-        if name in _REFUSED:
-            raise Exceeded(f"it calls {name}, which templates here cannot")
-        if name in _QUADRATIC and sum(map(size, everything)) > _QUADRATIC_MOST:
-            raise Exceeded(f"it calls {name} for more than {_QUADRATIC_MOST} characters")
-        if name in _SLOW and values and hasattr(values[0], "__len__") and len(values[0]) > _SLOW_MOST:
-            raise Exceeded(f"it calls {name} for more than {_SLOW_MOST} items")
-        if name in _BY_ATTRIBUTE and any(
-            isinstance(item, str) and len(item) > _WIDEST for item in everything[1:]
-        ):
-            raise Exceeded(f"it calls {name} with more than {_WIDEST} characters")
-        if name in ("format", "%") and values and isinstance(values[0], (str, bytes)):
-            if _NUMBER.search(str(values[0])):
-                raise Exceeded(f"it formats with {str(values[0])[:40]!r}")
-            named = [
-                item for item in everything[1:] if isinstance(item, Mapping)
-            ]  # may be written more than once
-            self.meter.room(str(values[0]).count("%") * sum(map(size, named or given.values())))
-        if name in _AMPLIFIERS:
-            self.meter.room(_AMPLIFIERS[name](size, values, given))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         size = self.meter.size
@@ -291,22 +171,17 @@ class _Environment(ImmutableSandboxedEnvironment):
             self.meter.room(size(left) + size(right))
         elif operator == "*":
             if isinstance(left, int) and isinstance(right, int):
-                self._bits(left.bit_length() + right.bit_length())
+                self.meter.bits(left.bit_length() + right.bit_length())
             else:
                 for one, times in ((left, right), (right, left)):
                     if isinstance(times, int) and not isinstance(one, (int, float)):
                         self.meter.room(size(one) * max(0, times))
         elif operator == "**":
             if isinstance(left, int) and isinstance(right, int):
-                self._bits(left.bit_length() * max(0, right))
+                self.meter.bits(left.bit_length() * max(0, right))
         else:
-            self._check("%", (left, right), {})
+            self.meter.check("%", (left, right), {})
         return self.meter.made(super().call_binop(context, operator, left, right))
-
-    @staticmethod
-    def _bits(bits: int) -> None:
-        if bits > _BITS:
-            raise Exceeded(f"it makes an integer of {bits} bits")
 
     def joined(self, escaped: bool, parts: tuple[Any, ...]) -> Any:
         """What `~` does."""
@@ -322,7 +197,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             name = __obj.__name__
             if name == "join" and args and not isinstance(args[0], (str, list, tuple)):
                 args = (meter.made(list(args[0])), *args[1:])
-            __self._check(f".{name}" if name in ("join", "to_bytes") else name, (of, *args), given)
+            meter.check(f".{name}" if name in ("join", "to_bytes") else name, (of, *args), given)
         else:
             meter.room(sum(map(meter.size, args)) + sum(map(meter.size, given.values())))
         meter.tick()
@@ -345,7 +220,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return formatted
 
     def _strftime_now(self, format: str) -> str:
-        if len(format) > _WIDEST or _NUMBER.search(format):
+        if len(format) > WIDEST or NUMBER.search(format):
             raise Exceeded(f"it writes a date with {format[:40]!r}")
         return (self.now or datetime.now()).strftime(format)
 
@@ -369,63 +244,6 @@ def _refuse_lipsum(*args: Any, **given: Any) -> NoReturn:
     raise Exceeded("it calls lipsum, which templates here cannot")
 
 
-def _replaced(size: Callable[[Any], int], values: tuple[Any, ...], given: Mapping[str, Any]) -> int:
-    text, old, new, *_ = (*values, given.get("old", ""), given.get("new", ""))
-    text, old = str(text), str(old)
-    return len(text) + (text.count(old) if old else len(text) + 1) * size(new)
-
-
-def _joined(size: Callable[[Any], int], values: tuple[Any, ...], given: Mapping[str, Any]) -> int:
-    items, separator, *_ = (*values, given.get("d", ""))
-    return size(items) + len(items) * size(separator)
-
-
-def _indented(size: Callable[[Any], int], values: tuple[Any, ...], given: Mapping[str, Any]) -> int:
-    text = str(values[0]) if values else ""
-    widths = [item if isinstance(item, int) else size(item) for item in (*values[1:], *given.values())]
-    return size(text) + (text.count("\n") + 1) * max(widths, default=4)
-
-
-def _tabbed(size: Callable[[Any], int], values: tuple[Any, ...], given: Mapping[str, Any]) -> int:
-    return size(values[0]) * max(
-        [8, *(item for item in (*values[1:], *given.values()) if isinstance(item, int))]
-    )
-
-
-def _dumped(size: Callable[[Any], int], values: tuple[Any, ...], given: Mapping[str, Any]) -> int:
-    indent = given.get("indent") or (values[2] if len(values) > 2 else 0) or 0
-    separators = given.get("separators") or (values[3] if len(values) > 3 else ()) or ()
-    width = indent if isinstance(indent, int) else size(indent)
-    return size(values[0]) * (1 + size(tuple(separators)) // 8) * (1 + width // 4) if values else 0
-
-
-# Filters and methods that make much of little: the size of what they make at most.
-_AMPLIFIERS: dict[str, Callable[..., int]] = {
-    "replace": _replaced,
-    "join": _joined,
-    ".join": lambda size, values, given: _joined(size, (values[1], values[0]), given),
-    "indent": _indented,
-    "expandtabs": _tabbed,
-    "tojson": _dumped,
-    "batch": lambda size, values, given: size(values[0]) + _WIDEST * max(map(size, (*values[1:], *given.values()))),
-}  # fmt: skip
-_WIDE = frozenset(
-    {
-        "center",
-        "ljust",
-        "rjust",
-        "zfill",
-        "expandtabs",
-        "indent",
-        "wordwrap",
-        "batch",
-        "slice",
-        "round",
-        ".to_bytes",
-    }
-)
-
-
 class Template:
     """A compiled template. Raises SyscallError EINVAL with what is wrong with it."""
 
@@ -442,7 +260,7 @@ class Template:
     def render(self, variables: Mapping[str, Any], now: datetime | None = None) -> str:
         """The text; `now` is the time of its dates. EINVAL with the template's words if it refuses."""
         with self._lock, _told():
-            self._environment.meter = meter = _Meter()
+            self._environment.meter = meter = Meter()
             self._environment.now = now
             parts = []
             for part in self._template.generate(**variables):

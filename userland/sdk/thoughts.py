@@ -145,8 +145,8 @@ class AnswerReader:
         return self._mode == "thought"
 
     def push(self, piece: str, *, special: bool = False) -> list[Part]:
-        """What is certain so far. A special token that is no mark is no text."""
-        if special and piece not in self._known:
+        """What is certain so far. A special token that is no mark is no text, but in a call, whose form may have more."""
+        if special and piece not in self._known and not self._calls.inside:
             return []
         parts: list[Part] = []
         if special and self._mode == "answer" and self._marks and piece == self._marks.open:

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from modelfiles import source
 from syscalls.errno import Errno, SyscallError
 from userland.sdk.tokenizer import Settings, Tokenizer
 
@@ -37,7 +36,11 @@ def load_tokenizer(path: str) -> Tokenizer:
 
     Raises SyscallError: ENOENT (no such directory), EIO (what is there is no tokenizer).
     """
-    place = path if os.path.exists(path) else os.fspath(source.find(path))
+    place = path
+    if not os.path.exists(path):
+        from modelfiles import source  # brings numpy, which a directory's words do not need
+
+        place = os.fspath(source.find(path))
     with _loading:
         return _loaded(place, _stamps(place))
 
@@ -73,10 +76,6 @@ def _loaded(path: str, stamps: object) -> Tokenizer:
             return gguf_words.load(Path(path))
         if os.path.exists(os.path.join(path, TOKENIZER)):
             return _from_directory(Path(path))
-        if not os.path.isdir(path) and (
-            os.path.exists(path) or os.path.isabs(path) or path.startswith((".", "~"))
-        ):
-            raise FileNotFoundError("there is no such directory")
         return _by_transformers(path)
     except SyscallError:
         raise

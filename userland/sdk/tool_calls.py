@@ -75,6 +75,11 @@ class CallReader:
         self._calls = 0
 
     @property
+    def inside(self) -> bool:
+        """Whether calls have been opened and not closed."""
+        return self._inside is not None
+
+    @property
     def marks(self) -> list[str]:
         """The texts that open and close calls."""
         return [mark for form in self._marked for mark in (form.open, form.close) if mark]

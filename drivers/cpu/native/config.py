@@ -39,9 +39,13 @@ class _Family:
     activation: str = "silu"
     activation_field: str = "hidden_act"
     window: int | None = None
-    windowed: str = "never"  # all: every layer; types: as layer_types say; never
+    windowed: str = (
+        "never"  # always: every layer; or, where layer_types do not say: turns, last (if at all) or all
+    )
     fused: bool = False  # are qkv and gate_up one matrix each in the files?
-    qkv_bias: bool | None = False  # None: as attention_bias says, the output's too
+    qkv_bias: bool | None = False  # None: as attention_bias says
+    out_bias: str = ""  # the field that says whether the output has one
+    attention_bias: bool = False  # its default
     mlp_bias: bool = False  # may there be one, as mlp_bias says?
     head_norms: bool = False
     four_norms: bool = False  # around attention and MLP, and their weights less one
@@ -51,19 +55,27 @@ class _Family:
 FAMILIES: dict[str, _Family] = {
     "gemma2": _Family(
         256000, 2304, 9216, 26, 8, 4, 256, 8192, 1e-6, 1, True, "gelu_pytorch_tanh", "hidden_activation", 4096,
-        "types", qkv_bias=None, four_norms=True, softcaps=(50.0, 30.0),
+        "turns", qkv_bias=None, out_bias="attention_bias", four_norms=True, softcaps=(50.0, 30.0),
     ),
-    "llama": _Family(32000, 4096, 11008, 32, 32, None, None, 2048, 1e-6, 2, qkv_bias=None, mlp_bias=True),
-    "mistral": _Family(32000, 4096, 14336, 32, 32, 8, None, 131072, 1e-6, 2, window=4096, windowed="all"),
+    "llama": _Family(
+        32000, 4096, 11008, 32, 32, None, None, 2048, 1e-6, 2, qkv_bias=None, out_bias="attention_bias",
+        mlp_bias=True,
+    ),
+    "mistral": _Family(32000, 4096, 14336, 32, 32, 8, None, 131072, 1e-6, 2, window=4096, windowed="always"),
+    "ministral": _Family(32000, 4096, 14336, 32, 32, 8, None, 131072, 1e-6, 2, window=4096, windowed="all"),
     "phi3": _Family(
-        32064, 3072, 8192, 32, 32, None, None, 4096, 1e-5, 32000, windowed="all", fused=True
+        32064, 3072, 8192, 32, 32, None, None, 4096, 1e-5, 32000, windowed="always", fused=True
     ),
     "qwen2": _Family(
-        151936, 4096, 22016, 32, 32, 32, None, 32768, 1e-6, None, window=4096, windowed="types", qkv_bias=True
+        151936, 4096, 22016, 32, 32, 32, None, 32768, 1e-6, None, window=4096, windowed="last", qkv_bias=True
     ),
     "qwen3": _Family(
-        151936, 4096, 22016, 32, 32, 32, 128, 32768, 1e-6, None, window=4096, windowed="types", qkv_bias=None,
-        head_norms=True,
+        151936, 4096, 22016, 32, 32, 32, 128, 32768, 1e-6, None, window=4096, windowed="last", qkv_bias=None,
+        out_bias="attention_bias", head_norms=True,
+    ),
+    "seed_oss": _Family(
+        155136, 4096, 27648, 64, 80, 8, 128, 524288, 1e-6, 2, qkv_bias=None, out_bias="attention_out_bias",
+        attention_bias=True, mlp_bias=True,
     ),
 }  # fmt: skip
 _QUERY_SCALE = 256  # gemma2's query_pre_attn_scalar, where a file names none
@@ -149,7 +161,7 @@ def why_not(raw: Mapping[str, Any]) -> str:
     if kind == "phi3" and rotation not in ("default", "longrope"):
         return f"phi3 with rotary positions of the type {rotation}"
     types = raw.get("layer_types")
-    if types is not None and family.windowed != "types":
+    if types is not None and family.windowed in ("never", "always"):
         return f"{kind} with layer_types"
     odd = {str(name) for name in types or ()} - {"full_attention", "sliding_attention", "attention"}
     if odd:
@@ -193,7 +205,10 @@ def read(raw: Mapping[str, Any], where: str) -> Config:
     except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise reader.wrong(f"rope_parameters: {what}") from None
-    attention_bias = reader.yes("attention_bias", False) if family.qkv_bias is None else False
+    qkv_bias = family.qkv_bias
+    if qkv_bias is None:
+        qkv_bias = reader.yes("attention_bias", family.attention_bias)
+    out_default = family.out_bias == "attention_bias" and family.attention_bias
     gemma = family.four_norms
     scale = reader.real("query_pre_attn_scalar", _QUERY_SCALE) if gemma else float(head_dim)
     if not scale:
@@ -216,8 +231,8 @@ def read(raw: Mapping[str, Any], where: str) -> Config:
         eos=_eos(reader, family),
         tied=reader.yes("tie_word_embeddings", family.tied),
         fused=family.fused,
-        qkv_bias=attention_bias if family.qkv_bias is None else family.qkv_bias,
-        out_bias=attention_bias,
+        qkv_bias=qkv_bias,
+        out_bias=reader.yes(family.out_bias, out_default) if family.out_bias else False,
         mlp_bias=reader.yes("mlp_bias", False) if family.mlp_bias else False,
         head_norms=family.head_norms,
         four_norms=gemma,
@@ -260,17 +275,16 @@ def _windows(reader: _Reader, family: _Family, layers: int) -> tuple[int, ...]:
     window = (
         reader.whole("sliding_window", family.window, null=0, least=0) if family.windowed != "never" else 0
     )
-    if family.windowed == "all":
+    if family.windowed in ("never", "always"):
         return (window,) * layers
-    if family.windowed == "never":
-        return (0,) * layers
-    gemma = family.four_norms
-    if not gemma and not reader.yes("use_sliding_window", False):
+    if family.windowed == "last" and not reader.yes("use_sliding_window", False):
         window = 0
     types = raw.get("layer_types")
     if types is None:
-        from_layer = reader.whole("max_window_layers", _MAX_WINDOW_LAYERS, least=0)
-        sliding = [(i % 2 == 0) if gemma else (bool(window) and i >= from_layer) for i in range(layers)]
+        first = (
+            reader.whole("max_window_layers", _MAX_WINDOW_LAYERS, least=0) if family.windowed == "last" else 0
+        )
+        sliding = [i % 2 == 0 if family.windowed == "turns" else i >= first for i in range(layers)]
     else:
         if not isinstance(types, list) or len(types) != layers:
             raise reader.wrong(f"layer_types has not one entry for each of its {layers} layers")

@@ -69,6 +69,7 @@ static inline vi dot4(vi sum, int32_t four, vw weights) { return add_products(su
 /* Two consecutive inputs of sixteen columns in bfloat16 times two activations at x. */
 #ifdef BFLOAT_DOT
 #define PAIR 4 /* bytes of two activations */
+/* The instruction rounds each of its two additions to the nearest and takes and gives numbers below 2 ** -126 as 0. */
 static inline vf dot16(vf sum, const uint8_t *x, vw weights)
 {
     int32_t two;

@@ -1,0 +1,145 @@
+"""Published chat templates (those that llama-cpp-python's source brings along): one can talk with each, and its own calls
+of tools are read.
+
+`LLMASOS_LLAMA_CPP` names a directory in which that source is unpacked; without it these are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Core
+
+from syscalls.errno import Errno, SyscallError
+from tests.userland import words_zoo
+from tests.userland.chat_shapes import NOON, Ledger, user
+from userland.sdk.chat import ChatFormat
+from userland.sdk.dialogue import Message, Setup
+from userland.sdk.template import ChatTemplate
+from userland.sdk.tokenizer import Settings, Tokenizer
+from userland.sdk.tool_calls import ToolCall
+from userland.sdk.traits import common, told
+
+_PLACES = [os.environ.get("LLMASOS_LLAMA_CPP", ""), *map(str, Path(".peers").glob("llama_cpp*/src"))]
+PUBLISHED = sorted(
+    file
+    for place in _PLACES
+    if place
+    for file in Path(place).glob("**/vendor/llama.cpp/models/templates/*.jinja")
+)
+CALLING = Setup(
+    now=NOON,
+    tools=[
+        {
+            "type": "function",
+            "function": {
+                "name": "look",
+                "description": "Look.",
+                "parameters": {
+                    "type": "object",
+                    "properties": {
+                        "at": {"type": "string", "description": "At what."}, "n": {"type": "integer", "description": "n"},
+                    },
+                    "required": ["at"],
+                },
+            },
+        }
+    ],
+)  # fmt: skip
+# Templates whose calls are written in a way of their own, which is no form here.
+UNREAD = {
+    "CohereForAI-c4ai-command-r-plus-tool_use",
+    "muse-glimmer",
+    "meetkai-functionary-medium-v3.2",
+    "openai-gpt-oss-120b",
+}
+
+# Templates that write an answer without thoughts in another way once it is past, or that want a header in it.
+OTHERWISE = {"MiniMax-M3", "NVIDIA-Nemotron-Nano-v2", "muse-glimmer"}
+
+pytestmark = pytest.mark.skipif(
+    not PUBLISHED, reason="LLMASOS_LLAMA_CPP names no directory with llama-cpp-python's source unpacked"
+)
+
+
+def chat_of(file: Path) -> ChatFormat:
+    """A template's format on a byte-level tokenizer that has its marks as added tokens."""
+    source = file.read_text(encoding="utf-8")
+    core = Core.from_str(words_zoo.core_json("byte-level"))
+    marks = set(
+        re.findall(
+            r"<[|\uff5c]?[A-Za-z_\u2581]{2,30}[|\uff5c]?>|\[/?[A-Z_]{3,20}\]|</think>|</assistant>", source
+        )
+    )
+    core.add_tokens(
+        [AddedToken(mark, special=True, normalized=False) for mark in ["<s>", "</s>", *sorted(marks)]]
+    )
+    named = {"bos_token": "<s>", "eos_token": "</s>"}
+    try:
+        return ChatFormat(Tokenizer(core, Settings(named=named, templates={"default": source})), file.stem)
+    except SyscallError as error:
+        if error.errno is not Errno.EINVAL:
+            raise
+        pytest.skip(f"it renders nothing of a question alone: {error.reason}")
+
+
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)
+def test_turns_are_what_the_template_renders(file: Path) -> None:
+    chat, ledger, messages = chat_of(file), Ledger(), list[Message]()
+    template, setup = ChatTemplate(chat.tokenizer), CALLING if "tool_use" in file.stem else Setup(now=NOON)
+    if file.stem in OTHERWISE:
+        pytest.skip("it writes an answer that is past in another way")
+    for turn in range(4):
+        messages.append(user(f"question {turn} <|im_end|>"))
+        log = ledger.say(chat, messages[-1], setup=setup)
+        options: dict[str, Any] = {"tools": setup.tools, "now": chat.time_of(setup)}
+        prompt = template.render(messages, prompt=True, **options)
+        answer = {"role": "assistant", "content": f"Answer {turn}."}
+        whole = template.render([*messages, answer], prompt=False, **options)
+        if not whole.text.startswith(prompt.text):
+            pytest.skip("it rewrites what its own prompt begins")
+        assert chat.tokenizer.decode(log, special=True) == chat.tokenizer.decode(prompt.ids(), special=True)
+        said = whole.text[len(prompt.text) :]
+        ids = chat.tokenizer.encode(said, control=True)
+        end = next((i + 1 for i, token in enumerate(ids) if token in chat.stop_ids(setup)), 0)
+        cut = chat.tokenizer.encode(
+            said[: said.index(answer["content"]) + len(answer["content"])], control=True
+        )
+        ledger.answer(ids[:end] or cut)
+        messages.append(answer)
+
+
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)
+def test_the_calls_that_a_template_writes_are_read(file: Path) -> None:
+    chat = chat_of(file)
+    call = ToolCall("look", {"at": "x y", "n": 2})
+    asked = [user("alpha")]
+    for content in ("", None):
+        for arguments in (call.arguments, '{"at": "x y", "n": 2}'):
+            inner = {**told(call, 0), "function": {"name": "look", "arguments": arguments}}
+            answer: Message = {"role": "assistant", "content": content, "tool_calls": [inner]}
+            try:
+                text = chat.render(CALLING, [*asked, answer]).plain
+                plain = chat.render(CALLING, [*asked, {"role": "assistant", "content": "beta"}]).plain
+                prompt = chat.render(CALLING, asked, prompt=True).plain
+            except SyscallError:
+                continue
+            if "x y" not in text or file.stem in UNREAD:
+                continue
+            start = common(text, prompt)
+            head = text[start:] if text.startswith(prompt) else text[text.rindex("alpha") + 5 :]
+            said = (
+                head[: len(head) - common(head[::-1], plain[::-1])]
+                if not chat.traits(CALLING).formats[0].close
+                else head
+            )
+            heard = chat.hear(CALLING, chat.tokenizer.encode(said, control=True), "")
+            assert [(one.name, one.arguments) for one in heard.calls] == [(call.name, call.arguments)]
+            return
+    if file.stem not in UNREAD:
+        pytest.skip("it writes no calls")
