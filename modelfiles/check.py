@@ -126,6 +126,8 @@ def _json(file: Path) -> str:
 
 
 def _gguf(place: Path, said: Said | None) -> Iterator[Finding]:
+    from modelfiles import gguf  # late: it brings numpy along
+
     parts = choice.gguf_models(
         {one.name for one in place.parent.iterdir()} if place.suffix == ".gguf" else ()
     )
@@ -135,11 +137,13 @@ def _gguf(place: Path, said: Said | None) -> Iterator[Finding]:
 
         def look(file: Path = file) -> str:
             with files.open_regular(file) as stream:
-                if stream.read(4) != b"GGUF":
+                if stream.read(4) != gguf.MAGIC:
                     raise SyscallError(
                         Errno.EIO, f"{shown(file)} does not begin as a GGUF file does; fetch it again"
                     )
-                return f"{os.fstat(stream.fileno()).st_size} bytes"
+                size = os.fstat(stream.fileno()).st_size
+            tensors = gguf.read_header(file).tensors.values()
+            return f"{sum(entry.file == file for entry in tensors)} tensors in {size} bytes"
 
         yield _of(name, look)
         yield from _digest(file, name, said)
