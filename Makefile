@@ -64,6 +64,7 @@ peers: $(STAMP)
 
 docs: $(STAMP)
 	@$(BIN)/python -m docs.generate
+	@$(BIN)/python -m tests.file_matrix
 	@$(BIN)/python -m userland.sdk.mirror
 
 clean:

@@ -188,6 +188,8 @@ def sampling_of(header: Header) -> dict[str, Any]:
 
 def _rope(fields: Fields, head_dim: int, context: int) -> dict[str, Any]:
     rotated = fields.whole("rope.dimension_count", head_dim)
+    if rotated > head_dim or head_dim > 2 * _MOST_FACTORS:
+        raise fields.wrong(f"{rotated} items of heads of {head_dim} are rotated")
     found: dict[str, Any] = {"rope_type": "default", "rope_theta": fields.real("rope.freq_base", 10000.0)}
     if rotated != head_dim or fields.architecture in ("phi3", "gptneox"):
         found["partial_rotary_factor"] = rotated / head_dim
@@ -196,6 +198,8 @@ def _rope(fields: Fields, head_dim: int, context: int) -> dict[str, Any]:
     if original is not None:
         original = fields.whole("rope.scaling.original_context_length")
     if (factors := fields.factors(ROPE_FREQS)) is not None:
+        if len(factors) != rotated // 2:
+            raise fields.wrong(f"it has {len(factors)} factors of rotation, {rotated // 2} were wanted")
         return found | _stretched(factors, found["rope_theta"], rotated, context)
     short, long = fields.factors(ROPE_SHORT), fields.factors(ROPE_LONG)
     if short is not None and long is not None:

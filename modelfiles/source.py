@@ -13,13 +13,16 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from modelfiles import bounds, choice, files, gguf, gguf_config, hub, names, stores
+from modelfiles import bounds, choice, files, gguf, gguf_config, names
 from modelfiles.files import shown
 from syscalls.errno import Errno, SyscallError
+
+if TYPE_CHECKING:
+    from modelfiles import hub
 
 _MOST_TENSORS = 200_000  # the largest published mixtures have some 140,000
 _MOST_INDEX = _MOST_HEADER = 32 << 20  # bytes
@@ -60,6 +63,9 @@ def find(path: str, *, weights: bool = False, said: hub.Said | None = None) -> P
         raise SyscallError(Errno.ENOENT, f"no model {shown(path)!r}: {_what_it_is(directory)}")
     if directory.is_absolute() or path.startswith((".", "~")):
         raise SyscallError(Errno.ENOENT, f"no model {shown(path)!r}: there is no such directory")
+    # Late: most models are directories, and these bring HTTP and TLS along.
+    from modelfiles import hub, stores
+
     name = names.parse(path)
     if name.kind is names.Kind.STORE:
         return stores.lookup(name).path

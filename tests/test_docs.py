@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from drivers import hal
+from drivers.cpu.native import library
+from tests import file_matrix
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-_PATH = re.compile(r"`((?:syscalls|kernel|drivers|userland|llmasos|models|benchmarks|docs|tests)/[\w./-]*)`")
+_PATH = re.compile(
+    r"`((?:syscalls|kernel|drivers|modelfiles|userland|llmasos|models|benchmarks|docs|tests)/[\w./-]*)`"
+)
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 
 
@@ -29,3 +35,9 @@ def test_every_link_of_a_document_leads_somewhere(document: Path) -> None:
 
 def test_there_are_documents_that_name_paths() -> None:
     assert any(_PATH.search(document.read_text()) for document in DOCUMENTS)
+
+
+def test_the_table_of_files_and_dtypes_says_what_the_driver_does() -> None:
+    if not isinstance(library.load(), library.Library) or not hal.cpu().int8:
+        pytest.skip("the table is of machines with the native decoder and a CPU with VNNI")
+    assert file_matrix.page() in file_matrix.PAGE.read_text(), "make docs brings it up to date"

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from modelfiles.hub import Progress, Said
+if TYPE_CHECKING:  # it brings HTTP and TLS along, for the models that are fetched
+    from modelfiles.hub import Progress, Said
 
 SIGN_SECONDS = 0.5
 LINE_SECONDS = 10.0

@@ -290,6 +290,20 @@ def _mutated(whole: bytes, spots: list[tuple[int, int]], chance: random.Random) 
     return bytes(changed)
 
 
+def test_a_number_of_the_metadata_is_bounded_before_anything_has_its_size(tmp_path: Path) -> None:
+    file = write(tmp_path / "m.gguf")
+    whole = file.read_bytes()
+    file.write_bytes(
+        whole.replace(
+            b"llama.embedding_length\x04\0\0\0\x20\0\0\0", b"llama.embedding_length\x04\0\0\0\0\0\0\x7f"
+        )
+    )
+    assert file.read_bytes() != whole
+    with pytest.raises(SyscallError, match="rotated") as refused:
+        config_of(gguf.read_header(file))
+    assert refused.value.errno is Errno.EIO
+
+
 def test_a_mutation_of_a_header_is_refused_with_an_errno_or_read_within_its_file(
     file: Path, tmp_path: Path
 ) -> None:
