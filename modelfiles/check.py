@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelfiles import cache, choice, files, source
+from modelfiles import cache, choice, files, gguf, source
 from modelfiles.files import shown
 from syscalls.errno import Errno, SyscallError
 
@@ -126,8 +126,6 @@ def _json(file: Path) -> str:
 
 
 def _gguf(place: Path, said: Said | None) -> Iterator[Finding]:
-    from modelfiles import gguf  # late: it brings numpy along
-
     parts = choice.gguf_models(
         {one.name for one in place.parent.iterdir()} if place.suffix == ".gguf" else ()
     )
