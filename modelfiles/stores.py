@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from modelfiles import cache, choice
+from modelfiles.files import read_whole
 from modelfiles.names import LLAMA_CPP, LM_STUDIO, MAIN, OLLAMA, Kind, Name, near
 from syscalls.errno import Errno, SyscallError
 
@@ -85,8 +86,8 @@ def lm_studio_directories() -> list[Path]:
     """Where LM Studio keeps its models, now and in its earlier versions."""
     home = Path.home()
     places = [home / ".lmstudio" / "models", home / ".cache" / "lm-studio" / "models"]
-    with suppress(OSError, ValueError):
-        moved = (home / ".lmstudio-home-pointer").read_text()[:4096].strip()
+    with suppress(OSError, ValueError, SyscallError):
+        moved = read_whole(home / ".lmstudio-home-pointer", 4096).decode().strip()
         if moved:
             places.insert(0, Path(moved) / "models")
     return list(dict.fromkeys(places))

@@ -169,6 +169,11 @@ def test_a_broken_store_does_not_break_the_list(server: Hub, tmp_path: Path) -> 
     assert "manifest" in one["problem"]
 
 
+def test_a_fifo_where_lm_studio_says_its_place_is_not_waited_for(server: Hub, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".lmstudio-home-pointer")
+    assert json.loads(said("--found", "--json")) == []
+
+
 def test_spawn_is_told_the_path_of_a_stores_model(server: Hub, tmp_path: Path) -> None:
     file = tmp_path / ".lmstudio/models/org/repo/m.gguf"
     file.parent.mkdir(parents=True)
