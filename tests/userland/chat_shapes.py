@@ -115,7 +115,8 @@ class Ledger:
 
     def do(self, turn: Turn) -> None:
         self.cuts += len(self.log) - turn.keep
-        self.truncate(turn.keep)
+        if turn.keep < len(self.log):
+            self.truncate(turn.keep)
         self.records.append(LogRecord(turn.keep, packed(turn.entry)))
         self.log += turn.ids
 
