@@ -324,3 +324,30 @@ def test_a_model_without_a_system_role_is_told_once_how_to_behave(
             "<|begin|><|user|>user\nBe brief.\n\none<|end|>\n<|user|>model\nyes<|end|>\n<|user|>user\ntwo<|end|>\n"
             "<|user|>model\nyes<|end|>\n<|user|>user\nthree<|end|>\n<|user|>model\nyes"
         )
+
+
+def test_a_conversation_names_its_template_where_there_is_no_default(
+    cpu_system: System, zoo: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = shutil.copytree(zoo("llama"), tmp_path / "model")
+    (model / "chat_template.jinja").unlink()
+    file = model / "tokenizer_config.json"
+    templates = [
+        {"name": name, "template": f"{name}:{models_zoo.CHAT_TEMPLATE}"} for name in ("rag", "tool_use_2")
+    ]
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": templates}))
+    with cpu_system.spawn(model, chat_template="rag") as process:
+        for question in ("one", "two"):
+            process.turn(question, 1)
+            process.truncate(len(process.tokens) - 1)
+            process.feed("yes")
+        found = cpu_system.process(process.pid)
+        assert process.language.decode(found.tokens, special=True) == (
+            "rag:<|user|>one<|end|><|assistant|>yes<|end|><|user|>two<|end|><|assistant|>yes"
+        )
+    with pytest.raises(SyscallError, match="it has rag, tool_use_2"):
+        cpu_system.spawn(model, chat_template="default")
+    with cpu_system.spawn(model, "plain text") as process:
+        assert process.generate(2)
+        with pytest.raises(SyscallError, match=r"name one .*: rag, tool_use_2"):
+            process.ask("and?")

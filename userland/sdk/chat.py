@@ -59,10 +59,17 @@ class ChatFormat:
             raise SyscallError(
                 Errno.ENOTSUP, f"{model} has no chat template; feed and generate plain text instead"
             )
+        if self.named_only:
+            return
         try:
             self.render(Setup(), [user(USER)], prompt=True)
         except SyscallError:
             self.render(Setup(tools=[TOOL]), [user(USER)], prompt=True)  # one that is for tools only
+
+    @property
+    def named_only(self) -> bool:
+        """Whether there are several templates and none to be taken by default: a conversation must name one."""
+        return not {"default", "tool_use"} & set(self.tokenizer.settings.templates)
 
     # --- whole conversations, without a process ---
 
@@ -186,9 +193,9 @@ class ChatFormat:
         self, thinking: bool | str | None, more: dict[str, Any], template: str | None = None
     ) -> dict[str, Any]:
         """The template's variables for `thinking` (on, off, or an effort by name), and further ones."""
+        source = self._template.source(template) if template is not None or thinking is not None else ""
         if thinking is None:
             return dict(more)
-        source = self._template.source(template)
         names = _EFFORT if isinstance(thinking, str) else _THINKING
         there = [name for name in names if re.search(rf"\b{name}\b", source)]
         if not there:

@@ -263,7 +263,8 @@ def initial(options: Options, info: ModelInfo) -> tuple[list[int], list[bytes]]:
         messages.append({"role": "user", "content": prompt})
     elif prompt is not None:
         messages += arguments.messages(prompt)
-    chat, setup = language.must_chat(), setup_of(options, language)
+    setup = setup_of(options, language)
+    chat = language.must_chat(setup.template)
     if not messages:
         return [], [packed(Entry(setup=setup))]
     turn = chat.begin(messages, setup, allow_special=options.allow_special)
@@ -285,7 +286,7 @@ def setup_of(options: Options, language: Language) -> Setup:
             Errno.EINVAL, f"template is a dictionary of its variables, found {options.template!r:.80}"
         )
     name = options.chat_template or None
-    variables = language.must_chat().variables(options.thinking, dict(options.template or {}), name)
+    variables = language.must_chat(name).variables(options.thinking, dict(options.template or {}), name)
     setup = Setup(
         now=time.time(),
         tools=None if options.tools is None else [dict(tool) for tool in options.tools],

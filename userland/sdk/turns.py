@@ -68,8 +68,9 @@ def say_next(
 ) -> Script[Fed]:
     """Feed messages as the next turn of the conversation. `system` and `setup` begin one that has not begun. With
     `allow_special` control tokens that the messages spell are control."""
-    chat = language.must_chat()
     known, records, length = yield from known_of(pid)
+    begun = known.setup if known is not None else setup
+    chat = language.must_chat(begun.template if begun else None)
     if known is None and length:
         end = yield from log_of(pid, max(0, length - chat.close_length))
         ids = chat.continued(end, [special(dict(m)) for m in messages] if allow_special else messages)
@@ -160,9 +161,10 @@ def begin_answer(
 
 def listening_to(language: Language, position: int, setup: Setup | None, lead: str) -> Listening:
     """How an answer at a position is listened to that was asked for by a prompt that ends in `lead`."""
-    if setup is None or language.chat is None:
+    chat = language.chat_of(setup.template) if setup is not None else None
+    if setup is None or chat is None:
         return Listening(position, plain)
-    traits, schemas = language.chat.traits(setup), schemas_of(setup.tools or ())
+    traits, schemas = chat.traits(setup), schemas_of(setup.tools or ())
     marks = traits.marks
     listening = Listening(position, lambda: reader_for(marks, traits.formats, schemas, lead))
     if setup.thought_tokens >= 0 and marks is not None:
