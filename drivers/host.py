@@ -315,7 +315,10 @@ class Host:
 def _read(
     device: Device, request: Probe | Load, report: Callable[[float], None]
 ) -> Probed | Callable[[], Loaded]:
-    return device.probe(request) if isinstance(request, Probe) else device.fetch(request, report)
+    if isinstance(request, Probe):
+        return device.probe(request)
+    report(0.0)  # one that nobody wants any more has come to its turn in vain
+    return device.fetch(request, report)
 
 
 def _do(device: Device, request: Shed | Unload | Step | Drop | Inspect | Import) -> FromDriver | None:

@@ -211,7 +211,8 @@ def plan_room(device: Device, image: Image, probed: Probed) -> list[Image]:
             raise SyscallError(
                 Errno.ENOMEM,
                 f"{image.name} does not fit on {device.name} beside the models in use (KV memory: {kv / GiB:.2f} GiB "
-                f"wanted with it, {device.kv_bytes / GiB:.2f} GiB there); end their processes",
+                f"wanted with it, {device.kv_bytes / GiB:.2f} GiB there); end their processes, or give the device more "
+                "(--kv-bytes)",
             )
         going.append(min(unused, key=lambda i: i.used))
         others.remove(going[-1])

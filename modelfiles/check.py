@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelfiles import cache, choice, files, source
+from modelfiles import cache, choice, files, gguf, source
 from modelfiles.files import shown
 from syscalls.errno import Errno, SyscallError
 
@@ -135,11 +135,13 @@ def _gguf(place: Path, said: Said | None) -> Iterator[Finding]:
 
         def look(file: Path = file) -> str:
             with files.open_regular(file) as stream:
-                if stream.read(4) != b"GGUF":
+                if stream.read(4) != gguf.MAGIC:
                     raise SyscallError(
                         Errno.EIO, f"{shown(file)} does not begin as a GGUF file does; fetch it again"
                     )
-                return f"{os.fstat(stream.fileno()).st_size} bytes"
+                size = os.fstat(stream.fileno()).st_size
+            tensors = gguf.read_header(file).tensors.values()
+            return f"{sum(entry.file == file for entry in tensors)} tensors in {size} bytes"
 
         yield _of(name, look)
         yield from _digest(file, name, said)

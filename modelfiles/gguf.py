@@ -21,8 +21,6 @@ from math import prod
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
-
 from modelfiles.files import open_regular, shown
 from syscalls.errno import Errno, SyscallError
 
@@ -336,6 +334,8 @@ class _Reader:
             raise self.broken(f"field {name!r} has a value of type {kind}, which is not known")
         inner, count = self.number("<I"), self.number("<Q")
         if inner in _NUMBERS or inner == _BOOL:
+            import numpy as np  # late: a list of models needs none
+
             items = np.dtype(_NUMBERS.get(inner, "<B")[-2:])
             self.room(count * items.itemsize, f"{count} items of field {name!r}")
             array = np.frombuffer(self.mapped[self.at : self.at + count * items.itemsize], dtype=items)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from modelfiles import bounds, choice, files, gguf, gguf_config, names
+from modelfiles import bounds, choice, files, gguf, names
 from modelfiles.files import shown
 from syscalls.errno import Errno, SyscallError
 
@@ -97,6 +97,8 @@ def read_config(directory: Path) -> dict[str, Any]:
     """config.json as a dictionary, its numbers within bounds (bounds.py). Raises EIO if it is not such JSON, ENOEXEC if
     it names no model_type. Of a GGUF file: what its metadata say."""
     if directory.is_file():
+        from modelfiles import gguf_config  # late: it brings numpy along
+
         described = gguf_config.config_of(gguf.read_header(directory))
         bounds.check(described, directory)
         return described

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -161,29 +160,6 @@ def test_ping_and_heartbeat_are_answered_while_the_device_is_busy(tmp_path: Path
         while (idle := cpu.wait_for(Heartbeat)).busy:
             pass
         assert idle.progress > beat.progress
-
-
-SLOW_DISK = """
-import os, time
-
-def open_slowly(path, *more, _open=os.open, **others):
-    while str(path).endswith("slow/model.safetensors") and not os.path.exists({go!r}):
-        time.sleep(0.01)
-    return _open(path, *more, **others)
-
-os.open = open_slowly
-"""
-
-
-@pytest.fixture
-def slow(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model whose weights, which are broken, a driver cannot open before there is a file `go` beside them."""
-    directory = Path(shutil.copytree(model, tmp_path / "slow"))
-    (directory / "model.safetensors").write_bytes(b"nothing")
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(SLOW_DISK.format(go=str(directory / "go")))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
-    return directory
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "int8"])

@@ -112,19 +112,19 @@ def test_nothing_is_given_up_where_nothing_is_done(readings: Readings) -> None:
 
 
 def test_a_driver_answers_a_load_that_was_abandoned_and_goes_on(
-    tmp_path: Path, zoo: Callable[[str], Path]
+    tmp_path: Path, zoo: Callable[[str], Path], slow: Path
 ) -> None:
     with driver("cpu", tmp_path / "r", "threads=1", "dtype=fp32") as cpu:
-        for ref in range(1, 4):
-            cpu.send(Load(ref, 10 + ref, str(zoo("llama")), "", 8))
+        cpu.send(Load(1, 11, str(slow), "", 8))  # holds the others up until its disk answers
+        cpu.send(Load(2, 12, str(zoo("llama")), "", 8))
+        cpu.send(Load(3, 13, str(zoo("llama")), "", 8))
         cpu.send(Abandon(2))
         cpu.send(Abandon(99))  # of what nobody asked
         cpu.send(Ping(50))
         cpu.wait_for(Done, 50)
-        outcomes = {ref: cpu.wait_for(Loaded | Failed, ref) for ref in range(1, 4)}  # type: ignore[arg-type]
-        assert isinstance(outcomes[1], Loaded)
-        assert isinstance(outcomes[3], Loaded)
-        assert isinstance(outcomes[2], Failed)
-        assert outcomes[2].errno is Errno.EINTR
+        (slow / "go").touch()
+        assert cpu.wait_for(Failed, 1).errno is Errno.EIO
+        assert cpu.wait_for(Failed, 2).errno is Errno.EINTR
+        cpu.wait_for(Loaded, 3)
         cpu.send(Probe(4, str(zoo("llama")), ""))
         assert cpu.wait_for(Probed, 4).vocab == models_zoo.VOCAB

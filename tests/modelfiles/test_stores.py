@@ -14,7 +14,7 @@ from modelfiles import cache, check, names, source, stores
 from modelfiles.stores import Found
 from syscalls.errno import Errno, SyscallError
 
-GGUF = b"GGUF" + bytes(60)
+GGUF = b"GGUF\3" + bytes(59)  # version 3, without a tensor
 pytestmark = pytest.mark.usefixtures("no_stores")
 
 
@@ -372,6 +372,14 @@ def test_an_ollama_blob_is_checked_by_its_digest(ollama: Path) -> None:
     assert broken(one.path) == {}
     one.path.write_bytes(GGUF[:-1] + b"!")
     assert "digest" in next(iter(broken(one.path).values()))
+
+
+def test_a_gguf_file_that_stops_early_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(GGUF)
+    assert broken(file) == {}
+    file.write_bytes(GGUF[:8] + (21).to_bytes(8, "little") + GGUF[16:24])  # 21 tensors are announced
+    assert "the file ends" in broken(file)["m.gguf"]
 
 
 # --- removal --------------------------------------------------------------------------------------------------------

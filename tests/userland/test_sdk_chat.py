@@ -192,6 +192,20 @@ def test_an_answer_keeps_the_ids_that_the_model_made(
     assert ledger.cuts == 0
 
 
+@pytest.mark.parametrize("name", ["chatml", "an eos at the very end"])
+def test_instructions_are_known_once_whether_or_not_they_can_be_fed_before_a_question(name: str) -> None:
+    chat, ledger = chat_of("byte-level", name), Ledger()
+    told = {"role": "system", "content": "be brief"}
+    ledger.say(chat, told)
+    assert bool(ledger.log) == (name == "chatml")
+    log = ledger.say(chat, user("hello"))
+    assert log == chat.first([told, user("hello")], Setup(now=NOON))
+    assert [one.message for one in ledger.known.said] == [told, user("hello")]
+    ledger.answer([5, 6])
+    ledger.say(chat, user("next"))
+    assert [one.message["role"] for one in ledger.known.said] == ["system", "user", "assistant", "user"]
+
+
 # --- ends -----------------------------------------------------------------------------------------------------------
 
 

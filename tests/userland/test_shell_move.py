@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from syscalls import blocking
+from syscalls.table import BootInfoCall
+from tests.booted import eventually
 from userland.programs.boot import private_kernel
 
 DEADLINE = 240.0
@@ -22,6 +25,11 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with private_kernel(
         place, ["--device", "cpu:threads=1", "--device", "cpu:threads=1", "--kv-bytes", "64MiB"]
     ):
+        with blocking.connect(place) as kernel:
+            eventually(
+                lambda: all(device.state == "up" for device in kernel(BootInfoCall()).devices),
+                "both drivers are up",
+            )
         yield place
 
 

@@ -134,8 +134,9 @@ class ChatFormat:
             stays = len(log) - (0 if spliced.end_stayed else self._closed(setup, log[dialogue.end :]))
             if keep < stays:  # the template would rewrite what stays here: that is ours, not the template's
                 ids, keep, said = [*log[:stays], *ids[spliced.behind :]], stays, before
-        # Where nothing is cut all records stay, one at the log's end too: that of a prompt which has no ids by itself.
-        known = dialogue.known_before(keep) if keep < len(log) else dialogue.known
+        known = dialogue.known_before(
+            keep if keep < len(log) else keep + 1
+        )  # of a log that grows all stays known
         setup_told = dialogue.setup if with_setup or known == 0 else None
         return Turn(keep, ids[keep:], Entry(said[known:], setup_told, len(ids) - keep, prompt, lead, known))
 

@@ -81,11 +81,6 @@ class Dialogue(msgspec.Struct, frozen=True):
         """All of it as one entry, at the beginning of the log."""
         return Entry(self.said, self.setup, self.end, self.asked, self.lead)
 
-    @property
-    def known(self) -> int:
-        """How many of the messages the records tell of."""
-        return self.counts[-1][1] if self.counts else 0
-
     def known_before(self, position: int) -> int:
         """How many of the messages stay known when the log is cut to `position`."""
         return max((count for at, count in self.counts if at < position), default=0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from syscalls.errno import SyscallError
 from userland.sdk.actions import Language
-from userland.sdk.dialogue import Dialogue
+from userland.sdk.dialogue import Dialogue, Message
 from userland.sdk.template import ChatTemplate
 
 YOU, SYSTEM = "you", "system"
@@ -21,10 +21,11 @@ _USER, _ANSWER, _NEXT = "alpha", "beta", "gamma"
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side said; `who` is empty for text that is nobody's."""
+    """What one side said, and thought before it; `who` is empty for text that is nobody's."""
 
     who: str
     text: str
+    thought: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,19 @@ def marks(language: Language) -> Marks | None:
     return Marks(before_user, before_answer, re.compile("|".join(special) or r"(?!)"))
 
 
-def known_turns(known: Dialogue, answer: str | None, name: str) -> list[Turn]:
+def known_turns(known: Dialogue, answer: Message | None, name: str) -> list[Turn]:
     """The turns of a conversation that is known, the present answer among them."""
     names = {"user": YOU, "assistant": name}
-    said = [
-        Turn(names.get(one.message["role"], str(one.message["role"])), text.strip())
-        for one in known.said
-        if isinstance(text := one.message.get("content"), str)
+    messages = [one.message for one in known.said] + ([] if answer is None else [answer])
+    return [
+        Turn(
+            names.get(message["role"], str(message["role"])),
+            text.strip(),
+            str(message.get("reasoning_content") or "").strip(),
+        )
+        for message in messages
+        if isinstance(text := message.get("content"), str)
     ]
-    return said if answer is None else [*said, Turn(name, answer.strip())]
 
 
 def turns(text: str, found: Marks | None, name: str) -> list[Turn]:
@@ -99,5 +104,10 @@ def _clean(text: str, found: Marks | None) -> str:
 
 
 def render(said: list[Turn]) -> str:
-    """The turns as lines: `alice: Nice to meet you.`"""
-    return "\n".join(f"{turn.who}: {turn.text}" if turn.who else turn.text for turn in said)
+    """The turns as lines: `alice: Nice to meet you.`; thoughts stand in lines of their own before it."""
+    return "\n".join((f"{turn.who}: " if turn.who else "") + "\n".join(lines(turn)) for turn in said)
+
+
+def lines(turn: Turn) -> list[str]:
+    """The thought of a turn, if there is one, and what was said."""
+    return [turn.thought, turn.text] if turn.thought else [turn.text]

@@ -266,6 +266,8 @@ def _cat(shell: Session, line: Line) -> None:
         if turn.who:
             shell.screen.write(f"{turn.who}: ", "cyan" if turn.who != "system" else "dim")
         flow = Flow(shell.screen, len(turn.who) + 2 if turn.who else 0)
+        if turn.thought:
+            flow.push(f"{turn.thought}\n", "dim")
         flow.push(turn.text)
         flow.flush()
         shell.screen.line()
@@ -281,7 +283,7 @@ def _conversation(agent: Process, tokens: list[int], *, raw: bool) -> list[Turn]
     known = agent.system.run(turns.known_of(agent.pid))[0]
     if known is not None and known.said and language.chat is not None and known.end <= len(tokens):
         speaks = known.asked or known.end < len(tokens)
-        answer = language.chat.answered(known, tokens).message["content"] if speaks else None
+        answer = language.chat.answered(known, tokens).message if speaks else None
         return conversation.known_turns(known, answer, printable(agent.info().name, one_line=True))
     return conversation.turns(text, marks(language), printable(agent.info().name, one_line=True))
 
