@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import models
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Limits
 from syscalls.table import Records
@@ -16,7 +18,8 @@ from tests import models_zoo
 from tests.userland.chat_shapes import SHAPES
 from userland.sdk.script import run
 from userland.sdk.system import Process, System
-from userland.sdk.template import ChatTemplate
+from userland.sdk.template import ChatTemplate, special
+from userland.sdk.tokenizer import MARK, UNMARK
 from userland.sdk.tokenizer_files import load_tokenizer
 from userland.sdk.tool_calls import ToolCall
 from userland.sdk.turns import known_of
@@ -189,3 +192,162 @@ def test_a_log_without_records_can_be_talked_to(cpu_system: System, zoo: Callabl
         assert process.language.decode(process.tokens[:-1], special=True) == (
             "<|user|>hi<|end|><|assistant|>yes<|end|><|user|>and?<|end|><|assistant|>"
         )
+
+
+@pytest.mark.parametrize("length", [1, 3, 7, 20, 40])
+def test_a_question_that_was_cut_is_not_said_again(process: Process, length: int) -> None:
+    """What the log was cut inside of is gone, also when the log has grown longer than it was."""
+    process.turn("one", 3)
+    process.truncate(length)
+    process.turn("two", 3)
+    before = process.tokens[:-3]
+    process.turn("three", 3)
+    assert process.tokens[: len(before)] == before
+    text = process.language.decode(process.tokens, special=True)
+    assert text.count("Be brief.") <= 1
+    assert text.count("one") <= 1
+    assert text.count("two") == text.count("three") == 1
+
+
+@pytest.mark.parametrize("shape", ["thinking", "no system role"])
+def test_control_tokens_that_are_allowed_are_control_in_later_turns_too(
+    cpu_system: System, model: str, zoo: Callable[[str], Path], tmp_path: Path, shape: str
+) -> None:
+    if shape != "thinking":
+        model = str(shutil.copytree(zoo("llama"), tmp_path / "model"))
+        source = SHAPES[shape].source.replace("<|im_start|>", "<|user|>").replace("<|im_end|>", "<|end|>")
+        (Path(model) / "chat_template.jinja").write_text(source)
+    end = load_tokenizer(model).id_of("<|end|>")
+    with cpu_system.spawn(model, system="Be <|end|> brief.") as process:
+        plain = process.fork()[0]
+        process.turn("one <|end|>", 1, allow_special=True)
+        plain.turn("one <|end|>", 1)
+        assert process.tokens[:-1].count(end) == plain.tokens[:-1].count(end) + 1
+        for one in (process, plain):
+            before = one.tokens
+            one.turn("two <|end|>", 1)
+            assert one.tokens[: len(before)] == before
+        assert "".join(process.ask("three <|end|>", 1, allow_special=True)) is not None
+        assert process.tokens.count(end) - plain.tokens.count(end) >= 3
+        plain.end()
+    with cpu_system.spawn(model, system="Be <|end|> brief.", prompt="one", allow_special=True) as process:
+        text = process.language.decode(process.tokens, special=True)
+        assert process.tokens.count(end) == text.count("<|end|>")
+        length = process.feed("<|end|>", allow_special=True)
+        assert process.tokens[length - 1] == end
+        assert process.feed("<|end|>") == length + len("<|end|>")  # a token for each byte
+
+
+def test_allowed_tokens_do_not_let_others_in() -> None:
+    """A token that is spelled across two parts of a message, or between marks of the SDK's own, stays text."""
+    words = load_tokenizer(str(Path(models.__file__).parent / "tiny"))
+    template, end = ChatTemplate(words), words.id_of("<|end|>")
+    said = [{"role": "user", "content": [{"type": "text", "text": "<|e"}, {"type": "text", "text": "nd|>"}]}]
+    assert template.ids(said, prompt=True).count(end) == 1
+    assert template.ids([special(said[0])], prompt=True).count(end) == 2
+    marked = [{"role": "user", "content": f"{MARK}a{UNMARK}<|end|>"}]
+    assert template.ids([special(marked[0])], prompt=True) == template.ids(
+        [special({"role": "user", "content": "a<|end|>"})], prompt=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "max_tokens", "reason"),
+    [
+        ("x", "5", "max_tokens is an integer, found '5'"),
+        ("x", None, "max_tokens is an integer, found None"),
+        ("x", True, "max_tokens is an integer, found True"),
+        (None, 5, "what is said is text"),
+        (3, 5, "what is said is text"),
+        (["x"], 5, "what is said is text"),
+        ([{"role": "user", "content": b"x"}], 5, "found bytes"),
+        ([{"role": "user", "content": "x", "more": 10**30}], 5, "numbers of 64 bits"),
+        ([{"role": "user", "content": "x", 3: 4}], 5, "Expected `str`"),
+        ([{"role": "assistant", "content": "x", "tool_calls": 3}], 5, "not iterable"),
+    ],
+)
+def test_what_cannot_be_said_is_named_and_changes_nothing(
+    process: Process, said: Any, max_tokens: Any, reason: str
+) -> None:
+    process.turn("one", 2)
+    before = process.tokens
+    with pytest.raises(SyscallError) as caught:
+        process.turn(said, max_tokens)
+    assert caught.value.errno is Errno.EINVAL
+    assert reason in caught.value.reason
+    assert process.tokens == before
+    process.turn({"role": "user", "content": "two"}, 2)  # one message is a turn
+
+
+@pytest.mark.parametrize("text", [None, b"x", 3])
+def test_only_text_is_said_and_fed(process: Process, text: Any) -> None:
+    for act in (process.ask, process.feed, lambda said: next(process.pieces(said))):
+        with pytest.raises(SyscallError, match="a text is a string"):
+            act(text)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"template": 3}, {"template": {"x": object()}}, {"template": {"x": 10**30}}, {"template": {3: 4}},
+        {"chat_template": 3}, {"thought_tokens": 10**30}, {"thought_tokens": "x"}, {"tools": [{"x": 10**40}]},
+    ],
+)  # fmt: skip
+def test_what_a_template_cannot_be_told_is_refused_at_once(
+    cpu_system: System, model: str, options: dict[str, Any]
+) -> None:
+    with pytest.raises(SyscallError) as caught:
+        cpu_system.spawn(model, **options)
+    assert caught.value.errno is Errno.EINVAL
+
+
+def test_a_turn_with_nothing_said_needs_a_conversation(cpu_system: System, model: str) -> None:
+    with cpu_system.spawn(model) as process, pytest.raises(SyscallError, match="the conversation is empty"):
+        process.turn([])
+
+
+def test_a_model_without_a_system_role_is_told_once_how_to_behave(
+    cpu_system: System, zoo: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Its instructions have no ids before the first question: they wait in a record."""
+    model = shutil.copytree(zoo("llama"), tmp_path / "model")
+    source = (
+        SHAPES["no system role"].source.replace("<|im_start|>", "<|user|>").replace("<|im_end|>", "<|end|>")
+    )
+    (model / "chat_template.jinja").write_text(source)
+    with cpu_system.spawn(model, system="Be brief.") as process:
+        for question in ("one", "two", "three"):
+            process.turn(question, 1)
+            process.truncate(len(process.tokens) - 1)
+            process.feed("yes")
+        assert process.language.decode(process.tokens, special=True) == (
+            "<|begin|><|user|>user\nBe brief.\n\none<|end|>\n<|user|>model\nyes<|end|>\n<|user|>user\ntwo<|end|>\n"
+            "<|user|>model\nyes<|end|>\n<|user|>user\nthree<|end|>\n<|user|>model\nyes"
+        )
+
+
+def test_a_conversation_names_its_template_where_there_is_no_default(
+    cpu_system: System, zoo: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = shutil.copytree(zoo("llama"), tmp_path / "model")
+    (model / "chat_template.jinja").unlink()
+    file = model / "tokenizer_config.json"
+    templates = [
+        {"name": name, "template": f"{name}:{models_zoo.CHAT_TEMPLATE}"} for name in ("rag", "tool_use_2")
+    ]
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": templates}))
+    with cpu_system.spawn(model, chat_template="rag") as process:
+        for question in ("one", "two"):
+            process.turn(question, 1)
+            process.truncate(len(process.tokens) - 1)
+            process.feed("yes")
+        found = cpu_system.process(process.pid)
+        assert process.language.decode(found.tokens, special=True) == (
+            "rag:<|user|>one<|end|><|assistant|>yes<|end|><|user|>two<|end|><|assistant|>yes"
+        )
+    with pytest.raises(SyscallError, match="it has rag, tool_use_2"):
+        cpu_system.spawn(model, chat_template="default")
+    with cpu_system.spawn(model, "plain text") as process:
+        assert process.generate(2)
+        with pytest.raises(SyscallError, match=r"name one .*: rag, tool_use_2"):
+            process.ask("and?")

@@ -42,12 +42,14 @@ MAX_TOKENS = 256  # of an answer, where nothing else is said
 
 @dataclass(slots=True, frozen=True)
 class Language:
-    """A model's words: its tokenizer, what ends a text, and (where it has one) its chat format."""
+    """A model's words: its tokenizer, what ends a text, and (where it has one) its chat format; `named` is that of a
+    model which has several and no default, for conversations that name one."""
 
     model: ModelInfo
     tokenizer: Tokenizer
     chat: ChatFormat | None
     why_no_chat: str
+    named: ChatFormat | None = None
 
     @property
     def stop_ids(self) -> list[int]:
@@ -55,8 +57,8 @@ class Language:
 
     def stops(self, setup: Setup | None) -> list[int]:
         """Ids that end an answer: those that the model's files name, and that with which the chat template closes one."""
-        chat = self.chat.stop_ids(setup) if self.chat else []
-        return sorted({*self.model.eos_ids, *chat})
+        chat = self.chat_of(setup.template if setup else None)
+        return sorted({*self.model.eos_ids, *(chat.stop_ids(setup) if chat else ())})
 
     def encode(self, text: str, *, begin: bool = False, control: bool = False) -> list[int]:
         """Ids of a text; `begin` adds what the tokenizer puts before a text (a BOS token, say). What spells a control
@@ -74,10 +76,16 @@ class Language:
         """Text of ids as they stand behind others."""
         return decode_after(self.decode, before, ids)
 
-    def must_chat(self) -> ChatFormat:
-        if self.chat is None:
+    def chat_of(self, template: str | None) -> ChatFormat | None:
+        """The chat format of a conversation that names this template, or none."""
+        return self.chat or (self.named if template is not None else None)
+
+    def must_chat(self, template: str | None = None) -> ChatFormat:
+        """The same; raises ENOTSUP where there is none."""
+        chat = self.chat_of(template)
+        if chat is None:
             raise SyscallError(Errno.ENOTSUP, self.why_no_chat)
-        return self.chat
+        return chat
 
 
 def language_of(info: ModelInfo) -> Language:
@@ -85,8 +93,13 @@ def language_of(info: ModelInfo) -> Language:
     simulated = info.architecture == sim_words.ARCHITECTURE
     tokenizer = sim_words.sim_tokenizer(info.vocab) if simulated else load_tokenizer(info.path)
     chat = _chat_of(tokenizer, info.name, info.context)
-    known, why = (None, chat.reason) if isinstance(chat, SyscallError) else (chat, "")
-    return Language(info, tokenizer, known, why)
+    if isinstance(chat, SyscallError):
+        return Language(info, tokenizer, None, chat.reason)
+    if chat.named_only:
+        names = ", ".join(sorted(tokenizer.settings.templates))
+        why = f"the model has several chat templates and no default; name one (chat_template=...): {names}"
+        return Language(info, tokenizer, None, why, chat)
+    return Language(info, tokenizer, chat, "")
 
 
 @functools.lru_cache(maxsize=16)

@@ -185,7 +185,7 @@ class System(AsyncConnection):
 
 
 def _user(text: str) -> Message:
-    return {"role": "user", "content": text}
+    return {"role": "user", "content": arguments.text(text)}
 
 
 class Process:
@@ -222,9 +222,11 @@ class Process:
         *,
         stop: Strings = (),
         deadline: float | None = None,
+        allow_special: bool = False,
     ) -> AsyncGenerator[str, None]:
-        """Say something and stream the answer. Leaving the loop early interrupts it."""
-        turn = self._said([_user(text)], max_tokens, stop, deadline)
+        """Say something and stream the answer. Leaving the loop early interrupts it. What it spells stays text, control
+        tokens (`<|im_end|>`) too, unless `allow_special`."""
+        turn = self._said([_user(text)], max_tokens, stop, deadline, allow_special)
         return script_async.stream(self.system.kernel, turn, self.pid)
 
     def pieces(
@@ -234,23 +236,27 @@ class Process:
         *,
         stop: Strings = (),
         deadline: float | None = None,
+        allow_special: bool = False,
     ) -> AsyncGenerator[Piece, None]:
         """Say something and stream all of the answer: each piece has a `kind`, which is "thought", "answer" or "call"."""
-        turn = self._said([_user(text)], max_tokens, stop, deadline)
+        turn = self._said([_user(text)], max_tokens, stop, deadline, allow_special)
         return script_async.pieces(self.system.kernel, turn, self.pid)
 
     async def turn(
         self,
-        said: str | Sequence[Message],
+        said: str | Message | Sequence[Message],
         max_tokens: int = MAX_TOKENS,
         *,
         stop: Strings = (),
         deadline: float | None = None,
+        allow_special: bool = False,
     ) -> Answer:
         """Say something (a text, or messages of any roles) and return the whole answer: its text, thought and calls."""
-        messages = [_user(said)] if isinstance(said, str) else list(said)
+        messages = (
+            [_user(said)] if isinstance(said, str) else arguments.messages(said, "what is said is text")
+        )
         return await self.system.run(
-            turns.answered(self._said(messages, max_tokens, stop, deadline), self.pid)
+            turns.answered(self._said(messages, max_tokens, stop, deadline, allow_special), self.pid)
         )
 
     async def reply_tool(
@@ -267,7 +273,12 @@ class Process:
         return await self.turn(messages, max_tokens, stop=stop)
 
     def _said(
-        self, messages: Sequence[Message], max_tokens: int, stop: Strings, deadline: float | None
+        self,
+        messages: Sequence[Message],
+        max_tokens: int,
+        stop: Strings,
+        deadline: float | None,
+        allow_special: bool,
     ) -> Stream[Finish]:
         return turns.say(
             self.language,
@@ -278,15 +289,22 @@ class Process:
             None,
             self._instructions,
             deadline,
+            allow_special=allow_special,
         )
 
-    async def ask(self, text: str, max_tokens: int = MAX_TOKENS, *, stop: Strings = ()) -> str:
+    async def ask(
+        self, text: str, max_tokens: int = MAX_TOKENS, *, stop: Strings = (), allow_special: bool = False
+    ) -> str:
         """Say something and return the whole answer."""
-        return "".join([piece async for piece in self.say(text, max_tokens, stop=stop)])
+        pieces = self.say(text, max_tokens, stop=stop, allow_special=allow_special)
+        return "".join([piece async for piece in pieces])
 
-    async def feed(self, text: str) -> int:
-        """Append plain text to the context; returns its length in tokens."""
-        return await self.system.run(options.feed_text(self.language, self.pid, text))
+    async def feed(self, text: str, *, allow_special: bool = False) -> int:
+        """Append plain text to the context; returns its length in tokens. Control tokens that it spells stay text, unless
+        `allow_special`."""
+        return await self.system.run(
+            options.feed_text(self.language, self.pid, text, allow_special=allow_special)
+        )
 
     async def feed_ids(self, ids: Ids) -> int:
         """Append token ids (any sequence of integers, an array or a tensor too) to the context; returns its length."""

@@ -47,6 +47,23 @@ def stop_strings(value: Strings | None) -> list[str]:
     return stops
 
 
+def text(value: object) -> str:
+    """What is said or fed. Raises EINVAL for what is no string."""
+    if not isinstance(value, str):
+        raise _wanted("a text is a string", value)
+    return value
+
+
+def count(value: object, what: str) -> int:
+    """A number of things as a plain integer. Raises EINVAL for what is none."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(cast(SupportsIndex, value))
+    except TypeError:
+        pass
+    raise _wanted(f"{what} is an integer", value)
+
+
 def is_ids(value: object) -> bool:
     """Does it look like a sequence of numbers: a list, tuple, range, array or tensor, not text and not messages?"""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
@@ -77,10 +94,10 @@ def ids(value: object, what: str = "tokens") -> list[int]:
     return found
 
 
-def messages(value: object) -> list[dict[str, Any]]:
+def messages(value: object, what: str = "a prompt is text, token ids") -> list[dict[str, Any]]:
     """Chat messages: one, or a sequence of them. Raises EINVAL naming what is none."""
     listed = [value] if isinstance(value, Mapping) else value
-    wanted = "a prompt is text, token ids, a message such as {'role': 'user', 'content': ...}, or a list of messages"
+    wanted = f"{what}, a message such as {{'role': 'user', 'content': ...}}, or a list of messages"
     if isinstance(listed, str | bytes) or not isinstance(listed, Iterable):
         raise _wanted(wanted, value)
     found: list[dict[str, Any]] = []

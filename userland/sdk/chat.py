@@ -10,7 +10,7 @@ what the template writes between an answer and the next question.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,7 +21,7 @@ from syscalls.errno import Errno, SyscallError
 from userland.sdk.dialogue import Dialogue, Entry, Message, Said, Setup, Span
 from userland.sdk.heard import Heard, heard
 from userland.sdk.splice import Splice, Spliced, closed
-from userland.sdk.template import ChatTemplate, Own, Rendering
+from userland.sdk.template import ChatTemplate, Own, Rendering, special
 from userland.sdk.text import checked
 from userland.sdk.tokenizer import Tokenizer
 from userland.sdk.tool_calls import schemas_of
@@ -59,10 +59,17 @@ class ChatFormat:
             raise SyscallError(
                 Errno.ENOTSUP, f"{model} has no chat template; feed and generate plain text instead"
             )
+        if self.named_only:
+            return
         try:
             self.render(Setup(), [user(USER)], prompt=True)
         except SyscallError:
             self.render(Setup(tools=[TOOL]), [user(USER)], prompt=True)  # one that is for tools only
+
+    @property
+    def named_only(self) -> bool:
+        """Whether there are several templates and none to be taken by default: a conversation must name one."""
+        return not {"default", "tool_use"} & set(self.tokenizer.settings.templates)
 
     # --- whole conversations, without a process ---
 
@@ -92,25 +99,34 @@ class ChatFormat:
 
     # --- the next turn of a process ---
 
-    def begin(self, messages: Sequence[Message], setup: Setup) -> Turn:
+    def begin(self, messages: Sequence[Message], setup: Setup, *, allow_special: bool = False) -> Turn:
         """The beginning of a conversation, for an empty log. Of instructions alone, what can stand before a question."""
-        said = [Said(dict(message)) for message in messages]
-        if all(message["role"] in ("system", "developer") for message in messages):
+        said = [Said(dict(message), special=allow_special) for message in messages]
+        if said and all(message["role"] in ("system", "developer") for message in messages):
             content = messages[0].get("content") if len(messages) == 1 else None
+            content = special(content) if allow_special else content
             ids = self.opening(content, setup) if isinstance(content, str) else []
             return Turn(0, ids, Entry(said, setup, len(ids)))
-        return self.next(Dialogue(setup), [], messages, with_setup=True)
+        return self.next(Dialogue(setup), [], messages, with_setup=True, allow_special=allow_special)
 
     def next(
-        self, dialogue: Dialogue, log: Sequence[int], messages: Sequence[Message], *, with_setup: bool = False
+        self,
+        dialogue: Dialogue,
+        log: Sequence[int],
+        messages: Sequence[Message],
+        *,
+        with_setup: bool = False,
+        allow_special: bool = False,
     ) -> Turn:
-        """The turn in which `messages` are said, to a conversation whose ids are `log`. Raises EINVAL, in the template's
-        words, for what it does not take."""
+        """The turn in which `messages` are said, to a conversation whose ids are `log`. With `allow_special`, control
+        tokens that they spell are control. Raises EINVAL, in the template's words, for what it does not take."""
         setup = self._kept(dialogue.setup)
         said = list(dialogue.said)
         if dialogue.asked or len(log) > dialogue.end:
             said.append(self.answered(dialogue, log))
-        said += [Said(dict(message)) for message in messages]
+        said += [Said(dict(message), special=allow_special) for message in messages]
+        if not said:
+            raise SyscallError(Errno.EINVAL, "the conversation is empty; it has at least one message")
         before, prompt = said, said[-1].message["role"] != "assistant"
         spliced, lead = self._spliced(setup, said, log, prompt=prompt)
         ids, keep, said = spliced.ids, common(spliced.ids, log), spliced.said
@@ -122,7 +138,7 @@ class ChatFormat:
             keep if keep < len(log) else keep + 1
         )  # of a log that grows all stays known
         setup_told = dialogue.setup if with_setup or known == 0 else None
-        return Turn(keep, ids[keep:], Entry(said[known:], setup_told, len(ids) - keep, prompt, lead))
+        return Turn(keep, ids[keep:], Entry(said[known:], setup_told, len(ids) - keep, prompt, lead, known))
 
     def continued(self, log_end: Sequence[int], messages: Sequence[Message]) -> list[int]:
         """Ids that carry on a conversation of which only the ids are known; the log ends in `log_end`."""
@@ -178,9 +194,9 @@ class ChatFormat:
         self, thinking: bool | str | None, more: dict[str, Any], template: str | None = None
     ) -> dict[str, Any]:
         """The template's variables for `thinking` (on, off, or an effort by name), and further ones."""
+        source = self._template.source(template) if template is not None or thinking is not None else ""
         if thinking is None:
             return dict(more)
-        source = self._template.source(template)
         names = _EFFORT if isinstance(thinking, str) else _THINKING
         there = [name for name in names if re.search(rf"\b{name}\b", source)]
         if not there:
@@ -284,16 +300,21 @@ class ChatFormat:
 
 def _with_json(message: Message) -> Message:
     """A message whose calls have their arguments as JSON."""
-    if not message.get("tool_calls"):
+    called = message.get("tool_calls")
+    if not called or not isinstance(called, list) or not all(_is_call(call) for call in called):
         return message
     calls = [
         {
             **call,
             "function": {
                 **call["function"],
-                "arguments": msgspec.json.encode(call["function"]["arguments"]).decode(),
+                "arguments": msgspec.json.encode(call["function"].get("arguments", {})).decode(),
             },
         }
-        for call in message["tool_calls"]
+        for call in called
     ]
     return {**message, "tool_calls": calls}
+
+
+def _is_call(call: Any) -> bool:
+    return isinstance(call, Mapping) and isinstance(call.get("function"), Mapping)

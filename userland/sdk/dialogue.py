@@ -38,13 +38,15 @@ class Setup(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Said(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One message. Of an answer the model has made: where its own ids stand in the log, whole and in parts."""
+    """One message. Of an answer the model has made: where its own ids stand in the log, whole and in parts. `special`:
+    control tokens that it spells are control."""
 
     message: Message
     whole: Span | None = None
     thought: Span | None = None
     answer: Span | None = None
     lead: str = ""  # the end of the prompt that it answered
+    special: bool = False
 
     @property
     def made(self) -> bool:
@@ -52,14 +54,15 @@ class Said(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one feed has added: `fed` tokens, behind which the model answers (`asks`) or not; `lead` is the end of the
-    prompt that it answers."""
+    """What one feed has added to the first `known` messages (-1: to all): `fed` tokens, behind which the model answers
+    (`asks`) or not; `lead` is the end of the prompt that it answers."""
 
     said: list[Said] = []
     setup: Setup | None = None
     fed: int = 0
     asks: bool = False
     lead: str = ""
+    known: int = -1
 
 
 class Dialogue(msgspec.Struct, frozen=True):
@@ -84,8 +87,15 @@ class Dialogue(msgspec.Struct, frozen=True):
 
 
 def packed(entry: Entry) -> bytes:
-    """An entry as a record's data."""
-    data = msgspec.msgpack.encode(entry)
+    """An entry as a record's data. Raises EINVAL for what could not be read again."""
+    try:
+        data = msgspec.msgpack.encode(entry)
+        msgspec.msgpack.decode(data, type=Entry)
+    except (msgspec.DecodeError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise SyscallError(
+            Errno.EINVAL,
+            f"messages, tools and variables are texts, numbers of 64 bits, lists and dictionaries: {error}",
+        ) from None
     return _OURS + (b"z" + zlib.compress(data, 6) if len(data) >= _PACK_FROM else b"-" + data)
 
 
@@ -110,18 +120,21 @@ def _unpacked(data: bytes) -> Entry | None:
 
 def dialogue(records: Sequence[LogRecord], length: int) -> Dialogue | None:
     """The conversation that the records of a log of `length` tokens tell of; None if no record is of one. What was fed
-    by an entry of which the log was cut is as good as not said. Raises EIO, E2BIG."""
-    setup, said, counts = Setup(), list[Said](), list[tuple[int, int]]()
-    end, asked, lead, found = 0, False, "", False
-    for record in records:
-        entry = _unpacked(record.data)
-        if entry is None:
-            continue
-        found = True
-        setup = entry.setup or setup
-        if record.position + entry.fed > length:
-            break
+    by an entry of which the log was cut is as good as not said, also when the log has grown again. Raises EIO, E2BIG."""
+    entries = [(row.position, entry) for row in records if (entry := _unpacked(row.data)) is not None]
+    if not entries:
+        return None
+    setup = next((entry.setup for _, entry in reversed(entries) if entry.setup is not None), Setup())
+    while entries and entries[-1][0] + entries[-1][1].fed > length:
+        del entries[-1]
+    said, counts = list[Said](), list[tuple[int, int]]()
+    for position, entry in entries:
+        if entry.known >= 0:  # of messages behind them the log had been cut
+            said = said[: entry.known]
+            counts = [(at, count) for at, count in counts if count <= entry.known]
         said += entry.said
-        counts.append((record.position, len(said)))
-        end, asked, lead = record.position + entry.fed, entry.asks, entry.lead
-    return Dialogue(setup, said, end, asked, lead, counts) if found else None
+        counts.append((position, len(said)))
+    if not entries:
+        return Dialogue(setup)
+    position, entry = entries[-1]
+    return Dialogue(setup, said, position + entry.fed, entry.asks, entry.lead, counts)

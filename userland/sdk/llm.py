@@ -13,9 +13,9 @@ from typing import overload
 
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import ModelInfo
-from userland.sdk import script
+from userland.sdk import arguments, script
 from userland.sdk.actions import Language
-from userland.sdk.arguments import Dtype, Model, Strings, model_name, stop_strings, strings
+from userland.sdk.arguments import Dtype, Model, Strings, count, model_name, stop_strings, strings
 from userland.sdk.beams import EarlyStopping, beam_search
 from userland.sdk.system import Process, System
 
@@ -115,6 +115,7 @@ class LLM:
         of the sampling is as the model's generation_config.json has it, unless `defaults` is False; beams heed nothing of
         that. Raises SyscallError: EINVAL, E2BIG (the prompt is too long).
         """
+        num_beams = count(num_beams, "num_beams")
         if num_beams < 1:
             raise SyscallError(Errno.EINVAL, f"num_beams is {num_beams}; it must be 1 or more")
         if num_beams > 1 and (temperature or stop or repetition_penalty not in (None, 1.0)):
@@ -171,7 +172,7 @@ class LLM:
     ) -> Generator[str, None, None]:
         """The continuation of a prompt, piece by piece."""
         stops = stop_strings(stop)
-        ids = self.language.encode(prompt, begin=True, control=True)
+        ids = self.language.encode(arguments.text(prompt), begin=True, control=True)
         with self.system.spawn(
             self.model.path, ids, name="generate", temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
             repetition_penalty=repetition_penalty, defaults=defaults, seed=seed, dtype=self.model.dtype,
@@ -183,9 +184,9 @@ class LLM:
         if max_new_tokens is not None:
             if max_length is not None:
                 raise SyscallError(Errno.EINVAL, "give max_length or max_new_tokens, not both")
-            left = max_new_tokens
+            left = count(max_new_tokens, "max_new_tokens")
         else:
-            left = NEW_TOKENS if max_length is None else max_length - prompt
+            left = NEW_TOKENS if max_length is None else count(max_length, "max_length") - prompt
         if left < 1:
             raise SyscallError(
                 Errno.EINVAL,

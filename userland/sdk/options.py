@@ -65,6 +65,7 @@ class Options:
     thought_tokens: int | None = None  # of one answer at most; then it is brought to its answer
     template: Mapping[str, Any] | None = None  # further variables of the template
     chat_template: str = ""  # the template of that name, where the model has several
+    allow_special: bool = False  # control tokens spelled in `system` and in messages are control
 
     @property
     def chats(self) -> bool:
@@ -118,6 +119,7 @@ class SpawnOptions(TypedDict, total=False):
     thought_tokens: int | None
     template: Mapping[str, Any] | None
     chat_template: str
+    allow_special: bool
 
 
 class GroupChanges(TypedDict, total=False):
@@ -261,10 +263,11 @@ def initial(options: Options, info: ModelInfo) -> tuple[list[int], list[bytes]]:
         messages.append({"role": "user", "content": prompt})
     elif prompt is not None:
         messages += arguments.messages(prompt)
-    chat, setup = language.must_chat(), setup_of(options, language)
+    setup = setup_of(options, language)
+    chat = language.must_chat(setup.template)
     if not messages:
         return [], [packed(Entry(setup=setup))]
-    turn = chat.begin(messages, setup)
+    turn = chat.begin(messages, setup, allow_special=options.allow_special)
     return turn.ids, [packed(turn.entry)]
 
 
@@ -278,9 +281,13 @@ def setup_of(options: Options, language: Language) -> Setup:
         raise SyscallError(
             Errno.EINVAL, "tools are a list of definitions such as {'type': 'function', 'function': {...}}"
         )
+    if not isinstance(options.template, Mapping | None):
+        raise SyscallError(
+            Errno.EINVAL, f"template is a dictionary of its variables, found {options.template!r:.80}"
+        )
     name = options.chat_template or None
-    variables = language.must_chat().variables(options.thinking, dict(options.template or {}), name)
-    return Setup(
+    variables = language.must_chat(name).variables(options.thinking, dict(options.template or {}), name)
+    setup = Setup(
         now=time.time(),
         tools=None if options.tools is None else [dict(tool) for tool in options.tools],
         variables=variables,
@@ -288,8 +295,10 @@ def setup_of(options: Options, language: Language) -> Setup:
         template=name,
         thought_tokens=-1 if options.thought_tokens is None else options.thought_tokens,
     )
+    packed(Entry(setup=setup))  # raises EINVAL for what could not be kept
+    return setup
 
 
-def feed_text(language: Language, pid: int, text: str) -> Script[int]:
+def feed_text(language: Language, pid: int, text: str, *, allow_special: bool = False) -> Script[int]:
     """Append plain text to the context; returns the new length in tokens."""
-    return ask(Feed(pid, language.encode(text)))
+    return ask(Feed(pid, language.encode(arguments.text(text), control=allow_special)))

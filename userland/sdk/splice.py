@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from userland.sdk.dialogue import Message, Said, Span
-from userland.sdk.template import Own, Rendering
+from userland.sdk.template import Own, Rendering, special
 from userland.sdk.tokenizer import Token, Tokenizer
 from userland.sdk.traits import Traits
 
@@ -98,7 +98,7 @@ class Splice:
         """A message for the template; what the model said in it has its place marked."""
         message = dict(one.message)
         if not one.made:
-            return message
+            return dict(special(message)) if one.special else message
         told: Message = {"role": message.pop("role")}
         marks, how = self._traits.marks, self._traits.thoughts
         thought, content = message.pop("reasoning_content", ""), message.pop("content", "")

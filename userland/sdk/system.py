@@ -184,7 +184,7 @@ class System(Connection):
 
 
 def _user(text: str) -> Message:
-    return {"role": "user", "content": text}
+    return {"role": "user", "content": arguments.text(text)}
 
 
 class Process:
@@ -220,9 +220,11 @@ class Process:
         *,
         stop: Strings = (),
         deadline: float | None = None,
+        allow_special: bool = False,
     ) -> Generator[str, None]:
-        """Say something and stream the answer. Leaving the loop early interrupts it."""
-        turn = self._said([_user(text)], max_tokens, stop, deadline)
+        """Say something and stream the answer. Leaving the loop early interrupts it. What it spells stays text, control
+        tokens (`<|im_end|>`) too, unless `allow_special`."""
+        turn = self._said([_user(text)], max_tokens, stop, deadline, allow_special)
         return script.stream(self.system.kernel, turn, self.pid)
 
     def pieces(
@@ -232,23 +234,27 @@ class Process:
         *,
         stop: Strings = (),
         deadline: float | None = None,
+        allow_special: bool = False,
     ) -> Generator[Piece, None]:
         """Say something and stream all of the answer: each piece has a `kind`, which is "thought", "answer" or "call"."""
-        turn = self._said([_user(text)], max_tokens, stop, deadline)
+        turn = self._said([_user(text)], max_tokens, stop, deadline, allow_special)
         return script.pieces(self.system.kernel, turn, self.pid)
 
     def turn(
         self,
-        said: str | Sequence[Message],
+        said: str | Message | Sequence[Message],
         max_tokens: int = MAX_TOKENS,
         *,
         stop: Strings = (),
         deadline: float | None = None,
+        allow_special: bool = False,
     ) -> Answer:
         """Say something (a text, or messages of any roles) and return the whole answer: its text, thought and calls."""
-        messages = [_user(said)] if isinstance(said, str) else list(said)
+        messages = (
+            [_user(said)] if isinstance(said, str) else arguments.messages(said, "what is said is text")
+        )
         return self.system.run(
-            turns.answered(self._said(messages, max_tokens, stop, deadline), self.pid)
+            turns.answered(self._said(messages, max_tokens, stop, deadline, allow_special), self.pid)
         )
 
     def reply_tool(
@@ -265,7 +271,12 @@ class Process:
         return self.turn(messages, max_tokens, stop=stop)
 
     def _said(
-        self, messages: Sequence[Message], max_tokens: int, stop: Strings, deadline: float | None
+        self,
+        messages: Sequence[Message],
+        max_tokens: int,
+        stop: Strings,
+        deadline: float | None,
+        allow_special: bool,
     ) -> Stream[Finish]:
         return turns.say(
             self.language,
@@ -276,15 +287,22 @@ class Process:
             None,
             self._instructions,
             deadline,
+            allow_special=allow_special,
         )
 
-    def ask(self, text: str, max_tokens: int = MAX_TOKENS, *, stop: Strings = ()) -> str:
+    def ask(
+        self, text: str, max_tokens: int = MAX_TOKENS, *, stop: Strings = (), allow_special: bool = False
+    ) -> str:
         """Say something and return the whole answer."""
-        return "".join(piece for piece in self.say(text, max_tokens, stop=stop))
+        pieces = self.say(text, max_tokens, stop=stop, allow_special=allow_special)
+        return "".join(piece for piece in pieces)
 
-    def feed(self, text: str) -> int:
-        """Append plain text to the context; returns its length in tokens."""
-        return self.system.run(options.feed_text(self.language, self.pid, text))
+    def feed(self, text: str, *, allow_special: bool = False) -> int:
+        """Append plain text to the context; returns its length in tokens. Control tokens that it spells stay text, unless
+        `allow_special`."""
+        return self.system.run(
+            options.feed_text(self.language, self.pid, text, allow_special=allow_special)
+        )
 
     def feed_ids(self, ids: Ids) -> int:
         """Append token ids (any sequence of integers, an array or a tensor too) to the context; returns its length."""

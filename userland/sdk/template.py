@@ -38,6 +38,27 @@ class Own:
     ids: tuple[int, ...]
 
 
+class Special(str):
+    """A text of a message whose control tokens are control: its author says so."""
+
+    __slots__ = ()
+
+
+class Parts(tuple[str, ...]):
+    """A text put together of texts, some of them special."""
+
+    __slots__ = ()
+
+
+def special(value: Any) -> Any:
+    """A message's value with all of its texts special; keys are names, which are never control."""
+    if isinstance(value, str):
+        return Special(value)
+    if isinstance(value, Mapping):
+        return {key: item if key == "role" else special(item) for key, item in value.items()}
+    return [special(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
 @dataclass(frozen=True, slots=True)
 class Rendering:
     """A conversation as text. Where it is `marked`, marks stand around what is not control although it is spelled so;
@@ -233,6 +254,8 @@ class ChatTemplate:
 
         def said(text: str) -> str:
             checked(text, self._window)
+            if isinstance(text, Special):
+                return text.replace(MARK, "").replace(UNMARK, "")
             return text if spellings is None else spellings.mark(text)
 
         def own(one: Own) -> str:
@@ -321,7 +344,8 @@ def _joined(message: dict[str, Any]) -> dict[str, Any]:
                 Errno.EINVAL,
                 f'the chat template takes text, or parts like {{"type": "text", "text": "..."}}, not {part!r:.80}',
             )
-    return {**message, "content": "".join(texts)}
+    whole = "".join(texts)
+    return {**message, "content": Special(whole) if all(isinstance(t, Special) for t in texts) else whole}
 
 
 def _merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
@@ -332,10 +356,13 @@ def _merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
     system, question = messages[0].get("content"), messages[1].get("content")
     if not isinstance(system, str):
         return None
+    trusted = isinstance(system, Special)
     if isinstance(question, str):
-        first: Any = f"{system}\n\n{question}"
+        apart = trusted or isinstance(question, Special)
+        first: Any = Parts((system, "\n\n", question)) if apart else f"{system}\n\n{question}"
     elif isinstance(question, list):
-        first = [{"type": "text", "text": f"{system}\n\n"}, *question]
+        text = f"{system}\n\n"
+        first = [{"type": "text", "text": Special(text) if trusted else text}, *question]
     else:
         return None
     return [{**messages[1], "content": first}, *messages[2:]]
@@ -345,8 +372,10 @@ def _plain(value: Any, said: Callable[[str], str], own: Callable[[Own], str]) ->
     """What a template may see of a value: plain data, with its texts (keys too) as `said` writes them."""
     if isinstance(value, Own):
         return own(value)
+    if isinstance(value, Parts):
+        return "".join(map(said, value))
     if isinstance(value, str):
-        return said(str.__str__(value))
+        return said(value if isinstance(value, Special) else str.__str__(value))
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -361,7 +390,11 @@ def _plain(value: Any, said: Callable[[str], str], own: Callable[[Own], str]) ->
         return tuple(_plain(item, said, own) for item in value)
     if callable(getattr(value, "item", None)) and getattr(value, "ndim", None) == 0:  # a number of numpy's
         return _plain(value.item(), said, own)
-    return f"<{type(value).__name__}>"
+    raise SyscallError(
+        Errno.EINVAL,
+        f"messages, tools and variables are texts, numbers, lists and dictionaries, found {type(value).__name__}: "
+        f"{value!r:.60}",
+    )
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:

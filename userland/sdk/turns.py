@@ -16,10 +16,12 @@ from syscalls.records import Finish, LogRecord, Sampler, Signal
 from syscalls.table import Decode, Feed, Getinfo, Kill, Records, Truncate
 from userland.sdk.actions import Language, log_of
 from userland.sdk.answers import Listening, ends_of, follow, gathered, interrupting, plain, stops_of
+from userland.sdk.arguments import count
 from userland.sdk.chat import Turn
 from userland.sdk.dialogue import Dialogue, Message, Setup, dialogue, packed
 from userland.sdk.heard import reader_for
 from userland.sdk.script import Piece, Script, Stream, ask
+from userland.sdk.template import special
 from userland.sdk.tool_calls import BadCall, ToolCall, schemas_of
 
 
@@ -56,23 +58,31 @@ def known_of(pid: int) -> Script[tuple[Dialogue | None, list[LogRecord], int]]:
 
 
 def say_next(
-    language: Language, pid: int, messages: Sequence[Message], system: str = "", setup: Setup | None = None
+    language: Language,
+    pid: int,
+    messages: Sequence[Message],
+    system: str = "",
+    setup: Setup | None = None,
+    *,
+    allow_special: bool = False,
 ) -> Script[Fed]:
-    """Feed messages as the next turn of the conversation. `system` and `setup` begin one that has not begun."""
-    chat = language.must_chat()
+    """Feed messages as the next turn of the conversation. `system` and `setup` begin one that has not begun. With
+    `allow_special` control tokens that the messages spell are control."""
     known, records, length = yield from known_of(pid)
+    begun = known.setup if known is not None else setup
+    chat = language.must_chat(begun.template if begun else None)
     if known is None and length:
         end = yield from log_of(pid, max(0, length - chat.close_length))
-        ids = chat.continued(end, messages)
+        ids = chat.continued(end, [special(dict(m)) for m in messages] if allow_special else messages)
         return Fed((yield from ask(Feed(pid, ids))), length)
     log: list[int] = []
     if known is None:
         head: list[Message] = [{"role": "system", "content": system}] if system else []
-        turn = chat.begin([*head, *messages], setup or Setup(now=time.time()))
+        turn = chat.begin([*head, *messages], setup or Setup(now=time.time()), allow_special=allow_special)
         setup = turn.entry.setup
     else:
         log = yield from log_of(pid)
-        turn, setup = chat.next(known, log, messages), known.setup
+        turn, setup = chat.next(known, log, messages, allow_special=allow_special), known.setup
     return (yield from _fed(pid, turn, setup, log, records))
 
 
@@ -130,6 +140,7 @@ def begin_answer(
 
     If the decode is refused (EDQUOT, E2BIG, ...) what was fed is taken back, unless others have changed the log since.
     """
+    max_tokens = count(max_tokens, "max_tokens")
     wanted = stops_of(language, stops)
     fed = yield from turn
     listening = listening_to(language, fed.length, fed.setup, fed.lead)
@@ -150,9 +161,10 @@ def begin_answer(
 
 def listening_to(language: Language, position: int, setup: Setup | None, lead: str) -> Listening:
     """How an answer at a position is listened to that was asked for by a prompt that ends in `lead`."""
-    if setup is None or language.chat is None:
+    chat = language.chat_of(setup.template) if setup is not None else None
+    if setup is None or chat is None:
         return Listening(position, plain)
-    traits, schemas = language.chat.traits(setup), schemas_of(setup.tools or ())
+    traits, schemas = chat.traits(setup), schemas_of(setup.tools or ())
     marks = traits.marks
     listening = Listening(position, lambda: reader_for(marks, traits.formats, schemas, lead))
     if setup.thought_tokens >= 0 and marks is not None:
@@ -170,9 +182,11 @@ def say(
     sampler: Sampler | None = None,
     system: str = "",
     deadline: float | None = None,
+    *,
+    allow_special: bool = False,
 ) -> Stream[Finish]:
     """Say something to the process and stream its answer. If it may not answer, its context is as it was."""
-    turn = say_next(language, pid, messages, system)
+    turn = say_next(language, pid, messages, system, allow_special=allow_special)
     listening = yield from begin_answer(language, pid, turn, max_tokens, stops, sampler, deadline)
     return (yield from interrupting(pid, follow(language, pid, listening)))
 
