@@ -105,7 +105,7 @@ class Engine:
             architecture=raw["model_type"],
             dtype=dtype,
             parameters=layout.parameters,
-            weight_bytes=kind.weight_bytes(config, layout, dtype),
+            weight_bytes=kind.weight_bytes(config, layout, dtype, self._is_kept(kind, place, raw, dtype)),
             vocab=layout.vocab,
             context=layout.context,
             layers=layout.layers,
@@ -133,7 +133,8 @@ class Engine:
         kind = self._kind(raw, dtype)
         config, layout = self._examine(kind, directory, raw)
         frame_bytes = kind.kv_shape(layout, dtype).block_bytes
-        wanted = request.room or kind.weight_bytes(config, layout, dtype)
+        kept = self._is_kept(kind, directory, raw, dtype)
+        wanted = request.room or kind.weight_bytes(config, layout, dtype, kept)
         wanted += 0 if there is not None else request.frames * frame_bytes
         available = self._memory()
         if wanted > available:
@@ -215,6 +216,11 @@ class Engine:
                 Errno.ENOTSUP, f"dtype {dtype!r}: this driver offers {', '.join(self._hello.dtypes)}"
             )
         return dtype
+
+    @staticmethod
+    def _is_kept(kind: ImageKind, place: Path, raw: dict[str, Any], dtype: str) -> bool:
+        """Whether a quantised checkpoint's integers are run as they are."""
+        return kind.keeps_integers and dtype == files.native_form(place, raw)
 
     def _as_stored(self, place: Path, raw: dict[str, Any]) -> str:
         """The dtype of a quantised checkpoint whose integers one of this device's kinds takes as they are, or ""."""

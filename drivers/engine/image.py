@@ -50,8 +50,8 @@ class ImageKind(Protocol):
     def way(self, layout: Layout, dtype: str) -> dict[str, str]:
         """What besides the model's own files decides about the bits of its KV, by name."""
 
-    def weight_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
-        """What the weights will take. Raises ENOTSUP."""
+    def weight_bytes(self, config: Any, layout: Layout, dtype: str, as_it_is: bool = False) -> int:
+        """What the weights will take; `as_it_is`: as a quantised checkpoint's own integers. Raises ENOTSUP."""
 
     def stream_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
         """The least memory for weights with which it can be streamed; 0: it cannot."""

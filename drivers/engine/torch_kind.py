@@ -124,7 +124,7 @@ class TorchKind:
             **where,
         }
 
-    def weight_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
+    def weight_bytes(self, config: Any, layout: Layout, dtype: str, as_it_is: bool = False) -> int:
         """Raises ENOTSUP where int8 would leave most of a model as it is."""
         if dtype != "int8":
             return layout.parameters * ITEM_BYTES[DTYPES[dtype]]

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from drivers.cpu import open_device
 from drivers.engine import digest
-from drivers.protocol import Probe
+from drivers.protocol import Load, Probe
 from modelfiles import gguf, source
 from modelfiles.gguf_weights import GGUFWeights
 from modelfiles.tensors import SafetensorsWeights
@@ -138,6 +139,17 @@ def test_a_file_of_any_items_decodes_what_transformers_decodes_with_its_dequanti
     device = engine(file)
     process = Feeder(device).spawn(reference.prompt)
     assert Feeder(device).generate([process], DECODED, 64, logprobs=1) == [reference.tokens]
+    device.unload(IMAGE)
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "F16"])
+def test_loading_takes_no_more_than_was_said_before(
+    kind: str, zoo: Callable[[str], Path], tmp_path: Path
+) -> None:
+    file = convert(zoo("llama"), tmp_path / "model.gguf", kind)
+    device = open_device({"threads": "1", "installed": "no"})
+    said = device.probe(Probe(1, str(file), "")).weight_bytes
+    assert device.load(Load(2, IMAGE, str(file), "", 4), lambda _: None).weight_bytes <= said
     device.unload(IMAGE)
 
 

@@ -17,6 +17,7 @@ from drivers.cpu.native.library import FLOAT16, GROUP, LANES, Library, Matrix
 from drivers.cpu.native.network import relocate
 from drivers.cpu.native.packing import (
     FORMS,
+    MOST_OF_GROUP,
     Arena,
     interleave,
     pack,
@@ -47,7 +48,7 @@ class Held:
     def __init__(self, weight: np.ndarray | Tensor | Packed, bias: np.ndarray | None, form: str = "") -> None:
         if isinstance(weight, Packed):
             columns, inputs = weight.values.shape
-            self.arena = Arena(packed_bytes(columns, inputs, f"int{weight.bits}", weight.group))
+            self.arena = Arena(packed_bytes(columns, inputs, f"int{weight.bits}", MOST_OF_GROUP))
             self.offsets = pack_as_is(self.arena, weight, bias)
         else:
             self.arena = Arena(packed_bytes(*weight.shape, form))

@@ -301,6 +301,17 @@ def test_what_a_template_cannot_be_told_is_refused_at_once(
     assert caught.value.errno is Errno.EINVAL
 
 
+def test_what_was_fed_before_anything_was_said_stays_as_it_is(cpu_system: System, model: str) -> None:
+    with cpu_system.spawn(model, thinking=False) as process:
+        process.feed("notes on rain ")
+        fed = process.tokens
+        process.ask("one", 5)
+        first = process.tokens
+        assert first[: len(fed)] == fed
+        process.ask("two", 5)
+        assert process.tokens[: len(first)] == first
+
+
 def test_a_turn_with_nothing_said_needs_a_conversation(cpu_system: System, model: str) -> None:
     with cpu_system.spawn(model) as process, pytest.raises(SyscallError, match="the conversation is empty"):
         process.turn([])

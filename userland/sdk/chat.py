@@ -140,16 +140,19 @@ class ChatFormat:
         setup_told = dialogue.setup if with_setup or known == 0 else None
         return Turn(keep, ids[keep:], Entry(said[known:], setup_told, len(ids) - keep, prompt, lead, known))
 
-    def continued(self, log_end: Sequence[int], messages: Sequence[Message]) -> list[int]:
+    def continued(
+        self, log_end: Sequence[int], messages: Sequence[Message], setup: Setup | None = None
+    ) -> list[int]:
         """Ids that carry on a conversation of which only the ids are known; the log ends in `log_end`."""
+        setup = setup or Setup()
         answer = [user(USER), {"role": "assistant", "content": Own(ANSWER, ())}]
-        rendering = self.render(Setup(), [*answer, *messages], prompt=True)
+        rendering = self.render(setup, [*answer, *messages], prompt=True)
         if rendering.places[0] is None:
             raise SyscallError(
                 Errno.ENOTSUP,
                 f"the chat template of {self.model} writes answers anew; spawn a process to chat with",
             )
-        ids, close = rendering.after(0), list(self.traits(Setup()).close)
+        ids, close = rendering.after(0), list(self.traits(setup).close)
         for overlap in range(min(len(close), len(log_end)), 0, -1):
             if list(log_end[-overlap:]) == close[:overlap] == ids[:overlap]:
                 return ids[overlap:]

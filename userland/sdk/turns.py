@@ -71,10 +71,12 @@ def say_next(
     known, records, length = yield from known_of(pid)
     begun = known.setup if known is not None else setup
     chat = language.must_chat(begun.template if begun else None)
-    if known is None and length:
+    # What was fed before anybody said anything stays. (Of a question that was cut there are no counts.)
+    if length and (known is None or (known.counts and not known.said)):
+        begun = known.setup if known is not None else None
         end = yield from log_of(pid, max(0, length - chat.close_length))
-        ids = chat.continued(end, [special(dict(m)) for m in messages] if allow_special else messages)
-        return Fed((yield from ask(Feed(pid, ids))), length)
+        ids = chat.continued(end, [special(dict(m)) for m in messages] if allow_special else messages, begun)
+        return Fed((yield from ask(Feed(pid, ids))), length, begun)
     log: list[int] = []
     if known is None:
         head: list[Message] = [{"role": "system", "content": system}] if system else []

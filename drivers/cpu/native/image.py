@@ -19,7 +19,7 @@ from drivers.cpu.native import network, stream
 from drivers.cpu.native.config import Config
 from drivers.cpu.native.installed import Store
 from drivers.cpu.native.library import Batch, Library
-from drivers.cpu.native.packing import FORMS
+from drivers.cpu.native.packing import FORMS, USUAL_OF_GROUP
 from drivers.engine.contexts import Context
 from drivers.engine.early import Stop
 from drivers.engine.image import Frames, Raw
@@ -199,8 +199,9 @@ class NativeKind:
             "kv": self.kv_shape(layout, dtype).name,
         }
 
-    def weight_bytes(self, config: Config, layout: Layout, dtype: str) -> int:
-        return network.arena_bytes(config, dtype) + network.tables_bytes(config, dtype, layout.context)
+    def weight_bytes(self, config: Config, layout: Layout, dtype: str, as_it_is: bool = False) -> int:
+        packed = network.arena_bytes(config, dtype, USUAL_OF_GROUP if as_it_is else 0)
+        return packed + network.tables_bytes(config, dtype, layout.context)
 
     def stream_bytes(self, config: Config, layout: Layout, dtype: str) -> int:
         if self.store is None or dtype not in INSTALLED or layout.layers <= stream.WINDOW:

@@ -19,6 +19,7 @@ from drivers.cpu.native.config import Config
 from drivers.cpu.native.library import GROUP, LANES, Layer, Matrix, Model
 from drivers.cpu.native.packing import (
     BITS,
+    MOST_OF_GROUP,
     PAGE,
     Arena,
     interleave,
@@ -43,26 +44,26 @@ def embedding_bits(form: str) -> int:
     return 32 if form == "fp32" else 16
 
 
-def arena_bytes(config: Config, form: str, group: int = 0) -> int:
-    """What the packed weights take, at most; `group` as in `packed_bytes`."""
-    layer, head = page_bytes(config, form, group)
+def arena_bytes(config: Config, form: str, of_group: int = 0) -> int:
+    """What the packed weights take, at most; `of_group` as in `packed_bytes`."""
+    layer, head = page_bytes(config, form, of_group)
     return layer * config.layers + head
 
 
-def page_bytes(config: Config, form: str, group: int = 0) -> tuple[int, int]:
+def page_bytes(config: Config, form: str, of_group: int = 0) -> tuple[int, int]:
     """What a layer takes, and the head, at most."""
     hidden, middle, dim = config.hidden, config.middle, config.head_dim
     wide = config.heads * dim
     layer = (
-        packed_bytes(wide + 2 * config.kv_heads * dim, hidden, form, group)
-        + packed_bytes(hidden, wide, form, group)
-        + packed_bytes(2 * (middle + LANES), hidden, form, group)
-        + packed_bytes(hidden, middle, form, group)
+        packed_bytes(wide + 2 * config.kv_heads * dim, hidden, form, of_group)
+        + packed_bytes(hidden, wide, form, of_group)
+        + packed_bytes(2 * (middle + LANES), hidden, form, of_group)
+        + packed_bytes(hidden, middle, form, of_group)
         + 4 * (6 * hidden + 2 * dim)
         + 1024
         + PAGE
     )
-    head = packed_bytes(config.vocab, hidden, _HEAD_FORM[form], group) + 4 * hidden + 1024 + PAGE
+    head = packed_bytes(config.vocab, hidden, _HEAD_FORM[form], of_group) + 4 * hidden + 1024 + PAGE
     return layer, head
 
 
@@ -280,7 +281,7 @@ class _Writer:
 
     def __init__(self, weights: Weights, names: _Names, config: Config, form: str) -> None:
         # Room for scales of groups, whether the files have any or not: what is not written takes no memory.
-        self.arena = Arena(arena_bytes(config, form, group=1))
+        self.arena = Arena(arena_bytes(config, form, MOST_OF_GROUP))
         self.pages: list[Page] = []
         self._source, self._names, self._config, self._form = weights, names, config, form
 

@@ -84,11 +84,14 @@ class Arena:
         return memoryview(self._map)[first:end]
 
 
-def packed_bytes(columns: int, inputs: int, form: str, group: int = 0) -> int:
-    """What a matrix takes in an arena, at most; `group` is that of the checkpoint's integers, if they are taken as they
-    are (`pack_as_is`)."""
+MOST_OF_GROUP, USUAL_OF_GROUP = 5, 3  # bytes of a checkpoint's scale and zero: a scale in fp32, or in 16 bits
+
+
+def packed_bytes(columns: int, inputs: int, form: str, of_group: int = 0) -> int:
+    """What a matrix takes in an arena, at most; `of_group` are the bytes of a group's scale and zero where a checkpoint's
+    integers are taken as they are (`pack_as_is`)."""
     columns, inputs = _up(columns, ITEM), _up(inputs, GROUP)
-    a_group = 5 if group else 2 if form == "int4" else 0  # a scale and a zero, or a scale
+    a_group = of_group or (2 if form == "int4" else 0)
     return columns * inputs * BITS[form] // 8 + columns * (12 + inputs // GROUP * a_group) + 5 * _ALIGNMENT
 
 
