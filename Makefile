@@ -45,6 +45,7 @@ bench: $(STAMP)
 	@$(BIN)/python -m benchmarks
 
 # The environments of the engines that benchmarks/peers compares this system with; one that fails does not stop the others.
+# llama.cpp's source is unpacked too: tests use the chat templates and vocabularies that lie in it.
 peers: $(STAMP)
 	@$(MAKE) --no-print-directory --keep-going $(PEERS:%=.peers/%/.installed) || { \
 		for peer in $(PEERS); do test -e .peers/$$peer/.installed || failed="$$failed $$peer"; done; \
@@ -59,6 +60,9 @@ peers: $(STAMP)
 	@rm -f $@
 	@test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
 	@.peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@test "$*" != llama_cpp || { \
+		.peers/$*/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: -d .peers/$*/sdist \
+			$$(grep llama-cpp-python $<) && mkdir -p .peers/$*/src && tar -xzf .peers/$*/sdist/*.tar.gz -C .peers/$*/src; }
 	@test -z "$(UNWANTED)" || .peers/$*/bin/python -m pip uninstall --quiet --yes $(UNWANTED)
 	@touch $@
 

@@ -1,12 +1,10 @@
 """The words of GGUF files: llama.cpp's own ids on its own vocabularies, and templates that come with a file.
 
-The vocabularies are in the source distribution of llama-cpp-python, unpacked where LLMASOS_LLAMA_CPP says (or .peers/);
-they are never committed.
+The vocabularies are in the source of llama-cpp-python (tests/llama_cpp_source.py); they are never committed.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +14,17 @@ import pytest
 from syscalls.errno import Errno, SyscallError
 from tests import models_zoo
 from tests.gguf_writer import convert
+from tests.llama_cpp_source import VOCABULARIES, WHY
 from userland.sdk import gguf_words
 from userland.sdk.gguf_pretokenizers import CUTS
 from userland.sdk.tokenizer_files import load_tokenizer
 
 _SEPARATOR = "\n__ggml_vocab_test__\n"
-_PLACES = (os.environ.get("LLMASOS_LLAMA_CPP"), Path(__file__).parents[2] / ".peers")
-
-
-def _vocabularies() -> list[Path]:
-    found: dict[str, Path] = {}
-    for place in filter(None, _PLACES):
-        for file in Path(place).rglob("ggml-vocab-*.gguf"):
-            found.setdefault(file.name, file)
-    return [file for _, file in sorted(found.items())]
 
 
 @pytest.mark.parametrize(
     "file",
-    _vocabularies()
-    or [pytest.param(None, marks=pytest.mark.skip(reason="llama.cpp's vocabularies are not unpacked here"))],
+    VOCABULARIES or [pytest.param(None, marks=pytest.mark.skip(reason=WHY))],
     ids=lambda file: file.stem if isinstance(file, Path) else "none",
 )
 def test_ids_are_llama_cpps_own_on_its_difficult_texts(file: Path) -> None:

@@ -1,12 +1,11 @@
 """Published chat templates (those that llama-cpp-python's source brings along): one can talk with each, and its own calls
 of tools are read.
 
-`LLMASOS_LLAMA_CPP` names a directory in which that source is unpacked; without it these are skipped.
+Where that source is not unpacked (tests/llama_cpp_source.py) they are skipped.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Core
 
 from syscalls.errno import Errno, SyscallError
+from tests.llama_cpp_source import TEMPLATES
 from tests.userland import words_zoo
 from tests.userland.chat_shapes import NOON, Ledger, user
 from userland.sdk.chat import ChatFormat
@@ -25,13 +25,6 @@ from userland.sdk.tokenizer import Settings, Tokenizer
 from userland.sdk.tool_calls import ToolCall
 from userland.sdk.traits import common, told
 
-_PLACES = [os.environ.get("LLMASOS_LLAMA_CPP", ""), *map(str, Path(".peers").glob("llama_cpp*/src"))]
-PUBLISHED = sorted(
-    file
-    for place in _PLACES
-    if place
-    for file in Path(place).glob("**/vendor/llama.cpp/models/templates/*.jinja")
-)
 CALLING = Setup(
     now=NOON,
     tools=[
@@ -62,9 +55,7 @@ UNREAD = {
 # Templates that write an answer without thoughts in another way once it is past, or that want a header in it.
 OTHERWISE = {"MiniMax-M3", "NVIDIA-Nemotron-Nano-v2", "muse-glimmer"}
 
-pytestmark = pytest.mark.skipif(
-    not PUBLISHED, reason="LLMASOS_LLAMA_CPP names no directory with llama-cpp-python's source unpacked"
-)
+pytestmark = pytest.mark.skipif(not TEMPLATES, reason=WHY)
 
 
 def chat_of(file: Path) -> ChatFormat:
@@ -88,7 +79,7 @@ def chat_of(file: Path) -> ChatFormat:
         pytest.skip(f"it renders nothing of a question alone: {error.reason}")
 
 
-@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)
 def test_turns_are_what_the_template_renders(file: Path) -> None:
     chat, ledger, messages = chat_of(file), Ledger(), list[Message]()
     template, setup = ChatTemplate(chat.tokenizer), CALLING if "tool_use" in file.stem else Setup(now=NOON)
@@ -114,7 +105,7 @@ def test_turns_are_what_the_template_renders(file: Path) -> None:
         messages.append(answer)
 
 
-@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)
 def test_the_calls_that_a_template_writes_are_read(file: Path) -> None:
     chat = chat_of(file)
     call = ToolCall("look", {"at": "x y", "n": 2})

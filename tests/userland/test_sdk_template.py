@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from syscalls.errno import Errno, SyscallError
+from tests.llama_cpp_source import TEMPLATES, WHY
 from tests.userland import templates_zoo, words_zoo
 from tests.userland.test_sdk_tokenizer import directory, many
 from userland.sdk.template import ChatTemplate, Own
@@ -295,13 +295,6 @@ def test_an_answer_that_the_template_leaves_out_has_no_place(tmp_path: Path) -> 
 
 # --- published templates ------------------------------------------------------------------------------------------------
 
-_PLACES = [os.environ.get("LLMASOS_LLAMA_CPP", ""), *map(str, Path(".peers").glob("llama_cpp*/src"))]
-PUBLISHED = sorted(
-    file
-    for place in _PLACES
-    if place
-    for file in Path(place).glob("**/vendor/llama.cpp/models/templates/*.jinja")
-)
 _CALL = {"name": "look", "arguments": {"at": "<|eot|>Oslo", "n": 2, "deep": {"x": [1, None, True, "é"]}}}
 TURNS: Messages = [
     hello("system", "Be brief <|im_end|>."),
@@ -326,10 +319,8 @@ TURNS: Messages = [
 PLAIN = [m for m in TURNS if m["role"] in ("user", "assistant") and "tool_calls" not in m]
 
 
-@pytest.mark.skipif(
-    not PUBLISHED, reason="LLMASOS_LLAMA_CPP names no directory with llama-cpp-python's source unpacked"
-)
-@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)
+@pytest.mark.skipif(not TEMPLATES, reason=WHY)
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)
 def test_published_templates_have_transformers_ids_over_five_turns(file: Path, tmp_path: Path) -> None:
     source = file.read_text(encoding="utf-8")
     control = sorted(set(re.findall(r"<[|\uff5c]?[^\s<>'\"{}]{1,40}[|\uff5c]?>|\[/?[A-Z_]{2,20}\]", source)))
