@@ -15,7 +15,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Core
 
 from syscalls.errno import Errno, SyscallError
-from tests.llama_cpp_source import TEMPLATES
+from tests.llama_cpp_source import TEMPLATES, WHY
 from tests.userland import words_zoo
 from tests.userland.chat_shapes import NOON, Ledger, user
 from userland.sdk.chat import ChatFormat
