@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from drivers.cpu.native import library
 from syscalls import runtime
 from syscalls.errno import Errno, SyscallError
 from syscalls.table import Decode, Dmesg, Null
@@ -29,6 +30,14 @@ PROMPTS = [
     "Reverse this list: pear, fig, lime, apple, plum, cherry",
 ]
 TOKENS = 120
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unhurried() -> Iterator[None]:
+    """torch's engine: the native decoder has told a story before anybody can kill the kernel that it is told in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(library.SWITCH, "0")
+        yield
 
 
 def tell(system: System, prompt: str, seed: int) -> Iterator[str]:
@@ -199,8 +208,9 @@ def test_async_what_is_called_after_a_decode_was_taken_back_finds_it_ended_by_th
 
 
 def test_a_program_that_comes_right_after_a_boot_waits_for_the_model_of_a_process_that_is_back(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv(library.SWITCH)
     with reborn(tmp_path) as kernel:
         with System.connect(tmp_path) as system:
             pid = system.spawn(dtype="int8", prompt="Once upon a time", detached=True).pid

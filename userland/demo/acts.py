@@ -17,6 +17,7 @@ from userland.programs import log, ps
 from userland.programs.figures import size
 from userland.sdk.system import Process, System
 
+ATTEMPTS = 20  # to stop a story in its midst
 STILL_SECONDS = 0.7  # how long a stopped process is watched for not moving
 WINDOW_TOKENS = 160  # decoded together in one measurement of rates
 LONG = 1600  # tokens: more than a worker decodes before it is interrupted
@@ -118,12 +119,8 @@ def stop_and_continue(stage: Stage, company: Company) -> None:
     bob = company.agents[1]
     stage.tell("""A process can be stopped in the middle of a word, at a token boundary. A twin (a fork) is asked for the
         same story and left alone, for comparison.""")
-    twin = company.twin(bob)
-    bob.begin(bob.role.story)
-    until_spoken([bob], 3)
     stage.typed("stop bob")
-    bob.process.stop()
-    _until_state(bob, State.STOPPED)
+    twin = _stop_in_mid_story(company, bob)
     before = bob.process.info().usage.decoded
     twin.begin(bob.role.story)
     until_done([twin])
@@ -144,6 +141,19 @@ def stop_and_continue(stage: Stage, company: Company) -> None:
         bob.answer() == twin.answer(), "its story is, token for token, the one its twin told without a stop"
     )
     bob.recall(stage)
+
+
+def _stop_in_mid_story(company: Company, agent: Agent) -> Agent:
+    """Have an agent begin its story, and stop it before that is told; its twin, which has not begun. Raises ETIME."""
+    for _ in range(ATTEMPTS):
+        twin = company.twin(agent)
+        agent.begin(agent.role.story)
+        agent.process.stop()
+        _until_state(agent, State.STOPPED)
+        if agent.process.info().decoding:
+            return twin
+        agent.process.cont()  # the whole story was told in less time than it took to say stop
+    raise SyscallError(Errno.ETIME, f"{agent.role.name} was not stopped in mid-story in {ATTEMPTS} attempts")
 
 
 def fork(stage: Stage, company: Company) -> None:
