@@ -2,7 +2,7 @@
 
 Each start is a process of its own; the time ends when its first line is read. In turns: a program of this system with
 nothing running, and where a kernel runs (the model in memory, as it is after the first program); llama.cpp on a GGUF of
-the same weights (`make peers`; without a tokenizer, which favours it); transformers. And the two commands that people
+the same weights (`make peers`; two tokens, without a tokenizer); transformers. And the two commands that people
 type most.
 """
 
@@ -53,7 +53,7 @@ import os, sys
 from benchmarks.peers.workers.llama_cpp import LlamaCpp
 engine = LlamaCpp("q8_0")
 engine.load(sys.argv[1], len(os.sched_getaffinity(0)), 1, 256)
-print(engine.measure([[int(word) for word in sys.argv[2].split(",")]], 1).tokens, flush=True)
+print(engine.measure([[int(word) for word in sys.argv[2].split(",")]], 2).tokens, flush=True)
 """
 
 
@@ -78,7 +78,7 @@ def first_line(command: Sequence[str], environment: Mapping[str, str]) -> float:
 
 def _prompt() -> list[int]:
     """The ids that the other engines are asked about."""
-    from userland.sdk.tokenizer import load_tokenizer
+    from userland.sdk.tokenizer_files import load_tokenizer
 
     return load_tokenizer(str(TINY)).encode(
         "<|bos|><|user|>My name is Ada.<|end|><|assistant|>", control=True
