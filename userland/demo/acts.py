@@ -11,7 +11,7 @@ from syscalls.errno import Errno, SyscallError
 from syscalls.records import DeviceInfo, Kind, ModelInfo, State
 from syscalls.table import BootInfoCall, Decode, Models
 from userland.demo import shares
-from userland.demo.crew import DTYPE, ROLES, WAIT_SECONDS, Agent, enlist, until_done, until_spoken, watch
+from userland.demo.crew import DTYPE, ROLES, WAIT_SECONDS, Agent, enlist, until_done, watch
 from userland.demo.stage import Stage
 from userland.programs import log, ps
 from userland.programs.figures import size
@@ -19,7 +19,7 @@ from userland.sdk.system import Process, System
 
 ATTEMPTS = 20  # to stop a story in its midst
 STILL_SECONDS = 0.7  # how long a stopped process is watched for not moving
-WINDOW_TOKENS = 160  # decoded together in one measurement of rates
+WINDOW_TOKENS = 640  # decoded together in one measurement of rates
 LONG = 1600  # tokens: more than a worker decodes before it is interrupted
 NICE = 10
 
@@ -82,8 +82,12 @@ def three_at_once(stage: Stage, company: Company) -> None:
         stage.say(role.name, agent.process.ask(role.told, 40).strip())
     steps, decoded = company.device().steps, company.system.stats().tokens_decoded
     for agent in company.agents:
+        agent.process.stop()  # so that the first has not told its story before the last is asked for one
+    for agent in company.agents:
         stage.typed(f"say {agent.role.name} {agent.role.story} &")
         agent.begin(agent.role.story)
+    for agent in company.agents:
+        agent.process.cont()
     watch(stage, company.agents)
     steps = company.device().steps - steps
     decoded = company.system.stats().tokens_decoded - decoded
@@ -233,15 +237,21 @@ def crash(stage: Stage, company: Company) -> None:
     stage.tell("""The driver holds the weights and every page. It is killed while all three speak. The kernel starts it
         again, and the agents go on from their token logs. Twins tell the same stories afterwards, undisturbed.""")
     twins = [company.twin(agent) for agent in agents]
+    before = company.device()
+    for agent in agents:
+        agent.process.stop()
     for agent in agents:
         agent.begin(agent.role.story)
-    until_spoken(agents, 3)
-    before = company.device()
+    for agent in agents:
+        agent.process.cont()
     decoded = {agent.pid: agent.process.info().length - agent.heard for agent in agents}
     os.kill(before.os_pid, signal.SIGKILL)
     stage.screen.line(f"$ kill -9 {before.os_pid}", "bold red")
     said = ", ".join(f"{agent.role.name} {decoded[agent.pid]}" for agent in agents)
     stage.screen.line(f"  tokens of the story told by then: {said}")
+    deadline = time.monotonic() + WAIT_SECONDS
+    while company.device().restarts == before.restarts and time.monotonic() < deadline:
+        time.sleep(0.01)
     watch(stage, agents)
     after = company.device()
     stage.claim(

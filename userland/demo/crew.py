@@ -94,19 +94,6 @@ def enlist(system: System, role: Role) -> Agent:
     return Agent(system.spawn(name=role.name, dtype=DTYPE), role)
 
 
-def until_spoken(agents: list[Agent], tokens: int) -> None:
-    """Wait until each has said at least `tokens` of its answer. Raises ETIME, and EIO if one has ended before."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    for agent in agents:
-        while (info := agent.process.info()).length - agent.heard < tokens:
-            if not info.decoding:
-                raise SyscallError(
-                    Errno.EIO, f"{agent.role.name} has ended ({info.finish}) before {tokens} tokens"
-                )
-            _patience(deadline, agent)
-            time.sleep(POLL_SECONDS / 4)
-
-
 def until_done(agents: list[Agent]) -> None:
     """Wait until all have ended their answers. Raises ETIME, and EIO if one ended other than by its own will."""
     deadline = time.monotonic() + WAIT_SECONDS
