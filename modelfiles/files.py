@@ -7,10 +7,11 @@ exchanged for another afterwards.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
@@ -66,6 +67,25 @@ def read_json(path: Path, kind: type[T], most: int = MOST_CONFIG) -> T:
         raise SyscallError(
             Errno.EIO, f"{shown(path)} cannot be read as JSON ({error}); copy or download the model again"
         ) from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object as Python reads it: published configurations have Infinity in them. Raises FileNotFoundError, EIO
+    naming the file."""
+    try:
+        found = json.loads(read_whole(path))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise SyscallError(
+            Errno.EIO,
+            f"{shown(path)} cannot be read as JSON ({shown(error)}); copy or download the model again",
+        ) from None
+    if not isinstance(found, dict):
+        raise SyscallError(
+            Errno.EIO, f"{shown(path)} holds a JSON {type(found).__name__}, an object was wanted"
+        )
+    return found
 
 
 def shown(value: object) -> str:

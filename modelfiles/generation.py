@@ -7,7 +7,6 @@ those of config.json, and a value that cannot be is refused by name when the mod
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -59,18 +58,9 @@ def read(directory: Path, config: Mapping[str, Any], default: object = None) -> 
 def _load(file: Path) -> dict[str, Any]:
     """The file's fields; none if there is no such file."""
     try:
-        found = json.loads(files.read_whole(file))  # Python's own: published files have Infinity in them
+        found = files.read_object(file)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise SyscallError(
-            Errno.EIO,
-            f"{shown(file)} cannot be read as JSON ({shown(error)}); copy or download it again, or remove it",
-        ) from None
-    if not isinstance(found, dict):
-        raise SyscallError(
-            Errno.EIO, f"{shown(file)} holds a JSON {type(found).__name__}, an object was wanted"
-        )
     bounds.check(found, file)
     return found
 

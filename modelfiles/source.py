@@ -7,7 +7,6 @@ the cache (hub.py).
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import struct
@@ -104,16 +103,11 @@ def read_config(directory: Path) -> dict[str, Any]:
         return described
     file = directory / "config.json"
     try:
-        config = json.loads(files.read_whole(file))  # Python's own: published files have Infinity in them
-    except (OSError, ValueError, RecursionError) as error:
+        config = files.read_object(file)
+    except FileNotFoundError:
         raise SyscallError(
-            Errno.EIO,
-            f"{shown(file)} cannot be read as JSON ({shown(error)}); copy or download the model again",
+            Errno.EIO, f"{shown(file)} is not there; copy or download the model again"
         ) from None
-    if not isinstance(config, dict):
-        raise SyscallError(
-            Errno.EIO, f"{shown(file)} holds a JSON {type(config).__name__}, an object was wanted"
-        )
     bounds.check(config, file)
     if not isinstance(config.get("model_type"), str):
         raise SyscallError(

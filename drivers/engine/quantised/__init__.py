@@ -8,7 +8,6 @@ imported for the first model that wants them: most do not, and a driver's start 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from drivers.engine.quantised.fields import Fields, shown, unsupported
 from drivers.engine.quantised.forms import native_form
+from modelfiles.files import read_object
 from modelfiles.tensors import SafetensorsWeights
 from syscalls.errno import Errno, SyscallError
 
@@ -35,7 +35,6 @@ _OTHERS = (
     "mxfp8", "nvfp4", "quanto", "quark", "sinq", "spqr", "vptq",
 )  # fmt: skip
 _SAME = {"intel/auto-round": "auto-round", "modelopt_fp4": "modelopt"}
-_CONFIGURATION = 16 << 20  # bytes of a file with settings, at most
 _KINDS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
 
@@ -54,12 +53,12 @@ def settings(directory: Path, config: dict[str, Any]) -> dict[str, Any] | None:
             return found | {"quant_method": _SAME.get(method, method)}
         return found
     if (file := directory / "hf_quant_config.json").is_file():
-        inner = _read(file).get("quantization")
+        inner = read_object(file).get("quantization")
         if not isinstance(inner, dict):
             raise _no_object(file, "its quantization", inner)
         return inner | {"quant_method": "modelopt"}
     if (file := directory / "quantize_config.json").is_file():
-        whole = _read(file)
+        whole = read_object(file)
         return whole | {"quant_method": whole.get("quant_method", "gptq")} if "bits" in whole else None
     return None
 
@@ -115,19 +114,6 @@ def _reader(method: str, directory: Path, config: dict[str, Any]) -> _Reader:
         "torchao": partial(torchao.open_weights, directory=directory),
     }
     return readers[method]
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as stream:
-            found = json.loads(stream.read(_CONFIGURATION))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SyscallError(
-            Errno.EIO, f"{file} cannot be read as JSON ({error}); download the model again"
-        ) from None
-    if not isinstance(found, dict):
-        raise _no_object(file, "it", found)
-    return found
 
 
 def _no_object(file: Path, what: str, found: object) -> SyscallError:
