@@ -227,12 +227,13 @@ class Host:
         except Exception as error:
             traceback.print_exc()
             return soon(self._refuse, f"{type(error).__name__}: {error}")
-        soon(self._opened, device)
+        # Before the hello: what the kernel then asks for, it may take back at once.
         self._reader = reader = Reader(
             lambda request, report: self._try(request, lambda: _read(device, request, report)),
             self._has_read,
             lambda ref, fraction: soon(self._send, Progress(ref, fraction)),
         )
+        soon(self._opened, device)
         while True:
             request = self._work.get()
             if isinstance(request, Probe | Load):
