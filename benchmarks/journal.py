@@ -21,8 +21,8 @@ from pathlib import Path
 from benchmarks._core import Core
 from benchmarks.null_call import connect, timed
 from benchmarks.report import Figure
+from kernel.edge import journal_file as file
 from kernel.events import Append
-from kernel.journal import file
 from kernel.journal.records import encode
 from syscalls import blocking
 from syscalls.table import Decode, Feed, Null, Spawn
@@ -83,7 +83,7 @@ def _kernel(directory: Path, policy: str) -> Iterator[blocking.Client]:
     command = [
         sys.executable,
         "-m",
-        "kernel.boot",
+        "kernel.edge.boot",
         "--runtime",
         os.fspath(runtime),
         "--die-with-parent",

@@ -52,7 +52,14 @@ while True:
 @contextlib.contextmanager
 def kernel(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A kernel process that ends with this one."""
-    command = [sys.executable, "-m", "kernel.boot", "--runtime", os.fspath(directory), "--die-with-parent"]
+    command = [
+        sys.executable,
+        "-m",
+        "kernel.edge.boot",
+        "--runtime",
+        os.fspath(directory),
+        "--die-with-parent",
+    ]
     command += ["--quiet", "--device", "sim"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE)
     try:

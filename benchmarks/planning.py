@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks._core import Core
 from benchmarks.report import Figure
-from kernel import steps
+from kernel.devices import steps
 from syscalls.table import Decode, Spawn
 
 READY = 10_000

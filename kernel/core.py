@@ -1,8 +1,8 @@
 """The kernel core: a pure state machine, `handle(event, now) -> list[Action]`. No sockets, threads, clock, randomness or
 files inside, so it can be simulated in virtual time, replayed, tested without I/O, and read.
 
-Entry points: `boot`, `handle`, `check`. Everything else here is what the families of system calls (sys_*.py), the loading
-of models (loading.py), the life of drivers (reincarnation.py) and the execution of steps (steps.py) share: requests and
+Entry points: `boot`, `handle`, `check`. Everything else here is what the families of system calls (kernel/calls), the
+loading of models (kernel/models), and the life and steps of drivers (kernel/devices) share: requests and
 their answers, timers, the log, and `settle`, the one place that decides which state a process is in.
 """
 
@@ -13,22 +13,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from drivers.protocol import Move
-from kernel import (
-    invariants,
-    paging,
-    reincarnation,
-    steps,
-    sys_checkpoint,
-    sys_context,
-    sys_estimate,
-    sys_group,
-    sys_info,
-    sys_memory,
-    sys_migrate,
-    sys_process,
-    sys_system,
-)
-from kernel.device import Device
+from kernel import enforce, invariants
+from kernel.calls import context as sys_context
+from kernel.calls import estimate as sys_estimate
+from kernel.calls import group as sys_group
+from kernel.calls import image as sys_checkpoint
+from kernel.calls import info as sys_info
+from kernel.calls import memory as sys_memory
+from kernel.calls import move as sys_migrate
+from kernel.calls import process as sys_process
+from kernel.calls import system as sys_system
+from kernel.devices import reincarnation, steps
 from kernel.events import (
     Action,
     Append,
@@ -53,16 +48,17 @@ from kernel.events import (
     Tick,
     WakeAt,
 )
-from kernel.groups import enforce
 from kernel.groups.group import Group, GroupTree
-from kernel.journal import recovery
 from kernel.journal.recorder import CHANGING, Recorder
 from kernel.journal.state import State as Saved
-from kernel.lifecycle import end_program
+from kernel.life import end_program
 from kernel.memory.victims import make_victims
-from kernel.memory.weights import RESIDENT, Image
-from kernel.process import INIT_PID, LLMProcess, Process, ProcessTable, Program
-from kernel.request import Request
+from kernel.models import paging
+from kernel.objects.device import Device
+from kernel.objects.image import RESIDENT, Image
+from kernel.objects.process import INIT_PID, LLMProcess, Process, ProcessTable, Program
+from kernel.objects.request import Request
+from kernel.recovery import recovery
 from kernel.sched.policies import make_policy
 from kernel.sched.run_queue import RunQueue
 from kernel.syscall import HANDLERS, PARKED
@@ -443,7 +439,7 @@ class Kernel:
             if any(image.starved for image in device.images.values()):
                 self._dirty[device.name] = device
 
-    # --- control groups: what the planner asks (kernel/groups/enforce.py) ---
+    # --- control groups: what the planner asks (kernel/enforce.py) ---
 
     def hold_back(self, process: LLMProcess, now: float) -> bool:
         return enforce.hold_back(self, process, now)

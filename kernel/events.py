@@ -239,7 +239,7 @@ class DeviceConfig:
 
 @dataclass(slots=True)
 class JournalConfig:
-    """Where the journal is kept, and when it is to be on the disk (kernel/journal/keeper.py)."""
+    """Where the journal is kept, and when it is to be on the disk (kernel/edge/journal_keeper.py)."""
 
     directory: str
     fsync: Literal["always", "interval", "never"] = "interval"

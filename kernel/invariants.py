@@ -11,13 +11,13 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from drivers.protocol import BLOCK_TOKENS
-from kernel.device import UP
 from kernel.groups.group import NICE_0_WEIGHT, Group
 from kernel.groups.pressure import Activity
-from kernel.log_records import check_places
 from kernel.memory.page_table import blocks
-from kernel.memory.weights import EVICTED, LOADING, RESIDENT
-from kernel.process import LLMProcess, Program
+from kernel.objects.device import UP
+from kernel.objects.image import EVICTED, LOADING, RESIDENT
+from kernel.objects.log_records import check_places
+from kernel.objects.process import LLMProcess, Program
 from syscalls.records import State, WaitFor
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kernel.process import LLMProcess
+from kernel.objects.process import LLMProcess
 from syscalls.records import ReadResult, State
 from syscalls.table import Read
 

@@ -1,4 +1,4 @@
-"""The dispatch table of system calls: each family's file (sys_*.py) enters its handlers here.
+"""The dispatch table of system calls: each family's file (kernel/calls) enters its handlers here.
 
 A handler gets the kernel, the request and the time. It returns the call's result, or PARKED if the answer comes later
 (`kernel.answer`), or raises SyscallError, which becomes the answer.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from kernel.request import Request
+from kernel.objects.request import Request
 from syscalls.table import Call
 
 if TYPE_CHECKING:

@@ -228,7 +228,7 @@ def _alone(args: argparse.Namespace) -> int:
 def _boot(args: argparse.Namespace) -> int:
     place = ["--runtime", str(_where(args))]
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "kernel.boot", *place, *args.rest])
+    os.execv(sys.executable, [sys.executable, "-m", "kernel.edge.boot", *place, *args.rest])
 
 
 def _shell(args: argparse.Namespace) -> int:

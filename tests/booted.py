@@ -47,7 +47,7 @@ class Booted:
 
 
 def command(place: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "kernel.boot", "--runtime", os.fspath(place), *(arguments or SIM)]
+    return [sys.executable, "-m", "kernel.edge.boot", "--runtime", os.fspath(place), *(arguments or SIM)]
 
 
 @contextmanager

@@ -69,7 +69,7 @@ from kernel.events import (
 )
 from kernel.journal import records
 from kernel.journal.state import State as Saved
-from kernel.process import LLMProcess
+from kernel.objects.process import LLMProcess
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import BootInfo, Right, Sampler
 from syscalls.table import BY_RECORD, COMMON, Attach, Call

@@ -300,7 +300,7 @@ def other_kernels(where: Path) -> Iterator[tuple[int, str]]:
 
     for process in psutil.process_iter(["cmdline", "uids"]):
         words, uids = process.info["cmdline"] or [], process.info["uids"]
-        if "kernel.boot" not in words or uids is None or uids.real != os.getuid():
+        if "kernel.edge.boot" not in words or uids is None or uids.real != os.getuid():
             continue
         place = words[words.index("--runtime") + 1] if "--runtime" in words[:-1] else str(runtime.default())
         if Path(place).absolute() != where.absolute():

@@ -23,7 +23,7 @@ from syscalls.limits import MAX_GROUP_DEPTH, MAX_GROUPS, MAX_SESSION_GROUPS
 from syscalls.records import GroupSettings
 
 if TYPE_CHECKING:
-    from kernel.process import LLMProcess
+    from kernel.objects.process import LLMProcess
     from kernel.timers import Timer
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")

@@ -32,14 +32,14 @@ from kernel.journal.records import (
     ProgramHead,
 )
 from kernel.journal.state import SavedProcess, SavedProgram, State
-from kernel.process import LLMProcess, Program
+from kernel.objects.process import LLMProcess, Program
 from syscalls import table as calls
 from syscalls.errno import Errno
 
 if TYPE_CHECKING:
     from kernel.core import Kernel
-    from kernel.device import Device
-    from kernel.request import Request
+    from kernel.objects.device import Device
+    from kernel.objects.request import Request
 
 # Calls whose answers are kept, because doing them again would do something else than they did.
 CHANGING = frozenset(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from syscalls.errno import Errno, SyscallError
 
 if TYPE_CHECKING:
-    from kernel.memory.weights import Image
+    from kernel.objects.image import Image
 
 _SHORTEST_IDLE = 1e-3  # seconds
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from syscalls.errno import Errno, SyscallError
 
 if TYPE_CHECKING:
-    from kernel.process import LLMProcess
+    from kernel.objects.process import LLMProcess
 
 _LOOKED_AT = 64  # sleepers that `cost` compares, the longest idle first
 

@@ -17,7 +17,7 @@ from kernel.sched.policy import Policy
 from syscalls.records import SchedClass
 
 if TYPE_CHECKING:
-    from kernel.process import LLMProcess
+    from kernel.objects.process import LLMProcess
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from kernel.sched.policy import Policy
 from kernel.seeds import mix
 
 if TYPE_CHECKING:
-    from kernel.process import LLMProcess
+    from kernel.objects.process import LLMProcess
 
 
 class Lottery(Policy):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kernel.sched.policy import Policy
 
 if TYPE_CHECKING:
-    from kernel.process import LLMProcess
+    from kernel.objects.process import LLMProcess
 
 LEVELS = 4
 BOOST = 8192  # tokens of all processes together between two boosts

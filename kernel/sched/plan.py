@@ -21,10 +21,10 @@ from typing import Protocol
 import msgspec
 
 from drivers.protocol import Copy, Move, Run, Sample
-from kernel.device import Device
 from kernel.groups.group import Group
-from kernel.memory.weights import Image
-from kernel.process import LLMProcess
+from kernel.objects.device import Device
+from kernel.objects.image import Image
+from kernel.objects.process import LLMProcess
 from kernel.sched.run_queue import rank
 from syscalls.records import State, WaitFor
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kernel.sched.policy import Policy
 
 if TYPE_CHECKING:
-    from kernel.process import LLMProcess
+    from kernel.objects.process import LLMProcess
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from kernel.sched.policy import Policy
 from syscalls.records import SchedClass
 
 if TYPE_CHECKING:
-    from kernel.process import LLMProcess
+    from kernel.objects.process import LLMProcess
 
 CLASSES = tuple(SchedClass)  # strongest first
 _SWEEP = 1024  # entries put between two sweeps, at least

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drivers import parcel
-from kernel.process import LLMProcess
+from kernel.objects.process import LLMProcess
 from syscalls.errno import Errno
 from syscalls.records import Advice, GroupSettings, KvAction, Sampler, SchedClass, Signal, State, WaitFor
 from syscalls.table import (

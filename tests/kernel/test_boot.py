@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kernel import config, lock
-from kernel.boot import main
+from kernel.edge import lock
+from kernel.edge import settings as config
+from kernel.edge.boot import main
 from kernel.events import DeviceConfig
 from syscalls import runtime
 from syscalls.blocking import Client
@@ -384,7 +385,7 @@ def test_a_quiet_kernel_prints_warnings_only() -> None:
 
 
 def test_dying_with_the_parent_needs_a_pipe() -> None:
-    words = [sys.executable, "-m", "kernel.boot", "--die-with-parent", "--device", "sim"]
+    words = [sys.executable, "-m", "kernel.edge.boot", "--die-with-parent", "--device", "sim"]
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
     assert "needs a pipe" in done.stderr

@@ -13,8 +13,8 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from drivers import checkpoint
 from drivers.protocol import Inspect
-from kernel.process import LLMProcess
-from kernel.process_image import ProcessImage, read_image
+from kernel.objects.process import LLMProcess
+from kernel.objects.process_image import ProcessImage, read_image
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import CheckpointInfo, Finish, Limits, Right, Sampler, SchedClass, Signal, State
 from syscalls.table import (

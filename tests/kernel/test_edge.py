@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from kernel.edge.peers import Peers, chosen_id
+from kernel.edge.server import Server
 from kernel.events import (
     Action,
     DeviceConfig,
@@ -29,8 +31,6 @@ from kernel.events import (
     Tick,
     WakeAt,
 )
-from kernel.peers import Peers, chosen_id
-from kernel.server import Server
 from syscalls import client
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import BootInfo, Signal

@@ -12,7 +12,7 @@ from hypothesis.stateful import precondition, rule
 
 from kernel.groups.group import GroupTree
 from kernel.groups.pressure import Activity, Pressure
-from kernel.process import LLMProcess
+from kernel.objects.process import LLMProcess
 from syscalls.errno import Errno, SyscallError
 from syscalls.limits import MAX_SESSION_GROUPS
 from syscalls.records import (

@@ -6,7 +6,7 @@ import pytest
 
 from drivers.protocol import RunResult, StepDone
 from kernel.events import FromDevice
-from kernel.process import LLMProcess
+from kernel.objects.process import LLMProcess
 from syscalls.records import Finish, Limits, Sampler
 from syscalls.table import Decode, Fork, Spawn, StatsCall
 from tests.kernel.test_machine import Core

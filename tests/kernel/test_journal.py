@@ -13,8 +13,8 @@ import pytest
 
 from kernel.journal import state as journal_state
 from kernel.journal.records import Answer, Frame, decode, encode
-from kernel.journal.recovery import ticket
 from kernel.journal.state import MOST_ANSWER_BYTES, Answers, State
+from kernel.recovery.recovery import ticket
 from syscalls import limits
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import (

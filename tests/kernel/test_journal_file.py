@@ -15,10 +15,11 @@ import pytest
 import trio
 import trio.lowlevel
 
+from kernel.edge import journal_file as file
+from kernel.edge import journal_keeper as keeper
+from kernel.edge.journal_file import NAME, framed, header, open_journal
+from kernel.edge.journal_keeper import Fsync, Keeper
 from kernel.events import Event, JournalCompacted, JournalFails, JournalGrows
-from kernel.journal import file, keeper
-from kernel.journal.file import NAME, framed, header, open_journal
-from kernel.journal.keeper import Fsync, Keeper
 from kernel.journal.records import Frame, Grown, encode
 from kernel.journal.state import State
 from syscalls.errno import Errno, SyscallError

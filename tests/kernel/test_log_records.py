@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from kernel.journal.records import BadFrame, Frame, Noted, decode, encode
 from kernel.journal.state import State
-from kernel.log_records import LogRecords
-from kernel.process import LLMProcess
-from kernel.process_image import ProcessImage, image_of, read_image
+from kernel.objects.log_records import LogRecords
+from kernel.objects.process import LLMProcess
+from kernel.objects.process_image import ProcessImage, image_of, read_image
 from syscalls.errno import Errno, SyscallError
 from syscalls.limits import MAX_RECORD_BYTES, MAX_RECORDS
 from syscalls.records import LogRecord, Right, Signal

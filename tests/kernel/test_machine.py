@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kernel.process import LLMProcess
+from kernel.objects.process import LLMProcess
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import (
     DecodeResult,

@@ -14,7 +14,7 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from drivers import parcel
 from drivers.protocol import IMAGES, Export, Import
-from kernel.process import LLMProcess
+from kernel.objects.process import LLMProcess
 from kernel.sched.policies import make_policy
 from kernel.sched.run_queue import RunQueue
 from syscalls.errno import Errno, SyscallError

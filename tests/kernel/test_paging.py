@@ -15,7 +15,7 @@ from hypothesis.stateful import rule
 from drivers.protocol import Load, Run, Sample, Step
 from drivers.sim.device import SimDevice
 from drivers.sim.spec import parse
-from kernel.memory.weights import Image
+from kernel.objects.image import Image
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Advice, Finish, ModelInfo, Sampler, SchedClass, Signal, State, WaitFor
 from syscalls.table import (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kernel.process import LLMProcess
+from kernel.objects.process import LLMProcess
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Finish, Limits, SchedClass, Signal, State, WaitFor
 from syscalls.table import Decode, Feed, Getinfo, Kill, Sched, Setlimits, Setsched, Spawn, StatsCall, Truncate

@@ -7,7 +7,7 @@ import pytest
 from kernel.groups.group import Group
 from kernel.memory.swap import Slot, SwapCost, SwapSpace
 from kernel.memory.victims import Clock
-from kernel.process import LLMProcess
+from kernel.objects.process import LLMProcess
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Kind, Sampler, Signal, State
 from syscalls.table import Decode, Kill, Spawn, Truncate

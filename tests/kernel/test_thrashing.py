@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kernel.memory.thrash import MOST, WINDOW, Thrash
-from kernel.process import LLMProcess
+from kernel.objects.process import LLMProcess
 from syscalls.records import Sampler
 from syscalls.table import Decode, Getinfo, Kill, Models, Spawn, StatsCall, Truncate
 from tests.simulator import Simulation, simulate

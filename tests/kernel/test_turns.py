@@ -4,7 +4,7 @@ prompts, and nobody holds frames that are of no use to it.
 
 from __future__ import annotations
 
-from kernel.process import LLMProcess
+from kernel.objects.process import LLMProcess
 from syscalls.records import SchedClass, WaitFor
 from syscalls.table import Decode, Feed, Spawn, StatsCall
 from tests.simulator import FRAME_BYTES as FRAME

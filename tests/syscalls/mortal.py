@@ -13,7 +13,7 @@ from typing import Any
 
 import zmq
 
-from kernel import lock
+from kernel.edge import lock
 from syscalls import runtime, wire
 from syscalls.errno import Errno
 from syscalls.records import BootInfo, DecodeResult, Finish

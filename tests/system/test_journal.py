@@ -15,7 +15,7 @@ import psutil
 import pytest
 import zmq
 
-from kernel.journal.file import NAME
+from kernel.edge.journal_file import NAME
 from syscalls import blocking, runtime, wire
 from syscalls.errno import Errno
 from syscalls.records import Sampler

@@ -28,7 +28,7 @@ def private_kernel(where: Path, flags: Sequence[str] = ()) -> Iterator[subproces
 
     Raises EIO with what the kernel said if it does not come up, ETIME if it takes longer than BOOT_SECONDS.
     """
-    command = [sys.executable, "-m", "kernel.boot", "--runtime", str(where), "--die-with-parent", *flags]
+    command = [sys.executable, "-m", "kernel.edge.boot", "--runtime", str(where), "--die-with-parent", *flags]
     with tempfile.TemporaryFile() as said:
         kernel = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=said, stderr=subprocess.STDOUT, start_new_session=True

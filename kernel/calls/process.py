@@ -1,5 +1,5 @@
-"""The process family: spawn fork exec exit wait kill setlimits; setsched is in sys_migrate.py, getinfo and ps are in
-sys_info.py.
+"""The process family: spawn fork exec exit wait kill setlimits; setsched is in move.py, getinfo and ps are in
+info.py.
 
 As in xv6's sysproc.c: a handler checks its arguments, does its work on the process table, and returns the result.
 """
@@ -10,10 +10,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-from kernel.device import UP, Device
 from kernel.events import KillDriver, SignalProgram
 from kernel.groups.group import Group
-from kernel.lifecycle import (
+from kernel.life import (
     end_program,
     exit_process,
     interrupt_decoding,
@@ -22,11 +21,12 @@ from kernel.lifecycle import (
     settle_program,
     strike,
 )
-from kernel.loading import forget_waiter, want_image
-from kernel.log_records import LogRecords, check_size
-from kernel.memory.weights import Image
-from kernel.process import DriverProcess, LLMProcess, Program
-from kernel.request import Change, Request
+from kernel.models.loading import forget_waiter, want_image
+from kernel.objects.device import UP, Device
+from kernel.objects.image import Image
+from kernel.objects.log_records import LogRecords, check_size
+from kernel.objects.process import DriverProcess, LLMProcess, Program
+from kernel.objects.request import Change, Request
 from kernel.seeds import seed_of_child, seed_of_pid
 from kernel.syscall import PARKED, handles
 from syscalls.errno import Errno, SyscallError

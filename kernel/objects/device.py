@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from drivers.protocol import Hello, Move, Step
 from kernel.events import DeviceConfig
 from kernel.memory.evictions import Evictions
-from kernel.memory.weights import LOADING, Image
+from kernel.objects.image import LOADING, Image
 from kernel.sched.run_queue import RunQueue
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import DeviceInfo
 
 if TYPE_CHECKING:
-    from kernel.process import DriverProcess, LLMProcess
+    from kernel.objects.process import DriverProcess, LLMProcess
     from kernel.timers import Timer
 
 STARTING, UP, DOWN = "starting", "up", "down"

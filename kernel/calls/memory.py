@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from kernel.loading import evict_image, forget_waiter, hint_image, take_hint_back, want_image
-from kernel.memory.weights import LOADING, RESIDENT, Image
-from kernel.paging import allotment
-from kernel.request import Request
+from kernel.models.loading import evict_image, forget_waiter, hint_image, take_hint_back, want_image
+from kernel.models.paging import allotment
+from kernel.objects.image import LOADING, RESIDENT, Image
+from kernel.objects.request import Request
 from kernel.syscall import PARKED, handles
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Advice, ModelInfo
@@ -15,7 +15,7 @@ from syscalls.table import Advise, Evict, Models, Pagein
 
 if TYPE_CHECKING:
     from kernel.core import Kernel
-    from kernel.device import Device
+    from kernel.objects.device import Device
 
 
 @handles(Models)

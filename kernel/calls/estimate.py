@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from drivers.protocol import BLOCK_TOKENS, Abandon, Failed, Probe, Probed
-from kernel import paging
-from kernel.device import UP, Device, no_device
-from kernel.loading import check_device, check_fits, plan_room
+from kernel.devices.transfer import ask
 from kernel.memory.page_table import blocks
-from kernel.memory.weights import EVICTED, RESIDENT, Image
-from kernel.request import Request
+from kernel.models import paging
+from kernel.models.loading import check_device, check_fits, plan_room
+from kernel.objects.device import UP, Device, no_device
+from kernel.objects.image import EVICTED, RESIDENT, Image
+from kernel.objects.request import Request
 from kernel.syscall import PARKED, handles
-from kernel.transfer import ask
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import EstimateInfo, Going
 from syscalls.table import Estimate

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from kernel.lifecycle import interrupt_decoding
-from kernel.process import Decoding, LLMProcess
+from kernel.calls.process import at_boundary, check_idle, check_room, check_tokens, with_model
+from kernel.life import interrupt_decoding
+from kernel.objects.process import Decoding, LLMProcess
+from kernel.objects.request import Request
 from kernel.readers import try_read
-from kernel.request import Request
-from kernel.sys_process import at_boundary, check_idle, check_room, check_tokens, with_model
 from kernel.syscall import handles
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import DecodeResult, Finish, RecordsResult

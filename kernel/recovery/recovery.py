@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kernel import steps
-from kernel.device import Device
+from kernel.calls.context import await_decode, set_deadline
+from kernel.calls.process import check_tokens
+from kernel.devices import steps
 from kernel.events import Syscall
 from kernel.journal.state import SavedProcess, SavedProgram, State
-from kernel.lifecycle import end_program, exit_process, finish_decoding
-from kernel.loading import want_image
-from kernel.log_records import LogRecords
-from kernel.memory.weights import Image
-from kernel.process import INIT_PID, Account, Decoding, LLMProcess, Program
-from kernel.request import Request
-from kernel.sys_context import await_decode, set_deadline
-from kernel.sys_process import check_tokens
+from kernel.life import end_program, exit_process, finish_decoding
+from kernel.models.loading import want_image
+from kernel.objects.device import Device
+from kernel.objects.image import Image
+from kernel.objects.log_records import LogRecords
+from kernel.objects.process import INIT_PID, Account, Decoding, LLMProcess, Program
+from kernel.objects.request import Request
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Finish, Kind, WaitFor
 from syscalls.records import State as ProcessState
@@ -103,7 +103,7 @@ def answer_again(kernel: Kernel, request: Request) -> bool:
 
 def recover(kernel: Kernel, state: State, now: float) -> None:
     """Bring back what the journal has, and keep it from here on."""
-    from kernel.sys_system import reschedule
+    from kernel.calls.system import reschedule
 
     kernel.secret = state.secret
     for path, settings in state.groups.items():

@@ -1,4 +1,4 @@
-"""From the command line to a running kernel: `python -m kernel.boot`.
+"""From the command line to a running kernel: `python -m kernel.edge.boot`.
 
 The boot sequence is that of any daemon: read the configuration, take the runtime directory (refusing politely where
 another kernel has it), build the core, open the sockets, serve until halted, clean up. In the foreground the kernel log
@@ -22,12 +22,13 @@ from pathlib import Path
 import trio
 
 import kernel
-from kernel import config, lock
 from kernel.core import Kernel
+from kernel.edge import lock
+from kernel.edge import settings as config
+from kernel.edge.journal_file import Opened, open_journal
+from kernel.edge.journal_keeper import Fsync
+from kernel.edge.server import Server
 from kernel.events import KernelConfig, Log
-from kernel.journal.file import Opened, open_journal
-from kernel.journal.keeper import Fsync
-from kernel.server import Server
 from syscalls import runtime
 from syscalls.errno import Errno, SyscallError
 
@@ -39,7 +40,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="llmasos boot", description="Boot an LLMasOS kernel.")
     add = parser.add_argument
     add("--runtime", metavar="DIR", help=f"runtime directory (default: {runtime.default()})")
-    add("--config", metavar="FILE.toml", help="configuration file (see kernel/config.py)")
+    add("--config", metavar="FILE.toml", help="configuration file (see kernel/edge/settings.py)")
     add(
         "--device", metavar="KIND[:K=V,...]", action="append", default=[], help="a device, e.g. cpu:threads=2"
     )
@@ -161,7 +162,7 @@ def _detach(directory: Path, given: list[str]) -> int:
     # Refuse here, readably, where another kernel runs. The log of one that died may say why: this one's comes after it.
     lock.release(directory, lock.hold(directory), keep_log=True)
     log = directory / runtime.LOG
-    command = [sys.executable, "-m", "kernel.boot", *(word for word in given if word != "--detach")]
+    command = [sys.executable, "-m", "kernel.edge.boot", *(word for word in given if word != "--detach")]
     if "--runtime" not in given:
         command += ["--runtime", os.fspath(directory.absolute())]
     root = os.fspath(Path(kernel.__file__).resolve().parent.parent)

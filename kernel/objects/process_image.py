@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
-from kernel.log_records import check_places
-from kernel.process import Decoding, LLMProcess
+from kernel.objects.log_records import check_places
+from kernel.objects.process import Decoding, LLMProcess
 from syscalls.errno import Errno, SyscallError
 from syscalls.limits import MAX_PATH
 from syscalls.records import (
@@ -33,7 +33,7 @@ from syscalls.records import (
 )
 
 if TYPE_CHECKING:
-    from kernel.memory.weights import Image
+    from kernel.objects.image import Image
 
 VERSION = 2
 WITHOUT_RECORDS = 1  # written where there are none, so that an older kernel can go on with it

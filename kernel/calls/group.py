@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, cast
 
-from kernel.groups.enforce import relax, sleepers
+from kernel.calls.process import at_boundary, reachable_group
+from kernel.enforce import relax, sleepers
 from kernel.groups.group import Group
-from kernel.process import LLMProcess, Program
-from kernel.request import Request
-from kernel.sys_process import at_boundary, reachable_group
+from kernel.objects.process import LLMProcess, Program
+from kernel.objects.request import Request
 from kernel.syscall import handles
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import GroupInfo, GroupSettings, Right

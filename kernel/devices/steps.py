@@ -10,12 +10,12 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from drivers.protocol import BLOCK_TOKENS, Drop, RunResult, Step, StepDone
-from kernel.device import UP, Device, InFlight
-from kernel.lifecycle import exit_process, fail_decoding, finish_decoding
-from kernel.loading import page
+from kernel.life import exit_process, fail_decoding, finish_decoding
 from kernel.memory.page_table import blocks
 from kernel.memory.swap import Slot
-from kernel.process import Decoding, LLMProcess
+from kernel.models.loading import page
+from kernel.objects.device import UP, Device, InFlight
+from kernel.objects.process import Decoding, LLMProcess
 from kernel.readers import wake_readers
 from kernel.sched.plan import Plan, plan_step
 from syscalls.errno import Errno, SyscallError
@@ -23,7 +23,7 @@ from syscalls.records import Finish, Signal
 
 if TYPE_CHECKING:
     from kernel.core import Kernel
-    from kernel.memory.weights import Image
+    from kernel.objects.image import Image
 
 
 def pump(kernel: Kernel, device: Device, now: float) -> None:

@@ -25,9 +25,9 @@ from typing import Literal
 
 import trio
 
+from kernel.edge import journal_file as file
+from kernel.edge.journal_file import Opened
 from kernel.events import Event, JournalCompacted, JournalFails, JournalGrows
-from kernel.journal import file
-from kernel.journal.file import Opened
 from kernel.journal.records import Frame, encode
 from kernel.journal.state import State
 from syscalls.errno import SyscallError

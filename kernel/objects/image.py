@@ -1,6 +1,6 @@
 """Models in a device's memory. An image is a model in one dtype on one device: its weights, and the pool of KV frames of
 the processes that run it. Processes map it as shared text; it stays cached after the last one has gone. Its weights may
-be taken out while processes map it (kernel/paging.py): frames, page tables and prefixes outlive that.
+be taken out while processes map it (kernel/models/paging.py): frames, page tables and prefixes outlive that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from syscalls.limits import MAX_MAPPED
 from syscalls.records import ModelInfo
 
 if TYPE_CHECKING:
-    from kernel.process import LLMProcess
+    from kernel.objects.process import LLMProcess
 
 LOADING, RESIDENT, EVICTED = "loading", "resident", "evicted"
 # LOADING: asked of the driver. EVICTED: known (probed), but its weights are not in memory, nor on their way.
@@ -67,7 +67,7 @@ class Image:
         default_factory=dict
     )  # by pid, of processes that come from a file or from another device: the KV there is of them here
     used: float = 0.0  # when a process last began or ended to use it
-    # paging (kernel/paging.py)
+    # paging (kernel/models/paging.py)
     active: dict[int, LLMProcess] = field(default_factory=dict)
     askers: list[Ready] = field(default_factory=list)  # to be told when it is known what the model would need
     held: bool = False  # the driver has its frames

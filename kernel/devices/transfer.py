@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from drivers.protocol import BLOCK_TOKENS, IMAGES, Export, Failed, Import, Imported, Inspect, Probe
-from kernel.device import UP, Device
 from kernel.memory.page_table import blocks
-from kernel.memory.weights import Image
+from kernel.objects.device import UP, Device
+from kernel.objects.image import Image
 from syscalls.errno import Errno, SyscallError
 
 if TYPE_CHECKING:

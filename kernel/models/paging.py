@@ -16,14 +16,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kernel.memory.weights import EVICTED, LOADING, RESIDENT, Image
-from kernel.process import LLMProcess
+from kernel.objects.image import EVICTED, LOADING, RESIDENT, Image
+from kernel.objects.process import LLMProcess
 from kernel.sched.run_queue import CLASSES, rank
 from syscalls.records import SchedClass
 
 if TYPE_CHECKING:
     from kernel.core import Kernel
-    from kernel.device import Device
+    from kernel.objects.device import Device
 
 TURN = 4.0  # a model's turn, in units of what paging it in took
 LONGEST_TURN = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from kernel.process import DriverProcess, LLMProcess, Process, Program
-from kernel.request import Request
+from kernel.objects.process import DriverProcess, LLMProcess, Process, Program
+from kernel.objects.request import Request
 from kernel.syscall import handles
 from syscalls.errno import Errno
 from syscalls.records import Finish, ProcessInfo

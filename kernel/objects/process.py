@@ -15,8 +15,8 @@ from kernel.groups.group import NICE_0_WEIGHT, Group
 from kernel.groups.pressure import Activity
 from kernel.journal.records import ProcessHead
 from kernel.journal.state import Answers
-from kernel.log_records import LogRecords
 from kernel.memory.page_table import PageTable
+from kernel.objects.log_records import LogRecords
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import (
     Finish,
@@ -31,9 +31,9 @@ from syscalls.records import (
 )
 
 if TYPE_CHECKING:
-    from kernel.device import Device
-    from kernel.memory.weights import Image
-    from kernel.request import Change, Request
+    from kernel.objects.device import Device
+    from kernel.objects.image import Image
+    from kernel.objects.request import Change, Request
     from kernel.sched.policy import Policy
 
 INIT_PID = 1

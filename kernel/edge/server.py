@@ -26,6 +26,10 @@ import zmq
 from trio import TaskStatus
 
 from drivers import protocol
+from kernel.edge.journal_file import Opened
+from kernel.edge.journal_keeper import Fsync, Keeper
+from kernel.edge.peers import Peer, Peers, chosen_id
+from kernel.edge.supervision import Supervisor
 from kernel.events import (
     Action,
     Append,
@@ -49,11 +53,7 @@ from kernel.events import (
     Tick,
     WakeAt,
 )
-from kernel.journal.file import Opened
-from kernel.journal.keeper import Fsync, Keeper
 from kernel.journal.state import State
-from kernel.peers import Peer, Peers, chosen_id
-from kernel.supervision import Supervisor
 from syscalls import limits, runtime, transport, wire, zeromq
 from syscalls.errno import Errno
 from syscalls.transport import Message
@@ -74,7 +74,7 @@ class Core(Protocol):
 
 
 class Server:
-    """One running kernel in a runtime directory that its caller holds (kernel/lock.py)."""
+    """One running kernel in a runtime directory that its caller holds (kernel/edge/lock.py)."""
 
     def __init__(
         self,

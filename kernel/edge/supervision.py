@@ -1,8 +1,8 @@
 """The OS processes of drivers: starting, hearing and ending them.
 
-MINIX 3's reincarnation server decides (kernel/reincarnation.py); here is only what it takes to carry that out. A driver
-is `python -m drivers.host`, in a session of its own, so that a Ctrl-C meant for the kernel does not reach it. It holds
-the reading end of a pipe into which nothing is ever written: when the kernel is gone, however that came about, the
+MINIX 3's reincarnation server decides (kernel/devices/reincarnation.py); here is only what it takes to carry that out.
+A driver is `python -m drivers.host`, in a session of its own, so that a Ctrl-C meant for the kernel does not reach it. It
+holds the reading end of a pipe into which nothing is ever written: when the kernel is gone, however that came about, the
 driver reads end-of-file and leaves. (Linux's PDEATHSIG would go off when the starting *thread* ends.) What a driver
 prints goes to the kernel log, line by line.
 """

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kernel.device import UP
-from kernel.process import INIT_PID, Decoding, LLMProcess, Process, Program
+from kernel.objects.device import UP
+from kernel.objects.process import INIT_PID, Decoding, LLMProcess, Process, Program
 from kernel.readers import wake_readers
 from syscalls.errno import Errno
 from syscalls.records import DecodeResult, ExitInfo, Finish, Signal, State, WaitFor

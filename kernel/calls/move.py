@@ -15,13 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from drivers.protocol import Export, Exported, Failed, Release
-from kernel.device import UP, Device, no_device
-from kernel.loading import forget_waiter, want_image
-from kernel.memory.page_table import PageTable
-from kernel.memory.weights import Image
-from kernel.process import LLMProcess
-from kernel.request import Change, Request
-from kernel.sys_process import (
+from kernel.calls.process import (
     at_boundary,
     check_room,
     check_tokens,
@@ -29,8 +23,14 @@ from kernel.sys_process import (
     leave_image,
     with_model,
 )
+from kernel.devices.transfer import Stored, after_outs, ask, bring_in, check_able, give_up
+from kernel.memory.page_table import PageTable
+from kernel.models.loading import forget_waiter, want_image
+from kernel.objects.device import UP, Device, no_device
+from kernel.objects.image import Image
+from kernel.objects.process import LLMProcess
+from kernel.objects.request import Change, Request
 from kernel.syscall import PARKED, handles
-from kernel.transfer import Stored, after_outs, ask, bring_in, check_able, give_up
 from syscalls.errno import Errno, SyscallError
 from syscalls.table import Setsched
 

@@ -14,18 +14,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from drivers.protocol import Export, Exported, Failed, Inspect, Inspected
-from kernel.device import UP, Device, no_device
-from kernel.lifecycle import strike
-from kernel.loading import forget_waiter, want_image
-from kernel.log_records import LogRecords
+from kernel.calls.process import at_boundary, check_tokens, with_model
+from kernel.devices.transfer import Stored, after_outs, ask, bring_in, check_able, give_up
+from kernel.life import strike
 from kernel.memory.page_table import PageTable
-from kernel.memory.weights import Image
-from kernel.process import LLMProcess
-from kernel.process_image import ProcessImage, go_on, image_of, read_image
-from kernel.request import Request
-from kernel.sys_process import at_boundary, check_tokens, with_model
+from kernel.models.loading import forget_waiter, want_image
+from kernel.objects.device import UP, Device, no_device
+from kernel.objects.image import Image
+from kernel.objects.log_records import LogRecords
+from kernel.objects.process import LLMProcess
+from kernel.objects.process_image import ProcessImage, go_on, image_of, read_image
+from kernel.objects.request import Request
 from kernel.syscall import PARKED, handles
-from kernel.transfer import Stored, after_outs, ask, bring_in, check_able, give_up
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import CheckpointInfo, Kind
 from syscalls.table import Checkpoint, Restore

@@ -25,14 +25,14 @@ from drivers.protocol import (
     Progress,
     StepDone,
 )
-from kernel import steps
-from kernel.device import DOWN, HOPELESS, STARTING, UP, Device
+from kernel.devices import steps
 from kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
-from kernel.journal.recovery import retry
-from kernel.lifecycle import exit_process
-from kernel.loading import give_up, give_up_device, reload_images
+from kernel.life import exit_process
 from kernel.memory.evictions import make_evictions
-from kernel.process import INIT_PID, DriverProcess, LLMProcess
+from kernel.models.loading import give_up, give_up_device, reload_images
+from kernel.objects.device import DOWN, HOPELESS, STARTING, UP, Device
+from kernel.objects.process import INIT_PID, DriverProcess, LLMProcess
+from kernel.recovery.recovery import retry
 from kernel.sched.run_queue import RunQueue
 from syscalls import limits
 from syscalls.errno import Errno, SyscallError

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from drivers.protocol import Abandon, Done, Failed, Load, Loaded, Probe, Probed, Progress, Shed, Unload
-from kernel import paging
-from kernel.device import UP, Device, no_device
 from kernel.memory.frames import FramePool
 from kernel.memory.swap import SwapSpace
 from kernel.memory.victims import make_victims
-from kernel.memory.weights import EVICTED, LOADING, RESIDENT, Image, Ready
+from kernel.models import paging
+from kernel.objects.device import UP, Device, no_device
+from kernel.objects.image import EVICTED, LOADING, RESIDENT, Image, Ready
 from syscalls.errno import Errno, SyscallError
 
 if TYPE_CHECKING:
@@ -338,7 +338,7 @@ def _lose_kv(kernel: Kernel, device: Device, image: Image, now: float) -> None:
 def _load_failed(kernel: Kernel, device: Device, image: Image, error: SyscallError, now: float) -> None:
     """Who asked for a new model is told at once. One that has processes is tried again, as a disk may be busy, memory
     short or a file server away for a while; when all tries have failed for long those that want to run are ended."""
-    from kernel.lifecycle import exit_process
+    from kernel.life import exit_process
 
     if error.errno is Errno.EINTR and _needed(image):  # somebody has come after it was abandoned
         image.state, image.allotted = EVICTED, 0
@@ -386,7 +386,7 @@ def _forget(kernel: Kernel, device: Device, image: Image) -> None:
 
 def give_up(kernel: Kernel, device: Device, image: Image, error: SyscallError, now: float) -> None:
     """The model cannot be had. Those who wait for it are told; processes that ran it before a restart are ended."""
-    from kernel.lifecycle import exit_process
+    from kernel.life import exit_process
 
     unpinned = "; it is pinned no longer" if image.pinned else ""
     level = "info" if error.errno is Errno.EINTR else "error"

@@ -1,8 +1,9 @@
 """What happens to processes whose control group has reached a limit: held back, slowed down, failed or killed.
 
 The ladder when memory is short is, in order: cached prefixes give way (FramePool.alloc), models without processes are
-evicted (kernel/loading.py), sleepers lose their pages to lower tiers or altogether, those of groups above `kv_high` first
-(kernel/sched/plan.py), growth above `kv_high` is slowed down, and at `kv_max` what the group's `kv_action` says is done.
+evicted (kernel/models/loading.py), sleepers lose their pages to lower tiers or altogether, those of groups above
+`kv_high` first (kernel/sched/plan.py), growth above `kv_high` is slowed down, and at `kv_max` what the group's
+`kv_action` says is done.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kernel.groups.group import Group
-from kernel.lifecycle import exit_process, fail_decoding, interrupt_decoding
-from kernel.process import LLMProcess
+from kernel.life import exit_process, fail_decoding, interrupt_decoding
+from kernel.objects.process import LLMProcess
 from kernel.sched.plan import claim
 from syscalls.errno import Errno
 from syscalls.records import Finish, KvAction, Signal, State, WaitFor

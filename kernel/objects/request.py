@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from syscalls.table import Call, Entry
 
 if TYPE_CHECKING:
-    from kernel.process import Program
+    from kernel.objects.process import Program
     from kernel.timers import Timer
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, cast
 
-from kernel.journal.recovery import ticket
-from kernel.request import Request
+from kernel.objects.request import Request
+from kernel.recovery.recovery import ticket
 from kernel.sched.policies import POLICIES, make_policy
 from kernel.sched.run_queue import RunQueue
 from kernel.syscall import PARKED, handles
@@ -17,7 +17,7 @@ from syscalls.table import Attach, BootInfoCall, Dmesg, Null, Sched, Shutdown, S
 
 if TYPE_CHECKING:
     from kernel.core import Kernel
-    from kernel.device import Device
+    from kernel.objects.device import Device
 
 
 @handles(Attach)

@@ -1,0 +1,1 @@
+"""The handlers of the system calls, one family a file."""

@@ -1,0 +1,1 @@
+"""The kernel's structs: processes, devices, images, requests."""

@@ -1,0 +1,1 @@
+"""What a new kernel makes of the journal."""
