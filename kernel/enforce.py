@@ -2,166 +2,123 @@
 
 The ladder when memory is short is, in order: cached prefixes give way (FramePool.alloc), models without processes are
 evicted (kernel/models/loading.py), sleepers lose their pages to lower tiers or altogether, those of groups above
-`kv_high` first (kernel/sched/plan.py), growth above `kv_high` is slowed down, and at `kv_max` what the group's
+`kv_high` first (kernel/reclaim.py), growth above `kv_high` is slowed down, and at `kv_max` what the group's
 `kv_action` says is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 from kernel.groups.group import Group
 from kernel.life import exit_process, fail_decoding, interrupt_decoding
+from kernel.marks import freed
 from kernel.objects.process import LLMProcess
-from kernel.sched.plan import claim
+from kernel.settle import settle
+from kernel.state import System
 from syscalls.errno import Errno
 from syscalls.records import Finish, KvAction, Signal, State, WaitFor
-
-if TYPE_CHECKING:
-    from kernel.core import Kernel
 
 _LONGEST_PAUSE = 2.0  # seconds, as in Linux's mem_cgroup_handle_over_high
 
 
-def hold_back(kernel: Kernel, process: LLMProcess, now: float) -> bool:
+def hold_back(system: System, process: LLMProcess, now: float) -> bool:
     """Whether a process that was to run must wait for its group. Then it is BLOCKED(quota) until it may go on."""
     group = process.group
     if process.pause > now:
-        _hold(kernel, process, group, "a pause above kv_high", now)
-        kernel.timers.at(process.pause, lambda then: _go_on(kernel, process, then))
+        _hold(system, process, group, "a pause above kv_high", now)
+        system.timers.at(process.pause, lambda then: _go_on(system, process, then))
     elif (spent := group.exhausted()) is not None:
-        _hold(kernel, process, spent, "tokens_total", now)
-        spent.line[process.pid] = process
+        _hold(system, process, spent, "tokens_total", now)
+        spent.line[process.pid] = None
         if process.decoding is not None:
-            kernel.timers.at(now, lambda then: _end_spent(kernel, process, then))
+            system.timers.at(now, lambda then: _end_spent(system, process, then))
     elif (slow := group.obstacle(now)) is not None:
-        _hold(kernel, process, slow, "tokens_max", now)
-        slow.line[process.pid] = process
+        _hold(system, process, slow, "tokens_max", now)
+        slow.line[process.pid] = None
         if slow.timer is None:
-            slow.timer = kernel.timers.at(now + slow.wait(now), lambda then: _serve(kernel, slow, then))
+            slow.timer = system.timers.at(now + slow.wait(now), lambda then: _serve(system, slow, then))
     else:
         return False
     return True
 
 
-def _hold(kernel: Kernel, process: LLMProcess, group: Group, why: str, now: float) -> None:
+def _hold(system: System, process: LLMProcess, group: Group, why: str, now: float) -> None:
     process.held = group
     process.enter(State.BLOCKED, WaitFor.QUOTA, now)
     group.events["held"] += 1
-    if kernel.trace.on:
-        kernel.emit(now, "group.held", process.pid, process.device.name, detail=f"{group.path}: {why}")
+    if system.trace.on:
+        system.emit(now, "group.held", process.pid, process.device.name, detail=f"{group.path}: {why}")
 
 
-def _go_on(kernel: Kernel, process: LLMProcess, now: float) -> None:
+def _go_on(system: System, process: LLMProcess, now: float) -> None:
     if process.held is not None and process.pause <= now and process.pid not in process.held.line:
         process.held = None
-        kernel.settle(process, now)
+        settle(system, process, now)
 
 
-def _end_spent(kernel: Kernel, process: LLMProcess, now: float) -> None:
+def _end_spent(system: System, process: LLMProcess, now: float) -> None:
     if process.group.exhausted() is not None:
-        interrupt_decoding(kernel, process, Finish.BUDGET, now)
+        interrupt_decoding(system, process, Finish.BUDGET, now)
 
 
-def _serve(kernel: Kernel, group: Group, now: float) -> None:
+def _serve(system: System, group: Group, now: float) -> None:
     """As many go on as the rate allows tokens; the next ones when these will have used theirs."""
     group.timer = None
     if (left := group.wait(now)) > 0:
-        group.timer = kernel.timers.at(now + left, lambda then: _serve(kernel, group, then))
+        group.timer = system.timers.at(now + left, lambda then: _serve(system, group, then))
         return
     count = group.allowance(now)
-    _release(kernel, group, count, now)
+    _release(system, group, count, now)
     if group.line and group.settings.tokens_max:
         moment = now + count / group.settings.tokens_max
-        group.timer = kernel.timers.at(moment, lambda then: _serve(kernel, group, then))
+        group.timer = system.timers.at(moment, lambda then: _serve(system, group, then))
 
 
-def _release(kernel: Kernel, group: Group, count: int, now: float) -> None:
-    for process in list(group.line.values())[:count]:
-        del group.line[process.pid]
+def _release(system: System, group: Group, count: int, now: float) -> None:
+    for pid in list(group.line)[:count]:
+        del group.line[pid]
+        process = system.table.llm(pid)
         process.held = None
-        kernel.settle(process, now)
+        settle(system, process, now)
 
 
-def relax(kernel: Kernel, group: Group, now: float) -> None:
+def relax(system: System, group: Group, now: float) -> None:
     """The limits of a group have changed: whoever waits for one looks again."""
-    for one in kernel.groups.below(group):
+    for one in system.groups.below(group):
         if one.timer is not None:
             one.timer.cancel()
             one.timer = None
-        _release(kernel, one, len(one.line), now)
+        _release(system, one, len(one.line), now)
         for pid in list(one.members):
-            if isinstance(process := kernel.table.find(pid), LLMProcess) and process.pause > now:
+            if isinstance(process := system.table.find(pid), LLMProcess) and process.pause > now:
                 process.pause = now
-                _go_on(kernel, process, now)
-    kernel.freed()
+                _go_on(system, process, now)
+    freed(system)
 
 
-def mind_high(kernel: Kernel, process: LLMProcess, now: float) -> None:
-    """A process has grown. If that took a group above its `kv_high`, its sleepers lose their pages; if it still is above,
-    the process makes a pause before it goes on, the longer the further above."""
-    high = process.group.over_high()
-    if high is None:
-        return
+def pause(system: System, process: LLMProcess, high: Group, now: float) -> None:
+    """A process that has grown makes a pause before it goes on: the longer, the further `high` is above its `kv_high`."""
     limit = high.settings.kv_high
-    high.events["kv_high"] += 1
-    while high.kv > limit and (sleeper := sleeper_of(kernel, high, process, now)) is not None:
-        kernel.take_pages(sleeper, now)
-    if high.kv > limit and process.table.cached >= process.reached:  # rebuilding what it had is no growth
-        process.pause = now + _LONGEST_PAUSE * min(1.0, high.kv / limit - 1.0)
-        kernel.emit(now, "mem.high", process.pid, process.device.name, high.kv - limit, high.path)
+    process.pause = now + _LONGEST_PAUSE * min(1.0, high.kv / limit - 1.0)
+    system.emit(now, "mem.high", process.pid, process.device.name, high.kv - limit, high.path)
 
 
-def holders(kernel: Kernel, group: Group) -> Iterator[LLMProcess]:
-    """The processes of a subtree that have pages and are in no step."""
-    for device in kernel.devices.values():
-        for image in device.images.values():
-            for holder in image.holders.values():
-                if not holder.running and holder.group.below(group):
-                    yield holder
-
-
-def sleepers(kernel: Kernel, group: Group) -> list[LLMProcess]:
-    """Those of a subtree that have pages and want nothing, the longest asleep first."""
-    return sorted((p for p in holders(kernel, group) if p.sleeps), key=lambda p: p.since)
-
-
-def sleeper_of(kernel: Kernel, group: Group, wanting: LLMProcess, now: float) -> LLMProcess | None:
-    """The sleeper of a group that is to lose its pages, which a policy says where the model is the same."""
-    asleep = [p for p in sleepers(kernel, group) if p is not wanting]
-    image = wanting.image
-    assert image is not None
-    alike = image.victims.choose((p for p in asleep if p.image is image), now)
-    return alike or next(iter(asleep), None)
-
-
-def victim(kernel: Kernel, group: Group, process: LLMProcess, now: float) -> LLMProcess | None:
-    """A process cannot grow, since its group has what `kv_max` allows: whose pages to take. None: it waits, unless the
-    group is to do something else, which happens once the step is planned."""
+def at_limit(system: System, process: LLMProcess, group: Group, now: float) -> None:
+    """A process cannot grow, since its group has what `kv_max` allows, and nobody's pages are taken for it: it waits,
+    unless the group is to do something else, which happens once the step is planned."""
     action = group.settings.kv_action
-    if action is KvAction.SPILL:
-        if (sleeper := sleeper_of(kernel, group, process, now)) is not None:
-            return sleeper
-        quantum = kernel.config.quantum
-        others = [p for p in holders(kernel, group) if p is not process]
-        last = max(others, key=lambda p: claim(p, quantum), default=None)
-        if last is not None and claim(last, quantum) > claim(process, quantum):
-            return last
     if process.short is not group:
         group.events["kv_max"] += 1
-        kernel.timers.at(now, lambda then: _recharge(kernel, group))
+        system.timers.at(now, lambda then: _recharge(system, group))
     if action is KvAction.FAIL or len(process.log) > process.context:
-        kernel.timers.at(now, lambda then: _fail(kernel, process, group, then))
+        system.timers.at(now, lambda then: _fail(system, process, group, then))
     elif action is KvAction.KILL:
-        kernel.timers.at(now, lambda then: _kill_largest(kernel, process, group, then))
-    return None
+        system.timers.at(now, lambda then: _kill_largest(system, process, group, then))
 
 
-def _recharge(kernel: Kernel, group: Group) -> None:
+def _recharge(system: System, group: Group) -> None:
     """Frames that a group pays for, but that only others still map, are paid for by those."""
     moved = False
-    for device in kernel.devices.values():
+    for device in system.devices.values():
         for image in device.images.values():
             own: set[int] = set()
             foreign: dict[int, Group] = {}
@@ -176,10 +133,10 @@ def _recharge(kernel: Kernel, group: Group) -> None:
                     image.pool.charge(frame, payer)
                     moved = True
     if moved:
-        kernel.freed()
+        freed(system)
 
 
-def _fail(kernel: Kernel, process: LLMProcess, group: Group, now: float) -> None:
+def _fail(system: System, process: LLMProcess, group: Group, now: float) -> None:
     if process.short is not group or process.wait is not WaitFor.QUOTA:
         return
     group.events["kv_fail"] += 1
@@ -190,21 +147,21 @@ def _fail(kernel: Kernel, process: LLMProcess, group: Group, now: float) -> None
         f"process {process.pid} cannot grow: group {group.path} has {group.kv:,} bytes of KV, its kv_max is "
         f"{group.settings.kv_max:,}; end or truncate others of it, or raise it (group_set)"
     )
-    kernel.log(now, "warning", reason)
-    fail_decoding(kernel, process, reason, now, Errno.EDQUOT)
-    kernel.settle(process, now)
+    system.log(now, "warning", reason)
+    fail_decoding(system, process, reason, now, Errno.EDQUOT)
+    settle(system, process, now)
 
 
-def _kill_largest(kernel: Kernel, process: LLMProcess, group: Group, now: float) -> None:
+def _kill_largest(system: System, process: LLMProcess, group: Group, now: float) -> None:
     if process.short is not group or process.wait is not WaitFor.QUOTA:
         return
     assert process.image is not None
     if group.kv + process.image.frame_bytes <= group.settings.kv_max:  # somebody has made room since
-        kernel.freed()
+        freed(system)
         return
     members = [
         p
-        for device in kernel.devices.values()
+        for device in system.devices.values()
         for image in device.images.values()
         for p in image.holders.values()
         if p.group.below(group)
@@ -222,15 +179,15 @@ def _kill_largest(kernel: Kernel, process: LLMProcess, group: Group, now: float)
         f"{p.pid} ({p.name}) {alone:,}" + (f" and {mapped - alone:,} shared" if mapped > alone else "")
         for alone, mapped, _, p in scores[:8]
     )
-    kernel.log(
+    system.log(
         now,
         "error",
         f"group {group.path} is at its kv_max of {group.settings.kv_max:,} bytes: killed process {victim.pid} "
         f"({victim.name}), the largest; bytes of KV by process: {table}",
     )
-    kernel.emit(now, "mem.kill", victim.pid, victim.device.name, size, group.path)
+    system.emit(now, "mem.kill", victim.pid, victim.device.name, size, group.path)
     reason = f"out of memory: it had the most KV of group {group.path}, which was at its kv_max"
-    exit_process(kernel, victim, 128 + int(Signal.KILL), reason, now)
+    exit_process(system, victim, 128 + int(Signal.KILL), reason, now)
 
 
 def _paid_for(process: LLMProcess, group: Group) -> tuple[int, int]:

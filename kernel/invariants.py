@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
 
 from drivers.protocol import BLOCK_TOKENS
 from kernel.groups.group import NICE_0_WEIGHT, Group
@@ -18,27 +17,25 @@ from kernel.objects.device import UP
 from kernel.objects.image import EVICTED, LOADING, RESIDENT
 from kernel.objects.log_records import check_places
 from kernel.objects.process import LLMProcess, Program
+from kernel.state import System
 from syscalls.records import State, WaitFor
 
-if TYPE_CHECKING:
-    from kernel.core import Kernel
+
+def check(system: System) -> None:
+    check_frames(system)
+    check_tables(system)
+    check_records(system)
+    check_states(system)
+    check_run_queues(system)
+    check_in_flight(system)
+    check_weights(system)
+    check_family(system)
+    check_groups(system)
+    check_requests(system)
 
 
-def check(kernel: Kernel) -> None:
-    check_frames(kernel)
-    check_tables(kernel)
-    check_records(kernel)
-    check_states(kernel)
-    check_run_queues(kernel)
-    check_in_flight(kernel)
-    check_weights(kernel)
-    check_family(kernel)
-    check_groups(kernel)
-    check_requests(kernel)
-
-
-def _llms(kernel: Kernel) -> list[LLMProcess]:
-    return [p for p in kernel.table if isinstance(p, LLMProcess)]
+def _llms(system: System) -> list[LLMProcess]:
+    return [p for p in system.table if isinstance(p, LLMProcess)]
 
 
 def _require(condition: bool, text: str) -> None:
@@ -46,15 +43,15 @@ def _require(condition: bool, text: str) -> None:
         raise AssertionError(text)
 
 
-def check_frames(kernel: Kernel) -> None:
+def check_frames(system: System) -> None:
     """A frame is free, cached, or has refcount = number of mappings; pages are held only by the image's users."""
-    for device in kernel.devices.values():
+    for device in system.devices.values():
         for image in device.images.values():
             tables = [*(p.table for p in image.users.values()), *image.imports.values()]
             image.pool.check(table.frames for table in tables)
             for pid in image.imports:
                 _require(
-                    pid in image.users or kernel.table.llm(pid).change is not None,
+                    pid in image.users or system.table.llm(pid).change is not None,
                     f"{image.name}: KV is read for process {pid}, which neither has it nor is coming",
                 )
             image.swap.check(kept.slot for p in image.users.values() for kept in p.table.kept.values())
@@ -65,7 +62,7 @@ def check_frames(kernel: Kernel) -> None:
                 )
             for pid in image.holders:
                 _require(pid in image.users, f"pid {pid} holds pages of {image.name} but does not use it")
-    for process in _llms(kernel):
+    for process in _llms(system):
         if process.table.frames:
             _require(
                 process.image is not None and process.pid in process.image.users,
@@ -73,9 +70,9 @@ def check_frames(kernel: Kernel) -> None:
             )
 
 
-def check_tables(kernel: Kernel) -> None:
+def check_tables(system: System) -> None:
     """A table covers exactly the cached tokens and those of the step in flight; never more than the log."""
-    for process in _llms(kernel):
+    for process in _llms(system):
         table = process.table
         covered = table.cached + process.running
         _require(
@@ -102,9 +99,9 @@ def check_tables(kernel: Kernel) -> None:
         _require(table.sent <= len(table.frames), f"pid {process.pid}: more frames sent than there are")
 
 
-def check_records(kernel: Kernel) -> None:
+def check_records(system: System) -> None:
     """Records are in order, each at a position that its log has or ends at, and no more than a process may have."""
-    for process in _llms(kernel):
+    for process in _llms(system):
         records = process.records
         wrong = check_places(records.rows, len(process.log))
         _require(not wrong, f"pid {process.pid}: {wrong}")
@@ -115,9 +112,9 @@ def check_records(kernel: Kernel) -> None:
         )
 
 
-def check_states(kernel: Kernel) -> None:
+def check_states(system: System) -> None:
     """Every state is the one its facts ask for."""
-    for p in _llms(kernel):
+    for p in _llms(system):
         if p.state is State.ZOMBIE:
             _require(
                 not p.table.frames and not p.readers and not p.deferred and p.decoding is None,
@@ -159,11 +156,11 @@ def check_states(kernel: Kernel) -> None:
         )
 
 
-def check_run_queues(kernel: Kernel) -> None:
+def check_run_queues(system: System) -> None:
     """Every READY process is reachable by the scheduler, exactly once."""
-    for device in kernel.devices.values():
+    for device in system.devices.values():
         queued = [p.pid for p in device.queue]
-        ready = [p.pid for p in _llms(kernel) if p.state is State.READY and p.device is device]
+        ready = [p.pid for p in _llms(system) if p.state is State.READY and p.device is device]
         _require(sorted(queued) == sorted(ready), f"{device.name}: queued {queued}, ready {ready}")
         _require(
             len(device.queue) == len(queued),
@@ -174,7 +171,7 @@ def check_run_queues(kernel: Kernel) -> None:
             f"{device.name}: something waits for frames to be moved out",
         )
         idle = (
-            device.state == UP and device.in_flight is None and not kernel.halting and not device.loads_alone
+            device.state == UP and device.in_flight is None and not system.halting and not device.loads_alone
         )
         starved = [p.pid for image in device.images.values() for p in image.starved.values() if not p.short]
         _require(
@@ -183,11 +180,11 @@ def check_run_queues(kernel: Kernel) -> None:
         )
 
 
-def check_in_flight(kernel: Kernel) -> None:
+def check_in_flight(system: System) -> None:
     """A step in flight references only frames its processes map, and writes none that another maps too."""
-    for device in kernel.devices.values():
+    for device in system.devices.values():
         flight = device.in_flight
-        running = {p.pid for p in _llms(kernel) if p.running and p.device is device}
+        running = {p.pid for p in _llms(system) if p.running and p.device is device}
         _require(
             running == {p.pid for p in flight.processes} if flight else not running,
             f"{device.name}: {running} run",
@@ -204,10 +201,10 @@ def check_in_flight(kernel: Kernel) -> None:
                 )
 
 
-def check_weights(kernel: Kernel) -> None:
+def check_weights(system: System) -> None:
     """Weights in memory, and on their way, are within their budget; who wants to run has them or waits for them; every
     page-in, eviction and loss is counted."""
-    for device in kernel.devices.values():
+    for device in system.devices.values():
         images = list(device.images.values())
         there = [i for i in images if i.state == RESIDENT or (i.state == LOADING and i.probed is not None)]
         weights, limit = sum(i.allotted for i in there), device.config.weight_bytes
@@ -244,8 +241,8 @@ def check_weights(kernel: Kernel) -> None:
                     )
         wanted = [i for i in images if i.state == EVICTED and (i.active or i.waiters)]
         claimed = any(i.state != RESIDENT if i.pinned else i.state == LOADING for i in images)
-        claimed = claimed or any(i.retry_at > kernel.now for i in wanted)  # its page-in has failed just now
-        if device.state == UP and not kernel.halting and len(wanted) == 1 and not claimed:
+        claimed = claimed or any(i.retry_at > system.now for i in wanted)  # its page-in has failed just now
+        if device.state == UP and not system.halting and len(wanted) == 1 and not claimed:
             fits = (not limit or weights + wanted[0].size <= limit) and (
                 not tier or weights + wanted[0].size + sum(i.kv_bytes for i in images) <= tier
             )
@@ -262,15 +259,15 @@ def _wants_to_run(process: LLMProcess) -> bool:
     return process.todo > 0 and process.held is None
 
 
-def check_family(kernel: Kernel) -> None:
+def check_family(system: System) -> None:
     """Parents and children name each other; the parent of an LLM process is a living program or init."""
-    for process in kernel.table:
+    for process in system.table:
         for pid in process.children:
-            child = kernel.table.find(pid)
+            child = system.table.find(pid)
             _require(
                 child is not None and child.owner == process.pid, f"{process.pid}: child {pid} does not agree"
             )
-        parent = kernel.table.find(process.owner)
+        parent = system.table.find(process.owner)
         if process.owner:
             _require(
                 parent is not None and process.pid in parent.children,
@@ -280,7 +277,7 @@ def check_family(kernel: Kernel) -> None:
             _require(isinstance(parent, Program), f"zombie {process.pid} can be reaped by nobody")
 
 
-def check_groups(kernel: Kernel) -> None:
+def check_groups(system: System) -> None:
     """What is charged to each group is what a recount of its processes, frames and places gives; limits that hold at once
     are not exceeded but by what was there when they were set."""
     kv: Counter[Group] = Counter()
@@ -290,7 +287,7 @@ def check_groups(kernel: Kernel) -> None:
     maps: defaultdict[Group, set[int]] = defaultdict(set)
     busy: Counter[tuple[Group, Activity]] = Counter()
     sizes: dict[int, int] = {}
-    for device in kernel.devices.values():
+    for device in system.devices.values():
         for image in device.images.values():
             sizes[image.id] = image.weight_bytes
             for user in image.users.values():
@@ -298,7 +295,7 @@ def check_groups(kernel: Kernel) -> None:
                     maps[group].add(image.id)
             for payer in filter(None, image.pool.payers):
                 kv.update(dict.fromkeys(payer.chain, image.frame_bytes))
-    for process in kernel.table:
+    for process in system.table:
         pids.update(process.group.chain)
         if not isinstance(process, LLMProcess):
             continue
@@ -310,7 +307,7 @@ def check_groups(kernel: Kernel) -> None:
         if process.state in (State.READY, State.RUNNING):
             load = loads[process.group]
             load[process.device.name] = load.get(process.device.name, 0.0) + process.weight * NICE_0_WEIGHT
-    listed = list(kernel.groups)
+    listed = list(system.groups)
     for group in reversed(listed):
         for device_name in loads[group]:
             if group.parent is not None:
@@ -318,7 +315,7 @@ def check_groups(kernel: Kernel) -> None:
                 above[device_name] = above.get(device_name, 0.0) + group.settings.cpu_weight
     for group in listed:
         _require(
-            group.inside == sum(1 for _ in kernel.groups.below(group)) - 1,
+            group.inside == sum(1 for _ in system.groups.below(group)) - 1,
             f"{group.path} miscounts its groups",
         )
         weights = sum(sizes[image] for image in maps[group])
@@ -338,20 +335,20 @@ def check_groups(kernel: Kernel) -> None:
                 group.pressure.counts[activity] == busy[group, activity],
                 f"{group.path}: {group.pressure.counts[activity]} do {activity.name}; counted: {busy[group, activity]}",
             )
-        for pid, process in group.line.items():
-            _require(process.held is group and process.pid == pid, f"{pid} is in the line of {group.path}")
+        for pid in group.line:
+            _require(system.table.llm(pid).held is group, f"{pid} is in the line of {group.path}")
 
 
-def check_requests(kernel: Kernel) -> None:
+def check_requests(system: System) -> None:
     """Whoever waits is parked, unanswered, and can be cancelled."""
-    for program in kernel.programs.values():
+    for program in system.programs.values():
         for seq, request in program.parked.items():
             _require(
                 request.seq == seq and not request.answered,
                 f"call {seq} of {program.pid} is parked after its answer",
             )
             _require(request.undo is not None, f"call {seq} of {program.pid} cannot be cancelled")
-    for process in _llms(kernel):
+    for process in _llms(system):
         waiting = [*process.readers, *process.deferred]
         if process.change is not None:
             waiting.append(process.change.request)

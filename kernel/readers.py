@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from kernel import desk
 from kernel.objects.process import LLMProcess
+from kernel.state import System
 from syscalls.records import ReadResult, State
 from syscalls.table import Read
-
-if TYPE_CHECKING:
-    from kernel.core import Kernel
 
 
 def try_read(process: LLMProcess, call: Read) -> ReadResult | None:
@@ -24,7 +21,7 @@ def try_read(process: LLMProcess, call: Read) -> ReadResult | None:
     return ReadResult(position, tokens, process.decoding is not None, process.finish, process.state, length)
 
 
-def wake_readers(kernel: Kernel, process: LLMProcess, now: float) -> None:
+def wake_readers(system: System, process: LLMProcess, now: float) -> None:
     """Answer the reads that have something to be answered with."""
     waiting, process.readers = process.readers, []
     for request in waiting:
@@ -36,4 +33,4 @@ def wake_readers(kernel: Kernel, process: LLMProcess, now: float) -> None:
         if result is None:
             process.readers.append(request)
         else:
-            kernel.answer(request, result)
+            desk.answer(system, request, result)

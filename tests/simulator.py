@@ -452,7 +452,7 @@ class Simulation:
     def _check_journal(self) -> None:
         """The records so far add up to the live state."""
         if self.saved is not None and self.kernel.journal.on:
-            live = self.kernel.journal.snapshot(self.kernel, self.kernel.secret)
+            live = self.kernel.recorded()
             assert not (found := self.saved.difference(live)), f"the journal's {found} (live)"
 
     def _act(self, actions: list[Action], *, whole: bool = True) -> None:

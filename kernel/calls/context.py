@@ -2,62 +2,60 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from kernel.calls.process import at_boundary, check_idle, check_room, check_tokens, with_model
-from kernel.life import interrupt_decoding
+from kernel import desk
+from kernel.calls.lookup import at_boundary, check_idle, with_model
+from kernel.life import await_decode, set_deadline
+from kernel.marks import freed, touch
 from kernel.objects.process import Decoding, LLMProcess
 from kernel.objects.request import Request
 from kernel.readers import try_read
-from kernel.syscall import handles
+from kernel.settle import settle
+from kernel.state import System
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import DecodeResult, Finish, RecordsResult
 from syscalls.table import Decode, Feed, Read, Records, Truncate
 
-if TYPE_CHECKING:
-    from kernel.core import Kernel
 
-
-@handles(Feed)
-def feed(kernel: Kernel, request: Request, now: float) -> object:
+def feed(system: System, request: Request, now: float) -> object:
     call = cast(Feed, request.call)
-    process = with_model(kernel, call.pid)
+    process = with_model(system, call.pid)
     check_idle(process, "feed")
     if (
         process.deferred or process.saved is not None
     ):  # not before a truncate or a fork that was asked for earlier
-        return at_boundary(kernel, process, request)
+        return at_boundary(system, process, request)
     assert process.image is not None
-    check_tokens(process.image, call.tokens)
-    check_room(process, len(process.log) + len(call.tokens))
+    process.image.check_tokens(call.tokens)
+    process.check_room(len(process.log) + len(call.tokens))
     process.records.check_room(call.records, process.pid)
     if call.records:
         process.records.add(len(process.log), call.records)
-        kernel.journal.noted(process)
+        system.journal.noted(process)
     process.log.extend(call.tokens)
     process.account.fed += len(call.tokens)
     process.ahead = True
-    kernel.counters["fed"] += len(call.tokens)
-    kernel.journal.grew(process)
-    kernel.settle(process, now)
+    system.counters["fed"] += len(call.tokens)
+    system.journal.grew(process)
+    settle(system, process, now)
     for reader in list(process.readers):  # those who follow an idle process
         result = try_read(process, cast(Read, reader.call))
         if result is not None:
             process.readers.remove(reader)
-            kernel.answer(reader, result)
+            desk.answer(system, reader, result)
     return len(process.log)
 
 
-@handles(Decode)
-def decode(kernel: Kernel, request: Request, now: float) -> object:
+def decode(system: System, request: Request, now: float) -> object:
     call = cast(Decode, request.call)
-    process = with_model(kernel, call.pid)
+    process = with_model(system, call.pid)
     check_idle(process, "decode")
     if process.saved is not None:
-        return at_boundary(kernel, process, request)
+        return at_boundary(system, process, request)
     _check_decode(process, call)
     if process.running:
-        return at_boundary(kernel, process, request)
+        return at_boundary(system, process, request)
     image = process.image
     assert image is not None
     if call.sampler is not None:
@@ -77,24 +75,13 @@ def decode(kernel: Kernel, request: Request, now: float) -> object:
         request=request if call.wait else None,
     )
     process.decoding, process.finish = decoding, Finish.NONE
-    kernel.touch(process)
+    touch(system, process)
     if call.deadline is not None:
-        set_deadline(kernel, process, decoding, now + call.deadline)
-    kernel.settle(process, now)
+        set_deadline(system, process, decoding, now + call.deadline)
+    settle(system, process, now)
     if not call.wait:
         return DecodeResult(len(process.log), [], Finish.NONE)
-    return await_decode(kernel, process, decoding, request)
-
-
-def await_decode(kernel: Kernel, process: LLMProcess, decoding: Decoding, request: Request) -> object:
-    """Let a call wait for the end of a decode, which ends if the call is taken back."""
-
-    def undo() -> None:
-        decoding.request = None
-        if process.decoding is decoding:
-            interrupt_decoding(kernel, process, Finish.INTERRUPT, kernel.now)
-
-    return kernel.park(request, undo)
+    return await_decode(system, process, decoding, request)
 
 
 def _check_decode(process: LLMProcess, call: Decode) -> None:
@@ -103,7 +90,7 @@ def _check_decode(process: LLMProcess, call: Decode) -> None:
             Errno.EINVAL, f"process {process.pid} has an empty context; feed it at least one token"
         )
     if call.max_tokens and len(process.log) >= process.context:
-        check_room(process, len(process.log) + 1)
+        process.check_room(len(process.log) + 1)
     budget = process.limits.tokens
     if call.max_tokens and process.budget_used:
         raise SyscallError(
@@ -120,29 +107,18 @@ def _check_decode(process: LLMProcess, call: Decode) -> None:
         raise SyscallError(Errno.ENOTSUP, f"device {process.device.name} does not report log-probabilities")
 
 
-def set_deadline(kernel: Kernel, process: LLMProcess, decoding: Decoding, moment: float) -> None:
-    """End a decode with what it has when `moment` has come."""
-
-    def end(now: float) -> None:
-        if process.decoding is decoding:
-            interrupt_decoding(kernel, process, Finish.DEADLINE, now)
-
-    decoding.timer = kernel.timers.at(moment, end)
-
-
-@handles(Read)
-def read(kernel: Kernel, request: Request, now: float) -> object:
+def read(system: System, request: Request, now: float) -> object:
     call = cast(Read, request.call)
-    process = kernel.table.find(call.pid)
+    process = system.table.find(call.pid)
     if not isinstance(process, LLMProcess):  # a zombie's log can still be read
-        process = kernel.table.llm(call.pid)
+        process = system.table.llm(call.pid)
     result = try_read(process, call)
     if result is not None:
         return result
     if call.timeout is not None:
         late = f"process {call.pid} has appended nothing after position {call.position} within {call.timeout:g} s"
         request.timers.append(
-            kernel.timers.at(now + call.timeout, lambda _: kernel.unpark(request, Errno.ETIME, late))
+            system.timers.at(now + call.timeout, lambda _: desk.unpark(system, request, Errno.ETIME, late))
         )
     process.readers.append(request)
     reading = process
@@ -151,46 +127,44 @@ def read(kernel: Kernel, request: Request, now: float) -> object:
         if request in reading.readers:
             reading.readers.remove(request)
 
-    return kernel.park(request, undo)
+    return desk.park(request, undo)
 
 
-@handles(Records)
-def records(kernel: Kernel, request: Request, now: float) -> RecordsResult:
+def records(system: System, request: Request, now: float) -> RecordsResult:
     call = cast(Records, request.call)
-    process = kernel.table.find(call.pid)
+    process = system.table.find(call.pid)
     if not isinstance(process, LLMProcess):  # a zombie's can still be read, as its log can
-        process = kernel.table.llm(call.pid)
+        process = system.table.llm(call.pid)
     return RecordsResult(process.records.since(call.position), len(process.log))
 
 
-@handles(Truncate)
-def truncate(kernel: Kernel, request: Request, now: float) -> object:
+def truncate(system: System, request: Request, now: float) -> object:
     call = cast(Truncate, request.call)
-    process = with_model(kernel, call.pid)
+    process = with_model(system, call.pid)
     check_idle(process, "truncate")
     if process.saved is not None:
-        return at_boundary(kernel, process, request)
+        return at_boundary(system, process, request)
     if call.length > len(process.log):
         raise SyscallError(
             Errno.EINVAL,
             f"process {process.pid} has {len(process.log)} tokens; cannot cut it down to {call.length}",
         )
     if process.running:
-        return at_boundary(kernel, process, request)
+        return at_boundary(system, process, request)
     image = process.image
     assert image is not None
     del process.log[call.length :]
     process.recorded = min(process.recorded, call.length)
-    kernel.journal.grew(process)
+    system.journal.grew(process)
     if process.records.cut(call.length):
-        kernel.journal.noted(process)
+        system.journal.noted(process)
     process.table.cut(image.pool, call.length)
     process.table.trim(image.swap, call.length)
-    kernel.freed()
+    freed(system)
     process.driver_log = min(process.driver_log, call.length)
     process.reached = min(process.reached, call.length)
     process.ahead = True
     if not process.table.frames:
         image.let_go(process)
-    kernel.settle(process, now)
+    settle(system, process, now)
     return len(process.log)

@@ -7,9 +7,11 @@ figures are those of the moment: who comes or goes meanwhile changes them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from drivers.protocol import BLOCK_TOKENS, Abandon, Failed, Probe, Probed
+from kernel import desk
+from kernel.desk import PARKED
 from kernel.devices.transfer import ask
 from kernel.memory.page_table import blocks
 from kernel.models import paging
@@ -17,22 +19,18 @@ from kernel.models.loading import check_device, check_fits, plan_room
 from kernel.objects.device import UP, Device, no_device
 from kernel.objects.image import EVICTED, RESIDENT, Image
 from kernel.objects.request import Request
-from kernel.syscall import PARKED, handles
+from kernel.state import System
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import EstimateInfo, Going
 from syscalls.table import Estimate
 
-if TYPE_CHECKING:
-    from kernel.core import Kernel
-
 _NEW = -1  # the id of an image that is in no device's table
 
 
-@handles(Estimate)
-def estimate(kernel: Kernel, request: Request, now: float) -> object:
+def estimate(system: System, request: Request, now: float) -> object:
     call = cast(Estimate, request.call)
-    device = kernel.device_named(call.device)
-    path = kernel.config.models.get(call.model, call.model)
+    device = system.device_named(call.device)
+    path = system.config.models.get(call.model, call.model)
     check_device(device, call.dtype)
     known = device.find_image(path, call.dtype)
     if known is not None and known.probed is not None:
@@ -46,23 +44,23 @@ def estimate(kernel: Kernel, request: Request, now: float) -> object:
                 raise error
             check_device(device, call.dtype)
         except SyscallError as refusal:
-            kernel.fail(request, refusal.errno, refusal.reason)
+            desk.fail(system, request, refusal.errno, refusal.reason)
         else:
-            refs.append(kernel.ref())
-            ask(kernel, device, Probe(refs[0], path, call.dtype), probed, died)
+            refs.append(system.ref())
+            ask(system, device, Probe(refs[0], path, call.dtype), probed, died)
 
     def probed(message: object) -> None:
         if request.answered:
             return
         if isinstance(message, Failed):
-            kernel.fail(request, message.errno, message.reason)
+            desk.fail(system, request, message.errno, message.reason)
         elif isinstance(message, Probed):
             twin = device.find_image(
                 path, message.dtype
             )  # known under that dtype's name, or as the default one
             if twin is None or twin.probed is None:
                 twin = Image(_NEW, call.model, path, {call.dtype}, EVICTED, message.dtype, message)
-            kernel.answer(request, _figures(device, twin, call.context, kernel.now))
+            desk.answer(system, request, _figures(device, twin, call.context, system.now))
         else:
             died("it did not speak the protocol")
             raise SyscallError(Errno.EPROTO, f"a probe was answered by {type(message).__name__}")
@@ -70,15 +68,15 @@ def estimate(kernel: Kernel, request: Request, now: float) -> object:
     def died(reason: str) -> None:
         if not request.answered:
             why = f"the driver of {device.name} died while it looked at {call.model} ({reason}); call again"
-            kernel.fail(request, Errno.ERESTART, why)
+            desk.fail(system, request, Errno.ERESTART, why)
 
     def undo() -> None:
         if probe in device.when_up:
             device.when_up.remove(probe)
         elif device.state == UP and refs and refs[0] in device.answers:
-            kernel.send(device, Abandon(refs[0]))
+            system.send(device, Abandon(refs[0]))
 
-    kernel.park(request, undo)
+    desk.park(request, undo)
     if device.state == UP:
         probe(None)
     elif device.hopeless:

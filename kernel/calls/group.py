@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from kernel.calls.process import at_boundary, reachable_group
-from kernel.enforce import relax, sleepers
+from kernel.calls.lookup import at_boundary, reachable_group
+from kernel.enforce import relax
 from kernel.groups.group import Group
+from kernel.marks import freed, touch
 from kernel.objects.process import LLMProcess, Program
 from kernel.objects.request import Request
-from kernel.syscall import handles
+from kernel.reclaim import sleepers
+from kernel.settle import release, settle, take_pages
+from kernel.state import System
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import GroupInfo, GroupSettings, Right
 from syscalls.table import GroupCreate, GroupMove, GroupRemove, GroupSet, GroupStat
 
-if TYPE_CHECKING:
-    from kernel.core import Kernel
 
-
-@handles(GroupCreate)
-def group_create(kernel: Kernel, request: Request, now: float) -> GroupInfo:
+def group_create(system: System, request: Request, now: float) -> GroupInfo:
     call = cast(GroupCreate, request.call)
     check_settings(call.settings)
-    group = kernel.groups.create(call.path, request.program.group, call.settings)
+    group = system.groups.create(call.path, request.program.group, call.settings)
     try:
         _check_below(request.program, group)
     except SyscallError:
-        kernel.groups.remove(group)
+        system.groups.remove(group)
         raise
-    kernel.journal.group_set(group)
-    kernel.emit(now, "group.create", request.program.pid, detail=group.path)
-    return info(kernel, group, now)
+    system.journal.group_set(group)
+    system.emit(now, "group.create", request.program.pid, detail=group.path)
+    return info(system, group, now)
 
 
-@handles(GroupSet)
-def group_set(kernel: Kernel, request: Request, now: float) -> GroupSettings:
+def group_set(system: System, request: Request, now: float) -> GroupSettings:
     call = cast(GroupSet, request.call)
-    group = kernel.groups.find(call.path, request.program.group)
+    group = system.groups.find(call.path, request.program.group)
     _check_below(request.program, group)
     check_settings(call.settings)
     if group.parent is None and call.settings.pids_max:
@@ -47,44 +45,41 @@ def group_set(kernel: Kernel, request: Request, now: float) -> GroupSettings:
         )
     old = group.settings
     group.change(call.settings)
-    kernel.journal.group_set(group)
+    system.journal.group_set(group)
     most = call.settings.kv_max
-    for sleeper in sleepers(kernel, group):
+    for sleeper in sleepers(system, group):
         if not most or group.kv <= most:
             break
-        kernel.take_pages(sleeper, now)
-    relax(kernel, group, now)
-    kernel.emit(now, "group.set", request.program.pid, detail=group.path)
+        take_pages(system, sleeper, now)
+    relax(system, group, now)
+    system.emit(now, "group.set", request.program.pid, detail=group.path)
     return old
 
 
-@handles(GroupStat)
-def group_stat(kernel: Kernel, request: Request, now: float) -> list[GroupInfo]:
+def group_stat(system: System, request: Request, now: float) -> list[GroupInfo]:
     call = cast(GroupStat, request.call)
-    top = kernel.groups.find(call.path, request.program.group)
+    top = system.groups.find(call.path, request.program.group)
     if not call.below:
-        return [info(kernel, top, now)]
+        return [info(system, top, now)]
     return [
-        info(kernel, group, now)
-        for group in islice(kernel.groups.below(top), call.start, call.start + call.limit)
+        info(system, group, now)
+        for group in islice(system.groups.below(top), call.start, call.start + call.limit)
     ]
 
 
-@handles(GroupRemove)
-def group_remove(kernel: Kernel, request: Request, now: float) -> None:
+def group_remove(system: System, request: Request, now: float) -> None:
     call = cast(GroupRemove, request.call)
-    group = kernel.groups.find(call.path, request.program.group)
+    group = system.groups.find(call.path, request.program.group)
     _check_below(request.program, group)
-    kernel.groups.remove(group)
-    kernel.journal.group_removed(group)
-    kernel.emit(now, "group.remove", request.program.pid, detail=group.path)
+    system.groups.remove(group)
+    system.journal.group_removed(group)
+    system.emit(now, "group.remove", request.program.pid, detail=group.path)
 
 
-@handles(GroupMove)
-def group_move(kernel: Kernel, request: Request, now: float) -> object:
+def group_move(system: System, request: Request, now: float) -> object:
     call = cast(GroupMove, request.call)
-    process = kernel.table.get(call.pid) if call.pid else request.program
-    group = reachable_group(kernel, request.program, call.path)
+    process = system.table.get(call.pid) if call.pid else request.program
+    group = reachable_group(system, request.program, call.path)
     if not isinstance(process, LLMProcess | Program):
         raise SyscallError(
             Errno.EINVAL,
@@ -99,7 +94,7 @@ def group_move(kernel: Kernel, request: Request, now: float) -> object:
         if process.birth is not None:
             raise SyscallError(Errno.EBUSY, f"process {process.pid} is still waiting for its model")
         if process.running:
-            return at_boundary(kernel, process, request)
+            return at_boundary(system, process, request)
     old = process.group
     if group is old:
         return None
@@ -108,28 +103,28 @@ def group_move(kernel: Kernel, request: Request, now: float) -> object:
         image = process.image
         if image is not None:
             group.check_weights(image.id, image.weight_bytes, image.name)
-        kernel.release(process)
+        release(process)
         process.pause = now
         process.move_to(group, now)
     else:
         process.group = group
     group.enter(process.pid)
     old.leave(process.pid)
-    kernel.touch(process)
-    kernel.journal.left(old)
-    kernel.emit(now, "group.move", process.pid, detail=f"{old.path} -> {group.path}")
+    touch(system, process)
+    system.journal.left(old)
+    system.emit(now, "group.move", process.pid, detail=f"{old.path} -> {group.path}")
     if isinstance(process, LLMProcess):
-        kernel.settle(process, now)
-    kernel.freed()
+        settle(system, process, now)
+    freed(system)
     return None
 
 
-def make(kernel: Kernel, path: str, settings: GroupSettings) -> None:
+def make(system: System, path: str, settings: GroupSettings) -> None:
     """A group of the configuration, and those it is in; the kernel's own get the settings."""
     check_settings(settings)
-    group = kernel.groups.root
+    group = system.groups.root
     for name in path.strip("/").split("/"):
-        group = group.children.get(name) or kernel.groups.create(name, group, GroupSettings())
+        group = group.children.get(name) or system.groups.create(name, group, GroupSettings())
     group.change(settings)
 
 
@@ -151,7 +146,7 @@ def check_settings(settings: GroupSettings) -> None:
         )
 
 
-def info(kernel: Kernel, group: Group, now: float) -> GroupInfo:
+def info(system: System, group: Group, now: float) -> GroupInfo:
     """A group as a record."""
     return GroupInfo(
         path=group.path,

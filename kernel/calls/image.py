@@ -11,12 +11,15 @@ Whatever goes wrong with the KV, the log is there: what is missing is computed a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from drivers.protocol import Export, Exported, Failed, Inspect, Inspected
-from kernel.calls.process import at_boundary, check_tokens, with_model
+from kernel import desk
+from kernel.calls.lookup import at_boundary, with_model
+from kernel.desk import PARKED
 from kernel.devices.transfer import Stored, after_outs, ask, bring_in, check_able, give_up
 from kernel.life import strike
+from kernel.marks import dirty, touch
 from kernel.memory.page_table import PageTable
 from kernel.models.loading import forget_waiter, want_image
 from kernel.objects.device import UP, Device, no_device
@@ -25,13 +28,11 @@ from kernel.objects.log_records import LogRecords
 from kernel.objects.process import LLMProcess
 from kernel.objects.process_image import ProcessImage, go_on, image_of, read_image
 from kernel.objects.request import Request
-from kernel.syscall import PARKED, handles
+from kernel.settle import settle
+from kernel.state import System
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import CheckpointInfo, Kind
 from syscalls.table import Checkpoint, Restore
-
-if TYPE_CHECKING:
-    from kernel.core import Kernel
 
 
 def _check_path(path: str) -> None:
@@ -39,23 +40,22 @@ def _check_path(path: str) -> None:
         raise SyscallError(Errno.EINVAL, f"an absolute path of a file was wanted, found {path!r}")
 
 
-def _say(kernel: Kernel, error: SyscallError, what: str) -> None:
+def _say(system: System, error: SyscallError, what: str) -> None:
     """A failure that the person at the console should know of too, whoever asked."""
     if error.errno is Errno.EIO:
-        kernel.log(kernel.now, "error", f"{what}: {error.reason}")
+        system.log(system.now, "error", f"{what}: {error.reason}")
 
 
 # --- checkpoint -----------------------------------------------------------------------------------------------------
 
 
-@handles(Checkpoint)
-def checkpoint(kernel: Kernel, request: Request, now: float) -> object:
+def checkpoint(system: System, request: Request, now: float) -> object:
     call = cast(Checkpoint, request.call)
     _check_path(call.path)
-    process = with_model(kernel, call.pid)
+    process = with_model(system, call.pid)
     image, device = process.image, process.device
     if image is None or process.running:
-        return at_boundary(kernel, process, request)
+        return at_boundary(system, process, request)
     if device.state != UP:
         raise SyscallError(
             Errno.ERESTART,
@@ -67,39 +67,40 @@ def checkpoint(kernel: Kernel, request: Request, now: float) -> object:
 
         def again() -> None:
             request.undo = None
-            kernel.dispatch(request, kernel.now)
+            desk.dispatch(system, request, system.now)
 
         def forget() -> None:
             device.after_outs.remove(again)
 
         device.after_outs.append(again)
-        return kernel.park(request, forget)
+        return desk.park(request, forget)
     head = image_of(process, image)
     length, pid = len(process.log), process.pid
 
     def done(message: object) -> None:
         if isinstance(message, Failed):
             error = SyscallError(message.errno, message.reason)
-            _say(kernel, error, f"process {pid} could not be written to {call.path}")
+            _say(system, error, f"process {pid} could not be written to {call.path}")
             if not request.answered:
-                kernel.fail(request, error.errno, error.reason)
+                desk.fail(system, request, error.errno, error.reason)
             return
         if not isinstance(message, Exported) or not 0 <= message.tokens <= tokens:
             died("it did not speak the protocol")
             raise SyscallError(Errno.EPROTO, f"an export was answered by {type(message).__name__}")
         why = f" ({message.reason})" if message.reason else ""
-        kernel.log(
-            kernel.now,
+        system.log(
+            system.now,
             "warning" if why else "info",
             f"process {pid}: image of {length} tokens in {call.path}: KV of {message.tokens}{why}, {message.bytes} bytes",
         )
-        kernel.emit(kernel.now, "proc.checkpoint", pid, device.name, message.bytes, call.path)
+        system.emit(system.now, "proc.checkpoint", pid, device.name, message.bytes, call.path)
         if not request.answered:
-            kernel.answer(request, CheckpointInfo(call.path, message.bytes, length, message.tokens))
+            desk.answer(system, request, CheckpointInfo(call.path, message.bytes, length, message.tokens))
 
     def died(reason: str) -> None:
         if not request.answered:
-            kernel.fail(
+            desk.fail(
+                system,
                 request,
                 Errno.ERESTART,
                 f"the driver of {device.name} died while it wrote the image ({reason}); call again",
@@ -107,23 +108,22 @@ def checkpoint(kernel: Kernel, request: Request, now: float) -> object:
 
     places = [(slot.tier, slot.number) for slot in slots]
     number = image.id if tokens else 0
-    message = Export(kernel.ref(), number, pid, call.path, head, tokens, frames, places, call.key)
-    ask(kernel, device, message, done, died)
-    return kernel.park(request, lambda: None)  # the file may come to be all the same
+    message = Export(system.ref(), number, pid, call.path, head, tokens, frames, places, call.key)
+    ask(system, device, message, done, died)
+    return desk.park(request, lambda: None)  # the file may come to be all the same
 
 
 # --- restore --------------------------------------------------------------------------------------------------------
 
 
-@handles(Restore)
-def restore(kernel: Kernel, request: Request, now: float) -> object:
+def restore(system: System, request: Request, now: float) -> object:
     call = cast(Restore, request.call)
     _check_path(call.path)
-    device = kernel.device_named(call.device)
+    device = system.device_named(call.device)
     if not call.device and device.state != UP:
-        device = next((other for other in kernel.devices.values() if other.state == UP), device)
-    restoring = _Restoring(kernel, request, call, device)
-    kernel.park(request, restoring.undo)
+        device = next((other for other in system.devices.values() if other.state == UP), device)
+    restoring = _Restoring(system, request, call, device)
+    desk.park(request, restoring.undo)
     restoring.begin()
     return PARKED
 
@@ -131,8 +131,8 @@ def restore(kernel: Kernel, request: Request, now: float) -> object:
 class _Restoring:
     """A restore on its way. `device` looks at the file first; then it is the one the process is to be on."""
 
-    def __init__(self, kernel: Kernel, request: Request, call: Restore, device: Device) -> None:
-        self.kernel = kernel
+    def __init__(self, system: System, request: Request, call: Restore, device: Device) -> None:
+        self.system = system
         self.request = request
         self.call = call
         self.device = device
@@ -145,8 +145,8 @@ class _Restoring:
     def fail(self, error: SyscallError) -> None:
         self.undo()
         if not self.request.answered:
-            _say(self.kernel, error, f"{self.call.path} could not be restored")
-            self.kernel.fail(self.request, error.errno, error.reason)
+            _say(self.system, error, f"{self.call.path} could not be restored")
+            desk.fail(self.system, self.request, error.errno, error.reason)
 
     def undo(self) -> None:
         """Leave nothing behind. What the driver may still read into frames, it reads before they are anybody else's."""
@@ -155,16 +155,16 @@ class _Restoring:
             device.when_up.remove(self._inspect)
         if self._import in device.after_outs:
             device.after_outs.remove(self._import)
-        forget_waiter(self.kernel, device, self._ready)
+        forget_waiter(self.system, device, self._ready)
         if process is None:
             return
         if image is not None:
             give_up(image, process.pid)
-            image.leave(process, self.kernel.now)
-            self.kernel.dirty(device)
+            image.leave(process, self.system.now)
+            dirty(self.system, device)
         process.birth = None
-        if process.pid in self.kernel.table:
-            strike(self.kernel, process)
+        if process.pid in self.system.table:
+            strike(self.system, process)
 
     # --- the file ---
 
@@ -185,8 +185,8 @@ class _Restoring:
         except SyscallError as refusal:
             self.fail(refusal)
             return
-        message = Inspect(self.kernel.ref(), self.call.path, self.call.key)
-        ask(self.kernel, self.device, message, self._inspected, self._died_looking)
+        message = Inspect(self.system.ref(), self.call.path, self.call.key)
+        ask(self.system, self.device, message, self._inspected, self._died_looking)
 
     def _died_looking(self, reason: str) -> None:
         why = f"the driver of {self.device.name} died while it looked at {self.call.path} ({reason}); call again"
@@ -210,17 +210,17 @@ class _Restoring:
     # --- the process and its model ---
 
     def _begin_process(self, saved: ProcessImage) -> None:
-        kernel, call, now = self.kernel, self.call, self.kernel.now
+        system, call, now = self.system, self.call, self.system.now
         if not call.device:
-            wanted = kernel.devices.get(saved.device) or kernel.device_named("")
+            wanted = system.devices.get(saved.device) or system.device_named("")
             if not wanted.hopeless:  # else where the file could be read
                 self.device = wanted
-        model = call.model or (saved.model if saved.model in kernel.config.models else saved.path)
+        model = call.model or (saved.model if saved.model in system.config.models else saved.path)
         self.saved = saved
         group = self.request.program.group
         group.check_pids(1)
         self.process = process = LLMProcess(
-            pid=kernel.table.new_pid(),
+            pid=system.table.new_pid(),
             owner=self.request.program.pid,
             kind=Kind.LLM,
             name=call.name or saved.name,
@@ -242,10 +242,10 @@ class _Restoring:
         )
         process.account.forks = saved.forks
         process.birth = self.request
-        kernel.table.add(process)
-        image = want_image(kernel, self.device, model, saved.dtype, self._ready, now)
-        if process.pid in kernel.table and process.image is None:
-            kernel.settle(process, now)
+        system.table.add(process)
+        image = want_image(system, self.device, model, saved.dtype, self._ready, now)
+        if process.pid in system.table and process.image is None:
+            settle(system, process, now)
         image.used = now
 
     def _ready(self, image: Image | SyscallError) -> None:
@@ -254,7 +254,7 @@ class _Restoring:
         try:
             if isinstance(image, SyscallError):
                 raise image
-            check_tokens(image, process.log)
+            image.check_tokens(process.log)
             process.group.check_weights(image.id, image.weight_bytes, image.name)
             most, where = image.context, f"what {image.name} can have on {self.device.name}"
             if kv_max := process.group.kv_max:
@@ -284,7 +284,7 @@ class _Restoring:
         most = min(self.stored, len(process.log) - 1)  # the last token is computed in any case
         stored = Stored(self.call.path, self.id, self.stored, self.call.key)
         image.imports[process.pid] = PageTable(process.group)
-        bring_in(self.kernel, self.device, image, process.pid, process.log, most, stored, self._arrived)
+        bring_in(self.system, self.device, image, process.pid, process.log, most, stored, self._arrived)
 
     def _arrived(self, gained: int, reason: str) -> None:
         process, image = self.process, self.image
@@ -296,25 +296,25 @@ class _Restoring:
 
     def _done(self, table: PageTable, reason: str) -> None:
         """The process goes on, with what there is of its KV."""
-        kernel, process, image, saved = self.kernel, self.process, self.image, self.saved
+        system, process, image, saved = self.system, self.process, self.image, self.saved
         assert process is not None
         assert image is not None
         assert saved is not None
         process.table, process.image, process.birth = table, image, None
         process.reached = table.cached
-        kernel.touch(process)
+        touch(system, process)
         if table.frames:
             image.hold(process)
         go_on(process, saved)
-        length, pid, now = len(process.log), process.pid, kernel.now
+        length, pid, now = len(process.log), process.pid, system.now
         why = f"; the rest is computed again: {reason}" if reason else ""
-        kernel.log(
+        system.log(
             now,
             "warning" if why else "info",
             f"process {pid}: restored from {self.call.path}: {length} tokens, KV of {table.cached}{why}",
         )
-        kernel.counters["spawned"] += 1
-        kernel.emit(now, "proc.restore", pid, self.device.name, length, self.call.path)
-        kernel.answer(self.request, pid)
-        kernel.settle(process, now)
-        kernel.dirty(self.device)
+        system.counters["spawned"] += 1
+        system.emit(now, "proc.restore", pid, self.device.name, length, self.call.path)
+        desk.answer(system, self.request, pid)
+        settle(system, process, now)
+        dirty(system, self.device)

@@ -1,38 +1,38 @@
-"""The process table as programs see it: getinfo ps. A row becomes a record, cf. Linux's fs/proc/array.c."""
+"""The kernel's tables as programs see them: getinfo ps, and rows of others. A row becomes a record, cf. Linux's
+fs/proc/array.c."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from drivers.protocol import BLOCK_TOKENS
+from kernel.objects.device import Device
+from kernel.objects.image import RESIDENT, Image
 from kernel.objects.process import DriverProcess, LLMProcess, Process, Program
 from kernel.objects.request import Request
-from kernel.syscall import handles
+from kernel.state import System
 from syscalls.errno import Errno
-from syscalls.records import Finish, ProcessInfo
+from syscalls.limits import MAX_MAPPED
+from syscalls.records import DeviceInfo, Finish, ModelInfo, ProcessInfo
 from syscalls.table import Getinfo, Ps
-
-if TYPE_CHECKING:
-    from kernel.core import Kernel
 
 _MOST_REASON = 400  # characters of a reason in a row
 
 
-@handles(Getinfo)
-def getinfo(kernel: Kernel, request: Request, now: float) -> ProcessInfo:
+def getinfo(system: System, request: Request, now: float) -> ProcessInfo:
     call = cast(Getinfo, request.call)
     if call.pid == 0:
-        return info(kernel, request.program, now)
-    process = kernel.table.find(call.pid)
-    return info(kernel, process if process is not None else kernel.table.get(call.pid), now)
+        return process_info(system, request.program, now)
+    process = system.table.find(call.pid)
+    return process_info(system, process if process is not None else system.table.get(call.pid), now)
 
 
-@handles(Ps)
-def ps(kernel: Kernel, request: Request, now: float) -> list[ProcessInfo]:
+def ps(system: System, request: Request, now: float) -> list[ProcessInfo]:
     call = cast(Ps, request.call)
-    return [info(kernel, process, now) for process in kernel.table.after(call.after, call.limit)]
+    return [process_info(system, process, now) for process in system.table.after(call.after, call.limit)]
 
 
-def info(kernel: Kernel, process: Process, now: float) -> ProcessInfo:
+def process_info(system: System, process: Process, now: float) -> ProcessInfo:
     """A row of the process table as a record."""
     fields: dict[str, Any] = {
         "pid": process.pid,
@@ -41,7 +41,7 @@ def info(kernel: Kernel, process: Process, now: float) -> ProcessInfo:
         "name": process.name,
         "state": process.state,
         "wait": process.wait,
-        "started": process.started - kernel.started,
+        "started": process.started - system.started,
         "exit_status": process.exit_status,
         "usage": process.usage(now),
         "group": process.group.path,
@@ -74,11 +74,82 @@ def info(kernel: Kernel, process: Process, now: float) -> ProcessInfo:
             os_pid = process.os_pid
             fields["parked"] = len(process.parked)
         else:
-            os_pid = kernel.devices[process.device].os_pid
+            os_pid = system.devices[process.device].os_pid
             fields["device"] = process.device
-        rss, cpu_seconds = kernel.figures.get(os_pid, (0, 0.0))
+        rss, cpu_seconds = system.figures.get(os_pid, (0, 0.0))
         fields |= {"os_pid": os_pid, "rss": rss, "cpu_seconds": cpu_seconds}
     else:
-        rss, cpu_seconds = kernel.figures.get(kernel.config.os_pid, (0, 0.0))
-        fields |= {"os_pid": kernel.config.os_pid, "rss": rss, "cpu_seconds": cpu_seconds}
+        rss, cpu_seconds = system.figures.get(system.config.os_pid, (0, 0.0))
+        fields |= {"os_pid": system.config.os_pid, "rss": rss, "cpu_seconds": cpu_seconds}
     return ProcessInfo(**fields)
+
+
+def model_info(image: Image, device: str) -> ModelInfo:
+    """A model on a device as a record."""
+    probed = image.probed
+    if probed is None:
+        asked = next(iter(image.requested))
+        return ModelInfo(image.name, image.path, asked, device, image.shown_state, image.progress)
+    return ModelInfo(
+        name=image.name,
+        path=image.path,
+        dtype=image.dtype,
+        device=device,
+        state=image.shown_state,
+        progress=1.0 if image.state == RESIDENT else image.progress,
+        architecture=probed.architecture,
+        parameters=probed.parameters,
+        weight_bytes=image.weight_bytes or probed.weight_bytes,
+        vocab=probed.vocab,
+        context=image.context or probed.context,
+        layers=probed.layers,
+        block_tokens=BLOCK_TOKENS,
+        block_bytes=probed.block_bytes,
+        frames=image.pool.count,
+        frames_free=image.pool.free,
+        frames_cached=image.pool.cached,
+        processes=len(image.users),
+        eos_ids=probed.eos_ids,
+        sampling=probed.sampling,
+        stored=probed.stored,
+        slots=image.swap.total,
+        slots_free=image.swap.free,
+        stretch=image.thrash.stretch,
+        lost=image.thrash.lost,
+        resident_bytes=image.allotted if image.state == RESIDENT else 0,
+        mapped_by=sorted(image.users)[:MAX_MAPPED],
+        faults=image.faults,
+        pageins=image.pageins,
+        evictions=image.evictions,
+        pinned=image.pinned,
+    )
+
+
+def device_info(device: Device) -> DeviceInfo:
+    """A device as a record."""
+    hello = device.hello
+    return DeviceInfo(
+        name=device.name,
+        kind=device.config.kind,
+        state=device.state,
+        description=hello.description if hello else "",
+        pid=device.process.pid,
+        os_pid=device.os_pid,
+        incarnation=device.incarnation,
+        restarts=device.restarts,
+        tiers=hello.tiers if hello else [],
+        architectures=hello.architectures if hello else [],
+        dtypes=hello.dtypes if hello else [],
+        features=hello.features if hello else [],
+        policy=device.queue.policy.name,
+        max_runs=device.max_runs,
+        step_tokens=device.step_tokens,
+        ready=len(device.queue),
+        steps=device.steps,
+        tokens_computed=device.computed,
+        tokens_decoded=device.decoded,
+        busy_seconds=device.busy_seconds,
+        kv_bytes=device.kv_bytes,
+        error=device.error,
+        weight_bytes=device.weight_bytes,
+    )

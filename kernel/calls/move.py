@@ -12,64 +12,58 @@ its way is charged to the kernel's own group: who is being moved must not run in
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from drivers.protocol import Export, Exported, Failed, Release
-from kernel.calls.process import (
-    at_boundary,
-    check_room,
-    check_tokens,
-    check_unchanged,
-    leave_image,
-    with_model,
-)
+from kernel import desk
+from kernel.calls.lookup import at_boundary, check_unchanged, with_model
+from kernel.desk import PARKED
 from kernel.devices.transfer import Stored, after_outs, ask, bring_in, check_able, give_up
+from kernel.life import leave_image
+from kernel.marks import dirty, freed, touch
 from kernel.memory.page_table import PageTable
 from kernel.models.loading import forget_waiter, want_image
 from kernel.objects.device import UP, Device, no_device
 from kernel.objects.image import Image
 from kernel.objects.process import LLMProcess
 from kernel.objects.request import Change, Request
-from kernel.syscall import PARKED, handles
+from kernel.settle import settle
+from kernel.state import System
 from syscalls.errno import Errno, SyscallError
 from syscalls.table import Setsched
 
-if TYPE_CHECKING:
-    from kernel.core import Kernel
 
-
-@handles(Setsched)
-def setsched(kernel: Kernel, request: Request, now: float) -> object:
+def setsched(system: System, request: Request, now: float) -> object:
     call = cast(Setsched, request.call)
-    process = kernel.table.llm(call.pid)
+    process = system.table.llm(call.pid)
     change = process.change
     if change is not None and change.request is request:  # the token boundary it has waited for
         change.resume()
         return PARKED
-    device = kernel.device_named(call.device) if call.device else process.device
+    device = system.device_named(call.device) if call.device else process.device
     if device is process.device:
-        _set(kernel, process, call, now)
+        _set(system, process, call, now)
         return None
-    with_model(kernel, call.pid)
+    with_model(system, call.pid)
     if process.saved is not None:
-        return at_boundary(kernel, process, request)
+        return at_boundary(system, process, request)
     check_unchanged(process, request)
     _check_up(device)
-    _Moving(kernel, request, process, device).begin()
+    _Moving(system, request, process, device).begin()
     return PARKED
 
 
-def _set(kernel: Kernel, process: LLMProcess, call: Setsched, now: float) -> None:
+def _set(system: System, process: LLMProcess, call: Setsched, now: float) -> None:
     if call.nice is not None:
         process.nice = call.nice
         process.count_load()
     if call.sched_class is not None:
         process.sched_class = call.sched_class
-    kernel.touch(process)
+    touch(system, process)
     if process.ticket:
         process.device.queue.withdraw(process)
         process.device.queue.put(process)
-    kernel.emit(now, "sched.set", process.pid, amount=process.nice, detail=process.sched_class.value)
+    system.emit(now, "sched.set", process.pid, amount=process.nice, detail=process.sched_class.value)
 
 
 def _check_up(device: Device) -> None:
@@ -84,8 +78,8 @@ def _check_up(device: Device) -> None:
 class _Moving:
     """A process on its way to `target`. Each stage may find the world changed since the last one."""
 
-    def __init__(self, kernel: Kernel, request: Request, process: LLMProcess, target: Device) -> None:
-        self.kernel = kernel
+    def __init__(self, system: System, request: Request, process: LLMProcess, target: Device) -> None:
+        self.system = system
         self.request = request
         self.process = process
         self.source = process.device
@@ -99,12 +93,12 @@ class _Moving:
 
     def begin(self) -> None:
         self.process.change = Change(self.request, self._load)
-        self.kernel.park(self.request, self.undo)
+        desk.park(self.request, self.undo)
         self._load()
 
     def fail(self, error: SyscallError) -> None:
         self.undo()
-        self.kernel.fail(self.request, error.errno, error.reason)
+        desk.fail(self.system, self.request, error.errno, error.reason)
 
     def undo(self) -> None:
         """Leave nothing behind of what was prepared."""
@@ -115,17 +109,17 @@ class _Moving:
         for device, stage in ((self.source, self._export), (self.target, self._import)):
             if stage in device.after_outs:
                 device.after_outs.remove(stage)
-        forget_waiter(self.kernel, self.target, self._ready)
+        forget_waiter(self.system, self.target, self._ready)
         if self.image is not None:
             give_up(self.image, process.pid)
-            self.kernel.dirty(self.target)
+            dirty(self.system, self.target)
         self._release()
 
     def _release(self) -> None:
         """The file in memory is wanted no more; if the driver that held it has died, so has the file."""
         path, self.parcel = self.parcel, ""
         if path and self.source.state == UP:
-            self.kernel.send(self.source, Release(path))
+            self.system.send(self.source, Release(path))
 
     def _at_boundary(self, stage: Callable[[], None]) -> None:
         """Go on when the process is in no step."""
@@ -142,7 +136,7 @@ class _Moving:
         assert process.image is not None
         try:
             want_image(
-                self.kernel, self.target, process.model, process.image.dtype, self._ready, self.kernel.now
+                self.system, self.target, process.model, process.image.dtype, self._ready, self.system.now
             )
         except SyscallError as error:
             self.fail(error)
@@ -152,7 +146,7 @@ class _Moving:
             self.fail(image)
             return
         self.image = image
-        image.imports[self.process.pid] = PageTable(self.kernel.groups.system)
+        image.imports[self.process.pid] = PageTable(self.system.groups.system)
         try:
             self._check()
         except SyscallError as error:
@@ -171,9 +165,9 @@ class _Moving:
                 f"{self.source.name}; call again",
             )
         decoding = process.decoding
-        check_tokens(image, process.log)
+        image.check_tokens(process.log)
         if process.context_with(image) < process.context:
-            check_room(process, len(process.log) + (decoding is not None and decoding.append), image, target)
+            process.check_room(len(process.log) + (decoding is not None and decoding.append), image, target)
         if decoding is not None and decoding.logprobs:
             assert target.hello is not None
             if "logprobs" not in target.hello.features:
@@ -210,8 +204,8 @@ class _Moving:
             source.after_outs.append(self._export)
             return
         places = [(slot.tier, slot.number) for slot in slots]
-        message = Export(self.kernel.ref(), old.id, process.pid, "", b"", self.had, frames, places)
-        ask(self.kernel, source, message, self._exported, self._source_died)
+        message = Export(self.system.ref(), old.id, process.pid, "", b"", self.had, frames, places)
+        ask(self.system, source, message, self._exported, self._source_died)
 
     def _why_not(self, old: Image) -> str:
         """Why the KV of the one device is of no use to the other, where that is plain to see, or ""; else the driver
@@ -263,7 +257,7 @@ class _Moving:
         assert image is not None
         assert stored is not None
         pid = self.process.pid
-        bring_in(self.kernel, self.target, image, pid, self.log, stored.tokens, stored, self._arrived)
+        bring_in(self.system, self.target, image, pid, self.log, stored.tokens, stored, self._arrived)
 
     def _arrived(self, gained: int, reason: str) -> None:
         self._release()
@@ -285,15 +279,15 @@ class _Moving:
         except SyscallError as error:
             self.fail(error)
             return
-        kernel, process, image = self.kernel, self.process, self.image
-        source, target, now = self.source, self.target, self.kernel.now
+        system, process, image = self.system, self.process, self.image
+        source, target, now = self.source, self.target, self.system.now
         assert image is not None
         table = image.imports.pop(process.pid)
         most = len(process.log) - (process.decoding is not None)  # the last token's logits are wanted
         table.cut(image.pool, min(most, _alike(self.log, process.log, table.cached)))
         source.queue.withdraw(process)
-        leave_image(kernel, process)
-        kernel.dirty(source)
+        leave_image(system, process)
+        dirty(system, source)
         came = table.cached
         table.hand_over(image.pool, process.group)
         if table.cached < came:
@@ -307,28 +301,28 @@ class _Moving:
         if table.frames:
             image.hold(process)
         process.change = None
-        kernel.touch(process)
+        touch(system, process)
         self._release()
         self._say()
         call = cast(Setsched, self.request.call)
         if call.nice is not None or call.sched_class is not None:
-            _set(kernel, process, call, now)
-        kernel.answer(self.request, None)
-        kernel.settle(process, now)
-        kernel.freed()
-        kernel.dirty(target)
+            _set(system, process, call, now)
+        desk.answer(system, self.request, None)
+        settle(system, process, now)
+        freed(system)
+        dirty(system, target)
 
     def _say(self) -> None:
-        kernel, process, where = self.kernel, self.process, f"{self.source.name} to {self.target.name}"
+        system, process, where = self.system, self.process, f"{self.source.name} to {self.target.name}"
         came, length = process.table.cached, len(process.log)
         lacking = came < _alike(self.log, process.log, self.had)
         why = f"; the rest is computed again: {self.reason or 'others needed its frames'}" if lacking else ""
-        kernel.log(
-            kernel.now,
+        system.log(
+            system.now,
             "warning" if why else "info",
             f"process {process.pid}: moved from {where}: {length} tokens, KV of {came}{why}",
         )
-        kernel.emit(kernel.now, "proc.move", process.pid, self.target.name, length, where)
+        system.emit(system.now, "proc.move", process.pid, self.target.name, length, where)
 
 
 def _alike(one: list[int], other: list[int], most: int) -> int:

@@ -7,47 +7,44 @@ As in xv6's sysproc.c: a handler checks its arguments, does its work on the proc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
+from kernel import desk
+from kernel.calls.lookup import at_boundary, check_idle, check_unchanged, reachable_group, with_model
+from kernel.desk import PARKED
 from kernel.events import KillDriver, SignalProgram
-from kernel.groups.group import Group
 from kernel.life import (
     end_program,
     exit_process,
     interrupt_decoding,
+    leave_image,
     reap,
-    release_pages,
     settle_program,
     strike,
 )
+from kernel.marks import touch
 from kernel.models.loading import forget_waiter, want_image
-from kernel.objects.device import UP, Device
 from kernel.objects.image import Image
 from kernel.objects.log_records import LogRecords, check_size
 from kernel.objects.process import DriverProcess, LLMProcess, Program
 from kernel.objects.request import Change, Request
 from kernel.seeds import seed_of_child, seed_of_pid
-from kernel.syscall import PARKED, handles
+from kernel.settle import settle
+from kernel.state import System
 from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish, Kind, Limits, Right, Sampler, Signal
+from syscalls.records import Finish, Kind, Limits, Sampler, Signal
 from syscalls.table import Exec, Exit, Fork, Kill, Setlimits, Spawn, Wait
-
-if TYPE_CHECKING:
-    from kernel.core import Kernel
-
 
 # --- birth ----------------------------------------------------------------------------------------------------------
 
 
-@handles(Spawn)
-def spawn(kernel: Kernel, request: Request, now: float) -> object:
+def spawn(system: System, request: Request, now: float) -> object:
     call = cast(Spawn, request.call)
-    device = kernel.device_named(call.device)
-    group = reachable_group(kernel, request.program, call.group)
+    device = system.device_named(call.device)
+    group = reachable_group(system, request.program, call.group)
     group.check_pids(1)
     check_size(len(call.records), sum(map(len, call.records)), "the process would have")
-    pid = kernel.table.new_pid()
+    pid = system.table.new_pid()
     process = LLMProcess(
         pid=pid,
         owner=request.program.pid,
@@ -75,113 +72,67 @@ def spawn(kernel: Kernel, request: Request, now: float) -> object:
             failed(image)
         else:
             try:
-                check_tokens(image, process.log)
+                image.check_tokens(process.log)
                 process.group.check_weights(image.id, image.weight_bytes, image.name)
                 process.image = image
-                check_room(process, len(process.log))
+                process.check_room(len(process.log))
             except SyscallError as error:
                 process.image = None
                 failed(error)
                 return
             process.birth = None
-            kernel.touch(process)
+            touch(system, process)
             image.join(process)
-            kernel.counters["spawned"] += 1
-            kernel.counters["fed"] += len(process.log)
-            kernel.emit(kernel.now, "proc.spawn", pid, device.name, len(process.log), process.name)
-            kernel.answer(request, pid)
-            kernel.settle(process, kernel.now)
+            system.counters["spawned"] += 1
+            system.counters["fed"] += len(process.log)
+            system.emit(system.now, "proc.spawn", pid, device.name, len(process.log), process.name)
+            desk.answer(system, request, pid)
+            settle(system, process, system.now)
 
     def failed(error: SyscallError) -> None:
         undo()
         if not request.answered:
-            kernel.fail(request, error.errno, error.reason)
+            desk.fail(system, request, error.errno, error.reason)
 
     def undo() -> None:
-        forget_waiter(kernel, device, ready)
+        forget_waiter(system, device, ready)
         process.birth = None
-        if process.pid in kernel.table:
-            strike(kernel, process)
+        if process.pid in system.table:
+            strike(system, process)
 
     process.birth = request
-    kernel.table.add(process)
-    kernel.park(request, undo)
+    system.table.add(process)
+    desk.park(request, undo)
     try:
-        image = want_image(kernel, device, call.model, call.dtype, ready, now)
+        image = want_image(system, device, call.model, call.dtype, ready, now)
     except SyscallError:
         undo()
         raise
-    if process.pid in kernel.table and process.image is None:
-        kernel.settle(process, now)
+    if process.pid in system.table and process.image is None:
+        settle(system, process, now)
     image.used = now
     return PARKED
 
 
-def reachable_group(kernel: Kernel, program: Program, path: str) -> Group:
-    """The group of a path, if the program may put processes there: it is in its own, or ADMIN was not given up. ENOENT,
-    EPERM."""
-    group = kernel.groups.find(path, program.group)
-    if not group.below(program.group) and not program.rights & int(Right.ADMIN):
-        raise SyscallError(
-            Errno.EPERM,
-            f"group {group.path} is not in {program.group.path}, the group of program {program.pid}, which gave up ADMIN",
-        )
-    return group
-
-
-def check_tokens(image: Image, tokens: Sequence[int]) -> None:
-    """EINVAL if a token is none of the model's vocabulary."""
-    vocab = image.probed.vocab if image.probed else 0
-    if tokens and max(tokens) >= vocab:
-        bad = next(t for t in tokens if t >= vocab)
-        raise SyscallError(
-            Errno.EINVAL, f"token {bad} is not in {image.name}'s vocabulary of {vocab} (ids 0..{vocab - 1})"
-        )
-
-
-def check_room(
-    process: LLMProcess, length: int, image: Image | None = None, device: Device | None = None
-) -> None:
-    """E2BIG if a log of `length` tokens is more than the process may have, or could have with another image."""
-    image, device = image or process.image, device or process.device
-    assert image is not None
-    limits, context = process.limits, process.context_with(image)
-    if length <= context:
-        return
-    window = image.probed.context if image.probed else 0
-    if limits.context and limits.context == context:
-        why = "its own limit (setlimits)"
-    elif limits.pages and limits.pages * image.block_tokens == context:
-        why = f"its limit of {limits.pages} pages (setlimits)"
-    elif (most := process.group.kv_max) and most // image.frame_bytes * image.block_tokens == context:
-        why = f"what kv_max of its group {process.group.path} allows ({most} bytes; group_set)"
-    elif window == context:
-        why = f"the window of {image.name}"
-    else:
-        why = f"the KV memory of {image.name} on {device.name} (raise it with --kv-bytes)"
-    raise SyscallError(Errno.E2BIG, f"a context of {length} tokens is too long: {context} is {why}")
-
-
-@handles(Fork)
-def fork(kernel: Kernel, request: Request, now: float) -> object:
+def fork(system: System, request: Request, now: float) -> object:
     call = cast(Fork, request.call)
-    parent = with_model(kernel, call.pid)
+    parent = with_model(system, call.pid)
     if parent.running or parent.saved is not None:
-        return at_boundary(kernel, parent, request)
+        return at_boundary(system, parent, request)
     group = request.program.group
     group.check_pids(call.count)
     assert parent.image is not None
     group.check_weights(parent.image.id, parent.image.weight_bytes, parent.image.name)
-    kernel.table.check_room(call.count)  # all or none: children whose pids nobody is told could not be ended
-    return [_fork_one(kernel, parent, request.program, call, now) for _ in range(call.count)]
+    system.table.check_room(call.count)  # all or none: children whose pids nobody is told could not be ended
+    return [_fork_one(system, parent, request.program, call, now) for _ in range(call.count)]
 
 
-def _fork_one(kernel: Kernel, parent: LLMProcess, owner: Program, call: Fork, now: float) -> int:
-    pid = kernel.table.new_pid()
+def _fork_one(system: System, parent: LLMProcess, owner: Program, call: Fork, now: float) -> int:
+    pid = system.table.new_pid()
     image = parent.image
     assert image is not None
     parent.account.forks += 1
-    kernel.touch(parent)
+    touch(system, parent)
     sampler = parent.sampler
     if not call.same_seed:
         seed = seed_of_child(sampler.seed, parent.account.forks)
@@ -223,63 +174,24 @@ def _fork_one(kernel: Kernel, parent: LLMProcess, owner: Program, call: Fork, no
     image.join(child)
     if child.table.frames:
         image.hold(child)
-    kernel.table.add(child)
-    kernel.journal.forked(child, parent)
-    kernel.counters["spawned"] += 1
-    kernel.emit(now, "proc.fork", pid, child.device.name, len(child.table.frames), f"of {parent.pid}")
-    kernel.settle(child, now)
+    system.table.add(child)
+    system.journal.forked(child, parent)
+    system.counters["spawned"] += 1
+    system.emit(now, "proc.fork", pid, child.device.name, len(child.table.frames), f"of {parent.pid}")
+    settle(system, child, now)
     return pid
 
 
-def with_model(kernel: Kernel, pid: int) -> LLMProcess:
-    """A process that has its model, or `saved` from the journal: it is about to have it again. ESRCH, EBUSY."""
-    process = kernel.table.llm(pid)
-    if process.lost:
-        raise SyscallError(
-            Errno.EBUSY, f"process {pid} has not got its model back ({process.lost}); its log can be read"
-        )
-    if process.image is None and process.saved is None:
-        raise SyscallError(Errno.EBUSY, f"process {pid} is still waiting for its model")
-    return process
-
-
-def at_boundary(kernel: Kernel, process: LLMProcess, request: Request) -> object:
-    """Dispatch the request again when the process has left its step."""
-    process.deferred.append(request)
-    return kernel.park(request, lambda: process.deferred.remove(request))
-
-
-def check_idle(process: LLMProcess, what: str) -> None:
-    """EBUSY if the process is decoding."""
-    if process.decoding is not None:
-        raise SyscallError(
-            Errno.EBUSY,
-            f"cannot {what} process {process.pid} while it decodes; wait for it, or send it INT first",
-        )
-
-
-def check_unchanged(process: LLMProcess, request: Request) -> None:
-    """EBUSY if another call is giving the process another model or device."""
-    if process.change is not None and process.change.request is not request:
-        other = process.change.request
-        raise SyscallError(
-            Errno.EBUSY,
-            f"process {process.pid} is being changed by {other.entry.name} (program {other.program.pid}) already; wait "
-            "for that, or cancel it",
-        )
-
-
-@handles(Exec)
-def exec_(kernel: Kernel, request: Request, now: float) -> object:
+def exec_(system: System, request: Request, now: float) -> object:
     call = cast(Exec, request.call)
-    process = with_model(kernel, call.pid)
+    process = with_model(system, call.pid)
     check_idle(process, "exec")
     check_unchanged(process, request)
     if call.records and call.tokens is None:
         raise SyscallError(Errno.EINVAL, "`records` go with `tokens`: where the log stays its records stay")
     check_size(len(call.records), sum(map(len, call.records)), f"process {process.pid} would have")
     if process.running or process.saved is not None:
-        return at_boundary(kernel, process, request)
+        return at_boundary(system, process, request)
 
     def ready(image: Image | SyscallError) -> None:
         process.change = None
@@ -287,29 +199,29 @@ def exec_(kernel: Kernel, request: Request, now: float) -> object:
             if isinstance(image, SyscallError):
                 raise image
             if process.running and process.decoding is None:  # it computes what it was fed meanwhile
-                at_boundary(kernel, process, request)
+                at_boundary(system, process, request)
                 return
-            _replace_image(kernel, process, image, call)
+            _replace_image(system, process, image, call)
         except SyscallError as error:
-            kernel.fail(request, error.errno, error.reason)
+            desk.fail(system, request, error.errno, error.reason)
         else:
-            kernel.answer(request, None)
+            desk.answer(system, request, None)
 
     def undo() -> None:
         process.change = None
-        forget_waiter(kernel, process.device, ready)
+        forget_waiter(system, process.device, ready)
 
-    kernel.park(request, undo)
+    desk.park(request, undo)
     process.change = Change(request, lambda: None)
     try:
-        want_image(kernel, process.device, call.model, call.dtype, ready, now)
+        want_image(system, process.device, call.model, call.dtype, ready, now)
     except SyscallError:
         undo()
         raise
     return PARKED
 
 
-def _replace_image(kernel: Kernel, process: LLMProcess, image: Image, call: Exec) -> None:
+def _replace_image(system: System, process: LLMProcess, image: Image, call: Exec) -> None:
     check_idle(process, "exec")
     old = process.image
     assert old is not None
@@ -325,55 +237,43 @@ def _replace_image(kernel: Kernel, process: LLMProcess, image: Image, call: Exec
             f"process {process.pid} mean something else to it; pass its own as `tokens` (the SDK's Process.exec does)",
         )
     log = process.log if call.tokens is None else list(call.tokens)
-    check_tokens(image, log)
-    check_room(process, len(log), image)
+    image.check_tokens(log)
+    process.check_room(len(log), image)
     process.group.unmap_image(old.id, old.weight_bytes)  # it pays for one of them at a time
     try:
         process.group.check_weights(image.id, image.weight_bytes, image.name)
     finally:
         process.group.map_image(old.id, old.weight_bytes)
-    leave_image(kernel, process)
-    image.used = kernel.now
+    leave_image(system, process)
+    image.used = system.now
     process.image, process.model, process.log, process.driver_log = image, call.model, log, 0
     process.reached = process.recorded = 0
     if call.tokens is not None:
         process.records = LogRecords()
         process.records.add(0, call.records)
-        kernel.journal.noted(process)
+        system.journal.noted(process)
     process.ahead = True
-    kernel.touch(process)
-    kernel.journal.grew(process)
+    touch(system, process)
+    system.journal.grew(process)
     image.join(process)
-    kernel.emit(kernel.now, "proc.exec", process.pid, process.device.name, len(log), image.name)
-    kernel.settle(process, kernel.now)
-
-
-def leave_image(kernel: Kernel, process: LLMProcess) -> None:
-    """Take its pages and places from a process that is not in a step, and its model; it is to get another at once."""
-    image, device = process.image, process.device
-    assert image is not None
-    release_pages(kernel, process)
-    if device.state == UP:
-        device.dropped.append(process.pid)  # what the driver knows of this context is of this model
-    image.leave(process, kernel.now)
+    system.emit(system.now, "proc.exec", process.pid, process.device.name, len(log), image.name)
+    settle(system, process, system.now)
 
 
 # --- death ----------------------------------------------------------------------------------------------------------
 
 
-@handles(Exit)
-def exit_(kernel: Kernel, request: Request, now: float) -> object:
+def exit_(system: System, request: Request, now: float) -> object:
     call = cast(Exit, request.call)
     if call.pid in (0, request.program.pid):
-        kernel.answer(request, None)
-        end_program(kernel, request.program, call.status, "exit", now)
+        desk.answer(system, request, None)
+        end_program(system, request.program, call.status, "exit", now)
         return PARKED
-    exit_process(kernel, kernel.table.llm(call.pid), call.status, "exit", now)
+    exit_process(system, system.table.llm(call.pid), call.status, "exit", now)
     return None
 
 
-@handles(Wait)
-def wait(kernel: Kernel, request: Request, now: float) -> object:
+def wait(system: System, request: Request, now: float) -> object:
     call = cast(Wait, request.call)
     program = request.program
     children = [call.pid] if call.pid else sorted(program.children)
@@ -387,13 +287,13 @@ def wait(kernel: Kernel, request: Request, now: float) -> object:
             Errno.ECHILD, f"{what}; wait only for processes you spawned or forked, and only once"
         )
     for pid in children:
-        child = kernel.table.find(pid)
+        child = system.table.find(pid)
         if child is not None and child.is_zombie():
-            return reap(kernel, child)
+            return reap(system, child)
     if call.timeout is not None:
         late = f"no child ended within {call.timeout:g} s"
         request.timers.append(
-            kernel.timers.at(now + call.timeout, lambda _: kernel.unpark(request, Errno.ETIME, late))
+            system.timers.at(now + call.timeout, lambda _: desk.unpark(system, request, Errno.ETIME, late))
         )
     program.reapers.append(request)
     settle_program(program, now)
@@ -401,50 +301,49 @@ def wait(kernel: Kernel, request: Request, now: float) -> object:
     def undo() -> None:
         if request in program.reapers:
             program.reapers.remove(request)
-            settle_program(program, kernel.now)
+            settle_program(program, system.now)
 
-    return kernel.park(request, undo)
+    return desk.park(request, undo)
 
 
-@handles(Kill)
-def kill(kernel: Kernel, request: Request, now: float) -> None:
+def kill(system: System, request: Request, now: float) -> None:
     call = cast(Kill, request.call)
-    process = kernel.table.get(call.pid)
-    kernel.emit(now, f"sig.{call.signal.name.lower()}", process.pid, detail=f"from {request.program.pid}")
+    process = system.table.get(call.pid)
+    system.emit(now, f"sig.{call.signal.name.lower()}", process.pid, detail=f"from {request.program.pid}")
     if isinstance(process, LLMProcess):
-        _signal_llm(kernel, process, call.signal, request.program, now)
+        _signal_llm(system, process, call.signal, request.program, now)
     elif isinstance(process, DriverProcess):
         if call.signal is not Signal.KILL:
             raise SyscallError(
                 Errno.EINVAL,
                 f"a driver takes no signal but KILL, after which it is restarted; got {call.signal.name}",
             )
-        device = kernel.devices[process.device]
-        kernel.act(KillDriver(device.name, device.incarnation, f"killed by program {request.program.pid}"))
+        device = system.devices[process.device]
+        system.act(KillDriver(device.name, device.incarnation, f"killed by program {request.program.pid}"))
     elif isinstance(process, Program):
         if not process.os_pid:
             raise SyscallError(
                 Errno.EINVAL, f"the operating system's pid of program {process.pid} is not known"
             )
-        kernel.act(SignalProgram(process.os_pid, call.signal))
+        system.act(SignalProgram(process.os_pid, call.signal))
     else:
         raise SyscallError(Errno.EPERM, "init takes no signals; `shutdown` ends the system")
 
 
-def _signal_llm(kernel: Kernel, process: LLMProcess, signal: Signal, sender: Program, now: float) -> None:
+def _signal_llm(system: System, process: LLMProcess, signal: Signal, sender: Program, now: float) -> None:
     match signal:
         case Signal.KILL | Signal.TERM:
-            exit_process(kernel, process, 128 + int(signal), f"{signal.name} from program {sender.pid}", now)
+            exit_process(system, process, 128 + int(signal), f"{signal.name} from program {sender.pid}", now)
         case Signal.INT:
-            interrupt_decoding(kernel, process, Finish.INTERRUPT, now)
+            interrupt_decoding(system, process, Finish.INTERRUPT, now)
         case Signal.STOP:
             process.stopped = True
-            kernel.touch(process)
-            kernel.settle(process, now)
+            touch(system, process)
+            settle(system, process, now)
         case Signal.CONT:
             process.stopped = False
-            kernel.touch(process)
-            kernel.settle(process, now)
+            touch(system, process)
+            settle(system, process, now)
         case _:
             raise SyscallError(
                 Errno.EINVAL, f"{signal.name} is sent by the kernel only; send INT, TERM, KILL, STOP or CONT"
@@ -454,13 +353,12 @@ def _signal_llm(kernel: Kernel, process: LLMProcess, signal: Signal, sender: Pro
 # --- setting --------------------------------------------------------------------------------------------------------
 
 
-@handles(Setlimits)
-def setlimits(kernel: Kernel, request: Request, now: float) -> Limits:
+def setlimits(system: System, request: Request, now: float) -> Limits:
     call = cast(Setlimits, request.call)
-    process = kernel.table.llm(call.pid)
+    process = system.table.llm(call.pid)
     old = process.limits
     if call.limits is not None:
         process.limits = call.limits
-        kernel.touch(process)
+        touch(system, process)
         process.spent = 0  # a budget given to this process counts what it decodes itself
     return old

@@ -8,8 +8,6 @@ taken for their cause and ended.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from drivers.protocol import (
     VERSION,
     Done,
@@ -26,68 +24,68 @@ from drivers.protocol import (
     StepDone,
 )
 from kernel.devices import steps
+from kernel.devices.rejoin import retry
 from kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
 from kernel.life import exit_process
+from kernel.marks import dirty
 from kernel.memory.evictions import make_evictions
 from kernel.models.loading import give_up, give_up_device, reload_images
 from kernel.objects.device import DOWN, HOPELESS, STARTING, UP, Device
 from kernel.objects.process import INIT_PID, DriverProcess, LLMProcess
-from kernel.recovery.recovery import retry
 from kernel.sched.run_queue import RunQueue
+from kernel.settle import settle
+from kernel.state import System
 from syscalls import limits
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Kind, Signal, State, WaitFor
 
-if TYPE_CHECKING:
-    from kernel.core import Kernel
-
 _WATCH_SECONDS = 1.0
 
 
-def add_device(kernel: Kernel, config: DeviceConfig, queue: RunQueue, now: float) -> None:
+def add_device(system: System, config: DeviceConfig, queue: RunQueue, now: float) -> None:
     """A device of the configuration: its row in the process table, and its driver's first start."""
-    if config.name in kernel.devices:
+    if config.name in system.devices:
         raise SyscallError(Errno.EINVAL, f"two devices are called {config.name!r}; give one another name")
     process = DriverProcess(
-        kernel.table.new_pid(), INIT_PID, Kind.DRIVER, f"driver:{config.name}", kernel.groups.system,
+        system.table.new_pid(), INIT_PID, Kind.DRIVER, f"driver:{config.name}", system.groups.system,
         now, State.BLOCKED, WaitFor.DEVICE, now, device=config.name,
     )  # fmt: skip
-    kernel.table.add(process)
+    system.table.add(process)
     device = Device(config, process, queue, evictions=make_evictions(config.evictions))
     device.max_runs, device.step_tokens = config.max_runs or 1, config.step_tokens or 1
-    kernel.devices[config.name] = device
-    _start(kernel, device, now)
+    system.devices[config.name] = device
+    _start(system, device, now)
 
 
-def _start(kernel: Kernel, device: Device, now: float) -> None:
+def _start(system: System, device: Device, now: float) -> None:
     device.incarnation += 1
     device.state, device.os_pid = STARTING, 0
     device.heard = device.progress_at = now
     device.progress = -1
-    kernel.act(StartDriver(device.name, device.incarnation))
-    _watch(kernel, device, now)
+    system.act(StartDriver(device.name, device.incarnation))
+    _watch(system, device, now)
 
 
-def _watch(kernel: Kernel, device: Device, now: float) -> None:
+def _watch(system: System, device: Device, now: float) -> None:
     incarnation = device.incarnation
 
     def look(then: float) -> None:
         if device.incarnation != incarnation or device.state == DOWN:
             return
-        reason = _hang(kernel, device, then)
+        reason = _hang(system, device, then)
         if reason:
-            kernel.log(then, "error", f"{device.name}: {reason}; killed")
-            kernel.act(KillDriver(device.name, device.incarnation, reason))
+            system.log(then, "error", f"{device.name}: {reason}; killed")
+            system.act(KillDriver(device.name, device.incarnation, reason))
         else:
-            _watch(kernel, device, then)
+            _watch(system, device, then)
 
-    device.watchdog = kernel.timers.at(now + _WATCH_SECONDS, look)
+    device.watchdog = system.timers.at(now + _WATCH_SECONDS, look)
 
 
-def _hang(kernel: Kernel, device: Device, now: float) -> str:
-    limit = kernel.config.hang_seconds
+def _hang(system: System, device: Device, now: float) -> str:
+    limit = system.config.hang_seconds
     if device.state == STARTING:
-        late = kernel.config.start_seconds
+        late = system.config.start_seconds
         return f"no hello within {late:g} s" if now - device.heard > late else ""
     if now - device.heard > limit:
         return f"no heartbeat for {limit:g} s"
@@ -95,34 +93,34 @@ def _hang(kernel: Kernel, device: Device, now: float) -> str:
     return f"busy without progress for {limit:g} s" if busy and now - device.progress_at > limit else ""
 
 
-def from_device(kernel: Kernel, event: FromDevice, now: float) -> None:
+def from_device(system: System, event: FromDevice, now: float) -> None:
     """A driver's message. One that breaks the protocol costs the driver its life, nobody else's."""
-    device = kernel.devices[event.device]
+    device = system.devices[event.device]
     if event.incarnation != device.incarnation or device.state == DOWN:
         return
     device.heard = now
     try:
-        _message(kernel, device, event.message, now)
+        _message(system, device, event.message, now)
     except SyscallError as error:
         reason = f"protocol error: {error.reason}"
-        kernel.log(now, "error", f"{device.name}: {reason}; killed")
-        kernel.act(KillDriver(device.name, device.incarnation, reason))
+        system.log(now, "error", f"{device.name}: {reason}; killed")
+        system.act(KillDriver(device.name, device.incarnation, reason))
 
 
-def _message(kernel: Kernel, device: Device, message: object, now: float) -> None:
+def _message(system: System, device: Device, message: object, now: float) -> None:
     if device.state == STARTING and not isinstance(message, Hello):
         raise SyscallError(Errno.EPROTO, f"a {type(message).__name__} before the hello")
     match message:
         case StepDone():
             device.progress_at = now
-            steps.step_done(kernel, device, message, now)
+            steps.step_done(system, device, message, now)
         case Heartbeat():
             if message.progress != device.progress or not message.busy:
                 device.progress, device.progress_at = message.progress, now
         case Hello():
-            _hello(kernel, device, message, now)
+            _hello(system, device, message, now)
         case Failed() if device.in_flight is not None and message.ref == device.in_flight.step.ref:
-            steps.step_failed(kernel, device, f"{message.errno.name}: {message.reason}", now)
+            steps.step_failed(system, device, f"{message.errno.name}: {message.reason}", now)
         case Probed() | Loaded() | Failed() | Done() | Progress() | Exported() | Inspected() | Imported():
             device.progress_at = now
             answer = device.answers.pop(message.ref, None)
@@ -131,15 +129,15 @@ def _message(kernel: Kernel, device: Device, message: object, now: float) -> Non
             if answer is None:
                 raise SyscallError(Errno.EPROTO, f"an answer to {message.ref}, which nobody asked")
             answer(message)
-            kernel.dirty(device)
+            dirty(system, device)
         case Note():
             level = message.level if message.level in ("info", "warning", "error") else "info"
-            kernel.log(now, level, f"{device.name}: {message.text}")
+            system.log(now, level, f"{device.name}: {message.text}")
         case _:
             raise SyscallError(Errno.EPROTO, f"unexpected {type(message).__name__}")
 
 
-def _hello(kernel: Kernel, device: Device, hello: Hello, now: float) -> None:
+def _hello(system: System, device: Device, hello: Hello, now: float) -> None:
     if hello.version != VERSION:
         raise SyscallError(Errno.EPROTO, f"driver speaks protocol {hello.version}, this kernel {VERSION}")
     if device.state == UP:
@@ -152,34 +150,34 @@ def _hello(kernel: Kernel, device: Device, hello: Hello, now: float) -> None:
     device.stream_tokens = hello.stream_tokens or limits.MAX_STEP_TOKENS
     device.guess_rows = min(hello.guess_rows, device.step_tokens)
     device.process.enter(State.BLOCKED, WaitFor.INPUT, now)
-    kernel.log(
+    system.log(
         now,
         "info",
         f"{device.name}: up: {hello.description} (os pid {hello.os_pid}, start {device.incarnation})",
     )
-    kernel.emit(now, "driver.up", device.process.pid, device.name, device.incarnation)
-    reload_images(kernel, device, now)
-    for process in list(kernel.table):  # those without an image too: their model is asked for the first time
+    system.emit(now, "driver.up", device.process.pid, device.name, device.incarnation)
+    reload_images(system, device, now)
+    for process in list(system.table):  # those without an image too: their model is asked for the first time
         if isinstance(process, LLMProcess) and process.device is device:
-            kernel.settle(process, now)
+            settle(system, process, now)
     waiting, device.when_up = device.when_up, []
     for go in waiting:
         go(None)
-    retry(kernel, device, now)
+    retry(system, device, now)
 
 
-def driver_exited(kernel: Kernel, event: DriverExited, now: float) -> None:
+def driver_exited(system: System, event: DriverExited, now: float) -> None:
     """A driver's OS process is gone: take back what it had, and see to its successor."""
-    device = kernel.devices[event.device]
+    device = system.devices[event.device]
     if event.incarnation != device.incarnation or device.state == DOWN:
         return
     said_hello = device.state == UP
     device.state, device.os_pid = DOWN, 0
     device.process.enter(State.BLOCKED, WaitFor.DEVICE, now)
-    kernel.emit(now, "driver.down", device.process.pid, device.name, device.incarnation, event.reason)
-    if kernel.halting:
+    system.emit(now, "driver.down", device.process.pid, device.name, device.incarnation, event.reason)
+    if system.halting:
         return
-    kernel.log(now, "error", f"{device.name}: driver died: {event.reason}")
+    system.log(now, "error", f"{device.name}: driver died: {event.reason}")
     work = _work_at_hand(device)
     bereaved = list(device.died.values())
     device.answers.clear()
@@ -191,34 +189,34 @@ def driver_exited(kernel: Kernel, event: DriverExited, now: float) -> None:
         device.page_timer = None
     if device.watchdog is not None:
         device.watchdog.cancel()
-    if said_hello and now - device.up_since >= kernel.config.restart_forgiven:
+    if said_hello and now - device.up_since >= system.config.restart_forgiven:
         device.failures = 0
     device.failures += 1
     device.error = event.reason
     if not said_hello and device.failures >= HOPELESS:
-        give_up_device(kernel, device, now)
+        give_up_device(system, device, now)
     loading = [image for image in device.images.values() if image.ref in work]
-    _lose_frames(kernel, device, now, work)
+    _lose_frames(system, device, now, work)
     for tell in bereaved:
         tell(event.reason)
-    kernel.dirty(device)  # nothing is left to be sent before what waits in after_outs
+    dirty(system, device)  # nothing is left to be sent before what waits in after_outs
     for image in loading:
         image.deaths += 1
-        if image.deaths >= kernel.config.max_crashes:
+        if image.deaths >= system.config.max_crashes:
             reason = f"the driver died {image.deaths} times in a row while loading it: {event.reason}"
-            give_up(kernel, device, image, SyscallError(Errno.EIO, reason), now)
+            give_up(system, device, image, SyscallError(Errno.EIO, reason), now)
     delay = 0.0
     if device.failures > 1:
-        delay = min(kernel.config.restart_first * 2.0 ** (device.failures - 2), kernel.config.restart_max)
+        delay = min(system.config.restart_first * 2.0 ** (device.failures - 2), system.config.restart_max)
     device.restarts += 1
-    kernel.counters["driver_restarts"] += 1
+    system.counters["driver_restarts"] += 1
     if delay:
-        kernel.log(
+        system.log(
             now, "warning", f"{device.name}: next start in {delay:g} s ({device.failures} failures in a row)"
         )
-        device.watchdog = kernel.timers.at(now + delay, lambda then: _start(kernel, device, then))
+        device.watchdog = system.timers.at(now + delay, lambda then: _start(system, device, then))
     else:
-        _start(kernel, device, now)
+        _start(system, device, now)
 
 
 def _work_at_hand(device: Device) -> set[int]:
@@ -231,7 +229,7 @@ def _work_at_hand(device: Device) -> set[int]:
     return {min(refs) for refs in (loads, others) if refs}
 
 
-def _lose_frames(kernel: Kernel, device: Device, now: float, work: set[int]) -> None:
+def _lose_frames(system: System, device: Device, now: float, work: set[int]) -> None:
     """Nothing of the device's memory is left; the processes of the step are suspects if that was of its `work`."""
     flight, device.in_flight = device.in_flight, None
     device.outs.clear()
@@ -243,17 +241,17 @@ def _lose_frames(kernel: Kernel, device: Device, now: float, work: set[int]) -> 
         process.running = process.guessing = process.returned = 0
         process.crashes += flight is not None and flight.step.ref in work
     for process in suspects:
-        if process.dying is None and process.crashes >= kernel.config.max_crashes:
+        if process.dying is None and process.crashes >= system.config.max_crashes:
             process.dying = (
                 128 + int(Signal.KILL),
                 f"the driver died {process.crashes} times in a row in its step",
             )
-            kernel.log(now, "error", f"process {process.pid} ends: {process.dying[1]}")
+            system.log(now, "error", f"process {process.pid} ends: {process.dying[1]}")
     for image in device.images.values():
         for process in list(image.users.values()):
             if process.dying is not None:
-                exit_process(kernel, process, *process.dying, now)
+                exit_process(system, process, *process.dying, now)
             else:
-                kernel.settle(process, now)
+                settle(system, process, now)
     for process in suspects:
-        steps.boundary(kernel, process, now)
+        steps.boundary(system, process, now)

@@ -10,7 +10,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from drivers.protocol import BLOCK_TOKENS, Drop, RunResult, Step, StepDone
+from kernel import desk
 from kernel.life import exit_process, fail_decoding, finish_decoding
+from kernel.marks import dirty, freed
 from kernel.memory.page_table import blocks
 from kernel.memory.swap import Slot
 from kernel.models.loading import page
@@ -18,51 +20,52 @@ from kernel.objects.device import UP, Device, InFlight
 from kernel.objects.process import Decoding, LLMProcess
 from kernel.readers import wake_readers
 from kernel.sched.plan import Plan, plan_step
+from kernel.settle import settle
+from kernel.state import System
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Finish, Signal
 
 if TYPE_CHECKING:
-    from kernel.core import Kernel
     from kernel.objects.image import Image
 
 
-def pump(kernel: Kernel, device: Device, now: float) -> None:
+def pump(system: System, device: Device, now: float) -> None:
     """Send the device its next step if it is idle and somebody can run."""
     _go_on_after_outs(device)
-    if device.state != UP or kernel.halting:
+    if device.state != UP or system.halting:
         return
     if device.in_flight is None:
         after, device.after_step = device.after_step, []
         for act in after:
             act(now)
-    page(kernel, device, now)
+    page(system, device, now)
     if device.in_flight is not None or device.loads_alone:
         return
     if device.dropped:
-        kernel.send(device, Drop(device.dropped))
+        system.send(device, Drop(device.dropped))
         device.dropped = []
-    plan = plan_step(device, kernel, now, kernel.config.aging_seconds, kernel.config.quantum)
+    plan = plan_step(system, device, now)
     outs, device.outs = device.outs, []
     if plan is None:
         if not outs:
             return
         plan = Plan([], [], [], [], 0)
-    step = Step(kernel.ref(), plan.runs, plan.copies, outs, plan.ins)
+    step = Step(system.ref(), plan.runs, plan.copies, outs, plan.ins)
     device.in_flight = InFlight(step, plan.processes, plan.tokens, now)
     device.progress_at = now
     for image in {process.image for process in plan.processes}:
         assert image is not None
         image.ran, image.steps = now, image.steps + 1
-    kernel.send(device, step)
+    system.send(device, step)
     _go_on_after_outs(device)
-    if kernel.trace.on:
+    if system.trace.on:
         pids = ",".join(f"{run.ctx}+{len(run.tokens)}" for run in plan.runs)
-        kernel.emit(now, "sched.step", device=device.name, amount=plan.tokens, detail=pids)
+        system.emit(now, "sched.step", device=device.name, amount=plan.tokens, detail=pids)
         for what, moves in (("mem.out", step.outs), ("mem.in", step.ins)):
             for pid, count in Counter(move.ctx for move in moves).items():
-                kernel.emit(now, what, pid, device.name, count)
+                system.emit(now, what, pid, device.name, count)
         for copy in plan.copies:
-            kernel.emit(now, "mem.copy", device=device.name, amount=1, detail=f"{copy.src}->{copy.dst}")
+            system.emit(now, "mem.copy", device=device.name, amount=1, detail=f"{copy.src}->{copy.dst}")
 
 
 def _go_on_after_outs(device: Device) -> None:
@@ -71,23 +74,23 @@ def _go_on_after_outs(device: Device) -> None:
         device.after_outs.pop(0)()
 
 
-def step_done(kernel: Kernel, device: Device, message: StepDone, now: float) -> None:
+def step_done(system: System, device: Device, message: StepDone, now: float) -> None:
     """The results of the step in flight."""
     flight = device.in_flight
     if flight is None or flight.step.ref != message.ref:
         raise SyscallError(Errno.EPROTO, f"results of step {message.ref}, which is not in flight")
     _check_results(flight, message)
     device.in_flight = None
-    _account_moves(kernel, device, flight, message, now)
+    _account_moves(system, device, flight, message, now)
     if not flight.processes:
-        kernel.dirty(device)
+        dirty(system, device)
         return
     device.steps += 1
     device.computed += flight.tokens
     device.busy_seconds += message.seconds
-    kernel.counters["steps"] += 1
-    kernel.counters["computed"] += flight.tokens
-    kernel.emit(
+    system.counters["steps"] += 1
+    system.counters["computed"] += flight.tokens
+    system.emit(
         now, "sched.done", device=device.name, amount=flight.tokens, detail=f"{message.seconds * 1e3:.3f} ms"
     )
     share = message.seconds / max(1, flight.tokens)
@@ -95,15 +98,15 @@ def step_done(kernel: Kernel, device: Device, message: StepDone, now: float) -> 
     for process, result in zip(flight.processes, message.results, strict=True):
         before = max(0, process.reached - process.table.cached)
         again += min(process.running, before)
-        _apply(kernel, device, process, result, share, now)
-    _look_for_thrashing(kernel, device, flight, message, share * again, now)
+        _apply(system, device, process, result, share, now)
+    _look_for_thrashing(system, device, flight, message, share * again, now)
     for process in flight.processes:
-        boundary(kernel, process, now)
-    kernel.dirty(device)
-    kernel.freed()  # who was in a step may lose its pages to others of its group, on other devices too
+        boundary(system, process, now)
+    dirty(system, device)
+    freed(system)  # who was in a step may lose its pages to others of its group, on other devices too
 
 
-def _account_moves(kernel: Kernel, device: Device, flight: InFlight, message: StepDone, now: float) -> None:
+def _account_moves(system: System, device: Device, flight: InFlight, message: StepDone, now: float) -> None:
     """What the step says of the cost of moving and computing KV, and of what could not be written."""
     step = flight.step
     numbers = {run.image for run in step.runs} | {move.image for move in (*step.outs, *step.ins)}
@@ -115,17 +118,17 @@ def _account_moves(kernel: Kernel, device: Device, flight: InFlight, message: St
         image.swap_cost.computed(flight.tokens, message.phases.get("model", 0.0))
         if paid != image.swap_cost.pays:  # what each has to compute is another matter now
             for user in image.users.values():
-                kernel.settle(user, now)
-    kernel.counters["moved_out"] += len(step.outs) - len(message.unwritten)
-    kernel.counters["moved_in"] += len(step.ins)
+                settle(system, user, now)
+    system.counters["moved_out"] += len(step.outs) - len(message.unwritten)
+    system.counters["moved_in"] += len(step.ins)
     for number in message.unwritten:
         move = step.outs[number]
-        process = kernel.table.find(move.ctx)
+        process = system.table.find(move.ctx)
         if isinstance(process, LLMProcess) and process.image is not None:
             process.table.lose_slot(process.image.swap, Slot(move.tier, move.slot))
-            kernel.settle(process, now)  # it may have to compute what it has lost
+            settle(system, process, now)  # it may have to compute what it has lost
     if message.unwritten:
-        kernel.log(
+        system.log(
             now,
             "warning",
             f"{device.name}: {len(message.unwritten)} frames could not be moved out; they will be computed again",
@@ -133,7 +136,7 @@ def _account_moves(kernel: Kernel, device: Device, flight: InFlight, message: St
 
 
 def _look_for_thrashing(
-    kernel: Kernel, device: Device, flight: InFlight, message: StepDone, again: float, now: float
+    system: System, device: Device, flight: InFlight, message: StepDone, again: float, now: float
 ) -> None:
     """`again`: seconds of the step that computed what had been computed before."""
     image = flight.processes[0].image
@@ -143,13 +146,13 @@ def _look_for_thrashing(
     if image.thrash.spent(message.seconds, again + message.phases.get("swap", 0.0)):
         new, lost = image.thrash.stretch, image.thrash.lost
         level, what = ("warning", "thrashes") if new > old else ("info", "thrashes less")
-        kernel.log(
+        system.log(
             now,
             level,
             f"{device.name}: {image.name} {what}: {lost:.0%} of the time went into bringing back pages; processes keep "
-            f"theirs for {new * kernel.config.quantum} tokens now",
+            f"theirs for {new * system.config.quantum} tokens now",
         )
-        kernel.emit(now, "mem.thrash", device=device.name, amount=new, detail=image.name)
+        system.emit(now, "mem.thrash", device=device.name, amount=new, detail=image.name)
 
 
 def _check_results(flight: InFlight, message: StepDone) -> None:
@@ -179,22 +182,22 @@ def _check_results(flight: InFlight, message: StepDone) -> None:
             )
 
 
-def step_failed(kernel: Kernel, device: Device, reason: str, now: float) -> None:
+def step_failed(system: System, device: Device, reason: str, now: float) -> None:
     """The device could not do the step as a whole: every process in it fails, the device goes on."""
     flight, device.in_flight = device.in_flight, None
     if flight is None:
         return
-    kernel.log(now, "error", f"{device.name}: a step of {len(flight.processes)} processes failed: {reason}")
+    system.log(now, "error", f"{device.name}: a step of {len(flight.processes)} processes failed: {reason}")
     for process in flight.processes:
-        _apply(kernel, device, process, RunResult(process.pid, error=reason), 0.0, now)
+        _apply(system, device, process, RunResult(process.pid, error=reason), 0.0, now)
     for process in flight.processes:
-        boundary(kernel, process, now)
-    kernel.dirty(device)
-    kernel.freed()
+        boundary(system, process, now)
+    dirty(system, device)
+    freed(system)
 
 
 def _apply(
-    kernel: Kernel, device: Device, process: LLMProcess, result: RunResult, share: float, now: float
+    system: System, device: Device, process: LLMProcess, result: RunResult, share: float, now: float
 ) -> None:
     tokens, process.running = process.running, 0
     guessing, process.guessing = process.guessing, 0
@@ -205,7 +208,7 @@ def _apply(
         block = (process.table.cached - returned) // BLOCK_TOKENS + result.lost
         process.table.lose(image.swap, block)
         _forget_from(process, image, block * BLOCK_TOKENS)
-        kernel.log(
+        system.log(
             now,
             "warning",
             f"{device.name}: process {process.pid}: KV from token {block * BLOCK_TOKENS} on could not be moved in, or "
@@ -216,9 +219,9 @@ def _apply(
         # Nobody knows how far it came: a block that was to be copied may not have been, and what the driver has
         # heard of the context it may have forgotten. Full blocks are sure; all else is told and computed again.
         _forget_from(process, image, (process.table.cached - returned) // BLOCK_TOKENS * BLOCK_TOKENS)
-        kernel.log(now, "error", f"{device.name}: process {process.pid}: {result.error}")
+        system.log(now, "error", f"{device.name}: process {process.pid}: {result.error}")
         reason = f"the device could not compute process {process.pid}: {result.error}"
-        fail_decoding(kernel, process, reason, now)
+        fail_decoding(system, process, reason, now)
         return
     table, decoding = process.table, process.decoding
     before = account.decoded
@@ -235,19 +238,19 @@ def _apply(
             finish = _append(process, decoding, token)
     decoded = account.decoded - before
     if decoded:
-        kernel.journal.grew(process)
+        system.journal.grew(process)
     if guessing:
         table.cut(image.pool, table.cached)
         process.driver_log = table.cached
-    _account(kernel, device, process, tokens, max(0, decoded - 1), share, now)
+    _account(system, device, process, tokens, max(0, decoded - 1), share, now)
     if finish is Finish.NONE and process.decoding is not None and process.group.exhausted() is not None:
         finish = Finish.BUDGET
     device.decoded += decoded
-    kernel.counters["decoded"] += decoded
+    system.counters["decoded"] += decoded
     if finish is Finish.BUDGET:
-        kernel.emit(now, "sig.xcpu", process.pid, amount=int(Signal.XCPU))
+        system.emit(now, "sig.xcpu", process.pid, amount=int(Signal.XCPU))
     if finish is not Finish.NONE:
-        finish_decoding(kernel, process, finish, now)
+        finish_decoding(system, process, finish, now)
 
 
 def _forget_from(process: LLMProcess, image: Image, tokens: int) -> None:
@@ -273,7 +276,7 @@ def _append(process: LLMProcess, decoding: Decoding, token: int) -> Finish:
 
 
 def _account(
-    kernel: Kernel, device: Device, process: LLMProcess, run: int, extra: int, share: float, now: float
+    system: System, device: Device, process: LLMProcess, run: int, extra: int, share: float, now: float
 ) -> None:
     """`run` tokens were asked for, `extra` came with them by guessing, `share` seconds a token that was asked for."""
     account, tokens = process.account, run + extra
@@ -281,32 +284,32 @@ def _account(
         process.crashes = 0
         process.quantum_used += process.table.cached - process.reached
         process.group.charge_tokens(min(tokens, process.table.cached - process.reached), now)
-        kernel.journal.charged(process.group)
+        system.journal.charged(process.group)
         process.reached = process.table.cached
     account.steps += 1
     account.computed += tokens
     account.device_seconds += share * run
     device.computed += extra
-    kernel.counters["computed"] += extra
-    kernel.counters["guessed"] += extra
+    system.counters["computed"] += extra
+    system.counters["guessed"] += extra
     if process.policy is device.queue.policy:
         device.queue.policy.ran(process, tokens)
 
 
-def boundary(kernel: Kernel, process: LLMProcess, now: float) -> None:
+def boundary(system: System, process: LLMProcess, now: float) -> None:
     """Whatever waited for the process to leave its step."""
     if process.is_zombie():
         return
     if process.dying is not None:
-        exit_process(kernel, process, *process.dying, now)
+        exit_process(system, process, *process.dying, now)
         return
     if process.decoding is not None and process.decoding.interrupted is not Finish.NONE:
-        finish_decoding(kernel, process, process.decoding.interrupted, now)
+        finish_decoding(system, process, process.decoding.interrupted, now)
         if process.is_zombie():
             return
     deferred, process.deferred = process.deferred, []
     for request in deferred:
-        kernel.dispatch(request, now)
-    kernel.settle(process, now)
+        desk.dispatch(system, request, now)
+    settle(system, process, now)
     if process.readers:
-        wake_readers(kernel, process, now)
+        wake_readers(system, process, now)

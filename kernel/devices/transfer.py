@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from drivers.protocol import BLOCK_TOKENS, IMAGES, Export, Failed, Import, Imported, Inspect, Probe
 from kernel.memory.page_table import blocks
 from kernel.objects.device import UP, Device
 from kernel.objects.image import Image
+from kernel.state import System
 from syscalls.errno import Errno, SyscallError
-
-if TYPE_CHECKING:
-    from kernel.core import Kernel
 
 
 @dataclass(slots=True, frozen=True)
@@ -40,7 +37,7 @@ def check_able(device: Device) -> None:
 
 
 def ask(
-    kernel: Kernel,
+    system: System,
     device: Device,
     message: Export | Inspect | Import | Probe,
     answer: Callable[[object], None],
@@ -51,7 +48,7 @@ def ask(
     device.died[message.ref] = died
     if not isinstance(message, Import):
         device.aside.add(message.ref)
-    kernel.send(device, message)
+    system.send(device, message)
 
 
 def after_outs(device: Device, go: Callable[[], None]) -> None:
@@ -63,7 +60,7 @@ def after_outs(device: Device, go: Callable[[], None]) -> None:
 
 
 def bring_in(
-    kernel: Kernel,
+    system: System,
     device: Device,
     image: Image,
     pid: int,
@@ -121,8 +118,8 @@ def bring_in(
     def died(reason: str) -> None:
         unread(f"the driver of {device.name} died while it read it: {reason}")
 
-    message = Import(kernel.ref(), image.id, stored.path, stored.id, first, frames, asked, stored.key)
-    ask(kernel, device, message, done, died)
+    message = Import(system.ref(), image.id, stored.path, stored.id, first, frames, asked, stored.key)
+    ask(system, device, message, done, died)
 
 
 def give_up(image: Image, pid: int) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,6 @@ from syscalls.limits import MAX_GROUP_DEPTH, MAX_GROUPS, MAX_SESSION_GROUPS
 from syscalls.records import GroupSettings
 
 if TYPE_CHECKING:
-    from kernel.objects.process import LLMProcess
     from kernel.timers import Timer
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -57,7 +56,7 @@ class Group:
         # tokens per second
         self._credit = 0.0
         self._refilled = -math.inf
-        self.line: OrderedDict[int, LLMProcess] = OrderedDict()  # throttled here, first come first
+        self.line: dict[int, None] = {}  # pids of the processes throttled here, first come first
         self.timer: Timer | None = None
         # weights of what wants each device: processes and groups directly below
         self.load: dict[str, float] = {}

@@ -8,11 +8,12 @@ simulator: the records so far must add up to the live state (`snapshot`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kernel.groups.group import Group
+from kernel.groups.group import Group, GroupTree
 from kernel.journal.records import (
     Answer,
     AnyEntry,
@@ -32,12 +33,11 @@ from kernel.journal.records import (
     ProgramHead,
 )
 from kernel.journal.state import SavedProcess, SavedProgram, State
-from kernel.objects.process import LLMProcess, Program
+from kernel.objects.process import LLMProcess, ProcessTable, Program
 from syscalls import table as calls
 from syscalls.errno import Errno
 
 if TYPE_CHECKING:
-    from kernel.core import Kernel
     from kernel.objects.device import Device
     from kernel.objects.request import Request
 
@@ -88,12 +88,12 @@ class Recorder:
         self._spent: dict[str, Group] = {}
         self._devices: dict[str, Device] = {}
 
-    def begin(self, kernel: Kernel, state: State) -> None:
+    def begin(self, groups: GroupTree, state: State) -> None:
         """Record from here on; the journal has `state`, and the kernel has been made from it."""
         self.on = True
         self._known = set(state.programs) | set(state.processes)
         self._next_pid = state.next_pid
-        self._groups = {path: kernel.groups.find(path, kernel.groups.root) for path in state.groups}
+        self._groups = {path: groups.find(path, groups.root) for path in state.groups}
 
     def end(self) -> None:
         """Record nothing more. What has not been made a frame yet has not happened, as far as the journal goes."""
@@ -159,9 +159,8 @@ class Recorder:
 
     # --- the frame --------------------------------------------------------------------------------------------------
 
-    def frame(self, kernel: Kernel, now: float) -> Frame | None:
+    def frame(self, table: ProcessTable, now: float) -> Frame | None:
         """The frame of an event that ends now; None if it changed nothing."""
-        table = kernel.table
         if not self.on:
             table.changed.clear()
             table.gone.clear()
@@ -241,10 +240,12 @@ class Recorder:
 
     # --- the whole --------------------------------------------------------------------------------------------------
 
-    def snapshot(self, kernel: Kernel, secret: bytes) -> State:
+    def snapshot(
+        self, table: ProcessTable, groups: GroupTree, devices: Iterable[Device], now: float, secret: bytes
+    ) -> State:
         """The state that the journal must have come to, from the live kernel. Logs are not copied."""
-        state = State(secret, kernel.now, kernel.table.next_pid)
-        for process in kernel.table:
+        state = State(secret, now, table.next_pid)
+        for process in table:
             if isinstance(process, Program):
                 state.programs[process.pid] = SavedProgram(program_head(process), process.answers)
             elif isinstance(process, LLMProcess) and process.birth is None:
@@ -258,11 +259,11 @@ class Recorder:
                     process.records.rows,
                 )
         for path in self._groups:
-            state.groups[path] = kernel.groups.find(path, kernel.groups.root).settings
-        for group in kernel.groups:
+            state.groups[path] = groups.find(path, groups.root).settings
+        for group in groups:
             if group.settings.tokens_total and group.tokens:
                 state.spent[group.path] = group.tokens
-        for device in kernel.devices.values():
+        for device in devices:
             if device.rescheduled:
                 state.devices[device.name] = device_head(device)
         return state

@@ -6,45 +6,44 @@ for what. Waiters are told once, with the image or with the error.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from drivers.protocol import Abandon, Done, Failed, Load, Loaded, Probe, Probed, Progress, Shed, Unload
+from kernel.life import exit_process
+from kernel.marks import dirty, freed, want
 from kernel.memory.frames import FramePool
 from kernel.memory.swap import SwapSpace
 from kernel.memory.victims import make_victims
 from kernel.models import paging
 from kernel.objects.device import UP, Device, no_device
 from kernel.objects.image import EVICTED, LOADING, RESIDENT, Image, Ready
+from kernel.settle import note_fault, settle
+from kernel.state import System
 from syscalls.errno import Errno, SyscallError
-
-if TYPE_CHECKING:
-    from kernel.core import Kernel
 
 GiB = float(1 << 30)
 _MOST_SLOTS = 1 << 20  # of an image in one tier
 _RETRY_MOST = 5.0  # seconds between two tries to page a model in
 
 
-def want_image(kernel: Kernel, device: Device, model: str, dtype: str, ready: Ready, now: float) -> Image:
+def want_image(system: System, device: Device, model: str, dtype: str, ready: Ready, now: float) -> Image:
     """Call `ready` with the model's image once it is in memory (now, if it is), or with the error."""
-    image = known_image(kernel, device, model, dtype, now)
+    image = known_image(system, device, model, dtype, now)
     check_fits(device, image)
     if image.state == RESIDENT:
         ready(image)
     else:
         image.waiters.append(ready)
-        paging.want(kernel, device, image, now)
+        want(system, device, image, now)
     return image
 
 
-def hint_image(kernel: Kernel, device: Device, model: str, dtype: str, ready: Ready, now: float) -> Image:
+def hint_image(system: System, device: Device, model: str, dtype: str, ready: Ready, now: float) -> Image:
     """Have the model paged in when that costs nobody who runs anything. `ready` is called once it is known what it needs
     (now, if it is), or with the error."""
-    image = known_image(kernel, device, model, dtype, now)
+    image = known_image(system, device, model, dtype, now)
     check_fits(device, image)
     image.hinted = image.state != RESIDENT
     image.unneeded = False
-    paging.want(kernel, device, image, now)
+    want(system, device, image, now)
     if image.probed is not None:
         ready(image)
     else:
@@ -59,23 +58,23 @@ def take_hint_back(device: Device, image: Image) -> None:
         del device.images[image.id]
 
 
-def known_image(kernel: Kernel, device: Device, model: str, dtype: str, now: float) -> Image:
+def known_image(system: System, device: Device, model: str, dtype: str, now: float) -> Image:
     """The model's image; a new one is asked about."""
-    path = kernel.config.models.get(model, model)
+    path = system.config.models.get(model, model)
     check_device(device, dtype)
     image = device.find_image(path, dtype)
     if image is None:
-        image = Image(kernel.new_image_id(), model, path, {dtype}, used=now)
+        image = Image(system.new_image_id(), model, path, {dtype}, used=now)
         device.images[image.id] = image
-        kernel.log(
+        system.log(
             now, "info", f"{device.name}: loading {model}{f' in {dtype}' if dtype else ''} from {path}"
         )
         if device.state == UP:
-            _probe(kernel, device, image, dtype)
+            _probe(system, device, image, dtype)
     return image
 
 
-def forget_waiter(kernel: Kernel, device: Device, ready: Ready) -> None:
+def forget_waiter(system: System, device: Device, ready: Ready) -> None:
     """Somebody no longer waits for a model. One that nobody wants is forgotten too, or, where the driver has begun to
     read it, given up if that is still possible."""
     for image in list(device.images.values()):
@@ -86,7 +85,7 @@ def forget_waiter(kernel: Kernel, device: Device, ready: Ready) -> None:
                     continue
                 on_its_way = image.state == LOADING and device.state == UP
                 if on_its_way:
-                    kernel.send(device, Abandon(image.ref))
+                    system.send(device, Abandon(image.ref))
                 elif not image.held:
                     del device.images[image.id]
 
@@ -106,7 +105,7 @@ def check_device(device: Device, dtype: str) -> None:
         )
 
 
-def reload_images(kernel: Kernel, device: Device, now: float) -> None:
+def reload_images(system: System, device: Device, now: float) -> None:
     """A driver (re)started: everything its predecessor had, or was asked for, is loaded again; the unused is let go."""
     for image in list(device.images.values()):
         if not _needed(image):
@@ -116,26 +115,26 @@ def reload_images(kernel: Kernel, device: Device, now: float) -> None:
             try:
                 check_device(device, dtype)
             except SyscallError as error:
-                give_up(kernel, device, image, error, now)
+                give_up(system, device, image, error, now)
             else:
-                _probe(kernel, device, image, dtype)
+                _probe(system, device, image, dtype)
         else:
-            paging.want(kernel, device, image, now)
+            want(system, device, image, now)
 
 
-def _probe(kernel: Kernel, device: Device, image: Image, dtype: str) -> None:
-    ref = image.ref = kernel.ref()
-    device.answers[ref] = lambda message: _probed(kernel, device, image, message)
-    kernel.send(device, Probe(ref, image.path, dtype))
+def _probe(system: System, device: Device, image: Image, dtype: str) -> None:
+    ref = image.ref = system.ref()
+    device.answers[ref] = lambda message: _probed(system, device, image, message)
+    system.send(device, Probe(ref, image.path, dtype))
 
 
-def _probed(kernel: Kernel, device: Device, image: Image, message: object) -> None:
-    now = kernel.now
+def _probed(system: System, device: Device, image: Image, message: object) -> None:
+    now = system.now
     if isinstance(message, Failed):
         if message.errno is Errno.EINTR and _needed(image):  # somebody has come after it was abandoned
-            _probe(kernel, device, image, next(iter(image.requested)))
+            _probe(system, device, image, next(iter(image.requested)))
             return
-        give_up(kernel, device, image, SyscallError(message.errno, message.reason), now)
+        give_up(system, device, image, SyscallError(message.errno, message.reason), now)
         return
     if not isinstance(message, Probed):
         raise SyscallError(Errno.EPROTO, f"a probe was answered by {type(message).__name__}")
@@ -148,18 +147,18 @@ def _probed(kernel: Kernel, device: Device, image: Image, message: object) -> No
         None,
     )
     if twin is not None:  # asked for as "the default dtype" and by that dtype's name
-        _merge(kernel, device, image, twin)
+        _merge(system, device, image, twin)
         return
     try:
-        _make_room(kernel, device, image, message, now)
+        _make_room(system, device, image, message, now)
     except SyscallError as error:
-        give_up(kernel, device, image, error, now)
+        give_up(system, device, image, error, now)
         return
     image.victims = make_victims(device.config.victims)
     image.swap = SwapSpace(_slots(device, image, message), message.block_bytes)
     image.state = EVICTED
     _tell_askers(image, image)
-    paging.want(kernel, device, image, now)
+    want(system, device, image, now)
 
 
 def _tell_askers(image: Image, outcome: Image | SyscallError) -> None:
@@ -168,7 +167,7 @@ def _tell_askers(image: Image, outcome: Image | SyscallError) -> None:
         ready(outcome)
 
 
-def _merge(kernel: Kernel, device: Device, image: Image, twin: Image) -> None:
+def _merge(system: System, device: Device, image: Image, twin: Image) -> None:
     del device.images[image.id]
     twin.requested |= image.requested
     twin.hinted = twin.hinted or (image.hinted and twin.state != RESIDENT)
@@ -184,13 +183,13 @@ def _merge(kernel: Kernel, device: Device, image: Image, twin: Image) -> None:
             ready(twin)
     else:
         twin.waiters.extend(waiters)
-        paging.want(kernel, device, twin, kernel.now)
+        want(system, device, twin, system.now)
 
 
-def _make_room(kernel: Kernel, device: Device, image: Image, probed: Probed, now: float) -> None:
+def _make_room(system: System, device: Device, image: Image, probed: Probed, now: float) -> None:
     """Give the image its frames; models that nobody uses go for them. ENOMEM: it cannot be had, and none goes."""
     for idle in plan_room(device, image, probed):
-        evict_image(kernel, device, idle, now)
+        evict_image(system, device, idle, now)
 
 
 def plan_room(device: Device, image: Image, probed: Probed) -> list[Image]:
@@ -264,21 +263,21 @@ def _slots(device: Device, image: Image, probed: Probed) -> list[int]:
     return slots
 
 
-def page(kernel: Kernel, device: Device, now: float) -> None:
+def page(system: System, device: Device, now: float) -> None:
     """Bring in what is wanted and can be brought in now, and take out what goes for it."""
-    while (move := paging.decide(kernel, device, now)) is not None:
+    while (move := paging.decide(system, device, now)) is not None:
         for victim in move.victims:
-            evict_image(kernel, device, victim, now)
-        _load(kernel, device, move.image, move.room)
+            evict_image(system, device, victim, now)
+        _load(system, device, move.image, move.room)
 
 
-def _load(kernel: Kernel, device: Device, image: Image, room: int) -> None:
+def _load(system: System, device: Device, image: Image, room: int) -> None:
     image.state, image.progress = LOADING, 0.0
-    image.allotted, image.asked, image.wanted_since = room, kernel.now, None
+    image.allotted, image.asked, image.wanted_since = room, system.now, None
     kept, image.held = image.held, True
-    ref = image.ref = kernel.ref()
-    device.answers[ref] = lambda message: _loaded(kernel, device, image, ref, kept, message)
-    kernel.send(
+    ref = image.ref = system.ref()
+    device.answers[ref] = lambda message: _loaded(system, device, image, ref, kept, message)
+    system.send(
         device,
         Load(
             ref, image.id, image.path, image.dtype, image.pool.count, image.swap.counts, kept,
@@ -287,14 +286,14 @@ def _load(kernel: Kernel, device: Device, image: Image, room: int) -> None:
     )  # fmt: skip
 
 
-def _loaded(kernel: Kernel, device: Device, image: Image, ref: int, kept: bool, message: object) -> None:
-    now = kernel.now
+def _loaded(system: System, device: Device, image: Image, ref: int, kept: bool, message: object) -> None:
+    now = system.now
     if isinstance(message, Progress):
         image.progress = message.fraction
-        device.answers[ref] = lambda later: _loaded(kernel, device, image, ref, kept, later)
+        device.answers[ref] = lambda later: _loaded(system, device, image, ref, kept, later)
     elif isinstance(message, Failed):
         image.held = kept
-        _load_failed(kernel, device, image, SyscallError(message.errno, message.reason), now)
+        _load_failed(system, device, image, SyscallError(message.errno, message.reason), now)
     elif isinstance(message, Loaded):
         image.state, image.progress = RESIDENT, 1.0
         image.weigh(message.weight_bytes)
@@ -306,28 +305,28 @@ def _loaded(kernel: Kernel, device: Device, image: Image, ref: int, kept: bool, 
         image.pageins += 1
         image.hinted = image.faulted = False
         if message.changed:
-            _lose_kv(kernel, device, image, now)
-        kernel.log(
+            _lose_kv(system, device, image, now)
+        system.log(
             now, "info",
             f"{device.name}: {image.name} is in memory: {image.dtype}, {message.weight_bytes / 1e6:.1f} MB of weights, "
             + (f"{message.resident_bytes / 1e6:.1f} MB of them in memory, " if image.streamed else "")
             + f"{image.pool.count} frames of KV",
         )  # fmt: skip
-        kernel.emit(now, "mem.pagein", device=device.name, amount=message.weight_bytes, detail=image.name)
+        system.emit(now, "mem.pagein", device=device.name, amount=message.weight_bytes, detail=image.name)
         _tell_waiters(image, image)
         for process in list(image.users.values()):
-            kernel.settle(process, now)
+            settle(system, process, now)
     else:
         raise SyscallError(Errno.EPROTO, f"a load was answered by {type(message).__name__}")
 
 
-def _lose_kv(kernel: Kernel, device: Device, image: Image, now: float) -> None:
+def _lose_kv(system: System, device: Device, image: Image, now: float) -> None:
     """The weights that have come in are not those that went: what was computed with these is of no use. The image is in
     no step."""
     device.outs = [move for move in device.outs if move.image != image.id]
     image.lose_kv()
-    kernel.freed()
-    kernel.log(
+    freed(system)
+    system.log(
         now,
         "warning",
         f"{device.name}: the files of {image.name} in {image.path} have changed since it was loaded: its processes go on "
@@ -335,17 +334,15 @@ def _lose_kv(kernel: Kernel, device: Device, image: Image, now: float) -> None:
     )
 
 
-def _load_failed(kernel: Kernel, device: Device, image: Image, error: SyscallError, now: float) -> None:
+def _load_failed(system: System, device: Device, image: Image, error: SyscallError, now: float) -> None:
     """Who asked for a new model is told at once. One that has processes is tried again, as a disk may be busy, memory
     short or a file server away for a while; when all tries have failed for long those that want to run are ended."""
-    from kernel.life import exit_process
-
     if error.errno is Errno.EINTR and _needed(image):  # somebody has come after it was abandoned
         image.state, image.allotted = EVICTED, 0
-        paging.want(kernel, device, image, now)
+        want(system, device, image, now)
         return
     if not image.users:
-        give_up(kernel, device, image, error, now)
+        give_up(system, device, image, error, now)
         return
     image.state, image.allotted = EVICTED, 0
     image.failures += 1
@@ -353,23 +350,23 @@ def _load_failed(kernel: Kernel, device: Device, image: Image, error: SyscallErr
     if failures == 1:
         image.failing_since = now
     text = f"{device.name}: {image.name} could not be paged in: {error}"
-    if now < image.failing_since + kernel.config.pagein_seconds:
-        delay = min(kernel.config.restart_first * 2.0 ** min(failures - 1, 64), _RETRY_MOST)
+    if now < image.failing_since + system.config.pagein_seconds:
+        delay = min(system.config.restart_first * 2.0 ** min(failures - 1, 64), _RETRY_MOST)
         image.retry_at = now + delay
-        kernel.log(now, "warning", f"{text}; next try in {delay:g} s ({failures} failures in a row)")
-        paging.want(kernel, device, image, now)
+        system.log(now, "warning", f"{text}; next try in {delay:g} s ({failures} failures in a row)")
+        want(system, device, image, now)
         for process in image.active.values():  # who came while it was on its way finds it out now
-            paging.follow(kernel, process, now)
+            note_fault(system, process, now)
         return
-    kernel.log(now, "error", text)
+    system.log(now, "error", text)
     image.failures, image.hinted, image.faulted = 0, False, False
     _tell_waiters(image, error)
     for_seconds = f"for {now - image.failing_since:.0f} s ({failures} tries)"
     reason = f"its model could not be paged in {for_seconds}: {error.reason}"
     for process in list(image.active.values()):
-        exit_process(kernel, process, 1, reason, now)
+        exit_process(system, process, 1, reason, now)
     if not _needed(image):
-        _forget(kernel, device, image)
+        _forget(system, device, image)
 
 
 def _tell_waiters(image: Image, outcome: Image | SyscallError) -> None:
@@ -378,27 +375,25 @@ def _tell_waiters(image: Image, outcome: Image | SyscallError) -> None:
         ready(outcome)
 
 
-def _forget(kernel: Kernel, device: Device, image: Image) -> None:
+def _forget(system: System, device: Device, image: Image) -> None:
     device.images.pop(image.id, None)
     if image.held:  # the driver has its frames still
-        _unload(kernel, device, image)
+        _unload(system, device, image)
 
 
-def give_up(kernel: Kernel, device: Device, image: Image, error: SyscallError, now: float) -> None:
+def give_up(system: System, device: Device, image: Image, error: SyscallError, now: float) -> None:
     """The model cannot be had. Those who wait for it are told; processes that ran it before a restart are ended."""
-    from kernel.life import exit_process
-
     unpinned = "; it is pinned no longer" if image.pinned else ""
     level = "info" if error.errno is Errno.EINTR else "error"
-    kernel.log(now, level, f"{device.name}: {image.name}: {error}{unpinned}")
-    _forget(kernel, device, image)
+    system.log(now, level, f"{device.name}: {image.name}: {error}{unpinned}")
+    _forget(system, device, image)
     _tell_askers(image, error)
     _tell_waiters(image, error)
     for process in list(image.users.values()):
-        exit_process(kernel, process, 1, f"its model could not be loaded again: {error.reason}", now)
+        exit_process(system, process, 1, f"its model could not be loaded again: {error.reason}", now)
 
 
-def give_up_device(kernel: Kernel, device: Device, now: float) -> None:
+def give_up_device(system: System, device: Device, now: float) -> None:
     """The driver does not start: nobody is left waiting for a model on it (the restarts go on)."""
     error = no_device(device)
     for image in list(device.images.values()):
@@ -411,33 +406,33 @@ def give_up_device(kernel: Kernel, device: Device, now: float) -> None:
         go(error)
 
 
-def evict_image(kernel: Kernel, device: Device, image: Image, now: float) -> None:
+def evict_image(system: System, device: Device, image: Image, now: float) -> None:
     """Take the weights of a model out of memory, which is in no step. If no process uses it, it goes whole."""
-    kernel.log(now, "info", f"{device.name}: {image.name} ({image.dtype}) is evicted")
-    kernel.emit(now, "mem.evict", device=device.name, amount=image.allotted, detail=image.name)
-    kernel.counters["evictions"] += 1
-    kernel.dirty(device)
+    system.log(now, "info", f"{device.name}: {image.name} ({image.dtype}) is evicted")
+    system.emit(now, "mem.evict", device=device.name, amount=image.allotted, detail=image.name)
+    system.counters["evictions"] += 1
+    dirty(system, device)
     if not image.mapped:
         del device.images[image.id]
         if image.held:
-            _unload(kernel, device, image)
+            _unload(system, device, image)
         return
     image.state, image.allotted = EVICTED, 0
     image.evictions += 1
     waiting = image.active | image.starved
     image.starved.clear()
-    ref = kernel.ref()
+    ref = system.ref()
     device.answers[ref] = lambda message: _is_done(message, "a shed")
-    kernel.send(device, Shed(ref, image.id))
+    system.send(device, Shed(ref, image.id))
     for process in waiting.values():
-        kernel.settle(process, now)
+        settle(system, process, now)
 
 
-def _unload(kernel: Kernel, device: Device, image: Image) -> None:
+def _unload(system: System, device: Device, image: Image) -> None:
     image.held = False
-    ref = kernel.ref()
+    ref = system.ref()
     device.answers[ref] = lambda message: _is_done(message, "an unload")
-    kernel.send(device, Unload(ref, image.id))
+    system.send(device, Unload(ref, image.id))
 
 
 def _is_done(message: object, what: str) -> None:

@@ -16,13 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kernel.marks import dirty
 from kernel.objects.image import EVICTED, LOADING, RESIDENT, Image
-from kernel.objects.process import LLMProcess
 from kernel.sched.run_queue import CLASSES, rank
+from kernel.state import System
 from syscalls.records import SchedClass
 
 if TYPE_CHECKING:
-    from kernel.core import Kernel
     from kernel.objects.device import Device
 
 TURN = 4.0  # a model's turn, in units of what paging it in took
@@ -40,26 +40,6 @@ class Move:
     image: Image
     room: int
     victims: list[Image]
-
-
-def want(kernel: Kernel, device: Device, image: Image, now: float) -> None:
-    """Somebody wants an image whose weights are not there."""
-    if image.state == EVICTED and image.wanted_since is None:
-        image.wanted_since = now
-    kernel.dirty(device)
-
-
-def follow(kernel: Kernel, process: LLMProcess, now: float) -> None:
-    """A process has a new state. One that wants to run and finds its weights evicted: that is a fault."""
-    image = process.image
-    if image is None or image.state != EVICTED or process.pid not in image.active:
-        return
-    if image.held and not image.faulted:
-        image.faulted = True
-        image.faults += 1
-        kernel.counters["faults"] += 1
-        kernel.emit(now, "mem.fault", process.pid, process.device.name, image.size, image.name)
-    want(kernel, process.device, image, now)
 
 
 def room_for(device: Device, image: Image) -> int:
@@ -89,12 +69,12 @@ def allotment(device: Device, image: Image) -> int | None:
     return room if 0 < least <= room else None
 
 
-def turn(kernel: Kernel, image: Image) -> float:
+def turn(system: System, image: Image) -> float:
     """Seconds that it may stay, once it has come in, before another one's processes get the memory."""
-    return min(max(kernel.config.weight_quantum, TURN * image.paging_seconds), LONGEST_TURN)
+    return min(max(system.config.weight_quantum, TURN * image.paging_seconds), LONGEST_TURN)
 
 
-def decide(kernel: Kernel, device: Device, now: float) -> Move | None:
+def decide(system: System, device: Device, now: float) -> Move | None:
     """What to do next for those that are wanted, if anything can be done now; else see to being asked again in time."""
     if device.page_timer is not None:
         device.page_timer.cancel()
@@ -105,7 +85,7 @@ def decide(kernel: Kernel, device: Device, now: float) -> Move | None:
     if any(image.state == LOADING and image.probed is not None for image in device.images.values()):
         return None  # one load at a time: the driver does no more, and if it dies it is known in which
     waiting = [
-        (_urgency(kernel, image, now), image)
+        (_urgency(system, image, now), image)
         for image in device.images.values()
         if image.wanted_since is not None
     ]
@@ -117,7 +97,7 @@ def decide(kernel: Kernel, device: Device, now: float) -> Move | None:
         room = allotment(device, image)
         if room is None:
             continue  # what is pinned leaves too little: it waits until that is over
-        victims, moments = _victims(kernel, device, image, room, since, now)
+        victims, moments = _victims(system, device, image, room, since, now)
         if victims is not None:
             return Move(image, room, victims)
         again += moments
@@ -125,7 +105,7 @@ def decide(kernel: Kernel, device: Device, now: float) -> Move | None:
             break  # nobody overtakes, or the room it waits for would never be there
     moment = min(again, default=NEVER)
     if moment < NEVER:
-        device.page_timer = kernel.timers.at(moment, lambda _: kernel.dirty(device))
+        device.page_timer = system.timers.at(moment, lambda _: dirty(system, device))
     return None
 
 
@@ -137,16 +117,16 @@ def _rank(image: Image) -> int:
     return min(ranks, default=_HINT)
 
 
-def _urgency(kernel: Kernel, image: Image, now: float) -> tuple[int, float, int]:
+def _urgency(system: System, image: Image, now: float) -> tuple[int, float, int]:
     since = image.wanted_since if image.wanted_since is not None else now
     strength = _rank(image)
-    if strength < _HINT and now - since >= kernel.config.aging_seconds:
+    if strength < _HINT and now - since >= system.config.aging_seconds:
         strength = -1
     return strength, since, image.id
 
 
 def _victims(
-    kernel: Kernel, device: Device, image: Image, room: int, since: float, now: float
+    system: System, device: Device, image: Image, room: int, since: float, now: float
 ) -> tuple[list[Image] | None, list[float]]:
     """Who goes for the image, or None and the moments at which others may go."""
     going: list[Image] = []
@@ -157,7 +137,7 @@ def _victims(
     strength = _rank(image)
     others = [other for other in device.images.values() if other is not image and _can_go(other)]
     for other in sorted(others, key=lambda other: _order(device, other, now)):
-        moment = _may_go(kernel, other, strength, since)
+        moment = _may_go(system, other, strength, since)
         if moment > now:
             moments.append(moment)
         elif other not in running:  # the end of the step asks again
@@ -202,13 +182,13 @@ def _order(device: Device, image: Image, now: float) -> tuple[bool, int, float]:
     return not image.unneeded, needed, device.evictions.worth(image, now)
 
 
-def _may_go(kernel: Kernel, image: Image, strength: int, since: float) -> float:
+def _may_go(system: System, image: Image, strength: int, since: float) -> float:
     """The moment from which an image may go for one that is wanted by a class of this strength since then."""
     if not image.mapped:
         return 0.0
-    end = image.resident_since + turn(kernel, image)
+    end = image.resident_since + turn(system, image)
     if not image.steps:  # it came for somebody who has not run yet
-        return end + (kernel.config.aging_seconds if image.active else 0.0)
+        return end + (system.config.aging_seconds if image.active else 0.0)
     if not image.active:  # who only waits for its group to let it run keeps its turn
         return end if any(process.held is not None for process in image.users.values()) else 0.0
     if strength == _HINT:
@@ -216,7 +196,7 @@ def _may_go(kernel: Kernel, image: Image, strength: int, since: float) -> float:
     strongest = _rank(image)
     if strength < strongest:
         return 0.0
-    return end if strength == strongest else max(end, since + kernel.config.aging_seconds)
+    return end if strength == strongest else max(end, since + system.config.aging_seconds)
 
 
 def _fits(device: Device, image: Image, room: int, going: list[Image]) -> bool:

@@ -17,7 +17,6 @@ from kernel.memory.evictions import Evictions
 from kernel.objects.image import LOADING, Image
 from kernel.sched.run_queue import RunQueue
 from syscalls.errno import Errno, SyscallError
-from syscalls.records import DeviceInfo
 
 if TYPE_CHECKING:
     from kernel.objects.process import DriverProcess, LLMProcess
@@ -137,34 +136,6 @@ class Device:
 
     def find_image(self, path: str, dtype: str) -> Image | None:
         return next((i for i in self.images.values() if i.answers_to(path, dtype)), None)
-
-    def info(self) -> DeviceInfo:
-        hello = self.hello
-        return DeviceInfo(
-            name=self.name,
-            kind=self.config.kind,
-            state=self.state,
-            description=hello.description if hello else "",
-            pid=self.process.pid,
-            os_pid=self.os_pid,
-            incarnation=self.incarnation,
-            restarts=self.restarts,
-            tiers=hello.tiers if hello else [],
-            architectures=hello.architectures if hello else [],
-            dtypes=hello.dtypes if hello else [],
-            features=hello.features if hello else [],
-            policy=self.queue.policy.name,
-            max_runs=self.max_runs,
-            step_tokens=self.step_tokens,
-            ready=len(self.queue),
-            steps=self.steps,
-            tokens_computed=self.computed,
-            tokens_decoded=self.decoded,
-            busy_seconds=self.busy_seconds,
-            kv_bytes=self.kv_bytes,
-            error=self.error,
-            weight_bytes=self.weight_bytes,
-        )
 
 
 def no_device(device: Device) -> SyscallError:

@@ -6,7 +6,7 @@ be taken out while processes map it (kernel/models/paging.py): frames, page tabl
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,7 @@ from kernel.memory.page_table import PageTable
 from kernel.memory.swap import SwapCost, SwapSpace
 from kernel.memory.thrash import Thrash
 from kernel.memory.victims import Victims
-from syscalls.errno import SyscallError
-from syscalls.limits import MAX_MAPPED
-from syscalls.records import ModelInfo
+from syscalls.errno import Errno, SyscallError
 
 if TYPE_CHECKING:
     from kernel.objects.process import LLMProcess
@@ -198,6 +196,16 @@ class Image:
         self.pool.reset()
         self.swap.reset()
 
+    def check_tokens(self, tokens: Sequence[int]) -> None:
+        """EINVAL if a token is none of the model's vocabulary."""
+        vocab = self.probed.vocab if self.probed else 0
+        if tokens and max(tokens) >= vocab:
+            bad = next(t for t in tokens if t >= vocab)
+            raise SyscallError(
+                Errno.EINVAL,
+                f"token {bad} is not in {self.name}'s vocabulary of {vocab} (ids 0..{vocab - 1})",
+            )
+
     @property
     def streamed(self) -> bool:
         """It runs, or is to run, with only a part of its weights in memory."""
@@ -208,42 +216,3 @@ class Image:
         if self.state == EVICTED and not self.pageins:
             return LOADING  # it waits for its turn for the first time
         return "streamed" if self.state == RESIDENT and self.streamed else self.state
-
-    def info(self, device: str) -> ModelInfo:
-        probed = self.probed
-        if probed is None:
-            asked = next(iter(self.requested))
-            return ModelInfo(self.name, self.path, asked, device, self.shown_state, self.progress)
-        return ModelInfo(
-            name=self.name,
-            path=self.path,
-            dtype=self.dtype,
-            device=device,
-            state=self.shown_state,
-            progress=1.0 if self.state == RESIDENT else self.progress,
-            architecture=probed.architecture,
-            parameters=probed.parameters,
-            weight_bytes=self.weight_bytes or probed.weight_bytes,
-            vocab=probed.vocab,
-            context=self.context or probed.context,
-            layers=probed.layers,
-            block_tokens=BLOCK_TOKENS,
-            block_bytes=probed.block_bytes,
-            frames=self.pool.count,
-            frames_free=self.pool.free,
-            frames_cached=self.pool.cached,
-            processes=len(self.users),
-            eos_ids=probed.eos_ids,
-            sampling=probed.sampling,
-            stored=probed.stored,
-            slots=self.swap.total,
-            slots_free=self.swap.free,
-            stretch=self.thrash.stretch,
-            lost=self.thrash.lost,
-            resident_bytes=self.allotted if self.state == RESIDENT else 0,
-            mapped_by=sorted(self.users)[:MAX_MAPPED],
-            faults=self.faults,
-            pageins=self.pageins,
-            evictions=self.evictions,
-            pinned=self.pinned,
-        )

@@ -306,6 +306,26 @@ class LLMProcess(Process):
             bound = min(bound, most // image.frame_bytes * image.block_tokens)
         return bound
 
+    def check_room(self, length: int, image: Image | None = None, device: Device | None = None) -> None:
+        """E2BIG if a log of `length` tokens is more than it may have, or could have with another image."""
+        image, device = image or self.image, device or self.device
+        assert image is not None
+        limits, context = self.limits, self.context_with(image)
+        if length <= context:
+            return
+        window = image.probed.context if image.probed else 0
+        if limits.context and limits.context == context:
+            why = "its own limit (setlimits)"
+        elif limits.pages and limits.pages * image.block_tokens == context:
+            why = f"its limit of {limits.pages} pages (setlimits)"
+        elif (most := self.group.kv_max) and most // image.frame_bytes * image.block_tokens == context:
+            why = f"what kv_max of its group {self.group.path} allows ({most} bytes; group_set)"
+        elif window == context:
+            why = f"the window of {image.name}"
+        else:
+            why = f"the KV memory of {image.name} on {device.name} (raise it with --kv-bytes)"
+        raise SyscallError(Errno.E2BIG, f"a context of {length} tokens is too long: {context} is {why}")
+
     @property
     def budget_used(self) -> bool:
         """Whether its token budget is used up; a child has used what its parent had when it was forked."""

@@ -10,55 +10,42 @@ waiting, everything else is done now, because it had not been done.
 from __future__ import annotations
 
 import hmac
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from kernel.calls.context import await_decode, set_deadline
-from kernel.calls.process import check_tokens
-from kernel.devices import steps
+from kernel import desk
+from kernel.devices.rejoin import rejoin
+from kernel.devices.reschedule import reschedule
 from kernel.events import Syscall
 from kernel.journal.state import SavedProcess, SavedProgram, State
-from kernel.life import end_program, exit_process, finish_decoding
-from kernel.models.loading import want_image
+from kernel.life import await_decode, end_program, exit_process, finish_decoding, set_deadline
 from kernel.objects.device import Device
-from kernel.objects.image import Image
 from kernel.objects.log_records import LogRecords
 from kernel.objects.process import INIT_PID, Account, Decoding, LLMProcess, Program
 from kernel.objects.request import Request
+from kernel.state import System
+from kernel.tickets import PID_BYTES, ticket
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Finish, Kind, WaitFor
 from syscalls.records import State as ProcessState
 from syscalls.table import BY_RECORD, Decode
 
-if TYPE_CHECKING:
-    from kernel.core import Kernel
-
-_PID_BYTES = 8
-
-
 # --- tickets --------------------------------------------------------------------------------------------------------
 
 
-def ticket(secret: bytes, pid: int) -> bytes:
-    """What a program shows to be known again: its pid, and a proof that a kernel with this journal gave it."""
-    number = pid.to_bytes(_PID_BYTES, "big")
-    return number + hmac.digest(secret, number, "sha256")
-
-
-def take_up(kernel: Kernel, event: Syscall, shown: bytes, now: float) -> Program:
+def take_up(system: System, event: Syscall, shown: bytes, now: float) -> Program:
     """The program of a ticket goes on by another connection. ESRCH: it is not known; EAGAIN: it is here already."""
-    pid = int.from_bytes(shown[:_PID_BYTES], "big")
-    valid = bool(kernel.secret) and len(shown) > _PID_BYTES
-    if not valid or not hmac.compare_digest(shown, ticket(kernel.secret, pid)):
+    pid = int.from_bytes(shown[:PID_BYTES], "big")
+    valid = bool(system.secret) and len(shown) > PID_BYTES
+    if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid)):
         raise SyscallError(
             Errno.ESRCH, "the ticket is of no program of this kernel; attach without it and begin anew"
         )
-    program = kernel.table.find(pid)
+    program = system.table.find(pid)
     if not isinstance(program, Program):
         raise SyscallError(
             Errno.ESRCH,
-            f"program {pid} has ended, or did not come back within {kernel.config.grace:g} s; attach without the ticket",
+            f"program {pid} has ended, or did not come back within {system.config.grace:g} s; attach without the ticket",
         )
     if program.away is None:
         raise SyscallError(
@@ -68,9 +55,9 @@ def take_up(kernel: Kernel, event: Syscall, shown: bytes, now: float) -> Program
     program.away.cancel()
     program.away = None
     program.peer, program.os_pid = event.peer, event.os_pid
-    kernel.programs[event.peer] = program
-    kernel.log(now, "info", f"program {pid} ({program.name}) is back")
-    kernel.emit(now, "journal.attach", pid, amount=event.os_pid)
+    system.programs[event.peer] = program
+    system.log(now, "info", f"program {pid} ({program.name}) is back")
+    system.emit(now, "journal.attach", pid, amount=event.os_pid)
     return program
 
 
@@ -82,7 +69,7 @@ def join(waiting: Request, request: Request) -> bool:
     return True
 
 
-def answer_again(kernel: Kernel, request: Request) -> bool:
+def answer_again(system: System, request: Request) -> bool:
     """Whether a call was answered before, but the answer may not have arrived: then it is given again."""
     program = request.program
     if request.seq not in program.unsure:
@@ -92,65 +79,63 @@ def answer_again(kernel: Kernel, request: Request) -> bool:
     if answer is None or answer.call != request.entry.number:
         return False
     if answer.errno is Errno.OK:
-        kernel.answer(request, msgspec.msgpack.decode(answer.value, type=request.entry.result))
+        desk.answer(system, request, msgspec.msgpack.decode(answer.value, type=request.entry.result))
     else:
-        kernel.fail(request, answer.errno, answer.reason)
+        desk.fail(system, request, answer.errno, answer.reason)
     return True
 
 
 # --- boot -----------------------------------------------------------------------------------------------------------
 
 
-def recover(kernel: Kernel, state: State, now: float) -> None:
+def recover(system: System, state: State, now: float) -> None:
     """Bring back what the journal has, and keep it from here on."""
-    from kernel.calls.system import reschedule
-
-    kernel.secret = state.secret
+    system.secret = state.secret
     for path, settings in state.groups.items():
-        kernel.groups.recall(path).change(settings)
+        system.groups.recall(path).change(settings)
     for path, tokens in state.spent.items():
-        kernel.groups.recall(path).tokens = tokens
-    kernel.journal.begin(kernel, state)
+        system.groups.recall(path).tokens = tokens
+    system.journal.begin(system.groups, state)
     for head in state.devices.values():
-        if (device := kernel.devices.get(head.name)) is not None:
-            reschedule(kernel, device, head.policy, head.max_runs, head.step_tokens, now)
-    kernel.table.resume(state.next_pid)
-    programs = {pid: _program(kernel, saved, now) for pid, saved in state.programs.items()}
-    processes = [_process(kernel, saved, state, programs, now) for saved in state.processes.values()]
-    kernel.table.sort()
+        if (device := system.devices.get(head.name)) is not None:
+            reschedule(system, device, head.policy, head.max_runs, head.step_tokens, now)
+    system.table.resume(state.next_pid)
+    programs = {pid: _program(system, saved, now) for pid, saved in state.programs.items()}
+    processes = [_process(system, saved, state, programs, now) for saved in state.processes.values()]
+    system.table.sort()
     for process in processes:
         if not process.is_zombie():
-            _resume(kernel, process, now)
+            _resume(system, process, now)
     if programs or processes:
         waiting = sum(process.saved is not None and not process.is_zombie() for process in processes)
-        kernel.log(
+        system.log(
             now,
             "info",
             f"journal: {len(processes)} processes of {len(programs)} programs are back, {state.tokens:,} tokens; "
-            f"{waiting} wait for their model, the programs have {kernel.config.grace:g} s to come back",
+            f"{waiting} wait for their model, the programs have {system.config.grace:g} s to come back",
         )
-        kernel.emit(now, "journal.recover", amount=state.tokens, detail=f"{len(processes)} processes")
+        system.emit(now, "journal.recover", amount=state.tokens, detail=f"{len(processes)} processes")
 
 
-def _program(kernel: Kernel, saved: SavedProgram, now: float) -> Program:
+def _program(system: System, saved: SavedProgram, now: float) -> Program:
     head = saved.head
     program = Program(
-        head.pid, INIT_PID, Kind.PROGRAM, head.name, kernel.groups.recall(head.group), now,
+        head.pid, INIT_PID, Kind.PROGRAM, head.name, system.groups.recall(head.group), now,
         ProcessState.BLOCKED, WaitFor.INPUT, now, rights=head.rights, answers=saved.answers,
         unsure={answer.seq for answer in saved.answers},
     )  # fmt: skip
 
     def missing(then: float) -> None:
-        kernel.log(then, "warning", f"program {program.pid} ({program.name}) has not come back")
-        end_program(kernel, program, 0, "it did not come back after the kernel was booted", then)
+        system.log(then, "warning", f"program {program.pid} ({program.name}) has not come back")
+        end_program(system, program, 0, "it did not come back after the kernel was booted", then)
 
-    program.away = kernel.timers.at(now + kernel.config.grace, missing)
-    kernel.table.add(program)
+    program.away = system.timers.at(now + system.config.grace, missing)
+    system.table.add(program)
     return program
 
 
 def _process(
-    kernel: Kernel, saved: SavedProcess, state: State, programs: dict[int, Program], now: float
+    system: System, saved: SavedProcess, state: State, programs: dict[int, Program], now: float
 ) -> LLMProcess:
     head = saved.head
     process = LLMProcess(
@@ -158,10 +143,10 @@ def _process(
         owner=head.owner,
         kind=Kind.LLM,
         name=head.name,
-        group=kernel.groups.recall(head.group),
+        group=system.groups.recall(head.group),
         started=now,
         since=now,
-        device=_device(kernel, saved) or kernel.device_named(""),
+        device=_device(system, saved) or system.device_named(""),
         model=head.model,
         sampler=head.sampler,
         limits=head.limits,
@@ -191,7 +176,7 @@ def _process(
         )
         process.account = Account(**msgspec.structs.asdict(exited.usage))
     process.records.journaled = len(saved.records)
-    kernel.table.add(process)
+    system.table.add(process)
     doing = head.doing
     if doing is not None:
         process.decoding = decoding = Decoding(
@@ -206,125 +191,46 @@ def _process(
             doing.interrupted,
         )
         if doing.deadline is not None:
-            set_deadline(kernel, process, decoding, now + max(0.0, doing.deadline - state.now))
+            set_deadline(system, process, decoding, now + max(0.0, doing.deadline - state.now))
         if doing.program:
             call = Decode(process.pid, decoding.left, doing.stop_ids, logprobs=doing.logprobs)
             request = Request(programs[doing.program], doing.seq, call, BY_RECORD[Decode], absent=True)
             decoding.request = request
-            await_decode(kernel, process, decoding, request)
+            await_decode(system, process, decoding, request)
     return process
 
 
-def _resume(kernel: Kernel, process: LLMProcess, now: float) -> None:
+def _resume(system: System, process: LLMProcess, now: float) -> None:
     """Do what was due at the next token boundary; if the process lives on, it needs its model."""
     if process.dying is not None:
-        exit_process(kernel, process, *process.dying, now)
+        exit_process(system, process, *process.dying, now)
         return
     if process.decoding is not None and process.decoding.interrupted is not Finish.NONE:
-        finish_decoding(kernel, process, process.decoding.interrupted, now)
+        finish_decoding(system, process, process.decoding.interrupted, now)
         if process.is_zombie():
             return
-    _want(kernel, process, now)
+    rejoin(system, process, now)
 
 
-def journal_fails(kernel: Kernel, reason: str, now: float) -> None:
+def journal_fails(system: System, reason: str, now: float) -> None:
     """Say that the journal cannot be written, or that all is well again."""
-    kernel.journal_trouble = reason
+    system.journal_trouble = reason
     if reason:
-        kernel.log(
+        system.log(
             now,
             "error",
             f"journal: {reason}; the kernel goes on, but what changes from here on would not survive it until there is a "
             "line that the journal is whole again",
         )
     else:
-        kernel.log(now, "info", "journal: whole again")
-    kernel.emit(now, "journal.fail" if reason else "journal.whole", detail=reason)
+        system.log(now, "info", "journal: whole again")
+    system.emit(now, "journal.fail" if reason else "journal.whole", detail=reason)
 
 
-# --- models ---------------------------------------------------------------------------------------------------------
-
-
-def _device(kernel: Kernel, saved: SavedProcess) -> Device | None:
+def _device(system: System, saved: SavedProcess) -> Device | None:
     """Where a process goes on: on its device, or on another of the kind, which computes the same."""
     head = saved.head
-    device = kernel.devices.get(head.device)
+    device = system.devices.get(head.device)
     if device is not None and device.config.kind == head.kind:
         return device
-    return next((device for device in kernel.devices.values() if device.config.kind == head.kind), None)
-
-
-def _want(kernel: Kernel, process: LLMProcess, now: float) -> None:
-    """Have the model of a process brought into memory, and the process go on with it."""
-    head, device = process.saved, process.device
-    assert head is not None
-
-    def ready(image: Image | SyscallError) -> None:
-        if process.is_zombie() or process.saved is None:
-            return
-        try:
-            if isinstance(image, SyscallError):
-                raise image
-            check_tokens(image, process.log)
-            process.group.check_weights(image.id, image.weight_bytes, image.name)
-            if len(process.log) > image.context:  # a limit may be lower than what there was when it was set
-                raise SyscallError(
-                    Errno.E2BIG,
-                    f"its context has {len(process.log)} tokens, {image.name} on {device.name} has room for "
-                    f"{image.context}",
-                )
-        except SyscallError as error:
-            _lose(kernel, process, error, kernel.now)
-        else:
-            _go_on(kernel, process, image, kernel.now)
-
-    model = head.model if kernel.config.models.get(head.model, head.model) == head.path else head.path
-    try:
-        if device.config.kind != head.kind:
-            raise SyscallError(Errno.ENODEV, f"there is no device of kind {head.kind} any more")
-        image = want_image(kernel, device, model, head.dtype, ready, now)
-    except SyscallError as error:
-        _lose(kernel, process, error, now)
-        return
-    image.used = now
-    kernel.settle(process, now)
-
-
-def _go_on(kernel: Kernel, process: LLMProcess, image: Image, now: float) -> None:
-    process.image, process.saved = image, None
-    kernel.touch(process)
-    image.join(process)
-    decoding = process.decoding
-    if decoding is not None and decoding.append:
-        if process.budget_used:
-            finish_decoding(kernel, process, Finish.BUDGET, now)
-        elif len(process.log) >= process.context:
-            finish_decoding(kernel, process, Finish.CONTEXT, now)
-    steps.boundary(kernel, process, now)
-
-
-def _lose(kernel: Kernel, process: LLMProcess, error: SyscallError, now: float) -> None:
-    """A process cannot have its model, for now. It stays, with its log and its decode: another boot may have the model.
-    Only those who wait for it are told."""
-    process.lost = error.reason
-    reason = f"process {process.pid} has not got its model back: {error.reason}"
-    kernel.log(now, "error", f"journal: {reason}; it stays, and its log can be read")
-    kernel.touch(process)
-    decoding = process.decoding
-    if decoding is not None and decoding.request is not None:
-        request, decoding.request = decoding.request, None
-        kernel.fail(request, Errno.EIO, reason)
-    deferred, process.deferred = process.deferred, []
-    for request in deferred:
-        kernel.fail(request, Errno.EBUSY, reason)
-    kernel.settle(process, now)
-
-
-def retry(kernel: Kernel, device: Device, now: float) -> None:
-    """A driver has come up: those of its device who could not have their model may have it now."""
-    for process in list(kernel.table):
-        if not isinstance(process, LLMProcess) or not process.lost or process.device is not device:
-            continue
-        if process.saved is not None and device.config.kind == process.saved.kind:
-            process.lost = ""
-            _want(kernel, process, now)
+    return next((device for device in system.devices.values() if device.config.kind == head.kind), None)

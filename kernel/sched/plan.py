@@ -13,47 +13,26 @@ holders of pages, when memory is short.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import Protocol
 
 import msgspec
 
 from drivers.protocol import Copy, Move, Run, Sample
-from kernel.groups.group import Group
+from kernel.enforce import hold_back
 from kernel.objects.device import Device
 from kernel.objects.image import Image
 from kernel.objects.process import LLMProcess
+from kernel.reclaim import grown, make_room, moves_pay
+from kernel.sched.claim import claim
 from kernel.sched.run_queue import rank
+from kernel.settle import settle
+from kernel.state import System
 from syscalls.records import State, WaitFor
 
 _AGED_EVERY = (
     4  # at most every fourth step begins with a process that has waited too long for a stronger class
 )
-_LOOKED_AT = (
-    64  # sleepers, the longest idle first, among which those of groups above `kv_high` are looked for
-)
 _WOKEN = 8  # processes waiting for frames that are tried again per step
-
-
-class Pager(Protocol):
-    """What the planner asks of the core."""
-
-    def take_pages(self, victim: LLMProcess, now: float) -> None:
-        """Drop all pages of a process that is not in a step."""
-
-    def settle(self, process: LLMProcess, now: float) -> None:
-        """Put a process in the state its facts ask for."""
-
-    def hold_back(self, process: LLMProcess, now: float) -> bool:
-        """Whether a process must wait for its control group; then it does."""
-
-    def grew(self, process: LLMProcess, now: float) -> None:
-        """A process has more frames than before."""
-
-    def group_victim(self, group: Group, wanting: LLMProcess, now: float) -> LLMProcess | None:
-        """Whose pages to take when a process cannot grow for its group's limit; None: it waits."""
 
 
 @dataclass(slots=True)
@@ -65,19 +44,19 @@ class Plan:
     tokens: int
 
 
-def plan_step(device: Device, pager: Pager, now: float, aging: float, quantum: int) -> Plan | None:
+def plan_step(system: System, device: Device, now: float) -> Plan | None:
     """Choose and prepare the next step, or None if nobody can run. Chosen processes are marked (`running` > 0)."""
-    _wake_starved(device, pager, now, aging, quantum)
-    plan = _fill(device, pager, now, aging, quantum, desperate=False)
+    _wake_starved(system, device, now)
+    plan = _fill(system, device, now, desperate=False)
     while not plan.runs and device.queue:  # the first ones found no frames; the next may need none
-        plan = _fill(device, pager, now, aging, quantum, desperate=False)
-    while not plan.runs and (first := _first_claim(device, quantum)) is not None:
+        plan = _fill(system, device, now, desperate=False)
+    while not plan.runs and (first := _first_claim(device, system.config.quantum)) is not None:
         # Everybody who wants to run waits for frames that others who also wait hold: one must take what it needs.
         assert first.image is not None
         del first.image.starved[first.pid]
         first.image.take_back()
-        pager.settle(first, now)
-        plan = _fill(device, pager, now, aging, quantum, desperate=True)
+        settle(system, first, now)
+        plan = _fill(system, device, now, desperate=True)
         able = plan.runs or first.pid not in first.image.starved or first.short is not None
         assert able, "the first claim can take every frame"
     if not plan.runs:
@@ -89,24 +68,15 @@ def plan_step(device: Device, pager: Pager, now: float, aging: float, quantum: i
     return plan
 
 
-def claim(process: LLMProcess, quantum: int) -> tuple[int, bool, float, int]:
-    """The order of claims to frames when nobody can run otherwise; the smallest is the first.
-
-    It is not the order of the run queue: that changes with every token, and two processes that do not fit together
-    would take the pages from each other for ever. Who got pages keeps the claim until it is a quantum of new tokens
-    further; who lost them goes to the end of the line.
-    """
-    return rank(process.sched_class), process.outran(quantum), process.turn, process.pid
-
-
 def _first_claim(device: Device, quantum: int) -> LLMProcess | None:
     starved = (p for image in device.images.values() for p in image.starved.values() if p.short is None)
     return min(starved, key=lambda p: claim(p, quantum), default=None)
 
 
-def _wake_starved(device: Device, pager: Pager, now: float, aging: float, quantum: int) -> None:
+def _wake_starved(system: System, device: Device, now: float) -> None:
     """Who waits for frames is tried again when there are some, or a sleeper has some; the first claim when another who
     waits has some; and who has waited long for one that has had its turn: then it takes that one's pages."""
+    aging, quantum = system.config.aging_seconds, system.config.quantum
     for image in device.images.values():
         starved, holders = image.starved, image.holders.values()
         if not starved:
@@ -114,7 +84,7 @@ def _wake_starved(device: Device, pager: Pager, now: float, aging: float, quantu
         first = next(iter(starved.values()))
         if image.pool.available or not device.queue or any(p.sleeps for p in holders):
             woken = list(starved.values())[:_WOKEN]
-        elif len(starved) > 1 and _moves(image) and any(p.pid in starved for p in holders):
+        elif len(starved) > 1 and moves_pay(image) and any(p.pid in starved for p in holders):
             woken = [min(starved.values(), key=lambda p: claim(p, quantum))]
         elif now - first.since >= aging and any(p.outran(quantum) for p in holders):
             woken = [first]
@@ -122,15 +92,11 @@ def _wake_starved(device: Device, pager: Pager, now: float, aging: float, quantu
             continue
         for process in woken:
             del starved[process.pid]
-            pager.settle(process, now)
+            settle(system, process, now)
 
 
-def _moves(image: Image) -> bool:
-    """Whether the pages of a process that loses them come back cheaply."""
-    return image.swap.total > 0 and image.swap_cost.pays
-
-
-def _fill(device: Device, pager: Pager, now: float, aging: float, quantum: int, *, desperate: bool) -> Plan:
+def _fill(system: System, device: Device, now: float, *, desperate: bool) -> Plan:
+    aging = system.config.aging_seconds
     plan = Plan([], [], [], [], 0)
     left, slots = device.step_tokens, device.max_runs
     passed: list[LLMProcess] = []
@@ -148,24 +114,20 @@ def _fill(device: Device, pager: Pager, now: float, aging: float, quantum: int, 
                         device.suspect = process
                     continue
                 slots = 1
-            if pager.hold_back(process, now):
+            if hold_back(system, process, now):
                 continue
             gained = _reuse(process)
             if process.todo:
                 chosen.append((process, gained))
             else:  # the prefix cache had everything that was to be computed ahead
                 _count_reused(device, process, gained)
-                pager.settle(process, now)
+                settle(system, process, now)
         if not chosen:
             break
         allotted = _allot(device, plan, [process for process, _ in chosen], left)
         for (process, gained), (tokens, pages) in zip(chosen, allotted, strict=True):
             robbed = pages and not process.table.frames  # by one before it, just now
-            if (
-                tokens
-                and not robbed
-                and _admit(device, process, tokens, plan, pager, now, quantum, desperate)
-            ):
+            if tokens and not robbed and _admit(system, device, process, tokens, plan, now, desperate):
                 _count_reused(device, process, gained)
                 left -= process.running
                 slots -= 1
@@ -237,14 +199,7 @@ def _allot(device: Device, plan: Plan, chosen: list[LLMProcess], left: int) -> l
 
 
 def _admit(
-    device: Device,
-    process: LLMProcess,
-    tokens: int,
-    plan: Plan,
-    pager: Pager,
-    now: float,
-    quantum: int,
-    desperate: bool,
+    system: System, device: Device, process: LLMProcess, tokens: int, plan: Plan, now: float, desperate: bool
 ) -> bool:
     """Give the process frames for up to `tokens`, and for what is moved in for it, and enter its run, or leave it
     BLOCKED(pagein)."""
@@ -254,7 +209,7 @@ def _admit(
     tokens = min(tokens, max(1, process.group.tokens_left()))
     process.running = tokens  # from here on it is nobody's victim
     back = process.returning
-    tokens = _make_room(image, process, tokens, back, pager, now, quantum, desperate and not plan.runs)
+    tokens = make_room(system, image, process, tokens, back, now, desperate and not plan.runs)
     if tokens <= 0:
         process.running = 0
         image.starved[process.pid] = process
@@ -272,7 +227,7 @@ def _admit(
         plan.copies.append(Copy(image.id, *copied))
     image.hold(process)
     if len(table.frames) > frames:
-        pager.grew(process, now)
+        grown(system, process, now)
     if process.robbed:
         process.robbed = False
         process.account.refaults += 1
@@ -282,34 +237,6 @@ def _admit(
     plan.tokens += tokens
     process.enter(State.RUNNING, WaitFor.NONE, now)
     return True
-
-
-def _make_room(
-    image: Image,
-    process: LLMProcess,
-    tokens: int,
-    back: int,
-    pager: Pager,
-    now: float,
-    quantum: int,
-    desperate: bool,
-) -> int:
-    """Take pages from others until there is room for `tokens` beside the `back` that are moved in; returns for how many
-    there is. If for none, `short` says whose limit that is."""
-    pool, table = image.pool, process.table
-    while True:
-        room = table.room(pool) - back
-        own, group = table.room_of_group(pool)
-        own -= back
-        if room >= tokens <= own:
-            return tokens
-        if group is not None and own < tokens:
-            victim, process.short = pager.group_victim(group, process, now), group
-        else:
-            victim, process.short = find_victim(image, process, quantum, desperate, now), None
-        if victim is None:
-            return min(tokens, room, own)
-        pager.take_pages(victim, now)
 
 
 def _allow_guesses(device: Device, plan: Plan) -> None:
@@ -360,49 +287,3 @@ def _run(image: Image, process: LLMProcess, tokens: int) -> Run:
     table.sent = len(table.frames)
     process.driver_log = end
     return run
-
-
-def find_victim(
-    image: Image, wanting: LLMProcess, quantum: int, desperate: bool, now: float
-) -> LLMProcess | None:
-    """Whose pages to take: a sleeper's, one of a group above its `kv_high` first, by the image's policy; else the
-    weakest process of a weaker class; else, in the same class, one behind in the queue whose quantum is used up. Never
-    on an arrival tie: that ping-pongs.
-
-    Where moving pages pays, before any of these that could run, one that waits for frames itself: the last claim gives
-    way to an earlier one. Otherwise many would hold what they cannot use, each for want of one frame more.
-
-    `desperate`: nobody at all could run otherwise, so the last claim gives way to an earlier one wherever it is.
-    """
-    own: tuple[float, ...] = (
-        claim(wanting, quantum) if desperate else (rank(wanting.sched_class), wanting.key)
-    )
-    worst: LLMProcess | None = None
-    worst_order: tuple[float, ...] = (-1,)
-    over = [p for p in islice(_sleepers(image, wanting), _LOOKED_AT) if p.group.over_high() is not None]
-    sleeper = image.victims.choose(over or _sleepers(image, wanting), now)
-    if sleeper is not None:
-        return sleeper
-    stuck: LLMProcess | None = None
-    last_claim = claim(wanting, quantum)
-    cheap = _moves(image)
-    for holder in _others(image, wanting):
-        order: tuple[float, ...] = (
-            claim(holder, quantum) if desperate else (rank(holder.sched_class), holder.key)
-        )
-        yields = order > own and (desperate or order[0] > own[0] or holder.outran(quantum))
-        if desperate and holder.wait is WaitFor.QUOTA:  # whatever its claim, it cannot run
-            return holder
-        if cheap and holder.pid in image.starved and claim(holder, quantum) > last_claim:
-            stuck, last_claim = holder, claim(holder, quantum)
-        if yields and order > worst_order:
-            worst, worst_order = holder, order
-    return stuck or worst
-
-
-def _sleepers(image: Image, wanting: LLMProcess) -> Iterator[LLMProcess]:
-    return (holder for holder in _others(image, wanting) if holder.sleeps)
-
-
-def _others(image: Image, wanting: LLMProcess) -> Iterator[LLMProcess]:
-    return (holder for holder in image.holders.values() if not holder.running and holder is not wanting)

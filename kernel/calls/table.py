@@ -1,0 +1,49 @@
+"""The handlers of the system calls, by the record of the call: as `syscalls[]` in xv6's syscall.c."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kernel.calls import context, estimate, group, image, info, memory, move, process, system
+from kernel.state import Handler
+from syscalls import table as calls
+from syscalls.table import Call
+
+HANDLERS: Mapping[type[Call[Any]], Handler] = {
+    calls.Feed: context.feed,
+    calls.Decode: context.decode,
+    calls.Read: context.read,
+    calls.Records: context.records,
+    calls.Truncate: context.truncate,
+    calls.Estimate: estimate.estimate,
+    calls.GroupCreate: group.group_create,
+    calls.GroupSet: group.group_set,
+    calls.GroupStat: group.group_stat,
+    calls.GroupRemove: group.group_remove,
+    calls.GroupMove: group.group_move,
+    calls.Checkpoint: image.checkpoint,
+    calls.Restore: image.restore,
+    calls.Getinfo: info.getinfo,
+    calls.Ps: info.ps,
+    calls.Models: memory.models,
+    calls.Pagein: memory.pagein,
+    calls.Evict: memory.evict,
+    calls.Advise: memory.advise,
+    calls.Setsched: move.setsched,
+    calls.Spawn: process.spawn,
+    calls.Fork: process.fork,
+    calls.Exec: process.exec_,
+    calls.Exit: process.exit_,
+    calls.Wait: process.wait,
+    calls.Kill: process.kill,
+    calls.Setlimits: process.setlimits,
+    calls.Attach: system.attach,
+    calls.Null: system.null,
+    calls.BootInfoCall: system.boot_info,
+    calls.StatsCall: system.stats,
+    calls.Trace: system.trace,
+    calls.Dmesg: system.dmesg,
+    calls.Shutdown: system.shutdown,
+    calls.Sched: system.sched,
+}

@@ -1,0 +1,150 @@
+"""Who loses pages when memory is short: on a device, for a process that is to grow; in a control group, for its limits.
+
+In order: what is free or cached, then processes that sleep, then weaker ones. What is done to a victim is in settle.py
+(`take_pages`); what a group at its limit does beside taking pages is in enforce.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from kernel.enforce import at_limit, pause
+from kernel.groups.group import Group
+from kernel.objects.image import Image
+from kernel.objects.process import LLMProcess
+from kernel.sched.claim import claim
+from kernel.sched.run_queue import rank
+from kernel.settle import take_pages
+from kernel.state import System
+from syscalls.records import KvAction, WaitFor
+
+_LOOKED_AT = (
+    64  # sleepers, the longest idle first, among which those of groups above `kv_high` are looked for
+)
+
+
+def make_room(
+    system: System, image: Image, process: LLMProcess, tokens: int, back: int, now: float, desperate: bool
+) -> int:
+    """Take pages from others until there is room for `tokens` beside the `back` that are moved in; returns for how many
+    there is. If for none, `short` says whose limit that is."""
+    pool, table = image.pool, process.table
+    while True:
+        room = table.room(pool) - back
+        own, group = table.room_of_group(pool)
+        own -= back
+        if room >= tokens <= own:
+            return tokens
+        if group is not None and own < tokens:
+            victim, process.short = _group_victim(system, group, process, now), group
+        else:
+            victim, process.short = _victim(image, process, system.config.quantum, desperate, now), None
+        if victim is None:
+            return min(tokens, room, own)
+        take_pages(system, victim, now)
+
+
+def moves_pay(image: Image) -> bool:
+    """Whether the pages of a process that loses them come back cheaply."""
+    return image.swap.total > 0 and image.swap_cost.pays
+
+
+def _victim(
+    image: Image, wanting: LLMProcess, quantum: int, desperate: bool, now: float
+) -> LLMProcess | None:
+    """Whose pages to take: a sleeper's, one of a group above its `kv_high` first, by the image's policy; else the
+    weakest process of a weaker class; else, in the same class, one behind in the queue whose quantum is used up. Never
+    on an arrival tie: that ping-pongs.
+
+    Where moving pages pays, before any of these that could run, one that waits for frames itself: the last claim gives
+    way to an earlier one. Otherwise many would hold what they cannot use, each for want of one frame more.
+
+    `desperate`: nobody at all could run otherwise, so the last claim gives way to an earlier one wherever it is.
+    """
+    own: tuple[float, ...] = (
+        claim(wanting, quantum) if desperate else (rank(wanting.sched_class), wanting.key)
+    )
+    worst: LLMProcess | None = None
+    worst_order: tuple[float, ...] = (-1,)
+    over = [p for p in islice(_sleepers(image, wanting), _LOOKED_AT) if p.group.over_high() is not None]
+    sleeper = image.victims.choose(over or _sleepers(image, wanting), now)
+    if sleeper is not None:
+        return sleeper
+    stuck: LLMProcess | None = None
+    last_claim = claim(wanting, quantum)
+    cheap = moves_pay(image)
+    for holder in _others(image, wanting):
+        order: tuple[float, ...] = (
+            claim(holder, quantum) if desperate else (rank(holder.sched_class), holder.key)
+        )
+        yields = order > own and (desperate or order[0] > own[0] or holder.outran(quantum))
+        if desperate and holder.wait is WaitFor.QUOTA:  # whatever its claim, it cannot run
+            return holder
+        if cheap and holder.pid in image.starved and claim(holder, quantum) > last_claim:
+            stuck, last_claim = holder, claim(holder, quantum)
+        if yields and order > worst_order:
+            worst, worst_order = holder, order
+    return stuck or worst
+
+
+def _sleepers(image: Image, wanting: LLMProcess) -> Iterator[LLMProcess]:
+    return (holder for holder in _others(image, wanting) if holder.sleeps)
+
+
+def _others(image: Image, wanting: LLMProcess) -> Iterator[LLMProcess]:
+    return (holder for holder in image.holders.values() if not holder.running and holder is not wanting)
+
+
+# --- control groups ---
+
+
+def grown(system: System, process: LLMProcess, now: float) -> None:
+    """A process has grown. If that took a group above its `kv_high`, its sleepers lose their pages; if it is above even
+    then, the process makes a pause."""
+    high = process.group.over_high()
+    if high is None:
+        return
+    limit = high.settings.kv_high
+    high.events["kv_high"] += 1
+    while high.kv > limit and (sleeper := _sleeper_of(system, high, process, now)) is not None:
+        take_pages(system, sleeper, now)
+    if high.kv > limit and process.table.cached >= process.reached:  # rebuilding what it had is no growth
+        pause(system, process, high, now)
+
+
+def _group_victim(system: System, group: Group, process: LLMProcess, now: float) -> LLMProcess | None:
+    """Whose pages a group at its `kv_max` takes for a process that is to grow, if it is to spill. None: nobody's."""
+    if group.settings.kv_action is KvAction.SPILL:
+        if (sleeper := _sleeper_of(system, group, process, now)) is not None:
+            return sleeper
+        quantum = system.config.quantum
+        others = [p for p in _holders(system, group) if p is not process]
+        last = max(others, key=lambda p: claim(p, quantum), default=None)
+        if last is not None and claim(last, quantum) > claim(process, quantum):
+            return last
+    at_limit(system, process, group, now)
+    return None
+
+
+def _holders(system: System, group: Group) -> Iterator[LLMProcess]:
+    """The processes of a subtree that have pages and are in no step."""
+    for device in system.devices.values():
+        for image in device.images.values():
+            for holder in image.holders.values():
+                if not holder.running and holder.group.below(group):
+                    yield holder
+
+
+def sleepers(system: System, group: Group) -> list[LLMProcess]:
+    """Those of a subtree that have pages and want nothing, the longest asleep first."""
+    return sorted((p for p in _holders(system, group) if p.sleeps), key=lambda p: p.since)
+
+
+def _sleeper_of(system: System, group: Group, wanting: LLMProcess, now: float) -> LLMProcess | None:
+    """The sleeper of a group that is to lose its pages, which a policy says where the model is the same."""
+    asleep = [p for p in sleepers(system, group) if p is not wanting]
+    image = wanting.image
+    assert image is not None
+    alike = image.victims.choose((p for p in asleep if p.image is image), now)
+    return alike or next(iter(asleep), None)

@@ -1,0 +1,115 @@
+"""The one place that decides which state a process is in; and preemption, which takes all pages of one."""
+
+from __future__ import annotations
+
+from drivers.protocol import Move
+from kernel.marks import dirty, freed, want
+from kernel.objects.image import EVICTED, RESIDENT, Image
+from kernel.objects.process import LLMProcess
+from kernel.state import System
+from syscalls.records import State, WaitFor
+
+
+def settle(system: System, process: LLMProcess, now: float) -> None:
+    """Put a process that is not in a step into the state its facts ask for. Call after changing any of them."""
+    if process.running or process.is_zombie():
+        return
+    device, image = process.device, process.image
+    queued = process.ticket != 0
+    state, wait = _state(process)
+    if wait not in (WaitFor.PAGEIN, WaitFor.QUOTA):
+        release(process)
+        if image is not None:
+            image.starved.pop(process.pid, None)
+    if state is State.STOPPED and image is not None and image.swap.total and process.table.frames:
+        take_pages(system, process, now)  # at once, so that others need not wait for it when they want them
+    if state is State.READY:
+        slept = process.state not in (State.READY, State.RUNNING) and process.wait not in (
+            WaitFor.PAGEIN,
+            WaitFor.QUOTA,
+        )
+        process.enter(state, wait, now)
+        if not queued:
+            device.queue.put(process, woke=slept)
+        dirty(system, device)
+    else:
+        process.enter(state, wait, now)
+        device.queue.withdraw(process)
+    note_fault(system, process, now)
+
+
+def _state(process: LLMProcess) -> tuple[State, WaitFor]:
+    """The state that the facts of a process ask for, and what it waits for in it."""
+    image = process.image
+    if process.stopped:
+        return State.STOPPED, WaitFor.NONE
+    if process.device.state != "up":
+        return State.BLOCKED, WaitFor.DEVICE
+    if image is None:
+        return State.BLOCKED, WaitFor.WEIGHTS
+    if process.pid in image.starved:
+        return State.BLOCKED, WaitFor.PAGEIN if process.short is None else WaitFor.QUOTA
+    if process.held is not None and process.todo:
+        return State.BLOCKED, WaitFor.QUOTA
+    if process.todo and image.state != RESIDENT:
+        return State.BLOCKED, WaitFor.WEIGHTS
+    if process.todo:
+        return State.READY, WaitFor.NONE
+    return State.BLOCKED, WaitFor.INPUT
+
+
+def release(process: LLMProcess) -> None:
+    """Its control group holds it back no longer."""
+    if process.held is not None:
+        process.held.line.pop(process.pid, None)
+        process.held = None
+
+
+def note_fault(system: System, process: LLMProcess, now: float) -> None:
+    """A process has a new state. One that wants to run and finds its weights evicted: that is a fault."""
+    image = process.image
+    if image is None or image.state != EVICTED or process.pid not in image.active:
+        return
+    if image.held and not image.faulted:
+        image.faulted = True
+        image.faults += 1
+        system.counters["faults"] += 1
+        system.emit(now, "mem.fault", process.pid, process.device.name, image.size, image.name)
+    want(system, process.device, image, now)
+
+
+def take_pages(system: System, victim: LLMProcess, now: float) -> None:
+    """Preempt: drop all pages of a process that is not in a step. Its token log brings them back."""
+    image = victim.image
+    assert image is not None
+    pages = len(victim.table.frames)
+    if victim.todo == 0:
+        victim.ahead = False  # it sleeps on; its pages come back when something is asked of it
+    moved = _move_out(system, victim, image)
+    victim.table.cut(image.pool, 0)
+    image.let_go(victim)
+    freed(system)
+    victim.quantum_used, victim.turn = 0, now
+    victim.robbed = victim.state in (State.READY, State.BLOCKED) and victim.todo > 0
+    victim.account.preemptions += 1
+    system.counters["preemptions"] += 1
+    detail = f"{moved} moved out" if moved else ""
+    system.emit(now, "mem.preempt", victim.pid, victim.device.name, pages, detail)
+
+
+def _move_out(system: System, victim: LLMProcess, image: Image) -> int:
+    """Have the next step move what it can of a process's pages to a lower tier, where that pays; returns how many."""
+    if not image.swap.total or not image.swap_cost.pays:
+        return 0
+    if image.swap.free < len(victim.table.frames):  # copies of what has frames can be made again
+        for holder in image.holders.values():
+            if holder is not victim and not holder.running and holder.table.kept:
+                holder.table.trim(image.swap, 0)
+                # The ready may be planned just now, and find out by that.
+                if holder.state is State.BLOCKED:
+                    settle(system, holder, system.now)
+    moves = victim.table.move_out(image.pool, image.swap)
+    device = victim.device
+    device.outs += [Move(image.id, victim.pid, frame, slot.tier, slot.number) for frame, slot in moves]
+    dirty(system, device)
+    return len(moves)

@@ -1,0 +1,93 @@
+"""The state of the system: its tables, counters and clock, and what the event being handled has to say.
+
+It is data, with the few functions that every floor above needs to read it and to speak: a number for a request to a
+driver, a message, a line of the log, an event of the trace. What may be done with it stands above: requests in desk.py,
+marks in marks.py, the states of processes in settle.py, the entry points in core.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from kernel.events import Action, KernelConfig, Log, Send
+from kernel.groups.group import GroupTree
+from kernel.journal.recorder import Recorder
+from kernel.objects.device import Device
+from kernel.objects.process import ProcessTable, Program
+from kernel.objects.request import Request
+from kernel.timers import Timers
+from kernel.trace import Trace
+from syscalls.errno import Errno, SyscallError
+from syscalls.printable import printable
+from syscalls.table import Call
+
+if TYPE_CHECKING:
+    from drivers.protocol import ToDriver
+
+Handler = Callable[["System", Request, float], Any]
+
+
+class System:
+    """All that the kernel knows."""
+
+    def __init__(self, config: KernelConfig, handlers: Mapping[type[Call[Any]], Handler]) -> None:
+        self.config = config
+        self.handlers = handlers  # of the system calls, by the call's record
+        self.table = ProcessTable(config.max_processes)
+        self.groups = GroupTree(config.user)
+        self.devices: dict[str, Device] = {}
+        self.programs: dict[int, Program] = {}  # by peer
+        self.timers = Timers()
+        self.trace = Trace(config.trace_events, config.log_lines)
+        self.tracers: list[Request] = []  # calls that wait for the next trace event
+        self.figures: dict[int, tuple[int, float]] = {}
+        self.journal = Recorder()
+        self.journal_trouble = ""  # why it cannot be written
+        self.secret = b""  # key of the programs' tickets; empty: no journal is kept
+        self.counters: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        self.started = 0.0
+        self.now = 0.0  # of the event being handled
+        self.halting = False
+        # of the event being handled
+        self.actions: list[Action] = []
+        self.pumped: dict[str, Device] = {}  # devices that may be able to run their next step
+        self._refs = 0
+        self._images = 0
+
+    def act(self, action: Action) -> None:
+        self.actions.append(action)
+
+    def send(self, device: Device, message: ToDriver) -> None:
+        self.actions.append(Send(device.name, device.incarnation, message))
+
+    def ref(self) -> int:
+        """A number no request to any driver had before."""
+        self._refs += 1
+        return self._refs
+
+    def new_image_id(self) -> int:
+        self._images += 1
+        return self._images
+
+    def log(self, now: float, level: str, text: str) -> None:
+        text = printable(text)
+        self.trace.line(now - self.started, level, text)
+        self.actions.append(Log(now - self.started, level, text))
+
+    def emit(
+        self, now: float, what: str, pid: int = 0, device: str = "", amount: int = 0, detail: str = ""
+    ) -> None:
+        """Record a trace event. Callers check `trace.on` first where building the arguments costs something."""
+        if self.trace.on:
+            self.trace.emit(now - self.started, what, pid, device, amount, detail)
+
+    def device_named(self, name: str) -> Device:
+        """The device of that name (empty: the first one), or ENODEV."""
+        if not name:
+            return next(iter(self.devices.values()))
+        if name not in self.devices:
+            raise SyscallError(Errno.ENODEV, f"no device {name!r}; there are: {', '.join(self.devices)}")
+        return self.devices[name]

@@ -1,0 +1,65 @@
+"""The kernel's files stand in floors. import-linter checks the arrows (pyproject.toml); these tests check that every file
+has its floor, and that no circle of imports is larger than the files of types."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import tomllib
+from pathlib import Path
+
+import kernel
+from kernel.calls.table import HANDLERS
+from syscalls.table import BY_RECORD
+
+ROOT = Path(kernel.__file__).parent
+TYPES = {
+    "kernel.memory.evictions", "kernel.memory.victims", "kernel.objects.device", "kernel.objects.image",
+    "kernel.objects.process", "kernel.objects.request", "kernel.sched.policy", "kernel.sched.run_queue",
+}  # fmt: skip
+
+
+def modules() -> dict[str, Path]:
+    paths = {path: path.relative_to(ROOT.parent).with_suffix("") for path in ROOT.rglob("*.py")}
+    return {".".join(name.parts).removesuffix(".__init__"): path for path, name in paths.items()}
+
+
+def imports() -> dict[str, set[str]]:
+    """Of each module, what it imports of the kernel: at its top, within functions, and for types only."""
+    known = modules()
+    found: dict[str, set[str]] = {name: set() for name in known}
+    for name, path in known.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                for alias in node.names:
+                    whole = f"{node.module}.{alias.name}"
+                    found[name] |= {whole if whole in known else node.module} & known.keys()
+            elif isinstance(node, ast.Import):
+                found[name] |= {alias.name for alias in node.names} & known.keys()
+    return found
+
+
+def test_no_circle_of_imports_is_larger_than_the_files_of_types() -> None:
+    graph = {name: others - {name} for name, others in imports().items()}
+    graph["types"] = {other for name in TYPES for other in graph.pop(name)} - TYPES
+    whole = {
+        name: {"types" if other in TYPES else other for other in others} for name, others in graph.items()
+    }
+    order = list(
+        graphlib.TopologicalSorter(whole).static_order()
+    )  # raises CycleError, which names the circle
+    assert order[-1].startswith("kernel.edge")
+
+
+def test_every_file_has_its_floor() -> None:
+    settings = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())
+    floors = next(c for c in settings["tool"]["importlinter"]["contracts"] if c["type"] == "layers")["layers"]
+    named = {name.strip() for floor in floors for name in floor.replace(":", "|").split("|")}
+    for name in modules():
+        prefixes = {".".join(name.split(".")[:length]) for length in range(2, name.count(".") + 2)}
+        package = (ROOT.parent / name.replace(".", "/")).is_dir()
+        assert package or prefixes & named, f"{name} stands on no floor; name it in pyproject.toml"
+
+
+def test_every_call_of_the_table_has_a_handler() -> None:
+    assert HANDLERS.keys() == BY_RECORD.keys()
