@@ -80,18 +80,18 @@ class Kernel(System):
                 now,
             )
         )
-        self.log(now, "info", f"LLMasOS {self.config.version} boots")
+        self.log("info", f"LLMasOS {self.config.version} boots")
         for level, text in notes:
-            self.log(now, level, text)
+            self.log(level, text)
         for path, settings in sorted(self.config.groups.items()):  # parents before what is in them
             sys_group.make(self, path, settings)
         for device in self.config.devices:
             queue = RunQueue(make_policy(device.policy, self.config.quantum))
             make_victims(device.victims)  # refuse a wrong name now, not with the first model
-            reincarnation.add_device(self, device, queue, now)
+            reincarnation.add_device(self, device, queue)
         if saved is not None:
-            recovery.recover(self, saved, now)
-        return self._finish(now)
+            recovery.recover(self, saved)
+        return self._finish()
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """One event in, all its consequences out. `now` never goes back."""
@@ -99,9 +99,9 @@ class Kernel(System):
         self.timers.run(now)
         match event:
             case Syscall():
-                self._syscall(event, now)
+                self._syscall(event)
             case FromDevice():
-                reincarnation.from_device(self, event, now)
+                reincarnation.from_device(self, event)
             case Cancel():
                 self._cancel(event)
             case Tick():
@@ -109,39 +109,37 @@ class Kernel(System):
             case Disconnected():
                 program = self.programs.get(event.peer)
                 if program is not None:
-                    end_program(self, program, 0, "its connection ended", now)
+                    end_program(self, program, 0, "its connection ended")
             case DriverExited():
-                reincarnation.driver_exited(self, event, now)
+                reincarnation.driver_exited(self, event)
             case DriverPrinted():
-                self.log(now, "info", f"{event.device}: {event.text}")
+                self.log("info", f"{event.device}: {event.text}")
             case OsFigures():
                 self.figures = event.figures
             case Rejected():
                 self.counters["rejected"] += 1
             case HaltRequest():
-                desk.halt(self, event.reason, now)
+                desk.halt(self, event.reason)
             case JournalFails():
-                recovery.journal_fails(self, event.reason, now)
+                recovery.journal_fails(self, event.reason)
             case JournalGrows():
-                self.log(
-                    now, "warning", f"journal: it grows, since it could not be compacted: {event.reason}"
-                )
+                self.log("warning", f"journal: it grows, since it could not be compacted: {event.reason}")
             case JournalCompacted():
-                self.emit(now, "journal.compact", amount=event.after, detail=f"of {event.before} bytes")
-        return self._finish(now)
+                self.emit("journal.compact", amount=event.after, detail=f"of {event.before} bytes")
+        return self._finish()
 
-    def _finish(self, now: float) -> list[Action]:
+    def _finish(self) -> list[Action]:
         while self.pumped:
             _, device = self.pumped.popitem()
-            steps.pump(self, device, now)
+            steps.pump(self, device)
             self.pumped.pop(device.name, None)
         if self.trace.on:
-            self._wake_tracers(now)
+            self._wake_tracers()
         wake = self.timers.next()
         if wake != self._wanted_wake:
             self._wanted_wake = wake
             self.actions.append(WakeAt(wake))
-        frame = self.journal.frame(self.table, now)
+        frame = self.journal.frame(self.table, self.now)
         if frame is not None:
             self.actions.insert(0, Append(frame))
         actions, self.actions = self.actions, []
@@ -161,7 +159,7 @@ class Kernel(System):
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
-    def _syscall(self, event: Syscall, now: float) -> None:
+    def _syscall(self, event: Syscall) -> None:
         entry = BY_RECORD[type(event.call)]
         self.calls[entry.name] += 1
         program = self.programs.get(event.peer)
@@ -174,17 +172,18 @@ class Kernel(System):
                 )
                 return
             try:
-                if event.call.ticket:
-                    program = recovery.take_up(self, event, event.call.ticket, now)
-                else:
-                    program = self._attach(event, now)
+                program = (
+                    recovery.take_up(self, event, event.call.ticket)
+                    if event.call.ticket
+                    else self._attach(event)
+                )
             except SyscallError as error:
                 self.counters["errors"] += 1
                 self.actions.append(Reply(event.peer, event.seq, error.errno, reason=error.reason))
                 return
         request = Request(program, event.seq, event.call, entry)
         if self.trace.on and not isinstance(event.call, TraceCall):  # or a tracer would see itself, for ever
-            self.emit(now, f"call.{entry.name}", program.pid, amount=event.seq, detail=describe(event.call))
+            self.emit(f"call.{entry.name}", program.pid, amount=event.seq, detail=describe(event.call))
         if int(entry.right) & ~program.rights:  # plain numbers: arithmetic of enums costs microseconds
             desk.fail(
                 self,
@@ -204,18 +203,18 @@ class Kernel(System):
         elif self.halting:
             desk.fail(self, request, Errno.EPIPE, "the kernel is halting")
         elif not (program.unsure and recovery.answer_again(self, request)):
-            desk.dispatch(self, request, now)
+            desk.dispatch(self, request)
 
-    def _attach(self, event: Syscall, now: float) -> Program:
+    def _attach(self, event: Syscall) -> Program:
         pid = self.table.new_pid()
         self.groups.users.check_pids(1)
         program = Program(
-            pid, INIT_PID, Kind.PROGRAM, "", self.groups.session(pid), now, State.BLOCKED, WaitFor.INPUT, now,
+            pid, INIT_PID, Kind.PROGRAM, "", self.groups.session(pid), self.now, State.BLOCKED, WaitFor.INPUT, self.now,
             peer=event.peer, os_pid=event.os_pid, rights=int(Right.ALL),
         )  # fmt: skip
         self.programs[event.peer] = program
         self.table.add(program)
-        self.emit(now, "proc.attach", program.pid, amount=event.os_pid)
+        self.emit("proc.attach", program.pid, amount=event.os_pid)
         return program
 
     def _cancel(self, event: Cancel) -> None:
@@ -225,9 +224,9 @@ class Kernel(System):
             request.absent = False  # to take it back is to ask for it
             desk.unpark(self, request, Errno.EINTR, "cancelled by its caller")
 
-    def _wake_tracers(self, now: float) -> None:
+    def _wake_tracers(self) -> None:
         if self.tracers:
             waiting, self.tracers = self.tracers, []
             for request in waiting:
-                desk.dispatch(self, request, now)
-        self.trace.expire(now - self.started, bool(self.tracers))
+                desk.dispatch(self, request)
+        self.trace.expire(self.now - self.started, bool(self.tracers))

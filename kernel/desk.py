@@ -20,10 +20,10 @@ from syscalls.wire import describe_outcome
 PARKED: Final = object()
 
 
-def dispatch(system: System, request: Request, now: float) -> None:
+def dispatch(system: System, request: Request) -> None:
     """Run a call's handler; whatever it raises as SyscallError is its answer."""
     try:
-        value = system.handlers[type(request.call)](system, request, now)
+        value = system.handlers[type(request.call)](system, request)
     except SyscallError as error:
         fail(system, request, error.errno, error.reason)
     else:
@@ -51,7 +51,7 @@ def _reply(system: System, request: Request, errno: Errno, value: Any, reason: s
     program = request.program
     if system.trace.on and not isinstance(request.call, Trace):
         outcome = describe_outcome(errno, value if errno is Errno.OK else reason)
-        system.emit(system.now, f"ret.{request.entry.name}", program.pid, amount=request.seq, detail=outcome)
+        system.emit(f"ret.{request.entry.name}", program.pid, amount=request.seq, detail=outcome)
     if program.parked.get(request.seq) is request:
         del program.parked[request.seq]
     system.journal.answered(request, errno, value, reason)
@@ -78,13 +78,13 @@ def unpark(system: System, request: Request, errno: Errno, reason: str) -> None:
         fail(system, request, errno, reason)
 
 
-def halt(system: System, reason: str, now: float) -> None:
+def halt(system: System, reason: str) -> None:
     """Answer all calls that wait, then end."""
     if system.halting:
         return
     system.halting = True
     system.journal.end()  # what is taken back now has not happened, should the kernel be killed meanwhile
-    system.log(now, "info", f"halt: {reason}")
+    system.log("info", f"halt: {reason}")
     for program in list(system.programs.values()):
         for request in list(program.parked.values()):
             unpark(system, request, Errno.EPIPE, f"the kernel halts: {reason}")

@@ -20,99 +20,99 @@ from syscalls.records import Finish, KvAction, Signal, State, WaitFor
 _LONGEST_PAUSE = 2.0  # seconds, as in Linux's mem_cgroup_handle_over_high
 
 
-def hold_back(system: System, process: LLMProcess, now: float) -> bool:
+def hold_back(system: System, process: LLMProcess) -> bool:
     """Whether a process that was to run must wait for its group. Then it is BLOCKED(quota) until it may go on."""
     group = process.group
-    if process.pause > now:
-        _hold(system, process, group, "a pause above kv_high", now)
-        system.timers.at(process.pause, lambda then: _go_on(system, process, then))
+    if process.pause > system.now:
+        _hold(system, process, group, "a pause above kv_high")
+        system.timers.at(process.pause, lambda: _go_on(system, process))
     elif (spent := group.exhausted()) is not None:
-        _hold(system, process, spent, "tokens_total", now)
+        _hold(system, process, spent, "tokens_total")
         spent.line[process.pid] = None
         if process.decoding is not None:
-            system.timers.at(now, lambda then: _end_spent(system, process, then))
-    elif (slow := group.obstacle(now)) is not None:
-        _hold(system, process, slow, "tokens_max", now)
+            system.timers.at(system.now, lambda: _end_spent(system, process))
+    elif (slow := group.obstacle(system.now)) is not None:
+        _hold(system, process, slow, "tokens_max")
         slow.line[process.pid] = None
         if slow.timer is None:
-            slow.timer = system.timers.at(now + slow.wait(now), lambda then: _serve(system, slow, then))
+            slow.timer = system.timers.at(system.now + slow.wait(system.now), lambda: _serve(system, slow))
     else:
         return False
     return True
 
 
-def _hold(system: System, process: LLMProcess, group: Group, why: str, now: float) -> None:
+def _hold(system: System, process: LLMProcess, group: Group, why: str) -> None:
     process.held = group
-    process.enter(State.BLOCKED, WaitFor.QUOTA, now)
+    process.enter(State.BLOCKED, WaitFor.QUOTA, system.now)
     group.events["held"] += 1
     if system.trace.on:
-        system.emit(now, "group.held", process.pid, process.device.name, detail=f"{group.path}: {why}")
+        system.emit("group.held", process.pid, process.device.name, detail=f"{group.path}: {why}")
 
 
-def _go_on(system: System, process: LLMProcess, now: float) -> None:
-    if process.held is not None and process.pause <= now and process.pid not in process.held.line:
+def _go_on(system: System, process: LLMProcess) -> None:
+    if process.held is not None and process.pause <= system.now and process.pid not in process.held.line:
         process.held = None
-        settle(system, process, now)
+        settle(system, process)
 
 
-def _end_spent(system: System, process: LLMProcess, now: float) -> None:
+def _end_spent(system: System, process: LLMProcess) -> None:
     if process.group.exhausted() is not None:
-        interrupt_decoding(system, process, Finish.BUDGET, now)
+        interrupt_decoding(system, process, Finish.BUDGET)
 
 
-def _serve(system: System, group: Group, now: float) -> None:
+def _serve(system: System, group: Group) -> None:
     """As many go on as the rate allows tokens; the next ones when these will have used theirs."""
     group.timer = None
-    if (left := group.wait(now)) > 0:
-        group.timer = system.timers.at(now + left, lambda then: _serve(system, group, then))
+    if (left := group.wait(system.now)) > 0:
+        group.timer = system.timers.at(system.now + left, lambda: _serve(system, group))
         return
-    count = group.allowance(now)
-    _release(system, group, count, now)
+    count = group.allowance(system.now)
+    _release(system, group, count)
     if group.line and group.settings.tokens_max:
-        moment = now + count / group.settings.tokens_max
-        group.timer = system.timers.at(moment, lambda then: _serve(system, group, then))
+        moment = system.now + count / group.settings.tokens_max
+        group.timer = system.timers.at(moment, lambda: _serve(system, group))
 
 
-def _release(system: System, group: Group, count: int, now: float) -> None:
+def _release(system: System, group: Group, count: int) -> None:
     for pid in list(group.line)[:count]:
         del group.line[pid]
         process = system.table.llm(pid)
         process.held = None
-        settle(system, process, now)
+        settle(system, process)
 
 
-def relax(system: System, group: Group, now: float) -> None:
+def relax(system: System, group: Group) -> None:
     """The limits of a group have changed: whoever waits for one looks again."""
     for one in system.groups.below(group):
         if one.timer is not None:
             one.timer.cancel()
             one.timer = None
-        _release(system, one, len(one.line), now)
+        _release(system, one, len(one.line))
         for pid in list(one.members):
-            if isinstance(process := system.table.find(pid), LLMProcess) and process.pause > now:
-                process.pause = now
-                _go_on(system, process, now)
+            if isinstance(process := system.table.find(pid), LLMProcess) and process.pause > system.now:
+                process.pause = system.now
+                _go_on(system, process)
     freed(system)
 
 
-def pause(system: System, process: LLMProcess, high: Group, now: float) -> None:
+def pause(system: System, process: LLMProcess, high: Group) -> None:
     """A process that has grown makes a pause before it goes on: the longer, the further `high` is above its `kv_high`."""
     limit = high.settings.kv_high
-    process.pause = now + _LONGEST_PAUSE * min(1.0, high.kv / limit - 1.0)
-    system.emit(now, "mem.high", process.pid, process.device.name, high.kv - limit, high.path)
+    process.pause = system.now + _LONGEST_PAUSE * min(1.0, high.kv / limit - 1.0)
+    system.emit("mem.high", process.pid, process.device.name, high.kv - limit, high.path)
 
 
-def at_limit(system: System, process: LLMProcess, group: Group, now: float) -> None:
+def at_limit(system: System, process: LLMProcess, group: Group) -> None:
     """A process cannot grow, since its group has what `kv_max` allows, and nobody's pages are taken for it: it waits,
     unless the group is to do something else, which happens once the step is planned."""
     action = group.settings.kv_action
     if process.short is not group:
         group.events["kv_max"] += 1
-        system.timers.at(now, lambda then: _recharge(system, group))
+        system.timers.at(system.now, lambda: _recharge(system, group))
     if action is KvAction.FAIL or len(process.log) > process.context:
-        system.timers.at(now, lambda then: _fail(system, process, group, then))
+        system.timers.at(system.now, lambda: _fail(system, process, group))
     elif action is KvAction.KILL:
-        system.timers.at(now, lambda then: _kill_largest(system, process, group, then))
+        system.timers.at(system.now, lambda: _kill_largest(system, process, group))
 
 
 def _recharge(system: System, group: Group) -> None:
@@ -136,7 +136,7 @@ def _recharge(system: System, group: Group) -> None:
         freed(system)
 
 
-def _fail(system: System, process: LLMProcess, group: Group, now: float) -> None:
+def _fail(system: System, process: LLMProcess, group: Group) -> None:
     if process.short is not group or process.wait is not WaitFor.QUOTA:
         return
     group.events["kv_fail"] += 1
@@ -147,12 +147,12 @@ def _fail(system: System, process: LLMProcess, group: Group, now: float) -> None
         f"process {process.pid} cannot grow: group {group.path} has {group.kv:,} bytes of KV, its kv_max is "
         f"{group.settings.kv_max:,}; end or truncate others of it, or raise it (group_set)"
     )
-    system.log(now, "warning", reason)
-    fail_decoding(system, process, reason, now, Errno.EDQUOT)
-    settle(system, process, now)
+    system.log("warning", reason)
+    fail_decoding(system, process, reason, Errno.EDQUOT)
+    settle(system, process)
 
 
-def _kill_largest(system: System, process: LLMProcess, group: Group, now: float) -> None:
+def _kill_largest(system: System, process: LLMProcess, group: Group) -> None:
     if process.short is not group or process.wait is not WaitFor.QUOTA:
         return
     assert process.image is not None
@@ -180,14 +180,13 @@ def _kill_largest(system: System, process: LLMProcess, group: Group, now: float)
         for alone, mapped, _, p in scores[:8]
     )
     system.log(
-        now,
         "error",
         f"group {group.path} is at its kv_max of {group.settings.kv_max:,} bytes: killed process {victim.pid} "
         f"({victim.name}), the largest; bytes of KV by process: {table}",
     )
-    system.emit(now, "mem.kill", victim.pid, victim.device.name, size, group.path)
+    system.emit("mem.kill", victim.pid, victim.device.name, size, group.path)
     reason = f"out of memory: it had the most KV of group {group.path}, which was at its kv_max"
-    exit_process(system, victim, 128 + int(Signal.KILL), reason, now)
+    exit_process(system, victim, 128 + int(Signal.KILL), reason)
 
 
 def _paid_for(process: LLMProcess, group: Group) -> tuple[int, int]:

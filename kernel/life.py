@@ -19,7 +19,7 @@ from syscalls.records import DecodeResult, ExitInfo, Finish, Signal, State, Wait
 from syscalls.table import Wait
 
 
-def finish_decoding(system: System, process: LLMProcess, finish: Finish, now: float) -> None:
+def finish_decoding(system: System, process: LLMProcess, finish: Finish) -> None:
     """End the decode of a process that is not in a step: its waiter is answered, readers see the end."""
     decoding = process.decoding
     if decoding is None:
@@ -30,20 +30,20 @@ def finish_decoding(system: System, process: LLMProcess, finish: Finish, now: fl
     if decoding.timer is not None:
         decoding.timer.cancel()
     system.emit(
-        now, "proc.decoded", process.pid, process.device.name, len(process.log) - decoding.start, finish.value
+        "proc.decoded", process.pid, process.device.name, len(process.log) - decoding.start, finish.value
     )
     if decoding.request is not None:
         desk.answer(system, decoding.request, decode_result(process, decoding, finish))
     if process.once and finish is not Finish.KILLED:
         exit_process(
-            system, process, 0 if finish is not Finish.ERROR else 1, f"its decode ended: {finish.value}", now
+            system, process, 0 if finish is not Finish.ERROR else 1, f"its decode ended: {finish.value}"
         )
         return
-    settle(system, process, now)
-    wake_readers(system, process, now)
+    settle(system, process)
+    wake_readers(system, process)
 
 
-def interrupt_decoding(system: System, process: LLMProcess, finish: Finish, now: float) -> None:
+def interrupt_decoding(system: System, process: LLMProcess, finish: Finish) -> None:
     """End the decode now, or at the token boundary if the process is in a step."""
     if process.decoding is None:
         return
@@ -51,12 +51,10 @@ def interrupt_decoding(system: System, process: LLMProcess, finish: Finish, now:
     if process.running:
         process.decoding.interrupted = finish
     else:
-        finish_decoding(system, process, finish, now)
+        finish_decoding(system, process, finish)
 
 
-def fail_decoding(
-    system: System, process: LLMProcess, reason: str, now: float, errno: Errno = Errno.EIO
-) -> None:
+def fail_decoding(system: System, process: LLMProcess, reason: str, errno: Errno = Errno.EIO) -> None:
     """What a process was to compute cannot be: its decode ends with an error, and so does the call that waits for it."""
     process.ahead = False  # what failed would fail again; the next feed, truncate or decode tries anew
     process.finish = Finish.ERROR  # for whoever looks, if nobody has asked for a decode
@@ -66,7 +64,7 @@ def fail_decoding(
     if decoding is not None and decoding.request is not None:
         request, decoding.request = decoding.request, None
         desk.fail(system, request, errno, reason)
-    finish_decoding(system, process, Finish.ERROR, now)
+    finish_decoding(system, process, Finish.ERROR)
 
 
 def await_decode(system: System, process: LLMProcess, decoding: Decoding, request: Request) -> object:
@@ -75,7 +73,7 @@ def await_decode(system: System, process: LLMProcess, decoding: Decoding, reques
     def undo() -> None:
         decoding.request = None
         if process.decoding is decoding:
-            interrupt_decoding(system, process, Finish.INTERRUPT, system.now)
+            interrupt_decoding(system, process, Finish.INTERRUPT)
 
     return desk.park(request, undo)
 
@@ -83,9 +81,9 @@ def await_decode(system: System, process: LLMProcess, decoding: Decoding, reques
 def set_deadline(system: System, process: LLMProcess, decoding: Decoding, moment: float) -> None:
     """End a decode with what it has when `moment` has come."""
 
-    def end(now: float) -> None:
+    def end() -> None:
         if process.decoding is decoding:
-            interrupt_decoding(system, process, Finish.DEADLINE, now)
+            interrupt_decoding(system, process, Finish.DEADLINE)
 
     decoding.timer = system.timers.at(moment, end)
 
@@ -96,7 +94,7 @@ def decode_result(process: LLMProcess, decoding: Decoding, finish: Finish) -> De
     )
 
 
-def exit_process(system: System, process: LLMProcess, status: int, reason: str, now: float) -> None:
+def exit_process(system: System, process: LLMProcess, status: int, reason: str) -> None:
     """End an LLM process, at its token boundary if it is in a step. Harmless if it is ending already."""
     if process.is_zombie():
         return
@@ -116,7 +114,7 @@ def exit_process(system: System, process: LLMProcess, status: int, reason: str, 
         gone = f"process {process.pid} exited before it was changed ({reason})"
         desk.unpark(system, process.change.request, Errno.ESRCH, gone)
     if process.decoding is not None:
-        finish_decoding(system, process, Finish.KILLED, now)
+        finish_decoding(system, process, Finish.KILLED)
     deferred, process.deferred = process.deferred, []
     for request in deferred:
         desk.fail(
@@ -127,17 +125,17 @@ def exit_process(system: System, process: LLMProcess, status: int, reason: str, 
         )
     release_pages(system, process)
     if process.image is not None:
-        process.image.leave(process, now)
+        process.image.leave(process, system.now)
     release(process)
     process.device.queue.withdraw(process)
     if process.device.state == UP:
         process.device.dropped.append(process.pid)
-    process.enter(State.ZOMBIE, WaitFor.NONE, now)
+    process.enter(State.ZOMBIE, WaitFor.NONE, system.now)
     process.exit_status, process.exit_reason = status, reason
-    wake_readers(system, process, now)
+    wake_readers(system, process)
     system.counters["exited"] += 1
-    system.emit(now, "proc.exit", process.pid, amount=status, detail=reason)
-    _notify_parent(system, process, now)
+    system.emit("proc.exit", process.pid, amount=status, detail=reason)
+    _notify_parent(system, process)
     dirty(system, process.device)
 
 
@@ -164,18 +162,18 @@ def leave_image(system: System, process: LLMProcess) -> None:
     image.leave(process, system.now)
 
 
-def _notify_parent(system: System, process: Process, now: float) -> None:
+def _notify_parent(system: System, process: Process) -> None:
     parent = system.table.find(process.owner)
     if not isinstance(parent, Program):
         system.table.remove(process)
         return
-    system.emit(now, "sig.chld", parent.pid, amount=int(Signal.CHLD), detail=f"pid {process.pid}")
+    system.emit("sig.chld", parent.pid, amount=int(Signal.CHLD), detail=f"pid {process.pid}")
     for request in parent.reapers:
         call = request.call
         assert isinstance(call, Wait)
         if call.pid in (0, process.pid):
             parent.reapers.remove(request)
-            settle_program(parent, now)
+            settle_program(parent, system.now)
             desk.answer(system, request, reap(system, process))
             _tell_childless(system, parent, process.pid)
             return
@@ -217,7 +215,7 @@ def reap(system: System, zombie: Process) -> ExitInfo:
     return ExitInfo(zombie.pid, zombie.exit_status, zombie.exit_reason, zombie.usage(zombie.since))
 
 
-def end_program(system: System, program: Program, status: int, reason: str, now: float) -> None:
+def end_program(system: System, program: Program, status: int, reason: str) -> None:
     """A program ends: nothing it asked for is answered any more, its children end or become init's."""
     if program.away is not None:
         program.away.cancel()
@@ -232,7 +230,7 @@ def end_program(system: System, program: Program, status: int, reason: str, now:
             if child.is_zombie():
                 system.table.remove(child)
             elif not child.detached:
-                exit_process(system, child, 128 + int(Signal.TERM), f"its program {program.pid} ended", now)
-    program.enter(State.ZOMBIE, WaitFor.NONE, now)
+                exit_process(system, child, 128 + int(Signal.TERM), f"its program {program.pid} ended")
+    program.enter(State.ZOMBIE, WaitFor.NONE, system.now)
     system.table.remove(program)
-    system.emit(now, "proc.detach", program.pid, amount=status, detail=reason)
+    system.emit("proc.detach", program.pid, amount=status, detail=reason)

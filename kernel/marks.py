@@ -26,8 +26,8 @@ def freed(system: System) -> None:
             dirty(system, device)
 
 
-def want(system: System, device: Device, image: Image, now: float) -> None:
+def want(system: System, device: Device, image: Image) -> None:
     """Somebody wants an image whose weights are not there; paging.py decides when they come."""
     if image.state == EVICTED and image.wanted_since is None:
-        image.wanted_since = now
+        image.wanted_since = system.now
     dirty(system, device)

@@ -21,7 +21,7 @@ def try_read(process: LLMProcess, call: Read) -> ReadResult | None:
     return ReadResult(position, tokens, process.decoding is not None, process.finish, process.state, length)
 
 
-def wake_readers(system: System, process: LLMProcess, now: float) -> None:
+def wake_readers(system: System, process: LLMProcess) -> None:
     """Answer the reads that have something to be answered with."""
     waiting, process.readers = process.readers, []
     for request in waiting:

@@ -25,7 +25,7 @@ _LOOKED_AT = (
 
 
 def make_room(
-    system: System, image: Image, process: LLMProcess, tokens: int, back: int, now: float, desperate: bool
+    system: System, image: Image, process: LLMProcess, tokens: int, back: int, desperate: bool
 ) -> int:
     """Take pages from others until there is room for `tokens` beside the `back` that are moved in; returns for how many
     there is. If for none, `short` says whose limit that is."""
@@ -37,12 +37,15 @@ def make_room(
         if room >= tokens <= own:
             return tokens
         if group is not None and own < tokens:
-            victim, process.short = _group_victim(system, group, process, now), group
+            victim, process.short = _group_victim(system, group, process), group
         else:
-            victim, process.short = _victim(image, process, system.config.quantum, desperate, now), None
+            victim, process.short = (
+                _victim(image, process, system.config.quantum, desperate, system.now),
+                None,
+            )
         if victim is None:
             return min(tokens, room, own)
-        take_pages(system, victim, now)
+        take_pages(system, victim)
 
 
 def moves_pay(image: Image) -> bool:
@@ -99,7 +102,7 @@ def _others(image: Image, wanting: LLMProcess) -> Iterator[LLMProcess]:
 # --- control groups ---
 
 
-def grown(system: System, process: LLMProcess, now: float) -> None:
+def grown(system: System, process: LLMProcess) -> None:
     """A process has grown. If that took a group above its `kv_high`, its sleepers lose their pages; if it is above even
     then, the process makes a pause."""
     high = process.group.over_high()
@@ -107,23 +110,23 @@ def grown(system: System, process: LLMProcess, now: float) -> None:
         return
     limit = high.settings.kv_high
     high.events["kv_high"] += 1
-    while high.kv > limit and (sleeper := _sleeper_of(system, high, process, now)) is not None:
-        take_pages(system, sleeper, now)
+    while high.kv > limit and (sleeper := _sleeper_of(system, high, process)) is not None:
+        take_pages(system, sleeper)
     if high.kv > limit and process.table.cached >= process.reached:  # rebuilding what it had is no growth
-        pause(system, process, high, now)
+        pause(system, process, high)
 
 
-def _group_victim(system: System, group: Group, process: LLMProcess, now: float) -> LLMProcess | None:
+def _group_victim(system: System, group: Group, process: LLMProcess) -> LLMProcess | None:
     """Whose pages a group at its `kv_max` takes for a process that is to grow, if it is to spill. None: nobody's."""
     if group.settings.kv_action is KvAction.SPILL:
-        if (sleeper := _sleeper_of(system, group, process, now)) is not None:
+        if (sleeper := _sleeper_of(system, group, process)) is not None:
             return sleeper
         quantum = system.config.quantum
         others = [p for p in _holders(system, group) if p is not process]
         last = max(others, key=lambda p: claim(p, quantum), default=None)
         if last is not None and claim(last, quantum) > claim(process, quantum):
             return last
-    at_limit(system, process, group, now)
+    at_limit(system, process, group)
     return None
 
 
@@ -141,10 +144,10 @@ def sleepers(system: System, group: Group) -> list[LLMProcess]:
     return sorted((p for p in _holders(system, group) if p.sleeps), key=lambda p: p.since)
 
 
-def _sleeper_of(system: System, group: Group, wanting: LLMProcess, now: float) -> LLMProcess | None:
+def _sleeper_of(system: System, group: Group, wanting: LLMProcess) -> LLMProcess | None:
     """The sleeper of a group that is to lose its pages, which a policy says where the model is the same."""
     asleep = [p for p in sleepers(system, group) if p is not wanting]
     image = wanting.image
     assert image is not None
-    alike = image.victims.choose((p for p in asleep if p.image is image), now)
+    alike = image.victims.choose((p for p in asleep if p.image is image), system.now)
     return alike or next(iter(asleep), None)

@@ -10,7 +10,7 @@ from kernel.state import System
 from syscalls.records import State, WaitFor
 
 
-def settle(system: System, process: LLMProcess, now: float) -> None:
+def settle(system: System, process: LLMProcess) -> None:
     """Put a process that is not in a step into the state its facts ask for. Call after changing any of them."""
     if process.running or process.is_zombie():
         return
@@ -22,20 +22,20 @@ def settle(system: System, process: LLMProcess, now: float) -> None:
         if image is not None:
             image.starved.pop(process.pid, None)
     if state is State.STOPPED and image is not None and image.swap.total and process.table.frames:
-        take_pages(system, process, now)  # at once, so that others need not wait for it when they want them
+        take_pages(system, process)  # at once, so that others need not wait for it when they want them
     if state is State.READY:
         slept = process.state not in (State.READY, State.RUNNING) and process.wait not in (
             WaitFor.PAGEIN,
             WaitFor.QUOTA,
         )
-        process.enter(state, wait, now)
+        process.enter(state, wait, system.now)
         if not queued:
             device.queue.put(process, woke=slept)
         dirty(system, device)
     else:
-        process.enter(state, wait, now)
+        process.enter(state, wait, system.now)
         device.queue.withdraw(process)
-    note_fault(system, process, now)
+    note_fault(system, process)
 
 
 def _state(process: LLMProcess) -> tuple[State, WaitFor]:
@@ -65,7 +65,7 @@ def release(process: LLMProcess) -> None:
         process.held = None
 
 
-def note_fault(system: System, process: LLMProcess, now: float) -> None:
+def note_fault(system: System, process: LLMProcess) -> None:
     """A process has a new state. One that wants to run and finds its weights evicted: that is a fault."""
     image = process.image
     if image is None or image.state != EVICTED or process.pid not in image.active:
@@ -74,11 +74,11 @@ def note_fault(system: System, process: LLMProcess, now: float) -> None:
         image.faulted = True
         image.faults += 1
         system.counters["faults"] += 1
-        system.emit(now, "mem.fault", process.pid, process.device.name, image.size, image.name)
-    want(system, process.device, image, now)
+        system.emit("mem.fault", process.pid, process.device.name, image.size, image.name)
+    want(system, process.device, image)
 
 
-def take_pages(system: System, victim: LLMProcess, now: float) -> None:
+def take_pages(system: System, victim: LLMProcess) -> None:
     """Preempt: drop all pages of a process that is not in a step. Its token log brings them back."""
     image = victim.image
     assert image is not None
@@ -89,12 +89,12 @@ def take_pages(system: System, victim: LLMProcess, now: float) -> None:
     victim.table.cut(image.pool, 0)
     image.let_go(victim)
     freed(system)
-    victim.quantum_used, victim.turn = 0, now
+    victim.quantum_used, victim.turn = 0, system.now
     victim.robbed = victim.state in (State.READY, State.BLOCKED) and victim.todo > 0
     victim.account.preemptions += 1
     system.counters["preemptions"] += 1
     detail = f"{moved} moved out" if moved else ""
-    system.emit(now, "mem.preempt", victim.pid, victim.device.name, pages, detail)
+    system.emit("mem.preempt", victim.pid, victim.device.name, pages, detail)
 
 
 def _move_out(system: System, victim: LLMProcess, image: Image) -> int:
@@ -107,7 +107,7 @@ def _move_out(system: System, victim: LLMProcess, image: Image) -> int:
                 holder.table.trim(image.swap, 0)
                 # The ready may be planned just now, and find out by that.
                 if holder.state is State.BLOCKED:
-                    settle(system, holder, system.now)
+                    settle(system, holder)
     moves = victim.table.move_out(image.pool, image.swap)
     device = victim.device
     device.outs += [Move(image.id, victim.pid, frame, slot.tier, slot.number) for frame, slot in moves]

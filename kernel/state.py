@@ -26,7 +26,7 @@ from syscalls.table import Call
 if TYPE_CHECKING:
     from drivers.protocol import ToDriver
 
-Handler = Callable[["System", Request, float], Any]
+Handler = Callable[["System", Request], Any]
 
 
 class System:
@@ -72,17 +72,15 @@ class System:
         self._images += 1
         return self._images
 
-    def log(self, now: float, level: str, text: str) -> None:
+    def log(self, level: str, text: str) -> None:
         text = printable(text)
-        self.trace.line(now - self.started, level, text)
-        self.actions.append(Log(now - self.started, level, text))
+        self.trace.line(self.now - self.started, level, text)
+        self.actions.append(Log(self.now - self.started, level, text))
 
-    def emit(
-        self, now: float, what: str, pid: int = 0, device: str = "", amount: int = 0, detail: str = ""
-    ) -> None:
+    def emit(self, what: str, pid: int = 0, device: str = "", amount: int = 0, detail: str = "") -> None:
         """Record a trace event. Callers check `trace.on` first where building the arguments costs something."""
         if self.trace.on:
-            self.trace.emit(now - self.started, what, pid, device, amount, detail)
+            self.trace.emit(self.now - self.started, what, pid, device, amount, detail)
 
     def device_named(self, name: str) -> Device:
         """The device of that name (empty: the first one), or ENODEV."""

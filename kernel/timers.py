@@ -10,7 +10,7 @@ from dataclasses import dataclass
 @dataclass(slots=True, eq=False)
 class Timer:
     at: float
-    fire: Callable[[float], None] | None
+    fire: Callable[[], None] | None
 
     def cancel(self) -> None:
         self.fire = None
@@ -22,8 +22,8 @@ class Timers:
         self._count = 0
         self._sweep = 64  # entries at which those of cancelled timers are thrown out
 
-    def at(self, moment: float, fire: Callable[[float], None]) -> Timer:
-        """Call `fire(now)` once `moment` has come, unless cancelled."""
+    def at(self, moment: float, fire: Callable[[], None]) -> Timer:
+        """Call `fire` once `moment` has come, unless cancelled."""
         timer = Timer(moment, fire)
         if len(self._heap) >= self._sweep:
             self._heap = [entry for entry in self._heap if entry[2].fire is not None]
@@ -45,4 +45,4 @@ class Timers:
             timer = heapq.heappop(self._heap)[2]
             fire, timer.fire = timer.fire, None
             if fire is not None:
-                fire(now)
+                fire()

@@ -18,7 +18,7 @@ from syscalls.records import DecodeResult, Finish, RecordsResult
 from syscalls.table import Decode, Feed, Read, Records, Truncate
 
 
-def feed(system: System, request: Request, now: float) -> object:
+def feed(system: System, request: Request) -> object:
     call = cast(Feed, request.call)
     process = with_model(system, call.pid)
     check_idle(process, "feed")
@@ -38,7 +38,7 @@ def feed(system: System, request: Request, now: float) -> object:
     process.ahead = True
     system.counters["fed"] += len(call.tokens)
     system.journal.grew(process)
-    settle(system, process, now)
+    settle(system, process)
     for reader in list(process.readers):  # those who follow an idle process
         result = try_read(process, cast(Read, reader.call))
         if result is not None:
@@ -47,7 +47,7 @@ def feed(system: System, request: Request, now: float) -> object:
     return len(process.log)
 
 
-def decode(system: System, request: Request, now: float) -> object:
+def decode(system: System, request: Request) -> object:
     call = cast(Decode, request.call)
     process = with_model(system, call.pid)
     check_idle(process, "decode")
@@ -77,8 +77,8 @@ def decode(system: System, request: Request, now: float) -> object:
     process.decoding, process.finish = decoding, Finish.NONE
     touch(system, process)
     if call.deadline is not None:
-        set_deadline(system, process, decoding, now + call.deadline)
-    settle(system, process, now)
+        set_deadline(system, process, decoding, system.now + call.deadline)
+    settle(system, process)
     if not call.wait:
         return DecodeResult(len(process.log), [], Finish.NONE)
     return await_decode(system, process, decoding, request)
@@ -107,7 +107,7 @@ def _check_decode(process: LLMProcess, call: Decode) -> None:
         raise SyscallError(Errno.ENOTSUP, f"device {process.device.name} does not report log-probabilities")
 
 
-def read(system: System, request: Request, now: float) -> object:
+def read(system: System, request: Request) -> object:
     call = cast(Read, request.call)
     process = system.table.find(call.pid)
     if not isinstance(process, LLMProcess):  # a zombie's log can still be read
@@ -118,7 +118,9 @@ def read(system: System, request: Request, now: float) -> object:
     if call.timeout is not None:
         late = f"process {call.pid} has appended nothing after position {call.position} within {call.timeout:g} s"
         request.timers.append(
-            system.timers.at(now + call.timeout, lambda _: desk.unpark(system, request, Errno.ETIME, late))
+            system.timers.at(
+                system.now + call.timeout, lambda: desk.unpark(system, request, Errno.ETIME, late)
+            )
         )
     process.readers.append(request)
     reading = process
@@ -130,7 +132,7 @@ def read(system: System, request: Request, now: float) -> object:
     return desk.park(request, undo)
 
 
-def records(system: System, request: Request, now: float) -> RecordsResult:
+def records(system: System, request: Request) -> RecordsResult:
     call = cast(Records, request.call)
     process = system.table.find(call.pid)
     if not isinstance(process, LLMProcess):  # a zombie's can still be read, as its log can
@@ -138,7 +140,7 @@ def records(system: System, request: Request, now: float) -> RecordsResult:
     return RecordsResult(process.records.since(call.position), len(process.log))
 
 
-def truncate(system: System, request: Request, now: float) -> object:
+def truncate(system: System, request: Request) -> object:
     call = cast(Truncate, request.call)
     process = with_model(system, call.pid)
     check_idle(process, "truncate")
@@ -166,5 +168,5 @@ def truncate(system: System, request: Request, now: float) -> object:
     process.ahead = True
     if not process.table.frames:
         image.let_go(process)
-    settle(system, process, now)
+    settle(system, process)
     return len(process.log)

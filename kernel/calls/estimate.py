@@ -27,14 +27,14 @@ from syscalls.table import Estimate
 _NEW = -1  # the id of an image that is in no device's table
 
 
-def estimate(system: System, request: Request, now: float) -> object:
+def estimate(system: System, request: Request) -> object:
     call = cast(Estimate, request.call)
     device = system.device_named(call.device)
     path = system.config.models.get(call.model, call.model)
     check_device(device, call.dtype)
     known = device.find_image(path, call.dtype)
     if known is not None and known.probed is not None:
-        return _figures(device, known, call.context, now)
+        return _figures(device, known, call.context, system.now)
 
     refs: list[int] = []  # of the probe, once it is on its way
 

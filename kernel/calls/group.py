@@ -19,7 +19,7 @@ from syscalls.records import GroupInfo, GroupSettings, Right
 from syscalls.table import GroupCreate, GroupMove, GroupRemove, GroupSet, GroupStat
 
 
-def group_create(system: System, request: Request, now: float) -> GroupInfo:
+def group_create(system: System, request: Request) -> GroupInfo:
     call = cast(GroupCreate, request.call)
     check_settings(call.settings)
     group = system.groups.create(call.path, request.program.group, call.settings)
@@ -29,11 +29,11 @@ def group_create(system: System, request: Request, now: float) -> GroupInfo:
         system.groups.remove(group)
         raise
     system.journal.group_set(group)
-    system.emit(now, "group.create", request.program.pid, detail=group.path)
-    return info(system, group, now)
+    system.emit("group.create", request.program.pid, detail=group.path)
+    return info(system, group)
 
 
-def group_set(system: System, request: Request, now: float) -> GroupSettings:
+def group_set(system: System, request: Request) -> GroupSettings:
     call = cast(GroupSet, request.call)
     group = system.groups.find(call.path, request.program.group)
     _check_below(request.program, group)
@@ -50,33 +50,32 @@ def group_set(system: System, request: Request, now: float) -> GroupSettings:
     for sleeper in sleepers(system, group):
         if not most or group.kv <= most:
             break
-        take_pages(system, sleeper, now)
-    relax(system, group, now)
-    system.emit(now, "group.set", request.program.pid, detail=group.path)
+        take_pages(system, sleeper)
+    relax(system, group)
+    system.emit("group.set", request.program.pid, detail=group.path)
     return old
 
 
-def group_stat(system: System, request: Request, now: float) -> list[GroupInfo]:
+def group_stat(system: System, request: Request) -> list[GroupInfo]:
     call = cast(GroupStat, request.call)
     top = system.groups.find(call.path, request.program.group)
     if not call.below:
-        return [info(system, top, now)]
+        return [info(system, top)]
     return [
-        info(system, group, now)
-        for group in islice(system.groups.below(top), call.start, call.start + call.limit)
+        info(system, group) for group in islice(system.groups.below(top), call.start, call.start + call.limit)
     ]
 
 
-def group_remove(system: System, request: Request, now: float) -> None:
+def group_remove(system: System, request: Request) -> None:
     call = cast(GroupRemove, request.call)
     group = system.groups.find(call.path, request.program.group)
     _check_below(request.program, group)
     system.groups.remove(group)
     system.journal.group_removed(group)
-    system.emit(now, "group.remove", request.program.pid, detail=group.path)
+    system.emit("group.remove", request.program.pid, detail=group.path)
 
 
-def group_move(system: System, request: Request, now: float) -> object:
+def group_move(system: System, request: Request) -> object:
     call = cast(GroupMove, request.call)
     process = system.table.get(call.pid) if call.pid else request.program
     group = reachable_group(system, request.program, call.path)
@@ -104,17 +103,17 @@ def group_move(system: System, request: Request, now: float) -> object:
         if image is not None:
             group.check_weights(image.id, image.weight_bytes, image.name)
         release(process)
-        process.pause = now
-        process.move_to(group, now)
+        process.pause = system.now
+        process.move_to(group, system.now)
     else:
         process.group = group
     group.enter(process.pid)
     old.leave(process.pid)
     touch(system, process)
     system.journal.left(old)
-    system.emit(now, "group.move", process.pid, detail=f"{old.path} -> {group.path}")
+    system.emit("group.move", process.pid, detail=f"{old.path} -> {group.path}")
     if isinstance(process, LLMProcess):
-        settle(system, process, now)
+        settle(system, process)
     freed(system)
     return None
 
@@ -146,7 +145,7 @@ def check_settings(settings: GroupSettings) -> None:
         )
 
 
-def info(system: System, group: Group, now: float) -> GroupInfo:
+def info(system: System, group: Group) -> GroupInfo:
     """A group as a record."""
     return GroupInfo(
         path=group.path,
@@ -158,5 +157,5 @@ def info(system: System, group: Group, now: float) -> GroupInfo:
         pids=group.pids,
         processes=sorted(group.members),
         events=dict(group.events),
-        pressure=group.pressure.info(now),
+        pressure=group.pressure.info(system.now),
     )

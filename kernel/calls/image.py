@@ -43,13 +43,13 @@ def _check_path(path: str) -> None:
 def _say(system: System, error: SyscallError, what: str) -> None:
     """A failure that the person at the console should know of too, whoever asked."""
     if error.errno is Errno.EIO:
-        system.log(system.now, "error", f"{what}: {error.reason}")
+        system.log("error", f"{what}: {error.reason}")
 
 
 # --- checkpoint -----------------------------------------------------------------------------------------------------
 
 
-def checkpoint(system: System, request: Request, now: float) -> object:
+def checkpoint(system: System, request: Request) -> object:
     call = cast(Checkpoint, request.call)
     _check_path(call.path)
     process = with_model(system, call.pid)
@@ -67,7 +67,7 @@ def checkpoint(system: System, request: Request, now: float) -> object:
 
         def again() -> None:
             request.undo = None
-            desk.dispatch(system, request, system.now)
+            desk.dispatch(system, request)
 
         def forget() -> None:
             device.after_outs.remove(again)
@@ -89,11 +89,10 @@ def checkpoint(system: System, request: Request, now: float) -> object:
             raise SyscallError(Errno.EPROTO, f"an export was answered by {type(message).__name__}")
         why = f" ({message.reason})" if message.reason else ""
         system.log(
-            system.now,
             "warning" if why else "info",
             f"process {pid}: image of {length} tokens in {call.path}: KV of {message.tokens}{why}, {message.bytes} bytes",
         )
-        system.emit(system.now, "proc.checkpoint", pid, device.name, message.bytes, call.path)
+        system.emit("proc.checkpoint", pid, device.name, message.bytes, call.path)
         if not request.answered:
             desk.answer(system, request, CheckpointInfo(call.path, message.bytes, length, message.tokens))
 
@@ -116,7 +115,7 @@ def checkpoint(system: System, request: Request, now: float) -> object:
 # --- restore --------------------------------------------------------------------------------------------------------
 
 
-def restore(system: System, request: Request, now: float) -> object:
+def restore(system: System, request: Request) -> object:
     call = cast(Restore, request.call)
     _check_path(call.path)
     device = system.device_named(call.device)
@@ -243,9 +242,9 @@ class _Restoring:
         process.account.forks = saved.forks
         process.birth = self.request
         system.table.add(process)
-        image = want_image(system, self.device, model, saved.dtype, self._ready, now)
+        image = want_image(system, self.device, model, saved.dtype, self._ready)
         if process.pid in system.table and process.image is None:
-            settle(system, process, now)
+            settle(system, process)
         image.used = now
 
     def _ready(self, image: Image | SyscallError) -> None:
@@ -306,15 +305,14 @@ class _Restoring:
         if table.frames:
             image.hold(process)
         go_on(process, saved)
-        length, pid, now = len(process.log), process.pid, system.now
+        length, pid, _now = len(process.log), process.pid, system.now
         why = f"; the rest is computed again: {reason}" if reason else ""
         system.log(
-            now,
             "warning" if why else "info",
             f"process {pid}: restored from {self.call.path}: {length} tokens, KV of {table.cached}{why}",
         )
         system.counters["spawned"] += 1
-        system.emit(now, "proc.restore", pid, self.device.name, length, self.call.path)
+        system.emit("proc.restore", pid, self.device.name, length, self.call.path)
         desk.answer(system, self.request, pid)
-        settle(system, process, now)
+        settle(system, process)
         dirty(system, self.device)

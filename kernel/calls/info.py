@@ -19,20 +19,20 @@ from syscalls.table import Getinfo, Ps
 _MOST_REASON = 400  # characters of a reason in a row
 
 
-def getinfo(system: System, request: Request, now: float) -> ProcessInfo:
+def getinfo(system: System, request: Request) -> ProcessInfo:
     call = cast(Getinfo, request.call)
     if call.pid == 0:
-        return process_info(system, request.program, now)
+        return process_info(system, request.program)
     process = system.table.find(call.pid)
-    return process_info(system, process if process is not None else system.table.get(call.pid), now)
+    return process_info(system, process if process is not None else system.table.get(call.pid))
 
 
-def ps(system: System, request: Request, now: float) -> list[ProcessInfo]:
+def ps(system: System, request: Request) -> list[ProcessInfo]:
     call = cast(Ps, request.call)
-    return [process_info(system, process, now) for process in system.table.after(call.after, call.limit)]
+    return [process_info(system, process) for process in system.table.after(call.after, call.limit)]
 
 
-def process_info(system: System, process: Process, now: float) -> ProcessInfo:
+def process_info(system: System, process: Process) -> ProcessInfo:
     """A row of the process table as a record."""
     fields: dict[str, Any] = {
         "pid": process.pid,
@@ -43,7 +43,7 @@ def process_info(system: System, process: Process, now: float) -> ProcessInfo:
         "wait": process.wait,
         "started": process.started - system.started,
         "exit_status": process.exit_status,
-        "usage": process.usage(now),
+        "usage": process.usage(system.now),
         "group": process.group.path,
     }
     if isinstance(process, LLMProcess):

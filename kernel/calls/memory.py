@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kernel.objects.device import Device
 
 
-def models(system: System, request: Request, now: float) -> list[ModelInfo]:
+def models(system: System, request: Request) -> list[ModelInfo]:
     rows = [
         model_info(image, device.name)
         for device in system.devices.values()
@@ -32,7 +32,7 @@ def models(system: System, request: Request, now: float) -> list[ModelInfo]:
     return rows + [ModelInfo(name, path) for name, path in known if path not in loaded]
 
 
-def pagein(system: System, request: Request, now: float) -> object:
+def pagein(system: System, request: Request) -> object:
     call = cast(Pagein, request.call)
     device = system.device_named(call.device)
 
@@ -43,11 +43,11 @@ def pagein(system: System, request: Request, now: float) -> object:
             desk.answer(system, request, model_info(image, device.name))
 
     desk.park(request, lambda: forget_waiter(system, device, ready))
-    want_image(system, device, call.model, call.dtype, ready, now)
+    want_image(system, device, call.model, call.dtype, ready)
     return PARKED
 
 
-def evict(system: System, request: Request, now: float) -> object:
+def evict(system: System, request: Request) -> object:
     call = cast(Evict, request.call)
     device = system.device_named(call.device)
     found = _known(system, device, call.model, call.dtype)
@@ -65,22 +65,22 @@ def evict(system: System, request: Request, now: float) -> object:
         if why:
             raise SyscallError(Errno.EBUSY, f"{image.name} cannot be evicted from {device.name}: {why}")
     if device.in_flight is None or not any(p.image in found for p in device.in_flight.processes):
-        _evict(system, device, found, now)
+        _evict(system, device, found)
         return None
 
-    def after_step(then: float) -> None:
-        _evict(system, device, [i for i in found if device.images.get(i.id) is i and not i.pinned], then)
+    def after_step() -> None:
+        _evict(system, device, [i for i in found if device.images.get(i.id) is i and not i.pinned])
         desk.answer(system, request, None)
 
     device.after_step.append(after_step)
     return desk.park(request, lambda: device.after_step.remove(after_step))
 
 
-def _evict(system: System, device: Device, images: list[Image], now: float) -> None:
+def _evict(system: System, device: Device, images: list[Image]) -> None:
     for image in images:
         image.hinted = False
         if image.state == RESIDENT or not (image.mapped or image.waiters or image.state == LOADING):
-            evict_image(system, device, image, now)
+            evict_image(system, device, image)
 
 
 def _known(system: System, device: Device, model: str, dtype: str) -> list[Image]:
@@ -96,12 +96,12 @@ def _known(system: System, device: Device, model: str, dtype: str) -> list[Image
     return found
 
 
-def advise(system: System, request: Request, now: float) -> object:
+def advise(system: System, request: Request) -> object:
     call = cast(Advise, request.call)
     device = system.device_named(call.device)
     match call.advice:
         case Advice.WILLNEED | Advice.PIN:
-            return _hint(system, request, device, now)
+            return _hint(system, request, device)
         case Advice.DONTNEED:
             found = _known(system, device, call.model, call.dtype)
             if pinned := [image.name for image in found if image.pinned]:
@@ -109,7 +109,7 @@ def advise(system: System, request: Request, now: float) -> object:
             for image in found:
                 image.unneeded, image.hinted = True, False
                 if not (image.mapped or image.waiters) and image.state == RESIDENT:
-                    evict_image(system, device, image, now)
+                    evict_image(system, device, image)
         case Advice.NORMAL:
             for image in _known(system, device, call.model, call.dtype):
                 image.unneeded = image.hinted = image.pinned = False
@@ -117,7 +117,7 @@ def advise(system: System, request: Request, now: float) -> object:
     return None
 
 
-def _hint(system: System, request: Request, device: Device, now: float) -> object:
+def _hint(system: System, request: Request, device: Device) -> object:
     call = cast(Advise, request.call)
 
     def known(image: Image | SyscallError) -> None:
@@ -134,7 +134,7 @@ def _hint(system: System, request: Request, device: Device, now: float) -> objec
         desk.answer(system, request, None)
 
     desk.park(request, lambda: forget_waiter(system, device, known))
-    hint_image(system, device, call.model, call.dtype, known, now)
+    hint_image(system, device, call.model, call.dtype, known)
     return PARKED
 
 

@@ -33,7 +33,7 @@ from syscalls.errno import Errno, SyscallError
 from syscalls.table import Setsched
 
 
-def setsched(system: System, request: Request, now: float) -> object:
+def setsched(system: System, request: Request) -> object:
     call = cast(Setsched, request.call)
     process = system.table.llm(call.pid)
     change = process.change
@@ -42,7 +42,7 @@ def setsched(system: System, request: Request, now: float) -> object:
         return PARKED
     device = system.device_named(call.device) if call.device else process.device
     if device is process.device:
-        _set(system, process, call, now)
+        _set(system, process, call)
         return None
     with_model(system, call.pid)
     if process.saved is not None:
@@ -53,7 +53,7 @@ def setsched(system: System, request: Request, now: float) -> object:
     return PARKED
 
 
-def _set(system: System, process: LLMProcess, call: Setsched, now: float) -> None:
+def _set(system: System, process: LLMProcess, call: Setsched) -> None:
     if call.nice is not None:
         process.nice = call.nice
         process.count_load()
@@ -63,7 +63,7 @@ def _set(system: System, process: LLMProcess, call: Setsched, now: float) -> Non
     if process.ticket:
         process.device.queue.withdraw(process)
         process.device.queue.put(process)
-    system.emit(now, "sched.set", process.pid, amount=process.nice, detail=process.sched_class.value)
+    system.emit("sched.set", process.pid, amount=process.nice, detail=process.sched_class.value)
 
 
 def _check_up(device: Device) -> None:
@@ -135,9 +135,7 @@ class _Moving:
         process = self.process
         assert process.image is not None
         try:
-            want_image(
-                self.system, self.target, process.model, process.image.dtype, self._ready, self.system.now
-            )
+            want_image(self.system, self.target, process.model, process.image.dtype, self._ready)
         except SyscallError as error:
             self.fail(error)
 
@@ -306,9 +304,9 @@ class _Moving:
         self._say()
         call = cast(Setsched, self.request.call)
         if call.nice is not None or call.sched_class is not None:
-            _set(system, process, call, now)
+            _set(system, process, call)
         desk.answer(system, self.request, None)
-        settle(system, process, now)
+        settle(system, process)
         freed(system)
         dirty(system, target)
 
@@ -318,11 +316,10 @@ class _Moving:
         lacking = came < _alike(self.log, process.log, self.had)
         why = f"; the rest is computed again: {self.reason or 'others needed its frames'}" if lacking else ""
         system.log(
-            system.now,
             "warning" if why else "info",
             f"process {process.pid}: moved from {where}: {length} tokens, KV of {came}{why}",
         )
-        system.emit(system.now, "proc.move", process.pid, self.target.name, length, where)
+        system.emit("proc.move", process.pid, self.target.name, length, where)
 
 
 def _alike(one: list[int], other: list[int], most: int) -> int:

@@ -38,7 +38,7 @@ from syscalls.table import Exec, Exit, Fork, Kill, Setlimits, Spawn, Wait
 # --- birth ----------------------------------------------------------------------------------------------------------
 
 
-def spawn(system: System, request: Request, now: float) -> object:
+def spawn(system: System, request: Request) -> object:
     call = cast(Spawn, request.call)
     device = system.device_named(call.device)
     group = reachable_group(system, request.program, call.group)
@@ -51,8 +51,8 @@ def spawn(system: System, request: Request, now: float) -> object:
         kind=Kind.LLM,
         name=call.name or f"{call.model.rstrip('/').rpartition('/')[2]}-{pid}"[:64],
         group=group,
-        started=now,
-        since=now,
+        started=system.now,
+        since=system.now,
         device=device,
         model=call.model,
         sampler=call.sampler or Sampler(seed=seed_of_pid(pid)),
@@ -62,7 +62,7 @@ def spawn(system: System, request: Request, now: float) -> object:
         sched_class=call.sched_class,
         nice=call.nice,
         log=list(call.tokens),
-        turn=now,
+        turn=system.now,
     )
     process.records.add(0, call.records)
     process.account.fed = len(call.tokens)
@@ -85,9 +85,9 @@ def spawn(system: System, request: Request, now: float) -> object:
             image.join(process)
             system.counters["spawned"] += 1
             system.counters["fed"] += len(process.log)
-            system.emit(system.now, "proc.spawn", pid, device.name, len(process.log), process.name)
+            system.emit("proc.spawn", pid, device.name, len(process.log), process.name)
             desk.answer(system, request, pid)
-            settle(system, process, system.now)
+            settle(system, process)
 
     def failed(error: SyscallError) -> None:
         undo()
@@ -104,17 +104,17 @@ def spawn(system: System, request: Request, now: float) -> object:
     system.table.add(process)
     desk.park(request, undo)
     try:
-        image = want_image(system, device, call.model, call.dtype, ready, now)
+        image = want_image(system, device, call.model, call.dtype, ready)
     except SyscallError:
         undo()
         raise
     if process.pid in system.table and process.image is None:
-        settle(system, process, now)
-    image.used = now
+        settle(system, process)
+    image.used = system.now
     return PARKED
 
 
-def fork(system: System, request: Request, now: float) -> object:
+def fork(system: System, request: Request) -> object:
     call = cast(Fork, request.call)
     parent = with_model(system, call.pid)
     if parent.running or parent.saved is not None:
@@ -124,10 +124,10 @@ def fork(system: System, request: Request, now: float) -> object:
     assert parent.image is not None
     group.check_weights(parent.image.id, parent.image.weight_bytes, parent.image.name)
     system.table.check_room(call.count)  # all or none: children whose pids nobody is told could not be ended
-    return [_fork_one(system, parent, request.program, call, now) for _ in range(call.count)]
+    return [_fork_one(system, parent, request.program, call) for _ in range(call.count)]
 
 
-def _fork_one(system: System, parent: LLMProcess, owner: Program, call: Fork, now: float) -> int:
+def _fork_one(system: System, parent: LLMProcess, owner: Program, call: Fork) -> int:
     pid = system.table.new_pid()
     image = parent.image
     assert image is not None
@@ -145,8 +145,8 @@ def _fork_one(system: System, parent: LLMProcess, owner: Program, call: Fork, no
         kind=Kind.LLM,
         name=parent.name,
         group=owner.group,
-        started=now,
-        since=now,
+        started=system.now,
+        since=system.now,
         device=parent.device,
         image=image,
         model=parent.model,
@@ -160,7 +160,7 @@ def _fork_one(system: System, parent: LLMProcess, owner: Program, call: Fork, no
         records=parent.records.copy(),
         table=parent.table.fork(image.pool, owner.group),
         reached=parent.reached,
-        turn=now,
+        turn=system.now,
         finish=parent.finish,
         ahead=parent.ahead,
         stopped=parent.stopped,
@@ -177,12 +177,12 @@ def _fork_one(system: System, parent: LLMProcess, owner: Program, call: Fork, no
     system.table.add(child)
     system.journal.forked(child, parent)
     system.counters["spawned"] += 1
-    system.emit(now, "proc.fork", pid, child.device.name, len(child.table.frames), f"of {parent.pid}")
-    settle(system, child, now)
+    system.emit("proc.fork", pid, child.device.name, len(child.table.frames), f"of {parent.pid}")
+    settle(system, child)
     return pid
 
 
-def exec_(system: System, request: Request, now: float) -> object:
+def exec_(system: System, request: Request) -> object:
     call = cast(Exec, request.call)
     process = with_model(system, call.pid)
     check_idle(process, "exec")
@@ -214,7 +214,7 @@ def exec_(system: System, request: Request, now: float) -> object:
     desk.park(request, undo)
     process.change = Change(request, lambda: None)
     try:
-        want_image(system, process.device, call.model, call.dtype, ready, now)
+        want_image(system, process.device, call.model, call.dtype, ready)
     except SyscallError:
         undo()
         raise
@@ -256,24 +256,24 @@ def _replace_image(system: System, process: LLMProcess, image: Image, call: Exec
     touch(system, process)
     system.journal.grew(process)
     image.join(process)
-    system.emit(system.now, "proc.exec", process.pid, process.device.name, len(log), image.name)
-    settle(system, process, system.now)
+    system.emit("proc.exec", process.pid, process.device.name, len(log), image.name)
+    settle(system, process)
 
 
 # --- death ----------------------------------------------------------------------------------------------------------
 
 
-def exit_(system: System, request: Request, now: float) -> object:
+def exit_(system: System, request: Request) -> object:
     call = cast(Exit, request.call)
     if call.pid in (0, request.program.pid):
         desk.answer(system, request, None)
-        end_program(system, request.program, call.status, "exit", now)
+        end_program(system, request.program, call.status, "exit")
         return PARKED
-    exit_process(system, system.table.llm(call.pid), call.status, "exit", now)
+    exit_process(system, system.table.llm(call.pid), call.status, "exit")
     return None
 
 
-def wait(system: System, request: Request, now: float) -> object:
+def wait(system: System, request: Request) -> object:
     call = cast(Wait, request.call)
     program = request.program
     children = [call.pid] if call.pid else sorted(program.children)
@@ -293,10 +293,12 @@ def wait(system: System, request: Request, now: float) -> object:
     if call.timeout is not None:
         late = f"no child ended within {call.timeout:g} s"
         request.timers.append(
-            system.timers.at(now + call.timeout, lambda _: desk.unpark(system, request, Errno.ETIME, late))
+            system.timers.at(
+                system.now + call.timeout, lambda: desk.unpark(system, request, Errno.ETIME, late)
+            )
         )
     program.reapers.append(request)
-    settle_program(program, now)
+    settle_program(program, system.now)
 
     def undo() -> None:
         if request in program.reapers:
@@ -306,12 +308,12 @@ def wait(system: System, request: Request, now: float) -> object:
     return desk.park(request, undo)
 
 
-def kill(system: System, request: Request, now: float) -> None:
+def kill(system: System, request: Request) -> None:
     call = cast(Kill, request.call)
     process = system.table.get(call.pid)
-    system.emit(now, f"sig.{call.signal.name.lower()}", process.pid, detail=f"from {request.program.pid}")
+    system.emit(f"sig.{call.signal.name.lower()}", process.pid, detail=f"from {request.program.pid}")
     if isinstance(process, LLMProcess):
-        _signal_llm(system, process, call.signal, request.program, now)
+        _signal_llm(system, process, call.signal, request.program)
     elif isinstance(process, DriverProcess):
         if call.signal is not Signal.KILL:
             raise SyscallError(
@@ -330,20 +332,20 @@ def kill(system: System, request: Request, now: float) -> None:
         raise SyscallError(Errno.EPERM, "init takes no signals; `shutdown` ends the system")
 
 
-def _signal_llm(system: System, process: LLMProcess, signal: Signal, sender: Program, now: float) -> None:
+def _signal_llm(system: System, process: LLMProcess, signal: Signal, sender: Program) -> None:
     match signal:
         case Signal.KILL | Signal.TERM:
-            exit_process(system, process, 128 + int(signal), f"{signal.name} from program {sender.pid}", now)
+            exit_process(system, process, 128 + int(signal), f"{signal.name} from program {sender.pid}")
         case Signal.INT:
-            interrupt_decoding(system, process, Finish.INTERRUPT, now)
+            interrupt_decoding(system, process, Finish.INTERRUPT)
         case Signal.STOP:
             process.stopped = True
             touch(system, process)
-            settle(system, process, now)
+            settle(system, process)
         case Signal.CONT:
             process.stopped = False
             touch(system, process)
-            settle(system, process, now)
+            settle(system, process)
         case _:
             raise SyscallError(
                 Errno.EINVAL, f"{signal.name} is sent by the kernel only; send INT, TERM, KILL, STOP or CONT"
@@ -353,7 +355,7 @@ def _signal_llm(system: System, process: LLMProcess, signal: Signal, sender: Pro
 # --- setting --------------------------------------------------------------------------------------------------------
 
 
-def setlimits(system: System, request: Request, now: float) -> Limits:
+def setlimits(system: System, request: Request) -> Limits:
     call = cast(Setlimits, request.call)
     process = system.table.llm(call.pid)
     old = process.limits

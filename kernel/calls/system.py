@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     pass
 
 
-def attach(system: System, request: Request, now: float) -> BootInfo:
+def attach(system: System, request: Request) -> BootInfo:
     call = cast(Attach, request.call)
     program = request.program
     if call.ticket and call.ticket != ticket(system.secret, program.pid):
@@ -33,25 +33,25 @@ def attach(system: System, request: Request, now: float) -> BootInfo:
     program.rights &= call.rights
     program.name = call.name or program.name or f"program-{program.pid}"
     touch(system, program)
-    return _boot_info(system, request, now)
+    return _boot_info(system, request)
 
 
-def null(system: System, request: Request, now: float) -> None:
+def null(system: System, request: Request) -> None:
     return None
 
 
-def boot_info(system: System, request: Request, now: float) -> BootInfo:
-    return _boot_info(system, request, now)
+def boot_info(system: System, request: Request) -> BootInfo:
+    return _boot_info(system, request)
 
 
-def _boot_info(system: System, request: Request, now: float) -> BootInfo:
+def _boot_info(system: System, request: Request) -> BootInfo:
     config = system.config
     return BootInfo(
         version=config.version,
         protocol=limits.PROTOCOL_VERSION,
         runtime=config.runtime,
         os_pid=config.os_pid,
-        uptime=now - system.started,
+        uptime=system.now - system.started,
         pid=request.program.pid,
         default_model=config.default_model,
         default_device=next(iter(system.devices), ""),
@@ -61,10 +61,10 @@ def _boot_info(system: System, request: Request, now: float) -> BootInfo:
     )
 
 
-def stats(system: System, request: Request, now: float) -> Stats:
+def stats(system: System, request: Request) -> Stats:
     count = system.counters
     return Stats(
-        uptime=now - system.started,
+        uptime=system.now - system.started,
         calls=system.calls.total(),
         errors=count["errors"],
         rejected_frames=count["rejected"],
@@ -88,9 +88,9 @@ def stats(system: System, request: Request, now: float) -> Stats:
     )
 
 
-def trace(system: System, request: Request, now: float) -> object:
+def trace(system: System, request: Request) -> object:
     call = cast(Trace, request.call)
-    at = now - system.started
+    at = system.now - system.started
     system.trace.listen(at)
     if request.mark < 0:
         request.mark = system.trace.end if call.start < 0 else min(call.start, system.trace.end)
@@ -102,30 +102,30 @@ def trace(system: System, request: Request, now: float) -> object:
         if request in system.tracers:
             system.tracers.remove(request)
 
-    def overdue(_: float) -> None:
+    def overdue() -> None:
         undo()
         desk.answer(system, request, system.trace.read(request.mark, call.limit))
 
     if not request.timers:
-        request.timers.append(system.timers.at(now + call.timeout, overdue))
+        request.timers.append(system.timers.at(system.now + call.timeout, overdue))
     system.tracers.append(request)
     return desk.park(request, undo)
 
 
-def dmesg(system: System, request: Request, now: float) -> list[LogLine]:
+def dmesg(system: System, request: Request) -> list[LogLine]:
     call = cast(Dmesg, request.call)
     return system.trace.lines(call.after, call.limit)
 
 
-def shutdown(system: System, request: Request, now: float) -> object:
+def shutdown(system: System, request: Request) -> object:
     desk.answer(system, request, None)
-    desk.halt(system, f"asked for by {request.program.name} (program {request.program.pid})", now)
+    desk.halt(system, f"asked for by {request.program.name} (program {request.program.pid})")
     return PARKED
 
 
-def sched(system: System, request: Request, now: float) -> SchedInfo:
+def sched(system: System, request: Request) -> SchedInfo:
     call = cast(Sched, request.call)
     device = system.device_named(call.device)
     if call.policy or call.max_runs or call.step_tokens:
-        reschedule(system, device, call.policy, call.max_runs, call.step_tokens, now)
+        reschedule(system, device, call.policy, call.max_runs, call.step_tokens)
     return SchedInfo(device.name, device.queue.policy.name, device.max_runs, device.step_tokens)

@@ -42,87 +42,89 @@ from syscalls.records import Kind, Signal, State, WaitFor
 _WATCH_SECONDS = 1.0
 
 
-def add_device(system: System, config: DeviceConfig, queue: RunQueue, now: float) -> None:
+def add_device(system: System, config: DeviceConfig, queue: RunQueue) -> None:
     """A device of the configuration: its row in the process table, and its driver's first start."""
     if config.name in system.devices:
         raise SyscallError(Errno.EINVAL, f"two devices are called {config.name!r}; give one another name")
     process = DriverProcess(
         system.table.new_pid(), INIT_PID, Kind.DRIVER, f"driver:{config.name}", system.groups.system,
-        now, State.BLOCKED, WaitFor.DEVICE, now, device=config.name,
+        system.now, State.BLOCKED, WaitFor.DEVICE, system.now, device=config.name,
     )  # fmt: skip
     system.table.add(process)
     device = Device(config, process, queue, evictions=make_evictions(config.evictions))
     device.max_runs, device.step_tokens = config.max_runs or 1, config.step_tokens or 1
     system.devices[config.name] = device
-    _start(system, device, now)
+    _start(system, device)
 
 
-def _start(system: System, device: Device, now: float) -> None:
+def _start(system: System, device: Device) -> None:
     device.incarnation += 1
     device.state, device.os_pid = STARTING, 0
-    device.heard = device.progress_at = now
+    device.heard = device.progress_at = system.now
     device.progress = -1
     system.act(StartDriver(device.name, device.incarnation))
-    _watch(system, device, now)
+    _watch(system, device)
 
 
-def _watch(system: System, device: Device, now: float) -> None:
+def _watch(system: System, device: Device) -> None:
     incarnation = device.incarnation
 
-    def look(then: float) -> None:
+    def look() -> None:
         if device.incarnation != incarnation or device.state == DOWN:
             return
-        reason = _hang(system, device, then)
+        reason = _hang(system, device)
         if reason:
-            system.log(then, "error", f"{device.name}: {reason}; killed")
+            system.log("error", f"{device.name}: {reason}; killed")
             system.act(KillDriver(device.name, device.incarnation, reason))
         else:
-            _watch(system, device, then)
+            _watch(system, device)
 
-    device.watchdog = system.timers.at(now + _WATCH_SECONDS, look)
+    device.watchdog = system.timers.at(system.now + _WATCH_SECONDS, look)
 
 
-def _hang(system: System, device: Device, now: float) -> str:
+def _hang(system: System, device: Device) -> str:
     limit = system.config.hang_seconds
     if device.state == STARTING:
         late = system.config.start_seconds
-        return f"no hello within {late:g} s" if now - device.heard > late else ""
-    if now - device.heard > limit:
+        return f"no hello within {late:g} s" if system.now - device.heard > late else ""
+    if system.now - device.heard > limit:
         return f"no heartbeat for {limit:g} s"
     busy = device.in_flight is not None or device.answers
-    return f"busy without progress for {limit:g} s" if busy and now - device.progress_at > limit else ""
+    return (
+        f"busy without progress for {limit:g} s" if busy and system.now - device.progress_at > limit else ""
+    )
 
 
-def from_device(system: System, event: FromDevice, now: float) -> None:
+def from_device(system: System, event: FromDevice) -> None:
     """A driver's message. One that breaks the protocol costs the driver its life, nobody else's."""
     device = system.devices[event.device]
     if event.incarnation != device.incarnation or device.state == DOWN:
         return
-    device.heard = now
+    device.heard = system.now
     try:
-        _message(system, device, event.message, now)
+        _message(system, device, event.message)
     except SyscallError as error:
         reason = f"protocol error: {error.reason}"
-        system.log(now, "error", f"{device.name}: {reason}; killed")
+        system.log("error", f"{device.name}: {reason}; killed")
         system.act(KillDriver(device.name, device.incarnation, reason))
 
 
-def _message(system: System, device: Device, message: object, now: float) -> None:
+def _message(system: System, device: Device, message: object) -> None:
     if device.state == STARTING and not isinstance(message, Hello):
         raise SyscallError(Errno.EPROTO, f"a {type(message).__name__} before the hello")
     match message:
         case StepDone():
-            device.progress_at = now
-            steps.step_done(system, device, message, now)
+            device.progress_at = system.now
+            steps.step_done(system, device, message)
         case Heartbeat():
             if message.progress != device.progress or not message.busy:
-                device.progress, device.progress_at = message.progress, now
+                device.progress, device.progress_at = message.progress, system.now
         case Hello():
-            _hello(system, device, message, now)
+            _hello(system, device, message)
         case Failed() if device.in_flight is not None and message.ref == device.in_flight.step.ref:
-            steps.step_failed(system, device, f"{message.errno.name}: {message.reason}", now)
+            steps.step_failed(system, device, f"{message.errno.name}: {message.reason}")
         case Probed() | Loaded() | Failed() | Done() | Progress() | Exported() | Inspected() | Imported():
-            device.progress_at = now
+            device.progress_at = system.now
             answer = device.answers.pop(message.ref, None)
             device.died.pop(message.ref, None)
             device.aside.discard(message.ref)
@@ -132,52 +134,50 @@ def _message(system: System, device: Device, message: object, now: float) -> Non
             dirty(system, device)
         case Note():
             level = message.level if message.level in ("info", "warning", "error") else "info"
-            system.log(now, level, f"{device.name}: {message.text}")
+            system.log(level, f"{device.name}: {message.text}")
         case _:
             raise SyscallError(Errno.EPROTO, f"unexpected {type(message).__name__}")
 
 
-def _hello(system: System, device: Device, hello: Hello, now: float) -> None:
+def _hello(system: System, device: Device, hello: Hello) -> None:
     if hello.version != VERSION:
         raise SyscallError(Errno.EPROTO, f"driver speaks protocol {hello.version}, this kernel {VERSION}")
     if device.state == UP:
         raise SyscallError(Errno.EPROTO, "a second hello")
     device.hello, device.os_pid, device.state, device.error = hello, hello.os_pid, UP, ""
-    device.up_since = now
+    device.up_since = system.now
     config = device.config
     device.max_runs = config.max_runs or min(hello.max_runs, limits.MAX_RUNS)
     device.step_tokens = config.step_tokens or min(hello.step_tokens, limits.MAX_STEP_TOKENS)
     device.stream_tokens = hello.stream_tokens or limits.MAX_STEP_TOKENS
     device.guess_rows = min(hello.guess_rows, device.step_tokens)
-    device.process.enter(State.BLOCKED, WaitFor.INPUT, now)
+    device.process.enter(State.BLOCKED, WaitFor.INPUT, system.now)
     system.log(
-        now,
-        "info",
-        f"{device.name}: up: {hello.description} (os pid {hello.os_pid}, start {device.incarnation})",
+        "info", f"{device.name}: up: {hello.description} (os pid {hello.os_pid}, start {device.incarnation})"
     )
-    system.emit(now, "driver.up", device.process.pid, device.name, device.incarnation)
-    reload_images(system, device, now)
+    system.emit("driver.up", device.process.pid, device.name, device.incarnation)
+    reload_images(system, device)
     for process in list(system.table):  # those without an image too: their model is asked for the first time
         if isinstance(process, LLMProcess) and process.device is device:
-            settle(system, process, now)
+            settle(system, process)
     waiting, device.when_up = device.when_up, []
     for go in waiting:
         go(None)
-    retry(system, device, now)
+    retry(system, device)
 
 
-def driver_exited(system: System, event: DriverExited, now: float) -> None:
+def driver_exited(system: System, event: DriverExited) -> None:
     """A driver's OS process is gone: take back what it had, and see to its successor."""
     device = system.devices[event.device]
     if event.incarnation != device.incarnation or device.state == DOWN:
         return
     said_hello = device.state == UP
     device.state, device.os_pid = DOWN, 0
-    device.process.enter(State.BLOCKED, WaitFor.DEVICE, now)
-    system.emit(now, "driver.down", device.process.pid, device.name, device.incarnation, event.reason)
+    device.process.enter(State.BLOCKED, WaitFor.DEVICE, system.now)
+    system.emit("driver.down", device.process.pid, device.name, device.incarnation, event.reason)
     if system.halting:
         return
-    system.log(now, "error", f"{device.name}: driver died: {event.reason}")
+    system.log("error", f"{device.name}: driver died: {event.reason}")
     work = _work_at_hand(device)
     bereaved = list(device.died.values())
     device.answers.clear()
@@ -189,14 +189,14 @@ def driver_exited(system: System, event: DriverExited, now: float) -> None:
         device.page_timer = None
     if device.watchdog is not None:
         device.watchdog.cancel()
-    if said_hello and now - device.up_since >= system.config.restart_forgiven:
+    if said_hello and system.now - device.up_since >= system.config.restart_forgiven:
         device.failures = 0
     device.failures += 1
     device.error = event.reason
     if not said_hello and device.failures >= HOPELESS:
-        give_up_device(system, device, now)
+        give_up_device(system, device)
     loading = [image for image in device.images.values() if image.ref in work]
-    _lose_frames(system, device, now, work)
+    _lose_frames(system, device, work)
     for tell in bereaved:
         tell(event.reason)
     dirty(system, device)  # nothing is left to be sent before what waits in after_outs
@@ -204,7 +204,7 @@ def driver_exited(system: System, event: DriverExited, now: float) -> None:
         image.deaths += 1
         if image.deaths >= system.config.max_crashes:
             reason = f"the driver died {image.deaths} times in a row while loading it: {event.reason}"
-            give_up(system, device, image, SyscallError(Errno.EIO, reason), now)
+            give_up(system, device, image, SyscallError(Errno.EIO, reason))
     delay = 0.0
     if device.failures > 1:
         delay = min(system.config.restart_first * 2.0 ** (device.failures - 2), system.config.restart_max)
@@ -212,11 +212,11 @@ def driver_exited(system: System, event: DriverExited, now: float) -> None:
     system.counters["driver_restarts"] += 1
     if delay:
         system.log(
-            now, "warning", f"{device.name}: next start in {delay:g} s ({device.failures} failures in a row)"
+            "warning", f"{device.name}: next start in {delay:g} s ({device.failures} failures in a row)"
         )
-        device.watchdog = system.timers.at(now + delay, lambda then: _start(system, device, then))
+        device.watchdog = system.timers.at(system.now + delay, lambda: _start(system, device))
     else:
-        _start(system, device, now)
+        _start(system, device)
 
 
 def _work_at_hand(device: Device) -> set[int]:
@@ -229,7 +229,7 @@ def _work_at_hand(device: Device) -> set[int]:
     return {min(refs) for refs in (loads, others) if refs}
 
 
-def _lose_frames(system: System, device: Device, now: float, work: set[int]) -> None:
+def _lose_frames(system: System, device: Device, work: set[int]) -> None:
     """Nothing of the device's memory is left; the processes of the step are suspects if that was of its `work`."""
     flight, device.in_flight = device.in_flight, None
     device.outs.clear()
@@ -246,12 +246,12 @@ def _lose_frames(system: System, device: Device, now: float, work: set[int]) -> 
                 128 + int(Signal.KILL),
                 f"the driver died {process.crashes} times in a row in its step",
             )
-            system.log(now, "error", f"process {process.pid} ends: {process.dying[1]}")
+            system.log("error", f"process {process.pid} ends: {process.dying[1]}")
     for image in device.images.values():
         for process in list(image.users.values()):
             if process.dying is not None:
-                exit_process(system, process, *process.dying, now)
+                exit_process(system, process, *process.dying)
             else:
-                settle(system, process, now)
+                settle(system, process)
     for process in suspects:
-        steps.boundary(system, process, now)
+        steps.boundary(system, process)

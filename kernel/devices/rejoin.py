@@ -16,7 +16,7 @@ from syscalls.errno import Errno, SyscallError
 from syscalls.records import Finish
 
 
-def rejoin(system: System, process: LLMProcess, now: float) -> None:
+def rejoin(system: System, process: LLMProcess) -> None:
     """Have the model of a process brought into memory, and the process go on with it."""
     head, device = process.saved, process.device
     assert head is not None
@@ -36,41 +36,41 @@ def rejoin(system: System, process: LLMProcess, now: float) -> None:
                     f"{image.context}",
                 )
         except SyscallError as error:
-            _lose(system, process, error, system.now)
+            _lose(system, process, error)
         else:
-            _go_on(system, process, image, system.now)
+            _go_on(system, process, image)
 
     model = head.model if system.config.models.get(head.model, head.model) == head.path else head.path
     try:
         if device.config.kind != head.kind:
             raise SyscallError(Errno.ENODEV, f"there is no device of kind {head.kind} any more")
-        image = want_image(system, device, model, head.dtype, ready, now)
+        image = want_image(system, device, model, head.dtype, ready)
     except SyscallError as error:
-        _lose(system, process, error, now)
+        _lose(system, process, error)
         return
-    image.used = now
-    settle(system, process, now)
+    image.used = system.now
+    settle(system, process)
 
 
-def _go_on(system: System, process: LLMProcess, image: Image, now: float) -> None:
+def _go_on(system: System, process: LLMProcess, image: Image) -> None:
     process.image, process.saved = image, None
     touch(system, process)
     image.join(process)
     decoding = process.decoding
     if decoding is not None and decoding.append:
         if process.budget_used:
-            finish_decoding(system, process, Finish.BUDGET, now)
+            finish_decoding(system, process, Finish.BUDGET)
         elif len(process.log) >= process.context:
-            finish_decoding(system, process, Finish.CONTEXT, now)
-    steps.boundary(system, process, now)
+            finish_decoding(system, process, Finish.CONTEXT)
+    steps.boundary(system, process)
 
 
-def _lose(system: System, process: LLMProcess, error: SyscallError, now: float) -> None:
+def _lose(system: System, process: LLMProcess, error: SyscallError) -> None:
     """A process cannot have its model, for now. It stays, with its log and its decode: another boot may have the model.
     Only those who wait for it are told."""
     process.lost = error.reason
     reason = f"process {process.pid} has not got its model back: {error.reason}"
-    system.log(now, "error", f"journal: {reason}; it stays, and its log can be read")
+    system.log("error", f"journal: {reason}; it stays, and its log can be read")
     touch(system, process)
     decoding = process.decoding
     if decoding is not None and decoding.request is not None:
@@ -79,14 +79,14 @@ def _lose(system: System, process: LLMProcess, error: SyscallError, now: float) 
     deferred, process.deferred = process.deferred, []
     for request in deferred:
         desk.fail(system, request, Errno.EBUSY, reason)
-    settle(system, process, now)
+    settle(system, process)
 
 
-def retry(system: System, device: Device, now: float) -> None:
+def retry(system: System, device: Device) -> None:
     """A driver has come up: those of its device who could not have their model may have it now."""
     for process in list(system.table):
         if not isinstance(process, LLMProcess) or not process.lost or process.device is not device:
             continue
         if process.saved is not None and device.config.kind == process.saved.kind:
             process.lost = ""
-            rejoin(system, process, now)
+            rejoin(system, process)

@@ -8,9 +8,7 @@ from kernel.sched.run_queue import RunQueue
 from kernel.state import System
 
 
-def reschedule(
-    system: System, device: Device, policy: str, max_runs: int, step_tokens: int, now: float
-) -> None:
+def reschedule(system: System, device: Device, policy: str, max_runs: int, step_tokens: int) -> None:
     """Schedule a device otherwise; what is empty or 0 stays."""
     if policy and policy != device.queue.policy.name:
         ready = list(device.queue)
@@ -18,7 +16,7 @@ def reschedule(
         for process in ready:
             old.withdraw(process)
             device.queue.put(process)
-        system.log(now, "info", f"{device.name}: scheduling policy {old.policy.name} -> {policy}")
+        system.log("info", f"{device.name}: scheduling policy {old.policy.name} -> {policy}")
     device.config.max_runs = max_runs or device.config.max_runs
     device.config.step_tokens = step_tokens or device.config.step_tokens
     device.max_runs = max_runs or device.max_runs

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kernel.objects.image import Image
 
 
-def pump(system: System, device: Device, now: float) -> None:
+def pump(system: System, device: Device) -> None:
     """Send the device its next step if it is idle and somebody can run."""
     _go_on_after_outs(device)
     if device.state != UP or system.halting:
@@ -37,35 +37,35 @@ def pump(system: System, device: Device, now: float) -> None:
     if device.in_flight is None:
         after, device.after_step = device.after_step, []
         for act in after:
-            act(now)
-    page(system, device, now)
+            act()
+    page(system, device)
     if device.in_flight is not None or device.loads_alone:
         return
     if device.dropped:
         system.send(device, Drop(device.dropped))
         device.dropped = []
-    plan = plan_step(system, device, now)
+    plan = plan_step(system, device)
     outs, device.outs = device.outs, []
     if plan is None:
         if not outs:
             return
         plan = Plan([], [], [], [], 0)
     step = Step(system.ref(), plan.runs, plan.copies, outs, plan.ins)
-    device.in_flight = InFlight(step, plan.processes, plan.tokens, now)
-    device.progress_at = now
+    device.in_flight = InFlight(step, plan.processes, plan.tokens, system.now)
+    device.progress_at = system.now
     for image in {process.image for process in plan.processes}:
         assert image is not None
-        image.ran, image.steps = now, image.steps + 1
+        image.ran, image.steps = system.now, image.steps + 1
     system.send(device, step)
     _go_on_after_outs(device)
     if system.trace.on:
         pids = ",".join(f"{run.ctx}+{len(run.tokens)}" for run in plan.runs)
-        system.emit(now, "sched.step", device=device.name, amount=plan.tokens, detail=pids)
+        system.emit("sched.step", device=device.name, amount=plan.tokens, detail=pids)
         for what, moves in (("mem.out", step.outs), ("mem.in", step.ins)):
             for pid, count in Counter(move.ctx for move in moves).items():
-                system.emit(now, what, pid, device.name, count)
+                system.emit(what, pid, device.name, count)
         for copy in plan.copies:
-            system.emit(now, "mem.copy", device=device.name, amount=1, detail=f"{copy.src}->{copy.dst}")
+            system.emit("mem.copy", device=device.name, amount=1, detail=f"{copy.src}->{copy.dst}")
 
 
 def _go_on_after_outs(device: Device) -> None:
@@ -74,14 +74,14 @@ def _go_on_after_outs(device: Device) -> None:
         device.after_outs.pop(0)()
 
 
-def step_done(system: System, device: Device, message: StepDone, now: float) -> None:
+def step_done(system: System, device: Device, message: StepDone) -> None:
     """The results of the step in flight."""
     flight = device.in_flight
     if flight is None or flight.step.ref != message.ref:
         raise SyscallError(Errno.EPROTO, f"results of step {message.ref}, which is not in flight")
     _check_results(flight, message)
     device.in_flight = None
-    _account_moves(system, device, flight, message, now)
+    _account_moves(system, device, flight, message)
     if not flight.processes:
         dirty(system, device)
         return
@@ -91,22 +91,22 @@ def step_done(system: System, device: Device, message: StepDone, now: float) -> 
     system.counters["steps"] += 1
     system.counters["computed"] += flight.tokens
     system.emit(
-        now, "sched.done", device=device.name, amount=flight.tokens, detail=f"{message.seconds * 1e3:.3f} ms"
+        "sched.done", device=device.name, amount=flight.tokens, detail=f"{message.seconds * 1e3:.3f} ms"
     )
     share = message.seconds / max(1, flight.tokens)
     again = 0
     for process, result in zip(flight.processes, message.results, strict=True):
         before = max(0, process.reached - process.table.cached)
         again += min(process.running, before)
-        _apply(system, device, process, result, share, now)
-    _look_for_thrashing(system, device, flight, message, share * again, now)
+        _apply(system, device, process, result, share)
+    _look_for_thrashing(system, device, flight, message, share * again)
     for process in flight.processes:
-        boundary(system, process, now)
+        boundary(system, process)
     dirty(system, device)
     freed(system)  # who was in a step may lose its pages to others of its group, on other devices too
 
 
-def _account_moves(system: System, device: Device, flight: InFlight, message: StepDone, now: float) -> None:
+def _account_moves(system: System, device: Device, flight: InFlight, message: StepDone) -> None:
     """What the step says of the cost of moving and computing KV, and of what could not be written."""
     step = flight.step
     numbers = {run.image for run in step.runs} | {move.image for move in (*step.outs, *step.ins)}
@@ -118,7 +118,7 @@ def _account_moves(system: System, device: Device, flight: InFlight, message: St
         image.swap_cost.computed(flight.tokens, message.phases.get("model", 0.0))
         if paid != image.swap_cost.pays:  # what each has to compute is another matter now
             for user in image.users.values():
-                settle(system, user, now)
+                settle(system, user)
     system.counters["moved_out"] += len(step.outs) - len(message.unwritten)
     system.counters["moved_in"] += len(step.ins)
     for number in message.unwritten:
@@ -126,17 +126,16 @@ def _account_moves(system: System, device: Device, flight: InFlight, message: St
         process = system.table.find(move.ctx)
         if isinstance(process, LLMProcess) and process.image is not None:
             process.table.lose_slot(process.image.swap, Slot(move.tier, move.slot))
-            settle(system, process, now)  # it may have to compute what it has lost
+            settle(system, process)  # it may have to compute what it has lost
     if message.unwritten:
         system.log(
-            now,
             "warning",
             f"{device.name}: {len(message.unwritten)} frames could not be moved out; they will be computed again",
         )
 
 
 def _look_for_thrashing(
-    system: System, device: Device, flight: InFlight, message: StepDone, again: float, now: float
+    system: System, device: Device, flight: InFlight, message: StepDone, again: float
 ) -> None:
     """`again`: seconds of the step that computed what had been computed before."""
     image = flight.processes[0].image
@@ -147,12 +146,11 @@ def _look_for_thrashing(
         new, lost = image.thrash.stretch, image.thrash.lost
         level, what = ("warning", "thrashes") if new > old else ("info", "thrashes less")
         system.log(
-            now,
             level,
             f"{device.name}: {image.name} {what}: {lost:.0%} of the time went into bringing back pages; processes keep "
             f"theirs for {new * system.config.quantum} tokens now",
         )
-        system.emit(now, "mem.thrash", device=device.name, amount=new, detail=image.name)
+        system.emit("mem.thrash", device=device.name, amount=new, detail=image.name)
 
 
 def _check_results(flight: InFlight, message: StepDone) -> None:
@@ -182,23 +180,21 @@ def _check_results(flight: InFlight, message: StepDone) -> None:
             )
 
 
-def step_failed(system: System, device: Device, reason: str, now: float) -> None:
+def step_failed(system: System, device: Device, reason: str) -> None:
     """The device could not do the step as a whole: every process in it fails, the device goes on."""
     flight, device.in_flight = device.in_flight, None
     if flight is None:
         return
-    system.log(now, "error", f"{device.name}: a step of {len(flight.processes)} processes failed: {reason}")
+    system.log("error", f"{device.name}: a step of {len(flight.processes)} processes failed: {reason}")
     for process in flight.processes:
-        _apply(system, device, process, RunResult(process.pid, error=reason), 0.0, now)
+        _apply(system, device, process, RunResult(process.pid, error=reason), 0.0)
     for process in flight.processes:
-        boundary(system, process, now)
+        boundary(system, process)
     dirty(system, device)
     freed(system)
 
 
-def _apply(
-    system: System, device: Device, process: LLMProcess, result: RunResult, share: float, now: float
-) -> None:
+def _apply(system: System, device: Device, process: LLMProcess, result: RunResult, share: float) -> None:
     tokens, process.running = process.running, 0
     guessing, process.guessing = process.guessing, 0
     returned, process.returned = process.returned, 0
@@ -209,7 +205,6 @@ def _apply(
         process.table.lose(image.swap, block)
         _forget_from(process, image, block * BLOCK_TOKENS)
         system.log(
-            now,
             "warning",
             f"{device.name}: process {process.pid}: KV from token {block * BLOCK_TOKENS} on could not be moved in, or "
             "was not what had been moved out; it will be computed again",
@@ -219,9 +214,9 @@ def _apply(
         # Nobody knows how far it came: a block that was to be copied may not have been, and what the driver has
         # heard of the context it may have forgotten. Full blocks are sure; all else is told and computed again.
         _forget_from(process, image, (process.table.cached - returned) // BLOCK_TOKENS * BLOCK_TOKENS)
-        system.log(now, "error", f"{device.name}: process {process.pid}: {result.error}")
+        system.log("error", f"{device.name}: process {process.pid}: {result.error}")
         reason = f"the device could not compute process {process.pid}: {result.error}"
-        fail_decoding(system, process, reason, now)
+        fail_decoding(system, process, reason)
         return
     table, decoding = process.table, process.decoding
     before = account.decoded
@@ -242,15 +237,15 @@ def _apply(
     if guessing:
         table.cut(image.pool, table.cached)
         process.driver_log = table.cached
-    _account(system, device, process, tokens, max(0, decoded - 1), share, now)
+    _account(system, device, process, tokens, max(0, decoded - 1), share)
     if finish is Finish.NONE and process.decoding is not None and process.group.exhausted() is not None:
         finish = Finish.BUDGET
     device.decoded += decoded
     system.counters["decoded"] += decoded
     if finish is Finish.BUDGET:
-        system.emit(now, "sig.xcpu", process.pid, amount=int(Signal.XCPU))
+        system.emit("sig.xcpu", process.pid, amount=int(Signal.XCPU))
     if finish is not Finish.NONE:
-        finish_decoding(system, process, finish, now)
+        finish_decoding(system, process, finish)
 
 
 def _forget_from(process: LLMProcess, image: Image, tokens: int) -> None:
@@ -275,15 +270,13 @@ def _append(process: LLMProcess, decoding: Decoding, token: int) -> Finish:
     return Finish.CONTEXT if len(process.log) >= process.context else Finish.NONE
 
 
-def _account(
-    system: System, device: Device, process: LLMProcess, run: int, extra: int, share: float, now: float
-) -> None:
+def _account(system: System, device: Device, process: LLMProcess, run: int, extra: int, share: float) -> None:
     """`run` tokens were asked for, `extra` came with them by guessing, `share` seconds a token that was asked for."""
     account, tokens = process.account, run + extra
     if process.table.cached > process.reached:  # what is computed again after a crash clears nobody
         process.crashes = 0
         process.quantum_used += process.table.cached - process.reached
-        process.group.charge_tokens(min(tokens, process.table.cached - process.reached), now)
+        process.group.charge_tokens(min(tokens, process.table.cached - process.reached), system.now)
         system.journal.charged(process.group)
         process.reached = process.table.cached
     account.steps += 1
@@ -296,20 +289,20 @@ def _account(
         device.queue.policy.ran(process, tokens)
 
 
-def boundary(system: System, process: LLMProcess, now: float) -> None:
+def boundary(system: System, process: LLMProcess) -> None:
     """Whatever waited for the process to leave its step."""
     if process.is_zombie():
         return
     if process.dying is not None:
-        exit_process(system, process, *process.dying, now)
+        exit_process(system, process, *process.dying)
         return
     if process.decoding is not None and process.decoding.interrupted is not Finish.NONE:
-        finish_decoding(system, process, process.decoding.interrupted, now)
+        finish_decoding(system, process, process.decoding.interrupted)
         if process.is_zombie():
             return
     deferred, process.deferred = process.deferred, []
     for request in deferred:
-        desk.dispatch(system, request, now)
-    settle(system, process, now)
+        desk.dispatch(system, request)
+    settle(system, process)
     if process.readers:
-        wake_readers(system, process, now)
+        wake_readers(system, process)

@@ -24,26 +24,26 @@ _MOST_SLOTS = 1 << 20  # of an image in one tier
 _RETRY_MOST = 5.0  # seconds between two tries to page a model in
 
 
-def want_image(system: System, device: Device, model: str, dtype: str, ready: Ready, now: float) -> Image:
+def want_image(system: System, device: Device, model: str, dtype: str, ready: Ready) -> Image:
     """Call `ready` with the model's image once it is in memory (now, if it is), or with the error."""
-    image = known_image(system, device, model, dtype, now)
+    image = known_image(system, device, model, dtype)
     check_fits(device, image)
     if image.state == RESIDENT:
         ready(image)
     else:
         image.waiters.append(ready)
-        want(system, device, image, now)
+        want(system, device, image)
     return image
 
 
-def hint_image(system: System, device: Device, model: str, dtype: str, ready: Ready, now: float) -> Image:
+def hint_image(system: System, device: Device, model: str, dtype: str, ready: Ready) -> Image:
     """Have the model paged in when that costs nobody who runs anything. `ready` is called once it is known what it needs
     (now, if it is), or with the error."""
-    image = known_image(system, device, model, dtype, now)
+    image = known_image(system, device, model, dtype)
     check_fits(device, image)
     image.hinted = image.state != RESIDENT
     image.unneeded = False
-    want(system, device, image, now)
+    want(system, device, image)
     if image.probed is not None:
         ready(image)
     else:
@@ -58,17 +58,15 @@ def take_hint_back(device: Device, image: Image) -> None:
         del device.images[image.id]
 
 
-def known_image(system: System, device: Device, model: str, dtype: str, now: float) -> Image:
+def known_image(system: System, device: Device, model: str, dtype: str) -> Image:
     """The model's image; a new one is asked about."""
     path = system.config.models.get(model, model)
     check_device(device, dtype)
     image = device.find_image(path, dtype)
     if image is None:
-        image = Image(system.new_image_id(), model, path, {dtype}, used=now)
+        image = Image(system.new_image_id(), model, path, {dtype}, used=system.now)
         device.images[image.id] = image
-        system.log(
-            now, "info", f"{device.name}: loading {model}{f' in {dtype}' if dtype else ''} from {path}"
-        )
+        system.log("info", f"{device.name}: loading {model}{f' in {dtype}' if dtype else ''} from {path}")
         if device.state == UP:
             _probe(system, device, image, dtype)
     return image
@@ -105,7 +103,7 @@ def check_device(device: Device, dtype: str) -> None:
         )
 
 
-def reload_images(system: System, device: Device, now: float) -> None:
+def reload_images(system: System, device: Device) -> None:
     """A driver (re)started: everything its predecessor had, or was asked for, is loaded again; the unused is let go."""
     for image in list(device.images.values()):
         if not _needed(image):
@@ -115,11 +113,11 @@ def reload_images(system: System, device: Device, now: float) -> None:
             try:
                 check_device(device, dtype)
             except SyscallError as error:
-                give_up(system, device, image, error, now)
+                give_up(system, device, image, error)
             else:
                 _probe(system, device, image, dtype)
         else:
-            want(system, device, image, now)
+            want(system, device, image)
 
 
 def _probe(system: System, device: Device, image: Image, dtype: str) -> None:
@@ -129,12 +127,11 @@ def _probe(system: System, device: Device, image: Image, dtype: str) -> None:
 
 
 def _probed(system: System, device: Device, image: Image, message: object) -> None:
-    now = system.now
     if isinstance(message, Failed):
         if message.errno is Errno.EINTR and _needed(image):  # somebody has come after it was abandoned
             _probe(system, device, image, next(iter(image.requested)))
             return
-        give_up(system, device, image, SyscallError(message.errno, message.reason), now)
+        give_up(system, device, image, SyscallError(message.errno, message.reason))
         return
     if not isinstance(message, Probed):
         raise SyscallError(Errno.EPROTO, f"a probe was answered by {type(message).__name__}")
@@ -150,15 +147,15 @@ def _probed(system: System, device: Device, image: Image, message: object) -> No
         _merge(system, device, image, twin)
         return
     try:
-        _make_room(system, device, image, message, now)
+        _make_room(system, device, image, message)
     except SyscallError as error:
-        give_up(system, device, image, error, now)
+        give_up(system, device, image, error)
         return
     image.victims = make_victims(device.config.victims)
     image.swap = SwapSpace(_slots(device, image, message), message.block_bytes)
     image.state = EVICTED
     _tell_askers(image, image)
-    want(system, device, image, now)
+    want(system, device, image)
 
 
 def _tell_askers(image: Image, outcome: Image | SyscallError) -> None:
@@ -183,13 +180,13 @@ def _merge(system: System, device: Device, image: Image, twin: Image) -> None:
             ready(twin)
     else:
         twin.waiters.extend(waiters)
-        want(system, device, twin, system.now)
+        want(system, device, twin)
 
 
-def _make_room(system: System, device: Device, image: Image, probed: Probed, now: float) -> None:
+def _make_room(system: System, device: Device, image: Image, probed: Probed) -> None:
     """Give the image its frames; models that nobody uses go for them. ENOMEM: it cannot be had, and none goes."""
     for idle in plan_room(device, image, probed):
-        evict_image(system, device, idle, now)
+        evict_image(system, device, idle)
 
 
 def plan_room(device: Device, image: Image, probed: Probed) -> list[Image]:
@@ -263,11 +260,11 @@ def _slots(device: Device, image: Image, probed: Probed) -> list[int]:
     return slots
 
 
-def page(system: System, device: Device, now: float) -> None:
+def page(system: System, device: Device) -> None:
     """Bring in what is wanted and can be brought in now, and take out what goes for it."""
-    while (move := paging.decide(system, device, now)) is not None:
+    while (move := paging.decide(system, device)) is not None:
         for victim in move.victims:
-            evict_image(system, device, victim, now)
+            evict_image(system, device, victim)
         _load(system, device, move.image, move.room)
 
 
@@ -293,7 +290,7 @@ def _loaded(system: System, device: Device, image: Image, ref: int, kept: bool, 
         device.answers[ref] = lambda later: _loaded(system, device, image, ref, kept, later)
     elif isinstance(message, Failed):
         image.held = kept
-        _load_failed(system, device, image, SyscallError(message.errno, message.reason), now)
+        _load_failed(system, device, image, SyscallError(message.errno, message.reason))
     elif isinstance(message, Loaded):
         image.state, image.progress = RESIDENT, 1.0
         image.weigh(message.weight_bytes)
@@ -305,66 +302,64 @@ def _loaded(system: System, device: Device, image: Image, ref: int, kept: bool, 
         image.pageins += 1
         image.hinted = image.faulted = False
         if message.changed:
-            _lose_kv(system, device, image, now)
+            _lose_kv(system, device, image)
         system.log(
-            now, "info",
+            "info",
             f"{device.name}: {image.name} is in memory: {image.dtype}, {message.weight_bytes / 1e6:.1f} MB of weights, "
             + (f"{message.resident_bytes / 1e6:.1f} MB of them in memory, " if image.streamed else "")
-            + f"{image.pool.count} frames of KV",
-        )  # fmt: skip
-        system.emit(now, "mem.pagein", device=device.name, amount=message.weight_bytes, detail=image.name)
+            + f"{image.pool.count} frames of KV")  # fmt: skip
+        system.emit("mem.pagein", device=device.name, amount=message.weight_bytes, detail=image.name)
         _tell_waiters(image, image)
         for process in list(image.users.values()):
-            settle(system, process, now)
+            settle(system, process)
     else:
         raise SyscallError(Errno.EPROTO, f"a load was answered by {type(message).__name__}")
 
 
-def _lose_kv(system: System, device: Device, image: Image, now: float) -> None:
+def _lose_kv(system: System, device: Device, image: Image) -> None:
     """The weights that have come in are not those that went: what was computed with these is of no use. The image is in
     no step."""
     device.outs = [move for move in device.outs if move.image != image.id]
     image.lose_kv()
     freed(system)
     system.log(
-        now,
         "warning",
         f"{device.name}: the files of {image.name} in {image.path} have changed since it was loaded: its processes go on "
         "with the new weights, and their contexts are computed again",
     )
 
 
-def _load_failed(system: System, device: Device, image: Image, error: SyscallError, now: float) -> None:
+def _load_failed(system: System, device: Device, image: Image, error: SyscallError) -> None:
     """Who asked for a new model is told at once. One that has processes is tried again, as a disk may be busy, memory
     short or a file server away for a while; when all tries have failed for long those that want to run are ended."""
     if error.errno is Errno.EINTR and _needed(image):  # somebody has come after it was abandoned
         image.state, image.allotted = EVICTED, 0
-        want(system, device, image, now)
+        want(system, device, image)
         return
     if not image.users:
-        give_up(system, device, image, error, now)
+        give_up(system, device, image, error)
         return
     image.state, image.allotted = EVICTED, 0
     image.failures += 1
     failures = image.failures
     if failures == 1:
-        image.failing_since = now
+        image.failing_since = system.now
     text = f"{device.name}: {image.name} could not be paged in: {error}"
-    if now < image.failing_since + system.config.pagein_seconds:
+    if system.now < image.failing_since + system.config.pagein_seconds:
         delay = min(system.config.restart_first * 2.0 ** min(failures - 1, 64), _RETRY_MOST)
-        image.retry_at = now + delay
-        system.log(now, "warning", f"{text}; next try in {delay:g} s ({failures} failures in a row)")
-        want(system, device, image, now)
+        image.retry_at = system.now + delay
+        system.log("warning", f"{text}; next try in {delay:g} s ({failures} failures in a row)")
+        want(system, device, image)
         for process in image.active.values():  # who came while it was on its way finds it out now
-            note_fault(system, process, now)
+            note_fault(system, process)
         return
-    system.log(now, "error", text)
+    system.log("error", text)
     image.failures, image.hinted, image.faulted = 0, False, False
     _tell_waiters(image, error)
-    for_seconds = f"for {now - image.failing_since:.0f} s ({failures} tries)"
+    for_seconds = f"for {system.now - image.failing_since:.0f} s ({failures} tries)"
     reason = f"its model could not be paged in {for_seconds}: {error.reason}"
     for process in list(image.active.values()):
-        exit_process(system, process, 1, reason, now)
+        exit_process(system, process, 1, reason)
     if not _needed(image):
         _forget(system, device, image)
 
@@ -381,19 +376,19 @@ def _forget(system: System, device: Device, image: Image) -> None:
         _unload(system, device, image)
 
 
-def give_up(system: System, device: Device, image: Image, error: SyscallError, now: float) -> None:
+def give_up(system: System, device: Device, image: Image, error: SyscallError) -> None:
     """The model cannot be had. Those who wait for it are told; processes that ran it before a restart are ended."""
     unpinned = "; it is pinned no longer" if image.pinned else ""
     level = "info" if error.errno is Errno.EINTR else "error"
-    system.log(now, level, f"{device.name}: {image.name}: {error}{unpinned}")
+    system.log(level, f"{device.name}: {image.name}: {error}{unpinned}")
     _forget(system, device, image)
     _tell_askers(image, error)
     _tell_waiters(image, error)
     for process in list(image.users.values()):
-        exit_process(system, process, 1, f"its model could not be loaded again: {error.reason}", now)
+        exit_process(system, process, 1, f"its model could not be loaded again: {error.reason}")
 
 
-def give_up_device(system: System, device: Device, now: float) -> None:
+def give_up_device(system: System, device: Device) -> None:
     """The driver does not start: nobody is left waiting for a model on it (the restarts go on)."""
     error = no_device(device)
     for image in list(device.images.values()):
@@ -406,10 +401,10 @@ def give_up_device(system: System, device: Device, now: float) -> None:
         go(error)
 
 
-def evict_image(system: System, device: Device, image: Image, now: float) -> None:
+def evict_image(system: System, device: Device, image: Image) -> None:
     """Take the weights of a model out of memory, which is in no step. If no process uses it, it goes whole."""
-    system.log(now, "info", f"{device.name}: {image.name} ({image.dtype}) is evicted")
-    system.emit(now, "mem.evict", device=device.name, amount=image.allotted, detail=image.name)
+    system.log("info", f"{device.name}: {image.name} ({image.dtype}) is evicted")
+    system.emit("mem.evict", device=device.name, amount=image.allotted, detail=image.name)
     system.counters["evictions"] += 1
     dirty(system, device)
     if not image.mapped:
@@ -425,7 +420,7 @@ def evict_image(system: System, device: Device, image: Image, now: float) -> Non
     device.answers[ref] = lambda message: _is_done(message, "a shed")
     system.send(device, Shed(ref, image.id))
     for process in waiting.values():
-        settle(system, process, now)
+        settle(system, process)
 
 
 def _unload(system: System, device: Device, image: Image) -> None:

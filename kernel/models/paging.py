@@ -74,7 +74,7 @@ def turn(system: System, image: Image) -> float:
     return min(max(system.config.weight_quantum, TURN * image.paging_seconds), LONGEST_TURN)
 
 
-def decide(system: System, device: Device, now: float) -> Move | None:
+def decide(system: System, device: Device) -> Move | None:
     """What to do next for those that are wanted, if anything can be done now; else see to being asked again in time."""
     if device.page_timer is not None:
         device.page_timer.cancel()
@@ -85,19 +85,17 @@ def decide(system: System, device: Device, now: float) -> Move | None:
     if any(image.state == LOADING and image.probed is not None for image in device.images.values()):
         return None  # one load at a time: the driver does no more, and if it dies it is known in which
     waiting = [
-        (_urgency(system, image, now), image)
-        for image in device.images.values()
-        if image.wanted_since is not None
+        (_urgency(system, image), image) for image in device.images.values() if image.wanted_since is not None
     ]
     again: list[float] = []
     for (_, since, _), image in sorted(waiting, key=lambda entry: entry[0]):
-        if image.retry_at > now:
+        if image.retry_at > system.now:
             again.append(image.retry_at)
             continue
         room = allotment(device, image)
         if room is None:
             continue  # what is pinned leaves too little: it waits until that is over
-        victims, moments = _victims(system, device, image, room, since, now)
+        victims, moments = _victims(system, device, image, room, since)
         if victims is not None:
             return Move(image, room, victims)
         again += moments
@@ -105,7 +103,7 @@ def decide(system: System, device: Device, now: float) -> Move | None:
             break  # nobody overtakes, or the room it waits for would never be there
     moment = min(again, default=NEVER)
     if moment < NEVER:
-        device.page_timer = system.timers.at(moment, lambda _: dirty(system, device))
+        device.page_timer = system.timers.at(moment, lambda: dirty(system, device))
     return None
 
 
@@ -117,16 +115,16 @@ def _rank(image: Image) -> int:
     return min(ranks, default=_HINT)
 
 
-def _urgency(system: System, image: Image, now: float) -> tuple[int, float, int]:
-    since = image.wanted_since if image.wanted_since is not None else now
+def _urgency(system: System, image: Image) -> tuple[int, float, int]:
+    since = image.wanted_since if image.wanted_since is not None else system.now
     strength = _rank(image)
-    if strength < _HINT and now - since >= system.config.aging_seconds:
+    if strength < _HINT and system.now - since >= system.config.aging_seconds:
         strength = -1
     return strength, since, image.id
 
 
 def _victims(
-    system: System, device: Device, image: Image, room: int, since: float, now: float
+    system: System, device: Device, image: Image, room: int, since: float
 ) -> tuple[list[Image] | None, list[float]]:
     """Who goes for the image, or None and the moments at which others may go."""
     going: list[Image] = []
@@ -136,9 +134,9 @@ def _victims(
     running = {process.image for process in device.in_flight.processes} if device.in_flight else set()
     strength = _rank(image)
     others = [other for other in device.images.values() if other is not image and _can_go(other)]
-    for other in sorted(others, key=lambda other: _order(device, other, now)):
+    for other in sorted(others, key=lambda other: _order(device, other, system.now)):
         moment = _may_go(system, other, strength, since)
-        if moment > now:
+        if moment > system.now:
             moments.append(moment)
         elif other not in running:  # the end of the step asks again
             going.append(other)

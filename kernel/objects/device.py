@@ -69,7 +69,7 @@ class Device:
     )  # what waits for a driver
     evictions: Evictions = field(default_factory=Evictions)
     page_timer: Timer | None = None  # when weights that are waited for may come in
-    after_step: list[Callable[[float], None]] = field(default_factory=list)  # to be done between two steps
+    after_step: list[Callable[[], None]] = field(default_factory=list)  # to be done between two steps
     # supervision
     up_since: float = 0.0
     failures: int = 0  # deaths in a row, each soon after its start

@@ -33,7 +33,7 @@ from syscalls.table import BY_RECORD, Decode
 # --- tickets --------------------------------------------------------------------------------------------------------
 
 
-def take_up(system: System, event: Syscall, shown: bytes, now: float) -> Program:
+def take_up(system: System, event: Syscall, shown: bytes) -> Program:
     """The program of a ticket goes on by another connection. ESRCH: it is not known; EAGAIN: it is here already."""
     pid = int.from_bytes(shown[:PID_BYTES], "big")
     valid = bool(system.secret) and len(shown) > PID_BYTES
@@ -56,8 +56,8 @@ def take_up(system: System, event: Syscall, shown: bytes, now: float) -> Program
     program.away = None
     program.peer, program.os_pid = event.peer, event.os_pid
     system.programs[event.peer] = program
-    system.log(now, "info", f"program {pid} ({program.name}) is back")
-    system.emit(now, "journal.attach", pid, amount=event.os_pid)
+    system.log("info", f"program {pid} ({program.name}) is back")
+    system.emit("journal.attach", pid, amount=event.os_pid)
     return program
 
 
@@ -88,7 +88,7 @@ def answer_again(system: System, request: Request) -> bool:
 # --- boot -----------------------------------------------------------------------------------------------------------
 
 
-def recover(system: System, state: State, now: float) -> None:
+def recover(system: System, state: State) -> None:
     """Bring back what the journal has, and keep it from here on."""
     system.secret = state.secret
     for path, settings in state.groups.items():
@@ -98,45 +98,42 @@ def recover(system: System, state: State, now: float) -> None:
     system.journal.begin(system.groups, state)
     for head in state.devices.values():
         if (device := system.devices.get(head.name)) is not None:
-            reschedule(system, device, head.policy, head.max_runs, head.step_tokens, now)
+            reschedule(system, device, head.policy, head.max_runs, head.step_tokens)
     system.table.resume(state.next_pid)
-    programs = {pid: _program(system, saved, now) for pid, saved in state.programs.items()}
-    processes = [_process(system, saved, state, programs, now) for saved in state.processes.values()]
+    programs = {pid: _program(system, saved) for pid, saved in state.programs.items()}
+    processes = [_process(system, saved, state, programs) for saved in state.processes.values()]
     system.table.sort()
     for process in processes:
         if not process.is_zombie():
-            _resume(system, process, now)
+            _resume(system, process)
     if programs or processes:
         waiting = sum(process.saved is not None and not process.is_zombie() for process in processes)
         system.log(
-            now,
             "info",
             f"journal: {len(processes)} processes of {len(programs)} programs are back, {state.tokens:,} tokens; "
             f"{waiting} wait for their model, the programs have {system.config.grace:g} s to come back",
         )
-        system.emit(now, "journal.recover", amount=state.tokens, detail=f"{len(processes)} processes")
+        system.emit("journal.recover", amount=state.tokens, detail=f"{len(processes)} processes")
 
 
-def _program(system: System, saved: SavedProgram, now: float) -> Program:
+def _program(system: System, saved: SavedProgram) -> Program:
     head = saved.head
     program = Program(
-        head.pid, INIT_PID, Kind.PROGRAM, head.name, system.groups.recall(head.group), now,
-        ProcessState.BLOCKED, WaitFor.INPUT, now, rights=head.rights, answers=saved.answers,
+        head.pid, INIT_PID, Kind.PROGRAM, head.name, system.groups.recall(head.group), system.now,
+        ProcessState.BLOCKED, WaitFor.INPUT, system.now, rights=head.rights, answers=saved.answers,
         unsure={answer.seq for answer in saved.answers},
     )  # fmt: skip
 
-    def missing(then: float) -> None:
-        system.log(then, "warning", f"program {program.pid} ({program.name}) has not come back")
-        end_program(system, program, 0, "it did not come back after the kernel was booted", then)
+    def missing() -> None:
+        system.log("warning", f"program {program.pid} ({program.name}) has not come back")
+        end_program(system, program, 0, "it did not come back after the kernel was booted")
 
-    program.away = system.timers.at(now + system.config.grace, missing)
+    program.away = system.timers.at(system.now + system.config.grace, missing)
     system.table.add(program)
     return program
 
 
-def _process(
-    system: System, saved: SavedProcess, state: State, programs: dict[int, Program], now: float
-) -> LLMProcess:
+def _process(system: System, saved: SavedProcess, state: State, programs: dict[int, Program]) -> LLMProcess:
     head = saved.head
     process = LLMProcess(
         pid=head.pid,
@@ -144,8 +141,8 @@ def _process(
         kind=Kind.LLM,
         name=head.name,
         group=system.groups.recall(head.group),
-        started=now,
-        since=now,
+        started=system.now,
+        since=system.now,
         device=_device(system, saved) or system.device_named(""),
         model=head.model,
         sampler=head.sampler,
@@ -164,7 +161,7 @@ def _process(
         sched_class=head.sched_class,
         nice=head.nice,
         reached=max(0, len(saved.log) - 1),
-        turn=now,
+        turn=system.now,
         account=Account(saved.fed, saved.decoded, forks=head.forks),
     )
     if head.exited is not None:
@@ -191,7 +188,7 @@ def _process(
             doing.interrupted,
         )
         if doing.deadline is not None:
-            set_deadline(system, process, decoding, now + max(0.0, doing.deadline - state.now))
+            set_deadline(system, process, decoding, system.now + max(0.0, doing.deadline - state.now))
         if doing.program:
             call = Decode(process.pid, decoding.left, doing.stop_ids, logprobs=doing.logprobs)
             request = Request(programs[doing.program], doing.seq, call, BY_RECORD[Decode], absent=True)
@@ -200,31 +197,30 @@ def _process(
     return process
 
 
-def _resume(system: System, process: LLMProcess, now: float) -> None:
+def _resume(system: System, process: LLMProcess) -> None:
     """Do what was due at the next token boundary; if the process lives on, it needs its model."""
     if process.dying is not None:
-        exit_process(system, process, *process.dying, now)
+        exit_process(system, process, *process.dying)
         return
     if process.decoding is not None and process.decoding.interrupted is not Finish.NONE:
-        finish_decoding(system, process, process.decoding.interrupted, now)
+        finish_decoding(system, process, process.decoding.interrupted)
         if process.is_zombie():
             return
-    rejoin(system, process, now)
+    rejoin(system, process)
 
 
-def journal_fails(system: System, reason: str, now: float) -> None:
+def journal_fails(system: System, reason: str) -> None:
     """Say that the journal cannot be written, or that all is well again."""
     system.journal_trouble = reason
     if reason:
         system.log(
-            now,
             "error",
             f"journal: {reason}; the kernel goes on, but what changes from here on would not survive it until there is a "
             "line that the journal is whole again",
         )
     else:
-        system.log(now, "info", "journal: whole again")
-    system.emit(now, "journal.fail" if reason else "journal.whole", detail=reason)
+        system.log("info", "journal: whole again")
+    system.emit("journal.fail" if reason else "journal.whole", detail=reason)
 
 
 def _device(system: System, saved: SavedProcess) -> Device | None:

@@ -44,19 +44,19 @@ class Plan:
     tokens: int
 
 
-def plan_step(system: System, device: Device, now: float) -> Plan | None:
+def plan_step(system: System, device: Device) -> Plan | None:
     """Choose and prepare the next step, or None if nobody can run. Chosen processes are marked (`running` > 0)."""
-    _wake_starved(system, device, now)
-    plan = _fill(system, device, now, desperate=False)
+    _wake_starved(system, device)
+    plan = _fill(system, device, desperate=False)
     while not plan.runs and device.queue:  # the first ones found no frames; the next may need none
-        plan = _fill(system, device, now, desperate=False)
+        plan = _fill(system, device, desperate=False)
     while not plan.runs and (first := _first_claim(device, system.config.quantum)) is not None:
         # Everybody who wants to run waits for frames that others who also wait hold: one must take what it needs.
         assert first.image is not None
         del first.image.starved[first.pid]
         first.image.take_back()
-        settle(system, first, now)
-        plan = _fill(system, device, now, desperate=True)
+        settle(system, first)
+        plan = _fill(system, device, desperate=True)
         able = plan.runs or first.pid not in first.image.starved or first.short is not None
         assert able, "the first claim can take every frame"
     if not plan.runs:
@@ -73,7 +73,7 @@ def _first_claim(device: Device, quantum: int) -> LLMProcess | None:
     return min(starved, key=lambda p: claim(p, quantum), default=None)
 
 
-def _wake_starved(system: System, device: Device, now: float) -> None:
+def _wake_starved(system: System, device: Device) -> None:
     """Who waits for frames is tried again when there are some, or a sleeper has some; the first claim when another who
     waits has some; and who has waited long for one that has had its turn: then it takes that one's pages."""
     aging, quantum = system.config.aging_seconds, system.config.quantum
@@ -86,23 +86,23 @@ def _wake_starved(system: System, device: Device, now: float) -> None:
             woken = list(starved.values())[:_WOKEN]
         elif len(starved) > 1 and moves_pay(image) and any(p.pid in starved for p in holders):
             woken = [min(starved.values(), key=lambda p: claim(p, quantum))]
-        elif now - first.since >= aging and any(p.outran(quantum) for p in holders):
+        elif system.now - first.since >= aging and any(p.outran(quantum) for p in holders):
             woken = [first]
         else:
             continue
         for process in woken:
             del starved[process.pid]
-            settle(system, process, now)
+            settle(system, process)
 
 
-def _fill(system: System, device: Device, now: float, *, desperate: bool) -> Plan:
+def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
     aging = system.config.aging_seconds
     plan = Plan([], [], [], [], 0)
     left, slots = device.step_tokens, device.max_runs
     passed: list[LLMProcess] = []
     aged = None
     if device.steps % _AGED_EVERY == 0:
-        aged = _take_suspect(device) or device.queue.take_aged(now - aging)
+        aged = _take_suspect(device) or device.queue.take_aged(system.now - aging)
     while slots and left:
         chosen: list[tuple[LLMProcess, int]] = []
         while len(chosen) < min(slots, left) and (process := aged or device.queue.take()) is not None:
@@ -110,24 +110,24 @@ def _fill(system: System, device: Device, now: float, *, desperate: bool) -> Pla
             if process.crashes:  # a suspect of a driver's death runs alone, so that the innocent are cleared
                 if plan.runs or chosen:
                     passed.append(process)
-                    if device.suspect is None and now - process.since >= aging:
+                    if device.suspect is None and system.now - process.since >= aging:
                         device.suspect = process
                     continue
                 slots = 1
-            if hold_back(system, process, now):
+            if hold_back(system, process):
                 continue
             gained = _reuse(process)
             if process.todo:
                 chosen.append((process, gained))
             else:  # the prefix cache had everything that was to be computed ahead
                 _count_reused(device, process, gained)
-                settle(system, process, now)
+                settle(system, process)
         if not chosen:
             break
         allotted = _allot(device, plan, [process for process, _ in chosen], left)
         for (process, gained), (tokens, pages) in zip(chosen, allotted, strict=True):
             robbed = pages and not process.table.frames  # by one before it, just now
-            if tokens and not robbed and _admit(system, device, process, tokens, plan, now, desperate):
+            if tokens and not robbed and _admit(system, device, process, tokens, plan, desperate):
                 _count_reused(device, process, gained)
                 left -= process.running
                 slots -= 1
@@ -199,7 +199,7 @@ def _allot(device: Device, plan: Plan, chosen: list[LLMProcess], left: int) -> l
 
 
 def _admit(
-    system: System, device: Device, process: LLMProcess, tokens: int, plan: Plan, now: float, desperate: bool
+    system: System, device: Device, process: LLMProcess, tokens: int, plan: Plan, desperate: bool
 ) -> bool:
     """Give the process frames for up to `tokens`, and for what is moved in for it, and enter its run, or leave it
     BLOCKED(pagein)."""
@@ -209,11 +209,11 @@ def _admit(
     tokens = min(tokens, max(1, process.group.tokens_left()))
     process.running = tokens  # from here on it is nobody's victim
     back = process.returning
-    tokens = make_room(system, image, process, tokens, back, now, desperate and not plan.runs)
+    tokens = make_room(system, image, process, tokens, back, desperate and not plan.runs)
     if tokens <= 0:
         process.running = 0
         image.starved[process.pid] = process
-        process.enter(State.BLOCKED, WaitFor.PAGEIN if process.short is None else WaitFor.QUOTA, now)
+        process.enter(State.BLOCKED, WaitFor.PAGEIN if process.short is None else WaitFor.QUOTA, system.now)
         return False
     frames = len(table.frames)
     process.running = tokens
@@ -227,7 +227,7 @@ def _admit(
         plan.copies.append(Copy(image.id, *copied))
     image.hold(process)
     if len(table.frames) > frames:
-        grown(system, process, now)
+        grown(system, process)
     if process.robbed:
         process.robbed = False
         process.account.refaults += 1
@@ -235,7 +235,7 @@ def _admit(
     plan.runs.append(_run(image, process, tokens))
     plan.processes.append(process)
     plan.tokens += tokens
-    process.enter(State.RUNNING, WaitFor.NONE, now)
+    process.enter(State.RUNNING, WaitFor.NONE, system.now)
     return True
 
 
