@@ -220,7 +220,9 @@ class _Driver:
         self.sim.at(self.sim.now + after, lambda: self._deliver(message))
 
     def _deliver(self, message: FromDriver) -> None:
-        if self.alive and not (self.hung and not isinstance(message, Heartbeat)) and not self.mute:
+        if self.hung and not isinstance(message, Heartbeat):
+            self.busy = True  # with what it did not come to say
+        elif self.alive and not self.mute:
             self.sim.event(FromDevice(self.name, self.incarnation, message))
 
     def hello(self) -> None:
