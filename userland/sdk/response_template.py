@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from userland.sdk.call_formats import CallFormat, Reader, read_gemma, read_json, read_python, read_tag
+from userland.sdk.call_formats import CallFormat, read_tag
+from userland.sdk.call_json import read_json
+from userland.sdk.call_literals import read_gemma, read_python
+from userland.sdk.calls import Reader
 from userland.sdk.thoughts import ThoughtMarks
 
 _THOUGHTS = ("thinking", "reasoning_content", "reasoning")

@@ -12,7 +12,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from userland.sdk.call_formats import NO_SCHEMAS, CallFormat, Schemas
+from userland.sdk.call_formats import CallFormat
+from userland.sdk.calls import NO_SCHEMAS, Schemas
 from userland.sdk.tool_calls import BadCall, CallReader, ToolCall, begun, harmony_call
 
 Kind = Literal["thought", "answer", "call"]

@@ -14,18 +14,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from userland.sdk.call_formats import (
-    FORMATS,
-    MOST_CALLS,
-    MOST_CHARACTERS,
-    NO_SCHEMAS,
-    CallFormat,
-    Headed,
-    Malformed,
-    Schemas,
-    ToolCall,
-    read_json,
-)
+from userland.sdk.call_formats import FORMATS, CallFormat, Headed
+from userland.sdk.call_json import read_json
+from userland.sdk.calls import MOST_CALLS, MOST_CHARACTERS, NO_SCHEMAS, Malformed, Schemas, ToolCall
 
 __all__ = ["BadCall", "CallReader", "ToolCall", "formats_of", "schemas_of"]
 

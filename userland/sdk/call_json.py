@@ -1,0 +1,70 @@
+"""Calls as JSON: one object or several, with name and arguments by the names that families give them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from userland.sdk.calls import MOST_DEPTH, NO_SCHEMAS, Malformed, Schemas, ToolCall, check_depth, shown
+
+
+def loaded(text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise Malformed(f"no JSON: {error}") from None
+    except RecursionError:
+        raise Malformed(f"JSON nested more than {MOST_DEPTH} deep") from None
+    check_depth(value)
+    return value
+
+
+def arguments_of(value: Any) -> dict[str, Any]:
+    """Arguments as an object; some models write them as a string that holds one."""
+    if isinstance(value, str):
+        value = loaded(value) if value.strip() else {}
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise Malformed(f"the arguments are no object but {shown(value)}")
+    return value
+
+
+def call_of(value: Any) -> ToolCall:
+    """A call out of the objects that families use: name and arguments, by one of their names."""
+    if not isinstance(value, dict):
+        raise Malformed(f"a call is no object but {shown(value)}")
+    inner = value.get("function")
+    if isinstance(inner, dict):
+        value = {**inner, "id": value.get("id", "")}
+    name = next((value[key] for key in ("name", "tool_name", "function") if key in value), None)
+    if not isinstance(name, str) or not name:
+        if len(value) == 1:  # {"name of the tool": {arguments}}
+            ((name, arguments),) = value.items()
+            if isinstance(arguments, dict):
+                return ToolCall(name, arguments)
+        raise Malformed(f"a call has no name: {shown(value)}")
+    given = next((value[key] for key in ("arguments", "parameters", "args") if key in value), None)
+    named = next((value[key] for key in ("id", "tool_call_id", "call_id") if key in value), "")
+    return ToolCall(name, arguments_of(given), str(named if named is not None else ""))
+
+
+def read_json(text: str, schemas: Schemas = NO_SCHEMAS) -> list[ToolCall]:
+    """One object, a list of them, or several one after the other (a line each, or with `;` or `,` between)."""
+    decoder, at = json.JSONDecoder(), 0
+    found: list[ToolCall] = []
+    while at < len(text):
+        if text[at].isspace() or (found and text[at] in ";,"):
+            at += 1
+            continue
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except ValueError as error:
+            raise Malformed(f"no JSON: {error}") from None
+        except RecursionError:
+            raise Malformed(f"JSON nested more than {MOST_DEPTH} deep") from None
+        check_depth(value)
+        found.extend(call_of(item) for item in (value if isinstance(value, list) else [value]))
+    if not found:
+        raise Malformed("no call between the marks of calls")
+    return found

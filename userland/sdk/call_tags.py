@@ -1,0 +1,140 @@
+"""Calls with a tag for each argument. What stands in a tag has no quotes: the tool's schema says what it is."""
+
+# ruff: noqa: RUF001 - DeepSeek's marks are written with full-width bars
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from userland.sdk.calls import NO_SCHEMAS, Malformed, Schemas, ToolCall, check_depth, shown
+
+
+def typed(text: str, schema: Mapping[str, Any] | None) -> Any:
+    """An argument that was written without quotes, by its schema; without one, JSON that is no string is what it says."""
+    kinds = _kinds(schema or {})
+    if kinds == {"string"}:
+        return text
+    bare = text.strip()
+    lowered = bare.lower()
+    if "null" in kinds and lowered in ("null", "none"):
+        return None
+    if "boolean" in kinds and lowered in ("true", "false"):
+        return lowered == "true"
+    try:
+        value = json.loads(bare)
+    except (ValueError, RecursionError):
+        return text
+    try:
+        check_depth(value)
+    except Malformed:
+        return text
+    kind = _kind_of(value)
+    fits = kind in kinds or (kind == "integer" and "number" in kinds) or (not kinds and kind != "string")
+    if not fits and kind == "number" and "integer" in kinds and value == int(value):
+        return int(value)
+    return value if fits and kind != "string" else text
+
+
+def _kinds(schema: Mapping[str, Any]) -> set[str]:
+    kind = schema.get("type")
+    found = {kind} if isinstance(kind, str) else {k for k in kind or () if isinstance(k, str)}
+    for choice in (*(schema.get("anyOf") or ()), *(schema.get("oneOf") or ())):
+        if isinstance(choice, Mapping):
+            found |= _kinds(choice)
+    return found | ({"null"} if schema.get("nullable") else set())
+
+
+def _kind_of(value: Any) -> str:
+    if value is None:
+        return "null"
+    kinds = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+    return kinds[type(value)]
+
+
+@dataclass(slots=True, frozen=True)
+class Tags:
+    """Reads calls written with tags: `call` finds a call (name and body), `argument` its arguments (key and value). With
+    `lines`, a line break after the opening tag and one before the closing belong to the tags."""
+
+    call: re.Pattern[str]
+    argument: re.Pattern[str]
+    lines: bool = False
+
+    def __call__(self, text: str, schemas: Schemas = NO_SCHEMAS) -> list[ToolCall]:
+        found: list[ToolCall] = []
+        end = 0
+        for match in self.call.finditer(text):
+            if text[end : match.start()].strip():
+                raise Malformed(f"text between calls: {shown(text[end : match.start()].strip())}")
+            found.append(self._one(match, schemas))
+            end = match.end()
+        if text[end:].strip():
+            raise Malformed(f"no call: {shown(text[end:].strip())}")
+        if not found:
+            raise Malformed("no call between the marks of calls")
+        return found
+
+    def _one(self, match: re.Match[str], schemas: Schemas) -> ToolCall:
+        name, body = match["name"].strip(), match["body"]
+        if not name:
+            raise Malformed("a call has no name")
+        schema, end = schemas.get(name, {}), 0
+        arguments: dict[str, Any] = {}
+        for argument in self.argument.finditer(body):
+            if body[end : argument.start()].strip():
+                raise Malformed(f"text between arguments: {shown(body[end : argument.start()].strip())}")
+            key, value = argument["key"].strip(), argument["value"]
+            if self.lines:
+                value = value.removeprefix("\n").removesuffix("\n")
+            said = argument.groupdict().get("kind")
+            if said is None:
+                arguments[key] = typed(value, schema.get(key))
+            else:  # the form itself tells strings from the rest
+                arguments[key] = value if said in ("true", "string") else typed(value, None)
+            end = argument.end()
+        if body[end:].strip():
+            raise Malformed(f"an argument is unfinished: {shown(body[end:].strip())}")
+        return ToolCall(name, arguments)
+
+
+def _tags(call: str, argument: str, *, lines: bool = False) -> Tags:
+    return Tags(re.compile(call, re.DOTALL), re.compile(argument, re.DOTALL), lines)
+
+
+_INVOKE = r'<(?:\w+:)?invoke name="(?P<name>[^"]*)">(?P<body>.*?)</(?:\w+:)?invoke>'
+read_functions = _tags(
+    r"<function=(?P<name>[^>]*)>(?P<body>.*?)(?:</function>|\Z)",
+    r"<parameter=(?P<key>[^>]*)>(?P<value>.*?)</parameter>",
+    lines=True,
+)
+read_invokes = _tags(
+    _INVOKE, r'<(?:\w+:)?parameter name="(?P<key>[^"]*)">(?P<value>.*?)</(?:\w+:)?parameter>'
+)
+read_dsml = _tags(
+    r'<｜DSML｜invoke name="(?P<name>[^"]*)">(?P<body>.*?)</｜DSML｜invoke>',
+    r'<｜DSML｜parameter name="(?P<key>[^"]*)" string="(?P<kind>true|false)">(?P<value>.*?)</｜DSML｜parameter>',
+)
+read_arg_keys = _tags(
+    r"\s*(?P<name>[^\s<]+)(?P<body>.*)\Z",
+    r"<arg_key>(?P<key>.*?)</arg_key>\s*<arg_value>(?P<value>.*?)</arg_value>",
+)
+read_hunyuan = _tags(
+    r"<tool_call(?P<tag>:\w+)?>(?P<name>[^<]*)<tool_sep(?:\:\w+)?>(?P<body>.*?)</tool_call(?:\:\w+)?>",
+    r"<arg_key(?:\:\w+)?>(?P<key>.*?)</arg_key(?:\:\w+)?>\s*<arg_value(?:\:\w+)?>(?P<value>.*?)</arg_value(?:\:\w+)?>",
+)
+read_params = _tags(
+    r'<function name="(?P<name>[^"]*)">(?P<body>.*?)</function>',
+    r'<param name="(?P<key>[^"]*)">(?P<value>.*?)</param>',
+)
+read_minimax3 = _tags(
+    r'<invoke name="(?P<name>[^"]*)">(?P<body>.*?)</invoke>',
+    r"<(?P<key>[^/>][^>]*)>(?P<value>.*?)</(?P=key)>",
+)
+read_xtml = _tags(
+    r'<\|open\|>call tool="(?P<name>[^"]*)"[^<]*<\|sep\|>(?P<body>.*?)<\|close\|>call<\|sep\|>',
+    r'<\|open\|>argument key="(?P<key>[^"]*)" type="(?P<kind>\w+)"<\|sep\|>(?P<value>.*?)<\|close\|>argument<\|sep\|>',
+)
