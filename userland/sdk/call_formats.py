@@ -9,11 +9,20 @@ malformed are sentences; the text itself goes to the caller beside them.
 # ruff: noqa: RUF001 - DeepSeek's marks are written with full-width bars
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from userland.sdk.call_json import arguments_of, read_json
+from userland.sdk.call_headed import (
+    read_deepseek,
+    read_functionary,
+    read_kimi,
+    read_mistral_headed,
+    read_recipients,
+    read_solar,
+)
+from userland.sdk.call_json import read_json
 from userland.sdk.call_literals import read_gemma, read_python
+from userland.sdk.call_scan import Strings
+from userland.sdk.call_shapes import HARMONY, SHAPES, Shape
 from userland.sdk.call_tags import (
     read_arg_keys,
     read_dsml,
@@ -24,70 +33,29 @@ from userland.sdk.call_tags import (
     read_params,
     read_xtml,
 )
-from userland.sdk.calls import NO_SCHEMAS, Malformed, Reader, Schemas, ToolCall, shown
+from userland.sdk.calls import NO_SCHEMAS, Reader, Schemas, ToolCall
 
 
 @dataclass(slots=True, frozen=True)
 class CallFormat:
     """A form: calls stand between `open` and `close` (empty: the end of the answer). With `bare`, `open` is ordinary
-    text that means calls at the very beginning of an answer only, and only if what follows can be read as calls."""
+    text that means calls at the very beginning of an answer only, and only if what follows can be read as calls. A
+    mark within a string (of `strings`) closes nothing; `said` opens text that is no call where the form has that. `shapes`:
+    how calls are written in it."""
 
     name: str
     open: str
     close: str
     read: Reader
     bare: bool = False
-
-
-# --- a header with the name, then JSON ------------------------------------------------------------------------------
-
-
-@dataclass(slots=True, frozen=True)
-class Headed:
-    """Reads calls whose name stands before their arguments; `call` finds name, arguments and, where there is one, id."""
-
-    call: re.Pattern[str]
-
-    def __call__(self, text: str, schemas: Schemas = NO_SCHEMAS) -> list[ToolCall]:
-        found: list[ToolCall] = []
-        end = 0
-        for match in self.call.finditer(text):
-            if text[end : match.start()].strip():
-                break
-            groups = match.groupdict()
-            found.append(
-                ToolCall(match["name"].strip(), arguments_of(match["arguments"]), groups.get("id") or "")
-            )
-            end = match.end()
-        if text[end:].strip() or not found:
-            raise Malformed(f"no call: {shown(text[end:].strip())}")
-        return found
-
-
-def _headed(call: str) -> Headed:
-    return Headed(re.compile(call, re.DOTALL))
-
-
-read_deepseek = _headed(
-    r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>)?(?P<name>[^\n<]+)"
-    r"(?:<｜tool▁sep｜>|\n```json\n)(?P<arguments>.*?)(?:\n```)?(?:<｜tool▁call▁end｜>|\Z)"
-)
-read_kimi = _headed(
-    r"<\|tool_call_begin\|>(?P<id>(?:functions\.)?(?P<name>[^:<\s]+)(?::\d+)?)\s*"
-    r"<\|tool_call_argument_begin\|>(?P<arguments>.*?)<\|tool_call_end\|>"
-)
-read_solar = _headed(
-    r"<\|tool_call:begin\|>(?P<id>.*?)<\|tool_call:name\|>(?P<name>.*?)"
-    r"<\|tool_call:args\|>(?P<arguments>.*?)<\|tool_call:end\|>"
-)
-_MISTRAL = _headed(
-    r"(?P<name>[^\[\s]+)(?:\[CALL_ID\](?P<id>[^\[]*))?(?:\[ARGS\])?(?P<arguments>\{.*?\})\s*(?:\[TOOL_CALLS\]|\Z)"
-)
+    strings: Strings = "auto"
+    said: str = ""
+    shapes: tuple[Shape, ...] = ()
 
 
 def read_mistral(text: str, schemas: Schemas = NO_SCHEMAS) -> list[ToolCall]:
     """A list of objects, or `name[ARGS]{...}`, one behind the other with `[TOOL_CALLS]` between."""
-    return read_json(text) if text.lstrip().startswith(("[", "{")) else _MISTRAL(text)
+    return read_json(text) if text.lstrip().startswith(("[", "{")) else read_mistral_headed(text)
 
 
 def read_tag(text: str, schemas: Schemas = NO_SCHEMAS) -> list[ToolCall]:
@@ -100,12 +68,8 @@ def read_tag(text: str, schemas: Schemas = NO_SCHEMAS) -> list[ToolCall]:
 
 def read_function(text: str, schemas: Schemas = NO_SCHEMAS) -> list[ToolCall]:
     """`<function=look>` with JSON (functionary) or with tags (qwen without its outer tag)."""
-    found = re.fullmatch(
-        r"\s*<function=(?P<name>[^>]*)>\s*(?P<arguments>\{.*\})\s*(?:</function>)?\s*", text, re.DOTALL
-    )
-    if found:
-        return [ToolCall(found["name"], arguments_of(found["arguments"]))]
-    return read_functions(text, schemas)
+    behind = text.partition(">")[2].lstrip()
+    return read_functionary(text) if behind.startswith("{") else read_functions(text, schemas)
 
 
 def read_python_tag(text: str, schemas: Schemas = NO_SCHEMAS) -> list[ToolCall]:
@@ -127,36 +91,46 @@ def _read_function(text: str, schemas: Schemas = NO_SCHEMAS) -> list[ToolCall]:
     return read_function("<function=" + text + "</function>", schemas)
 
 
-FORMATS: tuple[CallFormat, ...] = (
+_FAMILIES: tuple[CallFormat, ...] = (
     CallFormat("hermes, qwen, glm", "<tool_call>", "</tool_call>", read_tag),
     CallFormat("seed", "<seed:tool_call>", "</seed:tool_call>", read_functions),
     CallFormat("hunyuan", "<tool_calls:opensource>", "</tool_calls:opensource>", read_hunyuan),
     CallFormat("minimax 1, apriel", "<tool_calls>", "</tool_calls>", read_json),
     CallFormat("minimax 2", "<minimax:tool_call>", "</minimax:tool_call>", read_invokes),
+    CallFormat("muse", "<atem:function_calls>", "</atem:function_calls>", read_invokes),
     CallFormat("minimax 3", "]<]minimax[>[<tool_call>", "]<]minimax[>[</tool_call>", _read_minimax3),
     CallFormat("nemotron", "<TOOLCALL>", "</TOOLCALL>", read_json),
     CallFormat("mistral", "[TOOL_CALLS]", "", read_mistral),
-    CallFormat("deepseek", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", read_deepseek),
+    CallFormat("deepseek", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", read_deepseek, strings="json"),
     CallFormat("deepseek 3.2", "<｜DSML｜function_calls>", "</｜DSML｜function_calls>", read_dsml),
     CallFormat("deepseek 4", "<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>", read_dsml),
-    CallFormat("kimi", "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", read_kimi),
+    CallFormat(
+        "kimi", "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", read_kimi, strings="json"
+    ),
     CallFormat("kimi 3", "<|open|>tools<|sep|>", "<|close|>tools<|sep|>", read_xtml),
-    CallFormat("lfm", "<|tool_call_start|>", "<|tool_call_end|>", read_python),
-    CallFormat("gemma 4", "<|tool_call>", "<tool_call|>", read_gemma),
-    CallFormat("functiongemma", "<start_function_call>", "<end_function_call>", read_gemma),
-    CallFormat("gemma", "```tool_code", "```", read_python),
+    CallFormat("lfm", "<|tool_call_start|>", "<|tool_call_end|>", read_python, strings="python"),
+    CallFormat("gemma 4", "<|tool_call>", "<tool_call|>", read_gemma, strings="gemma"),
+    CallFormat("functiongemma", "<start_function_call>", "<end_function_call>", read_gemma, strings="gemma"),
+    CallFormat("gemma", "```tool_code", "```", read_python, strings="python"),
     CallFormat("granite, phi", "<|tool_call|>", "<|/tool_call|>", read_json),
     CallFormat("phi", "functools", "", read_json, bare=True),
     CallFormat("command", "<|START_ACTION|>", "<|END_ACTION|>", read_json),
     CallFormat("command r+", "Action: ```json", "```", read_json),
+    CallFormat("command r+, lines", "Action:\n```json", "```", read_json),
     CallFormat("apertus", "<|tools_prefix|>", "<|tools_suffix|>", read_json),
-    CallFormat("solar", "<|tool_calls|>", "<|calls|>", read_solar),
+    CallFormat("solar", "<|tool_calls|>", "<|calls|>", read_solar, strings="json"),
     CallFormat("gigachat 3.1", "<|function_call|>", "", read_json),
     CallFormat("gigachat 3", "function call<|role_sep|>", "", read_json),
     CallFormat("minicpm", '<function name="', "</function>", _read_params),
     CallFormat("functionary", "<function=", "</function>", _read_function),
+    CallFormat("functionary 3.2", ">>>", "", read_recipients, said=">>>all\n"),
     CallFormat("llama 3, python", "<|python_tag|>", "", read_python_tag),
-    CallFormat("llama 4", "<|python_start|>", "<|python_end|>", read_python),
+    CallFormat("llama 4", "<|python_start|>", "<|python_end|>", read_python, strings="python"),
     CallFormat("llama 3", "{", "", read_json, bare=True),
     CallFormat("llama, python", "[", "", read_python, bare=True),
 )
+# Harmony's calls are told apart by their headers (thoughts.HarmonyReader); this is only how they are written.
+HARMONY_FORM = CallFormat(
+    "harmony", "", "<|call|>", read_json, said="<|channel|>final<|message|>", shapes=HARMONY
+)
+FORMATS = tuple(replace(form, shapes=SHAPES[form.name]) for form in _FAMILIES)

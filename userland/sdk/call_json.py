@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
-from userland.sdk.calls import MOST_DEPTH, NO_SCHEMAS, Malformed, Schemas, ToolCall, check_depth, shown
+from userland.sdk.calls import MOST_DEPTH, NO_SCHEMAS, Malformed, Schemas, ToolCall, check, shown
 
 
-def loaded(text: str) -> Any:
+def _refused(word: str) -> float:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{shown(digits)} is more than a number can be")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refused, parse_float=_float)
+
+
+def scanned(text: str, at: int) -> tuple[Any, int]:
+    """The JSON that begins at a place of a text, and where it ends. Raises Malformed."""
     try:
-        value = json.loads(text)
+        value, end = _DECODER.raw_decode(text, at)
     except ValueError as error:
         raise Malformed(f"no JSON: {error}") from None
     except RecursionError:
         raise Malformed(f"JSON nested more than {MOST_DEPTH} deep") from None
-    check_depth(value)
+    check(value)
+    return value, end
+
+
+def loaded(text: str) -> Any:
+    """A text that is JSON and nothing else. Raises Malformed."""
+    text = text.strip()
+    value, end = scanned(text, 0)
+    if end < len(text):
+        raise Malformed(f"text behind JSON: {shown(text[end : end + 80])}")
     return value
 
 
@@ -51,19 +76,13 @@ def call_of(value: Any) -> ToolCall:
 
 def read_json(text: str, schemas: Schemas = NO_SCHEMAS) -> list[ToolCall]:
     """One object, a list of them, or several one after the other (a line each, or with `;` or `,` between)."""
-    decoder, at = json.JSONDecoder(), 0
+    at = 0
     found: list[ToolCall] = []
     while at < len(text):
         if text[at].isspace() or (found and text[at] in ";,"):
             at += 1
             continue
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except ValueError as error:
-            raise Malformed(f"no JSON: {error}") from None
-        except RecursionError:
-            raise Malformed(f"JSON nested more than {MOST_DEPTH} deep") from None
-        check_depth(value)
+        value, at = scanned(text, at)
         found.extend(call_of(item) for item in (value if isinstance(value, list) else [value]))
     if not found:
         raise Malformed("no call between the marks of calls")

@@ -4,18 +4,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from userland.sdk.calls import NO_SCHEMAS, Malformed, Schemas, ToolCall, check_depth, shown
+from userland.sdk.call_json import loaded
+from userland.sdk.calls import NO_SCHEMAS, Malformed, Schemas, ToolCall, shown
 
 
 def typed(text: str, schema: Mapping[str, Any] | None) -> Any:
     """An argument that was written without quotes, by its schema; without one, JSON that is no string is what it says."""
-    kinds = _kinds(schema or {})
+    kinds = kinds_of(schema or {})
     if kinds == {"string"}:
         return text
     bare = text.strip()
@@ -25,40 +25,43 @@ def typed(text: str, schema: Mapping[str, Any] | None) -> Any:
     if "boolean" in kinds and lowered in ("true", "false"):
         return lowered == "true"
     try:
-        value = json.loads(bare)
-    except (ValueError, RecursionError):
-        return text
-    try:
-        check_depth(value)
+        value = loaded(bare)
     except Malformed:
         return text
-    kind = _kind_of(value)
+    kind = kind_of(value)
     fits = kind in kinds or (kind == "integer" and "number" in kinds) or (not kinds and kind != "string")
     if not fits and kind == "number" and "integer" in kinds and value == int(value):
         return int(value)
     return value if fits and kind != "string" else text
 
 
-def _kinds(schema: Mapping[str, Any]) -> set[str]:
+def kinds_of(schema: Mapping[str, Any]) -> set[str]:
+    """The types of values that a schema allows, as far as it says; empty: it does not."""
     kind = schema.get("type")
     found = {kind} if isinstance(kind, str) else {k for k in kind or () if isinstance(k, str)}
-    for choice in (*(schema.get("anyOf") or ()), *(schema.get("oneOf") or ())):
-        if isinstance(choice, Mapping):
-            found |= _kinds(choice)
+    for choices in (schema.get("anyOf"), schema.get("oneOf")):
+        for choice in choices if isinstance(choices, list) else ():
+            found |= kinds_of(choice) if isinstance(choice, Mapping) else set()
+    if not found and isinstance(schema.get("enum"), list):
+        found = {kind_of(value) for value in schema["enum"]}
+    elif not found and "const" in schema:
+        found = {kind_of(schema["const"])}
     return found | ({"null"} if schema.get("nullable") else set())
 
 
-def _kind_of(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """The type of a value, by its name in schemas."""
     if value is None:
         return "null"
     kinds = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
-    return kinds[type(value)]
+    return kinds.get(type(value), "")
 
 
 @dataclass(slots=True, frozen=True)
 class Tags:
-    """Reads calls written with tags: `call` finds a call (name and body), `argument` its arguments (key and value). With
-    `lines`, a line break after the opening tag and one before the closing belong to the tags."""
+    """Reads calls written with tags. `call` finds a call (name and body), `argument` an argument (key and value). With
+    `lines`, a line break after the opening tag and one before the closing belong to the tags. Each pattern is tried at
+    one place only, so the time is linear."""
 
     call: re.Pattern[str]
     argument: re.Pattern[str]
@@ -66,14 +69,13 @@ class Tags:
 
     def __call__(self, text: str, schemas: Schemas = NO_SCHEMAS) -> list[ToolCall]:
         found: list[ToolCall] = []
-        end = 0
-        for match in self.call.finditer(text):
-            if text[end : match.start()].strip():
-                raise Malformed(f"text between calls: {shown(text[end : match.start()].strip())}")
+        at, end = 0, len(text.rstrip())
+        while at < end:
+            match = self.call.match(text, at)
+            if not match:
+                raise Malformed(f"no call: {shown(text[at : at + 80].strip())}")
             found.append(self._one(match, schemas))
-            end = match.end()
-        if text[end:].strip():
-            raise Malformed(f"no call: {shown(text[end:].strip())}")
+            at = match.end()
         if not found:
             raise Malformed("no call between the marks of calls")
         return found
@@ -82,11 +84,12 @@ class Tags:
         name, body = match["name"].strip(), match["body"]
         if not name:
             raise Malformed("a call has no name")
-        schema, end = schemas.get(name, {}), 0
+        schema, at, end = schemas.get(name, {}), 0, len(body.rstrip())
         arguments: dict[str, Any] = {}
-        for argument in self.argument.finditer(body):
-            if body[end : argument.start()].strip():
-                raise Malformed(f"text between arguments: {shown(body[end : argument.start()].strip())}")
+        while at < end:
+            argument = self.argument.match(body, at)
+            if not argument:
+                raise Malformed(f"an argument is unfinished: {shown(body[at : at + 80].strip())}")
             key, value = argument["key"].strip(), argument["value"]
             if self.lines:
                 value = value.removeprefix("\n").removesuffix("\n")
@@ -95,14 +98,12 @@ class Tags:
                 arguments[key] = typed(value, schema.get(key))
             else:  # the form itself tells strings from the rest
                 arguments[key] = value if said in ("true", "string") else typed(value, None)
-            end = argument.end()
-        if body[end:].strip():
-            raise Malformed(f"an argument is unfinished: {shown(body[end:].strip())}")
+            at = argument.end()
         return ToolCall(name, arguments)
 
 
 def _tags(call: str, argument: str, *, lines: bool = False) -> Tags:
-    return Tags(re.compile(call, re.DOTALL), re.compile(argument, re.DOTALL), lines)
+    return Tags(re.compile(r"\s*" + call, re.DOTALL), re.compile(r"\s*" + argument, re.DOTALL), lines)
 
 
 _INVOKE = r'<(?:\w+:)?invoke name="(?P<name>[^"]*)">(?P<body>.*?)</(?:\w+:)?invoke>'
@@ -119,7 +120,7 @@ read_dsml = _tags(
     r'<｜DSML｜parameter name="(?P<key>[^"]*)" string="(?P<kind>true|false)">(?P<value>.*?)</｜DSML｜parameter>',
 )
 read_arg_keys = _tags(
-    r"\s*(?P<name>[^\s<]+)(?P<body>.*)\Z",
+    r"(?P<name>[^\s<]+)(?P<body>.*)\Z",
     r"<arg_key>(?P<key>.*?)</arg_key>\s*<arg_value>(?P<value>.*?)</arg_value>",
 )
 read_hunyuan = _tags(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 MOST_CHARACTERS = 1 << 20  # of the calls of one answer
 MOST_DEPTH = 64  # of lists and objects within each other
 MOST_CALLS = 256  # of one answer
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Schemas = Mapping[str, Mapping[str, Any]]  # name of a tool -> JSON schemas of its parameters by name
 NO_SCHEMAS: Schemas = {}
@@ -35,15 +37,20 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def check_depth(value: Any) -> None:
+def check(value: Any) -> None:
+    """Raises Malformed for a value that is nested too deep, or has half of a surrogate pair in it, which no text has."""
     level = [value]
-    for _ in range(MOST_DEPTH):
-        level = [
-            inner
-            for item in level
-            if isinstance(item, dict | list)
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-        if not level:
+    for _ in range(MOST_DEPTH + 1):
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += item.keys()
+                inner += item.values()
+            elif isinstance(item, list):
+                inner += item
+            elif isinstance(item, str) and not item.isascii() and _SURROGATE.search(item):
+                raise Malformed(f"half of a surrogate pair: {shown(item)}")
+        if not inner:
             return
+        level = inner
     raise Malformed(f"nested more than {MOST_DEPTH} deep")
