@@ -40,8 +40,8 @@ from userland.sdk.calls import NO_SCHEMAS, Reader, Schemas, ToolCall
 class CallFormat:
     """A form: calls stand between `open` and `close` (empty: the end of the answer). With `bare`, `open` is ordinary
     text that means calls at the very beginning of an answer only, and only if what follows can be read as calls. A
-    mark within a string (of `strings`) closes nothing; `said` opens text that is no call where the form has that. `shapes`:
-    how calls are written in it."""
+    mark within a string (of `strings`) closes nothing; `said` opens text that is no call, where the form has that;
+    `shapes` are how calls are written in it."""
 
     name: str
     open: str

@@ -1,8 +1,8 @@
-"""A grammar of just the calls that a model's form has for given tools: what a decoder is held to when a call is asked for.
+"""A grammar of just the calls that a model's form has for given tools: what a decoder is held to to make it call.
 
-Engines with constrained decoding read such a grammar: vLLM, SGLang and llama.cpp by llguidance, whose dialect of Lark this
-is. It and no GBNF, since only it embeds a JSON schema (`%json`), tells special tokens from text that spells them, and takes
-text "up to a mark" as one lexeme; GBNF has none of the three. The grammar says no more than the parser reads
+Engines with constrained decoding read such a grammar: vLLM, SGLang and llama.cpp by llguidance, whose dialect of Lark
+this is. It and no GBNF, since only it embeds a JSON schema (`%json`), tells special tokens from text that spells them,
+and takes text "up to a mark" as one lexeme; GBNF has none of the three. The grammar says no more than the parser reads
 (`tool_calls.CallReader`): every text of it is calls of the tools with arguments that their schemas allow, within the
 parser's bounds of size, depth and numbers. It is narrower where a parser is lenient: arguments come in the order of the
 schema, none that the schema does not name, calls in the shape that the model's template writes (else in those of its

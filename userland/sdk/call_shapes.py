@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Notation = Literal["json", "text", "typed", "xtml", "python", "gemma"]
+Kind = Literal["json", "python", "gemma", "tags"]
 GAP = re.compile("(␣|«[a-z]+»)")
 
 
@@ -239,3 +240,22 @@ HARMONY = (
     ),
     Shape("<|channel|>", "commentary to=functions.«name» json<|message|>␣«args»", "<|call|>", single=True),
 )  # fmt: skip
+
+
+def shapes_for(kind: Kind, start: str, end: str) -> tuple[Shape, ...]:
+    """How calls of a kind may be written between marks that are known."""
+    match kind:
+        case "json":
+            flat = [objects(start, end, "name", key) for key in ("arguments", "parameters")]
+            nested = [
+                replace(one, call=f'{{␣{head}"function"␣:␣{one.call}␣}}')
+                for one in flat[:1]
+                for head in ("", '"type"␣:␣"function"␣,␣')
+            ]
+            return (*flat, *nested, *map(listed, (*flat, *nested)))
+        case "python":
+            return (_PYTHON_LIST.within(start + "[", "]" + end),)
+        case "gemma":
+            return tuple(_gemma(start, end, quote) for quote in ('<|"|>', "<escape>"))
+        case "tags":
+            return tuple(_shape(start, end, call) for call in (_FUNCTIONS, _ARG_KEYS))

@@ -66,7 +66,8 @@ def reader_for(
 ) -> Reader:
     """A reader for what answers a prompt that ends in `lead`."""
     header = lead.rpartition("<|start|>")[2]
-    return reader(marks, formats, schemas, opened=opened_in(lead, marks), header=header)
+    calling = bool(formats) and bool(formats[0].said) and lead.endswith(formats[0].open)
+    return reader(marks, formats, schemas, opened=opened_in(lead, marks), header=header, calling=calling)
 
 
 def heard(

@@ -113,12 +113,13 @@ def reader(
     *,
     opened: bool = False,
     header: str = "",
+    calling: bool = False,
 ) -> Reader:
     """A reader for one answer. `opened`: the prompt has opened a thought; `header`: for harmony, what the prompt has
-    written of the message's header."""
+    written of the message's header; `calling`: it has opened what may be a call."""
     if marks is not None and marks.harmony:
         return HarmonyReader(header)
-    return AnswerReader(marks, CallReader(formats, schemas), opened=opened)
+    return AnswerReader(marks, CallReader(formats, schemas, opened=calling), opened=opened)
 
 
 class AnswerReader:

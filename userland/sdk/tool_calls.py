@@ -244,15 +244,21 @@ def _may_be(form: CallFormat, text: str) -> bool:
 
 
 def formats_of(
-    written: Callable[[ToolCall], Sequence[str]], source: str, tokens: Collection[str] = ()
+    written: Callable[[ToolCall], Sequence[str]],
+    source: str,
+    tokens: Collection[str] = (),
+    known: Sequence[CallFormat] = (),
 ) -> tuple[CallFormat, ...]:
     """The forms in which a model calls. `written` gives what the template makes of a message with one call (nothing, if
     it makes nothing of it; else to the text's end, and without what closes any answer), `source` is the template's own
-    text, `tokens` are the added tokens of the vocabulary.
+    text, `tokens` are the added tokens of the vocabulary, `known` what
+    the model's makers say themselves, of which the template shows only how it is written.
 
     More than one can come out: what the template shows, and what opens with a token that only calls have.
     """
     texts = written(_PROBE)
+    if known:
+        return tuple(narrowed(form, texts) for form in known)
     shown = [form for form in FORMATS if any(reads_back(form, text, _PROBE) for text in texts)]
     if not shown and texts:
         learnt = _learnt(texts[-1])
