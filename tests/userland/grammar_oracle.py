@@ -67,12 +67,10 @@ class Oracle:
         """What a decoder says that is held to a grammar and else chooses at random, in favour of what ends
         strings (`marks`, quotes); None if it has come to no end."""
         chance, matcher = random.Random(seed), self._matcher(grammar)
-        mask = np.zeros((1, (len(self._tokens) + 31) // 32), dtype=np.int32)
         said, ahead = bytearray(), b""
         ids: list[int] = []
         while len(ids) < most:
-            llguidance.numpy.fill_next_token_bitmask(matcher, mask, 0)
-            bits = np.unpackbits(mask[0].view(np.uint8), bitorder="little")
+            bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
             able = [i for i in map(int, np.flatnonzero(bits)) if i < len(self._tokens) and i != END]
             if matcher.is_accepting() and (not able or chance.random() < 0.2):
                 return said.decode()

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from userland.sdk.actions import Language
-from userland.sdk.call_formats import HARMONY_FORM
+from userland.sdk.call_formats import HARMONY_FORM, CallFormat
 from userland.sdk.call_grammar import REQUIRED, call_grammar
 from userland.sdk.chat import ChatFormat
 from userland.sdk.dialogue import Setup
@@ -20,14 +20,20 @@ from userland.sdk.turns import known_of
 
 def grammar_for(chat: ChatFormat, setup: Setup, *, choice: str = REQUIRED, parallel: bool = True) -> str:
     """The grammar of an answer of a model that calls the tools of `setup`; see `call_grammar.call_grammar`."""
-    traits, tokenizer = chat.traits(setup), chat.tokenizer
-    forms = (HARMONY_FORM,) if traits.marks is not None and traits.marks.harmony else traits.formats
-    special = {tokenizer.added[i].content: i for i in tokenizer.special_ids}
-    prompt = chat.render(setup, [user(USER)], prompt=True).plain
-    opened = bool(forms) and bool(forms[0].said and forms[0].open) and prompt.endswith(forms[0].open)
+    special = {chat.tokenizer.added[i].content: i for i in chat.tokenizer.special_ids}
+    forms, opened = forms_of(chat, setup)
     return call_grammar(
         forms, setup.tools or (), choice=choice, parallel=parallel, special=special, opened=opened
     )
+
+
+def forms_of(chat: ChatFormat, setup: Setup) -> tuple[Sequence[CallFormat], bool]:
+    """The forms in which a model calls, and whether its prompt has opened what may be a call."""
+    traits = chat.traits(setup)
+    forms = (HARMONY_FORM,) if traits.marks is not None and traits.marks.harmony else traits.formats
+    if not forms or not forms[0].said or not forms[0].open:
+        return forms, False
+    return forms, chat.render(setup, [user(USER)], prompt=True).plain.endswith(forms[0].open)
 
 
 def grammar_of(

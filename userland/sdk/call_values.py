@@ -14,7 +14,7 @@ from typing import Any
 from syscalls.errno import Errno, SyscallError
 from userland.sdk.call_shapes import Arguments
 from userland.sdk.call_tags import kind_of, kinds_of, typed
-from userland.sdk.lark import SPACE, Lark, escaped, pattern_of, quoted, schema_text
+from userland.sdk.lark import SPACE, Lark, escaped, pattern_of, quoted, schema_text, slashes
 from userland.sdk.schemas import resolved, with_definitions
 
 Schema = Mapping[str, Any]
@@ -31,6 +31,9 @@ _ESCAPE = (
 )
 _PYTHON_STRING = rf"'([^'\\]|{_ESCAPE})*'|\"([^\"\\]|{_ESCAPE})*\""
 JSON_KINDS = ("array", "boolean", "null", "number", "object", "string")
+_JSON_STRING = (
+    r'"([^"\\\x00-\x1F]|\\(["\\\/bfnrt]|u([0-9abcefABCEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2})))*"'
+)
 _WORD = "[A-Za-z_][A-Za-z0-9_]{0,40}"
 _SAYS_NOTHING = {
     "title",
@@ -75,7 +78,7 @@ class Texts:
                 raise SyscallError(Errno.ENOTSUP, f"{where} has a schema without a type; say its type")
             return self._lark.text_until(mark, never)
         if not strings:
-            return self._json(schema, mark)
+            return self._json(schema, mark, [*never, escaped(mark)])
         return self._mixed(strings, others, mark, never, where)
 
     def told_kinds(
@@ -94,7 +97,9 @@ class Texts:
                 sorted({"number" if kind == "integer" else kind for kind in others}) if xtml else ["false"]
             )
             told = " | ".join(self._lark.literal(opened.replace("«kind»", name)) for name in names)
-            found.append(f"({told}) {self._json(without_strings(schema, others), mark)}")
+            found.append(
+                f"({told}) {self._json(without_strings(schema, others), mark, [*never, escaped(mark)])}"
+            )
         return f"({' | '.join(found)})"
 
     def _mixed(
@@ -112,13 +117,20 @@ class Texts:
         text = "" if "" in wanted else "|".join([*wanted, *scalars])
         found = [self._lark.text_until(mark, never, text, lines=self._style.lines, unlike=unlike)]
         exact = [b for b in others if kinds_of(b) & bound]
-        found += [self._json(without_strings(b, kinds_of(b) - {"string"}), mark) for b in exact]
+        found += [
+            self._json(without_strings(b, kinds_of(b) - {"string"}), mark, [*never, escaped(mark)])
+            for b in exact
+        ]
         return found[0] if len(found) == 1 else f"({' | '.join(found)})"
 
-    def _json(self, schema: Schema, mark: str) -> str:
-        return (
-            f"{SPACE} {schema_text(with_definitions(schema, self._root))} {SPACE} {self._lark.literal(mark)}"
-        )
+    def _json(self, schema: Schema, mark: str, never: Sequence[str]) -> str:
+        """A value as JSON; the strings in it must not have what closes the argument, the call or the calls."""
+        if kinds_of(schema) <= set(_SCALARS):
+            value = schema_text(with_definitions(schema, self._root))
+        else:
+            style = Arguments("json", never=tuple(never))
+            value = Literals(self._lark, style, self._root, "an argument").value(schema)
+        return f"{SPACE} {value} {SPACE} {self._lark.literal(mark)}"
 
     def _fixed(self, values: Sequence[Any], schema: Schema, mark: str, where: str) -> str:
         lines = self._style.lines
@@ -143,11 +155,14 @@ _SCALARS = {"null": "null|None", "boolean": "true|false|True|False", "integer": 
 
 
 class Literals:
-    """Values as literals: Python's, or Gemma's, whose strings stand between marks of their own."""
+    """Values as literals: Python's, JSON's without what a style never has, or Gemma's, whose strings stand between marks of
+    their own."""
 
     def __init__(self, lark: Lark, style: Arguments, root: Schema, where: str) -> None:
         self._lark = lark
         self._gemma = style.notation == "gemma"
+        self._python = style.notation == "python"
+        self._never = style.never
         self._quote = style.quote
         self._root = root
         self._where = where
@@ -200,12 +215,15 @@ class Literals:
         if kind == "string":
             if self._gemma:
                 return f"{self._lark.literal(self._quote)} {self._lark.text_until(self._quote)}"
-            return add(f"/(?s:{_PYTHON_STRING})/", terminal=True)
+            if self._python:
+                return add(f"/(?s:{_PYTHON_STRING})/", terminal=True)
+            without = "".join(f" & ~/(?s:.*)(?s:{slashes(part)})(?s:.*)/" for part in self._never)
+            return add(f"/{_JSON_STRING}/{without}", terminal=True)
         if kind in ("integer", "number"):
             return add(f"/{_INTEGER if kind == 'integer' else _NUMBER}/", terminal=True)
         if kind == "boolean":
-            return '"true" | "false"' if self._gemma else '"True" | "False" | "true" | "false"'
-        return '"null"' if self._gemma else '"None" | "null"'
+            return '"True" | "False" | "true" | "false"' if self._python else '"true" | "false"'
+        return '"None" | "null"' if self._python else '"null"'
 
     def _scalar(self, value: Any) -> str:
         if isinstance(value, str):
@@ -235,9 +253,10 @@ class Literals:
         return f'"{{" {SPACE} {in_order(self._lark, said, schema.get("required") or ())} {SPACE} "}}"'
 
     def _member(self, name: str) -> str:
-        if not self._gemma:
-            return f"({quoted(repr(name))} | {quoted(json.dumps(name, ensure_ascii=False))})"
-        return quoted(name)
+        if self._gemma:
+            return quoted(name)
+        said = quoted(json.dumps(name, ensure_ascii=False))
+        return f"({quoted(repr(name))} | {said})" if self._python else said
 
     def _key_of_any(self) -> str:
         return self._lark.add(f"/{_WORD}/", terminal=True) if self._gemma else self._plain("string")
