@@ -74,6 +74,7 @@ class Oracle:
             able = [i for i in map(int, np.flatnonzero(bits)) if i < len(self._tokens) and i != END]
             if matcher.is_accepting() and (not able or chance.random() < 0.2):
                 return said.decode()
+            assert not matcher.is_error(), matcher.get_error()
             if not able:
                 return None
             if not ahead and marks and chance.random() < 0.15:
@@ -87,6 +88,9 @@ class Oracle:
 
 
 def _chosen(able: list[int], chance: random.Random) -> int:
+    special = [i for i in able if i > END]
+    if special and chance.random() < 0.2:
+        return chance.choice(special)
     ending = [i for i in able if i < 128 and chr(i) in "\"'<>}])\\\n"]
     if ending and chance.random() < 0.4:
         return chance.choice(ending)

@@ -46,9 +46,9 @@ def call_grammar(
     """The grammar of an answer (of what follows its thoughts), for a model that calls in `forms[0]`.
 
     `choice`: "required" is one call or, with `parallel`, several; "auto" is any text without calls, calls, or both; the
-    name of a tool is one call of it. `special`: special tokens and their ids, as the engine's vocabulary has them; `opened`:
-    the prompt has opened calls already. for tools that are no definitions or that the form cannot name, ENOTSUP for a form without shapes, and for schemas that
-    say what text without quotes cannot be held to.
+    name of a tool is one call of it. `special`: special tokens and their ids, as the engine's vocabulary has them;
+    `opened`: the prompt has opened calls already. Raises EINVAL for tools that are no definitions or that the form cannot
+    name, ENOTSUP for a form without shapes, and for schemas that say what text without quotes cannot be held to.
     """
     known = by_name(tools)
     if not known:
@@ -87,6 +87,8 @@ class _Calls:
         self._lark = lark
         self._shape = shape
         self._tools = tools
+        end = GAP.split(shape.close)[-1]
+        self._ends = [escaped(end)] if end else []
 
     def sections(self, skip: str, *, parallel: bool) -> str:
         """All calls of an answer; `skip` is how the first begins, and stands there already."""
@@ -132,8 +134,8 @@ class _Calls:
         if unknown := set(schema) - _SAID:
             raise SyscallError(
                 Errno.ENOTSUP,
-                f"the parameters of tool {tool!r} say {', '.join(sorted(unknown))}, which calls that are no JSON cannot be "
-                "held to",
+                f"the parameters of tool {tool!r} say {', '.join(sorted(unknown))}, which calls that are no JSON "
+                "cannot be held to",
             )
         properties, required = schema.get("properties") or {}, schema.get("required") or ()
         if missing := [key for key in required if key not in properties]:
@@ -158,7 +160,7 @@ class _Calls:
     def _tagged(self, tool: str, key: str, schema: Any, root: Schema, style: Arguments) -> str:
         """One argument in its tags."""
         opened, close = style.open.replace("«key»", key), style.close.replace("«key»", key)
-        never = [part.replace("«key»", escaped(key)) for part in style.never]
+        never = [part.replace("«key»", escaped(key)) for part in (*style.never, *self._ends)]
         texts, where = Texts(self._lark, style, root), f"argument {key!r} of tool {tool!r}"
         if style.notation == "text":
             return f"{self._fixed(opened)} {texts.until(schema, close, never, where)}"

@@ -21,7 +21,7 @@ _QUOTES: dict[Strings, tuple[str, ...]] = {
     "python": ('"""', "'''", '"', "'"),
     "gemma": ('<|"|>', "<escape>", '"', "'"),
 }
-_BEGINNING = 512
+BEGINNING = 256  # characters of which a form without marks is told
 _LONGEST = len("<escape>")
 _UNESCAPED = ('<|"|>', "<escape>")
 
@@ -32,6 +32,7 @@ class CloseScan:
 
     def __init__(self, mark: str, strings: Strings) -> None:
         self.length = 0
+        self.beginning = ""  # some characters at least, if so many have come
         self._mark = mark
         self._strings = strings
         self._quote = ""  # the mark that ends the string in which it is
@@ -43,18 +44,9 @@ class CloseScan:
         """All that has come."""
         return "".join(self._seen) + self._rest
 
-    @property
-    def beginning(self) -> str:
-        """How it begins: some characters at least, if so many have come."""
-        found, length = list[str](), 0
-        for piece in (*self._seen[:_BEGINNING], self._rest):
-            found.append(piece)
-            length += len(piece)
-            if length >= _BEGINNING:
-                break
-        return "".join(found)
-
     def push(self, piece: str) -> tuple[str, str] | None:
+        if self.length < BEGINNING:
+            self.beginning += piece[:BEGINNING]
         self.length += len(piece)
         if not piece:
             return None

@@ -55,6 +55,8 @@ class Shape:
         """Whether a text has a section of this shape with a call of a tool."""
         gaps = {"␣": r"\s*", "«name»": re.escape(name), "«args»": ".*?", "«number»": r"\d+", "«id»": r"\w*"}
         parts = GAP.split(self.open + self.call + self.close)
+        if self.arguments.notation == "json":
+            gaps["«args»"] = r"\{[^{}]*\}"
         if self.arguments.notation not in ("json", "python", "gemma"):
             gaps["«args»"] = r"\s*" + re.escape(self.arguments.open.partition("«")[0]) + ".*?"
         return bool(re.search("".join(gaps.get(part) or re.escape(part) for part in parts), text, re.DOTALL))
@@ -96,7 +98,7 @@ _PYTHON = ("«name»(␣«args»␣)", Arguments("python"))
 def _invokes(space: str) -> tuple[str, Arguments]:
     return _tags(
         f'<{space}invoke name="«name»">␣«args»␣</{space}invoke>', f'<{space}parameter name="«key»">',
-        f"</{space}parameter>", r"</(\w+:)?parameter>", r"</(\w+:)?invoke>",
+        f"</{space}parameter>", f"</{space}invoke>",
     )  # fmt: skip
 
 
@@ -140,7 +142,7 @@ SHAPES: dict[str, tuple[Shape, ...]] = {
             _tags(
                 f"<tool_call{inner}>«name»<tool_sep{inner}>␣«args»␣</tool_call{inner}>",
                 f"<arg_key{inner}>«key»</arg_key{inner}>␣<arg_value{inner}>", f"</arg_value{inner}>",
-                r"</arg_value(:\w+)?>", r"</tool_call(:\w+)?>",
+                f"</tool_call{inner}>",
             ), "␣",
         )
         for tag in (":opensource",) for inner in (":opensource", "")

@@ -106,14 +106,14 @@ def _tags(call: str, argument: str, *, lines: bool = False) -> Tags:
     return Tags(re.compile(r"\s*" + call, re.DOTALL), re.compile(r"\s*" + argument, re.DOTALL), lines)
 
 
-_INVOKE = r'<(?:\w+:)?invoke name="(?P<name>[^"]*)">(?P<body>.*?)</(?:\w+:)?invoke>'
+_INVOKE = r'<(?P<space>(?:\w+:)?)invoke name="(?P<name>[^"]*)">(?P<body>.*?)</(?P=space)invoke>'
 read_functions = _tags(
     r"<function=(?P<name>[^>]*)>(?P<body>.*?)(?:</function>|\Z)",
     r"<parameter=(?P<key>[^>]*)>(?P<value>.*?)</parameter>",
     lines=True,
 )
 read_invokes = _tags(
-    _INVOKE, r'<(?:\w+:)?parameter name="(?P<key>[^"]*)">(?P<value>.*?)</(?:\w+:)?parameter>'
+    _INVOKE, r'<(?P<space>(?:\w+:)?)parameter name="(?P<key>[^"]*)">(?P<value>.*?)</(?P=space)parameter>'
 )
 read_dsml = _tags(
     r'<｜DSML｜invoke name="(?P<name>[^"]*)">(?P<body>.*?)</｜DSML｜invoke>',
@@ -124,8 +124,8 @@ read_arg_keys = _tags(
     r"<arg_key>(?P<key>.*?)</arg_key>\s*<arg_value>(?P<value>.*?)</arg_value>",
 )
 read_hunyuan = _tags(
-    r"<tool_call(?P<tag>:\w+)?>(?P<name>[^<]*)<tool_sep(?:\:\w+)?>(?P<body>.*?)</tool_call(?:\:\w+)?>",
-    r"<arg_key(?:\:\w+)?>(?P<key>.*?)</arg_key(?:\:\w+)?>\s*<arg_value(?:\:\w+)?>(?P<value>.*?)</arg_value(?:\:\w+)?>",
+    r"<tool_call(?P<end>(?::\w+)?)>(?P<name>[^<]*)<tool_sep(?P=end)>(?P<body>.*?)</tool_call(?P=end)>",
+    r"<arg_key(?P<end>(?::\w+)?)>(?P<key>.*?)</arg_key(?P=end)>\s*<arg_value(?P=end)>(?P<value>.*?)</arg_value(?P=end)>",
 )
 read_params = _tags(
     r'<function name="(?P<name>[^"]*)">(?P<body>.*?)</function>',

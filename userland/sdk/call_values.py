@@ -14,7 +14,7 @@ from typing import Any
 from syscalls.errno import Errno, SyscallError
 from userland.sdk.call_shapes import Arguments
 from userland.sdk.call_tags import kind_of, kinds_of, typed
-from userland.sdk.lark import SPACE, Lark, escaped, pattern_of, quoted, schema_text, slashes
+from userland.sdk.lark import SPACE, Lark, containing, escaped, pattern_of, quoted, schema_text
 from userland.sdk.schemas import resolved, with_definitions
 
 Schema = Mapping[str, Any]
@@ -155,8 +155,7 @@ _SCALARS = {"null": "null|None", "boolean": "true|false|True|False", "integer": 
 
 
 class Literals:
-    """Values as literals: Python's, JSON's without what a style never has, or Gemma's, whose strings stand between marks of
-    their own."""
+    """Values as literals: Python's, JSON's without what a style never has, or Gemma's with its own marks of strings."""
 
     def __init__(self, lark: Lark, style: Arguments, root: Schema, where: str) -> None:
         self._lark = lark
@@ -217,7 +216,7 @@ class Literals:
                 return f"{self._lark.literal(self._quote)} {self._lark.text_until(self._quote)}"
             if self._python:
                 return add(f"/(?s:{_PYTHON_STRING})/", terminal=True)
-            without = "".join(f" & ~/(?s:.*)(?s:{slashes(part)})(?s:.*)/" for part in self._never)
+            without = f" & ~{containing(self._never)}" if self._never else ""
             return add(f"/{_JSON_STRING}/{without}", terminal=True)
         if kind in ("integer", "number"):
             return add(f"/{_INTEGER if kind == 'integer' else _NUMBER}/", terminal=True)

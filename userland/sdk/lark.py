@@ -38,7 +38,7 @@ def schema_text(schema: Any) -> str:
 
 
 class Lark:
-    """The rules of a grammar, as they are found to be needed. `special`: the vocabulary's special tokens and their ids."""
+    """The rules of a grammar, as they come to be needed. `special`: the vocabulary's special tokens and their ids."""
 
     def __init__(self, special: Mapping[str, int]) -> None:
         self._special = special
@@ -79,10 +79,10 @@ class Lark:
         lines: bool = False,
         unlike: Sequence[str] = (),
     ) -> str:
-        """Text up to a mark, and the mark. `never`: patterns that it has not; `unlike`: those that it does not begin with;
+        """Text up to a mark, and the mark. `never`: patterns that it has not; `unlike`: those it does not begin with;
         `wanted`: what it is (a pattern). With `lines` what is wanted may stand between two line breaks."""
         never = [*never, escaped(mark)] if mark else never
-        without = " & ".join(f"~/(?s:.*)(?s:{part})(?s:.*)/" for part in dict.fromkeys(map(slashes, never)))
+        without = f"~{containing(never)}" if never else ""
         without = " & ".join(
             [*([without] if without else []), *(f"~/(?s:{slashes(part)}.*)/" for part in unlike)]
         )
@@ -99,10 +99,16 @@ class Lark:
 
     def text(self, start: str) -> str:
         """The whole grammar, of which `start` is the body of the rule to begin with."""
-        rules = [rule for rule in self._rules.values()]
+        rules = list(self._rules.values())
         text = "\n".join([f"start: {start}", *rules])
         head = [line for line in _HEAD if re.search(rf"\b{line.partition(':')[0]}\b", text)]
         return "\n".join([text, *head]) + "\n"
+
+
+def containing(patterns: Sequence[str]) -> str:
+    """The pattern of a text that has one of these in it. (One for all: an engine's lexer has a bound, which many
+    complements soon reach.)"""
+    return f"/(?s:.*({'|'.join(dict.fromkeys(map(slashes, patterns)))}).*)/"
 
 
 def slashes(pattern: str) -> str:

@@ -12,7 +12,7 @@ MOST_STEPS = 32  # from one reference to another
 
 
 def resolved(schema: Schema, root: Schema) -> Schema:
-    """A schema in the place of its reference (`$ref` of the same document, alone or within one `allOf`). Raises EINVAL for a
+    """A schema in the place of its reference (`$ref` of the same document, alone or in one `allOf`). Raises EINVAL for a
     reference that leads nowhere."""
     for _ in range(MOST_STEPS):
         inner = schema.get("allOf")

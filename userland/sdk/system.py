@@ -271,14 +271,18 @@ class Process:
         return self.turn(messages, max_tokens, stop=stop)
 
     def call_grammar(
-        self, tools: Sequence[dict[str, Any]] | None = None, choice: str = "required", *, parallel: bool = True
+        self,
+        tools: Sequence[dict[str, Any]] | None = None,
+        choice: str = "required",
+        *,
+        parallel: bool = True,
     ) -> str:
         """A grammar (Lark, as llguidance reads it) of just the calls that its model's form has for its tools, or for
         `tools`: for engines and servers that hold a decoder to one. No decode of this system is held to it yet.
 
-        `choice`: "required" (calls and nothing else), "auto" (text, calls, or both) or the name of a tool (one call of it);
-        without `parallel` one call at most. Raises EINVAL without tools or for an unknown choice, ENOTSUP for a model that
-        shows no form, and for schemas that a form without JSON cannot be held to.
+        `choice`: "required" (calls and nothing else), "auto" (text, calls, or both) or the name of a tool (one call of
+        it); without `parallel` one call at most. Raises EINVAL without tools or for an unknown choice, ENOTSUP for a
+        model that shows no form, and for schemas that a form without JSON cannot be held to.
         """
         return self.system.run(
             call_choice.grammar_of(self.language, self.pid, tools, choice, parallel=parallel)

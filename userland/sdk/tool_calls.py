@@ -17,7 +17,7 @@ from typing import Any
 from userland.sdk.call_formats import FORMATS, CallFormat
 from userland.sdk.call_headed import headed
 from userland.sdk.call_json import read_json
-from userland.sdk.call_scan import CloseScan
+from userland.sdk.call_scan import BEGINNING, CloseScan
 from userland.sdk.call_shapes import Shape
 from userland.sdk.calls import (
     MOST_CALLS,
@@ -39,7 +39,6 @@ _BARE = {
     "{": ('{"name"', '{"type"', '{"function"', '{"parameters"', '{"arguments"'),
     "functools": ("functools[",),
 }
-_LONGEST_BEGINNING = 256
 _PYTHON_CALL = re.compile(r"\[\s*([A-Za-z_][\w.]*\s*(\(|$)|$)")
 
 
@@ -171,6 +170,7 @@ class CallReader:
 
     def _push_inside(self, form: CallFormat, piece: str) -> tuple[list[Event], str]:
         """Takes a piece of calls; gives what it completes, and what stands behind the calls."""
+        undecided = self._scan.length < BEGINNING
         room = MOST_CHARACTERS + 1 - self._scan.length
         closed = self._scan.push(piece[:room])
         rest = piece[room:]
@@ -186,7 +186,7 @@ class CallReader:
             if begin.startswith(said):  # a message to the user
                 self._inside = None
                 return [], begin[len(said) :] + rest
-        if form.bare and not _may_be(form, self._scan.beginning.lstrip()):
+        if form.bare and undecided and not _may_be(form, self._scan.beginning.lstrip()):
             return self._gave_up(self._scan.text, rest)
         if self._scan.length > MOST_CHARACTERS:
             text = self._scan.text
@@ -233,7 +233,7 @@ def begun(text: str, mark: str) -> int:
 
 def _may_be(form: CallFormat, text: str) -> bool:
     """Whether a text can still become a call of a form without marks; its first characters tell."""
-    text = text[:_LONGEST_BEGINNING]
+    text = text[:BEGINNING]
     if form.open == "[":
         return bool(_PYTHON_CALL.match(text)) if text.startswith("[") else False
     squeezed = re.sub(r"\s+", "", text[:80])
