@@ -59,8 +59,9 @@ class CloseScan:
             if token == self._mark and not self._quote:
                 self._seen.append(text[: found.start()])
                 return "".join(self._seen), text[found.end() :]
-            if self._strings == "python" and not self._quote and len(text) - found.start() < 3:
-                at = found.start()  # one quote, or the first of three
+            near = not self._quote and found.start() > len(text) - _LONGEST
+            if near and (begun := self._begun(text, at)) <= found.start():
+                at = begun  # one quote or the first of three; a quote, or the midst of a longer mark
                 break
             at = found.end()
             if self._strings == "auto":
@@ -75,6 +76,13 @@ class CloseScan:
             self._seen.append(text[:at])
         self._rest = text[at:]
         return None
+
+    def _begun(self, text: str, at: int) -> int:
+        """Where a longer mark of strings may have begun that has not come wholly; behind the text if nowhere."""
+        for start in range(max(at, len(text) - _LONGEST + 1), len(text)):
+            if any(len(q) > len(text) - start and q.startswith(text[start:]) for q in _QUOTES[self._strings]):
+                return start
+        return len(text)
 
 
 @cache
