@@ -7,14 +7,22 @@ import json
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Core
 
 from syscalls.errno import Errno, SyscallError
+from tests.userland import chat_shapes, words_zoo
 from tests.userland.grammar_oracle import Oracle
 from tests.userland.test_sdk_tool_calls import PUBLISHED
 from tests.userland.test_sdk_tool_calls import TOOLS as LOOK
+from userland.sdk.call_choice import grammar_for
 from userland.sdk.call_formats import FORMATS, HARMONY_FORM, CallFormat
 from userland.sdk.call_grammar import call_grammar
-from userland.sdk.tool_calls import BadCall, CallReader, ToolCall, schemas_of
+from userland.sdk.chat import ChatFormat
+from userland.sdk.dialogue import Setup
+from userland.sdk.response_template import fields_of
+from userland.sdk.tokenizer import Settings, Tokenizer
+from userland.sdk.tool_calls import BadCall, CallReader, ToolCall, formats_of, schemas_of
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -169,6 +177,53 @@ def test_arguments_that_the_schemas_do_not_allow_are_in_no_grammar() -> None:
     assert [tagged("code", text) for text in ("ab", "\nab\n", "abd")] == [False, False, True]
     assert [tagged("bound", text) for text in ("4", "2", "word", "longer")] == [False, True, False, True]
     assert [tagged("count", text) for text in ("4", "four")] == [False, True]
+
+
+def test_what_its_makers_say_of_a_models_answers_gives_a_grammar_too() -> None:
+    said = {"fields": {"tool_calls": {"open": "<do>", "close": "</do>", "content": "json"}}}
+
+    def written(call: ToolCall) -> list[str]:
+        inner = {"name": call.name, "parameters": call.arguments}
+        return [
+            f"<do>[{json.dumps({'type': 'function', 'function': inner})}]</do>".replace(
+                "parameters", "arguments"
+            )
+        ]
+
+    forms = formats_of(written, "", (), fields_of(said).calls)
+    grammar = call_grammar(forms, TOOLS)
+    text = '<do>[{"type": "function", "function": {"name": "list_all", "arguments": {}}}]</do>'
+    assert not ORACLE.refusal(grammar, text)
+    assert events_of(list(forms), TOOLS, text) == [ToolCall("list_all")]
+    assert ORACLE.refusal(grammar, '<do>{"name": "list_all", "arguments": {}}</do>')
+    for kind, more in (("json", {"unquoted_keys": True}), ("python-call-list", {}), ("xml-inline", {})):
+        field = {"open": "<do>", "close": "</do>", "content": kind, "content_args": more}
+        (form,) = fields_of({"fields": {"tool_calls": field}}).calls
+        for seed in range(6):
+            found = ORACLE.said(call_grammar([form], TOOLS), seed, ends_of(form), 1500)
+            assert all(not faults(event, TOOLS) for event in events_of([form], TOOLS, found or "")), found
+
+
+def test_a_form_that_nobody_has_published_gives_a_grammar_too() -> None:
+    forms = formats_of(lambda call: [f"<<do>>{call.name} with {json.dumps(call.arguments)}<<done>>"], "")
+    grammar = call_grammar(forms, TOOLS)
+    assert not ORACLE.refusal(grammar, "<<do>>list_all with {}<<done>>")
+    assert ORACLE.refusal(grammar, "<<do>>something with {}<<done>>")
+
+
+def test_a_models_chat_gives_the_grammar_of_its_own_tools_in_its_own_tokens() -> None:
+    core = Core.from_str(words_zoo.core_json("byte-level"))
+    core.add_tokens([AddedToken("<tool_call>", special=True), AddedToken("<|im_end|>", special=True)])
+    source = chat_shapes.SHAPES["chatml"].source
+    chat = ChatFormat(Tokenizer(core, Settings(templates={"default": source})), "m")
+    mark = chat.tokenizer.id_of("<tool_call>")
+    grammar = grammar_for(chat, Setup(tools=TOOLS), choice="list_all")
+    assert f"<[{mark}]>" in grammar
+    assert '"</tool_call>"' in grammar
+    assert "list_all" in grammar
+    assert "look" not in grammar
+    with pytest.raises(SyscallError, match="no tools"):
+        grammar_for(chat, Setup())
 
 
 def test_harmonys_calls_have_their_recipient_in_the_header() -> None:
