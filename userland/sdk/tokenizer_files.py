@@ -263,6 +263,14 @@ def _by_transformers(path: str) -> Tokenizer:
             Errno.ENOTSUP,
             f"the tokenizer of {path} ({type(found).__name__}) cannot be written as {TOKENIZER}; work with token ids",
         )
+    control_only = {*found.all_special_tokens, *map(str, found.added_tokens_decoder.values())}
+    if (
+        core.get_vocab(with_added_tokens=False).keys() <= control_only
+    ):  # a class of a model's, made of no file
+        raise SyscallError(
+            Errno.EIO,
+            f"{path} has no files of a tokenizer; work with token ids, or add {TOKENIZER} to the model",
+        )
     templates = found.chat_template or {}
     if isinstance(templates, str):
         templates = {"default": templates}
