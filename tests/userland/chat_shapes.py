@@ -35,7 +35,7 @@ SHAPES: dict[str, Shape] = {
     "chatml": Shape(
         _LOOP + "<|im_start|>{{ m.role }}\n{{ m.content }}" + _CALLS + "<|im_end|>{{ '\n' }}{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-        ("<|im_end|>",),
+        ("<|im_end|>", "</s>"),
     ),
     "trimmed": Shape(
         "{{ bos_token }}" + _LOOP + "<|user|>{{ m.role }}<|end|>\n\n{{ m.content | trim }}<|eot|>{% endfor %}"
