@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from syscalls.errno import Errno, SyscallError
-from userland.sdk.dialogue import Dialogue, Entry, Message, Said, Setup, Span
+from userland.sdk.dialogue import Dialogue, Entry, Message, Said, Setup, Span, digest_of
 from userland.sdk.heard import Heard, heard
 from userland.sdk.splice import Splice, Spliced, closed
 from userland.sdk.template import ChatTemplate, Own, Rendering, special
@@ -108,7 +108,7 @@ class ChatFormat:
             content = messages[0].get("content") if len(messages) == 1 else None
             content = special(content) if allow_special else content
             ids = self.opening(content, setup) if isinstance(content, str) else []
-            return Turn(0, ids, Entry(said, setup, len(ids)))
+            return Turn(0, ids, Entry(said, setup, len(ids), digest=digest_of(ids)))
         return self.next(Dialogue(setup), [], messages, with_setup=True, allow_special=allow_special)
 
     def next(
@@ -140,7 +140,9 @@ class ChatFormat:
             keep if keep < len(log) else keep + 1
         )  # of a log that grows all stays known
         setup_told = dialogue.setup if with_setup or known == 0 else None
-        return Turn(keep, ids[keep:], Entry(said[known:], setup_told, len(ids) - keep, prompt, lead, known))
+        fed = ids[keep:]
+        entry = Entry(said[known:], setup_told, len(fed), prompt, lead, known, digest_of(fed))
+        return Turn(keep, fed, entry)
 
     def continued(
         self, log_end: Sequence[int], messages: Sequence[Message], setup: Setup | None = None

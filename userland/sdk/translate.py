@@ -138,6 +138,9 @@ def carried(
     of it (`known`) decides what was said; without that, the ids' text. Raises E2BIG if they are too many for it."""
     if known is None or old.chat is None or new.chat is None:
         return translated(old, new, ids), []
+    setup = msgspec.structs.replace(known.setup, variables={}, template=None)
+    if ids and (not known.said or (known.cut and not known.asked)):  # text that nobody has said
+        return translated(old, new, ids), [packed(Entry(setup=setup))]
     said, answer = [one.message for one in known.said], ""
     if known.asked or len(ids) > known.end:
         last = old.chat.answered(known, ids).message
@@ -145,7 +148,6 @@ def carried(
             said.append(last)
         else:
             answer = str(last["content"])
-    setup = msgspec.structs.replace(known.setup, variables={}, template=None)
     try:
         turn = new.chat.begin(said, setup) if said else None
     except SyscallError as error:
