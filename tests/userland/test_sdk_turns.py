@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 
 import models
+from syscalls.blocking import Client
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Limits
-from syscalls.table import Records, Truncate
+from syscalls.table import Decode, Records, Truncate
 from tests import models_zoo
 from tests.userland.chat_shapes import SHAPES
 from userland.sdk.script import run
@@ -413,8 +415,26 @@ def test_switches_stay_when_the_whole_log_is_cut(cpu_system: System, model: str)
                 )
 
 
-def test_turns_of_several_threads_are_whole_or_refused(cpu_system: System, model: str) -> None:
+class Slow:
+    """A kernel to which the way is long between what is said and the wish for an answer."""
+
+    def __init__(self, kernel: Client) -> None:
+        self._kernel = kernel
+
+    def __call__(self, call: Any, **options: Any) -> Any:
+        if isinstance(call, Decode):
+            time.sleep(0.02)
+        return self._kernel(call, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kernel, name)
+
+
+def test_turns_of_several_threads_are_whole_or_refused(
+    cpu_system: System, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     refused: list[Errno] = []
+    monkeypatch.setattr(cpu_system, "kernel", Slow(cpu_system.kernel))
 
     def talk(number: int) -> None:
         for _ in range(6):
