@@ -1,5 +1,5 @@
-"""What the files around tokenizer.json hold: heeded as transformers' PreTrainedTokenizerFast heeds it, and refused by name
-where it is of another kind."""
+"""What the files around tokenizer.json hold: heeded as PreTrainedTokenizerFast of transformers heeds it, and refused by
+name where it is of another kind."""
 
 from __future__ import annotations
 
