@@ -39,25 +39,27 @@ _FAMILIES = (
 )
 _HARMONY = ("<|channel|>", "<|message|>", "<|start|>")
 _FINAL = "<|end|><|start|>assistant<|channel|>final<|message|>"
+_CHANNELS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>", "<|constrain|>")
+# The same with recipients in the place of channels: what is said to itself is thought (muse-glimmer).
+_RECIPIENTS = ("<|start|>", "<|message|>", "<|eom|>", "<|eot|>")
+_TO_SELF, _TO_USER = " to=self<|message|>", "<|eom|><|start|>assistant to=user<|message|>"
 
 
 @dataclass(slots=True, frozen=True)
 class ThoughtMarks:
-    """A family's marks. `way` is what is fed to bring a thinking model to its answer; `harmony`: channels, not marks."""
+    """A family's marks. `way` is what is fed to bring a thinking model to its answer; `harmony`: messages with
+    headers, not marks, whose own marks are `messages`."""
 
     open: str
     close: str
     behind: str = ""
     way: str = ""
     harmony: bool = False
+    messages: tuple[str, ...] = _CHANNELS
 
     @property
     def texts(self) -> tuple[str, ...]:
-        return (
-            (*_HARMONY, "<|end|>", "<|return|>", "<|call|>")
-            if self.harmony
-            else (self.open, self.close, self.behind)
-        )
+        return self.messages if self.harmony else (self.open, self.close, self.behind)
 
 
 @dataclass(slots=True, frozen=True)
@@ -74,6 +76,8 @@ def marks_of(source: str, tokens: Collection[str], between: str = "") -> Thought
     template writes between a thought and the answer behind it, if it writes thoughts at all."""
     if all(mark in source for mark in _HARMONY):
         return ThoughtMarks("<|channel|>analysis<|message|>", "<|end|>", "", _FINAL, harmony=True)
+    if all(mark in source for mark in (*_RECIPIENTS, "to=self")):
+        return ThoughtMarks(_TO_SELF, "<|eom|>", "", _TO_USER, harmony=True, messages=_RECIPIENTS)
     for text in (source, tokens):
         for start, close, behind in _FAMILIES:
             there = close in between or (close in text and (start in text or text is source))
@@ -116,7 +120,7 @@ def reader(
     """A reader for one answer. `opened`: the prompt has opened a thought; `header`: for harmony, what the prompt has
     written of the message's header."""
     if marks is not None and marks.harmony:
-        return HarmonyReader(header)
+        return HarmonyReader(header, marks.messages)
     return AnswerReader(marks, CallReader(formats, schemas), opened=opened)
 
 
@@ -178,10 +182,12 @@ class AnswerReader:
         if self._mode == "thought":
             return self._think(marks)
         text = self._held.lstrip()
-        for mark in (marks.open, marks.behind) if self._after else (marks.open,):
+        # A thought that is closed without having been opened is an empty one.
+        for mark in (marks.open, marks.behind if self._after else marks.close):
             if mark and text.startswith(mark):
                 self._held = text[len(mark) :]
                 self._mode, self._thought = ("thought" if mark == marks.open else "start"), False
+                self._after = self._after or mark == marks.close
                 return []
             if mark.startswith(text):
                 return None
@@ -215,13 +221,13 @@ def _part(event: str | ToolCall | BadCall) -> Part:
 
 
 class HarmonyReader:
-    """Messages with headers: the channel `analysis` is thought, `final` and a `commentary` to nobody are the answer, what
-    is sent to a tool is a call."""
+    """Messages with headers: the channel `analysis`, and what is said to oneself, is thought, `final` and a `commentary`
+    to nobody are the answer, what is sent to a tool is a call."""
 
-    _MARKS = re.compile(r"<\|(start|channel|message|end|return|call|constrain)\|>")
-    _LONGEST = len("<|constrain|>")
-
-    def __init__(self, header: str = "") -> None:
+    def __init__(self, header: str = "", marks: Sequence[str] = _CHANNELS) -> None:
+        self._marks = re.compile("|".join(map(re.escape, marks)))
+        self._begun = {mark[:end] for mark in marks for end in range(1, len(mark))}
+        self._longest = max(map(len, marks))
         self._held = ""
         self._header = header
         self._inside = False  # whether a message's body is being said
@@ -239,25 +245,23 @@ class HarmonyReader:
 
     @property
     def _kind(self) -> Kind:
+        if self._header.endswith(" to=self"):
+            return "thought"
         if "to=" in self._header and "to=user" not in self._header:
             return "call"
         return "thought" if "<|channel|>analysis" in self._header else "answer"
 
     def push(self, piece: str, *, special: bool = False) -> list[Part]:
-        if special and not self._MARKS.fullmatch(piece):
+        if special and not self._marks.fullmatch(piece):
             return []
         self._held += piece
         parts: list[Part] = []
-        while found := self._MARKS.search(self._held):
+        while found := self._marks.search(self._held):
             parts += self._say(self._held[: found.start()])
             self._held = self._held[found.end() :]
-            parts += self._turn(found[1])
+            parts += self._turn(found[0])
         keep = next(
-            (
-                n
-                for n in range(min(self._LONGEST, len(self._held)), 0, -1)
-                if self._could_begin(self._held[-n:])
-            ),
+            (n for n in range(min(self._longest, len(self._held)), 0, -1) if self._held[-n:] in self._begun),
             0,
         )
         parts += self._say(self._held[: len(self._held) - keep])
@@ -268,12 +272,6 @@ class HarmonyReader:
         parts = self._say(self._held)
         self._held = ""
         return [*parts, *self._close()]
-
-    def _could_begin(self, text: str) -> bool:
-        return text.startswith("<") and any(
-            f"<|{word}|>".startswith(text)
-            for word in ("start", "channel", "message", "end", "return", "call", "constrain")
-        )
 
     def _say(self, text: str) -> list[Part]:
         if not text:
@@ -287,11 +285,11 @@ class HarmonyReader:
         return [Part(self._kind, text)]
 
     def _turn(self, mark: str) -> list[Part]:
-        if mark == "message":
+        if mark == "<|message|>":
             self._inside = True
             return []
-        if mark in ("channel", "constrain"):
-            self._header += f"<|{mark}|>"
+        if mark in ("<|channel|>", "<|constrain|>"):
+            self._header += mark
             return []
         parts = self._close()
         self._header = ""
