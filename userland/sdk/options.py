@@ -240,7 +240,7 @@ def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Sc
         yield from ask(Exec(pid, model, None, dtype))
         return new, len(log)
     known = (yield from turns.known_of(pid)).dialogue
-    if same:  # vocabularies of other sizes with the same words in them
+    if same and max(log, default=0) < min(old.vocab, new.vocab):  # of other sizes with the same words in them
         ids, data = log, [packed(known.entry(log))] if known is not None else []
     else:
         ids, data = carried(before, after, known, log)
