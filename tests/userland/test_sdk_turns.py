@@ -467,3 +467,20 @@ def test_who_asks_while_an_answer_is_heard_is_refused_and_nothing_has_changed(pr
     answer.close()
     process.turn("three", 1)
     assert "two" not in process.text
+
+
+def test_switches_go_along_to_a_model_of_other_words_that_has_them(
+    cpu_system: System, model: str, tmp_path: Path
+) -> None:
+    """Under its own name for them; what its template does not know stays behind."""
+    place = Path(shutil.copytree(model, tmp_path / "model"))
+    (place / "chat_template.jinja").write_text(THINKING.replace("enable_thinking", "thinking"))
+    with cpu_system.spawn(model, thinking=False, template={"other": 1}) as process:
+        process.turn("one", 3)
+        process.exec(place)
+        known = run(cpu_system.kernel, known_of(process.pid)).dialogue
+        assert known is not None
+        assert known.setup.variables == {"thinking": False}
+        process.turn("two", 1)
+        text = process.language.decode(process.tokens[:-1], special=True)
+        assert text.endswith("user\ntwo<|end|>\n<|user|>assistant\n<think>\n\n</think>\n\n")

@@ -214,6 +214,16 @@ class ChatFormat:
             )
         return {**dict.fromkeys(there, thinking), **more}
 
+    def heeded(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the variables of another model's template those that this one knows, switches under the names they have
+        here."""
+        source = self._template.source() if not self.named_only else ""
+        found: dict[str, Any] = {}
+        for name, value in variables.items():
+            names = next((alike for alike in (_THINKING, _EFFORT) if name in alike), (name,))
+            found |= {one: value for one in names if re.search(rf"\b{one}\b", source)}
+        return found
+
     # --- rendering ---
 
     def _kept(self, setup: Setup) -> Setup:

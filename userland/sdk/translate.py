@@ -148,7 +148,8 @@ def carried(
     of it (`known`) decides what was said; without that, the ids' text. Raises E2BIG if they are too many for it."""
     if known is None or old.chat is None or new.chat is None:
         return translated(old, new, ids), []
-    setup = msgspec.structs.replace(known.setup, variables={}, template=None)
+    heeded = new.chat.heeded(known.setup.variables)
+    setup = msgspec.structs.replace(known.setup, variables=heeded, template=None)
     if ids and (not known.said or (known.cut and not known.asked)):  # text that nobody has said
         return translated(old, new, ids), [packed(Entry(setup=setup))]
     said, answer = [one.message for one in known.said], ""
