@@ -320,9 +320,7 @@ class Process:
         deadline: float | None = None,
     ) -> str:
         """Let it go on; returns the text. A stop string ends the text before it, and the log with it."""
-        going = answers.generate(
-            self.language, self.pid, max_tokens, stop_strings(stop), sampler, deadline
-        )
+        going = answers.generate(self.language, self.pid, max_tokens, stop_strings(stop), sampler, deadline)
         return self.system.run(turns.alone(self.system.talking, self.pid, going))
 
     def stream(
