@@ -61,9 +61,6 @@ class Model:
         return [self.oracle.refusal(self.grammar, said[start:end]) for start in starts for end in ends]
 
 
-# Templates that begin a message anew for each call: a grammar is of one answer.
-APART = {"muse-glimmer"}
-
 MODELS: dict[Path, Model] = {}
 
 
@@ -77,8 +74,6 @@ def model_of(file: Path) -> Model:
 def test_the_calls_that_a_template_writes_are_in_its_grammar(file: Path) -> None:
     model, some = model_of(file), False
     for calls in (CALLS[:1], CALLS):
-        if len(calls) > 1 and file.stem in APART:
-            continue
         if (written := called(model.chat, calls)) is not None:
             some = True
             refusals = model.refusals(written[0])

@@ -55,7 +55,6 @@ from syscalls.table import (
     Setlimits,
     Setsched,
     StatsCall,
-    Truncate,
     Wait,
 )
 from userland.sdk import actions, answers, arguments, call_choice, options, script_async, turns
@@ -189,7 +188,10 @@ def _user(text: str) -> Message:
 
 
 class Process:
-    """A handle on an LLM process: text in, text out. In a `with`, the process is ended at its end."""
+    """A handle on an LLM process: text in, text out. In a `with`, the process is ended at its end.
+
+    A process answers one at a time: who asks while this program hears another of its answers is refused with EBUSY, and
+    nothing has changed."""
 
     def __init__(self, system: System, pid: int, model: ModelInfo, instructions: str = "") -> None:
         self.system = system
@@ -298,7 +300,7 @@ class Process:
         deadline: float | None,
         allow_special: bool,
     ) -> Stream[Finish]:
-        return turns.say(
+        said = turns.say(
             self.language,
             self.pid,
             messages,
@@ -309,6 +311,7 @@ class Process:
             deadline,
             allow_special=allow_special,
         )
+        return turns.alone(self.system.talking, self.pid, said)
 
     async def ask(
         self, text: str, max_tokens: int = MAX_TOKENS, *, stop: Strings = (), allow_special: bool = False
@@ -337,9 +340,8 @@ class Process:
         deadline: float | None = None,
     ) -> str:
         """Let it go on; returns the text. A stop string ends the text before it, and the log with it."""
-        return await self.system.run(
-            answers.generate(self.language, self.pid, max_tokens, stop_strings(stop), sampler, deadline)
-        )
+        going = answers.generate(self.language, self.pid, max_tokens, stop_strings(stop), sampler, deadline)
+        return await self.system.run(turns.alone(self.system.talking, self.pid, going))
 
     def stream(
         self,
@@ -351,7 +353,8 @@ class Process:
     ) -> AsyncGenerator[str, None]:
         """Let it go on, giving the text as it comes. Leaving the loop early interrupts it."""
         going = answers.stream(self.language, self.pid, max_tokens, stop_strings(stop), sampler, deadline)
-        return script_async.stream(self.system.kernel, going, self.pid)
+        alone = turns.alone(self.system.talking, self.pid, going)
+        return script_async.stream(self.system.kernel, alone, self.pid)
 
     def follow(self, position: int = 0) -> AsyncGenerator[str, None]:
         """The text from a position of the log to the end of the decode under way; leaving early interrupts it."""
@@ -369,7 +372,7 @@ class Process:
 
     async def truncate(self, length: int) -> int:
         """Cut the log down to `length` tokens."""
-        return await self.system(Truncate(self.pid, length))
+        return await self.system.run(turns.cut(self.pid, length))
 
     # --- process ---
 

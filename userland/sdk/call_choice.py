@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from userland.sdk.actions import Language
-from userland.sdk.call_formats import HARMONY_FORM, CallFormat
+from userland.sdk.call_formats import HARMONY_FORM, RECIPIENTS_FORM, CallFormat
 from userland.sdk.call_grammar import REQUIRED, call_grammar
 from userland.sdk.chat import ChatFormat
 from userland.sdk.dialogue import Setup
@@ -30,7 +30,9 @@ def grammar_for(chat: ChatFormat, setup: Setup, *, choice: str = REQUIRED, paral
 def forms_of(chat: ChatFormat, setup: Setup) -> tuple[Sequence[CallFormat], bool]:
     """The forms in which a model calls, and whether its prompt has opened what may be a call."""
     traits = chat.traits(setup)
-    forms = (HARMONY_FORM,) if traits.marks is not None and traits.marks.harmony else traits.formats
+    forms = traits.formats
+    if traits.marks is not None and traits.marks.harmony:
+        forms = (RECIPIENTS_FORM if traits.marks.recipients else HARMONY_FORM,)
     if not forms or not forms[0].said or not forms[0].open:
         return forms, False
     return forms, chat.render(setup, [user(USER)], prompt=True).plain.endswith(forms[0].open)
@@ -45,7 +47,7 @@ def grammar_of(
     parallel: bool = True,
 ) -> Script[str]:
     """The grammar for a process's next answer, of its own tools unless others are named."""
-    known, _, _ = yield from known_of(pid)
+    known = (yield from known_of(pid)).dialogue
     setup = known.setup if known is not None else Setup(now=time.time())
     if tools is not None:
         setup = msgspec.structs.replace(setup, tools=[dict(tool) for tool in tools])

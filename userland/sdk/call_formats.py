@@ -22,7 +22,7 @@ from userland.sdk.call_headed import (
 from userland.sdk.call_json import read_json
 from userland.sdk.call_literals import read_gemma, read_python
 from userland.sdk.call_scan import Strings
-from userland.sdk.call_shapes import HARMONY, SHAPES, Shape
+from userland.sdk.call_shapes import HARMONY, RECIPIENTS, SHAPES, Shape
 from userland.sdk.call_tags import (
     read_arg_keys,
     read_dsml,
@@ -132,5 +132,8 @@ _FAMILIES: tuple[CallFormat, ...] = (
 # Harmony's calls are told apart by their headers (thoughts.HarmonyReader); this is only how they are written.
 HARMONY_FORM = CallFormat(
     "harmony", "", "<|call|>", read_json, said="<|channel|>final<|message|>", shapes=HARMONY
+)
+RECIPIENTS_FORM = CallFormat(
+    "recipients", "", "</atem:function_calls>", read_invokes, said=" to=user<|message|>", shapes=RECIPIENTS
 )
 FORMATS = tuple(replace(form, shapes=SHAPES[form.name]) for form in _FAMILIES)

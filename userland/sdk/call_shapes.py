@@ -242,6 +242,17 @@ HARMONY = (
     ),
     Shape("<|channel|>", "commentary to=functions.«name» json<|message|>␣«args»", "<|call|>", single=True),
 )  # fmt: skip
+# Messages to the tool that is called, one a call (Muse).
+RECIPIENTS = (
+    Shape(
+        "",
+        " to=«name»<|message|><atem:function_calls>␣"
+        '<atem:invoke name="«name»">␣«args»␣</atem:invoke>␣</atem:function_calls>',
+        "",
+        "<|eom|><|start|>assistant",
+        SHAPES["muse"][0].arguments,
+    ),
+)
 
 
 def shapes_for(kind: Kind, start: str, end: str) -> tuple[Shape, ...]:

@@ -98,7 +98,35 @@ def heard(
     found.thought_end = thought[-1] + 1 if thought else 0
     found.thought_at = _run(tokenizer, ids, thinking, found.thought)
     found.answer_at = _run(tokenizer, ids, answering, found.answer)
+    if not found.calls and not found.bad:
+        found.answer_at = _with_control(tokenizer, marks, ids, modes, found)
     return found
+
+
+def _with_control(
+    tokenizer: Tokenizer, marks: ThoughtMarks | None, ids: Sequence[int], modes: Sequence[str], found: Heard
+) -> tuple[int, int] | None:
+    """The stretch of the answer's ids, with the control tokens before and behind its text that are its own; they may be
+    all of it."""
+    behind = max((i + 1 for i, mode in enumerate(modes) if "thought" in mode or "header" in mode), default=0)
+    if modes and all(mode == "header" for mode in modes):  # a header that is none
+        behind = 0
+    known = marks.texts if marks is not None else ()
+    own = [
+        i
+        for i in range(behind, len(ids))
+        if ids[i] in tokenizer.special_ids and tokenizer.added[ids[i]].content not in known
+    ]
+    if found.answer_at is not None:
+        start, end = found.answer_at
+        return min([start, *own]), max([end, *(i + 1 for i in own)])
+    if found.answer.strip() or not modes or modes[-1].endswith("thought"):
+        return None
+    if behind == 0 and any(i in tokenizer.added and tokenizer.added[i].content in known for i in ids):
+        return None  # half a header
+    while behind < len(ids) and not tokenizer.decode(ids[behind : behind + 1], special=True).strip():
+        behind += 1
+    return behind, len(ids)
 
 
 def _all(ear: Ear, ids: Sequence[int], modes: list[str]) -> Iterator[list[Part]]:

@@ -239,9 +239,9 @@ def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Sc
     if same and old.vocab == new.vocab:
         yield from ask(Exec(pid, model, None, dtype))
         return new, len(log)
-    known, _, _ = yield from turns.known_of(pid)
-    if same:  # vocabularies of other sizes with the same words in them
-        ids, data = log, [packed(known.entry)] if known is not None else []
+    known = (yield from turns.known_of(pid)).dialogue
+    if same and max(log, default=0) < min(old.vocab, new.vocab):  # of other sizes with the same words in them
+        ids, data = log, [packed(known.entry(log))] if known is not None else []
     else:
         ids, data = carried(before, after, known, log)
     yield from ask(Exec(pid, model, ids, dtype, len(log), data))

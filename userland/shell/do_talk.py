@@ -282,7 +282,7 @@ def _conversation(agent: Process, tokens: list[int], *, raw: bool) -> list[Turn]
     text = language.decode(tokens, special=True)
     if raw:
         return [Turn("", text)]
-    known = agent.system.run(turns.known_of(agent.pid))[0]
+    known = agent.system.run(turns.known_of(agent.pid)).dialogue
     if known is not None and known.said and language.chat is not None and known.end <= len(tokens):
         speaks = known.asked or known.end < len(tokens)
         answer = language.chat.answered(known, tokens).message if speaks else None
