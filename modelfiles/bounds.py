@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from modelfiles.files import shown
-from syscalls.errno import Errno, SyscallError
+from modelfiles.files import broken, shown
 
 _LAYERS, _WIDTH, _HEADS, _VOCABULARY, _POSITIONS, _EXPERTS = 512, 1 << 17, 4096, 1 << 24, 1 << 27, 4096
 _MOST = {
@@ -39,27 +38,22 @@ def check(config: dict[str, Any], file: Path) -> None:
     """Raises EIO naming the field whose number is out of any bounds."""
     for count, (where, name, value) in enumerate(_fields(config, "", 0, file)):
         if count > _ITEMS:
-            raise SyscallError(
-                Errno.EIO, f"{shown(file)} has more than {_ITEMS} values; is it a configuration?"
-            )
+            raise broken(f"{shown(file)} has more than {_ITEMS} values; is it a configuration?")
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         most = _MOST.get(name)
         if most is not None and not 0 <= value <= most:
-            raise SyscallError(
-                Errno.EIO,
+            raise broken(
                 f"{shown(file)}: {shown(where)} is {_number(value)}; numbers from 0 to {most} are taken",
             )
         if isinstance(value, int) and not -_ENCODABLE <= value < _ENCODABLE:
-            raise SyscallError(
-                Errno.EIO, f"{shown(file)}: {shown(where)} is {_number(value)}, which is out of all bounds"
-            )
+            raise broken(f"{shown(file)}: {shown(where)} is {_number(value)}, which is out of all bounds")
 
 
 def _fields(value: Any, where: str, depth: int, file: Path) -> Iterator[tuple[str, str, Any]]:
     """Every value that is no list and no object: its path, its name, and itself."""
     if depth > _DEPTH:
-        raise SyscallError(Errno.EIO, f"{shown(file)}: {shown(where[:80])} is nested more than {_DEPTH} deep")
+        raise broken(f"{shown(file)}: {shown(where[:80])} is nested more than {_DEPTH} deep")
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _named(inner, f"{where}.{key}" if where else str(key), str(key), depth, file)

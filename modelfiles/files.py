@@ -30,6 +30,15 @@ _KINDS = (
 )  # fmt: skip
 
 
+class Broken(SyscallError):
+    """A file is not what it should be: whoever reads it again finds the same, until somebody has mended it. What may pass
+    by itself (a disk that does not answer, memory that is short) is a plain SyscallError."""
+
+
+def broken(reason: str) -> Broken:
+    return Broken(Errno.EIO, reason)
+
+
 def open_regular(path: Path) -> BinaryIO:
     """The file open for reading, unbuffered. Raises OSError if it cannot be opened, EIO if it is no regular file."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
@@ -37,7 +46,7 @@ def open_regular(path: Path) -> BinaryIO:
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "no regular file")
-        raise SyscallError(Errno.EIO, f"{shown(path)} is {kind}, and a regular file was wanted; remove it")
+        raise broken(f"{shown(path)} is {kind}, and a regular file was wanted; remove it")
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
@@ -46,9 +55,8 @@ def read_whole(path: Path, most: int = MOST_CONFIG) -> bytes:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
-            raise SyscallError(
-                Errno.EIO,
-                f"{shown(path)} has {size} bytes, and at most {most} are read of such a file; is it the right one?",
+            raise broken(
+                f"{shown(path)} has {size} bytes, and at most {most} are read of such a file; is it the right one?"
             )
         found = bytearray()
         while piece := file.read(most + 1 - len(found)):
@@ -64,8 +72,8 @@ def read_json(path: Path, kind: type[T], most: int = MOST_CONFIG) -> T:
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise SyscallError(
-            Errno.EIO, f"{shown(path)} cannot be read as JSON ({error}); copy or download the model again"
+        raise broken(
+            f"{shown(path)} cannot be read as JSON ({error}); copy or download the model again"
         ) from None
 
 
@@ -76,15 +84,14 @@ def read_object(path: Path) -> dict[str, Any]:
         found = json.loads(read_whole(path))
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise SyscallError(
-            Errno.EIO,
-            f"{shown(path)} cannot be read as JSON ({shown(error)}); copy or download the model again",
+    except OSError as error:
+        raise SyscallError(Errno.EIO, f"{shown(path)} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise broken(
+            f"{shown(path)} cannot be read as JSON ({shown(error)}); copy or download the model again"
         ) from None
     if not isinstance(found, dict):
-        raise SyscallError(
-            Errno.EIO, f"{shown(path)} holds a JSON {type(found).__name__}, an object was wanted"
-        )
+        raise broken(f"{shown(path)} holds a JSON {type(found).__name__}, an object was wanted")
     return found
 
 

@@ -21,7 +21,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, overload
 
-from modelfiles.files import open_regular, shown
+from modelfiles.files import broken, open_regular, shown
 from syscalls.errno import Errno, SyscallError
 
 MAGIC = b"GGUF"
@@ -402,4 +402,4 @@ class _Reader:
 
 
 def _broken(file: Path, what: str) -> SyscallError:
-    return SyscallError(Errno.EIO, f"broken GGUF file: {shown(file)}: {what}; copy or download it again")
+    return broken(f"broken GGUF file: {shown(file)}: {what}; copy or download it again")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from modelfiles.files import broken, shown
 from modelfiles.gguf import Entry, Header, Texts
 from modelfiles.gguf_families import FAMILIES, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, Family
 from syscalls.errno import Errno, SyscallError
@@ -145,9 +146,7 @@ class Fields:
         return [shortest(float(value)) for value in found]
 
     def wrong(self, what: str) -> SyscallError:
-        return SyscallError(
-            Errno.EIO, f"broken GGUF file: {self.header.path}: {what}; copy or download it again"
-        )
+        return broken(f"broken GGUF file: {shown(self.header.path)}: {what}; copy or download it again")
 
     def refused(self, what: str) -> SyscallError:
         return SyscallError(

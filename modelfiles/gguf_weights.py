@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from modelfiles import gguf_items
+from modelfiles.files import broken
 from modelfiles.gguf import Entry, Header
 from modelfiles.gguf_config import Fields
 from modelfiles.gguf_families import (
@@ -29,7 +30,6 @@ from modelfiles.gguf_families import (
     Family,
 )
 from modelfiles.tensors import Packed, Tensor
-from syscalls.errno import Errno, SyscallError
 
 MOST_WEIGHTS = 200_000  # an expert's matrix is one; the largest published mixtures have some 140,000
 _LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
@@ -161,8 +161,8 @@ class GGUFWeights:
         try:
             return self._recipes[name]
         except KeyError:
-            raise SyscallError(
-                Errno.EIO, f"{self.header.path} has no tensor for {name}; download the model again, whole"
+            raise broken(
+                f"{self.header.path} has no tensor for {name}; download the model again, whole"
             ) from None
 
     # Bytes

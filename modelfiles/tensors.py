@@ -140,8 +140,7 @@ class SafetensorsWeights:
         try:
             return self._where[name]
         except KeyError:
-            raise SyscallError(
-                Errno.EIO,
+            raise files.broken(
                 f"the weights in {self.directory} have no tensor {name}; download the model again, whole",
             ) from None
 

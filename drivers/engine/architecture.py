@@ -20,7 +20,7 @@ from torch import nn
 
 from drivers.engine.defaults import guard_transformers
 from drivers.engine.layout import Layout, eos_ids, refuse
-from syscalls.errno import Errno, SyscallError
+from modelfiles.files import broken
 
 # Arguments of attention that say nothing about what is computed (or say what we do anyway).
 _HARMLESS = {
@@ -51,9 +51,7 @@ def open_config(config: dict[str, Any], place: Path) -> Any:
         else:  # a file whose metadata say what a config.json would
             opened = CONFIG_MAPPING[kind].from_dict(config)
     except Exception as error:  # transformers validates with errors of many kinds
-        raise SyscallError(
-            Errno.EIO, f"{place}/config.json is not a valid {kind} configuration: {error}"
-        ) from None
+        raise broken(f"{place}/config.json is not a valid {kind} configuration: {error}") from None
     if getattr(opened, "quantization_config", None) is not None:
         del opened.quantization_config  # its weights come dequantised
     for layer_type in getattr(opened, "layer_types", None) or ():
@@ -151,8 +149,7 @@ def build_meta(config: Any) -> nn.Module:
                 config, attn_implementation="eager", dtype=torch.bfloat16
             )
     except Exception as error:  # of any kind: a KeyError for an activation that there is not
-        raise SyscallError(
-            Errno.EIO,
+        raise broken(
             f"no {config.model_type} can be built of this configuration ({type(error).__name__}: {str(error)[:200]})",
         ) from None
     return model.eval()

@@ -18,6 +18,7 @@ from torch import nn
 
 from drivers.engine.defaults import guard_transformers
 from modelfiles import gguf, source
+from modelfiles.files import broken
 from modelfiles.tensors import SafetensorsWeights, Weights
 from syscalls.errno import Errno, SyscallError
 
@@ -74,8 +75,7 @@ def load_model(
     for lack in ("missing_keys", "mismatched_keys"):
         if info[lack]:
             names = sorted(_named(key) for key in info[lack])
-            raise SyscallError(
-                Errno.EIO,
+            raise broken(
                 f"the weights in {place} do not fit its config.json: {lack.replace('_', ' ')} "
                 f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}; download the model again, whole",
             )

@@ -16,7 +16,8 @@ from typing import Any
 from drivers.cpu.native import rope
 from drivers.cpu.native.library import GELU_TANH, SILU
 from drivers.engine.layout import Layout, eos_ids, refuse
-from syscalls.errno import Errno, SyscallError
+from modelfiles.files import broken
+from syscalls.errno import SyscallError
 
 ACTIVATIONS = {"silu": SILU, "swish": SILU, "gelu_pytorch_tanh": GELU_TANH}
 
@@ -308,7 +309,7 @@ class _Reader:
 
     def wrong(self, what: str) -> SyscallError:
         kind = self.raw["model_type"]
-        return SyscallError(Errno.EIO, f"{self._where} is not a valid {kind} configuration: {what}")
+        return broken(f"{self._where} is not a valid {kind} configuration: {what}")
 
     def whole(self, name: str, default: int | None, *, null: int | None = None, least: int = 1) -> int:
         """`null`: what null, and no default, mean; None: nothing."""

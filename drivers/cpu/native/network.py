@@ -29,8 +29,9 @@ from drivers.cpu.native.packing import (
     stack,
 )
 from drivers.cpu.native.stream import Stretch
+from modelfiles.files import broken
 from modelfiles.tensors import Packed, Tensor, Weights, float32_to_bfloat16
-from syscalls.errno import Errno, SyscallError
+from syscalls.errno import SyscallError
 
 _HEAD_FORM = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "int4": "int8"}  # it decides between near ties
 _SAID = 3  # names in a message
@@ -177,8 +178,7 @@ class _Names:
 
 
 def _unfit(where: str, what: str, names: list[str]) -> SyscallError:
-    return SyscallError(
-        Errno.EIO,
+    return broken(
         f"the weights in {where} do not fit its config.json: {what} "
         f"{', '.join(names[:_SAID])}{' ...' if len(names) > _SAID else ''}; download the model again, whole",
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from modelfiles import files
 from syscalls.errno import Errno, SyscallError
 
 _SHOWN = 80  # characters of a value that a message quotes
@@ -31,7 +32,7 @@ class Fields:
 
     def __init__(self, where: str, values: object) -> None:
         if not isinstance(values, Mapping):
-            raise SyscallError(Errno.EIO, f"{where} is {shown(values)}, an object was wanted")
+            raise files.broken(f"{where} is {shown(values)}, an object was wanted")
         self.where = where
         self._values: Mapping[str, Any] = values
         self._taken: set[str] = set()
@@ -81,8 +82,7 @@ class Fields:
         return value[0], value[1]
 
     def broken(self, name: str, value: object, wanted: str) -> SyscallError:
-        return SyscallError(
-            Errno.EIO,
+        return files.broken(
             f"{self.where}: {name} is {shown(value)}, {wanted} was wanted; download the model again",
         )
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from drivers.engine.quantised.fields import shown
+from modelfiles.files import broken
 from syscalls.errno import Errno, SyscallError
 
 _LONGEST = 1000  # characters of an expression, and of a name
@@ -69,9 +70,7 @@ class Expression:
         if not self._steps:
             self._compile()
         if len(name) > _LONGEST:
-            raise SyscallError(
-                Errno.EIO, f"a tensor's name has {len(name)} characters; download the model again"
-            )
+            raise broken(f"a tensor's name has {len(name)} characters; download the model again")
         kernel: Kernel | None = frozenset((0,))
         for place, char in enumerate(name):
             assert kernel is not None

@@ -17,8 +17,9 @@ import numpy as np
 from drivers.engine.quantised import floats
 from drivers.engine.quantised.fields import shown
 from drivers.engine.quantised.forms import GROUP
+from modelfiles import files
 from modelfiles.tensors import ITEMS, Packed, Tensor, Weights
-from syscalls.errno import Errno, SyscallError
+from syscalls.errno import SyscallError
 
 _PIECE = 1 << 22  # items dequantised at a time
 _LARGEST = 1 << 40  # items of one weight
@@ -87,8 +88,8 @@ class Parts:
 
 
 def broken(name: str, what: str) -> SyscallError:
-    return SyscallError(
-        Errno.EIO, f"broken weights: tensor {shown(name)}: {what}; copy or download the model again, whole"
+    return files.broken(
+        f"broken weights: tensor {shown(name)}: {what}; copy or download the model again, whole"
     )
 
 
@@ -232,7 +233,5 @@ class QuantisedWeights:
 
     def _known(self, name: str) -> str:
         if name not in self._names:
-            raise SyscallError(
-                Errno.EIO, f"the weights have no tensor {shown(name)}; download the model again, whole"
-            )
+            raise files.broken(f"the weights have no tensor {shown(name)}; download the model again, whole")
         return name
