@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -362,3 +364,32 @@ def test_what_is_loaded_does_not_change_with_its_files(
         file.write(b"\x11" * (weights.stat().st_size // 2))
     assert Feeder(device).generate([Feeder(device).spawn([1, 2, 3])], 8, 64) == before
     device.unload(IMAGE)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("llama", "int8"), ("llama", "bf16"), ("gpt_neox", "fp32")])
+def test_a_file_cut_short_while_it_is_read_fails_that_load_and_ends_no_driver(
+    name: str, dtype: str, zoo: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Who had it mapped would be killed by a signal (SIGBUS)."""
+    model = shutil.copytree(zoo(name), tmp_path / "model")
+    code = f"""if True:
+        import os
+        from drivers.cpu import open_device
+        from drivers.engine import files
+        from drivers.protocol import Load
+        from modelfiles.files import Broken
+        whole = files.open_weights
+        def cut(*arguments):
+            opened = whole(*arguments)
+            os.truncate({str(model / "model.safetensors")!r}, 9000)
+            return opened
+        files.open_weights = cut
+        device = open_device({{"threads": "1", "installed": "no"}})
+        try:
+            device.load(Load(1, 1, {str(model)!r}, {dtype!r}, 4), lambda fraction: None)
+        except Broken as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "model.safetensors ends at 9000" in done.stdout

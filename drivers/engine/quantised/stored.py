@@ -18,7 +18,7 @@ from drivers.engine.quantised import floats
 from drivers.engine.quantised.fields import shown
 from drivers.engine.quantised.forms import GROUP
 from modelfiles import files
-from modelfiles.tensors import ITEMS, Packed, Tensor, Weights
+from modelfiles.tensors import ITEMS, ByRows, Packed, SafetensorsWeights, Tensor
 from syscalls.errno import SyscallError
 
 _PIECE = 1 << 22  # items dequantised at a time
@@ -43,7 +43,7 @@ class Parts:
     """The tensors of a checkpoint, checked as they are taken; what is taken is part of a weight and has no name
     outside."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: SafetensorsWeights) -> None:
         self.weights = weights
         self.names = frozenset(weights.names())
         self.taken: set[str] = set()
@@ -60,7 +60,7 @@ class Parts:
             self.taken.add(name)
 
     def kind(self, name: str) -> str:
-        return self.weights.get(name).kind
+        return self.weights.kind(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.weights.shape(name)
@@ -69,12 +69,12 @@ class Parts:
         """The tensor, to be read later; it has one of these kinds and one of these shapes (none given: any)."""
         if name not in self.names:
             raise broken(name, "it is missing, and other tensors of its layer want it")
-        tensor = self.weights.get(name)
-        if tensor.kind not in kinds:
-            raise broken(name, f"its items are {shown(tensor.kind)}, {' or '.join(kinds)} was wanted")
-        if shapes and tensor.shape not in shapes:
+        kind, found = self.weights.kind(name), self.weights.shape(name)
+        if kind not in kinds:
+            raise broken(name, f"its items are {shown(kind)}, {' or '.join(kinds)} was wanted")
+        if shapes and found not in shapes:
             wanted = " or ".join(str(list(shape)) for shape in shapes)
-            raise broken(name, f"its shape is {shown(list(tensor.shape))}, {wanted} was wanted")
+            raise broken(name, f"its shape is {shown(list(found))}, {wanted} was wanted")
         self.taken.add(name)
         return lambda: self.weights.get(name)
 
@@ -227,6 +227,9 @@ class QuantisedWeights:
 
     def get(self, name: str) -> Tensor:
         return self._stored[name].read() if name in self._stored else self._plain.get(self._known(name))
+
+    def by_rows(self, name: str) -> ByRows:
+        return self._stored[name].read() if name in self._stored else self._plain.by_rows(self._known(name))
 
     def packed(self, name: str) -> Packed | None:
         return self._stored[name].packed() if name in self._stored else None
