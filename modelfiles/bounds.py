@@ -6,13 +6,14 @@ million gigabytes. No published model comes near these bounds; what is beyond th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from modelfiles.files import broken, shown
 
-_LAYERS, _WIDTH, _HEADS, _VOCABULARY, _POSITIONS, _EXPERTS = 512, 1 << 17, 4096, 1 << 24, 1 << 27, 4096
+_LAYERS, _WIDTH, _HEADS, _VOCABULARY, _POSITIONS, _EXPERTS = 512, 1 << 17, 4096, 1 << 21, 1 << 27, 4096
 _MOST = {
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "encoder_layers",
                      "decoder_layers", "num_nextn_predict_layers", "depth"), _LAYERS),
@@ -28,6 +29,18 @@ _MOST = {
                      "max_seq_len", "original_max_position_embeddings"), _POSITIONS),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok", "n_shared_experts"),
                     _EXPERTS),
+}  # fmt: skip
+_REALS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("rope_theta", "rotary_emb_base", "rope_local_base_freq", "rope_base"), (1e-3, 1e18)),
+    **dict.fromkeys(("factor", "short_factor", "long_factor", "low_freq_factor", "high_freq_factor", "attention_factor",
+                     "short_mscale", "long_mscale"), (1e-4, 1e6)),
+    **dict.fromkeys(("beta_fast", "beta_slow", "mscale", "mscale_all_dim"), (0.0, 1e6)),  # 0: as if it were not there
+    **dict.fromkeys(("partial_rotary_factor", "rotary_pct", "rope_pct"), (0.0, 1.0)),
+    **dict.fromkeys(("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon",
+                     "norm_eps"), (0.0, 1.0)),
+    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), (0.0, 1e6)),
+    **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling",
+                     "query_pre_attn_scalar", "logit_scale"), (1e-8, 1e8)),
 }  # fmt: skip
 _ENCODABLE = 1 << 63  # what a message can carry
 _DEPTH = 16
@@ -45,6 +58,13 @@ def check(config: dict[str, Any], file: Path) -> None:
         if most is not None and not 0 <= value <= most:
             raise broken(
                 f"{shown(file)}: {shown(where)} is {_number(value)}; numbers from 0 to {most} are taken",
+            )
+        least, greatest = _REALS.get(name, (-math.inf, math.inf))
+        if (
+            name in _REALS and not least <= value <= greatest
+        ):  # fp32 makes no use of them: infinities, then NaN
+            raise broken(
+                f"{shown(file)}: {shown(where)} is {_number(value)}; numbers from {least:g} to {greatest:g} are taken"
             )
         if isinstance(value, int) and not -_ENCODABLE <= value < _ENCODABLE:
             raise broken(f"{shown(file)}: {shown(where)} is {_number(value)}, which is out of all bounds")

@@ -32,8 +32,10 @@ from modelfiles.spans import Spans
 from modelfiles.tensors import ByRows, Packed, Pieces, Tensor
 
 MOST_WEIGHTS = 200_000  # an expert's matrix is one; the largest published mixtures have some 140,000
-_LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
-_TOP = re.compile(r"(\w+)\.(weight|bias)")
+_LAYER = re.compile(
+    r"blk\.(0|[1-9][0-9]{0,5})\.(\w+)\.(weight|bias)", re.ASCII
+)  # one spelling for each layer
+_TOP = re.compile(r"(\w+)\.(weight|bias)", re.ASCII)
 _SPLIT = ("attn_q", "attn_k", "attn_v")  # what a fused attn_qkv of a family without one holds
 
 

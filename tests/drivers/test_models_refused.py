@@ -329,6 +329,31 @@ def test_values_that_no_class_takes_are_eio(
     assert refusal(lambda: load(device, there)).errno is Errno.EIO
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
+@pytest.mark.parametrize(
+    ("scaling", "said"),
+    [
+        ({"rope_type": "zz"}, "those that are known are default, dynamic, linear, llama3, longrope"),
+        ({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}, "factor"),
+        ({"rope_type": "linear", "factor": 1e-38}, "rope_scaling.factor is 1e-38; numbers from"),
+        ({"rope_type": ["linear"], "factor": 2.0}, "rope_type is ['linear'], a word was wanted"),
+    ],
+)
+def test_rotary_positions_that_make_no_sense_are_refused_by_name(
+    device: Device, zoo: Callable[[str], Path], tmp_path: Path, kind: str, scaling: dict[str, Any], said: str
+) -> None:
+    there = shutil.copytree(zoo(kind), tmp_path / "model")
+
+    def change(config: dict[str, Any]) -> None:
+        config.pop("rope_parameters", None)
+        config["rope_scaling"] = scaling
+
+    models_zoo.rewrite_config(there, change)
+    refused = refusal(lambda: device.probe(Probe(1, str(there), "")))
+    assert refused.errno in (Errno.EIO, Errno.ENOEXEC)
+    assert said in refused.reason
+
+
 def test_weights_of_another_shape_are_named_where_torch_loads_them_too(
     device: Device, zoo: Callable[[str], Path], tmp_path: Path
 ) -> None:
