@@ -24,6 +24,7 @@ MOST_CONFIG = (
     16 << 20
 )  # bytes of a JSON or template file that is read whole; published ones have some kilobytes
 MOST_TOKENIZER = 256 << 20  # of a tokenizer.json; the largest published have some 35 MB
+_QUOTED = 80  # characters of a value that a message quotes
 _KINDS = (
     (stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a fifo"), (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
@@ -96,5 +97,11 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def shown(value: object) -> str:
-    """Text of a file, or its name, fit to be shown."""
+    """Text of a file, or its name, fit to be shown, whole."""
     return printable(str(value), one_line=True)
+
+
+def quoted(value: object) -> str:
+    """A value of a file in a message: as Python writes it, escaped, and not long."""
+    text = ascii(value)
+    return text if len(text) <= _QUOTED else text[: _QUOTED - 3] + "..."

@@ -20,7 +20,7 @@ from torch import nn
 
 from drivers.engine.defaults import guard_transformers
 from drivers.engine.layout import Layout, eos_ids, refuse
-from modelfiles.files import broken
+from modelfiles.files import broken, quoted
 
 # Arguments of attention that say nothing about what is computed (or say what we do anyway).
 _HARMLESS = {
@@ -70,18 +70,14 @@ def _check_rope(config: dict[str, Any], kind: str, place: Path) -> None:
     for field in ("rope_scaling", "rope_parameters"):
         outer = config.get(field) or {}
         if not isinstance(outer, dict):
-            raise broken(f"{place}/config.json: {field} is {ascii(outer)[:40]}, an object was wanted")
+            raise broken(f"{place}/config.json: {field} is {quoted(outer)}, an object was wanted")
         for found in (outer, *(inner for inner in outer.values() if isinstance(inner, dict))):
             name = found.get("rope_type") or found.get("type") or "default"
             if not isinstance(name, str):
-                raise broken(
-                    f"{place}/config.json: {field}.rope_type is {ascii(name)[:40]}, a word was wanted"
-                )
+                raise broken(f"{place}/config.json: {field}.rope_type is {quoted(name)}, a word was wanted")
             if name not in (*ROPE_INIT_FUNCTIONS, *_ROPE_ALSO):
                 known = ", ".join(sorted({"default", *ROPE_INIT_FUNCTIONS}))
-                raise refuse(
-                    kind, f"{field}.rope_type is {ascii(name)[:40]}; those that are known are {known}"
-                )
+                raise refuse(kind, f"{field}.rope_type is {quoted(name)}; those that are known are {known}")
 
 
 def _check_factors(config: Any, place: Path) -> None:

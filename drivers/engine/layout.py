@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from modelfiles.files import broken
+from modelfiles.files import broken, quoted
 from syscalls.errno import Errno, SyscallError
 
 # What the tests compare with transformers token by token; other architectures are taken if they pass a trial.
@@ -48,7 +48,7 @@ def eos_ids(value: object) -> list[int]:
         return [] if value is None else [int(value)]  # type: ignore[call-overload]
     except (TypeError, ValueError, OverflowError):
         raise broken(
-            f"eos_token_id is {ascii(value)[:80]}, a token id, a list of them or null was wanted"
+            f"eos_token_id is {quoted(value)}, a token id, a list of them or null was wanted"
         ) from None
 
 

@@ -11,8 +11,7 @@ import string
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from drivers.engine.quantised.fields import shown
-from modelfiles.files import broken
+from modelfiles.files import broken, quoted
 from syscalls.errno import Errno, SyscallError
 
 _LONGEST = 1000  # characters of an expression, and of a name
@@ -263,6 +262,6 @@ class Expression:
     def _refuse(self, why: str) -> SyscallError:
         return SyscallError(
             Errno.ENOTSUP,
-            f"the quantisation's expression {shown(self._text)} for names of layers is not supported: {why}; name the "
+            f"the quantisation's expression {quoted(self._text)} for names of layers is not supported: {why}; name the "
             "layers in config.json",
         )

@@ -15,9 +15,9 @@ from typing import Protocol
 import numpy as np
 
 from drivers.engine.quantised import floats
-from drivers.engine.quantised.fields import shown
 from drivers.engine.quantised.forms import GROUP
 from modelfiles import files
+from modelfiles.files import quoted
 from modelfiles.tensors import ITEMS, ByRows, Packed, SafetensorsWeights, Tensor
 from syscalls.errno import SyscallError
 
@@ -71,10 +71,10 @@ class Parts:
             raise broken(name, "it is missing, and other tensors of its layer want it")
         kind, found = self.weights.kind(name), self.weights.shape(name)
         if kind not in kinds:
-            raise broken(name, f"its items are {shown(kind)}, {' or '.join(kinds)} was wanted")
+            raise broken(name, f"its items are {quoted(kind)}, {' or '.join(kinds)} was wanted")
         if shapes and found not in shapes:
             wanted = " or ".join(str(list(shape)) for shape in shapes)
-            raise broken(name, f"its shape is {shown(list(found))}, {wanted} was wanted")
+            raise broken(name, f"its shape is {quoted(list(found))}, {wanted} was wanted")
         self.taken.add(name)
         return lambda: self.weights.get(name)
 
@@ -83,13 +83,13 @@ class Parts:
         read = self.take(name, kinds)
         shape = self.shape(name)
         if len(shape) != 2 or not all(size > 0 for size in shape) or shape[0] * shape[1] > _LARGEST:
-            raise broken(name, f"its shape is {shown(list(shape))}, a matrix was wanted")
+            raise broken(name, f"its shape is {quoted(list(shape))}, a matrix was wanted")
         return read, shape[0], shape[1]
 
 
 def broken(name: str, what: str) -> SyscallError:
     return files.broken(
-        f"broken weights: tensor {shown(name)}: {what}; copy or download the model again, whole"
+        f"broken weights: tensor {quoted(name)}: {what}; copy or download the model again, whole"
     )
 
 
@@ -236,5 +236,5 @@ class QuantisedWeights:
 
     def _known(self, name: str) -> str:
         if name not in self._names:
-            raise files.broken(f"the weights have no tensor {shown(name)}; download the model again, whole")
+            raise files.broken(f"the weights have no tensor {quoted(name)}; download the model again, whole")
         return name
