@@ -88,7 +88,12 @@ def _check_factors(config: Any, place: Path) -> None:
         return
     dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     for found in (parameters, *(inner for inner in parameters.values() if isinstance(inner, dict))):
-        wanted = int(dim * (found.get("partial_rotary_factor") or 1.0)) // 2
+        partial = found.get("partial_rotary_factor") or 1.0
+        if not isinstance(partial, int | float) or not isinstance(dim, int):
+            raise broken(
+                f"{place}/config.json: partial_rotary_factor {quoted(partial)} of {quoted(dim)}, numbers were wanted"
+            )
+        wanted = int(dim * partial) // 2
         for name in ("short_factor", "long_factor"):
             factors = found.get(name)
             if factors is not None and (not isinstance(factors, list) or len(factors) != wanted):

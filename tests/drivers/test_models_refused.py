@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from drivers.cpu import open_device
+from drivers.cpu.native import config as native
 from drivers.cpu.native.image import NativeImage
 from drivers.cpu.native.packing import PAGE
 from drivers.device import Device
@@ -318,7 +319,13 @@ def test_a_link_to_nothing_among_the_files_is_eio_naming_it(device: Device, copi
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("hidden_act", []), ("hidden_act", {"a": 1}), ("hidden_act", "x"), ("eos_token_id", float("inf"))],
+    [
+        ("partial_rotary_factor", {"a": {}}),
+        ("hidden_act", []),
+        ("hidden_act", {"a": 1}),
+        ("hidden_act", "x"),
+        ("eos_token_id", float("inf")),
+    ],
 )
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
 def test_values_that_no_class_takes_are_eio(
@@ -352,6 +359,18 @@ def test_rotary_positions_that_make_no_sense_are_refused_by_name(
     refused = refusal(lambda: device.probe(Probe(1, str(there), "")))
     assert refused.errno in (Errno.EIO, Errno.ENOEXEC)
     assert said in refused.reason
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"model_type": "ministral", "layer_types": 0.5},
+        {"model_type": "phi3", "rope_parameters": {"rope_type": "default", "partial_rotary_factor": [1]}},
+    ],
+)
+def test_fields_of_another_type_are_eio_where_the_native_decoder_reads_them(more: dict[str, Any]) -> None:
+    assert native.why_not(more) == ""
+    assert refusal(lambda: native.read(more, "config.json")).errno is Errno.EIO
 
 
 def test_weights_of_another_shape_are_named_where_torch_loads_them_too(

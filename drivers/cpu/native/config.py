@@ -164,7 +164,8 @@ def why_not(raw: Mapping[str, Any]) -> str:
     types = raw.get("layer_types")
     if types is not None and family.windowed in ("never", "always"):
         return f"{kind} with layer_types"
-    odd = {str(name) for name in types or ()} - {"full_attention", "sliding_attention", "attention"}
+    listed = types if isinstance(types, list) else ()  # what else it is, `read` says
+    odd = {str(name) for name in listed} - {"full_attention", "sliding_attention", "attention"}
     if odd:
         return f"layers of the type {min(odd)}"
     for name in ("use_bidirectional_attention", "is_encoder_decoder", "per_layer_config"):
@@ -198,7 +199,10 @@ def read(raw: Mapping[str, Any], where: str) -> Config:
     if heads < kv_heads or heads % kv_heads:
         raise refuse(kind, f"its {heads} query heads cannot share {kv_heads} key-value heads evenly")
     parameters = _rope_parameters(raw)
-    rotated = int(head_dim * parameters.get("partial_rotary_factor", 1.0)) if kind == "phi3" else head_dim
+    partial = parameters.get("partial_rotary_factor", 1.0) if kind == "phi3" else 1.0
+    if isinstance(partial, bool) or not isinstance(partial, int | float):
+        raise reader.wrong(f"partial_rotary_factor is {partial!r:.40}, a number was wanted")
+    rotated = int(head_dim * partial)
     if rotated < 2 or rotated % 2 or rotated > head_dim:
         raise reader.wrong(f"rotary positions of {rotated} items of a head of {head_dim}")
     try:
