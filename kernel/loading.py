@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 GiB = float(1 << 30)
 _MOST_SLOTS = 1 << 20  # of an image in one tier
+_LASTING = (Errno.ENOENT, Errno.ENOEXEC, Errno.ENOTSUP)
 _RETRY_MOST = 5.0  # seconds between two tries to page a model in
 
 
@@ -33,6 +34,8 @@ def want_image(kernel: Kernel, device: Device, model: str, dtype: str, ready: Re
         ready(image)
     else:
         image.waiters.append(ready)
+        if image.lasting:  # whoever comes is told what the files are now
+            image.retry_at = now
         paging.want(kernel, device, image, now)
     return image
 
@@ -294,6 +297,7 @@ def _loaded(kernel: Kernel, device: Device, image: Image, ref: int, kept: bool, 
         device.answers[ref] = lambda later: _loaded(kernel, device, image, ref, kept, later)
     elif isinstance(message, Failed):
         image.held = kept
+        image.lasting = message.broken or message.errno in _LASTING
         _load_failed(kernel, device, image, SyscallError(message.errno, message.reason), now)
     elif isinstance(message, Loaded):
         image.state, image.progress = RESIDENT, 1.0
@@ -304,7 +308,7 @@ def _loaded(kernel: Kernel, device: Device, image: Image, ref: int, kept: bool, 
         image.paging_seconds = now - image.asked
         image.allotted = image.allotted if image.streamed else image.size
         image.pageins += 1
-        image.hinted = image.faulted = False
+        image.hinted = image.faulted = image.lasting = False
         if message.changed:
             _lose_kv(kernel, device, image, now)
         kernel.log(
@@ -337,7 +341,9 @@ def _lose_kv(kernel: Kernel, device: Device, image: Image, now: float) -> None:
 
 def _load_failed(kernel: Kernel, device: Device, image: Image, error: SyscallError, now: float) -> None:
     """Who asked for a new model is told at once. One that has processes is tried again, as a disk may be busy, memory
-    short or a file server away for a while; when all tries have failed for long those that want to run are ended."""
+    short or a file server away for a while; when all tries have failed for long those that want to run are ended. Where
+    its files are broken it is tried for its processes alone, since somebody may put them right: who only waits for the
+    model is told."""
     from kernel.lifecycle import exit_process
 
     if error.errno is Errno.EINTR and _needed(image):  # somebody has come after it was abandoned
@@ -353,6 +359,9 @@ def _load_failed(kernel: Kernel, device: Device, image: Image, error: SyscallErr
     if failures == 1:
         image.failing_since = now
     text = f"{device.name}: {image.name} could not be paged in: {error}"
+    if image.lasting:
+        image.hinted = False
+        _tell_waiters(image, error)
     if now < image.failing_since + kernel.config.pagein_seconds:
         delay = min(kernel.config.restart_first * 2.0 ** min(failures - 1, 64), _RETRY_MOST)
         image.retry_at = now + delay

@@ -116,7 +116,7 @@ def test_integers_are_handed_on_as_they_are_and_say_what_the_dequantised_values_
         packed = weights.packed(name)
         assert packed is not None
         assert (packed.bits, packed.group) == (bits, 32)
-        centred = packed.values.astype(np.float32) - (8 if bits == 4 else 0)
+        centred = np.asarray(packed.values).astype(np.float32) - (8 if bits == 4 else 0)
         values = centred.reshape(*packed.scale.shape, 32) * packed.scale[..., None]
         np.testing.assert_array_equal(values.reshape(weights.shape(name)), weights.get(name).float32())
     assert weights.packed("model.norm.weight") is None

@@ -336,6 +336,9 @@ class Spoilt(SafetensorsWeights):
         values[self._at] = float("nan")
         return Tensor("F32", values)
 
+    def by_rows(self, name: str) -> Tensor:
+        return self.get(name)
+
 
 EMBEDDING, QUERY = ("model.embed_tokens.weight", 7), ("model.layers.1.self_attn.q_norm.weight", 3)
 

@@ -508,6 +508,30 @@ def test_a_model_that_cannot_be_paged_in_ends_those_who_want_it_and_nobody_else(
     assert slept == sim.continuation(PROMPT, 20, name="sim:1m"), "it has lost nothing"
 
 
+@pytest.mark.parametrize("errno", ["ENOENT", "ENOEXEC"])
+def test_who_waits_for_a_model_whose_files_are_broken_is_told_at_once_and_its_processes_wait(
+    errno: str,
+) -> None:
+    """They have something to lose, and somebody may put the files right."""
+    sim = memory(restart_first=5.0)
+    program = sim.program()
+    pid = spawn(program, "sim:1m")
+    tokens = program.call(Decode(pid, 10)).tokens
+    program.call(Evict("sim:1m", force=True))
+    fail_loads(sim, errno)
+    assert refused(program, Spawn("sim:1m", tokens=PROMPT))[0] is Errno[errno]
+    future = decode(program, pid, 10)
+    sim.run_until(lambda: "next try" in said(sim))
+    began = sim.now
+    assert refused(program, Spawn("sim:1m", tokens=PROMPT))[0] is Errno[errno]
+    assert refused(program, Pagein("sim:1m"))[0] is Errno[errno]
+    assert sim.now - began < 1.0
+    assert not future.done
+    fail_loads(sim, "")
+    sim.run_until(lambda: future.done)
+    assert tokens + future.value.tokens == sim.continuation(PROMPT, 20, name="sim:1m")
+
+
 def test_while_one_models_page_in_is_to_be_tried_again_another_one_comes_in() -> None:
     sim = memory(restart_first=5.0)
     program = sim.program()
