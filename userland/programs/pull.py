@@ -87,7 +87,8 @@ def pull(screen: Screen, text: str) -> Path:
     meter = Meter(screen)
 
     def said(progress: Progress) -> None:
-        meter(progress.file, progress.done, progress.total, progress.waits)
+        others = f" and {progress.others} more" if progress.others else ""
+        meter(f"{progress.file}{others}", progress.done, progress.total, progress.waits)
 
     try:
         place = hub.pull(name, said)
