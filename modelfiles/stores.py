@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from modelfiles import cache, choice
+from modelfiles import cache, choice, ollama_options
 from modelfiles.files import read_whole
-from modelfiles.names import LLAMA_CPP, LM_STUDIO, MAIN, OLLAMA, Kind, Name, near
+from modelfiles.names import LLAMA_CPP, LM_STUDIO, MAIN, OLLAMA, Kind, Name, near, parse
+from modelfiles.ollama_options import Started
 from syscalls.errno import Errno, SyscallError
 
 HUGGING_FACE = "huggingface"
@@ -64,22 +65,35 @@ def lookup(name: Name) -> Found:
     from modelfiles import ollama
 
     if name.store == OLLAMA:
-        known = ollama.models()
-        wanted = {f"{OLLAMA}:{name.path}", f"{OLLAMA}:{name.path}:latest"}
+        there = ollama.named(name.path)
+        known = ollama.models() if there is None else []
     else:
         places = lm_studio_directories() if name.store == LM_STUDIO else [llama_cpp_directory()]
         known = _gguf_files(name.store, places)
         wanted = {f"{name.store}:{name.path}", f"{name.store}:{name.path.removesuffix('.gguf')}"}
-    for one in known:
-        if one.name in wanted:
-            if one.problem:
-                raise SyscallError(Errno.ENOEXEC, f"{one.name} cannot be run: {one.problem}")
-            return one
+        there = next((one for one in known if one.name in wanted), None)
+    if there is not None:
+        if there.problem:
+            raise SyscallError(Errno.ENOEXEC, f"{there.name} cannot be run: {there.problem}")
+        return there
     hint = near(f"{name.store}:{name.path}", [one.name for one in known])
     raise SyscallError(
         Errno.ENOENT,
         f"no model {name.text!r}: {name.store} has none of that name{hint or '; `llmasos models --found` lists them'}",
     )
+
+
+def started(text: str) -> Started:
+    """How the store that a name means starts its model; nothing for every other name. Raises EIO for parameters that
+    cannot be."""
+    if ":" not in text:
+        return Started()
+    try:
+        name = parse(text)
+        there = lookup(name) if name.kind is Kind.STORE and name.store == OLLAMA else None
+    except SyscallError:  # it is said where it is looked for, or means something else
+        return Started()
+    return Started() if there is None else ollama_options.started(there.name, there.params, there.system)
 
 
 def lm_studio_directories() -> list[Path]:

@@ -94,7 +94,7 @@ def pull(screen: Screen, text: str) -> Path:
         place = hub.pull(name, said)
     except KeyboardInterrupt:
         meter.close()
-        screen.error(f"llmasos: interrupted; `llmasos models pull {text}` goes on where it was")
+        screen.error(f"interrupted; `models pull {text}` goes on where it was")
         raise
     finally:
         meter.close()
