@@ -246,7 +246,7 @@ def test_progress_is_of_the_whole_and_says_how_many_files_are_under_way(server: 
         == sum(map(len, files.values())) + len(files["model.safetensors.index.json"])
     )
     assert max(one.others for one in told) == 3
-    assert {one.file for one in told} == set(files)
+    assert {one for one in files if one.endswith(".safetensors")} <= {one.file for one in told} <= set(files)
     assert told[-1].others == 0
 
 
@@ -260,8 +260,9 @@ def test_the_error_of_one_file_ends_the_others_which_are_gone_on_with(server: Hu
     server.troubles.append(Trouble("model-00002", 404, {"X-Error-Code": "EntryNotFound"}))
     assert "such file" in refused(Errno.ENOENT, lambda: hub.pull(names.parse("org/name"), lambda _: None))
     hold.set()
-    there = {one.stat().st_size for one in (cache.folder("org/name") / "blobs").glob("*.incomplete")}
-    assert there <= {0, *range(1_000_000, 1_500_001)}, "what was cut off is a beginning"
+    whole = {digest(name, data)[0]: data for name, data in files.items()}
+    for part in (cache.folder("org/name") / "blobs").glob("*.incomplete"):
+        assert whole[part.stem].startswith(part.read_bytes()), "what was cut off is a beginning"
     server.asked.clear()
     place = hub.pull(names.parse("org/name"))
     assert {path: (place / path).read_bytes() for path in held(place)} == files
