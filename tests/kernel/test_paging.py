@@ -268,15 +268,16 @@ def test_a_stronger_class_does_not_wait_for_a_turn_and_a_weaker_one_waits_longer
     sim = memory()
     program = sim.program()
     batch, quick = spawn(program, "sim:1m", sched_class=SchedClass.BATCH), spawn(program, "sim:1.1m")
-    slow = decode(program, batch, 5000)
+    slow = decode(program, batch, 1000)
     sim.run_until(lambda: image(sim, "sim:1m").steps > 3)
     began = sim.now
     fast = decode(program, quick, 3)
     sim.run_until(lambda: fast.done)
     assert sim.now - began < 0.2, "it waited for its page-in and nothing else"
-    fast, before = decode(program, quick, 5000), row(program, "sim:1.1m").evictions
+    fast, before = decode(program, quick, 2500), row(program, "sim:1.1m").evictions
     sim.run_for(1.5)
     assert row(program, "sim:1.1m").evictions == before, "ageing has not set in"
+    assert not fast.done
     sim.run_until(lambda: slow.done, limit=100.0)
     assert not fast.errno
 

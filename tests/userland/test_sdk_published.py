@@ -6,7 +6,9 @@ Where that source is not unpacked (tests/llama_cpp_source.py) they are skipped.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +46,6 @@ CALLING = Setup(
         }
     ],
 )  # fmt: skip
-# Templates whose calls are written in a way of their own, which is no form here.
-UNREAD = {
-    "CohereForAI-c4ai-command-r-plus-tool_use",
-    "muse-glimmer",
-    "meetkai-functionary-medium-v3.2",
-    "openai-gpt-oss-120b",
-}
-
 # Templates that write an answer without thoughts in another way once it is past, or that want a header in it.
 OTHERWISE = {"MiniMax-M3", "NVIDIA-Nemotron-Nano-v2", "muse-glimmer"}
 
@@ -105,32 +99,51 @@ def test_turns_are_what_the_template_renders(file: Path) -> None:
         messages.append(answer)
 
 
-@pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)
-def test_the_calls_that_a_template_writes_are_read(file: Path) -> None:
-    chat = chat_of(file)
-    call = ToolCall("look", {"at": "x y", "n": 2})
+CALLS = [ToolCall("look", {"at": "x y", "n": 2}), ToolCall("look", {"at": "z"})]
+
+
+def called(chat: ChatFormat, calls: Sequence[ToolCall]) -> tuple[str, str] | None:
+    """What a template writes of an answer with calls, up to what closes any answer, and the end of the prompt before it;
+    None if it writes nothing of them."""
     asked = [user("alpha")]
     for content in ("", None):
-        for arguments in (call.arguments, '{"at": "x y", "n": 2}'):
-            inner = {**told(call, 0), "function": {"name": "look", "arguments": arguments}}
-            answer: Message = {"role": "assistant", "content": content, "tool_calls": [inner]}
+        for as_text in (False, True):
+            told_calls = [told(call, i) for i, call in enumerate(calls)]
+            for one in told_calls:
+                arguments = one["function"]["arguments"]
+                one["function"]["arguments"] = json.dumps(arguments) if as_text else arguments
+            answer: Message = {"role": "assistant", "content": content, "tool_calls": told_calls}
             try:
                 text = chat.render(CALLING, [*asked, answer]).plain
                 plain = chat.render(CALLING, [*asked, {"role": "assistant", "content": "beta"}]).plain
                 prompt = chat.render(CALLING, asked, prompt=True).plain
             except SyscallError:
                 continue
-            if "x y" not in text or file.stem in UNREAD:
+            if any(str(value) not in text for call in calls for value in call.arguments.values()):
                 continue
             start = common(text, prompt)
-            head = text[start:] if text.startswith(prompt) else text[text.rindex("alpha") + 5 :]
-            said = (
-                head[: len(head) - common(head[::-1], plain[::-1])]
-                if not chat.traits(CALLING).formats[0].close
-                else head
+            begun = text.startswith(prompt)
+            head = text[start:] if begun else text[text.rindex("alpha") + 5 :]
+            behind = (
+                common(head[::-1], plain[::-1])
+                if not chat.traits(CALLING).formats[:1] or not (chat.traits(CALLING).formats[0].close)
+                else 0
             )
-            heard = chat.hear(CALLING, chat.tokenizer.encode(said, control=True), "")
-            assert [(one.name, one.arguments) for one in heard.calls] == [(call.name, call.arguments)]
-            return
-    if file.stem not in UNREAD:
+            return head[: len(head) - behind], prompt[-24:] if begun else ""
+    return None
+
+
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)
+def test_the_calls_that_a_template_writes_are_read(file: Path) -> None:
+    chat = chat_of(file)
+    for calls in (CALLS[:1], CALLS):
+        written = called(chat, calls)
+        if written is None:
+            continue
+        said, lead = written
+        heard = chat.hear(CALLING, chat.tokenizer.encode(said, control=True), lead)
+        assert [(one.name, one.arguments) for one in heard.calls] == [
+            (one.name, one.arguments) for one in calls
+        ]
+    if called(chat, CALLS[:1]) is None:
         pytest.skip("it writes no calls")

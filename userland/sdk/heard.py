@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from userland.sdk.call_formats import NO_SCHEMAS, CallFormat, Schemas
+from userland.sdk.call_formats import CallFormat
+from userland.sdk.calls import NO_SCHEMAS, Schemas
 from userland.sdk.text import Detokenizer
 from userland.sdk.thoughts import Part, Reader, ThoughtMarks, opened_in, reader
 from userland.sdk.tokenizer import Tokenizer
@@ -65,7 +66,8 @@ def reader_for(
 ) -> Reader:
     """A reader for what answers a prompt that ends in `lead`."""
     header = lead.rpartition("<|start|>")[2]
-    return reader(marks, formats, schemas, opened=opened_in(lead, marks), header=header)
+    calling = bool(formats) and bool(formats[0].said) and lead.endswith(formats[0].open)
+    return reader(marks, formats, schemas, opened=opened_in(lead, marks), header=header, calling=calling)
 
 
 def heard(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Sequence
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 import msgspec
 
@@ -57,7 +57,7 @@ from syscalls.table import (
     Truncate,
     Wait,
 )
-from userland.sdk import actions, answers, arguments, options, script, turns
+from userland.sdk import actions, answers, arguments, call_choice, options, script, turns
 from userland.sdk.actions import MAX_TOKENS, Language, language_of
 from userland.sdk.arguments import (
     Dtype,
@@ -283,6 +283,24 @@ class Process:
         """Give what came of the calls that it made, in their order; returns what it says to that."""
         messages = [turns.result_of(call, result, i) for i, (call, result) in enumerate(results)]
         return self.turn(messages, max_tokens, stop=stop)
+
+    def call_grammar(
+        self,
+        tools: Sequence[dict[str, Any]] | None = None,
+        choice: str = "required",
+        *,
+        parallel: bool = True,
+    ) -> str:
+        """A grammar (Lark, as llguidance reads it) of just the calls that its model's form has for its tools, or for
+        `tools`: for engines and servers that hold a decoder to one. No decode of this system is held to it yet.
+
+        `choice`: "required" (calls and nothing else), "auto" (text, calls, or both) or the name of a tool (one call of
+        it); without `parallel` one call at most. Raises EINVAL without tools or for an unknown choice, ENOTSUP for a
+        model that shows no form, and for schemas that a form without JSON cannot be held to.
+        """
+        return self.system.run(
+            call_choice.grammar_of(self.language, self.pid, tools, choice, parallel=parallel)
+        )
 
     def _said(
         self,

@@ -12,7 +12,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from userland.sdk.call_formats import NO_SCHEMAS, CallFormat, Schemas
+from userland.sdk.call_formats import CallFormat
+from userland.sdk.calls import NO_SCHEMAS, Schemas
 from userland.sdk.tool_calls import BadCall, CallReader, ToolCall, begun, harmony_call
 
 Kind = Literal["thought", "answer", "call"]
@@ -112,12 +113,13 @@ def reader(
     *,
     opened: bool = False,
     header: str = "",
+    calling: bool = False,
 ) -> Reader:
     """A reader for one answer. `opened`: the prompt has opened a thought; `header`: for harmony, what the prompt has
-    written of the message's header."""
+    written of the message's header; `calling`: it has opened what may be a call."""
     if marks is not None and marks.harmony:
         return HarmonyReader(header)
-    return AnswerReader(marks, CallReader(formats, schemas), opened=opened)
+    return AnswerReader(marks, CallReader(formats, schemas, opened=calling), opened=opened)
 
 
 class AnswerReader:
