@@ -259,7 +259,7 @@ def test_allowed_tokens_do_not_let_others_in() -> None:
     ("said", "max_tokens", "reason"),
     [
         ("x", "5", "max_tokens is an integer, found '5'"),
-        ("x", None, "max_tokens is an integer, found None"),
+        ("x", 2.5, "max_tokens is an integer, found 2.5"),
         ("x", True, "max_tokens is an integer, found True"),
         (None, 5, "what is said is text"),
         (3, 5, "what is said is text"),

@@ -180,7 +180,8 @@ class ChatFormat:
 
     def traits(self, setup: Setup) -> Traits:
         """What the template does with answers, found by rendering probes. Raises EINVAL if it renders none."""
-        key = msgspec.msgpack.encode(msgspec.structs.replace(setup, now=0.0, thought_tokens=-1))
+        aside = {"now": 0.0, "thought_tokens": -1, "system": "", "stop": [], "max_tokens": 0}
+        key = msgspec.msgpack.encode(msgspec.structs.replace(setup, **aside))
         found = self._traits.get(key)
         if found is None:
             if len(self._traits) > 32:

@@ -28,8 +28,9 @@ _PACK_FROM = 256  # bytes
 
 
 class Setup(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the template is told beside messages. `now` is the time it may write, seconds since the epoch: that at which
-    the process was started, or the log would change under it."""
+    """What the template is told beside messages, and what holds where a turn does not say: `system` begins the
+    conversation, `stop` and `max_tokens` end an answer (0: the SDK's own; -1: what there is room for). `now` is the time
+    it may write, seconds since the epoch: that at which the process was started, or the log would change under it."""
 
     now: float = 0.0
     tools: list[dict[str, Any]] | None = None
@@ -37,6 +38,15 @@ class Setup(msgspec.Struct, frozen=True, omit_defaults=True):
     thoughts: Literal["", "drop", "keep"] = ""  # empty: as the template does
     template: str | None = None
     thought_tokens: int = -1  # of one answer at most; -1: as many as the answer may have
+    system: str = ""
+    stop: list[str] = []
+    max_tokens: int = 0
+
+    def tokens(self, given: int | None, otherwise: int, window: int) -> int:
+        """How many tokens an answer may have: as given, else as set here, else `otherwise`."""
+        if given is not None:
+            return given
+        return window if self.max_tokens < 0 else self.max_tokens or otherwise
 
 
 class Said(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Finish, LogRecord, Sampler, Signal
 from syscalls.table import Decode, Feed, Getinfo, Kill, Records, Truncate
-from userland.sdk.actions import Language, log_of
+from userland.sdk.actions import MAX_TOKENS, Language, log_of
 from userland.sdk.answers import Listening, ends_of, follow, gathered, interrupting, plain, stops_of
 from userland.sdk.arguments import count
 from userland.sdk.chat import Turn
@@ -106,7 +106,8 @@ def say_next(
         end = log or (yield from log_of(pid, max(0, length - chat.close_length)))
         ids = chat.continued(end, [special(dict(m)) for m in messages] if allow_special else messages, begun)
         return Fed((yield from ask(Feed(pid, ids))), length, begun)
-    head: list[Message] = [{"role": "system", "content": system}] if system else []
+    first = system or (begun.system if begun is not None and not instructs(messages) else "")
+    head: list[Message] = [{"role": "system", "content": first}] if first else []
     if known is None:
         turn = chat.begin([*head, *messages], setup or Setup(now=time.time()), allow_special=allow_special)
         setup = turn.entry.setup
@@ -116,10 +117,16 @@ def say_next(
     return (yield from _fed(pid, turn, setup, log, there.records))
 
 
+def instructs(messages: Sequence[Message]) -> bool:
+    """Do they begin with what a model is told to be?"""
+    return bool(messages) and messages[0].get("role") in ("system", "developer")
+
+
 def text_next(language: Language, pid: int, text: str) -> Script[Fed]:
     """Feed plain text to go on from, for a model that has no chat template."""
-    info = yield from ask(Getinfo(pid))
-    return Fed((yield from ask(Feed(pid, language.encode(text)))), info.length)
+    there = yield from known_of(pid)
+    setup = there.dialogue.setup if there.dialogue is not None else None
+    return Fed((yield from ask(Feed(pid, language.encode(text)))), there.length, setup)
 
 
 def alone(talking: dict[int, object], pid: int, script: Generator[Y, Any, T]) -> Generator[Y, Any, T]:
@@ -177,18 +184,22 @@ def begin_answer(
     language: Language,
     pid: int,
     turn: Script[Fed],
-    max_tokens: int,
+    max_tokens: int | None,
     stops: Sequence[str] = (),
     sampler: Sampler | None = None,
     deadline: float | None = None,
 ) -> Script[Listening]:
-    """Feed what `turn` feeds and let the process go on; how its answer is to be listened to.
+    """Feed what `turn` feeds and let the process go on; how its answer is to be listened to. Without `max_tokens` or stop
+    strings, those that the process was started with hold.
 
     If the decode is refused (EDQUOT, E2BIG, ...) what was fed is taken back, unless others have changed the log since.
     """
-    max_tokens = count(max_tokens, "max_tokens")
+    given = None if max_tokens is None else count(max_tokens, "max_tokens")
     wanted = stops_of(language, stops)
     fed = yield from turn
+    setup = fed.setup or Setup()
+    max_tokens = setup.tokens(given, MAX_TOKENS, language.model.context)
+    wanted = wanted if stops else stops_of(language, setup.stop)
     listening = listening_to(language, fed.length, fed.setup, fed.lead)
     listening.stops = wanted
     stop_ids = sorted({*language.stops(fed.setup), *wanted.ids})
@@ -225,7 +236,7 @@ def say(
     language: Language,
     pid: int,
     messages: Sequence[Message],
-    max_tokens: int,
+    max_tokens: int | None,
     stops: Sequence[str] = (),
     sampler: Sampler | None = None,
     system: str = "",

@@ -49,7 +49,7 @@ def _spawn(shell: Session, line: Line) -> None:
         raise UsageError(f"an agent's name may not be a number, found {name!r}: it would be taken for a pid")
     if not name or name.startswith("-"):
         raise UsageError(f"an agent's name may not be empty or begin with `-`, found {name!r}")
-    max_tokens = line.integer("--max", MAX_TOKENS, least=1)
+    max_tokens = line.integer("--max", MAX_TOKENS, least=1) if line.has("--max") else None
     with Arrival(shell):
         agent = shell.warmed().spawn(
             line.text("--model"),
@@ -59,6 +59,7 @@ def _spawn(shell: Session, line: Line) -> None:
             temperature=line.decimal("--temperature", 0.0) if line.has("--temperature") else None,
             seed=line.integer("--seed", 0, least=0) if line.has("--seed") else None,
             dtype=line.text("--dtype"),
+            device=line.text("--device"),
             group=line.text("--group"),
             detached=line.has("--detach"),
             limits=Limits(tokens=line.integer("--tokens", 0, least=0)),
