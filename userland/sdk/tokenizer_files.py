@@ -37,12 +37,20 @@ def load_tokenizer(path: str) -> Tokenizer:
     Raises SyscallError: ENOENT (no such directory), EIO (what is there is no tokenizer).
     """
     place = path
-    if not os.path.exists(path):
+    if not os.path.exists(path) or _gguf_alone(path):
         from modelfiles import source  # brings numpy, which a directory's words do not need
 
         place = os.fspath(source.find(path))
     with _loading:
         return _loaded(place, _stamps(place))
+
+
+def _gguf_alone(path: str) -> bool:
+    """Is that a directory of GGUF files, in which the words are?"""
+    if not os.path.isdir(path) or os.path.exists(os.path.join(path, "config.json")):
+        return False
+    names = os.listdir(path)
+    return TOKENIZER not in names and any(name.endswith(".gguf") for name in names)
 
 
 def _stamps(path: str) -> tuple[tuple[str, int, int, int], ...]:
@@ -262,6 +270,14 @@ def _by_transformers(path: str) -> Tokenizer:
         raise SyscallError(
             Errno.ENOTSUP,
             f"the tokenizer of {path} ({type(found).__name__}) cannot be written as {TOKENIZER}; work with token ids",
+        )
+    control_only = {*found.all_special_tokens, *map(str, found.added_tokens_decoder.values())}
+    if (
+        core.get_vocab(with_added_tokens=False).keys() <= control_only
+    ):  # a class of a model's, made of no file
+        raise SyscallError(
+            Errno.EIO,
+            f"{path} has no files of a tokenizer; work with token ids, or add {TOKENIZER} to the model",
         )
     templates = found.chat_template or {}
     if isinstance(templates, str):
