@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from drivers.cpu.native.library import BFLOAT16, FLOAT16, FLOAT32, GROUP, ITEM, LANES, Matrix
+from drivers.cpu.native.library import BFLOAT16, FLOAT16, FLOAT32, GROUP, ITEM, LANES, OWN, Matrix
 from modelfiles.tensors import ByRows, Packed, Tensor, bfloat16_to_float32, float32_to_bfloat16
 from syscalls.errno import Errno, SyscallError
 
@@ -110,7 +110,7 @@ def pack(arena: Arena, weight: ByRows | Array, bias: Array | None, form: str) ->
         matrix.correction, correction = arena.take((rows,), np.int32)
     elif form == "int4":
         matrix.group_scale, group_scale = arena.take((blocks, groups, LANES), np.uint16)
-        matrix.group_kind = BFLOAT16
+        matrix.group_kind = OWN
 
     def work(first: int, end: int) -> None:
         piece = tensor.rows(first, min(end, columns))
