@@ -178,6 +178,13 @@ def test_what_a_tool_answered_goes_into_the_conversation(cpu_system: System, mod
         assert process.tokens[: len(before)] == before  # the call keeps the ids in which it was made
         text = process.language.decode(process.tokens[len(before) : -1], special=True)
         assert text == "\n<|user|>tool\na cat<|end|>\n<|user|>assistant\n"
+        said = process.tokens
+        results: list[Any]
+        for results in ([], ["x"], [("look", "a cat")], [(ToolCall("look"), 3)]):
+            with pytest.raises(SyscallError) as caught:
+                process.reply_tools(results)
+            assert caught.value.errno is Errno.EINVAL
+        assert process.tokens == said
 
 
 def test_a_template_without_a_switch_for_thoughts_says_what_it_looked_for(
@@ -295,6 +302,7 @@ def test_only_text_is_said_and_fed(process: Process, text: Any) -> None:
     [
         {"template": 3}, {"template": {"x": object()}}, {"template": {"x": 10**30}}, {"template": {3: 4}},
         {"chat_template": 3}, {"thought_tokens": 10**30}, {"thought_tokens": "x"}, {"tools": [{"x": 10**40}]},
+        {"thought_tokens": 0}, {"thought_tokens": -1}, {"template": {"messages": [1]}}, {"template": {"tools": []}},
     ],
 )  # fmt: skip
 def test_what_a_template_cannot_be_told_is_refused_at_once(

@@ -285,8 +285,7 @@ class Process:
         self, results: Sequence[tuple[ToolCall, str]], max_tokens: int | None = None, *, stop: Strings = ()
     ) -> Answer:
         """Give what came of the calls that it made, in their order; returns what it says to that."""
-        messages = [turns.result_of(call, result, i) for i, (call, result) in enumerate(results)]
-        return await self.turn(messages, max_tokens, stop=stop)
+        return await self.turn(turns.results_of(results), max_tokens, stop=stop)
 
     async def call_grammar(
         self,

@@ -29,6 +29,7 @@ from userland.sdk.actions import Language
 from userland.sdk.arguments import Dtype, Ids, Model, dtype_name, model_name
 from userland.sdk.dialogue import Entry, Message, Setup, packed
 from userland.sdk.script import Script, ask
+from userland.sdk.template import OF_THE_TEMPLATE
 
 _UNLIMITED = Limits()
 _SAMPLING = SamplingDefaults.__struct_fields__
@@ -301,6 +302,17 @@ def setup_of(options: Options, language: Language) -> Setup:
         raise SyscallError(
             Errno.EINVAL, f"template is a dictionary of its variables, found {options.template!r:.80}"
         )
+    if taken := OF_THE_TEMPLATE & {*(options.template or {})}:
+        what = ", ".join(map(repr, sorted(taken)))
+        raise SyscallError(Errno.EINVAL, f"template is for further variables, {what} is given by itself")
+    thought_tokens = (
+        -1 if options.thought_tokens is None else arguments.count(options.thought_tokens, "thought_tokens")
+    )
+    if options.thought_tokens is not None and thought_tokens < 1:
+        raise SyscallError(
+            Errno.EINVAL,
+            f"thought_tokens is 1 or more, found {thought_tokens}; thinking=False is for no thoughts at all",
+        )
     name = options.chat_template or None
     variables = language.must_chat(name).variables(options.thinking, dict(options.template or {}), name)
     setup = Setup(
@@ -309,7 +321,7 @@ def setup_of(options: Options, language: Language) -> Setup:
         variables=variables,
         thoughts=options.thoughts,
         template=name,
-        thought_tokens=-1 if options.thought_tokens is None else options.thought_tokens,
+        thought_tokens=thought_tokens,
     )
     packed(Entry(setup=setup))  # raises EINVAL for what could not be kept
     return setup

@@ -18,7 +18,7 @@ from syscalls.records import Finish, LogRecord, Sampler, Signal
 from syscalls.table import Decode, Feed, Getinfo, Kill, Records, Truncate
 from userland.sdk.actions import MAX_TOKENS, Language, log_of
 from userland.sdk.answers import Listening, ends_of, follow, gathered, interrupting, plain, stops_of
-from userland.sdk.arguments import count
+from userland.sdk.arguments import count, text
 from userland.sdk.chat import Turn
 from userland.sdk.dialogue import Dialogue, Entry, Message, Setup, dialogue, packed, setup_in
 from userland.sdk.heard import reader_for
@@ -286,6 +286,22 @@ def answer_of(pieces: Sequence[Piece]) -> Answer:
         elif piece.call is not None:
             answer.bad.append(piece.call)
     return answer
+
+
+def results_of(results: Sequence[tuple[ToolCall, str]]) -> list[Message]:
+    """What tools have answered, as messages. Raises EINVAL where nothing was, and for what is no call."""
+    pairs = list(results)
+    if not pairs:
+        raise SyscallError(
+            Errno.EINVAL, "there are no results to reply with; each is a pair of a call and its result"
+        )
+    for pair in pairs:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], ToolCall)):
+            raise SyscallError(
+                Errno.EINVAL,
+                f"a result is a pair: a call (ToolCall, of an answer's `calls`) and what came of it; found {pair!r:.60}",
+            )
+    return [result_of(call, text(result), i) for i, (call, result) in enumerate(pairs)]
 
 
 def result_of(call: ToolCall, result: str, number: int = 0) -> Message:
