@@ -11,14 +11,15 @@ PEERS  := llama_cpp vllm openvino
 .PHONY: run demo test lint bench peers docs clean
 .DEFAULT_GOAL := run
 
-$(STAMP): pyproject.toml $(NATIVE)
+$(STAMP): pyproject.toml setup.py $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "LLMasOS needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@echo "Setting up $(VENV) (once$(if $(LIGHT),,; torch and transformers are large downloads)) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifdef LIGHT
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
-	@$(BIN)/python -m llmasos.light | xargs $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts
+	@$(BIN)/python -m llmasos.light | xargs $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-warn-conflicts --no-compile # Python compiles what is imported when it is: a fifth of the disk space and of the time
 else
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 endif

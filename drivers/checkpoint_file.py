@@ -426,6 +426,11 @@ def _refusal(path: str, error: OSError) -> SyscallError:
     """An error of the operating system as one of ours."""
     why = error.strerror or str(error)
     match error.errno:
+        case errno.ENOENT | errno.ENOTDIR if not os.path.isdir(folder := os.path.dirname(path)):
+            return SyscallError(
+                Errno.ENOENT,
+                f"{path}: there is no directory {folder}; make it (`mkdir -p`), or choose another place",
+            )
         case errno.ENOENT | errno.ENOTDIR:
             return SyscallError(Errno.ENOENT, f"{path}: there is no such file or directory")
         case errno.EACCES | errno.EPERM | errno.EROFS:

@@ -69,7 +69,7 @@ from drivers.protocol import (
     encode,
 )
 from drivers.reader import STILL_SECONDS, Reader
-from modelfiles.files import shown
+from modelfiles.files import Broken, shown
 from syscalls import runtime, transport
 from syscalls.errno import Errno, SyscallError
 
@@ -293,7 +293,7 @@ class Host:
         try:
             return act()
         except SyscallError as error:
-            failed = Failed(ref, error.errno, error.reason)
+            failed = Failed(ref, error.errno, error.reason, isinstance(error, Broken))
         except MemoryError as error:
             failed = Failed(
                 ref, Errno.ENOMEM, f"{type(request).__name__.lower()}: out of memory {error}".rstrip()
@@ -353,9 +353,8 @@ def encoded(message: FromDriver) -> bytes:
         if (ref := getattr(message, "ref", None)) is None:
             raise
         if isinstance(message, Failed):
-            return encode(
-                Failed(ref, message.errno, message.reason.encode(errors="backslashreplace").decode())
-            )
+            reason = message.reason.encode(errors="backslashreplace").decode()
+            return encode(msgspec.structs.replace(message, reason=reason))
         what = f"the driver's answer ({type(message).__name__}) cannot be sent: {error}"
         return encode(Failed(ref, Errno.EIO, what))
 

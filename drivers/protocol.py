@@ -339,6 +339,7 @@ class Failed(_Message):
     ref: int
     errno: Errno
     reason: str
+    broken: bool = False  # the files are: trying again finds the same
 
 
 class Heartbeat(_Message):

@@ -209,9 +209,19 @@ class Kernel(System):
         pid = self.table.new_pid()
         self.groups.users.check_pids(1)
         program = Program(
-            pid, INIT_PID, Kind.PROGRAM, "", self.groups.session(pid), self.now, State.BLOCKED, WaitFor.INPUT, self.now,
-            peer=event.peer, os_pid=event.os_pid, rights=int(Right.ALL),
-        )  # fmt: skip
+            pid,
+            INIT_PID,
+            Kind.PROGRAM,
+            "",
+            self.groups.session(pid),
+            self.now,
+            State.BLOCKED,
+            WaitFor.INPUT,
+            self.now,
+            peer=event.peer,
+            os_pid=event.os_pid,
+            rights=int(Right.ALL),
+        )
         self.programs[event.peer] = program
         self.table.add(program)
         self.emit("proc.attach", program.pid, amount=event.os_pid)

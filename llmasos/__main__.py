@@ -259,31 +259,13 @@ def _top(args: argparse.Namespace) -> int:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from syscalls.table import Models
-    from userland.programs import estimate
-    from userland.programs.system import models
+    from userland.programs import models
 
-    if not args.estimate and (args.dtype or args.device or args.context):
-        raise SyscallError(Errno.EINVAL, "--dtype, --device and --context go with --estimate MODEL")
-    if args.found or args.action:
-        from userland.programs import models as disk
-
-        if args.found and args.action:
-            raise SyscallError(Errno.EINVAL, f"--found is a list of its own; say it without {args.action}")
-        if args.found:
-            return disk.found(_screen(), args.json)
-        return disk.act(
-            _screen(), args.action, args.names, where=_where(args), as_json=args.json, yes=args.yes
-        )
-    with _kernel(args) as kernel:
-        if args.estimate:
-            found = estimate.ask(
-                kernel, args.estimate, dtype=args.dtype, device=args.device, context=args.context
-            )
-            _screen().pairs(estimate.pairs(found))
-            return 0
-        _screen().table(models(kernel(Models())))
-    return 0
+    asked = models.Asked(
+        action=args.action or "", names=args.names, found=args.found, as_json=args.json, yes=args.yes,
+        estimate=args.estimate, dtype=args.dtype, device=args.device, context=args.context,
+    )  # fmt: skip
+    return models.run(_screen(), asked, _where(args), lambda: _kernel(args))
 
 
 def _groups(args: argparse.Namespace) -> int:

@@ -6,14 +6,14 @@ million gigabytes. No published model comes near these bounds; what is beyond th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from modelfiles.files import shown
-from syscalls.errno import Errno, SyscallError
+from modelfiles.files import broken, shown
 
-_LAYERS, _WIDTH, _HEADS, _VOCABULARY, _POSITIONS, _EXPERTS = 512, 1 << 17, 4096, 1 << 24, 1 << 27, 4096
+_LAYERS, _WIDTH, _HEADS, _VOCABULARY, _POSITIONS, _EXPERTS = 512, 1 << 17, 4096, 1 << 21, 1 << 27, 4096
 _MOST = {
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "encoder_layers",
                      "decoder_layers", "num_nextn_predict_layers", "depth"), _LAYERS),
@@ -30,6 +30,18 @@ _MOST = {
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok", "n_shared_experts"),
                     _EXPERTS),
 }  # fmt: skip
+_REALS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("rope_theta", "rotary_emb_base", "rope_local_base_freq", "rope_base"), (1e-3, 1e18)),
+    **dict.fromkeys(("factor", "short_factor", "long_factor", "low_freq_factor", "high_freq_factor", "attention_factor",
+                     "short_mscale", "long_mscale"), (1e-4, 1e6)),
+    **dict.fromkeys(("beta_fast", "beta_slow", "mscale", "mscale_all_dim"), (0.0, 1e6)),  # 0: as if it were not there
+    **dict.fromkeys(("partial_rotary_factor", "rotary_pct", "rope_pct"), (0.0, 1.0)),
+    **dict.fromkeys(("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon",
+                     "norm_eps"), (0.0, 1.0)),
+    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), (0.0, 1e6)),
+    **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling",
+                     "query_pre_attn_scalar", "logit_scale"), (1e-8, 1e8)),
+}  # fmt: skip
 _ENCODABLE = 1 << 63  # what a message can carry
 _DEPTH = 16
 _ITEMS = 1 << 20  # of all lists and objects together
@@ -39,27 +51,29 @@ def check(config: dict[str, Any], file: Path) -> None:
     """Raises EIO naming the field whose number is out of any bounds."""
     for count, (where, name, value) in enumerate(_fields(config, "", 0, file)):
         if count > _ITEMS:
-            raise SyscallError(
-                Errno.EIO, f"{shown(file)} has more than {_ITEMS} values; is it a configuration?"
-            )
+            raise broken(f"{shown(file)} has more than {_ITEMS} values; is it a configuration?")
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         most = _MOST.get(name)
         if most is not None and not 0 <= value <= most:
-            raise SyscallError(
-                Errno.EIO,
+            raise broken(
                 f"{shown(file)}: {shown(where)} is {_number(value)}; numbers from 0 to {most} are taken",
             )
-        if isinstance(value, int) and not -_ENCODABLE <= value < _ENCODABLE:
-            raise SyscallError(
-                Errno.EIO, f"{shown(file)}: {shown(where)} is {_number(value)}, which is out of all bounds"
+        least, greatest = _REALS.get(name, (-math.inf, math.inf))
+        if (
+            name in _REALS and not least <= value <= greatest
+        ):  # fp32 makes no use of them: infinities, then NaN
+            raise broken(
+                f"{shown(file)}: {shown(where)} is {_number(value)}; numbers from {least:g} to {greatest:g} are taken"
             )
+        if isinstance(value, int) and not -_ENCODABLE <= value < _ENCODABLE:
+            raise broken(f"{shown(file)}: {shown(where)} is {_number(value)}, which is out of all bounds")
 
 
 def _fields(value: Any, where: str, depth: int, file: Path) -> Iterator[tuple[str, str, Any]]:
     """Every value that is no list and no object: its path, its name, and itself."""
     if depth > _DEPTH:
-        raise SyscallError(Errno.EIO, f"{shown(file)}: {shown(where[:80])} is nested more than {_DEPTH} deep")
+        raise broken(f"{shown(file)}: {shown(where[:80])} is nested more than {_DEPTH} deep")
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _named(inner, f"{where}.{key}" if where else str(key), str(key), depth, file)

@@ -1,7 +1,8 @@
 """The files of one commit on their way from the hub into the cache: what is unfinished is gone on with.
 
 A blob grows as `blobs/ETAG.incomplete` and gets its name when its digest is right; a snapshot's file is a link to it. Of
-several programs that want one blob the first fetches it, under the lock that huggingface_hub takes too.
+several programs that want one blob the first fetches it, under the lock that huggingface_hub takes too. Several files
+are fetched at once, and what is large in parts: the hub's storage (Xet) serves no file of more than 50 GB in one answer.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import os
 import shutil
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,23 +25,39 @@ from modelfiles import cache, hub_api, web
 from modelfiles.files import shown
 from modelfiles.hub_api import LONGEST_WAIT, PIECE, TRIES, Later, Remote, check, pause, url_of
 from modelfiles.names import Name
+from modelfiles.together import Together
 from syscalls.errno import Errno, SyscallError
 
 LOCK_SECONDS = 60.0  # that another program's download may stand still
 SPARE = 64 << 20  # bytes of the disk that are left free
+AT_ONCE = 4  # files
+PART = 8 << 30  # bytes that are asked for in one request
+MOST_PLAIN = 50 * 10**9  # bytes of a file that the hub promises to serve by plain HTTP
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a download is: bytes there, bytes in all, what is being fetched, and whether it waits and why."""
+    """How far a download is: bytes there, bytes in all, the file that came further last and how many others are being
+    fetched, and whether all of them wait and why."""
 
     done: int
     total: int
     file: str
     waits: str = ""
+    others: int = 0
 
 
 Said = Callable[[Progress], None]  # whatever it raises ends the download, which can be gone on with
+
+
+@dataclass(slots=True)
+class _State:
+    """How far one blob is, of which the files have `times` copies."""
+
+    done: int = 0
+    times: int = 1
+    waits: str = ""
+    ends: bool = False
 
 
 class Download:
@@ -49,7 +67,11 @@ class Download:
         self._name, self._commit, self._said = name, commit, said
         self._blobs = cache.folder(name.repo) / "blobs"
         self._place = cache.snapshot(name.repo, commit)
-        self._done = self._total = 0
+        self._done = self._total = 0  # _done: of what earlier calls of `all` have fetched
+        self._lock = threading.Lock()  # guards what follows, which every file's thread writes
+        self._states: dict[str, _State] = {}
+        self._last = ""
+        self._together = Together(self._watch)
 
     def all(self, wanted: list[Remote]) -> None:
         """Fetch those that are not there. Raises EDQUOT before anything is fetched that will not fit."""
@@ -58,8 +80,14 @@ class Download:
             missing = {file.etag: file.size - self._there(file) for file in wanted}
             self._room(sum(missing.values()))
             self._total += sum(file.size for file in wanted)
+            blobs: dict[str, list[Remote]] = {}
             for file in wanted:
-                self._one(file)
+                blobs.setdefault(file.etag, []).append(file)
+            self._states, self._together = {}, Together(self._watch)
+            jobs = [lambda files=files: self._one(files) for files in blobs.values()]
+            self._together.run(jobs, AT_ONCE)
+            self._done += sum(file.size for file in wanted)
+            self._states = {}
 
     def remember(self) -> None:
         """The revision that was asked for is this commit, now that its files are there."""
@@ -95,20 +123,24 @@ class Download:
                 f"{free >> 20} MiB are free; remove models (`llmasos models du`, `rm`), or let HF_HOME name another disk",
             )
 
-    def _one(self, file: Remote) -> None:
-        blob = self._blobs / file.etag
+    def _one(self, files: list[Remote]) -> None:
+        """Fetch a blob, and let every file that is it be a link to it."""
+        file, blob = files[0], self._blobs / files[0].etag
+        with self._lock:
+            self._states[file.etag] = _State(times=len(files))
         if not self._is_whole(blob, file):
             lock = cache.directory() / ".locks" / self._blobs.parent.name / f"{file.etag}.lock"
             lock.parent.mkdir(parents=True, exist_ok=True)
             with self._locked(lock, file):
                 if not self._is_whole(blob, file):
                     self._take(blob, file)
-        self._done += file.size
-        self._tell(file, 0)
-        pointer = self._place / file.path
-        if not pointer.is_file():
-            pointer.parent.mkdir(parents=True, exist_ok=True)
-            _link(blob, pointer)
+        self._together.go_on()
+        for one in files:
+            pointer = self._place / one.path
+            if not pointer.is_file():
+                pointer.parent.mkdir(parents=True, exist_ok=True)
+                _link(blob, pointer)
+        self._tell(file, file.size, ends=True)
 
     @staticmethod
     def _is_whole(blob: Path, file: Remote) -> bool:
@@ -116,9 +148,29 @@ class Download:
             return blob.is_file() and blob.stat().st_size == file.size
         return False
 
-    def _tell(self, file: Remote, more: int, waits: str = "") -> None:
+    def _tell(self, file: Remote, done: int, waits: str = "", *, ends: bool = False) -> None:
+        """Called by a file's thread: it has come so far. Raises Stopped."""
+        with self._lock:
+            state = self._states[file.etag]
+            state.done, state.waits, state.ends = done, waits, ends
+            if not waits:
+                self._last = file.path
         if self._said is not None:
-            self._said(Progress(self._done + more, self._total, file.path, waits))
+            self._together.seen()
+        else:
+            self._together.go_on()
+
+    def _watch(self) -> None:
+        """Tell how far the whole is."""
+        if self._said is None:
+            return
+        with self._lock:
+            states = self._states.values()
+            done = self._done + sum(state.done * state.times for state in states)
+            running = [state for state in states if not state.ends]
+            waits = running[0].waits if running and all(state.waits for state in running) else ""
+            progress = Progress(done, self._total, self._last, waits, max(0, len(running) - 1))
+        self._said(progress)
 
     @contextmanager
     def _locked(self, path: Path, file: Remote) -> Iterator[None]:
@@ -174,7 +226,8 @@ class Download:
                 return
             seconds = 2.0**stalls
             try:
-                self._stream(stream, file, have)
+                if self._stream(stream, file, have):
+                    continue
                 why = "the connection ended early"
             except Later as later:
                 why, seconds = later.why, later.seconds or seconds
@@ -195,22 +248,32 @@ class Download:
             if now == have:
                 pause(seconds, lambda why=why, now=now: self._tell(file, now, why))  # type: ignore[misc]
 
-    def _stream(self, stream: BinaryIO, file: Remote, have: int) -> None:
-        headers = {"Range": f"bytes={have}-"} if have else {}
+    def _stream(self, stream: BinaryIO, file: Remote, have: int) -> bool:
+        """Take what one request gives: did all of the part come that was asked for?"""
+        end = min(file.size, have + PART)
+        last = "" if end == file.size else str(end - 1)
+        headers = {"Range": f"bytes={have}-{last}"} if have or last else {}
         with web.request(
             url_of(self._name, self._commit, file.path), token=hub_api.token()[0], headers=headers
-        ) as reply:
+        ) as reply, self._together.cutting(reply.cut):  # fmt: skip
             if reply.status == 416:
                 stream.truncate(0)
                 raise web.Cut("the hub has no such part of the file; it is fetched from the beginning")
+            if reply.status == 400 and file.size > MOST_PLAIN:
+                raise SyscallError(
+                    Errno.ENOTSUP,
+                    f"{shown(file.path)} of {self._name.repo} has {file.size >> 30} GiB, and the hub serves it by "
+                    f"its own protocol (Xet) only: `hf download {self._name.repo} {shown(file.path)}` (pip install "
+                    "huggingface_hub hf_xet) fetches it to where it is found here",
+                )
             check(self._name, reply)
-            if have and not (
+            if headers and not (
                 reply.status == 206 and reply.header("Content-Range").startswith(f"bytes {have}-")
             ):
-                have = stream.truncate(0)
+                have, end = stream.truncate(0), file.size
             stream.seek(have)
             while piece := reply.read(PIECE):
-                if have + len(piece) > file.size:
+                if have + len(piece) > end:
                     stream.truncate(0)
                     raise SyscallError(
                         Errno.EIO,
@@ -219,6 +282,7 @@ class Download:
                 stream.write(piece)
                 have += len(piece)
                 self._tell(file, have)
+        return have == end
 
 
 def _digest(stream: BinaryIO, file: Remote) -> str:

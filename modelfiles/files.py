@@ -24,10 +24,20 @@ MOST_CONFIG = (
     16 << 20
 )  # bytes of a JSON or template file that is read whole; published ones have some kilobytes
 MOST_TOKENIZER = 256 << 20  # of a tokenizer.json; the largest published have some 35 MB
+_QUOTED = 80  # characters of a value that a message quotes
 _KINDS = (
     (stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a fifo"), (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
 )  # fmt: skip
+
+
+class Broken(SyscallError):
+    """A file is not what it should be: whoever reads it again finds the same, until somebody has mended it. What may pass
+    by itself (a disk that does not answer, memory that is short) is a plain SyscallError."""
+
+
+def broken(reason: str) -> Broken:
+    return Broken(Errno.EIO, reason)
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -37,7 +47,7 @@ def open_regular(path: Path) -> BinaryIO:
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "no regular file")
-        raise SyscallError(Errno.EIO, f"{shown(path)} is {kind}, and a regular file was wanted; remove it")
+        raise broken(f"{shown(path)} is {kind}, and a regular file was wanted; remove it")
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
@@ -46,9 +56,8 @@ def read_whole(path: Path, most: int = MOST_CONFIG) -> bytes:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
-            raise SyscallError(
-                Errno.EIO,
-                f"{shown(path)} has {size} bytes, and at most {most} are read of such a file; is it the right one?",
+            raise broken(
+                f"{shown(path)} has {size} bytes, and at most {most} are read of such a file; is it the right one?"
             )
         found = bytearray()
         while piece := file.read(most + 1 - len(found)):
@@ -64,8 +73,8 @@ def read_json(path: Path, kind: type[T], most: int = MOST_CONFIG) -> T:
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise SyscallError(
-            Errno.EIO, f"{shown(path)} cannot be read as JSON ({error}); copy or download the model again"
+        raise broken(
+            f"{shown(path)} cannot be read as JSON ({error}); copy or download the model again"
         ) from None
 
 
@@ -76,18 +85,23 @@ def read_object(path: Path) -> dict[str, Any]:
         found = json.loads(read_whole(path))
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise SyscallError(
-            Errno.EIO,
-            f"{shown(path)} cannot be read as JSON ({shown(error)}); copy or download the model again",
+    except OSError as error:
+        raise SyscallError(Errno.EIO, f"{shown(path)} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise broken(
+            f"{shown(path)} cannot be read as JSON ({shown(error)}); copy or download the model again"
         ) from None
     if not isinstance(found, dict):
-        raise SyscallError(
-            Errno.EIO, f"{shown(path)} holds a JSON {type(found).__name__}, an object was wanted"
-        )
+        raise broken(f"{shown(path)} holds a JSON {type(found).__name__}, an object was wanted")
     return found
 
 
 def shown(value: object) -> str:
-    """Text of a file, or its name, fit to be shown."""
+    """Text of a file, or its name, fit to be shown, whole."""
     return printable(str(value), one_line=True)
+
+
+def quoted(value: object) -> str:
+    """A value of a file in a message: as Python writes it, escaped, and not long."""
+    text = ascii(value)
+    return text if len(text) <= _QUOTED else text[: _QUOTED - 3] + "..."

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from modelfiles import bounds, files, gguf, gguf_config
-from modelfiles.files import shown
-from syscalls.errno import Errno, SyscallError
+from modelfiles.files import broken, shown
+from syscalls.errno import SyscallError
 
 FILE = "generation_config.json"
 MOST_ENDS = 64  # ids that one decode can be ended by
@@ -83,9 +83,7 @@ def _ends(value: object, file: Path) -> list[int]:
         if isinstance(one, bool) or not isinstance(one, int):
             raise _bad(file, "eos_token_id", one, "a token id, a list of them or null")
     if len(ids) > MOST_ENDS:
-        raise SyscallError(
-            Errno.EIO, f"{shown(file)}: eos_token_id lists {len(ids)} ids, at most {MOST_ENDS} are taken"
-        )
+        raise broken(f"{shown(file)}: eos_token_id lists {len(ids)} ids, at most {MOST_ENDS} are taken")
     return [one for one in dict.fromkeys(ids) if 0 <= one <= _MOST_ID]
 
 
@@ -130,7 +128,6 @@ def _number(
 
 
 def _bad(file: Path, name: str, value: object, wanted: str) -> SyscallError:
-    return SyscallError(
-        Errno.EIO,
+    return broken(
         f"{shown(file)}: {name} is {shown(repr(value)[:60])}, and {wanted} was wanted; mend it, or remove the field",
     )

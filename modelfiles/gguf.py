@@ -9,7 +9,6 @@ by its first bytes and not by its name: Ollama's files are called after their di
 from __future__ import annotations
 
 import functools
-import mmap
 import os
 import re
 import stat
@@ -19,23 +18,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
-from modelfiles.files import open_regular, shown
+from modelfiles.files import broken, open_regular, shown
 from syscalls.errno import Errno, SyscallError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 ALIGNMENT = 32  # of tensors, where a file does not say otherwise
-MOST_HEADER = 128 << 20  # bytes; the longest published (a vocabulary of 262,144 with its merges) has 16 MB
+MOST_HEADER = 64 << 20  # bytes; the longest published (a vocabulary of 262,144 with its merges) has 16 MB
 MOST_FIELDS = 1 << 14
 MOST_TENSORS = 1 << 16
-MOST_ITEMS = 1 << 21  # strings in all arrays of a header together: each takes time and memory to read
+MOST_ITEMS = (
+    3 << 19
+)  # strings in all arrays of a header together: each takes time and memory; 777,050 are published
 MOST_TEXT = 4 << 20  # bytes of one string: the longest are chat templates
 MOST_NAME = 1 << 10
 MOST_NESTING = 3
 MOST_DIMENSIONS = 4
 MOST_PARTS = 1000
+_PIECE = 1 << 18  # bytes read at a time
 
 # Item types of tensors: their number in files, and how many items a block of how many bytes holds.
 ITEMS: dict[int, tuple[str, int, int]] = {
@@ -51,7 +53,7 @@ ITEMS: dict[int, tuple[str, int, int]] = {
 
 _NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 10: "<Q", 11: "<q", 12: "<d"}
 _BOOL, _TEXT, _ARRAY = 7, 8, 9
-_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.gguf)?", re.IGNORECASE | re.DOTALL)
+_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.gguf)?", re.IGNORECASE | re.DOTALL | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,13 +226,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
             size = os.fstat(file.fileno()).st_size
             start = file.read(24) or b""
             _check_start(path, start)
-            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+            return _Reader(path, file, size).header(start)
     except FileNotFoundError:
         raise SyscallError(Errno.ENOENT, f"there is no file {path}") from None
-    except (OSError, ValueError) as error:
-        raise _broken(path, f"it cannot be read ({error})") from None
-    with mapped:
-        return _Reader(path, mapped, size).header(start)
+    except OSError as error:
+        reason = f"broken GGUF file: {shown(path)}: it cannot be read ({error.strerror})"
+        raise SyscallError(Errno.EIO, reason) from None
 
 
 def _check_start(path: Path, start: bytes) -> None:
@@ -248,11 +249,13 @@ def _check_start(path: Path, start: bytes) -> None:
 
 
 class _Reader:
-    """Reads one file's header; `at` never gets past its end."""
+    """Reads one file's header; `at` never gets past its end. It is not mapped: a file that is cut short meanwhile would
+    end the process."""
 
-    def __init__(self, path: Path, mapped: mmap.mmap, size: int) -> None:
+    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
         self.path = path
-        self.mapped = mapped
+        self.file = file
+        self.read = bytearray()  # of the file, so far
         self.size = size
         self.most = min(size, MOST_HEADER)
         self.at = 24
@@ -338,7 +341,7 @@ class _Reader:
 
             items = np.dtype(_NUMBERS.get(inner, "<B")[-2:])
             self.room(count * items.itemsize, f"{count} items of field {name!r}")
-            array = np.frombuffer(self.mapped[self.at : self.at + count * items.itemsize], dtype=items)
+            array = np.frombuffer(self.read[self.at : self.at + count * items.itemsize], dtype=items)
             self.at += count * items.itemsize
             return array.astype(bool) if inner == _BOOL else array
         if inner not in (_TEXT, _ARRAY):
@@ -357,16 +360,20 @@ class _Reader:
 
     def texts(self, count: int, name: str) -> Texts:
         """Finds where they end; they are decoded when somebody asks: a driver never does."""
-        mapped, start, at, last = self.mapped, self.at, self.at, self.most - 8
+        read, start, at, last = self.read, self.at, self.at, len(self.read) - 8
         length = struct.Struct("<Q").unpack_from
         for _ in range(count):
             if at > last:
-                raise self.short(8, f"an item of field {name!r}, at byte {at},")
-            at += 8 + length(mapped, at)[0]
-        self.at = at
+                if at > self.most - 8:
+                    raise self.short(8, f"an item of field {name!r}, at byte {at},")
+                self.fill(at + 8)
+                last = len(read) - 8
+            at += 8 + length(read, at)[0]
         if at > self.most:
             raise self.broken(f"the last item of field {name!r} ends at {at}, behind the end")
-        return Texts(mapped[start:at], count)
+        self.fill(at)
+        self.at = at
+        return Texts(bytes(read[start:at]), count)
 
     def name(self, what: str) -> str:
         try:
@@ -380,18 +387,28 @@ class _Reader:
             raise self.broken(f"{what} has {size} bytes, at most {most} are read")
         self.room(size, what)
         self.at += size
-        return self.mapped[self.at - size : self.at]
+        return bytes(self.read[self.at - size : self.at])
 
     def number(self, code: str) -> Any:
         size = struct.calcsize(code)
         self.room(size, "a number")
-        (found,) = struct.unpack_from(code, self.mapped, self.at)
+        (found,) = struct.unpack_from(code, self.read, self.at)
         self.at += size
         return found
 
     def room(self, size: int, what: str) -> None:
         if self.at + size > self.most:
             raise self.short(size, what)
+        self.fill(self.at + size)
+
+    def fill(self, end: int) -> None:
+        """Read on, up to there at least."""
+        while len(self.read) < end:
+            wanted = max(end - len(self.read), min(_PIECE, self.most - len(self.read)))
+            piece = os.pread(self.file.fileno(), wanted, len(self.read))
+            if not piece:
+                raise self.broken(f"it has become shorter while it was read, {len(self.read)} bytes")
+            self.read += piece
 
     def short(self, size: int, what: str) -> SyscallError:
         end = f"the file ends at {self.size}" if self.size <= MOST_HEADER else f"a header ends at {self.most}"
@@ -402,4 +419,4 @@ class _Reader:
 
 
 def _broken(file: Path, what: str) -> SyscallError:
-    return SyscallError(Errno.EIO, f"broken GGUF file: {shown(file)}: {what}; copy or download it again")
+    return broken(f"broken GGUF file: {shown(file)}: {what}; copy or download it again")

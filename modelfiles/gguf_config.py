@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from modelfiles.files import broken, shown
 from modelfiles.gguf import Entry, Header, Texts
 from modelfiles.gguf_families import FAMILIES, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, Family
+from modelfiles.spans import Spans
 from syscalls.errno import Errno, SyscallError
 
 # Tokens that end an answer although a file may name only one: llama.cpp looks for these by their text.
@@ -26,6 +28,7 @@ _SAMPLING = {
 }  # fmt: skip
 _CONTROL, _USER_DEFINED = 3, 4
 _MOST_FACTORS = 1 << 12
+_FACTORS = (1e-4, 1e6)  # of which fp32 still makes frequencies
 _LLAMA3 = (1.0, 4.0)  # low and high factor of all that are published; the length is found by trying
 _GEMMA_27B = {"gemma2": 46, "gemma3": 62}  # layers of those whose queries are scaled by hidden / heads
 
@@ -137,17 +140,16 @@ class Fields:
             return None
         if entry.kind != "F32" or len(entry.shape) != 1 or entry.shape[0] > _MOST_FACTORS:
             raise self.wrong(f"tensor {name} is {entry.kind} {entry.shape}, a row of F32 was wanted")
-        with entry.file.open("rb") as file:
-            file.seek(entry.offset)
-            found = np.frombuffer(file.read(entry.size), dtype="<f4")
-        if found.size != entry.shape[0] or not (np.isfinite(found) & (found > 0)).all():
-            raise self.wrong(f"tensor {name} has values that are no factors")
+        found = Spans().read(entry.file, entry.offset, entry.size).view("<f4")
+        least, greatest = _FACTORS
+        if not ((found >= least) & (found <= greatest)).all():
+            raise self.wrong(
+                f"tensor {name} has values that are no factors: from {least:g} to {greatest:g} they go"
+            )
         return [shortest(float(value)) for value in found]
 
     def wrong(self, what: str) -> SyscallError:
-        return SyscallError(
-            Errno.EIO, f"broken GGUF file: {self.header.path}: {what}; copy or download it again"
-        )
+        return broken(f"broken GGUF file: {shown(self.header.path)}: {what}; copy or download it again")
 
     def refused(self, what: str) -> SyscallError:
         return SyscallError(

@@ -7,16 +7,19 @@ no further import; for all others the `gguf` package has the tables and dequanti
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from modelfiles.tensors import Packed
+from modelfiles.tensors import Columns, Packed
 from syscalls.errno import Errno, SyscallError
 
 PLAIN = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # kept as they are
 PACKED = {"Q8_0": (8, 34), "Q4_0": (4, 18)}  # bits, bytes of a block
 _BLOCK = 32
+_PIECE = 1 << 22  # items whose scales are looked at at a time
+_LARGE = 1 << 24  # items: of a matrix that has more the integers are read twice rather than held
 
 
 def float32(kind: str, rows: np.ndarray) -> np.ndarray:
@@ -49,11 +52,32 @@ def packed(kind: str, rows: np.ndarray) -> Packed | None:
     return Packed(PACKED[kind][0], _BLOCK, values, scale)
 
 
+def packed_in_pieces(
+    kind: str, shape: tuple[int, ...], read: Callable[[int, int], np.ndarray]
+) -> Packed | None:
+    """The integers of a matrix of this shape; `read(first, end)` gives bytes of its columns."""
+    columns, inputs = shape
+    if kind not in PACKED or columns * inputs <= _LARGE:
+        return packed(kind, read(0, columns))
+    scale = np.empty((columns, inputs // _BLOCK), np.float32)
+    step = max(1, _PIECE // inputs)
+    for first in range(0, columns, step):
+        end = min(first + step, columns)
+        scale[first:end] = _scales(kind, read(first, end))
+    values = Columns((columns, inputs), lambda first, end: _parts(kind, read(first, end))[1])
+    return Packed(PACKED[kind][0], _BLOCK, values, scale)
+
+
+def _scales(kind: str, rows: np.ndarray) -> np.ndarray:
+    """[rows, blocks] in fp32."""
+    blocks = rows.reshape(len(rows), -1, PACKED[kind][1])
+    return np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0].astype(np.float32)
+
+
 def _parts(kind: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scales [rows, blocks] in fp32 and integers [rows, items]: int8, or 0..15 of which 8 is zero."""
     bits, size = PACKED[kind]
-    blocks = rows.reshape(len(rows), -1, size)
-    scale = np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0].astype(np.float32)
+    blocks, scale = rows.reshape(len(rows), -1, size), _scales(kind, rows)
     items = np.ascontiguousarray(blocks[..., 2:])
     if bits == 8:
         return scale, items.view(np.int8).reshape(len(rows), -1)

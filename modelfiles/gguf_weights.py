@@ -6,15 +6,15 @@ else is dequantised when asked for.
 
 from __future__ import annotations
 
-import mmap
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
+from math import prod
 
 import numpy as np
 
 from modelfiles import gguf_items
+from modelfiles.files import broken
 from modelfiles.gguf import Entry, Header
 from modelfiles.gguf_config import Fields
 from modelfiles.gguf_families import (
@@ -28,12 +28,14 @@ from modelfiles.gguf_families import (
     TURNED,
     Family,
 )
-from modelfiles.tensors import Packed, Tensor
-from syscalls.errno import Errno, SyscallError
+from modelfiles.spans import Spans
+from modelfiles.tensors import ByRows, Packed, Pieces, Tensor
 
 MOST_WEIGHTS = 200_000  # an expert's matrix is one; the largest published mixtures have some 140,000
-_LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
-_TOP = re.compile(r"(\w+)\.(weight|bias)")
+_LAYER = re.compile(
+    r"blk\.(0|[1-9][0-9]{0,5})\.(\w+)\.(weight|bias)", re.ASCII
+)  # one spelling for each layer
+_TOP = re.compile(r"(\w+)\.(weight|bias)", re.ASCII)
 _SPLIT = ("attn_q", "attn_k", "attn_v")  # what a fused attn_qkv of a family without one holds
 
 
@@ -50,13 +52,13 @@ class _Recipe:
 
 
 class GGUFWeights:
-    """A `modelfiles.tensors.Weights` over the files of a GGUF model, mapped: what is not looked at is not read."""
+    """A `modelfiles.tensors.Weights` over the files of a GGUF model: what is not asked for is not read."""
 
     def __init__(self, header: Header) -> None:
         """Raises ENOEXEC: an architecture that is not known, a tensor that its family does not have. EIO, ENOTSUP."""
         self.header = header
         self._fields = Fields(header)
-        self._maps: dict[Path, mmap.mmap] = {}
+        self._spans = Spans()
         self._recipes: dict[str, _Recipe] = {}
         for name, entry in header.tensors.items():
             if name not in (ROPE_FREQS, ROPE_SHORT, ROPE_LONG) and not name.endswith(
@@ -72,7 +74,20 @@ class GGUFWeights:
 
     def get(self, name: str) -> Tensor:
         recipe = self._recipe(name)
-        rows = self._rows(recipe)
+        return self._values(recipe, self._rows(recipe))
+
+    def by_rows(self, name: str) -> ByRows:
+        recipe = self._recipe(name)
+        if len(recipe.shape) != 2 or recipe.change in (PAIRED, REGROUPED, TURNED):
+            return self.get(name)
+
+        def read(first: int, end: int) -> Tensor:
+            part = replace(recipe, shape=(end - first, recipe.shape[1]))
+            return self._values(part, self._stored(recipe, first, end))
+
+        return Pieces(recipe.shape, read)
+
+    def _values(self, recipe: _Recipe, rows: np.ndarray) -> Tensor:
         kind, data = recipe.entry.kind, rows
         if kind in gguf_items.PLAIN:
             data = rows.view(gguf_items.PLAIN[kind])
@@ -97,7 +112,11 @@ class GGUFWeights:
             return None
         if recipe.entry.kind not in gguf_items.PACKED:
             return None
-        return gguf_items.packed(recipe.entry.kind, self._rows(recipe))
+        if recipe.change in (PAIRED, REGROUPED):
+            return gguf_items.packed(recipe.entry.kind, self._rows(recipe))
+        return gguf_items.packed_in_pieces(
+            recipe.entry.kind, recipe.shape, lambda first, end: self._stored(recipe, first, end)
+        )
 
     # Names
 
@@ -161,39 +180,41 @@ class GGUFWeights:
         try:
             return self._recipes[name]
         except KeyError:
-            raise SyscallError(
-                Errno.EIO, f"{self.header.path} has no tensor for {name}; download the model again, whole"
+            raise broken(
+                f"{self.header.path} has no tensor for {name}; download the model again, whole"
             ) from None
 
     # Bytes
 
     def _bytes(self, entry: Entry) -> np.ndarray:
-        if entry.file not in self._maps:
-            with entry.file.open("rb") as opened:
-                self._maps[entry.file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        mapped = self._maps[entry.file]
-        if entry.offset + entry.size > len(mapped):
-            raise self._fields.wrong(f"it has become shorter: {entry.file} ends at {len(mapped)}")
-        return np.frombuffer(mapped, dtype=np.uint8, count=entry.size, offset=entry.offset)
+        return self._spans.read(entry.file, entry.offset, entry.size)
 
     def _rows(self, recipe: _Recipe) -> np.ndarray:
         """The weight's bytes, [rows, bytes of a row], in the order that the checkpoint had."""
-        stored = recipe.entry.shape
         count = 1
-        for dim in stored[:-1]:
+        for dim in recipe.shape[:-1] if recipe.change != TURNED else recipe.shape[1:]:
             count *= dim
-        rows = self._bytes(recipe.entry).reshape(count, -1)
-        if len(stored) == 1:  # a bias: each item is a row
-            rows = rows.reshape(stored[0], -1) if recipe.entry.kind in gguf_items.PLAIN else rows
-        if recipe.expert is not None:
-            rows = rows.reshape(stored[0], stored[1], -1)[recipe.expert]
-        if recipe.rows is not None:
-            rows = rows[slice(*recipe.rows)]
+        if len(recipe.shape) == 1 and recipe.entry.kind in gguf_items.PLAIN:  # a bias: each item is a row
+            count = recipe.shape[0]
+        rows = self._stored(recipe, 0, count)
         if recipe.change == PAIRED:
             return self._unpaired(rows)
         if recipe.change == REGROUPED:
             return self._ungrouped(rows)
         return rows
+
+    def _stored(self, recipe: _Recipe, first: int, end: int) -> np.ndarray:
+        """Bytes of some of the weight's rows, as they lie."""
+        entry = recipe.entry
+        single = len(entry.shape) < 2 and entry.kind in gguf_items.PLAIN
+        a_row = entry.size // prod(entry.shape if single else entry.shape[:-1])
+        skipped = (recipe.expert or 0) * prod(recipe.shape[:-1]) + (recipe.rows[0] if recipe.rows else 0)
+        if (skipped + end) * a_row > entry.size:
+            raise self._fields.wrong(
+                f"a tensor of {entry.kind} {entry.shape} has no rows up to {skipped + end}"
+            )
+        found = self._spans.read(entry.file, entry.offset + (skipped + first) * a_row, (end - first) * a_row)
+        return found.reshape(end - first, a_row)
 
     def _unpaired(self, rows: np.ndarray) -> np.ndarray:
         dim = self._head_dim()

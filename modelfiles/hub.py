@@ -78,13 +78,13 @@ def _fetch(name: Name, revision: str, *, weights: bool, said: Said | None) -> Pa
         raise choice.no_weights(what, inside)
     if choice.CONFIG not in inside:
         raise SyscallError(Errno.ENOENT, f"{what} has no {choice.CONFIG} on the hub")
-    small = remotes(choice.side_files(inside))
+    wanted = choice.side_files(inside)
     if weights and choice.SINGLE in inside:
-        download.all([*small, *remotes([choice.SINGLE])])
-    else:
-        download.all(small)
-    if weights and choice.SINGLE not in inside:
+        wanted.append(choice.SINGLE)
+    elif weights:
+        download.all(remotes([choice.INDEX]))  # which says what the whole is
         index = files.read_whole(place / choice.INDEX, choice.MOST_INDEX)
-        download.all(remotes(choice.shards(what, inside, index)))
+        wanted += choice.shards(what, inside, index)
+    download.all(remotes(wanted))
     download.remember()
     return place

@@ -61,6 +61,16 @@ def models() -> list[Found]:
     return list(named.values())
 
 
+def named(path: str) -> Found | None:
+    """The model that Ollama calls so (with its tag, or `latest` of that name); of the others nothing is read."""
+    wanted = (f"{OLLAMA}:{path}", f"{OLLAMA}:{path}:latest")
+    for place in directories():
+        for name, manifest in _manifests(place / "manifests"):
+            if name in wanted:
+                return _model(name, place / "blobs", manifest)
+    return None
+
+
 def _manifests(place: Path) -> Iterator[tuple[str, Path]]:
     """Every manifest: what the model is called, and the file."""
     count = 0

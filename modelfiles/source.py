@@ -105,9 +105,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     try:
         config = files.read_object(file)
     except FileNotFoundError:
-        raise SyscallError(
-            Errno.EIO, f"{shown(file)} is not there; copy or download the model again"
-        ) from None
+        raise files.broken(f"{shown(file)} is not there; copy or download the model again") from None
     bounds.check(config, file)
     if not isinstance(config.get("model_type"), str):
         raise SyscallError(
@@ -144,7 +142,7 @@ def read_headers(directory: Path) -> list[tuple[Path, dict[str, Entry]]]:
         try:
             named = set(files.read_json(index, _Index, _MOST_INDEX).weight_map.values())
         except OSError as error:
-            raise _broken(index, f"it cannot be read ({error.strerror})") from None
+            raise _unread(index, error) from None
         for name in named:
             if Path(name).name != name:
                 raise _broken(index, f"it names {shown(name)}, which is not a file beside it")
@@ -163,7 +161,7 @@ def _read_header(file: Path) -> dict[str, Entry]:
         with files.open_regular(file) as stream:
             return _parse_header(file, stream)
     except OSError as error:
-        raise _broken(file, f"it cannot be read ({error.strerror})") from None
+        raise _unread(file, error) from None
 
 
 def _parse_header(file: Path, stream: BinaryIO) -> dict[str, Entry]:
@@ -218,4 +216,10 @@ class _Stored(msgspec.Struct, gc=False):
 
 
 def _broken(file: Path, what: str) -> SyscallError:
-    return SyscallError(Errno.EIO, f"broken weights: {shown(file)}: {what}; copy or download it again")
+    return files.broken(f"broken weights: {shown(file)}: {what}; copy or download it again")
+
+
+def _unread(file: Path, error: OSError) -> SyscallError:
+    """What the system says of a file: one that is not there stays so, a disk or server may come back."""
+    reason = f"broken weights: {shown(file)}: it cannot be read ({error.strerror}); copy or download it again"
+    return files.broken(reason) if isinstance(error, FileNotFoundError) else SyscallError(Errno.EIO, reason)

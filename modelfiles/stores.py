@@ -14,14 +14,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from modelfiles import cache, choice
-from modelfiles.files import read_whole
-from modelfiles.names import LLAMA_CPP, LM_STUDIO, MAIN, OLLAMA, Kind, Name, near
+from modelfiles import cache, choice, ollama_options
+from modelfiles.files import open_regular, read_whole
+from modelfiles.names import LLAMA_CPP, LM_STUDIO, MAIN, OLLAMA, Kind, Name, near, parse
+from modelfiles.ollama_options import Started
 from syscalls.errno import Errno, SyscallError
 
 HUGGING_FACE = "huggingface"
 DIRECTORY = "directory"
 GGUF, SAFETENSORS = "gguf", "safetensors"
+_POINTER = b"version https://git-lfs"
 _MOST_DEPTH = 4  # folders below a store's own
 _MOST_FILES = 20_000  # looked at in one store
 
@@ -64,22 +66,35 @@ def lookup(name: Name) -> Found:
     from modelfiles import ollama
 
     if name.store == OLLAMA:
-        known = ollama.models()
-        wanted = {f"{OLLAMA}:{name.path}", f"{OLLAMA}:{name.path}:latest"}
+        there = ollama.named(name.path)
+        known = ollama.models() if there is None else []
     else:
         places = lm_studio_directories() if name.store == LM_STUDIO else [llama_cpp_directory()]
         known = _gguf_files(name.store, places)
         wanted = {f"{name.store}:{name.path}", f"{name.store}:{name.path.removesuffix('.gguf')}"}
-    for one in known:
-        if one.name in wanted:
-            if one.problem:
-                raise SyscallError(Errno.ENOEXEC, f"{one.name} cannot be run: {one.problem}")
-            return one
+        there = next((one for one in known if one.name in wanted), None)
+    if there is not None:
+        if there.problem:
+            raise SyscallError(Errno.ENOEXEC, f"{there.name} cannot be run: {there.problem}")
+        return there
     hint = near(f"{name.store}:{name.path}", [one.name for one in known])
     raise SyscallError(
         Errno.ENOENT,
         f"no model {name.text!r}: {name.store} has none of that name{hint or '; `llmasos models --found` lists them'}",
     )
+
+
+def started(text: str) -> Started:
+    """How the store that a name means starts its model; nothing for every other name. Raises EIO for parameters that
+    cannot be."""
+    if ":" not in text:
+        return Started()
+    try:
+        name = parse(text)
+        there = lookup(name) if name.kind is Kind.STORE and name.store == OLLAMA else None
+    except SyscallError:  # it is said where it is looked for, or means something else
+        return Started()
+    return Started() if there is None else ollama_options.started(there.name, there.params, there.system)
 
 
 def lm_studio_directories() -> list[Path]:
@@ -170,7 +185,31 @@ def _entry(name: str, store: str, path: Path, kind: str, files: list[Path], prob
             continue
         size += about.st_size
         modified = max(modified, about.st_mtime)
+        problem = problem or odd(file)
     return Found(name, store, path, kind, size, modified, problem)
+
+
+def odd(file: Path) -> str:
+    """What is wrong with a file of weights by its first bytes; empty for one that begins as it should, and for all other
+    files."""
+    gguf, safetensors = file.name.lower().endswith(".gguf"), file.name.endswith(".safetensors")
+    if not (gguf or safetensors):
+        return ""
+    try:
+        with open_regular(file) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            head = stream.read(len(_POINTER))
+    except SyscallError as error:
+        return error.reason
+    except OSError as error:
+        return f"{file.name} cannot be read ({error.strerror})"
+    if head == _POINTER:
+        return f"{file.name} is a pointer of Git LFS and not the file; `git lfs pull` fetches it"
+    if gguf and head[:4] != b"GGUF":
+        return f"{file.name} is no GGUF file (its {size} bytes begin otherwise); fetch it again"
+    if safetensors and not 2 <= int.from_bytes(head[:8], "little") <= size - 8:
+        return f"{file.name} is no safetensors file, or is cut short ({size} bytes); fetch it again"
+    return ""
 
 
 def _gguf_files(store: str, places: list[Path]) -> list[Found]:

@@ -1,4 +1,4 @@
-"""A model's weights as named arrays, mapped from its files, for whoever runs them without torch.
+"""A model's weights as named arrays, read from its files, for whoever runs them without torch.
 
 safetensors' own library reads into torch, jax or numpy, and numpy has no bfloat16 and no float8; a header is a few lines
 of JSON, so it is read here, every offset against the file's length. What items mean stays with the array: `Tensor.kind`
@@ -7,15 +7,16 @@ is safetensors' name of their type, and `float32` is what they say.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from modelfiles import files, source
+from modelfiles.spans import Spans
 from syscalls.errno import Errno, SyscallError
 
 # safetensors' item types that numpy can hold; those numpy has no name for are kept as their bits.
@@ -40,6 +41,9 @@ class Tensor:
     def shape(self) -> tuple[int, ...]:
         return self.data.shape
 
+    def rows(self, first: int, end: int) -> Tensor:
+        return Tensor(self.kind, self.data[first:end])
+
     def float32(self) -> np.ndarray:
         """The values in fp32: a copy, or (of F32) the array itself. Raises ENOTSUP for kinds that say nothing alone."""
         if self.kind == "F32":
@@ -49,6 +53,28 @@ class Tensor:
         if self.kind in ("F16", "F64"):
             return self.data.astype(np.float32)
         raise SyscallError(Errno.ENOTSUP, f"a tensor of {self.kind} has no values without its scales")
+
+
+class ByRows(Protocol):
+    """A matrix that is read piece by piece: a vocabulary's is often a third of a model, and its whole in fp32 more than
+    the model will ever take."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def rows(self, first: int, end: int) -> Tensor:
+        """Fewer than asked for at its end. May be called by several threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """A `ByRows` whose pieces `read(first, end)` gives."""
+
+    shape: tuple[int, ...]
+    read: Callable[[int, int], Tensor]
+
+    def rows(self, first: int, end: int) -> Tensor:
+        return self.read(first, min(end, self.shape[0]))
 
 
 def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
@@ -66,18 +92,33 @@ def float32_to_bfloat16(values: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
+class Columns:
+    """Integers [columns, inputs], read when a slice of columns is asked for."""
+
+    shape: tuple[int, int]
+    read: Callable[[int, int], np.ndarray]
+
+    def __getitem__(self, columns: slice) -> np.ndarray:
+        first, end, _ = columns.indices(self.shape[0])
+        return self.read(first, end)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype=dtype)
+
+
+@dataclass(frozen=True, slots=True)
 class Packed:
     """A quantised matrix [columns, inputs] whose integers the native decoder can hold as they are:
     weight = (values - zero) * scale, each `group` inputs of a column sharing a scale and a zero.
 
-    values: int8 [columns, inputs] for 8 bits, uint8 (0..15) for 4; scale: fp32 [columns, inputs / group], with no more
-    bits than float16 or bfloat16 has unless `group` is the whole column; zero: int8 [columns, inputs / group], None: 0
-    for 8 bits, 8 for 4.
+    values, an array or what reads it by slices of columns: int8 [columns, inputs] for 8 bits, uint8 (0..15) for 4;
+    scale: fp32 [columns, inputs / group], with no more bits than float16 or bfloat16 has unless `group` is the whole
+    column; zero: int8 [columns, inputs / group], None: 0 for 8 bits, 8 for 4.
     """
 
     bits: int
     group: int
-    values: np.ndarray
+    values: np.ndarray | Columns
     scale: np.ndarray
     zero: np.ndarray | None = None
 
@@ -93,17 +134,20 @@ class Weights(Protocol):
     def get(self, name: str) -> Tensor:
         """The weight's values: F32, F16 or BF16, dequantised where they are stored otherwise. Raises EIO."""
 
+    def by_rows(self, name: str) -> ByRows:
+        """The same values, read when they are asked for where that can be done. Raises EIO."""
+
     def packed(self, name: str) -> Packed | None:
         """Its integers, where they are stored as such and native forms can hold them."""
 
 
 class SafetensorsWeights:
-    """The tensors of a directory of safetensors files, mapped: what is not looked at is not read."""
+    """The tensors of a directory of safetensors files: what is not asked for is not read."""
 
     def __init__(self, directory: Path) -> None:
         """Raises EIO naming the file that is broken."""
         self._where: dict[str, tuple[Path, source.Entry]] = {}
-        self._maps: dict[Path, mmap.mmap] = {}
+        self._spans = Spans()
         self.directory = directory
         for file, entries in source.read_headers(directory):
             for name, entry in entries.items():
@@ -115,23 +159,32 @@ class SafetensorsWeights:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._entry(name)[1].shape
 
-    def get(self, name: str) -> Tensor:
+    def kind(self, name: str) -> str:
+        """Of its items. Raises EIO if there is no such tensor, ENOTSUP if they are not known."""
         file, entry = self._entry(name)
         if entry.kind not in ITEMS:
             raise SyscallError(
                 Errno.ENOTSUP, f"{file}: tensor {name} has items of {entry.kind!r}, which is not known"
             )
-        if file not in self._maps:
-            with files.open_regular(file) as opened:
-                self._maps[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        items = ITEMS[entry.kind]
-        count = entry.size // items.itemsize
-        flat = (
-            np.frombuffer(self._maps[file], dtype=items, count=count, offset=entry.offset)
-            if count
-            else np.empty(0, items)
+        return entry.kind
+
+    def get(self, name: str) -> Tensor:
+        shape = self.shape(name)
+        return self._part(name, 0, prod(shape), shape)
+
+    def by_rows(self, name: str) -> ByRows:
+        shape = self.shape(name)
+        a_row = prod(shape[1:])
+        return Pieces(
+            shape, lambda first, end: self._part(name, first * a_row, end * a_row, (end - first, *shape[1:]))
         )
-        return Tensor(entry.kind, flat.reshape(entry.shape))
+
+    def _part(self, name: str, first: int, end: int, shape: tuple[int, ...]) -> Tensor:
+        """Items of a tensor, counted as they lie."""
+        kind, (file, entry) = self.kind(name), self._entry(name)
+        size = ITEMS[kind].itemsize
+        found = self._spans.read(file, entry.offset + first * size, (end - first) * size)
+        return Tensor(kind, found.view(ITEMS[kind]).reshape(shape))
 
     def packed(self, name: str) -> Packed | None:
         return None
@@ -140,8 +193,7 @@ class SafetensorsWeights:
         try:
             return self._where[name]
         except KeyError:
-            raise SyscallError(
-                Errno.EIO,
+            raise files.broken(
                 f"the weights in {self.directory} have no tensor {name}; download the model again, whole",
             ) from None
 

@@ -15,7 +15,7 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.message import Message
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
@@ -46,8 +46,10 @@ class Cut(Exception):
 class Reply:
     """A response: its status, headers and bytes."""
 
-    def __init__(self, url: str, status: int, headers: Message, body: IO[bytes]) -> None:
-        self.url, self.status, self.headers, self._body = url, status, headers, body
+    def __init__(
+        self, url: str, status: int, headers: Message, body: IO[bytes], line: socket.socket | None
+    ) -> None:
+        self.url, self.status, self.headers, self._body, self._line = url, status, headers, body, line
 
     def read(self, most: int) -> bytes:
         """Up to `most` bytes; empty at the end. Raises Cut."""
@@ -55,6 +57,14 @@ class Reply:
             return self._body.read(most)
         except (http.client.HTTPException, OSError, ValueError) as error:
             raise Cut(_said(error)) from None
+
+    def cut(self) -> None:
+        """End the connection, from any thread: who reads gets its end."""
+        if self._line is not None:
+            with suppress(
+                OSError
+            ):  # it has ended by itself; and of TLS only the line is cut, which a reader holds
+                socket.socket.shutdown(self._line, socket.SHUT_RDWR)
 
     def header(self, name: str) -> str:
         return str(self.headers.get(name) or "").strip()
@@ -124,9 +134,13 @@ def _is_global(address: str) -> bool:
 def _open(asked: Request, peers: list[str], guarded: bool) -> Reply:
     """One request without redirects. The peer's address is added to `peers`; with `guarded` it has to be a global one."""
     proxied = asked.type in getproxies() and not proxy_bypass(asked.host)
+    lines: list[socket.socket] = []
 
     def made(connection: http.client.HTTPConnection) -> None:
-        if proxied or not isinstance(connection.sock, socket.socket):
+        if not isinstance(connection.sock, socket.socket):
+            return
+        lines.append(connection.sock)
+        if proxied:
             return
         peers.append(str(connection.sock.getpeername()[0]))
         if guarded and not _is_global(peers[-1]):
@@ -139,10 +153,10 @@ def _open(asked: Request, peers: list[str], guarded: bool) -> Reply:
     try:
         opened = _opener(made).open(asked, timeout=STALL_SECONDS)
     except HTTPError as error:
-        return Reply(asked.full_url, error.code, error.headers, error)
+        return Reply(asked.full_url, error.code, error.headers, error, lines[-1] if lines else None)
     except (URLError, http.client.HTTPException, OSError, ValueError) as error:
         raise Cut(_said(getattr(error, "reason", None) or error)) from None
-    return Reply(asked.full_url, opened.status, opened.headers, opened)
+    return Reply(asked.full_url, opened.status, opened.headers, opened, lines[-1] if lines else None)
 
 
 def _said(error: object) -> str:

@@ -19,6 +19,15 @@ settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_other_kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The runtime directory that programs take where none is named: one in which no kernel runs, not the user's."""
+    place = tmp_path_factory.mktemp("runtime")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMASOS_RUNTIME", str(place))
+        yield place
+
+
+@pytest.fixture(scope="session", autouse=True)
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where drivers keep installed models while the tests run; not where the user's are."""
     place = tmp_path_factory.mktemp("installed")

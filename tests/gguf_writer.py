@@ -162,7 +162,7 @@ def _factors(config: Any) -> dict[str, list[float]]:
 
 
 def _vocabulary(writer: gguf.GGUFWriter, directory: Path, config: Any) -> None:
-    """The zoo's byte-level tokenizer."""
+    """A byte-level tokenizer, or one with pieces for bytes, as sentencepiece's: merges become scores."""
     tokenizer = json.loads((directory / "tokenizer.json").read_text())
     vocab = dict(tokenizer["model"]["vocab"]) | {
         one["content"]: one["id"] for one in tokenizer["added_tokens"]
@@ -170,17 +170,27 @@ def _vocabulary(writer: gguf.GGUFWriter, directory: Path, config: Any) -> None:
     special = {one["id"] for one in tokenizer["added_tokens"] if one["special"]}
     by_id = {i: token for token, i in vocab.items()}
     rows = config.vocab_size
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    merges = tokenizer["model"]["merges"]
+    pieces = tokenizer["model"]["byte_fallback"]
+    bytes_ = {vocab[f"<0x{byte:02X}>"] for byte in range(256)} if pieces else set()
+    writer.add_tokenizer_model("llama" if pieces else "gpt2")
     writer.add_token_list([by_id.get(i, f"[PAD{i}]") for i in range(rows)])
-    writer.add_token_types([3 if i in special else 1 if i in by_id else 5 for i in range(rows)])
-    writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
+    writer.add_token_types(
+        [3 if i in special else 6 if i in bytes_ else 1 if i in by_id else 5 for i in range(rows)]
+    )
+    if pieces:
+        ranks = {"".join(pair): rank for rank, pair in enumerate(merges)}
+        writer.add_token_scores([-float(ranks.get(by_id.get(i, ""), len(ranks))) for i in range(rows)])
+    else:
+        writer.add_tokenizer_pre("gpt-2")
+        writer.add_token_merges([" ".join(pair) for pair in merges])
     for name, value in (
         ("bos", config.bos_token_id),
         ("eos", config.eos_token_id),
         ("pad", config.pad_token_id),
     ):
-        getattr(writer, f"add_{name}_token_id")(value)
+        if value is not None:
+            getattr(writer, f"add_{name}_token_id")(value[0] if isinstance(value, list) else value)
     template = directory / "chat_template.jinja"
     if template.exists():
         writer.add_chat_template(template.read_text())

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llmasos.light import HEAVY
 from syscalls import blocking, runtime
 from syscalls.errno import SyscallError
 from syscalls.table import BootInfoCall, Models
@@ -28,6 +29,7 @@ from userland.programs.screen import Column, Screen, Table
 OK, NOTE, MISSING = "ok", "note", "missing"
 PYTHON = (3, 11)
 HAL_SECONDS = 120.0
+SPARED = "not installed; models that the native decoder holds run without it"
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 _STYLES = {OK: "", NOTE: "yellow", MISSING: "bold red"}
 
@@ -46,9 +48,10 @@ class Finding:
 def main(where: Path, *, as_json: bool) -> int:
     """Look at everything and print it; 1 if something needed is missing."""
     machine = _machine()
+    native = bool(machine.get("native", {}).get("isa"))
     findings = [
         *python(),
-        *packages(),
+        *packages(native=native),
         *machine_findings(machine),
         *model(),
         *directory(where),
@@ -101,8 +104,9 @@ def python() -> Iterator[Finding]:
         yield Finding("python", "version", MISSING, version, f"LLMasOS needs Python {wanted} or newer")
 
 
-def packages() -> Iterator[Finding]:
-    """What the installed package says it requires, and whether that is there in a fitting version."""
+def packages(*, native: bool) -> Iterator[Finding]:
+    """What the installed package says it requires, and whether that is there in a fitting version. Where there is the
+    native decoder one can do without what a light installation leaves out."""
     try:
         required = importlib.metadata.requires("llmasos") or []
         yield Finding("packages", "llmasos", OK, importlib.metadata.version("llmasos"))
@@ -119,7 +123,10 @@ def packages() -> Iterator[Finding]:
         try:
             version = importlib.metadata.version(wanted.name)
         except importlib.metadata.PackageNotFoundError:
-            yield Finding("packages", wanted.name, MISSING, "not installed", f"pip install '{wanted}'")
+            spared = native and wanted.name in HEAVY
+            found = SPARED if spared else "not installed"
+            status = NOTE if spared else MISSING
+            yield Finding("packages", wanted.name, status, found, f"pip install '{wanted}'")
             continue
         if wanted.specifier.contains(version, prereleases=True):
             yield Finding("packages", wanted.name, OK, version)
@@ -189,7 +196,9 @@ def machine_findings(machine: dict[str, Any]) -> Iterator[Finding]:
     caches = ", ".join(f"{name} {size(count)}" for name, count in cpu["caches"].items())
     yield Finding("machine", "caches", OK, caches or "unknown")
     yield Finding("machine", "memory", OK, f"{size(memory['available'])} of {size(memory['total'])} free")
-    if torch["error"]:
+    if "No module named 'torch'" in torch["error"] and machine["native"]["isa"]:
+        yield Finding("machine", "torch", NOTE, SPARED)
+    elif torch["error"]:
         yield Finding(
             "machine", "torch", MISSING, torch["error"], "install it: pip install 'torch>=2.9,<2.14'"
         )
@@ -201,22 +210,24 @@ def machine_findings(machine: dict[str, Any]) -> Iterator[Finding]:
         found = f"{gpu['name']}, {size(gpu['memory'])}, capability {gpu['capability']}"
         yield Finding("machine", f"gpu {gpu['index']}", OK, found)
     if not machine["gpus"]:
-        why = "torch sees none" if torch["cuda"] else "this torch is built without CUDA"
+        blind = "there is no torch to use one" if torch["error"] else "this torch is built without CUDA"
+        why = "torch sees none" if torch["cuda"] else blind
         yield Finding("machine", "gpu", NOTE, f"{why}; the cpu driver computes")
-    yield from dtypes(cpu, machine["native"])
+    yield from dtypes(cpu, machine["native"], torch=not torch["error"])
 
 
-def dtypes(cpu: dict[str, Any], native: dict[str, Any]) -> Iterator[Finding]:
-    """Which number formats the CPU driver offers, and why."""
+def dtypes(cpu: dict[str, Any], native: dict[str, Any], *, torch: bool) -> Iterator[Finding]:
+    """Which number formats the CPU driver offers, and why. `torch`: it is there."""
     yield Finding("dtypes", "fp32", OK, "always" if cpu["bf16"] else "always; the default here")
     if cpu["bf16"]:
         yield Finding("dtypes", "bf16", OK, "the default here: the CPU multiplies it in hardware")
     else:
-        yield Finding("dtypes", "bf16", NOTE, "works, emulated: slower than fp32 here, in half the memory")
+        yield Finding("dtypes", "bf16", NOTE, "in half the memory; the CPU multiplies it as fp32")
     if isa := native["isa"]:
-        yield Finding(
-            "dtypes", "int8", OK, f"by the native decoder ({isa}) for models like llama, else by torch"
-        )
+        saturates = "; refused for others: without VNNI or AMX torch's int8 products saturate"
+        others = (", else by torch" if cpu["int8"] else saturates) if torch else ""
+        found = f"by the native decoder ({isa}) for models like llama{others}"
+        yield Finding("dtypes", "int8", OK, found)
         yield Finding("dtypes", "int4", OK, f"by the native decoder ({isa}) for models like llama")
         if kept := native["installed"]:
             found = f"{size(native['installed_bytes'])} in {kept}; what is deleted there is made again"

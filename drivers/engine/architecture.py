@@ -20,7 +20,7 @@ from torch import nn
 
 from drivers.engine.defaults import guard_transformers
 from drivers.engine.layout import Layout, eos_ids, refuse
-from syscalls.errno import Errno, SyscallError
+from modelfiles.files import broken, quoted
 
 # Arguments of attention that say nothing about what is computed (or say what we do anyway).
 _HARMLESS = {
@@ -29,6 +29,7 @@ _HARMLESS = {
     "return_dict", "use_cache",
 }  # fmt: skip
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
+_ROPE_ALSO = ("default", "su", "mrope")  # what classes of configurations make others of
 _DRY_TOKENS = 8
 
 
@@ -45,21 +46,58 @@ def open_config(config: dict[str, Any], place: Path) -> Any:
         raise refuse(kind, "it is an encoder-decoder")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise refuse(kind, "the installed transformers knows no causal language model of that name")
+    _check_rope(config, kind, place)
     try:
         if place.is_dir():
             opened = AutoConfig.from_pretrained(place, local_files_only=True)
         else:  # a file whose metadata say what a config.json would
             opened = CONFIG_MAPPING[kind].from_dict(config)
     except Exception as error:  # transformers validates with errors of many kinds
-        raise SyscallError(
-            Errno.EIO, f"{place}/config.json is not a valid {kind} configuration: {error}"
-        ) from None
+        raise broken(f"{place}/config.json is not a valid {kind} configuration: {error}") from None
+    _check_factors(opened, place)
     if getattr(opened, "quantization_config", None) is not None:
         del opened.quantization_config  # its weights come dequantised
     for layer_type in getattr(opened, "layer_types", None) or ():
         if layer_type not in _LAYER_TYPES:
             raise refuse(kind, f"it has {layer_type} layers")
     return opened
+
+
+def _check_rope(config: dict[str, Any], kind: str, place: Path) -> None:
+    """Raises ENOEXEC for a type of rotary positions that the library does not know, EIO for one that is no word."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    for field in ("rope_scaling", "rope_parameters"):
+        outer = config.get(field) or {}
+        if not isinstance(outer, dict):
+            raise broken(f"{place}/config.json: {field} is {quoted(outer)}, an object was wanted")
+        for found in (outer, *(inner for inner in outer.values() if isinstance(inner, dict))):
+            name = found.get("rope_type") or found.get("type") or "default"
+            if not isinstance(name, str):
+                raise broken(f"{place}/config.json: {field}.rope_type is {quoted(name)}, a word was wanted")
+            if name not in (*ROPE_INIT_FUNCTIONS, *_ROPE_ALSO):
+                known = ", ".join(sorted({"default", *ROPE_INIT_FUNCTIONS}))
+                raise refuse(kind, f"{field}.rope_type is {quoted(name)}; those that are known are {known}")
+
+
+def _check_factors(config: Any, place: Path) -> None:
+    """Raises EIO for lists of factors of another length than what is rotated: one of a single number would be spread."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    heads = getattr(config, "num_attention_heads", None)
+    if not isinstance(parameters, dict) or not heads:
+        return
+    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    for found in (parameters, *(inner for inner in parameters.values() if isinstance(inner, dict))):
+        partial = found.get("partial_rotary_factor") or 1.0
+        if not isinstance(partial, int | float) or not isinstance(dim, int):
+            raise broken(
+                f"{place}/config.json: partial_rotary_factor {quoted(partial)} of {quoted(dim)}, numbers were wanted"
+            )
+        wanted = int(dim * partial) // 2
+        for name in ("short_factor", "long_factor"):
+            factors = found.get(name)
+            if factors is not None and (not isinstance(factors, list) or len(factors) != wanted):
+                raise broken(f"{place}/config.json: {name} has not the {wanted} numbers that were wanted")
 
 
 def pin_rope(model: nn.Module, config: Any) -> int | None:
@@ -151,8 +189,7 @@ def build_meta(config: Any) -> nn.Module:
                 config, attn_implementation="eager", dtype=torch.bfloat16
             )
     except Exception as error:  # of any kind: a KeyError for an activation that there is not
-        raise SyscallError(
-            Errno.EIO,
+        raise broken(
             f"no {config.model_type} can be built of this configuration ({type(error).__name__}: {str(error)[:200]})",
         ) from None
     return model.eval()

@@ -50,7 +50,7 @@ from drivers.protocol import (
     StepDone,
 )
 from modelfiles import generation, source
-from modelfiles.files import shown
+from modelfiles.files import broken, shown
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import SamplingDefaults
 
@@ -146,8 +146,7 @@ class Engine:
         origin = checkpoint.Origin(directory, self._digests, kind.way(layout, dtype), loaded)
         changed = there is not None and origin.loaded != self._origins[request.image].loaded
         if there is not None and there.slab.shape != kind.kv_shape(layout, dtype):
-            raise SyscallError(
-                Errno.EIO,
+            raise broken(
                 f"what lies in {directory} is another model than was loaded from there: its KV has another shape",
             )
         moved = [0.0]
@@ -552,10 +551,9 @@ def _stamp(place: Path) -> Stamp:
     try:
         return stamp(place)
     except OSError as error:
-        raise SyscallError(
-            Errno.EIO,
-            f"{shown(error.filename)} cannot be read ({error.strerror}); remove it, or copy or download it again",
-        ) from None
+        reason = f"{shown(error.filename)} cannot be read ({error.strerror}); remove it, or copy or download it again"
+        gone = isinstance(error, FileNotFoundError)
+        raise (broken(reason) if gone else SyscallError(Errno.EIO, reason)) from None
 
 
 def _longer(runs: list[Run], guesses: list[list[int]]) -> list[Run]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from modelfiles.files import broken, quoted
 from syscalls.errno import Errno, SyscallError
 
 # What the tests compare with transformers token by token; other architectures are taken if they pass a trial.
@@ -46,8 +47,8 @@ def eos_ids(value: object) -> list[int]:
             return [int(item) for item in value]
         return [] if value is None else [int(value)]  # type: ignore[call-overload]
     except (TypeError, ValueError, OverflowError):
-        raise SyscallError(
-            Errno.EIO, f"eos_token_id is {ascii(value)[:80]}, a token id, a list of them or null was wanted"
+        raise broken(
+            f"eos_token_id is {quoted(value)}, a token id, a list of them or null was wanted"
         ) from None
 
 

@@ -7,7 +7,6 @@ them up), and progress is told weight by weight, so that a slow disk does not lo
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import torch
 from torch import nn
 
 from drivers.engine.defaults import guard_transformers
-from modelfiles import gguf, source
-from modelfiles.tensors import SafetensorsWeights, Weights
+from modelfiles.files import broken
+from modelfiles.tensors import Weights
 from syscalls.errno import Errno, SyscallError
 
 
@@ -34,27 +33,26 @@ def quiet_transformers() -> None:
 def load_model(
     place: Path, weights: Weights, config: Any, dtype: torch.dtype, report: Callable[[float], None]
 ) -> nn.Module:
-    """The model in `place` with its weights in `dtype`, on the CPU. `report` is called with fractions 0..1. Safetensors
-    are left to transformers; of other forms it gets the values by name, so that its own conversions apply.
+    """The model in `place` with its weights in `dtype`, on the CPU. `report` is called with fractions 0..1. transformers
+    gets the weights by name, so that its own conversions apply, and each is read when it is wanted: it would map the
+    files, and a map ends the driver (SIGBUS) when a file is cut short.
 
     Raises EIO for files that are broken or do not fit the configuration, ENOMEM.
     """
-    from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.utils import logging
 
-    loader: Any = AutoModelForCausalLM
-    if isinstance(weights, SafetensorsWeights):
-        source.check_weights(place)
-        what: dict[str, Any] = {"pretrained_model_name_or_path": place, "use_safetensors": True}
-    else:  # by the class itself: the automatic one looks for files
-        loader = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-        what = {"pretrained_model_name_or_path": None, "state_dict": _values(weights, report)}
+    loader: Any = MODEL_FOR_CAUSAL_LM_MAPPING[
+        type(config)
+    ]  # by the class itself: the automatic one looks for files
+    failures: list[Exception] = []
+    values = {name: _Lazy(weights, name, failures) for name in weights.names()}
     guard_transformers()
     previous = logging.set_tqdm_hook(lambda factory, args, kwargs: _Ticker(args, kwargs, report))
     try:
         model, info = loader.from_pretrained(
-            **what,
+            pretrained_model_name_or_path=None,
+            state_dict=values,
             config=config,
             dtype=dtype,
             attn_implementation="eager",
@@ -67,6 +65,8 @@ def load_model(
     except SyscallError:  # of `report`: nobody wants it any more
         raise
     except Exception as error:  # the loader's errors are of many kinds
+        if failures:
+            raise failures[0] from None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SyscallError(Errno.EIO, f"the weights in {place} cannot be loaded: {reason}") from None
     finally:
@@ -74,8 +74,7 @@ def load_model(
     for lack in ("missing_keys", "mismatched_keys"):
         if info[lack]:
             names = sorted(_named(key) for key in info[lack])
-            raise SyscallError(
-                Errno.EIO,
+            raise broken(
                 f"the weights in {place} do not fit its config.json: {lack.replace('_', ' ')} "
                 f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}; download the model again, whole",
             )
@@ -90,37 +89,22 @@ def _named(key: object) -> str:
     return str(key)
 
 
-def own(model: nn.Module, place: Path, dtype: torch.dtype, tick: Callable[[], None]) -> None:
-    """Copy the weights that may lie where the files in `place` are mapped, as those do that needed no conversion: they
-    stay what they are when somebody writes into a file, and end no driver (SIGBUS) when it is cut short."""
-    if place.is_file():
-        kinds = {entry.kind for entry in gguf.read_header(place).tensors.values()}
-    else:
-        kinds = {entry.kind for _, entries in source.read_headers(place) for entry in entries.values()}
-    if ("F32" if dtype == torch.float32 else "BF16") not in kinds:
-        return
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device.type == "cpu" and tensor.dtype == dtype:
-            tensor.data = tensor.data.clone()
-            tick()
+class _Lazy:
+    """A weight that is read when the loader takes its values, in a thread of its own: as safetensors' slices are."""
 
+    def __init__(self, weights: Weights, name: str, failures: list[Exception]) -> None:
+        self._weights, self._name, self._failures = weights, name, failures
 
-def _values(weights: Weights, report: Callable[[float], None]) -> dict[str, torch.Tensor]:
-    """All weights as tensors, which look at the arrays' own memory."""
-    values: dict[str, torch.Tensor] = {}
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*not writable", category=UserWarning
-        )  # nothing writes to them
-        for name in weights.names():
-            tensor = weights.get(name)
-            values[name] = torch.from_numpy(
-                tensor.data.view(np.int16) if tensor.kind == "BF16" else tensor.data
-            )
-            if tensor.kind == "BF16":
-                values[name] = values[name].view(torch.bfloat16)
-            report(0.0)
-    return values
+    def __getitem__(self, _: object) -> torch.Tensor:
+        try:
+            tensor = self._weights.get(self._name)
+        except Exception as error:  # the loader would make another one of it
+            self._failures.append(error)
+            raise
+        values = np.ascontiguousarray(tensor.data)
+        if tensor.kind == "BF16":
+            return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(values)
 
 
 class _Ticker:

@@ -179,11 +179,7 @@ class TorchKind:
             )
             if config.model_type not in TESTED:
                 verify.check(model, config, layout, lambda: progress(_READ_SHARE))
-            image = Image(model, config, layout, dtype, slab, lambda: progress(_READ_SHARE))
-            loading.own(
-                image.model, place, read_as, lambda: progress(_READ_SHARE)
-            )  # after int8 has made its own
-            return image
+            return Image(model, config, layout, dtype, slab, lambda: progress(_READ_SHARE))
         except RuntimeError as error:  # torch's own of memory is one
             if not isinstance(error, torch.OutOfMemoryError) and "memory" not in str(error):
                 raise

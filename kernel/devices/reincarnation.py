@@ -47,9 +47,17 @@ def add_device(system: System, config: DeviceConfig, queue: RunQueue) -> None:
     if config.name in system.devices:
         raise SyscallError(Errno.EINVAL, f"two devices are called {config.name!r}; give one another name")
     process = DriverProcess(
-        system.table.new_pid(), INIT_PID, Kind.DRIVER, f"driver:{config.name}", system.groups.system,
-        system.now, State.BLOCKED, WaitFor.DEVICE, system.now, device=config.name,
-    )  # fmt: skip
+        system.table.new_pid(),
+        INIT_PID,
+        Kind.DRIVER,
+        f"driver:{config.name}",
+        system.groups.system,
+        system.now,
+        State.BLOCKED,
+        WaitFor.DEVICE,
+        system.now,
+        device=config.name,
+    )
     system.table.add(process)
     device = Device(config, process, queue, evictions=make_evictions(config.evictions))
     device.max_runs, device.step_tokens = config.max_runs or 1, config.step_tokens or 1

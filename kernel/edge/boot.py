@@ -73,9 +73,17 @@ def main(arguments: list[str] | None = None) -> int:
     directory = runtime.locate(args.runtime)
     try:
         over = config.Overrides(
-            args.device, args.model, args.policy, args.max_runs, args.step_tokens, args.kv_bytes, args.weight_bytes,
-            False if args.no_journal else True if args.journal else None, args.journal, args.die_with_parent,
-        )  # fmt: skip
+            args.device,
+            args.model,
+            args.policy,
+            args.max_runs,
+            args.step_tokens,
+            args.kv_bytes,
+            args.weight_bytes,
+            False if args.no_journal else True if args.journal else None,
+            args.journal,
+            args.die_with_parent,
+        )
         settings = config.build(config.read(args.config), over, directory, version())
         core = Kernel(settings)
         if args.die_with_parent and not _is_pipe(sys.stdin.fileno()):
@@ -105,9 +113,15 @@ def _serve(core: Kernel, settings: KernelConfig, directory: Path, args: argparse
         else:
             notes = _left_alone(directory / runtime.JOURNAL)
         server = Server(
-            core, settings.devices, directory, log,
-            die_with_parent=args.die_with_parent, journal=journal, fsync=fsync, notes=notes,
-        )  # fmt: skip
+            core,
+            settings.devices,
+            directory,
+            log,
+            die_with_parent=args.die_with_parent,
+            journal=journal,
+            fsync=fsync,
+            notes=notes,
+        )
         trio.run(server.run)
         halted = True
     finally:

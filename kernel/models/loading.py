@@ -21,6 +21,7 @@ from syscalls.errno import Errno, SyscallError
 
 GiB = float(1 << 30)
 _MOST_SLOTS = 1 << 20  # of an image in one tier
+_LASTING = (Errno.ENOENT, Errno.ENOEXEC, Errno.ENOTSUP)
 _RETRY_MOST = 5.0  # seconds between two tries to page a model in
 
 
@@ -32,6 +33,8 @@ def want_image(system: System, device: Device, model: str, dtype: str, ready: Re
         ready(image)
     else:
         image.waiters.append(ready)
+        if image.lasting:  # whoever comes is told what the files are now
+            image.retry_at = system.now
         want(system, device, image)
     return image
 
@@ -277,10 +280,16 @@ def _load(system: System, device: Device, image: Image, room: int) -> None:
     system.send(
         device,
         Load(
-            ref, image.id, image.path, image.dtype, image.pool.count, image.swap.counts, kept,
+            ref,
+            image.id,
+            image.path,
+            image.dtype,
+            image.pool.count,
+            image.swap.counts,
+            kept,
             room if room < image.size else 0,
         ),
-    )  # fmt: skip
+    )
 
 
 def _loaded(system: System, device: Device, image: Image, ref: int, kept: bool, message: object) -> None:
@@ -290,6 +299,7 @@ def _loaded(system: System, device: Device, image: Image, ref: int, kept: bool, 
         device.answers[ref] = lambda later: _loaded(system, device, image, ref, kept, later)
     elif isinstance(message, Failed):
         image.held = kept
+        image.lasting = message.broken or message.errno in _LASTING
         _load_failed(system, device, image, SyscallError(message.errno, message.reason))
     elif isinstance(message, Loaded):
         image.state, image.progress = RESIDENT, 1.0
@@ -300,14 +310,15 @@ def _loaded(system: System, device: Device, image: Image, ref: int, kept: bool, 
         image.paging_seconds = now - image.asked
         image.allotted = image.allotted if image.streamed else image.size
         image.pageins += 1
-        image.hinted = image.faulted = False
+        image.hinted = image.faulted = image.lasting = False
         if message.changed:
             _lose_kv(system, device, image)
         system.log(
             "info",
             f"{device.name}: {image.name} is in memory: {image.dtype}, {message.weight_bytes / 1e6:.1f} MB of weights, "
             + (f"{message.resident_bytes / 1e6:.1f} MB of them in memory, " if image.streamed else "")
-            + f"{image.pool.count} frames of KV")  # fmt: skip
+            + f"{image.pool.count} frames of KV",
+        )
         system.emit("mem.pagein", device=device.name, amount=message.weight_bytes, detail=image.name)
         _tell_waiters(image, image)
         for process in list(image.users.values()):
@@ -331,7 +342,9 @@ def _lose_kv(system: System, device: Device, image: Image) -> None:
 
 def _load_failed(system: System, device: Device, image: Image, error: SyscallError) -> None:
     """Who asked for a new model is told at once. One that has processes is tried again, as a disk may be busy, memory
-    short or a file server away for a while; when all tries have failed for long those that want to run are ended."""
+    short or a file server away for a while; when all tries have failed for long those that want to run are ended. Where
+    its files are broken it is tried for its processes alone, since somebody may put them right: who only waits for the
+    model is told."""
     if error.errno is Errno.EINTR and _needed(image):  # somebody has come after it was abandoned
         image.state, image.allotted = EVICTED, 0
         want(system, device, image)
@@ -345,6 +358,9 @@ def _load_failed(system: System, device: Device, image: Image, error: SyscallErr
     if failures == 1:
         image.failing_since = system.now
     text = f"{device.name}: {image.name} could not be paged in: {error}"
+    if image.lasting:
+        image.hinted = False
+        _tell_waiters(image, error)
     if system.now < image.failing_since + system.config.pagein_seconds:
         delay = min(system.config.restart_first * 2.0 ** min(failures - 1, 64), _RETRY_MOST)
         image.retry_at = system.now + delay

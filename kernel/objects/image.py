@@ -50,6 +50,9 @@ class Image:
     failures: int = 0  # page-ins in a row that failed
     failing_since: float = 0.0  # when the first of those did
     retry_at: float = 0.0  # not to be tried again before
+    lasting: bool = (
+        False  # the last of those failed by what does not pass: its files are broken, or not there
+    )
     pool: FramePool = field(default_factory=lambda: FramePool(0))
     swap: SwapSpace = field(default_factory=SwapSpace)
     swap_cost: SwapCost = field(default_factory=SwapCost)

@@ -119,10 +119,19 @@ def recover(system: System, state: State) -> None:
 def _program(system: System, saved: SavedProgram) -> Program:
     head = saved.head
     program = Program(
-        head.pid, INIT_PID, Kind.PROGRAM, head.name, system.groups.recall(head.group), system.now,
-        ProcessState.BLOCKED, WaitFor.INPUT, system.now, rights=head.rights, answers=saved.answers,
+        head.pid,
+        INIT_PID,
+        Kind.PROGRAM,
+        head.name,
+        system.groups.recall(head.group),
+        system.now,
+        ProcessState.BLOCKED,
+        WaitFor.INPUT,
+        system.now,
+        rights=head.rights,
+        answers=saved.answers,
         unsure={answer.seq for answer in saved.answers},
-    )  # fmt: skip
+    )
 
     def missing() -> None:
         system.log("warning", f"program {program.pid} ({program.name}) has not come back")

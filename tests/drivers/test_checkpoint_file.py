@@ -284,3 +284,8 @@ def test_of_a_writer_that_was_killed_nothing_is_left(file: str, unnamed: bool) -
     assert Path(file).read_bytes() == before
     saved(file)
     assert sorted(os.listdir(os.path.dirname(file))) == ["beside", "image"]
+
+
+def test_a_folder_that_is_not_there_is_named_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(SyscallError, match=rf"ENOENT.*{tmp_path}/none;.*mkdir -p"):
+        write(str(tmp_path / "none" / "image"), b"head", 4, [b"part"])

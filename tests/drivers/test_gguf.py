@@ -22,7 +22,7 @@ from tests.drivers.reference import DECODED, greedy, prompt
 from tests.gguf_writer import convert
 
 TOLERANCE = 1e-4  # of log-probabilities
-_MORE = {
+MORE = {
     "gemma": ("gemma", models_zoo._plain(head_dim=16)),
     "gemma3": (
         "gemma3_text",
@@ -65,7 +65,7 @@ _FROM_ZOO = (
 def build(name: str, directory: Path) -> Path:
     before = dict(models_zoo.ZOO)
     try:
-        models_zoo.ZOO.update(_MORE)
+        models_zoo.ZOO.update(MORE)
         return models_zoo.build(
             name, directory, changes={"tie_word_embeddings": True} if name == "gemma2" else None
         )
@@ -74,7 +74,7 @@ def build(name: str, directory: Path) -> Path:
         models_zoo.ZOO.update(before)
 
 
-@pytest.mark.parametrize("name", [*_FROM_ZOO, *_MORE])
+@pytest.mark.parametrize("name", [*_FROM_ZOO, *MORE])
 def test_a_family_decodes_what_transformers_decodes_with_the_weights_the_file_was_made_of(
     name: str, tmp_path: Path
 ) -> None:
@@ -116,7 +116,7 @@ def test_integers_are_handed_on_as_they_are_and_say_what_the_dequantised_values_
         packed = weights.packed(name)
         assert packed is not None
         assert (packed.bits, packed.group) == (bits, 32)
-        centred = packed.values.astype(np.float32) - (8 if bits == 4 else 0)
+        centred = np.asarray(packed.values).astype(np.float32) - (8 if bits == 4 else 0)
         values = centred.reshape(*packed.scale.shape, 32) * packed.scale[..., None]
         np.testing.assert_array_equal(values.reshape(weights.shape(name)), weights.get(name).float32())
     assert weights.packed("model.norm.weight") is None

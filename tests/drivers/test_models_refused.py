@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from drivers.cpu import open_device
+from drivers.cpu.native import config as native
 from drivers.cpu.native.image import NativeImage
 from drivers.cpu.native.packing import PAGE
 from drivers.device import Device
@@ -316,7 +319,13 @@ def test_a_link_to_nothing_among_the_files_is_eio_naming_it(device: Device, copi
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("hidden_act", []), ("hidden_act", {"a": 1}), ("hidden_act", "x"), ("eos_token_id", float("inf"))],
+    [
+        ("partial_rotary_factor", {"a": {}}),
+        ("hidden_act", []),
+        ("hidden_act", {"a": 1}),
+        ("hidden_act", "x"),
+        ("eos_token_id", float("inf")),
+    ],
 )
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
 def test_values_that_no_class_takes_are_eio(
@@ -325,6 +334,43 @@ def test_values_that_no_class_takes_are_eio(
     there = shutil.copytree(zoo(kind), tmp_path / "model")
     models_zoo.rewrite_config(there, lambda config: config.update({field: value}))
     assert refusal(lambda: load(device, there)).errno is Errno.EIO
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
+@pytest.mark.parametrize(
+    ("scaling", "said"),
+    [
+        ({"rope_type": "zz"}, "those that are known are default, dynamic, linear, llama3, longrope"),
+        ({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}, "factor"),
+        ({"rope_type": "linear", "factor": 1e-38}, "rope_scaling.factor is 1e-38; numbers from"),
+        ({"rope_type": ["linear"], "factor": 2.0}, "rope_type is ['linear'], a word was wanted"),
+    ],
+)
+def test_rotary_positions_that_make_no_sense_are_refused_by_name(
+    device: Device, zoo: Callable[[str], Path], tmp_path: Path, kind: str, scaling: dict[str, Any], said: str
+) -> None:
+    there = shutil.copytree(zoo(kind), tmp_path / "model")
+
+    def change(config: dict[str, Any]) -> None:
+        config.pop("rope_parameters", None)
+        config["rope_scaling"] = scaling
+
+    models_zoo.rewrite_config(there, change)
+    refused = refusal(lambda: device.probe(Probe(1, str(there), "")))
+    assert refused.errno in (Errno.EIO, Errno.ENOEXEC)
+    assert said in refused.reason
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"model_type": "ministral", "layer_types": 0.5},
+        {"model_type": "phi3", "rope_parameters": {"rope_type": "default", "partial_rotary_factor": [1]}},
+    ],
+)
+def test_fields_of_another_type_are_eio_where_the_native_decoder_reads_them(more: dict[str, Any]) -> None:
+    assert native.why_not(more) == ""
+    assert refusal(lambda: native.read(more, "config.json")).errno is Errno.EIO
 
 
 def test_weights_of_another_shape_are_named_where_torch_loads_them_too(
@@ -362,3 +408,32 @@ def test_what_is_loaded_does_not_change_with_its_files(
         file.write(b"\x11" * (weights.stat().st_size // 2))
     assert Feeder(device).generate([Feeder(device).spawn([1, 2, 3])], 8, 64) == before
     device.unload(IMAGE)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("llama", "int8"), ("llama", "bf16"), ("gpt_neox", "fp32")])
+def test_a_file_cut_short_while_it_is_read_fails_that_load_and_ends_no_driver(
+    name: str, dtype: str, zoo: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Who had it mapped would be killed by a signal (SIGBUS)."""
+    model = shutil.copytree(zoo(name), tmp_path / "model")
+    code = f"""if True:
+        import os
+        from drivers.cpu import open_device
+        from drivers.engine import files
+        from drivers.protocol import Load
+        from modelfiles.files import Broken
+        whole = files.open_weights
+        def cut(*arguments):
+            opened = whole(*arguments)
+            os.truncate({str(model / "model.safetensors")!r}, 9000)
+            return opened
+        files.open_weights = cut
+        device = open_device({{"threads": "1", "installed": "no"}})
+        try:
+            device.load(Load(1, 1, {str(model)!r}, {dtype!r}, 4), lambda fraction: None)
+        except Broken as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "model.safetensors ends at 9000" in done.stdout

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.cpu.native.image import NativeKind
-from drivers.cpu.native.library import FLOAT16, GROUP, LANES, Library, Matrix
+from drivers.cpu.native.library import FLOAT16, GROUP, LANES, OWN, Library, Matrix
 from drivers.cpu.native.network import relocate
 from drivers.cpu.native.packing import (
     FORMS,
@@ -103,8 +103,17 @@ def product(held: Held, x: np.ndarray, isa: str) -> np.ndarray:
     return out
 
 
-def activations(x: np.ndarray, bits: int) -> np.ndarray:
-    """What a product of so many bits makes of its rows, in float64."""
+def by_group(matrix: Matrix) -> bool:
+    """Whether its groups are a file's."""
+    return matrix.group_kind not in (0, OWN)
+
+
+def activations(x: np.ndarray, bits: int, by_group: bool) -> np.ndarray:
+    """What a product of so many bits makes of its rows, in float64: with groups of a file each has a scale of its own."""
+    if by_group:
+        padded = np.pad(x, ((0, 0), (0, -x.shape[1] % GROUP)))
+        groups = activations(padded.reshape(-1, GROUP), bits, False)
+        return groups.reshape(padded.shape)[:, : x.shape[1]]
     if bits == 32:
         return x.astype(np.float64)
     if bits == 16:
@@ -141,7 +150,7 @@ def meaning(packed: Packed) -> np.ndarray:
 def check(held: Held, dense: np.ndarray, x: np.ndarray, bias: np.ndarray | None) -> None:
     """On every instruction set within the rounding of so many sums in fp32 of the sum in float64, and for each row the
     bits that it has alone. The bound is on the sum of magnitudes: half an ulp for each of the additions, twice that."""
-    rows = activations(x, held.matrix.bits)
+    rows = activations(x, held.matrix.bits, by_group(held.matrix))
     wanted, sizes = rows @ dense.T, np.abs(rows) @ np.abs(dense.T)
     if bias is not None:
         wanted, sizes = wanted + bias, sizes + np.abs(bias)

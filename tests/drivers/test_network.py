@@ -41,6 +41,9 @@ class Other:
         changed = self._changed.get(name)
         return self._whole.get(name) if changed is None else Tensor("F32", changed)
 
+    def by_rows(self, name: str) -> Tensor:
+        return self.get(name)
+
     def packed(self, name: str) -> Packed | None:
         return None
 

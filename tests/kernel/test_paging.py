@@ -268,15 +268,16 @@ def test_a_stronger_class_does_not_wait_for_a_turn_and_a_weaker_one_waits_longer
     sim = memory()
     program = sim.program()
     batch, quick = spawn(program, "sim:1m", sched_class=SchedClass.BATCH), spawn(program, "sim:1.1m")
-    slow = decode(program, batch, 5000)
+    slow = decode(program, batch, 1000)
     sim.run_until(lambda: image(sim, "sim:1m").steps > 3)
     began = sim.now
     fast = decode(program, quick, 3)
     sim.run_until(lambda: fast.done)
     assert sim.now - began < 0.2, "it waited for its page-in and nothing else"
-    fast, before = decode(program, quick, 5000), row(program, "sim:1.1m").evictions
+    fast, before = decode(program, quick, 2500), row(program, "sim:1.1m").evictions
     sim.run_for(1.5)
     assert row(program, "sim:1.1m").evictions == before, "ageing has not set in"
+    assert not fast.done
     sim.run_until(lambda: slow.done, limit=100.0)
     assert not fast.errno
 
@@ -505,6 +506,30 @@ def test_a_model_that_cannot_be_paged_in_ends_those_who_want_it_and_nobody_else(
     fail_loads(sim, "")
     slept += program.call(Decode(asleep, 10)).tokens
     assert slept == sim.continuation(PROMPT, 20, name="sim:1m"), "it has lost nothing"
+
+
+@pytest.mark.parametrize("errno", ["ENOENT", "ENOEXEC"])
+def test_who_waits_for_a_model_whose_files_are_broken_is_told_at_once_and_its_processes_wait(
+    errno: str,
+) -> None:
+    """They have something to lose, and somebody may put the files right."""
+    sim = memory(restart_first=5.0)
+    program = sim.program()
+    pid = spawn(program, "sim:1m")
+    tokens = program.call(Decode(pid, 10)).tokens
+    program.call(Evict("sim:1m", force=True))
+    fail_loads(sim, errno)
+    assert refused(program, Spawn("sim:1m", tokens=PROMPT))[0] is Errno[errno]
+    future = decode(program, pid, 10)
+    sim.run_until(lambda: "next try" in said(sim))
+    began = sim.now
+    assert refused(program, Spawn("sim:1m", tokens=PROMPT))[0] is Errno[errno]
+    assert refused(program, Pagein("sim:1m"))[0] is Errno[errno]
+    assert sim.now - began < 1.0
+    assert not future.done
+    fail_loads(sim, "")
+    sim.run_until(lambda: future.done)
+    assert tokens + future.value.tokens == sim.continuation(PROMPT, 20, name="sim:1m")
 
 
 def test_while_one_models_page_in_is_to_be_tried_again_another_one_comes_in() -> None:

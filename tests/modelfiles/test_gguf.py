@@ -5,6 +5,7 @@ The campaign of 100,000 mutations: LLMASOS_GGUF_MUTATIONS=100000 pytest tests/mo
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import struct
@@ -214,6 +215,45 @@ def test_hostile_headers_are_refused_without_being_believed(what: str, tmp_path:
         tracemalloc.stop()
     assert refused.value.errno in (Errno.EIO, Errno.ENOEXEC)
     assert "x.gguf" in refused.value.reason
+
+
+@pytest.mark.parametrize("name", ["blk.00", "blk.\u0660", "blk.0000000", "blk.1000000"])
+def test_a_layers_number_has_one_spelling(name: str, file: Path, tmp_path: Path) -> None:
+    """`blk.00.` would stand for another tensor, `blk.0.`, and take its place."""
+    header = gguf.read_header(file)
+    entry = header.tensors["blk.0.attn_norm.weight"]
+    more = {**header.tensors, f"{name}.attn_norm.weight": entry}
+    with pytest.raises(SyscallError, match="which this architecture has not") as refused:
+        GGUFWeights(dataclasses.replace(header, tensors=more))
+    assert refused.value.errno is Errno.ENOEXEC
+
+
+def test_a_file_cut_short_while_its_header_is_read_is_broken(file: Path, tmp_path: Path) -> None:
+    """Who had it mapped would be killed by a signal (SIGBUS)."""
+    copy = tmp_path / "x.gguf"
+    copy.write_bytes(file.read_bytes())
+    whole = gguf.os.pread
+
+    def cut(descriptor: int, *where: int) -> bytes:
+        os.truncate(copy, 100)
+        return whole(descriptor, *where)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf.os, "pread", cut)
+        with pytest.raises(SyscallError, match="become shorter") as refused:
+            gguf.read_header(copy)
+    assert refused.value.errno is Errno.EIO
+
+
+@pytest.mark.parametrize("factor", [1e-38, 0.0, -1.0, float("inf"), float("nan")])
+def test_factors_that_make_no_frequencies_are_refused(factor: float, file: Path, tmp_path: Path) -> None:
+    entry = gguf.read_header(file).tensors["rope_freqs.weight"]
+    changed = bytearray(file.read_bytes())
+    changed[entry.offset : entry.offset + 4] = struct.pack("<f", factor)
+    copy = tmp_path / "x.gguf"
+    copy.write_bytes(changed)
+    with pytest.raises(SyscallError, match=r"rope_freqs\.weight has values that are no factors"):
+        config_of(gguf.read_header(copy))
 
 
 def test_a_small_file_of_a_million_experts_is_refused(tmp_path: Path) -> None:

@@ -49,6 +49,16 @@ def refused(act: Callable[[], object]) -> SyscallError:
         {"text_config": {"num_hidden_layers": 20_000}},
         {"num_attention_heads": 1e300},
         {"anything": {"at": ["all", 10**40]}},
+        {"rope_scaling": {"rope_type": "linear", "factor": 1e-38}},
+        {"rope_parameters": {"rope_type": "yarn", "factor": float("nan")}},
+        {"rope_scaling": {"rope_type": "llama3", "low_freq_factor": -1.0}},
+        {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0, float("inf")]}},
+        {"rope_parameters": {"full_attention": {"rope_theta": 0.0}}},
+        {"rope_theta": 1e300},
+        {"rms_norm_eps": float("nan")},
+        {"layer_norm_epsilon": -1e-5},
+        {"final_logit_softcapping": float("inf")},
+        {"attention_multiplier": 1e-38},
     ],
 )
 def test_numbers_out_of_bounds_are_refused_by_name(tmp_path: Path, more: dict[str, object]) -> None:

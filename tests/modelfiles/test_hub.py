@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -200,6 +201,132 @@ def test_a_gguf_repository_gives_one_quantisation_with_all_its_parts(server: Hub
     assert place.name.endswith("00001-of-00002.gguf")
     assert "IQ3_XS" in refused(Errno.ENOENT, lambda: source.find("org/name:Q5_K_M"))
     assert not server.fetched("mmproj-F16.gguf")
+
+
+# --- several at once ------------------------------------------------------------------------------------------------
+
+
+def shards(count: int, floats: int = 1000) -> dict[str, bytes]:
+    """A model in so many files, each of other bytes."""
+    names = [f"model-{n:05}-of-{count:05}.safetensors" for n in range(1, count + 1)]
+    index = {"weight_map": {f"t{n}": name for n, name in enumerate(names)}}
+    return {
+        "config.json": CONFIG,
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        **{name: save({f"t{n}": np.full(floats, n, np.float32)}) for n, name in enumerate(names)},
+    }
+
+
+def test_four_files_are_fetched_at_once_and_no_more(server: Hub) -> None:
+    files = shards(8)
+    server.repository("org/name").commit(files)
+    hub.pull(names.parse("org/name@main"))  # all of it, to see that more than four are never served
+    assert server.most_served <= download.AT_ONCE == 4
+    shutil.rmtree(cache.folder("org/name"))
+    for name in ("config.json", "model.safetensors.index.json"):
+        del files[name]
+    server.repository("org/gguf").commit(
+        {f"m-Q8_0-0000{n}-of-00004.gguf": data for n, data in enumerate(list(files.values())[:4], 1)}
+    )
+    server.meet = threading.Barrier(4)  # one after the other, the first would wait for ever
+    place = source.find("org/gguf")
+    assert [one.read_bytes() for one in sorted(place.parent.iterdir())] == list(files.values())[:4]
+    assert not server.meet.broken
+
+
+def test_progress_is_of_the_whole_and_says_how_many_files_are_under_way(server: Hub) -> None:
+    files = shards(6, 600_000)
+    server.repository("org/name").commit(files)
+    told: list[Progress] = []
+    hub.pull(names.parse("org/name"), told.append)
+    assert [one.done for one in told] == sorted(one.done for one in told)
+    assert (
+        told[-1].done
+        == told[-1].total
+        == sum(map(len, files.values())) + len(files["model.safetensors.index.json"])
+    )
+    assert max(one.others for one in told) == 3
+    assert {one for one in files if one.endswith(".safetensors")} <= {one.file for one in told} <= set(files)
+    assert told[-1].others == 0
+
+
+def test_the_error_of_one_file_ends_the_others_which_are_gone_on_with(server: Hub) -> None:
+    files = shards(4, 800_000)
+    server.repository("org/name").commit(files)
+    hold = threading.Event()
+    server.troubles = [
+        Trouble(f"model-0000{n}", cut_after=1_500_000, hold=hold) for n in (1, 3, 4)
+    ]  # hang in mid-file
+    server.troubles.append(Trouble("model-00002", 404, {"X-Error-Code": "EntryNotFound"}))
+    assert "such file" in refused(Errno.ENOENT, lambda: hub.pull(names.parse("org/name"), lambda _: None))
+    hold.set()
+    whole = {digest(name, data)[0]: data for name, data in files.items()}
+    for part in (cache.folder("org/name") / "blobs").glob("*.incomplete"):
+        assert whole[part.stem].startswith(part.read_bytes()), "what was cut off is a beginning"
+    server.asked.clear()
+    place = hub.pull(names.parse("org/name"))
+    assert {path: (place / path).read_bytes() for path in held(place)} == files
+
+
+def test_a_server_that_hangs_in_several_files_does_not_hold_back_ctrl_c(server: Hub) -> None:
+    files = shards(4, 800_000)
+    server.repository("org/name").commit(files)
+    hold = threading.Event()
+    server.troubles = [Trouble("model-0", cut_after=1_500_000, hold=hold, times=4)]
+
+    def interrupts(progress: Progress) -> None:
+        if progress.done >= 4 << 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hub.pull(names.parse("org/name"), interrupts)
+    assert not [one for one in threading.enumerate() if one.name == "llmasos-fetch"], "nobody is left behind"
+    hold.set()
+    server.troubles.clear()
+    server.asked.clear()
+    place = hub.pull(names.parse("org/name"))
+    assert {path: (place / path).read_bytes() for path in held(place)} == files
+    resumed = [one for one in server.asked if "Range" in one.headers and "model-0" in one.path]
+    assert len(resumed) == 4
+
+
+def test_a_disk_without_room_for_all_shards_is_said_before_the_first(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.repository("org/name").commit(shards(4, 800_000))
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1 << 40, 0, download.SPARE + 9_000_000))
+    refused(Errno.EDQUOT, lambda: hub.pull(names.parse("org/name")))
+    assert not server.fetched(".safetensors")
+
+
+def test_a_large_file_is_asked_for_in_parts_as_the_hubs_storage_wants_it(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.repository("org/name").commit(WHOLE)
+    server.redirect_to, server.most_at_once = server.cdn, 500_000
+    monkeypatch.setattr(download, "PART", 500_000)
+    server.troubles = [Trouble("model.safetensors", cut_after=200_000, times=2)]  # of hub and CDN, one each
+    told: list[Progress] = []
+    place = hub.pull(names.parse("org/name"), told.append)
+    assert (place / "model.safetensors").read_bytes() == WEIGHTS
+    asked = [one.headers["Range"] for one in server.fetched("model.safetensors") if one.sent]
+    assert (
+        asked
+        == ["bytes=0-499999", "bytes=200000-699999", "bytes=700000-1199999", "bytes=1200000-"][: len(asked)]
+    )
+    assert len(asked) >= 3
+    assert not any(one.waits for one in told if one.done > 700_000), "a part that has come is no trouble"
+
+
+def test_a_file_that_plain_http_cannot_have_says_who_can(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.repository("org/name").commit(WHOLE)
+    server.redirect_to, server.most_at_once = server.cdn, 1000
+    monkeypatch.setattr(download, "MOST_PLAIN", 500_000)
+    reason = refused(Errno.ENOTSUP, lambda: hub.pull(names.parse("org/name")))
+    assert "hf download org/name model.safetensors" in reason
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

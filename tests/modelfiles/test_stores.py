@@ -398,3 +398,32 @@ def test_removing_follows_no_link_out_of_the_cache(tmp_path: Path) -> None:
     with pytest.raises(SyscallError, match="link"):
         cache.remove("org/whole")
     assert (precious / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"x", "no GGUF file"),
+        (b"", "no GGUF file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+    ],
+)
+def test_a_file_that_only_has_a_models_name_says_what_it_is(tmp_path: Path, data: bytes, said: str) -> None:
+    file = tmp_path / ".lmstudio/models/org/repo/m.gguf"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(data)
+    assert said in by_name()["lmstudio:org/repo/m"].problem
+    with pytest.raises(SyscallError, match=said):
+        stores.lookup(names.parse("lmstudio:org/repo/m"))
+
+
+@pytest.mark.parametrize("data", [b"x", b"\xff" * 8 + b"{}", (100).to_bytes(8, "little") + b"{}"])
+def test_weights_that_are_cut_short_are_no_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    place = tmp_path / "mine"
+    place.mkdir()
+    (place / "config.json").write_text("{}")
+    (place / "model.safetensors").write_bytes(data)
+    monkeypatch.setenv("LLMASOS_MODELS", str(tmp_path))
+    assert "no safetensors file" in by_name()["mine"].problem

@@ -75,7 +75,7 @@ def test_without_torch_the_system_runs_what_the_native_decoder_holds_and_names_w
 
 def test_the_doctor_and_the_shell_do_without_torch_too(environment: dict[str, str]) -> None:
     for command, typed, wanted in (
-        (["doctor"], "", "torch"),
+        (["doctor"], "", "models that the native decoder holds run without it"),
         (["shell"], "help\n", "spawn"),
         (["--help"], "", "llmasos"),
     ):
@@ -89,6 +89,8 @@ def test_the_doctor_and_the_shell_do_without_torch_too(environment: dict[str, st
             timeout=120,
         )  # fmt: skip
         assert wanted in done.stdout, done.stderr
+        assert done.returncode == 0
+        assert "this torch" not in done.stdout
         assert "Traceback" not in done.stderr
     subprocess.run(
         [sys.executable, "-m", "llmasos", "halt"],

@@ -195,13 +195,17 @@ def test_no_file_has_a_name_and_no_descriptor_stays_open(system: System, zoo: Ca
     process.end()
 
 
+@pytest.fixture(scope="module")
+def wanted(system: System, zoo: Callable[[str], Path]) -> list[int]:
+    return unmoved(system, str(zoo("llama")), "fp32")
+
+
 @settings(max_examples=8)
 @given(delays=st.lists(st.floats(0, 0.02), min_size=1, max_size=4))
 def test_second_thoughts_leave_it_where_it_is_or_there(
-    delays: list[float], system: System, zoo: Callable[[str], Path]
+    delays: list[float], system: System, wanted: list[int], zoo: Callable[[str], Path]
 ) -> None:
     process = system.spawn(str(zoo("llama")), PROMPT, dtype="fp32")
-    wanted = unmoved(system, str(zoo("llama")), "fp32")
     system(Decode(process.pid, TOKENS, wait=False))
     for delay in delays:
         there = "cpu1" if process.info().device == "cpu0" else "cpu0"
@@ -212,13 +216,15 @@ def test_second_thoughts_leave_it_where_it_is_or_there(
     process.end()
 
 
-@pytest.mark.parametrize("victim", ["cpu0", "cpu1"])
-def test_a_driver_killed_under_a_move_costs_no_token(victim: str, zoo: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize(("victim", "delays"), [("cpu0", (0.0, 0.005)), ("cpu1", (0.002, 0.01))])
+def test_a_driver_killed_under_a_move_costs_no_token(
+    victim: str, delays: tuple[float, ...], zoo: Callable[[str], Path]
+) -> None:
     with System.connect(boot=True, flags=FLAGS) as system:
         model = str(zoo("llama"))
         wanted = unmoved(system, model, "fp32")
         system.load(model, "fp32", "cpu1")
-        for number, delay in enumerate((0.0, 0.002, 0.005, 0.01)):
+        for number, delay in enumerate(delays):
             process = system.spawn(model, PROMPT, dtype="fp32", device="cpu0")
             system(Decode(process.pid, TOKENS, wait=False))
             (pid,) = (d.os_pid for d in system(BootInfoCall()).devices if d.name == victim)

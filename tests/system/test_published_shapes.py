@@ -99,7 +99,7 @@ def ask(process: Process, text: str) -> tuple[list[int], list[int]]:
 
 def setup_time(process: Process) -> float:
     """When its conversation was begun, which is the time that its template may write."""
-    known, _, _ = process.system.run(turns.known_of(process.pid))
+    known = process.system.run(turns.known_of(process.pid)).dialogue
     assert known is not None
     return known.setup.now
 

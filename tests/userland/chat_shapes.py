@@ -35,7 +35,7 @@ SHAPES: dict[str, Shape] = {
     "chatml": Shape(
         _LOOP + "<|im_start|>{{ m.role }}\n{{ m.content }}" + _CALLS + "<|im_end|>{{ '\n' }}{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-        ("<|im_end|>",),
+        ("<|im_end|>", "</s>"),
     ),
     "trimmed": Shape(
         "{{ bos_token }}" + _LOOP + "<|user|>{{ m.role }}<|end|>\n\n{{ m.content | trim }}<|eot|>{% endfor %}"
@@ -126,13 +126,13 @@ class Ledger:
 
     @property
     def known(self) -> Dialogue:
-        found = dialogue(self.records, len(self.log))
+        found = dialogue(self.records, self.log)
         assert found is not None
         return found
 
     def say(self, chat: ChatFormat, *messages: Message, setup: Setup | None = None) -> list[int]:
         """Say something; the ids of the log then."""
-        begun = dialogue(self.records, len(self.log)) is not None
+        begun = dialogue(self.records, self.log) is not None
         self.do(
             chat.next(self.known, self.log, messages)
             if begun

@@ -102,6 +102,13 @@ def test_templates_by_name_and_named_tokens_are_those_of_the_file(tmp_path: Path
     assert settings.named["bos_token"] == "<s>"
 
 
+def test_the_words_of_a_directory_of_gguf_files_are_those_of_the_file_that_is_run(tmp_path: Path) -> None:
+    model = models_zoo.build("llama", tmp_path / "model")
+    (tmp_path / "alone").mkdir()
+    file = convert(model, tmp_path / "alone" / "tiny-Q8_0.gguf", "Q8_0")
+    assert load_tokenizer(str(file.parent)) is load_tokenizer(str(file))
+
+
 def test_a_converted_model_has_the_words_that_it_had(tmp_path: Path) -> None:
     directory = models_zoo.build("llama", tmp_path / "llama")
     file = convert(directory, tmp_path / "model.gguf")

@@ -28,13 +28,33 @@ from userland.sdk.dialogue import Dialogue, Message, Setup
 from userland.sdk.tokenizer import Tokenizer
 from userland.sdk.tokenizer_files import load_tokenizer
 
-EXAMPLES = int(os.environ.get("LLMASOS_EXAMPLES", "60"))
+# As many as CI has time for: half a minute. LLMASOS_EXAMPLES=20000 is the whole.
+EXAMPLES = int(os.environ.get("LLMASOS_EXAMPLES", "2000"))
 many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+fewer = settings(many, max_examples=EXAMPLES // 10)
+READ = (
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "[TOOL_CALLS]",
+)  # ids of an answer that say how it is read
 MARKS = ["<|start|>", "<|message|>", "<|observation|>", "[gMASK]", "<think>", "</think>", "[INST]", "[/INST]"]
 
 
 # Ids of an answer are the same whatever stands before it, a thought or the prompt.
 CONTEXT_FREE = ("byte-level", "byte-level, split")
+
+
+def spoken_in(words: str) -> list[tuple[str, bool]]:
+    """The shapes that can be compared with such a tokenizer, and whether answers end by themselves. With a space before
+    the end it would be the answer's own and the template's, if it did not."""
+    return [
+        (name, ended)
+        for name, shape in sorted(SHAPES.items())
+        for ended in (True, False)
+        if (not shape.thought or words in CONTEXT_FREE) and (ended or "after" not in name)
+    ]
 
 
 @functools.cache
@@ -61,7 +81,10 @@ def both(words: str, shape: str) -> tuple[Tokenizer, Any]:
 
 @functools.cache
 def chat_of(words: str, shape: str) -> ChatFormat:
-    return ChatFormat(both(words, shape)[0], shape)
+    tokenizer = both(words, shape)[0]
+    return ChatFormat(
+        tokenizer, shape, ends=[i for end in SHAPES[shape].ends if (i := tokenizer.id_of(end)) is not None]
+    )
 
 
 def rendered(theirs: Any, messages: list[Message], *, prompt: bool) -> list[int]:
@@ -78,30 +101,26 @@ def rendered(theirs: Any, messages: list[Message], *, prompt: bool) -> list[int]
     return ids
 
 
-said = words_zoo.texts.filter(lambda text: bool(text.strip()))
-answers = words_zoo.tame.map(str.strip).filter(bool)
+said = words_zoo.texts.map(lambda text: text if text.strip() else f"{text}the")
+answers = words_zoo.tame.map(lambda text: text.strip() or "yes")
 
 
 # --- the log is the rendering ---------------------------------------------------------------------------------------
 
 
-@many
+@pytest.mark.parametrize("words", sorted(words_zoo.CORES))
+@settings(many, max_examples=EXAMPLES // len(words_zoo.CORES))
 @given(
-    st.sampled_from(sorted(words_zoo.CORES)),
-    st.sampled_from(sorted(SHAPES)),
-    st.none() | answers,
-    st.lists(st.tuples(said, answers, st.none() | answers), min_size=2, max_size=5),
-    st.booleans(),
+    data=st.data(),
+    system=st.none() | answers,
+    turns=st.lists(st.tuples(said, answers, st.none() | answers), min_size=2, max_size=5),
 )
 def test_five_turns_are_what_transformers_renders(
-    words: str, name: str, system: str | None, turns: list[tuple[str, str, str | None]], ended: bool
+    words: str, data: st.DataObject, system: str | None, turns: list[tuple[str, str, str | None]]
 ) -> None:
     """A model that writes just what its template would, with and without the token that ends it."""
+    name, ended = data.draw(st.sampled_from(spoken_in(words)))
     shape = SHAPES[name]
-    assume(not shape.thought or words in CONTEXT_FREE)
-    assume(
-        ended or "after" not in name
-    )  # its space before the end would be the answer's own and the template's
     _, theirs = both(words, name)
     chat, ledger = chat_of(words, name), Ledger()
     messages: list[Message] = []
@@ -161,21 +180,35 @@ def ids_of_end(theirs: Any, shape: Shape) -> int:
     return token
 
 
-@many
+@fewer
 @given(
     st.sampled_from(["byte-level", "metaspace first", "gemma", "unigram"]),
-    st.sampled_from(["chatml", "trimmed", "space before the answer", "no system role"]),
-    st.lists(st.tuples(said, st.lists(st.integers(3, 60), min_size=1, max_size=8)), min_size=2, max_size=5),
+    st.sampled_from(
+        [
+            "chatml",
+            "trimmed",
+            "space before the answer",
+            "no system role",
+            "an eos at the very end",
+            "a role's opening ends the answer",
+        ]
+    ),
+    st.lists(said, min_size=2, max_size=5),
     st.booleans(),
+    st.data(),
 )
 def test_an_answer_keeps_the_ids_that_the_model_made(
-    words: str, name: str, turns: list[tuple[str, list[int]]], ended: bool
+    words: str, name: str, questions: list[str], ended: bool, data: st.DataObject
 ) -> None:
-    """Whatever they are: models with random weights make ids that no text is encoded to."""
+    """Whatever they are: models with random weights make ids that no text is encoded to, control tokens among them."""
     ours, _ = both(words, name)
     chat, ledger = chat_of(words, name), Ledger()
     stop = ours.id_of(SHAPES[name].ends[0])
     assert stop is not None
+    ends = {ours.id_of(end) for end in SHAPES[name].ends}
+    special = [i for i, token in ours.added.items() if i not in ends and token.content not in READ]
+    made = st.lists(st.integers(3, 60) | st.sampled_from(special), min_size=1, max_size=8)
+    turns = [(question, data.draw(made)) for question in questions]
     before: list[int] = []
     for question, ids in turns:
         log = list(ledger.say(chat, user(question)))
@@ -258,6 +291,17 @@ def log_after(name: str, answer: str, question: Message, *, setup: Setup | None 
             user("no"),
             "t<|channel|>final<|message|>yes<|end|><|start|>user<|message|>no<|end|><|start|>assistant",
         ),
+        ("chatml", "<|eot|>", user("x"), "\n<|eot|><|im_end|>\n<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"),
+        ("chatml", "a<|eot|>", user("x"), "\na<|eot|><|im_end|>\n<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"),
+        (
+            "thoughts in the last answer only", "<think>\nso\n</think>\n\n<|eot|>yes<|eot|>", user("no"),
+            "\n<|eot|>yes<|eot|><|im_end|>\n<|im_start|>user\nno<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        ("a thought in the prompt", "so\n</think>\n\n<|eot|>", user("x"), "<|eot|></s><|user|>x<|assistant|><think>\n"),
+        (
+            "channels", "<|eot|>yes", user("no"),
+            "t<|channel|>final<|message|><|eot|>yes<|end|><|start|>user<|message|>no<|end|><|start|>assistant",
+        ),
         ("an eos at the very end", "yes", user("no"), "\nyes<|end|>\n<|user|>\nno<|end|>\n<|assistant|>\n"),
     ],
 )  # fmt: skip
@@ -275,10 +319,24 @@ def test_thoughts_stay_where_they_are_kept_by_the_templates_own_switch() -> None
     assert kept.startswith("\n" + said + "\n<|im_start|>user")
 
 
-def test_thoughts_stay_with_keep_where_a_template_has_no_switch_too() -> None:
-    said = "so\n</think>\n\nyes</s>"
+@pytest.mark.parametrize(
+    ("said", "closing"),
+    [
+        ("so\n</think>\n\nyes</s>", ""),
+        ("so\n</think>\n\n<|eot|>", "</s>"),
+        ("so", "</s>"),
+    ],
+)
+def test_thoughts_stay_with_keep_where_a_template_has_no_switch_too(said: str, closing: str) -> None:
     kept = log_after("a thought in the prompt", said, user("no"), setup=Setup(now=NOON, thoughts="keep"))
-    assert kept == "\n" + said + "<|user|>no<|assistant|><think>\n"
+    assert kept == "\n" + said + closing + "<|user|>no<|assistant|><think>\n"
+
+
+def test_a_thought_that_is_kept_is_closed_once() -> None:
+    name, keep = "thoughts in the last answer only", Setup(now=NOON, thoughts="keep")
+    for said, closing in (("<think>\nso\n</think>\n\n", ""), ("<think>\nso", "\n</think>\n\n")):
+        kept = log_after(name, said, user("no"), setup=keep)
+        assert kept == f"\n{said}{closing}<|im_end|>\n<|im_start|>user\nno<|im_end|>\n<|im_start|>assistant\n"
 
 
 # --- what a template does not take ----------------------------------------------------------------------------------

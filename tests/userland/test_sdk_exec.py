@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Limits, ModelInfo, Sampler
-from syscalls.table import Decode, Exec, Feed, Fork, Pagein
+from syscalls.table import Decode, Exec, Feed, Fork, Pagein, Records
 from tests import models_zoo
+from tests.gguf_writer import convert
 from userland.sdk import actions, aio
 from userland.sdk.actions import Language, language_of
 from userland.sdk.chat import ChatFormat
@@ -91,6 +92,31 @@ def test_another_template_makes_other_words_of_a_conversation(llama: str, tmp_pa
     other = language(str(place))
     assert other.tokenizer.digest == load_tokenizer(llama).digest
     assert not same_words(language(llama), other)
+
+
+def test_the_words_of_a_gguf_file_are_those_of_the_directory_that_it_was_made_of(
+    llama: str, shuffled: str, tmp_path: Path
+) -> None:
+    file = str(convert(Path(llama), tmp_path / "model.gguf"))
+    assert same_words(language(llama), language(file))
+    assert same_words(language(file), language(llama))
+    assert not same_words(language(shuffled), language(file))
+
+
+def test_a_context_keeps_its_ids_from_a_gguf_file_to_the_directory_and_back(
+    cpu_system: System, llama: str, tmp_path: Path
+) -> None:
+    file = str(convert(Path(llama), tmp_path / "model.gguf"))
+    with cpu_system.spawn(file, system=SYSTEM) as process:
+        process.turn("one", 5)
+        process.feed_ids([7, 7, 7, 200, 9])  # what no text is encoded to
+        log, records = process.tokens, cpu_system.kernel(Records(process.pid)).records
+        for model in (llama, file):
+            process.exec(model)
+            assert process.tokens == log
+            assert cpu_system.kernel(Records(process.pid)).records == records
+        process.turn("two", 1)
+        assert process.tokens[: len(log)] == log
 
 
 # --- conversations are found again ----------------------------------------------------------------------------------

@@ -6,7 +6,9 @@ Where that source is not unpacked (tests/llama_cpp_source.py) they are skipped.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from tests.userland import words_zoo
 from tests.userland.chat_shapes import NOON, Ledger, user
 from userland.sdk.chat import ChatFormat
 from userland.sdk.dialogue import Message, Setup
-from userland.sdk.template import ChatTemplate
+from userland.sdk.template import ChatTemplate, special
+from userland.sdk.thoughts import opened_in
 from userland.sdk.tokenizer import Settings, Tokenizer
 from userland.sdk.tool_calls import ToolCall
 from userland.sdk.traits import common, told
@@ -44,17 +47,6 @@ CALLING = Setup(
         }
     ],
 )  # fmt: skip
-# Templates whose calls are written in a way of their own, which is no form here.
-UNREAD = {
-    "CohereForAI-c4ai-command-r-plus-tool_use",
-    "muse-glimmer",
-    "meetkai-functionary-medium-v3.2",
-    "openai-gpt-oss-120b",
-}
-
-# Templates that write an answer without thoughts in another way once it is past, or that want a header in it.
-OTHERWISE = {"MiniMax-M3", "NVIDIA-Nemotron-Nano-v2", "muse-glimmer"}
-
 pytestmark = pytest.mark.skipif(not TEMPLATES, reason=WHY)
 
 
@@ -81,56 +73,82 @@ def chat_of(file: Path) -> ChatFormat:
 
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)
 def test_turns_are_what_the_template_renders(file: Path) -> None:
+    """Five turns. The model says what the template writes of its answer behind the prompt; where its prompt has opened a
+    thought, or stands in no rendering of an answer, what the family's models write there."""
     chat, ledger, messages = chat_of(file), Ledger(), list[Message]()
     template, setup = ChatTemplate(chat.tokenizer), CALLING if "tool_use" in file.stem else Setup(now=NOON)
-    if file.stem in OTHERWISE:
-        pytest.skip("it writes an answer that is past in another way")
-    for turn in range(4):
+    options: dict[str, Any] = {"tools": setup.tools, "now": chat.time_of(setup)}
+    traits = chat.traits(setup)
+    for turn in range(5):
         messages.append(user(f"question {turn} <|im_end|>"))
         log = ledger.say(chat, messages[-1], setup=setup)
-        options: dict[str, Any] = {"tools": setup.tools, "now": chat.time_of(setup)}
         prompt = template.render(messages, prompt=True, **options)
-        answer = {"role": "assistant", "content": f"Answer {turn}."}
-        whole = template.render([*messages, answer], prompt=False, **options)
-        if not whole.text.startswith(prompt.text):
-            pytest.skip("it rewrites what its own prompt begins")
         assert chat.tokenizer.decode(log, special=True) == chat.tokenizer.decode(prompt.ids(), special=True)
-        said = whole.text[len(prompt.text) :]
+        text = f"Answer {turn}."
+        answer: Message = {"role": "assistant", "content": text}
+        said = text
+        if opened_in(prompt.text, traits.marks):
+            assert traits.marks is not None
+            said = f"so{traits.marks.way}{text}"
+            if traits.thoughts == "field":
+                answer["reasoning_content"] = "so"
+            else:
+                answer["content"] = special(f"{traits.marks.open}\n{said}")  # its marks are the model's
+        whole = template.render([*messages, answer], prompt=False, **options).text
+        if whole.startswith(prompt.text) and text in whole[len(prompt.text) :]:
+            said = whole[len(prompt.text) :]
         ids = chat.tokenizer.encode(said, control=True)
         end = next((i + 1 for i, token in enumerate(ids) if token in chat.stop_ids(setup)), 0)
-        cut = chat.tokenizer.encode(
-            said[: said.index(answer["content"]) + len(answer["content"])], control=True
-        )
+        cut = chat.tokenizer.encode(said[: said.index(text) + len(text)], control=True)
         ledger.answer(ids[:end] or cut)
         messages.append(answer)
 
 
-@pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)
-def test_the_calls_that_a_template_writes_are_read(file: Path) -> None:
-    chat = chat_of(file)
-    call = ToolCall("look", {"at": "x y", "n": 2})
+CALLS = [ToolCall("look", {"at": "x y", "n": 2}), ToolCall("look", {"at": "z"})]
+
+
+def called(chat: ChatFormat, calls: Sequence[ToolCall]) -> tuple[str, str] | None:
+    """What a template writes of an answer with calls, up to what closes any answer, and the end of the prompt before it;
+    None if it writes nothing of them."""
     asked = [user("alpha")]
     for content in ("", None):
-        for arguments in (call.arguments, '{"at": "x y", "n": 2}'):
-            inner = {**told(call, 0), "function": {"name": "look", "arguments": arguments}}
-            answer: Message = {"role": "assistant", "content": content, "tool_calls": [inner]}
+        for as_text in (False, True):
+            told_calls = [told(call, i) for i, call in enumerate(calls)]
+            for one in told_calls:
+                arguments = one["function"]["arguments"]
+                one["function"]["arguments"] = json.dumps(arguments) if as_text else arguments
+            answer: Message = {"role": "assistant", "content": content, "tool_calls": told_calls}
             try:
                 text = chat.render(CALLING, [*asked, answer]).plain
                 plain = chat.render(CALLING, [*asked, {"role": "assistant", "content": "beta"}]).plain
                 prompt = chat.render(CALLING, asked, prompt=True).plain
             except SyscallError:
                 continue
-            if "x y" not in text or file.stem in UNREAD:
+            if any(str(value) not in text for call in calls for value in call.arguments.values()):
                 continue
             start = common(text, prompt)
-            head = text[start:] if text.startswith(prompt) else text[text.rindex("alpha") + 5 :]
-            said = (
-                head[: len(head) - common(head[::-1], plain[::-1])]
-                if not chat.traits(CALLING).formats[0].close
-                else head
+            begun = text.startswith(prompt)
+            head = text[start:] if begun else text[text.rindex("alpha") + 5 :]
+            behind = (
+                common(head[::-1], plain[::-1])
+                if not chat.traits(CALLING).formats[:1] or not (chat.traits(CALLING).formats[0].close)
+                else 0
             )
-            heard = chat.hear(CALLING, chat.tokenizer.encode(said, control=True), "")
-            assert [(one.name, one.arguments) for one in heard.calls] == [(call.name, call.arguments)]
-            return
-    if file.stem not in UNREAD:
+            return head[: len(head) - behind], prompt[-24:] if begun else ""
+    return None
+
+
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)
+def test_the_calls_that_a_template_writes_are_read(file: Path) -> None:
+    chat = chat_of(file)
+    for calls in (CALLS[:1], CALLS):
+        written = called(chat, calls)
+        if written is None:
+            continue
+        said, lead = written
+        heard = chat.hear(CALLING, chat.tokenizer.encode(said, control=True), lead)
+        assert [(one.name, one.arguments) for one in heard.calls] == [
+            (one.name, one.arguments) for one in calls
+        ]
+    if called(chat, CALLS[:1]) is None:
         pytest.skip("it writes no calls")

@@ -130,3 +130,18 @@ def test_a_template_s_own_refusal_is_the_reason() -> None:
     with pytest.raises(SyscallError, match="the model's chat template says: no more") as caught:
         Template("{{ raise_exception('no ' ~ 'more') }}").render({})
     assert caught.value.errno is Errno.EINVAL
+
+
+def test_a_template_that_did_too_much_is_not_tried_again_with_as_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    template = Template("{% if x|length > 10 %}" + HOSTILE["loops"] + "{% endif %}done")
+    monkeypatch.setattr("userland.sdk.meter.SECONDS", 0.01)
+    with pytest.raises(SyscallError) as first:
+        template.render({"x": "a" * 10_000})
+    monkeypatch.setattr("userland.sdk.meter.SECONDS", 1e9)  # tried again, it would not end
+    for size in (10_000, 5_000, 100_000):
+        with pytest.raises(SyscallError) as again:
+            template.render({"x": "a" * size})
+        assert again.value.reason == first.value.reason
+    assert template.render({"x": "a"}) == "done"  # for a program that asks for less it does what it can

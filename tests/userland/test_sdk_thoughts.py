@@ -11,6 +11,7 @@ from userland.sdk.thoughts import Part, ThoughtMarks, marks_of, opened_in, reade
 from userland.sdk.tool_calls import BadCall, ToolCall
 
 THINK = ThoughtMarks("<think>", "</think>")
+MUSE = marks_of("<|start|> to=self<|message|><|eom|><|eot|>", ())
 HARMONY = ThoughtMarks("<|channel|>analysis<|message|>", "<|end|>", harmony=True)
 
 
@@ -53,6 +54,7 @@ def parts_of(
             [("thought", "t"), ("answer", "So:"), ("call", repr(ToolCall("f")))],
         ),
         (None, "<think>a</think>b", False, [("answer", "<think>a</think>b")]),
+        (THINK, "</think>b", False, [("answer", "b")]),  # an empty one that nothing has opened (MiniMax M3)
     ],
 )  # fmt: skip
 def test_thoughts_stand_between_a_familys_marks(
@@ -133,3 +135,12 @@ def test_a_prompt_can_open_a_thought() -> None:
     assert opened_in("<|assistant|><think>\n", THINK)
     assert not opened_in("<|assistant|><think>\n\n</think>\n\n", THINK)
     assert not opened_in("<|assistant|>", None)
+
+
+@pytest.mark.parametrize("step", [0, 1, 3])
+def test_what_a_model_says_to_itself_is_thought(step: int) -> None:
+    said = " to=self<|message|>I see.<|eom|><|start|>assistant to=user<|message|>Yes.<|eot|>"
+    assert parts_of(MUSE, said, step, header="assistant") == [("thought", "I see."), ("answer", "Yes.")]
+    assert parts_of(MUSE, " to=user<|message|>a <|channel|> b", step, header="assistant") == [
+        ("answer", "a <|channel|> b")
+    ]

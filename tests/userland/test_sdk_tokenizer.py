@@ -212,6 +212,15 @@ except Exception as error:
     assert "needs transformers, which is not installed: pip install transformers" in done.stdout
 
 
+@pytest.mark.parametrize("kind", ["qwen2", "gpt2", "gemma2", "llama"])
+def test_a_directory_without_files_of_a_tokenizer_has_none(tmp_path: Path, kind: str) -> None:
+    """transformers makes some classes out of nothing, whose every text has no tokens."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(SyscallError, match="tokenizer") as caught:
+        load_tokenizer(str(tmp_path))
+    assert caught.value.errno is Errno.EIO
+
+
 def test_an_expression_that_tries_for_ever_is_an_errno(tmp_path: Path) -> None:
     core = core_of("llama")
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"(a|aa|b?a)+(?=c)"), "isolated")

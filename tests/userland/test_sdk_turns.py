@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import models
+from syscalls.blocking import Client
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Limits
-from syscalls.table import Records
+from syscalls.table import Decode, Records, Truncate
 from tests import models_zoo
 from tests.userland.chat_shapes import SHAPES
+from userland.sdk.actions import settle
 from userland.sdk.script import run
 from userland.sdk.system import Process, System
 from userland.sdk.template import ChatTemplate, special
@@ -60,12 +64,12 @@ def test_what_was_said_is_known_to_any_program_and_to_a_fork(cpu_system: System,
     process.turn("one", 5)
     (child,) = process.fork()
     for one in (process, child, cpu_system.process(process.pid)):
-        known, _, _ = run(cpu_system.kernel, known_of(one.pid))
+        known = run(cpu_system.kernel, known_of(one.pid)).dialogue
         assert known is not None
         assert [said.message["role"] for said in known.said] == ["system", "user"]
         assert known.end + 5 == len(one.tokens)
     child.turn("two", 5)
-    known, _, _ = run(cpu_system.kernel, known_of(child.pid))
+    known = run(cpu_system.kernel, known_of(child.pid)).dialogue
     assert known is not None
     assert [said.message["role"] for said in known.said] == ["system", "user", "assistant", "user"]
     child.end()
@@ -148,7 +152,7 @@ def test_a_budget_of_thoughts_brings_the_model_to_its_answer(cpu_system: System,
     with cpu_system.spawn(model, thought_tokens=4, template={"opens": True}) as process:
         answer = process.turn("one", 12)
         log = process.tokens
-        known, _, _ = run(cpu_system.kernel, known_of(process.pid))
+        known = run(cpu_system.kernel, known_of(process.pid)).dialogue
         assert known is not None
         said = log[known.end :]
         assert said[4 : 4 + len(way)] == way
@@ -174,6 +178,13 @@ def test_what_a_tool_answered_goes_into_the_conversation(cpu_system: System, mod
         assert process.tokens[: len(before)] == before  # the call keeps the ids in which it was made
         text = process.language.decode(process.tokens[len(before) : -1], special=True)
         assert text == "\n<|user|>tool\na cat<|end|>\n<|user|>assistant\n"
+        said = process.tokens
+        results: list[Any]
+        for results in ([], ["x"], [("look", "a cat")], [(ToolCall("look"), 3)]):
+            with pytest.raises(SyscallError) as caught:
+                process.reply_tools(results)
+            assert caught.value.errno is Errno.EINVAL
+        assert process.tokens == said
 
 
 def test_a_template_without_a_switch_for_thoughts_says_what_it_looked_for(
@@ -255,7 +266,7 @@ def test_allowed_tokens_do_not_let_others_in() -> None:
     ("said", "max_tokens", "reason"),
     [
         ("x", "5", "max_tokens is an integer, found '5'"),
-        ("x", None, "max_tokens is an integer, found None"),
+        ("x", 2.5, "max_tokens is an integer, found 2.5"),
         ("x", True, "max_tokens is an integer, found True"),
         (None, 5, "what is said is text"),
         (3, 5, "what is said is text"),
@@ -291,6 +302,7 @@ def test_only_text_is_said_and_fed(process: Process, text: Any) -> None:
     [
         {"template": 3}, {"template": {"x": object()}}, {"template": {"x": 10**30}}, {"template": {3: 4}},
         {"chat_template": 3}, {"thought_tokens": 10**30}, {"thought_tokens": "x"}, {"tools": [{"x": 10**40}]},
+        {"thought_tokens": 0}, {"thought_tokens": -1}, {"template": {"messages": [1]}}, {"template": {"tools": []}},
     ],
 )  # fmt: skip
 def test_what_a_template_cannot_be_told_is_refused_at_once(
@@ -362,3 +374,123 @@ def test_a_conversation_names_its_template_where_there_is_no_default(
         assert process.generate(2)
         with pytest.raises(SyscallError, match=r"name one .*: rag, tool_use_2"):
             process.ask("and?")
+
+
+# --- a log that others have changed ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_was_fed_after_a_cut_into_a_question_stays_and_the_question_is_unsaid(
+    cpu_system: System, model: str, first: bool
+) -> None:
+    """Also where the log is as long as it was, or longer: its length does not say that it is whole."""
+    with cpu_system.spawn(model) as process:
+        if not first:
+            process.turn("zero", 3)
+        start = len(process.tokens)
+        process.turn("one two three", 1)
+        process.system.kernel(Truncate(process.pid, start + 12))
+        process.feed("four five six seven eight nine ten eleven twelve thirteen fourteen")
+        before = process.tokens
+        known = run(cpu_system.kernel, known_of(process.pid)).dialogue
+        assert known is not None
+        assert [said.message["content"] for said in known.said] == ([] if first else ["zero"])
+        process.turn("last", 2)
+        assert process.tokens[: len(before)] == before
+        text = process.language.decode(process.tokens[len(before) :], special=True)
+        assert text.startswith("<|end|>\n<|user|>user\nlast<|end|>\n<|user|>assistant\n")
+
+
+def test_what_is_left_of_a_first_question_is_no_answer(cpu_system: System, model: str) -> None:
+    with cpu_system.spawn(model) as process:
+        process.turn("one two three", 1)
+        process.truncate(12)
+        process.turn("last", 1)
+        text = process.language.decode(process.tokens[:-1], special=True)
+        assert text == "<|user|>user\none tw<|end|>\n<|user|>user\nlast<|end|>\n<|user|>assistant\n"
+
+
+def test_switches_stay_when_the_whole_log_is_cut(cpu_system: System, model: str) -> None:
+    off = "<|user|>assistant\n<think>\n\n</think>\n\n"
+    for system in ("Be brief.", ""):
+        with cpu_system.spawn(model, system=system, thinking=False) as process:
+            for handle in (process, cpu_system.process(process.pid)):
+                handle.truncate(0)
+                handle.turn("one", 1)
+                text = process.language.decode(process.tokens[:-1], special=True)
+                assert text.endswith("<|user|>user\none<|end|>\n" + off)
+                assert text.startswith("<|user|>system\nBe brief.<|end|>") == (
+                    handle is process and bool(system)
+                )
+
+
+class Slow:
+    """A kernel to which the way is long between what is said and the wish for an answer."""
+
+    def __init__(self, kernel: Client) -> None:
+        self._kernel = kernel
+
+    def __call__(self, call: Any, **options: Any) -> Any:
+        if isinstance(call, Decode):
+            time.sleep(0.02)
+        return self._kernel(call, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kernel, name)
+
+
+def test_turns_of_several_threads_are_whole_or_refused(
+    cpu_system: System, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[Errno] = []
+    monkeypatch.setattr(cpu_system, "kernel", Slow(cpu_system.kernel))
+
+    def talk(number: int) -> None:
+        for _ in range(6):
+            try:
+                handles[number % 2].turn(f"question {number}", 4)
+            except SyscallError as error:
+                refused.append(error.errno)
+
+    with cpu_system.spawn(model) as process:
+        handles = [process, cpu_system.process(process.pid)]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(talk, range(4)))
+        process.turn("end", 1)
+        known = run(cpu_system.kernel, known_of(process.pid)).dialogue
+        assert known is not None
+        roles = [said.message["role"] for said in known.said]
+        assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
+        assert len(roles) // 2 == 24 - len(refused)
+        assert set(refused) <= {Errno.EBUSY}
+
+
+def test_who_asks_while_an_answer_is_heard_is_refused_and_nothing_has_changed(process: Process) -> None:
+    process.limits(Limits(context=4096))
+    answer = process.say("one", 60)
+    next(answer)
+    for more in (lambda: process.turn("two", 1), lambda: process.generate(1)):
+        with pytest.raises(SyscallError, match="talking to process") as caught:
+            more()
+        assert caught.value.errno is Errno.EBUSY
+    answer.close()
+    process.system.run(settle(process.pid, 0))  # an interrupt takes effect when the step under way has ended
+    process.turn("three", 1)
+    assert "two" not in process.text
+
+
+def test_switches_go_along_to_a_model_of_other_words_that_has_them(
+    cpu_system: System, model: str, tmp_path: Path
+) -> None:
+    """Under its own name for them; what its template does not know stays behind."""
+    place = Path(shutil.copytree(model, tmp_path / "model"))
+    (place / "chat_template.jinja").write_text(THINKING.replace("enable_thinking", "thinking"))
+    with cpu_system.spawn(model, thinking=False, template={"other": 1}) as process:
+        process.turn("one", 3)
+        process.exec(place)
+        known = run(cpu_system.kernel, known_of(process.pid)).dialogue
+        assert known is not None
+        assert known.setup.variables == {"thinking": False}
+        process.turn("two", 1)
+        text = process.language.decode(process.tokens[:-1], special=True)
+        assert text.endswith("user\ntwo<|end|>\n<|user|>assistant\n<think>\n\n</think>\n\n")

@@ -156,8 +156,8 @@ def test_a_groups_token_budget_that_is_used_up_is_not_taken_for_the_processs(whe
 def test_a_context_that_is_short_because_of_a_group_says_so(where: Path) -> None:
     ended = script(
         where,
-        "group tight kv_max=81920",  # two frames
-        "spawn vic --group tight Tell me a long story about a fox.",
+        "group tight kv_max=81920",  # two frames of bf16
+        "spawn vic --group tight --dtype bf16 Tell me a long story about a fox.",
     )
     assert ended.returncode == 0
     assert "its group has KV memory (kv_max) for 32 tokens; `group /users/" in ended.stdout

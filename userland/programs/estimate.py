@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from syscalls.blocking import Client
 from syscalls.printable import printable
 from syscalls.records import EstimateInfo, Going
 from syscalls.table import Estimate
 from userland.programs.figures import number, size
-from userland.programs.ps import Kernel
-from userland.sdk.options import model_path
+from userland.sdk import script
+from userland.sdk.options import located
 
 
-def ask(kernel: Kernel, model: str, *, dtype: str = "", device: str = "", context: int = 0) -> EstimateInfo:
+def ask(kernel: Client, model: str, *, dtype: str = "", device: str = "", context: int = 0) -> EstimateInfo:
     """Ask the kernel. Raises ENOENT, ENOEXEC, EIO, ENOTSUP as loading it does."""
-    return kernel(Estimate(model_path(model), device, dtype, context))
+    return kernel(Estimate(script.run(kernel, located(model)), device, dtype, context))
 
 
 def pairs(info: EstimateInfo) -> list[tuple[str, str]]:

@@ -1,22 +1,83 @@
-"""models: its words. `--found`, `ls`, `du`, `check`, `pull` and `rm` are about the disk and want no kernel."""
+"""models, on the command line and in the shell: what the kernel has, and what is on the disk. `--found`, `ls`, `du`,
+`check`, `pull` and `rm` are about the disk and want no kernel."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from modelfiles import stores
-from syscalls.blocking import connect
+from syscalls.blocking import Client, connect
 from syscalls.errno import Errno, SyscallError
 from syscalls.table import Models
-from userland.programs import disk, pull
+from userland.programs import disk, estimate, pull, system
 from userland.programs.figures import size
 from userland.programs.screen import Screen
 
-ACTIONS = ("ls", "du", "pull", "rm", "check")
+ACTIONS = {
+    "ls": "what the hub's cache has",
+    "du": "what takes what on disk",
+    "pull": "fetch from the hub (what is there stays)",
+    "rm": "remove from the cache and what is installed of it",
+    "check": "is it whole?",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was asked for: without any of it, what the kernel has."""
+
+    action: str = ""
+    names: list[str] = field(default_factory=list)
+    found: bool = False
+    as_json: bool = False
+    yes: bool = False
+    estimate: str = ""
+    dtype: str = ""
+    device: str = ""
+    context: int = 0
+
+
+def run(
+    screen: Screen,
+    asked: Asked,
+    where: Path,
+    kernel: Callable[[], AbstractContextManager[Client]],
+    ask: Callable[[str], str] | None = None,
+) -> int:
+    """Do it; the exit status. `kernel` is opened only for what needs one; `ask` asks the person. Raises EINVAL for what
+    does not go together."""
+    if asked.action and asked.action not in ACTIONS:
+        raise SyscallError(
+            Errno.EINVAL, f"models has no action {asked.action!r}; there are {', '.join(ACTIONS)}"
+        )
+    if not asked.estimate and (asked.dtype or asked.device or asked.context):
+        raise SyscallError(Errno.EINVAL, "--dtype, --device and --context go with --estimate MODEL")
+    if [asked.found, bool(asked.estimate), bool(asked.action)].count(True) > 1:
+        what = "--found" if asked.found else "--estimate"
+        raise SyscallError(
+            Errno.EINVAL, f"{what} stands by itself; say it without {asked.action or '--estimate'}"
+        )
+    if asked.found:
+        return found(screen, asked.as_json)
+    if asked.action:
+        return act(
+            screen, asked.action, asked.names, where=where, as_json=asked.as_json, yes=asked.yes, ask=ask
+        )
+    with kernel() as client:
+        if asked.estimate:
+            info = estimate.ask(
+                client, asked.estimate, dtype=asked.dtype, device=asked.device, context=asked.context
+            )
+            screen.pairs(estimate.pairs(info))
+        else:
+            screen.table(system.models(client(Models())))
+    return 0
 
 
 def found(screen: Screen, as_json: bool) -> int:
@@ -26,7 +87,16 @@ def found(screen: Screen, as_json: bool) -> int:
     )
 
 
-def act(screen: Screen, action: str, models: list[str], *, where: Path, as_json: bool, yes: bool) -> int:
+def act(
+    screen: Screen,
+    action: str,
+    models: list[str],
+    *,
+    where: Path,
+    as_json: bool,
+    yes: bool,
+    ask: Callable[[str], str] | None = None,
+) -> int:
     """Do one of ACTIONS; the exit status. Raises EINVAL for one that does not go with what is named."""
     if action in ("ls", "du") and models:
         raise SyscallError(Errno.EINVAL, f"models {action} takes no name, found {models[0]!r}")
@@ -44,7 +114,7 @@ def act(screen: Screen, action: str, models: list[str], *, where: Path, as_json:
         if action == "pull":
             pull.pull(screen, model)
         else:
-            _remove(screen, model, where, yes)
+            _remove(screen, model, where, yes, ask)
     return 0
 
 
@@ -85,8 +155,11 @@ def _check(screen: Screen, models: list[str], as_json: bool) -> int:
     return int(any(record["broken"] for record in records))
 
 
-def _remove(screen: Screen, model: str, where: Path, yes: bool, ask: Callable[[str], str] = input) -> None:
-    """Remove a model from the disk, asking first. Raises EBUSY for one that a kernel runs, unless that is said too."""
+def _remove(
+    screen: Screen, model: str, where: Path, yes: bool, ask: Callable[[str], str] | None = None
+) -> None:
+    """Remove a model from the disk, asking first (on standard input, unless told how). Raises EBUSY for one that a kernel
+    runs, unless that is said too."""
     removed = disk.removal(model)
     using = disk.users(_known(where), removed)
     if using and not yes:
@@ -98,11 +171,11 @@ def _remove(screen: Screen, model: str, where: Path, yes: bool, ask: Callable[[s
         f", {len(removed.made)} installed" if removed.made else ""
     )
     if not yes:
-        if not sys.stdin.isatty():
+        if ask is None and not sys.stdin.isatty():
             raise SyscallError(
                 Errno.EINVAL, f"rm asks before it removes {what}, and nobody is there to answer: --yes"
             )
-        if ask(f"remove {what}? [y/N] ").strip().lower() not in ("y", "yes"):
+        if (ask or input)(f"remove {what}? [y/N] ").strip().lower() not in ("y", "yes"):
             screen.line("nothing was removed")
             return
     removed.act()

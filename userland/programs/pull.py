@@ -87,13 +87,14 @@ def pull(screen: Screen, text: str) -> Path:
     meter = Meter(screen)
 
     def said(progress: Progress) -> None:
-        meter(progress.file, progress.done, progress.total, progress.waits)
+        others = f" and {progress.others} more" if progress.others else ""
+        meter(f"{progress.file}{others}", progress.done, progress.total, progress.waits)
 
     try:
         place = hub.pull(name, said)
     except KeyboardInterrupt:
         meter.close()
-        screen.error(f"llmasos: interrupted; `llmasos models pull {text}` goes on where it was")
+        screen.error(f"interrupted; `models pull {text}` goes on where it was")
         raise
     finally:
         meter.close()

@@ -92,7 +92,7 @@ def language_of(info: ModelInfo) -> Language:
     """Load a model's tokenizer. Raises ENOENT or EIO if there is none."""
     simulated = info.architecture == sim_words.ARCHITECTURE
     tokenizer = sim_words.sim_tokenizer(info.vocab) if simulated else load_tokenizer(info.path)
-    chat = _chat_of(tokenizer, info.name, info.context)
+    chat = _chat_of(tokenizer, info.name, info.context, tuple(info.eos_ids))
     if isinstance(chat, SyscallError):
         return Language(info, tokenizer, None, chat.reason)
     if chat.named_only:
@@ -103,10 +103,12 @@ def language_of(info: ModelInfo) -> Language:
 
 
 @functools.lru_cache(maxsize=16)
-def _chat_of(tokenizer: Tokenizer, name: str, window: int) -> ChatFormat | SyscallError:
+def _chat_of(
+    tokenizer: Tokenizer, name: str, window: int, ends: tuple[int, ...]
+) -> ChatFormat | SyscallError:
     """A model's chat format, or why it has none. A model whose files have changed has another tokenizer."""
     try:
-        return ChatFormat(tokenizer, name, window)
+        return ChatFormat(tokenizer, name, window, ends)
     except SyscallError as error:  # a template that is broken or missing matters to whoever wants to chat
         return error
 

@@ -10,7 +10,7 @@ what the template writes between an answer and the next question.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from syscalls.errno import Errno, SyscallError
-from userland.sdk.dialogue import Dialogue, Entry, Message, Said, Setup, Span
+from userland.sdk.dialogue import Dialogue, Entry, Message, Said, Setup, Span, digest_of
 from userland.sdk.heard import Heard, heard
 from userland.sdk.splice import Splice, Spliced, closed
 from userland.sdk.template import ChatTemplate, Own, Rendering, special
@@ -46,13 +46,15 @@ class ChatFormat:
     """The chat template of one tokenizer. Raises ENOTSUP on construction if there is none, EINVAL if it cannot even
     render a question.
 
-    `window` is the model's context in tokens (0: unknown); a text too long for it is refused (see `text.checked`).
+    `window` is the model's context in tokens (0: unknown); a text too long for it is refused (see `text.checked`). `ends`
+    are the ids with which the model's files say that it ends.
     """
 
-    def __init__(self, tokenizer: Tokenizer, model: str, window: int = 0) -> None:
+    def __init__(self, tokenizer: Tokenizer, model: str, window: int = 0, ends: Collection[int] = ()) -> None:
         self.tokenizer = tokenizer
         self.model = model
         self._window = window
+        self._ends = frozenset(ends)
         self._template = ChatTemplate(tokenizer, window)
         self._traits: dict[bytes, Traits] = {}
         if not tokenizer.settings.templates:
@@ -106,7 +108,7 @@ class ChatFormat:
             content = messages[0].get("content") if len(messages) == 1 else None
             content = special(content) if allow_special else content
             ids = self.opening(content, setup) if isinstance(content, str) else []
-            return Turn(0, ids, Entry(said, setup, len(ids)))
+            return Turn(0, ids, Entry(said, setup, len(ids), digest=digest_of(ids)))
         return self.next(Dialogue(setup), [], messages, with_setup=True, allow_special=allow_special)
 
     def next(
@@ -138,7 +140,9 @@ class ChatFormat:
             keep if keep < len(log) else keep + 1
         )  # of a log that grows all stays known
         setup_told = dialogue.setup if with_setup or known == 0 else None
-        return Turn(keep, ids[keep:], Entry(said[known:], setup_told, len(ids) - keep, prompt, lead, known))
+        fed = ids[keep:]
+        entry = Entry(said[known:], setup_told, len(fed), prompt, lead, known, digest_of(fed))
+        return Turn(keep, fed, entry)
 
     def continued(
         self, log_end: Sequence[int], messages: Sequence[Message], setup: Setup | None = None
@@ -176,7 +180,8 @@ class ChatFormat:
 
     def traits(self, setup: Setup) -> Traits:
         """What the template does with answers, found by rendering probes. Raises EINVAL if it renders none."""
-        key = msgspec.msgpack.encode(msgspec.structs.replace(setup, now=0.0, thought_tokens=-1))
+        aside = {"now": 0.0, "thought_tokens": -1, "system": "", "stop": [], "max_tokens": 0}
+        key = msgspec.msgpack.encode(msgspec.structs.replace(setup, **aside))
         found = self._traits.get(key)
         if found is None:
             if len(self._traits) > 32:
@@ -209,6 +214,16 @@ class ChatFormat:
                 f"{', '.join(names)}); pass its own variables as template={{...}}",
             )
         return {**dict.fromkeys(there, thinking), **more}
+
+    def heeded(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the variables of another model's template those that this one knows, switches under the names they have
+        here."""
+        source = self._template.source() if not self.named_only else ""
+        found: dict[str, Any] = {}
+        for name, value in variables.items():
+            names = next((alike for alike in (_THINKING, _EFFORT) if name in alike), (name,))
+            found |= {one: value for one in names if re.search(rf"\b{one}\b", source)}
+        return found
 
     # --- rendering ---
 
@@ -277,8 +292,10 @@ class ChatFormat:
         def span(part: Span | None) -> Span | None:
             return None if part is None else (part[0] + start, part[1] + start)
 
-        part = found.answer_at
-        if part is not None and found.thought and self.traits(dialogue.setup).gap:
+        part, traits = found.answer_at, self.traits(dialogue.setup)
+        if part is None and found.thought and not found.calls and traits.thoughts == "dropped":
+            part = (len(stripped), len(stripped))  # it had not come to answer
+        if part is not None and found.thought and traits.gap:
             part = (min(part[0], found.thought_end), part[1])
         answer = None if found.bad else span(part)
         return Said(message, (start, len(log)), span(found.thought_at), answer, dialogue.lead)
@@ -288,15 +305,14 @@ class ChatFormat:
         return self._closed(dialogue.setup, log[dialogue.end :]) > 0
 
     def _closed(self, setup: Setup, ids: Sequence[int]) -> int:
-        """How many tokens at an answer's end are no part of what it says: those of the template's closing that the model
-        wrote itself, or one that ended it and is no word."""
-        return closed(self.tokenizer, self.traits(setup), ids)
+        """How many tokens at an answer's end are no part of what it says."""
+        return closed(self.tokenizer, self.traits(setup), self._ends, ids)
 
     def _spliced(
         self, setup: Setup, said: list[Said], log: Sequence[int], *, prompt: bool
     ) -> tuple[Spliced, str]:
         """A conversation's ids, and the end of its prompt."""
-        splice = Splice(self.tokenizer, self.traits(setup), said, log)
+        splice = Splice(self.tokenizer, self.traits(setup), self._ends, said, log)
         rendering = self.render(setup, splice.messages, prompt=prompt)
         return splice.into(rendering), self._lead(setup, splice.messages, rendering) if prompt else ""
 

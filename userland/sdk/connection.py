@@ -41,6 +41,7 @@ class Connection:
 
     def __init__(self, kernel: blocking.Client, cleanup: ExitStack) -> None:
         self.kernel = kernel
+        self.talking: dict[int, object] = {}  # processes in a turn; see turns.alone
         self._cleanup = cleanup
         # Kept until closed: a stream whose system nobody names any more goes on, a forgotten one ends in good order.
         atexit.register(cleanup.close)

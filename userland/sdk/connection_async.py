@@ -29,6 +29,7 @@ class AsyncConnection:
         self._where, self._boot, self._flags, self._name = where, boot, flags, name
         self._reconnect = reconnect
         self._cleanup = AsyncExitStack()
+        self.talking: dict[int, object] = {}  # processes in a turn; see turns.alone
 
     @classmethod
     def connect(

@@ -3,11 +3,13 @@ told. It is kept with the process as records of its log (`syscalls.records.LogRe
 program can go on with it, after a fork or a restore as well.
 
 A record holds what was new with its feed, like an entry of a journal: the conversation is all of them read in order, and
-where the log is cut the entries behind the cut are gone with it.
+where the log is cut the entries behind the cut are gone with it. A cut into the ids of a feed leaves its entry, which is
+told by a digest of them that it holds: what it said is unsaid, and what is left of its ids is text like any other.
 """
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -26,8 +28,9 @@ _PACK_FROM = 256  # bytes
 
 
 class Setup(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the template is told beside messages. `now` is the time it may write, seconds since the epoch: that at which
-    the process was started, or the log would change under it."""
+    """What the template is told beside messages, and what holds where a turn does not say: `system` begins the
+    conversation, `stop` and `max_tokens` end an answer (0: the SDK's own; -1: what there is room for). `now` is the time
+    it may write, seconds since the epoch: that at which the process was started, or the log would change under it."""
 
     now: float = 0.0
     tools: list[dict[str, Any]] | None = None
@@ -35,6 +38,15 @@ class Setup(msgspec.Struct, frozen=True, omit_defaults=True):
     thoughts: Literal["", "drop", "keep"] = ""  # empty: as the template does
     template: str | None = None
     thought_tokens: int = -1  # of one answer at most; -1: as many as the answer may have
+    system: str = ""
+    stop: list[str] = []
+    max_tokens: int = 0
+
+    def tokens(self, given: int | None, otherwise: int, window: int) -> int:
+        """How many tokens an answer may have: as given, else as set here, else `otherwise`."""
+        if given is not None:
+            return given
+        return window if self.max_tokens < 0 else self.max_tokens or otherwise
 
 
 class Said(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -55,7 +67,7 @@ class Said(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one feed has added to the first `known` messages (-1: to all): `fed` tokens, behind which the model answers
-    (`asks`) or not; `lead` is the end of the prompt that it answers."""
+    (`asks`) or not; `lead` is the end of the prompt that it answers. `digest` is that of the ids (-1: not known)."""
 
     said: list[Said] = []
     setup: Setup | None = None
@@ -63,6 +75,12 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     asks: bool = False
     lead: str = ""
     known: int = -1
+    digest: int = -1
+
+
+def digest_of(ids: Sequence[int]) -> int:
+    """What tells ids that were fed from others that have come in their place."""
+    return zlib.crc32(struct.pack(f"<{len(ids)}I", *ids))
 
 
 class Dialogue(msgspec.Struct, frozen=True):
@@ -75,11 +93,12 @@ class Dialogue(msgspec.Struct, frozen=True):
     asked: bool = False
     lead: str = ""
     counts: list[tuple[int, int]] = []  # position of each record, and how many messages were said up to it
+    cut: bool = False  # the log was cut within a feed, of which the rest stands at `end` or behind it
 
-    @property
-    def entry(self) -> Entry:
+    def entry(self, log: Sequence[int]) -> Entry:
         """All of it as one entry, at the beginning of the log."""
-        return Entry(self.said, self.setup, self.end, self.asked, self.lead)
+        digest = digest_of(log[: self.end])
+        return Entry(self.said, self.setup, self.end, self.asked, self.lead, digest=digest)
 
     def known_before(self, position: int) -> int:
         """How many of the messages stay known when the log is cut to `position`."""
@@ -118,15 +137,22 @@ def _unpacked(data: bytes) -> Entry | None:
         ) from None
 
 
-def dialogue(records: Sequence[LogRecord], length: int) -> Dialogue | None:
-    """The conversation that the records of a log of `length` tokens tell of; None if no record is of one. What was fed
-    by an entry of which the log was cut is as good as not said, also when the log has grown again. Raises EIO, E2BIG."""
+def setup_in(records: Sequence[LogRecord]) -> Setup | None:
+    """What the template of the conversation is told; None if no record is of one. Raises EIO, E2BIG."""
+    found = [entry.setup for row in records if (entry := _unpacked(row.data)) is not None]
+    return next((setup for setup in reversed(found) if setup is not None), Setup()) if found else None
+
+
+def dialogue(records: Sequence[LogRecord], log: Sequence[int]) -> Dialogue | None:
+    """The conversation that the records of a log tell of; None if no record is of one. What was fed by an entry of which
+    the log was cut is as good as not said, also when the log has grown again. Raises EIO, E2BIG."""
     entries = [(row.position, entry) for row in records if (entry := _unpacked(row.data)) is not None]
     if not entries:
         return None
-    setup = next((entry.setup for _, entry in reversed(entries) if entry.setup is not None), Setup())
-    while entries and entries[-1][0] + entries[-1][1].fed > length:
+    setup, count = setup_in(records) or Setup(), len(entries)
+    while entries and not _intact(*entries[-1], log):
         del entries[-1]
+    cut = len(entries) < count
     said, counts = list[Said](), list[tuple[int, int]]()
     for position, entry in entries:
         if entry.known >= 0:  # of messages behind them the log had been cut
@@ -135,6 +161,12 @@ def dialogue(records: Sequence[LogRecord], length: int) -> Dialogue | None:
         said += entry.said
         counts.append((position, len(said)))
     if not entries:
-        return Dialogue(setup)
+        return Dialogue(setup, cut=cut)
     position, entry = entries[-1]
-    return Dialogue(setup, said, position + entry.fed, entry.asks, entry.lead, counts)
+    return Dialogue(setup, said, position + entry.fed, entry.asks, entry.lead, counts, cut)
+
+
+def _intact(position: int, entry: Entry, log: Sequence[int]) -> bool:
+    """Whether what an entry has fed still stands in the log."""
+    fed = log[position : position + entry.fed]
+    return len(fed) == entry.fed and entry.digest in (-1, digest_of(fed))

@@ -25,6 +25,9 @@ _NAMED = {
     "cls_token": "cls", "mask_token": "mask",
 }  # fmt: skip
 _TEMPLATE = "tokenizer.chat_template"
+_MOST_ADDED = (
+    1 << 16
+)  # tokens found in a text before it is cut into words: each costs; published files have some 6,400
 _LONGEST, _MOST_CHARACTERS = 1024, 8 << 20  # of sentencepiece's pieces; 262,144 published ones have 2 million
 
 
@@ -66,12 +69,17 @@ class _Words:
         tokens = metadata.get("tokenizer.ggml.tokens")
         if not isinstance(tokens, Texts) or not len(tokens):
             raise SyscallError(Errno.EIO, f"{where} has no vocabulary; work with token ids")
-        self.tokens: Sequence[str] = list(tokens)
         kinds = metadata.get("tokenizer.ggml.token_type")
         if kinds is None:
-            kinds = np.full(len(self.tokens), _NORMAL)
-        if not isinstance(kinds, np.ndarray) or kinds.ndim != 1 or len(kinds) != len(self.tokens):
-            raise self.broken(f"it does not say of which kind each of its {len(self.tokens)} tokens is")
+            kinds = np.full(len(tokens), _NORMAL)
+        if not isinstance(kinds, np.ndarray) or kinds.ndim != 1 or len(kinds) != len(tokens):
+            raise self.broken(f"it does not say of which kind each of its {len(tokens)} tokens is")
+        added = int(np.isin(kinds, (_CONTROL, _USER_DEFINED)).sum())
+        if added > _MOST_ADDED:
+            raise self.broken(
+                f"{added} of its tokens are control tokens or user's, at most {_MOST_ADDED} are taken"
+            )
+        self.tokens: Sequence[str] = list(tokens)
         self.kinds: list[int] = kinds.tolist()
 
     @functools.cached_property

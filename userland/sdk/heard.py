@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from userland.sdk.call_formats import NO_SCHEMAS, CallFormat, Schemas
+from userland.sdk.call_formats import CallFormat
+from userland.sdk.calls import NO_SCHEMAS, Schemas
 from userland.sdk.text import Detokenizer
 from userland.sdk.thoughts import Part, Reader, ThoughtMarks, opened_in, reader
 from userland.sdk.tokenizer import Tokenizer
@@ -65,7 +66,8 @@ def reader_for(
 ) -> Reader:
     """A reader for what answers a prompt that ends in `lead`."""
     header = lead.rpartition("<|start|>")[2]
-    return reader(marks, formats, schemas, opened=opened_in(lead, marks), header=header)
+    calling = bool(formats) and bool(formats[0].said) and lead.endswith(formats[0].open)
+    return reader(marks, formats, schemas, opened=opened_in(lead, marks), header=header, calling=calling)
 
 
 def heard(
@@ -96,7 +98,35 @@ def heard(
     found.thought_end = thought[-1] + 1 if thought else 0
     found.thought_at = _run(tokenizer, ids, thinking, found.thought)
     found.answer_at = _run(tokenizer, ids, answering, found.answer)
+    if not found.calls and not found.bad:
+        found.answer_at = _with_control(tokenizer, marks, ids, modes, found)
     return found
+
+
+def _with_control(
+    tokenizer: Tokenizer, marks: ThoughtMarks | None, ids: Sequence[int], modes: Sequence[str], found: Heard
+) -> tuple[int, int] | None:
+    """The stretch of the answer's ids, with the control tokens before and behind its text that are its own; they may be
+    all of it."""
+    behind = max((i + 1 for i, mode in enumerate(modes) if "thought" in mode or "header" in mode), default=0)
+    if modes and all(mode == "header" for mode in modes):  # a header that is none
+        behind = 0
+    known = marks.texts if marks is not None else ()
+    own = [
+        i
+        for i in range(behind, len(ids))
+        if ids[i] in tokenizer.special_ids and tokenizer.added[ids[i]].content not in known
+    ]
+    if found.answer_at is not None:
+        start, end = found.answer_at
+        return min([start, *own]), max([end, *(i + 1 for i in own)])
+    if found.answer.strip() or not modes or modes[-1].endswith("thought"):
+        return None
+    if behind == 0 and any(i in tokenizer.added and tokenizer.added[i].content in known for i in ids):
+        return None  # half a header
+    while behind < len(ids) and not tokenizer.decode(ids[behind : behind + 1], special=True).strip():
+        behind += 1
+    return behind, len(ids)
 
 
 def _all(ear: Ear, ids: Sequence[int], modes: list[str]) -> Iterator[list[Part]]:

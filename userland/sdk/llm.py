@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import overload
 
+from modelfiles import stores
+from modelfiles.ollama_options import Started
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import ModelInfo
-from userland.sdk import arguments, script
+from userland.sdk import arguments, options, script
 from userland.sdk.actions import Language
 from userland.sdk.arguments import Dtype, Model, Strings, count, model_name, stop_strings, strings
 from userland.sdk.beams import EarlyStopping, beam_search
@@ -25,9 +27,10 @@ NEW_TOKENS = 128  # where neither max_length nor max_new_tokens is given
 class LLM:
     """A model in memory. `LLM.from_pretrained(NAME_OR_DIRECTORY)`; close it, or use it in a `with`."""
 
-    def __init__(self, system: System, model: ModelInfo, *, owns_system: bool) -> None:
+    def __init__(self, system: System, model: ModelInfo, *, owns_system: bool, name: str = "") -> None:
         self.system = system
         self.model = model
+        self._name = name if stores.started(name) != Started() else model.path  # a store's name says more
         self._owns_system = owns_system
 
     @classmethod
@@ -52,7 +55,7 @@ class LLM:
                     Errno.ENOENT, f"{error.reason}; models known by name: {known or 'none'}"
                 ) from None
             raise
-        return cls(connected, info, owns_system=system is None)
+        return cls(connected, info, owns_system=system is None, name=name)
 
     def __enter__(self) -> LLM:
         return self
@@ -129,9 +132,9 @@ class LLM:
 
         def one(text: str) -> str:
             ids = self.language.encode(text, begin=True, control=True)
-            left = self._room(len(ids), max_length, max_new_tokens)
+            left = self._room(len(ids), max_length, max_new_tokens, defaults=defaults)
             with self.system.spawn(
-                self.model.path, ids, name="generate", temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+                self._name, ids, name="generate", temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
                 repetition_penalty=repetition_penalty, defaults=defaults and num_beams == 1, seed=seed,
                 dtype=self.model.dtype, device=self.model.device,
             ) as process:  # fmt: skip
@@ -159,7 +162,7 @@ class LLM:
     def stream(
         self,
         prompt: str,
-        max_new_tokens: int = NEW_TOKENS,
+        max_new_tokens: int | None = None,
         *,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -172,27 +175,37 @@ class LLM:
     ) -> Generator[str, None, None]:
         """The continuation of a prompt, piece by piece."""
         stops = stop_strings(stop)
+        tokens = self._new_tokens(defaults) if max_new_tokens is None else max_new_tokens
         ids = self.language.encode(arguments.text(prompt), begin=True, control=True)
         with self.system.spawn(
-            self.model.path, ids, name="generate", temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+            self._name, ids, name="generate", temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
             repetition_penalty=repetition_penalty, defaults=defaults, seed=seed, dtype=self.model.dtype,
             device=self.model.device,
         ) as process:  # fmt: skip
-            yield from process.stream(max_new_tokens, stop=stops)
+            yield from process.stream(tokens, stop=stops)
 
-    def _room(self, prompt: int, max_length: int | None, max_new_tokens: int | None) -> int:
+    def _room(
+        self, prompt: int, max_length: int | None, max_new_tokens: int | None, *, defaults: bool
+    ) -> int:
         if max_new_tokens is not None:
             if max_length is not None:
                 raise SyscallError(Errno.EINVAL, "give max_length or max_new_tokens, not both")
             left = count(max_new_tokens, "max_new_tokens")
         else:
-            left = NEW_TOKENS if max_length is None else count(max_length, "max_length") - prompt
+            left = (
+                self._new_tokens(defaults) if max_length is None else count(max_length, "max_length") - prompt
+            )
         if left < 1:
             raise SyscallError(
                 Errno.EINVAL,
                 f"the prompt has {prompt} tokens, max_length={max_length} leaves none to generate; raise it",
             )
         return min(left, max(1, self.model.context - prompt))
+
+    def _new_tokens(self, defaults: bool) -> int:
+        """How many tokens are generated where nothing is said of it."""
+        heeds = options.heeded(stores.started(self._name) if defaults else Started())
+        return heeds.tokens(None, NEW_TOKENS, self.model.context)
 
     def _beams(
         self,

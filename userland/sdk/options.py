@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
 import msgspec
 
-from modelfiles import names
+from modelfiles import names, stores
+from modelfiles.ollama_options import Started
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import (
     GroupInfo,
@@ -28,6 +29,7 @@ from userland.sdk.actions import Language
 from userland.sdk.arguments import Dtype, Ids, Model, dtype_name, model_name
 from userland.sdk.dialogue import Entry, Message, Setup, packed
 from userland.sdk.script import Script, ask
+from userland.sdk.template import OF_THE_TEMPLATE
 
 _UNLIMITED = Limits()
 _SAMPLING = SamplingDefaults.__struct_fields__
@@ -38,7 +40,8 @@ Prompt = str | Message | Sequence[Message] | Ids
 @dataclass(slots=True, frozen=True)
 class Options:
     """Everything `spawn` takes. `prompt` is plain text, chat messages, or token ids; `system` begins a chat. What is None
-    of the sampling is as the model's makers advise (its generation_config.json), unless `defaults` is False; else off."""
+    of the sampling is as the model's makers advise (its generation_config.json), else off; a model of Ollama's store is
+    started as Ollama does it, with its system text and stop strings too. With `defaults=False` none of that holds."""
 
     model: str = "tiny"
     prompt: Prompt | None = None
@@ -175,15 +178,19 @@ def located(model: Model) -> Script[str]:
     return path
 
 
-def spawn(options: Options) -> Script[tuple[int, ModelInfo]]:
-    """Start a process; without a seed, a sampled one gets a seed of its own from the kernel.
+def spawn(options: Options) -> Script[tuple[int, ModelInfo, Setup]]:
+    """Start a process; its pid, its model, and what holds for it where a call does not say. Without a seed, a sampled one
+    gets a seed of its own from the kernel.
 
     A tokenizer is loaded only if there is text to encode.
     """
     model, dtype = (yield from located(options.model)), dtype_name(options.dtype)
     info = yield from actions.model_of(model, dtype, options.device)
-    ids, records = initial(options, info)
-    sampler = options.sampler(info.sampling)
+    started = stores.started(options.model) if options.defaults else Started()
+    if options.seed is None and started.seed is not None:
+        options = replace(options, seed=started.seed)
+    ids, records = initial(options, info, started)
+    sampler = options.sampler(msgspec.structs.replace(info.sampling, **started.sampling))
     if sampler is not None and options.seed is None:
         sampler = Sampler(
             sampler.temperature, sampler.top_k, sampler.top_p, sampler.min_p, sampler.repetition_penalty,
@@ -206,7 +213,12 @@ def spawn(options: Options) -> Script[tuple[int, ModelInfo]]:
             records,
         )
     )
-    return pid, info
+    return pid, info, heeded(started)
+
+
+def heeded(started: Started) -> Setup:
+    """What is to be kept with a process of how the store of its model starts it."""
+    return Setup(system=started.system, stop=list(started.stop), max_tokens=started.max_tokens)
 
 
 def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Script[tuple[ModelInfo, int]]:
@@ -239,31 +251,36 @@ def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Sc
     if same and old.vocab == new.vocab:
         yield from ask(Exec(pid, model, None, dtype))
         return new, len(log)
-    known, _, _ = yield from turns.known_of(pid)
-    if same:  # vocabularies of other sizes with the same words in them
-        ids, data = log, [packed(known.entry)] if known is not None else []
+    known = (yield from turns.known_of(pid)).dialogue
+    if same and max(log, default=0) < min(old.vocab, new.vocab):  # of other sizes with the same words in them
+        ids, data = log, [packed(known.entry(log))] if known is not None else []
     else:
         ids, data = carried(before, after, known, log)
     yield from ask(Exec(pid, model, ids, dtype, len(log), data))
     return new, len(ids)
 
 
-def initial(options: Options, info: ModelInfo) -> tuple[list[int], list[bytes]]:
-    """What the process is started with: ids, and the record of the conversation that they begin."""
-    prompt = options.prompt
+def initial(options: Options, info: ModelInfo, started: Started) -> tuple[list[int], list[bytes]]:
+    """What the process is started with: ids, and the record of the conversation that they begin. The store's system text
+    begins one where the caller gives none."""
+    prompt, held = options.prompt, heeded(started)
+    kept = [packed(Entry(setup=msgspec.structs.replace(held, now=time.time())))] if held != Setup() else []
     if prompt is not None and arguments.is_ids(prompt):
-        return arguments.ids(prompt, "a prompt"), []
+        return arguments.ids(prompt, "a prompt"), kept
     if prompt is None and not options.chats:
-        return [], []
+        return [], kept
     language = actions.language_of(info)
     if isinstance(prompt, str) and not options.chats:
-        return language.encode(prompt, begin=True, control=True), []
-    messages: list[Message] = [{"role": "system", "content": options.system}] if options.system else []
+        return language.encode(prompt, begin=True, control=True), kept
+    messages: list[Message] = []
     if isinstance(prompt, str):
         messages.append({"role": "user", "content": prompt})
     elif prompt is not None:
         messages += arguments.messages(prompt)
-    setup = setup_of(options, language)
+    system = options.system or ("" if turns.instructs(messages) else started.system)
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    setup = msgspec.structs.replace(setup_of(options, language), stop=held.stop, max_tokens=held.max_tokens)
     chat = language.must_chat(setup.template)
     if not messages:
         return [], [packed(Entry(setup=setup))]
@@ -285,6 +302,17 @@ def setup_of(options: Options, language: Language) -> Setup:
         raise SyscallError(
             Errno.EINVAL, f"template is a dictionary of its variables, found {options.template!r:.80}"
         )
+    if taken := OF_THE_TEMPLATE & {*(options.template or {})}:
+        what = ", ".join(map(repr, sorted(taken)))
+        raise SyscallError(Errno.EINVAL, f"template is for further variables, {what} is given by itself")
+    thought_tokens = (
+        -1 if options.thought_tokens is None else arguments.count(options.thought_tokens, "thought_tokens")
+    )
+    if options.thought_tokens is not None and thought_tokens < 1:
+        raise SyscallError(
+            Errno.EINVAL,
+            f"thought_tokens is 1 or more, found {thought_tokens}; thinking=False is for no thoughts at all",
+        )
     name = options.chat_template or None
     variables = language.must_chat(name).variables(options.thinking, dict(options.template or {}), name)
     setup = Setup(
@@ -293,7 +321,7 @@ def setup_of(options: Options, language: Language) -> Setup:
         variables=variables,
         thoughts=options.thoughts,
         template=name,
-        thought_tokens=-1 if options.thought_tokens is None else options.thought_tokens,
+        thought_tokens=thought_tokens,
     )
     packed(Entry(setup=setup))  # raises EINVAL for what could not be kept
     return setup

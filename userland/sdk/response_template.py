@@ -10,11 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from userland.sdk.call_formats import CallFormat, Reader, read_gemma, read_json, read_python, read_tag
+from userland.sdk.call_formats import CallFormat, read_tag
+from userland.sdk.call_json import read_json
+from userland.sdk.call_literals import read_gemma, read_python
+from userland.sdk.call_scan import Strings
+from userland.sdk.call_shapes import Kind, shapes_for
+from userland.sdk.calls import Reader
 from userland.sdk.thoughts import ThoughtMarks
 
 _THOUGHTS = ("thinking", "reasoning_content", "reasoning")
-_READERS: dict[str, Reader] = {"json": read_json, "python-call-list": read_python, "xml-inline": read_tag}
+_READERS: dict[str, tuple[Reader, Kind]] = {
+    "json": (read_json, "json"),
+    "python-call-list": (read_python, "python"),
+    "xml-inline": (read_tag, "tags"),
+}
 
 
 @dataclass(slots=True, frozen=True)
@@ -52,13 +61,22 @@ def _calls(field: Any) -> tuple[CallFormat, ...]:
     closed = [*_literals(field, "close"), ""]
     kind = field.get("content", "text") if isinstance(field, Mapping) else ""
     arguments = field.get("content_args") if isinstance(field, Mapping) else None
-    read = _READERS.get(str(kind))
-    if kind == "json" and isinstance(arguments, Mapping) and arguments.get("unquoted_keys"):
-        read = read_gemma
-    if read is None:
+    if str(kind) not in _READERS:
         return ()
+    read, written = _READERS[str(kind)]
+    if kind == "json" and isinstance(arguments, Mapping) and arguments.get("unquoted_keys"):
+        read, written = read_gemma, "gemma"
+    strings: Strings = "auto" if written == "json" or written == "tags" else written
     return tuple(
-        CallFormat("response template", opened.strip(), closed[0].strip(), read)
+        CallFormat(
+            "response template",
+            start,
+            end,
+            read,
+            strings=strings,
+            shapes=shapes_for(written, start, end),
+        )
         for opened in _literals(field, "open")
-        if opened.strip()
+        if (start := opened.strip())
+        for end in [closed[0].strip()]
     )

@@ -27,6 +27,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from syscalls.errno import Errno, SyscallError
 from userland.sdk.meter import NUMBER, WIDEST, Exceeded, Meter
 
+_ALIKE = 4  # inputs that differ by this factor are alike
 SOURCE = 256_000  # characters of a template; the longest published has some 30,000
 
 
@@ -254,21 +255,38 @@ class Template:
             )
         self._environment = _Environment()
         self._lock = threading.Lock()  # the meter is one rendering's
+        self._refused: tuple[int, str] | None = (
+            None  # the least input that it did too much with, and what that was
+        )
         with _told():
             self._template = self._environment.from_string(source)
 
     def render(self, variables: Mapping[str, Any], now: datetime | None = None) -> str:
-        """The text; `now` is the time of its dates. EINVAL with the template's words if it refuses."""
+        """The text; `now` is the time of its dates. EINVAL with the words of a template that refuses, or does too much.
+
+        A template that did too much is not tried again with as much or more: a program renders many small conversations
+        to learn what a template does, and each would run into the limits.
+        """
         with self._lock, _told():
             self._environment.meter = meter = Meter()
+            given = meter.size(dict(variables))
+            if self._refused is not None and given * _ALIKE >= self._refused[0]:
+                raise Exceeded(self._refused[1])
             self._environment.now = now
-            parts = []
-            for part in self._template.generate(**variables):
-                meter.tick()
-                parts.append(part)
-            text = "".join(parts)
-            meter.room(len(text))
-            return text
+            try:
+                return self._rendered(variables, meter)
+            except Exceeded as error:
+                self._refused = given, str(error)
+                raise
+
+    def _rendered(self, variables: Mapping[str, Any], meter: Meter) -> str:
+        parts = []
+        for part in self._template.generate(**variables):
+            meter.tick()
+            parts.append(part)
+        text = "".join(parts)
+        meter.room(len(text))
+        return text
 
 
 class _told:

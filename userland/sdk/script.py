@@ -121,8 +121,10 @@ def pieces(kernel: blocking.Client, script: Stream[T], pid: int) -> Generator[Pi
         raise
     finally:
         if not ended:
-            script.close()
-            _interrupt(kernel, pid)
+            try:
+                _interrupt(kernel, pid)  # while the script still has the process to itself
+            finally:
+                script.close()
 
 
 def _interrupt(kernel: blocking.Client, pid: int) -> None:

@@ -102,10 +102,11 @@ async def pieces(kernel: client.Client, script: Stream[T], pid: int) -> AsyncGen
         raise
     finally:
         if not ended:
-            script.close()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_SECONDS):
-                try:
-                    await kernel(Kill(pid, Signal.INT))
-                except SyscallError as error:
-                    if error.errno not in (Errno.ESRCH, Errno.EPIPE):
-                        raise
+            try:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_SECONDS):
+                    await kernel(Kill(pid, Signal.INT))  # while the script still has the process to itself
+            except SyscallError as error:
+                if error.errno not in (Errno.ESRCH, Errno.EPIPE):
+                    raise
+            finally:
+                script.close()

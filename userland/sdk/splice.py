@@ -8,7 +8,7 @@ it leaves out thoughts or writes calls anew, only the ids of the parts that it s
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,24 +41,30 @@ class _Piece:
     kind: Kind
 
 
-def closed(tokenizer: Tokenizer, traits: Traits, ids: Sequence[int]) -> int:
+def closed(tokenizer: Tokenizer, traits: Traits, ends: Collection[int], ids: Sequence[int]) -> int:
     """How many tokens at an answer's end are no part of what it says: those of the template's closing that the model
-    wrote itself, or one that ended it and is no word."""
+    wrote itself, or the one that ended it. Any other control token is its own word: the answer ended by length."""
     close, added = traits.close, tokenizer.added
     for overlap in range(min(len(close), len(ids)), 0, -1):
         if tuple(ids[-overlap:]) == close[:overlap] and any(i in added for i in close[:overlap]):
             return overlap
-    return int(bool(ids) and (ids[-1] in tokenizer.special_ids or ids[-1] in traits.stops))
+    return int(bool(ids) and (ids[-1] in ends or ids[-1] in traits.stops))
 
 
 class Splice:
     """One conversation: `messages` is what the template is given, `into` puts ids of `log` into what it makes of it."""
 
     def __init__(
-        self, tokenizer: Tokenizer, traits: Traits, said: Sequence[Said], log: Sequence[int]
+        self,
+        tokenizer: Tokenizer,
+        traits: Traits,
+        ends: Collection[int],
+        said: Sequence[Said],
+        log: Sequence[int],
     ) -> None:
         self._tokenizer = tokenizer
         self._traits = traits
+        self._ends = ends
         self._said = said
         self._log = log
         self._slots: list[
@@ -106,7 +112,8 @@ class Splice:
             told["reasoning_content"] = self._own(number, "thought", thought)
         elif thought and how == "text" and one.whole is not None and marks is not None:
             content = f"{marks.open}\n{thought}\n{marks.close}\n\n{content}"
-        told["content"] = self._own(number, "answer", content) if content else ""
+        shown = content or one.answer is not None  # one of control tokens alone has a place too
+        told["content"] = self._own(number, "answer", content) if shown else ""
         if message.get("tool_calls"):
             calls = [{**call, "function": dict(call["function"])} for call in message["tool_calls"]]
             if one.whole is not None:
@@ -124,7 +131,7 @@ class Splice:
         one, calls = self._said[number], bool(self._said[number].message.get("tool_calls"))
         if one.whole is not None and places and self._complete(one, places):
             ids = self._log[slice(*one.whole)]
-            closer = ids[len(ids) - closed(self._tokenizer, self._traits, ids) :]
+            closer = ids[len(ids) - self._closed(ids) :]
             start = self._start(text, one, min(place[0] for place in places.values()), "thought" in places)
             end, stayed = _end(text, tokens, max(p[1] for p in places.values()), closer, anywhere=calls)
             if start is not None and (stayed or not calls):
@@ -136,15 +143,16 @@ class Splice:
         if "answer" not in places or one.answer is None:
             return False
         last = one.answer[1] if one.whole is None else one.whole[1]
-        closer = self._log[
-            last - closed(self._tokenizer, self._traits, self._log[one.answer[0] : last]) : last
-        ]
+        closer = self._log[last - self._closed(self._log[one.answer[0] : last]) : last]
         ids = self._log[one.answer[0] : min(one.answer[1], last - len(closer))]
         (start, end), stayed = places["answer"], False
         if closer and not calls:
             end, stayed = _end(text, tokens, end, closer, anywhere=False)
         self._pieces.append(_Piece((start, end), [*ids, *closer] if stayed else ids, number, "answer"))
         return stayed
+
+    def _closed(self, ids: Sequence[int]) -> int:
+        return closed(self._tokenizer, self._traits, self._ends, ids)
 
     def _complete(self, one: Said, places: dict[Kind, Span]) -> bool:
         """Whether the template shows all that the model said."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Sequence
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 import msgspec
 
@@ -54,10 +54,9 @@ from syscalls.table import (
     Setlimits,
     Setsched,
     StatsCall,
-    Truncate,
     Wait,
 )
-from userland.sdk import actions, answers, arguments, options, script, turns
+from userland.sdk import actions, answers, arguments, call_choice, options, script, turns
 from userland.sdk.actions import MAX_TOKENS, Language, language_of
 from userland.sdk.arguments import (
     Dtype,
@@ -70,7 +69,7 @@ from userland.sdk.arguments import (
     stop_strings,
 )
 from userland.sdk.connection import Connection
-from userland.sdk.dialogue import Message
+from userland.sdk.dialogue import Message, Setup
 from userland.sdk.options import GroupChanges, Options, SpawnOptions
 from userland.sdk.script import Piece, Stream
 from userland.sdk.tool_calls import ToolCall
@@ -88,8 +87,8 @@ class System(Connection):
         """Start a process on a model (default: the system's). See `Options` for what it takes."""
         known_keywords("spawn", more, SpawnOptions.__annotations__)
         chosen = Options(model=model_name(model) or self.kernel.boot.default_model, prompt=prompt, **more)
-        pid, info = self.run(options.spawn(chosen))
-        return Process(self, pid, info, chosen.system)
+        pid, info, heeds = self.run(options.spawn(chosen))
+        return Process(self, pid, info, chosen.system, heeds)
 
     def process(self, pid: int) -> Process:
         """A handle on an LLM process that exists, whoever spawned it. Raises ESRCH, EINVAL."""
@@ -98,7 +97,9 @@ class System(Connection):
             raise SyscallError(
                 Errno.EINVAL, f"process {pid} ({info.name}) is a {info.kind.value}, not an LLM process"
             )
-        return Process(self, pid, self.run(actions.model_in_memory(info.model, info.device)))
+        model = self.run(actions.model_in_memory(info.model, info.device))
+        known = (self.run(turns.known_of(pid))).dialogue
+        return Process(self, pid, model, heeds=known.setup if known is not None else None)
 
     def ps(self) -> list[ProcessInfo]:
         """The whole process table."""
@@ -188,13 +189,28 @@ def _user(text: str) -> Message:
 
 
 class Process:
-    """A handle on an LLM process: text in, text out. In a `with`, the process is ended at its end."""
+    """A handle on an LLM process: text in, text out. In a `with`, the process is ended at its end.
 
-    def __init__(self, system: System, pid: int, model: ModelInfo, instructions: str = "") -> None:
+    A process answers one at a time: who asks while this program hears another of its answers is refused with EBUSY, and
+    nothing has changed.
+
+    An answer has at most `max_tokens` tokens: without it as many as the model's store says (Ollama's `num_predict`), else
+    256; and ends at the stop strings that are given, else at the store's.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        pid: int,
+        model: ModelInfo,
+        instructions: str = "",
+        heeds: Setup | None = None,
+    ) -> None:
         self.system = system
         self.pid = pid
         self.model = model
         self._instructions = instructions
+        self._heeds = heeds or Setup()  # where a call does not say
 
     def __enter__(self) -> Self:
         return self
@@ -216,7 +232,7 @@ class Process:
     def say(
         self,
         text: str,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         *,
         stop: Strings = (),
         deadline: float | None = None,
@@ -230,7 +246,7 @@ class Process:
     def pieces(
         self,
         text: str,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         *,
         stop: Strings = (),
         deadline: float | None = None,
@@ -243,7 +259,7 @@ class Process:
     def turn(
         self,
         said: str | Message | Sequence[Message],
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         *,
         stop: Strings = (),
         deadline: float | None = None,
@@ -258,27 +274,44 @@ class Process:
         )
 
     def reply_tool(
-        self, call: ToolCall, result: str, max_tokens: int = MAX_TOKENS, *, stop: Strings = ()
+        self, call: ToolCall, result: str, max_tokens: int | None = None, *, stop: Strings = ()
     ) -> Answer:
         """Give what came of the one call that it made; returns what it says to that."""
         return self.reply_tools([(call, result)], max_tokens, stop=stop)
 
     def reply_tools(
-        self, results: Sequence[tuple[ToolCall, str]], max_tokens: int = MAX_TOKENS, *, stop: Strings = ()
+        self, results: Sequence[tuple[ToolCall, str]], max_tokens: int | None = None, *, stop: Strings = ()
     ) -> Answer:
         """Give what came of the calls that it made, in their order; returns what it says to that."""
-        messages = [turns.result_of(call, result, i) for i, (call, result) in enumerate(results)]
-        return self.turn(messages, max_tokens, stop=stop)
+        return self.turn(turns.results_of(results), max_tokens, stop=stop)
+
+    def call_grammar(
+        self,
+        tools: Sequence[dict[str, Any]] | None = None,
+        choice: str = "required",
+        *,
+        parallel: bool = True,
+    ) -> str:
+        """A grammar (Lark, as llguidance reads it) of just the calls that its model's form has for its tools, or for
+        `tools`: for engines and servers that hold a decoder to one. No decode of this system is held to it yet.
+
+        `choice`: "required" (calls and nothing else), "auto" (text, calls, or both) or the name of a tool (one call of
+        it); without `parallel` one call at most. Raises EINVAL without tools or for an unknown choice, ENOTSUP for a
+        model that shows no form, and for schemas that a form without JSON cannot be held to.
+        """
+        return self.system.run(
+            call_choice.grammar_of(self.language, self.pid, tools, choice, parallel=parallel)
+        )
 
     def _said(
         self,
         messages: Sequence[Message],
-        max_tokens: int,
+        max_tokens: int | None,
         stop: Strings,
         deadline: float | None,
         allow_special: bool,
     ) -> Stream[Finish]:
-        return turns.say(
+        said = turns.say(
             self.language,
             self.pid,
             messages,
@@ -289,9 +322,10 @@ class Process:
             deadline,
             allow_special=allow_special,
         )
+        return turns.alone(self.system.talking, self.pid, said)
 
     def ask(
-        self, text: str, max_tokens: int = MAX_TOKENS, *, stop: Strings = (), allow_special: bool = False
+        self, text: str, max_tokens: int | None = None, *, stop: Strings = (), allow_special: bool = False
     ) -> str:
         """Say something and return the whole answer."""
         pieces = self.say(text, max_tokens, stop=stop, allow_special=allow_special)
@@ -310,28 +344,38 @@ class Process:
 
     def generate(
         self,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         *,
         stop: Strings = (),
         sampler: Sampler | None = None,
         deadline: float | None = None,
     ) -> str:
         """Let it go on; returns the text. A stop string ends the text before it, and the log with it."""
-        return self.system.run(
-            answers.generate(self.language, self.pid, max_tokens, stop_strings(stop), sampler, deadline)
+        going = answers.generate(
+            self.language, self.pid, self._tokens(max_tokens), self._stops(stop), sampler, deadline
         )
+        return self.system.run(turns.alone(self.system.talking, self.pid, going))
 
     def stream(
         self,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         *,
         stop: Strings = (),
         sampler: Sampler | None = None,
         deadline: float | None = None,
     ) -> Generator[str, None]:
         """Let it go on, giving the text as it comes. Leaving the loop early interrupts it."""
-        going = answers.stream(self.language, self.pid, max_tokens, stop_strings(stop), sampler, deadline)
-        return script.stream(self.system.kernel, going, self.pid)
+        going = answers.stream(
+            self.language, self.pid, self._tokens(max_tokens), self._stops(stop), sampler, deadline
+        )
+        alone = turns.alone(self.system.talking, self.pid, going)
+        return script.stream(self.system.kernel, alone, self.pid)
+
+    def _tokens(self, given: int | None) -> int:
+        return self._heeds.tokens(given, MAX_TOKENS, self.model.context)
+
+    def _stops(self, given: Strings) -> list[str]:
+        return stop_strings(given) or self._heeds.stop
 
     def follow(self, position: int = 0) -> Generator[str, None]:
         """The text from a position of the log to the end of the decode under way; leaving early interrupts it."""
@@ -351,7 +395,7 @@ class Process:
 
     def truncate(self, length: int) -> int:
         """Cut the log down to `length` tokens."""
-        return self.system(Truncate(self.pid, length))
+        return self.system.run(turns.cut(self.pid, length))
 
     # --- process ---
 
@@ -361,7 +405,7 @@ class Process:
     def fork(self, count: int = 1, *, same_seed: bool = False, detached: bool = False) -> list[Process]:
         """Copies of it; pages are shared until one of them writes."""
         pids = self.system(Fork(self.pid, count, same_seed, detached))
-        return [Process(self.system, pid, self.model, self._instructions) for pid in pids]
+        return [Process(self.system, pid, self.model, self._instructions, self._heeds) for pid in pids]
 
     def checkpoint(
         self, path: str | os.PathLike[str], *, kv: bool = True, passphrase: str = ""

@@ -26,6 +26,9 @@ ROLES = frozenset(
         "tool_result", "tool_results", "critic", "latest_reminder",
     }
 )  # fmt: skip
+OF_THE_TEMPLATE = frozenset(
+    {"messages", "tools", "documents", "add_generation_prompt"}
+)  # what it gets by itself
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _FIRST_SIGN, _LAST_SIGN = 0xF0002, 0xFFFFD  # private use: stand around answers that have their own ids
 
@@ -269,9 +272,10 @@ class ChatTemplate:
 
         told = [_with_reasoning(message) for message in _plain(messages, said, own)]
         values = {name: _plain(value, said, own) for name, value in variables.items()}
-        for name in ("messages", "tools", "documents", "add_generation_prompt"):
-            if name in values:
-                raise SyscallError(Errno.EINVAL, f"{name} is no variable of the template; pass it by itself")
+        if taken := OF_THE_TEMPLATE & values.keys():
+            raise SyscallError(
+                Errno.EINVAL, f"{min(taken)} is no variable of the template; pass it by itself"
+            )
         text = compiled(source).render(
             {
                 **self.tokenizer.settings.named,

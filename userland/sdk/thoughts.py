@@ -8,11 +8,12 @@ and whether a thought is open already is seen from the end of the prompt, where 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from userland.sdk.call_formats import NO_SCHEMAS, CallFormat, Schemas
+from userland.sdk.call_formats import CallFormat
+from userland.sdk.calls import NO_SCHEMAS, Schemas
 from userland.sdk.tool_calls import BadCall, CallReader, ToolCall, begun, harmony_call
 
 Kind = Literal["thought", "answer", "call"]
@@ -39,25 +40,32 @@ _FAMILIES = (
 )
 _HARMONY = ("<|channel|>", "<|message|>", "<|start|>")
 _FINAL = "<|end|><|start|>assistant<|channel|>final<|message|>"
+_CHANNELS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>", "<|constrain|>")
+# The same with recipients in the place of channels: what is said to itself is thought (muse-glimmer).
+_RECIPIENTS = ("<|start|>", "<|message|>", "<|eom|>", "<|eot|>")
+_TO_SELF, _TO_USER = " to=self<|message|>", "<|eom|><|start|>assistant to=user<|message|>"
 
 
 @dataclass(slots=True, frozen=True)
 class ThoughtMarks:
-    """A family's marks. `way` is what is fed to bring a thinking model to its answer; `harmony`: channels, not marks."""
+    """A family's marks. `way` is what is fed to bring a thinking model to its answer; `harmony`: messages with
+    headers, not marks, whose own marks are `messages`."""
 
     open: str
     close: str
     behind: str = ""
     way: str = ""
     harmony: bool = False
+    messages: tuple[str, ...] = _CHANNELS
+
+    @property
+    def recipients(self) -> bool:
+        """Whether messages have recipients and no channels."""
+        return self.messages == _RECIPIENTS
 
     @property
     def texts(self) -> tuple[str, ...]:
-        return (
-            (*_HARMONY, "<|end|>", "<|return|>", "<|call|>")
-            if self.harmony
-            else (self.open, self.close, self.behind)
-        )
+        return self.messages if self.harmony else (self.open, self.close, self.behind)
 
 
 @dataclass(slots=True, frozen=True)
@@ -74,6 +82,8 @@ def marks_of(source: str, tokens: Collection[str], between: str = "") -> Thought
     template writes between a thought and the answer behind it, if it writes thoughts at all."""
     if all(mark in source for mark in _HARMONY):
         return ThoughtMarks("<|channel|>analysis<|message|>", "<|end|>", "", _FINAL, harmony=True)
+    if all(mark in source for mark in (*_RECIPIENTS, "to=self")):
+        return ThoughtMarks(_TO_SELF, "<|eom|>", "", _TO_USER, harmony=True, messages=_RECIPIENTS)
     for text in (source, tokens):
         for start, close, behind in _FAMILIES:
             there = close in between or (close in text and (start in text or text is source))
@@ -112,12 +122,15 @@ def reader(
     *,
     opened: bool = False,
     header: str = "",
+    calling: bool = False,
 ) -> Reader:
     """A reader for one answer. `opened`: the prompt has opened a thought; `header`: for harmony, what the prompt has
-    written of the message's header."""
+    written of the message's header; `calling`: it has opened what may be a call."""
     if marks is not None and marks.harmony:
+        if marks.recipients:
+            return HarmonyReader(header, marks.messages, lambda: CallReader(formats, schemas))
         return HarmonyReader(header)
-    return AnswerReader(marks, CallReader(formats, schemas), opened=opened)
+    return AnswerReader(marks, CallReader(formats, schemas, opened=calling), opened=opened)
 
 
 class AnswerReader:
@@ -178,10 +191,12 @@ class AnswerReader:
         if self._mode == "thought":
             return self._think(marks)
         text = self._held.lstrip()
-        for mark in (marks.open, marks.behind) if self._after else (marks.open,):
+        # A thought that is closed without having been opened is an empty one.
+        for mark in (marks.open, marks.behind if self._after else marks.close):
             if mark and text.startswith(mark):
                 self._held = text[len(mark) :]
                 self._mode, self._thought = ("thought" if mark == marks.open else "start"), False
+                self._after = self._after or mark == marks.close
                 return []
             if mark.startswith(text):
                 return None
@@ -215,13 +230,19 @@ def _part(event: str | ToolCall | BadCall) -> Part:
 
 
 class HarmonyReader:
-    """Messages with headers: the channel `analysis` is thought, `final` and a `commentary` to nobody are the answer, what
-    is sent to a tool is a call."""
+    """Messages with headers: the channel `analysis`, and what is said to oneself, is thought, `final` and a `commentary`
+    to nobody are the answer, what is sent to a tool is a call: arguments in JSON, or what `calls` reads."""
 
-    _MARKS = re.compile(r"<\|(start|channel|message|end|return|call|constrain)\|>")
-    _LONGEST = len("<|constrain|>")
-
-    def __init__(self, header: str = "") -> None:
+    def __init__(
+        self,
+        header: str = "",
+        marks: Sequence[str] = _CHANNELS,
+        calls: Callable[[], CallReader] | None = None,
+    ) -> None:
+        self._calls = calls
+        self._marks = re.compile("|".join(map(re.escape, marks)))
+        self._begun = {mark[:end] for mark in marks for end in range(1, len(mark))}
+        self._longest = max(map(len, marks))
         self._held = ""
         self._header = header
         self._inside = False  # whether a message's body is being said
@@ -239,25 +260,23 @@ class HarmonyReader:
 
     @property
     def _kind(self) -> Kind:
+        if self._header.endswith(" to=self"):
+            return "thought"
         if "to=" in self._header and "to=user" not in self._header:
             return "call"
         return "thought" if "<|channel|>analysis" in self._header else "answer"
 
     def push(self, piece: str, *, special: bool = False) -> list[Part]:
-        if special and not self._MARKS.fullmatch(piece):
+        if special and not self._marks.fullmatch(piece):
             return []
         self._held += piece
         parts: list[Part] = []
-        while found := self._MARKS.search(self._held):
+        while found := self._marks.search(self._held):
             parts += self._say(self._held[: found.start()])
             self._held = self._held[found.end() :]
-            parts += self._turn(found[1])
+            parts += self._turn(found[0])
         keep = next(
-            (
-                n
-                for n in range(min(self._LONGEST, len(self._held)), 0, -1)
-                if self._could_begin(self._held[-n:])
-            ),
+            (n for n in range(min(self._longest, len(self._held)), 0, -1) if self._held[-n:] in self._begun),
             0,
         )
         parts += self._say(self._held[: len(self._held) - keep])
@@ -268,12 +287,6 @@ class HarmonyReader:
         parts = self._say(self._held)
         self._held = ""
         return [*parts, *self._close()]
-
-    def _could_begin(self, text: str) -> bool:
-        return text.startswith("<") and any(
-            f"<|{word}|>".startswith(text)
-            for word in ("start", "channel", "message", "end", "return", "call", "constrain")
-        )
 
     def _say(self, text: str) -> list[Part]:
         if not text:
@@ -287,11 +300,11 @@ class HarmonyReader:
         return [Part(self._kind, text)]
 
     def _turn(self, mark: str) -> list[Part]:
-        if mark == "message":
+        if mark == "<|message|>":
             self._inside = True
             return []
-        if mark in ("channel", "constrain"):
-            self._header += f"<|{mark}|>"
+        if mark in ("<|channel|>", "<|constrain|>"):
+            self._header += mark
             return []
         parts = self._close()
         self._header = ""
@@ -300,4 +313,9 @@ class HarmonyReader:
     def _close(self) -> list[Part]:
         call, self._call = self._call, ""
         inside, self._inside = self._inside, False
-        return [_part(harmony_call(self._header, call))] if inside and self._kind == "call" else []
+        if not inside or self._kind != "call":
+            return []
+        if self._calls is None:
+            return [_part(harmony_call(self._header, call))]
+        reader = self._calls()
+        return [_part(event) for event in (*reader.push(call), *reader.flush()) if not isinstance(event, str)]

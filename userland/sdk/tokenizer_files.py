@@ -18,10 +18,17 @@ from typing import Any, cast
 
 from syscalls.errno import Errno, SyscallError
 from userland.sdk.tokenizer import Settings, Tokenizer
+from userland.sdk.tokenizer_fields import NAMED as _NAMED
+from userland.sdk.tokenizer_fields import (
+    checked_fields,
+    checked_ids,
+    is_token,
+    versioned,
+    with_mistral_words,
+)
 
 TOKENIZER, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 _FURTHER = "additional_chat_templates"
-_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _MOST = {TOKENIZER: 256 << 20, TEMPLATE: 1 << 20}  # bytes; the largest published are 35 MB and 20 kB
 _MOST_ELSE = 32 << 20
 _LONGEST = 4096  # characters of an added token; the longest published have some 100
@@ -37,12 +44,20 @@ def load_tokenizer(path: str) -> Tokenizer:
     Raises SyscallError: ENOENT (no such directory), EIO (what is there is no tokenizer).
     """
     place = path
-    if not os.path.exists(path):
+    if not os.path.exists(path) or _gguf_alone(path):
         from modelfiles import source  # brings numpy, which a directory's words do not need
 
         place = os.fspath(source.find(path))
     with _loading:
         return _loaded(place, _stamps(place))
+
+
+def _gguf_alone(path: str) -> bool:
+    """Is that a directory of GGUF files, in which the words are?"""
+    if not os.path.isdir(path) or os.path.exists(os.path.join(path, "config.json")):
+        return False
+    names = os.listdir(path)
+    return TOKENIZER not in names and any(name.endswith(".gguf") for name in names)
 
 
 def _stamps(path: str) -> tuple[tuple[str, int, int, int], ...]:
@@ -74,8 +89,8 @@ def _loaded(path: str, stamps: object) -> Tokenizer:
             from userland.sdk import gguf_words
 
             return gguf_words.load(Path(path))
-        if os.path.exists(os.path.join(path, TOKENIZER)):
-            return _from_directory(Path(path))
+        if (file := _tokenizer_of(Path(path))).exists():
+            return _from_directory(Path(path), file)
         return _by_transformers(path)
     except SyscallError:
         raise
@@ -90,12 +105,31 @@ def _loaded(path: str, stamps: object) -> Tokenizer:
         ) from error
 
 
-def _from_directory(directory: Path) -> Tokenizer:
+def _tokenizer_of(directory: Path) -> Path:
+    """The file of a directory that is its tokenizer; there may be none. Raises EIO for a configuration that is odd."""
+    config = _read_json(directory / CONFIG)
+    checked_fields(directory / CONFIG, config)
+    names = config.get("fast_tokenizer_files")
+    if names is None:
+        return directory / TOKENIZER
+    file = directory / versioned(directory / CONFIG, names, TOKENIZER)
+    if not file.exists() and file.name != TOKENIZER:
+        raise SyscallError(
+            Errno.ENOENT,
+            f"{directory / CONFIG} says that the tokenizer is {file.name}; there is no such file",
+        )
+    return file
+
+
+def _from_directory(directory: Path, file: Path) -> Tokenizer:
     import tokenizers
 
     config = _read_json(directory / CONFIG)
-    text = _read(directory / TOKENIZER)
+    text = _read(file)
     core = tokenizers.Tokenizer.from_buffer(text)
+    if config.get("fix_mistral_regex"):
+        there = (directory / "config.json").exists()
+        with_mistral_words(core, config, _read_json(directory / "config.json") if there else None)
     templates = _templates(directory, config)
     if not config.get("extra_special_tokens") and "additional_special_tokens" in config:
         config["extra_special_tokens"] = config.pop("additional_special_tokens")
@@ -112,7 +146,7 @@ def _from_directory(directory: Path) -> Tokenizer:
     others |= _named_extra(config)
     extra = config.get("extra_special_tokens", config.get("additional_special_tokens")) or []
     for key, value in [*((key, config.get(key)) for key in _NAMED), *others.items()]:
-        if isinstance(value, (str, dict, tokenizers.AddedToken)):
+        if isinstance(value, tokenizers.AddedToken) or is_token(value):
             token = _token(value)
             named[key] = by_content.get(str(_content(token)), token) if key in _NAMED else token
     _complete(core, listed, named, [_token(token) for token in extra])
@@ -166,7 +200,11 @@ def _of_older_files(directory: Path, config: dict[str, Any], tokenizer: bytes) -
     """Added tokens as they were written before `added_tokens_decoder`; the special ones' names go into `config`."""
     from tokenizers import AddedToken
 
-    for key, value in _read_json(directory / "special_tokens_map.json").items():
+    older, ids = directory / "special_tokens_map.json", directory / "added_tokens.json"
+    marked, numbered = _read_json(older), _read_json(ids)
+    checked_fields(older, marked)
+    checked_ids(ids, numbered)
+    for key, value in marked.items():
         if key == "extra_special_tokens" and isinstance(value, list):
             before = list(config.get(key) or [])
             value = before + [token for token in map(_token, value) if token not in before]
@@ -177,7 +215,7 @@ def _of_older_files(directory: Path, config: dict[str, Any], tokenizer: bytes) -
     extra = config.get("extra_special_tokens") or []
     special = {_content(_token(config[key])) for key in _NAMED if config.get(key)}
     special |= {_content(_token(token)) for token in extra}
-    for content, i in _read_json(directory / "added_tokens.json").items():
+    for content, i in numbered.items():
         listed[int(i)] = AddedToken(content, normalized=content not in special, special=content in special)
     for token in json.loads(tokenizer).get("added_tokens", []):
         i = int(token.pop("id"))
@@ -239,7 +277,11 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _read(file: Path) -> bytes:
     """A regular file of bearable size."""
     of = file.stat()
-    most = _MOST.get(file.name, _MOST[TEMPLATE] if file.suffix == ".jinja" else _MOST_ELSE)
+    most = (
+        _MOST[TOKENIZER]
+        if file.name.startswith("tokenizer.")
+        else _MOST.get(file.name, _MOST[TEMPLATE] if file.suffix == ".jinja" else _MOST_ELSE)
+    )
     if not stat.S_ISREG(of.st_mode) or of.st_size > most:
         what = f"has {of.st_size} bytes" if stat.S_ISREG(of.st_mode) else "is no regular file"
         raise SyscallError(Errno.EIO, f"{file} {what}; a file of at most {most} bytes was expected there")
@@ -262,6 +304,14 @@ def _by_transformers(path: str) -> Tokenizer:
         raise SyscallError(
             Errno.ENOTSUP,
             f"the tokenizer of {path} ({type(found).__name__}) cannot be written as {TOKENIZER}; work with token ids",
+        )
+    control_only = {*found.all_special_tokens, *map(str, found.added_tokens_decoder.values())}
+    if (
+        core.get_vocab(with_added_tokens=False).keys() <= control_only
+    ):  # a class of a model's, made of no file
+        raise SyscallError(
+            Errno.EIO,
+            f"{path} has no files of a tokenizer; work with token ids, or add {TOKENIZER} to the model",
         )
     templates = found.chat_template or {}
     if isinstance(templates, str):

@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from userland.sdk.call_formats import (
-    FORMATS,
+from userland.sdk.call_formats import FORMATS, CallFormat
+from userland.sdk.call_headed import headed
+from userland.sdk.call_json import read_json
+from userland.sdk.call_scan import BEGINNING, CloseScan
+from userland.sdk.call_shapes import Shape
+from userland.sdk.calls import (
     MOST_CALLS,
     MOST_CHARACTERS,
     NO_SCHEMAS,
-    CallFormat,
-    Headed,
     Malformed,
     Schemas,
     ToolCall,
-    read_json,
+    check,
 )
+from userland.sdk.schemas import properties_of
 
 __all__ = ["BadCall", "CallReader", "ToolCall", "formats_of", "schemas_of"]
 
@@ -52,27 +55,31 @@ Event = str | ToolCall | BadCall
 
 def schemas_of(tools: Sequence[dict[str, Any]]) -> Schemas:
     """The parameters' schemas of each tool, of definitions as templates take them."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for tool in tools:
         inner = tool.get("function", tool)
         if isinstance(inner, dict) and isinstance(inner.get("name"), str):
-            parameters = inner.get("parameters")
-            properties = parameters.get("properties") if isinstance(parameters, dict) else None
-            found[inner["name"]] = properties if isinstance(properties, dict) else {}
+            found[inner["name"]] = properties_of(inner.get("parameters"))
     return found
 
 
 class CallReader:
     """Takes an answer in pieces; gives its text, its calls and its malformed calls, in order."""
 
-    def __init__(self, formats: Sequence[CallFormat], schemas: Schemas = NO_SCHEMAS) -> None:
+    def __init__(
+        self, formats: Sequence[CallFormat], schemas: Schemas = NO_SCHEMAS, *, opened: bool = False
+    ) -> None:
         self._marked = [form for form in formats if not form.bare]
         self._bare = [form for form in formats if form.bare]
         self._schemas = schemas
-        self._held = ""
+        self._held = ""  # what may begin a mark
+        self._blank: list[str] = []  # white space that is no part of the text if calls follow
         self._inside: CallFormat | None = None
+        self._scan = CloseScan("", "none")
         self._began = False  # whether something that is no white space has been given or read
         self._calls = 0
+        if opened:
+            self._open(formats[0])
 
     @property
     def inside(self) -> bool:
@@ -86,90 +93,123 @@ class CallReader:
 
     def push(self, piece: str) -> list[Event]:
         """What is certain of the answer so far."""
-        self._held += piece
         events: list[Event] = []
-        while (found := self._step()) is not None:
+        while piece:
+            if self._inside is not None:
+                found, piece = self._push_inside(self._inside, piece)
+            else:
+                found, piece = self._push_text(self._held + piece)
             events.extend(found)
         return events
 
     def flush(self) -> list[Event]:
         """What was held back, when no more comes."""
-        events = self.push("")
-        text, self._held = self._held, ""
+        events: list[Event] = []
         form, self._inside = self._inside, None
         if form is None:
-            if text:
-                events.append(text)
-            return events
-        if form.bare:
-            try:
-                return [*events, *self._counted(form.read(self._body(form, text), self._schemas), text)]
-            except Malformed:
-                return [*events, text]
-        return [*events, *self._read(form, text)]
+            text, self._held, self._blank = "".join(self._blank) + self._held, "", []
+            return [text] if text else []
+        text = self._scan.text
+        if not form.bare:
+            return self._read(form, text)
+        try:
+            return [*events, *self._counted(self._checked(form, self._body(form, text)), text)]
+        except Malformed:
+            return [*events, text]
 
-    def _step(self) -> list[Event] | None:
-        """One thing that can be told from the text held; None: no more can."""
-        if self._inside is not None:
-            return self._step_inside(self._inside)
-        if not self._held:
-            return None
+    def _open(self, form: CallFormat) -> None:
+        self._inside, self._began = form, True
+        self._scan = CloseScan(form.close, form.strings)
+
+    def _push_text(self, text: str) -> tuple[list[Event], str]:
+        """Takes a text outside of calls; gives what it certainly says, and what is to be taken next."""
+        self._held = ""
         if not self._began and self._bare:
-            stripped = self._held.lstrip()
+            stripped = text.lstrip()
             if not stripped:
-                return None
+                self._blank.append(text)
+                return [], ""
             form = next((form for form in self._bare if _may_be(form, stripped)), None)
             if form is not None and stripped.startswith(form.open):
-                self._inside, self._began = form, True
-                return []
+                blank, self._blank = "".join(self._blank), []
+                self._open(form)
+                return [], blank + text
             if form is not None:
-                return None
-        return self._step_text()
+                self._held = text
+                return [], ""
+        at, form = self._opened_at(text)
+        if form is not None:
+            said = ("".join(self._blank) + text[:at]).rstrip()
+            self._blank = []
+            self._open(form)
+            return ([said] if said else []), text[at + len(form.open) :]
+        cut = len(text) - max((begun(text, form.open) for form in self._marked), default=0)
+        self._held, text = text[cut:], text[:cut]
+        if not self._marked:
+            self._blank, said = [], "".join(self._blank) + text
+        else:
+            said = text.rstrip()
+            self._blank.append(text[len(said) :])
+            if said:
+                behind = self._blank.pop()
+                said, self._blank = "".join(self._blank) + said, [behind]
+        self._began = self._began or bool(said.strip())
+        return ([said] if said else []), ""
 
-    def _step_text(self) -> list[Event] | None:
-        opened = min(
-            (
-                (at, -len(form.open), i)
-                for i, form in enumerate(self._marked)
-                if (at := self._held.find(form.open)) >= 0
-            ),
-            default=None,
-        )
-        if opened is not None:
-            at, _, index = opened
-            form = self._marked[index]
-            text, self._held = self._held[:at].rstrip(), self._held[at + len(form.open) :]
-            self._inside, self._began = form, True
-            return [text] if text else []
-        keep = max((begun(self._held, form.open) for form in self._marked), default=0)
-        cut = len(self._held) - keep
-        if self._marked:  # white space before a call is no part of the text
-            cut = len(self._held[:cut].rstrip())
-        text, self._held = self._held[:cut], self._held[cut:]
-        if not text:
-            return None
-        self._began = True
-        return [text]
+    def _opened_at(self, text: str) -> tuple[int, CallFormat | None]:
+        """Where the first calls are opened, and of what form; of several at one place the longest mark counts."""
+        found = [
+            (at, -len(form.open), i)
+            for i, form in enumerate(self._marked)
+            if (at := text.find(form.open)) >= 0
+        ]
+        if not found:
+            return -1, None
+        at, _, index = min(found)
+        return at, self._marked[index]
 
-    def _step_inside(self, form: CallFormat) -> list[Event] | None:
-        if form.bare:
-            if not _may_be(form, self._held.lstrip()) or len(self._held) > MOST_CHARACTERS:
-                text, self._held, self._inside = self._held, "", None
-                return [text]
-            return None
-        end = _end(form, self._held)
-        if end < 0:
-            if len(self._held) > MOST_CHARACTERS:
-                text, self._held, self._inside = self._held, "", None
-                return [BadCall(text, f"calls of more than {MOST_CHARACTERS} characters")]
-            return None
-        text, self._held = self._held[:end], self._held[end + len(form.close) :]
+    def _push_inside(self, form: CallFormat, piece: str) -> tuple[list[Event], str]:
+        """Takes a piece of calls; gives what it completes, and what stands behind the calls."""
+        undecided = self._scan.length < BEGINNING
+        room = MOST_CHARACTERS + 1 - self._scan.length
+        closed = self._scan.push(piece[:room])
+        rest = piece[room:]
+        if closed is not None:
+            self._inside = None
+            return self._read(form, closed[0]), closed[1] + rest
+        if (
+            form.said
+            and (said := form.said.removeprefix(form.open))
+            and self._scan.length <= 2 * len(said) + len(piece)
+        ):
+            begin = self._scan.text
+            if begin.startswith(said):  # a message to the user
+                self._inside = None
+                return [], begin[len(said) :] + rest
+        if form.bare and undecided and not _may_be(form, self._scan.beginning.lstrip()):
+            return self._gave_up(self._scan.text, rest)
+        if self._scan.length > MOST_CHARACTERS:
+            text = self._scan.text
+            if form.bare:
+                return self._gave_up(text, rest)
+            self._inside = None
+            return [BadCall(text, f"calls of more than {MOST_CHARACTERS} characters")], rest
+        return [], ""
+
+    def _gave_up(self, text: str, rest: str) -> tuple[list[Event], str]:
+        """What looked like calls of a form without marks is text."""
         self._inside = None
-        return self._read(form, text)
+        return [text], rest
+
+    def _checked(self, form: CallFormat, text: str) -> list[ToolCall]:
+        calls = form.read(text, self._schemas)
+        for call in calls:
+            check({call.name: call.arguments, "id": call.id})
+        return calls
 
     def _read(self, form: CallFormat, text: str) -> list[Event]:
         try:
-            return self._counted(form.read(text, self._schemas), text)
+            return self._counted(self._checked(form, text), text)
         except Malformed as error:
             return [BadCall(form.open + text, str(error))]
 
@@ -192,47 +232,33 @@ def begun(text: str, mark: str) -> int:
 
 
 def _may_be(form: CallFormat, text: str) -> bool:
-    """Whether a text can still become a call of a form without marks."""
+    """Whether a text can still become a call of a form without marks; its first characters tell."""
+    text = text[:BEGINNING]
     if form.open == "[":
         return bool(_PYTHON_CALL.match(text)) if text.startswith("[") else False
     squeezed = re.sub(r"\s+", "", text[:80])
     return any(squeezed.startswith(start) or start.startswith(squeezed) for start in _BARE[form.open])
 
 
-def _end(form: CallFormat, text: str) -> int:
-    """Where the mark that closes calls stands; one within a string of JSON is text of that string. -1: it does not."""
-    if not form.close:
-        return -1
-    end = text.find(form.close)
-    if text.lstrip()[:1] not in ("{", "["):
-        return end
-    at, quoted = 0, False
-    while end >= 0:
-        while at < end:
-            if text[at] == "\\" and quoted:
-                at += 1
-            elif text[at] == '"':
-                quoted = not quoted
-            at += 1
-        if not quoted:
-            return end
-        end = text.find(form.close, max(end + 1, at))
-    return -1
-
-
 # --- which form a model has -----------------------------------------------------------------------------------------
 
 
 def formats_of(
-    written: Callable[[ToolCall], Sequence[str]], source: str, tokens: Collection[str] = ()
+    written: Callable[[ToolCall], Sequence[str]],
+    source: str,
+    tokens: Collection[str] = (),
+    known: Sequence[CallFormat] = (),
 ) -> tuple[CallFormat, ...]:
     """The forms in which a model calls. `written` gives what the template makes of a message with one call (nothing, if
     it makes nothing of it; else to the text's end, and without what closes any answer), `source` is the template's own
-    text, `tokens` are the added tokens of the vocabulary.
+    text, `tokens` are the added tokens of the vocabulary, `known` what
+    the model's makers say themselves, of which the template shows only how it is written.
 
     More than one can come out: what the template shows, and what opens with a token that only calls have.
     """
     texts = written(_PROBE)
+    if known:
+        return tuple(narrowed(form, texts) for form in known)
     shown = [form for form in FORMATS if any(reads_back(form, text, _PROBE) for text in texts)]
     if not shown and texts:
         learnt = _learnt(texts[-1])
@@ -240,7 +266,13 @@ def formats_of(
     marked = [form for form in FORMATS if not form.bare and form.open in tokens and form not in shown]
     if not shown and not marked:
         return tuple(form for form in FORMATS if not form.bare and form.open in source)
-    return (*shown[:1], *marked)
+    return tuple(narrowed(form, texts) for form in (*shown[:1], *marked))
+
+
+def narrowed(form: CallFormat, texts: Sequence[str]) -> CallFormat:
+    """A form with those of its shapes that a template has written the probe in; with all, if it has none of them."""
+    shapes = tuple(shape for shape in form.shapes if any(shape.writes(_TOOL, text) for text in texts))
+    return replace(form, shapes=shapes or form.shapes)
 
 
 def reads_back(form: CallFormat, text: str, call: ToolCall) -> bool:
@@ -261,10 +293,10 @@ def _learnt(text: str) -> CallFormat | None:
         head, name, between = before.rpartition(_TOOL)
         if not mark or not name or not head.strip():
             continue
-        close = after.strip()
-        call = re.escape(between.strip())
-        pattern = rf"\s*(?P<name>[^\s{{]+?)\s*{call}\s*(?P<arguments>\{{.*\}})\s*\Z"
-        return CallFormat("learnt", head.strip(), close, Headed(re.compile(pattern, re.DOTALL)))
+        opened, close, middle = head.strip(), after.strip(), between.strip()
+        read = headed(rf"(?P<name>[^\s{{]+?)\s*{re.escape(middle)}\s*(?=\{{)", "")
+        shape = Shape(opened + "␣", f"«name»␣{middle}␣«args»", "␣" + close)
+        return CallFormat("learnt", opened, close, read, strings="json", shapes=(shape,))
     return None
 
 

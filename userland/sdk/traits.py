@@ -68,10 +68,9 @@ def traits_of(tokenizer: Tokenizer, source: str, render: Renders) -> Traits:
     if not shown and marks is not None and marks.close in source and not probe.thought_stays(marks):
         thoughts = "dropped"
     gap = thoughts == "dropped" and marks is not None and probe.leaves_gap(marks)
-    formats = formats_of(probe.written, source, tokens)
     template = fields_of(tokenizer.settings.response_template)
-    marks, formats = template.thought or marks, template.calls or formats
-    return Traits(marks, formats, tuple(probe.stops()), thoughts, probe.close(), gap)
+    formats = formats_of(probe.written, source, tokens, template.calls)
+    return Traits(template.thought or marks, formats, tuple(probe.stops()), thoughts, probe.close(), gap)
 
 
 def user(text: str) -> Message:

@@ -17,6 +17,7 @@ from syscalls.limits import MAX_TOKENS_PER_CALL
 from userland.sdk.actions import Language
 from userland.sdk.dialogue import Dialogue, Entry, Message, packed
 from userland.sdk.template import ChatTemplate
+from userland.sdk.tokenizer import Tokenizer
 
 _SYSTEM, _USER, _ANSWER, _NEXT = "alpha", "beta", "gamma", "delta"
 
@@ -25,7 +26,16 @@ def same_words(one: Language, other: Language) -> bool:
     """Whether a log means the same to both models, its chat turns included."""
     if one.tokenizer.settings.templates != other.tokenizer.settings.templates:
         return False
-    return one.tokenizer.digest == other.tokenizer.digest
+    return one.tokenizer.digest == other.tokenizer.digest or same_tokens(one.tokenizer, other.tokenizer)
+
+
+def same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether equal ids are equal tokens, however text is cut into them: those of a GGUF file and of the directory that
+    it was made of. One of them may have more behind, as files have that pad a vocabulary to its embeddings."""
+    fewer, more = sorted((one.core.get_vocab(), other.core.get_vocab()), key=len)
+    return all(more.get(token) == i for token, i in fewer.items()) and all(
+        i >= len(fewer) for token, i in more.items() if token not in fewer
+    )
 
 
 @dataclass(slots=True, frozen=True)
@@ -138,6 +148,10 @@ def carried(
     of it (`known`) decides what was said; without that, the ids' text. Raises E2BIG if they are too many for it."""
     if known is None or old.chat is None or new.chat is None:
         return translated(old, new, ids), []
+    heeded = new.chat.heeded(known.setup.variables)
+    setup = msgspec.structs.replace(known.setup, variables=heeded, template=None)
+    if ids and (not known.said or (known.cut and not known.asked)):  # text that nobody has said
+        return translated(old, new, ids), [packed(Entry(setup=setup))]
     said, answer = [one.message for one in known.said], ""
     if known.asked or len(ids) > known.end:
         last = old.chat.answered(known, ids).message
@@ -145,7 +159,6 @@ def carried(
             said.append(last)
         else:
             answer = str(last["content"])
-    setup = msgspec.structs.replace(known.setup, variables={}, template=None)
     try:
         turn = new.chat.begin(said, setup) if said else None
     except SyscallError as error:

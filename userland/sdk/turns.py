@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Finish, LogRecord, Sampler, Signal
 from syscalls.table import Decode, Feed, Getinfo, Kill, Records, Truncate
-from userland.sdk.actions import Language, log_of
+from userland.sdk.actions import MAX_TOKENS, Language, log_of
 from userland.sdk.answers import Listening, ends_of, follow, gathered, interrupting, plain, stops_of
-from userland.sdk.arguments import count
+from userland.sdk.arguments import count, text
 from userland.sdk.chat import Turn
-from userland.sdk.dialogue import Dialogue, Message, Setup, dialogue, packed
+from userland.sdk.dialogue import Dialogue, Entry, Message, Setup, dialogue, packed, setup_in
 from userland.sdk.heard import reader_for
 from userland.sdk.script import Piece, Script, Stream, ask
 from userland.sdk.template import special
 from userland.sdk.tool_calls import BadCall, ToolCall, schemas_of
+
+T = TypeVar("T")
+Y = TypeVar("Y")
 
 
 @dataclass(slots=True)
@@ -48,13 +53,36 @@ class Fed:
     records: list[LogRecord] = field(default_factory=list)
 
 
-def known_of(pid: int) -> Script[tuple[Dialogue | None, list[LogRecord], int]]:
-    """The conversation that a process has had, as far as it is known; its records; the length of its log."""
+@dataclass(slots=True, frozen=True)
+class Known:
+    """The conversation that a process has had, as far as it is known; its records, and if there are any its log."""
+
+    dialogue: Dialogue | None
+    records: list[LogRecord]
+    length: int
+    log: list[int]
+
+
+def known_of(pid: int) -> Script[Known]:
+    """What is known of a process's conversation."""
     info = yield from ask(Getinfo(pid))
     if not info.record_bytes:
-        return None, [], info.length
+        return Known(None, [], info.length, [])
     found = yield from ask(Records(pid))
-    return dialogue(found.records, found.length), found.records, found.length
+    log = yield from log_of(pid)
+    return Known(dialogue(found.records, log), found.records, len(log), log)
+
+
+def cut(pid: int, length: int) -> Script[int]:
+    """Cut the log down to `length` tokens. What the template is told stays, also when nothing else does."""
+    setup = None
+    if length == 0:
+        with suppress(SyscallError):  # a record that cannot be read goes, too
+            setup = setup_in((yield from ask(Records(pid))).records)
+    left = yield from ask(Truncate(pid, length))
+    if setup is not None:
+        yield from ask(Feed(pid, [], [packed(Entry(setup=setup))]))
+    return left
 
 
 def say_next(
@@ -68,30 +96,53 @@ def say_next(
 ) -> Script[Fed]:
     """Feed messages as the next turn of the conversation. `system` and `setup` begin one that has not begun. With
     `allow_special` control tokens that the messages spell are control."""
-    known, records, length = yield from known_of(pid)
+    there = yield from known_of(pid)
+    known, length, log = there.dialogue, there.length, there.log
     begun = known.setup if known is not None else setup
     chat = language.must_chat(begun.template if begun else None)
-    # What was fed before anybody said anything stays. (Of a question that was cut there are no counts.)
-    if length and (known is None or (known.counts and not known.said)):
+    # What was fed before anybody said anything stays, and what is left of a question that was cut.
+    if length and (known is None or not known.said or (known.cut and not known.asked)):
         begun = known.setup if known is not None else None
-        end = yield from log_of(pid, max(0, length - chat.close_length))
+        end = log or (yield from log_of(pid, max(0, length - chat.close_length)))
         ids = chat.continued(end, [special(dict(m)) for m in messages] if allow_special else messages, begun)
         return Fed((yield from ask(Feed(pid, ids))), length, begun)
-    log: list[int] = []
+    first = system or (begun.system if begun is not None and not instructs(messages) else "")
+    head: list[Message] = [{"role": "system", "content": first}] if first else []
     if known is None:
-        head: list[Message] = [{"role": "system", "content": system}] if system else []
         turn = chat.begin([*head, *messages], setup or Setup(now=time.time()), allow_special=allow_special)
         setup = turn.entry.setup
     else:
-        log = yield from log_of(pid)
-        turn, setup = chat.next(known, log, messages, allow_special=allow_special), known.setup
-    return (yield from _fed(pid, turn, setup, log, records))
+        told = messages if known.said else [*head, *messages]
+        turn, setup = chat.next(known, log, told, allow_special=allow_special), known.setup
+    return (yield from _fed(pid, turn, setup, log, there.records))
+
+
+def instructs(messages: Sequence[Message]) -> bool:
+    """Do they begin with what a model is told to be?"""
+    return bool(messages) and messages[0].get("role") in ("system", "developer")
 
 
 def text_next(language: Language, pid: int, text: str) -> Script[Fed]:
     """Feed plain text to go on from, for a model that has no chat template."""
-    info = yield from ask(Getinfo(pid))
-    return Fed((yield from ask(Feed(pid, language.encode(text)))), info.length)
+    there = yield from known_of(pid)
+    setup = there.dialogue.setup if there.dialogue is not None else None
+    return Fed((yield from ask(Feed(pid, language.encode(text)))), there.length, setup)
+
+
+def alone(talking: dict[int, object], pid: int, script: Generator[Y, Any, T]) -> Generator[Y, Any, T]:
+    """A script that has a process to itself: `talking` has the processes that this program is talking to. A turn is
+    several calls, between which another's would get into it. Raises EBUSY if there is one."""
+    mine = object()
+    if talking.setdefault(pid, mine) is not mine:
+        raise SyscallError(
+            Errno.EBUSY,
+            f"this program is talking to process {pid} already; hear that answer to its end (or close it) first, or fork "
+            "the process and talk to each",
+        )
+    try:
+        return (yield from script)
+    finally:
+        del talking[pid]
 
 
 def _fed(pid: int, turn: Turn, setup: Setup | None, log: list[int], records: list[LogRecord]) -> Script[Fed]:
@@ -133,18 +184,22 @@ def begin_answer(
     language: Language,
     pid: int,
     turn: Script[Fed],
-    max_tokens: int,
+    max_tokens: int | None,
     stops: Sequence[str] = (),
     sampler: Sampler | None = None,
     deadline: float | None = None,
 ) -> Script[Listening]:
-    """Feed what `turn` feeds and let the process go on; how its answer is to be listened to.
+    """Feed what `turn` feeds and let the process go on; how its answer is to be listened to. Without `max_tokens` or stop
+    strings, those that the process was started with hold.
 
     If the decode is refused (EDQUOT, E2BIG, ...) what was fed is taken back, unless others have changed the log since.
     """
-    max_tokens = count(max_tokens, "max_tokens")
+    given = None if max_tokens is None else count(max_tokens, "max_tokens")
     wanted = stops_of(language, stops)
     fed = yield from turn
+    setup = fed.setup or Setup()
+    max_tokens = setup.tokens(given, MAX_TOKENS, language.model.context)
+    wanted = wanted if stops else stops_of(language, setup.stop)
     listening = listening_to(language, fed.length, fed.setup, fed.lead)
     listening.stops = wanted
     stop_ids = sorted({*language.stops(fed.setup), *wanted.ids})
@@ -155,7 +210,9 @@ def begin_answer(
     listening.decode = decode
     try:
         yield from ask(decode)
-    except SyscallError:
+    except GeneratorExit:  # whoever runs the script interrupts
+        raise
+    except BaseException:
         yield from take_back(pid, fed)
         raise
     return listening
@@ -179,7 +236,7 @@ def say(
     language: Language,
     pid: int,
     messages: Sequence[Message],
-    max_tokens: int,
+    max_tokens: int | None,
     stops: Sequence[str] = (),
     sampler: Sampler | None = None,
     system: str = "",
@@ -196,7 +253,7 @@ def say(
 def follow_at(language: Language, pid: int, position: int) -> Stream[Finish]:
     """What a process says from a position of its log to the end of the decode under way; where an answer begins there,
     with its thoughts and calls told apart."""
-    known, _, _ = yield from known_of(pid)
+    known = (yield from known_of(pid)).dialogue
     listening = Listening(position, plain)
     if known is not None and known.asked and known.end == position:
         listening = listening_to(language, position, known.setup, known.lead)
@@ -229,6 +286,22 @@ def answer_of(pieces: Sequence[Piece]) -> Answer:
         elif piece.call is not None:
             answer.bad.append(piece.call)
     return answer
+
+
+def results_of(results: Sequence[tuple[ToolCall, str]]) -> list[Message]:
+    """What tools have answered, as messages. Raises EINVAL where nothing was, and for what is no call."""
+    pairs = list(results)
+    if not pairs:
+        raise SyscallError(
+            Errno.EINVAL, "there are no results to reply with; each is a pair of a call and its result"
+        )
+    for pair in pairs:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], ToolCall)):
+            raise SyscallError(
+                Errno.EINVAL,
+                f"a result is a pair: a call (ToolCall, of an answer's `calls`) and what came of it; found {pair!r:.60}",
+            )
+    return [result_of(call, text(result), i) for i, (call, result) in enumerate(pairs)]
 
 
 def result_of(call: ToolCall, result: str, number: int = 0) -> Message:

@@ -16,8 +16,9 @@ from syscalls.errno import SyscallError
 from syscalls.records import Advice, Signal
 from syscalls.records import Kind as ProcessKind
 from syscalls.table import BootInfoCall, Models
+from userland.programs.models import ACTIONS
 from userland.programs.ps import Kernel, processes, state
-from userland.shell.grammar import Command, Kind
+from userland.shell.grammar import MANY, Command, Kind
 
 FRESH_SECONDS = 0.3
 DISK_SECONDS = 30.0
@@ -101,7 +102,7 @@ def _expected(command: Command, words: list[str]) -> Kind | None:
     if skip and words:
         return options[words[-1]].kind
     if index >= len(places):
-        return places[-1].kind if places and places[-1].kind is Kind.WORDS else None
+        return places[-1].kind if places and places[-1].kind in MANY else None
     return places[index].kind
 
 
@@ -152,6 +153,8 @@ def _devices(kernel: Kernel) -> Candidates:
 _ASK: dict[Kind, Callable[[Kernel], Candidates]] = {
     Kind.PID: _pids,
     Kind.MODEL: _models,
+    Kind.MODELS: _models,
+    Kind.ACTION: lambda _: list(ACTIONS.items()),
     Kind.POLICY: _policies,
     Kind.DEVICE: _devices,
     Kind.ADVICE: lambda _: [(advice.value, "") for advice in Advice],

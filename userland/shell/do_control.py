@@ -27,6 +27,7 @@ from userland.programs.figures import size
 from userland.programs.power import halt
 from userland.programs.program import run
 from userland.sdk.options import model_path
+from userland.shell.arrival import Arrival
 from userland.shell.grammar import Line, UsageError
 from userland.shell.session import Session, does
 
@@ -82,7 +83,8 @@ def _migrate(shell: Session, line: Line) -> None:
 @does("exec")
 def _exec(shell: Session, line: Line) -> None:
     agent = shell.agent(shell.pid(line.text("PID")))
-    length = agent.exec(line.text("MODEL"), dtype=line.text("--dtype"))
+    with Arrival(shell):
+        length = agent.exec(line.text("MODEL"), dtype=line.text("--dtype"))
     name = printable(shell.info(agent.pid).name, one_line=True)
     model = printable(agent.model.name, one_line=True)
     shell.screen.line(f"[{agent.pid}] {name} runs {model} ({agent.model.dtype}): {length} tokens")
@@ -170,9 +172,12 @@ def _at_least_one(line: Line, option: str) -> int:
 
 @does("pagein")
 def _pagein(shell: Session, line: Line) -> None:
-    info = shell.kernel(
-        Pagein(model=model_path(line.text("MODEL")), device=line.text("--device"), dtype=line.text("--dtype"))
-    )
+    with Arrival(shell):
+        info = shell.kernel(
+            Pagein(
+                model=model_path(line.text("MODEL")), device=line.text("--device"), dtype=line.text("--dtype")
+            )
+        )
     shell.screen.line(
         f"{info.name} is in memory on {info.device}: {info.dtype}, {size(info.weight_bytes)} of weights"
     )

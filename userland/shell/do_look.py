@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from syscalls.errno import Errno, SyscallError
 from syscalls.limits import MAX_TIMEOUT, MAX_TOKENS_PER_CALL
-from syscalls.table import BootInfoCall, Models, Read, StatsCall
-from userland.programs import groups, log, ps, strace, system, top
+from syscalls.table import BootInfoCall, Read, StatsCall
+from userland.programs import groups, log, models, ps, strace, system, top
 from userland.programs.screen import Screen
 from userland.shell.grammar import Command, Line
 from userland.shell.session import Session, does
@@ -34,7 +36,20 @@ def _groups(shell: Session, line: Line) -> None:
 
 @does("models")
 def _models(shell: Session, line: Line) -> None:
-    shell.screen.table(system.models(shell.kernel(Models())))
+    asked = models.Asked(
+        action=line.text("ACTION"),
+        names=line.words,
+        found=line.has("--found"),
+        as_json=line.has("--json"),
+        yes=line.has("--yes"),
+        estimate=line.text("--estimate"),
+        dtype=line.text("--dtype"),
+        device=line.text("--device"),
+        context=line.integer("--context", 0, least=1),
+    )
+    ask = shell.ask_line if shell.interactive else None
+    status = models.run(shell.screen, asked, shell.kernel.runtime, lambda: nullcontext(shell.kernel), ask)
+    shell.failures += bool(status)
 
 
 @does("devices")

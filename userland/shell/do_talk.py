@@ -23,6 +23,7 @@ from userland.sdk.script import Piece, pieces
 from userland.sdk.system import Process
 from userland.sdk.tool_calls import BadCall, ToolCall
 from userland.shell import conversation
+from userland.shell.arrival import Arrival
 from userland.shell.conversation import Turn, marks, render
 from userland.shell.grammar import Line, UsageError
 from userland.shell.patience import Patience
@@ -48,20 +49,22 @@ def _spawn(shell: Session, line: Line) -> None:
         raise UsageError(f"an agent's name may not be a number, found {name!r}: it would be taken for a pid")
     if not name or name.startswith("-"):
         raise UsageError(f"an agent's name may not be empty or begin with `-`, found {name!r}")
-    max_tokens = line.integer("--max", MAX_TOKENS, least=1)
-    agent = shell.warmed().spawn(
-        line.text("--model"),
-        name=name,
-        system=line.text("--system"),
-        nice=line.integer("--nice", 0),
-        temperature=line.decimal("--temperature", 0.0) if line.has("--temperature") else None,
-        seed=line.integer("--seed", 0, least=0) if line.has("--seed") else None,
-        dtype=line.text("--dtype"),
-        group=line.text("--group"),
-        detached=line.has("--detach"),
-        limits=Limits(tokens=line.integer("--tokens", 0, least=0)),
-        thinking=_thinking(line.text("--thinking")),
-    )
+    max_tokens = line.integer("--max", MAX_TOKENS, least=1) if line.has("--max") else None
+    with Arrival(shell):
+        agent = shell.warmed().spawn(
+            line.text("--model"),
+            name=name,
+            system=line.text("--system"),
+            nice=line.integer("--nice", 0),
+            temperature=line.decimal("--temperature", 0.0) if line.has("--temperature") else None,
+            seed=line.integer("--seed", 0, least=0) if line.has("--seed") else None,
+            dtype=line.text("--dtype"),
+            device=line.text("--device"),
+            group=line.text("--group"),
+            detached=line.has("--detach"),
+            limits=Limits(tokens=line.integer("--tokens", 0, least=0)),
+            thinking=_thinking(line.text("--thinking")),
+        )
     shell.keep(agent, max_tokens, line.text("--system"), thoughts=not line.has("--no-thoughts"))
     if line.has("TEXT"):
         _tell(shell, agent, line.text("TEXT"), background=line.background, fresh=True)
@@ -280,7 +283,7 @@ def _conversation(agent: Process, tokens: list[int], *, raw: bool) -> list[Turn]
     text = language.decode(tokens, special=True)
     if raw:
         return [Turn("", text)]
-    known = agent.system.run(turns.known_of(agent.pid))[0]
+    known = agent.system.run(turns.known_of(agent.pid)).dialogue
     if known is not None and known.said and language.chat is not None and known.end <= len(tokens):
         speaks = known.asked or known.end < len(tokens)
         answer = language.chat.answered(known, tokens).message if speaks else None

@@ -39,6 +39,11 @@ class Kind(enum.Enum):
     DECIMAL = "X"
     TEXT = "TEXT"  # the rest of the line, as it stands
     WORDS = "ARGS"  # the remaining words
+    MODELS = "NAMES"  # the remaining words, each a model
+    ACTION = "ACTION"  # of `models`
+
+
+MANY = (Kind.WORDS, Kind.MODELS)
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Command:
         words = [self.name]
         for param in self.params:
             word = f"-{param.name}" if param.flagged else param.name
-            word += "..." if param.kind is Kind.WORDS else ""
+            word += "..." if param.kind in MANY else ""
             if param is self._text:
                 words += self._option_words()
             words.append(word if param.required else f"[{word}]")
@@ -87,7 +92,7 @@ class Command:
 
     @property
     def _text(self) -> Param | None:
-        return next((param for param in self.params if param.kind in (Kind.TEXT, Kind.WORDS)), None)
+        return next((param for param in self.params if param.kind in (Kind.TEXT, *MANY)), None)
 
     def _option_words(self) -> list[str]:
         return [f"[{o.flag} {o.kind.value}]" if o.kind else f"[{o.flag}]" for o in self.options]
@@ -203,7 +208,11 @@ def _read_words(scanner: Scanner, read: Line) -> None:
             _take_option(scanner, read, option, word)
         elif flagged and not quoted and len(word) > 1 and word[0] == "-":
             read.values[flagged.pop(0).name] = scanner.word()[1:]
-        elif not quoted and word.startswith("--") and (not places or places[0].kind is not Kind.WORDS):
+        elif (
+            not quoted
+            and word.startswith("--")
+            and (not places or places[0].kind is not Kind.WORDS or options)
+        ):
             known = ", ".join(options) or "none"
             raise UsageError(
                 f"{command.name} has no option {word}; its options: {known}. Usage: {command.usage}"
@@ -214,12 +223,11 @@ def _read_words(scanner: Scanner, read: Line) -> None:
             )
         elif places[0].kind is Kind.TEXT:
             read.values[places.pop(0).name] = scanner.rest()
-        elif places[0].kind is Kind.WORDS:
-            while scanner.left:
-                read.words.append(scanner.word())
+        elif places[0].kind in MANY:  # and options may stand among them
+            read.words.append(scanner.word())
         else:
             read.values[places.pop(0).name] = scanner.word()
-    missing = [param.name for param in places if param.required]
+    missing = [param.name for param in places if param.required and not (param.kind in MANY and read.words)]
     if missing:
         raise UsageError(f"{command.name} needs {' and '.join(missing)}. Usage: {command.usage}")
 

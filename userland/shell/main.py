@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import History
 
-__all__ = ["DO", "boot_and_open", "do_control", "do_images", "do_look", "do_talk", "open_shell"]
+__all__ = ["DO", "Session", "boot_and_open", "do_control", "do_images", "do_look", "do_talk", "open_shell"]
 REFRESH_SECONDS = 1.0
 GREETING = "`help` lists the commands; `spawn alice` starts an agent, `say alice hello` talks to it."
 

@@ -17,7 +17,6 @@ from syscalls.records import Finish, ProcessInfo, State
 from syscalls.table import Call, Getinfo
 from userland.programs import ps
 from userland.programs.screen import Screen
-from userland.sdk.actions import MAX_TOKENS
 from userland.sdk.system import Process, System
 from userland.shell.grammar import Line, UsageError, parse
 from userland.shell.outage import Outage
@@ -34,7 +33,7 @@ class Kept:
     thoughts are shown."""
 
     agent: Process | None = None
-    max_tokens: int = MAX_TOKENS
+    max_tokens: int | None = None  # None: as the process was started with
     instructions: str = ""
     thoughts: bool = True
 
@@ -112,7 +111,9 @@ class Session:
         kept = self._kept.get(pid)
         return kept.agent if kept is not None and kept.agent is not None else self.system.process(pid)
 
-    def keep(self, agent: Process, max_tokens: int, instructions: str, *, thoughts: bool = True) -> None:
+    def keep(
+        self, agent: Process, max_tokens: int | None, instructions: str, *, thoughts: bool = True
+    ) -> None:
         """Remember an agent of this shell."""
         self._kept[agent.pid] = Kept(agent, max_tokens, instructions, thoughts)
 

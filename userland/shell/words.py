@@ -21,9 +21,17 @@ _ALL = (
         Option("--seconds", Kind.DECIMAL, "seconds between two looks (default 1)"),
         Option("--once", None, "print one look and return"),
     ), details="q or Ctrl-C leaves. Without a terminal one look is printed."),
-    Command("models", "list the models and their memory",
-            details="RESIDENT is what of a model's weights is in memory; FAULTS counts how often a process wanted to run "
-                    "and found them evicted."),
+    Command("models", "list the models and their memory; those on disk: ls, du, pull, rm, check",
+            (Param("ACTION", Kind.ACTION, required=False), Param("NAME", Kind.MODELS, required=False)), (
+        Option("--found", None, "what other programs have too: Ollama, LM Studio, llama.cpp, Hugging Face"),
+        Option("--estimate", Kind.MODEL, "say what a model would take, and who would have to go for it"),
+        Option("--dtype", Kind.NAME, "of an estimate: fp32, bf16, int8 or int4 (default: the device's)"),
+        Option("--device", Kind.DEVICE, "of an estimate: the device (default: the first)"),
+        Option("--context", Kind.INTEGER, "of an estimate: tokens of a context to count with"),
+        Option("--json", None, "of --found, ls, du and check: print it as JSON"),
+        Option("--yes", None, "of rm: remove without asking"),
+    ), details="RESIDENT is what of a model's weights is in memory; FAULTS counts how often a process wanted to run "
+               "and found them evicted. Ctrl-C ends a pull, and the next one goes on where it was."),
     Command("devices", "list the devices and their drivers"),
     Command("stats", "counters since boot"),
     Command("uptime", "how long the kernel has been up"),
@@ -47,6 +55,7 @@ _ALL = (
                 Option("--max", Kind.INTEGER, "tokens of an answer at most"),
                 Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
                 Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
+                Option("--device", Kind.DEVICE, "the device (default: the first)"),
                 Option("--group", Kind.NAME, "control group (default: the shell's own)"),
                 Option("--thinking", Kind.NAME, "on, off, or an effort such as low, by its template's switch"),
                 _NO_THOUGHTS,

@@ -16,7 +16,8 @@ from typing import Any
 from drivers.cpu.native import rope
 from drivers.cpu.native.library import GELU_TANH, SILU
 from drivers.engine.layout import Layout, eos_ids, refuse
-from syscalls.errno import Errno, SyscallError
+from modelfiles.files import broken
+from syscalls.errno import SyscallError
 
 ACTIVATIONS = {"silu": SILU, "swish": SILU, "gelu_pytorch_tanh": GELU_TANH}
 
@@ -163,7 +164,8 @@ def why_not(raw: Mapping[str, Any]) -> str:
     types = raw.get("layer_types")
     if types is not None and family.windowed in ("never", "always"):
         return f"{kind} with layer_types"
-    odd = {str(name) for name in types or ()} - {"full_attention", "sliding_attention", "attention"}
+    listed = types if isinstance(types, list) else ()  # what else it is, `read` says
+    odd = {str(name) for name in listed} - {"full_attention", "sliding_attention", "attention"}
     if odd:
         return f"layers of the type {min(odd)}"
     for name in ("use_bidirectional_attention", "is_encoder_decoder", "per_layer_config"):
@@ -197,7 +199,10 @@ def read(raw: Mapping[str, Any], where: str) -> Config:
     if heads < kv_heads or heads % kv_heads:
         raise refuse(kind, f"its {heads} query heads cannot share {kv_heads} key-value heads evenly")
     parameters = _rope_parameters(raw)
-    rotated = int(head_dim * parameters.get("partial_rotary_factor", 1.0)) if kind == "phi3" else head_dim
+    partial = parameters.get("partial_rotary_factor", 1.0) if kind == "phi3" else 1.0
+    if isinstance(partial, bool) or not isinstance(partial, int | float):
+        raise reader.wrong(f"partial_rotary_factor is {partial!r:.40}, a number was wanted")
+    rotated = int(head_dim * partial)
     if rotated < 2 or rotated % 2 or rotated > head_dim:
         raise reader.wrong(f"rotary positions of {rotated} items of a head of {head_dim}")
     try:
@@ -308,7 +313,7 @@ class _Reader:
 
     def wrong(self, what: str) -> SyscallError:
         kind = self.raw["model_type"]
-        return SyscallError(Errno.EIO, f"{self._where} is not a valid {kind} configuration: {what}")
+        return broken(f"{self._where} is not a valid {kind} configuration: {what}")
 
     def whole(self, name: str, default: int | None, *, null: int | None = None, least: int = 1) -> int:
         """`null`: what null, and no default, mean; None: nothing."""

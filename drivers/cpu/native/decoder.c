@@ -74,7 +74,7 @@ static int reserve(decoder *d, int64_t rows)
     d->result = space(rows * d->wide, sizeof *d->result);
     d->middle = space(rows * row_size(m->intermediate), sizeof *d->middle);
     d->values = space(rows * d->values_stride, sizeof *d->values);
-    d->value_scale = space(rows, sizeof *d->value_scale);
+    d->value_scale = space(rows * (d->values_stride / GROUP), sizeof *d->value_scale);
     d->value_sums = space(rows * (d->values_stride / GROUP), sizeof *d->value_sums);
     d->groups = space(rows, sizeof *d->groups);
     d->best_value = space(rows * team_size(d->team), sizeof *d->best_value);
@@ -103,16 +103,22 @@ static int64_t input_size(const kernels *k, const matrix *w)
     return w->bits == 32 ? 0 : w->bits == 16 ? w->inputs * k->rounded_size : w->inputs;
 }
 
+/* How many scales a row of activations has for w, where a row has `stride` bytes. */
+static int64_t scales_of(const matrix *w, int64_t stride) { return by_group(w) ? stride / GROUP : 1; }
+
 /* Makes of row x [size] what a product with w takes. */
 static void make_input(const kernels *k, const matrix *w, const float *x, int64_t size, void *values, float *scale, int32_t *sums)
 {
     if (w->bits == 16) k->round_row(x, size, w->inputs, values);
-    if (w->bits <= 8) k->quantise(x, size, w->inputs, grouped(w), values, scale, grouped(w) ? sums : NULL);
+    if (by_group(w))
+        k->quantise_groups(x, size, w->inputs, values, scale, sums);
+    else if (w->bits <= 8)
+        k->quantise(x, size, w->inputs, grouped(w), values, scale, grouped(w) ? sums : NULL);
 }
 
 static void prepare_row(const decoder *d, const matrix *w, const float *x, int64_t size, int64_t row)
 {
-    make_input(d->k, w, x, size, d->values + row * d->values_stride, d->value_scale + row,
+    make_input(d->k, w, x, size, d->values + row * d->values_stride, d->value_scale + row * scales_of(w, d->values_stride),
                d->value_sums + row * (d->values_stride / GROUP));
 }
 
@@ -341,14 +347,15 @@ EXPORT int native_product(const matrix *w, const float *x, int64_t rows, int64_t
     const kernels *const k = choose_kernels(isa);
     const int64_t stride = k ? up(input_size(k, w), ALIGNMENT) : 0;
     void *const values = space(rows * stride + 1, 1);
-    float *const scale = space(rows, sizeof *scale);
+    float *const scale = space(rows * (stride / GROUP + 1), sizeof *scale);
     int32_t *const sums = space(rows * (stride / GROUP) + 1, sizeof *sums);
     activations a = {values, scale, sums, rows, stride};
     if (w->bits == 32) a.values = x, a.stride = size * (int64_t)sizeof *x;
     const int done = k && values && scale && sums;
     if (done) {
         for (int64_t row = 0; row < rows; row++)
-            make_input(k, w, x + row * size, size, (uint8_t *)values + row * stride, scale + row, sums + row * (stride / GROUP));
+            make_input(k, w, x + row * size, size, (uint8_t *)values + row * stride, scale + row * scales_of(w, stride),
+                       sums + row * (stride / GROUP));
         for (int64_t item = 0; item < w->columns / ITEM; item++) k->product(w, &a, item, out, w->columns);
     }
     free(values), free(scale), free(sums);

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -130,14 +130,14 @@ class Store:
                     path,
                 )
                 self._sweep()
-                # As any later load has it: with its tables mapped, and without what it took to make them. In little room
-                # there is none for both.
-                made = None if room else blueprint
-                del blueprint
-                found = self._read(path, digest, bits, room, lambda fraction: progress(1.0), bad) or made
-                if found is None:
-                    raise Damaged(f"{path} has been installed just now and cannot be read")
-                blueprint = found
+                if room:  # what was made takes all of it: what fits is read
+                    del blueprint
+                    found = self._read(path, digest, bits, room, progress, bad)
+                    if found is None:
+                        raise Damaged(f"{path} has been installed just now and cannot be read")
+                    blueprint = found
+                else:
+                    blueprint = _with_tables_of(path, blueprint, size)
             _give_back()
             return blueprint
 
@@ -324,6 +324,22 @@ class Store:
                         done += written
                     progress(done / (weights_size + tables_size))
         return tables_at + tables_size
+
+
+def _with_tables_of(path: Path, made: Blueprint, size: int) -> Blueprint:
+    """What was made and written to a file of so many bytes, with its tables mapped there, as any later load has them. Its
+    weights stay where they are: there may not be memory for them twice."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # somebody has removed it
+        return made
+    try:
+        if os.fstat(descriptor).st_size < size:
+            return made
+        tables = _map(descriptor, size - made.tables_size, made.tables_size, scattered=True)
+    finally:
+        os.close(descriptor)
+    return replace(made, tables=tables)
 
 
 def _give_back() -> None:

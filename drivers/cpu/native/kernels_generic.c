@@ -1,5 +1,6 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("O2") /* only CPUs older than AVX2 come here, and -O3 is half of the time that installing takes */
+/* Only CPUs older than AVX2 come here, and -O3 takes twice as long to compile; gcse takes a sixth of what is left for nothing. */
+#pragma GCC optimize("O2,no-gcse")
 #endif
 
 #include "native.h"

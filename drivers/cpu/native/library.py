@@ -18,11 +18,16 @@ from typing import Any
 
 from drivers.engine.early import Stopped
 
-ABI = 5
+ABI = 6
 LANES = 16  # columns of a packed block, tokens of a frame
 ITEM = 32  # columns are padded to a multiple of it
 GROUP = 32  # inputs that share a scale, where not all of a column do
-BFLOAT16, FLOAT16, FLOAT32 = 1, 2, 3  # what the scales of groups are (Matrix.group_kind); 0: there are none
+BFLOAT16, FLOAT16, FLOAT32, OWN = (
+    1,
+    2,
+    3,
+    4,
+)  # what the scales of groups are (Matrix.group_kind); 0: there are none
 SWITCH = "LLMASOS_NATIVE"  # "0": do without; or the name of an instruction set, for comparing them
 
 DIRECTORY = "LLMASOS_CACHE"  # where installed models (installed.py) are kept; "" keeps none

@@ -15,14 +15,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ABI 5
+#define ABI 6
 #define LANES 16        /* columns of a packed block, tokens of a KV frame */
 #define ITEM 32         /* columns a work item computes: two blocks */
 #define GROUP 32        /* weights that share a scale, where not all of a column do */
 #define MAX_QUERIES 8   /* query vectors that attention takes through the keys together */
 
-/* What scales of groups are; none: a column has one, or (32 and 16 bits) there is none. */
-enum { UNGROUPED = 0, BFLOAT16 = 1, FLOAT16 = 2, FLOAT32 = 3 };
+/* What scales of groups are, a file's or (bfloat16, of 4 bits without zeros) our own; none: a column has one, or (32 and 16
+   bits) there is none. */
+enum { UNGROUPED = 0, BFLOAT16 = 1, FLOAT16 = 2, FLOAT32 = 3, OWN = 4 };
 
 /* y = x W^T + bias. Columns are packed in blocks of 16. What pads `columns` to a multiple of ITEM, and `inputs` to the units
    named here, is zero.
@@ -34,7 +35,8 @@ enum { UNGROUPED = 0, BFLOAT16 = 1, FLOAT16 = 2, FLOAT32 = 3 };
    A weight of 8 bits is data * scale[column], or, in groups, (data - zero) * group_scale[columns/16][inputs/GROUP][16] like
    one of 4 bits; zero is group_zero of the same shape, and where that is NULL 0 for 8 bits and 8 for 4.
    Activations are rounded for 16 bits to bfloat16, for 8 and 4 bits to whole numbers of up to 127 times the row's greatest
-   magnitude / 127; for 32 bits they stay what they are. */
+   magnitude / 127; for 32 bits they stay what they are. Where groups are a file's own (`by_group`) each group of a row has
+   a greatest magnitude of its own, as llama.cpp rounds: what a checkpoint's makers measured stays true. */
 typedef struct {
     const int8_t *data;
     const float *scale;        /* [columns]; 8 bits without groups only */
@@ -44,6 +46,9 @@ typedef struct {
     const float *bias;         /* [columns], or NULL */
     int64_t columns, inputs, bits, group_kind;
 } matrix;
+
+/* Has a product with it a scale for each group of a row's activations? */
+static inline int by_group(const matrix *w) { return w->group_kind != UNGROUPED && w->group_kind != OWN; }
 
 typedef struct {
     matrix qkv, out, gate_up, down; /* gate_up: blocks of gate and up take turns */
@@ -92,7 +97,7 @@ typedef struct {
    32 bits: floats). */
 typedef struct {
     const void *values;  /* [rows, stride] */
-    const float *scale;  /* [rows]; 8 and 4 bits only */
+    const float *scale;  /* [rows], or [rows, stride / GROUP] where there is one `by_group`; 8 and 4 bits only */
     const int32_t *sums; /* [rows, stride / GROUP], sums of groups; groups only */
     int64_t rows, stride; /* bytes */
 } activations;
@@ -113,6 +118,8 @@ typedef struct {
     /* values[0..padded) (0 from size on), the scale, and (sums not NULL) the sums of groups. With `signs` bytes have them;
        without, they may be 128 more, for products with weights that have. */
     void (*quantise)(const float *x, int64_t size, int64_t padded, int signs, int8_t *values, float *scale, int32_t *sums);
+    /* The same with a scale for each group: scale[0..padded / GROUP). */
+    void (*quantise_groups)(const float *x, int64_t size, int64_t padded, int8_t *values, float *scale, int32_t *sums);
     /* values[0..padded) rounded to bfloat16. */
     void (*round_row)(const float *x, int64_t size, int64_t padded, void *values);
     void (*add)(float *x, const float *y, int64_t size);

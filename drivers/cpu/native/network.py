@@ -29,8 +29,9 @@ from drivers.cpu.native.packing import (
     stack,
 )
 from drivers.cpu.native.stream import Stretch
-from modelfiles.tensors import Packed, Tensor, Weights, float32_to_bfloat16
-from syscalls.errno import Errno, SyscallError
+from modelfiles.files import broken
+from modelfiles.tensors import ByRows, Packed, Tensor, Weights, float32_to_bfloat16
+from syscalls.errno import SyscallError
 
 _HEAD_FORM = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "int4": "int8"}  # it decides between near ties
 _SAID = 3  # names in a message
@@ -177,8 +178,7 @@ class _Names:
 
 
 def _unfit(where: str, what: str, names: list[str]) -> SyscallError:
-    return SyscallError(
-        Errno.EIO,
+    return broken(
         f"the weights in {where} do not fit its config.json: {what} "
         f"{', '.join(names[:_SAID])}{' ...' if len(names) > _SAID else ''}; download the model again, whole",
     )
@@ -211,7 +211,7 @@ def describe(
             context=positions,
             activation=config.activation,
             embedding_bits=embedding_bits(form),
-            embedding=tables.put(_rows(weights.get(names.embedding), form)),
+            embedding=_put_embedding(tables, weights.by_rows(names.embedding), form),
             cosine=tables.put(cosine),
             sine=tables.put(sine),
             rotated=2 * cosine.shape[1],
@@ -226,6 +226,18 @@ def describe(
         model.head = writer.matrix([names.head], [], _HEAD_FORM[form])
     progress(1.0)
     return Blueprint(model, layers, writer.arena, writer.pages, tables, tables.used)
+
+
+_PIECE = 1 << 20  # items of an embedding read at a time
+
+
+def _put_embedding(tables: Arena, matrix: ByRows, form: str) -> int:
+    count, width = matrix.shape
+    offset, room = tables.take((count, width), np.float32 if form == "fp32" else np.uint16)
+    step = max(1, _PIECE // width)
+    for first in range(0, count, step):
+        room[first : first + step] = _rows(matrix.rows(first, min(first + step, count)), form)
+    return offset
 
 
 def _rows(tensor: Tensor, form: str) -> np.ndarray:
@@ -327,6 +339,8 @@ class _Writer:
         whole = self._packed(weights, form, turns)
         if whole is not None:
             return pack_as_is(self.arena, whole, bias)
+        if len(weights) == 1 and not turns:
+            return pack(self.arena, self._source.by_rows(weights[0]), bias, form)
         return pack(self.arena, _joined([self._source.get(name) for name in weights], turns), bias, form)
 
     def _packed(self, names: list[str], form: str, turns: bool) -> Packed | None:
@@ -372,7 +386,7 @@ def _halves(whole: Any) -> tuple[Any, Any]:
     if isinstance(whole, Tensor):
         gate, up = _halves(whole.data)
         return Tensor(whole.kind, gate), Tensor(whole.kind, up)
-    values, scale = _halves(whole.values), _halves(whole.scale)
+    values, scale = _halves(np.asarray(whole.values)), _halves(whole.scale)
     zero = (None, None) if whole.zero is None else _halves(whole.zero)
     first, second = (Packed(whole.bits, whole.group, values[i], scale[i], zero[i]) for i in range(2))
     return first, second

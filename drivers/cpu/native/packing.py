@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from drivers.cpu.native.library import BFLOAT16, FLOAT16, FLOAT32, GROUP, ITEM, LANES, Matrix
-from modelfiles.tensors import Packed, Tensor, bfloat16_to_float32, float32_to_bfloat16
+from drivers.cpu.native.library import BFLOAT16, FLOAT16, FLOAT32, GROUP, ITEM, LANES, OWN, Matrix
+from modelfiles.tensors import ByRows, Packed, Tensor, bfloat16_to_float32, float32_to_bfloat16
 from syscalls.errno import Errno, SyscallError
 
 FORMS = ("fp32", "bf16", "int8", "int4")
@@ -95,10 +95,10 @@ def packed_bytes(columns: int, inputs: int, form: str, of_group: int = 0) -> int
     return columns * inputs * BITS[form] // 8 + columns * (12 + inputs // GROUP * a_group) + 5 * _ALIGNMENT
 
 
-def pack(arena: Arena, weight: Tensor | Array, bias: Array | None, form: str) -> Matrix:
-    """`weight` [columns, inputs] (an array is fp32; a tensor F32, BF16 or F16) and `bias` [columns] in one of FORMS in
+def pack(arena: Arena, weight: ByRows | Array, bias: Array | None, form: str) -> Matrix:
+    """`weight` [columns, inputs] (an array is fp32; else F32, BF16 or F16) and `bias` [columns] in one of FORMS in
     the arena, as offsets."""
-    tensor = weight if isinstance(weight, Tensor) else Tensor("F32", weight)
+    tensor = Tensor("F32", weight) if isinstance(weight, np.ndarray) else weight
     columns, inputs = tensor.shape
     rows, wide = _up(columns, ITEM), _up(inputs, _UNIT[form])
     blocks, groups = rows // LANES, wide // GROUP
@@ -110,10 +110,10 @@ def pack(arena: Arena, weight: Tensor | Array, bias: Array | None, form: str) ->
         matrix.correction, correction = arena.take((rows,), np.int32)
     elif form == "int4":
         matrix.group_scale, group_scale = arena.take((blocks, groups, LANES), np.uint16)
-        matrix.group_kind = BFLOAT16
+        matrix.group_kind = OWN
 
     def work(first: int, end: int) -> None:
-        piece = Tensor(tensor.kind, tensor.data[first:end])
+        piece = tensor.rows(first, min(end, columns))
         at = slice(first // LANES, end // LANES)
         values: Array
         if form == "bf16":
@@ -219,7 +219,7 @@ def _combined_packed(how: Callable[..., Array], *parts: Any) -> dict[str, Any]:
     bits, group, width = parts[0].bits, parts[0].group, parts[0].scale.shape[1]
     if any((each.bits, each.group, each.scale.shape[1]) != (bits, group, width) for each in parts):
         raise ValueError("packed matrices of several forms cannot be made one")
-    values, scale = how(*(each.values for each in parts)), how(*(each.scale for each in parts))
+    values, scale = how(*(np.asarray(each.values) for each in parts)), how(*(each.scale for each in parts))
     zero = None
     if any(each.zero is not None for each in parts):
         plain = np.int8(8 if bits == 4 else 0)

@@ -44,6 +44,14 @@ def rope(parameters: Mapping[str, Any], dim: int, context: int) -> Rope:
     """The rotation of the first `dim` items of a head, for a model of `context` positions. `parameters` are transformers'
     `rope_parameters`, whose `rope_type` is one of KINDS. Raises KeyError, TypeError, ValueError, ZeroDivisionError or
     OverflowError for what makes no sense."""
+    with np.errstate(all="ignore"):
+        found = _rope(parameters, dim, context)
+    if not np.isfinite(found.frequencies).all() or not 0 < found.scale < math.inf:
+        raise ValueError(f"these numbers give frequencies that are none (type {parameters['rope_type']})")
+    return found
+
+
+def _rope(parameters: Mapping[str, Any], dim: int, context: int) -> Rope:
     kind, base = parameters["rope_type"], float(parameters["rope_theta"])
     if not 0 < base < math.inf:
         raise ValueError(f"rope_theta is {base}")
@@ -111,9 +119,10 @@ def _magnitude(factor: float, weight: float = 1.0) -> float:
 
 def _longrope(parameters: Mapping[str, Any], base: float, dim: int, context: int) -> Rope:
     original = parameters["original_max_position_embeddings"]
+    for name in ("short_factor", "long_factor"):
+        if not isinstance(parameters[name], list) or len(parameters[name]) != dim // 2:
+            raise ValueError(f"{name} has not the {dim // 2} numbers that were wanted")
     short = np.array(parameters["short_factor"], dtype=np.float32)
-    if short.shape != (dim // 2,) or not isinstance(parameters["long_factor"], list):
-        raise ValueError(f"short_factor has the shape {short.shape}, ({dim // 2},) was wanted")
     scale, factor = parameters.get("attention_factor"), parameters.get("factor")
     if factor is None:
         factor = context / original

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drivers.engine.quantised.fields import Fields, shown, unsupported
+from drivers.engine.quantised.fields import Fields, unsupported
 from drivers.engine.quantised.forms import native_form
-from modelfiles.files import read_object
+from modelfiles.files import broken, quoted, read_object
 from modelfiles.tensors import SafetensorsWeights
-from syscalls.errno import Errno, SyscallError
+from syscalls.errno import SyscallError
 
 if TYPE_CHECKING:
     from drivers.engine.quantised.stored import Parts, QuantisedWeights, Stored
@@ -89,9 +89,8 @@ def open_quantised(directory: Path, config: dict[str, Any], weights: Safetensors
     method = fields.word("quant_method")
     stored, form = _reader(method, directory, config)(fields, parts)
     if not stored:
-        raise SyscallError(
-            Errno.EIO,
-            f"no weight in {directory} is quantised, and by its files {shown(method)} did it; download it again, whole",
+        raise broken(
+            f"no weight in {directory} is quantised, and by its files {quoted(method)} did it; download it again, whole",
         )
     return QuantisedWeights(parts, stored, form)
 
@@ -117,6 +116,4 @@ def _reader(method: str, directory: Path, config: dict[str, Any]) -> _Reader:
 
 
 def _no_object(file: Path, what: str, found: object) -> SyscallError:
-    return SyscallError(
-        Errno.EIO, f"{file}: {what} holds {shown(found)}, an object was wanted; download the model again"
-    )
+    return broken(f"{file}: {what} holds {quoted(found)}, an object was wanted; download the model again")

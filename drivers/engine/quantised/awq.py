@@ -11,8 +11,9 @@ from collections.abc import Callable
 import numpy as np
 
 from drivers.engine.quantised import floats, integers
-from drivers.engine.quantised.fields import Fields, shown, unsupported
+from drivers.engine.quantised.fields import Fields, unsupported
 from drivers.engine.quantised.stored import Affine, Parts, Stored, broken
+from modelfiles.files import quoted
 
 METHOD = "awq"
 _INSTEAD = "use the model unquantised, or quantised by AWQ's version gemm with 4 bits"
@@ -32,7 +33,7 @@ def open_weights(fields: Fields, parts: Parts) -> tuple[dict[str, Stored], str]:
     zero_point = fields.flag("zero_point", True)
     if bits != 4 or group == 0 or not zero_point or version not in ("gemm", "gemv"):
         zeros = "zeros" if zero_point else "no zeros"
-        what = f"{bits} bits in groups of {group} with {zeros}, version {shown(version)}"
+        what = f"{bits} bits in groups of {group} with {zeros}, version {quoted(version)}"
         raise unsupported(METHOD, what, _INSTEAD)
     fields.finish(METHOD, _HARMLESS)
     form = f"{METHOD} int4 {'channel' if group == -1 else f'g{group}'} asymmetric"

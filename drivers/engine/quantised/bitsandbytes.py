@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from drivers.engine.quantised import floats, integers
-from drivers.engine.quantised.fields import Fields, shown, unsupported
+from drivers.engine.quantised.fields import Fields, unsupported
 from drivers.engine.quantised.gptq import CONV1D
 from drivers.engine.quantised.stored import Affine, Parts, Stored, broken
+from modelfiles.files import quoted
 from modelfiles.tensors import Packed, Tensor
 
 METHOD = "bitsandbytes"
@@ -79,7 +80,7 @@ def open_weights(fields: Fields, parts: Parts, architecture: str) -> tuple[dict[
             stored[name] = _four(name, type_, parts, transposed)
     for layer in parts.ending(".SCB"):
         stored[f"{layer}.weight"] = _eight(layer, parts, transposed)
-    return stored, f"{METHOD} {shown(kind)[1:-1] if four else 'int8 channel'}"
+    return stored, f"{METHOD} {quoted(kind)[1:-1] if four else 'int8 channel'}"
 
 
 def _four(name: str, type_: str, parts: Parts, transposed: bool) -> Stored:
@@ -97,10 +98,10 @@ def _four(name: str, type_: str, parts: Parts, transposed: bool) -> Stored:
     blocks = -(-count // size)
     kind = _TYPES.get(state.word("dtype"))
     if kind is None or state.word("quant_type", type_) != type_:
-        raise unsupported(METHOD, f"tensor {shown(name)} is of {shown(state.raw('dtype'))}", _INSTEAD)
+        raise unsupported(METHOD, f"tensor {quoted(name)} is of {quoted(state.raw('dtype'))}", _INSTEAD)
     codes = parts.take(name, _BYTES)
     if codes().data.nbytes != -(-count // 2):
-        raise broken(name, f"it has {codes().data.nbytes} bytes, {shown(shape)} wants {-(-count // 2)}")
+        raise broken(name, f"it has {codes().data.nbytes} bytes, {quoted(shape)} wants {-(-count // 2)}")
     parts.hide(f"{name}.quant_map")
     if f"{name}.nested_absmax" in parts.names:
         scale = _nested(name, state, blocks, parts)
@@ -124,7 +125,7 @@ def _nested(name: str, state: Fields, blocks: int, parts: Parts) -> Callable[[],
     if not isinstance(offset, float | int) or not math.isfinite(offset):
         raise state.broken("nested_offset", offset, "a number")
     if state.word("nested_dtype", "float32") != "float32":
-        raise unsupported(METHOD, f"the scales of {shown(name)} are not float32", _INSTEAD)
+        raise unsupported(METHOD, f"the scales of {quoted(name)} are not float32", _INSTEAD)
     absmax = parts.take(f"{name}.absmax", ("U8",), (blocks,))
     code = parts.take(f"{name}.nested_quant_map", ("F32",), (256,))
     outer = parts.take(f"{name}.nested_absmax", ("F32",), (-(-blocks // size),))
@@ -141,7 +142,7 @@ def _state(key: str, parts: Parts) -> Fields:
     if tensor.data.nbytes > _STATE:
         raise broken(key, f"it has {tensor.data.nbytes} bytes, a small JSON object was wanted")
     try:
-        return Fields(f"tensor {shown(key)}", json.loads(tensor.data.tobytes()))
+        return Fields(f"tensor {quoted(key)}", json.loads(tensor.data.tobytes()))
     except (ValueError, RecursionError):
         raise broken(key, "it is no JSON object") from None
 
@@ -151,7 +152,7 @@ def _eight(layer: str, parts: Parts, transposed: bool) -> Stored:
     greatest = parts.take(f"{layer}.SCB", ("F32", "F16"), (rows,))
     format_ = f"{layer}.weight_format"
     if format_ in parts.names and parts.take(format_, ("U8",), (), (1,))().data.any():
-        raise unsupported(METHOD, f"layer {shown(layer)} is laid out for a GPU", _INSTEAD)
+        raise unsupported(METHOD, f"layer {quoted(layer)} is laid out for a GPU", _INSTEAD)
     return Columns(
         f"{layer}.weight", 8, rows, columns, columns, "F32", 128, lambda: items().data,
         lambda: floats.values(greatest()).reshape(rows, 1) * _PER_127, transposed=transposed,

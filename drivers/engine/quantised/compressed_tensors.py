@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from drivers.engine.quantised import floats, integers
-from drivers.engine.quantised.fields import Fields, shown, unsupported
+from drivers.engine.quantised.fields import Fields, unsupported
 from drivers.engine.quantised.patterns import Pattern
 from drivers.engine.quantised.stored import Affine, Parts, Scaled, Stored, broken
+from modelfiles.files import quoted
 from modelfiles.tensors import Tensor
 
 METHOD = "compressed-tensors"
@@ -72,14 +73,14 @@ def _schemes(fields: Fields) -> list[Scheme]:
     if status != "compressed":
         raise unsupported(
             METHOD,
-            f"quantization_status is {shown(status)}",
+            f"quantization_status is {quoted(status)}",
             "save the model compressed (save_compressed=True)",
         )
     for name in ("sparsity_config", "transform_config"):
         value = fields.raw(name)
         if value and value != {"config_groups": {}} and value.get("format") != "dense":
             kind = value.get("format") if name == "sparsity_config" else "weights that are rotated"
-            raise unsupported(METHOD, f"{name} asks for {shown(kind)}", _INSTEAD)
+            raise unsupported(METHOD, f"{name} asks for {quoted(kind)}", _INSTEAD)
     groups = Fields("quantization_config.config_groups", fields.raw("config_groups"))
     names = [name for name in (fields.raw("config_groups") or ()) if isinstance(name, str)]
     schemes = []
@@ -87,9 +88,9 @@ def _schemes(fields: Fields) -> list[Scheme]:
         entry = groups.raw(name)
         if isinstance(entry, list):
             raise unsupported(
-                METHOD, f"group {shown(name)} is a preset", "write its scheme out in config_groups"
+                METHOD, f"group {quoted(name)} is a preset", "write its scheme out in config_groups"
             )
-        scheme = _read_scheme(Fields(f"quantization_config.config_groups.{shown(name)}", entry), whole)
+        scheme = _read_scheme(Fields(f"quantization_config.config_groups.{quoted(name)}", entry), whole)
         if scheme is not None:
             schemes.append(scheme)
     fields.finish(
@@ -128,7 +129,7 @@ def _read_scheme(group: Fields, whole: str) -> Scheme | None:
     if form == "mixed-precision":
         form = _guess(kind, bits, size, group)
     if form not in _FORMATS:
-        raise unsupported(METHOD, f"its format is {shown(form)}", _INSTEAD)
+        raise unsupported(METHOD, f"its format is {quoted(form)}", _INSTEAD)
     form = _FORMATS[form]
     known = {"plain": strategy in ("tensor", "channel", "group", "block")}
     known["words"] = strategy in ("tensor", "channel", "group")
@@ -138,7 +139,7 @@ def _read_scheme(group: Fields, whole: str) -> Scheme | None:
     wide = bits == 8 if kind == "float" else 2 <= bits <= 8
     if kind not in ("int", "float") or not known[form] or (form in ("plain", "words") and not wide):
         raise unsupported(
-            METHOD, f"{shown(kind)} of {bits} bits by {shown(strategy)} in its format {form}", _INSTEAD
+            METHOD, f"{quoted(kind)} of {bits} bits by {quoted(strategy)} in its format {form}", _INSTEAD
         )
     if strategy in ("group", "tensor_group") and (size is None or size < 1):
         raise weights.broken("group_size", size, "a number of inputs")

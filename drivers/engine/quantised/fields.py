@@ -10,20 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from modelfiles.files import broken, quoted
 from syscalls.errno import Errno, SyscallError
-
-_SHOWN = 80  # characters of a value that a message quotes
-
-
-def shown(value: object) -> str:
-    """A value of a file for a message: escaped, and not long."""
-    text = ascii(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 def unsupported(method: str, what: str, instead: str) -> SyscallError:
     """The error for a checkpoint that is sound as far as one can see, and not read here."""
-    return SyscallError(Errno.ENOTSUP, f"weights quantised by {shown(method)}: {what}; {instead}")
+    return SyscallError(Errno.ENOTSUP, f"weights quantised by {quoted(method)}: {what}; {instead}")
 
 
 class Fields:
@@ -31,7 +24,7 @@ class Fields:
 
     def __init__(self, where: str, values: object) -> None:
         if not isinstance(values, Mapping):
-            raise SyscallError(Errno.EIO, f"{where} is {shown(values)}, an object was wanted")
+            raise broken(f"{where} is {quoted(values)}, an object was wanted")
         self.where = where
         self._values: Mapping[str, Any] = values
         self._taken: set[str] = set()
@@ -81,9 +74,8 @@ class Fields:
         return value[0], value[1]
 
     def broken(self, name: str, value: object, wanted: str) -> SyscallError:
-        return SyscallError(
-            Errno.EIO,
-            f"{self.where}: {name} is {shown(value)}, {wanted} was wanted; download the model again",
+        return broken(
+            f"{self.where}: {name} is {quoted(value)}, {wanted} was wanted; download the model again",
         )
 
     def finish(self, method: str, harmless: Iterable[str] = ()) -> None:
@@ -96,6 +88,6 @@ class Fields:
         if left:
             raise unsupported(
                 method,
-                f"{self.where} sets {', '.join(shown(name) for name in left[:4])}, whose meaning is not known",
+                f"{self.where} sets {', '.join(quoted(name) for name in left[:4])}, whose meaning is not known",
                 "take it out of the file if it says nothing about the weights, or use another quantisation",
             )

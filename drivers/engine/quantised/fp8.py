@@ -13,8 +13,9 @@ from collections.abc import Callable
 import numpy as np
 
 from drivers.engine.quantised import floats, integers
-from drivers.engine.quantised.fields import Fields, shown, unsupported
+from drivers.engine.quantised.fields import Fields, unsupported
 from drivers.engine.quantised.stored import Parts, Scaled, Stored, broken
+from modelfiles.files import quoted
 from modelfiles.tensors import Tensor
 
 _INSTEAD = "use the model unquantised, or quantised as FP8 or NVFP4"
@@ -30,7 +31,7 @@ def open_weights(fields: Fields, parts: Parts, kind: str) -> tuple[dict[str, Sto
     block = fields.block("weight_block_size")
     for name, wanted in (("activation_scheme", ("dynamic", "static")), ("scale_fmt", ("float", "ue8m0"))):
         if fields.word(name, wanted[0]) not in wanted:
-            raise unsupported("fp8", f"its {name} is {shown(fields.raw(name))}", _INSTEAD)
+            raise unsupported("fp8", f"its {name} is {quoted(fields.raw(name))}", _INSTEAD)
     fields.finish(
         "fp8",
         ("quant_method", "modules_to_not_convert", "ignored_layers", "fmt", "expert_dtype", "kv_cache_scheme",
@@ -110,7 +111,7 @@ def open_modelopt(fields: Fields, parts: Parts, kind: str) -> tuple[dict[str, St
     named = [of.get("quant_algo") if isinstance(of, dict) else of for of in every]
     unknown = next((name for name in named if not isinstance(name, str) or name not in _MODELOPT), None)
     if unknown is not None or not named:
-        raise unsupported("modelopt", f"its algorithm is {shown(unknown or algorithm)}", _INSTEAD)
+        raise unsupported("modelopt", f"its algorithm is {quoted(unknown or algorithm)}", _INSTEAD)
     group = fields.integer("group_size", 0, 1 << 20, 16) or 16
     fields.finish(
         "modelopt",
@@ -118,7 +119,7 @@ def open_modelopt(fields: Fields, parts: Parts, kind: str) -> tuple[dict[str, St
          "kv_cache_scheme", "has_zero_point", "pre_quant_scale", "smoothquant_val"),
     )  # fmt: skip
     if rotated := next(parts.ending(".pre_quant_scale"), None):
-        what = f"layer {shown(rotated)} wants its inputs scaled (pre_quant_scale)"
+        what = f"layer {quoted(rotated)} wants its inputs scaled (pre_quant_scale)"
         raise unsupported("modelopt", what, _INSTEAD)
     stored: dict[str, Stored] = {}
     for name in parts.ending("_scale"):

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from drivers.engine.quantised import awq, floats, integers
-from drivers.engine.quantised.fields import Fields, shown, unsupported
+from drivers.engine.quantised.fields import Fields, unsupported
 from drivers.engine.quantised.patterns import Expression
 from drivers.engine.quantised.stored import Affine, Parts, Stored, broken
+from modelfiles.files import quoted
 from modelfiles.tensors import Tensor
 
 METHOD = "gptq"
@@ -46,7 +47,7 @@ def open_weights(fields: Fields, parts: Parts, architecture: str) -> tuple[dict[
     """The layers that are quantised, and a word for how. Raises ENOTSUP, EIO."""
     format_ = fields.word("checkpoint_format", "gptq")
     if format_ not in ("gptq", "gptq_v2") or fields.flag("is_marlin_format", False):
-        raise unsupported(METHOD, f"its format is {shown(format_)}", _INSTEAD)
+        raise unsupported(METHOD, f"its format is {quoted(format_)}", _INSTEAD)
     if fields.word("pack_dtype", "int32") != "int32":
         raise unsupported(METHOD, "its words are not int32", _INSTEAD)
     whole = layers(fields)
@@ -80,7 +81,7 @@ def _dynamic(rules: Any, whole: Layers) -> list[tuple[Expression, Layers]]:
     for text in rules:
         if not isinstance(text, str) or text.startswith("-:"):
             continue
-        what = Fields(f"quantization_config.dynamic[{shown(text)}]", all_.raw(text))
+        what = Fields(f"quantization_config.dynamic[{quoted(text)}]", all_.raw(text))
         of = layers(what, whole)
         what.finish(METHOD, ("desc_act", "sym", "mse", "damp_percent", "static_groups", "lm_head"))
         found.append((Expression(text.removeprefix("+:")), of))
@@ -159,7 +160,7 @@ def open_auto_round(fields: Fields, parts: Parts, architecture: str) -> tuple[di
     kind = kinds.get(packing.rpartition(":")[2])
     data, acts = fields.word("data_type", "int"), fields.raw("act_bits")
     if kind is None or data != "int" or not (acts is None or acts == 16):
-        what = f"its packing is {shown(packing)} of {shown(data)} with activations of {shown(acts)} bits"
+        what = f"its packing is {quoted(packing)} of {quoted(data)} with activations of {quoted(acts)} bits"
         raise unsupported(AUTO_ROUND, what, "export the model with auto-round's format auto_gptq or auto_awq")
     whole = layers(fields)
     exact: dict[str, Layers] = {}
@@ -169,7 +170,7 @@ def open_auto_round(fields: Fields, parts: Parts, architecture: str) -> tuple[di
         all_ = Fields("quantization_config.extra_config", extra)
         for name in extra:
             what_ = replace_bits(
-                Fields(f"quantization_config.extra_config[{shown(name)}]", all_.raw(name)), whole
+                Fields(f"quantization_config.extra_config[{quoted(name)}]", all_.raw(name)), whole
             )
             if what_ is not None:
                 exact[name] = what_
@@ -194,7 +195,7 @@ def replace_bits(fields: Fields, whole: Layers) -> Layers | None:
     if bits >= 16:
         return None
     if fields.word("data_type", "int") != "int":
-        raise unsupported(AUTO_ROUND, f"{fields.where} has {shown(fields.raw('data_type'))}", _INSTEAD)
+        raise unsupported(AUTO_ROUND, f"{fields.where} has {quoted(fields.raw('data_type'))}", _INSTEAD)
     of = layers(fields, replace(whole, bits=bits))
     fields.finish(AUTO_ROUND, _AUTO_HARMLESS)
     return of

@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from drivers.engine.quantised import floats, integers
-from drivers.engine.quantised.fields import Fields, shown
+from drivers.engine.quantised.fields import Fields
 from drivers.engine.quantised.stored import Parts, Scaled, Stored, broken
+from modelfiles.files import quoted
 
 METHOD = "mxfp4"
 _BYTES = 16  # of a block: 32 values
@@ -32,7 +33,7 @@ def _matrix(name: str, parts: Parts) -> Stored:
     shape = parts.shape(f"{name}_blocks")
     if len(shape) < 3 or shape[-1] != _BYTES or not all(shape):
         raise broken(
-            f"{name}_blocks", f"its shape is {shown(list(shape))}, [..., columns, groups, 16] was wanted"
+            f"{name}_blocks", f"its shape is {quoted(list(shape))}, [..., columns, groups, 16] was wanted"
         )
     exponents = parts.take(f"{name}_scales", ("U8", "F8_E8M0"), shape[:-1])
     *leading, columns, groups, _ = shape

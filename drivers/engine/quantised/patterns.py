@@ -11,7 +11,7 @@ import string
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from drivers.engine.quantised.fields import shown
+from modelfiles.files import broken, quoted
 from syscalls.errno import Errno, SyscallError
 
 _LONGEST = 1000  # characters of an expression, and of a name
@@ -69,9 +69,7 @@ class Expression:
         if not self._steps:
             self._compile()
         if len(name) > _LONGEST:
-            raise SyscallError(
-                Errno.EIO, f"a tensor's name has {len(name)} characters; download the model again"
-            )
+            raise broken(f"a tensor's name has {len(name)} characters; download the model again")
         kernel: Kernel | None = frozenset((0,))
         for place, char in enumerate(name):
             assert kernel is not None
@@ -264,6 +262,6 @@ class Expression:
     def _refuse(self, why: str) -> SyscallError:
         return SyscallError(
             Errno.ENOTSUP,
-            f"the quantisation's expression {shown(self._text)} for names of layers is not supported: {why}; name the "
+            f"the quantisation's expression {quoted(self._text)} for names of layers is not supported: {why}; name the "
             "layers in config.json",
         )

@@ -15,10 +15,11 @@ from typing import Protocol
 import numpy as np
 
 from drivers.engine.quantised import floats
-from drivers.engine.quantised.fields import shown
 from drivers.engine.quantised.forms import GROUP
-from modelfiles.tensors import ITEMS, Packed, Tensor, Weights
-from syscalls.errno import Errno, SyscallError
+from modelfiles import files
+from modelfiles.files import quoted
+from modelfiles.tensors import ITEMS, ByRows, Packed, SafetensorsWeights, Tensor
+from syscalls.errno import SyscallError
 
 _PIECE = 1 << 22  # items dequantised at a time
 _LARGEST = 1 << 40  # items of one weight
@@ -42,7 +43,7 @@ class Parts:
     """The tensors of a checkpoint, checked as they are taken; what is taken is part of a weight and has no name
     outside."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: SafetensorsWeights) -> None:
         self.weights = weights
         self.names = frozenset(weights.names())
         self.taken: set[str] = set()
@@ -59,7 +60,7 @@ class Parts:
             self.taken.add(name)
 
     def kind(self, name: str) -> str:
-        return self.weights.get(name).kind
+        return self.weights.kind(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.weights.shape(name)
@@ -68,12 +69,12 @@ class Parts:
         """The tensor, to be read later; it has one of these kinds and one of these shapes (none given: any)."""
         if name not in self.names:
             raise broken(name, "it is missing, and other tensors of its layer want it")
-        tensor = self.weights.get(name)
-        if tensor.kind not in kinds:
-            raise broken(name, f"its items are {shown(tensor.kind)}, {' or '.join(kinds)} was wanted")
-        if shapes and tensor.shape not in shapes:
+        kind, found = self.weights.kind(name), self.weights.shape(name)
+        if kind not in kinds:
+            raise broken(name, f"its items are {quoted(kind)}, {' or '.join(kinds)} was wanted")
+        if shapes and found not in shapes:
             wanted = " or ".join(str(list(shape)) for shape in shapes)
-            raise broken(name, f"its shape is {shown(list(tensor.shape))}, {wanted} was wanted")
+            raise broken(name, f"its shape is {quoted(list(found))}, {wanted} was wanted")
         self.taken.add(name)
         return lambda: self.weights.get(name)
 
@@ -82,13 +83,13 @@ class Parts:
         read = self.take(name, kinds)
         shape = self.shape(name)
         if len(shape) != 2 or not all(size > 0 for size in shape) or shape[0] * shape[1] > _LARGEST:
-            raise broken(name, f"its shape is {shown(list(shape))}, a matrix was wanted")
+            raise broken(name, f"its shape is {quoted(list(shape))}, a matrix was wanted")
         return read, shape[0], shape[1]
 
 
 def broken(name: str, what: str) -> SyscallError:
-    return SyscallError(
-        Errno.EIO, f"broken weights: tensor {shown(name)}: {what}; copy or download the model again, whole"
+    return files.broken(
+        f"broken weights: tensor {quoted(name)}: {what}; copy or download the model again, whole"
     )
 
 
@@ -227,12 +228,13 @@ class QuantisedWeights:
     def get(self, name: str) -> Tensor:
         return self._stored[name].read() if name in self._stored else self._plain.get(self._known(name))
 
+    def by_rows(self, name: str) -> ByRows:
+        return self._stored[name].read() if name in self._stored else self._plain.by_rows(self._known(name))
+
     def packed(self, name: str) -> Packed | None:
         return self._stored[name].packed() if name in self._stored else None
 
     def _known(self, name: str) -> str:
         if name not in self._names:
-            raise SyscallError(
-                Errno.EIO, f"the weights have no tensor {shown(name)}; download the model again, whole"
-            )
+            raise files.broken(f"the weights have no tensor {quoted(name)}; download the model again, whole")
         return name

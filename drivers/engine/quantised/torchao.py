@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from drivers.engine.quantised import floats, integers
-from drivers.engine.quantised.fields import Fields, shown, unsupported
+from drivers.engine.quantised.fields import Fields, unsupported
 from drivers.engine.quantised.stored import Affine, Parts, Scaled, Stored, broken
 from modelfiles import source
+from modelfiles.files import quoted
 from modelfiles.tensors import ITEMS, Packed, Tensor
 
 METHOD = "torchao"
@@ -42,13 +43,13 @@ def open_weights(fields: Fields, parts: Parts, directory: Path) -> tuple[dict[st
         for name, text in metadata(file).items():
             if name in _NAMES:
                 continue
-            entry = Fields(f"{file.name}: metadata of {shown(name)}", _json(file, name, text))
+            entry = Fields(f"{file.name}: metadata of {quoted(name)}", _json(file, name, text))
             kind = entry.word("_type")
             if kind == "Tensor":
                 continue
             read = _KINDS.get(kind)
             if read is None:
-                raise unsupported(METHOD, f"tensor {shown(name)} is stored as {shown(kind)}", _INSTEAD)
+                raise unsupported(METHOD, f"tensor {quoted(name)} is stored as {quoted(kind)}", _INSTEAD)
             stored[name] = read(name, Fields(f"{entry.where}, _data", entry.raw("_data")), parts)
             kinds.add(kind.removesuffix("Tensor").lower())
     return stored, f"{METHOD} {', '.join(sorted(kinds)) or 'without quantised weights'}"
@@ -87,7 +88,7 @@ def _dtype(fields: Fields, name: str) -> str:
 def _result(fields: Fields) -> str:
     kind = _TYPES.get(_dtype(fields, "dtype"))
     if kind is None:
-        raise unsupported(METHOD, f"{fields.where} is of {shown(_dtype(fields, 'dtype'))}", _INSTEAD)
+        raise unsupported(METHOD, f"{fields.where} is of {quoted(_dtype(fields, 'dtype'))}", _INSTEAD)
     return kind
 
 
@@ -102,7 +103,7 @@ def _int8(name: str, fields: Fields, parts: Parts) -> Stored:
     bits = int(_dtype(fields, "target_dtype")[3:] or 0) if fields.has("target_dtype") else 8
     kind = _result(fields)
     if parts.shape(_part(name, "scale")) == () and block == (rows, columns):
-        raise unsupported(METHOD, f"tensor {shown(name)} has one scale for all", _INSTEAD)
+        raise unsupported(METHOD, f"tensor {quoted(name)} has one scale for all", _INSTEAD)
     grid = rows // block[0], columns // block[1]
     flat = ((grid[0] * grid[1],), ()) if 1 in grid else ()
     scale = parts.take(_part(name, "scale"), floats.FLOATS, grid, *flat)
@@ -116,7 +117,7 @@ def _int8(name: str, fields: Fields, parts: Parts) -> Stored:
     for part in ("act_quant_scale", "act_quant_zero_point"):
         parts.hide(_part(name, part))
     if _part(name, "act_pre_scale") in parts.names:
-        raise unsupported(METHOD, f"tensor {shown(name)} wants its inputs scaled (act_pre_scale)", _INSTEAD)
+        raise unsupported(METHOD, f"tensor {quoted(name)} wants its inputs scaled (act_pre_scale)", _INSTEAD)
     fields.finish(METHOD, ("act_quant_kwargs", "reduce_range", "activation_quantization"))
     if not 2 <= bits <= 8:
         raise fields.broken("target_dtype", bits, "int2 to int8")
@@ -166,7 +167,7 @@ def _float8(name: str, fields: Fields, parts: Parts) -> Stored:
         block = rows // shape[0], columns // shape[1]
     else:
         raise broken(
-            scale_name, f"its shape is {shown(list(shape))}, which does not divide {[rows, columns]}"
+            scale_name, f"its shape is {quoted(list(shape))}, which does not divide {[rows, columns]}"
         )
     return Scaled(
         (rows, columns), block, kind, lambda: floats.values(items()), lambda: floats.values(scale())
@@ -207,7 +208,7 @@ def _int4(name: str, fields: Fields, parts: Parts) -> Stored:
     scale = parts.take(_part(name, "scale"), ("BF16", "F16", "F32"), grid)
     zero = parts.take(_part(name, "zero_point"), ("BF16", "F16", "F32"), grid)
     if _part(name, "act_pre_scale") in parts.names:
-        raise unsupported(METHOD, f"tensor {shown(name)} wants its inputs scaled (act_pre_scale)", _INSTEAD)
+        raise unsupported(METHOD, f"tensor {quoted(name)} wants its inputs scaled (act_pre_scale)", _INSTEAD)
     fields.finish(METHOD, ("activation_dtype",))
     kind = parts.kind(_part(name, "scale"))
     return Shifted(

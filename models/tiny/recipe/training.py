@@ -28,6 +28,8 @@ class Plan:
     """The settings of one training run."""
 
     seed: int = 1
+    layers: int = 5
+    """Of the network."""
     steps: int = 8300
     warmup: int = 60
     decay_from: int = 2600
@@ -80,13 +82,13 @@ def causal_attention(
 AttentionInterface.register("tiny_training", causal_attention)
 
 
-def network(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def network(tokenizer: PreTrainedTokenizerFast, layers: int = Plan.layers) -> LlamaForCausalLM:
     """The untrained network. Projections into the residual stream start at zero."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=256,
         intermediate_size=512,
-        num_hidden_layers=5,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=64,
@@ -145,7 +147,7 @@ def train(
     say: Callable[[str], None] = print,
 ) -> tuple[LlamaForCausalLM, float]:
     """Train, or go on from `checkpoint` if it is there; returns the model and the CPU seconds of all parts of the run."""
-    pool = Pool(plan.processes, network(tokenizer).num_parameters())
+    pool = Pool(plan.processes, network(tokenizer, plan.layers).num_parameters())
     with pool.others(train_as, plan, tokenizer, checkpoint, None):
         return train_as(0, pool, plan, tokenizer, checkpoint, say)
 
@@ -156,7 +158,7 @@ class Learner:
     def __init__(self, plan: Plan, tokenizer: PreTrainedTokenizerFast) -> None:
         torch.manual_seed(plan.seed)
         self.plan = plan
-        self.model = network(tokenizer)
+        self.model = network(tokenizer, plan.layers)
         self.model.train()
         self.weights = list(self.model.parameters())
         self.optimisers = optimisers_of(plan, self.model)

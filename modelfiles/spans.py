@@ -1,0 +1,59 @@
+"""Stretches of files, read into memory when they are asked for.
+
+llama.cpp and safetensors map a model's files. But who reads a mapped page behind the end of a file that has become
+shorter meanwhile is killed by a signal, and everybody on the device with him; and pages that have been looked at count
+as this process's memory until the map goes. What is read here is the reader's own: a file that is cut short is that
+reader's error, and what is done with is given back.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from modelfiles.files import broken, open_regular, shown
+from syscalls.errno import Errno, SyscallError
+
+_PIECE = 1 << 24  # bytes asked of the system at a time
+
+
+class Spans:
+    """The files that something is read from, each opened once: what is put in its place later is not looked at. May be
+    used by several threads."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, int] = {}
+        self._lock = threading.Lock()  # guards them
+
+    def read(self, file: Path, offset: int, size: int) -> np.ndarray:
+        """So many bytes (uint8) of the file from `offset` on. Raises EIO: it is shorter by now, or cannot be read."""
+        found = np.empty(size, np.uint8)
+        rest = memoryview(found)  # type: ignore[arg-type]
+        try:
+            descriptor = self._descriptor(file)
+            while rest:
+                done = os.preadv(descriptor, [rest[:_PIECE]], offset)
+                if not done:
+                    raise broken(
+                        f"broken weights: {shown(file)} ends at {os.fstat(descriptor).st_size}, it has become shorter "
+                        "while it was read; copy or download it again"
+                    )
+                offset += done
+                rest = rest[done:]
+        except OSError as error:
+            raise SyscallError(Errno.EIO, f"{shown(file)} cannot be read: {error.strerror}") from None
+        return found
+
+    def _descriptor(self, file: Path) -> int:
+        with self._lock:
+            if file not in self._files:
+                with open_regular(file) as opened:
+                    self._files[file] = os.dup(opened.fileno())
+            return self._files[file]
+
+    def __del__(self) -> None:
+        for descriptor in self._files.values():
+            os.close(descriptor)

@@ -1,0 +1,106 @@
+"""Several jobs at once on threads, under one who watches: what happens to one of them happens to all.
+
+As with a nursery of trio: the first error ends the others, and nobody is left behind. It is done with threads: the jobs
+are blocking reads, which need no loop. Only the caller's own thread watches (draws, hears Ctrl-C): a job that has come
+further waits until that has been seen, so what the watcher raises ends the jobs where they are. A job that waits for the
+network is woken by cutting its connection.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+JOIN_SECONDS = 3.0  # for jobs that were stopped; one that still connects then ends by itself
+_LOOK_SECONDS = 0.1
+
+
+class Stopped(Exception):
+    """The jobs are to end: one has failed, or whoever watches wants no more of them."""
+
+
+class Together:
+    """Jobs and their watcher; `watch` is called in the thread of `run`."""
+
+    def __init__(self, watch: Callable[[], None]) -> None:
+        self._watch = watch
+        self._said: queue.SimpleQueue[threading.Event | BaseException | None] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()  # guards _cuts
+        self._cuts: list[Callable[[], None]] = []
+
+    def run(self, jobs: Sequence[Callable[[], None]], most: int) -> None:
+        """Do the jobs, `most` of them at once. Raises what the first of them has raised, or what `watch` raises."""
+        left = deque(jobs)
+        threads = [
+            threading.Thread(target=self._work, args=(left,), name="llmasos-fetch", daemon=True)
+            for _ in range(min(most, len(left)))
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            running = len(threads)
+            while running:
+                said = self._said.get()
+                if isinstance(said, threading.Event):
+                    self._watch()
+                    said.set()
+                    continue
+                running -= 1
+                if said is not None:
+                    raise said
+        finally:
+            self._stop()
+            give_up = time.monotonic() + JOIN_SECONDS
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join(max(0.0, give_up - time.monotonic()))
+
+    def seen(self) -> None:
+        """Called by a job that has come further: returns when that has been watched. Raises Stopped."""
+        self.go_on()
+        seen = threading.Event()
+        self._said.put(seen)
+        while not seen.wait(_LOOK_SECONDS):
+            self.go_on()
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Raise Stopped if the jobs are to end."""
+        if self._stopped.is_set():
+            raise Stopped
+
+    @contextmanager
+    def cutting(self, cut: Callable[[], None]) -> Iterator[None]:
+        """While the block waits, stopping calls `cut`, which wakes it. Raises Stopped."""
+        with self._lock:
+            self._cuts.append(cut)
+        try:
+            self.go_on()
+            yield
+        finally:
+            with self._lock:
+                self._cuts.remove(cut)
+
+    def _stop(self) -> None:
+        self._stopped.set()
+        with self._lock:
+            for cut in self._cuts:
+                cut()
+
+    def _work(self, left: deque[Callable[[], None]]) -> None:
+        try:
+            while not self._stopped.is_set():
+                try:
+                    job = left.popleft()
+                except IndexError:
+                    break
+                job()
+        except BaseException as error:  # it is told to whoever runs them
+            self._said.put(error)
+        else:
+            self._said.put(None)
