@@ -12,7 +12,7 @@ import os
 import socket
 from pathlib import Path
 
-LOCK = "kernel.edge.lock"
+LOCK = "kernel.lock"
 PROGRAMS = "kernel.sock"
 DRIVERS = "drivers.sock"
 LOG = "kernel.log"
