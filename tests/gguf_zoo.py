@@ -56,8 +56,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "ernie4_5_moe": (
         "ernie4_5_moe",
         _plain(
-            intermediate_size=128, moe_num_experts=4, moe_k=2, moe_intermediate_size=32, moe_num_shared_experts=2, moe_layer_start_index=1,
-            moe_layer_end_index=2, moe_layer_interval=1,
+            intermediate_size=128, moe_num_experts=4, moe_k=2, moe_intermediate_size=32, moe_num_shared_experts=2,
+            moe_layer_start_index=1, moe_layer_end_index=2, moe_layer_interval=1,
         ),
     ),
     "arcee": ("arcee", _plain(head_dim=16)),
