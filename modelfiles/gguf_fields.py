@@ -20,6 +20,13 @@ from syscalls.errno import Errno, SyscallError
 MOST_FACTORS = 1 << 12
 _FACTORS = (1e-4, 1e6)  # of which fp32 still makes frequencies
 
+# What is in GGUF files that are no models: by their architecture, or what they say they are.
+_OTHER_THINGS = {
+    "clip": "a vision or audio tower", "mmproj": "a vision or audio tower", "imatrix": "an importance matrix",
+    "adapter": "an adapter (LoRA), which is a change to a model (llama-export-lora merges it into one)",
+    "controlvector": "a control vector", "vocab": "a vocabulary",
+}  # fmt: skip
+
 # Fields that say what is known otherwise, or nothing of what a model computes; and values of others that change nothing.
 _NO_MATTER = {
     "vocab_size", "context_length", "tensor_data_layout", "pooling_type", "feed_forward_length", "expert_shared_count",
@@ -45,13 +52,18 @@ class Fields:
         architecture = header.metadata.get("general.architecture")
         if not isinstance(architecture, str):
             raise SyscallError(Errno.ENOEXEC, f"{header.path} does not say which architecture it is")
-        kind = header.metadata.get("general.type", "model")
-        self.architecture = architecture
-        if kind != "model" or architecture in ("clip", "imatrix"):
-            what = "a vision or audio tower" if architecture == "clip" else str(kind)[:40]
+        kind = str(header.metadata.get("general.type", "model"))[:40]
+        if not header.tensors:
             raise SyscallError(
                 Errno.ENOEXEC,
-                f"{header.path} holds no language model but {what!r}; name the model's own file",
+                f"{header.path} has no weights, only a vocabulary or metadata; name the model's own file",
+            )
+        self.architecture = architecture
+        if kind != "model" or architecture in _OTHER_THINGS:
+            what = _OTHER_THINGS.get(architecture) or _OTHER_THINGS.get(kind) or repr(kind)
+            raise SyscallError(
+                Errno.ENOEXEC,
+                f"{header.path} holds no language model but {what}; name the model's own file",
             )
         if architecture not in FAMILIES:
             raise SyscallError(

@@ -61,7 +61,8 @@ def find(path: str, *, weights: bool = False, said: hub.Said | None = None) -> P
     if os.path.lexists(directory):
         raise SyscallError(Errno.ENOENT, f"no model {shown(path)!r}: {_what_it_is(directory)}")
     if directory.is_absolute() or path.startswith((".", "~")):
-        raise SyscallError(Errno.ENOENT, f"no model {shown(path)!r}: there is no such directory")
+        what = "file" if directory.suffix == ".gguf" else "directory"
+        raise SyscallError(Errno.ENOENT, f"no model {shown(path)!r}: there is no such {what}")
     # Late: most models are directories, and these bring HTTP and TLS along.
     from modelfiles import hub, stores
 

@@ -395,3 +395,32 @@ def test_a_mutation_of_a_header_is_refused_with_an_errno_or_read_within_its_file
         mutant.unlink()
     assert refused > MUTATIONS // 8
     assert read > MUTATIONS // 20
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "said"),
+    [
+        ("clip", "mmproj", "a vision or audio tower"),
+        ("clip", None, "a vision or audio tower"),
+        ("llama", "adapter", "LoRA"),
+        ("imatrix", "imatrix", "an importance matrix"),
+        ("controlvector", None, "a control vector"),
+        ("llama", "dataset", "'dataset'"),
+    ],
+)
+def test_a_file_that_holds_no_language_model_is_refused_with_what_it_holds(
+    file: Path, architecture: str, kind: str | None, said: str
+) -> None:
+    header = gguf.read_header(file)
+    metadata = {**header.metadata, "general.architecture": architecture}
+    if kind is not None:
+        metadata["general.type"] = kind
+    with pytest.raises(SyscallError, match=said) as refused:
+        config_of(dataclasses.replace(header, metadata=metadata))
+    assert refused.value.errno is Errno.ENOEXEC
+
+
+def test_a_file_of_a_vocabulary_alone_says_so(file: Path) -> None:
+    with pytest.raises(SyscallError, match="no weights") as refused:
+        config_of(dataclasses.replace(gguf.read_header(file), tensors={}))
+    assert refused.value.errno is Errno.ENOEXEC
