@@ -157,6 +157,18 @@ def gguf_models(listed: Collection[str]) -> dict[str, list[str]]:
     return models
 
 
+def _what_there_is(listed: Collection[str]) -> str:
+    """Of files among which there is no whole GGUF model."""
+    files = sorted(name for name in listed if name.lower().endswith(".gguf"))
+    for name in files:
+        if split := _SPLIT.fullmatch(name):
+            parts = int(split["parts"])
+            return f"{shown(name)} is one of {parts} parts, and they are not all there; download all of them"
+    return (
+        f"{', '.join(map(shown, files[:3])) or 'its files'} are what goes with one (mmproj, imatrix), or none"
+    )
+
+
 def gguf_files(what: str, listed: Collection[str], quant: str) -> list[str]:
     """The file, or the parts in order, of one quantisation. Raises ENOENT with those that are there."""
     models = gguf_models(listed)
@@ -169,7 +181,9 @@ def gguf_files(what: str, listed: Collection[str], quant: str) -> list[str]:
             return by_quant[one]
     if not quant and len(by_quant) == 1:
         return next(iter(by_quant.values()))
-    there = ", ".join(shown(name) for name in sorted(by_quant)) or "no whole GGUF model"
+    if not by_quant:
+        raise SyscallError(Errno.ENOENT, f"{what} has no whole GGUF model: {_what_there_is(listed)}")
+    there = ", ".join(shown(name) for name in sorted(by_quant))
     said = (
         f"{what} has no {quant}" if quant else f"{what} has neither {' nor '.join(DEFAULT_QUANTS)}; name one"
     )

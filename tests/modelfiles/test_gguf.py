@@ -17,7 +17,7 @@ import gguf as package
 import numpy as np
 import pytest
 
-from modelfiles import gguf, gguf_items
+from modelfiles import gguf, gguf_items, source
 from modelfiles.gguf_config import config_of
 from modelfiles.gguf_weights import GGUFWeights
 from syscalls.errno import Errno, SyscallError
@@ -424,3 +424,20 @@ def test_a_file_of_a_vocabulary_alone_says_so(file: Path) -> None:
     with pytest.raises(SyscallError, match="no weights") as refused:
         config_of(dataclasses.replace(gguf.read_header(file), tensors={}))
     assert refused.value.errno is Errno.ENOEXEC
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a-00001-of-00003.gguf", "a-00003-of-00003.gguf"], "a-00001-of-00003.gguf is one of 3 parts"),
+        (["mmproj-model-f16.gguf"], "mmproj-model-f16.gguf are what goes with one"),
+    ],
+)
+def test_a_directory_without_a_whole_model_says_what_is_there(
+    names: list[str], said: str, file: Path, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(file.read_bytes())
+    with pytest.raises(SyscallError, match=said) as refused:
+        source.find(str(tmp_path), weights=True)
+    assert refused.value.errno is Errno.ENOENT
