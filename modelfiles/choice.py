@@ -164,9 +164,9 @@ def _what_there_is(listed: Collection[str]) -> str:
         if split := _SPLIT.fullmatch(name):
             parts = int(split["parts"])
             return f"{shown(name)} is one of {parts} parts, and they are not all there; download all of them"
-    return (
-        f"{', '.join(map(shown, files[:3])) or 'its files'} are what goes with one (mmproj, imatrix), or none"
-    )
+    if not files:
+        return "there is no GGUF file"
+    return f"there is only {', '.join(map(shown, files[:3]))}, which goes with a model and is none (mmproj, imatrix)"
 
 
 def gguf_files(what: str, listed: Collection[str], quant: str) -> list[str]:

@@ -430,7 +430,7 @@ def test_a_file_of_a_vocabulary_alone_says_so(file: Path) -> None:
     ("names", "said"),
     [
         (["a-00001-of-00003.gguf", "a-00003-of-00003.gguf"], "a-00001-of-00003.gguf is one of 3 parts"),
-        (["mmproj-model-f16.gguf"], "mmproj-model-f16.gguf are what goes with one"),
+        (["mmproj-model-f16.gguf"], "only mmproj-model-f16.gguf, which goes with a model"),
     ],
 )
 def test_a_directory_without_a_whole_model_says_what_is_there(
