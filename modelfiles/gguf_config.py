@@ -120,6 +120,8 @@ def _rope(fields: Fields, head_dim: int, context: int) -> dict[str, Any]:
     if rotated != head_dim or fields.architecture in _PARTIAL:
         found["partial_rotary_factor"] = rotated / head_dim
     kind, factor = fields.get("rope.scaling.type", "none"), fields.get("rope.scaling.factor")
+    if not isinstance(kind, str):
+        raise fields.wrong(f"its rotation is stretched by {str(kind)[:40]!r}, a name was wanted")
     original = fields.get("rope.scaling.original_context_length")
     if original is not None:
         original = fields.whole("rope.scaling.original_context_length")

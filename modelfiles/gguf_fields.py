@@ -89,12 +89,12 @@ class Fields:
 
     def layers(self) -> int:
         """How many there are, without those behind them that predict further tokens: transformers runs none either."""
-        count, predicting = self.whole("block_count"), self.get("nextn_predict_layers", 0)
+        count, predicting = self.whole("block_count"), self.whole_or_none("nextn_predict_layers")
         if not predicting:
             return count
-        if not self.family.predicts or isinstance(predicting, bool) or not isinstance(predicting, int):
+        if not self.family.predicts:
             raise self.refused("it has layers that predict several tokens")
-        if not 0 < predicting < count:
+        if predicting >= count:
             raise self.wrong(f"{predicting} of its {count} layers predict further tokens")
         return count - predicting
 
@@ -107,6 +107,17 @@ class Fields:
             value = value[0].item()
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 40:
             raise self.wrong(f"{self.architecture}.{key} is {str(value)[:60]!r}, a number above 0 was wanted")
+        return value
+
+    def whole_or_none(self, key: str) -> int:
+        """A number of things that may be 0, or not said, which means 0."""
+        value = self.get(key, 0)
+        return 0 if isinstance(value, int | float) and value == 0 else self.whole(key)
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.get(key, default)
+        if not isinstance(value, bool):
+            raise self.wrong(f"{self.architecture}.{key} is {str(value)[:60]!r}, true or false was wanted")
         return value
 
     def real(self, key: str, default: float | None = None) -> float:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from modelfiles.gguf_fields import Fields
 
 _SIGMOID = 2  # of llama.cpp's ways to weigh experts
@@ -16,14 +18,14 @@ _GEMMA_27B = {"gemma2": 46, "gemma3": 62}  # layers of those whose queries are s
 
 
 def _llama(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
-    if fields.get("expert_count", 0):
+    if fields.whole_or_none("expert_count"):
         raise fields.refused("it has experts (Mixtral)")
     tensors = fields.header.tensors
     found: dict[str, Any] = {
         "attention_bias": "blk.0.attn_q.bias" in tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in tensors,
     }
-    if window := fields.get("attention.sliding_window", 0):
+    if window := fields.whole_or_none("attention.sliding_window"):
         found |= {"model_type": "mistral", "sliding_window": window}
     return found
 
@@ -65,7 +67,7 @@ def _gemma(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _phi3(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
     original = config["rope_parameters"].get("original_max_position_embeddings")
-    window = fields.get("attention.sliding_window", 0)
+    window = fields.whole_or_none("attention.sliding_window")
     return {
         "sliding_window": window or None,
         "original_max_position_embeddings": original or fields.get("rope.scaling.original_context_length")
@@ -76,7 +78,7 @@ def _phi3(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
 def _starcoder2(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "use_bias": "blk.0.ffn_up.bias" in fields.header.tensors,
-        "sliding_window": fields.get("attention.sliding_window"),
+        "sliding_window": fields.whole_or_none("attention.sliding_window") or None,
     }
 
 
@@ -98,11 +100,11 @@ def _windows(fields: Fields, config: Mapping[str, Any], every: int) -> dict[str,
     """The window, and which layers have it: those that the file says, or all but each `every`th."""
     layers = config["num_hidden_layers"]
     pattern = fields.get("attention.sliding_window_pattern")
-    if pattern is None or isinstance(pattern, int):
-        every = pattern or every
-        local = [(i + 1) % every != 0 for i in range(min(layers, 4096))]
-    else:
+    if isinstance(pattern, np.ndarray) and pattern.ndim == 1:
         local = [bool(one) for one in pattern]
+    else:
+        every = fields.whole_or_none("attention.sliding_window_pattern") or every
+        local = [(i + 1) % every != 0 for i in range(min(layers, 4096))]
     if len(local) != layers:
         raise fields.wrong(f"it says which of {len(local)} layers have a window, {layers} there are")
     return {
@@ -127,7 +129,7 @@ def _qwen2_moe(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
         "num_experts_per_tok": fields.whole("expert_used_count"),
         "moe_intermediate_size": _expert_size(fields, "ffn_up_exps"),
         "shared_expert_intermediate_size": _expert_size(fields, "ffn_up_shexp"),
-        "norm_topk_prob": bool(fields.get("expert_weights_norm", False)),
+        "norm_topk_prob": fields.flag("expert_weights_norm", False),
         "decoder_sparse_step": 1,
     }
 
@@ -136,14 +138,15 @@ def _olmoe(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
     return _biased(fields) | {
         "num_experts": fields.whole("expert_count"),
         "num_experts_per_tok": fields.whole("expert_used_count"),
-        "norm_topk_prob": bool(fields.get("expert_weights_norm", False)),
-        "clip_qkv": fields.get("attention.clamp_kqv"),
+        "intermediate_size": _expert_size(fields, "ffn_up_exps"),
+        "norm_topk_prob": fields.flag("expert_weights_norm", False),
+        "clip_qkv": fields.real("attention.clamp_kqv", 0.0) or None,
     }
 
 
 def _olmo(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
     """OLMo 3 is OLMo 2 with windows; only layers without one are stretched."""
-    if not fields.get("attention.sliding_window", 0):
+    if not fields.whole_or_none("attention.sliding_window"):
         return _biased(fields)
     theta = fields.real("rope.freq_base_swa", config["rope_parameters"]["rope_theta"])
     local = {"rope_type": "default", "rope_theta": theta}
@@ -164,6 +167,7 @@ def _granite_moe(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
         | {
             "num_local_experts": fields.whole("expert_count"),
             "num_experts_per_tok": fields.whole("expert_used_count"),
+            "intermediate_size": _expert_size(fields, "ffn_up_exps"),
         }
     )
 
@@ -187,7 +191,7 @@ def _glm_moe(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
         "n_group": fields.whole("expert_group_count", 1),
         "topk_group": fields.whole("expert_group_used_count", 1),
         "routed_scaling_factor": fields.real("expert_weights_scale", 1.0),
-        "norm_topk_prob": bool(fields.get("expert_weights_norm", True)),
+        "norm_topk_prob": fields.flag("expert_weights_norm", True),
     }
 
 
@@ -200,7 +204,7 @@ def _cohere(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _exaone4(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
     """Where there are windows, only the layers that have one rotate."""
-    if not fields.get("attention.sliding_window", 0):
+    if not fields.whole_or_none("attention.sliding_window"):
         return {
             "sliding_window": None,
             "layer_types": ["full_attention"] * min(config["num_hidden_layers"], 4096),
@@ -219,8 +223,8 @@ def _stablelm(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ernie_moe(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
-    dense, layers = fields.get("leading_dense_block_count", 0), config["num_hidden_layers"]
-    if isinstance(dense, bool) or not isinstance(dense, int) or not 0 <= dense < layers:
+    dense, layers = fields.whole_or_none("leading_dense_block_count"), config["num_hidden_layers"]
+    if dense >= layers:
         raise fields.wrong(f"{str(dense)[:40]} of its {layers} layers are said to have no experts")
     size, shared = _expert_size(fields, "ffn_up_exps", dense), 0
     if f"blk.{dense}.ffn_up_shexp.weight" in fields.header.tensors:
@@ -286,7 +290,7 @@ FURTHER: dict[str, Callable[[Fields, Mapping[str, Any]], dict[str, Any]]] = {
     "qwen3moe": _experts,
     "smollm3": lambda fields, config: {"no_rope_layer_interval": 4},
     "gptneox": lambda fields, config: {
-        "use_parallel_residual": bool(fields.get("use_parallel_residual", True)),
+        "use_parallel_residual": fields.flag("use_parallel_residual", True),
         "attention_bias": "blk.0.attn_qkv.bias" in fields.header.tensors,
     },
 }
