@@ -36,7 +36,8 @@ _NO_MATTER = {
     "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow", "rope.freq_base",
 }  # fmt: skip
 _NEUTRAL = {
-    "attention.causal": True, "expert_group_count": 1, "expert_group_used_count": 1, "expert_weights_scale": 1.0,
+    "attention.causal": True, "expert_gating_func": 1, "expert_weights_norm": True,
+    "expert_group_count": 1, "expert_group_used_count": 1, "expert_weights_scale": 1.0,
     "interleave_moe_layer_step": 1, "logit_scale": 1.0, "embedding_scale": 1.0, "residual_scale": 1.0,
     "rope.scale_linear": 1.0, "rope.scaling.yarn_ext_factor": 1.0, "rope.scaling.alpha": 1.0,
 }  # fmt: skip

@@ -59,9 +59,16 @@ def _gemma(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
         "sliding_window": fields.whole("attention.sliding_window", default),
         "layer_types": types,
     }
+    if fields.get("attention.sliding_window_pattern") is not None:
+        found |= _windows(fields, config, every)
     if fields.architecture == "gemma3":
-        local = {"rope_type": "default", "rope_theta": fields.real("rope.freq_base_swa", 10000.0)}
-        found["rope_parameters"] = {"sliding_attention": local, "full_attention": config["rope_parameters"]}
+        rope = config["rope_parameters"]  # Ollama's own converter has other names for both bases
+        whole_base = fields.real("rope.global.freq_base", rope["rope_theta"])
+        local_base = fields.real("rope.local.freq_base", fields.real("rope.freq_base_swa", 10000.0))
+        found["rope_parameters"] = {
+            "sliding_attention": {"rope_type": "default", "rope_theta": local_base},
+            "full_attention": rope | {"rope_theta": whole_base},
+        }
     return found
 
 

@@ -67,3 +67,17 @@ def test_odd_values_of_fields_are_a_configuration_or_a_refusal(architecture: str
                 refusals.append(error.reason)
     assert refusals
     assert all(architecture in reason or "model.gguf" in reason for reason in refusals)
+
+
+def test_ollamas_names_for_the_bases_of_gemma_3s_rotations_are_read() -> None:
+    more = {"attention.sliding_window": 24, "rope.global.freq_base": 1e6, "rope.local.freq_base": 2e4}
+    rope = config_of(_header("gemma3", **more))["rope_parameters"]
+    assert (rope["full_attention"]["rope_theta"], rope["sliding_attention"]["rope_theta"]) == (1e6, 2e4)
+
+
+def test_a_pattern_of_windows_in_a_file_decides_which_layers_have_one() -> None:
+    pattern = np.array([True, False, True, False])
+    for architecture in ("gemma3", "cohere2", "exaone4", "olmo2"):
+        more = {"attention.sliding_window": 24, "attention.sliding_window_pattern": pattern}
+        kinds = config_of(_header(architecture, **more))["layer_types"]
+        assert [kind == "sliding_attention" for kind in kinds] == pattern.tolist()
