@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from modelfiles.called import called
 from syscalls.errno import Errno, SyscallError
 from syscalls.limits import MAX_KEY
 from syscalls.records import CheckpointInfo, ProcessInfo
@@ -62,4 +63,7 @@ def restore(
     pid = kernel(Restore(path, name, device, detached, key, model_path(model)))
     info = kernel(Getinfo(pid))
     doing = "stopped" if info.state.value == "stopped" else "decoding" if info.decoding else "idle"
-    return info, f"[{pid}] {shown(info.name)} on {info.model}: {info.length} tokens, {doing}, from {path}"
+    return (
+        info,
+        f"[{pid}] {shown(info.name)} on {shown(called(info.model))}: {info.length} tokens, {doing}, from {path}",
+    )

@@ -11,6 +11,7 @@ import threading
 import time
 from types import TracebackType
 
+from modelfiles.called import called
 from syscalls.errno import SyscallError
 from syscalls.printable import printable
 from syscalls.records import ModelInfo
@@ -71,5 +72,5 @@ class Arrival:
 def told(model: ModelInfo) -> str:
     """A line about a model on its way."""
     once = ", packed the first time and then kept" if model.dtype in _PACKED else ""
-    name = printable(model.name, one_line=True)
+    name = printable(called(model.name), one_line=True)
     return f"{bar(model.progress, _BAR)} {model.progress:4.0%}  loading in {model.dtype}{once}: {name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import msgspec
 
+from modelfiles.called import called
 from syscalls.errno import SyscallError
 from syscalls.limits import NICE_MAX, NICE_MIN
 from syscalls.printable import printable
@@ -86,7 +87,7 @@ def _exec(shell: Session, line: Line) -> None:
     with Arrival(shell):
         length = agent.exec(line.text("MODEL"), dtype=line.text("--dtype"))
     name = printable(shell.info(agent.pid).name, one_line=True)
-    model = printable(agent.model.name, one_line=True)
+    model = printable(called(agent.model.name), one_line=True)
     shell.screen.line(f"[{agent.pid}] {name} runs {model} ({agent.model.dtype}): {length} tokens")
 
 
@@ -178,8 +179,9 @@ def _pagein(shell: Session, line: Line) -> None:
                 model=model_path(line.text("MODEL")), device=line.text("--device"), dtype=line.text("--dtype")
             )
         )
+    name = printable(called(info.name), one_line=True)
     shell.screen.line(
-        f"{info.name} is in memory on {info.device}: {info.dtype}, {size(info.weight_bytes)} of weights"
+        f"{name} is in memory on {info.device}: {info.dtype}, {size(info.weight_bytes)} of weights"
     )
 
 
