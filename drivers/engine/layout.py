@@ -80,8 +80,8 @@ def refused_unseen(raw: Mapping[str, Any]) -> str:
         if all(isinstance(one, int) for one in (*keys, values)) and sum(keys) != values:
             return f"its keys have {sum(keys)} dimensions and its values {values}"
     types = raw.get("layer_types")
-    odd = (one for one in types if one not in LAYER_TYPES) if isinstance(types, list) else ()
-    return next((f"it has {one} layers" for one in odd if isinstance(one, str)), "")
+    words = [one for one in types if isinstance(one, str)] if isinstance(types, list) else []
+    return next((f"it has {word} layers" for word in words if word not in LAYER_TYPES), "")
 
 
 def refuse(architecture: str, why: str) -> SyscallError:
