@@ -83,6 +83,7 @@ def test_an_architecture_that_is_not_supported_is_named(
     assert words in error.reason
 
 
+_MIXTURE = {"n_routed_experts": 4, "first_k_dense_replace": 2, "max_position_embeddings": 64}
 _TO_BUILD: dict[str, dict[str, Any]] = {
     "gpt_oss": {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 16},
     "deepseek_v2": _MIXTURE,
