@@ -121,8 +121,9 @@ class System(Connection):
         """Start a process from an image that `Process.checkpoint` has written; it goes on where that one was. Empty: as
         before. Raises ENOENT, EPERM (the passphrase is wrong), EINVAL, EIO (the file is damaged)."""
         file = options.file_path(path)
+        where = (self.run(options.located(model))) if model else ""
         pid = self(
-            Restore(file, name, device, detached, passphrase.encode(), options.model_path(model))
+            Restore(file, name, device, detached, passphrase.encode(), where)
         )
         return self.process(pid)
 

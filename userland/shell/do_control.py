@@ -27,7 +27,7 @@ from userland.programs import groups, system
 from userland.programs.figures import size
 from userland.programs.power import halt
 from userland.programs.program import run
-from userland.sdk.options import model_path
+from userland.sdk.options import located
 from userland.shell.arrival import Arrival
 from userland.shell.grammar import Line, UsageError
 from userland.shell.session import Session, does
@@ -176,7 +176,9 @@ def _pagein(shell: Session, line: Line) -> None:
     with Arrival(shell):
         info = shell.kernel(
             Pagein(
-                model=model_path(line.text("MODEL")), device=line.text("--device"), dtype=line.text("--dtype")
+                model=shell.system.run(located(line.text("MODEL"))),
+                device=line.text("--device"),
+                dtype=line.text("--dtype"),
             )
         )
     name = printable(called(info.name), one_line=True)
@@ -189,7 +191,7 @@ def _pagein(shell: Session, line: Line) -> None:
 def _evict(shell: Session, line: Line) -> None:
     shell.kernel(
         Evict(
-            model=model_path(line.text("MODEL")),
+            model=shell.system.run(located(line.text("MODEL"))),
             device=line.text("--device"),
             dtype=line.text("--dtype"),
             force=line.has("--force"),
@@ -200,7 +202,11 @@ def _evict(shell: Session, line: Line) -> None:
 @does("advise")
 def _advise(shell: Session, line: Line) -> None:
     advice = system.advice_named(line.text("ADVICE"))
-    shell.kernel(Advise(model_path(line.text("MODEL")), advice, line.text("--device"), line.text("--dtype")))
+    shell.kernel(
+        Advise(
+            shell.system.run(located(line.text("MODEL"))), advice, line.text("--device"), line.text("--dtype")
+        )
+    )
 
 
 @does("run")
