@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -180,7 +181,7 @@ def _engine(model: str, place: Path, where: Path) -> check.Finding:
             return check.Finding(
                 check.ENGINE, check.NOTE,
                 f"whether it can be run was not asked, as no kernel runs in {where}; once one does (`llmasos boot "
-                f"--detach`), this and `llmasos models --estimate {model}` ask it",
+                f"--detach`), this and `llmasos models --estimate {shlex.quote(model)}` ask it",
             )  # fmt: skip
         if error.errno in _REFUSALS:
             return check.Finding(check.ENGINE, check.REFUSED, error.reason)
