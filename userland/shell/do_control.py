@@ -28,7 +28,7 @@ from userland.programs.figures import size
 from userland.programs.power import halt
 from userland.programs.program import run
 from userland.sdk.options import located
-from userland.shell.arrival import Arrival
+from userland.shell.arrival import arrival
 from userland.shell.grammar import Line, UsageError
 from userland.shell.session import Session, does
 
@@ -73,7 +73,8 @@ def _nice(shell: Session, line: Line) -> None:
 @does("migrate")
 def _migrate(shell: Session, line: Line) -> None:
     pid, device = shell.pid(line.text("PID")), line.text("DEVICE")
-    shell.kernel(Setsched(pid=pid, device=device))
+    with arrival(shell):
+        shell.kernel(Setsched(pid=pid, device=device))
     info = shell.info(pid)
     name = printable(info.name, one_line=True)
     shell.screen.line(
@@ -84,7 +85,7 @@ def _migrate(shell: Session, line: Line) -> None:
 @does("exec")
 def _exec(shell: Session, line: Line) -> None:
     agent = shell.agent(shell.pid(line.text("PID")))
-    with Arrival(shell):
+    with arrival(shell):
         length = agent.exec(line.text("MODEL"), dtype=line.text("--dtype"))
     name = printable(shell.info(agent.pid).name, one_line=True)
     model = printable(called(agent.model.name), one_line=True)
@@ -173,7 +174,7 @@ def _at_least_one(line: Line, option: str) -> int:
 
 @does("pagein")
 def _pagein(shell: Session, line: Line) -> None:
-    with Arrival(shell):
+    with arrival(shell):
         info = shell.kernel(
             Pagein(
                 model=shell.system.run(located(line.text("MODEL"))),

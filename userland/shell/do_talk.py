@@ -24,7 +24,7 @@ from userland.sdk.script import Piece, pieces
 from userland.sdk.system import Process
 from userland.sdk.tool_calls import BadCall, ToolCall
 from userland.shell import conversation
-from userland.shell.arrival import Arrival
+from userland.shell.arrival import arrival
 from userland.shell.conversation import Turn, marks, render
 from userland.shell.grammar import Line, UsageError
 from userland.shell.patience import Patience
@@ -51,7 +51,7 @@ def _spawn(shell: Session, line: Line) -> None:
     if not name or name.startswith("-"):
         raise UsageError(f"an agent's name may not be empty or begin with `-`, found {name!r}")
     max_tokens = line.integer("--max", MAX_TOKENS, least=1) if line.has("--max") else None
-    with Arrival(shell):
+    with arrival(shell):
         agent = shell.warmed().spawn(
             line.text("--model"),
             name=name,
