@@ -85,6 +85,11 @@ def parse(text: str) -> Name:
             return Name(Kind.PATH, text, path=text)
         if _TAGGED.fullmatch(text):
             return Name(Kind.STORE, text, path=text.removesuffix(":latest"), store=OLLAMA)
+        if "://" in text:
+            raise SyscallError(
+                Errno.EINVAL,
+                f"{text!r} is an address that is not the hub's (hf.co, huggingface.co); download it, and name the file",
+            )
         if text.endswith((".gguf", ".safetensors")):
             raise SyscallError(Errno.ENOENT, f"no model {text!r}: there is no such file")
     if bare is None:

@@ -84,6 +84,13 @@ def test_a_path_is_what_looks_like_one_or_is_there(tmp_path: Path, monkeypatch: 
     assert {parse(text).kind for text in ("./m", "../m", "/m", "~/m.gguf")} == {Kind.PATH}
 
 
+@pytest.mark.parametrize("text", ["https://example.org/org/name", "s3://bucket/name", "file:///tmp/m.gguf"])
+def test_an_address_of_elsewhere_is_refused_as_such(text: str) -> None:
+    with pytest.raises(SyscallError, match=r"EINVAL.*an address that is not the hub's") as caught:
+        parse(text)
+    assert text in caught.value.reason
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "a" * 2000, "org/na me", "org/../name", "org//name", "org/name/../x", "org/name/./x", "org/name/a\\b",

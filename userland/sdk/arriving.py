@@ -1,9 +1,9 @@
 """How far a model is that a program waits for: the first time, int8 and int4 are packed, which takes seconds for each
 gigabyte, and a model of the hub is fetched.
 
-`LLM.from_pretrained` tells it as Python's libraries do: on the logger `llmasos` (level INFO, seen by who asks for it), and
-in one line of stderr where that is a terminal, drawn over and gone at the end, as transformers' bars are. The shell has a
-line of its own (userland/shell/arrival.py).
+`LLM.from_pretrained` tells it as Python's libraries do: on the logger `llmasos` (level INFO, seen by who asks for it),
+and in one line of stderr where that is a terminal, drawn over and gone at the end, as transformers' bars are. The
+shell has a line of its own (userland/shell/arrival.py).
 """
 
 from __future__ import annotations
