@@ -122,9 +122,7 @@ class System(Connection):
         before. Raises ENOENT, EPERM (the passphrase is wrong), EINVAL, EIO (the file is damaged)."""
         file = options.file_path(path)
         where = (self.run(options.located(model))) if model else ""
-        pid = self(
-            Restore(file, name, device, detached, passphrase.encode(), where)
-        )
+        pid = self(Restore(file, name, device, detached, passphrase.encode(), where))
         return self.process(pid)
 
     def models(self) -> list[ModelInfo]:
