@@ -130,12 +130,13 @@ def no_weights(what: str, listed: Collection[str]) -> SyscallError:
 
 def quant_of(file: str) -> str:
     """The quantisation that a GGUF file's name tells, in capitals; empty if it tells none."""
-    stem = _stem(file.rpartition("/")[2])
+    stem = gguf_stem(file.rpartition("/")[2])
     found = list(_QUANT.finditer(stem))
     return found[-1]["quant"].upper() if found else ""
 
 
-def _stem(file: str) -> str:
+def gguf_stem(file: str) -> str:
+    """A GGUF file's name without its ending, and without which part of several it is."""
     split = _SPLIT.fullmatch(file)
     return split["stem"] if split else file[: -len(".gguf")] if file.lower().endswith(".gguf") else file
 
@@ -147,7 +148,7 @@ def gguf_models(listed: Collection[str]) -> dict[str, list[str]]:
     for name in sorted(listed):
         base = name.rpartition("/")[2].lower()
         if base.endswith(".gguf") and not base.startswith("mmproj") and "imatrix" not in base:
-            models.setdefault(_stem(name), []).append(name)
+            models.setdefault(gguf_stem(name), []).append(name)
     for stem, files in list(models.items()):
         split = _SPLIT.fullmatch(files[0])
         if split and [int(found["part"]) for file in files if (found := _SPLIT.fullmatch(file))] != list(

@@ -90,6 +90,8 @@ def _what_it_is(path: Path) -> str:
         return "it is neither a directory nor a regular file"
     if path.suffix == ".safetensors":
         return f"it is a file of weights, one of several that make a model; name its directory, {shown(path.parent)}"
+    if (path.parent / "config.json").exists():
+        return f"it is one of the files of a model; name its directory, {shown(path.parent)}"
     return "it is a file, and a directory was wanted that transformers' save_pretrained has written"
 
 

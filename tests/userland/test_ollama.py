@@ -210,3 +210,19 @@ def test_parameters_that_cannot_be_are_said_by_spawn_and_no_process_is_left(
     assert len(cpu_system.ps()) == before
     with cpu_system.spawn(name, defaults=False) as agent:
         assert agent.ask(QUESTION, 2)
+
+
+def test_it_is_called_by_the_name_that_its_store_has_for_it_wherever_it_is_listed(
+    cpu_system: System, pulled: Callable[..., str]
+) -> None:
+    name = pulled("called", {})
+    screen = Screen(io.StringIO())
+    shell = Session(cpu_system, screen, lambda _: "", interactive=False)
+    for line in (f"spawn bob --model {name}", "ps", "ps bob", "models", "top --once", "kill bob", "dmesg"):
+        shell.execute(line)
+    said = screen.out.getvalue()  # type: ignore[attr-defined]
+    assert not shell.failures, said
+    without_paths = [line for line in said.splitlines() if " from /" not in line]
+    assert len([line for line in without_paths if "ollama:called:latest" in line]) >= 6
+    assert "bob on ollama:called:latest" in said
+    assert [line for line in without_paths if "sha256" in line.partition("/")[0]] == []

@@ -156,15 +156,27 @@ def model_path(model: Model) -> str:
     """A directory or file is told to the kernel by its absolute path: the kernel's working directory is another. So is
     what another program's store has (`ollama:llama3.2:1b`). Raises ENOENT for what such a store has not."""
     model = model_name(model)
-    looks_like_path = model.startswith((".", "/", "~")) or os.sep in model
-    if looks_like_path and os.path.exists(place := os.path.expanduser(model)):
-        return os.path.abspath(place)
+    explicit = model.startswith(("./", "../", "/", "~")) or model in (".", "..")
+    if explicit or (os.sep in model and os.path.exists(model)):
+        return os.path.abspath(os.path.expanduser(model))
     return names.locate(model) or model
 
 
 def file_path(path: str | os.PathLike[str]) -> str:
-    """A file, too, is told to the kernel by its absolute path."""
-    return os.path.abspath(os.path.expanduser(os.fspath(path)))
+    """A file, too, is told to the kernel by its absolute path. Raises EINVAL for a name that no file can have, ENOENT for
+    `~name` of nobody."""
+    name = os.fspath(path)
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise SyscallError(Errno.EINVAL, f"a file's name is text that is not empty, found {name!r:.80}")
+    place = os.path.expanduser(name)
+    if name.startswith("~") and place == name and not os.path.lexists(name):
+        raise SyscallError(
+            Errno.ENOENT,
+            f"{name}: nobody here is called {name[1:].partition(os.sep)[0]!r}; ./{name} is a file",
+        )
+    if place.endswith(os.sep) and not os.path.isdir(place):
+        raise SyscallError(Errno.EINVAL, f"{name} ends as a directory does; name a file")
+    return os.path.abspath(place)
 
 
 def located(model: Model) -> Script[str]:
