@@ -145,3 +145,25 @@ def test_who_leaves_an_asynchronous_answer_can_ask_at_once(cpu_system: System) -
             assert await agent.ask("One word.", 2)
 
     trio.run(main)
+
+
+def test_who_is_cancelled_in_an_answer_can_ask_at_once(cpu_system: System) -> None:
+    async def main() -> None:
+        async with (
+            aio.System.connect(cpu_system.kernel.boot.runtime) as system,
+            await system.spawn() as agent,
+        ):
+            for act in (
+                lambda: agent.generate(400),
+                lambda: agent.generate(400, stop="never"),
+                lambda: agent.turn("A long story, please.", 400),
+                lambda: agent.ask("A long story, please.", 400),
+            ):
+                for _ in range(5):
+                    await agent.truncate(0)
+                    await agent.feed("Once")
+                    with trio.move_on_after(0.02):
+                        await act()
+                    await agent.generate(1)
+
+    trio.run(main)
