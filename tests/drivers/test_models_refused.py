@@ -318,16 +318,21 @@ def test_a_link_to_nothing_among_the_files_is_eio_naming_it(device: Device, copi
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("kind", "field", "value"),
     [
-        ("partial_rotary_factor", {"a": {}}),
-        ("hidden_act", []),
-        ("hidden_act", {"a": 1}),
-        ("hidden_act", "x"),
-        ("eos_token_id", float("inf")),
+        ("llama", "partial_rotary_factor", {"a": {}}),  # a field that gpt_neox does not have
+        *(
+            (kind, field, value)
+            for kind in ("llama", "gpt_neox")
+            for field, value in [
+                ("hidden_act", []),
+                ("hidden_act", {"a": 1}),
+                ("hidden_act", "x"),
+                ("eos_token_id", float("inf")),
+            ]
+        ),
     ],
 )
-@pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
 def test_values_that_no_class_takes_are_eio(
     device: Device, zoo: Callable[[str], Path], tmp_path: Path, kind: str, field: str, value: object
 ) -> None:
