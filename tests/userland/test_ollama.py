@@ -44,6 +44,7 @@ QUESTION = "What is your name?"
         ({"repeat_penalty": 1.3, "repeat_last_n": 0}, Started()),
         ({"repeat_penalty": 1.3, "repeat_last_n": 64}, Started({"repetition_penalty": 1.3})),
         ({"seed": 42}, Started(seed=42)),
+        ({"seed": (1 << 62) + 1}, Started(seed=(1 << 62) + 1)),
         ({"seed": -1}, Started()),
         ({"num_predict": 12}, Started(max_tokens=12)),
         ({"num_predict": -1}, Started(max_tokens=WINDOW)),
@@ -60,7 +61,8 @@ def test_each_parameter_means_what_it_means_to_ollama(params: dict[str, Any], wa
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("temperature", "hot"), ("temperature", 1e9), ("top_k", 2.5), ("top_p", True), ("seed", 1 << 40), ("stop", [1]),
+    [("temperature", "hot"), ("temperature", 1e9), ("top_k", 2.5), ("top_p", True), ("seed", 1 << 63), ("stop", [1]),
+     ("seed", 10**400), ("temperature", 10**400),
      ("stop", ["x"] * 100), ("repeat_penalty", 0), ("repeat_penalty", -1), ("num_predict", "many"), ("min_p", [0.1])],
     ids=str,
 )  # fmt: skip

@@ -289,7 +289,7 @@ def initial(options: Options, info: ModelInfo, started: Started) -> tuple[list[i
         messages.append({"role": "user", "content": prompt})
     elif prompt is not None:
         messages += arguments.messages(prompt)
-    system = options.system or ("" if turns.instructs(messages) else started.system)
+    system = arguments.text(options.system) or ("" if turns.instructs(messages) else started.system)
     if system:
         messages.insert(0, {"role": "system", "content": system})
     setup = msgspec.structs.replace(setup_of(options, language), stop=held.stop, max_tokens=held.max_tokens)
@@ -304,12 +304,7 @@ def setup_of(options: Options, language: Language) -> Setup:
     """What the template is told. Raises EINVAL for what it has no switch for."""
     if options.thoughts not in ("", "drop", "keep"):
         raise SyscallError(Errno.EINVAL, f'thoughts is "drop" or "keep", found {options.thoughts!r:.80}')
-    if options.tools is not None and not (
-        isinstance(options.tools, Sequence) and all(isinstance(tool, Mapping) for tool in options.tools)
-    ):
-        raise SyscallError(
-            Errno.EINVAL, "tools are a list of definitions such as {'type': 'function', 'function': {...}}"
-        )
+    tools = None if options.tools is None else arguments.definitions(options.tools)
     if not isinstance(options.template, Mapping | None):
         raise SyscallError(
             Errno.EINVAL, f"template is a dictionary of its variables, found {options.template!r:.80}"
@@ -329,7 +324,7 @@ def setup_of(options: Options, language: Language) -> Setup:
     variables = language.must_chat(name).variables(options.thinking, dict(options.template or {}), name)
     setup = Setup(
         now=time.time(),
-        tools=None if options.tools is None else [dict(tool) for tool in options.tools],
+        tools=tools,
         variables=variables,
         thoughts=options.thoughts,
         template=name,
