@@ -166,7 +166,7 @@ def write(
             os.fsync(descriptor)
             tick()
     except OSError as error:
-        raise _refusal(path, error) from None
+        raise _refusal(path, error, writing=True) from None
     return size
 
 
@@ -222,7 +222,12 @@ def _check_place(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISREG(state.st_mode):
-        raise SyscallError(Errno.EINVAL, f"{path} is {_kind(state.st_mode)}; name a file")
+        hint = (
+            f"name a file, such as {os.path.join(path, 'process.img')}"
+            if os.path.isdir(path)
+            else "name a file"
+        )
+        raise SyscallError(Errno.EINVAL, f"{path} is {_kind(state.st_mode)}; {hint}")
     with _opened(path) as descriptor:
         if state.st_size and os.pread(descriptor, len(MAGIC), 0) != MAGIC:
             raise SyscallError(
@@ -307,7 +312,7 @@ class Reader:
         self.part_bytes = self.parts = 0
         try:
             if not stat.S_ISREG(mode := os.stat(path).st_mode):  # opening a device may do something
-                raise SyscallError(Errno.EINVAL, f"{path} is {_kind(mode)}, no process image")
+                raise SyscallError(Errno.EINVAL, f"{path} is {_kind(mode)}, no process image{_WHICH}")
             with _opened(path) as descriptor:
                 self._read_start(descriptor, passphrase)
                 self._descriptor = os.dup(descriptor)
@@ -325,12 +330,14 @@ class Reader:
     def _read_start(self, descriptor: int, passphrase: bytes) -> None:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
-            raise SyscallError(Errno.EINVAL, f"{self.path} is {_kind(state.st_mode)}, no process image")
+            raise SyscallError(
+                Errno.EINVAL, f"{self.path} is {_kind(state.st_mode)}, no process image{_WHICH}"
+            )
         size = state.st_size
         start = os.pread(descriptor, _START, 0)
         prelude = start[: _PRELUDE.size]
         if start[: len(MAGIC)] != MAGIC:
-            raise SyscallError(Errno.EINVAL, f"{self.path} is no process image")
+            raise SyscallError(Errno.EINVAL, f"{self.path} is no process image{_WHICH}")
         if len(start) < _START or _SUM.unpack(start[_PRELUDE.size :])[0] != xxhash.xxh3_64_intdigest(prelude):
             raise self._damaged("its first bytes are not what was written")
         _, form, encrypted, salt, check, head_bytes, self.part_bytes, self.parts = _PRELUDE.unpack(prelude)
@@ -412,6 +419,7 @@ def _opened(path: str) -> Iterator[int]:
         os.close(descriptor)
 
 
+_WHICH = "; name the file that `checkpoint` has written"
 _KINDS = {
     stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
@@ -422,25 +430,41 @@ def _kind(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "no regular file")
 
 
-def _refusal(path: str, error: OSError) -> SyscallError:
+def _refusal(path: str, error: OSError, *, writing: bool = False) -> SyscallError:
     """An error of the operating system as one of ours."""
     why = error.strerror or str(error)
+    folder = os.path.dirname(path)
     match error.errno:
-        case errno.ENOENT | errno.ENOTDIR if not os.path.isdir(folder := os.path.dirname(path)):
-            return SyscallError(
-                Errno.ENOENT,
-                f"{path}: there is no directory {folder}; make it (`mkdir -p`), or choose another place",
+        case errno.ENOENT | errno.ENOTDIR if not os.path.isdir(folder):
+            there = (
+                f"{folder} is no directory" if os.path.exists(folder) else f"there is no directory {folder}"
             )
+            do = (
+                "make it (`mkdir -p`), or choose another place"
+                if there.startswith("there")
+                else "choose another place"
+            )
+            return SyscallError(Errno.ENOENT, f"{path}: {there}" + (f"; {do}" if writing else _WHICH))
+        case errno.ENOENT | errno.ENOTDIR if writing:
+            return SyscallError(Errno.EPERM, f"{path}: no file can be made in {folder}; choose another place")
         case errno.ENOENT | errno.ENOTDIR:
-            return SyscallError(Errno.ENOENT, f"{path}: there is no such file or directory")
-        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return SyscallError(Errno.ENOENT, f"{path}: there is no such file{_WHICH}")
+        case errno.EACCES | errno.EPERM | errno.EROFS if writing:
             return SyscallError(
                 Errno.EPERM, f"{path}: {why}; choose a place where the kernel's user may write and read"
             )
-        case errno.ELOOP | errno.ENAMETOOLONG | errno.EISDIR | errno.ENXIO:
+        case errno.EACCES | errno.EPERM:
+            return SyscallError(
+                Errno.EPERM, f"{path}: {why}; it is the kernel's user that must be allowed to read it"
+            )
+        case errno.ENAMETOOLONG:
+            return SyscallError(Errno.EINVAL, f"{path}: {why}; choose a shorter one")
+        case errno.ELOOP | errno.EISDIR | errno.ENXIO:
             return SyscallError(Errno.EINVAL, f"{path}: {why}")
         case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
             return SyscallError(
-                Errno.EIO, f"{path}: no space left ({why}); nothing of it is kept, and nothing is lost"
+                Errno.EIO,
+                f"{path}: no space left ({why}); nothing of it is kept, and nothing is lost; "
+                "free some, or choose another place",
             )
     return SyscallError(Errno.EIO, f"{path}: {why}")

@@ -285,11 +285,12 @@ def _groups(args: argparse.Namespace) -> int:
 def _advise(args: argparse.Namespace) -> int:
     from syscalls.table import Advise
     from userland.programs.system import advice_named
-    from userland.sdk.options import model_path
+    from userland.sdk import script
+    from userland.sdk.options import located
 
     advice = advice_named(args.advice)
     with _kernel(args) as kernel:
-        kernel(Advise(model_path(args.model), advice, args.device, args.dtype))
+        kernel(Advise(script.run(kernel, located(args.model)), advice, args.device, args.dtype))
     return 0
 
 

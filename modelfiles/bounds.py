@@ -13,7 +13,7 @@ from typing import Any
 
 from modelfiles.files import broken, shown
 
-_LAYERS, _WIDTH, _HEADS, _VOCABULARY, _POSITIONS, _EXPERTS = 512, 1 << 17, 4096, 1 << 21, 1 << 27, 4096
+_LAYERS, _WIDTH, _HEADS, _VOCABULARY, _POSITIONS, _EXPERTS = 512, 1 << 17, 4096, 1 << 21, 1 << 27, 1 << 14
 _MOST = {
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "encoder_layers",
                      "decoder_layers", "num_nextn_predict_layers", "depth"), _LAYERS),

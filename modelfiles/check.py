@@ -2,6 +2,7 @@
 
 Like fsck, it looks from the outside in: configuration, words, index, the headers of the weights against the files'
 sizes; and where a file is a blob of the hub's cache or of Ollama's store, whose name is its digest, its every byte.
+Whether an architecture is run is not known here: the driver is asked (userland/programs/models.py).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from modelfiles import cache, choice, files, gguf, source
 from modelfiles.files import shown
 from syscalls.errno import Errno, SyscallError
 
-OK, NOTE, BROKEN = "ok", "note", "broken"
+OK, NOTE, REFUSED, BROKEN = "ok", "note", "refused", "broken"
+CONFIGURATION, ENGINE = "configuration", "engine"
 _BLOB = re.compile(r"(?:sha256-)?(?P<digest>[0-9a-f]{64}|[0-9a-f]{40})")
 _PIECE = 1 << 20
 _TOKENIZERS = (
@@ -33,7 +35,7 @@ _TOKENIZERS = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was looked at, how it stands (`ok`, `note`, `broken`), and what was found."""
+    """What was looked at, how it stands (`ok`, `note`, `refused` by the engine, `broken`), and what was found."""
 
     what: str
     status: str
@@ -51,7 +53,7 @@ def check(place: Path, said: Said | None = None) -> Iterator[Finding]:
         yield from _gguf(place, said)
         return
     listed = cache.listing(place)
-    yield _of("configuration", lambda: _config(place))
+    yield _of(CONFIGURATION, lambda: _config(place))
     yield from _words(place, listed)
     yield _of("weights", lambda: _weights(place))
     gone = [
@@ -83,14 +85,18 @@ def _of(what: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(what, OK, look())
     except SyscallError as error:
-        return Finding(what, BROKEN, error.reason)
+        return Finding(what, REFUSED if error.errno is Errno.ENOEXEC else BROKEN, error.reason)
     except OSError as error:
         return Finding(what, BROKEN, f"{shown(error.filename or what)} cannot be read: {error.strerror}")
 
 
 def _config(place: Path) -> str:
     config = source.read_config(place)
-    return shown(config["model_type"])
+    named = config.get("architectures")
+    classes = [str(one) for one in named] if isinstance(named, list) else []
+    return f"architecture {shown(config['model_type'])}" + (
+        f" ({shown(', '.join(classes))})" if classes else ""
+    )
 
 
 def _weights(place: Path) -> str:
@@ -146,6 +152,7 @@ def _gguf(place: Path, said: Said | None) -> Iterator[Finding]:
         yield _of(name, look)
         yield from _digest(file, name, said)
     yield _of("weights", lambda: _tensors(place))
+    yield _of(CONFIGURATION, lambda: _config(place))
 
 
 def _tensors(place: Path) -> str:

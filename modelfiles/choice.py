@@ -130,12 +130,13 @@ def no_weights(what: str, listed: Collection[str]) -> SyscallError:
 
 def quant_of(file: str) -> str:
     """The quantisation that a GGUF file's name tells, in capitals; empty if it tells none."""
-    stem = _stem(file.rpartition("/")[2])
+    stem = gguf_stem(file.rpartition("/")[2])
     found = list(_QUANT.finditer(stem))
     return found[-1]["quant"].upper() if found else ""
 
 
-def _stem(file: str) -> str:
+def gguf_stem(file: str) -> str:
+    """A GGUF file's name without its ending, and without which part of several it is."""
     split = _SPLIT.fullmatch(file)
     return split["stem"] if split else file[: -len(".gguf")] if file.lower().endswith(".gguf") else file
 
@@ -147,7 +148,7 @@ def gguf_models(listed: Collection[str]) -> dict[str, list[str]]:
     for name in sorted(listed):
         base = name.rpartition("/")[2].lower()
         if base.endswith(".gguf") and not base.startswith("mmproj") and "imatrix" not in base:
-            models.setdefault(_stem(name), []).append(name)
+            models.setdefault(gguf_stem(name), []).append(name)
     for stem, files in list(models.items()):
         split = _SPLIT.fullmatch(files[0])
         if split and [int(found["part"]) for file in files if (found := _SPLIT.fullmatch(file))] != list(
@@ -155,6 +156,18 @@ def gguf_models(listed: Collection[str]) -> dict[str, list[str]]:
         ):
             del models[stem]
     return models
+
+
+def _what_there_is(listed: Collection[str]) -> str:
+    """Of files among which there is no whole GGUF model."""
+    files = sorted(name for name in listed if name.lower().endswith(".gguf"))
+    for name in files:
+        if split := _SPLIT.fullmatch(name):
+            parts = int(split["parts"])
+            return f"{shown(name)} is one of {parts} parts, and they are not all there; download all of them"
+    if not files:
+        return "there is no GGUF file"
+    return f"there is only {', '.join(map(shown, files[:3]))}, which goes with a model and is none (mmproj, imatrix)"
 
 
 def gguf_files(what: str, listed: Collection[str], quant: str) -> list[str]:
@@ -169,7 +182,9 @@ def gguf_files(what: str, listed: Collection[str], quant: str) -> list[str]:
             return by_quant[one]
     if not quant and len(by_quant) == 1:
         return next(iter(by_quant.values()))
-    there = ", ".join(shown(name) for name in sorted(by_quant)) or "no whole GGUF model"
+    if not by_quant:
+        raise SyscallError(Errno.ENOENT, f"{what} has no whole GGUF model: {_what_there_is(listed)}")
+    there = ", ".join(shown(name) for name in sorted(by_quant))
     said = (
         f"{what} has no {quant}" if quant else f"{what} has neither {' nor '.join(DEFAULT_QUANTS)}; name one"
     )

@@ -102,7 +102,7 @@ class Download:
             raise SyscallError(
                 Errno.EIO,
                 f"{self._name.repo} cannot be written to {cache.directory()} ({error.strerror or error}); "
-                "HF_HOME names another place",
+                f"{'HF_HUB_CACHE' if os.environ.get('HF_HUB_CACHE') else 'HF_HOME'} names another place",
             ) from None
 
     def _there(self, file: Remote) -> int:

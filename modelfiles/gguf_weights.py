@@ -16,18 +16,20 @@ import numpy as np
 from modelfiles import gguf_items
 from modelfiles.files import broken
 from modelfiles.gguf import Entry, Header
-from modelfiles.gguf_config import Fields
 from modelfiles.gguf_families import (
+    JOINED,
     PAIRED,
     REGROUPED,
     ROPE_FREQS,
     ROPE_LONG,
     ROPE_SHORT,
+    ROW,
     SHIFTED,
     STACKED,
     TURNED,
     Family,
 )
+from modelfiles.gguf_fields import Fields
 from modelfiles.spans import Spans
 from modelfiles.tensors import ByRows, Packed, Pieces, Tensor
 
@@ -36,6 +38,7 @@ _LAYER = re.compile(
     r"blk\.(0|[1-9][0-9]{0,5})\.(\w+)\.(weight|bias)", re.ASCII
 )  # one spelling for each layer
 _TOP = re.compile(r"(\w+)\.(weight|bias)", re.ASCII)
+_ALONE = ("act_fn.beta", "act_fn.eps")  # metadata that are weights of no dimension, others have one item
 _SPLIT = ("attn_q", "attn_k", "attn_v")  # what a fused attn_qkv of a family without one holds
 
 
@@ -49,6 +52,7 @@ class _Recipe:
     expert: int | None = None
     change: str = ""
     scale: Entry | None = None
+    behind: Entry | None = None  # of those that are joined, the second
 
 
 class GGUFWeights:
@@ -65,18 +69,27 @@ class GGUFWeights:
                 (".scale", ".input_scale")
             ):
                 self._add(name, entry)
+        self._scalars = self._found_scalars()
 
     def names(self) -> Collection[str]:
-        return self._recipes.keys()
+        return [*self._recipes, *self._scalars]
 
     def shape(self, name: str) -> tuple[int, ...]:
+        if name in self._scalars:
+            return self._scalars[name].shape
         return self._recipe(name).shape
 
     def get(self, name: str) -> Tensor:
+        if name in self._scalars:
+            return self._scalars[name]
         recipe = self._recipe(name)
+        if recipe.behind is not None:
+            return self._joined(recipe, recipe.behind)
         return self._values(recipe, self._rows(recipe))
 
     def by_rows(self, name: str) -> ByRows:
+        if name in self._scalars:
+            return self._scalars[name]
         recipe = self._recipe(name)
         if len(recipe.shape) != 2 or recipe.change in (PAIRED, REGROUPED, TURNED):
             return self.get(name)
@@ -107,6 +120,8 @@ class GGUFWeights:
         return tensor
 
     def packed(self, name: str) -> Packed | None:
+        if name in self._scalars:
+            return None
         recipe = self._recipe(name)
         if recipe.change in (TURNED, SHIFTED) or recipe.scale is not None or len(recipe.shape) != 2:
             return None
@@ -118,7 +133,29 @@ class GGUFWeights:
             recipe.entry.kind, recipe.shape, lambda first, end: self._stored(recipe, first, end)
         )
 
+    def _joined(self, recipe: _Recipe, behind: Entry) -> Tensor:
+        """[experts, gates and what they gate, inputs]."""
+        experts, both, inputs = recipe.shape
+        half = replace(recipe, shape=(experts, both // 2, inputs), behind=None)
+        parts = [self._values(one, self._rows(one)) for one in (half, replace(half, entry=behind))]
+        if parts[0].kind != parts[1].kind:
+            parts = [Tensor("F32", part.float32()) for part in parts]
+        return Tensor(parts[0].kind, np.concatenate([part.data for part in parts], axis=1))
+
     # Names
+
+    def _found_scalars(self) -> dict[str, Tensor]:
+        """Weights that are metadata: one number of each layer."""
+        family, layers, found = self._fields.family, self._fields.layers(), {}
+        for key, name in family.scalars.items():
+            values = self.header.metadata.get(key)
+            if not isinstance(values, np.ndarray) or values.shape != (layers,) or values.dtype.kind != "f":
+                raise self._fields.wrong(f"{key} is {str(values)[:60]!r}, {layers} numbers were wanted")
+            shape = () if name.endswith(_ALONE) else (1,)
+            for layer in range(layers):
+                array = values[layer].astype(np.float32).reshape(shape)
+                found[f"{family.blocks}.{layer}.{name}"] = Tensor("F32", array)
+        return found
 
     def _add(self, name: str, entry: Entry) -> None:
         if not gguf_items.known(entry.kind):
@@ -126,6 +163,8 @@ class GGUFWeights:
         family = self._fields.family
         if found := _LAYER.fullmatch(name):
             number, part, kind = found.groups()
+            if family.predicts and int(number) >= self._fields.layers():
+                return
             before, table = f"{family.blocks}.{int(number)}.", family.layer
             if part == "attn_qkv" and part not in table and set(_SPLIT) <= set(table):
                 self._add_fused(before, kind, entry, family)
@@ -134,6 +173,8 @@ class GGUFWeights:
             found = _TOP.fullmatch(name)
             part, kind = found.groups() if found else ("", "")
             before, table = "", family.top
+        if part in family.joined.values() and kind == "weight":
+            return  # with the one before it
         if part not in table or (part == "output" and family.tied):
             raise self._fields.refused(f"it has a tensor {name!r}, which this architecture has not")
         change = family.changes.get(part, "")
@@ -143,15 +184,29 @@ class GGUFWeights:
         if scale is not None and (scale.kind != "F32" or scale.size != 4):
             raise self._fields.refused(f"its tensor {name!r} has several scales")
         recipe = _Recipe(entry, entry.shape, change=change, scale=scale)
+        target = table[part][1:] if table[part].startswith("=") else f"{table[part]}.{kind}"
+        if change == JOINED:
+            recipe = self._with_behind(recipe, name, name.replace(part, family.joined[part]))
+        if change == ROW:
+            recipe = replace(recipe, shape=(1, prod(entry.shape)))
         if change == STACKED:
-            self._add_experts(f"{before}{table[part]}.{kind}", recipe)
+            self._add_experts(f"{before}{target}", recipe)
             return
         if change == TURNED:
             recipe = replace(recipe, shape=entry.shape[::-1], change=change if len(entry.shape) == 2 else "")
-        self._recipes[f"{before}{table[part]}.{kind}"] = recipe
+        if f"{before}{target}" in self._recipes:
+            raise self._fields.refused(f"its tensor {name!r} is there by two names")
+        self._recipes[f"{before}{target}"] = recipe
+
+    def _with_behind(self, recipe: _Recipe, name: str, other: str) -> _Recipe:
+        behind = self.header.tensors.get(other)
+        if behind is None or behind.shape != recipe.shape or len(recipe.shape) != 3 or recipe.scale:
+            raise self._fields.refused(f"its tensor {name!r} has no {other!r} like it")
+        experts, rows, inputs = recipe.shape
+        return replace(recipe, shape=(experts, 2 * rows, inputs), behind=behind)
 
     def _add_experts(self, name: str, recipe: _Recipe) -> None:
-        if len(recipe.shape) != 3:
+        if len(recipe.shape) not in (2, 3):
             raise self._fields.wrong(f"experts have the shape {recipe.shape}")
         if recipe.shape[0] + len(self._recipes) > MOST_WEIGHTS:
             raise self._fields.wrong(f"its experts make more than {MOST_WEIGHTS} weights")
@@ -194,8 +249,10 @@ class GGUFWeights:
         count = 1
         for dim in recipe.shape[:-1] if recipe.change != TURNED else recipe.shape[1:]:
             count *= dim
-        if len(recipe.shape) == 1 and recipe.entry.kind in gguf_items.PLAIN:  # a bias: each item is a row
-            count = recipe.shape[0]
+        if (
+            len(recipe.entry.shape) == 1 and recipe.entry.kind in gguf_items.PLAIN
+        ):  # a bias: each item is a row
+            count = prod(recipe.shape)
         rows = self._stored(recipe, 0, count)
         if recipe.change == PAIRED:
             return self._unpaired(rows)

@@ -8,7 +8,6 @@ file away when it is interrupted, and sleeps for as long as a server tells it to
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from modelfiles import cache, choice, files, names
@@ -44,7 +43,7 @@ def find(name: Name, *, weights: bool, said: Said | None = None) -> Path:
         near = names.near(name.canonical(), [repo for repo, _ in cache.repositories()])
         raise SyscallError(
             Errno.ENOENT,
-            f"no model {name.text!r}: tried the directory {os.path.abspath(name.text)!r}, the local Hugging Face cache "
+            f"no model {name.text!r}: tried a directory of that name, the local Hugging Face cache "
             f"and the hub ({error.reason}){near or '; `models` lists what is known'}",
         ) from None
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -59,8 +60,16 @@ class Remote:
 
 
 def endpoint() -> str:
-    """The hub's address: HF_ENDPOINT, else the public one."""
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    """The hub's address: HF_ENDPOINT, else the public one. Raises EINVAL."""
+    place = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").strip().rstrip("/")
+    with suppress(ValueError):
+        apart = urlsplit(place)
+        if apart.scheme in ("http", "https") and apart.hostname and apart.port != 0 and place.isprintable():
+            return place
+    raise SyscallError(
+        Errno.EINVAL,
+        f"HF_ENDPOINT is {shown(place[:200])!r}, the address of a hub was wanted, such as https://huggingface.co",
+    )
 
 
 def token() -> tuple[str, str]:

@@ -24,7 +24,7 @@ from syscalls.errno import Errno, SyscallError
 
 MAIN = "main"
 OLLAMA, LM_STUDIO, LLAMA_CPP = STORES = ("ollama", "lmstudio", "llamacpp")
-_HUB = re.compile(r"(?:https?://)?(?:www\.)?(?:hf\.co|huggingface\.co)/", re.IGNORECASE)
+_HUB = re.compile(r"(?:(?:https?://)?(?:www\.)?(?:hf\.co|huggingface\.co)/|hf://)", re.IGNORECASE)
 _PART = re.compile(r"[A-Za-z0-9_](?:[\w.-]*\w)?", re.ASCII)
 _MOST_PART = 96  # characters of an owner or a name, the hub's own limit
 _REVISION = re.compile(r"[\w.+-]+(?:/[\w.+-]+)*", re.ASCII)
@@ -76,6 +76,8 @@ def parse(text: str) -> Name:
     if colon and store.lower() in STORES and rest:
         return Name(Kind.STORE, text, path=rest.removesuffix(":latest"), store=store.lower())
     bare = _HUB.match(text)
+    if bare is None and text != text.strip() and not os.path.lexists(text):
+        return parse(text.strip())  # copied with the space beside it
     if bare is None:
         if text.startswith((".", "~", os.sep)) or os.path.isabs(text):
             return Name(Kind.PATH, text, path=os.path.expanduser(text))
@@ -83,9 +85,17 @@ def parse(text: str) -> Name:
             return Name(Kind.PATH, text, path=text)
         if _TAGGED.fullmatch(text):
             return Name(Kind.STORE, text, path=text.removesuffix(":latest"), store=OLLAMA)
+        if "://" in text:
+            raise SyscallError(
+                Errno.EINVAL,
+                f"{text!r} is an address that is not the hub's (hf.co, huggingface.co); download it, and name the file",
+            )
         if text.endswith((".gguf", ".safetensors")):
             raise SyscallError(Errno.ENOENT, f"no model {text!r}: there is no such file")
-    return _hub(text, unquote(text[bare.end() :]).rstrip("/") if bare is not None else text.rstrip("/"))
+    if bare is None:
+        return _hub(text, text.rstrip("/"))
+    address = re.split(r"[?#]", text[bare.end() :].strip(), maxsplit=1)[0]
+    return _hub(text, unquote(address).rstrip("/"))
 
 
 def _hub(text: str, rest: str) -> Name:

@@ -9,7 +9,6 @@ sampling that is not done here (mirostat, typical_p, presence_penalty, ...) are 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from syscalls.errno import Errno, SyscallError
 TEMPERATURE = 0.8  # Ollama's, where a model names none
 WINDOW = -1  # of tokens: as many as there is room for
 _MOST = (1 << 31) - 1
+_MOST_SEED = (1 << 63) - 1
 _MOST_STOPS = 64
 _LEAST_TOP_P = 1e-9  # of 0, too, one token is kept
 
@@ -38,7 +38,7 @@ class Started:
 
 def started(name: str, params: Mapping[str, Any], system: str) -> Started:
     """What the layers of the model `name` say. Raises EIO naming the field that cannot be."""
-    seed = _whole(name, params, "seed")
+    seed = _whole(name, params, "seed", _MOST_SEED)
     tokens = _whole(name, params, "num_predict")
     return Started(
         _sampling(name, params),
@@ -84,12 +84,17 @@ def _stops(name: str, params: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one for one in stops if one))
 
 
-def _whole(name: str, params: Mapping[str, Any], key: str) -> int | None:
-    value = _number(name, params, key)
+def _whole(name: str, params: Mapping[str, Any], key: str, most: int = _MOST) -> int | None:
+    value = params.get(key)
     if value is None:
         return None
-    if value != int(value) or abs(value) > _MOST:
-        raise _bad(name, key, params[key], f"a whole number up to {_MOST}")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not -most <= value <= most
+        or value != int(value)
+    ):
+        raise _bad(name, key, value, f"a whole number up to {most}")
     return int(value)
 
 
@@ -97,7 +102,7 @@ def _number(name: str, params: Mapping[str, Any], key: str) -> float | None:
     value = params.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_MOST <= value <= _MOST:
         raise _bad(name, key, value, "a number")
     return float(value)
 

@@ -61,7 +61,8 @@ def find(path: str, *, weights: bool = False, said: hub.Said | None = None) -> P
     if os.path.lexists(directory):
         raise SyscallError(Errno.ENOENT, f"no model {shown(path)!r}: {_what_it_is(directory)}")
     if directory.is_absolute() or path.startswith((".", "~")):
-        raise SyscallError(Errno.ENOENT, f"no model {shown(path)!r}: there is no such directory")
+        what = "file" if directory.suffix == ".gguf" else "directory"
+        raise SyscallError(Errno.ENOENT, f"no model {shown(path)!r}: there is no such {what}")
     # Late: most models are directories, and these bring HTTP and TLS along.
     from modelfiles import hub, stores
 
@@ -89,6 +90,8 @@ def _what_it_is(path: Path) -> str:
         return "it is neither a directory nor a regular file"
     if path.suffix == ".safetensors":
         return f"it is a file of weights, one of several that make a model; name its directory, {shown(path.parent)}"
+    if (path.parent / "config.json").exists():
+        return f"it is one of the files of a model; name its directory, {shown(path.parent)}"
     return "it is a file, and a directory was wanted that transformers' save_pretrained has written"
 
 

@@ -49,7 +49,7 @@ def found() -> list[Found]:
     from modelfiles import ollama
 
     everything = [
-        *_hugging_face(),
+        *hugging_face(),
         *ollama.models(),
         *_gguf_files(LM_STUDIO, lm_studio_directories()),
         *_gguf_files(LLAMA_CPP, [llama_cpp_directory()]),
@@ -116,8 +116,11 @@ def llama_cpp_directory() -> Path:
     return Path(base).expanduser() / "llama.cpp"
 
 
-def _hugging_face() -> Iterator[Found]:
+def hugging_face(folder: str = "") -> Iterator[Found]:
+    """The models of the hub's cache, or of one folder in it."""
     for repo, place in cache.repositories():
+        if folder and place.name != folder:
+            continue
         revisions = cache.revisions(place)
         fetched = any(MAIN in refs for refs in revisions.values())
         for commit, refs in revisions.items():

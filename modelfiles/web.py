@@ -31,6 +31,7 @@ from urllib.request import (
     proxy_bypass,
 )
 
+from modelfiles.files import shown
 from syscalls.errno import Errno, SyscallError
 
 STALL_SECONDS = 10.0  # without a byte, or to connect
@@ -133,7 +134,8 @@ def _is_global(address: str) -> bool:
 
 def _open(asked: Request, peers: list[str], guarded: bool) -> Reply:
     """One request without redirects. The peer's address is added to `peers`; with `guarded` it has to be a global one."""
-    proxied = asked.type in getproxies() and not proxy_bypass(asked.host)
+    scheme = asked.type  # a proxy's takes its place
+    proxied = scheme in getproxies() and not proxy_bypass(asked.host)
     lines: list[socket.socket] = []
 
     def made(connection: http.client.HTTPConnection) -> None:
@@ -155,8 +157,21 @@ def _open(asked: Request, peers: list[str], guarded: bool) -> Reply:
     except HTTPError as error:
         return Reply(asked.full_url, error.code, error.headers, error, lines[-1] if lines else None)
     except (URLError, http.client.HTTPException, OSError, ValueError) as error:
-        raise Cut(_said(getattr(error, "reason", None) or error)) from None
+        said = _said(getattr(error, "reason", None) or error)
+        raise Cut(f"{said}{_through(scheme) if proxied else ''}") from None
     return Reply(asked.full_url, opened.status, opened.headers, opened, lines[-1] if lines else None)
+
+
+def _through(scheme: str) -> str:
+    """Which proxy the environment names, without the password that may stand in its address."""
+    address = getproxies()[scheme]
+    with suppress(ValueError):
+        apart = urlsplit(address if "://" in address else f"http://{address}")
+        address = f"{apart.scheme}://{apart.netloc.rpartition('@')[2]}"
+        if apart.scheme not in ("http", "https"):
+            return f"; {scheme.upper()}_PROXY names {shown(address)}, and only proxies of HTTP are spoken to"
+        return f", through the proxy {shown(address)} that {scheme.upper()}_PROXY names"
+    return f", through the proxy that {scheme.upper()}_PROXY names, which is no address"
 
 
 def _said(error: object) -> str:

@@ -22,7 +22,7 @@ import msgspec
 import outcome
 import trio
 
-from syscalls import calls, runtime, transport, wire
+from syscalls import calls, runtime, transport, wire, zeromq
 from syscalls.errno import Errno, SyscallError
 from syscalls.reconnect import RECONNECT_SECONDS, Notify, Search
 from syscalls.records import BootInfo, Right
@@ -240,8 +240,12 @@ class _Link:
 
             def look() -> None:
                 if any(not link.up for link in self._monitor.drain()):
-                    self.socket.drain()
-                    nursery.cancel_scope.cancel()
+                    nursery.start_soon(end)
+
+            async def end() -> None:
+                await trio.sleep(zeromq.LAST_WORDS)
+                self.socket.drain()
+                nursery.cancel_scope.cancel()
 
             await nursery.start(self.socket.run, deliver)
             nursery.start_soon(self._monitor.run, look)

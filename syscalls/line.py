@@ -56,7 +56,9 @@ class Line:
         taken)."""
         if self._link_changed:
             self._link_changed = False
-            self._lost = self._lost or any(not link.up for link in self._monitor.drain())
+            if not self._lost and any(not link.up for link in self._monitor.drain()):
+                self._lost = True
+                self._raw.poll(round(zeromq.LAST_WORDS * 1000))
         if zeromq.has_message(self._raw):
             # One C call, so that a Ctrl-C cannot fall between reading a frame and keeping it.
             with suppress(zmq.Again):

@@ -16,6 +16,9 @@ from typing import NamedTuple, cast
 import zmq
 
 MAX_SOCKET_PATH = 107  # bytes: sun_path of a Unix socket, less its closing zero
+# Seconds to wait for what came by a connection that is lost: libzmq reports the loss before it hands on what it read just
+# before (stream_engine_base_t::error).
+LAST_WORDS = 0.02
 NOBLOCK = int(zmq.NOBLOCK)
 _POLLIN = int(zmq.POLLIN)  # as plain numbers: arithmetic of pyzmq's enums costs as much as a receive
 _DOWN = (int(zmq.EVENT_DISCONNECTED), int(zmq.EVENT_CLOSED))  # the second: it could not be made at all

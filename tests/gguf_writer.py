@@ -16,8 +16,12 @@ import gguf
 import numpy as np
 import torch
 
-ARCHITECTURES = {"gemma3_text": "gemma3", "gpt_neox": "gptneox", "mistral": "llama", "qwen3_moe": "qwen3moe"}
-_PAIRED = ("llama", "granite", "smollm3")
+ARCHITECTURES = {
+    "gemma3_text": "gemma3", "gpt_neox": "gptneox", "mistral": "llama", "qwen3_moe": "qwen3moe", "glm": "chatglm",
+    "glm4_moe": "glm4moe", "cohere": "command-r", "qwen2_moe": "qwen2moe", "phi": "phi2", "ministral3": "mistral3",
+    "ernie4_5_moe": "ernie4_5-moe", "minimax_m2": "minimax-m2", "gpt_bigcode": "starcoder", "olmo3": "olmo2",
+}  # fmt: skip
+_PAIRED = ("llama", "granite", "granitemoe", "smollm3", "arcee", "mistral3")
 _SHIFTED = ("gemma", "gemma2", "gemma3")
 
 
@@ -35,8 +39,10 @@ def convert(directory: Path, target: Path, kind: str = "F32", *, tokens: bool = 
     if tokens:
         _vocabulary(writer, directory, config)
     wanted = gguf.GGMLQuantizationType[kind]
-    for name, values in model.state_dict().items():
+    for name, values in _together(model.state_dict()).items():
         if name == "lm_head.weight" and (config.tie_word_embeddings or architecture == "gemma2"):
+            continue
+        if ".act_fn." in name:  # Apertus: metadata
             continue
         for new, array in _stored(name, values.numpy(), architecture, config):
             stem, _, ending = new.rpartition(".")
@@ -47,6 +53,12 @@ def convert(directory: Path, target: Path, kind: str = "F32", *, tokens: bool = 
                 wanted if array.ndim > 1 and array.shape[-1] % block == 0 else gguf.GGMLQuantizationType.F32
             )
             writer.add_tensor(f"{mapped}.{ending}", gguf.quants.quantize(array, items), raw_dtype=items)
+    for scalar in ("alpha_n", "alpha_p", "beta", "eps") if architecture == "apertus" else ():
+        numbers = [
+            float(model.state_dict()[f"model.layers.{i}.mlp.act_fn.{scalar}"])
+            for i in range(config.num_hidden_layers)
+        ]
+        getattr(writer, f"add_xielu_{scalar}")(numbers)
     for name, factors in _factors(config).items():
         writer.add_tensor(name, np.array(factors, dtype=np.float32))
     writer.write_header_to_file()
@@ -54,6 +66,19 @@ def convert(directory: Path, target: Path, kind: str = "F32", *, tokens: bool = 
     writer.write_tensors_to_file()
     writer.close()
     return target
+
+
+def _together(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The norms of heads that are modules of their own (StableLM) as one tensor."""
+    found: dict[str, torch.Tensor] = {}
+    for name, values in tensors.items():
+        stem, norms, rest = name.partition(".norms.")
+        if norms and rest == "0.weight":
+            heads = [other for key, other in tensors.items() if key.startswith(stem + norms)]
+            found[f"{stem}.weight"] = torch.stack(heads)
+        elif not norms:
+            found[name] = values
+    return found
 
 
 def permuted(array: np.ndarray, heads: int) -> np.ndarray:
@@ -114,6 +139,11 @@ def _metadata(writer: gguf.GGUFWriter, config: Any) -> None:
         writer.add_rope_scaling_factor(plain["factor"])
     if plain.get("rope_type") in ("yarn", "longrope"):
         writer.add_rope_scaling_orig_ctx_len(plain["original_max_position_embeddings"])
+    if config.model_type == "ministral3":
+        writer.add_rope_scaling_yarn_beta_fast(plain["beta_fast"])
+        writer.add_rope_scaling_yarn_beta_slow(plain["beta_slow"])
+        writer.add_rope_scaling_yarn_log_mul(plain["mscale_all_dim"])
+        writer.add_attn_temperature_scale(plain["llama_4_scaling_beta"])
     if plain.get("rope_type") == "longrope":
         original = plain["original_max_position_embeddings"]
         scale = config.max_position_embeddings / original
@@ -126,6 +156,7 @@ def _metadata(writer: gguf.GGUFWriter, config: Any) -> None:
     for name, add in (
         ("attention_multiplier", writer.add_attention_scale), ("embedding_multiplier", writer.add_embedding_scale),
         ("residual_multiplier", writer.add_residual_scale), ("logits_scaling", writer.add_logit_scale),
+        ("logit_scale", writer.add_logit_scale),
         ("num_experts", writer.add_expert_count), ("num_experts_per_tok", writer.add_expert_used_count),
         ("moe_intermediate_size", writer.add_expert_feed_forward_length),
     ):  # fmt: skip

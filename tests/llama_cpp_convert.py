@@ -20,7 +20,8 @@ def main(source: str) -> None:
 
     def without_vocabulary(self: Any) -> None:
         self._set_vocab_none()
-        self.gguf_writer.add_vocab_size(self.hparams["vocab_size"])
+        if self.gguf_writer.arch != gguf.MODEL_ARCH.COHERE2:  # whose converter writes it elsewhere
+            self.gguf_writer.add_vocab_size(self.hparams["vocab_size"])
 
     types = {
         "F32": gguf.LlamaFileType.ALL_F32, "F16": gguf.LlamaFileType.MOSTLY_F16, "BF16": gguf.LlamaFileType.MOSTLY_BF16,
@@ -38,7 +39,10 @@ def main(source: str) -> None:
         import torch
 
         with torch.inference_mode():
-            converter(place, types[kind], Path(file), hparams=said).write()
+            made = converter(place, types[kind], Path(file), hparams=said)
+            if hasattr(made, "impl"):  # one that only chooses another
+                type(made.impl).set_vocab = without_vocabulary
+            made.write()
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{option.replace('_', '-')} {wanted}: at least one is needed")
     if chosen.picture:
         try:
-            check()
+            check(chosen.picture)
         except NoPicture as error:
             parser.error(f"--picture: {error}")
     return chosen

@@ -6,13 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.agents.comparison import OURS, PRESSED, Results, roomy
-from benchmarks.peers.picture import COLOURS, NoPicture, check
+from benchmarks.peers.picture import COLOURS, NoPicture, check, write
 from benchmarks.peers.table import threads
 
 
 def draw(results: Results, file: Path) -> None:
     """Write the picture, in the format of the file's suffix. Raises NoPicture."""
-    check()
+    check(file)
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -60,4 +60,4 @@ def draw(results: Results, file: Path) -> None:
             f"{work.outstanding} turns outstanding, {results.shape.name}, {threads(results.threads)}{missed}",
             fontsize=10,
         )
-        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+        write(figure, file)

@@ -33,7 +33,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--rounds {chosen.rounds}: at least one is needed")
     if chosen.picture:
         try:
-            picture.check()
+            picture.check(chosen.picture)
         except picture.NoPicture as error:
             parser.error(f"--picture: {error}")
     return chosen

@@ -3,6 +3,7 @@ scale of its own. Who is missing is named."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,26 @@ from benchmarks.peers.table import processes, threads
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; this system's first, in the table's order.
 COLOURS = ("#D55E00", "#E69F00", "#999999", "#0072B2", "#56B4E9", "#007A5A", "#5FC9A8", "#CC79A7")
+FORMATS = (".svg", ".png", ".pdf")
 
 
 class NoPicture(Exception):
     """Why no picture can be drawn."""
 
 
-def check() -> None:
-    """Raises NoPicture where there is nothing to draw with: better before an hour of measuring than after it."""
+def check(file: Path) -> None:
+    """Raises NoPicture where it cannot be written, or there is nothing to draw with: better before an hour of measuring
+    than after it."""
+    if file.is_dir():
+        raise NoPicture(f"{file} is a directory; name a file in it")
+    if not file.parent.is_dir():
+        raise NoPicture(
+            f"{file}: there is no directory {file.parent}; make it (`mkdir -p`), or choose another place"
+        )
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        raise NoPicture(f"{file}: nothing can be written to {file.parent}; choose another place")
+    if file.suffix not in FORMATS:
+        raise NoPicture(f"{file} ends in none of {', '.join(FORMATS)}")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -28,7 +41,7 @@ def check() -> None:
 
 def draw(all_results: Sequence[Results], file: Path) -> None:
     """Write the picture, in the format of the file's suffix. Raises NoPicture."""
-    check()
+    check(file)
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -64,4 +77,16 @@ def draw(all_results: Sequence[Results], file: Path) -> None:
             missed = f"; missing: {', '.join(missing)}" if missing else ""
             part.suptitle(f"{results.workload.title}, {threads(results.threads)}{missed}", fontsize=10)
         figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=4, frameon=False)
-        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+        write(figure, file)
+
+
+def write(figure: Any, file: Path) -> None:
+    """Save a figure under its name, whole or not at all. Raises NoPicture."""
+    part = file.with_name(f".{file.stem}.part{file.suffix}")
+    try:
+        figure.savefig(part, metadata={"Date": None} if file.suffix == ".svg" else None)
+        os.replace(part, file)
+    except OSError as error:
+        raise NoPicture(f"{file} cannot be written: {error.strerror}; choose another place") from None
+    finally:
+        part.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from drivers.engine.defaults import guard_transformers
-from drivers.engine.layout import Layout, eos_ids, refuse
+from drivers.engine.layout import LAYER_TYPES, Layout, eos_ids, refuse
 from modelfiles.files import broken, quoted
 
 # Arguments of attention that say nothing about what is computed (or say what we do anyway).
@@ -28,7 +28,6 @@ _HARMLESS = {
     "output_attentions", "output_hidden_states", "output_router_logits", "position_embeddings", "position_ids",
     "return_dict", "use_cache",
 }  # fmt: skip
-_LAYER_TYPES = {"full_attention", "sliding_attention"}
 _ROPE_ALSO = ("default", "su", "mrope")  # what classes of configurations make others of
 _DRY_TOKENS = 8
 
@@ -58,7 +57,7 @@ def open_config(config: dict[str, Any], place: Path) -> Any:
     if getattr(opened, "quantization_config", None) is not None:
         del opened.quantization_config  # its weights come dequantised
     for layer_type in getattr(opened, "layer_types", None) or ():
-        if layer_type not in _LAYER_TYPES:
+        if layer_type not in LAYER_TYPES:
             raise refuse(kind, f"it has {layer_type} layers")
     return opened
 

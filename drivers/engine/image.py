@@ -38,7 +38,7 @@ class ImageKind(Protocol):
         """Does it take the integers of a quantised checkpoint as they are?"""
 
     def why_not(self, raw: Raw, dtype: str) -> str:
-        """What keeps a model from being run so, or ""."""
+        """What keeps a model from being run so, or "". Raises ENOEXEC for one that is run in no way."""
 
     def examine(self, place: Path, raw: Raw, tick: Callable[[], None]) -> tuple[Any, Layout]:
         """The configuration of the model in `place` as this kind wants it, and its layout. `tick` is a sign of life.

@@ -6,7 +6,9 @@ by reading config.json (cpu/native/config.py). Refusals have one form, so that a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from modelfiles.files import broken, quoted
 from syscalls.errno import Errno, SyscallError
@@ -16,6 +18,20 @@ TESTED = (
     "gemma2", "gpt2", "gpt_neo", "gpt_neox", "llama", "ministral", "mistral", "phi3", "qwen2", "qwen3",
     "seed_oss",
 )  # fmt: skip
+
+# What the trial (architecture.py) of common architectures comes to, whatever their configurations say; the tests hold it
+# against the trial.
+REFUSED = {
+    "gpt_oss": "its attention takes into account: s_aux",
+    **dict.fromkeys(
+        ("mamba", "falcon_mamba", "jamba", "qwen3_next", "recurrent_gemma", "nemotron_h", "minimax"),
+        "it has linear_attention layers",
+    ),
+    "falcon_h1": "it has hybrid layers",
+    "llama4_text": "it has chunked_attention layers",
+    "bert": "its attention takes into account: tokens after its own (it is not causal)",
+}
+LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
 @dataclass(slots=True)
@@ -50,6 +66,22 @@ def eos_ids(value: object) -> list[int]:
         raise broken(
             f"eos_token_id is {quoted(value)}, a token id, a list of them or null was wanted"
         ) from None
+
+
+def refused_unseen(raw: Mapping[str, Any]) -> str:
+    """Why a trial of a model of this config.json would refuse it, as far as that can be told without one; or ""."""
+    if raw.get("is_encoder_decoder"):
+        return "it is an encoder-decoder"
+    if why := REFUSED.get(raw["model_type"]):
+        return why
+    if raw["model_type"] in ("deepseek_v2", "deepseek_v3"):
+        keys = [raw.get("qk_nope_head_dim", 128), raw.get("qk_rope_head_dim", 64)]
+        values = raw.get("v_head_dim", 128)
+        if all(isinstance(one, int) for one in (*keys, values)) and sum(keys) != values:
+            return f"its keys have {sum(keys)} dimensions and its values {values}"
+    types = raw.get("layer_types")
+    words = [one for one in types if isinstance(one, str)] if isinstance(types, list) else []
+    return next((f"it has {word} layers" for word in words if word not in LAYER_TYPES), "")
 
 
 def refuse(architecture: str, why: str) -> SyscallError:

@@ -101,7 +101,9 @@ class _Lazy:
         except Exception as error:  # the loader would make another one of it
             self._failures.append(error)
             raise
-        values = np.ascontiguousarray(tensor.data)
+        values = np.ascontiguousarray(tensor.data).reshape(
+            tensor.shape
+        )  # of one item too, without a dimension
         if tensor.kind == "BF16":
             return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(values)

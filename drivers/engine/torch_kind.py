@@ -18,7 +18,7 @@ from typing import Any
 
 from drivers.engine.image import Frames, Raw
 from drivers.engine.kv import ITEM_BYTES, KVShape, KVSlab
-from drivers.engine.layout import TESTED, Layout
+from drivers.engine.layout import TESTED, Layout, refuse, refused_unseen
 from modelfiles.tensors import Weights
 from syscalls.errno import Errno, SyscallError
 
@@ -74,11 +74,14 @@ class TorchKind:
     keeps_integers = False
 
     def why_not(self, raw: Raw, dtype: str) -> str:
+        lacking = missing()
+        if lacking and (why := refused_unseen(raw)):  # nobody is sent to install torch in vain
+            raise refuse(raw["model_type"], why)
         if dtype == "int8" and self.no_int8:
             return self.no_int8
         if dtype not in DTYPES:
             return f"the torch engine offers {', '.join(DTYPES)}, not {dtype}"
-        if lacking := missing():
+        if lacking:
             return f"it takes the torch engine, but {lacking}"
         return ""
 

@@ -125,15 +125,25 @@ class File(msgspec.Struct, forbid_unknown_fields=True):
     journal: Journal = msgspec.field(default_factory=Journal)
 
 
+MOST_BYTES = 1 << 20  # of a configuration file
+
+
 def read(path: str | None) -> File:
     """The configuration file (None: all defaults). Raises SyscallError EINVAL naming the key that is off."""
     if path is None:
         return File()
     try:
-        return msgspec.toml.decode(Path(path).read_bytes(), type=File)
+        with open(Path(path).expanduser(), "rb") as file:
+            text = file.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise SyscallError(
+                Errno.EINVAL,
+                f"{path} has more than {MOST_BYTES} bytes and is no configuration; name a TOML file",
+            )
+        return msgspec.toml.decode(text, type=File)
     except OSError as error:
         raise SyscallError(
-            Errno.ENOENT, f"the configuration {path} cannot be read: {error.strerror}"
+            Errno.ENOENT, f"the configuration {path} cannot be read: {error.strerror}; name a TOML file"
         ) from None
     except (msgspec.DecodeError, UnicodeError) as error:
         raise SyscallError(Errno.EINVAL, f"the configuration {path} is wrong: {error}") from None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from drivers.cpu.native.config import FAMILIES
 from drivers.device import Device
 from drivers.engine.layout import TESTED
 from syscalls.errno import Errno, SyscallError
-from tests import models_zoo
+from tests import gguf_zoo, models_zoo
 from tests.drivers.feeder import IMAGE, Feeder, engine
 from tests.drivers.reference import DECODED, Reference, greedy, prompt
 
@@ -196,16 +197,33 @@ def test_other_architectures_are_taken_on_trial(
     assert Feeder(device).generate([process], 12, [20, 3]) == [reference.tokens]
 
 
+@pytest.mark.parametrize(("dtype", "wrong"), [("fp32", 1.05), ("bf16", 1.5)])
 def test_a_model_that_computes_something_else_fails_its_trial(
-    zoo: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    dtype: str, wrong: float, zoo: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from drivers.engine import attention, torch_kind
 
     monkeypatch.setattr(torch_kind, "TESTED", ())
-    engine(zoo("gpt2"))
+    engine(zoo("gpt2"), dtype)
     plain = attention._attend
-    monkeypatch.setattr(attention, "_attend", lambda *args: plain(*args) * 1.05)
+    monkeypatch.setattr(attention, "_attend", lambda *args: plain(*args) * wrong)
     with pytest.raises(SyscallError) as refused:
-        engine(zoo("gpt2"))
+        engine(zoo("gpt2"), dtype)
     assert refused.value.errno == Errno.ENOEXEC
     assert "trial" in refused.value.reason
+
+
+@pytest.mark.parametrize("name", ["gpt2", "phi3_longrope", "granitemoe", "qwen2_moe"])
+def test_what_bf16_rounds_refuses_no_model(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bf16 no two orders of summation agree to 1e-9: fp32 decides, and leaves the model as it was loaded."""
+    from drivers.engine import torch_kind, verify
+
+    directory = models_zoo.build(name, tmp_path) if name in models_zoo.ZOO else gguf_zoo.build(name, tmp_path)
+    usual = engine(directory, "bf16")
+    wanted = Feeder(usual).generate([Feeder(usual).spawn(prompt())], 12)
+    monkeypatch.setattr(torch_kind, "TESTED", ())
+    monkeypatch.setitem(verify._TOLERANCE, torch.bfloat16, 1e-9)
+    device = engine(directory, "bf16")
+    assert Feeder(device).generate([Feeder(device).spawn(prompt())], 12) == wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from drivers.cpu import open_device
 from drivers.engine import digest
 from drivers.protocol import Load, Probe
 from modelfiles import gguf, source
+from modelfiles.gguf_config import config_of
 from modelfiles.gguf_weights import GGUFWeights
 from modelfiles.tensors import SafetensorsWeights
 from syscalls.errno import Errno, SyscallError
@@ -213,3 +215,27 @@ def test_an_architecture_that_is_not_known_and_a_tensor_that_is_none_of_its_own_
     with pytest.raises(SyscallError, match="attn_sink") as refused:
         GGUFWeights(gguf.read_header(file))
     assert refused.value.errno is Errno.ENOEXEC
+
+
+def test_a_field_that_is_not_known_is_refused_by_name_unless_its_value_changes_nothing(
+    zoo: Callable[[str], Path], tmp_path: Path
+) -> None:
+    header = gguf.read_header(convert(zoo("llama"), tmp_path / "model.gguf"))
+
+    def with_field(name: str, value: object) -> gguf.Header:
+        return replace(header, metadata={**header.metadata, name: value})
+
+    for name, value in (
+        ("llama.attention.clamp_kqv", 8.0),
+        ("llama.expert_gating_func", 2),
+        ("llama.new", "a"),
+    ):
+        with pytest.raises(SyscallError, match=name) as refused:
+            config_of(with_field(name, value))
+        assert refused.value.errno is Errno.ENOEXEC
+    for name, value in (
+        ("llama.attention.clamp_kqv", 0.0),
+        ("llama.attention.causal", True),
+        ("qwen2.new", 1),
+    ):
+        assert config_of(with_field(name, value)) == config_of(header)

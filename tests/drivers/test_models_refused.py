@@ -20,6 +20,7 @@ from drivers.cpu.native.image import NativeImage
 from drivers.cpu.native.packing import PAGE
 from drivers.device import Device
 from drivers.engine import architecture
+from drivers.engine.layout import REFUSED, refused_unseen
 from drivers.protocol import Load, Probe, Run, Sample, Step
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Sampler
@@ -80,6 +81,27 @@ def test_an_architecture_that_is_not_supported_is_named(
     error = refusal(lambda: device.probe(Probe(1, str(tmp_path), "")))
     assert error.errno == Errno.ENOEXEC
     assert words in error.reason
+
+
+_MIXTURE = {"n_routed_experts": 4, "first_k_dense_replace": 2, "max_position_embeddings": 64}
+_TO_BUILD: dict[str, dict[str, Any]] = {
+    "gpt_oss": {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 16},
+    "deepseek_v2": _MIXTURE,
+    "deepseek_v3": _MIXTURE,
+    "bert": {"is_decoder": False},
+}
+
+
+@pytest.mark.parametrize("kind", sorted((*REFUSED, "deepseek_v2", "deepseek_v3")))
+def test_what_is_refused_without_a_trial_is_refused_by_it_in_the_same_words(
+    device: Device, tmp_path: Path, kind: str
+) -> None:
+    config = {"model_type": kind, **_SMALL, **_TO_BUILD.get(kind, {})}
+    write_config(tmp_path, **config)
+    error = refusal(lambda: device.probe(Probe(1, str(tmp_path), "")))
+    assert error.errno == Errno.ENOEXEC
+    assert refused_unseen(config)
+    assert f"architecture {kind!r} is not supported: {refused_unseen(config)}; " in error.reason
 
 
 def test_remote_code_is_not_run(device: Device, tmp_path: Path) -> None:
@@ -318,16 +340,21 @@ def test_a_link_to_nothing_among_the_files_is_eio_naming_it(device: Device, copi
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("kind", "field", "value"),
     [
-        ("partial_rotary_factor", {"a": {}}),
-        ("hidden_act", []),
-        ("hidden_act", {"a": 1}),
-        ("hidden_act", "x"),
-        ("eos_token_id", float("inf")),
+        ("llama", "partial_rotary_factor", {"a": {}}),  # a field that gpt_neox does not have
+        *(
+            (kind, field, value)
+            for kind in ("llama", "gpt_neox")
+            for field, value in [
+                ("hidden_act", []),
+                ("hidden_act", {"a": 1}),
+                ("hidden_act", "x"),
+                ("eos_token_id", float("inf")),
+            ]
+        ),
     ],
 )
-@pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
 def test_values_that_no_class_takes_are_eio(
     device: Device, zoo: Callable[[str], Path], tmp_path: Path, kind: str, field: str, value: object
 ) -> None:

@@ -118,3 +118,13 @@ def test_what_takes_torch_is_refused_with_what_would_have_to_be_installed(tmp_pa
         assert line.startswith("ENOTSUP")
         assert "gpt2" in line
         assert "torch and transformers are not installed: pip install 'torch>=2.9,<2.14'" in line
+
+
+def test_what_torch_would_not_run_either_is_refused_as_it_would_be(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt_oss", "num_hidden_layers": 1}))
+    (tmp_path / "model.safetensors").touch()
+    said = run(_KEEP_OUT + _REFUSE, str(tmp_path)).splitlines()
+    assert len(said) == 2
+    for line in said:
+        assert line.startswith("ENOEXEC architecture 'gpt_oss' is not supported: its attention")
+        assert "pip install" not in line

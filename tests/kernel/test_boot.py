@@ -259,6 +259,8 @@ def test_a_wrong_configuration_is_refused_with_its_path(
     ("arguments", "says"),
     [
         (["--config", "/nowhere.toml"], "/nowhere.toml cannot be read"),
+        (["--config", "/proc"], "/proc cannot be read: Is a directory; name a TOML file"),
+        (["--config", "/dev/zero"], "/dev/zero has more than 1048576 bytes and is no configuration"),
         (["--device", "abacus"], "no driver for a device of kind 'abacus'; there are: cpu, cuda, sim"),
         (["--device", "cpu:threads"], "'threads' is not key=value"),
         (["--device", "cpu:max_runs=many"], "max_runs"),

@@ -17,7 +17,7 @@ import gguf as package
 import numpy as np
 import pytest
 
-from modelfiles import gguf, gguf_items
+from modelfiles import gguf, gguf_items, source
 from modelfiles.gguf_config import config_of
 from modelfiles.gguf_weights import GGUFWeights
 from syscalls.errno import Errno, SyscallError
@@ -395,3 +395,49 @@ def test_a_mutation_of_a_header_is_refused_with_an_errno_or_read_within_its_file
         mutant.unlink()
     assert refused > MUTATIONS // 8
     assert read > MUTATIONS // 20
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "said"),
+    [
+        ("clip", "mmproj", "a vision or audio tower"),
+        ("clip", None, "a vision or audio tower"),
+        ("llama", "adapter", "LoRA"),
+        ("imatrix", "imatrix", "an importance matrix"),
+        ("controlvector", None, "a control vector"),
+        ("llama", "dataset", "'dataset'"),
+    ],
+)
+def test_a_file_that_holds_no_language_model_is_refused_with_what_it_holds(
+    file: Path, architecture: str, kind: str | None, said: str
+) -> None:
+    header = gguf.read_header(file)
+    metadata = {**header.metadata, "general.architecture": architecture}
+    if kind is not None:
+        metadata["general.type"] = kind
+    with pytest.raises(SyscallError, match=said) as refused:
+        config_of(dataclasses.replace(header, metadata=metadata))
+    assert refused.value.errno is Errno.ENOEXEC
+
+
+def test_a_file_of_a_vocabulary_alone_says_so(file: Path) -> None:
+    with pytest.raises(SyscallError, match="no weights") as refused:
+        config_of(dataclasses.replace(gguf.read_header(file), tensors={}))
+    assert refused.value.errno is Errno.ENOEXEC
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a-00001-of-00003.gguf", "a-00003-of-00003.gguf"], "a-00001-of-00003.gguf is one of 3 parts"),
+        (["mmproj-model-f16.gguf"], "only mmproj-model-f16.gguf, which goes with a model"),
+    ],
+)
+def test_a_directory_without_a_whole_model_says_what_is_there(
+    names: list[str], said: str, file: Path, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(file.read_bytes())
+    with pytest.raises(SyscallError, match=said) as refused:
+        source.find(str(tmp_path), weights=True)
+    assert refused.value.errno is Errno.ENOENT

@@ -228,3 +228,16 @@ def test_what_a_file_says_reaches_no_terminal_unescaped_whoever_raises_it() -> N
     assert error.reason.isprintable()
     assert str(error).isprintable()
     assert r"\x1b]0;title\x07\x0d\x0a[2026]" in error.reason
+
+
+def test_what_transformers_own_configurations_say_is_within_bounds(tmp_path: Path) -> None:
+    """The defaults of a class are mostly those of a published model."""
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        try:
+            config = CONFIG_MAPPING[kind]()
+        except Exception:  # classes without defaults that go together
+            continue
+        bounds.check(json.loads(config.to_json_string(use_diff=False)), tmp_path)

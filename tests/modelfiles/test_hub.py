@@ -641,3 +641,50 @@ def test_transformers_loads_what_was_fetched_and_reads_the_same_weights(server: 
     shown, chats = done.stdout.strip().rsplit(" ", 1)
     assert chats == "True"
     assert {str(one) for one in told} <= {str(one) for one in ast.literal_eval(shown)}
+
+
+# --- the surroundings -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address", ["nonsense", "ftp://hub", "http://", "http://hub:port", "//hub", "http://a\x1b[1m"]
+)
+def test_an_address_of_a_hub_that_is_none_is_refused_by_its_name(
+    server: Hub, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    for act in (lambda: source.find("org/name"), lambda: hub.pull(names.parse("org/name"))):
+        said = refused(Errno.EINVAL, act)
+        assert said.startswith("HF_ENDPOINT is ")
+        assert "\x1b" not in said
+
+
+@pytest.mark.parametrize(
+    ("proxy", "told"),
+    [
+        ("http://user:secret@127.0.0.1:9", "through the proxy http://127.0.0.1:9 that HTTP_PROXY names"),
+        ("127.0.0.1:9", "through the proxy http://127.0.0.1:9 that HTTP_PROXY names"),
+        (
+            "socks5://127.0.0.1:9",
+            "HTTP_PROXY names socks5://127.0.0.1:9, and only proxies of HTTP are spoken to",
+        ),
+    ],
+)
+def test_a_proxy_that_does_not_answer_is_named_without_its_password(
+    server: Hub, monkeypatch: pytest.MonkeyPatch, proxy: str, told: str
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    said = refused(Errno.EAGAIN, lambda: hub.pull(names.parse("org/name")))
+    assert told in said
+    assert "secret" not in said
+
+
+def test_a_cache_that_cannot_be_written_names_the_variable_that_moves_it(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.repository("org/name").commit({**SIDE, "model.safetensors": save({"a": np.zeros(9, np.float32)})})
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "file"))
+    assert "HF_HUB_CACHE names another place" in refused(Errno.EIO, lambda: hub.pull(names.parse("org/name")))
+    assert (tmp_path / "file").read_bytes() == b""

@@ -31,6 +31,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
         ("https://huggingface.co/org/name", "org/name", "", "main", ""),
         ("https://huggingface.co/org/name/", "org/name", "", "main", ""),
         ("https://huggingface.co/org/name/tree/v2/sub", "org/name", "sub", "v2", ""),
+        ("HTTPS://HF.CO/Org/Name", "Org/Name", "", "main", ""),
+        ("https://hf.co/org/name?library=transformers", "org/name", "", "main", ""),
+        ("huggingface.co/org/name/tree/v2#files", "org/name", "", "v2", ""),
+        ("hf://org/name@v1", "org/name", "", "v1", ""),
+        ("Org/Name//", "Org/Name", "", "main", ""),
+        ("org/name:q4_k_m", "org/name", "", "main", "q4_k_m"),
     ],
 )
 def test_a_name_of_the_hub(text: str, repo: str, folder: str, revision: str, quant: str) -> None:
@@ -56,6 +62,18 @@ def test_a_name_of_a_store(text: str, store: str, path: str) -> None:
     assert parse(text) == Name(Kind.STORE, text, store=store, path=path)
 
 
+@pytest.mark.parametrize("text", [" org/name", "org/name ", "  hf.co/org/name/ "])
+def test_a_space_that_was_copied_along_is_no_part_of_a_name(text: str) -> None:
+    assert (parse(text).repo, parse(text).canonical()) == ("org/name", "org/name")
+
+
+def test_a_path_may_have_spaces_and_all_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("my möd el", " 模型 ", "a:b c"):
+        (tmp_path / name).mkdir()
+        assert (parse(name).kind, parse(name).path) == (Kind.PATH, name)
+
+
 def test_a_path_is_what_looks_like_one_or_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -64,6 +82,13 @@ def test_a_path_is_what_looks_like_one_or_is_there(tmp_path: Path, monkeypatch: 
     assert parse("org/name@v1").kind is Kind.HUB
     assert parse("~/m").path == f"{tmp_path}/m"
     assert {parse(text).kind for text in ("./m", "../m", "/m", "~/m.gguf")} == {Kind.PATH}
+
+
+@pytest.mark.parametrize("text", ["https://example.org/org/name", "s3://bucket/name", "file:///tmp/m.gguf"])
+def test_an_address_of_elsewhere_is_refused_as_such(text: str) -> None:
+    with pytest.raises(SyscallError, match=r"EINVAL.*an address that is not the hub's") as caught:
+        parse(text)
+    assert text in caught.value.reason
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from modelfiles import cache, check, names, source, stores
+from modelfiles.called import called, called_in
 from modelfiles.stores import Found
 from syscalls.errno import Errno, SyscallError
 
@@ -322,13 +323,39 @@ def test_directories_that_the_variable_names_are_found_by_the_kernels_names(
     assert {one.name for one in stores.found()} == {"one", "two"}
 
 
+# --- what a path is called --------------------------------------------------------------------------------------------
+
+
+def test_the_path_of_every_found_model_is_called_as_the_model_is(tmp_path: Path, ollama: Path) -> None:
+    cached(tmp_path, "org/whole", MODEL)
+    cached(tmp_path, "org/g", {"g-Q4_K_M.gguf": GGUF, "g-Q8_0.gguf": GGUF})
+    for place in (".lmstudio/models/org/repo", ".cache/llama.cpp"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "m.Q8_0.gguf").write_bytes(GGUF)
+    there = stores.found()
+    assert len({one.store for one in there}) == 4
+    assert {called(str(one.path)) for one in there} == {one.name for one in there}
+    for one in there:
+        assert called_in(f"cpu0: {one.path}: it is gone").split()[1] == f"{called(str(one.path))}:" or (
+            one.store in ("lmstudio", "llamacpp")
+        )
+        assert str(one.path) in called_in(f"cpu0: loading x from {one.path}")
+
+
+@pytest.mark.parametrize(
+    "text", ["tiny", "org/name", "/nowhere/blobs/sha256-" + "0" * 64, "/nowhere/m.gguf", ""]
+)
+def test_what_no_store_has_is_called_what_it_is(text: str) -> None:
+    assert called(text) == text
+
+
 # --- check ----------------------------------------------------------------------------------------------------------
 
 
-def broken(place: Path) -> dict[str, str]:
+def broken(place: Path, *statuses: str) -> dict[str, str]:
     said: dict[str, str] = {}
     for one in check.check(place):
-        if one.status == check.BROKEN:
+        if one.status in (statuses or (check.BROKEN,)):
             said[one.what] = f"{said.get(one.what, '')} {one.found}"
     return said
 
@@ -358,7 +385,7 @@ def change(path: Path, data: bytes) -> None:
 def test_what_is_broken_is_named(tmp_path: Path, file: str, data: bytes, said: str) -> None:
     place = cached(tmp_path, "org/whole", {**MODEL, "tokenizer.json": b"{}"})
     change(place / file, data)
-    assert said in " ".join(broken(place).values())
+    assert said in " ".join(broken(place, check.BROKEN, check.REFUSED).values())
 
 
 def test_a_blob_that_is_gone_is_named(tmp_path: Path) -> None:
@@ -380,6 +407,13 @@ def test_a_gguf_file_that_stops_early_is_named(tmp_path: Path) -> None:
     assert broken(file) == {}
     file.write_bytes(GGUF[:8] + (21).to_bytes(8, "little") + GGUF[16:24])  # 21 tensors are announced
     assert "the file ends" in broken(file)["m.gguf"]
+
+
+def test_a_file_that_no_engine_can_know_is_whole_and_refused(tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(GGUF)
+    assert broken(file) == {}
+    assert "architecture" in broken(file, check.REFUSED)["configuration"]
 
 
 # --- removal --------------------------------------------------------------------------------------------------------

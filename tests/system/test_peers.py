@@ -376,6 +376,34 @@ def test_a_table_has_medians_and_memory() -> None:
     assert lines[2].split() == ["LLMasOS", "int8", "60.0", "200", "800", "8000", "0.75", "GB", "1.0"]
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (".", "is a directory; name a file in it"),
+        ("none/a.svg", "there is no directory"),
+        ("/proc/none/a.svg", "choose another place"),
+        ("a.xyz", "ends in none of .svg, .png, .pdf"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, told: str
+) -> None:
+    with pytest.raises(SystemExit):
+        command_line.options(["--picture", os.path.join(tmp_path, name)])
+    assert told in capsys.readouterr().err
+
+
+def test_a_picture_is_whole_or_not_there(tmp_path: Path) -> None:
+    class HalfAFigure:
+        def savefig(self, file: Path, metadata: object) -> None:
+            file.write_text("<svg")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(picture.NoPicture, match="No space left on device; choose another place"):
+        picture.write(HalfAFigure(), tmp_path / "a.svg")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_picture_shows_every_engine_that_was_measured(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install -e '.[bench]'")
     rows = [row("llmasos-int8", 60.0), row("vllm-int8", 30.0), row("openvino-int8", 0.0, missing="no")]

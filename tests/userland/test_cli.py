@@ -458,6 +458,69 @@ def test_what_is_no_image_is_refused_in_one_line(where: Path, agent: int, tmp_pa
     assert (tmp_path / "diary").read_text() == "dear diary"
 
 
+@pytest.mark.parametrize(
+    ("line", "errno", "told"),
+    [
+        ("checkpoint PID", "EINVAL", "a directory; name a file, such as"),
+        ("checkpoint PID none/image", "ENOENT", "no directory {place}/none; make it"),
+        ("checkpoint PID afile/image", "ENOENT", "{place}/afile is no directory; choose another place"),
+        ("checkpoint PID new/", "EINVAL", "new/ ends as a directory does; name a file"),
+        ("checkpoint PID /proc/image", "EPERM", "no file can be made in /proc; choose another place"),
+        ("checkpoint PID ~nobody-here/image", "ENOENT", "nobody here is called 'nobody-here'"),
+        ("checkpoint PID IMAGE --passphrase-file none", "ENOENT", "that has it in its first line"),
+        ("checkpoint PID IMAGE --passphrase-file .", "EINVAL", "that has it in its first line"),
+        ("restore .", "EINVAL", "a directory, no process image; name the file that `checkpoint` has written"),
+        (
+            "restore none/image",
+            "ENOENT",
+            "no directory {place}/none; name the file that `checkpoint` has written",
+        ),
+        ("restore nothing", "ENOENT", "{place}/nothing: there is no such file; name the file"),
+        ("restore afile", "EINVAL", "name the file that `checkpoint` has written"),
+        ("restore image --model ./none", "ENOENT", "no model '{place}/none'"),
+        ("run .", "EINVAL", "a directory; name a Python file"),
+        ("run none.py", "ENOENT", "no program 'none.py' here ({place}); name a Python file"),
+    ],
+    ids=str,
+)
+def test_a_path_that_cannot_be_says_why_and_what_to_do_and_leaves_nothing(
+    where: Path, agent: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, errno: str, told: str
+) -> None:
+    (tmp_path / "afile").touch()
+    monkeypatch.chdir(tmp_path)
+    words = [{"PID": str(agent), "IMAGE": "image"}.get(word, word) for word in line.split()]
+    if words[0] == "checkpoint" and len(words) == 2:
+        words.append(".")
+    if words[:2] == ["restore", "image"]:
+        assert llmasos(where, "checkpoint", str(agent), "image").returncode == 0
+    before = {path.name for path in tmp_path.iterdir()}
+    ended = llmasos(where, *words)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"llmasos: {errno}: ")
+    assert told.format(place=tmp_path) in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_paths_are_those_of_whoever_types_them(
+    where: Path, agent: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "mein köfferchen 箱"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path, file in (
+        ("a b.img", place / "a b.img"),
+        ("../c", tmp_path / "c"),
+        ("~/d é.img", tmp_path / "d é.img"),
+    ):
+        assert llmasos(where, "checkpoint", str(agent), path, "--no-kv").returncode == 0
+        assert file.is_file()
+        restored = llmasos(where, "shell", typed=f'restore "{path}" twin\nkill -KILL twin\n')
+        assert (restored.returncode, restored.stderr) == (0, "")
+        assert f"from {file}" in restored.stdout
+
+
 def test_the_shell_writes_and_restores(where: Path, agent: int, tmp_path: Path) -> None:
     image = tmp_path / "image"
     lines = [

@@ -25,7 +25,9 @@ from modelfiles import cache
 from syscalls.errno import SyscallError
 from tests.booted import eventually
 from tests.hub_server import Hub, Trouble, served
+from tests.models_zoo import build
 from userland.programs import disk, models, pull
+from userland.programs.boot import private_kernel
 from userland.programs.screen import Screen
 from userland.sdk.options import located
 from userland.shell.completion import ShellCompleter
@@ -92,6 +94,33 @@ def test_a_model_is_fetched_listed_checked_and_removed(server: Hub, tmp_path: Pa
     assert json.loads(said("ls", "--json")) == json.loads(said("du", "--json")) == []
 
 
+def test_a_check_says_the_architecture_and_that_nobody_was_there_to_ask_whether_it_is_run(
+    server: Hub,
+) -> None:
+    said("pull", "org/name")
+    rows = {row["what"]: row for row in json.loads(said("check", "org/name", "--json"))[0]["findings"]}
+    assert rows["configuration"]["found"] == "architecture llama"
+    assert rows["engine"]["status"] == "note"
+    assert "models --estimate org/name" in rows["engine"]["found"]
+
+
+def test_a_check_says_what_the_driver_says_of_it_where_a_kernel_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMASOS_RUNTIME", str(tmp_path / "k"))
+    runs, not_run = build("llama", tmp_path / "runs"), build("llama", tmp_path / "not run")
+    config = json.loads((not_run / "config.json").read_text())
+    (not_run / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
+    with private_kernel(tmp_path / "k", ["--device", "cpu:threads=1"]):
+        assert "cpu0 runs llama" in said("check", str(runs))
+        done = llmasos("check", str(not_run), "--json")
+        refused = next(row for row in json.loads(done.stdout)[0]["findings"] if row["what"] == "engine")
+        told = llmasos("--estimate", str(not_run)).stderr
+    assert (done.returncode, refused["status"]) == (1, "refused")
+    assert refused["found"] in told
+    assert "architecture 'bert' is not supported" in told
+
+
 def test_what_is_broken_is_a_status_and_says_what_to_do(server: Hub) -> None:
     place = Path(said("pull", "org/name").split()[-1])
     weights = (place / "model.safetensors").resolve()
@@ -104,6 +133,13 @@ def test_what_is_broken_is_a_status_and_says_what_to_do(server: Hub) -> None:
 def test_a_gguf_file_that_is_cut_short_is_broken(server: Hub, tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     writer = GGUFWriter(file, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(8)
     writer.add_tensor("token_embd.weight", np.zeros((8, 32), np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

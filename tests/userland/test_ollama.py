@@ -44,6 +44,7 @@ QUESTION = "What is your name?"
         ({"repeat_penalty": 1.3, "repeat_last_n": 0}, Started()),
         ({"repeat_penalty": 1.3, "repeat_last_n": 64}, Started({"repetition_penalty": 1.3})),
         ({"seed": 42}, Started(seed=42)),
+        ({"seed": (1 << 62) + 1}, Started(seed=(1 << 62) + 1)),
         ({"seed": -1}, Started()),
         ({"num_predict": 12}, Started(max_tokens=12)),
         ({"num_predict": -1}, Started(max_tokens=WINDOW)),
@@ -60,7 +61,8 @@ def test_each_parameter_means_what_it_means_to_ollama(params: dict[str, Any], wa
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("temperature", "hot"), ("temperature", 1e9), ("top_k", 2.5), ("top_p", True), ("seed", 1 << 40), ("stop", [1]),
+    [("temperature", "hot"), ("temperature", 1e9), ("top_k", 2.5), ("top_p", True), ("seed", 1 << 63), ("stop", [1]),
+     ("seed", 10**400), ("temperature", 10**400),
      ("stop", ["x"] * 100), ("repeat_penalty", 0), ("repeat_penalty", -1), ("num_predict", "many"), ("min_p", [0.1])],
     ids=str,
 )  # fmt: skip
@@ -210,3 +212,19 @@ def test_parameters_that_cannot_be_are_said_by_spawn_and_no_process_is_left(
     assert len(cpu_system.ps()) == before
     with cpu_system.spawn(name, defaults=False) as agent:
         assert agent.ask(QUESTION, 2)
+
+
+def test_it_is_called_by_the_name_that_its_store_has_for_it_wherever_it_is_listed(
+    cpu_system: System, pulled: Callable[..., str]
+) -> None:
+    name = pulled("called", {})
+    screen = Screen(io.StringIO())
+    shell = Session(cpu_system, screen, lambda _: "", interactive=False)
+    for line in (f"spawn bob --model {name}", "ps", "ps bob", "models", "top --once", "kill bob", "dmesg"):
+        shell.execute(line)
+    said = screen.out.getvalue()  # type: ignore[attr-defined]
+    assert not shell.failures, said
+    without_paths = [line for line in said.splitlines() if " from /" not in line]
+    assert len([line for line in without_paths if "ollama:called:latest" in line]) >= 6
+    assert "bob on ollama:called:latest" in said
+    assert [line for line in without_paths if "sha256" in line.partition("/")[0]] == []

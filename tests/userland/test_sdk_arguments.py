@@ -165,3 +165,19 @@ def test_a_model_that_is_no_name(cpu_system: System) -> None:
 def test_models_of_the_zoo_have_a_token_for_each_byte() -> None:
     """What the tests above suppose."""
     assert models_zoo.VOCAB > 256
+
+
+@pytest.mark.parametrize("tools", [[3], 5, "x", [None], {"function": {}}])
+def test_what_is_no_list_of_tools_is_refused_by_spawn_and_grammars(
+    cpu_system: System, model: Path, tools: Any
+) -> None:
+    with cpu_system.spawn(model) as process:
+        for act in (process.call_grammar, lambda tools: cpu_system.spawn(model, tools=tools)):
+            with pytest.raises(SyscallError, match="EINVAL: tools are a list of definitions"):
+                act(tools)
+
+
+@pytest.mark.parametrize("system", [5, b"x", ["Be brief."], {"role": "system"}])
+def test_instructions_are_text(cpu_system: System, model: Path, system: Any) -> None:
+    with pytest.raises(SyscallError, match="EINVAL: a text is a string"):
+        cpu_system.spawn(model, system=system)

@@ -4,6 +4,8 @@ decoder say is read as calls of the tools with arguments that their schemas allo
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -257,3 +259,67 @@ def test_what_no_grammar_can_be_made_of_is_said(
     with pytest.raises(SyscallError, match=words) as caught:
         call_grammar([BY_NAME[name] for name in forms], tools, **more)
     assert caught.value.errno is errno
+
+
+def _deep(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+def _alternatives(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"anyOf": [schema, {"type": "integer"}]}
+    return schema
+
+
+@pytest.mark.parametrize("form", ["seed", "hermes, qwen, glm", "lfm"])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        3, {"type": 5}, {"type": "strnig"}, {"enum": 5}, {"enum": []}, {"enum": [object()]}, {"enum": [float("nan")]},
+        {"const": "\ud800"}, {"anyOf": 5}, {"anyOf": []}, {"anyOf": [5]}, {"$ref": 5}, {"$ref": "#/nowhere"},
+        {"type": "string", "pattern": 5}, {"type": "string", "minLength": "x"}, {"type": "string", "maxLength": -1},
+        {"type": "array", "items": 5}, {"type": "array", "minItems": 10**9}, {"type": "object", "properties": 5},
+        {"type": "object", "required": 5}, {"type": "object", "properties": {5: {}}}, _deep(5000), _alternatives(5000),
+        {"enum": ["x"] * 30_000},
+    ],
+    ids=range(24),
+)  # fmt: skip
+def test_what_is_no_schema_or_beyond_any_use_is_refused(form: str, schema: Any) -> None:
+    with pytest.raises(SyscallError, match=r"no schema|refers to") as caught:
+        call_grammar([BY_NAME[form]], [tool("f", {"type": "object", "properties": {"a": schema}})])
+    assert caught.value.errno is Errno.EINVAL
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_a_schema_that_is_its_own_alternative_ends(form: CallFormat) -> None:
+    """Forms that embed the schema leave it to the engine."""
+    with suppress(SyscallError):
+        call_grammar([form], [tool("f", {"properties": {"a": {"anyOf": [{"$ref": "#/properties/a"}]}}})])
+
+
+@pytest.mark.parametrize("no_tool", [3, "x", None, {"function": 3}])
+def test_what_is_no_tool_is_refused(no_tool: Any) -> None:
+    with pytest.raises(SyscallError, match="a tool has no name"):
+        call_grammar(FORMATS, [no_tool])
+
+
+def test_the_values_of_an_enum_are_looked_at_once() -> None:
+    """Not each with all others (calls by tags, where a schema says what text is)."""
+    values = [f"x{number}" for number in range(300)]
+    looked = Counted(values)
+    call_grammar([BY_NAME["seed"]], [tool("f", {"type": "object", "properties": {"a": {"enum": looked}}})])
+    assert looked.times < 20
+
+
+class Counted(list[str]):
+    """A list that counts how often it is gone through."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.times += 1
+        return super().__iter__()

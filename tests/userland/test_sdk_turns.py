@@ -19,7 +19,6 @@ from syscalls.records import Limits
 from syscalls.table import Decode, Records, Truncate
 from tests import models_zoo
 from tests.userland.chat_shapes import SHAPES
-from userland.sdk.actions import settle
 from userland.sdk.script import run
 from userland.sdk.system import Process, System
 from userland.sdk.template import ChatTemplate, special
@@ -474,7 +473,6 @@ def test_who_asks_while_an_answer_is_heard_is_refused_and_nothing_has_changed(pr
             more()
         assert caught.value.errno is Errno.EBUSY
     answer.close()
-    process.system.run(settle(process.pid, 0))  # an interrupt takes effect when the step under way has ended
     process.turn("three", 1)
     assert "two" not in process.text
 

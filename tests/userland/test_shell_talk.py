@@ -183,6 +183,17 @@ def test_an_answer_is_cut_at_max_and_says_so(where: Path) -> None:
     assert "[as many tokens as it was allowed" in ended.stdout
 
 
+def test_max_of_say_is_for_that_answer_alone(where: Path, kernel: Client) -> None:
+    ended = script(
+        where, "spawn lim --max 5", "say lim --max 2 Tell me a story about a fox.", "ps lim",
+        "say lim Tell me a story about a fox.", "ps lim",
+    )  # fmt: skip
+    assert not ended.returncode, ended.stderr
+    first, both = (int(count) for count in re.findall(r"decoded (\d+)", ended.stdout))
+    assert first == 2
+    assert both == 2 + 5
+
+
 def test_a_stopped_process_is_not_waited_for(where: Path) -> None:
     ended = script(where, "spawn ida", "stop ida", "say ida Hello.")
     assert ended.returncode == 1

@@ -114,7 +114,8 @@ class Use:
 def usage() -> list[Use]:
     """What takes what, the largest first."""
     uses: list[Use] = []
-    of: dict[str, str] = {}
+    there = stores.found()
+    of = _named_once(there)
     for repo, place in cache.repositories():
         partial = _partial_bytes(place)
         uses.append(Use(repo, "weights and words", cache.disk_bytes(place) - partial, place))
@@ -126,10 +127,23 @@ def usage() -> list[Use]:
     ]
     uses += [
         Use(one.name, f"in {one.store}", one.size, one.path)
-        for one in stores.found()
+        for one in there
         if one.store != stores.HUGGING_FACE
     ]
     return sorted((use for use in uses if use.size), key=lambda use: (-use.size, use.what))
+
+
+def _named_once(there: list[Found]) -> dict[str, str]:
+    """The models by what the drivers call their files; one that several are called so is none of them."""
+    of: dict[str, str] = {}
+    places: dict[str, Path] = {}
+    for one in there:
+        name = installed_name(one.path)
+        if places.setdefault(name, one.path) != one.path:
+            of.pop(name, None)
+        else:
+            of.setdefault(name, one.name)
+    return of
 
 
 def _partial_bytes(place: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelfiles.called import called
 from syscalls.blocking import Client
 from syscalls.printable import printable
 from syscalls.records import EstimateInfo, Going
@@ -20,7 +21,7 @@ def pairs(info: EstimateInfo) -> list[tuple[str, str]]:
     """What it says, as names and values."""
     of = f"{info.context:,} tokens" + (", all of its window" if info.context == info.window else "")
     return [
-        ("model", f"{info.name} ({info.architecture}, {number(info.parameters)} parameters), {info.state}"),
+        ("model", f"{called(info.name)} ({info.architecture}, {number(info.parameters)} parameters), {info.state}"),
         ("device", f"{info.device}, in {info.dtype}"),
         ("weights", size(info.weight_bytes) + _streamed(info)),
         ("KV", f"{size(info.kv_bytes_1000)} for 1,000 tokens, {size(info.context_bytes)} for a context of {of}"),
@@ -51,7 +52,7 @@ def _going(one: Going) -> str:
         if one.processes
         else ", unused"
     )
-    return f"{printable(one.name, one_line=True)} in {one.dtype} ({size(one.weight_bytes)} of weights{kv}{users})"
+    return f"{printable(called(one.name), one_line=True)} in {one.dtype} ({size(one.weight_bytes)} of weights{kv}{users})"
 
 
 def _verdict(info: EstimateInfo) -> str:

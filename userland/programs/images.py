@@ -9,25 +9,38 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from modelfiles.called import called
+from syscalls.blocking import Client
 from syscalls.errno import Errno, SyscallError
 from syscalls.limits import MAX_KEY
 from syscalls.records import CheckpointInfo, ProcessInfo
 from syscalls.table import Checkpoint, Getinfo, Restore
 from userland.programs.figures import size
 from userland.programs.ps import Kernel
-from userland.sdk.options import file_path, model_path
+from userland.sdk import script
+from userland.sdk.options import file_path, located
+
+_ERRNOS: dict[type[OSError], Errno] = {
+    FileNotFoundError: Errno.ENOENT,
+    NotADirectoryError: Errno.ENOENT,
+    PermissionError: Errno.EPERM,
+    IsADirectoryError: Errno.EINVAL,
+}
 
 
 def passphrase_in(path: str) -> bytes:
-    """The first line of a file; no file, no passphrase. Raises ENOENT, EPERM, EINVAL."""
+    """The first line of a file; no file, no passphrase. Raises ENOENT, EPERM, EINVAL, EIO."""
     if not path:
         return b""
     try:
         with open(os.path.expanduser(path), "rb") as file:
             line = file.readline(MAX_KEY + 2).rstrip(b"\r\n")
     except OSError as error:
-        errno = Errno.EPERM if isinstance(error, PermissionError) else Errno.ENOENT
-        raise SyscallError(errno, f"the passphrase cannot be read from {path}: {error.strerror}") from None
+        errno = _ERRNOS.get(type(error), Errno.EIO)
+        raise SyscallError(
+            errno,
+            f"the passphrase cannot be read from {path}: {error.strerror}; name a file that has it in its first line",
+        ) from None
     if not 0 < len(line) <= MAX_KEY:
         raise SyscallError(
             Errno.EINVAL, f"the first line of {path} is no passphrase; it may have 1 to {MAX_KEY} bytes"
@@ -47,7 +60,7 @@ def _contents(info: CheckpointInfo) -> str:
 
 
 def restore(
-    kernel: Kernel,
+    kernel: Client,
     file: str,
     *,
     name: str = "",
@@ -59,7 +72,11 @@ def restore(
 ) -> tuple[ProcessInfo, str]:
     """Start a process from an image; what is known of it, and what to say. `shown` makes its name fit to print."""
     path, key = file_path(file), passphrase_in(passphrase_file)
-    pid = kernel(Restore(path, name, device, detached, key, model_path(model)))
+    where = script.run(kernel, located(model)) if model else ""
+    pid = kernel(Restore(path, name, device, detached, key, where))
     info = kernel(Getinfo(pid))
     doing = "stopped" if info.state.value == "stopped" else "decoding" if info.decoding else "idle"
-    return info, f"[{pid}] {shown(info.name)} on {info.model}: {info.length} tokens, {doing}, from {path}"
+    return (
+        info,
+        f"[{pid}] {shown(info.name)} on {shown(called(info.model))}: {info.length} tokens, {doing}, from {path}",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from modelfiles.called import called_in
 from syscalls import limits
 from syscalls.records import LogLine
 from syscalls.table import BootInfoCall, Dmesg
@@ -18,7 +19,7 @@ def show(screen: Screen, lines: list[LogLine]) -> None:
     """Print lines of the log."""
     for line in lines:
         screen.write(f"[{line.at:12.6f}] ", "dim")
-        screen.line(line.text, _STYLES.get(line.level, ""))
+        screen.line(called_in(line.text), _STYLES.get(line.level, ""))
 
 
 def read(kernel: Kernel, after: int = -1) -> list[LogLine]:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelfiles import stores
+from modelfiles import check, stores
+from modelfiles.called import called
 from syscalls.blocking import Client, connect
 from syscalls.errno import Errno, SyscallError
-from syscalls.table import Models
+from syscalls.table import BootInfoCall, Models
 from userland.programs import disk, estimate, pull, system
 from userland.programs.figures import size
 from userland.programs.screen import Screen
@@ -26,6 +29,9 @@ ACTIONS = {
     "rm": "remove from the cache and what is installed of it",
     "check": "is it whole?",
 }
+
+
+_REFUSALS = (Errno.ENOEXEC, Errno.ENOTSUP, Errno.EIO, Errno.ENOENT, Errno.EINVAL, Errno.ENOMEM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +115,7 @@ def act(
     if action == "du":
         return _usage(screen, as_json)
     if action == "check":
-        return _check(screen, models, as_json)
+        return _check(screen, models, where, as_json)
     for model in models:
         if action == "pull":
             pull.pull(screen, model)
@@ -141,10 +147,12 @@ def _usage(screen: Screen, as_json: bool) -> int:
     return 0
 
 
-def _check(screen: Screen, models: list[str], as_json: bool) -> int:
+def _check(screen: Screen, models: list[str], where: Path, as_json: bool) -> int:
     records = []
     for model in models:
         place, findings = pull.checked(screen, model, quiet=as_json)
+        if any(one.what == check.CONFIGURATION and one.status == check.OK for one in findings):
+            findings.append(_engine(model, place, where))
         records.append(pull.checked_record(model, place, findings))
         if not as_json:
             if len(models) > 1:
@@ -152,7 +160,39 @@ def _check(screen: Screen, models: list[str], as_json: bool) -> int:
             screen.table(pull.checked_table(findings))
     if as_json:
         _json(records)
-    return int(any(record["broken"] for record in records))
+    return int(any(record["broken"] or record["refused"] for record in records))
+
+
+def _engine(model: str, place: Path, where: Path) -> check.Finding:
+    """Whether the model would be run, in the words of the driver, which alone knows: that of the kernel's first device
+    that is not simulated."""
+    try:
+        with connect(where, name="models", reconnect=0.0) as kernel:
+            device = next((one.name for one in kernel(BootInfoCall()).devices if one.kind != "sim"), None)
+            if device is None:
+                return check.Finding(
+                    check.ENGINE,
+                    check.NOTE,
+                    f"the kernel of {where} has simulated devices only; they run no files",
+                )
+            info = estimate.ask(kernel, os.fspath(place.absolute()), device=device)
+    except SyscallError as error:
+        if error.errno is Errno.ECONNREFUSED:
+            return check.Finding(
+                check.ENGINE, check.NOTE,
+                f"whether it can be run was not asked, as no kernel runs in {where}; once one does (`llmasos boot "
+                f"--detach`), this and `llmasos models --estimate {shlex.quote(model)}` ask it",
+            )  # fmt: skip
+        if error.errno in _REFUSALS:
+            return check.Finding(check.ENGINE, check.REFUSED, error.reason)
+        return check.Finding(
+            check.ENGINE, check.NOTE, f"whether it can be run was not learnt: {error.reason}"
+        )
+    if info.refused:
+        return check.Finding(check.ENGINE, check.REFUSED, info.refused)
+    return check.Finding(
+        check.ENGINE, check.OK, f"{info.device} runs {info.architecture}, here in {info.dtype}"
+    )
 
 
 def _remove(
@@ -190,7 +230,7 @@ def _known(where: Path) -> list[tuple[str, str]]:
     """The models on a device of the kernel that runs, if one does: name and path."""
     try:
         with connect(where, name="models", reconnect=0.0) as kernel:
-            return [(row.name, row.path) for row in kernel(Models()) if row.device]
+            return [(called(row.name), row.path) for row in kernel(Models()) if row.device]
     except SyscallError as error:
         if error.errno is Errno.ECONNREFUSED:
             return []

@@ -14,16 +14,23 @@ from pathlib import Path
 
 from syscalls import runtime
 from syscalls.errno import Errno, SyscallError
+from userland.sdk.options import file_path
 
 
 def run(where: Path, file: str, arguments: Sequence[str]) -> int:
     """Run `file` against the kernel of runtime directory `where`; returns its exit status (128 + signal if killed).
 
-    Raises ENOENT where there is no such file, ECONNREFUSED where no kernel runs.
+    Raises ENOENT where there is no such file, EINVAL for what is none, EPERM for one that may not be read, ECONNREFUSED
+    where no kernel runs.
     """
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise SyscallError(Errno.ENOENT, f"there is no program {file!r} here ({Path.cwd()})")
+    path = Path(file_path(file))
+    if not path.exists():
+        where_from = "" if os.path.isabs(os.path.expanduser(file)) else f" here ({Path.cwd()})"
+        raise SyscallError(Errno.ENOENT, f"there is no program {file!r}{where_from}; name a Python file")
+    if path.is_dir() and not (path / "__main__.py").is_file():
+        raise SyscallError(Errno.EINVAL, f"{file!r} is a directory; name a Python file")
+    if not os.access(path, os.R_OK):
+        raise SyscallError(Errno.EPERM, f"{file!r} may not be read by you; `ls -l` shows by whom")
     if not runtime.listening(where):
         raise SyscallError(Errno.ECONNREFUSED, f"no kernel runs in {where}")
     environment = {**os.environ, "LLMASOS_RUNTIME": str(where.absolute())}

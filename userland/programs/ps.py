@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+from modelfiles.called import called
 from syscalls import limits
 from syscalls.records import Kind, ProcessInfo, State
 from syscalls.table import Call, Ps
@@ -91,7 +92,7 @@ def table(rows: list[ProcessInfo]) -> Table:
             info.swapped if llm else "",
             info.usage.decoded if llm else "",
             duration(time(info)),
-            info.model,
+            called(info.model),
             info.name,
             style=STYLES.get(info.state, ""),
         )
@@ -113,7 +114,7 @@ def details(info: ProcessInfo) -> list[tuple[str, str]]:
     if info.kind is Kind.LLM:
         waits = ", ".join(f"{name} {duration(s)}" for name, s in sorted(used.waits.items()) if s >= 0.05)
         pairs += [
-            ("model", f"{info.model} on {info.device}"),
+            ("model", f"{called(info.model)} on {info.device}"),
             ("class, nice", f"{info.sched_class}, {info.nice}"),
             ("context", f"{info.length} of {info.context} tokens, {info.cached} of them cached"),
             ("pages", f"{info.pages}, {info.shared_pages} of them shared; {info.swapped} swapped out"),

@@ -23,7 +23,7 @@ from userland.programs.screen import Column, Screen, Table
 _LINE_SECONDS = 0.1  # between two looks at a terminal
 _PLAIN_SECONDS = 5.0  # between two lines without one
 _BAR = 20
-_STYLES = {check.OK: "", check.NOTE: "yellow", check.BROKEN: "bold red"}
+_STYLES = {check.OK: "", check.NOTE: "yellow", check.REFUSED: "bold red", check.BROKEN: "bold red"}
 
 
 class Meter:
@@ -153,5 +153,6 @@ def checked_record(text: str, place: Path, findings: list[check.Finding]) -> dic
         "name": text,
         "path": os.fspath(place),
         "broken": any(one.status == check.BROKEN for one in findings),
+        "refused": any(one.status == check.REFUSED for one in findings),
         "findings": [{"what": one.what, "status": one.status, "found": one.found} for one in findings],
     }

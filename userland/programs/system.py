@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelfiles.called import called
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Advice, BootInfo, DeviceInfo, ModelInfo, SchedInfo, Stats
 from userland.programs.figures import duration, number, rate, size
@@ -46,7 +47,7 @@ def models(rows: list[ModelInfo]) -> Table:
         mapped = " ".join([*map(str, info.mapped_by), *([f"and {more} more"] if more > 0 else [])])
         used = info.frames - info.frames_free - info.frames_cached
         shown.add(
-            info.name,
+            called(info.name),
             f"{state}, pinned" if info.pinned else state,
             info.device or "-",
             f"{info.dtype} ({info.stored})" if info.stored else info.dtype or "-",

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from modelfiles.called import called
 from syscalls.printable import printable
 from syscalls.records import BootInfo, Kind, ModelInfo, ProcessInfo, State, Stats
 from syscalls.table import BootInfoCall, Models, StatsCall
@@ -71,7 +72,8 @@ def summary(before: Look, now: Look) -> list[str]:
         f"{rate(decoded, seconds)} tok/s decoded, {rate(computed, seconds)} computed"
     ]
     earlier = {device.name: device for device in before.boot.devices}
-    names = [device.name for device in now.boot.devices] + [m.name for m in now.models if m.frames]
+    known = {model.name: called(model.name) for model in now.models if model.frames}
+    names = [*(device.name for device in now.boot.devices), *known.values()]
     width = max(map(len, names), default=0)
     for device in now.boot.devices:
         was = earlier.get(device.name, device)
@@ -87,7 +89,7 @@ def summary(before: Look, now: Look) -> list[str]:
         if model.frames:
             used = model.frames - model.frames_free - model.frames_cached
             lines.append(
-                f"{model.name:<{width}}  KV   [{bar(used / model.frames, BAR)}] {used}/{model.frames} pages of "
+                f"{known[model.name]:<{width}}  KV   [{bar(used / model.frames, BAR)}] {used}/{model.frames} pages of "
                 f"{size(model.block_bytes)}, {model.frames_cached} more kept for their prefix"
             )
     return lines
@@ -118,7 +120,7 @@ def table(before: Look, now: Look) -> Table:
             row.shared_pages if llm else "",
             size(row.rss) if row.rss else "",
             duration(ps.time(row)),
-            row.model or row.kind,
+            called(row.model) or row.kind,
             style=ps.STYLES.get(row.state, ""),
         )
     return shown

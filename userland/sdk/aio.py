@@ -122,9 +122,8 @@ class System(AsyncConnection):
         """Start a process from an image that `Process.checkpoint` has written; it goes on where that one was. Empty: as
         before. Raises ENOENT, EPERM (the passphrase is wrong), EINVAL, EIO (the file is damaged)."""
         file = options.file_path(path)
-        pid = await self(
-            Restore(file, name, device, detached, passphrase.encode(), options.model_path(model))
-        )
+        where = (await self.run(options.located(model))) if model else ""
+        pid = await self(Restore(file, name, device, detached, passphrase.encode(), where))
         return await self.process(pid)
 
     async def models(self) -> list[ModelInfo]:

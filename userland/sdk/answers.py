@@ -16,7 +16,7 @@ from syscalls.records import Finish, ReadResult, Sampler, Signal
 from syscalls.table import Decode, Feed, Getinfo, Kill, Read, Truncate
 from userland.sdk.actions import Language, before, settle
 from userland.sdk.heard import Ear, reader_for
-from userland.sdk.script import Piece, Script, Stream, ask
+from userland.sdk.script import Piece, Script, Stream, ask, interrupt
 from userland.sdk.text import StopStrings
 from userland.sdk.thoughts import Part, Reader
 
@@ -231,17 +231,17 @@ def generate(
     deadline: float | None = None,
 ) -> Script[str]:
     """Let the process go on; the whole text at the end."""
-    if stops:
-        try:
+    stop_ids = language.stop_ids
+    try:
+        if stops:
             pieces = yield from gathered(stream(language, pid, max_tokens, stops, sampler, deadline))
             return "".join(piece.text for piece in pieces)
-        except (SyscallError, GeneratorExit):
-            raise
-        except BaseException:  # Ctrl-C, cancellation: nobody waits for the rest
-            yield from ask(Kill(pid, Signal.INT))
-            raise
-    stop_ids = language.stop_ids
-    result = yield from ask(Decode(pid, max_tokens, stop_ids, sampler=sampler, deadline=deadline))
+        result = yield from ask(Decode(pid, max_tokens, stop_ids, sampler=sampler, deadline=deadline))
+    except (SyscallError, GeneratorExit):
+        raise
+    except BaseException:  # Ctrl-C, cancellation: nobody waits for the rest
+        yield from interrupt(pid)
+        raise
     yield from failures(pid, result.finish)
     lead = yield from before(language, pid, result.position)
     ended = bool(result.tokens) and result.tokens[-1] in ends_of(language, stop_ids)
@@ -260,7 +260,10 @@ def gathered(stream: Stream[object]) -> Script[list[Piece]]:
                 continue
             try:
                 result = yield request
-            except SyscallError as error:
+            except GeneratorExit:  # it may make no more calls
+                stream.close()
+                raise
+            except BaseException as error:
                 request = stream.throw(error)
             else:
                 request = stream.send(result)

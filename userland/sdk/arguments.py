@@ -54,6 +54,15 @@ def text(value: object) -> str:
     return value
 
 
+def definitions(tools: object) -> list[dict[str, Any]]:
+    """Definitions of tools as templates take them. Raises EINVAL for what is no list of such."""
+    if isinstance(tools, Sequence) and all(isinstance(tool, Mapping) for tool in tools):
+        return [dict(tool) for tool in tools]
+    raise SyscallError(
+        Errno.EINVAL, "tools are a list of definitions such as {'type': 'function', 'function': {...}}"
+    )
+
+
 def count(value: object, what: str) -> int:
     """A number of things as a plain integer. Raises EINVAL for what is none."""
     try:

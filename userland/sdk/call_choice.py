@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from userland.sdk.actions import Language
+from userland.sdk.arguments import definitions
 from userland.sdk.call_formats import HARMONY_FORM, RECIPIENTS_FORM, CallFormat
 from userland.sdk.call_grammar import REQUIRED, call_grammar
 from userland.sdk.chat import ChatFormat
@@ -50,5 +51,5 @@ def grammar_of(
     known = (yield from known_of(pid)).dialogue
     setup = known.setup if known is not None else Setup(now=time.time())
     if tools is not None:
-        setup = msgspec.structs.replace(setup, tools=[dict(tool) for tool in tools])
+        setup = msgspec.structs.replace(setup, tools=definitions(tools))
     return grammar_for(language.must_chat(setup.template), setup, choice=choice, parallel=parallel)

@@ -15,7 +15,7 @@ from syscalls.errno import Errno, SyscallError
 from userland.sdk.call_shapes import Arguments
 from userland.sdk.call_tags import kind_of, kinds_of, typed
 from userland.sdk.lark import SPACE, Lark, containing, escaped, pattern_of, quoted, schema_text
-from userland.sdk.schemas import resolved, with_definitions
+from userland.sdk.schemas import MOST_STEPS, resolved, with_definitions
 
 Schema = Mapping[str, Any]
 
@@ -135,10 +135,11 @@ class Texts:
     def _fixed(self, values: Sequence[Any], schema: Schema, mark: str, where: str) -> str:
         lines = self._style.lines
         said: list[str] = []
+        told = {"type": sorted(kinds_of(schema))}  # once, not for each value
         for value in values:
             texts = [value] if isinstance(value, str) else []
             for text in [*texts, json.dumps(value, ensure_ascii=False)]:
-                read = typed(text, schema)
+                read = typed(text, told)
                 if type(read) is type(value) and read == value and mark not in text:
                     said.append(f'("\\n" {quoted(text)} "\\n")' if lines else quoted(text) if text else '""')
                     if lines and text and text.strip("\n") == text:
@@ -311,11 +312,13 @@ def without_strings(schema: Schema, kinds: set[str]) -> Schema:
     return {**schema, "type": sorted(kinds)}
 
 
-def _branches(schema: Schema, root: Schema) -> list[Schema]:
+def _branches(schema: Schema, root: Schema, depth: int = 0) -> list[Schema]:
+    if depth > MOST_STEPS:
+        raise SyscallError(Errno.EINVAL, "a schema refers to itself in its own alternatives")
     found: list[Schema] = []
     for one in (*(schema.get("anyOf") or ()), *(schema.get("oneOf") or ())):
         if isinstance(one, Mapping):
-            found += _branches(resolved(one, root), root)
+            found += _branches(resolved(one, root), root, depth + 1)
     return found or [schema]
 
 

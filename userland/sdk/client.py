@@ -10,6 +10,7 @@ from syscalls.errno import Errno, SyscallError
 from syscalls.records import ModelInfo
 from userland.sdk.actions import MAX_TOKENS
 from userland.sdk.arguments import Dtype, Model
+from userland.sdk.arriving import arriving
 from userland.sdk.system import Process, System
 
 
@@ -61,7 +62,8 @@ class Client:
 
     def load_image(self, name: Model, *, dtype: Dtype = "", device: str = "") -> Image:
         """Bring a model into memory: a known name, a directory, or a hub name. Raises as LLM.from_pretrained does."""
-        return Image(self.system.load(name, dtype, device))
+        with arriving(self.system, name):
+            return Image(self.system.load(name, dtype, device))
 
     def create_instance(self, image: Image, *, name: str = "") -> Instance:
         """A process on an image."""

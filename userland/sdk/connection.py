@@ -8,7 +8,7 @@ from __future__ import annotations
 import atexit
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +41,7 @@ class Connection:
 
     def __init__(self, kernel: blocking.Client, cleanup: ExitStack) -> None:
         self.kernel = kernel
-        self.talking: dict[int, object] = {}  # processes in a turn; see turns.alone
+        self.talking: dict[int, Callable[[], bool]] = {}  # processes in a turn; see turns.alone
         self._cleanup = cleanup
         # Kept until closed: a stream whose system nobody names any more goes on, a forgotten one ends in good order.
         atexit.register(cleanup.close)

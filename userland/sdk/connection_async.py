@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from types import TracebackType
 from typing import Self, TypeVar
@@ -29,7 +29,7 @@ class AsyncConnection:
         self._where, self._boot, self._flags, self._name = where, boot, flags, name
         self._reconnect = reconnect
         self._cleanup = AsyncExitStack()
-        self.talking: dict[int, object] = {}  # processes in a turn; see turns.alone
+        self.talking: dict[int, Callable[[], bool]] = {}  # processes in a turn; see turns.alone
 
     @classmethod
     def connect(

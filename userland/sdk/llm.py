@@ -18,6 +18,7 @@ from syscalls.records import ModelInfo
 from userland.sdk import arguments, options, script
 from userland.sdk.actions import Language
 from userland.sdk.arguments import Dtype, Model, Strings, count, model_name, stop_strings, strings
+from userland.sdk.arriving import arriving
 from userland.sdk.beams import EarlyStopping, beam_search
 from userland.sdk.system import Process, System
 
@@ -39,13 +40,16 @@ class LLM:
     ) -> LLM:
         """Bring a model into memory: a name the system knows, a directory, or a hub name.
 
-        `dtype`: fp32, bf16, int8, int4 (or as torch calls them), or empty for the device's default. Raises SyscallError:
-        ENOENT (no such model; says which are known), ENOEXEC (architecture not supported), EIO, ENOMEM, ENOTSUP.
+        `dtype`: fp32, bf16, int8, int4 (or as torch calls them), or empty for the device's default. What takes longer
+        than a second is told on the logger `llmasos`, and on stderr where that is a terminal (arriving.py). Raises
+        SyscallError: ENOENT (no such model; says which are known), ENOEXEC (architecture not supported), EIO, ENOMEM,
+        ENOTSUP.
         """
         name = model_name(model)
         connected = system or System.connect(boot=True, name="llm")
         try:
-            info = connected.load(name, dtype, device)
+            with arriving(connected, name):
+                info = connected.load(name, dtype, device)
         except SyscallError as error:
             known = ", ".join(sorted({row.name for row in connected.models()}))
             if system is None:

@@ -156,15 +156,27 @@ def model_path(model: Model) -> str:
     """A directory or file is told to the kernel by its absolute path: the kernel's working directory is another. So is
     what another program's store has (`ollama:llama3.2:1b`). Raises ENOENT for what such a store has not."""
     model = model_name(model)
-    looks_like_path = model.startswith((".", "/", "~")) or os.sep in model
-    if looks_like_path and os.path.exists(place := os.path.expanduser(model)):
-        return os.path.abspath(place)
+    explicit = model.startswith(("./", "../", "/", "~")) or model in (".", "..")
+    if explicit or (os.sep in model and os.path.exists(model)):
+        return os.path.abspath(os.path.expanduser(model))
     return names.locate(model) or model
 
 
 def file_path(path: str | os.PathLike[str]) -> str:
-    """A file, too, is told to the kernel by its absolute path."""
-    return os.path.abspath(os.path.expanduser(os.fspath(path)))
+    """A file, too, is told to the kernel by its absolute path. Raises EINVAL for a name that no file can have, ENOENT for
+    `~name` of nobody."""
+    name = os.fspath(path)
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise SyscallError(Errno.EINVAL, f"a file's name is text that is not empty, found {name!r:.80}")
+    place = os.path.expanduser(name)
+    if name.startswith("~") and place == name and not os.path.lexists(name):
+        raise SyscallError(
+            Errno.ENOENT,
+            f"{name}: nobody here is called {name[1:].partition(os.sep)[0]!r}; ./{name} is a file",
+        )
+    if place.endswith(os.sep) and not os.path.isdir(place):
+        raise SyscallError(Errno.EINVAL, f"{name} ends as a directory does; name a file")
+    return os.path.abspath(place)
 
 
 def located(model: Model) -> Script[str]:
@@ -277,7 +289,7 @@ def initial(options: Options, info: ModelInfo, started: Started) -> tuple[list[i
         messages.append({"role": "user", "content": prompt})
     elif prompt is not None:
         messages += arguments.messages(prompt)
-    system = options.system or ("" if turns.instructs(messages) else started.system)
+    system = arguments.text(options.system) or ("" if turns.instructs(messages) else started.system)
     if system:
         messages.insert(0, {"role": "system", "content": system})
     setup = msgspec.structs.replace(setup_of(options, language), stop=held.stop, max_tokens=held.max_tokens)
@@ -292,12 +304,7 @@ def setup_of(options: Options, language: Language) -> Setup:
     """What the template is told. Raises EINVAL for what it has no switch for."""
     if options.thoughts not in ("", "drop", "keep"):
         raise SyscallError(Errno.EINVAL, f'thoughts is "drop" or "keep", found {options.thoughts!r:.80}')
-    if options.tools is not None and not (
-        isinstance(options.tools, Sequence) and all(isinstance(tool, Mapping) for tool in options.tools)
-    ):
-        raise SyscallError(
-            Errno.EINVAL, "tools are a list of definitions such as {'type': 'function', 'function': {...}}"
-        )
+    tools = None if options.tools is None else arguments.definitions(options.tools)
     if not isinstance(options.template, Mapping | None):
         raise SyscallError(
             Errno.EINVAL, f"template is a dictionary of its variables, found {options.template!r:.80}"
@@ -317,7 +324,7 @@ def setup_of(options: Options, language: Language) -> Setup:
     variables = language.must_chat(name).variables(options.thinking, dict(options.template or {}), name)
     setup = Setup(
         now=time.time(),
-        tools=None if options.tools is None else [dict(tool) for tool in options.tools],
+        tools=tools,
         variables=variables,
         thoughts=options.thoughts,
         template=name,

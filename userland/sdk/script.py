@@ -13,16 +13,18 @@ the script where it waits; it may still make the calls of its cleanup before it 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
 from syscalls import blocking
 from syscalls.errno import Errno, SyscallError
 from syscalls.records import Signal
-from syscalls.table import Call, Kill
+from syscalls.table import Call, Kill, Read
 from userland.sdk.tool_calls import BadCall, ToolCall
 
 R = TypeVar("R")
@@ -49,8 +51,14 @@ class Piece:
     call: ToolCall | BadCall | None = None
 
 
-Script = Generator[Call[Any] | Together, Any, T]
-Stream = Generator[Call[Any] | Together | Piece, Any, T]
+@dataclass(slots=True, frozen=True)
+class Listener:
+    """Asks who runs the script for a function that says whether its consumer has left it, so that it is about to end."""
+
+
+Request = Call[Any] | Together | Listener
+Script = Generator[Request, Any, T]
+Stream = Generator[Request | Piece, Any, T]
 
 
 def ask(call: Call[R]) -> Generator[Call[Any], Any, R]:
@@ -63,16 +71,38 @@ def together(calls: Sequence[Call[R]]) -> Generator[Together, Any, list[R]]:
     return cast(list[R], (yield Together(calls)))
 
 
+def interrupt(pid: int) -> Script[None]:
+    """Interrupt a decode for which nobody waits, and wait until it has ended, which is when the step under way has: who
+    asks next finds the process idle. One that has gone, or that takes too long, is left."""
+    until = time.monotonic() + CLEANUP_SECONDS
+    try:
+        yield from ask(Kill(pid, Signal.INT))
+        while (left := until - time.monotonic()) > 0:
+            found = yield from ask(Read(pid, -1, timeout=left))
+            if not found.decoding:
+                return
+    except SyscallError as error:
+        if error.errno not in (Errno.ESRCH, Errno.EPIPE, Errno.ETIME):
+            raise
+
+
 # --- the blocking face (script_async.py is the other) ------------------------------------------------------------------
 
 
-def _do(kernel: blocking.Client, request: Call[Any] | Together) -> Any:
+def _do(kernel: blocking.Client, request: Request) -> Any:
+    if isinstance(request, Listener):
+        return _stays
     if not isinstance(request, Together):
         return kernel(request)
     if len(request.calls) <= 1:
         return [kernel(call) for call in request.calls]
     with ThreadPoolExecutor(min(len(request.calls), MAX_TOGETHER), "llmasos-call") as pool:
         return list(pool.map(kernel, request.calls))
+
+
+def _stays() -> bool:
+    """A generator that is left ends at once: nobody sees it between the two."""
+    return False
 
 
 def run(kernel: blocking.Client, script: Script[T]) -> T:
@@ -88,6 +118,8 @@ def run(kernel: blocking.Client, script: Script[T]) -> T:
                 request = script.send(result)
     except StopIteration as end:
         return cast(T, end.value)
+    finally:
+        script.close()  # Ctrl-C between two calls
 
 
 def stream(kernel: blocking.Client, script: Stream[T], pid: int) -> Generator[str, None, None]:
@@ -112,6 +144,13 @@ def pieces(kernel: blocking.Client, script: Stream[T], pid: int) -> Generator[Pi
                 result = _do(kernel, request)
             except SyscallError as error:
                 request = script.throw(error)
+            except BaseException as error:  # Ctrl-C: a turn that had not been fed is taken back
+                ended = True
+                try:
+                    _interrupt(kernel, pid)
+                finally:
+                    _finish(kernel, script, script.throw(error))
+                raise
             else:
                 request = script.send(result)
     except StopIteration:
@@ -120,16 +159,25 @@ def pieces(kernel: blocking.Client, script: Stream[T], pid: int) -> Generator[Pi
         ended = True
         raise
     finally:
-        if not ended:
-            try:
+        try:
+            if not ended:
                 _interrupt(kernel, pid)  # while the script still has the process to itself
-            finally:
-                script.close()
+        finally:
+            script.close()
+
+
+def _finish(kernel: blocking.Client, script: Stream[Any], request: Request | Piece) -> None:
+    """The cleanup of a script that was interrupted; ends with what the script raises."""
+    with suppress(StopIteration):
+        while True:
+            try:
+                result = None if isinstance(request, Piece) else _do(kernel, request)
+            except SyscallError as error:
+                request = script.throw(error)
+            else:
+                request = script.send(result)
 
 
 def _interrupt(kernel: blocking.Client, pid: int) -> None:
-    try:
-        kernel(Kill(pid, Signal.INT), timeout=CLEANUP_SECONDS)
-    except SyscallError as error:
-        if error.errno not in (Errno.ESRCH, Errno.EPIPE):  # it has gone: nothing left to interrupt
-            raise
+    bounded: Any = partial(kernel, timeout=CLEANUP_SECONDS)
+    run(bounded, interrupt(pid))

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import weakref
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar, cast
 
 import trio
 
 from syscalls import client
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Signal
-from syscalls.table import Call, Kill
-from userland.sdk.script import CLEANUP_SECONDS, Piece, Script, Stream, Together
+from syscalls.errno import SyscallError
+from syscalls.table import Call
+from userland.sdk.script import CLEANUP_SECONDS, Listener, Piece, Request, Script, Stream, Together, interrupt
 
 T = TypeVar("T")
+Y = TypeVar("Y")
 
 
-async def _do(kernel: client.Client, request: Call[Any] | Together) -> Any:
+async def _do(kernel: client.Client, request: Request) -> Any:
+    if isinstance(request, Listener):
+        return _stays
     if not isinstance(request, Together):
         return await kernel(request)
     results: list[Any] = [None] * len(request.calls)
@@ -37,6 +40,10 @@ async def _do(kernel: client.Client, request: Call[Any] | Together) -> Any:
     return results
 
 
+def _stays() -> bool:
+    return False
+
+
 async def run(kernel: client.Client, script: Script[T]) -> T:
     """Run a script to its result."""
     try:
@@ -48,39 +55,58 @@ async def run(kernel: client.Client, script: Script[T]) -> T:
                 request = script.throw(error)
             except BaseException as error:
                 request = script.throw(error)
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_SECONDS):
+                with _cleanup():
                     await _finish(kernel, script, request)
                 raise
             else:
                 request = script.send(result)
     except StopIteration as end:
         return cast(T, end.value)
+    finally:
+        script.close()
 
 
-async def _finish(kernel: client.Client, script: Script[Any], request: Call[Any] | Together) -> None:
+async def _finish(kernel: client.Client, script: Stream[Any], request: Request | Piece) -> None:
     """The cleanup of a script that was cancelled; ends with what the script raises."""
-    try:
+    with suppress(StopIteration):
         while True:
             try:
-                result = await _do(kernel, request)
+                result = None if isinstance(request, Piece) else await _do(kernel, request)
             except SyscallError as error:
                 request = script.throw(error)
             else:
                 request = script.send(result)
-    except StopIteration:
-        return
 
 
-async def stream(kernel: client.Client, script: Stream[T], pid: int) -> AsyncGenerator[str, None]:
+def stream(kernel: client.Client, script: Stream[T], pid: int) -> AsyncGenerator[str, None]:
     """The answer's text of a stream, piece by piece; see `pieces`."""
-    async with aclosing(pieces(kernel, script, pid)) as all_of_it:
+    heard: list[weakref.ref[Any]] = []
+    return _told(heard, _text(_pieces(kernel, script, pid, heard)))
+
+
+def pieces(kernel: client.Client, script: Stream[T], pid: int) -> AsyncGenerator[Piece, None]:
+    """The pieces of a stream; a consumer that is cancelled, or closes it, interrupts the decode of process `pid`."""
+    heard: list[weakref.ref[Any]] = []
+    return _told(heard, _pieces(kernel, script, pid, heard))
+
+
+def _told(heard: list[weakref.ref[Any]], generator: AsyncGenerator[Y, None]) -> AsyncGenerator[Y, None]:
+    """Let a stream know which generator its consumer has. Who leaves an `async for` drops it, and trio closes it a
+    moment later."""
+    heard.append(weakref.ref(generator))
+    return generator
+
+
+async def _text(all_of_it: AsyncGenerator[Piece, None]) -> AsyncGenerator[str, None]:
+    async with aclosing(all_of_it):
         async for piece in all_of_it:
             if piece.kind == "answer":
                 yield piece.text
 
 
-async def pieces(kernel: client.Client, script: Stream[T], pid: int) -> AsyncGenerator[Piece, None]:
-    """The pieces of a stream; a consumer that is cancelled, or closes it, interrupts the decode of process `pid`."""
+async def _pieces(
+    kernel: client.Client, script: Stream[T], pid: int, heard: Sequence[weakref.ref[Any]]
+) -> AsyncGenerator[Piece, None]:
     ended = False
     try:
         request = next(script)
@@ -89,10 +115,21 @@ async def pieces(kernel: client.Client, script: Stream[T], pid: int) -> AsyncGen
                 yield request
                 request = next(script)
                 continue
+            if isinstance(request, Listener):
+                request = script.send(lambda: heard[0]() is None)
+                continue
             try:
                 result = await _do(kernel, request)
             except SyscallError as error:
                 request = script.throw(error)
+            except BaseException as error:
+                ended = True
+                with _cleanup():
+                    try:
+                        await run(kernel, interrupt(pid))
+                    finally:
+                        await _finish(kernel, script, script.throw(error))
+                raise
             else:
                 request = script.send(result)
     except StopIteration:
@@ -101,12 +138,13 @@ async def pieces(kernel: client.Client, script: Stream[T], pid: int) -> AsyncGen
         ended = True
         raise
     finally:
-        if not ended:
-            try:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_SECONDS):
-                    await kernel(Kill(pid, Signal.INT))  # while the script still has the process to itself
-            except SyscallError as error:
-                if error.errno not in (Errno.ESRCH, Errno.EPIPE):
-                    raise
-            finally:
-                script.close()
+        try:
+            if not ended:
+                with _cleanup():
+                    await run(kernel, interrupt(pid))  # while the script still has the process to itself
+        finally:
+            script.close()
+
+
+def _cleanup() -> trio.CancelScope:
+    return trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_SECONDS)

@@ -121,9 +121,8 @@ class System(Connection):
         """Start a process from an image that `Process.checkpoint` has written; it goes on where that one was. Empty: as
         before. Raises ENOENT, EPERM (the passphrase is wrong), EINVAL, EIO (the file is damaged)."""
         file = options.file_path(path)
-        pid = self(
-            Restore(file, name, device, detached, passphrase.encode(), options.model_path(model))
-        )
+        where = (self.run(options.located(model))) if model else ""
+        pid = self(Restore(file, name, device, detached, passphrase.encode(), where))
         return self.process(pid)
 
     def models(self) -> list[ModelInfo]:

@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish, LogRecord, Sampler, Signal
-from syscalls.table import Decode, Feed, Getinfo, Kill, Records, Truncate
+from syscalls.records import Finish, LogRecord, Sampler
+from syscalls.table import Decode, Feed, Getinfo, Records, Truncate
 from userland.sdk.actions import MAX_TOKENS, Language, log_of
 from userland.sdk.answers import Listening, ends_of, follow, gathered, interrupting, plain, stops_of
 from userland.sdk.arguments import count, text
 from userland.sdk.chat import Turn
 from userland.sdk.dialogue import Dialogue, Entry, Message, Setup, dialogue, packed, setup_in
 from userland.sdk.heard import reader_for
-from userland.sdk.script import Piece, Script, Stream, ask
+from userland.sdk.script import CLEANUP_SECONDS, Listener, Piece, Request, Script, Stream, ask, interrupt
 from userland.sdk.template import special
 from userland.sdk.tool_calls import BadCall, ToolCall, schemas_of
 
 T = TypeVar("T")
 Y = TypeVar("Y")
+Left = Callable[[], bool]  # whether the consumer of a turn has left it, so that it is about to end
 
 
 @dataclass(slots=True)
@@ -129,55 +131,71 @@ def text_next(language: Language, pid: int, text: str) -> Script[Fed]:
     return Fed((yield from ask(Feed(pid, language.encode(text)))), there.length, setup)
 
 
-def alone(talking: dict[int, object], pid: int, script: Generator[Y, Any, T]) -> Generator[Y, Any, T]:
+def alone(talking: dict[int, Left], pid: int, script: Generator[Y, Any, T]) -> Generator[Y | Request, Any, T]:
     """A script that has a process to itself: `talking` has the processes that this program is talking to. A turn is
-    several calls, between which another's would get into it. Raises EBUSY if there is one."""
-    mine = object()
-    if talking.setdefault(pid, mine) is not mine:
-        raise SyscallError(
-            Errno.EBUSY,
-            f"this program is talking to process {pid} already; hear that answer to its end (or close it) first, or fork "
-            "the process and talk to each",
-        )
+    several calls, between which another's would get into it. Raises EBUSY if there is one; one that was left is waited
+    for."""
+    mine: Left = yield Listener()
+    until = time.monotonic() + CLEANUP_SECONDS
+    while (other := talking.get(pid)) is not None and other() and time.monotonic() < until:
+        yield from ask(Getinfo(pid))
+    mine = partial(mine)  # no other is the same
     try:
+        if talking.setdefault(pid, mine) is not mine:
+            raise SyscallError(
+                Errno.EBUSY,
+                f"this program is talking to process {pid} already; hear that answer to its end (or close it) first, or "
+                "fork the process and talk to each",
+            )
         return (yield from script)
-    finally:
-        del talking[pid]
+    finally:  # Ctrl-C comes with calls of functions, of which there is none here
+        if pid in talking and talking[pid] is mine:
+            del talking[pid]
 
 
 def _fed(pid: int, turn: Turn, setup: Setup | None, log: list[int], records: list[LogRecord]) -> Script[Fed]:
     """Do what a turn does; on an error the log is as it was."""
     cut = [record for record in records if record.position >= turn.keep]
     was = Fed(len(log), turn.keep, setup, turn.entry.lead, log[turn.keep :], cut)
-    if turn.keep < len(log):
-        yield from ask(Truncate(pid, turn.keep))
     try:
-        length = yield from ask(Feed(pid, turn.ids, [packed(turn.entry)]))
-    except BaseException:
         if turn.keep < len(log):
-            yield from _put_back(pid, was)
+            yield from ask(Truncate(pid, turn.keep))
+        length = yield from ask(Feed(pid, turn.ids, [packed(turn.entry)]))
+    except GeneratorExit:  # it may make no more calls
+        raise
+    except SyscallError:
+        yield from _undo(pid, was, (turn.keep,))
+        raise
+    except BaseException:  # Ctrl-C, cancellation: what was asked for may have been done
+        yield from _undo(pid, was, (turn.keep, turn.keep + len(turn.ids)))
         raise
     return Fed(length, turn.keep, setup, turn.entry.lead, was.log, cut)
+
+
+def _undo(pid: int, was: Fed, lengths: Sequence[int]) -> Script[None]:
+    """Make the log what it was before a turn if it is of one of these lengths; else others have changed it since."""
+    try:
+        info = yield from ask(Getinfo(pid))
+        if info.length in lengths and not info.decoding:
+            yield from ask(Truncate(pid, was.keep))  # records at its end go, too
+            yield from _put_back(pid, was)
+    except SyscallError as error:
+        if error.errno not in (Errno.ESRCH, Errno.EBUSY, Errno.EPIPE):  # gone, or another's turn now
+            raise
 
 
 def _put_back(pid: int, was: Fed) -> Script[None]:
     """Feed again what was cut, with its records where they were."""
     marks = sorted({was.keep, *(record.position for record in was.records), was.keep + len(was.log)})
-    for start, end in itertools.pairwise(marks):
+    for start, end in itertools.pairwise([*marks, marks[-1]]):
         data = [record.data for record in was.records if record.position == start]
-        yield from ask(Feed(pid, was.log[start - was.keep : end - was.keep], data))
+        if data or end > start:
+            yield from ask(Feed(pid, was.log[start - was.keep : end - was.keep], data))
 
 
 def take_back(pid: int, fed: Fed) -> Script[None]:
     """Make the log what it was before a turn; one that others have changed since is left alone."""
-    try:
-        info = yield from ask(Getinfo(pid))
-        if info.length == fed.length and not info.decoding:
-            yield from ask(Truncate(pid, fed.keep))
-            yield from _put_back(pid, fed)
-    except SyscallError as error:
-        if error.errno not in (Errno.ESRCH, Errno.EBUSY, Errno.EPIPE):  # gone, or another's turn now
-            raise
+    yield from _undo(pid, fed, (fed.length,))
 
 
 def begin_answer(
@@ -269,7 +287,7 @@ def answered(stream: Stream[Finish], pid: int) -> Script[Answer]:
     except (SyscallError, GeneratorExit):
         raise
     except BaseException:  # Ctrl-C, cancellation: nobody waits for the rest
-        yield from ask(Kill(pid, Signal.INT))
+        yield from interrupt(pid)
         raise
 
 

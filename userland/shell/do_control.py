@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import msgspec
 
+from modelfiles.called import called
 from syscalls.errno import SyscallError
 from syscalls.limits import NICE_MAX, NICE_MIN
 from syscalls.printable import printable
@@ -26,8 +27,8 @@ from userland.programs import groups, system
 from userland.programs.figures import size
 from userland.programs.power import halt
 from userland.programs.program import run
-from userland.sdk.options import model_path
-from userland.shell.arrival import Arrival
+from userland.sdk.options import located
+from userland.shell.arrival import arrival
 from userland.shell.grammar import Line, UsageError
 from userland.shell.session import Session, does
 
@@ -72,7 +73,8 @@ def _nice(shell: Session, line: Line) -> None:
 @does("migrate")
 def _migrate(shell: Session, line: Line) -> None:
     pid, device = shell.pid(line.text("PID")), line.text("DEVICE")
-    shell.kernel(Setsched(pid=pid, device=device))
+    with arrival(shell):
+        shell.kernel(Setsched(pid=pid, device=device))
     info = shell.info(pid)
     name = printable(info.name, one_line=True)
     shell.screen.line(
@@ -83,10 +85,10 @@ def _migrate(shell: Session, line: Line) -> None:
 @does("exec")
 def _exec(shell: Session, line: Line) -> None:
     agent = shell.agent(shell.pid(line.text("PID")))
-    with Arrival(shell):
+    with arrival(shell):
         length = agent.exec(line.text("MODEL"), dtype=line.text("--dtype"))
     name = printable(shell.info(agent.pid).name, one_line=True)
-    model = printable(agent.model.name, one_line=True)
+    model = printable(called(agent.model.name), one_line=True)
     shell.screen.line(f"[{agent.pid}] {name} runs {model} ({agent.model.dtype}): {length} tokens")
 
 
@@ -172,14 +174,17 @@ def _at_least_one(line: Line, option: str) -> int:
 
 @does("pagein")
 def _pagein(shell: Session, line: Line) -> None:
-    with Arrival(shell):
+    with arrival(shell):
         info = shell.kernel(
             Pagein(
-                model=model_path(line.text("MODEL")), device=line.text("--device"), dtype=line.text("--dtype")
+                model=shell.system.run(located(line.text("MODEL"))),
+                device=line.text("--device"),
+                dtype=line.text("--dtype"),
             )
         )
+    name = printable(called(info.name), one_line=True)
     shell.screen.line(
-        f"{info.name} is in memory on {info.device}: {info.dtype}, {size(info.weight_bytes)} of weights"
+        f"{name} is in memory on {info.device}: {info.dtype}, {size(info.weight_bytes)} of weights"
     )
 
 
@@ -187,7 +192,7 @@ def _pagein(shell: Session, line: Line) -> None:
 def _evict(shell: Session, line: Line) -> None:
     shell.kernel(
         Evict(
-            model=model_path(line.text("MODEL")),
+            model=shell.system.run(located(line.text("MODEL"))),
             device=line.text("--device"),
             dtype=line.text("--dtype"),
             force=line.has("--force"),
@@ -198,7 +203,11 @@ def _evict(shell: Session, line: Line) -> None:
 @does("advise")
 def _advise(shell: Session, line: Line) -> None:
     advice = system.advice_named(line.text("ADVICE"))
-    shell.kernel(Advise(model_path(line.text("MODEL")), advice, line.text("--device"), line.text("--dtype")))
+    shell.kernel(
+        Advise(
+            shell.system.run(located(line.text("MODEL"))), advice, line.text("--device"), line.text("--dtype")
+        )
+    )
 
 
 @does("run")

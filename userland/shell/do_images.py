@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from syscalls.printable import printable
 from userland.programs import images
+from userland.shell.arrival import arrival
 from userland.shell.grammar import Line, UsageError
 from userland.shell.session import Session, does
 
@@ -20,16 +21,17 @@ def _restore(shell: Session, line: Line) -> None:
     name = line.text("NAME")
     if name.isdigit() or name.startswith("-"):
         raise UsageError(f"a name may not be a number or begin with `-`, found {name!r}")
-    info, said = images.restore(
-        shell.kernel,
-        line.text("FILE"),
-        name=name,
-        device=line.text("--device"),
-        model=line.text("--model"),
-        detached=line.has("--detach"),
-        passphrase_file=line.text("--passphrase-file"),
-        shown=lambda text: printable(text, one_line=True),
-    )
+    with arrival(shell):
+        info, said = images.restore(
+            shell.kernel,
+            line.text("FILE"),
+            name=name,
+            device=line.text("--device"),
+            model=line.text("--model"),
+            detached=line.has("--detach"),
+            passphrase_file=line.text("--passphrase-file"),
+            shown=lambda text: printable(text, one_line=True),
+        )
     shell.screen.line(said)
     if info.decoding:
         shell.jobs[info.pid] = printable(info.name, one_line=True)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 
+from modelfiles.called import called
 from syscalls.errno import Errno, SyscallError
 from syscalls.printable import printable
 from syscalls.records import Finish, Limits, ProcessInfo, Signal, State
@@ -23,7 +24,7 @@ from userland.sdk.script import Piece, pieces
 from userland.sdk.system import Process
 from userland.sdk.tool_calls import BadCall, ToolCall
 from userland.shell import conversation
-from userland.shell.arrival import Arrival
+from userland.shell.arrival import arrival
 from userland.shell.conversation import Turn, marks, render
 from userland.shell.grammar import Line, UsageError
 from userland.shell.patience import Patience
@@ -50,7 +51,7 @@ def _spawn(shell: Session, line: Line) -> None:
     if not name or name.startswith("-"):
         raise UsageError(f"an agent's name may not be empty or begin with `-`, found {name!r}")
     max_tokens = line.integer("--max", MAX_TOKENS, least=1) if line.has("--max") else None
-    with Arrival(shell):
+    with arrival(shell):
         agent = shell.warmed().spawn(
             line.text("--model"),
             name=name,
@@ -70,7 +71,8 @@ def _spawn(shell: Session, line: Line) -> None:
         _tell(shell, agent, line.text("TEXT"), background=line.background, fresh=True)
     else:
         shown = printable(name, one_line=True)
-        shell.screen.line(f"[{agent.pid}] {shown} on {agent.model.name}: `say {shown} ...` talks to it")
+        model = printable(called(agent.model.name), one_line=True)
+        shell.screen.line(f"[{agent.pid}] {shown} on {model}: `say {shown} ...` talks to it")
 
 
 def _thinking(word: str) -> bool | str | None:
@@ -81,15 +83,14 @@ def _thinking(word: str) -> bool | str | None:
 @does("say")
 def _say(shell: Session, line: Line) -> None:
     agent = shell.agent(shell.pid(line.text("PID")))
-    kept = shell.kept(agent.pid)
-    if line.has("--max"):
-        shell.keep(
-            agent, line.integer("--max", MAX_TOKENS, least=1), kept.instructions, thoughts=kept.thoughts
-        )
-    if line.has("--no-thoughts"):
-        _tell(shell, agent, line.text("TEXT"), background=line.background, thoughts=False)
-        return
-    _tell(shell, agent, line.text("TEXT"), background=line.background)
+    _tell(
+        shell,
+        agent,
+        line.text("TEXT"),
+        background=line.background,
+        thoughts=not line.has("--no-thoughts"),
+        max_tokens=line.integer("--max", MAX_TOKENS, least=1) if line.has("--max") else None,
+    )
 
 
 @does("chat")
@@ -116,8 +117,10 @@ def _tell(
     background: bool,
     fresh: bool = False,
     thoughts: bool = True,
+    max_tokens: int | None = None,
 ) -> None:
-    """Say something to a process and print the answer; a fresh one that cannot even begin to answer is ended."""
+    """Say something to a process and print the answer, of this turn at most `max_tokens` (None: as it was spawned); a
+    fresh one that cannot even begin to answer is ended."""
     pid, flow = agent.pid, Flow(shell.screen)
     try:
         with Patience(shell, pid, flow) as patience:
@@ -125,7 +128,7 @@ def _tell(
                 info = shell.info(pid)
                 name = printable(info.name, one_line=True)
                 _check_idle(info, background=background)
-                listening = _begin(shell, agent, text)
+                listening = _begin(shell, agent, text, max_tokens)
             except SyscallError:
                 if fresh:
                     agent.end()
@@ -159,7 +162,7 @@ def _check_idle(info: ProcessInfo, *, background: bool) -> None:
         raise SyscallError(Errno.EAGAIN, f"process {pid} ({name}) is stopped; `cont {pid}` lets it answer")
 
 
-def _begin(shell: Session, agent: Process, text: str) -> Listening:
+def _begin(shell: Session, agent: Process, text: str, max_tokens: int | None) -> Listening:
     """Tell a process something and let it begin to answer, or leave its context as it was; how to listen to it."""
     language, pid, kept = agent.language, agent.pid, shell.kept(agent.pid)
     if language.chat is None:
@@ -167,7 +170,7 @@ def _begin(shell: Session, agent: Process, text: str) -> Listening:
     else:
         turn = turns.say_next(language, pid, [{"role": "user", "content": text}], kept.instructions)
     try:
-        return agent.system.run(turns.begin_answer(language, pid, turn, kept.max_tokens))
+        return agent.system.run(turns.begin_answer(language, pid, turn, max_tokens or kept.max_tokens))
     except SyscallError as error:
         if error.errno is not Errno.EDQUOT:
             raise

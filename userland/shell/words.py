@@ -52,7 +52,7 @@ _ALL = (
                 Option("--system", Kind.TEXT, "system prompt; quote it"),
                 Option("--temperature", Kind.DECIMAL, "0 is greedy (default: as the model's makers advise, else 0)"),
                 Option("--seed", Kind.INTEGER, "seed of the sampler"),
-                Option("--max", Kind.INTEGER, "tokens of an answer at most"),
+                Option("--max", Kind.INTEGER, "tokens of each answer at most"),
                 Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
                 Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
                 Option("--device", Kind.DEVICE, "the device (default: the first)"),
@@ -64,7 +64,7 @@ _ALL = (
             details="Options come before TEXT, which is the rest of the line. With & the answer is not printed; "
                     "see it with `cat`."),
     Command("say", "tell a process something and print its answer while it comes", (_PID, _TEXT),
-            (Option("--max", Kind.INTEGER, "tokens of the answer at most"), _NO_THOUGHTS), background=True,
+            (Option("--max", Kind.INTEGER, "tokens of this answer at most"), _NO_THOUGHTS), background=True,
             details="Ctrl-C interrupts the answer (SIGINT to the process), not the shell. With & the process answers "
                     "in the background."),
     Command("chat", "talk with a process line by line", (_PID,), (_NO_THOUGHTS,),

@@ -1,0 +1,118 @@
+"""How far a model is that a program waits for: the first time, int8 and int4 are packed, which takes seconds for each
+gigabyte, and a model of the hub is fetched.
+
+`LLM.from_pretrained` tells it as Python's libraries do: on the logger `llmasos` (level INFO, seen by who asks for it),
+and in one line of stderr where that is a terminal, drawn over and gone at the end, as transformers' bars are. The
+shell has a line of its own (userland/shell/arrival.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from modelfiles.called import called
+from syscalls.errno import SyscallError
+from syscalls.printable import printable
+from syscalls.records import ModelInfo
+from syscalls.table import Models
+from userland.programs.figures import bar
+from userland.sdk import options
+from userland.sdk.arguments import Model, model_name
+from userland.sdk.connection import Connection
+
+QUIET_SECONDS = 1.0  # most models are there before
+LOOK_SECONDS = 0.25
+LOG_SECONDS = 5.0  # between two messages
+_GLANCE_SECONDS = 1.0
+_BAR = 20
+_PACKED = ("int8", "int4")
+_log = logging.getLogger("llmasos")
+
+
+class Arriving:
+    """`with Arriving(look, show): ...` around a call that may have to load a model. `look` gives the models that are
+    loading, of which the last is shown; `show` is called with it from another thread, and with None once there is none,
+    and never after the end."""
+
+    def __init__(
+        self, look: Callable[[], Sequence[ModelInfo]], show: Callable[[ModelInfo | None], None]
+    ) -> None:
+        self._look, self._show = look, show
+        self._showing = threading.Lock()  # guards what is shown, and that nothing is after the end
+        self._ended = threading.Event()
+        self._watch = threading.Thread(target=self._run, name="llmasos-arrival", daemon=True)
+
+    def __enter__(self) -> Arriving:
+        self._watch.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._showing:
+            self._ended.set()
+            self._show(None)
+
+    def _run(self) -> None:
+        quiet_until = time.monotonic() + QUIET_SECONDS
+        while not self._ended.wait(LOOK_SECONDS):
+            if time.monotonic() < quiet_until:
+                continue
+            try:
+                loading = self._look()
+            except SyscallError:
+                continue
+            with self._showing:
+                if not self._ended.is_set():
+                    self._show(loading[-1] if loading else None)
+
+
+def told(model: ModelInfo) -> str:
+    """A line about a model on its way."""
+    once = ", packed the first time and then kept" if model.dtype in _PACKED else ""
+    dtype = f" in {model.dtype}" if model.dtype else ""
+    return f"loading{dtype}{once}: {printable(called(model.name), one_line=True)}"
+
+
+def drawn(model: ModelInfo) -> str:
+    """The same with a bar."""
+    return f"{bar(model.progress, _BAR)} {model.progress:4.0%}  {told(model)}"
+
+
+class _Teller:
+    def __init__(self) -> None:
+        self._next = 0.0
+        self._drawn = False
+
+    def __call__(self, model: ModelInfo | None) -> None:
+        if model is not None and (now := time.monotonic()) >= self._next:
+            self._next = now + LOG_SECONDS
+            _log.info("%s, %.0f%%", told(model), 100 * model.progress)
+        if not self._drawn and (model is None or not _is_terminal()):
+            return
+        text = drawn(model) if model is not None else ""
+        sys.stderr.write("\r\x1b[K" + text[: shutil.get_terminal_size().columns - 1])
+        sys.stderr.flush()
+        self._drawn = bool(text)
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
+def arriving(system: Connection, model: Model) -> Arriving:
+    """Tell of the model that a caller names."""
+    name = model_name(model)
+    wanted = {name, system.run(options.located(name))}
+
+    def look() -> list[ModelInfo]:
+        rows = system.kernel(Models(), timeout=_GLANCE_SECONDS)
+        return [row for row in rows if row.state == "loading" and not wanted.isdisjoint((row.name, row.path))]
+
+    return Arriving(look, _Teller())
