@@ -40,7 +40,7 @@ lint: $(STAMP)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m docs.generate --check
-	@$(BIN)/python -m userland.sdk.mirror --check
+	@$(BIN)/python -m llmasos.userland.sdk.mirror --check
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks
@@ -70,7 +70,7 @@ peers: $(STAMP)
 docs: $(STAMP)
 	@$(BIN)/python -m docs.generate
 	@$(BIN)/python -m tests.file_matrix
-	@$(BIN)/python -m userland.sdk.mirror
+	@$(BIN)/python -m llmasos.userland.sdk.mirror
 
 clean:
 	rm -rf .venv .venv-light .peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

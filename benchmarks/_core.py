@@ -8,13 +8,13 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from drivers.protocol import Hello, Load, Loaded, Probe, Probed, RunResult, Step, StepDone
-from kernel.core import Kernel
-from kernel.events import Action, DeviceConfig, FromDevice, KernelConfig, Reply, Send, Syscall
-from kernel.journal.state import State
-from syscalls.errno import Errno
-from syscalls.records import Tier
-from syscalls.table import Attach, Call
+from llmasos.drivers.protocol import Hello, Load, Loaded, Probe, Probed, RunResult, Step, StepDone
+from llmasos.kernel.core import Kernel
+from llmasos.kernel.events import Action, DeviceConfig, FromDevice, KernelConfig, Reply, Send, Syscall
+from llmasos.kernel.journal.state import State
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.records import Tier
+from llmasos.syscalls.table import Attach, Call
 
 BLOCK_BYTES = 1 << 16
 

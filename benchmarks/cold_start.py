@@ -78,7 +78,7 @@ def first_line(command: Sequence[str], environment: Mapping[str, str]) -> float:
 
 def _prompt() -> list[int]:
     """The ids that the other engines are asked about."""
-    from userland.sdk.tokenizer_files import load_tokenizer
+    from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 
     return load_tokenizer(str(TINY)).encode(
         "<|bos|><|user|>My name is Ada.<|end|><|assistant|>", control=True

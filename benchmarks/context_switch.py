@@ -27,15 +27,15 @@ _STEP = 256  # tokens of a prompt in a step
 
 def run(rounds: int = ROUNDS) -> list[Figure]:
     """Milliseconds out and in again."""
-    from drivers.cpu import open_device, share_cores
-    from drivers.protocol import BLOCK_TOKENS, Load, Move, Run, Sample, Step
-    from syscalls.records import Sampler
+    from llmasos.drivers.cpu import open_device, share_cores
+    from llmasos.drivers.protocol import BLOCK_TOKENS, Load, Move, Run, Sample, Step
+    from llmasos.syscalls.records import Sampler
 
     share_cores()
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    from drivers.engine.engine import Engine
-    from drivers.engine.host_places import HostPlaces
+    from llmasos.drivers.engine.engine import Engine
+    from llmasos.drivers.engine.host_places import HostPlaces
 
     frames = TOKENS // BLOCK_TOKENS
     with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile(dir=directory) as file:

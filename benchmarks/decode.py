@@ -12,9 +12,9 @@ import time
 from benchmarks.engine_decode import EngineBench, TransformersBench
 from benchmarks.report import Figure
 from benchmarks.yardstick import DECODED_TOKENS, ensure_yardstick, prompts
-from syscalls.table import Decode
-from userland.sdk.script import together
-from userland.sdk.system import System
+from llmasos.syscalls.table import Decode
+from llmasos.userland.sdk.script import together
+from llmasos.userland.sdk.system import System
 
 ROUNDS = 5
 PROCESSES = 16
@@ -46,7 +46,7 @@ class SystemBench:
 
 def run(rounds: int = ROUNDS) -> list[Figure]:
     """The speed through the kernel, beside transformers' and the driver's own."""
-    from drivers.cpu import share_cores
+    from llmasos.drivers.cpu import share_cores
 
     share_cores()  # before torch is there: the engine called directly spins as the driver does; transformers is as fast
     transformers, driver = TransformersBench(), EngineBench(DTYPE)

@@ -31,16 +31,16 @@ class EngineBench:
     whole = 0.0
 
     def __init__(self, dtype: str) -> None:
-        from drivers.cpu import open_device
-        from drivers.protocol import Load
+        from llmasos.drivers.cpu import open_device
+        from llmasos.drivers.protocol import Load
 
         self._device = open_device({"dtype": dtype})
         self._device.load(Load(1, 1, str(ensure_yardstick()), dtype, _FRAMES), lambda fraction: None)
 
     def measure(self, batch: int) -> tuple[float, float]:
         """(prompt tokens/s, decoded tokens/s of all together)."""
-        from drivers.protocol import BLOCK_TOKENS, Run, Sample, Step
-        from syscalls.records import Sampler
+        from llmasos.drivers.protocol import BLOCK_TOKENS, Run, Sample, Step
+        from llmasos.syscalls.records import Sampler
 
         logs = dict(enumerate(prompts(batch), 1))
         frames = (PROMPT_TOKENS + DECODED_TOKENS) // BLOCK_TOKENS
@@ -112,7 +112,7 @@ class TransformersBench:
 
 def run(rounds: int = ROUNDS) -> list[Figure]:
     """Decode and prompt speeds, each beside transformers' own of the same batch."""
-    from drivers.cpu import open_device, share_cores
+    from llmasos.drivers.cpu import open_device, share_cores
 
     share_cores()  # both sides alike: torch reads it when it is first imported
     engines: dict[str, EngineBench | TransformersBench] = {"transformers": TransformersBench()}

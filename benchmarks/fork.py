@@ -11,7 +11,7 @@ import time
 
 from benchmarks._core import Core
 from benchmarks.report import Figure
-from syscalls.table import Exit, Fork, Null, Spawn, Wait
+from llmasos.syscalls.table import Exit, Fork, Null, Spawn, Wait
 
 TOKENS = 4096
 FORKS = 500

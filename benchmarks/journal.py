@@ -21,11 +21,11 @@ from pathlib import Path
 from benchmarks._core import Core
 from benchmarks.null_call import connect, timed
 from benchmarks.report import Figure
-from kernel.edge import journal_file as file
-from kernel.events import Append
-from kernel.journal.records import encode
-from syscalls import blocking
-from syscalls.table import Decode, Feed, Null, Spawn
+from llmasos.kernel.edge import journal_file as file
+from llmasos.kernel.events import Append
+from llmasos.kernel.journal.records import encode
+from llmasos.syscalls import blocking
+from llmasos.syscalls.table import Decode, Feed, Null, Spawn
 
 RUNS = 16
 ROUNDS = 20
@@ -83,7 +83,7 @@ def _kernel(directory: Path, policy: str) -> Iterator[blocking.Client]:
     command = [
         sys.executable,
         "-m",
-        "kernel.edge.boot",
+        "llmasos.kernel.edge.boot",
         "--runtime",
         os.fspath(runtime),
         "--die-with-parent",

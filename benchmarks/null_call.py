@@ -21,9 +21,9 @@ import trio
 import zmq
 
 from benchmarks.report import Figure
-from syscalls import blocking, client, wire
-from syscalls.errno import Errno, SyscallError
-from syscalls.table import Null
+from llmasos.syscalls import blocking, client, wire
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.table import Null
 
 TURNS = 12
 CALLS = 300  # of each kind in one turn
@@ -55,7 +55,7 @@ def kernel(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
     command = [
         sys.executable,
         "-m",
-        "kernel.edge.boot",
+        "llmasos.kernel.edge.boot",
         "--runtime",
         os.fspath(directory),
         "--die-with-parent",

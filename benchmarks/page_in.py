@@ -21,8 +21,8 @@ TARGET = 1.5
 
 def run(rounds: int = ROUNDS) -> list[Figure]:
     """Seconds of a page-in beside those of the plain read, for int8 and int4."""
-    from drivers.cpu import open_device, share_cores
-    from drivers.protocol import Load, Probe
+    from llmasos.drivers.cpu import open_device, share_cores
+    from llmasos.drivers.protocol import Load, Probe
 
     share_cores()
     model = str(ensure_yardstick())

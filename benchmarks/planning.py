@@ -14,8 +14,8 @@ from typing import Any
 
 from benchmarks._core import Core
 from benchmarks.report import Figure
-from kernel.devices import steps
-from syscalls.table import Decode, Spawn
+from llmasos.kernel.devices import steps
+from llmasos.syscalls.table import Decode, Spawn
 
 READY = 10_000
 SLEEPING = 100_000

@@ -25,9 +25,9 @@ _POLL = 0.001
 
 def run(rounds: int = ROUNDS) -> list[Figure]:
     """Milliseconds of a restore and of computing instead, of a checkpoint and of writing the bytes."""
-    from syscalls.records import Signal
-    from syscalls.table import Checkpoint, Decode, Getinfo, Kill, Restore, Spawn, Wait
-    from userland.sdk.system import System
+    from llmasos.syscalls.records import Signal
+    from llmasos.syscalls.table import Checkpoint, Decode, Getinfo, Kill, Restore, Spawn, Wait
+    from llmasos.userland.sdk.system import System
 
     log = (prompts(1)[0] * TOKENS)[:TOKENS]
     flags = ["--device", "cpu:dtype=int8", "--kv-bytes", "1GiB", "--quiet"]

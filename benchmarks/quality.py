@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import Figure
-from modelfiles import gguf_items
-from modelfiles.tensors import Packed, Tensor, Weights
+from llmasos.modelfiles import gguf_items
+from llmasos.modelfiles.tensors import Packed, Tensor, Weights
 
 CONVERSATIONS = 150
 CHARACTERS = 1500  # of a conversation, some 400 tokens
@@ -39,8 +39,8 @@ TINY = Path(__file__).resolve().parents[1] / "models" / "tiny"
 
 def conversations(tokenizer: Any, count: int = CONVERSATIONS) -> Iterator[tuple[list[int], list[bool]]]:
     """Token ids of held-out conversations, and which of them the assistant writes."""
-    from models.tiny.recipe.batches import render
-    from models.tiny.recipe.conversation import Conversation
+    from llmasos.models.tiny.recipe.batches import render
+    from llmasos.models.tiny.recipe.conversation import Conversation
 
     roles = {tokenizer.convert_tokens_to_ids(f"<|{role}|>"): role for role in ("system", "user", "assistant")}
     for index in range(count):
@@ -136,13 +136,13 @@ def logits_by_dtype() -> Iterator[tuple[str, list[Any]]]:
     import torch
     from transformers import AutoTokenizer
 
-    from drivers.cpu.native import library
-    from drivers.cpu.native.image import NativeKind
-    from drivers.engine import files
-    from drivers.engine.contexts import Context
-    from drivers.engine.image import ImageKind
-    from drivers.engine.torch_kind import TorchKind
-    from drivers.protocol import Run
+    from llmasos.drivers.cpu.native import library
+    from llmasos.drivers.cpu.native.image import NativeKind
+    from llmasos.drivers.engine import files
+    from llmasos.drivers.engine.contexts import Context
+    from llmasos.drivers.engine.image import ImageKind
+    from llmasos.drivers.engine.torch_kind import TorchKind
+    from llmasos.drivers.protocol import Run
 
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     native = library.load()

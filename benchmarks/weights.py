@@ -32,7 +32,7 @@ PAGE_IN_TARGET, STREAM_TARGET = 1.5, 0.7
 
 
 def run(rounds: int = ROUNDS, steps: int = STEPS) -> list[Figure]:
-    from drivers.cpu import share_cores
+    from llmasos.drivers.cpu import share_cores
 
     share_cores()
     with tempfile.TemporaryDirectory() as store:
@@ -52,8 +52,8 @@ def _read(path: Path) -> float:
 
 
 def _turns(store: str, rounds: int) -> Figure:
-    from syscalls.table import Decode, Models
-    from userland.sdk.system import System
+    from llmasos.syscalls.table import Decode, Models
+    from llmasos.userland.sdk.system import System
 
     models = [ensure_yardstick(), ensure_yardstick(seed=1)]
     flags = ["--device", f"cpu:installed={store},dtype={DTYPE},kv_bytes=1GiB,weight_bytes=1GiB"]
@@ -129,13 +129,13 @@ def _anonymous() -> int:
 
 
 def _streamed(store: str, steps: int) -> list[Figure]:
-    from drivers.cpu import open_device
-    from drivers.cpu.native import stream
-    from drivers.cpu.native.image import NativeImage
-    from drivers.cpu.native.installed import _read_header
-    from drivers.engine.engine import Engine
-    from drivers.protocol import Load, Run, Sample, Step
-    from syscalls.records import Sampler
+    from llmasos.drivers.cpu import open_device
+    from llmasos.drivers.cpu.native import stream
+    from llmasos.drivers.cpu.native.image import NativeImage
+    from llmasos.drivers.cpu.native.installed import _read_header
+    from llmasos.drivers.engine.engine import Engine
+    from llmasos.drivers.protocol import Load, Run, Sample, Step
+    from llmasos.syscalls.records import Sampler
 
     model = ensure_yardstick()
     device = open_device({"dtype": DTYPE, "installed": store, "early": "no"})

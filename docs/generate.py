@@ -19,10 +19,10 @@ from typing import Annotated, Any
 
 import msgspec
 
-from syscalls import limits, records, transport
-from syscalls.errno import Errno
-from syscalls.records import Record, Right
-from syscalls.table import CANCEL, COMMON, TABLE, Entry
+from llmasos.syscalls import limits, records, transport
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.records import Record, Right
+from llmasos.syscalls.table import CANCEL, COMMON, TABLE, Entry
 
 PAGE = Path(__file__).with_name("syscalls.md")
 HEAD = f"""\
@@ -36,8 +36,9 @@ the caller's choice among the numbers it has not in flight. Call number {CANCEL}
 the call of that number: it is then answered with EINTR, unless its result was on its way already. A connection's first
 call must be `attach`.
 
-From Python: `await kernel(Fork(pid, count=2))` with `syscalls.client`, the same without `await` with
-`syscalls.blocking`. Arguments stand on the wire in the order shown; those with a default may be left out from the end.
+From Python: `await kernel(Fork(pid, count=2))` with `llmasos.syscalls.client`, the same without `await` with
+`llmasos.syscalls.blocking`. Arguments stand on the wire in the order shown; those with a default may be left out from the
+end.
 
 A request has at most {limits.MAX_REQUEST_BYTES:,} bytes, a reply at most {limits.MAX_REPLY_BYTES:,}. A longer request
 is not read but answered EMSGSIZE, with `seq` 0; at more than {transport.MAX_FRAME:,} bytes ZeroMQ cuts the connection.

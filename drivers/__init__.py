@@ -1,1 +1,1 @@
-"""Device drivers: each is a program of its own, `python -m drivers.host KIND`."""
+"""Device drivers: each is a program of its own, `python -m llmasos.drivers.host KIND`."""

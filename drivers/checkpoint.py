@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from drivers import checkpoint_file, parcel
-from drivers.checkpoint_file import Buffer, Reader, Tick
-from drivers.protocol import BLOCK_TOKENS, Export, Exported, Import, Imported, Inspect, Inspected
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers import checkpoint_file, parcel
+from llmasos.drivers.checkpoint_file import Buffer, Reader, Tick
+from llmasos.drivers.protocol import BLOCK_TOKENS, Export, Exported, Import, Imported, Inspect, Inspected
+from llmasos.syscalls.errno import Errno, SyscallError
 
 _SHOWN = 12  # characters of a value, in a reason
 

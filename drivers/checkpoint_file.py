@@ -35,7 +35,7 @@ import xxhash
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
 
 FORMAT = 1
 MAGIC, END = b"LLMasPI\0", b"LLMasEND"

@@ -1,4 +1,4 @@
-"""What a kind of device is: the table of callbacks that `drivers.host` drives from its one work thread.
+"""What a kind of device is: the table of callbacks that `llmasos.drivers.host` drives from its one work thread.
 
 MINIX 3's libblockdriver is the model: the host owns the message loop, the heartbeat and the errors; a kind of
 device fills in this table, and `drivers.<kind>.open_device(options)` returns one. All but `progress`, `hears`, `probe`,
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from drivers.protocol import (
+from llmasos.drivers.protocol import (
     Export,
     Exported,
     Hello,

@@ -1,8 +1,8 @@
 """What this machine is: instruction sets, cores, caches, memory and its bandwidth, GPUs, torch.
 
-`python -m drivers.hal` prints it for people, `--json` for programs, `--bandwidth` measures memory too (a second or two).
-The keys of the JSON are the field names of `Machine` and the records below it, and stay. Linux tells by /proc/cpuinfo
-and /sys; elsewhere what cannot be found out is empty or 0, never guessed.
+`python -m llmasos.drivers.hal` prints it for people, `--json` for programs, `--bandwidth` measures memory too (a second
+or two). The keys of the JSON are the field names of `Machine` and the records below it, and stay. Linux tells by
+/proc/cpuinfo and /sys; elsewhere what cannot be found out is empty or 0, never guessed.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def torch_facts() -> tuple[Torch, list[Gpu]]:
 
 
 def native() -> Native:
-    from drivers.cpu.native import library  # here, because the CPU driver imports this file
+    from llmasos.drivers.cpu.native import library  # here, because the CPU driver imports this file
 
     found = library.load()
     if isinstance(found, str):
@@ -255,7 +255,9 @@ def _whole(found: Machine) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m drivers.hal", description="What this machine is.")
+    parser = argparse.ArgumentParser(
+        prog="python -m llmasos.drivers.hal", description="What this machine is."
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
     parser.add_argument(
         "--bandwidth", action="store_true", help="measure memory bandwidth too (a second or two)"

@@ -1,4 +1,4 @@
-"""The loop that every driver shares: `python -m drivers.host KIND --endpoint ... --identity ... --runtime ...`.
+"""The loop that every driver shares: `python -m llmasos.drivers.host KIND --endpoint ... --identity ... --runtime ...`.
 
 As in MINIX's libchardriver, the loop is the same for all kinds and a kind is a table of callbacks (device.py). trio
 runs on the main thread and only moves messages; the device works in one other thread, in the order of the requests, so
@@ -38,9 +38,9 @@ from typing import TypeVar, cast
 import msgspec
 import trio
 
-from drivers import parcel
-from drivers.device import Device
-from drivers.protocol import (
+from llmasos.drivers import parcel
+from llmasos.drivers.device import Device
+from llmasos.drivers.protocol import (
     HEARTBEAT_SECONDS,
     KINDS,
     Abandon,
@@ -68,10 +68,10 @@ from drivers.protocol import (
     decode_to_driver,
     encode,
 )
-from drivers.reader import STILL_SECONDS, Reader
-from modelfiles.files import Broken, shown
-from syscalls import runtime, transport
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.reader import STILL_SECONDS, Reader
+from llmasos.modelfiles.files import Broken, shown
+from llmasos.syscalls import runtime, transport
+from llmasos.syscalls.errno import Errno, SyscallError
 
 TRACEBACK_LINES = 6  # of an unexpected error that go to the kernel log
 _LINGER_SECONDS = 0.2
@@ -221,7 +221,9 @@ class Host:
         log.propagate = False
         log.addHandler(_ToKernel(lambda note: soon(self._note, note)))
         try:
-            device: Device = importlib.import_module(f"drivers.{self._kind}").open_device(self._options)
+            device: Device = importlib.import_module(f"llmasos.drivers.{self._kind}").open_device(
+                self._options
+            )
         except SyscallError as error:
             return soon(self._refuse, str(error))
         except Exception as error:
@@ -419,7 +421,7 @@ def clean(place: Path, holder: bytes) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m drivers.host", description="A driver process; started by the kernel."
+        prog="python -m llmasos.drivers.host", description="A driver process; started by the kernel."
     )
     parser.add_argument("kind", help=", ".join(KINDS))
     parser.add_argument("--endpoint", required=True, help="where the kernel listens for drivers")

@@ -14,8 +14,8 @@ from typing import dataclass_transform
 
 import msgspec
 
-from syscalls.errno import Errno
-from syscalls.records import Sampler, SamplingDefaults, Tier, TokenLogprobs
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.records import Sampler, SamplingDefaults, Tier, TokenLogprobs
 
 VERSION = 1
 BLOCK_TOKENS = 16  # tokens in a frame of KV
@@ -358,7 +358,11 @@ class Note(_Message):
 
 
 HEARTBEAT_SECONDS = 0.5
-KINDS = ("cpu", "cuda", "sim")  # of devices: `python -m drivers.host KIND`, one package of drivers each
+KINDS = (
+    "cpu",
+    "cuda",
+    "sim",
+)  # of devices: `python -m llmasos.drivers.host KIND`, one package of drivers each
 
 IMAGES = "images"  # the feature of a driver that does Export, Inspect and Import
 

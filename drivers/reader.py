@@ -18,8 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from os import PRIO_PROCESS, setpriority
 
-from drivers.protocol import Load, Probe
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.protocol import Load, Probe
+from llmasos.syscalls.errno import Errno, SyscallError
 
 STILL_SECONDS = 30.0  # without processor time; the kernel takes a driver for hung only after longer
 _NICE = 5  # of this thread, and of those it starts: they take what steps leave, and some

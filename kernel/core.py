@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kernel import desk, invariants
-from kernel.calls import group as sys_group
-from kernel.calls.table import HANDLERS
-from kernel.devices import reincarnation, steps
-from kernel.events import (
+from llmasos.kernel import desk, invariants
+from llmasos.kernel.calls import group as sys_group
+from llmasos.kernel.calls.table import HANDLERS
+from llmasos.kernel.devices import reincarnation, steps
+from llmasos.kernel.events import (
     Action,
     Append,
     Cancel,
@@ -35,21 +35,21 @@ from kernel.events import (
     Tick,
     WakeAt,
 )
-from kernel.journal.state import State as Saved
-from kernel.life import end_program
-from kernel.memory.victims import make_victims
-from kernel.objects.process import INIT_PID, Process, Program
-from kernel.objects.request import Request
-from kernel.recovery import recovery
-from kernel.sched.policies import make_policy
-from kernel.sched.run_queue import RunQueue
-from kernel.state import System
-from syscalls import limits
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Kind, Right, State, WaitFor
-from syscalls.table import BY_RECORD, Attach
-from syscalls.table import Trace as TraceCall
-from syscalls.wire import describe
+from llmasos.kernel.journal.state import State as Saved
+from llmasos.kernel.life import end_program
+from llmasos.kernel.memory.victims import make_victims
+from llmasos.kernel.objects.process import INIT_PID, Process, Program
+from llmasos.kernel.objects.request import Request
+from llmasos.kernel.recovery import recovery
+from llmasos.kernel.sched.policies import make_policy
+from llmasos.kernel.sched.run_queue import RunQueue
+from llmasos.kernel.state import System
+from llmasos.syscalls import limits
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Kind, Right, State, WaitFor
+from llmasos.syscalls.table import BY_RECORD, Attach
+from llmasos.syscalls.table import Trace as TraceCall
+from llmasos.syscalls.wire import describe
 
 
 class Kernel(System):

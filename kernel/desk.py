@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from kernel.events import Halt, Reply
-from kernel.journal.recorder import CHANGING
-from kernel.objects.request import Request
-from kernel.state import System
-from syscalls.errno import Errno, SyscallError
-from syscalls.table import Trace
-from syscalls.wire import describe_outcome
+from llmasos.kernel.events import Halt, Reply
+from llmasos.kernel.journal.recorder import CHANGING
+from llmasos.kernel.objects.request import Request
+from llmasos.kernel.state import System
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.table import Trace
+from llmasos.syscalls.wire import describe_outcome
 
 PARKED: Final = object()
 

@@ -8,14 +8,14 @@ evicted (kernel/models/loading.py), sleepers lose their pages to lower tiers or 
 
 from __future__ import annotations
 
-from kernel.groups.group import Group
-from kernel.life import exit_process, fail_decoding, interrupt_decoding
-from kernel.marks import freed
-from kernel.objects.process import LLMProcess
-from kernel.settle import settle
-from kernel.state import System
-from syscalls.errno import Errno
-from syscalls.records import Finish, KvAction, Signal, State, WaitFor
+from llmasos.kernel.groups.group import Group
+from llmasos.kernel.life import exit_process, fail_decoding, interrupt_decoding
+from llmasos.kernel.marks import freed
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.settle import settle
+from llmasos.kernel.state import System
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.records import Finish, KvAction, Signal, State, WaitFor
 
 _LONGEST_PAUSE = 2.0  # seconds, as in Linux's mem_cgroup_handle_over_high
 

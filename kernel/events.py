@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from drivers.protocol import FromDriver, ToDriver
-from kernel.journal.records import Frame
-from syscalls.errno import Errno
-from syscalls.records import GroupSettings, Signal
-from syscalls.table import Call
+from llmasos.drivers.protocol import FromDriver, ToDriver
+from llmasos.kernel.journal.records import Frame
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.records import GroupSettings, Signal
+from llmasos.syscalls.table import Call
 
 # --- in -------------------------------------------------------------------------------------------------------------
 

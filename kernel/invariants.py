@@ -9,16 +9,16 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 
-from drivers.protocol import BLOCK_TOKENS
-from kernel.groups.group import NICE_0_WEIGHT, Group
-from kernel.groups.pressure import Activity
-from kernel.memory.page_table import blocks
-from kernel.objects.device import UP
-from kernel.objects.image import EVICTED, LOADING, RESIDENT
-from kernel.objects.log_records import check_places
-from kernel.objects.process import LLMProcess, Program
-from kernel.state import System
-from syscalls.records import State, WaitFor
+from llmasos.drivers.protocol import BLOCK_TOKENS
+from llmasos.kernel.groups.group import NICE_0_WEIGHT, Group
+from llmasos.kernel.groups.pressure import Activity
+from llmasos.kernel.memory.page_table import blocks
+from llmasos.kernel.objects.device import UP
+from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT
+from llmasos.kernel.objects.log_records import check_places
+from llmasos.kernel.objects.process import LLMProcess, Program
+from llmasos.kernel.state import System
+from llmasos.syscalls.records import State, WaitFor
 
 
 def check(system: System) -> None:

@@ -6,17 +6,17 @@ orphans) are reaped at once. When a program ends, its children end with it unles
 
 from __future__ import annotations
 
-from kernel import desk
-from kernel.marks import dirty, freed, touch
-from kernel.objects.device import UP
-from kernel.objects.process import INIT_PID, Decoding, LLMProcess, Process, Program
-from kernel.objects.request import Request
-from kernel.readers import wake_readers
-from kernel.settle import release, settle
-from kernel.state import System
-from syscalls.errno import Errno
-from syscalls.records import DecodeResult, ExitInfo, Finish, Signal, State, WaitFor
-from syscalls.table import Wait
+from llmasos.kernel import desk
+from llmasos.kernel.marks import dirty, freed, touch
+from llmasos.kernel.objects.device import UP
+from llmasos.kernel.objects.process import INIT_PID, Decoding, LLMProcess, Process, Program
+from llmasos.kernel.objects.request import Request
+from llmasos.kernel.readers import wake_readers
+from llmasos.kernel.settle import release, settle
+from llmasos.kernel.state import System
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.records import DecodeResult, ExitInfo, Finish, Signal, State, WaitFor
+from llmasos.syscalls.table import Wait
 
 
 def finish_decoding(system: System, process: LLMProcess, finish: Finish) -> None:

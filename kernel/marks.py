@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kernel.objects.device import Device
-from kernel.objects.image import EVICTED, Image
-from kernel.objects.process import Process
-from kernel.state import System
+from llmasos.kernel.objects.device import Device
+from llmasos.kernel.objects.image import EVICTED, Image
+from llmasos.kernel.objects.process import Process
+from llmasos.kernel.state import System
 
 
 def touch(system: System, process: Process) -> None:

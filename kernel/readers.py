@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from kernel import desk
-from kernel.objects.process import LLMProcess
-from kernel.state import System
-from syscalls.records import ReadResult, State
-from syscalls.table import Read
+from llmasos.kernel import desk
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.state import System
+from llmasos.syscalls.records import ReadResult, State
+from llmasos.syscalls.table import Read
 
 
 def try_read(process: LLMProcess, call: Read) -> ReadResult | None:

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from kernel.enforce import at_limit, pause
-from kernel.groups.group import Group
-from kernel.objects.image import Image
-from kernel.objects.process import LLMProcess
-from kernel.sched.claim import claim
-from kernel.sched.run_queue import rank
-from kernel.settle import take_pages
-from kernel.state import System
-from syscalls.records import KvAction, WaitFor
+from llmasos.kernel.enforce import at_limit, pause
+from llmasos.kernel.groups.group import Group
+from llmasos.kernel.objects.image import Image
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.sched.claim import claim
+from llmasos.kernel.sched.run_queue import rank
+from llmasos.kernel.settle import take_pages
+from llmasos.kernel.state import System
+from llmasos.syscalls.records import KvAction, WaitFor
 
 _LOOKED_AT = (
     64  # sleepers, the longest idle first, among which those of groups above `kv_high` are looked for

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from drivers.protocol import Move
-from kernel.marks import dirty, freed, want
-from kernel.objects.image import EVICTED, RESIDENT, Image
-from kernel.objects.process import LLMProcess
-from kernel.state import System
-from syscalls.records import State, WaitFor
+from llmasos.drivers.protocol import Move
+from llmasos.kernel.marks import dirty, freed, want
+from llmasos.kernel.objects.image import EVICTED, RESIDENT, Image
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.state import System
+from llmasos.syscalls.records import State, WaitFor
 
 
 def settle(system: System, process: LLMProcess) -> None:

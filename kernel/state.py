@@ -11,20 +11,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kernel.events import Action, KernelConfig, Log, Send
-from kernel.groups.group import GroupTree
-from kernel.journal.recorder import Recorder
-from kernel.objects.device import Device
-from kernel.objects.process import ProcessTable, Program
-from kernel.objects.request import Request
-from kernel.timers import Timers
-from kernel.trace import Trace
-from syscalls.errno import Errno, SyscallError
-from syscalls.printable import printable
-from syscalls.table import Call
+from llmasos.kernel.events import Action, KernelConfig, Log, Send
+from llmasos.kernel.groups.group import GroupTree
+from llmasos.kernel.journal.recorder import Recorder
+from llmasos.kernel.objects.device import Device
+from llmasos.kernel.objects.process import ProcessTable, Program
+from llmasos.kernel.objects.request import Request
+from llmasos.kernel.timers import Timers
+from llmasos.kernel.trace import Trace
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.printable import printable
+from llmasos.syscalls.table import Call
 
 if TYPE_CHECKING:
-    from drivers.protocol import ToDriver
+    from llmasos.drivers.protocol import ToDriver
 
 Handler = Callable[["System", Request], Any]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from itertools import islice
 
-from syscalls.records import LogLine, TraceEvent, TraceResult
+from llmasos.syscalls.records import LogLine, TraceEvent, TraceResult
 
 LISTEN_SECONDS = 10.0  # the trace stays on this long after the last reader
 

@@ -10,32 +10,39 @@ for what it does not need.
 """
 
 import importlib
+import os.path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from syscalls.errno import Errno, SyscallError
-    from syscalls.records import Advice, Finish, Limits, Sampler, SchedClass, Signal, State
-    from userland.sdk import aio
-    from userland.sdk.client import Client, Image, Instance
-    from userland.sdk.llm import LLM
-    from userland.sdk.system import Process, System
+    from llmasos.syscalls.errno import Errno, SyscallError
+    from llmasos.syscalls.records import Advice, Finish, Limits, Sampler, SchedClass, Signal, State
+    from llmasos.userland.sdk import aio
+    from llmasos.userland.sdk.client import Client, Image, Instance
+    from llmasos.userland.sdk.llm import LLM
+    from llmasos.userland.sdk.system import Process, System
+
+if os.path.isfile(os.path.join(os.path.dirname(__file__), "syscalls")):
+    raise ImportError(
+        "llmasos/syscalls is a file and should be a link to ../syscalls: check out with symbolic links (git config "
+        "core.symlinks true), or install the wheel"
+    )
 
 _WHERE = {
-    "Errno": "syscalls.errno",
-    "SyscallError": "syscalls.errno",
-    "Advice": "syscalls.records",
-    "Finish": "syscalls.records",
-    "Limits": "syscalls.records",
-    "Sampler": "syscalls.records",
-    "SchedClass": "syscalls.records",
-    "Signal": "syscalls.records",
-    "State": "syscalls.records",
-    "Client": "userland.sdk.client",
-    "Image": "userland.sdk.client",
-    "Instance": "userland.sdk.client",
-    "LLM": "userland.sdk.llm",
-    "Process": "userland.sdk.system",
-    "System": "userland.sdk.system",
+    "Errno": "llmasos.syscalls.errno",
+    "SyscallError": "llmasos.syscalls.errno",
+    "Advice": "llmasos.syscalls.records",
+    "Finish": "llmasos.syscalls.records",
+    "Limits": "llmasos.syscalls.records",
+    "Sampler": "llmasos.syscalls.records",
+    "SchedClass": "llmasos.syscalls.records",
+    "Signal": "llmasos.syscalls.records",
+    "State": "llmasos.syscalls.records",
+    "Client": "llmasos.userland.sdk.client",
+    "Image": "llmasos.userland.sdk.client",
+    "Instance": "llmasos.userland.sdk.client",
+    "LLM": "llmasos.userland.sdk.llm",
+    "Process": "llmasos.userland.sdk.system",
+    "System": "llmasos.userland.sdk.system",
 }
 
 __all__ = [
@@ -60,7 +67,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "aio":
-        return importlib.import_module("userland.sdk.aio")
+        return importlib.import_module("llmasos.userland.sdk.aio")
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = globals()[name] = getattr(importlib.import_module(_WHERE[name]), name)

@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from syscalls import runtime
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls import runtime
+from llmasos.syscalls.errno import Errno, SyscallError
 
 if TYPE_CHECKING:
-    from syscalls.blocking import Client
-    from userland.programs.screen import Screen
+    from llmasos.syscalls.blocking import Client
+    from llmasos.userland.programs.screen import Screen
 
 Act = Callable[[argparse.Namespace], int]
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return act(args)
     except SyscallError as error:
-        from syscalls.printable import printable
+        from llmasos.syscalls.printable import printable
 
         print(printable(f"llmasos: {error}"), file=sys.stderr)
         return 1
@@ -171,8 +171,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _seconds(word: str) -> float:
     """An interval of `top`."""
-    from syscalls.limits import MAX_TIMEOUT
-    from userland.programs.top import SECONDS_MIN
+    from llmasos.syscalls.limits import MAX_TIMEOUT
+    from llmasos.userland.programs.top import SECONDS_MIN
 
     seconds = float(word)
     if not SECONDS_MIN <= seconds <= MAX_TIMEOUT:  # false for nan
@@ -196,14 +196,14 @@ def _where(args: argparse.Namespace) -> Path:
 
 def _kernel(args: argparse.Namespace, *, stays: bool = False) -> Client:
     """Attach to the running kernel as a program named after the verb. One that `stays` goes on with the next kernel."""
-    from syscalls.blocking import connect
-    from syscalls.reconnect import RECONNECT_SECONDS
+    from llmasos.syscalls.blocking import connect
+    from llmasos.syscalls.reconnect import RECONNECT_SECONDS
 
     return connect(_where(args), name=args.verb, reconnect=RECONNECT_SECONDS if stays else 0.0)
 
 
 def _screen() -> Screen:
-    from userland.programs.screen import Screen
+    from llmasos.userland.programs.screen import Screen
 
     return Screen()
 
@@ -220,7 +220,7 @@ def _alone(args: argparse.Namespace) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         args.here, args.fast = False, False
         return _demo(args)
-    from userland.shell.main import boot_and_open
+    from llmasos.userland.shell.main import boot_and_open
 
     return boot_and_open(_where(args))
 
@@ -228,18 +228,22 @@ def _alone(args: argparse.Namespace) -> int:
 def _boot(args: argparse.Namespace) -> int:
     place = ["--runtime", str(_where(args))]
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "kernel.edge.boot", *place, *args.rest])
+    os.execve(
+        sys.executable,
+        [*runtime.module("llmasos.kernel.edge.boot"), *place, *args.rest],
+        runtime.environment(),
+    )
 
 
 def _shell(args: argparse.Namespace) -> int:
-    from userland.shell.main import open_shell
+    from llmasos.userland.shell.main import open_shell
 
     return open_shell(_where(args))
 
 
 def _ps(args: argparse.Namespace) -> int:
-    from syscalls.table import Getinfo
-    from userland.programs import ps
+    from llmasos.syscalls.table import Getinfo
+    from llmasos.userland.programs import ps
 
     screen = _screen()
     with _kernel(args) as kernel:
@@ -251,7 +255,7 @@ def _ps(args: argparse.Namespace) -> int:
 
 
 def _top(args: argparse.Namespace) -> int:
-    from userland.programs import top
+    from llmasos.userland.programs import top
 
     with _kernel(args, stays=True) as kernel:
         top.run(_screen(), kernel, seconds=args.seconds, once=args.once)
@@ -259,7 +263,7 @@ def _top(args: argparse.Namespace) -> int:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from userland.programs import models
+    from llmasos.userland.programs import models
 
     asked = models.Asked(
         action=args.action or "", names=args.names, found=args.found, as_json=args.json, yes=args.yes,
@@ -269,8 +273,8 @@ def _models(args: argparse.Namespace) -> int:
 
 
 def _groups(args: argparse.Namespace) -> int:
-    from syscalls.table import GroupRemove
-    from userland.programs import groups
+    from llmasos.syscalls.table import GroupRemove
+    from llmasos.userland.programs import groups
 
     with _kernel(args) as kernel:
         if args.remove:
@@ -283,10 +287,10 @@ def _groups(args: argparse.Namespace) -> int:
 
 
 def _advise(args: argparse.Namespace) -> int:
-    from syscalls.table import Advise
-    from userland.programs.system import advice_named
-    from userland.sdk import script
-    from userland.sdk.options import located
+    from llmasos.syscalls.table import Advise
+    from llmasos.userland.programs.system import advice_named
+    from llmasos.userland.sdk import script
+    from llmasos.userland.sdk.options import located
 
     advice = advice_named(args.advice)
     with _kernel(args) as kernel:
@@ -295,7 +299,7 @@ def _advise(args: argparse.Namespace) -> int:
 
 
 def _dmesg(args: argparse.Namespace) -> int:
-    from userland.programs import log
+    from llmasos.userland.programs import log
 
     with _kernel(args, stays=args.follow) as kernel:
         if args.follow:
@@ -306,8 +310,8 @@ def _dmesg(args: argparse.Namespace) -> int:
 
 
 def _strace(args: argparse.Namespace) -> int:
-    from syscalls.table import Getinfo
-    from userland.programs import strace
+    from llmasos.syscalls.table import Getinfo
+    from llmasos.userland.programs import strace
 
     if args.pid != "all" and not args.pid.isdigit():
         raise SyscallError(Errno.EINVAL, f"strace wants a pid or `all`, found {args.pid!r}")
@@ -320,7 +324,7 @@ def _strace(args: argparse.Namespace) -> int:
 
 
 def _checkpoint(args: argparse.Namespace) -> int:
-    from userland.programs.images import checkpoint
+    from llmasos.userland.programs.images import checkpoint
 
     with _kernel(args) as kernel:
         said = checkpoint(
@@ -331,8 +335,8 @@ def _checkpoint(args: argparse.Namespace) -> int:
 
 
 def _restore(args: argparse.Namespace) -> int:
-    from syscalls.printable import printable
-    from userland.programs.images import restore
+    from llmasos.syscalls.printable import printable
+    from llmasos.userland.programs.images import restore
 
     with _kernel(args) as kernel:
         _, said = restore(
@@ -344,13 +348,13 @@ def _restore(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from userland.programs.program import run
+    from llmasos.userland.programs.program import run
 
     return run(_where(args), args.file, args.args)
 
 
 def _halt(args: argparse.Namespace) -> int:
-    from userland.programs.power import halt
+    from llmasos.userland.programs.power import halt
 
     halt(_where(args))
     _screen().line(f"the kernel of {_where(args)} has halted")
@@ -358,13 +362,13 @@ def _halt(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from userland.demo.tour import main as demo
+    from llmasos.userland.demo.tour import main as demo
 
     return demo(_where(args) if args.here else None, fast=args.fast)
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from userland.doctor import main as doctor
+    from llmasos.userland.doctor import main as doctor
 
     return doctor(_where(args), as_json=args.json)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from modelfiles.files import broken, shown
+from llmasos.modelfiles.files import broken, shown
 
 _LAYERS, _WIDTH, _HEADS, _VOCABULARY, _POSITIONS, _EXPERTS = 512, 1 << 17, 4096, 1 << 21, 1 << 27, 1 << 14
 _MOST = {

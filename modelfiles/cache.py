@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from modelfiles import choice, files
-from modelfiles.names import Name
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles import choice, files
+from llmasos.modelfiles.names import Name
+from llmasos.syscalls.errno import Errno, SyscallError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 PARTIAL = ".incomplete"  # what an unfinished blob is called

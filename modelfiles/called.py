@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from modelfiles.stores import Found
+    from llmasos.modelfiles.stores import Found
 
 _BLOB = re.compile(r"sha256-[0-9a-f]{64}")
 _IN_TEXT = re.compile(
@@ -36,11 +36,11 @@ def called_in(text: str) -> str:
 
 def _beside(place: Path) -> Iterable[Found]:
     """The models of the store in which a path lies; of the others nothing is read."""
-    from modelfiles import cache, choice, stores  # here: a list of processes seldom has such a path
-    from modelfiles.names import LLAMA_CPP, LM_STUDIO
+    from llmasos.modelfiles import cache, choice, stores  # here: a list of processes seldom has such a path
+    from llmasos.modelfiles.names import LLAMA_CPP, LM_STUDIO
 
     if _BLOB.fullmatch(place.name) and place.parent.name == "blobs":
-        from modelfiles import ollama
+        from llmasos.modelfiles import ollama
 
         return ollama.models()
     if place.is_relative_to(cache.directory()):

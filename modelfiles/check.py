@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelfiles import cache, choice, files, gguf, source
-from modelfiles.files import shown
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles import cache, choice, files, gguf, source
+from llmasos.modelfiles.files import shown
+from llmasos.syscalls.errno import Errno, SyscallError
 
 OK, NOTE, REFUSED, BROKEN = "ok", "note", "refused", "broken"
 CONFIGURATION, ENGINE = "configuration", "engine"
@@ -156,7 +156,7 @@ def _gguf(place: Path, said: Said | None) -> Iterator[Finding]:
 
 
 def _tensors(place: Path) -> str:
-    from modelfiles import gguf  # here: a list of models wants no numpy
+    from llmasos.modelfiles import gguf  # here: a list of models wants no numpy
 
     entries = gguf.read_header(place).tensors.values()
     kinds = ", ".join(sorted({entry.kind for entry in entries}))

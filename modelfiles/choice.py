@@ -12,9 +12,9 @@ import json
 import re
 from collections.abc import Collection
 
-from modelfiles import names
-from modelfiles.files import shown
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles import names
+from llmasos.modelfiles.files import shown
+from llmasos.syscalls.errno import Errno, SyscallError
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"

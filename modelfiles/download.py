@@ -21,12 +21,12 @@ from typing import BinaryIO
 
 import filelock
 
-from modelfiles import cache, hub_api, web
-from modelfiles.files import shown
-from modelfiles.hub_api import LONGEST_WAIT, PIECE, TRIES, Later, Remote, check, pause, url_of
-from modelfiles.names import Name
-from modelfiles.together import Together
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles import cache, hub_api, web
+from llmasos.modelfiles.files import shown
+from llmasos.modelfiles.hub_api import LONGEST_WAIT, PIECE, TRIES, Later, Remote, check, pause, url_of
+from llmasos.modelfiles.names import Name
+from llmasos.modelfiles.together import Together
+from llmasos.syscalls.errno import Errno, SyscallError
 
 LOCK_SECONDS = 60.0  # that another program's download may stand still
 SPARE = 64 << 20  # bytes of the disk that are left free

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.printable import printable
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.printable import printable
 
 T = TypeVar("T")
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelfiles import bounds, files, gguf, gguf_config
-from modelfiles.files import broken, shown
-from syscalls.errno import SyscallError
+from llmasos.modelfiles import bounds, files, gguf, gguf_config
+from llmasos.modelfiles.files import broken, shown
+from llmasos.syscalls.errno import SyscallError
 
 FILE = "generation_config.json"
 MOST_ENDS = 64  # ids that one decode can be ended by

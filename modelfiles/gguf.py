@@ -20,8 +20,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, overload
 
-from modelfiles.files import broken, open_regular, shown
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles.files import broken, open_regular, shown
+from llmasos.syscalls.errno import Errno, SyscallError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from modelfiles.gguf import Header, Texts
-from modelfiles.gguf_families import ROPE_FREQS, ROPE_LONG, ROPE_SHORT
-from modelfiles.gguf_fields import MOST_FACTORS, Fields
-from modelfiles.gguf_further import FURTHER
+from llmasos.modelfiles.gguf import Header, Texts
+from llmasos.modelfiles.gguf_families import ROPE_FREQS, ROPE_LONG, ROPE_SHORT
+from llmasos.modelfiles.gguf_fields import MOST_FACTORS, Fields
+from llmasos.modelfiles.gguf_further import FURTHER
 
 # Tokens that end an answer although a file may name only one: llama.cpp looks for these by their text.
 ENDS = (

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from modelfiles.files import broken, shown
-from modelfiles.gguf import Entry, Header
-from modelfiles.gguf_families import FAMILIES, Family
-from modelfiles.spans import Spans
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles.files import broken, shown
+from llmasos.modelfiles.gguf import Entry, Header
+from llmasos.modelfiles.gguf_families import FAMILIES, Family
+from llmasos.modelfiles.spans import Spans
+from llmasos.syscalls.errno import Errno, SyscallError
 
 MOST_FACTORS = 1 << 12
 _FACTORS = (1e-4, 1e6)  # of which fp32 still makes frequencies

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from modelfiles.gguf_fields import Fields
+from llmasos.modelfiles.gguf_fields import Fields
 
 _SIGMOID = 2  # of llama.cpp's ways to weigh experts
 _GEMMA_27B = {"gemma2": 46, "gemma3": 62}  # layers of those whose queries are scaled by hidden / heads

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from modelfiles.tensors import Columns, Packed
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles.tensors import Columns, Packed
+from llmasos.syscalls.errno import Errno, SyscallError
 
 PLAIN = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # kept as they are
 PACKED = {"Q8_0": (8, 34), "Q4_0": (4, 18)}  # bits, bytes of a block

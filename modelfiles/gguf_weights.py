@@ -13,10 +13,10 @@ from math import prod
 
 import numpy as np
 
-from modelfiles import gguf_items
-from modelfiles.files import broken
-from modelfiles.gguf import Entry, Header
-from modelfiles.gguf_families import (
+from llmasos.modelfiles import gguf_items
+from llmasos.modelfiles.files import broken
+from llmasos.modelfiles.gguf import Entry, Header
+from llmasos.modelfiles.gguf_families import (
     JOINED,
     PAIRED,
     REGROUPED,
@@ -29,9 +29,9 @@ from modelfiles.gguf_families import (
     TURNED,
     Family,
 )
-from modelfiles.gguf_fields import Fields
-from modelfiles.spans import Spans
-from modelfiles.tensors import ByRows, Packed, Pieces, Tensor
+from llmasos.modelfiles.gguf_fields import Fields
+from llmasos.modelfiles.spans import Spans
+from llmasos.modelfiles.tensors import ByRows, Packed, Pieces, Tensor
 
 MOST_WEIGHTS = 200_000  # an expert's matrix is one; the largest published mixtures have some 140,000
 _LAYER = re.compile(
@@ -56,7 +56,7 @@ class _Recipe:
 
 
 class GGUFWeights:
-    """A `modelfiles.tensors.Weights` over the files of a GGUF model: what is not asked for is not read."""
+    """A `llmasos.modelfiles.tensors.Weights` over the files of a GGUF model: what is not asked for is not read."""
 
     def __init__(self, header: Header) -> None:
         """Raises ENOEXEC: an architecture that is not known, a tensor that its family does not have. EIO, ENOTSUP."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelfiles import cache, choice, files, names
-from modelfiles.download import Download, Progress, Said
-from modelfiles.hub_api import Remote, Unreachable, listing, remote
-from modelfiles.names import Name
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles import cache, choice, files, names
+from llmasos.modelfiles.download import Download, Progress, Said
+from llmasos.modelfiles.hub_api import Remote, Unreachable, listing, remote
+from llmasos.modelfiles.names import Name
+from llmasos.syscalls.errno import Errno, SyscallError
 
 __all__ = ["Progress", "Said", "find", "pull"]
 

@@ -16,10 +16,10 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from modelfiles import cache, choice, files, web
-from modelfiles.files import shown
-from modelfiles.names import Name
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles import cache, choice, files, web
+from llmasos.modelfiles.files import shown
+from llmasos.modelfiles.names import Name
+from llmasos.syscalls.errno import Errno, SyscallError
 
 TRIES = 5  # without a new byte
 LONGEST_WAIT = 60.0  # seconds, that a hub may tell us to wait

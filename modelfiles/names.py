@@ -19,8 +19,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from modelfiles.files import shown
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles.files import shown
+from llmasos.syscalls.errno import Errno, SyscallError
 
 MAIN = "main"
 OLLAMA, LM_STUDIO, LLAMA_CPP = STORES = ("ollama", "lmstudio", "llamacpp")
@@ -165,7 +165,7 @@ def locate(text: str) -> str | None:
     except SyscallError:
         return None
     if name.kind is Kind.STORE:
-        from modelfiles import stores
+        from llmasos.modelfiles import stores
 
         try:
             return os.fspath(stores.lookup(name).path)
@@ -176,7 +176,7 @@ def locate(text: str) -> str | None:
     if name.kind is not Kind.HUB:
         return None
     if name.quant:
-        from modelfiles import cache
+        from llmasos.modelfiles import cache
 
         there = cache.find(name, weights=True)
         if there is not None:

@@ -18,10 +18,10 @@ from typing import Any
 
 import msgspec
 
-from modelfiles import files
-from modelfiles.names import OLLAMA
-from modelfiles.stores import GGUF, Found
-from syscalls.errno import SyscallError
+from llmasos.modelfiles import files
+from llmasos.modelfiles.names import OLLAMA
+from llmasos.modelfiles.stores import GGUF, Found
+from llmasos.syscalls.errno import SyscallError
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _TYPE = "application/vnd.ollama.image."

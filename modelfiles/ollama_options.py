@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelfiles.files import shown
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles.files import shown
+from llmasos.syscalls.errno import Errno, SyscallError
 
 TEMPERATURE = 0.8  # Ollama's, where a model names none
 WINDOW = -1  # of tokens: as many as there is room for

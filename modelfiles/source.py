@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from modelfiles import bounds, choice, files, gguf, names
-from modelfiles.files import shown
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles import bounds, choice, files, gguf, names
+from llmasos.modelfiles.files import shown
+from llmasos.syscalls.errno import Errno, SyscallError
 
 if TYPE_CHECKING:
-    from modelfiles import hub
+    from llmasos.modelfiles import hub
 
 _MOST_TENSORS = 200_000  # the largest published mixtures have some 140,000
 _MOST_INDEX = _MOST_HEADER = 32 << 20  # bytes
@@ -64,7 +64,7 @@ def find(path: str, *, weights: bool = False, said: hub.Said | None = None) -> P
         what = "file" if directory.suffix == ".gguf" else "directory"
         raise SyscallError(Errno.ENOENT, f"no model {shown(path)!r}: there is no such {what}")
     # Late: most models are directories, and these bring HTTP and TLS along.
-    from modelfiles import hub, stores
+    from llmasos.modelfiles import hub, stores
 
     name = names.parse(path)
     if name.kind is names.Kind.STORE:
@@ -99,7 +99,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     """config.json as a dictionary, its numbers within bounds (bounds.py). Raises EIO if it is not such JSON, ENOEXEC if
     it names no model_type. Of a GGUF file: what its metadata say."""
     if directory.is_file():
-        from modelfiles import gguf_config  # late: it brings numpy along
+        from llmasos.modelfiles import gguf_config  # late: it brings numpy along
 
         described = gguf_config.config_of(gguf.read_header(directory))
         bounds.check(described, directory)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from modelfiles.files import broken, open_regular, shown
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles.files import broken, open_regular, shown
+from llmasos.syscalls.errno import Errno, SyscallError
 
 _PIECE = 1 << 24  # bytes asked of the system at a time
 

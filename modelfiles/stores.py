@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from modelfiles import cache, choice, ollama_options
-from modelfiles.files import open_regular, read_whole
-from modelfiles.names import LLAMA_CPP, LM_STUDIO, MAIN, OLLAMA, Kind, Name, near, parse
-from modelfiles.ollama_options import Started
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles import cache, choice, ollama_options
+from llmasos.modelfiles.files import open_regular, read_whole
+from llmasos.modelfiles.names import LLAMA_CPP, LM_STUDIO, MAIN, OLLAMA, Kind, Name, near, parse
+from llmasos.modelfiles.ollama_options import Started
+from llmasos.syscalls.errno import Errno, SyscallError
 
 HUGGING_FACE = "huggingface"
 DIRECTORY = "directory"
@@ -46,7 +46,7 @@ class Found:
 
 def found() -> list[Found]:
     """Every model of every store, by name."""
-    from modelfiles import ollama
+    from llmasos.modelfiles import ollama
 
     everything = [
         *hugging_face(),
@@ -63,7 +63,7 @@ def lookup(name: Name) -> Found:
     cannot be run."""
     if name.kind is not Kind.STORE:
         raise SyscallError(Errno.EINVAL, f"{name.text!r} is no name of a store's model")
-    from modelfiles import ollama
+    from llmasos.modelfiles import ollama
 
     if name.store == OLLAMA:
         there = ollama.named(name.path)

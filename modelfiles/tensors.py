@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from modelfiles import files, source
-from modelfiles.spans import Spans
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles import files, source
+from llmasos.modelfiles.spans import Spans
+from llmasos.syscalls.errno import Errno, SyscallError
 
 # safetensors' item types that numpy can hold; those numpy has no name for are kept as their bits.
 ITEMS: dict[str, np.dtype[np.generic]] = {

@@ -31,8 +31,8 @@ from urllib.request import (
     proxy_bypass,
 )
 
-from modelfiles.files import shown
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles.files import shown
+from llmasos.syscalls.errno import Errno, SyscallError
 
 STALL_SECONDS = 10.0  # without a byte, or to connect
 _MOST_REDIRECTS = 5

@@ -27,12 +27,12 @@ from typing import TypeVar
 
 import msgspec
 
-from syscalls import calls, runtime, wire
-from syscalls.errno import Errno, SyscallError
-from syscalls.line import Line
-from syscalls.reconnect import RECONNECT_SECONDS, Notify, Search
-from syscalls.records import BootInfo, Right
-from syscalls.table import Attach, Call
+from llmasos.syscalls import calls, runtime, wire
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.line import Line
+from llmasos.syscalls.reconnect import RECONNECT_SECONDS, Notify, Search
+from llmasos.syscalls.records import BootInfo, Right
+from llmasos.syscalls.table import Attach, Call
 
 R = TypeVar("R")
 
@@ -68,7 +68,7 @@ class _Waiter:
 
 
 class Client:
-    """An attached program: calling it with a record of `syscalls.table` makes that system call.
+    """An attached program: calling it with a record of `llmasos.syscalls.table` makes that system call.
 
     `boot` is what Attach answered, `pid` the program's own, `reconnect` the seconds for which it waits for a next
     kernel. Once the kernel has gone for good every call raises EPIPE. `notify` may be set; it is called as

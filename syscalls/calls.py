@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from syscalls import runtime, wire, zeromq
-from syscalls.errno import Errno, SyscallError
-from syscalls.limits import MAX_NAME
-from syscalls.table import BY_RECORD, Call, Decode
+from llmasos.syscalls import runtime, wire, zeromq
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.limits import MAX_NAME
+from llmasos.syscalls.table import BY_RECORD, Call, Decode
 
 W = TypeVar("W")
 CONNECT_SECONDS = 10.0  # a kernel that is booting answers within this

@@ -22,11 +22,11 @@ import msgspec
 import outcome
 import trio
 
-from syscalls import calls, runtime, transport, wire, zeromq
-from syscalls.errno import Errno, SyscallError
-from syscalls.reconnect import RECONNECT_SECONDS, Notify, Search
-from syscalls.records import BootInfo, Right
-from syscalls.table import Attach, Call
+from llmasos.syscalls import calls, runtime, transport, wire, zeromq
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.reconnect import RECONNECT_SECONDS, Notify, Search
+from llmasos.syscalls.records import BootInfo, Right
+from llmasos.syscalls.table import Attach, Call
 
 R = TypeVar("R")
 
@@ -50,7 +50,7 @@ def connect(
 
 
 class Client:
-    """An attached program: calling it with a record of `syscalls.table` makes that system call.
+    """An attached program: calling it with a record of `llmasos.syscalls.table` makes that system call.
 
     `boot` is what Attach answered, `pid` the program's own, `reconnect` the seconds for which it waits for a next
     kernel. Once the kernel has gone for good every call raises EPIPE. `notify` may be set; it is called as

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 
-from syscalls.printable import printable
+from llmasos.syscalls.printable import printable
 
 
 class Errno(enum.IntEnum):

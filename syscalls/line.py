@@ -15,7 +15,7 @@ from itertools import islice
 
 import zmq
 
-from syscalls import limits, zeromq
+from llmasos.syscalls import limits, zeromq
 
 
 class Line:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from syscalls import calls, runtime, wire
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import BootInfo
-from syscalls.table import Attach
+from llmasos.syscalls import calls, runtime, wire
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import BootInfo
+from llmasos.syscalls.table import Attach
 
 RECONNECT_SECONDS = 30.0
 

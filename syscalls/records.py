@@ -12,8 +12,8 @@ from typing import Annotated, dataclass_transform
 import msgspec
 from msgspec import Meta
 
-from syscalls import limits
-from syscalls.errno import Errno
+from llmasos.syscalls import limits
+from llmasos.syscalls.errno import Errno
 
 Token = Annotated[int, Meta(ge=0, le=limits.MAX_TOKEN)]
 Tokens = Annotated[list[Token], Meta(max_length=limits.MAX_TOKENS_PER_CALL)]

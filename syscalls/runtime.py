@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import sys
 from pathlib import Path
 
 LOCK = "kernel.lock"
@@ -17,6 +18,22 @@ PROGRAMS = "kernel.sock"
 DRIVERS = "drivers.sock"
 LOG = "kernel.log"
 JOURNAL = "kernel.journal"
+
+
+_PLACE = Path(__file__).absolute().parents[2]  # where the package `llmasos` is found
+
+
+def module(name: str) -> list[str]:
+    """The command that runs a module of this package in another process. The directory that it is started in is not
+    searched for modules: people have files there that are called like ours."""
+    return [sys.executable, "-P", "-m", name]
+
+
+def environment() -> dict[str, str]:
+    """Ours, for such a process: it comes from the same place as this one, and that comes before PYTHONPATH."""
+    found = os.environ.get("PYTHONPATH", "")
+    path = f"{_PLACE}{os.pathsep}{found}" if found else os.fspath(_PLACE)
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def default() -> Path:

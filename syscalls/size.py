@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
 
 Size = int | str
 

@@ -16,9 +16,9 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar, dataclass_trans
 import msgspec
 from msgspec import Meta
 
-from syscalls import limits
-from syscalls.errno import Errno
-from syscalls.records import (
+from llmasos.syscalls import limits
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.records import (
     PRINTABLE,
     Advice,
     Blobs,

@@ -36,8 +36,8 @@ import trio
 import zmq
 from trio import TaskStatus
 
-from syscalls import limits, zeromq
-from syscalls.zeromq import NOBLOCK, check_endpoint, descriptor, has_message, make, raw_dealer
+from llmasos.syscalls import limits, zeromq
+from llmasos.syscalls.zeromq import NOBLOCK, check_endpoint, descriptor, has_message, make, raw_dealer
 
 BATCH = 64  # messages taken before other tasks have their turn
 RETRY_SECONDS = 0.02  # how long a full pipe waits at most before it is tried again

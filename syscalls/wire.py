@@ -17,11 +17,11 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from syscalls import limits
-from syscalls.errno import Errno, SyscallError
-from syscalls.printable import printable
-from syscalls.records import LogRecord
-from syscalls.table import BY_RECORD, CANCEL, TABLE, Call, Entry
+from llmasos.syscalls import limits
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.printable import printable
+from llmasos.syscalls.records import LogRecord
+from llmasos.syscalls.table import BY_RECORD, CANCEL, TABLE, Call, Entry
 
 R = TypeVar("R")
 MAX_SEQ = (1 << 63) - 1

@@ -14,8 +14,8 @@ from typing import Any
 
 import psutil
 
-from syscalls import blocking, calls
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls import blocking, calls
+from llmasos.syscalls.errno import Errno, SyscallError
 
 PATIENCE = 120.0  # seconds: the machine may be busy
 SIM = ["--device", "sim:time_scale=0"]
@@ -47,7 +47,14 @@ class Booted:
 
 
 def command(place: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "kernel.edge.boot", "--runtime", os.fspath(place), *(arguments or SIM)]
+    return [
+        sys.executable,
+        "-m",
+        "llmasos.kernel.edge.boot",
+        "--runtime",
+        os.fspath(place),
+        *(arguments or SIM),
+    ]
 
 
 @contextmanager

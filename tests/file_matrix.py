@@ -17,12 +17,12 @@ import gguf as package
 import torch
 from safetensors.torch import load_file, save_file
 
-from drivers.cpu import open_device
-from drivers.engine import files
-from drivers.engine.engine import Engine
-from drivers.protocol import Probe
-from modelfiles import gguf_items
-from syscalls.errno import SyscallError
+from llmasos.drivers.cpu import open_device
+from llmasos.drivers.engine import files
+from llmasos.drivers.engine.engine import Engine
+from llmasos.drivers.protocol import Probe
+from llmasos.modelfiles import gguf_items
+from llmasos.syscalls.errno import SyscallError
 from tests import models_zoo
 from tests.drivers.quantised.test_models import METHODS, quantised
 from tests.gguf_writer import convert

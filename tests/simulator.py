@@ -17,8 +17,8 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import msgspec
 
-from drivers import parcel, protocol
-from drivers.protocol import (
+from llmasos.drivers import parcel, protocol
+from llmasos.drivers.protocol import (
     HEARTBEAT_SECONDS,
     Abandon,
     Done,
@@ -42,11 +42,11 @@ from drivers.protocol import (
     ToDriver,
     Unload,
 )
-from drivers.sim import tokens
-from drivers.sim.device import Fate, SimDevice
-from drivers.sim.spec import ModelSpec, model, parse
-from kernel.core import Kernel
-from kernel.events import (
+from llmasos.drivers.sim import tokens
+from llmasos.drivers.sim.device import Fate, SimDevice
+from llmasos.drivers.sim.spec import ModelSpec, model, parse
+from llmasos.kernel.core import Kernel
+from llmasos.kernel.events import (
     Action,
     Append,
     Cancel,
@@ -67,12 +67,12 @@ from kernel.events import (
     Tick,
     WakeAt,
 )
-from kernel.journal import records
-from kernel.journal.state import State as Saved
-from kernel.objects.process import LLMProcess
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import BootInfo, Right, Sampler
-from syscalls.table import BY_RECORD, COMMON, Attach, Call
+from llmasos.kernel.journal import records
+from llmasos.kernel.journal.state import State as Saved
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import BootInfo, Right, Sampler
+from llmasos.syscalls.table import BY_RECORD, COMMON, Attach, Call
 
 R = TypeVar("R")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from drivers import hal
-from drivers.cpu.native import library
+from llmasos.drivers import hal
+from llmasos.drivers.cpu.native import library
 from tests import file_matrix
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -33,7 +33,7 @@ def loaded(program: str) -> set[str]:
         "import llmasos",
         "import llmasos; llmasos.System, llmasos.LLM, llmasos.Client, llmasos.SyscallError",
         "from llmasos.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: print()",
-        "import syscalls.blocking",
+        "import llmasos.syscalls.blocking",
     ],
     ids=["llmasos", "system", "help", "blocking"],
 )

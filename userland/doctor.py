@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from llmasos.light import HEAVY
-from syscalls import blocking, runtime
-from syscalls.errno import SyscallError
-from syscalls.table import BootInfoCall, Models
-from syscalls.zeromq import MAX_SOCKET_PATH
-from userland.programs.figures import duration, size
-from userland.programs.screen import Column, Screen, Table
+from llmasos.syscalls import blocking, runtime
+from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.table import BootInfoCall, Models
+from llmasos.syscalls.zeromq import MAX_SOCKET_PATH
+from llmasos.userland.programs.figures import duration, size
+from llmasos.userland.programs.screen import Column, Screen, Table
 
 OK, NOTE, MISSING = "ok", "note", "missing"
 PYTHON = (3, 11)
@@ -141,12 +141,12 @@ def model() -> Iterator[Finding]:
     places = [Path(place) / "tiny" for place in spec.submodule_search_locations or ()] if spec else []
     found = next((place for place in places if (place / "config.json").is_file()), None)
     if found is None:
-        yield Finding("models", "tiny", MISSING, "not there", "make it: python -m models.tiny.train")
+        yield Finding("models", "tiny", MISSING, "not there", "make it: python -m llmasos.models.tiny.train")
     else:
         lacking = [name for name in MODEL_FILES if not (found / name).is_file()]
         weight = sum(file.stat().st_size for file in found.glob("*.safetensors"))
         if lacking:
-            advice = "make it again: python -m models.tiny.train"
+            advice = "make it again: python -m llmasos.models.tiny.train"
             yield Finding("models", "tiny", MISSING, f"{found} lacks {', '.join(lacking)}", advice)
         else:
             yield Finding("models", "tiny", OK, f"{size(weight)} in {found}")
@@ -167,7 +167,8 @@ def _machine() -> dict[str, Any]:
     """What the hardware layer reports, or {"error": why it did not}."""
     try:
         ran = subprocess.run(
-            [sys.executable, "-m", "drivers.hal", "--json"],
+            [*runtime.module("llmasos.drivers.hal"), "--json"],
+            env=runtime.environment(),
             capture_output=True,
             text=True,
             timeout=HAL_SECONDS,
@@ -184,9 +185,9 @@ def _machine() -> dict[str, Any]:
 
 def machine_findings(machine: dict[str, Any]) -> Iterator[Finding]:
     """What the hardware layer reports, and what follows from it: which dtypes run how. Its keys are those of
-    `python -m drivers.hal --json`."""
+    `python -m llmasos.drivers.hal --json`."""
     if "error" in machine:
-        advice = "run `python -m drivers.hal` to see the whole error"
+        advice = "run `python -m llmasos.drivers.hal` to see the whole error"
         yield Finding("machine", "hardware", MISSING, machine["error"], advice)
         return
     cpu, memory, torch = machine["cpu"], machine["memory"], machine["torch"]
@@ -311,7 +312,7 @@ def other_kernels(where: Path) -> Iterator[tuple[int, str]]:
 
     for process in psutil.process_iter(["cmdline", "uids"]):
         words, uids = process.info["cmdline"] or [], process.info["uids"]
-        if "kernel.edge.boot" not in words or uids is None or uids.real != os.getuid():
+        if "llmasos.kernel.edge.boot" not in words or uids is None or uids.real != os.getuid():
             continue
         place = words[words.index("--runtime") + 1] if "--runtime" in words[:-1] else str(runtime.default())
         if Path(place).absolute() != where.absolute():

@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from drivers import hal
-from drivers.cpu.native import library
-from drivers.device import Device
-from drivers.protocol import IMAGES, VERSION, Hello
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Tier
-from syscalls.size import size
+from llmasos.drivers import hal
+from llmasos.drivers.cpu.native import library
+from llmasos.drivers.device import Device
+from llmasos.drivers.protocol import IMAGES, VERSION, Hello
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Tier
+from llmasos.syscalls.size import size
 
 if TYPE_CHECKING:
-    from drivers.engine.swap import SwapFile
+    from llmasos.drivers.engine.swap import SwapFile
 
 OPTIONS = ("threads", "dtype", "installed", "guess", "kv", "early", "swap", "swapdir")
 NO_KV = (
@@ -70,7 +70,7 @@ def swap_directory(options: Mapping[str, str]) -> Path:
 
 def open_swap(options: Mapping[str, str]) -> SwapFile | None:
     """The swap file that the options ask for. Raises SyscallError(EINVAL), EIO where it cannot be made."""
-    from drivers.engine.swap import SwapFile
+    from llmasos.drivers.engine.swap import SwapFile
 
     directory = swap_directory(options)
     wanted = options.get("swap")
@@ -149,13 +149,13 @@ def open_device(options: Mapping[str, str]) -> Device:
         )
 
     share_cores()
-    from drivers.cpu.native.image import NativeKind
-    from drivers.cpu.native.installed import Store
-    from drivers.engine import torch_kind
-    from drivers.engine.engine import Engine
-    from drivers.engine.image import ImageKind
-    from drivers.engine.layout import TESTED
-    from drivers.engine.swap import on_disk
+    from llmasos.drivers.cpu.native.image import NativeKind
+    from llmasos.drivers.cpu.native.installed import Store
+    from llmasos.drivers.engine import torch_kind
+    from llmasos.drivers.engine.engine import Engine
+    from llmasos.drivers.engine.image import ImageKind
+    from llmasos.drivers.engine.layout import TESTED
+    from llmasos.drivers.engine.swap import on_disk
 
     swap = open_swap(options)
     kinds: list[ImageKind] = [

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 
 import psutil
 
-from drivers.device import Device
-from drivers.protocol import IMAGES, VERSION, Hello
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Tier
-from syscalls.size import size
+from llmasos.drivers.device import Device
+from llmasos.drivers.protocol import IMAGES, VERSION, Hello
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Tier
+from llmasos.syscalls.size import size
 
 OPTIONS = ("index", "dtype", "host", "swap", "swapdir")
 SHARE_OF_HOST = 4  # of its memory one part may become a tier
@@ -39,13 +39,13 @@ def open_device(options: Mapping[str, str]) -> Device:
 
     import torch
 
-    from drivers.cpu import open_swap
-    from drivers.cpu.native.library import installed_directory
-    from drivers.engine.engine import Engine
-    from drivers.engine.host_places import HostPlaces
-    from drivers.engine.layout import TESTED
-    from drivers.engine.swap import on_disk
-    from drivers.engine.torch_kind import TorchKind
+    from llmasos.drivers.cpu import open_swap
+    from llmasos.drivers.cpu.native.library import installed_directory
+    from llmasos.drivers.engine.engine import Engine
+    from llmasos.drivers.engine.host_places import HostPlaces
+    from llmasos.drivers.engine.layout import TESTED
+    from llmasos.drivers.engine.swap import on_disk
+    from llmasos.drivers.engine.torch_kind import TorchKind
 
     if torch.version.cuda is None:
         raise SyscallError(

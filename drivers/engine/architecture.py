@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from drivers.engine.defaults import guard_transformers
-from drivers.engine.layout import LAYER_TYPES, Layout, eos_ids, refuse
-from modelfiles.files import broken, quoted
+from llmasos.drivers.engine.defaults import guard_transformers
+from llmasos.drivers.engine.layout import LAYER_TYPES, Layout, eos_ids, refuse
+from llmasos.modelfiles.files import broken, quoted
 
 # Arguments of attention that say nothing about what is computed (or say what we do anyway).
 _HARMLESS = {

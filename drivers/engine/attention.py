@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from drivers.engine.plan import Group, Plan
-from drivers.engine.torch_kv import TorchSlab
+from llmasos.drivers.engine.plan import Group, Plan
+from llmasos.drivers.engine.torch_kv import TorchSlab
 
 # With fewer query rows per key head the CPU's product takes its matrix-vector path, which sums in another order.
 MIN_QUERY_ROWS = 4

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from drivers import checkpoint
-from drivers.checkpoint_file import Damaged, Reader
-from drivers.engine.digest import Stamp, content_digest, stamp
-from drivers.engine.image import Frames
-from drivers.engine.kv import bytes_of, fill
-from drivers.engine.swap import Lost
-from drivers.protocol import Export, Exported, Import, Imported
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers import checkpoint
+from llmasos.drivers.checkpoint_file import Damaged, Reader
+from llmasos.drivers.engine.digest import Stamp, content_digest, stamp
+from llmasos.drivers.engine.image import Frames
+from llmasos.drivers.engine.kv import bytes_of, fill
+from llmasos.drivers.engine.swap import Lost
+from llmasos.drivers.protocol import Export, Exported, Import, Imported
+from llmasos.syscalls.errno import Errno, SyscallError
 
 KV_FORMAT = "1"  # to be raised when the same model gets other KV from this engine
 Tick = Callable[[], None]

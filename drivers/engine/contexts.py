@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
-from drivers.protocol import Run
+from llmasos.drivers.protocol import Run
 
 
 @dataclass(slots=True)

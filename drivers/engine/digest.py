@@ -14,8 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from modelfiles import gguf
-from modelfiles.files import open_regular
+from llmasos.modelfiles import gguf
+from llmasos.modelfiles.files import open_regular
 
 _PIECE = 1 << 20  # bytes read at a time
 

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from drivers.engine.contexts import Context
-from drivers.protocol import BLOCK_TOKENS, Run, RunResult, Step
+from llmasos.drivers.engine.contexts import Context
+from llmasos.drivers.protocol import BLOCK_TOKENS, Run, RunResult, Step
 
 if TYPE_CHECKING:
-    from drivers.engine.sampler import Choice
+    from llmasos.drivers.engine.sampler import Choice
 
 MOST_SKIPPED = 63  # steps, however often nothing came of beginning early
 

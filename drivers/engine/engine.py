@@ -20,17 +20,17 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from drivers import checkpoint as process_images
-from drivers.engine import checkpoint, fetching, files
-from drivers.engine.contexts import Context
-from drivers.engine.digest import Stamp, stamp
-from drivers.engine.early import Computed, Early, Patience, Stop, Stopped, next_run
-from drivers.engine.image import Frames, ImageKind
-from drivers.engine.kv import Stretch
-from drivers.engine.layout import Layout
-from drivers.engine.sampler import is_plain, plain_choice, sample
-from drivers.engine.swap import Below, Lost, Places, at_once
-from drivers.protocol import (
+from llmasos.drivers import checkpoint as process_images
+from llmasos.drivers.engine import checkpoint, fetching, files
+from llmasos.drivers.engine.contexts import Context
+from llmasos.drivers.engine.digest import Stamp, stamp
+from llmasos.drivers.engine.early import Computed, Early, Patience, Stop, Stopped, next_run
+from llmasos.drivers.engine.image import Frames, ImageKind
+from llmasos.drivers.engine.kv import Stretch
+from llmasos.drivers.engine.layout import Layout
+from llmasos.drivers.engine.sampler import is_plain, plain_choice, sample
+from llmasos.drivers.engine.swap import Below, Lost, Places, at_once
+from llmasos.drivers.protocol import (
     Export,
     Exported,
     Hello,
@@ -49,10 +49,10 @@ from drivers.protocol import (
     Step,
     StepDone,
 )
-from modelfiles import generation, source
-from modelfiles.files import broken, shown
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import SamplingDefaults
+from llmasos.modelfiles import generation, source
+from llmasos.modelfiles.files import broken, shown
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import SamplingDefaults
 
 _log = logging.getLogger(__name__)
 _LAYOUTS = 16  # remembered, so that a model that comes back into memory is not examined again

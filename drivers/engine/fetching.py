@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # it brings HTTP and TLS along, for the models that are fetched
-    from modelfiles.hub import Progress, Said
+    from llmasos.modelfiles.hub import Progress, Said
 
 SIGN_SECONDS = 0.5
 LINE_SECONDS = 10.0

@@ -1,6 +1,7 @@
 """Opening a model's files: its configuration, and its weights, whatever form they have.
 
-The one place that knows which forms there are; who runs a model sees a dictionary and `modelfiles.tensors.Weights`.
+The one place that knows which forms there are; who runs a model sees a dictionary and
+`llmasos.modelfiles.tensors.Weights`.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from drivers.engine import quantised
-from modelfiles import gguf, gguf_items, source
-from modelfiles.gguf_weights import GGUFWeights
-from modelfiles.tensors import SafetensorsWeights, Weights
+from llmasos.drivers.engine import quantised
+from llmasos.modelfiles import gguf, gguf_items, source
+from llmasos.modelfiles.gguf_weights import GGUFWeights
+from llmasos.modelfiles.tensors import SafetensorsWeights, Weights
 
 _GGUF_FORMS = {"Q8_0": "int8", "Q4_0": "int4"}  # where all matrices of the layers are of that kind
 _log = logging.getLogger(__name__)

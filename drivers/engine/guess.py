@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from drivers.engine.contexts import Context
+from llmasos.drivers.engine.contexts import Context
 
 LONGEST_MATCH, SHORTEST_MATCH = 3, 2  # tokens
 _NEW_TRUST = 0.5  # that a guess holds, before any was made

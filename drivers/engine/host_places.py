@@ -9,8 +9,8 @@ from threading import Lock
 
 import torch
 
-from drivers.engine.kv import Stretch
-from drivers.engine.swap import Lost
+from llmasos.drivers.engine.kv import Stretch
+from llmasos.drivers.engine.swap import Lost
 
 
 class HostPlaces:

@@ -14,14 +14,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from drivers.engine.contexts import Context
-from drivers.engine.early import Stop
-from drivers.engine.guess import Guesser
-from drivers.engine.kv import KVShape, KVSlab
-from drivers.engine.layout import Layout
-from drivers.engine.swap import Places
-from drivers.protocol import BLOCK_TOKENS, Run
-from modelfiles.tensors import Weights
+from llmasos.drivers.engine.contexts import Context
+from llmasos.drivers.engine.early import Stop
+from llmasos.drivers.engine.guess import Guesser
+from llmasos.drivers.engine.kv import KVShape, KVSlab
+from llmasos.drivers.engine.layout import Layout
+from llmasos.drivers.engine.swap import Places
+from llmasos.drivers.protocol import BLOCK_TOKENS, Run
+from llmasos.modelfiles.tensors import Weights
 
 Raw = Mapping[str, Any]
 """A config.json."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from drivers.protocol import BLOCK_TOKENS
+from llmasos.drivers.protocol import BLOCK_TOKENS
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 

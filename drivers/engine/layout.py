@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelfiles.files import broken, quoted
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles.files import broken, quoted
+from llmasos.syscalls.errno import Errno, SyscallError
 
 # What the tests compare with transformers token by token; other architectures are taken if they pass a trial.
 TESTED = (

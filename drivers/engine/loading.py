@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from drivers.engine.defaults import guard_transformers
-from modelfiles.files import broken
-from modelfiles.tensors import Weights
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.engine.defaults import guard_transformers
+from llmasos.modelfiles.files import broken
+from llmasos.modelfiles.tensors import Weights
+from llmasos.syscalls.errno import Errno, SyscallError
 
 
 def quiet_transformers() -> None:

@@ -18,9 +18,9 @@ from itertools import groupby
 import numpy as np
 import torch
 
-from drivers.engine.contexts import Context
-from drivers.engine.torch_kv import TorchSlab
-from drivers.protocol import BLOCK_TOKENS, Run
+from llmasos.drivers.engine.contexts import Context
+from llmasos.drivers.engine.torch_kv import TorchSlab
+from llmasos.drivers.protocol import BLOCK_TOKENS, Run
 
 SEGMENT_TOKENS = 4  # a run of at least so many tokens is a segment of its own
 SPLIT = 512  # keys the attention kernel takes at a time

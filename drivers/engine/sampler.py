@@ -1,4 +1,4 @@
-"""From logits to the next token: the rules of `syscalls.records.Sampler`, row by row independent.
+"""From logits to the next token: the rules of `llmasos.syscalls.records.Sampler`, row by row independent.
 
 As in llama.cpp's and transformers' samplers each rule narrows the candidates before the next looks at them. What
 differs: the random number belongs to `(seed, position)` (philox.py) and the token is found by inverting the
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drivers.engine.philox import uniform
-from drivers.protocol import Sample
-from syscalls.records import Sampler, TokenLogprobs
+from llmasos.drivers.engine.philox import uniform
+from llmasos.drivers.protocol import Sample
+from llmasos.syscalls.records import Sampler, TokenLogprobs
 
 LEAST_TEMPERATURE = 1e-6  # below it the greatest score is taken: fp32 would hardly tell another from it
 NUCLEUS_FIRST, _GROWTH = (

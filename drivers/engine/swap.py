@@ -23,8 +23,8 @@ from typing import Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from drivers.engine.kv import Stretch, bytes_of, fill
-from drivers.protocol import Move
+from llmasos.drivers.engine.kv import Stretch, bytes_of, fill
+from llmasos.drivers.protocol import Move
 
 _KEY_BITS = 256
 _NONCE, _TAG = 12, 16  # bytes

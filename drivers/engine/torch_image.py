@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from drivers.engine import architecture, int8, plan
-from drivers.engine.attention import PagedAttention
-from drivers.engine.contexts import Context
-from drivers.engine.defaults import DEFAULTS
-from drivers.engine.early import Stop
-from drivers.engine.image import Frames
-from drivers.engine.layout import Layout
-from drivers.engine.torch_kv import TorchSlab
-from drivers.protocol import BLOCK_TOKENS, Run
+from llmasos.drivers.engine import architecture, int8, plan
+from llmasos.drivers.engine.attention import PagedAttention
+from llmasos.drivers.engine.contexts import Context
+from llmasos.drivers.engine.defaults import DEFAULTS
+from llmasos.drivers.engine.early import Stop
+from llmasos.drivers.engine.image import Frames
+from llmasos.drivers.engine.layout import Layout
+from llmasos.drivers.engine.torch_kv import TorchSlab
+from llmasos.drivers.protocol import BLOCK_TOKENS, Run
 
 # Matrix products over fewer rows take other paths on a CPU (matrix times vector), with other sums; so a batch is padded
 # to a multiple of it, and a row's bits do not depend on how many others there are. int8 needs none of it.

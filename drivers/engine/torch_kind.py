@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drivers.engine.image import Frames, Raw
-from drivers.engine.kv import ITEM_BYTES, KVShape, KVSlab
-from drivers.engine.layout import TESTED, Layout, refuse, refused_unseen
-from modelfiles.tensors import Weights
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.engine.image import Frames, Raw
+from llmasos.drivers.engine.kv import ITEM_BYTES, KVShape, KVSlab
+from llmasos.drivers.engine.layout import TESTED, Layout, refuse, refused_unseen
+from llmasos.modelfiles.tensors import Weights
+from llmasos.syscalls.errno import Errno, SyscallError
 
 NEEDED = ("torch", "transformers")
 INSTALL = "pip install 'torch>=2.9,<2.14' 'transformers>=5,<6'"
@@ -87,7 +87,7 @@ class TorchKind:
 
     def examine(self, place: Path, raw: Raw, tick: Callable[[], None]) -> tuple[Any, Layout]:
         self._import(tick)
-        from drivers.engine import architecture
+        from llmasos.drivers.engine import architecture
 
         config = architecture.open_config(dict(raw), place)
         tick()
@@ -95,8 +95,8 @@ class TorchKind:
 
     def _import(self, tick: Callable[[], None]) -> None:
         with alive(tick):
-            from drivers.engine import torch_image  # noqa: F401
-            from drivers.engine.loading import quiet_transformers
+            from llmasos.drivers.engine import torch_image  # noqa: F401
+            from llmasos.drivers.engine.loading import quiet_transformers
 
             quiet_transformers()
             import torch
@@ -157,9 +157,9 @@ class TorchKind:
     ) -> Frames:
         import torch
 
-        from drivers.engine import loading, verify
-        from drivers.engine.torch_image import Image
-        from drivers.engine.torch_kv import TorchSlab
+        from llmasos.drivers.engine import loading, verify
+        from llmasos.drivers.engine.torch_image import Image
+        from llmasos.drivers.engine.torch_kv import TorchSlab
 
         if room:
             raise SyscallError(Errno.ENOMEM, f"{place} in {dtype}: the torch engine does not stream weights")

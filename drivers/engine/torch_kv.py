@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from drivers.engine.kv import KVShape, KVSlab
-from drivers.protocol import BLOCK_TOKENS
+from llmasos.drivers.engine.kv import KVShape, KVSlab
+from llmasos.drivers.protocol import BLOCK_TOKENS
 
 
 class TorchSlab(KVSlab):

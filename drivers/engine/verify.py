@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from drivers.engine.contexts import Context
-from drivers.engine.kv import KVShape
-from drivers.engine.layout import Layout, refuse
-from drivers.engine.torch_image import Image
-from drivers.engine.torch_kv import TorchSlab
-from drivers.protocol import BLOCK_TOKENS, Run
+from llmasos.drivers.engine.contexts import Context
+from llmasos.drivers.engine.kv import KVShape
+from llmasos.drivers.engine.layout import Layout, refuse
+from llmasos.drivers.engine.torch_image import Image
+from llmasos.drivers.engine.torch_kv import TorchSlab
+from llmasos.drivers.protocol import BLOCK_TOKENS, Run
 
 _TOKENS, _FIRST = 40, 29  # all of them, and how many in the first chunk
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}  # of the logits' norm about their mean

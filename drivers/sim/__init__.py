@@ -1,6 +1,6 @@
 """A simulated device: declared size and speed, verified KV frames, deterministic tokens; no torch, no numpy.
 
-`python -m drivers.host sim` runs it as a real driver whose steps take as long as modelled; the simulator of the
+`python -m llmasos.drivers.host sim` runs it as a real driver whose steps take as long as modelled; the simulator of the
 kernel runs the same device in virtual time. Options: spec.py; costs: roofline.py; tokens: tokens.py; the rest: device.py.
 """
 
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from drivers.device import Device
-from drivers.sim.device import SimDevice
-from drivers.sim.spec import parse
+from llmasos.drivers.device import Device
+from llmasos.drivers.sim.device import SimDevice
+from llmasos.drivers.sim.spec import parse
 
 
 def open_device(options: Mapping[str, str]) -> Device:

@@ -23,9 +23,9 @@ from typing import NoReturn
 
 import msgspec
 
-from drivers import checkpoint
-from drivers.checkpoint_file import Damaged, Reader
-from drivers.protocol import (
+from llmasos.drivers import checkpoint
+from llmasos.drivers.checkpoint_file import Damaged, Reader
+from llmasos.drivers.protocol import (
     BLOCK_TOKENS,
     IMAGES,
     VERSION,
@@ -45,10 +45,10 @@ from drivers.protocol import (
     Step,
     StepDone,
 )
-from drivers.sim import roofline, tokens
-from drivers.sim.spec import DTYPES, DeviceSpec, ModelSpec, model
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Tier
+from llmasos.drivers.sim import roofline, tokens
+from llmasos.drivers.sim.spec import DTYPES, DeviceSpec, ModelSpec, model
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Tier
 
 _WRONG_EVERY = 4  # guesses
 _BLOCK = struct.Struct(f"<I{BLOCK_TOKENS}I{BLOCK_TOKENS}Q")  # slots written, their tokens, their hashes
@@ -105,7 +105,7 @@ class _Fault(Exception):
 
 
 class SimDevice:
-    """The Device of `python -m drivers.host sim`, and of every simulation of the kernel."""
+    """The Device of `python -m llmasos.drivers.host sim`, and of every simulation of the kernel."""
 
     def __init__(self, spec: DeviceSpec, models: ModelSpec, fate: Fate | None = None) -> None:
         self.spec = spec

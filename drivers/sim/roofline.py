@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from drivers.protocol import BLOCK_TOKENS
-from drivers.sim.spec import DeviceSpec, ModelSpec
+from llmasos.drivers.protocol import BLOCK_TOKENS
+from llmasos.drivers.sim.spec import DeviceSpec, ModelSpec
 
 
 def step_seconds(

@@ -13,9 +13,9 @@ import zlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from drivers.protocol import BLOCK_TOKENS
-from syscalls.errno import Errno, SyscallError
-from syscalls.limits import MAX_TOKEN
+from llmasos.drivers.protocol import BLOCK_TOKENS
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.limits import MAX_TOKEN
 
 DTYPES = {"fp32": (4, 4), "bf16": (2, 2), "int8": (1, 2)}  # bytes of a parameter, bytes of an element of KV
 _SUFFIXES = {

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from drivers.sim.spec import ModelSpec
-from syscalls.records import Sampler, TokenLogprobs
+from llmasos.drivers.sim.spec import ModelSpec
+from llmasos.syscalls.records import Sampler, TokenLogprobs
 
 SUPPORT = 64  # tokens with a probability above zero, or the whole vocabulary if that is smaller
 TOP_LOGIT = 8.0  # of the first candidate; each further one has LOGIT_STEP less, so that some are negative

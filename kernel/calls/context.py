@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import cast
 
-from kernel import desk
-from kernel.calls.lookup import at_boundary, check_idle, with_model
-from kernel.life import await_decode, set_deadline
-from kernel.marks import freed, touch
-from kernel.objects.process import Decoding, LLMProcess
-from kernel.objects.request import Request
-from kernel.readers import try_read
-from kernel.settle import settle
-from kernel.state import System
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import DecodeResult, Finish, RecordsResult
-from syscalls.table import Decode, Feed, Read, Records, Truncate
+from llmasos.kernel import desk
+from llmasos.kernel.calls.lookup import at_boundary, check_idle, with_model
+from llmasos.kernel.life import await_decode, set_deadline
+from llmasos.kernel.marks import freed, touch
+from llmasos.kernel.objects.process import Decoding, LLMProcess
+from llmasos.kernel.objects.request import Request
+from llmasos.kernel.readers import try_read
+from llmasos.kernel.settle import settle
+from llmasos.kernel.state import System
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import DecodeResult, Finish, RecordsResult
+from llmasos.syscalls.table import Decode, Feed, Read, Records, Truncate
 
 
 def feed(system: System, request: Request) -> object:

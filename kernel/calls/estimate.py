@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from typing import cast
 
-from drivers.protocol import BLOCK_TOKENS, Abandon, Failed, Probe, Probed
-from kernel import desk
-from kernel.desk import PARKED
-from kernel.devices.transfer import ask
-from kernel.memory.page_table import blocks
-from kernel.models import paging
-from kernel.models.loading import check_device, check_fits, plan_room
-from kernel.objects.device import UP, Device, no_device
-from kernel.objects.image import EVICTED, RESIDENT, Image
-from kernel.objects.request import Request
-from kernel.state import System
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import EstimateInfo, Going
-from syscalls.table import Estimate
+from llmasos.drivers.protocol import BLOCK_TOKENS, Abandon, Failed, Probe, Probed
+from llmasos.kernel import desk
+from llmasos.kernel.desk import PARKED
+from llmasos.kernel.devices.transfer import ask
+from llmasos.kernel.memory.page_table import blocks
+from llmasos.kernel.models import paging
+from llmasos.kernel.models.loading import check_device, check_fits, plan_room
+from llmasos.kernel.objects.device import UP, Device, no_device
+from llmasos.kernel.objects.image import EVICTED, RESIDENT, Image
+from llmasos.kernel.objects.request import Request
+from llmasos.kernel.state import System
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import EstimateInfo, Going
+from llmasos.syscalls.table import Estimate
 
 _NEW = -1  # the id of an image that is in no device's table
 

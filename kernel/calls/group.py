@@ -5,18 +5,18 @@ from __future__ import annotations
 from itertools import islice
 from typing import cast
 
-from kernel.calls.lookup import at_boundary, reachable_group
-from kernel.enforce import relax
-from kernel.groups.group import Group
-from kernel.marks import freed, touch
-from kernel.objects.process import LLMProcess, Program
-from kernel.objects.request import Request
-from kernel.reclaim import sleepers
-from kernel.settle import release, settle, take_pages
-from kernel.state import System
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import GroupInfo, GroupSettings, Right
-from syscalls.table import GroupCreate, GroupMove, GroupRemove, GroupSet, GroupStat
+from llmasos.kernel.calls.lookup import at_boundary, reachable_group
+from llmasos.kernel.enforce import relax
+from llmasos.kernel.groups.group import Group
+from llmasos.kernel.marks import freed, touch
+from llmasos.kernel.objects.process import LLMProcess, Program
+from llmasos.kernel.objects.request import Request
+from llmasos.kernel.reclaim import sleepers
+from llmasos.kernel.settle import release, settle, take_pages
+from llmasos.kernel.state import System
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import GroupInfo, GroupSettings, Right
+from llmasos.syscalls.table import GroupCreate, GroupMove, GroupRemove, GroupSet, GroupStat
 
 
 def group_create(system: System, request: Request) -> GroupInfo:

@@ -13,26 +13,26 @@ from __future__ import annotations
 
 from typing import cast
 
-from drivers.protocol import Export, Exported, Failed, Inspect, Inspected
-from kernel import desk
-from kernel.calls.lookup import at_boundary, with_model
-from kernel.desk import PARKED
-from kernel.devices.transfer import Stored, after_outs, ask, bring_in, check_able, give_up
-from kernel.life import strike
-from kernel.marks import dirty, touch
-from kernel.memory.page_table import PageTable
-from kernel.models.loading import forget_waiter, want_image
-from kernel.objects.device import UP, Device, no_device
-from kernel.objects.image import Image
-from kernel.objects.log_records import LogRecords
-from kernel.objects.process import LLMProcess
-from kernel.objects.process_image import ProcessImage, go_on, image_of, read_image
-from kernel.objects.request import Request
-from kernel.settle import settle
-from kernel.state import System
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import CheckpointInfo, Kind
-from syscalls.table import Checkpoint, Restore
+from llmasos.drivers.protocol import Export, Exported, Failed, Inspect, Inspected
+from llmasos.kernel import desk
+from llmasos.kernel.calls.lookup import at_boundary, with_model
+from llmasos.kernel.desk import PARKED
+from llmasos.kernel.devices.transfer import Stored, after_outs, ask, bring_in, check_able, give_up
+from llmasos.kernel.life import strike
+from llmasos.kernel.marks import dirty, touch
+from llmasos.kernel.memory.page_table import PageTable
+from llmasos.kernel.models.loading import forget_waiter, want_image
+from llmasos.kernel.objects.device import UP, Device, no_device
+from llmasos.kernel.objects.image import Image
+from llmasos.kernel.objects.log_records import LogRecords
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.objects.process_image import ProcessImage, go_on, image_of, read_image
+from llmasos.kernel.objects.request import Request
+from llmasos.kernel.settle import settle
+from llmasos.kernel.state import System
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import CheckpointInfo, Kind
+from llmasos.syscalls.table import Checkpoint, Restore
 
 
 def _check_path(path: str) -> None:

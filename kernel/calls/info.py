@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from drivers.protocol import BLOCK_TOKENS
-from kernel.objects.device import Device
-from kernel.objects.image import RESIDENT, Image
-from kernel.objects.process import DriverProcess, LLMProcess, Process, Program
-from kernel.objects.request import Request
-from kernel.state import System
-from syscalls.errno import Errno
-from syscalls.limits import MAX_MAPPED
-from syscalls.records import DeviceInfo, Finish, ModelInfo, ProcessInfo
-from syscalls.table import Getinfo, Ps
+from llmasos.drivers.protocol import BLOCK_TOKENS
+from llmasos.kernel.objects.device import Device
+from llmasos.kernel.objects.image import RESIDENT, Image
+from llmasos.kernel.objects.process import DriverProcess, LLMProcess, Process, Program
+from llmasos.kernel.objects.request import Request
+from llmasos.kernel.state import System
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.limits import MAX_MAPPED
+from llmasos.syscalls.records import DeviceInfo, Finish, ModelInfo, ProcessInfo
+from llmasos.syscalls.table import Getinfo, Ps
 
 _MOST_REASON = 400  # characters of a reason in a row
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from kernel import desk
-from kernel.groups.group import Group
-from kernel.objects.process import LLMProcess, Program
-from kernel.objects.request import Request
-from kernel.state import System
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Right
+from llmasos.kernel import desk
+from llmasos.kernel.groups.group import Group
+from llmasos.kernel.objects.process import LLMProcess, Program
+from llmasos.kernel.objects.request import Request
+from llmasos.kernel.state import System
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Right
 
 
 def with_model(system: System, pid: int) -> LLMProcess:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from kernel import desk
-from kernel.calls.info import model_info
-from kernel.desk import PARKED
-from kernel.marks import dirty
-from kernel.models.loading import evict_image, forget_waiter, hint_image, take_hint_back, want_image
-from kernel.models.paging import allotment
-from kernel.objects.image import LOADING, RESIDENT, Image
-from kernel.objects.request import Request
-from kernel.state import System
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Advice, ModelInfo
-from syscalls.table import Advise, Evict, Pagein
+from llmasos.kernel import desk
+from llmasos.kernel.calls.info import model_info
+from llmasos.kernel.desk import PARKED
+from llmasos.kernel.marks import dirty
+from llmasos.kernel.models.loading import evict_image, forget_waiter, hint_image, take_hint_back, want_image
+from llmasos.kernel.models.paging import allotment
+from llmasos.kernel.objects.image import LOADING, RESIDENT, Image
+from llmasos.kernel.objects.request import Request
+from llmasos.kernel.state import System
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Advice, ModelInfo
+from llmasos.syscalls.table import Advise, Evict, Pagein
 
 if TYPE_CHECKING:
-    from kernel.objects.device import Device
+    from llmasos.kernel.objects.device import Device
 
 
 def models(system: System, request: Request) -> list[ModelInfo]:

@@ -14,23 +14,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from drivers.protocol import Export, Exported, Failed, Release
-from kernel import desk
-from kernel.calls.lookup import at_boundary, check_unchanged, with_model
-from kernel.desk import PARKED
-from kernel.devices.transfer import Stored, after_outs, ask, bring_in, check_able, give_up
-from kernel.life import leave_image
-from kernel.marks import dirty, freed, touch
-from kernel.memory.page_table import PageTable
-from kernel.models.loading import forget_waiter, want_image
-from kernel.objects.device import UP, Device, no_device
-from kernel.objects.image import Image
-from kernel.objects.process import LLMProcess
-from kernel.objects.request import Change, Request
-from kernel.settle import settle
-from kernel.state import System
-from syscalls.errno import Errno, SyscallError
-from syscalls.table import Setsched
+from llmasos.drivers.protocol import Export, Exported, Failed, Release
+from llmasos.kernel import desk
+from llmasos.kernel.calls.lookup import at_boundary, check_unchanged, with_model
+from llmasos.kernel.desk import PARKED
+from llmasos.kernel.devices.transfer import Stored, after_outs, ask, bring_in, check_able, give_up
+from llmasos.kernel.life import leave_image
+from llmasos.kernel.marks import dirty, freed, touch
+from llmasos.kernel.memory.page_table import PageTable
+from llmasos.kernel.models.loading import forget_waiter, want_image
+from llmasos.kernel.objects.device import UP, Device, no_device
+from llmasos.kernel.objects.image import Image
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.objects.request import Change, Request
+from llmasos.kernel.settle import settle
+from llmasos.kernel.state import System
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.table import Setsched
 
 
 def setsched(system: System, request: Request) -> object:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 from typing import cast
 
-from kernel import desk
-from kernel.calls.lookup import at_boundary, check_idle, check_unchanged, reachable_group, with_model
-from kernel.desk import PARKED
-from kernel.events import KillDriver, SignalProgram
-from kernel.life import (
+from llmasos.kernel import desk
+from llmasos.kernel.calls.lookup import at_boundary, check_idle, check_unchanged, reachable_group, with_model
+from llmasos.kernel.desk import PARKED
+from llmasos.kernel.events import KillDriver, SignalProgram
+from llmasos.kernel.life import (
     end_program,
     exit_process,
     interrupt_decoding,
@@ -22,18 +22,18 @@ from kernel.life import (
     settle_program,
     strike,
 )
-from kernel.marks import touch
-from kernel.models.loading import forget_waiter, want_image
-from kernel.objects.image import Image
-from kernel.objects.log_records import LogRecords, check_size
-from kernel.objects.process import DriverProcess, LLMProcess, Program
-from kernel.objects.request import Change, Request
-from kernel.seeds import seed_of_child, seed_of_pid
-from kernel.settle import settle
-from kernel.state import System
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish, Kind, Limits, Sampler, Signal
-from syscalls.table import Exec, Exit, Fork, Kill, Setlimits, Spawn, Wait
+from llmasos.kernel.marks import touch
+from llmasos.kernel.models.loading import forget_waiter, want_image
+from llmasos.kernel.objects.image import Image
+from llmasos.kernel.objects.log_records import LogRecords, check_size
+from llmasos.kernel.objects.process import DriverProcess, LLMProcess, Program
+from llmasos.kernel.objects.request import Change, Request
+from llmasos.kernel.seeds import seed_of_child, seed_of_pid
+from llmasos.kernel.settle import settle
+from llmasos.kernel.state import System
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Finish, Kind, Limits, Sampler, Signal
+from llmasos.syscalls.table import Exec, Exit, Fork, Kill, Setlimits, Spawn, Wait
 
 # --- birth ----------------------------------------------------------------------------------------------------------
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, cast
 
-from kernel import desk
-from kernel.calls.info import device_info
-from kernel.desk import PARKED
-from kernel.devices.reschedule import reschedule
-from kernel.marks import touch
-from kernel.objects.request import Request
-from kernel.sched.policies import POLICIES
-from kernel.state import System
-from kernel.tickets import ticket
-from syscalls import limits
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import BootInfo, LogLine, SchedInfo, Stats
-from syscalls.table import Attach, Dmesg, Sched, Trace
+from llmasos.kernel import desk
+from llmasos.kernel.calls.info import device_info
+from llmasos.kernel.desk import PARKED
+from llmasos.kernel.devices.reschedule import reschedule
+from llmasos.kernel.marks import touch
+from llmasos.kernel.objects.request import Request
+from llmasos.kernel.sched.policies import POLICIES
+from llmasos.kernel.state import System
+from llmasos.kernel.tickets import ticket
+from llmasos.syscalls import limits
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import BootInfo, LogLine, SchedInfo, Stats
+from llmasos.syscalls.table import Attach, Dmesg, Sched, Trace
 
 if TYPE_CHECKING:
     pass

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kernel.calls import context, estimate, group, image, info, memory, move, process, system
-from kernel.state import Handler
-from syscalls import table as calls
-from syscalls.table import Call
+from llmasos.kernel.calls import context, estimate, group, image, info, memory, move, process, system
+from llmasos.kernel.state import Handler
+from llmasos.syscalls import table as calls
+from llmasos.syscalls.table import Call
 
 HANDLERS: Mapping[type[Call[Any]], Handler] = {
     calls.Feed: context.feed,

@@ -8,7 +8,7 @@ taken for their cause and ended.
 
 from __future__ import annotations
 
-from drivers.protocol import (
+from llmasos.drivers.protocol import (
     VERSION,
     Done,
     Exported,
@@ -23,21 +23,21 @@ from drivers.protocol import (
     Progress,
     StepDone,
 )
-from kernel.devices import steps
-from kernel.devices.rejoin import retry
-from kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
-from kernel.life import exit_process
-from kernel.marks import dirty
-from kernel.memory.evictions import make_evictions
-from kernel.models.loading import give_up, give_up_device, reload_images
-from kernel.objects.device import DOWN, HOPELESS, STARTING, UP, Device
-from kernel.objects.process import INIT_PID, DriverProcess, LLMProcess
-from kernel.sched.run_queue import RunQueue
-from kernel.settle import settle
-from kernel.state import System
-from syscalls import limits
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Kind, Signal, State, WaitFor
+from llmasos.kernel.devices import steps
+from llmasos.kernel.devices.rejoin import retry
+from llmasos.kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
+from llmasos.kernel.life import exit_process
+from llmasos.kernel.marks import dirty
+from llmasos.kernel.memory.evictions import make_evictions
+from llmasos.kernel.models.loading import give_up, give_up_device, reload_images
+from llmasos.kernel.objects.device import DOWN, HOPELESS, STARTING, UP, Device
+from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess
+from llmasos.kernel.sched.run_queue import RunQueue
+from llmasos.kernel.settle import settle
+from llmasos.kernel.state import System
+from llmasos.syscalls import limits
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Kind, Signal, State, WaitFor
 
 _WATCH_SECONDS = 1.0
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from kernel import desk
-from kernel.devices import steps
-from kernel.life import finish_decoding
-from kernel.marks import touch
-from kernel.models.loading import want_image
-from kernel.objects.device import Device
-from kernel.objects.image import Image
-from kernel.objects.process import LLMProcess
-from kernel.settle import settle
-from kernel.state import System
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish
+from llmasos.kernel import desk
+from llmasos.kernel.devices import steps
+from llmasos.kernel.life import finish_decoding
+from llmasos.kernel.marks import touch
+from llmasos.kernel.models.loading import want_image
+from llmasos.kernel.objects.device import Device
+from llmasos.kernel.objects.image import Image
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.settle import settle
+from llmasos.kernel.state import System
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Finish
 
 
 def rejoin(system: System, process: LLMProcess) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kernel.objects.device import Device
-from kernel.sched.policies import make_policy
-from kernel.sched.run_queue import RunQueue
-from kernel.state import System
+from llmasos.kernel.objects.device import Device
+from llmasos.kernel.sched.policies import make_policy
+from llmasos.kernel.sched.run_queue import RunQueue
+from llmasos.kernel.state import System
 
 
 def reschedule(system: System, device: Device, policy: str, max_runs: int, step_tokens: int) -> None:

@@ -9,24 +9,24 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from drivers.protocol import BLOCK_TOKENS, Drop, RunResult, Step, StepDone
-from kernel import desk
-from kernel.life import exit_process, fail_decoding, finish_decoding
-from kernel.marks import dirty, freed
-from kernel.memory.page_table import blocks
-from kernel.memory.swap import Slot
-from kernel.models.loading import page
-from kernel.objects.device import UP, Device, InFlight
-from kernel.objects.process import Decoding, LLMProcess
-from kernel.readers import wake_readers
-from kernel.sched.plan import Plan, plan_step
-from kernel.settle import settle
-from kernel.state import System
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish, Signal
+from llmasos.drivers.protocol import BLOCK_TOKENS, Drop, RunResult, Step, StepDone
+from llmasos.kernel import desk
+from llmasos.kernel.life import exit_process, fail_decoding, finish_decoding
+from llmasos.kernel.marks import dirty, freed
+from llmasos.kernel.memory.page_table import blocks
+from llmasos.kernel.memory.swap import Slot
+from llmasos.kernel.models.loading import page
+from llmasos.kernel.objects.device import UP, Device, InFlight
+from llmasos.kernel.objects.process import Decoding, LLMProcess
+from llmasos.kernel.readers import wake_readers
+from llmasos.kernel.sched.plan import Plan, plan_step
+from llmasos.kernel.settle import settle
+from llmasos.kernel.state import System
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Finish, Signal
 
 if TYPE_CHECKING:
-    from kernel.objects.image import Image
+    from llmasos.kernel.objects.image import Image
 
 
 def pump(system: System, device: Device) -> None:

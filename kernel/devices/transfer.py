@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from drivers.protocol import BLOCK_TOKENS, IMAGES, Export, Failed, Import, Imported, Inspect, Probe
-from kernel.memory.page_table import blocks
-from kernel.objects.device import UP, Device
-from kernel.objects.image import Image
-from kernel.state import System
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.protocol import BLOCK_TOKENS, IMAGES, Export, Failed, Import, Imported, Inspect, Probe
+from llmasos.kernel.memory.page_table import blocks
+from llmasos.kernel.objects.device import UP, Device
+from llmasos.kernel.objects.image import Image
+from llmasos.kernel.state import System
+from llmasos.syscalls.errno import Errno, SyscallError
 
 
 @dataclass(slots=True, frozen=True)

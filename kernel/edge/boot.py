@@ -1,4 +1,4 @@
-"""From the command line to a running kernel: `python -m kernel.edge.boot`.
+"""From the command line to a running kernel: `python -m llmasos.kernel.edge.boot`.
 
 The boot sequence is that of any daemon: read the configuration, take the runtime directory (refusing politely where
 another kernel has it), build the core, open the sockets, serve until halted, clean up. In the foreground the kernel log
@@ -21,16 +21,15 @@ from pathlib import Path
 
 import trio
 
-import kernel
-from kernel.core import Kernel
-from kernel.edge import lock
-from kernel.edge import settings as config
-from kernel.edge.journal_file import Opened, open_journal
-from kernel.edge.journal_keeper import Fsync
-from kernel.edge.server import Server
-from kernel.events import KernelConfig, Log
-from syscalls import runtime
-from syscalls.errno import Errno, SyscallError
+from llmasos.kernel.core import Kernel
+from llmasos.kernel.edge import lock
+from llmasos.kernel.edge import settings as config
+from llmasos.kernel.edge.journal_file import Opened, open_journal
+from llmasos.kernel.edge.journal_keeper import Fsync
+from llmasos.kernel.edge.server import Server
+from llmasos.kernel.events import KernelConfig, Log
+from llmasos.syscalls import runtime
+from llmasos.syscalls.errno import Errno, SyscallError
 
 DETACH_SECONDS = 30.0  # until a detached kernel must answer
 _COLOURS = {"error": "\x1b[31m", "warning": "\x1b[33m"}
@@ -176,11 +175,9 @@ def _detach(directory: Path, given: list[str]) -> int:
     # Refuse here, readably, where another kernel runs. The log of one that died may say why: this one's comes after it.
     lock.release(directory, lock.hold(directory), keep_log=True)
     log = directory / runtime.LOG
-    command = [sys.executable, "-m", "kernel.edge.boot", *(word for word in given if word != "--detach")]
+    command = [*runtime.module("llmasos.kernel.edge.boot"), *(word for word in given if word != "--detach")]
     if "--runtime" not in given:
         command += ["--runtime", os.fspath(directory.absolute())]
-    root = os.fspath(Path(kernel.__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     with log.open("ab") as output:
         before = output.tell()
         child = subprocess.Popen(
@@ -189,7 +186,7 @@ def _detach(directory: Path, given: list[str]) -> int:
             stdout=output,
             stderr=output,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env=runtime.environment(),
         )
     deadline = time.monotonic() + DETACH_SECONDS
     while child.poll() is None:

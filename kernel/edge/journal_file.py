@@ -21,10 +21,10 @@ from typing import BinaryIO
 
 import xxhash
 
-from kernel.journal.records import BadFrame, Frame, decode, encode
-from kernel.journal.state import State
-from syscalls import runtime
-from syscalls.errno import Errno, SyscallError
+from llmasos.kernel.journal.records import BadFrame, Frame, decode, encode
+from llmasos.kernel.journal.state import State
+from llmasos.syscalls import runtime
+from llmasos.syscalls.errno import Errno, SyscallError
 
 NAME = runtime.JOURNAL
 VERSION = 1

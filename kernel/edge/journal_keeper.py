@@ -25,12 +25,12 @@ from typing import Literal
 
 import trio
 
-from kernel.edge import journal_file as file
-from kernel.edge.journal_file import Opened
-from kernel.events import Event, JournalCompacted, JournalFails, JournalGrows
-from kernel.journal.records import Frame, encode
-from kernel.journal.state import State
-from syscalls.errno import SyscallError
+from llmasos.kernel.edge import journal_file as file
+from llmasos.kernel.edge.journal_file import Opened
+from llmasos.kernel.events import Event, JournalCompacted, JournalFails, JournalGrows
+from llmasos.kernel.journal.records import Frame, encode
+from llmasos.kernel.journal.state import State
+from llmasos.syscalls.errno import SyscallError
 
 Fsync = Literal["always", "interval", "never"]
 

@@ -12,8 +12,8 @@ import stat
 import time
 from pathlib import Path
 
-from syscalls import runtime, zeromq
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls import runtime, zeromq
+from llmasos.syscalls.errno import Errno, SyscallError
 
 _PATIENCE = 0.5  # seconds: somebody who only asks whether a kernel runs holds the lock for an instant
 

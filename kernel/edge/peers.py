@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from syscalls.transport import Message
-from syscalls.zeromq import Link, inode, peer_pid
+from llmasos.syscalls.transport import Message
+from llmasos.syscalls.zeromq import Link, inode, peer_pid
 
 _GIVEN = 5  # bytes of an id that ZeroMQ gave: a zero, then a counter
 

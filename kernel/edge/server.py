@@ -25,12 +25,12 @@ import trio
 import zmq
 from trio import TaskStatus
 
-from drivers import protocol
-from kernel.edge.journal_file import Opened
-from kernel.edge.journal_keeper import Fsync, Keeper
-from kernel.edge.peers import Peer, Peers, chosen_id
-from kernel.edge.supervision import Supervisor
-from kernel.events import (
+from llmasos.drivers import protocol
+from llmasos.kernel.edge.journal_file import Opened
+from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
+from llmasos.kernel.edge.peers import Peer, Peers, chosen_id
+from llmasos.kernel.edge.supervision import Supervisor
+from llmasos.kernel.events import (
     Action,
     Append,
     Cancel,
@@ -53,10 +53,10 @@ from kernel.events import (
     Tick,
     WakeAt,
 )
-from kernel.journal.state import State
-from syscalls import limits, runtime, transport, wire, zeromq
-from syscalls.errno import Errno
-from syscalls.transport import Message
+from llmasos.kernel.journal.state import State
+from llmasos.syscalls import limits, runtime, transport, wire, zeromq
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.transport import Message
 
 FIGURES_SECONDS = 1.0
 FIGURES_BATCH = 8  # processes looked at before other tasks have their turn

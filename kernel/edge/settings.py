@@ -42,12 +42,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from drivers.protocol import KINDS
-from kernel.events import DeviceConfig, JournalConfig, KernelConfig
-from syscalls import limits
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import GroupSettings, KvAction
-from syscalls.size import Size, size
+from llmasos.drivers.protocol import KINDS
+from llmasos.kernel.events import DeviceConfig, JournalConfig, KernelConfig
+from llmasos.syscalls import limits
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import GroupSettings, KvAction
+from llmasos.syscalls.size import Size, size
 
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0.0)]

@@ -1,10 +1,10 @@
 """The OS processes of drivers: starting, hearing and ending them.
 
-MINIX 3's reincarnation server decides (kernel/devices/reincarnation.py); here is only what it takes to carry that out.
-A driver is `python -m drivers.host`, in a session of its own, so that a Ctrl-C meant for the kernel does not reach it. It
-holds the reading end of a pipe into which nothing is ever written: when the kernel is gone, however that came about, the
-driver reads end-of-file and leaves. (Linux's PDEATHSIG would go off when the starting *thread* ends.) What a driver
-prints goes to the kernel log, line by line.
+MINIX 3's reincarnation server decides (kernel/devices/reincarnation.py); here is only what it takes to carry that out. A
+driver is `python -m llmasos.drivers.host`, in a session of its own, so that a Ctrl-C meant for the kernel does not reach
+it. It holds the reading end of a pipe into which nothing is ever written: when the kernel is gone, however that came
+about, the driver reads end-of-file and leaves. (Linux's PDEATHSIG would go off when the starting *thread* ends.) What a
+driver prints goes to the kernel log, line by line.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import trio
 
-import kernel
-from kernel.events import DeviceConfig, DriverExited, DriverPrinted, Event
-from syscalls import runtime
+from llmasos.kernel.events import DeviceConfig, DriverExited, DriverPrinted, Event
+from llmasos.syscalls import runtime
 
 QUIT_SECONDS = 3.0  # what a driver gets to end in good order,
 TERM_SECONDS = 2.0  # and then to follow SIGTERM
@@ -31,7 +29,7 @@ _LAST_WORDS = 0.5  # seconds to read what an ended driver printed (its own child
 
 def command(device: DeviceConfig, incarnation: int, directory: Path) -> list[str]:
     """How a driver is started (the same by hand, for debugging)."""
-    words = [sys.executable, "-m", "drivers.host", device.kind]
+    words = [*runtime.module("llmasos.drivers.host"), device.kind]
     words += ["--endpoint", runtime.endpoint(directory, runtime.DRIVERS)]
     words += ["--identity", f"{device.name}.{incarnation}", "--runtime", os.fspath(directory.absolute())]
     for key, value in device.options.items():
@@ -139,7 +137,7 @@ class Supervisor:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=_environment(),
+                env={**runtime.environment(), "PYTHONUNBUFFERED": "1"},
             )
         except OSError as error:
             return f"it could not be started: {error}"
@@ -171,17 +169,6 @@ class Supervisor:
         if text := line.decode(errors="replace").strip()[:_MAX_LINE]:
             child.last_line = text
             self._report(DriverPrinted(device, incarnation, text))
-
-
-def _environment() -> dict[str, str]:
-    """Ours; the driver comes from the same tree as this kernel, wherever it was started."""
-    root = os.fspath(Path(kernel.__file__).resolve().parent.parent)
-    found = os.environ.get("PYTHONPATH", "")
-    return {
-        **os.environ,
-        "PYTHONPATH": f"{root}{os.pathsep}{found}" if found else root,
-        "PYTHONUNBUFFERED": "1",
-    }
 
 
 def _obituary(status: int | None, child: _Child) -> str:

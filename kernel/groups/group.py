@@ -17,13 +17,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from kernel.groups.pressure import Pressure
-from syscalls.errno import Errno, SyscallError
-from syscalls.limits import MAX_GROUP_DEPTH, MAX_GROUPS, MAX_SESSION_GROUPS
-from syscalls.records import GroupSettings
+from llmasos.kernel.groups.pressure import Pressure
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.limits import MAX_GROUP_DEPTH, MAX_GROUPS, MAX_SESSION_GROUPS
+from llmasos.syscalls.records import GroupSettings
 
 if TYPE_CHECKING:
-    from kernel.timers import Timer
+    from llmasos.kernel.timers import Timer
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _SESSION = "session-"

@@ -11,7 +11,7 @@ import enum
 import math
 from dataclasses import dataclass, field
 
-from syscalls.records import PressureInfo
+from llmasos.syscalls.records import PressureInfo
 
 WINDOWS = (10.0, 60.0, 300.0)
 

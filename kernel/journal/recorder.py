@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kernel.groups.group import Group, GroupTree
-from kernel.journal.records import (
+from llmasos.kernel.groups.group import Group, GroupTree
+from llmasos.kernel.journal.records import (
     Answer,
     AnyEntry,
     Copied,
@@ -32,14 +32,14 @@ from kernel.journal.records import (
     ProcessHead,
     ProgramHead,
 )
-from kernel.journal.state import SavedProcess, SavedProgram, State
-from kernel.objects.process import LLMProcess, ProcessTable, Program
-from syscalls import table as calls
-from syscalls.errno import Errno
+from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
+from llmasos.kernel.objects.process import LLMProcess, ProcessTable, Program
+from llmasos.syscalls import table as calls
+from llmasos.syscalls.errno import Errno
 
 if TYPE_CHECKING:
-    from kernel.objects.device import Device
-    from kernel.objects.request import Request
+    from llmasos.kernel.objects.device import Device
+    from llmasos.kernel.objects.request import Request
 
 # Calls whose answers are kept, because doing them again would do something else than they did.
 CHANGING = frozenset(

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from syscalls.errno import Errno
-from syscalls.records import (
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.records import (
     Finish,
     GroupSettings,
     Limits,

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from kernel.journal.records import (
+from llmasos.kernel.journal.records import (
     Answer,
     AnyEntry,
     BadFrame,
@@ -31,9 +31,9 @@ from kernel.journal.records import (
     ProgramHead,
     Secret,
 )
-from syscalls.errno import Errno
-from syscalls.limits import MAX_PARKED_CALLS
-from syscalls.records import GroupSettings, LogRecord, TokenLogprobs
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.limits import MAX_PARKED_CALLS
+from llmasos.syscalls.records import GroupSettings, LogRecord, TokenLogprobs
 
 MOST_ANSWER_BYTES = 4 << 20  # of one program; the newest answer is kept in any case
 _SHORT = 256  # bytes of an answer that is kept whole in any case

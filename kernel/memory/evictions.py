@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
 
 if TYPE_CHECKING:
-    from kernel.objects.image import Image
+    from llmasos.kernel.objects.image import Image
 
 _SHORTEST_IDLE = 1e-3  # seconds
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-from kernel.groups.group import Group
-from kernel.memory.prefix import PrefixIndex, Tokens
+from llmasos.kernel.groups.group import Group
+from llmasos.kernel.memory.prefix import PrefixIndex, Tokens
 
 
 class FramePool:

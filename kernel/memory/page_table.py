@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from drivers.protocol import BLOCK_TOKENS
-from kernel.groups.group import Group
-from kernel.memory.frames import FramePool
-from kernel.memory.prefix import root
-from kernel.memory.swap import Slot, SwapSpace
+from llmasos.drivers.protocol import BLOCK_TOKENS
+from llmasos.kernel.groups.group import Group
+from llmasos.kernel.memory.frames import FramePool
+from llmasos.kernel.memory.prefix import root
+from llmasos.kernel.memory.swap import Slot, SwapSpace
 
 
 def blocks(tokens: int) -> int:

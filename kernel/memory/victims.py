@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
 
 if TYPE_CHECKING:
-    from kernel.objects.process import LLMProcess
+    from llmasos.kernel.objects.process import LLMProcess
 
 _LOOKED_AT = 64  # sleepers that `cost` compares, the longest idle first
 

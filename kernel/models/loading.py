@@ -6,18 +6,29 @@ for what. Waiters are told once, with the image or with the error.
 
 from __future__ import annotations
 
-from drivers.protocol import Abandon, Done, Failed, Load, Loaded, Probe, Probed, Progress, Shed, Unload
-from kernel.life import exit_process
-from kernel.marks import dirty, freed, want
-from kernel.memory.frames import FramePool
-from kernel.memory.swap import SwapSpace
-from kernel.memory.victims import make_victims
-from kernel.models import paging
-from kernel.objects.device import UP, Device, no_device
-from kernel.objects.image import EVICTED, LOADING, RESIDENT, Image, Ready
-from kernel.settle import note_fault, settle
-from kernel.state import System
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.protocol import (
+    Abandon,
+    Done,
+    Failed,
+    Load,
+    Loaded,
+    Probe,
+    Probed,
+    Progress,
+    Shed,
+    Unload,
+)
+from llmasos.kernel.life import exit_process
+from llmasos.kernel.marks import dirty, freed, want
+from llmasos.kernel.memory.frames import FramePool
+from llmasos.kernel.memory.swap import SwapSpace
+from llmasos.kernel.memory.victims import make_victims
+from llmasos.kernel.models import paging
+from llmasos.kernel.objects.device import UP, Device, no_device
+from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT, Image, Ready
+from llmasos.kernel.settle import note_fault, settle
+from llmasos.kernel.state import System
+from llmasos.syscalls.errno import Errno, SyscallError
 
 GiB = float(1 << 30)
 _MOST_SLOTS = 1 << 20  # of an image in one tier

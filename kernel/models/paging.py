@@ -16,14 +16,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kernel.marks import dirty
-from kernel.objects.image import EVICTED, LOADING, RESIDENT, Image
-from kernel.sched.run_queue import CLASSES, rank
-from kernel.state import System
-from syscalls.records import SchedClass
+from llmasos.kernel.marks import dirty
+from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT, Image
+from llmasos.kernel.sched.run_queue import CLASSES, rank
+from llmasos.kernel.state import System
+from llmasos.syscalls.records import SchedClass
 
 if TYPE_CHECKING:
-    from kernel.objects.device import Device
+    from llmasos.kernel.objects.device import Device
 
 TURN = 4.0  # a model's turn, in units of what paging it in took
 LONGEST_TURN = (

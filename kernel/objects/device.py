@@ -11,16 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from drivers.protocol import Hello, Move, Step
-from kernel.events import DeviceConfig
-from kernel.memory.evictions import Evictions
-from kernel.objects.image import LOADING, Image
-from kernel.sched.run_queue import RunQueue
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.protocol import Hello, Move, Step
+from llmasos.kernel.events import DeviceConfig
+from llmasos.kernel.memory.evictions import Evictions
+from llmasos.kernel.objects.image import LOADING, Image
+from llmasos.kernel.sched.run_queue import RunQueue
+from llmasos.syscalls.errno import Errno, SyscallError
 
 if TYPE_CHECKING:
-    from kernel.objects.process import DriverProcess, LLMProcess
-    from kernel.timers import Timer
+    from llmasos.kernel.objects.process import DriverProcess, LLMProcess
+    from llmasos.kernel.timers import Timer
 
 STARTING, UP, DOWN = "starting", "up", "down"
 HOPELESS = 3  # deaths in a row, each soon after its start: callers are told instead of kept waiting

@@ -10,17 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from drivers.protocol import BLOCK_TOKENS, Probed
-from kernel.groups.pressure import Activity
-from kernel.memory.frames import FramePool
-from kernel.memory.page_table import PageTable
-from kernel.memory.swap import SwapCost, SwapSpace
-from kernel.memory.thrash import Thrash
-from kernel.memory.victims import Victims
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.protocol import BLOCK_TOKENS, Probed
+from llmasos.kernel.groups.pressure import Activity
+from llmasos.kernel.memory.frames import FramePool
+from llmasos.kernel.memory.page_table import PageTable
+from llmasos.kernel.memory.swap import SwapCost, SwapSpace
+from llmasos.kernel.memory.thrash import Thrash
+from llmasos.kernel.memory.victims import Victims
+from llmasos.syscalls.errno import Errno, SyscallError
 
 if TYPE_CHECKING:
-    from kernel.objects.process import LLMProcess
+    from llmasos.kernel.objects.process import LLMProcess
 
 LOADING, RESIDENT, EVICTED = "loading", "resident", "evicted"
 # LOADING: asked of the driver. EVICTED: known (probed), but its weights are not in memory, nor on their way.

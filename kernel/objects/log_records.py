@@ -10,9 +10,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.limits import MAX_RECORD_BYTES, MAX_RECORDS
-from syscalls.records import LogRecord
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.limits import MAX_RECORD_BYTES, MAX_RECORDS
+from llmasos.syscalls.records import LogRecord
 
 
 class LogRecords:

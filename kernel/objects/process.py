@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kernel.groups.group import NICE_0_WEIGHT, Group
-from kernel.groups.pressure import Activity
-from kernel.journal.records import ProcessHead
-from kernel.journal.state import Answers
-from kernel.memory.page_table import PageTable
-from kernel.objects.log_records import LogRecords
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import (
+from llmasos.kernel.groups.group import NICE_0_WEIGHT, Group
+from llmasos.kernel.groups.pressure import Activity
+from llmasos.kernel.journal.records import ProcessHead
+from llmasos.kernel.journal.state import Answers
+from llmasos.kernel.memory.page_table import PageTable
+from llmasos.kernel.objects.log_records import LogRecords
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import (
     Finish,
     Kind,
     Limits,
@@ -31,10 +31,10 @@ from syscalls.records import (
 )
 
 if TYPE_CHECKING:
-    from kernel.objects.device import Device
-    from kernel.objects.image import Image
-    from kernel.objects.request import Change, Request
-    from kernel.sched.policy import Policy
+    from llmasos.kernel.objects.device import Device
+    from llmasos.kernel.objects.image import Image
+    from llmasos.kernel.objects.request import Change, Request
+    from llmasos.kernel.sched.policy import Policy
 
 INIT_PID = 1
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
-from kernel.objects.log_records import check_places
-from kernel.objects.process import Decoding, LLMProcess
-from syscalls.errno import Errno, SyscallError
-from syscalls.limits import MAX_PATH
-from syscalls.records import (
+from llmasos.kernel.objects.log_records import check_places
+from llmasos.kernel.objects.process import Decoding, LLMProcess
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.limits import MAX_PATH
+from llmasos.syscalls.records import (
     PRINTABLE,
     Count,
     Finish,
@@ -33,7 +33,7 @@ from syscalls.records import (
 )
 
 if TYPE_CHECKING:
-    from kernel.objects.image import Image
+    from llmasos.kernel.objects.image import Image
 
 VERSION = 2
 WITHOUT_RECORDS = 1  # written where there are none, so that an older kernel can go on with it

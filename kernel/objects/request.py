@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from syscalls.table import Call, Entry
+from llmasos.syscalls.table import Call, Entry
 
 if TYPE_CHECKING:
-    from kernel.objects.process import Program
-    from kernel.timers import Timer
+    from llmasos.kernel.objects.process import Program
+    from llmasos.kernel.timers import Timer
 
 
 @dataclass(slots=True, eq=False)

@@ -13,22 +13,22 @@ import hmac
 
 import msgspec
 
-from kernel import desk
-from kernel.devices.rejoin import rejoin
-from kernel.devices.reschedule import reschedule
-from kernel.events import Syscall
-from kernel.journal.state import SavedProcess, SavedProgram, State
-from kernel.life import await_decode, end_program, exit_process, finish_decoding, set_deadline
-from kernel.objects.device import Device
-from kernel.objects.log_records import LogRecords
-from kernel.objects.process import INIT_PID, Account, Decoding, LLMProcess, Program
-from kernel.objects.request import Request
-from kernel.state import System
-from kernel.tickets import PID_BYTES, ticket
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish, Kind, WaitFor
-from syscalls.records import State as ProcessState
-from syscalls.table import BY_RECORD, Decode
+from llmasos.kernel import desk
+from llmasos.kernel.devices.rejoin import rejoin
+from llmasos.kernel.devices.reschedule import reschedule
+from llmasos.kernel.events import Syscall
+from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
+from llmasos.kernel.life import await_decode, end_program, exit_process, finish_decoding, set_deadline
+from llmasos.kernel.objects.device import Device
+from llmasos.kernel.objects.log_records import LogRecords
+from llmasos.kernel.objects.process import INIT_PID, Account, Decoding, LLMProcess, Program
+from llmasos.kernel.objects.request import Request
+from llmasos.kernel.state import System
+from llmasos.kernel.tickets import PID_BYTES, ticket
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Finish, Kind, WaitFor
+from llmasos.syscalls.records import State as ProcessState
+from llmasos.syscalls.table import BY_RECORD, Decode
 
 # --- tickets --------------------------------------------------------------------------------------------------------
 

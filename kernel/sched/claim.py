@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kernel.objects.process import LLMProcess
-from kernel.sched.run_queue import rank
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.sched.run_queue import rank
 
 
 def claim(process: LLMProcess, quantum: int) -> tuple[int, bool, float, int]:

@@ -13,11 +13,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kernel.sched.policy import Policy
-from syscalls.records import SchedClass
+from llmasos.kernel.sched.policy import Policy
+from llmasos.syscalls.records import SchedClass
 
 if TYPE_CHECKING:
-    from kernel.objects.process import LLMProcess
+    from llmasos.kernel.objects.process import LLMProcess
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kernel.sched.policy import Policy
+from llmasos.kernel.sched.policy import Policy
 
 
 class FCFS(Policy):

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from kernel.sched.policy import Policy
-from kernel.seeds import mix
+from llmasos.kernel.sched.policy import Policy
+from llmasos.kernel.seeds import mix
 
 if TYPE_CHECKING:
-    from kernel.objects.process import LLMProcess
+    from llmasos.kernel.objects.process import LLMProcess
 
 
 class Lottery(Policy):

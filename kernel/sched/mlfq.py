@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kernel.sched.policy import Policy
+from llmasos.kernel.sched.policy import Policy
 
 if TYPE_CHECKING:
-    from kernel.objects.process import LLMProcess
+    from llmasos.kernel.objects.process import LLMProcess
 
 LEVELS = 4
 BOOST = 8192  # tokens of all processes together between two boosts

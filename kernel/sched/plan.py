@@ -17,17 +17,17 @@ from dataclasses import dataclass
 
 import msgspec
 
-from drivers.protocol import Copy, Move, Run, Sample
-from kernel.enforce import hold_back
-from kernel.objects.device import Device
-from kernel.objects.image import Image
-from kernel.objects.process import LLMProcess
-from kernel.reclaim import grown, make_room, moves_pay
-from kernel.sched.claim import claim
-from kernel.sched.run_queue import rank
-from kernel.settle import settle
-from kernel.state import System
-from syscalls.records import State, WaitFor
+from llmasos.drivers.protocol import Copy, Move, Run, Sample
+from llmasos.kernel.enforce import hold_back
+from llmasos.kernel.objects.device import Device
+from llmasos.kernel.objects.image import Image
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.reclaim import grown, make_room, moves_pay
+from llmasos.kernel.sched.claim import claim
+from llmasos.kernel.sched.run_queue import rank
+from llmasos.kernel.settle import settle
+from llmasos.kernel.state import System
+from llmasos.syscalls.records import State, WaitFor
 
 _AGED_EVERY = (
     4  # at most every fourth step begins with a process that has waited too long for a stronger class

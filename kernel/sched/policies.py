@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from kernel.sched.fair import Fair
-from kernel.sched.fcfs import FCFS
-from kernel.sched.lottery import Lottery
-from kernel.sched.mlfq import MLFQ
-from kernel.sched.policy import Policy
-from kernel.sched.round_robin import RoundRobin
-from syscalls.errno import Errno, SyscallError
+from llmasos.kernel.sched.fair import Fair
+from llmasos.kernel.sched.fcfs import FCFS
+from llmasos.kernel.sched.lottery import Lottery
+from llmasos.kernel.sched.mlfq import MLFQ
+from llmasos.kernel.sched.policy import Policy
+from llmasos.kernel.sched.round_robin import RoundRobin
+from llmasos.syscalls.errno import Errno, SyscallError
 
 POLICIES: dict[str, type[Policy]] = {p.name: p for p in (Fair, FCFS, RoundRobin, MLFQ, Lottery)}
 

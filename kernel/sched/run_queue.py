@@ -14,11 +14,11 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from kernel.sched.policy import Policy
-from syscalls.records import SchedClass
+from llmasos.kernel.sched.policy import Policy
+from llmasos.syscalls.records import SchedClass
 
 if TYPE_CHECKING:
-    from kernel.objects.process import LLMProcess
+    from llmasos.kernel.objects.process import LLMProcess
 
 CLASSES = tuple(SchedClass)  # strongest first
 _SWEEP = 1024  # entries put between two sweeps, at least

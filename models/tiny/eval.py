@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from models.tiny.recipe.evaluation import BARS, COPYING, marks, questions_by_ability
-from models.tiny.recipe.int8 import quantise
+from llmasos.models.tiny.recipe.evaluation import BARS, COPYING, marks, questions_by_ability
+from llmasos.models.tiny.recipe.int8 import quantise
 
 HERE = Path(__file__).resolve().parent
 DTYPES = ("bf16", "int8", "fp32")

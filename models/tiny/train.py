@@ -16,9 +16,9 @@ from transformers import GenerationConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from models.tiny.recipe.batches import corpus
-from models.tiny.recipe.tokenizer import train_tokenizer
-from models.tiny.recipe.training import Plan, train
+from llmasos.models.tiny.recipe.batches import corpus
+from llmasos.models.tiny.recipe.tokenizer import train_tokenizer
+from llmasos.models.tiny.recipe.training import Plan, train
 
 CORPUS_CONVERSATIONS = 20_000
 

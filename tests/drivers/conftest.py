@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.engine.loading import quiet_transformers
+from llmasos.drivers.engine.loading import quiet_transformers
 from tests import models_zoo
 
 quiet_transformers()

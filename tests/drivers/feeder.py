@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from drivers.cpu import open_device
-from drivers.device import Device
-from drivers.protocol import BLOCK_TOKENS, Copy, Load, Move, Run, RunResult, Sample, Step
-from syscalls.records import Sampler, TokenLogprobs
+from llmasos.drivers.cpu import open_device
+from llmasos.drivers.device import Device
+from llmasos.drivers.protocol import BLOCK_TOKENS, Copy, Load, Move, Run, RunResult, Sample, Step
+from llmasos.syscalls.records import Sampler, TokenLogprobs
 
 GREEDY = Sampler()
 IMAGE = 3

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import zmq
 
-from drivers.protocol import FromDriver, Hello, Note, ToDriver, decode_from_driver, encode
-from syscalls import runtime
+from llmasos.drivers.protocol import FromDriver, Hello, Note, ToDriver, decode_from_driver, encode
+from llmasos.syscalls import runtime
 
 PATIENCE = 120.0  # seconds: a loaded machine imports torch slowly
 IDENTITY = b"test.1"
@@ -23,7 +23,7 @@ M = TypeVar("M")
 
 
 class DriverProcess:
-    """A running `python -m drivers.host`. `heard` is every message that came while waiting for another."""
+    """A running `python -m llmasos.drivers.host`. `heard` is every message that came while waiting for another."""
 
     def __init__(self, process: subprocess.Popen[bytes], socket: zmq.Socket[bytes], place: Path) -> None:
         self.process = process
@@ -79,7 +79,7 @@ def driver(kind: str, place: Path, *options: str, hello: bool = True) -> Iterato
     words = [
         sys.executable,
         "-m",
-        "drivers.host",
+        "llmasos.drivers.host",
         kind,
         "--endpoint",
         runtime.endpoint(place, runtime.DRIVERS),

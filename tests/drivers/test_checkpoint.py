@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from drivers.cpu import open_device
-from drivers.cpu.native import library
-from drivers.device import Device
-from drivers.engine.engine import Engine
-from drivers.protocol import Export, Exported, Import, Imported, Inspect, Load
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Sampler
+from llmasos.drivers.cpu import open_device
+from llmasos.drivers.cpu.native import library
+from llmasos.drivers.device import Device
+from llmasos.drivers.engine.engine import Engine
+from llmasos.drivers.protocol import Export, Exported, Import, Imported, Inspect, Load
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Sampler
 from tests.drivers.feeder import GREEDY, IMAGE, Feeder, Process
 
 FRAMES = 40

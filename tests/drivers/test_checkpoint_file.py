@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers import checkpoint_file
-from drivers.checkpoint_file import Damaged, Reader, write
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers import checkpoint_file
+from llmasos.drivers.checkpoint_file import Damaged, Reader, write
+from llmasos.syscalls.errno import Errno, SyscallError
 
 HEAD = b"the head of it" * 3
 PARTS = [bytes([number]) * 100 for number in range(5)]
@@ -243,7 +243,7 @@ def test_a_full_disk_leaves_nothing(file: str, unnamed: bool) -> None:
     """With a limit on the size of files, as a full disk has one on all of them."""
     program = textwrap.dedent("""
         import os, resource, sys
-        from drivers import checkpoint_file
+        from llmasos.drivers import checkpoint_file
         if sys.argv[2] == "False":
             os.O_TMPFILE = os.O_DIRECTORY  # as where there is no such thing
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
@@ -263,7 +263,7 @@ def test_a_full_disk_leaves_nothing(file: str, unnamed: bool) -> None:
 def test_of_a_writer_that_was_killed_nothing_is_left(file: str, unnamed: bool) -> None:
     program = textwrap.dedent("""
         import os, sys, time
-        from drivers import checkpoint_file
+        from llmasos.drivers import checkpoint_file
         if sys.argv[2] == "False":
             os.O_TMPFILE = os.O_DIRECTORY
         def tick():

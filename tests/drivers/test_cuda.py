@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from drivers.cuda import open_device
-from drivers.protocol import Load
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.cuda import open_device
+from llmasos.drivers.protocol import Load
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests import models_zoo
 from tests.drivers.feeder import IMAGE, Feeder
 from tests.drivers.process import driver

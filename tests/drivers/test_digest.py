@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.engine.digest import content_digest, stamp
+from llmasos.drivers.engine.digest import content_digest, stamp
 
 
 @pytest.fixture

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers import hal
-from drivers.cpu import open_device
-from drivers.cpu.native import library
-from drivers.cpu.native.image import SPARE_FRAMES
-from drivers.device import Device
-from drivers.engine.early import MOST_SKIPPED, Patience
-from drivers.engine.engine import Engine
-from drivers.protocol import BLOCK_TOKENS, Drop, Load, Step
-from syscalls.errno import SyscallError
-from syscalls.records import Sampler
+from llmasos.drivers import hal
+from llmasos.drivers.cpu import open_device
+from llmasos.drivers.cpu.native import library
+from llmasos.drivers.cpu.native.image import SPARE_FRAMES
+from llmasos.drivers.device import Device
+from llmasos.drivers.engine.early import MOST_SKIPPED, Patience
+from llmasos.drivers.engine.engine import Engine
+from llmasos.drivers.protocol import BLOCK_TOKENS, Drop, Load, Step
+from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.records import Sampler
 from tests.drivers.feeder import GREEDY, IMAGE, Feeder, Process
 
 FRAMES = 400

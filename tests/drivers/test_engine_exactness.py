@@ -11,11 +11,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from drivers.cpu.native import library
-from drivers.cpu.native.config import FAMILIES
-from drivers.device import Device
-from drivers.engine.layout import TESTED
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.cpu.native import library
+from llmasos.drivers.cpu.native.config import FAMILIES
+from llmasos.drivers.device import Device
+from llmasos.drivers.engine.layout import TESTED
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests import gguf_zoo, models_zoo
 from tests.drivers.feeder import IMAGE, Feeder, engine
 from tests.drivers.reference import DECODED, Reference, greedy, prompt
@@ -201,7 +201,7 @@ def test_other_architectures_are_taken_on_trial(
 def test_a_model_that_computes_something_else_fails_its_trial(
     dtype: str, wrong: float, zoo: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from drivers.engine import attention, torch_kind
+    from llmasos.drivers.engine import attention, torch_kind
 
     monkeypatch.setattr(torch_kind, "TESTED", ())
     engine(zoo("gpt2"), dtype)
@@ -218,7 +218,7 @@ def test_what_bf16_rounds_refuses_no_model(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In bf16 no two orders of summation agree to 1e-9: fp32 decides, and leaves the model as it was loaded."""
-    from drivers.engine import torch_kind, verify
+    from llmasos.drivers.engine import torch_kind, verify
 
     directory = models_zoo.build(name, tmp_path) if name in models_zoo.ZOO else gguf_zoo.build(name, tmp_path)
     usual = engine(directory, "bf16")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from drivers.engine import fetching
-from modelfiles import cache, source
-from modelfiles.hub import Progress
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.engine import fetching
+from llmasos.modelfiles import cache, source
+from llmasos.modelfiles.hub import Progress
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests.hub_server import served
 
 FILES = {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"\2\0\0\0\0\0\0\0{}"}

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from drivers.cpu import open_device
-from drivers.engine import digest
-from drivers.protocol import Load, Probe
-from modelfiles import gguf, source
-from modelfiles.gguf_config import config_of
-from modelfiles.gguf_weights import GGUFWeights
-from modelfiles.tensors import SafetensorsWeights
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.cpu import open_device
+from llmasos.drivers.engine import digest
+from llmasos.drivers.protocol import Load, Probe
+from llmasos.modelfiles import gguf, source
+from llmasos.modelfiles.gguf_config import config_of
+from llmasos.modelfiles.gguf_weights import GGUFWeights
+from llmasos.modelfiles.tensors import SafetensorsWeights
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests import models_zoo
 from tests.drivers.feeder import IMAGE, Feeder, engine
 from tests.drivers.reference import DECODED, greedy, prompt

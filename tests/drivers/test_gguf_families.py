@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from modelfiles import gguf
-from modelfiles.gguf_weights import GGUFWeights
+from llmasos.modelfiles import gguf
+from llmasos.modelfiles.gguf_weights import GGUFWeights
 from tests import gguf_zoo, llama_cpp_peer
 from tests.drivers.test_gguf_peer import EXACT, TOLERANCE, _differing, _divergence, _logits
 from tests.gguf_writer import convert

@@ -17,9 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from drivers.cpu import open_device
-from drivers.engine.contexts import Context
-from drivers.protocol import Load, Run
+from llmasos.drivers.cpu import open_device
+from llmasos.drivers.engine.contexts import Context
+from llmasos.drivers.protocol import Load, Run
 from tests import llama_cpp_peer, models_zoo
 from tests.drivers.test_gguf import MORE
 

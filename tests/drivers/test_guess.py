@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.cpu import open_device
-from drivers.cpu.native import library
-from drivers.engine.contexts import Context
-from drivers.engine.guess import LONGEST_MATCH, SHORTEST_MATCH, Guesser, lookup
-from drivers.protocol import Load
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Sampler
+from llmasos.drivers.cpu import open_device
+from llmasos.drivers.cpu.native import library
+from llmasos.drivers.engine.contexts import Context
+from llmasos.drivers.engine.guess import LONGEST_MATCH, SHORTEST_MATCH, Guesser, lookup
+from llmasos.drivers.protocol import Load
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Sampler
 from tests.drivers.feeder import GREEDY, IMAGE, Feeder
 
 FRAMES = 160

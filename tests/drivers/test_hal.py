@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from drivers import hal
+from llmasos.drivers import hal
 
 KEYS = {
     "": {"system", "python", "cpu", "memory", "torch", "native", "gpus"},
@@ -29,7 +29,7 @@ X86_AMX = (
 
 def test_the_json_report_has_its_stable_keys() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "drivers.hal", "--json"],
+        [sys.executable, "-m", "llmasos.drivers.hal", "--json"],
         capture_output=True,
         cwd=Path(__file__).parents[2],
         check=True,

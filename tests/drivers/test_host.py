@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from drivers import host
-from drivers.protocol import (
+from llmasos.drivers import host
+from llmasos.drivers.protocol import (
     Copy,
     Done,
     Drop,
@@ -40,10 +40,10 @@ from drivers.protocol import (
     Unload,
     decode_from_driver,
 )
-from syscalls import runtime
-from syscalls.errno import Errno
-from syscalls.records import Sampler
-from syscalls.table import BootInfoCall
+from llmasos.syscalls import runtime
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.records import Sampler
+from llmasos.syscalls.table import BootInfoCall
 from tests import models_zoo
 from tests.booted import booted, eventually, is_gone
 from tests.drivers.process import PATIENCE, driver, noted
@@ -321,8 +321,8 @@ def test_a_driver_is_gone_soon_after_its_kernel_was_killed(tmp_path: Path) -> No
     parent = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent("""
             import subprocess, sys, time
-            words = [sys.executable, "-m", "drivers.host", "cpu", "--endpoint", "ipc://" + sys.argv[1] + "/drivers.sock",
-                     "--identity", "x.1", "--runtime", sys.argv[1]]
+            words = [sys.executable, "-m", "llmasos.drivers.host", "cpu", "--identity", "x.1",
+                     "--endpoint", "ipc://" + sys.argv[1] + "/drivers.sock", "--runtime", sys.argv[1]]
             child = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
             print(child.pid, flush=True)
             time.sleep(600)

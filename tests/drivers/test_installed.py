@@ -16,19 +16,19 @@ from typing import Any
 
 import pytest
 
-from drivers.cpu import open_device
-from drivers.cpu.native import library
-from drivers.cpu.native.image import NativeImage
-from drivers.cpu.native.installed import Mapped
-from drivers.engine import files as files_of_models
-from drivers.engine.engine import Engine
-from drivers.protocol import Load
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.cpu import open_device
+from llmasos.drivers.cpu.native import library
+from llmasos.drivers.cpu.native.image import NativeImage
+from llmasos.drivers.cpu.native.installed import Mapped
+from llmasos.drivers.engine import files as files_of_models
+from llmasos.drivers.engine.engine import Engine
+from llmasos.drivers.protocol import Load
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests.drivers.feeder import IMAGE, Feeder
 from tests.drivers.reference import prompt
 
 FRAMES = 16
-LOG = "drivers.cpu.native.installed"
+LOG = "llmasos.drivers.cpu.native.installed"
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(isinstance(library.load(), str), reason="there is no native decoder")
@@ -213,9 +213,9 @@ _LOADER = """
 import logging, resource, signal, sys
 sys.path.insert(0, {root!r})
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-from drivers.cpu import open_device
-from drivers.cpu.native import installed
-from drivers.protocol import Load
+from llmasos.drivers.cpu import open_device
+from llmasos.drivers.cpu.native import installed
+from llmasos.drivers.protocol import Load
 {before}
 device = open_device({{"threads": "1", "installed": {store!r}}})
 print("ready", flush=True)
@@ -290,8 +290,8 @@ def test_waiting_for_a_lock_shows_life(model: Path, store: Path) -> None:
         if len(ticks) == 3:
             lock.release()
 
-    from drivers.cpu.native.image import NativeKind
-    from drivers.cpu.native.installed import Store
+    from llmasos.drivers.cpu.native.image import NativeKind
+    from llmasos.drivers.cpu.native.installed import Store
 
     device = open_device({"threads": "1", "installed": "no"})
     assert isinstance(device, Engine)

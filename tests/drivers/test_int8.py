@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from drivers import hal
-from drivers.cpu import open_device
-from drivers.cpu.native import library
-from drivers.engine.int8 import Int8Linear
-from drivers.protocol import Load, Probe
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers import hal
+from llmasos.drivers.cpu import open_device
+from llmasos.drivers.cpu.native import library
+from llmasos.drivers.engine.int8 import Int8Linear
+from llmasos.drivers.protocol import Load, Probe
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests import models_zoo
 from tests.drivers.feeder import IMAGE, Feeder, engine
 from tests.drivers.reference import greedy, prompt

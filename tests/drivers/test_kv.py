@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from drivers.engine.host_places import HostPlaces
-from drivers.engine.kv import KVShape, KVSlab, bytes_of, fill
-from drivers.engine.swap import DiskPlaces, SwapFile
-from drivers.engine.torch_kv import TorchSlab
+from llmasos.drivers.engine.host_places import HostPlaces
+from llmasos.drivers.engine.kv import KVShape, KVSlab, bytes_of, fill
+from llmasos.drivers.engine.swap import DiskPlaces, SwapFile
+from llmasos.drivers.engine.torch_kv import TorchSlab
 
 SHAPE = KVShape(2, 3, 4, "bfloat16")
 FRAMES = 5

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from drivers.cpu.native import library
+from llmasos.drivers.cpu.native import library
 
 ROOT = Path(__file__).parents[2]
 VOCAB, HIDDEN, MIDDLE, LAYERS, GROUP = 32_000, 512, 1024, 4, 128
@@ -115,10 +115,10 @@ def _gguf(file: Path, kind: str) -> Path:
 _LOADER = """
 import re, sys
 sys.path.insert(0, {root!r})
-from drivers.cpu import open_device
-from drivers.protocol import Load, Probe
+from llmasos.drivers.cpu import open_device
+from llmasos.drivers.protocol import Load, Probe
 import numpy, xxhash, filelock, gguf
-import modelfiles.gguf_weights, drivers.engine.quantised.compressed_tensors, drivers.cpu.native.packing
+import llmasos.modelfiles.gguf_weights, drivers.engine.quantised.compressed_tensors, drivers.cpu.native.packing
 device = open_device({{"threads": "2", "installed": {store!r}}})
 said = device.probe(Probe(1, {model!r}, {dtype!r}))
 def memory(which): return int(re.search(which + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) << 10

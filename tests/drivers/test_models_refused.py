@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 import torch
 
-from drivers.cpu import open_device
-from drivers.cpu.native import config as native
-from drivers.cpu.native.image import NativeImage
-from drivers.cpu.native.packing import PAGE
-from drivers.device import Device
-from drivers.engine import architecture
-from drivers.engine.layout import REFUSED, refused_unseen
-from drivers.protocol import Load, Probe, Run, Sample, Step
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Sampler
+from llmasos.drivers.cpu import open_device
+from llmasos.drivers.cpu.native import config as native
+from llmasos.drivers.cpu.native.image import NativeImage
+from llmasos.drivers.cpu.native.packing import PAGE
+from llmasos.drivers.device import Device
+from llmasos.drivers.engine import architecture
+from llmasos.drivers.engine.layout import REFUSED, refused_unseen
+from llmasos.drivers.protocol import Load, Probe, Run, Sample, Step
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Sampler
 from tests import models_zoo
 from tests.drivers.feeder import IMAGE, Feeder, engine
 
@@ -445,10 +445,10 @@ def test_a_file_cut_short_while_it_is_read_fails_that_load_and_ends_no_driver(
     model = shutil.copytree(zoo(name), tmp_path / "model")
     code = f"""if True:
         import os
-        from drivers.cpu import open_device
-        from drivers.engine import files
-        from drivers.protocol import Load
-        from modelfiles.files import Broken
+        from llmasos.drivers.cpu import open_device
+        from llmasos.drivers.engine import files
+        from llmasos.drivers.protocol import Load
+        from llmasos.modelfiles.files import Broken
         whole = files.open_weights
         def cut(*arguments):
             opened = whole(*arguments)

@@ -18,19 +18,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.cpu import open_device
-from drivers.cpu.native import library
-from drivers.cpu.native.image import NativeKind
-from drivers.cpu.native.library import GROUP, INSTRUCTION_SETS, LANES, Library
-from drivers.cpu.native.network import relocate
-from drivers.cpu.native.packing import Arena, interleave, pack, packed_bytes
-from drivers.device import Device
-from drivers.engine.contexts import Context
-from drivers.engine.image import Frames
-from drivers.protocol import BLOCK_TOKENS, Load, Probe, Run
-from modelfiles import source
-from modelfiles.tensors import SafetensorsWeights, Tensor
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.cpu import open_device
+from llmasos.drivers.cpu.native import library
+from llmasos.drivers.cpu.native.image import NativeKind
+from llmasos.drivers.cpu.native.library import GROUP, INSTRUCTION_SETS, LANES, Library
+from llmasos.drivers.cpu.native.network import relocate
+from llmasos.drivers.cpu.native.packing import Arena, interleave, pack, packed_bytes
+from llmasos.drivers.device import Device
+from llmasos.drivers.engine.contexts import Context
+from llmasos.drivers.engine.image import Frames
+from llmasos.drivers.protocol import BLOCK_TOKENS, Load, Probe, Run
+from llmasos.modelfiles import source
+from llmasos.modelfiles.tensors import SafetensorsWeights, Tensor
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests.drivers.feeder import IMAGE, Feeder
 from tests.drivers.reference import prompt
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from drivers.cpu.native import config as native
-from drivers.engine import architecture
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.cpu.native import config as native
+from llmasos.drivers.engine import architecture
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests import models_zoo
 
 NATIVE_ZOO = sorted(name for name, (kind, _) in models_zoo.ZOO.items() if kind in native.FAMILIES)

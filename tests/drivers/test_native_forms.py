@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.cpu.native.image import NativeKind
-from drivers.cpu.native.library import FLOAT16, GROUP, LANES, OWN, Library, Matrix
-from drivers.cpu.native.network import relocate
-from drivers.cpu.native.packing import (
+from llmasos.drivers.cpu.native.image import NativeKind
+from llmasos.drivers.cpu.native.library import FLOAT16, GROUP, LANES, OWN, Library, Matrix
+from llmasos.drivers.cpu.native.network import relocate
+from llmasos.drivers.cpu.native.packing import (
     FORMS,
     MOST_OF_GROUP,
     Arena,
@@ -25,11 +25,11 @@ from drivers.cpu.native.packing import (
     packed_bytes,
     stack,
 )  # fmt: skip
-from drivers.engine.contexts import Context
-from drivers.engine.image import Frames
-from drivers.protocol import BLOCK_TOKENS, Run
-from modelfiles.tensors import Packed, Tensor, bfloat16_to_float32, float32_to_bfloat16
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.engine.contexts import Context
+from llmasos.drivers.engine.image import Frames
+from llmasos.drivers.protocol import BLOCK_TOKENS, Run
+from llmasos.modelfiles.tensors import Packed, Tensor, bfloat16_to_float32, float32_to_bfloat16
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests.drivers.reference import prompt
 from tests.drivers.test_native import (
     FAMILIES,

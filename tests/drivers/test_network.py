@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from drivers.cpu import open_device
-from drivers.cpu.native import library
-from drivers.engine import files
-from drivers.protocol import Load
-from modelfiles.tensors import Packed, SafetensorsWeights, Tensor, Weights
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.cpu import open_device
+from llmasos.drivers.cpu.native import library
+from llmasos.drivers.engine import files
+from llmasos.drivers.protocol import Load
+from llmasos.modelfiles.tensors import Packed, SafetensorsWeights, Tensor, Weights
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests import models_zoo
 from tests.drivers.feeder import IMAGE, Feeder, engine
 from tests.drivers.reference import greedy, prompt

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from drivers import checkpoint, parcel
-from drivers.checkpoint_file import Reader
-from drivers.protocol import BLOCK_TOKENS, Export
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers import checkpoint, parcel
+from llmasos.drivers.checkpoint_file import Reader
+from llmasos.drivers.protocol import BLOCK_TOKENS, Export
+from llmasos.syscalls.errno import Errno, SyscallError
 
 PARTS = [bytes([number]) * 96 for number in range(5)]
 WAY = {"engine": "this"}
@@ -30,7 +30,7 @@ def made(key: bytes = b"") -> tuple[str, bytes]:
 def test_what_was_put_in_is_what_another_process_takes_out(key: bytes) -> None:
     path, name = made(key)
     script = (
-        "import sys; from drivers.checkpoint_file import Reader\n"
+        "import sys; from llmasos.drivers.checkpoint_file import Reader\n"
         "with Reader(sys.argv[1], sys.argv[2].encode()) as file:\n"
         "    into = bytearray(96)\n"
         "    print(file.id.hex(), file.mine, file.flaw)\n"
@@ -73,7 +73,7 @@ def test_one_that_could_not_be_written_is_not_held(monkeypatch: pytest.MonkeyPat
     def full(descriptor: int, buffers: object) -> int:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("drivers.checkpoint_file.os.writev", full)
+    monkeypatch.setattr("llmasos.drivers.checkpoint_file.os.writev", full)
     with pytest.raises(SyscallError, match="No space") as caught:
         made()
     assert caught.value.errno is Errno.EIO

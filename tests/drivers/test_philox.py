@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from drivers.engine.philox import philox, uniform
+from llmasos.drivers.engine.philox import philox, uniform
 
 ONES = 0xFFFFFFFF
 

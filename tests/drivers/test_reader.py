@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from drivers.protocol import Abandon, Done, Failed, Load, Loaded, Ping, Probe, Probed
-from drivers.reader import Reader, Report, Request
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.protocol import Abandon, Done, Failed, Load, Loaded, Ping, Probe, Probed
+from llmasos.drivers.reader import Reader, Report, Request
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests import models_zoo
 from tests.booted import eventually
 from tests.drivers.process import driver

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.engine import sampler as rules
-from drivers.protocol import Sample
-from syscalls.records import Sampler
+from llmasos.drivers.engine import sampler as rules
+from llmasos.drivers.protocol import Sample
+from llmasos.syscalls.records import Sampler
 
 VOCAB = 40
 DRAWS = 4000

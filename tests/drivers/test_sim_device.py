@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.device import Device
-from drivers.protocol import Copy, Load, Probe, Run, Sample, Step, StepDone
-from drivers.sim import open_device, roofline, tokens
-from drivers.sim.device import Fate, SimDevice
-from drivers.sim.spec import DeviceSpec, ModelSpec, model, parse
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Sampler
+from llmasos.drivers.device import Device
+from llmasos.drivers.protocol import Copy, Load, Probe, Run, Sample, Step, StepDone
+from llmasos.drivers.sim import open_device, roofline, tokens
+from llmasos.drivers.sim.device import Fate, SimDevice
+from llmasos.drivers.sim.spec import DeviceSpec, ModelSpec, model, parse
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Sampler
 
 SPEC = DeviceSpec(time_scale=0.0)
 MODELS = ModelSpec(vocab=1000, context=256)

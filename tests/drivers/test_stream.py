@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.cpu import open_device
-from drivers.cpu.native import library, stream
-from drivers.cpu.native.image import NativeImage
-from drivers.cpu.native.installed import _read_header
-from drivers.cpu.native.stream import WINDOW, Ahead, choose, resident
-from drivers.engine.engine import Engine
-from drivers.protocol import Load, Loaded, Probe, Run, Step
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Sampler
+from llmasos.drivers.cpu import open_device
+from llmasos.drivers.cpu.native import library, stream
+from llmasos.drivers.cpu.native.image import NativeImage
+from llmasos.drivers.cpu.native.installed import _read_header
+from llmasos.drivers.cpu.native.stream import WINDOW, Ahead, choose, resident
+from llmasos.drivers.engine.engine import Engine
+from llmasos.drivers.protocol import Load, Loaded, Probe, Run, Step
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Sampler
 from tests import models_zoo
 from tests.drivers.feeder import IMAGE, Feeder
 from tests.drivers.process import PATIENCE

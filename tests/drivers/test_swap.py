@@ -18,14 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.cpu import open_device, open_swap
-from drivers.cpu.native import library
-from drivers.device import Device
-from drivers.engine.engine import Engine
-from drivers.engine.host_places import HostPlaces
-from drivers.engine.swap import DiskPlaces, Lost, Places, SwapFile, at_once
-from drivers.protocol import Load, Move
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.cpu import open_device, open_swap
+from llmasos.drivers.cpu.native import library
+from llmasos.drivers.device import Device
+from llmasos.drivers.engine.engine import Engine
+from llmasos.drivers.engine.host_places import HostPlaces
+from llmasos.drivers.engine.swap import DiskPlaces, Lost, Places, SwapFile, at_once
+from llmasos.drivers.protocol import Load, Move
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests.drivers.feeder import GREEDY, IMAGE, Feeder
 
 BYTES = 420
@@ -171,7 +171,7 @@ def test_a_full_disk_is_an_error_and_not_a_frame(tmp_path: Path) -> None:
         import resource, signal, sys
         from pathlib import Path
         import numpy
-        from drivers.engine.swap import DiskPlaces, Lost, SwapFile
+        from llmasos.drivers.engine.swap import DiskPlaces, Lost, SwapFile
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
         frame = numpy.ones((1, 16000), numpy.uint8)
@@ -197,7 +197,7 @@ def test_nothing_is_left_of_a_driver_that_was_killed(tmp_path: Path) -> None:
         import sys, time
         from pathlib import Path
         import numpy
-        from drivers.engine.swap import DiskPlaces, SwapFile
+        from llmasos.drivers.engine.swap import DiskPlaces, SwapFile
         places = DiskPlaces(SwapFile(Path(sys.argv[1]), 1 << 20), 4, 4000)
         places.write(1, 0, numpy.ones((1, 4000), numpy.uint8))
         print("written", flush=True)

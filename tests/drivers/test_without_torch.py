@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from drivers.cpu.native import library
-from drivers.cpu.native.packing import FORMS
+from llmasos.drivers.cpu.native import library
+from llmasos.drivers.cpu.native.packing import FORMS
 from tests.drivers.feeder import IMAGE, Feeder, engine
 
 ROOT = Path(__file__).parents[2]
@@ -34,9 +34,9 @@ sys.meta_path.insert(0, KeepOut())
 """
 _DECODE = """
 import json
-from drivers.cpu import open_device
-from drivers.protocol import Load
-from syscalls.records import Sampler
+from llmasos.drivers.cpu import open_device
+from llmasos.drivers.protocol import Load
+from llmasos.syscalls.records import Sampler
 from tests.drivers.feeder import IMAGE, Feeder
 
 made = {}
@@ -56,9 +56,9 @@ loaded = sorted(name for name in sys.modules if name.partition(".")[0] in ("torc
 print(json.dumps({"made": made, "loaded": loaded, "hello": device.hello().description}))
 """
 _REFUSE = """
-from drivers.cpu import open_device
-from drivers.protocol import Load, Probe
-from syscalls.errno import SyscallError
+from llmasos.drivers.cpu import open_device
+from llmasos.drivers.protocol import Load, Probe
+from llmasos.syscalls.errno import SyscallError
 
 device = open_device({"threads": "1"})
 for act in (

@@ -18,11 +18,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from drivers import parcel
-from kernel.objects.process import LLMProcess
-from syscalls.errno import Errno
-from syscalls.records import Advice, GroupSettings, KvAction, Sampler, SchedClass, Signal, State, WaitFor
-from syscalls.table import (
+from llmasos.drivers import parcel
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.records import (
+    Advice,
+    GroupSettings,
+    KvAction,
+    Sampler,
+    SchedClass,
+    Signal,
+    State,
+    WaitFor,
+)
+from llmasos.syscalls.table import (
     Advise,
     Decode,
     Evict,

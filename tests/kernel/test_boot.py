@@ -13,14 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kernel.edge import lock
-from kernel.edge import settings as config
-from kernel.edge.boot import main
-from kernel.events import DeviceConfig
-from syscalls import runtime
-from syscalls.blocking import Client
-from syscalls.errno import Errno, SyscallError
-from syscalls.table import BootInfoCall, Dmesg, Models, Null, Ps, Shutdown
+from llmasos.kernel.edge import lock
+from llmasos.kernel.edge import settings as config
+from llmasos.kernel.edge.boot import main
+from llmasos.kernel.events import DeviceConfig
+from llmasos.syscalls import runtime
+from llmasos.syscalls.blocking import Client
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.table import BootInfoCall, Dmesg, Models, Null, Ps, Shutdown
 from tests.booted import PATIENCE, SIM, booted, command, eventually, is_gone
 
 
@@ -387,7 +387,7 @@ def test_a_quiet_kernel_prints_warnings_only() -> None:
 
 
 def test_dying_with_the_parent_needs_a_pipe() -> None:
-    words = [sys.executable, "-m", "kernel.edge.boot", "--die-with-parent", "--device", "sim"]
+    words = [sys.executable, "-m", "llmasos.kernel.edge.boot", "--die-with-parent", "--device", "sim"]
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
     assert "needs a pipe" in done.stderr

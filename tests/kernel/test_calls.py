@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from kernel.events import HaltRequest, Rejected
-from syscalls import limits
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish, Kind, Right, Sampler, SchedClass, Signal, State, WaitFor
-from syscalls.table import (
+from llmasos.kernel.events import HaltRequest, Rejected
+from llmasos.syscalls import limits
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Finish, Kind, Right, Sampler, SchedClass, Signal, State, WaitFor
+from llmasos.syscalls.table import (
     Attach,
     BootInfoCall,
     Decode,

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
-from drivers import checkpoint
-from drivers.protocol import Inspect
-from kernel.objects.process import LLMProcess
-from kernel.objects.process_image import ProcessImage, read_image
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import CheckpointInfo, Finish, Limits, Right, Sampler, SchedClass, Signal, State
-from syscalls.table import (
+from llmasos.drivers import checkpoint
+from llmasos.drivers.protocol import Inspect
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.objects.process_image import ProcessImage, read_image
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import CheckpointInfo, Finish, Limits, Right, Sampler, SchedClass, Signal, State
+from llmasos.syscalls.table import (
     Checkpoint,
     Decode,
     Fork,

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from kernel.edge.peers import Peers, chosen_id
-from kernel.edge.server import Server
-from kernel.events import (
+from llmasos.kernel.edge.peers import Peers, chosen_id
+from llmasos.kernel.edge.server import Server
+from llmasos.kernel.events import (
     Action,
     DeviceConfig,
     Disconnected,
@@ -31,12 +31,12 @@ from kernel.events import (
     Tick,
     WakeAt,
 )
-from syscalls import client
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import BootInfo, Signal
-from syscalls.table import Attach, Null
-from syscalls.transport import Message
-from syscalls.zeromq import Link
+from llmasos.syscalls import client
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import BootInfo, Signal
+from llmasos.syscalls.table import Attach, Null
+from llmasos.syscalls.transport import Message
+from llmasos.syscalls.zeromq import Link
 from tests.booted import PATIENCE
 
 Handler = Callable[[Event, float], list[Action]]

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel.memory.page_table import blocks
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Advice, ModelInfo, Right
-from syscalls.table import Advise, Decode, Estimate, Evict, Getinfo, Models, Pagein, Spawn
+from llmasos.kernel.memory.page_table import blocks
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Advice, ModelInfo, Right
+from llmasos.syscalls.table import Advise, Decode, Estimate, Evict, Getinfo, Models, Pagein, Spawn
 from tests.kernel.test_paging import MB, PROMPT, memory, refused, spawn
 from tests.simulator import FRAME_BYTES, Prog, Simulation, simulate
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import GroupSettings, KvAction, State, WaitFor
-from syscalls.table import (
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import GroupSettings, KvAction, State, WaitFor
+from llmasos.syscalls.table import (
     Checkpoint,
     Decode,
     Evict,

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from kernel.groups.group import GroupTree
-from kernel.groups.pressure import Activity, Pressure
-from kernel.objects.process import LLMProcess
-from syscalls.errno import Errno, SyscallError
-from syscalls.limits import MAX_SESSION_GROUPS
-from syscalls.records import (
+from llmasos.kernel.groups.group import GroupTree
+from llmasos.kernel.groups.pressure import Activity, Pressure
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.limits import MAX_SESSION_GROUPS
+from llmasos.syscalls.records import (
     Finish,
     GroupInfo,
     GroupSettings,
@@ -26,7 +26,7 @@ from syscalls.records import (
     State,
     WaitFor,
 )
-from syscalls.table import (
+from llmasos.syscalls.table import (
     Attach,
     Decode,
     Exec,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from drivers.protocol import RunResult, StepDone
-from kernel.events import FromDevice
-from kernel.objects.process import LLMProcess
-from syscalls.records import Finish, Limits, Sampler
-from syscalls.table import Decode, Fork, Spawn, StatsCall
+from llmasos.drivers.protocol import RunResult, StepDone
+from llmasos.kernel.events import FromDevice
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.syscalls.records import Finish, Limits, Sampler
+from llmasos.syscalls.table import Decode, Fork, Spawn, StatsCall
 from tests.kernel.test_machine import Core
 from tests.simulator import Simulation, simulate
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from kernel.journal import state as journal_state
-from kernel.journal.records import Answer, Frame, decode, encode
-from kernel.journal.state import MOST_ANSWER_BYTES, Answers, State
-from kernel.recovery.recovery import ticket
-from syscalls import limits
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import (
+from llmasos.kernel.journal import state as journal_state
+from llmasos.kernel.journal.records import Answer, Frame, decode, encode
+from llmasos.kernel.journal.state import MOST_ANSWER_BYTES, Answers, State
+from llmasos.kernel.recovery.recovery import ticket
+from llmasos.syscalls import limits
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import (
     DecodeResult,
     ExitInfo,
     Finish,
@@ -30,8 +30,8 @@ from syscalls.records import (
     Signal,
     WaitFor,
 )
-from syscalls.records import State as ProcessState
-from syscalls.table import (
+from llmasos.syscalls.records import State as ProcessState
+from llmasos.syscalls.table import (
     Attach,
     BootInfoCall,
     Decode,
@@ -605,7 +605,7 @@ def test_a_halt_leaves_the_journal_as_it_was() -> None:
 
 
 def test_a_frame_of_nonsense_is_refused() -> None:
-    from kernel.journal.records import BadFrame
+    from llmasos.kernel.journal.records import BadFrame
 
     for body in (b"", b"\xc1", encode([1, 2]), encode((0.0, [[99, 1]])), encode((-1.0, []))):
         with pytest.raises(BadFrame):

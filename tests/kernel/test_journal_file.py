@@ -15,15 +15,15 @@ import pytest
 import trio
 import trio.lowlevel
 
-from kernel.edge import journal_file as file
-from kernel.edge import journal_keeper as keeper
-from kernel.edge.journal_file import NAME, framed, header, open_journal
-from kernel.edge.journal_keeper import Fsync, Keeper
-from kernel.events import Event, JournalCompacted, JournalFails, JournalGrows
-from kernel.journal.records import Frame, Grown, encode
-from kernel.journal.state import State
-from syscalls.errno import Errno, SyscallError
-from syscalls.table import Decode, Feed, Spawn, Truncate
+from llmasos.kernel.edge import journal_file as file
+from llmasos.kernel.edge import journal_keeper as keeper
+from llmasos.kernel.edge.journal_file import NAME, framed, header, open_journal
+from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
+from llmasos.kernel.events import Event, JournalCompacted, JournalFails, JournalGrows
+from llmasos.kernel.journal.records import Frame, Grown, encode
+from llmasos.kernel.journal.state import State
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.table import Decode, Feed, Spawn, Truncate
 from tests.booted import PATIENCE
 from tests.simulator import simulate
 

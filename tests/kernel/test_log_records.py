@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.journal.records import BadFrame, Frame, Noted, decode, encode
-from kernel.journal.state import State
-from kernel.objects.log_records import LogRecords
-from kernel.objects.process import LLMProcess
-from kernel.objects.process_image import ProcessImage, image_of, read_image
-from syscalls.errno import Errno, SyscallError
-from syscalls.limits import MAX_RECORD_BYTES, MAX_RECORDS
-from syscalls.records import LogRecord, Right, Signal
-from syscalls.table import (
+from llmasos.kernel.journal.records import BadFrame, Frame, Noted, decode, encode
+from llmasos.kernel.journal.state import State
+from llmasos.kernel.objects.log_records import LogRecords
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.objects.process_image import ProcessImage, image_of, read_image
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.limits import MAX_RECORD_BYTES, MAX_RECORDS
+from llmasos.syscalls.records import LogRecord, Right, Signal
+from llmasos.syscalls.table import (
     Checkpoint,
     Decode,
     Exec,

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kernel.objects.process import LLMProcess
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import (
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import (
     DecodeResult,
     Finish,
     Kind,
@@ -29,7 +29,7 @@ from syscalls.records import (
     Signal,
     State,
 )
-from syscalls.table import (
+from llmasos.syscalls.table import (
     Decode,
     Estimate,
     Evict,

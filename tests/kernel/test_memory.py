@@ -12,12 +12,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from drivers.protocol import BLOCK_TOKENS
-from kernel.groups.group import Group
-from kernel.memory.frames import FramePool
-from kernel.memory.page_table import PageTable, blocks
-from kernel.memory.prefix import PrefixIndex, root
-from kernel.memory.swap import SwapSpace
+from llmasos.drivers.protocol import BLOCK_TOKENS
+from llmasos.kernel.groups.group import Group
+from llmasos.kernel.memory.frames import FramePool
+from llmasos.kernel.memory.page_table import PageTable, blocks
+from llmasos.kernel.memory.prefix import PrefixIndex, root
+from llmasos.kernel.memory.swap import SwapSpace
 
 FRAMES = 10
 

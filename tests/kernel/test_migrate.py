@@ -12,13 +12,13 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
-from drivers import parcel
-from drivers.protocol import IMAGES, Export, Import
-from kernel.objects.process import LLMProcess
-from kernel.sched.policies import make_policy
-from kernel.sched.run_queue import RunQueue
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import (
+from llmasos.drivers import parcel
+from llmasos.drivers.protocol import IMAGES, Export, Import
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.sched.policies import make_policy
+from llmasos.kernel.sched.run_queue import RunQueue
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import (
     Finish,
     GroupSettings,
     KvAction,
@@ -28,7 +28,7 @@ from syscalls.records import (
     State,
     WaitFor,
 )
-from syscalls.table import (
+from llmasos.syscalls.table import (
     Checkpoint,
     Decode,
     Evict,

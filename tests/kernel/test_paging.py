@@ -12,13 +12,13 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from drivers.protocol import Load, Run, Sample, Step
-from drivers.sim.device import SimDevice
-from drivers.sim.spec import parse
-from kernel.objects.image import Image
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Advice, Finish, ModelInfo, Sampler, SchedClass, Signal, State, WaitFor
-from syscalls.table import (
+from llmasos.drivers.protocol import Load, Run, Sample, Step
+from llmasos.drivers.sim.device import SimDevice
+from llmasos.drivers.sim.spec import parse
+from llmasos.kernel.objects.image import Image
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Advice, Finish, ModelInfo, Sampler, SchedClass, Signal, State, WaitFor
+from llmasos.syscalls.table import (
     Advise,
     Decode,
     Evict,

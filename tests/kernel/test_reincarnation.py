@@ -7,12 +7,12 @@ from itertools import pairwise
 
 import pytest
 
-from drivers.protocol import Load, Loaded, Step, StepDone
-from drivers.sim.device import SimDevice
-from kernel.events import Log
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import GroupSettings, Kind, Sampler, Signal, State, WaitFor
-from syscalls.table import (
+from llmasos.drivers.protocol import Load, Loaded, Step, StepDone
+from llmasos.drivers.sim.device import SimDevice
+from llmasos.kernel.events import Log
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import GroupSettings, Kind, Sampler, Signal, State, WaitFor
+from llmasos.syscalls.table import (
     BootInfoCall,
     Decode,
     Exec,

@@ -8,10 +8,21 @@ from typing import Any
 
 import pytest
 
-from kernel.objects.process import LLMProcess
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish, Limits, SchedClass, Signal, State, WaitFor
-from syscalls.table import Decode, Feed, Getinfo, Kill, Sched, Setlimits, Setsched, Spawn, StatsCall, Truncate
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Finish, Limits, SchedClass, Signal, State, WaitFor
+from llmasos.syscalls.table import (
+    Decode,
+    Feed,
+    Getinfo,
+    Kill,
+    Sched,
+    Setlimits,
+    Setsched,
+    Spawn,
+    StatsCall,
+    Truncate,
+)
 from tests.simulator import Future, Prog, Simulation, simulate
 
 ENDLESS = 400  # tokens: more than any of these tests lets a process decode

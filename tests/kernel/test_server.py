@@ -15,11 +15,11 @@ import psutil
 import pytest
 import zmq
 
-from syscalls import limits, runtime, wire
-from syscalls.blocking import Client
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Kind, Signal
-from syscalls.table import (
+from llmasos.syscalls import limits, runtime, wire
+from llmasos.syscalls.blocking import Client
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Kind, Signal
+from llmasos.syscalls.table import (
     Attach,
     BootInfoCall,
     Dmesg,
@@ -40,8 +40,8 @@ MODEL = "sim:1b"
 
 PROGRAM = """
 import sys
-from syscalls.blocking import connect
-from syscalls.table import Spawn
+from llmasos.syscalls.blocking import connect
+from llmasos.syscalls.table import Spawn
 with connect(sys.argv[1], name="victim") as kernel:
     children = [kernel(Spawn("sim:1b", [1], detached=detached)) for detached in (False, False, True)]
     print(kernel.pid, *children, flush=True)

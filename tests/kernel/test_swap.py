@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from kernel.groups.group import Group
-from kernel.memory.swap import Slot, SwapCost, SwapSpace
-from kernel.memory.victims import Clock
-from kernel.objects.process import LLMProcess
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Kind, Sampler, Signal, State
-from syscalls.table import Decode, Kill, Spawn, Truncate
+from llmasos.kernel.groups.group import Group
+from llmasos.kernel.memory.swap import Slot, SwapCost, SwapSpace
+from llmasos.kernel.memory.victims import Clock
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Kind, Sampler, Signal, State
+from llmasos.syscalls.table import Decode, Kill, Spawn, Truncate
 from tests.kernel.test_machine import Core
 from tests.simulator import FRAME_BYTES, Simulation, simulate
 
@@ -151,7 +151,7 @@ def test_what_dies_with_the_driver_is_computed_again() -> None:
 
 
 def test_where_computing_is_faster_nothing_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernel.memory.swap._TRIAL", 1_000_000)  # nor tried again while this lasts
+    monkeypatch.setattr("llmasos.kernel.memory.swap._TRIAL", 1_000_000)  # nor tried again while this lasts
     sim = simulate(
         frames=20, step_tokens=64, options={"swap": slots(64), "link": "1e4", "overhead": "0.00001"}
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from drivers.protocol import RunResult, StepDone
-from kernel.events import FromDevice
-from syscalls import wire
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish, Kind, Limits, State
-from syscalls.table import (
+from llmasos.drivers.protocol import RunResult, StepDone
+from llmasos.kernel.events import FromDevice
+from llmasos.syscalls import wire
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Finish, Kind, Limits, State
+from llmasos.syscalls.table import (
     Decode,
     Exec,
     Feed,

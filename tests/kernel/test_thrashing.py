@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kernel.memory.thrash import MOST, WINDOW, Thrash
-from kernel.objects.process import LLMProcess
-from syscalls.records import Sampler
-from syscalls.table import Decode, Getinfo, Kill, Models, Spawn, StatsCall, Truncate
+from llmasos.kernel.memory.thrash import MOST, WINDOW, Thrash
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.syscalls.records import Sampler
+from llmasos.syscalls.table import Decode, Getinfo, Kill, Models, Spawn, StatsCall, Truncate
 from tests.simulator import Simulation, simulate
 
 

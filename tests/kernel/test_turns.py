@@ -4,9 +4,9 @@ prompts, and nobody holds frames that are of no use to it.
 
 from __future__ import annotations
 
-from kernel.objects.process import LLMProcess
-from syscalls.records import SchedClass, WaitFor
-from syscalls.table import Decode, Feed, Spawn, StatsCall
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.syscalls.records import SchedClass, WaitFor
+from llmasos.syscalls.table import Decode, Feed, Spawn, StatsCall
 from tests.simulator import FRAME_BYTES as FRAME
 from tests.simulator import Future, Prog, Simulation, simulate
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GenerationConfig, LlamaConfig
 
-from modelfiles import generation
-from modelfiles.generation import Generation
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles import generation
+from llmasos.modelfiles.generation import Generation
+from llmasos.syscalls.errno import Errno, SyscallError
 
 FIELDS = ("top_k", "top_p", "min_p", "repetition_penalty")
 

@@ -17,10 +17,10 @@ import gguf as package
 import numpy as np
 import pytest
 
-from modelfiles import gguf, gguf_items, source
-from modelfiles.gguf_config import config_of
-from modelfiles.gguf_weights import GGUFWeights
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles import gguf, gguf_items, source
+from llmasos.modelfiles.gguf_config import config_of
+from llmasos.modelfiles.gguf_weights import GGUFWeights
+from llmasos.syscalls.errno import Errno, SyscallError
 
 MUTATIONS = int(os.environ.get("LLMASOS_GGUF_MUTATIONS", "2000"))
 _MEMORY = 200 << 20  # bytes

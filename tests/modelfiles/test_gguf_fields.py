@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelfiles import bounds
-from modelfiles.gguf import Entry, Header
-from modelfiles.gguf_config import config_of
-from modelfiles.gguf_families import FAMILIES
-from syscalls.errno import SyscallError
+from llmasos.modelfiles import bounds
+from llmasos.modelfiles.gguf import Entry, Header
+from llmasos.modelfiles.gguf_config import config_of
+from llmasos.modelfiles.gguf_families import FAMILIES
+from llmasos.syscalls.errno import SyscallError
 
 LAYERS, HIDDEN = 4, 64
 USUAL: dict[str, Any] = {

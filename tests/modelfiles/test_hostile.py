@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from modelfiles import bounds, source, tensors
-from modelfiles.files import shown
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles import bounds, source, tensors
+from llmasos.modelfiles.files import shown
+from llmasos.syscalls.errno import Errno, SyscallError
 
 SMALL = {
     "model_type": "llama",
@@ -171,8 +171,8 @@ def test_names_with_escape_sequences_are_shown_escaped(tmp_path: Path) -> None:
 COST = """
 import resource, sys, time
 from pathlib import Path
-from modelfiles import source
-from syscalls.errno import SyscallError
+from llmasos.modelfiles import source
+from llmasos.syscalls.errno import SyscallError
 before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
 try:
     source.read_config(Path(sys.argv[1])), source.read_headers(Path(sys.argv[1]))

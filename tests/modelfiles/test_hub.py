@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from modelfiles import cache, download, hub, hub_api, names, source, web
-from modelfiles.download import Progress
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles import cache, download, hub, hub_api, names, source, web
+from llmasos.modelfiles.download import Progress
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests.hub_server import Hub, Trouble, digest, served
 
 CONFIG = json.dumps({"model_type": "llama", "vocab_size": 50, "hidden_size": 32}).encode()

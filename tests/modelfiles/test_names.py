@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelfiles import names
-from modelfiles.names import Kind, Name, parse
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles import names
+from llmasos.modelfiles.names import Kind, Name, parse
+from llmasos.syscalls.errno import Errno, SyscallError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

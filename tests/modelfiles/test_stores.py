@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from modelfiles import cache, check, names, source, stores
-from modelfiles.called import called, called_in
-from modelfiles.stores import Found
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles import cache, check, names, source, stores
+from llmasos.modelfiles.called import called, called_in
+from llmasos.modelfiles.stores import Found
+from llmasos.syscalls.errno import Errno, SyscallError
 
 GGUF = b"GGUF\3" + bytes(59)  # version 3, without a tensor
 pytestmark = pytest.mark.usefixtures("no_stores")

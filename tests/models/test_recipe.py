@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from models.tiny.recipe.batches import batch
-from models.tiny.recipe.training import Learner, Plan, train
+from llmasos.models.tiny.recipe.batches import batch
+from llmasos.models.tiny.recipe.training import Learner, Plan, train
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
 PLAN = Plan(

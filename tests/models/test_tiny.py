@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from models.tiny.recipe.batches import conversation_text, render
-from models.tiny.recipe.case import draw, held_out
-from models.tiny.recipe.conversation import DEFAULT_SYSTEM, Conversation, Message, recall_conversation
-from models.tiny.recipe.evaluation import BARS, COPYING, answers, recall_questions, task_questions
-from models.tiny.recipe.facts import draw_fact
-from models.tiny.recipe.int8 import quantise
-from models.tiny.recipe.lists import addition_case, copy_case, reverse_case
-from models.tiny.recipe.tools import tool_case
+from llmasos.models.tiny.recipe.batches import conversation_text, render
+from llmasos.models.tiny.recipe.case import draw, held_out
+from llmasos.models.tiny.recipe.conversation import DEFAULT_SYSTEM, Conversation, Message, recall_conversation
+from llmasos.models.tiny.recipe.evaluation import BARS, COPYING, answers, recall_questions, task_questions
+from llmasos.models.tiny.recipe.facts import draw_fact
+from llmasos.models.tiny.recipe.int8 import quantise
+from llmasos.models.tiny.recipe.lists import addition_case, copy_case, reverse_case
+from llmasos.models.tiny.recipe.tools import tool_case
 
 TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
 SAMPLE = 24

@@ -13,11 +13,11 @@ from typing import Any
 
 import zmq
 
-from kernel.edge import lock
-from syscalls import runtime, wire
-from syscalls.errno import Errno
-from syscalls.records import BootInfo, DecodeResult, Finish
-from syscalls.table import Attach, Decode, Feed, Read
+from llmasos.kernel.edge import lock
+from llmasos.syscalls import runtime, wire
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.records import BootInfo, DecodeResult, Finish
+from llmasos.syscalls.table import Attach, Decode, Feed, Read
 
 PATIENCE = 60.0
 ENDLESS = 1 << 20  # a decode of so many tokens does not end by itself

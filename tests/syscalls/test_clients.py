@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from syscalls import blocking, calls, client, limits, runtime
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Kind, LogRecord, RecordsResult, Right
-from syscalls.table import (
+from llmasos.syscalls import blocking, calls, client, limits, runtime
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Kind, LogRecord, RecordsResult, Right
+from llmasos.syscalls.table import (
     Attach,
     BootInfoCall,
     Decode,

@@ -16,10 +16,10 @@ import pytest
 import trio
 import trio.testing
 
-from syscalls import blocking, client, runtime
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import BootInfo
-from syscalls.table import Decode, Feed, Null, Read
+from llmasos.syscalls import blocking, client, runtime
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import BootInfo
+from llmasos.syscalls.table import Decode, Feed, Null, Read
 from tests.booted import eventually
 from tests.syscalls import mortal
 from tests.syscalls.mortal import PATIENCE, Mortal

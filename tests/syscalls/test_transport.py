@@ -16,8 +16,8 @@ import trio
 import trio.lowlevel
 import zmq
 
-from syscalls import transport, zeromq
-from syscalls.transport import Message, Socket
+from llmasos.syscalls import transport, zeromq
+from llmasos.syscalls.transport import Message, Socket
 
 PATIENCE = 120.0
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syscalls import limits, records, wire
-from syscalls.errno import Errno, SyscallError
-from syscalls.printable import printable
-from syscalls.table import CANCEL, TABLE, Call, Decode, Feed, Fork, Getinfo, Null, Ps, Spawn
+from llmasos.syscalls import limits, records, wire
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.printable import printable
+from llmasos.syscalls.table import CANCEL, TABLE, Call, Decode, Feed, Fork, Getinfo, Null, Ps, Spawn
 
 ENTRIES = pytest.mark.parametrize("entry", TABLE.values(), ids=lambda entry: entry.name)
 pack = msgspec.msgpack.encode

@@ -6,10 +6,10 @@ import random
 from collections import Counter
 from typing import Any
 
-from syscalls import limits, wire
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Limits, Sampler
-from syscalls.table import (
+from llmasos.syscalls import limits, wire
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Limits, Sampler
+from llmasos.syscalls.table import (
     Attach,
     Call,
     Decode,

@@ -35,7 +35,7 @@ from benchmarks.peers.engines import Engine
 from benchmarks.peers.peer import ROOT
 from benchmarks.peers.picture import NoPicture
 from benchmarks.yardstick import QWEN2
-from drivers.cpu.native import library
+from llmasos.drivers.cpu.native import library
 
 TINY = Workload(agents=4, context=3, turns=2, fed=2, decoded=3, outstanding=2, places=2)
 

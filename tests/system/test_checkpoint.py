@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from drivers.cpu.native import library
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import CheckpointInfo, Finish, LogLine, State
-from syscalls.table import BootInfoCall, Checkpoint, Decode, Dmesg, Read, Restore
+from llmasos.drivers.cpu.native import library
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import CheckpointInfo, Finish, LogLine, State
+from llmasos.syscalls.table import BootInfoCall, Checkpoint, Decode, Dmesg, Read, Restore
+from llmasos.userland.sdk.system import Process, System
 from tests.booted import eventually
-from userland.sdk.system import Process, System
 
 NATIVE = not isinstance(library.load(), str)
 DTYPES = ["fp32", "bf16", *(["int8", "int4"] if NATIVE else [])]

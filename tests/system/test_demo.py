@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from userland.demo import tour
-from userland.demo.acts import ACTS, Company
-from userland.demo.shares import Window
-from userland.demo.stage import Stage
-from userland.programs.boot import private_kernel
+from llmasos.userland.demo import tour
+from llmasos.userland.demo.acts import ACTS, Company
+from llmasos.userland.demo.shares import Window
+from llmasos.userland.demo.stage import Stage
+from llmasos.userland.programs.boot import private_kernel
 
 DEADLINE = 900.0
 

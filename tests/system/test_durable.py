@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from drivers.cpu.native import library
-from syscalls import runtime
-from syscalls.errno import Errno, SyscallError
-from syscalls.table import Decode, Dmesg, Null
+from llmasos.drivers.cpu.native import library
+from llmasos.syscalls import runtime
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.table import Decode, Dmesg, Null
+from llmasos.userland.sdk import aio
+from llmasos.userland.sdk.system import System
 from tests.booted import PATIENCE, eventually
 from tests.reborn import Reborn, reborn
-from userland.sdk import aio
-from userland.sdk.system import System
 
 PROMPTS = [
     "Tell me a long story about a fox.",

@@ -15,11 +15,11 @@ import psutil
 import pytest
 import zmq
 
-from kernel.edge.journal_file import NAME
-from syscalls import blocking, runtime, wire
-from syscalls.errno import Errno
-from syscalls.records import Sampler
-from syscalls.table import (
+from llmasos.kernel.edge.journal_file import NAME
+from llmasos.syscalls import blocking, runtime, wire
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.records import Sampler
+from llmasos.syscalls.table import (
     Attach,
     BootInfoCall,
     Call,

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.cpu.native import library
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish, State
-from syscalls.table import BootInfoCall, Decode, Dmesg, Read, Setsched
+from llmasos.drivers.cpu.native import library
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Finish, State
+from llmasos.syscalls.table import BootInfoCall, Decode, Dmesg, Read, Setsched
+from llmasos.userland.sdk.system import Process, System
 from tests.booted import booted, eventually, is_gone
-from userland.sdk.system import Process, System
 
 NATIVE = not isinstance(library.load(), str)
 DTYPES = ["fp32", "bf16", *(["int8", "int4"] if NATIVE else [])]

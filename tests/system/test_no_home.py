@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from syscalls.table import Dmesg
-from userland.sdk.system import System
+from llmasos.syscalls.table import Dmesg
+from llmasos.userland.sdk.system import System
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])

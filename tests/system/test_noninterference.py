@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from syscalls.records import Limits, State
-from syscalls.table import BootInfoCall, Decode, Read
+from llmasos.syscalls.records import Limits, State
+from llmasos.syscalls.table import BootInfoCall, Decode, Read
+from llmasos.userland.sdk.script import together
+from llmasos.userland.sdk.system import Process, System
 from tests.models_zoo import EOS
-from userland.sdk.script import together
-from userland.sdk.system import Process, System
 
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "gpt2", "gpt_neo", "gpt_neox"]
 DECODED = 24

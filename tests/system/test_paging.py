@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from drivers.cpu.native import library
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Advice, ModelInfo
-from syscalls.table import BootInfoCall, Checkpoint, Decode, Getinfo, Kill, Models, Read, Restore
+from llmasos.drivers.cpu.native import library
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Advice, ModelInfo
+from llmasos.syscalls.table import BootInfoCall, Checkpoint, Decode, Getinfo, Kill, Models, Read, Restore
+from llmasos.userland.sdk.system import Process, System
 from tests import models_zoo
 from tests.booted import eventually
-from userland.sdk.system import Process, System
 
 NAMES = ("llama", "mistral")
 TURNS, DECODED = 4, 6

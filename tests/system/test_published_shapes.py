@@ -16,15 +16,15 @@ from unittest.mock import patch
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Finish
+from llmasos.userland.sdk import turns
+from llmasos.userland.sdk.chat import ChatFormat
+from llmasos.userland.sdk.dialogue import Setup
+from llmasos.userland.sdk.system import Process, System
+from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 from tests import published
 from tests.published import PUBLISHED, Shape
-from userland.sdk import turns
-from userland.sdk.chat import ChatFormat
-from userland.sdk.dialogue import Setup
-from userland.sdk.system import Process, System
-from userland.sdk.tokenizer_files import load_tokenizer
 
 SOME = ["llama-2", "llama-3", "mistral-0.3", "qwen-3", "gemma-2", "phi-3", "deepseek-r1", "glm-4"]
 ALL = os.environ.get("LLMASOS_SHAPES") == "all"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from syscalls.records import State
-from syscalls.table import BootInfoCall, Decode, StatsCall
+from llmasos.syscalls.records import State
+from llmasos.syscalls.table import BootInfoCall, Decode, StatsCall
+from llmasos.userland.sdk.system import Process, System
 from tests.booted import eventually
-from userland.sdk.system import Process, System
 
 BLOCK_BYTES = (
     24_576  # of the KV in fp32 of a model whose tokens take longer to compute than to move: one of torch's

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from syscalls.table import BootInfoCall, Dmesg
+from llmasos.syscalls.table import BootInfoCall, Dmesg
+from llmasos.userland.sdk.system import System
 from tests.system.test_swap import agents, end, turns
-from userland.sdk.system import System
 
 MODEL = Path("tiny")  # in fp32 it is slow enough that moving its pages pays
 BLOCK_BYTES = 81_920

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from syscalls.records import LogRecord
-from userland.sdk.chat import ChatFormat, Turn
-from userland.sdk.dialogue import Dialogue, Message, Setup, dialogue, packed
+from llmasos.syscalls.records import LogRecord
+from llmasos.userland.sdk.chat import ChatFormat, Turn
+from llmasos.userland.sdk.dialogue import Dialogue, Message, Setup, dialogue, packed
 
 _LOOP = "{% for m in messages %}"
 _CALLS = (

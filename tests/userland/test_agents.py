@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from llmasos.userland.agents import tool_caller
 from tests.booted import booted
-from userland.agents import tool_caller
 
 ROOT = Path(__file__).resolve().parents[2]
 AGENTS = ROOT / "userland" / "agents"

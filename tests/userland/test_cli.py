@@ -18,12 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from syscalls import blocking, runtime
-from syscalls.records import Signal, State
-from syscalls.table import Getinfo, Kill, Ps, Spawn
+from llmasos.syscalls import blocking, runtime
+from llmasos.syscalls.records import Signal, State
+from llmasos.syscalls.table import Getinfo, Kill, Ps, Spawn
+from llmasos.userland.programs.boot import private_kernel
+from llmasos.userland.sdk.system import System
 from tests.booted import eventually
-from userland.programs.boot import private_kernel
-from userland.sdk.system import System
 
 SIM = "sim:context=256,vocab=100"
 DEADLINE = 120.0

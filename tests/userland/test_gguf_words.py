@@ -11,13 +11,13 @@ from typing import Any
 import gguf as package
 import pytest
 
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk import gguf_words
+from llmasos.userland.sdk.gguf_pretokenizers import CUTS
+from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 from tests import models_zoo
 from tests.gguf_writer import convert
 from tests.llama_cpp_source import VOCABULARIES, WHY
-from userland.sdk import gguf_words
-from userland.sdk.gguf_pretokenizers import CUTS
-from userland.sdk.tokenizer_files import load_tokenizer
 
 _SEPARATOR = "\n__ggml_vocab_test__\n"
 

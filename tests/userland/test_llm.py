@@ -10,12 +10,12 @@ import pytest
 import trio
 
 import llmasos
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk import aio
+from llmasos.userland.sdk.beams import beam_search
+from llmasos.userland.sdk.llm import LLM
+from llmasos.userland.sdk.system import System
 from tests import models_zoo
-from userland.sdk import aio
-from userland.sdk.beams import beam_search
-from userland.sdk.llm import LLM
-from userland.sdk.system import System
 
 PROMPT = "The kernel decides, drivers do"
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "gpt2", "gpt_neo", "gpt_neox"]

@@ -21,17 +21,17 @@ from prompt_toolkit.document import Document
 from safetensors.numpy import save
 
 from llmasos.__main__ import main
-from modelfiles import cache
-from syscalls.errno import SyscallError
+from llmasos.modelfiles import cache
+from llmasos.syscalls.errno import SyscallError
+from llmasos.userland.programs import disk, models, pull
+from llmasos.userland.programs.boot import private_kernel
+from llmasos.userland.programs.screen import Screen
+from llmasos.userland.sdk.options import located
+from llmasos.userland.shell.completion import ShellCompleter
+from llmasos.userland.shell.words import COMMANDS
 from tests.booted import eventually
 from tests.hub_server import Hub, Trouble, served
 from tests.models_zoo import build
-from userland.programs import disk, models, pull
-from userland.programs.boot import private_kernel
-from userland.programs.screen import Screen
-from userland.sdk.options import located
-from userland.shell.completion import ShellCompleter
-from userland.shell.words import COMMANDS
 
 WEIGHTS = save({"a": np.arange(500_000, dtype=np.float32)})
 FILES = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b"{}", "model.safetensors": WEIGHTS}

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from modelfiles.ollama_options import WINDOW, Started, started
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import SamplingDefaults
+from llmasos.modelfiles.ollama_options import WINDOW, Started, started
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import SamplingDefaults
+from llmasos.userland.programs.screen import Screen
+from llmasos.userland.sdk.llm import LLM
+from llmasos.userland.sdk.options import Options
+from llmasos.userland.sdk.system import System
+from llmasos.userland.shell.main import Session
 from tests.gguf_writer import convert
 from tests.modelfiles.test_stores import blob, manifest
-from userland.programs.screen import Screen
-from userland.sdk.llm import LLM
-from userland.sdk.options import Options
-from userland.sdk.system import System
-from userland.shell.main import Session
 
 TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
 SYSTEM = "You are a poet."

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from llmasos.userland.programs import ps
+from llmasos.userland.sdk.system import System
 from tests.booted import PATIENCE, eventually
 from tests.reborn import Reborn, reborn
 from tests.userland.terminal import Terminal
-from userland.programs import ps
-from userland.sdk.system import System
 
 PROMPT = "llmasos>"
 DIED = r"\[the kernel has died; waiting up to 30 s for the next one \(`llmasos boot`\)\]"

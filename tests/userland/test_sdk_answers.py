@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken
 
-from syscalls.records import Finish, ModelInfo, ReadResult, State
-from syscalls.table import Feed, Kill, Read, Truncate
+from llmasos.syscalls.records import Finish, ModelInfo, ReadResult, State
+from llmasos.syscalls.table import Feed, Kill, Read, Truncate
+from llmasos.userland.sdk.actions import Language
+from llmasos.userland.sdk.answers import Listening, ends_of, follow, plain, stops_of
+from llmasos.userland.sdk.heard import reader_for
+from llmasos.userland.sdk.script import Piece
+from llmasos.userland.sdk.thoughts import ThoughtMarks
+from llmasos.userland.sdk.tokenizer import Settings, Tokenizer
 from tests.userland import words_zoo
-from userland.sdk.actions import Language
-from userland.sdk.answers import Listening, ends_of, follow, plain, stops_of
-from userland.sdk.heard import reader_for
-from userland.sdk.script import Piece
-from userland.sdk.thoughts import ThoughtMarks
-from userland.sdk.tokenizer import Settings, Tokenizer
 
 
 @pytest.fixture(scope="module")

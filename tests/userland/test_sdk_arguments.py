@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk import actions, arguments
+from llmasos.userland.sdk.llm import LLM
+from llmasos.userland.sdk.system import Process, System
 from tests import models_zoo
-from userland.sdk import actions, arguments
-from userland.sdk.llm import LLM
-from userland.sdk.system import Process, System
 
 IDS = [7, 8, 9]
 
@@ -122,7 +122,7 @@ def test_an_error_on_the_way_leaves_nothing_decoding(
     def fail(*_: object, **__: object) -> str:
         raise Broken
 
-    monkeypatch.setattr("userland.sdk.text.Detokenizer.push", fail)
+    monkeypatch.setattr("llmasos.userland.sdk.text.Detokenizer.push", fail)
     with pytest.raises(Broken):
         list(process.stream(400))
     result = process.system.run(actions.settle(process.pid, 0))

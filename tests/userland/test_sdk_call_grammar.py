@@ -12,19 +12,19 @@ import pytest
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Core
 
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk.call_choice import grammar_for
+from llmasos.userland.sdk.call_formats import FORMATS, HARMONY_FORM, CallFormat
+from llmasos.userland.sdk.call_grammar import call_grammar
+from llmasos.userland.sdk.chat import ChatFormat
+from llmasos.userland.sdk.dialogue import Setup
+from llmasos.userland.sdk.response_template import fields_of
+from llmasos.userland.sdk.tokenizer import Settings, Tokenizer
+from llmasos.userland.sdk.tool_calls import BadCall, CallReader, ToolCall, formats_of, schemas_of
 from tests.userland import chat_shapes, words_zoo
 from tests.userland.grammar_oracle import Oracle
 from tests.userland.test_sdk_tool_calls import PUBLISHED
 from tests.userland.test_sdk_tool_calls import TOOLS as LOOK
-from userland.sdk.call_choice import grammar_for
-from userland.sdk.call_formats import FORMATS, HARMONY_FORM, CallFormat
-from userland.sdk.call_grammar import call_grammar
-from userland.sdk.chat import ChatFormat
-from userland.sdk.dialogue import Setup
-from userland.sdk.response_template import fields_of
-from userland.sdk.tokenizer import Settings, Tokenizer
-from userland.sdk.tool_calls import BadCall, CallReader, ToolCall, formats_of, schemas_of
 
 jsonschema = pytest.importorskip("jsonschema")
 

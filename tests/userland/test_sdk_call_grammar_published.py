@@ -14,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llmasos.userland.sdk.call_choice import forms_of, grammar_for
+from llmasos.userland.sdk.call_grammar import call_grammar
+from llmasos.userland.sdk.chat import ChatFormat
+from llmasos.userland.sdk.tool_calls import ToolCall
 from tests.llama_cpp_source import TEMPLATES, WHY
 from tests.userland.grammar_oracle import Oracle
 from tests.userland.test_sdk_published import CALLING, CALLS, called, chat_of
-from userland.sdk.call_choice import forms_of, grammar_for
-from userland.sdk.call_grammar import call_grammar
-from userland.sdk.chat import ChatFormat
-from userland.sdk.tool_calls import ToolCall
 
 pytestmark = pytest.mark.skipif(not TEMPLATES, reason=WHY)
 

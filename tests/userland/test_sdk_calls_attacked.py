@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from llmasos.userland.sdk.call_formats import FORMATS, CallFormat
+from llmasos.userland.sdk.calls import MOST_CHARACTERS
+from llmasos.userland.sdk.thoughts import ThoughtMarks, reader
+from llmasos.userland.sdk.tool_calls import BadCall, CallReader, ToolCall, schemas_of
 from tests.userland.test_sdk_tool_calls import TOOLS, events_of
-from userland.sdk.call_formats import FORMATS, CallFormat
-from userland.sdk.calls import MOST_CHARACTERS
-from userland.sdk.thoughts import ThoughtMarks, reader
-from userland.sdk.tool_calls import BadCall, CallReader, ToolCall, schemas_of
 
 BY_NAME = {form.name: form for form in FORMATS}
 

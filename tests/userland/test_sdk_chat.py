@@ -18,15 +18,15 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Core
 from transformers import PreTrainedTokenizerFast
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import ModelInfo
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import ModelInfo
+from llmasos.userland.sdk.actions import Language
+from llmasos.userland.sdk.chat import ChatFormat
+from llmasos.userland.sdk.dialogue import Dialogue, Message, Setup
+from llmasos.userland.sdk.tokenizer import Tokenizer
+from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 from tests.userland import words_zoo
 from tests.userland.chat_shapes import NOON, SHAPES, Ledger, Shape, user
-from userland.sdk.actions import Language
-from userland.sdk.chat import ChatFormat
-from userland.sdk.dialogue import Dialogue, Message, Setup
-from userland.sdk.tokenizer import Tokenizer
-from userland.sdk.tokenizer_files import load_tokenizer
 
 # As many as CI has time for: half a minute. LLMASOS_EXAMPLES=20000 is the whole.
 EXAMPLES = int(os.environ.get("LLMASOS_EXAMPLES", "2000"))

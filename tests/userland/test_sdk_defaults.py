@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish, Sampler, SamplingDefaults
-from syscalls.table import BootInfoCall, Decode, Spawn
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Finish, Sampler, SamplingDefaults
+from llmasos.syscalls.table import BootInfoCall, Decode, Spawn
+from llmasos.userland.sdk.llm import LLM
+from llmasos.userland.sdk.options import Options
+from llmasos.userland.sdk.system import System
 from tests import models_zoo
 from tests.userland.test_llm import PROMPT, reference, reference_ids
-from userland.sdk.llm import LLM
-from userland.sdk.options import Options
-from userland.sdk.system import System
 
 ADVISED = SamplingDefaults(temperature=0.7, top_k=20, repetition_penalty=1.05)
 

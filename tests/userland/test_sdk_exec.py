@@ -14,18 +14,18 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Limits, ModelInfo, Sampler
-from syscalls.table import Decode, Exec, Feed, Fork, Pagein, Records
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Limits, ModelInfo, Sampler
+from llmasos.syscalls.table import Decode, Exec, Feed, Fork, Pagein, Records
+from llmasos.userland.sdk import actions, aio
+from llmasos.userland.sdk.actions import Language, language_of
+from llmasos.userland.sdk.chat import ChatFormat
+from llmasos.userland.sdk.dialogue import Message
+from llmasos.userland.sdk.system import Process, System
+from llmasos.userland.sdk.tokenizer_files import load_tokenizer
+from llmasos.userland.sdk.translate import conversation_in, same_words, translated
 from tests import models_zoo
 from tests.gguf_writer import convert
-from userland.sdk import actions, aio
-from userland.sdk.actions import Language, language_of
-from userland.sdk.chat import ChatFormat
-from userland.sdk.dialogue import Message
-from userland.sdk.system import Process, System
-from userland.sdk.tokenizer_files import load_tokenizer
-from userland.sdk.translate import conversation_in, same_words, translated
 
 TINY = "tiny"
 SYSTEM = "Be brief."

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import trio
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.table import Call, Decode, Feed, Records, Truncate
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.table import Call, Decode, Feed, Records, Truncate
+from llmasos.userland.sdk import aio
+from llmasos.userland.sdk.system import Process, System
 from tests import models_zoo
 from tests.userland.chat_shapes import SHAPES
-from userland.sdk import aio
-from userland.sdk.system import Process, System
 
 THINKING = (
     SHAPES["thoughts in the last answer only"]

@@ -16,17 +16,17 @@ import pytest
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Core
 
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk.chat import ChatFormat
+from llmasos.userland.sdk.dialogue import Message, Setup
+from llmasos.userland.sdk.template import ChatTemplate, special
+from llmasos.userland.sdk.thoughts import opened_in
+from llmasos.userland.sdk.tokenizer import Settings, Tokenizer
+from llmasos.userland.sdk.tool_calls import ToolCall
+from llmasos.userland.sdk.traits import common, told
 from tests.llama_cpp_source import TEMPLATES, WHY
 from tests.userland import words_zoo
 from tests.userland.chat_shapes import NOON, Ledger, user
-from userland.sdk.chat import ChatFormat
-from userland.sdk.dialogue import Message, Setup
-from userland.sdk.template import ChatTemplate, special
-from userland.sdk.thoughts import opened_in
-from userland.sdk.tokenizer import Settings, Tokenizer
-from userland.sdk.tool_calls import ToolCall
-from userland.sdk.traits import common, told
 
 CALLING = Setup(
     now=NOON,

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from transformers.utils.chat_parsing import parse_response
 
-from userland.sdk.response_template import fields_of
-from userland.sdk.thoughts import reader
-from userland.sdk.tool_calls import ToolCall
+from llmasos.userland.sdk.response_template import fields_of
+from llmasos.userland.sdk.thoughts import reader
+from llmasos.userland.sdk.tool_calls import ToolCall
 
 TEMPLATE: dict[str, Any] = {
     "start_anchor": "<|im_start|>assistant\n",

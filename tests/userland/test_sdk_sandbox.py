@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk.meter import BUDGET, LARGEST
+from llmasos.userland.sdk.sandbox import SOURCE, Template
 from tests.booted import PATIENCE
-from userland.sdk.meter import BUDGET, LARGEST
-from userland.sdk.sandbox import SOURCE, Template
 
 GROWING = "{{% set ns = namespace(x={start}) %}}{{% for a in range(60) %}}{{% set ns.x = {step} %}}{{% endfor %}}{end}"
 BIG = "{% set x = 'a' * 1000000 %}"
@@ -73,8 +73,8 @@ PROGRAM = f"""
 import resource, sys, time
 resource.setrlimit(resource.RLIMIT_AS, ({MEMORY}, {MEMORY}))
 from tests.userland.test_sdk_sandbox import HOSTILE
-from syscalls.errno import SyscallError
-from userland.sdk.sandbox import Template
+from llmasos.syscalls.errno import SyscallError
+from llmasos.userland.sdk.sandbox import Template
 for name, source in HOSTILE.items():
     started = time.thread_time()
     try:
@@ -136,10 +136,10 @@ def test_a_template_that_did_too_much_is_not_tried_again_with_as_much(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     template = Template("{% if x|length > 10 %}" + HOSTILE["loops"] + "{% endif %}done")
-    monkeypatch.setattr("userland.sdk.meter.SECONDS", 0.01)
+    monkeypatch.setattr("llmasos.userland.sdk.meter.SECONDS", 0.01)
     with pytest.raises(SyscallError) as first:
         template.render({"x": "a" * 10_000})
-    monkeypatch.setattr("userland.sdk.meter.SECONDS", 1e9)  # tried again, it would not end
+    monkeypatch.setattr("llmasos.userland.sdk.meter.SECONDS", 1e9)  # tried again, it would not end
     for size in (10_000, 5_000, 100_000):
         with pytest.raises(SyscallError) as again:
             template.render({"x": "a" * size})

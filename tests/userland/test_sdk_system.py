@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish, Limits, Signal, State
-from syscalls.table import Decode, Getinfo, Read
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Finish, Limits, Signal, State
+from llmasos.syscalls.table import Decode, Getinfo, Read
+from llmasos.userland.sdk import aio
+from llmasos.userland.sdk.system import Process, System
 from tests import models_zoo
-from userland.sdk import aio
-from userland.sdk.system import Process, System
 
 PROMPT = "Every call is answered"
 

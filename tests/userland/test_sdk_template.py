@@ -15,12 +15,12 @@ from jinja2 import TemplateError
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk.template import ChatTemplate, Own
+from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 from tests.llama_cpp_source import TEMPLATES, WHY
 from tests.userland import templates_zoo, words_zoo
 from tests.userland.test_sdk_tokenizer import directory, many
-from userland.sdk.template import ChatTemplate, Own
-from userland.sdk.tokenizer_files import load_tokenizer
 
 Messages = list[dict[str, Any]]
 

@@ -12,9 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from syscalls.errno import SyscallError
+from llmasos.syscalls.errno import SyscallError
+from llmasos.userland.sdk.text import Detokenizer, StopStrings
 from tests.booted import PATIENCE
-from userland.sdk.text import Detokenizer, StopStrings
 
 BYTE_LEVEL = sorted(pre_tokenizers.ByteLevel.alphabet())
 
@@ -149,7 +149,7 @@ def test_an_empty_stop_string_is_refused() -> None:
 
 
 def test_a_directory_without_a_tokenizer_says_so(tmp_path: Path) -> None:
-    from userland.sdk.tokenizer_files import load_tokenizer
+    from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 
     with pytest.raises(SyscallError, match="no tokenizer can be loaded"):
         load_tokenizer(str(tmp_path))
@@ -158,7 +158,7 @@ def test_a_directory_without_a_tokenizer_says_so(tmp_path: Path) -> None:
 def test_threads_that_need_a_tokenizer_at_once_get_the_same_one() -> None:
     program = """
 import sys, threading
-from userland.sdk.tokenizer_files import load_tokenizer
+from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 barrier, found = threading.Barrier(8), []
 def load():
     barrier.wait()

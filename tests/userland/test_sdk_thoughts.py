@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from userland.sdk.call_formats import FORMATS
-from userland.sdk.thoughts import Part, ThoughtMarks, marks_of, opened_in, reader
-from userland.sdk.tool_calls import BadCall, ToolCall
+from llmasos.userland.sdk.call_formats import FORMATS
+from llmasos.userland.sdk.thoughts import Part, ThoughtMarks, marks_of, opened_in, reader
+from llmasos.userland.sdk.tool_calls import BadCall, ToolCall
 
 THINK = ThoughtMarks("<think>", "</think>")
 MUSE = marks_of("<|start|> to=self<|message|><|eom|><|eot|>", ())

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 from tests.booted import PATIENCE
 from tests.userland import words_zoo
-from userland.sdk.tokenizer_files import load_tokenizer
 
 EXAMPLES = int(os.environ.get("LLMASOS_EXAMPLES", "100"))
 many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -102,7 +102,9 @@ def test_no_code_of_a_repository_runs_and_nothing_is_asked(tmp_path: Path) -> No
             (place / "tokenizer.json").unlink()
         trace = tmp_path / f"ran {number}"
         (place / "words.py").write_text(f"open({str(trace)!r}, 'w')\nclass Words: pass\n")
-        program = f"from userland.sdk.tokenizer_files import load_tokenizer\nload_tokenizer({str(place)!r})"
+        program = (
+            f"from llmasos.userland.sdk.tokenizer_files import load_tokenizer\nload_tokenizer({str(place)!r})"
+        )
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, input="y\ny\n", capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == (0 if with_file else 1)
@@ -115,8 +117,8 @@ def test_a_tokenizer_is_read_without_transformers_or_torch(tmp_path: Path) -> No
     place = written(tmp_path, core_of("llama"))
     program = f"""
 import sys
-from userland.sdk.tokenizer_files import load_tokenizer
-from userland.sdk.template import ChatTemplate
+from llmasos.userland.sdk.tokenizer_files import load_tokenizer
+from llmasos.userland.sdk.template import ChatTemplate
 load_tokenizer({place!r}).encode("hello", control=False, begin=True)
 print([name for name in ("torch", "transformers", "numpy", "jinja2") if name in sys.modules])
 """
@@ -202,7 +204,7 @@ def test_a_model_that_needs_transformers_says_so_where_there_is_none(tmp_path: P
     program = f"""
 import sys
 sys.modules["transformers"] = None
-from userland.sdk.tokenizer_files import load_tokenizer
+from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 try:
     load_tokenizer({str(tmp_path)!r})
 except Exception as error:

@@ -12,9 +12,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 from tests.userland import words_zoo
-from userland.sdk.tokenizer_files import load_tokenizer
 
 TEXT = "AbABab12 ab HELLOworld, it's   a day\n\n/ x"
 ODD: list[Any] = [

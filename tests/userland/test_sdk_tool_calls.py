@@ -15,10 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from userland.sdk.call_formats import FORMATS, CallFormat
-from userland.sdk.call_literals import read_gemma, read_python
-from userland.sdk.calls import MOST_CHARACTERS, Malformed
-from userland.sdk.tool_calls import BadCall, CallReader, ToolCall, formats_of, harmony_call, schemas_of
+from llmasos.userland.sdk.call_formats import FORMATS, CallFormat
+from llmasos.userland.sdk.call_literals import read_gemma, read_python
+from llmasos.userland.sdk.calls import MOST_CHARACTERS, Malformed
+from llmasos.userland.sdk.tool_calls import (
+    BadCall,
+    CallReader,
+    ToolCall,
+    formats_of,
+    harmony_call,
+    schemas_of,
+)
 
 BY_NAME = {form.name: form for form in FORMATS}
 TOOLS = [

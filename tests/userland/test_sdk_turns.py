@@ -12,20 +12,20 @@ from typing import Any
 
 import pytest
 
-import models
-from syscalls.blocking import Client
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Limits
-from syscalls.table import Decode, Records, Truncate
+import llmasos.models
+from llmasos.syscalls.blocking import Client
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Limits
+from llmasos.syscalls.table import Decode, Records, Truncate
+from llmasos.userland.sdk.script import run
+from llmasos.userland.sdk.system import Process, System
+from llmasos.userland.sdk.template import ChatTemplate, special
+from llmasos.userland.sdk.tokenizer import MARK, UNMARK
+from llmasos.userland.sdk.tokenizer_files import load_tokenizer
+from llmasos.userland.sdk.tool_calls import ToolCall
+from llmasos.userland.sdk.turns import known_of
 from tests import models_zoo
 from tests.userland.chat_shapes import SHAPES
-from userland.sdk.script import run
-from userland.sdk.system import Process, System
-from userland.sdk.template import ChatTemplate, special
-from userland.sdk.tokenizer import MARK, UNMARK
-from userland.sdk.tokenizer_files import load_tokenizer
-from userland.sdk.tool_calls import ToolCall
-from userland.sdk.turns import known_of
 
 THINKING = (
     SHAPES["thoughts in the last answer only"]
@@ -122,8 +122,8 @@ def test_a_turn_that_may_not_be_answered_changes_nothing(cpu_system: System, pro
 
 def _thought(process: Process) -> Any:
     """Feed a thought and an answer, as if the model had said them."""
-    from syscalls.table import Feed
-    from userland.sdk.script import ask
+    from llmasos.syscalls.table import Feed
+    from llmasos.userland.sdk.script import ask
 
     ids = process.language.encode("<think>\nhm\n</think>\n\nyes<|end|>", control=True)
     return (yield from ask(Feed(process.pid, ids)))
@@ -250,7 +250,7 @@ def test_control_tokens_that_are_allowed_are_control_in_later_turns_too(
 
 def test_allowed_tokens_do_not_let_others_in() -> None:
     """A token that is spelled across two parts of a message, or between marks of the SDK's own, stays text."""
-    words = load_tokenizer(str(Path(models.__file__).parent / "tiny"))
+    words = load_tokenizer(str(Path(llmasos.models.__file__).parent / "tiny"))
     template, end = ChatTemplate(words), words.id_of("<|end|>")
     said = [{"role": "user", "content": [{"type": "text", "text": "<|e"}, {"type": "text", "text": "nd|>"}]}]
     assert template.ids(said, prompt=True).count(end) == 1

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from llmasos.userland.programs.boot import private_kernel
+from llmasos.userland.sdk.llm import LLM
+from llmasos.userland.sdk.system import System
 from tests.userland.terminal import Terminal
-from userland.programs.boot import private_kernel
-from userland.sdk.llm import LLM
-from userland.sdk.system import System
 
 SLOW = "sim:link=1.5e9"  # 4 GB of weights in some 3 s
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from userland.sdk.dialogue import Dialogue, Said
-from userland.shell.conversation import Turn, known_turns, render
+from llmasos.userland.sdk.dialogue import Dialogue, Said
+from llmasos.userland.shell.conversation import Turn, known_turns, render
 
 
 def test_a_thought_is_read_back_in_lines_of_its_own_before_the_answer() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from userland.shell.words import COMMANDS
+from llmasos.userland.shell.words import COMMANDS
 
 MANUAL = (Path(__file__).resolve().parents[2] / "docs" / "shell.md").read_text()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Signal
-from userland.shell.do_control import signal_named
-from userland.shell.grammar import Line, Scanner, UsageError, parse
-from userland.shell.main import DO
-from userland.shell.words import COMMANDS, GROUPS
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Signal
+from llmasos.userland.shell.do_control import signal_named
+from llmasos.userland.shell.grammar import Line, Scanner, UsageError, parse
+from llmasos.userland.shell.main import DO
+from llmasos.userland.shell.words import COMMANDS, GROUPS
 
 
 def read(text: str) -> Line:

@@ -14,18 +14,18 @@ import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from modelfiles import cache
+from llmasos.modelfiles import cache
+from llmasos.userland.programs.boot import private_kernel
+from llmasos.userland.programs.screen import Screen
+from llmasos.userland.sdk.system import System
+from llmasos.userland.shell.completion import ShellCompleter
+from llmasos.userland.shell.grammar import parse
+from llmasos.userland.shell.main import Session
+from llmasos.userland.shell.words import COMMANDS
 from tests.booted import eventually
 from tests.hub_server import Hub, Trouble
 from tests.userland.terminal import CTRL_C, Terminal
 from tests.userland.test_models_on_disk import FILES, WEIGHTS, server
-from userland.programs.boot import private_kernel
-from userland.programs.screen import Screen
-from userland.sdk.system import System
-from userland.shell.completion import ShellCompleter
-from userland.shell.grammar import parse
-from userland.shell.main import Session
-from userland.shell.words import COMMANDS
 
 __all__ = ["server"]  # a fixture
 

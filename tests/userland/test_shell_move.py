@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from syscalls import blocking
-from syscalls.table import BootInfoCall
+from llmasos.syscalls import blocking
+from llmasos.syscalls.table import BootInfoCall
+from llmasos.userland.programs.boot import private_kernel
 from tests.booted import eventually
-from userland.programs.boot import private_kernel
 
 DEADLINE = 240.0
 

@@ -6,9 +6,9 @@ import io
 
 import pytest
 
-from syscalls.printable import printable
-from userland.programs.flow import Flow
-from userland.programs.screen import Column, Screen, Table
+from llmasos.syscalls.printable import printable
+from llmasos.userland.programs.flow import Flow
+from llmasos.userland.programs.screen import Column, Screen, Table
 
 
 class Tty(io.StringIO):

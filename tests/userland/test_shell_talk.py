@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from syscalls import blocking, runtime
-from syscalls.blocking import Client
-from syscalls.table import BootInfoCall, Getinfo, Kill, StatsCall
+from llmasos.syscalls import blocking, runtime
+from llmasos.syscalls.blocking import Client
+from llmasos.syscalls.table import BootInfoCall, Getinfo, Kill, StatsCall
+from llmasos.userland.programs import ps
+from llmasos.userland.programs.boot import private_kernel
 from tests.userland.terminal import CTRL_C, CTRL_D, TAB, Terminal
-from userland.programs import ps
-from userland.programs.boot import private_kernel
 
 DEADLINE = 240.0
 PROMPT = "llmasos>"

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import ModelInfo
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import ModelInfo
+from llmasos.userland.programs.boot import private_kernel
+from llmasos.userland.sdk import actions
+from llmasos.userland.sdk.llm import LLM
+from llmasos.userland.sdk.sim_words import END, MOST_WORDS, sim_tokenizer
+from llmasos.userland.sdk.system import System
+from llmasos.userland.sdk.tokenizer import MARK, UNMARK
 from tests.userland.test_cli import DEADLINE, llmasos
-from userland.programs.boot import private_kernel
-from userland.sdk import actions
-from userland.sdk.llm import LLM
-from userland.sdk.sim_words import END, MOST_WORDS, sim_tokenizer
-from userland.sdk.system import System
-from userland.sdk.tokenizer import MARK, UNMARK
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.sampled_from(
     ["", " ", "\x00\x7f", "a\r\n\tb", "wörld 🙂", END, f"x{END}y", f"{MARK}x{UNMARK}"]

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import llmasos
-from syscalls.table import Decode
+from llmasos.syscalls.table import Decode
 
 QUESTION = "Reverse this list: plum, banana, lemon, fig"
 MAX_TOKENS = 80

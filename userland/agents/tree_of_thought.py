@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import llmasos
-from syscalls.table import Decode
+from llmasos.syscalls.table import Decode
 
 BREADTH, KEPT, DEPTH, TRIES = 6, 2, 9, 2  # children of a node, nodes kept, sentences, tries at a thought
 TEMPERATURE, MAX_TOKENS = 1.2, 24  # of a sentence

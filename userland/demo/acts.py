@@ -7,15 +7,15 @@ import signal
 import time
 from dataclasses import dataclass, field
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import DeviceInfo, Kind, ModelInfo, State
-from syscalls.table import BootInfoCall, Decode, Models
-from userland.demo import shares
-from userland.demo.crew import DTYPE, ROLES, WAIT_SECONDS, Agent, enlist, until_done, watch
-from userland.demo.stage import Stage
-from userland.programs import log, ps
-from userland.programs.figures import size
-from userland.sdk.system import Process, System
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import DeviceInfo, Kind, ModelInfo, State
+from llmasos.syscalls.table import BootInfoCall, Decode, Models
+from llmasos.userland.demo import shares
+from llmasos.userland.demo.crew import DTYPE, ROLES, WAIT_SECONDS, Agent, enlist, until_done, watch
+from llmasos.userland.demo.stage import Stage
+from llmasos.userland.programs import log, ps
+from llmasos.userland.programs.figures import size
+from llmasos.userland.sdk.system import Process, System
 
 ATTEMPTS = 20  # to stop a story in its midst
 STILL_SECONDS = 0.7  # how long a stopped process is watched for not moving

@@ -10,13 +10,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.printable import printable
-from syscalls.records import Finish
-from syscalls.table import Decode, Getinfo, Read
-from userland.demo.stage import WIDTH, Stage
-from userland.sdk import turns
-from userland.sdk.system import Process, System
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.printable import printable
+from llmasos.syscalls.records import Finish
+from llmasos.syscalls.table import Decode, Getinfo, Read
+from llmasos.userland.demo.stage import WIDTH, Stage
+from llmasos.userland.sdk import turns
+from llmasos.userland.sdk.system import Process, System
 
 if TYPE_CHECKING:
     from rich.columns import Columns

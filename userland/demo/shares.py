@@ -10,11 +10,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.table import Getinfo
-from userland.programs.figures import bar, rate
-from userland.programs.ps import Kernel
-from userland.programs.screen import Screen
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.table import Getinfo
+from llmasos.userland.programs.figures import bar, rate
+from llmasos.userland.programs.ps import Kernel
+from llmasos.userland.programs.screen import Screen
 
 WINDOW_SECONDS = 120.0  # a window that has not got its tokens by then is not coming
 BAR = 40

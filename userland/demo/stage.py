@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from userland.programs.screen import Screen
+from llmasos.userland.programs.screen import Screen
 
 WIDTH = 78
 PAUSE_SECONDS = 1.2

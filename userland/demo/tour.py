@@ -9,13 +9,13 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from syscalls.errno import SyscallError
-from syscalls.table import BootInfoCall
-from userland.demo.acts import ACTS, Company
-from userland.demo.stage import ClaimFailed, Stage
-from userland.programs.figures import duration
-from userland.programs.screen import Screen
-from userland.sdk.system import System
+from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.table import BootInfoCall
+from llmasos.userland.demo.acts import ACTS, Company
+from llmasos.userland.demo.stage import ClaimFailed, Stage
+from llmasos.userland.programs.figures import duration
+from llmasos.userland.programs.screen import Screen
+from llmasos.userland.sdk.system import System
 
 GONE_SECONDS = 15.0
 

@@ -7,16 +7,15 @@ It stands in a session of its own, so that Ctrl-C in the terminal is the program
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from syscalls import blocking, runtime
-from syscalls.errno import Errno, SyscallError
-from syscalls.table import Shutdown
+from llmasos.syscalls import blocking, runtime
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.table import Shutdown
 
 BOOT_SECONDS = 60.0
 HALT_SECONDS = 15.0
@@ -24,14 +23,26 @@ HALT_SECONDS = 15.0
 
 @contextmanager
 def private_kernel(where: Path, flags: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
-    """A kernel in runtime directory `where` for as long as the `with` lasts; `flags` are kernel.boot's.
+    """A kernel in runtime directory `where` for as long as the `with` lasts; `flags` are those of
+    `python -m llmasos.kernel.edge.boot`.
 
     Raises EIO with what the kernel said if it does not come up, ETIME if it takes longer than BOOT_SECONDS.
     """
-    command = [sys.executable, "-m", "kernel.edge.boot", "--runtime", str(where), "--die-with-parent", *flags]
+    command = [
+        *runtime.module("llmasos.kernel.edge.boot"),
+        "--runtime",
+        str(where),
+        "--die-with-parent",
+        *flags,
+    ]
     with tempfile.TemporaryFile() as said:
         kernel = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=runtime.environment(),
         )
         try:
             _await(kernel, where, said.fileno())

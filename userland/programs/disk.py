@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelfiles import cache, names, stores
-from modelfiles.names import Kind
-from modelfiles.stores import Found
-from syscalls.errno import Errno, SyscallError
-from userland.programs.figures import size
-from userland.programs.screen import Column, Table
+from llmasos.modelfiles import cache, names, stores
+from llmasos.modelfiles.names import Kind
+from llmasos.modelfiles.stores import Found
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.programs.figures import size
+from llmasos.userland.programs.screen import Column, Table
 
 _INSTALLED = re.compile(r"(?P<of>.+)-(?P<dtype>int[48]|fp32|bf16)-[0-9a-f]{16}\.v\d+\.\d+")
 _ODD = re.compile(r"[^\w.-]+")

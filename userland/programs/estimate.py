@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from modelfiles.called import called
-from syscalls.blocking import Client
-from syscalls.printable import printable
-from syscalls.records import EstimateInfo, Going
-from syscalls.table import Estimate
-from userland.programs.figures import number, size
-from userland.sdk import script
-from userland.sdk.options import located
+from llmasos.modelfiles.called import called
+from llmasos.syscalls.blocking import Client
+from llmasos.syscalls.printable import printable
+from llmasos.syscalls.records import EstimateInfo, Going
+from llmasos.syscalls.table import Estimate
+from llmasos.userland.programs.figures import number, size
+from llmasos.userland.sdk import script
+from llmasos.userland.sdk.options import located
 
 
 def ask(kernel: Client, model: str, *, dtype: str = "", device: str = "", context: int = 0) -> EstimateInfo:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from syscalls.printable import printable
-from userland.programs.screen import Screen
+from llmasos.syscalls.printable import printable
+from llmasos.userland.programs.screen import Screen
 
 _WORDS = re.compile(r"\n|[^\S\n]+|\S+")
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import msgspec
 
-from syscalls import limits
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import GroupInfo, GroupSettings, PressureInfo
-from syscalls.size import size as parse_size
-from syscalls.table import GroupCreate, GroupSet, GroupStat
-from userland.programs.figures import duration, number, size
-from userland.programs.ps import Kernel
-from userland.programs.screen import Column, Table
+from llmasos.syscalls import limits
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import GroupInfo, GroupSettings, PressureInfo
+from llmasos.syscalls.size import size as parse_size
+from llmasos.syscalls.table import GroupCreate, GroupSet, GroupStat
+from llmasos.userland.programs.figures import duration, number, size
+from llmasos.userland.programs.ps import Kernel
+from llmasos.userland.programs.screen import Column, Table
 
 _SIZES = ("kv_max", "kv_high", "swap_max", "weights_max")
 _DEFAULT = GroupSettings()

@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from modelfiles.called import called
-from syscalls.blocking import Client
-from syscalls.errno import Errno, SyscallError
-from syscalls.limits import MAX_KEY
-from syscalls.records import CheckpointInfo, ProcessInfo
-from syscalls.table import Checkpoint, Getinfo, Restore
-from userland.programs.figures import size
-from userland.programs.ps import Kernel
-from userland.sdk import script
-from userland.sdk.options import file_path, located
+from llmasos.modelfiles.called import called
+from llmasos.syscalls.blocking import Client
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.limits import MAX_KEY
+from llmasos.syscalls.records import CheckpointInfo, ProcessInfo
+from llmasos.syscalls.table import Checkpoint, Getinfo, Restore
+from llmasos.userland.programs.figures import size
+from llmasos.userland.programs.ps import Kernel
+from llmasos.userland.sdk import script
+from llmasos.userland.sdk.options import file_path, located
 
 _ERRNOS: dict[type[OSError], Errno] = {
     FileNotFoundError: Errno.ENOENT,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from modelfiles.called import called_in
-from syscalls import limits
-from syscalls.records import LogLine
-from syscalls.table import BootInfoCall, Dmesg
-from userland.programs.ps import Kernel
-from userland.programs.screen import Screen
+from llmasos.modelfiles.called import called_in
+from llmasos.syscalls import limits
+from llmasos.syscalls.records import LogLine
+from llmasos.syscalls.table import BootInfoCall, Dmesg
+from llmasos.userland.programs.ps import Kernel
+from llmasos.userland.programs.screen import Screen
 
 POLL_SECONDS = 0.2
 _STYLES = {"warning": "yellow", "error": "bold red"}

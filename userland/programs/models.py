@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelfiles import check, stores
-from modelfiles.called import called
-from syscalls.blocking import Client, connect
-from syscalls.errno import Errno, SyscallError
-from syscalls.table import BootInfoCall, Models
-from userland.programs import disk, estimate, pull, system
-from userland.programs.figures import size
-from userland.programs.screen import Screen
+from llmasos.modelfiles import check, stores
+from llmasos.modelfiles.called import called
+from llmasos.syscalls.blocking import Client, connect
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.table import BootInfoCall, Models
+from llmasos.userland.programs import disk, estimate, pull, system
+from llmasos.userland.programs.figures import size
+from llmasos.userland.programs.screen import Screen
 
 ACTIONS = {
     "ls": "what the hub's cache has",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from syscalls import blocking, runtime
-from syscalls.errno import Errno, SyscallError
-from syscalls.table import Shutdown
+from llmasos.syscalls import blocking, runtime
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.table import Shutdown
 
 HALT_SECONDS = 30.0
 

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from syscalls import runtime
-from syscalls.errno import Errno, SyscallError
-from userland.sdk.options import file_path
+from llmasos.syscalls import runtime
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk.options import file_path
 
 
 def run(where: Path, file: str, arguments: Sequence[str]) -> int:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from modelfiles.called import called
-from syscalls import limits
-from syscalls.records import Kind, ProcessInfo, State
-from syscalls.table import Call, Ps
-from userland.programs.figures import duration, rate
-from userland.programs.screen import Column, Table
+from llmasos.modelfiles.called import called
+from llmasos.syscalls import limits
+from llmasos.syscalls.records import Kind, ProcessInfo, State
+from llmasos.syscalls.table import Call, Ps
+from llmasos.userland.programs.figures import duration, rate
+from llmasos.userland.programs.screen import Column, Table
 
 R = TypeVar("R")
 
@@ -140,7 +140,7 @@ def details(info: ProcessInfo) -> list[tuple[str, str]]:
             ("seed", info.seed),
         ]
     else:
-        from userland.programs.figures import size
+        from llmasos.userland.programs.figures import size
 
         pairs += [
             ("os pid", info.os_pid),

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modelfiles import cache, check, hub, names, stores
-from modelfiles.hub import Progress
-from modelfiles.names import Kind
-from syscalls.errno import Errno, SyscallError
-from syscalls.printable import printable
-from userland.programs.figures import bar, duration, size
-from userland.programs.screen import Column, Screen, Table
+from llmasos.modelfiles import cache, check, hub, names, stores
+from llmasos.modelfiles.hub import Progress
+from llmasos.modelfiles.names import Kind
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.printable import printable
+from llmasos.userland.programs.figures import bar, duration, size
+from llmasos.userland.programs.screen import Column, Screen, Table
 
 _LINE_SECONDS = 0.1  # between two looks at a terminal
 _PLAIN_SECONDS = 5.0  # between two lines without one

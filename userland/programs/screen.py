@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
-from syscalls.printable import printable
+from llmasos.syscalls.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import TraceEvent
-from syscalls.table import Trace
-from userland.programs.ps import Kernel
-from userland.programs.screen import Screen
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import TraceEvent
+from llmasos.syscalls.table import Trace
+from llmasos.userland.programs.ps import Kernel
+from llmasos.userland.programs.screen import Screen
 
 POLL_SECONDS = 0.5
 _STYLES = {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from modelfiles.called import called
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Advice, BootInfo, DeviceInfo, ModelInfo, SchedInfo, Stats
-from userland.programs.figures import duration, number, rate, size
-from userland.programs.screen import Column, Table
+from llmasos.modelfiles.called import called
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Advice, BootInfo, DeviceInfo, ModelInfo, SchedInfo, Stats
+from llmasos.userland.programs.figures import duration, number, rate, size
+from llmasos.userland.programs.screen import Column, Table
 
 _MODEL_STYLES = {
     "resident": "green",

@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from modelfiles.called import called
-from syscalls.printable import printable
-from syscalls.records import BootInfo, Kind, ModelInfo, ProcessInfo, State, Stats
-from syscalls.table import BootInfoCall, Models, StatsCall
-from userland.programs import ps
-from userland.programs.figures import bar, duration, rate, size
-from userland.programs.ps import Kernel
-from userland.programs.screen import Column, Screen, Table
+from llmasos.modelfiles.called import called
+from llmasos.syscalls.printable import printable
+from llmasos.syscalls.records import BootInfo, Kind, ModelInfo, ProcessInfo, State, Stats
+from llmasos.syscalls.table import BootInfoCall, Models, StatsCall
+from llmasos.userland.programs import ps
+from llmasos.userland.programs.figures import bar, duration, rate, size
+from llmasos.userland.programs.ps import Kernel
+from llmasos.userland.programs.screen import Column, Screen, Table
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import ModelInfo, Pid, ReadResult, Signal
-from syscalls.table import (
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import ModelInfo, Pid, ReadResult, Signal
+from llmasos.syscalls.table import (
     Getinfo,
     Kill,
     Models,
@@ -21,19 +21,19 @@ from syscalls.table import (
     Read,
     Wait,
 )
-from userland.sdk import sim_words
-from userland.sdk.chat import ChatFormat
-from userland.sdk.dialogue import Setup
-from userland.sdk.script import Script, ask
-from userland.sdk.text import (
+from llmasos.userland.sdk import sim_words
+from llmasos.userland.sdk.chat import ChatFormat
+from llmasos.userland.sdk.dialogue import Setup
+from llmasos.userland.sdk.script import Script, ask
+from llmasos.userland.sdk.text import (
     BEFORE,
     begins_apart,
     checked,
     decode_after,
     encode_after,
 )
-from userland.sdk.tokenizer import Tokenizer
-from userland.sdk.tokenizer_files import load_tokenizer
+from llmasos.userland.sdk.tokenizer import Tokenizer
+from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ from typing import Any, Self, Unpack
 import msgspec
 import trio
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import (
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import (
     Advice,
     CheckpointInfo,
     EstimateInfo,
@@ -35,7 +35,7 @@ from syscalls.records import (
     Signal,
     Stats,
 )
-from syscalls.table import (
+from llmasos.syscalls.table import (
     Advise,
     Checkpoint,
     Estimate,
@@ -57,9 +57,9 @@ from syscalls.table import (
     StatsCall,
     Wait,
 )
-from userland.sdk import actions, answers, arguments, call_choice, options, script_async, turns
-from userland.sdk.actions import MAX_TOKENS, Language, language_of
-from userland.sdk.arguments import (
+from llmasos.userland.sdk import actions, answers, arguments, call_choice, options, script_async, turns
+from llmasos.userland.sdk.actions import MAX_TOKENS, Language, language_of
+from llmasos.userland.sdk.arguments import (
     Dtype,
     Ids,
     Model,
@@ -69,12 +69,12 @@ from userland.sdk.arguments import (
     model_name,
     stop_strings,
 )
-from userland.sdk.connection_async import AsyncConnection
-from userland.sdk.dialogue import Message, Setup
-from userland.sdk.options import GroupChanges, Options, SpawnOptions
-from userland.sdk.script import Piece, Stream
-from userland.sdk.tool_calls import ToolCall
-from userland.sdk.turns import Answer
+from llmasos.userland.sdk.connection_async import AsyncConnection
+from llmasos.userland.sdk.dialogue import Message, Setup
+from llmasos.userland.sdk.options import GroupChanges, Options, SpawnOptions
+from llmasos.userland.sdk.script import Piece, Stream
+from llmasos.userland.sdk.tool_calls import ToolCall
+from llmasos.userland.sdk.turns import Answer
 
 
 class System(AsyncConnection):

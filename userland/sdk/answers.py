@@ -11,14 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish, ReadResult, Sampler, Signal
-from syscalls.table import Decode, Feed, Getinfo, Kill, Read, Truncate
-from userland.sdk.actions import Language, before, settle
-from userland.sdk.heard import Ear, reader_for
-from userland.sdk.script import Piece, Script, Stream, ask, interrupt
-from userland.sdk.text import StopStrings
-from userland.sdk.thoughts import Part, Reader
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Finish, ReadResult, Sampler, Signal
+from llmasos.syscalls.table import Decode, Feed, Getinfo, Kill, Read, Truncate
+from llmasos.userland.sdk.actions import Language, before, settle
+from llmasos.userland.sdk.heard import Ear, reader_for
+from llmasos.userland.sdk.script import Piece, Script, Stream, ask, interrupt
+from llmasos.userland.sdk.text import StopStrings
+from llmasos.userland.sdk.thoughts import Part, Reader
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex, cast
 
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
 
 # What transformers, vLLM and llama.cpp call the dtypes of this system; "auto" leaves the choice to the device.
 _DTYPES = {

@@ -16,15 +16,15 @@ import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from modelfiles.called import called
-from syscalls.errno import SyscallError
-from syscalls.printable import printable
-from syscalls.records import ModelInfo
-from syscalls.table import Models
-from userland.programs.figures import bar
-from userland.sdk import options
-from userland.sdk.arguments import Model, model_name
-from userland.sdk.connection import Connection
+from llmasos.modelfiles.called import called
+from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.printable import printable
+from llmasos.syscalls.records import ModelInfo
+from llmasos.syscalls.table import Models
+from llmasos.userland.programs.figures import bar
+from llmasos.userland.sdk import options
+from llmasos.userland.sdk.arguments import Model, model_name
+from llmasos.userland.sdk.connection import Connection
 
 QUIET_SECONDS = 1.0  # most models are there before
 LOOK_SECONDS = 0.25

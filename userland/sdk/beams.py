@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from syscalls import limits
-from syscalls.errno import Errno, SyscallError
-from syscalls.table import Decode, Feed, Fork
-from userland.sdk.actions import end
-from userland.sdk.script import Script, ask, together
+from llmasos.syscalls import limits
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.table import Decode, Feed, Fork
+from llmasos.userland.sdk.actions import end
+from llmasos.userland.sdk.script import Script, ask, together
 
 _NEVER = -1e9  # the score of what must not be chosen
 

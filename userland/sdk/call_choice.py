@@ -8,15 +8,15 @@ from typing import Any
 
 import msgspec
 
-from userland.sdk.actions import Language
-from userland.sdk.arguments import definitions
-from userland.sdk.call_formats import HARMONY_FORM, RECIPIENTS_FORM, CallFormat
-from userland.sdk.call_grammar import REQUIRED, call_grammar
-from userland.sdk.chat import ChatFormat
-from userland.sdk.dialogue import Setup
-from userland.sdk.script import Script
-from userland.sdk.traits import USER, user
-from userland.sdk.turns import known_of
+from llmasos.userland.sdk.actions import Language
+from llmasos.userland.sdk.arguments import definitions
+from llmasos.userland.sdk.call_formats import HARMONY_FORM, RECIPIENTS_FORM, CallFormat
+from llmasos.userland.sdk.call_grammar import REQUIRED, call_grammar
+from llmasos.userland.sdk.chat import ChatFormat
+from llmasos.userland.sdk.dialogue import Setup
+from llmasos.userland.sdk.script import Script
+from llmasos.userland.sdk.traits import USER, user
+from llmasos.userland.sdk.turns import known_of
 
 
 def grammar_for(chat: ChatFormat, setup: Setup, *, choice: str = REQUIRED, parallel: bool = True) -> str:

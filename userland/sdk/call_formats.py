@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from userland.sdk.call_headed import (
+from llmasos.userland.sdk.call_headed import (
     read_deepseek,
     read_functionary,
     read_kimi,
@@ -19,11 +19,11 @@ from userland.sdk.call_headed import (
     read_recipients,
     read_solar,
 )
-from userland.sdk.call_json import read_json
-from userland.sdk.call_literals import read_gemma, read_python
-from userland.sdk.call_scan import Strings
-from userland.sdk.call_shapes import HARMONY, RECIPIENTS, SHAPES, Shape
-from userland.sdk.call_tags import (
+from llmasos.userland.sdk.call_json import read_json
+from llmasos.userland.sdk.call_literals import read_gemma, read_python
+from llmasos.userland.sdk.call_scan import Strings
+from llmasos.userland.sdk.call_shapes import HARMONY, RECIPIENTS, SHAPES, Shape
+from llmasos.userland.sdk.call_tags import (
     read_arg_keys,
     read_dsml,
     read_functions,
@@ -33,7 +33,7 @@ from userland.sdk.call_tags import (
     read_params,
     read_xtml,
 )
-from userland.sdk.calls import NO_SCHEMAS, Reader, Schemas, ToolCall
+from llmasos.userland.sdk.calls import NO_SCHEMAS, Reader, Schemas, ToolCall
 
 
 @dataclass(slots=True, frozen=True)

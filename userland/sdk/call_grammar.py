@@ -18,12 +18,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from syscalls.errno import Errno, SyscallError
-from userland.sdk.call_formats import CallFormat
-from userland.sdk.call_shapes import GAP, Arguments, Shape
-from userland.sdk.call_values import Literals, Texts, in_order
-from userland.sdk.lark import SPACE, Lark, escaped, schema_text
-from userland.sdk.schemas import Schema, by_name, resolved
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk.call_formats import CallFormat
+from llmasos.userland.sdk.call_shapes import GAP, Arguments, Shape
+from llmasos.userland.sdk.call_values import Literals, Texts, in_order
+from llmasos.userland.sdk.lark import SPACE, Lark, escaped, schema_text
+from llmasos.userland.sdk.schemas import Schema, by_name, resolved
 
 AUTO, REQUIRED = "auto", "required"
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from userland.sdk.call_json import arguments_of, scanned
-from userland.sdk.calls import NO_SCHEMAS, Malformed, Schemas, ToolCall, shown
+from llmasos.userland.sdk.call_json import arguments_of, scanned
+from llmasos.userland.sdk.calls import NO_SCHEMAS, Malformed, Schemas, ToolCall, shown
 
 _BLANK = re.compile(r"\s*")
 

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from userland.sdk.calls import MOST_DEPTH, NO_SCHEMAS, Malformed, Schemas, ToolCall, check, shown
+from llmasos.userland.sdk.calls import MOST_DEPTH, NO_SCHEMAS, Malformed, Schemas, ToolCall, check, shown
 
 
 def _refused(word: str) -> float:

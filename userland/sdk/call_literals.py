@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from userland.sdk.calls import MOST_DEPTH, NO_SCHEMAS, Malformed, Schemas, ToolCall, shown
+from llmasos.userland.sdk.calls import MOST_DEPTH, NO_SCHEMAS, Malformed, Schemas, ToolCall, shown
 
 _SPACE = re.compile(r"\s*")
 _NAME = re.compile(r"[A-Za-z_][\w.\-]*")

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from userland.sdk.call_json import loaded
-from userland.sdk.calls import NO_SCHEMAS, Malformed, Schemas, ToolCall, shown
+from llmasos.userland.sdk.call_json import loaded
+from llmasos.userland.sdk.calls import NO_SCHEMAS, Malformed, Schemas, ToolCall, shown
 
 
 def typed(text: str, schema: Mapping[str, Any] | None) -> Any:

@@ -11,11 +11,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from syscalls.errno import Errno, SyscallError
-from userland.sdk.call_shapes import Arguments
-from userland.sdk.call_tags import kind_of, kinds_of, typed
-from userland.sdk.lark import SPACE, Lark, containing, escaped, pattern_of, quoted, schema_text
-from userland.sdk.schemas import MOST_STEPS, resolved, with_definitions
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk.call_shapes import Arguments
+from llmasos.userland.sdk.call_tags import kind_of, kinds_of, typed
+from llmasos.userland.sdk.lark import SPACE, Lark, containing, escaped, pattern_of, quoted, schema_text
+from llmasos.userland.sdk.schemas import MOST_STEPS, resolved, with_definitions
 
 Schema = Mapping[str, Any]
 

@@ -17,15 +17,15 @@ from typing import Any
 
 import msgspec
 
-from syscalls.errno import Errno, SyscallError
-from userland.sdk.dialogue import Dialogue, Entry, Message, Said, Setup, Span, digest_of
-from userland.sdk.heard import Heard, heard
-from userland.sdk.splice import Splice, Spliced, closed
-from userland.sdk.template import ChatTemplate, Own, Rendering, special
-from userland.sdk.text import checked
-from userland.sdk.tokenizer import Tokenizer
-from userland.sdk.tool_calls import schemas_of
-from userland.sdk.traits import ANSWER, TOOL, USER, Traits, common, told, traits_of, user
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk.dialogue import Dialogue, Entry, Message, Said, Setup, Span, digest_of
+from llmasos.userland.sdk.heard import Heard, heard
+from llmasos.userland.sdk.splice import Splice, Spliced, closed
+from llmasos.userland.sdk.template import ChatTemplate, Own, Rendering, special
+from llmasos.userland.sdk.text import checked
+from llmasos.userland.sdk.tokenizer import Tokenizer
+from llmasos.userland.sdk.tool_calls import schemas_of
+from llmasos.userland.sdk.traits import ANSWER, TOOL, USER, Traits, common, told, traits_of, user
 
 _KEEPING = {"preserve_thinking": True, "clear_thinking": False}  # templates' own switches: thoughts stay
 _THINKING = ("enable_thinking", "thinking")

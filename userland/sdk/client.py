@@ -6,12 +6,12 @@ import os
 from types import TracebackType
 from typing import overload
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import ModelInfo
-from userland.sdk.actions import MAX_TOKENS
-from userland.sdk.arguments import Dtype, Model
-from userland.sdk.arriving import arriving
-from userland.sdk.system import Process, System
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import ModelInfo
+from llmasos.userland.sdk.actions import MAX_TOKENS
+from llmasos.userland.sdk.arguments import Dtype, Model
+from llmasos.userland.sdk.arriving import arriving
+from llmasos.userland.sdk.system import Process, System
 
 
 class Image:

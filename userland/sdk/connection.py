@@ -14,11 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from syscalls import blocking, runtime
-from syscalls.reconnect import RECONNECT_SECONDS
-from syscalls.table import Call
-from userland.programs.boot import private_kernel
-from userland.sdk import script
+from llmasos.syscalls import blocking, runtime
+from llmasos.syscalls.reconnect import RECONNECT_SECONDS
+from llmasos.syscalls.table import Call
+from llmasos.userland.programs.boot import private_kernel
+from llmasos.userland.sdk import script
 
 R = TypeVar("R")
 T = TypeVar("T")

@@ -9,12 +9,12 @@ from typing import Self, TypeVar
 
 import trio
 
-from syscalls import client
-from syscalls.reconnect import RECONNECT_SECONDS
-from syscalls.table import Call
-from userland.sdk import script_async
-from userland.sdk.connection import Where, kernel_there
-from userland.sdk.script import Script
+from llmasos.syscalls import client
+from llmasos.syscalls.reconnect import RECONNECT_SECONDS
+from llmasos.syscalls.table import Call
+from llmasos.userland.sdk import script_async
+from llmasos.userland.sdk.connection import Where, kernel_there
+from llmasos.userland.sdk.script import Script
 
 R = TypeVar("R")
 T = TypeVar("T")

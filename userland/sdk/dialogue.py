@@ -1,6 +1,6 @@
 """What is known of a conversation beside its ids: who said what, where the model's own words stand, what the template was
-told. It is kept with the process as records of its log (`syscalls.records.LogRecord`), one with each feed, so that any
-program can go on with it, after a fork or a restore as well.
+told. It is kept with the process as records of its log (`llmasos.syscalls.records.LogRecord`), one with each feed, so
+that any program can go on with it, after a fork or a restore as well.
 
 A record holds what was new with its feed, like an entry of a journal: the conversation is all of them read in order, and
 where the log is cut the entries behind the cut are gone with it. A cut into the ids of a feed leaves its entry, which is
@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import LogRecord
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import LogRecord
 
 Message = dict[str, Any]
 Span = tuple[int, int]  # of the log, in tokens

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from modelfiles.gguf import Texts, read_header
-from syscalls.errno import Errno, SyscallError
-from userland.sdk.gguf_pretokenizers import CUTS
-from userland.sdk.tokenizer import Settings, Tokenizer
+from llmasos.modelfiles.gguf import Texts, read_header
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk.gguf_pretokenizers import CUTS
+from llmasos.userland.sdk.tokenizer import Settings, Tokenizer
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
 _SPACE = "▁"

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from userland.sdk.call_formats import CallFormat
-from userland.sdk.calls import NO_SCHEMAS, Schemas
-from userland.sdk.text import Detokenizer
-from userland.sdk.thoughts import Part, Reader, ThoughtMarks, opened_in, reader
-from userland.sdk.tokenizer import Tokenizer
-from userland.sdk.tool_calls import BadCall, ToolCall
+from llmasos.userland.sdk.call_formats import CallFormat
+from llmasos.userland.sdk.calls import NO_SCHEMAS, Schemas
+from llmasos.userland.sdk.text import Detokenizer
+from llmasos.userland.sdk.thoughts import Part, Reader, ThoughtMarks, opened_in, reader
+from llmasos.userland.sdk.tokenizer import Tokenizer
+from llmasos.userland.sdk.tool_calls import BadCall, ToolCall
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
 
 SPACE = "space?"
 _ANCHOR = re.compile(r"(?<!\\)(\\\\)*[$^]|\\[bBAZz]|\(\?[=!<]")

@@ -11,16 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import overload
 
-from modelfiles import stores
-from modelfiles.ollama_options import Started
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import ModelInfo
-from userland.sdk import arguments, options, script
-from userland.sdk.actions import Language
-from userland.sdk.arguments import Dtype, Model, Strings, count, model_name, stop_strings, strings
-from userland.sdk.arriving import arriving
-from userland.sdk.beams import EarlyStopping, beam_search
-from userland.sdk.system import Process, System
+from llmasos.modelfiles import stores
+from llmasos.modelfiles.ollama_options import Started
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import ModelInfo
+from llmasos.userland.sdk import arguments, options, script
+from llmasos.userland.sdk.actions import Language
+from llmasos.userland.sdk.arguments import Dtype, Model, Strings, count, model_name, stop_strings, strings
+from llmasos.userland.sdk.arriving import arriving
+from llmasos.userland.sdk.beams import EarlyStopping, beam_search
+from llmasos.userland.sdk.system import Process, System
 
 NEW_TOKENS = 128  # where neither max_length nor max_new_tokens is given
 

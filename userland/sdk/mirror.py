@@ -1,6 +1,6 @@
 """Makes the blocking face (system.py) from the asynchronous one (aio.py), so that it is written once.
 
-    python -m userland.sdk.mirror [--check]
+    python -m llmasos.userland.sdk.mirror [--check]
 
 As httpcore and the Elasticsearch client do it: the text is rewritten, token by token, and the outcome is committed, read
 and typed like any other file. `--check` says whether it is fresh.
@@ -22,7 +22,7 @@ HEAD = '''"""The blocking face of the SDK: a connected system and its processes,
         for piece in agent.say("A line about rain, please."):
             print(piece, end="")
 
-Made from aio.py by `python -m userland.sdk.mirror`; change that file.
+Made from aio.py by `python -m llmasos.userland.sdk.mirror`; change that file.
 """
 '''
 

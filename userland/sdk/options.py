@@ -10,10 +10,10 @@ from typing import Any, Literal, TypedDict
 
 import msgspec
 
-from modelfiles import names, stores
-from modelfiles.ollama_options import Started
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import (
+from llmasos.modelfiles import names, stores
+from llmasos.modelfiles.ollama_options import Started
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import (
     GroupInfo,
     GroupSettings,
     KvAction,
@@ -23,13 +23,13 @@ from syscalls.records import (
     SamplingDefaults,
     SchedClass,
 )
-from syscalls.table import Exec, Feed, Getinfo, GroupCreate, GroupSet, GroupStat, Models, Spawn
-from userland.sdk import actions, arguments, turns
-from userland.sdk.actions import Language
-from userland.sdk.arguments import Dtype, Ids, Model, dtype_name, model_name
-from userland.sdk.dialogue import Entry, Message, Setup, packed
-from userland.sdk.script import Script, ask
-from userland.sdk.template import OF_THE_TEMPLATE
+from llmasos.syscalls.table import Exec, Feed, Getinfo, GroupCreate, GroupSet, GroupStat, Models, Spawn
+from llmasos.userland.sdk import actions, arguments, turns
+from llmasos.userland.sdk.actions import Language
+from llmasos.userland.sdk.arguments import Dtype, Ids, Model, dtype_name, model_name
+from llmasos.userland.sdk.dialogue import Entry, Message, Setup, packed
+from llmasos.userland.sdk.script import Script, ask
+from llmasos.userland.sdk.template import OF_THE_TEMPLATE
 
 _UNLIMITED = Limits()
 _SAMPLING = SamplingDefaults.__struct_fields__
@@ -238,7 +238,7 @@ def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Sc
 
     Its log goes with it: as it is where both have the same words, else as their text (`translate`), or as `tokens`.
     """
-    from userland.sdk.translate import carried, same_words  # late: it brings jinja2 along
+    from llmasos.userland.sdk.translate import carried, same_words  # late: it brings jinja2 along
 
     ids = arguments.ids(tokens) if tokens is not None else None
     model, dtype = (yield from located(model)), dtype_name(dtype)

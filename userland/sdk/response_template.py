@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from userland.sdk.call_formats import CallFormat, read_tag
-from userland.sdk.call_json import read_json
-from userland.sdk.call_literals import read_gemma, read_python
-from userland.sdk.call_scan import Strings
-from userland.sdk.call_shapes import Kind, shapes_for
-from userland.sdk.calls import Reader
-from userland.sdk.thoughts import ThoughtMarks
+from llmasos.userland.sdk.call_formats import CallFormat, read_tag
+from llmasos.userland.sdk.call_json import read_json
+from llmasos.userland.sdk.call_literals import read_gemma, read_python
+from llmasos.userland.sdk.call_scan import Strings
+from llmasos.userland.sdk.call_shapes import Kind, shapes_for
+from llmasos.userland.sdk.calls import Reader
+from llmasos.userland.sdk.thoughts import ThoughtMarks
 
 _THOUGHTS = ("thinking", "reasoning_content", "reasoning")
 _READERS: dict[str, tuple[Reader, Kind]] = {

@@ -24,8 +24,8 @@ from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
 from jinja2.runtime import markup_join, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 
-from syscalls.errno import Errno, SyscallError
-from userland.sdk.meter import NUMBER, WIDEST, Exceeded, Meter
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk.meter import NUMBER, WIDEST, Exceeded, Meter
 
 _ALIKE = 4  # inputs that differ by this factor are alike
 SOURCE = 256_000  # characters of a template; the longest published has some 30,000

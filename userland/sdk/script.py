@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
-from syscalls import blocking
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Signal
-from syscalls.table import Call, Kill, Read
-from userland.sdk.tool_calls import BadCall, ToolCall
+from llmasos.syscalls import blocking
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Signal
+from llmasos.syscalls.table import Call, Kill, Read
+from llmasos.userland.sdk.tool_calls import BadCall, ToolCall
 
 R = TypeVar("R")
 T = TypeVar("T")

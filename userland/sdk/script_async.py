@@ -9,10 +9,19 @@ from typing import Any, TypeVar, cast
 
 import trio
 
-from syscalls import client
-from syscalls.errno import SyscallError
-from syscalls.table import Call
-from userland.sdk.script import CLEANUP_SECONDS, Listener, Piece, Request, Script, Stream, Together, interrupt
+from llmasos.syscalls import client
+from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.table import Call
+from llmasos.userland.sdk.script import (
+    CLEANUP_SECONDS,
+    Listener,
+    Piece,
+    Request,
+    Script,
+    Stream,
+    Together,
+    interrupt,
+)
 
 T = TypeVar("T")
 Y = TypeVar("Y")

@@ -13,8 +13,8 @@ import string
 from itertools import chain, islice, product
 from typing import Any
 
-from syscalls.errno import Errno, SyscallError
-from userland.sdk.tokenizer import Settings, Tokenizer
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk.tokenizer import Settings, Tokenizer
 
 ARCHITECTURE = "sim"  # as its driver says
 END = "<|end|>"

@@ -12,10 +12,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from userland.sdk.dialogue import Message, Said, Span
-from userland.sdk.template import Own, Rendering, special
-from userland.sdk.tokenizer import Token, Tokenizer
-from userland.sdk.traits import Traits
+from llmasos.userland.sdk.dialogue import Message, Said, Span
+from llmasos.userland.sdk.template import Own, Rendering, special
+from llmasos.userland.sdk.tokenizer import Token, Tokenizer
+from llmasos.userland.sdk.traits import Traits
 
 Kind = Literal["whole", "thought", "answer", "call"]
 

@@ -5,7 +5,7 @@
         for piece in agent.say("A line about rain, please."):
             print(piece, end="")
 
-Made from aio.py by `python -m userland.sdk.mirror`; change that file.
+Made from aio.py by `python -m llmasos.userland.sdk.mirror`; change that file.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, Self, Unpack
 
 import msgspec
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import (
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import (
     Advice,
     CheckpointInfo,
     EstimateInfo,
@@ -34,7 +34,7 @@ from syscalls.records import (
     Signal,
     Stats,
 )
-from syscalls.table import (
+from llmasos.syscalls.table import (
     Advise,
     Checkpoint,
     Estimate,
@@ -56,9 +56,9 @@ from syscalls.table import (
     StatsCall,
     Wait,
 )
-from userland.sdk import actions, answers, arguments, call_choice, options, script, turns
-from userland.sdk.actions import MAX_TOKENS, Language, language_of
-from userland.sdk.arguments import (
+from llmasos.userland.sdk import actions, answers, arguments, call_choice, options, script, turns
+from llmasos.userland.sdk.actions import MAX_TOKENS, Language, language_of
+from llmasos.userland.sdk.arguments import (
     Dtype,
     Ids,
     Model,
@@ -68,12 +68,12 @@ from userland.sdk.arguments import (
     model_name,
     stop_strings,
 )
-from userland.sdk.connection import Connection
-from userland.sdk.dialogue import Message, Setup
-from userland.sdk.options import GroupChanges, Options, SpawnOptions
-from userland.sdk.script import Piece, Stream
-from userland.sdk.tool_calls import ToolCall
-from userland.sdk.turns import Answer
+from llmasos.userland.sdk.connection import Connection
+from llmasos.userland.sdk.dialogue import Message, Setup
+from llmasos.userland.sdk.options import GroupChanges, Options, SpawnOptions
+from llmasos.userland.sdk.script import Piece, Stream
+from llmasos.userland.sdk.tool_calls import ToolCall
+from llmasos.userland.sdk.turns import Answer
 
 
 class System(Connection):

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from syscalls.errno import Errno, SyscallError
-from userland.sdk.text import checked
-from userland.sdk.tokenizer import MARK, UNMARK, Token, Tokenizer
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk.text import checked
+from llmasos.userland.sdk.tokenizer import MARK, UNMARK, Token, Tokenizer
 
 ROLES = frozenset(
     {
@@ -247,7 +247,7 @@ class ChatTemplate:
         now: datetime | None,
         allow_special: bool,
     ) -> Rendering:
-        from userland.sdk.sandbox import compiled
+        from llmasos.userland.sdk.sandbox import compiled
 
         given = {**self.tokenizer.settings.named, **variables}
         everything = (messages, tools, documents, given)
@@ -319,7 +319,7 @@ def _checked(messages: Sequence[Mapping[str, Any]], *, any_role: bool) -> list[d
 @functools.lru_cache(maxsize=32)
 def _takes_parts(source: str) -> bool:
     """Whether a template knows contents that are lists of parts; others would write them as Python does."""
-    from userland.sdk.sandbox import compiled
+    from llmasos.userland.sdk.sandbox import compiled
 
     asked = [{"role": "user", "content": [{"type": "text", "text": "alpha"}]}]
     try:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 
-from syscalls.errno import Errno, SyscallError
-from userland.sdk.tokenizer import Tokenizer
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk.tokenizer import Tokenizer
 
 BEFORE = 8  # tokens before a text that are enough to decode it as what follows them
 CHARACTERS_PER_TOKEN = 64  # more than any text has on average: words have some 4, runs of spaces at most this

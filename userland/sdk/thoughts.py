@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from userland.sdk.call_formats import CallFormat
-from userland.sdk.calls import NO_SCHEMAS, Schemas
-from userland.sdk.tool_calls import BadCall, CallReader, ToolCall, begun, harmony_call
+from llmasos.userland.sdk.call_formats import CallFormat
+from llmasos.userland.sdk.calls import NO_SCHEMAS, Schemas
+from llmasos.userland.sdk.tool_calls import BadCall, CallReader, ToolCall, begun, harmony_call
 
 Kind = Literal["thought", "answer", "call"]
 

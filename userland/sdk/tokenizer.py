@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from syscalls.errno import Errno, SyscallError
-from userland.sdk.bounds import Bounds
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk.bounds import Bounds
 
 # Stand around a control token that was spelled in a text, so that it is encoded as text. Private use: no text has them.
 MARK, UNMARK = "\U000f0000", "\U000f0001"
@@ -176,7 +176,7 @@ class Tokenizer:
         if self.settings.control is not None:
             named: Callable[[str], bool] = frozenset(self.settings.control).__contains__
         else:
-            from userland.sdk.sandbox import literals  # brings jinja2, which plain texts do not need
+            from llmasos.userland.sdk.sandbox import literals  # brings jinja2, which plain texts do not need
 
             written = "\0".join(filter(None, map(literals, sources)))
             named = lambda token: token in written and not token.isspace()  # noqa: E731

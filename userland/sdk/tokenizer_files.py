@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from syscalls.errno import Errno, SyscallError
-from userland.sdk.tokenizer import Settings, Tokenizer
-from userland.sdk.tokenizer_fields import NAMED as _NAMED
-from userland.sdk.tokenizer_fields import (
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk.tokenizer import Settings, Tokenizer
+from llmasos.userland.sdk.tokenizer_fields import NAMED as _NAMED
+from llmasos.userland.sdk.tokenizer_fields import (
     checked_fields,
     checked_ids,
     is_token,
@@ -45,7 +45,7 @@ def load_tokenizer(path: str) -> Tokenizer:
     """
     place = path
     if not os.path.exists(path) or _gguf_alone(path):
-        from modelfiles import source  # brings numpy, which a directory's words do not need
+        from llmasos.modelfiles import source  # brings numpy, which a directory's words do not need
 
         place = os.fspath(source.find(path))
     with _loading:
@@ -86,7 +86,7 @@ def _loaded(path: str, stamps: object) -> Tokenizer:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         if os.path.isfile(path):
-            from userland.sdk import gguf_words
+            from llmasos.userland.sdk import gguf_words
 
             return gguf_words.load(Path(path))
         if (file := _tokenizer_of(Path(path))).exists():

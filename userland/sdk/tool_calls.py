@@ -14,12 +14,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from userland.sdk.call_formats import FORMATS, CallFormat
-from userland.sdk.call_headed import headed
-from userland.sdk.call_json import read_json
-from userland.sdk.call_scan import BEGINNING, CloseScan
-from userland.sdk.call_shapes import Shape
-from userland.sdk.calls import (
+from llmasos.userland.sdk.call_formats import FORMATS, CallFormat
+from llmasos.userland.sdk.call_headed import headed
+from llmasos.userland.sdk.call_json import read_json
+from llmasos.userland.sdk.call_scan import BEGINNING, CloseScan
+from llmasos.userland.sdk.call_shapes import Shape
+from llmasos.userland.sdk.calls import (
     MOST_CALLS,
     MOST_CHARACTERS,
     NO_SCHEMAS,
@@ -28,7 +28,7 @@ from userland.sdk.calls import (
     ToolCall,
     check,
 )
-from userland.sdk.schemas import properties_of
+from llmasos.userland.sdk.schemas import properties_of
 
 __all__ = ["BadCall", "CallReader", "ToolCall", "formats_of", "schemas_of"]
 

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from syscalls.errno import SyscallError
-from userland.sdk.call_formats import CallFormat
-from userland.sdk.dialogue import Message
-from userland.sdk.response_template import fields_of
-from userland.sdk.template import Own, Rendering
-from userland.sdk.thoughts import ThoughtMarks, marks_of
-from userland.sdk.tokenizer import Tokenizer
-from userland.sdk.tool_calls import ToolCall, formats_of
+from llmasos.syscalls.errno import SyscallError
+from llmasos.userland.sdk.call_formats import CallFormat
+from llmasos.userland.sdk.dialogue import Message
+from llmasos.userland.sdk.response_template import fields_of
+from llmasos.userland.sdk.template import Own, Rendering
+from llmasos.userland.sdk.thoughts import ThoughtMarks, marks_of
+from llmasos.userland.sdk.tokenizer import Tokenizer
+from llmasos.userland.sdk.tool_calls import ToolCall, formats_of
 
 USER, ANSWER, NEXT, THOUGHT = "alpha", "beta", "gamma", "delta"
 TOOL: dict[str, Any] = {

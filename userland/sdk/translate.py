@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.limits import MAX_TOKENS_PER_CALL
-from userland.sdk.actions import Language
-from userland.sdk.dialogue import Dialogue, Entry, Message, packed
-from userland.sdk.template import ChatTemplate
-from userland.sdk.tokenizer import Tokenizer
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.limits import MAX_TOKENS_PER_CALL
+from llmasos.userland.sdk.actions import Language
+from llmasos.userland.sdk.dialogue import Dialogue, Entry, Message, packed
+from llmasos.userland.sdk.template import ChatTemplate
+from llmasos.userland.sdk.tokenizer import Tokenizer
 
 _SYSTEM, _USER, _ANSWER, _NEXT = "alpha", "beta", "gamma", "delta"
 

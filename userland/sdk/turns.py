@@ -14,18 +14,27 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish, LogRecord, Sampler
-from syscalls.table import Decode, Feed, Getinfo, Records, Truncate
-from userland.sdk.actions import MAX_TOKENS, Language, log_of
-from userland.sdk.answers import Listening, ends_of, follow, gathered, interrupting, plain, stops_of
-from userland.sdk.arguments import count, text
-from userland.sdk.chat import Turn
-from userland.sdk.dialogue import Dialogue, Entry, Message, Setup, dialogue, packed, setup_in
-from userland.sdk.heard import reader_for
-from userland.sdk.script import CLEANUP_SECONDS, Listener, Piece, Request, Script, Stream, ask, interrupt
-from userland.sdk.template import special
-from userland.sdk.tool_calls import BadCall, ToolCall, schemas_of
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Finish, LogRecord, Sampler
+from llmasos.syscalls.table import Decode, Feed, Getinfo, Records, Truncate
+from llmasos.userland.sdk.actions import MAX_TOKENS, Language, log_of
+from llmasos.userland.sdk.answers import Listening, ends_of, follow, gathered, interrupting, plain, stops_of
+from llmasos.userland.sdk.arguments import count, text
+from llmasos.userland.sdk.chat import Turn
+from llmasos.userland.sdk.dialogue import Dialogue, Entry, Message, Setup, dialogue, packed, setup_in
+from llmasos.userland.sdk.heard import reader_for
+from llmasos.userland.sdk.script import (
+    CLEANUP_SECONDS,
+    Listener,
+    Piece,
+    Request,
+    Script,
+    Stream,
+    ask,
+    interrupt,
+)
+from llmasos.userland.sdk.template import special
+from llmasos.userland.sdk.tool_calls import BadCall, ToolCall, schemas_of
 
 T = TypeVar("T")
 Y = TypeVar("Y")

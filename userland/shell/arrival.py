@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from syscalls.records import ModelInfo
-from syscalls.table import Models
-from userland.sdk.arriving import Arriving, drawn
-from userland.shell.session import Session
+from llmasos.syscalls.records import ModelInfo
+from llmasos.syscalls.table import Models
+from llmasos.userland.sdk.arriving import Arriving, drawn
+from llmasos.userland.shell.session import Session
 
 
 @contextmanager

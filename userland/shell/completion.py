@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 
-from syscalls.errno import SyscallError
-from syscalls.records import Advice, Signal
-from syscalls.records import Kind as ProcessKind
-from syscalls.table import BootInfoCall, Models
-from userland.programs.models import ACTIONS
-from userland.programs.ps import Kernel, processes, state
-from userland.shell.grammar import MANY, Command, Kind
+from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.records import Advice, Signal
+from llmasos.syscalls.records import Kind as ProcessKind
+from llmasos.syscalls.table import BootInfoCall, Models
+from llmasos.userland.programs.models import ACTIONS
+from llmasos.userland.programs.ps import Kernel, processes, state
+from llmasos.userland.shell.grammar import MANY, Command, Kind
 
 FRESH_SECONDS = 0.3
 DISK_SECONDS = 30.0
@@ -130,7 +130,9 @@ class _Disk:
     def models(self) -> Candidates:
         now = time.monotonic()
         if now - self._looked > DISK_SECONDS:
-            from modelfiles import stores  # late: a shell in which nobody completes a model needs none
+            from llmasos.modelfiles import (
+                stores,  # late: a shell in which nobody completes a model needs none
+            )
 
             self._looked = now
             self._found = [

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from syscalls.errno import SyscallError
-from userland.sdk.actions import Language
-from userland.sdk.dialogue import Dialogue, Message
-from userland.sdk.template import ChatTemplate
+from llmasos.syscalls.errno import SyscallError
+from llmasos.userland.sdk.actions import Language
+from llmasos.userland.sdk.dialogue import Dialogue, Message
+from llmasos.userland.sdk.template import ChatTemplate
 
 YOU, SYSTEM = "you", "system"
 _USER, _ANSWER, _NEXT = "alpha", "beta", "gamma"

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import msgspec
 
-from modelfiles.called import called
-from syscalls.errno import SyscallError
-from syscalls.limits import NICE_MAX, NICE_MIN
-from syscalls.printable import printable
-from syscalls.records import Limits, Signal
-from syscalls.table import (
+from llmasos.modelfiles.called import called
+from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.limits import NICE_MAX, NICE_MIN
+from llmasos.syscalls.printable import printable
+from llmasos.syscalls.records import Limits, Signal
+from llmasos.syscalls.table import (
     Advise,
     BootInfoCall,
     Evict,
@@ -23,14 +23,14 @@ from syscalls.table import (
     Setlimits,
     Setsched,
 )
-from userland.programs import groups, system
-from userland.programs.figures import size
-from userland.programs.power import halt
-from userland.programs.program import run
-from userland.sdk.options import located
-from userland.shell.arrival import arrival
-from userland.shell.grammar import Line, UsageError
-from userland.shell.session import Session, does
+from llmasos.userland.programs import groups, system
+from llmasos.userland.programs.figures import size
+from llmasos.userland.programs.power import halt
+from llmasos.userland.programs.program import run
+from llmasos.userland.sdk.options import located
+from llmasos.userland.shell.arrival import arrival
+from llmasos.userland.shell.grammar import Line, UsageError
+from llmasos.userland.shell.session import Session, does
 
 
 @does("stop")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from syscalls.printable import printable
-from userland.programs import images
-from userland.shell.arrival import arrival
-from userland.shell.grammar import Line, UsageError
-from userland.shell.session import Session, does
+from llmasos.syscalls.printable import printable
+from llmasos.userland.programs import images
+from llmasos.userland.shell.arrival import arrival
+from llmasos.userland.shell.grammar import Line, UsageError
+from llmasos.userland.shell.session import Session, does
 
 
 @does("checkpoint")

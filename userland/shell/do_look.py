@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.limits import MAX_TIMEOUT, MAX_TOKENS_PER_CALL
-from syscalls.table import BootInfoCall, Read, StatsCall
-from userland.programs import groups, log, models, ps, strace, system, top
-from userland.programs.screen import Screen
-from userland.shell.grammar import Command, Line
-from userland.shell.session import Session, does
-from userland.shell.words import COMMANDS, GROUPS
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.limits import MAX_TIMEOUT, MAX_TOKENS_PER_CALL
+from llmasos.syscalls.table import BootInfoCall, Read, StatsCall
+from llmasos.userland.programs import groups, log, models, ps, strace, system, top
+from llmasos.userland.programs.screen import Screen
+from llmasos.userland.shell.grammar import Command, Line
+from llmasos.userland.shell.session import Session, does
+from llmasos.userland.shell.words import COMMANDS, GROUPS
 
 
 @does("ps")

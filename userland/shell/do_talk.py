@@ -11,24 +11,24 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 
-from modelfiles.called import called
-from syscalls.errno import Errno, SyscallError
-from syscalls.printable import printable
-from syscalls.records import Finish, Limits, ProcessInfo, Signal, State
-from syscalls.table import Getinfo, Kill, Models, Read, Wait
-from userland.programs.flow import Flow
-from userland.sdk import turns
-from userland.sdk.actions import MAX_TOKENS
-from userland.sdk.answers import Listening, follow
-from userland.sdk.script import Piece, pieces
-from userland.sdk.system import Process
-from userland.sdk.tool_calls import BadCall, ToolCall
-from userland.shell import conversation
-from userland.shell.arrival import arrival
-from userland.shell.conversation import Turn, marks, render
-from userland.shell.grammar import Line, UsageError
-from userland.shell.patience import Patience
-from userland.shell.session import Session, does
+from llmasos.modelfiles.called import called
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.printable import printable
+from llmasos.syscalls.records import Finish, Limits, ProcessInfo, Signal, State
+from llmasos.syscalls.table import Getinfo, Kill, Models, Read, Wait
+from llmasos.userland.programs.flow import Flow
+from llmasos.userland.sdk import turns
+from llmasos.userland.sdk.actions import MAX_TOKENS
+from llmasos.userland.sdk.answers import Listening, follow
+from llmasos.userland.sdk.script import Piece, pieces
+from llmasos.userland.sdk.system import Process
+from llmasos.userland.sdk.tool_calls import BadCall, ToolCall
+from llmasos.userland.shell import conversation
+from llmasos.userland.shell.arrival import arrival
+from llmasos.userland.shell.conversation import Turn, marks, render
+from llmasos.userland.shell.grammar import Line, UsageError
+from llmasos.userland.shell.patience import Patience
+from llmasos.userland.shell.session import Session, does
 
 POLL_SECONDS = 0.05
 SETTLE_SECONDS = 10.0

@@ -13,17 +13,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from syscalls import runtime
-from syscalls.errno import SyscallError
-from syscalls.records import Kind, State
-from syscalls.table import Models, StatsCall
-from userland.programs import log, ps
-from userland.programs.figures import number
-from userland.programs.screen import Screen
-from userland.sdk.system import System
-from userland.shell import do_control, do_images, do_look, do_talk
-from userland.shell.session import DO, Session
-from userland.shell.words import COMMANDS
+from llmasos.syscalls import runtime
+from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.records import Kind, State
+from llmasos.syscalls.table import Models, StatsCall
+from llmasos.userland.programs import log, ps
+from llmasos.userland.programs.figures import number
+from llmasos.userland.programs.screen import Screen
+from llmasos.userland.sdk.system import System
+from llmasos.userland.shell import do_control, do_images, do_look, do_talk
+from llmasos.userland.shell.session import DO, Session
+from llmasos.userland.shell.words import COMMANDS
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -116,7 +116,7 @@ def _prompt(shell: Session) -> PromptSession[str]:
     from prompt_toolkit.formatted_text import HTML, FormattedText
     from prompt_toolkit.styles import Style
 
-    from userland.shell.completion import ShellCompleter
+    from llmasos.userland.shell.completion import ShellCompleter
 
     def toolbar() -> FormattedText:
         return FormattedText([("class:bottom-toolbar.text", f" {_situation(shell)} ")])

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from syscalls.errno import SyscallError
-from syscalls.records import BootInfo, Kind, State
-from userland.programs import ps
-from userland.programs.figures import duration
-from userland.sdk.system import System
+from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.records import BootInfo, Kind, State
+from llmasos.userland.programs import ps
+from llmasos.userland.programs.figures import duration
+from llmasos.userland.sdk.system import System
 
 if TYPE_CHECKING:
-    from userland.programs.screen import Screen
+    from llmasos.userland.programs.screen import Screen
 
 
 class Outage:

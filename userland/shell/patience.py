@@ -10,12 +10,12 @@ import threading
 import time
 from types import TracebackType
 
-from syscalls.errno import SyscallError
-from syscalls.records import ProcessInfo, State
-from syscalls.table import BootInfoCall
-from userland.programs import ps
-from userland.programs.flow import Flow
-from userland.shell.session import Session
+from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.records import ProcessInfo, State
+from llmasos.syscalls.table import BootInfoCall
+from llmasos.userland.programs import ps
+from llmasos.userland.programs.flow import Flow
+from llmasos.userland.shell.session import Session
 
 QUIET_SECONDS = 5.0
 LOOK_SECONDS = 0.25

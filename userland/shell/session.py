@@ -12,15 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from syscalls.errno import Errno, SyscallError
-from syscalls.records import Finish, ProcessInfo, State
-from syscalls.table import Call, Getinfo
-from userland.programs import ps
-from userland.programs.screen import Screen
-from userland.sdk.system import Process, System
-from userland.shell.grammar import Line, UsageError, parse
-from userland.shell.outage import Outage
-from userland.shell.words import COMMANDS
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Finish, ProcessInfo, State
+from llmasos.syscalls.table import Call, Getinfo
+from llmasos.userland.programs import ps
+from llmasos.userland.programs.screen import Screen
+from llmasos.userland.sdk.system import Process, System
+from llmasos.userland.shell.grammar import Line, UsageError, parse
+from llmasos.userland.shell.outage import Outage
+from llmasos.userland.shell.words import COMMANDS
 
 R = TypeVar("R")
 INTERRUPTED = 130  # 128 + SIGINT

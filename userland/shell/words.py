@@ -5,8 +5,8 @@ The embedded model is trained to emit these forms; a change here wants one in it
 
 from __future__ import annotations
 
-from syscalls.limits import NICE_MAX, NICE_MIN
-from userland.shell.grammar import Command, Kind, Option, Param
+from llmasos.syscalls.limits import NICE_MAX, NICE_MIN
+from llmasos.userland.shell.grammar import Command, Kind, Option, Param
 
 _PID = Param("PID", Kind.PID)
 _TEXT = Param("TEXT", Kind.TEXT)

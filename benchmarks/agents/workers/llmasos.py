@@ -16,10 +16,10 @@ from benchmarks.agents.protocol import AgentsEngine, Room
 from benchmarks.agents.workload import Book, Outcome, Work
 from benchmarks.peers.protocol import serve
 from benchmarks.peers.workers.llmasos import CONFIGURATION, Llmasos
-from syscalls import client
-from syscalls.records import SchedClass, Stats
-from syscalls.table import Decode, Feed, Read, Spawn, StatsCall
-from userland.sdk.system import System
+from llmasos.syscalls import client
+from llmasos.syscalls.records import SchedClass, Stats
+from llmasos.syscalls.table import Decode, Feed, Read, Spawn, StatsCall
+from llmasos.userland.sdk.system import System
 
 BLOCK_TOKENS = 16
 BF16_BYTES = 2

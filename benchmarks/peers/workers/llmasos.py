@@ -9,9 +9,9 @@ from importlib import metadata
 from pathlib import Path
 
 from benchmarks.peers.protocol import Engine, Timing, serve
-from syscalls.table import Decode
-from userland.sdk.script import together
-from userland.sdk.system import System
+from llmasos.syscalls.table import Decode
+from llmasos.userland.sdk.script import together
+from llmasos.userland.sdk.system import System
 
 # While all is stopped for the others' turns no heartbeat of the driver is heard: the kernel must not take it for a hang.
 CONFIGURATION = "[kernel]\nhang_seconds = 86400\n"

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drivers.cpu.native import rope
-from drivers.cpu.native.library import GELU_TANH, SILU
-from drivers.engine.layout import Layout, eos_ids, refuse
-from modelfiles.files import broken
-from syscalls.errno import SyscallError
+from llmasos.drivers.cpu.native import rope
+from llmasos.drivers.cpu.native.library import GELU_TANH, SILU
+from llmasos.drivers.engine.layout import Layout, eos_ids, refuse
+from llmasos.modelfiles.files import broken
+from llmasos.syscalls.errno import SyscallError
 
 ACTIVATIONS = {"silu": SILU, "swish": SILU, "gelu_pytorch_tanh": GELU_TANH}
 

@@ -14,20 +14,20 @@ from pathlib import Path
 
 import numpy as np
 
-from drivers.cpu.native import config as configs
-from drivers.cpu.native import network, stream
-from drivers.cpu.native.config import Config
-from drivers.cpu.native.installed import Store
-from drivers.cpu.native.library import Batch, Library
-from drivers.cpu.native.packing import FORMS, USUAL_OF_GROUP
-from drivers.engine.contexts import Context
-from drivers.engine.early import Stop
-from drivers.engine.image import Frames, Raw
-from drivers.engine.kv import ITEM_BYTES, KVShape, KVSlab
-from drivers.engine.layout import Layout
-from drivers.protocol import BLOCK_TOKENS, Run
-from modelfiles.tensors import Weights
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.cpu.native import config as configs
+from llmasos.drivers.cpu.native import network, stream
+from llmasos.drivers.cpu.native.config import Config
+from llmasos.drivers.cpu.native.installed import Store
+from llmasos.drivers.cpu.native.library import Batch, Library
+from llmasos.drivers.cpu.native.packing import FORMS, USUAL_OF_GROUP
+from llmasos.drivers.engine.contexts import Context
+from llmasos.drivers.engine.early import Stop
+from llmasos.drivers.engine.image import Frames, Raw
+from llmasos.drivers.engine.kv import ITEM_BYTES, KVShape, KVSlab
+from llmasos.drivers.engine.layout import Layout
+from llmasos.drivers.protocol import BLOCK_TOKENS, Run
+from llmasos.modelfiles.tensors import Weights
+from llmasos.syscalls.errno import Errno, SyscallError
 
 KV_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 INSTALLED = ("int8", "int4")  # the dtypes whose packing is worth keeping

@@ -30,11 +30,11 @@ import msgspec
 import numpy as np
 import xxhash
 
-from drivers.cpu.native import stream
-from drivers.cpu.native.library import ABI, Layer, Model
-from drivers.cpu.native.network import Blueprint, Page, Parts
-from drivers.cpu.native.packing import BITS, PAGE, Arena
-from drivers.engine.digest import content_digest
+from llmasos.drivers.cpu.native import stream
+from llmasos.drivers.cpu.native.library import ABI, Layer, Model
+from llmasos.drivers.cpu.native.network import Blueprint, Page, Parts
+from llmasos.drivers.cpu.native.packing import BITS, PAGE, Arena
+from llmasos.drivers.engine.digest import content_digest
 
 FORMAT = 1  # of the file; that of its structures is library.ABI
 _MAGIC = b"LLMasOS\0"

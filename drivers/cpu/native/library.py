@@ -16,7 +16,7 @@ from ctypes import POINTER, c_char_p, c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
-from drivers.engine.early import Stopped
+from llmasos.drivers.engine.early import Stopped
 
 ABI = 6
 LANES = 16  # columns of a packed block, tokens of a frame

@@ -1,8 +1,8 @@
 """Describing a model to the native decoder: its weights by name, packed layer by layer, and the numbers beside them.
 
-What a model is made of is read from its configuration (config.py) and from `modelfiles.tensors.Weights`, whatever files
-those come from; llama.cpp's loader is the counterpart. Every tensor's name and shape is looked at before anything is
-allocated.
+What a model is made of is read from its configuration (config.py) and from `llmasos.modelfiles.tensors.Weights`, whatever
+files those come from; llama.cpp's loader is the counterpart. Every tensor's name and shape is looked at before anything
+is allocated.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from drivers.cpu.native.config import Config
-from drivers.cpu.native.library import GROUP, LANES, Layer, Matrix, Model
-from drivers.cpu.native.packing import (
+from llmasos.drivers.cpu.native.config import Config
+from llmasos.drivers.cpu.native.library import GROUP, LANES, Layer, Matrix, Model
+from llmasos.drivers.cpu.native.packing import (
     BITS,
     MOST_OF_GROUP,
     PAGE,
@@ -28,10 +28,10 @@ from drivers.cpu.native.packing import (
     packed_bytes,
     stack,
 )
-from drivers.cpu.native.stream import Stretch
-from modelfiles.files import broken
-from modelfiles.tensors import ByRows, Packed, Tensor, Weights, float32_to_bfloat16
-from syscalls.errno import SyscallError
+from llmasos.drivers.cpu.native.stream import Stretch
+from llmasos.modelfiles.files import broken
+from llmasos.modelfiles.tensors import ByRows, Packed, Tensor, Weights, float32_to_bfloat16
+from llmasos.syscalls.errno import SyscallError
 
 _HEAD_FORM = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "int4": "int8"}  # it decides between near ties
 _SAID = 3  # names in a message

@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from drivers.cpu.native.library import BFLOAT16, FLOAT16, FLOAT32, GROUP, ITEM, LANES, OWN, Matrix
-from modelfiles.tensors import ByRows, Packed, Tensor, bfloat16_to_float32, float32_to_bfloat16
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.cpu.native.library import BFLOAT16, FLOAT16, FLOAT32, GROUP, ITEM, LANES, OWN, Matrix
+from llmasos.modelfiles.tensors import ByRows, Packed, Tensor, bfloat16_to_float32, float32_to_bfloat16
+from llmasos.syscalls.errno import Errno, SyscallError
 
 FORMS = ("fp32", "bf16", "int8", "int4")
 BITS = {"fp32": 32, "bf16": 16, "int8": 8, "int4": 4}  # of a weight, without its scale

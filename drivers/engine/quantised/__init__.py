@@ -1,9 +1,9 @@
 """Quantised safetensors checkpoints as people publish them, read as the weights of the unquantised model.
 
 vLLM and transformers have a module of layers for each method; here a method is a reader of names and numbers, and what
-comes out is `modelfiles.tensors.Weights`: under the unquantised names, dequantised to the bits that the method's own
-library gives, or as integers where a native form holds them without loss. No torch: numpy does it all. The readers are
-imported for the first model that wants them: most do not, and a driver's start is short.
+comes out is `llmasos.modelfiles.tensors.Weights`: under the unquantised names, dequantised to the bits that the method's
+own library gives, or as integers where a native form holds them without loss. No torch: numpy does it all. The readers
+are imported for the first model that wants them: most do not, and a driver's start is short.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drivers.engine.quantised.fields import Fields, unsupported
-from drivers.engine.quantised.forms import native_form
-from modelfiles.files import broken, quoted, read_object
-from modelfiles.tensors import SafetensorsWeights
-from syscalls.errno import SyscallError
+from llmasos.drivers.engine.quantised.fields import Fields, unsupported
+from llmasos.drivers.engine.quantised.forms import native_form
+from llmasos.modelfiles.files import broken, quoted, read_object
+from llmasos.modelfiles.tensors import SafetensorsWeights
+from llmasos.syscalls.errno import SyscallError
 
 if TYPE_CHECKING:
-    from drivers.engine.quantised.stored import Parts, QuantisedWeights, Stored
+    from llmasos.drivers.engine.quantised.stored import Parts, QuantisedWeights, Stored
 
     _Reader = Callable[[Fields, Parts], tuple[dict[str, Stored], str]]
 
@@ -81,7 +81,7 @@ def open_quantised(directory: Path, config: dict[str, Any], weights: Safetensors
     Raises ENOTSUP for methods and options that are not read, by name, EIO for tensors that are not as the configuration
     says.
     """
-    from drivers.engine.quantised.stored import Parts, QuantisedWeights
+    from llmasos.drivers.engine.quantised.stored import Parts, QuantisedWeights
 
     found = settings(directory, config) or {}
     check(found)
@@ -96,7 +96,15 @@ def open_quantised(directory: Path, config: dict[str, Any], weights: Safetensors
 
 
 def _reader(method: str, directory: Path, config: dict[str, Any]) -> _Reader:
-    from drivers.engine.quantised import awq, bitsandbytes, compressed_tensors, fp8, gptq, mxfp4, torchao
+    from llmasos.drivers.engine.quantised import (
+        awq,
+        bitsandbytes,
+        compressed_tensors,
+        fp8,
+        gptq,
+        mxfp4,
+        torchao,
+    )
 
     architecture = str(config.get("model_type"))
     kind = _KINDS.get(str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."), "BF16")

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from drivers.engine.quantised import floats, integers
-from drivers.engine.quantised.fields import Fields, unsupported
-from drivers.engine.quantised.stored import Affine, Parts, Stored, broken
-from modelfiles.files import quoted
+from llmasos.drivers.engine.quantised import floats, integers
+from llmasos.drivers.engine.quantised.fields import Fields, unsupported
+from llmasos.drivers.engine.quantised.stored import Affine, Parts, Stored, broken
+from llmasos.modelfiles.files import quoted
 
 METHOD = "awq"
 _INSTEAD = "use the model unquantised, or quantised by AWQ's version gemm with 4 bits"

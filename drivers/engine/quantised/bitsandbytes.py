@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drivers.engine.quantised import floats, integers
-from drivers.engine.quantised.fields import Fields, unsupported
-from drivers.engine.quantised.gptq import CONV1D
-from drivers.engine.quantised.stored import Affine, Parts, Stored, broken
-from modelfiles.files import quoted
-from modelfiles.tensors import Packed, Tensor
+from llmasos.drivers.engine.quantised import floats, integers
+from llmasos.drivers.engine.quantised.fields import Fields, unsupported
+from llmasos.drivers.engine.quantised.gptq import CONV1D
+from llmasos.drivers.engine.quantised.stored import Affine, Parts, Stored, broken
+from llmasos.modelfiles.files import quoted
+from llmasos.modelfiles.tensors import Packed, Tensor
 
 METHOD = "bitsandbytes"
 _INSTEAD = "save the model again with the current bitsandbytes"

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drivers.engine.quantised import floats, integers
-from drivers.engine.quantised.fields import Fields, unsupported
-from drivers.engine.quantised.patterns import Pattern
-from drivers.engine.quantised.stored import Affine, Parts, Scaled, Stored, broken
-from modelfiles.files import quoted
-from modelfiles.tensors import Tensor
+from llmasos.drivers.engine.quantised import floats, integers
+from llmasos.drivers.engine.quantised.fields import Fields, unsupported
+from llmasos.drivers.engine.quantised.patterns import Pattern
+from llmasos.drivers.engine.quantised.stored import Affine, Parts, Scaled, Stored, broken
+from llmasos.modelfiles.files import quoted
+from llmasos.modelfiles.tensors import Tensor
 
 METHOD = "compressed-tensors"
 _INSTEAD = "use the model unquantised, or quantised as W4A16, W8A8 or FP8"

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from modelfiles.files import broken, quoted
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles.files import broken, quoted
+from llmasos.syscalls.errno import Errno, SyscallError
 
 
 def unsupported(method: str, what: str, instead: str) -> SyscallError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from modelfiles.tensors import Tensor, bfloat16_to_float32, float32_to_bfloat16
+from llmasos.modelfiles.tensors import Tensor, bfloat16_to_float32, float32_to_bfloat16
 
 FLOATS = ("F32", "F16", "BF16")
 

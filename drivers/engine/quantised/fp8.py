@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from drivers.engine.quantised import floats, integers
-from drivers.engine.quantised.fields import Fields, unsupported
-from drivers.engine.quantised.stored import Parts, Scaled, Stored, broken
-from modelfiles.files import quoted
-from modelfiles.tensors import Tensor
+from llmasos.drivers.engine.quantised import floats, integers
+from llmasos.drivers.engine.quantised.fields import Fields, unsupported
+from llmasos.drivers.engine.quantised.stored import Parts, Scaled, Stored, broken
+from llmasos.modelfiles.files import quoted
+from llmasos.modelfiles.tensors import Tensor
 
 _INSTEAD = "use the model unquantised, or quantised as FP8 or NVFP4"
 _EIGHT = ("F8_E4M3", "F8_E5M2")

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from drivers.engine.quantised import awq, floats, integers
-from drivers.engine.quantised.fields import Fields, unsupported
-from drivers.engine.quantised.patterns import Expression
-from drivers.engine.quantised.stored import Affine, Parts, Stored, broken
-from modelfiles.files import quoted
-from modelfiles.tensors import Tensor
+from llmasos.drivers.engine.quantised import awq, floats, integers
+from llmasos.drivers.engine.quantised.fields import Fields, unsupported
+from llmasos.drivers.engine.quantised.patterns import Expression
+from llmasos.drivers.engine.quantised.stored import Affine, Parts, Stored, broken
+from llmasos.modelfiles.files import quoted
+from llmasos.modelfiles.tensors import Tensor
 
 METHOD = "gptq"
 CONV1D = ("gpt2",)  # architectures whose linear layers are [inputs, columns]

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from drivers.engine.quantised import floats, integers
-from drivers.engine.quantised.fields import Fields
-from drivers.engine.quantised.stored import Parts, Scaled, Stored, broken
-from modelfiles.files import quoted
+from llmasos.drivers.engine.quantised import floats, integers
+from llmasos.drivers.engine.quantised.fields import Fields
+from llmasos.drivers.engine.quantised.stored import Parts, Scaled, Stored, broken
+from llmasos.modelfiles.files import quoted
 
 METHOD = "mxfp4"
 _BYTES = 16  # of a block: 32 values

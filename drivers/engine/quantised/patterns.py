@@ -11,8 +11,8 @@ import string
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from modelfiles.files import broken, quoted
-from syscalls.errno import Errno, SyscallError
+from llmasos.modelfiles.files import broken, quoted
+from llmasos.syscalls.errno import Errno, SyscallError
 
 _LONGEST = 1000  # characters of an expression, and of a name
 _STEPS = 2000  # instructions of an expression

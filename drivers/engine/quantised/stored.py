@@ -14,12 +14,12 @@ from typing import Protocol
 
 import numpy as np
 
-from drivers.engine.quantised import floats
-from drivers.engine.quantised.forms import GROUP
-from modelfiles import files
-from modelfiles.files import quoted
-from modelfiles.tensors import ITEMS, ByRows, Packed, SafetensorsWeights, Tensor
-from syscalls.errno import SyscallError
+from llmasos.drivers.engine.quantised import floats
+from llmasos.drivers.engine.quantised.forms import GROUP
+from llmasos.modelfiles import files
+from llmasos.modelfiles.files import quoted
+from llmasos.modelfiles.tensors import ITEMS, ByRows, Packed, SafetensorsWeights, Tensor
+from llmasos.syscalls.errno import SyscallError
 
 _PIECE = 1 << 22  # items dequantised at a time
 _LARGEST = 1 << 40  # items of one weight

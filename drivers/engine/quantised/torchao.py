@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from drivers.engine.quantised import floats, integers
-from drivers.engine.quantised.fields import Fields, unsupported
-from drivers.engine.quantised.stored import Affine, Parts, Scaled, Stored, broken
-from modelfiles import source
-from modelfiles.files import quoted
-from modelfiles.tensors import ITEMS, Packed, Tensor
+from llmasos.drivers.engine.quantised import floats, integers
+from llmasos.drivers.engine.quantised.fields import Fields, unsupported
+from llmasos.drivers.engine.quantised.stored import Affine, Parts, Scaled, Stored, broken
+from llmasos.modelfiles import source
+from llmasos.modelfiles.files import quoted
+from llmasos.modelfiles.tensors import ITEMS, Packed, Tensor
 
 METHOD = "torchao"
 _INSTEAD = "quantise the model with Int8WeightOnlyConfig, IntxWeightOnlyConfig or Float8WeightOnlyConfig"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from drivers.engine.quantised.bitsandbytes import CODES
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.engine.quantised.bitsandbytes import CODES
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests.drivers.quantised.written import random, same, written
 
 FOUR = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests.drivers.quantised.written import meant, random, same, written
 
 pytest.importorskip("compressed_tensors", reason="pip install compressed-tensors (the extra `dev` has it)")

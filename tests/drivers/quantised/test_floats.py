@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from drivers.engine.quantised import floats
-from modelfiles.tensors import Tensor
+from llmasos.drivers.engine.quantised import floats
+from llmasos.modelfiles.tensors import Tensor
 from tests.drivers.quantised.written import same
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from drivers.engine.quantised.forms import native_form
+from llmasos.drivers.engine.quantised.forms import native_form
 
 
 def scheme(**weights: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests.drivers.quantised.written import opened, random, same, write, written
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2

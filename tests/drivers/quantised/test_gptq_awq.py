@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.engine.quantised import integers
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.engine.quantised import integers
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests.drivers.quantised.written import meant, same, written
 
 INPUTS, COLUMNS = 128, 32

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from drivers.engine.quantised import METHODS, check, native_form
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.engine.quantised import METHODS, check, native_form
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests.drivers.quantised.test_bitsandbytes import FOUR, layer
 from tests.drivers.quantised.test_fp8_mxfp4 import fp8
 from tests.drivers.quantised.test_gptq_awq import Layer, gptq

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from drivers.cpu import open_device
-from drivers.cpu.native import library
-from drivers.engine.quantised.bitsandbytes import CODES
-from drivers.protocol import Load, Probe
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.cpu import open_device
+from llmasos.drivers.cpu.native import library
+from llmasos.drivers.engine.quantised.bitsandbytes import CODES
+from llmasos.drivers.protocol import Load, Probe
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests.drivers.feeder import IMAGE, Feeder, engine
 from tests.drivers.quantised.test_gptq_awq import AWQ_ORDER, words
 from tests.drivers.quantised.written import opened, write

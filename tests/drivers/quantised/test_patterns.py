@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.engine.quantised.patterns import Expression, Pattern
-from syscalls.errno import Errno, SyscallError
+from llmasos.drivers.engine.quantised.patterns import Expression, Pattern
+from llmasos.syscalls.errno import Errno, SyscallError
 
 NAMES = (
     "model.layers.0.self_attn.q_proj", "model.layers.12.mlp.down_proj", "lm_head", "", "x\ny",

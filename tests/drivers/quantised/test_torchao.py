@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
 from tests.drivers.quantised.written import random, same, written
 
 QUANTIZATION = {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}}

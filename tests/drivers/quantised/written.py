@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from drivers.engine.quantised import open_quantised
-from drivers.engine.quantised.stored import QuantisedWeights
-from modelfiles.tensors import ITEMS, Packed, SafetensorsWeights, Tensor
+from llmasos.drivers.engine.quantised import open_quantised
+from llmasos.drivers.engine.quantised.stored import QuantisedWeights
+from llmasos.modelfiles.tensors import ITEMS, Packed, SafetensorsWeights, Tensor
 
 _KINDS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
