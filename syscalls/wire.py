@@ -80,7 +80,7 @@ def encode_request(seq: int, call: Call[Any]) -> bytes:
     entry = BY_RECORD.get(type(call))
     if entry is None:
         raise SyscallError(
-            Errno.EINVAL, f"{type(call).__name__} is no system call; use a record of syscalls.table"
+            Errno.EINVAL, f"{type(call).__name__} is no system call; use a record of llmasos.syscalls.table"
         )
     try:
         frame = _encode((limits.PROTOCOL_VERSION, seq, entry.number, call))
