@@ -52,8 +52,15 @@ def test_ids_and_texts_are_those_of_transformers(
         assert dict(ours.settings.named) == theirs.special_tokens_map
         for text in said:
             for begin in (False, True):
-                expected = theirs.encode(text, add_special_tokens=begin)
-                assert ours.encode(text, control=True, begin=begin) == expected
+                try:
+                    expected = theirs.encode(text, add_special_tokens=begin)
+                except BaseException as error:  # a panic of the library, once in some thousand examples
+                    if type(error).__name__ != "PanicException":
+                        raise
+                    with pytest.raises(SyscallError):
+                        ours.encode(text, control=True, begin=begin)
+                else:
+                    assert ours.encode(text, control=True, begin=begin) == expected
         ids = data.draw(st.lists(st.integers(0, len(theirs) + 3), max_size=20))
         for special in (False, True):
             text = theirs.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)
