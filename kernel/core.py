@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmasos.kernel import desk, invariants
-from llmasos.kernel.calls import group as sys_group
+from llmasos.kernel.calls.group import make as make_group
 from llmasos.kernel.calls.table import HANDLERS
 from llmasos.kernel.devices import reincarnation, steps
 from llmasos.kernel.events import (
@@ -84,7 +84,7 @@ class Kernel(System):
         for level, text in notes:
             self.log(level, text)
         for path, settings in sorted(self.config.groups.items()):  # parents before what is in them
-            sys_group.make(self, path, settings)
+            make_group(self, path, settings)
         for device in self.config.devices:
             queue = RunQueue(make_policy(device.policy, self.config.quantum))
             make_victims(device.victims)  # refuse a wrong name now, not with the first model

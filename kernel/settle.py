@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmasos.drivers.protocol import Move
 from llmasos.kernel.marks import dirty, freed, want
+from llmasos.kernel.objects.device import UP
 from llmasos.kernel.objects.image import EVICTED, RESIDENT, Image
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.state import System
@@ -43,7 +44,7 @@ def _state(process: LLMProcess) -> tuple[State, WaitFor]:
     image = process.image
     if process.stopped:
         return State.STOPPED, WaitFor.NONE
-    if process.device.state != "up":
+    if process.device.state != UP:
         return State.BLOCKED, WaitFor.DEVICE
     if image is None:
         return State.BLOCKED, WaitFor.WEIGHTS

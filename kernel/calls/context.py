@@ -25,7 +25,7 @@ def feed(system: System, request: Request) -> object:
     if (
         process.deferred or process.saved is not None
     ):  # not before a truncate or a fork that was asked for earlier
-        return at_boundary(system, process, request)
+        return at_boundary(process, request)
     assert process.image is not None
     process.image.check_tokens(call.tokens)
     process.check_room(len(process.log) + len(call.tokens))
@@ -52,10 +52,10 @@ def decode(system: System, request: Request) -> object:
     process = with_model(system, call.pid)
     check_idle(process, "decode")
     if process.saved is not None:
-        return at_boundary(system, process, request)
+        return at_boundary(process, request)
     _check_decode(process, call)
     if process.running:
-        return at_boundary(system, process, request)
+        return at_boundary(process, request)
     image = process.image
     assert image is not None
     if call.sampler is not None:
@@ -145,14 +145,14 @@ def truncate(system: System, request: Request) -> object:
     process = with_model(system, call.pid)
     check_idle(process, "truncate")
     if process.saved is not None:
-        return at_boundary(system, process, request)
+        return at_boundary(process, request)
     if call.length > len(process.log):
         raise SyscallError(
             Errno.EINVAL,
             f"process {process.pid} has {len(process.log)} tokens; cannot cut it down to {call.length}",
         )
     if process.running:
-        return at_boundary(system, process, request)
+        return at_boundary(process, request)
     image = process.image
     assert image is not None
     del process.log[call.length :]

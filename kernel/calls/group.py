@@ -93,7 +93,7 @@ def group_move(system: System, request: Request) -> object:
         if process.birth is not None:
             raise SyscallError(Errno.EBUSY, f"process {process.pid} is still waiting for its model")
         if process.running:
-            return at_boundary(system, process, request)
+            return at_boundary(process, request)
     old = process.group
     if group is old:
         return None

@@ -55,7 +55,7 @@ def checkpoint(system: System, request: Request) -> object:
     process = with_model(system, call.pid)
     image, device = process.image, process.device
     if image is None or process.running:
-        return at_boundary(system, process, request)
+        return at_boundary(process, request)
     if device.state != UP:
         raise SyscallError(
             Errno.ERESTART,

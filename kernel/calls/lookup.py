@@ -23,7 +23,7 @@ def with_model(system: System, pid: int) -> LLMProcess:
     return process
 
 
-def at_boundary(system: System, process: LLMProcess, request: Request) -> object:
+def at_boundary(process: LLMProcess, request: Request) -> object:
     """Dispatch the request again when the process has left its step."""
     process.deferred.append(request)
     return desk.park(request, lambda: process.deferred.remove(request))

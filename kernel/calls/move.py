@@ -46,7 +46,7 @@ def setsched(system: System, request: Request) -> object:
         return None
     with_model(system, call.pid)
     if process.saved is not None:
-        return at_boundary(system, process, request)
+        return at_boundary(process, request)
     check_unchanged(process, request)
     _check_up(device)
     _Moving(system, request, process, device).begin()

@@ -118,7 +118,7 @@ def fork(system: System, request: Request) -> object:
     call = cast(Fork, request.call)
     parent = with_model(system, call.pid)
     if parent.running or parent.saved is not None:
-        return at_boundary(system, parent, request)
+        return at_boundary(parent, request)
     group = request.program.group
     group.check_pids(call.count)
     assert parent.image is not None
@@ -191,7 +191,7 @@ def exec_(system: System, request: Request) -> object:
         raise SyscallError(Errno.EINVAL, "`records` go with `tokens`: where the log stays its records stay")
     check_size(len(call.records), sum(map(len, call.records)), f"process {process.pid} would have")
     if process.running or process.saved is not None:
-        return at_boundary(system, process, request)
+        return at_boundary(process, request)
 
     def ready(image: Image | SyscallError) -> None:
         process.change = None
@@ -199,7 +199,7 @@ def exec_(system: System, request: Request) -> object:
             if isinstance(image, SyscallError):
                 raise image
             if process.running and process.decoding is None:  # it computes what it was fed meanwhile
-                at_boundary(system, process, request)
+                at_boundary(process, request)
                 return
             _replace_image(system, process, image, call)
         except SyscallError as error:

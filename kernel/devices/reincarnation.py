@@ -202,7 +202,7 @@ def driver_exited(system: System, event: DriverExited) -> None:
     device.failures += 1
     device.error = event.reason
     if not said_hello and device.failures >= HOPELESS:
-        give_up_device(system, device)
+        give_up_device(device)
     loading = [image for image in device.images.values() if image.ref in work]
     _lose_frames(system, device, work)
     for tell in bereaved:

@@ -22,8 +22,7 @@ from pathlib import Path
 import trio
 
 from llmasos.kernel.core import Kernel
-from llmasos.kernel.edge import lock
-from llmasos.kernel.edge import settings as config
+from llmasos.kernel.edge import lock, settings
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
 from llmasos.kernel.edge.server import Server
@@ -71,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(given)
     directory = runtime.locate(args.runtime)
     try:
-        over = config.Overrides(
+        over = settings.Overrides(
             args.device,
             args.model,
             args.policy,
@@ -83,8 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
             args.journal,
             args.die_with_parent,
         )
-        settings = config.build(config.read(args.config), over, directory, version())
-        core = Kernel(settings)
+        config = settings.build(settings.read(args.config), over, directory, version())
+        core = Kernel(config)
         if args.die_with_parent and not _is_pipe(sys.stdin.fileno()):
             raise SyscallError(
                 Errno.EINVAL, "--die-with-parent needs a pipe as standard input; it ends with it"
@@ -92,28 +91,28 @@ def main(arguments: list[str] | None = None) -> int:
         lock.prepare(directory)
         if args.detach:
             return _detach(directory, given)
-        return _serve(core, settings, directory, args)
+        return _serve(core, config, directory, args)
     except SyscallError as error:
         print(f"llmasos boot: {error.reason}", file=sys.stderr)
         return 1
 
 
-def _serve(core: Kernel, settings: KernelConfig, directory: Path, args: argparse.Namespace) -> int:
+def _serve(core: Kernel, config: KernelConfig, directory: Path, args: argparse.Namespace) -> int:
     held = lock.hold(directory)
     halted = False
     journal = None
     try:
         log = console(quiet=args.quiet)
         fsync: Fsync = "never"
-        if settings.journal is not None:
-            journal, fsync = open_journal(Path(settings.journal.directory)), settings.journal.fsync
+        if config.journal is not None:
+            journal, fsync = open_journal(Path(config.journal.directory)), config.journal.fsync
             sign = _sign(directory, journal)
             notes = journal.notes
         else:
             notes = _left_alone(directory / runtime.JOURNAL)
         server = Server(
             core,
-            settings.devices,
+            config.devices,
             directory,
             log,
             die_with_parent=args.die_with_parent,

@@ -415,7 +415,7 @@ def give_up(system: System, device: Device, image: Image, error: SyscallError) -
         exit_process(system, process, 1, f"its model could not be loaded again: {error.reason}")
 
 
-def give_up_device(system: System, device: Device) -> None:
+def give_up_device(device: Device) -> None:
     """The driver does not start: nobody is left waiting for a model on it (the restarts go on)."""
     error = no_device(device)
     for image in list(device.images.values()):
