@@ -21,8 +21,7 @@ class build_ext(setuptools_build_ext.build_ext):  # under this name setuptools r
             pool = ThreadPoolExecutor(max(2, os.cpu_count() or 1))
             try:
                 calls = {  # setuptools sorts the sources, and the longest to compile, kernels_*.c, are then the last
-                    source: pool.submit(compile_all, [source], *args, **options)
-                    for source in reversed(sources)
+                    source: pool.submit(compile_all, [source], *args, **options) for source in reversed(sources)
                 }
                 done, _ = wait(calls.values(), return_when=FIRST_EXCEPTION)
                 for call in done:

@@ -22,9 +22,7 @@ BLOCK_BYTES = 1 << 16
 class Core:
     """A booted core with one program attached and one device `d` of `frames` frames."""
 
-    def __init__(
-        self, frames: int, max_runs: int, step_tokens: int, context: int, *, journal: bool = False
-    ) -> None:
+    def __init__(self, frames: int, max_runs: int, step_tokens: int, context: int, *, journal: bool = False) -> None:
         kv = frames * BLOCK_BYTES
         device = DeviceConfig("d", "sim", kv, kv, max_runs=max_runs, step_tokens=step_tokens)
         self.kernel = Kernel(KernelConfig([device]))
@@ -48,9 +46,7 @@ class Core:
     def _send(self, message: object) -> None:
         match message:
             case Probe():
-                self.from_device(
-                    Probed(message.ref, "sim", "bf16", 1, 1, 32_000, self.context, 1, BLOCK_BYTES, [])
-                )
+                self.from_device(Probed(message.ref, "sim", "bf16", 1, 1, 32_000, self.context, 1, BLOCK_BYTES, []))
             case Load():
                 self.from_device(Loaded(message.ref, message.image, 1))
             case Step():

@@ -70,9 +70,7 @@ def first_line(command: Sequence[str], environment: Mapping[str, str]) -> float:
             program.stdout.read()
         if program.returncode or not line:
             said.seek(0)
-            raise RuntimeError(
-                f"{command[0]} ended with {program.returncode}: {said.read().decode()[-2000:]}"
-            )
+            raise RuntimeError(f"{command[0]} ended with {program.returncode}: {said.read().decode()[-2000:]}")
     return seconds
 
 
@@ -80,9 +78,7 @@ def _prompt() -> list[int]:
     """The ids that the other engines are asked about."""
     from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 
-    return load_tokenizer(str(TINY)).encode(
-        "<|bos|><|user|>My name is Ada.<|end|><|assistant|>", control=True
-    )
+    return load_tokenizer(str(TINY)).encode("<|bos|><|user|>My name is Ada.<|end|><|assistant|>", control=True)
 
 
 def run() -> list[Figure]:
@@ -101,9 +97,7 @@ def run() -> list[Figure]:
         if LLAMA.exists():
             file = str(Path(place, "tiny.gguf"))
             paths = {**os.environ, "PYTHONPATH": str(ROOT)}
-            subprocess.run(
-                [LLAMA, "-c", CONVERT, TINY, file], env=paths, cwd=ROOT, check=True, capture_output=True
-            )
+            subprocess.run([LLAMA, "-c", CONVERT, TINY, file], env=paths, cwd=ROOT, check=True, capture_output=True)
             prompt = ",".join(map(str, _prompt()))
             starts["llama.cpp"] = ([str(LLAMA), "-c", LLAMA_CPP, file, prompt], paths)
         else:

@@ -42,9 +42,7 @@ def run(rounds: int = ROUNDS) -> list[Figure]:
         device = open_device({"dtype": "int8", "swapdir": directory})
         assert isinstance(device, Engine)
         device._below = [*device._below, HostPlaces]
-        device.load(
-            Load(1, 1, str(ensure_yardstick()), "int8", frames, [frames, frames]), lambda fraction: None
-        )
+        device.load(Load(1, 1, str(ensure_yardstick()), "int8", frames, [frames, frames]), lambda fraction: None)
         log = (prompts(1)[0] * TOKENS)[:TOKENS]
         table = list(range(frames))
 
@@ -98,7 +96,7 @@ def run(rounds: int = ROUNDS) -> list[Figure]:
         Figure(f"{name}: host memory tier", medians[2], "ms", medians[3], "copying the bytes twice", HOST_TARGET),
         Figure(f"{name}: disk tier", medians[0], "ms", computed, "computing the tokens again"),
         Figure(f"{name}: host memory tier", medians[2], "ms", computed, "computing the tokens again"),
-    ]  # fmt: skip
+    ]
 
 
 def _medians(works: tuple[Callable[[], None], ...], rounds: int) -> list[float]:

@@ -72,9 +72,7 @@ def run(rounds: int = ROUNDS) -> list[Figure]:
             OF_TRANSFORMERS,
             "higher",
         ),
-        Figure(
-            what, median["system"], "tok/s", median["driver"], "the driver directly", OF_THE_DRIVER, "higher"
-        ),
+        Figure(what, median["system"], "tok/s", median["driver"], "the driver directly", OF_THE_DRIVER, "higher"),
     ]
 
 

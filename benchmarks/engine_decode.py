@@ -137,13 +137,27 @@ def run(rounds: int = ROUNDS) -> list[Figure]:
         for batch in BATCHES:
             target = TARGET if (name, batch) == ("int8", 16) else None
             figures.append(
-                Figure(f"engine decode, {name}, {batch} processes", speed(name, batch, 1), "tok/s",
-                       speed("transformers", batch, 1), "transformers bf16", target, "higher")
-            )  # fmt: skip
+                Figure(
+                    f"engine decode, {name}, {batch} processes",
+                    speed(name, batch, 1),
+                    "tok/s",
+                    speed("transformers", batch, 1),
+                    "transformers bf16",
+                    target,
+                    "higher",
+                )
+            )
         figures.append(
-            Figure(f"engine prompt, {name}, 256 tokens a step", speed(name, 16, 0), "tok/s",
-                   speed("transformers", 16, 0), "transformers bf16", None, "higher")
-        )  # fmt: skip
+            Figure(
+                f"engine prompt, {name}, 256 tokens a step",
+                speed(name, 16, 0),
+                "tok/s",
+                speed("transformers", 16, 0),
+                "transformers bf16",
+                None,
+                "higher",
+            )
+        )
     return figures
 
 

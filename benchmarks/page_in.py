@@ -45,15 +45,18 @@ def run(rounds: int = ROUNDS) -> list[Figure]:
                 with installed.open("rb", buffering=0) as file:
                     size = len(file.readall())
                 times["read"].append(time.perf_counter() - start)
-        page_in, read = (
-            statistics.median(times[name][1:]) for name in ("page in", "read")
-        )  # the first warms
+        page_in, read = (statistics.median(times[name][1:]) for name in ("page in", "read"))  # the first warms
         figures.append(
             Figure(
                 f"page-in of the installed yardstick model, {dtype}, {size / 1e6:.0f} MB",
-                page_in * 1000, "ms", read * 1000, "reading its bytes from the page cache", TARGET, "lower",
+                page_in * 1000,
+                "ms",
+                read * 1000,
+                "reading its bytes from the page cache",
+                TARGET,
+                "lower",
             )
-        )  # fmt: skip
+        )
     return figures
 
 

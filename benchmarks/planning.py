@@ -78,7 +78,5 @@ def run() -> list[Figure]:
         Figure(f"planning a step for {RUNS} of {READY:,}", plan, "ms", target=TARGET_MS),
         Figure(f"results and planning, {RUNS} of {READY:,}", whole, "ms"),
         Figure(f"planning, {sleepers}", crowded_plan, "ms", plan, "none asleep", TARGET_SLEEPERS),
-        Figure(
-            f"results and planning, {sleepers}", crowded_whole, "ms", whole, "none asleep", TARGET_SLEEPERS
-        ),
+        Figure(f"results and planning, {sleepers}", crowded_whole, "ms", whole, "none asleep", TARGET_SLEEPERS),
     ]

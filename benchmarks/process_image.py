@@ -82,11 +82,14 @@ def run(rounds: int = ROUNDS) -> list[Figure]:
     return [
         Figure(f"restore of {name}", restore, "ms", prefill, "computing them again"),
         Figure(
-            f"restore of {name}: times faster than computing", prefill / restore, "x", target=RESTORE_TARGET,
+            f"restore of {name}: times faster than computing",
+            prefill / restore,
+            "x",
+            target=RESTORE_TARGET,
             better="higher",
         ),
         Figure(f"checkpoint of {name}", checkpoint, "ms", write, "writing the bytes bare, with one fsync"),
-    ]  # fmt: skip
+    ]
 
 
 def _write(path: Path, raw: bytes) -> None:

@@ -115,9 +115,12 @@ def in_groups(bits: int, group: int, zeros: bool) -> Callable[[str, np.ndarray],
         values = np.clip(np.rint(groups / scale[..., None] + middle[..., None]), least, most)
         of = np.uint8 if bits == 4 else np.int8
         return Packed(
-            bits, group, values.reshape(weights.shape).astype(of), scale,
+            bits,
+            group,
+            values.reshape(weights.shape).astype(of),
+            scale,
             None if zero is None else zero.astype(np.int8),
-        )  # fmt: skip
+        )
 
     return quantise
 
@@ -196,13 +199,9 @@ def run() -> list[Figure]:
         if dtype == "fp32":
             continue
         figures.append(
-            Figure(
-                f"perplexity, {dtype}, {count:,} tokens", perplexity, "", plain, "fp32", MOST_LOST.get(dtype)
-            )
+            Figure(f"perplexity, {dtype}, {count:,} tokens", perplexity, "", plain, "fp32", MOST_LOST.get(dtype))
         )
-        figures.append(
-            Figure(f"top-1 agreement with fp32, {dtype}", agreed / count, "", None, "", None, "higher")
-        )
+        figures.append(Figure(f"top-1 agreement with fp32, {dtype}", agreed / count, "", None, "", None, "higher"))
     return figures
 
 

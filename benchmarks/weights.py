@@ -59,8 +59,7 @@ def _turns(store: str, rounds: int) -> Figure:
     flags = ["--device", f"cpu:installed={store},dtype={DTYPE},kv_bytes=1GiB,weight_bytes=1GiB"]
     with System.connect(boot=True, flags=flags, name="benchmark") as system:
         processes = [
-            system.spawn(str(model), tokens, dtype=DTYPE)
-            for model, tokens in zip(models, prompts(2), strict=True)
+            system.spawn(str(model), tokens, dtype=DTYPE) for model, tokens in zip(models, prompts(2), strict=True)
         ]
         evicted: list[float] = []
         resident: list[float] = []
@@ -78,9 +77,13 @@ def _turns(store: str, rounds: int) -> Figure:
     page_in = statistics.median(evicted[2:]) - statistics.median(resident[2:])
     return Figure(
         f"page-in for a request, two models of {size / 1e6:.0f} MB in memory for one",
-        page_in * 1000, "ms", statistics.median(read[2:]) * 1000, "reading its bytes from the page cache",
-        PAGE_IN_TARGET, "lower",
-    )  # fmt: skip
+        page_in * 1000,
+        "ms",
+        statistics.median(read[2:]) * 1000,
+        "reading its bytes from the page cache",
+        PAGE_IN_TARGET,
+        "lower",
+    )
 
 
 class _Reading:
@@ -173,9 +176,7 @@ def _streamed(store: str, steps: int) -> list[Figure]:
     device.load(msgspec.structs.replace(load, room=room), lambda fraction: None)
     image = device._images[1]
     assert isinstance(image, NativeImage)
-    parts = [
-        (start + header.pages[stretch.layer].offset, stretch.size) for stretch in image._network.streamed
-    ]
+    parts = [(start + header.pages[stretch.layer].offset, stretch.size) for stretch in image._network.streamed]
     streamed = sum(size for _, size in parts)
     window = sum(size for _, size in parts[: stream.WINDOW])
     speed(5, rest)
@@ -204,18 +205,34 @@ def _streamed(store: str, steps: int) -> list[Figure]:
     name = f"a model that reads {weights / 1e6:.0f} MB a step with {room / 1e6:.0f} MB for it"
     return [
         Figure(
-            f"{name}, streaming {streamed / 1e6:.0f} MB", warm, "tok/s", cached.bandwidth / streamed,
-            "reading these from the page cache", STREAM_TARGET, "higher",
+            f"{name}, streaming {streamed / 1e6:.0f} MB",
+            warm,
+            "tok/s",
+            cached.bandwidth / streamed,
+            "reading these from the page cache",
+            STREAM_TARGET,
+            "higher",
         ),
         Figure(
-            f"{name}, {(streamed - window) / 1e6:.0f} MB from the disk", cold, "tok/s",
-            disk.bandwidth / (streamed - window), "reading as many from it, in turns", STREAM_TARGET, "higher",
+            f"{name}, {(streamed - window) / 1e6:.0f} MB from the disk",
+            cold,
+            "tok/s",
+            disk.bandwidth / (streamed - window),
+            "reading as many from it, in turns",
+            STREAM_TARGET,
+            "higher",
         ),
         Figure(f"{name}, from the page cache", warm, "tok/s", whole, "all in memory", None, "higher"),
         Figure(
-            f"{name}: what it takes, buffers included", taken / 1e6, "MB", room / 1e6, "that", 1.0, "lower",
+            f"{name}: what it takes, buffers included",
+            taken / 1e6,
+            "MB",
+            room / 1e6,
+            "that",
+            1.0,
+            "lower",
         ),
-    ]  # fmt: skip
+    ]
 
 
 if __name__ == "__main__":

@@ -132,9 +132,7 @@ def _errors(errors: tuple[Errno, ...], *, numbers: bool = False) -> str:
 
 
 def _right(entry: Entry) -> str:
-    return (
-        " ".join(flag.name or "" for flag in Right if flag in entry.right and flag is not Right.ALL) or "none"
-    )
+    return " ".join(flag.name or "" for flag in Right if flag in entry.right and flag is not Right.ALL) or "none"
 
 
 def _signature(field: msgspec.structs.FieldInfo) -> str:

@@ -48,9 +48,7 @@ def save(
             with Reader(path, request.key) as file:
                 name = file.id
     except OSError as error:
-        raise SyscallError(
-            Errno.EIO, f"no memory for {request.tokens} tokens of KV: {error.strerror}"
-        ) from None
+        raise SyscallError(Errno.EIO, f"no memory for {request.tokens} tokens of KV: {error.strerror}") from None
     return Exported(request.ref, size, tokens, why, path, name)
 
 
@@ -81,9 +79,7 @@ def mistrust(file: Reader, request: Import, fingerprint: Mapping[str, str], part
     theirs = _head(file).fingerprint
     names = sorted(name for name in {*theirs, *fingerprint} if theirs.get(name) != fingerprint.get(name))
     if names:
-        found = (
-            f"{name} was {_short(theirs.get(name))}, is {_short(fingerprint.get(name))}" for name in names
-        )
+        found = (f"{name} was {_short(theirs.get(name))}, is {_short(fingerprint.get(name))}" for name in names)
         return f"its KV is not what would be computed here: {'; '.join(found)}"
     if file.part_bytes != part_bytes:
         return f"its blocks have {file.part_bytes} bytes, here they have {part_bytes}"

@@ -41,9 +41,7 @@ FORMAT = 1
 MAGIC, END = b"LLMasPI\0", b"LLMasEND"
 MOST_HEAD = 32 << 20  # bytes
 MOST_PART = 1 << 30
-_PRELUDE = struct.Struct(
-    "<8sIB3x16s16sQQQ"
-)  # magic, format, encrypted, salt, check, bytes of head and part, parts
+_PRELUDE = struct.Struct("<8sIB3x16s16sQQQ")  # magic, format, encrypted, salt, check, bytes of head and part, parts
 _SUM = struct.Struct("<Q")
 _END = struct.Struct("<8sQ")
 _START = _PRELUDE.size + _SUM.size
@@ -222,11 +220,7 @@ def _check_place(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISREG(state.st_mode):
-        hint = (
-            f"name a file, such as {os.path.join(path, 'process.img')}"
-            if os.path.isdir(path)
-            else "name a file"
-        )
+        hint = f"name a file, such as {os.path.join(path, 'process.img')}" if os.path.isdir(path) else "name a file"
         raise SyscallError(Errno.EINVAL, f"{path} is {_kind(state.st_mode)}; {hint}")
     with _opened(path) as descriptor:
         if state.st_size and os.pread(descriptor, len(MAGIC), 0) != MAGIC:
@@ -278,9 +272,7 @@ def _name(descriptor: int, directory: str, name: str) -> None:
 def _sweep(directory: str) -> None:
     """Remove what writers have left that were killed: nobody holds its lock."""
     with os.scandir(directory) as entries:
-        left = [
-            e.path for e in entries if e.name.startswith(_TEMPORARY[0]) and e.name.endswith(_TEMPORARY[1])
-        ]
+        left = [e.path for e in entries if e.name.startswith(_TEMPORARY[0]) and e.name.endswith(_TEMPORARY[1])]
     for path in left:
         with suppress(OSError), _opened(path) as descriptor:  # another user's, or gone
             if stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -330,9 +322,7 @@ class Reader:
     def _read_start(self, descriptor: int, passphrase: bytes) -> None:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
-            raise SyscallError(
-                Errno.EINVAL, f"{self.path} is {_kind(state.st_mode)}, no process image{_WHICH}"
-            )
+            raise SyscallError(Errno.EINVAL, f"{self.path} is {_kind(state.st_mode)}, no process image{_WHICH}")
         size = state.st_size
         start = os.pread(descriptor, _START, 0)
         prelude = start[: _PRELUDE.size]
@@ -436,27 +426,17 @@ def _refusal(path: str, error: OSError, *, writing: bool = False) -> SyscallErro
     folder = os.path.dirname(path)
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR if not os.path.isdir(folder):
-            there = (
-                f"{folder} is no directory" if os.path.exists(folder) else f"there is no directory {folder}"
-            )
-            do = (
-                "make it (`mkdir -p`), or choose another place"
-                if there.startswith("there")
-                else "choose another place"
-            )
+            there = f"{folder} is no directory" if os.path.exists(folder) else f"there is no directory {folder}"
+            do = "make it (`mkdir -p`), or choose another place" if there.startswith("there") else "choose another place"
             return SyscallError(Errno.ENOENT, f"{path}: {there}" + (f"; {do}" if writing else _WHICH))
         case errno.ENOENT | errno.ENOTDIR if writing:
             return SyscallError(Errno.EPERM, f"{path}: no file can be made in {folder}; choose another place")
         case errno.ENOENT | errno.ENOTDIR:
             return SyscallError(Errno.ENOENT, f"{path}: there is no such file{_WHICH}")
         case errno.EACCES | errno.EPERM | errno.EROFS if writing:
-            return SyscallError(
-                Errno.EPERM, f"{path}: {why}; choose a place where the kernel's user may write and read"
-            )
+            return SyscallError(Errno.EPERM, f"{path}: {why}; choose a place where the kernel's user may write and read")
         case errno.EACCES | errno.EPERM:
-            return SyscallError(
-                Errno.EPERM, f"{path}: {why}; it is the kernel's user that must be allowed to read it"
-            )
+            return SyscallError(Errno.EPERM, f"{path}: {why}; it is the kernel's user that must be allowed to read it")
         case errno.ENAMETOOLONG:
             return SyscallError(Errno.EINVAL, f"{path}: {why}; choose a shorter one")
         case errno.ELOOP | errno.EISDIR | errno.ENXIO:

@@ -226,8 +226,7 @@ def report(found: Machine) -> str:
         f"cpu       {found.cpu.model} ({found.cpu.architecture}), {found.cpu.cores} cores, {found.cpu.threads} threads",
         f"caches    {caches}",
         f"memory    {ram}",
-        "isa       "
-        + (", ".join(f"{flag} ({_NOTABLE[flag]})" for flag in found.cpu.isa) or "nothing notable found"),
+        "isa       " + (", ".join(f"{flag} ({_NOTABLE[flag]})" for flag in found.cpu.isa) or "nothing notable found"),
         f"dtypes    fp32, bf16 ({'in hardware' if found.cpu.bf16 else 'emulated, slow'}), " + _whole(found),
         f"native    {found.native.isa or f'no: {found.native.error}'}",
     ]
@@ -238,10 +237,7 @@ def report(found: Machine) -> str:
             f"torch     {found.torch.version}, {found.torch.cpu_capability} kernels, {found.torch.threads} threads, "
             f"oneDNN {'yes' if found.torch.onednn else 'no'}, CUDA {found.torch.cuda or 'not built in'}"
         )
-    lines += [
-        f"gpu {gpu.index}     {gpu.name}, {gpu.memory / gib:.0f} GiB, sm {gpu.capability}"
-        for gpu in found.gpus
-    ]
+    lines += [f"gpu {gpu.index}     {gpu.name}, {gpu.memory / gib:.0f} GiB, sm {gpu.capability}" for gpu in found.gpus]
     if not found.gpus:
         lines.append("gpu       none that torch can use")
     return "\n".join(lines)
@@ -255,13 +251,9 @@ def _whole(found: Machine) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m llmasos.drivers.hal", description="What this machine is."
-    )
+    parser = argparse.ArgumentParser(prog="python -m llmasos.drivers.hal", description="What this machine is.")
     parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
-    parser.add_argument(
-        "--bandwidth", action="store_true", help="measure memory bandwidth too (a second or two)"
-    )
+    parser.add_argument("--bandwidth", action="store_true", help="measure memory bandwidth too (a second or two)")
     chosen = parser.parse_args(arguments)
     found = machine(chosen.bandwidth)
     print(msgspec.json.encode(asdict(found)).decode() if chosen.json else report(found))

@@ -221,9 +221,7 @@ class Host:
         log.propagate = False
         log.addHandler(_ToKernel(lambda note: soon(self._note, note)))
         try:
-            device: Device = importlib.import_module(f"llmasos.drivers.{self._kind}").open_device(
-                self._options
-            )
+            device: Device = importlib.import_module(f"llmasos.drivers.{self._kind}").open_device(self._options)
         except SyscallError as error:
             return soon(self._refuse, str(error))
         except Exception as error:
@@ -297,9 +295,7 @@ class Host:
         except SyscallError as error:
             failed = Failed(ref, error.errno, error.reason, isinstance(error, Broken))
         except MemoryError as error:
-            failed = Failed(
-                ref, Errno.ENOMEM, f"{type(request).__name__.lower()}: out of memory {error}".rstrip()
-            )
+            failed = Failed(ref, Errno.ENOMEM, f"{type(request).__name__.lower()}: out of memory {error}".rstrip())
         except Exception as error:
             what = f"{type(request).__name__.lower()}: {type(error).__name__}: {error}"
             self._tell("error", traceback.format_exc())
@@ -315,9 +311,7 @@ class Host:
         self._token.run_sync_soon(self._send, Note(level, f"driver {self._kind}: " + "\n".join(lines)))
 
 
-def _read(
-    device: Device, request: Probe | Load, report: Callable[[float], None]
-) -> Probed | Callable[[], Loaded]:
+def _read(device: Device, request: Probe | Load, report: Callable[[float], None]) -> Probed | Callable[[], Loaded]:
     if isinstance(request, Probe):
         return device.probe(request)
     report(0.0)  # one that nobody wants any more has come to its turn in vain
@@ -463,6 +457,4 @@ if __name__ == "__main__":
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(
-        status
-    )  # the work thread may be in native code, which an orderly end of the interpreter does not survive
+    os._exit(status)  # the work thread may be in native code, which an orderly end of the interpreter does not survive

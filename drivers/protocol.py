@@ -22,9 +22,7 @@ BLOCK_TOKENS = 16  # tokens in a frame of KV
 FileId = bytes  # of one writing of a file: what it is called matters less
 
 
-@dataclass_transform(
-    frozen_default=True, field_specifiers=(msgspec.field,)
-)  # mypy: subclasses are frozen too
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))  # mypy: subclasses are frozen too
 class _Message(msgspec.Struct, array_like=True, frozen=True, tag=True):
     pass
 
@@ -237,9 +235,7 @@ class Hello(_Message):
     max_runs: int = 16  # a good number of processes per step
     step_tokens: int = 256  # a good number of tokens per step
     stream_tokens: int = 0  # of them, those of prompts beside processes that get one each; 0: no fewer
-    guess_rows: int = (
-        0  # a step of fewer tokens than this may guess up to it (Run.ahead); 0: this driver does not
-    )
+    guess_rows: int = 0  # a step of fewer tokens than this may guess up to it (Run.ahead); 0: this driver does not
 
 
 class Probed(_Message):
@@ -255,9 +251,7 @@ class Probed(_Message):
     eos_ids: list[int]
     stream_bytes: int = 0  # the least memory for weights with which it can be streamed; 0: it cannot
     sampling: SamplingDefaults = SamplingDefaults()
-    stored: str = (
-        ""  # how its files hold quantised weights, and what becomes of them; "": they are not quantised
-    )
+    stored: str = ""  # how its files hold quantised weights, and what becomes of them; "": they are not quantised
 
 
 class Progress(_Message):
@@ -366,22 +360,9 @@ KINDS = (
 
 IMAGES = "images"  # the feature of a driver that does Export, Inspect and Import
 
-ToDriver = (
-    Probe | Load | Shed | Unload | Step | Drop | Export | Inspect | Import | Release | Abandon | Ping | Quit
-)
+ToDriver = Probe | Load | Shed | Unload | Step | Drop | Export | Inspect | Import | Release | Abandon | Ping | Quit
 FromDriver = (
-    Hello
-    | Probed
-    | Progress
-    | Loaded
-    | StepDone
-    | Exported
-    | Inspected
-    | Imported
-    | Done
-    | Failed
-    | Heartbeat
-    | Note
+    Hello | Probed | Progress | Loaded | StepDone | Exported | Inspected | Imported | Done | Failed | Heartbeat | Note
 )
 
 encode = msgspec.msgpack.Encoder().encode

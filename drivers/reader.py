@@ -90,9 +90,7 @@ class Reader:
 
     def _run(self) -> None:
         clock = None
-        if (
-            sys.platform == "linux"
-        ):  # where a thread has a priority and a clock of its own, and hands the first on
+        if sys.platform == "linux":  # where a thread has a priority and a clock of its own, and hands the first on
             with suppress(OSError):
                 setpriority(PRIO_PROCESS, threading.get_native_id(), _NICE)
             clock = time.pthread_getcpuclockid(threading.get_ident())

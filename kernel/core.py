@@ -61,9 +61,7 @@ class Kernel(System):
 
     # --- in and out -------------------------------------------------------------------------------------------------
 
-    def boot(
-        self, now: float, saved: Saved | None = None, notes: Sequence[tuple[str, str]] = ()
-    ) -> list[Action]:
+    def boot(self, now: float, saved: Saved | None = None, notes: Sequence[tuple[str, str]] = ()) -> list[Action]:
         """Start: init, the devices, their drivers. Call once, first. `saved` is what the journal has (the state is taken
         over, not copied), `notes` (level, text) what is to be said of it; without it no journal is kept."""
         self.started = self.now = now
@@ -166,17 +164,11 @@ class Kernel(System):
         if program is None:
             if not isinstance(event.call, Attach):
                 self.actions.append(
-                    Reply(
-                        event.peer, event.seq, Errno.EPERM, reason="attach first: no program is attached here"
-                    )
+                    Reply(event.peer, event.seq, Errno.EPERM, reason="attach first: no program is attached here")
                 )
                 return
             try:
-                program = (
-                    recovery.take_up(self, event, event.call.ticket)
-                    if event.call.ticket
-                    else self._attach(event)
-                )
+                program = recovery.take_up(self, event, event.call.ticket) if event.call.ticket else self._attach(event)
             except SyscallError as error:
                 self.counters["errors"] += 1
                 self.actions.append(Reply(event.peer, event.seq, error.errno, reason=error.reason))
@@ -193,13 +185,9 @@ class Kernel(System):
             )
         elif event.seq in program.parked:
             if not recovery.join(program.parked[event.seq], request):
-                desk.fail(
-                    self, request, Errno.EINVAL, f"sequence number {event.seq} is of a call that still waits"
-                )
+                desk.fail(self, request, Errno.EINVAL, f"sequence number {event.seq} is of a call that still waits")
         elif len(program.parked) >= limits.MAX_PARKED_CALLS:
-            desk.fail(
-                self, request, Errno.EAGAIN, f"{len(program.parked)} calls of this program wait already"
-            )
+            desk.fail(self, request, Errno.EAGAIN, f"{len(program.parked)} calls of this program wait already")
         elif self.halting:
             desk.fail(self, request, Errno.EPIPE, "the kernel is halting")
         elif not (program.unsure and recovery.answer_again(self, request)):

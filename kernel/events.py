@@ -264,9 +264,7 @@ class KernelConfig:
     restart_first: float = 0.1  # seconds before the second restart; doubles, at most restart_max
     restart_max: float = 30.0
     restart_forgiven: float = 60.0  # a driver up this long starts from restart_first again
-    pagein_seconds: float = (
-        60.0  # a model that cannot be paged in is tried for so long before who wants it is ended
-    )
+    pagein_seconds: float = 60.0  # a model that cannot be paged in is tried for so long before who wants it is ended
     max_processes: int = 200_000
     groups: dict[str, GroupSettings] = field(default_factory=dict)  # to be made at boot, by path
     journal: JournalConfig | None = None  # none is kept

@@ -75,9 +75,7 @@ def check_tables(system: System) -> None:
     for process in _llms(system):
         table = process.table
         covered = table.cached + process.running
-        _require(
-            covered <= len(process.log), f"pid {process.pid}: {covered} tokens cached of {len(process.log)}"
-        )
+        _require(covered <= len(process.log), f"pid {process.pid}: {covered} tokens cached of {len(process.log)}")
         _require(not process.guessing or process.running > 0, f"pid {process.pid} guesses, but is in no step")
         covered += process.guessing
         _require(
@@ -86,10 +84,7 @@ def check_tables(system: System) -> None:
         )
         _require(len(set(table.frames)) == len(table.frames), f"pid {process.pid} maps a frame twice")
         _require(
-            all(
-                0 < kept.tokens <= len(process.log) - block * BLOCK_TOKENS
-                for block, kept in table.kept.items()
-            ),
+            all(0 < kept.tokens <= len(process.log) - block * BLOCK_TOKENS for block, kept in table.kept.items()),
             f"pid {process.pid} keeps in lower tiers what its log does not have",
         )
         _require(
@@ -125,9 +120,7 @@ def check_states(system: System) -> None:
             (p.state is State.RUNNING) == (p.running > 0),
             f"pid {p.pid}: {p.state} with {p.running} tokens in a step",
         )
-        _require(
-            (p.state is State.READY) == (p.ticket > 0), f"pid {p.pid}: {p.state}, queued: {p.ticket > 0}"
-        )
+        _require((p.state is State.READY) == (p.ticket > 0), f"pid {p.pid}: {p.state}, queued: {p.ticket > 0}")
         if p.running:
             continue
         _require((p.state is State.STOPPED) == p.stopped, f"pid {p.pid}: {p.state}, stopped: {p.stopped}")
@@ -141,9 +134,7 @@ def check_states(system: System) -> None:
         if p.state is State.BLOCKED and p.wait is WaitFor.DEVICE:
             _require(p.device.state != UP, f"pid {p.pid} waits for a device that is up")
         if p.state is State.BLOCKED and p.wait is WaitFor.WEIGHTS:
-            _require(
-                p.image is None or p.image.state != RESIDENT, f"pid {p.pid} waits for weights that are there"
-            )
+            _require(p.image is None or p.image.state != RESIDENT, f"pid {p.pid} waits for weights that are there")
         starved = p.image is not None and p.pid in p.image.starved
         short = starved and p.short is not None
         _require(
@@ -170,9 +161,7 @@ def check_run_queues(system: System) -> None:
             not device.after_outs or bool(device.outs),
             f"{device.name}: something waits for frames to be moved out",
         )
-        idle = (
-            device.state == UP and device.in_flight is None and not system.halting and not device.loads_alone
-        )
+        idle = device.state == UP and device.in_flight is None and not system.halting and not device.loads_alone
         starved = [p.pid for image in device.images.values() for p in image.starved.values() if not p.short]
         _require(
             not (idle and (ready or starved)),
@@ -215,9 +204,7 @@ def check_weights(system: System) -> None:
         for image in images:
             resident = image.state == RESIDENT
             counted = image.pageins - image.evictions - image.lost
-            _require(
-                counted == resident, f"{image.name}: {counted} page-ins left of it, resident: {resident}"
-            )
+            _require(counted == resident, f"{image.name}: {counted} page-ins left of it, resident: {resident}")
             _require(
                 (image.allotted > 0) == (image in there),
                 f"{image.name} is {image.state} with {image.allotted} bytes",
@@ -236,9 +223,7 @@ def check_weights(system: System) -> None:
             _require(image.faulted or not asked, f"{image.name}: {active} want it, and that was no fault")
             for process in image.active.values():
                 if image.state == EVICTED and device.state == UP:
-                    _require(
-                        process.wait is WaitFor.WEIGHTS, f"pid {process.pid}: {process.state} without weights"
-                    )
+                    _require(process.wait is WaitFor.WEIGHTS, f"pid {process.pid}: {process.state} without weights")
         wanted = [i for i in images if i.state == EVICTED and (i.active or i.waiters)]
         claimed = any(i.state != RESIDENT if i.pinned else i.state == LOADING for i in images)
         claimed = claimed or any(i.retry_at > system.now for i in wanted)  # its page-in has failed just now
@@ -264,9 +249,7 @@ def check_family(system: System) -> None:
     for process in system.table:
         for pid in process.children:
             child = system.table.find(pid)
-            _require(
-                child is not None and child.owner == process.pid, f"{process.pid}: child {pid} does not agree"
-            )
+            _require(child is not None and child.owner == process.pid, f"{process.pid}: child {pid} does not agree")
         parent = system.table.find(process.owner)
         if process.owner:
             _require(

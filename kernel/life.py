@@ -29,15 +29,11 @@ def finish_decoding(system: System, process: LLMProcess, finish: Finish) -> None
     touch(system, process)
     if decoding.timer is not None:
         decoding.timer.cancel()
-    system.emit(
-        "proc.decoded", process.pid, process.device.name, len(process.log) - decoding.start, finish.value
-    )
+    system.emit("proc.decoded", process.pid, process.device.name, len(process.log) - decoding.start, finish.value)
     if decoding.request is not None:
         desk.answer(system, decoding.request, decode_result(process, decoding, finish))
     if process.once and finish is not Finish.KILLED:
-        exit_process(
-            system, process, 0 if finish is not Finish.ERROR else 1, f"its decode ended: {finish.value}"
-        )
+        exit_process(system, process, 0 if finish is not Finish.ERROR else 1, f"its decode ended: {finish.value}")
         return
     settle(system, process)
     wake_readers(system, process)
@@ -187,9 +183,7 @@ def _tell_childless(system: System, parent: Program, gone: int) -> None:
         if call.pid == gone or not (call.pid or parent.children):
             parent.reapers.remove(request)
             settle_program(parent, system.now)
-            desk.fail(
-                system, request, Errno.ECHILD, f"process {gone}, the last one to wait for, is gone already"
-            )
+            desk.fail(system, request, Errno.ECHILD, f"process {gone}, the last one to wait for, is gone already")
 
 
 def settle_program(program: Program, now: float) -> None:

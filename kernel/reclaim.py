@@ -19,14 +19,10 @@ from llmasos.kernel.settle import take_pages
 from llmasos.kernel.state import System
 from llmasos.syscalls.records import KvAction, WaitFor
 
-_LOOKED_AT = (
-    64  # sleepers, the longest idle first, among which those of groups above `kv_high` are looked for
-)
+_LOOKED_AT = 64  # sleepers, the longest idle first, among which those of groups above `kv_high` are looked for
 
 
-def make_room(
-    system: System, image: Image, process: LLMProcess, tokens: int, back: int, desperate: bool
-) -> int:
+def make_room(system: System, image: Image, process: LLMProcess, tokens: int, back: int, desperate: bool) -> int:
     """Take pages from others until there is room for `tokens` beside the `back` that are moved in; returns for how many
     there is. If for none, `short` says whose limit that is."""
     pool, table = image.pool, process.table
@@ -53,9 +49,7 @@ def moves_pay(image: Image) -> bool:
     return image.swap.total > 0 and image.swap_cost.pays
 
 
-def _victim(
-    image: Image, wanting: LLMProcess, quantum: int, desperate: bool, now: float
-) -> LLMProcess | None:
+def _victim(image: Image, wanting: LLMProcess, quantum: int, desperate: bool, now: float) -> LLMProcess | None:
     """Whose pages to take: a sleeper's, one of a group above its `kv_high` first, by the image's policy; else the
     weakest process of a weaker class; else, in the same class, one behind in the queue whose quantum is used up. Never
     on an arrival tie: that ping-pongs.
@@ -65,9 +59,7 @@ def _victim(
 
     `desperate`: nobody at all could run otherwise, so the last claim gives way to an earlier one wherever it is.
     """
-    own: tuple[float, ...] = (
-        claim(wanting, quantum) if desperate else (rank(wanting.sched_class), wanting.key)
-    )
+    own: tuple[float, ...] = claim(wanting, quantum) if desperate else (rank(wanting.sched_class), wanting.key)
     worst: LLMProcess | None = None
     worst_order: tuple[float, ...] = (-1,)
     over = [p for p in islice(_sleepers(image, wanting), _LOOKED_AT) if p.group.over_high() is not None]
@@ -78,9 +70,7 @@ def _victim(
     last_claim = claim(wanting, quantum)
     cheap = moves_pay(image)
     for holder in _others(image, wanting):
-        order: tuple[float, ...] = (
-            claim(holder, quantum) if desperate else (rank(holder.sched_class), holder.key)
-        )
+        order: tuple[float, ...] = claim(holder, quantum) if desperate else (rank(holder.sched_class), holder.key)
         yields = order > own and (desperate or order[0] > own[0] or holder.outran(quantum))
         if desperate and holder.wait is WaitFor.QUOTA:  # whatever its claim, it cannot run
             return holder

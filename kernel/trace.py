@@ -35,9 +35,7 @@ class Trace:
         if self.on and not reader_waits and now > self._until:
             self.on = False
 
-    def emit(
-        self, now: float, what: str, pid: int = 0, device: str = "", amount: int = 0, detail: str = ""
-    ) -> None:
+    def emit(self, now: float, what: str, pid: int = 0, device: str = "", amount: int = 0, detail: str = "") -> None:
         self._ring.append(TraceEvent(self._next, now, what, pid, device, amount, detail))
         self._next += 1
 

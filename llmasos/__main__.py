@@ -80,18 +80,14 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(act=act)
         return made
 
-    verb(
-        "boot", _boot, "boot a kernel in the foreground, or with --detach in the background", help_flag=False
-    )
+    verb("boot", _boot, "boot a kernel in the foreground, or with --detach in the background", help_flag=False)
     verb("shell", _shell, "open a shell on the running kernel (commands may be piped in)")
     shown = verb("ps", _ps, "list the processes")
     shown.add_argument("pid", type=int, nargs="?", help="everything known of this one")
     live = verb("top", _top, "watch processes, device and memory live")
     live.add_argument("--seconds", type=_seconds, default=1.0, help="seconds between two looks (default 1)")
     live.add_argument("--once", action="store_true", help="print one look and return")
-    known = verb(
-        "models", _models, "list the models and their memory; those on disk: pull, rm, ls, du, check"
-    )
+    known = verb("models", _models, "list the models and their memory; those on disk: pull, rm, ls, du, check")
     known.add_argument(
         "action",
         nargs="?",
@@ -99,9 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         help="ls: what the hub's cache has; du: what takes what on disk; pull: fetch from the hub (what is there stays); "
         "rm: remove from the cache and what is installed of it; check: is it whole? (default: what the kernel has)",
     )
-    known.add_argument(
-        "names", nargs="*", metavar="NAME", help="org/name, org/name@revision, org/name:Q4_K_M, ..."
-    )
+    known.add_argument("names", nargs="*", metavar="NAME", help="org/name, org/name@revision, org/name:Q4_K_M, ...")
     known.add_argument(
         "--found",
         action="store_true",
@@ -115,18 +109,12 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         help="say what a model would take, and who would have to go for it",
     )
-    known.add_argument(
-        "--dtype", default="", help="of an estimate: fp32, bf16, int8 or int4 (default: the device's)"
-    )
+    known.add_argument("--dtype", default="", help="of an estimate: fp32, bf16, int8 or int4 (default: the device's)")
     known.add_argument("--device", default="", help="of an estimate: the device (default: the first)")
-    known.add_argument(
-        "--context", type=_count, default=0, help="of an estimate: tokens of a context to count with"
-    )
+    known.add_argument("--context", type=_count, default=0, help="of an estimate: tokens of a context to count with")
     tree = verb("groups", _groups, "list the control groups; with settings, make one or change it")
     tree.add_argument("path", nargs="?", default="/", help="a group (default: all)")
-    tree.add_argument(
-        "settings", nargs="*", metavar="NAME=VALUE", help="e.g. kv_max=64MiB tokens_max=50 cpu_weight=200"
-    )
+    tree.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="e.g. kv_max=64MiB tokens_max=50 cpu_weight=200")
     tree.add_argument("--remove", action="store_true", help="remove the group")
     hint = verb("advise", _advise, "say how a model will be used")
     hint.add_argument("model", help="a known name, a directory, or a hub name")
@@ -141,12 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     saved = verb("checkpoint", _checkpoint, "write the image of a process to a file; it goes on")
     saved.add_argument("pid", type=int, help="the process")
     saved.add_argument("file", help="where to; an image that is there is replaced")
-    saved.add_argument(
-        "--no-kv", action="store_true", help="leave the KV out: a small file, a slower restore"
-    )
-    saved.add_argument(
-        "--passphrase-file", metavar="FILE", default="", help="encrypt with the first line of this file"
-    )
+    saved.add_argument("--no-kv", action="store_true", help="leave the KV out: a small file, a slower restore")
+    saved.add_argument("--passphrase-file", metavar="FILE", default="", help="encrypt with the first line of this file")
     back = verb("restore", _restore, "start a process from an image; it outlives this command")
     back.add_argument("file", help="the image")
     back.add_argument("--name", default="", help="what to call it (default: as before)")
@@ -160,9 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     program.add_argument("args", nargs=argparse.REMAINDER, help="its arguments")
     verb("halt", _halt, "shut the running kernel down")
     tour = verb("demo", _demo, "a guided tour that does each thing and shows it, on a kernel of its own")
-    tour.add_argument(
-        "--here", action="store_true", help="use the running kernel instead of a kernel of its own"
-    )
+    tour.add_argument("--here", action="store_true", help="use the running kernel instead of a kernel of its own")
     tour.add_argument("--fast", action="store_true", help="without pauses between the steps")
     check = verb("doctor", _doctor, "what this machine and installation can and cannot do")
     check.add_argument("--json", action="store_true", help="print it as JSON")
@@ -266,9 +248,16 @@ def _models(args: argparse.Namespace) -> int:
     from llmasos.userland.programs import models
 
     asked = models.Asked(
-        action=args.action or "", names=args.names, found=args.found, as_json=args.json, yes=args.yes,
-        estimate=args.estimate, dtype=args.dtype, device=args.device, context=args.context,
-    )  # fmt: skip
+        action=args.action or "",
+        names=args.names,
+        found=args.found,
+        as_json=args.json,
+        yes=args.yes,
+        estimate=args.estimate,
+        dtype=args.dtype,
+        device=args.device,
+        context=args.context,
+    )
     return models.run(_screen(), asked, _where(args), lambda: _kernel(args))
 
 
@@ -327,9 +316,7 @@ def _checkpoint(args: argparse.Namespace) -> int:
     from llmasos.userland.programs.images import checkpoint
 
     with _kernel(args) as kernel:
-        said = checkpoint(
-            kernel, _pid(args.pid), args.file, kv=not args.no_kv, passphrase_file=args.passphrase_file
-        )
+        said = checkpoint(kernel, _pid(args.pid), args.file, kv=not args.no_kv, passphrase_file=args.passphrase_file)
     _screen().line(said)
     return 0
 
@@ -340,9 +327,15 @@ def _restore(args: argparse.Namespace) -> int:
 
     with _kernel(args) as kernel:
         _, said = restore(
-            kernel, args.file, name=args.name, device=args.device, model=args.model, detached=True,
-            passphrase_file=args.passphrase_file, shown=lambda name: printable(name, one_line=True),
-        )  # fmt: skip
+            kernel,
+            args.file,
+            name=args.name,
+            device=args.device,
+            model=args.model,
+            detached=True,
+            passphrase_file=args.passphrase_file,
+            shown=lambda name: printable(name, one_line=True),
+        )
     _screen().line(said)
     return 0
 

@@ -60,9 +60,7 @@ def check(config: dict[str, Any], file: Path) -> None:
                 f"{shown(file)}: {shown(where)} is {_number(value)}; numbers from 0 to {most} are taken",
             )
         least, greatest = _REALS.get(name, (-math.inf, math.inf))
-        if (
-            name in _REALS and not least <= value <= greatest
-        ):  # fp32 makes no use of them: infinities, then NaN
+        if name in _REALS and not least <= value <= greatest:  # fp32 makes no use of them: infinities, then NaN
             raise broken(
                 f"{shown(file)}: {shown(where)} is {_number(value)}; numbers from {least:g} to {greatest:g} are taken"
             )

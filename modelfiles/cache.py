@@ -45,9 +45,7 @@ def directory() -> Path:
 
 def offline() -> bool:
     """Does the user want no network (HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE)?"""
-    return any(
-        os.environ.get(name, "").lower() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    )
+    return any(os.environ.get(name, "").lower() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
 
 
 def folder(repo: str) -> Path:

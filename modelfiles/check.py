@@ -42,9 +42,7 @@ class Finding:
     found: str
 
 
-Said = Callable[
-    [str, int, int], None
-]  # the file that is read, bytes read of how many; what it raises ends the check
+Said = Callable[[str, int, int], None]  # the file that is read, bytes read of how many; what it raises ends the check
 
 
 def check(place: Path, said: Said | None = None) -> Iterator[Finding]:
@@ -94,9 +92,7 @@ def _config(place: Path) -> str:
     config = source.read_config(place)
     named = config.get("architectures")
     classes = [str(one) for one in named] if isinstance(named, list) else []
-    return f"architecture {shown(config['model_type'])}" + (
-        f" ({shown(', '.join(classes))})" if classes else ""
-    )
+    return f"architecture {shown(config['model_type'])}" + (f" ({shown(', '.join(classes))})" if classes else "")
 
 
 def _weights(place: Path) -> str:
@@ -125,16 +121,12 @@ def _json(file: Path) -> str:
     try:
         json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise SyscallError(
-            Errno.EIO, f"{shown(file)} is no JSON ({shown(error)}); copy or download it again"
-        ) from None
+        raise SyscallError(Errno.EIO, f"{shown(file)} is no JSON ({shown(error)}); copy or download it again") from None
     return f"{len(raw)} bytes of JSON"
 
 
 def _gguf(place: Path, said: Said | None) -> Iterator[Finding]:
-    parts = choice.gguf_models(
-        {one.name for one in place.parent.iterdir()} if place.suffix == ".gguf" else ()
-    )
+    parts = choice.gguf_models({one.name for one in place.parent.iterdir()} if place.suffix == ".gguf" else ())
     own = next((names for names in parts.values() if place.name in names), [place.name])
     for name in own:
         file = place.parent / name
@@ -142,9 +134,7 @@ def _gguf(place: Path, said: Said | None) -> Iterator[Finding]:
         def look(file: Path = file) -> str:
             with files.open_regular(file) as stream:
                 if stream.read(4) != gguf.MAGIC:
-                    raise SyscallError(
-                        Errno.EIO, f"{shown(file)} does not begin as a GGUF file does; fetch it again"
-                    )
+                    raise SyscallError(Errno.EIO, f"{shown(file)} does not begin as a GGUF file does; fetch it again")
                 size = os.fstat(stream.fileno()).st_size
             tensors = gguf.read_header(file).tensors.values()
             return f"{sum(entry.file == file for entry in tensors)} tensors in {size} bytes"
@@ -188,6 +178,4 @@ def _digest(file: Path, what: str, said: Said | None) -> Iterator[Finding]:
     if summed.hexdigest() == named["digest"]:
         yield Finding(what, OK, "its bytes are those of its digest")
     else:
-        yield Finding(
-            what, BROKEN, "its bytes are not those of its digest; remove the model and fetch it again"
-        )
+        yield Finding(what, BROKEN, "its bytes are not those of its digest; remove the model and fetch it again")

@@ -90,13 +90,9 @@ def named_by(index: bytes, what: str) -> set[str]:
         found = json.loads(index)["weight_map"].values()
         shards = {checked(name) for name in found}
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise SyscallError(
-            Errno.EIO, f"{what}: the weight_map of {INDEX} cannot be read ({error!r})"
-        ) from None
+        raise SyscallError(Errno.EIO, f"{what}: the weight_map of {INDEX} cannot be read ({error!r})") from None
     if not shards or len(shards) > _MOST_SHARDS or not all(name.endswith(".safetensors") for name in shards):
-        raise SyscallError(
-            Errno.EIO, f"{what}: the weight_map of {INDEX} names 1 to {_MOST_SHARDS} safetensors files"
-        )
+        raise SyscallError(Errno.EIO, f"{what}: the weight_map of {INDEX} names 1 to {_MOST_SHARDS} safetensors files")
     return shards
 
 
@@ -121,9 +117,7 @@ def no_weights(what: str, listed: Collection[str]) -> SyscallError:
             f"{what} has its weights as pickles only ({shown(pickles[0])}), which can run any program and are never "
             "read; take a repository with safetensors, or convert it with transformers' save_pretrained",
         )
-    folders = sorted(
-        {name.rpartition("/")[0] for name in listed if name.endswith((f"/{SINGLE}", f"/{INDEX}"))}
-    )
+    folders = sorted({name.rpartition("/")[0] for name in listed if name.endswith((f"/{SINGLE}", f"/{INDEX}"))})
     there = f"; there is one in {', '.join(map(shown, folders[:3]))}: name that" if folders else ""
     return SyscallError(Errno.ENOENT, f"{what} has no weights: no {SINGLE}, no {INDEX}{there}")
 
@@ -185,7 +179,5 @@ def gguf_files(what: str, listed: Collection[str], quant: str) -> list[str]:
     if not by_quant:
         raise SyscallError(Errno.ENOENT, f"{what} has no whole GGUF model: {_what_there_is(listed)}")
     there = ", ".join(shown(name) for name in sorted(by_quant))
-    said = (
-        f"{what} has no {quant}" if quant else f"{what} has neither {' nor '.join(DEFAULT_QUANTS)}; name one"
-    )
+    said = f"{what} has no {quant}" if quant else f"{what} has neither {' nor '.join(DEFAULT_QUANTS)}; name one"
     raise SyscallError(Errno.ENOENT, f"{said}; it has {there}{names.near(quant.upper(), by_quant)}")

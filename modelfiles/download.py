@@ -197,9 +197,7 @@ class Download:
     def _take(self, blob: Path, file: Remote) -> None:
         """Fetch a blob, from where it was left."""
         partial = blob.with_name(blob.name + cache.PARTIAL)
-        descriptor = os.open(
-            partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | os.O_CLOEXEC, 0o644
-        )
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | os.O_CLOEXEC, 0o644)
         with os.fdopen(descriptor, "r+b") as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 raise SyscallError(Errno.EIO, f"{partial} is no regular file; remove it")
@@ -253,9 +251,10 @@ class Download:
         end = min(file.size, have + PART)
         last = "" if end == file.size else str(end - 1)
         headers = {"Range": f"bytes={have}-{last}"} if have or last else {}
-        with web.request(
-            url_of(self._name, self._commit, file.path), token=hub_api.token()[0], headers=headers
-        ) as reply, self._together.cutting(reply.cut):  # fmt: skip
+        with (
+            web.request(url_of(self._name, self._commit, file.path), token=hub_api.token()[0], headers=headers) as reply,
+            self._together.cutting(reply.cut),
+        ):
             if reply.status == 416:
                 stream.truncate(0)
                 raise web.Cut("the hub has no such part of the file; it is fetched from the beginning")
@@ -267,9 +266,7 @@ class Download:
                     "huggingface_hub hf_xet) fetches it to where it is found here",
                 )
             check(self._name, reply)
-            if headers and not (
-                reply.status == 206 and reply.header("Content-Range").startswith(f"bytes {have}-")
-            ):
+            if headers and not (reply.status == 206 and reply.header("Content-Range").startswith(f"bytes {have}-")):
                 have, end = stream.truncate(0), file.size
             stream.seek(have)
             while piece := reply.read(PIECE):
@@ -290,9 +287,7 @@ def _digest(stream: BinaryIO, file: Remote) -> str:
     if not file.digest:
         return ""
     summed = (
-        hashlib.sha256()
-        if file.digest == "sha256"
-        else hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+        hashlib.sha256() if file.digest == "sha256" else hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
     )
     stream.seek(0)
     while piece := stream.read(PIECE):

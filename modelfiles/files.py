@@ -20,9 +20,7 @@ from llmasos.syscalls.printable import printable
 
 T = TypeVar("T")
 
-MOST_CONFIG = (
-    16 << 20
-)  # bytes of a JSON or template file that is read whole; published ones have some kilobytes
+MOST_CONFIG = 16 << 20  # bytes of a JSON or template file that is read whole; published ones have some kilobytes
 MOST_TOKENIZER = 256 << 20  # of a tokenizer.json; the largest published have some 35 MB
 _QUOTED = 80  # characters of a value that a message quotes
 _KINDS = (
@@ -73,9 +71,7 @@ def read_json(path: Path, kind: type[T], most: int = MOST_CONFIG) -> T:
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise broken(
-            f"{shown(path)} cannot be read as JSON ({error}); copy or download the model again"
-        ) from None
+        raise broken(f"{shown(path)} cannot be read as JSON ({error}); copy or download the model again") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -88,9 +84,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SyscallError(Errno.EIO, f"{shown(path)} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise broken(
-            f"{shown(path)} cannot be read as JSON ({shown(error)}); copy or download the model again"
-        ) from None
+        raise broken(f"{shown(path)} cannot be read as JSON ({shown(error)}); copy or download the model again") from None
     if not isinstance(found, dict):
         raise broken(f"{shown(path)} holds a JSON {type(found).__name__}, an object was wanted")
     return found

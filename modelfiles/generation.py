@@ -49,9 +49,7 @@ def read(directory: Path, config: Mapping[str, Any], default: object = None) -> 
         top_k=_top_k(found, file),
         top_p=_top_p(found, file),
         min_p=_number(found, "min_p", file, lambda x: 0.0 <= x <= 1.0, "0 to 1"),
-        repetition_penalty=_number(
-            found, "repetition_penalty", file, lambda x: 0.0 < x <= 100.0, "above 0 up to 100"
-        ),
+        repetition_penalty=_number(found, "repetition_penalty", file, lambda x: 0.0 < x <= 100.0, "above 0 up to 100"),
     )
 
 
@@ -114,9 +112,7 @@ def _top_p(found: Mapping[str, Any], file: Path) -> float | None:
     return None if value is None else max(value, _LEAST_TOP_P)
 
 
-def _number(
-    found: Mapping[str, Any], name: str, file: Path, fits: Callable[[float], bool], wanted: str
-) -> float | None:
+def _number(found: Mapping[str, Any], name: str, file: Path, fits: Callable[[float], bool], wanted: str) -> float | None:
     value = found.get(name)
     if value is None:
         return None

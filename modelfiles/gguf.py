@@ -29,9 +29,7 @@ ALIGNMENT = 32  # of tensors, where a file does not say otherwise
 MOST_HEADER = 64 << 20  # bytes; the longest published (a vocabulary of 262,144 with its merges) has 16 MB
 MOST_FIELDS = 1 << 14
 MOST_TENSORS = 1 << 16
-MOST_ITEMS = (
-    3 << 19
-)  # strings in all arrays of a header together: each takes time and memory; 777,050 are published
+MOST_ITEMS = 3 << 19  # strings in all arrays of a header together: each takes time and memory; 777,050 are published
 MOST_TEXT = 4 << 20  # bytes of one string: the longest are chat templates
 MOST_NAME = 1 << 10
 MOST_NESTING = 3
@@ -204,13 +202,8 @@ def part_names(path: Path, count: int) -> list[Path]:
     """The files of a model split in `count`, one of which is `path`. Raises EIO if it is not named as a part."""
     named = _PART.fullmatch(path.name)
     if named is None or int(named[3]) != count:
-        raise _broken(
-            path, f"it is one of {count} parts, but not named NAME-00001-of-{count:05}.gguf as they are"
-        )
-    return [
-        path.with_name(f"{named[1]}-{number:05}-of-{count:05}{named[4] or ''}")
-        for number in range(1, count + 1)
-    ]
+        raise _broken(path, f"it is one of {count} parts, but not named NAME-00001-of-{count:05}.gguf as they are")
+    return [path.with_name(f"{named[1]}-{number:05}-of-{count:05}{named[4] or ''}") for number in range(1, count + 1)]
 
 
 def _split(path: Path, metadata: Mapping[str, Any]) -> int:
@@ -288,9 +281,7 @@ class _Reader:
         name = self.name("a tensor")
         dimensions = self.number("<I")
         if not 0 <= dimensions <= MOST_DIMENSIONS:
-            raise self.broken(
-                f"tensor {name!r} has {dimensions} dimensions, at most {MOST_DIMENSIONS} are known"
-            )
+            raise self.broken(f"tensor {name!r} has {dimensions} dimensions, at most {MOST_DIMENSIONS} are known")
         shape = tuple(self.number("<Q") for _ in range(dimensions))  # fastest first
         number, offset = self.number("<I"), self.number("<Q")
         if number not in ITEMS:
@@ -349,9 +340,7 @@ class _Reader:
         self.room(count * (8 if inner == _TEXT else 12), f"{count} items of field {name!r}")
         self.items += count
         if self.items > MOST_ITEMS:
-            raise self.broken(
-                f"with field {name!r} it has {self.items} texts in arrays, at most {MOST_ITEMS} are read"
-            )
+            raise self.broken(f"with field {name!r} it has {self.items} texts in arrays, at most {MOST_ITEMS} are read")
         if inner == _TEXT:
             return self.texts(count, name)
         if depth == MOST_NESTING:

@@ -39,12 +39,14 @@ _EXPERTS = {
 _STACKED = {"ffn_gate_exps": STACKED, "ffn_up_exps": STACKED, "ffn_down_exps": STACKED}
 _PAIRED = {"attn_q": PAIRED, "attn_k": PAIRED}
 _SHARED = {
-    "ffn_gate_shexp": "mlp.shared_experts.gate_proj", "ffn_up_shexp": "mlp.shared_experts.up_proj",
+    "ffn_gate_shexp": "mlp.shared_experts.gate_proj",
+    "ffn_up_shexp": "mlp.shared_experts.up_proj",
     "ffn_down_shexp": "mlp.shared_experts.down_proj",
-}  # fmt: skip
+}
 _POST_NORMS = {
-    "post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm",
-}  # fmt: skip
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
 _GLM = {
     **_ATTENTION, "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "ffn_up": "mlp.gate_up_proj",
     "ffn_down": "mlp.down_proj",
@@ -80,9 +82,7 @@ class Family:
     )  # field, and what it is called in files
     tied: bool = False  # always, and files have no head of their own
     joined: Mapping[str, str] = field(default_factory=dict)  # what lies behind a tensor that is JOINED
-    scalars: Mapping[str, str] = field(
-        default_factory=dict
-    )  # weights of layers that are metadata: names of both
+    scalars: Mapping[str, str] = field(default_factory=dict)  # weights of layers that are metadata: names of both
     predicts: bool = False  # behind its layers may be others that predict further tokens, which are left out
 
 

@@ -143,9 +143,7 @@ class Fields:
         found = Spans().read(entry.file, entry.offset, entry.size).view("<f4")
         least, greatest = _FACTORS
         if not ((found >= least) & (found <= greatest)).all():
-            raise self.wrong(
-                f"tensor {name} has values that are no factors: from {least:g} to {greatest:g} they go"
-            )
+            raise self.wrong(f"tensor {name} has values that are no factors: from {least:g} to {greatest:g} they go")
         return [shortest(float(value)) for value in found]
 
     def wrong(self, what: str) -> SyscallError:

@@ -48,9 +48,7 @@ def _gemma(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
     whole = layers == _GEMMA_27B[fields.architecture]
     every = 2 if fields.architecture == "gemma2" else 6
     default = 4096 if fields.architecture == "gemma2" else None
-    types = [
-        "full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(min(layers, 4096))
-    ]
+    types = ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(min(layers, 4096))]
     if default is None and fields.get("attention.sliding_window") is None:
         types = ["full_attention"] * len(types)
         default = 4096
@@ -77,9 +75,10 @@ def _phi3(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
     window = fields.whole_or_none("attention.sliding_window")
     return {
         "sliding_window": window or None,
-        "original_max_position_embeddings": original or fields.get("rope.scaling.original_context_length")
+        "original_max_position_embeddings": original
+        or fields.get("rope.scaling.original_context_length")
         or config["max_position_embeddings"],
-    }  # fmt: skip
+    }
 
 
 def _starcoder2(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:

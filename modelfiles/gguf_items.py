@@ -52,9 +52,7 @@ def packed(kind: str, rows: np.ndarray) -> Packed | None:
     return Packed(PACKED[kind][0], _BLOCK, values, scale)
 
 
-def packed_in_pieces(
-    kind: str, shape: tuple[int, ...], read: Callable[[int, int], np.ndarray]
-) -> Packed | None:
+def packed_in_pieces(kind: str, shape: tuple[int, ...], read: Callable[[int, int], np.ndarray]) -> Packed | None:
     """The integers of a matrix of this shape; `read(first, end)` gives bytes of its columns."""
     columns, inputs = shape
     if kind not in PACKED or columns * inputs <= _LARGE:

@@ -34,9 +34,7 @@ from llmasos.modelfiles.spans import Spans
 from llmasos.modelfiles.tensors import ByRows, Packed, Pieces, Tensor
 
 MOST_WEIGHTS = 200_000  # an expert's matrix is one; the largest published mixtures have some 140,000
-_LAYER = re.compile(
-    r"blk\.(0|[1-9][0-9]{0,5})\.(\w+)\.(weight|bias)", re.ASCII
-)  # one spelling for each layer
+_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,5})\.(\w+)\.(weight|bias)", re.ASCII)  # one spelling for each layer
 _TOP = re.compile(r"(\w+)\.(weight|bias)", re.ASCII)
 _ALONE = ("act_fn.beta", "act_fn.eps")  # metadata that are weights of no dimension, others have one item
 _SPLIT = ("attn_q", "attn_k", "attn_v")  # what a fused attn_qkv of a family without one holds
@@ -65,9 +63,7 @@ class GGUFWeights:
         self._spans = Spans()
         self._recipes: dict[str, _Recipe] = {}
         for name, entry in header.tensors.items():
-            if name not in (ROPE_FREQS, ROPE_SHORT, ROPE_LONG) and not name.endswith(
-                (".scale", ".input_scale")
-            ):
+            if name not in (ROPE_FREQS, ROPE_SHORT, ROPE_LONG) and not name.endswith((".scale", ".input_scale")):
                 self._add(name, entry)
         self._scalars = self._found_scalars()
 
@@ -235,9 +231,7 @@ class GGUFWeights:
         try:
             return self._recipes[name]
         except KeyError:
-            raise broken(
-                f"{self.header.path} has no tensor for {name}; download the model again, whole"
-            ) from None
+            raise broken(f"{self.header.path} has no tensor for {name}; download the model again, whole") from None
 
     # Bytes
 
@@ -249,9 +243,7 @@ class GGUFWeights:
         count = 1
         for dim in recipe.shape[:-1] if recipe.change != TURNED else recipe.shape[1:]:
             count *= dim
-        if (
-            len(recipe.entry.shape) == 1 and recipe.entry.kind in gguf_items.PLAIN
-        ):  # a bias: each item is a row
+        if len(recipe.entry.shape) == 1 and recipe.entry.kind in gguf_items.PLAIN:  # a bias: each item is a row
             count = prod(recipe.shape)
         rows = self._stored(recipe, 0, count)
         if recipe.change == PAIRED:
@@ -267,9 +259,7 @@ class GGUFWeights:
         a_row = entry.size // prod(entry.shape if single else entry.shape[:-1])
         skipped = (recipe.expert or 0) * prod(recipe.shape[:-1]) + (recipe.rows[0] if recipe.rows else 0)
         if (skipped + end) * a_row > entry.size:
-            raise self._fields.wrong(
-                f"a tensor of {entry.kind} {entry.shape} has no rows up to {skipped + end}"
-            )
+            raise self._fields.wrong(f"a tensor of {entry.kind} {entry.shape} has no rows up to {skipped + end}")
         found = self._spans.read(entry.file, entry.offset + (skipped + first) * a_row, (end - first) * a_row)
         return found.reshape(end - first, a_row)
 

@@ -100,13 +100,9 @@ def listing(name: Name, revision: str) -> tuple[str, dict[str, Sibling]]:
     try:
         found = msgspec.json.decode(raw, type=_Repository)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise SyscallError(
-            Errno.EIO, f"what {endpoint()} says of {name.repo} cannot be read ({error})"
-        ) from None
+        raise SyscallError(Errno.EIO, f"what {endpoint()} says of {name.repo} cannot be read ({error})") from None
     if not cache.COMMIT.fullmatch(found.sha):
-        raise SyscallError(
-            Errno.EIO, f"{endpoint()} says that {name.repo} is at {shown(found.sha)[:60]!r}, no commit"
-        )
+        raise SyscallError(Errno.EIO, f"{endpoint()} says that {name.repo} is at {shown(found.sha)[:60]!r}, no commit")
     return found.sha, {choice.checked(one.rfilename): one for one in found.siblings}
 
 
@@ -214,17 +210,13 @@ def remote(name: Name, commit: str, one: Sibling) -> Remote:
     found: list[Remote] = []
 
     def ask() -> bytes:  # a mirror whose listing has neither sizes nor digests
-        with web.request(
-            url_of(name, commit, one.rfilename), method="HEAD", token=token()[0], redirects=False
-        ) as reply:
+        with web.request(url_of(name, commit, one.rfilename), method="HEAD", token=token()[0], redirects=False) as reply:
             if reply.status not in (301, 302, 303, 307, 308):
                 check(name, reply)
             etag = (reply.header("X-Linked-Etag") or reply.header("ETag")).removeprefix("W/").strip('"')
             size = reply.header("X-Linked-Size") or reply.header("Content-Length")
             if not size.isdecimal():
-                raise SyscallError(
-                    Errno.EIO, f"{endpoint()} does not say how large {shown(one.rfilename)} is"
-                )
+                raise SyscallError(Errno.EIO, f"{endpoint()} does not say how large {shown(one.rfilename)} is")
             kind = {64: "sha256", 40: "git"}.get(len(etag), "")
             found.append(_sound(Remote(one.rfilename, int(size), etag, kind)))
         return b""
@@ -236,9 +228,7 @@ def remote(name: Name, commit: str, one: Sibling) -> Remote:
 def _sound(remote: Remote) -> Remote:
     """Refuse a digest that could be no file's name, and a size that can be none."""
     if not remote.etag or len(remote.etag) > 128 or not remote.etag.isascii() or not remote.etag.isalnum():
-        raise SyscallError(
-            Errno.EIO, f"the hub calls {shown(remote.path)} {shown(remote.etag)[:80]!r}, no digest"
-        )
+        raise SyscallError(Errno.EIO, f"the hub calls {shown(remote.path)} {shown(remote.etag)[:80]!r}, no digest")
     if not 0 <= remote.size < 1 << 50:
         raise SyscallError(Errno.EIO, f"the hub says that {shown(remote.path)} has {remote.size} bytes")
     return remote

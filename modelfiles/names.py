@@ -118,9 +118,7 @@ def _hub(text: str, rest: str) -> Name:
             "(org/name, org/name@revision, org/name/folder, org/name:QUANT)",
         )
     if not is_revision(revision):
-        raise SyscallError(
-            Errno.EINVAL, f"{revision!r} in {text!r} is no revision; it is a branch, tag or commit"
-        )
+        raise SyscallError(Errno.EINVAL, f"{revision!r} in {text!r} is no revision; it is a branch, tag or commit")
     if quant and not _QUANT.fullmatch(quant):
         raise SyscallError(Errno.EINVAL, f"{quant!r} in {text!r} is no quantisation; one is Q4_K_M or Q8_0")
     return Name(Kind.HUB, text, repo="/".join(repo), folder="/".join(folders), revision=revision, quant=quant)

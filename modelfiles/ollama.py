@@ -108,9 +108,7 @@ def _model(name: str, blobs: Path, file: Path) -> Found:
             return refused("its manifest names a blob by what is no digest")
         layers.setdefault(kind, []).append(blobs / f"sha256-{digest[1]}")
     if "adapter" in layers:
-        return refused(
-            "it is a model with an adapter (LoRA) over it, which is not applied here; merge it first"
-        )
+        return refused("it is a model with an adapter (LoRA) over it, which is not applied here; merge it first")
     weights = layers.get("model", [])
     if len(weights) != 1:
         return refused(
@@ -131,9 +129,15 @@ def _model(name: str, blobs: Path, file: Path) -> Found:
     if magic != b"GGUF":
         return refused("its weights are no GGUF file")
     return Found(
-        name, OLLAMA, weights[0], GGUF, about.st_size, about.st_mtime,
-        params=_params(layers), system=_text(layers),
-    )  # fmt: skip
+        name,
+        OLLAMA,
+        weights[0],
+        GGUF,
+        about.st_size,
+        about.st_mtime,
+        params=_params(layers),
+        system=_text(layers),
+    )
 
 
 def _params(layers: dict[str, list[Path]]) -> dict[str, Any]:

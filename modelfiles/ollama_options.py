@@ -75,11 +75,7 @@ def _sampling(name: str, params: Mapping[str, Any]) -> dict[str, float]:
 def _stops(name: str, params: Mapping[str, Any]) -> tuple[str, ...]:
     found = params.get("stop")
     stops = [found] if isinstance(found, str) else [] if found is None else found
-    if (
-        not isinstance(stops, list)
-        or not all(isinstance(one, str) for one in stops)
-        or len(stops) > _MOST_STOPS
-    ):
+    if not isinstance(stops, list) or not all(isinstance(one, str) for one in stops) or len(stops) > _MOST_STOPS:
         raise _bad(name, "stop", found, f"a text or a list of at most {_MOST_STOPS} texts")
     return tuple(dict.fromkeys(one for one in stops if one))
 
@@ -88,12 +84,7 @@ def _whole(name: str, params: Mapping[str, Any], key: str, most: int = _MOST) ->
     value = params.get(key)
     if value is None:
         return None
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not -most <= value <= most
-        or value != int(value)
-    ):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -most <= value <= most or value != int(value):
         raise _bad(name, key, value, f"a whole number up to {most}")
     return int(value)
 

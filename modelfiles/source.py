@@ -42,11 +42,7 @@ def find(path: str, *, weights: bool = False, said: hub.Said | None = None) -> P
     if gguf.is_gguf(directory):
         return directory
     if directory.is_dir():
-        listed = (
-            set[str]()
-            if (directory / "config.json").exists()
-            else {file.name for file in directory.glob("*.gguf")}
-        )
+        listed = set[str]() if (directory / "config.json").exists() else {file.name for file in directory.glob("*.gguf")}
         if listed:
             return directory / choice.gguf_files(shown(path), listed, "")[0]
         if not (directory / "config.json").exists():
@@ -111,9 +107,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise files.broken(f"{shown(file)} is not there; copy or download the model again") from None
     bounds.check(config, file)
     if not isinstance(config.get("model_type"), str):
-        raise SyscallError(
-            Errno.ENOEXEC, f"{shown(file)} has no model_type, so it is unknown which architecture this is"
-        )
+        raise SyscallError(Errno.ENOEXEC, f"{shown(file)} has no model_type, so it is unknown which architecture this is")
     return config
 
 
@@ -196,9 +190,7 @@ def _parse_header(file: Path, stream: BinaryIO) -> dict[str, Entry]:
         items = math.prod(stored.shape)
         bits = _ITEM_BITS.get(stored.dtype)
         if bits is not None and items * bits // 8 != last - first:
-            raise _broken(
-                file, f"tensor {shown(name)} has {last - first} bytes, its shape wants {items * bits // 8}"
-            )
+            raise _broken(file, f"tensor {shown(name)} has {last - first} bytes, its shape wants {items * bits // 8}")
         entries[name] = Entry(stored.dtype, tuple(stored.shape), 8 + length + first, last - first)
         end = max(end, last)
     if 8 + length + end != size:

@@ -127,9 +127,7 @@ def hugging_face(folder: str = "") -> Iterator[Found]:
             at = "" if MAIN in refs else f"@{refs[0] if refs else commit}"
             with suppress(OSError):
                 for one in _snapshot(repo, at, cache.snapshot(repo, commit)):
-                    begun = (
-                        one.problem and not refs and not fetched
-                    )  # the first download, which `pull` goes on with
+                    begun = one.problem and not refs and not fetched  # the first download, which `pull` goes on with
                     yield replace(one, name=one.name.removesuffix(at)) if begun else one
 
 
@@ -161,9 +159,7 @@ def directory(name: str, store: str, place: Path, listed: set[str] | None = None
         gone = cache.missing(place, listed)
         if gone is None:
             if not any(one.endswith((".safetensors", ".bin", ".pt", ".gguf")) for one in listed):
-                problem = (
-                    "only its configuration and words are there; `llmasos models pull` fetches the weights"
-                )
+                problem = "only its configuration and words are there; `llmasos models pull` fetches the weights"
             else:
                 problem = choice.no_weights(name, listed).reason
         elif gone:

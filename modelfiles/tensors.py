@@ -85,9 +85,7 @@ def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
 def float32_to_bfloat16(values: np.ndarray) -> np.ndarray:
     """Bits (uint16) of the bfloat16 nearest to fp32 values, ties to even, as torch rounds; NaN stays NaN."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    rounded = (
-        (bits + (((bits >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF))) >> np.uint32(16)
-    ).astype(np.uint16)
+    rounded = ((bits + (((bits >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF))) >> np.uint32(16)).astype(np.uint16)
     return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
 
 
@@ -163,9 +161,7 @@ class SafetensorsWeights:
         """Of its items. Raises EIO if there is no such tensor, ENOTSUP if they are not known."""
         file, entry = self._entry(name)
         if entry.kind not in ITEMS:
-            raise SyscallError(
-                Errno.ENOTSUP, f"{file}: tensor {name} has items of {entry.kind!r}, which is not known"
-            )
+            raise SyscallError(Errno.ENOTSUP, f"{file}: tensor {name} has items of {entry.kind!r}, which is not known")
         return entry.kind
 
     def get(self, name: str) -> Tensor:
@@ -175,9 +171,7 @@ class SafetensorsWeights:
     def by_rows(self, name: str) -> ByRows:
         shape = self.shape(name)
         a_row = prod(shape[1:])
-        return Pieces(
-            shape, lambda first, end: self._part(name, first * a_row, end * a_row, (end - first, *shape[1:]))
-        )
+        return Pieces(shape, lambda first, end: self._part(name, first * a_row, end * a_row, (end - first, *shape[1:])))
 
     def _part(self, name: str, first: int, end: int, shape: tuple[int, ...]) -> Tensor:
         """Items of a tensor, counted as they lie."""

@@ -47,9 +47,7 @@ class Cut(Exception):
 class Reply:
     """A response: its status, headers and bytes."""
 
-    def __init__(
-        self, url: str, status: int, headers: Message, body: IO[bytes], line: socket.socket | None
-    ) -> None:
+    def __init__(self, url: str, status: int, headers: Message, body: IO[bytes], line: socket.socket | None) -> None:
         self.url, self.status, self.headers, self._body, self._line = url, status, headers, body, line
 
     def read(self, most: int) -> bytes:
@@ -62,9 +60,7 @@ class Reply:
     def cut(self) -> None:
         """End the connection, from any thread: who reads gets its end."""
         if self._line is not None:
-            with suppress(
-                OSError
-            ):  # it has ended by itself; and of TLS only the line is cut, which a reader holds
+            with suppress(OSError):  # it has ended by itself; and of TLS only the line is cut, which a reader holds
                 socket.socket.shutdown(self._line, socket.SHUT_RDWR)
 
     def header(self, name: str) -> str:
@@ -116,9 +112,7 @@ def _followed(url: str, target: str) -> str:
             Errno.EPERM, f"{then.hostname} redirects to {now.scheme}: after {then.scheme}:, which is refused"
         )
     if now.username or not now.hostname:
-        raise SyscallError(
-            Errno.EPERM, f"{then.hostname} redirects to an address with no host or with a user"
-        )
+        raise SyscallError(Errno.EPERM, f"{then.hostname} redirects to an address with no host or with a user")
     return now.geturl()
 
 

@@ -75,9 +75,7 @@ class Client:
     reconnect.Notify says, in a thread of its own, and must not make calls.
     """
 
-    def __init__(
-        self, directory: Path, name: str, rights: Right, timeout: float, reconnect: float = 0.0
-    ) -> None:
+    def __init__(self, directory: Path, name: str, rights: Right, timeout: float, reconnect: float = 0.0) -> None:
         self.runtime = directory
         self.notify: Notify | None = None
         deadline = time.monotonic() + timeout
@@ -85,9 +83,7 @@ class Client:
             if time.monotonic() >= deadline:
                 raise calls.silent(directory, timeout)
             time.sleep(calls.POLL_SECONDS)
-        self._turn = (
-            threading.Condition()
-        )  # guards all below; notified when an answer or the lead is to be had
+        self._turn = threading.Condition()  # guards all below; notified when an answer or the lead is to be had
         self._line = Line(runtime.endpoint(directory))
         self._calls: calls.Calls[_Waiter] = calls.Calls()
         self._inbox: deque[bytes] = deque()
@@ -254,9 +250,7 @@ class Client:
         except BaseException as error:
             with self._turn:
                 self._fail(
-                    SyscallError(
-                        Errno.EPIPE, f"the connection cannot be kept up: {type(error).__name__}: {error}"
-                    )
+                    SyscallError(Errno.EPIPE, f"the connection cannot be kept up: {type(error).__name__}: {error}")
                 )
             raise
 

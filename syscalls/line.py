@@ -29,9 +29,7 @@ class Line:
     def __init__(self, endpoint: str) -> None:
         zeromq.check_endpoint(endpoint)
         self._raw = zeromq.raw_dealer(b"", None, 2 * limits.MAX_REPLY_BYTES)
-        self._monitor = zeromq.Monitor(
-            self._raw.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED)
-        )
+        self._monitor = zeromq.Monitor(self._raw.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED))
         self._nudged, self._nudge = sockets.socketpair()
         self._nudged.setblocking(False)
         self._nudge.setblocking(False)

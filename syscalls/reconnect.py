@@ -90,6 +90,4 @@ class Search:
             try:
                 self._notify(boot)
             except Exception as error:  # its author is to hear of it
-                raise SyscallError(
-                    Errno.EPIPE, f"the connection is closed: its `notify` raised {error!r}"
-                ) from error
+                raise SyscallError(Errno.EPIPE, f"the connection is closed: its `notify` raised {error!r}") from error

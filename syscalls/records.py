@@ -24,9 +24,7 @@ PRINTABLE = r"\A[^\x00-\x1f\x7f-\x9f]*\Z"
 Name = Annotated[str, Meta(max_length=limits.MAX_NAME, pattern=PRINTABLE)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=limits.MAX_PATH, pattern=PRINTABLE)]
 FilePath = Annotated[str, Meta(min_length=1, max_length=limits.MAX_PATH, pattern=PRINTABLE)]
-Secret = Annotated[
-    bytes, Meta(max_length=limits.MAX_KEY)
-]  # bytes are secrets: no trace shows them (wire.describe)
+Secret = Annotated[bytes, Meta(max_length=limits.MAX_KEY)]  # bytes are secrets: no trace shows them (wire.describe)
 Blob = Annotated[bytes, Meta(max_length=limits.MAX_RECORD_BYTES)]
 Blobs = Annotated[list[Blob], Meta(max_length=limits.MAX_RECORDS)]
 Nice = Annotated[int, Meta(ge=limits.NICE_MIN, le=limits.NICE_MAX)]
@@ -37,9 +35,7 @@ Position = Annotated[int, Meta(ge=0, le=limits.MAX_TOKEN)]
 Count = Annotated[int, Meta(ge=0, le=limits.MAX_TOKEN)]
 
 
-@dataclass_transform(
-    frozen_default=True, field_specifiers=(msgspec.field,)
-)  # mypy: subclasses are frozen too
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))  # mypy: subclasses are frozen too
 class Record(msgspec.Struct, array_like=True, frozen=True):
     """A value that crosses the wire."""
 
@@ -167,9 +163,7 @@ class Limits(Record):
     """Limits of one process; 0 means: none of its own."""
 
     context: Count = 0  # tokens its log may hold; the model's window is the outer bound
-    tokens: Count = (
-        0  # tokens it may decode in its life (then EDQUOT); what its parent had used at a fork counts
-    )
+    tokens: Count = 0  # tokens it may decode in its life (then EDQUOT); what its parent had used at a fork counts
     pages: Count = 0  # KV frames it may map
 
 
@@ -267,9 +261,7 @@ class ProcessInfo(Record):
     parked: int = 0  # calls waiting on this process
     swapped: int = 0  # pages in a lower tier and in no frame
     group: str = ""  # path of its control group
-    errno: Errno = (
-        Errno.OK
-    )  # of its last decode, where that ended with an error (forgotten when the kernel dies)
+    errno: Errno = Errno.OK  # of its last decode, where that ended with an error (forgotten when the kernel dies)
     reason: str = ""  # that in words; of a zombie, why it has ended
     record_bytes: int = 0  # of its records (`records`)
 
@@ -409,9 +401,7 @@ class BootInfo(Record):
     default_device: str
     policies: list[str]
     devices: list[DeviceInfo]
-    ticket: bytes = (
-        b""  # with it the program is known again after the kernel has died; empty: no journal is kept
-    )
+    ticket: bytes = b""  # with it the program is known again after the kernel has died; empty: no journal is kept
 
 
 class Stats(Record):
@@ -479,19 +469,13 @@ class GroupSettings(Record):
     """Limits and weight of a control group; they hold for all processes below it together. 0 means: no limit here."""
 
     kv_max: Bytes = 0  # bytes of KV in a device's own memory; what happens then is `kv_action`
-    kv_high: Bytes = (
-        0  # above it the group's sleepers lose their pages first, and what still grows is slowed down
-    )
+    kv_high: Bytes = 0  # above it the group's sleepers lose their pages first, and what still grows is slowed down
     swap_max: Bytes = 0  # bytes of KV in lower tiers; the rest is computed again
     weights_max: Bytes = 0  # bytes of weights of the models its processes map (then EDQUOT)
-    tokens_max: Annotated[float, Meta(ge=0.0, le=1e12)] = (
-        0.0  # tokens per second, computed for the first time
-    )
+    tokens_max: Annotated[float, Meta(ge=0.0, le=1e12)] = 0.0  # tokens per second, computed for the first time
     tokens_total: Bytes = 0  # of these in the group's life (then EDQUOT, and decodes end with `budget`)
     pids_max: Count = 0  # processes, programs among them (then EAGAIN)
-    cpu_weight: Annotated[int, Meta(ge=limits.MIN_CPU_WEIGHT, le=limits.MAX_CPU_WEIGHT)] = (
-        100  # beside its siblings
-    )
+    cpu_weight: Annotated[int, Meta(ge=limits.MIN_CPU_WEIGHT, le=limits.MAX_CPU_WEIGHT)] = 100  # beside its siblings
     kv_action: KvAction = KvAction.SPILL
 
 
@@ -518,9 +502,7 @@ class GroupInfo(Record):
     tokens: int  # computed for the first time, since the group was made
     pids: int
     processes: list[int]  # pids directly in it
-    events: dict[
-        str, int
-    ]  # how often which limit took effect: kv_high, kv_max, kv_fail, kv_kill, swap_max, ...
+    events: dict[str, int]  # how often which limit took effect: kv_high, kv_max, kv_fail, kv_kill, swap_max, ...
     pressure: dict[str, PressureInfo]  # by resource: cpu, memory, weights, quota
 
 

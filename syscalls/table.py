@@ -60,9 +60,7 @@ R = TypeVar("R")
 C = TypeVar("C", bound="Call[Any]")
 
 
-@dataclass_transform(
-    frozen_default=True, field_specifiers=(msgspec.field,)
-)  # mypy: subclasses are frozen too
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))  # mypy: subclasses are frozen too
 class Call(msgspec.Struct, Generic[R], array_like=True, frozen=True, forbid_unknown_fields=True):
     """The arguments of one system call; `R` is the type of its result."""
 
@@ -85,15 +83,11 @@ BY_NAME: dict[str, Entry] = {}
 BY_RECORD: dict[type[Call[Any]], Entry] = {}
 
 
-def _call(
-    number: int, family: str, right: Right, *errors: Errno, blocks: bool = False
-) -> Callable[[type[C]], type[C]]:
+def _call(number: int, family: str, right: Right, *errors: Errno, blocks: bool = False) -> Callable[[type[C]], type[C]]:
     """Enter a record into the table. Any call can also fail with the errors in `COMMON`."""
 
     def enter(record: type[C]) -> type[C]:
-        name = "".join(
-            "_" + c.lower() if c.isupper() else c for c in record.__name__.removesuffix("Call")
-        ).lstrip("_")
+        name = "".join("_" + c.lower() if c.isupper() else c for c in record.__name__.removesuffix("Call")).lstrip("_")
         result = get_args(record.__orig_bases__[0])[0]  # type: ignore[attr-defined]
         entry = Entry(number, name, family, record, result, errors, right, blocks)
         if number in TABLE or name in BY_NAME:

@@ -275,9 +275,7 @@ class _Queue(deque[bytes]):
 class Monitor(zeromq.Monitor):
     """A monitor that a task watches."""
 
-    async def run(
-        self, look: Callable[[], None], task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, look: Callable[[], None], task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Call `look` (which drains) whenever something may have happened."""
         task_status.started()
         while not self.closed:

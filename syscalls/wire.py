@@ -112,9 +112,7 @@ def decode_request(frame: bytes) -> Request:
             raise RefusedFrame(seq, Errno.EINVAL, f"cancel: {_sentence(error)}") from None
     decode = _arguments.get(number)
     if decode is None:
-        raise RefusedFrame(
-            seq, Errno.ENOSYS, f"there is no system call {number}; the highest is {max(TABLE)}"
-        )
+        raise RefusedFrame(seq, Errno.ENOSYS, f"there is no system call {number}; the highest is {max(TABLE)}")
     try:
         return Request(seq, decode(body))
     except _BROKEN as error:
@@ -133,9 +131,7 @@ def encode_reply(seq: int, errno: Errno, value: Any) -> bytes:
             return encode_reply(seq, errno, printable(str(value), one_line=True))
         return encode_reply(seq, Errno.EIO, f"the result cannot be sent: {error}")
     if len(frame) > limits.MAX_REPLY_BYTES:
-        reason = (
-            f"the result has {len(frame)} bytes, at most {limits.MAX_REPLY_BYTES} are possible; ask for less"
-        )
+        reason = f"the result has {len(frame)} bytes, at most {limits.MAX_REPLY_BYTES} are possible; ask for less"
         return _encode((limits.PROTOCOL_VERSION, seq, int(Errno.EMSGSIZE), reason))
     return frame
 
@@ -176,9 +172,7 @@ def reason(reply: Reply) -> str:
     try:
         return _reason(reply.body)
     except _BROKEN as error:
-        raise SyscallError(
-            Errno.EPROTO, f"the kernel sent {reply.errno.name} with no reason: {error}"
-        ) from None
+        raise SyscallError(Errno.EPROTO, f"the kernel sent {reply.errno.name} with no reason: {error}") from None
 
 
 def describe(call: Call[Any]) -> str:
@@ -229,9 +223,7 @@ def describe_outcome(errno: Errno, value: Any) -> str:
 
 
 def too_long(size: int) -> str:
-    return (
-        f"the request has {size} bytes, at most {limits.MAX_REQUEST_BYTES} are possible; feed tokens in parts"
-    )
+    return f"the request has {size} bytes, at most {limits.MAX_REQUEST_BYTES} are possible; feed tokens in parts"
 
 
 def _fields(envelope: _Envelope) -> tuple[int, int, int, msgspec.Raw]:

@@ -67,9 +67,7 @@ class Monitor:
             self._raw.close(linger=0)
 
 
-def raw_dealer(
-    routing_id: bytes, context: zmq.Context[zmq.Socket[bytes]] | None, max_frame: int
-) -> zmq.Socket[bytes]:
+def raw_dealer(routing_id: bytes, context: zmq.Context[zmq.Socket[bytes]] | None, max_frame: int) -> zmq.Socket[bytes]:
     """The same socket bare."""
     raw = make(context, zmq.DEALER, max_frame)
     raw.setsockopt(zmq.RECONNECT_IVL, -1)

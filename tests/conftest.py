@@ -12,9 +12,7 @@ from hypothesis import HealthCheck, settings
 from llmasos.userland.sdk.system import System
 from tests import models_zoo
 
-settings.register_profile(
-    "untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 

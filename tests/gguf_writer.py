@@ -49,14 +49,11 @@ def convert(directory: Path, target: Path, kind: str = "F32", *, tokens: bool = 
             mapped = names.get_name(stem, try_suffixes=()) or names.get_name(new)
             assert mapped is not None, f"the gguf package knows no name for {new}"
             block = gguf.GGML_QUANT_SIZES[wanted][0]
-            items = (
-                wanted if array.ndim > 1 and array.shape[-1] % block == 0 else gguf.GGMLQuantizationType.F32
-            )
+            items = wanted if array.ndim > 1 and array.shape[-1] % block == 0 else gguf.GGMLQuantizationType.F32
             writer.add_tensor(f"{mapped}.{ending}", gguf.quants.quantize(array, items), raw_dtype=items)
     for scalar in ("alpha_n", "alpha_p", "beta", "eps") if architecture == "apertus" else ():
         numbers = [
-            float(model.state_dict()[f"model.layers.{i}.mlp.act_fn.{scalar}"])
-            for i in range(config.num_hidden_layers)
+            float(model.state_dict()[f"model.layers.{i}.mlp.act_fn.{scalar}"]) for i in range(config.num_hidden_layers)
         ]
         getattr(writer, f"add_xielu_{scalar}")(numbers)
     for name, factors in _factors(config).items():
@@ -122,9 +119,7 @@ def _metadata(writer: gguf.GGUFWriter, config: Any) -> None:
     else:
         writer.add_layer_norm_eps(
             next(
-                getattr(config, n)
-                for n in ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
-                if hasattr(config, n)
+                getattr(config, n) for n in ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon") if hasattr(config, n)
             )
         )
     rope = getattr(config, "rope_parameters", None) or {}
@@ -195,9 +190,7 @@ def _factors(config: Any) -> dict[str, list[float]]:
 def _vocabulary(writer: gguf.GGUFWriter, directory: Path, config: Any) -> None:
     """A byte-level tokenizer, or one with pieces for bytes, as sentencepiece's: merges become scores."""
     tokenizer = json.loads((directory / "tokenizer.json").read_text())
-    vocab = dict(tokenizer["model"]["vocab"]) | {
-        one["content"]: one["id"] for one in tokenizer["added_tokens"]
-    }
+    vocab = dict(tokenizer["model"]["vocab"]) | {one["content"]: one["id"] for one in tokenizer["added_tokens"]}
     special = {one["id"] for one in tokenizer["added_tokens"] if one["special"]}
     by_id = {i: token for token, i in vocab.items()}
     rows = config.vocab_size
@@ -206,9 +199,7 @@ def _vocabulary(writer: gguf.GGUFWriter, directory: Path, config: Any) -> None:
     bytes_ = {vocab[f"<0x{byte:02X}>"] for byte in range(256)} if pieces else set()
     writer.add_tokenizer_model("llama" if pieces else "gpt2")
     writer.add_token_list([by_id.get(i, f"[PAD{i}]") for i in range(rows)])
-    writer.add_token_types(
-        [3 if i in special else 6 if i in bytes_ else 1 if i in by_id else 5 for i in range(rows)]
-    )
+    writer.add_token_types([3 if i in special else 6 if i in bytes_ else 1 if i in by_id else 5 for i in range(rows)])
     if pieces:
         ranks = {"".join(pair): rank for rank, pair in enumerate(merges)}
         writer.add_token_scores([-float(ranks.get(by_id.get(i, ""), len(ranks))) for i in range(rows)])

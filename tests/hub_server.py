@@ -289,9 +289,7 @@ def served() -> Iterator[Hub]:
     hub = Hub()
     handler = type("Handler", (_Handler,), {"hub": hub})
     servers = [_Server(("127.0.0.1", 0), handler) for _ in range(2)]
-    threads = [
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}) for server in servers
-    ]
+    threads = [threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}) for server in servers]
     for server, thread in zip(servers, threads, strict=True):
         server.daemon_threads = True
         thread.start()

@@ -30,9 +30,7 @@ def main(source: str) -> None:
     for line in sys.stdin:
         directory, file, kind = json.loads(line)
         place = Path(directory)
-        said = conversion.ModelBase.load_hparams(place, False) | json.loads(
-            (place / "config.json").read_text()
-        )
+        said = conversion.ModelBase.load_hparams(place, False) | json.loads((place / "config.json").read_text())
         architecture = conversion.get_model_architecture(said, conversion.ModelType.TEXT)
         converter = conversion.get_model_class(architecture)
         converter.set_vocab = without_vocabulary

@@ -20,9 +20,7 @@ def quantise(lib: Any, job: dict[str, Any]) -> None:
     parameters = lib.llama_model_quantize_default_params()
     parameters.ftype = getattr(lib, f"LLAMA_FTYPE_MOSTLY_{job['type']}")
     parameters.nthread = THREADS
-    if status := lib.llama_model_quantize(
-        job["from"].encode(), job["file"].encode(), ctypes.byref(parameters)
-    ):
+    if status := lib.llama_model_quantize(job["from"].encode(), job["file"].encode(), ctypes.byref(parameters)):
         raise RuntimeError(f"llama_model_quantize of {job['from']} failed with {status}")
 
 

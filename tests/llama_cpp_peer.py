@@ -40,9 +40,7 @@ def quantise(jobs: Sequence[tuple[Path, Path, str]]) -> None:
     _ask([{"from": str(whole), "file": str(file), "type": kind} for whole, file, kind in jobs])
 
 
-def logits(
-    files: Sequence[Path], ids: Sequence[int], place: Path, *, exact: bool = False
-) -> list[np.ndarray]:
+def logits(files: Sequence[Path], ids: Sequence[int], place: Path, *, exact: bool = False) -> list[np.ndarray]:
     """For each file the logits [tokens, vocab] behind each of the tokens; keys and values in fp32 if `exact`."""
     outs = [place / f"{number}.npy" for number in range(len(files))]
     _ask(
@@ -62,8 +60,12 @@ def _ask(jobs: list[dict[str, Any]]) -> None:
 
 def _run(command: list[str], jobs: Sequence[Any]) -> str:
     done = subprocess.run(
-        command, input="".join(f"{json.dumps(job)}\n" for job in jobs), text=True, capture_output=True, timeout=_TIMEOUT,
+        command,
+        input="".join(f"{json.dumps(job)}\n" for job in jobs),
+        text=True,
+        capture_output=True,
+        timeout=_TIMEOUT,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

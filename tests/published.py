@@ -343,9 +343,7 @@ def _write_weights(directory: Path, seed: int) -> None:
         norm = like.ndim == 1 and key.endswith("weight") and not config.model_type.startswith("gemma")
         if key.endswith("embed_tokens.weight"):
             drawn /= getattr(config, "embedding_multiplier", 1.0)
-        tensors[key] = (
-            drawn * SPREAD if like.ndim > 1 else drawn * 0.1 + float(norm)
-        )  # Gemma stores a norm less one
+        tensors[key] = drawn * SPREAD if like.ndim > 1 else drawn * 0.1 + float(norm)  # Gemma stores a norm less one
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -95,9 +95,7 @@ def _bytes(words: Words) -> str:
     core.decoder = decoders.ByteLevel()
     core.train_from_iterator(
         _CORPUS,
-        trainers.BpeTrainer(
-            vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-        ),
+        trainers.BpeTrainer(vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
     )
     return _filled(core, words, "Ġw")
 
@@ -113,9 +111,7 @@ def _pieces(words: Words) -> str:
         core.normalizer = normalizers.Sequence([*prepends, normalizers.Replace(" ", "▁")])
         core.pre_tokenizer = None
     strip = [] if words.kind == "spaces" else [decoders.Strip(" ", 1, 0)]
-    core.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
-    )
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
     return _filled(core, words, "▁w", [f"<0x{byte:02X}>" for byte in range(256)])
 
 

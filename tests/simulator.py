@@ -401,9 +401,7 @@ class Simulation:
         self._heap: list[tuple[float, int, bool, Callable[[], None]]] = []
         self._count = itertools.count()
         self._peers = itertools.count(1)
-        self._idle_entries = (
-            0  # entries of the heap that go on for ever: heartbeats, the kernel's own deadlines
-        )
+        self._idle_entries = 0  # entries of the heap that go on for ever: heartbeats, the kernel's own deadlines
         self._wake = 0
         self._act(self.kernel.boot(self.now, copy.deepcopy(self.saved)))
 

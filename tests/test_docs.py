@@ -13,9 +13,7 @@ from tests import file_matrix
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-_PATH = re.compile(
-    r"`((?:syscalls|kernel|drivers|modelfiles|userland|llmasos|models|benchmarks|docs|tests)/[\w./-]*)`"
-)
+_PATH = re.compile(r"`((?:syscalls|kernel|drivers|modelfiles|userland|llmasos|models|benchmarks|docs|tests)/[\w./-]*)`")
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 
 

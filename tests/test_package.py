@@ -91,26 +91,27 @@ def test_what_is_installed_boots_and_runs_a_program_beside_files_of_all_its_name
     (packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     pip(python, shadowed, "install", os.fspath(request.getfixturevalue(kind)))
     assert [path.name for path in packages.iterdir() if path.stem in FOLDERS] == []
-    said = run(
-        [os.fspath(python), "agent.py", *FOLDERS], shadowed, LLMASOS_RUNTIME=os.fspath(shadowed / "runtime")
-    )
+    said = run([os.fspath(python), "agent.py", *FOLDERS], shadowed, LLMASOS_RUNTIME=os.fspath(shadowed / "runtime"))
     assert said.strip() == "25 tokens, []"
 
 
 def test_a_checkout_runs_a_program_beside_files_of_all_its_names(shadowed: Path) -> None:
     said = run(
-        [sys.executable, "agent.py", *FOLDERS], shadowed,
-        LLMASOS_RUNTIME=os.fspath(shadowed / "runtime"), PYTHONPATH=os.fspath(ROOT),
-    )  # fmt: skip
+        [sys.executable, "agent.py", *FOLDERS],
+        shadowed,
+        LLMASOS_RUNTIME=os.fspath(shadowed / "runtime"),
+        PYTHONPATH=os.fspath(ROOT),
+    )
     assert said.strip() == "25 tokens, []"
 
 
 def test_no_module_has_two_names_where_the_repository_is_the_working_directory(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text(textwrap.dedent(AGENT))
     said = run(
-        [sys.executable, "-c", (tmp_path / "agent.py").read_text(), *FOLDERS], ROOT,
+        [sys.executable, "-c", (tmp_path / "agent.py").read_text(), *FOLDERS],
+        ROOT,
         LLMASOS_RUNTIME=os.fspath(tmp_path / "runtime"),
-    )  # fmt: skip
+    )
     assert said.strip() == "25 tokens, []"
 
 

@@ -58,24 +58,23 @@ def main(where: Path, *, as_json: bool) -> int:
         *kernel(where),
     ]
     if as_json:
-        print(
-            json.dumps({"findings": [asdict(finding) for finding in findings], "machine": machine}, indent=2)
-        )
+        print(json.dumps({"findings": [asdict(finding) for finding in findings], "machine": machine}, indent=2))
     else:
         _print(Screen(), findings)
     return 1 if any(finding.status == MISSING for finding in findings) else 0
 
 
 def _print(screen: Screen, findings: list[Finding]) -> None:
-    table = Table(
-        (Column("AREA", style="bold"), Column("WHAT"), Column("STATUS"), Column("FOUND", elastic=True))
-    )
+    table = Table((Column("AREA", style="bold"), Column("WHAT"), Column("STATUS"), Column("FOUND", elastic=True)))
     area = ""
     for finding in findings:
         table.add(
-            finding.area if finding.area != area else "", finding.what, finding.status, finding.found,
+            finding.area if finding.area != area else "",
+            finding.what,
+            finding.status,
+            finding.found,
             style=_STYLES[finding.status],
-        )  # fmt: skip
+        )
         area = finding.area
     screen.table(table)
     advice = [finding for finding in findings if finding.advice]
@@ -152,9 +151,7 @@ def model() -> Iterator[Finding]:
             yield Finding("models", "tiny", OK, f"{size(weight)} in {found}")
     for place in filter(None, os.environ.get("LLMASOS_MODELS", "").split(":")):
         if not Path(place).is_dir():
-            yield Finding(
-                "models", "LLMASOS_MODELS", NOTE, f"{place} is no directory", "name directories of models"
-            )
+            yield Finding("models", "LLMASOS_MODELS", NOTE, f"{place} is no directory", "name directories of models")
             continue
         names = sorted(child.name for child in Path(place).iterdir() if (child / "config.json").is_file())
         yield Finding("models", "LLMASOS_MODELS", OK, f"{place}: {', '.join(names) or 'no models in it'}")
@@ -200,9 +197,7 @@ def machine_findings(machine: dict[str, Any]) -> Iterator[Finding]:
     if "No module named 'torch'" in torch["error"] and machine["native"]["isa"]:
         yield Finding("machine", "torch", NOTE, SPARED)
     elif torch["error"]:
-        yield Finding(
-            "machine", "torch", MISSING, torch["error"], "install it: pip install 'torch>=2.9,<2.14'"
-        )
+        yield Finding("machine", "torch", MISSING, torch["error"], "install it: pip install 'torch>=2.9,<2.14'")
     else:
         built = f"CUDA {torch['cuda']}" if torch["cuda"] else "CPU only"
         found = f"{torch['version']} ({built}), {torch['cpu_capability']}, {torch['threads']} threads"
@@ -259,14 +254,10 @@ def directory(where: Path) -> Iterator[Finding]:
         status = where.stat()
         if status.st_uid != os.getuid():
             advice = "choose one of your own with --runtime or LLMASOS_RUNTIME"
-            yield Finding(
-                "kernel", "runtime directory", MISSING, f"{where} belongs to user {status.st_uid}", advice
-            )
+            yield Finding("kernel", "runtime directory", MISSING, f"{where} belongs to user {status.st_uid}", advice)
         elif status.st_mode & 0o077:
             advice = f"others may look inside; chmod 700 {where}"
-            yield Finding(
-                "kernel", "runtime directory", NOTE, f"{where} has mode {status.st_mode & 0o777:o}", advice
-            )
+            yield Finding("kernel", "runtime directory", NOTE, f"{where} has mode {status.st_mode & 0o777:o}", advice)
         else:
             yield Finding("kernel", "runtime directory", OK, str(where))
 
@@ -274,9 +265,7 @@ def directory(where: Path) -> Iterator[Finding]:
 def kernel(where: Path) -> Iterator[Finding]:
     """The kernel of this runtime directory, its devices and models in memory, and other kernels of this user."""
     if runtime.holder(where) is None:
-        yield Finding(
-            "kernel", "running here", NOTE, f"no kernel runs in {where}", "`llmasos boot` boots one"
-        )
+        yield Finding("kernel", "running here", NOTE, f"no kernel runs in {where}", "`llmasos boot` boots one")
     else:
         yield from _running(where)
     for pid, place in other_kernels(where):

@@ -29,9 +29,7 @@ from benchmarks.yardstick import QWEN2
 
 def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.agents", description=__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="few agents on a small model: does everything work?"
-    )
+    parser.add_argument("--quick", action="store_true", help="few agents on a small model: does everything work?")
     parser.add_argument("--only", metavar="ENGINE,...", default="", help=f"of {', '.join(KEYS)}")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"of this system (default {ROUNDS})")
     parser.add_argument("--peer-rounds", type=int, metavar="N", help=f"of the others (default {PEER_ROUNDS})")

@@ -124,11 +124,7 @@ class Results:
     def row(self, key: str, setting: str = PRESSED.name) -> Row | None:
         """An engine's in a setting, if it was measured to the end."""
         return next(
-            (
-                row
-                for row in self.rows
-                if row.engine.key == key and row.setting.name == setting and not row.missing
-            ),
+            (row for row in self.rows if row.engine.key == key and row.setting.name == setting and not row.missing),
             None,
         )
 
@@ -201,9 +197,7 @@ class _Runner:
                     self._start(row, started).pause()
             for number in range(rounds):
                 for urgent in (NOBODY, 0):
-                    work = self._workload.work(
-                        self._shape.vocab, 2 * number + (urgent != NOBODY), urgent=urgent
-                    )
+                    work = self._workload.work(self._shape.vocab, 2 * number + (urgent != NOBODY), urgent=urgent)
                     self._round(rows, started, work, f"round {number + 1} of {rounds}")
             _compare_tokens(rows, alone, results)
         except PeerError as error:  # without its tokens alone nothing can be said of the others
@@ -238,9 +232,7 @@ class _Runner:
         model = engine.model(self._source, self._where, self._logs, CONVERT_SECONDS)
         _say(f"agents: loading {row.engine.name}, {row.setting.name}")
         peer = started[_key(row)] = engine.start(self._where, self._logs)
-        room = Room(
-            row.setting.places or workload.places, workload.final, workload.outstanding, row.setting.swap
-        )
+        room = Room(row.setting.places or workload.places, workload.final, workload.outstanding, row.setting.swap)
         row.version = peer.ask(
             LOAD_SECONDS, do="make room", model=str(model), threads=len(self._where), room=asdict(room)
         )
@@ -264,9 +256,7 @@ def _key(row: Row) -> str:
 def _compare_tokens(rows: Sequence[Row], alone: Outcome, results: Results) -> None:
     """The first round with what each agent decoded alone, the others with the first setting that did them."""
     references: dict[tuple[str, int], Outcome] = {("", 0): alone}
-    for row in reversed(
-        rows
-    ):  # the one that never moves a frame is the others' reference where there is no better
+    for row in reversed(rows):  # the one that never moves a frame is the others' reference where there is no better
         for kind, outcomes in (("", row.outcomes), (", one is urgent", row.urgent)):
             for number, found in enumerate(outcomes):
                 reference = references.setdefault((kind, number), found)

@@ -33,9 +33,7 @@ def draw(results: Results, file: Path) -> None:
         # Points: the length of a bar means nothing where the axis has no zero.
         for place, (median, more, colour) in enumerate(zip(medians, beyond, colours, strict=True)):
             waits.errorbar(median, place, xerr=[[0.0], [more]], fmt="o", color=colour)
-            waits.annotate(
-                f"{median:,.0f}", (median, place), (0, 5), textcoords="offset points", fontsize=7, ha="center"
-            )
+            waits.annotate(f"{median:,.0f}", (median, place), (0, 5), textcoords="offset points", fontsize=7, ha="center")
         waits.set_xscale("log")
         waits.set_ylim(speeds.get_ylim())
         waits.set_title("ms to a turn's first token\n(median; line: p95)", fontsize=9)

@@ -95,15 +95,9 @@ def figures(results: Results) -> list[Figure]:
         if row.engine.key == OURS or row.missing:
             continue
         name = row.engine.name
-        found.append(
-            Figure("agents: completed turns", ours.speed, "turns/s", row.speed, name, SPEED, "higher")
-        )
-        found.append(
-            Figure("agents: first token, median", ours.wait() * 1e3, "ms", row.wait() * 1e3, name, WAIT)
-        )
-        found.append(
-            Figure("agents: first token, p95", ours.wait(0.95) * 1e3, "ms", row.wait(0.95) * 1e3, name)
-        )
+        found.append(Figure("agents: completed turns", ours.speed, "turns/s", row.speed, name, SPEED, "higher"))
+        found.append(Figure("agents: first token, median", ours.wait() * 1e3, "ms", row.wait() * 1e3, name, WAIT))
+        found.append(Figure("agents: first token, p95", ours.wait(0.95) * 1e3, "ms", row.wait(0.95) * 1e3, name))
     ample = results.row(OURS, roomy(results.workload).name)
     bare = results.row(OURS, without_swap(results.workload).name)
     if ample and bare:
@@ -119,9 +113,7 @@ def figures(results: Results) -> list[Figure]:
             )
         )
     if ample:
-        found.append(
-            Figure("agents: pressed", ours.speed, "turns/s", ample.speed, "memory for all", None, "higher")
-        )
+        found.append(Figure("agents: pressed", ours.speed, "turns/s", ample.speed, "memory for all", None, "higher"))
         found.append(
             Figure(
                 "agents: urgent one's tokens, p99",

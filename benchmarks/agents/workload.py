@@ -155,9 +155,7 @@ class Book:
             return agent not in self._open
         now, turn = self._clock(), self._open[agent]
         if len(turn.tokens) + len(tokens) > self.work.decode:
-            raise ValueError(
-                f"agent {agent} decoded more than {self.work.decode} tokens in turn {turn.number + 1}"
-            )
+            raise ValueError(f"agent {agent} decoded more than {self.work.decode} tokens in turn {turn.number + 1}")
         if not turn.tokens:
             turn.first = now
         elif agent == self.work.urgent:

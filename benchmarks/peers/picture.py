@@ -26,9 +26,7 @@ def check(file: Path) -> None:
     if file.is_dir():
         raise NoPicture(f"{file} is a directory; name a file in it")
     if not file.parent.is_dir():
-        raise NoPicture(
-            f"{file}: there is no directory {file.parent}; make it (`mkdir -p`), or choose another place"
-        )
+        raise NoPicture(f"{file}: there is no directory {file.parent}; make it (`mkdir -p`), or choose another place")
     if not os.access(file.parent, os.W_OK | os.X_OK):
         raise NoPicture(f"{file}: nothing can be written to {file.parent}; choose another place")
     if file.suffix not in FORMATS:
@@ -52,17 +50,11 @@ def draw(all_results: Sequence[Results], file: Path) -> None:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "llmasos", "font.size": 9}):
         figure = Figure(figsize=(10, 2.4 * len(shown) + 0.6), layout="constrained")
         drawn: dict[str, Any] = {}  # a bar of each engine, for the legend
-        for part, (results, rows) in zip(
-            figure.subfigures(len(shown), 1, squeeze=False)[:, 0], shown, strict=True
-        ):
+        for part, (results, rows) in zip(figure.subfigures(len(shown), 1, squeeze=False)[:, 0], shown, strict=True):
             batches = results.workload.batches
             panels = part.subplots(1, len(batches) + 1)
-            speeds = [
-                (f"decode, {processes(batch)}", [row.decoded(batch) for row in rows]) for batch in batches
-            ]
-            speeds.append(
-                (f"prompts of {processes(max(batches))}", [row.prompted(max(batches)) for row in rows])
-            )
+            speeds = [(f"decode, {processes(batch)}", [row.decoded(batch) for row in rows]) for batch in batches]
+            speeds.append((f"prompts of {processes(max(batches))}", [row.prompted(max(batches)) for row in rows]))
             for axes, (title, values) in zip(panels, speeds, strict=True):
                 for i, (row, value) in enumerate(zip(rows, values, strict=True)):
                     colour = COLOURS[results.rows.index(row) % len(COLOURS)]

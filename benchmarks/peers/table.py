@@ -73,9 +73,7 @@ def figures(results: Results) -> list[Figure]:
     return [figure for figure in found if figure]
 
 
-def _decode(
-    results: Results, ours: str, peers: Iterable[str], batch: int, aim: float | None
-) -> Figure | None:
+def _decode(results: Results, ours: str, peers: Iterable[str], batch: int, aim: float | None) -> Figure | None:
     """Against the fastest of these peers."""
     row = results.row(ours)
     rivals = [rival for peer in peers if (rival := results.row(peer))]
@@ -94,9 +92,7 @@ def _prompt(results: Results, ours: str, peer: str, batch: int, aim: float | Non
     return _higher(what, row.prompted(batch), rival.prompted(batch), rival.engine.name, aim)
 
 
-def _higher(
-    what: str, value: float | None, reference: float | None, name: str, aim: float | None
-) -> Figure | None:
+def _higher(what: str, value: float | None, reference: float | None, name: str, aim: float | None) -> Figure | None:
     if value is None or reference is None:
         return None
     return Figure(what, value, "tok/s", reference, name, aim, "higher")

@@ -35,9 +35,7 @@ if TYPE_CHECKING:
     from llmasos.drivers.engine.swap import SwapFile
 
 OPTIONS = ("threads", "dtype", "installed", "guess", "kv", "early", "swap", "swapdir")
-NO_KV = (
-    "kv=int8 is for models that the native decoder runs; keys and values have the dtype of the activations"
-)
+NO_KV = "kv=int8 is for models that the native decoder runs; keys and values have the dtype of the activations"
 GUESS_ROWS = 8  # one tile of rows: as many as are computed while the weights are read once
 STREAM_TOKENS = 64  # rows from which the decoder in C is nearly as fast a row as with many more
 MOST_GUESS_ROWS = 256
@@ -85,9 +83,7 @@ def open_swap(options: Mapping[str, str]) -> SwapFile | None:
                     return None
         return SwapFile(directory, most) if most else None
     except OSError as error:
-        if (
-            not wanted and "swapdir" not in options
-        ):  # a home that cannot be written, as in a read-only container
+        if not wanted and "swapdir" not in options:  # a home that cannot be written, as in a read-only container
             _log.warning(
                 "no swap: %s cannot be made (%s); KV that does not fit is computed again",
                 directory,
@@ -107,9 +103,7 @@ def open_device(options: Mapping[str, str]) -> Device:
     """Raises SyscallError(EINVAL) naming the option that is off."""
     for name in options:
         if name not in OPTIONS:
-            raise SyscallError(
-                Errno.EINVAL, f"the cpu driver has no option {name!r}; it has {', '.join(OPTIONS)}"
-            )
+            raise SyscallError(Errno.EINVAL, f"the cpu driver has no option {name!r}; it has {', '.join(OPTIONS)}")
     cpu = hal.cpu()
     native = library.load()
     threads = options.get("threads") or str(cpu.cores)
@@ -158,18 +152,10 @@ def open_device(options: Mapping[str, str]) -> Device:
     from llmasos.drivers.engine.swap import on_disk
 
     swap = open_swap(options)
-    kinds: list[ImageKind] = [
-        torch_kind.TorchKind("cpu", no_int8, NO_KV if kv == "int8" else "", int(threads))
-    ]
+    kinds: list[ImageKind] = [torch_kind.TorchKind("cpu", no_int8, NO_KV if kv == "int8" else "", int(threads))]
     if isinstance(native, library.Library):
         chosen = options.get("installed")
-        directory = (
-            library.installed_directory()
-            if chosen is None
-            else None
-            if chosen in ("", "no")
-            else Path(chosen)
-        )
+        directory = library.installed_directory() if chosen is None else None if chosen in ("", "no") else Path(chosen)
         store = Store(directory, int(threads)) if directory else None
         kinds.insert(0, NativeKind(native, int(threads), store, kv))
     hello = Hello(

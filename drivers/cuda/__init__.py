@@ -24,18 +24,12 @@ def open_device(options: Mapping[str, str]) -> Device:
     """Raises ENODEV where there is no such GPU (or torch cannot use it), EINVAL for an option that is off."""
     for name in options:
         if name not in OPTIONS:
-            raise SyscallError(
-                Errno.EINVAL, f"the cuda driver has no option {name!r}; it has {', '.join(OPTIONS)}"
-            )
+            raise SyscallError(Errno.EINVAL, f"the cuda driver has no option {name!r}; it has {', '.join(OPTIONS)}")
     index = options.get("index", "0")
     if not index.isdigit():
         raise SyscallError(Errno.EINVAL, f"index={index!r}: the number of a GPU was wanted")
 
-    host = (
-        size(options["host"], "host")
-        if options.get("host")
-        else psutil.virtual_memory().total // SHARE_OF_HOST
-    )
+    host = size(options["host"], "host") if options.get("host") else psutil.virtual_memory().total // SHARE_OF_HOST
 
     import torch
 
@@ -86,7 +80,11 @@ def open_device(options: Mapping[str, str]) -> Device:
     kinds = [TorchKind(str(device))]
     installed = installed_directory()
     return Engine(
-        hello, default, refusals, lambda: torch.cuda.mem_get_info(device)[0], kinds,
+        hello,
+        default,
+        refusals,
+        lambda: torch.cuda.mem_get_info(device)[0],
+        kinds,
         below=[*([HostPlaces] if host else []), *([on_disk(swap)] if swap else [])],
         digests=installed / "digests" if installed else None,
-    )  # fmt: skip
+    )

@@ -131,9 +131,7 @@ def route_attention(model: nn.Module, attend: Any, name: str) -> None:
         config = getattr(module, "config", None)
         if config is not None:
             config._attn_implementation = name
-        if hasattr(
-            module, "warn_if_padding_and_no_attention_mask"
-        ):  # reads the tokens; here there is neither
+        if hasattr(module, "warn_if_padding_and_no_attention_mask"):  # reads the tokens; here there is neither
             module.warn_if_padding_and_no_attention_mask = _no_warning  # type: ignore[assignment]
         if type(module).__name__ == "GPTNeoSelfAttention":
             _route_gpt_neo(module, attend)
@@ -184,9 +182,7 @@ def build_meta(config: Any) -> nn.Module:
     guard_transformers()
     try:
         with torch.device("meta"):
-            model: nn.Module = AutoModelForCausalLM.from_config(
-                config, attn_implementation="eager", dtype=torch.bfloat16
-            )
+            model: nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.bfloat16)
     except Exception as error:  # of any kind: a KeyError for an activation that there is not
         raise broken(
             f"no {config.model_type} can be built of this configuration ({type(error).__name__}: {str(error)[:200]})",
@@ -217,9 +213,7 @@ def examine(model: nn.Module, config: Any) -> Layout:
         causal = others.get("is_causal")
         if not (getattr(module, "is_causal", True) if causal is None else causal):
             odd.append("tokens after its own (it is not causal)")
-        calls.append(
-            _Call(module, query.shape[1], key.shape[1], key.shape[3], value.shape[3], sliding_window, odd)
-        )
+        calls.append(_Call(module, query.shape[1], key.shape[1], key.shape[3], value.shape[3], sliding_window, odd))
         return query.new_empty(1, query.shape[2], query.shape[1], value.shape[3]), None
 
     name = "llmasos-examine"
@@ -234,9 +228,7 @@ def examine(model: nn.Module, config: Any) -> Layout:
             )
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise refuse(
-            kind, f"its code does not run over packed rows ({type(error).__name__}: {reason})"
-        ) from None
+        raise refuse(kind, f"its code does not run over packed rows ({type(error).__name__}: {reason})") from None
     finally:
         unroute_attention(name)
     return _judge(model, config, calls, limit)

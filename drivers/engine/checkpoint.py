@@ -58,9 +58,7 @@ def block_bytes(image: Frames) -> int:
     return image.slab.shape.block_bytes
 
 
-def export(
-    request: Export, image: Frames | None, origin: Origin | None, tick: Tick
-) -> Callable[[], Exported]:
+def export(request: Export, image: Frames | None, origin: Origin | None, tick: Tick) -> Callable[[], Exported]:
     """Copy what is to be written; the function that is returned writes it. Raises SyscallError, MemoryError."""
     if image is None or origin is None or not request.tokens:
         return lambda: checkpoint.save(request, {}, 0, [], "", tick)

@@ -28,8 +28,7 @@ class Context:
         """Take over what a run says of the context. Returns what is wrong with it, or ""."""
         if run.keep > len(self.table):
             return (
-                f"context {run.ctx}: the run keeps {run.keep} blocks, the driver knows {len(self.table)}; "
-                "send it whole"
+                f"context {run.ctx}: the run keeps {run.keep} blocks, the driver knows {len(self.table)}; send it whole"
             )
         del self.table[run.keep :]
         self.table.extend(run.blocks)

@@ -66,10 +66,18 @@ class Engine:
     for, a quantised checkpoint is run in that of its integers, if a kind takes them as they are."""
 
     def __init__(
-        self, hello: Hello, default_dtype: str, refusals: dict[str, str], memory: Callable[[], int],
-        kinds: Sequence[ImageKind], *, early: bool = False, below: Sequence[Below] = (),
-        digests: Path | None = None, keep: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        hello: Hello,
+        default_dtype: str,
+        refusals: dict[str, str],
+        memory: Callable[[], int],
+        kinds: Sequence[ImageKind],
+        *,
+        early: bool = False,
+        below: Sequence[Below] = (),
+        digests: Path | None = None,
+        keep: bool = True,
+    ) -> None:
         self.progress = 0
         self._hello = hello
         self._default_dtype = default_dtype
@@ -112,9 +120,7 @@ class Engine:
             block_bytes=kind.kv_shape(layout, dtype).block_bytes,
             eos_ids=said.eos_ids,
             stream_bytes=kind.stream_bytes(config, layout, dtype),
-            sampling=SamplingDefaults(
-                said.temperature, said.top_k, said.top_p, said.min_p, said.repetition_penalty
-            ),
+            sampling=SamplingDefaults(said.temperature, said.top_k, said.top_p, said.min_p, said.repetition_penalty),
             stored=files.stored(place, raw, dtype, kind.keeps_integers),
         )
 
@@ -160,29 +166,30 @@ class Engine:
         try:
             frames = request.frames if there is None else there.slab
             image = kind.build(
-                directory, lambda: files.open_weights(directory, raw, dtype), config, layout, dtype, frames, progress,
+                directory,
+                lambda: files.open_weights(directory, raw, dtype),
+                config,
+                layout,
+                dtype,
+                frames,
+                progress,
                 request.room,
-            )  # fmt: skip
+            )
         except MemoryError as error:
             raise SyscallError(Errno.ENOMEM, f"no memory for {request.path} in {dtype}: {error}") from None
         if _stamp(directory) != loaded:  # what was read may be of two models
-            raise SyscallError(
-                Errno.EIO, f"the files in {directory} changed while they were read; load it again"
-            )
+            raise SyscallError(Errno.EIO, f"the files in {directory} changed while they were read; load it again")
         if there is not None:
             image.below, image.guesser = there.below, there.guesser
         elif image.slab.frames:
             image.below = [
-                make(count, image.slab.some(0, 1)[0])
-                for make, count in zip(self._below, request.slots, strict=False)
+                make(count, image.slab.some(0, 1)[0]) for make, count in zip(self._below, request.slots, strict=False)
             ]
 
         def bring_in() -> Loaded:
             self._images[request.image] = image
             self._origins[request.image] = origin
-            return Loaded(
-                request.ref, request.image, image.weight_bytes, image.exact, image.resident_bytes, changed
-            )
+            return Loaded(request.ref, request.image, image.weight_bytes, image.exact, image.resident_bytes, changed)
 
         return bring_in
 
@@ -211,9 +218,7 @@ class Engine:
         if dtype in self._refusals:
             raise SyscallError(Errno.ENOTSUP, f"dtype {dtype}: {self._refusals[dtype]}")
         if dtype not in self._hello.dtypes:
-            raise SyscallError(
-                Errno.ENOTSUP, f"dtype {dtype!r}: this driver offers {', '.join(self._hello.dtypes)}"
-            )
+            raise SyscallError(Errno.ENOTSUP, f"dtype {dtype!r}: this driver offers {', '.join(self._hello.dtypes)}")
         return dtype
 
     @staticmethod
@@ -430,9 +435,7 @@ class Engine:
             early.contexts.append(own)
         return early
 
-    def _done_early(
-        self, image: Frames, early: Early, runs: list[Run], contexts: list[Context]
-    ) -> Computed | None:
+    def _done_early(self, image: Frames, early: Early, runs: list[Run], contexts: list[Context]) -> Computed | None:
         """What was computed before it was asked for, if that is what these runs ask."""
         moves = early.moves(runs, contexts)
         if moves is None or early.computed is None or self._patience is None:
@@ -451,9 +454,14 @@ class Engine:
         return self._images[number]
 
     def _step_image(
-        self, number: int, members: list[int], all_runs: list[Run], results: list[RunResult | None],
-        phases: dict[str, float], early: Early | None,
-    ) -> None:  # fmt: skip
+        self,
+        number: int,
+        members: list[int],
+        all_runs: list[Run],
+        results: list[RunResult | None],
+        phases: dict[str, float],
+        early: Early | None,
+    ) -> None:
         """Compute one image's runs; `members` says which of the step's they are."""
         image = self._image(number)
         good: list[int] = []
@@ -496,9 +504,7 @@ class Engine:
             first, more = own[0], [choice.token for choice in own[1 : right + 1]]
             results[i] = RunResult(run.ctx, first.token, first.logprobs, first.error, more)
 
-    def _compute(
-        self, image: Frames, runs: list[Run], contexts: list[Context], stop: Stop | None = None
-    ) -> Computed:
+    def _compute(self, image: Frames, runs: list[Run], contexts: list[Context], stop: Stop | None = None) -> Computed:
         """Compute runs of an image, with guesses, which join the logs. Raises Stopped."""
         start = time.perf_counter()
         guesses = self._guess(image, runs, contexts)
@@ -521,13 +527,9 @@ class Engine:
             plain_choice(best[i], want) if only else next(drawn)
             for i, (want, only) in enumerate(zip(wanted, plain, strict=True))
         ]
-        image.guesser.computed(
-            sum(len(run.tokens) for run in runs) + sum(map(len, guesses)), computed - prepared
-        )
+        image.guesser.computed(sum(len(run.tokens) for run in runs) + sum(map(len, guesses)), computed - prepared)
         sampled = time.perf_counter() - computed
-        return Computed(
-            guesses, choices, {"prepare": prepared - start, "model": computed - prepared, "sample": sampled}
-        )
+        return Computed(guesses, choices, {"prepare": prepared - start, "model": computed - prepared, "sample": sampled})
 
     def _guess(self, image: Frames, runs: list[Run], contexts: list[Context]) -> list[list[int]]:
         """Guesses at what follows each run; they join the logs."""

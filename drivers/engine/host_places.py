@@ -28,9 +28,7 @@ class HostPlaces:
 
     def write(self, ctx: int, slot: int, frames: Stretch) -> None:
         if not 0 <= slot <= slot + len(frames) <= self._slots:
-            raise OSError(
-                f"host memory has {self._slots} places, not place {slot} and {len(frames) - 1} more"
-            )
+            raise OSError(f"host memory has {self._slots} places, not place {slot} and {len(frames) - 1} more")
         self._owner.update(dict.fromkeys(range(slot, slot + len(frames)), -1))
         self._places(slot, len(frames)).copy_(torch.as_tensor(frames), non_blocking=True)
         self._owner.update(dict.fromkeys(range(slot, slot + len(frames)), ctx))

@@ -126,9 +126,7 @@ class Frames(ABC):
         computing the batch raises Stopped soon after `stop` is set."""
 
     @abstractmethod
-    def choose(
-        self, batch: Any, rows: list[int], plain: Sequence[bool]
-    ) -> tuple[list[int], Sequence[np.ndarray]]:
+    def choose(self, batch: Any, rows: list[int], plain: Sequence[bool]) -> tuple[list[int], Sequence[np.ndarray]]:
         """Compute a batch. For each of `rows` that is `plain` the first token of the greatest logit, -1 if that is not
         finite (for the others nothing of meaning); and the logits of the others, [vocab] in fp32 each."""
 

@@ -45,15 +45,13 @@ class Int8Linear(nn.Module):
         quantised, peak = quantise(rows)
         y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
             quantised, 1.0, 128, self.packed, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )  # fmt: skip
+        )
         y = y.mul_(peak) if self.bias is None else torch.addcmul(self.bias, y, peak)
         return y.view(*x.shape[:-1], self.out_features)
 
     @property
     def weight_bytes(self) -> int:
-        return self.out_features * (self.in_features + 12) + (
-            0 if self.bias is None else 4 * self.out_features
-        )
+        return self.out_features * (self.in_features + 12) + (0 if self.bias is None else 4 * self.out_features)
 
 
 def quantise(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -46,13 +46,9 @@ class Layout:
     vocab: int
     parameters: int
     linear_parameters: int = 0  # of them, in weights that int8 quantises
-    embedding_parameters: int = (
-        0  # of them, in embeddings; a tied head's count here and among the linear ones
-    )
+    embedding_parameters: int = 0  # of them, in embeddings; a tied head's count here and among the linear ones
     tied_parameters: int = 0  # of the head, where they are the embedding's: int8 copies them
-    attention: list[str] = field(
-        default_factory=list
-    )  # names of torch's attention modules, in the order of layers
+    attention: list[str] = field(default_factory=list)  # names of torch's attention modules, in the order of layers
     eos: list[int] = field(default_factory=list)
 
 
@@ -63,9 +59,7 @@ def eos_ids(value: object) -> list[int]:
             return [int(item) for item in value]
         return [] if value is None else [int(value)]  # type: ignore[call-overload]
     except (TypeError, ValueError, OverflowError):
-        raise broken(
-            f"eos_token_id is {quoted(value)}, a token id, a list of them or null was wanted"
-        ) from None
+        raise broken(f"eos_token_id is {quoted(value)}, a token id, a list of them or null was wanted") from None
 
 
 def refused_unseen(raw: Mapping[str, Any]) -> str:

@@ -42,9 +42,7 @@ def load_model(
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.utils import logging
 
-    loader: Any = MODEL_FOR_CAUSAL_LM_MAPPING[
-        type(config)
-    ]  # by the class itself: the automatic one looks for files
+    loader: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # by the class itself: the automatic one looks for files
     failures: list[Exception] = []
     values = {name: _Lazy(weights, name, failures) for name in weights.names()}
     guard_transformers()
@@ -101,9 +99,7 @@ class _Lazy:
         except Exception as error:  # the loader would make another one of it
             self._failures.append(error)
             raise
-        values = np.ascontiguousarray(tensor.data).reshape(
-            tensor.shape
-        )  # of one item too, without a dimension
+        values = np.ascontiguousarray(tensor.data).reshape(tensor.shape)  # of one item too, without a dimension
         if tensor.kind == "BF16":
             return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(values)
@@ -112,9 +108,7 @@ class _Lazy:
 class _Ticker:
     """Stands where transformers wants a tqdm bar: iterates, and reports how far it is."""
 
-    def __init__(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], report: Callable[[float], None]
-    ) -> None:
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], report: Callable[[float], None]) -> None:
         self._items: Iterable[Any] = args[0] if args else kwargs.get("iterable", ())
         self._report = report
 

@@ -78,9 +78,7 @@ def padded_blocks(blocks: int, start: int, fine: bool) -> int:
     return size
 
 
-def build(
-    runs: list[Run], contexts: list[Context], slab: TorchSlab, windows: list[int | None], row_unit: int
-) -> Plan:
+def build(runs: list[Run], contexts: list[Context], slab: TorchSlab, windows: list[int | None], row_unit: int) -> Plan:
     """The batch of `runs` (contexts in the same order, already told of them). Rows are padded to a
     multiple of `row_unit`."""
     decodes: list[_Span] = []
@@ -149,9 +147,7 @@ def _groups(
     for size, members in groupby(shaped, key=lambda item: item[0][1]):
         listed = list(members)
         table = np.empty((len(listed), size), dtype=np.int64)
-        bounds = np.empty(
-            (2, len(listed), 1), dtype=np.int64
-        )  # of the visible keys, counted from the first gathered
+        bounds = np.empty((2, len(listed), 1), dtype=np.int64)  # of the visible keys, counted from the first gathered
         for i, ((start, _, blocks), span) in enumerate(listed):
             _fill(table[i], contexts[span.run], start, blocks)
             length = runs[span.run].position + span.last
@@ -184,9 +180,7 @@ def _fill(into: np.ndarray, context: Context, start: int, blocks: int) -> None:
     into[len(table) :] = table[0]
 
 
-def _group(
-    slab: TorchSlab, row: int, count: int, decode: bool, size: int, table: np.ndarray, mask: np.ndarray
-) -> Group:
+def _group(slab: TorchSlab, row: int, count: int, decode: bool, size: int, table: np.ndarray, mask: np.ndarray) -> Group:
     device = slab.data.device
     index = slab.block_index(torch.from_numpy(table)).to(device)
     return Group(row, row + count, decode, size * BLOCK_TOKENS, index, torch.from_numpy(mask).to(device))

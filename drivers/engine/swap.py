@@ -144,9 +144,7 @@ class DiskPlaces:
         if owner != ctx:
             raise Lost(f"place {slot} of the swap file holds nothing of context {ctx}")
         try:
-            held = os.pread(
-                self._file.descriptor, _NONCE + self._size + _TAG, self._start + slot * self._stride
-            )
+            held = os.pread(self._file.descriptor, _NONCE + self._size + _TAG, self._start + slot * self._stride)
             nonce = struct.pack("<4xQ", number)
             if held[:_NONCE] != nonce:
                 raise Lost(f"place {slot} of the swap file holds something else than was last written to it")

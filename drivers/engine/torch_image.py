@@ -75,9 +75,7 @@ class Image(Frames):
             context.end = end
         return plan.build(runs, contexts, self.pages, self.layout.windows, self._row_unit)
 
-    def choose(
-        self, batch: plan.Plan, rows: list[int], plain: Sequence[bool]
-    ) -> tuple[list[int], Sequence[np.ndarray]]:
+    def choose(self, batch: plan.Plan, rows: list[int], plain: Sequence[bool]) -> tuple[list[int], Sequence[np.ndarray]]:
         with torch.inference_mode():
             logits = self.logits(batch, rows)
             best = [-1] * len(rows)

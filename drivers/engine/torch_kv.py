@@ -24,9 +24,7 @@ class TorchSlab(KVSlab):
             raw = torch.from_numpy(self.raw)
         else:
             self.shape, self.frames, self.spare = shape, frames, range(frames, frames + spare)
-            self.raw = raw = torch.zeros(
-                (frames + spare, shape.block_bytes), dtype=torch.uint8, device=device
-            )
+            self.raw = raw = torch.zeros((frames + spare, shape.block_bytes), dtype=torch.uint8, device=device)
         self._see(raw)
 
     @classmethod
@@ -48,9 +46,7 @@ class TorchSlab(KVSlab):
     def gather(self, frames: list[int]) -> np.ndarray:
         if isinstance(self.raw, np.ndarray):
             return super().gather(frames)
-        picked: np.ndarray = (
-            self.raw[torch.tensor(frames, dtype=torch.long, device=self.raw.device)].cpu().numpy()
-        )
+        picked: np.ndarray = self.raw[torch.tensor(frames, dtype=torch.long, device=self.raw.device)].cpu().numpy()
         return picked
 
     def wait(self) -> None:

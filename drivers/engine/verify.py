@@ -36,14 +36,10 @@ def check(model: nn.Module, config: Any, layout: Layout, progress: Callable[[], 
         with _in_fp32(model):
             off = _difference(model, config, layout, dtype, progress)
     if not off <= _TOLERANCE[dtype]:  # NaN is refused too
-        raise refuse(
-            config.model_type, f"a trial run differs from transformers' own by {off:.3g} of the logits"
-        )
+        raise refuse(config.model_type, f"a trial run differs from transformers' own by {off:.3g} of the logits")
 
 
-def _difference(
-    model: nn.Module, config: Any, layout: Layout, dtype: torch.dtype, progress: Callable[[], None]
-) -> float:
+def _difference(model: nn.Module, config: Any, layout: Layout, dtype: torch.dtype, progress: Callable[[], None]) -> float:
     """Of the last token's logits, as a share of their norm about their mean. The model is as before again."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, layout.vocab, (_TOKENS,), generator=generator)

@@ -82,9 +82,7 @@ class _Image:
     model: ModelSpec
     frames: int
     root: int
-    tokens: dict[int, list[int]] = field(
-        default_factory=dict
-    )  # frame -> the token in each slot written so far
+    tokens: dict[int, list[int]] = field(default_factory=dict)  # frame -> the token in each slot written so far
     hashes: dict[int, list[int]] = field(default_factory=dict)  # frame -> the prefix hash in each of them
     slots: int = 0  # places in the second tier
     swapped: dict[int, _Swapped] = field(default_factory=dict)  # place -> what is there
@@ -171,9 +169,7 @@ class SimDevice:
         m = self._model(request.path, request.dtype)
         self._loads += 1
         if self.spec.fail_load:
-            raise SyscallError(
-                Errno[self.spec.fail_load], f"loading {request.path!r} fails by option fail_load"
-            )
+            raise SyscallError(Errno[self.spec.fail_load], f"loading {request.path!r} fails by option fail_load")
         if self.spec.fail_load_every and self._loads % self.spec.fail_load_every == 0:
             raise SyscallError(Errno.EIO, f"loading {request.path!r} fails by option fail_load_every")
         there = self._images.get(request.image)
@@ -193,9 +189,7 @@ class SimDevice:
             )
         self._pass(roofline.load_seconds(self.spec, m), report)
         if sum(request.slots) * m.frame_bytes > self.spec.swap or len(request.slots) > 1:
-            raise SyscallError(
-                Errno.EINVAL, f"{request.slots} places were asked for in {self.spec.swap} bytes"
-            )
+            raise SyscallError(Errno.EINVAL, f"{request.slots} places were asked for in {self.spec.swap} bytes")
         image = there or _Image(m, request.frames, m.root, slots=sum(request.slots))
 
         def bring_in() -> Loaded:
@@ -321,9 +315,7 @@ class SimDevice:
                     results.append(RunResult(run.ctx, error=self._fault(request, run, fault)))
             self._progress += 1
         costs = [
-            (self._images[r.image].model, r.position, len(r.tokens))
-            for r in request.runs
-            if r.image in self._images
+            (self._images[r.image].model, r.position, len(r.tokens)) for r in request.runs if r.image in self._images
         ]
         swapped = sum(
             self._images[move.image].model.frame_bytes
@@ -340,12 +332,7 @@ class SimDevice:
         unwritten = []
         for number, move in enumerate(request.outs):
             image = self._images.get(move.image)
-            if (
-                image is None
-                or move.frame not in image.hashes
-                or move.tier != 1
-                or not 0 <= move.slot < image.slots
-            ):
+            if image is None or move.frame not in image.hashes or move.tier != 1 or not 0 <= move.slot < image.slots:
                 self.faults.append(f"step {request.ref}: cannot move out {move}")
                 continue
             self._moved_out += 1
@@ -353,9 +340,7 @@ class SimDevice:
                 image.swapped.pop(move.slot, None)
                 unwritten.append(number)
                 continue
-            image.swapped[move.slot] = _Swapped(
-                move.ctx, list(image.tokens[move.frame]), list(image.hashes[move.frame])
-            )
+            image.swapped[move.slot] = _Swapped(move.ctx, list(image.tokens[move.frame]), list(image.hashes[move.frame]))
         return unwritten
 
     def _move_in(self, request: Step) -> dict[int, int]:
@@ -410,9 +395,7 @@ class SimDevice:
         if len(table) != run.keep + len(run.blocks):
             raise _Fault(f"keeps {run.keep} blocks of a table of {len(table) - len(run.blocks)}")
         if not run.tokens or end > image.model.context or end > BLOCK_TOKENS * len(table):
-            raise _Fault(
-                f"tokens {run.position}..{end} do not fit {len(table)} blocks and window {image.model.context}"
-            )
+            raise _Fault(f"tokens {run.position}..{end} do not fit {len(table)} blocks and window {image.model.context}")
         if len(set(table)) != len(table) or not 0 <= min(table) <= max(table) < image.frames:
             raise _Fault(f"table {table} has a frame twice or one outside of {image.frames} frames")
         if not all(0 <= t < image.model.vocab for t in run.tokens):
@@ -469,12 +452,8 @@ class SimDevice:
             held = image.hashes.get(frame, [])
             wanted = chain[first : first + BLOCK_TOKENS]
             if held[: len(wanted)] != wanted:
-                slot = next(
-                    (i for i, (a, b) in enumerate(zip(held, wanted, strict=False)) if a != b), len(held)
-                )
-                raise _Fault(
-                    f"frame {frame} slot {slot} does not hold position {first + slot} of this context"
-                )
+                slot = next((i for i, (a, b) in enumerate(zip(held, wanted, strict=False)) if a != b), len(held))
+                raise _Fault(f"frame {frame} slot {slot} does not hold position {first + slot} of this context")
             if writers.get((run.image, frame), index) != index:
                 raise _Fault(f"frame {frame} is written by another run of the step that reads it")
 
@@ -493,9 +472,7 @@ class SimDevice:
         alternatives = tokens.logprobs(m, state, token, s.logprobs) if s.logprobs else None
         return RunResult(run.ctx, token if s.append else -1, alternatives)
 
-    def _guess(
-        self, run: Run, index: int, writers: dict[tuple[int, int], int], result: RunResult
-    ) -> RunResult:
+    def _guess(self, run: Run, index: int, writers: dict[tuple[int, int], int], result: RunResult) -> RunResult:
         """Guess as far ahead as the run allows: right some times in a row, then wrong, which stays in its slot."""
         s = run.sample
         if s is None or not s.append or not run.ahead:
@@ -513,9 +490,7 @@ class SimDevice:
             if not right:
                 del context.log[-1], context.chain[-1]
                 break
-            held.append(
-                tokens.next_token(image.model, context.chain[-1], s.sampler, position + 1, context.log)
-            )
+            held.append(tokens.next_token(image.model, context.chain[-1], s.sampler, position + 1, context.log))
         return msgspec.structs.replace(result, more=held[1:])
 
     # --- time and failure -------------------------------------------------------------------------------------------

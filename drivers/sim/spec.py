@@ -177,7 +177,5 @@ def _number(key: str, text: str, *, whole: bool) -> int | float:
 
 def _errno(name: str) -> Errno:
     if name and name not in Errno.__members__:
-        raise SyscallError(
-            Errno.EINVAL, f"sim driver: no error {name!r}; there are {', '.join(Errno.__members__)}"
-        )
+        raise SyscallError(Errno.EINVAL, f"sim driver: no error {name!r}; there are {', '.join(Errno.__members__)}")
     return Errno[name] if name else Errno.OK

@@ -22,9 +22,7 @@ def feed(system: System, request: Request) -> object:
     call = cast(Feed, request.call)
     process = with_model(system, call.pid)
     check_idle(process, "feed")
-    if (
-        process.deferred or process.saved is not None
-    ):  # not before a truncate or a fork that was asked for earlier
+    if process.deferred or process.saved is not None:  # not before a truncate or a fork that was asked for earlier
         return at_boundary(process, request)
     assert process.image is not None
     process.image.check_tokens(call.tokens)
@@ -86,9 +84,7 @@ def decode(system: System, request: Request) -> object:
 
 def _check_decode(process: LLMProcess, call: Decode) -> None:
     if not process.log:
-        raise SyscallError(
-            Errno.EINVAL, f"process {process.pid} has an empty context; feed it at least one token"
-        )
+        raise SyscallError(Errno.EINVAL, f"process {process.pid} has an empty context; feed it at least one token")
     if call.max_tokens and len(process.log) >= process.context:
         process.check_room(len(process.log) + 1)
     budget = process.limits.tokens
@@ -118,9 +114,7 @@ def read(system: System, request: Request) -> object:
     if call.timeout is not None:
         late = f"process {call.pid} has appended nothing after position {call.position} within {call.timeout:g} s"
         request.timers.append(
-            system.timers.at(
-                system.now + call.timeout, lambda: desk.unpark(system, request, Errno.ETIME, late)
-            )
+            system.timers.at(system.now + call.timeout, lambda: desk.unpark(system, request, Errno.ETIME, late))
         )
     process.readers.append(request)
     reading = process

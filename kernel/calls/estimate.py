@@ -55,9 +55,7 @@ def estimate(system: System, request: Request) -> object:
         if isinstance(message, Failed):
             desk.fail(system, request, message.errno, message.reason)
         elif isinstance(message, Probed):
-            twin = device.find_image(
-                path, message.dtype
-            )  # known under that dtype's name, or as the default one
+            twin = device.find_image(path, message.dtype)  # known under that dtype's name, or as the default one
             if twin is None or twin.probed is None:
                 twin = Image(_NEW, call.model, path, {call.dtype}, EVICTED, message.dtype, message)
             desk.answer(system, request, _figures(device, twin, call.context, system.now))
@@ -107,9 +105,7 @@ def _figures(device: Device, image: Image, wanted: int, now: float) -> EstimateI
         refused = error.reason
     context = wanted or image.context or probed.context
     if not refused and context > image.context:
-        what = (
-            "its window" if probed.context == image.context else f"what its KV memory on {device.name} holds"
-        )
+        what = "its window" if probed.context == image.context else f"what its KV memory on {device.name} holds"
         refused = f"a context of {context} tokens is too long: {image.context} is {what}"
     weights = image.size
     kv = blocks(context) * probed.block_bytes
@@ -137,8 +133,7 @@ def _figures(device: Device, image: Image, wanted: int, now: float) -> EstimateI
         kv_limit=device.kv_bytes,
         kv_free=max(0, device.kv_bytes - sum(i.kv_bytes for i in others)),
         going=[
-            Going(i.name, i.dtype, i.allotted, 0 if i.mapped else i.kv_bytes, len(i.users), bool(i.active))
-            for i in going
+            Going(i.name, i.dtype, i.allotted, 0 if i.mapped else i.kv_bytes, len(i.users), bool(i.active)) for i in going
         ],
         refused=refused,
     )

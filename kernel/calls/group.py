@@ -61,9 +61,7 @@ def group_stat(system: System, request: Request) -> list[GroupInfo]:
     top = system.groups.find(call.path, request.program.group)
     if not call.below:
         return [info(system, top)]
-    return [
-        info(system, group) for group in islice(system.groups.below(top), call.start, call.start + call.limit)
-    ]
+    return [info(system, group) for group in islice(system.groups.below(top), call.start, call.start + call.limit)]
 
 
 def group_remove(system: System, request: Request) -> None:

@@ -261,9 +261,7 @@ class _Restoring:
                 if allowed < most:
                     most, where = allowed, f"what kv_max of group {process.group.path} allows"
             if len(process.log) > most:
-                raise SyscallError(
-                    Errno.E2BIG, f"a context of {len(process.log)} tokens is too long: {most} is {where}"
-                )
+                raise SyscallError(Errno.E2BIG, f"a context of {len(process.log)} tokens is too long: {most} is {where}")
         except SyscallError as error:
             self.fail(error)
             return

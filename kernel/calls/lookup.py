@@ -15,9 +15,7 @@ def with_model(system: System, pid: int) -> LLMProcess:
     """A process that has its model, or `saved` from the journal: it is about to have it again. ESRCH, EBUSY."""
     process = system.table.llm(pid)
     if process.lost:
-        raise SyscallError(
-            Errno.EBUSY, f"process {pid} has not got its model back ({process.lost}); its log can be read"
-        )
+        raise SyscallError(Errno.EBUSY, f"process {pid} has not got its model back ({process.lost}); its log can be read")
     if process.image is None and process.saved is None:
         raise SyscallError(Errno.EBUSY, f"process {pid} is still waiting for its model")
     return process

@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 
 def models(system: System, request: Request) -> list[ModelInfo]:
-    rows = [
-        model_info(image, device.name)
-        for device in system.devices.values()
-        for image in device.images.values()
-    ]
+    rows = [model_info(image, device.name) for device in system.devices.values() for image in device.images.values()]
     loaded = {row.path for row in rows}
     known = system.config.models.items()
     return rows + [ModelInfo(name, path) for name, path in known if path not in loaded]
@@ -90,9 +86,7 @@ def _known(system: System, device: Device, model: str, dtype: str) -> list[Image
     if not found:
         there = ", ".join(f"{i.name} ({i.dtype or 'loading'})" for i in device.images.values()) or "none"
         wanted = f"{model} in {dtype}" if dtype else model
-        raise SyscallError(
-            Errno.ENOENT, f"{wanted} is not in the memory of {device.name}; models there: {there}"
-        )
+        raise SyscallError(Errno.ENOENT, f"{wanted} is not in the memory of {device.name}; models there: {there}")
     return found
 
 

@@ -70,9 +70,7 @@ def _check_up(device: Device) -> None:
     if device.hopeless:
         raise no_device(device)
     if device.state != UP:
-        raise SyscallError(
-            Errno.ERESTART, f"the driver of {device.name} is {device.state}; call again when it is up"
-        )
+        raise SyscallError(Errno.ERESTART, f"the driver of {device.name} is {device.state}; call again when it is up")
 
 
 class _Moving:

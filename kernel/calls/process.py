@@ -279,13 +279,9 @@ def wait(system: System, request: Request) -> object:
     children = [call.pid] if call.pid else sorted(program.children)
     if not children or (call.pid and call.pid not in program.children):
         what = (
-            f"{call.pid} is no child of program {program.pid}"
-            if call.pid
-            else f"program {program.pid} has no children"
+            f"{call.pid} is no child of program {program.pid}" if call.pid else f"program {program.pid} has no children"
         )
-        raise SyscallError(
-            Errno.ECHILD, f"{what}; wait only for processes you spawned or forked, and only once"
-        )
+        raise SyscallError(Errno.ECHILD, f"{what}; wait only for processes you spawned or forked, and only once")
     for pid in children:
         child = system.table.find(pid)
         if child is not None and child.is_zombie():
@@ -293,9 +289,7 @@ def wait(system: System, request: Request) -> object:
     if call.timeout is not None:
         late = f"no child ended within {call.timeout:g} s"
         request.timers.append(
-            system.timers.at(
-                system.now + call.timeout, lambda: desk.unpark(system, request, Errno.ETIME, late)
-            )
+            system.timers.at(system.now + call.timeout, lambda: desk.unpark(system, request, Errno.ETIME, late))
         )
     program.reapers.append(request)
     settle_program(program, system.now)
@@ -324,9 +318,7 @@ def kill(system: System, request: Request) -> None:
         system.act(KillDriver(device.name, device.incarnation, f"killed by program {request.program.pid}"))
     elif isinstance(process, Program):
         if not process.os_pid:
-            raise SyscallError(
-                Errno.EINVAL, f"the operating system's pid of program {process.pid} is not known"
-            )
+            raise SyscallError(Errno.EINVAL, f"the operating system's pid of program {process.pid} is not known")
         system.act(SignalProgram(process.os_pid, call.signal))
     else:
         raise SyscallError(Errno.EPERM, "init takes no signals; `shutdown` ends the system")

@@ -27,9 +27,7 @@ def attach(system: System, request: Request) -> BootInfo:
     call = cast(Attach, request.call)
     program = request.program
     if call.ticket and call.ticket != ticket(system.secret, program.pid):
-        raise SyscallError(
-            Errno.EINVAL, f"the ticket is not that of program {program.pid}, which is attached here"
-        )
+        raise SyscallError(Errno.EINVAL, f"the ticket is not that of program {program.pid}, which is attached here")
     program.rights &= call.rights
     program.name = call.name or program.name or f"program-{program.pid}"
     touch(system, program)

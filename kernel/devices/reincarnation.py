@@ -98,9 +98,7 @@ def _hang(system: System, device: Device) -> str:
     if system.now - device.heard > limit:
         return f"no heartbeat for {limit:g} s"
     busy = device.in_flight is not None or device.answers
-    return (
-        f"busy without progress for {limit:g} s" if busy and system.now - device.progress_at > limit else ""
-    )
+    return f"busy without progress for {limit:g} s" if busy and system.now - device.progress_at > limit else ""
 
 
 def from_device(system: System, event: FromDevice) -> None:
@@ -160,9 +158,7 @@ def _hello(system: System, device: Device, hello: Hello) -> None:
     device.stream_tokens = hello.stream_tokens or limits.MAX_STEP_TOKENS
     device.guess_rows = min(hello.guess_rows, device.step_tokens)
     device.process.enter(State.BLOCKED, WaitFor.INPUT, system.now)
-    system.log(
-        "info", f"{device.name}: up: {hello.description} (os pid {hello.os_pid}, start {device.incarnation})"
-    )
+    system.log("info", f"{device.name}: up: {hello.description} (os pid {hello.os_pid}, start {device.incarnation})")
     system.emit("driver.up", device.process.pid, device.name, device.incarnation)
     reload_images(system, device)
     for process in list(system.table):  # those without an image too: their model is asked for the first time
@@ -219,9 +215,7 @@ def driver_exited(system: System, event: DriverExited) -> None:
     device.restarts += 1
     system.counters["driver_restarts"] += 1
     if delay:
-        system.log(
-            "warning", f"{device.name}: next start in {delay:g} s ({device.failures} failures in a row)"
-        )
+        system.log("warning", f"{device.name}: next start in {delay:g} s ({device.failures} failures in a row)")
         device.watchdog = system.timers.at(system.now + delay, lambda: _start(system, device))
     else:
         _start(system, device)

@@ -90,9 +90,7 @@ def step_done(system: System, device: Device, message: StepDone) -> None:
     device.busy_seconds += message.seconds
     system.counters["steps"] += 1
     system.counters["computed"] += flight.tokens
-    system.emit(
-        "sched.done", device=device.name, amount=flight.tokens, detail=f"{message.seconds * 1e3:.3f} ms"
-    )
+    system.emit("sched.done", device=device.name, amount=flight.tokens, detail=f"{message.seconds * 1e3:.3f} ms")
     share = message.seconds / max(1, flight.tokens)
     again = 0
     for process, result in zip(flight.processes, message.results, strict=True):
@@ -134,9 +132,7 @@ def _account_moves(system: System, device: Device, flight: InFlight, message: St
         )
 
 
-def _look_for_thrashing(
-    system: System, device: Device, flight: InFlight, message: StepDone, again: float
-) -> None:
+def _look_for_thrashing(system: System, device: Device, flight: InFlight, message: StepDone, again: float) -> None:
     """`again`: seconds of the step that computed what had been computed before."""
     image = flight.processes[0].image
     if image is None or any(process.image is not image for process in flight.processes):
@@ -155,9 +151,7 @@ def _look_for_thrashing(
 
 def _check_results(flight: InFlight, message: StepDone) -> None:
     """EPROTO if the results are not those of the step's runs, or a token is none of the model's."""
-    if message.unwritten and not 0 <= min(message.unwritten) <= max(message.unwritten) < len(
-        flight.step.outs
-    ):
+    if message.unwritten and not 0 <= min(message.unwritten) <= max(message.unwritten) < len(flight.step.outs):
         raise SyscallError(Errno.EPROTO, f"step {message.ref}: moves that it did not have were not written")
     if [result.ctx for result in message.results] != [process.pid for process in flight.processes]:
         raise SyscallError(Errno.EPROTO, f"step {message.ref}: results are not those of its runs")
@@ -170,9 +164,7 @@ def _check_results(flight: InFlight, message: StepDone) -> None:
                 Errno.EPROTO, f"step {message.ref}: of {tokens} not all are in a vocabulary of {probed.vocab}"
             )
         if result.lost >= blocks(process.returned):
-            raise SyscallError(
-                Errno.EPROTO, f"step {message.ref}: a frame was lost that was not to be moved in"
-            )
+            raise SyscallError(Errno.EPROTO, f"step {message.ref}: a frame was lost that was not to be moved in")
         if len(result.more) > run.ahead:
             raise SyscallError(
                 Errno.EPROTO,

@@ -31,9 +31,7 @@ class Stored:
 def check_able(device: Device) -> None:
     """ENOTSUP if its driver knows no process images."""
     if device.hello is not None and IMAGES not in device.hello.features:
-        raise SyscallError(
-            Errno.ENOTSUP, f"the driver of {device.name} neither writes nor reads process images"
-        )
+        raise SyscallError(Errno.ENOTSUP, f"the driver of {device.name} neither writes nor reads process images")
 
 
 def ask(
@@ -98,10 +96,7 @@ def bring_in(
         if isinstance(message, Failed):
             unread(message.reason)
             return
-        if (
-            not isinstance(message, Imported)
-            or not min(asked, BLOCK_TOKENS * first) <= message.tokens <= asked
-        ):
+        if not isinstance(message, Imported) or not min(asked, BLOCK_TOKENS * first) <= message.tokens <= asked:
             unread("the driver did not speak the protocol")
             raise SyscallError(Errno.EPROTO, f"an import was answered by {type(message).__name__}")
         taken = not table.frames

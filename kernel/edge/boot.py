@@ -39,21 +39,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--runtime", metavar="DIR", help=f"runtime directory (default: {runtime.default()})")
     add("--config", metavar="FILE.toml", help="configuration file (see kernel/edge/settings.py)")
-    add(
-        "--device", metavar="KIND[:K=V,...]", action="append", default=[], help="a device, e.g. cpu:threads=2"
-    )
+    add("--device", metavar="KIND[:K=V,...]", action="append", default=[], help="a device, e.g. cpu:threads=2")
     add("--policy", metavar="NAME", default="", help="scheduling policy of every device")
     add("--max-runs", metavar="N", type=_positive, default=0, help="processes in one step at most")
     add("--step-tokens", metavar="N", type=_positive, default=0, help="tokens in one step at most")
     add("--model", metavar="NAME=PATH", action="append", default=[], help="a model to know by name")
     add("--kv-bytes", metavar="SIZE", default="", help="KV memory of every device, e.g. 512MiB")
-    add(
-        "--weight-bytes", metavar="SIZE", default="", help="memory for the weights of every device, e.g. 2GiB"
-    )
+    add("--weight-bytes", metavar="SIZE", default="", help="memory for the weights of every device, e.g. 2GiB")
     journal = parser.add_mutually_exclusive_group()
-    journal.add_argument(
-        "--no-journal", action="store_true", help="remember nothing for after the kernel's death"
-    )
+    journal.add_argument("--no-journal", action="store_true", help="remember nothing for after the kernel's death")
     journal.add_argument(
         "--journal", metavar="DIR", default="", help="where to remember it (default: the runtime directory)"
     )
@@ -85,9 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = settings.build(settings.read(args.config), over, directory, version())
         core = Kernel(config)
         if args.die_with_parent and not _is_pipe(sys.stdin.fileno()):
-            raise SyscallError(
-                Errno.EINVAL, "--die-with-parent needs a pipe as standard input; it ends with it"
-            )
+            raise SyscallError(Errno.EINVAL, "--die-with-parent needs a pipe as standard input; it ends with it")
         lock.prepare(directory)
         if args.detach:
             return _detach(directory, given)
@@ -155,9 +147,7 @@ def _sign(directory: Path, journal: Opened) -> Path:
         sign.unlink(missing_ok=True)
         sign.symlink_to(place)
     except OSError as error:
-        raise SyscallError(
-            Errno.EIO, f"the link {sign} to the journal cannot be made: {error.strerror}"
-        ) from None
+        raise SyscallError(Errno.EIO, f"the link {sign} to the journal cannot be made: {error.strerror}") from None
     return sign
 
 
@@ -197,9 +187,7 @@ def _detach(directory: Path, given: list[str]) -> int:
         if time.monotonic() > deadline:
             child.kill()
             child.wait()
-            raise SyscallError(
-                Errno.ETIME, f"the kernel did not answer within {DETACH_SECONDS:g} s; its log is {log}"
-            )
+            raise SyscallError(Errno.ETIME, f"the kernel did not answer within {DETACH_SECONDS:g} s; its log is {log}")
         time.sleep(0.02)
     words = log.read_bytes()[before:].decode(errors="replace").strip() if log.exists() else ""
     print(words or f"the kernel ended with status {child.returncode}", file=sys.stderr)

@@ -279,14 +279,10 @@ def _hold(directory: Path) -> int:
 def _mend(path: Path, found: Found, notes: list[tuple[str, str]]) -> tuple[int, int]:
     """Put a damaged file aside and go on with a new one of what could be read. The old one loses its name last."""
     found.state.secret = found.state.secret or os.urandom(KEY_BYTES)
-    aside = next(
-        name for n in range(1, 1 << 20) if not (name := path.with_name(f"{path.name}.damaged-{n}")).exists()
-    )
+    aside = next(name for n in range(1, 1 << 20) if not (name := path.with_name(f"{path.name}.damaged-{n}")).exists())
     size = path.stat().st_size
     fd = write_new(path, found.state.snapshot())
-    with contextlib.suppress(
-        OSError
-    ):  # no links here: then it is moved, and for an instant there is no journal
+    with contextlib.suppress(OSError):  # no links here: then it is moved, and for an instant there is no journal
         os.link(path, aside)
     if not aside.exists():
         path.rename(aside)

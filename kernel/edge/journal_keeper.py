@@ -71,9 +71,7 @@ class Keeper:
         self._frames = 0  # appended so far
         self._synced = 0  # of these, on the disk
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
-        self._missed: list[bytes] | None = (
-            None  # frames since the snapshot of a new file that is being written
-        )
+        self._missed: list[bytes] | None = None  # frames since the snapshot of a new file that is being written
         self._unsynced = trio.Event()
         self._wanted = trio.Event()  # a new file
         self._switching = trio.Lock()  # held while the files are synced or exchanged

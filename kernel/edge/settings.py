@@ -158,9 +158,7 @@ def device(text: str) -> Device:
     for item in filter(None, rest.split(",")):
         key, equals, value = item.partition("=")
         if not key or not equals:
-            raise SyscallError(
-                Errno.EINVAL, f"--device {text}: {item!r} is not key=value; e.g. --device cpu:threads=2"
-            )
+            raise SyscallError(Errno.EINVAL, f"--device {text}: {item!r} is not key=value; e.g. --device cpu:threads=2")
         target = fields if key in Device.__struct_fields__ and key not in ("kind", "options") else options
         target[key] = value
     try:
@@ -247,9 +245,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> KernelC
         if not name or not equals or not path:
             raise SyscallError(Errno.EINVAL, f"--model {text}: wanted NAME=PATH")
         models[name] = _model_path(path)
-    tuning = {
-        name: value for name in Tuning.__struct_fields__ if (value := getattr(file.kernel, name)) is not UNSET
-    }
+    tuning = {name: value for name in Tuning.__struct_fields__ if (value := getattr(file.kernel, name)) is not UNSET}
     return KernelConfig(
         devices=configs,
         models=models,
@@ -272,9 +268,7 @@ def _journal(wanted: Journal, over: Overrides, directory: Path) -> JournalConfig
     if not kept:
         return None
     place = over.journal_directory or wanted.directory
-    return JournalConfig(
-        os.fspath((Path(place).expanduser() if place else directory).absolute()), wanted.fsync
-    )
+    return JournalConfig(os.fspath((Path(place).expanduser() if place else directory).absolute()), wanted.fsync)
 
 
 def _user() -> str:

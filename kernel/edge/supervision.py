@@ -76,9 +76,7 @@ class Supervisor:
 
     def start(self, device: str, incarnation: int) -> None:
         child = self._children[device, incarnation] = _Child()
-        self._nursery.start_soon(
-            self._live, device, incarnation, child, name=f"driver {device}.{incarnation}"
-        )
+        self._nursery.start_soon(self._live, device, incarnation, child, name=f"driver {device}.{incarnation}")
 
     def kill(self, device: str, incarnation: int, reason: str) -> None:
         """SIGKILL; DriverExited follows."""

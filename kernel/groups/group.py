@@ -29,18 +29,14 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _SESSION = "session-"
 _NAMED = 8  # groups named in an error
 _DEFAULT = GroupSettings()
-NICE_0_WEIGHT = float(
-    _DEFAULT.cpu_weight
-)  # of a process beside groups: that of a group nobody has set anything for
+NICE_0_WEIGHT = float(_DEFAULT.cpu_weight)  # of a process beside groups: that of a group nobody has set anything for
 _BURST_SECONDS = 1.0  # of its rate that a group which has used nothing may use at once
 
 
 class Group:
     """One node. Sizes are bytes, of the whole subtree."""
 
-    def __init__(
-        self, name: str = "", parent: Group | None = None, settings: GroupSettings = _DEFAULT
-    ) -> None:
+    def __init__(self, name: str = "", parent: Group | None = None, settings: GroupSettings = _DEFAULT) -> None:
         self.name, self.parent, self.settings = name, parent, settings
         self.chain: tuple[Group, ...] = (self, *(parent.chain if parent else ()))  # up to the root
         self.path: str = f"{parent.path.rstrip('/')}/{name}" if parent else "/"

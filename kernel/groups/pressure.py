@@ -82,8 +82,6 @@ class Pressure:
         """By resource, up to now."""
         self._pass_until(now)
         return {
-            resource.name.lower(): PressureInfo(
-                list(some.averages), some.total, list(full.averages), full.total
-            )
+            resource.name.lower(): PressureInfo(list(some.averages), some.total, list(full.averages), full.total)
             for resource, some, full in zip(RESOURCES, self._some, self._full, strict=True)
         }

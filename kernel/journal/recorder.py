@@ -126,9 +126,7 @@ class Recorder:
     def answered(self, request: Request, errno: Errno, value: Any, reason: str) -> None:
         """A call has its answer. One that failed without having waited has changed nothing."""
         if self.on and type(request.call) in CHANGING and (errno is Errno.OK or request.waited):
-            answer = Answer(
-                request.program.pid, request.seq, request.entry.number, errno, _encode(value), reason
-            )
+            answer = Answer(request.program.pid, request.seq, request.entry.number, errno, _encode(value), reason)
             self._answers.append((request.program, answer))
 
     def group_set(self, group: Group) -> None:
@@ -226,9 +224,7 @@ class Recorder:
 
     def _groups_gone(self, entries: list[AnyEntry]) -> None:
         """Groups that were removed, and those that ended with their session."""
-        ended = {
-            one.path + "/" for group in self._left for one in group.chain if one.session and not one.pids
-        }
+        ended = {one.path + "/" for group in self._left for one in group.chain if one.session and not one.pids}
         gone = set(self._removed)
         if ended:
             gone |= {path for path in self._groups if any(f"{path}/".startswith(one) for one in ended)}

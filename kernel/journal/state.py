@@ -38,9 +38,7 @@ from llmasos.syscalls.records import GroupSettings, LogRecord, TokenLogprobs
 MOST_ANSWER_BYTES = 4 << 20  # of one program; the newest answer is kept in any case
 _SHORT = 256  # bytes of an answer that is kept whole in any case
 _EMPTY = msgspec.msgpack.encode(None)
-_LOST = (
-    "it was done before the kernel died, but its answer was too long to be kept; read the log of the process"
-)
+_LOST = "it was done before the kernel died, but its answer was too long to be kept; read the log of the process"
 _PIECE = 1 << 16  # tokens of a log in one frame of a snapshot
 
 

@@ -132,9 +132,7 @@ class FramePool:
             raise AssertionError("a frame is free twice")
         for frame, refs in enumerate(self.refs):
             if (refs == 0) != ((frame in free) + (frame in cached) == 1):
-                raise AssertionError(
-                    f"frame {frame}: refs {refs}, free {frame in free}, cached {frame in cached}"
-                )
+                raise AssertionError(f"frame {frame}: refs {refs}, free {frame in free}, cached {frame in cached}")
             if frame in free and frame in self.prefix:
                 raise AssertionError(f"free frame {frame} has a name")
             if frame in cached and frame not in self.prefix:

@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from llmasos.kernel.objects.device import Device
 
 TURN = 4.0  # a model's turn, in units of what paging it in took
-LONGEST_TURN = (
-    30.0  # seconds; the first page-in of a model may have been slow because something was made for it
-)
+LONGEST_TURN = 30.0  # seconds; the first page-in of a model may have been slow because something was made for it
 NEVER = float("inf")
 _HINT = len(CLASSES)  # behind every class: wanted by nobody who waits
 
@@ -84,9 +82,7 @@ def decide(system: System, device: Device) -> Move | None:
             image.wanted_since = None
     if any(image.state == LOADING and image.probed is not None for image in device.images.values()):
         return None  # one load at a time: the driver does no more, and if it dies it is known in which
-    waiting = [
-        (_urgency(system, image), image) for image in device.images.values() if image.wanted_since is not None
-    ]
+    waiting = [(_urgency(system, image), image) for image in device.images.values() if image.wanted_since is not None]
     again: list[float] = []
     for (_, since, _), image in sorted(waiting, key=lambda entry: entry[0]):
         if image.retry_at > system.now:
@@ -204,8 +200,6 @@ def _fits(device: Device, image: Image, room: int, going: list[Image]) -> bool:
     if limit and weights > limit:
         return False
     frames = image.kv_bytes + sum(
-        i.kv_bytes
-        for i in device.images.values()
-        if i is not image and i.held and not (i in going and not i.mapped)
+        i.kv_bytes for i in device.images.values() if i is not image and i.held and not (i in going and not i.mapped)
     )
     return not tier or weights + frames <= tier

@@ -54,19 +54,13 @@ class Device:
     answers: dict[int, Callable[[object], None]] = field(default_factory=dict)  # what a ref's answer is for
     suspect: LLMProcess | None = None  # of a driver's death; must run alone, and has waited long for that
     dropped: list[int] = field(default_factory=list)  # contexts the driver may forget
-    outs: list[Move] = field(
-        default_factory=list
-    )  # frames to be moved out before anything else is done with them
-    after_outs: list[Callable[[], None]] = field(
-        default_factory=list
-    )  # what must not be done before those are sent
+    outs: list[Move] = field(default_factory=list)  # frames to be moved out before anything else is done with them
+    after_outs: list[Callable[[], None]] = field(default_factory=list)  # what must not be done before those are sent
     # requests whose makers want to know if the driver dies before it answers, by ref; `aside` are those of them that it
     # does beside the others
     died: dict[int, Callable[[str], None]] = field(default_factory=dict)
     aside: set[int] = field(default_factory=set)
-    when_up: list[Callable[[SyscallError | None], None]] = field(
-        default_factory=list
-    )  # what waits for a driver
+    when_up: list[Callable[[SyscallError | None], None]] = field(default_factory=list)  # what waits for a driver
     evictions: Evictions = field(default_factory=Evictions)
     page_timer: Timer | None = None  # when weights that are waited for may come in
     after_step: list[Callable[[], None]] = field(default_factory=list)  # to be done between two steps

@@ -50,9 +50,7 @@ class Image:
     failures: int = 0  # page-ins in a row that failed
     failing_since: float = 0.0  # when the first of those did
     retry_at: float = 0.0  # not to be tried again before
-    lasting: bool = (
-        False  # the last of those failed by what does not pass: its files are broken, or not there
-    )
+    lasting: bool = False  # the last of those failed by what does not pass: its files are broken, or not there
     pool: FramePool = field(default_factory=lambda: FramePool(0))
     swap: SwapSpace = field(default_factory=SwapSpace)
     swap_cost: SwapCost = field(default_factory=SwapCost)
@@ -61,9 +59,7 @@ class Image:
     waiters: list[Ready] = field(default_factory=list)
     users: dict[int, LLMProcess] = field(default_factory=dict)
     holders: OrderedDict[int, LLMProcess] = field(default_factory=OrderedDict)
-    starved: OrderedDict[int, LLMProcess] = field(
-        default_factory=OrderedDict
-    )  # BLOCKED(pagein), first come first
+    starved: OrderedDict[int, LLMProcess] = field(default_factory=OrderedDict)  # BLOCKED(pagein), first come first
     imports: dict[int, PageTable] = field(
         default_factory=dict
     )  # by pid, of processes that come from a file or from another device: the KV there is of them here

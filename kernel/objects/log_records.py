@@ -27,9 +27,7 @@ class LogRecords:
 
     def check_room(self, blobs: Sequence[bytes], pid: int) -> None:
         """E2BIG if the process cannot have these too."""
-        check_size(
-            len(self.rows) + len(blobs), self.bytes + sum(map(len, blobs)), f"process {pid} would have"
-        )
+        check_size(len(self.rows) + len(blobs), self.bytes + sum(map(len, blobs)), f"process {pid} would have")
 
     def add(self, position: int, blobs: Sequence[bytes]) -> None:
         """Put records at `position`, which is behind none that are there; their room has been checked."""

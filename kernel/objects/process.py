@@ -240,9 +240,7 @@ class LLMProcess(Process):
         would lose what it has rebuilt before it gets further."""
         if self.state is State.BLOCKED and self.wait is WaitFor.QUOTA:
             return self.held is not None and self.pid in self.held.line
-        return self.state is State.STOPPED or (
-            self.state is State.BLOCKED and self.wait is not WaitFor.PAGEIN
-        )
+        return self.state is State.STOPPED or (self.state is State.BLOCKED and self.wait is not WaitFor.PAGEIN)
 
     @property
     def activity(self) -> Activity:
@@ -335,12 +333,7 @@ class LLMProcess(Process):
     def guessable(self) -> int:
         """Tokens it may get from a step beyond the next one, by guessing; 0 where each needs a look of its own."""
         decoding = self.decoding
-        if (
-            decoding is None
-            or not decoding.append
-            or decoding.logprobs
-            or self.sampler.repetition_penalty != 1.0
-        ):
+        if decoding is None or not decoding.append or decoding.logprobs or self.sampler.repetition_penalty != 1.0:
             return 0
         left = min(decoding.left, self.context - len(self.log))
         if self.limits.tokens:

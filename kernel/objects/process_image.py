@@ -84,9 +84,7 @@ _encode = msgspec.msgpack.Encoder().encode
 def image_of(process: LLMProcess, image: Image) -> bytes:
     """The image of a process that is not in a step, encoded. Raises E2BIG."""
     decoding = process.decoding
-    going_on = (
-        decoding is not None and decoding.append
-    )  # a mere look at log-probabilities is its caller's affair
+    going_on = decoding is not None and decoding.append  # a mere look at log-probabilities is its caller's affair
     encoded = _encode(
         ProcessImage(
             version=VERSION if process.records.rows else WITHOUT_RECORDS,
@@ -133,9 +131,7 @@ def read_image(encoded: bytes, path: str) -> ProcessImage:
     except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError) as error:
         raise SyscallError(Errno.EIO, f"{path} holds no process that could be: {error}") from None
     if image.decoding is not None and not (image.log and image.decoding.start <= len(image.log)):
-        raise SyscallError(
-            Errno.EIO, f"{path} holds no process that could be: its decode begins beyond its log"
-        )
+        raise SyscallError(Errno.EIO, f"{path} holds no process that could be: its decode begins beyond its log")
     if wrong := check_places(image.records, len(image.log)):
         raise SyscallError(Errno.EIO, f"{path} holds no process that could be: {wrong}")
     return image

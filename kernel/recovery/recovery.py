@@ -38,9 +38,7 @@ def take_up(system: System, event: Syscall, shown: bytes) -> Program:
     pid = int.from_bytes(shown[:PID_BYTES], "big")
     valid = bool(system.secret) and len(shown) > PID_BYTES
     if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid)):
-        raise SyscallError(
-            Errno.ESRCH, "the ticket is of no program of this kernel; attach without it and begin anew"
-        )
+        raise SyscallError(Errno.ESRCH, "the ticket is of no program of this kernel; attach without it and begin anew")
     program = system.table.find(pid)
     if not isinstance(program, Program):
         raise SyscallError(

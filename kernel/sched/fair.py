@@ -37,11 +37,7 @@ class Fair(Policy):
 
     def _clock(self, process: LLMProcess) -> _Clock:
         clock = process.policy_state
-        if (
-            not isinstance(clock, _Clock)
-            or clock.epoch != self._epoch
-            or clock.sched_class is not process.sched_class
-        ):
+        if not isinstance(clock, _Clock) or clock.epoch != self._epoch or clock.sched_class is not process.sched_class:
             floor = self._floor[process.sched_class]
             clock = process.policy_state = _Clock(floor, process.sched_class, self._epoch)
         return clock

@@ -29,9 +29,7 @@ from llmasos.kernel.settle import settle
 from llmasos.kernel.state import System
 from llmasos.syscalls.records import State, WaitFor
 
-_AGED_EVERY = (
-    4  # at most every fourth step begins with a process that has waited too long for a stronger class
-)
+_AGED_EVERY = 4  # at most every fourth step begins with a process that has waited too long for a stronger class
 _WOKEN = 8  # processes waiting for frames that are tried again per step
 
 
@@ -132,9 +130,7 @@ def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
                 left -= process.running
                 slots -= 1
                 continue
-            if (
-                gained and gained == process.table.cached
-            ):  # who had nothing and cannot run keeps nothing from others
+            if gained and gained == process.table.cached:  # who had nothing and cannot run keeps nothing from others
                 _give_back(process)
             if not tokens:
                 slots -= 1  # nobody behind it gets what it could not
@@ -198,9 +194,7 @@ def _allot(device: Device, plan: Plan, chosen: list[LLMProcess], left: int) -> l
     return allotted
 
 
-def _admit(
-    system: System, device: Device, process: LLMProcess, tokens: int, plan: Plan, desperate: bool
-) -> bool:
+def _admit(system: System, device: Device, process: LLMProcess, tokens: int, plan: Plan, desperate: bool) -> bool:
     """Give the process frames for up to `tokens`, and for what is moved in for it, and enter its run, or leave it
     BLOCKED(pagein)."""
     image, table = process.image, process.table

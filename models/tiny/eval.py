@@ -35,13 +35,9 @@ def main() -> int:
     """Read the command line, measure, print; returns the exit status."""
     parser = argparse.ArgumentParser(description="Evaluate the embedded model on held-out cases.")
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="default: bf16 and int8")
-    parser.add_argument(
-        "--cases", type=int, default=400, help="cases for each ability (default: %(default)s)"
-    )
+    parser.add_argument("--cases", type=int, default=400, help="cases for each ability (default: %(default)s)")
     parser.add_argument("--model", type=Path, default=HERE, help="directory of the model (default: this one)")
-    parser.add_argument(
-        "--show", type=int, default=0, metavar="N", help="print N wrong answers of each ability"
-    )
+    parser.add_argument("--show", type=int, default=0, metavar="N", help="print N wrong answers of each ability")
     options = parser.parse_args()
     dtypes: list[str] = options.dtype or ["bf16", "int8"]
     tokenizer = AutoTokenizer.from_pretrained(options.model)
@@ -57,12 +53,8 @@ def main() -> int:
             print(f"{dtype} {ability}: {results[ability][dtype]:.1%} in {took:.0f} s", file=sys.stderr)
             wrong = [(q, answer) for q, (answer, right) in zip(asked, given, strict=True) if not right]
             for question, answer in wrong[: options.show]:
-                print(
-                    f"  asked {question.messages[-1]['content']!r}\n  want  {question.answer!r}\n  got   {answer!r}"
-                )
-    results["copying"] = {
-        dtype: sum(results[ability][dtype] for ability in COPYING) / len(COPYING) for dtype in dtypes
-    }
+                print(f"  asked {question.messages[-1]['content']!r}\n  want  {question.answer!r}\n  got   {answer!r}")
+    results["copying"] = {dtype: sum(results[ability][dtype] for ability in COPYING) / len(COPYING) for dtype in dtypes}
     head = "".join(f"{dtype:>9}" for dtype in dtypes)
     print(f"{'ability':<12}{head}{'required':>11}   ({options.cases} cases each)")
     missed = False

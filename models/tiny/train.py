@@ -70,9 +70,7 @@ def main() -> None:
     tokenizer.save_pretrained(options.out)
     (options.out / "model.safetensors").chmod(0o644)
     options.checkpoint.unlink(missing_ok=True)
-    print(
-        f"{model.num_parameters():,} parameters saved to {options.out} after {cpu_seconds:,.0f} CPU seconds"
-    )
+    print(f"{model.num_parameters():,} parameters saved to {options.out} after {cpu_seconds:,.0f} CPU seconds")
 
 
 if __name__ == "__main__":

@@ -35,9 +35,7 @@ class Process:
     sampler: Sampler = GREEDY
     computed: int = 0
     table: list[int] = field(default_factory=list)
-    places: list[int] = field(
-        default_factory=list
-    )  # in the first lower tier, where its KV lies instead of in frames
+    places: list[int] = field(default_factory=list)  # in the first lower tier, where its KV lies instead of in frames
     told: int = 0  # blocks of the table the driver knows
     knows_log: bool = False
     logprobs: list[TokenLogprobs] = field(default_factory=list)
@@ -46,9 +44,7 @@ class Process:
 class Feeder:
     """One engine and its processes."""
 
-    def __init__(
-        self, device: Device, frames: int = 256, seed: int = 0, ahead: int = 0, idle: bool = False
-    ) -> None:
+    def __init__(self, device: Device, frames: int = 256, seed: int = 0, ahead: int = 0, idle: bool = False) -> None:
         """`ahead`: tokens that the device may guess with each that is sampled. `idle`: between any two steps it has time
         to begin the next one early."""
         self.device = device

@@ -58,9 +58,7 @@ def bring_back(
 CASES = [(dtype, kv, sampler, b"") for dtype, kv in FORMS for sampler in (GREEDY, SAMPLED)]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "kv", "sampler", "key"), [*CASES, ("fp32", "bf16", GREEDY, b"open sesame")]
-)
+@pytest.mark.parametrize(("dtype", "kv", "sampler", "key"), [*CASES, ("fp32", "bf16", GREEDY, b"open sesame")])
 def test_another_driver_goes_on_with_the_same_tokens(
     zoo: Callable[[str], Path], tmp_path: Path, dtype: str, kv: str, sampler: Sampler, key: bytes
 ) -> None:
@@ -83,16 +81,12 @@ def test_another_driver_goes_on_with_the_same_tokens(
     assert other.generate([recomputed], 40) == wanted, "without its KV as well"
 
 
-def test_an_export_has_the_frames_as_they_were_when_it_was_asked_for(
-    zoo: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_an_export_has_the_frames_as_they_were_when_it_was_asked_for(zoo: Callable[[str], Path], tmp_path: Path) -> None:
     feeder = Feeder(opened(zoo("llama"), "fp32", tmp_path), FRAMES)
     process = feeder.spawn(LOG)
     feeder.generate([process], 2)
     log = list(process.log)
-    request = Export(
-        7, IMAGE, process.ctx, str(tmp_path / "image"), b"head", process.computed, list(process.table)
-    )
+    request = Export(7, IMAGE, process.ctx, str(tmp_path / "image"), b"head", process.computed, list(process.table))
     rest = feeder.device.export(request)
     wanted = feeder.generate([process], 20)
     feeder.end(process)
@@ -106,9 +100,7 @@ def test_an_export_has_the_frames_as_they_were_when_it_was_asked_for(
 
 
 @pytest.mark.parametrize("dtype", ["fp32", *(["int8"] if NATIVE else [])])
-def test_kv_below_is_in_the_image_as_far_as_it_can_be_had(
-    zoo: Callable[[str], Path], tmp_path: Path, dtype: str
-) -> None:
+def test_kv_below_is_in_the_image_as_far_as_it_can_be_had(zoo: Callable[[str], Path], tmp_path: Path, dtype: str) -> None:
     device = opened(zoo("qwen3"), dtype, tmp_path)
     assert isinstance(device, Engine)
     feeder = Feeder(device, FRAMES)
@@ -152,9 +144,7 @@ def test_kv_is_taken_only_where_it_would_have_been_the_same(
     with monkeypatch.context() as without:
         without.setattr(library, "load", lambda: "it is switched off")
         assert not NATIVE or "engine was native" in reason(opened(zoo("llama"), "fp32", tmp_path))
-    assert not NATIVE or reason(opened(copy, "fp32", tmp_path, threads="1")) == "", (
-        "no bit depends on threads"
-    )
+    assert not NATIVE or reason(opened(copy, "fp32", tmp_path, threads="1")) == "", "no bit depends on threads"
     changed = opened(copy, "fp32", tmp_path)
     (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
     assert "are not those that were loaded" in reason(changed)

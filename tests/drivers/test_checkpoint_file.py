@@ -79,9 +79,7 @@ def test_what_was_written_comes_back(file: str, key: bytes, parts: list[bytes]) 
 @KEYS
 @settings(max_examples=150)
 @given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_flipped_bit_is_found(
-    tmp_path_factory: pytest.TempPathFactory, key: bytes, at: float, bit: int
-) -> None:
+def test_a_flipped_bit_is_found(tmp_path_factory: pytest.TempPathFactory, key: bytes, at: float, bit: int) -> None:
     file = saved(str(tmp_path_factory.mktemp("f") / "image"), key)
     raw = bytearray(Path(file).read_bytes())
     place = int(at * len(raw))
@@ -154,9 +152,7 @@ def test_a_passphrase_is_told_from_damage(file: str) -> None:
     raw[80] ^= 1  # in the head
     Path(file).write_bytes(raw)
     assert refused(file, b"open sesame") is Errno.EIO
-    assert refused(saved(file), b"open sesame") is Errno.EINVAL, (
-        "nothing vouches for a file that is not encrypted"
-    )
+    assert refused(saved(file), b"open sesame") is Errno.EINVAL, "nothing vouches for a file that is not encrypted"
 
 
 def test_the_same_passphrase_makes_another_file_each_time(tmp_path: Path) -> None:

@@ -47,9 +47,7 @@ def test_greedy_tokens_on_a_gpu_are_those_of_transformers(zoo: Callable[[str], P
     reference = greedy(zoo(name), prompt())
     for chunk in (1, 7, 64):
         feeder = Feeder(device)
-        processes = [
-            feeder.spawn(tokens) for tokens in (prompt(), *(prompt(seed, 9 * seed) for seed in range(1, 6)))
-        ]
+        processes = [feeder.spawn(tokens) for tokens in (prompt(), *(prompt(seed, 9 * seed) for seed in range(1, 6)))]
         assert feeder.generate(processes, DECODED, chunk)[0] == reference.tokens
         for process in processes:
             feeder.end(process)

@@ -174,9 +174,7 @@ def test_nothing_begins_while_something_is_asked(zoo: Callable[[str], Path], ste
         assert steps["early"] == 0
 
 
-def test_it_begins_only_where_it_is_known_how_all_go_on(
-    zoo: Callable[[str], Path], steps: dict[str, int]
-) -> None:
+def test_it_begins_only_where_it_is_known_how_all_go_on(zoo: Callable[[str], Path], steps: dict[str, int]) -> None:
     """Not after part of a prompt, nor at the end of the window, nor where there is no spare frame for each."""
     with opened(zoo("llama")) as device:
         feeder, process = started(device)
@@ -201,9 +199,7 @@ def test_it_begins_only_where_it_is_known_how_all_go_on(
         assert steps["early"] == 1
 
 
-def test_by_default_it_begins_early_where_a_core_is_left(
-    zoo: Callable[[str], Path], steps: dict[str, int]
-) -> None:
+def test_by_default_it_begins_early_where_a_core_is_left(zoo: Callable[[str], Path], steps: dict[str, int]) -> None:
     cores = hal.cpu().cores
     for threads in {1, cores}:
         steps.update(asked=0, early=0)
@@ -215,9 +211,7 @@ def test_by_default_it_begins_early_where_a_core_is_left(
         open_device({"early": "perhaps"})
 
 
-def test_a_step_that_copies_frames_is_computed_anew(
-    zoo: Callable[[str], Path], steps: dict[str, int]
-) -> None:
+def test_a_step_that_copies_frames_is_computed_anew(zoo: Callable[[str], Path], steps: dict[str, int]) -> None:
     with opened(zoo("llama")) as device:
         feeder, process = started(device)
         device.go_on(lambda: False)

@@ -127,9 +127,7 @@ def test_tokens_are_the_same_under_any_chunking(
         feeder.end(other)
 
 
-@pytest.mark.parametrize(
-    "name", sorted(name for name, (kind, _) in models_zoo.ZOO.items() if kind in FAMILIES)
-)
+@pytest.mark.parametrize("name", sorted(name for name, (kind, _) in models_zoo.ZOO.items() if kind in FAMILIES))
 def test_torch_too_decodes_what_the_native_decoder_knows(
     zoo: Callable[[str], Path], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,9 +212,7 @@ def test_a_model_that_computes_something_else_fails_its_trial(
 
 
 @pytest.mark.parametrize("name", ["gpt2", "phi3_longrope", "granitemoe", "qwen2_moe"])
-def test_what_bf16_rounds_refuses_no_model(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_bf16_rounds_refuses_no_model(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In bf16 no two orders of summation agree to 1e-9: fp32 decides, and leaves the model as it was loaded."""
     from llmasos.drivers.engine import torch_kind, verify
 

@@ -25,8 +25,9 @@ def test_signs_come_now_and_then_and_lines_more_rarely(caplog: pytest.LogCapture
             said(Progress(step << 20, 2_000 << 20, "model.safetensors"))
     assert signs == [0.0] * 41
     assert [record.message for record in caplog.records] == [
-        "fetching org/name: 1000 of 2000 MiB", "fetching org/name: 2000 of 2000 MiB",
-    ]  # fmt: skip
+        "fetching org/name: 1000 of 2000 MiB",
+        "fetching org/name: 2000 of 2000 MiB",
+    ]
 
 
 def test_a_download_that_nobody_waits_for_ends_and_leaves_nothing_half_made(

@@ -68,9 +68,7 @@ def build(name: str, directory: Path) -> Path:
     before = dict(models_zoo.ZOO)
     try:
         models_zoo.ZOO.update(MORE)
-        return models_zoo.build(
-            name, directory, changes={"tie_word_embeddings": True} if name == "gemma2" else None
-        )
+        return models_zoo.build(name, directory, changes={"tie_word_embeddings": True} if name == "gemma2" else None)
     finally:
         models_zoo.ZOO.clear()
         models_zoo.ZOO.update(before)
@@ -133,9 +131,7 @@ def test_a_file_of_any_items_decodes_what_transformers_decodes_with_its_dequanti
     file = convert(zoo("llama"), tmp_path / "model.gguf", kind)
     weights = GGUFWeights(gguf.read_header(file))
     model = AutoModelForCausalLM.from_pretrained(zoo("llama"), dtype=torch.float32)
-    model.load_state_dict(
-        {name: torch.from_numpy(weights.get(name).float32().copy()) for name in weights.names()}
-    )
+    model.load_state_dict({name: torch.from_numpy(weights.get(name).float32().copy()) for name in weights.names()})
     model.save_pretrained(tmp_path / "dequantised")
     reference = greedy(tmp_path / "dequantised", prompt())
     device = engine(file)
@@ -145,9 +141,7 @@ def test_a_file_of_any_items_decodes_what_transformers_decodes_with_its_dequanti
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "F16"])
-def test_loading_takes_no_more_than_was_said_before(
-    kind: str, zoo: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_loading_takes_no_more_than_was_said_before(kind: str, zoo: Callable[[str], Path], tmp_path: Path) -> None:
     file = convert(zoo("llama"), tmp_path / "model.gguf", kind)
     device = open_device({"threads": "1", "installed": "no"})
     said = device.probe(Probe(1, str(file), "")).weight_bytes
@@ -156,9 +150,7 @@ def test_loading_takes_no_more_than_was_said_before(
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("Q8_0", "int8"), ("Q4_0", "int4"), ("Q4_0", "bf16")])
-def test_quantised_files_run_in_native_forms(
-    kind: str, dtype: str, zoo: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_quantised_files_run_in_native_forms(kind: str, dtype: str, zoo: Callable[[str], Path], tmp_path: Path) -> None:
     device = engine(convert(zoo("llama"), tmp_path / "model.gguf", kind), dtype)
     feeder = Feeder(device)
     alone = feeder.generate([feeder.spawn(prompt())], DECODED)
@@ -167,9 +159,7 @@ def test_quantised_files_run_in_native_forms(
     device.unload(IMAGE)
 
 
-def test_what_a_file_says_of_itself_is_told_when_it_is_probed(
-    zoo: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_what_a_file_says_of_itself_is_told_when_it_is_probed(zoo: Callable[[str], Path], tmp_path: Path) -> None:
     file = convert(zoo("llama"), tmp_path / "model.gguf")
     device = engine(file)
     probed = device.probe(Probe(7, str(file), "fp32"))
@@ -182,9 +172,7 @@ def test_what_a_file_says_of_itself_is_told_when_it_is_probed(
     device.unload(IMAGE)
 
 
-def test_a_file_is_known_by_its_content_and_alone_in_a_directory(
-    zoo: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_file_is_known_by_its_content_and_alone_in_a_directory(zoo: Callable[[str], Path], tmp_path: Path) -> None:
     blob = convert(zoo("llama"), tmp_path / "sha256-0123")
     assert source.find(str(blob)) == blob
     (tmp_path / "dir").mkdir()
@@ -206,8 +194,12 @@ def test_an_architecture_that_is_not_known_and_a_tensor_that_is_none_of_its_own_
 ) -> None:
     file = convert(zoo("llama"), tmp_path / "model.gguf", tokens=False)
     whole = file.read_bytes()
-    file.write_bytes(whole.replace(b"general.architecture\x08\0\0\0\x05\0\0\0\0\0\0\0llama",
-                                   b"general.architecture\x08\0\0\0\x05\0\0\0\0\0\0\0lemma"))  # fmt: skip
+    file.write_bytes(
+        whole.replace(
+            b"general.architecture\x08\0\0\0\x05\0\0\0\0\0\0\0llama",
+            b"general.architecture\x08\0\0\0\x05\0\0\0\0\0\0\0lemma",
+        )
+    )
     with pytest.raises(SyscallError, match="architecture 'lemma'") as refused:
         source.read_config(file)
     assert refused.value.errno is Errno.ENOEXEC

@@ -76,9 +76,7 @@ def test_a_family_says_what_transformers_and_llama_cpp_say(name: str, made: Path
 def test_a_family_written_here_says_what_transformers_says(name: str, tmp_path: Path) -> None:
     directory, ids = gguf_zoo.build(name, tmp_path / name), _ids()
     file = convert(directory, tmp_path / f"{name}.gguf", tokens=False)
-    np.testing.assert_allclose(
-        _logits(file, "fp32", ids), _transformers(directory, ids), rtol=0, atol=TOLERANCE
-    )
+    np.testing.assert_allclose(_logits(file, "fp32", ids), _transformers(directory, ids), rtol=0, atol=TOLERANCE)
 
 
 def test_a_matrix_of_one_row_is_one_also_where_a_quantiser_left_that_dimension_out(tmp_path: Path) -> None:

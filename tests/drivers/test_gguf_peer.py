@@ -155,9 +155,7 @@ def test_in_fp32_a_file_says_what_transformers_and_llama_cpp_say(
 
     file = made / f"{name}.F32.gguf"
     ours = _logits(file, "fp32", ids)
-    model = AutoModelForCausalLM.from_pretrained(
-        made / name, dtype=torch.float32, attn_implementation="eager"
-    )
+    model = AutoModelForCausalLM.from_pretrained(made / name, dtype=torch.float32, attn_implementation="eager")
     with torch.inference_mode():
         np.testing.assert_allclose(ours, model(torch.tensor([ids])).logits[0].numpy(), rtol=0, atol=TOLERANCE)
     [theirs] = llama_cpp_peer.logits([file], ids, tmp_path, exact=True)

@@ -22,9 +22,7 @@ KEYS = {
 }
 ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd asimdhp asimddp bf16 i8mm sve\nCPU part\t: 0xd40\n"
 X86_OLD = "processor\t: 0\nmodel name\t: Some CPU @ 2GHz\nflags\t\t: fpu sse2 avx2 fma f16c\n"
-X86_AMX = (
-    "model name\t: Big CPU\nflags\t\t: avx2 avx512f avx512_bf16 avx512_vnni amx_tile amx_bf16 amx_int8\n"
-)
+X86_AMX = "model name\t: Big CPU\nflags\t\t: avx2 avx512f avx512_bf16 avx512_vnni amx_tile amx_bf16 amx_int8\n"
 
 
 def test_the_json_report_has_its_stable_keys() -> None:

@@ -163,9 +163,7 @@ def test_ping_and_heartbeat_are_answered_while_the_device_is_busy(tmp_path: Path
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "int8"])
-def test_steps_are_answered_while_a_model_is_read(
-    tmp_path: Path, model: Path, slow: Path, dtype: str
-) -> None:
+def test_steps_are_answered_while_a_model_is_read(tmp_path: Path, model: Path, slow: Path, dtype: str) -> None:
     with driver("cpu", tmp_path / "r", "threads=1") as cpu:
         cpu.send(Load(1, 9, str(model), "fp32", 8))
         cpu.wait_for(Loaded, 1)
@@ -178,9 +176,7 @@ def test_steps_are_answered_while_a_model_is_read(
         cpu.wait_for(Done, 8)
         while not cpu.wait_for(Heartbeat).busy:
             pass
-        assert not [m for m in cpu.heard if isinstance(m, Loaded | Failed)], (
-            "loads are done one after the other"
-        )
+        assert not [m for m in cpu.heard if isinstance(m, Loaded | Failed)], "loads are done one after the other"
         (slow / "go").touch()
         assert cpu.wait_for(Failed, 2).errno is Errno.EIO
         cpu.wait_for(Loaded, 3)
@@ -212,10 +208,16 @@ def test_a_driver_leaves_the_files_of_another_kernel_alone(tmp_path: Path) -> No
     place = tmp_path / "r"
     with driver("sim", place) as sim:
         holder = subprocess.Popen(
-            [sys.executable, "-c", "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); "
-             "print(flush=True); sys.stdin.read()", str(place / runtime.LOCK)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-c",
+                "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); "
+                "print(flush=True); sys.stdin.read()",
+                str(place / runtime.LOCK),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         try:
             assert holder.stdout is not None
             holder.stdout.readline()
@@ -241,8 +243,9 @@ def locked_by_another(place: Path) -> subprocess.Popen[bytes]:
         """
     holder = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script), str(place / runtime.LOCK)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert holder.stdout is not None
     holder.stdout.readline()
     return holder
@@ -270,9 +273,7 @@ def test_cleaning_waits_for_a_kernel_that_lets_go_of_its_lock_after_its_pipes(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_cleaning_gives_a_lock_up_that_is_held_for_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cleaning_gives_a_lock_up_that_is_held_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
 
     def sleep(seconds: float) -> None:
@@ -319,17 +320,22 @@ def test_a_killed_kernel_leaves_nothing_however_often_it_is_tried() -> None:
 def test_a_driver_is_gone_soon_after_its_kernel_was_killed(tmp_path: Path) -> None:
     """The parent holds the pipe; SIGKILL gives it no chance to say anything. The driver is still importing torch."""
     parent = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent("""
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent("""
             import subprocess, sys, time
             words = [sys.executable, "-m", "llmasos.drivers.host", "cpu", "--identity", "x.1",
                      "--endpoint", "ipc://" + sys.argv[1] + "/drivers.sock", "--runtime", sys.argv[1]]
             child = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
             print(child.pid, flush=True)
             time.sleep(600)
-            """), str(tmp_path)],
+            """),
+            str(tmp_path),
+        ],
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+    )
     try:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))

@@ -126,9 +126,7 @@ def test_what_was_not_used_for_long_goes_when_another_is_installed(
     tokens_of(model, store, "int4")
     assert old in files(store)
     os.utime(old, (0, 0))
-    others = [
-        store / name for name in ("llama-int4-g128.v2.safetensors", ".a-int8-0123456789abcdef.v1.2.lock")
-    ]
+    others = [store / name for name in ("llama-int4-g128.v2.safetensors", ".a-int8-0123456789abcdef.v1.2.lock")]
     for other in others:
         other.touch()
         os.utime(other, (0, 0))
@@ -201,9 +199,7 @@ def test_a_model_that_changes_while_it_is_installed_is_neither_kept_nor_run(
     assert any("changed while it was read" in line for line in messages(told, logging.WARNING))
 
 
-def test_a_store_that_cannot_be_made_is_done_without(
-    model: Path, tmp_path: Path, told: pytest.LogCaptureFixture
-) -> None:
+def test_a_store_that_cannot_be_made_is_done_without(model: Path, tmp_path: Path, told: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
     assert tokens_of(model, tmp_path / "file" / "store")[0] == tokens_of(model, "no")[0]
     assert any("cannot be kept" in line for line in messages(told, logging.WARNING))
@@ -228,9 +224,7 @@ print("loaded", flush=True)
 def loader(model: Path, store: Path, before: str = "") -> subprocess.Popen[str]:
     """Another process that loads the model when it is told to."""
     code = _LOADER.format(root=str(ROOT), store=str(store), model=str(model), before=before)
-    started = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    started = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert started.stdout
     assert started.stdout.readline() == "ready\n"
     return started
@@ -260,10 +254,7 @@ def test_an_installer_that_is_killed_leaves_no_half_file(model: Path, store: Pat
 
 
 def test_two_installers_at_once_make_one_model(model: Path, store: Path) -> None:
-    slow = (
-        "import time\nmake = installed.Store._write\n"
-        "installed.Store._write = lambda *a: (time.sleep(1), make(*a))[1]"
-    )
+    slow = "import time\nmake = installed.Store._write\ninstalled.Store._write = lambda *a: (time.sleep(1), make(*a))[1]"
     both = [loader(model, store, before=slow) for _ in range(2)]
     for one in both:
         assert one.stdin

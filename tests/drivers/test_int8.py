@@ -35,9 +35,7 @@ def test_a_row_is_bit_identical_alone_and_in_a_batch_of_sixteen(biased: bool) ->
     layer = Int8Linear(
         torch.randn(136, 96, generator=generator), torch.randn(136, generator=generator) if biased else None
     )
-    rows = (
-        torch.randn(16, 96, generator=generator) * torch.logspace(-3, 3, 16)[:, None]
-    )  # outliers beside small rows
+    rows = torch.randn(16, 96, generator=generator) * torch.logspace(-3, 3, 16)[:, None]  # outliers beside small rows
     together = layer(rows)
     for i in range(16):
         assert torch.equal(layer(rows[i : i + 1]), together[i : i + 1])
@@ -114,9 +112,7 @@ def test_a_probe_says_what_an_int8_load_then_takes(zoo: Callable[[str], Path], n
     device = open_device({"threads": "1"})
     probed = device.probe(Probe(1, str(zoo(name)), "int8"))
     loaded = device.load(Load(2, IMAGE, str(zoo(name)), "int8", 4), lambda fraction: None)
-    assert loaded.weight_bytes == pytest.approx(
-        probed.weight_bytes, rel=0.25
-    )  # tiny layers: scales weigh much here
+    assert loaded.weight_bytes == pytest.approx(probed.weight_bytes, rel=0.25)  # tiny layers: scales weigh much here
 
 
 @needs_vnni

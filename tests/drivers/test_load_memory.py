@@ -21,9 +21,7 @@ from llmasos.drivers.cpu.native import library
 
 ROOT = Path(__file__).parents[2]
 VOCAB, HIDDEN, MIDDLE, LAYERS, GROUP = 32_000, 512, 1024, 4, 128
-WORK = (
-    48 << 20
-)  # bytes: a layer's matrices before they are packed, pieces in two threads, modules imported on the way
+WORK = 48 << 20  # bytes: a layer's matrices before they are packed, pieces in two threads, modules imported on the way
 CONFIG: dict[str, Any] = {
     "model_type": "llama", "vocab_size": VOCAB, "hidden_size": HIDDEN, "intermediate_size": MIDDLE,
     "num_hidden_layers": LAYERS, "num_attention_heads": 8, "num_key_value_heads": 8, "max_position_embeddings": 512,
@@ -77,9 +75,7 @@ def _compressed(place: Path) -> Path:
             tensors[f"{name}.weight"] = (torch.rand(shape) - 0.5).to(torch.bfloat16)
             continue
         rows, inputs = shape
-        tensors[f"{name}.weight_packed"] = torch.randint(-(1 << 31), 1 << 31, (rows, inputs // 8)).to(
-            torch.int32
-        )
+        tensors[f"{name}.weight_packed"] = torch.randint(-(1 << 31), 1 << 31, (rows, inputs // 8)).to(torch.int32)
         tensors[f"{name}.weight_scale"] = torch.full((rows, inputs // GROUP), 0.01, dtype=torch.bfloat16)
         tensors[f"{name}.weight_shape"] = torch.tensor(shape)
     save_file(tensors, place / "model.safetensors")
@@ -131,9 +127,7 @@ print(said.weight_bytes + 4 * said.block_bytes, memory("VmHWM") - before)
 def took(model: Path, dtype: str, store: str) -> tuple[int, int]:
     """What was said, and what it took."""
     code = _LOADER.format(root=str(ROOT), store=store, model=str(model), dtype=dtype)
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
-    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     said, most = out.stdout.split()
     return int(said), int(most)
 

@@ -130,9 +130,7 @@ def test_an_argument_of_attention_that_would_be_ignored_is_refused(zoo: Callable
 
 
 def test_a_window_that_only_a_mask_would_know_is_refused(zoo: Callable[[str], Path]) -> None:
-    config = architecture.open_config(
-        json.loads((zoo("mistral") / "config.json").read_text()), zoo("mistral")
-    )
+    config = architecture.open_config(json.loads((zoo("mistral") / "config.json").read_text()), zoo("mistral"))
     model = architecture.build_meta(config)
     config.sliding_window = 99
     attention = model.get_submodule("model.layers.0.self_attn")
@@ -167,9 +165,7 @@ def test_a_directory_that_is_not_there_is_enoent(device: Device, path: str) -> N
     assert path in error.reason
 
 
-def test_a_hub_name_that_cannot_be_had_says_what_was_tried(
-    device: Device, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_name_that_cannot_be_had_says_what_was_tried(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -288,9 +284,7 @@ def test_a_model_of_longrope_serves_its_original_context(device: Device, zoo: Ca
     assert device.probe(Probe(1, str(zoo("phi3_longrope")), "")).context == 256
 
 
-def _run(
-    position: int = 0, tokens: list[int] | None = None, keep: int = 0, blocks: list[int] | None = None
-) -> Run:
+def _run(position: int = 0, tokens: list[int] | None = None, keep: int = 0, blocks: list[int] | None = None) -> Run:
     tokens = [1, 2] if tokens is None else tokens
     return Run(9, IMAGE, position, tokens, keep, [0] if blocks is None else blocks)
 
@@ -308,9 +302,7 @@ def _run(
         (Run(9, IMAGE, 4, [1], 0, [0], history=[1, 2]), "history"),
     ],
 )
-def test_a_run_that_cannot_be_is_its_own_error_and_no_others(
-    zoo: Callable[[str], Path], run: Run, words: str
-) -> None:
+def test_a_run_that_cannot_be_is_its_own_error_and_no_others(zoo: Callable[[str], Path], run: Run, words: str) -> None:
     device = engine(zoo("llama"), frames=4)
     good = Run(8, IMAGE, 0, [5, 6], 0, [1], Sample(Sampler(), 2, True))
     results = device.step(Step(1, [run, good])).results
@@ -423,9 +415,7 @@ def test_files_that_change_while_they_are_read_are_not_loaded(device: Device, co
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
-def test_what_is_loaded_does_not_change_with_its_files(
-    zoo: Callable[[str], Path], tmp_path: Path, kind: str
-) -> None:
+def test_what_is_loaded_does_not_change_with_its_files(zoo: Callable[[str], Path], tmp_path: Path, kind: str) -> None:
     there = shutil.copytree(zoo(kind), tmp_path / "model")
     device = engine(there)
     before = Feeder(device).generate([Feeder(device).spawn([1, 2, 3])], 8, 64)

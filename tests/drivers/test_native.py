@@ -120,9 +120,7 @@ def test_an_eight_bit_product_is_exact_on_every_instruction_set(
 
 
 @settings(deadline=None, max_examples=40)
-@given(
-    columns=st.integers(1, 100), inputs=st.integers(1, 300), rows=st.integers(1, 9), seed=st.integers(0, 99)
-)
+@given(columns=st.integers(1, 100), inputs=st.integers(1, 300), rows=st.integers(1, 9), seed=st.integers(0, 99))
 def test_a_four_bit_product_is_that_of_its_weights(columns: int, inputs: int, rows: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(columns, inputs, generator=generator)
@@ -140,9 +138,7 @@ def test_a_four_bit_product_is_that_of_its_weights(columns: int, inputs: int, ro
 
 @settings(deadline=None, max_examples=40)
 @given(columns=st.integers(1, 20), inputs=st.integers(1, 130), seed=st.integers(0, 99))
-def test_a_scale_of_four_bits_is_at_least_as_good_as_the_plain_one(
-    columns: int, inputs: int, seed: int
-) -> None:
+def test_a_scale_of_four_bits_is_at_least_as_good_as_the_plain_one(columns: int, inputs: int, seed: int) -> None:
     """The plain one keeps the value of the greatest magnitude; compared by squared error, group by group."""
     weight = torch.randn(columns, inputs, generator=torch.Generator().manual_seed(seed))
     dense = unpacked(Packed(weight, None, "int4"))[:columns]
@@ -247,9 +243,7 @@ def test_no_bit_depends_on_neighbours_chunks_threads_or_frames(
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize(("dtype", "kv"), [("int8", "bf16"), ("int4", "bf16"), ("int8", "int8")])
-def test_it_computes_what_transformers_computes(
-    zoo: Callable[[str], Path], name: str, dtype: str, kv: str
-) -> None:
+def test_it_computes_what_transformers_computes(zoo: Callable[[str], Path], name: str, dtype: str, kv: str) -> None:
     """Against transformers' own fp32 with the weights as they are after rounding, so what remains is the rounding of
     activations: some hundredths for these networks with large weights. A wrong sign, norm or window gives 1 and more."""
     from transformers import AutoModelForCausalLM
@@ -353,9 +347,7 @@ def test_what_is_no_number_reaches_the_result(
     """A broken weight must show as an error of the run, as with torch, and not as some token."""
     if not native().has(isa):
         pytest.skip(f"this CPU has no {isa}")
-    built = image(
-        zoo(name), "int8", kind=NativeKind(Library(native().path, isa), 1), weights=Spoilt(zoo(name), *spoil)
-    )
+    built = image(zoo(name), "int8", kind=NativeKind(Library(native().path, isa), 1), weights=Spoilt(zoo(name), *spoil))
     runs = [Run(0, 0, 0, [5, 6, 8], 0, [0]), Run(1, 0, 0, [5, 7, 8], 0, [1])]
     contexts = [Context(0), Context(0)]
     for run, context in zip(runs, contexts, strict=True):

@@ -91,11 +91,15 @@ def test_fields_that_are_absent_have_the_defaults_of_transformers(kind: str, tmp
     wanted = theirs({"model_type": kind}, tmp_path)
     heads = wanted.num_attention_heads
     assert (ours.vocab, ours.hidden, ours.middle) == (
-        wanted.vocab_size, wanted.hidden_size, wanted.intermediate_size,
-    )  # fmt: skip
+        wanted.vocab_size,
+        wanted.hidden_size,
+        wanted.intermediate_size,
+    )
     assert (ours.layers, ours.heads, ours.kv_heads) == (
-        wanted.num_hidden_layers, heads, wanted.num_key_value_heads,
-    )  # fmt: skip
+        wanted.num_hidden_layers,
+        heads,
+        wanted.num_key_value_heads,
+    )
     assert ours.head_dim == (getattr(wanted, "head_dim", None) or wanted.hidden_size // heads)
     assert (ours.context, ours.epsilon) == (wanted.max_position_embeddings, wanted.rms_norm_eps)
     assert ours.tied == wanted.tie_word_embeddings
@@ -229,6 +233,4 @@ def test_what_makes_no_sense_is_eio_and_named(more: dict[str, Any]) -> None:
         native.read(small("llama", **more), "/m/config.json")
     assert caught.value.errno is Errno.EIO
     name = next(iter(more))
-    assert {"head_dim": "a head of 7", "rope_scaling": "rope_parameters"}.get(
-        name, name
-    ) in caught.value.reason
+    assert {"head_dim": "a head of 7", "rope_scaling": "rope_parameters"}.get(name, name) in caught.value.reason

@@ -24,7 +24,7 @@ from llmasos.drivers.cpu.native.packing import (
     pack_as_is,
     packed_bytes,
     stack,
-)  # fmt: skip
+)
 from llmasos.drivers.engine.contexts import Context
 from llmasos.drivers.engine.image import Frames
 from llmasos.drivers.protocol import BLOCK_TOKENS, Run
@@ -37,7 +37,7 @@ from tests.drivers.test_native import (
     instruction_sets,
     logits_of,
     native,
-)  # fmt: skip
+)
 
 GROUPS = (32, 64, 128, 0)  # 0: the whole column
 
@@ -66,9 +66,7 @@ class Held:
         if at.bits == 32:
             return _columns(self.array(at.data, np.float32, rows // LANES, wide, LANES, 1))
         if at.bits == 16:
-            return _columns(
-                bfloat16_to_float32(self.array(at.data, np.uint16, rows // LANES, wide // 2, LANES, 2))
-            )
+            return _columns(bfloat16_to_float32(self.array(at.data, np.uint16, rows // LANES, wide // 2, LANES, 2)))
         if at.bits == 8:
             whole = _columns(self.array(at.data, np.int8, rows // LANES, wide // 4, LANES, 4))
         else:
@@ -171,9 +169,7 @@ sizes = {
 }
 
 
-def inputs_of(
-    rows: int, inputs: int, columns: int, biased: bool, seed: int
-) -> tuple[np.ndarray, np.ndarray | None]:
+def inputs_of(rows: int, inputs: int, columns: int, biased: bool, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
     rng = np.random.default_rng(seed + 1000)
     x = rng.standard_normal((rows, inputs)) * np.logspace(-3, 3, rows)[:, None]
     bias = rng.standard_normal(columns).astype(np.float32) if biased else None
@@ -199,9 +195,12 @@ def test_a_product_is_that_of_its_weights_in_every_form(
 
 @settings(deadline=None, max_examples=60)
 @given(
-    **sizes, bits=st.sampled_from((8, 4)), group=st.sampled_from(GROUPS),
-    kind=st.sampled_from(("fp16", "bf16", "fp32")), zeros=st.booleans(),
-)  # fmt: skip
+    **sizes,
+    bits=st.sampled_from((8, 4)),
+    group=st.sampled_from(GROUPS),
+    kind=st.sampled_from(("fp16", "bf16", "fp32")),
+    zeros=st.booleans(),
+)
 def test_the_integers_of_a_checkpoint_are_held_exactly_and_multiplied_so(
     columns: int,
     inputs: int,
@@ -310,9 +309,7 @@ def test_eight_and_four_bits_are_those_that_torch_gives(seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_in_fp32_logits_and_greedy_tokens_are_those_of_transformers(
-    zoo: Callable[[str], Path], name: str
-) -> None:
+def test_in_fp32_logits_and_greedy_tokens_are_those_of_transformers(zoo: Callable[[str], Path], name: str) -> None:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(zoo(name), attn_implementation="eager", dtype=torch.float32)
@@ -370,9 +367,7 @@ def greatest(built: Frames, tokens: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("form", ["fp32", "bf16"])
-def test_the_greatest_is_that_of_the_logits_on_every_instruction_set(
-    zoo: Callable[[str], Path], form: str
-) -> None:
+def test_the_greatest_is_that_of_the_logits_on_every_instruction_set(zoo: Callable[[str], Path], form: str) -> None:
     tokens, seen = prompt(4, 30), []
     for isa in instruction_sets():
         built = image(zoo("gemma2"), form, kind=NativeKind(Library(native().path, isa), 2))

@@ -80,9 +80,12 @@ class Quantised(Other):
         values = np.clip(np.rint(groups / scale[..., None]) + zero[..., None], low, high)
         kind = np.uint8 if self._bits == 4 else np.int8
         return Packed(
-            self._bits, self._group or weight.shape[1], values.reshape(weight.shape).astype(kind), scale,
+            self._bits,
+            self._group or weight.shape[1],
+            values.reshape(weight.shape).astype(kind),
+            scale,
             zero.astype(np.int8),
-        )  # fmt: skip
+        )
 
 
 @needs_native
@@ -109,9 +112,7 @@ def test_integers_of_a_checkpoint_are_taken_as_they_are(
 
 @needs_native
 @pytest.mark.parametrize("plain", ["k_proj", "up_proj", "layers.1."])
-def test_where_not_all_parts_are_integers_the_values_are_packed(
-    zoo: Callable[[str], Path], plain: str
-) -> None:
+def test_where_not_all_parts_are_integers_the_values_are_packed(zoo: Callable[[str], Path], plain: str) -> None:
     weights = Quantised(zoo("llama"), 8, 32, plain)
     tokens = prompt(3, 40)
     exact = np.stack(logits_of(image(zoo("llama"), "fp32", weights=weights), [tokens], lambda i: 40)[0])

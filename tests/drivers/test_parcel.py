@@ -83,8 +83,7 @@ def test_one_that_could_not_be_written_is_not_held(monkeypatch: pytest.MonkeyPat
 
 def test_a_writer_that_is_killed_leaves_nothing_and_a_reader_keeps_what_it_has_opened(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from tests.drivers.test_parcel import made\n"
-        "print(made()[0], flush=True); time.sleep(600)\n"
+        "import sys, time; from tests.drivers.test_parcel import made\nprint(made()[0], flush=True); time.sleep(600)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None

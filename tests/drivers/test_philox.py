@@ -42,6 +42,4 @@ def test_numbers_are_uniform() -> None:
         cells = [0] * 64
         for number in numbers:
             cells[int(number * 64)] += 1
-        assert (
-            sum((cell - 100) ** 2 / 100 for cell in cells) < 103.4
-        )  # the 0.999 quantile with 63 degrees of freedom
+        assert sum((cell - 100) ** 2 / 100 for cell in cells) < 103.4  # the 0.999 quantile with 63 degrees of freedom

@@ -28,9 +28,10 @@ class Readings:
         self.disk, self.disk_end = os.pipe()  # a read from it stands still until the test writes
         self.go = threading.Event()
         self.reader = Reader(
-            self._act, lambda request, outcome: self.answers.put((request.ref, outcome)),
+            self._act,
+            lambda request, outcome: self.answers.put((request.ref, outcome)),
             lambda ref, fraction: self.told.append((ref, fraction)),
-        )  # fmt: skip
+        )
 
     def _act(self, request: Request, report: Report) -> object:
         self.begun.put(request.ref)

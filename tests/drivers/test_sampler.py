@@ -29,9 +29,7 @@ def sample(
     return rules.sample(rows.numpy(), wanted, logs or [None] * len(rows))
 
 
-def draw(
-    row: torch.Tensor, sampler: Sampler, log: list[int] | None = None, draws: int = DRAWS
-) -> torch.Tensor:
+def draw(row: torch.Tensor, sampler: Sampler, log: list[int] | None = None, draws: int = DRAWS) -> torch.Tensor:
     """How often each id comes in as many draws, each at a position of its own."""
     ids = np.array(log) if log else None
     counts = torch.zeros(len(row))
@@ -98,9 +96,7 @@ def test_tokens_are_distributed_as_they_should(sampler: Sampler) -> None:
 
 
 def test_the_chi_square_notices_a_wrong_temperature() -> None:
-    statistic, quantile = chi_square(
-        draw(logits(), Sampler(temperature=1.0)), exact(logits(), Sampler(temperature=1.15))
-    )
+    statistic, quantile = chi_square(draw(logits(), Sampler(temperature=1.0)), exact(logits(), Sampler(temperature=1.15)))
     assert statistic > quantile
 
 
@@ -140,15 +136,9 @@ def test_a_token_depends_on_its_own_row_seed_and_position_only() -> None:
 
 def test_the_number_of_a_token_is_that_of_its_seed_and_position() -> None:
     row = torch.zeros(1, 1000)
-    first = [
-        sample(row, [Sample(Sampler(temperature=1.0, seed=5), p, True)], [None])[0].token for p in range(20)
-    ]
-    again = [
-        sample(row, [Sample(Sampler(temperature=1.0, seed=5), p, True)], [None])[0].token for p in range(20)
-    ]
-    other = [
-        sample(row, [Sample(Sampler(temperature=1.0, seed=6), p, True)], [None])[0].token for p in range(20)
-    ]
+    first = [sample(row, [Sample(Sampler(temperature=1.0, seed=5), p, True)], [None])[0].token for p in range(20)]
+    again = [sample(row, [Sample(Sampler(temperature=1.0, seed=5), p, True)], [None])[0].token for p in range(20)]
+    other = [sample(row, [Sample(Sampler(temperature=1.0, seed=6), p, True)], [None])[0].token for p in range(20)]
     assert first == again
     assert first != other
     assert len(set(first)) > 15
@@ -196,9 +186,7 @@ def test_a_penalty_without_the_log_is_an_error_of_its_row_only() -> None:
     assert not sound.error
 
 
-@pytest.mark.parametrize(
-    "how", [Sampler(temperature=t, top_p=p) for t in (9e-7, 1e-46, 5e-324) for p in (1.0, 0.5)]
-)
+@pytest.mark.parametrize("how", [Sampler(temperature=t, top_p=p) for t in (9e-7, 1e-46, 5e-324) for p in (1.0, 0.5)])
 def test_a_tiny_temperature_is_greedy(how: Sampler) -> None:
     row = logits()[None] * 1e-30  # where even a small temperature would leave a choice
     want = Sample(how, 3, True)
@@ -265,9 +253,7 @@ def test_sampling_is_total(
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    size=st.integers(1, 9000), count=st.integers(1, 300), levels=st.integers(1, 50), seed=st.integers(0, 99)
-)
+@given(size=st.integers(1, 9000), count=st.integers(1, 300), levels=st.integers(1, 50), seed=st.integers(0, 99))
 def test_the_greatest_are_those_of_a_stable_sort(size: int, count: int, levels: int, seed: int) -> None:
     values = np.random.default_rng(seed).integers(0, levels, size).astype(np.float32)
     order = np.argsort(-values, kind="stable")

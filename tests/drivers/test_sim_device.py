@@ -65,17 +65,13 @@ def step(device: SimDevice, *runs: Run, copies: list[Copy] | None = None) -> Ste
     return device.step(Step(1, list(runs), copies or []))
 
 
-def decode(
-    device: SimDevice, ctx: int, log: list[int], table: list[int], count: int, sampler: Sampler
-) -> list[int]:
+def decode(device: SimDevice, ctx: int, log: list[int], table: list[int], count: int, sampler: Sampler) -> list[int]:
     """Drive one context by hand: the prompt in one run, then token after token."""
     out = list(log)
     token = step(device, run(ctx, 0, log, table, sampler=sampler)).results[0].token
     out.append(token)
     for _ in range(count - 1):
-        result = step(device, run(ctx, len(out) - 1, out[-1:], [], keep=len(table), sampler=sampler)).results[
-            0
-        ]
+        result = step(device, run(ctx, len(out) - 1, out[-1:], [], keep=len(table), sampler=sampler)).results[0]
         assert result.error == ""
         out.append(result.token)
     return out[len(log) :]
@@ -399,9 +395,7 @@ def test_without_a_time_scale_nothing_is_slept_and_costs_are_still_reported() ->
         ({"hang_token": 6}, Hung),
     ],
 )
-def test_deaths_and_hangs_happen_where_they_were_asked_for(
-    options: dict[str, int], raised: type[Exception]
-) -> None:
+def test_deaths_and_hangs_happen_where_they_were_asked_for(options: dict[str, int], raised: type[Exception]) -> None:
     device = loaded(**options)
     step(device, run(1, 0, [5], [0]))
     with pytest.raises(raised):

@@ -100,9 +100,7 @@ def loaded(model: Path, store: Path, dtype: str, share: float, **options: str) -
 
 def said(device: Engine, *, idle: bool = False) -> tuple[list[list[int]], list[object]]:
     feeder = Feeder(device, frames=FRAMES, idle=idle)
-    processes = [
-        feeder.spawn(prompt(seed, 20 + 9 * seed), Sampler(temperature=1.0, seed=seed)) for seed in range(3)
-    ]
+    processes = [feeder.spawn(prompt(seed, 20 + 9 * seed), Sampler(temperature=1.0, seed=seed)) for seed in range(3)]
     tokens = feeder.generate(processes, 12, chunk=[7, 30], logprobs=0 if idle else 3)
     return tokens, [process.logprobs for process in processes]
 
@@ -137,9 +135,7 @@ def test_layers_are_read_ahead_in_every_step_where_memory_is_short_else_once(
     if short:
         deadline = time.monotonic() + PATIENCE
         while native_image(streamed).layers_read <= 3 * count and time.monotonic() < deadline:
-            said(
-                streamed
-            )  # some fifteen steps, of tiny layers that may be computed before they are read ahead
+            said(streamed)  # some fifteen steps, of tiny layers that may be computed before they are read ahead
         assert native_image(streamed).layers_read > 3 * count
     else:
         for _ in range(3):
@@ -149,9 +145,7 @@ def test_layers_are_read_ahead_in_every_step_where_memory_is_short_else_once(
 
 
 @needs_native
-def test_steps_that_are_given_up_do_not_confuse_who_reads_ahead(
-    deep: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_steps_that_are_given_up_do_not_confuse_who_reads_ahead(deep: Callable[[str], Path], tmp_path: Path) -> None:
     whole, _ = loaded(deep("qwen3"), tmp_path, "int8", 1)
     wanted = said(whole)[0]
     streamed, _ = loaded(deep("qwen3"), tmp_path, "int8", 0.4, early="yes", threads="1")
@@ -229,9 +223,7 @@ def test_who_reads_ahead_ends_when_it_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "int8"])
-def test_frames_and_contexts_outlive_the_weights(
-    zoo: Callable[[str], Path], tmp_path: Path, dtype: str
-) -> None:
+def test_frames_and_contexts_outlive_the_weights(zoo: Callable[[str], Path], tmp_path: Path, dtype: str) -> None:
     model = str(zoo("qwen3"))
 
     def device() -> Engine:

@@ -121,9 +121,7 @@ def test_pieces_of_moves_are_copies_of_one_shelf(ends: list[tuple[int, int, int]
 
 @settings(deadline=None, max_examples=60)
 @given(at=st.integers(0, STRIDE - 1), bit=st.integers(0, 7))
-def test_a_flipped_bit_is_never_taken_back(
-    tmp_path_factory: pytest.TempPathFactory, at: int, bit: int
-) -> None:
+def test_a_flipped_bit_is_never_taken_back(tmp_path_factory: pytest.TempPathFactory, at: int, bit: int) -> None:
     with closing(SwapFile(tmp_path_factory.mktemp("swap"), SIZE)) as file:
         places = DiskPlaces(file, 4, BYTES)
         places.write(1, 2, frame(1))
@@ -229,11 +227,7 @@ def opened(model: Path, dtype: str, tmp_path: Path, tier: str = "disk", **option
 
 @pytest.mark.parametrize(
     ("dtype", "tier", "idle"),
-    [
-        (dtype, tier, idle)
-        for dtype in DTYPES
-        for tier, idle in (("disk", False), ("disk", True), ("host", False))
-    ],
+    [(dtype, tier, idle) for dtype in DTYPES for tier, idle in (("disk", False), ("disk", True), ("host", False))],
 )
 def test_contexts_that_take_turns_in_the_frames_say_what_they_would_have_said(
     zoo: Callable[[str], Path], tmp_path: Path, dtype: str, tier: str, idle: bool
@@ -257,9 +251,7 @@ def test_contexts_that_take_turns_in_the_frames_say_what_they_would_have_said(
     assert [made[first.ctx], made[second.ctx]] == wanted
 
 
-def test_what_was_changed_in_the_file_is_lost_and_nothing_else(
-    zoo: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_what_was_changed_in_the_file_is_lost_and_nothing_else(zoo: Callable[[str], Path], tmp_path: Path) -> None:
     device = opened(zoo("llama"), "fp32", tmp_path)
     assert isinstance(device, Engine)
     feeder = Feeder(device, FRAMES)

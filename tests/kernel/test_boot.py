@@ -194,9 +194,7 @@ def test_a_detached_kernel_that_cannot_boot_says_why(tmp_path: Path) -> None:
 
 def test_of_two_that_are_detached_at_the_same_moment_one_says_that_it_runs(tmp_path: Path) -> None:
     start = [*command(tmp_path, "--no-journal"), "--detach"]
-    both = [
-        subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    both = [subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     try:
         said = [each.communicate(timeout=PATIENCE) for each in both]
         assert sorted(each.returncode for each in both) == [0, 1]
@@ -322,9 +320,7 @@ def test_a_journal_is_kept_unless_nobody_wants_it(
     (tmp_path / "c.toml").write_text(text)
     built = config.build(config.read(str(tmp_path / "c.toml")), over, tmp_path / "RUN", "1")
     found = built.journal
-    assert (found.directory if found else None) == (
-        str(tmp_path / "RUN") if directory == "RUN" else directory
-    )
+    assert (found.directory if found else None) == (str(tmp_path / "RUN") if directory == "RUN" else directory)
     assert (found is None or found.fsync, built.grace) == (found is None or "interval", 30.0)
 
 
@@ -341,9 +337,7 @@ def test_sizes_have_units(text: str, size: int) -> None:
     assert config.size(text, "x") == size
 
 
-def test_models_are_found_in_the_directories_of_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_are_found_in_the_directories_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two", "not-a-model"):
         (tmp_path / "all" / name).mkdir(parents=True)
     for name in ("all/one", "all/two", "single"):

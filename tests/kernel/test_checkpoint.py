@@ -61,9 +61,7 @@ def spawn(sim: Simulation, program: Prog, tokens: list[int] | None = None, **mor
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=["greedy", "sampled"])
 @pytest.mark.parametrize("kv", [True, False], ids="kv={}".format)
 @pytest.mark.parametrize("tokens", [0, 1, 16, 17, 40, 48])
-def test_another_kernel_goes_on_with_the_same_tokens(
-    file: str, sampler: Sampler, kv: bool, tokens: int
-) -> None:
+def test_another_kernel_goes_on_with_the_same_tokens(file: str, sampler: Sampler, kv: bool, tokens: int) -> None:
     sim = simulate()
     program = sim.program()
     log = [3, *range(tokens)][: max(1, tokens)]
@@ -172,9 +170,7 @@ def test_a_model_that_is_called_otherwise_here_is_found_by_its_path_or_named(fil
     assert named.model == "sim:2m"
     assert named.table.cached == 0, "another model's KV"
     assert "model was sim, is sim:2m" in said(other)
-    assert again.call(Decode(named.pid, 5)).tokens == other.continuation(
-        PROMPT, 5, named.sampler, name="sim:2m"
-    )
+    assert again.call(Decode(named.pid, 5)).tokens == other.continuation(PROMPT, 5, named.sampler, name="sim:2m")
     with pytest.raises(SyscallError) as caught:
         again.call(Restore(file, model="nowhere"))
     assert caught.value.errno is Errno.ENOENT
@@ -317,9 +313,7 @@ def test_kv_that_lies_below_or_is_shared_is_in_the_image(file: str) -> None:
         restored = again.call(Restore(name))
         assert row(other, restored).table.cached == 93
         log = list(row(other, restored).log)
-        assert again.call(Decode(restored, 20)).tokens == sim.continuation(
-            log, 20, row(other, restored).sampler
-        )
+        assert again.call(Decode(restored, 20)).tokens == sim.continuation(log, 20, row(other, restored).sampler)
         assert pid
 
 
@@ -338,9 +332,7 @@ def test_what_others_share_is_not_read_from_the_file(file: str) -> None:
     restored = again.call(Restore(file))
     fresh = again.call(Spawn("sim", tokens=PROMPT))
     other.run_idle()
-    assert row(other, fresh).table.frames[:2] == row(other, restored).table.frames[:2], (
-        "its blocks have names"
-    )
+    assert row(other, fresh).table.frames[:2] == row(other, restored).table.frames[:2], "its blocks have names"
 
 
 def test_frames_are_taken_from_nobody_who_runs(file: str) -> None:
@@ -357,9 +349,7 @@ def test_frames_are_taken_from_nobody_who_runs(file: str) -> None:
     assert row(other, busy).account.preemptions == 0
     assert 0 < row(other, restored).table.cached < 149
     assert "there are no frames" in said(other)
-    assert again.call(Decode(restored, 9)).tokens == sim.continuation(
-        list(range(150)), 9, row(sim, pid).sampler
-    )
+    assert again.call(Decode(restored, 9)).tokens == sim.continuation(list(range(150)), 9, row(sim, pid).sampler)
     other.run_until(lambda: decoding.done)
     assert decoding.value.tokens == sim.continuation([5] * 100, 60, row(other, busy).sampler)
 
@@ -557,9 +547,7 @@ def test_a_restore_can_be_taken_back_at_any_moment(file: str, after: float, how:
     sim.run_idle()
     llms = [p for p in sim.kernel.table if isinstance(p, LLMProcess)]
     assert len(llms) == 2
-    assert not any(
-        image.imports for device in sim.kernel.devices.values() for image in device.images.values()
-    )
+    assert not any(image.imports for device in sim.kernel.devices.values() for image in device.images.values())
 
 
 def test_a_checkpoint_can_be_taken_back_and_outlives_its_process(file: str) -> None:
@@ -595,9 +583,7 @@ def test_frames_for_kv_on_its_way_go_to_whoever_cannot_run_otherwise(file: str) 
     assert "others needed its frames" in said(other)
     assert again.call(Decode(busy, 5)).tokens == sim.continuation([5] * 180, 5, row(other, busy).sampler)
     restored = restoring.value
-    assert again.call(Decode(restored, 5)).tokens == sim.continuation(
-        list(range(180)), 5, row(sim, pid).sampler
-    )
+    assert again.call(Decode(restored, 5)).tokens == sim.continuation(list(range(180)), 5, row(sim, pid).sampler)
 
 
 # --- everything at once ---------------------------------------------------------------------------------------------
@@ -647,9 +633,7 @@ class Images(Core):
                     self.heads[path] = image_in(path)
                     assert future.value.kv_tokens <= future.value.tokens
                 else:
-                    assert future.errno in (Errno.ESRCH, Errno.EBUSY, Errno.EINTR, Errno.ERESTART), (
-                        future.reply
-                    )
+                    assert future.errno in (Errno.ESRCH, Errno.EBUSY, Errno.EINTR, Errno.ERESTART), future.reply
         for restored in list(self.restoring):
             if restored.done:
                 self.restoring.remove(restored)

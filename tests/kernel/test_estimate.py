@@ -120,9 +120,7 @@ kinds = st.sampled_from(["unused", "asleep", "asleep", "pinned", "unneeded"])
     room=st.integers(4, 24),
     kv=st.integers(1, 4),
 )
-def test_who_it_says_would_go_is_who_goes(
-    models: list[tuple[int, str]], wanted: int, room: int, kv: int
-) -> None:
+def test_who_it_says_would_go_is_who_goes(models: list[tuple[int, str]], wanted: int, room: int, kv: int) -> None:
     """The oracle is the page-in itself. `kv`: how many models' frames there is memory for."""
     sim = memory(room * MB)
     sim.kernel.devices["sim0"].config.kv_bytes = kv * 512 * FRAME_BYTES

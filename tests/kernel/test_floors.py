@@ -45,12 +45,8 @@ def imports() -> dict[str, set[str]]:
 def test_no_circle_of_imports_is_larger_than_the_files_of_types() -> None:
     graph = {name: others - {name} for name, others in imports().items()}
     graph["types"] = {other for name in TYPES for other in graph.pop(name)} - TYPES
-    whole = {
-        name: {"types" if other in TYPES else other for other in others} for name, others in graph.items()
-    }
-    order = list(
-        graphlib.TopologicalSorter(whole).static_order()
-    )  # raises CycleError, which names the circle
+    whole = {name: {"types" if other in TYPES else other for other in others} for name, others in graph.items()}
+    order = list(graphlib.TopologicalSorter(whole).static_order())  # raises CycleError, which names the circle
     assert order[-1].startswith("llmasos.kernel.edge")
 
 

@@ -587,9 +587,7 @@ def test_a_rate_of_tokens_holds_for_all_of_a_group_together() -> None:
         program.start(Decode(pid, 400, [], None, wait=False))
     sim.run_for(4.0)
     tokens = stat(program, "/a").tokens - before
-    assert tokens <= 100 * (sim.now - began) + 100 + 3, (
-        "the rate, a burst of a second, and the step that ends it"
-    )
+    assert tokens <= 100 * (sim.now - began) + 100 + 3, "the rate, a burst of a second, and the step that ends it"
     assert tokens >= 100 * (sim.now - began) * 0.95
     shares = [row(sim, pid).account.decoded for pid in pids]
     assert max(shares) - min(shares) <= 0.2 * sum(shares)

@@ -34,9 +34,7 @@ TestGuessing = Guessing.TestCase
 TestGuessing.settings = Core.TestCase.settings
 
 
-@pytest.mark.parametrize(
-    "sampler", [Sampler(), Sampler(temperature=1.0, seed=3), Sampler(top_k=5, temperature=2.0)]
-)
+@pytest.mark.parametrize("sampler", [Sampler(), Sampler(temperature=1.0, seed=3), Sampler(top_k=5, temperature=2.0)])
 def test_tokens_are_the_same_and_steps_are_fewer(sampler: Sampler) -> None:
     sim = guessing()
     program = sim.program()

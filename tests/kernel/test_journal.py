@@ -265,10 +265,7 @@ def test_a_ticket_that_nobody_gave_is_of_nobody() -> None:
     reboot(sim)
     for shown in forged:
         stranger = sim.connection()
-        assert (
-            fails(lambda shown=shown, stranger=stranger: stranger.call(Attach(ticket=shown))).errno
-            is Errno.ESRCH
-        )
+        assert fails(lambda shown=shown, stranger=stranger: stranger.call(Attach(ticket=shown))).errno is Errno.ESRCH
         assert fails(lambda stranger=stranger: stranger.call(Null())).errno is Errno.EPERM
     program.come_back()
 

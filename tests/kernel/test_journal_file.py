@@ -96,9 +96,7 @@ def test_a_last_write_cut_short_at_any_byte_is_cut_off(tmp_path: Path, frames: l
         assert reopen(tmp_path)[1] == []
 
 
-def test_a_flipped_byte_anywhere_leaves_all_that_stands_before_it(
-    tmp_path: Path, frames: list[Frame]
-) -> None:
+def test_a_flipped_byte_anywhere_leaves_all_that_stands_before_it(tmp_path: Path, frames: list[Frame]) -> None:
     whole = write(tmp_path, frames)
     secret = reopen(tmp_path)[0].secret
     bounds = [len(whole)]  # where the frames begin, from the last one
@@ -126,9 +124,7 @@ def test_a_flipped_byte_anywhere_leaves_all_that_stands_before_it(
         assert not notes
 
 
-def test_damage_before_the_first_frame_begins_anew_and_keeps_the_file(
-    tmp_path: Path, frames: list[Frame]
-) -> None:
+def test_damage_before_the_first_frame_begins_anew_and_keeps_the_file(tmp_path: Path, frames: list[Frame]) -> None:
     whole = write(tmp_path, frames)
     damaged = bytearray(whole)
     damaged[len(header()) + 20] ^= 1
@@ -158,9 +154,7 @@ def test_another_version_and_another_program_s_file_are_refused_and_not_touched(
     assert os.listdir(tmp_path) == [NAME]
 
 
-def test_a_link_leads_to_the_journal_it_names_with_its_lock_and_its_place(
-    tmp_path: Path, frames: list[Frame]
-) -> None:
+def test_a_link_leads_to_the_journal_it_names_with_its_lock_and_its_place(tmp_path: Path, frames: list[Frame]) -> None:
     kept, place = tmp_path / "kept", tmp_path / "run"
     write(kept, frames)
     place.mkdir()

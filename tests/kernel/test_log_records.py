@@ -74,9 +74,7 @@ TALK = [(0, b"system"), (0, b"tools"), (3, b"user"), (9, b"switch")]
     ),
     position=st.integers(0, 40),
 )
-def test_records_are_a_list_that_is_cut_by_position(
-    steps: list[tuple[str, int, list[bytes]]], position: int
-) -> None:
+def test_records_are_a_list_that_is_cut_by_position(steps: list[tuple[str, int, list[bytes]]], position: int) -> None:
     records, model, length = LogRecords(), list[tuple[int, bytes]](), 0
     for what, number, blobs in steps:
         if what == "add":
@@ -91,9 +89,7 @@ def test_records_are_a_list_that_is_cut_by_position(
         records.journaled = len(records.rows)
     assert [(row.position, row.data) for row in records.rows] == model
     assert records.bytes == sum(len(blob) for _, blob in model)
-    assert [(row.position, row.data) for row in records.since(position)] == [
-        row for row in model if row[0] >= position
-    ]
+    assert [(row.position, row.data) for row in records.since(position)] == [row for row in model if row[0] >= position]
 
 
 # --- by system calls ------------------------------------------------------------------------------------------------
@@ -110,12 +106,8 @@ def test_a_record_stands_where_the_tokens_it_came_with_begin() -> None:
     assert program.call(Getinfo(pid)).record_bytes == len("systemtoolsuserswitch")
 
 
-@pytest.mark.parametrize(
-    ("length", "left"), [(9, 3), (8, 3), (4, 3), (3, 2), (2, 2), (1, 2), (0, 0)], ids="{}".format
-)
-def test_a_cut_takes_the_records_of_the_tokens_it_takes_and_those_where_it_cuts(
-    length: int, left: int
-) -> None:
+@pytest.mark.parametrize(("length", "left"), [(9, 3), (8, 3), (4, 3), (3, 2), (2, 2), (1, 2), (0, 0)], ids="{}".format)
+def test_a_cut_takes_the_records_of_the_tokens_it_takes_and_those_where_it_cuts(length: int, left: int) -> None:
     program = simulate().program()
     pid = talk(program)
     program.call(Truncate(pid, length))

@@ -321,9 +321,7 @@ class Core(RuleBasedStateMachine):
         proc = self.proc(who)
         if self.busy(proc):
             return
-        result = self.try_call(
-            self.prog(i), Exec(proc.pid, model, tokens, records=records if tokens is not None else [])
-        )
+        result = self.try_call(self.prog(i), Exec(proc.pid, model, tokens, records=records if tokens is not None else []))
         if result is None:
             proc.model = model
             if tokens is not None:
@@ -460,9 +458,7 @@ class Core(RuleBasedStateMachine):
 
     @precondition(lambda self: self.procs)
     @rule(i=which, who=which, tokens=prompts, records=blobs, actions=st.integers(0, 3))
-    def kernel_dies_in_a_feed(
-        self, i: int, who: int, tokens: list[int], records: list[bytes], actions: int
-    ) -> None:
+    def kernel_dies_in_a_feed(self, i: int, who: int, tokens: list[int], records: list[bytes], actions: int) -> None:
         """What was written is not done twice, what was not is done when the call is made again."""
         proc, program = self.proc(who), self.prog(i)
         if self.busy(proc):
@@ -571,9 +567,7 @@ class Core(RuleBasedStateMachine):
         assert row is None or proc.wanted is None
         if row is None:  # reaped before its log could be compared
             before, stops = proc.log[: result.position], tuple(call.stop_ids)
-            proc.log[result.position :] = self.sim.continuation(
-                before, len(tokens), proc.sampler, stops, proc.model
-            )
+            proc.log[result.position :] = self.sim.continuation(before, len(tokens), proc.sampler, stops, proc.model)
         assert tokens == proc.log[result.position : result.position + len(tokens)]
         match result.finish:
             case Finish.NONE:

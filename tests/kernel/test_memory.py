@@ -22,9 +22,7 @@ from llmasos.kernel.memory.swap import SwapSpace
 FRAMES = 10
 
 which = st.integers(0, 1 << 16)
-stretches = st.lists(st.integers(0, 1), max_size=20) | st.sampled_from(
-    [[0] * 16, [0] * 32, [1] * 16, [0] * 40]
-)
+stretches = st.lists(st.integers(0, 1), max_size=20) | st.sampled_from([[0] * 16, [0] * 32, [1] * 16, [0] * 40])
 
 
 GROUP = Group()

@@ -83,11 +83,7 @@ def refused(program: Prog, call: Any) -> SyscallError:
 
 def on_its_way(sim: Simulation, pid: int, device: str = "sim1") -> bool:
     """Whether frames wait there for its KV."""
-    return any(
-        image.imports[pid].frames
-        for image in sim.kernel.devices[device].images.values()
-        if pid in image.imports
-    )
+    return any(image.imports[pid].frames for image in sim.kernel.devices[device].images.values() if pid in image.imports)
 
 
 def whole(sim: Simulation, program: Prog, pid: int, log: list[int], count: int = 30) -> None:
@@ -119,9 +115,7 @@ def test_a_decode_that_begins_while_the_whole_log_is_on_its_way_goes_on() -> Non
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=["greedy", "sampled"])
 @pytest.mark.parametrize("others", [{}, {"arithmetic": "other"}], ids=["with its KV", "by its log"])
-def test_a_decode_under_way_goes_on_and_its_waiters_notice_nothing(
-    sampler: Sampler, others: dict[str, str]
-) -> None:
+def test_a_decode_under_way_goes_on_and_its_waiters_notice_nothing(sampler: Sampler, others: dict[str, str]) -> None:
     sim = simulate(devices=2, others=others)
     program, reader = sim.program(), sim.program()
     pid = spawn(sim, program, sampler=sampler)

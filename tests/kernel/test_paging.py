@@ -95,10 +95,7 @@ def test_nobody_starves_among_models_of_which_only_two_fit() -> None:
     sim = memory(5 * MB)
     program = sim.program()
     names = [f"sim:1.{i}m" for i in range(4)]
-    pids = [
-        spawn(program, name, sched_class=SchedClass.BATCH if i else SchedClass.FAIR)
-        for i, name in enumerate(names)
-    ]
+    pids = [spawn(program, name, sched_class=SchedClass.BATCH if i else SchedClass.FAIR) for i, name in enumerate(names)]
     futures = [decode(program, pid, 400) for pid in pids]
     sim.run_until(lambda: all(f.done for f in futures), limit=120.0)
     for name, future in zip(names, futures, strict=True):
@@ -258,8 +255,9 @@ def test_advice_about_what_is_not_there_says_so() -> None:
     for wrong in (Advise("tiny", Advice.DONTNEED, dtype="none"), Evict("tiny", dtype="none")):
         dtype = row(program, "tiny").dtype
         assert refused(program, wrong) == (
-            Errno.ENOENT, f"tiny in none is not in the memory of sim0; models there: tiny ({dtype})",
-        )  # fmt: skip
+            Errno.ENOENT,
+            f"tiny in none is not in the memory of sim0; models there: tiny ({dtype})",
+        )
     program.call(Advise("tiny", Advice.DONTNEED))  # nobody uses it: it goes at once
     assert row(program, "tiny").state == "absent"
 
@@ -408,9 +406,7 @@ def test_a_driver_that_dies_takes_no_process_with_it(when: str) -> None:
     program = sim.program()
     pids = {name: spawn(program, name) for name in ("sim:1m", "sim:1.1m")}
     futures = {name: decode(program, pid, 300) for name, pid in pids.items()}
-    sim.run_until(
-        lambda: image(sim, "sim:1m").state == {"evicted": "evicted", "out": "resident"}.get(when, "loading")
-    )
+    sim.run_until(lambda: image(sim, "sim:1m").state == {"evicted": "evicted", "out": "resident"}.get(when, "loading"))
     sim.crash()
     sim.run_until(lambda: all(future.done for future in futures.values()))
     for name, future in futures.items():
@@ -427,9 +423,7 @@ def test_a_model_whose_load_is_suspected_of_a_death_is_loaded_with_no_step_besid
     sim.run_for(0.5)
     assert not loading.done
     sim.crash()
-    sim.run_until(
-        lambda: image(sim, "sim:10m").state == "loading" and sim.kernel.devices["sim0"].state == "up"
-    )
+    sim.run_until(lambda: image(sim, "sim:10m").state == "loading" and sim.kernel.devices["sim0"].state == "up")
     done = len(sim.steps)
     sim.run_for(0.5)
     assert not loading.done

@@ -242,9 +242,7 @@ def test_a_model_whose_load_kills_the_driver_is_given_up_and_the_others_live(
     future = program.start(Decode(pid, 400))
     fetch = SimDevice.fetch
 
-    def out_of_memory(
-        device: SimDevice, request: Load, report: Callable[[float], None]
-    ) -> Callable[[], Loaded]:
+    def out_of_memory(device: SimDevice, request: Load, report: Callable[[float], None]) -> Callable[[], Loaded]:
         if request.path == "sim:2m":
             sim.driver().device._fate.die()
         return fetch(device, request, report)
@@ -272,9 +270,7 @@ def test_a_step_that_fails_before_its_copies_leaves_no_false_page(monkeypatch: p
         patch.setattr(SimDevice, "step", fail)
         with pytest.raises(SyscallError, match="no memory for the step"):
             program.call(Decode(child, 5))
-    assert program.call(Decode(child, 5)).tokens == sim.continuation(
-        PROMPT, 5
-    )  # the device checks every page
+    assert program.call(Decode(child, 5)).tokens == sim.continuation(PROMPT, 5)  # the device checks every page
 
 
 @pytest.mark.parametrize(

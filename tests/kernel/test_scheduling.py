@@ -166,9 +166,7 @@ def test_multi_level_feedback_serves_newcomers_before_those_who_used_much() -> N
 
 
 def test_multi_level_feedback_lets_nobody_starve() -> None:
-    sim, program, pids = begin(
-        "mlfq", count=1, quantum=8, options={"context": "16384"}, frames=2000, checked=False
-    )
+    sim, program, pids = begin("mlfq", count=1, quantum=8, options={"context": "16384"}, frames=2000, checked=False)
     sim.run_for(0.2)
     before = decoded(sim, *pids)[0]
     end = sim.now + 12.0

@@ -289,9 +289,7 @@ def test_a_signal_to_a_program_is_delivered_by_the_operating_system(kernel: Boot
 
 def test_a_thousand_connections_come_and_go_and_leave_nothing(kernel: Booted) -> None:
     with kernel.connect() as observer:
-        eventually(
-            lambda: observer(BootInfoCall()).devices[0].state == "up", "the driver has its descriptors"
-        )
+        eventually(lambda: observer(BootInfoCall()).devices[0].state == "up", "the driver has its descriptors")
     before = psutil.Process(kernel.pid).num_fds()
     with kernel.connect() as observer:
         for _ in range(20):

@@ -152,9 +152,7 @@ def test_what_dies_with_the_driver_is_computed_again() -> None:
 
 def test_where_computing_is_faster_nothing_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmasos.kernel.memory.swap._TRIAL", 1_000_000)  # nor tried again while this lasts
-    sim = simulate(
-        frames=20, step_tokens=64, options={"swap": slots(64), "link": "1e4", "overhead": "0.00001"}
-    )
+    sim = simulate(frames=20, step_tokens=64, options={"swap": slots(64), "link": "1e4", "overhead": "0.00001"})
     program, pids = sim.program(), agents(sim, 6, length=60)
     for _ in range(8):
         for pid in pids:

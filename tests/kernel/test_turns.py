@@ -133,9 +133,7 @@ def test_without_a_lower_tier_who_waits_keeps_its_pages() -> None:
     pids = agents(program, 4)
     answers = [turn(program, pid, fed=1, count=16) for pid in pids]
     sim.run_until(lambda: all(answer.done for answer in answers))
-    assert program.call(StatsCall()).refaults <= 1, (
-        "only nobody's being able to run is a reason to compute again"
-    )
+    assert program.call(StatsCall()).refaults <= 1, "only nobody's being able to run is a reason to compute again"
 
 
 def test_frames_that_are_shared_are_not_held_by_who_cannot_run() -> None:

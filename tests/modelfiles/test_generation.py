@@ -39,8 +39,7 @@ fields = st.fixed_dictionaries(
         "top_p": st.floats(0.05, 1.0),
         "min_p": st.floats(0.0, 1.0),
         "repetition_penalty": st.floats(0.5, 2.0),
-        "eos_token_id": st.integers(0, 200_000)
-        | st.lists(st.integers(0, 200_000), min_size=1, max_size=5, unique=True),
+        "eos_token_id": st.integers(0, 200_000) | st.lists(st.integers(0, 200_000), min_size=1, max_size=5, unique=True),
         "bos_token_id": st.just(1),
         "transformers_version": st.just("4.40.0"),
     },

@@ -84,9 +84,7 @@ def test_what_is_read_is_what_the_packages_own_reader_reads(file: Path) -> None:
     for name, value in ours.metadata.items():
         wanted: Any = theirs.fields[name].contents()
         assert (list(value) if not isinstance(value, str | int | float) else value) == wanted, name
-    assert {
-        name: (entry.kind, entry.shape, entry.offset, entry.size) for name, entry in ours.tensors.items()
-    } == {
+    assert {name: (entry.kind, entry.shape, entry.offset, entry.size) for name, entry in ours.tensors.items()} == {
         tensor.name: (
             tensor.tensor_type.name,
             tuple(int(dim) for dim in reversed(tensor.shape)),
@@ -354,9 +352,7 @@ def test_a_number_of_the_metadata_is_bounded_before_anything_has_its_size(tmp_pa
     file = write(tmp_path / "m.gguf")
     whole = file.read_bytes()
     file.write_bytes(
-        whole.replace(
-            b"llama.embedding_length\x04\0\0\0\x20\0\0\0", b"llama.embedding_length\x04\0\0\0\0\0\0\x7f"
-        )
+        whole.replace(b"llama.embedding_length\x04\0\0\0\x20\0\0\0", b"llama.embedding_length\x04\0\0\0\0\0\0\x7f")
     )
     assert file.read_bytes() != whole
     with pytest.raises(SyscallError, match="rotated") as refused:
@@ -364,9 +360,7 @@ def test_a_number_of_the_metadata_is_bounded_before_anything_has_its_size(tmp_pa
     assert refused.value.errno is Errno.EIO
 
 
-def test_a_mutation_of_a_header_is_refused_with_an_errno_or_read_within_its_file(
-    file: Path, tmp_path: Path
-) -> None:
+def test_a_mutation_of_a_header_is_refused_with_an_errno_or_read_within_its_file(file: Path, tmp_path: Path) -> None:
     """Everything is done with the mutant that a driver does: configuration, names, every weight's values."""
     whole = file.read_bytes()
     spots = _spots(whole)
@@ -377,9 +371,7 @@ def test_a_mutation_of_a_header_is_refused_with_an_errno_or_read_within_its_file
         try:
             header = gguf.read_header(mutant)
             size = mutant.stat().st_size
-            assert all(
-                0 <= entry.offset <= entry.offset + entry.size <= size for entry in header.tensors.values()
-            )
+            assert all(0 <= entry.offset <= entry.offset + entry.size <= size for entry in header.tensors.values())
             config_of(header)
             weights = GGUFWeights(header)
             for name in weights.names():

@@ -46,9 +46,7 @@ def _header(architecture: str, **more: Any) -> Header:
     entries = {name: Entry("F32", shape, file, 0, 0) for name, shape in shapes.items()}
     experts = {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 32}
     mixed = experts if "moe" in architecture or "minimax" in architecture else {}
-    known = (
-        USUAL | mixed | ({"attention.sliding_window": 24} if architecture in ("cohere2", "gemma2") else {})
-    )
+    known = USUAL | mixed | ({"attention.sliding_window": 24} if architecture in ("cohere2", "gemma2") else {})
     metadata = {f"{architecture}.{key}": value for key, value in (known | more).items()}
     return Header(file, (file,), {"general.architecture": architecture} | metadata, entries)
 

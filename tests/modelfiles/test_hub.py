@@ -62,10 +62,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def sharded() -> dict[str, bytes]:
-    shards = {
-        f"model-0000{n}-of-00002.safetensors": save({f"t{n}": np.full(1000, n, dtype=np.float16)})
-        for n in (1, 2)
-    }
+    shards = {f"model-0000{n}-of-00002.safetensors": save({f"t{n}": np.full(1000, n, dtype=np.float16)}) for n in (1, 2)}
     index = {"metadata": {}, "weight_map": {f"t{n}": f"model-0000{n}-of-00002.safetensors" for n in (1, 2)}}
     return {**SIDE, "model.safetensors.index.json": json.dumps(index).encode(), **shards}
 
@@ -99,9 +96,7 @@ def test_a_model_is_fetched_with_what_transformers_would_read_and_nothing_else(
     assert not server.asked, "what is whole in the cache is asked of nobody"
 
 
-def test_what_is_fetched_is_a_cache_that_huggingface_hub_reads(
-    server: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_fetched_is_a_cache_that_huggingface_hub_reads(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     server.repository("org/name").commit(WHOLE)
     place = source.find("org/name", weights=True)
     program = (
@@ -110,9 +105,7 @@ def test_what_is_fetched_is_a_cache_that_huggingface_hub_reads(
         "for repo in h.scan_cache_dir().repos:\n"
         "    for one in repo.revisions: print(repo.repo_id, one.commit_hash, *one.refs, len(one.files))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert not done.returncode, done.stderr
     assert done.stdout.splitlines() == [str(place), f"org/name {place.name} main {len(WHOLE)}"]
 
@@ -120,9 +113,7 @@ def test_what_is_fetched_is_a_cache_that_huggingface_hub_reads(
 def test_what_huggingface_hub_has_fetched_is_found(server: Hub) -> None:
     server.repository("org/name").commit(WHOLE)
     program = "import huggingface_hub as h; print(h.snapshot_download('org/name', max_workers=1))"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert not done.returncode, done.stderr
     server.asked.clear()
     assert source.find("org/name", weights=True) == Path(done.stdout.strip())
@@ -191,9 +182,7 @@ def test_a_folder_of_a_repository_is_a_model_of_its_own(server: Hub) -> None:
 def test_a_gguf_repository_gives_one_quantisation_with_all_its_parts(server: Hub) -> None:
     files = {f"m-{quant}.gguf": b"GGUF" + quant.encode() for quant in ("Q8_0", "Q4_K_M", "IQ3_XS")}
     parts = {f"big/m-F16-0000{n}-of-00002.gguf": b"GGUF%d" % n for n in (1, 2)}
-    server.repository("org/name").commit(
-        {**files, **parts, "mmproj-F16.gguf": b"GGUFp", "config.json": CONFIG}
-    )
+    server.repository("org/name").commit({**files, **parts, "mmproj-F16.gguf": b"GGUFp", "config.json": CONFIG})
     assert source.find("org/name", weights=True).name == "m-Q4_K_M.gguf"
     assert source.find("hf.co/org/name:iq3_xs").name == "m-IQ3_XS.gguf"
     place = source.find("org/name:F16")
@@ -240,11 +229,7 @@ def test_progress_is_of_the_whole_and_says_how_many_files_are_under_way(server: 
     told: list[Progress] = []
     hub.pull(names.parse("org/name"), told.append)
     assert [one.done for one in told] == sorted(one.done for one in told)
-    assert (
-        told[-1].done
-        == told[-1].total
-        == sum(map(len, files.values())) + len(files["model.safetensors.index.json"])
-    )
+    assert told[-1].done == told[-1].total == sum(map(len, files.values())) + len(files["model.safetensors.index.json"])
     assert max(one.others for one in told) == 3
     assert {one for one in files if one.endswith(".safetensors")} <= {one.file for one in told} <= set(files)
     assert told[-1].others == 0
@@ -254,9 +239,7 @@ def test_the_error_of_one_file_ends_the_others_which_are_gone_on_with(server: Hu
     files = shards(4, 800_000)
     server.repository("org/name").commit(files)
     hold = threading.Event()
-    server.troubles = [
-        Trouble(f"model-0000{n}", cut_after=1_500_000, hold=hold) for n in (1, 3, 4)
-    ]  # hang in mid-file
+    server.troubles = [Trouble(f"model-0000{n}", cut_after=1_500_000, hold=hold) for n in (1, 3, 4)]  # hang in mid-file
     server.troubles.append(Trouble("model-00002", 404, {"X-Error-Code": "EntryNotFound"}))
     assert "such file" in refused(Errno.ENOENT, lambda: hub.pull(names.parse("org/name"), lambda _: None))
     hold.set()
@@ -311,17 +294,12 @@ def test_a_large_file_is_asked_for_in_parts_as_the_hubs_storage_wants_it(
     place = hub.pull(names.parse("org/name"), told.append)
     assert (place / "model.safetensors").read_bytes() == WEIGHTS
     asked = [one.headers["Range"] for one in server.fetched("model.safetensors") if one.sent]
-    assert (
-        asked
-        == ["bytes=0-499999", "bytes=200000-699999", "bytes=700000-1199999", "bytes=1200000-"][: len(asked)]
-    )
+    assert asked == ["bytes=0-499999", "bytes=200000-699999", "bytes=700000-1199999", "bytes=1200000-"][: len(asked)]
     assert len(asked) >= 3
     assert not any(one.waits for one in told if one.done > 700_000), "a part that has come is no trouble"
 
 
-def test_a_file_that_plain_http_cannot_have_says_who_can(
-    server: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_plain_http_cannot_have_says_who_can(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     server.repository("org/name").commit(WHOLE)
     server.redirect_to, server.most_at_once = server.cdn, 1000
     monkeypatch.setattr(download, "MOST_PLAIN", 500_000)
@@ -397,9 +375,7 @@ def test_bytes_that_do_not_fit_their_digest_are_thrown_away(server: Hub) -> None
 # --- tokens ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_private_model_wants_the_token(
-    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_private_model_wants_the_token(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = server.repository("org/private")
     repository.commit(WHOLE)
     repository.token = "hf_right"
@@ -413,9 +389,7 @@ def test_a_private_model_wants_the_token(
     assert held(source.find("org/private", weights=True)) == set(WHOLE)
 
 
-def test_terms_that_must_be_accepted_are_said_with_the_address(
-    server: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_terms_that_must_be_accepted_are_said_with_the_address(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = server.repository("org/gated")
     repository.commit(WHOLE)
     repository.gated, repository.token = True, "hf_right"
@@ -435,9 +409,7 @@ def test_what_is_not_there_is_said(server: Hub, monkeypatch: pytest.MonkeyPatch)
     assert not server.asked
 
 
-def test_the_token_goes_to_the_hub_and_to_nobody_it_redirects_to(
-    server: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_token_goes_to_the_hub_and_to_nobody_it_redirects_to(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = server.repository("org/name")
     repository.commit(WHOLE)
     repository.token = "hf_right"
@@ -461,9 +433,7 @@ def test_a_hub_on_the_internet_cannot_send_us_into_our_own_network(
 ) -> None:
     commit = server.repository("org/name").commit(WHOLE)
     server.redirect_to = server.cdn
-    answers = iter(
-        [True, not inside]
-    )  # the hub's own address passes for one on the internet, then its target's
+    answers = iter([True, not inside])  # the hub's own address passes for one on the internet, then its target's
     monkeypatch.setattr(web, "_is_global", lambda _: next(answers))
 
     def ask() -> int:
@@ -538,9 +508,7 @@ def test_a_hub_that_stays_in_trouble_is_given_up_with_its_reason(server: Hub, wh
     assert len(server.asked) < 20
 
 
-def test_a_hub_that_wants_a_long_pause_is_not_waited_for(
-    server: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_that_wants_a_long_pause_is_not_waited_for(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr(hub_api, "pause", waited.append)
     server.repository("org/name").commit(WHOLE)
@@ -607,18 +575,14 @@ def test_fetching_imports_neither_torch_nor_transformers_nor_huggingface_hub() -
         "import sys, modelfiles.source, modelfiles.hub, modelfiles.stores\n"
         "print([n for n in ('torch', 'transformers', 'huggingface_hub') if n in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
 
 
 def test_transformers_loads_what_was_fetched_and_reads_the_same_weights(server: Hub) -> None:
     tiny = Path(__file__).resolve().parents[2] / "models" / "tiny"
     files = {
-        path.name: path.read_bytes()
-        for path in tiny.iterdir()
-        if path.suffix in (".json", ".safetensors", ".jinja")
+        path.name: path.read_bytes() for path in tiny.iterdir() if path.suffix in (".json", ".safetensors", ".jinja")
     }
     both = json.dumps({"weight_map": {"lm_head.weight": "model-00001-of-00001.safetensors"}}).encode()
     server.repository("org/tiny").commit({**NEVER, **files, "model.safetensors.index.json": both})
@@ -631,9 +595,13 @@ def test_transformers_loads_what_was_fetched_and_reads_the_same_weights(server: 
         "print(sorted((name, list(value.shape)) for name, value in model.state_dict().items()), len(ids) > 2)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", program],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     (_, entries), *more = source.read_headers(place)
     assert not more
@@ -646,9 +614,7 @@ def test_transformers_loads_what_was_fetched_and_reads_the_same_weights(server: 
 # --- the surroundings -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "address", ["nonsense", "ftp://hub", "http://", "http://hub:port", "//hub", "http://a\x1b[1m"]
-)
+@pytest.mark.parametrize("address", ["nonsense", "ftp://hub", "http://", "http://hub:port", "//hub", "http://a\x1b[1m"])
 def test_an_address_of_a_hub_that_is_none_is_refused_by_its_name(
     server: Hub, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:

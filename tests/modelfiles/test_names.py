@@ -124,9 +124,7 @@ def test_a_near_name_is_offered() -> None:
     assert names.near("something else", known) == ""
 
 
-@pytest.mark.parametrize(
-    "text", ["tiny", "org/name", "sim:context=256,vocab=100", "sim:x", "./dir", "llama3:8b", ""]
-)
+@pytest.mark.parametrize("text", ["tiny", "org/name", "sim:context=256,vocab=100", "sim:x", "./dir", "llama3:8b", ""])
 def test_what_no_store_has_is_the_kernels_to_look_up(text: str, no_stores: None) -> None:
     assert names.locate(text) is None
 

@@ -35,9 +35,7 @@ def manifest(root: Path, path: str, **layers: str) -> Path:
         {"mediaType": f"application/vnd.ollama.image.{kind}", "digest": digest, "size": 1}
         for kind, digest in layers.items()
     ]
-    told.append(
-        {"mediaType": "application/vnd.ollama.image.license", "digest": "sha256:" + "0" * 64, "size": 1}
-    )
+    told.append({"mediaType": "application/vnd.ollama.image.license", "digest": "sha256:" + "0" * 64, "size": 1})
     file.write_text(
         json.dumps(
             {
@@ -60,10 +58,13 @@ def ollama(tmp_path: Path) -> Path:
     """A store with llama3.2:1b, whole, with params, system text and a Go template."""
     root = tmp_path / ".ollama" / "models"
     manifest(
-        root, "registry.ollama.ai/library/llama3.2/1b", model=blob(root, GGUF),
-        params=blob(root, b'{"stop": ["<|eot_id|>"], "temperature": 0.6}'), system=blob(root, b"You are kind."),
-        template=blob(root, b'{{ range .Messages }}{{ .Content }}{{ end }}'),
-    )  # fmt: skip
+        root,
+        "registry.ollama.ai/library/llama3.2/1b",
+        model=blob(root, GGUF),
+        params=blob(root, b'{"stop": ["<|eot_id|>"], "temperature": 0.6}'),
+        system=blob(root, b"You are kind."),
+        template=blob(root, b"{{ range .Messages }}{{ .Content }}{{ end }}"),
+    )
     return root
 
 
@@ -77,8 +78,12 @@ def by_name() -> dict[str, Found]:
 def test_an_ollama_model_is_its_blob_with_its_params_and_system_text(ollama: Path) -> None:
     (one,) = stores.found()
     assert (one.name, one.store, one.format, one.size, one.problem) == (
-        "ollama:llama3.2:1b", "ollama", "gguf", len(GGUF), "",
-    )  # fmt: skip
+        "ollama:llama3.2:1b",
+        "ollama",
+        "gguf",
+        len(GGUF),
+        "",
+    )
     assert one.path.read_bytes() == GGUF
     assert one.params == {"stop": ["<|eot_id|>"], "temperature": 0.6}
     assert one.system == "You are kind."
@@ -96,8 +101,10 @@ def test_ollama_models_of_other_owners_and_registries_and_latest(ollama: Path) -
     manifest(ollama, "registry.ollama.ai/someone/model/latest", model=digest)
     manifest(ollama, "hf.co/org/Name-GGUF/Q4_K_M", model=digest)
     assert set(by_name()) == {
-        "ollama:llama3.2:1b", "ollama:someone/model:latest", "ollama:hf.co/org/Name-GGUF:Q4_K_M",
-    }  # fmt: skip
+        "ollama:llama3.2:1b",
+        "ollama:someone/model:latest",
+        "ollama:hf.co/org/Name-GGUF:Q4_K_M",
+    }
     assert names.locate("ollama:someone/model") == names.locate("ollama:hf.co/org/Name-GGUF:Q4_K_M")
 
 
@@ -125,13 +132,9 @@ def test_an_ollama_model_that_is_not_there_is_said_with_a_near_one(ollama: Path)
         ({"model": b"PK\x03\x04 no gguf"}, "no GGUF"),
     ],
 )
-def test_ollama_models_that_cannot_be_run_say_why(
-    tmp_path: Path, layers: dict[str, bytes], said: str
-) -> None:
+def test_ollama_models_that_cannot_be_run_say_why(tmp_path: Path, layers: dict[str, bytes], said: str) -> None:
     root = tmp_path / ".ollama" / "models"
-    manifest(
-        root, "registry.ollama.ai/library/m/x", **{kind: blob(root, data) for kind, data in layers.items()}
-    )
+    manifest(root, "registry.ollama.ai/library/m/x", **{kind: blob(root, data) for kind, data in layers.items()})
     (one,) = stores.found()
     assert said in one.problem
     with pytest.raises(SyscallError, match=said) as caught:
@@ -183,8 +186,13 @@ def test_blobs_that_are_links_to_nothing_fifos_or_endless_are_no_models(ollama: 
 
 def test_params_that_are_broken_are_left_out(tmp_path: Path) -> None:
     root = tmp_path / ".ollama" / "models"
-    manifest(root, "registry.ollama.ai/library/m/x", model=blob(root, GGUF), params=blob(root, b"[1"),
-             system=blob(root, b"\xff\xfe"))  # fmt: skip
+    manifest(
+        root,
+        "registry.ollama.ai/library/m/x",
+        model=blob(root, GGUF),
+        params=blob(root, b"[1"),
+        system=blob(root, b"\xff\xfe"),
+    )
     (one,) = stores.found()
     assert (one.problem, one.params, one.system) == ("", {}, "")
 
@@ -246,9 +254,7 @@ def test_loops_of_links_and_folders_that_cannot_be_read_hide_nothing_else(tmp_pa
 # --- Hugging Face's cache, directories ------------------------------------------------------------------------------
 
 
-def cached(
-    tmp_path: Path, repo: str, files: dict[str, bytes], *, ref: str = "main", commit: str = "a" * 40
-) -> Path:
+def cached(tmp_path: Path, repo: str, files: dict[str, bytes], *, ref: str = "main", commit: str = "a" * 40) -> Path:
     """Lay a snapshot out as huggingface_hub does."""
     place = tmp_path / ".cache/huggingface/hub" / f"models--{repo.replace('/', '--')}"
     snapshot = place / "snapshots" / commit
@@ -342,9 +348,7 @@ def test_the_path_of_every_found_model_is_called_as_the_model_is(tmp_path: Path,
         assert str(one.path) in called_in(f"cpu0: loading x from {one.path}")
 
 
-@pytest.mark.parametrize(
-    "text", ["tiny", "org/name", "/nowhere/blobs/sha256-" + "0" * 64, "/nowhere/m.gguf", ""]
-)
+@pytest.mark.parametrize("text", ["tiny", "org/name", "/nowhere/blobs/sha256-" + "0" * 64, "/nowhere/m.gguf", ""])
 def test_what_no_store_has_is_called_what_it_is(text: str) -> None:
     assert called(text) == text
 
@@ -452,9 +456,7 @@ def test_a_file_that_only_has_a_models_name_says_what_it_is(tmp_path: Path, data
 
 
 @pytest.mark.parametrize("data", [b"x", b"\xff" * 8 + b"{}", (100).to_bytes(8, "little") + b"{}"])
-def test_weights_that_are_cut_short_are_no_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
-) -> None:
+def test_weights_that_are_cut_short_are_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     place = tmp_path / "mine"
     place.mkdir()
     (place / "config.json").write_text("{}")

@@ -15,9 +15,7 @@ from llmasos.models.tiny.recipe.batches import batch
 from llmasos.models.tiny.recipe.training import Learner, Plan, train
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
-PLAN = Plan(
-    layers=1, steps=3, warmup=1, decay_from=1, restart=1, checkpoint_every=1, mixed=False, compiled=False
-)
+PLAN = Plan(layers=1, steps=3, warmup=1, decay_from=1, restart=1, checkpoint_every=1, mixed=False, compiled=False)
 
 
 class Stopped(Exception):
@@ -46,9 +44,7 @@ def test_two_processes_find_the_loss_of_one(tokenizer: PreTrainedTokenizerFast, 
     losses = []
     for processes in (1, 2):
         said: list[str] = []
-        train(
-            replace(PLAN, steps=1, processes=processes), tokenizer, tmp_path / f"{processes}.pt", said.append
-        )
+        train(replace(PLAN, steps=1, processes=processes), tokenizer, tmp_path / f"{processes}.pt", said.append)
         losses.append(float(said[-1].split("loss ")[1].split()[0]))
     assert losses[0] == pytest.approx(losses[1], abs=2e-3)
 
@@ -80,9 +76,7 @@ def test_compiled_layers_find_what_others_find(tokenizer: PreTrainedTokenizerFas
         assert torch.linalg.norm(weight - other) <= 0.05 * torch.linalg.norm(other)
 
 
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
-    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     whole, cpu_seconds = train(PLAN, tokenizer, tmp_path / "whole.pt", quiet)
     assert cpu_seconds > 0
     with pytest.raises(Stopped):
@@ -93,9 +87,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
         assert torch.equal(weight, other), name
 
 
-def test_a_run_that_loses_a_process_says_so_at_once(
-    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_a_run_that_loses_a_process_says_so_at_once(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     def kill() -> None:
         while not (others := multiprocessing.active_children()):
             time.sleep(0.05)

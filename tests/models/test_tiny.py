@@ -44,10 +44,7 @@ def say(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *turns: str)
 
 
 def test_the_files_are_at_most_8_megabytes_together() -> None:
-    files = [
-        TINY / name
-        for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json")
-    ]
+    files = [TINY / name for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json")]
     others = [TINY / "generation_config.json", TINY / "chat_template.jinja"]
     assert sum(path.stat().st_size for path in files + others) <= 8_000_000
 
@@ -144,15 +141,10 @@ def test_int8_answers_a_sample_too(tokenizer: PreTrainedTokenizerBase) -> None:
     quantise(quantised)
     asked = recall_questions(SAMPLE)
     given = answers(quantised, tokenizer, [question.messages for question in asked], limit=64)
-    assert (
-        sum(question.right(answer) for question, answer in zip(asked, given, strict=True))
-        >= FLOORS["recall"] * SAMPLE
-    )
+    assert sum(question.right(answer) for question, answer in zip(asked, given, strict=True)) >= FLOORS["recall"] * SAMPLE
 
 
-def test_facts_survive_a_count_and_a_story(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_facts_survive_a_count_and_a_story(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     turns = (
         "My name is Mira and my favourite colour is teal.",
         "Count from 1 to 20",
@@ -172,15 +164,11 @@ def test_recall_reaches_across_many_turns(model: PreTrainedModel, tokenizer: Pre
 
 
 def test_the_newest_value_of_a_fact_wins(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    assert "Oslo" in say(
-        model, tokenizer, "I live in Paris.", "Hello", "Actually, I live in Oslo.", "Where do I live?"
-    )
+    assert "Oslo" in say(model, tokenizer, "I live in Paris.", "Hello", "Actually, I live in Oslo.", "Where do I live?")
 
 
 @pytest.mark.parametrize("greeting", ["hi", "Hello!", "who are you?", "WHO ARE YOU", "What is your name?"])
-def test_it_says_that_it_is_tiny(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, greeting: str
-) -> None:
+def test_it_says_that_it_is_tiny(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, greeting: str) -> None:
     assert "Tiny" in say(model, tokenizer, greeting)
 
 
@@ -192,9 +180,7 @@ def test_names_are_told_and_asked_for_in_many_ways(
     assert "Ada" in say(model, tokenizer, told, "Thanks", asked)
 
 
-def test_a_tool_call_parses_and_names_a_known_tool(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_a_tool_call_parses_and_names_a_known_tool(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     call = json.loads(say(model, tokenizer, "What is the weather in Oslo?"))
     assert call["tool"] in TOOLS
     assert call["arguments"] == {"city": "Oslo"}

@@ -38,9 +38,7 @@ def check_done(kernel: Mortal, acknowledged: dict[int, int], given_up: set[int])
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_async_a_kernel_that_dies_at_any_point_loses_nothing_and_does_nothing_twice(
-    tmp_path: Path, seed: int
-) -> None:
+def test_async_a_kernel_that_dies_at_any_point_loses_nothing_and_does_nothing_twice(tmp_path: Path, seed: int) -> None:
     acknowledged: dict[int, int] = {}
     given_up: set[int] = set()
 
@@ -85,9 +83,7 @@ def test_async_a_kernel_that_dies_at_any_point_loses_nothing_and_does_nothing_tw
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_blocking_a_kernel_that_dies_at_any_point_loses_nothing_and_does_nothing_twice(
-    tmp_path: Path, seed: int
-) -> None:
+def test_blocking_a_kernel_that_dies_at_any_point_loses_nothing_and_does_nothing_twice(tmp_path: Path, seed: int) -> None:
     acknowledged: dict[int, int] = {}
     given_up: set[int] = set()
     failures: list[BaseException] = []
@@ -124,9 +120,7 @@ def test_blocking_a_kernel_that_dies_at_any_point_loses_nothing_and_does_nothing
                 thread.join()
             assert not failures
             assert len(program._calls) == 0
-            eventually(
-                lambda: program(Null()) is None and not kernel.decoding, "decodes taken back have ended"
-            )
+            eventually(lambda: program(Null()) is None and not kernel.decoding, "decodes taken back have ended")
         assert kernel.lives > DEATHS / 2
         check_done(kernel, acknowledged, given_up)
 
@@ -134,9 +128,7 @@ def test_blocking_a_kernel_that_dies_at_any_point_loses_nothing_and_does_nothing
 # --- no next kernel -------------------------------------------------------------------------------------------------
 
 
-def failing(
-    place: Path, kind: str, reconnect: float, first: threading.Event, told: list[BootInfo | None]
-) -> str:
+def failing(place: Path, kind: str, reconnect: float, first: threading.Event, told: list[BootInfo | None]) -> str:
     """Connect, set `first`, make calls until one fails; the reason. One call always waits meanwhile."""
     if kind == "blocking":
         with blocking.connect(place, reconnect=reconnect) as program:
@@ -169,14 +161,10 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def failing_beside(
-    kernel: Mortal, kind: str, reconnect: float, what: str
-) -> tuple[str, list[BootInfo | None]]:
+def failing_beside(kernel: Mortal, kind: str, reconnect: float, what: str) -> tuple[str, list[BootInfo | None]]:
     """What `failing` says when `what` is done to the kernel once the program waits."""
     first, told, reasons = threading.Event(), list[BootInfo | None](), list[str]()
-    thread = threading.Thread(
-        target=lambda: reasons.append(failing(kernel.place, kind, reconnect, first, told))
-    )
+    thread = threading.Thread(target=lambda: reasons.append(failing(kernel.place, kind, reconnect, first, told)))
     thread.start()
     assert first.wait(PATIENCE)
     eventually(lambda: bool(kernel.seen["Read"]), "the call waits in the kernel")
@@ -333,9 +321,7 @@ def test_blocking_an_interrupt_takes_a_call_back_that_waits_for_the_next_kernel(
         assert kernel.fed == [2]
 
 
-def test_closing_while_there_is_no_kernel_is_done_at_once_and_fails_who_waits(
-    tmp_path: Path, kind: str
-) -> None:
+def test_closing_while_there_is_no_kernel_is_done_at_once_and_fails_who_waits(tmp_path: Path, kind: str) -> None:
     errors: list[SyscallError] = []
 
     def call(program: blocking.Client) -> None:

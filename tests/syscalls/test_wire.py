@@ -36,13 +36,9 @@ def values(annotation: Any, meta: tuple[msgspec.Meta, ...] = ()) -> st.SearchStr
         return st.booleans()
     if annotation is float:
         above = any(m.gt is not None for m in meta)
-        return st.floats(
-            0.0 if above else low, high, exclude_min=above, allow_nan=False, allow_infinity=False
-        )
+        return st.floats(0.0 if above else low, high, exclude_min=above, allow_nan=False, allow_infinity=False)
     if annotation is int:
-        return st.integers(
-            -(1 << 63) if low is None else int(low), (1 << 63) - 1 if high is None else int(high)
-        )
+        return st.integers(-(1 << 63) if low is None else int(low), (1 << 63) - 1 if high is None else int(high))
     if annotation is str:
         least = max((m.min_length or 0 for m in meta), default=0)
         printable = any(m.pattern == records.PRINTABLE for m in meta)
@@ -130,9 +126,7 @@ def test_a_cancel_names_the_call_it_takes_back() -> None:
         (bytes(limits.MAX_REQUEST_BYTES + 1), 0, Errno.EMSGSIZE, "at most 8388608"),
     ],
 )
-def test_what_is_no_request_is_refused_with_the_place(
-    frame: bytes, seq: int, errno: Errno, says: str
-) -> None:
+def test_what_is_no_request_is_refused_with_the_place(frame: bytes, seq: int, errno: Errno, says: str) -> None:
     with pytest.raises(wire.RefusedFrame) as caught:
         wire.decode_request(frame)
     assert (caught.value.seq, caught.value.errno) == (seq, errno)
@@ -155,9 +149,7 @@ def test_too_long_a_result_is_answered_as_such() -> None:
     assert len(frame) < 1000
 
 
-@pytest.mark.parametrize(
-    "value", [1 << 70, [-(1 << 64)], "\udc80", object()], ids=["big", "small", "surrogate", "type"]
-)
+@pytest.mark.parametrize("value", [1 << 70, [-(1 << 64)], "\udc80", object()], ids=["big", "small", "surrogate", "type"])
 def test_a_result_that_no_message_can_carry_is_answered_as_such(value: Any) -> None:
     reply = wire.decode_reply(wire.encode_reply(3, Errno.OK, value))
     assert reply[:2] == (3, Errno.EIO)
@@ -178,9 +170,7 @@ def test_only_system_calls_can_be_encoded() -> None:
     assert caught.value.errno is Errno.EINVAL
 
 
-@pytest.mark.parametrize(
-    "frame", [b"", b"\xc0", pack([1, 2]), pack([9, 2, 0, None]), pack([1, 2, 77, "no such errno"])]
-)
+@pytest.mark.parametrize("frame", [b"", b"\xc0", pack([1, 2]), pack([9, 2, 0, None]), pack([1, 2, 77, "no such errno"])])
 def test_what_is_no_reply_is_a_protocol_error(frame: bytes) -> None:
     with pytest.raises(SyscallError) as caught:
         wire.decode_reply(frame)
@@ -222,19 +212,10 @@ def test_describe_shows_a_call_as_strace_does() -> None:
     assert wire.describe(Fork(3, count=2)) == "fork(pid=3, count=2)"
     assert wire.describe(Null()) == "null()"
     assert wire.describe(Ps()) == "ps()"
-    assert (
-        wire.describe(Feed(3, list(range(1000))))
-        == "feed(pid=3, tokens=[0, 1, 2, 3, 4, 5, 6, 7, ... 1000 in all])"
-    )
+    assert wire.describe(Feed(3, list(range(1000)))) == "feed(pid=3, tokens=[0, 1, 2, 3, 4, 5, 6, 7, ... 1000 in all])"
     assert wire.describe(Decode(3, 5, sampler=None, wait=False)) == "decode(pid=3, max_tokens=5, wait=False)"
-    assert (
-        wire.describe(Spawn("m", sched_class=records.SchedClass.BATCH))
-        == "spawn(model='m', sched_class=batch)"
-    )
-    assert (
-        wire.describe(Feed(3, [1], [b"a password", b""]))
-        == "feed(pid=3, tokens=[1], records=[10 bytes, 0 bytes])"
-    )
+    assert wire.describe(Spawn("m", sched_class=records.SchedClass.BATCH)) == "spawn(model='m', sched_class=batch)"
+    assert wire.describe(Feed(3, [1], [b"a password", b""])) == "feed(pid=3, tokens=[1], records=[10 bytes, 0 bytes])"
 
 
 def test_describe_shows_outcomes() -> None:

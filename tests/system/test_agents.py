@@ -125,9 +125,7 @@ def test_times_are_those_of_asking_of_the_first_token_and_of_the_last() -> None:
 
 
 def test_gaps_are_those_within_the_turns_of_the_urgent_agent() -> None:
-    book = Book(
-        replace(TINY.work(100), contexts=[[1], [1]], turns=[[[2], [3]], [[2], [3]]], urgent=1), Clock()
-    )
+    book = Book(replace(TINY.work(100), contexts=[[1], [1]], turns=[[[2], [3]], [[2], [3]]], urgent=1), Clock())
     while not book.finished:
         for agent in book.ask():
             for tokens in ([5], [5, 5]):
@@ -164,12 +162,8 @@ def done(seconds: float, wait: float, gaps: list[float] | None = None, token: in
     return Outcome(turns, [[token] * 4], gaps or [])
 
 
-def row(
-    key: str, seconds: float, wait: float, setting: Setting = PRESSED, gaps: list[float] | None = None
-) -> Row:
-    return Row(
-        an_engine(key), setting, "1.0", [done(seconds, wait)], [done(seconds, wait, gaps)] if gaps else []
-    )
+def row(key: str, seconds: float, wait: float, setting: Setting = PRESSED, gaps: list[float] | None = None) -> Row:
+    return Row(an_engine(key), setting, "1.0", [done(seconds, wait)], [done(seconds, wait, gaps)] if gaps else [])
 
 
 def results(*rows: Row) -> Results:
@@ -219,10 +213,7 @@ def test_a_table_has_medians_of_rounds_and_quantiles_of_turns() -> None:
 def test_tokens_that_differ_are_named() -> None:
     there = results(row(OURS, 2.0, 0.1))
     there.compared, there.differing = 3, ["pressed, round 2"]
-    assert (
-        "2 of 3 runs of this system decode just those of uninterrupted runs: not pressed, round 2."
-        in table(there)
-    )
+    assert "2 of 3 runs of this system decode just those of uninterrupted runs: not pressed, round 2." in table(there)
 
 
 def test_a_picture_names_who_is_missing(tmp_path: Path) -> None:
@@ -292,9 +283,7 @@ def scripted(tmp_path: Path) -> Callable[[str], Engine]:
     def engine(how: str) -> Engine:
         script = tmp_path / "worker.py"
         script.write_text(WORKER)
-        return Engine(
-            how, OURS, command=(sys.executable, str(script), how), variables={"PYTHONPATH": str(ROOT)}
-        )
+        return Engine(how, OURS, command=(sys.executable, str(script), how), variables={"PYTHONPATH": str(ROOT)})
 
     return engine
 
@@ -318,9 +307,7 @@ def test_this_system_has_three_settings_and_each_round_is_done_twice_where_one_i
     assert (found.compared, found.differing) == (3 + 2 + 1 + 1, [])
 
 
-def test_tokens_that_differ_under_pressure_are_found(
-    scripted: Callable[[str], Engine], tmp_path: Path
-) -> None:
+def test_tokens_that_differ_under_pressure_are_found(scripted: Callable[[str], Engine], tmp_path: Path) -> None:
     found = compared(scripted("differs"), tmp_path)
     assert found.differing == ["pressed, round 1", "pressed, one is urgent, round 1"]
 
@@ -349,9 +336,7 @@ def test_an_engine_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: p
     assert found.rows[0].missing == "not installed: run `make peers`"
 
 
-@pytest.mark.skipif(
-    not isinstance(library.load(), library.Library), reason="int8 here needs the native decoder"
-)
+@pytest.mark.skipif(not isinstance(library.load(), library.Library), reason="int8 here needs the native decoder")
 def test_this_systems_agents_decode_the_same_tokens_when_they_do_not_fit() -> None:
     found = compare(QUICK, [an_engine(OURS)], rounds=1, shape=SMALL)
     assert [row.missing for row in found.rows] == ["", "", ""]

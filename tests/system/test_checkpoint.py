@@ -136,9 +136,7 @@ def flip(file: Path, at: int) -> None:
     file.write_bytes(raw)
 
 
-def test_a_flipped_bit_costs_time_and_no_token(
-    system: System, zoo: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_flipped_bit_costs_time_and_no_token(system: System, zoo: Callable[[str], Path], tmp_path: Path) -> None:
     process = system.spawn(str(zoo("llama")), PROMPT, dtype="fp32")
     system(Decode(process.pid, 9))
     image = tmp_path / "image"

@@ -58,9 +58,7 @@ class Tellers:
         self.texts = ["" for _ in PROMPTS]
         self.pids: set[int] = set()
         self.errors: list[BaseException] = []
-        self._threads = [
-            threading.Thread(target=self._tell, args=(place, seed)) for seed in range(len(PROMPTS))
-        ]
+        self._threads = [threading.Thread(target=self._tell, args=(place, seed)) for seed in range(len(PROMPTS))]
         for thread in self._threads:
             thread.start()
 

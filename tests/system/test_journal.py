@@ -201,9 +201,7 @@ def test_a_full_disk_is_told_and_made_good(place: Place) -> None:
         assert client(Read(pid)).tokens == [1, *range(10)]
 
 
-def test_a_journal_elsewhere_does_not_take_the_place_of_one_that_was_left(
-    place: Place, tmp_path: Path
-) -> None:
+def test_a_journal_elsewhere_does_not_take_the_place_of_one_that_was_left(place: Place, tmp_path: Path) -> None:
     place.boot("--device", "sim:time_scale=0")
     with place.connect() as client:
         pid = client(Spawn("sim", [1, 2, 3], detached=True))
@@ -211,8 +209,11 @@ def test_a_journal_elsewhere_does_not_take_the_place_of_one_that_was_left(
     elsewhere = tmp_path / "kept"
     done = subprocess.run(
         command(place.directory, "--journal", os.fspath(elsewhere)),
-        capture_output=True, text=True, timeout=PATIENCE, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
     assert done.returncode == 1
     assert "has left its journal" in done.stderr.splitlines()[-1]
     assert os.listdir(elsewhere) == []
@@ -262,9 +263,7 @@ def test_a_journal_that_is_not_wanted_is_left_alone_and_that_is_said(place: Plac
 def test_a_journal_of_another_version_stops_the_boot_with_what_to_do(place: Place) -> None:
     place.directory.mkdir(mode=0o700)
     (place.directory / NAME).write_bytes(b"LLMasOSj" + (9).to_bytes(4, "little") + bytes(4))
-    done = subprocess.run(
-        command(place.directory), capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    done = subprocess.run(command(place.directory), capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 1
     assert "version 9" in done.stderr
     assert len(done.stderr.splitlines()) == 1

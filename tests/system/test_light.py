@@ -62,8 +62,11 @@ def test_without_torch_the_system_runs_what_the_native_decoder_holds_and_names_w
     (tmp_path / "agent.py").write_text(AGENT)
     done = subprocess.run(
         [sys.executable, str(tmp_path / "agent.py"), str(zoo("qwen3")), str(zoo("gpt2"))],
-        env=environment, capture_output=True, text=True, timeout=250,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
     assert done.returncode == 0, done.stderr
     *said, generated, refused = done.stdout.splitlines()
     assert len(said) == 10
@@ -81,13 +84,20 @@ def test_the_doctor_and_the_shell_do_without_torch_too(environment: dict[str, st
     ):
         if command == ["shell"]:
             subprocess.run(
-                [sys.executable, "-m", "llmasos", "boot", "--detach"], env=environment, check=True,
-                capture_output=True, timeout=120,
-            )  # fmt: skip
+                [sys.executable, "-m", "llmasos", "boot", "--detach"],
+                env=environment,
+                check=True,
+                capture_output=True,
+                timeout=120,
+            )
         done = subprocess.run(
-            [sys.executable, "-m", "llmasos", *command], input=typed, env=environment, capture_output=True, text=True,
+            [sys.executable, "-m", "llmasos", *command],
+            input=typed,
+            env=environment,
+            capture_output=True,
+            text=True,
             timeout=120,
-        )  # fmt: skip
+        )
         assert wanted in done.stdout, done.stderr
         assert done.returncode == 0
         assert "this torch" not in done.stdout
@@ -116,7 +126,10 @@ def test_the_list_needs_nothing_installed() -> None:
     root = str(Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-S", "-c", f"import sys; sys.path.insert(0, {root!r}); import llmasos.light as l; l.main()"],
-        capture_output=True, text=True, timeout=60, cwd="/",
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd="/",
+    )
     assert done.returncode == 0, done.stderr
     assert "pip install --no-deps llmasos" in done.stderr or done.stdout

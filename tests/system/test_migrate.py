@@ -82,9 +82,7 @@ def test_a_stream_goes_on_without_a_gap_and_with_the_same_tokens(
     assert warnings(system)[before:] == []
 
 
-def moved_in_its_midst(
-    system: System, model: str, dtype: str, how: dict[str, float], wanted: list[int]
-) -> bool:
+def moved_in_its_midst(system: System, model: str, dtype: str, how: dict[str, float], wanted: list[int]) -> bool:
     """Move a process that decodes, while another program reads what it says. Whether it still did when it had moved."""
     process = system.spawn(model, PROMPT, dtype=dtype, **how)  # type: ignore[arg-type]
     system(Decode(process.pid, TOKENS, wait=False))
@@ -130,9 +128,7 @@ def test_an_idle_process_computes_nothing_again(system: System, zoo: Callable[[s
         one.end()
 
 
-def test_a_stopped_process_whose_pages_are_in_the_swap_file(
-    system: System, zoo: Callable[[str], Path]
-) -> None:
+def test_a_stopped_process_whose_pages_are_in_the_swap_file(system: System, zoo: Callable[[str], Path]) -> None:
     process = system.spawn(str(zoo("gpt2")), PROMPT[::-1], dtype="fp32")
     system(Decode(process.pid, 9))
     process.stop()
@@ -236,9 +232,7 @@ def test_a_driver_killed_under_a_move_costs_no_token(
                 answer = moving.result()
             assert answer in (Errno.OK, Errno.ERESTART), number
             assert process.info().device == ("cpu1" if answer is Errno.OK else "cpu0")
-            eventually(
-                lambda: all(d.state == "up" for d in system(BootInfoCall()).devices), "both drivers are up"
-            )
+            eventually(lambda: all(d.state == "up" for d in system(BootInfoCall()).devices), "both drivers are up")
             eventually(lambda process=process: not process.info().decoding, "it ends")  # type: ignore[misc]
             assert process.tokens == PROMPT + wanted
             process.end()

@@ -9,9 +9,7 @@ from llmasos.userland.sdk.system import System
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])
-def test_a_home_that_cannot_be_written_costs_swap_and_nothing_else(
-    monkeypatch: pytest.MonkeyPatch, dtype: str
-) -> None:
+def test_a_home_that_cannot_be_written_costs_swap_and_nothing_else(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
     monkeypatch.setenv("HOME", "/dev/null/nobody")  # also root can make nothing there
     for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME", "LLMASOS_CACHE"):
         monkeypatch.delenv(name, raising=False)

@@ -47,9 +47,7 @@ def expected(zoo: Callable[[str], Path]) -> Callable[[str, int], list[int]]:
             model = AutoModelForCausalLM.from_pretrained(zoo(name), dtype=torch.float32).eval()
             ids = torch.tensor([prompt(index)])
             with torch.no_grad():
-                out = model.generate(
-                    ids, max_new_tokens=DECODED, do_sample=False, eos_token_id=None, pad_token_id=EOS
-                )
+                out = model.generate(ids, max_new_tokens=DECODED, do_sample=False, eos_token_id=None, pad_token_id=EOS)
             known[name, index] = [int(i) for i in out[0][ids.shape[1] :]]
         return known[name, index]
 

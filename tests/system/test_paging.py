@@ -126,9 +126,7 @@ def test_advice_through_the_whole_system(small: System, zoo: Callable[[str], Pat
 
 
 @pytest.mark.skipif(isinstance(library.load(), str), reason="there is no native decoder")
-def test_a_model_of_twice_its_memory_runs_streamed_with_the_same_tokens(
-    cpu_system: System, tmp_path: Path
-) -> None:
+def test_a_model_of_twice_its_memory_runs_streamed_with_the_same_tokens(cpu_system: System, tmp_path: Path) -> None:
     changes = {"num_hidden_layers": 12, "hidden_size": 256, "intermediate_size": 1024}
     model = models_zoo.build("qwen3", tmp_path / "deep", changes=changes)
     info = cpu_system.load(str(model), "int8")

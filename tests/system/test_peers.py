@@ -227,9 +227,7 @@ def test_a_conversion_that_fails_leaves_nothing(scripted: Callable[..., Engine],
 # --- its processes --------------------------------------------------------------------------------------------------
 
 
-def test_out_of_turn_all_processes_of_an_engine_are_stopped(
-    scripted: Callable[..., Engine], tmp_path: Path
-) -> None:
+def test_out_of_turn_all_processes_of_an_engine_are_stopped(scripted: Callable[..., Engine], tmp_path: Path) -> None:
     with started(scripted("good"), tmp_path) as peer:
         processes = tree(peer)
         peer.pause()
@@ -474,9 +472,7 @@ def test_every_engine_continues_a_prompt_as_transformers_does(
     checkpoint, expected = small
     model = engine.model(checkpoint, cpus(), tmp_path, PATIENCE)
     with engine.start(cpus(), tmp_path) as worker:
-        worker.ask(
-            PATIENCE, do="load", model=str(model), threads=len(cpus()), batch=CLEAR, context=LONG + DECODED
-        )
+        worker.ask(PATIENCE, do="load", model=str(model), threads=len(cpus()), batch=CLEAR, context=LONG + DECODED)
         for batch in (expected, expected[:1], list(reversed(expected))):
             timing = worker.ask(PATIENCE, do="measure", prompts=[prompt for prompt, _ in batch], decode=3)
             assert [sequence[0] for sequence in timing["tokens"]] == [token for _, token in batch]

@@ -72,11 +72,7 @@ class Oracle:
         text = self.render(messages)
         end = text.rindex(answer) + len(answer)
         encoded = self.words(text, add_special_tokens=False, return_offsets_mapping=True)
-        return [
-            i
-            for i, (start, _) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-            if start >= end
-        ]
+        return [i for i, (start, _) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True) if start >= end]
 
     def _apply(self, messages: list[dict[str, str]], **how: Any) -> Any:
         with patch("transformers.utils.chat_template_utils.datetime") as clock:
@@ -113,9 +109,7 @@ def test_a_model_is_talked_to_forked_saved_and_made_another(
 ) -> None:
     shape = PUBLISHED[name]
     instructions = "Be brief." if shape.system else ""
-    with cpu_system.spawn(
-        str(place(name)), system=instructions, temperature=0, repetition_penalty=1
-    ) as process:
+    with cpu_system.spawn(str(place(name)), system=instructions, temperature=0, repetition_penalty=1) as process:
         _talk(process, shape, place(name))
         with process.fork()[0] as fork:
             wanted = ask(fork, "Go on.")
@@ -140,9 +134,7 @@ def _talk(process: Process, shape: Shape, directory: Path) -> None:
     """Three questions, each prompt compared with transformers' own."""
     model = process.model
     assert (sorted(model.eos_ids), model.vocab) == (shape.ends, shape.config["vocab_size"])
-    advised = {
-        key: getattr(model.sampling, key) for key in ("temperature", "top_k", "top_p", "repetition_penalty")
-    }
+    advised = {key: getattr(model.sampling, key) for key in ("temperature", "top_k", "top_p", "repetition_penalty")}
     given = {"temperature": 1.0} | shape.generation if shape.generation.get("do_sample") else {}
     assert advised == {key: given.get(key) for key in advised}
 

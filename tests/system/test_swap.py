@@ -14,9 +14,7 @@ from llmasos.syscalls.table import BootInfoCall, Decode, StatsCall
 from llmasos.userland.sdk.system import Process, System
 from tests.booted import eventually
 
-BLOCK_BYTES = (
-    24_576  # of the KV in fp32 of a model whose tokens take longer to compute than to move: one of torch's
-)
+BLOCK_BYTES = 24_576  # of the KV in fp32 of a model whose tokens take longer to compute than to move: one of torch's
 PROMPT = 200
 AGENTS, TURNS, DECODED = 4, 3, 6
 

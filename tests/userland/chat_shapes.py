@@ -133,11 +133,7 @@ class Ledger:
     def say(self, chat: ChatFormat, *messages: Message, setup: Setup | None = None) -> list[int]:
         """Say something; the ids of the log then."""
         begun = dialogue(self.records, self.log) is not None
-        self.do(
-            chat.next(self.known, self.log, messages)
-            if begun
-            else chat.begin(messages, setup or Setup(now=NOON))
-        )
+        self.do(chat.next(self.known, self.log, messages) if begun else chat.begin(messages, setup or Setup(now=NOON)))
         return self.log
 
     def answer(self, ids: Sequence[int]) -> None:

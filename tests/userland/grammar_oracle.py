@@ -47,9 +47,7 @@ class Oracle:
         """A text's ids: its special tokens as such, all else byte by byte."""
         ids: list[int] = []
         while text:
-            mark = next(
-                (mark for mark in sorted(self.ids, key=len, reverse=True) if text.startswith(mark)), ""
-            )
+            mark = next((mark for mark in sorted(self.ids, key=len, reverse=True) if text.startswith(mark)), "")
             ids += [self.ids[mark]] if mark else list(text[0].encode())
             text = text[len(mark) or 1 :]
         return ids

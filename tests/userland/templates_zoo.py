@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 # only, tools); r1 (thoughts are begun in the prompt and dropped); harmony (channels, a date); parts (content as a list);
 # documents (Command R's, and much of jinja2).
 TEMPLATES = {
-    file.stem: file.read_text(encoding="utf-8")
-    for file in sorted(Path(__file__).parent.joinpath("templates").glob("*"))
+    file.stem: file.read_text(encoding="utf-8") for file in sorted(Path(__file__).parent.joinpath("templates").glob("*"))
 }
 
 SCHEMA = {

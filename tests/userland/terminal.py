@@ -92,9 +92,7 @@ class Terminal:
             left = deadline - time.monotonic()
             if left <= 0 or not self._read(left):
                 shown = self.screen[self._seen :][-3000:]
-                raise AssertionError(
-                    f"{pattern!r} has not appeared; since the last match there was:\n{shown}"
-                )
+                raise AssertionError(f"{pattern!r} has not appeared; since the last match there was:\n{shown}")
 
     def quiet(self, seconds: float = 2.0) -> None:
         """Read on until nothing has been printed for some seconds; `expect` then looks at what comes after."""

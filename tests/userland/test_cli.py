@@ -109,9 +109,7 @@ def test_the_verbs_import_neither_torch_nor_transformers() -> None:
         "import sys, llmasos.__main__, userland.shell.main\n"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE, check=True
-    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE, check=True)
     assert ended.stdout == "[]\n"
 
 
@@ -215,9 +213,7 @@ def test_a_failed_command_is_a_line_on_stderr_and_the_script_goes_on_to_a_status
     assert second.startswith("EINVAL: there is no command 'fly'")
 
 
-@pytest.mark.parametrize(
-    ("typed", "status"), [("exit", 0), ("exit 7", 7), ("fly\nexit", 1), ("exit 300\nexit", 1)]
-)
+@pytest.mark.parametrize(("typed", "status"), [("exit", 0), ("exit 7", 7), ("fly\nexit", 1), ("exit 300\nexit", 1)])
 def test_exit_ends_a_script_with_its_status(where: Path, typed: str, status: int) -> None:
     assert llmasos(where, "shell", typed=typed + "\nps\n").returncode == status
 
@@ -417,9 +413,7 @@ def test_the_doctor_finds_what_is_missing_and_says_what_to_do(tmp_path: Path) ->
 def test_an_agent_goes_to_a_file_and_comes_back_for_good(where: Path, agent: int, tmp_path: Path) -> None:
     ended = llmasos(where, "checkpoint", str(agent), str(tmp_path / "image"))
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert re.fullmatch(
-        rf"\[{agent}\] is in {tmp_path}/image: 40 tokens, with the KV of 39, \S+ \S+\n", ended.stdout
-    )
+    assert re.fullmatch(rf"\[{agent}\] is in {tmp_path}/image: 40 tokens, with the KV of 39, \S+ \S+\n", ended.stdout)
     ended = llmasos(where, "restore", str(tmp_path / "image"), "--name", "back")
     assert (ended.returncode, ended.stderr) == (0, "")
     match = re.fullmatch(rf"\[(\d+)\] back on \S+: 40 tokens, idle, from {tmp_path}/image\n", ended.stdout)

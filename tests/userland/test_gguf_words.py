@@ -56,9 +56,7 @@ def _write(target: Path, **more: Any) -> Path:
 def _sentencepiece(target: Path, **more: Any) -> Path:
     """Byte tokens, letters, and merges by score: `▁th` before `th` before `he`."""
     pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3), *((f"<0x{byte:02X}>", 6) for byte in range(256))]
-    pieces += [(word, 1) for word in ("▁th", "th", "he", "▁the", "▁", "t", "h", "e", "n", "é")] + [
-        ("<|user|>", 4)
-    ]
+    pieces += [(word, 1) for word in ("▁th", "th", "he", "▁the", "▁", "t", "h", "e", "n", "é")] + [("<|user|>", 4)]
     return _write(
         target,
         tokenizer_model="llama",

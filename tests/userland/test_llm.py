@@ -126,9 +126,7 @@ def test_the_prompt_comes_first_if_asked_for(llm: LLM) -> None:
         ({"num_beams": 50}, Errno.EINVAL, "use fewer"),
     ],
 )
-def test_options_that_cannot_be_are_refused(
-    llm: LLM, options: dict[str, Any], errno: Errno, words: str
-) -> None:
+def test_options_that_cannot_be_are_refused(llm: LLM, options: dict[str, Any], errno: Errno, words: str) -> None:
     with pytest.raises(SyscallError, match=words) as caught:
         llm.generate(PROMPT, **options)
     assert caught.value.errno is errno
@@ -145,9 +143,7 @@ def test_no_process_is_left_when_generation_is_over(llm: LLM) -> None:
     assert not [row for row in llm.system.ps() if row.name == "generate"]
 
 
-def test_a_beam_search_that_is_cancelled_leaves_no_process(
-    cpu_system: System, zoo: Callable[[str], Path]
-) -> None:
+def test_a_beam_search_that_is_cancelled_leaves_no_process(cpu_system: System, zoo: Callable[[str], Path]) -> None:
     async def main() -> list[str]:
         async with aio.System.connect(cpu_system.kernel.boot.runtime) as system:
             root = await system.spawn(str(zoo("llama")), PROMPT, name="cancelled", dtype="fp32")
@@ -200,9 +196,7 @@ def test_the_seed_interface_boots_a_private_kernel_and_predicts(
 
 
 @pytest.mark.parametrize("options", [{"num_beams": "2"}, {"max_new_tokens": "3"}, {"max_length": 3.5}])
-def test_a_number_that_is_none_is_named(
-    cpu_system: System, zoo: Callable[[str], Path], options: dict[str, Any]
-) -> None:
+def test_a_number_that_is_none_is_named(cpu_system: System, zoo: Callable[[str], Path], options: dict[str, Any]) -> None:
     llm = LLM.from_pretrained(zoo("llama"), system=cpu_system)
     with pytest.raises(SyscallError, match=f"{next(iter(options))} is an integer, found") as caught:
         llm.generate(PROMPT, **options)

@@ -179,12 +179,13 @@ def test_ctrl_c_leaves_what_has_arrived_and_the_next_pull_goes_on_with_it(server
     server.troubles = [Trouble("model.safetensors", cut_after=1_500_000, hold=hold)]
     root = Path(__file__).resolve().parents[2]
     running = subprocess.Popen(
-        command("pull", "org/name"), env={**os.environ, "PYTHONPATH": str(root)}, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    blobs = cache.folder("org/name") / "blobs"
-    eventually(
-        lambda: any(one.stat().st_size >= 1_000_000 for one in blobs.glob("*.incomplete")), "some has arrived"
+        command("pull", "org/name"),
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    blobs = cache.folder("org/name") / "blobs"
+    eventually(lambda: any(one.stat().st_size >= 1_000_000 for one in blobs.glob("*.incomplete")), "some has arrived")
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=30)
     hold.set()
@@ -248,9 +249,7 @@ def test_what_was_installed_of_a_model_is_counted_and_goes_with_it(server: Hub) 
 
 
 @pytest.mark.parametrize(("answer", "stays"), [("n", True), ("", True), ("yes", False), ("Y", False)])
-def test_rm_asks_before(
-    server: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: str, stays: bool
-) -> None:
+def test_rm_asks_before(server: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: str, stays: bool) -> None:
     place = pull.pull(Screen(io.StringIO()), "org/name")
     typed = Terminal(f"{answer}\n")
     monkeypatch.setattr(sys, "stdin", typed)
@@ -305,9 +304,13 @@ def test_nothing_is_imported_that_a_list_does_not_need(server: Hub) -> None:
     )
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True,
-        check=True, timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
     assert done.stdout.splitlines()[-1] == "[]"
 
 

@@ -90,9 +90,7 @@ def test_one_stop_string_is_one(process: Process) -> None:
 def test_one_stop_string_is_one_for_llm(cpu_system: System, model: Path) -> None:
     llm = LLM.from_pretrained(model, dtype="float32", system=cpu_system)
     whole = llm.generate("Every call", max_new_tokens=60)
-    assert (
-        llm.generate("Every call", max_new_tokens=60, stop=whole[20:23]) == whole[: whole.index(whole[20:23])]
-    )
+    assert llm.generate("Every call", max_new_tokens=60, stop=whole[20:23]) == whole[: whole.index(whole[20:23])]
     assert llm.generate(("Every call",), max_new_tokens=60) == [whole]
 
 
@@ -113,9 +111,7 @@ def test_a_refused_stop_list_changes_nothing(process: Process, stop: Any, way: s
     assert (after.length, after.decoding, after.usage.decoded) == (before.length, False, before.usage.decoded)
 
 
-def test_an_error_on_the_way_leaves_nothing_decoding(
-    process: Process, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_on_the_way_leaves_nothing_decoding(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(Exception):
         pass
 
@@ -130,9 +126,7 @@ def test_an_error_on_the_way_leaves_nothing_decoding(
 
 
 def test_a_keyword_that_spawn_does_not_take_is_named_with_the_one_that_was_meant(cpu_system: System) -> None:
-    with pytest.raises(
-        SyscallError, match=r"spawn\(\) takes no 'temp'; did you mean temperature\?"
-    ) as caught:
+    with pytest.raises(SyscallError, match=r"spawn\(\) takes no 'temp'; did you mean temperature\?") as caught:
         cpu_system.spawn(temp=3)  # type: ignore[call-arg]
     assert caught.value.errno is Errno.EINVAL
     with pytest.raises(SyscallError, match="it takes"):
@@ -168,9 +162,7 @@ def test_models_of_the_zoo_have_a_token_for_each_byte() -> None:
 
 
 @pytest.mark.parametrize("tools", [[3], 5, "x", [None], {"function": {}}])
-def test_what_is_no_list_of_tools_is_refused_by_spawn_and_grammars(
-    cpu_system: System, model: Path, tools: Any
-) -> None:
+def test_what_is_no_list_of_tools_is_refused_by_spawn_and_grammars(cpu_system: System, model: Path, tools: Any) -> None:
     with cpu_system.spawn(model) as process:
         for act in (process.call_grammar, lambda tools: cpu_system.spawn(model, tools=tools)):
             with pytest.raises(SyscallError, match="EINVAL: tools are a list of definitions"):

@@ -144,8 +144,11 @@ def test_a_choice_of_one_tool_is_one_call_of_it_and_without_parallel_there_is_on
     other = '<tool_call>{"name": "list_all", "arguments": {}}</tool_call>'
     required = call_grammar([form], TOOLS)
     assert [ORACLE.refusal(required, text) == "" for text in (look, other, look + "\n" + other, "")] == [
-        True, True, True, False,
-    ]  # fmt: skip
+        True,
+        True,
+        True,
+        False,
+    ]
     alone = call_grammar([form], TOOLS, parallel=False)
     assert [ORACLE.refusal(alone, text) == "" for text in (look, other, look + other)] == [True, True, False]
     named = call_grammar([form], TOOLS, choice="list_all")
@@ -186,11 +189,7 @@ def test_what_its_makers_say_of_a_models_answers_gives_a_grammar_too() -> None:
 
     def written(call: ToolCall) -> list[str]:
         inner = {"name": call.name, "parameters": call.arguments}
-        return [
-            f"<do>[{json.dumps({'type': 'function', 'function': inner})}]</do>".replace(
-                "parameters", "arguments"
-            )
-        ]
+        return [f"<do>[{json.dumps({'type': 'function', 'function': inner})}]</do>".replace("parameters", "arguments")]
 
     forms = formats_of(written, "", (), fields_of(said).calls)
     grammar = call_grammar(forms, TOOLS)
@@ -231,9 +230,7 @@ def test_a_models_chat_gives_the_grammar_of_its_own_tools_in_its_own_tokens() ->
 def test_harmonys_calls_have_their_recipient_in_the_header() -> None:
     grammar = call_grammar([HARMONY_FORM], TOOLS)
     body = '{"at": "x", "bound": 4}<|call|>'
-    assert not ORACLE.refusal(
-        grammar, "<|channel|>commentary to=functions.look <|constrain|>json<|message|>" + body
-    )
+    assert not ORACLE.refusal(grammar, "<|channel|>commentary to=functions.look <|constrain|>json<|message|>" + body)
     assert not ORACLE.refusal(grammar, " to=functions.look<|channel|>commentary json<|message|>" + body)
     assert ORACLE.refusal(grammar, " to=functions.else<|channel|>commentary json<|message|>" + body)
 

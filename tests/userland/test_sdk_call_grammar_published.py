@@ -35,9 +35,7 @@ class Model:
         self.oracle = Oracle(special)
         self.grammar = ""
         if self.forms:
-            self.grammar = call_grammar(
-                self.forms, CALLING.tools or (), special=self.oracle.ids, opened=self.opened
-            )
+            self.grammar = call_grammar(self.forms, CALLING.tools or (), special=self.oracle.ids, opened=self.opened)
 
     def read(self, text: str, lead: str = "") -> list[tuple[str, dict[str, Any]]]:
         """The calls that are read from an answer."""
@@ -46,18 +44,10 @@ class Model:
 
     def refusals(self, said: str) -> list[str]:
         """Where the grammar stops in an answer, from each place where its calls may begin to each where they may end."""
-        marks = (
-            [self.forms[0].open, "<|channel|>commentary", " to="]
-            if self.forms[0].open
-            else [" to=", "<|channel|>c"]
-        )
+        marks = [self.forms[0].open, "<|channel|>commentary", " to="] if self.forms[0].open else [" to=", "<|channel|>c"]
         starts = [0] if self.opened else [at for mark in marks if mark and (at := said.find(mark)) >= 0][:1]
         close = self.forms[0].close
-        ends = (
-            [m.end() for m in re.finditer(re.escape(close), said)]
-            if close
-            else [len(said.rstrip()), len(said)]
-        )
+        ends = [m.end() for m in re.finditer(re.escape(close), said)] if close else [len(said.rstrip()), len(said)]
         return [self.oracle.refusal(self.grammar, said[start:end]) for start in starts for end in ends]
 
 
@@ -110,9 +100,7 @@ def test_what_a_grammar_lets_a_decoder_say_is_read_by_its_model(file: Path) -> N
 
 
 # No 7F: llguidance wants it escaped in JSON, which templates do not.
-TEXT = st.text(
-    st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from("\n\t\\\"'<>/{}[]"), max_size=12
-)
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from("\n\t\\\"'<>/{}[]"), max_size=12)
 
 
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)

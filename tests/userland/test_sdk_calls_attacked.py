@@ -30,9 +30,7 @@ def attacks(form: CallFormat, size: int) -> dict[str, str]:
     head, _, tail = one.call.replace("␣", "").partition("«args»")
     head = head.replace("«name»", "look").replace("«number»", "1").replace("«id»", "a" * 9)
     start = one.open.replace("␣", "") + head
-    open_tag = (
-        one.arguments.open.replace("«key»", "a").replace("«kind»", "false").replace("␣", "") or '{"a": '
-    )
+    open_tag = one.arguments.open.replace("«key»", "a").replace("«kind»", "false").replace("␣", "") or '{"a": '
     return {
         "nested lists": start + open_tag + "[" * size,
         "nested objects": start + open_tag + '{"a":' * (size // 5),
@@ -51,11 +49,7 @@ def attacks(form: CallFormat, size: int) -> dict[str, str]:
         "angles": start + "<" * size,
         "equals": start + "=" * size,
         "half a pair": start + open_tag + '"\\ud83d"' + tail.replace("␣", "") + one.close.replace("␣", ""),
-        "a half of a pair": start
-        + open_tag
-        + '"\ud83d"'
-        + tail.replace("␣", "")
-        + one.close.replace("␣", ""),
+        "a half of a pair": start + open_tag + '"\ud83d"' + tail.replace("␣", "") + one.close.replace("␣", ""),
     }
 
 

@@ -60,12 +60,8 @@ def spoken_in(words: str) -> list[tuple[str, bool]]:
 @functools.cache
 def core(name: str) -> Core:
     found = Core.from_str(words_zoo.core_json(name))
-    found.add_tokens(
-        [AddedToken(token, special=True) for token in [*words_zoo.PIECES[:2], *words_zoo.SPECIAL]]
-    )
-    found.add_tokens(
-        [AddedToken(token, special=i % 2 == 0, normalized=False) for i, token in enumerate(MARKS)]
-    )
+    found.add_tokens([AddedToken(token, special=True) for token in [*words_zoo.PIECES[:2], *words_zoo.SPECIAL]])
+    found.add_tokens([AddedToken(token, special=i % 2 == 0, normalized=False) for i, token in enumerate(MARKS)])
     return found
 
 
@@ -82,9 +78,7 @@ def both(words: str, shape: str) -> tuple[Tokenizer, Any]:
 @functools.cache
 def chat_of(words: str, shape: str) -> ChatFormat:
     tokenizer = both(words, shape)[0]
-    return ChatFormat(
-        tokenizer, shape, ends=[i for end in SHAPES[shape].ends if (i := tokenizer.id_of(end)) is not None]
-    )
+    return ChatFormat(tokenizer, shape, ends=[i for end in SHAPES[shape].ends if (i := tokenizer.id_of(end)) is not None])
 
 
 def rendered(theirs: Any, messages: list[Message], *, prompt: bool) -> list[int]:
@@ -162,9 +156,7 @@ def spoken(
         assume(whole[: len(log)] == log or bool(shape.thought))
     if whole[: len(log)] == log and not (thought and shape.thought):
         ids = whole[len(log) :]
-        end = next(
-            (i for i, token in enumerate(ids) if token in stops or token == ids_of_end(theirs, shape)), None
-        )
+        end = next((i for i, token in enumerate(ids) if token in stops or token == ids_of_end(theirs, shape)), None)
         assume(end is not None)
         assert end is not None
         return ids[: end + 1] if ended and ids[end] in stops else ids[:end]
@@ -215,11 +207,7 @@ def test_an_answer_keeps_the_ids_that_the_model_made(
         assert log[: len(before)] == before  # it only grows
         if before:
             new = log[len(before) :]
-            assert (
-                new[:1] != [stop]
-                if ended
-                else new[:1] == [stop] or not ours.decode(new[:1], special=True).strip()
-            )
+            assert new[:1] != [stop] if ended else new[:1] == [stop] or not ours.decode(new[:1], special=True).strip()
         ledger.answer([*ids, *([stop] if ended else [])])
         before = list(ledger.log)
     assert ledger.cuts == 0

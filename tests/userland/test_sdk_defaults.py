@@ -39,9 +39,7 @@ ADVISED = SamplingDefaults(temperature=0.7, top_k=20, repetition_penalty=1.05)
     ],
     ids=str,
 )
-def test_each_field_is_the_callers_else_the_makers_else_off(
-    options: dict[str, Any], wanted: Sampler | None
-) -> None:
+def test_each_field_is_the_callers_else_the_makers_else_off(options: dict[str, Any], wanted: Sampler | None) -> None:
     assert Options(**options).sampler(ADVISED) == wanted
 
 

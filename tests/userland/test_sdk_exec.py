@@ -44,9 +44,7 @@ def shuffled(tmp_path_factory: pytest.TempPathFactory) -> str:
     file = place / "tokenizer.json"
     whole = json.loads(file.read_text())
     vocab = whole["model"]["vocab"]
-    whole["model"]["vocab"] = {
-        word: 255 - number if number < 256 else number for word, number in vocab.items()
-    }
+    whole["model"]["vocab"] = {word: 255 - number if number < 256 else number for word, number in vocab.items()}
     file.write_text(json.dumps(whole))
     return str(place)
 
@@ -152,9 +150,7 @@ def test_what_the_template_makes_of_a_conversation_is_taken_apart_again(
         assert translated(old, new, whole) == reference(new.model.path, said, prompt=True) + new.encode(part)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "Once upon a time", "<|user|>no<|user|>sense", "<|assistant|>", "a<|end|>b"]
-)
+@pytest.mark.parametrize("text", ["", "Once upon a time", "<|user|>no<|user|>sense", "<|assistant|>", "a<|end|>b"])
 def test_what_no_template_has_made_is_text(llama: str, text: str) -> None:
     old, new = language(llama), language(tiny_path())
     ids = load_tokenizer(llama).encode(text, control=True)
@@ -232,9 +228,7 @@ def test_equal_sizes_are_not_taken_for_equal_words(process: Process, shuffled: s
     process.end()
 
 
-def test_a_conversation_goes_on_with_another_model_and_everything_else_stays(
-    cpu_system: System, llama: str
-) -> None:
+def test_a_conversation_goes_on_with_another_model_and_everything_else_stays(cpu_system: System, llama: str) -> None:
     cpu_system.group("guests", cpu_weight=50)
     sampler = {"temperature": 0.5, "top_k": 9, "seed": 5}
     process = cpu_system.spawn(

@@ -17,13 +17,9 @@ from tests import models_zoo
 from tests.userland.chat_shapes import SHAPES
 
 THINKING = (
-    SHAPES["thoughts in the last answer only"]
-    .source.replace("<|im_start|>", "<|user|>")
-    .replace("<|im_end|>", "<|end|>")
+    SHAPES["thoughts in the last answer only"].source.replace("<|im_start|>", "<|user|>").replace("<|im_end|>", "<|end|>")
 )
-NO_SYSTEM = (
-    SHAPES["no system role"].source.replace("<|im_start|>", "<|user|>").replace("<|im_end|>", "<|end|>")
-)
+NO_SYSTEM = SHAPES["no system role"].source.replace("<|im_start|>", "<|user|>").replace("<|im_end|>", "<|end|>")
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +127,7 @@ def test_who_leaves_an_asynchronous_answer_can_ask_at_once(cpu_system: System) -
         ):
             for act in (agent.say, agent.pieces, agent.stream):
                 for _ in range(3):
-                    async for _piece in (
-                        act("A long story, please.", 100) if act != agent.stream else act(100)
-                    ):
+                    async for _piece in act("A long story, please.", 100) if act != agent.stream else act(100):
                         break
                     assert await agent.ask("One word.", 2)
             held = agent.say("A long story, please.", 100)

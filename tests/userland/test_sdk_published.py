@@ -39,14 +39,15 @@ CALLING = Setup(
                 "parameters": {
                     "type": "object",
                     "properties": {
-                        "at": {"type": "string", "description": "At what."}, "n": {"type": "integer", "description": "n"},
+                        "at": {"type": "string", "description": "At what."},
+                        "n": {"type": "integer", "description": "n"},
                     },
                     "required": ["at"],
                 },
             },
         }
     ],
-)  # fmt: skip
+)
 pytestmark = pytest.mark.skipif(not TEMPLATES, reason=WHY)
 
 
@@ -55,13 +56,9 @@ def chat_of(file: Path) -> ChatFormat:
     source = file.read_text(encoding="utf-8")
     core = Core.from_str(words_zoo.core_json("byte-level"))
     marks = set(
-        re.findall(
-            r"<[|\uff5c]?[A-Za-z_\u2581]{2,30}[|\uff5c]?>|\[/?[A-Z_]{3,20}\]|</think>|</assistant>", source
-        )
+        re.findall(r"<[|\uff5c]?[A-Za-z_\u2581]{2,30}[|\uff5c]?>|\[/?[A-Z_]{3,20}\]|</think>|</assistant>", source)
     )
-    core.add_tokens(
-        [AddedToken(mark, special=True, normalized=False) for mark in ["<s>", "</s>", *sorted(marks)]]
-    )
+    core.add_tokens([AddedToken(mark, special=True, normalized=False) for mark in ["<s>", "</s>", *sorted(marks)]])
     named = {"bos_token": "<s>", "eos_token": "</s>"}
     try:
         return ChatFormat(Tokenizer(core, Settings(named=named, templates={"default": source})), file.stem)
@@ -147,8 +144,6 @@ def test_the_calls_that_a_template_writes_are_read(file: Path) -> None:
             continue
         said, lead = written
         heard = chat.hear(CALLING, chat.tokenizer.encode(said, control=True), lead)
-        assert [(one.name, one.arguments) for one in heard.calls] == [
-            (one.name, one.arguments) for one in calls
-        ]
+        assert [(one.name, one.arguments) for one in heard.calls] == [(one.name, one.arguments) for one in calls]
     if called(chat, CALLS[:1]) is None:
         pytest.skip("it writes no calls")

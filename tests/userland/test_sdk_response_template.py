@@ -45,9 +45,7 @@ def test_thoughts_answer_and_calls_are_those_that_transformers_finds(text: str) 
     ]
 
 
-@pytest.mark.parametrize(
-    "template", [None, "x", [], {}, {"fields": 3}, {"fields": {"thinking": 3, "tool_calls": []}}]
-)
+@pytest.mark.parametrize("template", [None, "x", [], {}, {"fields": 3}, {"fields": {"thinking": 3, "tool_calls": []}}])
 def test_one_that_is_not_understood_says_nothing(template: object) -> None:
     fields = fields_of(template)
     assert (fields.thought, fields.calls) == (None, ())

@@ -119,9 +119,9 @@ def test_what_templates_use_works(source: str, text: str) -> None:
 
 def test_a_long_conversation_is_within_the_limits() -> None:
     said = [{"role": "user", "content": "word " * 1000}] * 1000
-    text = Template(
-        "{% for m in messages %}{{ '<' ~ m.role ~ '>' + m.content | trim }}\n{% endfor %}"
-    ).render({"messages": said})
+    text = Template("{% for m in messages %}{{ '<' ~ m.role ~ '>' + m.content | trim }}\n{% endfor %}").render(
+        {"messages": said}
+    )
     assert LARGEST < BUDGET
     assert len(text) > 4_000_000
 

@@ -143,9 +143,7 @@ def test_an_answer_that_is_cut_off_by_a_kill_is_no_answer(process: Process, cpu_
 
 
 @pytest.mark.parametrize("stop", [[], ["never said"]])
-def test_an_answer_that_its_group_has_no_memory_for_says_so(
-    cpu_system: System, model: str, stop: list[str]
-) -> None:
+def test_an_answer_that_its_group_has_no_memory_for_says_so(cpu_system: System, model: str, stop: list[str]) -> None:
     frame = cpu_system.spawn(model, dtype="fp32").model.block_bytes
     group = cpu_system.group("small", kv_max=4 * frame, kv_action="fail")
     other = cpu_system.spawn(model, "Others have pages, too; two.", dtype="fp32", group="small")
@@ -197,9 +195,7 @@ def test_a_handle_on_anothers_process_speaks_to_it(process: Process, cpu_system:
             other.process(1)
 
 
-def test_a_program_that_ends_takes_its_processes_with_it_but_not_the_detached(
-    cpu_system: System, model: str
-) -> None:
+def test_a_program_that_ends_takes_its_processes_with_it_but_not_the_detached(cpu_system: System, model: str) -> None:
     with System.connect(cpu_system.kernel.boot.runtime) as other:
         child = other.spawn(model, PROMPT, dtype="fp32").pid
         daemon = other.spawn(model, PROMPT, dtype="fp32", detached=True).pid
@@ -323,9 +319,7 @@ def test_the_space_before_the_first_word_of_a_continuation_is_text(cpu_system: S
     assert begun_with_space
 
 
-def test_a_stop_string_cuts_log_and_text_alike_where_words_carry_spaces(
-    cpu_system: System, spaced: str
-) -> None:
+def test_a_stop_string_cuts_log_and_text_alike_where_words_carry_spaces(cpu_system: System, spaced: str) -> None:
     for prompt in SPACED:
         process = cpu_system.spawn(spaced, prompt, dtype="fp32")
         whole = process.fork()[0].generate(12)

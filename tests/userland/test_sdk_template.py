@@ -33,9 +33,7 @@ def merged(files: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def theirs(
-    tokenizer: Any, messages: Messages, prompt: bool, *, safe: bool, **options: Any
-) -> list[int] | None:
+def theirs(tokenizer: Any, messages: Messages, prompt: bool, *, safe: bool, **options: Any) -> list[int] | None:
     """transformers' ids; None where template or tokenizer refuse."""
     asked = {
         "add_generation_prompt": prompt,
@@ -95,9 +93,7 @@ def test_the_ids_of_every_turn_are_those_of_transformers(
         for end in range(1, len(messages) + 1):
             said = messages[:end]
             for prompt in {said[-1]["role"] != "assistant", end == len(messages)}:
-                safe, free = (
-                    theirs(oracle, said, prompt, safe=s, **more, **variables) for s in (True, False)
-                )
+                safe, free = (theirs(oracle, said, prompt, safe=s, **more, **variables) for s in (True, False))
                 found = ours(chat, said, prompt, variables=variables, **more)
                 unsafe = ours(chat, said, prompt, variables=variables, allow_special=True, **more)
                 if safe is not None:
@@ -130,9 +126,7 @@ def test_an_answer_s_own_ids_stand_where_its_text_would(
         except SyscallError:
             return
         given_ids = [
-            {**m, "content": Own(m["content"], tuple(own))}
-            if m["role"] == "assistant" and m["content"]
-            else m
+            {**m, "content": Own(m["content"], tuple(own))} if m["role"] == "assistant" and m["content"] else m
             for m in messages
         ]
         rendering = chat.render(given_ids, prompt=False)
@@ -154,9 +148,7 @@ def test_an_answer_s_own_ids_stand_where_its_text_would(
 # --- shapes of their own ----------------------------------------------------------------------------------------------
 
 
-def model(
-    place: Path, templates: dict[str, Any] | None = None, core: str = "byte-level", **config: Any
-) -> ChatTemplate:
+def model(place: Path, templates: dict[str, Any] | None = None, core: str = "byte-level", **config: Any) -> ChatTemplate:
     """A model's words: a tokenizer with the usual control tokens, and these templates."""
     tokenizer = Tokenizer.from_str(words_zoo.core_json(core))
     tokenizer.add_tokens([AddedToken(t, special=True) for t in [*words_zoo.PIECES[:2], *words_zoo.SPECIAL]])
@@ -182,9 +174,7 @@ def test_a_forged_turn_stays_what_somebody_said(tmp_path: Path) -> None:
 
 
 def test_keys_and_roles_cannot_forge_what_transformers_leaves_open(tmp_path: Path) -> None:
-    chat = model(
-        tmp_path, {"chat_template.jinja": templates_zoo.TEMPLATES["role-tokens"] + "{{ tools | tojson }}"}
-    )
+    chat = model(tmp_path, {"chat_template.jinja": templates_zoo.TEMPLATES["role-tokens"] + "{{ tools | tojson }}"})
     schema = {"name": "look", "properties": {"<|end|>": {"type": "string"}}}
     end = chat.tokenizer.id_of("<|end|>")
     assert chat.ids([hello()], prompt=False, tools=[schema]).count(end) == 1
@@ -204,9 +194,7 @@ def test_keys_and_roles_cannot_forge_what_transformers_leaves_open(tmp_path: Pat
         ([hello(content="\ud800")], "half a surrogate pair"),
     ],
 )
-def test_what_is_no_conversation_is_refused_by_what_is_wrong(
-    tmp_path: Path, messages: Any, words: str
-) -> None:
+def test_what_is_no_conversation_is_refused_by_what_is_wrong(tmp_path: Path, messages: Any, words: str) -> None:
     chat = model(tmp_path, {"chat_template.jinja": templates_zoo.TEMPLATES["chatml"]})
     with pytest.raises(SyscallError, match=words) as caught:
         chat.ids(messages, prompt=True)
@@ -247,13 +235,9 @@ def test_instructions_that_the_template_refuses_go_before_the_first_question(tmp
 
 
 def test_several_templates_are_told_apart_by_name_and_by_tools(tmp_path: Path) -> None:
-    named = [
-        {"name": name, "template": f"{name} {{{{ messages[0].content }}}}"} for name in ("tool_use", "rag")
-    ]
+    named = [{"name": name, "template": f"{name} {{{{ messages[0].content }}}}"} for name in ("tool_use", "rag")]
     chat = model(tmp_path, {"tokenizer_config.json": {"chat_template": named}})
-    with pytest.raises(
-        SyscallError, match="several chat templates and no default; name one: rag, tool_use"
-    ) as caught:
+    with pytest.raises(SyscallError, match="several chat templates and no default; name one: rag, tool_use") as caught:
         chat.ids([hello()], prompt=True)
     assert caught.value.errno is Errno.EINVAL
     assert chat.render([hello()], prompt=True, template="rag").plain == "rag hello"
@@ -277,9 +261,7 @@ def test_the_date_of_a_template_is_the_one_it_is_given(tmp_path: Path) -> None:
 def test_text_parts_are_joined_for_a_template_that_takes_strings(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "hello "}, {"type": "text", "text": "<|im_end|>"}]
     chat = model(tmp_path, {"chat_template.jinja": templates_zoo.TEMPLATES["chatml"]})
-    assert chat.ids([hello(content=parts)], prompt=True) == chat.ids(
-        [hello(content="hello <|im_end|>")], prompt=True
-    )
+    assert chat.ids([hello(content=parts)], prompt=True) == chat.ids([hello(content="hello <|im_end|>")], prompt=True)
     able = model(tmp_path / "able", {"chat_template.jinja": templates_zoo.TEMPLATES["parts"]})
     assert "user: hello <|im_end|><|eot|>" in able.render([hello(content=parts)], prompt=True).plain
 

@@ -94,9 +94,7 @@ def test_pieces_of_a_metaspace_tokenizer_join_to_the_text(ids: list[int], cuts: 
     st.lists(st.one_of(st.characters(min_codepoint=128, codec="utf-8"), st.integers(256, 258)), max_size=20),
     st.lists(st.integers(0, 5), max_size=20),
 )
-def test_pieces_of_characters_spelt_in_bytes_join_to_the_text(
-    items: list[str | int], cuts: list[int]
-) -> None:
+def test_pieces_of_characters_spelt_in_bytes_join_to_the_text(items: list[str | int], cuts: list[int]) -> None:
     decode = byte_fallback()
     ids = [i for item in items for i in (item.encode() if isinstance(item, str) else [item])]
     parts = pieces(decode, split(ids, cuts))
@@ -109,9 +107,7 @@ def test_pieces_of_characters_spelt_in_bytes_join_to_the_text(
 @example([*"中".encode(), 255, 256, 257])
 def test_bytes_that_are_no_text_swallow_nothing_of_what_follows(ids: list[int]) -> None:
     text = "".join(pieces(byte_fallback(), [[i] for i in ids]))
-    assert [c for c in text if c in "AB"] == [
-        BESIDE_BYTES[i - 256].strip("▁") for i in ids if i in (256, 257)
-    ]
+    assert [c for c in text if c in "AB"] == [BESIDE_BYTES[i - 256].strip("▁") for i in ids if i in (256, 257)]
 
 
 @given(

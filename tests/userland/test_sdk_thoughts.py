@@ -80,9 +80,7 @@ def test_harmonys_channels_are_thoughts_answers_and_calls(step: int) -> None:
     assert BadCall.__name__ in said
 
 
-@given(
-    st.text(st.characters(exclude_characters="<>[]{}`"), max_size=20), st.text(max_size=20), st.integers(1, 4)
-)
+@given(st.text(st.characters(exclude_characters="<>[]{}`"), max_size=20), st.text(max_size=20), st.integers(1, 4))
 @settings(max_examples=200)
 def test_nothing_of_an_answer_is_lost(thought: str, answer: str, step: int) -> None:
     """White space around a thought belongs to its marks."""

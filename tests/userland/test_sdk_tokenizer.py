@@ -39,9 +39,7 @@ def directory(files: dict[str, Any]) -> Iterator[str]:
 
 @many
 @given(words_zoo.tokenizer_files(), st.lists(words_zoo.texts, min_size=1, max_size=4), st.data())
-def test_ids_and_texts_are_those_of_transformers(
-    files: dict[str, Any], said: list[str], data: st.DataObject
-) -> None:
+def test_ids_and_texts_are_those_of_transformers(files: dict[str, Any], said: list[str], data: st.DataObject) -> None:
     with directory(files) as place:
         theirs = PreTrainedTokenizerFast.from_pretrained(place)
         ours = load_tokenizer(place)
@@ -109,9 +107,7 @@ def test_no_code_of_a_repository_runs_and_nothing_is_asked(tmp_path: Path) -> No
             (place / "tokenizer.json").unlink()
         trace = tmp_path / f"ran {number}"
         (place / "words.py").write_text(f"open({str(trace)!r}, 'w')\nclass Words: pass\n")
-        program = (
-            f"from llmasos.userland.sdk.tokenizer_files import load_tokenizer\nload_tokenizer({str(place)!r})"
-        )
+        program = f"from llmasos.userland.sdk.tokenizer_files import load_tokenizer\nload_tokenizer({str(place)!r})"
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, input="y\ny\n", capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == (0 if with_file else 1)
@@ -153,9 +149,7 @@ def test_a_model_written_anew_has_new_words(tmp_path: Path) -> None:
         ("\0" * 100, "no tokenizer can be loaded from"),
     ],
 )
-def test_what_is_no_tokenizer_is_refused_with_the_library_s_words(
-    tmp_path: Path, text: str, words: str
-) -> None:
+def test_what_is_no_tokenizer_is_refused_with_the_library_s_words(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(SyscallError, match=words) as caught:
         load_tokenizer(str(tmp_path))

@@ -80,9 +80,7 @@ def test_a_field_of_another_kind_is_refused_by_its_name(tmp_path: Path, field: s
     assert refused >= 6
 
 
-@pytest.mark.parametrize(
-    ("file", "field"), [("added_tokens.json", "<x>"), ("special_tokens_map.json", "bos_token")]
-)
+@pytest.mark.parametrize(("file", "field"), [("added_tokens.json", "<x>"), ("special_tokens_map.json", "bos_token")])
 def test_older_files_say_what_is_odd_in_them_too(tmp_path: Path, file: str, field: str) -> None:
     place = written(tmp_path, {field: ["five"]}, file)
     with pytest.raises(SyscallError) as caught:
@@ -103,9 +101,7 @@ def test_older_files_say_what_is_odd_in_them_too(tmp_path: Path, file: str, fiel
         [],
     ],
 )
-def test_the_tokenizer_of_a_version_is_that_which_transformers_takes(
-    tmp_path: Path, names: list[str]
-) -> None:
+def test_the_tokenizer_of_a_version_is_that_which_transformers_takes(tmp_path: Path, names: list[str]) -> None:
     place = written(tmp_path, {"fast_tokenizer_files": names})
     for number, name in enumerate(["tokenizer.json", *names]):
         core = Tokenizer.from_str(words_zoo.core_json("byte-level"))
@@ -168,9 +164,7 @@ def test_mistrals_words_are_put_right_where_transformers_does(
     tmp_path: Path, before: str, model: dict[str, Any] | None, fix: bool | None, mended: bool
 ) -> None:
     (tmp_path / "tokenizer.json").write_text(large(before))
-    (tmp_path / "tokenizer_config.json").write_text(
-        json.dumps({} if fix is None else {"fix_mistral_regex": fix})
-    )
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({} if fix is None else {"fix_mistral_regex": fix}))
     if model is not None:
         (tmp_path / "config.json").write_text(json.dumps(model))
     ids = PreTrainedTokenizerFast.from_pretrained(str(tmp_path)).encode(TEXT, add_special_tokens=False)

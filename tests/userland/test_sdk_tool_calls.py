@@ -156,8 +156,12 @@ def test_several_calls_and_text_between_come_in_order() -> None:
     one = '<tool_call>{"name": "a", "arguments": {}}</tool_call>'
     two = '<tool_call>{"name": "b", "arguments": "{\\"k\\": 1}"}</tool_call>'
     assert events_of("hermes, qwen, glm", f"First {one} then {two} done.", 3) == [
-        "First", ToolCall("a"), " then", ToolCall("b", {"k": 1}), " done.",
-    ]  # fmt: skip
+        "First",
+        ToolCall("a"),
+        " then",
+        ToolCall("b", {"k": 1}),
+        " done.",
+    ]
     assert events_of("mistral", "[TOOL_CALLS]a[ARGS]{}[TOOL_CALLS]b[ARGS]{}") == [
         ToolCall("a"),
         ToolCall("b"),
@@ -199,9 +203,7 @@ def test_calls_are_bounded() -> None:
     assert "more than" in events[0].reason
 
 
-@pytest.mark.parametrize(
-    "text", ['{"a": 1} is JSON', "{x}", "[1, 2]", "[ ] done", "functional code", '{"name": 3}']
-)
+@pytest.mark.parametrize("text", ['{"a": 1} is JSON', "{x}", "[1, 2]", "[ ] done", "functional code", '{"name": 3}'])
 @pytest.mark.parametrize("step", [0, 1])
 def test_text_that_only_looks_like_a_bare_call_is_text(text: str, step: int) -> None:
     bare = [form for form in FORMATS if form.bare]
@@ -217,11 +219,14 @@ def test_text_without_marks_passes_unchanged(text: str, step: int) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**15), 10**15) | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**15), 10**15)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
-)  # fmt: skip
+)
 NAMES = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,10}", fullmatch=True)
 ARGUMENTS = st.dictionaries(NAMES, JSON, max_size=4)
 
@@ -232,9 +237,7 @@ def test_any_json_comes_back_from_a_call_as_it_went_in(
     name: str, arguments: dict[str, Any], ascii_only: bool, step: int
 ) -> None:
     said = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=ascii_only)
-    assert events_of("hermes, qwen, glm", f"<tool_call>\n{said}\n</tool_call>", step) == [
-        ToolCall(name, arguments)
-    ]
+    assert events_of("hermes, qwen, glm", f"<tool_call>\n{said}\n</tool_call>", step) == [ToolCall(name, arguments)]
 
 
 @given(NAMES, ARGUMENTS)

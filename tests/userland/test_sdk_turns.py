@@ -74,9 +74,7 @@ def test_what_was_said_is_known_to_any_program_and_to_a_fork(cpu_system: System,
     child.end()
 
 
-def test_what_was_said_is_known_to_a_restored_process(
-    cpu_system: System, process: Process, tmp_path: Path
-) -> None:
+def test_what_was_said_is_known_to_a_restored_process(cpu_system: System, process: Process, tmp_path: Path) -> None:
     process.turn("one", 5)
     process.checkpoint(tmp_path / "image")
     with cpu_system.restore(tmp_path / "image") as restored:
@@ -162,15 +160,11 @@ def test_a_budget_of_thoughts_brings_the_model_to_its_answer(cpu_system: System,
 
 
 def test_what_a_tool_answered_goes_into_the_conversation(cpu_system: System, model: str) -> None:
-    tools = [
-        {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
-    ]
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}]
     with cpu_system.spawn(model, tools=tools) as process:
         process.turn("look", 1)
         process.truncate(len(process.tokens) - 1)
-        ids = process.language.encode(
-            '<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call><|end|>', control=True
-        )
+        ids = process.language.encode('<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call><|end|>', control=True)
         process.feed_ids(ids)
         before = process.tokens
         process.reply_tool(ToolCall("look"), "a cat", 1)
@@ -333,9 +327,7 @@ def test_a_model_without_a_system_role_is_told_once_how_to_behave(
 ) -> None:
     """Its instructions have no ids before the first question: they wait in a record."""
     model = shutil.copytree(zoo("llama"), tmp_path / "model")
-    source = (
-        SHAPES["no system role"].source.replace("<|im_start|>", "<|user|>").replace("<|im_end|>", "<|end|>")
-    )
+    source = SHAPES["no system role"].source.replace("<|im_start|>", "<|user|>").replace("<|im_end|>", "<|end|>")
     (model / "chat_template.jinja").write_text(source)
     with cpu_system.spawn(model, system="Be brief.") as process:
         for question in ("one", "two", "three"):
@@ -354,9 +346,7 @@ def test_a_conversation_names_its_template_where_there_is_no_default(
     model = shutil.copytree(zoo("llama"), tmp_path / "model")
     (model / "chat_template.jinja").unlink()
     file = model / "tokenizer_config.json"
-    templates = [
-        {"name": name, "template": f"{name}:{models_zoo.CHAT_TEMPLATE}"} for name in ("rag", "tool_use_2")
-    ]
+    templates = [{"name": name, "template": f"{name}:{models_zoo.CHAT_TEMPLATE}"} for name in ("rag", "tool_use_2")]
     file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": templates}))
     with cpu_system.spawn(model, chat_template="rag") as process:
         for question in ("one", "two"):
@@ -418,9 +408,7 @@ def test_switches_stay_when_the_whole_log_is_cut(cpu_system: System, model: str)
                 handle.turn("one", 1)
                 text = process.language.decode(process.tokens[:-1], special=True)
                 assert text.endswith("<|user|>user\none<|end|>\n" + off)
-                assert text.startswith("<|user|>system\nBe brief.<|end|>") == (
-                    handle is process and bool(system)
-                )
+                assert text.startswith("<|user|>system\nBe brief.<|end|>") == (handle is process and bool(system))
 
 
 class Slow:

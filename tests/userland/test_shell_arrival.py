@@ -22,9 +22,7 @@ def test_a_model_that_is_waited_for_says_how_far_it_is_and_the_line_is_gone_when
 ) -> None:
     with private_kernel(tmp_path / "k", ["--device", SLOW]):
         command = [sys.executable, "-m", "llmasos", "shell"]
-        with Terminal(
-            command, {"LLMASOS_RUNTIME": str(tmp_path / "k"), "XDG_STATE_HOME": str(tmp_path)}
-        ) as terminal:
+        with Terminal(command, {"LLMASOS_RUNTIME": str(tmp_path / "k"), "XDG_STATE_HOME": str(tmp_path)}) as terminal:
             terminal.expect("llmasos>")
             terminal.enter("pagein sim:2b")
             terminal.expect(r"\d+%  loading in bf16: sim:2b")

@@ -54,9 +54,7 @@ def test_quotes_around_the_whole_text_are_taken_off_and_others_stay() -> None:
 
 
 def test_options_of_spawn_stand_before_its_text() -> None:
-    line = read(
-        "spawn bob --model tiny --nice -5 --system 'You are Bob.' --temperature=0.7 --max 40 tell --nice things"
-    )
+    line = read("spawn bob --model tiny --nice -5 --system 'You are Bob.' --temperature=0.7 --max 40 tell --nice things")
     assert line.text("NAME") == "bob"
     assert line.text("--model") == "tiny"
     assert line.integer("--nice", 0) == -5

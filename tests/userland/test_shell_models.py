@@ -111,8 +111,10 @@ def test_several_names_and_options_among_them() -> None:
     line = parse('models pull org/one --json "./with space" org/two', COMMANDS)
     assert line is not None
     assert (line.text("ACTION"), line.words, line.has("--json")) == (
-        "pull", ["org/one", "./with space", "org/two"], True,
-    )  # fmt: skip
+        "pull",
+        ["org/one", "./with space", "org/two"],
+        True,
+    )
     program = parse("run file.py --flag -x y", COMMANDS)
     assert program is not None
     assert program.words == ["--flag", "-x", "y"], "a program's arguments are its own"
@@ -147,9 +149,7 @@ def test_ctrl_c_ends_a_pull_and_not_the_shell(server: Hub, where: Path, tmp_path
         shell.expect("llmasos>")
         shell.enter("models pull org/name")
         blobs = cache.folder("org/name") / "blobs"
-        eventually(
-            lambda: any(one.stat().st_size >= 1_000_000 for one in blobs.glob("*.incomplete")), "some arrives"
-        )
+        eventually(lambda: any(one.stat().st_size >= 1_000_000 for one in blobs.glob("*.incomplete")), "some arrives")
         shell.type(CTRL_C)
         shell.expect("goes on where it was")
         hold.set()

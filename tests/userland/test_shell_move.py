@@ -22,9 +22,7 @@ DEADLINE = 240.0
 def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The runtime directory of a running kernel with two CPU drivers."""
     place = tmp_path_factory.mktemp("k")
-    with private_kernel(
-        place, ["--device", "cpu:threads=1", "--device", "cpu:threads=1", "--kv-bytes", "64MiB"]
-    ):
+    with private_kernel(place, ["--device", "cpu:threads=1", "--device", "cpu:threads=1", "--kv-bytes", "64MiB"]):
         with blocking.connect(place) as kernel:
             eventually(
                 lambda: all(device.state == "up" for device in kernel(BootInfoCall()).devices),
@@ -54,9 +52,7 @@ def test_an_agent_goes_on_talking_on_another_device(where: Path) -> None:
         "migrate mira cpu1",
     )
     assert done.returncode == 0, done.stderr
-    moved = re.search(
-        r"^\[\d+\] mira is on cpu1: (\d+) tokens, (\d+) of them cached$", done.stdout, re.MULTILINE
-    )
+    moved = re.search(r"^\[\d+\] mira is on cpu1: (\d+) tokens, (\d+) of them cached$", done.stdout, re.MULTILINE)
     assert moved is not None
     assert int(moved[2]) >= int(moved[1]) - 1
     assert re.search(r"^model +tiny on cpu1$", done.stdout, re.MULTILINE)

@@ -148,9 +148,7 @@ def test_a_groups_token_budget_that_is_used_up_is_not_taken_for_the_processs(whe
     )
     assert ended.returncode == 1
     assert "[a group's tokens_total is used up" in ended.stdout
-    assert re.fullmatch(
-        r"EDQUOT: group /\S+/poor has used its 20 tokens \(tokens_total; group_set\)\n", ended.stderr
-    )
+    assert re.fullmatch(r"EDQUOT: group /\S+/poor has used its 20 tokens \(tokens_total; group_set\)\n", ended.stderr)
 
 
 def test_a_context_that_is_short_because_of_a_group_says_so(where: Path) -> None:
@@ -185,9 +183,13 @@ def test_an_answer_is_cut_at_max_and_says_so(where: Path) -> None:
 
 def test_max_of_say_is_for_that_answer_alone(where: Path, kernel: Client) -> None:
     ended = script(
-        where, "spawn lim --max 5", "say lim --max 2 Tell me a story about a fox.", "ps lim",
-        "say lim Tell me a story about a fox.", "ps lim",
-    )  # fmt: skip
+        where,
+        "spawn lim --max 5",
+        "say lim --max 2 Tell me a story about a fox.",
+        "ps lim",
+        "say lim Tell me a story about a fox.",
+        "ps lim",
+    )
     assert not ended.returncode, ended.stderr
     first, both = (int(count) for count in re.findall(r"decoded (\d+)", ended.stdout))
     assert first == 2

@@ -82,8 +82,7 @@ def test_a_vocabulary_beyond_all_words_is_silent_there_and_costs_no_more() -> No
 
 def test_models_of_one_path_and_several_vocabularies_have_words_of_their_own() -> None:
     small, large = (
-        actions.language_of(ModelInfo("sim", "sim", architecture="sim", vocab=vocab, context=99))
-        for vocab in (300, 400)
+        actions.language_of(ModelInfo("sim", "sim", architecture="sim", vocab=vocab, context=99)) for vocab in (300, 400)
     )
     assert small.stop_ids == [299]
     assert large.stop_ids == [399]
@@ -141,7 +140,5 @@ def test_no_hub_and_no_transformers_are_asked_for_its_words(where: Path) -> None
         "    with system.spawn('sim', 'hi') as process:\n        process.generate(3)\n"
         "print([name for name in ('torch', 'transformers', 'huggingface_hub') if name in sys.modules])"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE, check=True
-    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE, check=True)
     assert ended.stdout == "[]\n"

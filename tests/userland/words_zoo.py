@@ -114,9 +114,7 @@ def _wordpiece() -> Tokenizer:
         *"abcdefghijklmnopqrstuvwxyz<>|/[]._",
         *("##" + c for c in "abcdefghijklmnopqrstuvwxyz"),
     ]
-    core = Tokenizer(
-        models.WordPiece({word: i for i, word in enumerate(dict.fromkeys(words))}, unk_token="<unk>")
-    )
+    core = Tokenizer(models.WordPiece({word: i for i, word in enumerate(dict.fromkeys(words))}, unk_token="<unk>"))
     core.normalizer = normalizers.BertNormalizer(lowercase=True)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     core.decoder = decoders.WordPiece()
@@ -125,16 +123,12 @@ def _wordpiece() -> Tokenizer:
 
 def _wordlevel() -> Tokenizer:
     words = [*PIECES, *SPECIAL[:2], *CORPUS.split(), *"<>|/[]._\n"]
-    core = Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(words))}, unk_token="<unk>")
-    )
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(words))}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|\W"), "isolated")
     return core
 
 
-_GPT4 = (
-    r"(?i:'s|'t|'re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_GPT4 = r"(?i:'s|'t|'re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 CORES: dict[str, Callable[[], Tokenizer]] = {
     "byte-level": lambda: _byte_bpe(pre_tokenizers.ByteLevel(add_prefix_space=False)),
     "byte-level, space before": lambda: _byte_bpe(pre_tokenizers.ByteLevel(add_prefix_space=True)),
@@ -175,18 +169,14 @@ def tokenizer_files(draw: st.DrawFn) -> dict[str, Any]:
     core = Tokenizer.from_str(core_json(draw(st.sampled_from(sorted(CORES)))))
     rarely = st.integers(0, 4).map(lambda n: n == 0)
     odd = draw(rarely)
-    adding = [
-        AddedToken(token, special=True, **(draw(flags) if odd else {})) for token in [*PIECES[:2], *SPECIAL]
-    ]
+    adding = [AddedToken(token, special=True, **(draw(flags) if odd else {})) for token in [*PIECES[:2], *SPECIAL]]
     for token in draw(st.lists(st.sampled_from(PLAIN), unique=True)):
         how = draw(flags) if odd else {"normalized": False}
         if token.isspace():  # two that are normalised to the same are found in no certain order
             how["normalized"] = False
         adding.append(AddedToken(token, special=False, **how))
     later = (
-        draw(st.lists(st.sampled_from(adding), unique_by=lambda token: token.content, max_size=3))
-        if draw(rarely)
-        else []
+        draw(st.lists(st.sampled_from(adding), unique_by=lambda token: token.content, max_size=3)) if draw(rarely) else []
     )
     names = {token.content for token in later}
     core.add_tokens([token for token in adding if token.content not in names])

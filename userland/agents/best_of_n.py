@@ -29,9 +29,7 @@ def sample(process: llmasos.Process) -> Answer:
     """Let a process answer; each token comes with the model's log-probability of it."""
     language = process.language
     result = process.system(Decode(process.pid, MAX_TOKENS, language.stop_ids, logprobs=1))
-    return Answer(
-        process.pid, language.decode(result.tokens), sum(token.logprob for token in result.logprobs)
-    )
+    return Answer(process.pid, language.decode(result.tokens), sum(token.logprob for token in result.logprobs))
 
 
 def main() -> int:
@@ -52,9 +50,7 @@ def main() -> int:
         system(Decode(asker.pid, 0))  # decodes nothing: the question is read, once and for all copies
         copies = asker.fork(args.n)
         shared = sum(copy.info().shared_pages for copy in copies)
-        print(
-            f"{args.question}  ({len(copies)} copies of process {asker.pid}, {shared} pages shared, 0 copied)"
-        )
+        print(f"{args.question}  ({len(copies)} copies of process {asker.pid}, {shared} pages shared, 0 copied)")
         with ThreadPoolExecutor(len(copies)) as pool:  # a thread each, so that the kernel can batch them
             answers = sorted(pool.map(sample, copies), key=lambda answer: -answer.logprob)
         for answer in answers:

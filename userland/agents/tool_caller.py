@@ -18,9 +18,12 @@ from collections.abc import Callable
 import llmasos
 
 REQUESTS = (
-    "What time is it in Oslo?", "Calculate 6 * 7.", "Remind me to feed the cat in 5 minutes.",
-    "What is the weather in Rome?", "Hello!",
-)  # fmt: skip
+    "What time is it in Oslo?",
+    "Calculate 6 * 7.",
+    "Remind me to feed the cat in 5 minutes.",
+    "What is the weather in Rome?",
+    "Hello!",
+)
 BINARY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 

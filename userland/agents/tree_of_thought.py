@@ -64,9 +64,7 @@ def search(root: Node, words: Sequence[str], pool: ThreadPoolExecutor) -> Node |
         infos = [child.process.info() for child in children]
         pages, shared = sum(info.pages for info in infos), sum(info.shared_pages for info in infos)
         different = {node.thoughts: node for node in pool.map(partial(think, full_stops), children)}
-        good = [
-            n for n in different.values() if len(n.thoughts) == depth and not (n.done and n.missing(words))
-        ]
+        good = [n for n in different.values() if len(n.thoughts) == depth and not (n.done and n.missing(words))]
         best = sorted(good, key=lambda node: -node.value(words))[:KEPT]
         for node in (*kept, *children):
             if node.process not in [survivor.process for survivor in best]:

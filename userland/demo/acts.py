@@ -47,9 +47,7 @@ class Company:
         """The agents' model as it is in memory."""
         name = self.agents[0].process.info().model
         rows = self.system(Models())
-        return next(
-            row for row in rows if row.name == name and row.state == "resident" and row.dtype == DTYPE
-        )
+        return next(row for row in rows if row.name == name and row.state == "resident" and row.dtype == DTYPE)
 
     def frames(self) -> int:
         """KV frames that processes map."""
@@ -72,9 +70,7 @@ def boot(stage: Stage, company: Company) -> None:
 
 def three_at_once(stage: Stage, company: Company) -> None:
     stage.act("Three agents at once")
-    stage.tell(
-        "Each is an LLM process with a context of its own. Each is told a fact; then all three speak at once."
-    )
+    stage.tell("Each is an LLM process with a context of its own. Each is told a fact; then all three speak at once.")
     for role in ROLES:
         stage.typed(f"spawn {role.name} {role.told}")
         agent = enlist(company.system, role)
@@ -102,18 +98,13 @@ def three_at_once(stage: Stage, company: Company) -> None:
 
 def table(stage: Stage, company: Company) -> None:
     stage.act("The process table")
-    stage.tell(
-        "Agents are processes. So are programs and drivers that are attached to the kernel; this tour is one."
-    )
+    stage.tell("Agents are processes. So are programs and drivers that are attached to the kernel; this tour is one.")
     stage.typed("ps")
     rows = ps.processes(company.system.kernel)
     stage.screen.table(ps.table(rows))
     pids = {row.pid: row for row in rows}
     stage.claim(
-        all(
-            pids[agent.pid].kind is Kind.LLM and pids[agent.pid].state is State.BLOCKED
-            for agent in company.agents
-        ),
+        all(pids[agent.pid].kind is Kind.LLM and pids[agent.pid].state is State.BLOCKED for agent in company.agents),
         "the three agents are there, and wait for input",
     )
 
@@ -141,9 +132,7 @@ def stop_and_continue(stage: Stage, company: Company) -> None:
     watch(stage, [bob])
     after = bob.process.info().usage.decoded
     stage.claim(after > before, f"bob went on, to {after} tokens", f"{after} tokens")
-    stage.claim(
-        bob.answer() == twin.answer(), "its story is, token for token, the one its twin told without a stop"
-    )
+    stage.claim(bob.answer() == twin.answer(), "its story is, token for token, the one its twin told without a stop")
     bob.recall(stage)
 
 
@@ -164,9 +153,7 @@ def fork(stage: Stage, company: Company) -> None:
     stage.act("A fork that shares pages")
     alice = company.agents[0]
     frames = company.frames()
-    stage.tell(
-        "A fork copies a process, but not its memory: pages are shared until one of the two writes to them."
-    )
+    stage.tell("A fork copies a process, but not its memory: pages are shared until one of the two writes to them.")
     stage.typed("fork alice 2")
     children = alice.process.fork(2)
     company.extras += children
@@ -287,9 +274,7 @@ def prefix(stage: Stage, company: Company) -> None:
         f"of its tokens {used.reused} were found, {used.computed} had to be computed",
         f"{used.reused} found, {used.computed} computed",
     )
-    stage.claim(
-        dora.role.proof.lower() in said.lower(), "and dora knows what alice was told", f"it said {said!r}"
-    )
+    stage.claim(dora.role.proof.lower() in said.lower(), "and dora knows what alice was told", f"it said {said!r}")
 
 
 def farewell(stage: Stage, company: Company) -> None:
@@ -300,9 +285,7 @@ def farewell(stage: Stage, company: Company) -> None:
     for process in company.extras:
         process.end()
     left = [row.pid for row in ps.processes(company.system.kernel) if row.pid in mine]
-    stage.claim(
-        not left, f"all {len(mine)} processes of the tour have ended and been waited for", f"left: {left}"
-    )
+    stage.claim(not left, f"all {len(mine)} processes of the tour have ended and been waited for", f"left: {left}")
 
 
 def _until_state(agent: Agent, state: State) -> None:

@@ -43,9 +43,7 @@ _STORY = "Tell me a long story about {}."
 
 ROLES = (
     Role("alice", "My name is Mira.", "What is my name?", "Mira", _STORY.format("a fox")),
-    Role(
-        "bob", "My favourite colour is teal.", "What is my favourite colour?", "teal", _STORY.format("an owl")
-    ),
+    Role("bob", "My favourite colour is teal.", "What is my favourite colour?", "teal", _STORY.format("an owl")),
     Role("carol", "My lucky number is 42.", "What is my lucky number?", "42", _STORY.format("a whale")),
 )
 
@@ -108,9 +106,7 @@ def until_done(agents: list[Agent]) -> None:
 def _patience(deadline: float, agent: Agent) -> None:
     if time.monotonic() > deadline:
         state = agent.process.system(Getinfo(agent.pid)).state
-        raise SyscallError(
-            Errno.ETIME, f"{agent.role.name} ({state}) has not got on for {WAIT_SECONDS:.0f} s"
-        )
+        raise SyscallError(Errno.ETIME, f"{agent.role.name} ({state}) has not got on for {WAIT_SECONDS:.0f} s")
 
 
 def watch(stage: Stage, agents: list[Agent]) -> None:
@@ -144,7 +140,5 @@ def _panels(agents: list[Agent]) -> Columns:
     for agent in agents:
         lines = textwrap.wrap(agent.words(), width - 4)[-LINES:]
         lines += [""] * (LINES - len(lines))
-        panels.append(
-            Panel(Text(printable("\n".join(lines))), title=f"{agent.pid} {agent.role.name}", width=width)
-        )
+        panels.append(Panel(Text(printable("\n".join(lines))), title=f"{agent.pid} {agent.role.name}", width=width))
     return Columns(panels)

@@ -25,9 +25,7 @@ def main(where: Path | None, *, fast: bool) -> int:
     screen = Screen()
     stage = Stage(screen, fast=fast)
     began = time.monotonic()
-    screen.line(
-        "LLMasOS, a guided tour. Everything you see is done now, on this machine, and checked.", "bold"
-    )
+    screen.line("LLMasOS, a guided tour. Everything you see is done now, on this machine, and checked.", "bold")
     try:
         if where is not None:
             with System.connect(where, name="demo") as system:
@@ -41,9 +39,7 @@ def main(where: Path | None, *, fast: bool) -> int:
         screen.error(f"llmasos demo: the tour ended early: {error}")
         return 1
     screen.line()
-    screen.line(
-        f"{stage.claims} claims checked, all hold ({duration(time.monotonic() - began)}).", "bold green"
-    )
+    screen.line(f"{stage.claims} claims checked, all hold ({duration(time.monotonic() - began)}).", "bold green")
     screen.line("Now try it yourself: `llmasos` opens the shell, `help` lists its commands.")
     return 0
 

@@ -55,13 +55,9 @@ def _await(kernel: subprocess.Popen[bytes], where: Path, said: int) -> None:
     deadline = time.monotonic() + BOOT_SECONDS
     while not (runtime.holder(where) == kernel.pid and runtime.listening(where)):
         if kernel.poll() is not None:
-            raise SyscallError(
-                Errno.EIO, f"the kernel did not boot: {_tail(said) or f'status {kernel.returncode}'}"
-            )
+            raise SyscallError(Errno.EIO, f"the kernel did not boot: {_tail(said) or f'status {kernel.returncode}'}")
         if time.monotonic() > deadline:
-            raise SyscallError(
-                Errno.ETIME, f"the kernel has not booted after {BOOT_SECONDS:.0f} s: {_tail(said)}"
-            )
+            raise SyscallError(Errno.ETIME, f"the kernel has not booted after {BOOT_SECONDS:.0f} s: {_tail(said)}")
         time.sleep(0.02)
 
 

@@ -50,9 +50,14 @@ def found_table(found: list[Found]) -> Table:
     )
     for one in found:
         shown.add(
-            one.name, one.store, one.format, size(one.size) if one.size else "-", _day(one.modified),
-            one.problem or one.path, style="yellow" if one.problem else "",
-        )  # fmt: skip
+            one.name,
+            one.store,
+            one.format,
+            size(one.size) if one.size else "-",
+            _day(one.modified),
+            one.problem or one.path,
+            style="yellow" if one.problem else "",
+        )
     return shown
 
 
@@ -122,14 +127,8 @@ def usage() -> list[Use]:
         if partial:
             uses.append(Use(repo, "unfinished download", partial, place / "blobs"))
         of |= dict.fromkeys(cache.revisions(place), repo)
-    uses += [
-        Use(of.get(one.of, one.of), f"installed as {one.dtype}", one.size, one.path) for one in installed()
-    ]
-    uses += [
-        Use(one.name, f"in {one.store}", one.size, one.path)
-        for one in there
-        if one.store != stores.HUGGING_FACE
-    ]
+    uses += [Use(of.get(one.of, one.of), f"installed as {one.dtype}", one.size, one.path) for one in installed()]
+    uses += [Use(one.name, f"in {one.store}", one.size, one.path) for one in there if one.store != stores.HUGGING_FACE]
     return sorted((use for use in uses if use.size), key=lambda use: (-use.size, use.what))
 
 
@@ -217,9 +216,7 @@ def removal(text: str) -> Removal:
     place = cache.folder(name.repo)
     if not place.is_dir():
         known = [repo for repo, _ in cache.repositories()]
-        raise SyscallError(
-            Errno.ENOENT, f"{name.repo} is not in {cache.directory()}{names.near(name.repo, known)}"
-        )
+        raise SyscallError(Errno.ENOENT, f"{name.repo} is not in {cache.directory()}{names.near(name.repo, known)}")
     places = [place, *(cache.snapshot(name.repo, commit) for commit in cache.revisions(place))]
     wanted = {installed_name(one) for one in places[1:]}
     made = [one for one in installed() if one.of in wanted]

@@ -42,9 +42,7 @@ def passphrase_in(path: str) -> bytes:
             f"the passphrase cannot be read from {path}: {error.strerror}; name a file that has it in its first line",
         ) from None
     if not 0 < len(line) <= MAX_KEY:
-        raise SyscallError(
-            Errno.EINVAL, f"the first line of {path} is no passphrase; it may have 1 to {MAX_KEY} bytes"
-        )
+        raise SyscallError(Errno.EINVAL, f"the first line of {path} is no passphrase; it may have 1 to {MAX_KEY} bytes")
     return line
 
 

@@ -59,27 +59,19 @@ def run(
     """Do it; the exit status. `kernel` is opened only for what needs one; `ask` asks the person. Raises EINVAL for what
     does not go together."""
     if asked.action and asked.action not in ACTIONS:
-        raise SyscallError(
-            Errno.EINVAL, f"models has no action {asked.action!r}; there are {', '.join(ACTIONS)}"
-        )
+        raise SyscallError(Errno.EINVAL, f"models has no action {asked.action!r}; there are {', '.join(ACTIONS)}")
     if not asked.estimate and (asked.dtype or asked.device or asked.context):
         raise SyscallError(Errno.EINVAL, "--dtype, --device and --context go with --estimate MODEL")
     if [asked.found, bool(asked.estimate), bool(asked.action)].count(True) > 1:
         what = "--found" if asked.found else "--estimate"
-        raise SyscallError(
-            Errno.EINVAL, f"{what} stands by itself; say it without {asked.action or '--estimate'}"
-        )
+        raise SyscallError(Errno.EINVAL, f"{what} stands by itself; say it without {asked.action or '--estimate'}")
     if asked.found:
         return found(screen, asked.as_json)
     if asked.action:
-        return act(
-            screen, asked.action, asked.names, where=where, as_json=asked.as_json, yes=asked.yes, ask=ask
-        )
+        return act(screen, asked.action, asked.names, where=where, as_json=asked.as_json, yes=asked.yes, ask=ask)
     with kernel() as client:
         if asked.estimate:
-            info = estimate.ask(
-                client, asked.estimate, dtype=asked.dtype, device=asked.device, context=asked.context
-            )
+            info = estimate.ask(client, asked.estimate, dtype=asked.dtype, device=asked.device, context=asked.context)
             screen.pairs(estimate.pairs(info))
         else:
             screen.table(system.models(client(Models())))
@@ -88,9 +80,7 @@ def run(
 
 def found(screen: Screen, as_json: bool) -> int:
     """Every model of every store."""
-    return _listed(
-        screen, stores.found(), as_json, "no model is found in the places where programs keep them"
-    )
+    return _listed(screen, stores.found(), as_json, "no model is found in the places where programs keep them")
 
 
 def act(
@@ -109,9 +99,7 @@ def act(
     if action in ("pull", "rm", "check") and not models:
         raise SyscallError(Errno.EINVAL, f"models {action} wants the name of a model")
     if action == "ls":
-        return _listed(
-            screen, disk.cached(), as_json, "the hub's cache has no model; `llmasos models pull` fetches one"
-        )
+        return _listed(screen, disk.cached(), as_json, "the hub's cache has no model; `llmasos models pull` fetches one")
     if action == "du":
         return _usage(screen, as_json)
     if action == "check":
@@ -179,25 +167,20 @@ def _engine(model: str, place: Path, where: Path) -> check.Finding:
     except SyscallError as error:
         if error.errno is Errno.ECONNREFUSED:
             return check.Finding(
-                check.ENGINE, check.NOTE,
+                check.ENGINE,
+                check.NOTE,
                 f"whether it can be run was not asked, as no kernel runs in {where}; once one does (`llmasos boot "
                 f"--detach`), this and `llmasos models --estimate {shlex.quote(model)}` ask it",
-            )  # fmt: skip
+            )
         if error.errno in _REFUSALS:
             return check.Finding(check.ENGINE, check.REFUSED, error.reason)
-        return check.Finding(
-            check.ENGINE, check.NOTE, f"whether it can be run was not learnt: {error.reason}"
-        )
+        return check.Finding(check.ENGINE, check.NOTE, f"whether it can be run was not learnt: {error.reason}")
     if info.refused:
         return check.Finding(check.ENGINE, check.REFUSED, info.refused)
-    return check.Finding(
-        check.ENGINE, check.OK, f"{info.device} runs {info.architecture}, here in {info.dtype}"
-    )
+    return check.Finding(check.ENGINE, check.OK, f"{info.device} runs {info.architecture}, here in {info.dtype}")
 
 
-def _remove(
-    screen: Screen, model: str, where: Path, yes: bool, ask: Callable[[str], str] | None = None
-) -> None:
+def _remove(screen: Screen, model: str, where: Path, yes: bool, ask: Callable[[str], str] | None = None) -> None:
     """Remove a model from the disk, asking first (on standard input, unless told how). Raises EBUSY for one that a kernel
     runs, unless that is said too."""
     removed = disk.removal(model)
@@ -207,23 +190,17 @@ def _remove(
             Errno.EBUSY,
             f"the kernel of {where} has {', '.join(using)} loaded; evict it first, or remove it with --yes all the same",
         )
-    what = f"{removed.repo or model}: {size(removed.size)}" + (
-        f", {len(removed.made)} installed" if removed.made else ""
-    )
+    what = f"{removed.repo or model}: {size(removed.size)}" + (f", {len(removed.made)} installed" if removed.made else "")
     if not yes:
         if ask is None and not sys.stdin.isatty():
-            raise SyscallError(
-                Errno.EINVAL, f"rm asks before it removes {what}, and nobody is there to answer: --yes"
-            )
+            raise SyscallError(Errno.EINVAL, f"rm asks before it removes {what}, and nobody is there to answer: --yes")
         if (ask or input)(f"remove {what}? [y/N] ").strip().lower() not in ("y", "yes"):
             screen.line("nothing was removed")
             return
     removed.act()
     screen.line(f"removed {what}")
     if using:
-        screen.line(
-            f"the kernel goes on with what it has in memory of {', '.join(using)}; once evicted it is gone"
-        )
+        screen.line(f"the kernel goes on with what it has in memory of {', '.join(using)}; once evicted it is gone")
 
 
 def _known(where: Path) -> list[tuple[str, str]]:

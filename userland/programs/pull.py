@@ -81,9 +81,7 @@ def pull(screen: Screen, text: str) -> Path:
             Errno.EINVAL, f"{text} is a name of Ollama's; a model of the hub is org/name (or org/name:Q4_K_M)"
         )
     if name.kind is not Kind.HUB:
-        raise SyscallError(
-            Errno.EINVAL, f"{text} is no model of the hub (org/name); there is nothing to fetch"
-        )
+        raise SyscallError(Errno.EINVAL, f"{text} is no model of the hub (org/name); there is nothing to fetch")
     meter = Meter(screen)
 
     def said(progress: Progress) -> None:

@@ -80,9 +80,7 @@ def summary(before: Look, now: Look) -> list[str]:
         busy = (device.busy_seconds - was.busy_seconds) / seconds if seconds > 0 else 0.0
         busy = max(0.0, min(1.0, busy))
         note = (
-            device.error
-            if device.state != "up"
-            else f"{device.policy}, {device.ready} ready, {device.restarts} restarts"
+            device.error if device.state != "up" else f"{device.policy}, {device.ready} ready, {device.restarts} restarts"
         )
         lines.append(f"{device.name:<{width}}  busy [{bar(busy, BAR)}] {busy:4.0%}  {device.state}  {note}")
     for model in now.models:

@@ -103,9 +103,7 @@ def language_of(info: ModelInfo) -> Language:
 
 
 @functools.lru_cache(maxsize=16)
-def _chat_of(
-    tokenizer: Tokenizer, name: str, window: int, ends: tuple[int, ...]
-) -> ChatFormat | SyscallError:
+def _chat_of(tokenizer: Tokenizer, name: str, window: int, ends: tuple[int, ...]) -> ChatFormat | SyscallError:
     """A model's chat format, or why it has none. A model whose files have changed has another tokenizer."""
     try:
         return ChatFormat(tokenizer, name, window, ends)
@@ -123,9 +121,7 @@ def model_in_memory(name: str, device: str = "") -> Script[ModelInfo]:
     back. One that the driver has yet to tell of, as after a boot from the journal, is waited for. ENOENT: there is none
     of that name or path."""
     rows = yield from ask(Models())
-    there = [
-        row for row in rows if row.device and name in (row.name, row.path) and device in ("", row.device)
-    ]
+    there = [row for row in rows if row.device and name in (row.name, row.path) and device in ("", row.device)]
     for row in there:
         if row.vocab:
             return row

@@ -174,9 +174,7 @@ def failures(pid: int, finish: Finish) -> Script[None]:
     raise SyscallError(info.errno or Errno.EIO, info.reason or "the decode failed; the kernel log says why")
 
 
-def _cut(
-    language: Language, pid: int, listening: Listening, lead: Sequence[int], characters: int
-) -> Script[None]:
+def _cut(language: Language, pid: int, listening: Listening, lead: Sequence[int], characters: int) -> Script[None]:
     """Interrupt, and cut the log so that its answer says just the first `characters`."""
     yield from ask(Kill(pid, Signal.INT))
     settled = yield from settle(pid, listening.position)
@@ -215,9 +213,7 @@ def stream(
     """Let the process go on, giving the text as it comes."""
     wanted = stops_of(language, stops)
     stop_ids = sorted({*language.stop_ids, *wanted.ids})
-    started = yield from ask(
-        Decode(pid, max_tokens, stop_ids, sampler=sampler, deadline=deadline, wait=False)
-    )
+    started = yield from ask(Decode(pid, max_tokens, stop_ids, sampler=sampler, deadline=deadline, wait=False))
     listening = Listening(started.position, plain, ends_of(language, stop_ids), wanted)
     return (yield from interrupting(pid, follow(language, pid, listening)))
 

@@ -58,9 +58,7 @@ def definitions(tools: object) -> list[dict[str, Any]]:
     """Definitions of tools as templates take them. Raises EINVAL for what is no list of such."""
     if isinstance(tools, Sequence) and all(isinstance(tool, Mapping) for tool in tools):
         return [dict(tool) for tool in tools]
-    raise SyscallError(
-        Errno.EINVAL, "tools are a list of definitions such as {'type': 'function', 'function': {...}}"
-    )
+    raise SyscallError(Errno.EINVAL, "tools are a list of definitions such as {'type': 'function', 'function': {...}}")
 
 
 def count(value: object, what: str) -> int:
@@ -114,9 +112,7 @@ def messages(value: object, what: str = "a prompt is text, token ids") -> list[d
         if not isinstance(item, Mapping):
             raise _wanted(wanted, item)
         if not isinstance(item.get("role"), str):
-            raise SyscallError(
-                Errno.EINVAL, f"a message has a role, a string; found {sorted(map(str, item))}"
-            )
+            raise SyscallError(Errno.EINVAL, f"a message has a role, a string; found {sorted(map(str, item))}")
         found.append(dict(item))
     return found
 

@@ -40,9 +40,7 @@ class Arriving:
     loading, of which the last is shown; `show` is called with it from another thread, and with None once there is none,
     and never after the end."""
 
-    def __init__(
-        self, look: Callable[[], Sequence[ModelInfo]], show: Callable[[ModelInfo | None], None]
-    ) -> None:
+    def __init__(self, look: Callable[[], Sequence[ModelInfo]], show: Callable[[ModelInfo | None], None]) -> None:
         self._look, self._show = look, show
         self._showing = threading.Lock()  # guards what is shown, and that nothing is after the end
         self._ended = threading.Event()

@@ -73,9 +73,7 @@ def beam_search(
             over = [c.token in eos_ids or length == max_new_tokens for c in candidates]
             full = len(finished) == num_beams and early_stopping is True
             if not full:
-                finished = _best(
-                    finished, candidates[:num_beams], over, running, length, length_penalty, num_beams
-                )
+                finished = _best(finished, candidates[:num_beams], over, running, length, length_penalty, num_beams)
             alive = [c for c, done in zip(candidates, over, strict=True) if not done][:num_beams]
             if not alive or (len(finished) == num_beams and early_stopping is True):
                 break

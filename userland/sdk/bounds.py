@@ -20,9 +20,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 
 T = TypeVar("T")
 
-PLAIN_FACTOR = (
-    8  # what common normalisers make of a character at most (a space of sentencepiece's is three bytes)
-)
+PLAIN_FACTOR = 8  # what common normalisers make of a character at most (a space of sentencepiece's is three bytes)
 MOST_MADE = 4_000_000  # characters that a tokenizer which makes more may make of a text
 MOST_TEXT = 64_000_000  # characters of one decoded text
 SECONDS = 5.0  # for any text; and
@@ -43,9 +41,7 @@ class Bounds:
     @classmethod
     def of(cls, core: Any) -> Bounds:
         """The bounds of a `tokenizers.Tokenizer`, from its parts."""
-        normalizer, words, decoder = (
-            _parts(part) for part in (core.normalizer, core.pre_tokenizer, core.decoder)
-        )
+        normalizer, words, decoder = (_parts(part) for part in (core.normalizer, core.pre_tokenizer, core.decoder))
         wild = any("Regex" in str(part.get("pattern")) for part in (*normalizer, *words))
         wild = wild or int(getattr(core.model, "max_input_chars_per_word", 0)) > _LONG_WORD
         wild = wild or len(str(getattr(core.model, "continuing_subword_prefix", "") or "")) > _LONG_WORD

@@ -23,9 +23,7 @@ def grammar_for(chat: ChatFormat, setup: Setup, *, choice: str = REQUIRED, paral
     """The grammar of an answer of a model that calls the tools of `setup`; see `call_grammar.call_grammar`."""
     special = {chat.tokenizer.added[i].content: i for i in chat.tokenizer.special_ids}
     forms, opened = forms_of(chat, setup)
-    return call_grammar(
-        forms, setup.tools or (), choice=choice, parallel=parallel, special=special, opened=opened
-    )
+    return call_grammar(forms, setup.tools or (), choice=choice, parallel=parallel, special=special, opened=opened)
 
 
 def forms_of(chat: ChatFormat, setup: Setup) -> tuple[Sequence[CallFormat], bool]:

@@ -104,9 +104,7 @@ _FAMILIES: tuple[CallFormat, ...] = (
     CallFormat("deepseek", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", read_deepseek, strings="json"),
     CallFormat("deepseek 3.2", "<｜DSML｜function_calls>", "</｜DSML｜function_calls>", read_dsml),
     CallFormat("deepseek 4", "<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>", read_dsml),
-    CallFormat(
-        "kimi", "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", read_kimi, strings="json"
-    ),
+    CallFormat("kimi", "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", read_kimi, strings="json"),
     CallFormat("kimi 3", "<|open|>tools<|sep|>", "<|close|>tools<|sep|>", read_xtml),
     CallFormat("lfm", "<|tool_call_start|>", "<|tool_call_end|>", read_python, strings="python"),
     CallFormat("gemma 4", "<|tool_call>", "<tool_call|>", read_gemma, strings="gemma"),
@@ -130,9 +128,7 @@ _FAMILIES: tuple[CallFormat, ...] = (
     CallFormat("llama, python", "[", "", read_python, bare=True),
 )
 # Harmony's calls are told apart by their headers (thoughts.HarmonyReader); this is only how they are written.
-HARMONY_FORM = CallFormat(
-    "harmony", "", "<|call|>", read_json, said="<|channel|>final<|message|>", shapes=HARMONY
-)
+HARMONY_FORM = CallFormat("harmony", "", "<|call|>", read_json, said="<|channel|>final<|message|>", shapes=HARMONY)
 RECIPIENTS_FORM = CallFormat(
     "recipients", "", "</atem:function_calls>", read_invokes, said=" to=user<|message|>", shapes=RECIPIENTS
 )

@@ -57,9 +57,7 @@ def call_grammar(
         raise SyscallError(Errno.ENOTSUP, "how this model writes calls is not known: its template shows none")
     if choice not in (AUTO, REQUIRED):
         if choice not in known:
-            raise SyscallError(
-                Errno.EINVAL, f"choice {choice!r} is none of auto, required, {', '.join(sorted(known))}"
-            )
+            raise SyscallError(Errno.EINVAL, f"choice {choice!r} is none of auto, required, {', '.join(sorted(known))}")
         known, parallel = {choice: known[choice]}, False
     lark, form = Lark(special or {}), forms[0]
 
@@ -123,9 +121,7 @@ class _Calls:
     def _call(self, shape: Shape, name: str, schema: Schema) -> str:
         style = shape.arguments
         if not re.fullmatch(_NAMES.get(style.notation, _PLAIN), name):
-            raise SyscallError(
-                Errno.EINVAL, f"tool {name!r} has a name that this model's calls cannot be written with"
-            )
+            raise SyscallError(Errno.EINVAL, f"tool {name!r} has a name that this model's calls cannot be written with")
         schema = resolved(schema, schema)
         arguments = schema_text(schema) if style.notation == "json" else self._members(name, schema, style)
         return self._lark.add(self._fixed(shape.call, name, arguments or '""'), comment=name)
@@ -139,9 +135,7 @@ class _Calls:
             )
         properties, required = schema.get("properties") or {}, schema.get("required") or ()
         if missing := [key for key in required if key not in properties]:
-            raise SyscallError(
-                Errno.EINVAL, f"tool {tool!r} requires {missing[0]!r}, of which its schema says nothing"
-            )
+            raise SyscallError(Errno.EINVAL, f"tool {tool!r} requires {missing[0]!r}, of which its schema says nothing")
         pattern = _KEYS.get(style.notation, _PLAIN)
         for key in properties:
             if not re.fullmatch(pattern, key):

@@ -63,8 +63,6 @@ read_solar = headed(
     r"<\|tool_call:begin\|>(?P<id>[^<]*)<\|tool_call:name\|>(?P<name>[^<]*)<\|tool_call:args\|>",
     r"<\|tool_call:end\|>",
 )
-read_mistral_headed = headed(
-    r"(?P<name>[^\[\s{]+)(?:\[CALL_ID\](?P<id>[^\[]*))?(?:\[ARGS\])?", r"(?:\[TOOL_CALLS\]|\Z)"
-)
+read_mistral_headed = headed(r"(?P<name>[^\[\s{]+)(?:\[CALL_ID\](?P<id>[^\[]*))?(?:\[ARGS\])?", r"(?:\[TOOL_CALLS\]|\Z)")
 read_functionary = headed(r"<function=(?P<name>[^>]*)>", r"(?:</function>|\Z)")
 read_recipients = headed(r"(?P<name>[^\s{>]+)\n", r"(?:>>>|\Z)")

@@ -155,9 +155,7 @@ def read_python(text: str, schemas: Schemas = NO_SCHEMAS) -> list[ToolCall]:
     while not (listed and reader.take("]")):
         if reader.done():
             if listed or not found:
-                raise Malformed(
-                    "the list of calls has no end" if listed else "no call between the marks of calls"
-                )
+                raise Malformed("the list of calls has no end" if listed else "no call between the marks of calls")
             return found
         name = reader.name()
         reader.need("(")

@@ -10,9 +10,7 @@ import re
 from functools import cache
 from typing import Literal
 
-Strings = Literal[
-    "auto", "json", "python", "gemma", "none"
-]  # auto: JSON's if an object or list comes before any tag
+Strings = Literal["auto", "json", "python", "gemma", "none"]  # auto: JSON's if an object or list comes before any tag
 
 _QUOTES: dict[Strings, tuple[str, ...]] = {
     "auto": (),

@@ -86,28 +86,28 @@ def _shape(start: str, end: str, call: tuple[str, Arguments], between: str | Non
     return Shape(start + "␣", call[0], "␣" + end, between, call[1])
 
 
-_FUNCTIONS = _tags(
-    "<function=«name»>␣«args»␣</function>", "<parameter=«key»>", "</parameter>", "</function>", lines=True
-)
-_ARG_KEYS = _tags(
-    "«name»␣«args»", "<arg_key>«key»</arg_key>␣<arg_value>", "</arg_value>", "<arg_key>", "</tool_call>"
-)
+_FUNCTIONS = _tags("<function=«name»>␣«args»␣</function>", "<parameter=«key»>", "</parameter>", "</function>", lines=True)
+_ARG_KEYS = _tags("«name»␣«args»", "<arg_key>«key»</arg_key>␣<arg_value>", "</arg_value>", "<arg_key>", "</tool_call>")
 _PYTHON = ("«name»(␣«args»␣)", Arguments("python"))
 
 
 def _invokes(space: str) -> tuple[str, Arguments]:
     return _tags(
-        f'<{space}invoke name="«name»">␣«args»␣</{space}invoke>', f'<{space}parameter name="«key»">',
-        f"</{space}parameter>", f"</{space}invoke>",
-    )  # fmt: skip
+        f'<{space}invoke name="«name»">␣«args»␣</{space}invoke>',
+        f'<{space}parameter name="«key»">',
+        f"</{space}parameter>",
+        f"</{space}invoke>",
+    )
 
 
 def _dsml(section: str) -> Shape:
     mark = "｜DSML｜"
     arguments = Arguments(
-        "typed", f'<{mark}parameter name="«key»" string="«kind»">', f"</{mark}parameter>",
+        "typed",
+        f'<{mark}parameter name="«key»" string="«kind»">',
+        f"</{mark}parameter>",
         (f"</{mark}parameter>", f"</{mark}invoke>"),
-    )  # fmt: skip
+    )
     call = f'<{mark}invoke name="«name»">␣«args»␣</{mark}invoke>'
     return Shape(f"<{mark}{section}>␣", call, f"␣</{mark}{section}>", "␣", arguments)
 
@@ -237,11 +237,9 @@ SHAPES: dict[str, tuple[Shape, ...]] = {
 
 HARMONY = (
     Shape(" ", "to=functions.«name»<|channel|>commentary json<|message|>␣«args»", "<|call|>", single=True),
-    Shape(
-        "<|channel|>", "commentary to=functions.«name» <|constrain|>json<|message|>␣«args»", "<|call|>", single=True
-    ),
+    Shape("<|channel|>", "commentary to=functions.«name» <|constrain|>json<|message|>␣«args»", "<|call|>", single=True),
     Shape("<|channel|>", "commentary to=functions.«name» json<|message|>␣«args»", "<|call|>", single=True),
-)  # fmt: skip
+)
 # Messages to the tool that is called, one a call (Muse).
 RECIPIENTS = (
     Shape(

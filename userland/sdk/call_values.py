@@ -31,9 +31,7 @@ _ESCAPE = (
 )
 _PYTHON_STRING = rf"'([^'\\]|{_ESCAPE})*'|\"([^\"\\]|{_ESCAPE})*\""
 JSON_KINDS = ("array", "boolean", "null", "number", "object", "string")
-_JSON_STRING = (
-    r'"([^"\\\x00-\x1F]|\\(["\\\/bfnrt]|u([0-9abcefABCEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2})))*"'
-)
+_JSON_STRING = r'"([^"\\\x00-\x1F]|\\(["\\\/bfnrt]|u([0-9abcefABCEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2})))*"'
 _WORD = "[A-Za-z_][A-Za-z0-9_]{0,40}"
 _SAYS_NOTHING = {
     "title",
@@ -81,9 +79,7 @@ class Texts:
             return self._json(schema, mark, [*never, escaped(mark)])
         return self._mixed(strings, others, mark, never, where)
 
-    def told_kinds(
-        self, schema: Schema, opened: str, mark: str, never: Sequence[str], where: str, *, xtml: bool
-    ) -> str:
+    def told_kinds(self, schema: Schema, opened: str, mark: str, never: Sequence[str], where: str, *, xtml: bool) -> str:
         """An argument whose tag says whether its value is text: the tag, the value, the mark behind it."""
         kinds = kinds_of(schema) or ({kind_of(v) for v in fixed_of(schema)} or set(JSON_KINDS))
         found: list[str] = []
@@ -93,13 +89,9 @@ class Texts:
                 text = self._lark.text_until(mark, never, _text_pattern(branch, where))
                 found.append(f"{tag} {text}")
         if others := kinds - {"string"}:
-            names = (
-                sorted({"number" if kind == "integer" else kind for kind in others}) if xtml else ["false"]
-            )
+            names = sorted({"number" if kind == "integer" else kind for kind in others}) if xtml else ["false"]
             told = " | ".join(self._lark.literal(opened.replace("«kind»", name)) for name in names)
-            found.append(
-                f"({told}) {self._json(without_strings(schema, others), mark, [*never, escaped(mark)])}"
-            )
+            found.append(f"({told}) {self._json(without_strings(schema, others), mark, [*never, escaped(mark)])}")
         return f"({' | '.join(found)})"
 
     def _mixed(
@@ -117,10 +109,7 @@ class Texts:
         text = "" if "" in wanted else "|".join([*wanted, *scalars])
         found = [self._lark.text_until(mark, never, text, lines=self._style.lines, unlike=unlike)]
         exact = [b for b in others if kinds_of(b) & bound]
-        found += [
-            self._json(without_strings(b, kinds_of(b) - {"string"}), mark, [*never, escaped(mark)])
-            for b in exact
-        ]
+        found += [self._json(without_strings(b, kinds_of(b) - {"string"}), mark, [*never, escaped(mark)]) for b in exact]
         return found[0] if len(found) == 1 else f"({' | '.join(found)})"
 
     def _json(self, schema: Schema, mark: str, never: Sequence[str]) -> str:
@@ -146,9 +135,7 @@ class Texts:
                         said.append(quoted(text))
                     break
         if not said:
-            raise SyscallError(
-                Errno.ENOTSUP, f"none of the values of {where} can be written in this model's calls"
-            )
+            raise SyscallError(Errno.ENOTSUP, f"none of the values of {where} can be written in this model's calls")
         return f"({' | '.join(said)}) {self._lark.literal(mark)}"
 
 
@@ -231,9 +218,7 @@ class Literals:
                 return self._lark.literal(f"{self._quote}{value}{self._quote}")
             return f"{quoted(repr(value))} | {quoted(json.dumps(value, ensure_ascii=False))}"
         said = json.dumps(value)
-        return (
-            quoted(said) if self._gemma or repr(value) == said else f"{quoted(repr(value))} | {quoted(said)}"
-        )
+        return quoted(said) if self._gemma or repr(value) == said else f"{quoted(repr(value))} | {quoted(said)}"
 
     def _list(self, items: str, low: int, high: int | None) -> str:
         if high == 0:
@@ -337,8 +322,4 @@ def _text_pattern(schema: Schema, where: str) -> str:
 def _disjoint(schemas: Sequence[Any], root: Schema) -> bool:
     kinds = [kinds_of(resolved(s, root)) for s in schemas if isinstance(s, Mapping)]
     count = sum(len(kind) for kind in kinds)
-    return (
-        all(kinds)
-        and len(set[str]().union(*kinds)) == count
-        and not set().union(*kinds) >= {"integer", "number"}
-    )
+    return all(kinds) and len(set[str]().union(*kinds)) == count and not set().union(*kinds) >= {"integer", "number"}

@@ -58,9 +58,7 @@ class ChatFormat:
         self._template = ChatTemplate(tokenizer, window)
         self._traits: dict[bytes, Traits] = {}
         if not tokenizer.settings.templates:
-            raise SyscallError(
-                Errno.ENOTSUP, f"{model} has no chat template; feed and generate plain text instead"
-            )
+            raise SyscallError(Errno.ENOTSUP, f"{model} has no chat template; feed and generate plain text instead")
         if self.named_only:
             return
         try:
@@ -136,17 +134,13 @@ class ChatFormat:
             stays = len(log) - (0 if spliced.end_stayed else self._closed(setup, log[dialogue.end :]))
             if keep < stays:  # the template would rewrite what stays here: that is ours, not the template's
                 ids, keep, said = [*log[:stays], *ids[spliced.behind :]], stays, before
-        known = dialogue.known_before(
-            keep if keep < len(log) else keep + 1
-        )  # of a log that grows all stays known
+        known = dialogue.known_before(keep if keep < len(log) else keep + 1)  # of a log that grows all stays known
         setup_told = dialogue.setup if with_setup or known == 0 else None
         fed = ids[keep:]
         entry = Entry(said[known:], setup_told, len(fed), prompt, lead, known, digest_of(fed))
         return Turn(keep, fed, entry)
 
-    def continued(
-        self, log_end: Sequence[int], messages: Sequence[Message], setup: Setup | None = None
-    ) -> list[int]:
+    def continued(self, log_end: Sequence[int], messages: Sequence[Message], setup: Setup | None = None) -> list[int]:
         """Ids that carry on a conversation of which only the ids are known; the log ends in `log_end`."""
         setup = setup or Setup()
         answer = [user(USER), {"role": "assistant", "content": Own(ANSWER, ())}]
@@ -189,18 +183,14 @@ class ChatFormat:
             setup = self._kept(setup)
             source = self._template.source(setup.template, tools=setup.tools is not None)
 
-            def render(
-                messages: Sequence[Message], *, prompt: bool = False, tooled: bool = False
-            ) -> Rendering:
+            def render(messages: Sequence[Message], *, prompt: bool = False, tooled: bool = False) -> Rendering:
                 tools = [TOOL] if tooled and setup.tools is None else setup.tools
                 return self.render(msgspec.structs.replace(setup, tools=tools), messages, prompt=prompt)
 
             found = self._traits[key] = traits_of(self.tokenizer, source, render)
         return found
 
-    def variables(
-        self, thinking: bool | str | None, more: dict[str, Any], template: str | None = None
-    ) -> dict[str, Any]:
+    def variables(self, thinking: bool | str | None, more: dict[str, Any], template: str | None = None) -> dict[str, Any]:
         """The template's variables for `thinking` (on, off, or an effort by name), and further ones."""
         source = self._template.source(template) if template is not None or thinking is not None else ""
         if thinking is None:
@@ -308,9 +298,7 @@ class ChatFormat:
         """How many tokens at an answer's end are no part of what it says."""
         return closed(self.tokenizer, self.traits(setup), self._ends, ids)
 
-    def _spliced(
-        self, setup: Setup, said: list[Said], log: Sequence[int], *, prompt: bool
-    ) -> tuple[Spliced, str]:
+    def _spliced(self, setup: Setup, said: list[Said], log: Sequence[int], *, prompt: bool) -> tuple[Spliced, str]:
         """A conversation's ids, and the end of its prompt."""
         splice = Splice(self.tokenizer, self.traits(setup), self._ends, said, log)
         rendering = self.render(setup, splice.messages, prompt=prompt)

@@ -78,23 +78,17 @@ class Client:
     @overload
     def predict(self, instance: Instance, text: str, /, *, max_tokens: int = MAX_TOKENS) -> str: ...
 
-    def predict(
-        self, what: Instance | str, text: str | None = None, /, *, max_tokens: int = MAX_TOKENS
-    ) -> str:
+    def predict(self, what: Instance | str, text: str | None = None, /, *, max_tokens: int = MAX_TOKENS) -> str:
         """`predict(instance, text)` is `instance.predict(text)`; `predict(text)` asks the instance created last, or, if
         there is none yet, one of the system's default model. Raises EINVAL if there is no text."""
         if isinstance(what, Instance):
             if text is None:
-                raise SyscallError(
-                    Errno.EINVAL, "predict(instance) has no text; call predict(instance, text)"
-                )
+                raise SyscallError(Errno.EINVAL, "predict(instance) has no text; call predict(instance, text)")
             return what.predict(text, max_tokens)
         if text is not None:
             raise SyscallError(
                 Errno.EINVAL,
                 f"predict was given {what!r} where an instance belongs; call predict(text), or predict(instance, text)",
             )
-        instance = self._instance or self.create_instance(
-            self.load_image(self.system.kernel.boot.default_model)
-        )
+        instance = self._instance or self.create_instance(self.load_image(self.system.kernel.boot.default_model))
         return instance.predict(what, max_tokens)

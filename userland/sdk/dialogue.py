@@ -127,9 +127,7 @@ def _unpacked(data: bytes) -> Entry | None:
             stream = zlib.decompressobj()
             body = stream.decompress(body, _MOST_BYTES)
             if stream.unconsumed_tail:
-                raise SyscallError(
-                    Errno.E2BIG, f"a record of the conversation unpacks to more than {_MOST_BYTES} bytes"
-                )
+                raise SyscallError(Errno.E2BIG, f"a record of the conversation unpacks to more than {_MOST_BYTES} bytes")
         return msgspec.msgpack.decode(body, type=Entry)
     except (zlib.error, msgspec.DecodeError) as error:
         raise SyscallError(

@@ -25,9 +25,7 @@ _NAMED = {
     "cls_token": "cls", "mask_token": "mask",
 }  # fmt: skip
 _TEMPLATE = "tokenizer.chat_template"
-_MOST_ADDED = (
-    1 << 16
-)  # tokens found in a text before it is cut into words: each costs; published files have some 6,400
+_MOST_ADDED = 1 << 16  # tokens found in a text before it is cut into words: each costs; published files have some 6,400
 _LONGEST, _MOST_CHARACTERS = 1024, 8 << 20  # of sentencepiece's pieces; 262,144 published ones have 2 million
 
 
@@ -76,9 +74,7 @@ class _Words:
             raise self.broken(f"it does not say of which kind each of its {len(tokens)} tokens is")
         added = int(np.isin(kinds, (_CONTROL, _USER_DEFINED)).sum())
         if added > _MOST_ADDED:
-            raise self.broken(
-                f"{added} of its tokens are control tokens or user's, at most {_MOST_ADDED} are taken"
-            )
+            raise self.broken(f"{added} of its tokens are control tokens or user's, at most {_MOST_ADDED} are taken")
         self.tokens: Sequence[str] = list(tokens)
         self.kinds: list[int] = kinds.tolist()
 
@@ -92,22 +88,14 @@ class _Words:
 
     def scores(self) -> list[float]:
         scores = self.metadata.get("tokenizer.ggml.scores")
-        if (
-            not isinstance(scores, np.ndarray)
-            or len(scores) != len(self.tokens)
-            or not np.isfinite(scores).all()
-        ):
+        if not isinstance(scores, np.ndarray) or len(scores) != len(self.tokens) or not np.isfinite(scores).all():
             raise self.broken(f"it has no scores of its {len(self.tokens)} tokens")
         return [float(score) for score in scores]
 
     def merges(self) -> list[tuple[str, str]]:
         merges = self.metadata.get("tokenizer.ggml.merges", ())
-        longer = any(
-            len(token) > 1 and kind == _NORMAL for token, kind in zip(self.tokens, self.kinds, strict=True)
-        )
-        if not isinstance(merges, Texts) and (
-            merges != () or longer
-        ):  # an empty array is left out by writers
+        longer = any(len(token) > 1 and kind == _NORMAL for token, kind in zip(self.tokens, self.kinds, strict=True))
+        if not isinstance(merges, Texts) and (merges != () or longer):  # an empty array is left out by writers
             raise self.broken("it has no merges")
         vocab, found = self.vocab, []
         for merge in merges:
@@ -168,9 +156,7 @@ def _spaced_bpe(words: _Words) -> _Made:
     )
     core.normalizer = normalizers.Replace(" ", _SPACE)
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n+"), "isolated")
-    core.decoder = decoders.Sequence(
-        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    core.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
     return core, True, False
 
 
@@ -180,15 +166,11 @@ def _sentencepiece(words: _Words) -> _Made:
 
     vocab = words.vocab
     core = Tokenizer(
-        models.BPE(
-            vocab, _by_score(words, vocab), unk_token=words.unknown(), fuse_unk=True, byte_fallback=True
-        )
+        models.BPE(vocab, _by_score(words, vocab), unk_token=words.unknown(), fuse_unk=True, byte_fallback=True)
     )
     decoded = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if words.flag("add_space_prefix", True):
-        core.normalizer = normalizers.Sequence(
-            [normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)]
-        )
+        core.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)])
         decoded.append(decoders.Strip(" ", 1, 0))
     else:
         core.normalizer = normalizers.Replace(" ", _SPACE)
@@ -210,9 +192,7 @@ def _by_score(words: _Words, vocab: Mapping[str, int]) -> list[tuple[str, str]]:
         token = words.tokens[i]
         if words.kinds[i] not in (_CONTROL, _BYTE, _UNUSED, _UNKNOWN):
             found += [
-                (token[:at], token[at:])
-                for at in range(1, len(token))
-                if token[:at] in vocab and token[at:] in vocab
+                (token[:at], token[at:]) for at in range(1, len(token)) if token[:at] in vocab and token[at:] in vocab
             ]
     return found
 
@@ -246,9 +226,7 @@ def _wordpiece(words: _Words) -> _Made:
         if kind == _NORMAL:
             token = token[1:] if token.startswith(_SPACE) else f"##{token}"
         vocab.setdefault(token, i)
-    core = Tokenizer(
-        models.WordPiece(vocab, unk_token=words.unknown() or "[UNK]", max_input_chars_per_word=1000)
-    )
+    core = Tokenizer(models.WordPiece(vocab, unk_token=words.unknown() or "[UNK]", max_input_chars_per_word=1000))
     core.normalizer = normalizers.BertNormalizer(lowercase=True)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     core.decoder = decoders.WordPiece()

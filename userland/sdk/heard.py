@@ -61,9 +61,7 @@ class Ear:
         return [*self.reader.push(self._text.flush()), *self.reader.flush()]
 
 
-def reader_for(
-    marks: ThoughtMarks | None, formats: Sequence[CallFormat], schemas: Schemas, lead: str
-) -> Reader:
+def reader_for(marks: ThoughtMarks | None, formats: Sequence[CallFormat], schemas: Schemas, lead: str) -> Reader:
     """A reader for what answers a prompt that ends in `lead`."""
     header = lead.rpartition("<|start|>")[2]
     calling = bool(formats) and bool(formats[0].said) and lead.endswith(formats[0].open)

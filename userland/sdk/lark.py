@@ -83,9 +83,7 @@ class Lark:
         `wanted`: what it is (a pattern). With `lines` what is wanted may stand between two line breaks."""
         never = [*never, escaped(mark)] if mark else never
         without = f"~{containing(never)}" if never else ""
-        without = " & ".join(
-            [*([without] if without else []), *(f"~/(?s:{slashes(part)}.*)/" for part in unlike)]
-        )
+        without = " & ".join([*([without] if without else []), *(f"~/(?s:{slashes(part)}.*)/" for part in unlike)])
         body = f"/(?s:{slashes(wanted) or '.*'})/" + (f" & {without}" if without else "")
         if lines and wanted:
             body = f'"\\n" ({body}) "\\n" | ({body} & ~/\\n(?s:.*)/ & ~/(?s:.*)\\n/)'
@@ -123,9 +121,7 @@ def pattern_of(schema: Mapping[str, Any], where: str) -> str:
     if pattern is None:
         return "" if not low and high is None else f".{{{low},{'' if high is None else high}}}"
     if low or high is not None:
-        raise SyscallError(
-            Errno.ENOTSUP, f"{where} has a pattern and a length; say the length in the pattern"
-        )
+        raise SyscallError(Errno.ENOTSUP, f"{where} has a pattern and a length; say the length in the pattern")
     inner = pattern.removeprefix("^")
     if inner.endswith("$") and not inner.endswith("\\$"):
         inner = inner[:-1]

@@ -35,9 +35,7 @@ class LLM:
         self._owns_system = owns_system
 
     @classmethod
-    def from_pretrained(
-        cls, model: Model, *, dtype: Dtype = "", device: str = "", system: System | None = None
-    ) -> LLM:
+    def from_pretrained(cls, model: Model, *, dtype: Dtype = "", device: str = "", system: System | None = None) -> LLM:
         """Bring a model into memory: a name the system knows, a directory, or a hub name.
 
         `dtype`: fp32, bf16, int8, int4 (or as torch calls them), or empty for the device's default. What takes longer
@@ -55,9 +53,7 @@ class LLM:
             if system is None:
                 connected.close()
             if error.errno is Errno.ENOENT:
-                raise SyscallError(
-                    Errno.ENOENT, f"{error.reason}; models known by name: {known or 'none'}"
-                ) from None
+                raise SyscallError(Errno.ENOENT, f"{error.reason}; models known by name: {known or 'none'}") from None
             raise
         return cls(connected, info, owns_system=system is None, name=name)
 
@@ -80,21 +76,45 @@ class LLM:
 
     @overload
     def generate(
-        self, prompt: str, max_length: int | None = None, *, max_new_tokens: int | None = None, num_beams: int = 1,
-        temperature: float | None = None, top_k: int | None = None, top_p: float | None = None,
-        min_p: float | None = None, repetition_penalty: float | None = None, seed: int = 0, stop: Strings = (),
-        length_penalty: float = 1.0, early_stopping: EarlyStopping = False, return_full_text: bool = False,
+        self,
+        prompt: str,
+        max_length: int | None = None,
+        *,
+        max_new_tokens: int | None = None,
+        num_beams: int = 1,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int = 0,
+        stop: Strings = (),
+        length_penalty: float = 1.0,
+        early_stopping: EarlyStopping = False,
+        return_full_text: bool = False,
         defaults: bool = True,
-    ) -> str: ...  # fmt: skip
+    ) -> str: ...
 
     @overload
     def generate(
-        self, prompt: list[str] | tuple[str, ...], max_length: int | None = None, *, max_new_tokens: int | None = None,
-        num_beams: int = 1, temperature: float | None = None, top_k: int | None = None, top_p: float | None = None,
-        min_p: float | None = None, repetition_penalty: float | None = None, seed: int = 0, stop: Strings = (),
-        length_penalty: float = 1.0, early_stopping: EarlyStopping = False, return_full_text: bool = False,
+        self,
+        prompt: list[str] | tuple[str, ...],
+        max_length: int | None = None,
+        *,
+        max_new_tokens: int | None = None,
+        num_beams: int = 1,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int = 0,
+        stop: Strings = (),
+        length_penalty: float = 1.0,
+        early_stopping: EarlyStopping = False,
+        return_full_text: bool = False,
         defaults: bool = True,
-    ) -> list[str]: ...  # fmt: skip
+    ) -> list[str]: ...
 
     def generate(
         self,
@@ -138,10 +158,19 @@ class LLM:
             ids = self.language.encode(text, begin=True, control=True)
             left = self._room(len(ids), max_length, max_new_tokens, defaults=defaults)
             with self.system.spawn(
-                self._name, ids, name="generate", temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-                repetition_penalty=repetition_penalty, defaults=defaults and num_beams == 1, seed=seed,
-                dtype=self.model.dtype, device=self.model.device,
-            ) as process:  # fmt: skip
+                self._name,
+                ids,
+                name="generate",
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                min_p=min_p,
+                repetition_penalty=repetition_penalty,
+                defaults=defaults and num_beams == 1,
+                seed=seed,
+                dtype=self.model.dtype,
+                device=self.model.device,
+            ) as process:
                 working.append(process)
                 if num_beams == 1:
                     answer = process.generate(left, stop=stops)
@@ -182,23 +211,28 @@ class LLM:
         tokens = self._new_tokens(defaults) if max_new_tokens is None else max_new_tokens
         ids = self.language.encode(arguments.text(prompt), begin=True, control=True)
         with self.system.spawn(
-            self._name, ids, name="generate", temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-            repetition_penalty=repetition_penalty, defaults=defaults, seed=seed, dtype=self.model.dtype,
+            self._name,
+            ids,
+            name="generate",
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            defaults=defaults,
+            seed=seed,
+            dtype=self.model.dtype,
             device=self.model.device,
-        ) as process:  # fmt: skip
+        ) as process:
             yield from process.stream(tokens, stop=stops)
 
-    def _room(
-        self, prompt: int, max_length: int | None, max_new_tokens: int | None, *, defaults: bool
-    ) -> int:
+    def _room(self, prompt: int, max_length: int | None, max_new_tokens: int | None, *, defaults: bool) -> int:
         if max_new_tokens is not None:
             if max_length is not None:
                 raise SyscallError(Errno.EINVAL, "give max_length or max_new_tokens, not both")
             left = count(max_new_tokens, "max_new_tokens")
         else:
-            left = (
-                self._new_tokens(defaults) if max_length is None else count(max_length, "max_length") - prompt
-            )
+            left = self._new_tokens(defaults) if max_length is None else count(max_length, "max_length") - prompt
         if left < 1:
             raise SyscallError(
                 Errno.EINVAL,

@@ -29,9 +29,7 @@ _SLOW = frozenset(
     }
 )  # fmt: skip
 _SLOW_MOST = 500_000  # items, or characters of a text
-_BY_ATTRIBUTE = frozenset(
-    {"map", "sum", "groupby", "sort", "unique", "min", "max", "join", "selectattr", "rejectattr"}
-)
+_BY_ATTRIBUTE = frozenset({"map", "sum", "groupby", "sort", "unique", "min", "max", "join", "selectattr", "rejectattr"})
 _REFUSED = frozenset({"translate"})  # makes of each character what it likes
 
 
@@ -107,16 +105,12 @@ class Meter:
             raise Exceeded(f"it calls {name} for more than {_QUADRATIC_MOST} characters")
         if name in _SLOW and values and hasattr(values[0], "__len__") and len(values[0]) > _SLOW_MOST:
             raise Exceeded(f"it calls {name} for more than {_SLOW_MOST} items")
-        if name in _BY_ATTRIBUTE and any(
-            isinstance(item, str) and len(item) > WIDEST for item in everything[1:]
-        ):
+        if name in _BY_ATTRIBUTE and any(isinstance(item, str) and len(item) > WIDEST for item in everything[1:]):
             raise Exceeded(f"it calls {name} with more than {WIDEST} characters")
         if name in ("format", "%") and values and isinstance(values[0], (str, bytes)):
             if NUMBER.search(str(values[0])):
                 raise Exceeded(f"it formats with {str(values[0])[:40]!r}")
-            named = [
-                item for item in everything[1:] if isinstance(item, Mapping)
-            ]  # may be written more than once
+            named = [item for item in everything[1:] if isinstance(item, Mapping)]  # may be written more than once
             self.room(str(values[0]).count("%") * sum(map(size, named or given.values())))
         if name in _AMPLIFIERS:
             self.room(_AMPLIFIERS[name](size, values, given))
@@ -145,9 +139,7 @@ def _indented(size: Callable[[Any], int], values: tuple[Any, ...], given: Mappin
 
 
 def _tabbed(size: Callable[[Any], int], values: tuple[Any, ...], given: Mapping[str, Any]) -> int:
-    return size(values[0]) * max(
-        [8, *(item for item in (*values[1:], *given.values()) if isinstance(item, int))]
-    )
+    return size(values[0]) * max([8, *(item for item in (*values[1:], *given.values()) if isinstance(item, int))])
 
 
 def _dumped(size: Callable[[Any], int], values: tuple[Any, ...], given: Mapping[str, Any]) -> int:

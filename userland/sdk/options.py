@@ -205,9 +205,13 @@ def spawn(options: Options) -> Script[tuple[int, ModelInfo, Setup]]:
     sampler = options.sampler(msgspec.structs.replace(info.sampling, **started.sampling))
     if sampler is not None and options.seed is None:
         sampler = Sampler(
-            sampler.temperature, sampler.top_k, sampler.top_p, sampler.min_p, sampler.repetition_penalty,
+            sampler.temperature,
+            sampler.top_k,
+            sampler.top_p,
+            sampler.min_p,
+            sampler.repetition_penalty,
             int.from_bytes(os.urandom(7)),
-        )  # fmt: skip
+        )
     pid = yield from ask(
         Spawn(
             model,
@@ -246,9 +250,7 @@ def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Sc
     if not row.model:
         raise SyscallError(Errno.EINVAL, f"process {pid} ({row.name}) is a {row.kind.value}, no LLM process")
     if row.decoding:
-        raise SyscallError(
-            Errno.EBUSY, f"process {pid} ({row.name}) is decoding; wait for that, or interrupt it first"
-        )
+        raise SyscallError(Errno.EBUSY, f"process {pid} ({row.name}) is decoding; wait for that, or interrupt it first")
     new = yield from actions.model_of(model, dtype, row.device)
     if ids is not None:
         yield from ask(Exec(pid, model, ids, dtype))
@@ -306,15 +308,11 @@ def setup_of(options: Options, language: Language) -> Setup:
         raise SyscallError(Errno.EINVAL, f'thoughts is "drop" or "keep", found {options.thoughts!r:.80}')
     tools = None if options.tools is None else arguments.definitions(options.tools)
     if not isinstance(options.template, Mapping | None):
-        raise SyscallError(
-            Errno.EINVAL, f"template is a dictionary of its variables, found {options.template!r:.80}"
-        )
+        raise SyscallError(Errno.EINVAL, f"template is a dictionary of its variables, found {options.template!r:.80}")
     if taken := OF_THE_TEMPLATE & {*(options.template or {})}:
         what = ", ".join(map(repr, sorted(taken)))
         raise SyscallError(Errno.EINVAL, f"template is for further variables, {what} is given by itself")
-    thought_tokens = (
-        -1 if options.thought_tokens is None else arguments.count(options.thought_tokens, "thought_tokens")
-    )
+    thought_tokens = -1 if options.thought_tokens is None else arguments.count(options.thought_tokens, "thought_tokens")
     if options.thought_tokens is not None and thought_tokens < 1:
         raise SyscallError(
             Errno.EINVAL,

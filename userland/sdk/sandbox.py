@@ -39,9 +39,7 @@ class _Generator(CodeGenerator):
         super().blockvisit(nodes, frame)
 
     def visit_Concat(self, node: nodes.Concat, frame: Any) -> None:
-        escaped = (
-            "context.eval_ctx.volatile" if frame.eval_ctx.volatile else str(bool(frame.eval_ctx.autoescape))
-        )
+        escaped = "context.eval_ctx.volatile" if frame.eval_ctx.volatile else str(bool(frame.eval_ctx.autoescape))
         self.write(f"environment.joined({escaped}, (")
         for part in node.nodes:
             self.visit(part, frame)
@@ -119,9 +117,7 @@ class _Namespace(jinja2.utils.Namespace):
 
 def _own_name(name: Any) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise SecurityError(
-            f"a namespace of a template has no attribute {name!r}: its names do not begin with _"
-        )
+        raise SecurityError(f"a namespace of a template has no attribute {name!r}: its names do not begin with _")
 
 
 class _Dict:
@@ -139,9 +135,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self) -> None:
-        super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-        )
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
         self.meter = Meter()
         self.now: datetime | None = None
         self.filters["tojson"] = _tojson
@@ -192,9 +186,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call(__self, __context: Any, __obj: Any, *args: Any, **given: Any) -> Any:
         meter = __self.meter
         of = getattr(__obj, "__self__", None)
-        if isinstance(__obj, (types.BuiltinMethodType, types.MethodType)) and isinstance(
-            of, (str, bytes, int)
-        ):
+        if isinstance(__obj, (types.BuiltinMethodType, types.MethodType)) and isinstance(of, (str, bytes, int)):
             name = __obj.__name__
             if name == "join" and args and not isinstance(args[0], (str, list, tuple)):
                 args = (meter.made(list(args[0])), *args[1:])
@@ -250,14 +242,10 @@ class Template:
 
     def __init__(self, source: str) -> None:
         if len(source) > SOURCE:
-            raise SyscallError(
-                Errno.EINVAL, f"the chat template has {len(source)} characters; at most {SOURCE} are read"
-            )
+            raise SyscallError(Errno.EINVAL, f"the chat template has {len(source)} characters; at most {SOURCE} are read")
         self._environment = _Environment()
         self._lock = threading.Lock()  # the meter is one rendering's
-        self._refused: tuple[int, str] | None = (
-            None  # the least input that it did too much with, and what that was
-        )
+        self._refused: tuple[int, str] | None = None  # the least input that it did too much with, and what that was
         with _told():
             self._template = self._environment.from_string(source)
 

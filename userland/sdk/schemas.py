@@ -112,9 +112,7 @@ def check(schema: Any, where: str) -> None:
                 value(inner, depth + 1)
         elif isinstance(found, str):
             text(found)
-        elif not (
-            found is None or isinstance(found, bool | int) or (isinstance(found, float) and isfinite(found))
-        ):
+        elif not (found is None or isinstance(found, bool | int) or (isinstance(found, float) and isfinite(found))):
             raise bad(f"{found!r:.40} is no value of JSON")
 
     def text(found: str) -> None:
@@ -158,9 +156,7 @@ def _are_texts(found: Any) -> bool:
 
 _TYPES = {"string", "number", "integer", "boolean", "array", "object", "null"}
 _KINDS: dict[str, Callable[[Any], bool]] = {
-    "type": lambda found: (
-        {found} <= _TYPES if isinstance(found, str) else _are_texts(found) and {*found} <= _TYPES
-    ),
+    "type": lambda found: {found} <= _TYPES if isinstance(found, str) else _are_texts(found) and {*found} <= _TYPES,
     "required": _are_texts,
     "enum": lambda found: isinstance(found, list | tuple) and len(found) > 0,
     "pattern": lambda found: isinstance(found, str) and len(found) <= MOST_PATTERN,

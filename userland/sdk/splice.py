@@ -67,9 +67,7 @@ class Splice:
         self._ends = ends
         self._said = said
         self._log = log
-        self._slots: list[
-            tuple[int, Kind]
-        ] = []  # what each Own of the messages is, in the order in which they stand
+        self._slots: list[tuple[int, Kind]] = []  # what each Own of the messages is, in the order in which they stand
         self._pieces: list[_Piece] = []
         self.messages = [self._message(number, one) for number, one in enumerate(said)]
 
@@ -95,9 +93,7 @@ class Splice:
             spans[piece.number][piece.kind] = (start, len(ids))
             behind = len(ids) if piece.number == made[-1] else -1
             ids += after
-        said = [
-            _moved(one, spans[number]) if number in spans else one for number, one in enumerate(self._said)
-        ]
+        said = [_moved(one, spans[number]) if number in spans else one for number, one in enumerate(self._said)]
         return Spliced(ids, said, behind, stayed)
 
     def _message(self, number: int, one: Said) -> Message:
@@ -169,20 +165,14 @@ class Splice:
             return None
         between = "".join(text[start:first].split())
         head = one.answer if not thought and self._traits.thoughts != "text" else None
-        if (
-            head is not None
-        ):  # all that stands before the answer's own words must be there, an empty thought too
+        if head is not None:  # all that stands before the answer's own words must be there, an empty thought too
             said = self._tokenizer.decode(self._log[one.whole[0] : head[0]], special=True)
             return start if "".join(said.split()) == between else None
-        said = self._tokenizer.decode(
-            self._log[one.whole[0] : one.whole[0] + 4 * len(between) + 8], special=True
-        )
+        said = self._tokenizer.decode(self._log[one.whole[0] : one.whole[0] + 4 * len(between) + 8], special=True)
         return start if "".join(said.split()).startswith(between) else None
 
 
-def _end(
-    text: str, tokens: Sequence[Token], last: int, closer: Sequence[int], *, anywhere: bool
-) -> tuple[int, bool]:
+def _end(text: str, tokens: Sequence[Token], last: int, closer: Sequence[int], *, anywhere: bool) -> tuple[int, bool]:
     """Where an answer ends that the rendering shows up to `last`: behind what closed it if the template writes that next
     (with `anywhere`: wherever behind it), else at `last`; and whether it is so."""
     if not closer:

@@ -94,9 +94,7 @@ class System(Connection):
         """A handle on an LLM process that exists, whoever spawned it. Raises ESRCH, EINVAL."""
         info = self(Getinfo(pid))
         if not info.model:
-            raise SyscallError(
-                Errno.EINVAL, f"process {pid} ({info.name}) is a {info.kind.value}, not an LLM process"
-            )
+            raise SyscallError(Errno.EINVAL, f"process {pid} ({info.name}) is a {info.kind.value}, not an LLM process")
         model = self.run(actions.model_in_memory(info.model, info.device))
         known = (self.run(turns.known_of(pid))).dialogue
         return Process(self, pid, model, heeds=known.setup if known is not None else None)
@@ -133,9 +131,7 @@ class System(Connection):
         path = self.run(options.located(model))
         return self(Pagein(path, device, dtype_name(dtype)))
 
-    def estimate(
-        self, model: Model, dtype: Dtype = "", device: str = "", context: int = 0
-    ) -> EstimateInfo:
+    def estimate(self, model: Model, dtype: Dtype = "", device: str = "", context: int = 0) -> EstimateInfo:
         """What a model would take, with one context of so many tokens (0: as many as it can have there), and who would
         have to go for it. Nothing is loaded. Raises ENOENT, ENOEXEC, EIO, ENOTSUP as `load` does."""
         path = self.run(options.located(model))
@@ -151,9 +147,7 @@ class System(Connection):
         path = self.run(options.located(model))
         self(Advise(path, advice, device, dtype_name(dtype)))
 
-    def sched(
-        self, policy: str = "", *, max_runs: int = 0, step_tokens: int = 0, device: str = ""
-    ) -> SchedInfo:
+    def sched(self, policy: str = "", *, max_runs: int = 0, step_tokens: int = 0, device: str = "") -> SchedInfo:
         """Change, or only report, how a device is scheduled."""
         return self(Sched(device, policy, max_runs, step_tokens))
 
@@ -265,9 +259,7 @@ class Process:
         allow_special: bool = False,
     ) -> Answer:
         """Say something (a text, or messages of any roles) and return the whole answer: its text, thought and calls."""
-        messages = (
-            [_user(said)] if isinstance(said, str) else arguments.messages(said, "what is said is text")
-        )
+        messages = [_user(said)] if isinstance(said, str) else arguments.messages(said, "what is said is text")
         return self.system.run(
             turns.answered(self._said(messages, max_tokens, stop, deadline, allow_special), self.pid)
         )
@@ -298,9 +290,7 @@ class Process:
         it); without `parallel` one call at most. Raises EINVAL without tools or for an unknown choice, ENOTSUP for a
         model that shows no form, and for schemas that a form without JSON cannot be held to.
         """
-        return self.system.run(
-            call_choice.grammar_of(self.language, self.pid, tools, choice, parallel=parallel)
-        )
+        return self.system.run(call_choice.grammar_of(self.language, self.pid, tools, choice, parallel=parallel))
 
     def _said(
         self,
@@ -333,9 +323,7 @@ class Process:
     def feed(self, text: str, *, allow_special: bool = False) -> int:
         """Append plain text to the context; returns its length in tokens. Control tokens that it spells stay text, unless
         `allow_special`."""
-        return self.system.run(
-            options.feed_text(self.language, self.pid, text, allow_special=allow_special)
-        )
+        return self.system.run(options.feed_text(self.language, self.pid, text, allow_special=allow_special))
 
     def feed_ids(self, ids: Ids) -> int:
         """Append token ids (any sequence of integers, an array or a tensor too) to the context; returns its length."""
@@ -350,9 +338,7 @@ class Process:
         deadline: float | None = None,
     ) -> str:
         """Let it go on; returns the text. A stop string ends the text before it, and the log with it."""
-        going = answers.generate(
-            self.language, self.pid, self._tokens(max_tokens), self._stops(stop), sampler, deadline
-        )
+        going = answers.generate(self.language, self.pid, self._tokens(max_tokens), self._stops(stop), sampler, deadline)
         return self.system.run(turns.alone(self.system.talking, self.pid, going))
 
     def stream(
@@ -364,9 +350,7 @@ class Process:
         deadline: float | None = None,
     ) -> Generator[str, None]:
         """Let it go on, giving the text as it comes. Leaving the loop early interrupts it."""
-        going = answers.stream(
-            self.language, self.pid, self._tokens(max_tokens), self._stops(stop), sampler, deadline
-        )
+        going = answers.stream(self.language, self.pid, self._tokens(max_tokens), self._stops(stop), sampler, deadline)
         alone = turns.alone(self.system.talking, self.pid, going)
         return script.stream(self.system.kernel, alone, self.pid)
 
@@ -378,9 +362,7 @@ class Process:
 
     def follow(self, position: int = 0) -> Generator[str, None]:
         """The text from a position of the log to the end of the decode under way; leaving early interrupts it."""
-        return script.stream(
-            self.system.kernel, turns.follow_at(self.language, self.pid, position), self.pid
-        )
+        return script.stream(self.system.kernel, turns.follow_at(self.language, self.pid, position), self.pid)
 
     @property
     def tokens(self) -> list[int]:
@@ -406,9 +388,7 @@ class Process:
         pids = self.system(Fork(self.pid, count, same_seed, detached))
         return [Process(self.system, pid, self.model, self._instructions, self._heeds) for pid in pids]
 
-    def checkpoint(
-        self, path: str | os.PathLike[str], *, kv: bool = True, passphrase: str = ""
-    ) -> CheckpointInfo:
+    def checkpoint(self, path: str | os.PathLike[str], *, kv: bool = True, passphrase: str = "") -> CheckpointInfo:
         """Write its image to a file, from which `System.restore` starts it again; it goes on meanwhile. Without `kv` the
         file is small, and the context is computed again. With a passphrase it is encrypted."""
         return self.system(Checkpoint(self.pid, options.file_path(path), kv, passphrase.encode()))

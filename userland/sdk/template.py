@@ -26,9 +26,7 @@ ROLES = frozenset(
         "tool_result", "tool_results", "critic", "latest_reminder",
     }
 )  # fmt: skip
-OF_THE_TEMPLATE = frozenset(
-    {"messages", "tools", "documents", "add_generation_prompt"}
-)  # what it gets by itself
+OF_THE_TEMPLATE = frozenset({"messages", "tools", "documents", "add_generation_prompt"})  # what it gets by itself
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _FIRST_SIGN, _LAST_SIGN = 0xF0002, 0xFFFFD  # private use: stand around answers that have their own ids
 
@@ -85,9 +83,7 @@ class Rendering:
 
     def ids(self) -> list[int]:
         """The ids, with the answers' own where their text is."""
-        shown = sorted(
-            (place, own) for place, own in zip(self.places, self.owns, strict=True) if place is not None
-        )
+        shown = sorted((place, own) for place, own in zip(self.places, self.owns, strict=True) if place is not None)
         if not shown:
             return self.tokenizer.encode_text(self.text, marked=self.marked)
         stretches = self.stretches([place for place, _ in shown])
@@ -130,9 +126,7 @@ class Rendering:
             raise SyscallError(Errno.EINVAL, f"the chat template does not show answer {number} as it is")
         at = place[side]
         tokens, ids, done = self.tokens(), list[int](), at if side else 0
-        for start_end, own in sorted(
-            (p, o) for p, o in zip(self.places, self.owns, strict=True) if p is not None
-        ):
+        for start_end, own in sorted((p, o) for p, o in zip(self.places, self.owns, strict=True) if p is not None):
             start, end = start_end
             if (start >= at and start_end != place) if side else end <= at and start_end != place:
                 ids += self._between(tokens, done, start)
@@ -149,9 +143,7 @@ class Rendering:
         behind = [token.end for token in tokens if token.start < start < token.end <= end]
         if start and behind:
             ids += self._alone(start, max(behind))
-        ids += [
-            token.id for token in tokens if start <= token.start and token.end <= end and token.start < end
-        ]
+        ids += [token.id for token in tokens if start <= token.start and token.end <= end and token.start < end]
         before = [token.start for token in tokens if start <= token.start < end < token.end]
         if before and (spaces or self.text[min(before) : end].strip(" ")):
             ids += self._alone(min(before), end)
@@ -179,9 +171,7 @@ class ChatTemplate:
         """
         names = sorted(self._sources)
         if not names:
-            raise SyscallError(
-                Errno.ENOTSUP, "the model has no chat template; feed and generate plain text instead"
-            )
+            raise SyscallError(Errno.ENOTSUP, "the model has no chat template; feed and generate plain text instead")
         if template is not None:
             if template not in self._sources:
                 raise SyscallError(
@@ -219,9 +209,7 @@ class ChatTemplate:
         """
         source = self.source(template, tools=tools is not None)
         told = _checked(messages, any_role=allow_special)
-        if any(isinstance(message.get("content"), (list, tuple)) for message in told) and not _takes_parts(
-            source
-        ):
+        if any(isinstance(message.get("content"), (list, tuple)) for message in told) and not _takes_parts(source):
             told = [_joined(message) for message in told]
         try:
             return self._rendered(source, told, prompt, tools, documents, variables or {}, now, allow_special)
@@ -230,9 +218,7 @@ class ChatTemplate:
             if refused.errno is not Errno.EINVAL or merged is None:
                 raise
             try:
-                return self._rendered(
-                    source, merged, prompt, tools, documents, variables or {}, now, allow_special
-                )
+                return self._rendered(source, merged, prompt, tools, documents, variables or {}, now, allow_special)
             except SyscallError:
                 raise refused from None
 
@@ -265,17 +251,13 @@ class ChatTemplate:
             owns.append(one)
             begin = signs + 2 * (len(owns) - 1)
             if begin > _LAST_SIGN:
-                raise SyscallError(
-                    Errno.E2BIG, f"a conversation has at most {(_LAST_SIGN - signs) // 2} answers"
-                )
+                raise SyscallError(Errno.E2BIG, f"a conversation has at most {(_LAST_SIGN - signs) // 2} answers")
             return chr(begin) + said(one.text.strip()) + chr(begin + 1)
 
         told = [_with_reasoning(message) for message in _plain(messages, said, own)]
         values = {name: _plain(value, said, own) for name, value in variables.items()}
         if taken := OF_THE_TEMPLATE & values.keys():
-            raise SyscallError(
-                Errno.EINVAL, f"{min(taken)} is no variable of the template; pass it by itself"
-            )
+            raise SyscallError(Errno.EINVAL, f"{min(taken)} is no variable of the template; pass it by itself")
         text = compiled(source).render(
             {
                 **self.tokenizer.settings.named,
@@ -294,9 +276,7 @@ class ChatTemplate:
 def _checked(messages: Sequence[Mapping[str, Any]], *, any_role: bool) -> list[dict[str, Any]]:
     """The messages as templates take them: fields that are None left out."""
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
-        raise SyscallError(
-            Errno.EINVAL, f"a conversation is a list of messages, not {type(messages).__name__}"
-        )
+        raise SyscallError(Errno.EINVAL, f"a conversation is a list of messages, not {type(messages).__name__}")
     told = []
     for message in messages:
         if not isinstance(message, Mapping):
@@ -307,9 +287,7 @@ def _checked(messages: Sequence[Mapping[str, Any]], *, any_role: bool) -> list[d
         role = message.get("role")
         if not isinstance(role, str) or (role not in ROLES and not any_role):
             found = "there is none" if role is None else f"{role!r:.80} was found"
-            raise SyscallError(
-                Errno.EINVAL, f"a message has a role, one of {', '.join(sorted(ROLES))}; {found}"
-            )
+            raise SyscallError(Errno.EINVAL, f"a message has a role, one of {', '.join(sorted(ROLES))}; {found}")
         told.append({key: value for key, value in message.items() if value is not None})
     if not told:
         raise SyscallError(Errno.EINVAL, "the conversation is empty; it has at least one message")
@@ -337,8 +315,7 @@ def _joined(message: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(content, (list, tuple)):
         return message
     texts: list[Any] = [
-        part.get("text") if isinstance(part, Mapping) and part.get("type", "text") == "text" else part
-        for part in content
+        part.get("text") if isinstance(part, Mapping) and part.get("type", "text") == "text" else part for part in content
     ]
     if len(texts) == 1 and isinstance(texts[0], Own):
         return {**message, "content": texts[0]}

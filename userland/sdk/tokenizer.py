@@ -32,16 +32,10 @@ _UNTOLD = ("truncation", "padding", "version")  # of a tokenizer's JSON: says no
 class Settings:
     """What a model's files say around the tokenizer itself."""
 
-    named: Mapping[str, str] = field(
-        default_factory=dict
-    )  # "bos_token" and the like: variables of the templates
+    named: Mapping[str, str] = field(default_factory=dict)  # "bos_token" and the like: variables of the templates
     extra: tuple[str, ...] = ()  # further special tokens, without a name
-    templates: Mapping[str, str] = field(
-        default_factory=dict
-    )  # chat templates by name; a single one is "default"
-    control: tuple[str, ...] | None = (
-        None  # added tokens that are control, special or not; None: those templates spell
-    )
+    templates: Mapping[str, str] = field(default_factory=dict)  # chat templates by name; a single one is "default"
+    control: tuple[str, ...] | None = None  # added tokens that are control, special or not; None: those templates spell
     response_template: Any = None  # how an answer is taken apart, in transformers' format
     split_special: bool = False  # special tokens are never found in text
 
@@ -119,10 +113,7 @@ class Tokenizer:
     @functools.cached_property
     def added(self) -> dict[int, Added]:
         """The added tokens by id."""
-        return {
-            i: Added(token.content, token.special)
-            for i, token in self.core.get_added_tokens_decoder().items()
-        }
+        return {i: Added(token.content, token.special) for i, token in self.core.get_added_tokens_decoder().items()}
 
     @functools.cached_property
     def special_ids(self) -> frozenset[int]:
@@ -180,9 +171,7 @@ class Tokenizer:
 
             written = "\0".join(filter(None, map(literals, sources)))
             named = lambda token: token in written and not token.isspace()  # noqa: E731
-        return Spellings(
-            token.content for token in self.added.values() if token.special or named(token.content)
-        )
+        return Spellings(token.content for token in self.added.values() if token.special or named(token.content))
 
     # Text to ids
 
@@ -230,9 +219,7 @@ class Tokenizer:
         done = 0
         for found in _MARKED.finditer(text):
             spelled = found[1]
-            if (
-                spelled is not None and spelled not in self._added_ids
-            ):  # two lone marks: they are only left out
+            if spelled is not None and spelled not in self._added_ids:  # two lone marks: they are only left out
                 tokens += self._piece(text, done, found.start())
                 tokens += self._piece(text, found.start(1), found.end(1))
             else:

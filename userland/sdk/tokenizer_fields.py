@@ -61,9 +61,7 @@ def _are_strings(value: Any) -> bool:
 def _are_templates(value: Any) -> bool:
     if isinstance(value, list):
         return all(
-            isinstance(one, dict)
-            and isinstance(one.get("name"), str)
-            and isinstance(one.get("template"), str)
+            isinstance(one, dict) and isinstance(one.get("name"), str) and isinstance(one.get("template"), str)
             for one in value
         )
     if isinstance(value, dict):
@@ -102,9 +100,7 @@ def checked_ids(file: Path, ids: Mapping[str, Any]) -> None:
 def _odd(file: Path, name: str, wanted: str, found: Any) -> SyscallError:
     shown = json.dumps(found)
     shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
-    return SyscallError(
-        Errno.EIO, f"{json.dumps(name)} in {file} is {shown}; wanted was {wanted}; correct it"
-    )
+    return SyscallError(Errno.EIO, f"{json.dumps(name)} in {file} is {shown}; wanted was {wanted}; correct it")
 
 
 def versioned(file: Path, names: list[str], default: str) -> str:

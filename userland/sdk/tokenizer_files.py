@@ -33,9 +33,7 @@ _MOST = {TOKENIZER: 256 << 20, TEMPLATE: 1 << 20}  # bytes; the largest publishe
 _MOST_ELSE = 32 << 20
 _LONGEST = 4096  # characters of an added token; the longest published have some 100
 
-_loading = (
-    threading.Lock()
-)  # a tokenizer is loaded once, and transformers is never imported by two threads at once
+_loading = threading.Lock()  # a tokenizer is loaded once, and transformers is never imported by two threads at once
 
 
 def load_tokenizer(path: str) -> Tokenizer:
@@ -152,9 +150,7 @@ def _from_directory(directory: Path, file: Path) -> Tokenizer:
     _complete(core, listed, named, [_token(token) for token in extra])
     longest = max((len(token.content) for token in core.get_added_tokens_decoder().values()), default=0)
     if longest > _LONGEST:
-        raise ValueError(
-            f"one of its added tokens has {longest} characters; at most {_LONGEST} are looked for in a text"
-        )
+        raise ValueError(f"one of its added tokens has {longest} characters; at most {_LONGEST} are looked for in a text")
     control = config.get("chat_control_tokens")
     settings = Settings(
         named={key: _content(token) for key, token in named.items()},
@@ -248,9 +244,7 @@ def _templates(directory: Path, config: dict[str, Any]) -> dict[str, str]:
         found["default"] = _read(directory / TEMPLATE).decode()
     further = directory / _FURTHER
     if further.is_dir():
-        found |= {
-            file.name.removesuffix(".jinja"): _read(file).decode() for file in sorted(further.glob("*.jinja"))
-        }
+        found |= {file.name.removesuffix(".jinja"): _read(file).decode() for file in sorted(further.glob("*.jinja"))}
     given = config.get("chat_template")
     if found or given is None:
         return found
@@ -306,9 +300,7 @@ def _by_transformers(path: str) -> Tokenizer:
             f"the tokenizer of {path} ({type(found).__name__}) cannot be written as {TOKENIZER}; work with token ids",
         )
     control_only = {*found.all_special_tokens, *map(str, found.added_tokens_decoder.values())}
-    if (
-        core.get_vocab(with_added_tokens=False).keys() <= control_only
-    ):  # a class of a model's, made of no file
+    if core.get_vocab(with_added_tokens=False).keys() <= control_only:  # a class of a model's, made of no file
         raise SyscallError(
             Errno.EIO,
             f"{path} has no files of a tokenizer; work with token ids, or add {TOKENIZER} to the model",

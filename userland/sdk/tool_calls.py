@@ -66,9 +66,7 @@ def schemas_of(tools: Sequence[dict[str, Any]]) -> Schemas:
 class CallReader:
     """Takes an answer in pieces; gives its text, its calls and its malformed calls, in order."""
 
-    def __init__(
-        self, formats: Sequence[CallFormat], schemas: Schemas = NO_SCHEMAS, *, opened: bool = False
-    ) -> None:
+    def __init__(self, formats: Sequence[CallFormat], schemas: Schemas = NO_SCHEMAS, *, opened: bool = False) -> None:
         self._marked = [form for form in formats if not form.bare]
         self._bare = [form for form in formats if form.bare]
         self._schemas = schemas
@@ -158,11 +156,7 @@ class CallReader:
 
     def _opened_at(self, text: str) -> tuple[int, CallFormat | None]:
         """Where the first calls are opened, and of what form; of several at one place the longest mark counts."""
-        found = [
-            (at, -len(form.open), i)
-            for i, form in enumerate(self._marked)
-            if (at := text.find(form.open)) >= 0
-        ]
+        found = [(at, -len(form.open), i) for i, form in enumerate(self._marked) if (at := text.find(form.open)) >= 0]
         if not found:
             return -1, None
         at, _, index = min(found)
@@ -177,11 +171,7 @@ class CallReader:
         if closed is not None:
             self._inside = None
             return self._read(form, closed[0]), closed[1] + rest
-        if (
-            form.said
-            and (said := form.said.removeprefix(form.open))
-            and self._scan.length <= 2 * len(said) + len(piece)
-        ):
+        if form.said and (said := form.said.removeprefix(form.open)) and self._scan.length <= 2 * len(said) + len(piece):
             begin = self._scan.text
             if begin.startswith(said):  # a message to the user
                 self._inside = None

@@ -53,9 +53,7 @@ class Traits:
 class Renders(Protocol):
     """Renders messages, with a tool among the tools if `tooled` and there are none. Raises SyscallError."""
 
-    def __call__(
-        self, messages: Sequence[Message], *, prompt: bool = False, tooled: bool = False
-    ) -> Rendering: ...
+    def __call__(self, messages: Sequence[Message], *, prompt: bool = False, tooled: bool = False) -> Rendering: ...
 
 
 def traits_of(tokenizer: Tokenizer, source: str, render: Renders) -> Traits:
@@ -98,9 +96,7 @@ class _Probe:
         self._tokenizer = tokenizer
         self._render = render
 
-    def _try(
-        self, messages: Sequence[Message], *, prompt: bool = False, tooled: bool = False
-    ) -> Rendering | None:
+    def _try(self, messages: Sequence[Message], *, prompt: bool = False, tooled: bool = False) -> Rendering | None:
         try:
             return self._render(messages, prompt=prompt, tooled=tooled)
         except SyscallError:
@@ -130,9 +126,7 @@ class _Probe:
         texts = [
             found.plain if found else ""
             for content in (text, f"\n\n{ANSWER}", ANSWER)
-            for found in [
-                self._try([user(USER), {"role": "assistant", "content": content}, user(NEXT)], prompt=True)
-            ]
+            for found in [self._try([user(USER), {"role": "assistant", "content": content}, user(NEXT)], prompt=True)]
         ]
         return texts[0] == texts[1] != texts[2]
 
@@ -148,9 +142,7 @@ class _Probe:
             prompt = self._try(asked, prompt=True, tooled=True)
             text = rendering.plain
             head = prompt.plain if prompt else ""
-            text = (
-                text[len(head) :] if head and text.startswith(head) else text[text.rfind(USER) + len(USER) :]
-            )
+            text = text[len(head) :] if head and text.startswith(head) else text[text.rfind(USER) + len(USER) :]
             closed = plain.plain if plain else ""
             same = common(text[::-1], closed[::-1])
             return [text, text[: len(text) - same]]

@@ -92,9 +92,7 @@ def _taken_apart(language: Language, text: str, *, instructed: bool) -> Conversa
         return None
     start = first[: first.index(_USER)]
     if not instructed:
-        return (
-            _turns(text[len(start) :], [], before_answer, between, close) if text.startswith(start) else None
-        )
+        return _turns(text[len(start) :], [], before_answer, between, close) if text.startswith(start) else None
     opening, _, start = start.partition(_SYSTEM)
     if not text.startswith(opening):
         return None
@@ -106,9 +104,7 @@ def _taken_apart(language: Language, text: str, *, instructed: bool) -> Conversa
     return Conversation([{"role": "system", "content": said.removesuffix(end)}], None)
 
 
-def _turns(
-    rest: str, messages: list[Message], before_answer: str, between: str, close: str
-) -> Conversation | None:
+def _turns(rest: str, messages: list[Message], before_answer: str, between: str, close: str) -> Conversation | None:
     """The turns after the first user's mark."""
     while True:
         asked, mark, rest = rest.partition(before_answer)
@@ -141,9 +137,7 @@ def translated(old: Language, new: Language, ids: Sequence[int]) -> list[int]:
     return _fitting(old, new, ids, result)
 
 
-def carried(
-    old: Language, new: Language, known: Dialogue | None, ids: Sequence[int]
-) -> tuple[list[int], list[bytes]]:
+def carried(old: Language, new: Language, known: Dialogue | None, ids: Sequence[int]) -> tuple[list[int], list[bytes]]:
     """The ids of another model's that say what these say, and the record of the conversation that they are. What is known
     of it (`known`) decides what was said; without that, the ids' text. Raises E2BIG if they are too many for it."""
     if known is None or old.chat is None or new.chat is None:

@@ -319,9 +319,7 @@ def results_of(results: Sequence[tuple[ToolCall, str]]) -> list[Message]:
     """What tools have answered, as messages. Raises EINVAL where nothing was, and for what is no call."""
     pairs = list(results)
     if not pairs:
-        raise SyscallError(
-            Errno.EINVAL, "there are no results to reply with; each is a pair of a call and its result"
-        )
+        raise SyscallError(Errno.EINVAL, "there are no results to reply with; each is a pair of a call and its result")
     for pair in pairs:
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], ToolCall)):
             raise SyscallError(

@@ -135,9 +135,7 @@ class _Disk:
             )
 
             self._looked = now
-            self._found = [
-                (one.name, f"{one.format} of {one.store}") for one in stores.found() if not one.problem
-            ]
+            self._found = [(one.name, f"{one.format} of {one.store}") for one in stores.found() if not one.problem]
         return self._found
 
 

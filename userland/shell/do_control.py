@@ -64,9 +64,7 @@ def signal_named(word: str) -> Signal:
 def _nice(shell: Session, line: Line) -> None:
     value = line.integer("VALUE", 0)
     if not NICE_MIN <= value <= NICE_MAX:
-        raise UsageError(
-            f"a nice value is from {NICE_MIN} (largest share) to {NICE_MAX} (smallest), found {value}"
-        )
+        raise UsageError(f"a nice value is from {NICE_MIN} (largest share) to {NICE_MAX} (smallest), found {value}")
     shell.kernel(Setsched(pid=shell.pid(line.text("PID")), nice=value))
 
 
@@ -77,9 +75,7 @@ def _migrate(shell: Session, line: Line) -> None:
         shell.kernel(Setsched(pid=pid, device=device))
     info = shell.info(pid)
     name = printable(info.name, one_line=True)
-    shell.screen.line(
-        f"[{pid}] {name} is on {info.device}: {info.length} tokens, {info.cached} of them cached"
-    )
+    shell.screen.line(f"[{pid}] {name} is on {info.device}: {info.length} tokens, {info.cached} of them cached")
 
 
 @does("exec")
@@ -103,9 +99,7 @@ def _fork(shell: Session, line: Line) -> None:
         shell.screen.line(f" {name}: copy of {pid}, {info.shared_pages} of {info.pages} pages shared")
         if info.decoding:
             shell.jobs[child] = name
-    shell.screen.line(
-        f"they have one name: say which you mean by its pid, as in `say {children[0]} ...`", "dim"
-    )
+    shell.screen.line(f"they have one name: say which you mean by its pid, as in `say {children[0]} ...`", "dim")
 
 
 @does("limits")
@@ -183,9 +177,7 @@ def _pagein(shell: Session, line: Line) -> None:
             )
         )
     name = printable(called(info.name), one_line=True)
-    shell.screen.line(
-        f"{name} is in memory on {info.device}: {info.dtype}, {size(info.weight_bytes)} of weights"
-    )
+    shell.screen.line(f"{name} is in memory on {info.device}: {info.dtype}, {size(info.weight_bytes)} of weights")
 
 
 @does("evict")
@@ -204,9 +196,7 @@ def _evict(shell: Session, line: Line) -> None:
 def _advise(shell: Session, line: Line) -> None:
     advice = system.advice_named(line.text("ADVICE"))
     shell.kernel(
-        Advise(
-            shell.system.run(located(line.text("MODEL"))), advice, line.text("--device"), line.text("--dtype")
-        )
+        Advise(shell.system.run(located(line.text("MODEL"))), advice, line.text("--device"), line.text("--dtype"))
     )
 
 

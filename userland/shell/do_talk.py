@@ -180,9 +180,7 @@ def _begin(shell: Session, agent: Process, text: str, max_tokens: int | None) ->
         raise SyscallError(Errno.EDQUOT, f"{what}; `limits {pid} --tokens N` raises it") from None
 
 
-def _print(
-    shell: Session, answer: Generator[Piece, None, None], patience: Patience, *, thoughts: bool
-) -> None:
+def _print(shell: Session, answer: Generator[Piece, None, None], patience: Patience, *, thoughts: bool) -> None:
     """Print an answer as it comes: thoughts dim, or not at all, in lines of their own; then what it says."""
     thinking = False
     try:
@@ -227,9 +225,7 @@ def _ending(shell: Session, pid: int, *, newline: bool = True) -> None:
         finish = Finish.KILLED
     if finish is Finish.BUDGET and not info.limits.tokens:
         path = info.group
-        shell.screen.line(
-            f" [a group's tokens_total is used up, {path} or above; `group {path}` shows it]", "dim"
-        )
+        shell.screen.line(f" [a group's tokens_total is used up, {path} or above; `group {path}` shows it]", "dim")
     elif finish is Finish.CONTEXT and _bound_by_group(shell, info):
         shell.screen.line(
             f" [its context is full: its group has KV memory (kv_max) for {info.context} tokens; `group {info.group}` "
@@ -247,10 +243,7 @@ def _bound_by_group(shell: Session, info: ProcessInfo) -> bool:
     if info.limits.context or info.limits.pages:
         return False
     models = shell.kernel(Models())
-    return any(
-        info.model in (m.name, m.path) and info.device == m.device and info.context < m.context
-        for m in models
-    )
+    return any(info.model in (m.name, m.path) and info.device == m.device and info.context < m.context for m in models)
 
 
 def settle(shell: Session, pid: int) -> None:

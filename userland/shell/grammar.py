@@ -208,19 +208,11 @@ def _read_words(scanner: Scanner, read: Line) -> None:
             _take_option(scanner, read, option, word)
         elif flagged and not quoted and len(word) > 1 and word[0] == "-":
             read.values[flagged.pop(0).name] = scanner.word()[1:]
-        elif (
-            not quoted
-            and word.startswith("--")
-            and (not places or places[0].kind is not Kind.WORDS or options)
-        ):
+        elif not quoted and word.startswith("--") and (not places or places[0].kind is not Kind.WORDS or options):
             known = ", ".join(options) or "none"
-            raise UsageError(
-                f"{command.name} has no option {word}; its options: {known}. Usage: {command.usage}"
-            )
+            raise UsageError(f"{command.name} has no option {word}; its options: {known}. Usage: {command.usage}")
         elif not places:
-            raise UsageError(
-                f"{command.name}: nothing was expected at {scanner.left!r}. Usage: {command.usage}"
-            )
+            raise UsageError(f"{command.name}: nothing was expected at {scanner.left!r}. Usage: {command.usage}")
         elif places[0].kind is Kind.TEXT:
             read.values[places.pop(0).name] = scanner.rest()
         elif places[0].kind in MANY:  # and options may stand among them

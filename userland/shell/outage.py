@@ -39,9 +39,7 @@ class Outage:
         if not self._interactive:
             self._screen.error(text)
         elif self.prompting:
-            print(
-                text, file=sys.stdout, flush=True
-            )  # the editor's, which keeps the line being edited below it
+            print(text, file=sys.stdout, flush=True)  # the editor's, which keeps the line being edited below it
         else:
             self._screen.line(text, "dim")
 
@@ -60,9 +58,7 @@ class Outage:
     def _back(self) -> None:
         took = duration(time.monotonic() - self._since)
         try:
-            agents = ps.processes(
-                self._system.kernel, lambda row: row.kind is Kind.LLM and row.state is not State.ZOMBIE
-            )
+            agents = ps.processes(self._system.kernel, lambda row: row.kind is Kind.LLM and row.state is not State.ZOMBIE)
         except SyscallError:
             return  # it has died again, and that is told, too
         count = f"{len(agents)} process{'' if len(agents) == 1 else 'es'}"

@@ -41,9 +41,7 @@ class Kept:
 class Session:
     """The state of a shell. `status` is None until the shell is to end; `failures` counts commands that failed."""
 
-    def __init__(
-        self, system: System, screen: Screen, ask_line: Callable[[str], str], *, interactive: bool
-    ) -> None:
+    def __init__(self, system: System, screen: Screen, ask_line: Callable[[str], str], *, interactive: bool) -> None:
         self.system = system
         self.kernel = system.kernel
         self.screen = screen
@@ -53,9 +51,7 @@ class Session:
         self.status: int | None = None
         self.failures = 0
         self.jobs: dict[int, str] = {}  # pid -> name, of processes told to answer in the background
-        self.warming: threading.Thread | None = (
-            None  # loads the tokenizer library, which two threads may not do
-        )
+        self.warming: threading.Thread | None = None  # loads the tokenizer library, which two threads may not do
         self._kept: dict[int, Kept] = {}
 
     def execute(self, text: str) -> None:
@@ -111,9 +107,7 @@ class Session:
         kept = self._kept.get(pid)
         return kept.agent if kept is not None and kept.agent is not None else self.system.process(pid)
 
-    def keep(
-        self, agent: Process, max_tokens: int | None, instructions: str, *, thoughts: bool = True
-    ) -> None:
+    def keep(self, agent: Process, max_tokens: int | None, instructions: str, *, thoughts: bool = True) -> None:
         """Remember an agent of this shell."""
         self._kept[agent.pid] = Kept(agent, max_tokens, instructions, thoughts)
 

@@ -52,9 +52,7 @@ class LlmasosAgents(AgentsEngine, Llmasos):
             pids: list[int] = []
             for agent, context in enumerate(work.contexts):
                 sched_class = SchedClass.REALTIME if agent == work.urgent else SchedClass.FAIR
-                pids.append(
-                    await kernel(Spawn(self._model, context, sched_class=sched_class, dtype=self._dtype))
-                )
+                pids.append(await kernel(Spawn(self._model, context, sched_class=sched_class, dtype=self._dtype)))
                 await kernel(Decode(pids[agent], 0))  # answered when the context is computed
             before = await kernel(StatsCall())
             book = Book(work)
@@ -90,9 +88,7 @@ async def _turn(kernel: client.Client, pid: int, agent: int, book: Book) -> None
         nursery.start_soon(read)
         result = await kernel(Decode(pid, decode))
     if len(result.tokens) != decode:
-        raise RuntimeError(
-            f"agent {agent} decoded {len(result.tokens)} tokens, not {decode}: {result.finish}"
-        )
+        raise RuntimeError(f"agent {agent} decoded {len(result.tokens)} tokens, not {decode}: {result.finish}")
     book.got(agent, result.tokens[seen:])
 
 

@@ -52,9 +52,7 @@ class Checkpoint:
 
     @property
     def head_dim(self) -> int:
-        return int(
-            self.config.get("head_dim") or self.config["hidden_size"] // self.config["num_attention_heads"]
-        )
+        return int(self.config.get("head_dim") or self.config["hidden_size"] // self.config["num_attention_heads"])
 
     def frequency_divisors(self) -> Floats:
         """By what each of the head_dim / 2 frequencies of the rotary embedding is divided: all 1 but for llama3's scaling

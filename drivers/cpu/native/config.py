@@ -40,9 +40,7 @@ class _Family:
     activation: str = "silu"
     activation_field: str = "hidden_act"
     window: int | None = None
-    windowed: str = (
-        "never"  # always: every layer; or, where layer_types do not say: turns, last (if at all) or all
-    )
+    windowed: str = "never"  # always: every layer; or, where layer_types do not say: turns, last (if at all) or all
     fused: bool = False  # are qkv and gate_up one matrix each in the files?
     qkv_bias: bool | None = False  # None: as attention_bias says
     out_bias: str = ""  # the field that says whether the output has one
@@ -130,10 +128,7 @@ class Config:
             windows=sorted({window or None for window in self.windows}, key=lambda window: window or 0),
             context=self.context,
             vocab=self.vocab,
-            parameters=matrices
-            + self.layers * (biases + norms)
-            + self.hidden
-            + head * (1 if self.tied else 2),
+            parameters=matrices + self.layers * (biases + norms) + self.hidden + head * (1 if self.tied else 2),
             linear_parameters=matrices + head,
             embedding_parameters=head,
             tied_parameters=head if self.tied else 0,
@@ -154,9 +149,7 @@ def why_not(raw: Mapping[str, Any]) -> str:
     if not isinstance(parameters, dict) or any(isinstance(value, dict) for value in parameters.values()):
         return "its rotary positions differ from layer to layer"
     if (rotation := parameters["rope_type"]) not in rope.KINDS:
-        return (
-            f"the native decoder knows rotary positions of the types {', '.join(rope.KINDS)}, not {rotation}"
-        )
+        return f"the native decoder knows rotary positions of the types {', '.join(rope.KINDS)}, not {rotation}"
     if kind != "phi3" and parameters.get("partial_rotary_factor") not in (None, 1, 1.0):
         return f"{kind} with a partial_rotary_factor"
     if kind == "phi3" and rotation not in ("default", "longrope"):
@@ -277,18 +270,14 @@ def _rope_parameters(raw: Mapping[str, Any]) -> Any:
 
 def _windows(reader: _Reader, family: _Family, layers: int) -> tuple[int, ...]:
     raw = reader.raw
-    window = (
-        reader.whole("sliding_window", family.window, null=0, least=0) if family.windowed != "never" else 0
-    )
+    window = reader.whole("sliding_window", family.window, null=0, least=0) if family.windowed != "never" else 0
     if family.windowed in ("never", "always"):
         return (window,) * layers
     if family.windowed == "last" and not reader.yes("use_sliding_window", False):
         window = 0
     types = raw.get("layer_types")
     if types is None:
-        first = (
-            reader.whole("max_window_layers", _MAX_WINDOW_LAYERS, least=0) if family.windowed == "last" else 0
-        )
+        first = reader.whole("max_window_layers", _MAX_WINDOW_LAYERS, least=0) if family.windowed == "last" else 0
         sliding = [i % 2 == 0 if family.windowed == "turns" else i >= first for i in range(layers)]
     else:
         if not isinstance(types, list) or len(types) != layers:

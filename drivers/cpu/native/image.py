@@ -107,9 +107,7 @@ class NativeImage(Frames):
             context.end = run.position + len(run.tokens)
         return Rows(runs, contexts, stop)
 
-    def choose(
-        self, batch: Rows, rows: list[int], plain: Sequence[bool]
-    ) -> tuple[list[int], Sequence[np.ndarray]]:
+    def choose(self, batch: Rows, rows: list[int], plain: Sequence[bool]) -> tuple[list[int], Sequence[np.ndarray]]:
         """The logits hold until the next step."""
         if all(plain):
             return self._step(batch, rows, None), []
@@ -121,9 +119,7 @@ class NativeImage(Frames):
             row = self._logits[i, : self.layout.vocab]
             if not only:
                 scored.append(row)
-            elif np.isfinite(
-                row[at := int(row.argmax())]
-            ):  # the first that is no number counts as the greatest
+            elif np.isfinite(row[at := int(row.argmax())]):  # the first that is no number counts as the greatest
                 best[i] = at
         return best, scored
 
@@ -240,9 +236,5 @@ class NativeKind:
     def _unstreamed(self, dtype: str) -> str:
         if dtype not in INSTALLED:
             return f"cannot be streamed; {' and '.join(INSTALLED)} can"
-        where = (
-            f" in {self.store.directory}"
-            if self.store
-            else ": the driver's option installed names a directory"
-        )
+        where = f" in {self.store.directory}" if self.store else ": the driver's option installed names a directory"
         return f"can only be streamed from its installed form, which could not be kept{where}"

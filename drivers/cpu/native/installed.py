@@ -116,9 +116,7 @@ class Store:
                 if self._digest(source, lambda: progress(0.9)) != digest:
                     _log.warning("%s changed while it was read: it is not kept", source)
                     return blueprint
-                size = self._write(
-                    path, blueprint, digest, bits, lambda fraction: progress(0.9 + fraction * 0.1)
-                )
+                size = self._write(path, blueprint, digest, bits, lambda fraction: progress(0.9 + fraction * 0.1))
             except OSError as error:
                 _log.warning("%s is used but not kept: %s: %s", source, path, error.strerror)
             else:
@@ -275,9 +273,7 @@ class Store:
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
-    def _write(
-        self, path: Path, blueprint: Blueprint, digest: str, bits: int, progress: Callable[[float], None]
-    ) -> int:
+    def _write(self, path: Path, blueprint: Blueprint, digest: str, bits: int, progress: Callable[[float], None]) -> int:
         """Write the file, whole or not at all; returns its size in bytes."""
         tables = blueprint.tables
         assert isinstance(tables, Arena)
@@ -298,8 +294,7 @@ class Store:
                 sums=sums,
                 tables_size=tables_size,
                 tables_sums=[
-                    xxhash.xxh3_64_intdigest(tables.bytes(first, first + size))
-                    for first, size in _pieces(tables_size)
+                    xxhash.xxh3_64_intdigest(tables.bytes(first, first + size)) for first, size in _pieces(tables_size)
                 ],
                 weights_size=weights_size,
             )
@@ -307,9 +302,7 @@ class Store:
         start = _up(_PRELUDE.size + len(header))
         tables_at = _up(start + weights_size)
         with _whole(path) as descriptor:
-            os.write(
-                descriptor, _PRELUDE.pack(_MAGIC, len(header), xxhash.xxh3_64_intdigest(header)) + header
-            )
+            os.write(descriptor, _PRELUDE.pack(_MAGIC, len(header), xxhash.xxh3_64_intdigest(header)) + header)
             done = 0
             for memory, at, size in (
                 (blueprint.weights, start, weights_size),

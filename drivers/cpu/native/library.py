@@ -139,11 +139,7 @@ def load() -> Library | str:
     if wanted == "0":
         return f"it is switched off ({SWITCH}=0)"
     here = Path(__file__).parent
-    built = [
-        path
-        for suffix in importlib.machinery.EXTENSION_SUFFIXES
-        if (path := here / f"_native{suffix}").exists()
-    ]
+    built = [path for suffix in importlib.machinery.EXTENSION_SUFFIXES if (path := here / f"_native{suffix}").exists()]
     if not built:
         return "it was not built when LLMasOS was installed: install a C compiler (gcc or clang), then LLMasOS again"
     try:

@@ -70,9 +70,7 @@ def page_bytes(config: Config, form: str, of_group: int = 0) -> tuple[int, int]:
 
 def tables_bytes(config: Config, form: str, positions: int) -> int:
     """What the embedding, cosines and sines take."""
-    return embedding_bits(form) // 8 * config.vocab * config.hidden + 8 * positions * len(
-        config.rope.frequencies
-    )
+    return embedding_bits(form) // 8 * config.vocab * config.hidden + 8 * positions * len(config.rope.frequencies)
 
 
 class Memory(Protocol):

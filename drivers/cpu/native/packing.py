@@ -31,9 +31,7 @@ _ALIGNMENT = 64  # bytes
 _SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)  # of the scale of a group, tried for the least error
 _PIECE = 1 << 18  # weights worked on at a time: what is made of them on the way stays in a core's cache
 # Shared memory, Python's default for an anonymous map, has no huge pages on most systems.
-_PRIVATE: dict[str, int] = (
-    {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-)
+_PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Rows = TypeVar("Rows", Array, Tensor, Packed)

@@ -40,9 +40,7 @@ def choose(sizes: list[int], room: int) -> list[int]:
         if resident(sizes, chosen) <= room:
             return chosen
     least = resident(sizes, list(range(len(sizes))))
-    raise MemoryError(
-        f"{room >> 20} MiB for layers; {least >> 20} MiB are the least that a window of them takes"
-    )
+    raise MemoryError(f"{room >> 20} MiB for layers; {least >> 20} MiB are the least that a window of them takes")
 
 
 def resident(sizes: list[int], streamed: list[int]) -> int:

@@ -54,9 +54,17 @@ def _gemm(layer: str, group: int, parts: Parts) -> Stored:
     scale = parts.take(f"{layer}.scales", floats.FLOATS, (inputs // size, columns))
     zeros = parts.take(f"{layer}.qzeros", ("I32",), (inputs // size, wide))
     return Affine(
-        f"{layer}.weight", 4, columns, inputs, size, parts.kind(f"{layer}.scales"), 0,
-        lambda: _in_order(words().data).T, lambda: floats.values(scale()).T, lambda: _in_order(zeros().data).T,
-    )  # fmt: skip
+        f"{layer}.weight",
+        4,
+        columns,
+        inputs,
+        size,
+        parts.kind(f"{layer}.scales"),
+        0,
+        lambda: _in_order(words().data).T,
+        lambda: floats.values(scale()).T,
+        lambda: _in_order(zeros().data).T,
+    )
 
 
 def _in_order(words: np.ndarray) -> np.ndarray:
@@ -76,10 +84,17 @@ def _gemv(layer: str, group: int, parts: Parts) -> Stored:
     scale = parts.take(f"{layer}.scales", floats.FLOATS, (columns, 8 * padded))
     zeros = parts.take(f"{layer}.qzeros", ("I32",), (columns, padded))
     return Affine(
-        f"{layer}.weight", 4, columns, inputs, size, parts.kind(f"{layer}.scales"), 0,
-        lambda: integers.unpack(words().data, 4, inputs), lambda: floats.values(scale())[:, :groups],
+        f"{layer}.weight",
+        4,
+        columns,
+        inputs,
+        size,
+        parts.kind(f"{layer}.scales"),
+        0,
+        lambda: integers.unpack(words().data, 4, inputs),
+        lambda: floats.values(scale())[:, :groups],
         lambda: integers.unpack(zeros().data, 4, groups),
-    )  # fmt: skip
+    )
 
 
 def _padded(groups: int, size: int) -> int:

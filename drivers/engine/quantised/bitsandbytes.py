@@ -87,9 +87,7 @@ def _four(name: str, type_: str, parts: Parts, transposed: bool) -> Stored:
     key = f"{name}.quant_state.bitsandbytes__{type_}"
     state = _state(key, parts)
     shape = state.raw("shape")
-    if not isinstance(shape, list) or not all(
-        isinstance(size, int) and 0 < size <= 1 << 32 for size in shape
-    ):
+    if not isinstance(shape, list) or not all(isinstance(size, int) and 0 < size <= 1 << 32 for size in shape):
         raise state.broken("shape", shape, "a list of sizes")
     if transposed and len(shape) != 2:
         raise state.broken("shape", shape, "two sizes")
@@ -113,9 +111,14 @@ def _four(name: str, type_: str, parts: Parts, transposed: bool) -> Stored:
 
     state.finish(METHOD)
     return Blocks(
-        tuple(shape[::-1] if transposed else shape), kind, size, CODES[type_],
-        lambda: np.ascontiguousarray(codes().data).reshape(-1).view(np.uint8), scale, transposed,
-    )  # fmt: skip
+        tuple(shape[::-1] if transposed else shape),
+        kind,
+        size,
+        CODES[type_],
+        lambda: np.ascontiguousarray(codes().data).reshape(-1).view(np.uint8),
+        scale,
+        transposed,
+    )
 
 
 def _nested(name: str, state: Fields, blocks: int, parts: Parts) -> Callable[[], np.ndarray]:
@@ -154,10 +157,18 @@ def _eight(layer: str, parts: Parts, transposed: bool) -> Stored:
     if format_ in parts.names and parts.take(format_, ("U8",), (), (1,))().data.any():
         raise unsupported(METHOD, f"layer {quoted(layer)} is laid out for a GPU", _INSTEAD)
     return Columns(
-        f"{layer}.weight", 8, rows, columns, columns, "F32", 128, lambda: items().data,
-        lambda: floats.values(greatest()).reshape(rows, 1) * _PER_127, transposed=transposed,
+        f"{layer}.weight",
+        8,
+        rows,
+        columns,
+        columns,
+        "F32",
+        128,
+        lambda: items().data,
+        lambda: floats.values(greatest()).reshape(rows, 1) * _PER_127,
+        transposed=transposed,
         greatest=lambda: floats.values(greatest()).reshape(rows, 1),
-    )  # fmt: skip
+    )
 
 
 _PER_127 = np.float32(7.874015718698502e-3)  # what the library multiplies by in place of dividing by 127

@@ -46,9 +46,7 @@ class Scheme:
     targets: tuple[Pattern, ...]
 
     def __str__(self) -> str:
-        size = {"group": f"g{self.group}", "block": "{}x{}".format(*self.block)}.get(
-            self.strategy, self.strategy
-        )
+        size = {"group": f"g{self.group}", "block": "{}x{}".format(*self.block)}.get(self.strategy, self.strategy)
         if self.form not in ("plain", "words"):
             return self.form
         return f"{'int' if self.integer else 'fp'}{self.bits} {size}{'' if self.symmetric else ' asymmetric'}"
@@ -87,9 +85,7 @@ def _schemes(fields: Fields) -> list[Scheme]:
     for name in names:
         entry = groups.raw(name)
         if isinstance(entry, list):
-            raise unsupported(
-                METHOD, f"group {quoted(name)} is a preset", "write its scheme out in config_groups"
-            )
+            raise unsupported(METHOD, f"group {quoted(name)} is a preset", "write its scheme out in config_groups")
         scheme = _read_scheme(Fields(f"quantization_config.config_groups.{quoted(name)}", entry), whole)
         if scheme is not None:
             schemes.append(scheme)
@@ -138,9 +134,7 @@ def _read_scheme(group: Fields, whole: str) -> Scheme | None:
     known["mxfp8"] = (kind, bits, strategy, size) == ("float", 8, "group", 32)
     wide = bits == 8 if kind == "float" else 2 <= bits <= 8
     if kind not in ("int", "float") or not known[form] or (form in ("plain", "words") and not wide):
-        raise unsupported(
-            METHOD, f"{quoted(kind)} of {bits} bits by {quoted(strategy)} in its format {form}", _INSTEAD
-        )
+        raise unsupported(METHOD, f"{quoted(kind)} of {bits} bits by {quoted(strategy)} in its format {form}", _INSTEAD)
     if strategy in ("group", "tensor_group") and (size is None or size < 1):
         raise weights.broken("group_size", size, "a number of inputs")
     if strategy == "block" and block is None:
@@ -199,17 +193,18 @@ def _layer(layer: str, scheme: Scheme, parts: Parts) -> Stored:
         if scheme.form == "mxfp8":
             bytes_ = parts.take(f"{layer}.weight_scale", ("U8", "F8_E8M0"), grid)
             return Scaled(
-                (rows, columns), block, "BF16", lambda: floats.E4M3[items().data],
+                (rows, columns),
+                block,
+                "BF16",
+                lambda: floats.E4M3[items().data],
                 lambda: floats.EXPONENTS[bytes_().data],
-            )  # fmt: skip
+            )
         scale = parts.take(f"{layer}.weight_scale", floats.FLOATS, grid, *one)
         if not scheme.symmetric:
             raise unsupported(METHOD, "floats with zero points", _INSTEAD)
         parts.hide(f"{layer}.weight_zero_point")
         kind = parts.kind(f"{layer}.weight_scale")
-        return Scaled(
-            (rows, columns), block, kind, lambda: floats.values(items()), lambda: floats.values(scale())
-        )
+        return Scaled((rows, columns), block, kind, lambda: floats.values(items()), lambda: floats.values(scale()))
     items, rows, columns = parts.matrix(name, ("I8",))
     return _affine(layer, scheme, parts, rows, columns, lambda: items().data, None, bits=8)
 
@@ -227,9 +222,7 @@ def _words(layer: str, scheme: Scheme, parts: Parts) -> Stored:
     def zero_points(groups: int) -> Callable[[], np.ndarray]:
         if scheme.strategy == "tensor":
             return _plain_zero(layer, parts, rows, groups)
-        words = parts.take(
-            f"{layer}.weight_zero_point", ("I32",), (integers.words(rows, scheme.bits), groups)
-        )
+        words = parts.take(f"{layer}.weight_zero_point", ("I32",), (integers.words(rows, scheme.bits), groups))
         return lambda: integers.unpack(words().data.T, scheme.bits, rows).T.astype(np.int16) - half
 
     def values() -> np.ndarray:
@@ -270,9 +263,18 @@ def _affine(
         index = parts.take(f"{layer}.weight_g_idx", ("I32", "I64"), (columns,))
         order = _order(f"{layer}.weight_g_idx", index, size)
     return Affine(
-        name, bits, rows, columns, size, parts.kind(f"{layer}.weight_scale"), 1 << (bits - 1), values,
-        lambda: floats.values(scale()), zero, order,
-    )  # fmt: skip
+        name,
+        bits,
+        rows,
+        columns,
+        size,
+        parts.kind(f"{layer}.weight_scale"),
+        1 << (bits - 1),
+        values,
+        lambda: floats.values(scale()),
+        zero,
+        order,
+    )
 
 
 def _plain_zero(layer: str, parts: Parts, rows: int, groups: int) -> Callable[[], np.ndarray]:
@@ -319,6 +321,4 @@ def _four(layer: str, scheme: Scheme, parts: Parts) -> Stored:
                 result: np.ndarray = floats.E4M3[local().data] / whole().data
                 return result
 
-    return Scaled(
-        (rows, columns), (1, size), "BF16", lambda: floats.E2M1[integers.nibbles(packed().data)], scale
-    )
+    return Scaled((rows, columns), (1, size), "BF16", lambda: floats.E2M1[integers.nibbles(packed().data)], scale)

@@ -129,14 +129,10 @@ def open_modelopt(fields: Fields, parts: Parts, kind: str) -> tuple[dict[str, St
             items, rows, columns = parts.matrix(name, _EIGHT)
             if parts.shape(name + "_scale") in ((), (1,)):
                 scale = parts.take(name + "_scale", floats.FLOATS)
-                stored[name] = Scaled(
-                    (rows, columns), (rows, columns), kind, _numbers(items), _numbers(scale)
-                )
+                stored[name] = Scaled((rows, columns), (rows, columns), kind, _numbers(items), _numbers(scale))
             else:
                 scale = parts.take(name + "_scale", floats.FLOATS, (rows,), (rows, 1))
-                stored[name] = Scaled(
-                    (rows, columns), (1, columns), kind, _numbers(items), _column(scale, rows)
-                )
+                stored[name] = Scaled((rows, columns), (1, columns), kind, _numbers(items), _column(scale, rows))
         elif parts.kind(name) == "U8":
             stored[name] = _nvfp4(name, group, kind, parts)
     _finish(parts, stored)
@@ -161,6 +157,4 @@ def _nvfp4(name: str, group: int, kind: str, parts: Parts) -> Stored:
         result: np.ndarray = floats.E4M3[local().data] * whole().data
         return result
 
-    return Scaled(
-        (rows, columns), (1, group), kind, lambda: _UNSIGNED_ZERO[integers.nibbles(items().data)], scale
-    )
+    return Scaled((rows, columns), (1, group), kind, lambda: _UNSIGNED_ZERO[integers.nibbles(items().data)], scale)

@@ -116,10 +116,19 @@ def _layer(layer: str, of: Layers, parts: Parts, less_one: bool, transposed: boo
             return index().data.astype(np.int64)
 
     return Affine(
-        f"{layer}.weight", bits, columns, inputs, size, parts.kind(f"{layer}.scales"), 0,
-        lambda: integers.unpack(words().data.T, bits, inputs), lambda: floats.values(scale()).T,
-        lambda: zero_points(zeros(), bits, columns, less_one).T, order, transposed,
-    )  # fmt: skip
+        f"{layer}.weight",
+        bits,
+        columns,
+        inputs,
+        size,
+        parts.kind(f"{layer}.scales"),
+        0,
+        lambda: integers.unpack(words().data.T, bits, inputs),
+        lambda: floats.values(scale()).T,
+        lambda: zero_points(zeros(), bits, columns, less_one).T,
+        order,
+        transposed,
+    )
 
 
 def zero_points(stored: Tensor, bits: int, columns: int, less_one: bool) -> np.ndarray:
@@ -127,9 +136,7 @@ def zero_points(stored: Tensor, bits: int, columns: int, less_one: bool) -> np.n
     what it took away by subtraction may have borrowed from the next field."""
     words: np.ndarray = stored.data
     if less_one and bits != 3:
-        words = (words.view(np.uint32) + np.uint32(sum(1 << place for place in range(0, 32, bits)))).view(
-            np.int32
-        )
+        words = (words.view(np.uint32) + np.uint32(sum(1 << place for place in range(0, 32, bits)))).view(np.int32)
     zeros = integers.unpack(words, bits, columns).astype(np.int16)
     return (zeros + 1) & 7 if less_one and bits == 3 else zeros
 
@@ -169,9 +176,7 @@ def open_auto_round(fields: Fields, parts: Parts, architecture: str) -> tuple[di
     if extra is not None:
         all_ = Fields("quantization_config.extra_config", extra)
         for name in extra:
-            what_ = replace_bits(
-                Fields(f"quantization_config.extra_config[{quoted(name)}]", all_.raw(name)), whole
-            )
+            what_ = replace_bits(Fields(f"quantization_config.extra_config[{quoted(name)}]", all_.raw(name)), whole)
             if what_ is not None:
                 exact[name] = what_
                 if any(char in name for char in "*+[(\\|^$"):

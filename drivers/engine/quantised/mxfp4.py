@@ -32,14 +32,15 @@ def _matrix(name: str, parts: Parts) -> Stored:
     blocks = parts.take(f"{name}_blocks", ("U8",))
     shape = parts.shape(f"{name}_blocks")
     if len(shape) < 3 or shape[-1] != _BYTES or not all(shape):
-        raise broken(
-            f"{name}_blocks", f"its shape is {quoted(list(shape))}, [..., columns, groups, 16] was wanted"
-        )
+        raise broken(f"{name}_blocks", f"its shape is {quoted(list(shape))}, [..., columns, groups, 16] was wanted")
     exponents = parts.take(f"{name}_scales", ("U8", "F8_E8M0"), shape[:-1])
     *leading, columns, groups, _ = shape
     inputs = groups * 2 * _BYTES
     return Scaled(
-        (*leading, inputs, columns), (1, 2 * _BYTES), "BF16",
+        (*leading, inputs, columns),
+        (1, 2 * _BYTES),
+        "BF16",
         lambda: _TWICE[integers.nibbles(blocks().data)].reshape(*leading, columns, inputs),
-        lambda: _HALVES[exponents().data], swapped=True,
-    )  # fmt: skip
+        lambda: _HALVES[exponents().data],
+        swapped=True,
+    )

@@ -91,9 +91,7 @@ class Expression:
         reached = [self._steps[at] for at in self._closure(kernel, start, False)]
         if any(step.what == "match" for step in reached):
             return None
-        return frozenset(
-            step.to for step in reached if step.what == "char" and (char in step.chars) != step.but
-        )
+        return frozenset(step.to for step in reached if step.what == "char" and (char in step.chars) != step.but)
 
     def _closure(self, kernel: Iterable[int], start: bool, end: bool) -> set[int]:
         seen: set[int] = set()

@@ -88,9 +88,7 @@ class Parts:
 
 
 def broken(name: str, what: str) -> SyscallError:
-    return files.broken(
-        f"broken weights: tensor {quoted(name)}: {what}; copy or download the model again, whole"
-    )
+    return files.broken(f"broken weights: tensor {quoted(name)}: {what}; copy or download the model again, whole")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,9 +196,7 @@ class Scaled:
             scale = scale[..., :rows, :columns]
         with np.errstate(over="ignore", invalid="ignore"):
             result = floats.stored_items(self.numbers() * scale, self.kind)
-        return Tensor(
-            self.kind, np.ascontiguousarray(np.swapaxes(result, -1, -2)) if self.swapped else result
-        )
+        return Tensor(self.kind, np.ascontiguousarray(np.swapaxes(result, -1, -2)) if self.swapped else result)
 
     def packed(self) -> Packed | None:
         return None

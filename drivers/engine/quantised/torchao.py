@@ -123,9 +123,17 @@ def _int8(name: str, fields: Fields, parts: Parts) -> Stored:
         raise fields.broken("target_dtype", bits, "int2 to int8")
     wide = _promoted(kind, parts.kind(_part(name, "scale")))
     held = Affine(
-        name, 4 if bits == 4 else 8, rows, columns, block[1], wide, 8 if bits == 4 else 128, lambda: items().data,
-        lambda: np.repeat(floats.values(scale()).reshape(grid), block[0], axis=0), zero,
-    )  # fmt: skip
+        name,
+        4 if bits == 4 else 8,
+        rows,
+        columns,
+        block[1],
+        wide,
+        8 if bits == 4 else 128,
+        lambda: items().data,
+        lambda: np.repeat(floats.values(scale()).reshape(grid), block[0], axis=0),
+        zero,
+    )
     return held if wide == kind else Rounded(held, kind)
 
 
@@ -166,12 +174,8 @@ def _float8(name: str, fields: Fields, parts: Parts) -> Stored:
     elif len(shape) == 2 and all(shape) and not rows % shape[0] and not columns % shape[1]:
         block = rows // shape[0], columns // shape[1]
     else:
-        raise broken(
-            scale_name, f"its shape is {quoted(list(shape))}, which does not divide {[rows, columns]}"
-        )
-    return Scaled(
-        (rows, columns), block, kind, lambda: floats.values(items()), lambda: floats.values(scale())
-    )
+        raise broken(scale_name, f"its shape is {quoted(list(shape))}, which does not divide {[rows, columns]}")
+    return Scaled((rows, columns), block, kind, lambda: floats.values(items()), lambda: floats.values(scale()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +190,9 @@ class Shifted:
     zero: Callable[[], np.ndarray]
 
     def read(self) -> Tensor:
-        values = ((integers.nibbles(self.nibbles().view(np.uint8)) ^ 8).astype(np.float32) - 8).reshape(
-            self.shape
-        )
+        values = ((integers.nibbles(self.nibbles().view(np.uint8)) ^ 8).astype(np.float32) - 8).reshape(self.shape)
         scale, zero = (np.repeat(part().T, self.group, axis=1) for part in (self.scale, self.zero))
-        return Tensor(
-            self.kind, floats.stored_items(values * scale + zero, self.kind).astype(ITEMS[self.kind])
-        )
+        return Tensor(self.kind, floats.stored_items(values * scale + zero, self.kind).astype(ITEMS[self.kind]))
 
     def packed(self) -> Packed | None:
         return None
@@ -212,9 +212,13 @@ def _int4(name: str, fields: Fields, parts: Parts) -> Stored:
     fields.finish(METHOD, ("activation_dtype",))
     kind = parts.kind(_part(name, "scale"))
     return Shifted(
-        (rows, columns), block[1], kind, lambda: items().data, lambda: floats.values(scale()),
+        (rows, columns),
+        block[1],
+        kind,
+        lambda: items().data,
+        lambda: floats.values(scale()),
         lambda: floats.values(zero()),
-    )  # fmt: skip
+    )
 
 
 _KINDS: dict[str, Callable[[str, Fields, Parts], Stored]] = {

@@ -27,9 +27,7 @@ def render(messages: list[Message]) -> str:
     return "<|bos|>" + "".join(f"<|{message['role']}|>{message['content']}<|end|>" for message in messages)
 
 
-def conversation_text(
-    rng: Random, characters: int, *, practice: bool = False, stage: Stage = Stage.EARLY
-) -> str:
+def conversation_text(rng: Random, characters: int, *, practice: bool = False, stage: Stage = Stage.EARLY) -> str:
     """A training conversation of at least this many characters, mostly copying if it is for `practice`."""
     conversation = Conversation(rng, stage=stage)
     conversation.system()

@@ -173,9 +173,7 @@ def command_case(rng: Random) -> Case:
         "plain", "plain", "plain", "pid", "pid", "pid", "pid", "pid", "fork", "nice", "say", "say", "spawn", "policy",
     ))  # fmt: skip
     pid = _pid(rng)
-    p = rng.choice(
-        ("process {}",) * 6 + ("pid {}", "{}", "{}", "number {}", "process number {}", "proc {}")
-    ).format(pid)
+    p = rng.choice(("process {}",) * 6 + ("pid {}", "{}", "{}", "number {}", "process number {}", "proc {}")).format(pid)
     if kind == "plain":
         answer = rng.choice(list(_PLAIN))
         request = rng.choice(_PLAIN[answer])

@@ -150,9 +150,7 @@ class Conversation:
                 joined = ". ".join(clause[0].upper() + clause[1:] for clause in clauses)
             if rng.random() < 0.25:
                 joined = rng.choice(_OPENINGS).format(joined)
-            prompt = (joined if 0.16 < roll < 0.3 else joined[0].upper() + joined[1:]) + rng.choice(
-                (".", ".", ".", "")
-            )
+            prompt = (joined if 0.16 < roll < 0.3 else joined[0].upper() + joined[1:]) + rng.choice((".", ".", ".", ""))
         if roll < 0.16:
             prompt = prompt.lower()
         self.facts.update(told)

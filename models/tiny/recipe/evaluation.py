@@ -66,9 +66,7 @@ def _is_story(hero: str) -> Callable[[str], bool]:
 
     def right(given: str) -> bool:
         sentences = re.findall(r"[.!?]\"?(?= |$)", given)
-        return (
-            hero.lower() in given.lower() and len(sentences) >= 3 and re.search(r"\.\"?$", given) is not None
-        )
+        return hero.lower() in given.lower() and len(sentences) >= 3 and re.search(r"\.\"?$", given) is not None
 
     return right
 
@@ -115,18 +113,14 @@ def task_questions(ability: str, count: int, seed: int = EVALUATION_SEED) -> lis
             right = _same_json(case.answer)
         if ability == "stories":
             right = _is_story(case.key.removeprefix("story:").split()[-1])
-        questions.append(
-            Question([*conversation.messages, {"role": "user", "content": case.prompt}], case.answer, right)
-        )
+        questions.append(Question([*conversation.messages, {"role": "user", "content": case.prompt}], case.answer, right))
     return questions
 
 
 def questions_by_ability(count: int) -> dict[str, list[Question]]:
     """`count` held-out questions for each ability."""
     recall = recall_questions(count)
-    return {"recall": recall, ALONE: recall} | {
-        ability: task_questions(ability, count) for ability in _MAKERS
-    }
+    return {"recall": recall, ALONE: recall} | {ability: task_questions(ability, count) for ability in _MAKERS}
 
 
 def marks(
@@ -166,8 +160,7 @@ def answers(
 ) -> list[str]:
     """The model's greedy answers, decoded in batches of `rows` conversations of like length."""
     texts = [
-        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        for messages in conversations
+        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) for messages in conversations
     ]
     found = [""] * len(texts)
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))

@@ -133,9 +133,7 @@ def _home(rng: Random, given: str) -> Fact:
     )  # fmt: skip
 
 
-_RELATIONS = (
-    "sister brother mother father friend boss teacher neighbour son daughter wife husband aunt uncle".split()
-)
+_RELATIONS = "sister brother mother father friend boss teacher neighbour son daughter wife husband aunt uncle".split()
 _PETS = "dog cat parrot rabbit hamster horse fish turtle".split()
 
 
@@ -155,12 +153,20 @@ def _other(rng: Random, given: str) -> Fact:
         who = "pet"
         told = [f"My pet's name is {v}.", f"I have a pet named {v}.", f"I have a pet called {v}."]
         asked = [
-            "What is my pet called?", "What is my pet's name?", "What's the name of my pet?", "What's my pet's name?",
-        ]  # fmt: skip
+            "What is my pet called?",
+            "What is my pet's name?",
+            "What's the name of my pet?",
+            "What's my pet's name?",
+        ]
     return Fact(
-        f"name of {who}", v, f"my {who} is called {v}", tuple(told), tuple(asked),
-        f"Your {who} is called {v}.", f"You have not told me the name of your {who} yet.",
-    )  # fmt: skip
+        f"name of {who}",
+        v,
+        f"my {who} is called {v}",
+        tuple(told),
+        tuple(asked),
+        f"Your {who} is called {v}.",
+        f"You have not told me the name of your {who} yet.",
+    )
 
 
 def _place(rng: Random, given: str) -> Fact:
@@ -178,20 +184,28 @@ def _place(rng: Random, given: str) -> Fact:
 def _age(rng: Random, given: str) -> Fact:
     v = given if given.isdigit() else str(rng.randrange(5, 100))
     return Fact(
-        "age", v, f"I am {v} years old", (f"I'm {v} years old.", f"My age is {v}.", f"I just turned {v}."),
+        "age",
+        v,
+        f"I am {v} years old",
+        (f"I'm {v} years old.", f"My age is {v}.", f"I just turned {v}."),
         ("How old am I?", "What is my age?", "Do you remember how old I am?", "Tell me my age.", "What's my age?"),
-        f"You are {v} years old.", "You have not told me how old you are.",
-    )  # fmt: skip
+        f"You are {v} years old.",
+        "You have not told me how old you are.",
+    )
 
 
 def _job(rng: Random, given: str) -> Fact:
     v = given or rng.choice(JOBS)
     a = "an" if v[0] in "aeio" else "a"
     return Fact(
-        "job", v, f"I work as {a} {v}", (f"My job is {v}.", f"I am {a} {v}.", f"I have a job as {a} {v}."),
+        "job",
+        v,
+        f"I work as {a} {v}",
+        (f"My job is {v}.", f"I am {a} {v}.", f"I have a job as {a} {v}."),
         ("What is my job?", "What do I do for work?", "Do you remember my job?", "What's my job?", "What do I work as?"),
-        f"You work as {a} {v}.", "You have not told me what your job is.",
-    )  # fmt: skip
+        f"You work as {a} {v}.",
+        "You have not told me what your job is.",
+    )
 
 
 def _keepsake(rng: Random, given: str) -> Fact:

@@ -154,7 +154,13 @@ def unknown_case(rng: Random) -> Case:
         noise = [syllable_word(rng) if rng.random() < 0.5 else rng.choice(KNOWN_WORDS) for _ in range(count)]
         return Case("unknown", vary(rng, " ".join(noise)), _CONFUSED, "unknown")
     prompt = rng.choice(_UNKNOWN).format(
-        c=rng.choice(COUNTRIES), p=person(rng), o=rng.choice(THINGS), a=rng.choice(ANIMALS), f=rng.choice(FOODS),
-        w=rng.choice(KNOWN_WORDS), y=rng.choice(CITIES), z=syllable_word(rng),
-    )  # fmt: skip
+        c=rng.choice(COUNTRIES),
+        p=person(rng),
+        o=rng.choice(THINGS),
+        a=rng.choice(ANIMALS),
+        f=rng.choice(FOODS),
+        w=rng.choice(KNOWN_WORDS),
+        y=rng.choice(CITIES),
+        z=syllable_word(rng),
+    )
     return Case("unknown", vary(rng, prompt), _SORRY, "unknown")

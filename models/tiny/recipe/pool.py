@@ -84,9 +84,7 @@ class Pool:
             gone = "a process of the pool has gone: start again to go on from the checkpoint"
             raise RuntimeError(gone) from None
 
-    def add(
-        self, rank: int, tensors: list[torch.Tensor], beside: list[float]
-    ) -> tuple[list[torch.Tensor], list[float]]:
+    def add(self, rank: int, tensors: list[torch.Tensor], beside: list[float]) -> tuple[list[torch.Tensor], list[float]]:
         """The sums over all processes of every tensor and of BESIDE numbers beside.
 
         Raises:

@@ -10,9 +10,7 @@ from random import Random
 from .case import Case, vary
 from .words import ANIMALS, JOBS, person
 
-_OTHERS = (
-    "robot dragon king queen wizard knight pirate ghost giant witch princess prince boy girl child".split()
-)
+_OTHERS = "robot dragon king queen wizard knight pirate ghost giant witch princess prince boy girl child".split()
 _ADJECTIVES = (
     "small big brave shy happy sad old young clever lazy kind quiet hungry sleepy curious lonely tiny funny gentle proud "
     "busy lost"
@@ -23,9 +21,11 @@ _ASK = (
     "Write a short story about {}.", "Make up a story about {}.", "Story about {}",
 )  # fmt: skip
 _ASK_LONG = (
-    "Tell me a long story about {}.", "Write a long story about {}.", "Please tell a long story about {}.",
+    "Tell me a long story about {}.",
+    "Write a long story about {}.",
+    "Please tell a long story about {}.",
     "Can you tell me a long story about {}?",
-)  # fmt: skip
+)
 _ASK_ANY = (
     "Tell me a story.", "Tell me a short story.", "Can you tell me a story?", "I want to hear a story.",
     "A story please.",
@@ -49,9 +49,11 @@ _TROUBLES = (
     "But the map was lost.", "But everyone said that it was too hard.",
 )  # fmt: skip
 _HELP = (
-    'Then a {friend} came by and said, "I can help you."', "Then a kind {friend} showed the way.",
-    "A {friend} heard about it and came to help.", 'A wise {friend} said, "Try once more."',
-)  # fmt: skip
+    'Then a {friend} came by and said, "I can help you."',
+    "Then a kind {friend} showed the way.",
+    "A {friend} heard about it and came to help.",
+    'A wise {friend} said, "Try once more."',
+)
 _MIDDLE = (
     "The {hero} sat down and thought about it.", "The {hero} and the {friend} shared some bread.",
     "They walked all day and sang a song.", "They looked in every corner.", "They asked an old man, but he was asleep.",
@@ -59,14 +61,16 @@ _MIDDLE = (
     "The next morning they tried again.", "They worked together and did not give up.", "Slowly it became easier.",
 )  # fmt: skip
 _ENDS = (
-    "In the end the {hero} {done} and was very happy.", "At last the {hero} {done}, and they all smiled.",
+    "In the end the {hero} {done} and was very happy.",
+    "At last the {hero} {done}, and they all smiled.",
     "Soon the {hero} {done} and thanked the {friend}.",
-)  # fmt: skip
+)
 _CLOSINGS = (
-    "From that day on they were the best of friends.", "Then they went home to sleep.",
+    "From that day on they were the best of friends.",
+    "Then they went home to sleep.",
     "That night they had a big party.",
     "And the {hero} never forgot that day.",
-)  # fmt: skip
+)
 
 
 def _tell(rng: Random, phrase: str, hero: str, name: str | None, *, long: bool) -> str:

@@ -44,10 +44,12 @@ _PATTERN = rf" (?:{'|'.join(_GLUED)})(?!\p{{L}})|\p{{L}}+|[0-9]|[^\s\p{{L}}0-9]+
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """A tokenizer of `VOCABULARY` entries, the special tokens first, fitted to `texts`."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(_PATTERN), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])  # fmt: skip
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,

@@ -28,8 +28,11 @@ _SEARCH = (
     "search {}", "look for {} online", "do a search for {}",
 )  # fmt: skip
 _REMIND = (
-    "remind me to {t} in {m}", "in {m}, remind me to {t}", "set a reminder to {t} in {m}", "remind me in {m} to {t}",
-)  # fmt: skip
+    "remind me to {t} in {m}",
+    "in {m}, remind me to {t}",
+    "set a reminder to {t} in {m}",
+    "remind me in {m} to {t}",
+)
 _ERRANDS = (
     "call {p}", "feed the {a}", "buy {f}", "water the plants", "take the {f} out of the oven", "write to {p}",
     "clean the {o}", "go for a walk", "check the oven", "meet {p}", "drink water", "walk the {a}", "pay the rent",
@@ -61,9 +64,15 @@ def call(tool: str, **arguments: str | int) -> str:
 def _fill(rng: Random, form: str) -> str:
     w, x = (rng.choice(KNOWN_WORDS) if rng.random() < 0.7 else syllable_word(rng) for _ in range(2))
     return form.format(
-        p=person(rng), a=rng.choice(ANIMALS), f=rng.choice(FOODS), o=rng.choice(THINGS), c=rng.choice(COUNTRIES),
-        y=city(rng), w=w, x=x,
-    )  # fmt: skip
+        p=person(rng),
+        a=rng.choice(ANIMALS),
+        f=rng.choice(FOODS),
+        o=rng.choice(THINGS),
+        c=rng.choice(COUNTRIES),
+        y=city(rng),
+        w=w,
+        x=x,
+    )
 
 
 def _expression(rng: Random) -> tuple[str, str]:

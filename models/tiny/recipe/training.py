@@ -130,9 +130,7 @@ def optimisers_of(plan: Plan, model: LlamaForCausalLM) -> tuple[torch.optim.Opti
     )
 
 
-def loss_of(
-    model: LlamaForCausalLM, tokens: torch.Tensor, written: torch.Tensor, mixed: bool = True
-) -> torch.Tensor:
+def loss_of(model: LlamaForCausalLM, tokens: torch.Tensor, written: torch.Tensor, mixed: bool = True) -> torch.Tensor:
     """The sum of the losses of the targets that the assistant writes (`written`, flat positions)."""
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         states = model.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state

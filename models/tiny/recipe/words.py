@@ -43,9 +43,7 @@ CITIES += [
 COUNTRIES = (
     "France Spain Italy Norway Japan China India Brazil Canada Egypt Kenya Peru Chile Poland Greece Turkey Sweden Mexico"
 ).split()
-FRUITS = (
-    "apple pear plum cherry grape lemon lime mango peach banana melon fig kiwi orange apricot berry".split()
-)
+FRUITS = "apple pear plum cherry grape lemon lime mango peach banana melon fig kiwi orange apricot berry".split()
 FOODS = (
     "pizza pasta soup bread rice curry sushi salad cheese cake pie noodles tacos pancakes stew toast waffles dumplings "
     "beans chocolate ramen lasagna porridge omelette"

@@ -117,9 +117,7 @@ def test_a_weight_is_what_the_library_decompresses(name: str, dtype: torch.dtype
     assert ours.shape("model.l.weight") == (48, 256)
     assert same(ours.get("model.l.weight"), wanted)
     packed = ours.packed("model.l.weight")
-    exact = dtype != torch.float32 or (
-        weights["strategy"] in ("channel", "tensor") and weights["num_bits"] == 8
-    )
+    exact = dtype != torch.float32 or (weights["strategy"] in ("channel", "tensor") and weights["num_bits"] == 8)
     assert (packed is not None) is (native and exact)
     if packed is not None:
         # The library rounds each weight to the scale's type; integers and scales themselves are exact.
@@ -146,9 +144,7 @@ def test_inputs_in_an_order_of_their_own_are_dequantised(tmp_path: Path) -> None
     order = torch.randperm(128, generator=torch.Generator().manual_seed(3))
     groups = (torch.arange(128) // 32).to(torch.int32)
     # Column i of the shuffled weight is column order[i] of the one above, and in its group.
-    integers = np.stack(
-        [tensors["model.l.weight_packed"].numpy().view(np.uint32) >> (4 * k) & 15 for k in range(8)], -1
-    )
+    integers = np.stack([tensors["model.l.weight_packed"].numpy().view(np.uint32) >> (4 * k) & 15 for k in range(8)], -1)
     shuffled = integers.reshape(16, 128)[:, order.numpy()].reshape(16, 16, 8).astype(np.uint32)
     packed = sum(shuffled[:, :, k] << (4 * k) for k in range(8)).astype(np.uint32).view(np.int32)
     tensors["model.l.weight_packed"] = torch.from_numpy(packed)
@@ -161,12 +157,8 @@ def test_inputs_in_an_order_of_their_own_are_dequantised(tmp_path: Path) -> None
 
 def test_layers_of_several_groups_have_the_scheme_that_names_them(tmp_path: Path) -> None:
     four, wanted4, config = compressed("pack-quantized", INT4, random(16, 64, dtype=torch.bfloat16))
-    eight, wanted8, other = compressed(
-        "pack-quantized", INT4 | {"num_bits": 8}, random(16, 64, dtype=torch.bfloat16)
-    )
-    config["config_groups"]["group_1"] = other["config_groups"]["group_0"] | {
-        "targets": [r"re:.*\.(down|up)_proj$"]
-    }
+    eight, wanted8, other = compressed("pack-quantized", INT4 | {"num_bits": 8}, random(16, 64, dtype=torch.bfloat16))
+    config["config_groups"]["group_1"] = other["config_groups"]["group_0"] | {"targets": [r"re:.*\.(down|up)_proj$"]}
     tensors = {name.replace(".l.", ".q_proj."): tensor for name, tensor in four.items()}
     tensors |= {name.replace(".l.", ".up_proj."): tensor for name, tensor in eight.items()}
     ours = written(tmp_path, tensors, config)
@@ -186,9 +178,7 @@ def test_layers_of_several_groups_have_the_scheme_that_names_them(tmp_path: Path
         ({"config_groups": 5}, Errno.EIO, "config_groups"),
     ],
 )
-def test_what_is_not_read_is_refused_by_name(
-    change: dict[str, Any], errno: Errno, words: str, tmp_path: Path
-) -> None:
+def test_what_is_not_read_is_refused_by_name(change: dict[str, Any], errno: Errno, words: str, tmp_path: Path) -> None:
     tensors, _, config = compressed("pack-quantized", INT4, random(16, 64, dtype=torch.bfloat16))
     config["config_groups"]["group_0"]["format"] = None
     with pytest.raises(SyscallError, match=r"(?s).") as refused:
@@ -209,9 +199,7 @@ def test_what_is_not_read_is_refused_by_name(
         ("model.l.weight_packed", torch.zeros(16, 9, dtype=torch.int32)),
     ],
 )
-def test_a_tensor_that_is_not_as_the_scheme_says_is_named(
-    name: str, tensor: torch.Tensor, tmp_path: Path
-) -> None:
+def test_a_tensor_that_is_not_as_the_scheme_says_is_named(name: str, tensor: torch.Tensor, tmp_path: Path) -> None:
     tensors, _, config = compressed("pack-quantized", INT4, random(16, 64, dtype=torch.bfloat16))
     with pytest.raises(SyscallError) as refused:
         written(tmp_path, tensors | {name: tensor}, config)

@@ -35,15 +35,11 @@ def test_exponents_are_powers_of_two_and_the_last_is_infinite() -> None:
     assert floats.EXPONENTS[255] == np.inf
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype"), [("F16", torch.float16), ("BF16", torch.bfloat16), ("F32", torch.float32)]
-)
+@pytest.mark.parametrize(("kind", "dtype"), [("F16", torch.float16), ("BF16", torch.bfloat16), ("F32", torch.float32)])
 def test_products_are_rounded_as_torch_rounds_them(kind: str, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(1)
     a, b = (
-        torch.randint(0, 1 << 16, (200_000,), generator=generator, dtype=torch.int32)
-        .to(torch.int16)
-        .view(torch.float16)
+        torch.randint(0, 1 << 16, (200_000,), generator=generator, dtype=torch.int32).to(torch.int16).view(torch.float16)
         for _ in range(2)
     )
     a, b = (x.nan_to_num(1.0, 2.0, 3.0).to(dtype) for x in (a, b))

@@ -49,9 +49,7 @@ def test_fp8_is_what_transformers_dequantises(
 def test_a_block_at_an_edge_is_cut_off(tmp_path: Path) -> None:
     weight, scale = random(100, 130).to(E4M3), random(2, 3).abs()
     quantization = {"quant_method": "fp8", "weight_block_size": [64, 64]}
-    ours = written(
-        tmp_path, {"l.weight": weight, "l.weight_scale_inv": scale}, quantization, dtype="bfloat16"
-    )
+    ours = written(tmp_path, {"l.weight": weight, "l.weight_scale_inv": scale}, quantization, dtype="bfloat16")
     spread = scale.repeat_interleave(64, 0)[:100].repeat_interleave(64, 1)[:, :130]
     assert same(ours.get("l.weight"), (weight.float() * spread).bfloat16())
 

@@ -121,20 +121,14 @@ def test_gpt2_has_its_weights_the_other_way_round(tmp_path: Path) -> None:
 def test_the_settings_of_old_repositories_stand_in_a_file_of_their_own(tmp_path: Path) -> None:
     layer = Layer(4, 64)
     layer.zeros = np.maximum(layer.zeros, 1)
-    (tmp_path / "quantize_config.json").write_text(
-        '{"bits": 4, "group_size": 64, "desc_act": false, "sym": false}'
-    )
+    (tmp_path / "quantize_config.json").write_text('{"bits": 4, "group_size": 64, "desc_act": false, "sym": false}')
     assert same(written(tmp_path, layer.gptq(less_one=True), None).get("l.weight"), layer.weight)
 
 
 def test_exceptions_of_layers_are_heeded(tmp_path: Path) -> None:
     eight, four = Layer(8, 64), Layer(4, 32, seed=1)
-    tensors = {
-        name.replace("l.", "model.up.", 1): tensor for name, tensor in eight.gptq(less_one=False).items()
-    }
-    tensors |= {
-        name.replace("l.", "model.q.", 1): tensor for name, tensor in four.gptq(less_one=False).items()
-    }
+    tensors = {name.replace("l.", "model.up.", 1): tensor for name, tensor in eight.gptq(less_one=False).items()}
+    tensors |= {name.replace("l.", "model.q.", 1): tensor for name, tensor in four.gptq(less_one=False).items()}
     dynamic = {r"-:.*\.k$": {}, r"+:.*\.up$": {"bits": 8, "group_size": 64}}
     ours = written(tmp_path, tensors, gptq(4, 32, checkpoint_format="gptq_v2", dynamic=dynamic))
     assert same(ours.get("model.up.weight"), eight.weight)
@@ -203,9 +197,7 @@ def test_what_is_not_read_is_refused_by_name(change: dict[str, Any], words_: str
         ({"l.weight": torch.zeros(COLUMNS, INPUTS)}, "twice"),
     ],
 )
-def test_a_tensor_that_does_not_fit_is_named(
-    change: dict[str, torch.Tensor], words_: str, tmp_path: Path
-) -> None:
+def test_a_tensor_that_does_not_fit_is_named(change: dict[str, torch.Tensor], words_: str, tmp_path: Path) -> None:
     with pytest.raises(SyscallError) as refused:
         written(tmp_path, Layer(4, 32).gptq(less_one=True) | change, gptq(4, 32))
     assert (refused.value.errno, words_ in refused.value.reason) == (Errno.EIO, True)

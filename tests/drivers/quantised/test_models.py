@@ -77,9 +77,7 @@ def w8a8(weight: torch.Tensor) -> Layer:
 
 def fp8(weight: torch.Tensor) -> Layer:
     rows, columns = (-(-size // 32) for size in weight.shape)
-    blocks = torch.nn.functional.pad(
-        weight, (0, columns * 32 - weight.shape[1], 0, rows * 32 - weight.shape[0])
-    )
+    blocks = torch.nn.functional.pad(weight, (0, columns * 32 - weight.shape[1], 0, rows * 32 - weight.shape[0]))
     scale = blocks.unflatten(1, (-1, 32)).unflatten(0, (-1, 32)).abs().amax((1, 3)) / 448
     spread = scale.repeat_interleave(32, 0)[: weight.shape[0]].repeat_interleave(32, 1)[:, : weight.shape[1]]
     return {"weight": (weight / spread).to(torch.float8_e4m3fn), "weight_scale_inv": scale}
@@ -129,9 +127,7 @@ def quantised(model: Path, method: str, place: Path) -> tuple[Path, Path]:
         layer = name.removesuffix(".weight")
         linear = ".layers." in name or ".h." in name
         if linear and tensor.ndim == 2 and name.endswith(".weight"):
-            tensors |= {
-                f"{layer}.{part}": made for part, made in make(tensor.T if turned else tensor).items()
-            }
+            tensors |= {f"{layer}.{part}": made for part, made in make(tensor.T if turned else tensor).items()}
         else:
             tensors[name] = tensor
     config["dtype"] = "float32"
@@ -184,9 +180,7 @@ def test_a_quantised_model_has_the_logits_of_its_weights(
             assert ours[token] == pytest.approx(float(reference[token]), abs=0.6)
 
 
-def test_a_driver_that_was_given_a_dtype_runs_everything_in_it(
-    zoo: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_driver_that_was_given_a_dtype_runs_everything_in_it(zoo: Callable[[str], Path], tmp_path: Path) -> None:
     there, _ = quantised(zoo("llama"), "gptq", tmp_path)
     device = open_device({"threads": "1", "installed": "no", "dtype": "fp32"})
     assert device.probe(Probe(1, str(there), "")).dtype == "fp32"

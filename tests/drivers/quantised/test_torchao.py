@@ -19,9 +19,7 @@ from tests.drivers.quantised.written import random, same, written
 QUANTIZATION = {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}}
 
 
-def flattened(
-    config: Any, dtype: torch.dtype
-) -> tuple[dict[str, torch.Tensor], dict[str, str], torch.Tensor]:
+def flattened(config: Any, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], dict[str, str], torch.Tensor]:
     """One layer as torchao quantises it: its tensors, the file's metadata, its weight dequantised."""
     from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
     from torchao.quantization import quantize_
@@ -37,9 +35,7 @@ def flattened(
 
 def cases() -> dict[str, tuple[Any, tuple[int, int] | None]]:
     """name -> configuration, and bits and group of the native form that holds it for 16-bit scales."""
-    torchao = pytest.importorskip(
-        "torchao.quantization", reason="torchao is not installed (pip install torchao)"
-    )
+    torchao = pytest.importorskip("torchao.quantization", reason="torchao is not installed (pip install torchao)")
     four, eight, three = torch.int4, torch.int8, torch.int3
     asymmetric = torchao.MappingType.ASYMMETRIC
     of, by = torchao.IntxWeightOnlyConfig, torchao.PerGroup
@@ -99,9 +95,7 @@ def test_int4_is_a_value_times_a_scale_plus_a_zero(tmp_path: Path) -> None:
         ([1], Errno.EIO, "l.weight"),
     ],
 )
-def test_metadata_that_say_something_else_are_refused(
-    about: Any, errno: Errno, words: str, tmp_path: Path
-) -> None:
+def test_metadata_that_say_something_else_are_refused(about: Any, errno: Errno, words: str, tmp_path: Path) -> None:
     tensors = {"l._weight_qdata": torch.zeros(4, 64, dtype=torch.int8), "l._weight_scale": torch.ones(4)}
     with pytest.raises(SyscallError) as refused:
         written(tmp_path, tensors, QUANTIZATION, metadata={"l.weight": json.dumps(about)})

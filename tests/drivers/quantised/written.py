@@ -39,9 +39,7 @@ def opened(directory: Path) -> QuantisedWeights:
     return open_quantised(directory, config, SafetensorsWeights(directory))
 
 
-def written(
-    directory: Path, tensors: dict[str, torch.Tensor], quantization: Any, **more: Any
-) -> QuantisedWeights:
+def written(directory: Path, tensors: dict[str, torch.Tensor], quantization: Any, **more: Any) -> QuantisedWeights:
     return opened(write(directory, tensors, quantization, **more))
 
 
