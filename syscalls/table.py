@@ -10,6 +10,7 @@ is then answered with EINTR.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar, dataclass_transform, get_args
 
@@ -65,6 +66,49 @@ class Call(msgspec.Struct, Generic[R], array_like=True, frozen=True, forbid_unkn
     """The arguments of one system call; `R` is the type of its result."""
 
 
+class Names(enum.Enum):
+    """What a field of a call names. The kernel finds the object, tests that the caller may have it, and hands it to the
+    call's handler (kernel/calls/lookup.py)."""
+
+    PROCESS = enum.auto()  # a living process of any kind; 0: the caller
+    ROW = enum.auto()  # a row of the process table, zombies included; 0: the caller
+    MEMBER = (
+        enum.auto()
+    )  # a living program or LLM process in the caller's control group, or anywhere with ADMIN; 0: the caller
+    LLM = enum.auto()  # a living LLM process
+    LOG = enum.auto()  # an LLM process, zombies included: their logs can be read until they are reaped
+    RUNNER = enum.auto()  # a living LLM process that has its model
+    DEVICE = enum.auto()  # empty: the default device, or none if it is `optional`
+    MODEL = enum.auto()  # a known name, which stands for a path, or a path
+    FILE = enum.auto()  # an absolute path
+    GROUP = enum.auto()  # a control group, by its path from the caller's own or from the root
+    PLACE = enum.auto()  # a group that the caller may put processes into: below its own, or anywhere with ADMIN
+    RULED = enum.auto()  # a group that the caller may change: strictly below its own, or anywhere with ADMIN
+    PARENT = (
+        enum.auto()
+    )  # the group that a new one is to be in, and the new one's name; the caller may change what is in it
+
+
+class When(enum.Enum):
+    """When a call may have the process that it names."""
+
+    NOW = enum.auto()
+    IN_TURN = enum.auto()  # not before the calls that wait for a token boundary of it
+    BOUNDARY = enum.auto()  # at a token boundary: it is in no step
+
+
+class Touches(NamedTuple):
+    """An object that a call touches: the field that names it, and what must hold of it before the handler is called. All
+    of it is tested again whenever a call that has waited goes on."""
+
+    field: str
+    what: Names
+    when: When = When.NOW
+    idle: bool = False  # EBUSY while it decodes
+    alone: bool = False  # EBUSY while another call gives it another model or device
+    optional: bool = False  # an empty field names no object
+
+
 class Entry(NamedTuple):
     """One row of the table."""
 
@@ -76,6 +120,7 @@ class Entry(NamedTuple):
     errors: tuple[Errno, ...]
     right: Right
     blocks: bool
+    touches: tuple[Touches, ...]
 
 
 TABLE: dict[int, Entry] = {}
@@ -83,13 +128,15 @@ BY_NAME: dict[str, Entry] = {}
 BY_RECORD: dict[type[Call[Any]], Entry] = {}
 
 
-def _call(number: int, family: str, right: Right, *errors: Errno, blocks: bool = False) -> Callable[[type[C]], type[C]]:
+def _call(
+    number: int, family: str, right: Right, *errors: Errno, blocks: bool = False, touches: tuple[Touches, ...] = ()
+) -> Callable[[type[C]], type[C]]:
     """Enter a record into the table. Any call can also fail with the errors in `COMMON`."""
 
     def enter(record: type[C]) -> type[C]:
         name = "".join("_" + c.lower() if c.isupper() else c for c in record.__name__.removesuffix("Call")).lstrip("_")
         result = get_args(record.__orig_bases__[0])[0]  # type: ignore[attr-defined]
-        entry = Entry(number, name, family, record, result, errors, right, blocks)
+        entry = Entry(number, name, family, record, result, errors, right, blocks, touches)
         if number in TABLE or name in BY_NAME:
             raise ValueError(f"system call {number} ({name}) is declared twice")
         TABLE[number] = BY_NAME[name] = BY_RECORD[record] = entry
@@ -98,18 +145,15 @@ def _call(number: int, family: str, right: Right, *errors: Errno, blocks: bool =
     return enter
 
 
-COMMON = (
-    Errno.EINVAL,
-    Errno.ENOSYS,
-    Errno.EPERM,
-    Errno.EPROTO,
-    Errno.EMSGSIZE,
-    Errno.EPIPE,
-    Errno.EINTR,
-    Errno.EAGAIN,
-)
+COMMON = (Errno.EINVAL, Errno.ENOSYS, Errno.EPERM, Errno.EPROTO, Errno.EMSGSIZE, Errno.EPIPE, Errno.EINTR, Errno.EAGAIN)
 
 E = Errno
+
+_DEVICE = Touches("device", Names.DEVICE)
+_MODEL = Touches("model", Names.MODEL)
+_FILE = Touches("path", Names.FILE)
+_AT_BOUNDARY = Touches("pid", Names.RUNNER, When.BOUNDARY)
+_IDLE_AT_BOUNDARY = Touches("pid", Names.RUNNER, When.BOUNDARY, idle=True)
 
 # --- system ---------------------------------------------------------------------------------------------------------
 
@@ -169,7 +213,7 @@ class Shutdown(Call[None]):
     """Halt: every process is killed, drivers end, the runtime directory is emptied."""
 
 
-@_call(8, "system", Right.ADMIN, E.ENODEV)
+@_call(8, "system", Right.ADMIN, E.ENODEV, touches=(_DEVICE,))
 class Sched(Call[SchedInfo]):
     """Change (or with empty arguments only report) how a device is scheduled. Takes effect with the next step."""
 
@@ -195,6 +239,7 @@ class Sched(Call[SchedInfo]):
     E.ENOTSUP,
     E.EDQUOT,
     blocks=True,
+    touches=(_DEVICE, Touches("group", Names.PLACE), _MODEL),
 )
 class Spawn(Call[int]):
     """Start an LLM process on a model with `tokens` as its first context, and return its pid once the model is in memory.
@@ -219,7 +264,7 @@ class Spawn(Call[int]):
     records: Blobs = []
 
 
-@_call(21, "process", Right.SPAWN, E.ESRCH, E.EBUSY, E.ENOMEM, E.EDQUOT)
+@_call(21, "process", Right.SPAWN, E.ESRCH, E.EBUSY, E.ENOMEM, E.EDQUOT, touches=(_AT_BOUNDARY,))
 class Fork(Call[list[int]]):
     """Copy a process at its next token boundary `count` times; pages are shared copy-on-write. Returns the pids.
 
@@ -249,6 +294,7 @@ class Fork(Call[list[int]]):
     E.ENOTSUP,
     E.EDQUOT,
     blocks=True,
+    touches=(Touches("pid", Names.RUNNER, When.BOUNDARY, idle=True, alone=True), _MODEL),
 )
 class Exec(Call[None]):
     """Swap the model under an idle process; pid, limits, class, group, sampler and parent stay. Its tokens stay if the
@@ -265,7 +311,7 @@ class Exec(Call[None]):
     records: Blobs = []
 
 
-@_call(23, "process", Right.CONTROL, E.ESRCH)
+@_call(23, "process", Right.CONTROL, E.ESRCH, touches=(Touches("pid", Names.PROCESS),))
 class Exit(Call[None]):
     """End a process with a status; `pid` 0 is the calling program itself (its children end with it)."""
 
@@ -281,7 +327,7 @@ class Wait(Call[ExitInfo]):
     timeout: Seconds | None = None
 
 
-@_call(25, "process", Right.CONTROL, E.ESRCH)
+@_call(25, "process", Right.CONTROL, E.ESRCH, touches=(Touches("pid", Names.PROCESS),))
 class Kill(Call[None]):
     """Send a signal. To a program it is delivered by the operating system; KILL to a driver has it restarted."""
 
@@ -289,7 +335,7 @@ class Kill(Call[None]):
     signal: Signal = Signal.TERM
 
 
-@_call(26, "process", Right.QUERY, E.ESRCH)
+@_call(26, "process", Right.QUERY, E.ESRCH, touches=(Touches("pid", Names.ROW),))
 class Getinfo(Call[ProcessInfo]):
     """Everything known of one process; `pid` 0 is the calling program."""
 
@@ -320,6 +366,7 @@ class Ps(Call[list[ProcessInfo]]):
     E.EDQUOT,
     E.ERESTART,
     blocks=True,
+    touches=(Touches("pid", Names.LLM), Touches("device", Names.DEVICE, optional=True)),
 )
 class Setsched(Call[None]):
     """Change nice value, class and device; what is None or empty stays.
@@ -337,7 +384,7 @@ class Setsched(Call[None]):
     device: Name = ""
 
 
-@_call(29, "process", Right.CONTROL, E.ESRCH)
+@_call(29, "process", Right.CONTROL, E.ESRCH, touches=(Touches("pid", Names.LLM),))
 class Setlimits(Call[Limits]):
     """Replace the limits of a process and return the old ones; None only reports. A token budget given here counts
     what the process itself has decoded, not what its parent had before a fork."""
@@ -349,7 +396,15 @@ class Setlimits(Call[Limits]):
 # --- context --------------------------------------------------------------------------------------------------------
 
 
-@_call(40, "context", Right.CONTROL, E.ESRCH, E.E2BIG, E.EBUSY)
+@_call(
+    40,
+    "context",
+    Right.CONTROL,
+    E.ESRCH,
+    E.E2BIG,
+    E.EBUSY,
+    touches=(Touches("pid", Names.RUNNER, When.IN_TURN, idle=True),),
+)
 class Feed(Call[int]):
     """Append tokens to the log of a process that is not decoding; returns the new length.
 
@@ -363,7 +418,19 @@ class Feed(Call[int]):
     records: Blobs = []
 
 
-@_call(41, "context", Right.CONTROL, E.ESRCH, E.EBUSY, E.EDQUOT, E.E2BIG, E.EIO, E.ENOTSUP, blocks=True)
+@_call(
+    41,
+    "context",
+    Right.CONTROL,
+    E.ESRCH,
+    E.EBUSY,
+    E.EDQUOT,
+    E.E2BIG,
+    E.EIO,
+    E.ENOTSUP,
+    blocks=True,
+    touches=(_IDLE_AT_BOUNDARY,),
+)
 class Decode(Call[DecodeResult]):
     """Let the model append up to `max_tokens` tokens; answered when that has ended (`finish` says how).
 
@@ -381,7 +448,7 @@ class Decode(Call[DecodeResult]):
     wait: bool = True
 
 
-@_call(42, "context", Right.CONTROL, E.ESRCH, E.ETIME, blocks=True)
+@_call(42, "context", Right.CONTROL, E.ESRCH, E.ETIME, blocks=True, touches=(Touches("pid", Names.LOG),))
 class Read(Call[ReadResult]):
     """Tokens of the log from `position` on (-1: its end), at most `limit`.
 
@@ -396,7 +463,7 @@ class Read(Call[ReadResult]):
     follow: bool = False
 
 
-@_call(43, "context", Right.CONTROL, E.ESRCH, E.EBUSY, E.EINVAL)
+@_call(43, "context", Right.CONTROL, E.ESRCH, E.EBUSY, E.EINVAL, touches=(_IDLE_AT_BOUNDARY,))
 class Truncate(Call[int]):
     """Cut the log of a process that is not decoding down to `length` tokens; returns the new length. A record belongs to
     the tokens that begin at its position: those at `length` and behind it are gone too."""
@@ -405,7 +472,7 @@ class Truncate(Call[int]):
     length: Position
 
 
-@_call(44, "context", Right.CONTROL, E.ESRCH)
+@_call(44, "context", Right.CONTROL, E.ESRCH, touches=(Touches("pid", Names.LOG),))
 class Records(Call[RecordsResult]):
     """The records of a process (see `feed`) at `position` of its log and behind it. There are never so many that one
     answer could not have them all."""
@@ -422,7 +489,19 @@ class Models(Call[list[ModelInfo]]):
     """The models this kernel knows by name, and those in memory."""
 
 
-@_call(61, "memory", Right.MEMORY, E.ENOENT, E.ENOEXEC, E.ENOMEM, E.ENODEV, E.EIO, E.ENOTSUP, blocks=True)
+@_call(
+    61,
+    "memory",
+    Right.MEMORY,
+    E.ENOENT,
+    E.ENOEXEC,
+    E.ENOMEM,
+    E.ENODEV,
+    E.EIO,
+    E.ENOTSUP,
+    blocks=True,
+    touches=(_DEVICE, _MODEL),
+)
 class Pagein(Call[ModelInfo]):
     """Bring a model (a known name, a directory, or a hub name) into a device's memory; returns once it is there."""
 
@@ -431,7 +510,7 @@ class Pagein(Call[ModelInfo]):
     dtype: Name = ""
 
 
-@_call(62, "memory", Right.MEMORY, E.ENOENT, E.EBUSY, E.ENODEV, blocks=True)
+@_call(62, "memory", Right.MEMORY, E.ENOENT, E.EBUSY, E.ENODEV, blocks=True, touches=(_DEVICE, _MODEL))
 class Evict(Call[None]):
     """Take a model that no process uses out of memory. With `force` its weights go even if processes use it, once the
     step on the device is done; their KV stays, and the weights come back when one of them wants to run."""
@@ -454,6 +533,7 @@ class Evict(Call[None]):
     E.ENOTSUP,
     E.EBUSY,
     blocks=True,
+    touches=(_DEVICE, _MODEL),
 )
 class Advise(Call[None]):
     """Say how a model will be used, as madvise and mlock do for memory. It does not wait for weights: WILLNEED and PIN
@@ -477,6 +557,7 @@ class Advise(Call[None]):
     E.ENOTSUP,
     E.ERESTART,
     blocks=True,
+    touches=(_DEVICE, _MODEL),
 )
 class Estimate(Call[EstimateInfo]):
     """What a model would take, and who would have to go for it as things are. Its configuration is read; nothing is
@@ -501,6 +582,7 @@ class Estimate(Call[EstimateInfo]):
     E.ENOTSUP,
     E.ERESTART,
     blocks=True,
+    touches=(_AT_BOUNDARY, _FILE),
 )
 class Checkpoint(Call[CheckpointInfo]):
     """Write the image of a process, as it is at its next token boundary, to the file `path` (absolute); it goes on
@@ -531,6 +613,7 @@ class Checkpoint(Call[CheckpointInfo]):
     E.ENOTSUP,
     E.ERESTART,
     blocks=True,
+    touches=(_FILE, Touches("device", Names.DEVICE, optional=True)),
 )
 class Restore(Call[int]):
     """Start a process from the image in the file `path` (absolute); returns its pid once it goes on where the other was.
@@ -553,7 +636,7 @@ class Restore(Call[int]):
 # --- groups ---------------------------------------------------------------------------------------------------------
 
 
-@_call(80, "group", Right.CONTROL, E.ENOENT)
+@_call(80, "group", Right.CONTROL, E.ENOENT, touches=(Touches("path", Names.PARENT),))
 class GroupCreate(Call[GroupInfo]):
     """Make a control group; the one it is to be in must exist. A path without a leading slash is relative to the
     program's own group. Groups that are not below that need the right ADMIN, here as in the calls that follow."""
@@ -562,7 +645,7 @@ class GroupCreate(Call[GroupInfo]):
     settings: GroupSettings = GroupSettings()
 
 
-@_call(81, "group", Right.CONTROL, E.ENOENT)
+@_call(81, "group", Right.CONTROL, E.ENOENT, touches=(Touches("path", Names.RULED),))
 class GroupSet(Call[GroupSettings]):
     """Replace the settings of a group, all at once, and return the old ones. KV above a lowered limit is taken from the
     group's sleepers at once, and from others when they grow."""
@@ -571,7 +654,7 @@ class GroupSet(Call[GroupSettings]):
     settings: GroupSettings
 
 
-@_call(82, "group", Right.QUERY, E.ENOENT)
+@_call(82, "group", Right.QUERY, E.ENOENT, touches=(Touches("path", Names.GROUP),))
 class GroupStat(Call[list[GroupInfo]]):
     """A group, and with `below` all groups in it, parents first; of these the first `start` are left out."""
 
@@ -581,14 +664,23 @@ class GroupStat(Call[list[GroupInfo]]):
     limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
 
 
-@_call(83, "group", Right.CONTROL, E.ENOENT, E.EBUSY)
+@_call(83, "group", Right.CONTROL, E.ENOENT, E.EBUSY, touches=(Touches("path", Names.RULED),))
 class GroupRemove(Call[None]):
     """Remove a group that has neither processes nor groups in it."""
 
     path: GroupPath
 
 
-@_call(84, "group", Right.CONTROL, E.ENOENT, E.ESRCH, E.EDQUOT, E.EBUSY)
+@_call(
+    84,
+    "group",
+    Right.CONTROL,
+    E.ENOENT,
+    E.ESRCH,
+    E.EDQUOT,
+    E.EBUSY,
+    touches=(Touches("pid", Names.MEMBER, When.BOUNDARY), Touches("path", Names.PLACE)),
+)
 class GroupMove(Call[None]):
     """Move a process (0: the calling program) into a group; its children stay where they are. Its frames and places go
     with it, but for frames that others map too."""

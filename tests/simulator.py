@@ -604,7 +604,7 @@ class Simulation:
             rows.append(f"  {p.pid} {p.kind.value} {p.name} {p.state.value}({p.wait.value})")
             if isinstance(p, LLMProcess):
                 rows[-1] += (
-                    f" {p.sched_class.value} log={len(p.log)} cached={p.table.cached} todo={p.todo}"
+                    f" {p.traits.sched_class.value} log={len(p.log)} cached={p.table.cached} todo={p.todo}"
                     f" frames={p.table.frames} key={p.key} decoding={p.decoding is not None}"
                 )
         drivers = [

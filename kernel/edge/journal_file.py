@@ -27,7 +27,7 @@ from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 
 NAME = runtime.JOURNAL
-VERSION = 1
+VERSION = 2
 _HEADER = struct.Struct("<8sI4x")
 _MAGIC = b"LLMasOSj"
 _FRAME = struct.Struct("<IIQ")  # length, a check of it, a check of the body

@@ -279,25 +279,26 @@ class GroupTree:
             group = group.children[name]
         return group
 
-    def create(self, path: str, base: Group, settings: GroupSettings) -> Group:
-        """A new group; the one it is in must exist. EEXIST is EINVAL here."""
+    def parent_of(self, path: str, base: Group) -> tuple[Group, str]:
+        """The group in which the last name of a path stands, or would stand, and that name. ENOENT, EINVAL."""
         *parents, name = _names(path) or [""]
         if not name:
             raise SyscallError(Errno.EINVAL, f"{path!r} names no group to create")
-        parent = self.find(("/" if path.startswith("/") else "") + "/".join(parents), base)
+        return self.find(("/" if path.startswith("/") else "") + "/".join(parents), base), name
+
+    def create(self, parent: Group, name: str, settings: GroupSettings) -> Group:
+        """A new group. EINVAL if there is one already (or the name is not to be had), EAGAIN if there are too many."""
         if parent is self.users and name.startswith(_SESSION):
             raise SyscallError(Errno.EINVAL, f"names that begin with {_SESSION!r} are for programs' sessions")
         if name in parent.children:
             raise SyscallError(Errno.EINVAL, f"there is a group {parent.children[name].path} already")
         if len(parent.chain) > MAX_GROUP_DEPTH:
-            raise SyscallError(
-                Errno.EINVAL, f"groups are nested at most {MAX_GROUP_DEPTH} deep; {parent.path} is that deep"
-            )
+            why = f"groups are nested at most {MAX_GROUP_DEPTH} deep; {parent.path} is that deep"
+            raise SyscallError(Errno.EINVAL, why)
         for group in parent.chain:
             most = MAX_SESSION_GROUPS if group.session else MAX_GROUPS if group is self.root else 0
             if most and group.inside >= most:
-                what = f"{most} groups in {group.path}"
-                raise SyscallError(Errno.EAGAIN, f"there are {what} already; remove some first")
+                raise SyscallError(Errno.EAGAIN, f"there are {most} groups in {group.path} already; remove some first")
         return self._add(parent, name, settings)
 
     def recall(self, path: str) -> Group:

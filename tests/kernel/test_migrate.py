@@ -203,7 +203,7 @@ def test_a_stopped_process_stays_stopped_and_its_swapped_pages_go_with_it() -> N
     before = process.account.computed
     program.call(Kill(pid, Signal.CONT))
     sim.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation(PROMPT, 50, process.sampler)
+    assert decoding.value.tokens == sim.continuation(PROMPT, 50, process.traits.sampler)
     assert process.account.computed - before <= len(PROMPT) + 50 - length
     source = next(iter(sim.kernel.devices["sim0"].images.values()))
     assert source.swap.free == source.swap.total
@@ -347,13 +347,13 @@ def test_nice_and_class_go_with_it_or_stay_as_they_were() -> None:
     sim.run_for(0.001)
     cancelled.cancel()
     process = row(sim, pid)
-    assert (process.nice, process.sched_class, process.device.name) == (0, SchedClass.FAIR, "sim0")
+    assert (process.traits.nice, process.traits.sched_class, process.device.name) == (0, SchedClass.FAIR, "sim0")
     program.call(call)
-    assert (process.nice, process.sched_class, process.device.name) == (5, SchedClass.BATCH, "sim1")
+    assert (process.traits.nice, process.traits.sched_class, process.device.name) == (5, SchedClass.BATCH, "sim1")
     sim.run_until(lambda: process.policy is sim.kernel.devices["sim1"].queue.policy)
     sim.run_until(lambda: decoding.done)
     program.call(Setsched(pid, 1, device="sim1"))  # it is there already
-    assert process.nice == 1
+    assert process.traits.nice == 1
 
 
 def test_a_checkpoint_of_a_process_on_its_way(tmp_path: Path) -> None:
@@ -385,10 +385,10 @@ def test_a_decode_that_ends_on_the_way_and_a_process_that_exits_with_it() -> Non
 def stays(sim: Simulation, program: Prog, pid: int, errno: Errno, **more: Any) -> SyscallError:
     """The move is refused, and the process is as it was."""
     process = row(sim, pid)
-    before = (process.device, process.image, process.table.cached, list(process.log), process.nice)
+    before = (process.device, process.image, process.table.cached, list(process.log), process.traits.nice)
     error = refused(program, Setsched(pid, device="sim1", **more))
     assert error.errno is errno
-    assert (process.device, process.image, process.table.cached, process.log, process.nice) == before
+    assert (process.device, process.image, process.table.cached, process.log, process.traits.nice) == before
     assert process.change is None
     return error
 
@@ -609,7 +609,7 @@ def test_a_driver_may_die_at_any_moment(after: float, who: str) -> None:
         assert who != "sim0", "a process leaves a device that has died"
         assert "has stayed on sim0" in (moving.reply.reason if moving.reply else "")
     sim.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation(PROMPT, 60, process.sampler)
+    assert decoding.value.tokens == sim.continuation(PROMPT, 60, process.traits.sampler)
     assert not any(image.imports for d in sim.kernel.devices.values() for image in d.images.values())
     whole(sim, program, pid, list(process.log), 5)
 
@@ -696,7 +696,7 @@ def test_second_thoughts_at_any_moment(after: float, how: str) -> None:
         assert process.device.name == ("sim1" if moved else "sim0")
         assert process.change is None
     sim.run_until(lambda: decoding.done)
-    wanted = sim.continuation(PROMPT, 60, process.sampler)
+    wanted = sim.continuation(PROMPT, 60, process.traits.sampler)
     assert decoding.value.tokens == wanted[: len(decoding.value.tokens)]
     assert how == "kill" or decoding.value.finish is Finish.LENGTH
     sim.run_idle()

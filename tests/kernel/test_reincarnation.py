@@ -119,7 +119,7 @@ def test_a_driver_that_hangs_is_killed_and_its_work_done_again(mute: bool) -> No
     sim.hang(mute=mute)
     hung = sim.now
     sim.run_until(lambda: future.done)
-    assert future.value.tokens == sim.continuation(PROMPT, 20, sim.kernel.table.llm(pid).sampler)
+    assert future.value.tokens == sim.continuation(PROMPT, 20, sim.kernel.table.llm(pid).traits.sampler)
     assert 5.0 <= sim.now - hung <= 7.5
     assert lines(sim, "no heartbeat" if mute else "without progress")
 
@@ -155,7 +155,7 @@ def test_a_poisonous_process_ends_after_its_third_kill_and_its_neighbours_live()
     assert "died 3 times" in end.reason
     sim.run_until(lambda: all(f.done for f in futures))
     for i, future in enumerate(futures):
-        sampler = sim.kernel.table.llm(good[i]).sampler
+        sampler = sim.kernel.table.llm(good[i]).traits.sampler
         assert future.value.tokens == sim.continuation([i + 1] * 20, 200, sampler)
     assert program.call(StatsCall()).driver_restarts == 3
 
@@ -214,7 +214,7 @@ def test_a_program_may_have_a_driver_restarted() -> None:
     sim.run_for(0.005)
     program.call(Kill(driver, Signal.KILL))
     sim.run_until(lambda: future.done)
-    assert future.value.tokens == sim.continuation(PROMPT, 20, sim.kernel.table.llm(pid).sampler)
+    assert future.value.tokens == sim.continuation(PROMPT, 20, sim.kernel.table.llm(pid).traits.sampler)
     with pytest.raises(SyscallError, match="no signal but KILL"):
         program.call(Kill(driver, Signal.STOP))
 
@@ -307,7 +307,7 @@ def test_one_device_dying_does_not_disturb_another() -> None:
     assert not futures[0].done
     sim.run_until(lambda: futures[0].done)
     for future, pid in zip(futures, pids, strict=True):
-        assert future.value.tokens == sim.continuation(PROMPT, 40, sim.kernel.table.llm(pid).sampler)
+        assert future.value.tokens == sim.continuation(PROMPT, 40, sim.kernel.table.llm(pid).traits.sampler)
 
 
 def test_restarts_are_logged_in_order() -> None:
