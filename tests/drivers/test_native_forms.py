@@ -30,14 +30,8 @@ from llmasos.drivers.engine.image import Frames
 from llmasos.drivers.protocol import BLOCK_TOKENS, Run
 from llmasos.modelfiles.tensors import Packed, Tensor, bfloat16_to_float32, float32_to_bfloat16
 from llmasos.syscalls.errno import Errno, SyscallError
+from tests.drivers.native_decoder import FAMILIES, image, instruction_sets, logits_of, native
 from tests.drivers.reference import prompt
-from tests.drivers.test_native import (
-    FAMILIES,
-    image,
-    instruction_sets,
-    logits_of,
-    native,
-)
 
 GROUPS = (32, 64, 128, 0)  # 0: the whole column
 

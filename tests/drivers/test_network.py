@@ -17,8 +17,8 @@ from llmasos.modelfiles.tensors import Packed, SafetensorsWeights, Tensor, Weigh
 from llmasos.syscalls.errno import Errno, SyscallError
 from tests import models_zoo
 from tests.drivers.feeder import IMAGE, Feeder, engine
+from tests.drivers.native_decoder import image, logits_of
 from tests.drivers.reference import greedy, prompt
-from tests.drivers.test_native import image, logits_of
 
 needs_native = pytest.mark.skipif(isinstance(library.load(), str), reason="there is no native decoder")
 

@@ -24,12 +24,12 @@ from llmasos.syscalls.table import (
     Setsched,
     Spawn,
 )
-from tests.kernel.test_checkpoint import Images
-from tests.kernel.test_groups import PATHS, Grouped
-from tests.kernel.test_machine import Core, which
-from tests.kernel.test_paging import MB, ONE, PROMPT, Paging, image, memory, row, spawn
-from tests.kernel.test_swap import slots
-from tests.simulator import FRAME_BYTES
+from tests.kernel.machines.core import Core, which
+from tests.kernel.machines.grouped import PATHS, Grouped
+from tests.kernel.machines.images import Images
+from tests.kernel.machines.paging import Paging
+from tests.kernel.paged import MB, ONE, PROMPT, image, memory, row, spawn
+from tests.simulator import FRAME_BYTES, slots
 
 
 def test_a_process_whose_weights_are_out_is_saved_with_its_kv(tmp_path: Path) -> None:

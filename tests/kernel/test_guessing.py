@@ -9,7 +9,7 @@ from llmasos.kernel.events import FromDevice
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.syscalls.records import Finish, Limits, Sampler
 from llmasos.syscalls.table import Decode, Fork, Spawn, StatsCall
-from tests.kernel.test_machine import Core
+from tests.kernel.machines.core import Core
 from tests.simulator import Simulation, simulate
 
 ROWS = "9"

@@ -33,7 +33,7 @@ from llmasos.syscalls.table import (
     StatsCall,
 )
 from tests.booted import PATIENCE, Booted, booted, eventually, is_gone
-from tests.syscalls.test_wire_fuzz import frames
+from tests.syscalls.wire_frames import frames
 
 pack = msgspec.msgpack.encode
 MODEL = "sim:1b"

@@ -20,7 +20,7 @@ from llmasos.userland.sdk.options import Options
 from llmasos.userland.sdk.system import System
 from llmasos.userland.shell.main import Session
 from tests.gguf_writer import convert
-from tests.modelfiles.test_stores import blob, manifest
+from tests.modelfiles.ollama_store import blob, manifest
 
 TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
 SYSTEM = "You are a poet."

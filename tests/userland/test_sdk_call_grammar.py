@@ -23,8 +23,8 @@ from llmasos.userland.sdk.tokenizer import Settings, Tokenizer
 from llmasos.userland.sdk.tool_calls import BadCall, CallReader, ToolCall, formats_of, schemas_of
 from tests.userland import chat_shapes, words_zoo
 from tests.userland.grammar_oracle import Oracle
-from tests.userland.test_sdk_tool_calls import PUBLISHED
-from tests.userland.test_sdk_tool_calls import TOOLS as LOOK
+from tests.userland.tool_calls import PUBLISHED
+from tests.userland.tool_calls import TOOLS as LOOK
 
 jsonschema = pytest.importorskip("jsonschema")
 

@@ -20,7 +20,7 @@ from llmasos.userland.sdk.template import ChatTemplate, Own
 from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 from tests.llama_cpp_source import TEMPLATES, WHY
 from tests.userland import templates_zoo, words_zoo
-from tests.userland.test_sdk_tokenizer import directory, many
+from tests.userland.tokenizers_zoo import directory, many
 
 Messages = list[dict[str, Any]]
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -23,18 +19,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 from tests.booted import PATIENCE
 from tests.userland import words_zoo
-
-EXAMPLES = int(os.environ.get("LLMASOS_EXAMPLES", "100"))
-many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-@contextmanager
-def directory(files: dict[str, Any]) -> Iterator[str]:
-    place = tempfile.mkdtemp()
-    try:
-        yield str(words_zoo.write(files, Path(place)))
-    finally:
-        shutil.rmtree(place)
+from tests.userland.tokenizers_zoo import directory, many
 
 
 @many

@@ -24,10 +24,8 @@ from llmasos.userland.shell.main import Session
 from llmasos.userland.shell.words import COMMANDS
 from tests.booted import eventually
 from tests.hub_server import Hub, Trouble
+from tests.userland.disk import FILES, WEIGHTS
 from tests.userland.terminal import CTRL_C, Terminal
-from tests.userland.test_models_on_disk import FILES, WEIGHTS, server
-
-__all__ = ["server"]  # a fixture
 
 
 @pytest.fixture(scope="module")
