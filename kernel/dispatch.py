@@ -24,6 +24,8 @@ _HANDLERS: dict[type[Call[Any]], Callable[..., object]] = {**HANDLERS, Rejoin: r
 
 def dispatch(system: System, request: Request, error: SyscallError | None = None) -> None:
     """Run a call, which may have waited before; `error` is how what it has waited for has ended instead."""
+    if request.answered:  # it was taken back meanwhile
+        return
     try:
         if error is not None:
             raise error

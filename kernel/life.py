@@ -94,6 +94,8 @@ def exit_process(system: System, process: LLMProcess, status: int, reason: str) 
     if process.running:
         process.dying = process.dying or (status, reason)
         return
+    if (rejoining := system.own.parked.get(process.pid)) is not None:  # it was to get its model back
+        desk.answer(system, rejoining, None)
     if process.change is not None:
         gone = f"process {process.pid} exited before it was changed ({reason})"
         desk.take_back(system, process.change, Errno.ESRCH, gone)

@@ -19,7 +19,7 @@ from llmasos.kernel.calls.process import newborn
 from llmasos.kernel.devices.transfer import Arrival, Stored, arrived, ask, bring_in, check_able, give_up
 from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.life import strike
-from llmasos.kernel.marks import changed, dirty, stale
+from llmasos.kernel.marks import changed, dirty
 from llmasos.kernel.memory.page_table import PageTable
 from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.device import UP, Ask, Device, no_device
@@ -196,7 +196,6 @@ def _born(system: System, request: Request, call: Restore, restoring: Restoring)
         system, request.program, group, restoring.device, traits, log=saved.log, records=records, birth=request
     )
     process.account.forks = saved.forks
-    stale(system, process)
     return process
 
 

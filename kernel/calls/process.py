@@ -41,6 +41,7 @@ def newborn(system: System, owner: Program, group: Group, device: Device, traits
         pid, owner.pid, Kind.LLM, name, group, now, since=now, device=device, traits=traits, turn=now, **more
     )
     system.table.add(process)
+    stale(system, process)
     return process
 
 
@@ -66,7 +67,6 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
         process.records.add(0, call.records)
         process.account.fed = len(call.tokens)
         request.begun = Birth(process)
-        stale(system, process)
     process = request.begun.process
     image = want_image(system, device, call.model, call.dtype)
     image.used = system.now

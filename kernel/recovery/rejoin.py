@@ -9,7 +9,7 @@ from __future__ import annotations
 from llmasos.kernel import desk
 from llmasos.kernel.devices import steps
 from llmasos.kernel.life import finish_decoding
-from llmasos.kernel.marks import changed
+from llmasos.kernel.marks import changed, stale
 from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.image import RESIDENT, Image
 from llmasos.kernel.objects.process import LLMProcess
@@ -47,6 +47,7 @@ class Return(desk.Begun):
 
 def begin(system: System, process: LLMProcess) -> None:
     """Have the model of a process brought into memory, and the process go on with it."""
+    stale(system, process)
     system.woken.append((_request(system, process), None))
 
 
@@ -67,10 +68,9 @@ def rejoin(system: System, request: Request, call: Rejoin) -> Waiting | None:
     process.lost = ""
     if image.state != RESIDENT:
         return wait(image.loaded)
-    image.check_tokens(process.log)
-    process.group.check_weights(image.id, image.weight_bytes, image.name)
+    image.check_tokens(process.log)  # its group's limits, which may be lower by now, do not take what it had
     length = len(process.log)
-    if length > image.context:  # a limit may be lower than what there was when it was set
+    if length > image.context:
         why = f"its context has {length} tokens, {image.name} on {device.name} has room for {image.context}"
         raise SyscallError(Errno.E2BIG, why)
     _go_on(system, process, image)

@@ -87,7 +87,7 @@ def on_its_way(sim: Simulation, pid: int, device: str = "sim1") -> bool:
 
 def whole(sim: Simulation, program: Prog, pid: int, log: list[int], count: int = 30) -> None:
     """It decodes what the model's definition says comes after `log`."""
-    assert program.call(Decode(pid, count)).tokens == sim.continuation(log, count, row(sim, pid).sampler)
+    assert program.call(Decode(pid, count)).tokens == sim.continuation(log, count, row(sim, pid).traits.sampler)
 
 
 # --- what a process does while it is moved --------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def test_a_decode_that_begins_while_the_whole_log_is_on_its_way_goes_on() -> Non
     program.call(Kill(pid, Signal.CONT))
     sim.run_until(lambda: decoding.done)
     assert row(sim, pid).device.name == "sim1"
-    assert decoding.value.tokens == sim.continuation(PROMPT, 8, row(sim, pid).sampler)
+    assert decoding.value.tokens == sim.continuation(PROMPT, 8, row(sim, pid).traits.sampler)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=["greedy", "sampled"])
@@ -177,7 +177,7 @@ def test_there_and_back_again_and_its_blocks_are_found_again() -> None:
         assert row(sim, pid).device.name == device
         assert row(sim, pid).table.cached >= len(log) - 1
         log += program.call(Decode(pid, 7)).tokens
-    assert log == PROMPT + sim.continuation(PROMPT, 42, row(sim, pid).sampler)
+    assert log == PROMPT + sim.continuation(PROMPT, 42, row(sim, pid).traits.sampler)
     assert row(sim, pid).account.reused >= 32, "what it had left behind under its name"
 
 
@@ -220,9 +220,9 @@ def test_who_waits_for_frames_gets_them_elsewhere() -> None:
     sim.run_until(lambda: waiting.done)
     assert not decoding.done
     assert moving.value is None
-    assert waiting.value.tokens == sim.continuation([6] * 100, 3, row(sim, pid).sampler)
+    assert waiting.value.tokens == sim.continuation([6] * 100, 3, row(sim, pid).traits.sampler)
     sim.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation([5] * 60, 60, row(sim, first).sampler)
+    assert decoding.value.tokens == sim.continuation([5] * 60, 60, row(sim, first).traits.sampler)
 
 
 def test_who_is_held_back_by_its_group_is_so_on_the_other_device_too() -> None:
@@ -236,7 +236,7 @@ def test_who_is_held_back_by_its_group_is_so_on_the_other_device_too() -> None:
     began = sim.now
     assert row(sim, pid).wait is WaitFor.QUOTA
     sim.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation(PROMPT, 30, row(sim, pid).sampler)
+    assert decoding.value.tokens == sim.continuation(PROMPT, 30, row(sim, pid).traits.sampler)
     assert sim.now - began > 1.5, "moving earns no tokens"
 
 
@@ -272,7 +272,7 @@ def test_a_group_pays_once_and_is_not_over_its_limit_on_the_way() -> None:
     assert sim.kernel.groups.system.kv == 0
     assert moving.value is None
     sim.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation(PROMPT, 20, row(sim, pid).sampler)
+    assert decoding.value.tokens == sim.continuation(PROMPT, 20, row(sim, pid).traits.sampler)
     assert group.kv == 4 * FRAME_BYTES
     assert group.events["kv_kill"] == 0
 
@@ -329,7 +329,7 @@ def test_calls_that_wait_for_its_token_boundary_are_done_on_whichever_device() -
     sim.run_until(lambda: decoding.done)
     devices = {row(sim, child).device.name for future in forking for child in future.value}
     assert "sim0" in devices
-    wanted = sim.continuation(PROMPT, 100, row(sim, pid).sampler)
+    wanted = sim.continuation(PROMPT, 100, row(sim, pid).traits.sampler)
     sim.run_idle()
     for future in forking:
         assert row(sim, future.value[0]).log == PROMPT + wanted
@@ -399,7 +399,7 @@ def test_a_device_that_is_not_there_or_down() -> None:
     error = refused(program, Setsched(pid, 3, device="sim7"))
     assert error.errno is Errno.ENODEV
     assert "sim0, sim1" in error.reason
-    assert row(sim, pid).nice == 0
+    assert row(sim, pid).traits.nice == 0
     sim.crash("sim1")
     sim.run_for(0.01)
     assert "call again when it is up" in stays(sim, program, pid, Errno.ERESTART, nice=3).reason
@@ -451,7 +451,7 @@ def test_kv_that_is_plainly_of_no_use_there_is_not_even_exported(what: str, why:
     assert not sent
     assert f"KV of 0; the rest is computed again: {why}" in said(sim)
     sim.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation(PROMPT, 50, row(sim, pid).sampler)
+    assert decoding.value.tokens == sim.continuation(PROMPT, 50, row(sim, pid).traits.sampler)
 
 
 def withhold(sim: Simulation, feature: str) -> None:
@@ -505,7 +505,7 @@ def test_one_change_at_a_time() -> None:
     assert changing.value is None
     program.call(Setsched(pid, device="sim0"))
     assert row(sim, pid).image is not None
-    assert (row(sim, pid).device.name, row(sim, pid).model, row(sim, pid).nice) == ("sim0", "sim:3m", 4)
+    assert (row(sim, pid).device.name, row(sim, pid).traits.model, row(sim, pid).traits.nice) == ("sim0", "sim:3m", 4)
 
 
 def stays_busy(program: Prog, pid: int) -> SyscallError:
@@ -548,7 +548,7 @@ def test_frames_for_kv_on_its_way_go_to_whoever_cannot_run_otherwise() -> None:
     sim.run_until(lambda: moving.done)
     assert "others needed its frames" in said(sim)
     sim.run_until(lambda: busy.done)
-    assert busy.value.tokens == sim.continuation([5] * 180, 3, row(sim, there).sampler)
+    assert busy.value.tokens == sim.continuation([5] * 180, 3, row(sim, there).traits.sampler)
     whole(sim, program, pid, list(range(180)), 5)
 
 
@@ -622,7 +622,7 @@ def test_a_source_that_dies_with_the_kv_has_the_log_computed_there() -> None:
     assert "warning: process" in said(sim)
     assert "died while it was to hand it over" in said(sim)
     sim.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation(PROMPT, 60, row(sim, pid).sampler)
+    assert decoding.value.tokens == sim.continuation(PROMPT, 60, row(sim, pid).traits.sampler)
 
 
 def test_a_process_is_moved_away_from_a_device_that_is_down() -> None:
@@ -635,7 +635,7 @@ def test_a_process_is_moved_away_from_a_device_that_is_down() -> None:
     assert sim.kernel.devices["sim0"].state != "up"
     program.call(Setsched(pid, device="sim1"))
     sim.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation(PROMPT, 10, row(sim, pid).sampler, name="sim")
+    assert decoding.value.tokens == sim.continuation(PROMPT, 10, row(sim, pid).traits.sampler, name="sim")
 
 
 def test_a_target_that_dies_reading_the_kv_leaves_the_process_where_it_is() -> None:
@@ -647,7 +647,7 @@ def test_a_target_that_dies_reading_the_kv_leaves_the_process_where_it_is() -> N
     assert error.errno is Errno.ERESTART
     assert sim.kernel.devices["sim1"].incarnation == 2
     sim.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation(PROMPT, 100, row(sim, pid).sampler)
+    assert decoding.value.tokens == sim.continuation(PROMPT, 100, row(sim, pid).traits.sampler)
     assert row(sim, pid).crashes == 0
 
 
@@ -825,9 +825,8 @@ class Moves(Core):
         super().teardown()
         assert parcel.held() == []
         for device in self.sim.kernel.devices.values():
-            assert not device.after_outs
-            assert not device.died
-            assert not device.aside
+            assert not device.sent
+            assert not device.asked
             assert not any(image.imports for image in device.images.values())
 
 
@@ -867,6 +866,6 @@ def test_a_suspect_that_has_moved_away_is_not_run_where_it_was() -> None:
     program.call(Setsched(pid, device="sim1"))
     assert suspect.ticket, "it waits there while the other device makes its next steps"
     sim.run_until(lambda: answer.done)
-    assert answer.value.tokens == sim.continuation(PROMPT, 20, suspect.sampler)
+    assert answer.value.tokens == sim.continuation(PROMPT, 20, suspect.traits.sampler)
     sim.run_idle()
     assert not any(device.queue for device in sim.kernel.devices.values())
