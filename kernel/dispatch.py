@@ -34,7 +34,7 @@ def dispatch(system: System, request: Request, error: SyscallError | None = None
             if not request.late:
                 sleep(system, request, result)
                 return
-            raise SyscallError(Errno.ETIME, result.why)
+            raise Errno.ETIME(result.why)
     except SyscallError as failure:
         desk.take_back(system, request, failure.errno, failure.reason)
     else:
@@ -46,7 +46,7 @@ def _run(system: System, request: Request) -> object:
     entry, program = request.entry, request.program
     if int(entry.right) & ~program.rights:  # plain numbers: arithmetic of enums costs microseconds
         why = f"{entry.name} needs the right {entry.right.name}, which {program.name} gave up"
-        raise SyscallError(Errno.EPERM, why)
+        raise Errno.EPERM(why)
     objects = []
     for touches in entry.touches:
         found = find(system, request, touches)

@@ -90,5 +90,5 @@ class System:
         if not name:
             return next(iter(self.devices.values()))
         if name not in self.devices:
-            raise SyscallError(Errno.ENODEV, f"no device {name!r}; there are: {', '.join(self.devices)}")
+            raise Errno.ENODEV(f"no device {name!r}; there are: {', '.join(self.devices)}")
         return self.devices[name]

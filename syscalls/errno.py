@@ -39,6 +39,10 @@ class Errno(enum.IntEnum):
     EDQUOT = 122
     ERESTART = 85
 
+    def __call__(self, reason: str) -> SyscallError:
+        """The error of this kind, to be raised: `raise Errno.EBUSY("process 7 is decoding")`."""
+        return SyscallError(self, reason)
+
     @property
     def advice(self) -> str:
         return _ADVICE[self]

@@ -11,7 +11,7 @@ from llmasos.kernel.objects.process import Decoding, LLMProcess
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import DecodeResult, Finish, ReadResult, RecordsResult
 from llmasos.syscalls.table import Decode, Feed, Read, Records, Truncate
 
@@ -60,19 +60,19 @@ def decode(system: System, request: Request, call: Decode, process: LLMProcess) 
 
 def _check_decode(process: LLMProcess, call: Decode) -> None:
     if not process.log:
-        raise SyscallError(Errno.EINVAL, f"process {process.pid} has an empty context; feed it at least one token")
+        raise Errno.EINVAL(f"process {process.pid} has an empty context; feed it at least one token")
     if call.max_tokens and len(process.log) >= process.context:
         process.check_room(len(process.log) + 1)
     if call.max_tokens and process.budget_used:
         budget = process.traits.limits.tokens
         why = f"process {process.pid} has used its budget of {budget} decoded tokens; raise it with setlimits"
-        raise SyscallError(Errno.EDQUOT, why)
+        raise Errno.EDQUOT(why)
     if call.max_tokens and (spent := process.group.exhausted()) is not None:
         why = f"group {spent.path} has used its {spent.settings.tokens_total} tokens (tokens_total; group_set)"
-        raise SyscallError(Errno.EDQUOT, why)
+        raise Errno.EDQUOT(why)
     hello = process.device.hello
     if (call.logprobs or not call.max_tokens) and hello is not None and "logprobs" not in hello.features:
-        raise SyscallError(Errno.ENOTSUP, f"device {process.device.name} does not report log-probabilities")
+        raise Errno.ENOTSUP(f"device {process.device.name} does not report log-probabilities")
 
 
 def read(system: System, request: Request, call: Read, process: LLMProcess) -> ReadResult | Waiting:
@@ -95,7 +95,7 @@ def truncate(system: System, request: Request, call: Truncate, process: LLMProce
     """Call 43."""
     if call.length > len(process.log):
         why = f"process {process.pid} has {len(process.log)} tokens; cannot cut it down to {call.length}"
-        raise SyscallError(Errno.EINVAL, why)
+        raise Errno.EINVAL(why)
     image = process.image
     assert image is not None
     del process.log[call.length :]

@@ -12,7 +12,7 @@ from llmasos.kernel.objects.request import Request
 from llmasos.kernel.reclaim import sleepers
 from llmasos.kernel.settle import release, take_pages
 from llmasos.kernel.state import System
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import GroupInfo, GroupSettings
 from llmasos.syscalls.table import GroupCreate, GroupMove, GroupRemove, GroupSet, GroupStat
 
@@ -31,7 +31,7 @@ def group_set(system: System, request: Request, call: GroupSet, group: Group) ->
     check_settings(call.settings)
     if group.parent is None and call.settings.pids_max:
         why = "the root group takes no pids_max: nobody could attach to take it back; set it on /users"
-        raise SyscallError(Errno.EINVAL, why)
+        raise Errno.EINVAL(why)
     old = group.settings
     group.change(call.settings)
     system.journal.group_set(group)
@@ -94,7 +94,7 @@ def make(system: System, path: str, settings: GroupSettings) -> None:
 def check_settings(settings: GroupSettings) -> None:
     if settings.kv_max and settings.kv_high > settings.kv_max:
         why = f"kv_high ({settings.kv_high}) is above kv_max ({settings.kv_max}) and would have no effect"
-        raise SyscallError(Errno.EINVAL, why)
+        raise Errno.EINVAL(why)
 
 
 def info(system: System, group: Group) -> GroupInfo:

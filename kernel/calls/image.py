@@ -53,7 +53,7 @@ def checkpoint(system: System, request: Request, call: Checkpoint, process: LLMP
         request.begun.asked.result(device, "wrote the image")
     if device.state != UP:
         why = f"the driver of {device.name} would write the image, and it is {device.state}; call again when it is up"
-        raise SyscallError(Errno.ERESTART, why)
+        raise Errno.ERESTART(why)
     check_able(device)
     tokens, frames, slots = process.table.stored(len(process.log)) if call.kv else (0, [], [])
     if slots and device.outs:  # what is to lie in them has yet to be sent there
@@ -209,7 +209,7 @@ def _check_room(process: LLMProcess, image: Image, device: Device) -> None:
         if allowed < most:
             most, where = allowed, f"what kv_max of group {process.group.path} allows"
     if len(process.log) > most:
-        raise SyscallError(Errno.E2BIG, f"a context of {len(process.log)} tokens is too long: {most} is {where}")
+        raise Errno.E2BIG(f"a context of {len(process.log)} tokens is too long: {most} is {where}")
 
 
 def _bring_in(system: System, restoring: Restoring, process: LLMProcess, image: Image, stored: Stored) -> Waiting | None:

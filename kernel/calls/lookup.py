@@ -49,7 +49,7 @@ def _runner(system: System, request: Request, touches: Touches, pid: int) -> LLM
     check_model(process)
     if touches.idle and process.decoding is not None:
         why = f"cannot {request.entry.name} process {pid} while it decodes; wait for it, or send it INT first"
-        raise SyscallError(Errno.EBUSY, why)
+        raise Errno.EBUSY(why)
     if touches.alone:
         check_alone(process, request)
     early = process.boundary if touches.when is When.IN_TURN else process.running
@@ -62,19 +62,18 @@ def check_model(process: LLMProcess) -> None:
     """EBUSY if the process has no model, unless it is about to have it back (`saved`)."""
     if process.lost:
         why = f"process {process.pid} has not got its model back ({process.lost}); its log can be read"
-        raise SyscallError(Errno.EBUSY, why)
+        raise Errno.EBUSY(why)
     if process.image is None and process.saved is None:
-        raise SyscallError(Errno.EBUSY, f"process {process.pid} is still waiting for its model")
+        raise Errno.EBUSY(f"process {process.pid} is still waiting for its model")
 
 
 def check_alone(process: LLMProcess, request: Request) -> None:
     """EBUSY if another call is giving the process another model or device."""
     other = process.change
     if other is not None and other is not request:
-        raise SyscallError(
-            Errno.EBUSY,
+        raise Errno.EBUSY(
             f"process {process.pid} is being changed by {other.entry.name} (program {other.program.pid}) already; wait "
-            "for that, or cancel it",
+            "for that, or cancel it"
         )
 
 
@@ -82,12 +81,12 @@ def _member(system: System, request: Request, touches: Touches, pid: int) -> LLM
     process, program = _process(system, request, touches, pid), request.program
     if not isinstance(process, LLMProcess | Program):
         why = f"process {pid} is of kind {process.kind.value} and stays in {process.group.path}"
-        raise SyscallError(Errno.EINVAL, why)
+        raise Errno.EINVAL(why)
     if not process.group.below(program.group) and not _is_admin(program):
-        raise SyscallError(Errno.EPERM, f"process {pid} is not in {program.group.path}, the group of the caller")
+        raise Errno.EPERM(f"process {pid} is not in {program.group.path}, the group of the caller")
     if isinstance(process, LLMProcess):
         if process.birth is not None:
-            raise SyscallError(Errno.EBUSY, f"process {pid} is still waiting for its model")
+            raise Errno.EBUSY(f"process {pid} is still waiting for its model")
         if process.running and touches.when is When.BOUNDARY:
             return wait(process.boundary)
     return process
@@ -110,7 +109,7 @@ def _place(system: System, request: Request, touches: Touches, path: str) -> Gro
         why = (
             f"group {group.path} is not in {program.group.path}, the group of program {program.pid}, which gave up ADMIN"
         )
-        raise SyscallError(Errno.EPERM, why)
+        raise Errno.EPERM(why)
     return group
 
 
@@ -132,7 +131,7 @@ def _parent(system: System, request: Request, touches: Touches, path: str) -> tu
 
 def _not_below(program: Program, path: str) -> SyscallError:
     why = f"group {path} is not below {program.group.path}, the group of the caller, which gave up ADMIN"
-    return SyscallError(Errno.EPERM, why)
+    return Errno.EPERM(why)
 
 
 # --- devices, models, files -----------------------------------------------------------------------------------------
@@ -148,7 +147,7 @@ def _model(system: System, request: Request, touches: Touches, name: str) -> str
 
 def _file(system: System, request: Request, touches: Touches, path: str) -> str:
     if not path.startswith("/") or path.endswith("/"):
-        raise SyscallError(Errno.EINVAL, f"an absolute path of a file was wanted, found {path!r}")
+        raise Errno.EINVAL(f"an absolute path of a file was wanted, found {path!r}")
     return path
 
 

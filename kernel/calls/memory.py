@@ -11,7 +11,7 @@ from llmasos.kernel.objects.image import LOADING, RESIDENT, Image
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Advice, ModelInfo
 from llmasos.syscalls.table import Advise, Evict, Models, Pagein
 
@@ -34,7 +34,7 @@ def evict(system: System, request: Request, call: Evict, device: Device, path: s
     found = _known(device, call.model, path, call.dtype)
     for image in found:
         if why := _stays(image, call.force):
-            raise SyscallError(Errno.EBUSY, f"{image.name} cannot be evicted from {device.name}: {why}")
+            raise Errno.EBUSY(f"{image.name} cannot be evicted from {device.name}: {why}")
     if device.in_flight is not None and any(p.image in found for p in device.in_flight.processes):
         return wait(device.between_steps)
     for image in found:
@@ -62,7 +62,7 @@ def _known(device: Device, model: str, path: str, dtype: str) -> list[Image]:
     if not found:
         there = ", ".join(f"{i.name} ({i.dtype or 'loading'})" for i in device.images.values()) or "none"
         wanted = f"{model} in {dtype}" if dtype else model
-        raise SyscallError(Errno.ENOENT, f"{wanted} is not in the memory of {device.name}; models there: {there}")
+        raise Errno.ENOENT(f"{wanted} is not in the memory of {device.name}; models there: {there}")
     return found
 
 
@@ -82,7 +82,7 @@ def advise(system: System, request: Request, call: Advise, device: Device, path:
         dirty(system, device)  # others may have waited for what was pinned
         return None
     if pinned := [image.name for image in found if image.pinned]:
-        raise SyscallError(Errno.EBUSY, f"{pinned[0]} is pinned; advise NORMAL first")
+        raise Errno.EBUSY(f"{pinned[0]} is pinned; advise NORMAL first")
     for image in found:
         image.unneeded, image.hinted = True, False
         if not (image.mapped or image.loaded) and image.state == RESIDENT:
@@ -97,8 +97,7 @@ def _pin(system: System, device: Device, image: Image) -> None:
         if (one is image or one.mapped or one.loaded) and allotment(device, one) is None:
             image.pinned, image.hinted = was, False
             dirty(system, device)
-            raise SyscallError(
-                Errno.ENOMEM,
+            raise Errno.ENOMEM(
                 f"{image.name} cannot be pinned on {device.name}: too little memory would be left for "
-                f"{'it' if one is image else one.name} (--weight-bytes gives more)",
+                f"{'it' if one is image else one.name} (--weight-bytes gives more)"
             )

@@ -107,7 +107,7 @@ def _check_up(device: Device) -> None:
     if device.hopeless:
         raise no_device(device)
     if device.state != UP:
-        raise SyscallError(Errno.ERESTART, f"the driver of {device.name} is {device.state}; call again when it is up")
+        raise Errno.ERESTART(f"the driver of {device.name} is {device.state}; call again when it is up")
 
 
 def _move(system: System, moving: Moving) -> Waiting | None:
@@ -136,10 +136,9 @@ def _check(moving: Moving, image: Image) -> None:
     """Whether the process could live there, as far as that can be told now; else why not."""
     process, target = moving.process, moving.target
     if target.state != UP or not image.held or target.images.get(image.id) is not image:
-        raise SyscallError(
-            Errno.ERESTART,
+        raise Errno.ERESTART(
             f"the driver of {target.name} died while process {process.pid} was to move there, so it has stayed on "
-            f"{moving.source.name}; call again",
+            f"{moving.source.name}; call again"
         )
     decoding = process.decoding
     image.check_tokens(process.log)
@@ -149,7 +148,7 @@ def _check(moving: Moving, image: Image) -> None:
         assert target.hello is not None
         if "logprobs" not in target.hello.features:
             why = f"device {target.name} does not report the log-probabilities it is asked for"
-            raise SyscallError(Errno.ENOTSUP, why)
+            raise Errno.ENOTSUP(why)
     process.check_exchange(image)
 
 

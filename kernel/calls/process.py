@@ -144,7 +144,7 @@ class Change(desk.Begun):
 def exec_(system: System, request: Request, call: Exec, process: LLMProcess, path: str) -> Waiting | None:
     """Call 22."""
     if call.records and call.tokens is None:
-        raise SyscallError(Errno.EINVAL, "`records` go with `tokens`: where the log stays its records stay")
+        raise Errno.EINVAL("`records` go with `tokens`: where the log stays its records stay")
     check_size(len(call.records), sum(map(len, call.records)), f"process {process.pid} would have")
     image = want_image(system, process.device, call.model, call.dtype)
     if image.state != RESIDENT:
@@ -175,12 +175,11 @@ def _check_exec(process: LLMProcess, image: Image, call: Exec) -> None:
     assert old is not None
     if call.length not in (-1, len(process.log)):
         why = f"the log of process {process.pid} has {len(process.log)} tokens by now, not {call.length}; read it again"
-        raise SyscallError(Errno.EAGAIN, why)
+        raise Errno.EAGAIN(why)
     if call.tokens is None and old.probed and image.probed and old.probed.vocab != image.probed.vocab:
-        raise SyscallError(
-            Errno.EINVAL,
+        raise Errno.EINVAL(
             f"{image.name} has a vocabulary of {image.probed.vocab}, {old.name} of {old.probed.vocab}: the tokens of "
-            f"process {process.pid} mean something else to it; pass its own as `tokens` (the SDK's Process.exec does)",
+            f"process {process.pid} mean something else to it; pass its own as `tokens` (the SDK's Process.exec does)"
         )
     log = process.log if call.tokens is None else call.tokens
     image.check_tokens(log)
@@ -207,7 +206,7 @@ def wait_(system: System, request: Request, call: Wait) -> ExitInfo | Waiting:
     if not program.children.issuperset(children) or not children:
         child = f"{call.pid} is no child of program {program.pid}"
         what = child if call.pid else f"program {program.pid} has no children"
-        raise SyscallError(Errno.ECHILD, f"{what}; wait only for processes you spawned or forked, and only once")
+        raise Errno.ECHILD(f"{what}; wait only for processes you spawned or forked, and only once")
     for pid in children:
         child_process = system.table.find(pid)
         if child_process is not None and child_process.is_zombie():
@@ -222,17 +221,15 @@ def kill(system: System, request: Request, call: Kill, process: Process) -> None
         _signal_llm(system, process, call.signal, request.program)
     elif isinstance(process, DriverProcess):
         if call.signal is not Signal.KILL:
-            raise SyscallError(
-                Errno.EINVAL, f"a driver takes no signal but KILL, after which it is restarted; got {call.signal.name}"
-            )
+            raise Errno.EINVAL(f"a driver takes no signal but KILL, after which it is restarted; got {call.signal.name}")
         device = system.devices[process.device]
         system.act(KillDriver(device.name, device.incarnation, f"killed by program {request.program.pid}"))
     elif isinstance(process, Program):
         if not process.os_pid:
-            raise SyscallError(Errno.EINVAL, f"the operating system's pid of program {process.pid} is not known")
+            raise Errno.EINVAL(f"the operating system's pid of program {process.pid} is not known")
         system.act(SignalProgram(process.os_pid, call.signal))
     else:
-        raise SyscallError(Errno.EPERM, "init takes no signals; `shutdown` ends the system")
+        raise Errno.EPERM("init takes no signals; `shutdown` ends the system")
 
 
 def _signal_llm(system: System, process: LLMProcess, signal: Signal, sender: Program) -> None:
@@ -248,9 +245,7 @@ def _signal_llm(system: System, process: LLMProcess, signal: Signal, sender: Pro
             process.stopped = False
             changed(system, process)
         case _:
-            raise SyscallError(
-                Errno.EINVAL, f"{signal.name} is sent by the kernel only; send INT, TERM, KILL, STOP or CONT"
-            )
+            raise Errno.EINVAL(f"{signal.name} is sent by the kernel only; send INT, TERM, KILL, STOP or CONT")
 
 
 # --- setting --------------------------------------------------------------------------------------------------------

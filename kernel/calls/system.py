@@ -15,7 +15,7 @@ from llmasos.kernel.state import System
 from llmasos.kernel.tickets import ticket
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls import limits
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import BootInfo, LogLine, SchedInfo, Stats, TraceResult
 from llmasos.syscalls.table import Attach, BootInfoCall, Dmesg, Null, Sched, Shutdown, StatsCall, Trace
 
@@ -24,7 +24,7 @@ def attach(system: System, request: Request, call: Attach) -> BootInfo:
     """Call 1."""
     program = request.program
     if call.ticket and call.ticket != ticket(system.secret, program.pid):
-        raise SyscallError(Errno.EINVAL, f"the ticket is not that of program {program.pid}, which is attached here")
+        raise Errno.EINVAL(f"the ticket is not that of program {program.pid}, which is attached here")
     program.rights &= call.rights
     program.name = call.name or program.name or f"program-{program.pid}"
     changed(system, program)

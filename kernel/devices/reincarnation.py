@@ -30,7 +30,7 @@ _WATCH_SECONDS = 1.0
 def add_device(system: System, config: DeviceConfig, queue: RunQueue) -> None:
     """A device of the configuration: its row in the process table, and its driver's first start."""
     if config.name in system.devices:
-        raise SyscallError(Errno.EINVAL, f"two devices are called {config.name!r}; give one another name")
+        raise Errno.EINVAL(f"two devices are called {config.name!r}; give one another name")
     process = DriverProcess(
         system.table.new_pid(),
         INIT_PID,
@@ -101,7 +101,7 @@ def from_device(system: System, event: FromDevice) -> None:
 
 def _message(system: System, device: Device, message: FromDriver) -> None:
     if device.state == STARTING and not isinstance(message, Hello):
-        raise SyscallError(Errno.EPROTO, f"a {type(message).__name__} before the hello")
+        raise Errno.EPROTO(f"a {type(message).__name__} before the hello")
     match message:
         case StepDone():
             device.progress_at = system.now
@@ -126,7 +126,7 @@ def _answered(system: System, device: Device, message: FromDriver) -> None:
     ref = getattr(message, "ref", 0)
     ask = device.asked.get(ref)
     if ask is None:
-        raise SyscallError(Errno.EPROTO, f"a {type(message).__name__} for {ref}, which nobody asked")
+        raise Errno.EPROTO(f"a {type(message).__name__} for {ref}, which nobody asked")
     if isinstance(message, Progress) and isinstance(ask.about, Image):
         ask.about.progress = message.fraction
         return
@@ -141,9 +141,9 @@ def _answered(system: System, device: Device, message: FromDriver) -> None:
 
 def _hello(system: System, device: Device, hello: Hello) -> None:
     if hello.version != VERSION:
-        raise SyscallError(Errno.EPROTO, f"driver speaks protocol {hello.version}, this kernel {VERSION}")
+        raise Errno.EPROTO(f"driver speaks protocol {hello.version}, this kernel {VERSION}")
     if device.state == UP:
-        raise SyscallError(Errno.EPROTO, "a second hello")
+        raise Errno.EPROTO("a second hello")
     device.hello, device.os_pid, device.state, device.error = hello, hello.os_pid, UP, ""
     device.up_since = system.now
     config = device.config
@@ -190,7 +190,7 @@ def driver_exited(system: System, event: DriverExited) -> None:
         image.deaths += 1
         if image.deaths >= system.config.max_crashes:
             reason = f"the driver died {image.deaths} times in a row while loading it: {event.reason}"
-            give_up(system, device, image, SyscallError(Errno.EIO, reason))
+            give_up(system, device, image, Errno.EIO(reason))
     _restart(system, device)
 
 

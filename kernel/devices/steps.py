@@ -20,7 +20,7 @@ from llmasos.kernel.objects.process import Decoding, LLMProcess
 from llmasos.kernel.sched.plan import Plan, plan_step
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Finish, Signal
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def step_done(system: System, device: Device, message: StepDone) -> None:
     """The results of the step in flight."""
     flight = device.in_flight
     if flight is None or flight.step.ref != message.ref:
-        raise SyscallError(Errno.EPROTO, f"results of step {message.ref}, which is not in flight")
+        raise Errno.EPROTO(f"results of step {message.ref}, which is not in flight")
     _check_results(flight, message)
     _account_moves(system, device, flight, message)
     _end_step(system, device)
@@ -148,23 +148,19 @@ def _look_for_thrashing(system: System, device: Device, flight: InFlight, messag
 def _check_results(flight: InFlight, message: StepDone) -> None:
     """EPROTO if the results are not those of the step's runs, or a token is none of the model's."""
     if message.unwritten and not 0 <= min(message.unwritten) <= max(message.unwritten) < len(flight.step.outs):
-        raise SyscallError(Errno.EPROTO, f"step {message.ref}: moves that it did not have were not written")
+        raise Errno.EPROTO(f"step {message.ref}: moves that it did not have were not written")
     if [result.ctx for result in message.results] != [process.pid for process in flight.processes]:
-        raise SyscallError(Errno.EPROTO, f"step {message.ref}: results are not those of its runs")
+        raise Errno.EPROTO(f"step {message.ref}: results are not those of its runs")
     for run, result, process in zip(flight.step.runs, message.results, flight.processes, strict=True):
         probed = process.image.probed if process.image is not None else None
         wanted = run.sample is not None and run.sample.append and not result.error and result.lost < 0
         tokens = [result.token, *result.more]
         if wanted and probed is not None and not 0 <= min(tokens) <= max(tokens) < probed.vocab:
-            raise SyscallError(
-                Errno.EPROTO, f"step {message.ref}: of {tokens} not all are in a vocabulary of {probed.vocab}"
-            )
+            raise Errno.EPROTO(f"step {message.ref}: of {tokens} not all are in a vocabulary of {probed.vocab}")
         if result.lost >= blocks(process.swapped_in):
-            raise SyscallError(Errno.EPROTO, f"step {message.ref}: a frame was lost that was not to be moved in")
+            raise Errno.EPROTO(f"step {message.ref}: a frame was lost that was not to be moved in")
         if len(result.more) > run.ahead:
-            raise SyscallError(
-                Errno.EPROTO, f"step {message.ref}: {len(result.more)} tokens by guessing, {run.ahead} were allowed"
-            )
+            raise Errno.EPROTO(f"step {message.ref}: {len(result.more)} tokens by guessing, {run.ahead} were allowed")
 
 
 def step_failed(system: System, device: Device, reason: str) -> None:

@@ -16,7 +16,7 @@ from llmasos.kernel.memory.page_table import PageTable, blocks
 from llmasos.kernel.objects.device import UP, Ask, Device
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.state import System
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 
 
 @dataclass(slots=True, frozen=True)
@@ -43,7 +43,7 @@ class Arrival:
 def check_able(device: Device) -> None:
     """ENOTSUP if its driver knows no process images."""
     if device.hello is not None and IMAGES not in device.hello.features:
-        raise SyscallError(Errno.ENOTSUP, f"the driver of {device.name} neither writes nor reads process images")
+        raise Errno.ENOTSUP(f"the driver of {device.name} neither writes nor reads process images")
 
 
 def ask(system: System, device: Device, message: Export | Inspect | Import | Probe, wants: type[Any], **more: Any) -> Ask:

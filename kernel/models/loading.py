@@ -79,9 +79,8 @@ def check_device(device: Device, dtype: str) -> None:
     if device.hopeless:
         raise no_device(device)
     if device.hello is not None and dtype and dtype not in device.hello.dtypes:
-        raise SyscallError(
-            Errno.ENOTSUP,
-            f"device {device.name} does not offer dtype {dtype!r}; it has: {', '.join(device.hello.dtypes)}",
+        raise Errno.ENOTSUP(
+            f"device {device.name} does not offer dtype {dtype!r}; it has: {', '.join(device.hello.dtypes)}"
         )
 
 
@@ -161,28 +160,26 @@ def plan_room(device: Device, image: Image, probed: Probed) -> list[Image]:
     first. ENOMEM: there is no memory for them, or none for its weights even when all that may go has gone."""
     frames = device.image_kv_bytes // probed.block_bytes if probed.block_bytes else 0
     if frames < 1:
-        raise SyscallError(
-            Errno.ENOMEM,
+        raise Errno.ENOMEM(
             f"a frame of {image.name}'s KV is {probed.block_bytes} bytes, and a model may have {device.image_kv_bytes} "
-            f"on {device.name}; give the device more KV memory (--kv-bytes)",
+            f"on {device.name}; give the device more KV memory (--kv-bytes)"
         )
     others = [i for i in device.images.values() if i is not image and i.probed is not None]
     going: list[Image] = []
     while (kv := sum(i.kv_bytes for i in others) + frames * probed.block_bytes) > device.kv_bytes:
         unused = [i for i in others if not (i.mapped or i.loaded or i.pinned) and i.state != LOADING]
         if not unused:
-            raise SyscallError(
-                Errno.ENOMEM,
+            raise Errno.ENOMEM(
                 f"{image.name} does not fit on {device.name} beside the models in use (KV memory: {kv / GiB:.2f} GiB "
                 f"wanted with it, {device.kv_bytes / GiB:.2f} GiB there); end their processes, or give the device more "
-                "(--kv-bytes)",
+                "(--kv-bytes)"
             )
         going.append(min(unused, key=lambda i: i.used))
         others.remove(going[-1])
     image.pool = FramePool(frames, probed.block_bytes)
     for one in (image, *(i for i in others if i.mapped or i.loaded)):
         if paging.allotment(device, one) is None:
-            raise SyscallError(Errno.ENOMEM, _too_big(device, image, one))
+            raise Errno.ENOMEM(_too_big(device, image, one))
     return going
 
 
@@ -190,7 +187,7 @@ def check_fits(device: Device, image: Image) -> None:
     """ENOMEM for a model that is known, but would not be let into memory (again), because of what has been pinned since;
     also while it is there still, or on its way: it would go for that, and not come back."""
     if image.probed is not None and paging.allotment(device, image) is None:
-        raise SyscallError(Errno.ENOMEM, _too_big(device, image, image))
+        raise Errno.ENOMEM(_too_big(device, image, image))
 
 
 def _too_big(device: Device, image: Image, one: Image) -> str:
@@ -385,4 +382,4 @@ def _forget(system: System, device: Device, image: Image) -> None:
 
 def _check_done(system: System, device: Device, ask: Ask) -> None:
     if isinstance(ask.answer, Failed):
-        raise SyscallError(Errno.EPROTO, f"weights could not be taken out of memory: {ask.answer.reason}")
+        raise Errno.EPROTO(f"weights could not be taken out of memory: {ask.answer.reason}")

@@ -60,14 +60,14 @@ class Ask:
         if isinstance(message, Failed):
             return
         if not isinstance(message, self.wants) or not self.least <= getattr(message, "tokens", self.least) <= self.most:
-            raise SyscallError(Errno.EPROTO, f"request {self.ref} for {self.wants.__name__} was answered by {message}")
+            raise Errno.EPROTO(f"request {self.ref} for {self.wants.__name__} was answered by {message}")
 
     def result(self, device: Device, what: str) -> Any:
         """The answer that has come. Raises the error that the driver gave instead, or ERESTART if it died while it did
         `what`."""
         if self.death:
             why = f"the driver of {device.name} died while it {what} ({self.death}); call again"
-            raise SyscallError(Errno.ERESTART, why)
+            raise Errno.ERESTART(why)
         if isinstance(self.answer, Failed):
             raise SyscallError(self.answer.errno, self.answer.reason)
         return self.answer
@@ -166,4 +166,4 @@ class Device:
 
 def no_device(device: Device) -> SyscallError:
     """The error for callers that would wait for a device that does not start."""
-    return SyscallError(Errno.ENODEV, f"device {device.name} does not start: {device.error}")
+    return Errno.ENODEV(f"device {device.name} does not start: {device.error}")

@@ -18,7 +18,7 @@ from llmasos.kernel.memory.swap import SwapCost, SwapSpace
 from llmasos.kernel.memory.thrash import Thrash
 from llmasos.kernel.memory.victims import Victims
 from llmasos.kernel.objects.request import Channel
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.process import LLMProcess
@@ -204,9 +204,7 @@ class Image:
         vocab = self.probed.vocab if self.probed else 0
         if tokens and max(tokens) >= vocab:
             bad = next(t for t in tokens if t >= vocab)
-            raise SyscallError(
-                Errno.EINVAL, f"token {bad} is not in {self.name}'s vocabulary of {vocab} (ids 0..{vocab - 1})"
-            )
+            raise Errno.EINVAL(f"token {bad} is not in {self.name}'s vocabulary of {vocab} (ids 0..{vocab - 1})")
 
     @property
     def streamed(self) -> bool:

@@ -18,7 +18,7 @@ from llmasos.kernel.journal.state import Answers
 from llmasos.kernel.memory.page_table import PageTable
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.request import Channel
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Finish, Kind, State, TokenLogprobs, Usage, WaitFor
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ class LLMProcess(Process):
             why = f"the window of {image.name}"
         else:
             why = f"the KV memory of {image.name} on {device.name} (raise it with --kv-bytes)"
-        raise SyscallError(Errno.E2BIG, f"a context of {length} tokens is too long: {context} is {why}")
+        raise Errno.E2BIG(f"a context of {length} tokens is too long: {context} is {why}")
 
     def check_exchange(self, image: Image) -> None:
         """EDQUOT if its group may not have the weights of the image instead of those that the process maps now."""
@@ -366,10 +366,9 @@ class ProcessTable:
     def check_room(self, count: int) -> None:
         """EAGAIN if the table cannot take so many more."""
         if len(self._rows) + count > self._capacity:
-            raise SyscallError(
-                Errno.EAGAIN,
+            raise Errno.EAGAIN(
                 f"{count} more do not fit the process table ({len(self._rows)} of {self._capacity} are in it); "
-                "kill or wait for some first",
+                "kill or wait for some first"
             )
 
     def new_pid(self) -> int:
@@ -426,15 +425,15 @@ class ProcessTable:
         process = self._rows.get(pid)
         if process is None or process.state is State.ZOMBIE:
             never = "was never given out" if pid >= self._next else "has exited"
-            raise SyscallError(Errno.ESRCH, f"no process {pid}: that pid {never}; `ps` lists the processes")
+            raise Errno.ESRCH(f"no process {pid}: that pid {never}; `ps` lists the processes")
         return process
 
     def llm(self, pid: int) -> LLMProcess:
         """The LLM process, or ESRCH, or EINVAL if the pid is of another kind."""
         process = self.get(pid)
         if not isinstance(process, LLMProcess):
-            raise SyscallError(
-                Errno.EINVAL, f"process {pid} ({process.name}) is of kind {process.kind.value}; an LLM process is wanted"
+            raise Errno.EINVAL(
+                f"process {pid} ({process.name}) is of kind {process.kind.value}; an LLM process is wanted"
             )
         return process
 

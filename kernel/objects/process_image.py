@@ -17,7 +17,7 @@ from msgspec.structs import astuple, replace
 from llmasos.kernel.journal.records import Traits
 from llmasos.kernel.objects.log_records import check_places
 from llmasos.kernel.objects.process import Decoding, LLMProcess
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_PATH
 from llmasos.syscalls.records import PRINTABLE, Count, Finish, LogRecord, Name, StopIds, Token
 
@@ -84,9 +84,8 @@ def image_of(process: LLMProcess, image: Image) -> bytes:
     )
     encoded = _encode(record)
     if len(encoded) > MOST_BYTES:
-        raise SyscallError(
-            Errno.E2BIG,
-            f"the image of process {process.pid} would have {len(encoded)} bytes without KV, {MOST_BYTES} are possible",
+        raise Errno.E2BIG(
+            f"the image of process {process.pid} would have {len(encoded)} bytes without KV, {MOST_BYTES} are possible"
         )
     return encoded
 
@@ -96,17 +95,16 @@ def read_image(encoded: bytes, path: str) -> ProcessImage:
     try:
         version = msgspec.msgpack.decode(encoded, type=_Version).version
         if version not in (VERSION, WITHOUT_RECORDS):
-            raise SyscallError(
-                Errno.EINVAL,
-                f"{path} holds a process of version {version}, up to {VERSION} is known; use the LLMasOS that wrote it",
+            raise Errno.EINVAL(
+                f"{path} holds a process of version {version}, up to {VERSION} is known; use the LLMasOS that wrote it"
             )
         image = msgspec.msgpack.decode(encoded, type=ProcessImage)
     except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError) as error:
-        raise SyscallError(Errno.EIO, f"{path} holds no process that could be: {error}") from None
+        raise Errno.EIO(f"{path} holds no process that could be: {error}") from None
     if image.decoding is not None and not (image.log and image.decoding.start <= len(image.log)):
-        raise SyscallError(Errno.EIO, f"{path} holds no process that could be: its decode begins beyond its log")
+        raise Errno.EIO(f"{path} holds no process that could be: its decode begins beyond its log")
     if wrong := check_places(image.records, len(image.log)):
-        raise SyscallError(Errno.EIO, f"{path} holds no process that could be: {wrong}")
+        raise Errno.EIO(f"{path} holds no process that could be: {wrong}")
     return image
 
 

@@ -1,6 +1,6 @@
 """A system call on its way through the kernel: who asked, what, and what it waits on.
 
-Every request is answered exactly once, with a value or an errno. One that waits is in the line of a channel (kernel/wait.py)
+Every request is answered exactly once, with a value or an errno. One that waits is in the line of a channel (wait.py)
 and is dispatched again, from the top, when the channel is woken. What it has done by then is an object of the kernel,
 `begun`, never a local variable of its handler.
 """

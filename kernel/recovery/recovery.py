@@ -28,7 +28,7 @@ from llmasos.kernel.state import System
 from llmasos.kernel.tickets import PID_BYTES, ticket
 from llmasos.kernel.wait import sleep, wait
 from llmasos.syscalls import table as calls
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Finish, Kind, WaitFor
 from llmasos.syscalls.records import State as ProcessState
 from llmasos.syscalls.table import BY_RECORD
@@ -41,17 +41,14 @@ def take_up(system: System, event: Syscall, shown: bytes) -> Program:
     pid = int.from_bytes(shown[:PID_BYTES], "big")
     valid = bool(system.secret) and len(shown) > PID_BYTES
     if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid)):
-        raise SyscallError(Errno.ESRCH, "the ticket is of no program of this kernel; attach without it and begin anew")
+        raise Errno.ESRCH("the ticket is of no program of this kernel; attach without it and begin anew")
     program = system.table.find(pid)
     if not isinstance(program, Program):
-        raise SyscallError(
-            Errno.ESRCH,
-            f"program {pid} has ended, or did not come back within {system.config.grace:g} s; attach without the ticket",
+        raise Errno.ESRCH(
+            f"program {pid} has ended, or did not come back within {system.config.grace:g} s; attach without the ticket"
         )
     if program.grace is None:
-        raise SyscallError(
-            Errno.EAGAIN, f"program {pid} is attached by another connection, whose end has not been noticed yet"
-        )
+        raise Errno.EAGAIN(f"program {pid} is attached by another connection, whose end has not been noticed yet")
     program.grace.cancel()
     program.grace = None
     program.peer, program.os_pid = event.peer, event.os_pid

@@ -62,7 +62,7 @@ def rejoin(system: System, request: Request, call: Rejoin) -> Waiting | None:
     head, device = process.saved, process.device
     model = head.model if system.config.models.get(head.model, head.model) == head.path else head.path
     if device.config.kind != head.kind:
-        raise SyscallError(Errno.ENODEV, f"there is no device of kind {head.kind} any more")
+        raise Errno.ENODEV(f"there is no device of kind {head.kind} any more")
     image = want_image(system, device, model, head.dtype)
     image.used = system.now
     process.lost = ""
@@ -72,7 +72,7 @@ def rejoin(system: System, request: Request, call: Rejoin) -> Waiting | None:
     length = len(process.log)
     if length > image.context:
         why = f"its context has {length} tokens, {image.name} on {device.name} has room for {image.context}"
-        raise SyscallError(Errno.E2BIG, why)
+        raise Errno.E2BIG(why)
     _go_on(system, process, image)
     return None
 
@@ -99,4 +99,4 @@ def _tell(system: System, process: LLMProcess, error: SyscallError) -> None:
     if decoding is not None and decoding.request is not None:
         request, decoding.request = decoding.request, None
         desk.fail(system, request, Errno.EIO, reason)
-    wake(system, process.boundary, SyscallError(Errno.EBUSY, reason))
+    wake(system, process.boundary, Errno.EBUSY(reason))
