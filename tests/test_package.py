@@ -26,7 +26,7 @@ AGENT = """
     with llmasos.System.connect(boot=True, flags=["--device", "sim:time_scale=0"]) as system:
         process = system.spawn("sim", prompt=[7] * 20)
         process.generate(5)
-        print(len(process.tokens), "tokens,", [n for n in sys.modules if n.split(".")[0] in sys.argv[1:]])
+        print(len(process.tokens()), "tokens,", [n for n in sys.modules if n.split(".")[0] in sys.argv[1:]])
 """
 
 

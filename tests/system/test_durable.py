@@ -216,7 +216,7 @@ def test_a_program_that_comes_right_after_a_boot_waits_for_the_model_of_a_proces
         kernel.boot()
         with System.connect(tmp_path) as system:
             agent = system.process(pid)
-            assert agent.text.startswith("Once upon a time")
+            assert agent.text().startswith("Once upon a time")
             assert agent.model.dtype == "int8"
             assert [model.dtype for model in system.models() if model.device] == ["int8"]
 
@@ -258,7 +258,7 @@ def test_a_journal_that_lies_elsewhere_brings_programs_back_too(tmp_path: Path) 
         System.connect(place, reconnect=PATIENCE) as system,
     ):
         agent = system.spawn(prompt="Once upon a time", seed=1)
-        tokens = agent.tokens
+        tokens = agent.tokens()
         kernel.kill()
         kernel.boot()
-        assert agent.tokens == tokens
+        assert agent.tokens() == tokens

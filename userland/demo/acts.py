@@ -260,7 +260,7 @@ def crash(stage: Stage, company: Company) -> None:
 def prefix(stage: Stage, company: Company) -> None:
     stage.act("A prefix computed once")
     alice = company.agents[0]
-    log_ids = alice.process.tokens
+    log_ids = alice.process.tokens()
     stage.tell(f"""A new process is spawned, not forked, with the {len(log_ids)} tokens of alice's log. Pages are known
         by what is in them, so what has been computed once is found again.""")
     newcomer = company.system.spawn(prompt=log_ids, name="dora", dtype=DTYPE)

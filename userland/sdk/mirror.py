@@ -33,8 +33,6 @@ RULES = [
     (r" +with trio\.CancelScope\(shield=True\):\n +(await .*)\n", r"        \1\n"),
     (r"AsyncConnection", "Connection"),
     (r"AsyncGenerator", "Generator"),
-    (r"\basync def (tokens|text)\(self\)", r"@property\n    def \1(self)"),
-    (r"await self\.tokens\(\)", "self.tokens"),
     (r"__a(enter|exit)__", r"__\1__"),
     (r"_async\(", "("),
     (r"\basync (def|with|for)\b", r"\1"),

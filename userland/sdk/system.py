@@ -364,15 +364,13 @@ class Process:
         """The text from a position of the log to the end of the decode under way; leaving early interrupts it."""
         return script.stream(self.system.kernel, turns.follow_at(self.language, self.pid, position), self.pid)
 
-    @property
     def tokens(self) -> list[int]:
         """Its token log."""
         return self.system.run(actions.log_of(self.pid))
 
-    @property
     def text(self) -> str:
         """Its token log as text, special tokens left out."""
-        return self.language.decode(self.tokens)
+        return self.language.decode(self.tokens())
 
     def truncate(self, length: int) -> int:
         """Cut the log down to `length` tokens."""

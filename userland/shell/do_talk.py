@@ -260,7 +260,7 @@ def _cat(shell: Session, line: Line) -> None:
     if line.has("-f"):
         _follow(shell, agent, raw=line.has("--raw"))
         return
-    said = _conversation(agent, agent.tokens, raw=line.has("--raw"))
+    said = _conversation(agent, agent.tokens(), raw=line.has("--raw"))
     for turn in said:
         if turn.who:
             shell.screen.write(f"{turn.who}: ", "cyan" if turn.who != "system" else "dim")
