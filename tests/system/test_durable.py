@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from llmasos import aio
 from llmasos.drivers.cpu.native import library
 from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Decode, Dmesg, Null
-from llmasos.userland.sdk import aio
 from llmasos.userland.sdk.system import System
 from tests.booted import PATIENCE, eventually
 from tests.reborn import Reborn, reborn

@@ -14,10 +14,11 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmasos import aio
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Limits, ModelInfo, Sampler
 from llmasos.syscalls.table import Decode, Exec, Feed, Fork, Pagein, Records
-from llmasos.userland.sdk import actions, aio
+from llmasos.userland.sdk import actions
 from llmasos.userland.sdk.actions import Language, language_of
 from llmasos.userland.sdk.chat import ChatFormat
 from llmasos.userland.sdk.dialogue import Message

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import trio
 
+from llmasos import aio
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Call, Decode, Feed, Records, Truncate
-from llmasos.userland.sdk import aio
 from llmasos.userland.sdk.system import Process, System
 from tests import models_zoo
 from tests.userland.chat_shapes import SHAPES

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from llmasos import aio
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, Limits, Signal, State
 from llmasos.syscalls.table import Decode, Getinfo, Read
-from llmasos.userland.sdk import aio
 from llmasos.userland.sdk.system import Process, System
 from tests import models_zoo
 

@@ -13,7 +13,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import TracebackType
 
 from llmasos.modelfiles.called import called
@@ -29,18 +29,18 @@ from llmasos.userland.sdk.connection import Connection
 QUIET_SECONDS = 1.0  # most models are there before
 LOOK_SECONDS = 0.25
 LOG_SECONDS = 5.0  # between two messages
-_GLANCE_SECONDS = 1.0
+GLANCE_SECONDS = 1.0
 _BAR = 20
 _PACKED = ("int8", "int4")
 _log = logging.getLogger("llmasos")
 
 
 class Arriving:
-    """`with Arriving(look, show): ...` around a call that may have to load a model. `look` gives the models that are
-    loading, of which the last is shown; `show` is called with it from another thread, and with None once there is none,
-    and never after the end."""
+    """`with Arriving(look, show): ...` around a call that may have to load a model. `look` gives the model that is
+    loading, or None; `show` is called with what it gives, from another thread, then once more with None, and never after
+    the end."""
 
-    def __init__(self, look: Callable[[], Sequence[ModelInfo]], show: Callable[[ModelInfo | None], None]) -> None:
+    def __init__(self, look: Callable[[], ModelInfo | None], show: Callable[[ModelInfo | None], None]) -> None:
         self._look, self._show = look, show
         self._showing = threading.Lock()  # guards what is shown, and that nothing is after the end
         self._ended = threading.Event()
@@ -63,12 +63,12 @@ class Arriving:
             if time.monotonic() < quiet_until:
                 continue
             try:
-                loading = self._look()
+                found = self._look()
             except SyscallError:
                 continue
             with self._showing:
                 if not self._ended.is_set():
-                    self._show(loading[-1] if loading else None)
+                    self._show(found)
 
 
 def told(model: ModelInfo) -> str:
@@ -83,7 +83,9 @@ def drawn(model: ModelInfo) -> str:
     return f"{bar(model.progress, _BAR)} {model.progress:4.0%}  {told(model)}"
 
 
-class _Teller:
+class Teller:
+    """Tells of a model on its way, again and again, and with None that there is none any more."""
+
     def __init__(self) -> None:
         self._next = 0.0
         self._drawn = False
@@ -100,6 +102,12 @@ class _Teller:
         self._drawn = bool(text)
 
 
+def loading(rows: list[ModelInfo], wanted: set[str]) -> ModelInfo | None:
+    """The model on its way that is called by one of these names or paths; None if there is none."""
+    found = [row for row in rows if row.state == "loading" and not wanted.isdisjoint((row.name, row.path))]
+    return found[-1] if found else None
+
+
 def _is_terminal() -> bool:
     return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
 
@@ -109,8 +117,7 @@ def arriving(system: Connection, model: Model) -> Arriving:
     name = model_name(model)
     wanted = {name, system.run(options.located(name))}
 
-    def look() -> list[ModelInfo]:
-        rows = system.kernel(Models(), timeout=_GLANCE_SECONDS)
-        return [row for row in rows if row.state == "loading" and not wanted.isdisjoint((row.name, row.path))]
+    def look() -> ModelInfo | None:
+        return loading(system.kernel(Models(), timeout=GLANCE_SECONDS), wanted)
 
-    return Arriving(look, _Teller())
+    return Arriving(look, Teller())

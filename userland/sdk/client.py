@@ -1,4 +1,7 @@
-"""Client, Image, Instance: load an image, create an instance of it, predict."""
+"""Client, Image, Instance: load an image, create an instance of it, predict.
+
+Made from client_async.py by `python -m llmasos.userland.sdk.mirror`; change that file.
+"""
 
 from __future__ import annotations
 
@@ -43,13 +46,15 @@ class Instance:
 
 
 class Client:
-    """Connects to the kernel that runs (`where`: its runtime directory), or boots a private one."""
+    """A connection to the kernel that runs (`where`: its runtime directory), or to a private one that is booted if none
+    does: `with Client() as client`."""
 
     def __init__(self, where: str | os.PathLike[str] | None = None) -> None:
         self.system = System.connect(where, boot=True, name="client")
         self._instance: Instance | None = None
 
     def __enter__(self) -> Client:
+        self.system.__enter__()
         return self
 
     def __exit__(
@@ -90,5 +95,7 @@ class Client:
                 Errno.EINVAL,
                 f"predict was given {what!r} where an instance belongs; call predict(text), or predict(instance, text)",
             )
-        instance = self._instance or self.create_instance(self.load_image(self.system.kernel.boot.default_model))
+        instance = self._instance or self.create_instance(
+            self.load_image(self.system.kernel.boot.default_model)
+        )
         return instance.predict(what, max_tokens)

@@ -2,12 +2,14 @@
 
 Every prompt is a process of its own; a list of prompts is computed as one batch by the scheduler, beside whatever else
 runs. Uses the kernel that runs, or boots a private one.
+
+Made from llm_async.py by `python -m llmasos.userland.sdk.mirror`; change that file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from types import TracebackType
 from typing import overload
 
@@ -26,7 +28,7 @@ NEW_TOKENS = 128  # where neither max_length nor max_new_tokens is given
 
 
 class LLM:
-    """A model in memory. `LLM.from_pretrained(NAME_OR_DIRECTORY)`; close it, or use it in a `with`."""
+    """A model in memory: `LLM.from_pretrained(NAME_OR_DIRECTORY)`; `close` it, or enter it by `with`."""
 
     def __init__(self, system: System, model: ModelInfo, *, owns_system: bool, name: str = "") -> None:
         self.system = system
@@ -35,7 +37,9 @@ class LLM:
         self._owns_system = owns_system
 
     @classmethod
-    def from_pretrained(cls, model: Model, *, dtype: Dtype = "", device: str = "", system: System | None = None) -> LLM:
+    def from_pretrained(
+        cls, model: Model, *, dtype: Dtype = "", device: str = "", system: System | None = None
+    ) -> LLM:
         """Bring a model into memory: a name the system knows, a directory, or a hub name.
 
         `dtype`: fp32, bf16, int8, int4 (or as torch calls them), or empty for the device's default. What takes longer
@@ -152,14 +156,11 @@ class LLM:
             )
 
         stops = stop_strings(stop)
-        working: list[Process] = []
 
-        def one(text: str) -> str:
-            ids = self.language.encode(text, begin=True, control=True)
-            left = self._room(len(ids), max_length, max_new_tokens, defaults=defaults)
-            with self.system.spawn(
+        def begin(task: tuple[str, list[int], int]) -> Process:
+            return self.system.spawn(
                 self._name,
-                ids,
+                task[1],
                 name="generate",
                 temperature=temperature,
                 top_k=top_k,
@@ -170,27 +171,22 @@ class LLM:
                 seed=seed,
                 dtype=self.model.dtype,
                 device=self.model.device,
-            ) as process:
-                working.append(process)
-                if num_beams == 1:
-                    answer = process.generate(left, stop=stops)
-                else:
-                    answer = self._beams(process, ids, left, num_beams, length_penalty, early_stopping)
+            )
+
+        def finish(process: Process, task: tuple[str, list[int], int]) -> str:
+            text, ids, left = task
+            if num_beams == 1:
+                answer = process.generate(left, stop=stops)
+            else:
+                answer = self._beams(process, ids, left, num_beams, length_penalty, early_stopping)
             return text + answer if return_full_text else answer
 
-        if isinstance(prompt, str):
-            return one(prompt)
-        prompts = strings(prompt, "a prompt")
-        if not prompts:
-            return []
-        with ThreadPoolExecutor(min(len(prompts), script.MAX_TOGETHER), "llmasos-generate") as pool:
-            try:
-                return list(pool.map(one, prompts))
-            except BaseException:  # of one of them, or Ctrl-C: the rest is not wanted any more
-                pool.shutdown(wait=False, cancel_futures=True)
-                for process in working:
-                    process.end()
-                raise
+        tasks: list[tuple[str, list[int], int]] = []
+        for text in strings(prompt, "a prompt"):
+            ids = self.language.encode(text, begin=True, control=True)
+            tasks.append((text, ids, self._room(len(ids), max_length, max_new_tokens, defaults=defaults)))
+        answers = script.each(begin, finish, tasks)
+        return answers[0] if isinstance(prompt, str) else answers
 
     def stream(
         self,
@@ -205,26 +201,29 @@ class LLM:
         seed: int = 0,
         stop: Strings = (),
         defaults: bool = True,
-    ) -> Generator[str, None, None]:
+    ) -> Generator[str, None]:
         """The continuation of a prompt, piece by piece."""
         stops = stop_strings(stop)
         tokens = self._new_tokens(defaults) if max_new_tokens is None else max_new_tokens
         ids = self.language.encode(arguments.text(prompt), begin=True, control=True)
-        with self.system.spawn(
-            self._name,
-            ids,
-            name="generate",
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            defaults=defaults,
-            seed=seed,
-            dtype=self.model.dtype,
-            device=self.model.device,
-        ) as process:
-            yield from process.stream(tokens, stop=stops)
+        with (
+            self.system.spawn(
+                self._name,
+                ids,
+                name="generate",
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                min_p=min_p,
+                repetition_penalty=repetition_penalty,
+                defaults=defaults,
+                seed=seed,
+                dtype=self.model.dtype,
+                device=self.model.device,
+            ) as process,
+            closing(process.stream(tokens, stop=stops)) as pieces,
+        ):
+            yield from pieces
 
     def _room(self, prompt: int, max_length: int | None, max_new_tokens: int | None, *, defaults: bool) -> int:
         if max_new_tokens is not None:

@@ -14,12 +14,13 @@ the script where it waits; it may still make the calls of its cleanup before it 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar, cast
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self, TypeVar, cast
 
 from llmasos.syscalls import blocking
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -28,6 +29,8 @@ from llmasos.syscalls.table import Call, Kill, Read
 from llmasos.userland.sdk.tool_calls import BadCall, ToolCall
 
 R = TypeVar("R")
+S = TypeVar("S")
+P = TypeVar("P", bound="Owned")
 T = TypeVar("T")
 
 MAX_TOGETHER = 64  # calls of one `together` in flight at once, for a blocking program
@@ -98,6 +101,38 @@ def _do(kernel: blocking.Client, request: Request) -> Any:
         return [kernel(call) for call in request.calls]
     with ThreadPoolExecutor(min(len(request.calls), MAX_TOGETHER), "llmasos-call") as pool:
         return list(pool.map(kernel, request.calls))
+
+
+class Owned(Protocol):
+    """A handle on a process that its `with` ends; `end` does so from elsewhere."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def end(self) -> None: ...
+
+
+def each(begin: Callable[[S], P], finish: Callable[[P, S], T], items: Sequence[S]) -> list[T]:
+    """For each item `begin` a process, `finish` what it is for, and end it; the results, in the order of the items. At
+    most MAX_TOGETHER work at once. After the first error, or Ctrl-C, all processes are ended and it is raised."""
+    working: list[P] = []
+
+    def one(item: S) -> T:
+        with begin(item) as process:
+            working.append(process)
+            return finish(process, item)
+
+    if len(items) <= 1:
+        return [one(item) for item in items]
+    with ThreadPoolExecutor(min(len(items), MAX_TOGETHER), "llmasos-each") as pool:
+        try:
+            return list(pool.map(one, items))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in working:
+                process.end()
+            raise
 
 
 def _stays() -> bool:

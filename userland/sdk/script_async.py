@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from typing import Any, TypeVar, cast
 
 import trio
@@ -14,6 +14,7 @@ from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.table import Call
 from llmasos.userland.sdk.script import (
     CLEANUP_SECONDS,
+    MAX_TOGETHER,
     Listener,
     Piece,
     Request,
@@ -23,6 +24,8 @@ from llmasos.userland.sdk.script import (
     interrupt,
 )
 
+P = TypeVar("P", bound=AbstractAsyncContextManager[Any, None])
+S = TypeVar("S")
 T = TypeVar("T")
 Y = TypeVar("Y")
 
@@ -47,6 +50,36 @@ async def _do(kernel: client.Client, request: Request) -> Any:
     if errors:
         raise errors[0]
     return results
+
+
+async def each(begin: Callable[[S], Awaitable[P]], finish: Callable[[P, S], Awaitable[T]], items: Sequence[S]) -> list[T]:
+    """For each item `begin` a process, `finish` what it is for, and end it; the results, in the order of the items. At
+    most MAX_TOGETHER work at once. After the first error all processes are ended and it is raised."""
+
+    async def one(item: S) -> T:
+        async with await begin(item) as process:
+            return await finish(process, item)
+
+    if len(items) <= 1:
+        return [await one(item) for item in items]
+    results: dict[int, T] = {}
+    errors: list[SyscallError] = []
+    places = trio.CapacityLimiter(MAX_TOGETHER)
+    async with trio.open_nursery() as nursery:
+
+        async def keep(index: int, item: S) -> None:
+            try:
+                async with places:
+                    results[index] = await one(item)
+            except SyscallError as error:
+                errors.append(error)
+                nursery.cancel_scope.cancel()
+
+        for index, item in enumerate(items):
+            nursery.start_soon(keep, index, item)
+    if errors:
+        raise errors[0]
+    return [results[index] for index in range(len(items))]
 
 
 def _stays() -> bool:

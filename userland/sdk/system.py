@@ -1,11 +1,13 @@
 """The blocking face of the SDK: a connected system and its processes, for plain scripts.
 
-    with System.connect(boot=True) as system:
+    import llmasos
+
+    with llmasos.System.connect(boot=True) as system:
         agent = system.spawn(system="You are a poet.")
         for piece in agent.say("A line about rain, please."):
             print(piece, end="")
 
-Made from aio.py by `python -m llmasos.userland.sdk.mirror`; change that file.
+Made from system_async.py by `python -m llmasos.userland.sdk.mirror`; change that file.
 """
 
 from __future__ import annotations
@@ -96,7 +98,7 @@ class System(Connection):
         if not info.model:
             raise SyscallError(Errno.EINVAL, f"process {pid} ({info.name}) is a {info.kind.value}, not an LLM process")
         model = self.run(actions.model_in_memory(info.model, info.device))
-        known = (self.run(turns.known_of(pid))).dialogue
+        known = self.run(turns.known_of(pid)).dialogue
         return Process(self, pid, model, heeds=known.setup if known is not None else None)
 
     def ps(self) -> list[ProcessInfo]:
@@ -119,7 +121,7 @@ class System(Connection):
         """Start a process from an image that `Process.checkpoint` has written; it goes on where that one was. Empty: as
         before. Raises ENOENT, EPERM (the passphrase is wrong), EINVAL, EIO (the file is damaged)."""
         file = options.file_path(path)
-        where = (self.run(options.located(model))) if model else ""
+        where = self.run(options.located(model)) if model else ""
         pid = self(Restore(file, name, device, detached, passphrase.encode(), where))
         return self.process(pid)
 
@@ -182,13 +184,13 @@ def _user(text: str) -> Message:
 
 
 class Process:
-    """A handle on an LLM process: text in, text out. In a `with`, the process is ended at its end.
+    """A handle on an LLM process: text in, text out. An `with` ends the process where it ends itself.
 
-    A process answers one at a time: who asks while this program hears another of its answers is refused with EBUSY, and
-    nothing has changed.
+    A process answers one question at a time: a second one is refused with EBUSY while this program still hears the answer
+    to the first, and changes nothing.
 
-    An answer has at most `max_tokens` tokens: without it as many as the model's store says (Ollama's `num_predict`), else
-    256; and ends at the stop strings that are given, else at the store's.
+    `max_tokens` bounds an answer; left out, the model's store says how many (Ollama's `num_predict`), else it is 256. An
+    answer also ends at a stop string: those of the call, else the store's.
     """
 
     def __init__(

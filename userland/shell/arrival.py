@@ -24,8 +24,9 @@ def arrival(shell: Session) -> Iterator[None]:
         return
     shown = False
 
-    def look() -> list[ModelInfo]:
-        return [row for row in shell.glance(Models()) if row.state == "loading"]
+    def look() -> ModelInfo | None:
+        found = [row for row in shell.glance(Models()) if row.state == "loading"]
+        return found[-1] if found else None
 
     def show(model: ModelInfo | None) -> None:
         nonlocal shown

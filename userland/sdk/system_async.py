@@ -1,5 +1,7 @@
 """The asynchronous face of the SDK, for trio programs: the names and meanings of `system`, awaited.
 
+    from llmasos import aio
+
     async with aio.System.connect(boot=True) as system:
         agent = await system.spawn(system="You are a poet.")
         async for piece in agent.say("A line about rain, please."):
@@ -183,13 +185,13 @@ def _user(text: str) -> Message:
 
 
 class Process:
-    """A handle on an LLM process: text in, text out. In a `with`, the process is ended at its end.
+    """A handle on an LLM process: text in, text out. An `async with` ends the process where it ends itself.
 
-    A process answers one at a time: who asks while this program hears another of its answers is refused with EBUSY, and
-    nothing has changed.
+    A process answers one question at a time: a second one is refused with EBUSY while this program still hears the answer
+    to the first, and changes nothing.
 
-    An answer has at most `max_tokens` tokens: without it as many as the model's store says (Ollama's `num_predict`), else
-    256; and ends at the stop strings that are given, else at the store's.
+    `max_tokens` bounds an answer; left out, the model's store says how many (Ollama's `num_predict`), else it is 256. An
+    answer also ends at a stop string: those of the call, else the store's.
     """
 
     def __init__(
