@@ -249,7 +249,7 @@ def test_a_trio_program_predicts_on_a_private_kernel(llm: LLM, monkeypatch: pyte
             assert first == await client.predict(await client.create_instance(image), "Hello", max_tokens=8)
             process = llm.system.spawn(llm.model.path, dtype="fp32")
             assert first == llmasos.Instance(process).predict("Hello", max_tokens=8)
-            with pytest.raises(SyscallError, match="known by name: .*tiny"):
+            with pytest.raises(SyscallError, match=r"known by name: .*tiny"):
                 await aio.LLM.from_pretrained("no-such-model", system=client.system)
 
     trio.run(main)
