@@ -151,10 +151,8 @@ def _overview(screen: Screen) -> None:
         for name in names:
             screen.write(f"  {name.ljust(width)}", "cyan")
             screen.line(f"  {COMMANDS[name].summary}")
-    screen.line(
-        "`help COMMAND` explains one. `&` at the end of say or spawn leaves the answer to the background.",
-        "dim",
-    )
+    screen.line("`help COMMAND` explains one. `&` at the end of say or spawn leaves the answer to the background.", "dim")
+    screen.line("`# ...` behind a command is a comment; behind say and spawn it is part of their text.", "dim")
 
 
 def _explain(screen: Screen, command: Command) -> None:

@@ -1,7 +1,8 @@
 """The shell's command language: what a command line may look like, declared as data, and the reader of lines.
 
 A shell of the Unix kind, with two differences. The text of `say` and `spawn` is the rest of the line as it stands, so
-that "what's my name?" needs no quoting. And a line is never split by `;` or `|`: it is often prose.
+that "what's my name?" needs no quoting, and `#` in it is text; for any other command a word that begins with `#` begins a
+comment. And a line is never split by `;` or `|`: it is often prose.
 
 One declaration (`Command`) gives the parser, the help, and the completion.
 """
@@ -91,6 +92,11 @@ class Command:
         return " ".join(words) + (" [&]" if self.background else "")
 
     @property
+    def takes_text(self) -> bool:
+        """Whether the rest of the line is text, in which `#` begins no comment."""
+        return any(param.kind is Kind.TEXT for param in self.params)
+
+    @property
     def _text(self) -> Param | None:
         return next((param for param in self.params if param.kind in (Kind.TEXT, *MANY)), None)
 
@@ -147,6 +153,12 @@ class Scanner:
 
     def __init__(self, line: str) -> None:
         self.left = line.strip()
+        self._comments = False
+
+    def leave_comments(self) -> None:
+        """From here on, `#` at the beginning of a word that is not quoted ends the line."""
+        self._comments = True
+        self.left = self._uncommented(self.left)
 
     def peek(self) -> str:
         """The next word, or empty."""
@@ -170,9 +182,12 @@ class Scanner:
             end = left.find(left[0], 1)
             if end < 0:
                 raise UsageError(f"the quote {left[0]} is not closed")
-            return left[1:end], left[end + 1 :].lstrip()
+            return left[1:end], self._uncommented(left[end + 1 :].lstrip())
         word, _, rest = left.partition(" ")
-        return word, rest.lstrip()
+        return word, self._uncommented(rest.lstrip())
+
+    def _uncommented(self, left: str) -> str:
+        return "" if self._comments and left.startswith("#") else left
 
 
 def parse(line: str, commands: dict[str, Command]) -> Line | None:
@@ -186,6 +201,8 @@ def parse(line: str, commands: dict[str, Command]) -> Line | None:
     command = commands.get(name)
     if command is None:
         raise UsageError(_unknown(name, commands))
+    if not command.takes_text:
+        scanner.leave_comments()
     read = Line(command)
     if command.background and scanner.left.endswith("&") and scanner.left[-2:-1] in ("", " "):
         scanner.left = scanner.left[:-1].rstrip()

@@ -61,12 +61,12 @@ _ALL = (
                 _NO_THOUGHTS,
                 Option("--detach", None, "let it outlive this shell"),
             ), background=True,
-            details="Options come before TEXT, which is the rest of the line. With & the answer is not printed; "
-                    "see it with `cat`."),
+            details="Options come before TEXT, which is the rest of the line, `#` included. With & the answer is not "
+                    "printed; see it with `cat`."),
     Command("say", "tell a process something and print its answer while it comes", (_PID, _TEXT),
             (Option("--max", Kind.INTEGER, "tokens of this answer at most"), _NO_THOUGHTS), background=True,
-            details="Ctrl-C interrupts the answer (SIGINT to the process), not the shell. With & the process answers "
-                    "in the background."),
+            details="TEXT is the rest of the line, `#` included. Ctrl-C interrupts the answer (SIGINT to the process), "
+                    "not the shell. With & the process answers in the background."),
     Command("chat", "talk with a process line by line", (_PID,), (_NO_THOUGHTS,),
             details="An empty line or Ctrl-D leaves; Ctrl-C interrupts an answer."),
     Command("cat", "print a process's conversation so far", (_PID,), (
