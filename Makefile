@@ -73,6 +73,7 @@ docs: $(STAMP)
 	@$(BIN)/python -m llmasos.userland.sdk.mirror
 
 # All documents as a site, in build/site. Its tools are in an environment of their own: they read the sources and import nothing.
+# Not --quiet: mkdocs would not count its warnings then, and each ends the build (strict).
 .venv-docs/.installed: pyproject.toml
 	@echo "Setting up .venv-docs (once) ..."
 	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
@@ -82,7 +83,7 @@ docs: $(STAMP)
 	@touch $@
 
 site: .venv-docs/.installed
-	@NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/.venv-docs/bin:$$PATH" .venv-docs/bin/python -m mkdocs --quiet build
+	@NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/.venv-docs/bin:$$PATH" .venv-docs/bin/python -m mkdocs build
 	@echo "build/site/index.html"
 
 clean:
