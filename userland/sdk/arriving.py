@@ -1,9 +1,9 @@
-"""How far a model is that a program waits for: the first time, int8 and int4 are packed, which takes seconds for each
-gigabyte, and a model of the hub is fetched.
+"""Progress of a model that a program waits for: a driver packs int8 and int4 the first time, which takes seconds for each
+gigabyte, and downloads a model of the hub.
 
-`LLM.from_pretrained` tells it as Python's libraries do: on the logger `llmasos` (level INFO, seen by who asks for it),
-and in one line of stderr where that is a terminal, drawn over and gone at the end, as transformers' bars are. The
-shell has a line of its own (userland/shell/arrival.py).
+`LLM.from_pretrained` reports it as Python's libraries do: on the logger `llmasos` (level INFO), and in one line of stderr
+where that is a terminal, which is redrawn and erased at the end, like transformers' bars. The shell has a line of its own
+(userland/shell/arrival.py).
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ _log = logging.getLogger("llmasos")
 
 
 class Arriving:
-    """`with Arriving(look, show): ...` around a call that may have to load a model. `look` gives the model that is
-    loading, or None; `show` is called with what it gives, from another thread, then once more with None, and never after
-    the end."""
+    """`with Arriving(look, show): ...` around a call that may load a model. A thread calls `look`, which returns the
+    model that is loading, or None, and calls `show` with that. At the end `show` is called with None, and never again."""
 
     def __init__(self, look: Callable[[], ModelInfo | None], show: Callable[[ModelInfo | None], None]) -> None:
         self._look, self._show = look, show
@@ -72,7 +71,7 @@ class Arriving:
 
 
 def told(model: ModelInfo) -> str:
-    """A line about a model on its way."""
+    """A line about a loading model."""
     once = ", packed the first time and then kept" if model.dtype in _PACKED else ""
     dtype = f" in {model.dtype}" if model.dtype else ""
     return f"loading{dtype}{once}: {printable(called(model.name), one_line=True)}"
@@ -84,7 +83,7 @@ def drawn(model: ModelInfo) -> str:
 
 
 class Teller:
-    """Tells of a model on its way, again and again, and with None that there is none any more."""
+    """Reports a model that is loading; None erases the line."""
 
     def __init__(self) -> None:
         self._next = 0.0
@@ -103,7 +102,7 @@ class Teller:
 
 
 def loading(rows: list[ModelInfo], wanted: set[str]) -> ModelInfo | None:
-    """The model on its way that is called by one of these names or paths; None if there is none."""
+    """The loading model with one of these names or paths; None if there is none."""
     found = [row for row in rows if row.state == "loading" and not wanted.isdisjoint((row.name, row.path))]
     return found[-1] if found else None
 
@@ -113,7 +112,7 @@ def _is_terminal() -> bool:
 
 
 def arriving(system: Connection, model: Model) -> Arriving:
-    """Tell of the model that a caller names."""
+    """Report on the model that a caller names."""
     name = model_name(model)
     wanted = {name, system.run(options.located(name))}
 

@@ -1,4 +1,4 @@
-"""How far a model is that a trio program waits for: arriving.py, awaited."""
+"""Progress of a model that a trio program waits for: arriving.py, awaited."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmasos.userland.sdk.connection_async import AsyncConnection
 
 @asynccontextmanager
 async def arriving(system: AsyncConnection, model: Model) -> AsyncGenerator[None]:
-    """Tell of the model that a caller names, for as long as the `async with` lasts."""
+    """Report on the model that a caller names while the `async with` lasts."""
     name = model_name(model)
     wanted = {name, await system.run(options.located(name))}
     tell, scope = Teller(), trio.CancelScope()

@@ -28,7 +28,14 @@ NEW_TOKENS = 128  # where neither max_length nor max_new_tokens is given
 class LLM:
     """A model in memory: `await LLM.from_pretrained(NAME_OR_DIRECTORY)`; `close` it, or enter it by `async with`."""
 
+    system: System
+    """The system that it runs on."""
+    model: ModelInfo
+    """The model's row, in memory."""
+
     def __init__(self, system: System, model: ModelInfo, *, owns_system: bool, name: str = "") -> None:
+        """A model that `system` has in memory; `from_pretrained` makes one. `owns_system`: `close` closes the system
+        too."""
         self.system = system
         self.model = model
         self._name = name if stores.started(name) != Started() else model.path  # a store's name says more
@@ -38,12 +45,12 @@ class LLM:
     async def from_pretrained(
         cls, model: Model, *, dtype: Dtype = "", device: str = "", system: System | None = None
     ) -> LLM:
-        """Bring a model into memory: a name the system knows, a directory, or a hub name.
+        """Bring a model into memory: a name that the system knows, a directory, a GGUF file, or a name of the hub.
 
-        `dtype`: fp32, bf16, int8, int4 (or as torch calls them), or empty for the device's default. What takes longer
-        than a second is told on the logger `llmasos`, and on stderr where that is a terminal (arriving.py). Raises
-        SyscallError: ENOENT (no such model; says which are known), ENOEXEC (architecture not supported), EIO, ENOMEM,
-        ENOTSUP.
+        `dtype`: fp32, bf16, int8, int4 (or torch's names of them); empty for the device's default. Without `system`, uses
+        the kernel that runs, or boots a private one. Progress that takes more than a second goes to the logger `llmasos`,
+        and to stderr where that is a terminal. Raises SyscallError: ENOENT (no such model; names those that are known),
+        ENOEXEC (unsupported architecture), EIO (broken files), ENOMEM, ENOTSUP (unsupported dtype).
         """
         name = model_name(model)
         connected = system or await System.connect(boot=True, name="llm")
@@ -68,12 +75,13 @@ class LLM:
         await self.close()
 
     async def close(self) -> None:
-        """Let go of the system; a private kernel halts."""
+        """Close the system, unless the caller gave one; a private kernel halts."""
         if self._owns_system:
             await self.system.close()
 
     @property
     def language(self) -> Language:
+        """The tokenizer and chat format of the model."""
         return self.system.language(self.model)
 
     @overload
@@ -137,12 +145,13 @@ class LLM:
         return_full_text: bool = False,
         defaults: bool = True,
     ) -> str | list[str]:
-        """The continuation of a prompt, or of each of a list of prompts, computed together.
+        """The continuation of a prompt, or those of a list of prompts, which are computed as one batch.
 
-        `max_length` counts the prompt's tokens, as in transformers; `max_new_tokens` does not. With `num_beams` > 1, beam
-        search (deterministic: no temperature, no stop strings). `return_full_text` puts the prompt in front. What is None
-        of the sampling is as the model's generation_config.json has it, unless `defaults` is False; beams heed nothing of
-        that. Raises SyscallError: EINVAL, E2BIG (the prompt is too long).
+        `max_length` counts the prompt's tokens, as in transformers; `max_new_tokens` does not. `num_beams` above 1 is
+        beam search, which is deterministic: no temperature, no stop strings. `length_penalty` and `early_stopping` are
+        those of transformers' beam search. A sampling parameter that is None comes from the model's
+        generation_config.json, unless `defaults` is False; beam search ignores that file. `return_full_text` puts the
+        prompt before its continuation. Raises SyscallError: EINVAL, E2BIG (the prompt is longer than the context).
         """
         num_beams = count(num_beams, "num_beams")
         if num_beams < 1:
@@ -200,7 +209,7 @@ class LLM:
         stop: Strings = (),
         defaults: bool = True,
     ) -> AsyncGenerator[str, None]:
-        """The continuation of a prompt, piece by piece."""
+        """The continuation of a prompt, piece by piece. The parameters are those of `generate`."""
         stops = stop_strings(stop)
         tokens = self._new_tokens(defaults) if max_new_tokens is None else max_new_tokens
         ids = self.language.encode(arguments.text(prompt), begin=True, control=True)
@@ -239,7 +248,7 @@ class LLM:
         return min(left, max(1, self.model.context - prompt))
 
     def _new_tokens(self, defaults: bool) -> int:
-        """How many tokens are generated where nothing is said of it."""
+        """The tokens to generate where the caller does not say."""
         heeds = options.heeded(stores.started(self._name) if defaults else Started())
         return heeds.tokens(None, NEW_TOKENS, self.model.context)
 
