@@ -1,8 +1,8 @@
 """The errors of LLMasOS: one small enum, shared by kernel, drivers and programs.
 
-Names and (where they exist) meanings are those of POSIX errno.h; numbers are our own ABI and never change. seL4's
-manual is the model: few errors, and each says what the caller can do about it. An errno never travels without a reason,
-a sentence that says what was wanted, what was found and what to do.
+Names, and meanings where POSIX has them, are those of errno.h; the numbers are an ABI of our own and never change. seL4's
+manual is the model: few errors, each of which says what the caller can do. An errno never travels without a reason, a
+sentence that says what was wanted, what was found and what to do.
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ class Errno(enum.IntEnum):
 
     @property
     def advice(self) -> str:
+        """What the caller can do."""
         return _ADVICE[self]
 
 
 _ADVICE: dict[Errno, str] = {
     Errno.OK: "nothing to do",
-    Errno.EPERM: "attach with the right this call needs",
+    Errno.EPERM: "attach with the right that this call needs",
     Errno.ENOENT: "check the name or path; `models` and `groups` list what is known",
     Errno.ESRCH: "list the processes; pids are never reused",
     Errno.EINTR: "call again if the result is still wanted",
@@ -58,9 +59,9 @@ _ADVICE: dict[Errno, str] = {
     Errno.ENOMEM: "evict a model, kill or truncate processes, or give the device more memory",
     Errno.EBUSY: "wait for what is running on the process, or interrupt it",
     Errno.ENODEV: "name a device that `boot_info` lists",
-    Errno.EINVAL: "correct the arguments; the reason names the one that is off",
+    Errno.EINVAL: "correct the arguments; the reason names the wrong one",
     Errno.EPIPE: "reconnect; the kernel or peer has gone",
-    Errno.ENOSYS: "use a call this kernel has; client and kernel may be of different versions",
+    Errno.ENOSYS: "use a call that this kernel has; client and kernel may be of different versions",
     Errno.ETIME: "allow more time, or find out what the process waits for",
     Errno.EPROTO: "use a client of this kernel's protocol version",
     Errno.EMSGSIZE: "send less in one call",
@@ -74,9 +75,14 @@ _ADVICE: dict[Errno, str] = {
 class SyscallError(Exception):
     """A system call failed: `errno` is the kind, `reason` the sentence for people.
 
-    Raised by the clients for whatever the kernel answered, and inside kernel and drivers to become such an answer at
-    one boundary.
+    The clients raise it for an errno that the kernel answered. Kernel and drivers raise it inside, and one boundary of
+    theirs makes it such an answer.
     """
+
+    errno: Errno
+    """The kind of the error."""
+    reason: str
+    """What was wanted, what was found and what to do."""
 
     def __init__(self, errno: Errno, reason: str) -> None:
         self.errno = errno
