@@ -15,29 +15,29 @@ from llmasos.syscalls.printable import printable
 class Errno(enum.IntEnum):
     """The outcome of a system call; 0 is success. `Errno.X.advice` says what the caller can do."""
 
-    OK = 0
-    EPERM = 1
-    ENOENT = 2
-    ESRCH = 3
-    EINTR = 4
-    EIO = 5
-    E2BIG = 7
-    ENOEXEC = 8
-    ECHILD = 10
-    EAGAIN = 11
-    ENOMEM = 12
-    EBUSY = 16
-    ENODEV = 19
-    EINVAL = 22
-    EPIPE = 32
-    ENOSYS = 38
-    ETIME = 62
-    EPROTO = 71
-    EMSGSIZE = 90
-    ENOTSUP = 95
-    ECONNREFUSED = 111
-    EDQUOT = 122
-    ERESTART = 85
+    OK = 0  # success
+    EPERM = 1  # a right is missing
+    ENOENT = 2  # no such model, file or group
+    ESRCH = 3  # no such process
+    EINTR = 4  # the call was cancelled
+    EIO = 5  # data or device are broken
+    E2BIG = 7  # too long for the context
+    ENOEXEC = 8  # an architecture that no driver supports
+    ECHILD = 10  # no such child
+    EAGAIN = 11  # not at the moment
+    ENOMEM = 12  # no memory on the device
+    EBUSY = 16  # in use
+    ENODEV = 19  # no such device
+    EINVAL = 22  # a wrong argument
+    EPIPE = 32  # the kernel or the peer has gone
+    ENOSYS = 38  # no such system call
+    ETIME = 62  # not within the time
+    EPROTO = 71  # another protocol version
+    EMSGSIZE = 90  # a request or reply that is too long
+    ENOTSUP = 95  # a feature that the driver or model does not have
+    ECONNREFUSED = 111  # no kernel runs there
+    EDQUOT = 122  # a limit is reached
+    ERESTART = 85  # the driver was restarted
 
     @property
     def advice(self) -> str:

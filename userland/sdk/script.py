@@ -1,9 +1,9 @@
 """Scripts: what a program does, apart from how it waits.
 
-A script is a generator that yields system calls and is sent their results ("sans I/O", as h11 and wsproto are written),
-so the same logic serves the blocking and the asynchronous face without being written twice. A stream is a
-script that also yields pieces of text for its consumer on the way. A call's error, Ctrl-C and cancellation are raised in
-the script where it waits; it may still make the calls of its cleanup before it passes them on.
+A script is a generator that yields system calls and is sent their results ("sans I/O", like h11 and wsproto), so that one
+text serves the blocking and the asynchronous face. A stream is a script that also yields pieces of text for its consumer.
+A call's error, Ctrl-C and cancellation are raised in the script where it waits; it may make calls to clean up before it
+passes them on.
 
     def grow(pid):                         # a script
         yield from ask(Feed(pid, [1, 2]))
@@ -39,24 +39,24 @@ CLEANUP_SECONDS = 5.0  # a program that is being cancelled waits no longer than 
 
 @dataclass(slots=True, frozen=True)
 class Together:
-    """Calls to make at once; the result is the list of their results. The first error, if any, is raised."""
+    """Calls to make at once. The result is the list of their results; the first error, if any, is raised."""
 
     calls: Sequence[Call[Any]]
 
 
 @dataclass(slots=True, frozen=True)
 class Piece:
-    """Text for the consumer of a stream: of the answer, or of a thought. A `call` of a tool has the record, or what is
-    wrong with what was meant as one."""
+    """A piece of an answer, for the consumer of a stream."""
 
     text: str
     kind: Literal["thought", "answer", "call"] = "answer"
-    call: ToolCall | BadCall | None = None
+    call: ToolCall | BadCall | None = None  # of kind "call": the call of a tool, or the text that is none and why
 
 
 @dataclass(slots=True, frozen=True)
 class Listener:
-    """Asks who runs the script for a function that says whether its consumer has left it, so that it is about to end."""
+    """Asks the runner of the script for a function that says whether its consumer has left it, so that it is about to
+    end."""
 
 
 Request = Call[Any] | Together | Listener
@@ -75,8 +75,8 @@ def together(calls: Sequence[Call[R]]) -> Generator[Together, Any, list[R]]:
 
 
 def interrupt(pid: int) -> Script[None]:
-    """Interrupt a decode for which nobody waits, and wait until it has ended, which is when the step under way has: who
-    asks next finds the process idle. One that has gone, or that takes too long, is left."""
+    """Interrupt a decode that has lost its consumer, and wait until it has ended, so that the next caller finds the
+    process idle. Gives up on a process that has ended, and after CLEANUP_SECONDS."""
     until = time.monotonic() + CLEANUP_SECONDS
     try:
         yield from ask(Kill(pid, Signal.INT))
@@ -136,7 +136,7 @@ def each(begin: Callable[[S], P], finish: Callable[[P, S], T], items: Sequence[S
 
 
 def _stays() -> bool:
-    """A generator that is left ends at once: nobody sees it between the two."""
+    """A generator ends as soon as its consumer leaves it, so the answer is always no."""
     return False
 
 
@@ -166,7 +166,7 @@ def stream(kernel: blocking.Client, script: Stream[T], pid: int) -> Generator[st
 
 
 def pieces(kernel: blocking.Client, script: Stream[T], pid: int) -> Generator[Piece, None, None]:
-    """The pieces of a stream; a consumer that stops listening interrupts the decode of process `pid`."""
+    """The pieces of a stream. A consumer that leaves it interrupts the decode of process `pid`."""
     ended = False
     try:
         request = next(script)
@@ -179,7 +179,7 @@ def pieces(kernel: blocking.Client, script: Stream[T], pid: int) -> Generator[Pi
                 result = _do(kernel, request)
             except SyscallError as error:
                 request = script.throw(error)
-            except BaseException as error:  # Ctrl-C: a turn that had not been fed is taken back
+            except BaseException as error:  # Ctrl-C: the script takes back a turn that it has not fed
                 ended = True
                 try:
                     _interrupt(kernel, pid)
@@ -202,7 +202,7 @@ def pieces(kernel: blocking.Client, script: Stream[T], pid: int) -> Generator[Pi
 
 
 def _finish(kernel: blocking.Client, script: Stream[Any], request: Request | Piece) -> None:
-    """The cleanup of a script that was interrupted; ends with what the script raises."""
+    """Let an interrupted script clean up; raises what the script raises."""
     with suppress(StopIteration):
         while True:
             try:

@@ -1,4 +1,5 @@
-"""Running scripts (script.py) in a trio program. Apart from it, so that a program without trio does not import it."""
+"""Running scripts (script.py) in a trio program, in a file of its own, so that a program without trio does not import
+it."""
 
 from __future__ import annotations
 
@@ -109,7 +110,7 @@ async def run(kernel: client.Client, script: Script[T]) -> T:
 
 
 async def _finish(kernel: client.Client, script: Stream[Any], request: Request | Piece) -> None:
-    """The cleanup of a script that was cancelled; ends with what the script raises."""
+    """Let a cancelled script clean up; raises what the script raises."""
     with suppress(StopIteration):
         while True:
             try:
@@ -127,14 +128,14 @@ def stream(kernel: client.Client, script: Stream[T], pid: int) -> AsyncGenerator
 
 
 def pieces(kernel: client.Client, script: Stream[T], pid: int) -> AsyncGenerator[Piece, None]:
-    """The pieces of a stream; a consumer that is cancelled, or closes it, interrupts the decode of process `pid`."""
+    """The pieces of a stream. A consumer that leaves it, or is cancelled, interrupts the decode of process `pid`."""
     heard: list[weakref.ref[Any]] = []
     return _told(heard, _pieces(kernel, script, pid, heard))
 
 
 def _told(heard: list[weakref.ref[Any]], generator: AsyncGenerator[Y, None]) -> AsyncGenerator[Y, None]:
-    """Let a stream know which generator its consumer has. Who leaves an `async for` drops it, and trio closes it a
-    moment later."""
+    """Let a stream know which generator its consumer holds. A consumer that leaves an `async for` drops the generator,
+    and trio closes it a moment later."""
     heard.append(weakref.ref(generator))
     return generator
 

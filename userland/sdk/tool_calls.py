@@ -44,17 +44,17 @@ _PYTHON_CALL = re.compile(r"\[\s*([A-Za-z_][\w.]*\s*(\(|$)|$)")
 
 @dataclass(slots=True, frozen=True)
 class BadCall:
-    """What was meant as calls and is none: its text, and why."""
+    """Text that the model meant as calls of tools and that is none."""
 
-    text: str
-    reason: str
+    text: str  # what it wrote
+    reason: str  # why that is no call
 
 
 Event = str | ToolCall | BadCall
 
 
 def schemas_of(tools: Sequence[dict[str, Any]]) -> Schemas:
-    """The parameters' schemas of each tool, of definitions as templates take them."""
+    """The schemas of each tool's parameters, from definitions as templates take them."""
     found: dict[str, Mapping[str, Any]] = {}
     for tool in tools:
         inner = tool.get("function", tool)
@@ -64,7 +64,7 @@ def schemas_of(tools: Sequence[dict[str, Any]]) -> Schemas:
 
 
 class CallReader:
-    """Takes an answer in pieces; gives its text, its calls and its malformed calls, in order."""
+    """Reads an answer piece by piece, and gives its text, its calls and its malformed calls in order."""
 
     def __init__(self, formats: Sequence[CallFormat], schemas: Schemas = NO_SCHEMAS, *, opened: bool = False) -> None:
         self._marked = [form for form in formats if not form.bare]
