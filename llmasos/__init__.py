@@ -1,12 +1,12 @@
-"""LLMasOS: an operating system for language models. What a Python author imports.
+"""LLMasOS: an operating system for language models. The names that a Python program imports.
 
-import llmasos
+    import llmasos
 
-with llmasos.System.connect(boot=True) as system:
-    print(system.spawn().ask("Who are you?"))
+    with llmasos.System.connect(boot=True) as system:
+        print(system.spawn().ask("Who are you?"))
 
-Names are imported when they are first used (PEP 562), so that a command line, or a program without trio, does not wait
-for what it does not need.
+Names are imported when they are first used (PEP 562): a command line, or a program without trio, does not wait for
+modules that it does not use.
 """
 
 import importlib

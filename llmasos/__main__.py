@@ -1,8 +1,8 @@
 """The command line: `llmasos` boots a kernel if none runs and opens the shell; `llmasos VERB` does one thing and ends.
 
-What a verb shows comes from the same programs as the shell's commands (userland/programs). Each verb is a program of its
-own, attached to the kernel of a runtime directory, and imports only what it needs, so that it starts at once. Expected
-errors are one line on stderr and status 1; a wrong command line is status 2.
+The programs behind the verbs are those behind the shell's commands (userland/programs). Each verb is a program of its
+own, attached to the kernel of a runtime directory, and imports only what it needs, so that it starts at once. An expected
+error is one line on stderr and status 1; a wrong command line is status 2.
 """
 
 from __future__ import annotations
@@ -177,7 +177,8 @@ def _where(args: argparse.Namespace) -> Path:
 
 
 def _kernel(args: argparse.Namespace, *, stays: bool = False) -> Client:
-    """Attach to the running kernel as a program named after the verb. One that `stays` goes on with the next kernel."""
+    """Attach to the running kernel as a program named after the verb. One that `stays` goes on with the next kernel if
+    this one dies."""
     from llmasos.syscalls.blocking import connect
     from llmasos.syscalls.reconnect import RECONNECT_SECONDS
 
