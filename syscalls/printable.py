@@ -10,13 +10,8 @@ import re
 import unicodedata
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 but newline and tab, DEL, C1
-_HIDDEN = (
-    "Cc",
-    "Cf",
-    "Cs",
-    "Zl",
-    "Zp",
-)  # categories of invisible characters, and of those that change how the following ones look
+# Categories of invisible characters, and of those that change how the following ones look.
+_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def printable(text: str, *, one_line: bool = False) -> str:

@@ -74,7 +74,7 @@ class Known:
 
 
 def known_of(pid: int) -> Script[Known]:
-    """What is known of a process's conversation."""
+    """The conversation of a process, from its records."""
     info = yield from ask(Getinfo(pid))
     if not info.record_bytes:
         return Known(None, [], info.length, [])
@@ -84,10 +84,10 @@ def known_of(pid: int) -> Script[Known]:
 
 
 def cut(pid: int, length: int) -> Script[int]:
-    """Cut the log down to `length` tokens. What the template is told stays, also when nothing else does."""
+    """Cut the log down to `length` tokens. The template's variables stay, even if nothing else does."""
     setup = None
     if length == 0:
-        with suppress(SyscallError):  # a record that cannot be read goes, too
+        with suppress(SyscallError):  # a record that cannot be read goes too
             setup = setup_in((yield from ask(Records(pid))).records)
     left = yield from ask(Truncate(pid, length))
     if setup is not None:
@@ -181,19 +181,20 @@ def _fed(pid: int, turn: Turn, setup: Setup | None, log: list[int], records: lis
 
 
 def _undo(pid: int, was: Fed, lengths: Sequence[int]) -> Script[None]:
-    """Make the log what it was before a turn if it is of one of these lengths; else others have changed it since."""
+    """Make the log what it was before a turn, if it has one of these lengths; else another program has changed it
+    since."""
     try:
         info = yield from ask(Getinfo(pid))
         if info.length in lengths and not info.decoding:
-            yield from ask(Truncate(pid, was.keep))  # records at its end go, too
+            yield from ask(Truncate(pid, was.keep))  # the records at its end go too
             yield from _put_back(pid, was)
     except SyscallError as error:
-        if error.errno not in (Errno.ESRCH, Errno.EBUSY, Errno.EPIPE):  # gone, or another's turn now
+        if error.errno not in (Errno.ESRCH, Errno.EBUSY, Errno.EPIPE):  # ended, or in another program's turn now
             raise
 
 
 def _put_back(pid: int, was: Fed) -> Script[None]:
-    """Feed again what was cut, with its records where they were."""
+    """Feed the cut tokens again, with their records where they were."""
     marks = sorted({was.keep, *(record.position for record in was.records), was.keep + len(was.log)})
     for start, end in itertools.pairwise([*marks, marks[-1]]):
         data = [record.data for record in was.records if record.position == start]
@@ -202,7 +203,7 @@ def _put_back(pid: int, was: Fed) -> Script[None]:
 
 
 def take_back(pid: int, fed: Fed) -> Script[None]:
-    """Make the log what it was before a turn; one that others have changed since is left alone."""
+    """Make the log what it was before a turn, unless another program has changed it since."""
     yield from _undo(pid, fed, (fed.length,))
 
 
@@ -215,10 +216,10 @@ def begin_answer(
     sampler: Sampler | None = None,
     deadline: float | None = None,
 ) -> Script[Listening]:
-    """Feed what `turn` feeds and let the process go on; how its answer is to be listened to. Without `max_tokens` or stop
-    strings, those that the process was started with hold.
+    """Feed what `turn` feeds, start the decode, and return how to listen to its answer. Without `max_tokens` or stop
+    strings, the process's own defaults hold.
 
-    If the decode is refused (EDQUOT, E2BIG, ...) what was fed is taken back, unless others have changed the log since.
+    If the decode is refused (EDQUOT, E2BIG, ...), takes the feed back, unless another program has changed the log since.
     """
     given = None if max_tokens is None else count(max_tokens, "max_tokens")
     wanted = stops_of(language, stops)
@@ -236,7 +237,7 @@ def begin_answer(
     listening.decode = decode
     try:
         yield from ask(decode)
-    except GeneratorExit:  # whoever runs the script interrupts
+    except GeneratorExit:  # the runner of the script interrupts
         raise
     except BaseException:
         yield from take_back(pid, fed)
@@ -245,7 +246,7 @@ def begin_answer(
 
 
 def listening_to(language: Language, position: int, setup: Setup | None, lead: str) -> Listening:
-    """How an answer at a position is listened to that was asked for by a prompt that ends in `lead`."""
+    """How to listen to an answer at a position, to a prompt that ends in `lead`."""
     chat = language.chat_of(setup.template) if setup is not None else None
     if setup is None or chat is None:
         return Listening(position, plain)
@@ -277,8 +278,8 @@ def say(
 
 
 def follow_at(language: Language, pid: int, position: int) -> Stream[Finish]:
-    """What a process says from a position of its log to the end of the decode under way; where an answer begins there,
-    with its thoughts and calls told apart."""
+    """Stream the text from a position of the log to the end of the decode under way. If an answer begins there, its
+    thoughts and calls are told apart."""
     known = (yield from known_of(pid)).dialogue
     listening = Listening(position, plain)
     if known is not None and known.asked and known.end == position:
@@ -289,18 +290,18 @@ def follow_at(language: Language, pid: int, position: int) -> Stream[Finish]:
 
 
 def answered(stream: Stream[Finish], pid: int) -> Script[Answer]:
-    """All of an answer."""
+    """A whole answer."""
     try:
         return answer_of((yield from gathered(stream)))
     except (SyscallError, GeneratorExit):
         raise
-    except BaseException:  # Ctrl-C, cancellation: nobody waits for the rest
+    except BaseException:  # Ctrl-C, cancellation: the decode has lost its caller
         yield from interrupt(pid)
         raise
 
 
 def answer_of(pieces: Sequence[Piece]) -> Answer:
-    """The pieces of an answer together."""
+    """The pieces of an answer, put together."""
     answer = Answer()
     for piece in pieces:
         if piece.kind == "thought":
@@ -315,7 +316,7 @@ def answer_of(pieces: Sequence[Piece]) -> Answer:
 
 
 def results_of(results: Sequence[tuple[ToolCall, str]]) -> list[Message]:
-    """What tools have answered, as messages. Raises EINVAL where nothing was, and for what is no call."""
+    """The results of tools, as messages. Raises EINVAL if there are none, and for what is no call."""
     pairs = list(results)
     if not pairs:
         raise SyscallError(Errno.EINVAL, "there are no results to reply with; each is a pair of a call and its result")
@@ -329,7 +330,7 @@ def results_of(results: Sequence[tuple[ToolCall, str]]) -> list[Message]:
 
 
 def result_of(call: ToolCall, result: str, number: int = 0) -> Message:
-    """What a tool has answered, as a message."""
+    """The result of a tool, as a message."""
     return {
         "role": "tool",
         "name": call.name,
