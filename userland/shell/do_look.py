@@ -81,7 +81,7 @@ def _strace(shell: Session, line: Line) -> None:
     word = line.text("PID", "all")
     pid = 0 if word == "all" else shell.pid(word)
     if pid:
-        shell.info(pid)  # ESRCH now rather than silence
+        shell.info(pid)  # raises ESRCH now, instead of waiting in silence
     count = line.integer("--count", 0, least=1)
     with until_interrupt(shell):
         strace.follow(shell.screen, shell.kernel, pid, shell.kernel.pid, count=count)
@@ -166,7 +166,7 @@ def _explain(screen: Screen, command: Command) -> None:
 
 
 class until_interrupt:
-    """Ctrl-C ends what runs inside, and is no failure of the command. In a script it ends the script."""
+    """Ctrl-C ends the body, which is no failure of the command. In a script it ends the script."""
 
     def __init__(self, shell: Session) -> None:
         self._shell = shell
