@@ -1,4 +1,5 @@
-"""The comments at the ends of the lines that declare a class's fields: what a field means, for pages made of the sources.
+"""The comments at the ends of the lines that declare a class's fields, or a file's names: their meaning, for pages that
+are made of the sources.
 
 A docstring says what a class is; its fields are said in a comment each, where a reader of the code sees them beside the
 type. The manual of the system calls (generate.py) and the API reference (a griffe extension, in mkdocs.yml) print them
@@ -16,7 +17,7 @@ from pathlib import Path
 
 @lru_cache
 def of(path: Path) -> dict[tuple[str, str], str]:
-    """Comments by class and field, of all classes at the top of a source file."""
+    """Comments by class and field, of all classes at the top of a source file; of its own names, by "" and name."""
     text = path.read_text()
     said = {
         token.start[0]: token.string.lstrip("# ")
@@ -24,9 +25,10 @@ def of(path: Path) -> dict[tuple[str, str], str]:
         if token.type == tokenize.COMMENT
     }
     found = {}
-    for kind in ast.parse(text).body:
-        for node in kind.body if isinstance(kind, ast.ClassDef) else ():
+    for top in ast.parse(text).body:
+        owner, nodes = (top.name, top.body) if isinstance(top, ast.ClassDef) else ("", [top])
+        for node in nodes:
             if isinstance(node, ast.AnnAssign | ast.Assign) and node.end_lineno in said:
                 target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-                found[kind.name, ast.unparse(target)] = said[node.end_lineno]
+                found[owner, ast.unparse(target)] = said[node.end_lineno]
     return found

@@ -1,4 +1,4 @@
-"""A griffe extension (mkdocs.yml): in the API reference a field without a docstring has its comment for one."""
+"""A griffe extension (mkdocs.yml): in the API reference, a name or field without a docstring has its comment for one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from docs import comments
 
 
 class FieldComments(griffe.Extension):
-    """Of classes at the top of a file; see comments.py."""
+    """Of a file's own names and of its classes' fields; see comments.py."""
 
     def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
-        if attr.docstring is not None or not isinstance(attr.parent, griffe.Class) or not isinstance(attr.filepath, Path):
+        if attr.docstring is not None or attr.parent is None or not isinstance(attr.filepath, Path):
             return
-        said = comments.of(attr.filepath).get((attr.parent.name, attr.name))
+        owner = attr.parent.name if isinstance(attr.parent, griffe.Class) else ""
+        said = comments.of(attr.filepath).get((owner, attr.name))
         if said is not None:
-            attr.docstring = griffe.Docstring(f"{said[:1].upper()}{said[1:]}.", parent=attr)
+            attr.docstring = griffe.Docstring(said, parent=attr)

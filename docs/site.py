@@ -37,6 +37,16 @@ SHARED = dict.fromkeys(("Errno", "SyscallError"), ERRORS) | dict.fromkeys(
 )
 VALUES = {
     "Errors": [f"{ERRORS}.SyscallError", f"{ERRORS}.Errno"],
+    "Types of arguments": [
+        f"{SDK}.arguments.Model",
+        f"{SDK}.arguments.Dtype",
+        f"{SDK}.arguments.Ids",
+        f"{SDK}.arguments.Strings",
+        f"{SDK}.options.Prompt",
+        f"{SDK}.dialogue.Message",
+        f"{SDK}.connection.Where",
+        f"{SDK}.beams.EarlyStopping",
+    ],
     "What spawn and group take": [f"{SDK}.options.Options", f"{SDK}.options.GroupChanges"],
     "Answers": [
         f"{SDK}.turns.Answer",
@@ -94,7 +104,10 @@ def _values() -> str:
     """The page of what the methods of both faces take, give and raise."""
     parts = ["# Records and errors", "What the methods of `llmasos` and `llmasos.aio` take, give and raise."]
     for title, names in VALUES.items():
-        parts += [f"## {title}", *(f"::: {name}\n    options: {{heading_level: 3}}" for name in names)]
+        parts += [
+            f"## {title}",
+            *(f"::: {name}\n    options: {{heading_level: 3, show_labels: false}}" for name in names),
+        ]
     return "\n\n".join(parts) + "\n"
 
 

@@ -13,7 +13,8 @@
 
     trio.run(main)
 
-To talk to many processes at once, talk to each in a task of its own. Cancelling a task takes its call back in the kernel.
+Every method that asks the kernel is awaited; `say`, `pieces`, `stream` and `follow` are asynchronous generators. To talk
+to many processes at once, talk to each in a task of its own. Cancelling a task takes its call back in the kernel.
 """
 
 from llmasos.syscalls.errno import Errno, SyscallError

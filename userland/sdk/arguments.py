@@ -21,10 +21,10 @@ _DTYPES = {
     "f16": "fp16", "q8": "int8", "q4": "int4",
 }  # fmt: skip
 
-Strings = str | Sequence[str]
-Ids = Iterable[SupportsIndex]  # also a numpy array or a torch tensor
-Model = str | os.PathLike[str]
-Dtype = str | object | None  # also torch's
+Strings = str | Sequence[str]  # one string, or several
+Ids = Iterable[SupportsIndex]  # token ids: integers, a numpy array or a torch tensor
+Model = str | os.PathLike[str]  # a name that the system knows, a directory, a GGUF file, or another store's name
+Dtype = str | object | None  # fp32, bf16, int8, int4, or another library's name for it; empty or None: the default
 
 
 def strings(value: Strings, what: str) -> list[str]:

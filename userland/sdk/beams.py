@@ -20,7 +20,7 @@ from llmasos.userland.sdk.script import Script, ask, together
 
 _NEVER = -1e9  # the score of a choice that must not be made
 
-EarlyStopping = bool | Literal["never"]
+EarlyStopping = bool | Literal["never"]  # as in transformers
 
 
 @dataclass(slots=True, frozen=True)

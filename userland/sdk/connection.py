@@ -23,7 +23,7 @@ from llmasos.userland.sdk import script
 R = TypeVar("R")
 T = TypeVar("T")
 
-Where = str | os.PathLike[str] | None
+Where = str | os.PathLike[str] | None  # a runtime directory; None: `$LLMASOS_RUNTIME`, else the user's usual one
 
 
 def kernel_there(stack: ExitStack, where: Where, boot: bool, flags: Sequence[str]) -> Path:

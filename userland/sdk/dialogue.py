@@ -20,7 +20,7 @@ import msgspec
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import LogRecord
 
-Message = dict[str, Any]
+Message = dict[str, Any]  # a chat message: role, content and further fields, as chat templates take them
 Span = tuple[int, int]  # of the log, in tokens
 
 _OURS = b"chat\x01"

@@ -34,7 +34,7 @@ from llmasos.userland.sdk.template import OF_THE_TEMPLATE
 _UNLIMITED = Limits()
 _SAMPLING = SamplingDefaults.__struct_fields__
 
-Prompt = str | Message | Sequence[Message] | Ids
+Prompt = str | Message | Sequence[Message] | Ids  # plain text, one chat message or several, or token ids
 
 
 @dataclass(slots=True, frozen=True)
