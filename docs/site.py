@@ -103,11 +103,9 @@ def _reference(name: str, source: Path) -> str:
 def _values() -> str:
     """The page of what the methods of both faces take, give and raise."""
     parts = ["# Records and errors", "What the methods of `llmasos` and `llmasos.aio` take, give and raise."]
+    how = "{heading_level: 3, show_labels: false, show_root_full_path: false}"
     for title, names in VALUES.items():
-        parts += [
-            f"## {title}",
-            *(f"::: {name}\n    options: {{heading_level: 3, show_labels: false}}" for name in names),
-        ]
+        parts += [f"## {title}", *(f"::: {name}\n    options: {how}" for name in names)]
     return "\n\n".join(parts) + "\n"
 
 
