@@ -215,7 +215,7 @@ class Client:
             return
         try:
             while self._inbox:
-                self._calls.settle(self._inbox[0], _Waiter.answer)
+                self._calls.answer(self._inbox[0], _Waiter.answer)
                 self._inbox.popleft()
         except SyscallError as error:
             self._fail(error)

@@ -39,7 +39,7 @@ class Calls(Generic[W]):
         self._waiting[seq] = waiter, call
         return seq, frame
 
-    def settle(self, frame: bytes, hand: Callable[[W, wire.Reply], object]) -> None:
+    def answer(self, frame: bytes, hand: Callable[[W, wire.Reply], object]) -> None:
         """Hand a reply to its waiter; drop it if the call was taken back. Can be repeated after an interruption.
 
         Raises SyscallError if the connection is useless from here on.

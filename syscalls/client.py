@@ -147,7 +147,7 @@ class Client:
 
     def _deliver(self, message: transport.Message) -> None:
         try:
-            self._calls.settle(message.body, _wake)
+            self._calls.answer(message.body, _wake)
         except SyscallError as error:
             self._fail(error)
 

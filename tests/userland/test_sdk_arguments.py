@@ -121,7 +121,7 @@ def test_an_error_on_the_way_leaves_nothing_decoding(process: Process, monkeypat
     monkeypatch.setattr("llmasos.userland.sdk.text.Detokenizer.push", fail)
     with pytest.raises(Broken):
         list(process.stream(400))
-    result = process.system.run(actions.settle(process.pid, 0))
+    result = process.system.run(actions.until_idle(process.pid, 0))
     assert len(result.tokens) < len("Every call") + 400
 
 

@@ -150,7 +150,7 @@ def before(language: Language, pid: int, position: int) -> Script[list[int]]:
     return list(result.tokens)
 
 
-def settle(pid: int, position: int) -> Script[ReadResult]:
+def until_idle(pid: int, position: int) -> Script[ReadResult]:
     """Wait until the process has ended its decode; returns what it appended from `position` on."""
     tokens: list[int] = []
     while True:

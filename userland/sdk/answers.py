@@ -15,7 +15,7 @@ from typing import TypeVar
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, ReadResult, Sampler, Signal
 from llmasos.syscalls.table import Decode, Feed, Getinfo, Kill, Read, Truncate
-from llmasos.userland.sdk.actions import Language, before, settle
+from llmasos.userland.sdk.actions import Language, before, until_idle
 from llmasos.userland.sdk.heard import Ear, reader_for
 from llmasos.userland.sdk.script import Piece, Script, Stream, ask, interrupt
 from llmasos.userland.sdk.text import StopStrings
@@ -178,8 +178,8 @@ def failures(pid: int, finish: Finish) -> Script[None]:
 def _cut(language: Language, pid: int, listening: Listening, lead: Sequence[int], characters: int) -> Script[None]:
     """Interrupt, and cut the log so that its answer has just the first `characters`."""
     yield from ask(Kill(pid, Signal.INT))
-    settled = yield from settle(pid, listening.position)
-    ids = settled.tokens
+    ended = yield from until_idle(pid, listening.position)
+    ids = ended.tokens
 
     def said(count: int) -> str:
         ear = Ear(language.tokenizer, listening.reader(), lead, listening.stops.signs)

@@ -207,7 +207,7 @@ class ChatFormat:
             )
         return {**dict.fromkeys(there, thinking), **more}
 
-    def heeded(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+    def known_variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """Those variables of another model's template that this template knows; switches get the names that they have
         here."""
         source = self._template.source() if not self.named_only else ""

@@ -249,8 +249,8 @@ class LLM:
 
     def _new_tokens(self, defaults: bool) -> int:
         """The tokens to generate where the caller does not say."""
-        heeds = options.heeded(stores.started(self._name) if defaults else Started())
-        return heeds.tokens(None, NEW_TOKENS, self.model.context)
+        setup = options.setup_by_store(stores.started(self._name) if defaults else Started())
+        return setup.tokens(None, NEW_TOKENS, self.model.context)
 
     async def _beams(
         self,

@@ -230,10 +230,10 @@ def spawn(options: Options) -> Script[tuple[int, ModelInfo, Setup]]:
             records,
         )
     )
-    return pid, info, heeded(started)
+    return pid, info, setup_by_store(started)
 
 
-def heeded(started: Started) -> Setup:
+def setup_by_store(started: Started) -> Setup:
     """The part of a store's way to start a model that stays with the process."""
     return Setup(system=started.system, stop=list(started.stop), max_tokens=started.max_tokens)
 
@@ -279,7 +279,7 @@ def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Sc
 def initial(options: Options, info: ModelInfo, started: Started) -> tuple[list[int], list[bytes]]:
     """The ids to start the process with, and the record of the conversation that they begin. The store's system text is
     used if the caller gives none."""
-    prompt, held = options.prompt, heeded(started)
+    prompt, held = options.prompt, setup_by_store(started)
     kept = [packed(Entry(setup=msgspec.structs.replace(held, now=time.time())))] if held != Setup() else []
     if prompt is not None and arguments.is_ids(prompt):
         return arguments.ids(prompt, "a prompt"), kept

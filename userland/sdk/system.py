@@ -94,8 +94,8 @@ class System(Connection):
         """
         known_keywords("spawn", more, SpawnOptions.__annotations__)
         chosen = Options(model=model_name(model) or self.kernel.boot.default_model, prompt=prompt, **more)
-        pid, info, heeds = self.run(options.spawn(chosen))
-        return Process(self, pid, info, chosen.system, heeds)
+        pid, info, setup = self.run(options.spawn(chosen))
+        return Process(self, pid, info, chosen.system, setup)
 
     def process(self, pid: int) -> Process:
         """A handle on a running LLM process of any program. Raises ESRCH if there is none, EINVAL for a program or
@@ -105,7 +105,7 @@ class System(Connection):
             raise SyscallError(Errno.EINVAL, f"process {pid} ({info.name}) is a {info.kind.value}, not an LLM process")
         model = self.run(actions.model_in_memory(info.model, info.device))
         known = self.run(turns.known_of(pid)).dialogue
-        return Process(self, pid, model, heeds=known.setup if known is not None else None)
+        return Process(self, pid, model, setup=known.setup if known is not None else None)
 
     def ps(self) -> list[ProcessInfo]:
         """The process table: a row for each program, driver and LLM process."""
@@ -233,14 +233,14 @@ class Process:
         pid: int,
         model: ModelInfo,
         instructions: str = "",
-        heeds: Setup | None = None,
+        setup: Setup | None = None,
     ) -> None:
         """A handle on process `pid`; `System.spawn` and `System.process` make them."""
         self.system = system
         self.pid = pid
         self.model = model
         self._instructions = instructions
-        self._heeds = heeds or Setup()  # where a call does not say
+        self._setup = setup or Setup()  # holds where a call does not say
 
     def __enter__(self) -> Self:
         return self
@@ -404,10 +404,10 @@ class Process:
         return script.stream(self.system.kernel, alone, self.pid)
 
     def _tokens(self, given: int | None) -> int:
-        return self._heeds.tokens(given, MAX_TOKENS, self.model.context)
+        return self._setup.tokens(given, MAX_TOKENS, self.model.context)
 
     def _stops(self, given: Strings) -> list[str]:
-        return stop_strings(given) or self._heeds.stop
+        return stop_strings(given) or self._setup.stop
 
     def follow(self, position: int = 0) -> Generator[str, None]:
         """Stream the text from a position of the log (in tokens) to the end of the decode under way. Leaving the loop
@@ -437,7 +437,7 @@ class Process:
         """Make `count` copies of it, which share its pages until one of them writes. Each samples with a seed of its own,
         unless `same_seed`; a `detached` one outlives this program."""
         pids = self.system(Fork(self.pid, count, same_seed, detached))
-        return [Process(self.system, pid, self.model, self._instructions, self._heeds) for pid in pids]
+        return [Process(self.system, pid, self.model, self._instructions, self._setup) for pid in pids]
 
     def checkpoint(self, path: str | os.PathLike[str], *, kv: bool = True, passphrase: str = "") -> CheckpointInfo:
         """Write its image to a file, from which `System.restore` starts it again; the process itself goes on. Without

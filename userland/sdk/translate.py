@@ -143,8 +143,8 @@ def carried(old: Language, new: Language, known: Dialogue | None, ids: Sequence[
     without it, the ids' text does. Raises E2BIG if they are too many for the model."""
     if known is None or old.chat is None or new.chat is None:
         return translated(old, new, ids), []
-    heeded = new.chat.heeded(known.setup.variables)
-    setup = msgspec.structs.replace(known.setup, variables=heeded, template=None)
+    variables = new.chat.known_variables(known.setup.variables)
+    setup = msgspec.structs.replace(known.setup, variables=variables, template=None)
     if ids and (not known.said or (known.cut and not known.asked)):  # text outside of any message
         return translated(old, new, ids), [packed(Entry(setup=setup))]
     said, answer = [one.message for one in known.said], ""

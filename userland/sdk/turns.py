@@ -202,7 +202,7 @@ def _put_back(pid: int, was: Fed) -> Script[None]:
             yield from ask(Feed(pid, was.log[start - was.keep : end - was.keep], data))
 
 
-def take_back(pid: int, fed: Fed) -> Script[None]:
+def undo(pid: int, fed: Fed) -> Script[None]:
     """Make the log what it was before a turn, unless another program has changed it since."""
     yield from _undo(pid, fed, (fed.length,))
 
@@ -240,7 +240,7 @@ def begin_answer(
     except GeneratorExit:  # the runner of the script interrupts
         raise
     except BaseException:
-        yield from take_back(pid, fed)
+        yield from undo(pid, fed)
         raise
     return listening
 

@@ -66,7 +66,7 @@ def _spawn(shell: Session, line: Line) -> None:
             limits=Limits(tokens=line.integer("--tokens", 0, least=0)),
             thinking=_thinking(line.text("--thinking")),
         )
-    shell.keep(agent, max_tokens, line.text("--system"), thoughts=not line.has("--no-thoughts"))
+    shell.remember(agent, max_tokens, line.text("--system"), thoughts=not line.has("--no-thoughts"))
     if line.has("TEXT"):
         _tell(shell, agent, line.text("TEXT"), background=line.background, fresh=True)
     else:
@@ -138,10 +138,10 @@ def _tell(
                     patience.head(f"[{pid}] ", "dim")
                 patience.head(f"{name}: ", "cyan")
                 answer = follow(agent.language, pid, listening)
-                shows = thoughts and shell.kept(pid).thoughts
+                shows = thoughts and shell.remembered(pid).thoughts
                 _print(shell, pieces(agent.system.kernel, answer, pid), patience, thoughts=shows)
     except KeyboardInterrupt:
-        settle(shell, pid)
+        until_idle(shell, pid)
         shell.screen.line(" [interrupted]", "dim")
         if not shell.interactive:
             raise
@@ -165,7 +165,7 @@ def _check_idle(info: ProcessInfo, *, background: bool) -> None:
 def _begin(shell: Session, agent: Process, text: str, max_tokens: int | None) -> Listening:
     """Say something to a process and let it begin to answer; after an error its context is as it was. Returns how to
     listen."""
-    language, pid, kept = agent.language, agent.pid, shell.kept(agent.pid)
+    language, pid, kept = agent.language, agent.pid, shell.remembered(agent.pid)
     if language.chat is None:
         turn = turns.text_next(language, pid, text)
     else:
@@ -247,7 +247,7 @@ def _bound_by_group(shell: Session, info: ProcessInfo) -> bool:
     return any(info.model in (m.name, m.path) and info.device == m.device and info.context < m.context for m in models)
 
 
-def settle(shell: Session, pid: int) -> None:
+def until_idle(shell: Session, pid: int) -> None:
     """After SIGINT: wait until the process has reached its next token boundary and is idle."""
     deadline = time.monotonic() + SETTLE_SECONDS
     shell.kernel(Kill(pid=pid, signal=Signal.INT))

@@ -28,7 +28,7 @@ GLANCE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Kept:
+class Remembered:
     """What a shell remembers of an agent: its handle, the token bound of an answer, its system prompt, and whether to
     show its thoughts."""
 
@@ -52,7 +52,7 @@ class Session:
         self.failures = 0
         self.jobs: dict[int, str] = {}  # pid -> name, of the processes that answer in the background
         self.warming: threading.Thread | None = None  # loads the tokenizer library, which two threads must not do at once
-        self._kept: dict[int, Kept] = {}
+        self._remembered: dict[int, Remembered] = {}
 
     def execute(self, text: str) -> None:
         """Run one command line. Errors are printed and counted, never raised."""
@@ -104,16 +104,16 @@ class Session:
     def agent(self, pid: int) -> Process:
         """A handle on an LLM process of any program. Raises ESRCH, EINVAL."""
         self.warmed()
-        kept = self._kept.get(pid)
+        kept = self._remembered.get(pid)
         return kept.agent if kept is not None and kept.agent is not None else self.system.process(pid)
 
-    def keep(self, agent: Process, max_tokens: int | None, instructions: str, *, thoughts: bool = True) -> None:
+    def remember(self, agent: Process, max_tokens: int | None, instructions: str, *, thoughts: bool = True) -> None:
         """Remember an agent of this shell."""
-        self._kept[agent.pid] = Kept(agent, max_tokens, instructions, thoughts)
+        self._remembered[agent.pid] = Remembered(agent, max_tokens, instructions, thoughts)
 
-    def kept(self, pid: int) -> Kept:
+    def remembered(self, pid: int) -> Remembered:
         """What this shell remembers of an agent; the defaults for another program's."""
-        return self._kept.get(pid, Kept())
+        return self._remembered.get(pid, Remembered())
 
     def info(self, pid: int, *, timeout: float | None = None) -> ProcessInfo:
         return self.kernel(Getinfo(pid=pid), timeout=timeout)
