@@ -69,7 +69,8 @@ def main() -> int:
         elif place.read_text() != mirrored(name):
             stale.append(place.name)
     if stale:
-        print(f"userland/sdk: {', '.join(stale)} stale, of the asynchronous face: run `make docs`", file=sys.stderr)
+        files = ", ".join(f"userland/sdk/{name}" for name in stale)
+        print(f"{files}: not what the asynchronous face makes of it; run `make docs`", file=sys.stderr)
     return 1 if stale else 0
 
 
