@@ -23,6 +23,8 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import BootInfoCall, Dmesg, Models, Null, Ps, Shutdown
 from tests.booted import PATIENCE, SIM, booted, command, eventually, is_gone
 
+pytestmark = pytest.mark.processes
+
 
 def left(place: Path) -> list[Path]:
     """What is left in a runtime directory; a private kernel takes the directory itself along."""

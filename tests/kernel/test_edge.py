@@ -209,6 +209,7 @@ def test_signals_go_to_the_processes_of_connected_programs_only() -> None:
     assert received == [signal.SIGCONT]
 
 
+@pytest.mark.processes
 def test_a_driver_of_unknown_kind_is_reported_as_exited_with_its_words() -> None:
     core = Core(first=[StartDriver("d", 1)])
 
@@ -225,6 +226,7 @@ def test_a_driver_of_unknown_kind_is_reported_as_exited_with_its_words() -> None
     assert printed
 
 
+@pytest.mark.processes
 def test_a_driver_killed_while_it_starts_is_reported_with_the_reason() -> None:
     core = Core(first=[StartDriver("d", 1), KillDriver("d", 1, "just because")])
 
@@ -237,6 +239,7 @@ def test_a_driver_killed_while_it_starts_is_reported_with_the_reason() -> None:
     assert exited.reason == "killed by the kernel: just because"
 
 
+@pytest.mark.processes
 def test_a_halt_during_a_start_leaves_no_driver() -> None:
     core = Core(first=[StartDriver("d", 1)])
 

@@ -158,6 +158,7 @@ def uninterrupted() -> tuple[dict[str, Any], int]:
     return script(Client(sim)), sim.frames
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
 def test_the_kernel_is_killed_at_every_record_and_nothing_acknowledged_is_lost(before: bool) -> None:
     wanted, frames = uninterrupted()

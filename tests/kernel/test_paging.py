@@ -31,6 +31,7 @@ from llmasos.syscalls.table import (
     Truncate,
     Wait,
 )
+from tests.kernel.machines.core import examples
 from tests.kernel.machines.paging import Paging, PagingAndSwapping
 from tests.kernel.paged import MB, ONE, PROMPT, image, memory, refused, row, spawn
 from tests.simulator import Future, Prog, Simulation, simulate
@@ -533,6 +534,7 @@ def test_a_policy_of_another_name_is_refused_when_the_kernel_boots() -> None:
 
 TestPaging = Paging.TestCase
 TestPagingAndSwapping = PagingAndSwapping.TestCase
+TestPaging.settings = TestPagingAndSwapping.settings = examples(100)
 
 
 def test_a_model_for_which_a_pin_leaves_no_room_is_refused_though_it_is_on_its_way_still() -> None:

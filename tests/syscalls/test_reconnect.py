@@ -24,6 +24,8 @@ from tests.booted import eventually
 from tests.syscalls import mortal
 from tests.syscalls.mortal import PATIENCE, Mortal
 
+pytestmark = pytest.mark.processes
+
 WORKERS, CALLS = 6, 40
 DEATHS = 25
 ENDLESS = Read(100, -1, follow=True), Decode(100, mortal.ENDLESS)

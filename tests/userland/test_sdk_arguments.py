@@ -17,6 +17,8 @@ from llmasos.userland.sdk.llm import LLM
 from llmasos.userland.sdk.system import Process, System
 from tests import models_zoo
 
+pytestmark = pytest.mark.processes
+
 IDS = [7, 8, 9]
 
 

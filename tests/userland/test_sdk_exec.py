@@ -27,6 +27,8 @@ from llmasos.userland.sdk.translate import conversation_in, same_words, translat
 from tests import models_zoo
 from tests.gguf_writer import convert
 
+pytestmark = pytest.mark.processes
+
 TINY = "tiny"
 SYSTEM = "Be brief."
 QUESTIONS = ["My name is Zoë.", "What is my name?"]

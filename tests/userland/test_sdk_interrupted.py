@@ -16,6 +16,8 @@ from llmasos.userland.sdk.system import Process, System
 from tests import models_zoo
 from tests.userland.chat_shapes import SHAPES
 
+pytestmark = pytest.mark.processes
+
 THINKING = (
     SHAPES["thoughts in the last answer only"].source.replace("<|im_start|>", "<|user|>").replace("<|im_end|>", "<|end|>")
 )

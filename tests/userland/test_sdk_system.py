@@ -16,6 +16,8 @@ from llmasos.userland.sdk import aio
 from llmasos.userland.sdk.system import Process, System
 from tests import models_zoo
 
+pytestmark = pytest.mark.processes
+
 PROMPT = "Every call is answered"
 
 

@@ -69,6 +69,7 @@ switches = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.long
 @many
 @given(
     words_zoo.tokenizer_files(),

@@ -151,6 +151,7 @@ def test_a_directory_without_a_tokenizer_says_so(tmp_path: Path) -> None:
         load_tokenizer(str(tmp_path))
 
 
+@pytest.mark.processes
 def test_threads_that_need_a_tokenizer_at_once_get_the_same_one() -> None:
     program = """
 import sys, threading

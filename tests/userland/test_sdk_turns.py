@@ -27,6 +27,8 @@ from llmasos.userland.sdk.turns import known_of
 from tests import models_zoo
 from tests.userland.chat_shapes import SHAPES
 
+pytestmark = pytest.mark.processes
+
 THINKING = (
     SHAPES["thoughts in the last answer only"]
     .source.replace("<|im_start|>", "<|user|>")
