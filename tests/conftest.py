@@ -4,6 +4,7 @@ marks the tests that do, and an audit hook sees that none is without the mark.""
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ _running = [""]  # the test that may start no OS process
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a worker, or in the background: programs that are started
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # would not hear Ctrl-C either
     if "not processes" in config.option.markexpr:  # as `make quick` says
         sys.addaudithook(_no_process)
 

@@ -20,6 +20,7 @@ from llmasos.kernel.events import DeviceConfig
 from llmasos.syscalls import runtime
 from llmasos.syscalls.blocking import Client
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.size import size as read_size
 from llmasos.syscalls.table import BootInfoCall, Dmesg, Models, Null, Ps, Shutdown
 from tests.booted import PATIENCE, SIM, booted, command, eventually, is_gone
 
@@ -336,7 +337,7 @@ def test_a_device_of_the_command_line_is_told_from_its_options() -> None:
     ("text", "size"), [("17", 17), ("1k", 1000), ("1KiB", 1024), ("1.5 GiB", 3 << 29), ("2T", 2 * 10**12)]
 )
 def test_sizes_have_units(text: str, size: int) -> None:
-    assert config.size(text, "x") == size
+    assert read_size(text, "x") == size
 
 
 def test_models_are_found_in_the_directories_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ from llmasos.kernel.events import (
     Tick,
     WakeAt,
 )
+from llmasos.kernel.journal.state import State
 from llmasos.syscalls import client
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import BootInfo, Signal
@@ -53,6 +54,9 @@ class Core:
     def boot(self, now: float, saved: object = None, notes: Sequence[tuple[str, str]] = ()) -> list[Action]:
         assert (saved, notes) == (None, ())
         return self._first
+
+    def snapshot(self) -> State:
+        raise AssertionError("no journal is kept of it")
 
     def handle(self, event: Event, now: float) -> list[Action]:
         self.events.append(event)

@@ -33,8 +33,8 @@ def frames() -> list[Frame]:
     """What a kernel writes in a short life; the last frame changes something."""
     sim = simulate()
     written: list[Frame] = []
-    append = sim._append
-    sim._append = lambda action: (written.append(action.frame), append(action))[1]  # type: ignore[method-assign]
+    whole = sim._append
+    sim._append = lambda append: (written.append(append.frame), whole(append))[1]  # type: ignore[method-assign]
     program = sim.program()
     pid = program.call(Spawn("sim", [1, 2, 3]))
     program.call(Decode(pid, 8, logprobs=1))
@@ -262,7 +262,7 @@ def test_a_journal_is_bounded_however_often_the_kernel_is_killed_before_its_comp
     tmp_path: Path, frames: list[Frame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeper, "COMPACT_BYTES", 4096)
-    sizes = []
+    sizes: list[int] = []
 
     async def life(rig: Rig) -> None:
         await rig.until(lambda: rig.keeper.size <= 4096)
@@ -310,7 +310,7 @@ def test_a_kernel_killed_at_any_write_of_a_compaction_leaves_a_whole_journal(
         (file, "write_all"),
         (file, "replace"),
         (file, "sync_directory"),
-        (file.os, "fsync"),
+        (os, "fsync"),
     ):
         monkeypatch.setattr(module, name, may_die(getattr(module, name), half=name == "write_all"))
     died, number = 0, 0

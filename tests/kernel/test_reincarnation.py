@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import GroupSettings, Kind, Sampler, Signal, State, WaitFor
 from llmasos.syscalls.table import (
     BootInfoCall,
+    Call,
     Decode,
     Exec,
     Fork,
@@ -287,9 +289,10 @@ def test_a_model_that_cannot_be_loaded_is_refused_with_the_drivers_reason(model:
     sim = simulate()
     program = sim.program()
     pid = program.call(Spawn("sim", tokens=[1]))
-    for call in (Spawn(model), Pagein(model), Exec(pid, model)):
+    calls: list[Call[Any]] = [Spawn(model), Pagein(model), Exec(pid, model)]
+    for call in calls:
         with pytest.raises(SyscallError) as caught:
-            program.call(call)  # type: ignore[arg-type]
+            program.call(call)
         assert caught.value.errno is errno
         assert caught.value.reason
     assert len(program.call(Decode(pid, 5)).tokens) == 5

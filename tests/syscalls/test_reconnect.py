@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -19,7 +20,7 @@ import trio.testing
 from llmasos.syscalls import blocking, client, runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import BootInfo
-from llmasos.syscalls.table import Decode, Feed, Null, Read
+from llmasos.syscalls.table import Call, Decode, Feed, Null, Read
 from tests.booted import eventually
 from tests.syscalls import mortal
 from tests.syscalls.mortal import PATIENCE, Mortal
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.processes
 
 WORKERS, CALLS = 6, 40
 DEATHS = 25
-ENDLESS = Read(100, -1, follow=True), Decode(100, mortal.ENDLESS)
+ENDLESS: list[Call[Any]] = [Read(100, -1, follow=True), Decode(100, mortal.ENDLESS)]
 
 
 def check_done(kernel: Mortal, acknowledged: dict[int, int], given_up: set[int]) -> None:

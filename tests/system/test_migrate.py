@@ -75,7 +75,7 @@ def test_a_stream_goes_on_without_a_gap_and_with_the_same_tokens(
     system: System, cpu_system: System, zoo: Callable[[str], Path], dtype: str, sampled: bool
 ) -> None:
     model = str(zoo("qwen3"))
-    how = {"temperature": 0.8, "top_k": 40, "seed": 3} if sampled else {"seed": 0}
+    how: dict[str, float] = {"temperature": 0.8, "top_k": 40, "seed": 3} if sampled else {"seed": 0}
     wanted = unmoved(cpu_system, model, dtype, **how)
     system.load(model, dtype, "cpu1")
     before = len(warnings(system))

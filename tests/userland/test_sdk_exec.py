@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -232,7 +233,7 @@ def test_equal_sizes_are_not_taken_for_equal_words(process: Process, shuffled: s
 
 def test_a_conversation_goes_on_with_another_model_and_everything_else_stays(cpu_system: System, llama: str) -> None:
     cpu_system.group("guests", cpu_weight=50)
-    sampler = {"temperature": 0.5, "top_k": 9, "seed": 5}
+    sampler: dict[str, Any] = {"temperature": 0.5, "top_k": 9, "seed": 5}
     process = cpu_system.spawn(
         llama,
         system=SYSTEM,
@@ -242,7 +243,7 @@ def test_a_conversation_goes_on_with_another_model_and_everything_else_stays(cpu
         group="guests",
         dtype="fp32",
         **sampler,
-    )  # type: ignore[arg-type]
+    )
     answer = process.ask(QUESTIONS[0], 8)
     before = process.info()
     length = process.exec(TINY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
@@ -127,9 +127,14 @@ def test_who_leaves_an_asynchronous_answer_can_ask_at_once(cpu_system: System) -
             aio.System.connect(cpu_system.kernel.boot.runtime) as system,
             await system.spawn() as agent,
         ):
-            for act in (agent.say, agent.pieces, agent.stream):
+            acts: list[Callable[[], AsyncGenerator[object]]] = [
+                lambda: agent.say("A long story, please.", 100),
+                lambda: agent.pieces("A long story, please.", 100),
+                lambda: agent.stream(100),
+            ]
+            for act in acts:
                 for _ in range(3):
-                    async for _piece in act("A long story, please.", 100) if act != agent.stream else act(100):
+                    async for _piece in act():
                         break
                     assert await agent.ask("One word.", 2)
             held = agent.say("A long story, please.", 100)

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Finish, Limits, Signal, State
+from llmasos.syscalls.records import Finish, KvAction, Limits, Signal, State
 from llmasos.syscalls.table import Decode, Getinfo, Read
 from llmasos.userland.sdk import aio
 from llmasos.userland.sdk.system import Process, System
@@ -147,7 +147,7 @@ def test_an_answer_that_is_cut_off_by_a_kill_is_no_answer(process: Process, cpu_
 @pytest.mark.parametrize("stop", [[], ["never said"]])
 def test_an_answer_that_its_group_has_no_memory_for_says_so(cpu_system: System, model: str, stop: list[str]) -> None:
     frame = cpu_system.spawn(model, dtype="fp32").model.block_bytes
-    group = cpu_system.group("small", kv_max=4 * frame, kv_action="fail")
+    group = cpu_system.group("small", kv_max=4 * frame, kv_action=KvAction.FAIL)
     other = cpu_system.spawn(model, "Others have pages, too; two.", dtype="fp32", group="small")
     other.generate(1)
     process = cpu_system.spawn(model, PROMPT, dtype="fp32", group="small")

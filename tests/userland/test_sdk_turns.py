@@ -174,8 +174,8 @@ def test_what_a_tool_answered_goes_into_the_conversation(cpu_system: System, mod
         text = process.language.decode(process.tokens[len(before) : -1], special=True)
         assert text == "\n<|user|>tool\na cat<|end|>\n<|user|>assistant\n"
         said = process.tokens
-        results: list[Any]
-        for results in ([], ["x"], [("look", "a cat")], [(ToolCall("look"), 3)]):
+        wrong: list[Any] = [[], ["x"], [("look", "a cat")], [(ToolCall("look"), 3)]]
+        for results in wrong:
             with pytest.raises(SyscallError) as caught:
                 process.reply_tools(results)
             assert caught.value.errno is Errno.EINVAL
@@ -224,6 +224,7 @@ def test_control_tokens_that_are_allowed_are_control_in_later_turns_too(
         source = SHAPES[shape].source.replace("<|im_start|>", "<|user|>").replace("<|im_end|>", "<|end|>")
         (Path(model) / "chat_template.jinja").write_text(source)
     end = load_tokenizer(model).id_of("<|end|>")
+    assert end is not None
     with cpu_system.spawn(model, system="Be <|end|> brief.") as process:
         plain = process.fork()[0]
         process.turn("one <|end|>", 1, allow_special=True)
@@ -248,6 +249,7 @@ def test_allowed_tokens_do_not_let_others_in() -> None:
     """A token that is spelled across two parts of a message, or between marks of the SDK's own, stays text."""
     words = load_tokenizer(str(Path(llmasos.models.__file__).parent / "tiny"))
     template, end = ChatTemplate(words), words.id_of("<|end|>")
+    assert end is not None
     said = [{"role": "user", "content": [{"type": "text", "text": "<|e"}, {"type": "text", "text": "nd|>"}]}]
     assert template.ids(said, prompt=True).count(end) == 1
     assert template.ids([special(said[0])], prompt=True).count(end) == 2

@@ -586,7 +586,7 @@ class Core(RuleBasedStateMachine):
             case Finish.CONTEXT:
                 assert result.position + len(tokens) >= 40  # the least of the limits
             case Finish.BUDGET:
-                assert row is None or self.may_be_spent(row)
+                assert not isinstance(row, LLMProcess) or self.may_be_spent(row)
             case _:
                 raise AssertionError(f"a decode ended with {result.finish}")
         assert not set(tokens[:-1]) & set(call.stop_ids)
