@@ -55,7 +55,7 @@ lint: $(STAMP)
 	@$(BIN)/python -m llmasos.userland.sdk.mirror --check
 
 bench: $(STAMP)
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks --keep
 
 # The environments of the engines that benchmarks/peers compares this system with; one that fails does not stop the others.
 # llama.cpp's source is unpacked too: tests use the chat templates and vocabularies that lie in it.
