@@ -217,7 +217,7 @@ def test_a_program_may_have_a_driver_restarted() -> None:
     program.call(Kill(driver, Signal.KILL))
     sim.run_until(lambda: future.done)
     assert future.value.tokens == sim.continuation(PROMPT, 20, sim.kernel.table.llm(pid).sampler)
-    with pytest.raises(SyscallError, match="no signal but KILL"):
+    with pytest.raises(SyscallError, match=r"^EINVAL: .*STOP"):
         program.call(Kill(driver, Signal.STOP))
 
 
@@ -270,7 +270,7 @@ def test_a_step_that_fails_before_its_copies_leaves_no_false_page(monkeypatch: p
 
     with monkeypatch.context() as patch:
         patch.setattr(SimDevice, "step", fail)
-        with pytest.raises(SyscallError, match="no memory for the step"):
+        with pytest.raises(SyscallError, match=r"^EIO: .*ENOMEM"):
             program.call(Decode(child, 5))
     assert program.call(Decode(child, 5)).tokens == sim.continuation(PROMPT, 5)  # the device checks every page
 

@@ -250,7 +250,7 @@ def test_factors_that_make_no_frequencies_are_refused(factor: float, file: Path,
     changed[entry.offset : entry.offset + 4] = struct.pack("<f", factor)
     copy = tmp_path / "x.gguf"
     copy.write_bytes(changed)
-    with pytest.raises(SyscallError, match=r"rope_freqs\.weight has values that are no factors"):
+    with pytest.raises(SyscallError, match=r"^EIO: .*rope_freqs\.weight"):
         config_of(gguf.read_header(copy))
 
 

@@ -185,7 +185,7 @@ def test_what_is_called_after_a_decode_was_taken_back_finds_it_ended_by_the_next
         down = threading.Event()
         system.kernel.notify = lambda boot: down.set() if boot is None else None
         threading.Timer(1.0, kernel.kill).start()
-        with pytest.raises(SyscallError, match="ETIME"):
+        with pytest.raises(SyscallError, match=r"^ETIME"):
             system.kernel(Decode(agent.pid, 1500), timeout=3.0)
         assert down.wait(PATIENCE)
         threading.Timer(0.5, kernel.boot).start()

@@ -166,9 +166,9 @@ def test_the_seed_interface_boots_a_private_kernel_and_predicts(
         latest = client.create_instance(image)
         assert client.predict("Hello", max_tokens=8) == first
         assert latest.process.info().length > 0
-        with pytest.raises(SyscallError, match="no text"):
+        with pytest.raises(SyscallError, match=r"^EINVAL: "):
             client.predict(instance)  # type: ignore[call-overload]
-        with pytest.raises(SyscallError, match="where an instance belongs"):
+        with pytest.raises(SyscallError, match=r"^EINVAL: .*'Hello'"):
             client.predict("Hello", "there")  # type: ignore[call-overload]
         assert client.system.kernel.boot.runtime != str(tmp_path / "none")
 

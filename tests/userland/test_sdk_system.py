@@ -140,7 +140,7 @@ def test_an_answer_that_is_cut_off_by_a_kill_is_no_answer(process: Process, cpu_
         list(pieces)
     assert caught.value.errno is Errno.ESRCH
     process.wait()
-    with pytest.raises(SyscallError, match="no process"):
+    with pytest.raises(SyscallError, match=r"^ESRCH"):
         process.generate(1)
 
 
@@ -193,7 +193,7 @@ def test_a_context_that_is_full_ends_the_decode_and_refuses_more(cpu_system: Sys
 def test_a_handle_on_anothers_process_speaks_to_it(process: Process, cpu_system: System) -> None:
     with System.connect(cpu_system.kernel.boot.runtime) as other:
         assert other.process(process.pid).generate(4) == process.text[len(PROMPT) :]
-        with pytest.raises(SyscallError, match="not an LLM process"):
+        with pytest.raises(SyscallError, match=r"^EINVAL: process 1 \(init\)"):
             other.process(1)
 
 
@@ -208,7 +208,7 @@ def test_a_program_that_ends_takes_its_processes_with_it_but_not_the_detached(cp
     orphan.kill()
     while any(row.pid == daemon for row in cpu_system.ps()):  # at its next token boundary
         pass
-    with pytest.raises(SyscallError, match="has exited"):
+    with pytest.raises(SyscallError, match=r"^ESRCH"):
         cpu_system(Getinfo(daemon))
 
 

@@ -245,7 +245,7 @@ def test_several_templates_are_told_apart_by_name_and_by_tools(tmp_path: Path) -
     assert caught.value.errno is Errno.EINVAL
     assert chat.render([hello()], prompt=True, template="rag").plain == "rag hello"
     assert chat.render([hello()], prompt=True, tools=[templates_zoo.SCHEMA]).plain == "tool_use hello"
-    with pytest.raises(SyscallError, match="no chat template 'none'; it has rag, tool_use"):
+    with pytest.raises(SyscallError, match=r"^EINVAL: .*'none'.*rag, tool_use"):
         chat.ids([hello()], prompt=True, template="none")
 
 

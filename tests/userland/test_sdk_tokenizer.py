@@ -183,7 +183,7 @@ def test_control_tokens_that_take_too_long_to_look_for_are_refused(tmp_path: Pat
         tokenizer.encode("a" * 100_000, control=False)
     assert caught.value.errno is Errno.E2BIG
     core = core_of("llama", "a" * 10_000)
-    with pytest.raises(SyscallError, match="one of its added tokens has 10000 characters"):
+    with pytest.raises(SyscallError, match=r"^EIO: .*10000"):
         load_tokenizer(written(tmp_path / "longer", core))
 
 

@@ -290,7 +290,7 @@ def test_what_cannot_be_said_is_named_and_changes_nothing(
 @pytest.mark.parametrize("text", [None, b"x", 3])
 def test_only_text_is_said_and_fed(process: Process, text: Any) -> None:
     for act in (process.ask, process.feed, lambda said: next(process.pieces(said))):
-        with pytest.raises(SyscallError, match="a text is a string"):
+        with pytest.raises(SyscallError, match=r"^EINVAL: a text "):
             act(text)
 
 
@@ -322,7 +322,7 @@ def test_what_was_fed_before_anything_was_said_stays_as_it_is(cpu_system: System
 
 
 def test_a_turn_with_nothing_said_needs_a_conversation(cpu_system: System, model: str) -> None:
-    with cpu_system.spawn(model) as process, pytest.raises(SyscallError, match="the conversation is empty"):
+    with cpu_system.spawn(model) as process, pytest.raises(SyscallError, match=r"^EINVAL: .*conversation"):
         process.turn([])
 
 
@@ -361,11 +361,11 @@ def test_a_conversation_names_its_template_where_there_is_no_default(
         assert process.language.decode(found.tokens, special=True) == (
             "rag:<|user|>one<|end|><|assistant|>yes<|end|><|user|>two<|end|><|assistant|>yes"
         )
-    with pytest.raises(SyscallError, match="it has rag, tool_use_2"):
+    with pytest.raises(SyscallError, match=r"^EINVAL: .*rag, tool_use_2"):
         cpu_system.spawn(model, chat_template="default")
     with cpu_system.spawn(model, "plain text") as process:
         assert process.generate(2)
-        with pytest.raises(SyscallError, match=r"name one .*: rag, tool_use_2"):
+        with pytest.raises(SyscallError, match=r"^ENOTSUP: .*chat_template.*rag, tool_use_2"):
             process.ask("and?")
 
 
