@@ -24,7 +24,7 @@ from llmasos.drivers.protocol import Probe
 from llmasos.modelfiles import gguf_items
 from llmasos.syscalls.errno import SyscallError
 from tests import models_zoo
-from tests.drivers.quantised.test_models import METHODS, quantised
+from tests.drivers.quantised.methods import METHODS, quantised
 from tests.gguf_writer import convert
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"

@@ -108,3 +108,31 @@ def _as_published(config: dict[str, Any]) -> None:
     elif kind == "glm":
         config["layernorm_epsilon"] = config["rms_norm_eps"]
         config["seq_length"] = config["max_position_embeddings"]
+
+
+MORE = {
+    "gemma": ("gemma", models_zoo._plain(head_dim=16)),
+    "gemma3": (
+        "gemma3_text",
+        models_zoo._plain(head_dim=16, sliding_window=24, query_pre_attn_scalar=16, num_hidden_layers=7),
+    ),
+    "granite": (
+        "granite",
+        models_zoo._plain(embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.5),
+    ),
+    "starcoder2": ("starcoder2", models_zoo._plain(tie_word_embeddings=True, use_bias=True)),
+    "smollm3": ("smollm3", models_zoo._plain(num_hidden_layers=5, tie_word_embeddings=True)),
+    "olmo2": ("olmo2", models_zoo._plain()),
+    "qwen3_moe": (
+        "qwen3_moe",
+        models_zoo._plain(
+            num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True, head_dim=16
+        ),
+    ),
+    "llama_yarn": (
+        "llama",
+        models_zoo._plain(rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}),
+    ),
+    "llama_linear": ("llama", models_zoo._plain(rope_scaling={"rope_type": "linear", "factor": 4.0})),
+    "llama_bias": ("llama", models_zoo._plain(attention_bias=True, mlp_bias=True)),
+}  # fmt: skip

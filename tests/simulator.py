@@ -95,6 +95,11 @@ FRAME_BYTES = 16 * 2 * 2 * 4 * 2  # of SMALL
 DEVICE_FIELDS = ("policy", "victims", "evictions", "max_runs", "step_tokens", "weight_bytes")
 
 
+def slots(count: int) -> str:
+    """Room for so many frames below, as an option of the simulated device: an image gets half of what is there."""
+    return str(2 * count * FRAME_BYTES)
+
+
 class KernelKilled(Exception):
     """The kernel has just been killed, as `die_at` says."""
 

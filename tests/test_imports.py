@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +51,13 @@ def test_every_public_name_is_there_and_no_other() -> None:
         assert name in dir(llmasos)
     with pytest.raises(AttributeError, match="nothing"):
         llmasos.nothing  # noqa: B018
+
+
+def test_no_test_file_imports_from_another() -> None:
+    """What several need is in modules beside them: a file of tests can be run, split, renamed and dropped alone."""
+    files = [*Path(__file__).parent.rglob("*.py")]
+    assert len(files) > 100
+    importing = re.compile(
+        r"^\s*(?:from|import) (?:\S+\.)?test_\w+|^\s*from tests\S* import (?:.*\b)?test_\w+", re.MULTILINE
+    )
+    assert [file.name for file in files if importing.search(file.read_text())] == []

@@ -17,7 +17,7 @@ import torch
 from llmasos.modelfiles import gguf
 from llmasos.modelfiles.gguf_weights import GGUFWeights
 from tests import gguf_zoo, llama_cpp_peer
-from tests.drivers.test_gguf_peer import EXACT, TOLERANCE, _differing, _divergence, _logits
+from tests.drivers.divergence import EXACT, TOLERANCE, differing, divergence, logits
 from tests.gguf_writer import convert
 
 POSITIONS = 200
@@ -46,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _ids() -> list[int]:
     generator = torch.Generator().manual_seed(5)
-    return torch.randint(0, 256, (POSITIONS,), generator=generator).tolist()  # type: ignore[no-any-return]
+    return torch.randint(0, 256, (POSITIONS,), generator=generator).tolist()
 
 
 def _transformers(directory: Path, ids: list[int]) -> np.ndarray:
@@ -64,19 +64,19 @@ def _transformers(directory: Path, ids: list[int]) -> np.ndarray:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_family_says_what_transformers_and_llama_cpp_say(name: str, made: Path, tmp_path: Path) -> None:
     ids, file = _ids(), made / f"{name}.gguf"
-    ours = _logits(file, "fp32", ids)
+    ours = logits(file, "fp32", ids)
     np.testing.assert_allclose(ours, _transformers(made / name, ids), rtol=0, atol=TOLERANCE)
     if name not in KNOWN:
         [theirs] = llama_cpp_peer.logits([file], ids, tmp_path, exact=True)
-        assert _divergence(theirs, ours) <= EXACT
-        assert _differing(theirs, ours) == 0
+        assert divergence(theirs, ours) <= EXACT
+        assert differing(theirs, ours) == 0
 
 
 @pytest.mark.parametrize("name", [name for name in gguf_zoo.FAMILIES if name not in UNWRITTEN])
 def test_a_family_written_here_says_what_transformers_says(name: str, tmp_path: Path) -> None:
     directory, ids = gguf_zoo.build(name, tmp_path / name), _ids()
     file = convert(directory, tmp_path / f"{name}.gguf", tokens=False)
-    np.testing.assert_allclose(_logits(file, "fp32", ids), _transformers(directory, ids), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(logits(file, "fp32", ids), _transformers(directory, ids), rtol=0, atol=TOLERANCE)
 
 
 def test_a_matrix_of_one_row_is_one_also_where_a_quantiser_left_that_dimension_out(tmp_path: Path) -> None:

@@ -17,11 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llmasos.drivers.cpu import open_device
-from llmasos.drivers.engine.contexts import Context
-from llmasos.drivers.protocol import Load, Run
 from tests import llama_cpp_peer, models_zoo
-from tests.drivers.test_gguf import MORE
+from tests.drivers.divergence import EXACT, TOLERANCE, differing, divergence, logits
+from tests.gguf_zoo import MORE
 
 _log = logging.getLogger(__name__)
 pytestmark = [
@@ -30,9 +28,6 @@ pytestmark = [
 ]
 
 POSITIONS = 1000
-CLOSE = 0.5  # where llama.cpp's first two logits are nearer, rounding may choose the other
-TOLERANCE = 1e-4  # of logits, against transformers
-EXACT = 1e-5  # mean KL in fp32: llama.cpp looks up GELU in a table of halves
 MOST = 1e-3  # mean KL of the others, in the dtype that is usual for the type
 _CONVERTED = ("F32", "F16", "BF16", "Q8_0")
 _FAMILIES = (
@@ -58,6 +53,12 @@ _CHANGES: dict[str, dict[str, Any]] = {
     },
     "qwen3_moe": {"moe_intermediate_size": 256},
 }
+
+
+@pytest.fixture(scope="module")
+def ids() -> list[int]:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randint(0, 256, (POSITIONS,), generator=generator).tolist()
 
 
 def _model(name: str, directory: Path) -> Path:
@@ -113,40 +114,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture(scope="module")
-def ids() -> list[int]:
-    generator = torch.Generator().manual_seed(5)
-    return torch.randint(0, 256, (POSITIONS,), generator=generator).tolist()  # type: ignore[no-any-return]
-
-
-def _logits(file: Path, dtype: str, ids: list[int]) -> np.ndarray:
-    """[tokens, vocab] of the CPU driver."""
-    device: Any = open_device({"threads": "1", "installed": "no"})
-    frames = -(-len(ids) // 16)
-    device.load(Load(1, 1, str(file), dtype, frames), lambda fraction: None)
-    run, context = Run(0, 1, 0, ids, 0, list(range(frames))), Context(0)
-    image = device._images[1]
-    assert not image.check(run)
-    assert not context.follow(run)
-    rows = np.array(image.forward(image.prepare([run], [context]), list(range(len(ids)))))
-    device.unload(1)
-    return rows
-
-
-def _divergence(theirs: np.ndarray, ours: np.ndarray) -> float:
-    """The mean of KL(theirs, ours)."""
-    first, second = (torch.log_softmax(torch.from_numpy(rows).double(), -1) for rows in (theirs, ours))
-    return float((first.exp() * (first - second)).sum(-1).mean())
-
-
-def _differing(theirs: np.ndarray, ours: np.ndarray) -> int:
-    """At how many positions the greatest logit is another's, of those where theirs leads by more than CLOSE."""
-    two = np.sort(theirs, axis=-1)[:, -2:]
-    sure = two[:, 1] - two[:, 0] > CLOSE
-    assert sure.sum() > len(theirs) // 10, "nearly nothing is compared"
-    return int((sure & (theirs.argmax(-1) != ours.argmax(-1))).sum())
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_in_fp32_a_file_says_what_transformers_and_llama_cpp_say(
     name: str, made: Path, ids: list[int], tmp_path: Path
@@ -154,13 +121,13 @@ def test_in_fp32_a_file_says_what_transformers_and_llama_cpp_say(
     from transformers import AutoModelForCausalLM
 
     file = made / f"{name}.F32.gguf"
-    ours = _logits(file, "fp32", ids)
+    ours = logits(file, "fp32", ids)
     model = AutoModelForCausalLM.from_pretrained(made / name, dtype=torch.float32, attn_implementation="eager")
     with torch.inference_mode():
         np.testing.assert_allclose(ours, model(torch.tensor([ids])).logits[0].numpy(), rtol=0, atol=TOLERANCE)
     [theirs] = llama_cpp_peer.logits([file], ids, tmp_path, exact=True)
-    assert _divergence(theirs, ours) <= EXACT
-    assert _differing(theirs, ours) == 0
+    assert divergence(theirs, ours) <= EXACT
+    assert differing(theirs, ours) == 0
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ROUTED])
@@ -171,8 +138,8 @@ def test_answers_are_llama_cpps_wherever_it_is_sure_in_every_type(
     for (kind, file), theirs in zip(
         files.items(), llama_cpp_peer.logits(list(files.values()), ids, tmp_path), strict=True
     ):
-        ours = _logits(file, "", ids)
-        divergence = _divergence(theirs, ours)
-        _log.info("%s %s: mean KL %.1e", name, kind, divergence)
-        assert _differing(theirs, ours) == 0, kind
-        assert divergence <= MOST, kind
+        ours = logits(file, "", ids)
+        kl = divergence(theirs, ours)
+        _log.info("%s %s: mean KL %.1e", name, kind, kl)
+        assert differing(theirs, ours) == 0, kind
+        assert kl <= MOST, kind

@@ -10,20 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from llmasos.drivers import checkpoint, parcel
+from llmasos.drivers import parcel
 from llmasos.drivers.checkpoint_file import Reader
-from llmasos.drivers.protocol import BLOCK_TOKENS, Export
 from llmasos.syscalls.errno import Errno, SyscallError
-
-PARTS = [bytes([number]) * 96 for number in range(5)]
-WAY = {"engine": "this"}
-
-
-def made(key: bytes = b"") -> tuple[str, bytes]:
-    request = Export(1, 1, 2, "", b"head", 5 * BLOCK_TOKENS - 3, [], [], key)
-    done = checkpoint.save(request, WAY, 96, PARTS, "", lambda: None)
-    assert (done.tokens, done.reason) == (5 * BLOCK_TOKENS - 3, "")
-    return done.path, done.id
+from tests.drivers.parcels import PARTS, made
 
 
 @pytest.mark.parametrize("key", [b"", b"open sesame"])
@@ -82,9 +72,7 @@ def test_one_that_could_not_be_written_is_not_held(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_writer_that_is_killed_leaves_nothing_and_a_reader_keeps_what_it_has_opened(tmp_path: Path) -> None:
-    script = (
-        "import sys, time; from tests.drivers.test_parcel import made\nprint(made()[0], flush=True); time.sleep(600)\n"
-    )
+    script = "import sys, time; from tests.drivers.parcels import made\nprint(made()[0], flush=True); time.sleep(600)\n"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         path = writer.stdout.readline().strip()

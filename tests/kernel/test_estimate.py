@@ -12,7 +12,7 @@ from llmasos.kernel.memory.page_table import blocks
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Advice, ModelInfo, Right
 from llmasos.syscalls.table import Advise, Decode, Estimate, Evict, Getinfo, Models, Pagein, Spawn
-from tests.kernel.test_paging import MB, PROMPT, memory, refused, spawn
+from tests.kernel.paged import MB, PROMPT, memory, refused, spawn
 from tests.simulator import FRAME_BYTES, Prog, Simulation, simulate
 
 

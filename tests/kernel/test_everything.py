@@ -24,12 +24,12 @@ from llmasos.syscalls.table import (
     Setsched,
     Spawn,
 )
-from tests.kernel.test_checkpoint import Images
-from tests.kernel.test_groups import PATHS, Grouped
-from tests.kernel.test_machine import Core, which
-from tests.kernel.test_paging import MB, ONE, PROMPT, Paging, image, memory, row, spawn
-from tests.kernel.test_swap import slots
-from tests.simulator import FRAME_BYTES
+from tests.kernel.machines.core import Core, which
+from tests.kernel.machines.grouped import PATHS, Grouped
+from tests.kernel.machines.images import Images
+from tests.kernel.machines.paging import Paging
+from tests.kernel.paged import MB, ONE, PROMPT, image, memory, row, spawn
+from tests.simulator import FRAME_BYTES, slots
 
 
 def test_a_process_whose_weights_are_out_is_saved_with_its_kv(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_weights_are_charged_while_they_are_mapped_be_they_in_memory_or_not() ->
     spawn(program, "sim:1.1m")  # in no group with a limit: for it the other goes
     assert row(program, "sim:1m").state == "evicted"
     assert charged() == 2 * MB, "as a file that is mapped is, whose pages are not in memory"
-    with pytest.raises(SyscallError, match="weights_max"):
+    with pytest.raises(SyscallError, match=r"^EDQUOT: .*weights_max"):
         program.call(Spawn("sim:1.1m", tokens=PROMPT, group="g"))
     assert program.call(Decode(pid, 10)).tokens == sim.continuation(PROMPT, 10, name="sim:1m")
     assert charged() == 2 * MB

@@ -46,9 +46,8 @@ from llmasos.syscalls.table import (
     Spawn,
     Truncate,
 )
-from tests.kernel.test_machine import Core, Proc, which
-from tests.kernel.test_swap import slots
-from tests.simulator import DISK_SECONDS, FRAME_BYTES, Future, Prog, Simulation, simulate, small_config
+from tests.kernel.machines.core import Core, Proc, which
+from tests.simulator import DISK_SECONDS, FRAME_BYTES, Future, Prog, Simulation, simulate, slots, small_config
 
 PROMPT = list(range(40))
 SAMPLERS = [Sampler(seed=7), Sampler(temperature=1.0, top_k=20, seed=11, repetition_penalty=1.3)]

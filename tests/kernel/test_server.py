@@ -33,7 +33,9 @@ from llmasos.syscalls.table import (
     StatsCall,
 )
 from tests.booted import PATIENCE, Booted, booted, eventually, is_gone
-from tests.syscalls.test_wire_fuzz import frames
+from tests.syscalls.wire_frames import frames
+
+pytestmark = pytest.mark.processes
 
 pack = msgspec.msgpack.encode
 MODEL = "sim:1b"

@@ -11,15 +11,11 @@ from llmasos.kernel.objects.process import LLMProcess
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, Sampler, Signal, State
 from llmasos.syscalls.table import Decode, Kill, Spawn, Truncate
-from tests.kernel.test_machine import Core
-from tests.simulator import FRAME_BYTES, Simulation, simulate
+from tests.kernel.machines.core import Core
+from tests.kernel.machines.swapping import Swapping, SwappingAndGuessing, SwappingBadly
+from tests.simulator import Simulation, simulate, slots
 
 PROMPT = list(range(40))
-
-
-def slots(count: int) -> str:
-    """As an option of the simulated device: an image gets half of what is there."""
-    return str(2 * count * FRAME_BYTES)
 
 
 def swapping(frames: int = 12, places: int = 64, **options: str) -> Simulation:
@@ -28,32 +24,6 @@ def swapping(frames: int = 12, places: int = 64, **options: str) -> Simulation:
 
 def row(sim: Simulation, pid: int) -> LLMProcess:
     return sim.kernel.table.llm(pid)
-
-
-class Swapping(Core):
-    """The whole state machine of the kernel, with a second tier that is soon full."""
-
-    options = {"context": "128", "swap": slots(10)}
-    config = {"victims": "lru"}
-
-    def teardown(self) -> None:
-        super().teardown()
-        for device in self.sim.kernel.devices.values():
-            assert not device.outs
-            for image in device.images.values():
-                assert image.swap.free == image.swap.total, "places were lost"
-
-
-class SwappingBadly(Swapping):
-    """A tier that loses some of what it is given, and cannot take some."""
-
-    options = {"context": "128", "swap": slots(40), "lose_every": "5", "unwritten_every": "7"}
-    config = {"victims": "clock"}
-
-
-class SwappingAndGuessing(Swapping):
-    options = {"context": "128", "swap": slots(40), "guess_rows": "9"}
-    config = {"victims": "fifo"}
 
 
 TestSwapping = Swapping.TestCase
@@ -222,8 +192,8 @@ def test_places_are_taken_from_the_fastest_tier_that_has_one() -> None:
 
 
 def test_the_cost_of_both_ways_decides_and_does_not_waver() -> None:
+    assert SwapCost().pays
     cost = SwapCost()
-    assert cost.pays
     cost.moved(16, 1.0)
     cost.computed(32, 1.0)
     assert not cost.pays  # 1/16 s against 1/32 s

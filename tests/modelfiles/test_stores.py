@@ -14,43 +14,10 @@ from llmasos.modelfiles import cache, check, names, source, stores
 from llmasos.modelfiles.called import called, called_in
 from llmasos.modelfiles.stores import Found
 from llmasos.syscalls.errno import Errno, SyscallError
+from tests.modelfiles.ollama_store import blob, manifest
 
 GGUF = b"GGUF\3" + bytes(59)  # version 3, without a tensor
 pytestmark = pytest.mark.usefixtures("no_stores")
-
-
-def blob(root: Path, data: bytes) -> str:
-    """Put a blob into an Ollama store; its digest."""
-    digest = hashlib.sha256(data).hexdigest()
-    (root / "blobs").mkdir(parents=True, exist_ok=True)
-    (root / "blobs" / f"sha256-{digest}").write_bytes(data)
-    return f"sha256:{digest}"
-
-
-def manifest(root: Path, path: str, **layers: str) -> Path:
-    """Write what `ollama pull` writes for a model."""
-    file = root / "manifests" / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    told = [
-        {"mediaType": f"application/vnd.ollama.image.{kind}", "digest": digest, "size": 1}
-        for kind, digest in layers.items()
-    ]
-    told.append({"mediaType": "application/vnd.ollama.image.license", "digest": "sha256:" + "0" * 64, "size": 1})
-    file.write_text(
-        json.dumps(
-            {
-                "schemaVersion": 2,
-                "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
-                "config": {
-                    "mediaType": "application/vnd.docker.container.image.v1+json",
-                    "digest": "sha256:1",
-                    "size": 1,
-                },
-                "layers": told,
-            }
-        )
-    )
-    return file
 
 
 @pytest.fixture
@@ -433,7 +400,7 @@ def test_removing_follows_no_link_out_of_the_cache(tmp_path: Path) -> None:
     assert (precious / "file").read_text() == "mine"
     assert not place.exists()
     place.symlink_to(precious)
-    with pytest.raises(SyscallError, match="link"):
+    with pytest.raises(SyscallError, match=r"^EINVAL: .*link"):
         cache.remove("org/whole")
     assert (precious / "file").read_text() == "mine"
 

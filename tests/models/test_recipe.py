@@ -15,7 +15,9 @@ from llmasos.models.tiny.recipe.batches import batch
 from llmasos.models.tiny.recipe.training import Learner, Plan, train
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
-PLAN = Plan(layers=1, steps=3, warmup=1, decay_from=1, restart=1, checkpoint_every=1, mixed=False, compiled=False)
+PLAN = Plan(
+    layers=1, width=128, steps=3, warmup=1, decay_from=1, restart=1, checkpoint_every=1, mixed=False, compiled=False
+)  # narrow: Muon multiplies in bf16, which takes seconds a step where the CPU does not
 
 
 class Stopped(Exception):

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmasos.drivers.cpu.native import library
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import CheckpointInfo, Finish, LogLine, State
-from llmasos.syscalls.table import BootInfoCall, Checkpoint, Decode, Dmesg, Read, Restore
+from llmasos.syscalls.table import BootInfoCall, Call, Checkpoint, Decode, Dmesg, Read, Restore
 from llmasos.userland.sdk.system import Process, System
 from tests.booted import eventually
 
@@ -169,9 +170,9 @@ def test_a_driver_killed_while_it_writes_or_reads_loses_nothing(
     process.checkpoint(image)
     before, cached = process.tokens(), process.info().cached
 
-    def outcome(call: Checkpoint | Restore) -> CheckpointInfo | int | Errno:
+    def outcome(call: Call[Any]) -> CheckpointInfo | int | Errno:
         try:
-            return cpu_system(call)  # type: ignore[arg-type, no-any-return]
+            return cpu_system(call)
         except SyscallError as error:
             return error.errno
 

@@ -32,11 +32,17 @@ PROMPTS = [
 TOKENS = 120
 
 
+NATIVE = not isinstance(library.load(), str)
+PACED = Path(__file__).parent / "paced"
+
+
 @pytest.fixture(scope="module", autouse=True)
 def unhurried() -> Iterator[None]:
-    """torch's engine: the native decoder has told a story before anybody can kill the kernel that it is told in."""
+    """The native decoder has told a story before anybody can kill the kernel that it is told in; torch's has not."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(library.SWITCH, "0")
+        if NATIVE:
+            patch.setenv("LLMASOS_PACE", "0.02")
+            patch.setenv("PYTHONPATH", os.fspath(PACED), prepend=os.pathsep)
         yield
 
 
@@ -179,7 +185,7 @@ def test_what_is_called_after_a_decode_was_taken_back_finds_it_ended_by_the_next
         down = threading.Event()
         system.kernel.notify = lambda boot: down.set() if boot is None else None
         threading.Timer(1.0, kernel.kill).start()
-        with pytest.raises(SyscallError, match="ETIME"):
+        with pytest.raises(SyscallError, match=r"^ETIME"):
             system.kernel(Decode(agent.pid, 1500), timeout=3.0)
         assert down.wait(PATIENCE)
         threading.Timer(0.5, kernel.boot).start()
@@ -206,9 +212,8 @@ def test_async_what_is_called_after_a_decode_was_taken_back_finds_it_ended_by_th
 
 
 def test_a_program_that_comes_right_after_a_boot_waits_for_the_model_of_a_process_that_is_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.delenv(library.SWITCH)
     with reborn(tmp_path) as kernel:
         with System.connect(tmp_path) as system:
             pid = system.spawn(dtype="int8", prompt="Once upon a time", detached=True).pid

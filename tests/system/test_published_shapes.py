@@ -60,12 +60,10 @@ class Oracle:
         self.now = datetime.fromtimestamp(now)
 
     def render(self, messages: list[dict[str, str]], *, prompt: bool = True) -> str:
-        return self._apply(messages, tokenize=False, add_generation_prompt=prompt)  # type: ignore[no-any-return]
+        return self._apply(messages, tokenize=False, add_generation_prompt=prompt)
 
     def ids(self, messages: list[dict[str, str]]) -> list[int]:
-        return self._apply(  # type: ignore[no-any-return]
-            messages, add_generation_prompt=True, sanitize_control_tokens=True, return_dict=False
-        )
+        return self._apply(messages, add_generation_prompt=True, sanitize_control_tokens=True, return_dict=False)
 
     def behind(self, messages: list[dict[str, str]], answer: str) -> list[int]:
         """The ids that stand behind an answer in the rendering with all that was said since."""

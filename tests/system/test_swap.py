@@ -11,12 +11,9 @@ import pytest
 
 from llmasos.syscalls.records import State
 from llmasos.syscalls.table import BootInfoCall, Decode, StatsCall
-from llmasos.userland.sdk.system import Process, System
+from llmasos.userland.sdk.system import System
 from tests.booted import eventually
-
-BLOCK_BYTES = 24_576  # of the KV in fp32 of a model whose tokens take longer to compute than to move: one of torch's
-PROMPT = 200
-AGENTS, TURNS, DECODED = 4, 3, 6
+from tests.system.swapping import AGENTS, BLOCK_BYTES, DECODED, TURNS, agents, end, turns
 
 
 @pytest.fixture(scope="module")
@@ -30,27 +27,6 @@ def system(swap_directory: Path) -> Iterator[System]:
     device = f"cpu:threads=1,image_kv_bytes={22 * BLOCK_BYTES},swapdir={swap_directory}"
     with System.connect(boot=True, flags=["--device", device]) as system:
         yield system
-
-
-def agents(system: System, model: Path) -> list[Process]:
-    return [
-        system.spawn(str(model), [(7 * i + j * j) % 251 for j in range(PROMPT)], dtype="fp32", name=f"a{i}")
-        for i in range(AGENTS)
-    ]
-
-
-def turns(system: System, processes: list[Process]) -> list[list[int]]:
-    """What each says in `TURNS` turns, one after the other."""
-    said: list[list[int]] = [[] for _ in processes]
-    for _ in range(TURNS):
-        for process, tokens in zip(processes, said, strict=True):
-            tokens += system(Decode(process.pid, DECODED)).tokens
-    return said
-
-
-def end(processes: list[Process]) -> None:
-    for process in processes:
-        process.end()
 
 
 def test_turns_are_those_of_agents_that_have_memory_and_nothing_is_computed_twice(

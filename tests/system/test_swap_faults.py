@@ -13,7 +13,7 @@ import pytest
 
 from llmasos.syscalls.table import BootInfoCall, Dmesg
 from llmasos.userland.sdk.system import System
-from tests.system.test_swap import agents, end, turns
+from tests.system.swapping import agents, end, turns
 
 MODEL = Path("tiny")  # in fp32 it is slow enough that moving its pages pays
 BLOCK_BYTES = 81_920

@@ -6,7 +6,6 @@ The kernel here has a simulated device, which needs no torch; what is said in wo
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -24,24 +23,9 @@ from llmasos.syscalls.table import Getinfo, Kill, Ps, Spawn
 from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.sdk.system import System
 from tests.booted import eventually
+from tests.userland.command_line import DEADLINE, llmasos
 
 SIM = "sim:context=256,vocab=100"
-DEADLINE = 120.0
-
-
-def llmasos(where: Path, *words: str, typed: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command line against a runtime directory, without a terminal."""
-    environment = {**os.environ, "LLMASOS_RUNTIME": str(where)}
-    return subprocess.run(
-        [sys.executable, "-m", "llmasos", *words],
-        env=environment,
-        input=typed,
-        stdin=subprocess.DEVNULL if typed is None else None,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")

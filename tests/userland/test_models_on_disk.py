@@ -10,15 +10,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from gguf import GGUFWriter
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
-from safetensors.numpy import save
 
 from llmasos.__main__ import main
 from llmasos.modelfiles import cache
@@ -30,26 +29,9 @@ from llmasos.userland.sdk.options import located
 from llmasos.userland.shell.completion import ShellCompleter
 from llmasos.userland.shell.words import COMMANDS
 from tests.booted import eventually
-from tests.hub_server import Hub, Trouble, served
+from tests.hub_server import Hub, Trouble
 from tests.models_zoo import build
-
-WEIGHTS = save({"a": np.arange(500_000, dtype=np.float32)})
-FILES = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b"{}", "model.safetensors": WEIGHTS}
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub with org/name, asked by whatever runs in an empty home."""
-    for name in list(os.environ):
-        if name.startswith(("HF_", "HUGGING", "OLLAMA", "LLAMA_", "XDG_", "LLMASOS_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("LLMASOS_RUNTIME", str(tmp_path / "runtime"))
-    monkeypatch.chdir(tmp_path)
-    with served() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        hub.repository("org/name").commit(FILES)
-        yield hub
+from tests.userland.disk import FILES, WEIGHTS
 
 
 def command(*words: str) -> list[str]:
@@ -318,6 +300,6 @@ def test_the_shell_completes_models_that_other_programs_have(server: Hub, tmp_pa
     file = tmp_path / ".lmstudio/models/org/repo/m.gguf"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"GGUF")
-    completer = ShellCompleter(COMMANDS, lambda call: [])
+    completer = ShellCompleter(COMMANDS, cast(Any, lambda call: []))
     offered = completer.get_completions(Document("spawn --model lmst"), CompleteEvent())
     assert [one.text for one in offered] == ["lmstudio:org/repo/m"]

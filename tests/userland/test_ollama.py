@@ -20,7 +20,7 @@ from llmasos.userland.sdk.options import Options
 from llmasos.userland.sdk.system import System
 from llmasos.userland.shell.main import Session
 from tests.gguf_writer import convert
-from tests.modelfiles.test_stores import blob, manifest
+from tests.modelfiles.ollama_store import blob, manifest
 
 TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
 SYSTEM = "You are a poet."
@@ -189,10 +189,10 @@ def test_stop_strings_and_length_of_the_store_end_answers_where_the_caller_says_
 
 def test_the_shell_starts_it_so_too(cpu_system: System, pulled: Callable[..., str]) -> None:
     name = pulled("brief", {"num_predict": 2}, SYSTEM)
-    screen = Screen(io.StringIO())
+    screen = Screen(out := io.StringIO())
     shell = Session(cpu_system, screen, lambda _: "", interactive=False)
     shell.execute(f"spawn bob --model {name} {QUESTION}")
-    assert not shell.failures, screen.out.getvalue()  # type: ignore[attr-defined]
+    assert not shell.failures, out.getvalue()
     agent = cpu_system.process(shell.pid("bob"))
     assert agent.text().startswith(SYSTEM)
     shown = len(agent.tokens())
@@ -218,11 +218,11 @@ def test_it_is_called_by_the_name_that_its_store_has_for_it_wherever_it_is_liste
     cpu_system: System, pulled: Callable[..., str]
 ) -> None:
     name = pulled("called", {})
-    screen = Screen(io.StringIO())
+    screen = Screen(out := io.StringIO())
     shell = Session(cpu_system, screen, lambda _: "", interactive=False)
     for line in (f"spawn bob --model {name}", "ps", "ps bob", "models", "top --once", "kill bob", "dmesg"):
         shell.execute(line)
-    said = screen.out.getvalue()  # type: ignore[attr-defined]
+    said = out.getvalue()
     assert not shell.failures, said
     without_paths = [line for line in said.splitlines() if " from /" not in line]
     assert len([line for line in without_paths if "ollama:called:latest" in line]) >= 6

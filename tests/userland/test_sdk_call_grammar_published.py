@@ -20,7 +20,7 @@ from llmasos.userland.sdk.chat import ChatFormat
 from llmasos.userland.sdk.tool_calls import ToolCall
 from tests.llama_cpp_source import TEMPLATES, WHY
 from tests.userland.grammar_oracle import Oracle
-from tests.userland.test_sdk_published import CALLING, CALLS, called, chat_of
+from tests.userland.published_calls import CALLING, CALLS, called, chat_of
 
 pytestmark = pytest.mark.skipif(not TEMPLATES, reason=WHY)
 

@@ -19,7 +19,7 @@ from llmasos.userland.sdk.call_formats import FORMATS, CallFormat
 from llmasos.userland.sdk.calls import MOST_CHARACTERS
 from llmasos.userland.sdk.thoughts import ThoughtMarks, reader
 from llmasos.userland.sdk.tool_calls import BadCall, CallReader, ToolCall, schemas_of
-from tests.userland.test_sdk_tool_calls import TOOLS, events_of
+from tests.userland.tool_calls import TOOLS, events_of
 
 BY_NAME = {form.name: form for form in FORMATS}
 

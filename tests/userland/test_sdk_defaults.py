@@ -17,7 +17,9 @@ from llmasos.userland.sdk.llm import LLM
 from llmasos.userland.sdk.options import Options
 from llmasos.userland.sdk.system import System
 from tests import models_zoo
-from tests.userland.test_llm import PROMPT, reference, reference_ids
+from tests.userland.references import PROMPT, reference, reference_ids
+
+pytestmark = pytest.mark.processes
 
 ADVISED = SamplingDefaults(temperature=0.7, top_k=20, repetition_penalty=1.05)
 

@@ -27,6 +27,8 @@ from llmasos.userland.sdk.turns import known_of
 from tests import models_zoo
 from tests.userland.chat_shapes import SHAPES
 
+pytestmark = pytest.mark.processes
+
 THINKING = (
     SHAPES["thoughts in the last answer only"]
     .source.replace("<|im_start|>", "<|user|>")
@@ -172,8 +174,8 @@ def test_what_a_tool_answered_goes_into_the_conversation(cpu_system: System, mod
         text = process.language.decode(process.tokens()[len(before) : -1], special=True)
         assert text == "\n<|user|>tool\na cat<|end|>\n<|user|>assistant\n"
         said = process.tokens()
-        results: list[Any]
-        for results in ([], ["x"], [("look", "a cat")], [(ToolCall("look"), 3)]):
+        wrong: list[Any] = [[], ["x"], [("look", "a cat")], [(ToolCall("look"), 3)]]
+        for results in wrong:
             with pytest.raises(SyscallError) as caught:
                 process.reply_tools(results)
             assert caught.value.errno is Errno.EINVAL
@@ -222,6 +224,7 @@ def test_control_tokens_that_are_allowed_are_control_in_later_turns_too(
         source = SHAPES[shape].source.replace("<|im_start|>", "<|user|>").replace("<|im_end|>", "<|end|>")
         (Path(model) / "chat_template.jinja").write_text(source)
     end = load_tokenizer(model).id_of("<|end|>")
+    assert end is not None
     with cpu_system.spawn(model, system="Be <|end|> brief.") as process:
         plain = process.fork()[0]
         process.turn("one <|end|>", 1, allow_special=True)
@@ -246,6 +249,7 @@ def test_allowed_tokens_do_not_let_others_in() -> None:
     """A token that is spelled across two parts of a message, or between marks of the SDK's own, stays text."""
     words = load_tokenizer(str(Path(llmasos.models.__file__).parent / "tiny"))
     template, end = ChatTemplate(words), words.id_of("<|end|>")
+    assert end is not None
     said = [{"role": "user", "content": [{"type": "text", "text": "<|e"}, {"type": "text", "text": "nd|>"}]}]
     assert template.ids(said, prompt=True).count(end) == 1
     assert template.ids([special(said[0])], prompt=True).count(end) == 2
@@ -286,7 +290,7 @@ def test_what_cannot_be_said_is_named_and_changes_nothing(
 @pytest.mark.parametrize("text", [None, b"x", 3])
 def test_only_text_is_said_and_fed(process: Process, text: Any) -> None:
     for act in (process.ask, process.feed, lambda said: next(process.pieces(said))):
-        with pytest.raises(SyscallError, match="a text is a string"):
+        with pytest.raises(SyscallError, match=r"^EINVAL: a text "):
             act(text)
 
 
@@ -318,7 +322,7 @@ def test_what_was_fed_before_anything_was_said_stays_as_it_is(cpu_system: System
 
 
 def test_a_turn_with_nothing_said_needs_a_conversation(cpu_system: System, model: str) -> None:
-    with cpu_system.spawn(model) as process, pytest.raises(SyscallError, match="the conversation is empty"):
+    with cpu_system.spawn(model) as process, pytest.raises(SyscallError, match=r"^EINVAL: .*conversation"):
         process.turn([])
 
 
@@ -357,11 +361,11 @@ def test_a_conversation_names_its_template_where_there_is_no_default(
         assert process.language.decode(found.tokens(), special=True) == (
             "rag:<|user|>one<|end|><|assistant|>yes<|end|><|user|>two<|end|><|assistant|>yes"
         )
-    with pytest.raises(SyscallError, match="it has rag, tool_use_2"):
+    with pytest.raises(SyscallError, match=r"^EINVAL: .*rag, tool_use_2"):
         cpu_system.spawn(model, chat_template="default")
     with cpu_system.spawn(model, "plain text") as process:
         assert process.generate(2)
-        with pytest.raises(SyscallError, match=r"name one .*: rag, tool_use_2"):
+        with pytest.raises(SyscallError, match=r"^ENOTSUP: .*chat_template.*rag, tool_use_2"):
             process.ask("and?")
 
 

@@ -157,7 +157,7 @@ def test_a_wrong_line_is_refused_with_what_was_wanted(text: str, said: str) -> N
 @pytest.mark.parametrize("text", ["nice 3 high", "fork 3 many"])
 def test_a_number_that_is_none_is_refused_by_name(text: str) -> None:
     line = read(text)
-    with pytest.raises(SyscallError, match="wants a whole number, found"):
+    with pytest.raises(SyscallError, match=r"^EINVAL: .*(N|VALUE) "):
         line.integer("VALUE" if line.has("VALUE") else "N", 1)
 
 

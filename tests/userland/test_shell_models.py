@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from prompt_toolkit.completion import CompleteEvent
@@ -24,10 +25,8 @@ from llmasos.userland.shell.main import Session
 from llmasos.userland.shell.words import COMMANDS
 from tests.booted import eventually
 from tests.hub_server import Hub, Trouble
+from tests.userland.disk import FILES, WEIGHTS
 from tests.userland.terminal import CTRL_C, Terminal
-from tests.userland.test_models_on_disk import FILES, WEIGHTS, server
-
-__all__ = ["server"]  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +125,7 @@ def test_actions_and_names_are_completed(server: Hub, tmp_path: Path) -> None:
     file.write_bytes(b"GGUF")
 
     def offered(line: str) -> list[str]:
-        completer = ShellCompleter(COMMANDS, lambda call: [])
+        completer = ShellCompleter(COMMANDS, cast(Any, lambda call: []))
         return [one.text for one in completer.get_completions(Document(line), CompleteEvent())]
 
     assert offered("models p") == ["pull"]

@@ -20,7 +20,7 @@ from llmasos.userland.sdk.llm import LLM
 from llmasos.userland.sdk.sim_words import END, MOST_WORDS, sim_tokenizer
 from llmasos.userland.sdk.system import System
 from llmasos.userland.sdk.tokenizer import MARK, UNMARK
-from tests.userland.test_cli import DEADLINE, llmasos
+from tests.userland.command_line import DEADLINE, llmasos
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.sampled_from(
     ["", " ", "\x00\x7f", "a\r\n\tb", "wörld 🙂", END, f"x{END}y", f"{MARK}x{UNMARK}"]

@@ -29,7 +29,8 @@ class Plan:
 
     seed: int = 1
     layers: int = 5
-    """Of the network."""
+    width: int = 256
+    """Of the network: a head is 64 wide, and two share their keys and values."""
     steps: int = 8300
     warmup: int = 60
     decay_from: int = 2600
@@ -82,15 +83,15 @@ def causal_attention(
 AttentionInterface.register("tiny_training", causal_attention)
 
 
-def network(tokenizer: PreTrainedTokenizerFast, layers: int = Plan.layers) -> LlamaForCausalLM:
+def network(tokenizer: PreTrainedTokenizerFast, layers: int = Plan.layers, width: int = Plan.width) -> LlamaForCausalLM:
     """The untrained network. Projections into the residual stream start at zero."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=512,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=width // 64,
+        num_key_value_heads=width // 128,
         head_dim=64,
         max_position_embeddings=CONTEXT,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
@@ -145,7 +146,7 @@ def train(
     say: Callable[[str], None] = print,
 ) -> tuple[LlamaForCausalLM, float]:
     """Train, or go on from `checkpoint` if it is there; returns the model and the CPU seconds of all parts of the run."""
-    pool = Pool(plan.processes, network(tokenizer, plan.layers).num_parameters())
+    pool = Pool(plan.processes, network(tokenizer, plan.layers, plan.width).num_parameters())
     with pool.others(train_as, plan, tokenizer, checkpoint, None):
         return train_as(0, pool, plan, tokenizer, checkpoint, say)
 
@@ -156,7 +157,7 @@ class Learner:
     def __init__(self, plan: Plan, tokenizer: PreTrainedTokenizerFast) -> None:
         torch.manual_seed(plan.seed)
         self.plan = plan
-        self.model = network(tokenizer, plan.layers)
+        self.model = network(tokenizer, plan.layers, plan.width)
         self.model.train()
         self.weights = list(self.model.parameters())
         self.optimisers = optimisers_of(plan, self.model)

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from llmasos.drivers.engine.quantised.bitsandbytes import CODES
 from llmasos.syscalls.errno import Errno, SyscallError
+from tests.drivers.quantised.layers import FOUR, layer
 from tests.drivers.quantised.written import random, same, written
 
-FOUR = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 EIGHT = {"quant_method": "bitsandbytes", "load_in_8bit": True}
-
-
-def layer(**state: Any) -> dict[str, torch.Tensor]:
-    about = {"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [3, 50]} | state
-    raw = torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8)
-    codes = torch.randint(0, 256, (75, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return {
-        "l.weight": codes,
-        "l.weight.absmax": random(3).abs(),
-        "l.weight.quant_map": torch.from_numpy(CODES["nf4"]),
-        "l.weight.quant_state.bitsandbytes__nf4": raw,
-    }
 
 
 @pytest.mark.parametrize("model", ["llama", "gpt2"])
@@ -78,7 +65,7 @@ def test_int8_is_its_integers_with_the_127th_of_the_greatest(tmp_path: Path) -> 
     }
     packed = written(tmp_path, tensors, EIGHT).packed("l.weight")
     assert packed is not None
-    assert packed.values.tolist() == items.tolist()
+    assert np.asarray(packed.values).tolist() == items.tolist()
     assert packed.scale[:, 0] == pytest.approx((tensors["l.SCB"] / 127).numpy(), rel=1e-6)
 
 

@@ -12,13 +12,8 @@ from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from llmasos.syscalls.errno import Errno, SyscallError
+from tests.drivers.quantised.layers import E4M3, E5M2, fp8
 from tests.drivers.quantised.written import opened, random, same, write, written
-
-E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
-
-
-def fp8(scale: torch.Tensor, dtype: torch.dtype = E4M3) -> dict[str, torch.Tensor]:
-    return {"l.weight": (random(128, 256) * 100).to(dtype), "l.weight_scale_inv": scale}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)

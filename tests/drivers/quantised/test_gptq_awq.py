@@ -13,19 +13,8 @@ from hypothesis import strategies as st
 
 from llmasos.drivers.engine.quantised import integers
 from llmasos.syscalls.errno import Errno, SyscallError
+from tests.drivers.quantised.integers import COLUMNS, INPUTS, Layer, gptq, words
 from tests.drivers.quantised.written import meant, same, written
-
-INPUTS, COLUMNS = 128, 32
-AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # which column of eight the k-th field of a word holds
-
-
-def words(values: np.ndarray, bits: int) -> np.ndarray:
-    """[rows, count] of whole numbers -> int32 [rows, words], each row one long number written from its lowest bit on."""
-    rows = []
-    for row in values.tolist():
-        number = sum(value << (bits * place) for place, value in enumerate(row))
-        rows.append(list(number.to_bytes(-(-len(row) * bits // 32) * 4, "little")))
-    return np.array(rows, np.uint8).view("<i4")
 
 
 @given(st.integers(2, 8), st.integers(1, 70), st.integers(0, 2**32 - 1))
@@ -33,49 +22,6 @@ def words(values: np.ndarray, bits: int) -> np.ndarray:
 def test_words_give_back_what_was_put_in(bits: int, count: int, seed: int) -> None:
     values = np.random.default_rng(seed).integers(0, 1 << bits, (3, count))
     assert integers.unpack(words(values, bits), bits, count).tolist() == values.tolist()
-
-
-class Layer:
-    """Random integers, zeros and scales of a layer, and what they mean in float16."""
-
-    def __init__(self, bits: int, group: int, *, seed: int = 0, order: bool = False) -> None:
-        random = np.random.default_rng(seed)
-        size = INPUTS if group == -1 else group
-        self.bits, self.size = bits, size
-        self.index = np.arange(INPUTS) // size
-        if order:
-            self.index = random.permutation(self.index)
-        self.values = random.integers(0, 1 << bits, (COLUMNS, INPUTS))
-        self.zeros = random.integers(0, 1 << bits, (COLUMNS, INPUTS // size))
-        self.scales = torch.from_numpy(random.uniform(0.01, 0.1, (COLUMNS, INPUTS // size))).half()
-
-    @property
-    def weight(self) -> torch.Tensor:
-        steps = torch.from_numpy(self.values - self.zeros[:, self.index]).half()
-        return steps * self.scales[:, torch.from_numpy(self.index)]
-
-    def gptq(self, *, less_one: bool) -> dict[str, torch.Tensor]:
-        zeros = (self.zeros - less_one) % (1 << self.bits)
-        return {
-            "l.qweight": torch.from_numpy(words(self.values, self.bits).T.copy()),
-            "l.qzeros": torch.from_numpy(words(zeros.T, self.bits)),
-            "l.scales": self.scales.T,
-            "l.g_idx": torch.from_numpy(self.index.astype(np.int32)),
-        }
-
-    def awq(self) -> dict[str, torch.Tensor]:
-        def shuffled(values: np.ndarray) -> np.ndarray:
-            return values.reshape(len(values), -1, 8)[:, :, AWQ_ORDER].reshape(len(values), -1)
-
-        return {
-            "l.qweight": torch.from_numpy(words(shuffled(self.values.T), 4)),
-            "l.qzeros": torch.from_numpy(words(shuffled(self.zeros.T), 4)),
-            "l.scales": self.scales.T,
-        }
-
-
-def gptq(bits: int, group: int, **more: Any) -> dict[str, Any]:
-    return {"quant_method": "gptq", "bits": bits, "group_size": group} | more
 
 
 @pytest.mark.parametrize("order", [False, True])
@@ -160,7 +106,7 @@ def test_awq_means_what_its_integers_say(config: dict[str, Any], group: int, tmp
     packed = ours.packed("l.weight")
     assert packed is not None
     assert packed.group == layer.size
-    assert packed.values.tolist() == layer.values.tolist()
+    assert np.asarray(packed.values).tolist() == layer.values.tolist()
     assert torch.equal(torch.from_numpy(meant(packed)).half(), layer.weight)
 
 

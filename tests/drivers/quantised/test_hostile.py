@@ -12,10 +12,9 @@ import torch
 
 from llmasos.drivers.engine.quantised import METHODS, check, native_form
 from llmasos.syscalls.errno import Errno, SyscallError
-from tests.drivers.quantised.test_bitsandbytes import FOUR, layer
-from tests.drivers.quantised.test_fp8_mxfp4 import fp8
-from tests.drivers.quantised.test_gptq_awq import Layer, gptq
-from tests.drivers.quantised.test_models import METHODS as WRITERS
+from tests.drivers.quantised.integers import Layer, gptq
+from tests.drivers.quantised.layers import FOUR, fp8, layer
+from tests.drivers.quantised.methods import METHODS as WRITERS
 from tests.drivers.quantised.written import opened, write
 
 ODD: list[Any] = [

@@ -1,0 +1,25 @@
+"""The command as a user types it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+DEADLINE = 120.0
+
+
+def llmasos(where: Path, *words: str, typed: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command line against a runtime directory, without a terminal."""
+    environment = {**os.environ, "LLMASOS_RUNTIME": str(where)}
+    return subprocess.run(
+        [sys.executable, "-m", "llmasos", *words],
+        env=environment,
+        input=typed,
+        stdin=subprocess.DEVNULL if typed is None else None,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
