@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 
 PEERS  := llama_cpp vllm openvino
 
-.PHONY: run demo test lint bench peers docs clean
+.PHONY: run demo test quick coverage lint bench peers docs site clean
 .DEFAULT_GOAL := run
 
 $(STAMP): pyproject.toml setup.py $(NATIVE)
@@ -31,8 +31,20 @@ run: $(STAMP)
 demo: $(STAMP)
 	@$(BIN)/llmasos demo
 
+# Several processes of tests, one a core and four at most: much of the suite waits for other processes.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+# The kernel, the system calls and the SDK, as far as no OS process and no long computing is in it: for the loop while coding.
+QUICK  := tests/kernel tests/syscalls tests/userland/test_sdk_*.py -m 'not processes and not long'
+
 test: $(STAMP)
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
+
+quick: $(STAMP)
+	@LLMASOS_TEST_EXAMPLES=$${LLMASOS_TEST_EXAMPLES:-3} $(PYTEST) $(QUICK)
+
+# Lines of the kernel, the system calls and the SDK that make quick runs; the floor is in pyproject.toml.
+coverage: $(STAMP)
+	@LLMASOS_TEST_EXAMPLES=$${LLMASOS_TEST_EXAMPLES:-3} $(PYTEST) $(QUICK) --cov --cov-report=term:skip-covered
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .
@@ -43,7 +55,7 @@ lint: $(STAMP)
 	@$(BIN)/python -m llmasos.userland.sdk.mirror --check
 
 bench: $(STAMP)
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks --keep
 
 # The environments of the engines that benchmarks/peers compares this system with; one that fails does not stop the others.
 # llama.cpp's source is unpacked too: tests use the chat templates and vocabularies that lie in it.
@@ -72,5 +84,19 @@ docs: $(STAMP)
 	@$(BIN)/python -m tests.file_matrix
 	@$(BIN)/python -m llmasos.userland.sdk.mirror
 
+# All documents as a site, in build/site. Its tools are in an environment of their own: they read the sources and import nothing.
+# Not --quiet: mkdocs would not count its warnings then, and each ends the build (strict).
+.venv-docs/.installed: pyproject.toml
+	@echo "Setting up .venv-docs (once) ..."
+	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	@$(PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print(*project["optional-dependencies"]["docs"], sep="\n")' > .venv-docs/wanted.txt
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-docs/wanted.txt
+	@touch $@
+
+site: .venv-docs/.installed
+	@NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/.venv-docs/bin:$$PATH" .venv-docs/bin/python -m mkdocs build
+	@echo "build/site/index.html"
+
 clean:
-	rm -rf .venv .venv-light .peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-docs .venv-light .peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
 """`python -m benchmarks [NAME...]`: run the benchmarks of this package (all, or those named) and print one table.
 
-A benchmark is a module here with `run() -> list[Figure]`. Exits 1 if a target was missed or a benchmark failed.
+A benchmark is a module here with `run() -> list[Figure]`. With --keep, as `make bench` says, what was measured is added
+to the history (benchmarks/history). Exits 1 if a target was missed or a benchmark failed.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import sys
 import traceback
 
 import benchmarks
+from benchmarks import history
 from benchmarks.report import Figure, table
 
-NOT_BENCHMARKS = {"__main__", "report", "yardstick"}
+NOT_BENCHMARKS = {"__main__", "history", "report", "yardstick"}
 
 
 def names() -> list[str]:
@@ -25,7 +27,9 @@ def names() -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of: {', '.join(names())}")
-    chosen = parser.parse_args(arguments).names or names()
+    parser.add_argument("--keep", action="store_true", help="append the figures to benchmarks/history")
+    options = parser.parse_args(arguments)
+    chosen = options.names or names()
     if unknown := sorted(set(chosen) - set(names())):
         parser.error(f"no such benchmark: {', '.join(unknown)}; there are: {', '.join(names())}")
     figures: list[Figure] = []
@@ -33,7 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     for name in chosen:
         print(f"{name} ...", file=sys.stderr, flush=True)
         try:
-            figures += importlib.import_module(f"benchmarks.{name}").run()
+            measured: list[Figure] = importlib.import_module(f"benchmarks.{name}").run()
+            figures += measured
+            if options.keep:
+                history.append(history.run_of(name, measured))
         except Exception:  # one broken benchmark must not hide the others' figures
             traceback.print_exc()
             failed.append(name)

@@ -77,8 +77,11 @@ class Requantised:
         zero: Any = packed.zero if packed.zero is not None else 8 if packed.bits == 4 else 0
         zeros = np.broadcast_to(zero, packed.scale.shape).astype(np.float32)
         columns, inputs = packed.values.shape
-        values = packed.values.reshape(columns, -1, packed.group).astype(np.float32)
+        values = np.asarray(packed.values).reshape(columns, -1, packed.group).astype(np.float32)
         return Tensor("F32", ((values - zeros[..., None]) * packed.scale[..., None]).reshape(columns, inputs))
+
+    def by_rows(self, name: str) -> Tensor:
+        return self.get(name)
 
     def packed(self, name: str) -> Packed | None:
         return self.quantise(name, self.plain.get(name).float32()) if len(self.shape(name)) == 2 else None

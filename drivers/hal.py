@@ -34,6 +34,7 @@ _NOTABLE = {
 }  # fmt: skip
 CPUINFO = Path("/proc/cpuinfo")
 _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
+BF16 = "LLMASOS_BF16"  # "0" or "1": take this CPU for one that does not, or does, multiply bf16, and so its default dtype
 _VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
@@ -114,7 +115,7 @@ def cpu() -> Cpu:
         threads=threads,
         isa=[flag for flag in _NOTABLE if flag in flags],
         caches=_caches(),
-        bf16=bool(flags & _BF16),
+        bf16=bool(flags & _BF16) if BF16 not in os.environ else os.environ[BF16] == "1",
         int8=bool(flags & _VNNI),
     )
 

@@ -1,10 +1,14 @@
-"""Fixtures that boot a real system: kernel and driver as OS processes in a runtime directory of their own. And no test
-fails because the machine is slow, so hypothesis measures no times."""
+"""Fixtures that boot a real system: kernel and driver as OS processes in a runtime directory of their own. No test fails
+because the machine is slow, so hypothesis measures no times. And what `make quick` runs starts no OS process: `processes`
+marks the tests that do, and an audit hook sees that none is without the mark."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import signal
+import sys
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +18,30 @@ from tests import models_zoo
 
 settings.register_profile("untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"}
+_running = [""]  # the test that may start no OS process
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a worker, or in the background: programs that are started
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # would not hear Ctrl-C either
+    if "not processes" in config.option.markexpr:  # as `make quick` says
+        sys.addaudithook(_no_process)
+
+
+def _no_process(event: str, arguments: tuple[Any, ...]) -> None:
+    if event in STARTS and _running[0]:
+        raise AssertionError(f"{event} {arguments[0]}: a test that starts an OS process is marked `processes`")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    _running[0] = item.nodeid
+    try:
+        return (yield)
+    finally:
+        _running[0] = ""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -97,8 +97,8 @@ def page() -> str:
         device._default_dtype = "bf16"  # as on a CPU that multiplies it, whichever this is
         llama = models_zoo.build("llama", Path(base, "llama"))
         other = models_zoo.build("gpt2", Path(base, "gpt2"))
-        lines = ["A llama (what the native decoder knows):", "", *table(llama, Path(base, "a"), device), ""]
-        lines += ["A gpt2 (what only the torch engine runs):", "", *table(other, Path(base, "b"), device)]
+        lines = ["A llama (which the native decoder knows):", "", *table(llama, Path(base, "a"), device), ""]
+        lines += ["A gpt2 (which only the torch engine runs):", "", *table(other, Path(base, "b"), device)]
     names = [kind.name for kind in package.GGMLQuantizationType if kind.name not in (*WRITTEN, *_INTEGERS)]
     kinds = sorted(name for name in names if gguf_items.known(name))
     lines += ["", f"GGUF items of {', '.join(kinds)} are dequantised likewise."]

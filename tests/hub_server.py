@@ -239,8 +239,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         wanted = self.headers.get("Range", "")
         if wanted.startswith("bytes=") and self.command == "GET":
-            first, last = wanted.removeprefix("bytes=").split("-")
-            first, end = int(first), min(int(last) + 1, len(data)) if last else len(data)
+            begin, last = wanted.removeprefix("bytes=").split("-")
+            first, end = int(begin), min(int(last) + 1, len(data)) if last else len(data)
             if first >= len(data):
                 self._say(416, b"", {"Content-Range": f"bytes */{len(data)}"})
                 return

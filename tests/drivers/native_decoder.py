@@ -71,7 +71,8 @@ def logits_of(
                 runs.append(Run(i, 0, done, tokens, len(blocks[i]) if done else 0, [] if done else blocks[i]))
                 assert not contexts[i].follow(runs[-1])
             batch = built.prepare(runs, [contexts[i] for i in waiting])
-            rows, first = [], 0
+            rows: list[int] = []
+            first = 0
             for run in runs:
                 rows += range(first, first + len(run.tokens))
                 first += len(run.tokens)

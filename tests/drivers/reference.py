@@ -22,7 +22,7 @@ class Reference:
 
 def prompt(seed: int = 0, length: int = PROMPT) -> list[int]:
     generator = torch.Generator().manual_seed(1000 + seed)
-    return torch.randint(0, 256, (length,), generator=generator).tolist()  # type: ignore[no-any-return]
+    return torch.randint(0, 256, (length,), generator=generator).tolist()
 
 
 def greedy(directory: Path, tokens: list[int], count: int = DECODED) -> Reference:

@@ -17,7 +17,8 @@ FILES = {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"\2\0\
 
 
 def test_signs_come_now_and_then_and_lines_more_rarely(caplog: pytest.LogCaptureFixture) -> None:
-    clock, signs = [0.0], []
+    clock = [0.0]
+    signs: list[float] = []
     said = fetching.told("org/name", signs.append, lambda: clock[0])
     with caplog.at_level(logging.INFO):
         for step in range(2_001):

@@ -46,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _ids() -> list[int]:
     generator = torch.Generator().manual_seed(5)
-    return torch.randint(0, 256, (POSITIONS,), generator=generator).tolist()  # type: ignore[no-any-return]
+    return torch.randint(0, 256, (POSITIONS,), generator=generator).tolist()
 
 
 def _transformers(directory: Path, ids: list[int]) -> np.ndarray:

@@ -58,7 +58,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def ids() -> list[int]:
     generator = torch.Generator().manual_seed(5)
-    return torch.randint(0, 256, (POSITIONS,), generator=generator).tolist()  # type: ignore[no-any-return]
+    return torch.randint(0, 256, (POSITIONS,), generator=generator).tolist()
 
 
 def _model(name: str, directory: Path) -> Path:

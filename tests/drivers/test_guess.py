@@ -14,7 +14,7 @@ from llmasos.drivers.cpu import open_device
 from llmasos.drivers.cpu.native import library
 from llmasos.drivers.engine.contexts import Context
 from llmasos.drivers.engine.guess import LONGEST_MATCH, SHORTEST_MATCH, Guesser, lookup
-from llmasos.drivers.protocol import Load
+from llmasos.drivers.protocol import Load, Step, StepDone
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Sampler
 from tests.drivers.feeder import GREEDY, IMAGE, Feeder
@@ -102,12 +102,12 @@ def test_no_token_changes(zoo: Callable[[str], Path], dtype: str, sampler: Sampl
         steps = 0
         whole = device.step
 
-        def counted(request: object, whole: Callable[[object], object] = whole) -> object:
+        def counted(request: Step, whole: Callable[[Step], StepDone] = whole) -> StepDone:
             nonlocal steps
             steps += 1
             return whole(request)
 
-        device.step = counted  # type: ignore[method-assign, assignment]
+        device.step = counted  # type: ignore[method-assign]
         made.append((feeder.generate([feeder.spawn(log, sampler) for log in PROMPTS], 120), steps))
         device.unload(IMAGE)
     assert all(tokens == made[0][0] for tokens, _ in made)

@@ -48,6 +48,14 @@ def test_the_report_for_people_says_what_can_be_done(capsys: pytest.CaptureFixtu
         assert any(line.startswith(word) for line in text.splitlines())
 
 
+def looked_at() -> hal.Cpu:
+    hal.cpu.cache_clear()
+    try:
+        return hal.cpu()
+    finally:
+        hal.cpu.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("text", "isa", "bf16", "int8"),
     [
@@ -67,12 +75,12 @@ def test_what_a_cpu_can_do_is_read_from_its_flags(
 ) -> None:
     (tmp_path / "cpuinfo").write_text(text)
     monkeypatch.setattr(hal, "CPUINFO", tmp_path / "cpuinfo")
-    hal.cpu.cache_clear()
-    try:
-        found = hal.cpu()
-    finally:
-        hal.cpu.cache_clear()
+    monkeypatch.delenv(hal.BF16, raising=False)
+    found = looked_at()
     assert (found.isa, found.bf16, found.int8) == (isa, bf16, int8)
+    for told in (True, False):
+        monkeypatch.setenv(hal.BF16, str(int(told)))
+        assert looked_at().bf16 == told
     assert found.model
 
 

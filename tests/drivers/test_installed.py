@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from llmasos.drivers.cpu import open_device
 from llmasos.drivers.cpu.native import library
 from llmasos.drivers.cpu.native.image import NativeImage
 from llmasos.drivers.cpu.native.installed import Mapped
+from llmasos.drivers.cpu.native.network import Blueprint
 from llmasos.drivers.engine import files as files_of_models
 from llmasos.drivers.engine.engine import Engine
 from llmasos.drivers.protocol import Load
@@ -46,7 +47,7 @@ def store(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def told(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     caplog.set_level(logging.INFO, LOG)
     return caplog
 
@@ -305,7 +306,7 @@ def test_a_first_load_has_its_tables_mapped_as_any_later_one(model: Path, store:
         device.unload(IMAGE)
 
 
-def _made(progress: Callable[[float], None]) -> None:  # type: ignore[misc]
+def _made(progress: Callable[[float], None]) -> Blueprint:
     raise AssertionError("made")
 
 

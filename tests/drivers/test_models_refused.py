@@ -123,7 +123,7 @@ def test_an_argument_of_attention_that_would_be_ignored_is_refused(zoo: Callable
     model = architecture.build_meta(config)
     attention = model.get_submodule("model.layers.1.self_attn")
     plain = attention.forward
-    attention.forward = lambda *args, **kwargs: plain(*args, s_aux=torch.zeros(1), **kwargs)  # type: ignore[method-assign]
+    attention.forward = lambda *args, **kwargs: plain(*args, s_aux=torch.zeros(1), **kwargs)
     error = refusal(lambda: architecture.examine(model, config))
     assert error.errno == Errno.ENOEXEC
     assert "s_aux" in error.reason
@@ -134,7 +134,7 @@ def test_a_window_that_only_a_mask_would_know_is_refused(zoo: Callable[[str], Pa
     model = architecture.build_meta(config)
     config.sliding_window = 99
     attention = model.get_submodule("model.layers.0.self_attn")
-    attention.config = type(config)(**config.to_dict() | {"sliding_window": None})  # type: ignore[assignment]
+    attention.config = type(config)(**config.to_dict() | {"sliding_window": None})
     error = refusal(lambda: architecture.examine(model, config))
     assert error.errno == Errno.ENOEXEC
     assert "window" in error.reason

@@ -4,6 +4,7 @@ they were quantised elsewhere without losing a bit, and in fp32 transformers' ow
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,8 @@ class Held:
             self.arena = Arena(packed_bytes(columns, inputs, f"int{weight.bits}", MOST_OF_GROUP))
             self.offsets = pack_as_is(self.arena, weight, bias)
         else:
-            self.arena = Arena(packed_bytes(*weight.shape, form))
+            columns, inputs = weight.shape
+            self.arena = Arena(packed_bytes(columns, inputs, form))
             self.offsets = pack(self.arena, weight, bias, form)
         self.matrix = Matrix.from_buffer_copy(self.offsets)
         relocate(self.matrix, self.arena.base)
@@ -136,7 +138,7 @@ def meaning(packed: Packed) -> np.ndarray:
     inputs = packed.values.shape[1]
     zero = np.full(packed.scale.shape, 8 if packed.bits == 4 else 0) if packed.zero is None else packed.zero
     less, times = (each.repeat(packed.group, axis=1)[:, :inputs] for each in (zero, packed.scale))
-    return (packed.values.astype(np.float64) - less) * times
+    return (np.asarray(packed.values).astype(np.float64) - less) * times
 
 
 def check(held: Held, dense: np.ndarray, x: np.ndarray, bias: np.ndarray | None) -> None:
@@ -343,10 +345,14 @@ def test_no_bit_of_floats_depends_on_neighbours_chunks_threads_or_frames(
     one, pair = (image(zoo(name), form, threads) for threads in (1, 2))
     tokens = prompt(0, 50)
     (alone,) = logits_of(one, [tokens], lambda i: 1)
+
+    def share(step: int, i: int) -> int:
+        return 1 + (i + step) % 50
+
     for count in (1, 3, 9):
         prompts = [prompt(seed, 7 * seed) for seed in range(1, count)] + [tokens]
         for many, step in ((one, 50), (pair, 11)):
-            among = logits_of(many, prompts, lambda i, step=step: 1 + (i + step) % 50, seed=count)[-1]
+            among = logits_of(many, prompts, partial(share, step), seed=count)[-1]
             assert all(torch.equal(*both) for both in zip(alone, among, strict=True)), count
     one.close()
     pair.close()

@@ -62,7 +62,7 @@ class Quantised(Other):
             return super().get(name)
         times = packed.values.shape[1] // packed.scale.shape[1]
         scale, zero = np.repeat(packed.scale, times, 1), np.repeat(packed.zero, times, 1)  # type: ignore[arg-type]
-        return Tensor("F32", ((packed.values.astype(np.float32) - zero) * scale).astype(np.float32))
+        return Tensor("F32", ((np.asarray(packed.values).astype(np.float32) - zero) * scale).astype(np.float32))
 
     def packed(self, name: str) -> Packed | None:
         self.asked.append(name)

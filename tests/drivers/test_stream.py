@@ -240,13 +240,13 @@ def test_frames_and_contexts_outlive_the_weights(zoo: Callable[[str], Path], tmp
     feeder.generate([other], 1)
     (first,) = feeder.generate([process], 6)
     engine.shed(IMAGE)
-    with pytest.raises(SyscallError, match="no weights"):
+    with pytest.raises(SyscallError, match=r"^EINVAL: image 3 "):
         engine.shed(IMAGE)
     refused = engine.step(Step(1, [Run(99, IMAGE, 0, [5], 0, [FRAMES - 1])])).results[0]
     assert "not in memory" in refused.error
     feeder.move_out(process)  # frames can be moved all the same
     feeder.step([])
-    with pytest.raises(SyscallError, match=r"loaded already|not there"):
+    with pytest.raises(SyscallError, match=r"^EINVAL: image 3 "):
         engine.load(Load(2, IMAGE, model, dtype, FRAMES, [FRAMES]), lambda _: None)
     engine.load(Load(2, IMAGE, model, dtype, FRAMES, [FRAMES], kept=True), lambda _: None)
     feeder.move_in(process)
@@ -254,7 +254,7 @@ def test_frames_and_contexts_outlive_the_weights(zoo: Callable[[str], Path], tmp
     (second,) = feeder.generate([process], 6, chunk=1)  # a token a step: it is where it was
     assert first + second == wanted
     assert process.computed == computed + 6
-    with pytest.raises(SyscallError, match="not there"):
+    with pytest.raises(SyscallError, match=r"^EINVAL: image 4 "):
         engine.load(Load(3, IMAGE + 1, model, dtype, FRAMES, kept=True), lambda _: None)
     engine.shed(IMAGE)
     engine.unload(IMAGE)
@@ -281,5 +281,5 @@ def test_kv_of_other_weights_than_come_in_is_said_to_be_so(
     config = json.loads((model / "config.json").read_text())
     config["num_key_value_heads"] = config["num_attention_heads"]
     (model / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SyscallError, match="another shape"):
+    with pytest.raises(SyscallError, match=f"^EIO: .*{model}"):
         engine.load(again, lambda _: None)

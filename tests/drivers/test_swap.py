@@ -86,7 +86,7 @@ def test_frames_come_back_to_the_bit_and_only_to_their_context(file: SwapFile, w
 
 @pytest.mark.parametrize("which", [0, 1], ids=["disk", "host"])
 def test_frames_side_by_side_move_at_once(file: SwapFile, which: int) -> None:
-    places = [DiskPlaces(file, 40, BYTES), HostPlaces(100, FRAME)][which]
+    places = HostPlaces(100, FRAME) if which else DiskPlaces(file, 40, BYTES)
     held = np.concatenate([frame(seed) for seed in range(5)])
     places.write(1, 8, held)
     places.write(2, 10, held[:1])

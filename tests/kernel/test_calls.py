@@ -35,7 +35,7 @@ from llmasos.syscalls.table import (
     Truncate,
     Wait,
 )
-from tests.simulator import Prog, simulate
+from tests.simulator import Future, Prog, simulate
 
 PROMPT = list(range(40))
 
@@ -486,7 +486,11 @@ def test_halting_answers_whoever_waits() -> None:
         sim = simulate()
         program, other = sim.program(), sim.program()
         pid = program.call(Spawn("sim", tokens=PROMPT))
-        futures = [program.start(Decode(pid, 400)), program.start(Read(pid, 300)), program.start(Wait(pid))]
+        futures: list[Future[Any]] = [
+            program.start(Decode(pid, 400)),
+            program.start(Read(pid, 300)),
+            program.start(Wait(pid)),
+        ]
         sim.run_for(0.0105)
         if how == "call":
             assert other.start(Shutdown()).errno is Errno.OK

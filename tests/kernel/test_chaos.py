@@ -6,6 +6,8 @@ import pytest
 
 from tests.kernel.chaos import Chaos
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_nothing_is_lost_and_nobody_starves(seed: int) -> None:

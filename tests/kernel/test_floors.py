@@ -11,6 +11,7 @@ from pathlib import Path
 import llmasos.kernel
 from llmasos.kernel.calls.table import HANDLERS
 from llmasos.syscalls.table import BY_RECORD
+from tests.kernel import floors
 
 ROOT = Path(llmasos.kernel.__file__).parent
 TYPES = {
@@ -62,3 +63,33 @@ def test_every_file_has_its_floor() -> None:
 
 def test_every_call_of_the_table_has_a_handler() -> None:
     assert HANDLERS.keys() == BY_RECORD.keys()
+
+
+def test_lines_of_code_are_those_that_do_something(tmp_path: Path) -> None:
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "edge").mkdir()
+    (tmp_path / "memory" / "frames.py").write_text(
+        '"""A docstring\nof two lines."""\n\n# a comment\nSIZES = (\n    1,\n    2,  # two\n)\n\n\n'
+        'class Pool:\n    """Frames."""\n\n    size: int = 0\n\n'
+        "    def check(self) -> None:\n        assert self.size\n\n"
+        '    def take(self) -> int:\n        """One."""\n'
+        '        text = """not\n        a docstring"""\n        return len(text)\n'
+    )
+    (tmp_path / "edge" / "server.py").write_text("import trio\n")
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "journal" / "state.py").write_text("A = 1\nB = 2\n")
+    (tmp_path / "recorder.py").write_text("A = 1\n")
+    (tmp_path / "invariants.py").write_text("A = 1\n" * 100)
+    found = floors.sizes(tmp_path)
+    assert floors.sums(found) == {"core": 10, "journal": 3, "edge": 1}
+    assert found[Path("memory/frames.py")].longest == 5
+    assert floors.complaints(found, layers=True) == []
+    assert len(floors.complaints(found, layers=False)) == 1
+
+
+def test_what_is_too_large_is_named(tmp_path: Path) -> None:
+    lines = "".join(f"    a{number} = {number}\n" for number in range(floors.LONGEST))
+    (tmp_path / "big.py").write_text(f"def long():\n{lines}" + "A = 1\n" * floors.MOST["core"])
+    (wrong, longest) = floors.complaints(floors.sizes(tmp_path), layers=True)
+    assert "core" in wrong
+    assert "big.py: long has 61 lines" in longest

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from llmasos.drivers.protocol import RunResult, StepDone
@@ -16,7 +18,7 @@ ROWS = "9"
 PROMPT = list(range(40))
 
 
-def guessing(**more: object) -> Simulation:
+def guessing(**more: Any) -> Simulation:
     return simulate(options={"guess_rows": ROWS}, **more)
 
 
@@ -132,7 +134,8 @@ def test_children_of_a_process_that_guesses_go_on_as_it_does() -> None:
     while not future.done:
         sim.run_for(0.004)
         if not future.done:
-            children += program.call(Fork(pid))
+            born = program.call(Fork(pid))
+            children += born
     assert len(children) > 3
     sim.run_until(lambda: all(row(sim, child).decoding is None for child in children))
     for child in children:  # each went on with the rest of its parent's decode

@@ -7,6 +7,7 @@ machines of tests/kernel kill the kernel at random (tests/kernel/test_machine.py
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from llmasos.kernel.journal import state as journal_state
 from llmasos.kernel.journal.records import Answer, Frame, decode, encode
 from llmasos.kernel.journal.state import MOST_ANSWER_BYTES, Answers, State
-from llmasos.kernel.recovery.recovery import ticket
+from llmasos.kernel.tickets import ticket
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import (
@@ -34,6 +35,7 @@ from llmasos.syscalls.records import State as ProcessState
 from llmasos.syscalls.table import (
     Attach,
     BootInfoCall,
+    Call,
     Decode,
     Dmesg,
     Exec,
@@ -158,6 +160,7 @@ def uninterrupted() -> tuple[dict[str, Any], int]:
     return script(Client(sim)), sim.frames
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
 def test_the_kernel_is_killed_at_every_record_and_nothing_acknowledged_is_lost(before: bool) -> None:
     wanted, frames = uninterrupted()
@@ -265,8 +268,8 @@ def test_a_ticket_that_nobody_gave_is_of_nobody() -> None:
     reboot(sim)
     for shown in forged:
         stranger = sim.connection()
-        assert fails(lambda shown=shown, stranger=stranger: stranger.call(Attach(ticket=shown))).errno is Errno.ESRCH
-        assert fails(lambda stranger=stranger: stranger.call(Null())).errno is Errno.EPERM
+        assert fails(partial(stranger.call, Attach(ticket=shown))).errno is Errno.ESRCH
+        assert fails(partial(stranger.call, Null())).errno is Errno.EPERM
     program.come_back()
 
 
@@ -562,7 +565,8 @@ def test_what_changes_nothing_is_not_written_and_a_step_is_one_frame() -> None:
     assert sim.saved is not None
     apply = sim.saved.apply
     sim._append = lambda append: (written.append(append.frame), apply(append.frame))[1]  # type: ignore[method-assign]
-    for call in (Null(), Ps(), StatsCall(), Read(pids[0]), Getinfo()):
+    calls: list[Call[Any]] = [Null(), Ps(), StatsCall(), Read(pids[0]), Getinfo()]
+    for call in calls:
         program.call(call)
     assert not written
     steps = len(sim.steps)

@@ -33,8 +33,8 @@ def frames() -> list[Frame]:
     """What a kernel writes in a short life; the last frame changes something."""
     sim = simulate()
     written: list[Frame] = []
-    append = sim._append
-    sim._append = lambda action: (written.append(action.frame), append(action))[1]  # type: ignore[method-assign]
+    whole = sim._append
+    sim._append = lambda append: (written.append(append.frame), whole(append))[1]  # type: ignore[method-assign]
     program = sim.program()
     pid = program.call(Spawn("sim", [1, 2, 3]))
     program.call(Decode(pid, 8, logprobs=1))
@@ -262,7 +262,7 @@ def test_a_journal_is_bounded_however_often_the_kernel_is_killed_before_its_comp
     tmp_path: Path, frames: list[Frame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeper, "COMPACT_BYTES", 4096)
-    sizes = []
+    sizes: list[int] = []
 
     async def life(rig: Rig) -> None:
         await rig.until(lambda: rig.keeper.size <= 4096)
@@ -310,7 +310,7 @@ def test_a_kernel_killed_at_any_write_of_a_compaction_leaves_a_whole_journal(
         (file, "write_all"),
         (file, "replace"),
         (file, "sync_directory"),
-        (file.os, "fsync"),
+        (os, "fsync"),
     ):
         monkeypatch.setattr(module, name, may_die(getattr(module, name), half=name == "write_all"))
     died, number = 0, 0
@@ -358,6 +358,14 @@ def test_a_full_disk_is_said_once_and_made_good_when_there_is_room(
     monkeypatch.setattr(keeper, "RETRY_SECONDS", 0.01)
     rig = Rig(tmp_path, fsync)
     told: list[str] = []
+    repair, tries = rig.keeper._repair, 0
+
+    async def counted() -> bool:
+        nonlocal tries
+        tries += 1
+        return await repair()
+
+    rig.keeper._repair = counted  # type: ignore[method-assign]
 
     async def scenario(rig: Rig) -> None:
         begin(rig, frames)
@@ -367,7 +375,7 @@ def test_a_full_disk_is_said_once_and_made_good_when_there_is_room(
                 rig.append(growth(rig.live, count))
             rig.keeper.when_kept(lambda: told.append("changed"), changes=True)
             rig.keeper.when_kept(lambda: told.append("looked"), changes=False)
-            await trio.sleep(0.1)
+            await rig.until(lambda: tries > 3)
             assert rig.keeper.failing == os.strerror(errno.EFBIG)
             assert told == (["looked"] if fsync == "always" else ["changed", "looked"])
             found = file.read(rig.keeper.path)

@@ -12,6 +12,7 @@ from llmasos.kernel.objects.process import LLMProcess
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, Limits, SchedClass, Signal, State, WaitFor
 from llmasos.syscalls.table import (
+    Call,
     Decode,
     Feed,
     Getinfo,
@@ -455,7 +456,8 @@ def test_a_context_limit_ends_the_decode_and_refuses_a_feed() -> None:
     pid = spawn(program, 1, 10, limits=Limits(context=15))
     result = program.call(Decode(pid, 50))
     assert (result.finish, len(result.tokens)) == (Finish.CONTEXT, 5)
-    for call in (Feed(pid, [1]), Decode(pid, 1)):
+    calls: list[Call[Any]] = [Feed(pid, [1]), Decode(pid, 1)]
+    for call in calls:
         with pytest.raises(SyscallError, match="its own limit") as caught:
             program.call(call)
         assert caught.value.errno is Errno.E2BIG

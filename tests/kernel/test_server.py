@@ -35,6 +35,8 @@ from llmasos.syscalls.table import (
 from tests.booted import PATIENCE, Booted, booted, eventually, is_gone
 from tests.syscalls.wire_frames import frames
 
+pytestmark = pytest.mark.processes
+
 pack = msgspec.msgpack.encode
 MODEL = "sim:1b"
 

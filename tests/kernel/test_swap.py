@@ -192,8 +192,8 @@ def test_places_are_taken_from_the_fastest_tier_that_has_one() -> None:
 
 
 def test_the_cost_of_both_ways_decides_and_does_not_waver() -> None:
+    assert SwapCost().pays
     cost = SwapCost()
-    assert cost.pays
     cost.moved(16, 1.0)
     cost.computed(32, 1.0)
     assert not cost.pays  # 1/16 s against 1/32 s

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from llmasos.drivers.protocol import RunResult, StepDone
@@ -24,7 +26,7 @@ from llmasos.syscalls.table import (
     Spawn,
     Wait,
 )
-from tests.simulator import Prog, Simulation, simulate, small_config
+from tests.simulator import Future, Prog, Simulation, simulate, small_config
 
 PROMPT = list(range(1, 40))
 
@@ -55,7 +57,7 @@ def test_a_spawn_killed_while_its_model_loads_is_answered_at_once_and_leaves_no_
 def test_a_model_that_nobody_waits_for_any_more_is_not_loaded() -> None:
     sim = Simulation(small_config())
     program = sim.program()
-    futures = [program.start(Spawn("sim", tokens=[1])), program.start(Pagein("sim:2m"))]
+    futures: list[Future[Any]] = [program.start(Spawn("sim", tokens=[1])), program.start(Pagein("sim:2m"))]
     for future in futures:  # the driver has not said hello yet
         future.cancel()
     sim.run_until(lambda: all(device.state == "up" for device in sim.kernel.devices.values()))

@@ -5,7 +5,7 @@ prompts, and nobody holds frames that are of no use to it.
 from __future__ import annotations
 
 from llmasos.kernel.objects.process import LLMProcess
-from llmasos.syscalls.records import SchedClass, WaitFor
+from llmasos.syscalls.records import DecodeResult, SchedClass, WaitFor
 from llmasos.syscalls.table import Decode, Feed, Spawn, StatsCall
 from tests.simulator import FRAME_BYTES as FRAME
 from tests.simulator import Future, Prog, Simulation, simulate
@@ -26,7 +26,7 @@ def agents(program: Prog, count: int, length: int = LENGTH) -> list[int]:
     return pids
 
 
-def turn(program: Prog, pid: int, fed: int = 4, count: int = 40) -> Future[object]:
+def turn(program: Prog, pid: int, fed: int = 4, count: int = 40) -> Future[DecodeResult]:
     program.call(Feed(pid, [7] * fed))
     return program.start(Decode(pid, count))
 

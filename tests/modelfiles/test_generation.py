@@ -180,7 +180,7 @@ def test_what_cannot_be_is_refused_by_name(tmp_path: Path, file: object, name: s
 
 
 def test_what_a_config_names_as_its_ends_is_refused_with_its_own_name(tmp_path: Path) -> None:
-    with pytest.raises(SyscallError, match=r"config\.json: eos_token_id is 'x'"):
+    with pytest.raises(SyscallError, match=r"^EIO: .*config\.json.*eos_token_id.*'x'"):
         generation.read(tmp_path, {"eos_token_id": "x"})
 
 
@@ -188,10 +188,10 @@ def test_a_fifo_or_a_huge_file_of_that_name_is_not_read(tmp_path: Path) -> None:
     import os
 
     os.mkfifo(tmp_path / generation.FILE)
-    with pytest.raises(SyscallError, match="is a fifo"):
+    with pytest.raises(SyscallError, match=r"^EIO: .*fifo"):
         generation.read(tmp_path, {})
     (tmp_path / generation.FILE).unlink()
     with (tmp_path / generation.FILE).open("wb") as file:
         file.truncate(300 << 20)
-    with pytest.raises(SyscallError, match="at most"):
+    with pytest.raises(SyscallError, match=r"^EIO: .*16777216"):
         generation.read(tmp_path, {})

@@ -64,8 +64,8 @@ def write(target: Path, part: tuple[int, int] | None = None) -> Path:
     for i, (name, shape) in enumerate(_SHAPES.items()):
         if part is None or i % part[1] == part[0]:
             values = random_.random(shape, dtype=np.float32) + 1
-            kind = package.GGMLQuantizationType.Q8_0 if i in (3, 4) else package.GGMLQuantizationType.F32
-            writer.add_tensor(name, package.quants.quantize(values, kind), raw_dtype=kind)
+            form = package.GGMLQuantizationType.Q8_0 if i in (3, 4) else package.GGMLQuantizationType.F32
+            writer.add_tensor(name, package.quants.quantize(values, form), raw_dtype=form)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -230,14 +230,14 @@ def test_a_file_cut_short_while_its_header_is_read_is_broken(file: Path, tmp_pat
     """Who had it mapped would be killed by a signal (SIGBUS)."""
     copy = tmp_path / "x.gguf"
     copy.write_bytes(file.read_bytes())
-    whole = gguf.os.pread
+    whole = os.pread
 
     def cut(descriptor: int, *where: int) -> bytes:
         os.truncate(copy, 100)
         return whole(descriptor, *where)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gguf.os, "pread", cut)
+        patch.setattr(os, "pread", cut)
         with pytest.raises(SyscallError, match="become shorter") as refused:
             gguf.read_header(copy)
     assert refused.value.errno is Errno.EIO
@@ -250,7 +250,7 @@ def test_factors_that_make_no_frequencies_are_refused(factor: float, file: Path,
     changed[entry.offset : entry.offset + 4] = struct.pack("<f", factor)
     copy = tmp_path / "x.gguf"
     copy.write_bytes(changed)
-    with pytest.raises(SyscallError, match=r"rope_freqs\.weight has values that are no factors"):
+    with pytest.raises(SyscallError, match=r"^EIO: .*rope_freqs\.weight"):
         config_of(gguf.read_header(copy))
 
 

@@ -400,7 +400,7 @@ def test_removing_follows_no_link_out_of_the_cache(tmp_path: Path) -> None:
     assert (precious / "file").read_text() == "mine"
     assert not place.exists()
     place.symlink_to(precious)
-    with pytest.raises(SyscallError, match="link"):
+    with pytest.raises(SyscallError, match=r"^EINVAL: .*link"):
         cache.remove("org/whole")
     assert (precious / "file").read_text() == "mine"
 

@@ -34,6 +34,8 @@ from llmasos.syscalls.table import (
 )
 from tests.booted import PATIENCE, Booted, booted, eventually
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[Booted]:

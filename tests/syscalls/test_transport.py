@@ -364,7 +364,7 @@ def test_closing_ends_the_owner_and_later_sends_are_refused() -> None:
             client.connect(endpoint)
             async with trio.open_nursery() as nursery:
                 await nursery.start(client.run, lambda message: None)
-                await trio.sleep(0.05)  # it parks
+                await until(lambda: client._token is not None)  # it parks
                 client.close()
             assert not client.send(b"late")
             client.close()  # again is harmless

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import typing
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ ENTRIES = pytest.mark.parametrize("entry", TABLE.values(), ids=lambda entry: ent
 pack = msgspec.msgpack.encode
 
 
+@functools.cache  # hypothesis takes longer to look at a strategy that it has not seen than to draw from it
 def values(annotation: Any, meta: tuple[msgspec.Meta, ...] = ()) -> st.SearchStrategy[Any]:
     """Valid values of a declared type, lists kept short."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

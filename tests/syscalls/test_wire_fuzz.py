@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import pytest
+
 from llmasos.syscalls import limits, wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from tests.syscalls.wire_frames import frames
@@ -19,6 +21,7 @@ def outcome(frame: bytes) -> wire.Request | wire.RefusedFrame:
         return refused
 
 
+@pytest.mark.long
 def test_every_one_of_200_000_mutated_frames_is_a_request_or_refused_with_a_reason() -> None:
     seen: Counter[str] = Counter()
     for batch in range(FRAMES // 10_000):

@@ -30,10 +30,17 @@ def simulated() -> Iterator[Path]:
         yield Path(place)
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory in which a socket's path is no longer than the system allows."""
+    with tempfile.TemporaryDirectory(prefix="tour-") as place:
+        yield Path(place)
+
+
 @pytest.mark.timeout(DEADLINE)
-def test_without_a_terminal_llmasos_runs_the_tour_to_its_end_and_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "t").mkdir()
-    environment = {**os.environ, "LLMASOS_RUNTIME": str(tmp_path / "r"), "TMPDIR": str(tmp_path / "t")}
+def test_without_a_terminal_llmasos_runs_the_tour_to_its_end_and_leaves_nothing(short: Path) -> None:
+    (short / "t").mkdir()
+    environment = {**os.environ, "LLMASOS_RUNTIME": str(short / "r"), "TMPDIR": str(short / "t")}
     ended = subprocess.run(
         [sys.executable, "-m", "llmasos"],
         env=environment,
@@ -49,8 +56,8 @@ def test_without_a_terminal_llmasos_runs_the_tour_to_its_end_and_leaves_nothing(
     assert "✗" not in ended.stdout
     assert ended.stdout.count("── ") == len(ACTS)
     assert f"{ended.stdout.count('  ✓ ')} claims checked, all hold" in ended.stdout
-    assert not (tmp_path / "r").exists()
-    assert not list((tmp_path / "t").glob("llmasos*"))
+    assert not (short / "r").exists()
+    assert not list((short / "t").glob("llmasos*"))
 
 
 def test_a_claim_that_does_not_hold_ends_the_tour_with_status_1(

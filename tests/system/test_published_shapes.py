@@ -60,12 +60,10 @@ class Oracle:
         self.now = datetime.fromtimestamp(now)
 
     def render(self, messages: list[dict[str, str]], *, prompt: bool = True) -> str:
-        return self._apply(messages, tokenize=False, add_generation_prompt=prompt)  # type: ignore[no-any-return]
+        return self._apply(messages, tokenize=False, add_generation_prompt=prompt)
 
     def ids(self, messages: list[dict[str, str]]) -> list[int]:
-        return self._apply(  # type: ignore[no-any-return]
-            messages, add_generation_prompt=True, sanitize_control_tokens=True, return_dict=False
-        )
+        return self._apply(messages, add_generation_prompt=True, sanitize_control_tokens=True, return_dict=False)
 
     def behind(self, messages: list[dict[str, str]], answer: str) -> list[int]:
         """The ids that stand behind an answer in the rendering with all that was said since."""
@@ -88,7 +86,7 @@ def ask(process: Process, text: str) -> tuple[list[int], list[int]]:
     """Ask; the log that was answered, and the answer's own ids."""
     before = process.info().usage.decoded
     process.ask(text, max_tokens=TOKENS)
-    log = process.tokens
+    log = process.tokens()
     made = process.info().usage.decoded - before
     return log[: len(log) - made], log[len(log) - made :]
 
@@ -174,7 +172,7 @@ def test_an_answer_ends_at_each_of_the_published_ends(
         with cpu_system.spawn(str(ending), temperature=0) as process:
             assert ask(process, question)[1] == [end]
             assert process.info().finish is Finish.STOP
-            assert process.text.count(question) == 1
+            assert process.text().count(question) == 1
 
 
 # --- the shapes that do not -----------------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ def test_every_cut_leaves_a_text_whole(name: str, tmp_path: Path) -> None:
 
 
 def test_what_is_not_known_or_makes_no_sense_is_an_errno(tmp_path: Path) -> None:
-    cases = (
+    cases: tuple[tuple[dict[str, Any], Errno], ...] = (
         ({"tokenizer_model": "rwkv", "token_list": ["a"]}, Errno.ENOTSUP),
         ({"tokenizer_model": "gpt2", "tokenizer_pre": "other", "token_list": ["a"]}, Errno.ENOTSUP),
         ({"tokenizer_model": "gpt2", "token_list": ["a", "b", "ab"]}, Errno.EIO),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -299,6 +300,6 @@ def test_the_shell_completes_models_that_other_programs_have(server: Hub, tmp_pa
     file = tmp_path / ".lmstudio/models/org/repo/m.gguf"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"GGUF")
-    completer = ShellCompleter(COMMANDS, lambda call: [])
+    completer = ShellCompleter(COMMANDS, cast(Any, lambda call: []))
     offered = completer.get_completions(Document("spawn --model lmst"), CompleteEvent())
     assert [one.text for one in offered] == ["lmstudio:org/repo/m"]

@@ -67,7 +67,7 @@ def test_the_shell_says_so_at_the_prompt_and_during_an_answer_and_goes_on(kernel
         kernel.end()
         shell.enter("ps")
         assert shell.wait() == 1
-        assert "has halted" in shell.screen
+        assert "EPIPE: the kernel " in shell.screen
 
 
 def test_a_script_goes_on_and_is_told_on_stderr(kernel: Reborn) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tokenizers import AddedToken
+from tokenizers import Tokenizer as Core
 
 from llmasos.syscalls.records import Finish, ModelInfo, ReadResult, State
 from llmasos.syscalls.table import Feed, Kill, Read, Truncate
@@ -22,7 +23,7 @@ from tests.userland import words_zoo
 
 @pytest.fixture(scope="module")
 def language() -> Language:
-    core = words_zoo.Tokenizer.from_str(words_zoo.core_json("byte-level"))
+    core = Core.from_str(words_zoo.core_json("byte-level"))
     core.add_tokens([AddedToken(token, special=True) for token in ("<|end|>", "<|x|>", "<think>", "</think>")])
     core.add_tokens([AddedToken("<|plain|>", special=False)])
     return Language(ModelInfo("m", "m", context=100), Tokenizer(core, Settings()), None, "")

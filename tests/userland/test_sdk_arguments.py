@@ -17,6 +17,8 @@ from llmasos.userland.sdk.llm import LLM
 from llmasos.userland.sdk.system import Process, System
 from tests import models_zoo
 
+pytestmark = pytest.mark.processes
+
 IDS = [7, 8, 9]
 
 
@@ -45,9 +47,9 @@ def process(cpu_system: System, model: Path) -> Process:
 )
 def test_a_prompt_may_be_any_sequence_of_integers(cpu_system: System, model: Path, prompt: Any) -> None:
     with cpu_system.spawn(model, prompt, dtype="fp32") as process:
-        assert process.tokens == IDS
+        assert process.tokens() == IDS
         process.feed_ids(prompt)
-        assert process.tokens == IDS * 2
+        assert process.tokens() == IDS * 2
 
 
 @pytest.mark.parametrize(
@@ -74,13 +76,13 @@ def test_one_message_is_a_conversation(cpu_system: System, model: Path) -> None:
         cpu_system.spawn(model, message, dtype="fp32") as one,
         cpu_system.spawn(model, [message], dtype="fp32") as many,
     ):
-        assert one.tokens == many.tokens
+        assert one.tokens() == many.tokens()
 
 
 def test_one_stop_string_is_one(process: Process) -> None:
     """Taken for the stops "l" and "q" it would end at the first of them, wherever that is."""
     whole = process.generate(60)
-    process.truncate(len(process.tokens) - 60)
+    process.truncate(len(process.tokens()) - 60)
     stop = whole[20:23]
     first = whole.index(stop)
     assert first > min(whole.index(character) for character in stop)
@@ -121,7 +123,7 @@ def test_an_error_on_the_way_leaves_nothing_decoding(process: Process, monkeypat
     monkeypatch.setattr("llmasos.userland.sdk.text.Detokenizer.push", fail)
     with pytest.raises(Broken):
         list(process.stream(400))
-    result = process.system.run(actions.settle(process.pid, 0))
+    result = process.system.run(actions.until_idle(process.pid, 0))
     assert len(result.tokens) < len("Every call") + 400
 
 
@@ -129,7 +131,7 @@ def test_a_keyword_that_spawn_does_not_take_is_named_with_the_one_that_was_meant
     with pytest.raises(SyscallError, match=r"spawn\(\) takes no 'temp'; did you mean temperature\?") as caught:
         cpu_system.spawn(temp=3)  # type: ignore[call-arg]
     assert caught.value.errno is Errno.EINVAL
-    with pytest.raises(SyscallError, match="it takes"):
+    with pytest.raises(SyscallError, match=r"^EINVAL: .*'zzz'.*allow_special, chat_template"):
         cpu_system.spawn(zzz=3)  # type: ignore[call-arg]
 
 
@@ -152,7 +154,7 @@ def test_a_dtype_that_the_device_does_not_have_is_refused_by_name(cpu_system: Sy
 
 
 def test_a_model_that_is_no_name(cpu_system: System) -> None:
-    with pytest.raises(SyscallError, match="name, a directory or a file"):
+    with pytest.raises(SyscallError, match=r"^EINVAL: .*3 "):
         cpu_system.spawn(3)  # type: ignore[arg-type]
 
 
@@ -165,11 +167,11 @@ def test_models_of_the_zoo_have_a_token_for_each_byte() -> None:
 def test_what_is_no_list_of_tools_is_refused_by_spawn_and_grammars(cpu_system: System, model: Path, tools: Any) -> None:
     with cpu_system.spawn(model) as process:
         for act in (process.call_grammar, lambda tools: cpu_system.spawn(model, tools=tools)):
-            with pytest.raises(SyscallError, match="EINVAL: tools are a list of definitions"):
+            with pytest.raises(SyscallError, match=r"^EINVAL: tools "):
                 act(tools)
 
 
 @pytest.mark.parametrize("system", [5, b"x", ["Be brief."], {"role": "system"}])
 def test_instructions_are_text(cpu_system: System, model: Path, system: Any) -> None:
-    with pytest.raises(SyscallError, match="EINVAL: a text is a string"):
+    with pytest.raises(SyscallError, match=r"^EINVAL: a text "):
         cpu_system.spawn(model, system=system)

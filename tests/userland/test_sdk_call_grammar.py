@@ -223,7 +223,7 @@ def test_a_models_chat_gives_the_grammar_of_its_own_tools_in_its_own_tokens() ->
     assert '"</tool_call>"' in grammar
     assert "list_all" in grammar
     assert "look" not in grammar
-    with pytest.raises(SyscallError, match="no tools"):
+    with pytest.raises(SyscallError, match=r"^EINVAL: .*tools"):
         grammar_for(chat, Setup())
 
 
@@ -300,7 +300,7 @@ def test_a_schema_that_is_its_own_alternative_ends(form: CallFormat) -> None:
 
 @pytest.mark.parametrize("no_tool", [3, "x", None, {"function": 3}])
 def test_what_is_no_tool_is_refused(no_tool: Any) -> None:
-    with pytest.raises(SyscallError, match="a tool has no name"):
+    with pytest.raises(SyscallError, match=r"^EINVAL: .*name"):
         call_grammar(FORMATS, [no_tool])
 
 

@@ -102,6 +102,7 @@ answers = words_zoo.tame.map(lambda text: text.strip() or "yes")
 # --- the log is the rendering ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", sorted(words_zoo.CORES))
 @settings(many, max_examples=EXAMPLES // len(words_zoo.CORES))
 @given(

@@ -19,6 +19,8 @@ from llmasos.userland.sdk.system import System
 from tests import models_zoo
 from tests.userland.references import PROMPT, reference, reference_ids
 
+pytestmark = pytest.mark.processes
+
 ADVISED = SamplingDefaults(temperature=0.7, top_k=20, repetition_penalty=1.05)
 
 

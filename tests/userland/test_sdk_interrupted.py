@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
 import trio
 
+from llmasos import aio
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Call, Decode, Feed, Records, Truncate
-from llmasos.userland.sdk import aio
 from llmasos.userland.sdk.system import Process, System
 from tests import models_zoo
 from tests.userland.chat_shapes import SHAPES
+
+pytestmark = pytest.mark.processes
 
 THINKING = (
     SHAPES["thoughts in the last answer only"].source.replace("<|im_start|>", "<|user|>").replace("<|im_end|>", "<|end|>")
@@ -57,7 +59,7 @@ class Cut:
 
 
 def _state(process: Process) -> tuple[list[int], Any]:
-    return process.tokens, process.system(Records(process.pid))
+    return process.tokens(), process.system(Records(process.pid))
 
 
 WAYS: dict[str, Callable[[Process], object]] = {
@@ -82,7 +84,7 @@ def test_an_interrupt_before_the_answer_leaves_the_log_as_it_was(
     """Also where the turn had cut the thoughts of the last answer from it, and whether or not the call came through."""
     with cpu_system.spawn(models(THINKING), thoughts="drop") as process:
         process.turn("one", 1)
-        process.truncate(len(process.tokens) - 1)
+        process.truncate(len(process.tokens()) - 1)
         process.feed("<think>\nhm\n</think>\n\nyes<|end|>", allow_special=True)
         before = _state(process)
         cut = Cut(cpu_system.kernel, kind, KeyboardInterrupt(), done=done)
@@ -111,7 +113,7 @@ def test_records_at_the_end_of_a_log_outlive_a_turn_that_is_refused(
         refused = SyscallError(Errno.EDQUOT, "no")
         with monkeypatch.context() as patched:
             patched.setattr(cpu_system, "kernel", Cut(cpu_system.kernel, kind, refused, done=False))
-            with pytest.raises(SyscallError, match="no"):
+            with pytest.raises(SyscallError, match=r"^EDQUOT"):
                 process.turn("one", 2)
         assert _state(process) == before
 
@@ -125,9 +127,14 @@ def test_who_leaves_an_asynchronous_answer_can_ask_at_once(cpu_system: System) -
             aio.System.connect(cpu_system.kernel.boot.runtime) as system,
             await system.spawn() as agent,
         ):
-            for act in (agent.say, agent.pieces, agent.stream):
+            acts: list[Callable[[], AsyncGenerator[object]]] = [
+                lambda: agent.say("A long story, please.", 100),
+                lambda: agent.pieces("A long story, please.", 100),
+                lambda: agent.stream(100),
+            ]
+            for act in acts:
                 for _ in range(3):
-                    async for _piece in act("A long story, please.", 100) if act != agent.stream else act(100):
+                    async for _piece in act():
                         break
                     assert await agent.ask("One word.", 2)
             held = agent.say("A long story, please.", 100)

@@ -34,6 +34,7 @@ for name, source in HOSTILE.items():
 """
 
 
+@pytest.mark.processes
 def test_hostile_templates_end_within_their_limits_with_an_errno() -> None:
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE * 2)

@@ -140,17 +140,18 @@ def test_text_that_may_begin_a_stop_string_is_held_back_until_it_is_known() -> N
 
 
 def test_an_empty_stop_string_is_refused() -> None:
-    with pytest.raises(SyscallError, match="empty"):
+    with pytest.raises(SyscallError, match=r"^EINVAL: .*stop"):
         StopStrings([""])
 
 
 def test_a_directory_without_a_tokenizer_says_so(tmp_path: Path) -> None:
     from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 
-    with pytest.raises(SyscallError, match="no tokenizer can be loaded"):
+    with pytest.raises(SyscallError, match=f"^EIO: .*{tmp_path}"):
         load_tokenizer(str(tmp_path))
 
 
+@pytest.mark.processes
 def test_threads_that_need_a_tokenizer_at_once_get_the_same_one() -> None:
     program = """
 import sys, threading

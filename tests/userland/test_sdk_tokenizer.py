@@ -84,6 +84,7 @@ def test_tokenizer_json_decides_whatever_class_is_named(tmp_path: Path) -> None:
         assert load_tokenizer(place).encode("1234567", control=False) == expected
 
 
+@pytest.mark.processes
 def test_no_code_of_a_repository_runs_and_nothing_is_asked(tmp_path: Path) -> None:
     for number, with_file in enumerate((True, False)):
         place = tmp_path / str(number)
@@ -101,6 +102,7 @@ def test_no_code_of_a_repository_runs_and_nothing_is_asked(tmp_path: Path) -> No
         assert not trace.exists()
 
 
+@pytest.mark.processes
 def test_a_tokenizer_is_read_without_transformers_or_torch(tmp_path: Path) -> None:
     place = written(tmp_path, core_of("llama"))
     program = f"""
@@ -181,10 +183,11 @@ def test_control_tokens_that_take_too_long_to_look_for_are_refused(tmp_path: Pat
         tokenizer.encode("a" * 100_000, control=False)
     assert caught.value.errno is Errno.E2BIG
     core = core_of("llama", "a" * 10_000)
-    with pytest.raises(SyscallError, match="one of its added tokens has 10000 characters"):
+    with pytest.raises(SyscallError, match=r"^EIO: .*10000"):
         load_tokenizer(written(tmp_path / "longer", core))
 
 
+@pytest.mark.processes
 def test_a_model_that_needs_transformers_says_so_where_there_is_none(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"sentencepiece")
     program = f"""

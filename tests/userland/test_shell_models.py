@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from prompt_toolkit.completion import CompleteEvent
@@ -124,7 +125,7 @@ def test_actions_and_names_are_completed(server: Hub, tmp_path: Path) -> None:
     file.write_bytes(b"GGUF")
 
     def offered(line: str) -> list[str]:
-        completer = ShellCompleter(COMMANDS, lambda call: [])
+        completer = ShellCompleter(COMMANDS, cast(Any, lambda call: []))
         return [one.text for one in completer.get_completions(Document(line), CompleteEvent())]
 
     assert offered("models p") == ["pull"]

@@ -175,7 +175,7 @@ def tokenizer_files(draw: st.DrawFn) -> dict[str, Any]:
         if token.isspace():  # two that are normalised to the same are found in no certain order
             how["normalized"] = False
         adding.append(AddedToken(token, special=False, **how))
-    later = (
+    later: list[AddedToken] = (
         draw(st.lists(st.sampled_from(adding), unique_by=lambda token: token.content, max_size=3)) if draw(rarely) else []
     )
     names = {token.content for token in later}
@@ -217,7 +217,7 @@ def tokenizer_files(draw: st.DrawFn) -> dict[str, Any]:
         config["split_special_tokens"] = draw(st.booleans())
     listed = {str(i): _written(token) for i, token in core.get_added_tokens_decoder().items()}
     listed |= {str(1000 + i): _written(token) for i, token in enumerate(later)}
-    if later or draw(st.booleans()):
+    if bool(later) or draw(st.booleans()):
         config["added_tokens_decoder"] = listed
     elif draw(st.booleans()):
         files["special_tokens_map.json"] = draw(

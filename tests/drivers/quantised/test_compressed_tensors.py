@@ -146,7 +146,7 @@ def test_inputs_in_an_order_of_their_own_are_dequantised(tmp_path: Path) -> None
     # Column i of the shuffled weight is column order[i] of the one above, and in its group.
     integers = np.stack([tensors["model.l.weight_packed"].numpy().view(np.uint32) >> (4 * k) & 15 for k in range(8)], -1)
     shuffled = integers.reshape(16, 128)[:, order.numpy()].reshape(16, 16, 8).astype(np.uint32)
-    packed = sum(shuffled[:, :, k] << (4 * k) for k in range(8)).astype(np.uint32).view(np.int32)
+    packed = np.array([shuffled[:, :, k] << (4 * k) for k in range(8)]).sum(0).astype(np.uint32).view(np.int32)
     tensors["model.l.weight_packed"] = torch.from_numpy(packed)
     ours = written(tmp_path, tensors | {"model.l.weight_g_idx": groups[order]}, config)
     assert same(ours.get("model.l.weight"), wanted[:, order])

@@ -106,7 +106,7 @@ def test_awq_means_what_its_integers_say(config: dict[str, Any], group: int, tmp
     packed = ours.packed("l.weight")
     assert packed is not None
     assert packed.group == layer.size
-    assert packed.values.tolist() == layer.values.tolist()
+    assert np.asarray(packed.values).tolist() == layer.values.tolist()
     assert torch.equal(torch.from_numpy(meant(packed)).half(), layer.weight)
 
 

@@ -24,19 +24,21 @@ def flattened(config: Any, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor],
     from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
     from torchao.quantization import quantize_
 
-    model = torch.nn.ModuleDict({"l": torch.nn.Linear(128, 48)}).to(dtype)
+    linear = torch.nn.Linear(128, 48)
+    model = torch.nn.ModuleDict({"l": linear}).to(dtype)
     with torch.no_grad():
-        model["l"].weight.copy_(random(48, 128))
+        linear.weight.copy_(random(48, 128))
     quantize_(model, config)
     state = {name: getattr(tensor, "data", tensor) for name, tensor in model.state_dict().items()}
     tensors, metadata = flatten_tensor_state_dict(state)
-    return tensors, metadata, model["l"].weight.dequantize()
+    weight: Any = linear.weight
+    return tensors, metadata, weight.dequantize()
 
 
 def cases() -> dict[str, tuple[Any, tuple[int, int] | None]]:
     """name -> configuration, and bits and group of the native form that holds it for 16-bit scales."""
     torchao = pytest.importorskip("torchao.quantization", reason="torchao is not installed (pip install torchao)")
-    four, eight, three = torch.int4, torch.int8, torch.int3
+    four, eight, three = (getattr(torch, name) for name in ("int4", "int8", "int3"))
     asymmetric = torchao.MappingType.ASYMMETRIC
     of, by = torchao.IntxWeightOnlyConfig, torchao.PerGroup
     return {

@@ -61,8 +61,9 @@ def meant(packed: Packed) -> np.ndarray:
     zero: Any = (0 if packed.bits == 8 else 8) if packed.zero is None else packed.zero
     spread = np.repeat(np.broadcast_to(zero, packed.scale.shape), packed.group, axis=1)
     scale = np.repeat(packed.scale.astype(np.float64), packed.group, axis=1)
-    assert packed.values.dtype == (np.int8 if packed.bits == 8 else np.uint8)
-    return (packed.values.astype(np.float64) - spread) * scale
+    values = np.asarray(packed.values)
+    assert values.dtype == (np.int8 if packed.bits == 8 else np.uint8)
+    return (values.astype(np.float64) - spread) * scale
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
