@@ -2,7 +2,7 @@
 
 As in MINIX's libchardriver, the loop is the same for all kinds and a kind is a table of callbacks (device.py). trio
 runs on the main thread and only moves messages; the device works in one other thread, in the order of the requests, so
-a long step delays neither ping nor heartbeat. Models are read in a third (reader.py), so that nobody's stream stops for a
+a long step delays no heartbeat. Models are read in a third (reader.py), so that nobody's stream stops for a
 load: it comes to its turn among the other requests, is done beside those after it, and what it has read is brought in
 between two of them. The files of process images are looked at and written in a fourth, so that no step waits for a disk.
 What a request raises becomes its `Failed`, and the driver goes on.
@@ -43,6 +43,7 @@ from llmasos.drivers.device import Device
 from llmasos.drivers.protocol import (
     HEARTBEAT_SECONDS,
     KINDS,
+    REQUEST_BYTES,
     Abandon,
     Done,
     Drop,
@@ -55,7 +56,6 @@ from llmasos.drivers.protocol import (
     Load,
     Loaded,
     Note,
-    Ping,
     Probe,
     Probed,
     Progress,
@@ -137,9 +137,7 @@ class Host:
         except msgspec.MsgspecError as error:
             self._send(Note("error", f"driver {self._kind}: a message that cannot be read: {error}"))
             return
-        if isinstance(request, Ping):
-            self._send(Done(request.ref))
-        elif isinstance(request, Quit):
+        if isinstance(request, Quit):
             self._over.set()
         elif isinstance(request, Release):
             parcel.release(request.path)
@@ -435,7 +433,7 @@ def main(arguments: list[str] | None = None) -> int:
     faulthandler.enable()
 
     async def drive() -> int:
-        socket = transport.dealer(chosen.identity.encode())
+        socket = transport.dealer(chosen.identity.encode(), max_frame=REQUEST_BYTES)
         try:
             socket.connect(chosen.endpoint)
         except ValueError as error:

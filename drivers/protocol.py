@@ -14,11 +14,15 @@ from typing import dataclass_transform
 
 import msgspec
 
+from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Sampler, SamplingDefaults, Tier, TokenLogprobs
 
-VERSION = 1
+VERSION = 2  # of these records: another meaning or form of one is another version
 BLOCK_TOKENS = 16  # tokens in a frame of KV
+HEARTBEAT_SECONDS = 0.5
+REQUEST_BYTES = 2 * limits.MAX_REPLY_BYTES  # the largest message to a driver
+ANSWER_BYTES = limits.MAX_REPLY_BYTES  # the largest message from one
 FileId = bytes  # of one writing of a file: what it is called matters less
 
 
@@ -207,12 +211,6 @@ class Abandon(_Message):
     ref: int
 
 
-class Ping(_Message):
-    """Are you there? Answer: `Done`, at once, by the driver's message loop (not its work thread)."""
-
-    ref: int
-
-
 class Quit(_Message):
     """End in good order."""
 
@@ -220,8 +218,24 @@ class Quit(_Message):
 # --- driver to kernel -----------------------------------------------------------------------------------------------
 
 
+class Sizes(msgspec.Struct, frozen=True):
+    """What both sides count on and nothing else would show: each declares its own, and all must be the same. 0: not
+    declared, which is never the same (the wire does not fill in what a driver leaves out)."""
+
+    block_tokens: int = 0  # tokens in a frame of KV: page tables, prefixes and the driver's kernels are cut by it
+    heartbeat_seconds: float = 0.0  # between two heartbeats: a driver that is silent for long is taken for hung
+    request_bytes: int = 0  # the largest message that a driver takes; ZeroMQ cuts the connection over it
+    answer_bytes: int = 0  # the largest message that the kernel takes
+
+
+SIZES = Sizes(BLOCK_TOKENS, HEARTBEAT_SECONDS, REQUEST_BYTES, ANSWER_BYTES)
+
+
 class Hello(_Message):
-    """The first message of a driver: what it is and what it can do. The kernel refuses what is not declared here."""
+    """The first message of a driver: what it is and what it can do. The kernel refuses what is not declared here.
+
+    The version comes first, and the kind next, in every version: so that one of another can be read and refused by name.
+    """
 
     version: int
     kind: str
@@ -230,8 +244,8 @@ class Hello(_Message):
     tiers: list[Tier]
     architectures: list[str]  # transformers' model_type values
     dtypes: list[str]
-    features: list[str]  # "logprobs", "deterministic", ...
-    block_tokens: int = BLOCK_TOKENS
+    features: list[str]  # LOGPROBS, IMAGES
+    sizes: Sizes
     max_runs: int = 16  # a good number of processes per step
     step_tokens: int = 256  # a good number of tokens per step
     stream_tokens: int = 0  # of them, those of prompts beside processes that get one each; 0: no fewer
@@ -261,7 +275,6 @@ class Progress(_Message):
 
 class Loaded(_Message):
     ref: int
-    image: int
     weight_bytes: int  # as measured
     guesses: bool = False  # may guess (Run.ahead): the tokens are the same whatever is computed with them
     resident_bytes: int = 0  # of the weights, in memory; 0: all
@@ -351,20 +364,59 @@ class Note(_Message):
     text: str
 
 
-HEARTBEAT_SECONDS = 0.5
-KINDS = (
-    "cpu",
-    "cuda",
-    "sim",
-)  # of devices: `python -m llmasos.drivers.host KIND`, one package of drivers each
+# Kinds of devices: `python -m llmasos.drivers.host KIND`, one package of drivers each.
+KINDS = ("cpu", "cuda", "sim")
 
-IMAGES = "images"  # the feature of a driver that does Export, Inspect and Import
+# Features, which a driver may lack.
+LOGPROBS = "logprobs"  # it reports log-probabilities (Sample.logprobs)
+IMAGES = "images"  # it does Export, Inspect and Import
 
-ToDriver = Probe | Load | Shed | Unload | Step | Drop | Export | Inspect | Import | Release | Abandon | Ping | Quit
+ToDriver = Probe | Load | Shed | Unload | Step | Drop | Export | Inspect | Import | Release | Abandon | Quit
 FromDriver = (
     Hello | Probed | Progress | Loaded | StepDone | Exported | Inspected | Imported | Done | Failed | Heartbeat | Note
 )
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_driver = msgspec.msgpack.Decoder(ToDriver).decode
-decode_from_driver = msgspec.msgpack.Decoder(FromDriver).decode
+_from_driver: msgspec.msgpack.Decoder[FromDriver] = msgspec.msgpack.Decoder(FromDriver)
+_ONE = "start both from one installation of LLMasOS"
+_OFFERS = ("max_runs", "step_tokens", "stream_tokens", "guess_rows")
+
+
+def decode_from_driver(body: bytes) -> FromDriver:
+    """Raises msgspec.DecodeError; for the hello of another version, whatever form it has, one that names the version."""
+    try:
+        return _from_driver.decode(body)
+    except msgspec.DecodeError:
+        if (version := _version(body)) not in (None, VERSION):
+            raise msgspec.DecodeError(_other_version(version)) from None
+        raise
+
+
+def _version(body: bytes) -> object:
+    """The version in the beginning of a hello; None where the message is no hello."""
+    match msgspec.msgpack.decode(body):
+        case ["Hello", int(version), *_]:
+            return version
+    return None
+
+
+def _other_version(version: object) -> str:
+    return f"the driver speaks version {version} of the protocol, the kernel version {VERSION}; {_ONE}"
+
+
+def disagreement(hello: Hello) -> str:
+    """Why a driver that says this hello cannot be used by a kernel that has this file, or ""."""
+    if hello.version != VERSION:
+        return _other_version(hello.version)
+    different = []
+    for name in SIZES.__struct_fields__:
+        theirs, ours = getattr(hello.sizes, name), getattr(SIZES, name)
+        if theirs != ours:
+            different.append(f"{name} is {theirs or 'not declared'} there, {ours} here")
+    if different:
+        return f"the driver counts on other sizes than the kernel: {', '.join(different)}; {_ONE}"
+    if min(hello.max_runs, hello.step_tokens) < 1 or min(hello.stream_tokens, hello.guess_rows) < 0:
+        offer = ", ".join(f"{name}={getattr(hello, name)}" for name in _OFFERS)
+        return f"the driver offers steps that cannot be: {offer}; the first two must be above zero, none below"
+    return ""

@@ -32,7 +32,6 @@ from llmasos.drivers.protocol import (
     Inspect,
     Load,
     Loaded,
-    Ping,
     Probe,
     Progress,
     Quit,
@@ -243,9 +242,7 @@ class _Driver:
             return
         if self.sim.checked:
             message = protocol.decode_to_driver(protocol.encode(message))
-        if isinstance(message, Ping):
-            self.say(Done(message.ref))
-        elif isinstance(message, Quit):
+        if isinstance(message, Quit):
             self.die("quit")
         elif isinstance(message, Release):
             self._let_go(message.path)

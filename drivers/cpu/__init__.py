@@ -26,7 +26,7 @@ import psutil
 from llmasos.drivers import hal
 from llmasos.drivers.cpu.native import library
 from llmasos.drivers.device import Device
-from llmasos.drivers.protocol import IMAGES, VERSION, Hello
+from llmasos.drivers.protocol import IMAGES, LOGPROBS, SIZES, VERSION, Hello
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Tier
 from llmasos.syscalls.size import size
@@ -171,7 +171,8 @@ def open_device(options: Mapping[str, str]) -> Device:
         ],
         architectures=list(TESTED),
         dtypes=dtypes,
-        features=["logprobs", "deterministic", IMAGES],
+        features=[LOGPROBS, IMAGES],
+        sizes=SIZES,
         stream_tokens=STREAM_TOKENS,
         guess_rows=int(guess),
     )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import psutil
 
 from llmasos.drivers.device import Device
-from llmasos.drivers.protocol import IMAGES, VERSION, Hello
+from llmasos.drivers.protocol import IMAGES, LOGPROBS, SIZES, VERSION, Hello
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Tier
 from llmasos.syscalls.size import size
@@ -73,7 +73,8 @@ def open_device(options: Mapping[str, str]) -> Device:
         ],
         architectures=list(TESTED),
         dtypes=dtypes,
-        features=["logprobs", IMAGES],
+        features=[LOGPROBS, IMAGES],
+        sizes=SIZES,
         max_runs=64,
         step_tokens=2048,
     )

@@ -189,7 +189,7 @@ class Engine:
         def bring_in() -> Loaded:
             self._images[request.image] = image
             self._origins[request.image] = origin
-            return Loaded(request.ref, request.image, image.weight_bytes, image.exact, image.resident_bytes, changed)
+            return Loaded(request.ref, image.weight_bytes, image.exact, image.resident_bytes, changed)
 
         return bring_in
 

@@ -28,6 +28,8 @@ from llmasos.drivers.checkpoint_file import Damaged, Reader
 from llmasos.drivers.protocol import (
     BLOCK_TOKENS,
     IMAGES,
+    LOGPROBS,
+    SIZES,
     VERSION,
     Export,
     Exported,
@@ -131,7 +133,8 @@ class SimDevice:
             tiers=[Tier("ram", s.memory, s.bandwidth), *([Tier("swap", s.swap, s.link)] if s.swap else [])],
             architectures=["sim"],
             dtypes=list(DTYPES),
-            features=["logprobs", "deterministic", IMAGES],
+            features=[LOGPROBS, IMAGES],
+            sizes=SIZES,
             max_runs=s.max_runs,
             step_tokens=s.step_tokens,
             stream_tokens=s.stream_tokens,
@@ -195,7 +198,7 @@ class SimDevice:
         def bring_in() -> Loaded:
             image.weights = weights
             self._images[request.image] = image
-            return Loaded(request.ref, request.image, m.weight_bytes, self.spec.guess_rows > 0, weights)
+            return Loaded(request.ref, m.weight_bytes, self.spec.guess_rows > 0, weights)
 
         return bring_in
 

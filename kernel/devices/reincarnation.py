@@ -9,7 +9,6 @@ taken for their cause and ended.
 from __future__ import annotations
 
 from llmasos.drivers.protocol import (
-    VERSION,
     Done,
     Exported,
     Failed,
@@ -22,6 +21,7 @@ from llmasos.drivers.protocol import (
     Probed,
     Progress,
     StepDone,
+    disagreement,
 )
 from llmasos.kernel.devices import steps
 from llmasos.kernel.devices.rejoin import retry
@@ -146,8 +146,10 @@ def _message(system: System, device: Device, message: object) -> None:
 
 
 def _hello(system: System, device: Device, hello: Hello) -> None:
-    if hello.version != VERSION:
-        raise SyscallError(Errno.EPROTO, f"driver speaks protocol {hello.version}, this kernel {VERSION}")
+    if reason := disagreement(hello):
+        raise SyscallError(Errno.EPROTO, reason)
+    if hello.kind != device.config.kind:
+        raise SyscallError(Errno.EPROTO, f"a driver of kind {hello.kind!r}, not {device.config.kind!r}")
     if device.state == UP:
         raise SyscallError(Errno.EPROTO, "a second hello")
     device.hello, device.os_pid, device.state, device.error = hello, hello.os_pid, UP, ""

@@ -24,10 +24,10 @@ from llmasos.drivers.protocol import (
     Drop,
     Failed,
     Heartbeat,
+    Inspect,
     Load,
     Loaded,
     Note,
-    Ping,
     Probe,
     Probed,
     Progress,
@@ -129,7 +129,7 @@ def test_an_unexpected_error_is_answered_and_its_traceback_noted(tmp_path: Path,
         cpu.wait_for(Probed, 3)
 
 
-def test_ping_and_heartbeat_are_answered_while_the_device_is_busy(tmp_path: Path, model: Path) -> None:
+def test_files_are_looked_at_and_heartbeats_sent_while_the_device_is_busy(tmp_path: Path, model: Path) -> None:
     with driver("cpu", tmp_path / "r", "threads=1", "dtype=fp32") as cpu:
         cpu.send(Load(1, 9, str(model), "", 64))
         cpu.wait_for(Loaded, 1)
@@ -141,13 +141,13 @@ def test_ping_and_heartbeat_are_answered_while_the_device_is_busy(tmp_path: Path
             cpu.send(Step(ref, [Run(ref, 9, 0, [i % 250 for i in range(500)], 0, list(range(32)))]))
             return ref
 
-        cpu.process.send_signal(signal.SIGSTOP)  # so that the ping is there before the first step is done
+        cpu.process.send_signal(signal.SIGSTOP)  # so that the question is there before the first step is done
         last = [work() for _ in range(40)][-1]
-        cpu.send(Ping(7))
+        cpu.send(Inspect(7, str(tmp_path / "nothing")))
         cpu.process.send_signal(signal.SIGCONT)
-        cpu.wait_for(Done, 7)
+        assert cpu.wait_for(Failed, 7).errno is Errno.ENOENT
         answered = sum(isinstance(message, StepDone) for message in cpu.heard)
-        assert answered < 40, "the ping overtook the steps before it"
+        assert answered < 40, "the look at the file overtook the steps before it"
 
         # However fast the device is, it stays busy until a heartbeat comes: each step that ends is followed by another.
         for _ in range(answered):
@@ -189,8 +189,8 @@ def test_steps_are_answered_while_a_model_is_read(tmp_path: Path, model: Path, s
 def test_a_driver_quits_while_it_reads_a_model(tmp_path: Path, slow: Path) -> None:
     with driver("cpu", tmp_path / "r", "threads=1") as cpu:
         cpu.send(Load(1, 9, str(slow), "fp32", 8))
-        cpu.send(Ping(2))
-        cpu.wait_for(Done, 2)
+        cpu.send(Inspect(2, str(tmp_path / "nothing")))
+        cpu.wait_for(Failed, 2)
         cpu.send(Quit())
         assert cpu.wait() == 0
 
@@ -348,8 +348,8 @@ def test_a_driver_is_gone_soon_after_its_kernel_was_killed(tmp_path: Path) -> No
 def test_terminate_ends_a_driver_in_good_order_and_ctrl_c_does_not(tmp_path: Path) -> None:
     with driver("sim", tmp_path / "r") as sim:
         os.killpg(sim.process.pid, signal.SIGINT)
-        sim.send(Ping(1))
-        sim.wait_for(Done, 1)
+        sim.send(Probe(1, "sim", ""))
+        sim.wait_for(Probed, 1)
         sim.process.send_signal(signal.SIGTERM)
         assert sim.wait() == 0
 
