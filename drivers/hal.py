@@ -22,6 +22,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from llmasos.drivers import places
+
 # /proc/cpuinfo's flags that decide which kernels are used, with what they are good for.
 _NOTABLE = {
     "avx2": "8 fp32 at a time", "f16c": "fp16 conversion", "fma": "fused multiply-add",
@@ -192,7 +194,7 @@ def native() -> Native:
     found = library.load()
     if isinstance(found, str):
         return Native("", found)
-    directory = library.installed_directory()
+    directory = places.installed_directory()
     if directory is None:
         return Native(found.isa)
     taken = 0

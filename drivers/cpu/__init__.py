@@ -2,12 +2,12 @@
 torch is imported when the first such model comes.
 
 Options: threads (default: one per core); dtype (fp32, bf16, int8, int4; default bf16 where the CPU multiplies it, else
-fp32); installed (the directory of installed models, or no; default as native/library.py says); guess (rows of a small
+fp32); installed (the directory of installed models, or no; default as drivers/places.py says); guess (rows of a small
 step that may be guesses, engine/guess.py; 0: none); kv (what the native decoder keeps keys and values in, but for
 models in fp32: bf16, or int8, which takes little more than half the memory; torch keeps them in the dtype of the
 activations); early (yes or no: the native decoder begins the next step before it is asked for, engine/early.py;
 default yes where `threads` leave a core to the kernel and the programs: with one to spare decoding gets a tenth
-faster, with none no faster); swap (the most that the swap file may take, engine/swap.py; default 4 GiB, or a quarter
+faster, with none no faster); swap (the most that the swap file may take, engine/swap_file.py; default 4 GiB, or a quarter
 of the free disk if that is less; 0: none) and swapdir (where it lies, without a name).
 """
 
@@ -15,15 +15,12 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 
-from llmasos.drivers import hal
+from llmasos.drivers import hal, places
 from llmasos.drivers.cpu.native import library
 from llmasos.drivers.device import Device
 from llmasos.drivers.protocol import IMAGES, LOGPROBS, SIZES, VERSION, Hello
@@ -31,17 +28,12 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Tier
 from llmasos.syscalls.size import size
 
-if TYPE_CHECKING:
-    from llmasos.drivers.engine.swap import SwapFile
-
 OPTIONS = ("threads", "dtype", "installed", "guess", "kv", "early", "swap", "swapdir")
 NO_KV = "kv=int8 is for models that the native decoder runs; keys and values have the dtype of the activations"
 GUESS_ROWS = 8  # one tile of rows: as many as are computed while the weights are read once
 STREAM_TOKENS = 64  # rows from which the decoder in C is nearly as fast a row as with many more
 MOST_GUESS_ROWS = 256
 MOST_THREADS = 4096
-MOST_SWAP, SHARE_OF_DISK = 4 << 30, 4  # bytes, and one part in so many of what is free, unless told otherwise
-LEAST_SWAP = 1 << 20  # less is not worth a file
 _log = logging.getLogger(__name__)
 SPINS = "20000"  # some 0.4 ms
 
@@ -56,43 +48,6 @@ def share_cores() -> None:
     """
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     os.environ.setdefault("KMP_BLOCKTIME", "0")
-
-
-def swap_directory(options: Mapping[str, str]) -> Path:
-    """Where the swap file goes: beside the installed models, which are on a disk; else where temporary files go."""
-    if chosen := options.get("swapdir"):
-        return Path(chosen)
-    installed = library.installed_directory()
-    return installed.parent / "swap" if installed else Path(tempfile.gettempdir())
-
-
-def open_swap(options: Mapping[str, str]) -> SwapFile | None:
-    """The swap file that the options ask for. Raises SyscallError(EINVAL), EIO where it cannot be made."""
-    from llmasos.drivers.engine.swap import SwapFile
-
-    directory = swap_directory(options)
-    wanted = options.get("swap")
-    most = size(wanted, "swap") if wanted else MOST_SWAP
-    try:
-        if most:
-            directory.mkdir(parents=True, exist_ok=True)
-            if not wanted:
-                most = min(most, shutil.disk_usage(directory).free // SHARE_OF_DISK)
-                if most < LEAST_SWAP:
-                    _log.warning("no swap: %s is full; KV that does not fit is computed again", directory)
-                    return None
-        return SwapFile(directory, most) if most else None
-    except OSError as error:
-        if not wanted and "swapdir" not in options:  # a home that cannot be written, as in a read-only container
-            _log.warning(
-                "no swap: %s cannot be made (%s); KV that does not fit is computed again",
-                directory,
-                error.strerror,
-            )
-            return None
-        raise SyscallError(
-            Errno.EIO, f"no swap file can be made in {directory}: {error.strerror}; use swapdir=DIR or swap=0"
-        ) from None
 
 
 def _is_number(text: str) -> bool:
@@ -146,16 +101,18 @@ def open_device(options: Mapping[str, str]) -> Device:
     from llmasos.drivers.cpu.native.image import NativeKind
     from llmasos.drivers.cpu.native.installed import Store
     from llmasos.drivers.engine import torch_kind
+    from llmasos.drivers.engine.disk_places import on_disk
     from llmasos.drivers.engine.engine import Engine
     from llmasos.drivers.engine.image import ImageKind
     from llmasos.drivers.engine.layout import TESTED
-    from llmasos.drivers.engine.swap import on_disk
+    from llmasos.drivers.engine.swap_file import open_swap
 
-    swap = open_swap(options)
+    swapdir = options.get("swapdir")
+    swap = open_swap(size(options["swap"], "swap") if options.get("swap") else None, Path(swapdir) if swapdir else None)
     kinds: list[ImageKind] = [torch_kind.TorchKind("cpu", no_int8, NO_KV if kv == "int8" else "", int(threads))]
     if isinstance(native, library.Library):
         chosen = options.get("installed")
-        directory = library.installed_directory() if chosen is None else None if chosen in ("", "no") else Path(chosen)
+        directory = places.installed_directory() if chosen is None else None if chosen in ("", "no") else Path(chosen)
         store = Store(directory, int(threads)) if directory else None
         kinds.insert(0, NativeKind(native, int(threads), store, kv))
     hello = Hello(
@@ -185,5 +142,5 @@ def open_device(options: Mapping[str, str]) -> Device:
         early=early == "yes",
         below=[on_disk(swap)] if swap else [],
         keep=not options.get("dtype"),
-        digests=installed / "digests" if (installed := library.installed_directory()) else None,
+        digests=places.digests_directory(),
     )

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import psutil
 
+from llmasos.drivers import places
 from llmasos.drivers.device import Device
 from llmasos.drivers.protocol import IMAGES, LOGPROBS, SIZES, VERSION, Hello
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -33,12 +35,11 @@ def open_device(options: Mapping[str, str]) -> Device:
 
     import torch
 
-    from llmasos.drivers.cpu import open_swap
-    from llmasos.drivers.cpu.native.library import installed_directory
+    from llmasos.drivers.engine.disk_places import on_disk
     from llmasos.drivers.engine.engine import Engine
     from llmasos.drivers.engine.host_places import HostPlaces
     from llmasos.drivers.engine.layout import TESTED
-    from llmasos.drivers.engine.swap import on_disk
+    from llmasos.drivers.engine.swap_file import open_swap
     from llmasos.drivers.engine.torch_kind import TorchKind
 
     if torch.version.cuda is None:
@@ -60,7 +61,8 @@ def open_device(options: Mapping[str, str]) -> Device:
     if default not in dtypes:
         why = refusals.get(default, f"this GPU has {', '.join(dtypes)}")
         raise SyscallError(Errno.EINVAL, f"dtype={default!r}: {why}")
-    swap = open_swap(options)
+    swapdir = options.get("swapdir")
+    swap = open_swap(size(options["swap"], "swap") if options.get("swap") else None, Path(swapdir) if swapdir else None)
     hello = Hello(
         version=VERSION,
         kind="cuda",
@@ -79,7 +81,6 @@ def open_device(options: Mapping[str, str]) -> Device:
         step_tokens=2048,
     )
     kinds = [TorchKind(str(device))]
-    installed = installed_directory()
     return Engine(
         hello,
         default,
@@ -87,5 +88,5 @@ def open_device(options: Mapping[str, str]) -> Device:
         lambda: torch.cuda.mem_get_info(device)[0],
         kinds,
         below=[*([HostPlaces] if host else []), *([on_disk(swap)] if swap else [])],
-        digests=installed / "digests" if installed else None,
+        digests=places.digests_directory(),
     )

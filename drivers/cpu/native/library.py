@@ -30,8 +30,6 @@ BFLOAT16, FLOAT16, FLOAT32, OWN = (
 )  # what the scales of groups are (Matrix.group_kind); 0: there are none
 SWITCH = "LLMASOS_NATIVE"  # "0": do without; or the name of an instruction set, for comparing them
 
-DIRECTORY = "LLMASOS_CACHE"  # where installed models (installed.py) are kept; "" keeps none
-
 INSTRUCTION_SETS = ("avx512bf16", "avx512vnni", "avxvnni", "avx2", "generic")  # the best first
 
 SILU, GELU_TANH = 0, 1
@@ -146,12 +144,3 @@ def load() -> Library | str:
         return Library(built[0], wanted)
     except (OSError, AttributeError) as error:
         return str(error)
-
-
-def installed_directory() -> Path | None:
-    """Where installed models are kept unless the driver is told otherwise; None: nowhere."""
-    chosen = os.environ.get(DIRECTORY)
-    if chosen is not None:
-        return Path(chosen).expanduser().absolute() if chosen else None
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache, "llmasos", "installed")
