@@ -24,6 +24,7 @@ from llmasos.drivers import checkpoint as process_images
 from llmasos.drivers.engine import checkpoint, fetching, files
 from llmasos.drivers.engine.contexts import Context
 from llmasos.drivers.engine.digest import Stamp, stamp
+from llmasos.drivers.engine.dtypes import Dtypes
 from llmasos.drivers.engine.early import Computed, Early, Patience, Stop, Stopped, next_run
 from llmasos.drivers.engine.image import Frames, ImageKind
 from llmasos.drivers.engine.kv import Stretch
@@ -60,28 +61,24 @@ _MOVING_TASKS = 16  # of the frames of a step that are moved
 
 
 class Engine:
-    """A Device. `kinds` are its ways to run a model, the first that can is used; `refusals` maps a dtype this device does
-    not do to the reason; `memory` tells the bytes available; `early`: begin steps before they are asked for; `below`: the
-    lower tiers, as declared in `hello`; `digests`: where those of models are remembered; `keep`: where no dtype is asked
-    for, a quantised checkpoint is run in that of its integers, if a kind takes them as they are."""
+    """A Device. `kinds` are its ways to run a model, the first that can is used; `memory` tells the bytes available;
+    `early`: begin steps before they are asked for; `below`: the lower tiers, as declared in `hello`; `digests`: the
+    directory where digests of models are remembered."""
 
     def __init__(
         self,
         hello: Hello,
-        default_dtype: str,
-        refusals: dict[str, str],
-        memory: Callable[[], int],
+        dtypes: Dtypes,
         kinds: Sequence[ImageKind],
+        memory: Callable[[], int],
         *,
         early: bool = False,
         below: Sequence[Below] = (),
         digests: Path | None = None,
-        keep: bool = True,
     ) -> None:
         self.progress = 0
         self._hello = hello
-        self._default_dtype = default_dtype
-        self._refusals = refusals
+        self._dtypes = dtypes
         self._memory = memory
         self._kinds = kinds
         self._below = below
@@ -89,7 +86,6 @@ class Engine:
         self._images: dict[int, Frames] = {}
         self._origins: dict[int, checkpoint.Origin] = {}
         self._digests = digests
-        self._keep = keep
         self._contexts: dict[int, Context] = {}
         self._layouts: dict[str, tuple[Any, Layout]] = {}  # by what was read, and the kind
         self._last: tuple[list[Run], list[RunResult]] | None = None  # the step before, if it may go on
@@ -104,7 +100,7 @@ class Engine:
     def probe(self, request: Probe) -> Probed:
         place = source.find(request.path)
         raw = files.read_config(place)
-        dtype = self._dtype(request.dtype or self._as_stored(place, raw))
+        dtype = self._dtypes.find(request.dtype or self._as_stored(place, raw))
         kind = self._kind(raw, dtype)
         config, layout = self._examine(kind, place, raw)
         said = generation.read(place, raw, layout.eos)
@@ -135,7 +131,7 @@ class Engine:
         directory = source.find(request.path, weights=True, said=fetching.told(request.path, report))
         loaded = _stamp(directory)
         raw = files.read_config(directory)
-        dtype = self._dtype(request.dtype or self._as_stored(directory, raw))
+        dtype = self._dtypes.find(request.dtype or self._as_stored(directory, raw))
         kind = self._kind(raw, dtype)
         config, layout = self._examine(kind, directory, raw)
         frame_bytes = kind.kv_shape(layout, dtype).block_bytes
@@ -213,14 +209,6 @@ class Engine:
     def _tick(self) -> None:
         self.progress += 1
 
-    def _dtype(self, name: str) -> str:
-        dtype = name or self._default_dtype
-        if dtype in self._refusals:
-            raise SyscallError(Errno.ENOTSUP, f"dtype {dtype}: {self._refusals[dtype]}")
-        if dtype not in self._hello.dtypes:
-            raise SyscallError(Errno.ENOTSUP, f"dtype {dtype!r}: this driver offers {', '.join(self._hello.dtypes)}")
-        return dtype
-
     @staticmethod
     def _is_kept(kind: ImageKind, place: Path, raw: dict[str, Any], dtype: str) -> bool:
         """Whether a quantised checkpoint's integers are run as they are."""
@@ -229,10 +217,10 @@ class Engine:
     def _as_stored(self, place: Path, raw: dict[str, Any]) -> str:
         """The dtype of a quantised checkpoint whose integers one of this device's kinds takes as they are, or ""."""
         form = files.native_form(place, raw)
-        takes = form in self._hello.dtypes and any(
+        takes = form in self._dtypes.offered and any(
             kind.keeps_integers and not kind.why_not(raw, form) for kind in self._kinds
         )
-        return form if takes and self._keep else ""
+        return form if takes and not self._dtypes.chosen else ""
 
     def _kind(self, raw: dict[str, Any], dtype: str) -> ImageKind:
         reasons = []

@@ -13,6 +13,6 @@ from llmasos.drivers.sim.device import SimDevice
 from llmasos.drivers.sim.spec import parse
 
 
-def open_device(options: Mapping[str, str]) -> Device:
-    """The device that the options describe. Raises SyscallError(EINVAL) naming the option that is off."""
-    return SimDevice(*parse(options))
+def open_device(texts: Mapping[str, str]) -> Device:
+    """The device that the options describe. Raises EINVAL for one that is off, by name."""
+    return SimDevice(*parse(texts))

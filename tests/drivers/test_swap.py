@@ -306,7 +306,7 @@ def test_the_options_say_how_much_and_where(tmp_path: Path) -> None:
     with pytest.raises(SyscallError, match="swapdir") as caught:
         open_device({"swapdir": str(tmp_path / "file")})
     assert caught.value.errno is Errno.EIO
-    with pytest.raises(SyscallError, match="is no size") as caught:
+    with pytest.raises(SyscallError, match="swap='much': a size such as") as caught:
         open_device({"swap": "much"})
     assert caught.value.errno is Errno.EINVAL
 
