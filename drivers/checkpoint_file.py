@@ -10,23 +10,21 @@ AES-256-GCM under a key of this file alone (scrypt of the passphrase and a rando
 everything. The number of a part and what stands before the parts go into every seal, so that none can be exchanged, left
 out, or be another file's.
 
-Like CRIU's and QEMU's images this is written beside its name and renamed when it is on the disk. It has no name until
-then where the system can do that, so nothing is left of a writer that was killed. Whoever reads trusts no size before it
-has been held against the file's own.
+Like CRIU's and QEMU's images it takes its name when it is on the disk (syscalls/atomic_file.py). A reader trusts no size
+before it has been held against the file's own.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import secrets
 import stat
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Lock
 from types import TracebackType
 from typing import Protocol
@@ -35,6 +33,8 @@ import xxhash
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from llmasos.syscalls import atomic_file
+from llmasos.syscalls.atomic_file import opened, write_all
 from llmasos.syscalls.errno import Errno, SyscallError
 
 FORMAT = 1
@@ -46,7 +46,6 @@ _SUM = struct.Struct("<Q")
 _END = struct.Struct("<8sQ")
 _START = _PRELUDE.size + _SUM.size
 _PIECE = 64 << 20  # bytes written between two looks at whether they have reached the disk
-_TEMPORARY = ".llmasos-", ".part"
 # scrypt's cost as OWASP advises: 128 MiB and some tenths of a second for each guess at a passphrase.
 _COST = 1 << 17
 _KEPT_KEYS = 4
@@ -159,10 +158,8 @@ def write(
     """
     try:
         _check_place(path)
-        with _whole(path) as descriptor:
+        with atomic_file.replacing(path, durable=True) as descriptor:
             size = fill(descriptor, head, part_bytes, parts, passphrase, tick)
-            os.fsync(descriptor)
-            tick()
     except OSError as error:
         raise _refusal(path, error, writing=True) from None
     return size
@@ -184,10 +181,10 @@ def fill(
     prelude = _PRELUDE.pack(MAGIC, FORMAT, bool(passphrase), salt, check, len(head), part_bytes, len(parts))
     seal: _Seal = _Tag(prelude, key) if passphrase else _Sum(prelude)
     total = xxhash.xxh3_64_intdigest(prelude)
-    unsure = size = _put(descriptor, prelude, _SUM.pack(total))
+    unsure = size = write_all(descriptor, prelude, _SUM.pack(total))
     for number, data in enumerate((head, *parts)):
         stored, made = seal.close(number, data)
-        written = _put(descriptor, stored, made)
+        written = write_all(descriptor, stored, made)
         size += written
         unsure += written
         tick()
@@ -195,22 +192,7 @@ def fill(
             os.fdatasync(descriptor)
             unsure = 0
             tick()
-    return size + _put(descriptor, _END.pack(END, total))
-
-
-def _put(descriptor: int, *buffers: Buffer) -> int:
-    """Write all of it, however often it takes."""
-    left = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
-    size = sum(map(len, left))
-    while left:
-        done = os.writev(descriptor, left)
-        if done == 0:
-            raise OSError(errno.EIO, "nothing more is written")
-        while left and done >= len(left[0]):
-            done -= len(left.pop(0))
-        if left:
-            left[0] = left[0][done:]
-    return size
+    return size + write_all(descriptor, _END.pack(END, total))
 
 
 def _check_place(path: str) -> None:
@@ -222,73 +204,11 @@ def _check_place(path: str) -> None:
     if not stat.S_ISREG(state.st_mode):
         hint = f"name a file, such as {os.path.join(path, 'process.img')}" if os.path.isdir(path) else "name a file"
         raise SyscallError(Errno.EINVAL, f"{path} is {_kind(state.st_mode)}; {hint}")
-    with _opened(path) as descriptor:
+    with opened(path) as descriptor:
         if state.st_size and os.pread(descriptor, len(MAGIC), 0) != MAGIC:
             raise SyscallError(
                 Errno.EINVAL, f"{path} is there and is no process image; remove it, or choose another name"
             )
-
-
-@contextmanager
-def _whole(path: str) -> Iterator[int]:
-    """A descriptor of a new file that takes its name when it is finished, and is gone if that is not reached."""
-    directory = os.path.dirname(path)
-    _sweep(directory)
-    name = os.path.join(directory, secrets.token_hex(8).join(_TEMPORARY))
-    named = False
-    try:
-        descriptor = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-            raise
-        descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        named = True
-    try:
-        with suppress(OSError):  # a file system without locks: then nobody removes what was left either
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield descriptor
-        if not named:
-            _name(descriptor, directory, os.path.basename(name))
-            named = True
-        os.replace(name, path)
-        named = False
-        _sync_directory(directory)
-    finally:
-        if named:
-            with suppress(OSError):
-                os.unlink(name)
-        os.close(descriptor)
-
-
-def _name(descriptor: int, directory: str, name: str) -> None:
-    """Give a file without a name one in the directory."""
-    place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:  # with a descriptor of the directory Python calls linkat, which follows; else link, which does not
-        os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=place, follow_symlinks=True)
-    finally:
-        os.close(place)
-
-
-def _sweep(directory: str) -> None:
-    """Remove what writers have left that were killed: nobody holds its lock."""
-    with os.scandir(directory) as entries:
-        left = [e.path for e in entries if e.name.startswith(_TEMPORARY[0]) and e.name.endswith(_TEMPORARY[1])]
-    for path in left:
-        with suppress(OSError), _opened(path) as descriptor:  # another user's, or gone
-            if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(path)
-
-
-def _sync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system where directories need none
-            raise
-    finally:
-        os.close(descriptor)
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -305,7 +225,7 @@ class Reader:
         try:
             if not stat.S_ISREG(mode := os.stat(path).st_mode):  # opening a device may do something
                 raise SyscallError(Errno.EINVAL, f"{path} is {_kind(mode)}, no process image{_WHICH}")
-            with _opened(path) as descriptor:
+            with opened(path) as descriptor:
                 self._read_start(descriptor, passphrase)
                 self._descriptor = os.dup(descriptor)
         except OSError as error:
@@ -397,16 +317,6 @@ class Reader:
         """Have the operating system read ahead: the parts are going to be wanted."""
         with suppress(OSError):
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[int]:
-    """A descriptor for reading, which waits for nobody where the path is a fifo or a device after all."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 _WHICH = "; name the file that `checkpoint` has written"

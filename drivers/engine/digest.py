@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from llmasos.modelfiles import gguf
 from llmasos.modelfiles.files import open_regular
+from llmasos.syscalls import atomic_file
 
 _PIECE = 1 << 20  # bytes read at a time
 
@@ -68,13 +68,5 @@ def _digest_of(path: Path, memory: Path | None, tick: Callable[[], None]) -> str
 
 def _remember(memory: Path, known_by: str, found: str) -> None:
     memory.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=memory, prefix=f".{known_by}.", suffix=".part")
-    try:
+    with atomic_file.replacing(memory / known_by) as descriptor:
         os.write(descriptor, found.encode())
-        os.replace(name, memory / known_by)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
-    finally:
-        os.close(descriptor)

@@ -18,7 +18,6 @@ import mmap
 import os
 import re
 import struct
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +34,7 @@ from llmasos.drivers.cpu.native.library import ABI, Layer, Model
 from llmasos.drivers.cpu.native.network import Blueprint, Page, Parts
 from llmasos.drivers.cpu.native.packing import BITS, PAGE, Arena
 from llmasos.drivers.engine.digest import content_digest
+from llmasos.syscalls import atomic_file
 
 FORMAT = 1  # of the file; that of its structures is library.ABI
 _MAGIC = b"LLMasOS\0"
@@ -179,9 +179,6 @@ class Store:
             yield
             return
         try:
-            for left in self.directory.glob(f".{path.name}.*.part"):  # by installers that were killed
-                with suppress(OSError):  # another user's
-                    left.unlink()
             yield
         finally:
             lock.release()
@@ -301,7 +298,7 @@ class Store:
         )
         start = _up(_PRELUDE.size + len(header))
         tables_at = _up(start + weights_size)
-        with _whole(path) as descriptor:
+        with atomic_file.replacing(path) as descriptor:
             os.write(descriptor, _PRELUDE.pack(_MAGIC, len(header), xxhash.xxh3_64_intdigest(header)) + header)
             done = 0
             for memory, at, size in (
@@ -383,21 +380,6 @@ def _fetch(descriptor: int, at: int, into: memoryview | None, size: int, wanted:
         done += count
     if total.intdigest() != wanted:
         raise Damaged(f"the checksum of its {name} is off")
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[int]:
-    """A descriptor of a new file that takes its name when it is finished, and is gone if that is not reached."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        yield descriptor
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
-    finally:
-        os.close(descriptor)
 
 
 def _pieces(size: int) -> list[tuple[int, int]]:
