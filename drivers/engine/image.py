@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +26,17 @@ from llmasos.modelfiles.tensors import Weights
 
 Raw = Mapping[str, Any]
 """A config.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A model on disk as a kind has examined it: what an image is built from."""
+
+    place: Path
+    config: Any  # in the kind's own form
+    layout: Layout
+    dtype: str  # to run it in
+    weights: Callable[[], Weights]  # opens its files
 
 
 class ImageKind(Protocol):
@@ -56,21 +68,10 @@ class ImageKind(Protocol):
     def stream_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
         """The least memory for weights with which it can be streamed; 0: it cannot."""
 
-    def build(
-        self,
-        place: Path,
-        weights: Callable[[], Weights],
-        config: Any,
-        layout: Layout,
-        dtype: str,
-        frames: int | KVSlab,
-        progress: Callable[[float], None],
-        room: int = 0,
-    ) -> Frames:
-        """The image of the model in `place`, with so many frames of its own, or with those that it had. `weights` opens
-        its files. `room`, if not 0: bytes that its weights may take, the rest is streamed. `progress` is told fractions
-        of the whole, also where there is none, as a sign of life. Raises EIO, and MemoryError; ENOMEM where it cannot be
-        streamed."""
+    def build(self, model: Examined, frames: int | KVSlab, progress: Callable[[float], None], room: int = 0) -> Frames:
+        """The image of a model with `frames` new frames, or with the frames that it had. `room`, if not 0: bytes that its
+        weights may take; the rest is streamed. `progress` is told fractions of the whole, at times the same one again, as
+        a sign of life. Raises EIO, and MemoryError; ENOMEM where it cannot be streamed."""
 
 
 class Frames(ABC):

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmasos.drivers.engine.image import Frames, Raw
+from llmasos.drivers.engine.image import Examined, Frames, Raw
 from llmasos.drivers.engine.kv import ITEM_BYTES, KVShape, KVSlab
 from llmasos.drivers.engine.layout import TESTED, Layout, refuse, refused_unseen
-from llmasos.modelfiles.tensors import Weights
 from llmasos.syscalls.errno import Errno, SyscallError
 
 NEEDED = ("torch", "transformers")
@@ -144,45 +143,36 @@ class TorchKind:
     def stream_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
         return 0
 
-    def build(
-        self,
-        place: Path,
-        weights: Callable[[], Weights],
-        config: Any,
-        layout: Layout,
-        dtype: str,
-        frames: int | KVSlab,
-        progress: Callable[[float], None],
-        room: int = 0,
-    ) -> Frames:
+    def build(self, model: Examined, frames: int | KVSlab, progress: Callable[[float], None], room: int = 0) -> Frames:
         import torch
 
         from llmasos.drivers.engine import loading, verify
         from llmasos.drivers.engine.torch_image import Image
         from llmasos.drivers.engine.torch_kv import TorchSlab
 
+        place, dtype, layout = model.place, model.dtype, model.layout
         if room:
             raise SyscallError(Errno.ENOMEM, f"{place} in {dtype}: the torch engine does not stream weights")
         if self.warning:
             _log.warning("%s in %s: %s", place, dtype, self.warning)
         device = torch.device(self.device)
+        read_as = torch.float32 if dtype == "fp32" else torch.bfloat16
+
+        def read(fraction: float) -> None:
+            progress(fraction * _READ_SHARE)
+
+        def alive_after_reading() -> None:
+            progress(_READ_SHARE)
+
         try:
-            slab = (
-                TorchSlab(self.kv_shape(layout, dtype), frames, device)
-                if isinstance(frames, int)
-                else TorchSlab.over(frames)
-            )
-            read_as = torch.float32 if dtype == "fp32" else torch.bfloat16
-            model = loading.load_model(
-                place,
-                weights(),
-                config,
-                read_as,
-                lambda fraction: progress(fraction * _READ_SHARE),
-            )
-            if config.model_type not in TESTED:
-                verify.check(model, config, layout, lambda: progress(_READ_SHARE))
-            return Image(model, config, layout, dtype, slab, lambda: progress(_READ_SHARE))
+            if isinstance(frames, int):
+                slab = TorchSlab(self.kv_shape(layout, dtype), frames, device)
+            else:
+                slab = TorchSlab.over(frames)
+            module = loading.load_model(place, model.weights(), model.config, read_as, read)
+            if model.config.model_type not in TESTED:
+                verify.check(module, model.config, layout, alive_after_reading)
+            return Image(module, model.config, layout, dtype, slab, alive_after_reading)
         except RuntimeError as error:  # torch's own of memory is one
             if not isinstance(error, torch.OutOfMemoryError) and "memory" not in str(error):
                 raise

@@ -285,7 +285,7 @@ def test_waiting_for_a_lock_shows_life(model: Path, store: Path) -> None:
 
     device = open_device({"threads": "1", "installed": "no"})
     assert isinstance(device, Engine)
-    kind = device._kinds[0]
+    kind = device._models._kinds[0]
     assert isinstance(kind, NativeKind)
     lock.acquire()
     with pytest.raises(AssertionError, match="made"):

@@ -26,7 +26,7 @@ from llmasos.drivers.cpu.native.network import relocate
 from llmasos.drivers.cpu.native.packing import Arena, interleave, pack, packed_bytes
 from llmasos.drivers.device import Device
 from llmasos.drivers.engine.contexts import Context
-from llmasos.drivers.engine.image import Frames
+from llmasos.drivers.engine.image import Examined, Frames
 from llmasos.drivers.protocol import BLOCK_TOKENS, Load, Probe, Run
 from llmasos.modelfiles import source
 from llmasos.modelfiles.tensors import SafetensorsWeights, Tensor
@@ -178,15 +178,8 @@ def image(
 ) -> Frames:
     kind = kind or NativeKind(native(), threads, kv=kv)
     config, layout = kind.examine(directory, source.read_config(directory), lambda: None)
-    built: Frames = kind.build(
-        directory,
-        lambda: weights or SafetensorsWeights(directory),
-        config,
-        layout,
-        dtype,
-        FRAMES,
-        lambda _: None,
-    )
+    model = Examined(directory, config, layout, dtype, lambda: weights or SafetensorsWeights(directory))
+    built: Frames = kind.build(model, FRAMES, lambda _: None)
     return built
 
 

@@ -22,11 +22,10 @@ from llmasos.drivers.cpu.native.library import Batch, Library
 from llmasos.drivers.cpu.native.packing import FORMS, USUAL_OF_GROUP
 from llmasos.drivers.engine.contexts import Context
 from llmasos.drivers.engine.early import Stop
-from llmasos.drivers.engine.image import Frames, Raw
+from llmasos.drivers.engine.image import Examined, Frames, Raw
 from llmasos.drivers.engine.kv import ITEM_BYTES, KVShape, KVSlab
 from llmasos.drivers.engine.layout import Layout
 from llmasos.drivers.protocol import BLOCK_TOKENS, Run
-from llmasos.modelfiles.tensors import Weights
 from llmasos.syscalls.errno import Errno, SyscallError
 
 KV_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
@@ -205,17 +204,8 @@ class NativeKind:
         layer, head = network.page_bytes(config, dtype)
         return head + stream.WINDOW * layer
 
-    def build(
-        self,
-        place: Path,
-        weights: Callable[[], Weights],
-        config: Config,
-        layout: Layout,
-        dtype: str,
-        frames: int | KVSlab,
-        progress: Callable[[float], None],
-        room: int = 0,
-    ) -> Frames:
+    def build(self, model: Examined, frames: int | KVSlab, progress: Callable[[float], None], room: int = 0) -> Frames:
+        place, dtype, layout = model.place, model.dtype, model.layout
         slab = frames
         if isinstance(slab, int):
             slab = KVSlab(self.kv_shape(layout, dtype), slab, spare=SPARE_FRAMES)
@@ -226,7 +216,7 @@ class NativeKind:
         positions = layout.context if store else min(layout.context, max(1, slab.frames) * BLOCK_TOKENS)
 
         def make(told: Callable[[float], None]) -> network.Blueprint:
-            return network.describe(weights(), config, dtype, positions, told, str(place))
+            return network.describe(model.weights(), model.config, dtype, positions, told, str(place))
 
         blueprint = store.get(place, dtype, make, progress, room) if store else make(progress)
         if room and blueprint.parts is None and blueprint.weights.used > room:
