@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from llmasos.drivers.device import Device
 from llmasos.drivers.protocol import Copy, Load, Probe, Run, Sample, Step, StepDone
 from llmasos.drivers.sim import open_device, roofline, tokens
-from llmasos.drivers.sim.device import Fate, SimDevice
+from llmasos.drivers.sim.device import SimDevice
+from llmasos.drivers.sim.fate import Fate
 from llmasos.drivers.sim.spec import DeviceSpec, ModelSpec, model, parse
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Sampler
