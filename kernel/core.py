@@ -67,15 +67,7 @@ class Kernel(System):
         self.started = self.now = now
         self.table.add(
             Process(
-                self.table.new_pid(),
-                0,
-                Kind.INIT,
-                "init",
-                self.groups.system,
-                now,
-                State.BLOCKED,
-                WaitFor.CHILD,
-                now,
+                self.table.new_pid(), 0, Kind.INIT, "init", self.groups.system, now, State.BLOCKED, WaitFor.CHILD, now
             )
         )
         self.log("info", f"LLMasOS {self.config.version} boots")

@@ -64,10 +64,7 @@ def check_frames(system: System) -> None:
                 _require(pid in image.users, f"pid {pid} holds pages of {image.name} but does not use it")
     for process in _llms(system):
         if process.table.frames:
-            _require(
-                process.image is not None and process.pid in process.image.users,
-                f"pid {process.pid}: stray pages",
-            )
+            _require(process.image is not None and process.pid in process.image.users, f"pid {process.pid}: stray pages")
 
 
 def check_tables(system: System) -> None:
@@ -79,8 +76,7 @@ def check_tables(system: System) -> None:
         _require(not process.guessing or process.running > 0, f"pid {process.pid} guesses, but is in no step")
         covered += process.guessing
         _require(
-            len(table.frames) == blocks(covered),
-            f"pid {process.pid}: {len(table.frames)} frames for {covered} tokens",
+            len(table.frames) == blocks(covered), f"pid {process.pid}: {len(table.frames)} frames for {covered} tokens"
         )
         _require(len(set(table.frames)) == len(table.frames), f"pid {process.pid} maps a frame twice")
         _require(
@@ -101,10 +97,7 @@ def check_records(system: System) -> None:
         wrong = check_places(records.rows, len(process.log))
         _require(not wrong, f"pid {process.pid}: {wrong}")
         counted = sum(len(row.data) for row in records.rows)
-        _require(
-            records.bytes == counted,
-            f"pid {process.pid}: {records.bytes} bytes of records, counted: {counted}",
-        )
+        _require(records.bytes == counted, f"pid {process.pid}: {records.bytes} bytes of records, counted: {counted}")
 
 
 def check_states(system: System) -> None:
@@ -112,23 +105,18 @@ def check_states(system: System) -> None:
     for p in _llms(system):
         if p.state is State.ZOMBIE:
             _require(
-                not p.table.frames and not p.readers and not p.deferred and p.decoding is None,
-                f"zombie {p.pid} holds on",
+                not p.table.frames and not p.readers and not p.deferred and p.decoding is None, f"zombie {p.pid} holds on"
             )
             continue
         _require(
-            (p.state is State.RUNNING) == (p.running > 0),
-            f"pid {p.pid}: {p.state} with {p.running} tokens in a step",
+            (p.state is State.RUNNING) == (p.running > 0), f"pid {p.pid}: {p.state} with {p.running} tokens in a step"
         )
         _require((p.state is State.READY) == (p.ticket > 0), f"pid {p.pid}: {p.state}, queued: {p.ticket > 0}")
         if p.running:
             continue
         _require((p.state is State.STOPPED) == p.stopped, f"pid {p.pid}: {p.state}, stopped: {p.stopped}")
         _require(p.dying is None, f"pid {p.pid} is dying but not in a step")
-        _require(
-            not p.deferred or p.saved is not None,
-            f"pid {p.pid}: calls wait for a token boundary that has been",
-        )
+        _require(not p.deferred or p.saved is not None, f"pid {p.pid}: calls wait for a token boundary that has been")
         if p.state is State.BLOCKED and p.wait is WaitFor.INPUT:
             _require(p.todo == 0, f"pid {p.pid} waits for input but has {p.todo} tokens to compute")
         if p.state is State.BLOCKED and p.wait is WaitFor.DEVICE:
@@ -138,8 +126,7 @@ def check_states(system: System) -> None:
         starved = p.image is not None and p.pid in p.image.starved
         short = starved and p.short is not None
         _require(
-            (p.wait is WaitFor.PAGEIN) == (starved and not short),
-            f"pid {p.pid}: {p.state} {p.wait}, starved: {starved}",
+            (p.wait is WaitFor.PAGEIN) == (starved and not short), f"pid {p.pid}: {p.state} {p.wait}, starved: {starved}"
         )
         _require(
             (p.wait is WaitFor.QUOTA) == (short or p.held is not None),
@@ -154,19 +141,12 @@ def check_run_queues(system: System) -> None:
         ready = [p.pid for p in _llms(system) if p.state is State.READY and p.device is device]
         _require(sorted(queued) == sorted(ready), f"{device.name}: queued {queued}, ready {ready}")
         _require(
-            len(device.queue) == len(queued),
-            f"{device.name}: the queue counts {len(device.queue)} of {len(queued)}",
+            len(device.queue) == len(queued), f"{device.name}: the queue counts {len(device.queue)} of {len(queued)}"
         )
-        _require(
-            not device.after_outs or bool(device.outs),
-            f"{device.name}: something waits for frames to be moved out",
-        )
+        _require(not device.after_outs or bool(device.outs), f"{device.name}: something waits for frames to be moved out")
         idle = device.state == UP and device.in_flight is None and not system.halting and not device.loads_alone
         starved = [p.pid for image in device.images.values() for p in image.starved.values() if not p.short]
-        _require(
-            not (idle and (ready or starved)),
-            f"{device.name} idles, but {ready} are ready, {starved} starved",
-        )
+        _require(not (idle and (ready or starved)), f"{device.name} idles, but {ready} are ready, {starved} starved")
 
 
 def check_in_flight(system: System) -> None:
@@ -174,20 +154,14 @@ def check_in_flight(system: System) -> None:
     for device in system.devices.values():
         flight = device.in_flight
         running = {p.pid for p in _llms(system) if p.running and p.device is device}
-        _require(
-            running == {p.pid for p in flight.processes} if flight else not running,
-            f"{device.name}: {running} run",
-        )
+        _require(running == {p.pid for p in flight.processes} if flight else not running, f"{device.name}: {running} run")
         for process in flight.processes if flight else []:
             image = process.image
             _require(image is not None and image.state == RESIDENT, f"pid {process.pid} runs without weights")
             assert image is not None
             first = process.table.cached // image.block_tokens
             for frame in process.table.frames[first:]:
-                _require(
-                    image.pool.refs[frame] == 1,
-                    f"frame {frame} is written by {process.pid} with other mappings",
-                )
+                _require(image.pool.refs[frame] == 1, f"frame {frame} is written by {process.pid} with other mappings")
 
 
 def check_weights(system: System) -> None:
@@ -206,19 +180,14 @@ def check_weights(system: System) -> None:
             counted = image.pageins - image.evictions - image.lost
             _require(counted == resident, f"{image.name}: {counted} page-ins left of it, resident: {resident}")
             _require(
-                (image.allotted > 0) == (image in there),
-                f"{image.name} is {image.state} with {image.allotted} bytes",
+                (image.allotted > 0) == (image in there), f"{image.name} is {image.state} with {image.allotted} bytes"
             )
             _require(
-                resident or not image.starved,
-                f"{image.name}: {list(image.starved)} wait for frames without weights",
+                resident or not image.starved, f"{image.name}: {list(image.starved)} wait for frames without weights"
             )
             _require(image.held or not resident, f"{image.name} is in memory without frames")
             active = {p.pid for p in image.users.values() if p.image is image and _wants_to_run(p)}
-            _require(
-                image.active.keys() == active,
-                f"{image.name}: {active} want to run, known: {list(image.active)}",
-            )
+            _require(image.active.keys() == active, f"{image.name}: {active} want to run, known: {list(image.active)}")
             asked = image.state == EVICTED and image.held and bool(active)
             _require(image.faulted or not asked, f"{image.name}: {active} want it, and that was no fault")
             for process in image.active.values():
@@ -297,17 +266,11 @@ def check_groups(system: System) -> None:
                 above = loads[group.parent]
                 above[device_name] = above.get(device_name, 0.0) + group.settings.cpu_weight
     for group in listed:
-        _require(
-            group.inside == sum(1 for _ in system.groups.below(group)) - 1,
-            f"{group.path} miscounts its groups",
-        )
+        _require(group.inside == sum(1 for _ in system.groups.below(group)) - 1, f"{group.path} miscounts its groups")
         weights = sum(sizes[image] for image in maps[group])
         found = (group.kv, group.swap, group.pids, group.weights)
         counted = (kv[group], swap[group], pids[group], weights)
-        _require(
-            found == counted,
-            f"{group.path} is charged {found} of kv, swap, pids, weights; counted: {counted}",
-        )
+        _require(found == counted, f"{group.path} is charged {found} of kv, swap, pids, weights; counted: {counted}")
         _require(
             group.load.keys() == loads[group].keys()
             and all(math.isclose(group.load[name], load) for name, load in loads[group].items()),
@@ -327,8 +290,7 @@ def check_requests(system: System) -> None:
     for program in system.programs.values():
         for seq, request in program.parked.items():
             _require(
-                request.seq == seq and not request.answered,
-                f"call {seq} of {program.pid} is parked after its answer",
+                request.seq == seq and not request.answered, f"call {seq} of {program.pid} is parked after its answer"
             )
             _require(request.undo is not None, f"call {seq} of {program.pid} cannot be cancelled")
     for process in _llms(system):
@@ -339,6 +301,5 @@ def check_requests(system: System) -> None:
             waiting.append(process.decoding.request)
         for request in waiting:
             _require(
-                request.program.parked.get(request.seq) is request,
-                f"a call waits on {process.pid} but is not parked",
+                request.program.parked.get(request.seq) is request, f"a call waits on {process.pid} but is not parked"
             )

@@ -96,10 +96,7 @@ def exit_process(system: System, process: LLMProcess, status: int, reason: str) 
         return
     if process.birth is not None:  # it has no model yet: its spawn is what ends
         desk.unpark(
-            system,
-            process.birth,
-            Errno.EINTR,
-            f"process {process.pid} was ended before it had its model ({reason})",
+            system, process.birth, Errno.EINTR, f"process {process.pid} was ended before it had its model ({reason})"
         )
         return
     touch(system, process)
@@ -113,12 +110,7 @@ def exit_process(system: System, process: LLMProcess, status: int, reason: str) 
         finish_decoding(system, process, Finish.KILLED)
     deferred, process.deferred = process.deferred, []
     for request in deferred:
-        desk.fail(
-            system,
-            request,
-            Errno.ESRCH,
-            f"process {process.pid} exited before its next token boundary ({reason})",
-        )
+        desk.fail(system, request, Errno.ESRCH, f"process {process.pid} exited before its next token boundary ({reason})")
     release_pages(system, process)
     if process.image is not None:
         process.image.leave(process, system.now)

@@ -35,10 +35,7 @@ def make_room(system: System, image: Image, process: LLMProcess, tokens: int, ba
         if group is not None and own < tokens:
             victim, process.short = _group_victim(system, group, process), group
         else:
-            victim, process.short = (
-                _victim(image, process, system.config.quantum, desperate, system.now),
-                None,
-            )
+            victim, process.short = (_victim(image, process, system.config.quantum, desperate, system.now), None)
         if victim is None:
             return min(tokens, room, own)
         take_pages(system, victim)

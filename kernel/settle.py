@@ -25,10 +25,7 @@ def settle(system: System, process: LLMProcess) -> None:
     if state is State.STOPPED and image is not None and image.swap.total and process.table.frames:
         take_pages(system, process)  # at once, so that others need not wait for it when they want them
     if state is State.READY:
-        slept = process.state not in (State.READY, State.RUNNING) and process.wait not in (
-            WaitFor.PAGEIN,
-            WaitFor.QUOTA,
-        )
+        slept = process.state not in (State.READY, State.RUNNING) and process.wait not in (WaitFor.PAGEIN, WaitFor.QUOTA)
         process.enter(state, wait, system.now)
         if not queued:
             device.queue.put(process, woke=slept)

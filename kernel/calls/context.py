@@ -90,8 +90,7 @@ def _check_decode(process: LLMProcess, call: Decode) -> None:
     budget = process.limits.tokens
     if call.max_tokens and process.budget_used:
         raise SyscallError(
-            Errno.EDQUOT,
-            f"process {process.pid} has used its budget of {budget} decoded tokens; raise it with setlimits",
+            Errno.EDQUOT, f"process {process.pid} has used its budget of {budget} decoded tokens; raise it with setlimits"
         )
     if call.max_tokens and (spent := process.group.exhausted()) is not None:
         raise SyscallError(
@@ -142,8 +141,7 @@ def truncate(system: System, request: Request) -> object:
         return at_boundary(process, request)
     if call.length > len(process.log):
         raise SyscallError(
-            Errno.EINVAL,
-            f"process {process.pid} has {len(process.log)} tokens; cannot cut it down to {call.length}",
+            Errno.EINVAL, f"process {process.pid} has {len(process.log)} tokens; cannot cut it down to {call.length}"
         )
     if process.running:
         return at_boundary(process, request)

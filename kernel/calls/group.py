@@ -40,8 +40,7 @@ def group_set(system: System, request: Request) -> GroupSettings:
     check_settings(call.settings)
     if group.parent is None and call.settings.pids_max:
         raise SyscallError(
-            Errno.EINVAL,
-            "the root group takes no pids_max: nobody could attach to take it back; set it on /users",
+            Errno.EINVAL, "the root group takes no pids_max: nobody could attach to take it back; set it on /users"
         )
     old = group.settings
     group.change(call.settings)
@@ -79,13 +78,11 @@ def group_move(system: System, request: Request) -> object:
     group = reachable_group(system, request.program, call.path)
     if not isinstance(process, LLMProcess | Program):
         raise SyscallError(
-            Errno.EINVAL,
-            f"process {process.pid} is of kind {process.kind.value} and stays in {process.group.path}",
+            Errno.EINVAL, f"process {process.pid} is of kind {process.kind.value} and stays in {process.group.path}"
         )
     if not process.group.below(request.program.group) and not request.program.rights & int(Right.ADMIN):
         raise SyscallError(
-            Errno.EPERM,
-            f"process {process.pid} is not in {request.program.group.path}, the group of the caller",
+            Errno.EPERM, f"process {process.pid} is not in {request.program.group.path}, the group of the caller"
         )
     if isinstance(process, LLMProcess):
         if process.birth is not None:
@@ -130,16 +127,14 @@ def _check_below(program: Program, group: Group) -> None:
     if program.rights & int(Right.ADMIN) or (group is not program.group and group.below(program.group)):
         return
     raise SyscallError(
-        Errno.EPERM,
-        f"group {group.path} is not below {program.group.path}, the group of the caller, which gave up ADMIN",
+        Errno.EPERM, f"group {group.path} is not below {program.group.path}, the group of the caller, which gave up ADMIN"
     )
 
 
 def check_settings(settings: GroupSettings) -> None:
     if settings.kv_max and settings.kv_high > settings.kv_max:
         raise SyscallError(
-            Errno.EINVAL,
-            f"kv_high ({settings.kv_high}) is above kv_max ({settings.kv_max}) and would never be reached",
+            Errno.EINVAL, f"kv_high ({settings.kv_high}) is above kv_max ({settings.kv_max}) and would never be reached"
         )
 
 

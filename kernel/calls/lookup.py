@@ -31,8 +31,7 @@ def check_idle(process: LLMProcess, what: str) -> None:
     """EBUSY if the process is decoding."""
     if process.decoding is not None:
         raise SyscallError(
-            Errno.EBUSY,
-            f"cannot {what} process {process.pid} while it decodes; wait for it, or send it INT first",
+            Errno.EBUSY, f"cannot {what} process {process.pid} while it decodes; wait for it, or send it INT first"
         )
 
 

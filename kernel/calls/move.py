@@ -168,8 +168,7 @@ class _Moving:
             assert target.hello is not None
             if "logprobs" not in target.hello.features:
                 raise SyscallError(
-                    Errno.ENOTSUP,
-                    f"device {target.name} does not report the log-probabilities it is asked for",
+                    Errno.ENOTSUP, f"device {target.name} does not report the log-probabilities it is asked for"
                 )
         group, old = process.group, process.image
         assert old is not None
@@ -314,8 +313,7 @@ class _Moving:
         lacking = came < _alike(self.log, process.log, self.had)
         why = f"; the rest is computed again: {self.reason or 'others needed its frames'}" if lacking else ""
         system.log(
-            "warning" if why else "info",
-            f"process {process.pid}: moved from {where}: {length} tokens, KV of {came}{why}",
+            "warning" if why else "info", f"process {process.pid}: moved from {where}: {length} tokens, KV of {came}{why}"
         )
         system.emit("proc.move", process.pid, self.target.name, length, where)
 

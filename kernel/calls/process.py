@@ -13,15 +13,7 @@ from llmasos.kernel import desk
 from llmasos.kernel.calls.lookup import at_boundary, check_idle, check_unchanged, reachable_group, with_model
 from llmasos.kernel.desk import PARKED
 from llmasos.kernel.events import KillDriver, SignalProgram
-from llmasos.kernel.life import (
-    end_program,
-    exit_process,
-    interrupt_decoding,
-    leave_image,
-    reap,
-    settle_program,
-    strike,
-)
+from llmasos.kernel.life import end_program, exit_process, interrupt_decoding, leave_image, reap, settle_program, strike
 from llmasos.kernel.marks import touch
 from llmasos.kernel.models.loading import forget_waiter, want_image
 from llmasos.kernel.objects.image import Image
@@ -311,8 +303,7 @@ def kill(system: System, request: Request) -> None:
     elif isinstance(process, DriverProcess):
         if call.signal is not Signal.KILL:
             raise SyscallError(
-                Errno.EINVAL,
-                f"a driver takes no signal but KILL, after which it is restarted; got {call.signal.name}",
+                Errno.EINVAL, f"a driver takes no signal but KILL, after which it is restarted; got {call.signal.name}"
             )
         device = system.devices[process.device]
         system.act(KillDriver(device.name, device.incarnation, f"killed by program {request.program.pid}"))

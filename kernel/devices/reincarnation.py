@@ -246,10 +246,7 @@ def _lose_frames(system: System, device: Device, work: set[int]) -> None:
         process.crashes += flight is not None and flight.step.ref in work
     for process in suspects:
         if process.dying is None and process.crashes >= system.config.max_crashes:
-            process.dying = (
-                128 + int(Signal.KILL),
-                f"the driver died {process.crashes} times in a row in its step",
-            )
+            process.dying = (128 + int(Signal.KILL), f"the driver died {process.crashes} times in a row in its step")
             system.log("error", f"process {process.pid} ends: {process.dying[1]}")
     for image in device.images.values():
         for process in list(image.users.values()):

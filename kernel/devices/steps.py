@@ -167,8 +167,7 @@ def _check_results(flight: InFlight, message: StepDone) -> None:
             raise SyscallError(Errno.EPROTO, f"step {message.ref}: a frame was lost that was not to be moved in")
         if len(result.more) > run.ahead:
             raise SyscallError(
-                Errno.EPROTO,
-                f"step {message.ref}: {len(result.more)} tokens by guessing, {run.ahead} were allowed",
+                Errno.EPROTO, f"step {message.ref}: {len(result.more)} tokens by guessing, {run.ahead} were allowed"
             )
 
 

@@ -262,16 +262,14 @@ def _hold(directory: Path) -> int:
         lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise SyscallError(
-            Errno.EIO,
-            f"the directory {directory} of the journal cannot be used: {error.strerror}; name another",
+            Errno.EIO, f"the directory {directory} of the journal cannot be used: {error.strerror}; name another"
         ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
         raise SyscallError(
-            Errno.EBUSY,
-            f"another kernel keeps its journal in {directory}; name another directory for this one",
+            Errno.EBUSY, f"another kernel keeps its journal in {directory}; name another directory for this one"
         ) from None
     return lock
 

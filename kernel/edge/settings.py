@@ -137,8 +137,7 @@ def read(path: str | None) -> File:
             text = file.read(MOST_BYTES + 1)
         if len(text) > MOST_BYTES:
             raise SyscallError(
-                Errno.EINVAL,
-                f"{path} has more than {MOST_BYTES} bytes and is no configuration; name a TOML file",
+                Errno.EINVAL, f"{path} has more than {MOST_BYTES} bytes and is no configuration; name a TOML file"
             )
         return msgspec.toml.decode(text, type=File)
     except OSError as error:

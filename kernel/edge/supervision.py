@@ -62,11 +62,7 @@ class Supervisor:
     """All drivers' processes. `report` takes what happens to them as events for the core."""
 
     def __init__(
-        self,
-        devices: list[DeviceConfig],
-        directory: Path,
-        report: Callable[[Event], None],
-        nursery: trio.Nursery,
+        self, devices: list[DeviceConfig], directory: Path, report: Callable[[Event], None], nursery: trio.Nursery
     ) -> None:
         self._configs = {device.name: device for device in devices}
         self._directory = directory

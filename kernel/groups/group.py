@@ -333,7 +333,6 @@ def _names(path: str) -> list[str]:
     names = [name for name in path.split("/") if name]
     if bad := next((name for name in names if name in (".", "..") or not _NAME.fullmatch(name)), None):
         raise SyscallError(
-            Errno.EINVAL,
-            f"{path!r}: {bad!r} is no name of a group; letters, digits, '_', '.' and '-' are allowed",
+            Errno.EINVAL, f"{path!r}: {bad!r} is no name of a group; letters, digits, '_', '.' and '-' are allowed"
         )
     return names

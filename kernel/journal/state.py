@@ -210,12 +210,7 @@ class State:
             {pid: SavedProgram(saved.head, saved.answers.copy()) for pid, saved in self.programs.items()},
             {
                 pid: SavedProcess(
-                    saved.head,
-                    saved.log.copy(),
-                    saved.fed,
-                    saved.decoded,
-                    saved.logprobs.copy(),
-                    saved.records.copy(),
+                    saved.head, saved.log.copy(), saved.fed, saved.decoded, saved.logprobs.copy(), saved.records.copy()
                 )
                 for pid, saved in self.processes.items()
             },

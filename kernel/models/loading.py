@@ -6,18 +6,7 @@ for what. Waiters are told once, with the image or with the error.
 
 from __future__ import annotations
 
-from llmasos.drivers.protocol import (
-    Abandon,
-    Done,
-    Failed,
-    Load,
-    Loaded,
-    Probe,
-    Probed,
-    Progress,
-    Shed,
-    Unload,
-)
+from llmasos.drivers.protocol import Abandon, Done, Failed, Load, Loaded, Probe, Probed, Progress, Shed, Unload
 from llmasos.kernel.life import exit_process
 from llmasos.kernel.marks import dirty, freed, want
 from llmasos.kernel.memory.frames import FramePool
@@ -153,10 +142,7 @@ def _probed(system: System, device: Device, image: Image, message: object) -> No
         device.images.pop(image.id, None)
         return
     image.probed, image.dtype = message, message.dtype
-    twin = next(
-        (i for i in device.images.values() if i is not image and i.answers_to(image.path, message.dtype)),
-        None,
-    )
+    twin = next((i for i in device.images.values() if i is not image and i.answers_to(image.path, message.dtype)), None)
     if twin is not None:  # asked for as "the default dtype" and by that dtype's name
         _merge(system, device, image, twin)
         return

@@ -201,8 +201,7 @@ class Image:
         if tokens and max(tokens) >= vocab:
             bad = next(t for t in tokens if t >= vocab)
             raise SyscallError(
-                Errno.EINVAL,
-                f"token {bad} is not in {self.name}'s vocabulary of {vocab} (ids 0..{vocab - 1})",
+                Errno.EINVAL, f"token {bad} is not in {self.name}'s vocabulary of {vocab} (ids 0..{vocab - 1})"
             )
 
     @property

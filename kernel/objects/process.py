@@ -18,17 +18,7 @@ from llmasos.kernel.journal.state import Answers
 from llmasos.kernel.memory.page_table import PageTable
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import (
-    Finish,
-    Kind,
-    Limits,
-    Sampler,
-    SchedClass,
-    State,
-    TokenLogprobs,
-    Usage,
-    WaitFor,
-)
+from llmasos.syscalls.records import Finish, Kind, Limits, Sampler, SchedClass, State, TokenLogprobs, Usage, WaitFor
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.device import Device
@@ -446,8 +436,7 @@ class ProcessTable:
         process = self.get(pid)
         if not isinstance(process, LLMProcess):
             raise SyscallError(
-                Errno.EINVAL,
-                f"process {pid} ({process.name}) is of kind {process.kind.value}; an LLM process is wanted",
+                Errno.EINVAL, f"process {pid} ({process.name}) is of kind {process.kind.value}; an LLM process is wanted"
             )
         return process
 

@@ -47,8 +47,7 @@ def take_up(system: System, event: Syscall, shown: bytes) -> Program:
         )
     if program.away is None:
         raise SyscallError(
-            Errno.EAGAIN,
-            f"program {pid} is attached by another connection, whose end has not been noticed yet",
+            Errno.EAGAIN, f"program {pid} is attached by another connection, whose end has not been noticed yet"
         )
     program.away.cancel()
     program.away = None
@@ -173,11 +172,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
     )
     if head.exited is not None:
         exited = head.exited
-        process.state, process.exit_status, process.exit_reason = (
-            ProcessState.ZOMBIE,
-            exited.status,
-            exited.reason,
-        )
+        process.state, process.exit_status, process.exit_reason = (ProcessState.ZOMBIE, exited.status, exited.reason)
         process.account = Account(**msgspec.structs.asdict(exited.usage))
     process.records.journaled = len(saved.records)
     system.table.add(process)
