@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from llmasos.drivers import checkpoint_file, parcel
-from llmasos.drivers.checkpoint_file import Buffer, Reader, Tick
+from llmasos.drivers.checkpoint_file import Reader, Tick
 from llmasos.drivers.protocol import BLOCK_TOKENS, Export, Exported, Import, Imported, Inspect, Inspected
+from llmasos.drivers.seals import Buffer
 from llmasos.syscalls.errno import Errno, SyscallError
 
 _SHOWN = 12  # characters of a value, in a reason

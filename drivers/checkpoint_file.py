@@ -5,10 +5,7 @@
     parts     sealed, one after the other: KV, a block each
     end       a magic and the prelude's checksum again: how a copy that stopped early shows
 
-Sealed means: without a passphrase, followed by a checksum (xxh3), which finds accidents; with one, encrypted with
-AES-256-GCM under a key of this file alone (scrypt of the passphrase and a random salt), followed by its tag, which finds
-everything. The number of a part and what stands before the parts go into every seal, so that none can be exchanged, left
-out, or be another file's.
+Sealed: followed by a checksum, or encrypted and followed by its tag (seals.py).
 
 Like CRIU's and QEMU's images it takes its name when it is on the disk (syscalls/atomic_file.py). A reader trusts no size
 before it has been held against the file's own.
@@ -16,23 +13,19 @@ before it has been held against the file's own.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import secrets
 import stat
 import struct
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from threading import Lock
 from types import TracebackType
-from typing import Protocol
 
 import xxhash
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from llmasos.drivers.checkpoint_refusals import WHICH, kind_of, refusal
+from llmasos.drivers.seals import SUM, Buffer, Damaged, Seal, Sum, Tag, derive, known_key
 from llmasos.syscalls import atomic_file
 from llmasos.syscalls.atomic_file import opened, write_all
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -42,103 +35,15 @@ MAGIC, END = b"LLMasPI\0", b"LLMasEND"
 MOST_HEAD = 32 << 20  # bytes
 MOST_PART = 1 << 30
 _PRELUDE = struct.Struct("<8sIB3x16s16sQQQ")  # magic, format, encrypted, salt, check, bytes of head and part, parts
-_SUM = struct.Struct("<Q")
 _END = struct.Struct("<8sQ")
-_START = _PRELUDE.size + _SUM.size
+_START = _PRELUDE.size + SUM.size
 _PIECE = 64 << 20  # bytes written between two looks at whether they have reached the disk
-# scrypt's cost as OWASP advises: 128 MiB and some tenths of a second for each guess at a passphrase.
-_COST = 1 << 17
-_KEPT_KEYS = 4
 
-Buffer = bytes | memoryview
 Tick = Callable[[], None]
-
-
-class Damaged(Exception):
-    """What stands in the file is not what was written: what is wrong."""
 
 
 def _nothing() -> None:
     pass
-
-
-# --- seals ----------------------------------------------------------------------------------------------------------
-
-
-class _Seal(Protocol):
-    """`number` 0 is the head, the parts follow."""
-
-    size: int  # bytes of a seal
-
-    def close(self, number: int, data: Buffer) -> tuple[Buffer, bytes]:
-        """What is stored instead of `data`, and its seal."""
-
-    def open(self, number: int, stored: memoryview, seal: bytes) -> None:
-        """Turn what is stored into what it was, in place. Raises Damaged."""
-
-
-class _Sum:
-    """Checksums, each begun with what stands before the parts."""
-
-    size = _SUM.size
-
-    def __init__(self, about: bytes) -> None:
-        self._seed = xxhash.xxh3_64_intdigest(about)
-
-    def _sum(self, number: int, data: Buffer) -> bytes:
-        return _SUM.pack(xxhash.xxh3_64_intdigest(data, seed=(self._seed + number) & (1 << 64) - 1))
-
-    def close(self, number: int, data: Buffer) -> tuple[Buffer, bytes]:
-        return data, self._sum(number, data)
-
-    def open(self, number: int, stored: memoryview, seal: bytes) -> None:
-        if self._sum(number, stored) != seal:
-            raise Damaged("its checksum is off")
-
-
-class _Tag:
-    """AES-256-GCM. The key is this file's alone, so the number can be the nonce."""
-
-    size = 16
-
-    def __init__(self, about: bytes, key: bytes) -> None:
-        self._about = about
-        self._cipher = AESGCM(key)
-
-    def close(self, number: int, data: Buffer) -> tuple[Buffer, bytes]:
-        sealed = memoryview(self._cipher.encrypt(struct.pack("<4xQ", number), data, self._about))
-        return sealed[: -self.size], bytes(sealed[-self.size :])
-
-    def open(self, number: int, stored: memoryview, seal: bytes) -> None:
-        try:
-            whole = b"".join((stored, seal))
-            stored[:] = self._cipher.decrypt(struct.pack("<4xQ", number), whole, self._about)
-        except InvalidTag:
-            raise Damaged("it is not what was encrypted") from None
-
-
-_keys: OrderedDict[bytes, tuple[bytes, bytes]] = OrderedDict()  # of files looked at and not yet read
-_keys_lock = Lock()
-
-
-def _derive(passphrase: bytes, salt: bytes) -> tuple[bytes, bytes]:
-    """The key of a file, and what its prelude says of it: a wrong passphrase can be told from a damaged file."""
-    both = hashlib.scrypt(passphrase, salt=salt, n=_COST, r=8, p=1, maxmem=256 << 20, dklen=48)
-    return both[:32], both[32:]
-
-
-def _key(passphrase: bytes, salt: bytes) -> tuple[bytes, bytes]:
-    """The same for a reader: who looks at a file reads it soon, and need not derive its key twice."""
-    known_by = hashlib.sha256(salt + passphrase).digest()
-    with _keys_lock:
-        known = _keys.pop(known_by, None)
-    if known is None:
-        known = _derive(passphrase, salt)
-        with _keys_lock:
-            _keys[known_by] = known
-            while len(_keys) > _KEPT_KEYS:
-                _keys.popitem(last=False)
-    return known
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -161,7 +66,7 @@ def write(
         with atomic_file.replacing(path, durable=True) as descriptor:
             size = fill(descriptor, head, part_bytes, parts, passphrase, tick)
     except OSError as error:
-        raise _refusal(path, error, writing=True) from None
+        raise refusal(path, error, writing=True) from None
     return size
 
 
@@ -177,11 +82,11 @@ def fill(
     if len(head) > MOST_HEAD:
         raise SyscallError(Errno.E2BIG, f"a head of {len(head)} bytes; {MOST_HEAD} are possible")
     salt = secrets.token_bytes(16)
-    key, check = _derive(passphrase, salt) if passphrase else (b"", bytes(16))
+    key, check = derive(passphrase, salt) if passphrase else (b"", bytes(16))
     prelude = _PRELUDE.pack(MAGIC, FORMAT, bool(passphrase), salt, check, len(head), part_bytes, len(parts))
-    seal: _Seal = _Tag(prelude, key) if passphrase else _Sum(prelude)
+    seal: Seal = Tag(prelude, key) if passphrase else Sum(prelude)
     total = xxhash.xxh3_64_intdigest(prelude)
-    unsure = size = write_all(descriptor, prelude, _SUM.pack(total))
+    unsure = size = write_all(descriptor, prelude, SUM.pack(total))
     for number, data in enumerate((head, *parts)):
         stored, made = seal.close(number, data)
         written = write_all(descriptor, stored, made)
@@ -203,7 +108,7 @@ def _check_place(path: str) -> None:
         return
     if not stat.S_ISREG(state.st_mode):
         hint = f"name a file, such as {os.path.join(path, 'process.img')}" if os.path.isdir(path) else "name a file"
-        raise SyscallError(Errno.EINVAL, f"{path} is {_kind(state.st_mode)}; {hint}")
+        raise SyscallError(Errno.EINVAL, f"{path} is {kind_of(state.st_mode)}; {hint}")
     with opened(path) as descriptor:
         if state.st_size and os.pread(descriptor, len(MAGIC), 0) != MAGIC:
             raise SyscallError(
@@ -224,12 +129,12 @@ class Reader:
         self.part_bytes = self.parts = 0
         try:
             if not stat.S_ISREG(mode := os.stat(path).st_mode):  # opening a device may do something
-                raise SyscallError(Errno.EINVAL, f"{path} is {_kind(mode)}, no process image{_WHICH}")
+                raise SyscallError(Errno.EINVAL, f"{path} is {kind_of(mode)}, no process image{WHICH}")
             with opened(path) as descriptor:
                 self._read_start(descriptor, passphrase)
                 self._descriptor = os.dup(descriptor)
         except OSError as error:
-            raise _refusal(path, error) from None
+            raise refusal(path, error) from None
 
     def __enter__(self) -> Reader:
         return self
@@ -242,13 +147,13 @@ class Reader:
     def _read_start(self, descriptor: int, passphrase: bytes) -> None:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
-            raise SyscallError(Errno.EINVAL, f"{self.path} is {_kind(state.st_mode)}, no process image{_WHICH}")
+            raise SyscallError(Errno.EINVAL, f"{self.path} is {kind_of(state.st_mode)}, no process image{WHICH}")
         size = state.st_size
         start = os.pread(descriptor, _START, 0)
         prelude = start[: _PRELUDE.size]
         if start[: len(MAGIC)] != MAGIC:
-            raise SyscallError(Errno.EINVAL, f"{self.path} is no process image{_WHICH}")
-        if len(start) < _START or _SUM.unpack(start[_PRELUDE.size :])[0] != xxhash.xxh3_64_intdigest(prelude):
+            raise SyscallError(Errno.EINVAL, f"{self.path} is no process image{WHICH}")
+        if len(start) < _START or SUM.unpack(start[_PRELUDE.size :])[0] != xxhash.xxh3_64_intdigest(prelude):
             raise self._damaged("its first bytes are not what was written")
         _, form, encrypted, salt, check, head_bytes, self.part_bytes, self.parts = _PRELUDE.unpack(prelude)
         if form != FORMAT:
@@ -269,10 +174,10 @@ class Reader:
             raise self._damaged(f"it has {size} bytes, its head or its parts would have more than they can")
         key = b""
         if self.encrypted:
-            key, found = _key(passphrase, salt)
+            key, found = known_key(passphrase, salt)
             if not secrets.compare_digest(found, check):
                 raise SyscallError(Errno.EPERM, f"the passphrase is not that of {self.path}")
-        self._seal: _Seal = _Tag(prelude, key) if self.encrypted else _Sum(prelude)
+        self._seal: Seal = Tag(prelude, key) if self.encrypted else Sum(prelude)
         stored = os.pread(descriptor, head_bytes + self._seal.size, _START)
         if len(stored) < head_bytes + self._seal.size:
             raise self._damaged(f"it ends in its head, after {size} bytes")
@@ -317,44 +222,3 @@ class Reader:
         """Have the operating system read ahead: the parts are going to be wanted."""
         with suppress(OSError):
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
-
-
-_WHICH = "; name the file that `checkpoint` has written"
-_KINDS = {
-    stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
-}  # fmt: skip
-
-
-def _kind(mode: int) -> str:
-    return _KINDS.get(stat.S_IFMT(mode), "no regular file")
-
-
-def _refusal(path: str, error: OSError, *, writing: bool = False) -> SyscallError:
-    """An error of the operating system as one of ours."""
-    why = error.strerror or str(error)
-    folder = os.path.dirname(path)
-    match error.errno:
-        case errno.ENOENT | errno.ENOTDIR if not os.path.isdir(folder):
-            there = f"{folder} is no directory" if os.path.exists(folder) else f"there is no directory {folder}"
-            do = "make it (`mkdir -p`), or choose another place" if there.startswith("there") else "choose another place"
-            return SyscallError(Errno.ENOENT, f"{path}: {there}" + (f"; {do}" if writing else _WHICH))
-        case errno.ENOENT | errno.ENOTDIR if writing:
-            return SyscallError(Errno.EPERM, f"{path}: no file can be made in {folder}; choose another place")
-        case errno.ENOENT | errno.ENOTDIR:
-            return SyscallError(Errno.ENOENT, f"{path}: there is no such file{_WHICH}")
-        case errno.EACCES | errno.EPERM | errno.EROFS if writing:
-            return SyscallError(Errno.EPERM, f"{path}: {why}; choose a place where the kernel's user may write and read")
-        case errno.EACCES | errno.EPERM:
-            return SyscallError(Errno.EPERM, f"{path}: {why}; it is the kernel's user that must be allowed to read it")
-        case errno.ENAMETOOLONG:
-            return SyscallError(Errno.EINVAL, f"{path}: {why}; choose a shorter one")
-        case errno.ELOOP | errno.EISDIR | errno.ENXIO:
-            return SyscallError(Errno.EINVAL, f"{path}: {why}")
-        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
-            return SyscallError(
-                Errno.EIO,
-                f"{path}: no space left ({why}); nothing of it is kept, and nothing is lost; "
-                "free some, or choose another place",
-            )
-    return SyscallError(Errno.EIO, f"{path}: {why}")

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from llmasos.drivers import checkpoint
-from llmasos.drivers.checkpoint_file import Damaged, Reader
+from llmasos.drivers.checkpoint_file import Reader
 from llmasos.drivers.engine.digest import Stamp, content_digest, stamp
 from llmasos.drivers.engine.image import Frames
 from llmasos.drivers.engine.kv import bytes_of, fill
 from llmasos.drivers.engine.swap import Lost
 from llmasos.drivers.protocol import Export, Exported, Import, Imported
+from llmasos.drivers.seals import Damaged
 from llmasos.syscalls.errno import Errno, SyscallError
 
 KV_FORMAT = "1"  # to be raised when the same model gets other KV from this engine

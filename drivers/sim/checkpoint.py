@@ -6,8 +6,9 @@ import struct
 from collections.abc import Callable
 
 from llmasos.drivers import checkpoint
-from llmasos.drivers.checkpoint_file import Damaged, Reader
+from llmasos.drivers.checkpoint_file import Reader
 from llmasos.drivers.protocol import BLOCK_TOKENS, Export, Exported, Import, Imported
+from llmasos.drivers.seals import Damaged
 from llmasos.drivers.sim.memory import Image, Memory
 from llmasos.syscalls.errno import SyscallError
 

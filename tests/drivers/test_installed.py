@@ -19,7 +19,7 @@ import pytest
 from llmasos.drivers.cpu import open_device
 from llmasos.drivers.cpu.native import library
 from llmasos.drivers.cpu.native.image import NativeImage
-from llmasos.drivers.cpu.native.installed import Mapped
+from llmasos.drivers.cpu.native.installed_file import Mapped
 from llmasos.drivers.engine import files as files_of_models
 from llmasos.drivers.engine.engine import Engine
 from llmasos.drivers.protocol import Load
