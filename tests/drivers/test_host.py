@@ -17,7 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
-from llmasos.drivers import host
+from llmasos.drivers import host, orphaned, places
+from llmasos.drivers.answers import encoded
+from llmasos.drivers.cpu.native import library
 from llmasos.drivers.protocol import (
     Copy,
     Done,
@@ -114,7 +116,7 @@ def test_an_answer_that_cannot_be_encoded_is_that_requests_failure_and_the_drive
     ids=["failed", "note", "done"],
 )
 def test_words_that_cannot_be_encoded_are_escaped(message: Any, sent: Any) -> None:
-    assert decode_from_driver(host.encoded(message)) == sent
+    assert decode_from_driver(encoded(message)) == sent
 
 
 def test_an_unexpected_error_is_answered_and_its_traceback_noted(tmp_path: Path, model: Path) -> None:
@@ -184,6 +186,19 @@ def test_steps_are_answered_while_a_model_is_read(tmp_path: Path, model: Path, s
         cpu.wait_for(Loaded, 9)
         cpu.send(Step(10, [Run(4, 9, 3, [8], 1, [], Sample(GREEDY, 4, True))]))
         assert not cpu.wait_for(StepDone, 10).results[0].error
+
+
+@pytest.mark.skipif(isinstance(library.load(), str), reason="there is no native decoder")
+def test_what_a_driver_tells_pythons_logging_is_a_line_of_the_kernels_log(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(places.DIRECTORY, str(tmp_path / "installed"))
+    with driver("cpu", tmp_path / "r", "threads=1") as cpu:
+        cpu.send(Load(1, 9, str(model), "int8", 8))
+        cpu.wait_for(Loaded, 1)
+        (note,) = (message for message in cpu.heard if isinstance(message, Note))
+        assert note.level == "info"
+        assert note.text.startswith(f"installed {model}: ")
 
 
 def test_a_driver_quits_while_it_reads_a_model(tmp_path: Path, slow: Path) -> None:
@@ -267,8 +282,8 @@ def test_cleaning_waits_for_a_kernel_that_lets_go_of_its_lock_after_its_pipes(
         if slept == 3:
             os.close(lock)
 
-    monkeypatch.setattr(host, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=sleep))
-    host.clean(tmp_path, b"123 1.0\n")
+    monkeypatch.setattr(orphaned, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=sleep))
+    orphaned.clean(tmp_path, b"123 1.0\n")
     assert slept == 3
     assert list(tmp_path.iterdir()) == []
 
@@ -280,11 +295,11 @@ def test_cleaning_gives_a_lock_up_that_is_held_for_long(tmp_path: Path, monkeypa
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr(host, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    monkeypatch.setattr(orphaned, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
     (tmp_path / runtime.PROGRAMS).touch()
     with (tmp_path / runtime.LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        host.clean(tmp_path, b"")
+        orphaned.clean(tmp_path, b"")
     assert now > 0.0
     assert (tmp_path / runtime.PROGRAMS).exists()
 
