@@ -59,7 +59,10 @@ static void release(decoder *d)
     d->room = 0;
 }
 
-static void *space(int64_t count, size_t size) { return aligned_alloc(ALIGNMENT, (size_t)up(count * (int64_t)size, ALIGNMENT)); }
+static void *space(int64_t count, size_t size)
+{
+    return aligned_alloc(ALIGNMENT, (size_t)up(count * (int64_t)size, ALIGNMENT));
+}
 
 /* Have room for so many rows. 0: no memory. */
 static int reserve(decoder *d, int64_t rows)
@@ -90,8 +93,8 @@ static int reserve(decoder *d, int64_t rows)
 
 /* --- the phases -------------------------------------------------------------------------------------------------- */
 
-#define EACH(items)                                                                                                    \
-    for (int64_t first, end, i; (first = team_take(self, (items), &end)) >= 0;)                                        \
+#define EACH(items)                                                                                                      \
+    for (int64_t first, end, i; (first = team_take(self, (items), &end)) >= 0;)                                          \
         for (i = first; i < end; i++)
 
 /* Does a form want the sums of groups, and bytes with signs? */
@@ -107,7 +110,8 @@ static int64_t input_size(const kernels *k, const matrix *w)
 static int64_t scales_of(const matrix *w, int64_t stride) { return by_group(w) ? stride / GROUP : 1; }
 
 /* Makes of row x [size] what a product with w takes. */
-static void make_input(const kernels *k, const matrix *w, const float *x, int64_t size, void *values, float *scale, int32_t *sums)
+static void make_input(const kernels *k, const matrix *w, const float *x, int64_t size, void *values, float *scale,
+                       int32_t *sums)
 {
     if (w->bits == 16) k->round_row(x, size, w->inputs, values);
     if (by_group(w))
@@ -118,8 +122,8 @@ static void make_input(const kernels *k, const matrix *w, const float *x, int64_
 
 static void prepare_row(const decoder *d, const matrix *w, const float *x, int64_t size, int64_t row)
 {
-    make_input(d->k, w, x, size, d->values + row * d->values_stride, d->value_scale + row * scales_of(w, d->values_stride),
-               d->value_sums + row * (d->values_stride / GROUP));
+    make_input(d->k, w, x, size, d->values + row * d->values_stride,
+               d->value_scale + row * scales_of(w, d->values_stride), d->value_sums + row * (d->values_stride / GROUP));
 }
 
 /* The prepared rows as the input of a product; x [rows, stride] is what they were made of. */
@@ -129,8 +133,8 @@ static activations input_of(const decoder *d, const matrix *w, const float *x, i
     return (activations){d->values, d->value_scale, d->value_sums, rows, d->values_stride};
 }
 
-static void multiply(member *self, const decoder *d, const matrix *w, const float *x, int64_t x_stride, int64_t rows, float *out,
-                     int64_t stride)
+static void multiply(member *self, const decoder *d, const matrix *w, const float *x, int64_t x_stride, int64_t rows,
+                     float *out, int64_t stride)
 {
     const activations a = input_of(d, w, x, x_stride, rows);
     const int64_t items = w->columns / ITEM;
@@ -169,7 +173,8 @@ static void place(const decoder *d, const batch *b, int64_t at, int64_t row, int
     const model *const m = d->m;
     const layer *const l = &m->layer[at];
     const int64_t position = b->position[row], dim = m->head_dim, half = m->rotated / 2, size = kv_head_size(m, b);
-    float *const query = d->qkv + row * l->qkv.columns, *const key = query + m->heads * dim, *const value = key + m->kv_heads * dim;
+    float *const query = d->qkv + row * l->qkv.columns, *const key = query + m->heads * dim,
+                 *const value = key + m->kv_heads * dim;
     const float *const cosine = m->cosine + position * half, *const sine = m->sine + position * half;
     for (int64_t h = 0; h < m->heads + m->kv_heads; h++) {
         const float *const weight = h < m->heads ? l->query_norm : l->key_norm;
@@ -199,7 +204,8 @@ static void attend(const decoder *d, const batch *b, int64_t at, const group *ro
             out[count] = d->mixed + r * row_size(attention_size(m)) + h * dim;
             end[count] = b->position[r];
             begin[count] = l->window && end[count] >= l->window ? end[count] - l->window + 1 : 0;
-            if (++count < MAX_QUERIES && !(r == rows->first + rows->count - 1 && h == (kv_head + 1) * shared - 1)) continue;
+            if (++count < MAX_QUERIES && !(r == rows->first + rows->count - 1 && h == (kv_head + 1) * shared - 1))
+                continue;
             d->k->attend(query, out, begin, end, count, b, b->table[r], keys, values, dim, m->attention_scale,
                          m->attention_softcap, scores, d->scores_room);
             count = 0;
@@ -229,14 +235,14 @@ static void run_step(member *self, void *argument)
     const model *const m = d->m;
     const kernels *const k = d->k;
     const batch *const b = s->b;
-    const int64_t rows = b->rows, hidden = row_size(m->hidden), mixed = row_size(attention_size(m)), middle = row_size(m->intermediate);
+    const int64_t rows = b->rows, hidden = row_size(m->hidden), mixed = row_size(attention_size(m)),
+                  middle = row_size(m->intermediate);
     float *const scores = d->scores + self->index * MAX_QUERIES * d->scores_room;
 
-    EACH(rows)
-    {
+    EACH(rows) {
         float *const x = d->state + i * hidden;
-        k->embed((const uint8_t *)m->embedding + b->token[i] * m->hidden * m->embedding_bits / 8, m->embedding_bits, m->embedding_scale, x,
-                 m->hidden);
+        k->embed((const uint8_t *)m->embedding + b->token[i] * m->hidden * m->embedding_bits / 8, m->embedding_bits,
+                 m->embedding_scale, x, m->hidden);
         k->norm(x, m->layer[0].before_attention, d->normed + i * hidden, m->hidden, m->norm_epsilon);
         prepare_row(d, &m->layer[0].qkv, d->normed + i * hidden, m->hidden, i);
     }
@@ -253,8 +259,7 @@ static void run_step(member *self, void *argument)
         EACH(rows) prepare_row(d, &l->out, d->mixed + i * mixed, attention_size(m), i);
         team_next(self, rows);
         multiply(self, d, &l->out, d->mixed, mixed, rows, d->result, d->wide);
-        EACH(rows)
-        {
+        EACH(rows) {
             float *const x = d->state + i * hidden, *const y = d->result + i * d->wide, *const z = d->normed + i * hidden;
             if (l->after_attention) k->norm(y, l->after_attention, y, m->hidden, m->norm_epsilon);
             k->add(x, y, m->hidden);
@@ -270,8 +275,7 @@ static void run_step(member *self, void *argument)
         team_next(self, rows);
         multiply(self, d, &l->down, d->middle, middle, rows, d->result, d->wide);
         const matrix *const next = at + 1 < m->layers ? &m->layer[at + 1].qkv : NULL;
-        EACH(rows)
-        {
+        EACH(rows) {
             float *const x = d->state + i * hidden, *const y = d->result + i * d->wide, *const z = d->normed + i * hidden;
             if (l->after_mlp) k->norm(y, l->after_mlp, y, m->hidden, m->norm_epsilon);
             k->add(x, y, m->hidden);
@@ -283,8 +287,7 @@ static void run_step(member *self, void *argument)
         team_next(self, rows);
     }
     tell_layer(b, m->layers);
-    EACH(b->outputs)
-    {
+    EACH(b->outputs) {
         float *const z = d->normed + i * hidden;
         k->norm(d->state + b->output[i] * hidden, m->last_norm, z, m->hidden, m->norm_epsilon);
         prepare_row(d, &m->head, z, m->hidden, i);
@@ -296,8 +299,7 @@ static void run_step(member *self, void *argument)
     team_next(self, b->outputs);
     const activations a = input_of(d, &m->head, d->normed, hidden, b->outputs);
     const int64_t items = up(m->vocabulary, ITEM) / ITEM;
-    EACH(items)
-    {
+    EACH(items) {
         if (b->logits)
             k->product(&m->head, &a, i, b->logits, b->logits_stride);
         else
@@ -305,8 +307,7 @@ static void run_step(member *self, void *argument)
                             d->best_index + self->index * d->room);
     }
     team_next(self, items);
-    EACH(b->outputs)
-    {
+    EACH(b->outputs) {
         if (b->logits) {
             if (m->logit_softcap > 0.0f) k->cap(b->logits + i * b->logits_stride, m->vocabulary, m->logit_softcap);
             continue;

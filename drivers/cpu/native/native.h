@@ -16,10 +16,10 @@
 #include <stdint.h>
 
 #define ABI 6
-#define LANES 16        /* columns of a packed block, tokens of a KV frame */
-#define ITEM 32         /* columns a work item computes: two blocks */
-#define GROUP 32        /* weights that share a scale, where not all of a column do */
-#define MAX_QUERIES 8   /* query vectors that attention takes through the keys together */
+#define LANES 16      /* columns of a packed block, tokens of a KV frame */
+#define ITEM 32       /* columns a work item computes: two blocks */
+#define GROUP 32      /* weights that share a scale, where not all of a column do */
+#define MAX_QUERIES 8 /* query vectors that attention takes through the keys together */
 
 /* What scales of groups are, a file's or (bfloat16, of 4 bits without zeros) our own; none: a column has one, or (32 and 16
    bits) there is none. */
@@ -43,7 +43,7 @@ typedef struct {
     const int32_t *correction; /* [columns], -128 times the sum of a column; likewise */
     const void *group_scale;   /* of `group_kind` */
     const int8_t *group_zero;
-    const float *bias;         /* [columns], or NULL */
+    const float *bias; /* [columns], or NULL */
     int64_t columns, inputs, bits, group_kind;
 } matrix;
 
@@ -51,7 +51,7 @@ typedef struct {
 static inline int by_group(const matrix *w) { return w->group_kind != UNGROUPED && w->group_kind != OWN; }
 
 typedef struct {
-    matrix qkv, out, gate_up, down; /* gate_up: blocks of gate and up take turns */
+    matrix qkv, out, gate_up, down;                  /* gate_up: blocks of gate and up take turns */
     const float *before_attention, *after_attention; /* norms [hidden]; the second of the output, NULL in most models */
     const float *before_mlp, *after_mlp;
     const float *query_norm, *key_norm; /* [head_dim], or NULL */
@@ -85,7 +85,7 @@ typedef struct {
     const int64_t *output; /* [outputs]: rows whose logits are wanted */
     float *logits;         /* [outputs, logits_stride], or NULL for the greatest only */
     int64_t logits_stride;
-    int64_t *best; /* [outputs]: the first of the greatest logits; -1 if it is not finite */
+    int64_t *best;                /* [outputs]: the first of the greatest logits; -1 if it is not finite */
     const volatile int32_t *stop; /* another thread makes it other than 0: give the step up at the next layer. Or NULL */
     /* For whoever reads ahead, or NULL: `layer` is told the one that is begun, in the end their number; layers from *ready
        on, which grows, are waited for. */
@@ -96,9 +96,9 @@ typedef struct {
 /* A kernel's view of a matrix product: `rows` rows of activations as the matrix's form wants them (`quantise`, `round_row`;
    32 bits: floats). */
 typedef struct {
-    const void *values;  /* [rows, stride] */
-    const float *scale;  /* [rows], or [rows, stride / GROUP] where there is one `by_group`; 8 and 4 bits only */
-    const int32_t *sums; /* [rows, stride / GROUP], sums of groups; groups only */
+    const void *values;   /* [rows, stride] */
+    const float *scale;   /* [rows], or [rows, stride / GROUP] where there is one `by_group`; 8 and 4 bits only */
+    const int32_t *sums;  /* [rows, stride / GROUP], sums of groups; groups only */
     int64_t rows, stride; /* bytes */
 } activations;
 
@@ -117,7 +117,8 @@ typedef struct {
     void (*norm)(const float *x, const float *weight, float *out, int64_t size, float epsilon);
     /* values[0..padded) (0 from size on), the scale, and (sums not NULL) the sums of groups. With `signs` bytes have them;
        without, they may be 128 more, for products with weights that have. */
-    void (*quantise)(const float *x, int64_t size, int64_t padded, int signs, int8_t *values, float *scale, int32_t *sums);
+    void (*quantise)(const float *x, int64_t size, int64_t padded, int signs, int8_t *values, float *scale,
+                     int32_t *sums);
     /* The same with a scale for each group: scale[0..padded / GROUP). */
     void (*quantise_groups)(const float *x, int64_t size, int64_t padded, int8_t *values, float *scale, int32_t *sums);
     /* values[0..padded) rounded to bfloat16. */
@@ -131,8 +132,8 @@ typedef struct {
     /* One to MAX_QUERIES queries of one key-value head over keys first[i] .. last[i]; scores [MAX_QUERIES, room]. Offsets
        are those of the head's keys and values in a frame, in bytes. */
     void (*attend)(const float *const *query, float *const *out, const int64_t *first, const int64_t *last, int64_t count,
-                   const batch *b, const int64_t *table, int64_t key_offset, int64_t value_offset, int64_t dim, float scale,
-                   float softcap, float *scores, int64_t room);
+                   const batch *b, const int64_t *table, int64_t key_offset, int64_t value_offset, int64_t dim,
+                   float scale, float softcap, float *scores, int64_t room);
 } kernels;
 
 extern const kernels kernels_generic;

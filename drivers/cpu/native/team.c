@@ -170,7 +170,8 @@ int64_t team_take(member *m, int64_t items, int64_t *last)
         if (first >= items) return -1;
         const int64_t share = (items - first) / (2 * m->team->size);
         *last = first + (share > 1 ? share : 1);
-    } while (!atomic_compare_exchange_weak_explicit(&p->taken, &first, *last, memory_order_relaxed, memory_order_relaxed));
+    } while (
+        !atomic_compare_exchange_weak_explicit(&p->taken, &first, *last, memory_order_relaxed, memory_order_relaxed));
     m->taken = *last - first;
     return first;
 }
