@@ -45,12 +45,12 @@ static inline int vf_exceeds(vf a, vf b)
     for (int i = 0; i < LANES; i++) any |= !(a.lane[i] <= b.lane[i]);
     return any;
 }
-static inline vf vf_round(vf a)
-{
-    LANEWISE(vf, (a.lane[i] + 12582912.0f) - 12582912.0f);
-}                                                                        /* 1.5 * 2**23: to the nearest even */
-static inline int32_t whole(float a) { return a == a ? (int32_t)a : 0; } /* of what is no number C does not say it */
-static inline vf vf_power2(vf a)                                         /* 2 ** a for whole a in -126 .. 127 */
+/* To the nearest whole number, ties to even: 1.5 * 2**23 leaves no bits for the rest. */
+static inline vf vf_round(vf a) { LANEWISE(vf, (a.lane[i] + 12582912.0f) - 12582912.0f); }
+/* C does not say what becomes of a float that is no number. */
+static inline int32_t whole(float a) { return a == a ? (int32_t)a : 0; }
+/* 2 ** a for whole a in -126 .. 127 */
+static inline vf vf_power2(vf a)
 {
     vf result;
     for (int i = 0; i < LANES; i++) {
