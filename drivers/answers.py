@@ -1,4 +1,4 @@
-"""Answers: what a request comes to, as the one message that is sent for it, whatever was raised meanwhile."""
+"""Answers: one message for each request, whatever the device raised."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ R = TypeVar("R")
 
 
 def attempt(request: Work, act: Callable[[], R], tell: Callable[[str], None]) -> R | Failed:
-    """What `act` returns for a request, or its failure. `tell` hears the end of the traceback of what nobody expected."""
+    """The result of `act` for a request, or its failure. `tell` gets the end of an unexpected error's traceback."""
     ref = 0 if isinstance(request, Drop) else request.ref
     name = type(request).__name__.lower()
     try:
@@ -52,8 +52,8 @@ def last_lines(trace: str) -> str:
 
 
 def encoded(message: FromDriver) -> bytes:
-    """A message as it is sent. An answer that no message can carry (an integer beyond 64 bits, half a surrogate pair) is
-    that request's failure; a line for the log is sent escaped."""
+    """A message as bytes. An answer that cannot be encoded (an integer beyond 64 bits, half a surrogate pair) becomes the
+    request's failure; a line for the log is escaped."""
     try:
         return encode(message)
     except (OverflowError, ValueError, TypeError) as error:

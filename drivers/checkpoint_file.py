@@ -57,9 +57,10 @@ def write(
     passphrase: bytes = b"",
     tick: Tick = _nothing,
 ) -> int:
-    """Write the file; returns its size in bytes. It is on the disk then, whole, and only its owner may read it.
+    """Write the file, which is then on the disk, whole, and readable by its owner only. Returns its size in bytes.
 
-    Raises SyscallError, and what had the name before is as it was: EIO (also for want of space), ENOENT, EPERM, EINVAL.
+    Raises SyscallError and leaves the file that had the name before: EIO (also when there is no space), ENOENT, EPERM,
+    EINVAL.
     """
     try:
         _check_place(path)
@@ -78,7 +79,7 @@ def fill(
     passphrase: bytes = b"",
     tick: Tick = _nothing,
 ) -> int:
-    """Write what stands in the file to an empty one; returns its size in bytes. Raises OSError, E2BIG."""
+    """Write the contents to an empty file. Returns its size in bytes. Raises OSError, E2BIG."""
     if len(head) > MOST_HEAD:
         raise SyscallError(Errno.E2BIG, f"a head of {len(head)} bytes; {MOST_HEAD} are possible")
     salt = secrets.token_bytes(16)
@@ -101,7 +102,7 @@ def fill(
 
 
 def _check_place(path: str) -> None:
-    """EINVAL where something else than a process image has the name."""
+    """Raises EINVAL where something other than a process image has the name."""
     try:
         state = os.lstat(path)
     except FileNotFoundError:
@@ -200,7 +201,7 @@ class Reader:
         return SyscallError(Errno.EIO, f"{self.path} is damaged: {what}")
 
     def read(self, number: int, into: memoryview) -> None:
-        """Part `number`, from 0. Raises Damaged, and what is in `into` is undefined then."""
+        """Read part `number`, from 0. Raises Damaged; the contents of `into` are undefined then."""
         seal = bytearray(self._seal.size)
         wanted = self.part_bytes + len(seal)
         if not 0 <= number < self.parts or len(into) != self.part_bytes:
@@ -219,6 +220,6 @@ class Reader:
         self._seal.open(number + 1, into, bytes(seal))
 
     def fetch(self) -> None:
-        """Have the operating system read ahead: the parts are going to be wanted."""
+        """Have the operating system read ahead: all parts will be wanted."""
         with suppress(OSError):
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_WILLNEED)

@@ -1,4 +1,4 @@
-"""What people are told when the file of a process image cannot be written or read: why, and what to do."""
+"""Reasons why the file of a process image cannot be written or read, for people, and what to do about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine is: instruction sets, cores, caches, memory and its bandwidth, GPUs, torch.
+"""This machine: instruction sets, cores, caches, memory and its bandwidth, GPUs, torch.
 
 `python -m llmasos.drivers.hal` prints it for people, `--json` for programs, `--bandwidth` measures memory too (a second
 or two). The keys of the JSON are the field names of `Machine` and the records below it, and stay. Linux tells by

@@ -138,7 +138,7 @@ class Host:
                     orphaned.clean(self._place, self._holder)
                     os._exit(0)
 
-    # --- what the worker tells --------------------------------------------------------------------------------------
+    # --- called for the worker --------------------------------------------------------------------------------------
 
     def opened(self, device: Device) -> None:
         self._device = device
@@ -155,11 +155,11 @@ class Host:
             self.send(answer)
 
     def send(self, message: FromDriver) -> None:
-        """The first message of a driver is its hello: what is to be said before it comes after it."""
+        """Send a message, but not before the hello, which is the first message of a driver."""
         if self._device is None:
             self._early.append(message)
         elif not self._socket.send(encoded(message)):
-            raise RuntimeError("the kernel does not take what it is told")  # it would wait for that for ever
+            raise RuntimeError("the kernel does not take what it is told")  # and would wait for the answer for ever
 
 
 def main(arguments: list[str] | None = None) -> int:

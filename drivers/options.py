@@ -1,8 +1,8 @@
 """Options of drivers: `KEY=VALUE` words read into one typed record.
 
-A driver declares its options as a dataclass, a field an option with its default; `option` says how the text of one is
-read. What is unknown or cannot be read is refused by name, with what is allowed, as Linux's module parameters and
-argparse do it. Nothing of a driver is begun before all its options are known to be good.
+A driver declares its options as a dataclass, a field an option with its default; `option` says how to read its text. An
+unknown option, or a text that cannot be read, is refused by name, with what is allowed, as Linux's module parameters and
+argparse do it. A driver begins nothing before all its options have been read.
 """
 
 from __future__ import annotations

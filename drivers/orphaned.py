@@ -16,7 +16,7 @@ _RETRY_SECONDS = 0.02
 
 
 def recorded(place: Path) -> bytes:
-    """What the holder of the lock has written into it (its pid and start time); empty if there is no lock."""
+    """The holder's record in the lock (its pid and start time); empty if there is no lock."""
     try:
         return (place / runtime.LOCK).read_bytes()
     except OSError:
@@ -26,8 +26,8 @@ def recorded(place: Path) -> bytes:
 def _locked(place: Path, lock: int, holder: bytes) -> bool:
     """Take the lock of the dead kernel `holder`. False: another kernel has it.
 
-    The operating system closes the descriptors of a killed process one after the other: its end of a driver's pipe may be
-    closed before its lock is let go.
+    The operating system closes the descriptors of a killed process one by one: its end of a driver's pipe may close
+    before it releases the lock.
     """
     deadline = time.monotonic() + _CLEAN_SECONDS
     while True:
@@ -41,10 +41,8 @@ def _locked(place: Path, lock: int, holder: bytes) -> bool:
 
 
 def clean(place: Path, holder: bytes) -> None:
-    """Remove the sockets and the lock of a kernel that is gone; nothing where another one holds the lock.
-
-    `holder` is what the one that is gone had written into its lock.
-    """
+    """Remove the sockets and the lock of a kernel that is gone, unless another kernel holds the lock. `holder` is the
+    record of the kernel that is gone."""
     try:
         lock = os.open(place / runtime.LOCK, os.O_RDWR | os.O_CLOEXEC)
     except OSError:

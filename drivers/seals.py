@@ -27,7 +27,7 @@ Buffer = bytes | memoryview
 
 
 class Damaged(Exception):
-    """What stands in the file is not what was written: what is wrong."""
+    """A part of the file is not as it was written; says what is wrong with it."""
 
 
 class Seal(Protocol):
@@ -36,14 +36,14 @@ class Seal(Protocol):
     size: int  # bytes of a seal
 
     def close(self, number: int, data: Buffer) -> tuple[Buffer, bytes]:
-        """What is stored instead of `data`, and its seal."""
+        """The bytes to store for `data`, and its seal."""
 
     def open(self, number: int, stored: memoryview, seal: bytes) -> None:
-        """Turn what is stored into what it was, in place. Raises Damaged."""
+        """Turn stored bytes back into the data, in place. Raises Damaged."""
 
 
 class Sum:
-    """Checksums, each begun with what stands before the parts."""
+    """Checksums, seeded with the bytes before the parts."""
 
     size = SUM.size
 
@@ -87,13 +87,13 @@ _keys_lock = Lock()
 
 
 def derive(passphrase: bytes, salt: bytes) -> tuple[bytes, bytes]:
-    """The key of a file, and what its prelude says of it: a wrong passphrase can be told from a damaged file."""
+    """The key of a file, and a check of it for the prelude, which tells a wrong passphrase from a damaged file."""
     both = hashlib.scrypt(passphrase, salt=salt, n=_COST, r=8, p=1, maxmem=256 << 20, dklen=48)
     return both[:32], both[32:]
 
 
 def known_key(passphrase: bytes, salt: bytes) -> tuple[bytes, bytes]:
-    """The same for a reader: who looks at a file reads it soon, and need not derive its key twice."""
+    """The same for a reader; a file that was inspected is soon read, so its key is kept and not derived again."""
     known_by = hashlib.sha256(salt + passphrase).digest()
     with _keys_lock:
         known = _keys.pop(known_by, None)

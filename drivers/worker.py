@@ -1,9 +1,9 @@
 """The threads in which a driver's device works.
 
 The device works in one thread, in the order of the requests. Models are read in another (reader.py), so that no stream of
-tokens stops for a load: a load comes to its turn among the other requests, is done beside those after it, and what it has
-read is brought in between two of them. The files of process images are looked at and written in a third, so that no step
-waits for a disk.
+tokens stops for a load: a load waits for its turn among the requests, is read beside the requests after it, and becomes
+usable between two of them. A third thread inspects and writes the files of process images, so that no step waits for a
+disk.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ BringIn = Callable[[], Loaded]
 
 
 class Owner(Protocol):
-    """Whose the worker is. All of it is called in the main thread."""
+    """The owner of a worker. All methods are called in the main thread."""
 
     def opened(self, device: Device) -> None:
         """The device is there."""
@@ -67,7 +67,7 @@ class Owner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _BringIn:
-    """A model has been read: what is left to do between two requests."""
+    """A model has been read; `act` makes it usable, between two requests."""
 
     request: Load
     act: BringIn
@@ -100,7 +100,7 @@ class Worker:
         return self._disk.submit(run)
 
     def cancel(self, ref: int) -> None:
-        """Nobody wants the answer to that Probe or Load any more."""
+        """Nobody waits for that Probe or Load any more."""
         if self._reader is not None:
             self._reader.cancel(ref)
 
@@ -111,7 +111,7 @@ class Worker:
     # --- the device's thread ----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        """Open the device, then do what is asked, one request at a time."""
+        """Open the device, then do one request after the other."""
         log = logging.getLogger("llmasos.drivers")
         log.setLevel(logging.INFO)
         log.propagate = False
@@ -123,7 +123,7 @@ class Worker:
         except Exception as error:
             traceback.print_exc()
             return self._soon(self._owner.refused, f"{type(error).__name__}: {error}")
-        # Before the hello: what the kernel then asks for, it may take back at once.
+        # Before the hello: after it the kernel may ask for a load and abandon it at once.
         self._reader = Reader(
             lambda request, report: attempt(request, lambda: _read(device, request, report), self._tell),
             self._has_read,
@@ -152,14 +152,14 @@ class Worker:
             self._soon(self._owner.finish, answer)
 
     def _go_on(self, device: Device) -> None:
-        """Let the device begin what nobody has asked for yet; what comes of that can wait until somebody does."""
+        """Let the device begin a step that nobody has asked for yet."""
         try:
             device.go_on(lambda: not self._work.empty())
         except Exception:
             self._tell(last_lines(traceback.format_exc()))
 
     def _export(self, device: Device, request: Export) -> None:
-        """Copy what is to be written, here, in the order of the requests; the disk's thread writes it and answers."""
+        """Copy the KV here, in the order of the requests; the disk's thread writes it and answers."""
         while len(self._exports) >= MOST_EXPORTS:
             self._exports.popleft().result()
         write = attempt(request, lambda: device.export(request), self._tell)
@@ -171,7 +171,7 @@ class Worker:
     # --- any thread -------------------------------------------------------------------------------------------------
 
     def _has_read(self, request: Probe | Load, outcome: object) -> None:
-        """In the reader's thread: answer, or have what was read brought in between two other requests."""
+        """In the reader's thread: answer, or let the device's thread make the image usable."""
         if isinstance(outcome, Failed | Probed):
             self._soon(self._owner.finish, outcome)
         else:
@@ -186,7 +186,7 @@ class Worker:
 def _read(device: Device, request: Probe | Load, report: Callable[[float], None]) -> Probed | BringIn:
     if isinstance(request, Probe):
         return device.probe(request)
-    report(0.0)  # ends one that nobody wants any more
+    report(0.0)  # raises if the load was cancelled before its turn
     return device.fetch(request, report)
 
 
@@ -202,12 +202,12 @@ def _answer(device: Device, request: Shed | Unload | Step | Inspect | Import) ->
             return Done(request.ref)
         case Import():
             return device.import_(request)
-        case Inspect():  # it came before the device was open
+        case Inspect():  # one that came before the device was open
             return device.inspect(request)
 
 
 class _ToKernel(logging.Handler):
-    """What drivers tell Python's logging is a line of the kernel's log."""
+    """Makes a line of the kernel's log of what drivers log."""
 
     def __init__(self, tell: Callable[[Note], None]) -> None:
         super().__init__(logging.INFO)
