@@ -1,7 +1,7 @@
-"""When a step is begun before it is asked for, and what becomes of it then (early.py says why, and that it is safe).
+"""Beginning a step before it is asked for, and using or dropping it then (early.py says why, and why it is safe).
 
-One step at most is begun ahead: the one in which every context of the last step goes on. What changes contexts or images
-otherwise makes the engine forget it.
+At most one step is begun ahead: the one in which every context of the last step goes on. The engine forgets it when
+contexts or images change in another way.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Ahead:
         self._last = runs, results
 
     def hears(self, request: object) -> None:
-        """Another thread tells what will be asked next: any other step is given up."""
+        """A request has arrived, told in another thread: give up a step that it does not ask for."""
         early = self._early
         if early is not None and not early.is_asked(request):
             early.stop.set()
@@ -65,8 +65,8 @@ class Ahead:
         return early
 
     def finish(self, image: Frames, early: Early, runs: list[Run], contexts: list[Context]) -> Computed | None:
-        """What was computed ahead, put where these runs and contexts, which have been told, want it; None if it is not
-        that."""
+        """The outcome of the step that was begun, its KV moved to the frames of these runs and contexts, which have been
+        told of them; None if the step is another one."""
         moves = early.moves(runs, contexts)
         if moves is None or early.computed is None or self._patience is None:
             self._miss()

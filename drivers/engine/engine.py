@@ -139,7 +139,7 @@ class Engine:
                 f"what lies in {directory} is another model than was loaded from there: its KV has another shape",
             )
         image = self._build(request, way, there, report)
-        if _stamp(directory) != loaded:  # what was read may be of two models
+        if _stamp(directory) != loaded:  # then the image may be of two models
             raise SyscallError(Errno.EIO, f"the files in {directory} changed while they were read; load it again")
 
         def bring_in() -> Loaded:
@@ -254,7 +254,7 @@ class Engine:
         return StepDone(request.ref, results, time.perf_counter() - began + ahead, work.phases, unwritten)
 
     def _lose(self, work: _Work, lost: dict[int, int]) -> None:
-        """Runs of which frames are lost are not computed; `lost` says how many came before, by context."""
+        """Runs whose frames are lost are not computed; `lost` says how many frames came before, by context."""
         for i, run in enumerate(work.runs):
             if run.ctx in lost:
                 self._contexts.pop(run.ctx, None)
@@ -268,7 +268,7 @@ class Engine:
         for i in members:
             context = self._follow(image, work.runs[i])
             if isinstance(context, str):
-                self._contexts.pop(work.runs[i].ctx, None)  # what is known of it can no longer be trusted
+                self._contexts.pop(work.runs[i].ctx, None)  # its table and log can no longer be trusted
                 work.results[i] = RunResult(work.runs[i].ctx, error=context)
                 continue
             good.append(i)
@@ -285,7 +285,7 @@ class Engine:
             work.results[i] = result
 
     def _follow(self, image: Frames, run: Run) -> Context | str:
-        """The context of a run, which has been told what the run says of it; or what is wrong with the run."""
+        """The context of a run, told of the run; or the fault of the run."""
         if fault := image.check(run):
             return fault
         context = self._contexts.get(run.ctx)
@@ -295,7 +295,7 @@ class Engine:
 
 
 def _stamp(place: Path) -> Stamp:
-    """What changes when one of a model's files does. Raises EIO for one that is not there (a link to nothing)."""
+    """A value that changes when one of a model's files does. Raises EIO for a file that is missing (a dead link)."""
     try:
         return stamp(place)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Which way a model is run: the kind of image, the dtype, and what it takes.
+"""The way a model is run: the kind of image, the dtype, and the memory it takes.
 
 The first of a device's kinds that can run a model in the dtype that is asked for runs it. Where no dtype is asked for, a
 quantised checkpoint is run in that of its own integers, if a kind takes them as they are; any other model in the device's
@@ -54,12 +54,12 @@ class Way:
 
     @property
     def stored(self) -> str:
-        """How its files hold quantised weights, and what becomes of them; "": they are not quantised."""
+        """How its files hold quantised weights, and how they are run; "": they are not quantised."""
         return files.stored(self.model.place, self.raw, self.dtype, self.kind.keeps_integers)
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """What besides its files decides about the bits of its KV, by name."""
+        """All that decides about the bits of its KV besides its files, by name."""
         return self.kind.way(self.layout, self.dtype)
 
 
@@ -70,7 +70,7 @@ class Models:
         self._kinds = kinds
         self._dtypes = dtypes
         self._tick = tick
-        self._examined: dict[str, tuple[Any, Layout]] = {}  # by what was read, and the kind
+        self._examined: dict[str, tuple[Any, Layout]] = {}  # by kind, place and config.json
 
     def find(self, place: Path, dtype: str) -> Way:
         """The way of the model in `place`; `dtype` may be "". Raises ENOTSUP, ENOEXEC (naming the architecture), EIO."""

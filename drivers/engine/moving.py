@@ -117,6 +117,6 @@ class Mover:
         return self._images[number]
 
     def _wait(self) -> None:
-        """Until copies between the device and the host are done."""
+        """Wait until copies between the device and the host are done."""
         for image in self._images.values():
             image.slab.wait()

@@ -14,7 +14,7 @@ from llmasos.drivers.protocol import Move
 
 
 class Lost(Exception):
-    """What was moved out cannot be had back."""
+    """A frame that was moved out cannot be read back."""
 
 
 class Places(Protocol):
@@ -24,22 +24,21 @@ class Places(Protocol):
     """Places side by side: from a multiple of this up to the next, frames that lie side by side too move at once."""
 
     def write(self, ctx: int, slot: int, frames: Stretch) -> None:
-        """Keep frames in the places from `slot` on, all of one shelf. Raises OSError, and these places hold
-        nothing then."""
+        """Keep frames in the places from `slot` on, all of one shelf. Raises OSError; these places hold nothing then."""
 
     def read(self, ctx: int, slot: int, frames: Stretch) -> None:
-        """Bring back what was written for this context. Raises Lost, and the frames are undefined then."""
+        """Bring back the frames of this context. Raises Lost; the frames are undefined then."""
 
     def forget(self, ctx: int) -> None:
-        """Nobody will ask for what was written for this context."""
+        """Forget the frames of a context: nobody will read them."""
 
     def close(self) -> None:
         """Let go of all places."""
 
 
 Below = Callable[[int, Stretch], Places]
-"""A lower tier, such as HostPlaces (host_places.py): makes an image's places in it. How many, and a frame such as will
-be written."""
+"""A lower tier, such as HostPlaces (host_places.py): makes an image's places in it, from their number and a frame like
+those that will be written."""
 
 
 def at_once(moves: Sequence[Move], shelf: int) -> list[list[Move]]:

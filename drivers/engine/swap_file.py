@@ -15,8 +15,8 @@ from pathlib import Path
 from llmasos.drivers import places
 from llmasos.syscalls.errno import Errno, SyscallError
 
-MOST, SHARE_OF_DISK = 4 << 30, 4  # bytes, and one part in so many of the free disk, unless the options say otherwise
-LEAST = 1 << 20  # bytes; less is not worth a file
+MOST, SHARE_OF_DISK = 4 << 30, 4  # bytes, and of the free disk one part in four, unless the options say otherwise
+LEAST = 1 << 20  # bytes; a smaller file is not worth it
 _log = logging.getLogger(__name__)
 
 
@@ -52,7 +52,7 @@ class SwapFile:
         raise MemoryError(f"{size} bytes are not free in a swap file of {self.size}")
 
     def give(self, start: int) -> None:
-        """Nobody uses the stretch from `start` any more."""
+        """Free the stretch from `start` on."""
         self._regions = [region for region in self._regions if region[0] != start]
 
 

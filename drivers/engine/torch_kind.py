@@ -1,7 +1,7 @@
 """Running a model with torch: any that transformers knows and whose attention is ours to replace (architecture.py).
 
-torch and transformers take seconds to import and gigabytes to install, so they are imported when the first model comes
-that only they can run, and where they are missing that model is refused by what would have to be installed.
+torch and transformers take seconds to import and gigabytes to install. So they are imported when the first model comes
+that only they can run; where they are missing, that model is refused and the reason names what to install.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 def missing() -> str:
-    """What has to be installed before torch can run a model, or ""."""
+    """The packages that torch lacks to run a model, and how to install them; or ""."""
     lacking = [name for name in NEEDED if not _is_there(name)]
     if not lacking:
         return ""
@@ -57,7 +57,7 @@ def version() -> str:
 def _is_there(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):  # by somebody who keeps it out
+    except (ImportError, ValueError):  # an import hook keeps it out
         return False
 
 
@@ -74,7 +74,7 @@ class TorchKind:
 
     def why_not(self, raw: Raw, dtype: str) -> str:
         lacking = missing()
-        if lacking and (why := refused_unseen(raw)):  # nobody is sent to install torch in vain
+        if lacking and (why := refused_unseen(raw)):  # torch would not run it either
             raise refuse(raw["model_type"], why)
         if dtype == "int8" and self.no_int8:
             return self.no_int8
@@ -181,7 +181,7 @@ class TorchKind:
 
 @contextmanager
 def alive(tick: Callable[[], None]) -> Iterator[None]:
-    """`tick` now and then while something long is done that cannot do it itself; not for ever."""
+    """Call `tick` now and then during a long call that cannot; but not for ever."""
     over = threading.Event()
 
     def run() -> None:
