@@ -20,7 +20,7 @@ def _way(image: Image, arithmetic: str) -> dict[str, str]:
 
 
 def export(request: Export, memory: Memory, arithmetic: str, tick: Callable[[], None]) -> Callable[[], Exported]:
-    """Copy what is to be written; the function that is returned writes it."""
+    """Copy the frames; the function that is returned writes them."""
     if not request.image:
         return lambda: checkpoint.save(request, {}, 0, [], "", tick)
     image = memory.images[request.image]

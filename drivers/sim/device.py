@@ -1,6 +1,6 @@
-"""A simulated device that verifies what the kernel tells it.
+"""A simulated device that verifies the kernel's requests.
 
-It keeps a slab of KV frames as a real device does, but with what was computed there instead of keys and values
+It keeps a slab of KV frames as a real device does, but records in them the computation instead of keys and values
 (memory.py), so that each run can verify the frames it reads (running.py). Costs are modelled (roofline.py); a real
 process sleeps them times `time_scale`, a simulation takes them as virtual time. `Fate` acts out the deaths and hangs that
 the options ask for; a simulation has its own.
@@ -163,7 +163,7 @@ class SimDevice:
         self._memory.drop(ctxs)
 
     def go_on(self, asked: Callable[[], bool]) -> None:
-        """A simulated device does nothing that it was not asked for."""
+        """A simulated device begins nothing unasked."""
 
     def hears(self, request: object) -> None:
         """Nothing is ever begun early."""

@@ -1,8 +1,8 @@
-"""The memory of a simulated device: frames that hold, instead of keys and values, what was computed there.
+"""The memory of a simulated device: frames that record the computation instead of holding keys and values.
 
 A slot of a frame holds the token that was computed there and the hash of the whole prefix up to it. So a frame that was
-clobbered, handed out twice, not copied or kept wrongly can be told from the right one (running.py). `faults` remembers
-what a correct kernel would not have asked for.
+clobbered, handed out twice, not copied or kept wrongly can be told from the right one (running.py). `faults` lists
+requests that a correct kernel does not make.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Memory:
         return unwritten
 
     def move_in(self, request: Step) -> dict[int, int]:
-        """Returns, for contexts of which a frame could not be read back, how many could before it."""
+        """Returns, for each context that has lost a frame, how many of its frames came before that."""
         arrived: dict[int, int] = {}
         lost: dict[int, int] = {}
         for move in request.ins:

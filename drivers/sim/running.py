@@ -1,7 +1,7 @@
-"""The runs of a step on a simulated device: each verifies what the kernel told it while it computes.
+"""The runs of a step on a simulated device: each computes, and verifies the kernel's requests meanwhile.
 
 A run writes its own slots and reads all slots before them through its block table; a frame that does not hold the hash of
-this prefix is the kernel's fault, and the run says which slot of it is wrong. What a run reads decides its token.
+this prefix is the kernel's fault, and the run says which slot is wrong. The slots that a run reads decide its token.
 """
 
 from __future__ import annotations

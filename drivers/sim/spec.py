@@ -1,4 +1,4 @@
-"""What a simulated device and its models are declared to be: read from driver options and from model names.
+"""The declared properties of a simulated device and its models, read from driver options and from model names.
 
 An option is `key=value` (drivers/options.py); sizes and rates take the suffixes k, m, g, t (powers of 1000) and ki, mi,
 gi, ti (of 1024). Options of the device are the fields of `DeviceSpec`; those of a model, the fields of `ModelSpec`, may
@@ -41,18 +41,18 @@ class DeviceSpec:
     step_tokens: int = 256  # declared: a good number of tokens in a step
     stream_tokens: int = 0  # declared: of those, a prompt's beside processes that decode; 0: no fewer
     guess_rows: int = 0  # declared: a step of fewer tokens may guess up to it; 0: it never does
-    streams: int = 0  # models run with one part in so many of their weights in memory; 0: only with all
+    streams: int = 0  # models can run with 1/streams of their weights in memory; 0: only with all
     crash_after: int = 0  # dies (as by SIGKILL) in step number crash_after
     hang_after: int = 0  # never comes back from step number hang_after
     crash_token: int = -1  # dies when a run computes this token
     hang_token: int = -1  # never comes back when a run computes this token
-    lose_every: int = 0  # of the frames that are moved in, every so manyth cannot be read back
-    unwritten_every: int = 0  # of the frames that are moved out, every so manyth cannot be written
-    crash_import: int = 0  # 1: dies when it is to read KV from the file of a process image
-    arithmetic: str = "sim"  # in what way it computes: KV of another way is not taken
+    lose_every: int = 0  # every lose_every-th frame that is moved in cannot be read back; 0: none
+    unwritten_every: int = 0  # every unwritten_every-th frame that is moved out cannot be written; 0: none
+    crash_import: int = 0  # 1: dies when it is asked to read KV from the file of a process image
+    arithmetic: str = "sim"  # names its way to compute: it takes no KV of another way
     error_token: int = -1  # a run that computes this token fails, alone
     fail_load: str = ""  # the errno with which every load fails: EIO, ENOMEM, ...
-    fail_load_every: int = 0  # of the loads, each so-many-th fails with EIO; 0: none does
+    fail_load_every: int = 0  # every fail_load_every-th load fails with EIO; 0: none does
 
 
 @dataclasses.dataclass(slots=True, frozen=True)
@@ -68,7 +68,7 @@ class ModelSpec:
     block_bytes: int = 0  # bytes of a frame; 0: 16 tokens x 2 x layers x kv_dim x element
     vocab: int = 32_000  # the last id is the end-of-sequence token
     context: int = 4096  # tokens
-    eos_every: int = 0  # one prefix in so many is followed by the end-of-sequence token; 0: none is
+    eos_every: int = 0  # one prefix in eos_every is followed by the end-of-sequence token; 0: none is
     fail: str = ""  # the errno with which probing this model fails: EIO, ...
 
     @property
@@ -90,7 +90,7 @@ class ModelSpec:
 
 
 def parse(texts: Mapping[str, str]) -> tuple[DeviceSpec, ModelSpec]:
-    """Driver options -> the device, and what its models are unless their names say otherwise. Raises EINVAL."""
+    """Driver options -> the device, and its models unless their names say otherwise. Raises EINVAL."""
     options.refuse_unknown(texts, _WHO, DeviceSpec, ModelSpec)
     spec = options.replace(DeviceSpec(), {k: v for k, v in texts.items() if k in options.forms(DeviceSpec)}, _WHO)
     models = options.replace(ModelSpec(), {k: v for k, v in texts.items() if k in options.forms(ModelSpec)}, _WHO)
@@ -106,7 +106,8 @@ def parse(texts: Mapping[str, str]) -> tuple[DeviceSpec, ModelSpec]:
 
 
 def model(path: str, dtype: str, defaults: ModelSpec) -> ModelSpec:
-    """A model by its name. Raises ENOENT (not a simulated one), EINVAL (bad traits), or what the name asks for."""
+    """A model by its name. Raises ENOENT (not a simulated one), EINVAL (bad traits), or the errno that the name
+    declares."""
     head, _, traits = path.partition(":")
     if not head.startswith("sim"):
         raise SyscallError(

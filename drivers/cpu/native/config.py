@@ -1,9 +1,9 @@
-"""What the native decoder must know of a model, read from its config.json: no class of transformers, no torch.
+"""A model's configuration for the native decoder, read from its config.json without transformers or torch.
 
-Served are families that compute alike: RMSNorm, rotary positions, grouped queries, a gated MLP, with the norms, caps and
-windows that gemma2 and qwen3 add. Fields that a file leaves out have the defaults of transformers' configuration classes,
-against which the tests compare every one. What is not understood is not guessed at: `why_not` names it, and the torch
-engine runs that model. llama.cpp reads its GGUF metadata likewise; there each file states every number.
+The decoder serves families that compute alike: RMSNorm, rotary positions, grouped queries, a gated MLP, with the norms,
+caps and windows that gemma2 and qwen3 add. Fields that a file leaves out have the defaults of transformers' configuration
+classes, and the tests compare every one. Nothing is guessed: `why_not` names the field that is not understood, and the
+torch engine runs that model. llama.cpp reads its GGUF metadata in the same way; there each file states every number.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Config:
 
 
 def why_not(raw: Mapping[str, Any]) -> str:
-    """What keeps a model of this config.json from being run by the native decoder, or ""."""
+    """Why the native decoder cannot run a model of this config.json, or ""."""
     kind = raw.get("model_type")
     if kind not in FAMILIES:
         return f"the native decoder knows {', '.join(FAMILIES)}, not {kind}"

@@ -1,4 +1,4 @@
-"""Installed models: what the native decoder made of a model, kept in a file (installed_file.py) so that it is made once.
+"""Installed models: the packed form of a model, kept in a file (installed_file.py) so that it is made once.
 
 A file's name has the digest of the model that it was made from and the version of the format. The digest of a gigabyte
 takes a second, so it is remembered by the files' sizes and times of change.
@@ -40,7 +40,7 @@ Make = Callable[[Progress], Blueprint]
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What a load wants of the store."""
+    """A load's request to the store."""
 
     source: Path
     path: Path  # of the installed file
@@ -136,7 +136,7 @@ class Store:
             os.close(descriptor)
 
     def _sweep(self) -> None:
-        """Remove what has not been loaded for long."""
+        """Remove files that nobody has loaded for long."""
         oldest = time.time() - KEPT_DAYS * 86_400
         for path in self.directory.iterdir():
             if not _INSTALLED.fullmatch(path.name):
@@ -152,7 +152,7 @@ class Store:
 
     @contextmanager
     def _lock(self, path: Path, tick: Callable[[], None]) -> Iterator[None]:
-        """Be the only one to install this; waiting shows life. A lock dies with its holder."""
+        """Hold the lock of an installation; waiting calls `tick`. A lock dies with its holder."""
         import filelock  # here: it takes longer to import than most models to load
 
         lock = filelock.FileLock(self.directory / f".{path.name}.lock")

@@ -54,7 +54,7 @@ class _Header(msgspec.Struct):
 
 @dataclass
 class Mapped:
-    """A part of a file, mapped; what is never looked at is never read."""
+    """A part of a file, mapped; pages that nobody looks at are never read."""
 
     base: int
     map: mmap.mmap
@@ -178,8 +178,8 @@ def write(path: Path, blueprint: Blueprint, digest: str, bits: int, progress: Ca
 
 
 def with_tables_of(path: Path, made: Blueprint, size: int) -> Blueprint:
-    """What was made and written to a file of so many bytes, with its tables mapped there, as any later load has them. Its
-    weights stay where they are: there may not be memory for them twice."""
+    """A blueprint that was made and written to a file of `size` bytes, with its tables mapped there, as any later load
+    has them. Its weights stay where they are: there may be no memory for them twice."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:  # somebody has removed it
@@ -194,7 +194,7 @@ def with_tables_of(path: Path, made: Blueprint, size: int) -> Blueprint:
 
 
 def _map(descriptor: int, at: int, size: int, *, scattered: bool = False) -> Mapped:
-    """`scattered`: of what is read the neighbours are not wanted."""
+    """`scattered`: reading a page makes its neighbours no likelier to be read."""
     mapped = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ, offset=at)
     if scattered and hasattr(mmap, "MADV_RANDOM"):
         mapped.madvise(mmap.MADV_RANDOM)

@@ -1,7 +1,7 @@
 /* The native decoder: one step of a llama-like network over paged KV, in one parallel region.
 
-   Plain C without dependencies. What an instruction set does differently is in vec_*.h; kernels.inc is compiled once for
-   each of them, and isa.c chooses among those this CPU has.
+   Plain C without dependencies. vec_*.h has the parts that differ between instruction sets; kernels.inc is compiled once for
+   each of them, and isa.c chooses among those that this CPU has.
 
    Noninterference. A row is one token of one context. Everything that is computed for a row is a function of that row, its
    context's KV and the weights: integer sums are exact, and each sum of floats runs in an order that depends on the row's
@@ -21,8 +21,8 @@
 #define GROUP 32      /* weights that share a scale, where not all of a column do */
 #define MAX_QUERIES 8 /* query vectors that attention takes through the keys together */
 
-/* What scales of groups are, a file's or (bfloat16, of 4 bits without zeros) our own; none: a column has one, or (32 and 16
-   bits) there is none. */
+/* The kinds of groups' scales: a file's own, or (bfloat16, of 4 bits without zeros) ours. UNGROUPED: a column has one scale,
+   or (32 and 16 bits) none. */
 enum { UNGROUPED = 0, BFLOAT16 = 1, FLOAT16 = 2, FLOAT32 = 3, OWN = 4 };
 
 /* y = x W^T + bias. Columns are packed in blocks of 16. What pads `columns` to a multiple of ITEM, and `inputs` to the units

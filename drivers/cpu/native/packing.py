@@ -1,10 +1,10 @@
 """Weights in the order in which the native products read them (native.h), quantised on the way or taken as they are.
 
 fp32 and bf16 are only put in order. 8 bits: one scale per output column, the greatest magnitude over 127, as in the torch
-engine's int8. 4 bits: one scale for every 32 inputs of a column, as in llama.cpp's Q4_0 and Q4_K, in bfloat16; the scale
-is chosen among a few so that the squared error is least, since with 16 values to choose from the greatest magnitude is
-often not worth keeping exactly. The integers of a quantised checkpoint keep their own scales and zeros, without loss.
-Large matrices are worked on in pieces, by a thread for each core: numpy lets go of the interpreter's lock.
+engine's int8. 4 bits: one scale for every 32 inputs of a column, as in llama.cpp's Q4_0 and Q4_K, in bfloat16. Of a few
+scales the one with the least squared error is chosen: with 16 values it is often not worth keeping the greatest magnitude
+exactly. The integers of a quantised checkpoint keep their own scales and zeros, without loss. Large matrices are packed
+in pieces, by a thread for each core: numpy releases the interpreter's lock.
 """
 
 from __future__ import annotations

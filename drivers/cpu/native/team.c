@@ -5,7 +5,7 @@
    OpenMP's barriers cost little too, but its threads are shared with torch's and spin against them. Here the items of a
    phase are taken by whoever is free, in runs that grow shorter towards the end, and a phase is over when its items are
    finished: a member that has lost its core to another program holds it up by the run it has begun, or, between two, not at
-   all. Who waits spins shortly, then offers its core. */
+   all. A member that waits spins shortly, then offers its core. */
 
 #include <pthread.h>
 #include <sched.h>

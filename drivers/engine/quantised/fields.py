@@ -1,8 +1,7 @@
 """A configuration's fields, taken one by one with their types and bounds; a field that nobody has taken is refused by
 name.
 
-Everything here comes out of a file from somewhere else: what is shown of it is shown by repr, in one line of bounded
-length.
+Everything here comes from a file of unknown origin: messages show its values by repr, in one line of bounded length.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Which native form holds a quantised checkpoint's integers as they are, told by its configuration alone.
 
-The answer is wanted before any weight is looked at: it is the dtype in which such a model runs where nobody names one.
-Each layer is looked at again when it is read (Stored.packed), and one that does not fit is dequantised and quantised
-anew.
+The answer is needed before any weight is read: it is the dtype in which such a model runs if nobody names one. Reading
+checks each layer again (Stored.packed); a layer that does not fit is dequantised and quantised anew.
 """
 
 from __future__ import annotations
