@@ -98,7 +98,7 @@ class Reader:
             turn = _Turn(self._requests.get(), clock)
             with self._lock:
                 turn.unwanted = turn.request.ref in self._unwanted
-                # Refs only grow: what is left of earlier ones was over when it was cancelled.
+                # Refs only grow: requests with smaller ones were over when they were cancelled.
                 self._unwanted = {ref for ref in self._unwanted if ref > turn.request.ref}
                 self._turn = turn
             outcome = self._act(turn.request, self._reporter(turn))

@@ -1,7 +1,7 @@
 """KV frames in a swap file, encrypted with AES-GCM.
 
-Only this process has the keys, one for each context, and it forgets a key with its context: what is left in the file then
-is noise. A frame that was changed there, or is not the last one written to its place, is not taken back.
+Only this process has the keys, one for each context, and it forgets a key with its context: the frames left in the file
+are noise then. A frame that was changed there, or is not the last one written to its place, is not taken back.
 """
 
 from __future__ import annotations

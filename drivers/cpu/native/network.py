@@ -100,8 +100,8 @@ class Parts:
 
 @dataclass(slots=True)
 class Blueprint:
-    """A model as the native decoder wants it, but for its pointers, which are offsets: those of `embedding`, `cosine` and
-    `sine` into `tables`, of which a step reads a few rows, the others into `weights`, which it reads whole."""
+    """A model in the structures of the native decoder, with offsets for pointers: those of `embedding`, `cosine` and
+    `sine` into `tables`, where a step reads a few rows, the others into `weights`, which a step reads whole."""
 
     model: Model
     layers: Any  # an array of Layer
@@ -109,7 +109,7 @@ class Blueprint:
     pages: list[Page]  # of the weights
     tables: Memory
     tables_size: int
-    parts: Parts | None = None  # then `weights` holds only what stays in memory
+    parts: Parts | None = None  # then `weights` holds only the pages that stay in memory
 
 
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:
@@ -289,7 +289,7 @@ class _Writer:
     """Puts a model's weights into an arena, page by page."""
 
     def __init__(self, weights: Weights, names: _Names, config: Config, form: str) -> None:
-        # Room for scales of groups, whether the files have any or not: what is not written takes no memory.
+        # Room for scales of groups, whether the files have any or not: pages that are not written take no memory.
         self.arena = Arena(arena_bytes(config, form, MOST_OF_GROUP))
         self.pages: list[Page] = []
         self._source, self._names, self._config, self._form = weights, names, config, form

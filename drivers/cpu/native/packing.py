@@ -29,7 +29,7 @@ _UNIT = {"fp32": 1, "bf16": 2, "int8": 4, "int4": GROUP}  # inputs are padded to
 _TINY = np.float32(1e-30)  # in place of the maximum of a column of zeros
 _ALIGNMENT = 64  # bytes
 _SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)  # of the scale of a group, tried for the least error
-_PIECE = 1 << 18  # weights worked on at a time: what is made of them on the way stays in a core's cache
+_PIECE = 1 << 18  # weights packed at a time: intermediate values stay in a core's cache
 # Shared memory, Python's default for an anonymous map, has no huge pages on most systems.
 _PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 

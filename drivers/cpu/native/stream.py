@@ -79,7 +79,7 @@ class Ahead:
         self._at = ctypes.c_int64(layers)
         self._ready = ctypes.c_int64(layers)
         self._changed = threading.Condition()
-        # What is read is counted on from step to step, so many a step; steps begin with 1.
+        # Stretches that were read are counted over all steps; steps begin with 1.
         self._step = 0
         self._end = len(stretches)  # read up to here; of no meaning while it is not useful
         self._useful, self._short = True, False

@@ -78,7 +78,8 @@ class Fields:
         )
 
     def finish(self, method: str, harmless: Iterable[str] = ()) -> None:
-        """Refuse what is set and nobody has looked at: it may change what the weights mean. Raises ENOTSUP."""
+        """Refuse fields that are set and that nobody has read: they may change the meaning of the weights. Raises
+        ENOTSUP."""
         left = sorted(
             name
             for name, value in self._values.items()

@@ -15,7 +15,7 @@ _BITS = {4: "int4", 8: "int8"}
 
 def native_form(settings: Mapping[str, Any]) -> str:
     """int8 or int4, or "" where no form of the native decoder holds the integers, or where they are floats. Never
-    raises: what is odd in the settings is told when the weights are opened."""
+    raises: opening the weights refuses odd settings."""
     read = _METHODS.get(str(settings.get("quant_method")))
     return read(settings) if read else ""
 

@@ -40,8 +40,8 @@ class Stored(Protocol):
 
 
 class Parts:
-    """The tensors of a checkpoint, checked as they are taken; what is taken is part of a weight and has no name
-    outside."""
+    """The tensors of a checkpoint, checked as they are taken; a tensor that was taken is part of a weight and has no name
+    of its own outside."""
 
     def __init__(self, weights: SafetensorsWeights) -> None:
         self.weights = weights
