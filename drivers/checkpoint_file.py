@@ -146,10 +146,20 @@ class Reader:
         os.close(self._descriptor)
 
     def _read_start(self, descriptor: int, passphrase: bytes) -> None:
+        """All before the parts, each step checked before the next believes it."""
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
             raise SyscallError(Errno.EINVAL, f"{self.path} is {kind_of(state.st_mode)}, no process image{WHICH}")
-        size = state.st_size
+        self.mine = state.st_uid == os.geteuid()
+        prelude, head_bytes, salt, check = self._read_prelude(descriptor, state.st_size)
+        self._seal = self._open_seal(prelude, passphrase, salt, check)
+        stored = self._read_head(descriptor, head_bytes, state.st_size)
+        self.id = hashlib.sha256(prelude + stored[head_bytes:]).digest()
+        self._first = _START + len(stored)
+        self.flaw = self._find_flaw(descriptor, state.st_size, prelude)
+
+    def _read_prelude(self, descriptor: int, size: int) -> tuple[bytes, int, bytes, bytes]:
+        """The prelude, and of what it says the bytes of the head, the salt and the check of the key."""
         start = os.pread(descriptor, _START, 0)
         prelude = start[: _PRELUDE.size]
         if start[: len(MAGIC)] != MAGIC:
@@ -163,22 +173,28 @@ class Reader:
                 f"{self.path} is of format {form}, {FORMAT} is known here; use the LLMasOS that wrote it",
             )
         self.encrypted = bool(encrypted)
-        self.mine = state.st_uid == os.geteuid()
-        if self.encrypted and not passphrase:
-            raise SyscallError(Errno.EPERM, f"{self.path} is encrypted; give its passphrase")
-        if passphrase and not self.encrypted:
-            raise SyscallError(
-                Errno.EINVAL,
-                f"{self.path} is not encrypted, so a passphrase vouches for nothing; leave it out",
-            )
         if head_bytes > MOST_HEAD or head_bytes > size or self.part_bytes > MOST_PART:
             raise self._damaged(f"it has {size} bytes, its head or its parts would have more than they can")
-        key = b""
-        if self.encrypted:
-            key, found = known_key(passphrase, salt)
-            if not secrets.compare_digest(found, check):
-                raise SyscallError(Errno.EPERM, f"the passphrase is not that of {self.path}")
-        self._seal: Seal = Tag(prelude, key) if self.encrypted else Sum(prelude)
+        return prelude, head_bytes, salt, check
+
+    def _open_seal(self, prelude: bytes, passphrase: bytes, salt: bytes, check: bytes) -> Seal:
+        """Raises EPERM for a passphrase that is missing or wrong, EINVAL for one that is too much."""
+        if not self.encrypted:
+            if passphrase:
+                raise SyscallError(
+                    Errno.EINVAL,
+                    f"{self.path} is not encrypted, so a passphrase vouches for nothing; leave it out",
+                )
+            return Sum(prelude)
+        if not passphrase:
+            raise SyscallError(Errno.EPERM, f"{self.path} is encrypted; give its passphrase")
+        key, found = known_key(passphrase, salt)
+        if not secrets.compare_digest(found, check):
+            raise SyscallError(Errno.EPERM, f"the passphrase is not that of {self.path}")
+        return Tag(prelude, key)
+
+    def _read_head(self, descriptor: int, head_bytes: int, size: int) -> bytes:
+        """Read the head; returns it as it is stored, with its seal."""
         stored = os.pread(descriptor, head_bytes + self._seal.size, _START)
         if len(stored) < head_bytes + self._seal.size:
             raise self._damaged(f"it ends in its head, after {size} bytes")
@@ -188,14 +204,15 @@ class Reader:
         except Damaged as error:
             raise self._damaged(f"its head: {error}") from None
         self.head = bytes(head)
-        self.id = hashlib.sha256(prelude + stored[head_bytes:]).digest()
-        self._first = _START + len(stored)
+        return stored
+
+    def _find_flaw(self, descriptor: int, size: int, prelude: bytes) -> str:
+        """Why not all parts can be there, or ""."""
         whole = self._first + self.parts * (self.part_bytes + self._seal.size) + _END.size
-        self.flaw = "" if size == whole else f"the file has {size} bytes instead of {whole}"
-        if not self.flaw:
-            end = os.pread(descriptor, _END.size, whole - _END.size)
-            if end != _END.pack(END, xxhash.xxh3_64_intdigest(prelude)):
-                self.flaw = "the end of the file is missing"
+        if size != whole:
+            return f"the file has {size} bytes instead of {whole}"
+        end = os.pread(descriptor, _END.size, whole - _END.size)
+        return "" if end == _END.pack(END, xxhash.xxh3_64_intdigest(prelude)) else "the end of the file is missing"
 
     def _damaged(self, what: str) -> SyscallError:
         return SyscallError(Errno.EIO, f"{self.path} is damaged: {what}")
