@@ -131,8 +131,8 @@ EXPORT decoder *native_open(const model *model, int64_t threads, const char *isa
     return made;
 }
 
-/* Compute a batch whose tokens, positions and frames the caller has checked. 0, or -1: no memory (nothing was computed), or
-   1: given up, as was asked (KV of its rows may be written, in part). */
+/* Compute a batch whose tokens, positions and frames the caller has checked. 0, or -1: no memory (nothing was computed),
+   or 1: given up, as was asked (KV of its rows may be written, in part). */
 EXPORT int native_step(decoder *decoder, const batch *batch)
 {
     if (batch->rows == 0) return 0;

@@ -1,7 +1,7 @@
 /* A step: the rows of a batch through all layers, as one piece of work for a team of threads.
 
-   Every phase's items are independent; a phase ends when all of them are finished. What native.h says of the order of sums
-   holds because an item is a whole row, or whole columns of all rows. */
+   Every phase's items are independent; a phase ends when all of them are finished. What native.h says of the order of
+   sums holds because an item is a whole row, or whole columns of all rows. */
 
 #include "decoder.h"
 

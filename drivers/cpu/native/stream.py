@@ -140,7 +140,7 @@ class Ahead:
         try:
             self._read_ahead()
         finally:
-            with self._changed:  # whatever has happened: who waits reads on demand
+            with self._changed:  # whatever has happened: a step that waits reads on demand
                 self._over = True
                 self._ready.value = self._layers
 

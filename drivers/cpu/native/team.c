@@ -3,9 +3,9 @@
 /* A small team of threads for steps of a few milliseconds with hundreds of phases.
 
    OpenMP's barriers cost little too, but its threads are shared with torch's and spin against them. Here the items of a
-   phase are taken by whoever is free, in runs that grow shorter towards the end, and a phase is over when its items are
-   finished: a member that has lost its core to another program holds it up by the run it has begun, or, between two, not at
-   all. A member that waits spins shortly, then offers its core. */
+   phase go to the members that are free, in runs that grow shorter towards the end, and a phase is over when its items
+   are finished: a member that has lost its core to another program holds it up by the run it has begun, or, between two,
+   not at all. A member that waits spins shortly, then offers its core. */
 
 #include <pthread.h>
 #include <sched.h>
@@ -16,8 +16,8 @@
 #include "native.h"
 
 #define SPINS 2000 /* some 30 us: most phases are shorter */
-/* For so long after a step a member offers its core without sleeping: the next step comes within it while there is one, and
-   a core that has gone to sleep takes its time to wake for those that bring it. */
+/* For so long after a step a member offers its core without sleeping: the next step comes within it while there is one,
+   and a core that has gone to sleep takes its time to wake for the programs that bring it. */
 #define AWAKE_NANOSECONDS 2000000
 
 typedef struct {
@@ -33,7 +33,7 @@ struct team {
     atomic_llong round;   /* of work; grows when there is some */
     atomic_llong at_rest; /* members that have come back from it */
     atomic_int over;
-    pthread_mutex_t lock; /* for those that sleep between rounds */
+    pthread_mutex_t lock; /* for members that sleep between rounds */
     pthread_cond_t more;
     pthread_t *threads; /* size - 1 */
 };

@@ -126,8 +126,8 @@ static inline vi dot4(vi sum, int32_t four, vw w)
     return (vi){_mm256_dpbusd_avx_epi32(sum.low, w.low, a), _mm256_dpbusd_avx_epi32(sum.high, w.high, a)};
 }
 #else
-/* vpmaddubsw adds pairs of products in 16 bits; 2 * 128 * 127 fits, so nothing saturates: activations are never -128, whose
-   sign cannot be changed, but weights may be. */
+/* vpmaddubsw adds pairs of products in 16 bits; 2 * 128 * 127 fits, so nothing saturates: activations are never -128,
+   whose sign cannot be changed, but weights may be. */
 static inline __m256i madd(__m256i sum, __m256i plain, __m256i with_sign)
 {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(plain, with_sign), _mm256_set1_epi16(1)));

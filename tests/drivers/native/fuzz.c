@@ -1,8 +1,9 @@
-/* Random networks of odd sizes through the native decoder, to be built with AddressSanitizer and UndefinedBehaviorSanitizer.
+/* Random networks of odd sizes through the native decoder, to be built with AddressSanitizer and
+   UndefinedBehaviorSanitizer.
 
-   fuzz SEED COUNT ISA: each network's contexts are computed alone and token by token, then all together in random chunks with
-   another number of threads. Every logit must be the same to the bit. Buffers have exactly the sizes that native.h asks for,
-   so reading past one is found out. Exits 1 and says what differed. */
+   fuzz SEED COUNT ISA: each network's contexts are computed alone and token by token, then all together in random chunks
+   with another number of threads. Every logit must be the same to the bit. Buffers have exactly the sizes that native.h
+   asks for, so reading past one is found out. Exits 1 and says what differed. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -155,7 +156,8 @@ typedef struct {
     int64_t frame_size, kv_bits;
 } contexts;
 
-/* Compute `count[c]` tokens of each context from done[c] on; the logits of all of them to out[c] [position, vocabulary]. */
+/* Compute `count[c]` tokens of each context from done[c] on; the logits of all of them to out[c] [position, vocabulary].
+ */
 static void compute(decoder *d, const model *m, const contexts *c, int64_t *done, const int64_t *count, float **out)
 {
     int64_t token[1024], position[1024], output[1024], best[1024], owner[1024], rows = 0;
