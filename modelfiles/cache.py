@@ -19,6 +19,7 @@ from pathlib import Path
 
 from llmasos.modelfiles import choice, files
 from llmasos.modelfiles.names import Name
+from llmasos.syscalls import atomic_file
 from llmasos.syscalls.errno import Errno, SyscallError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -78,9 +79,8 @@ def set_commit(repo: str, revision: str, commit: str) -> None:
         return
     ref = folder(repo) / "refs" / revision
     ref.parent.mkdir(parents=True, exist_ok=True)
-    draft = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
-    draft.write_text(commit)
-    os.replace(draft, ref)
+    with atomic_file.replacing(ref, mode=0o666) as descriptor:  # as open to others as the umask says
+        os.write(descriptor, commit.encode())
 
 
 def revisions(place: Path) -> dict[str, list[str]]:

@@ -32,7 +32,6 @@ from llmasos.drivers.protocol import (
     Inspect,
     Load,
     Loaded,
-    Ping,
     Probe,
     Progress,
     Quit,
@@ -43,7 +42,8 @@ from llmasos.drivers.protocol import (
     Unload,
 )
 from llmasos.drivers.sim import tokens
-from llmasos.drivers.sim.device import Fate, SimDevice
+from llmasos.drivers.sim.device import SimDevice
+from llmasos.drivers.sim.fate import Fate
 from llmasos.drivers.sim.spec import ModelSpec, model, parse
 from llmasos.kernel.core import Kernel
 from llmasos.kernel.events import (
@@ -206,6 +206,7 @@ class _Driver:
     def __init__(self, sim: Simulation, config: DeviceConfig, incarnation: int) -> None:
         self.sim, self.name, self.incarnation = sim, config.name, incarnation
         self.kernel = sim.kernel
+        self.kind = config.kind
         self.device = SimDevice(*parse({**config.options, "time_scale": "0"}), _VirtualFate())
         self.inbox: deque[ToDriver] = deque()
         self.loads: deque[ToDriver] = deque()  # come to their turn in the inbox
@@ -232,7 +233,10 @@ class _Driver:
 
     def hello(self) -> None:
         if self.alive and not self.hung:
-            self._deliver(self.device.hello())
+            hello = self.device.hello()
+            if self.kind != "sim":  # it stands for a device of another kind
+                hello = msgspec.structs.replace(hello, kind=self.kind)
+            self._deliver(hello)
             self.heartbeat()
 
     def heartbeat(self) -> None:
@@ -248,9 +252,7 @@ class _Driver:
             return
         if self.sim.checked:
             message = protocol.decode_to_driver(protocol.encode(message))
-        if isinstance(message, Ping):
-            self.say(Done(message.ref))
-        elif isinstance(message, Quit):
+        if isinstance(message, Quit):
             self.die("quit")
         elif isinstance(message, Release):
             self._let_go(message.path)

@@ -8,7 +8,16 @@ taken for their cause and ended.
 
 from __future__ import annotations
 
-from llmasos.drivers.protocol import VERSION, Failed, FromDriver, Heartbeat, Hello, Note, Progress, StepDone
+from llmasos.drivers.protocol import (
+    Failed,
+    FromDriver,
+    Heartbeat,
+    Hello,
+    Note,
+    Progress,
+    StepDone,
+    disagreement,
+)
 from llmasos.kernel.devices import steps
 from llmasos.kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
 from llmasos.kernel.marks import dirty, stale
@@ -140,8 +149,10 @@ def _answered(system: System, device: Device, message: FromDriver) -> None:
 
 
 def _hello(system: System, device: Device, hello: Hello) -> None:
-    if hello.version != VERSION:
-        raise Errno.EPROTO(f"driver speaks protocol {hello.version}, this kernel {VERSION}")
+    if reason := disagreement(hello):
+        raise Errno.EPROTO(reason)
+    if hello.kind != device.config.kind:
+        raise Errno.EPROTO(f"a driver of kind {hello.kind!r}, not {device.config.kind!r}")
     if device.state == UP:
         raise Errno.EPROTO("a second hello")
     device.hello, device.os_pid, device.state, device.error = hello, hello.os_pid, UP, ""

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 
-from llmasos.drivers.protocol import Load, Loaded, Step, StepDone
+from llmasos.drivers.protocol import SIZES, VERSION, Load, Loaded, Step, StepDone
 from llmasos.drivers.sim.device import SimDevice
 from llmasos.kernel.events import Log
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -232,6 +233,37 @@ def test_a_driver_that_never_says_hello_is_given_up_for_those_who_ask(
     assert caught.value.errno is Errno.ENODEV
     monkeypatch.undo()
     sim.run_until(lambda: sim.kernel.devices["sim0"].state == "up", limit=10.0)
+    assert program.call(Spawn("sim", tokens=[1])) > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": VERSION + 1}, f"version {VERSION + 1} of the protocol"),
+        ({"sizes": msgspec.structs.replace(SIZES, block_tokens=32)}, "block_tokens is 32 there, 16 here"),
+        ({"max_runs": 0}, "max_runs=0"),
+        ({"kind": "cuda"}, "a driver of kind 'cuda', not 'sim'"),
+    ],
+    ids=lambda change: next(iter(change)) if isinstance(change, dict) else "",
+)
+def test_a_driver_that_does_not_fit_the_kernel_is_refused_by_name_until_one_does(
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, object], words: str
+) -> None:
+    fitting = SimDevice.hello
+    monkeypatch.setattr(SimDevice, "hello", lambda device: msgspec.structs.replace(fitting(device), **change))
+    sim = Simulation(small_config(restart_max=1.0))
+    program = sim.program()
+    with pytest.raises(SyscallError, match="does not start") as caught:
+        program.call(Spawn("sim", tokens=[1]), limit=30.0)
+    assert caught.value.errno is Errno.ENODEV
+    assert words in caught.value.reason
+    assert lines(sim, words)
+    (device,) = program.call(BootInfoCall()).devices
+    assert device.state != "up"
+    assert words in device.error
+    monkeypatch.undo()
+    sim.run_until(lambda: sim.kernel.devices["sim0"].state == "up", limit=10.0)
+    assert program.call(BootInfoCall()).devices[0].error == ""
     assert program.call(Spawn("sim", tokens=[1])) > 0
 
 
