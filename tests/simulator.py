@@ -386,7 +386,10 @@ class _Driver:
 class Simulation:
     """A booted kernel with its devices and programs, in virtual time."""
 
-    def __init__(self, config: KernelConfig, *, checked: bool = True, journal: bool = True) -> None:
+    def __init__(
+        self, config: KernelConfig, *, checked: bool = True, journal: bool = True, core: type[Kernel] = Kernel
+    ) -> None:
+        self.core = core
         self.now = 0.0
         self.checked = checked
         self.file = config
@@ -395,7 +398,7 @@ class Simulation:
         self.die_at = -1  # frames after which the kernel is killed; `die_before`: before this one is written
         self.die_before = False
         self.peers: dict[int, Prog] = {}
-        self.kernel = Kernel(copy.deepcopy(config))
+        self.kernel = core(copy.deepcopy(config))
         self.config = {device.name: device for device in config.devices}
         self.drivers: dict[str, _Driver] = {}
         self.programs: list[Prog] = []
@@ -445,7 +448,7 @@ class Simulation:
         """The next kernel, from the journal (or from what is said to be it). Programs are not connected."""
         self.halted = ""
         self.saved = copy.deepcopy(self.saved if saved is None else saved)
-        self.kernel = Kernel(copy.deepcopy(self.file))
+        self.kernel = self.core(copy.deepcopy(self.file))
         self._act(self.kernel.boot(self.now, copy.deepcopy(self.saved)))
 
     def _append(self, append: Append) -> None:
@@ -654,8 +657,10 @@ def small_config(
     )
 
 
-def simulate(frames: int = 64, *, checked: bool = True, journal: bool = True, **more: Any) -> Simulation:
+def simulate(
+    frames: int = 64, *, checked: bool = True, journal: bool = True, core: type[Kernel] = Kernel, **more: Any
+) -> Simulation:
     """A booted simulation of `small_config(frames, **more)` whose drivers are up."""
-    sim = Simulation(small_config(frames, **more), checked=checked, journal=journal)
+    sim = Simulation(small_config(frames, **more), checked=checked, journal=journal, core=core)
     sim.run_until(lambda: all(d.state == "up" for d in sim.kernel.devices.values()), what="every driver")
     return sim
