@@ -139,9 +139,9 @@ def restore(system: System, request: Request, call: Restore, path: str, device: 
     image = restoring.image
     table, reason = PageTable(process.group), ""
     if restoring.stored is not None:
-        if restoring.arrival is None:
-            if waiting := _bring_in(system, restoring, process, image, restoring.stored):
-                return waiting
+        waiting = None if restoring.arrival else _bring_in(system, restoring, process, image, restoring.stored)
+        if waiting is not None:
+            return waiting
         assert restoring.arrival is not None
         reason = arrived(restoring.device, image, process.log, restoring.arrival)
         process.account.reused += restoring.arrival.gained

@@ -46,7 +46,7 @@ def process_info(system: System, process: Process) -> ProcessInfo:
     if isinstance(process, LLMProcess):
         failed = process.finish is Finish.ERROR and not process.is_zombie()
         fields["errno"], reason = process.failure if failed else (Errno.OK, process.exit_reason)
-        fields["reason"] = reason[:_MOST_REASON]
+        fields["reason"] = (process.stop_reason or reason)[:_MOST_REASON]
         frames, image = process.table.frames, process.image
         fields |= {
             "model": process.traits.model,

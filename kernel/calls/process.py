@@ -120,6 +120,7 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, owner: Program, 
         finish=parent.finish,
         ahead=parent.ahead,
         stopped=parent.stopped,
+        stop_reason=parent.stop_reason,
     )
     image.join(child)
     if child.table.frames:
@@ -223,6 +224,7 @@ def kill(system: System, request: Request, call: Kill, process: Process) -> None
         if call.signal is not Signal.KILL:
             raise Errno.EINVAL(f"a driver takes no signal but KILL, after which it is restarted; got {call.signal.name}")
         device = system.devices[process.device]
+        device.pardoned = True
         system.act(KillDriver(device.name, device.incarnation, f"killed by program {request.program.pid}"))
     elif isinstance(process, Program):
         if not process.os_pid:
@@ -239,10 +241,11 @@ def _signal_llm(system: System, process: LLMProcess, signal: Signal, sender: Pro
         case Signal.INT:
             interrupt_decoding(system, process, Finish.INTERRUPT)
         case Signal.STOP:
-            process.stopped = True
+            process.stopped, process.stop_reason = True, ""
             changed(system, process)
         case Signal.CONT:
-            process.stopped = False
+            process.ahead = process.ahead or process.stop_reason != ""  # what has failed is tried again
+            process.stopped, process.stop_reason = False, ""
             changed(system, process)
         case _:
             raise Errno.EINVAL(f"{signal.name} is sent by the kernel only; send INT, TERM, KILL, STOP or CONT")

@@ -172,6 +172,7 @@ class LLMProcess(Process):
     decoded: Channel = field(default_factory=Channel)  # where the call that decodes waits; it is answered, not woken
     # what it is told to do
     stopped: bool = False
+    stop_reason: str = ""  # if it was the kernel that stopped it
     dying: tuple[int, str] | None = None  # exit status and reason, due at the token boundary
     change: Request | None = None  # the exec, or the move to another device, that is under way
     # scheduling
