@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 
 PEERS  := llama_cpp vllm openvino
 
-.PHONY: run demo test quick coverage lint bench peers docs clean
+.PHONY: run demo test quick coverage lint bench peers docs site clean
 .DEFAULT_GOAL := run
 
 $(STAMP): pyproject.toml setup.py $(NATIVE)
@@ -84,5 +84,19 @@ docs: $(STAMP)
 	@$(BIN)/python -m tests.file_matrix
 	@$(BIN)/python -m llmasos.userland.sdk.mirror
 
+# All documents as a site, in build/site. Its tools are in an environment of their own: they read the sources and import nothing.
+# Not --quiet: mkdocs would not count its warnings then, and each ends the build (strict).
+.venv-docs/.installed: pyproject.toml
+	@echo "Setting up .venv-docs (once) ..."
+	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	@$(PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print(*project["optional-dependencies"]["docs"], sep="\n")' > .venv-docs/wanted.txt
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-docs/wanted.txt
+	@touch $@
+
+site: .venv-docs/.installed
+	@NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/.venv-docs/bin:$$PATH" .venv-docs/bin/python -m mkdocs build
+	@echo "build/site/index.html"
+
 clean:
-	rm -rf .venv .venv-light .peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-docs .venv-light .peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from llmasos.drivers.protocol import Hello, Load, Loaded, Probe, Probed, RunResult, Step, StepDone
+from llmasos.drivers.protocol import SIZES, VERSION, Hello, Load, Loaded, Probe, Probed, RunResult, Step, StepDone
 from llmasos.kernel.core import Kernel
 from llmasos.kernel.events import Action, DeviceConfig, FromDevice, KernelConfig, Reply, Send, Syscall
 from llmasos.kernel.journal.state import State
@@ -32,7 +32,7 @@ class Core:
         self._replies: dict[int, Reply] = {}
         self._seq = itertools.count(1)
         self._take(self.kernel.boot(0.0, State(b"key") if journal else None))
-        hello = Hello(1, "sim", 1, "", [Tier("ram", 1 << 50, 1.0)], ["sim"], ["bf16"], [])
+        hello = Hello(VERSION, "sim", 1, "", [Tier("ram", 1 << 50, 1.0)], ["sim"], ["bf16"], [], SIZES)
         self.from_device(hello)
         self.call(Attach("benchmark"))
 
@@ -48,7 +48,7 @@ class Core:
             case Probe():
                 self.from_device(Probed(message.ref, "sim", "bf16", 1, 1, 32_000, self.context, 1, BLOCK_BYTES, []))
             case Load():
-                self.from_device(Loaded(message.ref, message.image, 1))
+                self.from_device(Loaded(message.ref, 1))
             case Step():
                 self.step = message
 

@@ -146,7 +146,7 @@ def logits_by_dtype() -> Iterator[tuple[str, list[Any]]]:
     from llmasos.drivers.cpu.native.image import NativeKind
     from llmasos.drivers.engine import files
     from llmasos.drivers.engine.contexts import Context
-    from llmasos.drivers.engine.image import ImageKind
+    from llmasos.drivers.engine.image import Examined, ImageKind
     from llmasos.drivers.engine.torch_kind import TorchKind
     from llmasos.drivers.protocol import Run
 
@@ -166,7 +166,7 @@ def logits_by_dtype() -> Iterator[tuple[str, list[Any]]]:
             plain = files.open_weights(TINY, raw, dtype)
             return Requantised(plain, FORMS[form]) if form in FORMS else plain
 
-        image = kind.build(TINY, weights, config, layout, dtype, BLOCKS, lambda fraction: None)
+        image = kind.build(Examined(TINY, config, layout, dtype, weights), BLOCKS, lambda fraction: None)
         logits = []
         for ids, _ in conversations(tokenizer):
             run, context = Run(0, 0, 0, ids[:-1], 0, list(range(BLOCKS))), Context(0)

@@ -135,7 +135,7 @@ def _streamed(store: str, steps: int) -> list[Figure]:
     from llmasos.drivers.cpu import open_device
     from llmasos.drivers.cpu.native import stream
     from llmasos.drivers.cpu.native.image import NativeImage
-    from llmasos.drivers.cpu.native.installed import _read_header
+    from llmasos.drivers.cpu.native.installed_file import _read_header
     from llmasos.drivers.engine.engine import Engine
     from llmasos.drivers.protocol import Load, Run, Sample, Step
     from llmasos.syscalls.records import Sampler

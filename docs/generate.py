@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from docs import comments
 from llmasos.syscalls import limits, records, transport
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Record, Right
@@ -107,17 +108,20 @@ def _fields(struct: type[msgspec.Struct]) -> str:
     fields = msgspec.structs.fields(struct)
     if not fields:
         return ""
-    rows = ["| field | type | default | limits |", "|---|---|---|---|"]
-    rows += [
-        f"| `{field.name}` | {_linked(field.type)} | {_default(field, required='')} | {_limits(field.type)} |"
-        for field in fields
-    ]
+    said = comments.of(Path(inspect.getfile(struct)).resolve())
+    rows = ["| field | type | default | limits | |", "|---|---|---|---|---|"]
+    for field in fields:
+        about = said.get((struct.__name__, field.name), "").replace("|", "\\|")
+        default = _default(field, required="")
+        rows.append(f"| `{field.name}` | {_linked(field.type)} | {default} | {_limits(field.type)} | {about} |")
     return "\n".join(rows)
 
 
 def _enumeration(kind: type[enum.Enum]) -> str:
-    values = [f"`{member.name}` = {member.value!r}" for member in kind]
-    return f"### {kind.__name__}\n\n{inspect.getdoc(kind)}\n\n{', '.join(values)}\n"
+    said = comments.of(Path(inspect.getfile(kind)).resolve())
+    rows = ["| name | value | |", "|---|---|---|"]
+    rows += [f"| `{member.name}` | {member.value!r} | {said.get((kind.__name__, member.name), '')} |" for member in kind]
+    return f"### {kind.__name__}\n\n{inspect.getdoc(kind)}\n\n" + "\n".join(rows) + "\n"
 
 
 def _errors(errors: tuple[Errno, ...], *, numbers: bool = False) -> str:

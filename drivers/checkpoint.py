@@ -1,10 +1,9 @@
-"""Process images, as far as all drivers do the same: what stands in the head of the file, and when its KV is trusted.
+"""Process images, where all drivers agree: the head of the file, and when to trust its KV.
 
-The kernel's part of the head is handed through. The driver's own says how the KV came about: its fingerprint, a few names
-with values, of which each is something that could make other bits. KV is taken back only where all of them are the same:
-another model, or the same one computed in another way, would not only go on with other tokens, its blocks would be shared
-with everybody whose context begins alike.
-"""
+The kernel's part of the head passes through unread. The driver's part is the fingerprint of the KV: names with values,
+one for each thing that could make other bits. A driver takes KV back only if every value is the same. KV of another
+model, or of the same one computed in another way, would spoil more than this process: blocks are shared with every
+process whose context begins alike."""
 
 from __future__ import annotations
 
@@ -13,8 +12,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from llmasos.drivers import checkpoint_file, parcel
-from llmasos.drivers.checkpoint_file import Buffer, Reader, Tick
+from llmasos.drivers.checkpoint_file import Reader, Tick
 from llmasos.drivers.protocol import BLOCK_TOKENS, Export, Exported, Import, Imported, Inspect, Inspected
+from llmasos.drivers.seals import Buffer
 from llmasos.syscalls.errno import Errno, SyscallError
 
 _SHOWN = 12  # characters of a value, in a reason
@@ -34,8 +34,8 @@ def save(
     reason: str,
     tick: Tick,
 ) -> Exported:
-    """Write the file, or the parcel: `parts` are the KV of the context's first blocks; `reason`: why not of all that were
-    asked for."""
+    """Write the file, or the parcel. `parts` are the KV of the context's first blocks; `reason` says why there are fewer
+    than were asked for."""
     tokens = min(request.tokens, len(parts) * BLOCK_TOKENS)
     head = msgspec.msgpack.encode(_Head(request.head, tokens, dict(fingerprint)))
     why = reason if tokens < request.tokens else ""
@@ -53,7 +53,7 @@ def save(
 
 
 def inspect(request: Inspect) -> Inspected:
-    """What is in a file."""
+    """Read the head of a file, and have its parts read ahead."""
     with Reader(request.path, request.key) as file:
         head = _head(file)
         file.fetch()
@@ -93,7 +93,7 @@ def _short(value: str | None) -> str:
 
 
 def imported(request: Import, failures: Sequence[str], file: Reader | None) -> Imported:
-    """The answer to a request of whose blocks those with a failure, other than "", could not be read."""
+    """The answer to a request; `failures` has a reason for each block that could not be read, and "" for the others."""
     good = next((number for number, failure in enumerate(failures) if failure), len(failures))
     tokens = min(request.tokens, (request.first + good) * BLOCK_TOKENS)
     if good == len(failures):

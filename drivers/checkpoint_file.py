@@ -5,36 +5,29 @@
     parts     sealed, one after the other: KV, a block each
     end       a magic and the prelude's checksum again: how a copy that stopped early shows
 
-Sealed means: without a passphrase, followed by a checksum (xxh3), which finds accidents; with one, encrypted with
-AES-256-GCM under a key of this file alone (scrypt of the passphrase and a random salt), followed by its tag, which finds
-everything. The number of a part and what stands before the parts go into every seal, so that none can be exchanged, left
-out, or be another file's.
+Sealed: followed by a checksum, or encrypted and followed by its tag (seals.py).
 
-Like CRIU's and QEMU's images this is written beside its name and renamed when it is on the disk. It has no name until
-then where the system can do that, so nothing is left of a writer that was killed. Whoever reads trusts no size before it
-has been held against the file's own.
+Like CRIU's and QEMU's images it takes its name when it is on the disk (syscalls/atomic_file.py). A reader trusts no size
+before it has been held against the file's own.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import os
 import secrets
 import stat
 import struct
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from threading import Lock
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import Protocol
 
 import xxhash
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from llmasos.drivers.checkpoint_refusals import WHICH, kind_of, refusal
+from llmasos.drivers.seals import SUM, Buffer, Damaged, Seal, Sum, Tag, derive, known_key
+from llmasos.syscalls import atomic_file
+from llmasos.syscalls.atomic_file import opened, write_all
 from llmasos.syscalls.errno import Errno, SyscallError
 
 FORMAT = 1
@@ -42,104 +35,15 @@ MAGIC, END = b"LLMasPI\0", b"LLMasEND"
 MOST_HEAD = 32 << 20  # bytes
 MOST_PART = 1 << 30
 _PRELUDE = struct.Struct("<8sIB3x16s16sQQQ")  # magic, format, encrypted, salt, check, bytes of head and part, parts
-_SUM = struct.Struct("<Q")
 _END = struct.Struct("<8sQ")
-_START = _PRELUDE.size + _SUM.size
+_START = _PRELUDE.size + SUM.size
 _PIECE = 64 << 20  # bytes written between two looks at whether they have reached the disk
-_TEMPORARY = ".llmasos-", ".part"
-# scrypt's cost as OWASP advises: 128 MiB and some tenths of a second for each guess at a passphrase.
-_COST = 1 << 17
-_KEPT_KEYS = 4
 
-Buffer = bytes | memoryview
 Tick = Callable[[], None]
-
-
-class Damaged(Exception):
-    """What stands in the file is not what was written: what is wrong."""
 
 
 def _nothing() -> None:
     pass
-
-
-# --- seals ----------------------------------------------------------------------------------------------------------
-
-
-class _Seal(Protocol):
-    """`number` 0 is the head, the parts follow."""
-
-    size: int  # bytes of a seal
-
-    def close(self, number: int, data: Buffer) -> tuple[Buffer, bytes]:
-        """What is stored instead of `data`, and its seal."""
-
-    def open(self, number: int, stored: memoryview, seal: bytes) -> None:
-        """Turn what is stored into what it was, in place. Raises Damaged."""
-
-
-class _Sum:
-    """Checksums, each begun with what stands before the parts."""
-
-    size = _SUM.size
-
-    def __init__(self, about: bytes) -> None:
-        self._seed = xxhash.xxh3_64_intdigest(about)
-
-    def _sum(self, number: int, data: Buffer) -> bytes:
-        return _SUM.pack(xxhash.xxh3_64_intdigest(data, seed=(self._seed + number) & (1 << 64) - 1))
-
-    def close(self, number: int, data: Buffer) -> tuple[Buffer, bytes]:
-        return data, self._sum(number, data)
-
-    def open(self, number: int, stored: memoryview, seal: bytes) -> None:
-        if self._sum(number, stored) != seal:
-            raise Damaged("its checksum is off")
-
-
-class _Tag:
-    """AES-256-GCM. The key is this file's alone, so the number can be the nonce."""
-
-    size = 16
-
-    def __init__(self, about: bytes, key: bytes) -> None:
-        self._about = about
-        self._cipher = AESGCM(key)
-
-    def close(self, number: int, data: Buffer) -> tuple[Buffer, bytes]:
-        sealed = memoryview(self._cipher.encrypt(struct.pack("<4xQ", number), data, self._about))
-        return sealed[: -self.size], bytes(sealed[-self.size :])
-
-    def open(self, number: int, stored: memoryview, seal: bytes) -> None:
-        try:
-            whole = b"".join((stored, seal))
-            stored[:] = self._cipher.decrypt(struct.pack("<4xQ", number), whole, self._about)
-        except InvalidTag:
-            raise Damaged("it is not what was encrypted") from None
-
-
-_keys: OrderedDict[bytes, tuple[bytes, bytes]] = OrderedDict()  # of files looked at and not yet read
-_keys_lock = Lock()
-
-
-def _derive(passphrase: bytes, salt: bytes) -> tuple[bytes, bytes]:
-    """The key of a file, and what its prelude says of it: a wrong passphrase can be told from a damaged file."""
-    both = hashlib.scrypt(passphrase, salt=salt, n=_COST, r=8, p=1, maxmem=256 << 20, dklen=48)
-    return both[:32], both[32:]
-
-
-def _key(passphrase: bytes, salt: bytes) -> tuple[bytes, bytes]:
-    """The same for a reader: who looks at a file reads it soon, and need not derive its key twice."""
-    known_by = hashlib.sha256(salt + passphrase).digest()
-    with _keys_lock:
-        known = _keys.pop(known_by, None)
-    if known is None:
-        known = _derive(passphrase, salt)
-        with _keys_lock:
-            _keys[known_by] = known
-            while len(_keys) > _KEPT_KEYS:
-                _keys.popitem(last=False)
-    return known
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -153,18 +57,17 @@ def write(
     passphrase: bytes = b"",
     tick: Tick = _nothing,
 ) -> int:
-    """Write the file; returns its size in bytes. It is on the disk then, whole, and only its owner may read it.
+    """Write the file, which is then on the disk, whole, and readable by its owner only. Returns its size in bytes.
 
-    Raises SyscallError, and what had the name before is as it was: EIO (also for want of space), ENOENT, EPERM, EINVAL.
+    Raises SyscallError and leaves the file that had the name before: EIO (also when there is no space), ENOENT, EPERM,
+    EINVAL.
     """
     try:
         _check_place(path)
-        with _whole(path) as descriptor:
+        with atomic_file.replacing(path, durable=True) as descriptor:
             size = fill(descriptor, head, part_bytes, parts, passphrase, tick)
-            os.fsync(descriptor)
-            tick()
     except OSError as error:
-        raise _refusal(path, error, writing=True) from None
+        raise refusal(path, error, writing=True) from None
     return size
 
 
@@ -176,18 +79,18 @@ def fill(
     passphrase: bytes = b"",
     tick: Tick = _nothing,
 ) -> int:
-    """Write what stands in the file to an empty one; returns its size in bytes. Raises OSError, E2BIG."""
+    """Write the contents to an empty file. Returns its size in bytes. Raises OSError, E2BIG."""
     if len(head) > MOST_HEAD:
         raise SyscallError(Errno.E2BIG, f"a head of {len(head)} bytes; {MOST_HEAD} are possible")
     salt = secrets.token_bytes(16)
-    key, check = _derive(passphrase, salt) if passphrase else (b"", bytes(16))
+    key, check = derive(passphrase, salt) if passphrase else (b"", bytes(16))
     prelude = _PRELUDE.pack(MAGIC, FORMAT, bool(passphrase), salt, check, len(head), part_bytes, len(parts))
-    seal: _Seal = _Tag(prelude, key) if passphrase else _Sum(prelude)
+    seal: Seal = Tag(prelude, key) if passphrase else Sum(prelude)
     total = xxhash.xxh3_64_intdigest(prelude)
-    unsure = size = _put(descriptor, prelude, _SUM.pack(total))
+    unsure = size = write_all(descriptor, prelude, SUM.pack(total))
     for number, data in enumerate((head, *parts)):
         stored, made = seal.close(number, data)
-        written = _put(descriptor, stored, made)
+        written = write_all(descriptor, stored, made)
         size += written
         unsure += written
         tick()
@@ -195,100 +98,23 @@ def fill(
             os.fdatasync(descriptor)
             unsure = 0
             tick()
-    return size + _put(descriptor, _END.pack(END, total))
-
-
-def _put(descriptor: int, *buffers: Buffer) -> int:
-    """Write all of it, however often it takes."""
-    left = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
-    size = sum(map(len, left))
-    while left:
-        done = os.writev(descriptor, left)
-        if done == 0:
-            raise OSError(errno.EIO, "nothing more is written")
-        while left and done >= len(left[0]):
-            done -= len(left.pop(0))
-        if left:
-            left[0] = left[0][done:]
-    return size
+    return size + write_all(descriptor, _END.pack(END, total))
 
 
 def _check_place(path: str) -> None:
-    """EINVAL where something else than a process image has the name."""
+    """Raises EINVAL where something other than a process image has the name."""
     try:
         state = os.lstat(path)
     except FileNotFoundError:
         return
     if not stat.S_ISREG(state.st_mode):
         hint = f"name a file, such as {os.path.join(path, 'process.img')}" if os.path.isdir(path) else "name a file"
-        raise SyscallError(Errno.EINVAL, f"{path} is {_kind(state.st_mode)}; {hint}")
-    with _opened(path) as descriptor:
+        raise SyscallError(Errno.EINVAL, f"{path} is {kind_of(state.st_mode)}; {hint}")
+    with opened(path) as descriptor:
         if state.st_size and os.pread(descriptor, len(MAGIC), 0) != MAGIC:
             raise SyscallError(
                 Errno.EINVAL, f"{path} is there and is no process image; remove it, or choose another name"
             )
-
-
-@contextmanager
-def _whole(path: str) -> Iterator[int]:
-    """A descriptor of a new file that takes its name when it is finished, and is gone if that is not reached."""
-    directory = os.path.dirname(path)
-    _sweep(directory)
-    name = os.path.join(directory, secrets.token_hex(8).join(_TEMPORARY))
-    named = False
-    try:
-        descriptor = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-            raise
-        descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        named = True
-    try:
-        with suppress(OSError):  # a file system without locks: then nobody removes what was left either
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield descriptor
-        if not named:
-            _name(descriptor, directory, os.path.basename(name))
-            named = True
-        os.replace(name, path)
-        named = False
-        _sync_directory(directory)
-    finally:
-        if named:
-            with suppress(OSError):
-                os.unlink(name)
-        os.close(descriptor)
-
-
-def _name(descriptor: int, directory: str, name: str) -> None:
-    """Give a file without a name one in the directory."""
-    place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:  # with a descriptor of the directory Python calls linkat, which follows; else link, which does not
-        os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=place, follow_symlinks=True)
-    finally:
-        os.close(place)
-
-
-def _sweep(directory: str) -> None:
-    """Remove what writers have left that were killed: nobody holds its lock."""
-    with os.scandir(directory) as entries:
-        left = [e.path for e in entries if e.name.startswith(_TEMPORARY[0]) and e.name.endswith(_TEMPORARY[1])]
-    for path in left:
-        with suppress(OSError), _opened(path) as descriptor:  # another user's, or gone
-            if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(path)
-
-
-def _sync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system where directories need none
-            raise
-    finally:
-        os.close(descriptor)
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -304,12 +130,12 @@ class Reader:
         self.part_bytes = self.parts = 0
         try:
             if not stat.S_ISREG(mode := os.stat(path).st_mode):  # opening a device may do something
-                raise SyscallError(Errno.EINVAL, f"{path} is {_kind(mode)}, no process image{_WHICH}")
-            with _opened(path) as descriptor:
+                raise SyscallError(Errno.EINVAL, f"{path} is {kind_of(mode)}, no process image{WHICH}")
+            with opened(path) as descriptor:
                 self._read_start(descriptor, passphrase)
                 self._descriptor = os.dup(descriptor)
         except OSError as error:
-            raise _refusal(path, error) from None
+            raise refusal(path, error) from None
 
     def __enter__(self) -> Reader:
         return self
@@ -320,15 +146,25 @@ class Reader:
         os.close(self._descriptor)
 
     def _read_start(self, descriptor: int, passphrase: bytes) -> None:
+        """All before the parts, each step checked before the next believes it."""
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
-            raise SyscallError(Errno.EINVAL, f"{self.path} is {_kind(state.st_mode)}, no process image{_WHICH}")
-        size = state.st_size
+            raise SyscallError(Errno.EINVAL, f"{self.path} is {kind_of(state.st_mode)}, no process image{WHICH}")
+        self.mine = state.st_uid == os.geteuid()
+        prelude, head_bytes, salt, check = self._read_prelude(descriptor, state.st_size)
+        self._seal = self._open_seal(prelude, passphrase, salt, check)
+        stored = self._read_head(descriptor, head_bytes, state.st_size)
+        self.id = hashlib.sha256(prelude + stored[head_bytes:]).digest()
+        self._first = _START + len(stored)
+        self.flaw = self._find_flaw(descriptor, state.st_size, prelude)
+
+    def _read_prelude(self, descriptor: int, size: int) -> tuple[bytes, int, bytes, bytes]:
+        """The prelude, and of what it says the bytes of the head, the salt and the check of the key."""
         start = os.pread(descriptor, _START, 0)
         prelude = start[: _PRELUDE.size]
         if start[: len(MAGIC)] != MAGIC:
-            raise SyscallError(Errno.EINVAL, f"{self.path} is no process image{_WHICH}")
-        if len(start) < _START or _SUM.unpack(start[_PRELUDE.size :])[0] != xxhash.xxh3_64_intdigest(prelude):
+            raise SyscallError(Errno.EINVAL, f"{self.path} is no process image{WHICH}")
+        if len(start) < _START or SUM.unpack(start[_PRELUDE.size :])[0] != xxhash.xxh3_64_intdigest(prelude):
             raise self._damaged("its first bytes are not what was written")
         _, form, encrypted, salt, check, head_bytes, self.part_bytes, self.parts = _PRELUDE.unpack(prelude)
         if form != FORMAT:
@@ -337,22 +173,28 @@ class Reader:
                 f"{self.path} is of format {form}, {FORMAT} is known here; use the LLMasOS that wrote it",
             )
         self.encrypted = bool(encrypted)
-        self.mine = state.st_uid == os.geteuid()
-        if self.encrypted and not passphrase:
-            raise SyscallError(Errno.EPERM, f"{self.path} is encrypted; give its passphrase")
-        if passphrase and not self.encrypted:
-            raise SyscallError(
-                Errno.EINVAL,
-                f"{self.path} is not encrypted, so a passphrase vouches for nothing; leave it out",
-            )
         if head_bytes > MOST_HEAD or head_bytes > size or self.part_bytes > MOST_PART:
             raise self._damaged(f"it has {size} bytes, its head or its parts would have more than they can")
-        key = b""
-        if self.encrypted:
-            key, found = _key(passphrase, salt)
-            if not secrets.compare_digest(found, check):
-                raise SyscallError(Errno.EPERM, f"the passphrase is not that of {self.path}")
-        self._seal: _Seal = _Tag(prelude, key) if self.encrypted else _Sum(prelude)
+        return prelude, head_bytes, salt, check
+
+    def _open_seal(self, prelude: bytes, passphrase: bytes, salt: bytes, check: bytes) -> Seal:
+        """Raises EPERM for a passphrase that is missing or wrong, EINVAL for one that is too much."""
+        if not self.encrypted:
+            if passphrase:
+                raise SyscallError(
+                    Errno.EINVAL,
+                    f"{self.path} is not encrypted, so a passphrase vouches for nothing; leave it out",
+                )
+            return Sum(prelude)
+        if not passphrase:
+            raise SyscallError(Errno.EPERM, f"{self.path} is encrypted; give its passphrase")
+        key, found = known_key(passphrase, salt)
+        if not secrets.compare_digest(found, check):
+            raise SyscallError(Errno.EPERM, f"the passphrase is not that of {self.path}")
+        return Tag(prelude, key)
+
+    def _read_head(self, descriptor: int, head_bytes: int, size: int) -> bytes:
+        """Read the head; returns it as it is stored, with its seal."""
         stored = os.pread(descriptor, head_bytes + self._seal.size, _START)
         if len(stored) < head_bytes + self._seal.size:
             raise self._damaged(f"it ends in its head, after {size} bytes")
@@ -362,20 +204,21 @@ class Reader:
         except Damaged as error:
             raise self._damaged(f"its head: {error}") from None
         self.head = bytes(head)
-        self.id = hashlib.sha256(prelude + stored[head_bytes:]).digest()
-        self._first = _START + len(stored)
+        return stored
+
+    def _find_flaw(self, descriptor: int, size: int, prelude: bytes) -> str:
+        """Why not all parts can be there, or ""."""
         whole = self._first + self.parts * (self.part_bytes + self._seal.size) + _END.size
-        self.flaw = "" if size == whole else f"the file has {size} bytes instead of {whole}"
-        if not self.flaw:
-            end = os.pread(descriptor, _END.size, whole - _END.size)
-            if end != _END.pack(END, xxhash.xxh3_64_intdigest(prelude)):
-                self.flaw = "the end of the file is missing"
+        if size != whole:
+            return f"the file has {size} bytes instead of {whole}"
+        end = os.pread(descriptor, _END.size, whole - _END.size)
+        return "" if end == _END.pack(END, xxhash.xxh3_64_intdigest(prelude)) else "the end of the file is missing"
 
     def _damaged(self, what: str) -> SyscallError:
         return SyscallError(Errno.EIO, f"{self.path} is damaged: {what}")
 
     def read(self, number: int, into: memoryview) -> None:
-        """Part `number`, from 0. Raises Damaged, and what is in `into` is undefined then."""
+        """Read part `number`, from 0. Raises Damaged; the contents of `into` are undefined then."""
         seal = bytearray(self._seal.size)
         wanted = self.part_bytes + len(seal)
         if not 0 <= number < self.parts or len(into) != self.part_bytes:
@@ -394,57 +237,6 @@ class Reader:
         self._seal.open(number + 1, into, bytes(seal))
 
     def fetch(self) -> None:
-        """Have the operating system read ahead: the parts are going to be wanted."""
+        """Have the operating system read ahead: all parts will be wanted."""
         with suppress(OSError):
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[int]:
-    """A descriptor for reading, which waits for nobody where the path is a fifo or a device after all."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-_WHICH = "; name the file that `checkpoint` has written"
-_KINDS = {
-    stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
-}  # fmt: skip
-
-
-def _kind(mode: int) -> str:
-    return _KINDS.get(stat.S_IFMT(mode), "no regular file")
-
-
-def _refusal(path: str, error: OSError, *, writing: bool = False) -> SyscallError:
-    """An error of the operating system as one of ours."""
-    why = error.strerror or str(error)
-    folder = os.path.dirname(path)
-    match error.errno:
-        case errno.ENOENT | errno.ENOTDIR if not os.path.isdir(folder):
-            there = f"{folder} is no directory" if os.path.exists(folder) else f"there is no directory {folder}"
-            do = "make it (`mkdir -p`), or choose another place" if there.startswith("there") else "choose another place"
-            return SyscallError(Errno.ENOENT, f"{path}: {there}" + (f"; {do}" if writing else _WHICH))
-        case errno.ENOENT | errno.ENOTDIR if writing:
-            return SyscallError(Errno.EPERM, f"{path}: no file can be made in {folder}; choose another place")
-        case errno.ENOENT | errno.ENOTDIR:
-            return SyscallError(Errno.ENOENT, f"{path}: there is no such file{_WHICH}")
-        case errno.EACCES | errno.EPERM | errno.EROFS if writing:
-            return SyscallError(Errno.EPERM, f"{path}: {why}; choose a place where the kernel's user may write and read")
-        case errno.EACCES | errno.EPERM:
-            return SyscallError(Errno.EPERM, f"{path}: {why}; it is the kernel's user that must be allowed to read it")
-        case errno.ENAMETOOLONG:
-            return SyscallError(Errno.EINVAL, f"{path}: {why}; choose a shorter one")
-        case errno.ELOOP | errno.EISDIR | errno.ENXIO:
-            return SyscallError(Errno.EINVAL, f"{path}: {why}")
-        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
-            return SyscallError(
-                Errno.EIO,
-                f"{path}: no space left ({why}); nothing of it is kept, and nothing is lost; "
-                "free some, or choose another place",
-            )
-    return SyscallError(Errno.EIO, f"{path}: {why}")

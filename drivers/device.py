@@ -1,10 +1,10 @@
-"""What a kind of device is: the table of callbacks that `llmasos.drivers.host` drives from its one work thread.
+"""A kind of device: the table of callbacks that the driver's loop (host.py) and its threads (worker.py) call.
 
-MINIX 3's libblockdriver is the model: the host owns the message loop, the heartbeat and the errors; a kind of
-device fills in this table, and `drivers.<kind>.open_device(options)` returns one. All but `progress`, `hears`, `probe`,
-`fetch`, `inspect` and what `export` returns are called from the same thread, one at a time; `probe` and `fetch` from
-another one beside it, one at a time, and the last two from a third. A method that cannot do what it was asked raises a
-SyscallError, which the host turns into `Failed`; the device is then as if it had not been asked.
+MINIX 3's libblockdriver is the model: the loop owns messages, heartbeats and errors; a kind of device fills in this
+table, and `drivers.<kind>.open_device(options)` returns one. One thread calls the methods, one at a time, with these
+exceptions: a second thread calls `probe` and `fetch`, also one at a time; a third calls `inspect` and the function that
+`export` returns; the main thread reads `progress` and calls `hears`. A method that cannot do what it was asked raises a
+SyscallError, which becomes a `Failed`; the device is then as if it had not been asked.
 """
 
 from __future__ import annotations
@@ -34,44 +34,48 @@ class Device(Protocol):
 
     @property
     def progress(self) -> int:
-        """Grows while the device gets on with a request; read from another thread, by the heartbeat."""
+        """Grows while the device gets on with a request. The heartbeat reads it, in another thread."""
 
     def hello(self) -> Hello:
-        """What this device is and what it can do."""
+        """The first message: what this device is and can do."""
 
     def probe(self, request: Probe) -> Probed:
         """Read a model's configuration. Raises ENOENT, ENOEXEC (naming the architecture), EIO."""
 
     def fetch(self, request: Load, report: Callable[[float], None]) -> Callable[[], Loaded]:
-        """Read a model into memory, calling `report(fraction)` at times, and change nothing that steps look at: what it
-        returns does that, in their thread. Raises as probe does; ENOMEM."""
+        """Read a model into memory, calling `report(fraction)` at times, and change nothing that steps look at. The
+        function that it returns makes the image usable; the thread of the steps calls it. Raises as probe does;
+        ENOMEM."""
 
     def load(self, request: Load, report: Callable[[float], None]) -> Loaded:
-        """`fetch`, and what that returns."""
+        """`fetch`, then the function that it returns."""
 
     def shed(self, image: int) -> None:
-        """Free the weights of an image, not its frames and contexts. Raises EINVAL if they are not there."""
+        """Free the weights of an image, not its frames and contexts. Raises EINVAL if the weights are not there."""
 
     def unload(self, image: int) -> None:
         """Free an image, its frames and its contexts. Raises EINVAL if there is no such image."""
 
     def step(self, request: Step) -> StepDone:
-        """Do the copies, then the runs as one batch. A run that fails alone says so in its result's error."""
+        """Move and copy frames, then compute the runs as one batch. The result of a run that fails alone has its
+        error."""
 
     def drop(self, ctxs: Sequence[int]) -> None:
         """Forget contexts; unknown ones are ignored."""
 
     def export(self, request: Export) -> Callable[[], Exported]:
-        """Take what is to be written of a process; another thread calls what is returned, which writes it."""
+        """Copy the KV of a process; the function that is returned writes it, in another thread."""
 
     def inspect(self, request: Inspect) -> Inspected:
-        """What is in the file of a process image. Called by another thread."""
+        """Read the head of a process image's file. Called in another thread."""
 
     def import_(self, request: Import) -> Imported:
         """Read KV from the file of a process image."""
 
     def go_on(self, asked: Callable[[], bool]) -> None:
-        """There is nothing to do: begin what will probably be asked, if that is known and not `asked()` by now."""
+        """Nothing is asked for: begin the step that will probably come, if it is known. `asked()` becomes true as soon as
+        there is a request."""
 
     def hears(self, request: object) -> None:
-        """Another thread tells what will be asked next: what was begun by `go_on` and is not that, is given up."""
+        """A request has arrived, and this is called in another thread: if `go_on` has begun a step, and the request is
+        not for it, give it up."""

@@ -1,4 +1,4 @@
-"""What this machine is: instruction sets, cores, caches, memory and its bandwidth, GPUs, torch.
+"""This machine: instruction sets, cores, caches, memory and its bandwidth, GPUs, torch.
 
 `python -m llmasos.drivers.hal` prints it for people, `--json` for programs, `--bandwidth` measures memory too (a second
 or two). The keys of the JSON are the field names of `Machine` and the records below it, and stay. Linux tells by
@@ -21,6 +21,8 @@ from pathlib import Path
 
 import msgspec
 import psutil
+
+from llmasos.drivers import places
 
 # /proc/cpuinfo's flags that decide which kernels are used, with what they are good for.
 _NOTABLE = {
@@ -193,7 +195,7 @@ def native() -> Native:
     found = library.load()
     if isinstance(found, str):
         return Native("", found)
-    directory = library.installed_directory()
+    directory = places.installed_directory()
     if directory is None:
         return Native(found.isa)
     taken = 0

@@ -1,8 +1,8 @@
 """Parcels: process images that never see a disk, on their way from one driver to another.
 
-A parcel is a file in memory without a name (memfd_create), sealed once it is written. Others of the same user open it by
-way of the writer's descriptor, /proc/PID/fd/N. It is gone when the last descriptor is closed, so nothing is left behind
-by a writer, a reader or a kernel that is killed, at whatever moment.
+A parcel is a file in memory without a name (memfd_create), sealed once it is written. Another process of the same user
+opens it through the writer's descriptor, /proc/PID/fd/N. It is gone when the last descriptor is closed, so a writer, a
+reader or a kernel that is killed leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _held: dict[str, int] = {}  # path -> descriptor, of the parcels of this process
 
 @contextmanager
 def made() -> Iterator[tuple[int, str]]:
-    """A descriptor to write the parcel to, and the path under which others open it afterwards, until `release`. What
-    raises meanwhile leaves none. ENOTSUP where the system has no files in memory."""
+    """A descriptor to write the parcel to, and the path under which others open it afterwards, until `release`. An
+    exception in the block leaves no parcel. Raises ENOTSUP where the system has no files in memory."""
     if not hasattr(os, "memfd_create"):
         raise SyscallError(Errno.ENOTSUP, "this system has no files in memory (memfd_create)")
     descriptor = os.memfd_create("llmasos-parcel", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -38,7 +38,7 @@ def made() -> Iterator[tuple[int, str]]:
 
 
 def release(path: str) -> None:
-    """Nobody will open it any more; one that is not held is ignored."""
+    """Forget a parcel: nobody will open it any more. An unknown path is ignored."""
     descriptor = _held.pop(path, None)
     if descriptor is not None:
         with suppress(OSError):

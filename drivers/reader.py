@@ -1,10 +1,10 @@
 """The thread in which a driver reads models, so that it can be given up.
 
-Requests are done one after the other. A file on a disk or server that does not answer holds the thread that reads it in
-the operating system, where nothing can end it; so whoever watches may give up a request whose thread has used no
-processor time for long, and another thread goes on with the next one. What the old thread comes to is thrown away. (A
-thread that waits for others it has started wakes for each of their pieces, and so uses some.) A request that nobody wants
-any more ends at its next sign of progress.
+The thread does one request after the other. A disk or server that does not answer holds its reader in the operating
+system, where nothing can end it. So the driver's loop may give up a request whose thread has used no processor time for
+long: another thread goes on with the next request, and the result of the old thread is thrown away. (A thread that waits
+for threads it has started wakes for each of their pieces, and so uses some processor time.) A request that is cancelled
+ends at its next sign of progress.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llmasos.drivers.protocol import Load, Probe
 from llmasos.syscalls.errno import Errno, SyscallError
 
 STILL_SECONDS = 30.0  # without processor time; the kernel takes a driver for hung only after longer
-_NICE = 5  # of this thread, and of those it starts: they take what steps leave, and some
+_NICE = 5  # of this thread, and of those it starts: steps come first
 
 Request = Probe | Load
 Report = Callable[[float], None]
@@ -41,8 +41,8 @@ class _Turn:
 
 
 class Reader:
-    """`act(request, report)` does a request, `finish(request, outcome)` is told what it returned, unless it was given up.
-    Both are called in the thread; `act` raises nothing."""
+    """`act(request, report)` does a request; `finish(request, outcome)` gets what it returned, unless the request was
+    given up. The thread calls both; `act` raises nothing."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Reader:
         self._requests.put(request)
 
     def cancel(self, ref: int) -> None:
-        """Nobody wants the answer to that request any more; it is answered all the same."""
+        """Nobody waits for that request any more. It is answered all the same."""
         with self._lock:
             if self._turn is not None and self._turn.request.ref == ref:
                 self._turn.unwanted = True
@@ -70,8 +70,8 @@ class Reader:
                 self._unwanted.add(ref)
 
     def give_up(self, still: float = STILL_SECONDS) -> Request | None:
-        """Give up the request whose thread has stood still for so many seconds, if there is one: it is the caller's to
-        answer."""
+        """Give up the request whose thread has used no processor time for `still` seconds, if there is one; the caller
+        must answer it."""
         with self._lock:
             turn = self._turn
             if turn is None or turn.clock is None:
@@ -98,7 +98,7 @@ class Reader:
             turn = _Turn(self._requests.get(), clock)
             with self._lock:
                 turn.unwanted = turn.request.ref in self._unwanted
-                # Refs only grow: what is left of earlier ones was over when it was cancelled.
+                # Refs only grow: requests with smaller ones were over when they were cancelled.
                 self._unwanted = {ref for ref in self._unwanted if ref > turn.request.ref}
                 self._turn = turn
             outcome = self._act(turn.request, self._reporter(turn))

@@ -2,8 +2,9 @@
 files inside, so it can be simulated in virtual time, replayed, tested without I/O, and read.
 
 Entry points: `boot`, `handle`, `check`. An event goes to the floor that knows what to do with it: system calls to their
-handlers (kernel/calls), messages of drivers to kernel/devices. At its end the devices that may go on are pumped, and what
-has changed becomes a frame of the journal.
+handlers (kernel/calls), messages of drivers to kernel/devices; these change facts and make marks. At its end the marks
+are reconciled: states follow the facts, calls that were woken go on, devices get their next steps. Then what has changed
+becomes a frame of the journal.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections.abc import Sequence
 
 from llmasos.kernel import desk, invariants
 from llmasos.kernel.calls.group import make as make_group
-from llmasos.kernel.calls.table import HANDLERS
 from llmasos.kernel.devices import reincarnation, steps
+from llmasos.kernel.dispatch import dispatch
 from llmasos.kernel.events import (
     Action,
     Append,
@@ -43,7 +44,9 @@ from llmasos.kernel.objects.request import Request
 from llmasos.kernel.recovery import recovery
 from llmasos.kernel.sched.policies import make_policy
 from llmasos.kernel.sched.run_queue import RunQueue
+from llmasos.kernel.settle import settle_stale
 from llmasos.kernel.state import System
+from llmasos.kernel.wait import wake
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, Right, State, WaitFor
@@ -51,12 +54,14 @@ from llmasos.syscalls.table import BY_RECORD, Attach
 from llmasos.syscalls.table import Trace as TraceCall
 from llmasos.syscalls.wire import describe
 
+MOST_ROUNDS = 64  # of reconciling after one event; far more than any that comes to an end
+
 
 class Kernel(System):
     """The state with its entry points. Only these are called from outside."""
 
     def __init__(self, config: KernelConfig) -> None:
-        super().__init__(config, HANDLERS)
+        super().__init__(config)
         self._wanted_wake: float | None = None
 
     # --- in and out -------------------------------------------------------------------------------------------------
@@ -86,7 +91,7 @@ class Kernel(System):
     def handle(self, event: Event, now: float) -> list[Action]:
         """One event in, all its consequences out. `now` never goes back."""
         self.now = now
-        self.timers.run(now)
+        self.timers.run(self, now)
         match event:
             case Syscall():
                 self._syscall(event)
@@ -119,21 +124,48 @@ class Kernel(System):
         return self._finish()
 
     def _finish(self) -> list[Action]:
-        while self.pumped:
-            _, device = self.pumped.popitem()
-            steps.pump(self, device)
-            self.pumped.pop(device.name, None)
+        self._reconcile()
         if self.trace.on:
-            self._wake_tracers()
-        wake = self.timers.next()
-        if wake != self._wanted_wake:
-            self._wanted_wake = wake
-            self.actions.append(WakeAt(wake))
+            wake(self, self.traced)
+            self._reconcile()
+            self.trace.expire(self.now - self.started, bool(self.traced))
+        wake_at = self.timers.next()
+        if wake_at != self._wanted_wake:
+            self._wanted_wake = wake_at
+            self.actions.append(WakeAt(wake_at))
         frame = self.journal.frame(self.table, self.now)
         if frame is not None:
             self.actions.insert(0, Append(frame))
         actions, self.actions = self.actions, []
         return actions
+
+    def _reconcile(self) -> None:
+        """Bring what follows from the facts up to date, until no mark is left. A second time it would change nothing."""
+        rounds = 0
+        while self.stale or self.woken or self.orphans or self.pumped:
+            rounds += 1
+            if rounds > MOST_ROUNDS:
+                self._give_up_reconciling()
+                return
+            settle_stale(self)
+            for _ in range(len(self.woken)):
+                dispatch(self, *self.woken.popleft())
+                settle_stale(self)
+            if self.woken:
+                continue
+            orphans, self.orphans = self.orphans, []
+            for zombie in orphans:
+                self.table.remove(zombie)
+            if self.pumped:
+                _, device = self.pumped.popitem()
+                steps.pump(self, device)
+                self.pumped.pop(device.name, None)
+
+    def _give_up_reconciling(self) -> None:
+        """A fault of the kernel: marks make marks without end. The next event tries again."""
+        calls = ", ".join(request.entry.name for request, _ in self.woken)
+        self.cycle = f"woken: {calls}; stale: {list(self.stale)}; devices: {list(self.pumped)}"
+        self.log("error", f"reconciling has come to no end ({self.cycle}); it goes on with the next event")
 
     def recorded(self) -> Saved:
         """What the journal must have come to, from the live state; logs are not copied."""
@@ -168,22 +200,15 @@ class Kernel(System):
         request = Request(program, event.seq, event.call, entry)
         if self.trace.on and not isinstance(event.call, TraceCall):  # or a tracer would see itself, for ever
             self.emit(f"call.{entry.name}", program.pid, amount=event.seq, detail=describe(event.call))
-        if int(entry.right) & ~program.rights:  # plain numbers: arithmetic of enums costs microseconds
-            desk.fail(
-                self,
-                request,
-                Errno.EPERM,
-                f"{entry.name} needs the right {entry.right.name}, which {program.name} gave up",
-            )
-        elif event.seq in program.parked:
+        if event.seq in program.parked:
             if not recovery.join(program.parked[event.seq], request):
                 desk.fail(self, request, Errno.EINVAL, f"sequence number {event.seq} is of a call that still waits")
         elif len(program.parked) >= limits.MAX_PARKED_CALLS:
             desk.fail(self, request, Errno.EAGAIN, f"{len(program.parked)} calls of this program wait already")
         elif self.halting:
             desk.fail(self, request, Errno.EPIPE, "the kernel is halting")
-        elif not (program.unsure and recovery.answer_again(self, request)):
-            desk.dispatch(self, request)
+        elif not (program.to_replay and recovery.answer_again(self, request)):
+            dispatch(self, request)
 
     def _attach(self, event: Syscall) -> Program:
         pid = self.table.new_pid()
@@ -212,11 +237,4 @@ class Kernel(System):
         request = program.parked.get(event.seq) if program is not None else None
         if request is not None:
             request.absent = False  # to take it back is to ask for it
-            desk.unpark(self, request, Errno.EINTR, "cancelled by its caller")
-
-    def _wake_tracers(self) -> None:
-        if self.tracers:
-            waiting, self.tracers = self.tracers, []
-            for request in waiting:
-                desk.dispatch(self, request)
-        self.trace.expire(self.now - self.started, bool(self.tracers))
+            desk.take_back(self, request, Errno.EINTR, "cancelled by its caller")

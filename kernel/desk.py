@@ -1,34 +1,26 @@
-"""Requests and their answers: a system call is dispatched to its handler, and answered exactly once.
-
-A handler gets the system, the request and the time. It returns the call's result, or PARKED if the answer comes later
-(`answer`, `fail`), or raises SyscallError, which becomes the answer.
-"""
+"""The answers to requests: each is answered exactly once, with a value or an errno, and what it had begun is undone if it
+fails."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from llmasos.kernel.events import Halt, Reply
 from llmasos.kernel.journal.recorder import CHANGING
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
+from llmasos.kernel.wait import leave
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Trace
 from llmasos.syscalls.wire import describe_outcome
 
-PARKED: Final = object()
 
+class Begun:
+    """What a call has begun and not ended: an object of the kernel, named in the request."""
 
-def dispatch(system: System, request: Request) -> None:
-    """Run a call's handler; whatever it raises as SyscallError is its answer."""
-    try:
-        value = system.handlers[type(request.call)](system, request)
-    except SyscallError as error:
-        fail(system, request, error.errno, error.reason)
-    else:
-        if value is not PARKED:
-            answer(system, request, value)
+    def undo(self, system: System, error: SyscallError) -> None:
+        """Leave nothing behind: the call fails with `error`, or was taken back."""
+        raise NotImplementedError
 
 
 def answer(system: System, request: Request, value: Any) -> None:
@@ -40,14 +32,22 @@ def fail(system: System, request: Request, errno: Errno, reason: str) -> None:
     _reply(system, request, errno, None, reason)
 
 
+def take_back(system: System, request: Request, errno: Errno, reason: str) -> None:
+    """End a call with an error (its own, or because it was cancelled or its program has gone), and undo what it began."""
+    leave(system, request)
+    begun, request.begun = request.begun, None
+    if isinstance(begun, Begun):
+        begun.undo(system, SyscallError(errno, reason))
+    fail(system, request, errno, reason)
+
+
 def _reply(system: System, request: Request, errno: Errno, value: Any, reason: str) -> None:
     if request.answered:
         raise AssertionError(f"call {request.entry.name} seq {request.seq} is answered twice")
-    request.answered = True
-    request.undo = None
-    for timer in request.timers:
-        timer.cancel()
-    request.timers.clear()
+    request.answered, request.begun = True, None
+    leave(system, request)
+    if request.deadline is not None:
+        request.deadline.cancel()
     program = request.program
     if system.trace.on and not isinstance(request.call, Trace):
         outcome = describe_outcome(errno, value if errno is Errno.OK else reason)
@@ -56,26 +56,10 @@ def _reply(system: System, request: Request, errno: Errno, value: Any, reason: s
         del program.parked[request.seq]
     system.journal.answered(request, errno, value, reason)
     if request.absent:  # it will be told when it asks again
-        program.unsure.add(request.seq)
+        program.to_replay.add(request.seq)
     elif program.peer in system.programs:
         changes = type(request.call) in CHANGING
         system.act(Reply(program.peer, request.seq, errno, value, reason, changes))
-
-
-def park(request: Request, undo: Callable[[], None]) -> object:
-    """Let a request wait. `undo` takes it off whatever it waits on; it may answer the request itself."""
-    request.undo, request.waited = undo, True
-    request.program.parked[request.seq] = request
-    return PARKED
-
-
-def unpark(system: System, request: Request, errno: Errno, reason: str) -> None:
-    """End the waiting of a request with an error (cancelled, deadline, its program has gone)."""
-    undo = request.undo
-    if undo is not None:
-        undo()
-    if not request.answered:
-        fail(system, request, errno, reason)
 
 
 def halt(system: System, reason: str) -> None:
@@ -87,5 +71,5 @@ def halt(system: System, reason: str) -> None:
     system.log("info", f"halt: {reason}")
     for program in list(system.programs.values()):
         for request in list(program.parked.values()):
-            unpark(system, request, Errno.EPIPE, f"the kernel halts: {reason}")
+            take_back(system, request, Errno.EPIPE, f"the kernel halts: {reason}")
     system.act(Halt(reason))

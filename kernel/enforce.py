@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.life import exit_process, fail_decoding, interrupt_decoding
-from llmasos.kernel.marks import freed
+from llmasos.kernel.marks import freed, stale
 from llmasos.kernel.objects.process import LLMProcess
-from llmasos.kernel.settle import settle
 from llmasos.kernel.state import System
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Finish, KvAction, Signal, State, WaitFor
@@ -25,17 +24,17 @@ def hold_back(system: System, process: LLMProcess) -> bool:
     group = process.group
     if process.pause > system.now:
         _hold(system, process, group, "a pause above kv_high")
-        system.timers.at(process.pause, lambda: _go_on(system, process))
+        system.timers.at(process.pause, _go_on, process)
     elif (spent := group.exhausted()) is not None:
         _hold(system, process, spent, "tokens_total")
         spent.line[process.pid] = None
         if process.decoding is not None:
-            system.timers.at(system.now, lambda: _end_spent(system, process))
+            system.timers.at(system.now, _end_spent, process)
     elif (slow := group.obstacle(system.now)) is not None:
         _hold(system, process, slow, "tokens_max")
         slow.line[process.pid] = None
         if slow.timer is None:
-            slow.timer = system.timers.at(system.now + slow.wait(system.now), lambda: _serve(system, slow))
+            slow.timer = system.timers.at(system.now + slow.wait(system.now), _serve, slow)
     else:
         return False
     return True
@@ -52,7 +51,7 @@ def _hold(system: System, process: LLMProcess, group: Group, why: str) -> None:
 def _go_on(system: System, process: LLMProcess) -> None:
     if process.held is not None and process.pause <= system.now and process.pid not in process.held.line:
         process.held = None
-        settle(system, process)
+        stale(system, process)
 
 
 def _end_spent(system: System, process: LLMProcess) -> None:
@@ -64,13 +63,12 @@ def _serve(system: System, group: Group) -> None:
     """As many go on as the rate allows tokens; the next ones when these will have used theirs."""
     group.timer = None
     if (left := group.wait(system.now)) > 0:
-        group.timer = system.timers.at(system.now + left, lambda: _serve(system, group))
+        group.timer = system.timers.at(system.now + left, _serve, group)
         return
     count = group.allowance(system.now)
     _release(system, group, count)
     if group.line and group.settings.tokens_max:
-        moment = system.now + count / group.settings.tokens_max
-        group.timer = system.timers.at(moment, lambda: _serve(system, group))
+        group.timer = system.timers.at(system.now + count / group.settings.tokens_max, _serve, group)
 
 
 def _release(system: System, group: Group, count: int) -> None:
@@ -78,7 +76,7 @@ def _release(system: System, group: Group, count: int) -> None:
         del group.line[pid]
         process = system.table.llm(pid)
         process.held = None
-        settle(system, process)
+        stale(system, process)
 
 
 def relax(system: System, group: Group) -> None:
@@ -108,11 +106,11 @@ def at_limit(system: System, process: LLMProcess, group: Group) -> None:
     action = group.settings.kv_action
     if process.short is not group:
         group.events["kv_max"] += 1
-        system.timers.at(system.now, lambda: _recharge(system, group))
+        system.timers.at(system.now, _recharge, group)
     if action is KvAction.FAIL or len(process.log) > process.context:
-        system.timers.at(system.now, lambda: _fail(system, process, group))
+        system.timers.at(system.now, _fail, (process, group))
     elif action is KvAction.KILL:
-        system.timers.at(system.now, lambda: _kill_largest(system, process, group))
+        system.timers.at(system.now, _kill_largest, (process, group))
 
 
 def _recharge(system: System, group: Group) -> None:
@@ -136,7 +134,8 @@ def _recharge(system: System, group: Group) -> None:
         freed(system)
 
 
-def _fail(system: System, process: LLMProcess, group: Group) -> None:
+def _fail(system: System, stuck: tuple[LLMProcess, Group]) -> None:
+    process, group = stuck
     if process.short is not group or process.wait is not WaitFor.QUOTA:
         return
     group.events["kv_fail"] += 1
@@ -149,10 +148,10 @@ def _fail(system: System, process: LLMProcess, group: Group) -> None:
     )
     system.log("warning", reason)
     fail_decoding(system, process, reason, Errno.EDQUOT)
-    settle(system, process)
 
 
-def _kill_largest(system: System, process: LLMProcess, group: Group) -> None:
+def _kill_largest(system: System, stuck: tuple[LLMProcess, Group]) -> None:
+    process, group = stuck
     if process.short is not group or process.wait is not WaitFor.QUOTA:
         return
     assert process.image is not None

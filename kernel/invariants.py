@@ -84,8 +84,8 @@ def check_tables(system: System) -> None:
             f"pid {process.pid} keeps in lower tiers what its log does not have",
         )
         _require(
-            process.returned <= table.cached and not (process.returned and not process.running),
-            f"pid {process.pid}: {process.returned} tokens are moved in by no step",
+            process.swapped_in <= table.cached and not (process.swapped_in and not process.running),
+            f"pid {process.pid}: {process.swapped_in} tokens are moved in by no step",
         )
         _require(table.sent <= len(table.frames), f"pid {process.pid}: more frames sent than there are")
 
@@ -104,9 +104,8 @@ def check_states(system: System) -> None:
     """Every state is the one its facts ask for."""
     for p in _llms(system):
         if p.state is State.ZOMBIE:
-            _require(
-                not p.table.frames and not p.readers and not p.deferred and p.decoding is None, f"zombie {p.pid} holds on"
-            )
+            held = p.table.frames or p.output or p.boundary or p.decoding is not None
+            _require(not held, f"zombie {p.pid} holds on")
             continue
         _require(
             (p.state is State.RUNNING) == (p.running > 0), f"pid {p.pid}: {p.state} with {p.running} tokens in a step"
@@ -116,7 +115,7 @@ def check_states(system: System) -> None:
             continue
         _require((p.state is State.STOPPED) == p.stopped, f"pid {p.pid}: {p.state}, stopped: {p.stopped}")
         _require(p.dying is None, f"pid {p.pid} is dying but not in a step")
-        _require(not p.deferred or p.saved is not None, f"pid {p.pid}: calls wait for a token boundary that has been")
+        _require(not p.boundary or p.saved is not None, f"pid {p.pid}: calls wait for a token boundary that has been")
         if p.state is State.BLOCKED and p.wait is WaitFor.INPUT:
             _require(p.todo == 0, f"pid {p.pid} waits for input but has {p.todo} tokens to compute")
         if p.state is State.BLOCKED and p.wait is WaitFor.DEVICE:
@@ -143,7 +142,7 @@ def check_run_queues(system: System) -> None:
         _require(
             len(device.queue) == len(queued), f"{device.name}: the queue counts {len(device.queue)} of {len(queued)}"
         )
-        _require(not device.after_outs or bool(device.outs), f"{device.name}: something waits for frames to be moved out")
+        _require(not device.sent or bool(device.outs), f"{device.name}: something waits for frames to be moved out")
         idle = device.state == UP and device.in_flight is None and not system.halting and not device.loads_alone
         starved = [p.pid for image in device.images.values() for p in image.starved.values() if not p.short]
         _require(not (idle and (ready or starved)), f"{device.name} idles, but {ready} are ready, {starved} starved")
@@ -193,7 +192,7 @@ def check_weights(system: System) -> None:
             for process in image.active.values():
                 if image.state == EVICTED and device.state == UP:
                     _require(process.wait is WaitFor.WEIGHTS, f"pid {process.pid}: {process.state} without weights")
-        wanted = [i for i in images if i.state == EVICTED and (i.active or i.waiters)]
+        wanted = [i for i in images if i.state == EVICTED and (i.active or i.loaded)]
         claimed = any(i.state != RESIDENT if i.pinned else i.state == LOADING for i in images)
         claimed = claimed or any(i.retry_at > system.now for i in wanted)  # its page-in has failed just now
         if device.state == UP and not system.halting and len(wanted) == 1 and not claimed:
@@ -286,17 +285,20 @@ def check_groups(system: System) -> None:
 
 
 def check_requests(system: System) -> None:
-    """Whoever waits is parked, unanswered, and can be cancelled."""
+    """Every call that waits is parked, unanswered, and in the line of its channel; nothing is left to be reconciled."""
+    _require(not system.cycle, f"reconciling has come to no end: {system.cycle}")
+    _require(not (system.woken or system.stale or system.orphans or system.pumped), "marks are left")
     for program in system.programs.values():
         for seq, request in program.parked.items():
             _require(
                 request.seq == seq and not request.answered, f"call {seq} of {program.pid} is parked after its answer"
             )
-            _require(request.undo is not None, f"call {seq} of {program.pid} cannot be cancelled")
+            line = request.channel.line if request.channel is not None else {}
+            _require(request in line, f"call {seq} of {program.pid} waits in no line")
     for process in _llms(system):
-        waiting = [*process.readers, *process.deferred]
+        waiting = [*process.output.line, *process.boundary.line, *process.decoded.line]
         if process.change is not None:
-            waiting.append(process.change.request)
+            waiting.append(process.change)
         if process.decoding is not None and process.decoding.request is not None:
             waiting.append(process.decoding.request)
         for request in waiting:

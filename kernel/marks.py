@@ -1,17 +1,34 @@
-"""What a change leaves to be done at the end of the event: marks, each cheap to make and harmless to make twice."""
+"""What a change leaves to be done at the end of the event: marks, each cheap to make and harmless to make twice.
+
+Handlers change facts and make marks. States, waiting and places in queues follow from the facts, and are brought up to
+date by reconciling alone (core.py).
+"""
 
 from __future__ import annotations
 
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import EVICTED, Image
-from llmasos.kernel.objects.process import Process
+from llmasos.kernel.objects.process import LLMProcess, Process
 from llmasos.kernel.state import System
+from llmasos.kernel.wait import wake
 
 
-def touch(system: System, process: Process) -> None:
-    """What the journal keeps of a process has changed (kernel/journal/recorder.py)."""
+def changed(system: System, process: Process) -> None:
+    """What the journal keeps of a process has changed (kernel/journal/recorder.py), and its state may be another."""
     if process.pid in system.table:
-        system.table.changed[process.pid] = process
+        system.table.changed[process.pid] = system.stale[process.pid] = process
+
+
+def stale(system: System, process: Process) -> None:
+    """The state of a process may be another, by something that the journal does not keep."""
+    system.stale[process.pid] = process
+
+
+def grew(system: System, process: LLMProcess) -> None:
+    """The log of a process has other tokens at its end: its readers, its state and the journal want to know."""
+    system.journal.grew(process)
+    system.stale[process.pid] = process
+    wake(system, process.output)
 
 
 def dirty(system: System, device: Device) -> None:
@@ -31,3 +48,11 @@ def want(system: System, device: Device, image: Image) -> None:
     if image.state == EVICTED and image.wanted_since is None:
         image.wanted_since = system.now
     dirty(system, device)
+
+
+def cancel_outs(system: System, device: Device, *, pid: int = 0, image: int = 0) -> None:
+    """Frames of a process, or of an image, that are yet to be moved out stay where they are."""
+    if device.outs:
+        device.outs = [move for move in device.outs if move.ctx != pid and move.image != image]
+        if not device.outs:
+            wake(system, device.sent)

@@ -56,7 +56,7 @@ def _victim(image: Image, wanting: LLMProcess, quantum: int, desperate: bool, no
 
     `desperate`: nobody at all could run otherwise, so the last claim gives way to an earlier one wherever it is.
     """
-    own: tuple[float, ...] = claim(wanting, quantum) if desperate else (rank(wanting.sched_class), wanting.key)
+    own: tuple[float, ...] = claim(wanting, quantum) if desperate else (rank(wanting.traits.sched_class), wanting.key)
     worst: LLMProcess | None = None
     worst_order: tuple[float, ...] = (-1,)
     over = [p for p in islice(_sleepers(image, wanting), _LOOKED_AT) if p.group.over_high() is not None]
@@ -67,7 +67,7 @@ def _victim(image: Image, wanting: LLMProcess, quantum: int, desperate: bool, no
     last_claim = claim(wanting, quantum)
     cheap = moves_pay(image)
     for holder in _others(image, wanting):
-        order: tuple[float, ...] = claim(holder, quantum) if desperate else (rank(holder.sched_class), holder.key)
+        order: tuple[float, ...] = claim(holder, quantum) if desperate else (rank(holder.traits.sched_class), holder.key)
         yields = order > own and (desperate or order[0] > own[0] or holder.outran(quantum))
         if desperate and holder.wait is WaitFor.QUOTA:  # whatever its claim, it cannot run
             return holder
@@ -99,7 +99,7 @@ def grown(system: System, process: LLMProcess) -> None:
     high.events["kv_high"] += 1
     while high.kv > limit and (sleeper := _sleeper_of(system, high, process)) is not None:
         take_pages(system, sleeper)
-    if high.kv > limit and process.table.cached >= process.reached:  # rebuilding what it had is no growth
+    if high.kv > limit and process.table.cached >= process.high_water:  # rebuilding what it had is no growth
         pause(system, process, high)
 
 

@@ -1,19 +1,27 @@
-"""The one place that decides which state a process is in; and preemption, which takes all pages of one."""
+"""The one place that decides which state a process is in, from the facts; and preemption, which takes all pages of one.
+
+Only reconciling (core.py) and planning, which is its last part, call `settle`; everybody else marks a process as stale.
+"""
 
 from __future__ import annotations
 
 from llmasos.drivers.protocol import Move
-from llmasos.kernel.marks import dirty, freed, want
+from llmasos.kernel.marks import dirty, freed, stale, want
 from llmasos.kernel.objects.device import UP
 from llmasos.kernel.objects.image import EVICTED, RESIDENT, Image
-from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.objects.process import LLMProcess, Process, Program
 from llmasos.kernel.state import System
 from llmasos.syscalls.records import State, WaitFor
 
 
-def settle(system: System, process: LLMProcess) -> None:
-    """Put a process that is not in a step into the state its facts ask for. Call after changing any of them."""
-    if process.running or process.is_zombie():
+def settle(system: System, process: Process) -> None:
+    """Put a process that is not in a step into the state its facts ask for."""
+    if isinstance(process, Program) and not process.is_zombie():  # it waits for a child, or simply has not called
+        process.enter(State.BLOCKED, WaitFor.CHILD if process.ended else WaitFor.INPUT, system.now)
+    if not isinstance(process, LLMProcess) or process.is_zombie():
+        return
+    if process.running:
+        process.count_load()
         return
     device, image = process.device, process.image
     queued = process.ticket != 0
@@ -34,6 +42,13 @@ def settle(system: System, process: LLMProcess) -> None:
         process.enter(state, wait, system.now)
         device.queue.withdraw(process)
     note_fault(system, process)
+
+
+def settle_stale(system: System) -> None:
+    """Settle all processes that are marked, in the order in which they were."""
+    while system.stale:
+        pid = next(iter(system.stale))
+        settle(system, system.stale.pop(pid))
 
 
 def _state(process: LLMProcess) -> tuple[State, WaitFor]:
@@ -88,7 +103,7 @@ def take_pages(system: System, victim: LLMProcess) -> None:
     image.let_go(victim)
     freed(system)
     victim.quantum_used, victim.turn = 0, system.now
-    victim.robbed = victim.state in (State.READY, State.BLOCKED) and victim.todo > 0
+    victim.preempted = victim.state in (State.READY, State.BLOCKED) and victim.todo > 0
     victim.account.preemptions += 1
     system.counters["preemptions"] += 1
     detail = f"{moved} moved out" if moved else ""
@@ -105,7 +120,7 @@ def _move_out(system: System, victim: LLMProcess, image: Image) -> int:
                 holder.table.trim(image.swap, 0)
                 # The ready may be planned just now, and find out by that.
                 if holder.state is State.BLOCKED:
-                    settle(system, holder)
+                    stale(system, holder)
     moves = victim.table.move_out(image.pool, image.swap)
     device = victim.device
     device.outs += [Move(image.id, victim.pid, frame, slot.tier, slot.number) for frame, slot in moves]

@@ -7,41 +7,40 @@ marks in marks.py, the states of processes in settle.py, the entry points in cor
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections import Counter, deque
+from typing import TYPE_CHECKING
 
 from llmasos.kernel.events import Action, KernelConfig, Log, Send
 from llmasos.kernel.groups.group import GroupTree
 from llmasos.kernel.journal.recorder import Recorder
 from llmasos.kernel.objects.device import Device
-from llmasos.kernel.objects.process import ProcessTable, Program
-from llmasos.kernel.objects.request import Request
+from llmasos.kernel.objects.process import INIT_PID, Process, ProcessTable, Program
+from llmasos.kernel.objects.request import Channel, Request
 from llmasos.kernel.timers import Timers
 from llmasos.kernel.trace import Trace
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
-from llmasos.syscalls.table import Call
+from llmasos.syscalls.records import Kind
 
 if TYPE_CHECKING:
     from llmasos.drivers.protocol import ToDriver
-
-Handler = Callable[["System", Request], Any]
 
 
 class System:
     """All that the kernel knows."""
 
-    def __init__(self, config: KernelConfig, handlers: Mapping[type[Call[Any]], Handler]) -> None:
+    def __init__(self, config: KernelConfig) -> None:
         self.config = config
-        self.handlers = handlers  # of the system calls, by the call's record
         self.table = ProcessTable(config.max_processes)
         self.groups = GroupTree(config.user)
         self.devices: dict[str, Device] = {}
         self.programs: dict[int, Program] = {}  # by peer
+        self.own = Program(
+            INIT_PID, 0, Kind.INIT, "kernel", self.groups.system, 0.0, peer=-1
+        )  # makes the kernel's own calls
         self.timers = Timers()
         self.trace = Trace(config.trace_events, config.log_lines)
-        self.tracers: list[Request] = []  # calls that wait for the next trace event
+        self.traced = Channel()  # woken by trace events
         self.figures: dict[int, tuple[int, float]] = {}
         self.journal = Recorder()
         self.journal_trouble = ""  # why it cannot be written
@@ -51,9 +50,13 @@ class System:
         self.started = 0.0
         self.now = 0.0  # of the event being handled
         self.halting = False
-        # of the event being handled
+        # of the event being handled: what it has to say, and the marks that reconciling goes by (core.py)
         self.actions: list[Action] = []
+        self.stale: dict[int, Process] = {}  # whose state may be another
+        self.woken: deque[tuple[Request, SyscallError | None]] = deque()  # to go on, or to fail with the error
+        self.orphans: list[Process] = []  # zombies that init reaps
         self.pumped: dict[str, Device] = {}  # devices that may be able to run their next step
+        self.cycle = ""  # marks that did not come to an end
         self._refs = 0
         self._images = 0
 
@@ -87,5 +90,5 @@ class System:
         if not name:
             return next(iter(self.devices.values()))
         if name not in self.devices:
-            raise SyscallError(Errno.ENODEV, f"no device {name!r}; there are: {', '.join(self.devices)}")
+            raise Errno.ENODEV(f"no device {name!r}; there are: {', '.join(self.devices)}")
         return self.devices[name]

@@ -1,12 +1,12 @@
-"""LLMasOS: an operating system for language models. What a Python author imports.
+"""LLMasOS: an operating system for language models. The names that a Python program imports.
 
-import llmasos
+    import llmasos
 
-with llmasos.System.connect(boot=True) as system:
-    print(system.spawn().ask("Who are you?"))
+    with llmasos.System.connect(boot=True) as system:
+        print(system.spawn().ask("Who are you?"))
 
-Names are imported when they are first used (PEP 562), so that a command line, or a program without trio, does not wait
-for what it does not need.
+Names are imported when they are first used (PEP 562): a command line, or a program without trio, does not wait for
+modules that it does not use.
 """
 
 import importlib
@@ -14,9 +14,9 @@ import os.path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmasos import aio
     from llmasos.syscalls.errno import Errno, SyscallError
     from llmasos.syscalls.records import Advice, Finish, Limits, Sampler, SchedClass, Signal, State
-    from llmasos.userland.sdk import aio
     from llmasos.userland.sdk.client import Client, Image, Instance
     from llmasos.userland.sdk.llm import LLM
     from llmasos.userland.sdk.system import Process, System
@@ -67,7 +67,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "aio":
-        return importlib.import_module("llmasos.userland.sdk.aio")
+        return importlib.import_module("llmasos.aio")
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = globals()[name] = getattr(importlib.import_module(_WHERE[name]), name)

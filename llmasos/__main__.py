@@ -1,8 +1,8 @@
 """The command line: `llmasos` boots a kernel if none runs and opens the shell; `llmasos VERB` does one thing and ends.
 
-What a verb shows comes from the same programs as the shell's commands (userland/programs). Each verb is a program of its
-own, attached to the kernel of a runtime directory, and imports only what it needs, so that it starts at once. Expected
-errors are one line on stderr and status 1; a wrong command line is status 2.
+The programs behind the verbs are those behind the shell's commands (userland/programs). Each verb is a program of its
+own, attached to the kernel of a runtime directory, and imports only what it needs, so that it starts at once. An expected
+error is one line on stderr and status 1; a wrong command line is status 2.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     verb("boot", _boot, "boot a kernel in the foreground, or with --detach in the background", help_flag=False)
     verb("shell", _shell, "open a shell on the running kernel (commands may be piped in)")
     shown = verb("ps", _ps, "list the processes")
-    shown.add_argument("pid", type=int, nargs="?", help="everything known of this one")
+    shown.add_argument("pid", type=int, nargs="?", help="this one in detail")
     live = verb("top", _top, "watch processes, device and memory live")
     live.add_argument("--seconds", type=_seconds, default=1.0, help="seconds between two looks (default 1)")
     live.add_argument("--once", action="store_true", help="print one look and return")
@@ -92,14 +92,14 @@ def _parser() -> argparse.ArgumentParser:
         "action",
         nargs="?",
         choices=("ls", "du", "pull", "rm", "check"),
-        help="ls: what the hub's cache has; du: what takes what on disk; pull: fetch from the hub (what is there stays); "
-        "rm: remove from the cache and what is installed of it; check: is it whole? (default: what the kernel has)",
+        help="ls: the models in the hub's cache; du: the use of the disk; pull: fetch from the hub (files that are there "
+        "stay); rm: remove from the cache, with the files installed of it; check: is it whole? (default: the kernel's)",
     )
     known.add_argument("names", nargs="*", metavar="NAME", help="org/name, org/name@revision, org/name:Q4_K_M, ...")
     known.add_argument(
         "--found",
         action="store_true",
-        help="what other programs have too: Ollama, LM Studio, llama.cpp, Hugging Face",
+        help="list other programs' models too: Ollama, LM Studio, llama.cpp, Hugging Face",
     )
     known.add_argument("--json", action="store_true", help="of --found, ls, du and check: print it as JSON")
     known.add_argument("--yes", action="store_true", help="of rm: remove without asking")
@@ -107,11 +107,11 @@ def _parser() -> argparse.ArgumentParser:
         "--estimate",
         metavar="MODEL",
         default="",
-        help="say what a model would take, and who would have to go for it",
+        help="say how much memory a model would take, and which models would have to make room",
     )
     known.add_argument("--dtype", default="", help="of an estimate: fp32, bf16, int8 or int4 (default: the device's)")
     known.add_argument("--device", default="", help="of an estimate: the device (default: the first)")
-    known.add_argument("--context", type=_count, default=0, help="of an estimate: tokens of a context to count with")
+    known.add_argument("--context", type=_count, default=0, help="of an estimate: tokens of the context to reckon with")
     tree = verb("groups", _groups, "list the control groups; with settings, make one or change it")
     tree.add_argument("path", nargs="?", default="/", help="a group (default: all)")
     tree.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="e.g. kv_max=64MiB tokens_max=50 cpu_weight=200")
@@ -126,16 +126,16 @@ def _parser() -> argparse.ArgumentParser:
     trace = verb("strace", _strace, "print the system calls of a process, decoded, and what they cause")
     trace.add_argument("pid", help="a pid, or `all`")
     trace.add_argument("--count", type=_count, default=0, help="stop after this many events")
-    saved = verb("checkpoint", _checkpoint, "write the image of a process to a file; it goes on")
+    saved = verb("checkpoint", _checkpoint, "write the image of a process to a file; the process goes on")
     saved.add_argument("pid", type=int, help="the process")
-    saved.add_argument("file", help="where to; an image that is there is replaced")
+    saved.add_argument("file", help="the file; an image of that name is replaced")
     saved.add_argument("--no-kv", action="store_true", help="leave the KV out: a small file, a slower restore")
     saved.add_argument("--passphrase-file", metavar="FILE", default="", help="encrypt with the first line of this file")
     back = verb("restore", _restore, "start a process from an image; it outlives this command")
     back.add_argument("file", help="the image")
-    back.add_argument("--name", default="", help="what to call it (default: as before)")
-    back.add_argument("--model", default="", help="what it runs (default: as before)")
-    back.add_argument("--device", default="", help="where (default: as before)")
+    back.add_argument("--name", default="", help="its name (default: as in the image)")
+    back.add_argument("--model", default="", help="its model (default: as in the image)")
+    back.add_argument("--device", default="", help="its device (default: as in the image)")
     back.add_argument(
         "--passphrase-file", metavar="FILE", default="", help="the passphrase is the first line of this file"
     )
@@ -177,7 +177,8 @@ def _where(args: argparse.Namespace) -> Path:
 
 
 def _kernel(args: argparse.Namespace, *, stays: bool = False) -> Client:
-    """Attach to the running kernel as a program named after the verb. One that `stays` goes on with the next kernel."""
+    """Attach to the running kernel as a program named after the verb. One that `stays` goes on with the next kernel if
+    this one dies."""
     from llmasos.syscalls.blocking import connect
     from llmasos.syscalls.reconnect import RECONNECT_SECONDS
 

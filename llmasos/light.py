@@ -1,11 +1,11 @@
-"""What an installation without torch and transformers needs: `python -m llmasos.light` prints it for pip.
+"""The requirements of an installation without torch and transformers; `python -m llmasos.light` prints them for pip.
 
     pip install --no-deps llmasos
     pip install $(python -m llmasos.light)
 
-The native decoder runs the embedded model, GGUF files and all that it can hold with numpy alone; torch and transformers,
-nine tenths of the whole, are for the others. This module needs nothing but the package itself, whose own list of
-requirements it reads. pip has no extra that takes something away.
+The native decoder runs the embedded model, GGUF files and every model that it can hold with numpy alone; torch and
+transformers, nine tenths of the whole, are for the other models. This module needs only the package itself, whose list of
+requirements it reads. pip has no extra that leaves something out.
 """
 
 from __future__ import annotations

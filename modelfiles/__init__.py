@@ -1,5 +1,6 @@
-"""Where a model's files are and what is in them: directories, hub repositories, single files, and their headers.
+"""A model's files: where they are and what they hold. Directories, repositories of the hub, single files, and their
+headers.
 
-Drivers read models and userland reads their words, so both stand on this; it imports nothing of ours but errno. Nothing
-here builds a network or needs torch.
+Drivers read models, and userland reads their vocabularies, so both stand on this; it imports nothing of this project but
+the errno. Nothing here builds a network or needs torch.
 """

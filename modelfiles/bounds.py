@@ -1,7 +1,7 @@
-"""What numbers a configuration may have, checked before anything is built from them.
+"""Bounds of the numbers in a configuration, checked before anything is built from them.
 
-A model's classes allocate what their configuration says: 20,000 layers are minutes of building, a hidden size of a
-million gigabytes. No published model comes near these bounds; what is beyond them is refused in microseconds.
+A model's classes allocate what their configuration says: 20,000 layers take minutes to build, a hidden size of a million
+takes gigabytes. No published model comes near these bounds; numbers beyond them are refused in microseconds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _REALS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("rope_theta", "rotary_emb_base", "rope_local_base_freq", "rope_base"), (1e-3, 1e18)),
     **dict.fromkeys(("factor", "short_factor", "long_factor", "low_freq_factor", "high_freq_factor", "attention_factor",
                      "short_mscale", "long_mscale"), (1e-4, 1e6)),
-    **dict.fromkeys(("beta_fast", "beta_slow", "mscale", "mscale_all_dim"), (0.0, 1e6)),  # 0: as if it were not there
+    **dict.fromkeys(("beta_fast", "beta_slow", "mscale", "mscale_all_dim"), (0.0, 1e6)),  # 0: as if absent
     **dict.fromkeys(("partial_rotary_factor", "rotary_pct", "rope_pct"), (0.0, 1.0)),
     **dict.fromkeys(("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon",
                      "norm_eps"), (0.0, 1.0)),
@@ -48,7 +48,7 @@ _ITEMS = 1 << 20  # of all lists and objects together
 
 
 def check(config: dict[str, Any], file: Path) -> None:
-    """Raises EIO naming the field whose number is out of any bounds."""
+    """Raise EIO naming the field whose number is out of bounds."""
     for count, (where, name, value) in enumerate(_fields(config, "", 0, file)):
         if count > _ITEMS:
             raise broken(f"{shown(file)} has more than {_ITEMS} values; is it a configuration?")
@@ -60,7 +60,7 @@ def check(config: dict[str, Any], file: Path) -> None:
                 f"{shown(file)}: {shown(where)} is {_number(value)}; numbers from 0 to {most} are taken",
             )
         least, greatest = _REALS.get(name, (-math.inf, math.inf))
-        if name in _REALS and not least <= value <= greatest:  # fp32 makes no use of them: infinities, then NaN
+        if name in _REALS and not least <= value <= greatest:  # fp32 turns them into infinities, and then NaN
             raise broken(
                 f"{shown(file)}: {shown(where)} is {_number(value)}; numbers from {least:g} to {greatest:g} are taken"
             )
@@ -69,7 +69,7 @@ def check(config: dict[str, Any], file: Path) -> None:
 
 
 def _fields(value: Any, where: str, depth: int, file: Path) -> Iterator[tuple[str, str, Any]]:
-    """Every value that is no list and no object: its path, its name, and itself."""
+    """Every value that is no list and no object: its path, its name, and the value."""
     if depth > _DEPTH:
         raise broken(f"{shown(file)}: {shown(where[:80])} is nested more than {_DEPTH} deep")
     if isinstance(value, dict):
@@ -89,7 +89,7 @@ def _named(value: Any, where: str, name: str, depth: int, file: Path) -> Iterato
 
 
 def _number(value: float) -> str:
-    """A number short enough to be read: an integer may have a million digits."""
+    """A number as short text: an integer may have a million digits."""
     if isinstance(value, int) and abs(value) > 1 << 256:
         return f"an integer of {value.bit_length()} bits"
     return str(value)

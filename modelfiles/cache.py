@@ -4,8 +4,8 @@
     models--org--name/snapshots/COMMIT/...  links to
     models--org--name/blobs/ETAG            the files, named by their SHA-256 (large files) or git's SHA-1
 
-What transformers, vLLM or `hf download` have brought is read here, and what is brought here is read by them.
-HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME and HF_HUB_OFFLINE mean what they mean there.
+This reads what transformers, vLLM or `hf download` have fetched, and they read what this fetches. HF_HUB_CACHE, HF_HOME,
+XDG_CACHE_HOME and HF_HUB_OFFLINE have the same meaning.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from pathlib import Path
 
 from llmasos.modelfiles import choice, files
 from llmasos.modelfiles.names import Name
+from llmasos.syscalls import atomic_file
 from llmasos.syscalls.errno import Errno, SyscallError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-PARTIAL = ".incomplete"  # what an unfinished blob is called
+PARTIAL = ".incomplete"  # the ending of an unfinished blob
 _PREFIX = "models--"
-_MOST_FILES = 20_000  # looked at in one snapshot
+_MOST_FILES = 20_000  # the most to look at in one snapshot
 _TRUE = ("1", "on", "yes", "true")
 
 
 def home() -> Path:
-    """Where the hub's programs keep what is theirs: token and cache."""
+    """The directory of the hub's programs, with token and cache."""
     place = os.environ.get("HF_HOME")
     if place:
         return Path(place).expanduser()
@@ -44,7 +45,7 @@ def directory() -> Path:
 
 
 def offline() -> bool:
-    """Does the user want no network (HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE)?"""
+    """Whether the user wants no network (HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE)."""
     return any(os.environ.get(name, "").lower() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
 
 
@@ -54,7 +55,7 @@ def folder(repo: str) -> Path:
 
 
 def repositories() -> Iterator[tuple[str, Path]]:
-    """The models' repositories that are there: name and directory."""
+    """The models' repositories in the cache: name and directory."""
     with suppress(OSError):
         for place in sorted(directory().iterdir()):
             if place.name.startswith(_PREFIX) and place.is_dir():
@@ -62,7 +63,7 @@ def repositories() -> Iterator[tuple[str, Path]]:
 
 
 def commit_of(repo: str, revision: str) -> str | None:
-    """The commit that a revision was, when it was last asked for."""
+    """The commit that a revision was when it was last asked for."""
     if COMMIT.fullmatch(revision):
         return revision if (folder(repo) / "snapshots" / revision).is_dir() else None
     try:
@@ -73,18 +74,17 @@ def commit_of(repo: str, revision: str) -> str | None:
 
 
 def set_commit(repo: str, revision: str, commit: str) -> None:
-    """Remember what a branch or tag is. Raises OSError."""
+    """Record the commit of a branch or tag. Raises OSError."""
     if COMMIT.fullmatch(revision):
         return
     ref = folder(repo) / "refs" / revision
     ref.parent.mkdir(parents=True, exist_ok=True)
-    draft = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
-    draft.write_text(commit)
-    os.replace(draft, ref)
+    with atomic_file.replacing(ref, mode=0o666) as descriptor:  # as open to others as the umask says
+        os.write(descriptor, commit.encode())
 
 
 def revisions(place: Path) -> dict[str, list[str]]:
-    """The snapshots below a repository's directory: for each commit the branches and tags that are it."""
+    """The snapshots below a repository's directory: for each commit, its branches and tags."""
     found: dict[str, list[str]] = {}
     with suppress(OSError):
         found = {one.name: [] for one in sorted((place / "snapshots").iterdir()) if one.is_dir()}
@@ -105,7 +105,7 @@ def snapshot(repo: str, commit: str) -> Path:
 
 
 def listing(place: Path) -> set[str]:
-    """The files below a directory that can be read (a link to nothing is no file), as paths from there."""
+    """The readable files below a directory (a link to nothing is no file), as paths from there."""
     found: set[str] = set()
     for at, _, names in os.walk(place):
         for name in names:
@@ -118,8 +118,8 @@ def listing(place: Path) -> set[str]:
 
 
 def find(name: Name, *, weights: bool) -> Path | None:
-    """The directory (of a GGUF repository the file) of a model that is whole in the cache; None if it is not there, or
-    not wholly. Raises ENOENT and ENOEXEC for one that is there and is no model."""
+    """The directory of a model (of a GGUF repository the file) that is whole in the cache; None if it is absent or
+    incomplete. Raises ENOENT and ENOEXEC for one that is there and is no model."""
     commit = commit_of(name.repo, name.revision)
     if commit is None:
         return None
@@ -139,7 +139,7 @@ def whole(name: Name, place: Path, *, weights: bool) -> Path | None:
         try:
             return place / choice.gguf_files(name.canonical(), listed, name.quant)[0]
         except SyscallError:
-            return None  # the hub may have what is asked for
+            return None  # the hub may have it
     if choice.CONFIG not in listed:
         return None
     if weights and missing(place, listed) != []:
@@ -148,7 +148,7 @@ def whole(name: Name, place: Path, *, weights: bool) -> Path | None:
 
 
 def missing(place: Path, listed: set[str]) -> list[str] | None:
-    """The files of weights that are not there though they are named; None if none are named at all."""
+    """The weight files that are named and absent; None if none are named at all."""
     if choice.SINGLE in listed:
         return []
     if choice.INDEX not in listed:
@@ -158,7 +158,7 @@ def missing(place: Path, listed: set[str]) -> list[str] | None:
 
 
 def remove(repo: str) -> int:
-    """Remove a repository from the cache; the bytes that were freed. Raises ENOENT, EIO."""
+    """Remove a repository from the cache; returns the bytes freed. Raises ENOENT, EIO."""
     place = folder(repo)
     if place.is_symlink() or place.parent.resolve() != directory().resolve():
         raise SyscallError(Errno.EINVAL, f"{place} is a link to elsewhere; remove it by hand")

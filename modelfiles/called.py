@@ -1,7 +1,7 @@
-"""What a model's path is called: the way back from names.py, for people who typed `ollama:llama3.2:1b` and not a digest.
+"""The name for a model's path: the way back from names.py, for people who typed `ollama:llama3.2:1b` and not a digest.
 
-The kernel knows a model of a store by the path that it was told, and a path such as `blobs/sha256-6a0746a1ec1a...` says
-nothing to anybody. Where a store has that path its name for it is shown; every other path is its own name.
+The kernel knows a model of a store by its path, and a path such as `blobs/sha256-6a0746a1ec1a...` tells a person nothing.
+A path in a store is shown by the store's name for it; every other path is its own name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _IN_TEXT = re.compile(
 
 
 def called(path: str) -> str:
-    """What the store that has a path calls it; the path itself, and all that is none, as it is."""
+    """The name for a path by the store that has it; any other text unchanged."""
     if not os.path.isabs(path):
         return path
     place = Path(path)
@@ -30,12 +30,12 @@ def called(path: str) -> str:
 
 
 def called_in(text: str) -> str:
-    """A line of the log with its models called so; where it says in what place something lies that stays."""
+    """A line of the log with its models so named; a path that says where something lies stays."""
     return _IN_TEXT.sub(lambda found: called(found[0]), text)
 
 
 def _beside(place: Path) -> Iterable[Found]:
-    """The models of the store in which a path lies; of the others nothing is read."""
+    """The models of the store in which a path lies; the others are not read."""
     from llmasos.modelfiles import cache, choice, stores  # here: a list of processes seldom has such a path
     from llmasos.modelfiles.names import LLAMA_CPP, LM_STUDIO
 

@@ -1,8 +1,8 @@
-"""Is a model's directory or file whole: every finding says what is broken and what to do. Nothing is loaded.
+"""Is a model's directory or file whole: every finding says what is broken and what to do. Loads nothing.
 
-Like fsck, it looks from the outside in: configuration, words, index, the headers of the weights against the files'
-sizes; and where a file is a blob of the hub's cache or of Ollama's store, whose name is its digest, its every byte.
-Whether an architecture is run is not known here: the driver is asked (userland/programs/models.py).
+Like fsck, it looks from the outside in: configuration, tokenizer, index, the headers of the weights against the files'
+sizes; and every byte of a blob of the hub's cache or of Ollama's store, whose name is its digest. Whether an architecture
+can be run is for the driver to say (userland/programs/models.py).
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ _TOKENIZERS = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was looked at, how it stands (`ok`, `note`, `refused` by the engine, `broken`), and what was found."""
+    """The subject of a check, its status (`ok`, `note`, `refused` by the engine, `broken`), and the facts."""
 
     what: str
     status: str
     found: str
 
 
-Said = Callable[[str, int, int], None]  # the file that is read, bytes read of how many; what it raises ends the check
+Said = Callable[[str, int, int], None]  # the file, bytes read, bytes in all; an exception ends the check
 
 
 def check(place: Path, said: Said | None = None) -> Iterator[Finding]:
-    """Look at a directory of safetensors or a GGUF file. Reads every byte of blobs that are named by their digest."""
+    """Check a directory of safetensors or a GGUF file. Reads every byte of blobs that are named by their digest."""
     if not place.is_dir():
         yield from _gguf(place, said)
         return
@@ -146,7 +146,7 @@ def _gguf(place: Path, said: Said | None) -> Iterator[Finding]:
 
 
 def _tensors(place: Path) -> str:
-    from llmasos.modelfiles import gguf  # here: a list of models wants no numpy
+    from llmasos.modelfiles import gguf  # here: a list of models needs no numpy
 
     entries = gguf.read_header(place).tensors.values()
     kinds = ", ".join(sorted({entry.kind for entry in entries}))
@@ -154,7 +154,7 @@ def _tensors(place: Path) -> str:
 
 
 def _digest(file: Path, what: str, said: Said | None) -> Iterator[Finding]:
-    """The file's bytes against the name of the blob that it is."""
+    """Compare the file's bytes with the name of its blob."""
     try:
         named = _BLOB.fullmatch(file.resolve(strict=True).name)
         if named is None:

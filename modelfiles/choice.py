@@ -1,9 +1,9 @@
-"""Which files of a repository or directory make the model: those that transformers would read, and no others.
+"""The files of a repository or directory that make the model: those that transformers would read, and no others.
 
-config.json, the files of tokenizer, templates and generation beside it; of the weights `model.safetensors`, else the
-shards that `model.safetensors.index.json` names. Variants (`model.fp16.safetensors`), other people's layouts
-(`consolidated*.safetensors`) and other engines' (onnx/, *.bin) are left where they are; a pickle is never read. Where
-there are only GGUF files, one of them is the model (as the hub and Ollama choose: Q4_K_M, then Q8_0, unless named).
+config.json, and the files of tokenizer, templates and generation beside it; of the weights `model.safetensors`, else the
+shards that `model.safetensors.index.json` names. Variants (`model.fp16.safetensors`), other layouts
+(`consolidated*.safetensors`) and other engines' files (onnx/, *.bin) stay where they are; a pickle is never read. If
+there are only GGUF files, one of them is the model (chosen as the hub and Ollama do: Q4_K_M, then Q8_0, unless named).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST_INDEX = 32 << 20  # bytes
 
 
 def checked(path: str) -> str:
-    """A file's path in a repository, as it was told. Raises EIO for one that would lie elsewhere."""
+    """A file's path in a repository, as given. Raises EIO for one that would lie elsewhere."""
     parts = path.split("/")
     if (
         not path.isprintable()
@@ -48,19 +48,19 @@ def checked(path: str) -> str:
 
 
 def inside(listed: Collection[str], folder: str) -> set[str]:
-    """The names below `folder` (empty: all), as seen from there."""
+    """The names below `folder` (empty: all), relative to it."""
     prefix = f"{folder}/" if folder else ""
     return {name[len(prefix) :] for name in listed if name.startswith(prefix)}
 
 
 def is_gguf(listed: Collection[str]) -> bool:
-    """Are its weights GGUF files, and GGUF files only?"""
+    """Whether its weights are GGUF files only."""
     here = {name for name in listed if "/" not in name}
     return not here & {SINGLE, INDEX} and any(name.lower().endswith(".gguf") for name in listed)
 
 
 def side_files(listed: Collection[str]) -> list[str]:
-    """Everything but the weights that is read: configuration, tokenizer, templates, the index of the shards."""
+    """All files to read but the weights: configuration, tokenizer, templates, the index of the shards."""
     return sorted(name for name in listed if _is_side(name, SINGLE in listed))
 
 
@@ -73,7 +73,7 @@ def _is_side(name: str, single: bool) -> bool:
 
 
 def shards(what: str, listed: Collection[str], index: bytes) -> list[str]:
-    """The files of weights that an index names. Raises EIO for what is not listed."""
+    """The weight files that an index names. Raises EIO for one that is not listed."""
     found = named_by(index, what)
     missing = sorted(found - set(listed))
     if missing:
@@ -123,21 +123,21 @@ def no_weights(what: str, listed: Collection[str]) -> SyscallError:
 
 
 def quant_of(file: str) -> str:
-    """The quantisation that a GGUF file's name tells, in capitals; empty if it tells none."""
+    """The quantisation in a GGUF file's name, in capitals; empty if there is none."""
     stem = gguf_stem(file.rpartition("/")[2])
     found = list(_QUANT.finditer(stem))
     return found[-1]["quant"].upper() if found else ""
 
 
 def gguf_stem(file: str) -> str:
-    """A GGUF file's name without its ending, and without which part of several it is."""
+    """A GGUF file's name without its ending and its part number."""
     split = _SPLIT.fullmatch(file)
     return split["stem"] if split else file[: -len(".gguf")] if file.lower().endswith(".gguf") else file
 
 
 def gguf_models(listed: Collection[str]) -> dict[str, list[str]]:
-    """The GGUF models among the files: for each its file, or its parts in order. Projectors of pictures (mmproj) and
-    importance matrices are none; nor is one of whose parts some are missing."""
+    """The GGUF models among the files: for each its file, or its parts in order. Projectors of pictures (mmproj),
+    importance matrices and models with missing parts are left out."""
     models: dict[str, list[str]] = {}
     for name in sorted(listed):
         base = name.rpartition("/")[2].lower()
@@ -153,7 +153,7 @@ def gguf_models(listed: Collection[str]) -> dict[str, list[str]]:
 
 
 def _what_there_is(listed: Collection[str]) -> str:
-    """Of files among which there is no whole GGUF model."""
+    """What there is among files without a whole GGUF model."""
     files = sorted(name for name in listed if name.lower().endswith(".gguf"))
     for name in files:
         if split := _SPLIT.fullmatch(name):

@@ -1,8 +1,8 @@
-"""The files of one commit on their way from the hub into the cache: what is unfinished is gone on with.
+"""The files of one commit on their way from the hub into the cache; an interrupted download goes on where it stopped.
 
-A blob grows as `blobs/ETAG.incomplete` and gets its name when its digest is right; a snapshot's file is a link to it. Of
-several programs that want one blob the first fetches it, under the lock that huggingface_hub takes too. Several files
-are fetched at once, and what is large in parts: the hub's storage (Xet) serves no file of more than 50 GB in one answer.
+A blob grows as `blobs/ETAG.incomplete` and gets its name when its digest is right; a snapshot's file is a link to it. If
+several programs want one blob, the first fetches it, under the lock that huggingface_hub takes too. Several files are
+fetched at once, large ones in parts: the hub's storage (Xet) serves no file of more than 50 GB in one answer.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from llmasos.modelfiles.names import Name
 from llmasos.modelfiles.together import Together
 from llmasos.syscalls.errno import Errno, SyscallError
 
-LOCK_SECONDS = 60.0  # that another program's download may stand still
-SPARE = 64 << 20  # bytes of the disk that are left free
+LOCK_SECONDS = 60.0  # the longest that another program's download may stand still
+SPARE = 64 << 20  # bytes of the disk to leave free
 AT_ONCE = 4  # files
-PART = 8 << 30  # bytes that are asked for in one request
+PART = 8 << 30  # bytes of one request
 MOST_PLAIN = 50 * 10**9  # bytes of a file that the hub promises to serve by plain HTTP
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a download is: bytes there, bytes in all, the file that came further last and how many others are being
-    fetched, and whether all of them wait and why."""
+    """The progress of a download: bytes there, bytes in all, the file that progressed last, the number of others that are
+    being fetched, and why all of them wait, if they do."""
 
     done: int
     total: int
@@ -47,12 +47,12 @@ class Progress:
     others: int = 0
 
 
-Said = Callable[[Progress], None]  # whatever it raises ends the download, which can be gone on with
+Said = Callable[[Progress], None]  # an exception ends the download, which can go on later
 
 
 @dataclass(slots=True)
 class _State:
-    """How far one blob is, of which the files have `times` copies."""
+    """The progress of one blob, of which the files have `times` copies."""
 
     done: int = 0
     times: int = 1
@@ -67,14 +67,14 @@ class Download:
         self._name, self._commit, self._said = name, commit, said
         self._blobs = cache.folder(name.repo) / "blobs"
         self._place = cache.snapshot(name.repo, commit)
-        self._done = self._total = 0  # _done: of what earlier calls of `all` have fetched
-        self._lock = threading.Lock()  # guards what follows, which every file's thread writes
+        self._done = self._total = 0  # _done: by earlier calls of `all`
+        self._lock = threading.Lock()  # guards the fields below, which every file's thread writes
         self._states: dict[str, _State] = {}
         self._last = ""
         self._together = Together(self._watch)
 
     def all(self, wanted: list[Remote]) -> None:
-        """Fetch those that are not there. Raises EDQUOT before anything is fetched that will not fit."""
+        """Fetch those that are missing. Raises EDQUOT, before it fetches anything, if they will not fit."""
         with self._written():
             self._blobs.mkdir(parents=True, exist_ok=True)
             missing = {file.etag: file.size - self._there(file) for file in wanted}
@@ -90,7 +90,7 @@ class Download:
             self._states = {}
 
     def remember(self) -> None:
-        """The revision that was asked for is this commit, now that its files are there."""
+        """Record that the revision is this commit, once its files are there."""
         with self._written():
             cache.set_commit(self._name.repo, self._name.revision, self._commit)
 
@@ -106,7 +106,7 @@ class Download:
             ) from None
 
     def _there(self, file: Remote) -> int:
-        """How many of its bytes are there."""
+        """The number of its bytes that are there."""
         with suppress(OSError):
             if (self._blobs / file.etag).stat().st_size == file.size:
                 return file.size
@@ -124,7 +124,7 @@ class Download:
             )
 
     def _one(self, files: list[Remote]) -> None:
-        """Fetch a blob, and let every file that is it be a link to it."""
+        """Fetch a blob, and link every file that it is to it."""
         file, blob = files[0], self._blobs / files[0].etag
         with self._lock:
             self._states[file.etag] = _State(times=len(files))
@@ -149,7 +149,7 @@ class Download:
         return False
 
     def _tell(self, file: Remote, done: int, waits: str = "", *, ends: bool = False) -> None:
-        """Called by a file's thread: it has come so far. Raises Stopped."""
+        """Report the progress of a file, from its thread. Raises Stopped."""
         with self._lock:
             state = self._states[file.etag]
             state.done, state.waits, state.ends = done, waits, ends
@@ -161,7 +161,7 @@ class Download:
             self._together.go_on()
 
     def _watch(self) -> None:
-        """Tell how far the whole is."""
+        """Report the progress of the whole."""
         if self._said is None:
             return
         with self._lock:
@@ -174,7 +174,7 @@ class Download:
 
     @contextmanager
     def _locked(self, path: Path, file: Remote) -> Iterator[None]:
-        """Hold the lock of a blob. Raises EBUSY if who holds it gets nowhere."""
+        """Hold the lock of a blob. Raises EBUSY if its holder makes no progress."""
         lock = filelock.FileLock(path)
         size, since = -1, time.monotonic()
         while not lock.is_locked:
@@ -247,7 +247,7 @@ class Download:
                 pause(seconds, lambda why=why, now=now: self._tell(file, now, why))  # type: ignore[misc]
 
     def _stream(self, stream: BinaryIO, file: Remote, have: int) -> bool:
-        """Take what one request gives: did all of the part come that was asked for?"""
+        """Take the answer to one request; returns whether the whole part arrived."""
         end = min(file.size, have + PART)
         last = "" if end == file.size else str(end - 1)
         headers = {"Range": f"bytes={have}-{last}"} if have or last else {}
@@ -283,7 +283,7 @@ class Download:
 
 
 def _digest(stream: BinaryIO, file: Remote) -> str:
-    """The digest of what has arrived, by the kind that the file is known by; empty where none is."""
+    """The digest of what has arrived, by the file's kind of digest; empty if it has none."""
     if not file.digest:
         return ""
     summed = (
@@ -296,7 +296,7 @@ def _digest(stream: BinaryIO, file: Remote) -> str:
 
 
 def _link(blob: Path, pointer: Path) -> None:
-    """Let a snapshot's name be the blob; where there are no links the blob itself goes there."""
+    """Make a snapshot's name a link to the blob; without links, move the blob there."""
     with suppress(FileNotFoundError):
         pointer.unlink()
     try:

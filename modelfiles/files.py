@@ -1,8 +1,8 @@
-"""Opening what somebody else has put into a model's directory: regular files of a bounded size, and nothing else.
+"""Opening files that another author has put into a model's directory: regular files of a bounded size, and nothing else.
 
-A fifo among the weights would be waited for without end, a link to /dev/zero read without end. So a file is opened
-without waiting (O_NONBLOCK means nothing to a regular file), and looked at through its descriptor, which cannot be
-exchanged for another afterwards.
+A fifo among the weights would block without end, and a link to /dev/zero never ends. So a file is opened without waiting
+(O_NONBLOCK means nothing to a regular file), and checked through its descriptor, which cannot be exchanged for another
+afterwards.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _KINDS = (
 
 
 class Broken(SyscallError):
-    """A file is not what it should be: whoever reads it again finds the same, until somebody has mended it. What may pass
-    by itself (a disk that does not answer, memory that is short) is a plain SyscallError."""
+    """A file is not what it should be: reading it again finds the same, until it is mended. A fault that may pass by
+    itself (a disk that does not answer, short memory) is a plain SyscallError."""
 
 
 def broken(reason: str) -> Broken:
@@ -39,7 +39,7 @@ def broken(reason: str) -> Broken:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """The file open for reading, unbuffered. Raises OSError if it cannot be opened, EIO if it is no regular file."""
+    """The file, open for unbuffered reading. Raises OSError if it cannot be opened, EIO if it is no regular file."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
@@ -66,7 +66,7 @@ def read_whole(path: Path, most: int = MOST_CONFIG) -> bytes:
 
 
 def read_json(path: Path, kind: type[T], most: int = MOST_CONFIG) -> T:
-    """What a JSON file holds, checked against `kind`. Raises OSError, EIO naming the file and what is wrong in it."""
+    """The value in a JSON file, checked against `kind`. Raises OSError, EIO naming the file and the fault in it."""
     raw = read_whole(path, most)
     try:
         return msgspec.json.decode(raw, type=kind)
@@ -91,11 +91,11 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def shown(value: object) -> str:
-    """Text of a file, or its name, fit to be shown, whole."""
+    """Text of a file, or its name, made printable, whole."""
     return printable(str(value), one_line=True)
 
 
 def quoted(value: object) -> str:
-    """A value of a file in a message: as Python writes it, escaped, and not long."""
+    """A value of a file in a message: as Python writes it, escaped, and short."""
     text = ascii(value)
     return text if len(text) <= _QUOTED else text[: _QUOTED - 3] + "..."

@@ -1,8 +1,8 @@
-"""generation_config.json: what ends a model's text, and how its makers want it to be sampled.
+"""generation_config.json: the ends of a model's text, and the sampling that its makers advise.
 
-transformers' GenerationConfig is the model. Where this differs: an absent field is off (there `top_k` is 50 then), a
-temperature or `top_p` without `do_sample` samples (there it is greedy and warns), ends that the file does not name are
-those of config.json, and a value that cannot be is refused by name when the model is looked at, not when it is sampled.
+transformers' GenerationConfig is the model. Differences: an absent field is off (there `top_k` is 50 then); a temperature
+or `top_p` without `do_sample` samples (there it is greedy and warns); ends that the file does not name are those of
+config.json; and a value that cannot be is refused by name when the model is examined, not when it is sampled.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from llmasos.modelfiles.files import broken, shown
 from llmasos.syscalls.errno import SyscallError
 
 FILE = "generation_config.json"
-MOST_ENDS = 64  # ids that one decode can be ended by
+MOST_ENDS = 64  # ids that can end one decode
 _MOST_ID = (1 << 31) - 1
-_LEAST_TOP_P = 1e-9  # of 0, too, one token is kept
+_LEAST_TOP_P = 1e-9  # even 0 keeps one token
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What a model's files say of its generation. None: nothing, and so it is off."""
+    """A model's generation settings by its files. None: the files say nothing, and it is off."""
 
     eos_ids: list[int] = field(default_factory=list)
     temperature: float | None = None  # 0: greedy
@@ -36,8 +36,8 @@ class Generation:
 
 
 def read(directory: Path, config: Mapping[str, Any], default: object = None) -> Generation:
-    """What stands in a model's directory or GGUF file, whose config.json holds `config`. `default` is the `eos_token_id`
-    that the model's class takes where no file has the field. Raises EIO naming the file and the field."""
+    """The settings in a model's directory or GGUF file, whose config.json holds `config`. `default` is the `eos_token_id`
+    that the model's class uses if no file has the field. Raises EIO naming the file and the field."""
     file = directory / FILE
     if directory.is_file():
         file, found = directory, gguf_config.sampling_of(gguf.read_header(directory))
@@ -64,7 +64,7 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _ends_of_config(config: Mapping[str, Any], directory: Path, default: object) -> list[int]:
-    """Those of config.json, of the whole model or (where that names none) of its text part."""
+    """The ends by config.json, of the whole model or (if that names none) of its text part."""
     file = directory / "config.json"
     text = config.get("text_config")
     parts = [config, text if isinstance(text, Mapping) else {}]
@@ -75,7 +75,8 @@ def _ends_of_config(config: Mapping[str, Any], directory: Path, default: object)
 
 
 def _ends(value: object, file: Path) -> list[int]:
-    """A number, a list of numbers or null as ids, each once. An id that no token can have ends nothing: it is dropped."""
+    """A number, a list of numbers or null as ids, each once. An id that no token can have ends nothing, and is
+    dropped."""
     ids = value if isinstance(value, list) else [] if value is None else [value]
     for one in ids:
         if isinstance(one, bool) or not isinstance(one, int):
@@ -86,7 +87,7 @@ def _ends(value: object, file: Path) -> list[int]:
 
 
 def _temperature(found: Mapping[str, Any], file: Path) -> float | None:
-    """0 where it says that nothing is sampled, 1 where it is sampled and no temperature named."""
+    """0 if the file turns sampling off, 1 if it turns it on and names no temperature."""
     samples = found.get("do_sample")
     if samples is not None and not isinstance(samples, bool):
         raise _bad(file, "do_sample", samples, "true, false or null")
@@ -104,7 +105,7 @@ def _top_k(found: Mapping[str, Any], file: Path) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
         raise _bad(file, "top_k", value, "a number of tokens or null")
-    return min(max(0, value), _MOST_ID)  # -1 is a common way to write that it is off
+    return min(max(0, value), _MOST_ID)  # -1 is a common way to write off
 
 
 def _top_p(found: Mapping[str, Any], file: Path) -> float | None:

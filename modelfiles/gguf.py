@@ -1,9 +1,9 @@
-"""GGUF files: their header, every number of it checked against the file before anything is taken on its word.
+"""GGUF files: their header, with every number of it checked against the file before it is used.
 
 The format is llama.cpp's: metadata and a table of tensors, then their bytes, aligned. The `gguf` package has a reader,
-but it believes the counts in a file and loops over them for hours; here what a file says is bounded by how long it is,
-and by what any model needs. A file may be split (`-00001-of-00003.gguf`); the first part has the metadata. One is known
-by its first bytes and not by its name: Ollama's files are called after their digest.
+but it believes the counts in a file and loops over them for hours; here the file's length, and the needs of any model,
+bound them. A file may be split (`-00001-of-00003.gguf`); the first part has the metadata. A file is known by its first
+bytes and not by its name: Ollama names files by their digest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-ALIGNMENT = 32  # of tensors, where a file does not say otherwise
+ALIGNMENT = 32  # of tensors, unless a file says otherwise
 MOST_HEADER = 64 << 20  # bytes; the longest published (a vocabulary of 262,144 with its merges) has 16 MB
 MOST_FIELDS = 1 << 14
 MOST_TENSORS = 1 << 16
@@ -37,7 +37,7 @@ MOST_DIMENSIONS = 4
 MOST_PARTS = 1000
 _PIECE = 1 << 18  # bytes read at a time
 
-# Item types of tensors: their number in files, and how many items a block of how many bytes holds.
+# Item types of tensors: their number in files, the items in a block, and the bytes of a block.
 ITEMS: dict[int, tuple[str, int, int]] = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
     7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
@@ -56,7 +56,7 @@ _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.gguf)?", re.IGNORECASE | re.DOTAL
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tensor: its items' type, its shape as numpy counts (rows first), and where its bytes are in which file."""
+    """A tensor: the type of its items, its shape in numpy's order (rows first), and the file and place of its bytes."""
 
     kind: str
     shape: tuple[int, ...]
@@ -66,7 +66,7 @@ class Entry:
 
 
 class Texts(Sequence[str]):
-    """An array of texts, as it lies in a header: known to end where it does, decoded when first asked for."""
+    """An array of texts as it lies in a header: its end is known, and its texts are decoded when they are first read."""
 
     def __init__(self, data: bytes, count: int) -> None:
         self._data = data
@@ -100,8 +100,8 @@ class Texts(Sequence[str]):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a GGUF file says of itself, its parts taken together. Metadata are numbers, bools, texts, and arrays: of
-    numbers numpy's, of texts `Texts`."""
+    """The contents of a GGUF file's header, its parts taken together. Metadata are numbers, bools, texts, and arrays:
+    numpy's for numbers, `Texts` for texts."""
 
     path: Path
     files: tuple[Path, ...]
@@ -109,7 +109,7 @@ class Header:
     tensors: Mapping[str, Entry]
 
     def layer_kinds(self) -> list[str]:
-        """The kinds of items that the layers' matrices have, those with the most bytes first."""
+        """The item types of the layers' matrices that have the most bytes, largest first."""
         sizes: Counter[str] = Counter()
         for name, entry in self.tensors.items():
             if name.startswith("blk.") and len(entry.shape) > 1:
@@ -118,7 +118,7 @@ class Header:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a regular file begins as GGUF does. False also where it cannot be read."""
+    """Whether a regular file begins as GGUF does. False also if it cannot be read."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return False
@@ -129,10 +129,10 @@ def is_gguf(path: Path) -> bool:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a GGUF file, and of the others where it is one of several. The last one is remembered for as long as
-    its files are not touched.
+    """The header of a GGUF file, and of the others if it is one of several. The last header is cached until its files
+    change.
 
-    Raises ENOENT, ENOEXEC (no GGUF file, or of a version or byte order that is not read), EIO (broken).
+    Raises ENOENT, ENOEXEC (no GGUF file, or an unsupported version or byte order), EIO (broken).
     """
     global _last
     last = _last
@@ -146,7 +146,7 @@ def read_header(path: Path) -> Header:
 
 
 def _stamp(files: Sequence[Path]) -> tuple[object, ...]:
-    """What changes when one of the files does."""
+    """A value that changes when one of the files does."""
     found: list[object] = []
     for file in files:
         try:
@@ -191,7 +191,7 @@ def _read_parts(path: Path) -> Header:
 
 
 def parts_beside(path: Path) -> list[Path]:
-    """The files that a model's file belongs to, by their names."""
+    """The files of a split model, by their names."""
     named = _PART.fullmatch(path.name)
     if named is None or not 0 < int(named[3]) <= MOST_PARTS:
         return [path]
@@ -199,7 +199,7 @@ def parts_beside(path: Path) -> list[Path]:
 
 
 def part_names(path: Path, count: int) -> list[Path]:
-    """The files of a model split in `count`, one of which is `path`. Raises EIO if it is not named as a part."""
+    """The files of a model split into `count`, one of which is `path`. Raises EIO if its name is not that of a part."""
     named = _PART.fullmatch(path.name)
     if named is None or int(named[3]) != count:
         raise _broken(path, f"it is one of {count} parts, but not named NAME-00001-of-{count:05}.gguf as they are")
@@ -248,11 +248,11 @@ class _Reader:
     def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
         self.path = path
         self.file = file
-        self.read = bytearray()  # of the file, so far
+        self.read = bytearray()  # the part of the file that has been read
         self.size = size
         self.most = min(size, MOST_HEADER)
         self.at = 24
-        self.items = 0  # strings read so far, and arrays in arrays
+        self.items = 0  # strings so far, and arrays within arrays
 
     def header(self, start: bytes) -> tuple[dict[str, Any], dict[str, Entry]]:
         tensors, fields = struct.unpack_from("<QQ", start, 8)
@@ -282,7 +282,7 @@ class _Reader:
         dimensions = self.number("<I")
         if not 0 <= dimensions <= MOST_DIMENSIONS:
             raise self.broken(f"tensor {name!r} has {dimensions} dimensions, at most {MOST_DIMENSIONS} are known")
-        shape = tuple(self.number("<Q") for _ in range(dimensions))  # fastest first
+        shape = tuple(self.number("<Q") for _ in range(dimensions))  # fastest dimension first
         number, offset = self.number("<I"), self.number("<Q")
         if number not in ITEMS:
             raise SyscallError(
@@ -299,7 +299,7 @@ class _Reader:
     def placed(
         self, found: list[tuple[str, str, tuple[int, ...], int, int]], base: int, alignment: int
     ) -> dict[str, Entry]:
-        """The tensors by name: all within the file, none upon another (or a small file could ask for much memory)."""
+        """The tensors by name: all within the file, and none overlapping (or a small file could ask for much memory)."""
         entries: dict[str, Entry] = {}
         end = 0
         for name, kind, shape, offset, size in sorted(found, key=lambda one: (one[3], one[4])):
@@ -328,7 +328,7 @@ class _Reader:
             raise self.broken(f"field {name!r} has a value of type {kind}, which is not known")
         inner, count = self.number("<I"), self.number("<Q")
         if inner in _NUMBERS or inner == _BOOL:
-            import numpy as np  # late: a list of models needs none
+            import numpy as np  # late: a list of models needs no numpy
 
             items = np.dtype(_NUMBERS.get(inner, "<B")[-2:])
             self.room(count * items.itemsize, f"{count} items of field {name!r}")
@@ -348,7 +348,7 @@ class _Reader:
         return [self.value(_ARRAY, name, depth + 1) for _ in range(count)]
 
     def texts(self, count: int, name: str) -> Texts:
-        """Finds where they end; they are decoded when somebody asks: a driver never does."""
+        """Find where they end. They are decoded when they are read; a driver never does."""
         read, start, at, last = self.read, self.at, self.at, len(self.read) - 8
         length = struct.Struct("<Q").unpack_from
         for _ in range(count):

@@ -1,7 +1,8 @@
 """The configuration of a model in a GGUF file, as the config.json that transformers would have written for it.
 
-llama.cpp's converter keeps what its own code cannot know, under names of its own; what follows from the architecture is
-put back here. Stretched RoPE is partly metadata and partly a tensor of factors, which is small and is read.
+llama.cpp's converter keeps the fields that its own code cannot know, under names of its own; the fields that follow from
+the architecture are restored here. Stretched RoPE is partly metadata and partly a tensor of factors, which is small and
+is read.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from llmasos.modelfiles.gguf_families import ROPE_FREQS, ROPE_LONG, ROPE_SHORT
 from llmasos.modelfiles.gguf_fields import MOST_FACTORS, Fields
 from llmasos.modelfiles.gguf_further import FURTHER
 
-# Tokens that end an answer although a file may name only one: llama.cpp looks for these by their text.
+# Tokens that end an answer even if a file names only one: llama.cpp looks for these by their text.
 ENDS = (
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>", "_<EOT>",
     "<|end_of_text|>", "<end_of_utterance>", "<turn|>", "<|return|>", "<|call|>",
@@ -35,13 +36,13 @@ _PARTIAL = (
     "stablelm",
     "minimax-m2",
 )  # not all by default
-_LLAMA3 = (1.0, 4.0)  # low and high factor of all that are published; the length is found by trying
+_LLAMA3 = (1.0, 4.0)  # low and high factor of all published models; trying finds the length
 
 
 def config_of(header: Header) -> dict[str, Any]:
-    """The configuration, with `model_type` and all that a causal language model of it needs.
+    """The configuration, with `model_type` and every field that a causal language model of it needs.
 
-    Raises ENOEXEC: no language model, or an architecture that is not known here. EIO: a value that makes no sense.
+    Raises ENOEXEC: no language model, or an unknown architecture. EIO: a value that makes no sense.
     """
     fields = Fields(header)
     family = fields.family
@@ -104,7 +105,7 @@ def ends(header: Header) -> list[int]:
 
 
 def sampling_of(header: Header) -> dict[str, Any]:
-    """How the model's makers want it to be sampled, in the words of generation_config.json."""
+    """The sampling that the model's makers advise, in the terms of generation_config.json."""
     return {
         name: value
         for key, name in _SAMPLING.items()
@@ -154,7 +155,7 @@ def _rope(fields: Fields, head_dim: int, context: int) -> dict[str, Any]:
 
 
 def _stretched(factors: list[float], theta: float, rotated: int, context: int) -> dict[str, Any]:
-    """What divides the frequencies: Llama 3's formula where it gives these factors, else the factors themselves."""
+    """The divisors of the frequencies: Llama 3's formula if it gives these factors, else the factors themselves."""
     (low, high), factor = _LLAMA3, max(factors)
     lengths = 2 * math.pi * theta ** (np.arange(0, rotated, 2) / rotated)
     for original in (1 << k for k in range(4, 21)):

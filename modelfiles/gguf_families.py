@@ -1,7 +1,7 @@
-"""The architectures of GGUF files: what their tensors are called in transformers' checkpoints, and what was done to them.
+"""The architectures of GGUF files: the names of their tensors in transformers' checkpoints, and the changes to undo.
 
-llama.cpp's converter renames tensors, and changes some for its own code's sake: rows of q and k are permuted where RoPE
-rotates neighbours, Gemma's norms are stored as 1 + w, GPT-2's matrices turned, experts stacked (or their fused matrices
+llama.cpp's converter renames tensors, and changes some for its own code: rows of q and k are permuted where RoPE rotates
+neighbours, Gemma's norms are stored as 1 + w, GPT-2's matrices are transposed, experts stacked (or their fused matrices
 taken apart), GPT-NeoX's heads regrouped, Apertus's scalars made metadata. Each family says here what to undo.
 """
 
@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# What becomes of a tensor's rows (its first dimension), or of its values.
+# Changes of a tensor's rows (its first dimension), or of its values.
 PAIRED = "paired"  # rows of each head: halves interleaved for RoPE of neighbours
 REGROUPED = "regrouped"  # all q, all k, all v in place of q, k, v of each head
 TURNED = "turned"  # a matrix stored as [out, in], wanted as [in, out]
 SHIFTED = "shifted"  # 1 + w
 STACKED = "stacked"  # experts in one tensor, or the norms of heads
-JOINED = "joined"  # with another tensor (see `joined`) behind it: of each expert first its gate, then what it gates
+JOINED = "joined"  # with another tensor (see `joined`) behind it: of each expert first its gate, then the gated part
 ROW = "row"  # a matrix of one row, which is stored with one dimension or with two
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -63,8 +63,8 @@ _GPT2_TOP = {
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One architecture. Names are without `.weight` and `.bias`, those of layers without the layer; a name that begins
-    with = is the whole."""
+    """One architecture. Names are without `.weight` and `.bias`, and those of layers without the layer; a name that
+    begins with = is the whole name."""
 
     model_type: str
     layer: Mapping[str, str]
@@ -75,15 +75,15 @@ class Family:
     activation: tuple[str, str] = (
         "hidden_act",
         "silu",
-    )  # field of the configuration, value: files do not say it
+    )  # field of the configuration, and its value: files do not have it
     epsilon: tuple[str, str] = (
         "rms_norm_eps",
         "layer_norm_rms_epsilon",
-    )  # field, and what it is called in files
+    )  # field, and its name in files
     tied: bool = False  # always, and files have no head of their own
     joined: Mapping[str, str] = field(default_factory=dict)  # what lies behind a tensor that is JOINED
     scalars: Mapping[str, str] = field(default_factory=dict)  # weights of layers that are metadata: names of both
-    predicts: bool = False  # behind its layers may be others that predict further tokens, which are left out
+    predicts: bool = False  # layers that predict further tokens may follow its layers; they are left out
 
 
 FAMILIES: dict[str, Family] = {
@@ -230,7 +230,7 @@ FAMILIES: dict[str, Family] = {
     ),
 }  # fmt: skip
 
-# Tensors that say how to rotate; they become part of the configuration.
+# Tensors that set the rotation; they become part of the configuration.
 ROPE_FREQS, ROPE_SHORT, ROPE_LONG = (
     "rope_freqs.weight",
     "rope_factors_short.weight",

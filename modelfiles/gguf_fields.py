@@ -1,7 +1,7 @@
-"""A GGUF file's metadata under the prefix of its architecture, each read checked for what it is.
+"""A GGUF file's metadata under the prefix of its architecture, each field checked when it is read.
 
-What was read is remembered: a key that nobody asked for may change what a model computes, so it is refused by name
-unless it is known to say nothing of that.
+Reads are recorded: a key that no code reads may change what a model computes, so it is refused by name unless it is known
+to be harmless.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from llmasos.modelfiles.spans import Spans
 from llmasos.syscalls.errno import Errno, SyscallError
 
 MOST_FACTORS = 1 << 12
-_FACTORS = (1e-4, 1e6)  # of which fp32 still makes frequencies
+_FACTORS = (1e-4, 1e6)  # from which fp32 still makes frequencies
 
-# What is in GGUF files that are no models: by their architecture, or what they say they are.
+# GGUF files that are no models: by their architecture, or by what they call themselves.
 _OTHER_THINGS = {
     "clip": "a vision or audio tower", "mmproj": "a vision or audio tower", "imatrix": "an importance matrix",
     "adapter": "an adapter (LoRA), which is a change to a model (llama-export-lora merges it into one)",
     "controlvector": "a control vector", "vocab": "a vocabulary",
 }  # fmt: skip
 
-# Fields that say what is known otherwise, or nothing of what a model computes; and values of others that change nothing.
+# Fields that are known otherwise, or that do not change what a model computes; and harmless values of other fields.
 _NO_MATTER = {
     "vocab_size", "context_length", "tensor_data_layout", "pooling_type", "feed_forward_length", "expert_shared_count",
     "attention.key_length", "attention.value_length", "attention.head_count_kv", "attention.layer_norm_epsilon",
@@ -44,10 +44,10 @@ _NEUTRAL = {
 
 
 class Fields:
-    """A header's metadata under its architecture's prefix, each checked for what it is."""
+    """A header's metadata under its architecture's prefix, each field checked when it is read."""
 
     def __init__(self, header: Header) -> None:
-        """Raises ENOEXEC for what is no language model of a known architecture."""
+        """Raises ENOEXEC unless it is a language model of a known architecture."""
         self.header = header
         self._read: set[str] = set()
         architecture = header.metadata.get("general.architecture")
@@ -79,7 +79,7 @@ class Fields:
         return self.header.metadata.get(f"{self.architecture}.{key}", default)
 
     def all_known(self) -> None:
-        """Raises ENOEXEC for a key that was not read, unless it or its value changes nothing."""
+        """Raise ENOEXEC for a key that was not read, unless it or its value is harmless."""
         for name, value in self.header.metadata.items():
             prefix, _, key = name.partition(".")
             if prefix != self.architecture or key in self._read or key in _NO_MATTER:
@@ -89,7 +89,8 @@ class Fields:
             raise self.refused(f"it has a field {name!r}, which says something that is not known here")
 
     def layers(self) -> int:
-        """How many there are, without those behind them that predict further tokens: transformers runs none either."""
+        """The number of layers, without those behind them that predict further tokens, which transformers does not run
+        either."""
         count, predicting = self.whole("block_count"), self.whole_or_none("nextn_predict_layers")
         if not predicting:
             return count
@@ -100,7 +101,7 @@ class Fields:
         return count - predicting
 
     def whole(self, key: str, default: int | None = None) -> int:
-        """A number of things; where there is one for each layer it has to be the same."""
+        """A count. If there is one for each layer, all must be equal."""
         value = self.get(key, default)
         if isinstance(value, np.ndarray) and value.ndim == 1 and value.size:
             if not (value == value[0]).all():
@@ -111,7 +112,7 @@ class Fields:
         return value
 
     def whole_or_none(self, key: str) -> int:
-        """A number of things that may be 0, or not said, which means 0."""
+        """A count that may be 0, or absent, which means 0."""
         value = self.get(key, 0)
         return 0 if isinstance(value, int | float) and value == 0 else self.whole(key)
 
@@ -157,6 +158,6 @@ class Fields:
 
 
 def shortest(value: float) -> float:
-    """The decimal that is meant by an fp32 number: 1e-05, not 9.999999747378752e-06."""
+    """The decimal behind an fp32 number: 1e-05, not 9.999999747378752e-06."""
     single = np.float32(value)
     return float(str(single)) if float(single) == value else value

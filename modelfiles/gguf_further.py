@@ -1,6 +1,6 @@
-"""What each architecture's configuration has beyond that of all: the half of it that a GGUF file leaves to the program.
+"""The further fields of each architecture's configuration, which a GGUF file leaves to the program.
 
-llama.cpp's code knows an architecture's activation, windows and switches; here each says them in the words of its
+llama.cpp's code knows an architecture's activation, windows and switches; here each is given in the terms of its
 configuration class in transformers. Each function takes the file's fields and the configuration so far.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from llmasos.modelfiles.gguf_fields import Fields
 
-_SIGMOID = 2  # of llama.cpp's ways to weigh experts
+_SIGMOID = 2  # the number of one of llama.cpp's ways to weigh experts
 _GEMMA_27B = {"gemma2": 46, "gemma3": 62}  # layers of those whose queries are scaled by hidden / heads
 
 
@@ -103,7 +103,7 @@ def _biased(fields: Fields) -> dict[str, Any]:
 
 
 def _windows(fields: Fields, config: Mapping[str, Any], every: int) -> dict[str, Any]:
-    """The window, and which layers have it: those that the file says, or all but each `every`th."""
+    """The window, and the layers that have it: those that the file names, or all but each `every`th."""
     layers = config["num_hidden_layers"]
     pattern = fields.get("attention.sliding_window_pattern")
     if isinstance(pattern, np.ndarray) and pattern.ndim == 1:
@@ -120,7 +120,7 @@ def _windows(fields: Fields, config: Mapping[str, Any], every: int) -> dict[str,
 
 
 def _expert_size(fields: Fields, part: str, layer: int = 0) -> int:
-    """The rows of an expert's matrix: files of before this was a field do not say it otherwise."""
+    """The rows of an expert's matrix: files older than this field have no other source for it."""
     entry = fields.header.tensors.get(f"blk.{layer}.{part}.weight")
     if entry is None or len(entry.shape) < 2:
         raise fields.wrong(f"it has no experts blk.{layer}.{part}.weight")
@@ -151,7 +151,7 @@ def _olmoe(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _olmo(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
-    """OLMo 3 is OLMo 2 with windows; only layers without one are stretched."""
+    """OLMo 3 is OLMo 2 with windows; only layers without a window are stretched."""
     if not fields.whole_or_none("attention.sliding_window"):
         return _biased(fields)
     theta = fields.real("rope.freq_base_swa", config["rope_parameters"]["rope_theta"])
@@ -209,7 +209,7 @@ def _cohere(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _exaone4(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Where there are windows, only the layers that have one rotate."""
+    """If there are windows, only the layers that have one rotate."""
     if not fields.whole_or_none("attention.sliding_window"):
         return {
             "sliding_window": None,
@@ -220,7 +220,7 @@ def _exaone4(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stablelm(fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
     tensors = fields.header.tensors
-    fields.get("use_parallel_residual")  # in old files of a model that has none it is true
+    fields.get("use_parallel_residual")  # in old files of a model without it, it is true
     return {
         "use_qkv_bias": "blk.0.attn_q.bias" in tensors,
         "qk_layernorm": "blk.0.attn_q_norm.weight" in tensors,

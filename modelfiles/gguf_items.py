@@ -1,7 +1,7 @@
-"""What the items of GGUF tensors mean: blocks of integers and their scales, as fp32 or as integers.
+"""The items of GGUF tensors: blocks of integers and their scales, as fp32 or as integers.
 
-ggml's block formats: 32 or 256 items of a row share scales. The plain ones are read here, so that a usual start needs
-no further import; for all others the `gguf` package has the tables and dequantisers. Values are equal to its own.
+ggml's block formats: 32 or 256 items of a row share scales. The plain ones are read here, so that a usual start needs no
+further import; for all others the `gguf` package has the tables and dequantisers. Values are equal to its own.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from llmasos.syscalls.errno import Errno, SyscallError
 PLAIN = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # kept as they are
 PACKED = {"Q8_0": (8, 34), "Q4_0": (4, 18)}  # bits, bytes of a block
 _BLOCK = 32
-_PIECE = 1 << 22  # items whose scales are looked at at a time
-_LARGE = 1 << 24  # items: of a matrix that has more the integers are read twice rather than held
+_PIECE = 1 << 22  # items whose scales are examined at a time
+_LARGE = 1 << 24  # items: of a larger matrix the integers are read twice instead of held
 
 
 def float32(kind: str, rows: np.ndarray) -> np.ndarray:
-    """Values [rows, items] in fp32 of a tensor's bytes [rows, bytes]. Raises ENOTSUP: nobody dequantises them."""
-    with np.errstate(all="ignore"):  # a file may hold scales that are not finite: its values are not, then
+    """The values [rows, items] in fp32 of a tensor's bytes [rows, bytes]. Raises ENOTSUP: there is no dequantiser for
+    them."""
+    with np.errstate(all="ignore"):  # scales in a file need not be finite, and then its values are not either
         if kind in PACKED:
             scale, values = _parts(kind, rows)
             if kind == "Q4_0":
@@ -45,7 +46,7 @@ def known(kind: str) -> bool:
 
 
 def packed(kind: str, rows: np.ndarray) -> Packed | None:
-    """The integers of a matrix's bytes [columns, bytes]; None for items that are not kept so."""
+    """The integers of a matrix's bytes [columns, bytes]; None for items that are not stored as such."""
     if kind not in PACKED:
         return None
     scale, values = _parts(kind, rows)

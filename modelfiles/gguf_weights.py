@@ -1,7 +1,7 @@
-"""The weights of a GGUF file under the names of transformers' checkpoints, as they were before they were converted.
+"""The weights of a GGUF file under the names of transformers' checkpoints, as they were before their conversion.
 
-Quantised rows are permuted as they lie, so integers stay the file's own: Q8_0 and Q4_0 are handed on as such, everything
-else is dequantised when asked for.
+Quantised rows are permuted as they lie, so the integers stay the file's own: Q8_0 and Q4_0 are passed on as such,
+everything else is dequantised when it is read.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from llmasos.modelfiles.tensors import ByRows, Packed, Pieces, Tensor
 MOST_WEIGHTS = 200_000  # an expert's matrix is one; the largest published mixtures have some 140,000
 _LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,5})\.(\w+)\.(weight|bias)", re.ASCII)  # one spelling for each layer
 _TOP = re.compile(r"(\w+)\.(weight|bias)", re.ASCII)
-_ALONE = ("act_fn.beta", "act_fn.eps")  # metadata that are weights of no dimension, others have one item
-_SPLIT = ("attn_q", "attn_k", "attn_v")  # what a fused attn_qkv of a family without one holds
+_ALONE = ("act_fn.beta", "act_fn.eps")  # metadata that are weights without a dimension; others have one item
+_SPLIT = ("attn_q", "attn_k", "attn_v")  # the parts of a fused attn_qkv, for a family without one
 
 
 @dataclass(frozen=True, slots=True)
 class _Recipe:
-    """How a weight comes of a stored tensor: of which one, of which of its rows, and what is done to the values."""
+    """How to make a weight from a stored tensor: which tensor, which of its rows, and the change to its values."""
 
     entry: Entry
     shape: tuple[int, ...]
@@ -50,14 +50,14 @@ class _Recipe:
     expert: int | None = None
     change: str = ""
     scale: Entry | None = None
-    behind: Entry | None = None  # of those that are joined, the second
+    behind: Entry | None = None  # of joined tensors, the second
 
 
 class GGUFWeights:
-    """A `llmasos.modelfiles.tensors.Weights` over the files of a GGUF model: what is not asked for is not read."""
+    """A `llmasos.modelfiles.tensors.Weights` over the files of a GGUF model; reads only what is asked for."""
 
     def __init__(self, header: Header) -> None:
-        """Raises ENOEXEC: an architecture that is not known, a tensor that its family does not have. EIO, ENOTSUP."""
+        """Raises ENOEXEC: an unknown architecture, or a tensor that its family does not have. EIO, ENOTSUP."""
         self.header = header
         self._fields = Fields(header)
         self._spans = Spans()
@@ -130,7 +130,7 @@ class GGUFWeights:
         )
 
     def _joined(self, recipe: _Recipe, behind: Entry) -> Tensor:
-        """[experts, gates and what they gate, inputs]."""
+        """[experts, gates and gated parts, inputs]."""
         experts, both, inputs = recipe.shape
         half = replace(recipe, shape=(experts, both // 2, inputs), behind=None)
         parts = [self._values(one, self._rows(one)) for one in (half, replace(half, entry=behind))]
@@ -170,7 +170,7 @@ class GGUFWeights:
             part, kind = found.groups() if found else ("", "")
             before, table = "", family.top
         if part in family.joined.values() and kind == "weight":
-            return  # with the one before it
+            return  # joined to the one before it
         if part not in table or (part == "output" and family.tied):
             raise self._fields.refused(f"it has a tensor {name!r}, which this architecture has not")
         change = family.changes.get(part, "")
@@ -210,7 +210,7 @@ class GGUFWeights:
             self._recipes[name.format(expert)] = replace(recipe, shape=recipe.shape[1:], expert=expert)
 
     def _add_fused(self, before: str, kind: str, entry: Entry, family: Family) -> None:
-        """q, k and v of a layer in one tensor, of a family whose checkpoints have three."""
+        """q, k and v of a layer in one tensor, for a family whose checkpoints have three."""
         heads, kv_heads = self._heads()
         unit, rest = divmod(entry.shape[0], heads + 2 * kv_heads)
         if rest:
@@ -239,7 +239,7 @@ class GGUFWeights:
         return self._spans.read(entry.file, entry.offset, entry.size)
 
     def _rows(self, recipe: _Recipe) -> np.ndarray:
-        """The weight's bytes, [rows, bytes of a row], in the order that the checkpoint had."""
+        """The weight's bytes, [rows, bytes of a row], in the order of the checkpoint."""
         count = 1
         for dim in recipe.shape[:-1] if recipe.change != TURNED else recipe.shape[1:]:
             count *= dim

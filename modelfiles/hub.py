@@ -1,9 +1,9 @@
 """Models of the Hugging Face hub: from the local cache, else fetched into it, so that every other program finds them too.
 
-As git does, a download first learns what commit a branch is, and then takes every file of that commit, checked against
-the digest by which the commit knows it (SHA-256 of large files, git's own SHA-1 of small ones). It is done here
-(hub_api.py, download.py, web.py) and not by huggingface_hub, whose layout it keeps, because that one throws an unfinished
-file away when it is interrupted, and sleeps for as long as a server tells it to.
+As in git, a download first learns which commit a branch is, and then takes every file of that commit, checked against the
+digest by which the commit knows it (SHA-256 of large files, git's own SHA-1 of small ones). The code is here (hub_api.py,
+download.py, web.py) and not huggingface_hub's, whose layout it keeps, because that library throws an unfinished file away
+when it is interrupted, and sleeps for as long as a server tells it to.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = ["Progress", "Said", "find", "pull"]
 
 
 def find(name: Name, *, weights: bool, said: Said | None = None) -> Path:
-    """The model's directory (of a GGUF repository the file), from the cache if it is whole there, else fetched: without
-    `weights` only what is small. A commit of which a part is there is completed, not exchanged for a newer one.
+    """The model's directory (of a GGUF repository the file), from the cache if it is whole there, else fetched; without
+    `weights`, only the small files. A commit that is partly there is completed, not replaced by a newer one.
 
     Raises ENOENT, EPERM (token, terms), EAGAIN (network, hub), EDQUOT (disk), EIO, ENOEXEC (nothing to run).
     """
@@ -49,7 +49,7 @@ def find(name: Name, *, weights: bool, said: Said | None = None) -> Path:
 
 
 def pull(name: Name, said: Said | None = None) -> Path:
-    """Fetch what the hub has of it now, of which what is in the cache stays. Raises as `find` does."""
+    """Fetch the hub's present files of a model; those that are in the cache stay. Raises as `find` does."""
     if cache.offline():
         raise SyscallError(Errno.EPERM, "HF_HUB_OFFLINE says to ask nobody; unset it to download")
     return _fetch(name, name.revision, weights=True, said=said)
@@ -81,7 +81,7 @@ def _fetch(name: Name, revision: str, *, weights: bool, said: Said | None) -> Pa
     if weights and choice.SINGLE in inside:
         wanted.append(choice.SINGLE)
     elif weights:
-        download.all(remotes([choice.INDEX]))  # which says what the whole is
+        download.all(remotes([choice.INDEX]))  # it names the shards
         index = files.read_whole(place / choice.INDEX, choice.MOST_INDEX)
         wanted += choice.shards(what, inside, index)
     download.all(remotes(wanted))

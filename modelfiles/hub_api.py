@@ -1,7 +1,7 @@
-"""What the hub is asked and what it answers, in its HTTP API: the files of a commit, and why not.
+"""The hub's HTTP API: requests for the files of a commit, and the answers, errors included.
 
-Every status is an errno with words that say what to do: a token that is missing or wrong and terms that are not accepted
-are EPERM, what is not there (or, to the hub's visitors, might as well not be) ENOENT, a hub in trouble EAGAIN.
+Every status becomes an errno with words that say what to do: a missing or wrong token and terms that are not accepted are
+EPERM, what is not there (or is hidden from a visitor) is ENOENT, a hub in trouble is EAGAIN.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llmasos.modelfiles.names import Name
 from llmasos.syscalls.errno import Errno, SyscallError
 
 TRIES = 5  # without a new byte
-LONGEST_WAIT = 60.0  # seconds, that a hub may tell us to wait
+LONGEST_WAIT = 60.0  # seconds; the longest that a hub may tell us to wait
 _MOST_LISTING = 64 << 20  # bytes
 _LISTING_SECONDS = 30.0
 PIECE = 1 << 20
@@ -51,7 +51,8 @@ class _Repository(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A file of a commit: where, how many bytes, and the digest that names it (`sha256`, `git` or empty: not known)."""
+    """A file of a commit: its place, its size in bytes, and the digest that names it (`sha256`, `git`, or empty:
+    unknown)."""
 
     path: str
     size: int
@@ -73,7 +74,7 @@ def endpoint() -> str:
 
 
 def token() -> tuple[str, str]:
-    """The user's token and where it is from; two empty strings without one."""
+    """The user's token and its origin; two empty strings without one."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if value := os.environ.get(name, "").strip():
             return _clean(value, name), name
@@ -124,7 +125,7 @@ def _asked(name: Name, url: str) -> bytes:
 
 
 def _tried(name: Name, act: Callable[[], bytes]) -> bytes:
-    """Do it, again where another try may help: not where nothing is reached at all."""
+    """Do it, and again if another try may help; not if nothing can be reached at all."""
     for attempt in range(TRIES):
         try:
             return act()
@@ -144,7 +145,7 @@ class Unreachable(SyscallError):
 
 
 def pause(seconds: float, tell: Callable[[], None] = lambda: None) -> None:
-    """Wait before another try, telling every now and then; what `tell` raises ends it."""
+    """Wait before another try, and report now and then; an exception of `tell` ends it."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         tell()
@@ -160,7 +161,7 @@ class Later(Exception):
 
 
 def check(name: Name, reply: web.Reply) -> None:
-    """Raise what a status other than success means, in words."""
+    """Raise the error that a status other than success means, in words."""
     status = reply.status
     if 200 <= status < 300:
         return
@@ -202,14 +203,14 @@ def _seconds(text: str) -> float:
 
 
 def remote(name: Name, commit: str, one: Sibling) -> Remote:
-    """What is known of a file before it is fetched, asked for where the listing does not tell. Raises as `listing`."""
+    """The facts about a file before it is fetched, asked for if the listing does not have them. Raises as `listing`."""
     if one.lfs is not None and one.lfs.sha256:
         return _sound(Remote(one.rfilename, one.lfs.size, one.lfs.sha256, "sha256"))
     if one.size is not None and one.blob_id:
         return _sound(Remote(one.rfilename, one.size, one.blob_id, "git"))
     found: list[Remote] = []
 
-    def ask() -> bytes:  # a mirror whose listing has neither sizes nor digests
+    def ask() -> bytes:  # for a mirror whose listing has neither sizes nor digests
         with web.request(url_of(name, commit, one.rfilename), method="HEAD", token=token()[0], redirects=False) as reply:
             if reply.status not in (301, 302, 303, 307, 308):
                 check(name, reply)
@@ -226,7 +227,7 @@ def remote(name: Name, commit: str, one: Sibling) -> Remote:
 
 
 def _sound(remote: Remote) -> Remote:
-    """Refuse a digest that could be no file's name, and a size that can be none."""
+    """Refuse a digest that cannot be a file's name, and a size that cannot be one."""
     if not remote.etag or len(remote.etag) > 128 or not remote.etag.isascii() or not remote.etag.isalnum():
         raise SyscallError(Errno.EIO, f"the hub calls {shown(remote.path)} {shown(remote.etag)[:80]!r}, no digest")
     if not 0 <= remote.size < 1 << 50:
@@ -235,5 +236,5 @@ def _sound(remote: Remote) -> Remote:
 
 
 def url_of(name: Name, commit: str, path: str) -> str:
-    """Where a file of a commit is."""
+    """The address of a file of a commit."""
     return f"{endpoint()}/{quote(name.repo)}/resolve/{commit}/{quote(path)}"

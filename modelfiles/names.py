@@ -1,12 +1,13 @@
-"""The names of models as people write them: a path, a repository of the hub, what another program's store calls it.
+"""The names of models as people write them: a path, a repository of the hub, or a name in another program's store.
 
-`./dir`, `FILE.gguf`                    a path
-`org/name`, `org/name/folder`           a repository of the Hugging Face hub, a folder of it
-`org/name@revision`, `org/name:Q4_K_M`  a branch, tag or commit of it; one quantisation of a GGUF repository
-`hf.co/org/name`, `https://hf.co/...`   the same
-`ollama:llama3.2:1b`, `llama3.2:1b`     a model of Ollama's store; `lmstudio:` and `llamacpp:` are the other two stores
+    `./dir`, `FILE.gguf`                    a path
+    `org/name`, `org/name/folder`           a repository of the Hugging Face hub, a folder of it
+    `org/name@revision`, `org/name:Q4_K_M`  a branch, tag or commit of it; one quantisation of a GGUF repository
+    `hf.co/org/name`, `https://hf.co/...`   the same
+    `ollama:llama3.2:1b`, `llama3.2:1b`     a model of Ollama's store; `lmstudio:` and `llamacpp:` are others
 
-As with execvp, a word without a slash may also be what the system calls a model (`tiny`): who has a kernel asks it first.
+As with execvp, a word without a slash may also be the system's own name of a model (`tiny`): a caller that has a kernel
+asks it first.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _MOST = 1024  # characters of a name
 
 
 class Kind(enum.StrEnum):
-    """Where a name says that its model is."""
+    """The kinds of places that a name can mean."""
 
     PATH = "path"
     HUB = "hub"
@@ -43,11 +44,11 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A name, taken apart. `text` is as it was written."""
+    """A name, taken apart. `text` is the name as written."""
 
     kind: Kind
     text: str
-    path: str = ""  # of PATH, and what a store calls its model
+    path: str = ""  # of PATH, and the name in its store
     store: str = ""
     repo: str = ""  # of HUB, as the fields below
     folder: str = ""
@@ -66,7 +67,7 @@ class Name:
 
 
 def parse(text: str) -> Name:
-    """Take a name apart. Raises EINVAL for what can be none, ENOENT for a path that is not there."""
+    """Take a name apart. Raises EINVAL for one that cannot be, ENOENT for a path that is not there."""
     if not text or len(text) > _MOST or not text.isprintable():
         raise SyscallError(
             Errno.EINVAL,
@@ -77,7 +78,7 @@ def parse(text: str) -> Name:
         return Name(Kind.STORE, text, path=rest.removesuffix(":latest"), store=store.lower())
     bare = _HUB.match(text)
     if bare is None and text != text.strip() and not os.path.lexists(text):
-        return parse(text.strip())  # copied with the space beside it
+        return parse(text.strip())  # copied with the space around it
     if bare is None:
         if text.startswith((".", "~", os.sep)) or os.path.isabs(text):
             return Name(Kind.PATH, text, path=os.path.expanduser(text))
@@ -135,13 +136,13 @@ def _is_part(part: str) -> bool:
 
 
 def is_revision(text: str) -> bool:
-    """Can it be a branch, tag or commit, and a path below the cache's `refs`?"""
+    """Whether it can be a branch, tag or commit, and a path below the cache's `refs`."""
     parts = text.split("/")
     return _REVISION.fullmatch(text) is not None and not any(part.startswith(".") for part in parts)
 
 
 def near(text: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` where one of the known names is near, else nothing."""
+    """`; did you mean X?` if one of the known names is near, else empty."""
     names = sorted(set(known))
     word = text.lower()
     found = [name for name in names if name.lower() == word or name.lower().rpartition("/")[2] == word]
@@ -150,11 +151,11 @@ def near(text: str, known: Iterable[str]) -> str:
 
 
 def locate(text: str) -> str | None:
-    """The path of a model that another program's store or the hub's cache has as a file of its own: what `spawn` is told
-    for `ollama:llama3.2:1b` or `org/name:Q4_K_M`; for an address of the hub its name. None for everything else, which
-    the kernel or its driver looks up (a simulated model's name has a colon in it, too).
+    """The path of a model that another program's store or the hub's cache has as a file of its own, to give to `spawn`
+    for `ollama:llama3.2:1b` or `org/name:Q4_K_M`; for an address of the hub, its name. None for everything else, which
+    the kernel or its driver looks up (a simulated model's name has a colon too).
 
-    Raises ENOENT for a model that is said to be a store's and is not there.
+    Raises ENOENT for a model that a store should have and does not.
     """
     if ":" not in text and not _HUB.match(text):
         return None

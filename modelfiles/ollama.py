@@ -3,8 +3,8 @@
     manifests/REGISTRY/NAMESPACE/NAME/TAG     JSON, as OCI images have it: layers by media type and digest
     blobs/sha256-HEX                          the layers: weights, `params` (JSON), `system` (text), template, licence
 
-The words of a model are in its GGUF file's metadata; Ollama's own templates are programs of Go's text/template, and are
-never run. A digest names a file below `blobs` and nothing else, whatever a manifest says.
+The tokenizer of a model is in its GGUF file's metadata; Ollama's own templates are programs of Go's text/template, and
+are never run. A digest names a file below `blobs` and nothing else, whatever a manifest says.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Manifest(msgspec.Struct):
 
 
 def directories() -> list[Path]:
-    """Where its models are: OLLAMA_MODELS, else the user's and the service's."""
+    """The directories of its models: OLLAMA_MODELS, else the user's and the service's."""
     if place := os.environ.get("OLLAMA_MODELS"):
         return [Path(place).expanduser()]
     return [
@@ -62,7 +62,7 @@ def models() -> list[Found]:
 
 
 def named(path: str) -> Found | None:
-    """The model that Ollama calls so (with its tag, or `latest` of that name); of the others nothing is read."""
+    """The model with this name in Ollama (with its tag, or `latest` of it); the others are not read."""
     wanted = (f"{OLLAMA}:{path}", f"{OLLAMA}:{path}:latest")
     for place in directories():
         for name, manifest in _manifests(place / "manifests"):
@@ -72,7 +72,7 @@ def named(path: str) -> Found | None:
 
 
 def _manifests(place: Path) -> Iterator[tuple[str, Path]]:
-    """Every manifest: what the model is called, and the file."""
+    """Every manifest: the model's name, and the file."""
     count = 0
     for at, folders, names in os.walk(place):
         parts = Path(at).relative_to(place).parts
@@ -141,7 +141,7 @@ def _model(name: str, blobs: Path, file: Path) -> Found:
 
 
 def _params(layers: dict[str, list[Path]]) -> dict[str, Any]:
-    """Ollama's options (temperature, top_k, stop, num_ctx, ...) that the model is started with there."""
+    """Ollama's options (temperature, top_k, stop, num_ctx, ...) for starting the model."""
     for place in layers.get("params", []):
         with suppress(OSError, SyscallError):
             return files.read_json(place, dict[str, Any], _MOST_TEXT)

@@ -1,10 +1,10 @@
-"""What Ollama starts a model with: the `params` and the `system` text of its manifest's layers, in this system's terms.
+"""Ollama's way to start a model: the `params` and the `system` text of its manifest's layers, in this system's terms.
 
 Each field means what it means there: a temperature of 0 or less is greedy, `top_k` of 0 or less is off, a `seed` of -1 is
-any, `num_predict` of 0 or less is as much as there is room for, and where something of sampling is named but no
-temperature it is Ollama's own 0.8. A field that is absent is off, as in a generation_config.json. Where this differs:
-`repeat_penalty` looks at the whole log (there at the last 64 tokens); what is about the machine (num_ctx, ...) and
-sampling that is not done here (mirostat, typical_p, presence_penalty, ...) are not heeded.
+any, `num_predict` of 0 or less is as much as there is room for, and if a sampling field but no temperature is named, the
+temperature is Ollama's own 0.8. An absent field is off, as in a generation_config.json. Differences: `repeat_penalty`
+looks at the whole log (there at the last 64 tokens); fields about the machine (num_ctx, ...) and sampling that this
+system does not do (mirostat, typical_p, presence_penalty, ...) are ignored.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any
 from llmasos.modelfiles.files import shown
 from llmasos.syscalls.errno import Errno, SyscallError
 
-TEMPERATURE = 0.8  # Ollama's, where a model names none
+TEMPERATURE = 0.8  # Ollama's, if a model names none
 WINDOW = -1  # of tokens: as many as there is room for
 _MOST = (1 << 31) - 1
 _MOST_SEED = (1 << 63) - 1
 _MOST_STOPS = 64
-_LEAST_TOP_P = 1e-9  # of 0, too, one token is kept
+_LEAST_TOP_P = 1e-9  # even 0 keeps one token
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """How a store starts its model. `sampling` has the fields of a sampler that are named; `max_tokens` of one answer: 0
-    if it does not say, WINDOW for no end of its own."""
+    """A store's way to start its model. `sampling` has the named fields of a sampler; `max_tokens` bounds one answer: 0
+    if it does not say, WINDOW for no bound of its own."""
 
     sampling: dict[str, float] = field(default_factory=dict)
     seed: int | None = None
@@ -37,7 +37,7 @@ class Started:
 
 
 def started(name: str, params: Mapping[str, Any], system: str) -> Started:
-    """What the layers of the model `name` say. Raises EIO naming the field that cannot be."""
+    """The settings in the layers of the model `name`. Raises EIO naming a field that cannot be."""
     seed = _whole(name, params, "seed", _MOST_SEED)
     tokens = _whole(name, params, "num_predict")
     return Started(

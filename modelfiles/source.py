@@ -1,8 +1,8 @@
-"""Where a model's files are: a directory, or a repository of the Hugging Face hub (its local cache first).
+"""The place of a model's files: a directory, or a repository of the Hugging Face hub (its local cache first).
 
-Like execve, this separates "there is no such file" (ENOENT) from "the file is broken" (EIO) and "I cannot run
-this kind of file" (ENOEXEC, architecture.py). The network is asked only for a name that is neither a directory nor in
-the cache (hub.py).
+Like execve, this tells "there is no such file" (ENOENT) from "the file is broken" (EIO) and "I cannot run this kind of
+file" (ENOEXEC, architecture.py). The network is asked only for a name that is neither a directory nor in the cache
+(hub.py).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _ITEM_BITS = {
 
 
 def find(path: str, *, weights: bool = False, said: hub.Said | None = None) -> Path:
-    """The directory that holds the model's files (with `weights`: the safetensors too), or the GGUF file that a name of
-    the hub or of another program's store (names.py) means. What is fetched is told to `said`.
+    """The directory that holds the model's files (with `weights`: the safetensors too), or the GGUF file of a name of the
+    hub or of another program's store (names.py). `said` gets the progress of a download.
 
-    Raises ENOENT, and for the hub what hub.find raises.
+    Raises ENOENT, and for the hub the errors of hub.find.
     """
     directory = Path(path).expanduser()
     if gguf.is_gguf(directory):
@@ -59,7 +59,7 @@ def find(path: str, *, weights: bool = False, said: hub.Said | None = None) -> P
     if directory.is_absolute() or path.startswith((".", "~")):
         what = "file" if directory.suffix == ".gguf" else "directory"
         raise SyscallError(Errno.ENOENT, f"no model {shown(path)!r}: there is no such {what}")
-    # Late: most models are directories, and these bring HTTP and TLS along.
+    # Late: most models are directories, and these import HTTP and TLS.
     from llmasos.modelfiles import hub, stores
 
     name = names.parse(path)
@@ -92,10 +92,10 @@ def _what_it_is(path: Path) -> str:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """config.json as a dictionary, its numbers within bounds (bounds.py). Raises EIO if it is not such JSON, ENOEXEC if
-    it names no model_type. Of a GGUF file: what its metadata say."""
+    """config.json as a dictionary, its numbers within bounds (bounds.py); of a GGUF file, the same from its metadata.
+    Raises EIO if it is not such JSON, ENOEXEC if it names no model_type."""
     if directory.is_file():
-        from llmasos.modelfiles import gguf_config  # late: it brings numpy along
+        from llmasos.modelfiles import gguf_config  # late: it imports numpy
 
         described = gguf_config.config_of(gguf.read_header(directory))
         bounds.check(described, directory)
@@ -113,16 +113,17 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tensor in a safetensors file: where its bytes are, counted from the file's beginning."""
+    """A tensor in a safetensors file: the place of its bytes, counted from the file's beginning."""
 
-    kind: str  # of its items, safetensors' name
+    kind: str  # of its items, by safetensors' name
     shape: tuple[int, ...]
     offset: int
     size: int
 
 
 def check_weights(directory: Path) -> int:
-    """Check every safetensors file's header against its size and the index against the files; the bytes of the tensors.
+    """Check every safetensors file's header against its size, and the index against the files; returns the bytes of the
+    tensors.
 
     Raises EIO naming the file: a copy or download that stopped early is the usual cause.
     """
@@ -133,7 +134,7 @@ def read_headers(directory: Path) -> list[tuple[Path, dict[str, Entry]]]:
     """The tensors of each file that transformers would read. Raises EIO as `check_weights` does."""
     found = sorted(directory.glob("*.safetensors"))
     index = directory / "model.safetensors.index.json"
-    if (directory / "model.safetensors").exists():  # transformers takes it even where there is an index
+    if (directory / "model.safetensors").exists():  # transformers takes it even if there is an index
         found = [directory / "model.safetensors"]
     elif index.exists():
         try:
@@ -215,6 +216,6 @@ def _broken(file: Path, what: str) -> SyscallError:
 
 
 def _unread(file: Path, error: OSError) -> SyscallError:
-    """What the system says of a file: one that is not there stays so, a disk or server may come back."""
+    """The system's error for a file: an absent file stays absent, a disk or server may come back."""
     reason = f"broken weights: {shown(file)}: it cannot be read ({error.strerror}); copy or download it again"
     return files.broken(reason) if isinstance(error, FileNotFoundError) else SyscallError(Errno.EIO, reason)

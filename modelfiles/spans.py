@@ -1,9 +1,9 @@
 """Stretches of files, read into memory when they are asked for.
 
-llama.cpp and safetensors map a model's files. But who reads a mapped page behind the end of a file that has become
-shorter meanwhile is killed by a signal, and everybody on the device with him; and pages that have been looked at count
-as this process's memory until the map goes. What is read here is the reader's own: a file that is cut short is that
-reader's error, and what is done with is given back.
+llama.cpp and safetensors map a model's files. But a process that reads a mapped page behind the end of a file that was
+shortened meanwhile is killed by a signal, with all work on its device; and pages once read count as this process's memory
+until the map goes. Bytes read here belong to the reader: a shortened file is an error of that reader alone, and memory is
+released after use.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ _PIECE = 1 << 24  # bytes asked of the system at a time
 
 
 class Spans:
-    """The files that something is read from, each opened once: what is put in its place later is not looked at. May be
-    used by several threads."""
+    """The files that something is read from, each opened once, so that a file put in its place later does not matter.
+    Several threads may use it."""
 
     def __init__(self) -> None:
         self._files: dict[Path, int] = {}
         self._lock = threading.Lock()  # guards them
 
     def read(self, file: Path, offset: int, size: int) -> np.ndarray:
-        """So many bytes (uint8) of the file from `offset` on. Raises EIO: it is shorter by now, or cannot be read."""
+        """`count` bytes (uint8) of the file from `offset` on. Raises EIO: the file is shorter by now, or cannot be
+        read."""
         found = np.empty(size, np.uint8)
         rest = memoryview(found)  # type: ignore[arg-type]
         try:

@@ -1,8 +1,8 @@
-"""What models people have on disk already, whoever brought them: they run from where they are, nothing is copied.
+"""The models that are on the disk already, in any program's store: they run from where they are, and nothing is copied.
 
 The cache of the Hugging Face hub, Ollama's store (ollama.py), LM Studio's folder, llama.cpp's cache and the directories
-that LLMASOS_MODELS names. A store is somebody else's: it is only read here, and whatever is broken in it (rights, links
-to nothing, loops) hides that one model or says what is wrong with it, and nothing more.
+that LLMASOS_MODELS names. A store belongs to its program and is only read here; a fault in it (rights, links to nothing,
+loops) hides that one model or says what is wrong with it, and nothing more.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ DIRECTORY = "directory"
 GGUF, SAFETENSORS = "gguf", "safetensors"
 _POINTER = b"version https://git-lfs"
 _MOST_DEPTH = 4  # folders below a store's own
-_MOST_FILES = 20_000  # looked at in one store
+_MOST_FILES = 20_000  # the most to look at in one store
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A model that is there. `name` runs it; `path` is its directory or GGUF file; `size` in bytes, `modified` in seconds
-    since 1970. `problem` says why it cannot be run; `params` and `system` are what its store starts it with."""
+    """A model on the disk. `name` runs it; `path` is its directory or GGUF file; `size` is in bytes, `modified` in
+    seconds since 1970. `problem` says why it cannot be run; `params` and `system` are its store's settings for starting
+    it."""
 
     name: str
     store: str
@@ -59,7 +60,7 @@ def found() -> list[Found]:
 
 
 def lookup(name: Name) -> Found:
-    """The model of another program's store that a name means. Raises ENOENT with what is near, ENOEXEC for one that
+    """The model of another program's store that a name means. Raises ENOENT with the nearest names, ENOEXEC for one that
     cannot be run."""
     if name.kind is not Kind.STORE:
         raise SyscallError(Errno.EINVAL, f"{name.text!r} is no name of a store's model")
@@ -85,20 +86,20 @@ def lookup(name: Name) -> Found:
 
 
 def started(text: str) -> Started:
-    """How the store that a name means starts its model; nothing for every other name. Raises EIO for parameters that
-    cannot be."""
+    """The way in which the store of this name starts its model; empty for every other name. Raises EIO for parameters
+    that cannot be."""
     if ":" not in text:
         return Started()
     try:
         name = parse(text)
         there = lookup(name) if name.kind is Kind.STORE and name.store == OLLAMA else None
-    except SyscallError:  # it is said where it is looked for, or means something else
+    except SyscallError:  # looking it up reports the error, or it means something else
         return Started()
     return Started() if there is None else ollama_options.started(there.name, there.params, there.system)
 
 
 def lm_studio_directories() -> list[Path]:
-    """Where LM Studio keeps its models, now and in its earlier versions."""
+    """The directories of LM Studio's models, now and in its earlier versions."""
     home = Path.home()
     places = [home / ".lmstudio" / "models", home / ".cache" / "lm-studio" / "models"]
     with suppress(OSError, ValueError, SyscallError):
@@ -109,7 +110,7 @@ def lm_studio_directories() -> list[Path]:
 
 
 def llama_cpp_directory() -> Path:
-    """Where llama.cpp's `-hf` keeps what it has fetched."""
+    """The directory of what llama.cpp's `-hf` has fetched."""
     if place := os.environ.get("LLAMA_CACHE"):
         return Path(place).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -127,7 +128,7 @@ def hugging_face(folder: str = "") -> Iterator[Found]:
             at = "" if MAIN in refs else f"@{refs[0] if refs else commit}"
             with suppress(OSError):
                 for one in _snapshot(repo, at, cache.snapshot(repo, commit)):
-                    begun = one.problem and not refs and not fetched  # the first download, which `pull` goes on with
+                    begun = one.problem and not refs and not fetched  # the first download, with which `pull` goes on
                     yield replace(one, name=one.name.removesuffix(at)) if begun else one
 
 
@@ -151,7 +152,7 @@ def _snapshot(repo: str, at: str, place: Path) -> Iterator[Found]:
 
 
 def directory(name: str, store: str, place: Path, listed: set[str] | None = None) -> Found:
-    """A directory of safetensors as a found model, with what is wrong with it."""
+    """A directory of safetensors as a found model, with its fault if it has one."""
     listed = cache.listing(place) if listed is None else listed
     problem = ""
     files = [place / one for one in choice.side_files(listed)]
@@ -189,8 +190,7 @@ def _entry(name: str, store: str, path: Path, kind: str, files: list[Path], prob
 
 
 def odd(file: Path) -> str:
-    """What is wrong with a file of weights by its first bytes; empty for one that begins as it should, and for all other
-    files."""
+    """The fault in a file of weights by its first bytes; empty if it begins as it should, and for all other files."""
     gguf, safetensors = file.name.lower().endswith(".gguf"), file.name.endswith(".safetensors")
     if not (gguf or safetensors):
         return ""
@@ -224,8 +224,8 @@ def _gguf_files(store: str, places: list[Path]) -> list[Found]:
 
 
 def _walk(place: Path) -> Iterator[str]:
-    """The GGUF files below a directory. Links to folders are followed as LM Studio's users make them, no deeper than a
-    few folders, so that a loop ends."""
+    """The GGUF files below a directory. Follows links to folders, which LM Studio's users make, but only a few folders
+    deep, so that a loop ends."""
     top = os.fspath(place)
     count = 0
     for at, folders, names in os.walk(top, followlinks=True):
@@ -243,7 +243,7 @@ def _walk(place: Path) -> Iterator[str]:
 
 
 def _is_loop(folder: str, at: str) -> bool:
-    """Is it a link to a folder that it lies in?"""
+    """Whether it is a link to a folder that contains it."""
     return os.path.islink(folder) and os.path.realpath(at).startswith(os.path.realpath(folder))
 
 

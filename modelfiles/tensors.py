@@ -1,8 +1,8 @@
-"""A model's weights as named arrays, read from its files, for whoever runs them without torch.
+"""A model's weights as named arrays, read from its files, for engines without torch.
 
 safetensors' own library reads into torch, jax or numpy, and numpy has no bfloat16 and no float8; a header is a few lines
-of JSON, so it is read here, every offset against the file's length. What items mean stays with the array: `Tensor.kind`
-is safetensors' name of their type, and `float32` is what they say.
+of JSON, so it is read here, every offset against the file's length. The array keeps the meaning of its items:
+`Tensor.kind` is safetensors' name of their type, and `float32` gives their values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llmasos.modelfiles import files, source
 from llmasos.modelfiles.spans import Spans
 from llmasos.syscalls.errno import Errno, SyscallError
 
-# safetensors' item types that numpy can hold; those numpy has no name for are kept as their bits.
+# safetensors' item types that numpy can hold; those without a numpy type are kept as their bits.
 ITEMS: dict[str, np.dtype[np.generic]] = {
     name: np.dtype(kind)
     for name, kind in {
@@ -32,7 +32,7 @@ ITEMS: dict[str, np.dtype[np.generic]] = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One array. `data` has the shape of the tensor and items as ITEMS says: of BF16 and F8 their bits."""
+    """One array. `data` has the shape of the tensor and the items of ITEMS: for BF16 and F8 their bits."""
 
     kind: str
     data: np.ndarray
@@ -45,7 +45,8 @@ class Tensor:
         return Tensor(self.kind, self.data[first:end])
 
     def float32(self) -> np.ndarray:
-        """The values in fp32: a copy, or (of F32) the array itself. Raises ENOTSUP for kinds that say nothing alone."""
+        """The values in fp32: a copy, or (for F32) the array itself. Raises ENOTSUP for item types without a value of
+        their own."""
         if self.kind == "F32":
             return self.data
         if self.kind == "BF16":
@@ -56,14 +57,14 @@ class Tensor:
 
 
 class ByRows(Protocol):
-    """A matrix that is read piece by piece: a vocabulary's is often a third of a model, and its whole in fp32 more than
+    """A matrix that is read piece by piece: a vocabulary's is often a third of a model, and all of it in fp32 more than
     the model will ever take."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
 
     def rows(self, first: int, end: int) -> Tensor:
-        """Fewer than asked for at its end. May be called by several threads."""
+        """The rows from `first` to `end`; fewer at the matrix's end. Several threads may call it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,43 +108,40 @@ class Columns:
 @dataclass(frozen=True, slots=True)
 class Packed:
     """A quantised matrix [columns, inputs] whose integers the native decoder can hold as they are:
-    weight = (values - zero) * scale, each `group` inputs of a column sharing a scale and a zero.
-
-    values, an array or what reads it by slices of columns: int8 [columns, inputs] for 8 bits, uint8 (0..15) for 4;
-    scale: fp32 [columns, inputs / group], with no more bits than float16 or bfloat16 has unless `group` is the whole
-    column; zero: int8 [columns, inputs / group], None: 0 for 8 bits, 8 for 4.
+    weight = (values - zero) * scale, where each `group` inputs of a column share a scale and a zero.
     """
 
     bits: int
     group: int
-    values: np.ndarray | Columns
+    values: np.ndarray | Columns  # int8 [columns, inputs] for 8 bits, uint8 (0..15) for 4
+    # fp32 [columns, inputs / group], with no more bits than float16 or bfloat16 has unless `group` is the whole column
     scale: np.ndarray
-    zero: np.ndarray | None = None
+    zero: np.ndarray | None = None  # int8 [columns, inputs / group]; None: 0 for 8 bits, 8 for 4
 
 
 class Weights(Protocol):
-    """Where a model's weights come from, whatever their files look like. Names are those of transformers' checkpoints."""
+    """The source of a model's weights, whatever its files look like. Names are those of transformers' checkpoints."""
 
     def names(self) -> Collection[str]: ...
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of the weight itself, not of what is stored. Raises EIO if there is no such tensor."""
+        """The shape of the weight itself, not of what is stored. Raises EIO if there is no such tensor."""
 
     def get(self, name: str) -> Tensor:
-        """The weight's values: F32, F16 or BF16, dequantised where they are stored otherwise. Raises EIO."""
+        """The weight's values: F32, F16 or BF16, dequantised if they are stored otherwise. Raises EIO."""
 
     def by_rows(self, name: str) -> ByRows:
-        """The same values, read when they are asked for where that can be done. Raises EIO."""
+        """The same values, read when they are asked for if possible. Raises EIO."""
 
     def packed(self, name: str) -> Packed | None:
-        """Its integers, where they are stored as such and native forms can hold them."""
+        """The weight's integers, if they are stored as such and native forms can hold them."""
 
 
 class SafetensorsWeights:
-    """The tensors of a directory of safetensors files: what is not asked for is not read."""
+    """The tensors of a directory of safetensors files; reads only what is asked for."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises EIO naming the file that is broken."""
+        """Raises EIO naming a broken file."""
         self._where: dict[str, tuple[Path, source.Entry]] = {}
         self._spans = Spans()
         self.directory = directory
@@ -158,7 +156,7 @@ class SafetensorsWeights:
         return self._entry(name)[1].shape
 
     def kind(self, name: str) -> str:
-        """Of its items. Raises EIO if there is no such tensor, ENOTSUP if they are not known."""
+        """The type of its items. Raises EIO if there is no such tensor, ENOTSUP for an unknown type."""
         file, entry = self._entry(name)
         if entry.kind not in ITEMS:
             raise SyscallError(Errno.ENOTSUP, f"{file}: tensor {name} has items of {entry.kind!r}, which is not known")

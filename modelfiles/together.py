@@ -1,8 +1,8 @@
-"""Several jobs at once on threads, under one who watches: what happens to one of them happens to all.
+"""Several jobs at once on threads, under one watcher: a fault in one of them ends all.
 
-As with a nursery of trio: the first error ends the others, and nobody is left behind. It is done with threads: the jobs
-are blocking reads, which need no loop. Only the caller's own thread watches (draws, hears Ctrl-C): a job that has come
-further waits until that has been seen, so what the watcher raises ends the jobs where they are. A job that waits for the
+As with a nursery of trio, the first error ends the others, and none is left behind. It uses threads because the jobs are
+blocking reads, which need no loop. Only the caller's own thread watches (draws, gets Ctrl-C): a job that has progressed
+waits until the watcher has seen it, so an exception of the watcher ends the jobs where they are. A job that waits for the
 network is woken by cutting its connection.
 """
 
@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-JOIN_SECONDS = 3.0  # for jobs that were stopped; one that still connects then ends by itself
+JOIN_SECONDS = 3.0  # for stopped jobs; one that is still connecting then ends by itself
 _LOOK_SECONDS = 0.1
 
 
 class Stopped(Exception):
-    """The jobs are to end: one has failed, or whoever watches wants no more of them."""
+    """The jobs must end: one has failed, or the watcher wants no more of them."""
 
 
 class Together:
@@ -34,7 +34,7 @@ class Together:
         self._cuts: list[Callable[[], None]] = []
 
     def run(self, jobs: Sequence[Callable[[], None]], most: int) -> None:
-        """Do the jobs, `most` of them at once. Raises what the first of them has raised, or what `watch` raises."""
+        """Do the jobs, `most` of them at once. Raises the exception of the first that fails, or of `watch`."""
         left = deque(jobs)
         threads = [
             threading.Thread(target=self._work, args=(left,), name="llmasos-fetch", daemon=True)
@@ -61,7 +61,7 @@ class Together:
                     thread.join(max(0.0, give_up - time.monotonic()))
 
     def seen(self) -> None:
-        """Called by a job that has come further: returns when that has been watched. Raises Stopped."""
+        """Called by a job that has progressed; returns when the watcher has seen it. Raises Stopped."""
         self.go_on()
         seen = threading.Event()
         self._said.put(seen)
@@ -70,13 +70,13 @@ class Together:
         self.go_on()
 
     def go_on(self) -> None:
-        """Raise Stopped if the jobs are to end."""
+        """Raise Stopped if the jobs must end."""
         if self._stopped.is_set():
             raise Stopped
 
     @contextmanager
     def cutting(self, cut: Callable[[], None]) -> Iterator[None]:
-        """While the block waits, stopping calls `cut`, which wakes it. Raises Stopped."""
+        """During the block, stopping calls `cut`, which wakes it. Raises Stopped."""
         with self._lock:
             self._cuts.append(cut)
         try:
@@ -100,7 +100,7 @@ class Together:
                 except IndexError:
                     break
                 job()
-        except BaseException as error:  # it is told to whoever runs them
+        except BaseException as error:  # the caller of `run` gets it
             self._said.put(error)
         else:
             self._said.put(None)

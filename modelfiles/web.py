@@ -1,9 +1,10 @@
-"""One HTTP request to the hub, as carefully as what comes back deserves: who is asked, who is told the token, how long.
+"""One HTTP request to the hub, with the care that its answer deserves: which server is asked, which one gets the token,
+for how long.
 
 A redirect is followed by hand: the token goes to the hub's own scheme, host and port and nowhere else; from https only to
-https; and a hub on the internet cannot send us to an address of this machine or of the network it stands in (SSRF), which
-is checked on the address that was really connected to. Proxies of the environment are used as urllib does (then it is
-the proxy that connects, and its address is not checked).
+https; and a hub on the internet cannot send us to an address of this machine or of its network (SSRF), which is checked
+on the address of the connection itself. The environment's proxies are used as urllib does (then the proxy connects, and
+its address is not checked).
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Reply:
             raise Cut(_said(error)) from None
 
     def cut(self) -> None:
-        """End the connection, from any thread: who reads gets its end."""
+        """End the connection, from any thread: a reader gets its end."""
         if self._line is not None:
             with suppress(OSError):  # it has ended by itself; and of TLS only the line is cut, which a reader holds
                 socket.socket.shutdown(self._line, socket.SHUT_RDWR)
@@ -76,9 +77,9 @@ def request(
     headers: Mapping[str, str] | None = None,
     redirects: bool = True,
 ) -> Iterator[Reply]:
-    """Ask. Any status is a reply. Raises Cut, EPERM for a redirect that is not followed."""
+    """Send a request. Any status is a reply. Raises Cut, EPERM for a redirect that is not followed."""
     home = _origin(urlsplit(url))
-    outer: bool | None = None  # is the hub itself on the internet? None: not known, behind a proxy
+    outer: bool | None = None  # whether the hub itself is on the internet; None: unknown, behind a proxy
     for _ in range(_MOST_REDIRECTS + 1):
         sent = {"User-Agent": _AGENT, "Accept-Encoding": "identity", **(headers or {})}
         at = _origin(urlsplit(url))
@@ -127,7 +128,7 @@ def _is_global(address: str) -> bool:
 
 
 def _open(asked: Request, peers: list[str], guarded: bool) -> Reply:
-    """One request without redirects. The peer's address is added to `peers`; with `guarded` it has to be a global one."""
+    """One request without redirects. Adds the peer's address to `peers`; with `guarded` it must be a global one."""
     scheme = asked.type  # a proxy's takes its place
     proxied = scheme in getproxies() and not proxy_bypass(asked.host)
     lines: list[socket.socket] = []
@@ -157,7 +158,7 @@ def _open(asked: Request, peers: list[str], guarded: bool) -> Reply:
 
 
 def _through(scheme: str) -> str:
-    """Which proxy the environment names, without the password that may stand in its address."""
+    """The proxy that the environment names, without the password that its address may contain."""
     address = getproxies()[scheme]
     with suppress(ValueError):
         apart = urlsplit(address if "://" in address else f"http://{address}")
@@ -206,12 +207,12 @@ def _opener(made: Any) -> OpenerDirector:
 
 
 def _trust() -> ssl.SSLContext:
-    """The certificates that are trusted: what the environment names, the system's, else certifi's where that is."""
+    """The trusted certificates: those that the environment names, the system's, else certifi's if it is installed."""
     named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     context = ssl.create_default_context(cafile=named or None)
     if not named and not context.cert_store_stats()["x509_ca"] and not os.environ.get("SSL_CERT_DIR"):
         try:
-            certifi = importlib.import_module("certifi")  # comes with other packages, and is not asked for
+            certifi = importlib.import_module("certifi")  # comes with other packages, and is not required
         except ImportError:
             return context
         context.load_verify_locations(certifi.where())

@@ -1,1 +1,1 @@
-"""The ABI: the only thing userland and kernel share. Imports nothing else of this project."""
+"""The ABI: all that userland and kernel share. Imports nothing else of this project."""

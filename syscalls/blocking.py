@@ -1,16 +1,15 @@
-"""The blocking client: the same system calls from plain scripts and threads.
+"""The blocking client: system calls from plain scripts and threads.
 
     with connect() as kernel:
         pid = kernel(Spawn(model="tiny"))
 
-One connection, and so one program with one pid, may be used by many threads at once. No thread serves it: of
-the threads that wait for answers one, the leader, waits on the connection and hands the others theirs (the
-leader/followers pattern); when it has its own it passes the lead on. Ctrl-C during a call takes the call back,
-and the connection stays usable. After os.fork the child must connect anew.
+Many threads may use one connection, and so one program with one pid. No thread serves it: one of the waiting threads, the
+leader, waits on the connection and hands the others their answers (the leader/followers pattern); when it has its own, it
+passes the lead on. Ctrl-C during a call takes the call back, and the connection stays usable. After os.fork the child
+must connect anew.
 
-Where the kernel keeps a journal there is a thread that sleeps until that kernel has died, also while nobody
-calls. It finds the next one and sends again what has not been answered (reconnect.py); those who wait for answers
-wait on meanwhile.
+If the kernel keeps a journal, a thread sleeps until that kernel dies, also while no call is under way. It finds the next
+kernel and sends the unanswered calls again (reconnect.py); callers that wait for answers go on waiting meanwhile.
 """
 
 from __future__ import annotations
@@ -45,18 +44,17 @@ def connect(
     timeout: float = calls.CONNECT_SECONDS,
     reconnect: float = RECONNECT_SECONDS,
 ) -> Client:
-    """A connection to the kernel of a runtime directory (or `ipc://` endpoint; None: the default), attached
-    under `name`.
+    """A connection to the kernel of a runtime directory (or `ipc://` endpoint; None: the default), attached under `name`.
 
-    Use it in `with`, or `close` it. Raises SyscallError: ECONNREFUSED at once where no kernel runs, ETIME if
-    one runs but does not answer within `timeout` seconds. A kernel with a journal that dies is waited for
-    `reconnect` seconds (0: not at all).
+    Use it in `with`, or `close` it. Raises SyscallError: ECONNREFUSED at once if no kernel runs, ETIME if one runs and
+    does not answer within `timeout` seconds. When a kernel with a journal dies, waits `reconnect` seconds for the next
+    one (0: not at all).
     """
     return Client(runtime.locate(where), name, rights, timeout, reconnect)
 
 
 class _Waiter:
-    """A call in flight: its answer, once it has come."""
+    """A call in flight, and its answer once that has arrived."""
 
     __slots__ = ("reply",)
 
@@ -70,9 +68,9 @@ class _Waiter:
 class Client:
     """An attached program: calling it with a record of `llmasos.syscalls.table` makes that system call.
 
-    `boot` is what Attach answered, `pid` the program's own, `reconnect` the seconds for which it waits for a next
-    kernel. Once the kernel has gone for good every call raises EPIPE. `notify` may be set; it is called as
-    reconnect.Notify says, in a thread of its own, and must not make calls.
+    `boot` is the result of Attach, `pid` the program's own, `reconnect` the seconds to wait for a next kernel. When the
+    kernel has gone for good, every call raises EPIPE. `notify` may be set; see reconnect.Notify. It is called in a thread
+    of its own, and must not make calls.
     """
 
     def __init__(self, directory: Path, name: str, rights: Right, timeout: float, reconnect: float = 0.0) -> None:
@@ -83,7 +81,7 @@ class Client:
             if time.monotonic() >= deadline:
                 raise calls.silent(directory, timeout)
             time.sleep(calls.POLL_SECONDS)
-        self._turn = threading.Condition()  # guards all below; notified when an answer or the lead is to be had
+        self._turn = threading.Condition()  # guards all below; notified when an answer has arrived or the lead is free
         self._line = Line(runtime.endpoint(directory))
         self._calls: calls.Calls[_Waiter] = calls.Calls()
         self._inbox: deque[bytes] = deque()
@@ -114,14 +112,13 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Leave: the kernel ends this program's processes (but the detached). Calls of other threads fail
-        with EPIPE."""
+        """Leave: the kernel ends this program's processes but the detached. Calls of other threads fail with EPIPE."""
         with self._turn:
             if self._closed:
                 return
             self._closed = True
             self._fail(SyscallError(Errno.EPIPE, "this program has closed its connection"))
-            while self._leader is not None:  # it waits on descriptors that would be closed under it
+            while self._leader is not None:  # the leader waits on descriptors, which must not be closed under it
                 self._turn.wait()
         if self._watch is not None:
             self._ring.send(b"!")
@@ -134,9 +131,8 @@ class Client:
     def __call__(self, call: Call[R], *, timeout: float | None = None) -> R:
         """Make a system call and return its result.
 
-        Raises SyscallError with the kernel's errno and reason; ETIME if it takes longer than `timeout`
-        seconds (the call is then taken back), EPIPE if the kernel goes away for good, EMSGSIZE for a request that is
-        too long.
+        Raises SyscallError with the kernel's errno and reason. ETIME: the call took longer than `timeout` seconds, and
+        was taken back. EPIPE: the kernel has gone for good. EMSGSIZE: the request is too long.
         """
         if timeout is None:
             return self._call(call)
@@ -203,7 +199,7 @@ class Client:
             self._collect(waiter)
 
     def _collect(self, collector: _Waiter | None) -> None:
-        """Take and hand out all that has come; then the line may be waited for. The caller holds `_turn`."""
+        """Take all that has arrived and hand it out; then the line may be waited for. The caller holds `_turn`."""
         connected = self._line.take(self._inbox)
         self._hand_out(collector)
         if connected:
@@ -219,13 +215,13 @@ class Client:
             return
         try:
             while self._inbox:
-                self._calls.settle(self._inbox[0], _Waiter.answer)
+                self._calls.answer(self._inbox[0], _Waiter.answer)
                 self._inbox.popleft()
         except SyscallError as error:
             self._fail(error)
         self._turn.notify_all()
         if self._leader not in (None, collector):
-            self._line.nudge()  # what it waits for may have been taken here
+            self._line.nudge()  # the leader may wait for something that was taken here
 
     def _fail(self, why: SyscallError) -> None:
         self._gone = self._gone or why
@@ -255,7 +251,7 @@ class Client:
             raise
 
     def _lost(self) -> bool:
-        """Wait until the line is lost, and nobody uses it any more. False: the connection has been closed."""
+        """Wait until the line is lost and no thread uses it any more. False: the connection has been closed."""
         while True:
             self._line.wait_for_loss(self._bell.fileno())
             with suppress(BlockingIOError):
@@ -275,8 +271,8 @@ class Client:
                     return True
 
     def _taken_up(self, search: Search) -> bool:
-        """Find a kernel and have it take this program up, with all that is not answered. False: not yet, or it
-        has died, too."""
+        """Find a kernel and have it take this program up with all unanswered calls. False: not yet, or that kernel has
+        died too."""
         while not search.found(time.monotonic()):
             self._pause()
         line = Line(runtime.endpoint(self.runtime))
@@ -314,9 +310,9 @@ class Client:
         return True
 
     def _sent_again(self, line: Line) -> bool:
-        """Send all that is not answered, in order, and open the line to calls. False: the connection is lost again."""
+        """Send all unanswered calls, in order, and open the line to new ones. False: the connection is lost again."""
         after = 0
-        with self._turn:  # what was taken back first: a later call may be about the same process
+        with self._turn:  # cancellations first: a later call may be about the same process
             for frame in self._calls.left():
                 line.send(frame)
         while True:
@@ -327,7 +323,7 @@ class Client:
                         break
                     after, self._calls.sent = seq, max(self._calls.sent, seq)
                 else:
-                    for frame in self._calls.left():  # and what was taken back meanwhile
+                    for frame in self._calls.left():  # and what callers took back meanwhile
                         line.send(frame)
                     self._line, self._down = line, False
                     self._turn.notify_all()
@@ -337,7 +333,7 @@ class Client:
             time.sleep(calls.POLL_SECONDS)
 
     def _take_from(self, line: Line) -> bool:
-        """Take and hand out what has come by a line that is not open to calls yet; False once it is lost."""
+        """Take and hand out what has arrived by a line that is not open to calls yet. False: it is lost."""
         with self._turn:
             line.look()
             connected = line.take(self._inbox)

@@ -1,7 +1,7 @@
-"""The calls of one connection that are in flight, and finding a kernel: what both clients share.
+"""The calls of one connection that are in flight, and the search for a kernel: what both clients share.
 
-No input or output but the probe of the runtime directory: the clients send the frames made here and hand in
-those that came. A waiter is whatever the client wakes up when the answer is there.
+No input or output but the probe of the runtime directory: the clients send the frames made here, and hand in the frames
+that arrive. A waiter is the client's own: the thing that it wakes up when the answer is there.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from llmasos.syscalls.limits import MAX_NAME
 from llmasos.syscalls.table import BY_RECORD, Call, Decode
 
 W = TypeVar("W")
-CONNECT_SECONDS = 10.0  # a kernel that is booting answers within this
+CONNECT_SECONDS = 10.0  # a booting kernel answers within this
 POLL_SECONDS = 0.02
 
 
 class Calls(Generic[W]):
-    """Which call each sequence number stands for, and who waits for it. `sent` is the highest that has been sent."""
+    """The call behind each sequence number, and its waiter. `sent` is the highest number sent so far."""
 
     def __init__(self) -> None:
         self._seqs = itertools.count(1)
@@ -39,10 +39,10 @@ class Calls(Generic[W]):
         self._waiting[seq] = waiter, call
         return seq, frame
 
-    def settle(self, frame: bytes, hand: Callable[[W, wire.Reply], object]) -> None:
-        """Hand a reply to whom it is for; one that nobody waits for any more is dropped. Can be done over if interrupted.
+    def answer(self, frame: bytes, hand: Callable[[W, wire.Reply], object]) -> None:
+        """Hand a reply to its waiter; drop it if the call was taken back. Can be repeated after an interruption.
 
-        Raises SyscallError if the connection is of no use from here on.
+        Raises SyscallError if the connection is useless from here on.
         """
         reply = wire.decode_reply(frame)
         if reply.seq == 0 and reply.errno is not Errno.OK:  # the kernel could not read a frame of ours
@@ -57,7 +57,7 @@ class Calls(Generic[W]):
         return len(self._waiting)
 
     def take_back(self, seq: int) -> bytes | None:
-        """Forget a call; the frame that cancels it in the kernel, or None if it has been answered."""
+        """Forget a call; returns the frame that cancels it in the kernel, or None if it has been answered."""
         if (waiting := self._waiting.pop(seq, None)) is None:
             return None
         if seq <= self.sent:
@@ -65,14 +65,14 @@ class Calls(Generic[W]):
         return wire.encode_cancel(next(self._seqs), seq)
 
     def unanswered(self, after: int) -> Iterator[tuple[int, bytes]]:
-        """The calls above sequence number `after` that wait, in order, as frames to send to the next kernel."""
+        """The waiting calls above sequence number `after`, in order, as frames to send to the next kernel."""
         for seq in [seq for seq in self._waiting if seq > after]:
             if seq in self._waiting:  # still
                 yield seq, wire.encode_request(seq, self._waiting[seq][1])
 
     def left(self) -> list[bytes]:
-        """The frames that cancel what was taken back while there was no kernel to tell. Only a decode goes on in a kernel
-        that has come back though nobody waits for it. Until its end is reported every later kernel is told, too."""
+        """The frames that cancel the calls taken back while no kernel ran. In a recovered kernel only a decode goes on
+        without a waiter; until its end is reported, every later kernel is told too."""
         self._left = {seq: call for seq, call in self._left.items() if isinstance(call, Decode) and call.wait}
         return [wire.encode_cancel(next(self._seqs), seq) for seq in self._left]
 
@@ -85,7 +85,7 @@ class Calls(Generic[W]):
 
 
 def kernel_listens(directory: Path) -> bool:
-    """True: connect. False: a kernel is booting there. Raises SyscallError ECONNREFUSED where none runs."""
+    """True: connect. False: a kernel is booting there. Raises SyscallError ECONNREFUSED if none runs."""
     try:
         zeromq.check_endpoint(runtime.endpoint(directory))
         if runtime.listening(directory):
@@ -128,8 +128,8 @@ def crowded() -> SyscallError:
 
 
 def default_name() -> str:
-    """The name a program attaches under unless it chooses one: its script's or module's."""
+    """The name under which a program attaches unless it chooses one: that of its script or module."""
     script = Path(sys.argv[0] if sys.argv and sys.argv[0] else sys.executable)
     name = script.parent.name if script.stem == "__main__" else script.stem
-    shown = "".join(c if c.isprintable() else "?" for c in name)  # a file name may hold what a name may not
+    shown = "".join(c if c.isprintable() else "?" for c in name)  # file names may hold characters that names may not
     return (shown or f"python-{os.getpid()}")[:MAX_NAME]

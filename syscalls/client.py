@@ -3,11 +3,11 @@
     async with connect() as kernel:
         pid = await kernel(Spawn(model="tiny"))
 
-This is the libc of LLMasOS: it turns records into frames, finds the caller of each reply, and tells a dead
-kernel from a slow one. Many calls may be in flight at once. Cancelling a call takes it back in the kernel too
-(a late answer is dropped); a kernel that goes away fails every waiting call with EPIPE, unless it keeps a journal: then
-calls wait for the next kernel, which answers them as if nothing had happened (reconnect.py). `blocking` offers the same
-to programs without trio.
+This is the libc of LLMasOS: it turns records into frames, finds the caller of each reply, and tells a dead kernel from a
+slow one. Many calls may be in flight at once. Cancelling a call takes it back in the kernel too, and a late answer is
+dropped. A kernel that goes away fails every waiting call with EPIPE, unless it keeps a journal: then calls wait for the
+next kernel, which answers them as if nothing had happened (reconnect.py). blocking.py offers the same to programs without
+trio.
 """
 
 from __future__ import annotations
@@ -39,12 +39,11 @@ def connect(
     timeout: float = calls.CONNECT_SECONDS,
     reconnect: float = RECONNECT_SECONDS,
 ) -> Client:
-    """A connection to the kernel of a runtime directory (or `ipc://` endpoint; None: the default), for `async
-    with`.
+    """A connection to the kernel of a runtime directory (or `ipc://` endpoint; None: the default), for `async with`.
 
-    Entering it attaches the program under `name` with `rights`. Raises SyscallError: ECONNREFUSED at once
-    where no kernel runs, ETIME if one runs but does not answer within `timeout` seconds. A kernel with a journal that
-    dies is waited for `reconnect` seconds (0: not at all).
+    Entering it attaches the program under `name` with `rights`. Raises SyscallError: ECONNREFUSED at once if no kernel
+    runs, ETIME if one runs and does not answer within `timeout` seconds. When a kernel with a journal dies, waits
+    `reconnect` seconds for the next one (0: not at all).
     """
     return Client(runtime.locate(where), name, rights, timeout, reconnect)
 
@@ -52,9 +51,9 @@ def connect(
 class Client:
     """An attached program: calling it with a record of `llmasos.syscalls.table` makes that system call.
 
-    `boot` is what Attach answered, `pid` the program's own, `reconnect` the seconds for which it waits for a next
-    kernel. Once the kernel has gone for good every call raises EPIPE. `notify` may be set; it is called as
-    reconnect.Notify says, in the event loop, and must not wait.
+    `boot` is the result of Attach, `pid` the program's own, `reconnect` the seconds to wait for a next kernel. When the
+    kernel has gone for good, every call raises EPIPE. `notify` may be set; see reconnect.Notify. It is called in the
+    event loop, and must not wait.
     """
 
     boot: BootInfo
@@ -96,8 +95,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Leave: the kernel ends this program's processes (but the detached). Calls in flight fail with
-        EPIPE."""
+        """Leave: the kernel ends this program's processes but the detached. Calls in flight fail with EPIPE."""
         self._fail(SyscallError(Errno.EPIPE, "this program has closed its connection"))
         self._scope.cancel()
         self._link.close()
@@ -105,9 +103,8 @@ class Client:
     async def __call__(self, call: Call[R], *, timeout: float | None = None) -> R:
         """Make a system call and return its result.
 
-        Raises SyscallError with the kernel's errno and reason; ETIME if it takes longer than `timeout`
-        seconds (the call is then taken back), EPIPE if the kernel goes away for good, EMSGSIZE for a request that is
-        too long.
+        Raises SyscallError with the kernel's errno and reason. ETIME: the call took longer than `timeout` seconds, and
+        was taken back. EPIPE: the kernel has gone for good. EMSGSIZE: the request is too long.
         """
         if timeout is None:
             return wire.result(await self._exchange(call), call)
@@ -150,22 +147,22 @@ class Client:
 
     def _deliver(self, message: transport.Message) -> None:
         try:
-            self._calls.settle(message.body, _wake)
+            self._calls.answer(message.body, _wake)
         except SyscallError as error:
             self._fail(error)
 
     # --- when the kernel has died ---
 
     async def _go_on(self) -> None:
-        """The connection is lost. Find the next kernel, and return when the connection to it is lost, too. Raises EPIPE
-        if there is none."""
+        """The connection is lost: find the next kernel, and return when the connection to that one is lost too. Raises
+        EPIPE if there is none."""
         self._up = False
         self._link.close()
         if not self._may_reconnect():
             raise SyscallError(Errno.EPIPE, f"the kernel of {self.runtime} has gone")
         search = Search(self.runtime, self.reconnect, trio.current_time(), self.notify)
         while not self._up and self._gone is None:  # a kernel may die before it has taken this program up
-            while not search.found(trio.current_time()):  # noqa: ASYNC110 - nobody tells
+            while not search.found(trio.current_time()):  # noqa: ASYNC110 - there is no event to wait for
                 await trio.sleep(calls.POLL_SECONDS)
             link = _Link(self.runtime)
             try:
@@ -180,7 +177,7 @@ class Client:
         return self.reconnect > 0 and self._attach.ticket != b""
 
     async def _take_up(self, link: _Link, search: Search) -> None:
-        """Show the ticket, send again what is not answered, and open the connection to calls."""
+        """Show the ticket, send the unanswered calls again, and open the connection to new ones."""
         try:
             seq, frame = self._calls.begin(self._attach, trio.lowlevel.current_task())
             link.socket.send(frame)
@@ -200,14 +197,15 @@ class Client:
             while more:
                 more = False
                 for seq, frame in self._calls.unanswered(after):
-                    while link.socket.backlog:  # noqa: ASYNC110 - what piles up there would be dropped
+                    while link.socket.backlog:  # noqa: ASYNC110 - more would be dropped
                         await trio.sleep(transport.RETRY_SECONDS)
                     link.socket.send(frame)
                     self._calls.sent = max(self._calls.sent, seq)
                     after, more = seq, True
-            # Nothing may be awaited from finding nothing more to send to here: a new call is sent by its caller now.
+            # No await between finding nothing more to send and this line: from here on, a caller sends its new call
+            # itself.
             self._link, self._up = link, True
-            for frame in self._calls.left():  # and what was taken back meanwhile
+            for frame in self._calls.left():  # and what callers took back meanwhile
                 link.socket.send(frame)
             search.over(self.boot)
         except SyscallError as error:
@@ -219,7 +217,7 @@ class Client:
         self._attach = msgspec.structs.replace(self._attach, ticket=boot.ticket)
 
     def _fail(self, why: SyscallError) -> None:
-        """Nothing more will come: every waiting call raises this, and every later one."""
+        """No answer will arrive any more: every waiting call raises this, and every later one."""
         if self._gone is None:
             self._gone = why
             for task, call in self._calls.abandon():
@@ -235,7 +233,7 @@ class _Link:
         self.socket.connect(runtime.endpoint(directory))
 
     async def run(self, deliver: Callable[[transport.Message], None]) -> None:
-        """Deliver what comes, until the connection is lost (and all that came by it is delivered) or closed."""
+        """Deliver what arrives, until the connection is closed, or lost and all of it delivered."""
         async with trio.open_nursery() as nursery:
 
             def look() -> None:

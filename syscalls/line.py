@@ -1,7 +1,7 @@
-"""A DEALER for programs without trio: what the blocking client talks through.
+"""A DEALER for programs without trio: the socket of the blocking client.
 
-The same socket as transport.py's and the same care with its descriptor, but for threads: waiting is apart from all
-else, so that one thread can wait while another sends.
+The same socket as transport.py's, and the same care with its descriptor, but for threads: waiting is apart from
+everything else, so that one thread can wait while another sends.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from llmasos.syscalls import limits, zeromq
 
 
 class Line:
-    """A DEALER for programs without trio. All methods but `wait` and `nudge` are to be called by one thread
-    at a time.
+    """A DEALER for programs without trio. One thread at a time may call a method other than `wait` and `nudge`.
 
-    `wait` touches descriptors only, so one thread may wait while another sends; the sender must `take`
-    afterwards, for its sending may have swallowed what the waiter waits for.
+    `wait` touches descriptors only, so one thread may wait while another sends. The sender must `take` afterwards: its
+    sending may have swallowed the wake-up of the waiter.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -41,36 +40,34 @@ class Line:
         self._raw.connect(endpoint)
 
     def send(self, frame: bytes) -> bool:
-        """False: the pipe is full, or the connection lost: `take` tells which."""
+        """Send a frame. False: the pipe is full, or the connection lost; `take` tells which."""
         try:
             self._raw.send(frame, zeromq.NOBLOCK)
         except zmq.Again:
-            self._link_changed = True  # a connection that is lost has no pipe at all
+            self._link_changed = True  # a lost connection has no pipe at all
             return False
         return True
 
     def take(self, inbox: deque[bytes]) -> bool:
-        """Append all that has come; False once the connection is lost (and all that came by it has been
-        taken)."""
+        """Append all that has arrived. False: the connection is lost, and all that arrived by it has been taken."""
         if self._link_changed:
             self._link_changed = False
             if not self._lost and any(not link.up for link in self._monitor.drain()):
                 self._lost = True
                 self._raw.poll(round(zeromq.LAST_WORDS * 1000))
         if zeromq.has_message(self._raw):
-            # One C call, so that a Ctrl-C cannot fall between reading a frame and keeping it.
+            # One C call, so that Ctrl-C cannot fall between reading a frame and storing it.
             with suppress(zmq.Again):
                 inbox.extend(iter(self._next, None))
         return not self._lost
 
     def take_some(self, inbox: deque[bytes], most: int) -> None:
-        """Append up to `most` frames: as `take`, but without asking once more when nothing more is expected."""
+        """Append up to `most` frames. As `take`, but does not ask once more when nothing more is expected."""
         with suppress(zmq.Again):
             inbox.extend(islice(iter(self._next, None), most))
 
     def wait(self, timeout: float | None) -> None:
-        """Until something may have come, `nudge` was called, or `timeout` seconds are over. May return
-        early."""
+        """Wait until something may have arrived, `nudge` was called, or `timeout` seconds are over. May return early."""
         for fd, _ in self._poll.poll(None if timeout is None else timeout * 1000):
             if fd == self._monitor.fd:
                 self._link_changed = True
@@ -79,14 +76,15 @@ class Line:
                     self._nudged.recv(4096)
 
     def wait_for_loss(self, bell: int) -> None:
-        """Until the connection may be lost, or descriptor `bell` is readable. Touches descriptors only, as `wait`."""
+        """Wait until the connection may be lost, or descriptor `bell` is readable. Touches descriptors only, as
+        `wait`."""
         watch = select.poll()
         watch.register(self._monitor.fd, select.POLLIN)
         watch.register(bell, select.POLLIN)
         watch.poll()
 
     def look(self) -> None:
-        """The next `take` looks whether the connection is lost."""
+        """Have the next `take` look whether the connection is lost."""
         self._link_changed = True
 
     def nudge(self) -> None:

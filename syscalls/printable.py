@@ -1,7 +1,7 @@
-"""Text that somebody else has written, fit to be shown: nothing in it commands a terminal or forges a line of a log.
+"""Text of another author made fit to be shown: it cannot command a terminal or forge a line of a log.
 
 Names and reasons pass through here once, where they become an error (errno.py), a line of the kernel log, or a cell of a
-table, so that nobody who prints them has to think of it.
+table, so that no code that prints them has to think of it.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import re
 import unicodedata
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 but newline and tab, DEL, C1
-_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # categories of what is not seen, or changes how what follows it is
+# Categories of invisible characters, and of those that change how the following ones look.
+_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def printable(text: str, *, one_line: bool = False) -> str:
-    """Text whose control characters (C0 but newline and tab, DEL, C1) are shown as `\\x1b`, so that what a model or
-    another user wrote cannot command the terminal. With `one_line`, for names and reasons: newlines, tabs and all that is
-    not seen (marks of direction, halves of surrogate pairs) too."""
+    """Text with its control characters (C0 but newline and tab, DEL, C1) shown as `\\x1b`, so that what a model or
+    another user wrote cannot command the terminal. `one_line`, for names and reasons, also shows newlines, tabs and all
+    invisible characters (marks of direction, halves of surrogate pairs) so."""
     if text.isprintable():
         return text
     if not one_line:

@@ -1,8 +1,8 @@
 """After the kernel has died: is there a next one, and does it know this program? What both clients share of it.
 
-A kernel that keeps a journal gives each program a ticket. When such a kernel dies, its journal is left in the runtime
-directory; the program waits for the next kernel there, shows the ticket, and sends what has not been answered again. A
-kernel that halts takes its journal away: then there is nothing to wait for.
+A kernel that keeps a journal gives each program a ticket. When such a kernel dies, its journal stays in the runtime
+directory; the program waits there for the next kernel, shows the ticket, and sends its unanswered calls again. A kernel
+that halts removes its journal, and there is nothing to wait for.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from llmasos.syscalls.table import Attach
 RECONNECT_SECONDS = 30.0
 
 Notify = Callable[[BootInfo | None], object]
-"""Is told when the kernel has died (None), and when a next one has taken the program up (what that one is)."""
+"""Called with None when the kernel has died, and with the BootInfo of the next kernel once that has taken the program
+up."""
 
 
 class Search:
-    """Waiting for the next kernel of a runtime directory, for at most some seconds from `now`. Every error is an EPIPE:
-    there is nothing to wait for."""
+    """The wait for the next kernel of a runtime directory, for a number of seconds from `now` at most. Every error is an
+    EPIPE: there is nothing to wait for."""
 
     def __init__(self, directory: Path, seconds: float, now: float, notify: Notify | None) -> None:
         self._directory, self._seconds, self._notify = directory, seconds, notify
@@ -31,7 +32,8 @@ class Search:
         self.until = now + seconds
 
     def found(self, now: float) -> bool:
-        """Does one listen? False: ask again a little later. Raises EPIPE: none will come, or it took too long."""
+        """Whether a kernel listens. False: ask again a little later. Raises EPIPE: none will come, or it took too
+        long."""
         self._check_halted()
         if now >= self.until:
             raise self.in_vain()
@@ -40,7 +42,7 @@ class Search:
         except SyscallError as error:
             if error.errno is not Errno.ECONNREFUSED:
                 raise SyscallError(Errno.EPIPE, error.reason) from None
-        self._check_halted()  # it may have done so between the looks
+        self._check_halted()  # it may have halted between the looks
         self._died()
         return False
 
@@ -56,7 +58,7 @@ class Search:
         )
 
     def taken_up(self, reply: wire.Reply, call: Attach, pid: int) -> BootInfo | None:
-        """What the kernel answered to a program that had `pid`; None: it has not noticed yet that the old connection
+        """The kernel's answer to a program that had `pid`. None: the kernel has not noticed yet that the old connection
         is lost; ask again a little later. Raises EPIPE if it does not know the program."""
         try:
             boot = wire.result(reply, call)
@@ -69,7 +71,7 @@ class Search:
         return boot
 
     def over(self, boot: BootInfo) -> None:
-        """The next kernel is there, and calls are open."""
+        """The next kernel is there and takes calls."""
         self._died()
         self._tell(boot)
 
@@ -89,5 +91,5 @@ class Search:
         if self._notify is not None:
             try:
                 self._notify(boot)
-            except Exception as error:  # its author is to hear of it
+            except Exception as error:  # the author of `notify` must see it
                 raise SyscallError(Errno.EPIPE, f"the connection is closed: its `notify` raised {error!r}") from error

@@ -1,7 +1,7 @@
-"""What system calls take and return: typed records, encoded as msgpack arrays.
+"""Arguments and results of system calls: typed records, encoded as msgpack arrays.
 
-Shapes are in the docstrings; times are seconds (float) of the kernel's monotonic clock, sizes are bytes. A
-field is only ever added at a record's end, with a default: that is what keeps older programs working.
+Times are seconds (float) of the kernel's monotonic clock; sizes are bytes. A new field is only ever added at a record's
+end, with a default, so that older programs go on working.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Token = Annotated[int, Meta(ge=0, le=limits.MAX_TOKEN)]
 Tokens = Annotated[list[Token], Meta(max_length=limits.MAX_TOKENS_PER_CALL)]
 StopIds = Annotated[list[Token], Meta(max_length=limits.MAX_STOP_IDS)]
 Pid = Annotated[int, Meta(ge=1)]
-# Names are shown on terminals, which obey control characters (C0, DEL, C1).
+# Programs show names on terminals, which obey control characters (C0, DEL, C1).
 PRINTABLE = r"\A[^\x00-\x1f\x7f-\x9f]*\Z"
 Name = Annotated[str, Meta(max_length=limits.MAX_NAME, pattern=PRINTABLE)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=limits.MAX_PATH, pattern=PRINTABLE)]
@@ -41,7 +41,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
 
 
 class State(enum.StrEnum):
-    """The states of a process (design section 3)."""
+    """The states of a process (docs/design.md)."""
 
     NEW = "new"
     READY = "ready"
@@ -55,7 +55,7 @@ class WaitFor(enum.StrEnum):
     """What a blocked process waits for."""
 
     NONE = ""
-    INPUT = "input"  # nothing to do until fed or told to decode
+    INPUT = "input"  # a caller that feeds it or has it decode
     PAGEIN = "pagein"  # frames for its KV
     WEIGHTS = "weights"  # its model
     DEVICE = "device"  # a driver that is being restarted
@@ -64,12 +64,12 @@ class WaitFor(enum.StrEnum):
 
 
 class Kind(enum.StrEnum):
-    """What a row of the process table stands for."""
+    """The kinds of rows in the process table."""
 
     INIT = "init"  # pid 1, the kernel itself; orphans become its children
-    DRIVER = "driver"
+    DRIVER = "driver"  # a device's driver
     PROGRAM = "program"  # a userland program attached to the kernel
-    LLM = "llm"
+    LLM = "llm"  # a model and a token log
 
 
 class SchedClass(enum.StrEnum):
@@ -84,40 +84,40 @@ class SchedClass(enum.StrEnum):
 class Signal(enum.IntEnum):
     """Signals; they take effect at token boundaries. Numbers are Linux's."""
 
-    INT = 2  # interrupts the running decode; the process stays
-    KILL = 9
-    TERM = 15
-    CHLD = 17
-    CONT = 18
-    STOP = 19
-    XCPU = 24  # sent by the kernel: the token budget is used up
+    INT = 2  # interrupts the decode under way; the process stays
+    KILL = 9  # ends the process
+    TERM = 15  # ends the process
+    CHLD = 17  # a child has ended
+    CONT = 18  # lets a stopped process go on
+    STOP = 19  # stops the process
+    XCPU = 24  # from the kernel: the token budget is used up
 
 
 class Finish(enum.StrEnum):
     """Why a decode ended."""
 
-    NONE = ""  # it has not
-    STOP = "stop"  # a stop id was sampled (it is the last token of the log)
-    LENGTH = "length"  # max_tokens were decoded
+    NONE = ""  # it has not ended
+    STOP = "stop"  # the model sampled a stop id, which is the last token of the log
+    LENGTH = "length"  # it appended `max_tokens`
     CONTEXT = "context"  # the context window is full
     BUDGET = "budget"  # the process's token budget is used up
-    INTERRUPT = "interrupt"  # SIGINT or a cancelled call
-    DEADLINE = "deadline"
-    KILLED = "killed"
+    INTERRUPT = "interrupt"  # SIGINT, or a cancelled call
+    DEADLINE = "deadline"  # its time was up
+    KILLED = "killed"  # the process was ended
     ERROR = "error"  # the device could not compute it; `dmesg` says why
 
 
 class Advice(enum.StrEnum):
     """How a model will be used (`advise`)."""
 
-    NORMAL = "normal"  # takes back what was advised, a pin too
-    WILLNEED = "willneed"  # page it in in the background, if no model whose processes run must go for it
-    DONTNEED = "dontneed"  # it is the first to go; at once, if nobody uses it
-    PIN = "pin"  # page it in likewise, and let it not be evicted
+    NORMAL = "normal"  # take back earlier advice, a pin too
+    WILLNEED = "willneed"  # load it in the background, unless a model with running processes would have to go
+    DONTNEED = "dontneed"  # evict it first; at once, if no process uses it
+    PIN = "pin"  # load it likewise, and never evict it
 
 
 class Right(enum.IntFlag):
-    """What a program may do; a program can give rights up when it attaches, never gain them later."""
+    """The rights of a program. It can give them up when it attaches, and never regain them."""
 
     QUERY = 1  # look: ps, models, stats, trace
     SPAWN = 2  # start processes
@@ -134,23 +134,22 @@ Penalty = Annotated[float, Meta(gt=0.0, le=100.0)]
 
 
 class Sampler(Record):
-    """How the next token is chosen from the logits, in this order: repetition penalty (as in CTRL,
-    arXiv:1909.05858, over every token of the log), temperature, top-k, min-p, top-p. `temperature=0` is
-    greedy: the token with the greatest penalised logit, the lowest id among equals. The random number of a
-    token depends on `(seed, position)` only.
+    """How to choose the next token from the logits, in this order: repetition penalty (as in CTRL, arXiv:1909.05858, over
+    every token of the log), temperature, top-k, min-p, top-p. The random number of a token depends on `(seed, position)`
+    only.
     """
 
-    temperature: Temperature = 0.0
+    temperature: Temperature = 0.0  # 0: greedy, the token with the greatest penalised logit, the lowest id among equals
     top_k: Count = 0  # 0: off
-    top_p: TopP = 1.0
-    min_p: MinP = 0.0
-    repetition_penalty: Penalty = 1.0
+    top_p: TopP = 1.0  # 1: off
+    min_p: MinP = 0.0  # 0: off
+    repetition_penalty: Penalty = 1.0  # 1: off
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
 
 
 class SamplingDefaults(Record):
-    """How a model's makers want it to be sampled where the caller does not say (its generation_config.json). None: they
-    say nothing of it, and it is off. The kernel passes them on; the SDK gives them to the processes it spawns."""
+    """The sampling that a model's makers advise (its generation_config.json). None: no advice, and off. The kernel passes
+    it on; the SDK applies it to the processes that it spawns."""
 
     temperature: Temperature | None = None
     top_k: Count | None = None
@@ -160,179 +159,177 @@ class SamplingDefaults(Record):
 
 
 class Limits(Record):
-    """Limits of one process; 0 means: none of its own."""
+    """Limits of one process; 0: none of its own."""
 
     context: Count = 0  # tokens its log may hold; the model's window is the outer bound
-    tokens: Count = 0  # tokens it may decode in its life (then EDQUOT); what its parent had used at a fork counts
+    tokens: Count = 0  # tokens it may decode in its life (then EDQUOT), those of its parent before the fork included
     pages: Count = 0  # KV frames it may map
 
 
 class TokenLogprobs(Record):
-    """Log-probabilities of one position: log_softmax of the raw fp32 logits, before penalty and
-    temperature."""
+    """Log-probabilities of one position: log_softmax of the raw fp32 logits, before penalty and temperature."""
 
     token: Token
-    logprob: float
-    top_ids: list[Token]
-    top_logprobs: list[float]
+    logprob: float  # of `token`
+    top_ids: list[Token]  # the likeliest tokens, best first
+    top_logprobs: list[float]  # of `top_ids`
 
 
 class DecodeResult(Record):
-    """What a decode appended: `tokens` stand in the log from `position`. With `max_tokens=0`, `tokens` is
-    empty and `logprobs` holds one entry for the token that would come next (its `token` is the greedy
-    choice)."""
+    """The tokens that a decode appended. With `max_tokens=0` there are none, and `logprobs` has one entry: for the token
+    that would come next, of which `token` is the greedy choice."""
 
-    position: Position
+    position: Position  # of the first token in the log
     tokens: Tokens
-    finish: Finish
-    logprobs: list[TokenLogprobs] = []
+    finish: Finish  # why it ended
+    logprobs: list[TokenLogprobs] = []  # one for each token, if asked for
 
 
 class ReadResult(Record):
-    """A stretch of the log. `position` is that of the first token; read on from `position + len(tokens)`.
+    """A stretch of the log. Read on from `position + len(tokens)`."""
 
-    `decoding` is True while more tokens are on their way; `finish` is how the last decode ended.
-    """
-
-    position: Position
+    position: Position  # of the first token
     tokens: Tokens
-    decoding: bool
-    finish: Finish
-    state: State
-    length: Count
+    decoding: bool  # more tokens are on their way
+    finish: Finish  # how the last decode ended
+    state: State  # of the process
+    length: Count  # of the log
 
 
 class LogRecord(Record):
-    """What a program has to know beyond ids of the tokens that begin at `position`: roles, tools, messages. The kernel
-    keeps it with the log and never looks into it."""
+    """What a program knows, beyond ids, of the tokens that begin at `position`: roles, tools, messages. The kernel stores
+    it with the log and does not read it."""
 
     position: Position
     data: Blob
 
 
 class RecordsResult(Record):
-    """Records in the order in which they came, which is that of their positions; `length` is that of the log now."""
+    """The records of a log."""
 
-    records: list[LogRecord]
-    length: Count
+    records: list[LogRecord]  # in the order of their positions
+    length: Count  # of the log
 
 
 class Usage(Record):
-    """What a process has used so far."""
+    """The resources that a process has used so far."""
 
     fed: Count = 0  # tokens appended by feed
     decoded: Count = 0  # tokens appended by the model
     computed: Count = 0  # tokens run through the model, recomputation included
-    reused: Count = 0  # tokens whose KV was found by prefix sharing
-    steps: Count = 0
-    preemptions: Count = 0  # times its pages were taken
-    forks: Count = 0
-    device_seconds: float = 0.0  # its share (by tokens) of the steps it was in
+    reused: Count = 0  # tokens whose KV prefix sharing found
+    steps: Count = 0  # steps of a device that it was in
+    preemptions: Count = 0  # times that it lost its pages
+    forks: Count = 0  # children that it forked
+    device_seconds: float = 0.0  # its share (by tokens) of the steps that it was in
     waits: dict[str, float] = {}  # seconds spent READY ("ready") or BLOCKED, by reason
-    refaults: int = 0  # times it lost its pages while it wanted to run, and got pages again
+    refaults: int = 0  # times that it lost its pages while it wanted to run, and got pages again
 
 
 class ProcessInfo(Record):
+    """A row of the process table: an LLM process, a program, a driver, or the kernel."""
+
     pid: int
-    ppid: int
+    ppid: int  # of its parent
     kind: Kind
     name: str
     state: State
-    wait: WaitFor = WaitFor.NONE
-    model: str = ""
-    device: str = ""
+    wait: WaitFor = WaitFor.NONE  # what it waits for, if it is blocked
+    model: str = ""  # path of the model that an LLM process runs
+    device: str = ""  # name of its device
     sched_class: SchedClass = SchedClass.FAIR
     nice: int = 0
     length: int = 0  # tokens in the log
     cached: int = 0  # of those, tokens whose KV is on the device
     context: int = 0  # tokens the log may hold at most
-    pages: int = 0
-    shared_pages: int = 0  # of those, mapped by other processes too
-    decoding: bool = False
-    finish: Finish = Finish.NONE
+    pages: int = 0  # frames that it maps
+    shared_pages: int = 0  # of those, frames that other processes map too
+    decoding: bool = False  # a decode is under way
+    finish: Finish = Finish.NONE  # how the last decode ended
     started: float = 0.0  # seconds after boot
-    exit_status: int = 0
+    exit_status: int = 0  # of a zombie
     usage: Usage = Usage()
     limits: Limits = Limits()
     os_pid: int = 0  # of programs and drivers
     rss: int = 0  # bytes resident, of programs and drivers
-    cpu_seconds: float = 0.0
-    seed: int = 0
-    parked: int = 0  # calls waiting on this process
+    cpu_seconds: float = 0.0  # of programs and drivers
+    seed: int = 0  # of its sampler
+    parked: int = 0  # calls that wait for this process
     swapped: int = 0  # pages in a lower tier and in no frame
     group: str = ""  # path of its control group
-    errno: Errno = Errno.OK  # of its last decode, where that ended with an error (forgotten when the kernel dies)
-    reason: str = ""  # that in words; of a zombie, why it has ended
+    errno: Errno = Errno.OK  # of the error that ended its last decode (lost when the kernel dies)
+    reason: str = ""  # that error in words; of a zombie, why it ended
     record_bytes: int = 0  # of its records (`records`)
 
 
 class ExitInfo(Record):
-    """What `wait` collects. `status` is 0..255 for an exit, 128 + signal for a death by signal."""
+    """The end of a process, as `wait` returns it."""
 
     pid: int
-    status: int
-    reason: str
+    status: int  # 0 to 255 of an exit, 128 + signal of a death by a signal
+    reason: str  # why it ended
     usage: Usage
 
 
 class CheckpointInfo(Record):
-    """A process image that has been written: it is on the disk, whole."""
+    """A process image, whole and on the disk."""
 
     path: str
-    bytes: int
+    bytes: int  # size of the file
     tokens: int  # of the log
-    kv_tokens: int  # of those, tokens whose KV is in it too
+    kv_tokens: int  # of those, tokens whose KV is in the file too
 
 
 class ModelInfo(Record):
+    """A model: one that the kernel knows by name, or one in the memory of a device."""
+
     name: str
     path: str
     dtype: str = ""
-    device: str = ""
-    state: str = "absent"  # absent, loading, resident, streamed (a part is in memory), evicted (its KV is there), failed
+    device: str = ""  # empty: in the memory of none
+    state: str = "absent"  # absent, loading, resident, streamed (partly in memory), evicted (its KV is there), failed
     progress: float = 0.0  # 0..1 while loading
     architecture: str = ""
     parameters: int = 0
-    weight_bytes: int = 0
-    vocab: int = 0
-    context: int = 0
+    weight_bytes: int = 0  # of all weights
+    vocab: int = 0  # ids of the vocabulary
+    context: int = 0  # tokens that a log may hold
     layers: int = 0
-    block_tokens: int = 0
-    block_bytes: int = 0
-    frames: int = 0
+    block_tokens: int = 0  # tokens of a page
+    block_bytes: int = 0  # KV of a page
+    frames: int = 0  # of KV memory; a frame holds a page
     frames_free: int = 0
     frames_cached: int = 0  # unmapped, kept for their prefix
-    processes: int = 0
-    eos_ids: list[int] = []
-    error: str = ""
-    slots: int = 0  # places for frames in lower tiers
+    processes: int = 0  # that run it
+    eos_ids: list[int] = []  # ids that end a text
+    error: str = ""  # why it failed
+    slots: int = 0  # places for pages in lower tiers
     slots_free: int = 0
-    stretch: int = 1  # what the quantum is multiplied by, since it thrashes
-    lost: float = 0.0  # part of the steps' time that went into bringing back pages, lately
+    stretch: int = 1  # factor of the quantum, above 1 while it thrashes
+    lost: float = 0.0  # part of the steps' time that went into bringing pages back, lately
     resident_bytes: int = 0  # of the weights, in memory
     mapped_by: list[int] = []  # the first of the processes that run it
-    faults: int = 0  # times that a process wanted to run and the weights had been evicted
-    pageins: int = 0
-    evictions: int = 0
+    faults: int = 0  # times that a process wanted to run and found the weights evicted
+    pageins: int = 0  # times that its weights were loaded
+    evictions: int = 0  # times that its weights were evicted
     pinned: bool = False
-    sampling: SamplingDefaults = SamplingDefaults()
+    sampling: SamplingDefaults = SamplingDefaults()  # as its makers advise
     stored: str = ""  # how quantised files hold its weights: "gptq, as it is", "fp8, dequantised"
 
 
 class Going(Record):
-    """A model that would have to go for another. Its frames go too if no process uses it (`kv_bytes`)."""
+    """A model that would have to make room for another."""
 
     name: str
     dtype: str
     weight_bytes: int  # in memory
-    kv_bytes: int
-    processes: int
-    active: bool  # a process wants to run it: it would go when its turn is over
+    kv_bytes: int  # of its frames, which go too if no process uses it
+    processes: int  # that run it
+    active: bool  # a process wants to run it: the model would go when its turn is over
 
 
 class EstimateInfo(Record):
-    """What a model would take on a device, and who would have to go for it; bytes. `total_bytes` is what its weights take
-    together with the KV of one context of `context` tokens; KV is set aside for `pool_tokens`, of all its contexts."""
+    """The memory that a model would take on a device, in bytes, and the models that would have to make room for it."""
 
     name: str
     path: str
@@ -342,42 +339,46 @@ class EstimateInfo(Record):
     architecture: str
     parameters: int
     weight_bytes: int
-    kv_bytes_1000: int  # of 1,000 tokens
-    window: int  # tokens of a context, as the model has it
-    context: int  # tokens that were asked about, or as many as a context can have here
-    context_bytes: int  # of their KV
-    total_bytes: int
-    pool_bytes: int  # KV memory that it has, or would be given
-    pool_tokens: int
-    resident_bytes: int  # of the weights, what would be in memory; less than all: the rest is streamed
-    weight_limit: int  # memory for weights; 0: not known
-    weight_free: int  # of that, taken by nobody
-    kv_limit: int  # memory for KV
-    kv_free: int
-    going: list[Going]
-    refused: str = ""  # why it, or a context so long, cannot be had here even so; empty: it can
+    kv_bytes_1000: int  # KV of 1,000 tokens
+    window: int  # tokens of the model's longest context
+    context: int  # tokens of the context that the caller asked about, or of the longest that is possible here
+    context_bytes: int  # KV of that context
+    total_bytes: int  # all weights, and the KV of that context
+    pool_bytes: int  # KV memory that it has, or would get, for all its contexts
+    pool_tokens: int  # tokens for which that is
+    resident_bytes: int  # of the weights, those that would be in memory; the rest is streamed
+    weight_limit: int  # the device's memory for weights; 0: not known
+    weight_free: int  # of that, free
+    kv_limit: int  # the device's memory for KV
+    kv_free: int  # of that, free
+    going: list[Going]  # models that would have to make room
+    refused: str = ""  # why the model or the context is impossible here all the same; empty: it is possible
 
 
 class Tier(Record):
+    """A kind of memory for KV."""
+
     name: str  # ram, hbm, host, disk
     size: int  # bytes
     bandwidth: float  # bytes/s; 0 when not measured
 
 
 class DeviceInfo(Record):
+    """A device and its driver."""
+
     name: str
     kind: str  # cpu, cuda, sim
     state: str  # starting, up, down
     description: str = ""
     pid: int = 0  # of its row in the process table
-    os_pid: int = 0
-    incarnation: int = 0
-    restarts: int = 0
+    os_pid: int = 0  # of the driver
+    incarnation: int = 0  # number of the driver's present life
+    restarts: int = 0  # of the driver
     tiers: list[Tier] = []
     architectures: list[str] = []
     dtypes: list[str] = []
     features: list[str] = []
-    policy: str = ""
+    policy: str = ""  # scheduling policy
     max_runs: int = 0  # processes in one step at most
     step_tokens: int = 0  # tokens in one step at most
     ready: int = 0  # processes that want the device
@@ -386,22 +387,24 @@ class DeviceInfo(Record):
     tokens_decoded: int = 0
     busy_seconds: float = 0.0
     kv_bytes: int = 0  # memory for KV
-    error: str = ""
-    weight_bytes: int = 0  # memory for weights, as things are; 0: not known
+    error: str = ""  # why it is down
+    weight_bytes: int = 0  # memory for weights at present; 0: not known
 
 
 class BootInfo(Record):
+    """A running kernel, as a program sees it that attaches."""
+
     version: str
-    protocol: int
+    protocol: int  # version of the wire protocol
     runtime: str  # the runtime directory
-    os_pid: int
+    os_pid: int  # of the kernel
     uptime: float
     pid: int  # of the program that asks
     default_model: str
     default_device: str
     policies: list[str]
     devices: list[DeviceInfo]
-    ticket: bytes = b""  # with it the program is known again after the kernel has died; empty: no journal is kept
+    ticket: bytes = b""  # by which the next kernel knows the program again; empty: this one keeps no journal
 
 
 class Stats(Record):
@@ -409,10 +412,10 @@ class Stats(Record):
 
     uptime: float
     calls: int
-    errors: int
+    errors: int  # calls answered with an errno
     rejected_frames: int  # malformed, oversized, unknown
-    processes: int
-    by_state: dict[str, int]
+    processes: int  # in the process table now
+    by_state: dict[str, int]  # of those
     spawned: int
     exited: int
     tokens_fed: int
@@ -423,91 +426,93 @@ class Stats(Record):
     preemptions: int
     driver_restarts: int
     calls_by_name: dict[str, int]
-    moved_out: int = 0  # frames, to lower tiers
-    moved_in: int = 0
-    refaults: int = 0  # times a process that wanted to run lost its pages and had to have them back
-    journal: str = ""  # "kept", or why it cannot be; empty: there is none
-    journal_frames: int = 0  # events that have changed something, and were written to it
+    moved_out: int = 0  # pages, to lower tiers
+    moved_in: int = 0  # pages, from lower tiers
+    refaults: int = 0  # times that a process that wanted to run lost its pages and needed them back
+    journal: str = ""  # "kept", or why it is not; empty: there is none
+    journal_frames: int = 0  # events that changed something and were written to it
 
 
 class TraceEvent(Record):
-    """Who, what, when, how much. `what` is dotted: `proc.spawn`, `sched.step`, `mem.evict`, `call.fork`,
-    ..."""
+    """An event in the kernel."""
 
-    seq: int
+    seq: int  # sequence number
     at: float  # seconds after boot
-    what: str
-    pid: int = 0
+    what: str  # dotted: `proc.spawn`, `sched.step`, `mem.evict`, `call.fork`, ...
+    pid: int = 0  # of the process that it concerns
     device: str = ""
     amount: int = 0
     detail: str = ""
 
 
 class TraceResult(Record):
+    """A stretch of the trace."""
+
     events: list[TraceEvent]
-    next: int  # where to read on
-    lost: int  # events dropped before they were read
+    next: int  # sequence number to read on from
+    lost: int  # events that were dropped before this program read them
 
 
 class LogLine(Record):
-    seq: int
-    at: float
+    """A line of the kernel log."""
+
+    seq: int  # sequence number
+    at: float  # seconds after boot
     level: str  # info, warning, error
     text: str
 
 
 class KvAction(enum.StrEnum):
-    """What happens when a process would take its control group over `kv_max`."""
+    """What the kernel does when a process would take its control group over `kv_max`."""
 
-    SPILL = "spill"  # others of the group lose pages, those that sleep first; it waits while none can
-    WAIT = "wait"  # it waits until others of the group have released some (they may wait for it, too)
+    SPILL = "spill"  # others of the group lose pages, sleeping ones first; the process waits while none can
+    WAIT = "wait"  # the process waits until others of the group release pages (and they may wait for it)
     FAIL = "fail"  # its decode ends with an error
     KILL = "kill"  # the process of the group with the most pages is killed
 
 
 class GroupSettings(Record):
-    """Limits and weight of a control group; they hold for all processes below it together. 0 means: no limit here."""
+    """Limits and weight of a control group, for all processes below it together. 0: no limit here."""
 
-    kv_max: Bytes = 0  # bytes of KV in a device's own memory; what happens then is `kv_action`
-    kv_high: Bytes = 0  # above it the group's sleepers lose their pages first, and what still grows is slowed down
-    swap_max: Bytes = 0  # bytes of KV in lower tiers; the rest is computed again
-    weights_max: Bytes = 0  # bytes of weights of the models its processes map (then EDQUOT)
+    kv_max: Bytes = 0  # bytes of KV in a device's own memory (then `kv_action`)
+    kv_high: Bytes = 0  # bytes above which its sleeping processes lose pages first, and growing ones are slowed down
+    swap_max: Bytes = 0  # bytes of KV in lower tiers; pages beyond are computed again
+    weights_max: Bytes = 0  # bytes of weights of the models that its processes run (then EDQUOT)
     tokens_max: Annotated[float, Meta(ge=0.0, le=1e12)] = 0.0  # tokens per second, computed for the first time
-    tokens_total: Bytes = 0  # of these in the group's life (then EDQUOT, and decodes end with `budget`)
+    tokens_total: Bytes = 0  # such tokens in the group's life (then EDQUOT, and decodes end with `budget`)
     pids_max: Count = 0  # processes, programs among them (then EAGAIN)
     cpu_weight: Annotated[int, Meta(ge=limits.MIN_CPU_WEIGHT, le=limits.MAX_CPU_WEIGHT)] = 100  # beside its siblings
-    kv_action: KvAction = KvAction.SPILL
+    kv_action: KvAction = KvAction.SPILL  # what happens at `kv_max`
 
 
 class PressureInfo(Record):
-    """Shares of time lost by waiting, as in Linux's PSI: averages over the last 10, 60 and 300 s, and seconds in all.
+    """Shares of time lost by waiting, as in Linux's PSI: averages over the last 10, 60 and 300 s, and seconds in all."""
 
-    `some`: at least one process of the group waited; `full`: all of it that had anything to do.
-    """
-
-    some: list[float]
+    some: list[float]  # at least one process of the group waited
     some_seconds: float
-    full: list[float]
+    full: list[float]  # all processes of the group that had work waited
     full_seconds: float
 
 
 class GroupInfo(Record):
-    """A control group. Charges are those of the whole subtree; a frame is charged to the group that mapped it first."""
+    """A control group. It is charged for its whole subtree; a frame is charged to the group that mapped it first."""
 
     path: str
     settings: GroupSettings
-    kv: int  # bytes
-    swap: int
-    weights: int
+    kv: int  # bytes in devices' own memory
+    swap: int  # bytes in lower tiers
+    weights: int  # bytes
     tokens: int  # computed for the first time, since the group was made
-    pids: int
+    pids: int  # processes and programs
     processes: list[int]  # pids directly in it
-    events: dict[str, int]  # how often which limit took effect: kv_high, kv_max, kv_fail, kv_kill, swap_max, ...
+    events: dict[str, int]  # times that a limit took effect: kv_high, kv_max, kv_fail, kv_kill, swap_max, ...
     pressure: dict[str, PressureInfo]  # by resource: cpu, memory, weights, quota
 
 
 class SchedInfo(Record):
+    """How a device is scheduled."""
+
     device: str
     policy: str
-    max_runs: int
-    step_tokens: int
+    max_runs: int  # processes in one step at most
+    step_tokens: int  # tokens in one step at most

@@ -1,8 +1,8 @@
-"""The runtime directory: where the sockets and the lock of one kernel are, and who holds it.
+"""The runtime directory: the place of one kernel's sockets and lock, and who holds it.
 
-As with /run/user on Linux, its place comes from the environment and nobody else may look inside: it is 0700
-and owned by the user. A kernel is alive exactly while it holds the lock (flock: the operating system lets go
-of it with the process, however that ends), so the files of a dead kernel are never mistaken for a living one.
+As with /run/user on Linux, the environment names its place, and no other user may look inside: it is 0700 and owned by
+the user. A kernel is alive exactly while it holds the lock (flock: the operating system releases it with the process,
+however that ends), so the files of a dead kernel are never mistaken for those of a living one.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ LOG = "kernel.log"
 JOURNAL = "kernel.journal"
 
 
-_PLACE = Path(__file__).absolute().parents[2]  # where the package `llmasos` is found
+_PLACE = Path(__file__).absolute().parents[2]  # the directory that holds the package `llmasos`
 
 
 def module(name: str) -> list[str]:
-    """The command that runs a module of this package in another process. The directory that it is started in is not
-    searched for modules: people have files there that are called like ours."""
+    """The command that runs a module of this package in another process. The process does not search its working
+    directory for modules, because people have files there with the names of ours."""
     return [sys.executable, "-P", "-m", name]
 
 
 def environment() -> dict[str, str]:
-    """Ours, for such a process: it comes from the same place as this one, and that comes before PYTHONPATH."""
+    """The environment for such a process: it loads this package from the same place as this one, before PYTHONPATH."""
     found = os.environ.get("PYTHONPATH", "")
     path = f"{_PLACE}{os.pathsep}{found}" if found else os.fspath(_PLACE)
     return {**os.environ, "PYTHONPATH": path}
@@ -46,8 +46,7 @@ def default() -> Path:
 
 
 def locate(runtime: str | os.PathLike[str] | None) -> Path:
-    """The directory meant by a runtime directory, an `ipc://.../kernel.sock` endpoint, or None (the
-    default)."""
+    """The directory that is meant by a runtime directory, an `ipc://.../kernel.sock` endpoint, or None (the default)."""
     if runtime is None:
         return default()
     place = os.fspath(runtime)
@@ -61,15 +60,14 @@ def endpoint(runtime: Path, socket_name: str = PROGRAMS) -> str:
 
 
 def holder(runtime: Path) -> int | None:
-    """The OS pid of the kernel that holds the runtime directory, or None. 0: held, but it has not said its
-    pid yet."""
+    """The OS pid of the kernel that holds the runtime directory; None if none does; 0 if it has not written its pid
+    yet."""
     try:
         lock = os.open(runtime / LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        # A shared lock held for an instant: two askers do not disturb each other, and a kernel that boots
-        # tries again.
+        # A shared lock for an instant: two readers do not disturb each other, and a booting kernel tries again.
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         words = os.read(lock, 100).split()
@@ -80,14 +78,14 @@ def holder(runtime: Path) -> int | None:
 
 
 def halted(runtime: Path) -> bool:
-    """Has the kernel with a journal that was there ended in good order? One that died leaves its journal, or a symbolic
-    link to where that is."""
-    # In this order: while a kernel boots, which holds the lock, it may have put a damaged journal aside.
+    """Whether the kernel with a journal that was there ended in good order. One that died leaves its journal, or a
+    symbolic link to it."""
+    # In this order: a booting kernel, which holds the lock, may have put a damaged journal aside.
     return not os.path.lexists(runtime / JOURNAL) and holder(runtime) is None
 
 
 def listening(runtime: Path) -> bool:
-    """Does somebody accept programs there?"""
+    """Whether a kernel accepts programs there."""
     path = os.fspath(runtime.absolute() / PROGRAMS)
     try:
         with socket.socket(socket.AF_UNIX) as probe:

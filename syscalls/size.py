@@ -14,7 +14,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgt]i?|)b?", re.IGNORECASE)
 
 
 def size(value: Size, what: str) -> int:
-    """Bytes from a number or from text. Raises SyscallError EINVAL that names `what`."""
+    """Bytes, from a number or from text. Raises SyscallError EINVAL that names `what`."""
     if isinstance(value, int):
         number = float(value)
     elif match := _SIZE.fullmatch(value.strip()):

@@ -1,28 +1,28 @@
 """A ZeroMQ socket for trio: the pump under the kernel's edge, the drivers' loop and the asynchronous client.
 
-pyzmq knows no trio, and a ZeroMQ socket is not a file that one can wait on: it has a descriptor (ZMQ_FD)
-which becomes readable when *something* may have happened inside, once per change, and whose change any
-operation on the socket may swallow. Everything below follows from that. zeromq.py makes the sockets;
-this and line.py are the only modules that wait on ZMQ_FD.
+pyzmq knows no trio, and a ZeroMQ socket is not a file to wait on. It has a descriptor (ZMQ_FD) that becomes readable when
+*something* may have happened inside, once for each change, and any operation on the socket may swallow that change.
+Everything below follows from this. zeromq.py makes the sockets; this and line.py are the only modules that wait on
+ZMQ_FD.
 
-Who touches the socket. A task running `Socket.run` owns it: it takes what has come, hands each message to `deliver` (a
-plain function, called at once), and parks on the descriptor when the socket has said (EAGAIN) that it is empty. Between
-that answer and parking there is no checkpoint, so nothing can slip in between.
+Who touches the socket. A task that runs `Socket.run` owns it: it takes what has arrived, hands each message to `deliver`
+(a plain function, called at once), and parks on the descriptor when the socket says (EAGAIN) that it is empty. There is
+no checkpoint between that answer and parking, so nothing can slip in between.
 
 Why senders do not go through the owner. All tasks of a trio program share one thread, so `send` may write to the socket
-directly, which spares a round through the scheduler (some 20 us) for each message. But writing processes the
-socket's inner commands and may swallow the wake-up of a message that has just come, on which the owner would then
-sleep for ever. So whoever uses the socket while its owner is parked looks at ZMQ_EVENTS afterwards, and if there is
-something to read has trio call `_look`, which reads in the owner's stead. (Cancelling the owner's park would do too,
-but costs a cancel scope for each park, and so a few microseconds of every message.)
+directly, which saves a round through the scheduler (some 20 us) for each message. But writing processes the socket's
+inner commands, and may swallow the wake-up of a message that has just arrived; the owner would sleep over it for ever. So
+a task that uses the socket while its owner is parked looks at ZMQ_EVENTS afterwards, and if there is something to read,
+has trio call `_look`, which reads for the owner. (Cancelling the owner's park would do too, but costs a cancel scope for
+each park, and so a few microseconds of every message.)
 
-What does not fit. A message for a peer whose pipe is full waits in that peer's own queue here, so that one slow reader
-holds up nobody else; a peer that lets too much pile up is treated as unreachable. ZeroMQ tells that *some* peer has room
+What does not fit. A message for a peer whose pipe is full waits here, in a queue of that peer, so that one slow reader
+holds up no other; a peer that lets too much pile up is treated as unreachable. ZeroMQ says that *some* peer has room
 again, not which, and two full checks can each swallow what the other looks for; so while queues are not empty they are
-also tried by time, a backstop that costs nothing when nobody is slow.
+also tried by time, a backstop that costs nothing while every peer is fast.
 
-Messages move only in plain functions, where trio cannot cancel: what `run` has read is delivered, whatever
-happens to tasks.
+Messages move only in plain functions, where trio cannot cancel: what `run` has read is delivered, whatever happens to
+tasks.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from trio import TaskStatus
 from llmasos.syscalls import limits, zeromq
 from llmasos.syscalls.zeromq import NOBLOCK, check_endpoint, descriptor, has_message, make, raw_dealer
 
-BATCH = 64  # messages taken before other tasks have their turn
-RETRY_SECONDS = 0.02  # how long a full pipe waits at most before it is tried again
-MAX_BACKLOG = 2 * limits.MAX_REPLY_BYTES  # bytes waiting here for one peer before it is given up
-MAX_FRAME = 2 * limits.MAX_REQUEST_BYTES  # ZeroMQ cuts a connection over this; up to it, it can be answered
+BATCH = 64  # messages to take before other tasks have their turn
+RETRY_SECONDS = 0.02  # longest wait before a full pipe is tried again
+MAX_BACKLOG = 2 * limits.MAX_REPLY_BYTES  # bytes that may wait here for one peer before it is given up
+MAX_FRAME = 2 * limits.MAX_REQUEST_BYTES  # ZeroMQ cuts a connection over this; shorter ones can be answered
 _SNDMORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 class Message(NamedTuple):
-    """One message as it came. `peer` is its sender's routing id (ROUTER) or empty; `fd` the descriptor of the
-    connection it came by (0: unknown); `parts` the number of frames, of which `body` is the first."""
+    """A message as it arrived. `peer` is its sender's routing id (ROUTER), or empty; `fd` the descriptor of its
+    connection (0: unknown); `parts` the number of frames; `body` is the first of them."""
 
     peer: bytes
     body: bytes
@@ -77,7 +77,7 @@ class Socket:
     async def run(
         self, deliver: Callable[[Message], None], task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Own the socket until it is closed or the task cancelled. What `deliver` raises is not caught."""
+        """Own the socket until it is closed or the task is cancelled. Exceptions of `deliver` pass through."""
         self._deliver = deliver
         token = trio.lowlevel.current_trio_token()
         task_status.started()
@@ -92,7 +92,7 @@ class Socket:
                 if self._readable():  # flushing may have swallowed the wake-up
                     await trio.lowlevel.checkpoint()
                     continue
-            # From finding the socket empty to parking here nothing may be awaited.
+            # No await between finding the socket empty and parking here.
             self._token = token
             try:
                 await trio.lowlevel.wait_readable(self._fd)
@@ -102,9 +102,9 @@ class Socket:
                 self._token = None
 
     def send(self, body: bytes, to: bytes = b"") -> bool:
-        """Send one frame (a ROUTER: to the peer `to`) without waiting. False: the peer is not, or no longer, reachable,
-        or has let too much pile up here: a ROUTER's peer is given up with all that waits for it, a DEALER, which has
-        no other, refuses just this frame."""
+        """Send one frame (a ROUTER: to the peer `to`) without waiting. False: the peer is not reachable (any more), or
+        has let too much pile up here. A ROUTER then gives the peer up with all that waits for it; a DEALER, which has no
+        other peer, refuses this frame only."""
         if self._closed:
             self.dropped += 1
             return False
@@ -129,12 +129,12 @@ class Socket:
                 raise
             self.dropped += 1
             reachable = False
-        if self._token is not None:  # whatever became of the frame, the socket was used
+        if self._token is not None:  # whether or not the frame was sent, the socket was used
             self._rouse(self._token)
         return reachable
 
     def drain(self) -> None:
-        """Deliver all that has come, at once. For the end of a connection, when nobody may be left to wait for it."""
+        """Deliver all that has arrived, at once. For the end of a connection, when no task may be left to wait for it."""
         while self._receive():
             pass
 
@@ -148,7 +148,7 @@ class Socket:
         self.dropped += len(self._backlog.pop(peer, ()))
 
     def monitor(self) -> Monitor:
-        """Watch this socket's connections; to be called before bind or connect. Ends with the socket."""
+        """Watch this socket's connections. Call it before bind or connect; it ends with the socket."""
         events = zmq.EVENT_ACCEPTED if self._routed else zmq.EVENT_CLOSED
         events |= zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED
         self._monitor = Monitor(self._raw.get_monitor_socket(events))
@@ -163,7 +163,7 @@ class Socket:
         self._raw.connect(endpoint)
 
     def close(self, linger: float = 0.0) -> None:
-        """Close at once; what is in ZeroMQ's own pipes is sent for up to `linger` seconds more."""
+        """Close at once. What is in ZeroMQ's own pipes is still sent, for up to `linger` seconds."""
         if self._closed:
             return
         self._closed = True
@@ -176,7 +176,7 @@ class Socket:
         self._raw.close(linger=round(linger * 1000))
 
     def _unpark(self) -> None:
-        # trio must let go of the descriptor before ZeroMQ closes it; outside trio nobody can be parked.
+        # trio must let go of the descriptor before ZeroMQ closes it; outside trio no task can be parked.
         with suppress(RuntimeError):
             trio.lowlevel.notify_closing(self._fd)
 
@@ -184,9 +184,9 @@ class Socket:
         return has_message(self._raw)
 
     def _receive(self) -> bool:
-        """Deliver up to a batch; True if there may be more. False: the socket was empty when last looked at."""
+        """Deliver up to a batch. True: there may be more. False: the socket was empty at the last look."""
         for count in range(BATCH):
-            # The first is tried for at once, it is most likely there; EAGAIN costs more than asking.
+            # Try for the first one at once: most likely it is there, and EAGAIN costs more than asking.
             if self._closed or (count and not has_message(self._raw)):
                 return False
             try:
@@ -197,7 +197,7 @@ class Socket:
         return True
 
     def _rouse(self, token: trio.lowlevel.TrioToken) -> None:
-        """The socket was used while its owner is parked: see to it that nothing it then holds waits for ever."""
+        """The socket was used while its owner is parked: make sure that nothing it holds then waits for ever."""
         if self._readable():
             token.run_sync_soon(self._look, idempotent=True)
 
@@ -258,7 +258,7 @@ def _nobody(message: Message) -> None:
 
 
 class _Queue(deque[bytes]):
-    """Frames that wait for room, and their bytes altogether."""
+    """Frames that wait for room, and the sum of their bytes."""
 
     size = 0
 
@@ -273,7 +273,7 @@ class _Queue(deque[bytes]):
 
 
 class Monitor(zeromq.Monitor):
-    """A monitor that a task watches."""
+    """A monitor with a task that watches it."""
 
     async def run(self, look: Callable[[], None], task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Call `look` (which drains) whenever something may have happened."""
@@ -296,7 +296,7 @@ class Monitor(zeromq.Monitor):
 
 
 def router(context: zmq.Context[zmq.Socket[bytes]] | None = None, *, max_frame: int = MAX_FRAME) -> Socket:
-    """A socket that many peers connect to. Sending to one that is not there is reported, not swallowed."""
+    """A socket that many peers connect to. It reports a message to an absent peer instead of swallowing it."""
     raw = make(context, zmq.ROUTER, max_frame)
     raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
     return Socket(raw)
@@ -308,5 +308,5 @@ def dealer(
     *,
     max_frame: int = 2 * limits.MAX_REPLY_BYTES,
 ) -> Socket:
-    """A socket that connects to a router, once: a connection that is lost stays lost."""
+    """A socket that connects to a router, once: a lost connection stays lost."""
     return Socket(raw_dealer(routing_id, context, max_frame))

@@ -1,11 +1,10 @@
-"""Frames <-> records: what stands in a message between a program and the kernel.
+"""Frames <-> records: the messages between a program and the kernel.
 
-A request is one frame, msgpack of `[version, seq, call number, arguments]`; a reply is `[version, seq, errno,
-result or reason]`. `seq` is the caller's, any number from 0 to 2**63 - 1 that it has not in flight already.
-Like Linux's syscall entry, this is where nothing is trusted: every argument is checked against its declared
-type and limits (table.py), and whatever is wrong is answered with an errno and a reason. Call number 0 takes
-back the call whose seq is its one argument; it is not itself answered. Cf. JSON-RPC, from which it differs in
-being binary, typed and bounded.
+A request is one frame, msgpack of `[version, seq, call number, arguments]`; a reply is `[version, seq, errno, result or
+reason]`. `seq` is the caller's: any number from 0 to 2**63 - 1 that it does not have in flight. Like Linux's syscall
+entry, this is the place that trusts nothing: it checks every argument against its declared type and limits (table.py),
+and answers every fault with an errno and a reason. Call number 0 takes back the call whose seq is its one argument, and
+is itself not answered. It differs from JSON-RPC in being binary, typed and bounded.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ SHOWN_TEXT = 60  # characters of a string that `describe` shows
 
 
 class Request(NamedTuple):
-    """A decoded request: either `call`, or (if it is None) the taking back of call `cancels`."""
+    """A decoded request: `call`, or, if that is None, the taking back of call `cancels`."""
 
     seq: int
     call: Call[Any] | None
@@ -41,7 +40,7 @@ class Request(NamedTuple):
 
 
 class RefusedFrame(SyscallError):
-    """A frame that is no valid request; `seq` is its sequence number as far as it could be read, else 0."""
+    """A frame that is no valid request. `seq` is its sequence number if that could be read, else 0."""
 
     def __init__(self, seq: int, errno: Errno, reason: str) -> None:
         super().__init__(errno, reason)
@@ -67,16 +66,15 @@ _cancel = msgspec.msgpack.Decoder(tuple[Seq]).decode
 _arguments = {number: msgspec.msgpack.Decoder(entry.record).decode for number, entry in TABLE.items()}
 _results = {entry.record: msgspec.msgpack.Decoder(entry.result).decode for entry in TABLE.values()}
 
-# What msgspec raises for bytes that are no msgpack: nesting without end shows as RecursionError, broken text
-# as UnicodeError.
+# msgspec raises these for bytes that are no msgpack: RecursionError for endless nesting, UnicodeError for broken text.
 _BROKEN = (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError)
-# And for values that no message can carry: integers beyond 64 bits, halves of surrogate pairs, other types.
+# And these for values that no message can carry: integers beyond 64 bits, halves of surrogate pairs, other types.
 _UNENCODABLE = (OverflowError, ValueError, TypeError)
 
 
 def encode_request(seq: int, call: Call[Any]) -> bytes:
-    """Raises SyscallError: EMSGSIZE for a frame the kernel would refuse, EINVAL for what is no system
-    call."""
+    """The frame of a request. Raises SyscallError: EMSGSIZE for a frame that the kernel would refuse, EINVAL for what is
+    no system call."""
     entry = BY_RECORD.get(type(call))
     if entry is None:
         raise SyscallError(
@@ -96,7 +94,7 @@ def encode_cancel(seq: int, cancels: int) -> bytes:
 
 
 def decode_request(frame: bytes) -> Request:
-    """Raises RefusedFrame, whose seq, errno and reason are the answer to give."""
+    """The request in a frame. Raises RefusedFrame, with the seq, errno and reason to answer."""
     if len(frame) > limits.MAX_REQUEST_BYTES:
         raise RefusedFrame(0, Errno.EMSGSIZE, too_long(len(frame)))
     try:
@@ -122,7 +120,7 @@ def decode_request(frame: bytes) -> Request:
 
 
 def encode_reply(seq: int, errno: Errno, value: Any) -> bytes:
-    """`value` is the result if errno is OK, else the reason. A result over MAX_REPLY_BYTES becomes
+    """The frame of a reply. `value` is the result if errno is OK, else the reason. A result over MAX_REPLY_BYTES becomes
     EMSGSIZE, one that cannot be encoded (a number beyond 64 bits, say) EIO."""
     try:
         frame = _encode((limits.PROTOCOL_VERSION, seq, int(errno), value))
@@ -145,7 +143,7 @@ class Reply(NamedTuple):
 
 
 def decode_reply(frame: bytes) -> Reply:
-    """Raises SyscallError EPROTO for what no kernel of this version sends."""
+    """The reply in a frame. Raises SyscallError EPROTO for a frame that no kernel of this version sends."""
     try:
         version, seq, errno, body = _fields(_envelope(frame))
         if version == limits.PROTOCOL_VERSION:
@@ -156,7 +154,7 @@ def decode_reply(frame: bytes) -> Reply:
 
 
 def result(reply: Reply, call: Call[R]) -> R:
-    """The result of the call that was answered; raises the SyscallError that the kernel answered with."""
+    """The result in a reply; raises the SyscallError that the kernel answered with."""
     try:
         if reply.errno is not Errno.OK:
             raise SyscallError(reply.errno, reason(reply))
@@ -176,7 +174,7 @@ def reason(reply: Reply) -> str:
 
 
 def describe(call: Call[Any]) -> str:
-    """A call as strace shows it: `fork(pid=3, count=2)`. Arguments that have their default are left out."""
+    """A call as strace shows it: `fork(pid=3, count=2)`. Arguments with their default are left out."""
     entry: Entry = BY_RECORD[type(call)]
     shown = []
     for field in msgspec.structs.fields(entry.record):
@@ -190,7 +188,7 @@ def describe(call: Call[Any]) -> str:
 
 
 def describe_value(value: Any) -> str:
-    """An argument or result, shortened: long lists to their first elements and their length."""
+    """An argument or result, shortened: a long list to its first elements and its length."""
     match value:
         case LogRecord():
             return f"LogRecord(position={value.position}, {len(value.data)} bytes)"
@@ -198,7 +196,7 @@ def describe_value(value: Any) -> str:
             fields = [(f.name, getattr(value, f.name)) for f in msgspec.structs.fields(value)]
             inner = ", ".join(f"{name}={describe_value(v)}" for name, v in fields)
             return f"{type(value).__name__}({inner})"
-        case [bytes(), *_]:  # records, of which sizes may be shown
+        case [bytes(), *_]:  # records; their sizes may be shown
             sizes = ", ".join(f"{len(blob)} bytes" for blob in value[:SHOWN])
             return f"[{sizes}]" if len(value) <= SHOWN else f"[{sizes}, ... {len(value)} in all]"
         case list():
@@ -249,7 +247,7 @@ def _named(sentence: str, entry: Entry) -> str:
 
 
 def _place(positions: list[str], annotation: Any) -> str:
-    """Where in a value of the declared type `positions` lead: a name for each field, the number of a list's element."""
+    """The place in a value of the declared type to which `positions` lead: names of fields, numbers of list elements."""
     place = ""
     for position in positions:
         record = _record_in(annotation)
@@ -273,14 +271,14 @@ def _record_in(annotation: Any) -> type[msgspec.Struct] | None:
 
 
 def _element(annotation: Any) -> Any:
-    """The type of the elements of a list, which may be annotated or optional; None: it has none."""
+    """The type of a list's elements; the list may be annotated or optional. None: it is no list."""
     if typing.get_origin(annotation) in (list, dict):
         return typing.get_args(annotation)[-1]
     return next(filter(None, map(_element, typing.get_args(annotation))), None)
 
 
 def _diagnose(frame: bytes, error: Exception) -> RefusedFrame:
-    """Find out what can be said of a frame that is no request: another version may have another shape."""
+    """Read what can be read of a frame that is no request: another version may have another shape."""
     seq = 0
     try:
         fields = _loose(frame)

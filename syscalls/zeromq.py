@@ -1,8 +1,7 @@
-"""ZeroMQ sockets as they are, before anybody waits on them: how they are made and watched, and what the operating system
-says of who is at the other end.
+"""Bare ZeroMQ sockets: how to make and watch them, and what the operating system says of the other end.
 
-transport.py waits on them with trio, line.py with threads. Programs that make blocking calls import no trio, which takes
-as long as all the rest of them.
+transport.py waits on them with trio, line.py with threads. Programs that make blocking calls do not import trio, which
+would take as long as all their other imports.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from typing import NamedTuple, cast
 import zmq
 
 MAX_SOCKET_PATH = 107  # bytes: sun_path of a Unix socket, less its closing zero
-# Seconds to wait for what came by a connection that is lost: libzmq reports the loss before it hands on what it read just
+# Seconds to wait for what arrived by a lost connection: libzmq reports the loss before it hands on what it read just
 # before (stream_engine_base_t::error).
 LAST_WORDS = 0.02
 NOBLOCK = int(zmq.NOBLOCK)
-_POLLIN = int(zmq.POLLIN)  # as plain numbers: arithmetic of pyzmq's enums costs as much as a receive
+_POLLIN = int(zmq.POLLIN)  # plain numbers: arithmetic of pyzmq's enums costs as much as a receive
 _DOWN = (int(zmq.EVENT_DISCONNECTED), int(zmq.EVENT_CLOSED))  # the second: it could not be made at all
-_EVENT = struct.Struct("=Hi")  # of a monitor: what has happened to which descriptor (zmq_socket_monitor(3))
+_EVENT = struct.Struct("=Hi")  # of a monitor: the event and the descriptor (zmq_socket_monitor(3))
 
 
 class Link(NamedTuple):
-    """What a monitor saw: connection `fd` came `up` or went down."""
+    """A change that a monitor saw: connection `fd` came `up` or went down."""
 
     fd: int
     up: bool
@@ -38,13 +37,13 @@ def descriptor(raw: zmq.Socket[bytes]) -> int:
 
 
 def has_message(raw: zmq.Socket[bytes]) -> bool:
-    """ZMQ_EVENTS has POLLIN. No: the descriptor will become readable when one comes."""
+    """Whether ZMQ_EVENTS has POLLIN. If not, the descriptor becomes readable when a message arrives."""
     return bool(cast(int, raw.getsockopt(zmq.EVENTS)) & _POLLIN)
 
 
 class Monitor:
-    """The connections of a socket coming up and going down, in order. A connection is down before its
-    descriptor is reused."""
+    """The connections of a socket coming up and going down, in order. A connection goes down before its descriptor is
+    reused."""
 
     def __init__(self, raw: zmq.Socket[bytes]) -> None:
         self._raw = raw
@@ -52,13 +51,13 @@ class Monitor:
         self.closed = False
 
     def drain(self) -> Iterator[Link]:
-        """What has happened since the last look."""
+        """The changes since the last look."""
         while not self.closed:
             try:
                 parts = self._raw.recv_multipart(NOBLOCK)
             except zmq.Again:
                 return
-            event, fd = _EVENT.unpack(parts[0])  # zmq.utils.monitor would bring asyncio along
+            event, fd = _EVENT.unpack(parts[0])  # zmq.utils.monitor would import asyncio
             yield Link(fd, event not in _DOWN)
 
     def close(self) -> None:
@@ -68,7 +67,7 @@ class Monitor:
 
 
 def raw_dealer(routing_id: bytes, context: zmq.Context[zmq.Socket[bytes]] | None, max_frame: int) -> zmq.Socket[bytes]:
-    """The same socket bare."""
+    """A DEALER without a monitor."""
     raw = make(context, zmq.DEALER, max_frame)
     raw.setsockopt(zmq.RECONNECT_IVL, -1)
     if routing_id:
@@ -95,11 +94,9 @@ def check_endpoint(endpoint: str) -> None:
 
 
 def peer_pid(fd: int) -> int:
-    """The OS process at the other end of a Unix socket connection, as the operating system vouches for it; 0:
-    unknown.
+    """The OS process at the other end of a Unix socket connection, as the operating system vouches for it; 0: unknown.
 
-    Linux tells by SO_PEERCRED, macOS by LOCAL_PEERPID; elsewhere programs have no OS pid (and cannot be
-    signalled).
+    Linux tells by SO_PEERCRED, macOS by LOCAL_PEERPID; elsewhere programs have no OS pid, and cannot be signalled.
     """
     if fd <= 0:
         return 0
@@ -115,7 +112,7 @@ def peer_pid(fd: int) -> int:
 
 
 def inode(fd: int) -> int:
-    """What tells the connection of descriptor `fd` from a later one that has the same descriptor; 0: it is down."""
+    """A number that tells the connection of descriptor `fd` from a later one of the same descriptor; 0: it is down."""
     try:
         return os.fstat(fd).st_ino
     except OSError:
@@ -123,8 +120,8 @@ def inode(fd: int) -> int:
 
 
 def cut(fd: int, connection: int) -> None:
-    """End the connection of descriptor `fd` from this side, if it is still the one whose inode is `connection`; its
-    monitor reports it down soon after. (ZeroMQ closes descriptors in a thread of its own, whenever a peer goes.)"""
+    """End the connection of descriptor `fd` from this side, if it is still the one with this inode; its monitor reports
+    it down soon after. (ZeroMQ closes descriptors in a thread of its own, whenever a peer goes.)"""
     try:
         with sockets.socket(fileno=os.dup(fd)) as found:
             if inode(found.fileno()) == connection:

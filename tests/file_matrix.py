@@ -11,6 +11,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import gguf as package
@@ -77,7 +78,7 @@ def cell(device: Engine, path: Path, dtype: str) -> str:
         probed = device.probe(Probe(1, str(path), dtype))
     except SyscallError:
         return "-"
-    kind = device._kind(files.read_config(path), probed.dtype).name
+    kind = device._models._kind(files.read_config(path), probed.dtype).name
     words = [kind if dtype else f"{probed.dtype}, {kind}"]
     return ", ".join(words + ["as it is"] * probed.stored.endswith("as it is"))
 
@@ -94,11 +95,12 @@ def page() -> str:
     with tempfile.TemporaryDirectory() as base:
         device = open_device({"threads": "1", "installed": "no"})
         assert isinstance(device, Engine)
-        device._default_dtype = "bf16"  # as on a CPU that multiplies it, whichever this is
+        # As on a CPU that multiplies bf16, whichever this is.
+        device._models._dtypes = replace(device._models._dtypes, default="bf16")
         llama = models_zoo.build("llama", Path(base, "llama"))
         other = models_zoo.build("gpt2", Path(base, "gpt2"))
-        lines = ["A llama (what the native decoder knows):", "", *table(llama, Path(base, "a"), device), ""]
-        lines += ["A gpt2 (what only the torch engine runs):", "", *table(other, Path(base, "b"), device)]
+        lines = ["A llama (which the native decoder knows):", "", *table(llama, Path(base, "a"), device), ""]
+        lines += ["A gpt2 (which only the torch engine runs):", "", *table(other, Path(base, "b"), device)]
     names = [kind.name for kind in package.GGMLQuantizationType if kind.name not in (*WRITTEN, *_INTEGERS)]
     kinds = sorted(name for name in names if gguf_items.known(name))
     lines += ["", f"GGUF items of {', '.join(kinds)} are dequantised likewise."]

@@ -32,7 +32,6 @@ from llmasos.drivers.protocol import (
     Inspect,
     Load,
     Loaded,
-    Ping,
     Probe,
     Progress,
     Quit,
@@ -43,7 +42,8 @@ from llmasos.drivers.protocol import (
     Unload,
 )
 from llmasos.drivers.sim import tokens
-from llmasos.drivers.sim.device import Fate, SimDevice
+from llmasos.drivers.sim.device import SimDevice
+from llmasos.drivers.sim.fate import Fate
 from llmasos.drivers.sim.spec import ModelSpec, model, parse
 from llmasos.kernel.core import Kernel
 from llmasos.kernel.events import (
@@ -206,6 +206,7 @@ class _Driver:
     def __init__(self, sim: Simulation, config: DeviceConfig, incarnation: int) -> None:
         self.sim, self.name, self.incarnation = sim, config.name, incarnation
         self.kernel = sim.kernel
+        self.kind = config.kind
         self.device = SimDevice(*parse({**config.options, "time_scale": "0"}), _VirtualFate())
         self.inbox: deque[ToDriver] = deque()
         self.loads: deque[ToDriver] = deque()  # come to their turn in the inbox
@@ -232,7 +233,10 @@ class _Driver:
 
     def hello(self) -> None:
         if self.alive and not self.hung:
-            self._deliver(self.device.hello())
+            hello = self.device.hello()
+            if self.kind != "sim":  # it stands for a device of another kind
+                hello = msgspec.structs.replace(hello, kind=self.kind)
+            self._deliver(hello)
             self.heartbeat()
 
     def heartbeat(self) -> None:
@@ -248,9 +252,7 @@ class _Driver:
             return
         if self.sim.checked:
             message = protocol.decode_to_driver(protocol.encode(message))
-        if isinstance(message, Ping):
-            self.say(Done(message.ref))
-        elif isinstance(message, Quit):
+        if isinstance(message, Quit):
             self.die("quit")
         elif isinstance(message, Release):
             self._let_go(message.path)
@@ -370,10 +372,10 @@ class _Driver:
         for path in list(self.parcels):  # files in memory do not outlive their process
             self._let_go(path)
 
-    def die(self, reason: str) -> None:
+    def die(self, reason: str, *, outside: bool = False) -> None:
         if self.alive:
             self.end()
-            exited = DriverExited(self.name, self.incarnation, reason)
+            exited = DriverExited(self.name, self.incarnation, reason, outside)
             self.sim.at(self.sim.now + EXIT_SECONDS, lambda: self._report(exited))
 
     def _report(self, event: Event) -> None:
@@ -384,7 +386,10 @@ class _Driver:
 class Simulation:
     """A booted kernel with its devices and programs, in virtual time."""
 
-    def __init__(self, config: KernelConfig, *, checked: bool = True, journal: bool = True) -> None:
+    def __init__(
+        self, config: KernelConfig, *, checked: bool = True, journal: bool = True, core: type[Kernel] = Kernel
+    ) -> None:
+        self.core = core
         self.now = 0.0
         self.checked = checked
         self.file = config
@@ -393,7 +398,7 @@ class Simulation:
         self.die_at = -1  # frames after which the kernel is killed; `die_before`: before this one is written
         self.die_before = False
         self.peers: dict[int, Prog] = {}
-        self.kernel = Kernel(copy.deepcopy(config))
+        self.kernel = core(copy.deepcopy(config))
         self.config = {device.name: device for device in config.devices}
         self.drivers: dict[str, _Driver] = {}
         self.programs: list[Prog] = []
@@ -443,7 +448,7 @@ class Simulation:
         """The next kernel, from the journal (or from what is said to be it). Programs are not connected."""
         self.halted = ""
         self.saved = copy.deepcopy(self.saved if saved is None else saved)
-        self.kernel = Kernel(copy.deepcopy(self.file))
+        self.kernel = self.core(copy.deepcopy(self.file))
         self._act(self.kernel.boot(self.now, copy.deepcopy(self.saved)))
 
     def _append(self, append: Append) -> None:
@@ -577,9 +582,9 @@ class Simulation:
     def driver(self, name: str = "") -> _Driver:
         return self.drivers[name or next(iter(self.config))]
 
-    def crash(self, name: str = "") -> None:
-        """Kill a driver's process."""
-        self.driver(name).die("SIGKILL")
+    def crash(self, name: str = "", *, outside: bool = False) -> None:
+        """A driver's process dies; `outside`: by a signal that its work cannot have caused."""
+        self.driver(name).die("SIGKILL", outside=outside)
 
     def hang(self, name: str = "", *, mute: bool = False) -> None:
         """Let a driver get on no more; with `mute` it is not even heard."""
@@ -609,7 +614,7 @@ class Simulation:
             rows.append(f"  {p.pid} {p.kind.value} {p.name} {p.state.value}({p.wait.value})")
             if isinstance(p, LLMProcess):
                 rows[-1] += (
-                    f" {p.sched_class.value} log={len(p.log)} cached={p.table.cached} todo={p.todo}"
+                    f" {p.traits.sched_class.value} log={len(p.log)} cached={p.table.cached} todo={p.todo}"
                     f" frames={p.table.frames} key={p.key} decoding={p.decoding is not None}"
                 )
         drivers = [
@@ -652,8 +657,10 @@ def small_config(
     )
 
 
-def simulate(frames: int = 64, *, checked: bool = True, journal: bool = True, **more: Any) -> Simulation:
+def simulate(
+    frames: int = 64, *, checked: bool = True, journal: bool = True, core: type[Kernel] = Kernel, **more: Any
+) -> Simulation:
     """A booted simulation of `small_config(frames, **more)` whose drivers are up."""
-    sim = Simulation(small_config(frames, **more), checked=checked, journal=journal)
+    sim = Simulation(small_config(frames, **more), checked=checked, journal=journal, core=core)
     sim.run_until(lambda: all(d.state == "up" for d in sim.kernel.devices.values()), what="every driver")
     return sim

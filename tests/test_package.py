@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import textwrap
 import venv
 import zipfile
@@ -18,7 +19,7 @@ import llmasos
 from tests.booted import PATIENCE
 
 ROOT = Path(llmasos.__file__).parents[1]
-FOLDERS = ("kernel", "drivers", "syscalls", "userland", "modelfiles", "models")
+FOLDERS = ("kernel", "drivers", "syscalls", "userland", "modelfiles", "models", "examples")
 AGENT = """
     import sys
     import llmasos
@@ -26,7 +27,7 @@ AGENT = """
     with llmasos.System.connect(boot=True, flags=["--device", "sim:time_scale=0"]) as system:
         process = system.spawn("sim", prompt=[7] * 20)
         process.generate(5)
-        print(len(process.tokens), "tokens,", [n for n in sys.modules if n.split(".")[0] in sys.argv[1:]])
+        print(len(process.tokens()), "tokens,", [n for n in sys.modules if n.split(".")[0] in sys.argv[1:]])
 """
 
 
@@ -59,14 +60,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sdist(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is built of an sdist, as an installer does it."""
+def packed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist."""
     place = tmp_path_factory.mktemp("sdist")
     build = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
     run([sys.executable, "-c", build, os.fspath(place)], wheel.parent / "copy")
-    [packed] = place.glob("*.tar.gz")
-    pip(sys.executable, place, "wheel", "-w", os.fspath(place), os.fspath(packed))
-    [made] = place.glob("*.whl")
+    [made] = place.glob("*.tar.gz")
+    return made
+
+
+@pytest.fixture(scope="module")
+def sdist(packed: Path) -> Path:
+    """The wheel that an installer builds of the sdist."""
+    pip(sys.executable, packed.parent, "wheel", "-w", os.fspath(packed.parent), os.fspath(packed))
+    [made] = packed.parent.glob("*.whl")
     return made
 
 
@@ -119,6 +126,13 @@ def test_a_wheel_has_one_package_with_types_and_the_embedded_model(wheel: Path) 
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"llmasos"}
     assert {"llmasos/py.typed", "llmasos/kernel/core.py", "llmasos/models/tiny/config.json"} <= set(names)
+
+
+def test_an_sdist_has_the_examples_and_a_wheel_of_it_does_not(packed: Path, sdist: Path) -> None:
+    wanted = {path.name for path in (ROOT / "examples").iterdir() if path.suffix in (".py", ".md")}
+    with tarfile.open(packed) as archive:
+        assert {Path(name).name for name in archive.getnames() if Path(name).parent.name == "examples"} == wanted
+    assert not [name for name in zipfile.ZipFile(sdist).namelist() if "examples" in name]
 
 
 def test_a_checkout_whose_links_became_files_says_so(tmp_path: Path) -> None:

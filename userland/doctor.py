@@ -1,8 +1,8 @@
 """doctor: what this machine and this installation can and cannot do, and why, as a table or as JSON.
 
-Every finding is looked up here and now: packages from their metadata, the machine from the drivers' own hardware layer
-(run as a program: userland does not import drivers), the kernel by asking it. A finding is `ok`, `note` (works, but
-something is to be known) or `missing` (needed and not there: exit status 1).
+Every finding is made here and now: packages from their metadata, the machine from the drivers' own hardware layer (run as
+a program, because userland does not import drivers), the kernel by asking it. A finding is `ok`, `note` (it works, with a
+remark) or `missing` (it is needed and absent: exit status 1).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _STYLES = {OK: "", NOTE: "yellow", MISSING: "bold red"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: where it belongs, what it is, how it stands, what was found, and what can be done."""
+    """One finding: its section, its subject, its status, the facts, and the remedy."""
 
     area: str
     what: str
@@ -46,7 +46,7 @@ class Finding:
 
 
 def main(where: Path, *, as_json: bool) -> int:
-    """Look at everything and print it; 1 if something needed is missing."""
+    """Look at everything and print it; returns 1 if something needed is missing."""
     machine = _machine()
     native = bool(machine.get("native", {}).get("isa"))
     findings = [
@@ -104,8 +104,8 @@ def python() -> Iterator[Finding]:
 
 
 def packages(*, native: bool) -> Iterator[Finding]:
-    """What the installed package says it requires, and whether that is there in a fitting version. Where there is the
-    native decoder one can do without what a light installation leaves out."""
+    """The requirements of the installed package, and whether each is there in a fitting version. With the native decoder,
+    what a light installation leaves out is not needed."""
     try:
         required = importlib.metadata.requires("llmasos") or []
         yield Finding("packages", "llmasos", OK, importlib.metadata.version("llmasos"))
@@ -135,7 +135,7 @@ def packages(*, native: bool) -> Iterator[Finding]:
 
 
 def model() -> Iterator[Finding]:
-    """The embedded model, and the directories of models the environment names."""
+    """The embedded model, and the directories of models that the environment names."""
     spec = importlib.util.find_spec("models")
     places = [Path(place) / "tiny" for place in spec.submodule_search_locations or ()] if spec else []
     found = next((place for place in places if (place / "config.json").is_file()), None)
@@ -161,7 +161,7 @@ def model() -> Iterator[Finding]:
 
 
 def _machine() -> dict[str, Any]:
-    """What the hardware layer reports, or {"error": why it did not}."""
+    """The report of the hardware layer, or {"error": why there is none}."""
     try:
         ran = subprocess.run(
             [*runtime.module("llmasos.drivers.hal"), "--json"],
@@ -181,8 +181,8 @@ def _machine() -> dict[str, Any]:
 
 
 def machine_findings(machine: dict[str, Any]) -> Iterator[Finding]:
-    """What the hardware layer reports, and what follows from it: which dtypes run how. Its keys are those of
-    `python -m llmasos.drivers.hal --json`."""
+    """The report of the hardware layer, and its consequences: which dtypes run how. Its keys are those of `python -m
+    llmasos.drivers.hal --json`."""
     if "error" in machine:
         advice = "run `python -m llmasos.drivers.hal` to see the whole error"
         yield Finding("machine", "hardware", MISSING, machine["error"], advice)
@@ -213,7 +213,7 @@ def machine_findings(machine: dict[str, Any]) -> Iterator[Finding]:
 
 
 def dtypes(cpu: dict[str, Any], native: dict[str, Any], *, torch: bool) -> Iterator[Finding]:
-    """Which number formats the CPU driver offers, and why. `torch`: it is there."""
+    """The number formats that the CPU driver offers, and why. `torch`: it is installed."""
     yield Finding("dtypes", "fp32", OK, "always" if cpu["bf16"] else "always; the default here")
     if cpu["bf16"]:
         yield Finding("dtypes", "bf16", OK, "the default here: the CPU multiplies it in hardware")

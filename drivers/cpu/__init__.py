@@ -1,48 +1,27 @@
 """The CPU driver: this machine's cores. The native decoder (native/) runs what it knows, the torch engine all else;
-torch is imported when the first such model comes.
-
-Options: threads (default: one per core); dtype (fp32, bf16, int8, int4; default bf16 where the CPU multiplies it, else
-fp32); installed (the directory of installed models, or no; default as native/library.py says); guess (rows of a small
-step that may be guesses, engine/guess.py; 0: none); kv (what the native decoder keeps keys and values in, but for
-models in fp32: bf16, or int8, which takes little more than half the memory; torch keeps them in the dtype of the
-activations); early (yes or no: the native decoder begins the next step before it is asked for, engine/early.py;
-default yes where `threads` leave a core to the kernel and the programs: with one to spare decoding gets a tenth
-faster, with none no faster); swap (the most that the swap file may take, engine/swap.py; default 4 GiB, or a quarter
-of the free disk if that is less; 0: none) and swapdir (where it lies, without a name).
+torch is imported when the first such model comes. options.py says what can be chosen.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 
-from llmasos.drivers import hal
+from llmasos.drivers import hal, places
 from llmasos.drivers.cpu.native import library
+from llmasos.drivers.cpu.options import Options
 from llmasos.drivers.device import Device
-from llmasos.drivers.protocol import IMAGES, VERSION, Hello
+from llmasos.drivers.engine import dtypes
+from llmasos.drivers.engine.dtypes import Dtypes
+from llmasos.drivers.options import parse
+from llmasos.drivers.protocol import IMAGES, LOGPROBS, SIZES, VERSION, Hello
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Tier
-from llmasos.syscalls.size import size
 
-if TYPE_CHECKING:
-    from llmasos.drivers.engine.swap import SwapFile
-
-OPTIONS = ("threads", "dtype", "installed", "guess", "kv", "early", "swap", "swapdir")
 NO_KV = "kv=int8 is for models that the native decoder runs; keys and values have the dtype of the activations"
-GUESS_ROWS = 8  # one tile of rows: as many as are computed while the weights are read once
 STREAM_TOKENS = 64  # rows from which the decoder in C is nearly as fast a row as with many more
-MOST_GUESS_ROWS = 256
-MOST_THREADS = 4096
-MOST_SWAP, SHARE_OF_DISK = 4 << 30, 4  # bytes, and one part in so many of what is free, unless told otherwise
-LEAST_SWAP = 1 << 20  # less is not worth a file
-_log = logging.getLogger(__name__)
 SPINS = "20000"  # some 0.4 ms
 
 
@@ -58,111 +37,59 @@ def share_cores() -> None:
     os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 
-def swap_directory(options: Mapping[str, str]) -> Path:
-    """Where the swap file goes: beside the installed models, which are on a disk; else where temporary files go."""
-    if chosen := options.get("swapdir"):
-        return Path(chosen)
-    installed = library.installed_directory()
-    return installed.parent / "swap" if installed else Path(tempfile.gettempdir())
-
-
-def open_swap(options: Mapping[str, str]) -> SwapFile | None:
-    """The swap file that the options ask for. Raises SyscallError(EINVAL), EIO where it cannot be made."""
-    from llmasos.drivers.engine.swap import SwapFile
-
-    directory = swap_directory(options)
-    wanted = options.get("swap")
-    most = size(wanted, "swap") if wanted else MOST_SWAP
-    try:
-        if most:
-            directory.mkdir(parents=True, exist_ok=True)
-            if not wanted:
-                most = min(most, shutil.disk_usage(directory).free // SHARE_OF_DISK)
-                if most < LEAST_SWAP:
-                    _log.warning("no swap: %s is full; KV that does not fit is computed again", directory)
-                    return None
-        return SwapFile(directory, most) if most else None
-    except OSError as error:
-        if not wanted and "swapdir" not in options:  # a home that cannot be written, as in a read-only container
-            _log.warning(
-                "no swap: %s cannot be made (%s); KV that does not fit is computed again",
-                directory,
-                error.strerror,
-            )
-            return None
-        raise SyscallError(
-            Errno.EIO, f"no swap file can be made in {directory}: {error.strerror}; use swapdir=DIR or swap=0"
-        ) from None
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) < 10
-
-
-def open_device(options: Mapping[str, str]) -> Device:
-    """Raises SyscallError(EINVAL) naming the option that is off."""
-    for name in options:
-        if name not in OPTIONS:
-            raise SyscallError(Errno.EINVAL, f"the cpu driver has no option {name!r}; it has {', '.join(OPTIONS)}")
-    cpu = hal.cpu()
-    native = library.load()
-    threads = options.get("threads") or str(cpu.cores)
-    if not _is_number(threads) or not 1 <= int(threads) <= MOST_THREADS:
-        raise SyscallError(Errno.EINVAL, f"threads={threads!r}: a number from 1 to {MOST_THREADS} was wanted")
-    guess = options.get("guess") or str(GUESS_ROWS)
-    if not _is_number(guess) or int(guess) > MOST_GUESS_ROWS:
-        raise SyscallError(
-            Errno.EINVAL, f"guess={guess!r}: a number of rows up to {MOST_GUESS_ROWS} was wanted, 0 for none"
-        )
-    early = options.get("early") or ("yes" if int(threads) < cpu.cores else "no")
-    if early not in ("yes", "no"):
-        raise SyscallError(Errno.EINVAL, f"early={early!r}: yes or no was wanted")
-    kv = options.get("kv") or "bf16"
-    if kv not in ("bf16", "int8"):
-        raise SyscallError(Errno.EINVAL, f"kv={kv!r}: bf16 or int8 was wanted")
-    if kv == "int8" and not isinstance(native, library.Library):
-        raise SyscallError(Errno.EINVAL, f"kv=int8 needs the native decoder, but {native}")
-    dtypes = ["fp32", "bf16"]
-    refusals: dict[str, str] = {}
-    no_int8 = ""
-    if not cpu.int8:
-        no_int8 = f"torch's int8 products saturate on a CPU without VNNI instructions ({cpu.model}); use bf16 or fp32"
+def _offer(cpu: hal.Cpu, native: library.Library | str, wanted: str) -> Dtypes:
+    """The dtypes of this CPU, with or without the native decoder (then `native` says why). Raises EINVAL for a `wanted`
+    one that is not among them."""
+    offered = ["fp32", "bf16"]
+    refused: dict[str, str] = {}
     if isinstance(native, library.Library):
-        dtypes += ["int8", "int4"]
+        offered += ["int8", "int4"]
     else:
-        refusals["int4"] = f"it needs the native decoder, but {native}"
-        if no_int8:
-            refusals["int8"] = f"{no_int8}, or the native decoder, but {native}"
+        refused["int4"] = f"it needs the native decoder, but {native}"
+        if cpu.int8:
+            offered.append("int8")
         else:
-            dtypes.append("int8")
-    default = options.get("dtype") or ("bf16" if cpu.bf16 else "fp32")
-    if default not in dtypes:
-        raise SyscallError(
-            Errno.EINVAL,
-            f"dtype={default!r}: {refusals.get(default, 'one of ' + ', '.join(dtypes) + ' was wanted')}",
-        )
+            refused["int8"] = f"{_no_int8(cpu)}, or the native decoder, but {native}"
+    return dtypes.choose(offered, refused, wanted, "bf16" if cpu.bf16 else "fp32")
+
+
+def _no_int8(cpu: hal.Cpu) -> str:
+    """Why torch does not run int8 here, or ""."""
+    if cpu.int8:
+        return ""
+    return f"torch's int8 products saturate on a CPU without VNNI instructions ({cpu.model}); use bf16 or fp32"
+
+
+def open_device(texts: Mapping[str, str]) -> Device:
+    """The device with these options. Raises EINVAL for one that is off, by name; EIO."""
+    chosen = parse(Options, texts, "the cpu driver")
+    cpu, native = hal.cpu(), library.load()
+    if chosen.kv == "int8" and isinstance(native, str):
+        raise SyscallError(Errno.EINVAL, f"kv=int8 needs the native decoder, but {native}")
+    offer = _offer(cpu, native, chosen.dtype)
+    threads = chosen.threads or cpu.cores
 
     share_cores()
     from llmasos.drivers.cpu.native.image import NativeKind
     from llmasos.drivers.cpu.native.installed import Store
     from llmasos.drivers.engine import torch_kind
+    from llmasos.drivers.engine.disk_places import on_disk
     from llmasos.drivers.engine.engine import Engine
     from llmasos.drivers.engine.image import ImageKind
     from llmasos.drivers.engine.layout import TESTED
-    from llmasos.drivers.engine.swap import on_disk
+    from llmasos.drivers.engine.swap_file import open_swap
 
-    swap = open_swap(options)
-    kinds: list[ImageKind] = [torch_kind.TorchKind("cpu", no_int8, NO_KV if kv == "int8" else "", int(threads))]
+    swap = open_swap(chosen.swap, chosen.swapdir)
+    kinds: list[ImageKind] = []
     if isinstance(native, library.Library):
-        chosen = options.get("installed")
-        directory = library.installed_directory() if chosen is None else None if chosen in ("", "no") else Path(chosen)
-        store = Store(directory, int(threads)) if directory else None
-        kinds.insert(0, NativeKind(native, int(threads), store, kv))
+        store = Store(chosen.installed, threads) if chosen.installed else None
+        kinds.append(NativeKind(native, threads, store, chosen.kv))
+    kinds.append(torch_kind.TorchKind("cpu", _no_int8(cpu), NO_KV if chosen.kv == "int8" else "", threads))
     hello = Hello(
         version=VERSION,
         kind="cpu",
         os_pid=os.getpid(),
-        description=f"{cpu.model}, {threads} of {cpu.cores} cores, default {default}, "
+        description=f"{cpu.model}, {threads} of {cpu.cores} cores, default {offer.default}, "
         + (f"torch {torch}, " if (torch := torch_kind.version()) else "no torch, ")
         + (f"native {native.isa}" if isinstance(native, library.Library) else "no native decoder"),
         tiers=[
@@ -170,19 +97,18 @@ def open_device(options: Mapping[str, str]) -> Device:
             *([Tier("disk", swap.size, 0.0)] if swap else []),
         ],
         architectures=list(TESTED),
-        dtypes=dtypes,
-        features=["logprobs", "deterministic", IMAGES],
+        dtypes=list(offer.offered),
+        features=[LOGPROBS, IMAGES],
+        sizes=SIZES,
         stream_tokens=STREAM_TOKENS,
-        guess_rows=int(guess),
+        guess_rows=chosen.guess,
     )
     return Engine(
         hello,
-        default,
-        refusals,
-        lambda: int(psutil.virtual_memory().available),
+        offer,
         kinds,
-        early=early == "yes",
+        lambda: int(psutil.virtual_memory().available),
+        early=threads < cpu.cores if chosen.early is None else chosen.early,
         below=[on_disk(swap)] if swap else [],
-        keep=not options.get("dtype"),
-        digests=installed / "digests" if (installed := library.installed_directory()) else None,
+        digests=places.digests_directory(),
     )

@@ -1,8 +1,8 @@
 """Which models this engine runs, found out from the model itself rather than from a list of names.
 
 The model is built without memory (on torch's meta device) and run once over a few tokens, with an attention function
-that writes down what arrives: every layer must come by with full, sliding-window or soft-capped causal
-attention of one KV shape, and with nothing else. So any transformers architecture that goes through AttentionInterface is
+that records its arguments: every layer must call it for full, sliding-window or soft-capped causal
+attention of one KV shape, and for nothing else. So any transformers architecture that goes through AttentionInterface is
 served by its own modelling code, and anything this engine would have to ignore (attention sinks, position biases,
 recurrent state, latent attention) is refused with ENOEXEC by name. vLLM keeps a registry of re-written models instead.
 """
@@ -33,8 +33,8 @@ _DRY_TOKENS = 8
 
 
 def open_config(config: dict[str, Any], place: Path) -> Any:
-    """transformers' configuration object for a config.json. Raises ENOEXEC for what cannot be served, EIO for values
-    that make no sense."""
+    """transformers' configuration object for a config.json. Raises ENOEXEC for a model that cannot be served, EIO for
+    values that make no sense."""
     from transformers import CONFIG_MAPPING, AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -80,7 +80,7 @@ def _check_rope(config: dict[str, Any], kind: str, place: Path) -> None:
 
 
 def _check_factors(config: Any, place: Path) -> None:
-    """Raises EIO for lists of factors of another length than what is rotated: one of a single number would be spread."""
+    """Raises EIO for lists of factors that do not fit the rotated dimensions: a list of one number would be spread."""
     parameters = getattr(config, "rope_parameters", None) or {}
     heads = getattr(config, "num_attention_heads", None)
     if not isinstance(parameters, dict) or not heads:
@@ -276,7 +276,7 @@ def _judge(model: nn.Module, config: Any, calls: list[_Call], limit: int | None)
 
 
 def _check_windows(config: Any, calls: list[_Call]) -> None:
-    """What the layers pass must be what the configuration says: a window known only to a mask would be missed."""
+    """Windows that layers pass must be those of the configuration: a window known only to a mask would be missed."""
     types_ = getattr(config, "layer_types", None)
     declared = getattr(config, "sliding_window", None)
     if config.model_type == "gpt_neo":

@@ -1,8 +1,8 @@
 """Process images of the torch engine and the native decoder: frames to a file and back (drivers/checkpoint.py).
 
-What is to be written is copied first, by the thread that does the steps; the copy is written by another, so that those
-who decode wait for the memory and not for the disk. What is read goes straight into the frames, by as many threads as
-there are cores, and in the order of the requests: whoever is given one of the frames next writes it after that.
+The thread that does the steps copies the KV, and another thread writes the copy, so that processes that decode wait for
+memory and not for the disk. Import reads straight into the frames, with as many threads as there are cores, in the order
+of the requests: a context that gets one of the frames next writes it afterwards.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from pathlib import Path
 import numpy as np
 
 from llmasos.drivers import checkpoint
-from llmasos.drivers.checkpoint_file import Damaged, Reader
+from llmasos.drivers.checkpoint_file import Reader
 from llmasos.drivers.engine.digest import Stamp, content_digest, stamp
 from llmasos.drivers.engine.image import Frames
 from llmasos.drivers.engine.kv import bytes_of, fill
 from llmasos.drivers.engine.swap import Lost
 from llmasos.drivers.protocol import Export, Exported, Import, Imported
+from llmasos.drivers.seals import Damaged
 from llmasos.syscalls.errno import Errno, SyscallError
 
-KV_FORMAT = "1"  # to be raised when the same model gets other KV from this engine
+KV_FORMAT = "1"  # raise it when this engine computes other KV for the same model
 Tick = Callable[[], None]
 
 
 @dataclass(slots=True)
 class Origin:
-    """Where the model of an image came from, and in what way it is computed. The digest is made when it is first wanted,
-    and only as long as the files are those that were loaded."""
+    """Where the model of an image came from, and the way it is computed. The digest is made when it is first needed, and
+    only while the files are those that were loaded."""
 
     directory: Path
     memory: Path | None  # where digests are remembered
@@ -39,7 +40,7 @@ class Origin:
     digest: str = ""
 
     def fingerprint(self, tick: Tick) -> dict[str, str] | str:
-        """All that decides about the bits of KV; or why that cannot be told."""
+        """All that decides about the bits of KV; or the reason why it is not known."""
         changed = f"the files of the model in {self.directory} are not those that were loaded"
         try:
             if stamp(self.directory) != self.loaded:
@@ -59,7 +60,7 @@ def block_bytes(image: Frames) -> int:
 
 
 def export(request: Export, image: Frames | None, origin: Origin | None, tick: Tick) -> Callable[[], Exported]:
-    """Copy what is to be written; the function that is returned writes it. Raises SyscallError, MemoryError."""
+    """Copy the KV; the function that is returned writes it. Raises SyscallError, MemoryError."""
     if image is None or origin is None or not request.tokens:
         return lambda: checkpoint.save(request, {}, 0, [], "", tick)
     copied, reason = _copied(request, image, tick)
@@ -77,7 +78,7 @@ def export(request: Export, image: Frames | None, origin: Origin | None, tick: T
 
 
 def _copied(request: Export, image: Frames, tick: Tick) -> tuple[np.ndarray, str]:
-    """The frames of a request in the CPU's memory, [blocks, bytes]; fewer than asked for, and why, where one is lost."""
+    """The frames of a request in the CPU's memory, [blocks, bytes]; and why there are fewer than asked for, or ""."""
     slab = image.slab
     if request.frames and not 0 <= min(request.frames) <= max(request.frames) < slab.frames:
         raise SyscallError(Errno.EINVAL, f"a frame is not among the image's {slab.frames}")

@@ -1,7 +1,7 @@
-"""What the engine keeps of a process: its block table and its tokens; a cache of what the kernel has told it.
+"""Contexts: the block table and the tokens of a process, a cache of what the kernel has told the engine.
 
-The kernel owns both; a context unknown here comes whole with its next run (protocol.Run). vLLM's InputBatch
-keeps the same between steps; this keeps it per context, so that a context costs nothing while it does not run.
+The kernel owns both, and sends a context whole that the engine does not know (protocol.Run). vLLM's InputBatch keeps the
+same between steps; this keeps it per context, so that a context costs nothing while it does not run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from llmasos.drivers.protocol import Run
 @dataclass(slots=True)
 class Context:
     """`table[i]` is the frame of block i. `log` holds the tokens at positions `start`, `start + 1`, ...: the
-    whole log if `start` is 0, else what is known of it. `end` is the position after the last token computed."""
+    whole log if `start` is 0, else the known end of it. `end` is the position after the last token computed."""
 
     image: int
     table: array[int] = field(default_factory=lambda: array("q"))
@@ -25,7 +25,7 @@ class Context:
     trust: float = 0.5  # that a guess at its next token holds (guess.py)
 
     def follow(self, run: Run) -> str:
-        """Take over what a run says of the context. Returns what is wrong with it, or ""."""
+        """Apply a run to the context. Returns the fault of the run, or ""."""
         if run.keep > len(self.table):
             return (
                 f"context {run.ctx}: the run keeps {run.keep} blocks, the driver knows {len(self.table)}; send it whole"
@@ -44,11 +44,11 @@ class Context:
         return ""
 
     def copy(self) -> Context:
-        """One with the same content that can be told something else."""
+        """An independent copy."""
         return Context(self.image, self.table[:], self.log[:], self.start, self.end, self.trust)
 
     def cut(self, tokens: int) -> None:
-        """Forget the last so many tokens: they were guessed, and wrong."""
+        """Forget the last `tokens` tokens, which were guessed wrong."""
         if tokens:
             del self.log[-tokens:]
             self.end -= tokens

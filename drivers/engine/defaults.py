@@ -1,8 +1,8 @@
 """torch's default dtype, which is one for the whole process.
 
-transformers makes the modules of a model under the dtype its weights will have, and what is computed meanwhile in another
-thread would silently come out in that. So a model is made, and torch steps are computed, only while this lock is held;
-reading weights, which takes long, is done without it.
+transformers makes the modules of a model under the dtype of its weights, and a computation in another thread would
+meanwhile come out in that dtype, silently. So making a model and computing a torch step each hold this lock; reading
+weights, which takes long, does not.
 """
 
 from __future__ import annotations

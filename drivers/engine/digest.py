@@ -1,7 +1,7 @@
-"""What a model is made from, as one number: the SHA-256 of its configuration and weights.
+"""Digests of models: the SHA-256 of a configuration and weights.
 
-The digest of a gigabyte takes a second, so that of each file is remembered, for as long as the file is not touched, in
-a directory that drivers share: by the file's identity, size and times of change.
+The digest of a gigabyte takes a second, so each file's is remembered until the file is touched, in a directory that
+drivers share: by the file's identity, size and times of change.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from llmasos.modelfiles import gguf
 from llmasos.modelfiles.files import open_regular
+from llmasos.syscalls import atomic_file
 
 _PIECE = 1 << 20  # bytes read at a time
 
@@ -23,7 +23,7 @@ Stamp = tuple[tuple[object, ...], ...]
 
 
 def files(source: Path) -> list[Path]:
-    """Those of a model's directory that make it what it is; of a GGUF file, that file and its other parts."""
+    """The files in a model's directory that its digest covers; for a GGUF file, that file and its other parts."""
     if source.is_file():
         return gguf.parts_beside(source)
     names = ("config.json", "*.safetensors*", "*quant*_config.json")  # the last: where config.json is silent
@@ -31,12 +31,12 @@ def files(source: Path) -> list[Path]:
 
 
 def stamp(source: Path) -> Stamp:
-    """What changes when one of the files does (a write changes its ctime)."""
+    """A value that changes when one of the files does (a write changes its ctime)."""
     return tuple((path.name, *_identity(path)) for path in files(source))
 
 
 def content_digest(source: Path, memory: Path | None, tick: Callable[[], None]) -> str:
-    """Of the model in a directory. `memory` is where digests are remembered; `tick` is called while it takes long."""
+    """The digest of the model in a directory. `memory` is where digests are remembered; `tick` is a sign of life."""
     whole = hashlib.sha256()
     for path in files(source):
         whole.update(f"{path.name}\0{_digest_of(path, memory, tick)}\0".encode())
@@ -68,13 +68,5 @@ def _digest_of(path: Path, memory: Path | None, tick: Callable[[], None]) -> str
 
 def _remember(memory: Path, known_by: str, found: str) -> None:
     memory.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=memory, prefix=f".{known_by}.", suffix=".part")
-    try:
+    with atomic_file.replacing(memory / known_by) as descriptor:
         os.write(descriptor, found.encode())
-        os.replace(name, memory / known_by)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
-    finally:
-        os.close(descriptor)

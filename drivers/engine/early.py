@@ -1,13 +1,14 @@
 """Beginning a step before it is asked for.
 
-Most steps of decoding go on where the last one ended: the same contexts, each with the token it has just been given.
-Between the two the kernel hears of the tokens, tells the programs, plans and asks; the device would stand still. So it
-goes on at once with what will probably be asked, as a processor runs ahead past a branch (Smith, 1981: predict what came
-last time). Asked for just that, it answers with what it has; asked for anything else, it gives up at the next layer.
+Most steps of decoding continue the last one: the same contexts, each with the token it has just been given. Between the
+two steps the kernel receives the tokens, tells the programs, plans and asks, and the device would stand still. So it goes
+on at once with the step that will probably come, as a processor runs ahead past a branch (Smith, 1981: predict the last
+outcome). If the kernel asks for that step, the result is there; if it asks for anything else, the device gives up at the
+next layer.
 
-That is safe because a step writes nothing but slots that stand behind all that its contexts have computed. Nobody reads
-those before writing them, and whoever is given their frames comes after this step, as all work does. Where a context
-will need a frame more, a spare one stands for the frame that the kernel will choose.
+That is safe because a step writes only slots behind all tokens that its contexts have computed. Nobody reads those slots
+before writing them, and a context that gets their frames runs after this step, as all work does. Where a context needs
+one more frame, a spare one stands for the frame that the kernel will choose.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from llmasos.drivers.protocol import BLOCK_TOKENS, Run, RunResult, Step
 if TYPE_CHECKING:
     from llmasos.drivers.engine.sampler import Choice
 
-MOST_SKIPPED = 63  # steps, however often nothing came of beginning early
+MOST_SKIPPED = 63  # steps, however often beginning early has failed
 
 
 class Stopped(Exception):
@@ -49,8 +50,8 @@ class Stop:
 
 @dataclass(slots=True)
 class Computed:
-    """What became of an image's runs: the tokens guessed after each, and the choice at the last token of each run that
-    asked for one and at its guesses. `phases` are seconds by name."""
+    """The outcome of an image's runs: the tokens guessed after each, and, for each run that asked for a token, the
+    choices at its last token and at its guesses. `phases` are seconds by name."""
 
     guesses: list[list[int]]
     choices: list[Choice]
@@ -89,8 +90,8 @@ class Early:
         )
 
     def moves(self, runs: list[Run], contexts: list[Context]) -> list[tuple[int, int]] | None:
-        """The frames `(spare, given)` to copy for what was computed to be what `runs`, those of the step that is asked
-        for, want of `contexts`, which have been told; None if it is not that."""
+        """The frames `(spare, given)` to copy, so that the KV computed here serves `runs`, those of the step that is
+        asked for. `contexts` have been told of the runs. None if the runs are not these."""
         if self.computed is None or len(runs) != len(self.runs):
             return None
         found: list[tuple[int, int]] = []
@@ -108,13 +109,13 @@ class Early:
 
 
 def blocks(tokens: int) -> int:
-    """Frames that hold so many tokens."""
+    """The number of frames for `tokens` tokens."""
     return -(-tokens // BLOCK_TOKENS)
 
 
 def next_run(run: Run, result: RunResult, most: int, spare: Iterator[int]) -> Run | None:
-    """What will be asked of a context that goes on after `run`, in `spare` frames where more are needed. None if that is
-    not known, or there are not enough. `most` is the model's window."""
+    """The run that continues `run`, in `spare` frames where it needs more. None if it is not known, or there are too few
+    frames. `most` is the model's window."""
     if run.sample is None or not run.sample.append or result.error or result.token < 0:
         return None
     given = 1 + len(result.more)
@@ -138,11 +139,11 @@ def next_run(run: Run, result: RunResult, most: int, spare: Iterator[int]) -> Ru
 
 
 class Patience:
-    """When to begin early: always, until nothing comes of it; then ever more seldom."""
+    """When to begin early: always, until it fails; then ever more seldom."""
 
     def __init__(self) -> None:
-        self._skip = 0  # steps still to be let pass
-        self._next = 0  # so many, if it fails again
+        self._skip = 0  # steps not to begin early
+        self._next = 0  # the same, after the next failure
 
     def ask(self) -> bool:
         if self._skip:

@@ -1,7 +1,7 @@
-"""What a driver says while a model is fetched from the hub: a line of its log now and then, and signs of progress.
+"""Reports while a model is fetched from the hub: a line of the log now and then, and signs of progress.
 
-A sign of progress keeps the kernel from taking the driver for hung, and ends the download when nobody waits for the model
-any more (reader.py); what has arrived stays, and the next load goes on with it.
+A sign of progress shows the kernel that the driver does not hang, and ends the download when nobody waits for the model
+any more (reader.py). The part that has arrived stays, and the next load continues it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def told(path: str, report: Callable[[float], None], clock: Callable[[], float] = time.monotonic) -> Said:
-    """What to call for each piece that arrives; raises what `report` raises. `clock` is in seconds."""
+    """A function to call for each piece that arrives; it raises the errors of `report`. `clock` is in seconds."""
     sign, line = float("-inf"), clock() + LINE_SECONDS
 
     def said(progress: Progress) -> None:

@@ -1,7 +1,6 @@
 """Opening a model's files: its configuration, and its weights, whatever form they have.
 
-The one place that knows which forms there are; who runs a model sees a dictionary and
-`llmasos.modelfiles.tensors.Weights`.
+Only this module knows which forms there are; a kind of image sees a dictionary and `llmasos.modelfiles.tensors.Weights`.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def native_form(place: Path, raw: dict[str, Any]) -> str:
 
 
 def stored(place: Path, raw: dict[str, Any], dtype: str, keeps: bool) -> str:
-    """How quantised files hold the weights, and what a kind that `keeps` integers, or not, makes of them in `dtype`; "":
+    """How quantised files hold the weights, and how a kind that `keeps` integers, or does not, runs them in `dtype`; "":
     they are not quantised."""
     if place.is_file():
         kinds = gguf.read_header(place).layer_kinds()

@@ -1,10 +1,10 @@
-"""Self-speculation: guessing a context's next tokens from what it has said before, to check several in one step.
+"""Self-speculation: guessing a context's next tokens from its own log, to check several in one step.
 
-Prompt lookup decoding (Saxena, 2023; transformers' `prompt_lookup_num_tokens`): if the last few tokens have stood in the
-log before, what followed them then is the guess. Guesses are checked by computing them as rows of the step and sampling
-at each, so no token changes where a row's logits do not depend on the rows beside it; images that cannot promise that do
-not guess. While decoding reads all weights for a few rows, a further row costs little. How little is measured here, and
-how often the guesses of a context hold, and a guess is made only where both together promise more tokens a second.
+Prompt lookup decoding (Saxena, 2023; transformers' `prompt_lookup_num_tokens`): if the last few tokens occurred in the
+log before, the tokens that followed them are the guess. The step computes guesses as rows and samples at each, so
+guessing changes no token if a row's logits do not depend on the rows beside it; other images do not guess. Decoding reads
+all weights for a few rows, so one more row costs little. This module measures how little, and how often the guesses of a
+context hold, and guesses only where both together promise more tokens a second.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _SMOOTH = 0.2  # of measured seconds
 
 
 def lookup(log: array[int], most: int) -> list[int]:
-    """What followed the last occurrence of the log's last tokens: `most` tokens, repeating what there is; or none."""
+    """The `most` tokens that followed the last occurrence of the log's last tokens, repeated if there are fewer; or
+    none."""
     data, size = log.tobytes(), log.itemsize
     for length in range(LONGEST_MATCH, SHORTEST_MATCH - 1, -1):
         if len(log) <= length:
@@ -42,7 +43,7 @@ class Guesser:
     """Decides for one image how far to guess, and learns from it."""
 
     def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}  # of computing so many rows
+        self._seconds: dict[int, float] = {}  # of computing a number of rows
 
     def propose(self, rows: int, contexts: Sequence[Context], ahead: Sequence[int]) -> list[list[int]]:
         """Guesses for each context, at most `ahead[i]`; the step has `rows` rows without them."""
@@ -67,19 +68,20 @@ class Guesser:
         return [guess[:best] for guess in found]
 
     def computed(self, rows: int, seconds: float) -> None:
-        """A step of so many rows took so long."""
+        """Learn that a step of `rows` rows took `seconds`."""
         known = self._seconds.get(rows)
         self._seconds[rows] = seconds if known is None else known + _SMOOTH * (seconds - known)
 
     def held(self, context: Context, guesses: int, right: int) -> None:
-        """Of a context's guesses the first `right` held."""
+        """Learn that the first `right` guesses of a context held."""
         for _ in range(right):
             context.trust += _LEARN * (1 - context.trust)
         if right < guesses:
             context.trust -= _LEARN * context.trust
 
     def _expect(self, rows: int) -> float:
-        """Seconds of a step of so many rows; as those of the next fewer measured, so that what is unknown is tried."""
+        """Seconds of a step of `rows` rows; for a number not yet measured those of the next smaller one, so that it is
+        tried."""
         return self._seconds.get(rows) or max(
             (seconds for known, seconds in self._seconds.items() if known < rows), default=1.0
         )

@@ -1,6 +1,6 @@
-"""A lower tier in memory of the host, for frames of a device that has its own: pinned, so that copies need no other.
+"""A lower tier in the host's memory, for frames of a device with memory of its own; pinned, so that copies are direct.
 
-vLLM's CPU offloading keeps blocks in the same way. (The tier in a file is swap.py's.)
+vLLM's CPU offloading keeps blocks in the same way. (The tier in a file is disk_places.py.)
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from llmasos.drivers.engine.swap import Lost
 
 
 class HostPlaces:
-    """Taken a shelf at a time, when it is first written."""
+    """Places whose memory is taken a shelf at a time, when the shelf is first written."""
 
     shelf = 64
 
     def __init__(self, slots: int, frame: Stretch) -> None:
-        """`frame`: one such as will be written."""
+        """`frame`: one like those that will be written."""
         self._like = torch.as_tensor(frame)
         self._slots = slots
         self._shelves: dict[int, torch.Tensor] = {}

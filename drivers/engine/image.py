@@ -1,6 +1,6 @@
 """A model in memory with the KV frames that belong to it: what a program's text and data are to a Unix kernel.
 
-What images of every kind share, and what is asked of a kind: torch's (torch_kind.py) and the native decoder's
+All images share `Frames`, and all kinds fill in `ImageKind`: torch's (torch_kind.py) and the native decoder's
 (cpu/native/image.py). An image computes a batch of runs and returns scores; it knows nothing of sampling or of processes.
 Nothing here imports torch.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,8 +28,19 @@ Raw = Mapping[str, Any]
 """A config.json."""
 
 
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A model on disk as a kind has examined it: what an image is built from."""
+
+    place: Path
+    config: Any  # in the kind's own form
+    layout: Layout
+    dtype: str  # to run it in
+    weights: Callable[[], Weights]  # opens its files
+
+
 class ImageKind(Protocol):
-    """A way to run a model: what engine.py asks before it loads one."""
+    """A way to run models."""
 
     @property
     def name(self) -> str: ...
@@ -38,43 +50,32 @@ class ImageKind(Protocol):
         """Does it take the integers of a quantised checkpoint as they are?"""
 
     def why_not(self, raw: Raw, dtype: str) -> str:
-        """What keeps a model from being run so, or "". Raises ENOEXEC for one that is run in no way."""
+        """Why this kind cannot run a model, or "". Raises ENOEXEC for a model that no kind can run."""
 
     def examine(self, place: Path, raw: Raw, tick: Callable[[], None]) -> tuple[Any, Layout]:
         """The configuration of the model in `place` as this kind wants it, and its layout. `tick` is a sign of life.
         Raises ENOEXEC, EIO."""
 
     def kv_shape(self, layout: Layout, dtype: str) -> KVShape:
-        """What a token's KV takes."""
+        """The shape of a token's KV."""
 
     def way(self, layout: Layout, dtype: str) -> dict[str, str]:
-        """What besides the model's own files decides about the bits of its KV, by name."""
+        """All that decides about the bits of a model's KV besides its own files, by name."""
 
     def weight_bytes(self, config: Any, layout: Layout, dtype: str, as_it_is: bool = False) -> int:
-        """What the weights will take; `as_it_is`: as a quantised checkpoint's own integers. Raises ENOTSUP."""
+        """Bytes that the weights will take; `as_it_is`: with a quantised checkpoint's own integers. Raises ENOTSUP."""
 
     def stream_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
         """The least memory for weights with which it can be streamed; 0: it cannot."""
 
-    def build(
-        self,
-        place: Path,
-        weights: Callable[[], Weights],
-        config: Any,
-        layout: Layout,
-        dtype: str,
-        frames: int | KVSlab,
-        progress: Callable[[float], None],
-        room: int = 0,
-    ) -> Frames:
-        """The image of the model in `place`, with so many frames of its own, or with those that it had. `weights` opens
-        its files. `room`, if not 0: bytes that its weights may take, the rest is streamed. `progress` is told fractions
-        of the whole, also where there is none, as a sign of life. Raises EIO, and MemoryError; ENOMEM where it cannot be
-        streamed."""
+    def build(self, model: Examined, frames: int | KVSlab, progress: Callable[[float], None], room: int = 0) -> Frames:
+        """The image of a model with `frames` new frames, or with the frames that it had. `room`, if not 0: bytes that its
+        weights may take; the rest is streamed. `progress` is told fractions of the whole, at times the same one again, as
+        a sign of life. Raises EIO, and MemoryError; ENOMEM where it cannot be streamed."""
 
 
 class Frames(ABC):
-    """What images of every kind share: a layout, KV frames, and the rules for what may be run over them."""
+    """The part that all images share: a layout, KV frames, and the rules for runs over them."""
 
     weight_bytes: int
     complete = True  # are the weights there (close)?
@@ -90,11 +91,11 @@ class Frames(ABC):
 
     @property
     def resident_bytes(self) -> int:
-        """Of the weights, what is in memory."""
+        """Bytes of the weights that are in memory."""
         return self.weight_bytes
 
     def check(self, run: Run) -> str:
-        """What of a run cannot be computed here, or ""."""
+        """Why a run cannot be computed here, or ""."""
         end = run.position + len(run.tokens)
         if not self.complete:
             return f"context {run.ctx}: the weights of image {run.image} are not in memory"
@@ -111,7 +112,7 @@ class Frames(ABC):
         return ""
 
     def room(self, run: Run) -> int:
-        """How many of the tokens a run allows to be guessed there is room for."""
+        """How many of the tokens that may be guessed after a run have room."""
         end = run.position + len(run.tokens)
         return min(run.ahead, (run.keep + len(run.blocks)) * BLOCK_TOKENS - end, self.layout.context - end)
 
@@ -121,8 +122,8 @@ class Frames(ABC):
 
     @abstractmethod
     def prepare(self, runs: list[Run], contexts: list[Context], stop: Stop | None = None) -> Any:
-        """The batch of checked runs whose contexts have been told (Context.follow). Its `last_row[i]` is the row of run
-        i's last token. The contexts must not be told anything else until it has been computed. Where the image `stops`,
+        """The batch of checked runs whose contexts have been told of them (Context.follow). Its `last_row[i]` is the row
+        of run i's last token. The contexts must not change until the batch has been computed. Where the image `stops`,
         computing the batch raises Stopped soon after `stop` is set."""
 
     @abstractmethod

@@ -1,8 +1,8 @@
 """The KV frames of one image: one slab of bytes, frame after frame.
 
 As in vLLM's PagedAttention a frame holds the keys and values of 16 consecutive tokens; unlike there, all
-layers of a frame are adjacent, so copy-on-write and swap move one stretch of bytes per frame. What the bytes mean is
-known to who computes with them: the native decoder, or torch (torch_kv.py), which may have them in a GPU.
+layers of a frame are adjacent, so copy-on-write and swap move one stretch of bytes per frame. Only the engine that
+computes with the bytes knows what they mean: the native decoder, or torch (torch_kv.py), which may have them in a GPU.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ALL_AT_ONCE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULA
 
 @dataclass(frozen=True)
 class KVShape:
-    """What one token's KV is made of. `dtype` is one of ITEM_BYTES."""
+    """The shape of one token's KV. `dtype` is one of ITEM_BYTES."""
 
     layers: int
     heads: int
@@ -36,7 +36,7 @@ class KVShape:
 
     @property
     def name(self) -> str:
-        """What tells this layout of a block from any other."""
+        """Names this layout of a block; no other has the same name."""
         return f"{self.dtype} {self.layers} layers x 2 x {self.heads} heads x {BLOCK_TOKENS} tokens x {self.head_dim}"
 
     @property
@@ -45,7 +45,7 @@ class KVShape:
 
 
 class KVSlab:
-    """`frames` frames as bytes [frames, block_bytes]; behind them `spare` ones that the kernel knows nothing of."""
+    """`frames` frames as bytes [frames, block_bytes]; behind them `spare` ones that the kernel does not know of."""
 
     def __init__(self, shape: KVShape, frames: int, spare: int = 0) -> None:
         self.shape = shape
@@ -73,7 +73,7 @@ class KVSlab:
         return copied
 
     def wait(self) -> None:
-        """Until copies between a device and the host are done."""
+        """Wait until copies between a device and the host are done."""
 
 
 def bytes_of(stretch: Stretch) -> memoryview:
@@ -85,7 +85,7 @@ def bytes_of(stretch: Stretch) -> memoryview:
 
 
 def fill(stretch: Stretch, write: Callable[[memoryview], None]) -> None:
-    """Have `write` write the bytes of frames. If it raises, they are undefined."""
+    """Let `write` fill the frames' bytes. If it raises, they are undefined."""
     if isinstance(stretch, np.ndarray):
         write(bytes_of(stretch))
         return

@@ -1,7 +1,7 @@
-"""What the engine must know of a model to place its KV and to run it, whichever kind of image computes it.
+"""The layout of a model: all that the engine needs to place its KV and to run it, whichever kind of image computes it.
 
-A kind finds it out in its own way: torch's by running transformers' module dry (architecture.py), the native decoder's
-by reading config.json (cpu/native/config.py). Refusals have one form, so that a user sees one system.
+Each kind finds it in its own way: torch's by running transformers' module dry (architecture.py), the native decoder's by
+reading config.json (cpu/native/config.py). Refusals have one form, so that a user sees one system.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 from llmasos.modelfiles.files import broken, quoted
 from llmasos.syscalls.errno import Errno, SyscallError
 
-# What the tests compare with transformers token by token; other architectures are taken if they pass a trial.
+# The tests compare these with transformers token by token; other architectures are taken if they pass a trial.
 TESTED = (
     "gemma2", "gpt2", "gpt_neo", "gpt_neox", "llama", "ministral", "mistral", "phi3", "qwen2", "qwen3",
     "seed_oss",
 )  # fmt: skip
 
-# What the trial (architecture.py) of common architectures comes to, whatever their configurations say; the tests hold it
-# against the trial.
+# Common architectures that the trial (architecture.py) refuses whatever their configurations say; the tests compare these
+# reasons with those of the trial.
 REFUSED = {
     "gpt_oss": "its attention takes into account: s_aux",
     **dict.fromkeys(

@@ -1,7 +1,7 @@
 """Bringing a model's weights into memory, with transformers' own loader: names, shards, tied and converted weights.
 
-What is added: the files are checked before anything is allocated, missing weights are an error (transformers would make
-them up), and progress is told weight by weight, so that a slow disk does not look like a hang.
+Beyond that loader, this checks the files before it allocates anything, refuses missing weights (transformers would make
+them up), and reports progress weight by weight, so that a slow disk does not look like a hang.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def load_model(
     place: Path, weights: Weights, config: Any, dtype: torch.dtype, report: Callable[[float], None]
 ) -> nn.Module:
     """The model in `place` with its weights in `dtype`, on the CPU. `report` is called with fractions 0..1. transformers
-    gets the weights by name, so that its own conversions apply, and each is read when it is wanted: it would map the
-    files, and a map ends the driver (SIGBUS) when a file is cut short.
+    gets the weights by name, so that its own conversions apply, and each is read when it is needed. (Left to itself
+    transformers maps the files, and a map kills the driver by SIGBUS when a file is cut short.)
 
     Raises EIO for files that are broken or do not fit the configuration, ENOMEM.
     """
@@ -60,7 +60,7 @@ def load_model(
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise SyscallError(Errno.ENOMEM, f"no memory for the weights of {place}: {error}") from None
-    except SyscallError:  # of `report`: nobody wants it any more
+    except SyscallError:  # of `report`: nobody waits for the model any more
         raise
     except Exception as error:  # the loader's errors are of many kinds
         if failures:

@@ -4,10 +4,10 @@ Tokens of all runs are packed into rows, as in vLLM's and Orca's continuous batc
 Runs of a few tokens (decodes) become *decode rows*, sorted by length and attended in groups; longer ones (prompt
 chunks) become *segments*, each attended alone.
 
-Noninterference asks that a row's bits do not depend on its neighbours or on chunking. So how far a row's keys are padded
+Noninterference demands that a row's bits do not depend on its neighbours or on chunking. So the padding of a row's keys
 depends on its own length only; sliding windows start at multiples of SPLIT (the KV tile of the attention kernel), so
-tiles are the same whatever the chunk; and with fp32, whose matrix product sums 384 and more keys in another
-order than 256, lengths up to SMALL and above are kept apart.
+tiles are the same whatever the chunk; and in fp32, whose matrix product sums 384 and more keys in another order than 256,
+lengths up to SMALL are computed apart from longer ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llmasos.drivers.engine.contexts import Context
 from llmasos.drivers.engine.torch_kv import TorchSlab
 from llmasos.drivers.protocol import BLOCK_TOKENS, Run
 
-SEGMENT_TOKENS = 4  # a run of at least so many tokens is a segment of its own
+SEGMENT_TOKENS = 4  # a run of at least this many is a segment of its own
 SPLIT = 512  # keys the attention kernel takes at a time
 SMALL = 256  # keys up to which all products sum in the same order
 _SPLIT_BLOCKS, _SMALL_BLOCKS = SPLIT // BLOCK_TOKENS, SMALL // BLOCK_TOKENS
@@ -31,7 +31,7 @@ _MINUS_INFINITY = float("-inf")
 
 @dataclass(slots=True)
 class Group:
-    """Rows `first:last` attend together over `keys` keys of which `mask` (0 or -inf, fp32) shows some.
+    """Rows `first:last` attend together over `keys` keys; `mask` (0 or -inf, fp32) hides some from each row.
 
     A decode group has a context per row: `mask` [rows, 1, 1, keys]. A segment has one context: `mask`
     [1, 1, rows, keys]. `index` gathers K and V out of `TorchSlab.block_rows`.

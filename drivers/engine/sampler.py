@@ -1,11 +1,10 @@
 """From logits to the next token: the rules of `llmasos.syscalls.records.Sampler`, row by row independent.
 
-As in llama.cpp's and transformers' samplers each rule narrows the candidates before the next looks at them. What
-differs: the random number belongs to `(seed, position)` (philox.py) and the token is found by inverting the
-distribution's cumulative sum in the order of ids, so a row's token is a function of its own logits, sampler and
-position. It is numpy on the CPU for every engine: a GPU finds the greatest logits itself, and of rows that draw it sends
-the logits, 0.6 MB for a vocabulary of 152,000. Scores that are not finite, from the model or from a rule, are an error of
-their row alone.
+As in llama.cpp's and transformers' samplers each rule narrows the candidates before the next looks at them. Unlike there,
+`(seed, position)` determines the random number (philox.py), and inverting the distribution's cumulative sum in the order
+of ids finds the token, so a row's token is a function of its own logits, sampler and position. Every engine samples with
+numpy on the CPU: a GPU finds the greatest logits itself and sends the logits of rows that draw, 0.6 MB for a vocabulary
+of 152,000. Scores that are not finite, from the model or from a rule, are an error of their row alone.
 """
 
 from __future__ import annotations
@@ -20,12 +19,9 @@ from llmasos.drivers.engine.philox import uniform
 from llmasos.drivers.protocol import Sample
 from llmasos.syscalls.records import Sampler, TokenLogprobs
 
-LEAST_TEMPERATURE = 1e-6  # below it the greatest score is taken: fp32 would hardly tell another from it
-NUCLEUS_FIRST, _GROWTH = (
-    1024,
-    8,
-)  # candidates of a nucleus looked at first, and how many times more whenever they are few
-_STRIDE = 64  # neighbours of which only the greatest is looked at first
+LEAST_TEMPERATURE = 1e-6  # below it the greatest score is taken: fp32 would hardly distinguish others
+NUCLEUS_FIRST, _GROWTH = 1024, 8  # candidates of a nucleus to look at first, and the factor when they are too few
+_STRIDE = 64  # neighbours; a first pass looks at the greatest of them only
 _BLOCK = 1024  # weights summed up at a time
 
 Row = np.ndarray  # fp32 [vocab]
@@ -45,7 +41,7 @@ def sample(
 ) -> list[Choice]:
     """Choose for each row of `logits` [rows, vocab] (fp32, not changed). `logs[i]` holds the ids of row i's log,
     needed where the repetition penalty is on (None: unknown, which is then an error of that row)."""
-    with np.errstate(all="ignore"):  # what is not finite is looked for
+    with np.errstate(all="ignore"):  # _choose looks for values that are not finite
         return [_choose(row, want, log) for row, want, log in zip(logits, wanted, logs, strict=True)]
 
 
@@ -54,13 +50,13 @@ def is_greedy(sampler: Sampler) -> bool:
 
 
 def is_plain(want: Sample) -> bool:
-    """Is the greatest logit all that is asked for?"""
+    """Does the request need only the greatest logit?"""
     sampler = want.sampler
     return want.append and want.logprobs == 0 and is_greedy(sampler) and sampler.repetition_penalty == 1.0
 
 
 def plain_choice(token: int, want: Sample) -> Choice:
-    """What `sample` makes of the greatest logit's token (-1: it is not finite) where no more is asked for."""
+    """The choice where `is_plain`, from the token of the greatest logit (-1: that is not finite)."""
     return Choice(error=_not_finite(want)) if token < 0 else Choice(token)
 
 
@@ -92,8 +88,8 @@ def _choose(row: Row, want: Sample, log: np.ndarray | None) -> Choice:
 
 
 def _penalise(row: Row, log: np.ndarray, penalty: float) -> bool:
-    """CTRL's penalty (arXiv:1909.05858): what the log holds already is made less probable; once per id. False: a score
-    that was finite is not any more."""
+    """CTRL's penalty (arXiv:1909.05858): make the ids in the log less probable, each once. False: a score has become
+    infinite."""
     ids = np.unique(log)
     seen, by = row[ids], np.float32(penalty)
     made = np.where(seen > 0, seen / by, seen * by)
@@ -102,7 +98,7 @@ def _penalise(row: Row, log: np.ndarray, penalty: float) -> bool:
 
 
 def _draw(scores: Row, greatest: float, sampler: Sampler, position: int) -> int:
-    """Sample one row among what top-k, min-p and top-p leave, in this order."""
+    """Sample one row among the candidates that top-k, min-p and top-p leave, in this order."""
     # The greatest is taken off first: dividing by a small temperature may overflow only downwards.
     values = scores - np.float32(greatest)
     values /= np.float32(sampler.temperature)
@@ -143,7 +139,7 @@ def _invert(weights: np.ndarray, number: float) -> int:
 
 
 def _greatest(values: np.ndarray, count: int) -> np.ndarray:
-    """Where the `count` greatest stand, and those equal to the last of them: greatest first, first among equals."""
+    """Indices of the `count` greatest, and of those equal to the last: greatest first, the first among equals."""
     if count >= len(values):
         return np.argsort(-values, kind="stable")
     found: np.ndarray | None = None
@@ -159,7 +155,7 @@ def _greatest(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _nucleus(values: np.ndarray, top_p: float) -> np.ndarray:
-    """Where the fewest most probable stand that together have at least `top_p` (arXiv:1904.09751). The greatest is 0."""
+    """Indices of the fewest most probable that together have at least `top_p` (arXiv:1904.09751). The greatest is 0."""
     weights = np.exp(values)
     enough = top_p * float(weights.sum(dtype=np.float64))
     count = NUCLEUS_FIRST

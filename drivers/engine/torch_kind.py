@@ -1,7 +1,7 @@
 """Running a model with torch: any that transformers knows and whose attention is ours to replace (architecture.py).
 
-torch and transformers take seconds to import and gigabytes to install, so they are imported when the first model comes
-that only they can run, and where they are missing that model is refused by what would have to be installed.
+torch and transformers take seconds to import and gigabytes to install. So they are imported when the first model comes
+that only they can run; where they are missing, that model is refused and the reason names what to install.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmasos.drivers.engine.image import Frames, Raw
+from llmasos.drivers.engine.image import Examined, Frames, Raw
 from llmasos.drivers.engine.kv import ITEM_BYTES, KVShape, KVSlab
 from llmasos.drivers.engine.layout import TESTED, Layout, refuse, refused_unseen
-from llmasos.modelfiles.tensors import Weights
 from llmasos.syscalls.errno import Errno, SyscallError
 
 NEEDED = ("torch", "transformers")
@@ -34,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 def missing() -> str:
-    """What has to be installed before torch can run a model, or ""."""
+    """The packages that torch lacks to run a model, and how to install them; or ""."""
     lacking = [name for name in NEEDED if not _is_there(name)]
     if not lacking:
         return ""
@@ -58,7 +57,7 @@ def version() -> str:
 def _is_there(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):  # by somebody who keeps it out
+    except (ImportError, ValueError):  # an import hook keeps it out
         return False
 
 
@@ -75,7 +74,7 @@ class TorchKind:
 
     def why_not(self, raw: Raw, dtype: str) -> str:
         lacking = missing()
-        if lacking and (why := refused_unseen(raw)):  # nobody is sent to install torch in vain
+        if lacking and (why := refused_unseen(raw)):  # torch would not run it either
             raise refuse(raw["model_type"], why)
         if dtype == "int8" and self.no_int8:
             return self.no_int8
@@ -144,45 +143,36 @@ class TorchKind:
     def stream_bytes(self, config: Any, layout: Layout, dtype: str) -> int:
         return 0
 
-    def build(
-        self,
-        place: Path,
-        weights: Callable[[], Weights],
-        config: Any,
-        layout: Layout,
-        dtype: str,
-        frames: int | KVSlab,
-        progress: Callable[[float], None],
-        room: int = 0,
-    ) -> Frames:
+    def build(self, model: Examined, frames: int | KVSlab, progress: Callable[[float], None], room: int = 0) -> Frames:
         import torch
 
         from llmasos.drivers.engine import loading, verify
         from llmasos.drivers.engine.torch_image import Image
         from llmasos.drivers.engine.torch_kv import TorchSlab
 
+        place, dtype, layout = model.place, model.dtype, model.layout
         if room:
             raise SyscallError(Errno.ENOMEM, f"{place} in {dtype}: the torch engine does not stream weights")
         if self.warning:
             _log.warning("%s in %s: %s", place, dtype, self.warning)
         device = torch.device(self.device)
+        read_as = torch.float32 if dtype == "fp32" else torch.bfloat16
+
+        def read(fraction: float) -> None:
+            progress(fraction * _READ_SHARE)
+
+        def alive_after_reading() -> None:
+            progress(_READ_SHARE)
+
         try:
-            slab = (
-                TorchSlab(self.kv_shape(layout, dtype), frames, device)
-                if isinstance(frames, int)
-                else TorchSlab.over(frames)
-            )
-            read_as = torch.float32 if dtype == "fp32" else torch.bfloat16
-            model = loading.load_model(
-                place,
-                weights(),
-                config,
-                read_as,
-                lambda fraction: progress(fraction * _READ_SHARE),
-            )
-            if config.model_type not in TESTED:
-                verify.check(model, config, layout, lambda: progress(_READ_SHARE))
-            return Image(model, config, layout, dtype, slab, lambda: progress(_READ_SHARE))
+            if isinstance(frames, int):
+                slab = TorchSlab(self.kv_shape(layout, dtype), frames, device)
+            else:
+                slab = TorchSlab.over(frames)
+            module = loading.load_model(place, model.weights(), model.config, read_as, read)
+            if model.config.model_type not in TESTED:
+                verify.check(module, model.config, layout, alive_after_reading)
+            return Image(module, model.config, layout, dtype, slab, alive_after_reading)
         except RuntimeError as error:  # torch's own of memory is one
             if not isinstance(error, torch.OutOfMemoryError) and "memory" not in str(error):
                 raise
@@ -191,7 +181,7 @@ class TorchKind:
 
 @contextmanager
 def alive(tick: Callable[[], None]) -> Iterator[None]:
-    """`tick` now and then while something long is done that cannot do it itself; not for ever."""
+    """Call `tick` now and then during a long call that cannot; but not for ever."""
     over = threading.Event()
 
     def run() -> None:

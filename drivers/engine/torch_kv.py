@@ -1,7 +1,7 @@
 """KV frames as torch sees them: a slab whose bytes are a tensor [frames, layers, 2, heads, block_tokens, head_dim].
 
 The slab starts zeroed and slots past a context's end are zeroed when it enters a frame: masked slots take part in
-attention with weight 0, and 0 times a NaN left behind by somebody else would be NaN.
+attention with weight 0, and 0 times a NaN that another context left there would be NaN.
 """
 
 from __future__ import annotations

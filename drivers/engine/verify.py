@@ -1,9 +1,9 @@
 """A trial run of a model whose architecture no test has compared: packed and paged, against transformers' own forward.
 
-What architecture.py accepts by its form may still differ in what it computes. So before such a model is served, a few
-tokens go through its unchanged code at once and through the engine in two chunks, and the logits must agree. In bf16 two
-orders of summation may part far on a good model (a router that chooses another expert is enough), so where they differ
-both are computed again in fp32, and that decides.
+A model whose form architecture.py accepts may still compute something else. So before the engine serves it, a few tokens
+go through its unchanged code at once and through the engine in two chunks, and the logits must agree. In bf16 two orders
+of summation can differ far on a good model (a router that chooses another expert is enough), so if they differ both are
+computed again in fp32, and that decides.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}  # of the logits' norm a
 
 
 def check(model: nn.Module, config: Any, layout: Layout, progress: Callable[[], None]) -> None:
-    """Raises ENOEXEC if the engine computes something else than the model's own code. `model` is as it was loaded, and is
-    so again."""
+    """Raises ENOEXEC if the engine computes something else than the model's own code. Leaves `model` as it was loaded."""
     dtype = next(model.parameters()).dtype
     off = _difference(model, config, layout, dtype, progress)
     if dtype != torch.float32 and not off <= _TOLERANCE[dtype]:
@@ -40,7 +39,8 @@ def check(model: nn.Module, config: Any, layout: Layout, progress: Callable[[], 
 
 
 def _difference(model: nn.Module, config: Any, layout: Layout, dtype: torch.dtype, progress: Callable[[], None]) -> float:
-    """Of the last token's logits, as a share of their norm about their mean. The model is as before again."""
+    """The difference of the last token's logits, as a share of their norm about their mean. Leaves the model as it
+    was."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, layout.vocab, (_TOKENS,), generator=generator)
     with torch.inference_mode(), _restored(model):
@@ -68,7 +68,7 @@ def _difference(model: nn.Module, config: Any, layout: Layout, dtype: torch.dtyp
 
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """What an image changes of a model (architecture.py: attention, pinned rotations) is as it was afterwards."""
+    """Undo afterwards what an image changes of a model (architecture.py: attention, pinned rotations)."""
     modules = list(model.modules())
     configs = {id(one): one for module in modules if (one := getattr(module, "config", None)) is not None}
     ways = {key: one._attn_implementation for key, one in configs.items()}
@@ -86,8 +86,8 @@ def _restored(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _in_fp32(model: nn.Module) -> Iterator[None]:
-    """Each module's own weights are fp32 while it computes, and no longer: so memory for one of them is enough. What they
-    are of is bf16, which fp32 holds exactly."""
+    """Each module's own weights are fp32 while it computes, and only then: memory for one of them is enough. fp32 holds
+    their bf16 values exactly."""
     kept: dict[nn.Module, list[tuple[nn.Parameter, torch.Tensor]]] = {}
 
     def before(module: nn.Module, _: Any) -> None:

@@ -1,7 +1,8 @@
 """A simulated device: declared size and speed, verified KV frames, deterministic tokens; no torch, no numpy.
 
 `python -m llmasos.drivers.host sim` runs it as a real driver whose steps take as long as modelled; the simulator of the
-kernel runs the same device in virtual time. Options: spec.py; costs: roofline.py; tokens: tokens.py; the rest: device.py.
+kernel runs the same device in virtual time. Options: spec.py; costs: roofline.py; tokens: tokens.py; frames: memory.py;
+runs: running.py; the table of callbacks: device.py.
 """
 
 from __future__ import annotations
@@ -13,6 +14,6 @@ from llmasos.drivers.sim.device import SimDevice
 from llmasos.drivers.sim.spec import parse
 
 
-def open_device(options: Mapping[str, str]) -> Device:
-    """The device that the options describe. Raises SyscallError(EINVAL) naming the option that is off."""
-    return SimDevice(*parse(options))
+def open_device(texts: Mapping[str, str]) -> Device:
+    """The device that the options describe. Raises EINVAL for one that is off, by name."""
+    return SimDevice(*parse(texts))

@@ -1,4 +1,4 @@
-"""What a step costs on a simulated device, in seconds.
+"""The cost of a step on a simulated device, in seconds.
 
 The roofline model (Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for multicore
 architectures", CACM 52(4), 2009): work takes the longer of its arithmetic at peak speed and its bytes at peak

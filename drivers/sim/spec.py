@@ -1,9 +1,10 @@
-"""What a simulated device and its models are declared to be: read from driver options and from model names.
+"""The declared properties of a simulated device and its models, read from driver options and from model names.
 
-An option is `key=value`; sizes and rates take the suffixes k, m, g, t (powers of 1000) and ki, mi, gi, ti (of 1024).
-Options of the device are the fields of `DeviceSpec`; those of a model, the fields of `ModelSpec`, may be given to the
-device (for every model) or in a model's name: `sim`, `sim:7b`, `sim:1.5b,vocab=1000,context=512,eos_every=40`. What
-follows the colon first may be a number of parameters. Any name that does not begin with `sim` does not exist.
+An option is `key=value` (drivers/options.py); sizes and rates take the suffixes k, m, g, t (powers of 1000) and ki, mi,
+gi, ti (of 1024). Options of the device are the fields of `DeviceSpec`; those of a model, the fields of `ModelSpec`, may
+be given to the device (for every model) or in a model's name: `sim`, `sim:7b`,
+`sim:1.5b,vocab=1000,context=512,eos_every=40`. The first word after the colon may be a number of parameters. A name that
+does not begin with `sim` does not exist.
 """
 
 from __future__ import annotations
@@ -11,24 +12,15 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Mapping
-from typing import Any, TypeVar
 
+from llmasos.drivers import options
+from llmasos.drivers.options import no_option
 from llmasos.drivers.protocol import BLOCK_TOKENS
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_TOKEN
 
+_WHO = "the sim driver"
 DTYPES = {"fp32": (4, 4), "bf16": (2, 2), "int8": (1, 2)}  # bytes of a parameter, bytes of an element of KV
-_SUFFIXES = {
-    "k": 1e3,
-    "m": 1e6,
-    "g": 1e9,
-    "b": 1e9,
-    "t": 1e12,
-    "ki": 2**10,
-    "mi": 2**20,
-    "gi": 2**30,
-    "ti": 2**40,
-}
 
 
 @dataclasses.dataclass(slots=True, frozen=True)
@@ -49,25 +41,25 @@ class DeviceSpec:
     step_tokens: int = 256  # declared: a good number of tokens in a step
     stream_tokens: int = 0  # declared: of those, a prompt's beside processes that decode; 0: no fewer
     guess_rows: int = 0  # declared: a step of fewer tokens may guess up to it; 0: it never does
-    streams: int = 0  # models run with one part in so many of their weights in memory; 0: only with all
+    streams: int = 0  # models can run with 1/streams of their weights in memory; 0: only with all
     crash_after: int = 0  # dies (as by SIGKILL) in step number crash_after
     hang_after: int = 0  # never comes back from step number hang_after
     crash_token: int = -1  # dies when a run computes this token
     hang_token: int = -1  # never comes back when a run computes this token
-    lose_every: int = 0  # of the frames that are moved in, every so manyth cannot be read back
-    unwritten_every: int = 0  # of the frames that are moved out, every so manyth cannot be written
-    crash_import: int = 0  # 1: dies when it is to read KV from the file of a process image
-    arithmetic: str = "sim"  # in what way it computes: KV of another way is not taken
+    lose_every: int = 0  # every lose_every-th frame that is moved in cannot be read back; 0: none
+    unwritten_every: int = 0  # every unwritten_every-th frame that is moved out cannot be written; 0: none
+    crash_import: int = 0  # 1: dies when it is asked to read KV from the file of a process image
+    arithmetic: str = "sim"  # names its way to compute: it takes no KV of another way
     error_token: int = -1  # a run that computes this token fails, alone
     fail_load: str = ""  # the errno with which every load fails: EIO, ENOMEM, ...
-    fail_load_every: int = 0  # of the loads, each so-many-th fails with EIO; 0: none does
+    fail_load_every: int = 0  # every fail_load_every-th load fails with EIO; 0: none does
 
 
 @dataclasses.dataclass(slots=True, frozen=True)
 class ModelSpec:
     """A model of declared shape. Defaults are those of a 7-billion-parameter llama with grouped KV heads."""
 
-    name: str = "sim"
+    name: str = no_option("sim")
     dtype: str = "bf16"
     arch: str = "sim"
     params: float = 7e9
@@ -76,7 +68,7 @@ class ModelSpec:
     block_bytes: int = 0  # bytes of a frame; 0: 16 tokens x 2 x layers x kv_dim x element
     vocab: int = 32_000  # the last id is the end-of-sequence token
     context: int = 4096  # tokens
-    eos_every: int = 0  # one prefix in so many is followed by the end-of-sequence token; 0: none is
+    eos_every: int = 0  # one prefix in eos_every is followed by the end-of-sequence token; 0: none is
     fail: str = ""  # the errno with which probing this model fails: EIO, ...
 
     @property
@@ -97,27 +89,25 @@ class ModelSpec:
         return self.block_bytes or BLOCK_TOKENS * 2 * self.layers * self.kv_dim * DTYPES[self.dtype][1]
 
 
-_S = TypeVar("_S", DeviceSpec, ModelSpec)
-
-
-def parse(options: Mapping[str, str]) -> tuple[DeviceSpec, ModelSpec]:
-    """Driver options -> the device, and what its models are unless their names say otherwise. Raises EINVAL."""
-    device = {k: v for k, v in options.items() if k in _fields(DeviceSpec)}
-    model = {k: v for k, v in options.items() if k not in device}
-    spec, models = _replace(DeviceSpec(), device), _replace(ModelSpec(), model)
+def parse(texts: Mapping[str, str]) -> tuple[DeviceSpec, ModelSpec]:
+    """Driver options -> the device, and its models unless their names say otherwise. Raises EINVAL."""
+    options.refuse_unknown(texts, _WHO, DeviceSpec, ModelSpec)
+    spec = options.replace(DeviceSpec(), {k: v for k, v in texts.items() if k in options.forms(DeviceSpec)}, _WHO)
+    models = options.replace(ModelSpec(), {k: v for k, v in texts.items() if k in options.forms(ModelSpec)}, _WHO)
     if min(spec.flops, spec.bandwidth, spec.link, spec.memory, spec.max_runs, spec.step_tokens) <= 0:
         raise SyscallError(
             Errno.EINVAL,
-            "sim driver: memory, flops, bandwidth, link, max_runs and step_tokens must be above zero",
+            f"{_WHO}: memory, flops, bandwidth, link, max_runs and step_tokens must be above zero",
         )
     if min(spec.overhead, spec.time_scale) < 0:
-        raise SyscallError(Errno.EINVAL, "sim driver: overhead and time_scale must not be below zero")
+        raise SyscallError(Errno.EINVAL, f"{_WHO}: overhead and time_scale must not be below zero")
     _errno(spec.fail_load)
     return spec, models
 
 
 def model(path: str, dtype: str, defaults: ModelSpec) -> ModelSpec:
-    """A model by its name. Raises ENOENT (not a simulated one), EINVAL (bad traits), or what the name asks for."""
+    """A model by its name. Raises ENOENT (not a simulated one), EINVAL (bad traits), or the errno that the name
+    declares."""
     head, _, traits = path.partition(":")
     if not head.startswith("sim"):
         raise SyscallError(
@@ -129,7 +119,9 @@ def model(path: str, dtype: str, defaults: ModelSpec) -> ModelSpec:
         words[0] = f"params={words[0]}"
     if bad := [w for w in words if "=" not in w]:
         raise SyscallError(Errno.EINVAL, f"model {path!r}: wanted key=value, found {bad[0]!r}")
-    spec = _replace(defaults, dict(w.split("=", 1) for w in words))
+    given = dict(w.split("=", 1) for w in words)
+    options.refuse_unknown(given, f"model {path!r}", ModelSpec)
+    spec = options.replace(defaults, given, f"model {path!r}")
     dtype = dtype or spec.dtype
     if dtype not in DTYPES:
         raise SyscallError(Errno.ENOTSUP, f"dtype {dtype!r}: the sim driver has {', '.join(DTYPES)}")
@@ -145,37 +137,7 @@ def model(path: str, dtype: str, defaults: ModelSpec) -> ModelSpec:
     return dataclasses.replace(spec, name=path, dtype=dtype)
 
 
-def _fields(kind: type[DeviceSpec] | type[ModelSpec]) -> dict[str, str]:
-    return {f.name: str(f.type) for f in dataclasses.fields(kind) if f.name != "name"}
-
-
-def _replace(spec: _S, options: Mapping[str, str]) -> _S:
-    fields = _fields(type(spec))
-    values: dict[str, Any] = {}
-    for key, text in options.items():
-        if key not in fields:
-            known = ", ".join(sorted({*_fields(DeviceSpec), *_fields(ModelSpec)}))
-            raise SyscallError(Errno.EINVAL, f"sim driver: no option {key!r}; there are {known}")
-        values[key] = text if fields[key] == "str" else _number(key, text, whole=fields[key] == "int")
-    return dataclasses.replace(spec, **values)
-
-
-def _number(key: str, text: str, *, whole: bool) -> int | float:
-    digits = text.strip().lower()
-    suffix = next((s for s in sorted(_SUFFIXES, key=len, reverse=True) if digits.endswith(s)), "")
-    try:
-        value = float(digits.removesuffix(suffix)) * _SUFFIXES.get(suffix, 1)
-        if value != value or value in (float("inf"), float("-inf")) or (whole and value != int(value)):
-            raise ValueError
-    except ValueError:
-        wanted = "a whole number" if whole else "a number"
-        raise SyscallError(
-            Errno.EINVAL, f"sim driver: {key}: wanted {wanted} such as 512, 1.5e9 or 16g, found {text!r}"
-        ) from None
-    return int(value) if whole else value
-
-
 def _errno(name: str) -> Errno:
     if name and name not in Errno.__members__:
-        raise SyscallError(Errno.EINVAL, f"sim driver: no error {name!r}; there are {', '.join(Errno.__members__)}")
+        raise SyscallError(Errno.EINVAL, f"{_WHO}: no error {name!r}; there are {', '.join(Errno.__members__)}")
     return Errno[name] if name else Errno.OK

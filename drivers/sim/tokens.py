@@ -105,7 +105,7 @@ def logprobs(model: ModelSpec, state: int, token: int, count: int) -> TokenLogpr
 def continuation(
     model: ModelSpec, log: Sequence[int], sampler: Sampler, count: int, stop_ids: Iterable[int] = ()
 ) -> list[int]:
-    """What a decode of up to `count` tokens appends to `log`, from the definition alone: no frames, no steps."""
+    """The tokens that a decode of up to `count` appends to `log`, from the definition alone: no frames, no steps."""
     tokens, stops = list(log), set(stop_ids)
     chain: list[int] = []
     extend_chain(chain, model.root, tokens)

@@ -7,81 +7,51 @@ figures are those of the moment: who comes or goes meanwhile changes them.
 
 from __future__ import annotations
 
-from typing import cast
-
-from llmasos.drivers.protocol import BLOCK_TOKENS, Abandon, Failed, Probe, Probed
+from llmasos.drivers.protocol import BLOCK_TOKENS, Abandon, Probe, Probed
 from llmasos.kernel import desk
-from llmasos.kernel.desk import PARKED
 from llmasos.kernel.devices.transfer import ask
 from llmasos.kernel.memory.page_table import blocks
 from llmasos.kernel.models import paging
 from llmasos.kernel.models.loading import check_device, check_fits, plan_room
-from llmasos.kernel.objects.device import UP, Device, no_device
+from llmasos.kernel.objects.device import UP, Ask, Device
 from llmasos.kernel.objects.image import EVICTED, RESIDENT, Image
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.kernel.wait import Waiting, wait
+from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.records import EstimateInfo, Going
 from llmasos.syscalls.table import Estimate
 
 _NEW = -1  # the id of an image that is in no device's table
 
 
-def estimate(system: System, request: Request) -> object:
-    call = cast(Estimate, request.call)
-    device = system.device_named(call.device)
-    path = system.config.models.get(call.model, call.model)
+class Probing(desk.Begun):
+    """A question to a driver about a model that is not known yet."""
+
+    def __init__(self, device: Device, asked: Ask) -> None:
+        self.device, self.asked = device, asked
+
+    def undo(self, system: System, error: SyscallError) -> None:
+        if self.asked.ref in self.device.asked:
+            system.send(self.device, Abandon(self.asked.ref))
+
+
+def estimate(system: System, request: Request, call: Estimate, device: Device, path: str) -> EstimateInfo | Waiting:
+    """Call 66."""
     check_device(device, call.dtype)
-    known = device.find_image(path, call.dtype)
-    if known is not None and known.probed is not None:
-        return _figures(device, known, call.context, system.now)
-
-    refs: list[int] = []  # of the probe, once it is on its way
-
-    def probe(error: SyscallError | None) -> None:
-        try:
-            if error is not None:
-                raise error
-            check_device(device, call.dtype)
-        except SyscallError as refusal:
-            desk.fail(system, request, refusal.errno, refusal.reason)
-        else:
-            refs.append(system.ref())
-            ask(system, device, Probe(refs[0], path, call.dtype), probed, died)
-
-    def probed(message: object) -> None:
-        if request.answered:
-            return
-        if isinstance(message, Failed):
-            desk.fail(system, request, message.errno, message.reason)
-        elif isinstance(message, Probed):
-            twin = device.find_image(path, message.dtype)  # known under that dtype's name, or as the default one
-            if twin is None or twin.probed is None:
-                twin = Image(_NEW, call.model, path, {call.dtype}, EVICTED, message.dtype, message)
-            desk.answer(system, request, _figures(device, twin, call.context, system.now))
-        else:
-            died("it did not speak the protocol")
-            raise SyscallError(Errno.EPROTO, f"a probe was answered by {type(message).__name__}")
-
-    def died(reason: str) -> None:
-        if not request.answered:
-            why = f"the driver of {device.name} died while it looked at {call.model} ({reason}); call again"
-            desk.fail(system, request, Errno.ERESTART, why)
-
-    def undo() -> None:
-        if probe in device.when_up:
-            device.when_up.remove(probe)
-        elif device.state == UP and refs and refs[0] in device.answers:
-            system.send(device, Abandon(refs[0]))
-
-    desk.park(request, undo)
-    if device.state == UP:
-        probe(None)
-    elif device.hopeless:
-        raise no_device(device)
-    else:
-        device.when_up.append(probe)
-    return PARKED
+    image = device.find_image(path, call.dtype)
+    if image is not None and image.probed is not None:
+        return _figures(device, image, call.context, system.now)
+    if not isinstance(request.begun, Probing):
+        if device.state != UP:
+            return wait(device.up)
+        request.begun = Probing(device, ask(system, device, Probe(system.ref(), path, call.dtype), Probed))
+        return wait(request.begun.asked.channel)
+    probed: Probed = request.begun.asked.result(device, f"looked at {call.model}")
+    image = device.find_image(path, probed.dtype)  # known under that dtype's name, or as the default one
+    if image is None or image.probed is None:
+        image = Image(_NEW, call.model, path, {call.dtype}, EVICTED, probed.dtype, probed)
+    return _figures(device, image, call.context, system.now)
 
 
 def _figures(device: Device, image: Image, wanted: int, now: float) -> EstimateInfo:

@@ -3,7 +3,7 @@ fs/proc/array.c."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from llmasos.drivers.protocol import BLOCK_TOKENS
 from llmasos.kernel.objects.device import Device
@@ -19,16 +19,13 @@ from llmasos.syscalls.table import Getinfo, Ps
 _MOST_REASON = 400  # characters of a reason in a row
 
 
-def getinfo(system: System, request: Request) -> ProcessInfo:
-    call = cast(Getinfo, request.call)
-    if call.pid == 0:
-        return process_info(system, request.program)
-    process = system.table.find(call.pid)
-    return process_info(system, process if process is not None else system.table.get(call.pid))
+def getinfo(system: System, request: Request, call: Getinfo, process: Process) -> ProcessInfo:
+    """Call 26."""
+    return process_info(system, process)
 
 
-def ps(system: System, request: Request) -> list[ProcessInfo]:
-    call = cast(Ps, request.call)
+def ps(system: System, request: Request, call: Ps) -> list[ProcessInfo]:
+    """Call 27."""
     return [process_info(system, process) for process in system.table.after(call.after, call.limit)]
 
 
@@ -49,13 +46,13 @@ def process_info(system: System, process: Process) -> ProcessInfo:
     if isinstance(process, LLMProcess):
         failed = process.finish is Finish.ERROR and not process.is_zombie()
         fields["errno"], reason = process.failure if failed else (Errno.OK, process.exit_reason)
-        fields["reason"] = reason[:_MOST_REASON]
+        fields["reason"] = (process.stop_reason or reason)[:_MOST_REASON]
         frames, image = process.table.frames, process.image
         fields |= {
-            "model": process.model,
+            "model": process.traits.model,
             "device": process.device.name,
-            "sched_class": process.sched_class,
-            "nice": process.nice,
+            "sched_class": process.traits.sched_class,
+            "nice": process.traits.nice,
             "length": len(process.log),
             "record_bytes": process.records.bytes,
             "cached": process.table.cached,
@@ -64,9 +61,9 @@ def process_info(system: System, process: Process) -> ProcessInfo:
             "shared_pages": sum(image.pool.refs[f] > 1 for f in frames) if image is not None else 0,
             "decoding": process.decoding is not None,
             "finish": process.finish,
-            "limits": process.limits,
-            "seed": process.sampler.seed,
-            "parked": len(process.readers) + len(process.deferred),
+            "limits": process.traits.limits,
+            "seed": process.traits.sampler.seed,
+            "parked": len(process.output.line) + len(process.boundary.line),
             "swapped": sum(block >= len(frames) for block in process.table.kept),
         }
     elif isinstance(process, Program | DriverProcess):

@@ -1,5 +1,4 @@
-"""The process family: spawn fork exec exit wait kill setlimits; setsched is in move.py, getinfo and ps are in
-info.py.
+"""The process family: spawn fork exec exit wait kill setlimits; setsched is in move.py, getinfo and ps are in info.py.
 
 As in xv6's sysproc.c: a handler checks its arguments, does its work on the process table, and returns the result.
 """
@@ -7,312 +6,232 @@ As in xv6's sysproc.c: a handler checks its arguments, does its work on the proc
 from __future__ import annotations
 
 import dataclasses
-from typing import cast
+from typing import Any
+
+from msgspec.structs import replace
 
 from llmasos.kernel import desk
-from llmasos.kernel.calls.lookup import at_boundary, check_idle, check_unchanged, reachable_group, with_model
-from llmasos.kernel.desk import PARKED
 from llmasos.kernel.events import KillDriver, SignalProgram
-from llmasos.kernel.life import end_program, exit_process, interrupt_decoding, leave_image, reap, settle_program, strike
-from llmasos.kernel.marks import touch
-from llmasos.kernel.models.loading import forget_waiter, want_image
-from llmasos.kernel.objects.image import Image
+from llmasos.kernel.groups.group import Group
+from llmasos.kernel.journal.records import Traits
+from llmasos.kernel.life import end_program, exit_process, interrupt_decoding, leave_image, reap, strike
+from llmasos.kernel.marks import changed, grew, stale
+from llmasos.kernel.models.loading import want_image
+from llmasos.kernel.objects.device import Device
+from llmasos.kernel.objects.image import RESIDENT, Image
 from llmasos.kernel.objects.log_records import LogRecords, check_size
-from llmasos.kernel.objects.process import DriverProcess, LLMProcess, Program
-from llmasos.kernel.objects.request import Change, Request
+from llmasos.kernel.objects.process import DriverProcess, LLMProcess, Process, Program
+from llmasos.kernel.objects.request import Request
 from llmasos.kernel.seeds import seed_of_child, seed_of_pid
-from llmasos.kernel.settle import settle
 from llmasos.kernel.state import System
+from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Finish, Kind, Limits, Sampler, Signal
+from llmasos.syscalls.records import ExitInfo, Finish, Kind, Limits, Sampler, Signal
 from llmasos.syscalls.table import Exec, Exit, Fork, Kill, Setlimits, Spawn, Wait
 
 # --- birth ----------------------------------------------------------------------------------------------------------
 
 
-def spawn(system: System, request: Request) -> object:
-    call = cast(Spawn, request.call)
-    device = system.device_named(call.device)
-    group = reachable_group(system, request.program, call.group)
-    group.check_pids(1)
-    check_size(len(call.records), sum(map(len, call.records)), "the process would have")
-    pid = system.table.new_pid()
+def newborn(system: System, owner: Program, group: Group, device: Device, traits: Traits, **more: Any) -> LLMProcess:
+    """A row of the process table for a process of these traits; `more` are further fields of it. EAGAIN."""
+    pid, now = system.table.new_pid(), system.now
+    name = traits.name or f"{traits.model.rstrip('/').rpartition('/')[2]}-{pid}"[:64]
+    traits = replace(traits, name=name)
     process = LLMProcess(
-        pid=pid,
-        owner=request.program.pid,
-        kind=Kind.LLM,
-        name=call.name or f"{call.model.rstrip('/').rpartition('/')[2]}-{pid}"[:64],
-        group=group,
-        started=system.now,
-        since=system.now,
-        device=device,
-        model=call.model,
-        sampler=call.sampler or Sampler(seed=seed_of_pid(pid)),
-        limits=call.limits,
-        once=call.once,
-        detached=call.detached,
-        sched_class=call.sched_class,
-        nice=call.nice,
-        log=list(call.tokens),
-        turn=system.now,
+        pid, owner.pid, Kind.LLM, name, group, now, since=now, device=device, traits=traits, turn=now, **more
     )
-    process.records.add(0, call.records)
-    process.account.fed = len(call.tokens)
-
-    def ready(image: Image | SyscallError) -> None:
-        if isinstance(image, SyscallError):
-            failed(image)
-        else:
-            try:
-                image.check_tokens(process.log)
-                process.group.check_weights(image.id, image.weight_bytes, image.name)
-                process.image = image
-                process.check_room(len(process.log))
-            except SyscallError as error:
-                process.image = None
-                failed(error)
-                return
-            process.birth = None
-            touch(system, process)
-            image.join(process)
-            system.counters["spawned"] += 1
-            system.counters["fed"] += len(process.log)
-            system.emit("proc.spawn", pid, device.name, len(process.log), process.name)
-            desk.answer(system, request, pid)
-            settle(system, process)
-
-    def failed(error: SyscallError) -> None:
-        undo()
-        if not request.answered:
-            desk.fail(system, request, error.errno, error.reason)
-
-    def undo() -> None:
-        forget_waiter(system, device, ready)
-        process.birth = None
-        if process.pid in system.table:
-            strike(system, process)
-
-    process.birth = request
     system.table.add(process)
-    desk.park(request, undo)
-    try:
-        image = want_image(system, device, call.model, call.dtype, ready)
-    except SyscallError:
-        undo()
-        raise
-    if process.pid in system.table and process.image is None:
-        settle(system, process)
+    stale(system, process)
+    return process
+
+
+class Birth(desk.Begun):
+    """A process that has yet to get its model."""
+
+    def __init__(self, process: LLMProcess) -> None:
+        self.process = process
+
+    def undo(self, system: System, error: SyscallError) -> None:
+        strike(system, self.process)
+
+
+def spawn(system: System, request: Request, call: Spawn, device: Device, group: Group, path: str) -> int | Waiting:
+    """Call 20."""
+    if not isinstance(request.begun, Birth):
+        group.check_pids(1)
+        check_size(len(call.records), sum(map(len, call.records)), "the process would have")
+        sampler = call.sampler or Sampler(seed=seed_of_pid(system.table.next_pid))
+        kind = call.sched_class, call.nice, call.once
+        traits = Traits(call.name, call.model, sampler, call.limits, *kind, spent=0, detached=call.detached)
+        process = newborn(system, request.program, group, device, traits, log=list(call.tokens), birth=request)
+        process.records.add(0, call.records)
+        process.account.fed = len(call.tokens)
+        request.begun = Birth(process)
+    process = request.begun.process
+    image = want_image(system, device, call.model, call.dtype)
     image.used = system.now
-    return PARKED
+    if image.state != RESIDENT:
+        return wait(image.loaded)
+    image.check_tokens(process.log)
+    process.group.check_weights(image.id, image.weight_bytes, image.name)
+    process.check_room(len(process.log), image)
+    process.image, process.birth = image, None
+    image.join(process)
+    changed(system, process)
+    system.counters["spawned"] += 1
+    system.counters["fed"] += len(process.log)
+    system.emit("proc.spawn", process.pid, device.name, len(process.log), process.name)
+    return process.pid
 
 
-def fork(system: System, request: Request) -> object:
-    call = cast(Fork, request.call)
-    parent = with_model(system, call.pid)
-    if parent.running or parent.saved is not None:
-        return at_boundary(parent, request)
-    group = request.program.group
+def fork(system: System, request: Request, call: Fork, parent: LLMProcess) -> list[int]:
+    """Call 21."""
+    group, image = request.program.group, parent.image
     group.check_pids(call.count)
-    assert parent.image is not None
-    group.check_weights(parent.image.id, parent.image.weight_bytes, parent.image.name)
-    system.table.check_room(call.count)  # all or none: children whose pids nobody is told could not be ended
-    return [_fork_one(system, parent, request.program, call) for _ in range(call.count)]
-
-
-def _fork_one(system: System, parent: LLMProcess, owner: Program, call: Fork) -> int:
-    pid = system.table.new_pid()
-    image = parent.image
     assert image is not None
+    group.check_weights(image.id, image.weight_bytes, image.name)
+    system.table.check_room(call.count)  # all or none: children whose pids nobody is told could not be ended
+    return [_fork_one(system, parent, image, request.program, call) for _ in range(call.count)]
+
+
+def _fork_one(system: System, parent: LLMProcess, image: Image, owner: Program, call: Fork) -> int:
     parent.account.forks += 1
-    touch(system, parent)
-    sampler = parent.sampler
+    changed(system, parent)
+    sampler = parent.traits.sampler
     if not call.same_seed:
-        seed = seed_of_child(sampler.seed, parent.account.forks)
-        sampler = Sampler(
-            sampler.temperature, sampler.top_k, sampler.top_p, sampler.min_p, sampler.repetition_penalty, seed
-        )
-    child = LLMProcess(
-        pid=pid,
-        owner=owner.pid,
-        kind=Kind.LLM,
-        name=parent.name,
-        group=owner.group,
-        started=system.now,
-        since=system.now,
-        device=parent.device,
+        sampler = replace(sampler, seed=seed_of_child(sampler.seed, parent.account.forks))
+    spent = parent.traits.spent + parent.account.decoded
+    decoding = parent.decoding
+    if decoding is not None:
+        collected = decoding.collected.copy()
+        decoding = dataclasses.replace(decoding, request=None, timer=None, collected=collected, recorded=0)
+    child = newborn(
+        system,
+        owner,
+        owner.group,
+        parent.device,
+        replace(parent.traits, sampler=sampler, detached=call.detached, spent=spent),
         image=image,
-        model=parent.model,
-        sampler=sampler,
-        limits=parent.limits,
-        once=parent.once,
-        detached=call.detached,
-        sched_class=parent.sched_class,
-        nice=parent.nice,
         log=parent.log.copy(),
         records=parent.records.copy(),
         table=parent.table.fork(image.pool, owner.group),
-        reached=parent.reached,
-        turn=system.now,
+        decoding=decoding if decoding is not None and decoding.append else None,
+        high_water=parent.high_water,
         finish=parent.finish,
         ahead=parent.ahead,
         stopped=parent.stopped,
-        spent=parent.spent + parent.account.decoded,
+        stop_reason=parent.stop_reason,
     )
-    decoding = parent.decoding
-    if decoding is not None and decoding.append:
-        child.decoding = dataclasses.replace(
-            decoding, request=None, timer=None, collected=decoding.collected.copy(), recorded=0
-        )
     image.join(child)
     if child.table.frames:
         image.hold(child)
-    system.table.add(child)
+    changed(system, child)
     system.journal.forked(child, parent)
     system.counters["spawned"] += 1
-    system.emit("proc.fork", pid, child.device.name, len(child.table.frames), f"of {parent.pid}")
-    settle(system, child)
-    return pid
+    system.emit("proc.fork", child.pid, child.device.name, len(child.table.frames), f"of {parent.pid}")
+    return child.pid
 
 
-def exec_(system: System, request: Request) -> object:
-    call = cast(Exec, request.call)
-    process = with_model(system, call.pid)
-    check_idle(process, "exec")
-    check_unchanged(process, request)
+class Change(desk.Begun):
+    """A process that is to get another model; it runs on with its own meanwhile."""
+
+    def __init__(self, process: LLMProcess) -> None:
+        self.process = process
+
+    def undo(self, system: System, error: SyscallError) -> None:
+        self.process.change = None
+
+
+def exec_(system: System, request: Request, call: Exec, process: LLMProcess, path: str) -> Waiting | None:
+    """Call 22."""
     if call.records and call.tokens is None:
-        raise SyscallError(Errno.EINVAL, "`records` go with `tokens`: where the log stays its records stay")
+        raise Errno.EINVAL("`records` go with `tokens`: where the log stays its records stay")
     check_size(len(call.records), sum(map(len, call.records)), f"process {process.pid} would have")
-    if process.running or process.saved is not None:
-        return at_boundary(process, request)
-
-    def ready(image: Image | SyscallError) -> None:
-        process.change = None
-        try:
-            if isinstance(image, SyscallError):
-                raise image
-            if process.running and process.decoding is None:  # it computes what it was fed meanwhile
-                at_boundary(process, request)
-                return
-            _replace_image(system, process, image, call)
-        except SyscallError as error:
-            desk.fail(system, request, error.errno, error.reason)
-        else:
-            desk.answer(system, request, None)
-
-    def undo() -> None:
-        process.change = None
-        forget_waiter(system, process.device, ready)
-
-    desk.park(request, undo)
-    process.change = Change(request, lambda: None)
-    try:
-        want_image(system, process.device, call.model, call.dtype, ready)
-    except SyscallError:
-        undo()
-        raise
-    return PARKED
-
-
-def _replace_image(system: System, process: LLMProcess, image: Image, call: Exec) -> None:
-    check_idle(process, "exec")
-    old = process.image
-    assert old is not None
-    if call.length not in (-1, len(process.log)):
-        raise SyscallError(
-            Errno.EAGAIN,
-            f"the log of process {process.pid} has {len(process.log)} tokens by now, not {call.length}; read it again",
-        )
-    if call.tokens is None and old.probed and image.probed and old.probed.vocab != image.probed.vocab:
-        raise SyscallError(
-            Errno.EINVAL,
-            f"{image.name} has a vocabulary of {image.probed.vocab}, {old.name} of {old.probed.vocab}: the tokens of "
-            f"process {process.pid} mean something else to it; pass its own as `tokens` (the SDK's Process.exec does)",
-        )
+    image = want_image(system, process.device, call.model, call.dtype)
+    if image.state != RESIDENT:
+        process.change, request.begun = request, Change(process)
+        return wait(image.loaded)
+    _check_exec(process, image, call)
     log = process.log if call.tokens is None else list(call.tokens)
-    image.check_tokens(log)
-    process.check_room(len(log), image)
-    process.group.unmap_image(old.id, old.weight_bytes)  # it pays for one of them at a time
-    try:
-        process.group.check_weights(image.id, image.weight_bytes, image.name)
-    finally:
-        process.group.map_image(old.id, old.weight_bytes)
     leave_image(system, process)
     image.used = system.now
-    process.image, process.model, process.log, process.driver_log = image, call.model, log, 0
-    process.reached = process.recorded = 0
+    process.image, process.traits = image, replace(process.traits, model=call.model)
+    process.log, process.change = log, None
+    process.high_water = process.recorded = process.driver_log = 0
     if call.tokens is not None:
         process.records = LogRecords()
         process.records.add(0, call.records)
         system.journal.noted(process)
     process.ahead = True
-    touch(system, process)
-    system.journal.grew(process)
     image.join(process)
+    changed(system, process)
+    grew(system, process)
     system.emit("proc.exec", process.pid, process.device.name, len(log), image.name)
-    settle(system, process)
+    return None
+
+
+def _check_exec(process: LLMProcess, image: Image, call: Exec) -> None:
+    """Whether the process can go on with the image, which is in memory."""
+    old = process.image
+    assert old is not None
+    if call.length not in (-1, len(process.log)):
+        why = f"the log of process {process.pid} has {len(process.log)} tokens by now, not {call.length}; read it again"
+        raise Errno.EAGAIN(why)
+    if call.tokens is None and old.probed and image.probed and old.probed.vocab != image.probed.vocab:
+        raise Errno.EINVAL(
+            f"{image.name} has a vocabulary of {image.probed.vocab}, {old.name} of {old.probed.vocab}: the tokens of "
+            f"process {process.pid} mean something else to it; pass its own as `tokens` (the SDK's Process.exec does)"
+        )
+    log = process.log if call.tokens is None else call.tokens
+    image.check_tokens(log)
+    process.check_room(len(log), image)
+    process.check_exchange(image)
 
 
 # --- death ----------------------------------------------------------------------------------------------------------
 
 
-def exit_(system: System, request: Request) -> object:
-    call = cast(Exit, request.call)
-    if call.pid in (0, request.program.pid):
+def exit_(system: System, request: Request, call: Exit, process: Process) -> None:
+    """Call 23."""
+    if process is request.program:
         desk.answer(system, request, None)
         end_program(system, request.program, call.status, "exit")
-        return PARKED
-    exit_process(system, system.table.llm(call.pid), call.status, "exit")
-    return None
+    else:
+        exit_process(system, system.table.llm(process.pid), call.status, "exit")
 
 
-def wait(system: System, request: Request) -> object:
-    call = cast(Wait, request.call)
+def wait_(system: System, request: Request, call: Wait) -> ExitInfo | Waiting:
+    """Call 24."""
     program = request.program
     children = [call.pid] if call.pid else sorted(program.children)
-    if not children or (call.pid and call.pid not in program.children):
-        what = (
-            f"{call.pid} is no child of program {program.pid}" if call.pid else f"program {program.pid} has no children"
-        )
-        raise SyscallError(Errno.ECHILD, f"{what}; wait only for processes you spawned or forked, and only once")
+    if not program.children.issuperset(children) or not children:
+        child = f"{call.pid} is no child of program {program.pid}"
+        what = child if call.pid else f"program {program.pid} has no children"
+        raise Errno.ECHILD(f"{what}; wait only for processes you spawned or forked, and only once")
     for pid in children:
-        child = system.table.find(pid)
-        if child is not None and child.is_zombie():
-            return reap(system, child)
-    if call.timeout is not None:
-        late = f"no child ended within {call.timeout:g} s"
-        request.timers.append(
-            system.timers.at(system.now + call.timeout, lambda: desk.unpark(system, request, Errno.ETIME, late))
-        )
-    program.reapers.append(request)
-    settle_program(program, system.now)
-
-    def undo() -> None:
-        if request in program.reapers:
-            program.reapers.remove(request)
-            settle_program(program, system.now)
-
-    return desk.park(request, undo)
+        child_process = system.table.find(pid)
+        if child_process is not None and child_process.is_zombie():
+            return reap(system, child_process)
+    return wait(program.ended, call.timeout, f"no child ended within {call.timeout} s")
 
 
-def kill(system: System, request: Request) -> None:
-    call = cast(Kill, request.call)
-    process = system.table.get(call.pid)
+def kill(system: System, request: Request, call: Kill, process: Process) -> None:
+    """Call 25."""
     system.emit(f"sig.{call.signal.name.lower()}", process.pid, detail=f"from {request.program.pid}")
     if isinstance(process, LLMProcess):
         _signal_llm(system, process, call.signal, request.program)
     elif isinstance(process, DriverProcess):
         if call.signal is not Signal.KILL:
-            raise SyscallError(
-                Errno.EINVAL, f"a driver takes no signal but KILL, after which it is restarted; got {call.signal.name}"
-            )
+            raise Errno.EINVAL(f"a driver takes no signal but KILL, after which it is restarted; got {call.signal.name}")
         device = system.devices[process.device]
+        device.pardoned = True
         system.act(KillDriver(device.name, device.incarnation, f"killed by program {request.program.pid}"))
     elif isinstance(process, Program):
         if not process.os_pid:
-            raise SyscallError(Errno.EINVAL, f"the operating system's pid of program {process.pid} is not known")
+            raise Errno.EINVAL(f"the operating system's pid of program {process.pid} is not known")
         system.act(SignalProgram(process.os_pid, call.signal))
     else:
-        raise SyscallError(Errno.EPERM, "init takes no signals; `shutdown` ends the system")
+        raise Errno.EPERM("init takes no signals; `shutdown` ends the system")
 
 
 def _signal_llm(system: System, process: LLMProcess, signal: Signal, sender: Program) -> None:
@@ -322,28 +241,23 @@ def _signal_llm(system: System, process: LLMProcess, signal: Signal, sender: Pro
         case Signal.INT:
             interrupt_decoding(system, process, Finish.INTERRUPT)
         case Signal.STOP:
-            process.stopped = True
-            touch(system, process)
-            settle(system, process)
+            process.stopped, process.stop_reason = True, ""
+            changed(system, process)
         case Signal.CONT:
-            process.stopped = False
-            touch(system, process)
-            settle(system, process)
+            process.ahead = process.ahead or process.stop_reason != ""  # what has failed is tried again
+            process.stopped, process.stop_reason = False, ""
+            changed(system, process)
         case _:
-            raise SyscallError(
-                Errno.EINVAL, f"{signal.name} is sent by the kernel only; send INT, TERM, KILL, STOP or CONT"
-            )
+            raise Errno.EINVAL(f"{signal.name} is sent by the kernel only; send INT, TERM, KILL, STOP or CONT")
 
 
 # --- setting --------------------------------------------------------------------------------------------------------
 
 
-def setlimits(system: System, request: Request) -> Limits:
-    call = cast(Setlimits, request.call)
-    process = system.table.llm(call.pid)
-    old = process.limits
-    if call.limits is not None:
-        process.limits = call.limits
-        touch(system, process)
-        process.spent = 0  # a budget given to this process counts what it decodes itself
+def setlimits(system: System, request: Request, call: Setlimits, process: LLMProcess) -> Limits:
+    """Call 29."""
+    old = process.traits.limits
+    if call.limits is not None:  # a budget given to this process counts what it decodes itself
+        process.traits = replace(process.traits, limits=call.limits, spent=0)
+        changed(system, process)
     return old

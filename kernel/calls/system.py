@@ -3,42 +3,41 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, cast
 
 from llmasos.kernel import desk
 from llmasos.kernel.calls.info import device_info
-from llmasos.kernel.desk import PARKED
 from llmasos.kernel.devices.reschedule import reschedule
-from llmasos.kernel.marks import touch
+from llmasos.kernel.marks import changed
+from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.sched.policies import POLICIES
 from llmasos.kernel.state import System
 from llmasos.kernel.tickets import ticket
+from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls import limits
-from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import BootInfo, LogLine, SchedInfo, Stats
-from llmasos.syscalls.table import Attach, Dmesg, Sched, Trace
-
-if TYPE_CHECKING:
-    pass
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.records import BootInfo, LogLine, SchedInfo, Stats, TraceResult
+from llmasos.syscalls.table import Attach, BootInfoCall, Dmesg, Null, Sched, Shutdown, StatsCall, Trace
 
 
-def attach(system: System, request: Request) -> BootInfo:
-    call = cast(Attach, request.call)
+def attach(system: System, request: Request, call: Attach) -> BootInfo:
+    """Call 1."""
     program = request.program
     if call.ticket and call.ticket != ticket(system.secret, program.pid):
-        raise SyscallError(Errno.EINVAL, f"the ticket is not that of program {program.pid}, which is attached here")
+        raise Errno.EINVAL(f"the ticket is not that of program {program.pid}, which is attached here")
     program.rights &= call.rights
     program.name = call.name or program.name or f"program-{program.pid}"
-    touch(system, program)
+    changed(system, program)
     return _boot_info(system, request)
 
 
-def null(system: System, request: Request) -> None:
-    return None
+def null(system: System, request: Request, call: Null) -> None:
+    """Call 2."""
+    return
 
 
-def boot_info(system: System, request: Request) -> BootInfo:
+def boot_info(system: System, request: Request, call: BootInfoCall) -> BootInfo:
+    """Call 3."""
     return _boot_info(system, request)
 
 
@@ -59,7 +58,8 @@ def _boot_info(system: System, request: Request) -> BootInfo:
     )
 
 
-def stats(system: System, request: Request) -> Stats:
+def stats(system: System, request: Request, call: StatsCall) -> Stats:
+    """Call 4."""
     count = system.counters
     return Stats(
         uptime=system.now - system.started,
@@ -86,44 +86,28 @@ def stats(system: System, request: Request) -> Stats:
     )
 
 
-def trace(system: System, request: Request) -> object:
-    call = cast(Trace, request.call)
-    at = system.now - system.started
-    system.trace.listen(at)
-    if request.mark < 0:
-        request.mark = system.trace.end if call.start < 0 else min(call.start, system.trace.end)
-    result = system.trace.read(request.mark, call.limit)
-    if result.events or not call.timeout:
-        return result
-
-    def undo() -> None:
-        if request in system.tracers:
-            system.tracers.remove(request)
-
-    def overdue() -> None:
-        undo()
-        desk.answer(system, request, system.trace.read(request.mark, call.limit))
-
-    if not request.timers:
-        request.timers.append(system.timers.at(system.now + call.timeout, overdue))
-    system.tracers.append(request)
-    return desk.park(request, undo)
+def trace(system: System, request: Request, call: Trace) -> TraceResult | Waiting:
+    """Call 5."""
+    system.trace.listen(system.now - system.started)
+    if not isinstance(request.begun, int):  # the event that it begins with
+        request.begun = system.trace.end if call.start < 0 else min(call.start, system.trace.end)
+    result = system.trace.read(request.begun, call.limit)
+    return result if result.events or request.late or not call.timeout else wait(system.traced, call.timeout)
 
 
-def dmesg(system: System, request: Request) -> list[LogLine]:
-    call = cast(Dmesg, request.call)
+def dmesg(system: System, request: Request, call: Dmesg) -> list[LogLine]:
+    """Call 6."""
     return system.trace.lines(call.after, call.limit)
 
 
-def shutdown(system: System, request: Request) -> object:
+def shutdown(system: System, request: Request, call: Shutdown) -> None:
+    """Call 7."""
     desk.answer(system, request, None)
     desk.halt(system, f"asked for by {request.program.name} (program {request.program.pid})")
-    return PARKED
 
 
-def sched(system: System, request: Request) -> SchedInfo:
-    call = cast(Sched, request.call)
-    device = system.device_named(call.device)
+def sched(system: System, request: Request, call: Sched, device: Device) -> SchedInfo:
+    """Call 8."""
     if call.policy or call.max_runs or call.step_tokens:
         reschedule(system, device, call.policy, call.max_runs, call.step_tokens)
     return SchedInfo(device.name, device.queue.policy.name, device.max_runs, device.step_tokens)

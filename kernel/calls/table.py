@@ -1,16 +1,19 @@
-"""The handlers of the system calls, by the record of the call: as `syscalls[]` in xv6's syscall.c."""
+"""The handlers of the system calls, by the record of the call: as `syscalls[]` in xv6's syscall.c.
+
+A handler gets the system, the request, the call, and the objects that the call touches, as its row says. It returns the
+result, or `wait(channel)`, or raises SyscallError.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmasos.kernel.calls import context, estimate, group, image, info, memory, move, process, system
-from llmasos.kernel.state import Handler
 from llmasos.syscalls import table as calls
 from llmasos.syscalls.table import Call
 
-HANDLERS: Mapping[type[Call[Any]], Handler] = {
+HANDLERS: Mapping[type[Call[Any]], Callable[..., object]] = {
     calls.Feed: context.feed,
     calls.Decode: context.decode,
     calls.Read: context.read,
@@ -35,7 +38,7 @@ HANDLERS: Mapping[type[Call[Any]], Handler] = {
     calls.Fork: process.fork,
     calls.Exec: process.exec_,
     calls.Exit: process.exit_,
-    calls.Wait: process.wait,
+    calls.Wait: process.wait_,
     calls.Kill: process.kill,
     calls.Setlimits: process.setlimits,
     calls.Attach: system.attach,

@@ -3,41 +3,37 @@
 A death is seen by the exit of the driver's OS process; a hang by a busy heartbeat whose progress stands still. Either way
 the frames are gone, every process of the device goes back to its token log, and the driver is started again: at once
 after a first death, then with a doubling, capped delay. A process that was in the step of several deaths in a row is
-taken for their cause and ended.
+taken for their cause and stopped; a death
+by a signal from outside counts against nobody.
 """
 
 from __future__ import annotations
 
 from llmasos.drivers.protocol import (
-    VERSION,
-    Done,
-    Exported,
     Failed,
+    FromDriver,
     Heartbeat,
     Hello,
-    Imported,
-    Inspected,
-    Loaded,
     Note,
-    Probed,
     Progress,
     StepDone,
+    disagreement,
 )
 from llmasos.kernel.devices import steps
-from llmasos.kernel.devices.rejoin import retry
 from llmasos.kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
-from llmasos.kernel.life import exit_process
-from llmasos.kernel.marks import dirty
+from llmasos.kernel.life import stop_suspect
+from llmasos.kernel.marks import dirty, stale
 from llmasos.kernel.memory.evictions import make_evictions
-from llmasos.kernel.models.loading import give_up, give_up_device, reload_images
-from llmasos.kernel.objects.device import DOWN, HOPELESS, STARTING, UP, Device
+from llmasos.kernel.models.loading import give_up_device, reload_images, suspend
+from llmasos.kernel.objects.device import DOWN, HOPELESS, STARTING, UP, Device, InFlight
+from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess
 from llmasos.kernel.sched.run_queue import RunQueue
-from llmasos.kernel.settle import settle
 from llmasos.kernel.state import System
+from llmasos.kernel.wait import wake
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Kind, Signal, State, WaitFor
+from llmasos.syscalls.records import Kind, State, WaitFor
 
 _WATCH_SECONDS = 1.0
 
@@ -45,7 +41,7 @@ _WATCH_SECONDS = 1.0
 def add_device(system: System, config: DeviceConfig, queue: RunQueue) -> None:
     """A device of the configuration: its row in the process table, and its driver's first start."""
     if config.name in system.devices:
-        raise SyscallError(Errno.EINVAL, f"two devices are called {config.name!r}; give one another name")
+        raise Errno.EINVAL(f"two devices are called {config.name!r}; give one another name")
     process = DriverProcess(
         system.table.new_pid(),
         INIT_PID,
@@ -67,7 +63,7 @@ def add_device(system: System, config: DeviceConfig, queue: RunQueue) -> None:
 
 def _start(system: System, device: Device) -> None:
     device.incarnation += 1
-    device.state, device.os_pid = STARTING, 0
+    device.state, device.os_pid, device.pardoned = STARTING, 0, False
     device.heard = device.progress_at = system.now
     device.progress = -1
     system.act(StartDriver(device.name, device.incarnation))
@@ -75,19 +71,20 @@ def _start(system: System, device: Device) -> None:
 
 
 def _watch(system: System, device: Device) -> None:
-    incarnation = device.incarnation
+    device.watchdog = system.timers.at(system.now + _WATCH_SECONDS, _look, device)
 
-    def look() -> None:
-        if device.incarnation != incarnation or device.state == DOWN:
-            return
-        reason = _hang(system, device)
-        if reason:
-            system.log("error", f"{device.name}: {reason}; killed")
-            system.act(KillDriver(device.name, device.incarnation, reason))
-        else:
-            _watch(system, device)
 
-    device.watchdog = system.timers.at(system.now + _WATCH_SECONDS, look)
+def _look(system: System, device: Device) -> None:
+    reason = _hang(system, device)
+    if reason:
+        _kill(system, device, reason)
+    else:
+        _watch(system, device)
+
+
+def _kill(system: System, device: Device, reason: str) -> None:
+    system.log("error", f"{device.name}: {reason}; killed")
+    system.act(KillDriver(device.name, device.incarnation, reason))
 
 
 def _hang(system: System, device: Device) -> str:
@@ -97,7 +94,7 @@ def _hang(system: System, device: Device) -> str:
         return f"no hello within {late:g} s" if system.now - device.heard > late else ""
     if system.now - device.heard > limit:
         return f"no heartbeat for {limit:g} s"
-    busy = device.in_flight is not None or device.answers
+    busy = device.in_flight is not None or device.asked
     return f"busy without progress for {limit:g} s" if busy and system.now - device.progress_at > limit else ""
 
 
@@ -110,14 +107,12 @@ def from_device(system: System, event: FromDevice) -> None:
     try:
         _message(system, device, event.message)
     except SyscallError as error:
-        reason = f"protocol error: {error.reason}"
-        system.log("error", f"{device.name}: {reason}; killed")
-        system.act(KillDriver(device.name, device.incarnation, reason))
+        _kill(system, device, f"protocol error: {error.reason}")
 
 
-def _message(system: System, device: Device, message: object) -> None:
+def _message(system: System, device: Device, message: FromDriver) -> None:
     if device.state == STARTING and not isinstance(message, Hello):
-        raise SyscallError(Errno.EPROTO, f"a {type(message).__name__} before the hello")
+        raise Errno.EPROTO(f"a {type(message).__name__} before the hello")
     match message:
         case StepDone():
             device.progress_at = system.now
@@ -129,27 +124,39 @@ def _message(system: System, device: Device, message: object) -> None:
             _hello(system, device, message)
         case Failed() if device.in_flight is not None and message.ref == device.in_flight.step.ref:
             steps.step_failed(system, device, f"{message.errno.name}: {message.reason}")
-        case Probed() | Loaded() | Failed() | Done() | Progress() | Exported() | Inspected() | Imported():
-            device.progress_at = system.now
-            answer = device.answers.pop(message.ref, None)
-            device.died.pop(message.ref, None)
-            device.aside.discard(message.ref)
-            if answer is None:
-                raise SyscallError(Errno.EPROTO, f"an answer to {message.ref}, which nobody asked")
-            answer(message)
-            dirty(system, device)
         case Note():
             level = message.level if message.level in ("info", "warning", "error") else "info"
             system.log(level, f"{device.name}: {message.text}")
         case _:
-            raise SyscallError(Errno.EPROTO, f"unexpected {type(message).__name__}")
+            _answered(system, device, message)
+
+
+def _answered(system: System, device: Device, message: FromDriver) -> None:
+    """A driver has answered a request, or says how far it has come with it."""
+    device.progress_at = system.now
+    ref = getattr(message, "ref", 0)
+    ask = device.asked.get(ref)
+    if ask is None:
+        raise Errno.EPROTO(f"a {type(message).__name__} for {ref}, which nobody asked")
+    if isinstance(message, Progress) and isinstance(ask.about, Image):
+        ask.about.progress = message.fraction
+        return
+    ask.check(message)
+    del device.asked[ref]
+    ask.answer = message
+    if ask.came is not None:
+        ask.came(system, device, ask)
+    wake(system, ask.channel)
+    dirty(system, device)
 
 
 def _hello(system: System, device: Device, hello: Hello) -> None:
-    if hello.version != VERSION:
-        raise SyscallError(Errno.EPROTO, f"driver speaks protocol {hello.version}, this kernel {VERSION}")
+    if reason := disagreement(hello):
+        raise Errno.EPROTO(reason)
+    if hello.kind != device.config.kind:
+        raise Errno.EPROTO(f"a driver of kind {hello.kind!r}, not {device.config.kind!r}")
     if device.state == UP:
-        raise SyscallError(Errno.EPROTO, "a second hello")
+        raise Errno.EPROTO("a second hello")
     device.hello, device.os_pid, device.state, device.error = hello, hello.os_pid, UP, ""
     device.up_since = system.now
     config = device.config
@@ -161,54 +168,94 @@ def _hello(system: System, device: Device, hello: Hello) -> None:
     system.log("info", f"{device.name}: up: {hello.description} (os pid {hello.os_pid}, start {device.incarnation})")
     system.emit("driver.up", device.process.pid, device.name, device.incarnation)
     reload_images(system, device)
-    for process in list(system.table):  # those without an image too: their model is asked for the first time
+    for process in system.table:  # those without an image too: their model is asked for the first time
         if isinstance(process, LLMProcess) and process.device is device:
-            settle(system, process)
-    waiting, device.when_up = device.when_up, []
-    for go in waiting:
-        go(None)
-    retry(system, device)
+            stale(system, process)
+    wake(system, device.up)
+    dirty(system, device)
+
+
+# --- death and what comes of it, in order ---------------------------------------------------------------------------
 
 
 def driver_exited(system: System, event: DriverExited) -> None:
-    """A driver's OS process is gone: take back what it had, and see to its successor."""
+    """A driver's OS process is gone: its processes go back to their logs, calls hear of it, its successor starts."""
     device = system.devices[event.device]
     if event.incarnation != device.incarnation or device.state == DOWN:
         return
-    said_hello = device.state == UP
-    device.state, device.os_pid = DOWN, 0
+    said_hello, device.state, device.os_pid, device.error = device.state == UP, DOWN, 0, event.reason
     device.process.enter(State.BLOCKED, WaitFor.DEVICE, system.now)
     system.emit("driver.down", device.process.pid, device.name, device.incarnation, event.reason)
     if system.halting:
         return
     system.log("error", f"{device.name}: driver died: {event.reason}")
-    work = _work_at_hand(device)
-    bereaved = list(device.died.values())
-    device.answers.clear()
-    device.died.clear()
-    device.aside.clear()
-    device.dropped.clear()
-    if device.page_timer is not None:
-        device.page_timer.cancel()
-        device.page_timer = None
-    if device.watchdog is not None:
-        device.watchdog.cancel()
+    blameless = event.outside or device.pardoned
+    work, flight = set() if blameless else _work_at_hand(device), device.in_flight
+    _lose_memory(system, device)
+    if flight is not None:
+        _suspect(system, flight, flight.step.ref in work)
+    _tell_callers(system, device, event.reason)
     if said_hello and system.now - device.up_since >= system.config.restart_forgiven:
         device.failures = 0
     device.failures += 1
-    device.error = event.reason
     if not said_hello and device.failures >= HOPELESS:
-        give_up_device(device)
-    loading = [image for image in device.images.values() if image.ref in work]
-    _lose_frames(system, device, work)
-    for tell in bereaved:
-        tell(event.reason)
-    dirty(system, device)  # nothing is left to be sent before what waits in after_outs
-    for image in loading:
+        give_up_device(system, device)
+    for image in [image for image in device.images.values() if image.ref in work]:
         image.deaths += 1
         if image.deaths >= system.config.max_crashes:
-            reason = f"the driver died {image.deaths} times in a row while loading it: {event.reason}"
-            give_up(system, device, image, SyscallError(Errno.EIO, reason))
+            reason = f"the driver died {image.deaths} times in a row while loading {image.name}: {event.reason}"
+            suspend(system, device, image, reason)
+    _restart(system, device)
+
+
+def _work_at_hand(device: Device) -> set[int]:
+    """The refs of what the driver was doing: it asks about models and loads them one after the other, and does all else
+    in order beside that, but for what is `aside`; refs only grow. Empty: it was idle."""
+    loads = {image.ref for image in device.images.values()} & device.asked.keys()
+    others = {ref for ref, ask in device.asked.items() if not ask.aside} - loads
+    if device.in_flight is not None:
+        others.add(device.in_flight.step.ref)
+    return {min(refs) for refs in (loads, others) if refs}
+
+
+def _lose_memory(system: System, device: Device) -> None:
+    """Nothing of the device's memory is left, nor of what was to be done there."""
+    device.in_flight = None
+    device.outs.clear()
+    device.dropped.clear()
+    for timer in (device.page_timer, device.watchdog):
+        if timer is not None:
+            timer.cancel()
+    for image in device.images.values():
+        image.lose()
+        image.lose_kv()
+        for process in image.users.values():
+            stale(system, process)
+
+
+def _suspect(system: System, flight: InFlight, at_work: bool) -> None:
+    """The processes of the step are suspects, if the driver was at work on it. It has come to its end in any case."""
+    for process in flight.processes:
+        process.running = process.guessing = process.swapped_in = 0
+        process.crashes += at_work
+        if process.crashes >= system.config.max_crashes:
+            stop_suspect(system, process, f"the driver died {process.crashes} times in a row in its step")
+        steps.boundary(system, process)
+
+
+def _tell_callers(system: System, device: Device, reason: str) -> None:
+    """Calls that wait for the driver's answers, or for the step to end, go on and find out."""
+    for ask in device.asked.values():
+        ask.death = reason
+        wake(system, ask.channel)
+    device.asked.clear()
+    wake(system, device.between_steps)
+    wake(system, device.sent)
+    dirty(system, device)
+
+
+def _restart(system: System, device: Device) -> None:
+    """At once after a first death, then with a delay."""
     delay = 0.0
     if device.failures > 1:
         delay = min(system.config.restart_first * 2.0 ** (device.failures - 2), system.config.restart_max)
@@ -216,41 +263,6 @@ def driver_exited(system: System, event: DriverExited) -> None:
     system.counters["driver_restarts"] += 1
     if delay:
         system.log("warning", f"{device.name}: next start in {delay:g} s ({device.failures} failures in a row)")
-        device.watchdog = system.timers.at(system.now + delay, lambda: _start(system, device))
+        device.watchdog = system.timers.at(system.now + delay, _start, device)
     else:
         _start(system, device)
-
-
-def _work_at_hand(device: Device) -> set[int]:
-    """The refs of what the driver was doing: it asks about models and loads them one after the other, and does all else
-    in order beside that, but for what is `aside`; refs only grow. Empty: it was idle."""
-    loads = {image.ref for image in device.images.values()} & device.answers.keys()
-    others = device.answers.keys() - device.aside - loads
-    if device.in_flight is not None:
-        others.add(device.in_flight.step.ref)
-    return {min(refs) for refs in (loads, others) if refs}
-
-
-def _lose_frames(system: System, device: Device, work: set[int]) -> None:
-    """Nothing of the device's memory is left; the processes of the step are suspects if that was of its `work`."""
-    flight, device.in_flight = device.in_flight, None
-    device.outs.clear()
-    for image in device.images.values():
-        image.lose()
-        image.lose_kv()
-    suspects = flight.processes if flight is not None else []
-    for process in suspects:
-        process.running = process.guessing = process.returned = 0
-        process.crashes += flight is not None and flight.step.ref in work
-    for process in suspects:
-        if process.dying is None and process.crashes >= system.config.max_crashes:
-            process.dying = (128 + int(Signal.KILL), f"the driver died {process.crashes} times in a row in its step")
-            system.log("error", f"process {process.pid} ends: {process.dying[1]}")
-    for image in device.images.values():
-        for process in list(image.users.values()):
-            if process.dying is not None:
-                exit_process(system, process, *process.dying)
-            else:
-                settle(system, process)
-    for process in suspects:
-        steps.boundary(system, process)

@@ -10,19 +10,17 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from llmasos.drivers.protocol import BLOCK_TOKENS, Drop, RunResult, Step, StepDone
-from llmasos.kernel import desk
 from llmasos.kernel.life import exit_process, fail_decoding, finish_decoding
-from llmasos.kernel.marks import dirty, freed
+from llmasos.kernel.marks import dirty, freed, grew, stale
 from llmasos.kernel.memory.page_table import blocks
 from llmasos.kernel.memory.swap import Slot
-from llmasos.kernel.models.loading import page
+from llmasos.kernel.models.loading import forget_unneeded, page
 from llmasos.kernel.objects.device import UP, Device, InFlight
 from llmasos.kernel.objects.process import Decoding, LLMProcess
-from llmasos.kernel.readers import wake_readers
 from llmasos.kernel.sched.plan import Plan, plan_step
-from llmasos.kernel.settle import settle
 from llmasos.kernel.state import System
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.kernel.wait import wake
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Finish, Signal
 
 if TYPE_CHECKING:
@@ -31,13 +29,9 @@ if TYPE_CHECKING:
 
 def pump(system: System, device: Device) -> None:
     """Send the device its next step if it is idle and somebody can run."""
-    _go_on_after_outs(device)
+    forget_unneeded(system, device)
     if device.state != UP or system.halting:
         return
-    if device.in_flight is None:
-        after, device.after_step = device.after_step, []
-        for act in after:
-            act()
     page(system, device)
     if device.in_flight is not None or device.loads_alone:
         return
@@ -57,33 +51,30 @@ def pump(system: System, device: Device) -> None:
         assert image is not None
         image.ran, image.steps = system.now, image.steps + 1
     system.send(device, step)
-    _go_on_after_outs(device)
+    wake(system, device.sent)  # messages from here on are ordered after the pending swap-outs
     if system.trace.on:
-        pids = ",".join(f"{run.ctx}+{len(run.tokens)}" for run in plan.runs)
-        system.emit("sched.step", device=device.name, amount=plan.tokens, detail=pids)
-        for what, moves in (("mem.out", step.outs), ("mem.in", step.ins)):
-            for pid, count in Counter(move.ctx for move in moves).items():
-                system.emit(what, pid, device.name, count)
-        for copy in plan.copies:
-            system.emit("mem.copy", device=device.name, amount=1, detail=f"{copy.src}->{copy.dst}")
+        _trace(system, device, step, plan)
 
 
-def _go_on_after_outs(device: Device) -> None:
-    """What is sent from here on comes after the frames have been moved out that were to be."""
-    while device.after_outs and not device.outs:
-        device.after_outs.pop(0)()
+def _trace(system: System, device: Device, step: Step, plan: Plan) -> None:
+    pids = ",".join(f"{run.ctx}+{len(run.tokens)}" for run in plan.runs)
+    system.emit("sched.step", device=device.name, amount=plan.tokens, detail=pids)
+    for what, moves in (("mem.out", step.outs), ("mem.in", step.ins)):
+        for pid, count in Counter(move.ctx for move in moves).items():
+            system.emit(what, pid, device.name, count)
+    for copy in plan.copies:
+        system.emit("mem.copy", device=device.name, amount=1, detail=f"{copy.src}->{copy.dst}")
 
 
 def step_done(system: System, device: Device, message: StepDone) -> None:
     """The results of the step in flight."""
     flight = device.in_flight
     if flight is None or flight.step.ref != message.ref:
-        raise SyscallError(Errno.EPROTO, f"results of step {message.ref}, which is not in flight")
+        raise Errno.EPROTO(f"results of step {message.ref}, which is not in flight")
     _check_results(flight, message)
-    device.in_flight = None
     _account_moves(system, device, flight, message)
+    _end_step(system, device)
     if not flight.processes:
-        dirty(system, device)
         return
     device.steps += 1
     device.computed += flight.tokens
@@ -94,14 +85,19 @@ def step_done(system: System, device: Device, message: StepDone) -> None:
     share = message.seconds / max(1, flight.tokens)
     again = 0
     for process, result in zip(flight.processes, message.results, strict=True):
-        before = max(0, process.reached - process.table.cached)
+        before = max(0, process.high_water - process.table.cached)
         again += min(process.running, before)
         _apply(system, device, process, result, share)
     _look_for_thrashing(system, device, flight, message, share * again)
     for process in flight.processes:
         boundary(system, process)
+
+
+def _end_step(system: System, device: Device) -> None:
+    device.in_flight = None
+    wake(system, device.between_steps)
     dirty(system, device)
-    freed(system)  # who was in a step may lose its pages to others of its group, on other devices too
+    freed(system)  # a process that was in the step may lose its pages to others of its group, on other devices too
 
 
 def _account_moves(system: System, device: Device, flight: InFlight, message: StepDone) -> None:
@@ -116,7 +112,7 @@ def _account_moves(system: System, device: Device, flight: InFlight, message: St
         image.swap_cost.computed(flight.tokens, message.phases.get("model", 0.0))
         if paid != image.swap_cost.pays:  # what each has to compute is another matter now
             for user in image.users.values():
-                settle(system, user)
+                stale(system, user)
     system.counters["moved_out"] += len(step.outs) - len(message.unwritten)
     system.counters["moved_in"] += len(step.ins)
     for number in message.unwritten:
@@ -124,7 +120,7 @@ def _account_moves(system: System, device: Device, flight: InFlight, message: St
         process = system.table.find(move.ctx)
         if isinstance(process, LLMProcess) and process.image is not None:
             process.table.lose_slot(process.image.swap, Slot(move.tier, move.slot))
-            settle(system, process)  # it may have to compute what it has lost
+            stale(system, process)  # it may have to compute what it has lost
     if message.unwritten:
         system.log(
             "warning",
@@ -152,47 +148,41 @@ def _look_for_thrashing(system: System, device: Device, flight: InFlight, messag
 def _check_results(flight: InFlight, message: StepDone) -> None:
     """EPROTO if the results are not those of the step's runs, or a token is none of the model's."""
     if message.unwritten and not 0 <= min(message.unwritten) <= max(message.unwritten) < len(flight.step.outs):
-        raise SyscallError(Errno.EPROTO, f"step {message.ref}: moves that it did not have were not written")
+        raise Errno.EPROTO(f"step {message.ref}: moves that it did not have were not written")
     if [result.ctx for result in message.results] != [process.pid for process in flight.processes]:
-        raise SyscallError(Errno.EPROTO, f"step {message.ref}: results are not those of its runs")
+        raise Errno.EPROTO(f"step {message.ref}: results are not those of its runs")
     for run, result, process in zip(flight.step.runs, message.results, flight.processes, strict=True):
         probed = process.image.probed if process.image is not None else None
         wanted = run.sample is not None and run.sample.append and not result.error and result.lost < 0
         tokens = [result.token, *result.more]
         if wanted and probed is not None and not 0 <= min(tokens) <= max(tokens) < probed.vocab:
-            raise SyscallError(
-                Errno.EPROTO, f"step {message.ref}: of {tokens} not all are in a vocabulary of {probed.vocab}"
-            )
-        if result.lost >= blocks(process.returned):
-            raise SyscallError(Errno.EPROTO, f"step {message.ref}: a frame was lost that was not to be moved in")
+            raise Errno.EPROTO(f"step {message.ref}: of {tokens} not all are in a vocabulary of {probed.vocab}")
+        if result.lost >= blocks(process.swapped_in):
+            raise Errno.EPROTO(f"step {message.ref}: a frame was lost that was not to be moved in")
         if len(result.more) > run.ahead:
-            raise SyscallError(
-                Errno.EPROTO, f"step {message.ref}: {len(result.more)} tokens by guessing, {run.ahead} were allowed"
-            )
+            raise Errno.EPROTO(f"step {message.ref}: {len(result.more)} tokens by guessing, {run.ahead} were allowed")
 
 
 def step_failed(system: System, device: Device, reason: str) -> None:
     """The device could not do the step as a whole: every process in it fails, the device goes on."""
-    flight, device.in_flight = device.in_flight, None
-    if flight is None:
-        return
+    flight = device.in_flight
+    assert flight is not None
+    _end_step(system, device)
     system.log("error", f"{device.name}: a step of {len(flight.processes)} processes failed: {reason}")
     for process in flight.processes:
         _apply(system, device, process, RunResult(process.pid, error=reason), 0.0)
     for process in flight.processes:
         boundary(system, process)
-    dirty(system, device)
-    freed(system)
 
 
 def _apply(system: System, device: Device, process: LLMProcess, result: RunResult, share: float) -> None:
     tokens, process.running = process.running, 0
     guessing, process.guessing = process.guessing, 0
-    returned, process.returned = process.returned, 0
+    swapped_in, process.swapped_in = process.swapped_in, 0
     image, account = process.image, process.account
     assert image is not None
     if result.lost >= 0:
-        block = (process.table.cached - returned) // BLOCK_TOKENS + result.lost
+        block = (process.table.cached - swapped_in) // BLOCK_TOKENS + result.lost
         process.table.lose(image.swap, block)
         _forget_from(process, image, block * BLOCK_TOKENS)
         system.log(
@@ -204,7 +194,7 @@ def _apply(system: System, device: Device, process: LLMProcess, result: RunResul
     if result.error:
         # Nobody knows how far it came: a block that was to be copied may not have been, and what the driver has
         # heard of the context it may have forgotten. Full blocks are sure; all else is told and computed again.
-        _forget_from(process, image, (process.table.cached - returned) // BLOCK_TOKENS * BLOCK_TOKENS)
+        _forget_from(process, image, (process.table.cached - swapped_in) // BLOCK_TOKENS * BLOCK_TOKENS)
         system.log("error", f"{device.name}: process {process.pid}: {result.error}")
         reason = f"the device could not compute process {process.pid}: {result.error}"
         fail_decoding(system, process, reason)
@@ -224,7 +214,7 @@ def _apply(system: System, device: Device, process: LLMProcess, result: RunResul
             finish = _append(process, decoding, token)
     decoded = account.decoded - before
     if decoded:
-        system.journal.grew(process)
+        grew(system, process)
     if guessing:
         table.cut(image.pool, table.cached)
         process.driver_log = table.cached
@@ -264,12 +254,12 @@ def _append(process: LLMProcess, decoding: Decoding, token: int) -> Finish:
 def _account(system: System, device: Device, process: LLMProcess, run: int, extra: int, share: float) -> None:
     """`run` tokens were asked for, `extra` came with them by guessing, `share` seconds a token that was asked for."""
     account, tokens = process.account, run + extra
-    if process.table.cached > process.reached:  # what is computed again after a crash clears nobody
+    if process.table.cached > process.high_water:  # what is computed again after a crash clears nobody
         process.crashes = 0
-        process.quantum_used += process.table.cached - process.reached
-        process.group.charge_tokens(min(tokens, process.table.cached - process.reached), system.now)
+        process.quantum_used += process.table.cached - process.high_water
+        process.group.charge_tokens(min(tokens, process.table.cached - process.high_water), system.now)
         system.journal.charged(process.group)
-        process.reached = process.table.cached
+        process.high_water = process.table.cached
     account.steps += 1
     account.computed += tokens
     account.device_seconds += share * run
@@ -291,9 +281,5 @@ def boundary(system: System, process: LLMProcess) -> None:
         finish_decoding(system, process, process.decoding.interrupted)
         if process.is_zombie():
             return
-    deferred, process.deferred = process.deferred, []
-    for request in deferred:
-        desk.dispatch(system, request)
-    settle(system, process)
-    if process.readers:
-        wake_readers(system, process)
+    stale(system, process)
+    wake(system, process.boundary)

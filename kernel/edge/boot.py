@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = settings.build(settings.read(args.config), over, directory, version())
         core = Kernel(config)
         if args.die_with_parent and not _is_pipe(sys.stdin.fileno()):
-            raise SyscallError(Errno.EINVAL, "--die-with-parent needs a pipe as standard input; it ends with it")
+            raise Errno.EINVAL("--die-with-parent needs a pipe as standard input; it ends with it")
         lock.prepare(directory)
         if args.detach:
             return _detach(directory, given)
@@ -135,10 +135,9 @@ def _sign(directory: Path, journal: Opened) -> Path:
     if sign.absolute() == place or (sign.is_symlink() and sign.resolve() == place.resolve()):
         return sign
     if sign.exists() and not sign.is_symlink():
-        raise SyscallError(
-            Errno.EBUSY,
+        raise Errno.EBUSY(
             f"a kernel that died has left its journal {sign}, with what is to come back; boot without --journal to have "
-            f"it back, move it to {place}, or remove it",
+            f"it back, move it to {place}, or remove it"
         )
     try:
         if sign.exists():
@@ -147,7 +146,7 @@ def _sign(directory: Path, journal: Opened) -> Path:
         sign.unlink(missing_ok=True)
         sign.symlink_to(place)
     except OSError as error:
-        raise SyscallError(Errno.EIO, f"the link {sign} to the journal cannot be made: {error.strerror}") from None
+        raise Errno.EIO(f"the link {sign} to the journal cannot be made: {error.strerror}") from None
     return sign
 
 
@@ -187,7 +186,7 @@ def _detach(directory: Path, given: list[str]) -> int:
         if time.monotonic() > deadline:
             child.kill()
             child.wait()
-            raise SyscallError(Errno.ETIME, f"the kernel did not answer within {DETACH_SECONDS:g} s; its log is {log}")
+            raise Errno.ETIME(f"the kernel did not answer within {DETACH_SECONDS:g} s; its log is {log}")
         time.sleep(0.02)
     words = log.read_bytes()[before:].decode(errors="replace").strip() if log.exists() else ""
     print(words or f"the kernel ended with status {child.returncode}", file=sys.stderr)

@@ -24,10 +24,10 @@ import xxhash
 from llmasos.kernel.journal.records import BadFrame, Frame, decode, encode
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls import runtime
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 
 NAME = runtime.JOURNAL
-VERSION = 1
+VERSION = 2
 _HEADER = struct.Struct("<8sI4x")
 _MAGIC = b"LLMasOSj"
 _FRAME = struct.Struct("<IIQ")  # length, a check of it, a check of the body
@@ -68,24 +68,21 @@ def read(path: Path, upto: int | None = None, rest: Callable[[], None] = lambda:
             _check_header(path, file.read(_HEADER.size))
             return _read_frames(file, size, rest)
     except OSError as error:
-        raise SyscallError(
-            Errno.EIO,
-            f"the journal {path} cannot be read: {error.strerror}; mend that, or boot without it (--no-journal)",
+        raise Errno.EIO(
+            f"the journal {path} cannot be read: {error.strerror}; mend that, or boot without it (--no-journal)"
         ) from None
 
 
 def _check_header(path: Path, found: bytes) -> None:
     magic, version = _HEADER.unpack(found) if len(found) == _HEADER.size else (b"", 0)
     if magic != _MAGIC:
-        raise SyscallError(
-            Errno.EINVAL,
-            f"{path} is no journal of LLMasOS; it has not been touched: move it away, or name another directory",
+        raise Errno.EINVAL(
+            f"{path} is no journal of LLMasOS; it has not been touched: move it away, or name another directory"
         )
     if version != VERSION:
-        raise SyscallError(
-            Errno.EINVAL,
+        raise Errno.EINVAL(
             f"the journal {path} is of version {version}, {VERSION} is known here; it has not been touched: boot the "
-            "LLMasOS that wrote it, or move it away and begin anew",
+            "LLMasOS that wrote it, or move it away and begin anew"
         )
 
 
@@ -246,10 +243,9 @@ def open_journal(directory: Path) -> Opened:
         return Opened(path, lock, fd, found.end, found.state, notes)
     except OSError as error:
         os.close(lock)
-        raise SyscallError(
-            Errno.EIO,
+        raise Errno.EIO(
             f"the journal {path} cannot be written: {error.strerror}; mend that, name another directory, or boot without "
-            "it (--no-journal)",
+            "it (--no-journal)"
         ) from None
     except BaseException:
         os.close(lock)
@@ -261,15 +257,15 @@ def _hold(directory: Path) -> int:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise SyscallError(
-            Errno.EIO, f"the directory {directory} of the journal cannot be used: {error.strerror}; name another"
+        raise Errno.EIO(
+            f"the directory {directory} of the journal cannot be used: {error.strerror}; name another"
         ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
-        raise SyscallError(
-            Errno.EBUSY, f"another kernel keeps its journal in {directory}; name another directory for this one"
+        raise Errno.EBUSY(
+            f"another kernel keeps its journal in {directory}; name another directory for this one"
         ) from None
     return lock
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from llmasos.syscalls import runtime, zeromq
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 
 _PATIENCE = 0.5  # seconds: somebody who only asks whether a kernel runs holds the lock for an instant
 
@@ -23,26 +23,21 @@ def prepare(directory: Path) -> None:
     try:
         zeromq.check_endpoint(runtime.endpoint(directory, runtime.DRIVERS))
     except ValueError as error:
-        raise SyscallError(Errno.EINVAL, str(error)) from None
+        raise Errno.EINVAL(str(error)) from None
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = directory.lstat()
     except FileExistsError:
-        raise SyscallError(
-            Errno.EINVAL, f"{directory} is no directory; name another (--runtime or LLMASOS_RUNTIME)"
-        ) from None
+        raise Errno.EINVAL(f"{directory} is no directory; name another (--runtime or LLMASOS_RUNTIME)") from None
     except OSError as error:
-        raise SyscallError(
-            Errno.EIO, f"the runtime directory {directory} cannot be made: {error.strerror}; name another"
-        ) from None
+        raise Errno.EIO(f"the runtime directory {directory} cannot be made: {error.strerror}; name another") from None
     if not stat.S_ISDIR(found.st_mode) and not directory.is_dir():
-        raise SyscallError(Errno.EINVAL, f"{directory} is no directory; name another")
+        raise Errno.EINVAL(f"{directory} is no directory; name another")
     found = directory.stat()
     if found.st_uid != os.getuid():
-        raise SyscallError(
-            Errno.EPERM,
+        raise Errno.EPERM(
             f"the runtime directory {directory} belongs to user {found.st_uid}, not to you ({os.getuid()}); "
-            "name another (--runtime or LLMASOS_RUNTIME)",
+            "name another (--runtime or LLMASOS_RUNTIME)"
         )
     if stat.S_IMODE(found.st_mode) & 0o077:
         directory.chmod(0o700)
@@ -65,7 +60,7 @@ def hold(directory: Path) -> int:
             if time.monotonic() > deadline:
                 found = os.pread(lock, 100, 0).split()
                 os.close(lock)
-                raise SyscallError(Errno.EBUSY, _held(directory, found)) from None
+                raise Errno.EBUSY(_held(directory, found)) from None
         # Asked about in this instant, or removed by its last holder after we had opened it.
         os.close(lock)
         time.sleep(0.02)

@@ -54,7 +54,7 @@ from llmasos.kernel.events import (
     WakeAt,
 )
 from llmasos.kernel.journal.state import State
-from llmasos.syscalls import limits, runtime, transport, wire, zeromq
+from llmasos.syscalls import runtime, transport, wire, zeromq
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.transport import Message
 
@@ -114,7 +114,7 @@ class Server:
         first = self._core.boot(0.0, saved, self._notes)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._programs = transport.router(context)
-        self._drivers = transport.router(context, max_frame=limits.MAX_REPLY_BYTES)
+        self._drivers = transport.router(context, max_frame=protocol.ANSWER_BYTES)
         self._monitor = self._programs.monitor()
         try:
             async with trio.open_nursery() as nursery:

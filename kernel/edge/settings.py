@@ -45,7 +45,7 @@ from msgspec import UNSET, Meta, UnsetType
 from llmasos.drivers.protocol import KINDS
 from llmasos.kernel.events import DeviceConfig, JournalConfig, KernelConfig
 from llmasos.syscalls import limits
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import GroupSettings, KvAction
 from llmasos.syscalls.size import Size, size
 
@@ -136,16 +136,12 @@ def read(path: str | None) -> File:
         with open(Path(path).expanduser(), "rb") as file:
             text = file.read(MOST_BYTES + 1)
         if len(text) > MOST_BYTES:
-            raise SyscallError(
-                Errno.EINVAL, f"{path} has more than {MOST_BYTES} bytes and is no configuration; name a TOML file"
-            )
+            raise Errno.EINVAL(f"{path} has more than {MOST_BYTES} bytes and is no configuration; name a TOML file")
         return msgspec.toml.decode(text, type=File)
     except OSError as error:
-        raise SyscallError(
-            Errno.ENOENT, f"the configuration {path} cannot be read: {error.strerror}; name a TOML file"
-        ) from None
+        raise Errno.ENOENT(f"the configuration {path} cannot be read: {error.strerror}; name a TOML file") from None
     except (msgspec.DecodeError, UnicodeError) as error:
-        raise SyscallError(Errno.EINVAL, f"the configuration {path} is wrong: {error}") from None
+        raise Errno.EINVAL(f"the configuration {path} is wrong: {error}") from None
 
 
 def device(text: str) -> Device:
@@ -157,14 +153,14 @@ def device(text: str) -> Device:
     for item in filter(None, rest.split(",")):
         key, equals, value = item.partition("=")
         if not key or not equals:
-            raise SyscallError(Errno.EINVAL, f"--device {text}: {item!r} is not key=value; e.g. --device cpu:threads=2")
+            raise Errno.EINVAL(f"--device {text}: {item!r} is not key=value; e.g. --device cpu:threads=2")
         target = fields if key in Device.__struct_fields__ and key not in ("kind", "options") else options
         target[key] = value
     try:
         # Not strict: what the command line says of numbers is text.
         return msgspec.convert({**fields, "options": options}, Device, strict=False)
     except msgspec.ValidationError as error:
-        raise SyscallError(Errno.EINVAL, f"--device {text}: {error}") from None
+        raise Errno.EINVAL(f"--device {text}: {error}") from None
 
 
 def default_devices() -> list[Device]:
@@ -218,9 +214,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> KernelC
     configs = []
     for wanted in devices:
         if wanted.kind not in KINDS:
-            raise SyscallError(
-                Errno.EINVAL, f"no driver for a device of kind {wanted.kind!r}; there are: {', '.join(KINDS)}"
-            )
+            raise Errno.EINVAL(f"no driver for a device of kind {wanted.kind!r}; there are: {', '.join(KINDS)}")
         number = names[wanted.kind] = names.get(wanted.kind, -1) + 1
         name = wanted.name or f"{wanted.kind}{number}"
         configs.append(
@@ -242,7 +236,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> KernelC
     for text in over.models:
         name, equals, path = text.partition("=")
         if not name or not equals or not path:
-            raise SyscallError(Errno.EINVAL, f"--model {text}: wanted NAME=PATH")
+            raise Errno.EINVAL(f"--model {text}: wanted NAME=PATH")
         models[name] = _model_path(path)
     tuning = {name: value for name in Tuning.__struct_fields__ if (value := getattr(file.kernel, name)) is not UNSET}
     return KernelConfig(

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from llmasos.kernel.groups.pressure import Pressure
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_GROUP_DEPTH, MAX_GROUPS, MAX_SESSION_GROUPS
 from llmasos.syscalls.records import GroupSettings
 
@@ -152,10 +152,9 @@ class Group:
             limit = group.settings.weights_max
             if limit and image not in group.images and group.weights + size > limit:
                 group.events["weights_max"] += 1
-                raise SyscallError(
-                    Errno.EDQUOT,
+                raise Errno.EDQUOT(
                     f"the weights of {name} are {size} bytes; group {group.path} has {group.weights} of at most {limit} "
-                    "(weights_max)",
+                    "(weights_max)"
                 )
 
     def check_pids(self, count: int, already: Group | None = None) -> None:
@@ -164,10 +163,9 @@ class Group:
             limit = group.settings.pids_max
             if limit and group.pids + count > limit and not (already is not None and already.below(group)):
                 group.events["pids_max"] += 1
-                raise SyscallError(
-                    Errno.EAGAIN,
+                raise Errno.EAGAIN(
                     f"{count} more would be too many for group {group.path}: it has {group.pids} processes of at most "
-                    f"{limit} (pids_max); kill or wait for some first",
+                    f"{limit} (pids_max); kill or wait for some first"
                 )
 
     def exhausted(self) -> Group | None:
@@ -275,29 +273,30 @@ class GroupTree:
             if name not in group.children:
                 there = ", ".join(itertools.islice(group.children, _NAMED)) or "nothing"
                 there += f" and {len(group.children) - _NAMED} more" if len(group.children) > _NAMED else ""
-                raise SyscallError(Errno.ENOENT, f"no group {name!r} in {group.path}; there is: {there}")
+                raise Errno.ENOENT(f"no group {name!r} in {group.path}; there is: {there}")
             group = group.children[name]
         return group
 
-    def create(self, path: str, base: Group, settings: GroupSettings) -> Group:
-        """A new group; the one it is in must exist. EEXIST is EINVAL here."""
+    def parent_of(self, path: str, base: Group) -> tuple[Group, str]:
+        """The group in which the last name of a path stands, or would stand, and that name. ENOENT, EINVAL."""
         *parents, name = _names(path) or [""]
         if not name:
-            raise SyscallError(Errno.EINVAL, f"{path!r} names no group to create")
-        parent = self.find(("/" if path.startswith("/") else "") + "/".join(parents), base)
+            raise Errno.EINVAL(f"{path!r} names no group to create")
+        return self.find(("/" if path.startswith("/") else "") + "/".join(parents), base), name
+
+    def create(self, parent: Group, name: str, settings: GroupSettings) -> Group:
+        """A new group. EINVAL if there is one already (or the name is not to be had), EAGAIN if there are too many."""
         if parent is self.users and name.startswith(_SESSION):
-            raise SyscallError(Errno.EINVAL, f"names that begin with {_SESSION!r} are for programs' sessions")
+            raise Errno.EINVAL(f"names that begin with {_SESSION!r} are for programs' sessions")
         if name in parent.children:
-            raise SyscallError(Errno.EINVAL, f"there is a group {parent.children[name].path} already")
+            raise Errno.EINVAL(f"there is a group {parent.children[name].path} already")
         if len(parent.chain) > MAX_GROUP_DEPTH:
-            raise SyscallError(
-                Errno.EINVAL, f"groups are nested at most {MAX_GROUP_DEPTH} deep; {parent.path} is that deep"
-            )
+            why = f"groups are nested at most {MAX_GROUP_DEPTH} deep; {parent.path} is that deep"
+            raise Errno.EINVAL(why)
         for group in parent.chain:
             most = MAX_SESSION_GROUPS if group.session else MAX_GROUPS if group is self.root else 0
             if most and group.inside >= most:
-                what = f"{most} groups in {group.path}"
-                raise SyscallError(Errno.EAGAIN, f"there are {what} already; remove some first")
+                raise Errno.EAGAIN(f"there are {most} groups in {group.path} already; remove some first")
         return self._add(parent, name, settings)
 
     def recall(self, path: str) -> Group:
@@ -315,10 +314,10 @@ class GroupTree:
     def remove(self, group: Group) -> None:
         """EBUSY unless it is empty."""
         if group.parent is None or group in (self.system, self.users, self.users.parent):
-            raise SyscallError(Errno.EINVAL, f"{group.path} is the kernel's own and stays")
+            raise Errno.EINVAL(f"{group.path} is the kernel's own and stays")
         if group.children or group.pids:
             what = f"{group.pids} processes" if group.pids else f"{len(group.children)} groups"
-            raise SyscallError(Errno.EBUSY, f"{group.path} has {what} in it; end or move them first")
+            raise Errno.EBUSY(f"{group.path} has {what} in it; end or move them first")
         group.end()
 
     @staticmethod
@@ -332,7 +331,5 @@ class GroupTree:
 def _names(path: str) -> list[str]:
     names = [name for name in path.split("/") if name]
     if bad := next((name for name in names if name in (".", "..") or not _NAME.fullmatch(name)), None):
-        raise SyscallError(
-            Errno.EINVAL, f"{path!r}: {bad!r} is no name of a group; letters, digits, '_', '.' and '-' are allowed"
-        )
+        raise Errno.EINVAL(f"{path!r}: {bad!r} is no name of a group; letters, digits, '_', '.' and '-' are allowed")
     return names

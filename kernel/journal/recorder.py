@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import astuple
 
 from llmasos.kernel.groups.group import Group, GroupTree
 from llmasos.kernel.journal.records import (
@@ -286,28 +287,21 @@ def process_head(process: LLMProcess) -> ProcessHead:
     if process.is_zombie():
         exited = Exited(process.exit_status, process.exit_reason, process.usage(process.since))
     return ProcessHead(
-        process.pid,
-        process.owner,
-        process.name,
-        process.group.path,
-        process.model,
-        path,
-        dtype,
-        name,
-        kind,
-        process.sampler,
-        process.limits,
-        process.once,
-        process.detached,
-        process.spent,
-        process.account.forks,
-        process.sched_class,
-        process.nice,
-        process.stopped,
-        process.finish,
-        process.dying,
-        _doing(process),
-        exited,
+        *astuple(process.traits),
+        pid=process.pid,
+        owner=process.owner,
+        group=process.group.path,
+        path=path,
+        dtype=dtype,
+        device=name,
+        kind=kind,
+        forks=process.account.forks,
+        stopped=process.stopped,
+        finish=process.finish,
+        dying=process.dying,
+        doing=_doing(process),
+        exited=exited,
+        stop_reason=process.stop_reason,
     )
 
 

@@ -13,16 +13,40 @@ import msgspec
 
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import (
+    Count,
     Finish,
     GroupSettings,
     Limits,
     LogRecord,
+    ModelName,
+    Name,
+    Nice,
     Record,
     Sampler,
     SchedClass,
     TokenLogprobs,
     Usage,
 )
+
+
+class Traits(msgspec.Struct, frozen=True):
+    """What a process is, apart from what it does: the fields that a fork copies, and that images and the journal carry.
+    `spent` are the tokens of its budget that were used up before it was born here."""
+
+    name: Name
+    model: ModelName
+    sampler: Sampler
+    limits: Limits
+    sched_class: SchedClass
+    nice: Nice
+    once: bool
+    spent: Count
+    detached: bool = False
+
+
+def traits_of(record: Traits) -> Traits:
+    """The traits in a record that has them among its own fields."""
+    return Traits(*(getattr(record, name) for name in Traits.__struct_fields__))
 
 
 class Entry(Record):
@@ -75,31 +99,23 @@ class Exited(Entry, tag=5):
     usage: Usage
 
 
-class ProcessHead(Entry, tag=6):
+class ProcessHead(Traits, frozen=True, array_like=True, kw_only=True, tag=6):
     """All of an LLM process but its log, from here on. `path` and `dtype` are what it runs, `kind` is its device's."""
 
     pid: int
     owner: int
-    name: str
     group: str
-    model: str
     path: str
     dtype: str
     device: str
     kind: str
-    sampler: Sampler
-    limits: Limits
-    once: bool
-    detached: bool
-    spent: int
     forks: int
-    sched_class: SchedClass
-    nice: int
     stopped: bool
     finish: Finish
     dying: tuple[int, str] | None
     doing: Doing | None
     exited: Exited | None
+    stop_reason: str = ""
 
 
 class Grown(Entry, tag=7):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.image import Image
@@ -46,7 +46,5 @@ EVICTIONS: dict[str, type[Evictions]] = {policy.name: policy for policy in (Evic
 def make_evictions(name: str) -> Evictions:
     """A fresh policy; EINVAL names the ones there are."""
     if name not in EVICTIONS:
-        raise SyscallError(
-            Errno.EINVAL, f"no policy {name!r} for the eviction of models; there are: {', '.join(EVICTIONS)}"
-        )
+        raise Errno.EINVAL(f"no policy {name!r} for the eviction of models; there are: {', '.join(EVICTIONS)}")
     return EVICTIONS[name]()

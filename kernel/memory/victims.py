@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.process import LLMProcess
@@ -110,5 +110,5 @@ VICTIMS: dict[str, type[Victims]] = {policy.name: policy for policy in (Cost, Vi
 def make_victims(name: str) -> Victims:
     """A fresh policy; EINVAL names the ones there are."""
     if name not in VICTIMS:
-        raise SyscallError(Errno.EINVAL, f"no policy {name!r} for victims; there are: {', '.join(VICTIMS)}")
+        raise Errno.EINVAL(f"no policy {name!r} for victims; there are: {', '.join(VICTIMS)}")
     return VICTIMS[name]()

@@ -1,22 +1,23 @@
 """Bringing models into a device's memory: probe (what would it need?), load; and taking them out again.
 
 The driver reads files and owns tensors; what is loaded, with how many frames, is decided here, and in paging.py what goes
-for what. Waiters are told once, with the image or with the error.
+for what. Calls wait on a model's channels: `known` until it has been probed, `loaded` until it is in memory.
 """
 
 from __future__ import annotations
 
-from llmasos.drivers.protocol import Abandon, Done, Failed, Load, Loaded, Probe, Probed, Progress, Shed, Unload
-from llmasos.kernel.life import exit_process
-from llmasos.kernel.marks import dirty, freed, want
+from llmasos.drivers.protocol import Abandon, Done, Failed, Load, Loaded, Probe, Probed, Shed, Unload
+from llmasos.kernel.life import exit_process, stop_suspect
+from llmasos.kernel.marks import cancel_outs, dirty, freed, stale, want
 from llmasos.kernel.memory.frames import FramePool
 from llmasos.kernel.memory.swap import SwapSpace
 from llmasos.kernel.memory.victims import make_victims
 from llmasos.kernel.models import paging
-from llmasos.kernel.objects.device import UP, Device, no_device
-from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT, Image, Ready
-from llmasos.kernel.settle import note_fault, settle
+from llmasos.kernel.objects.device import UP, Ask, Device, no_device
+from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT, Image
+from llmasos.kernel.settle import note_fault, settle_stale
 from llmasos.kernel.state import System
+from llmasos.kernel.wait import wake
 from llmasos.syscalls.errno import Errno, SyscallError
 
 GiB = float(1 << 30)
@@ -25,40 +26,25 @@ _LASTING = (Errno.ENOENT, Errno.ENOEXEC, Errno.ENOTSUP)
 _RETRY_MOST = 5.0  # seconds between two tries to page a model in
 
 
-def want_image(system: System, device: Device, model: str, dtype: str, ready: Ready) -> Image:
-    """Call `ready` with the model's image once it is in memory (now, if it is), or with the error."""
+def want_image(system: System, device: Device, model: str, dtype: str) -> Image:
+    """The image of a model, which a call wants in memory: unless it is RESIDENT, wait for `loaded` and ask again."""
     image = known_image(system, device, model, dtype)
     check_fits(device, image)
-    if image.state == RESIDENT:
-        ready(image)
-    else:
-        image.waiters.append(ready)
+    if image.state != RESIDENT:
         if image.lasting:  # whoever comes is told what the files are now
             image.retry_at = system.now
         want(system, device, image)
     return image
 
 
-def hint_image(system: System, device: Device, model: str, dtype: str, ready: Ready) -> Image:
-    """Have the model paged in when that costs nobody who runs anything. `ready` is called once it is known what it needs
-    (now, if it is), or with the error."""
+def hint_image(system: System, device: Device, model: str, dtype: str) -> Image:
+    """Have the model paged in when that costs nobody who runs anything. Unless it has been probed, wait for `known`."""
     image = known_image(system, device, model, dtype)
     check_fits(device, image)
     image.hinted = image.state != RESIDENT
     image.unneeded = False
     want(system, device, image)
-    if image.probed is not None:
-        ready(image)
-    else:
-        image.askers.append(ready)
     return image
-
-
-def take_hint_back(device: Device, image: Image) -> None:
-    """It is not to be paged in unless somebody waits for it."""
-    image.hinted = False
-    if image.state == EVICTED and not image.held and not _needed(image):
-        del device.images[image.id]
 
 
 def known_image(system: System, device: Device, model: str, dtype: str) -> Image:
@@ -75,118 +61,98 @@ def known_image(system: System, device: Device, model: str, dtype: str) -> Image
     return image
 
 
-def forget_waiter(system: System, device: Device, ready: Ready) -> None:
-    """Somebody no longer waits for a model. One that nobody wants is forgotten too, or, where the driver has begun to
-    read it, given up if that is still possible."""
+def forget_unneeded(system: System, device: Device) -> None:
+    """A model that nobody waits for any more is forgotten, or, where the driver has begun to read it, given up if that is
+    still possible."""
     for image in list(device.images.values()):
-        for line in (image.waiters, image.askers):
-            if ready in line:
-                line.remove(ready)
-                if _needed(image):
-                    continue
-                on_its_way = image.state == LOADING and device.state == UP
-                if on_its_way:
-                    system.send(device, Abandon(image.ref))
-                elif not image.held:
-                    del device.images[image.id]
-
-
-def _needed(image: Image) -> bool:
-    """Would anybody miss it, were it forgotten?"""
-    return bool(image.mapped or image.waiters or image.askers or image.hinted or image.pinned)
+        if image.needed or (image.held and image.state != LOADING):
+            continue
+        if image.state == LOADING and device.state == UP:
+            if not image.abandoned:
+                image.abandoned = True
+                system.send(device, Abandon(image.ref))
+        elif not image.held:
+            del device.images[image.id]
 
 
 def check_device(device: Device, dtype: str) -> None:
     if device.hopeless:
         raise no_device(device)
     if device.hello is not None and dtype and dtype not in device.hello.dtypes:
-        raise SyscallError(
-            Errno.ENOTSUP,
-            f"device {device.name} does not offer dtype {dtype!r}; it has: {', '.join(device.hello.dtypes)}",
+        raise Errno.ENOTSUP(
+            f"device {device.name} does not offer dtype {dtype!r}; it has: {', '.join(device.hello.dtypes)}"
         )
 
 
 def reload_images(system: System, device: Device) -> None:
     """A driver (re)started: everything its predecessor had, or was asked for, is loaded again; the unused is let go."""
+    forget_unneeded(system, device)
     for image in list(device.images.values()):
-        if not _needed(image):
-            del device.images[image.id]
-        elif image.probed is None:
-            dtype = next(iter(image.requested))
-            try:
-                check_device(device, dtype)
-            except SyscallError as error:
-                give_up(system, device, image, error)
-            else:
-                _probe(system, device, image, dtype)
-        else:
+        if image.probed is not None:
             want(system, device, image)
+            continue
+        dtype = next(iter(image.requested))
+        try:
+            check_device(device, dtype)
+        except SyscallError as error:
+            give_up(system, device, image, error)
+        else:
+            _probe(system, device, image, dtype)
+
+
+def _ask(system: System, device: Device, ask: Ask) -> int:
+    """Note a request that is about a model; returns its number."""
+    device.asked[ask.ref] = ask
+    if isinstance(ask.about, Image):
+        ask.about.ref, ask.about.abandoned = ask.ref, False
+    return ask.ref
 
 
 def _probe(system: System, device: Device, image: Image, dtype: str) -> None:
-    ref = image.ref = system.ref()
-    device.answers[ref] = lambda message: _probed(system, device, image, message)
+    ref = _ask(system, device, Ask(system.ref(), Probed, _probed, image))
     system.send(device, Probe(ref, image.path, dtype))
 
 
-def _probed(system: System, device: Device, image: Image, message: object) -> None:
+def _probed(system: System, device: Device, ask: Ask) -> None:
+    image, message = ask.about, ask.answer
     if isinstance(message, Failed):
-        if message.errno is Errno.EINTR and _needed(image):  # somebody has come after it was abandoned
+        if message.errno is Errno.EINTR and image.needed:  # somebody has come after it was abandoned
             _probe(system, device, image, next(iter(image.requested)))
-            return
-        give_up(system, device, image, SyscallError(message.errno, message.reason))
+        else:
+            give_up(system, device, image, SyscallError(message.errno, message.reason))
         return
-    if not isinstance(message, Probed):
-        raise SyscallError(Errno.EPROTO, f"a probe was answered by {type(message).__name__}")
-    if not _needed(image):  # who asked has gone
+    assert isinstance(message, Probed)
+    if not image.needed:  # the caller has gone
         device.images.pop(image.id, None)
         return
     image.probed, image.dtype = message, message.dtype
-    twin = next((i for i in device.images.values() if i is not image and i.answers_to(image.path, message.dtype)), None)
-    if twin is not None:  # asked for as "the default dtype" and by that dtype's name
-        _merge(system, device, image, twin)
+    others = (i for i in device.images.values() if i is not image and i.answers_to(image.path, message.dtype))
+    if (twin := next(others, None)) is not None:  # asked for as "the default dtype" and by that dtype's name
+        _merge(device, image, twin)
+        wake(system, image.known)
+        wake(system, image.loaded)
         return
     try:
-        _make_room(system, device, image, message)
+        for idle in plan_room(device, image, message):
+            evict_image(system, device, idle)
     except SyscallError as error:
         give_up(system, device, image, error)
         return
     image.victims = make_victims(device.config.victims)
     image.swap = SwapSpace(_slots(device, image, message), message.block_bytes)
     image.state = EVICTED
-    _tell_askers(image, image)
+    wake(system, image.known)
     want(system, device, image)
 
 
-def _tell_askers(image: Image, outcome: Image | SyscallError) -> None:
-    askers, image.askers = image.askers, []
-    for ready in askers:
-        ready(outcome)
-
-
-def _merge(system: System, device: Device, image: Image, twin: Image) -> None:
+def _merge(device: Device, image: Image, twin: Image) -> None:
+    """What was asked of the image is asked of its twin; the calls that wait for it will find that."""
+    assert not image.users, "a process that waits for a model does not map it yet"
     del device.images[image.id]
     twin.requested |= image.requested
     twin.hinted = twin.hinted or (image.hinted and twin.state != RESIDENT)
     twin.unneeded = twin.unneeded and not image.hinted
     twin.pinned = twin.pinned or image.pinned
-    if twin.probed is not None:
-        _tell_askers(image, twin)
-    twin.askers += image.askers
-    assert not image.users, "who waits for a model does not map it yet"
-    waiters, image.waiters = image.waiters, []
-    if twin.state == RESIDENT:
-        for ready in waiters:
-            ready(twin)
-    else:
-        twin.waiters.extend(waiters)
-        want(system, device, twin)
-
-
-def _make_room(system: System, device: Device, image: Image, probed: Probed) -> None:
-    """Give the image its frames; models that nobody uses go for them. ENOMEM: it cannot be had, and none goes."""
-    for idle in plan_room(device, image, probed):
-        evict_image(system, device, idle)
 
 
 def plan_room(device: Device, image: Image, probed: Probed) -> list[Image]:
@@ -194,28 +160,26 @@ def plan_room(device: Device, image: Image, probed: Probed) -> list[Image]:
     first. ENOMEM: there is no memory for them, or none for its weights even when all that may go has gone."""
     frames = device.image_kv_bytes // probed.block_bytes if probed.block_bytes else 0
     if frames < 1:
-        raise SyscallError(
-            Errno.ENOMEM,
+        raise Errno.ENOMEM(
             f"a frame of {image.name}'s KV is {probed.block_bytes} bytes, and a model may have {device.image_kv_bytes} "
-            f"on {device.name}; give the device more KV memory (--kv-bytes)",
+            f"on {device.name}; give the device more KV memory (--kv-bytes)"
         )
     others = [i for i in device.images.values() if i is not image and i.probed is not None]
     going: list[Image] = []
     while (kv := sum(i.kv_bytes for i in others) + frames * probed.block_bytes) > device.kv_bytes:
-        unused = [i for i in others if not (i.mapped or i.waiters or i.pinned) and i.state != LOADING]
+        unused = [i for i in others if not (i.mapped or i.loaded or i.pinned) and i.state != LOADING]
         if not unused:
-            raise SyscallError(
-                Errno.ENOMEM,
+            raise Errno.ENOMEM(
                 f"{image.name} does not fit on {device.name} beside the models in use (KV memory: {kv / GiB:.2f} GiB "
                 f"wanted with it, {device.kv_bytes / GiB:.2f} GiB there); end their processes, or give the device more "
-                "(--kv-bytes)",
+                "(--kv-bytes)"
             )
         going.append(min(unused, key=lambda i: i.used))
         others.remove(going[-1])
     image.pool = FramePool(frames, probed.block_bytes)
-    for one in (image, *(i for i in others if i.mapped or i.waiters)):
+    for one in (image, *(i for i in others if i.mapped or i.loaded)):
         if paging.allotment(device, one) is None:
-            raise SyscallError(Errno.ENOMEM, _too_big(device, image, one))
+            raise Errno.ENOMEM(_too_big(device, image, one))
     return going
 
 
@@ -223,7 +187,7 @@ def check_fits(device: Device, image: Image) -> None:
     """ENOMEM for a model that is known, but would not be let into memory (again), because of what has been pinned since;
     also while it is there still, or on its way: it would go for that, and not come back."""
     if image.probed is not None and paging.allotment(device, image) is None:
-        raise SyscallError(Errno.ENOMEM, _too_big(device, image, image))
+        raise Errno.ENOMEM(_too_big(device, image, image))
 
 
 def _too_big(device: Device, image: Image, one: Image) -> str:
@@ -265,6 +229,7 @@ def page(system: System, device: Device) -> None:
     while (move := paging.decide(system, device)) is not None:
         for victim in move.victims:
             evict_image(system, device, victim)
+        settle_stale(system)
         _load(system, device, move.image, move.room)
 
 
@@ -272,62 +237,51 @@ def _load(system: System, device: Device, image: Image, room: int) -> None:
     image.state, image.progress = LOADING, 0.0
     image.allotted, image.asked, image.wanted_since = room, system.now, None
     kept, image.held = image.held, True
-    ref = image.ref = system.ref()
-    device.answers[ref] = lambda message: _loaded(system, device, image, ref, kept, message)
-    system.send(
-        device,
-        Load(
-            ref,
-            image.id,
-            image.path,
-            image.dtype,
-            image.pool.count,
-            image.swap.counts,
-            kept,
-            room if room < image.size else 0,
-        ),
-    )
+    ref = _ask(system, device, Ask(system.ref(), Loaded, _loaded if kept else _loaded_afresh, image))
+    part = room if room < image.size else 0
+    system.send(device, Load(ref, image.id, image.path, image.dtype, image.pool.count, image.swap.counts, kept, part))
 
 
-def _loaded(system: System, device: Device, image: Image, ref: int, kept: bool, message: object) -> None:
-    now = system.now
-    if isinstance(message, Progress):
-        image.progress = message.fraction
-        device.answers[ref] = lambda later: _loaded(system, device, image, ref, kept, later)
-    elif isinstance(message, Failed):
-        image.held = kept
+def _loaded_afresh(system: System, device: Device, ask: Ask) -> None:
+    if isinstance(ask.answer, Failed):
+        ask.about.held = False
+    _loaded(system, device, ask)
+
+
+def _loaded(system: System, device: Device, ask: Ask) -> None:
+    image, message = ask.about, ask.answer
+    if isinstance(message, Failed):
         image.lasting = message.broken or message.errno in _LASTING
         _load_failed(system, device, image, SyscallError(message.errno, message.reason))
-    elif isinstance(message, Loaded):
-        image.state, image.progress = RESIDENT, 1.0
-        image.weigh(message.weight_bytes)
-        image.guesses = message.guesses
-        image.deaths = image.failures = image.steps = 0
-        image.used = image.resident_since = now
-        image.paging_seconds = now - image.asked
-        image.allotted = image.allotted if image.streamed else image.size
-        image.pageins += 1
-        image.hinted = image.faulted = image.lasting = False
-        if message.changed:
-            _lose_kv(system, device, image)
-        system.log(
-            "info",
-            f"{device.name}: {image.name} is in memory: {image.dtype}, {message.weight_bytes / 1e6:.1f} MB of weights, "
-            + (f"{message.resident_bytes / 1e6:.1f} MB of them in memory, " if image.streamed else "")
-            + f"{image.pool.count} frames of KV",
-        )
-        system.emit("mem.pagein", device=device.name, amount=message.weight_bytes, detail=image.name)
-        _tell_waiters(image, image)
-        for process in list(image.users.values()):
-            settle(system, process)
-    else:
-        raise SyscallError(Errno.EPROTO, f"a load was answered by {type(message).__name__}")
+        return
+    assert isinstance(message, Loaded)
+    image.state, image.progress = RESIDENT, 1.0
+    image.weigh(message.weight_bytes)
+    image.guesses = message.guesses
+    image.deaths = image.failures = image.steps = 0
+    image.used = image.resident_since = system.now
+    image.paging_seconds = system.now - image.asked
+    image.allotted = image.allotted if image.streamed else image.size
+    image.pageins += 1
+    image.hinted = image.faulted = image.lasting = False
+    if message.changed:
+        _lose_kv(system, device, image)
+    streamed = f"{message.resident_bytes / 1e6:.1f} MB of them in memory, " if image.streamed else ""
+    system.log(
+        "info",
+        f"{device.name}: {image.name} is in memory: {image.dtype}, {message.weight_bytes / 1e6:.1f} MB of weights, "
+        f"{streamed}{image.pool.count} frames of KV",
+    )
+    system.emit("mem.pagein", device=device.name, amount=message.weight_bytes, detail=image.name)
+    wake(system, image.loaded)
+    for process in image.users.values():
+        stale(system, process)
 
 
 def _lose_kv(system: System, device: Device, image: Image) -> None:
     """The weights that have come in are not those that went: what was computed with these is of no use. The image is in
     no step."""
-    device.outs = [move for move in device.outs if move.image != image.id]
+    cancel_outs(system, device, image=image.id)
     image.lose_kv()
     freed(system)
     system.log(
@@ -342,7 +296,7 @@ def _load_failed(system: System, device: Device, image: Image, error: SyscallErr
     short or a file server away for a while; when all tries have failed for long those that want to run are ended. Where
     its files are broken it is tried for its processes alone, since somebody may put them right: who only waits for the
     model is told."""
-    if error.errno is Errno.EINTR and _needed(image):  # somebody has come after it was abandoned
+    if error.errno is Errno.EINTR and image.needed:  # somebody has come after it was abandoned
         image.state, image.allotted = EVICTED, 0
         want(system, device, image)
         return
@@ -357,7 +311,7 @@ def _load_failed(system: System, device: Device, image: Image, error: SyscallErr
     text = f"{device.name}: {image.name} could not be paged in: {error}"
     if image.lasting:
         image.hinted = False
-        _tell_waiters(image, error)
+        wake(system, image.loaded, error)
     if system.now < image.failing_since + system.config.pagein_seconds:
         delay = min(system.config.restart_first * 2.0 ** min(failures - 1, 64), _RETRY_MOST)
         image.retry_at = system.now + delay
@@ -368,50 +322,48 @@ def _load_failed(system: System, device: Device, image: Image, error: SyscallErr
         return
     system.log("error", text)
     image.failures, image.hinted, image.faulted = 0, False, False
-    _tell_waiters(image, error)
+    wake(system, image.loaded, error)
     for_seconds = f"for {system.now - image.failing_since:.0f} s ({failures} tries)"
     reason = f"its model could not be paged in {for_seconds}: {error.reason}"
     for process in list(image.active.values()):
         exit_process(system, process, 1, reason)
-    if not _needed(image):
+    if not image.needed:
         _forget(system, device, image)
 
 
-def _tell_waiters(image: Image, outcome: Image | SyscallError) -> None:
-    waiters, image.waiters = image.waiters, []
-    for ready in waiters:
-        ready(outcome)
-
-
-def _forget(system: System, device: Device, image: Image) -> None:
-    device.images.pop(image.id, None)
-    if image.held:  # the driver has its frames still
-        _unload(system, device, image)
-
-
 def give_up(system: System, device: Device, image: Image, error: SyscallError) -> None:
-    """The model cannot be had. Those who wait for it are told; processes that ran it before a restart are ended."""
+    """The model cannot be had. Calls that wait for it fail; processes that ran it before a restart are ended."""
     unpinned = "; it is pinned no longer" if image.pinned else ""
     level = "info" if error.errno is Errno.EINTR else "error"
     system.log(level, f"{device.name}: {image.name}: {error}{unpinned}")
     _forget(system, device, image)
-    _tell_askers(image, error)
-    _tell_waiters(image, error)
+    wake(system, image.known, error)
+    wake(system, image.loaded, error)
     for process in list(image.users.values()):
         exit_process(system, process, 1, f"its model could not be loaded again: {error.reason}")
 
 
-def give_up_device(device: Device) -> None:
-    """The driver does not start: nobody is left waiting for a model on it (the restarts go on)."""
+def suspend(system: System, device: Device, image: Image, reason: str) -> None:
+    """The driver dies of loading the model. Calls that wait for it fail; its processes are stopped, and one that goes on
+    has it tried again, with no step beside it."""
+    if not image.users:
+        give_up(system, device, image, Errno.EIO(reason))
+        return
+    image.deaths, image.hinted, image.pinned = 1, False, False
+    wake(system, image.loaded, Errno.EIO(reason))
+    for process in image.users.values():
+        stop_suspect(system, process, reason)
+
+
+def give_up_device(system: System, device: Device) -> None:
+    """The driver does not start: no call is left waiting for it, or for a model on it (the restarts go on)."""
     error = no_device(device)
     for image in list(device.images.values()):
-        _tell_askers(image, error)
-        _tell_waiters(image, error)
+        wake(system, image.known, error)
+        wake(system, image.loaded, error)
         if not image.users:
             del device.images[image.id]
-    waiting, device.when_up = device.when_up, []
-    for go in waiting:
-        go(error)
+    wake(system, device.up, error)
 
 
 def evict_image(system: System, device: Device, image: Image) -> None:
@@ -421,29 +373,25 @@ def evict_image(system: System, device: Device, image: Image) -> None:
     system.counters["evictions"] += 1
     dirty(system, device)
     if not image.mapped:
-        del device.images[image.id]
-        if image.held:
-            _unload(system, device, image)
+        _forget(system, device, image)
         return
     image.state, image.allotted = EVICTED, 0
     image.evictions += 1
-    waiting = image.active | image.starved
+    for process in (image.active | image.starved).values():
+        stale(system, process)
     image.starved.clear()
-    ref = system.ref()
-    device.answers[ref] = lambda message: _is_done(message, "a shed")
+    ref = _ask(system, device, Ask(system.ref(), Done, _check_done))
     system.send(device, Shed(ref, image.id))
-    for process in waiting.values():
-        settle(system, process)
 
 
-def _unload(system: System, device: Device, image: Image) -> None:
-    image.held = False
-    ref = system.ref()
-    device.answers[ref] = lambda message: _is_done(message, "an unload")
-    system.send(device, Unload(ref, image.id))
+def _forget(system: System, device: Device, image: Image) -> None:
+    device.images.pop(image.id, None)
+    if image.held:  # the driver has its frames still
+        image.held = False
+        ref = _ask(system, device, Ask(system.ref(), Done, _check_done))
+        system.send(device, Unload(ref, image.id))
 
 
-def _is_done(message: object, what: str) -> None:
-    if not isinstance(message, Done):
-        why = f": {message.reason}" if isinstance(message, Failed) else ""
-        raise SyscallError(Errno.EPROTO, f"{what} was answered by {type(message).__name__}{why}")
+def _check_done(system: System, device: Device, ask: Ask) -> None:
+    if isinstance(ask.answer, Failed):
+        raise Errno.EPROTO(f"weights could not be taken out of memory: {ask.answer.reason}")

@@ -55,7 +55,7 @@ def room_for(device: Device, image: Image) -> int:
 
 def _stays(image: Image) -> bool:
     """Do its frames outlive its weights?"""
-    return bool(image.mapped or image.waiters or image.pinned)
+    return bool(image.mapped or image.loaded or image.pinned)
 
 
 def allotment(device: Device, image: Image) -> int | None:
@@ -99,14 +99,14 @@ def decide(system: System, device: Device) -> Move | None:
             break  # nobody overtakes, or the room it waits for would never be there
     moment = min(again, default=NEVER)
     if moment < NEVER:
-        device.page_timer = system.timers.at(moment, lambda: dirty(system, device))
+        device.page_timer = system.timers.at(moment, dirty, device)
     return None
 
 
 def _rank(image: Image) -> int:
     """The strongest class of whom it is wanted for, as a number; 0 is the strongest."""
-    ranks = [rank(process.sched_class) for process in image.active.values()]
-    if image.waiters:
+    ranks = [rank(process.traits.sched_class) for process in image.active.values()]
+    if image.loaded:
         ranks.append(rank(SchedClass.FAIR))
     return min(ranks, default=_HINT)
 

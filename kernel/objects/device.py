@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from llmasos.drivers.protocol import Hello, Move, Step
+from llmasos.drivers.protocol import Failed, FromDriver, Hello, Move, Step
 from llmasos.kernel.events import DeviceConfig
 from llmasos.kernel.memory.evictions import Evictions
 from llmasos.kernel.objects.image import LOADING, Image
+from llmasos.kernel.objects.request import Channel
 from llmasos.kernel.sched.run_queue import RunQueue
 from llmasos.syscalls.errno import Errno, SyscallError
 
@@ -38,8 +39,43 @@ class InFlight:
 
 
 @dataclass(slots=True, eq=False)
+class Ask:
+    """A request to a driver that has yet to be answered, by a record of type `wants` or by Failed; the answers that speak
+    of tokens speak of `least` to `most` of them. A call that waits for it waits on `channel`, and finds `answer` set, or
+    `death` if the driver died before."""
+
+    ref: int
+    wants: type[Any]
+    came: Callable[[Any, Device, Ask], None] | None = None  # what the kernel does when the answer comes, whoever waits
+    about: Any = None  # of which this is a part: an image, or what a call has begun
+    aside: bool = False  # the driver does it beside its other work
+    least: int = 0
+    most: int = 1 << 62
+    answer: FromDriver | None = None
+    death: str = ""
+    channel: Channel = field(default_factory=Channel)
+
+    def check(self, message: FromDriver) -> None:
+        """EPROTO if the message is no answer to this."""
+        if isinstance(message, Failed):
+            return
+        if not isinstance(message, self.wants) or not self.least <= getattr(message, "tokens", self.least) <= self.most:
+            raise Errno.EPROTO(f"request {self.ref} for {self.wants.__name__} was answered by {message}")
+
+    def result(self, device: Device, what: str) -> Any:
+        """The answer that has come. Raises the error that the driver gave instead, or ERESTART if it died while it did
+        `what`."""
+        if self.death:
+            why = f"the driver of {device.name} died while it {what} ({self.death}); call again"
+            raise Errno.ERESTART(why)
+        if isinstance(self.answer, Failed):
+            raise SyscallError(self.answer.errno, self.answer.reason)
+        return self.answer
+
+
+@dataclass(slots=True, eq=False)
 class Device:
-    """Invariant: `in_flight` and `answers` only hold what this incarnation was sent."""
+    """Invariant: `in_flight` and `asked` only hold what this incarnation was sent."""
 
     config: DeviceConfig
     process: DriverProcess
@@ -51,22 +87,19 @@ class Device:
     error: str = ""  # why it is down
     images: dict[int, Image] = field(default_factory=dict)
     in_flight: InFlight | None = None
-    answers: dict[int, Callable[[object], None]] = field(default_factory=dict)  # what a ref's answer is for
+    asked: dict[int, Ask] = field(default_factory=dict)  # by ref
     suspect: LLMProcess | None = None  # of a driver's death; must run alone, and has waited long for that
     dropped: list[int] = field(default_factory=list)  # contexts the driver may forget
     outs: list[Move] = field(default_factory=list)  # frames to be moved out before anything else is done with them
-    after_outs: list[Callable[[], None]] = field(default_factory=list)  # what must not be done before those are sent
-    # requests whose makers want to know if the driver dies before it answers, by ref; `aside` are those of them that it
-    # does beside the others
-    died: dict[int, Callable[[str], None]] = field(default_factory=dict)
-    aside: set[int] = field(default_factory=set)
-    when_up: list[Callable[[SyscallError | None], None]] = field(default_factory=list)  # what waits for a driver
+    sent: Channel = field(default_factory=Channel)  # woken when no frame is yet to be moved out
+    up: Channel = field(default_factory=Channel)  # when a driver has said hello
+    between_steps: Channel = field(default_factory=Channel)  # when a step has ended
     evictions: Evictions = field(default_factory=Evictions)
     page_timer: Timer | None = None  # when weights that are waited for may come in
-    after_step: list[Callable[[], None]] = field(default_factory=list)  # to be done between two steps
     # supervision
     up_since: float = 0.0
     failures: int = 0  # deaths in a row, each soon after its start
+    pardoned: bool = False  # a program has asked for its driver's death, which no step will have caused
     progress: int = -1
     progress_at: float = 0.0
     heard: float = 0.0
@@ -133,5 +166,5 @@ class Device:
 
 
 def no_device(device: Device) -> SyscallError:
-    """What those hear who would wait for it in vain."""
-    return SyscallError(Errno.ENODEV, f"device {device.name} does not start: {device.error}")
+    """The error for callers that would wait for a device that does not start."""
+    return Errno.ENODEV(f"device {device.name} does not start: {device.error}")

@@ -6,7 +6,7 @@ be taken out while processes map it (kernel/models/paging.py): frames, page tabl
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,8 @@ from llmasos.kernel.memory.page_table import PageTable
 from llmasos.kernel.memory.swap import SwapCost, SwapSpace
 from llmasos.kernel.memory.thrash import Thrash
 from llmasos.kernel.memory.victims import Victims
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.kernel.objects.request import Channel
+from llmasos.syscalls.errno import Errno
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.process import LLMProcess
@@ -26,8 +27,6 @@ LOADING, RESIDENT, EVICTED = "loading", "resident", "evicted"
 # LOADING: asked of the driver. EVICTED: known (probed), but its weights are not in memory, nor on their way.
 
 _ACTIVE = (Activity.CPU, Activity.RUNS, Activity.MEMORY, Activity.WEIGHTS)
-
-Ready = Callable[["Image | SyscallError"], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +45,7 @@ class Image:
     guesses: bool = False
     progress: float = 0.0
     ref: int = 0  # of the last request to the driver for it
+    abandoned: bool = False  # the driver has been told that nobody waits for it any more
     deaths: int = 0  # of the driver in a row while it loaded this
     failures: int = 0  # page-ins in a row that failed
     failing_since: float = 0.0  # when the first of those did
@@ -56,17 +56,16 @@ class Image:
     swap_cost: SwapCost = field(default_factory=SwapCost)
     victims: Victims = field(default_factory=Victims)
     thrash: Thrash = field(default_factory=Thrash)
-    waiters: list[Ready] = field(default_factory=list)
+    loaded: Channel = field(default_factory=Channel)  # woken when it is in memory
+    known: Channel = field(default_factory=Channel)  # when it has been probed
     users: dict[int, LLMProcess] = field(default_factory=dict)
     holders: OrderedDict[int, LLMProcess] = field(default_factory=OrderedDict)
     starved: OrderedDict[int, LLMProcess] = field(default_factory=OrderedDict)  # BLOCKED(pagein), first come first
-    imports: dict[int, PageTable] = field(
-        default_factory=dict
-    )  # by pid, of processes that come from a file or from another device: the KV there is of them here
+    # KV that is coming from a file or from another device, by the pid of its process
+    imports: dict[int, PageTable] = field(default_factory=dict)
     used: float = 0.0  # when a process last began or ended to use it
     # paging (kernel/models/paging.py)
     active: dict[int, LLMProcess] = field(default_factory=dict)
-    askers: list[Ready] = field(default_factory=list)  # to be told when it is known what the model would need
     held: bool = False  # the driver has its frames
     allotted: int = 0  # bytes of weight memory it has, or is being given
     wanted_since: float | None = None  # EVICTED, and somebody wants it
@@ -128,6 +127,11 @@ class Image:
             self.victims.gone(process)
 
     @property
+    def needed(self) -> bool:
+        """Whether anybody would miss it, were it forgotten."""
+        return bool(self.mapped or self.loaded or self.known or self.hinted or self.pinned)
+
+    @property
     def mapped(self) -> bool:
         """Whether its frames are needed: a process maps it, or is on its way to."""
         return bool(self.users or self.imports)
@@ -167,13 +171,13 @@ class Image:
     @property
     def wanted(self) -> bool:
         """Does anybody want weights that are not in memory, nor on their way?"""
-        return self.state == EVICTED and bool(self.active or self.waiters or self.hinted)
+        return self.state == EVICTED and bool(self.active or self.loaded or self.hinted)
 
     def lose(self) -> None:
         """The device has lost everything."""
         self.lost += self.state == RESIDENT
         if self.probed is not None:
-            used = self.mapped or bool(self.waiters)
+            used = self.mapped or bool(self.loaded)
             self.hinted = self.hinted or (used and self.state != EVICTED) or self.pinned
             self.state = EVICTED
         self.held = self.faulted = False
@@ -200,9 +204,7 @@ class Image:
         vocab = self.probed.vocab if self.probed else 0
         if tokens and max(tokens) >= vocab:
             bad = next(t for t in tokens if t >= vocab)
-            raise SyscallError(
-                Errno.EINVAL, f"token {bad} is not in {self.name}'s vocabulary of {vocab} (ids 0..{vocab - 1})"
-            )
+            raise Errno.EINVAL(f"token {bad} is not in {self.name}'s vocabulary of {vocab} (ids 0..{vocab - 1})")
 
     @property
     def streamed(self) -> bool:

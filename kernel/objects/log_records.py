@@ -55,10 +55,9 @@ class LogRecords:
 def check_size(count: int, size: int, who: str) -> None:
     """E2BIG if these are more records, or bytes of them, than one process may have."""
     if count > MAX_RECORDS or size > MAX_RECORD_BYTES:
-        raise SyscallError(
-            Errno.E2BIG,
+        raise Errno.E2BIG(
             f"{who} {count} records with {size} bytes, at most {MAX_RECORDS} with {MAX_RECORD_BYTES} bytes are possible; "
-            "cut the log, or keep less with it",
+            "cut the log, or keep less with it"
         )
 
 

@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from llmasos.kernel.groups.group import NICE_0_WEIGHT, Group
 from llmasos.kernel.groups.pressure import Activity
-from llmasos.kernel.journal.records import ProcessHead
+from llmasos.kernel.journal.records import ProcessHead, Traits
 from llmasos.kernel.journal.state import Answers
 from llmasos.kernel.memory.page_table import PageTable
 from llmasos.kernel.objects.log_records import LogRecords
-from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Finish, Kind, Limits, Sampler, SchedClass, State, TokenLogprobs, Usage, WaitFor
+from llmasos.kernel.objects.request import Channel
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.records import Finish, Kind, State, TokenLogprobs, Usage, WaitFor
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.device import Device
     from llmasos.kernel.objects.image import Image
-    from llmasos.kernel.objects.request import Change, Request
+    from llmasos.kernel.objects.request import Request
     from llmasos.kernel.sched.policy import Policy
+    from llmasos.kernel.timers import Timer
 
 INIT_PID = 1
 
@@ -96,23 +98,12 @@ class Process:
 
     def usage(self, now: float) -> Usage:
         """The account of the process as a record, waiting up to now included."""
-        account = self.account
-        waits = dict(account.waits)
+        waits = dict(self.account.waits)
         if self.state in (State.READY, State.BLOCKED, State.STOPPED):
             reason = self.wait.value or self.state.value
             waits[reason] = waits.get(reason, 0.0) + (now - self.since)
-        return Usage(
-            fed=account.fed,
-            decoded=account.decoded,
-            computed=account.computed,
-            reused=account.reused,
-            steps=account.steps,
-            preemptions=account.preemptions,
-            forks=account.forks,
-            device_seconds=account.device_seconds,
-            waits=waits,
-            refaults=account.refaults,
-        )
+        totals = {name: getattr(self.account, name) for name in Usage.__struct_fields__}
+        return Usage(**(totals | {"waits": waits}))
 
 
 @dataclass(slots=True, eq=False)
@@ -123,10 +114,13 @@ class Program(Process):
     os_pid: int = 0
     rights: int = 0
     parked: dict[int, Request] = field(default_factory=dict)  # its calls that wait, by seq
-    reapers: list[Request] = field(default_factory=list)  # of those, the ones in `wait`
+    ended: Channel = field(default_factory=Channel)  # woken when a child has ended
     answers: Answers = field(default_factory=Answers)  # the latest that the journal has
-    unsure: set[int] = field(default_factory=set)  # of those, the ones given by an earlier kernel
-    away: Any = None  # timer: it has not come back yet since the kernel was booted
+    to_replay: set[int] = field(default_factory=set)  # of those, the ones given by an earlier kernel
+    grace: Timer | None = None  # it has not come back yet since the kernel was booted, and ends with this
+
+    def __post_init__(self) -> None:
+        self.ended.parent = self
 
 
 @dataclass(slots=True, eq=False)
@@ -145,11 +139,11 @@ class Decoding:
     start: int  # log position of its first token
     stop_ids: frozenset[int]
     logprobs: int
-    request: Request | None  # who waits for its result
+    request: Request | None = None  # the call that waits for its result
     collected: list[TokenLogprobs] = field(default_factory=list)
     recorded: int = 0  # of those, what the journal has
     interrupted: Finish = Finish.NONE  # asked to end at the next token boundary
-    timer: Any = None
+    timer: Timer | None = None  # its deadline
 
 
 @dataclass(slots=True, eq=False)
@@ -158,13 +152,8 @@ class LLMProcess(Process):
 
     device: Device = None  # type: ignore[assignment]  # set by spawn, never None afterwards
     image: Image | None = None  # None: its model is being loaded for the first time
-    model: str = ""
-    sampler: Sampler = field(default_factory=Sampler)
-    limits: Limits = field(default_factory=Limits)
-    once: bool = False
-    detached: bool = False
-    birth: Request | None = None  # the spawn that waits for its model
-    spent: int = 0  # of its token budget, before it was forked
+    traits: Traits = None  # type: ignore[assignment]  # likewise
+    birth: Request | None = None  # the spawn or restore that waits for its model
     saved: ProcessHead | None = None  # from the journal, until it has its model again
     lost: str = ""  # why it cannot have it
     # context
@@ -178,26 +167,26 @@ class LLMProcess(Process):
     failure: tuple[Errno, str] = (Errno.OK, "")  # and if that was with an error, why
     ahead: bool = True  # compute fed tokens before a decode asks for it
     # what waits for it
-    readers: list[Request] = field(default_factory=list)
-    deferred: list[Request] = field(default_factory=list)  # calls that need a token boundary
+    output: Channel = field(default_factory=Channel)  # woken when its log has grown, or its decode has ended
+    boundary: Channel = field(default_factory=Channel)  # at a token boundary, and when it has its model back
+    decoded: Channel = field(default_factory=Channel)  # where the call that decodes waits; it is answered, not woken
     # what it is told to do
     stopped: bool = False
+    stop_reason: str = ""  # if it was the kernel that stopped it
     dying: tuple[int, str] | None = None  # exit status and reason, due at the token boundary
-    change: Change | None = None  # an exec, or a move to another device, that is under way
+    change: Request | None = None  # the exec, or the move to another device, that is under way
     # scheduling
-    sched_class: SchedClass = SchedClass.FAIR
-    nice: int = 0
     running: int = 0  # tokens of the step in flight; 0: not in it
-    returned: int = 0  # tokens whose KV that step moves in before; cached already
+    swapped_in: int = 0  # tokens whose KV that step moves in before; cached already
     guessing: int = 0  # tokens beyond those that the step has frames for, to be guessed
     ticket: int = 0  # its live entry in the run queue; 0: none
     key: float = 0.0  # its place in the queue, as the policy gave it
     policy: Policy | None = None  # the policy it was last queued under ...
     policy_state: Any = None  # ... and that policy's own record of it
-    reached: int = 0  # tokens of the log that have been computed at least once
+    high_water: int = 0  # tokens of the log that have been computed at least once
     quantum_used: int = 0  # of those, since it last got pages after having none
     turn: float = 0.0  # when its pages were last taken
-    robbed: bool = False  # they were, while it wanted to run, and it has had none since
+    preempted: bool = False  # they were, while it wanted to run, and it has had none since
     crashes: int = 0  # driver deaths with this process in the step since it last got further than ever
     load: float = 0.0  # weight with which its group counts it among those that want the device
     held: Group | None = None  # throttled by it
@@ -271,7 +260,7 @@ class LLMProcess(Process):
     @property
     def weight(self) -> float:
         """Share of the device relative to nice 0; 1.25 per nice level, as in Linux's sched_prio_to_weight."""
-        return 1.25 ** (-self.nice)
+        return 1.25 ** (-self.traits.nice)
 
     @property
     def share(self) -> float:
@@ -286,10 +275,10 @@ class LLMProcess(Process):
     def context_with(self, image: Image) -> int:
         """The same if it had another model."""
         bound = image.context
-        if self.limits.context:
-            bound = min(bound, self.limits.context)
-        if self.limits.pages:
-            bound = min(bound, self.limits.pages * image.block_tokens)
+        if self.traits.limits.context:
+            bound = min(bound, self.traits.limits.context)
+        if self.traits.limits.pages:
+            bound = min(bound, self.traits.limits.pages * image.block_tokens)
         if most := self.group.kv_max:
             bound = min(bound, most // image.frame_bytes * image.block_tokens)
         return bound
@@ -298,7 +287,7 @@ class LLMProcess(Process):
         """E2BIG if a log of `length` tokens is more than it may have, or could have with another image."""
         image, device = image or self.image, device or self.device
         assert image is not None
-        limits, context = self.limits, self.context_with(image)
+        limits, context = self.traits.limits, self.context_with(image)
         if length <= context:
             return
         window = image.probed.context if image.probed else 0
@@ -312,22 +301,32 @@ class LLMProcess(Process):
             why = f"the window of {image.name}"
         else:
             why = f"the KV memory of {image.name} on {device.name} (raise it with --kv-bytes)"
-        raise SyscallError(Errno.E2BIG, f"a context of {length} tokens is too long: {context} is {why}")
+        raise Errno.E2BIG(f"a context of {length} tokens is too long: {context} is {why}")
+
+    def check_exchange(self, image: Image) -> None:
+        """EDQUOT if its group may not have the weights of the image instead of those that the process maps now."""
+        old, group = self.image, self.group
+        assert old is not None
+        group.unmap_image(old.id, old.weight_bytes)  # it pays for one of them at a time
+        try:
+            group.check_weights(image.id, image.weight_bytes, image.name)
+        finally:
+            group.map_image(old.id, old.weight_bytes)
 
     @property
     def budget_used(self) -> bool:
         """Whether its token budget is used up; a child has used what its parent had when it was forked."""
-        return 0 < self.limits.tokens <= self.account.decoded + self.spent
+        return 0 < self.traits.limits.tokens <= self.account.decoded + self.traits.spent
 
     @property
     def guessable(self) -> int:
         """Tokens it may get from a step beyond the next one, by guessing; 0 where each needs a look of its own."""
         decoding = self.decoding
-        if decoding is None or not decoding.append or decoding.logprobs or self.sampler.repetition_penalty != 1.0:
+        if decoding is None or not decoding.append or decoding.logprobs or self.traits.sampler.repetition_penalty != 1.0:
             return 0
         left = min(decoding.left, self.context - len(self.log))
-        if self.limits.tokens:
-            left = min(left, self.limits.tokens - self.account.decoded - self.spent)
+        if self.traits.limits.tokens:
+            left = min(left, self.traits.limits.tokens - self.account.decoded - self.traits.spent)
         return max(0, left - 1)
 
     @property
@@ -368,10 +367,9 @@ class ProcessTable:
     def check_room(self, count: int) -> None:
         """EAGAIN if the table cannot take so many more."""
         if len(self._rows) + count > self._capacity:
-            raise SyscallError(
-                Errno.EAGAIN,
+            raise Errno.EAGAIN(
                 f"{count} more do not fit the process table ({len(self._rows)} of {self._capacity} are in it); "
-                "kill or wait for some first",
+                "kill or wait for some first"
             )
 
     def new_pid(self) -> int:
@@ -428,15 +426,15 @@ class ProcessTable:
         process = self._rows.get(pid)
         if process is None or process.state is State.ZOMBIE:
             never = "was never given out" if pid >= self._next else "has exited"
-            raise SyscallError(Errno.ESRCH, f"no process {pid}: that pid {never}; `ps` lists the processes")
+            raise Errno.ESRCH(f"no process {pid}: that pid {never}; `ps` lists the processes")
         return process
 
     def llm(self, pid: int) -> LLMProcess:
         """The LLM process, or ESRCH, or EINVAL if the pid is of another kind."""
         process = self.get(pid)
         if not isinstance(process, LLMProcess):
-            raise SyscallError(
-                Errno.EINVAL, f"process {pid} ({process.name}) is of kind {process.kind.value}; an LLM process is wanted"
+            raise Errno.EINVAL(
+                f"process {pid} ({process.name}) is of kind {process.kind.value}; an LLM process is wanted"
             )
         return process
 

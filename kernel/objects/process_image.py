@@ -12,25 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import astuple, replace
 
+from llmasos.kernel.journal.records import Traits
 from llmasos.kernel.objects.log_records import check_places
 from llmasos.kernel.objects.process import Decoding, LLMProcess
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_PATH
-from llmasos.syscalls.records import (
-    PRINTABLE,
-    Count,
-    Finish,
-    Limits,
-    LogRecord,
-    ModelName,
-    Name,
-    Nice,
-    Sampler,
-    SchedClass,
-    StopIds,
-    Token,
-)
+from llmasos.syscalls.records import PRINTABLE, Count, Finish, LogRecord, Name, StopIds, Token
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.image import Image
@@ -50,23 +39,16 @@ class Continuing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stop_ids: StopIds
 
 
-class ProcessImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A process, without its KV. `model` is what it was asked for under, `path` what that meant."""
+class ProcessImage(Traits, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A process, without its KV. `model` is what it was asked for under, `path` what that meant. Whether it was detached
+    does not go with it: that is for the restoring call to say."""
 
     version: int
-    name: Name
-    model: ModelName
     path: _Path
     dtype: Name
     device: Name
     log: list[Token]
-    sampler: Sampler
-    limits: Limits
-    spent: Count  # of the token budget
     forks: Count  # the seeds of further children follow from it
-    sched_class: SchedClass
-    nice: Nice
-    once: bool
     stopped: bool
     ahead: bool
     finish: Finish
@@ -85,35 +67,25 @@ def image_of(process: LLMProcess, image: Image) -> bytes:
     """The image of a process that is not in a step, encoded. Raises E2BIG."""
     decoding = process.decoding
     going_on = decoding is not None and decoding.append  # a mere look at log-probabilities is its caller's affair
-    encoded = _encode(
-        ProcessImage(
-            version=VERSION if process.records.rows else WITHOUT_RECORDS,
-            name=process.name,
-            model=process.model,
-            path=image.path,
-            dtype=image.dtype,
-            device=process.device.name,
-            log=process.log,
-            sampler=process.sampler,
-            limits=process.limits,
-            spent=process.spent + process.account.decoded,
-            forks=process.account.forks,
-            sched_class=process.sched_class,
-            nice=process.nice,
-            once=process.once,
-            stopped=process.stopped,
-            ahead=process.ahead,
-            finish=process.finish,
-            decoding=Continuing(decoding.left, decoding.start, sorted(decoding.stop_ids))
-            if decoding is not None and going_on
-            else None,
-            records=process.records.rows,
-        )
+    traits = replace(process.traits, spent=process.traits.spent + process.account.decoded, detached=False)
+    record = ProcessImage(
+        *astuple(traits),
+        version=VERSION if process.records.rows else WITHOUT_RECORDS,
+        path=image.path,
+        dtype=image.dtype,
+        device=process.device.name,
+        log=process.log,
+        forks=process.account.forks,
+        stopped=process.stopped,
+        ahead=process.ahead,
+        finish=process.finish,
+        decoding=Continuing(decoding.left, decoding.start, sorted(decoding.stop_ids)) if decoding and going_on else None,
+        records=process.records.rows,
     )
+    encoded = _encode(record)
     if len(encoded) > MOST_BYTES:
-        raise SyscallError(
-            Errno.E2BIG,
-            f"the image of process {process.pid} would have {len(encoded)} bytes without KV, {MOST_BYTES} are possible",
+        raise Errno.E2BIG(
+            f"the image of process {process.pid} would have {len(encoded)} bytes without KV, {MOST_BYTES} are possible"
         )
     return encoded
 
@@ -123,17 +95,16 @@ def read_image(encoded: bytes, path: str) -> ProcessImage:
     try:
         version = msgspec.msgpack.decode(encoded, type=_Version).version
         if version not in (VERSION, WITHOUT_RECORDS):
-            raise SyscallError(
-                Errno.EINVAL,
-                f"{path} holds a process of version {version}, up to {VERSION} is known; use the LLMasOS that wrote it",
+            raise Errno.EINVAL(
+                f"{path} holds a process of version {version}, up to {VERSION} is known; use the LLMasOS that wrote it"
             )
         image = msgspec.msgpack.decode(encoded, type=ProcessImage)
     except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError) as error:
-        raise SyscallError(Errno.EIO, f"{path} holds no process that could be: {error}") from None
+        raise Errno.EIO(f"{path} holds no process that could be: {error}") from None
     if image.decoding is not None and not (image.log and image.decoding.start <= len(image.log)):
-        raise SyscallError(Errno.EIO, f"{path} holds no process that could be: its decode begins beyond its log")
+        raise Errno.EIO(f"{path} holds no process that could be: its decode begins beyond its log")
     if wrong := check_places(image.records, len(image.log)):
-        raise SyscallError(Errno.EIO, f"{path} holds no process that could be: {wrong}")
+        raise Errno.EIO(f"{path} holds no process that could be: {wrong}")
     return image
 
 
@@ -147,12 +118,6 @@ def go_on(process: LLMProcess, saved: ProcessImage) -> None:
     elif len(process.log) >= process.context:
         process.finish = Finish.CONTEXT
     else:
-        process.decoding = Decoding(
-            left=saved.decoding.left,
-            append=True,
-            start=saved.decoding.start,
-            stop_ids=frozenset(saved.decoding.stop_ids),
-            logprobs=0,
-            request=None,
-        )
+        going_on = saved.decoding
+        process.decoding = Decoding(going_on.left, True, going_on.start, frozenset(going_on.stop_ids), logprobs=0)
         process.finish = Finish.NONE

@@ -1,20 +1,36 @@
-"""A system call on its way through the kernel: who asked, what, and how it is taken back.
+"""A system call on its way through the kernel: who asked, what, and what it waits on.
 
-Every request is answered exactly once, with a value or an errno; one that waits is `parked` on its program, with the
-function that undoes the waiting if the caller cancels, dies, or a deadline passes first.
+Every request is answered exactly once, with a value or an errno. One that waits is in the line of a channel (wait.py)
+and is dispatched again, from the top, when the channel is woken. What it has done by then is an object of the kernel,
+`begun`, never a local variable of its handler.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llmasos.syscalls.table import Call, Entry
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from llmasos.kernel.objects.process import Program
     from llmasos.kernel.timers import Timer
+
+
+class Channel:
+    """What requests wait on, first come first served: the `chan` of xv6's sleep and wakeup. `parent` is the program that
+    is shown as waiting for a child while anybody waits here."""
+
+    __slots__ = ("line", "parent")
+
+    def __init__(self, parent: Program | None = None) -> None:
+        self.line: dict[Request, None] = {}
+        self.parent = parent
+
+    def __bool__(self) -> bool:
+        return bool(self.line)
 
 
 @dataclass(slots=True, eq=False)
@@ -24,17 +40,9 @@ class Request:
     call: Call[Any]
     entry: Entry
     answered: bool = False
-    undo: Callable[[], None] | None = None  # set while it waits
+    channel: Channel | None = None  # set while it waits
+    begun: object | None = None  # what it has begun (kernel/desk.py, Begun)
+    deadline: Timer | None = None
+    late: bool = False  # the deadline has passed
     waited: bool = False
     absent: bool = False  # made to an earlier kernel, and not yet asked for again
-    mark: int = -1  # where a read of the trace began
-    timers: list[Timer] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class Change:
-    """A call that is giving a process another model or another device, one at a time. `resume` is what is left to do of
-    it when the process has reached the token boundary it waits for."""
-
-    request: Request
-    resume: Callable[[], None]

@@ -14,21 +14,24 @@ import hmac
 import msgspec
 
 from llmasos.kernel import desk
-from llmasos.kernel.devices.rejoin import rejoin
 from llmasos.kernel.devices.reschedule import reschedule
 from llmasos.kernel.events import Syscall
+from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
-from llmasos.kernel.life import await_decode, end_program, exit_process, finish_decoding, set_deadline
+from llmasos.kernel.life import Decode, end_program, exit_process, finish_decoding, set_deadline
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import INIT_PID, Account, Decoding, LLMProcess, Program
 from llmasos.kernel.objects.request import Request
+from llmasos.kernel.recovery import rejoin
 from llmasos.kernel.state import System
 from llmasos.kernel.tickets import PID_BYTES, ticket
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.kernel.wait import sleep, wait
+from llmasos.syscalls import table as calls
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Finish, Kind, WaitFor
 from llmasos.syscalls.records import State as ProcessState
-from llmasos.syscalls.table import BY_RECORD, Decode
+from llmasos.syscalls.table import BY_RECORD
 
 # --- tickets --------------------------------------------------------------------------------------------------------
 
@@ -38,19 +41,16 @@ def take_up(system: System, event: Syscall, shown: bytes) -> Program:
     pid = int.from_bytes(shown[:PID_BYTES], "big")
     valid = bool(system.secret) and len(shown) > PID_BYTES
     if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid)):
-        raise SyscallError(Errno.ESRCH, "the ticket is of no program of this kernel; attach without it and begin anew")
+        raise Errno.ESRCH("the ticket is of no program of this kernel; attach without it and begin anew")
     program = system.table.find(pid)
     if not isinstance(program, Program):
-        raise SyscallError(
-            Errno.ESRCH,
-            f"program {pid} has ended, or did not come back within {system.config.grace:g} s; attach without the ticket",
+        raise Errno.ESRCH(
+            f"program {pid} has ended, or did not come back within {system.config.grace:g} s; attach without the ticket"
         )
-    if program.away is None:
-        raise SyscallError(
-            Errno.EAGAIN, f"program {pid} is attached by another connection, whose end has not been noticed yet"
-        )
-    program.away.cancel()
-    program.away = None
+    if program.grace is None:
+        raise Errno.EAGAIN(f"program {pid} is attached by another connection, whose end has not been noticed yet")
+    program.grace.cancel()
+    program.grace = None
     program.peer, program.os_pid = event.peer, event.os_pid
     system.programs[event.peer] = program
     system.log("info", f"program {pid} ({program.name}) is back")
@@ -60,7 +60,7 @@ def take_up(system: System, event: Syscall, shown: bytes) -> Program:
 
 def join(waiting: Request, request: Request) -> bool:
     """Whether a call is one that waits since an earlier kernel, made again: then the old one will be answered."""
-    if not waiting.absent or not isinstance(request.call, Decode):
+    if not waiting.absent or not isinstance(request.call, calls.Decode):
         return False
     waiting.absent = False
     return True
@@ -69,9 +69,9 @@ def join(waiting: Request, request: Request) -> bool:
 def answer_again(system: System, request: Request) -> bool:
     """Whether a call was answered before, but the answer may not have arrived: then it is given again."""
     program = request.program
-    if request.seq not in program.unsure:
+    if request.seq not in program.to_replay:
         return False
-    program.unsure.discard(request.seq)
+    program.to_replay.discard(request.seq)
     answer = program.answers.get(request.seq)
     if answer is None or answer.call != request.entry.number:
         return False
@@ -127,16 +127,16 @@ def _program(system: System, saved: SavedProgram) -> Program:
         system.now,
         rights=head.rights,
         answers=saved.answers,
-        unsure={answer.seq for answer in saved.answers},
+        to_replay={answer.seq for answer in saved.answers},
     )
-
-    def missing() -> None:
-        system.log("warning", f"program {program.pid} ({program.name}) has not come back")
-        end_program(system, program, 0, "it did not come back after the kernel was booted")
-
-    program.away = system.timers.at(system.now + system.config.grace, missing)
+    program.grace = system.timers.at(system.now + system.config.grace, _missing, program)
     system.table.add(program)
     return program
+
+
+def _missing(system: System, program: Program) -> None:
+    system.log("warning", f"program {program.pid} ({program.name}) has not come back")
+    end_program(system, program, 0, "it did not come back after the kernel was booted")
 
 
 def _process(system: System, saved: SavedProcess, state: State, programs: dict[int, Program]) -> LLMProcess:
@@ -150,12 +150,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
         started=system.now,
         since=system.now,
         device=_device(system, saved) or system.device_named(""),
-        model=head.model,
-        sampler=head.sampler,
-        limits=head.limits,
-        once=head.once,
-        detached=head.detached,
-        spent=head.spent,
+        traits=traits_of(head),
         saved=head,
         log=saved.log,
         recorded=len(saved.log),
@@ -163,10 +158,9 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
         finish=head.finish,
         ahead=False,  # its pages come back when something is asked of it
         stopped=head.stopped,
+        stop_reason=head.stop_reason,
         dying=head.dying,
-        sched_class=head.sched_class,
-        nice=head.nice,
-        reached=max(0, len(saved.log) - 1),
+        high_water=max(0, len(saved.log) - 1),
         turn=system.now,
         account=Account(saved.fed, saved.decoded, forks=head.forks),
     )
@@ -184,18 +178,17 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
             doing.start,
             frozenset(doing.stop_ids),
             doing.logprobs,
-            None,
-            saved.logprobs,
-            len(saved.logprobs),
-            doing.interrupted,
+            collected=saved.logprobs,
+            recorded=len(saved.logprobs),
+            interrupted=doing.interrupted,
         )
         if doing.deadline is not None:
             set_deadline(system, process, decoding, system.now + max(0.0, doing.deadline - state.now))
         if doing.program:
-            call = Decode(process.pid, decoding.left, doing.stop_ids, logprobs=doing.logprobs)
-            request = Request(programs[doing.program], doing.seq, call, BY_RECORD[Decode], absent=True)
-            decoding.request = request
-            await_decode(system, process, decoding, request)
+            call = calls.Decode(process.pid, decoding.left, doing.stop_ids, logprobs=doing.logprobs)
+            decoding.request = Request(programs[doing.program], doing.seq, call, BY_RECORD[calls.Decode], absent=True)
+            decoding.request.begun = Decode(process, decoding)
+            sleep(system, decoding.request, wait(process.decoded))
     return process
 
 
@@ -208,7 +201,7 @@ def _resume(system: System, process: LLMProcess) -> None:
         finish_decoding(system, process, process.decoding.interrupted)
         if process.is_zombie():
             return
-    rejoin(system, process)
+    rejoin.begin(system, process)
 
 
 def journal_fails(system: System, reason: str) -> None:

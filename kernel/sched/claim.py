@@ -13,4 +13,4 @@ def claim(process: LLMProcess, quantum: int) -> tuple[int, bool, float, int]:
     would take the pages from each other for ever. Who got pages keeps the claim until it is a quantum of new tokens
     further; who lost them goes to the end of the line.
     """
-    return rank(process.sched_class), process.outran(quantum), process.turn, process.pid
+    return rank(process.traits.sched_class), process.outran(quantum), process.turn, process.pid

@@ -37,14 +37,18 @@ class Fair(Policy):
 
     def _clock(self, process: LLMProcess) -> _Clock:
         clock = process.policy_state
-        if not isinstance(clock, _Clock) or clock.epoch != self._epoch or clock.sched_class is not process.sched_class:
-            floor = self._floor[process.sched_class]
-            clock = process.policy_state = _Clock(floor, process.sched_class, self._epoch)
+        if (
+            not isinstance(clock, _Clock)
+            or clock.epoch != self._epoch
+            or clock.sched_class is not process.traits.sched_class
+        ):
+            floor = self._floor[process.traits.sched_class]
+            clock = process.policy_state = _Clock(floor, process.traits.sched_class, self._epoch)
         return clock
 
     def woke(self, process: LLMProcess) -> None:
         clock = self._clock(process)
-        clock.time = max(clock.time, self._floor[process.sched_class])
+        clock.time = max(clock.time, self._floor[process.traits.sched_class])
 
     def key(self, process: LLMProcess) -> float:
         return self._clock(process).time
@@ -53,7 +57,7 @@ class Fair(Policy):
         self._clock(process).time += tokens / process.share
 
     def planned(self, first: LLMProcess, waiting: bool) -> None:
-        floor = self._floor[first.sched_class]
-        self._floor[first.sched_class] = max(floor, self._clock(first).time)
+        floor = self._floor[first.traits.sched_class]
+        self._floor[first.traits.sched_class] = max(floor, self._clock(first).time)
         if not waiting:
             self._epoch += 1

@@ -19,6 +19,7 @@ import msgspec
 
 from llmasos.drivers.protocol import Copy, Move, Run, Sample
 from llmasos.kernel.enforce import hold_back
+from llmasos.kernel.marks import stale
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import LLMProcess
@@ -61,7 +62,7 @@ def plan_step(system: System, device: Device) -> Plan | None:
         return None
     _allow_guesses(device, plan)
     waiting = bool(device.queue) or any(image.starved for image in device.images.values())
-    strongest = min(plan.processes, key=lambda p: (rank(p.sched_class), p.key))
+    strongest = min(plan.processes, key=lambda p: (rank(p.traits.sched_class), p.key))
     device.queue.policy.planned(strongest, waiting)
     return plan
 
@@ -119,7 +120,7 @@ def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
                 chosen.append((process, gained))
             else:  # the prefix cache had everything that was to be computed ahead
                 _count_reused(device, process, gained)
-                settle(system, process)
+                stale(system, process)
         if not chosen:
             break
         allotted = _allot(device, plan, [process for process, _ in chosen], left)
@@ -213,7 +214,7 @@ def _admit(system: System, device: Device, process: LLMProcess, tokens: int, pla
     process.running = tokens
     process.short = None
     if back:
-        process.returned = back
+        process.swapped_in = back
         moves = table.move_in(pool, back)
         plan.ins += [Move(image.id, process.pid, frame, slot.tier, slot.number) for frame, slot in moves]
     copied = table.extend(pool, tokens)
@@ -222,8 +223,8 @@ def _admit(system: System, device: Device, process: LLMProcess, tokens: int, pla
     image.hold(process)
     if len(table.frames) > frames:
         grown(system, process)
-    if process.robbed:
-        process.robbed = False
+    if process.preempted:
+        process.preempted = False
         process.account.refaults += 1
         device.refaults += 1
     plan.runs.append(_run(image, process, tokens))
@@ -266,7 +267,7 @@ def _run(image: Image, process: LLMProcess, tokens: int) -> Run:
     end = position + tokens
     sample: Sample | None = None
     if decoding is not None and end == len(log):
-        sample = Sample(process.sampler, end, decoding.append, decoding.logprobs)
+        sample = Sample(process.traits.sampler, end, decoding.append, decoding.logprobs)
     history = log[:position] if process.driver_log < position else None
     run = Run(
         ctx=process.pid,

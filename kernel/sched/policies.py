@@ -8,7 +8,7 @@ from llmasos.kernel.sched.lottery import Lottery
 from llmasos.kernel.sched.mlfq import MLFQ
 from llmasos.kernel.sched.policy import Policy
 from llmasos.kernel.sched.round_robin import RoundRobin
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 
 POLICIES: dict[str, type[Policy]] = {p.name: p for p in (Fair, FCFS, RoundRobin, MLFQ, Lottery)}
 
@@ -16,5 +16,5 @@ POLICIES: dict[str, type[Policy]] = {p.name: p for p in (Fair, FCFS, RoundRobin,
 def make_policy(name: str, quantum: int) -> Policy:
     """A fresh policy; EINVAL names the ones there are."""
     if name not in POLICIES:
-        raise SyscallError(Errno.EINVAL, f"no scheduling policy {name!r}; there are: {', '.join(POLICIES)}")
+        raise Errno.EINVAL(f"no scheduling policy {name!r}; there are: {', '.join(POLICIES)}")
     return POLICIES[name](quantum)

@@ -68,7 +68,7 @@ class RunQueue:
             self._size += 1
         ticket = process.ticket = next(_tickets)
         process.key = self.policy.key(process)
-        level = _RANK[process.sched_class]
+        level = _RANK[process.traits.sched_class]
         heapq.heappush(self._heaps[level], (process.key, ticket, process))
         if level > 0:
             line = self._lines[level]

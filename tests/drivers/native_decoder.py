@@ -14,7 +14,7 @@ from llmasos.drivers.cpu.native import library
 from llmasos.drivers.cpu.native.image import NativeKind
 from llmasos.drivers.cpu.native.library import INSTRUCTION_SETS, Library
 from llmasos.drivers.engine.contexts import Context
-from llmasos.drivers.engine.image import Frames
+from llmasos.drivers.engine.image import Examined, Frames
 from llmasos.drivers.protocol import BLOCK_TOKENS, Run
 from llmasos.modelfiles import source
 from llmasos.modelfiles.tensors import SafetensorsWeights
@@ -39,15 +39,8 @@ def image(
 ) -> Frames:
     kind = kind or NativeKind(native(), threads, kv=kv)
     config, layout = kind.examine(directory, source.read_config(directory), lambda: None)
-    built: Frames = kind.build(
-        directory,
-        lambda: weights or SafetensorsWeights(directory),
-        config,
-        layout,
-        dtype,
-        FRAMES,
-        lambda _: None,
-    )
+    model = Examined(directory, config, layout, dtype, lambda: weights or SafetensorsWeights(directory))
+    built: Frames = kind.build(model, FRAMES, lambda _: None)
     return built
 
 

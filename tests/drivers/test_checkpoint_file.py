@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmasos.drivers import checkpoint_file
-from llmasos.drivers.checkpoint_file import Damaged, Reader, write
+from llmasos.drivers import checkpoint_file, seals
+from llmasos.drivers.checkpoint_file import Reader, write
+from llmasos.drivers.seals import Damaged
 from llmasos.syscalls.errno import Errno, SyscallError
 
 HEAD = b"the head of it" * 3
@@ -26,7 +27,7 @@ KEYS = pytest.mark.parametrize("key", [b"", b"open sesame"], ids=["plain", "encr
 
 @pytest.fixture(autouse=True)
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint_file, "_COST", 1 << 4)
+    monkeypatch.setattr(seals, "_COST", 1 << 4)
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ def test_what_is_not_asked_for_is_stopped(zoo: Callable[[str], Path], steps: dic
         wanted = list(process.log)
     with opened(zoo("llama")) as device:
         feeder, process = started(device)
-        whole = device._compute
+        whole = device._ahead._compute
         stopped = []
 
         def told(*arguments: object) -> object:
@@ -157,9 +157,9 @@ def test_what_is_not_asked_for_is_stopped(zoo: Callable[[str], Path], steps: dic
                 stopped.append(error)
                 raise
 
-        device._compute = told  # type: ignore[method-assign, assignment]
+        device._ahead._compute = told  # type: ignore[assignment]
         device.go_on(lambda: False)
-        device._compute = whole  # type: ignore[method-assign]
+        device._ahead._compute = whole
         assert [type(error).__name__ for error in stopped] == ["Stopped"]
         steps.update(asked=0, early=0)
         feeder.generate([process], 8)

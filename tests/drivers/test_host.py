@@ -17,17 +17,19 @@ from typing import Any
 import psutil
 import pytest
 
-from llmasos.drivers import host
+from llmasos.drivers import host, orphaned, places
+from llmasos.drivers.answers import encoded
+from llmasos.drivers.cpu.native import library
 from llmasos.drivers.protocol import (
     Copy,
     Done,
     Drop,
     Failed,
     Heartbeat,
+    Inspect,
     Load,
     Loaded,
     Note,
-    Ping,
     Probe,
     Probed,
     Progress,
@@ -114,7 +116,7 @@ def test_an_answer_that_cannot_be_encoded_is_that_requests_failure_and_the_drive
     ids=["failed", "note", "done"],
 )
 def test_words_that_cannot_be_encoded_are_escaped(message: Any, sent: Any) -> None:
-    assert decode_from_driver(host.encoded(message)) == sent
+    assert decode_from_driver(encoded(message)) == sent
 
 
 def test_an_unexpected_error_is_answered_and_its_traceback_noted(tmp_path: Path, model: Path) -> None:
@@ -129,7 +131,7 @@ def test_an_unexpected_error_is_answered_and_its_traceback_noted(tmp_path: Path,
         cpu.wait_for(Probed, 3)
 
 
-def test_ping_and_heartbeat_are_answered_while_the_device_is_busy(tmp_path: Path, model: Path) -> None:
+def test_files_are_looked_at_and_heartbeats_sent_while_the_device_is_busy(tmp_path: Path, model: Path) -> None:
     with driver("cpu", tmp_path / "r", "threads=1", "dtype=fp32") as cpu:
         cpu.send(Load(1, 9, str(model), "", 64))
         cpu.wait_for(Loaded, 1)
@@ -141,13 +143,13 @@ def test_ping_and_heartbeat_are_answered_while_the_device_is_busy(tmp_path: Path
             cpu.send(Step(ref, [Run(ref, 9, 0, [i % 250 for i in range(500)], 0, list(range(32)))]))
             return ref
 
-        cpu.process.send_signal(signal.SIGSTOP)  # so that the ping is there before the first step is done
+        cpu.process.send_signal(signal.SIGSTOP)  # so that the question is there before the first step is done
         last = [work() for _ in range(40)][-1]
-        cpu.send(Ping(7))
+        cpu.send(Inspect(7, str(tmp_path / "nothing")))
         cpu.process.send_signal(signal.SIGCONT)
-        cpu.wait_for(Done, 7)
+        assert cpu.wait_for(Failed, 7).errno is Errno.ENOENT
         answered = sum(isinstance(message, StepDone) for message in cpu.heard)
-        assert answered < 40, "the ping overtook the steps before it"
+        assert answered < 40, "the look at the file overtook the steps before it"
 
         # However fast the device is, it stays busy until a heartbeat comes: each step that ends is followed by another.
         for _ in range(answered):
@@ -186,11 +188,24 @@ def test_steps_are_answered_while_a_model_is_read(tmp_path: Path, model: Path, s
         assert not cpu.wait_for(StepDone, 10).results[0].error
 
 
+@pytest.mark.skipif(isinstance(library.load(), str), reason="there is no native decoder")
+def test_what_a_driver_tells_pythons_logging_is_a_line_of_the_kernels_log(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(places.DIRECTORY, str(tmp_path / "installed"))
+    with driver("cpu", tmp_path / "r", "threads=1") as cpu:
+        cpu.send(Load(1, 9, str(model), "int8", 8))
+        cpu.wait_for(Loaded, 1)
+        (note,) = (message for message in cpu.heard if isinstance(message, Note))
+        assert note.level == "info"
+        assert note.text.startswith(f"installed {model}: ")
+
+
 def test_a_driver_quits_while_it_reads_a_model(tmp_path: Path, slow: Path) -> None:
     with driver("cpu", tmp_path / "r", "threads=1") as cpu:
         cpu.send(Load(1, 9, str(slow), "fp32", 8))
-        cpu.send(Ping(2))
-        cpu.wait_for(Done, 2)
+        cpu.send(Inspect(2, str(tmp_path / "nothing")))
+        cpu.wait_for(Failed, 2)
         cpu.send(Quit())
         assert cpu.wait() == 0
 
@@ -267,8 +282,8 @@ def test_cleaning_waits_for_a_kernel_that_lets_go_of_its_lock_after_its_pipes(
         if slept == 3:
             os.close(lock)
 
-    monkeypatch.setattr(host, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=sleep))
-    host.clean(tmp_path, b"123 1.0\n")
+    monkeypatch.setattr(orphaned, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=sleep))
+    orphaned.clean(tmp_path, b"123 1.0\n")
     assert slept == 3
     assert list(tmp_path.iterdir()) == []
 
@@ -280,11 +295,11 @@ def test_cleaning_gives_a_lock_up_that_is_held_for_long(tmp_path: Path, monkeypa
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr(host, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    monkeypatch.setattr(orphaned, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
     (tmp_path / runtime.PROGRAMS).touch()
     with (tmp_path / runtime.LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        host.clean(tmp_path, b"")
+        orphaned.clean(tmp_path, b"")
     assert now > 0.0
     assert (tmp_path / runtime.PROGRAMS).exists()
 
@@ -348,8 +363,8 @@ def test_a_driver_is_gone_soon_after_its_kernel_was_killed(tmp_path: Path) -> No
 def test_terminate_ends_a_driver_in_good_order_and_ctrl_c_does_not(tmp_path: Path) -> None:
     with driver("sim", tmp_path / "r") as sim:
         os.killpg(sim.process.pid, signal.SIGINT)
-        sim.send(Ping(1))
-        sim.wait_for(Done, 1)
+        sim.send(Probe(1, "sim", ""))
+        sim.wait_for(Probed, 1)
         sim.process.send_signal(signal.SIGTERM)
         assert sim.wait() == 0
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from llmasos.drivers.engine.disk_places import DiskPlaces
 from llmasos.drivers.engine.host_places import HostPlaces
 from llmasos.drivers.engine.kv import KVShape, KVSlab, bytes_of, fill
-from llmasos.drivers.engine.swap import DiskPlaces, SwapFile
+from llmasos.drivers.engine.swap_file import SwapFile
 from llmasos.drivers.engine.torch_kv import TorchSlab
 
 SHAPE = KVShape(2, 3, 4, "bfloat16")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmasos.drivers.protocol import Abandon, Done, Failed, Load, Loaded, Ping, Probe, Probed
+from llmasos.drivers.protocol import Abandon, Failed, Inspect, Load, Loaded, Probe, Probed
 from llmasos.drivers.reader import Reader, Report, Request
 from llmasos.syscalls.errno import Errno, SyscallError
 from tests import models_zoo
@@ -121,8 +121,8 @@ def test_a_driver_answers_a_load_that_was_abandoned_and_goes_on(
         cpu.send(Load(3, 13, str(zoo("llama")), "", 8))
         cpu.send(Abandon(2))
         cpu.send(Abandon(99))  # of what nobody asked
-        cpu.send(Ping(50))
-        cpu.wait_for(Done, 50)
+        cpu.send(Inspect(50, str(tmp_path / "nothing")))  # answered beside the loads, after Abandon was heard
+        assert cpu.wait_for(Failed, 50).errno is Errno.ENOENT
         (slow / "go").touch()
         assert cpu.wait_for(Failed, 1).errno is Errno.EIO
         assert cpu.wait_for(Failed, 2).errno is Errno.EINTR

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from llmasos.drivers.device import Device
 from llmasos.drivers.protocol import Copy, Load, Probe, Run, Sample, Step, StepDone
 from llmasos.drivers.sim import open_device, roofline, tokens
-from llmasos.drivers.sim.device import Fate, SimDevice
+from llmasos.drivers.sim.device import SimDevice
+from llmasos.drivers.sim.fate import Fate
 from llmasos.drivers.sim.spec import DeviceSpec, ModelSpec, model, parse
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Sampler
@@ -88,9 +89,9 @@ def test_a_device_made_from_options_is_a_device_and_says_what_it_is() -> None:
     ("options", "said"),
     [
         ({"colour": "red"}, "no option 'colour'"),
-        ({"vocab": "many"}, "wanted a whole number"),
-        ({"vocab": "1.5"}, "wanted a whole number"),
-        ({"flops": "nan"}, "wanted a number"),
+        ({"vocab": "many"}, "vocab='many': a whole number"),
+        ({"vocab": "1.5"}, "vocab='1.5': a whole number"),
+        ({"flops": "nan"}, "flops='nan': a number"),
         ({"bandwidth": "0"}, "must be above zero"),
         ({"overhead": "-1"}, "must not be below zero"),
         ({"fail_load": "EWHAT"}, "no error 'EWHAT'"),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from llmasos.drivers.cpu import open_device
 from llmasos.drivers.cpu.native import library, stream
 from llmasos.drivers.cpu.native.image import NativeImage
-from llmasos.drivers.cpu.native.installed import _read_header
+from llmasos.drivers.cpu.native.installed_file import _read_header
 from llmasos.drivers.cpu.native.stream import WINDOW, Ahead, choose, resident
 from llmasos.drivers.engine.engine import Engine
 from llmasos.drivers.protocol import Load, Loaded, Probe, Run, Step

@@ -18,12 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmasos.drivers.cpu import open_device, open_swap
+from llmasos.drivers.cpu import open_device
 from llmasos.drivers.cpu.native import library
 from llmasos.drivers.device import Device
+from llmasos.drivers.engine.disk_places import DiskPlaces
 from llmasos.drivers.engine.engine import Engine
 from llmasos.drivers.engine.host_places import HostPlaces
-from llmasos.drivers.engine.swap import DiskPlaces, Lost, Places, SwapFile, at_once
+from llmasos.drivers.engine.swap import Lost, Places, at_once
+from llmasos.drivers.engine.swap_file import SwapFile, open_swap
 from llmasos.drivers.protocol import Load, Move
 from llmasos.syscalls.errno import Errno, SyscallError
 from tests.drivers.feeder import GREEDY, IMAGE, Feeder
@@ -169,7 +171,9 @@ def test_a_full_disk_is_an_error_and_not_a_frame(tmp_path: Path) -> None:
         import resource, signal, sys
         from pathlib import Path
         import numpy
-        from llmasos.drivers.engine.swap import DiskPlaces, Lost, SwapFile
+        from llmasos.drivers.engine.disk_places import DiskPlaces
+        from llmasos.drivers.engine.swap import Lost
+        from llmasos.drivers.engine.swap_file import SwapFile
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
         frame = numpy.ones((1, 16000), numpy.uint8)
@@ -195,7 +199,8 @@ def test_nothing_is_left_of_a_driver_that_was_killed(tmp_path: Path) -> None:
         import sys, time
         from pathlib import Path
         import numpy
-        from llmasos.drivers.engine.swap import DiskPlaces, SwapFile
+        from llmasos.drivers.engine.disk_places import DiskPlaces
+        from llmasos.drivers.engine.swap_file import SwapFile
         places = DiskPlaces(SwapFile(Path(sys.argv[1]), 1 << 20), 4, 4000)
         places.write(1, 0, numpy.ones((1, 4000), numpy.uint8))
         print("written", flush=True)
@@ -301,7 +306,7 @@ def test_the_options_say_how_much_and_where(tmp_path: Path) -> None:
     with pytest.raises(SyscallError, match="swapdir") as caught:
         open_device({"swapdir": str(tmp_path / "file")})
     assert caught.value.errno is Errno.EIO
-    with pytest.raises(SyscallError, match="is no size") as caught:
+    with pytest.raises(SyscallError, match="swap='much': a size such as") as caught:
         open_device({"swap": "much"})
     assert caught.value.errno is Errno.EINVAL
 
@@ -311,9 +316,9 @@ def test_a_full_disk_means_no_swap_and_a_line_that_says_so(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda directory: usage._replace(free=100_000))
-    assert open_swap({"swapdir": str(tmp_path)}) is None
+    assert open_swap(None, tmp_path) is None
     assert f"no swap: {tmp_path} is full" in caplog.text
-    made = open_swap({"swapdir": str(tmp_path), "swap": "64KiB"})  # whoever asks for little gets it
+    made = open_swap(64 << 10, tmp_path)  # whoever asks for little gets it
     assert made is not None
     with closing(made):
         assert made.size == 64 << 10

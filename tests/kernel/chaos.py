@@ -288,7 +288,7 @@ class Chaos:
             self.worst = max(self.worst, now - process.since)
             bound = AGING + 8 * (len(waiting) + MAX_RUNS) * STEP_SECONDS
             assert now - process.since <= bound, (
-                f"process {process.pid} ({process.sched_class}, {process.state} {process.wait}) has waited "
+                f"process {process.pid} ({process.traits.sched_class}, {process.state} {process.wait}) has waited "
                 f"{now - process.since:.1f} s, beside {len(waiting)} others: more than {bound:.1f} s\n"
                 f"{self.sim.describe()[-3000:]}"
             )

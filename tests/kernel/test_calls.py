@@ -227,7 +227,7 @@ def test_interrupts_keep_what_was_decoded_and_the_process() -> None:
     got = future.value.tokens
     assert 10 < len(got) < 30
     more = program.call(Decode(pid, 10)).tokens
-    assert got + more == sim.continuation(PROMPT, len(got) + 10, sim.kernel.table.llm(pid).sampler)
+    assert got + more == sim.continuation(PROMPT, len(got) + 10, sim.kernel.table.llm(pid).traits.sampler)
 
 
 def test_a_cancelled_decode_is_answered_at_once_and_ends() -> None:
@@ -292,7 +292,7 @@ def test_a_stopped_process_holds_still_and_continues_where_it_was() -> None:
     assert (info.state, info.length) == (State.STOPPED, length)
     program.call(Kill(pid, Signal.CONT))
     sim.run_until(lambda: future.done)
-    assert future.value.tokens == sim.continuation(PROMPT, 50, sim.kernel.table.llm(pid).sampler)
+    assert future.value.tokens == sim.continuation(PROMPT, 50, sim.kernel.table.llm(pid).traits.sampler)
 
 
 def test_a_killed_process_answers_everybody_who_waits_on_it() -> None:
@@ -344,7 +344,7 @@ def test_a_reader_streams_every_token_in_order_and_can_begin_again() -> None:
         got += part.tokens
         if not part.decoding and not part.tokens:
             break
-    assert got == sim.continuation(PROMPT, 30, sim.kernel.table.llm(pid).sampler)
+    assert got == sim.continuation(PROMPT, 30, sim.kernel.table.llm(pid).traits.sampler)
     assert part.finish is Finish.LENGTH
     assert reader.call(Read(pid, 0)).tokens == PROMPT + got
 
@@ -403,7 +403,7 @@ def test_exec_keeps_pid_and_tokens_where_the_vocabulary_is_the_same() -> None:
     info = program.call(Getinfo(pid))
     assert (info.model, info.length, info.nice) == ("sim:2m", 40, 3)
     got = program.call(Decode(pid, 5)).tokens
-    assert got == sim.continuation(PROMPT, 5, sim.kernel.table.llm(pid).sampler, name="sim:2m")
+    assert got == sim.continuation(PROMPT, 5, sim.kernel.table.llm(pid).traits.sampler, name="sim:2m")
     assert refused(program, Exec(pid, "sim:vocab=77"))[0] is Errno.EINVAL
     program.call(Exec(pid, "sim:vocab=77", tokens=[1, 2]))
     assert program.call(Getinfo(pid)).length == 2

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -94,21 +95,11 @@ def test_everything_that_is_the_process_comes_back(file: str) -> None:
     program.call(Checkpoint(pid, file))
     twin = program.call(Restore(file))
     old, new = row(sim, pid), row(sim, twin)
-    for name in (
-        "name",
-        "nice",
-        "sched_class",
-        "limits",
-        "sampler",
-        "once",
-        "model",
-        "device",
-        "log",
-        "finish",
-    ):
-        assert getattr(new, name) == getattr(old, name), name
-    assert (new.owner, new.detached) == (program.pid, False)
-    assert new.spent == 4
+    same = replace(old.traits, spent=new.traits.spent, detached=False)
+    assert new.traits == same
+    assert (new.device, new.log, new.finish) == (old.device, old.log, old.finish)
+    assert (new.owner, new.traits.detached) == (program.pid, False)
+    assert new.traits.spent == 4
     seeds = [program.call(Getinfo(program.call(Fork(parent))[0])).seed for parent in (pid, twin)]
     assert seeds[0] == seeds[1], "the next child has the seed it would have had"
     assert [program.call(Decode(which, 30)).finish for which in (pid, twin)] == [Finish.BUDGET] * 2
@@ -125,7 +116,7 @@ def test_a_name_and_a_device_may_be_others(file: str) -> None:
     program.call(Checkpoint(pid, file))
     assert row(sim, program.call(Restore(file))).device.name == "sim1"
     there = program.call(Restore(file, "bob", "sim0", detached=True))
-    assert (row(sim, there).device.name, row(sim, there).name, row(sim, there).detached) == (
+    assert (row(sim, there).device.name, row(sim, there).name, row(sim, there).traits.detached) == (
         "sim0",
         "bob",
         True,
@@ -156,16 +147,16 @@ def test_a_model_that_is_called_otherwise_here_is_found_by_its_path_or_named(fil
     program = sim.program()
     pid = program.call(Spawn("tiny", tokens=PROMPT))
     program.call(Checkpoint(pid, file))
-    assert row(sim, program.call(Restore(file))).model == "tiny"
+    assert row(sim, program.call(Restore(file))).traits.model == "tiny"
     other = simulate()
     other.kernel.config.models.clear()
     again = other.program()
-    assert row(other, again.call(Restore(file))).model == "sim"
+    assert row(other, again.call(Restore(file))).traits.model == "sim"
     named = row(other, again.call(Restore(file, model="sim:2m")))
-    assert named.model == "sim:2m"
+    assert named.traits.model == "sim:2m"
     assert named.table.cached == 0, "another model's KV"
     assert "model was sim, is sim:2m" in said(other)
-    assert again.call(Decode(named.pid, 5)).tokens == other.continuation(PROMPT, 5, named.sampler, name="sim:2m")
+    assert again.call(Decode(named.pid, 5)).tokens == other.continuation(PROMPT, 5, named.traits.sampler, name="sim:2m")
     with pytest.raises(SyscallError) as caught:
         again.call(Restore(file, model="nowhere"))
     assert caught.value.errno is Errno.ENOENT
@@ -253,7 +244,7 @@ def test_pages_that_are_about_to_be_moved_out_are_waited_for(file: str) -> None:
     program.call(Kill(pid, Signal.STOP))
     assert sim.kernel.devices["sim0"].outs
     future = program.start(Checkpoint(pid, file))
-    assert sim.kernel.devices["sim0"].after_outs
+    assert sim.kernel.devices["sim0"].sent
     taken_back = program.start(Checkpoint(pid, file + "2"))
     taken_back.cancel()
     assert taken_back.errno is Errno.EINTR
@@ -278,7 +269,7 @@ def test_a_restore_writes_no_frame_that_has_yet_to_be_moved_out(file: str) -> No
     restoring = program.start(Restore(file))
     sim.run_for(0.0029)
     program.call(Kill(pid, Signal.STOP))
-    sim.run_until(lambda: bool(sim.kernel.devices["sim0"].after_outs))
+    sim.run_until(lambda: bool(sim.kernel.devices["sim0"].sent))
     sim.run_until(lambda: restoring.done)
     assert row(sim, restoring.value).table.cached == 59
     program.call(Kill(pid, Signal.CONT))
@@ -304,7 +295,7 @@ def test_kv_that_lies_below_or_is_shared_is_in_the_image(file: str) -> None:
         restored = again.call(Restore(name))
         assert row(other, restored).table.cached == 93
         log = list(row(other, restored).log)
-        assert again.call(Decode(restored, 20)).tokens == sim.continuation(log, 20, row(other, restored).sampler)
+        assert again.call(Decode(restored, 20)).tokens == sim.continuation(log, 20, row(other, restored).traits.sampler)
         assert pid
 
 
@@ -340,9 +331,9 @@ def test_frames_are_taken_from_nobody_who_runs(file: str) -> None:
     assert row(other, busy).account.preemptions == 0
     assert 0 < row(other, restored).table.cached < 149
     assert "there are no frames" in said(other)
-    assert again.call(Decode(restored, 9)).tokens == sim.continuation(list(range(150)), 9, row(sim, pid).sampler)
+    assert again.call(Decode(restored, 9)).tokens == sim.continuation(list(range(150)), 9, row(sim, pid).traits.sampler)
     other.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation([5] * 100, 60, row(other, busy).sampler)
+    assert decoding.value.tokens == sim.continuation([5] * 100, 60, row(other, busy).traits.sampler)
 
 
 # --- what goes wrong ------------------------------------------------------------------------------------------------
@@ -365,7 +356,7 @@ def test_a_damaged_block_and_what_follows_is_computed_again(file: str) -> None:
     assert row(other, restored).table.cached == 16
     assert "warning" in said(other)
     assert "block 1 is damaged: its checksum is off" in said(other)
-    assert again.call(Decode(restored, 9)).tokens == sim.continuation(PROMPT, 9, row(sim, pid).sampler)
+    assert again.call(Decode(restored, 9)).tokens == sim.continuation(PROMPT, 9, row(sim, pid).traits.sampler)
 
 
 @pytest.mark.parametrize("cut", [1, 20, 400, 600])
@@ -376,7 +367,7 @@ def test_of_a_file_that_was_cut_short_what_is_there_is_used(file: str, cut: int)
     again = other.program()
     restored = again.call(Restore(file))
     assert row(other, restored).table.cached == {1: 39, 20: 32, 400: 16, 600: 0}[cut]
-    assert again.call(Decode(restored, 9)).tokens == sim.continuation(PROMPT, 9, row(sim, pid).sampler)
+    assert again.call(Decode(restored, 9)).tokens == sim.continuation(PROMPT, 9, row(sim, pid).traits.sampler)
 
 
 def test_without_a_head_nothing_is_restored_and_the_log_says_so(file: str) -> None:
@@ -398,7 +389,7 @@ def test_kv_of_another_way_to_compute_is_not_taken(file: str) -> None:
     restored = again.call(Restore(file))
     assert row(other, restored).table.cached == 0
     assert "engine was sim, is other" in said(other)
-    assert again.call(Decode(restored, 9)).tokens == sim.continuation(PROMPT, 9, row(sim, pid).sampler)
+    assert again.call(Decode(restored, 9)).tokens == sim.continuation(PROMPT, 9, row(sim, pid).traits.sampler)
     assert row(other, restored).account.computed == 39 + 9
 
 
@@ -437,7 +428,7 @@ def test_a_driver_that_dies_at_the_file_costs_the_call_and_nothing_else(file: st
     assert future.errno is Errno.ERESTART
     assert len(Path(file).read_bytes()) == len(whole)
     sim.run_for(1.0)
-    assert program.call(Decode(pid, 9)).tokens == sim.continuation(PROMPT, 9, row(sim, pid).sampler)
+    assert program.call(Decode(pid, 9)).tokens == sim.continuation(PROMPT, 9, row(sim, pid).traits.sampler)
     assert row(sim, program.call(Restore(file))).log == PROMPT
 
 
@@ -447,7 +438,7 @@ def test_a_driver_that_dies_reading_kv_has_the_log_computed(file: str) -> None:
     again = other.program()
     restored = again.call(Restore(file))
     assert "died while it read it" in said(other)
-    assert again.call(Decode(restored, 9)).tokens == sim.continuation(PROMPT, 9, row(sim, pid).sampler)
+    assert again.call(Decode(restored, 9)).tokens == sim.continuation(PROMPT, 9, row(sim, pid).traits.sampler)
     assert other.driver().incarnation == 2
     assert row(other, restored).crashes == 0
 
@@ -460,7 +451,7 @@ def test_while_the_device_is_down_a_checkpoint_is_refused_and_a_restore_waits(fi
         program.call(Checkpoint(pid, file))
     assert caught.value.errno is Errno.ERESTART
     restored = program.call(Restore(file))
-    assert program.call(Decode(restored, 3)).tokens == sim.continuation(PROMPT, 3, row(sim, pid).sampler)
+    assert program.call(Decode(restored, 3)).tokens == sim.continuation(PROMPT, 3, row(sim, pid).traits.sampler)
 
 
 def test_a_process_without_its_model_has_no_image_yet(file: str) -> None:
@@ -525,7 +516,7 @@ def test_a_restore_can_be_taken_back_at_any_moment(file: str, after: float, how:
         pids = [p.pid for p in sim.kernel.table if isinstance(p, LLMProcess)]
         other.call(Kill(pids[-1], Signal.KILL)) if len(pids) > 1 else future.cancel()
     busy = other.call(Spawn("sim", tokens=PROMPT))  # in the frames that it had
-    assert other.call(Decode(busy, 9)).tokens == sim.continuation(PROMPT, 9, row(sim, busy).sampler)
+    assert other.call(Decode(busy, 9)).tokens == sim.continuation(PROMPT, 9, row(sim, busy).traits.sampler)
     sim.run_idle()
     llms = [p for p in sim.kernel.table if isinstance(p, LLMProcess)]
     assert len(llms) == 2
@@ -563,9 +554,9 @@ def test_frames_for_kv_on_its_way_go_to_whoever_cannot_run_otherwise(file: str) 
     busy = again.call(Spawn("sim", tokens=[5] * 180))
     other.run_until(lambda: restoring.done)
     assert "others needed its frames" in said(other)
-    assert again.call(Decode(busy, 5)).tokens == sim.continuation([5] * 180, 5, row(other, busy).sampler)
+    assert again.call(Decode(busy, 5)).tokens == sim.continuation([5] * 180, 5, row(other, busy).traits.sampler)
     restored = restoring.value
-    assert again.call(Decode(restored, 5)).tokens == sim.continuation(list(range(180)), 5, row(sim, pid).sampler)
+    assert again.call(Decode(restored, 5)).tokens == sim.continuation(list(range(180)), 5, row(sim, pid).traits.sampler)
 
 
 # --- everything at once ---------------------------------------------------------------------------------------------

@@ -178,13 +178,13 @@ def test_on_a_device_that_does_not_start_it_is_refused_and_a_cancelled_one_leave
     down(sim)
     waiting, cancelled = program.start(Estimate("sim:1m")), program.start(Estimate("sim:1m"))
     cancelled.cancel()
-    assert (cancelled.errno, len(device.when_up)) == (Errno.EINTR, 1)
+    assert (cancelled.errno, len(device.up.line)) == (Errno.EINTR, 1)
     while not device.hopeless:
         sim.crash()
         sim.run_for(0.0001)
     assert waiting.errno is Errno.ENODEV
     assert refused(program, Estimate("sim:1m"))[0] is Errno.ENODEV
-    assert not device.when_up
+    assert not device.up
 
 
 def test_a_step_beside_it_is_not_cleared_of_a_drivers_death() -> None:

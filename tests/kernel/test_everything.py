@@ -4,32 +4,25 @@ only where they are together. And what goes on in a process's image while the we
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule
 
-from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import GroupSettings, KvAction, State, WaitFor
+from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.records import GroupSettings, State, WaitFor
 from llmasos.syscalls.table import (
     Checkpoint,
     Decode,
     Evict,
     Getinfo,
     GroupCreate,
-    GroupSet,
     GroupStat,
     Restore,
     Setsched,
     Spawn,
 )
-from tests.kernel.machines.core import Core, which
-from tests.kernel.machines.grouped import PATHS, Grouped
-from tests.kernel.machines.images import Images
-from tests.kernel.machines.paging import Paging
+from tests.kernel.machines.core import Core
+from tests.kernel.machines.everything import Everything
 from tests.kernel.paged import MB, ONE, PROMPT, image, memory, row, spawn
-from tests.simulator import FRAME_BYTES, slots
 
 
 def test_a_process_whose_weights_are_out_is_saved_with_its_kv(tmp_path: Path) -> None:
@@ -114,42 +107,6 @@ def test_who_is_held_back_by_its_group_leaves_its_weights_to_others() -> None:
     sim.run_until(lambda: slow.done)
     assert slow.value.tokens == sim.continuation(PROMPT, 4, name="sim:1m")
     assert row(program, "sim:1m").faults >= 1
-
-
-class Everything(Paging, Images, Grouped):
-    """Models that do not fit together, processes that go to files and come back, in groups whose limits come and go."""
-
-    options = {"context": "128", "link": "1e9", "swap": slots(40), "fail_load_every": "5"}
-    config: dict[str, Any] = {"weight_bytes": 5 * MB, "weight_quantum": 0.002, "evictions": "cost"}
-    quantum = Grouped.quantum
-
-    @rule(
-        i=which,
-        path=st.sampled_from([*PATHS, "/users", "/users"]),
-        most=st.sampled_from([0, 2 * MB, 4 * MB, 7 * MB]),
-        rate=st.sampled_from([0.0, 40.0]),
-        kv=st.sampled_from([0, 4 * FRAME_BYTES, 9 * FRAME_BYTES]),
-        action=st.sampled_from([KvAction.SPILL, KvAction.WAIT]),
-    )
-    def limit_all(self, i: int, path: str, most: int, rate: float, kv: int, action: KvAction) -> None:
-        settings = GroupSettings(weights_max=most, tokens_max=rate, kv_max=kv, kv_action=action)
-        result = self.try_call(self.prog(i), GroupSet(path, settings))
-        assert not isinstance(result, Errno) or result is Errno.ENOENT
-
-    @precondition(lambda self: self.procs)
-    @rule(i=which, who=which)
-    def save(self, i: int, who: int) -> None:
-        """Often, and waited for: most of the restores would have nothing to come from."""
-        self.checkpoint(i, who, True)
-        self.sim.run_for(0.02)
-
-    @precondition(lambda self: self.saved and sum(not p.ended for p in self.procs.values()) < 8)
-    @rule(i=which, what=which, model=st.sampled_from(["", "sim", "sim:2m,eos_every=6"]))
-    def restore_and_evict(self, i: int, what: int, model: str) -> None:
-        self.restore(i, what, True)
-        self.sim.run_for(0.001)
-        if model:
-            self.evict(i, model)
 
 
 TestEverything = Everything.TestCase

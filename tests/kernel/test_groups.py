@@ -371,7 +371,7 @@ def test_weights_are_charged_once_a_group_and_bounded() -> None:
     spawn(program, "/a", first=3)
     assert refused(program, Spawn("sim:layers=3", group="/a")).errno is Errno.EDQUOT
     assert refused(program, Exec(pid, "sim:layers=3")).errno is Errno.EDQUOT
-    assert row(sim, pid).model == "sim"
+    assert row(sim, pid).traits.model == "sim"
 
 
 def test_exec_pays_for_one_model_at_a_time() -> None:
@@ -495,7 +495,7 @@ def test_sessions_keep_their_names_and_the_root_stays_open() -> None:
 
 def test_sums_of_loads_do_not_drift() -> None:
     tree = GroupTree("user")
-    inner = tree.create("/a", tree.root, GroupSettings())
+    inner = tree.create(tree.root, "a", GroupSettings())
     weights = [1.25**-nice * 100 for nice in range(-20, 20)]
     for _ in range(2000):
         for weight in weights:

@@ -42,7 +42,7 @@ def test_tokens_are_the_same_and_steps_are_fewer(sampler: Sampler) -> None:
     program = sim.program()
     pid = program.call(Spawn("sim", tokens=PROMPT, sampler=sampler))
     result = program.call(Decode(pid, 200))
-    assert result.tokens == sim.continuation(PROMPT, 200, row(sim, pid).sampler)
+    assert result.tokens == sim.continuation(PROMPT, 200, row(sim, pid).traits.sampler)
     assert row(sim, pid).account.decoded == 200
     assert row(sim, pid).account.steps < 100
     stats = program.call(StatsCall())
@@ -121,7 +121,7 @@ def test_guesses_take_free_frames_only_and_give_them_back() -> None:
     for pid in pids:
         assert len(row(sim, pid).table.frames) == 4
         assert row(sim, pid).log == [pids.index(pid)] * 40 + sim.continuation(
-            [pids.index(pid)] * 40, 23, row(sim, pid).sampler
+            [pids.index(pid)] * 40, 23, row(sim, pid).traits.sampler
         )
 
 
@@ -157,7 +157,7 @@ def test_more_tokens_than_were_allowed_are_an_error_of_the_driver() -> None:
     sim.event(FromDevice("sim0", device.incarnation, bad))
     sim.run_until(lambda: future.done)
     assert device.restarts == before + 1
-    assert future.value.tokens == sim.continuation(PROMPT, 50, row(sim, pid).sampler)
+    assert future.value.tokens == sim.continuation(PROMPT, 50, row(sim, pid).traits.sampler)
 
 
 def test_a_model_whose_results_depend_on_its_neighbours_gets_no_frames_for_guesses() -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import strategies as st
-from hypothesis.stateful import invariant, precondition, rule
 
 from llmasos.drivers import parcel
 from llmasos.drivers.protocol import IMAGES, Export, Import
@@ -39,14 +36,14 @@ from llmasos.syscalls.table import (
     GroupSet,
     Kill,
     Pagein,
-    Ps,
     Read,
     Sched,
     Setsched,
     Spawn,
     Truncate,
 )
-from tests.kernel.machines.core import Core, Proc, which
+from tests.kernel.machines.core import Core
+from tests.kernel.machines.moves import Moves, MovesByLog
 from tests.simulator import DISK_SECONDS, FRAME_BYTES, Future, Prog, Simulation, simulate, slots, small_config
 
 PROMPT = list(range(40))
@@ -87,7 +84,7 @@ def on_its_way(sim: Simulation, pid: int, device: str = "sim1") -> bool:
 
 def whole(sim: Simulation, program: Prog, pid: int, log: list[int], count: int = 30) -> None:
     """It decodes what the model's definition says comes after `log`."""
-    assert program.call(Decode(pid, count)).tokens == sim.continuation(log, count, row(sim, pid).sampler)
+    assert program.call(Decode(pid, count)).tokens == sim.continuation(log, count, row(sim, pid).traits.sampler)
 
 
 # --- what a process does while it is moved --------------------------------------------------------------------------
@@ -109,7 +106,7 @@ def test_a_decode_that_begins_while_the_whole_log_is_on_its_way_goes_on() -> Non
     program.call(Kill(pid, Signal.CONT))
     sim.run_until(lambda: decoding.done)
     assert row(sim, pid).device.name == "sim1"
-    assert decoding.value.tokens == sim.continuation(PROMPT, 8, row(sim, pid).sampler)
+    assert decoding.value.tokens == sim.continuation(PROMPT, 8, row(sim, pid).traits.sampler)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=["greedy", "sampled"])
@@ -177,7 +174,7 @@ def test_there_and_back_again_and_its_blocks_are_found_again() -> None:
         assert row(sim, pid).device.name == device
         assert row(sim, pid).table.cached >= len(log) - 1
         log += program.call(Decode(pid, 7)).tokens
-    assert log == PROMPT + sim.continuation(PROMPT, 42, row(sim, pid).sampler)
+    assert log == PROMPT + sim.continuation(PROMPT, 42, row(sim, pid).traits.sampler)
     assert row(sim, pid).account.reused >= 32, "what it had left behind under its name"
 
 
@@ -202,7 +199,7 @@ def test_a_stopped_process_stays_stopped_and_its_swapped_pages_go_with_it() -> N
     before = process.account.computed
     program.call(Kill(pid, Signal.CONT))
     sim.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation(PROMPT, 50, process.sampler)
+    assert decoding.value.tokens == sim.continuation(PROMPT, 50, process.traits.sampler)
     assert process.account.computed - before <= len(PROMPT) + 50 - length
     source = next(iter(sim.kernel.devices["sim0"].images.values()))
     assert source.swap.free == source.swap.total
@@ -220,9 +217,9 @@ def test_who_waits_for_frames_gets_them_elsewhere() -> None:
     sim.run_until(lambda: waiting.done)
     assert not decoding.done
     assert moving.value is None
-    assert waiting.value.tokens == sim.continuation([6] * 100, 3, row(sim, pid).sampler)
+    assert waiting.value.tokens == sim.continuation([6] * 100, 3, row(sim, pid).traits.sampler)
     sim.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation([5] * 60, 60, row(sim, first).sampler)
+    assert decoding.value.tokens == sim.continuation([5] * 60, 60, row(sim, first).traits.sampler)
 
 
 def test_who_is_held_back_by_its_group_is_so_on_the_other_device_too() -> None:
@@ -236,7 +233,7 @@ def test_who_is_held_back_by_its_group_is_so_on_the_other_device_too() -> None:
     began = sim.now
     assert row(sim, pid).wait is WaitFor.QUOTA
     sim.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation(PROMPT, 30, row(sim, pid).sampler)
+    assert decoding.value.tokens == sim.continuation(PROMPT, 30, row(sim, pid).traits.sampler)
     assert sim.now - began > 1.5, "moving earns no tokens"
 
 
@@ -272,7 +269,7 @@ def test_a_group_pays_once_and_is_not_over_its_limit_on_the_way() -> None:
     assert sim.kernel.groups.system.kv == 0
     assert moving.value is None
     sim.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation(PROMPT, 20, row(sim, pid).sampler)
+    assert decoding.value.tokens == sim.continuation(PROMPT, 20, row(sim, pid).traits.sampler)
     assert group.kv == 4 * FRAME_BYTES
     assert group.events["kv_kill"] == 0
 
@@ -329,7 +326,7 @@ def test_calls_that_wait_for_its_token_boundary_are_done_on_whichever_device() -
     sim.run_until(lambda: decoding.done)
     devices = {row(sim, child).device.name for future in forking for child in future.value}
     assert "sim0" in devices
-    wanted = sim.continuation(PROMPT, 100, row(sim, pid).sampler)
+    wanted = sim.continuation(PROMPT, 100, row(sim, pid).traits.sampler)
     sim.run_idle()
     for future in forking:
         assert row(sim, future.value[0]).log == PROMPT + wanted
@@ -346,13 +343,13 @@ def test_nice_and_class_go_with_it_or_stay_as_they_were() -> None:
     sim.run_for(0.001)
     cancelled.cancel()
     process = row(sim, pid)
-    assert (process.nice, process.sched_class, process.device.name) == (0, SchedClass.FAIR, "sim0")
+    assert (process.traits.nice, process.traits.sched_class, process.device.name) == (0, SchedClass.FAIR, "sim0")
     program.call(call)
-    assert (process.nice, process.sched_class, process.device.name) == (5, SchedClass.BATCH, "sim1")
+    assert (process.traits.nice, process.traits.sched_class, process.device.name) == (5, SchedClass.BATCH, "sim1")
     sim.run_until(lambda: process.policy is sim.kernel.devices["sim1"].queue.policy)
     sim.run_until(lambda: decoding.done)
     program.call(Setsched(pid, 1, device="sim1"))  # it is there already
-    assert process.nice == 1
+    assert process.traits.nice == 1
 
 
 def test_a_checkpoint_of_a_process_on_its_way(tmp_path: Path) -> None:
@@ -384,10 +381,10 @@ def test_a_decode_that_ends_on_the_way_and_a_process_that_exits_with_it() -> Non
 def stays(sim: Simulation, program: Prog, pid: int, errno: Errno, **more: Any) -> SyscallError:
     """The move is refused, and the process is as it was."""
     process = row(sim, pid)
-    before = (process.device, process.image, process.table.cached, list(process.log), process.nice)
+    before = (process.device, process.image, process.table.cached, list(process.log), process.traits.nice)
     error = refused(program, Setsched(pid, device="sim1", **more))
     assert error.errno is errno
-    assert (process.device, process.image, process.table.cached, process.log, process.nice) == before
+    assert (process.device, process.image, process.table.cached, process.log, process.traits.nice) == before
     assert process.change is None
     return error
 
@@ -399,7 +396,7 @@ def test_a_device_that_is_not_there_or_down() -> None:
     error = refused(program, Setsched(pid, 3, device="sim7"))
     assert error.errno is Errno.ENODEV
     assert "sim0, sim1" in error.reason
-    assert row(sim, pid).nice == 0
+    assert row(sim, pid).traits.nice == 0
     sim.crash("sim1")
     sim.run_for(0.01)
     assert "call again when it is up" in stays(sim, program, pid, Errno.ERESTART, nice=3).reason
@@ -451,7 +448,7 @@ def test_kv_that_is_plainly_of_no_use_there_is_not_even_exported(what: str, why:
     assert not sent
     assert f"KV of 0; the rest is computed again: {why}" in said(sim)
     sim.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation(PROMPT, 50, row(sim, pid).sampler)
+    assert decoding.value.tokens == sim.continuation(PROMPT, 50, row(sim, pid).traits.sampler)
 
 
 def withhold(sim: Simulation, feature: str) -> None:
@@ -505,7 +502,7 @@ def test_one_change_at_a_time() -> None:
     assert changing.value is None
     program.call(Setsched(pid, device="sim0"))
     assert row(sim, pid).image is not None
-    assert (row(sim, pid).device.name, row(sim, pid).model, row(sim, pid).nice) == ("sim0", "sim:3m", 4)
+    assert (row(sim, pid).device.name, row(sim, pid).traits.model, row(sim, pid).traits.nice) == ("sim0", "sim:3m", 4)
 
 
 def stays_busy(program: Prog, pid: int) -> SyscallError:
@@ -548,7 +545,7 @@ def test_frames_for_kv_on_its_way_go_to_whoever_cannot_run_otherwise() -> None:
     sim.run_until(lambda: moving.done)
     assert "others needed its frames" in said(sim)
     sim.run_until(lambda: busy.done)
-    assert busy.value.tokens == sim.continuation([5] * 180, 3, row(sim, there).sampler)
+    assert busy.value.tokens == sim.continuation([5] * 180, 3, row(sim, there).traits.sampler)
     whole(sim, program, pid, list(range(180)), 5)
 
 
@@ -608,7 +605,7 @@ def test_a_driver_may_die_at_any_moment(after: float, who: str) -> None:
         assert who != "sim0", "a process leaves a device that has died"
         assert "has stayed on sim0" in (moving.reply.reason if moving.reply else "")
     sim.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation(PROMPT, 60, process.sampler)
+    assert decoding.value.tokens == sim.continuation(PROMPT, 60, process.traits.sampler)
     assert not any(image.imports for d in sim.kernel.devices.values() for image in d.images.values())
     whole(sim, program, pid, list(process.log), 5)
 
@@ -622,7 +619,7 @@ def test_a_source_that_dies_with_the_kv_has_the_log_computed_there() -> None:
     assert "warning: process" in said(sim)
     assert "died while it was to hand it over" in said(sim)
     sim.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation(PROMPT, 60, row(sim, pid).sampler)
+    assert decoding.value.tokens == sim.continuation(PROMPT, 60, row(sim, pid).traits.sampler)
 
 
 def test_a_process_is_moved_away_from_a_device_that_is_down() -> None:
@@ -635,7 +632,7 @@ def test_a_process_is_moved_away_from_a_device_that_is_down() -> None:
     assert sim.kernel.devices["sim0"].state != "up"
     program.call(Setsched(pid, device="sim1"))
     sim.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation(PROMPT, 10, row(sim, pid).sampler, name="sim")
+    assert decoding.value.tokens == sim.continuation(PROMPT, 10, row(sim, pid).traits.sampler, name="sim")
 
 
 def test_a_target_that_dies_reading_the_kv_leaves_the_process_where_it_is() -> None:
@@ -647,7 +644,7 @@ def test_a_target_that_dies_reading_the_kv_leaves_the_process_where_it_is() -> N
     assert error.errno is Errno.ERESTART
     assert sim.kernel.devices["sim1"].incarnation == 2
     sim.run_until(lambda: decoding.done)
-    assert decoding.value.tokens == sim.continuation(PROMPT, 100, row(sim, pid).sampler)
+    assert decoding.value.tokens == sim.continuation(PROMPT, 100, row(sim, pid).traits.sampler)
     assert row(sim, pid).crashes == 0
 
 
@@ -695,7 +692,7 @@ def test_second_thoughts_at_any_moment(after: float, how: str) -> None:
         assert process.device.name == ("sim1" if moved else "sim0")
         assert process.change is None
     sim.run_until(lambda: decoding.done)
-    wanted = sim.continuation(PROMPT, 60, process.sampler)
+    wanted = sim.continuation(PROMPT, 60, process.traits.sampler)
     assert decoding.value.tokens == wanted[: len(decoding.value.tokens)]
     assert how == "kill" or decoding.value.finish is Finish.LENGTH
     sim.run_idle()
@@ -755,86 +752,6 @@ def test_an_entry_left_in_the_queue_of_one_device_does_not_come_to_life_by_the_o
 # --- everything at once ---------------------------------------------------------------------------------------------
 
 
-class Moves(Core):
-    """The state machine of the whole kernel on two devices, with processes that move between them."""
-
-    options = {"context": "128", "swap": slots(40)}
-    config = {"devices": 2}
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.moving: list[tuple[Future[None], Proc, str]] = []
-        self.lived: dict[int, str] = {}  # where each was moved to last
-
-    @precondition(lambda self: self.procs)
-    @rule(
-        i=which,
-        who=which,
-        device=st.sampled_from(["sim0", "sim1", "sim1"]),
-        nice=st.integers(-5, 5) | st.none(),
-    )
-    def move(self, i: int, who: int, device: str, nice: int | None) -> None:
-        proc = self.proc(who)
-        future = self.prog(i).start(Setsched(proc.pid, nice, None, device))
-        self.moving.append((future, proc, device))
-        self.futures.append(future)
-
-    @precondition(lambda self: self.procs)
-    @rule(i=which, who=which)
-    def move_away(self, i: int, who: int) -> None:
-        info = next((r for r in self.prog(i).call(Ps()) if r.pid == self.proc(who).pid), None)
-        self.move(i, who, "sim0" if info is not None and info.device == "sim1" else "sim1", None)
-
-    @rule(name=st.sampled_from(["sim0", "sim1"]), how=st.sampled_from(["dies", "dies", "hangs", "is silent"]))
-    def either_driver(self, name: str, how: str) -> None:
-        if how == "dies":
-            self.sim.crash(name)
-        else:
-            self.sim.hang(name, mute=how == "is silent")
-
-    @rule(policy=st.sampled_from(["fair", "fcfs", "round_robin", "mlfq", "lottery"]))
-    def policy_there(self, policy: str) -> None:
-        self.programs[0].call(Sched("sim1", policy))
-
-    @rule(seconds=st.sampled_from([0.0007, 0.0031, 0.0045, 0.007]))
-    def pass_a_move(self, seconds: float) -> None:
-        self.sim.run_for(seconds)
-
-    @invariant()
-    def moves_have_happened_or_not(self) -> None:
-        for future, proc, device in list(self.moving):
-            if not future.done:
-                continue
-            self.moving.remove((future, proc, device))
-            if future.errno is Errno.OK:
-                self.lived[proc.pid] = device
-            else:
-                allowed = (Errno.ESRCH, Errno.EBUSY, Errno.EINTR, Errno.ERESTART, Errno.E2BIG, Errno.ENODEV)
-                assert future.errno in (*allowed, Errno.ENOMEM, Errno.EAGAIN), future.reply
-
-        for pid, device in self.lived.items():
-            process = self.sim.kernel.table.find(pid)
-            if isinstance(process, LLMProcess) and not any(p.pid == pid for _, p, _ in self.moving):
-                assert process.device.name == device, "it moves only when it is told to"
-
-    def teardown(self) -> None:
-        if self.sim.failed or sys.exc_info()[0] is not None:
-            for path in parcel.held():  # of an example that was broken off
-                parcel.release(path)
-            return
-        super().teardown()
-        assert parcel.held() == []
-        for device in self.sim.kernel.devices.values():
-            assert not device.after_outs
-            assert not device.died
-            assert not device.aside
-            assert not any(image.imports for image in device.images.values())
-
-
-class MovesByLog(Moves):
-    config = {"devices": 2, "others": {"arithmetic": "other", "lose_every": "7"}}
-
-
 TestMoves = Moves.TestCase
 TestMoves.settings = Core.TestCase.settings
 TestMovesByLog = MovesByLog.TestCase
@@ -867,6 +784,6 @@ def test_a_suspect_that_has_moved_away_is_not_run_where_it_was() -> None:
     program.call(Setsched(pid, device="sim1"))
     assert suspect.ticket, "it waits there while the other device makes its next steps"
     sim.run_until(lambda: answer.done)
-    assert answer.value.tokens == sim.continuation(PROMPT, 20, suspect.sampler)
+    assert answer.value.tokens == sim.continuation(PROMPT, 20, suspect.traits.sampler)
     sim.run_idle()
     assert not any(device.queue for device in sim.kernel.devices.values())

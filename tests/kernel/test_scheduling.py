@@ -376,7 +376,7 @@ def test_sleepers_lose_their_pages_before_anybody_who_works() -> None:
     taken = next(pid for pid in sleepers if process(sim, pid).account.preemptions)
     assert process(sim, taken).state is State.BLOCKED
     log = list(process(sim, taken).log)
-    assert program.call(Decode(taken, 3)).tokens == sim.continuation(log, 3, process(sim, taken).sampler)
+    assert program.call(Decode(taken, 3)).tokens == sim.continuation(log, 3, process(sim, taken).traits.sampler)
 
 
 def test_a_stronger_class_takes_the_pages_of_a_weaker_one() -> None:

@@ -92,7 +92,7 @@ def test_a_decode_goes_on_where_it_was(system: System, zoo: Callable[[str], Path
     for other in (process, *others):
         eventually(lambda other=other: not other.info().decoding, "it ends")  # type: ignore[misc]
         assert other.info().finish is Finish.LENGTH
-        assert other.tokens == process.tokens
+        assert other.tokens() == process.tokens()
         assert other.info().length == len(PROMPT) + 200
     for other in (process, *others):
         other.end()
@@ -168,7 +168,7 @@ def test_a_driver_killed_while_it_writes_or_reads_loses_nothing(
     cpu_system(Decode(process.pid, 9))
     image = tmp_path / "image"
     process.checkpoint(image)
-    before, cached = process.tokens, process.info().cached
+    before, cached = process.tokens(), process.info().cached
 
     def outcome(call: Call[Any]) -> CheckpointInfo | int | Errno:
         try:
@@ -196,7 +196,7 @@ def test_a_driver_killed_while_it_writes_or_reads_loses_nothing(
         # Killed in the step that makes its KV again, it would be a suspect, and three such deaths are the end of one.
         eventually(lambda: process.info().cached >= cached, "its KV has been computed again")
         restored = cpu_system.restore(image)
-        assert restored.tokens == before
+        assert restored.tokens() == before
         restored.end()
         if isinstance(answer, int) and not isinstance(answer, Errno):
             Process(cpu_system, answer, process.model).end()

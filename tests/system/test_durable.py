@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from llmasos import aio
 from llmasos.drivers.cpu.native import library
 from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Decode, Dmesg, Null
-from llmasos.userland.sdk import aio
 from llmasos.userland.sdk.system import System
 from tests.booted import PATIENCE, eventually
 from tests.reborn import Reborn, reborn
@@ -221,7 +221,7 @@ def test_a_program_that_comes_right_after_a_boot_waits_for_the_model_of_a_proces
         kernel.boot()
         with System.connect(tmp_path) as system:
             agent = system.process(pid)
-            assert agent.text.startswith("Once upon a time")
+            assert agent.text().startswith("Once upon a time")
             assert agent.model.dtype == "int8"
             assert [model.dtype for model in system.models() if model.device] == ["int8"]
 
@@ -263,7 +263,7 @@ def test_a_journal_that_lies_elsewhere_brings_programs_back_too(tmp_path: Path) 
         System.connect(place, reconnect=PATIENCE) as system,
     ):
         agent = system.spawn(prompt="Once upon a time", seed=1)
-        tokens = agent.tokens
+        tokens = agent.tokens()
         kernel.kill()
         kernel.boot()
-        assert agent.tokens == tokens
+        assert agent.tokens() == tokens

@@ -86,7 +86,7 @@ def ask(process: Process, text: str) -> tuple[list[int], list[int]]:
     """Ask; the log that was answered, and the answer's own ids."""
     before = process.info().usage.decoded
     process.ask(text, max_tokens=TOKENS)
-    log = process.tokens
+    log = process.tokens()
     made = process.info().usage.decoded - before
     return log[: len(log) - made], log[len(log) - made :]
 
@@ -172,7 +172,7 @@ def test_an_answer_ends_at_each_of_the_published_ends(
         with cpu_system.spawn(str(ending), temperature=0) as process:
             assert ask(process, question)[1] == [end]
             assert process.info().finish is Finish.STOP
-            assert process.text.count(question) == 1
+            assert process.text().count(question) == 1
 
 
 # --- the shapes that do not -----------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import pytest
 import trio
 
 import llmasos
+from llmasos import aio
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.userland.sdk import aio
 from llmasos.userland.sdk.beams import beam_search
 from llmasos.userland.sdk.llm import LLM
 from llmasos.userland.sdk.system import System
@@ -179,3 +179,55 @@ def test_a_number_that_is_none_is_named(cpu_system: System, zoo: Callable[[str],
     with pytest.raises(SyscallError, match=f"{next(iter(options))} is an integer, found") as caught:
         llm.generate(PROMPT, **options)
     assert caught.value.errno is Errno.EINVAL
+
+
+# --- the same from a trio program -----------------------------------------------------------------------------------
+
+
+def test_a_trio_program_generates_and_streams_what_the_blocking_face_does(llm: LLM) -> None:
+    prompts = [PROMPT, "a", "Drivers are crash-only."]
+
+    async def main() -> tuple[str, list[str], str, str]:
+        async with aio.System.connect(llm.system.kernel.boot.runtime) as system:
+            other = await aio.LLM.from_pretrained(llm.model.path, dtype="fp32", system=system)
+            one = await other.generate(PROMPT, max_new_tokens=12)
+            many = await other.generate(prompts, max_new_tokens=12)
+            beams = await other.generate(PROMPT, max_new_tokens=8, num_beams=3)
+            return one, many, beams, "".join([piece async for piece in other.stream(PROMPT, 12)])
+
+    one, many, beams, streamed = trio.run(main)
+    assert one == streamed == llm.generate(PROMPT, max_new_tokens=12)
+    assert many == llm.generate(prompts, max_new_tokens=12)
+    assert beams == llm.generate(PROMPT, max_new_tokens=8, num_beams=3)
+
+
+def test_a_trio_program_hears_the_first_error_of_many_prompts_and_leaves_no_process(llm: LLM) -> None:
+    async def main() -> list[str]:
+        async with aio.System.connect(llm.system.kernel.boot.runtime) as system:
+            other = await aio.LLM.from_pretrained(llm.model.path, dtype="fp32", system=system)
+            with pytest.raises(SyscallError) as refused:
+                await other.generate([PROMPT, "b", "c"], max_new_tokens=400, top_p=7.0)
+            assert refused.value.errno is Errno.EINVAL
+            with trio.move_on_after(0.05):
+                await other.generate([PROMPT, "b", "c"], max_new_tokens=400)
+            return [row.name for row in await system.ps() if row.name == "generate"]
+
+    assert trio.run(main) == []
+
+
+def test_a_trio_program_predicts_on_a_private_kernel(llm: LLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LLMASOS_RUNTIME", str(tmp_path / "none"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    async def main() -> None:
+        async with aio.Client() as client:
+            image = await client.load_image(llm.model.path, dtype="fp32")
+            instance = await client.create_instance(image)
+            first = await instance.predict("Hello", max_tokens=8)
+            assert first == await client.predict(await client.create_instance(image), "Hello", max_tokens=8)
+            process = llm.system.spawn(llm.model.path, dtype="fp32")
+            assert first == llmasos.Instance(process).predict("Hello", max_tokens=8)
+            with pytest.raises(SyscallError, match=r"known by name: .*tiny"):
+                await aio.LLM.from_pretrained("no-such-model", system=client.system)
+
+    trio.run(main)

@@ -134,15 +134,15 @@ def test_the_system_text_begins_a_conversation_that_has_none_whoever_asks_first(
 ) -> None:
     name = pulled("poet", {}, SYSTEM)
     with cpu_system.spawn(str(file), system=SYSTEM) as told, cpu_system.spawn(name) as agent:
-        assert agent.tokens == [], "what is fed to a process that nobody talks to is its own affair"
+        assert agent.tokens() == [], "what is fed to a process that nobody talks to is its own affair"
         assert cpu_system.process(agent.pid).ask(QUESTION, 8) == told.ask(QUESTION, 8)
-        assert agent.tokens == told.tokens
+        assert agent.tokens() == told.tokens()
         (copy,) = agent.fork()
         assert copy.ask("Why?", 8) == told.ask("Why?", 8)
         copy.end()
     question = [{"role": "user", "content": QUESTION}]
     with cpu_system.spawn(name, question) as agent:
-        assert agent.text.startswith(SYSTEM)
+        assert agent.text().startswith(SYSTEM)
     for options in (
         {"system": "You are a cook."},
         {"prompt": [{"role": "system", "content": "You are a cook."}, *question]},
@@ -150,10 +150,10 @@ def test_the_system_text_begins_a_conversation_that_has_none_whoever_asks_first(
     ):
         with cpu_system.spawn(name, **options) as agent:
             agent.turn("Hm?", 4)
-            assert SYSTEM not in agent.text
+            assert SYSTEM not in agent.text()
     with cpu_system.spawn(name) as agent:
         agent.turn([{"role": "system", "content": "You are a cook."}, *question], 4)
-        assert SYSTEM not in agent.text
+        assert SYSTEM not in agent.text()
 
 
 def test_stop_strings_and_length_of_the_store_end_answers_where_the_caller_says_nothing(
@@ -166,7 +166,7 @@ def test_stop_strings_and_length_of_the_store_end_answers_where_the_caller_says_
     with cpu_system.spawn(name) as agent:
         short = agent.ask(QUESTION)
         assert whole.startswith(short)
-        assert len(agent.tokens) < 30
+        assert len(agent.tokens()) < 30
         other = cpu_system.process(agent.pid)
         assert len(other.ask(QUESTION)) < len(other.ask(QUESTION, 24))
     for attached in (False, True):
@@ -177,9 +177,9 @@ def test_stop_strings_and_length_of_the_store_end_answers_where_the_caller_says_
             heard = cpu_system.process(agent.pid) if attached else agent
             assert heard.ask(QUESTION, 24, stop="\0never") == whole
     with cpu_system.spawn(name, "Once upon") as agent:
-        before = len(agent.tokens)
+        before = len(agent.tokens())
         agent.generate()
-        assert len(agent.tokens) - before <= 3
+        assert len(agent.tokens()) - before <= 3
     with cpu_system.spawn(name, defaults=False) as agent:
         assert agent.ask(QUESTION, 24) == whole
     llm = LLM.from_pretrained(name, system=cpu_system)
@@ -194,10 +194,10 @@ def test_the_shell_starts_it_so_too(cpu_system: System, pulled: Callable[..., st
     shell.execute(f"spawn bob --model {name} {QUESTION}")
     assert not shell.failures, out.getvalue()
     agent = cpu_system.process(shell.pid("bob"))
-    assert agent.text.startswith(SYSTEM)
-    shown = len(agent.tokens)
+    assert agent.text().startswith(SYSTEM)
+    shown = len(agent.tokens())
     shell.execute("say bob --max 5 And now?")
-    assert shown < len(agent.tokens)
+    assert shown < len(agent.tokens())
     agent.end()
 
 

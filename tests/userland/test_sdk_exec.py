@@ -15,10 +15,11 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmasos import aio
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Limits, ModelInfo, Sampler
 from llmasos.syscalls.table import Decode, Exec, Feed, Fork, Pagein, Records
-from llmasos.userland.sdk import actions, aio
+from llmasos.userland.sdk import actions
 from llmasos.userland.sdk.actions import Language, language_of
 from llmasos.userland.sdk.chat import ChatFormat
 from llmasos.userland.sdk.dialogue import Message
@@ -111,13 +112,13 @@ def test_a_context_keeps_its_ids_from_a_gguf_file_to_the_directory_and_back(
     with cpu_system.spawn(file, system=SYSTEM) as process:
         process.turn("one", 5)
         process.feed_ids([7, 7, 7, 200, 9])  # what no text is encoded to
-        log, records = process.tokens, cpu_system.kernel(Records(process.pid)).records
+        log, records = process.tokens(), cpu_system.kernel(Records(process.pid)).records
         for model in (llama, file):
             process.exec(model)
-            assert process.tokens == log
+            assert process.tokens() == log
             assert cpu_system.kernel(Records(process.pid)).records == records
         process.turn("two", 1)
-        assert process.tokens[: len(log)] == log
+        assert process.tokens()[: len(log)] == log
 
 
 # --- conversations are found again ----------------------------------------------------------------------------------
@@ -212,10 +213,10 @@ def test_tokens_stay_where_the_words_are_the_same(
     cpu_system: System, process: Process, zoo: Callable[[str], Path]
 ) -> None:
     process.generate(9)
-    log = process.tokens
+    log = process.tokens()
     qwen = str(zoo("qwen3"))
     assert process.exec(qwen, dtype="fp32") == len(log)
-    assert process.tokens == log
+    assert process.tokens() == log
     assert process.model.path == qwen
     twin = cpu_system.spawn(qwen, log, dtype="fp32")
     assert cpu_system(Decode(process.pid, 20)).tokens == cpu_system(Decode(twin.pid, 20)).tokens
@@ -224,10 +225,10 @@ def test_tokens_stay_where_the_words_are_the_same(
 
 
 def test_equal_sizes_are_not_taken_for_equal_words(process: Process, shuffled: str) -> None:
-    text, log = process.text, process.tokens
+    text, log = process.text(), process.tokens()
     process.exec(shuffled, dtype="fp32")
-    assert process.text == text
-    assert process.tokens == [255 - number for number in log]
+    assert process.text() == text
+    assert process.tokens() == [255 - number for number in log]
     process.end()
 
 
@@ -255,28 +256,28 @@ def test_a_conversation_goes_on_with_another_model_and_everything_else_stays(cpu
         {"role": "user", "content": QUESTIONS[0]},
     ]
     said = reference(tiny_path(), turns, prompt=True)
-    assert process.tokens[: len(said)] == said
-    assert length == after.length == len(process.tokens)
-    assert process.language.decode(process.tokens[len(said) :]).strip() == answer.strip()
+    assert process.tokens()[: len(said)] == said
+    assert length == after.length == len(process.tokens())
+    assert process.language.decode(process.tokens()[len(said) :]).strip() == answer.strip()
     assert process.language.chat is not None
     process.ask(QUESTIONS[1], 4)
-    assert QUESTIONS[1] in process.text
+    assert QUESTIONS[1] in process.text()
     process.exec(llama, dtype="fp32")  # and back
     assert process.language.model.path == llama
-    assert conversation_in(process.language, process.tokens) is not None
+    assert conversation_in(process.language, process.tokens()) is not None
     process.end()
     cpu_system.remove_group("guests")
 
 
 def test_given_tokens_are_taken_as_they_are(process: Process) -> None:
     assert process.exec(TINY, tokens=[1, 70, 71]) == 3
-    assert process.tokens == [1, 70, 71]
+    assert process.tokens() == [1, 70, 71]
     process.end()
 
 
 def test_what_cannot_be_changes_nothing(cpu_system: System, llama: str) -> None:
     process = cpu_system.spawn(TINY, "the small house is by the water " * 30)
-    log, model = process.tokens, process.info().model
+    log, model = process.tokens(), process.info().model
     assert len(log) < models_zoo.CONTEXT < 32 * 30
     with pytest.raises(SyscallError, match="960") as caught:
         process.exec(llama, dtype="fp32")
@@ -290,7 +291,7 @@ def test_what_cannot_be_changes_nothing(cpu_system: System, llama: str) -> None:
         process.exec(llama)
     assert caught.value.errno is Errno.EBUSY
     assert (process.info().model, process.model.name) == (model, TINY)
-    assert process.tokens[: len(log)] == log
+    assert process.tokens()[: len(log)] == log
     process.end()
 
 
@@ -301,7 +302,7 @@ def test_a_log_that_others_have_changed_is_not_replaced_by_what_it_was(process: 
         process.system(Exec(process.pid, TINY, [1, 2], length=length))
     assert caught.value.errno is Errno.EAGAIN
     process.system(Exec(process.pid, TINY, [1, 2], length=length + 1))
-    assert process.tokens == [1, 2]
+    assert process.tokens() == [1, 2]
     process.end()
 
 
@@ -329,7 +330,7 @@ def test_a_fork_with_another_model_is_a_second_opinion(cpu_system: System, proce
     (pid,) = cpu_system(Fork(process.pid))
     other = Process(cpu_system, pid, process.model)
     other.exec(TINY)
-    assert other.text == process.text
+    assert other.text() == process.text()
     assert other.generate(5) != ""
     assert process.generate(5, sampler=Sampler()) != ""
     other.end()

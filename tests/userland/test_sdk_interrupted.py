@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import trio
 
+from llmasos import aio
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Call, Decode, Feed, Records, Truncate
-from llmasos.userland.sdk import aio
 from llmasos.userland.sdk.system import Process, System
 from tests import models_zoo
 from tests.userland.chat_shapes import SHAPES
@@ -59,7 +59,7 @@ class Cut:
 
 
 def _state(process: Process) -> tuple[list[int], Any]:
-    return process.tokens, process.system(Records(process.pid))
+    return process.tokens(), process.system(Records(process.pid))
 
 
 WAYS: dict[str, Callable[[Process], object]] = {
@@ -84,7 +84,7 @@ def test_an_interrupt_before_the_answer_leaves_the_log_as_it_was(
     """Also where the turn had cut the thoughts of the last answer from it, and whether or not the call came through."""
     with cpu_system.spawn(models(THINKING), thoughts="drop") as process:
         process.turn("one", 1)
-        process.truncate(len(process.tokens) - 1)
+        process.truncate(len(process.tokens()) - 1)
         process.feed("<think>\nhm\n</think>\n\nyes<|end|>", allow_special=True)
         before = _state(process)
         cut = Cut(cpu_system.kernel, kind, KeyboardInterrupt(), done=done)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from llmasos import aio
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, KvAction, Limits, Signal, State
 from llmasos.syscalls.table import Decode, Getinfo, Read
-from llmasos.userland.sdk import aio
 from llmasos.userland.sdk.system import Process, System
 from tests import models_zoo
 
@@ -59,7 +59,7 @@ def test_an_estimate_is_what_loading_takes(cpu_system: System, tmp_path: Path) -
 
 def test_a_stream_gives_the_text_that_stands_in_the_log(process: Process) -> None:
     text = "".join(process.stream(20))
-    assert process.text == PROMPT + text
+    assert process.text() == PROMPT + text
     assert process.info().length == len(PROMPT) + 20
 
 
@@ -86,7 +86,7 @@ def test_after_a_stop_string_the_log_says_what_the_text_says(process: Process) -
     stop = whole[6:8]
     text = process.generate(24, stop=[stop])
     assert text == whole[: whole.index(stop)]
-    assert process.text == PROMPT + text
+    assert process.text() == PROMPT + text
     assert process.feed("!") == process.info().length
 
 
@@ -119,7 +119,7 @@ def test_forks_of_a_sampling_process_part_ways(cpu_system: System, model: str) -
 def test_truncate_takes_back_what_was_said(process: Process) -> None:
     first = process.generate(12)
     process.truncate(len(PROMPT))
-    assert process.text == PROMPT
+    assert process.text() == PROMPT
     assert process.generate(12) == first
 
 
@@ -154,7 +154,7 @@ def test_an_answer_that_its_group_has_no_memory_for_says_so(cpu_system: System, 
     with pytest.raises(SyscallError, match=f"cannot grow: group {group.path}") as caught:
         process.generate(40, stop=stop)
     assert caught.value.errno is Errno.EDQUOT
-    assert process.text.startswith(PROMPT)
+    assert process.text().startswith(PROMPT)
     for one in (process, other):
         one.end()
 
@@ -171,12 +171,12 @@ def test_a_full_token_budget_is_an_error_that_says_so(process: Process) -> None:
 def test_what_is_said_to_a_process_that_may_not_answer_is_not_in_its_context(cpu_system: System) -> None:
     with cpu_system.spawn(name="spent", limits=Limits(tokens=3)) as agent:
         agent.ask("Tell me a story.")
-        before = agent.tokens
+        before = agent.tokens()
         for text in ("abc", "def"):
             with pytest.raises(SyscallError) as refused:
                 agent.ask(text)
             assert refused.value.errno is Errno.EDQUOT
-        assert agent.tokens == before
+        assert agent.tokens() == before
         agent.limits(Limits())
         assert agent.ask("Who are you?")
 
@@ -192,7 +192,7 @@ def test_a_context_that_is_full_ends_the_decode_and_refuses_more(cpu_system: Sys
 
 def test_a_handle_on_anothers_process_speaks_to_it(process: Process, cpu_system: System) -> None:
     with System.connect(cpu_system.kernel.boot.runtime) as other:
-        assert other.process(process.pid).generate(4) == process.text[len(PROMPT) :]
+        assert other.process(process.pid).generate(4) == process.text()[len(PROMPT) :]
         with pytest.raises(SyscallError, match=r"^EINVAL: process 1 \(init\)"):
             other.process(1)
 
@@ -217,7 +217,7 @@ def test_speech_remembers_the_conversation_token_for_token(cpu_system: System, m
     process = cpu_system.spawn(model, dtype="fp32", system="Be brief.")
     first = process.ask("Who?", 6)
     process.ask("Why?", 6)
-    whole = process.language.decode(process.tokens, special=True)
+    whole = process.language.decode(process.tokens(), special=True)
     assert whole.startswith(f"<|system|>Be brief.<|end|><|user|>Who?<|end|><|assistant|>{first}")
     assert "<|end|><|user|>Why?<|end|><|assistant|>" in whole
 
@@ -315,7 +315,7 @@ def test_the_space_before_the_first_word_of_a_continuation_is_text(cpu_system: S
         process = cpu_system.spawn(spaced, prompt, dtype="fp32")
         streamed, generated = "".join(process.fork()[0].stream(20)), process.fork()[0].generate(20)
         process.generate(20)
-        assert process.text == prompt + generated
+        assert process.text() == prompt + generated
         assert streamed == generated
         begun_with_space += generated.startswith(" ")
     assert begun_with_space
@@ -330,14 +330,14 @@ def test_a_stop_string_cuts_log_and_text_alike_where_words_carry_spaces(cpu_syst
             child = process.fork()[0]
             text = child.generate(12, stop=[stop])
             assert text == whole[: whole.index(stop)]
-            assert child.text == prompt + text
+            assert child.text() == prompt + text
 
 
 def test_fed_text_goes_on_where_the_context_ends(cpu_system: System, spaced: str) -> None:
     process = cpu_system.spawn(spaced, "丁 七", dtype="fp32")
     process.feed("万 丈")
     process.feed(" 三")
-    assert process.text == "丁 七万 丈 三"
+    assert process.text() == "丁 七万 丈 三"
 
 
 def test_an_image_goes_to_a_relative_path_and_comes_back_as_a_process(
@@ -352,7 +352,7 @@ def test_an_image_goes_to_a_relative_path_and_comes_back_as_a_process(
     twin = cpu_system.restore("image", name="twin", passphrase="open sesame")
     other = cpu_system.restore("small", detached=True)
     assert (twin.info().name, other.info().name) == ("twin", "under test")
-    assert twin.text == other.text == process.text
+    assert twin.text() == other.text() == process.text()
     assert twin.generate(8) == other.generate(8) == process.generate(8)
     with pytest.raises(SyscallError) as caught:
         cpu_system.restore("none")

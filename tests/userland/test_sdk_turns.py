@@ -68,7 +68,7 @@ def test_what_was_said_is_known_to_any_program_and_to_a_fork(cpu_system: System,
         known = run(cpu_system.kernel, known_of(one.pid)).dialogue
         assert known is not None
         assert [said.message["role"] for said in known.said] == ["system", "user"]
-        assert known.end + 5 == len(one.tokens)
+        assert known.end + 5 == len(one.tokens())
     child.turn("two", 5)
     known = run(cpu_system.kernel, known_of(child.pid)).dialogue
     assert known is not None
@@ -80,11 +80,11 @@ def test_what_was_said_is_known_to_a_restored_process(cpu_system: System, proces
     process.turn("one", 5)
     process.checkpoint(tmp_path / "image")
     with cpu_system.restore(tmp_path / "image") as restored:
-        before = restored.tokens
+        before = restored.tokens()
         restored.turn("two", 5)
-        assert restored.tokens[: len(before)] == before
+        assert restored.tokens()[: len(before)] == before
         process.turn("two", 5)
-        assert restored.tokens[:-5] == process.tokens[:-5]
+        assert restored.tokens()[:-5] == process.tokens()[:-5]
 
 
 def test_the_log_of_three_turns_is_the_templates_rendering(process: Process) -> None:
@@ -93,7 +93,7 @@ def test_the_log_of_three_turns_is_the_templates_rendering(process: Process) -> 
     for number, question in enumerate(("one <|end|>", "two", "three")):
         messages.append({"role": "user", "content": question})
         process.turn(question, 1)
-        log = process.tokens[:-1]
+        log = process.tokens()[:-1]
         assert log == words.ids(messages, prompt=True)
         process.truncate(len(log))  # and as if the model had said something
         process.feed_ids(process.language.encode(f"answer {number}"))
@@ -102,22 +102,22 @@ def test_the_log_of_three_turns_is_the_templates_rendering(process: Process) -> 
 
 def test_a_turn_that_the_template_refuses_changes_nothing(cpu_system: System, process: Process) -> None:
     process.turn("one", 3)
-    before, records = process.tokens, cpu_system(Records(process.pid))
+    before, records = process.tokens(), cpu_system(Records(process.pid))
     with pytest.raises(SyscallError, match="a message has a role") as caught:
         process.turn([{"role": "stranger", "content": "x"}])
     assert caught.value.errno is Errno.EINVAL
-    assert (process.tokens, cpu_system(Records(process.pid))) == (before, records)
+    assert (process.tokens(), cpu_system(Records(process.pid))) == (before, records)
 
 
 def test_a_turn_that_may_not_be_answered_changes_nothing(cpu_system: System, process: Process) -> None:
     process.turn("one", 3)
     cpu_system.run(_thought(process))  # so that the next turn must cut the log
-    before, records = process.tokens, cpu_system(Records(process.pid))
+    before, records = process.tokens(), cpu_system(Records(process.pid))
     process.limits(Limits(tokens=3))
     with pytest.raises(SyscallError) as caught:
         process.turn("two", 3)
     assert caught.value.errno is Errno.EDQUOT
-    assert (process.tokens, cpu_system(Records(process.pid))) == (before, records)
+    assert (process.tokens(), cpu_system(Records(process.pid))) == (before, records)
 
 
 def _thought(process: Process) -> Any:
@@ -135,14 +135,14 @@ def test_thoughts_are_cut_from_the_log_when_the_template_drops_them_and_stay_wit
     for thoughts, stays in (("drop", False), ("keep", True)):
         with cpu_system.spawn(model, thoughts=thoughts) as process:  # type: ignore[arg-type]
             process.turn("one", 1)
-            process.truncate(len(process.tokens) - 1)
+            process.truncate(len(process.tokens()) - 1)
             cpu_system.run(_thought(process))
-            before = process.tokens
+            before = process.tokens()
             process.turn("two", 1)
-            text = process.language.decode(process.tokens, special=True)
+            text = process.language.decode(process.tokens(), special=True)
             assert ("<think>\nhm\n</think>" in text) == stays
             assert "yes<|end|>\n<|user|>user\ntwo" in text
-            assert (process.tokens[: len(before)] == before) == stays
+            assert (process.tokens()[: len(before)] == before) == stays
 
 
 def test_a_budget_of_thoughts_brings_the_model_to_its_answer(cpu_system: System, model: str) -> None:
@@ -150,7 +150,7 @@ def test_a_budget_of_thoughts_brings_the_model_to_its_answer(cpu_system: System,
     way = load_tokenizer(model).encode("\n</think>\n\n", control=True)
     with cpu_system.spawn(model, thought_tokens=4, template={"opens": True}) as process:
         answer = process.turn("one", 12)
-        log = process.tokens
+        log = process.tokens()
         known = run(cpu_system.kernel, known_of(process.pid)).dialogue
         assert known is not None
         said = log[known.end :]
@@ -165,21 +165,21 @@ def test_what_a_tool_answered_goes_into_the_conversation(cpu_system: System, mod
     tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}]
     with cpu_system.spawn(model, tools=tools) as process:
         process.turn("look", 1)
-        process.truncate(len(process.tokens) - 1)
+        process.truncate(len(process.tokens()) - 1)
         ids = process.language.encode('<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call><|end|>', control=True)
         process.feed_ids(ids)
-        before = process.tokens
+        before = process.tokens()
         process.reply_tool(ToolCall("look"), "a cat", 1)
-        assert process.tokens[: len(before)] == before  # the call keeps the ids in which it was made
-        text = process.language.decode(process.tokens[len(before) : -1], special=True)
+        assert process.tokens()[: len(before)] == before  # the call keeps the ids in which it was made
+        text = process.language.decode(process.tokens()[len(before) : -1], special=True)
         assert text == "\n<|user|>tool\na cat<|end|>\n<|user|>assistant\n"
-        said = process.tokens
+        said = process.tokens()
         wrong: list[Any] = [[], ["x"], [("look", "a cat")], [(ToolCall("look"), 3)]]
         for results in wrong:
             with pytest.raises(SyscallError) as caught:
                 process.reply_tools(results)
             assert caught.value.errno is Errno.EINVAL
-        assert process.tokens == said
+        assert process.tokens() == said
 
 
 def test_a_template_without_a_switch_for_thoughts_says_what_it_looked_for(
@@ -195,7 +195,7 @@ def test_a_log_without_records_can_be_talked_to(cpu_system: System, zoo: Callabl
     ids = language.encode("<|user|>hi<|end|><|assistant|>yes", control=True)
     with cpu_system.spawn(str(zoo("llama")), ids) as process:
         process.turn("and?", 1)
-        assert process.language.decode(process.tokens[:-1], special=True) == (
+        assert process.language.decode(process.tokens()[:-1], special=True) == (
             "<|user|>hi<|end|><|assistant|>yes<|end|><|user|>and?<|end|><|assistant|>"
         )
 
@@ -206,10 +206,10 @@ def test_a_question_that_was_cut_is_not_said_again(process: Process, length: int
     process.turn("one", 3)
     process.truncate(length)
     process.turn("two", 3)
-    before = process.tokens[:-3]
+    before = process.tokens()[:-3]
     process.turn("three", 3)
-    assert process.tokens[: len(before)] == before
-    text = process.language.decode(process.tokens, special=True)
+    assert process.tokens()[: len(before)] == before
+    text = process.language.decode(process.tokens(), special=True)
     assert text.count("Be brief.") <= 1
     assert text.count("one") <= 1
     assert text.count("two") == text.count("three") == 1
@@ -229,19 +229,19 @@ def test_control_tokens_that_are_allowed_are_control_in_later_turns_too(
         plain = process.fork()[0]
         process.turn("one <|end|>", 1, allow_special=True)
         plain.turn("one <|end|>", 1)
-        assert process.tokens[:-1].count(end) == plain.tokens[:-1].count(end) + 1
+        assert process.tokens()[:-1].count(end) == plain.tokens()[:-1].count(end) + 1
         for one in (process, plain):
-            before = one.tokens
+            before = one.tokens()
             one.turn("two <|end|>", 1)
-            assert one.tokens[: len(before)] == before
+            assert one.tokens()[: len(before)] == before
         assert "".join(process.ask("three <|end|>", 1, allow_special=True)) is not None
-        assert process.tokens.count(end) - plain.tokens.count(end) >= 3
+        assert process.tokens().count(end) - plain.tokens().count(end) >= 3
         plain.end()
     with cpu_system.spawn(model, system="Be <|end|> brief.", prompt="one", allow_special=True) as process:
-        text = process.language.decode(process.tokens, special=True)
-        assert process.tokens.count(end) == text.count("<|end|>")
+        text = process.language.decode(process.tokens(), special=True)
+        assert process.tokens().count(end) == text.count("<|end|>")
         length = process.feed("<|end|>", allow_special=True)
-        assert process.tokens[length - 1] == end
+        assert process.tokens()[length - 1] == end
         assert process.feed("<|end|>") == length + len("<|end|>")  # a token for each byte
 
 
@@ -278,12 +278,12 @@ def test_what_cannot_be_said_is_named_and_changes_nothing(
     process: Process, said: Any, max_tokens: Any, reason: str
 ) -> None:
     process.turn("one", 2)
-    before = process.tokens
+    before = process.tokens()
     with pytest.raises(SyscallError) as caught:
         process.turn(said, max_tokens)
     assert caught.value.errno is Errno.EINVAL
     assert reason in caught.value.reason
-    assert process.tokens == before
+    assert process.tokens() == before
     process.turn({"role": "user", "content": "two"}, 2)  # one message is a turn
 
 
@@ -313,12 +313,12 @@ def test_what_a_template_cannot_be_told_is_refused_at_once(
 def test_what_was_fed_before_anything_was_said_stays_as_it_is(cpu_system: System, model: str) -> None:
     with cpu_system.spawn(model, thinking=False) as process:
         process.feed("notes on rain ")
-        fed = process.tokens
+        fed = process.tokens()
         process.ask("one", 5)
-        first = process.tokens
+        first = process.tokens()
         assert first[: len(fed)] == fed
         process.ask("two", 5)
-        assert process.tokens[: len(first)] == first
+        assert process.tokens()[: len(first)] == first
 
 
 def test_a_turn_with_nothing_said_needs_a_conversation(cpu_system: System, model: str) -> None:
@@ -336,9 +336,9 @@ def test_a_model_without_a_system_role_is_told_once_how_to_behave(
     with cpu_system.spawn(model, system="Be brief.") as process:
         for question in ("one", "two", "three"):
             process.turn(question, 1)
-            process.truncate(len(process.tokens) - 1)
+            process.truncate(len(process.tokens()) - 1)
             process.feed("yes")
-        assert process.language.decode(process.tokens, special=True) == (
+        assert process.language.decode(process.tokens(), special=True) == (
             "<|begin|><|user|>user\nBe brief.\n\none<|end|>\n<|user|>model\nyes<|end|>\n<|user|>user\ntwo<|end|>\n"
             "<|user|>model\nyes<|end|>\n<|user|>user\nthree<|end|>\n<|user|>model\nyes"
         )
@@ -355,10 +355,10 @@ def test_a_conversation_names_its_template_where_there_is_no_default(
     with cpu_system.spawn(model, chat_template="rag") as process:
         for question in ("one", "two"):
             process.turn(question, 1)
-            process.truncate(len(process.tokens) - 1)
+            process.truncate(len(process.tokens()) - 1)
             process.feed("yes")
         found = cpu_system.process(process.pid)
-        assert process.language.decode(found.tokens, special=True) == (
+        assert process.language.decode(found.tokens(), special=True) == (
             "rag:<|user|>one<|end|><|assistant|>yes<|end|><|user|>two<|end|><|assistant|>yes"
         )
     with pytest.raises(SyscallError, match=r"^EINVAL: .*rag, tool_use_2"):
@@ -380,17 +380,17 @@ def test_what_was_fed_after_a_cut_into_a_question_stays_and_the_question_is_unsa
     with cpu_system.spawn(model) as process:
         if not first:
             process.turn("zero", 3)
-        start = len(process.tokens)
+        start = len(process.tokens())
         process.turn("one two three", 1)
         process.system.kernel(Truncate(process.pid, start + 12))
         process.feed("four five six seven eight nine ten eleven twelve thirteen fourteen")
-        before = process.tokens
+        before = process.tokens()
         known = run(cpu_system.kernel, known_of(process.pid)).dialogue
         assert known is not None
         assert [said.message["content"] for said in known.said] == ([] if first else ["zero"])
         process.turn("last", 2)
-        assert process.tokens[: len(before)] == before
-        text = process.language.decode(process.tokens[len(before) :], special=True)
+        assert process.tokens()[: len(before)] == before
+        text = process.language.decode(process.tokens()[len(before) :], special=True)
         assert text.startswith("<|end|>\n<|user|>user\nlast<|end|>\n<|user|>assistant\n")
 
 
@@ -399,7 +399,7 @@ def test_what_is_left_of_a_first_question_is_no_answer(cpu_system: System, model
         process.turn("one two three", 1)
         process.truncate(12)
         process.turn("last", 1)
-        text = process.language.decode(process.tokens[:-1], special=True)
+        text = process.language.decode(process.tokens()[:-1], special=True)
         assert text == "<|user|>user\none tw<|end|>\n<|user|>user\nlast<|end|>\n<|user|>assistant\n"
 
 
@@ -410,7 +410,7 @@ def test_switches_stay_when_the_whole_log_is_cut(cpu_system: System, model: str)
             for handle in (process, cpu_system.process(process.pid)):
                 handle.truncate(0)
                 handle.turn("one", 1)
-                text = process.language.decode(process.tokens[:-1], special=True)
+                text = process.language.decode(process.tokens()[:-1], special=True)
                 assert text.endswith("<|user|>user\none<|end|>\n" + off)
                 assert text.startswith("<|user|>system\nBe brief.<|end|>") == (handle is process and bool(system))
 
@@ -466,7 +466,7 @@ def test_who_asks_while_an_answer_is_heard_is_refused_and_nothing_has_changed(pr
         assert caught.value.errno is Errno.EBUSY
     answer.close()
     process.turn("three", 1)
-    assert "two" not in process.text
+    assert "two" not in process.text()
 
 
 def test_switches_go_along_to_a_model_of_other_words_that_has_them(
@@ -482,5 +482,5 @@ def test_switches_go_along_to_a_model_of_other_words_that_has_them(
         assert known is not None
         assert known.setup.variables == {"thinking": False}
         process.turn("two", 1)
-        text = process.language.decode(process.tokens[:-1], special=True)
+        text = process.language.decode(process.tokens()[:-1], special=True)
         assert text.endswith("user\ntwo<|end|>\n<|user|>assistant\n<think>\n\n</think>\n\n")

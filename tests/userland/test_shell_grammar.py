@@ -47,6 +47,43 @@ def test_the_text_of_say_is_the_rest_of_the_line_as_it_stands() -> None:
     assert line.text("TEXT") == "What's   my name? It's --not an option; echo | cat # no comment"
 
 
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("ps # all of them", "ps"),
+        ("stop 6        # this copy only", "stop 6"),
+        ("stop 6 #this copy", "stop 6"),
+        ("kill -9 3 # 'tis over", "kill -9 3"),
+        ("fork 3 2\t# twins", "fork 3 2"),
+        ("top --once # a look", "top --once"),
+        ("run agent.py a b # c", "run agent.py a b"),
+        ("group guests kv_max=8M # for now", "group guests kv_max=8M"),
+        ("exit # bye", "exit"),
+    ],
+)
+def test_a_comment_may_stand_behind_a_command_that_takes_no_text(text: str, same: str) -> None:
+    assert read(text) == read(same)
+
+
+def test_a_number_sign_inside_of_a_word_or_of_quotes_begins_no_comment() -> None:
+    assert read("stop fox#2").text("PID") == "fox#2"
+    assert read("run agent.py '#1' \"# 2\" # 3").words == ["#1", "# 2"]
+    assert read("restore 'a # b.img' bob # c").text("FILE") == "a # b.img"
+
+
+def test_a_value_is_not_taken_from_a_comment() -> None:
+    with pytest.raises(UsageError, match=r"--seconds wants a value"):
+        read("top --seconds # 2")
+    with pytest.raises(UsageError, match="stop needs PID"):
+        read("stop # 3")
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.takes_text])
+def test_the_text_of_a_command_keeps_its_number_signs_and_its_help_says_so(name: str) -> None:
+    assert read(f"{name} 3 # is a number sign").text("TEXT") == "# is a number sign"
+    assert "`#` included" in COMMANDS[name].details
+
+
 def test_quotes_around_the_whole_text_are_taken_off_and_others_stay() -> None:
     assert read('say 3 "hello there"').text("TEXT") == "hello there"
     assert read('say 3 "yes" and "no"').text("TEXT") == '"yes" and "no"'

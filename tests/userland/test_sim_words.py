@@ -102,16 +102,16 @@ def test_ids_text_and_turns_work_as_on_any_model(where: Path) -> None:
     with System.connect(where, name="test") as system:
         with system.spawn("sim", prompt=[7] * 100) as process:
             said = process.generate(5)
-            assert process.tokens[:100] == [7] * 100
-            assert said == process.language.decode(process.tokens[100:])
-            assert len(process.tokens) == 105
+            assert process.tokens()[:100] == [7] * 100
+            assert said == process.language.decode(process.tokens()[100:])
+            assert len(process.tokens()) == 105
         with system.spawn("sim", system="Be brief.") as agent:
             first = "".join(agent.say("hi", 6))
-            assert agent.text.startswith("system: Be brief.\nuser: hi\nassistant: " + first)
+            assert agent.text().startswith("system: Be brief.\nuser: hi\nassistant: " + first)
             second = agent.ask("and you?", 6)
-            assert agent.text.endswith(f"\nuser: and you?\nassistant: {second}")
+            assert agent.text().endswith(f"\nuser: and you?\nassistant: {second}")
             child = agent.fork()[0]
-            assert child.text == agent.text
+            assert child.text() == agent.text()
             child.end()
         with LLM.from_pretrained("sim", system=system) as llm:
             assert llm.generate("Once", max_new_tokens=4) == llm.generate("Once", max_new_tokens=4) != ""
@@ -120,10 +120,10 @@ def test_ids_text_and_turns_work_as_on_any_model(where: Path) -> None:
 def test_a_conversation_moves_to_a_simulated_model_of_other_words(where: Path) -> None:
     with System.connect(where, name="test") as system, system.spawn("sim", system="Be brief.") as agent:
         agent.ask("hi", 4)
-        before = agent.text
+        before = agent.text()
         agent.exec("sim:1b,vocab=500")
-        assert agent.text == before
-        assert max(agent.tokens) < 500
+        assert agent.text() == before
+        assert max(agent.tokens()) < 500
 
 
 def test_the_shell_talks_to_it(where: Path) -> None:

@@ -17,8 +17,8 @@ from llmasos.userland.programs import log, ps
 from llmasos.userland.programs.figures import size
 from llmasos.userland.sdk.system import Process, System
 
-ATTEMPTS = 20  # to stop a story in its midst
-STILL_SECONDS = 0.7  # how long a stopped process is watched for not moving
+ATTEMPTS = 20  # at stopping a story in its middle
+STILL_SECONDS = 0.7  # time to watch that a stopped process does not move
 WINDOW_TOKENS = 640  # decoded together in one measurement of rates
 LONG = 1600  # tokens: more than a worker decodes before it is interrupted
 NICE = 10
@@ -26,7 +26,7 @@ NICE = 10
 
 @dataclass
 class Company:
-    """Who takes part: the system, the three agents, and all processes to end afterwards."""
+    """The participants: the system, the three agents, and all processes to end afterwards."""
 
     system: System
     agents: list[Agent] = field(default_factory=list)
@@ -39,18 +39,18 @@ class Company:
         return Agent(process, agent.role)
 
     def device(self) -> DeviceInfo:
-        """The device the agents run on."""
+        """The device of the agents."""
         name = self.agents[0].process.info().device
         return next(device for device in self.system(BootInfoCall()).devices if device.name == name)
 
     def model(self) -> ModelInfo:
-        """The agents' model as it is in memory."""
+        """The agents' model, as it is in memory."""
         name = self.agents[0].process.info().model
         rows = self.system(Models())
         return next(row for row in rows if row.name == name and row.state == "resident" and row.dtype == DTYPE)
 
     def frames(self) -> int:
-        """KV frames that processes map."""
+        """The number of KV frames that processes map."""
         model = self.model()
         return model.frames - model.frames_free - model.frames_cached
 
@@ -78,7 +78,7 @@ def three_at_once(stage: Stage, company: Company) -> None:
         stage.say(role.name, agent.process.ask(role.told, 40).strip())
     steps, decoded = company.device().steps, company.system.stats().tokens_decoded
     for agent in company.agents:
-        agent.process.stop()  # so that the first has not told its story before the last is asked for one
+        agent.process.stop()  # so that the first has not finished its story before the last is asked for one
     for agent in company.agents:
         stage.typed(f"say {agent.role.name} {agent.role.story} &")
         agent.begin(agent.role.story)
@@ -137,7 +137,7 @@ def stop_and_continue(stage: Stage, company: Company) -> None:
 
 
 def _stop_in_mid_story(company: Company, agent: Agent) -> Agent:
-    """Have an agent begin its story, and stop it before that is told; its twin, which has not begun. Raises ETIME."""
+    """Have an agent begin its story, and stop it before the end; returns its twin, which has not begun. Raises ETIME."""
     for _ in range(ATTEMPTS):
         twin = company.twin(agent)
         agent.begin(agent.role.story)
@@ -145,7 +145,7 @@ def _stop_in_mid_story(company: Company, agent: Agent) -> Agent:
         _until_state(agent, State.STOPPED)
         if agent.process.info().decoding:
             return twin
-        agent.process.cont()  # the whole story was told in less time than it took to say stop
+        agent.process.cont()  # the whole story took less time than saying stop
     raise SyscallError(Errno.ETIME, f"{agent.role.name} was not stopped in mid-story in {ATTEMPTS} attempts")
 
 
@@ -260,7 +260,7 @@ def crash(stage: Stage, company: Company) -> None:
 def prefix(stage: Stage, company: Company) -> None:
     stage.act("A prefix computed once")
     alice = company.agents[0]
-    log_ids = alice.process.tokens
+    log_ids = alice.process.tokens()
     stage.tell(f"""A new process is spawned, not forked, with the {len(log_ids)} tokens of alice's log. Pages are known
         by what is in them, so what has been computed once is found again.""")
     newcomer = company.system.spawn(prompt=log_ids, name="dora", dtype=DTYPE)

@@ -1,6 +1,6 @@
-"""The agents of the tour: what each is told, and watching them speak at once.
+"""The agents of the tour: what each one learns, and a view of them speaking at once.
 
-They run in fp32, greedily, so that what they say can be compared token for token.
+They run in fp32, greedily, so that their answers can be compared token for token.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 
 DTYPE = "fp32"
 ANSWER_TOKENS = 160
-WAIT_SECONDS = 240.0  # what has not come by then is not coming, however slow the machine
+WAIT_SECONDS = 240.0  # nothing arrives after this, however slow the machine
 POLL_SECONDS = 0.02
 LINES = 8  # of an answer in a frame
 
 
 @dataclass(frozen=True)
 class Role:
-    """An agent's name, what it is told, how it is asked for it, the word that proves it knows, and its story."""
+    """An agent's name, the fact that it is told, the question for it, the word that proves that it knows, and its
+    story."""
 
     name: str
     told: str
@@ -50,7 +51,7 @@ ROLES = (
 
 @dataclass
 class Agent:
-    """A process of the tour and its role. `heard` is where its last answer begins in its log."""
+    """A process of the tour and its role. `heard` is the place in its log where its last answer begins."""
 
     process: Process
     role: Role
@@ -79,7 +80,7 @@ class Agent:
         return self.process.language.decode(self.answer()).strip()
 
     def recall(self, stage: Stage, name: str = "") -> None:
-        """Ask for what it was told, print it (as `name` says it), and check it."""
+        """Ask for the fact that it was told, print the answer (as said by `name`), and check it."""
         name = name or self.role.name
         stage.say("you", self.role.asked)
         said = self.process.ask(self.role.asked, 40).strip()
@@ -93,7 +94,7 @@ def enlist(system: System, role: Role) -> Agent:
 
 
 def until_done(agents: list[Agent]) -> None:
-    """Wait until all have ended their answers. Raises ETIME, and EIO if one ended other than by its own will."""
+    """Wait until all have ended their answers. Raises ETIME, and EIO if one was ended from outside."""
     deadline = time.monotonic() + WAIT_SECONDS
     for agent in agents:
         while (info := agent.process.info()).decoding:
@@ -130,7 +131,7 @@ def watch(stage: Stage, agents: list[Agent]) -> None:
 
 
 def _panels(agents: list[Agent]) -> Columns:
-    """Each agent's words in a frame of its own; of a long answer, its last lines."""
+    """Each agent's words in a frame of its own; of a long answer, the last lines."""
     from rich.columns import Columns
     from rich.panel import Panel
     from rich.text import Text

@@ -1,8 +1,8 @@
-"""Act: a priority change, seen in measured token rates.
+"""Act: a change of priority, seen in measured token rates.
 
-The device is told to run one process a step, so that there is something to share; two processes decode without end, and
-their own counters say who got how much. Rates are compared with each other in the same seconds, so the machine's speed
-does not matter.
+The device runs one process in a step, so that there is something to share. Two processes decode without end, and their
+own counters show the share of each. The rates are compared within the same seconds, so the machine's speed does not
+matter.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from llmasos.userland.programs.figures import bar, rate
 from llmasos.userland.programs.ps import Kernel
 from llmasos.userland.programs.screen import Screen
 
-WINDOW_SECONDS = 120.0  # a window that has not got its tokens by then is not coming
+WINDOW_SECONDS = 120.0  # a window without its tokens by then gets none any more
 BAR = 40
 
 
 @dataclass(frozen=True)
 class Window:
-    """What processes decoded in a stretch of time: pid -> tokens, over `seconds`."""
+    """The tokens that processes decoded in a stretch of time: pid -> tokens, over `seconds`."""
 
     tokens: dict[int, int]
     seconds: float
 
     def share(self, pid: int) -> float:
-        """The process's part of all tokens of the window, 0..1."""
+        """The process's share of all tokens of the window, 0..1."""
         return self.tokens[pid] / max(1, sum(self.tokens.values()))
 
 

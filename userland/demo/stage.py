@@ -1,4 +1,4 @@
-"""How the tour is told: headings, short explanations, what a person would type, and claims that are checked.
+"""The presentation of the tour: headings, short explanations, the commands that a person would type, and checked claims.
 
 On a terminal there are colours and short pauses; elsewhere it is plain text without waiting. It never asks for input.
 """
@@ -14,11 +14,11 @@ PAUSE_SECONDS = 1.2
 
 
 class ClaimFailed(Exception):
-    """Something the tour claims does not hold here."""
+    """A claim of the tour does not hold here."""
 
 
 class Stage:
-    """Tells the tour on a screen. `fast` leaves the pauses out; so does a screen that is no terminal."""
+    """Presents the tour on a screen. `fast` leaves the pauses out, and so does a screen that is no terminal."""
 
     def __init__(self, screen: Screen, *, fast: bool) -> None:
         self.screen = screen
@@ -41,16 +41,16 @@ class Stage:
         self.pause()
 
     def typed(self, command: str) -> None:
-        """What a person would type in the shell for what is done now."""
+        """The command that a person would type in the shell for this."""
         self.screen.line(f"llmasos> {command}", "bold")
 
     def say(self, who: str, text: str) -> None:
-        """A line that an agent, or a person, has said."""
+        """A line that an agent or a person said."""
         self.screen.write(f"{who:>9}: ", "cyan")
         self.screen.line(text)
 
     def claim(self, holds: bool, claim: str, otherwise: str = "") -> None:
-        """Check a claim: print it, or raise ClaimFailed with what was seen instead."""
+        """Check a claim: print it, or raise ClaimFailed with the facts."""
         if not holds:
             self.screen.line(f"  ✗ {claim}", "bold red")
             raise ClaimFailed(f"{claim}: {otherwise}" if otherwise else claim)

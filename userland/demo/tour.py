@@ -1,4 +1,4 @@
-"""The guided tour's main program: boot a kernel of its own, play the acts, and see that nothing is left behind."""
+"""The guided tour's main program: boot a kernel of its own, play the acts, and check that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GONE_SECONDS = 15.0
 
 
 def main(where: Path | None, *, fast: bool) -> int:
-    """Play the tour on the kernel of `where`, or on one of its own; 0 if everything it claims holds."""
+    """Play the tour on the kernel of `where`, or on one of its own; returns 0 if all its claims hold."""
     screen = Screen()
     stage = Stage(screen, fast=fast)
     began = time.monotonic()
@@ -51,7 +51,7 @@ def _play(stage: Stage, system: System) -> None:
 
 
 def _play_alone(stage: Stage) -> None:
-    """The tour on a kernel of its own; afterwards neither processes nor files of it may be left."""
+    """The tour on a kernel of its own, after which none of its processes and files may be left."""
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmasos-demo-")))
         with System.connect(place, boot=True, name="demo") as system:

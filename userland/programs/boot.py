@@ -1,7 +1,7 @@
 """boot: start a kernel as a child that ends with this program, and wait until it takes programs.
 
-The child is told to halt when the pipe on its stdin closes, which the operating system sees to however this program ends.
-It stands in a session of its own, so that Ctrl-C in the terminal is the program's to handle and does not end the system.
+The child halts when the pipe on its stdin closes, and the operating system closes that pipe however this program ends. It
+has a session of its own, so that Ctrl-C in the terminal goes to the program and does not end the system.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ HALT_SECONDS = 15.0
 
 @contextmanager
 def private_kernel(where: Path, flags: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
-    """A kernel in runtime directory `where` for as long as the `with` lasts; `flags` are those of
-    `python -m llmasos.kernel.edge.boot`.
+    """A kernel in runtime directory `where` while the `with` lasts; `flags` are those of `python -m
+    llmasos.kernel.edge.boot`.
 
-    Raises EIO with what the kernel said if it does not come up, ETIME if it takes longer than BOOT_SECONDS.
+    Raises EIO with the kernel's last words if it does not boot, ETIME if it takes longer than BOOT_SECONDS.
     """
     command = [
         *runtime.module("llmasos.kernel.edge.boot"),
@@ -74,7 +74,7 @@ def _end(kernel: subprocess.Popen[bytes], where: Path) -> None:
             with blocking.connect(where, name="halt", timeout=1.0, reconnect=0.0) as client:
                 client(Shutdown(), timeout=5.0)
         except SyscallError:
-            pass  # the closing of its stdin says the same
+            pass  # closing its stdin says the same
     assert kernel.stdin is not None
     kernel.stdin.close()
     try:

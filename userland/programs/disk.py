@@ -1,7 +1,7 @@
-"""models --found, ls, du, rm: the models on disk, what they take, and how they go. None of it needs a kernel.
+"""models --found, ls, du, rm: the models on disk, the room that they take, and their removal. None of it needs a kernel.
 
-What `rm` removes is the hub's cache's and what the drivers have installed of it; other programs' models are theirs to
-remove. The drivers' directory is read by the names of its files (drivers/cpu/native/installed.py).
+`rm` removes a model from the hub's cache, and the files that the drivers have installed of it; other programs' models are
+for those programs to remove. Reads the drivers' directory by the names of its files (drivers/cpu/native/installed.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ODD = re.compile(r"[^\w.-]+")
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """A file that a driver made of a model, to load it faster."""
+    """A file that a driver made from a model, to load it faster."""
 
     path: Path
     of: str  # the name of the model's directory or file
@@ -37,7 +37,7 @@ class Installed:
 
 
 def found_table(found: list[Found]) -> Table:
-    """The models that are there; one that cannot be run says why."""
+    """The models on this machine; one that cannot be run says why."""
     shown = Table(
         (
             Column("MODEL", style="bold"),
@@ -74,12 +74,12 @@ def _day(seconds: float) -> str:
 
 
 def cached() -> list[Found]:
-    """What of the found models is in the hub's cache, which `pull` fills and `rm` empties."""
+    """Those of the found models that are in the hub's cache, which `pull` fills and `rm` empties."""
     return [one for one in stores.found() if one.store == stores.HUGGING_FACE]
 
 
 def installed_directory() -> Path | None:
-    """Where the drivers keep what they have installed; None if nowhere."""
+    """The directory in which the drivers keep installed files; None if there is none."""
     chosen = os.environ.get("LLMASOS_CACHE")
     if chosen is not None:
         return Path(chosen).expanduser() if chosen else None
@@ -88,7 +88,7 @@ def installed_directory() -> Path | None:
 
 
 def installed() -> list[Installed]:
-    """The files that drivers have made of models."""
+    """The files that drivers have made from models."""
     made: list[Installed] = []
     place = installed_directory()
     if place is None:
@@ -102,13 +102,13 @@ def installed() -> list[Installed]:
 
 
 def installed_name(place: Path) -> str:
-    """What the drivers call a model's directory or file in the names of what they install."""
+    """The name of a model's directory or file in the names of installed files."""
     return _ODD.sub("-", place.name)[:64] or "model"
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Bytes of the disk: of what, where."""
+    """Bytes of the disk, with the model and the place that take them."""
 
     what: str
     kind: str
@@ -117,7 +117,7 @@ class Use:
 
 
 def usage() -> list[Use]:
-    """What takes what, the largest first."""
+    """The uses of the disk, largest first."""
     uses: list[Use] = []
     there = stores.found()
     of = _named_once(there)
@@ -133,7 +133,7 @@ def usage() -> list[Use]:
 
 
 def _named_once(there: list[Found]) -> dict[str, str]:
-    """The models by what the drivers call their files; one that several are called so is none of them."""
+    """The models by the name that the drivers' files have for them; a name that several models share is left out."""
     of: dict[str, str] = {}
     places: dict[str, Path] = {}
     for one in there:
@@ -156,7 +156,7 @@ def _partial_bytes(place: Path) -> int:
 
 
 def usage_table(uses: list[Use]) -> Table:
-    """What takes what, with the sum."""
+    """The uses of the disk, with their sum."""
     shown = Table(
         (
             Column("SIZE", right=True),
@@ -173,7 +173,7 @@ def usage_table(uses: list[Use]) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What `rm` would remove: a repository of the cache (all its revisions), and what was installed of it."""
+    """What `rm` would remove: a repository of the cache (all its revisions), and the files installed of it."""
 
     repo: str
     places: list[Path]
@@ -190,7 +190,7 @@ class Removal:
 
 
 def removal(text: str) -> Removal:
-    """What removing a model means. Raises EINVAL for what is not ours to remove, ENOENT for what is not there."""
+    """The removal of a model. Raises EINVAL for another program's model, ENOENT for one that is not there."""
     name = names.parse(text)
     if name.kind is Kind.STORE:
         owner = {
@@ -225,7 +225,7 @@ def removal(text: str) -> Removal:
 
 
 def users(rows: Iterator[tuple[str, str]] | list[tuple[str, str]], removed: Removal) -> list[str]:
-    """Of the kernel's models (name and path), those that are what is to be removed."""
+    """The kernel's models (name and path) that the removal concerns."""
     tops = [os.fspath(place) for place in removed.places]
     return [
         name
@@ -236,7 +236,7 @@ def users(rows: Iterator[tuple[str, str]] | list[tuple[str, str]], removed: Remo
 
 
 def names_repo(path: str) -> str:
-    """The repository that a model's path in the kernel names, if it is a hub name."""
+    """The repository that a model's path in the kernel names, if that is a name of the hub."""
     if os.path.isabs(path):
         return ""
     try:

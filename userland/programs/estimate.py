@@ -1,4 +1,4 @@
-"""models --estimate: what a model would take, and who would have to go for it; nothing is loaded."""
+"""models --estimate: the memory that a model would take, and the models that would have to make room for it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from llmasos.userland.sdk.options import located
 
 
 def ask(kernel: Client, model: str, *, dtype: str = "", device: str = "", context: int = 0) -> EstimateInfo:
-    """Ask the kernel. Raises ENOENT, ENOEXEC, EIO, ENOTSUP as loading it does."""
+    """Ask the kernel. Raises ENOENT, ENOEXEC, EIO, ENOTSUP as loading does."""
     return kernel(Estimate(script.run(kernel, located(model)), device, dtype, context))
 
 
 def pairs(info: EstimateInfo) -> list[tuple[str, str]]:
-    """What it says, as names and values."""
+    """The estimate, as names and values."""
     of = f"{info.context:,} tokens" + (", all of its window" if info.context == info.window else "")
     return [
         ("model", f"{called(info.name)} ({info.architecture}, {number(info.parameters)} parameters), {info.state}"),

@@ -1,6 +1,6 @@
 """Numbers as people read them: bytes with binary units, times as on a clock, rates, bars.
 
-Units are those of the records: bytes, seconds, tokens. Everything here is a pure function from a number to a short text.
+Units are those of the records: bytes, seconds, tokens. Every function here is pure, from a number to a short text.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def duration(seconds: float) -> str:
 
 
 def rate(tokens: float, seconds: float) -> str:
-    """Tokens per second; `-` where no time has passed."""
+    """Tokens per second; `-` if no time has passed."""
     if seconds <= 0:
         return "-"
     value = tokens / seconds

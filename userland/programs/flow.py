@@ -1,7 +1,7 @@
-"""Streamed text on a terminal, broken between words instead of in them.
+"""Streamed text on a terminal, broken between words instead of within them.
 
-Pieces come as the model makes them, often less than a word; a word is printed when it is known to be whole, so a line can
-end before it. Where the output is no terminal everything passes through as it is.
+Pieces arrive as the model makes them, often less than a word; a word is printed once it is whole, so that a line can end
+before it. If the output is no terminal, everything passes through unchanged.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ _WORDS = re.compile(r"\n|[^\S\n]+|\S+")
 
 
 class Flow:
-    """Prints pieces of text after `column` characters that stand in the line already."""
+    """Prints pieces of text in a line that has `column` characters already."""
 
     def __init__(self, screen: Screen, column: int = 0) -> None:
         self._screen = screen
         self._column = column
         self._held = ""
-        self._style = ""  # of what is held
+        self._style = ""  # of the text that is held back
         self.ended_line = False  # whether the last thing printed was the end of a line
 
     def push(self, piece: str, style: str = "") -> None:
-        """Print what is certain of the text so far, in a style."""
+        """Print the part of the text that is certain, in a style."""
         if style != self._style:
             self.flush()
             self._style = style
@@ -38,13 +38,13 @@ class Flow:
             self._word(word)
 
     def flush(self) -> None:
-        """Print what was held back: the text has ended."""
+        """Print the text that was held back: the text has ended."""
         if self._held:
             self._word(self._held)
             self._held = ""
 
     def head(self, text: str, style: str) -> None:
-        """Print what stands before the text in its line: who speaks."""
+        """Print the speaker before the text, in its line."""
         self._screen.write(text, style)
         self._column += len(text)
 
@@ -59,7 +59,7 @@ class Flow:
             self._column = 0
         elif self._column + len(word) >= self._screen.width and self._column:
             if word.isspace():
-                word = ""  # the line ends here, if another word comes
+                word = ""  # the line ends here if another word follows
                 self._column = self._screen.width
             else:
                 self._write("\n")

@@ -22,7 +22,7 @@ _DEFAULT = GroupSettings()
 
 
 def read(kernel: Kernel, path: str = "/") -> list[GroupInfo]:
-    """A group and all in it, in as many calls as it takes."""
+    """A group and the groups below it, in as many calls as it takes."""
     rows: list[GroupInfo] = []
     while True:
         page = kernel(GroupStat(path, below=True, start=len(rows)))
@@ -32,7 +32,7 @@ def read(kernel: Kernel, path: str = "/") -> list[GroupInfo]:
 
 
 def table(rows: list[GroupInfo]) -> Table:
-    """The tree, a row a group. STALL: the share of the last ten seconds in which some of it waited for memory."""
+    """The tree, a row for each group. STALL: the share of the last ten seconds in which some of it waited for memory."""
     shown = Table(
         (
             Column("GROUP", style="bold", elastic=True),
@@ -62,7 +62,7 @@ def table(rows: list[GroupInfo]) -> Table:
 
 
 def details(info: GroupInfo) -> list[tuple[str, str]]:
-    """Everything known of one group, as pairs."""
+    """A group in detail, as pairs."""
     events = ", ".join(f"{name} {count}" for name, count in sorted(info.events.items()))
     return [
         ("group", info.path),
@@ -78,7 +78,7 @@ def details(info: GroupInfo) -> list[tuple[str, str]]:
 
 
 def _limits(settings: GroupSettings) -> list[str]:
-    """What is set, as words that `group` takes."""
+    """The settings that differ from the defaults, as words that `group` takes."""
     words = []
     for name in settings.__struct_fields__:
         value = getattr(settings, name)
@@ -97,7 +97,7 @@ def _pressure(pressure: PressureInfo) -> str:
 
 
 def settings(words: Sequence[str], now: GroupSettings) -> GroupSettings:
-    """`now` with what words like `kv_max=64MiB` change. Raises EINVAL that names what can be set."""
+    """`now` with the changes of words like `kv_max=64MiB`. Raises EINVAL that names the settings."""
     changes: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -118,7 +118,7 @@ def settings(words: Sequence[str], now: GroupSettings) -> GroupSettings:
 
 
 def change(kernel: Kernel, path: str, words: Sequence[str]) -> GroupInfo:
-    """Change settings of a group, which is made if it is not there (but not by just looking at it); returns it."""
+    """Change settings of a group, and return it. Makes the group if there is none, but not without a change."""
     try:
         (found,) = kernel(GroupStat(path))
     except SyscallError as error:

@@ -1,7 +1,7 @@
-"""checkpoint, restore: a process to a file and back, and what the command line and the shell say of it.
+"""checkpoint, restore: a process to a file and back, and the messages of the command line and the shell about it.
 
-The kernel's working directory is another, so files are told to it by their absolute paths. A passphrase comes from a
-file: on a command line it would be seen by everybody who lists the processes.
+The kernel has another working directory, so it gets the absolute paths of files. A passphrase comes from a file, because
+every user who lists the processes would see it on a command line.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ERRNOS: dict[type[OSError], Errno] = {
 
 
 def passphrase_in(path: str) -> bytes:
-    """The first line of a file; no file, no passphrase. Raises ENOENT, EPERM, EINVAL, EIO."""
+    """The first line of a file; empty without a file. Raises ENOENT, EPERM, EINVAL, EIO."""
     if not path:
         return b""
     try:
@@ -47,7 +47,7 @@ def passphrase_in(path: str) -> bytes:
 
 
 def checkpoint(kernel: Kernel, pid: int, file: str, *, kv: bool, passphrase_file: str) -> str:
-    """Write a process's image; what to say of it."""
+    """Write a process's image; returns the message."""
     info = kernel(Checkpoint(pid, file_path(file), kv, passphrase_in(passphrase_file)))
     return f"[{pid}] is in {info.path}: {_contents(info)}"
 
@@ -68,7 +68,7 @@ def restore(
     passphrase_file: str,
     shown: Callable[[str], str],
 ) -> tuple[ProcessInfo, str]:
-    """Start a process from an image; what is known of it, and what to say. `shown` makes its name fit to print."""
+    """Start a process from an image; returns its row and the message. `shown` makes its name printable."""
     path, key = file_path(file), passphrase_in(passphrase_file)
     where = script.run(kernel, located(model)) if model else ""
     pid = kernel(Restore(path, name, device, detached, key, where))

@@ -23,7 +23,7 @@ def show(screen: Screen, lines: list[LogLine]) -> None:
 
 
 def read(kernel: Kernel, after: int = -1) -> list[LogLine]:
-    """Every line the kernel still has after sequence number `after`."""
+    """The lines of the kernel log after sequence number `after`."""
     lines: list[LogLine] = []
     while True:
         page = kernel(Dmesg(after=after))
@@ -34,11 +34,11 @@ def read(kernel: Kernel, after: int = -1) -> list[LogLine]:
 
 
 def follow(screen: Screen, kernel: Kernel) -> None:
-    """Print the log and then each new line as it comes, also of a next kernel; ends by KeyboardInterrupt or an error."""
+    """Print the log and then each new line, also of a next kernel. Ends by KeyboardInterrupt or an error."""
     after, kernel_pid = -1, 0
     while True:
         if (now := kernel(BootInfoCall()).os_pid) != kernel_pid:
-            after, kernel_pid = -1, now  # the log of another kernel has its own beginning
+            after, kernel_pid = -1, now  # the log of another kernel has a beginning of its own
         lines = read(kernel, after)
         show(screen, lines)
         after = lines[-1].seq if lines else after

@@ -1,5 +1,6 @@
-"""models, on the command line and in the shell: what the kernel has, and what is on the disk. `--found`, `ls`, `du`,
-`check`, `pull` and `rm` are about the disk and want no kernel."""
+"""models, on the command line and in the shell: the kernel's models, and those on the disk. `--found`, `ls`, `du`,
+`check`, `pull` and `rm` are about the disk and need no kernel.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ _REFUSALS = (Errno.ENOEXEC, Errno.ENOTSUP, Errno.EIO, Errno.ENOENT, Errno.EINVAL
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What was asked for: without any of it, what the kernel has."""
+    """The words of the command; without any, it lists the kernel's models."""
 
     action: str = ""
     names: list[str] = field(default_factory=list)
@@ -56,8 +57,8 @@ def run(
     kernel: Callable[[], AbstractContextManager[Client]],
     ask: Callable[[str], str] | None = None,
 ) -> int:
-    """Do it; the exit status. `kernel` is opened only for what needs one; `ask` asks the person. Raises EINVAL for what
-    does not go together."""
+    """Carry it out; returns the exit status. Opens `kernel` only if it needs one; `ask` asks the person. Raises EINVAL
+    for words that exclude each other."""
     if asked.action and asked.action not in ACTIONS:
         raise SyscallError(Errno.EINVAL, f"models has no action {asked.action!r}; there are {', '.join(ACTIONS)}")
     if not asked.estimate and (asked.dtype or asked.device or asked.context):
@@ -93,7 +94,7 @@ def act(
     yes: bool,
     ask: Callable[[str], str] | None = None,
 ) -> int:
-    """Do one of ACTIONS; the exit status. Raises EINVAL for one that does not go with what is named."""
+    """Carry out one of ACTIONS; returns the exit status. Raises EINVAL if it does not go with the names."""
     if action in ("ls", "du") and models:
         raise SyscallError(Errno.EINVAL, f"models {action} takes no name, found {models[0]!r}")
     if action in ("pull", "rm", "check") and not models:
@@ -152,7 +153,7 @@ def _check(screen: Screen, models: list[str], where: Path, as_json: bool) -> int
 
 
 def _engine(model: str, place: Path, where: Path) -> check.Finding:
-    """Whether the model would be run, in the words of the driver, which alone knows: that of the kernel's first device
+    """Whether a driver would run the model, in the words of the one that knows: the driver of the kernel's first device
     that is not simulated."""
     try:
         with connect(where, name="models", reconnect=0.0) as kernel:
@@ -181,8 +182,8 @@ def _engine(model: str, place: Path, where: Path) -> check.Finding:
 
 
 def _remove(screen: Screen, model: str, where: Path, yes: bool, ask: Callable[[str], str] | None = None) -> None:
-    """Remove a model from the disk, asking first (on standard input, unless told how). Raises EBUSY for one that a kernel
-    runs, unless that is said too."""
+    """Remove a model from the disk, after asking (on standard input, unless told otherwise). Raises EBUSY for a model
+    that a kernel runs, unless told to remove it all the same."""
     removed = disk.removal(model)
     using = disk.users(_known(where), removed)
     if using and not yes:
@@ -204,7 +205,7 @@ def _remove(screen: Screen, model: str, where: Path, yes: bool, ask: Callable[[s
 
 
 def _known(where: Path) -> list[tuple[str, str]]:
-    """The models on a device of the kernel that runs, if one does: name and path."""
+    """The models on a device of the running kernel, if one runs: name and path."""
     try:
         with connect(where, name="models", reconnect=0.0) as kernel:
             return [(called(row.name), row.path) for row in kernel(Models()) if row.device]

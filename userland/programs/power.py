@@ -18,7 +18,7 @@ def halt(where: Path) -> None:
         try:
             kernel(Shutdown())
         except SyscallError as error:
-            if error.errno is not Errno.EPIPE:  # it went before the answer had left
+            if error.errno is not Errno.EPIPE:  # it went before its answer had left
                 raise
     deadline = time.monotonic() + HALT_SECONDS
     while (holder := runtime.holder(where)) is not None:

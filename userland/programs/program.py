@@ -1,6 +1,6 @@
 """run: start a userland program, a Python file, in an operating system process of its own.
 
-It finds the kernel by LLMASOS_RUNTIME, as any program does; there is nothing special about being started from here.
+It finds the kernel by LLMASOS_RUNTIME, as any program does; starting it from here makes no difference.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from llmasos.userland.sdk.options import file_path
 def run(where: Path, file: str, arguments: Sequence[str]) -> int:
     """Run `file` against the kernel of runtime directory `where`; returns its exit status (128 + signal if killed).
 
-    Raises ENOENT where there is no such file, EINVAL for what is none, EPERM for one that may not be read, ECONNREFUSED
-    where no kernel runs.
+    Raises ENOENT if there is no such file, EINVAL if it is no file, EPERM if it may not be read, ECONNREFUSED if no
+    kernel runs.
     """
     path = Path(file_path(file))
     if not path.exists():
@@ -35,7 +35,7 @@ def run(where: Path, file: str, arguments: Sequence[str]) -> int:
         raise SyscallError(Errno.ECONNREFUSED, f"no kernel runs in {where}")
     environment = {**os.environ, "LLMASOS_RUNTIME": str(where.absolute())}
     with subprocess.Popen([sys.executable, str(path), *arguments], env=environment) as child:
-        # Ctrl-C goes to the whole foreground group: it is the program's to handle, and ours to wait it out.
+        # Ctrl-C goes to the whole foreground group: the program handles it, and this one waits.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             status = child.wait()

@@ -1,8 +1,8 @@
-"""ps: the process table, a row a process: LLM processes, and the programs and drivers attached to the kernel.
+"""ps: the process table, a row for each process: LLM processes, and the programs and drivers attached to the kernel.
 
-The columns are those of ps(1) where there is a counterpart; STATE adds what a blocked process waits for, TOKENS is the
-length of its log (its "memory image"), PAGES the KV frames it maps, of which SHARED are mapped by others too; SWAP are
-pages that lie in a lower tier instead.
+The columns are those of ps(1) where there is a counterpart. STATE adds what a blocked process waits for; TOKENS is the
+length of its log (its "memory image"), PAGES the KV frames that it maps, SHARED those of them that other processes map
+too; SWAP counts pages in a lower tier.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 class Kernel(Protocol):
-    """Something that answers system calls, blocking: `kernel(Ps())`."""
+    """Anything that answers system calls, blocking: `kernel(Ps())`."""
 
     def __call__(self, call: Call[R], /) -> R:
         """Raises SyscallError."""
@@ -52,7 +52,7 @@ COLUMNS = (
 
 
 def processes(kernel: Kernel, accept: Callable[[ProcessInfo], bool] = lambda _: True) -> list[ProcessInfo]:
-    """The whole process table, read in as many calls as it takes."""
+    """The whole process table, in as many calls as it takes."""
     rows: list[ProcessInfo] = []
     after = 0
     while True:
@@ -71,7 +71,7 @@ def state(info: ProcessInfo) -> str:
 
 
 def time(info: ProcessInfo) -> float:
-    """Seconds a process has cost: of the device for an LLM process, of the CPU for the others."""
+    """The seconds that a process has cost: of the device for an LLM process, of the CPU for the others."""
     return info.usage.device_seconds if info.kind is Kind.LLM else info.cpu_seconds
 
 
@@ -100,7 +100,7 @@ def table(rows: list[ProcessInfo]) -> Table:
 
 
 def details(info: ProcessInfo) -> list[tuple[str, str]]:
-    """Everything known of one process, as pairs."""
+    """A process in detail, as pairs."""
     used, limit = info.usage, info.limits
     pairs: list[tuple[str, Any]] = [
         ("pid", info.pid),

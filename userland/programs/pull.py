@@ -1,6 +1,6 @@
-"""models pull and check: fetch a model into the hub's cache, and see whether one is whole, with progress.
+"""models pull and check: fetch a model into the hub's cache, and check that one is whole, with progress.
 
-On a terminal one line tells how far it is; elsewhere a line now and then. Ctrl-C leaves what has arrived where the next
+On a terminal one line shows the progress; elsewhere a line at intervals. Ctrl-C leaves what has arrived, and the next
 `pull` goes on with it.
 """
 
@@ -27,7 +27,7 @@ _STYLES = {check.OK: "", check.NOTE: "yellow", check.REFUSED: "bold red", check.
 
 
 class Meter:
-    """How far something is, on a screen; `clock` in seconds."""
+    """The progress of something, on a screen; `clock` in seconds."""
 
     def __init__(self, screen: Screen, clock: Callable[[], float] = time.monotonic) -> None:
         self._screen, self._clock = screen, clock
@@ -65,7 +65,7 @@ class Meter:
         return f"{text}  {what}"
 
     def close(self) -> None:
-        """Leave the terminal's line."""
+        """End the terminal's line."""
         if self._drawn:
             self._screen.out.write("\r\x1b[K")
             self._screen.out.flush()
@@ -73,8 +73,8 @@ class Meter:
 
 
 def pull(screen: Screen, text: str) -> Path:
-    """Fetch what the hub has of a model now, and say where it is. Raises what hub.pull raises, EINVAL for a name that is
-    no hub's."""
+    """Fetch the hub's present files of a model, and print its place. Raises the errors of hub.pull, EINVAL for a name
+    that is not one of the hub."""
     name = names.parse(text)
     if name.kind is Kind.STORE and not text.lower().startswith(tuple(f"{one}:" for one in names.STORES)):
         raise SyscallError(
@@ -101,7 +101,8 @@ def pull(screen: Screen, text: str) -> Path:
 
 
 def place_of(text: str) -> Path:
-    """Where a model is, without fetching anything: of a hub's, what is in the cache, whole or not. Raises ENOENT."""
+    """The place of a model, without fetching anything; for one of the hub, its files in the cache, whole or not. Raises
+    ENOENT."""
     name = names.parse(text)
     if name.kind is Kind.STORE:
         return stores.lookup(name).path
@@ -123,7 +124,7 @@ def place_of(text: str) -> Path:
 
 
 def checked(screen: Screen, text: str, *, quiet: bool = False) -> tuple[Path, list[check.Finding]]:
-    """Everything that is to be said of a model's files."""
+    """All findings about a model's files."""
     place = place_of(text)
     meter = Meter(screen)
 
@@ -138,7 +139,7 @@ def checked(screen: Screen, text: str, *, quiet: bool = False) -> tuple[Path, li
 
 
 def checked_table(findings: list[check.Finding]) -> Table:
-    """The findings, what is broken in red."""
+    """The findings, with broken ones in red."""
     shown = Table((Column("STATUS"), Column("WHAT", style="bold"), Column("FOUND", elastic=True)))
     for one in findings:
         shown.add(one.status, one.what, one.found, style=_STYLES[one.status])

@@ -1,8 +1,8 @@
-"""Where programs print: a terminal with colours, or a pipe with plain text of the same shape.
+"""The output of programs: a terminal with colours, or a pipe with plain text of the same shape.
 
-As `ls` and `git` do, the output asks whether it is a terminal: there tables are coloured and fitted to its width (by
-rich, which is imported only then), elsewhere columns are aligned with spaces, never cut, never coloured. NO_COLOR is
-honoured. Errors go to stderr as one line.
+As with `ls` and `git`, the output decides: on a terminal, tables are coloured and fitted to its width (by rich, which is
+imported only then); elsewhere columns are aligned with spaces, never cut, never coloured. NO_COLOR is honoured. Errors go
+to stderr, one line each.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 
-PROSE_WIDTH = 100  # where there is no terminal that has a width
+PROSE_WIDTH = 100  # for an output without a width
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its heading, whether numbers stand in it (right-aligned), and its style on a terminal."""
+    """One column: its heading, whether it holds numbers (right-aligned), and its style on a terminal."""
 
     title: str
     right: bool = False
     style: str = ""
-    elastic: bool = False  # gives way first when the terminal is narrow
+    elastic: bool = False  # shrinks first if the terminal is narrow
 
 
 @dataclass
 class Table:
-    """Rows of cells. `styles` holds a style for a row where it differs from the columns' own."""
+    """Rows of cells. `styles` holds the style of a row that differs from the columns' own."""
 
     columns: Sequence[Column]
     rows: list[list[str]] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Table:
 
 
 class Screen:
-    """One program's output. `colour` is True on a terminal that wants colours."""
+    """One program's output. `colour` is True on a terminal with colours."""
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
         self.out = out if out is not None else sys.stdout
@@ -107,7 +107,7 @@ class Screen:
         return self.console.width if self.terminal else PROSE_WIDTH
 
     def prose(self, text: str, style: str = "", indent: str = "") -> None:
-        """Print text in lines that end between words; `indent` begins all but the first."""
+        """Print text in lines that end between words; `indent` begins all lines but the first."""
         import textwrap
 
         self.line("\n".join(textwrap.wrap(text, self.width - 1, subsequent_indent=indent)), style)
@@ -124,7 +124,7 @@ class Screen:
         self.write(text + "\n", style)
 
     def write(self, text: str, style: str = "") -> None:
-        """Print at once: streamed text. On a terminal control characters are shown, elsewhere they pass as they are."""
+        """Print streamed text at once. Shows control characters on a terminal, and passes them elsewhere."""
         if self.terminal:
             text = printable(text)
         if style and self.colour:

@@ -1,8 +1,8 @@
-"""strace: what happens in the kernel, decoded: system calls with their arguments, and the events they cause.
+"""strace: the kernel's work, decoded: system calls with their arguments, and the events that they cause.
 
 Linux's strace stops a process at each call; here the kernel writes one typed event stream (trace.py) and this program
-reads it, so nobody is slowed down but by the recording itself. Calls are printed as Python would write them; the other
-events (`sched.step`, `mem.preempt`, ...) with device and amount.
+reads it, so that only the recording itself takes time. Calls are printed as Python would write them, the other events
+(`sched.step`, `mem.preempt`, ...) with device and amount.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def events(kernel: Kernel, start: int = -1) -> Iterator[TraceEvent | int]:
 
 
 def concerns(event: TraceEvent, pid: int, mine: int) -> bool:
-    """Whether an event belongs to process `pid` (0: all), leaving out the reading (`mine`) of the trace itself."""
+    """Whether an event belongs to process `pid` (0: all); the reading of the trace (by `mine`) does not count."""
     if event.pid == mine and event.what.rpartition(".")[2] == "trace":
         return False
     return pid == 0 or event.pid == pid or _argument(event) == pid or _in_step(event, pid)
 
 
 def _argument(event: TraceEvent) -> int:
-    """The pid a call is about: `feed(pid=5, ...)` concerns 5, whoever calls."""
+    """The pid that a call is about: `feed(pid=5, ...)` concerns 5, whichever program calls."""
     _, found, rest = event.detail.partition("(pid=")
     digits = rest.partition(",")[0].rstrip(")")
     return int(digits) if found and digits.isdigit() else 0

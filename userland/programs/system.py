@@ -1,4 +1,4 @@
-"""models, devices, stats, uptime, policy: what the kernel has and has done since boot, as tables and pairs."""
+"""models, devices, stats, uptime, policy: the kernel's tables and counters since boot."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _DEVICE_STYLES = {"up": "green", "starting": "cyan", "down": "red"}
 
 
 def models(rows: list[ModelInfo]) -> Table:
-    """The models the kernel knows by name, and those on a device: their weights, of which RESIDENT are in memory, how
-    often a process found them evicted (FAULTS), their KV frames, and who maps them."""
+    """The models that the kernel knows by name, and those on a device: their weights (RESIDENT: in memory), the times
+    that a process found them evicted (FAULTS), their KV frames, and the processes that map them."""
     shown = Table(
         (
             Column("MODEL", style="bold", elastic=True),
@@ -74,7 +74,7 @@ def advice_named(word: str) -> Advice:
 
 
 def devices(rows: list[DeviceInfo]) -> Table:
-    """The devices: their drivers, memory and what they have done."""
+    """The devices: their drivers, memory and work."""
     shown = Table(
         (
             Column("DEVICE", style="bold"),
@@ -115,7 +115,7 @@ def devices(rows: list[DeviceInfo]) -> Table:
 
 
 def scheduling(info: SchedInfo, policies: list[str]) -> list[tuple[str, str]]:
-    """How a device is scheduled; the policy in use is marked."""
+    """The scheduling of a device; the policy in use is marked."""
     return [
         ("device", info.device),
         ("policy", " ".join(f"[{name}]" if name == info.policy else name for name in policies)),

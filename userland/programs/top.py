@@ -1,7 +1,7 @@
-"""top: who uses the device now: tokens per second of each process, how busy the device is, and its pages.
+"""top: the use of the device now: tokens per second of each process, how busy the device is, and its pages.
 
-Rates are differences between two looks at the kernel's counters, as top(1) computes them; on a terminal the screen is
-redrawn until `q` or Ctrl-C, elsewhere one look (over the first interval) is printed.
+Rates are differences between two looks at the kernel's counters, as in top(1). On a terminal the screen is redrawn until
+`q` or Ctrl-C; elsewhere one look, over the first interval, is printed.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def run(screen: Screen, kernel: Kernel, *, seconds: float = 1.0, once: bool = Fa
                 if pressed(seconds if now is not before else min(seconds, 0.3)) in ("q", "Q", "\x1b", "\x04"):
                     return
                 before, now = now, look(kernel)
-                if now.boot.os_pid != before.boot.os_pid:  # another kernel counts from the beginning
+                if now.boot.os_pid != before.boot.os_pid:  # another kernel counts from zero
                     before = now
         except KeyboardInterrupt:
             return
@@ -164,11 +164,11 @@ def _picture(before: Look, now: Look, height: int) -> Group:
 
 
 class _Pressed:
-    """Waits for a key for some seconds; empty if none came."""
+    """Waits for a key for some seconds; empty if there was none."""
 
     def __call__(self, seconds: float) -> str:
         ready, _, _ = select.select([sys.stdin], [], [], seconds)
-        # One byte, past Python's buffer: what is typed ahead is the shell's.
+        # One byte, past Python's buffer: text typed ahead belongs to the shell.
         return os.read(sys.stdin.fileno(), 1).decode(errors="replace") if ready else ""
 
 

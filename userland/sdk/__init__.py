@@ -1,4 +1,5 @@
-"""What a Python author imports (re-exported by `llmasos`): text in, text out, on top of the system calls.
+"""The SDK, which `llmasos` and `llmasos.aio` export: text in, text out, on top of the system calls.
 
-`system` is the blocking face, `aio` the asynchronous one; `actions` holds what both do, `script` how.
+system.py, llm.py and client.py are the blocking face, made from the asynchronous one (the same names with `_async`).
+Scripts (script.py) are what both do; actions.py, answers.py, turns.py and options.py hold them.
 """

@@ -1,7 +1,8 @@
-"""Models and their words, and what can be seen and done of a process that says nothing: scripts that both faces run.
+"""Models and their vocabularies, and what a program can see of a process and do to it without hearing an answer: scripts
+for both faces.
 
-Positions and lengths are tokens of the process's log. Everything about characters happens here and in text.py; the kernel
-sees ids. What a process says is in answers.py, conversations are in turns.py.
+Positions and lengths are in tokens of the process's log. Characters are dealt with here and in text.py; the kernel sees
+ids. Answers are in answers.py, conversations in turns.py.
 """
 
 from __future__ import annotations
@@ -37,51 +38,53 @@ from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 
 T = TypeVar("T")
 
-MAX_TOKENS = 256  # of an answer, where nothing else is said
+MAX_TOKENS = 256  # of an answer, by default
 
 
 @dataclass(slots=True, frozen=True)
 class Language:
-    """A model's words: its tokenizer, what ends a text, and (where it has one) its chat format; `named` is that of a
-    model which has several and no default, for conversations that name one."""
+    """A model's language: its tokenizer, the ids that end a text, and its chat format if it has one."""
 
     model: ModelInfo
     tokenizer: Tokenizer
-    chat: ChatFormat | None
-    why_no_chat: str
-    named: ChatFormat | None = None
+    chat: ChatFormat | None  # None: it has no chat template, or several without a default
+    why_no_chat: str  # in words
+    named: ChatFormat | None = None  # of a model with several templates and no default; a conversation names one
 
     @property
     def stop_ids(self) -> list[int]:
+        """The ids that end an answer; see `stops`."""
         return self.stops(None)
 
     def stops(self, setup: Setup | None) -> list[int]:
-        """Ids that end an answer: those that the model's files name, and that with which the chat template closes one."""
+        """The ids that end an answer: those that the model's files name, and the one by which the chat template closes
+        it."""
         chat = self.chat_of(setup.template if setup else None)
         return sorted({*self.model.eos_ids, *(chat.stop_ids(setup) if chat else ())})
 
     def encode(self, text: str, *, begin: bool = False, control: bool = False) -> list[int]:
-        """Ids of a text; `begin` adds what the tokenizer puts before a text (a BOS token, say). What spells a control
-        token is that token only with `control`. Raises E2BIG, EINVAL for what no tokenizer should be given (see
-        `text.checked`)."""
+        """The ids of a text. `begin` adds what the tokenizer puts before a text (a BOS token, say); with `control`, text
+        that spells a control token becomes that token. Raises E2BIG, and EINVAL for text that no tokenizer should get
+        (see `text.checked`)."""
         checked(text, self.model.context)
         if text and not begin and begins_apart(self.tokenizer):
             return encode_after(self.tokenizer, text, control=control)
         return self.tokenizer.encode(text, control=control, begin=begin)
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """The text of ids; with `special`, special tokens are written too."""
         return self.tokenizer.decode(ids, special=special)
 
     def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
-        """Text of ids as they stand behind others."""
+        """The text of `ids` where they follow the ids `before`."""
         return decode_after(self.decode, before, ids)
 
     def chat_of(self, template: str | None) -> ChatFormat | None:
-        """The chat format of a conversation that names this template, or none."""
+        """The chat format of a conversation that names this template (None: it names none); None if there is none."""
         return self.chat or (self.named if template is not None else None)
 
     def must_chat(self, template: str | None = None) -> ChatFormat:
-        """The same; raises ENOTSUP where there is none."""
+        """The same; raises ENOTSUP if there is none."""
         chat = self.chat_of(template)
         if chat is None:
             raise SyscallError(Errno.ENOTSUP, self.why_no_chat)
@@ -89,7 +92,7 @@ class Language:
 
 
 def language_of(info: ModelInfo) -> Language:
-    """Load a model's tokenizer. Raises ENOENT or EIO if there is none."""
+    """The language of a model, from its tokenizer's files. Raises ENOENT or EIO if there are none."""
     simulated = info.architecture == sim_words.ARCHITECTURE
     tokenizer = sim_words.sim_tokenizer(info.vocab) if simulated else load_tokenizer(info.path)
     chat = _chat_of(tokenizer, info.name, info.context, tuple(info.eos_ids))
@@ -104,22 +107,21 @@ def language_of(info: ModelInfo) -> Language:
 
 @functools.lru_cache(maxsize=16)
 def _chat_of(tokenizer: Tokenizer, name: str, window: int, ends: tuple[int, ...]) -> ChatFormat | SyscallError:
-    """A model's chat format, or why it has none. A model whose files have changed has another tokenizer."""
+    """A model's chat format, or why it has none. The cache is safe: changed files make another tokenizer."""
     try:
         return ChatFormat(tokenizer, name, window, ends)
-    except SyscallError as error:  # a template that is broken or missing matters to whoever wants to chat
+    except SyscallError as error:  # a broken or missing template matters only to a chat
         return error
 
 
 def model_of(name: str, dtype: str = "", device: str = "") -> Script[ModelInfo]:
-    """A model, brought into memory if it is not there."""
+    """A model's row; the model is brought into memory if it is not there."""
     return ask(Pagein(name, device, dtype))
 
 
 def model_in_memory(name: str, device: str = "") -> Script[ModelInfo]:
-    """The row of a model that some process runs, on that device (empty: any), its weights in memory, out, or on their way
-    back. One that the driver has yet to tell of, as after a boot from the journal, is waited for. ENOENT: there is none
-    of that name or path."""
+    """The row of a model that a process runs on this device (empty: any); its weights may be evicted. After a boot from
+    the journal, waits until the driver has described the model. Raises ENOENT if there is none of this name or path."""
     rows = yield from ask(Models())
     there = [row for row in rows if row.device and name in (row.name, row.path) and device in ("", row.device)]
     for row in there:
@@ -131,7 +133,7 @@ def model_in_memory(name: str, device: str = "") -> Script[ModelInfo]:
 
 
 def log_of(pid: int, position: int = 0) -> Script[list[int]]:
-    """The token log from a position to its present end, without waiting for more."""
+    """The token log from a position to its present end; does not wait for more."""
     info = yield from ask(Getinfo(pid))
     if position >= info.length:
         return []
@@ -140,7 +142,7 @@ def log_of(pid: int, position: int = 0) -> Script[list[int]]:
 
 
 def before(language: Language, pid: int, position: int) -> Script[list[int]]:
-    """The ids before a position that its text depends on; none for tokenizers where it does not."""
+    """The ids before a position on which the text there depends; none if the tokenizer has no such dependence."""
     if position == 0 or not begins_apart(language.tokenizer):
         return []
     start = max(0, position - BEFORE)
@@ -148,8 +150,8 @@ def before(language: Language, pid: int, position: int) -> Script[list[int]]:
     return list(result.tokens)
 
 
-def settle(pid: int, position: int) -> Script[ReadResult]:
-    """Wait until the process has ended its decode; what it appended from `position` on."""
+def until_idle(pid: int, position: int) -> Script[ReadResult]:
+    """Wait until the process has ended its decode; returns what it appended from `position` on."""
     tokens: list[int] = []
     while True:
         result: ReadResult = yield from ask(Read(pid, position + len(tokens)))
@@ -159,7 +161,7 @@ def settle(pid: int, position: int) -> Script[ReadResult]:
 
 
 def end(pids: Sequence[Pid], signal: Signal = Signal.KILL) -> Script[None]:
-    """End processes of this program and reap them; those that have gone already are passed over."""
+    """End processes of this program and reap them; passes over those that have ended already."""
     for pid in pids:
         try:
             yield from ask(Kill(pid, signal))
@@ -169,5 +171,5 @@ def end(pids: Sequence[Pid], signal: Signal = Signal.KILL) -> Script[None]:
         try:
             yield from ask(Wait(pid))
         except SyscallError as error:
-            if error.errno is not Errno.ECHILD:  # another's, detached, or reaped already
+            if error.errno is not Errno.ECHILD:  # another program's, detached, or reaped already
                 raise

@@ -1,7 +1,8 @@
-"""What a process says, as scripts: its text as it comes, up to stop strings, with its thoughts and calls told apart.
+"""The answers of a process, as scripts: stream the text up to a stop string, with thoughts and calls told apart.
 
-Positions and lengths are tokens of the process's log. A stop string that is one added token is a stop id; one that has a
-special token in it is looked for in text that has those too. Both are looked for in the answer, not in thoughts.
+Positions and lengths are in tokens of the process's log. A stop string that is one added token is a stop id; one that
+contains a special token is looked for in text with the special tokens in it. Both are looked for in the answer, not in
+thoughts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TypeVar
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, ReadResult, Sampler, Signal
 from llmasos.syscalls.table import Decode, Feed, Getinfo, Kill, Read, Truncate
-from llmasos.userland.sdk.actions import Language, before, settle
+from llmasos.userland.sdk.actions import Language, before, until_idle
 from llmasos.userland.sdk.heard import Ear, reader_for
 from llmasos.userland.sdk.script import Piece, Script, Stream, ask, interrupt
 from llmasos.userland.sdk.text import StopStrings
@@ -22,20 +23,20 @@ from llmasos.userland.sdk.thoughts import Part, Reader
 
 T = TypeVar("T")
 
-_SIGNS = 0x100000  # private use: stand for special tokens in text in which stop strings are looked for
+_SIGNS = 0x100000  # private use characters stand for special tokens in text that is searched for stop strings
 
 
 @dataclass(slots=True, frozen=True)
 class Stops:
-    """Stop strings as they are looked for: `ids` that are all of one, `texts`, in which special tokens are signs, and the
-    special tokens that are to be passed on as signs."""
+    """Stop strings in the form in which they are looked for: `ids`, for those that are one token; `texts`, with signs in
+    place of special tokens; and the special tokens that must be passed on as signs."""
 
     ids: tuple[int, ...] = ()
     texts: tuple[str, ...] = ()
     signs: dict[str, str] = field(default_factory=dict)
 
     def without_signs(self, text: str) -> str:
-        """A text as it is given: special tokens are no part of it."""
+        """A text as the consumer gets it, without special tokens."""
         for sign in self.signs.values():
             text = text.replace(sign, "")
         return text
@@ -48,7 +49,7 @@ class Stops:
 
 
 def stops_of(language: Language, stops: Sequence[str]) -> Stops:
-    """Stop strings for a model's words."""
+    """Stop strings in a model's vocabulary."""
     if not stops:
         return Stops()
     added = {token.content: i for i, token in language.tokenizer.added.items()}
@@ -67,8 +68,8 @@ def stops_of(language: Language, stops: Sequence[str]) -> Stops:
 
 @dataclass(slots=True)
 class Listening:
-    """How an answer is listened to, from `position` of the log: `reader` makes readers for it; `ends` are the stop ids of
-    its decode that say nothing. After `budget` tokens of thought `way` is fed, and the rest of `left` is decoded."""
+    """How to listen to an answer from `position` of the log on. `reader` makes readers for it; `ends` are the stop ids of
+    its decode that are no text. After `budget` tokens of thought, feed `way`, and decode the rest of `left`."""
 
     position: int
     reader: Callable[[], Reader]
@@ -81,7 +82,7 @@ class Listening:
 
 
 def plain() -> Reader:
-    """A reader of text in which nothing is told apart."""
+    """A reader of text that tells nothing apart."""
     return reader_for(None, (), {}, "")
 
 
@@ -93,7 +94,7 @@ def ends_of(language: Language, stop_ids: Sequence[int]) -> frozenset[int]:
 def follow(language: Language, pid: int, listening: Listening) -> Stream[Finish]:
     """The parts of a decode under way, piece by piece.
 
-    At a stop string the decode is interrupted and the log cut to the text before it.
+    At a stop string, interrupts the decode and cuts the log to the text before the string.
     """
     lead = yield from before(language, pid, listening.position)
     stops, start = listening.stops, listening.position
@@ -131,12 +132,12 @@ def follow(language: Language, pid: int, listening: Listening) -> Stream[Finish]
 
 
 def _more(decode: Decode, tokens: int) -> Decode:
-    """The decode that goes on with another for so many tokens."""
+    """The decode of `tokens` more that continues `decode`."""
     return Decode(decode.pid, tokens, decode.stop_ids, deadline=decode.deadline, wait=False)
 
 
 def _given(parts: Sequence[Part], watch: StopStrings, stops: Stops, *, last: bool) -> Stream[None]:
-    """The pieces of parts, of the answer's text as much as can be given."""
+    """The pieces of these parts; of the answer's text, as much as is certain."""
     for part in parts:
         if part.kind != "answer":
             if not watch.stopped:
@@ -148,19 +149,19 @@ def _given(parts: Sequence[Part], watch: StopStrings, stops: Stops, *, last: boo
 
 
 def interrupting(pid: int, stream: Stream[T]) -> Stream[T]:
-    """A stream of a decode that was begun for it: an error on the way (a tokenizer's, say) does not leave it decoding."""
+    """A stream that owns a decode: an error on the way (a tokenizer's, say) interrupts the decode."""
     try:
         return (yield from stream)
-    except GeneratorExit:  # whoever runs the script interrupts
+    except GeneratorExit:  # the runner of the script interrupts
         raise
     except Exception:
-        with suppress(SyscallError):  # it has gone, or the kernel has
+        with suppress(SyscallError):  # the process has ended, or the kernel has
             yield from ask(Kill(pid, Signal.INT))
         raise
 
 
 def failures(pid: int, finish: Finish) -> Script[None]:
-    """Raise what ended a decode that could not come to its end; what its text so far is the process still has."""
+    """Raise the error that ended a decode early. The text so far stays in the log."""
     if finish not in (Finish.ERROR, Finish.KILLED):
         return
     try:
@@ -175,10 +176,10 @@ def failures(pid: int, finish: Finish) -> Script[None]:
 
 
 def _cut(language: Language, pid: int, listening: Listening, lead: Sequence[int], characters: int) -> Script[None]:
-    """Interrupt, and cut the log so that its answer says just the first `characters`."""
+    """Interrupt, and cut the log so that its answer has just the first `characters`."""
     yield from ask(Kill(pid, Signal.INT))
-    settled = yield from settle(pid, listening.position)
-    ids = settled.tokens
+    ended = yield from until_idle(pid, listening.position)
+    ids = ended.tokens
 
     def said(count: int) -> str:
         ear = Ear(language.tokenizer, listening.reader(), lead, listening.stops.signs)
@@ -186,13 +187,13 @@ def _cut(language: Language, pid: int, listening: Listening, lead: Sequence[int]
         return "".join(part.text for part in parts if part.kind == "answer")
 
     text = said(len(ids))[:characters]
-    low, high = 0, len(ids)  # the most ids that say no more than the text
+    low, high = 0, len(ids)  # the most ids whose text is no longer
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if text.startswith(said(middle)) else (low, middle - 1)
     yield from ask(Truncate(pid, listening.position + low))
     rest = text[len(said(low)) :]
-    if rest:  # the stop string began inside a token
+    if rest:  # the stop string began inside of a token
         control = stops_in(rest, listening.stops)
         yield from ask(Feed(pid, language.encode(listening.stops.spelled(rest), control=control)))
 
@@ -210,7 +211,7 @@ def stream(
     sampler: Sampler | None = None,
     deadline: float | None = None,
 ) -> Stream[Finish]:
-    """Let the process go on, giving the text as it comes."""
+    """Let the process continue its log, and stream the text."""
     wanted = stops_of(language, stops)
     stop_ids = sorted({*language.stop_ids, *wanted.ids})
     started = yield from ask(Decode(pid, max_tokens, stop_ids, sampler=sampler, deadline=deadline, wait=False))
@@ -226,7 +227,7 @@ def generate(
     sampler: Sampler | None = None,
     deadline: float | None = None,
 ) -> Script[str]:
-    """Let the process go on; the whole text at the end."""
+    """Let the process continue its log, and return the whole text."""
     stop_ids = language.stop_ids
     try:
         if stops:
@@ -235,7 +236,7 @@ def generate(
         result = yield from ask(Decode(pid, max_tokens, stop_ids, sampler=sampler, deadline=deadline))
     except (SyscallError, GeneratorExit):
         raise
-    except BaseException:  # Ctrl-C, cancellation: nobody waits for the rest
+    except BaseException:  # Ctrl-C, cancellation: the decode has lost its caller
         yield from interrupt(pid)
         raise
     yield from failures(pid, result.finish)
@@ -245,7 +246,7 @@ def generate(
 
 
 def gathered(stream: Stream[object]) -> Script[list[Piece]]:
-    """A stream as a script: its pieces together."""
+    """The pieces of a stream, as one list: a stream made into a script."""
     pieces: list[Piece] = []
     try:
         request = next(stream)

@@ -1,7 +1,8 @@
-"""What people pass, made into what the rest of the SDK takes: one string for several, ids of any kind, paths, dtypes.
+"""The arguments that people pass, made uniform for the rest of the SDK: one string for several, ids of any kind, paths,
+dtypes.
 
-Done before the first call goes out, so that what is refused changes nothing; everything refused is named, with what was
-wanted. numpy and torch are not imported for it: what looks like a sequence of integers is one.
+Checked before the first call goes out, so that a refusal changes nothing. An error names the argument, what was wanted
+and what was found. numpy and torch are not imported for this: whatever looks like a sequence of integers is one.
 """
 
 from __future__ import annotations
@@ -14,20 +15,21 @@ from typing import Any, SupportsIndex, cast
 
 from llmasos.syscalls.errno import Errno, SyscallError
 
-# What transformers, vLLM and llama.cpp call the dtypes of this system; "auto" leaves the choice to the device.
+# The names that transformers, vLLM and llama.cpp have for this system's dtypes; "auto" leaves the choice to the device.
 _DTYPES = {
     "auto": "", "float32": "fp32", "float": "fp32", "f32": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16",
     "f16": "fp16", "q8": "int8", "q4": "int4",
 }  # fmt: skip
 
-Strings = str | Sequence[str]
-Ids = Iterable[SupportsIndex]  # a numpy array or a torch tensor too
-Model = str | os.PathLike[str]
-Dtype = str | object | None  # of torch's too
+Strings = str | Sequence[str]  # one string, or several
+Ids = Iterable[SupportsIndex]  # token ids: integers, a numpy array or a torch tensor
+Model = str | os.PathLike[str]  # a name that the system knows, a directory, a GGUF file, or another store's name
+Dtype = str | object | None  # fp32, bf16, int8, int4, or another library's name for it; empty or None: the default
 
 
 def strings(value: Strings, what: str) -> list[str]:
-    """`value` as a list: one string is one, not its characters. Raises EINVAL naming what is no string."""
+    """`value` as a list; a string becomes a list of one, not of its characters. Raises EINVAL, naming an item that is no
+    string."""
     if isinstance(value, str):
         return [value]
     if not isinstance(value, Iterable):
@@ -40,7 +42,7 @@ def strings(value: Strings, what: str) -> list[str]:
 
 
 def stop_strings(value: Strings | None) -> list[str]:
-    """What `stop` means. Raises EINVAL for what can be none."""
+    """The stop strings in `stop`. Raises EINVAL for one that cannot be."""
     stops = strings(value if value is not None else (), "stop")
     if not all(stops):
         raise SyscallError(Errno.EINVAL, "a stop string is empty; it would stop everything")
@@ -48,21 +50,21 @@ def stop_strings(value: Strings | None) -> list[str]:
 
 
 def text(value: object) -> str:
-    """What is said or fed. Raises EINVAL for what is no string."""
+    """A text to say or feed. Raises EINVAL unless it is a string."""
     if not isinstance(value, str):
         raise _wanted("a text is a string", value)
     return value
 
 
 def definitions(tools: object) -> list[dict[str, Any]]:
-    """Definitions of tools as templates take them. Raises EINVAL for what is no list of such."""
+    """Definitions of tools as templates take them. Raises EINVAL unless it is a list of them."""
     if isinstance(tools, Sequence) and all(isinstance(tool, Mapping) for tool in tools):
         return [dict(tool) for tool in tools]
     raise SyscallError(Errno.EINVAL, "tools are a list of definitions such as {'type': 'function', 'function': {...}}")
 
 
 def count(value: object, what: str) -> int:
-    """A number of things as a plain integer. Raises EINVAL for what is none."""
+    """A count as a plain integer. Raises EINVAL unless it is an integer."""
     try:
         if not isinstance(value, bool):
             return operator.index(cast(SupportsIndex, value))
@@ -72,7 +74,8 @@ def count(value: object, what: str) -> int:
 
 
 def is_ids(value: object) -> bool:
-    """Does it look like a sequence of numbers: a list, tuple, range, array or tensor, not text and not messages?"""
+    """Whether `value` looks like a sequence of numbers: a list, tuple, range, array or tensor, but no text and no
+    messages."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         return False
     if hasattr(value, "ndim") or isinstance(value, range):
@@ -82,7 +85,7 @@ def is_ids(value: object) -> bool:
 
 
 def ids(value: object, what: str = "tokens") -> list[int]:
-    """Token ids as plain integers. Raises EINVAL naming the first that is none."""
+    """Token ids as plain integers. Raises EINVAL, naming the first that is none."""
     listed = cast(Any, value).tolist() if hasattr(value, "tolist") else value
     if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
         raise _wanted(f"{what} is a sequence of integers", value)
@@ -102,7 +105,7 @@ def ids(value: object, what: str = "tokens") -> list[int]:
 
 
 def messages(value: object, what: str = "a prompt is text, token ids") -> list[dict[str, Any]]:
-    """Chat messages: one, or a sequence of them. Raises EINVAL naming what is none."""
+    """Chat messages: one, or a sequence of them. Raises EINVAL, naming what is no message."""
     listed = [value] if isinstance(value, Mapping) else value
     wanted = f"{what}, a message such as {{'role': 'user', 'content': ...}}, or a list of messages"
     if isinstance(listed, str | bytes) or not isinstance(listed, Iterable):
@@ -118,7 +121,7 @@ def messages(value: object, what: str = "a prompt is text, token ids") -> list[d
 
 
 def model_name(value: Model) -> str:
-    """A model as the system calls name it."""
+    """The name of a model for a system call."""
     try:
         name = os.fspath(value)
     except TypeError:
@@ -129,8 +132,8 @@ def model_name(value: Model) -> str:
 
 
 def dtype_name(value: Dtype) -> str:
-    """A dtype as this system calls it: `torch.bfloat16`, "float32" and "auto" are understood; what is not known here is
-    left for the driver to refuse, which names what it has. None is the device's own."""
+    """A dtype by this system's name: takes `torch.bfloat16`, "float32" and "auto" too. An unknown name passes through,
+    for the driver to refuse with a list of those that it has. None is the device's own."""
     if value is None:
         return ""
     name = value if isinstance(value, str) else str(value)
@@ -139,7 +142,7 @@ def dtype_name(value: Dtype) -> str:
 
 
 def known_keywords(call: str, given: Mapping[str, object], known: Collection[str]) -> None:
-    """Raise EINVAL for a keyword that `call` does not take, with the one that was probably meant."""
+    """Raise EINVAL for a keyword that `call` does not take; suggests the nearest one."""
     for name in given:
         if name in known:
             continue

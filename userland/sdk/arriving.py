@@ -1,9 +1,9 @@
-"""How far a model is that a program waits for: the first time, int8 and int4 are packed, which takes seconds for each
-gigabyte, and a model of the hub is fetched.
+"""Progress of a model that a program waits for: a driver packs int8 and int4 the first time, which takes seconds for each
+gigabyte, and downloads a model of the hub.
 
-`LLM.from_pretrained` tells it as Python's libraries do: on the logger `llmasos` (level INFO, seen by who asks for it),
-and in one line of stderr where that is a terminal, drawn over and gone at the end, as transformers' bars are. The
-shell has a line of its own (userland/shell/arrival.py).
+`LLM.from_pretrained` reports it as Python's libraries do: on the logger `llmasos` (level INFO), and in one line of stderr
+where that is a terminal, which is redrawn and erased at the end, like transformers' bars. The shell has a line of its own
+(userland/shell/arrival.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import TracebackType
 
 from llmasos.modelfiles.called import called
@@ -29,18 +29,17 @@ from llmasos.userland.sdk.connection import Connection
 QUIET_SECONDS = 1.0  # most models are there before
 LOOK_SECONDS = 0.25
 LOG_SECONDS = 5.0  # between two messages
-_GLANCE_SECONDS = 1.0
+GLANCE_SECONDS = 1.0
 _BAR = 20
 _PACKED = ("int8", "int4")
 _log = logging.getLogger("llmasos")
 
 
 class Arriving:
-    """`with Arriving(look, show): ...` around a call that may have to load a model. `look` gives the models that are
-    loading, of which the last is shown; `show` is called with it from another thread, and with None once there is none,
-    and never after the end."""
+    """`with Arriving(look, show): ...` around a call that may load a model. A thread calls `look`, which returns the
+    model that is loading, or None, and calls `show` with that. At the end `show` is called with None, and never again."""
 
-    def __init__(self, look: Callable[[], Sequence[ModelInfo]], show: Callable[[ModelInfo | None], None]) -> None:
+    def __init__(self, look: Callable[[], ModelInfo | None], show: Callable[[ModelInfo | None], None]) -> None:
         self._look, self._show = look, show
         self._showing = threading.Lock()  # guards what is shown, and that nothing is after the end
         self._ended = threading.Event()
@@ -63,16 +62,16 @@ class Arriving:
             if time.monotonic() < quiet_until:
                 continue
             try:
-                loading = self._look()
+                found = self._look()
             except SyscallError:
                 continue
             with self._showing:
                 if not self._ended.is_set():
-                    self._show(loading[-1] if loading else None)
+                    self._show(found)
 
 
 def told(model: ModelInfo) -> str:
-    """A line about a model on its way."""
+    """A line about a loading model."""
     once = ", packed the first time and then kept" if model.dtype in _PACKED else ""
     dtype = f" in {model.dtype}" if model.dtype else ""
     return f"loading{dtype}{once}: {printable(called(model.name), one_line=True)}"
@@ -83,7 +82,9 @@ def drawn(model: ModelInfo) -> str:
     return f"{bar(model.progress, _BAR)} {model.progress:4.0%}  {told(model)}"
 
 
-class _Teller:
+class Teller:
+    """Reports a model that is loading; None erases the line."""
+
     def __init__(self) -> None:
         self._next = 0.0
         self._drawn = False
@@ -100,17 +101,22 @@ class _Teller:
         self._drawn = bool(text)
 
 
+def loading(rows: list[ModelInfo], wanted: set[str]) -> ModelInfo | None:
+    """The loading model with one of these names or paths; None if there is none."""
+    found = [row for row in rows if row.state == "loading" and not wanted.isdisjoint((row.name, row.path))]
+    return found[-1] if found else None
+
+
 def _is_terminal() -> bool:
     return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
 
 
 def arriving(system: Connection, model: Model) -> Arriving:
-    """Tell of the model that a caller names."""
+    """Report on the model that a caller names."""
     name = model_name(model)
     wanted = {name, system.run(options.located(name))}
 
-    def look() -> list[ModelInfo]:
-        rows = system.kernel(Models(), timeout=_GLANCE_SECONDS)
-        return [row for row in rows if row.state == "loading" and not wanted.isdisjoint((row.name, row.path))]
+    def look() -> ModelInfo | None:
+        return loading(system.kernel(Models(), timeout=GLANCE_SECONDS), wanted)
 
-    return Arriving(look, _Teller())
+    return Arriving(look, Teller())

@@ -1,9 +1,9 @@
-"""Beam search, written with fork: a beam is a process, its children share its pages.
+"""Beam search, written with fork: a beam is a process, and its children share its pages.
 
-Every step asks all beams for the log-probabilities of their next token (a decode of no tokens), forks those with
-more than one continuation among the best, feeds each child its token, and ends the beams that have none. The
-bookkeeping of finished hypotheses is that of transformers' `generate(num_beams=...)` (version 5, `_beam_search`), so the
-outcome is the same.
+Each step asks all beams for the log-probabilities of their next token (a decode of no tokens), forks those that have
+several continuations among the best, feeds each child its token, and ends the beams that have none. The bookkeeping of
+finished hypotheses is that of transformers' `generate(num_beams=...)` (version 5, `_beam_search`), so the result is the
+same.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from llmasos.syscalls.table import Decode, Feed, Fork
 from llmasos.userland.sdk.actions import end
 from llmasos.userland.sdk.script import Script, ask, together
 
-_NEVER = -1e9  # the score of what must not be chosen
+_NEVER = -1e9  # the score of a choice that must not be made
 
-EarlyStopping = bool | Literal["never"]
+EarlyStopping = bool | Literal["never"]  # as in transformers
 
 
 @dataclass(slots=True, frozen=True)
@@ -56,7 +56,7 @@ def beam_search(
     """The `num_beams` best continuations of a process, best first. The process itself becomes a beam; all beams are
     ended, however the search ends.
 
-    Raises EINVAL if num_beams asks for more alternatives than a decode reports.
+    Raises EINVAL if num_beams needs more alternatives than a decode reports.
     """
     kept = max(2, 1 + len(eos_ids)) * num_beams
     if kept > limits.MAX_LOGPROBS:
@@ -82,7 +82,7 @@ def beam_search(
             ):
                 break
             running = yield from _branch(running, alive, pids)
-    except GeneratorExit:  # nobody runs this script any more
+    except GeneratorExit:  # the runner of this script has gone
         raise
     except BaseException:  # Ctrl-C and cancellation too
         yield from end(pids)
@@ -112,7 +112,7 @@ def _best(
     length_penalty: float,
     num_beams: int,
 ) -> list[Hypothesis]:
-    """The best finished hypotheses, those that end in this step included; only the top beams' ends count."""
+    """The best finished hypotheses, with those that end in this step. An end counts only in a top beam."""
     fresh = [
         Hypothesis([*running[c.parent].tokens, c.token], c.score / length**length_penalty)
         for c, done in zip(top, over, strict=False)
@@ -137,9 +137,9 @@ def _can_improve(
 
 
 def _branch(running: Sequence[_Beam], alive: Sequence[_Candidate], known: list[int]) -> Script[list[_Beam]]:
-    """The beams of the next step: the first child of a beam is the beam itself, further ones are forked from it.
+    """The beams of the next step. The first child of a beam is the beam itself, the others are forked from it.
 
-    `known` is kept to be the pids that still run; a fork is entered as soon as it is there.
+    `known` always holds the pids that run: a fork is entered as soon as it exists.
     """
     children: dict[int, int] = {}
     for candidate in alive:

@@ -1,8 +1,8 @@
-"""How much work and memory a tokenizer may spend on a text.
+"""Bounds of the work and memory that a tokenizer may spend on a text.
 
-A tokenizer is a program that came with a model: a normaliser that writes a page for each letter, a regular expression
-that tries for ever. What it can make of a text is found beforehand, from its parts, and a text it would blow up is
-refused. What may take long runs on a thread of its own, which can be given up: the library lets others run meanwhile.
+A tokenizer is a program that came with a model: its normaliser may write a page for each letter, its regular expression
+may run for ever. The bounds come from its parts, before it runs; a text that it would blow up is refused. Work that may
+take long runs on a thread of its own, which can be abandoned: the library releases the interpreter meanwhile.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from llmasos.syscalls.errno import Errno, SyscallError
 
 T = TypeVar("T")
 
-PLAIN_FACTOR = 8  # what common normalisers make of a character at most (a space of sentencepiece's is three bytes)
-MOST_MADE = 4_000_000  # characters that a tokenizer which makes more may make of a text
+PLAIN_FACTOR = 8  # the most that common normalisers make of a character (a space becomes three bytes in sentencepiece)
+MOST_MADE = 4_000_000  # the most characters that other tokenizers may make of a text
 MOST_TEXT = 64_000_000  # characters of one decoded text
 SECONDS = 5.0  # for any text; and
 CHARACTERS_PER_SECOND = 50_000  # for long ones: slow machines do some 500,000
-_SHORT = 4096  # characters that any tokenizer without regular expressions cuts in no time
-_LONG_WORD = 200  # characters of a word within which WordPiece looks for pieces
+_SHORT = 4096  # any tokenizer without regular expressions cuts so many characters in no time
+_LONG_WORD = 200  # characters of a word in which WordPiece looks for pieces
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """`made`: characters made of one at most, by the normaliser; `said`: by the decoder; `wild`: may take for ever."""
+    """`made`: the most characters that the normaliser makes of one; `said`: that the decoder makes; `wild`: it may run
+    for ever."""
 
     made: int
     said: int
@@ -49,7 +50,7 @@ class Bounds:
         return cls(_product(normalizer), _product(decoder), wild, wild_decoder)
 
     def encode(self, work: Callable[[], T], text: str) -> T:
-        """The outcome of `work`, which encodes the text."""
+        """The result of `work`, which encodes the text."""
         if self.made > PLAIN_FACTOR and len(text) * self.made > MOST_MADE:
             raise SyscallError(
                 Errno.E2BIG,
@@ -61,7 +62,7 @@ class Bounds:
         return within(work, SECONDS + len(text) / CHARACTERS_PER_SECOND, "encode this text")
 
     def decode(self, core: Any, ids: list[int], special: bool) -> str:
-        """The text of ids, if it is not too long."""
+        """The text of ids. Raises E2BIG if it is too long."""
         try:
             longest = max((len(core.id_to_token(i) or "") for i in set(ids)), default=0)
         except (OverflowError, TypeError) as error:
@@ -86,7 +87,7 @@ class Bounds:
 
 
 def _parts(part: Any) -> list[dict[str, Any]]:
-    """The steps of a normaliser, pre-tokenizer or decoder, one in another taken apart."""
+    """The steps of a normaliser, pre-tokenizer or decoder, nested ones taken apart."""
     if part is None:
         return []
     found: list[dict[str, Any]] = []
@@ -101,7 +102,7 @@ def _parts(part: Any) -> list[dict[str, Any]]:
 
 
 def _product(steps: list[dict[str, Any]]) -> int:
-    """Characters that these steps make of one at most."""
+    """The most characters that these steps make of one."""
     product = 1
     for step in steps:
         made = 1
@@ -116,14 +117,14 @@ def _product(steps: list[dict[str, Any]]) -> int:
 
 
 def _longest_mapping(packed: Any) -> int:
-    """Bytes of the longest text in sentencepiece's table of what characters become."""
+    """Bytes of the longest replacement in sentencepiece's table of characters."""
     blob = base64.b64decode(packed) if isinstance(packed, str) else bytes(packed or b"")
     texts = blob[4 + int.from_bytes(blob[:4], "little") :]
     return max(map(len, texts.split(b"\0")), default=1) or 1
 
 
 def _told(work: Callable[[], T], what: str) -> T:
-    """The outcome of what the library does; what it raises is told in its words."""
+    """The result of the library's work; an error of its becomes one of ours, in its words."""
     try:
         return work()
     except (SyscallError, MemoryError):
@@ -136,7 +137,7 @@ def _told(work: Callable[[], T], what: str) -> T:
 
 
 class _Lane:
-    """A thread that does one thing after the other for whoever holds it."""
+    """A thread that does one thing after the other for its holder."""
 
     def __init__(self) -> None:
         self._work: SimpleQueue[tuple[Callable[[], Any], str]] = SimpleQueue()
@@ -152,7 +153,7 @@ class _Lane:
                 self._done.put((None, error))
 
     def do(self, work: Callable[[], Any], what: str, seconds: float) -> tuple[Any, BaseException | None]:
-        """Raises Empty if it takes longer; the lane is of no use then."""
+        """The result of `work`. Raises Empty after `seconds`; the lane is useless then."""
         self._work.put((work, what))
         return self._done.get(timeout=seconds)
 
@@ -161,7 +162,7 @@ _idle: list[_Lane] = []
 
 
 def within(work: Callable[[], T], seconds: float, what: str) -> T:
-    """The outcome of `work`; ETIME if it takes longer, and its thread is left to end by itself."""
+    """The result of `work`. Raises ETIME after `seconds`, and leaves its thread to end by itself."""
     try:
         lane = _idle.pop()
     except IndexError:
@@ -174,7 +175,7 @@ def within(work: Callable[[], T], seconds: float, what: str) -> T:
             f"the model's tokenizer did not {what} within {seconds:.0f} s and was given up; shorten the text, or use a "
             "tokenizer that can be trusted",
         ) from None
-    except BaseException:  # interrupted: what the lane is at belongs to nobody
+    except BaseException:  # interrupted: the lane's result has no taker
         raise
     _idle.append(lane)
     if error is not None:

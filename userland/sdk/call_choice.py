@@ -1,4 +1,4 @@
-"""Grammars of calls for a model and for a process: in which form it calls which tools, and what the prompt has begun."""
+"""Grammars of calls for a model and for a process: the form of its calls, its tools, and what the prompt has begun."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def grammar_for(chat: ChatFormat, setup: Setup, *, choice: str = REQUIRED, paral
 
 
 def forms_of(chat: ChatFormat, setup: Setup) -> tuple[Sequence[CallFormat], bool]:
-    """The forms in which a model calls, and whether its prompt has opened what may be a call."""
+    """The forms in which a model calls, and whether its prompt has opened a possible call."""
     traits = chat.traits(setup)
     forms = traits.formats
     if traits.marks is not None and traits.marks.harmony:
@@ -45,7 +45,7 @@ def grammar_of(
     *,
     parallel: bool = True,
 ) -> Script[str]:
-    """The grammar for a process's next answer, of its own tools unless others are named."""
+    """The grammar for a process's next answer, of its own tools unless others are given."""
     known = (yield from known_of(pid)).dialogue
     setup = known.setup if known is not None else Setup(now=time.time())
     if tools is not None:

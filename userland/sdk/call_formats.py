@@ -1,9 +1,9 @@
-"""The forms in which families of models write the calls of tools, and what reads each: text in, records out.
+"""The forms in which families of models write calls of tools, and the reader of each: text in, records out.
 
-Every family has a form of its own: JSON in a tag, a tag for each argument, Python's calls, a header with the name. What
-serving engines have as one parser a family is here a table: what opens calls, what closes them, and what reads between.
-Nothing is ever evaluated; Python's literals and Gemma's are read by a small reader of their own. Reasons for what is
-malformed are sentences; the text itself goes to the caller beside them.
+Every family has a form of its own: JSON in a tag, a tag for each argument, Python's calls, a header with the name.
+Serving engines have a parser for each family; here is a table: what opens calls, what closes them, and what reads
+between. Nothing is ever evaluated; Python's and Gemma's literals have a small reader of their own. The error for a
+malformed call is a sentence; the caller gets the text beside it.
 """
 
 # ruff: noqa: RUF001 - DeepSeek's marks are written with full-width bars
@@ -38,10 +38,10 @@ from llmasos.userland.sdk.calls import NO_SCHEMAS, Reader, Schemas, ToolCall
 
 @dataclass(slots=True, frozen=True)
 class CallFormat:
-    """A form: calls stand between `open` and `close` (empty: the end of the answer). With `bare`, `open` is ordinary
-    text that means calls at the very beginning of an answer only, and only if what follows can be read as calls. A
-    mark within a string (of `strings`) closes nothing; `said` opens text that is no call, where the form has that;
-    `shapes` are how calls are written in it."""
+    """A form: calls stand between `open` and `close` (empty: the end of the answer). With `bare`, `open` is ordinary text
+    that means calls only at the very beginning of an answer, and only if calls can be read behind it. A mark within a
+    string (of `strings`) closes nothing; `said` opens text that is no call, if the form has that; `shapes` are the ways
+    of writing calls in it."""
 
     name: str
     open: str
@@ -59,7 +59,7 @@ def read_mistral(text: str, schemas: Schemas = NO_SCHEMAS) -> list[ToolCall]:
 
 
 def read_tag(text: str, schemas: Schemas = NO_SCHEMAS) -> list[ToolCall]:
-    """What stands in a `<tool_call>`: many families use this tag, each fills it in its own way."""
+    """The content of a `<tool_call>`: many families use this tag, and each fills it in its own way."""
     start = text.lstrip()
     if start.startswith("<function="):
         return read_functions(text, schemas)
@@ -127,7 +127,7 @@ _FAMILIES: tuple[CallFormat, ...] = (
     CallFormat("llama 3", "{", "", read_json, bare=True),
     CallFormat("llama, python", "[", "", read_python, bare=True),
 )
-# Harmony's calls are told apart by their headers (thoughts.HarmonyReader); this is only how they are written.
+# Harmony's headers tell its calls apart (thoughts.HarmonyReader); this is only how they are written.
 HARMONY_FORM = CallFormat("harmony", "", "<|call|>", read_json, said="<|channel|>final<|message|>", shapes=HARMONY)
 RECIPIENTS_FORM = CallFormat(
     "recipients", "", "</atem:function_calls>", read_invokes, said=" to=user<|message|>", shapes=RECIPIENTS

@@ -1,8 +1,8 @@
-"""A grammar of just the calls that a model's form has for given tools: what a decoder is held to to make it call.
+"""A grammar of exactly the calls that a model's form has for given tools, to constrain a decoder to them.
 
 Engines with constrained decoding read such a grammar: vLLM, SGLang and llama.cpp by llguidance, whose dialect of Lark
-this is. It and no GBNF, since only it embeds a JSON schema (`%json`), tells special tokens from text that spells them,
-and takes text "up to a mark" as one lexeme; GBNF has none of the three. The grammar says no more than the parser reads
+this is. It is not GBNF, because only this dialect embeds a JSON schema (`%json`), tells special tokens from text that
+spells them, and takes text "up to a mark" as one lexeme. The grammar allows no more than the parser reads
 (`tool_calls.CallReader`): every text of it is calls of the tools with arguments that their schemas allow, within the
 parser's bounds of size, depth and numbers. It is narrower where a parser is lenient: arguments come in the order of the
 schema, none that the schema does not name, calls in the shape that the model's template writes (else in those of its
@@ -43,12 +43,12 @@ def call_grammar(
     special: Mapping[str, int] | None = None,
     opened: bool = False,
 ) -> str:
-    """The grammar of an answer (of what follows its thoughts), for a model that calls in `forms[0]`.
+    """The grammar of an answer, behind its thoughts, for a model that calls in `forms[0]`.
 
     `choice`: "required" is one call or, with `parallel`, several; "auto" is any text without calls, calls, or both; the
     name of a tool is one call of it. `special`: special tokens and their ids, as the engine's vocabulary has them;
     `opened`: the prompt has opened calls already. Raises EINVAL for tools that are no definitions or that the form cannot
-    name, ENOTSUP for a form without shapes, and for schemas that say what text without quotes cannot be held to.
+    name, ENOTSUP for a form without shapes, and for schemas that the form cannot express.
     """
     known = by_name(tools)
     if not known:
@@ -89,7 +89,7 @@ class _Calls:
         self._ends = [escaped(end)] if end else []
 
     def sections(self, skip: str, *, parallel: bool) -> str:
-        """All calls of an answer; `skip` is how the first begins, and stands there already."""
+        """All calls of an answer; `skip` is the part of the first one that stands there already."""
         first = section = self._section(self._shape, parallel=parallel)
         if skip:
             first = self._section(self._begun(skip), parallel=parallel)

@@ -1,4 +1,4 @@
-"""Calls whose name stands in a header, before their arguments as JSON."""
+"""Calls with their name in a header, before their arguments as JSON."""
 
 # ruff: noqa: RUF001 - DeepSeek's marks are written with full-width bars
 
@@ -15,7 +15,8 @@ _BLANK = re.compile(r"\s*")
 
 @dataclass(slots=True, frozen=True)
 class Headed:
-    """Reads calls of which `head` finds name and, where there is one, id; `tail` is what stands behind the arguments."""
+    """Reads calls in which `head` finds the name and, if there is one, the id; `tail` is the text behind the
+    arguments."""
 
     head: re.Pattern[str]
     tail: re.Pattern[str]
@@ -47,7 +48,7 @@ def _past_blank(text: str, at: int) -> int:
 
 
 def headed(head: str, tail: str) -> Headed:
-    """A reader by the patterns of what stands before and behind a call's arguments."""
+    """A reader by the patterns of the text before and behind a call's arguments."""
     return Headed(re.compile(head + r"\s*"), re.compile(r"\s*" + tail))
 
 

@@ -1,4 +1,4 @@
-"""Calls as JSON: one object or several, with name and arguments by the names that families give them."""
+"""Calls as JSON: one object or several, with name and arguments under the names that families give them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DECODER = json.JSONDecoder(parse_constant=_refused, parse_float=_float)
 
 
 def scanned(text: str, at: int) -> tuple[Any, int]:
-    """The JSON that begins at a place of a text, and where it ends. Raises Malformed."""
+    """The JSON value that begins at a place of a text, and its end. Raises Malformed."""
     try:
         value, end = _DECODER.raw_decode(text, at)
     except ValueError as error:
@@ -36,7 +36,7 @@ def scanned(text: str, at: int) -> tuple[Any, int]:
 
 
 def loaded(text: str) -> Any:
-    """A text that is JSON and nothing else. Raises Malformed."""
+    """The value of a text that is JSON and nothing else. Raises Malformed."""
     text = text.strip()
     value, end = scanned(text, 0)
     if end < len(text):
@@ -56,7 +56,7 @@ def arguments_of(value: Any) -> dict[str, Any]:
 
 
 def call_of(value: Any) -> ToolCall:
-    """A call out of the objects that families use: name and arguments, by one of their names."""
+    """The call in one of the objects that families use: name and arguments, under one of their names."""
     if not isinstance(value, dict):
         raise Malformed(f"a call is no object but {shown(value)}")
     inner = value.get("function")

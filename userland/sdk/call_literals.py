@@ -17,8 +17,8 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0", "\
 
 
 class Literals:
-    """Reads literals from a text: lists, objects, strings, numbers, words. `quotes` are marks of strings beside ' and
-    ", in which nothing is escaped."""
+    """Reads literals from a text: lists, objects, strings, numbers, words. `quotes` are marks of strings, apart from '
+    and ", in which nothing is escaped."""
 
     def __init__(self, text: str, quotes: Sequence[str] = ()) -> None:
         self._text = text
@@ -66,7 +66,7 @@ class Literals:
         if number := _NUMBER.match(self._text, self._at):
             self._at = number.end()
             if number[0].lstrip("-").isdigit():
-                if len(number[0]) > 4000:  # what Python converts at most
+                if len(number[0]) > 4000:  # the longest that Python converts
                     raise Malformed(f"a number of {len(number[0])} digits")
                 return int(number[0])
             return float(number[0])

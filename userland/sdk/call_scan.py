@@ -1,7 +1,7 @@
-"""Finds the mark that closes calls in a text that comes in pieces, in time linear in its length however small they are.
+"""Finds the mark that closes calls in a text that arrives in pieces, in time linear in its length however small they are.
 
-A mark within a string is text of that string, so the strings of the form's notation are followed; what they hold is read
-later.
+A mark within a string belongs to the string, so the scan follows the strings of the form's notation; their content is
+read later.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ _QUOTES: dict[Strings, tuple[str, ...]] = {
     "python": ('"""', "'''", '"', "'"),
     "gemma": ('<|"|>', "<escape>", '"', "'"),
 }
-BEGINNING = 256  # characters of which a form without marks is told
+BEGINNING = 256  # characters that decide the form of calls without marks
 _LONGEST = len("<escape>")
 _UNESCAPED = ('<|"|>', "<escape>")
 
 
 class CloseScan:
-    """Takes calls piece by piece; `push` gives (calls, what follows) once the mark that closes them has come. One without
-    a mark goes on to the end of the answer."""
+    """Takes calls piece by piece; `push` gives (calls, the text behind them) once the closing mark has arrived. Calls
+    without a closing mark go on to the end of the answer."""
 
     def __init__(self, mark: str, strings: Strings) -> None:
         self.length = 0
-        self.beginning = ""  # some characters at least, if so many have come
+        self.beginning = ""  # the first characters, BEGINNING of them if so many have arrived
         self._mark = mark
         self._strings = strings
-        self._quote = ""  # the mark that ends the string in which it is
+        self._quote = ""  # the mark that ends the string in which the scan is
         self._seen: list[str] = []
-        self._rest = ""  # not seen yet: a mark may begin in it
+        self._rest = ""  # not scanned yet: a mark may begin in it
 
     @property
     def text(self) -> str:
-        """All that has come."""
+        """All text so far."""
         return "".join(self._seen) + self._rest
 
     def push(self, piece: str) -> tuple[str, str] | None:
@@ -59,7 +59,7 @@ class CloseScan:
                 return "".join(self._seen), text[found.end() :]
             near = not self._quote and found.start() > len(text) - _LONGEST
             if near and (begun := self._begun(text, at)) <= found.start():
-                at = begun  # one quote or the first of three; a quote, or the midst of a longer mark
+                at = begun  # one quote or the first of three; a quote, or the middle of a longer mark
                 break
             at = found.end()
             if self._strings == "auto":
@@ -76,7 +76,8 @@ class CloseScan:
         return None
 
     def _begun(self, text: str, at: int) -> int:
-        """Where a longer mark of strings may have begun that has not come wholly; behind the text if nowhere."""
+        """The place where a longer mark of strings may have begun that has not fully arrived; the end of the text if
+        nowhere."""
         for start in range(max(at, len(text) - _LONGEST + 1), len(text)):
             if any(len(q) > len(text) - start and q.startswith(text[start:]) for q in _QUOTES[self._strings]):
                 return start
@@ -85,7 +86,7 @@ class CloseScan:
 
 @cache
 def _pattern(mark: str, strings: Strings, quote: str) -> re.Pattern[str]:
-    """What is to be looked for, within a string that ends with `quote` or outside of any."""
+    """The pattern to look for, within a string that ends with `quote` or outside of any."""
     if quote:
         return re.compile(re.escape(quote) + ("" if quote in _UNESCAPED else r"|\\."), re.DOTALL)
     tokens = [re.escape(mark), *map(re.escape, _QUOTES[strings])]

@@ -1,11 +1,11 @@
-"""How families write calls, character by character: what a grammar of calls is made of.
+"""The ways in which families write calls, character by character: the material of grammars of calls.
 
-A reader takes many ways of writing for one call; a grammar has to say which a model is to write. So each form has its
-shapes here, and which of them a model writes is seen from what its template makes of a call. Where no template shows it,
-all of its family's stand beside each other.
+A reader takes many ways of writing one call; a grammar has to say which one a model is to write. So each form has its
+shapes here, and the template's text of a call shows which of them a model writes. If no template shows it, all shapes of
+the family stand side by side.
 
-A shape is text with gaps: `␣` white space that may be there or not, `«name»` the tool's name, `«args»` its arguments,
-`«number»` and `«id»` what a call may be named.
+A shape is text with gaps: `␣` optional white space, `«name»` the tool's name, `«args»` its arguments, `«number»` and
+`«id»` possible names of a call.
 """
 
 # ruff: noqa: RUF001 - DeepSeek's marks are written with full-width bars
@@ -23,7 +23,7 @@ GAP = re.compile("(␣|«[a-z]+»)")
 
 @dataclass(slots=True, frozen=True)
 class Arguments:
-    """How arguments are written: one JSON object, literals of Python or Gemma between commas, or each as `open`, value,
+    """A way to write arguments: one JSON object, literals of Python or Gemma between commas, or each as `open`, value,
     `close`. In `text` a value has no quotes, and its schema says what it is; in `typed` and `xtml` the tag says so. None
     of `never` (patterns) can stand in such a text. `lines`: a line break on either side of it belongs to the tags;
     `quote` is Gemma's."""
@@ -68,7 +68,7 @@ class Shape:
 
 
 def objects(start: str, end: str, name: str = "name", arguments: str = "arguments", more: str = "") -> Shape:
-    """Calls as objects of JSON; `more` are members before the name."""
+    """Calls as JSON objects; `more` are members before the name."""
     call = f'{{␣{more}"{name}"␣:␣"«name»"␣,␣"{arguments}"␣:␣«args»␣}}'
     return Shape(start + "␣", call, "␣" + end)
 
@@ -240,7 +240,7 @@ HARMONY = (
     Shape("<|channel|>", "commentary to=functions.«name» <|constrain|>json<|message|>␣«args»", "<|call|>", single=True),
     Shape("<|channel|>", "commentary to=functions.«name» json<|message|>␣«args»", "<|call|>", single=True),
 )
-# Messages to the tool that is called, one a call (Muse).
+# Messages to the tool that is called, one for each call (Muse).
 RECIPIENTS = (
     Shape(
         "",
@@ -254,7 +254,7 @@ RECIPIENTS = (
 
 
 def shapes_for(kind: Kind, start: str, end: str) -> tuple[Shape, ...]:
-    """How calls of a kind may be written between marks that are known."""
+    """The ways to write calls of a kind between known marks."""
     match kind:
         case "json":
             flat = [objects(start, end, "name", key) for key in ("arguments", "parameters")]

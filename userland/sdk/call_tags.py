@@ -1,4 +1,4 @@
-"""Calls with a tag for each argument. What stands in a tag has no quotes: the tool's schema says what it is."""
+"""Calls with a tag for each argument. The text in a tag has no quotes: the tool's schema says what it is."""
 
 # ruff: noqa: RUF001 - DeepSeek's marks are written with full-width bars
 
@@ -14,7 +14,8 @@ from llmasos.userland.sdk.calls import NO_SCHEMAS, Malformed, Schemas, ToolCall,
 
 
 def typed(text: str, schema: Mapping[str, Any] | None) -> Any:
-    """An argument that was written without quotes, by its schema; without one, JSON that is no string is what it says."""
+    """The value of an argument that was written without quotes, by its schema; without a schema, JSON that is no string
+    counts as JSON."""
     kinds = kinds_of(schema or {})
     if kinds == {"string"}:
         return text
@@ -36,7 +37,7 @@ def typed(text: str, schema: Mapping[str, Any] | None) -> Any:
 
 
 def kinds_of(schema: Mapping[str, Any]) -> set[str]:
-    """The types of values that a schema allows, as far as it says; empty: it does not."""
+    """The types of values that a schema allows; empty: it does not say."""
     kind = schema.get("type")
     found = {kind} if isinstance(kind, str) else {k for k in kind or () if isinstance(k, str)}
     for choices in (schema.get("anyOf"), schema.get("oneOf")):
@@ -60,8 +61,8 @@ def kind_of(value: Any) -> str:
 @dataclass(slots=True, frozen=True)
 class Tags:
     """Reads calls written with tags. `call` finds a call (name and body), `argument` an argument (key and value). With
-    `lines`, a line break after the opening tag and one before the closing belong to the tags. Each pattern is tried at
-    one place only, so the time is linear."""
+    `lines`, a line break after the opening tag and one before the closing tag belong to the tags. Each pattern is tried
+    at one place only, so the time is linear."""
 
     call: re.Pattern[str]
     argument: re.Pattern[str]

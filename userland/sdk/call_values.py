@@ -1,8 +1,8 @@
-"""Values of arguments as a grammar writes them where they are no JSON: text whose schema says what it is, and literals of
-Python and Gemma.
+"""Values of arguments as a grammar writes them where they are not JSON: text whose schema says what it is, and literals
+of Python and Gemma.
 
 What a schema says beyond types, members, items and alternatives goes to `%json`, whose strings and objects the readers of
-literals take as well.
+literals take too.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _OF_KIND = {
 
 
 class Texts:
-    """Values that stand without quotes up to a mark."""
+    """Values without quotes, up to a mark."""
 
     def __init__(self, lark: Lark, style: Arguments, root: Schema) -> None:
         self._lark = lark
@@ -63,7 +63,7 @@ class Texts:
         self._root = root
 
     def until(self, schema: Any, mark: str, never: Sequence[str], where: str) -> str:
-        """A value and the mark behind it, such that `typed` reads it as one that the schema allows."""
+        """A value and the mark behind it, such that `typed` reads it as a value that the schema allows."""
         schema = resolved(schema if isinstance(schema, Mapping) else {}, self._root)
         if fixed := fixed_of(schema):
             return self._fixed(fixed, schema, mark, where)
@@ -97,7 +97,7 @@ class Texts:
     def _mixed(
         self, strings: Sequence[Schema], others: Sequence[Schema], mark: str, never: Sequence[str], where: str
     ) -> str:
-        """Text that may be a string, or something else that the text would be read as."""
+        """Text that may be a string, or another value as which the text would be read."""
         bound = {kind for b in others for kind in kinds_of(b) - {"string"} if _says_more(b, kind)}
         wanted = [_text_pattern(b, where) for b in strings]
         starts = [
@@ -113,7 +113,7 @@ class Texts:
         return found[0] if len(found) == 1 else f"({' | '.join(found)})"
 
     def _json(self, schema: Schema, mark: str, never: Sequence[str]) -> str:
-        """A value as JSON; the strings in it must not have what closes the argument, the call or the calls."""
+        """A value as JSON whose strings must not contain what closes the argument, the call or the calls."""
         if kinds_of(schema) <= set(_SCALARS):
             value = schema_text(with_definitions(schema, self._root))
         else:
@@ -258,7 +258,7 @@ class Literals:
 
 
 def in_order(lark: Lark, said: Mapping[str, str], required: Sequence[str], between: str = ",") -> str:
-    """Members in the order of their schema, those that are not required left out or not, with `between` between them."""
+    """Members in the order of their schema, optional ones present or not, with `between` between them."""
     names = list(said)
     comma = f'{SPACE} "{between}" {SPACE} ' if between else f"{SPACE} "
     tail = ""
@@ -284,7 +284,7 @@ def fixed_of(schema: Schema) -> list[Any]:
 
 
 def without_strings(schema: Schema, kinds: set[str]) -> Schema:
-    """A schema of what is left of another's values if strings are taken away."""
+    """A schema of another's values without its strings."""
     fixed = fixed_of(schema)
     if fixed:
         return {"enum": [value for value in fixed if not isinstance(value, str)]}
@@ -308,7 +308,7 @@ def _branches(schema: Schema, root: Schema, depth: int = 0) -> list[Schema]:
 
 
 def _says_more(schema: Schema, kind: str) -> bool:
-    """Whether a schema says more of this kind of value than that it is of this kind."""
+    """Whether a schema says more of this kind of value than its type."""
     told = set(schema) - _SAYS_NOTHING - {"type", "nullable"}
     of_text = {"minLength", "maxLength", "pattern", "format"}
     return bool(told - of_text)

@@ -1,4 +1,4 @@
-"""A call of a tool, as a record; what bounds the calls of an answer, and what says that a text is none."""
+"""A call of a tool, as a record; the bounds of the calls in an answer; the error for a text that is no call."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ NO_SCHEMAS: Schemas = {}
 
 
 class Malformed(ValueError):
-    """What a model wrote as a call is none; says why."""
+    """A model wrote something as a call that is none; says why."""
 
 
 @dataclass(slots=True, frozen=True)
 class ToolCall:
-    """One call of a tool. `id` is what the model named it, empty where its family has no such thing."""
+    """One call of a tool by the model."""
 
-    name: str
-    arguments: dict[str, Any] = field(default_factory=dict)
-    id: str = ""
+    name: str  # of the tool
+    arguments: dict[str, Any] = field(default_factory=dict)  # by name of the parameter
+    id: str = ""  # the model's name of the call; empty if its family has none
 
 
 Reader = Callable[[str, Schemas], list[ToolCall]]
@@ -38,7 +38,7 @@ def shown(value: Any) -> str:
 
 
 def check(value: Any) -> None:
-    """Raises Malformed for a value that is nested too deep, or has half of a surrogate pair in it, which no text has."""
+    """Raise Malformed for a value that is nested too deep, or that has half of a surrogate pair, which no text has."""
     level = [value]
     for _ in range(MOST_DEPTH + 1):
         inner: list[Any] = []

@@ -1,10 +1,10 @@
-"""Chat: what to feed a process for the next turn, by its model's chat template.
+"""Chat: the tokens to feed a process for the next turn, by its model's chat template.
 
-The whole conversation is rendered for each turn, with the answers' own ids where their texts would stand; what the log
-has of it already stays, and only the rest is fed. So every template can be spoken with: one that only ever appends makes
-the log grow, one that rewrites its past (reasoning models drop earlier thoughts) has the log cut to what both have in
-common. What must be known beyond ids comes from the process's records (`dialogue`); a log without them is continued by
-what the template writes between an answer and the next question.
+Each turn renders the whole conversation, with the answers' own ids in place of their texts; what the log has of it stays,
+and only the rest is fed. So any template works: one that only appends makes the log grow; one that rewrites its past
+(reasoning models drop earlier thoughts) has the log cut to the common beginning. Roles, tools and messages come from the
+process's records (dialogue.py); a log without records is continued by what the template writes between an answer and the
+next question.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from llmasos.userland.sdk.tokenizer import Tokenizer
 from llmasos.userland.sdk.tool_calls import schemas_of
 from llmasos.userland.sdk.traits import ANSWER, TOOL, USER, Traits, common, told, traits_of, user
 
-_KEEPING = {"preserve_thinking": True, "clear_thinking": False}  # templates' own switches: thoughts stay
+_KEEPING = {"preserve_thinking": True, "clear_thinking": False}  # templates' own switches for keeping thoughts
 _THINKING = ("enable_thinking", "thinking")
 _EFFORT = ("reasoning_effort", "thinking_effort", "effort")
-_LEAD = 24  # characters of a prompt's end that tell it where the template writes nothing before answers
+_LEAD = 24  # characters of a prompt's end that identify it if the template writes nothing before answers
 
 
 @dataclass(slots=True, frozen=True)
 class Turn:
-    """What the next turn does to a log: cut it to `keep` tokens, feed `ids` with `entry` as their record."""
+    """The work of the next turn on a log: cut it to `keep` tokens, and feed `ids` with `entry` as their record."""
 
     keep: int
     ids: list[int]
@@ -43,11 +43,11 @@ class Turn:
 
 
 class ChatFormat:
-    """The chat template of one tokenizer. Raises ENOTSUP on construction if there is none, EINVAL if it cannot even
-    render a question.
+    """The chat template of one tokenizer. Making it raises ENOTSUP if there is no template, EINVAL if the template cannot
+    even render a question.
 
-    `window` is the model's context in tokens (0: unknown); a text too long for it is refused (see `text.checked`). `ends`
-    are the ids with which the model's files say that it ends.
+    `window` is the model's context in tokens (0: unknown); a longer text is refused (see `text.checked`). `ends` are the
+    ids that end a text by the model's files.
     """
 
     def __init__(self, tokenizer: Tokenizer, model: str, window: int = 0, ends: Collection[int] = ()) -> None:
@@ -64,28 +64,29 @@ class ChatFormat:
         try:
             self.render(Setup(), [user(USER)], prompt=True)
         except SyscallError:
-            self.render(Setup(tools=[TOOL]), [user(USER)], prompt=True)  # one that is for tools only
+            self.render(Setup(tools=[TOOL]), [user(USER)], prompt=True)  # a template for tools only
 
     @property
     def named_only(self) -> bool:
-        """Whether there are several templates and none to be taken by default: a conversation must name one."""
+        """Whether there are several templates and no default: a conversation must name one."""
         return not {"default", "tool_use"} & set(self.tokenizer.settings.templates)
 
     # --- whole conversations, without a process ---
 
     def first(self, messages: Sequence[Message], setup: Setup | None = None) -> list[int]:
-        """Ids of the beginning of a conversation, ready for the model's answer."""
+        """The ids of the beginning of a conversation, ready for the model's answer."""
         return self.render(setup or Setup(), messages, prompt=messages[-1]["role"] != "assistant").ids()
 
     def whole(self, messages: Sequence[Message], answer: str | None) -> list[int]:
-        """Ids of a conversation whose last message has been answered as far as `answer`; None: it is no question."""
+        """The ids of a conversation whose last message has been answered as far as `answer` (None: it is no question)."""
         text = self.render(Setup(), messages, prompt=answer is not None)
         if not answer:
             return text.ids()
         return self.tokenizer.encode(text.plain + answer, control=True)
 
     def opening(self, system: str, setup: Setup | None = None) -> list[int]:
-        """Ids of a conversation that has only been told how to behave; empty if the template cannot begin so."""
+        """The ids of a conversation that has only instructions so far; empty if the template cannot begin with them
+        alone."""
         setup, told = setup or Setup(), {"role": "system", "content": checked(system, self._window)}
         try:
             alone = self.render(setup, [told])
@@ -93,14 +94,15 @@ class ChatFormat:
         except SyscallError as error:
             if error.errno is not Errno.EINVAL:
                 raise
-            self.render(setup, [told, user(USER)], prompt=True)  # one that cannot ever be told: says so now
+            self.render(setup, [told, user(USER)], prompt=True)  # a template that takes no instructions says so now
             return []
         return alone.ids() if whole.text.startswith(alone.text) else []
 
     # --- the next turn of a process ---
 
     def begin(self, messages: Sequence[Message], setup: Setup, *, allow_special: bool = False) -> Turn:
-        """The beginning of a conversation, for an empty log. Of instructions alone, what can stand before a question."""
+        """The beginning of a conversation, for an empty log. Of instructions alone: the part that can stand before a
+        question."""
         said = [Said(dict(message), special=allow_special) for message in messages]
         if said and all(message["role"] in ("system", "developer") for message in messages):
             content = messages[0].get("content") if len(messages) == 1 else None
@@ -118,8 +120,8 @@ class ChatFormat:
         with_setup: bool = False,
         allow_special: bool = False,
     ) -> Turn:
-        """The turn in which `messages` are said, to a conversation whose ids are `log`. With `allow_special`, control
-        tokens that they spell are control. Raises EINVAL, in the template's words, for what it does not take."""
+        """The turn that adds `messages` to a conversation whose ids are `log`. With `allow_special`, control tokens that
+        they spell are control tokens. Raises EINVAL, in the template's words, for messages that it does not take."""
         setup = self._kept(dialogue.setup)
         said = list(dialogue.said)
         if dialogue.asked or len(log) > dialogue.end:
@@ -132,16 +134,16 @@ class ChatFormat:
         ids, keep, said = spliced.ids, common(spliced.ids, log), spliced.said
         if setup.thoughts == "keep" and keep < len(log) and spliced.behind >= 0:
             stays = len(log) - (0 if spliced.end_stayed else self._closed(setup, log[dialogue.end :]))
-            if keep < stays:  # the template would rewrite what stays here: that is ours, not the template's
+            if keep < stays:  # the template would rewrite what stays here: the outcome is ours, not the template's
                 ids, keep, said = [*log[:stays], *ids[spliced.behind :]], stays, before
-        known = dialogue.known_before(keep if keep < len(log) else keep + 1)  # of a log that grows all stays known
+        known = dialogue.known_before(keep if keep < len(log) else keep + 1)  # a growing log keeps all its messages
         setup_told = dialogue.setup if with_setup or known == 0 else None
         fed = ids[keep:]
         entry = Entry(said[known:], setup_told, len(fed), prompt, lead, known, digest_of(fed))
         return Turn(keep, fed, entry)
 
     def continued(self, log_end: Sequence[int], messages: Sequence[Message], setup: Setup | None = None) -> list[int]:
-        """Ids that carry on a conversation of which only the ids are known; the log ends in `log_end`."""
+        """The ids that continue a conversation of which only the ids are known; the log ends in `log_end`."""
         setup = setup or Setup()
         answer = [user(USER), {"role": "assistant", "content": Own(ANSWER, ())}]
         rendering = self.render(setup, [*answer, *messages], prompt=True)
@@ -158,13 +160,13 @@ class ChatFormat:
 
     @property
     def close_length(self) -> int:
-        """Tokens of the log's end that `continued` needs to see."""
+        """The number of tokens at the log's end that `continued` needs."""
         return len(self.traits(Setup()).close)
 
     # --- what the model says ---
 
     def stop_ids(self, setup: Setup | None = None) -> list[int]:
-        """Ids that end an answer beside the model's own: the added token with which the template closes it."""
+        """The ids that end an answer besides the model's own: the added token with which the template closes it."""
         return list(self.traits(setup or Setup()).stops)
 
     def hear(self, setup: Setup, ids: Sequence[int], lead: str) -> Heard:
@@ -205,8 +207,8 @@ class ChatFormat:
             )
         return {**dict.fromkeys(there, thinking), **more}
 
-    def heeded(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """Of the variables of another model's template those that this one knows, switches under the names they have
+    def known_variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Those variables of another model's template that this template knows; switches get the names that they have
         here."""
         source = self._template.source() if not self.named_only else ""
         found: dict[str, Any] = {}
@@ -218,7 +220,7 @@ class ChatFormat:
     # --- rendering ---
 
     def _kept(self, setup: Setup) -> Setup:
-        """With `thoughts="keep"` the template's own switch for that, where it has one."""
+        """The setup, with the template's own switch for `thoughts="keep"` if it has one."""
         if setup.thoughts != "keep":
             return setup
         source = self._template.source(setup.template, tools=setup.tools is not None)
@@ -252,13 +254,13 @@ class ChatFormat:
         except SyscallError as error:
             if error.errno is not Errno.EINVAL or not any(message.get("tool_calls") for message in messages):
                 raise
-            try:  # some templates join arguments to strings: they want them as JSON
+            try:  # some templates join arguments to strings: they need them as JSON
                 return render([_with_json(message) for message in messages])
             except SyscallError:
                 raise error from None
 
     def _lead(self, setup: Setup, messages: Sequence[Message], prompt: Rendering) -> str:
-        """The end of a prompt: what the template writes before an answer, or the end of the text if it is nothing."""
+        """The end of a prompt: what the template writes before an answer, or the end of the text if it writes nothing."""
         plain = self.render(setup, messages).text
         same = common(prompt.text, plain)
         lead = prompt.text[same:]
@@ -276,7 +278,7 @@ class ChatFormat:
             message["reasoning_content"] = found.thought
         if found.calls and not found.bad:
             message["tool_calls"] = [told(call, i) for i, call in enumerate(found.calls)]
-        elif found.bad:  # what is malformed stays what it is: text
+        elif found.bad:  # a malformed call stays text
             message["content"] = self.tokenizer.decode(stripped[found.thought_end :]).strip()
 
         def span(part: Span | None) -> Span | None:
@@ -284,7 +286,7 @@ class ChatFormat:
 
         part, traits = found.answer_at, self.traits(dialogue.setup)
         if part is None and found.thought and not found.calls and traits.thoughts == "dropped":
-            part = (len(stripped), len(stripped))  # it had not come to answer
+            part = (len(stripped), len(stripped))  # it had not begun to answer
         if part is not None and found.thought and traits.gap:
             part = (min(part[0], found.thought_end), part[1])
         answer = None if found.bad else span(part)
@@ -295,7 +297,7 @@ class ChatFormat:
         return self._closed(dialogue.setup, log[dialogue.end :]) > 0
 
     def _closed(self, setup: Setup, ids: Sequence[int]) -> int:
-        """How many tokens at an answer's end are no part of what it says."""
+        """The number of tokens at an answer's end that are not part of it."""
         return closed(self.tokenizer, self.traits(setup), self._ends, ids)
 
     def _spliced(self, setup: Setup, said: list[Said], log: Sequence[int], *, prompt: bool) -> tuple[Spliced, str]:
@@ -306,7 +308,7 @@ class ChatFormat:
 
 
 def _with_json(message: Message) -> Message:
-    """A message whose calls have their arguments as JSON."""
+    """A message with the arguments of its calls as JSON."""
     called = message.get("tool_calls")
     if not called or not isinstance(called, list) or not all(_is_call(call) for call in called):
         return message

@@ -1,4 +1,7 @@
-"""Client, Image, Instance: load an image, create an instance of it, predict."""
+"""Client, Image, Instance: load an image, create an instance of it, predict.
+
+Made from client_async.py by `python -m llmasos.userland.sdk.mirror`; change that file.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ from llmasos.userland.sdk.system import Process, System
 
 
 class Image:
-    """A model in memory."""
+    """A model in memory; `Client.load_image` makes one."""
+
+    info: ModelInfo
+    """The model's row."""
 
     def __init__(self, info: ModelInfo) -> None:
         self.info = info
@@ -25,13 +31,18 @@ class Image:
 
 
 class Instance:
-    """A process that runs an image. A model with a chat template remembers what was said; others continue text."""
+    """A process that runs an image; `Client.create_instance` makes one. A model with a chat template holds a
+    conversation, any other continues text."""
+
+    process: Process
+    """The handle on it."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
 
     def predict(self, text: str, max_tokens: int = MAX_TOKENS) -> str:
-        """The model's answer to a text (chat models, as the next turn), or its continuation of it."""
+        """The model's answer to `text` as the next turn of the conversation; of a model without a chat template, its
+        continuation of the text."""
         if self.process.language.chat is not None:
             return self.process.ask(text, max_tokens)
         self.process.feed(text)
@@ -43,13 +54,18 @@ class Instance:
 
 
 class Client:
-    """Connects to the kernel that runs (`where`: its runtime directory), or boots a private one."""
+    """A connection to the kernel that runs, or to a private one that it boots: `with Client() as client`."""
+
+    system: System
+    """The system that it is connected to."""
 
     def __init__(self, where: str | os.PathLike[str] | None = None) -> None:
+        """`where`: the runtime directory of a kernel; None for the usual one."""
         self.system = System.connect(where, boot=True, name="client")
         self._instance: Instance | None = None
 
     def __enter__(self) -> Client:
+        self.system.__enter__()
         return self
 
     def __exit__(
@@ -58,15 +74,16 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Disconnect. Its instances end, and a private kernel halts."""
         self.system.close()
 
     def load_image(self, name: Model, *, dtype: Dtype = "", device: str = "") -> Image:
-        """Bring a model into memory: a known name, a directory, or a hub name. Raises as LLM.from_pretrained does."""
+        """Bring a model into memory. The parameters and errors are those of `System.load`."""
         with arriving(self.system, name):
             return Image(self.system.load(name, dtype, device))
 
     def create_instance(self, image: Image, *, name: str = "") -> Instance:
-        """A process on an image."""
+        """Start a process on an image."""
         info = image.info
         process = self.system.spawn(info.path, name=name, dtype=info.dtype, device=info.device)
         self._instance = Instance(process)
@@ -79,8 +96,8 @@ class Client:
     def predict(self, instance: Instance, text: str, /, *, max_tokens: int = MAX_TOKENS) -> str: ...
 
     def predict(self, what: Instance | str, text: str | None = None, /, *, max_tokens: int = MAX_TOKENS) -> str:
-        """`predict(instance, text)` is `instance.predict(text)`; `predict(text)` asks the instance created last, or, if
-        there is none yet, one of the system's default model. Raises EINVAL if there is no text."""
+        """`predict(instance, text)` is `instance.predict(text)`. `predict(text)` asks the instance that was created last,
+        or a new one of the system's default model if there is none. Raises EINVAL without a text."""
         if isinstance(what, Instance):
             if text is None:
                 raise SyscallError(Errno.EINVAL, "predict(instance) has no text; call predict(instance, text)")
@@ -90,5 +107,7 @@ class Client:
                 Errno.EINVAL,
                 f"predict was given {what!r} where an instance belongs; call predict(text), or predict(instance, text)",
             )
-        instance = self._instance or self.create_instance(self.load_image(self.system.kernel.boot.default_model))
+        instance = self._instance or self.create_instance(
+            self.load_image(self.system.kernel.boot.default_model)
+        )
         return instance.predict(what, max_tokens)

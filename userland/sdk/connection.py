@@ -1,6 +1,6 @@
-"""How a program of the SDK is connected: to the kernel that runs, or to a private one it boots.
+"""How a program of the SDK connects: to the kernel that runs, or to a private one that it boots.
 
-The blocking face stands on this; connection_async.py is the other.
+The blocking face stands on this, the asynchronous one on connection_async.py.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from llmasos.userland.sdk import script
 R = TypeVar("R")
 T = TypeVar("T")
 
-Where = str | os.PathLike[str] | None
+Where = str | os.PathLike[str] | None  # a runtime directory; None: `$LLMASOS_RUNTIME`, else the user's usual one
 
 
 def kernel_there(stack: ExitStack, where: Where, boot: bool, flags: Sequence[str]) -> Path:
-    """The runtime directory to connect to; with `boot`, a private kernel is booted there if none runs."""
+    """The runtime directory to connect to. With `boot`, boot a private kernel if none runs there."""
     place = runtime.locate(where)
     if boot and runtime.holder(place) is None:
         if where is None:  # a directory of its own: the usual one stays free for a system people share
@@ -37,13 +37,17 @@ def kernel_there(stack: ExitStack, where: Where, boot: bool, flags: Sequence[str
 
 
 class Connection:
-    """A blocking connection."""
+    """A blocking connection: `with System.connect() as system`, or `System.connect()` and `close`."""
+
+    kernel: blocking.Client
+    """What makes its system calls."""
 
     def __init__(self, kernel: blocking.Client, cleanup: ExitStack) -> None:
         self.kernel = kernel
-        self.talking: dict[int, Callable[[], bool]] = {}  # processes in a turn; see turns.alone
+        self.talking: dict[int, Callable[[], bool]] = {}  # processes whose answers this program hears; see turns.alone
         self._cleanup = cleanup
-        # Kept until closed: a stream whose system nobody names any more goes on, a forgotten one ends in good order.
+        # Held until it is closed: a stream goes on when its program drops the system, and a forgotten system ends in
+        # order.
         atexit.register(cleanup.close)
 
     @classmethod
@@ -56,12 +60,12 @@ class Connection:
         name: str = "",
         reconnect: float = RECONNECT_SECONDS,
     ) -> Self:
-        """Connect to the kernel of a runtime directory (default: the usual one).
+        """Connect to the kernel of a runtime directory (None: `$LLMASOS_RUNTIME`, else the user's usual one).
 
-        With `boot`, a private kernel is booted where none runs, with kernel.boot's `flags`; it ends with this system,
-        or with this process, however that ends. A kernel with a journal that dies is waited for `reconnect` seconds;
-        calls and streams then go on where they were. Raises ECONNREFUSED where no kernel runs, EIO if one cannot be
-        booted.
+        With `boot`, boots a private kernel where none runs, with the `flags` of `llmasos boot`; that kernel ends with
+        this system, or with this OS process, however it ends. `name` is the program's name in the process table. When a
+        kernel with a journal dies, waits `reconnect` seconds for the next one; calls and streams then go on where they
+        were. Raises ECONNREFUSED where no kernel runs, EIO if a private one does not boot.
         """
         with ExitStack() as stack:
             place = kernel_there(stack, where, boot, flags)
@@ -77,14 +81,15 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """End this program (and what it spawned, but for the detached); a private kernel halts. May be called again."""
+        """End this program and all it spawned but the detached; a private kernel halts. A second call does nothing."""
         atexit.unregister(self._cleanup.close)
         self._cleanup.close()
 
     def __call__(self, call: Call[R]) -> R:
-        """Make a system call."""
+        """Make a system call: `call` is a record of `llmasos.syscalls.table`, and what it returns is in docs/syscalls.md.
+        Raises SyscallError."""
         return self.kernel(call)
 
     def run(self, what: script.Script[T]) -> T:
-        """Run a script of system calls."""
+        """Run a script, a generator that yields system calls and is sent their results, to what it returns."""
         return script.run(self.kernel, what)

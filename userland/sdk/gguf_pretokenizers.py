@@ -1,4 +1,4 @@
-"""How byte-level BPE vocabularies cut text into words, by the names that GGUF files give them (`tokenizer.ggml.pre`).
+"""The ways in which byte-level BPE vocabularies cut text into words, by their names in GGUF files (`tokenizer.ggml.pre`).
 
 A file has the vocabulary and its merges, but not the regular expressions of its tokenizer.json: llama.cpp knows them by
 name. Each expression splits what the ones before it left, as the `tokenizers` library's Split does.
@@ -21,7 +21,8 @@ _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]
 
 
 def _cased(end: str, digits: str) -> str:
-    """Words that begin anew where a capital follows a small letter; what may end them, and how many digits are one."""
+    """Words that begin anew where a capital follows a small letter; `end` may end them, and `digits` says how many digits
+    are one word."""
     start = r"[^\r\n\p{L}\p{N}]?"
     words = f"{start}{_UPPER}*{_LOWER}+{end}|{start}{_UPPER}+{_LOWER}*{end}"
     return rf"{words}|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
@@ -70,8 +71,8 @@ _EXAONE_MOE = (
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """`splits` in their order; `whole`: a word that is in the vocabulary is one token, whatever its merges; `begin`: a
-    text begins with the BOS token, unless the file says otherwise."""
+    """`splits` in their order; `whole`: a word in the vocabulary is one token, whatever its merges; `begin`: a text
+    begins with the BOS token, unless the file says otherwise."""
 
     splits: tuple[str, ...]
     whole: bool = False

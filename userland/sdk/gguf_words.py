@@ -1,7 +1,7 @@
-"""The words of a model in a GGUF file: its tokenizer and chat templates, from the metadata alone.
+"""The tokenizer and chat templates of a model in a GGUF file, from the metadata alone.
 
-Vocabularies are known by llama.cpp's names of their kinds: `gpt2` (byte-level BPE), `llama` (sentencepiece's BPE),
-`gemma4`, `t5` (Unigram), `bert` (WordPiece). Each becomes a tokenizer of the `tokenizers` library; ids are llama.cpp's.
+Vocabularies go by llama.cpp's names of their kinds: `gpt2` (byte-level BPE), `llama` (sentencepiece's BPE), `gemma4`,
+`t5` (Unigram), `bert` (WordPiece). Each becomes a tokenizer of the `tokenizers` library; ids are llama.cpp's.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _LONGEST, _MOST_CHARACTERS = 1024, 8 << 20  # of sentencepiece's pieces; 262,144
 
 
 def load(path: Path) -> Tokenizer:
-    """The tokenizer of a GGUF file. Raises ENOTSUP for kinds that are not known, EIO for what makes no sense, and as
-    `read_header` does."""
+    """The tokenizer of a GGUF file. Raises ENOTSUP for an unknown kind, EIO for metadata that make no sense, and the
+    errors of `read_header`."""
     return of_metadata(read_header(path).metadata, str(path))
 
 
 def of_metadata(metadata: Mapping[str, Any], where: str) -> Tokenizer:
-    """The same from a header's metadata."""
+    """The same, from a header's metadata."""
     words = _Words(metadata, where)
     kind = metadata.get("tokenizer.ggml.model")
     if kind not in _KINDS:
@@ -59,7 +59,7 @@ def of_metadata(metadata: Mapping[str, Any], where: str) -> Tokenizer:
 
 
 class _Words:
-    """What a file's metadata say of its vocabulary, checked."""
+    """A file's metadata of its vocabulary, checked."""
 
     def __init__(self, metadata: Mapping[str, Any], where: str) -> None:
         self.metadata = metadata
@@ -80,7 +80,7 @@ class _Words:
 
     @functools.cached_property
     def vocab(self) -> dict[str, int]:
-        """Ids by token; of tokens that are there twice, the first."""
+        """Ids by token; of a token that is there twice, the first."""
         found: dict[str, int] = {}
         for i, token in enumerate(self.tokens):
             found.setdefault(token, i)
@@ -95,7 +95,7 @@ class _Words:
     def merges(self) -> list[tuple[str, str]]:
         merges = self.metadata.get("tokenizer.ggml.merges", ())
         longer = any(len(token) > 1 and kind == _NORMAL for token, kind in zip(self.tokens, self.kinds, strict=True))
-        if not isinstance(merges, Texts) and (merges != () or longer):  # an empty array is left out by writers
+        if not isinstance(merges, Texts) and (merges != () or longer):  # writers leave an empty array out
             raise self.broken("it has no merges")
         vocab, found = self.vocab, []
         for merge in merges:
@@ -122,7 +122,7 @@ class _Words:
         return SyscallError(Errno.EIO, f"broken GGUF file: {self.where}: {what}; copy or download it again")
 
 
-# Each returns the tokenizer, and whether a text begins with BOS and ends with EOS where the file does not say.
+# Each returns the tokenizer, and whether a text begins with BOS and ends with EOS if the file does not say.
 _Made = tuple[Any, bool, bool]
 
 
@@ -161,7 +161,7 @@ def _spaced_bpe(words: _Words) -> _Made:
 
 
 def _sentencepiece(words: _Words) -> _Made:
-    """Merges are not in the file: any two pieces that join to a third do, the one with the best score first."""
+    """The file has no merges: any two pieces that join to a third do, the one with the best score first."""
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     vocab = words.vocab
@@ -179,7 +179,7 @@ def _sentencepiece(words: _Words) -> _Made:
 
 
 def _by_score(words: _Words, vocab: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Every way to make a piece of two others, the best piece first. Bounded, since it takes the square of a length."""
+    """Every way to make a piece of two others, the best piece first. Bounded, because it takes the square of a length."""
     scores = words.scores()
     longest, whole = max(map(len, vocab)), sum(map(len, vocab))
     if longest > _LONGEST or whole > _MOST_CHARACTERS:
@@ -218,7 +218,7 @@ def _unigram(words: _Words) -> _Made:
 
 
 def _wordpiece(words: _Words) -> _Made:
-    """Files mark what begins a word with ▁; BERT's own vocabularies mark what does not with ##."""
+    """Files mark the beginning of a word with ▁; BERT's own vocabularies mark the rest of a word with ##."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     vocab: dict[str, int] = {}
@@ -243,7 +243,7 @@ _KINDS: dict[str, Callable[[_Words], _Made]] = {
 
 
 def _add_tokens(core: Any, words: _Words) -> None:
-    """Control tokens are special, those that users defined are found in text; both keep the ids that they have."""
+    """Control tokens are special, user-defined ones are found in text; both keep their ids."""
     from tokenizers import AddedToken
 
     core.add_tokens(
@@ -256,7 +256,7 @@ def _add_tokens(core: Any, words: _Words) -> None:
 
 
 def _surround(core: Any, words: _Words, begin: bool, end: bool) -> None:
-    """Put BOS before and EOS behind a text of its own."""
+    """Put BOS before and EOS behind a text."""
     from tokenizers import processors
 
     bert = words.metadata.get("tokenizer.ggml.model") == "bert"

@@ -1,7 +1,7 @@
-"""What a model has said, taken apart: thought, answer and calls, and which of its ids are which.
+"""An answer taken apart: thought, answer and calls, and which ids belong to which.
 
-A stream of ids becomes text token by token; special tokens are told apart from text that spells them, since only those
-can be marks of a family whose marks are special.
+A stream of ids becomes text token by token. Special tokens are told apart from text that spells them, since only the
+tokens can be marks in a family with special marks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llmasos.userland.sdk.tool_calls import BadCall, ToolCall
 
 @dataclass(slots=True)
 class Heard:
-    """An answer. Places are (start, end) in its ids; None where the ids of a part cannot be told from others'."""
+    """An answer. Places are (start, end) in its ids; None if the ids of a part cannot be told from others."""
 
     thought: str = ""
     answer: str = ""
@@ -27,11 +27,11 @@ class Heard:
     bad: list[BadCall] = field(default_factory=list)
     thought_at: tuple[int, int] | None = None
     answer_at: tuple[int, int] | None = None
-    thought_end: int = 0  # of the ids, where what follows the last thought begins
+    thought_end: int = 0  # of the ids, where the text behind the last thought begins
 
 
 class Ear:
-    """Takes ids as they come; gives the parts of what they say."""
+    """Takes ids as they arrive; gives the parts of the answer."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Ear:
         self.reader = reader
         self._tokenizer = tokenizer
         self._text = Detokenizer(tokenizer.decode, before)
-        self._passed = passed or {}  # special tokens that are given as text, and as what
+        self._passed = passed or {}  # special tokens that are passed on as text, and their text
 
     def push(self, i: int) -> list[Part]:
         """The parts that one more id makes certain."""
@@ -57,12 +57,12 @@ class Ear:
         return [*parts, *self.reader.push(content, special=True)]
 
     def flush(self) -> list[Part]:
-        """What was held back, when no more comes."""
+        """The parts that were held back, when no more ids arrive."""
         return [*self.reader.push(self._text.flush()), *self.reader.flush()]
 
 
 def reader_for(marks: ThoughtMarks | None, formats: Sequence[CallFormat], schemas: Schemas, lead: str) -> Reader:
-    """A reader for what answers a prompt that ends in `lead`."""
+    """A reader of the answer to a prompt that ends in `lead`."""
     header = lead.rpartition("<|start|>")[2]
     calling = bool(formats) and bool(formats[0].said) and lead.endswith(formats[0].open)
     return reader(marks, formats, schemas, opened=opened_in(lead, marks), header=header, calling=calling)
@@ -76,7 +76,7 @@ def heard(
     schemas: Schemas = NO_SCHEMAS,
     lead: str = "",
 ) -> Heard:
-    """Take an answer apart that is there whole."""
+    """Take a whole answer apart."""
     found = Heard()
     ear = Ear(tokenizer, reader_for(marks, formats, schemas, lead))
     modes: list[str] = []
@@ -104,10 +104,9 @@ def heard(
 def _with_control(
     tokenizer: Tokenizer, marks: ThoughtMarks | None, ids: Sequence[int], modes: Sequence[str], found: Heard
 ) -> tuple[int, int] | None:
-    """The stretch of the answer's ids, with the control tokens before and behind its text that are its own; they may be
-    all of it."""
+    """The answer's ids, with the control tokens before and behind its text that are its own; that may be all of it."""
     behind = max((i + 1 for i, mode in enumerate(modes) if "thought" in mode or "header" in mode), default=0)
-    if modes and all(mode == "header" for mode in modes):  # a header that is none
+    if modes and all(mode == "header" for mode in modes):  # a header that never became one
         behind = 0
     known = marks.texts if marks is not None else ()
     own = [
@@ -137,7 +136,7 @@ def _all(ear: Ear, ids: Sequence[int], modes: list[str]) -> Iterator[list[Part]]
 
 
 def _run(tokenizer: Tokenizer, ids: Sequence[int], where: Sequence[int], text: str) -> tuple[int, int] | None:
-    """The stretch of ids that says just `text`, near the positions `where`; None if there is none."""
+    """The ids, near the positions `where`, whose text is just `text`; None if there are none."""
     wanted = text.strip()
     if not wanted or (not where and not ids):
         return None

@@ -28,7 +28,7 @@ def quoted(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """A text as (part of) a pattern."""
+    """A text as a pattern, or a part of one."""
     return re.sub(r"[\\^$.|?*+(){}\[\]/-]", r"\\\g<0>", text).replace("\n", r"\n")
 
 
@@ -38,7 +38,7 @@ def schema_text(schema: Any) -> str:
 
 
 class Lark:
-    """The rules of a grammar, as they come to be needed. `special`: the vocabulary's special tokens and their ids."""
+    """The rules of a grammar, made when they are needed. `special`: the vocabulary's special tokens and their ids."""
 
     def __init__(self, special: Mapping[str, int]) -> None:
         self._special = special
@@ -48,7 +48,7 @@ class Lark:
         self._marks = re.compile("(" + "|".join(map(re.escape, marks)) + ")") if marks else None
 
     def literal(self, text: str) -> str:
-        """A text, its special tokens by id."""
+        """A text, with its special tokens by id."""
         parts = self._marks.split(text) if self._marks else [text]
         said = [f"<[{self._special[p]}]>" if p in self._special else quoted(p) for p in parts if p]
         return " ".join(said)
@@ -79,8 +79,9 @@ class Lark:
         lines: bool = False,
         unlike: Sequence[str] = (),
     ) -> str:
-        """Text up to a mark, and the mark. `never`: patterns that it has not; `unlike`: those it does not begin with;
-        `wanted`: what it is (a pattern). With `lines` what is wanted may stand between two line breaks."""
+        """Text up to a mark, and the mark. `never`: patterns that the text must not contain; `unlike`: those with which
+        it must not begin; `wanted`: the pattern that it must match. With `lines`, it may stand between two line
+        breaks."""
         never = [*never, escaped(mark)] if mark else never
         without = f"~{containing(never)}" if never else ""
         without = " & ".join([*([without] if without else []), *(f"~/(?s:{slashes(part)}.*)/" for part in unlike)])
@@ -96,7 +97,7 @@ class Lark:
         return f"{name} {self.literal(rest)}".strip()
 
     def text(self, start: str) -> str:
-        """The whole grammar, of which `start` is the body of the rule to begin with."""
+        """The whole grammar; `start` is the body of its first rule."""
         rules = list(self._rules.values())
         text = "\n".join([f"start: {start}", *rules])
         head = [line for line in _HEAD if re.search(rf"\b{line.partition(':')[0]}\b", text)]
@@ -104,8 +105,8 @@ class Lark:
 
 
 def containing(patterns: Sequence[str]) -> str:
-    """The pattern of a text that has one of these in it. (One for all: an engine's lexer has a bound, which many
-    complements soon reach.)"""
+    """The pattern of a text that contains one of these. (One for all: an engine's lexer is bounded, and many complements
+    soon reach the bound.)"""
     return f"/(?s:.*({'|'.join(dict.fromkeys(map(slashes, patterns)))}).*)/"
 
 
@@ -115,8 +116,8 @@ def slashes(pattern: str) -> str:
 
 
 def pattern_of(schema: Mapping[str, Any], where: str) -> str:
-    """What a schema says of a string, as a pattern that matches all of it; empty: nothing. Raises ENOTSUP for what no
-    pattern without looking around can say."""
+    """What a schema says of a string, as a pattern that matches all of it; empty: it says nothing. Raises ENOTSUP for
+    what no pattern without lookaround can say."""
     low, high, pattern = schema.get("minLength", 0), schema.get("maxLength"), schema.get("pattern")
     if pattern is None:
         return "" if not low and high is None else f".{{{low},{'' if high is None else high}}}"

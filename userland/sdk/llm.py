@@ -2,12 +2,14 @@
 
 Every prompt is a process of its own; a list of prompts is computed as one batch by the scheduler, beside whatever else
 runs. Uses the kernel that runs, or boots a private one.
+
+Made from llm_async.py by `python -m llmasos.userland.sdk.mirror`; change that file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from types import TracebackType
 from typing import overload
 
@@ -26,22 +28,31 @@ NEW_TOKENS = 128  # where neither max_length nor max_new_tokens is given
 
 
 class LLM:
-    """A model in memory. `LLM.from_pretrained(NAME_OR_DIRECTORY)`; close it, or use it in a `with`."""
+    """A model in memory: `LLM.from_pretrained(NAME_OR_DIRECTORY)`; `close` it, or enter it by `with`."""
+
+    system: System
+    """The system that it runs on."""
+    model: ModelInfo
+    """The model's row, in memory."""
 
     def __init__(self, system: System, model: ModelInfo, *, owns_system: bool, name: str = "") -> None:
+        """A model that `system` has in memory; `from_pretrained` makes one. `owns_system`: `close` closes the system
+        too."""
         self.system = system
         self.model = model
         self._name = name if stores.started(name) != Started() else model.path  # a store's name says more
         self._owns_system = owns_system
 
     @classmethod
-    def from_pretrained(cls, model: Model, *, dtype: Dtype = "", device: str = "", system: System | None = None) -> LLM:
-        """Bring a model into memory: a name the system knows, a directory, or a hub name.
+    def from_pretrained(
+        cls, model: Model, *, dtype: Dtype = "", device: str = "", system: System | None = None
+    ) -> LLM:
+        """Bring a model into memory: a name that the system knows, a directory, a GGUF file, or a name of the hub.
 
-        `dtype`: fp32, bf16, int8, int4 (or as torch calls them), or empty for the device's default. What takes longer
-        than a second is told on the logger `llmasos`, and on stderr where that is a terminal (arriving.py). Raises
-        SyscallError: ENOENT (no such model; says which are known), ENOEXEC (architecture not supported), EIO, ENOMEM,
-        ENOTSUP.
+        `dtype`: fp32, bf16, int8, int4 (or torch's names of them); empty for the device's default. Without `system`, uses
+        the kernel that runs, or boots a private one. Progress that takes more than a second goes to the logger `llmasos`,
+        and to stderr where that is a terminal. Raises SyscallError: ENOENT (no such model; names those that are known),
+        ENOEXEC (unsupported architecture), EIO (broken files), ENOMEM, ENOTSUP (unsupported dtype).
         """
         name = model_name(model)
         connected = system or System.connect(boot=True, name="llm")
@@ -66,12 +77,13 @@ class LLM:
         self.close()
 
     def close(self) -> None:
-        """Let go of the system; a private kernel halts."""
+        """Close the system, unless the caller gave one; a private kernel halts."""
         if self._owns_system:
             self.system.close()
 
     @property
     def language(self) -> Language:
+        """The tokenizer and chat format of the model."""
         return self.system.language(self.model)
 
     @overload
@@ -135,12 +147,13 @@ class LLM:
         return_full_text: bool = False,
         defaults: bool = True,
     ) -> str | list[str]:
-        """The continuation of a prompt, or of each of a list of prompts, computed together.
+        """The continuation of a prompt, or those of a list of prompts, which are computed as one batch.
 
-        `max_length` counts the prompt's tokens, as in transformers; `max_new_tokens` does not. With `num_beams` > 1, beam
-        search (deterministic: no temperature, no stop strings). `return_full_text` puts the prompt in front. What is None
-        of the sampling is as the model's generation_config.json has it, unless `defaults` is False; beams heed nothing of
-        that. Raises SyscallError: EINVAL, E2BIG (the prompt is too long).
+        `max_length` counts the prompt's tokens, as in transformers; `max_new_tokens` does not. `num_beams` above 1 is
+        beam search, which is deterministic: no temperature, no stop strings. `length_penalty` and `early_stopping` are
+        those of transformers' beam search. A sampling parameter that is None comes from the model's
+        generation_config.json, unless `defaults` is False; beam search ignores that file. `return_full_text` puts the
+        prompt before its continuation. Raises SyscallError: EINVAL, E2BIG (the prompt is longer than the context).
         """
         num_beams = count(num_beams, "num_beams")
         if num_beams < 1:
@@ -152,14 +165,11 @@ class LLM:
             )
 
         stops = stop_strings(stop)
-        working: list[Process] = []
 
-        def one(text: str) -> str:
-            ids = self.language.encode(text, begin=True, control=True)
-            left = self._room(len(ids), max_length, max_new_tokens, defaults=defaults)
-            with self.system.spawn(
+        def begin(task: tuple[str, list[int], int]) -> Process:
+            return self.system.spawn(
                 self._name,
-                ids,
+                task[1],
                 name="generate",
                 temperature=temperature,
                 top_k=top_k,
@@ -170,27 +180,22 @@ class LLM:
                 seed=seed,
                 dtype=self.model.dtype,
                 device=self.model.device,
-            ) as process:
-                working.append(process)
-                if num_beams == 1:
-                    answer = process.generate(left, stop=stops)
-                else:
-                    answer = self._beams(process, ids, left, num_beams, length_penalty, early_stopping)
+            )
+
+        def finish(process: Process, task: tuple[str, list[int], int]) -> str:
+            text, ids, left = task
+            if num_beams == 1:
+                answer = process.generate(left, stop=stops)
+            else:
+                answer = self._beams(process, ids, left, num_beams, length_penalty, early_stopping)
             return text + answer if return_full_text else answer
 
-        if isinstance(prompt, str):
-            return one(prompt)
-        prompts = strings(prompt, "a prompt")
-        if not prompts:
-            return []
-        with ThreadPoolExecutor(min(len(prompts), script.MAX_TOGETHER), "llmasos-generate") as pool:
-            try:
-                return list(pool.map(one, prompts))
-            except BaseException:  # of one of them, or Ctrl-C: the rest is not wanted any more
-                pool.shutdown(wait=False, cancel_futures=True)
-                for process in working:
-                    process.end()
-                raise
+        tasks: list[tuple[str, list[int], int]] = []
+        for text in strings(prompt, "a prompt"):
+            ids = self.language.encode(text, begin=True, control=True)
+            tasks.append((text, ids, self._room(len(ids), max_length, max_new_tokens, defaults=defaults)))
+        answers = script.each(begin, finish, tasks)
+        return answers[0] if isinstance(prompt, str) else answers
 
     def stream(
         self,
@@ -205,26 +210,29 @@ class LLM:
         seed: int = 0,
         stop: Strings = (),
         defaults: bool = True,
-    ) -> Generator[str, None, None]:
-        """The continuation of a prompt, piece by piece."""
+    ) -> Generator[str, None]:
+        """The continuation of a prompt, piece by piece. The parameters are those of `generate`."""
         stops = stop_strings(stop)
         tokens = self._new_tokens(defaults) if max_new_tokens is None else max_new_tokens
         ids = self.language.encode(arguments.text(prompt), begin=True, control=True)
-        with self.system.spawn(
-            self._name,
-            ids,
-            name="generate",
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            defaults=defaults,
-            seed=seed,
-            dtype=self.model.dtype,
-            device=self.model.device,
-        ) as process:
-            yield from process.stream(tokens, stop=stops)
+        with (
+            self.system.spawn(
+                self._name,
+                ids,
+                name="generate",
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                min_p=min_p,
+                repetition_penalty=repetition_penalty,
+                defaults=defaults,
+                seed=seed,
+                dtype=self.model.dtype,
+                device=self.model.device,
+            ) as process,
+            closing(process.stream(tokens, stop=stops)) as pieces,
+        ):
+            yield from pieces
 
     def _room(self, prompt: int, max_length: int | None, max_new_tokens: int | None, *, defaults: bool) -> int:
         if max_new_tokens is not None:
@@ -241,9 +249,9 @@ class LLM:
         return min(left, max(1, self.model.context - prompt))
 
     def _new_tokens(self, defaults: bool) -> int:
-        """How many tokens are generated where nothing is said of it."""
-        heeds = options.heeded(stores.started(self._name) if defaults else Started())
-        return heeds.tokens(None, NEW_TOKENS, self.model.context)
+        """The tokens to generate where the caller does not say."""
+        setup = options.setup_by_store(stores.started(self._name) if defaults else Started())
+        return setup.tokens(None, NEW_TOKENS, self.model.context)
 
     def _beams(
         self,

@@ -1,7 +1,8 @@
-"""What a chat template may still do: the limits of work and memory that a rendering is metered by.
+"""The meter of a chat template: limits of the work and memory of a rendering.
 
-The size of a value is that of its text, so that lists which hold one another grow in it as they would when printed. All
-that is made is paid for; what makes much of little is looked at before it is called, by what it would make.
+The size of a value is that of its text, so that lists which contain one another grow in it as they would when printed. A
+rendering pays for everything that it makes; a filter that makes much of little is checked before it runs, by what it
+would make.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-SECONDS = 1.0  # of this thread's processor
+SECONDS = 1.0  # of this thread's processor time
 LARGEST = 16_000_000  # characters of one value
 BUDGET = 256_000_000  # characters made in one rendering
-WIDEST = 10_000  # of what is padded, indented or wrapped
+WIDEST = 10_000  # width of padding, indenting or wrapping
 _BITS = 100_000  # of an integer
 NUMBER = re.compile(r"\d{5,}|\*")  # in a format: a width that is large, or given by an argument
 _VIEWS: tuple[type[Any], ...] = (type({}.keys()), type({}.values()), type({}.items()))
-# Filters and methods that take the square of their input in time; that take long for each item; that look attributes up.
+# Filters and methods whose time is the square of their input; that take long for each item; that look attributes up.
 _QUADRATIC = frozenset({"striptags", "urlize", "xmlattr", "pprint", "wordwrap"})
 _QUADRATIC_MOST = 20_000  # characters
 _SLOW = frozenset(
@@ -30,7 +31,7 @@ _SLOW = frozenset(
 )  # fmt: skip
 _SLOW_MOST = 500_000  # items, or characters of a text
 _BY_ATTRIBUTE = frozenset({"map", "sum", "groupby", "sort", "unique", "min", "max", "join", "selectattr", "rejectattr"})
-_REFUSED = frozenset({"translate"})  # makes of each character what it likes
+_REFUSED = frozenset({"translate"})  # may make anything of each character
 
 
 class Exceeded(TemplateError):
@@ -45,7 +46,7 @@ class Meter:
     def __init__(self) -> None:
         self._spent = self._events = 0
         self._until = time.thread_time() + SECONDS
-        self._known: dict[int, tuple[Any, int]] = {}  # containers by id, kept so that the id stays theirs
+        self._known: dict[int, tuple[Any, int]] = {}  # containers by id, held so that no other gets the id
 
     def tick(self) -> None:
         self._events += 1
@@ -53,12 +54,12 @@ class Meter:
             raise Exceeded(f"it takes more than {SECONDS:g} s")
 
     def room(self, size: int) -> None:
-        """Whether a value of that size may be made."""
+        """Whether a value of this size may be made."""
         if size > LARGEST:
             raise Exceeded(f"it makes a value of {size} characters; at most {LARGEST} are allowed")
 
     def size(self, value: Any) -> int:
-        """Characters of a value's text, about."""
+        """Approximate characters of a value's text."""
         if isinstance(value, str):
             return len(value)
         if isinstance(value, (list, tuple, dict)):
@@ -83,7 +84,7 @@ class Meter:
         return 1
 
     def made(self, value: Any) -> Any:
-        """A value that has just been made: it is paid for."""
+        """Pay for a value that was just made."""
         self.tick()
         size = self.size(value)
         self.room(size)
@@ -93,7 +94,7 @@ class Meter:
         return value
 
     def check(self, name: str, values: tuple[Any, ...], given: Mapping[str, Any]) -> None:
-        """What a filter or method may not be asked for."""
+        """Refuse a filter or method that would do too much."""
         size = self.size
         everything = (*values, *given.values())
         self.room(sum(map(size, everything)))
@@ -149,7 +150,7 @@ def _dumped(size: Callable[[Any], int], values: tuple[Any, ...], given: Mapping[
     return size(values[0]) * (1 + size(tuple(separators)) // 8) * (1 + width // 4) if values else 0
 
 
-# Filters and methods that make much of little: the size of what they make at most.
+# Filters and methods that make much of little, and the largest size that they can make.
 _AMPLIFIERS: dict[str, Callable[..., int]] = {
     "replace": _replaced,
     "join": _joined,

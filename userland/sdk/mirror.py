@@ -1,4 +1,5 @@
-"""Makes the blocking face (system.py) from the asynchronous one (aio.py), so that it is written once.
+"""Makes the blocking face from the asynchronous one, so that it is written once: system.py from system_async.py, llm.py
+and client.py likewise.
 
     python -m llmasos.userland.sdk.mirror [--check]
 
@@ -13,52 +14,64 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCE, MIRROR = HERE / "aio.py", HERE / "system.py"
 
-HEAD = '''"""The blocking face of the SDK: a connected system and its processes, for plain scripts.
+HEADS = {
+    "system": """The blocking face of the SDK: a connected system and its processes, for plain scripts.
 
-    with System.connect(boot=True) as system:
+    import llmasos
+
+    with llmasos.System.connect(boot=True) as system:
         agent = system.spawn(system="You are a poet.")
         for piece in agent.say("A line about rain, please."):
             print(piece, end="")
+""",
+    "llm": """LLM: a model to generate text with, as in transformers and vLLM, on processes of the system.
 
-Made from aio.py by `python -m llmasos.userland.sdk.mirror`; change that file.
-"""
-'''
+Every prompt is a process of its own; a list of prompts is computed as one batch by the scheduler, beside whatever else
+runs. Uses the kernel that runs, or boots a private one.
+""",
+    "client": """Client, Image, Instance: load an image, create an instance of it, predict.
+""",
+}
 
 RULES = [
-    (r'\A""".*?"""\n', HEAD),
     (r"import trio\n", ""),
-    (r"\b(script|connection)_async\b", r"\1"),
+    (r"\b(script|connection|system|llm|client|arriving)_async\b", r"\1"),
     (r" +with trio\.CancelScope\(shield=True\):\n +(await .*)\n", r"        \1\n"),
     (r"AsyncConnection", "Connection"),
     (r"AsyncGenerator", "Generator"),
-    (r"\basync def (tokens|text)\(self\)", r"@property\n    def \1(self)"),
-    (r"await self\.tokens\(\)", "self.tokens"),
+    (r"\baclosing\b", "closing"),
+    (r"async for (\w+) in (\w+):\n +yield \1\n", r"yield from \2\n"),
     (r"__a(enter|exit)__", r"__\1__"),
     (r"_async\(", "("),
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\[(piece for piece in [^]]*)\]", r"\1"),
+    (r"\(await (self\.(?:system\.)?run\([^()]*(?:\([^()]*\))?\))\)", r"\1"),
     (r"\bawait ", ""),
 ]  # fmt: skip
 
 
-def mirrored() -> str:
-    """The text of the blocking face."""
-    text = SOURCE.read_text()
+def mirrored(name: str) -> str:
+    """The text of a blocking face."""
+    text = re.sub(r'\A""".*?"""\n', "", (HERE / f"{name}_async.py").read_text(), flags=re.DOTALL)
     for pattern, replacement in RULES:
-        text = re.sub(pattern, replacement, text, flags=re.DOTALL if pattern.startswith(r"\A") else 0)
-    return text
+        text = re.sub(pattern, replacement, text)
+    made = f"Made from {name}_async.py by `python -m llmasos.userland.sdk.mirror`; change that file."
+    return f'"""{HEADS[name]}\n{made}\n"""\n{text}'
 
 
 def main() -> int:
-    if "--check" not in sys.argv:
-        MIRROR.write_text(mirrored())
-        return 0
-    if MIRROR.read_text() == mirrored():
-        return 0
-    print("userland/sdk/system.py is not what aio.py makes of it: run `make docs`", file=sys.stderr)
-    return 1
+    stale = []
+    for name in HEADS:
+        place = HERE / f"{name}.py"
+        if "--check" not in sys.argv:
+            place.write_text(mirrored(name))
+        elif place.read_text() != mirrored(name):
+            stale.append(place.name)
+    if stale:
+        files = ", ".join(f"userland/sdk/{name}" for name in stale)
+        print(f"{files}: not what the asynchronous face makes of it; run `make docs`", file=sys.stderr)
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

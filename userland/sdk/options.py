@@ -1,4 +1,4 @@
-"""What a process is started with, in an author's words, made into system calls."""
+"""The options that an author starts a process with, and the system calls that they become."""
 
 from __future__ import annotations
 
@@ -34,45 +34,48 @@ from llmasos.userland.sdk.template import OF_THE_TEMPLATE
 _UNLIMITED = Limits()
 _SAMPLING = SamplingDefaults.__struct_fields__
 
-Prompt = str | Message | Sequence[Message] | Ids
+Prompt = str | Message | Sequence[Message] | Ids  # plain text, one chat message or several, or token ids
 
 
 @dataclass(slots=True, frozen=True)
 class Options:
-    """Everything `spawn` takes. `prompt` is plain text, chat messages, or token ids; `system` begins a chat. What is None
-    of the sampling is as the model's makers advise (its generation_config.json), else off; a model of Ollama's store is
-    started as Ollama does it, with its system text and stop strings too. With `defaults=False` none of that holds."""
+    """Everything that `spawn` takes.
+
+    A sampling parameter that is None comes from the model's makers (its generation_config.json), and is off if they
+    advise nothing. A model of Ollama's store starts as Ollama starts it, with the store's system text and stop strings
+    too. `defaults=False` ignores all of these.
+    """
 
     model: str = "tiny"
-    prompt: Prompt | None = None
+    prompt: Prompt | None = None  # plain text, chat messages, or token ids
     name: str = ""
-    system: str = ""
-    nice: int = 0
+    system: str = ""  # the system prompt of a conversation
+    nice: int = 0  # -20 (largest share of the device) to 19 (smallest)
     sched_class: SchedClass = SchedClass.FAIR
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
-    defaults: bool = True
-    seed: int | None = None
+    defaults: bool = True  # use the advice of the model's makers and of its store
+    seed: int | None = None  # of the sampler; None: one of its own, from the kernel
     limits: Limits = _UNLIMITED
-    dtype: Dtype = ""
-    device: str = ""
-    once: bool = False
-    detached: bool = False
+    dtype: Dtype = ""  # fp32, bf16, int8 or int4; empty: the device's default
+    device: str = ""  # empty: the first
+    once: bool = False  # exit when the first decode ends
+    detached: bool = False  # outlive this program
     group: str = ""  # control group; empty: the program's
-    tools: Sequence[Mapping[str, Any]] | None = None  # what the model may call, as templates take them
-    thoughts: Literal["", "drop", "keep"] = ""  # of earlier answers; empty: as the template does
+    tools: Sequence[Mapping[str, Any]] | None = None  # that the model may call, defined as templates take them
+    thoughts: Literal["", "drop", "keep"] = ""  # of earlier answers; empty: as the template has it
     thinking: bool | str | None = None  # on, off, or an effort, by the template's own switch
-    thought_tokens: int | None = None  # of one answer at most; then it is brought to its answer
+    thought_tokens: int | None = None  # of one answer at most; then the model is made to answer
     template: Mapping[str, Any] | None = None  # further variables of the template
-    chat_template: str = ""  # the template of that name, where the model has several
-    allow_special: bool = False  # control tokens spelled in `system` and in messages are control
+    chat_template: str = ""  # name of the template, if the model has several
+    allow_special: bool = False  # control tokens that `system` and messages spell are control tokens
 
     @property
     def chats(self) -> bool:
-        """Whether what is given is for a conversation."""
+        """Whether any option is for a conversation."""
         return bool(
             self.system
             or self.tools is not None
@@ -84,8 +87,8 @@ class Options:
         )
 
     def sampler(self, advised: SamplingDefaults) -> Sampler | None:
-        """The sampler, or None for the kernel's: greedy, with a seed of the process's own. Each field is what the caller
-        gives, else what the model's makers advise, else off."""
+        """The sampler, or None for the kernel's default: greedy, with a seed of the process's own. A field is the
+        caller's, else that of the model's makers, else off."""
         chosen: dict[str, float] = {}
         for name in _SAMPLING:
             if (value := getattr(self, name)) is None and self.defaults:
@@ -97,7 +100,7 @@ class Options:
 
 
 class SpawnOptions(TypedDict, total=False):
-    """The keywords of `spawn`, beside model and prompt: the fields of Options."""
+    """The keywords of `spawn` apart from model and prompt: the fields of `Options`."""
 
     name: str
     system: str
@@ -126,7 +129,7 @@ class SpawnOptions(TypedDict, total=False):
 
 
 class GroupChanges(TypedDict, total=False):
-    """The keywords of `group`: the fields of GroupSettings."""
+    """The keywords of `group`: the fields of `GroupSettings`. Sizes are bytes; 0 takes a limit away."""
 
     kv_max: int
     kv_high: int
@@ -140,7 +143,7 @@ class GroupChanges(TypedDict, total=False):
 
 
 def group(path: str, changes: GroupChanges) -> Script[GroupInfo]:
-    """Change a control group, or make it."""
+    """Change settings of a control group; make it if there is none."""
     try:
         (found,) = yield from ask(GroupStat(path))
     except SyscallError as error:
@@ -153,8 +156,9 @@ def group(path: str, changes: GroupChanges) -> Script[GroupInfo]:
 
 
 def model_path(model: Model) -> str:
-    """A directory or file is told to the kernel by its absolute path: the kernel's working directory is another. So is
-    what another program's store has (`ollama:llama3.2:1b`). Raises ENOENT for what such a store has not."""
+    """The name by which to tell the kernel of a model. A directory or file gets its absolute path, because the kernel has
+    another working directory; so does a model in another program's store (`ollama:llama3.2:1b`). Raises ENOENT if that
+    store does not have it."""
     model = model_name(model)
     explicit = model.startswith(("./", "../", "/", "~")) or model in (".", "..")
     if explicit or (os.sep in model and os.path.exists(model)):
@@ -163,8 +167,8 @@ def model_path(model: Model) -> str:
 
 
 def file_path(path: str | os.PathLike[str]) -> str:
-    """A file, too, is told to the kernel by its absolute path. Raises EINVAL for a name that no file can have, ENOENT for
-    `~name` of nobody."""
+    """The absolute path of a file, for the kernel. Raises EINVAL for a name that no file can have, ENOENT for `~name`
+    without a user of that name."""
     name = os.fspath(path)
     if not isinstance(name, str) or not name or "\0" in name:
         raise SyscallError(Errno.EINVAL, f"a file's name is text that is not empty, found {name!r:.80}")
@@ -180,7 +184,7 @@ def file_path(path: str | os.PathLike[str]) -> str:
 
 
 def located(model: Model) -> Script[str]:
-    """What to call a model in a system call. A directory of the working directory may be named bare (`mine`, not only
+    """The name of a model in a system call. A directory in the working directory may be named bare (`mine`, not only
     `./mine`), unless the system knows a model of that name."""
     path, name = model_path(model), model_name(model)
     if path == name and (os.path.isfile(os.path.join(name, "config.json")) or os.path.isfile(name)):
@@ -191,11 +195,8 @@ def located(model: Model) -> Script[str]:
 
 
 def spawn(options: Options) -> Script[tuple[int, ModelInfo, Setup]]:
-    """Start a process; its pid, its model, and what holds for it where a call does not say. Without a seed, a sampled one
-    gets a seed of its own from the kernel.
-
-    A tokenizer is loaded only if there is text to encode.
-    """
+    """Start a process; returns its pid, its model, and the defaults for its calls. A sampled process without a seed gets
+    a random one. Loads a tokenizer only if there is text to encode."""
     model, dtype = (yield from located(options.model)), dtype_name(options.dtype)
     info = yield from actions.model_of(model, dtype, options.device)
     started = stores.started(options.model) if options.defaults else Started()
@@ -229,20 +230,21 @@ def spawn(options: Options) -> Script[tuple[int, ModelInfo, Setup]]:
             records,
         )
     )
-    return pid, info, heeded(started)
+    return pid, info, setup_by_store(started)
 
 
-def heeded(started: Started) -> Setup:
-    """What is to be kept with a process of how the store of its model starts it."""
+def setup_by_store(started: Started) -> Setup:
+    """The part of a store's way to start a model that stays with the process."""
     return Setup(system=started.system, stop=list(started.stop), max_tokens=started.max_tokens)
 
 
 def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Script[tuple[ModelInfo, int]]:
-    """Give a process another model; the model, and the number of tokens its log has then.
+    """Give a process another model; returns the model, and the length of the log in tokens.
 
-    Its log goes with it: as it is where both have the same words, else as their text (`translate`), or as `tokens`.
+    The log goes along: as it is if both models have the same vocabulary, else translated through text (`translate`), or
+    replaced by `tokens`.
     """
-    from llmasos.userland.sdk.translate import carried, same_words  # late: it brings jinja2 along
+    from llmasos.userland.sdk.translate import carried, same_words  # late: it imports jinja2
 
     ids = arguments.ids(tokens) if tokens is not None else None
     model, dtype = (yield from located(model)), dtype_name(dtype)
@@ -266,7 +268,7 @@ def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Sc
         yield from ask(Exec(pid, model, None, dtype))
         return new, len(log)
     known = (yield from turns.known_of(pid)).dialogue
-    if same and max(log, default=0) < min(old.vocab, new.vocab):  # of other sizes with the same words in them
+    if same and max(log, default=0) < min(old.vocab, new.vocab):  # vocabularies of two sizes with the same words in them
         ids, data = log, [packed(known.entry(log))] if known is not None else []
     else:
         ids, data = carried(before, after, known, log)
@@ -275,9 +277,9 @@ def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Sc
 
 
 def initial(options: Options, info: ModelInfo, started: Started) -> tuple[list[int], list[bytes]]:
-    """What the process is started with: ids, and the record of the conversation that they begin. The store's system text
-    begins one where the caller gives none."""
-    prompt, held = options.prompt, heeded(started)
+    """The ids to start the process with, and the record of the conversation that they begin. The store's system text is
+    used if the caller gives none."""
+    prompt, held = options.prompt, setup_by_store(started)
     kept = [packed(Entry(setup=msgspec.structs.replace(held, now=time.time())))] if held != Setup() else []
     if prompt is not None and arguments.is_ids(prompt):
         return arguments.ids(prompt, "a prompt"), kept
@@ -303,7 +305,7 @@ def initial(options: Options, info: ModelInfo, started: Started) -> tuple[list[i
 
 
 def setup_of(options: Options, language: Language) -> Setup:
-    """What the template is told. Raises EINVAL for what it has no switch for."""
+    """The variables of the template. Raises EINVAL for an option that it has no switch for."""
     if options.thoughts not in ("", "drop", "keep"):
         raise SyscallError(Errno.EINVAL, f'thoughts is "drop" or "keep", found {options.thoughts!r:.80}')
     tools = None if options.tools is None else arguments.definitions(options.tools)
@@ -328,10 +330,10 @@ def setup_of(options: Options, language: Language) -> Setup:
         template=name,
         thought_tokens=thought_tokens,
     )
-    packed(Entry(setup=setup))  # raises EINVAL for what could not be kept
+    packed(Entry(setup=setup))  # raises EINVAL if it cannot be stored
     return setup
 
 
 def feed_text(language: Language, pid: int, text: str, *, allow_special: bool = False) -> Script[int]:
-    """Append plain text to the context; returns the new length in tokens."""
+    """Append plain text to the log; returns its new length in tokens."""
     return ask(Feed(pid, language.encode(arguments.text(text), control=allow_special)))

@@ -1,7 +1,8 @@
-"""A model's `response_template` (transformers' format, in tokenizer_config.json): how its makers say an answer is read.
+"""A model's `response_template` (transformers' format, in tokenizer_config.json): its makers' rules for reading an
+answer.
 
-It names regions by what opens and closes them and how their content is read. Of these, thoughts and calls matter here.
-Regions opened by a pattern, and contents of other kinds, are left to what the chat template shows.
+It names regions by what opens and closes them and by the form of their content. Thoughts and calls matter here. Regions
+that a pattern opens, and contents of other forms, are left to what the chat template shows.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _READERS: dict[str, tuple[Reader, Kind]] = {
 
 @dataclass(slots=True, frozen=True)
 class Fields:
-    """What a response template says of thoughts and calls; None and empty where it says nothing that can be used."""
+    """What a response template says of thoughts and calls; None and empty where it says nothing usable."""
 
     thought: ThoughtMarks | None = None
     calls: tuple[CallFormat, ...] = ()

@@ -1,9 +1,10 @@
-"""Chat templates run here: jinja2's immutable sandbox as transformers sets it up, with limits of work and memory.
+"""The interpreter of chat templates: jinja2's immutable sandbox as transformers sets it up, with limits of work and
+memory.
 
 A template is a program that came with a model. jinja2's sandbox keeps it from the system, but not from looping 10^15
 times, or from doubling a string forty times. So everything that makes a value is metered: operators, filters, methods,
-literals and output each pay for the size of what they make, blocks and calls look at the clock, and what could make
-much of little (`center`, `*`, `%`) is refused beforehand (`meter.py`).
+literals and output each pay for the size of the result, blocks and calls look at the clock, and operations that could
+make much of little (`center`, `*`, `%`) are checked beforehand (meter.py).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SOURCE = 256_000  # characters of a template; the longest published has some 30,
 
 
 class _Generator(CodeGenerator):
-    """Compiles a template so that what it does is metered."""
+    """Compiles a template so that its work is metered."""
 
     def blockvisit(self, nodes: Any, frame: Any) -> None:
         self.writeline("environment.meter.tick()")
@@ -77,7 +78,7 @@ class _Generator(CodeGenerator):
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}` marks what the model says, for training; rendered, it is its content."""
+    """`{% generation %}` marks the model's text, for training; it renders as its content."""
 
     tags = {"generation"}
 
@@ -98,7 +99,7 @@ class _Formatter(SandboxedFormatter):
 
 
 class _Namespace(jinja2.utils.Namespace):
-    """A namespace whose attributes are a template's own."""
+    """A namespace with a template's own attributes."""
 
     def __init__(*args: Any, **given: Any) -> None:
         self, *others = args
@@ -121,7 +122,7 @@ def _own_name(name: Any) -> None:
 
 
 class _Dict:
-    """`dict` of a template: makes dictionaries, and lets nobody at the class."""
+    """`dict` for a template: makes dictionaries, without access to the class."""
 
     def __call__(self, *args: Any, **given: Any) -> dict[Any, Any]:
         return dict(*args, **given)
@@ -179,7 +180,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return self.meter.made(super().call_binop(context, operator, left, right))
 
     def joined(self, escaped: bool, parts: tuple[Any, ...]) -> Any:
-        """What `~` does."""
+        """The result of `~`."""
         self.meter.room(sum(map(self.meter.size, parts)))
         return self.meter.made(markup_join(parts) if escaped else str_join(parts))
 
@@ -225,7 +226,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as transformers' templates have it: nothing is escaped for HTML, and characters stay what they are."""
+    """JSON as transformers' templates have it: without HTML escapes, with all characters as they are."""
     return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -238,22 +239,23 @@ def _refuse_lipsum(*args: Any, **given: Any) -> NoReturn:
 
 
 class Template:
-    """A compiled template. Raises SyscallError EINVAL with what is wrong with it."""
+    """A compiled template. Raises SyscallError EINVAL that names the error in it."""
 
     def __init__(self, source: str) -> None:
         if len(source) > SOURCE:
             raise SyscallError(Errno.EINVAL, f"the chat template has {len(source)} characters; at most {SOURCE} are read")
         self._environment = _Environment()
-        self._lock = threading.Lock()  # the meter is one rendering's
-        self._refused: tuple[int, str] | None = None  # the least input that it did too much with, and what that was
+        self._lock = threading.Lock()  # one rendering at a time has the meter
+        self._refused: tuple[int, str] | None = None  # size of the least input for which it did too much, and the error
         with _told():
             self._template = self._environment.from_string(source)
 
     def render(self, variables: Mapping[str, Any], now: datetime | None = None) -> str:
-        """The text; `now` is the time of its dates. EINVAL with the words of a template that refuses, or does too much.
+        """The text; `now` is the time of its dates. Raises EINVAL with the words of a template that refuses, or that does
+        too much.
 
-        A template that did too much is not tried again with as much or more: a program renders many small conversations
-        to learn what a template does, and each would run into the limits.
+        A template that did too much is not tried again with as much input or more: a program renders many small
+        conversations to learn what a template does, and each would run into the limits.
         """
         with self._lock, _told():
             self._environment.meter = meter = Meter()
@@ -278,7 +280,7 @@ class Template:
 
 
 class _told:
-    """What a template raises, as an errno with its words."""
+    """A template's exception as an errno with its words."""
 
     def __enter__(self) -> None:
         return None
@@ -306,8 +308,8 @@ def compiled(source: str) -> Template:
 
 @functools.lru_cache(maxsize=32)
 def literals(source: str) -> str:
-    """What a template writes by itself: its text and string constants, apart from each other by NULs; nothing if it
-    cannot be read."""
+    """The texts that a template writes by itself: its text and string constants, separated by NULs; empty if it cannot be
+    read."""
     try:
         return "\0".join(_strings(_Environment().parse(source)))
     except Exception:

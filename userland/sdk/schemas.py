@@ -1,4 +1,4 @@
-"""JSON schemas of tools' parameters: what one says at first hand, with what it refers to in its own document."""
+"""JSON schemas of tools' parameters: the direct content of one, with references into its own document resolved."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAPS = {"properties", "$defs", "definitions"}
 
 
 def resolved(schema: Schema, root: Schema) -> Schema:
-    """A schema in the place of its reference (`$ref` of the same document, alone or in one `allOf`). Raises EINVAL for a
+    """A schema in place of its reference (`$ref` into the same document, alone or in one `allOf`). Raises EINVAL for a
     reference that leads nowhere."""
     for _ in range(MOST_STEPS):
         inner = schema.get("allOf")
@@ -43,7 +43,7 @@ def _at(path: str, root: Schema) -> Schema:
 
 
 def properties_of(parameters: Any) -> dict[str, Schema]:
-    """The schemas of arguments by name, references followed at first hand; of what is no schema, none."""
+    """The schemas of arguments by name, direct references resolved; empty if that is no schema."""
     if not isinstance(parameters, Mapping):
         return {}
     try:
@@ -59,7 +59,7 @@ def properties_of(parameters: Any) -> dict[str, Schema]:
 
 
 def _open(schema: Schema, root: Schema) -> Schema:
-    """A schema with those in place to which it, or one of its alternatives, refers."""
+    """A schema with the references of it and of its alternatives resolved."""
     schema = resolved(schema, root)
     found = dict(schema)
     for key in ("anyOf", "oneOf"):
@@ -69,13 +69,13 @@ def _open(schema: Schema, root: Schema) -> Schema:
 
 
 def with_definitions(schema: Schema, root: Schema) -> Schema:
-    """A part of a schema with the definitions that it may refer to."""
+    """A part of a schema, with the definitions to which it may refer."""
     return {**schema, **{key: root[key] for key in ("$defs", "definitions") if key in root}}
 
 
 def parameters_of(tool: Mapping[str, Any]) -> tuple[str, Schema]:
-    """Name and parameters of a tool as templates take it; one without parameters takes none. What a schema does not name
-    is no argument, unless it says `additionalProperties`. Raises EINVAL for what is no definition of a tool."""
+    """Name and parameters of a tool as templates take it; one without parameters takes none. A name that the schema does
+    not have is no argument, unless it has `additionalProperties`. Raises EINVAL for what is no definition of a tool."""
     inner = tool.get("function", tool) if isinstance(tool, Mapping) else None
     name = inner.get("name") if isinstance(inner, Mapping) else None
     if not isinstance(name, str) or not name:
@@ -90,7 +90,7 @@ def by_name(tools: Sequence[Mapping[str, Any]]) -> dict[str, Schema]:
 
 
 def check(schema: Any, where: str) -> None:
-    """Raises EINVAL for what is no JSON schema, as far as grammars look at it, and for one beyond any use."""
+    """Raise EINVAL for what is no JSON schema, in the parts that grammars look at, and for one of absurd size."""
     count = 0
 
     def bad(why: str) -> SyscallError:

@@ -1,9 +1,9 @@
 """Scripts: what a program does, apart from how it waits.
 
-A script is a generator that yields system calls and is sent their results ("sans I/O", as h11 and wsproto are written),
-so the same logic serves the blocking and the asynchronous face without being written twice. A stream is a
-script that also yields pieces of text for its consumer on the way. A call's error, Ctrl-C and cancellation are raised in
-the script where it waits; it may still make the calls of its cleanup before it passes them on.
+A script is a generator that yields system calls and is sent their results ("sans I/O", like h11 and wsproto), so that one
+text serves the blocking and the asynchronous face. A stream is a script that also yields pieces of text for its consumer.
+A call's error, Ctrl-C and cancellation are raised in the script where it waits; it may make calls to clean up before it
+passes them on.
 
     def grow(pid):                         # a script
         yield from ask(Feed(pid, [1, 2]))
@@ -14,12 +14,13 @@ the script where it waits; it may still make the calls of its cleanup before it 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar, cast
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self, TypeVar, cast
 
 from llmasos.syscalls import blocking
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -28,6 +29,8 @@ from llmasos.syscalls.table import Call, Kill, Read
 from llmasos.userland.sdk.tool_calls import BadCall, ToolCall
 
 R = TypeVar("R")
+S = TypeVar("S")
+P = TypeVar("P", bound="Owned")
 T = TypeVar("T")
 
 MAX_TOGETHER = 64  # calls of one `together` in flight at once, for a blocking program
@@ -36,24 +39,24 @@ CLEANUP_SECONDS = 5.0  # a program that is being cancelled waits no longer than 
 
 @dataclass(slots=True, frozen=True)
 class Together:
-    """Calls to make at once; the result is the list of their results. The first error, if any, is raised."""
+    """Calls to make at once. The result is the list of their results; the first error, if any, is raised."""
 
     calls: Sequence[Call[Any]]
 
 
 @dataclass(slots=True, frozen=True)
 class Piece:
-    """Text for the consumer of a stream: of the answer, or of a thought. A `call` of a tool has the record, or what is
-    wrong with what was meant as one."""
+    """A piece of an answer, for the consumer of a stream."""
 
     text: str
     kind: Literal["thought", "answer", "call"] = "answer"
-    call: ToolCall | BadCall | None = None
+    call: ToolCall | BadCall | None = None  # of kind "call": the call of a tool, or the text that is none and why
 
 
 @dataclass(slots=True, frozen=True)
 class Listener:
-    """Asks who runs the script for a function that says whether its consumer has left it, so that it is about to end."""
+    """Asks the runner of the script for a function that says whether its consumer has left it, so that it is about to
+    end."""
 
 
 Request = Call[Any] | Together | Listener
@@ -72,8 +75,8 @@ def together(calls: Sequence[Call[R]]) -> Generator[Together, Any, list[R]]:
 
 
 def interrupt(pid: int) -> Script[None]:
-    """Interrupt a decode for which nobody waits, and wait until it has ended, which is when the step under way has: who
-    asks next finds the process idle. One that has gone, or that takes too long, is left."""
+    """Interrupt a decode that has lost its consumer, and wait until it has ended, so that the next caller finds the
+    process idle. Gives up on a process that has ended, and after CLEANUP_SECONDS."""
     until = time.monotonic() + CLEANUP_SECONDS
     try:
         yield from ask(Kill(pid, Signal.INT))
@@ -100,8 +103,40 @@ def _do(kernel: blocking.Client, request: Request) -> Any:
         return list(pool.map(kernel, request.calls))
 
 
+class Owned(Protocol):
+    """A handle on a process that its `with` ends; `end` does so from elsewhere."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def end(self) -> None: ...
+
+
+def each(begin: Callable[[S], P], finish: Callable[[P, S], T], items: Sequence[S]) -> list[T]:
+    """For each item `begin` a process, `finish` what it is for, and end it; the results, in the order of the items. At
+    most MAX_TOGETHER work at once. After the first error, or Ctrl-C, all processes are ended and it is raised."""
+    working: list[P] = []
+
+    def one(item: S) -> T:
+        with begin(item) as process:
+            working.append(process)
+            return finish(process, item)
+
+    if len(items) <= 1:
+        return [one(item) for item in items]
+    with ThreadPoolExecutor(min(len(items), MAX_TOGETHER), "llmasos-each") as pool:
+        try:
+            return list(pool.map(one, items))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in working:
+                process.end()
+            raise
+
+
 def _stays() -> bool:
-    """A generator that is left ends at once: nobody sees it between the two."""
+    """A generator ends as soon as its consumer leaves it, so the answer is always no."""
     return False
 
 
@@ -131,7 +166,7 @@ def stream(kernel: blocking.Client, script: Stream[T], pid: int) -> Generator[st
 
 
 def pieces(kernel: blocking.Client, script: Stream[T], pid: int) -> Generator[Piece, None, None]:
-    """The pieces of a stream; a consumer that stops listening interrupts the decode of process `pid`."""
+    """The pieces of a stream. A consumer that leaves it interrupts the decode of process `pid`."""
     ended = False
     try:
         request = next(script)
@@ -144,7 +179,7 @@ def pieces(kernel: blocking.Client, script: Stream[T], pid: int) -> Generator[Pi
                 result = _do(kernel, request)
             except SyscallError as error:
                 request = script.throw(error)
-            except BaseException as error:  # Ctrl-C: a turn that had not been fed is taken back
+            except BaseException as error:  # Ctrl-C: the script takes back a turn that it has not fed
                 ended = True
                 try:
                     _interrupt(kernel, pid)
@@ -167,7 +202,7 @@ def pieces(kernel: blocking.Client, script: Stream[T], pid: int) -> Generator[Pi
 
 
 def _finish(kernel: blocking.Client, script: Stream[Any], request: Request | Piece) -> None:
-    """The cleanup of a script that was interrupted; ends with what the script raises."""
+    """Let an interrupted script clean up; raises what the script raises."""
     with suppress(StopIteration):
         while True:
             try:

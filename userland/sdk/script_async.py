@@ -1,10 +1,11 @@
-"""Running scripts (script.py) in a trio program. Apart from it, so that a program without trio does not import it."""
+"""Running scripts (script.py) in a trio program, in a file of its own, so that a program without trio does not import
+it."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from typing import Any, TypeVar, cast
 
 import trio
@@ -14,6 +15,7 @@ from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.table import Call
 from llmasos.userland.sdk.script import (
     CLEANUP_SECONDS,
+    MAX_TOGETHER,
     Listener,
     Piece,
     Request,
@@ -23,6 +25,8 @@ from llmasos.userland.sdk.script import (
     interrupt,
 )
 
+P = TypeVar("P", bound=AbstractAsyncContextManager[Any, None])
+S = TypeVar("S")
 T = TypeVar("T")
 Y = TypeVar("Y")
 
@@ -47,6 +51,36 @@ async def _do(kernel: client.Client, request: Request) -> Any:
     if errors:
         raise errors[0]
     return results
+
+
+async def each(begin: Callable[[S], Awaitable[P]], finish: Callable[[P, S], Awaitable[T]], items: Sequence[S]) -> list[T]:
+    """For each item `begin` a process, `finish` what it is for, and end it; the results, in the order of the items. At
+    most MAX_TOGETHER work at once. After the first error all processes are ended and it is raised."""
+
+    async def one(item: S) -> T:
+        async with await begin(item) as process:
+            return await finish(process, item)
+
+    if len(items) <= 1:
+        return [await one(item) for item in items]
+    results: dict[int, T] = {}
+    errors: list[SyscallError] = []
+    places = trio.CapacityLimiter(MAX_TOGETHER)
+    async with trio.open_nursery() as nursery:
+
+        async def keep(index: int, item: S) -> None:
+            try:
+                async with places:
+                    results[index] = await one(item)
+            except SyscallError as error:
+                errors.append(error)
+                nursery.cancel_scope.cancel()
+
+        for index, item in enumerate(items):
+            nursery.start_soon(keep, index, item)
+    if errors:
+        raise errors[0]
+    return [results[index] for index in range(len(items))]
 
 
 def _stays() -> bool:
@@ -76,7 +110,7 @@ async def run(kernel: client.Client, script: Script[T]) -> T:
 
 
 async def _finish(kernel: client.Client, script: Stream[Any], request: Request | Piece) -> None:
-    """The cleanup of a script that was cancelled; ends with what the script raises."""
+    """Let a cancelled script clean up; raises what the script raises."""
     with suppress(StopIteration):
         while True:
             try:
@@ -94,14 +128,14 @@ def stream(kernel: client.Client, script: Stream[T], pid: int) -> AsyncGenerator
 
 
 def pieces(kernel: client.Client, script: Stream[T], pid: int) -> AsyncGenerator[Piece, None]:
-    """The pieces of a stream; a consumer that is cancelled, or closes it, interrupts the decode of process `pid`."""
+    """The pieces of a stream. A consumer that leaves it, or is cancelled, interrupts the decode of process `pid`."""
     heard: list[weakref.ref[Any]] = []
     return _told(heard, _pieces(kernel, script, pid, heard))
 
 
 def _told(heard: list[weakref.ref[Any]], generator: AsyncGenerator[Y, None]) -> AsyncGenerator[Y, None]:
-    """Let a stream know which generator its consumer has. Who leaves an `async for` drops it, and trio closes it a
-    moment later."""
+    """Let a stream know which generator its consumer holds. A consumer that leaves an `async for` drops the generator,
+    and trio closes it a moment later."""
     heard.append(weakref.ref(generator))
     return generator
 

@@ -1,8 +1,8 @@
-"""The words of the simulated device, which has no files: a tokenizer made from the size of its vocabulary alone.
+"""The tokenizer of the simulated device, which has no files: made from the size of its vocabulary alone.
 
-The first ids are bytes, the common ones first, so any text can be said to it and comes back as it was; the others are
-made-up words of a few syllables, so that its answers can be read aloud, if not understood; the last is the end of a text.
-A text becomes nothing but bytes, as with a byte-level tokenizer that has learnt no merges.
+The first ids are bytes, the common ones first, so that any text can be encoded and comes back unchanged; the others are
+made-up words of a few syllables, so that answers can be read aloud, if not understood; the last id ends a text. A text
+always becomes bytes, as with a byte-level tokenizer without merges.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}" + END + "\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
-LEAST = 4  # ids that make a text: " ", "a", "b" and the end
-MOST_WORDS = 1 << 17  # ids beyond them have no word, and are silent
+LEAST = 4  # ids that can make a text: " ", "a", "b" and the end
+MOST_WORDS = 1 << 17  # ids beyond these have no word, and no text
 _COMMON = (" " + string.ascii_lowercase + "\n.,?!'" + string.digits + string.ascii_uppercase).encode()
 _SYLLABLES = [consonant + vowel for consonant in "bdfghjklmnprstvwz" for vowel in "aeiou"]
 
 
 class SimTokenizer(Tokenizer):
-    """The words of all simulated models of one size of vocabulary."""
+    """The tokenizer of all simulated models with one size of vocabulary."""
 
     def __init__(self, core: Any, settings: Settings, vocab: int) -> None:
         super().__init__(core, settings)
@@ -46,8 +46,8 @@ class SimTokenizer(Tokenizer):
 
 @functools.lru_cache(maxsize=4)
 def sim_tokenizer(vocab: int) -> Tokenizer:
-    """The tokenizer of a simulated model with `vocab` ids. Raises ENOTSUP where these are too few for any text. Where
-    they are fewer than bytes, a text that has others is EINVAL."""
+    """The tokenizer of a simulated model with `vocab` ids. Raises ENOTSUP if they are too few for any text. If they are
+    fewer than bytes, encoding a text with other bytes raises EINVAL."""
     from tokenizers import AddedToken, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Core
 
@@ -60,7 +60,7 @@ def sim_tokenizer(vocab: int) -> Tokenizer:
     letters = _letters()[:ordinary]
     names = chain(letters, _words(min(ordinary, MOST_WORDS) - len(letters)))
     ids = {name: i for i, name in enumerate(names)} | {END: vocab - 1}
-    model: Any = models.BPE(ids, [], unk_token="")  # there is no such token: a byte that has no id is refused
+    model: Any = models.BPE(ids, [], unk_token="")  # there is no such token: a byte without an id is refused
     core = Core(model)
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
@@ -69,8 +69,8 @@ def sim_tokenizer(vocab: int) -> Tokenizer:
 
 
 def _letters() -> list[str]:
-    """The bytes in the order of their ids, as byte-level tokenizers write them: such as are seen as they are, the others
-    as letters from U+0100 on (GPT-2's table)."""
+    """The bytes in the order of their ids, as byte-level tokenizers write them: visible ones as they are, the others as
+    letters from U+0100 on (GPT-2's table)."""
     seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     table = [chr(byte if byte in seen else next(others)) for byte in range(256)]
@@ -79,7 +79,7 @@ def _letters() -> list[str]:
 
 
 def _words(count: int) -> list[str]:
-    """So many words, each with a space before it, as `_letters` writes that."""
+    """`count` words, each with a space before it, in the letters of `_letters`."""
     space = _letters()[0]
     words = chain.from_iterable(product(_SYLLABLES, repeat=length) for length in (2, 3))
     return [space + "".join(word) for word in islice(words, max(0, count))]

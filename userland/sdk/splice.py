@@ -1,8 +1,8 @@
 """The model's own ids put into a conversation as its template renders it.
 
-An answer keeps the ids that the model made, which need not be those that its text would be encoded to. Where the
-template shows all of an answer, all of its ids stand from the end of the prompt that it answered to what closed it; where
-it leaves out thoughts or writes calls anew, only the ids of the parts that it shows do.
+An answer keeps the ids that the model made, which may differ from an encoding of its text. If the template shows all of
+an answer, all its ids stand in the result, from the end of the prompt before it to the token that closed it; if the
+template leaves out thoughts or writes calls anew, only the ids of the parts that it shows do.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Kind = Literal["whole", "thought", "answer", "call"]
 
 @dataclass(slots=True, frozen=True)
 class Spliced:
-    """A conversation as ids, with its messages at their new places in them. From `behind` on stands what follows the last
-    answer (-1: it is not to be seen); `end_stayed`: what ended that answer is in the ids."""
+    """A conversation as ids, with its messages at their new places. `behind` is where the text after the last answer
+    begins (-1: unknown); `end_stayed`: the token that ended that answer is among the ids."""
 
     ids: list[int]
     said: list[Said]
@@ -33,7 +33,7 @@ class Spliced:
 
 @dataclass(slots=True)
 class _Piece:
-    """Ids of the model's in the place of a stretch of the rendering."""
+    """Ids of the model in place of a stretch of the rendering."""
 
     place: Span
     ids: Sequence[int]
@@ -42,8 +42,8 @@ class _Piece:
 
 
 def closed(tokenizer: Tokenizer, traits: Traits, ends: Collection[int], ids: Sequence[int]) -> int:
-    """How many tokens at an answer's end are no part of what it says: those of the template's closing that the model
-    wrote itself, or the one that ended it. Any other control token is its own word: the answer ended by length."""
+    """The number of tokens at an answer's end that are not part of it: those of the template's closing that the model
+    wrote itself, or the one that ended it. Any other control token is part of it: the answer ended by length."""
     close, added = traits.close, tokenizer.added
     for overlap in range(min(len(close), len(ids)), 0, -1):
         if tuple(ids[-overlap:]) == close[:overlap] and any(i in added for i in close[:overlap]):
@@ -52,7 +52,7 @@ def closed(tokenizer: Tokenizer, traits: Traits, ends: Collection[int], ids: Seq
 
 
 class Splice:
-    """One conversation: `messages` is what the template is given, `into` puts ids of `log` into what it makes of it."""
+    """One conversation: `messages` go to the template, `into` puts ids of `log` into the rendering."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Splice:
         self._ends = ends
         self._said = said
         self._log = log
-        self._slots: list[tuple[int, Kind]] = []  # what each Own of the messages is, in the order in which they stand
+        self._slots: list[tuple[int, Kind]] = []  # what each Own in the messages is, in their order
         self._pieces: list[_Piece] = []
         self.messages = [self._message(number, one) for number, one in enumerate(said)]
 
@@ -97,7 +97,7 @@ class Splice:
         return Spliced(ids, said, behind, stayed)
 
     def _message(self, number: int, one: Said) -> Message:
-        """A message for the template; what the model said in it has its place marked."""
+        """A message for the template, with marks at the places of the model's words."""
         message = dict(one.message)
         if not one.made:
             return dict(special(message)) if one.special else message
@@ -122,8 +122,8 @@ class Splice:
         return Own(text, ())
 
     def _find(self, number: int, places: dict[Kind, Span], text: str, tokens: Sequence[Token]) -> bool:
-        """Find where an answer's ids stand: whole if the template shows all of it, else in its parts. Returns whether
-        what ended it stands there."""
+        """Find the place of an answer's ids: the whole answer if the template shows all of it, else its parts. Returns
+        whether the token that ended it stands there."""
         one, calls = self._said[number], bool(self._said[number].message.get("tool_calls"))
         if one.whole is not None and places and self._complete(one, places):
             ids = self._log[slice(*one.whole)]
@@ -151,21 +151,21 @@ class Splice:
         return closed(self._tokenizer, self._traits, self._ends, ids)
 
     def _complete(self, one: Said, places: dict[Kind, Span]) -> bool:
-        """Whether the template shows all that the model said."""
+        """Whether the template shows the whole answer."""
         thought = bool(one.message.get("reasoning_content")) and self._traits.thoughts != "text"
         calls = bool(one.message.get("tool_calls"))
         return (not thought or "thought" in places) and (not calls or "call" in places)
 
     def _start(self, text: str, one: Said, first: int, thought: bool) -> int | None:
-        """Where an answer begins: behind the prompt that it answered, of which `lead` is the end, if the rendering has
-        that before `first` with nothing between but white space, or what the model wrote there too."""
+        """The place where an answer begins: behind the prompt before it, which ends in `lead`, if the rendering has that
+        before `first` with only white space between, or what the model wrote there too."""
         at = text.rfind(one.lead, 0, first) if one.lead else -1
         start = at + len(one.lead)
         if at < 0 or one.whole is None or (self._pieces and start < self._pieces[-1].place[1]):
             return None
         between = "".join(text[start:first].split())
         head = one.answer if not thought and self._traits.thoughts != "text" else None
-        if head is not None:  # all that stands before the answer's own words must be there, an empty thought too
+        if head is not None:  # all that precedes the answer's own words must be there, an empty thought too
             said = self._tokenizer.decode(self._log[one.whole[0] : head[0]], special=True)
             return start if "".join(said.split()) == between else None
         said = self._tokenizer.decode(self._log[one.whole[0] : one.whole[0] + 4 * len(between) + 8], special=True)
@@ -173,8 +173,8 @@ class Splice:
 
 
 def _end(text: str, tokens: Sequence[Token], last: int, closer: Sequence[int], *, anywhere: bool) -> tuple[int, bool]:
-    """Where an answer ends that the rendering shows up to `last`: behind what closed it if the template writes that next
-    (with `anywhere`: wherever behind it), else at `last`; and whether it is so."""
+    """The place where an answer ends that the rendering shows up to `last`: behind the closing if the template writes
+    that next (with `anywhere`: anywhere behind it), else at `last`; and whether it is the former."""
     if not closer:
         return last, False
     for at in range(bisect_left(tokens, last, key=lambda token: token.start), len(tokens)):
@@ -186,7 +186,7 @@ def _end(text: str, tokens: Sequence[Token], last: int, closer: Sequence[int], *
 
 
 def _moved(one: Said, spans: dict[Kind, Span]) -> Said:
-    """A message whose ids stand at other places, or no more."""
+    """A message whose ids stand at other places, or nowhere."""
     whole = spans.get("whole")
     if whole is None or one.whole is None:
         return Said(one.message, None, spans.get("thought"), spans.get("answer"), one.lead)

@@ -1,9 +1,9 @@
 """Conversations as a model's chat template writes them, as token ids.
 
-The ids are those of transformers' `apply_chat_template(..., sanitize_control_tokens=True)`: what the template writes is
-control, what messages say is text. What that call leaves open is closed here: keys of dictionaries are text too, and
-roles, which templates join into control tokens, are of a fixed set. An answer that the model gave can stand in a message
-with its own ids, which then stand in the rendering where its text would.
+The ids are those of transformers' `apply_chat_template(..., sanitize_control_tokens=True)`: the template's own text is
+control, messages are text. Two gaps of that call are closed here: keys of dictionaries are text too, and roles, which
+templates join into control tokens, are of a fixed set. An answer of the model can stand in a message with its own ids,
+which then stand in the rendering in place of its text.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ ROLES = frozenset(
         "tool_result", "tool_results", "critic", "latest_reminder",
     }
 )  # fmt: skip
-OF_THE_TEMPLATE = frozenset({"messages", "tools", "documents", "add_generation_prompt"})  # what it gets by itself
+OF_THE_TEMPLATE = frozenset({"messages", "tools", "documents", "add_generation_prompt"})  # it gets them anyway
 _REASONING = ("reasoning_content", "thinking", "reasoning")
-_FIRST_SIGN, _LAST_SIGN = 0xF0002, 0xFFFFD  # private use: stand around answers that have their own ids
+_FIRST_SIGN, _LAST_SIGN = 0xF0002, 0xFFFFD  # private use: around answers that have their own ids
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """What a model has said, in the place of a string of a message: the text, and the ids that it made."""
+    """A model's text in place of a string in a message, with the ids that the model made."""
 
     text: str
     ids: tuple[int, ...]
 
 
 class Special(str):
-    """A text of a message whose control tokens are control: its author says so."""
+    """A text of a message whose control tokens are control tokens, because its author says so."""
 
     __slots__ = ()
 
 
 class Parts(tuple[str, ...]):
-    """A text put together of texts, some of them special."""
+    """A text put together from texts, some of them special."""
 
     __slots__ = ()
 
 
 def special(value: Any) -> Any:
-    """A message's value with all of its texts special; keys are names, which are never control."""
+    """A message's value with all its texts special. Keys are names, and never control."""
     if isinstance(value, str):
         return Special(value)
     if isinstance(value, Mapping):
@@ -62,9 +62,8 @@ def special(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """A conversation as text. Where it is `marked`, marks stand around what is not control although it is spelled so;
-    `places` are where in the text the `Own` of the messages stand, in their order, None for what the template leaves out.
-    """
+    """A conversation as text. If it is `marked`, marks stand around text that spells control tokens and is none; `places`
+    are the places of the messages' `Own` texts in their order, None for those that the template leaves out."""
 
     tokenizer: Tokenizer
     text: str
@@ -74,15 +73,15 @@ class Rendering:
 
     @property
     def plain(self) -> str:
-        """The text as it is read."""
+        """The text without marks."""
         return self.text.replace(MARK, "").replace(UNMARK, "") if self.marked else self.text
 
     def tokens(self) -> list[Token]:
-        """The tokens of the text, that of the answers included."""
+        """The tokens of the text, those of the answers included."""
         return self.tokenizer.encode_marked(self.text) if self.marked else self.tokenizer.tokens(self.text)
 
     def ids(self) -> list[int]:
-        """The ids, with the answers' own where their text is."""
+        """The ids, with the answers' own in place of their text."""
         shown = sorted((place, own) for place, own in zip(self.places, self.owns, strict=True) if place is not None)
         if not shown:
             return self.tokenizer.encode_text(self.text, marked=self.marked)
@@ -94,7 +93,7 @@ class Rendering:
 
     def stretches(self, places: Sequence[tuple[int, int]], prompted: Collection[int] = ()) -> list[list[int]]:
         """The ids of what stands before, between and behind places of the text, which are in order and do not overlap.
-        Before those numbered in `prompted` a prompt has ended: a space that stood there stays a token."""
+        Before the places numbered in `prompted` a prompt has ended: a space that stood there stays a token."""
         tokens, done, found = self.tokens(), 0, list[list[int]]()
         if not places:
             return [[token.id for token in tokens]]
@@ -104,7 +103,7 @@ class Rendering:
             prompt = number in prompted
             last = next((i for i in range(len(near) - 1, -1, -1) if near[i].id in self.tokenizer.added), None)
             if prompt and last is not None and near[last].start >= done:
-                # Behind an added token a prompt's end is encoded as it was when it was one.
+                # Behind an added token a prompt's end is encoded as when it was one.
                 tail = self.tokenizer.encode_text(self.text[near[last].start : start], marked=self.marked)
                 found.append([*self._between(near[:last], done, near[last].start), *tail])
             else:
@@ -113,11 +112,11 @@ class Rendering:
         return found
 
     def before(self, number: int) -> list[int]:
-        """The ids before the answer of that number, others' own among them."""
+        """The ids before the answer of that number, with the other answers' own."""
         return self._part(number, 0)
 
     def after(self, number: int) -> list[int]:
-        """The ids behind the answer of that number, others' own among them."""
+        """The ids behind the answer of that number, with the other answers' own."""
         return self._part(number, 1)
 
     def _part(self, number: int, side: int) -> list[int]:
@@ -135,7 +134,7 @@ class Rendering:
         return ids + self._between(tokens, done, len(self.text) if side else at)
 
     def _between(self, tokens: Sequence[Token], start: int, end: int, *, spaces: bool = False) -> list[int]:
-        """Ids of what stands between two answers. Of a token that reaches into an answer, what lies outside is encoded by
+        """The ids of the text between two answers. If a token reaches into an answer, the part outside is encoded by
         itself, unless it is a space before one (without `spaces`): sentencepiece writes that with the word."""
         if start >= end:
             return []
@@ -154,9 +153,9 @@ class Rendering:
 
 
 class ChatTemplate:
-    """The chat templates of one tokenizer. A broken one matters only when it is asked for.
+    """The chat templates of one tokenizer. A broken one raises only when it is used.
 
-    `window` is the model's context in tokens (0: unknown); a text too long for it is refused (see `text.checked`).
+    `window` is the model's context in tokens (0: unknown); a longer text is refused (see `text.checked`).
     """
 
     def __init__(self, tokenizer: Tokenizer, window: int = 0) -> None:
@@ -165,9 +164,9 @@ class ChatTemplate:
         self._sources = tokenizer.settings.templates
 
     def source(self, template: str | None = None, *, tools: bool = False) -> str:
-        """The template to use: that of a name, else the one for tools where there are any, else the default one.
+        """The template to use: the named one, else the one for tools if there are tools, else the default one.
 
-        Raises SyscallError: ENOTSUP if the model has none, EINVAL if none of that name.
+        Raises SyscallError: ENOTSUP if the model has none, EINVAL if it has none of that name.
         """
         names = sorted(self._sources)
         if not names:
@@ -203,9 +202,9 @@ class ChatTemplate:
     ) -> Rendering:
         """A conversation as the template writes it, with `prompt` up to where the model answers.
 
-        `variables` are further ones of the template (`enable_thinking`); `now` is the time that it may write.
-        With `allow_special` the messages may spell control tokens. Instructions that the template refuses (a system
-        role that it does not know) go before the first question. Raises SyscallError: EINVAL with the template's words.
+        `variables` are further ones of the template (`enable_thinking`); `now` is the time that it may write. With
+        `allow_special` the messages may spell control tokens. Instructions that the template refuses (a system role that
+        it does not know) go before the first question. Raises SyscallError: EINVAL with the template's words.
         """
         source = self.source(template, tools=tools is not None)
         told = _checked(messages, any_role=allow_special)
@@ -274,7 +273,7 @@ class ChatTemplate:
 
 
 def _checked(messages: Sequence[Mapping[str, Any]], *, any_role: bool) -> list[dict[str, Any]]:
-    """The messages as templates take them: fields that are None left out."""
+    """The messages as templates take them, without fields that are None."""
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
         raise SyscallError(Errno.EINVAL, f"a conversation is a list of messages, not {type(messages).__name__}")
     told = []
@@ -296,7 +295,7 @@ def _checked(messages: Sequence[Mapping[str, Any]], *, any_role: bool) -> list[d
 
 @functools.lru_cache(maxsize=32)
 def _takes_parts(source: str) -> bool:
-    """Whether a template knows contents that are lists of parts; others would write them as Python does."""
+    """Whether a template knows contents that are lists of parts; others would write them as Python prints them."""
     from llmasos.userland.sdk.sandbox import compiled
 
     asked = [{"role": "user", "content": [{"type": "text", "text": "alpha"}]}]
@@ -310,7 +309,7 @@ def _takes_parts(source: str) -> bool:
 
 
 def _joined(message: dict[str, Any]) -> dict[str, Any]:
-    """A message with the text parts of its content as one text."""
+    """A message with the text parts of its content joined."""
     content = message.get("content")
     if not isinstance(content, (list, tuple)):
         return message
@@ -331,7 +330,7 @@ def _joined(message: dict[str, Any]) -> dict[str, Any]:
 
 def _merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
     """The conversation with its instructions before the first question, as the makers of models without a system role
-    advise; None if it does not begin so."""
+    advise; None if it does not begin with instructions."""
     if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
         return None
     system, question = messages[0].get("content"), messages[1].get("content")
@@ -350,7 +349,7 @@ def _merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
 
 
 def _plain(value: Any, said: Callable[[str], str], own: Callable[[Own], str]) -> Any:
-    """What a template may see of a value: plain data, with its texts (keys too) as `said` writes them."""
+    """The part of a value that a template may see: plain data, whose texts (keys too) `said` writes."""
     if isinstance(value, Own):
         return own(value)
     if isinstance(value, Parts):
@@ -379,13 +378,13 @@ def _plain(value: Any, said: Callable[[str], str], own: Callable[[Own], str]) ->
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    """Thoughts under the names that templates look for."""
+    """A message with its thoughts under the names that templates look for."""
     found = next((message[key] for key in _REASONING if message.get(key) is not None), None)
     return message if found is None else {"thinking": found, **message, "reasoning_content": found}
 
 
 def _signs(values: Any) -> int:
-    """The first of a row of characters that occur in none of these values."""
+    """The first characters of a row that occur in none of these values."""
     highest = _FIRST_SIGN - 1
     queue = [values]
     while queue:
@@ -403,7 +402,7 @@ def _signs(values: Any) -> int:
 
 
 def _without_signs(text: str, signs: int, count: int) -> tuple[str, tuple[tuple[int, int] | None, ...]]:
-    """The text without the signs, and what stood between each pair of them."""
+    """The text without the signs, and the stretch between each pair of them."""
     if not count:
         return text, ()
     parts: list[str] = []

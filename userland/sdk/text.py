@@ -1,9 +1,9 @@
-"""Text and tokens: texts that go on from others, the incremental detokenizer, and stop strings.
+"""Text and tokens: text that continues other text, the incremental detokenizer, and stop strings.
 
-The kernel deals in token ids only; everything about characters is here. The detokenizer holds back what the next token
-may still change (half a UTF-8 character, a space a metaspace tokenizer has not decided on), as vLLM's and TGI's do; the
-pieces it gives join to the text of the whole. One exception: where a model writes bytes that are no text right after some
-that are, a byte-fallback tokenizer decodes the whole run as unreadable; here what was given stays as it is.
+The kernel deals in token ids only; characters are dealt with here. The detokenizer holds back what the next token may
+still change (half a UTF-8 character, a space that a metaspace tokenizer has not decided on), as vLLM's and TGI's do; its
+pieces join to the text of the whole. One exception: where a model writes bytes that are no text right after bytes that
+are, a byte-fallback tokenizer decodes the whole run as unreadable; here the text that was given stays.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from collections.abc import Callable, Sequence
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.userland.sdk.tokenizer import Tokenizer
 
-BEFORE = 8  # tokens before a text that are enough to decode it as what follows them
-CHARACTERS_PER_TOKEN = 64  # more than any text has on average: words have some 4, runs of spaces at most this
-_UNFINISHED = "\ufffd"  # what decoders put for bytes that are no character (yet)
+BEFORE = 8  # enough tokens before a text to decode it as their continuation
+CHARACTERS_PER_TOKEN = 64  # more than any text has on average: words have some 4, runs of spaces this many at most
+_UNFINISHED = "\ufffd"  # decoders write it for bytes that are no character (yet)
 
 
 @functools.lru_cache(maxsize=16)
 def begins_apart(tokenizer: Tokenizer) -> bool:
-    """Whether a text's beginning is written unlike its middle: sentencepiece puts a space before the first word, and
-    takes it away again, so that a text's continuation is not what it would be as a text of its own."""
+    """Whether the tokenizer writes a text's beginning unlike its middle: sentencepiece puts a space before the first
+    word, and removes it when it decodes, so that a continuation has other ids than the same text alone."""
     ids = tokenizer.encode("a b", control=True)
     return tokenizer.decode(ids) != "".join(tokenizer.decode([i]) for i in ids)
 
 
 def decode_after(decoder: Callable[[Sequence[int]], str], before: Sequence[int], ids: Sequence[int]) -> str:
-    """Text of `ids` as they stand behind `before`."""
+    """The text of `ids` where they follow `before`."""
     known, whole = decoder(before), decoder([*before, *ids])
     return whole[len(known) :] if whole.startswith(known) else decoder(ids)
 
 
 def checked(text: str, window: int) -> str:
-    """A text that can be tokenized for a context of `window` tokens (0: unknown).
+    """The text, if it can be tokenized for a context of `window` tokens (0: unknown).
 
-    Raises SyscallError: E2BIG if it cannot possibly fit, since tokenizing takes seconds for each million characters;
-    EINVAL for half a surrogate pair, which no tokenizer takes.
+    Raises SyscallError: E2BIG if it cannot possibly fit, because tokenizing takes seconds for each million characters;
+    EINVAL for half of a surrogate pair, which no tokenizer takes.
     """
     most = window * CHARACTERS_PER_TOKEN
     if window and len(text) > most:
@@ -58,7 +58,7 @@ def checked(text: str, window: int) -> str:
 
 
 def encode_after(tokenizer: Tokenizer, text: str, *, control: bool) -> list[int]:
-    """Ids of a text that goes on from another, whatever that is: without a space of sentencepiece's before it."""
+    """The ids of a text that continues any other: without sentencepiece's space before it."""
     for anchor in ("\n", ".", text[:1]):
         lead = tokenizer.encode(anchor, control=control)
         ids = tokenizer.encode(anchor + text, control=control)
@@ -70,13 +70,13 @@ def encode_after(tokenizer: Tokenizer, text: str, *, control: bool) -> list[int]
 
 
 class Detokenizer:
-    """Turns a stream of ids into pieces of text that are final once given; `before` are ids that stand before them."""
+    """Turns a stream of ids into pieces of text that are final once given. `before` are the ids before them."""
 
     def __init__(self, decoder: Callable[[Sequence[int]], str], before: Sequence[int] = ()) -> None:
         self._decode = decoder
         self._ids = list(before)
-        self._from = 0  # ids before it no longer influence what comes
-        self._given = len(self._ids)  # ids before it have been given as text
+        self._from = 0  # ids before this one no longer influence the text
+        self._given = len(self._ids)  # ids before this one have been given as text
 
     def push(self, ids: Sequence[int]) -> str:
         """The text that these ids make certain; may be empty."""
@@ -88,22 +88,22 @@ class Detokenizer:
         return piece
 
     def flush(self) -> str:
-        """What was held back, when no more ids come."""
+        """The text that was held back, when no more ids arrive."""
         piece = self._piece()
         self._from = self._given = len(self._ids)
         return piece
 
     def _piece(self) -> str:
-        """The text of the ids not given yet, as it stands behind those before them."""
+        """The text of the ids that have not been given yet, as it follows those before them."""
         known = self._decode(self._ids[self._from : self._given])
         whole = self._decode(self._ids[self._from :])
         if whole.startswith(known):
             return whole[len(known) :]
-        return self._decode(self._ids[self._given :])  # they have made unreadable what was given: it stays
+        return self._decode(self._ids[self._given :])  # they have made the given text unreadable; it stays
 
 
 class StopStrings:
-    """Watches a stream of pieces for strings that end it; holds back what may be the beginning of one."""
+    """Watches a stream of pieces for strings that end it, and holds back a possible beginning of one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         if any(not stop for stop in stops):
@@ -114,7 +114,8 @@ class StopStrings:
         self.stopped = False
 
     def push(self, piece: str) -> str:
-        """What of the text so far can be given; after `stopped`, the text before the stop string, and nothing more."""
+        """The part of the text so far that can be given; once `stopped`, the text before the stop string, and nothing
+        more."""
         if self.stopped:
             return ""
         text = self._held + piece
@@ -130,14 +131,14 @@ class StopStrings:
         return text[:cut]
 
     def flush(self) -> str:
-        """What was held back, when no more text comes."""
+        """The text that was held back, when no more arrives."""
         text, self._held = self._held, ""
         self.given += len(text)
         return text
 
     @staticmethod
     def _begun(text: str, stop: str) -> int:
-        """Length of the longest end of `text` that begins `stop`."""
+        """The length of the longest end of `text` that begins `stop`."""
         for length in range(min(len(stop) - 1, len(text)), 0, -1):
             if text.endswith(stop[:length]):
                 return length

@@ -1,8 +1,9 @@
-"""Thoughts, answer and calls of what a model says, told apart while it streams.
+"""Thoughts, answer and calls in the text of a model, told apart while it streams.
 
 Reasoning models write their thoughts into the same stream as the answer, between marks of their family (`<think>`,
-`[THINK]`, channels of harmony). Engines are told the family; here the marks are found in the template and the vocabulary,
-and whether a thought is open already is seen from the end of the prompt, where templates like DeepSeek R1's open it.
+`[THINK]`, channels of harmony). Other engines are configured with the family; here the marks are found in the template
+and the vocabulary, and the end of the prompt shows whether a thought is open already, where templates like DeepSeek R1's
+open it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from llmasos.userland.sdk.tool_calls import BadCall, CallReader, ToolCall, begun
 
 Kind = Literal["thought", "answer", "call"]
 
-# Families' marks: what opens a thought, what closes it, what stands behind that before the answer.
+# Families' marks: the one that opens a thought, the one that closes it, the text between that and the answer.
 _FAMILIES = (
     ("<think>", "</think>", ""),
     ("<thinking>", "</thinking>", ""),
@@ -41,14 +42,14 @@ _FAMILIES = (
 _HARMONY = ("<|channel|>", "<|message|>", "<|start|>")
 _FINAL = "<|end|><|start|>assistant<|channel|>final<|message|>"
 _CHANNELS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>", "<|constrain|>")
-# The same with recipients in the place of channels: what is said to itself is thought (muse-glimmer).
+# The same with recipients in place of channels: a message to oneself is thought (muse-glimmer).
 _RECIPIENTS = ("<|start|>", "<|message|>", "<|eom|>", "<|eot|>")
 _TO_SELF, _TO_USER = " to=self<|message|>", "<|eom|><|start|>assistant to=user<|message|>"
 
 
 @dataclass(slots=True, frozen=True)
 class ThoughtMarks:
-    """A family's marks. `way` is what is fed to bring a thinking model to its answer; `harmony`: messages with
+    """A family's marks. `way` is the text to feed to bring a thinking model to its answer. `harmony`: messages with
     headers, not marks, whose own marks are `messages`."""
 
     open: str
@@ -70,7 +71,7 @@ class ThoughtMarks:
 
 @dataclass(slots=True, frozen=True)
 class Part:
-    """A stretch of what a model says. A `call` has the record, or what is wrong with it, and the text as `text`."""
+    """A stretch of a model's text. A `call` has the record, or the fault, and its text as `text`."""
 
     kind: Kind
     text: str
@@ -78,8 +79,8 @@ class Part:
 
 
 def marks_of(source: str, tokens: Collection[str], between: str = "") -> ThoughtMarks | None:
-    """The marks of a model: by its template's text, else by the added tokens of its vocabulary. `between` is what the
-    template writes between a thought and the answer behind it, if it writes thoughts at all."""
+    """The marks of a model, from its template's text, else from the added tokens of its vocabulary. `between` is the
+    template's text between a thought and the answer behind it, if it writes thoughts at all."""
     if all(mark in source for mark in _HARMONY):
         return ThoughtMarks("<|channel|>analysis<|message|>", "<|end|>", "", _FINAL, harmony=True)
     if all(mark in source for mark in (*_RECIPIENTS, "to=self")):
@@ -94,7 +95,7 @@ def marks_of(source: str, tokens: Collection[str], between: str = "") -> Thought
 
 
 def opened_in(prompt: str, marks: ThoughtMarks | None) -> bool:
-    """Whether a prompt has opened a thought that the model goes on with."""
+    """Whether a prompt has opened a thought that the model continues."""
     if marks is None or marks.harmony:
         return False
     tail = prompt.rstrip()
@@ -102,7 +103,7 @@ def opened_in(prompt: str, marks: ThoughtMarks | None) -> bool:
 
 
 class Reader(Protocol):
-    """Takes what a model says in pieces, each either text or one special token."""
+    """Takes a model's text piece by piece; a piece is text or one special token."""
 
     @property
     def mode(self) -> str: ...
@@ -124,8 +125,8 @@ def reader(
     header: str = "",
     calling: bool = False,
 ) -> Reader:
-    """A reader for one answer. `opened`: the prompt has opened a thought; `header`: for harmony, what the prompt has
-    written of the message's header; `calling`: it has opened what may be a call."""
+    """A reader of one answer. `opened`: the prompt has opened a thought; `header`: for harmony, the part of the message's
+    header that the prompt has written; `calling`: the prompt has opened a possible call."""
     if marks is not None and marks.harmony:
         if marks.recipients:
             return HarmonyReader(header, marks.messages, lambda: CallReader(formats, schemas))
@@ -143,14 +144,14 @@ class AnswerReader:
         self._known = "\0".join(mark for mark in known if mark)
         self._held = ""
         self._mode: Literal["start", "thought", "answer"] = "thought" if opened else "start"
-        self._thought = False  # whether this thought has begun to say something
-        self._after = False  # whether a thought stood before
+        self._thought = False  # whether this thought has begun to have text
+        self._after = False  # whether a thought came before
         if marks is None:
             self._mode = "answer"
 
     @property
     def mode(self) -> str:
-        """Where it is: in a `thought`, in the `answer`, or before either (`start`)."""
+        """Where the reader is: in a `thought`, in the `answer`, or before either (`start`)."""
         return self._mode
 
     @property
@@ -158,7 +159,8 @@ class AnswerReader:
         return self._mode == "thought"
 
     def push(self, piece: str, *, special: bool = False) -> list[Part]:
-        """What is certain so far. A special token that is no mark is no text, but in a call, whose form may have more."""
+        """The parts that are certain so far. A special token that is no mark is no text, except in a call, whose form may
+        contain it."""
         if special and piece not in self._known and not self._calls.inside:
             return []
         parts: list[Part] = []
@@ -174,7 +176,7 @@ class AnswerReader:
         return parts
 
     def flush(self) -> list[Part]:
-        """What was held back, when no more comes."""
+        """The parts that were held back, when no more text arrives."""
         parts = self.push("")
         text, self._held = self._held, ""
         if self._mode == "thought":
@@ -230,8 +232,8 @@ def _part(event: str | ToolCall | BadCall) -> Part:
 
 
 class HarmonyReader:
-    """Messages with headers: the channel `analysis`, and what is said to oneself, is thought, `final` and a `commentary`
-    to nobody are the answer, what is sent to a tool is a call: arguments in JSON, or what `calls` reads."""
+    """Messages with headers. The channel `analysis`, and a message to oneself, is thought; `final`, and a `commentary`
+    without a recipient, is the answer; a message to a tool is a call: arguments in JSON, or what `calls` reads."""
 
     def __init__(
         self,
@@ -245,17 +247,17 @@ class HarmonyReader:
         self._longest = max(map(len, marks))
         self._held = ""
         self._header = header
-        self._inside = False  # whether a message's body is being said
+        self._inside = False  # whether the reader is in a message's body
         self._call = ""
 
     @property
     def mode(self) -> str:
-        """Where it is: in a `thought`, in the `answer`, in a `call`, or in a `header`."""
+        """Where the reader is: in a `thought`, in the `answer`, in a `call`, or in a `header`."""
         return self._kind if self._inside else "header"
 
     @property
     def thinking(self) -> bool:
-        """Until a message to somebody begins: the model may think as much as it likes."""
+        """Whether no message with a recipient has begun: the model may think on."""
         return not self._inside or self._kind == "thought"
 
     @property

@@ -1,8 +1,8 @@
 """A model's tokenizer: text to token ids and back, by the `tokenizers` library itself.
 
-What transformers' PreTrainedTokenizerFast does around that library is done here without it, so that a program reads its
-first prompt without the seconds that importing transformers takes; ids and texts are the same. Unlike there, text is
-not control: where a caller says so, a text that spells `<|im_end|>` becomes the ordinary tokens of these ten characters.
+It does what transformers' PreTrainedTokenizerFast does around that library, so that a program reads its first prompt
+without the seconds that importing transformers takes; ids and texts are the same. Unlike there, text is not control: if
+the caller says so, a text that spells `<|im_end|>` becomes the ordinary tokens of these ten characters.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from typing import Any, NamedTuple
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.userland.sdk.bounds import Bounds
 
-# Stand around a control token that was spelled in a text, so that it is encoded as text. Private use: no text has them.
+# Around a control token that a text spells, so that it is encoded as text. Private use: no text has them.
 MARK, UNMARK = "\U000f0000", "\U000f0001"
 _MARKED = re.compile(f"{MARK}([^{MARK}{UNMARK}]*){UNMARK}|[{MARK}{UNMARK}]")
 _LOOKS, _LOOKS_PER_CHARACTER = (
     5_000_000,
     8,
 )  # for control tokens in a text; Phi has runs of spaces of 23 lengths
-_UNTOLD = ("truncation", "padding", "version")  # of a tokenizer's JSON: says nothing about what ids mean
+_UNTOLD = ("truncation", "padding", "version")  # fields of a tokenizer's JSON that do not change what ids mean
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a model's files say around the tokenizer itself."""
+    """The settings in a model's files around the tokenizer itself."""
 
     named: Mapping[str, str] = field(default_factory=dict)  # "bos_token" and the like: variables of the templates
     extra: tuple[str, ...] = ()  # further special tokens, without a name
     templates: Mapping[str, str] = field(default_factory=dict)  # chat templates by name; a single one is "default"
-    control: tuple[str, ...] | None = None  # added tokens that are control, special or not; None: those templates spell
-    response_template: Any = None  # how an answer is taken apart, in transformers' format
+    control: tuple[str, ...] | None = None  # added tokens that are control; None: those that templates spell
+    response_template: Any = None  # how to take an answer apart, in transformers' format
     split_special: bool = False  # special tokens are never found in text
 
 
 class Token(NamedTuple):
-    """One token and the characters of the text it stands for."""
+    """One token, and the characters of the text that it stands for."""
 
     id: int
     start: int
@@ -49,7 +49,7 @@ class Token(NamedTuple):
 
 
 class Added(NamedTuple):
-    """A token found in a text before it is cut into words."""
+    """A token that is found in a text before the text is cut into words."""
 
     content: str
     special: bool
@@ -67,7 +67,7 @@ class Spellings:
         self._first = re.compile("[" + "".join(map(re.escape, sorted(lengths))) + "]") if lengths else None
 
     def find(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where they stand, as (start, end); they do not overlap. Raises E2BIG for a text that would take too long."""
+        """Their places, as (start, end), without overlaps. Raises E2BIG for a text that would take too long."""
         at = looked = 0
         most = _LOOKS + _LOOKS_PER_CHARACTER * len(text)
         while self._first is not None and (found := self._first.search(text, at)):
@@ -89,7 +89,7 @@ class Spellings:
                 at += 1
 
     def mark(self, text: str) -> str:
-        """The text with marks around them; marks that it had already are taken out first."""
+        """The text with marks around them; marks that it had before are removed first."""
         if MARK in text or UNMARK in text:
             text = text.replace(MARK, "").replace(UNMARK, "")
         parts, done = list[str](), 0
@@ -100,7 +100,7 @@ class Spellings:
 
 
 class Tokenizer:
-    """One model's words. `core` is a `tokenizers.Tokenizer`; its truncation and padding are switched off."""
+    """One model's tokenizer. `core` is a `tokenizers.Tokenizer` with truncation and padding switched off."""
 
     def __init__(self, core: Any, settings: Settings) -> None:
         core.no_truncation()
@@ -117,7 +117,7 @@ class Tokenizer:
 
     @functools.cached_property
     def special_ids(self) -> frozenset[int]:
-        """Ids of the tokens that are left out of a text."""
+        """The ids of tokens that a text leaves out."""
         return frozenset(i for i, token in self.added.items() if token.special)
 
     @functools.cached_property
@@ -145,7 +145,7 @@ class Tokenizer:
 
     @functools.cached_property
     def digest(self) -> str:
-        """A digest of all that decides what an id means and how text is cut into ids."""
+        """A digest of everything that decides what an id means and how text is cut into ids."""
         whole = json.loads(self.core.to_str())
         about = {
             "special": sorted({*self.settings.named.values(), *self.settings.extra}),
@@ -156,7 +156,7 @@ class Tokenizer:
     # Control
 
     def control(self, *sources: str) -> Spellings:
-        """What these chat templates (none: all of the model's) take for control: special tokens, and those added ones
+        """What these chat templates (none given: all of the model's) take for control: special tokens, and the added ones
         that the model's makers name or the templates themselves write, except white space."""
         sources = sources or tuple(self.settings.templates.values())
         if sources not in self._controls:
@@ -167,7 +167,7 @@ class Tokenizer:
         if self.settings.control is not None:
             named: Callable[[str], bool] = frozenset(self.settings.control).__contains__
         else:
-            from llmasos.userland.sdk.sandbox import literals  # brings jinja2, which plain texts do not need
+            from llmasos.userland.sdk.sandbox import literals  # imports jinja2, which plain texts do not need
 
             written = "\0".join(filter(None, map(literals, sources)))
             named = lambda token: token in written and not token.isspace()  # noqa: E731
@@ -176,8 +176,8 @@ class Tokenizer:
     # Text to ids
 
     def encode(self, text: str, *, control: bool, begin: bool = False) -> list[int]:
-        """Ids of a text. With `control`, what spells a control token is that token; without, it stays text. `begin` adds
-        what the tokenizer puts around a text of its own (a BOS token, say).
+        """The ids of a text. With `control`, text that spells a control token becomes that token; without, it stays text.
+        `begin` adds what the tokenizer puts around a text (a BOS token, say).
 
         Raises SyscallError: EINVAL for what this tokenizer cannot encode, E2BIG if it makes too much of it, ETIME if it
         takes too long.
@@ -202,24 +202,24 @@ class Tokenizer:
         return [], []
 
     def encode_text(self, text: str, *, marked: bool) -> list[int]:
-        """Ids of a text, in which control tokens that stay text may stand between marks."""
+        """The ids of a text in which control tokens that stay text may stand between marks."""
         if marked and (MARK in text or UNMARK in text):
             return [token.id for token in self.encode_marked(text)]
         return self._ids(self.core, text, False)
 
     def tokens(self, text: str) -> list[Token]:
-        """Tokens of a text, and where they stand in it."""
+        """The tokens of a text, with their places in it."""
         return self._tokens(self.core, text)
 
     def encode_marked(self, text: str) -> list[Token]:
-        """Tokens of a text in which control tokens that stay text stand between marks."""
+        """The tokens of a text in which control tokens that stay text stand between marks."""
         if MARK not in text and UNMARK not in text:
             return self._tokens(self.core, text)
         tokens: list[Token] = []
         done = 0
         for found in _MARKED.finditer(text):
             spelled = found[1]
-            if spelled is not None and spelled not in self._added_ids:  # two lone marks: they are only left out
+            if spelled is not None and spelled not in self._added_ids:  # two lone marks: they are just left out
                 tokens += self._piece(text, done, found.start())
                 tokens += self._piece(text, found.start(1), found.end(1))
             else:
@@ -230,11 +230,11 @@ class Tokenizer:
         return tokens + self._piece(text, done, len(text))
 
     def encode_inside(self, text: str) -> list[Token]:
-        """Tokens of a text that stands behind another, whatever that is."""
+        """The tokens of a text that follows any other text."""
         return self._inside(self.core, text, 0) if text else []
 
     def _piece(self, text: str, start: int, end: int) -> list[Token]:
-        """Tokens of a part of a text, found as if it were all; but not as if the text began there."""
+        """The tokens of a part of a text, found as if the part were all of it, but not as if the text began there."""
         if start == 0:
             return self._tokens(self.core, text[:end])
         if start == end:
@@ -242,7 +242,8 @@ class Tokenizer:
         return self._inside(self.core, text[start:end], start)
 
     def _inside(self, core: Any, piece: str, start: int) -> list[Token]:
-        """A piece behind a line break that is taken away again, or sentencepiece would put a space before it."""
+        """A piece behind a line break, which is then removed; otherwise sentencepiece would put a space before the
+        piece."""
         break_ids = self._break
         tokens = self._tokens(core, "\n" + piece)
         if [token.id for token in tokens[: len(break_ids)]] == break_ids:
@@ -256,8 +257,9 @@ class Tokenizer:
         return self._ids(self.core, "\n", False)
 
     def _as_text(self, spelled: str, start: int) -> list[Token]:
-        """An added token's spelling as ordinary tokens. A vocabulary that has it among its ordinary ones (Unigram) is
-        given it in two pieces; the token of what is unknown stands for itself. EINVAL if only this token can write it."""
+        """An added token's spelling as ordinary tokens. A vocabulary that has it among its ordinary tokens (Unigram) gets
+        it in two pieces; the token for unknown text stands for itself. Raises EINVAL if only the added token can write
+        it."""
         token = self._added_ids[spelled]
         for cut in range(len(spelled)):
             parts = [part for part in (spelled[:cut], spelled[cut:]) if part]
@@ -274,7 +276,7 @@ class Tokenizer:
 
     @functools.cached_property
     def _unknown(self) -> str | None:
-        """The token that the model gives for what it does not know."""
+        """The model's token for unknown text."""
         return self.settings.named.get("unk_token") or getattr(self.core.model, "unk_token", None)
 
     @functools.cached_property
@@ -305,5 +307,6 @@ class Tokenizer:
     # Ids to text
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
-        """Text of ids; special tokens are left out unless `special`. Raises SyscallError: EINVAL for what is no id."""
+        """The text of ids; special tokens are left out unless `special`. Raises SyscallError: EINVAL for what is no
+        id."""
         return self._bounds.decode(self.core, list(ids), special)

@@ -1,9 +1,9 @@
-"""What the files around `tokenizer.json` may hold: each field that is read has a kind, and what is of another is refused
-by its name, before anything is made of it. Libraries let Python fail where it happens to ("'int' object has no
-attribute 'items'"), which tells whoever has such a file nothing.
+"""The fields of the files around `tokenizer.json`: each one that is read has a type, and a value of another is refused by
+its field's name before it is used. Libraries let Python fail where it happens to ("'int' object has no attribute
+'items'"), which does not help the owner of such a file.
 
-Two fields change `tokenizer.json` itself: `fast_tokenizer_files` names others for other versions of transformers, and
-`fix_mistral_regex` puts right how early files of Mistral's cut words. Both are heeded as transformers 5.24 heeds them.
+Two fields change `tokenizer.json` itself: `fast_tokenizer_files` names other files for other versions of transformers,
+and `fix_mistral_regex` mends the way in which early files of Mistral's cut words. Both work as in transformers 5.24.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-AS_OF = (5, 24)  # the version of transformers that is gone by
+AS_OF = (5, 24)  # the version of transformers that is followed
 _VERSIONED = re.compile(r"tokenizer\.(.*)\.json")
 _PATCHED_FROM = 100_000  # ids; smaller vocabularies are left as they are
 _MISTRALS = ("mistral", "mistral3", "voxtral", "ministral", "pixtral")
@@ -83,7 +83,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def checked_fields(file: Path, fields: Mapping[str, Any]) -> None:
-    """Raises EIO for a field of another kind than it is to have. A field that is null is as good as not there."""
+    """Raise EIO for a field of a wrong type. A field that is null counts as absent."""
     for name, (fits, wanted) in _KINDS.items():
         value = fields.get(name)
         if not fits(value) and (value is not None or (name == "added_tokens_decoder" and name in fields)):
@@ -91,7 +91,7 @@ def checked_fields(file: Path, fields: Mapping[str, Any]) -> None:
 
 
 def checked_ids(file: Path, ids: Mapping[str, Any]) -> None:
-    """Raises EIO if that is no table of ids by token."""
+    """Raise EIO unless that is a table of ids by token."""
     for token, i in ids.items():
         if isinstance(i, bool) or not isinstance(i, int) or not _is_id(i):
             raise _odd(file, token, "the id of a token, a whole number", i)
@@ -104,8 +104,8 @@ def _odd(file: Path, name: str, wanted: str, found: Any) -> SyscallError:
 
 
 def versioned(file: Path, names: list[str], default: str) -> str:
-    """Which of several files is the tokenizer: the last one, in the order of their names, that is for no later version
-    of transformers. Raises EIO for a name that is none, or of another directory."""
+    """The file among several that is the tokenizer: the last one, in the order of their names, that is for no later
+    version of transformers. Raises EIO for a name that is none, or that is in another directory."""
     found = {match[1]: name for name in names if (match := _VERSIONED.search(name))}
     chosen = default
     for version in sorted(found):
@@ -119,8 +119,8 @@ def versioned(file: Path, names: list[str], default: str) -> str:
 
 
 def with_mistral_words(core: Any, config: Mapping[str, Any], model: Mapping[str, Any] | None) -> None:
-    """Cut words as Mistral's models learnt them, if `fix_mistral_regex` says so and the model (its `config.json`; None:
-    there is none) is one that transformers before 5.0 has written."""
+    """Cut words as Mistral's models learnt them, if `fix_mistral_regex` says so and a transformers before 5.0 wrote the
+    model (its `config.json`; None: there is none)."""
     from tokenizers import Regex, pre_tokenizers
 
     before = core.pre_tokenizer

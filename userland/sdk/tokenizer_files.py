@@ -1,8 +1,9 @@
-"""A tokenizer from a model's files: `tokenizer.json` decides, whatever class the model names for itself.
+"""A tokenizer from a model's files: `tokenizer.json` decides, whatever class the model names.
 
-What is read around it is what transformers' PreTrainedTokenizerFast reads (`tokenizer_config.json`,
-`special_tokens_map.json`, `added_tokens.json`, chat templates), and added to the tokenizer in the same order, since ids
-come of it. Files of other kinds are left to transformers, which runs no code of a repository here and asks nothing.
+The other files are those that transformers' PreTrainedTokenizerFast reads (`tokenizer_config.json`,
+`special_tokens_map.json`, `added_tokens.json`, chat templates), added to the tokenizer in the same order, because the
+order makes the ids. Files of other kinds are left to transformers, which here runs no code of a repository and asks
+nothing.
 """
 
 from __future__ import annotations
@@ -33,17 +34,18 @@ _MOST = {TOKENIZER: 256 << 20, TEMPLATE: 1 << 20}  # bytes; the largest publishe
 _MOST_ELSE = 32 << 20
 _LONGEST = 4096  # characters of an added token; the longest published have some 100
 
-_loading = threading.Lock()  # a tokenizer is loaded once, and transformers is never imported by two threads at once
+_loading = threading.Lock()  # a tokenizer is loaded once, and two threads never import transformers at once
 
 
 def load_tokenizer(path: str) -> Tokenizer:
-    """The tokenizer of a model directory, GGUF file (or hub name). One is loaded anew when its files have changed.
+    """The tokenizer of a model directory, a GGUF file or a name of the hub. It is loaded anew when its files have
+    changed.
 
-    Raises SyscallError: ENOENT (no such directory), EIO (what is there is no tokenizer).
+    Raises SyscallError: ENOENT (no such directory), EIO (its files are no tokenizer).
     """
     place = path
     if not os.path.exists(path) or _gguf_alone(path):
-        from llmasos.modelfiles import source  # brings numpy, which a directory's words do not need
+        from llmasos.modelfiles import source  # imports numpy, which the tokenizer of a directory does not need
 
         place = os.fspath(source.find(path))
     with _loading:
@@ -51,7 +53,7 @@ def load_tokenizer(path: str) -> Tokenizer:
 
 
 def _gguf_alone(path: str) -> bool:
-    """Is that a directory of GGUF files, in which the words are?"""
+    """Whether that is a directory of GGUF files, which hold the vocabulary."""
     if not os.path.isdir(path) or os.path.exists(os.path.join(path, "config.json")):
         return False
     names = os.listdir(path)
@@ -59,7 +61,7 @@ def _gguf_alone(path: str) -> bool:
 
 
 def _stamps(path: str) -> tuple[tuple[str, int, int, int], ...]:
-    """What changes with the files of a tokenizer."""
+    """Values that change when the files of a tokenizer change."""
     found = []
     if os.path.isfile(path):
         of = os.stat(path)
@@ -104,7 +106,7 @@ def _loaded(path: str, stamps: object) -> Tokenizer:
 
 
 def _tokenizer_of(directory: Path) -> Path:
-    """The file of a directory that is its tokenizer; there may be none. Raises EIO for a configuration that is odd."""
+    """The file of a directory that is its tokenizer, or None. Raises EIO for a wrong configuration."""
     config = _read_json(directory / CONFIG)
     checked_fields(directory / CONFIG, config)
     names = config.get("fast_tokenizer_files")
@@ -164,7 +166,7 @@ def _from_directory(directory: Path, file: Path) -> Tokenizer:
 
 
 def _named_extra(config: dict[str, Any]) -> dict[str, Any]:
-    """Further special tokens that have names; they are taken out of the configuration."""
+    """Further special tokens that have names; they are removed from the configuration."""
     if not isinstance(config.get("extra_special_tokens"), dict):
         return {}
     return dict(config.pop("extra_special_tokens"))
@@ -193,7 +195,7 @@ def _complete(core: Any, listed: Mapping[int, Any], named: Mapping[str, Any], ex
 
 
 def _of_older_files(directory: Path, config: dict[str, Any], tokenizer: bytes) -> dict[int, Any]:
-    """Added tokens as they were written before `added_tokens_decoder`; the special ones' names go into `config`."""
+    """The added tokens of files older than `added_tokens_decoder`; the names of the special ones go into `config`."""
     from tokenizers import AddedToken
 
     older, ids = directory / "special_tokens_map.json", directory / "added_tokens.json"
@@ -229,7 +231,7 @@ def _added(token: Any) -> Any:
 
 
 def _token(value: Any) -> Any:
-    """A token's text, or all about it."""
+    """A token's text, or everything about it."""
     return value if isinstance(value, str) else _added(value)
 
 
@@ -238,7 +240,7 @@ def _content(token: Any) -> str:
 
 
 def _templates(directory: Path, config: dict[str, Any]) -> dict[str, str]:
-    """The chat templates by name; files come before what the configuration says."""
+    """The chat templates by name; files precede the configuration."""
     found: dict[str, str] = {}
     if (directory / TEMPLATE).exists():
         found["default"] = _read(directory / TEMPLATE).decode()
@@ -269,7 +271,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _read(file: Path) -> bytes:
-    """A regular file of bearable size."""
+    """The text of a regular file of tolerable size."""
     of = file.stat()
     most = (
         _MOST[TOKENIZER]
@@ -283,7 +285,7 @@ def _read(file: Path) -> bytes:
 
 
 def _by_transformers(path: str) -> Tokenizer:
-    """A tokenizer of other files than tokenizer.json, which transformers knows how to convert."""
+    """A tokenizer from files other than tokenizer.json, which transformers converts."""
     try:
         from transformers import AutoTokenizer
     except ImportError:
@@ -300,7 +302,7 @@ def _by_transformers(path: str) -> Tokenizer:
             f"the tokenizer of {path} ({type(found).__name__}) cannot be written as {TOKENIZER}; work with token ids",
         )
     control_only = {*found.all_special_tokens, *map(str, found.added_tokens_decoder.values())}
-    if core.get_vocab(with_added_tokens=False).keys() <= control_only:  # a class of a model's, made of no file
+    if core.get_vocab(with_added_tokens=False).keys() <= control_only:  # a class of a model's own, made without a file
         raise SyscallError(
             Errno.EIO,
             f"{path} has no files of a tokenizer; work with token ids, or add {TOKENIZER} to the model",

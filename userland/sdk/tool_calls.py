@@ -1,9 +1,8 @@
-"""Tool calls in what a model says: told apart from its text while it streams, and read into records.
+"""Tool calls in a model's answer: told apart from its text while it streams, and read into records.
 
-As vLLM's and llama.cpp's tool parsers do; here a model's form is found out rather than configured: by what its template
-makes of a call (a form counts if it reads that call back), else by the tokens and words that the template and vocabulary
-have. What opens like a call and cannot be read is given as a `BadCall` with its text and the reason; nothing raises out
-of a stream.
+As vLLM's and llama.cpp's tool parsers do; but here a model's form is found out, not configured: by what its template
+makes of a call (a form counts if it reads that call back), else by the tokens and words of template and vocabulary. Text
+that opens like a call and cannot be read becomes a `BadCall` with the text and the reason; a stream never raises for it.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ __all__ = ["BadCall", "CallReader", "ToolCall", "formats_of", "schemas_of"]
 
 _TOOL, _KEY, _VALUE = "zq_tool", "zq_key", "zq value"
 _PROBE = ToolCall(_TOOL, {_KEY: _VALUE})
-# How a call without marks may begin, as far as it has come: what cannot go on so is text.
+# Possible beginnings of a call without marks; text that cannot become one is text.
 _BARE = {
     "{": ('{"name"', '{"type"', '{"function"', '{"parameters"', '{"arguments"'),
     "functools": ("functools[",),
@@ -44,17 +43,17 @@ _PYTHON_CALL = re.compile(r"\[\s*([A-Za-z_][\w.]*\s*(\(|$)|$)")
 
 @dataclass(slots=True, frozen=True)
 class BadCall:
-    """What was meant as calls and is none: its text, and why."""
+    """Text that the model meant as calls of tools and that is none."""
 
-    text: str
-    reason: str
+    text: str  # what it wrote
+    reason: str  # why that is no call
 
 
 Event = str | ToolCall | BadCall
 
 
 def schemas_of(tools: Sequence[dict[str, Any]]) -> Schemas:
-    """The parameters' schemas of each tool, of definitions as templates take them."""
+    """The schemas of each tool's parameters, from definitions as templates take them."""
     found: dict[str, Mapping[str, Any]] = {}
     for tool in tools:
         inner = tool.get("function", tool)
@@ -64,17 +63,17 @@ def schemas_of(tools: Sequence[dict[str, Any]]) -> Schemas:
 
 
 class CallReader:
-    """Takes an answer in pieces; gives its text, its calls and its malformed calls, in order."""
+    """Reads an answer piece by piece, and gives its text, its calls and its malformed calls in order."""
 
     def __init__(self, formats: Sequence[CallFormat], schemas: Schemas = NO_SCHEMAS, *, opened: bool = False) -> None:
         self._marked = [form for form in formats if not form.bare]
         self._bare = [form for form in formats if form.bare]
         self._schemas = schemas
-        self._held = ""  # what may begin a mark
-        self._blank: list[str] = []  # white space that is no part of the text if calls follow
+        self._held = ""  # a possible beginning of a mark
+        self._blank: list[str] = []  # white space that is not part of the text if calls follow
         self._inside: CallFormat | None = None
         self._scan = CloseScan("", "none")
-        self._began = False  # whether something that is no white space has been given or read
+        self._began = False  # whether anything but white space has been given or read
         self._calls = 0
         if opened:
             self._open(formats[0])
@@ -90,7 +89,7 @@ class CallReader:
         return [mark for form in self._marked for mark in (form.open, form.close) if mark]
 
     def push(self, piece: str) -> list[Event]:
-        """What is certain of the answer so far."""
+        """The events of the answer that are certain so far."""
         events: list[Event] = []
         while piece:
             if self._inside is not None:
@@ -101,7 +100,7 @@ class CallReader:
         return events
 
     def flush(self) -> list[Event]:
-        """What was held back, when no more comes."""
+        """The events that were held back, when no more text arrives."""
         events: list[Event] = []
         form, self._inside = self._inside, None
         if form is None:
@@ -120,7 +119,7 @@ class CallReader:
         self._scan = CloseScan(form.close, form.strings)
 
     def _push_text(self, text: str) -> tuple[list[Event], str]:
-        """Takes a text outside of calls; gives what it certainly says, and what is to be taken next."""
+        """Take a text outside of calls; gives what is certain of it, and what to take next."""
         self._held = ""
         if not self._began and self._bare:
             stripped = text.lstrip()
@@ -155,7 +154,7 @@ class CallReader:
         return ([said] if said else []), ""
 
     def _opened_at(self, text: str) -> tuple[int, CallFormat | None]:
-        """Where the first calls are opened, and of what form; of several at one place the longest mark counts."""
+        """The place where the first calls open, and their form; of several at one place, the longest mark wins."""
         found = [(at, -len(form.open), i) for i, form in enumerate(self._marked) if (at := text.find(form.open)) >= 0]
         if not found:
             return -1, None
@@ -163,7 +162,7 @@ class CallReader:
         return at, self._marked[index]
 
     def _push_inside(self, form: CallFormat, piece: str) -> tuple[list[Event], str]:
-        """Takes a piece of calls; gives what it completes, and what stands behind the calls."""
+        """Take a piece of calls; gives the calls that it completes, and what stands behind them."""
         undecided = self._scan.length < BEGINNING
         room = MOST_CHARACTERS + 1 - self._scan.length
         closed = self._scan.push(piece[:room])
@@ -187,7 +186,7 @@ class CallReader:
         return [], ""
 
     def _gave_up(self, text: str, rest: str) -> tuple[list[Event], str]:
-        """What looked like calls of a form without marks is text."""
+        """Treat what looked like calls of a form without marks as text."""
         self._inside = None
         return [text], rest
 
@@ -211,18 +210,18 @@ class CallReader:
 
     @staticmethod
     def _body(form: CallFormat, text: str) -> str:
-        """What a bare form is read from: its opening belongs to the literal, unless it is a word."""
+        """The text to read a bare form from: its opening belongs to the literal, unless it is a word."""
         stripped = text.lstrip()
         return stripped.removeprefix(form.open) if form.open.isalpha() else stripped
 
 
 def begun(text: str, mark: str) -> int:
-    """Length of the longest end of `text` that begins `mark`."""
+    """The length of the longest end of `text` that begins `mark`."""
     return next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:n])), 0)
 
 
 def _may_be(form: CallFormat, text: str) -> bool:
-    """Whether a text can still become a call of a form without marks; its first characters tell."""
+    """Whether a text can still become a call of a form without marks; its first characters decide."""
     text = text[:BEGINNING]
     if form.open == "[":
         return bool(_PYTHON_CALL.match(text)) if text.startswith("[") else False
@@ -239,12 +238,12 @@ def formats_of(
     tokens: Collection[str] = (),
     known: Sequence[CallFormat] = (),
 ) -> tuple[CallFormat, ...]:
-    """The forms in which a model calls. `written` gives what the template makes of a message with one call (nothing, if
-    it makes nothing of it; else to the text's end, and without what closes any answer), `source` is the template's own
-    text, `tokens` are the added tokens of the vocabulary, `known` what
-    the model's makers say themselves, of which the template shows only how it is written.
+    """The forms in which a model calls. `written` is what the template makes of a message with one call (empty if it
+    makes nothing of it; else up to the text's end, without what closes any answer); `source` is the template's text;
+    `tokens` are the added tokens of the vocabulary; `known` is the form by the model's makers, of which the template
+    shows only how it is written.
 
-    More than one can come out: what the template shows, and what opens with a token that only calls have.
+    There may be several: the form that the template shows, and one that opens with a token that only calls have.
     """
     texts = written(_PROBE)
     if known:
@@ -260,13 +259,13 @@ def formats_of(
 
 
 def narrowed(form: CallFormat, texts: Sequence[str]) -> CallFormat:
-    """A form with those of its shapes that a template has written the probe in; with all, if it has none of them."""
+    """A form with those of its shapes in which a template has written the probe; with all of them if there is none."""
     shapes = tuple(shape for shape in form.shapes if any(shape.writes(_TOOL, text) for text in texts))
     return replace(form, shapes=shapes or form.shapes)
 
 
 def reads_back(form: CallFormat, text: str, call: ToolCall) -> bool:
-    """Whether a form finds just this call in a text."""
+    """Whether a form reads just this call from a text."""
     reader = CallReader([form])
     found = [event for event in (*reader.push(text), *reader.flush()) if not isinstance(event, str)]
     return (

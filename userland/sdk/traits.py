@@ -1,7 +1,7 @@
-"""What a chat template does with answers, found out by rendering probes: how thoughts and calls are marked, what is
-left out of the past, what ends an answer.
+"""What a chat template does with answers, found out by rendering probes: how it marks thoughts and calls, what it leaves
+out of the past, what ends an answer.
 
-Engines have tables of model families for this; a template shows it itself. Only what it shows nothing of (the marks of
+Other engines have tables of model families for this; a template shows it itself. Only what it does not show (the marks of
 thoughts in a template that leaves them out, say) is looked up by the family's words in its text and vocabulary.
 """
 
@@ -38,9 +38,9 @@ _CALL = ToolCall("look", {"at": "it"})
 
 @dataclass(slots=True, frozen=True)
 class Traits:
-    """What a template does with answers. `stops`: the added tokens with which it closes one; `thoughts`: whether it takes
-    them as a field of their own, leaves them out, or has them as part of the text; `close`: the ids behind an answer that
-    do not depend on what follows; `gap`: a thought that it leaves out leaves the white space behind it."""
+    """What a template does with answers. `stops`: the added tokens that close one; `thoughts`: whether it takes them as a
+    field of their own, leaves them out, or has them as part of the text; `close`: the ids behind an answer that do not
+    depend on what follows; `gap`: whether a thought that it leaves out leaves its white space behind."""
 
     marks: ThoughtMarks | None
     formats: tuple[CallFormat, ...]
@@ -51,7 +51,7 @@ class Traits:
 
 
 class Renders(Protocol):
-    """Renders messages, with a tool among the tools if `tooled` and there are none. Raises SyscallError."""
+    """Renders messages; with `tooled` there is a tool among the tools even if there are none. Raises SyscallError."""
 
     def __call__(self, messages: Sequence[Message], *, prompt: bool = False, tooled: bool = False) -> Rendering: ...
 
@@ -76,13 +76,13 @@ def user(text: str) -> Message:
 
 
 def told(call: ToolCall, number: int) -> dict[str, Any]:
-    """A call as templates take it. One without an id gets one of nine letters and digits, as Mistral wants them."""
+    """A call as templates take it. A call without an id gets one of nine letters and digits, as Mistral's want it."""
     name = call.id or f"call{number:05d}"
     return {"id": name, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def common(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """Length of what two sequences have in common at their beginnings."""
+    """The length of the common beginning of two sequences."""
     most = min(len(one), len(other))
     if one[:most] == other[:most]:
         return most
@@ -103,7 +103,8 @@ class _Probe:
             return None
 
     def thought_shown(self) -> tuple[bool, str]:
-        """Whether the template writes an answer's thought that it is given beside its text, and what between the two."""
+        """Whether the template writes a thought that is given beside an answer's text, and what it writes between the
+        two."""
         answer = {"role": "assistant", "reasoning_content": Own(THOUGHT, ()), "content": Own(ANSWER, ())}
         called = {**answer, "tool_calls": [told(_CALL, 0)]}
         for message in (answer, called):
@@ -131,7 +132,7 @@ class _Probe:
         return texts[0] == texts[1] != texts[2]
 
     def written(self, call: ToolCall) -> list[str]:
-        """What the template makes of an answer with one call: to its end, and without what closes any answer."""
+        """The template's text of an answer with one call, to its end and without what closes any answer."""
         asked = [user(USER)]
         for content in ("", None):
             answer: Message = {"role": "assistant", "content": content, "tool_calls": [told(call, 0)]}
@@ -149,8 +150,8 @@ class _Probe:
         return []
 
     def close(self) -> tuple[int, ...]:
-        """The ids behind an answer that are the same whether it is the last or not. Where a role's opening closes it
-        (GLM), none."""
+        """The ids behind an answer that are the same whether it is the last or not. None where a role's opening closes it
+        (GLM)."""
         answered = [user(USER), {"role": "assistant", "content": Own(ANSWER, ())}]
         last, first = self._try(answered), self._try([*answered, user(NEXT)], prompt=True)
         if last is None or first is None or last.places[0] is None or first.places[0] is None:
@@ -159,8 +160,8 @@ class _Probe:
         return tuple(ids[: common(ids, last.after(0))])
 
     def stops(self) -> list[int]:
-        """The added tokens with which the template closes a last answer, with or without a call, but none that it writes
-        between thoughts, calls and answer as well."""
+        """The added tokens with which the template closes a last answer, with or without a call, except those that it
+        also writes between thoughts, calls and answer."""
         own = {"role": "assistant", "content": Own(ANSWER, ())}
         call = told(_CALL, 0)
         found: list[int] = []

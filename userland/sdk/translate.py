@@ -1,8 +1,8 @@
-"""A context in another model's words: what `exec` gives a process when its new model has another tokenizer.
+"""A context in another model's vocabulary: the log that `exec` gives a process whose new model has another tokenizer.
 
-Token ids are one model's affair: equal numbers of them do not make equal vocabularies, so those are compared by what
-stands in them. A conversation is taken apart into its turns by the old model's chat template and put together by the new
-one's; it counts as one only if putting it together by the old one gives the log again. Everything else is text.
+Vocabularies of equal size need not be equal, so their contents are compared. The old model's chat template takes a
+conversation apart into its turns, and the new one's puts it together; it counts as a conversation only if the old
+template makes the same log of it again. Everything else is text.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def same_words(one: Language, other: Language) -> bool:
 
 def same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
     """Whether equal ids are equal tokens, however text is cut into them: those of a GGUF file and of the directory that
-    it was made of. One of them may have more behind, as files have that pad a vocabulary to its embeddings."""
+    it was made from. One of the two may have more at its end, as files have that pad a vocabulary to its embeddings."""
     fewer, more = sorted((one.core.get_vocab(), other.core.get_vocab()), key=len)
     return all(more.get(token) == i for token, i in fewer.items()) and all(
         i >= len(fewer) for token, i in more.items() if token not in fewer
@@ -40,14 +40,15 @@ def same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
 
 @dataclass(slots=True, frozen=True)
 class Conversation:
-    """What was said; `answer` is what the model has said so far to the last message, None if that is not a question."""
+    """The messages of a conversation. `answer` is the model's text so far in reply to the last one; None if that is no
+    question."""
 
     messages: list[Message]
     answer: str | None
 
 
 def conversation_in(language: Language, ids: Sequence[int]) -> Conversation | None:
-    """The conversation that a log holds; None if it is none, or cannot be told from text."""
+    """The conversation that a log holds; None if there is none, or none that can be told from text."""
     if language.chat is None:
         return None
     text = language.decode(ids, special=True)
@@ -56,7 +57,7 @@ def conversation_in(language: Language, ids: Sequence[int]) -> Conversation | No
             found = _taken_apart(language, text, instructed=instructed)
             if found is not None and _squeezed(_put_together(language, found)) == _squeezed(text):
                 return found
-        except (SyscallError, ValueError):  # one that knows no such role, or does not show what was said
+        except (SyscallError, ValueError):  # a template without such a role, or one that does not show the message
             continue
     return None
 
@@ -72,12 +73,12 @@ def _put_together(language: Language, found: Conversation) -> str:
 
 
 def _squeezed(text: str) -> str:
-    """Without its white space: templates trim what is said."""
+    """A text without its white space: templates trim messages."""
     return "".join(text.split())
 
 
 def _taken_apart(language: Language, text: str, *, instructed: bool) -> Conversation | None:
-    """The turns of a log's text, by what the template puts around those of a probe; with `instructed`, a system prompt
+    """The turns of a log's text, by what the template puts around those of a probe. With `instructed`, a system prompt
     stands first."""
     head: list[Message] = [{"role": "system", "content": _SYSTEM}] if instructed else []
     asked: list[Message] = [*head, {"role": "user", "content": _USER}]
@@ -124,7 +125,7 @@ def _turns(rest: str, messages: list[Message], before_answer: str, between: str,
 
 
 def translated(old: Language, new: Language, ids: Sequence[int]) -> list[int]:
-    """The ids of another model's that say what these say. Raises E2BIG if they are too many for it."""
+    """Another model's ids of the same text. Raises E2BIG if they are too many for it."""
     if not ids:
         return []
     found = conversation_in(old, ids)
@@ -138,13 +139,13 @@ def translated(old: Language, new: Language, ids: Sequence[int]) -> list[int]:
 
 
 def carried(old: Language, new: Language, known: Dialogue | None, ids: Sequence[int]) -> tuple[list[int], list[bytes]]:
-    """The ids of another model's that say what these say, and the record of the conversation that they are. What is known
-    of it (`known`) decides what was said; without that, the ids' text. Raises E2BIG if they are too many for it."""
+    """Another model's ids of the same conversation, and its record. `known`, the conversation in the records, decides;
+    without it, the ids' text does. Raises E2BIG if they are too many for the model."""
     if known is None or old.chat is None or new.chat is None:
         return translated(old, new, ids), []
-    heeded = new.chat.heeded(known.setup.variables)
-    setup = msgspec.structs.replace(known.setup, variables=heeded, template=None)
-    if ids and (not known.said or (known.cut and not known.asked)):  # text that nobody has said
+    variables = new.chat.known_variables(known.setup.variables)
+    setup = msgspec.structs.replace(known.setup, variables=variables, template=None)
+    if ids and (not known.said or (known.cut and not known.asked)):  # text outside of any message
         return translated(old, new, ids), [packed(Entry(setup=setup))]
     said, answer = [one.message for one in known.said], ""
     if known.asked or len(ids) > known.end:
@@ -165,7 +166,7 @@ def carried(old: Language, new: Language, known: Dialogue | None, ids: Sequence[
 
 
 def _fitting(old: Language, new: Language, ids: Sequence[int], result: list[int]) -> list[int]:
-    """The result, if the new model can have as many."""
+    """The result, if the new model has room for it."""
     most = min(new.model.context or MAX_TOKENS_PER_CALL, MAX_TOKENS_PER_CALL)
     if len(result) > most:
         raise SyscallError(
@@ -193,7 +194,7 @@ def _chat_ids(new: Language, found: Conversation) -> list[int]:
 
 
 def _as_text(found: Conversation) -> str:
-    """A conversation for a model that has learnt none: who said what, a line each."""
+    """A conversation for a model without a chat template: each message on a line, after its role."""
     lines = [f"{message['role']}: {message['content'].strip()}" for message in found.messages]
     if found.answer is not None:
         lines.append(f"assistant: {found.answer.strip()}".rstrip())

@@ -1,6 +1,6 @@
-"""Conversations with processes, as scripts: what is said is fed by the chat template, the answer listened to.
+"""Conversations with processes, as scripts: feed messages by the chat template, and follow the answer.
 
-What is known of a conversation beside its ids is kept with the process (dialogue.py), so another program, a fork or a
+A conversation's roles, tools and messages are stored with the process (dialogue.py), so another program, a fork or a
 restored image goes on with it. A turn that cannot be fed or answered leaves the log as it was.
 """
 
@@ -38,35 +38,34 @@ from llmasos.userland.sdk.tool_calls import BadCall, ToolCall, schemas_of
 
 T = TypeVar("T")
 Y = TypeVar("Y")
-Left = Callable[[], bool]  # whether the consumer of a turn has left it, so that it is about to end
+Left = Callable[[], bool]  # whether the consumer of a turn has left it, so that the turn is about to end
 
 
 @dataclass(slots=True)
 class Answer:
-    """What a model has said in one turn. `bad`: what was meant as calls and is none."""
+    """What a model said in one turn."""
 
-    text: str = ""
-    thought: str = ""
-    calls: list[ToolCall] = field(default_factory=list)
-    bad: list[BadCall] = field(default_factory=list)
+    text: str = ""  # the answer, without thoughts and calls
+    thought: str = ""  # what it thought before it answered
+    calls: list[ToolCall] = field(default_factory=list)  # of tools, in their order
+    bad: list[BadCall] = field(default_factory=list)  # what it meant as calls and is none
 
 
 @dataclass(slots=True, frozen=True)
 class Fed:
-    """What a turn has done: the log is `length` long, its model answers a prompt that ends in `lead`. `keep`, `log` and
-    `records` say how it was: what stood behind `keep`."""
+    """What a turn has done to the log, and how to undo it."""
 
-    length: int
-    keep: int
+    length: int  # of the log now
+    keep: int  # of the old log, tokens that stayed
     setup: Setup | None = None
-    lead: str = ""
-    log: list[int] = field(default_factory=list)
-    records: list[LogRecord] = field(default_factory=list)
+    lead: str = ""  # the end of the prompt, which the model continues
+    log: list[int] = field(default_factory=list)  # the old tokens behind `keep`
+    records: list[LogRecord] = field(default_factory=list)  # the old records behind `keep`
 
 
 @dataclass(slots=True, frozen=True)
 class Known:
-    """The conversation that a process has had, as far as it is known; its records, and if there are any its log."""
+    """The conversation of a process as far as its records tell it; its records, and its log if there are records."""
 
     dialogue: Dialogue | None
     records: list[LogRecord]
@@ -75,7 +74,7 @@ class Known:
 
 
 def known_of(pid: int) -> Script[Known]:
-    """What is known of a process's conversation."""
+    """The conversation of a process, from its records."""
     info = yield from ask(Getinfo(pid))
     if not info.record_bytes:
         return Known(None, [], info.length, [])
@@ -85,10 +84,10 @@ def known_of(pid: int) -> Script[Known]:
 
 
 def cut(pid: int, length: int) -> Script[int]:
-    """Cut the log down to `length` tokens. What the template is told stays, also when nothing else does."""
+    """Cut the log down to `length` tokens. The template's variables stay, even if nothing else does."""
     setup = None
     if length == 0:
-        with suppress(SyscallError):  # a record that cannot be read goes, too
+        with suppress(SyscallError):  # a record that cannot be read goes too
             setup = setup_in((yield from ask(Records(pid))).records)
     left = yield from ask(Truncate(pid, length))
     if setup is not None:
@@ -105,13 +104,13 @@ def say_next(
     *,
     allow_special: bool = False,
 ) -> Script[Fed]:
-    """Feed messages as the next turn of the conversation. `system` and `setup` begin one that has not begun. With
-    `allow_special` control tokens that the messages spell are control."""
+    """Feed messages as the next turn of the conversation. `system` and `setup` are for a conversation that begins. With
+    `allow_special`, control tokens that the messages spell are control tokens."""
     there = yield from known_of(pid)
     known, length, log = there.dialogue, there.length, there.log
     begun = known.setup if known is not None else setup
     chat = language.must_chat(begun.template if begun else None)
-    # What was fed before anybody said anything stays, and what is left of a question that was cut.
+    # What was fed before the conversation began stays, and so does the rest of a question that was cut.
     if length and (known is None or not known.said or (known.cut and not known.asked)):
         begun = known.setup if known is not None else None
         end = log or (yield from log_of(pid, max(0, length - chat.close_length)))
@@ -129,26 +128,26 @@ def say_next(
 
 
 def instructs(messages: Sequence[Message]) -> bool:
-    """Do they begin with what a model is told to be?"""
+    """Whether they begin with instructions (a system or developer message)."""
     return bool(messages) and messages[0].get("role") in ("system", "developer")
 
 
 def text_next(language: Language, pid: int, text: str) -> Script[Fed]:
-    """Feed plain text to go on from, for a model that has no chat template."""
+    """Feed plain text to continue, for a model without a chat template."""
     there = yield from known_of(pid)
     setup = there.dialogue.setup if there.dialogue is not None else None
     return Fed((yield from ask(Feed(pid, language.encode(text)))), there.length, setup)
 
 
 def alone(talking: dict[int, Left], pid: int, script: Generator[Y, Any, T]) -> Generator[Y | Request, Any, T]:
-    """A script that has a process to itself: `talking` has the processes that this program is talking to. A turn is
-    several calls, between which another's would get into it. Raises EBUSY if there is one; one that was left is waited
-    for."""
+    """Run a script that has a process to itself: a turn is several calls, and no other turn may come between them.
+    `talking` holds the processes that this program hears answers of. Raises EBUSY if this is one of them; waits for a
+    turn that its consumer has left."""
     mine: Left = yield Listener()
     until = time.monotonic() + CLEANUP_SECONDS
     while (other := talking.get(pid)) is not None and other() and time.monotonic() < until:
         yield from ask(Getinfo(pid))
-    mine = partial(mine)  # no other is the same
+    mine = partial(mine)  # so that no other one is identical
     try:
         if talking.setdefault(pid, mine) is not mine:
             raise SyscallError(
@@ -157,13 +156,13 @@ def alone(talking: dict[int, Left], pid: int, script: Generator[Y, Any, T]) -> G
                 "fork the process and talk to each",
             )
         return (yield from script)
-    finally:  # Ctrl-C comes with calls of functions, of which there is none here
+    finally:  # Ctrl-C arrives in calls of functions, and there is none here
         if pid in talking and talking[pid] is mine:
             del talking[pid]
 
 
 def _fed(pid: int, turn: Turn, setup: Setup | None, log: list[int], records: list[LogRecord]) -> Script[Fed]:
-    """Do what a turn does; on an error the log is as it was."""
+    """Carry out a turn; after an error the log is as it was."""
     cut = [record for record in records if record.position >= turn.keep]
     was = Fed(len(log), turn.keep, setup, turn.entry.lead, log[turn.keep :], cut)
     try:
@@ -175,26 +174,27 @@ def _fed(pid: int, turn: Turn, setup: Setup | None, log: list[int], records: lis
     except SyscallError:
         yield from _undo(pid, was, (turn.keep,))
         raise
-    except BaseException:  # Ctrl-C, cancellation: what was asked for may have been done
+    except BaseException:  # Ctrl-C, cancellation: the kernel may have done it already
         yield from _undo(pid, was, (turn.keep, turn.keep + len(turn.ids)))
         raise
     return Fed(length, turn.keep, setup, turn.entry.lead, was.log, cut)
 
 
 def _undo(pid: int, was: Fed, lengths: Sequence[int]) -> Script[None]:
-    """Make the log what it was before a turn if it is of one of these lengths; else others have changed it since."""
+    """Make the log what it was before a turn, if it has one of these lengths; else another program has changed it
+    since."""
     try:
         info = yield from ask(Getinfo(pid))
         if info.length in lengths and not info.decoding:
-            yield from ask(Truncate(pid, was.keep))  # records at its end go, too
+            yield from ask(Truncate(pid, was.keep))  # the records at its end go too
             yield from _put_back(pid, was)
     except SyscallError as error:
-        if error.errno not in (Errno.ESRCH, Errno.EBUSY, Errno.EPIPE):  # gone, or another's turn now
+        if error.errno not in (Errno.ESRCH, Errno.EBUSY, Errno.EPIPE):  # ended, or in another program's turn now
             raise
 
 
 def _put_back(pid: int, was: Fed) -> Script[None]:
-    """Feed again what was cut, with its records where they were."""
+    """Feed the cut tokens again, with their records where they were."""
     marks = sorted({was.keep, *(record.position for record in was.records), was.keep + len(was.log)})
     for start, end in itertools.pairwise([*marks, marks[-1]]):
         data = [record.data for record in was.records if record.position == start]
@@ -202,8 +202,8 @@ def _put_back(pid: int, was: Fed) -> Script[None]:
             yield from ask(Feed(pid, was.log[start - was.keep : end - was.keep], data))
 
 
-def take_back(pid: int, fed: Fed) -> Script[None]:
-    """Make the log what it was before a turn; one that others have changed since is left alone."""
+def undo(pid: int, fed: Fed) -> Script[None]:
+    """Make the log what it was before a turn, unless another program has changed it since."""
     yield from _undo(pid, fed, (fed.length,))
 
 
@@ -216,10 +216,10 @@ def begin_answer(
     sampler: Sampler | None = None,
     deadline: float | None = None,
 ) -> Script[Listening]:
-    """Feed what `turn` feeds and let the process go on; how its answer is to be listened to. Without `max_tokens` or stop
-    strings, those that the process was started with hold.
+    """Feed what `turn` feeds, start the decode, and return how to listen to its answer. Without `max_tokens` or stop
+    strings, the process's own defaults hold.
 
-    If the decode is refused (EDQUOT, E2BIG, ...) what was fed is taken back, unless others have changed the log since.
+    If the decode is refused (EDQUOT, E2BIG, ...), takes the feed back, unless another program has changed the log since.
     """
     given = None if max_tokens is None else count(max_tokens, "max_tokens")
     wanted = stops_of(language, stops)
@@ -237,16 +237,16 @@ def begin_answer(
     listening.decode = decode
     try:
         yield from ask(decode)
-    except GeneratorExit:  # whoever runs the script interrupts
+    except GeneratorExit:  # the runner of the script interrupts
         raise
     except BaseException:
-        yield from take_back(pid, fed)
+        yield from undo(pid, fed)
         raise
     return listening
 
 
 def listening_to(language: Language, position: int, setup: Setup | None, lead: str) -> Listening:
-    """How an answer at a position is listened to that was asked for by a prompt that ends in `lead`."""
+    """How to listen to an answer at a position, to a prompt that ends in `lead`."""
     chat = language.chat_of(setup.template) if setup is not None else None
     if setup is None or chat is None:
         return Listening(position, plain)
@@ -278,8 +278,8 @@ def say(
 
 
 def follow_at(language: Language, pid: int, position: int) -> Stream[Finish]:
-    """What a process says from a position of its log to the end of the decode under way; where an answer begins there,
-    with its thoughts and calls told apart."""
+    """Stream the text from a position of the log to the end of the decode under way. If an answer begins there, its
+    thoughts and calls are told apart."""
     known = (yield from known_of(pid)).dialogue
     listening = Listening(position, plain)
     if known is not None and known.asked and known.end == position:
@@ -290,18 +290,18 @@ def follow_at(language: Language, pid: int, position: int) -> Stream[Finish]:
 
 
 def answered(stream: Stream[Finish], pid: int) -> Script[Answer]:
-    """All of an answer."""
+    """A whole answer."""
     try:
         return answer_of((yield from gathered(stream)))
     except (SyscallError, GeneratorExit):
         raise
-    except BaseException:  # Ctrl-C, cancellation: nobody waits for the rest
+    except BaseException:  # Ctrl-C, cancellation: the decode has lost its caller
         yield from interrupt(pid)
         raise
 
 
 def answer_of(pieces: Sequence[Piece]) -> Answer:
-    """The pieces of an answer together."""
+    """The pieces of an answer, put together."""
     answer = Answer()
     for piece in pieces:
         if piece.kind == "thought":
@@ -316,7 +316,7 @@ def answer_of(pieces: Sequence[Piece]) -> Answer:
 
 
 def results_of(results: Sequence[tuple[ToolCall, str]]) -> list[Message]:
-    """What tools have answered, as messages. Raises EINVAL where nothing was, and for what is no call."""
+    """The results of tools, as messages. Raises EINVAL if there are none, and for what is no call."""
     pairs = list(results)
     if not pairs:
         raise SyscallError(Errno.EINVAL, "there are no results to reply with; each is a pair of a call and its result")
@@ -330,7 +330,7 @@ def results_of(results: Sequence[tuple[ToolCall, str]]) -> list[Message]:
 
 
 def result_of(call: ToolCall, result: str, number: int = 0) -> Message:
-    """What a tool has answered, as a message."""
+    """The result of a tool, as a message."""
     return {
         "role": "tool",
         "name": call.name,

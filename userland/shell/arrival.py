@@ -1,7 +1,6 @@
-"""How far a model is that a command waits for: one line on the terminal, drawn over and gone when it is there.
+"""Progress of a model that a command waits for: one line on the terminal, redrawn, and erased when the model is there.
 
-A person who waits is told what for (userland/sdk/arriving.py). Elsewhere than on a terminal nothing is printed: `dmesg`
-has it.
+See userland/sdk/arriving.py. Where there is no terminal nothing is printed; `dmesg` has it.
 """
 
 from __future__ import annotations
@@ -17,15 +16,16 @@ from llmasos.userland.shell.session import Session
 
 @contextmanager
 def arrival(shell: Session) -> Iterator[None]:
-    """`with arrival(shell): ...` around a call that may have to load a model."""
+    """`with arrival(shell): ...` around a call that may load a model."""
     screen = shell.screen
     if not screen.terminal:
         yield
         return
     shown = False
 
-    def look() -> list[ModelInfo]:
-        return [row for row in shell.glance(Models()) if row.state == "loading"]
+    def look() -> ModelInfo | None:
+        found = [row for row in shell.glance(Models()) if row.state == "loading"]
+        return found[-1] if found else None
 
     def show(model: ModelInfo | None) -> None:
         nonlocal shown

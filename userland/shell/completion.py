@@ -1,6 +1,6 @@
-"""Completion: what can stand at the cursor, by the declared form of the command.
+"""Completion: the words that can stand at the cursor, by the declared form of the command.
 
-Pids, models and devices are asked of the kernel while the person types, at most a few times a second; a kernel that does
+It asks the kernel for pids, models and devices while the person types, at most a few times a second. A kernel that does
 not answer costs the completions, never the line.
 """
 
@@ -22,7 +22,7 @@ from llmasos.userland.shell.grammar import MANY, Command, Kind
 
 FRESH_SECONDS = 0.3
 DISK_SECONDS = 30.0
-Candidates = list[tuple[str, str]]  # word, what it is
+Candidates = list[tuple[str, str]]  # word, and its meaning
 
 
 class ShellCompleter(Completer):
@@ -73,7 +73,7 @@ class ShellCompleter(Completer):
             except SyscallError:
                 found = []
             self._known[kind] = (now, found)
-        if kind is Kind.PID and word[:1].isalpha():  # the name of a process stands for it
+        if kind is Kind.PID and word[:1].isalpha():  # a process may be called by its name
             return [(meaning.split()[0], f"{pid} {meaning.split()[-1]}") for pid, meaning in found]
         return found
 
@@ -121,7 +121,7 @@ def _models(kernel: Kernel) -> Candidates:
 
 
 class _Disk:
-    """The models that other programs have on the disk, looked for now and then only."""
+    """The models that other programs have on the disk; looked for at intervals."""
 
     def __init__(self) -> None:
         self._looked = float("-inf")
@@ -131,7 +131,7 @@ class _Disk:
         now = time.monotonic()
         if now - self._looked > DISK_SECONDS:
             from llmasos.modelfiles import (
-                stores,  # late: a shell in which nobody completes a model needs none
+                stores,  # late: only a completion of models needs them
             )
 
             self._looked = now

@@ -1,8 +1,8 @@
-"""A conversation read back from a token log: who said what, by the model's own chat template.
+"""A conversation read back from a token log: whose text is which, by the model's own chat template.
 
-A log is all there is of a conversation (it may have been held by another program, or before a crash), so the turns are
-found again by what the template puts between them, which is learnt from rendering a probe. A log that was not made by the
-template is one turn of plain text.
+A conversation may have been held by another program, or before a crash, and then the log is all there is. So the turns
+are found by the text that the template puts between them, which rendering a probe shows. A log that the template did not
+make is one turn of plain text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _USER, _ANSWER, _NEXT = "alpha", "beta", "gamma"
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side said, and thought before it; `who` is empty for text that is nobody's."""
+    """The text of one side, and its thought before it. `who` is empty for text that belongs to no side."""
 
     who: str
     text: str
@@ -30,7 +30,8 @@ class Turn:
 
 @dataclass(frozen=True)
 class Marks:
-    """What a template puts around turns: before a user's text (not the first), and between it and the answer."""
+    """The text that a template puts around turns: before a user's text (not the first), and between that and the
+    answer."""
 
     before_user: str
     before_answer: str
@@ -38,7 +39,7 @@ class Marks:
 
 
 def marks(language: Language) -> Marks | None:
-    """The marks of a model's template, or None if it has none that can be used."""
+    """The marks of a model's template; None if it has none that can be used."""
     if language.chat is None:
         return None
 
@@ -50,7 +51,7 @@ def marks(language: Language) -> Marks | None:
     try:
         asked, answered = render(first[0], prompt=True), render(*first)
         again = render(*first, ("user", _NEXT), prompt=True)
-    except SyscallError:  # one that takes no such conversation
+    except SyscallError:  # a template that takes no such conversation
         return None
     if _USER not in asked or _NEXT not in again or not again.startswith(answered):
         return None
@@ -63,7 +64,7 @@ def marks(language: Language) -> Marks | None:
 
 
 def known_turns(known: Dialogue, answer: Message | None, name: str) -> list[Turn]:
-    """The turns of a conversation that is known, the present answer among them."""
+    """The turns of a recorded conversation, with the present answer."""
     names = {"user": YOU, "assistant": name}
     messages = [one.message for one in known.said] + ([] if answer is None else [answer])
     return [
@@ -78,7 +79,7 @@ def known_turns(known: Dialogue, answer: Message | None, name: str) -> list[Turn
 
 
 def turns(text: str, found: Marks | None, name: str) -> list[Turn]:
-    """The turns of a log's `text` (with its special tokens), answers being `name`'s."""
+    """The turns of a log's `text` (with its special tokens); `name` gives the answers."""
     if found is None or found.before_user not in text:
         return [Turn("", _clean(text, found))]
     said: list[Turn] = []
@@ -104,10 +105,10 @@ def _clean(text: str, found: Marks | None) -> str:
 
 
 def render(said: list[Turn]) -> str:
-    """The turns as lines: `alice: Nice to meet you.`; thoughts stand in lines of their own before it."""
+    """The turns as lines: `alice: Nice to meet you.` A thought stands in lines of its own before it."""
     return "\n".join((f"{turn.who}: " if turn.who else "") + "\n".join(lines(turn)) for turn in said)
 
 
 def lines(turn: Turn) -> list[str]:
-    """The thought of a turn, if there is one, and what was said."""
+    """The thought of a turn, if it has one, and its text."""
     return [turn.thought, turn.text] if turn.thought else [turn.text]

@@ -159,7 +159,7 @@ def _policy(shell: Session, line: Line) -> None:
 
 
 def _at_least_one(line: Line, option: str) -> int:
-    """The option's value; 0 (no change) where it is not given."""
+    """The option's value; 0 (no change) if it is not given."""
     try:
         return line.integer(option, 0, least=1)
     except UsageError as error:

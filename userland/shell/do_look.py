@@ -81,7 +81,7 @@ def _strace(shell: Session, line: Line) -> None:
     word = line.text("PID", "all")
     pid = 0 if word == "all" else shell.pid(word)
     if pid:
-        shell.info(pid)  # ESRCH now rather than silence
+        shell.info(pid)  # raises ESRCH now, instead of waiting in silence
     count = line.integer("--count", 0, least=1)
     with until_interrupt(shell):
         strace.follow(shell.screen, shell.kernel, pid, shell.kernel.pid, count=count)
@@ -151,10 +151,8 @@ def _overview(screen: Screen) -> None:
         for name in names:
             screen.write(f"  {name.ljust(width)}", "cyan")
             screen.line(f"  {COMMANDS[name].summary}")
-    screen.line(
-        "`help COMMAND` explains one. `&` at the end of say or spawn leaves the answer to the background.",
-        "dim",
-    )
+    screen.line("`help COMMAND` explains one. `&` at the end of say or spawn leaves the answer to the background.", "dim")
+    screen.line("`# ...` behind a command is a comment; behind say and spawn it is part of their text.", "dim")
 
 
 def _explain(screen: Screen, command: Command) -> None:
@@ -168,7 +166,7 @@ def _explain(screen: Screen, command: Command) -> None:
 
 
 class until_interrupt:
-    """Ctrl-C ends what runs inside, and is no failure of the command. In a script it ends the script."""
+    """Ctrl-C ends the body, which is no failure of the command. In a script it ends the script."""
 
     def __init__(self, shell: Session) -> None:
         self._shell = shell

@@ -1,7 +1,7 @@
 """The commands that talk: spawn, say, chat, cat, wait.
 
-In the foreground an answer is streamed as it comes, and Ctrl-C interrupts the process that answers; in the background
-(`&`) the process is only told to begin, and the kernel does the rest.
+In the foreground the answer is streamed, and Ctrl-C interrupts the process that answers; in the background (`&`) the
+shell only has the process begin, and the kernel does the rest.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _spawn(shell: Session, line: Line) -> None:
             limits=Limits(tokens=line.integer("--tokens", 0, least=0)),
             thinking=_thinking(line.text("--thinking")),
         )
-    shell.keep(agent, max_tokens, line.text("--system"), thoughts=not line.has("--no-thoughts"))
+    shell.remember(agent, max_tokens, line.text("--system"), thoughts=not line.has("--no-thoughts"))
     if line.has("TEXT"):
         _tell(shell, agent, line.text("TEXT"), background=line.background, fresh=True)
     else:
@@ -76,7 +76,7 @@ def _spawn(shell: Session, line: Line) -> None:
 
 
 def _thinking(word: str) -> bool | str | None:
-    """What `--thinking` says: on, off, or an effort."""
+    """The value of `--thinking`: on, off, or an effort."""
     return {"": None, "on": True, "off": False}.get(word, word)
 
 
@@ -119,8 +119,8 @@ def _tell(
     thoughts: bool = True,
     max_tokens: int | None = None,
 ) -> None:
-    """Say something to a process and print the answer, of this turn at most `max_tokens` (None: as it was spawned); a
-    fresh one that cannot even begin to answer is ended."""
+    """Say something to a process and print the answer, with at most `max_tokens` tokens (None: as it was spawned). End a
+    fresh process that cannot even begin to answer."""
     pid, flow = agent.pid, Flow(shell.screen)
     try:
         with Patience(shell, pid, flow) as patience:
@@ -138,10 +138,10 @@ def _tell(
                     patience.head(f"[{pid}] ", "dim")
                 patience.head(f"{name}: ", "cyan")
                 answer = follow(agent.language, pid, listening)
-                shows = thoughts and shell.kept(pid).thoughts
+                shows = thoughts and shell.remembered(pid).thoughts
                 _print(shell, pieces(agent.system.kernel, answer, pid), patience, thoughts=shows)
     except KeyboardInterrupt:
-        settle(shell, pid)
+        until_idle(shell, pid)
         shell.screen.line(" [interrupted]", "dim")
         if not shell.interactive:
             raise
@@ -163,8 +163,9 @@ def _check_idle(info: ProcessInfo, *, background: bool) -> None:
 
 
 def _begin(shell: Session, agent: Process, text: str, max_tokens: int | None) -> Listening:
-    """Tell a process something and let it begin to answer, or leave its context as it was; how to listen to it."""
-    language, pid, kept = agent.language, agent.pid, shell.kept(agent.pid)
+    """Say something to a process and let it begin to answer; after an error its context is as it was. Returns how to
+    listen."""
+    language, pid, kept = agent.language, agent.pid, shell.remembered(agent.pid)
     if language.chat is None:
         turn = turns.text_next(language, pid, text)
     else:
@@ -175,13 +176,13 @@ def _begin(shell: Session, agent: Process, text: str, max_tokens: int | None) ->
         if error.errno is not Errno.EDQUOT:
             raise
         what, _, _ = error.reason.partition("; raise it with setlimits")
-        if what == error.reason:  # it is its group's, which says itself what to do
+        if what == error.reason:  # the group's own message, which says what to do
             raise
         raise SyscallError(Errno.EDQUOT, f"{what}; `limits {pid} --tokens N` raises it") from None
 
 
 def _print(shell: Session, answer: Generator[Piece, None, None], patience: Patience, *, thoughts: bool) -> None:
-    """Print an answer as it comes: thoughts dim, or not at all, in lines of their own; then what it says."""
+    """Print an answer while it is made: thoughts dim, or not at all, in lines of their own; then its text."""
     thinking = False
     try:
         with closing(answer) as parts:
@@ -215,7 +216,7 @@ def _shown(piece: Piece) -> str:
 
 
 def _ending(shell: Session, pid: int, *, newline: bool = True) -> None:
-    """Say why an answer ended where that was not because it was finished."""
+    """Say why an answer ended, unless it was finished."""
     try:
         info = shell.info(pid)
         finish = info.finish
@@ -246,8 +247,8 @@ def _bound_by_group(shell: Session, info: ProcessInfo) -> bool:
     return any(info.model in (m.name, m.path) and info.device == m.device and info.context < m.context for m in models)
 
 
-def settle(shell: Session, pid: int) -> None:
-    """After SIGINT: wait until the process has come to its next token boundary and is idle."""
+def until_idle(shell: Session, pid: int) -> None:
+    """After SIGINT: wait until the process has reached its next token boundary and is idle."""
     deadline = time.monotonic() + SETTLE_SECONDS
     shell.kernel(Kill(pid=pid, signal=Signal.INT))
     while shell.info(pid).decoding and time.monotonic() < deadline:
@@ -260,7 +261,7 @@ def _cat(shell: Session, line: Line) -> None:
     if line.has("-f"):
         _follow(shell, agent, raw=line.has("--raw"))
         return
-    said = _conversation(agent, agent.tokens, raw=line.has("--raw"))
+    said = _conversation(agent, agent.tokens(), raw=line.has("--raw"))
     for turn in said:
         if turn.who:
             shell.screen.write(f"{turn.who}: ", "cyan" if turn.who != "system" else "dim")

@@ -1,7 +1,8 @@
-"""The shell's command language: what a command line may look like, declared as data, and the reader of lines.
+"""The shell's command language: the forms of command lines, declared as data, and the reader of lines.
 
-A shell of the Unix kind, with two differences. The text of `say` and `spawn` is the rest of the line as it stands, so
-that "what's my name?" needs no quoting. And a line is never split by `;` or `|`: it is often prose.
+A shell of the Unix kind, with two differences. The text of `say` and `spawn` is the rest of the line, as it stands:
+"what's my name?" needs no quotes, and `#` is text. (For any other command a word that begins with `#` begins a comment.)
+And no line is split by `;` or `|`, because it is often prose.
 
 One declaration (`Command`) gives the parser, the help, and the completion.
 """
@@ -24,7 +25,7 @@ class UsageError(SyscallError):
 
 
 class Kind(enum.Enum):
-    """What a word means; completion and checks go by it."""
+    """The meaning of a word, for completion and checks."""
 
     PID = "PID"  # a number, or the name of one process
     MODEL = "MODEL"
@@ -48,7 +49,7 @@ MANY = (Kind.WORDS, Kind.MODELS)
 
 @dataclass(frozen=True)
 class Param:
-    """A word by its place in the line. `flagged` ones start with `-` (as in `kill -STOP 3`) and may come anywhere."""
+    """A word by its place in the line. A `flagged` one starts with `-` (as in `kill -STOP 3`) and may stand anywhere."""
 
     name: str
     kind: Kind
@@ -67,7 +68,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Command:
-    """One command. `background`: it understands a trailing `&`."""
+    """One command. `background`: a trailing `&` is allowed."""
 
     name: str
     summary: str
@@ -89,6 +90,11 @@ class Command:
         if self._text is None:
             words[1:1] = self._option_words()
         return " ".join(words) + (" [&]" if self.background else "")
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether the rest of the line is text, in which `#` begins no comment."""
+        return any(param.kind is Kind.TEXT for param in self.params)
 
     @property
     def _text(self) -> Param | None:
@@ -142,11 +148,17 @@ class Line:
 
 
 class Scanner:
-    """Reads words off a line. A word that starts with a quote runs to the next such quote; elsewhere a quote is a
-    character like any other, so that apostrophes are harmless."""
+    """Reads words off a line. A word that starts with a quote ends at the next such quote; elsewhere a quote is a
+    character like any other, so that apostrophes do no harm."""
 
     def __init__(self, line: str) -> None:
         self.left = line.strip()
+        self._comments = False
+
+    def leave_comments(self) -> None:
+        """From here on, `#` at the beginning of a word that is not quoted ends the line."""
+        self._comments = True
+        self.left = self._uncommented(self.left)
 
     def peek(self) -> str:
         """The next word, or empty."""
@@ -158,7 +170,7 @@ class Scanner:
         return word
 
     def rest(self) -> str:
-        """Take all that is left; quotes around the whole of it are taken off."""
+        """Take the rest of the line, without quotes around the whole of it."""
         text, self.left = self.left, ""
         if len(text) >= 2 and text[0] in "\"'" and text.endswith(text[0]) and text.count(text[0]) == 2:
             return text[1:-1]
@@ -170,14 +182,17 @@ class Scanner:
             end = left.find(left[0], 1)
             if end < 0:
                 raise UsageError(f"the quote {left[0]} is not closed")
-            return left[1:end], left[end + 1 :].lstrip()
+            return left[1:end], self._uncommented(left[end + 1 :].lstrip())
         word, _, rest = left.partition(" ")
-        return word, rest.lstrip()
+        return word, self._uncommented(rest.lstrip())
+
+    def _uncommented(self, left: str) -> str:
+        return "" if self._comments and left.startswith("#") else left
 
 
 def parse(line: str, commands: dict[str, Command]) -> Line | None:
-    """Read a line. None for an empty one or a comment. Raises UsageError (EINVAL), or ENOSYS-like advice for a command
-    that does not exist."""
+    """Read a line; None for an empty one and a comment. Raises UsageError (EINVAL), for an unknown command with the
+    nearest known one."""
     line = line.strip().replace("\t", " ")
     if not line or line.startswith("#"):
         return None
@@ -186,6 +201,8 @@ def parse(line: str, commands: dict[str, Command]) -> Line | None:
     command = commands.get(name)
     if command is None:
         raise UsageError(_unknown(name, commands))
+    if not command.takes_text:
+        scanner.leave_comments()
     read = Line(command)
     if command.background and scanner.left.endswith("&") and scanner.left[-2:-1] in ("", " "):
         scanner.left = scanner.left[:-1].rstrip()
@@ -215,7 +232,7 @@ def _read_words(scanner: Scanner, read: Line) -> None:
             raise UsageError(f"{command.name}: nothing was expected at {scanner.left!r}. Usage: {command.usage}")
         elif places[0].kind is Kind.TEXT:
             read.values[places.pop(0).name] = scanner.rest()
-        elif places[0].kind in MANY:  # and options may stand among them
+        elif places[0].kind in MANY:  # options may stand among them
             read.words.append(scanner.word())
         else:
             read.values[places.pop(0).name] = scanner.word()

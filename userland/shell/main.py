@@ -1,7 +1,7 @@
-"""The shell's main program: lines from a terminal with editing, history and completion, or from a pipe as they are.
+"""The shell's main program: lines from a terminal, with editing, history and completion, or from a pipe.
 
-Piped in (`echo ps | llmasos shell`), commands run in turn with plain output, and the exit status is 0 only if all of them
-did what they were asked. On a terminal an error is a line, and the shell goes on.
+From a pipe (`echo ps | llmasos shell`) commands run in turn with plain output, and the exit status is 0 only if all of
+them succeed. On a terminal an error is a line, and the shell goes on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def open_shell(where: Path) -> int:
 
 
 def boot_and_open(where: Path) -> int:
-    """A shell on the kernel of a runtime directory; if none runs there, on one that is booted now and ends with it."""
+    """A shell on the kernel of a runtime directory. If none runs there, boots one that ends with the shell."""
     if runtime.holder(where) is not None:
         return open_shell(where)
     screen = Screen()
@@ -93,7 +93,7 @@ def _interact(system: System) -> int:
             continue
         except EOFError:
             shell.status = 0
-        except SyscallError as error:  # the kernel has gone while nobody asked it anything
+        except SyscallError as error:  # the kernel has gone, and no command has noticed
             shell.screen.error(str(error))
             shell.status = 1
         else:
@@ -102,8 +102,8 @@ def _interact(system: System) -> int:
 
 
 def _warm(system: System) -> None:
-    """Load the tokenizer while the person types: it takes a second or more, and the first `say` wants it. Whatever is
-    wrong with it is for that `say` to tell."""
+    """Load the tokenizer while the person types: that takes a second or more, and the first `say` needs it. That `say`
+    also reports its errors."""
     with suppress(SyscallError):
         for info in system.kernel(Models()):
             if info.name == system.kernel.boot.default_model and Path(info.path).is_dir():

@@ -1,7 +1,7 @@
-"""What a person at the shell sees when the kernel dies and the next one comes: a line for each, wherever they are.
+"""What the shell prints when the kernel dies and when the next one comes: a line each.
 
-The connection waits by itself (syscalls/reconnect.py), and so do the commands that run; here it is only told of. At the
-prompt the lines appear above it, during an answer between its words, in a script on stderr.
+The connection waits by itself (syscalls/reconnect.py), and so do the commands that run; here it is only reported: above
+the prompt, between the words of an answer, in a script on stderr.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Outage:
-    """`down`: there is no kernel now. `aside` prints a line; who prints something else meanwhile puts its own there.
+    """`down`: no kernel runs now. `aside` prints a line; a command that prints something else meanwhile sets its own.
     `prompting`: a line is being edited."""
 
     def __init__(self, system: System, screen: Screen, *, interactive: bool) -> None:
@@ -39,12 +39,12 @@ class Outage:
         if not self._interactive:
             self._screen.error(text)
         elif self.prompting:
-            print(text, file=sys.stdout, flush=True)  # the editor's, which keeps the line being edited below it
+            print(text, file=sys.stdout, flush=True)  # the editor's stdout, which leaves the edited line below it
         else:
             self._screen.line(text, "dim")
 
     def _notify(self, boot: BootInfo | None) -> None:
-        """In the connection's own thread, which must make no calls."""
+        """Runs in the connection's own thread, which must make no calls."""
         if boot is None:
             self.down, self._since = True, time.monotonic()
             self.aside(
@@ -60,6 +60,6 @@ class Outage:
         try:
             agents = ps.processes(self._system.kernel, lambda row: row.kind is Kind.LLM and row.state is not State.ZOMBIE)
         except SyscallError:
-            return  # it has died again, and that is told, too
+            return  # it has died again, and another line reports that
         count = f"{len(agents)} process{'' if len(agents) == 1 else 'es'}"
         self.aside(f"[the kernel is back after {took}: {count}]")

@@ -1,7 +1,6 @@
-"""A hint while an answer does not come: what the process waits for, and what will be done about it.
+"""A hint while no answer comes: what the process waits for, and what the kernel will do about it.
 
-A driver that hangs is killed and restarted by the kernel (hang_seconds); until then, a person who waits at a terminal is
-told so instead of nothing.
+The kernel kills and restarts a driver that hangs (hang_seconds); until then, the hint tells the person at the terminal.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ ASK_SECONDS = 2.0  # a kernel that does not answer costs the hint, not the answe
 
 
 class Patience:
-    """`with Patience(shell, pid, flow) as patience: patience.push(piece)`: pieces go to the flow; on a terminal, every
-    silence of QUIET_SECONDS has one dim line."""
+    """`with Patience(shell, pid, flow) as patience: patience.push(piece)`: pieces go to the flow; on a terminal every
+    silence of QUIET_SECONDS gets one dim line."""
 
     def __init__(self, shell: Session, pid: int, flow: Flow) -> None:
         self._shell, self._pid, self._flow = shell, pid, flow
-        self._printing = threading.Lock()  # guards the flow and what follows
+        self._printing = threading.Lock()  # guards the flow and the fields below
         self._heard: float | None = time.monotonic()  # None: this silence has had its hint
         self._ended = threading.Event()
         self._watch = threading.Thread(target=self._look, name="llmasos-patience", daemon=True)
@@ -48,7 +47,7 @@ class Patience:
             self._heard = None
 
     def head(self, text: str, style: str) -> None:
-        """Print what stands before the answer."""
+        """Print the text before the answer."""
         with self._printing:
             self._flow.head(text, style)
 
@@ -59,7 +58,7 @@ class Patience:
             self._flow.push(piece, style)
 
     def flush(self) -> None:
-        """Print what was held back of the answer."""
+        """Print what the flow has held back of the answer."""
         with self._printing:
             self._flow.flush()
 
@@ -91,7 +90,7 @@ class Patience:
 
 
 def waiting(info: ProcessInfo, device_state: str) -> str:
-    """Why a process that decodes says nothing."""
+    """Why a decoding process is silent."""
     since = f"for {QUIET_SECONDS:.0f} s"
     if device_state != "up":
         return f"device {info.device} is {device_state}; the answer goes on when it is up again"

@@ -1,8 +1,8 @@
-"""A shell session: one connection to the kernel, one screen, and what answers in the background.
+"""A shell session: one connection to the kernel, one screen, and the answers in the background.
 
-A shell is a program like any other; what it spawned are its children and end with it (as with Unix's SIGHUP), but for the
-detached. Commands run one at a time in the foreground; background answers need no thread here, because it is the kernel
-that lets processes decode.
+A shell is a program like any other: the processes that it spawned are its children, and end with it (as with Unix's
+SIGHUP) unless they are detached. Commands run one at a time in the foreground; background answers need no thread here,
+because the kernel lets the processes decode.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ GLANCE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What a shell remembers of an agent: its handle, the tokens of an answer at most, its system prompt, and whether its
-    thoughts are shown."""
+class Remembered:
+    """What a shell remembers of an agent: its handle, the token bound of an answer, its system prompt, and whether to
+    show its thoughts."""
 
     agent: Process | None = None
-    max_tokens: int | None = None  # None: as the process was started with
+    max_tokens: int | None = None  # None: the process's own
     instructions: str = ""
     thoughts: bool = True
 
 
 class Session:
-    """The state of a shell. `status` is None until the shell is to end; `failures` counts commands that failed."""
+    """The state of a shell. `status` is None until the shell ends; `failures` counts the commands that failed."""
 
     def __init__(self, system: System, screen: Screen, ask_line: Callable[[str], str], *, interactive: bool) -> None:
         self.system = system
@@ -50,9 +50,9 @@ class Session:
         self.outage = Outage(system, screen, interactive=interactive)
         self.status: int | None = None
         self.failures = 0
-        self.jobs: dict[int, str] = {}  # pid -> name, of processes told to answer in the background
-        self.warming: threading.Thread | None = None  # loads the tokenizer library, which two threads may not do
-        self._kept: dict[int, Kept] = {}
+        self.jobs: dict[int, str] = {}  # pid -> name, of the processes that answer in the background
+        self.warming: threading.Thread | None = None  # loads the tokenizer library, which two threads must not do at once
+        self._remembered: dict[int, Remembered] = {}
 
     def execute(self, text: str) -> None:
         """Run one command line. Errors are printed and counted, never raised."""
@@ -75,10 +75,10 @@ class Session:
         self.failures += 1
 
     def pid(self, word: str, *, exited: bool = False) -> int:
-        """The pid meant by a word: a number, or the name of one process (of a driver, also its device's).
+        """The pid that a word means: a number, or the name of one process (for a driver also its device's).
 
-        With `exited`, processes that nobody has reaped yet count where no living one is called so. Raises
-        EINVAL, or ESRCH for a name.
+        With `exited`, an exited process that has not been reaped counts if no living one has the name. Raises EINVAL, or
+        ESRCH for a name.
         """
         if word.isascii() and word.isdigit():
             number = int(word)
@@ -96,24 +96,24 @@ class Session:
         raise UsageError(f"{len(named)} processes are called {word!r} ({pids}); say which by its pid")
 
     def warmed(self) -> System:
-        """The system, once words can be used in it."""
+        """The system, once the tokenizer library is loaded."""
         if self.warming is not None:
             self.warming.join()
         return self.system
 
     def agent(self, pid: int) -> Process:
-        """A handle on an LLM process, whoever spawned it. Raises ESRCH, EINVAL."""
+        """A handle on an LLM process of any program. Raises ESRCH, EINVAL."""
         self.warmed()
-        kept = self._kept.get(pid)
+        kept = self._remembered.get(pid)
         return kept.agent if kept is not None and kept.agent is not None else self.system.process(pid)
 
-    def keep(self, agent: Process, max_tokens: int | None, instructions: str, *, thoughts: bool = True) -> None:
+    def remember(self, agent: Process, max_tokens: int | None, instructions: str, *, thoughts: bool = True) -> None:
         """Remember an agent of this shell."""
-        self._kept[agent.pid] = Kept(agent, max_tokens, instructions, thoughts)
+        self._remembered[agent.pid] = Remembered(agent, max_tokens, instructions, thoughts)
 
-    def kept(self, pid: int) -> Kept:
-        """What is remembered of an agent; the defaults, of another's."""
-        return self._kept.get(pid, Kept())
+    def remembered(self, pid: int) -> Remembered:
+        """What this shell remembers of an agent; the defaults for another program's."""
+        return self._remembered.get(pid, Remembered())
 
     def info(self, pid: int, *, timeout: float | None = None) -> ProcessInfo:
         return self.kernel(Getinfo(pid=pid), timeout=timeout)
@@ -123,7 +123,7 @@ class Session:
         return self.kernel(call, timeout=GLANCE_SECONDS)
 
     def finished_jobs(self) -> list[str]:
-        """A line for each background answer that has ended since the last time. None while there is no kernel."""
+        """A line for each background answer that has ended since the last call. None while no kernel runs."""
         lines: list[str] = []
         if self.outage.down:
             return lines
@@ -158,7 +158,7 @@ DO: dict[str, Action] = {}
 
 
 def does(name: str) -> Callable[[Action], Action]:
-    """Enter a function as what the command `name` does."""
+    """Enter a function as the action of the command `name`."""
 
     def enter(action: Action) -> Action:
         if name not in COMMANDS or name in DO:

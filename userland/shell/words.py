@@ -16,22 +16,23 @@ _NO_THOUGHTS = Option("--no-thoughts", None, "do not print the thoughts of a rea
 _ALL = (
     # --- looking ---
     Command("ps", "list the processes", (Param("PID", Kind.PID, required=False),),
-            details="With a PID: everything known of that one. A PID may everywhere be given as the name of a process."),
+            details="With a PID: that process in detail. Wherever a PID is wanted, the name of a process will do."),
     Command("top", "watch processes, device and memory live", options=(
         Option("--seconds", Kind.DECIMAL, "seconds between two looks (default 1)"),
         Option("--once", None, "print one look and return"),
     ), details="q or Ctrl-C leaves. Without a terminal one look is printed."),
     Command("models", "list the models and their memory; those on disk: ls, du, pull, rm, check",
             (Param("ACTION", Kind.ACTION, required=False), Param("NAME", Kind.MODELS, required=False)), (
-        Option("--found", None, "what other programs have too: Ollama, LM Studio, llama.cpp, Hugging Face"),
-        Option("--estimate", Kind.MODEL, "say what a model would take, and who would have to go for it"),
+        Option("--found", None, "list other programs' models too: Ollama, LM Studio, llama.cpp, Hugging Face"),
+        Option("--estimate", Kind.MODEL, "say how much memory a model would take, and which models would have to make "
+                                         "room"),
         Option("--dtype", Kind.NAME, "of an estimate: fp32, bf16, int8 or int4 (default: the device's)"),
         Option("--device", Kind.DEVICE, "of an estimate: the device (default: the first)"),
-        Option("--context", Kind.INTEGER, "of an estimate: tokens of a context to count with"),
+        Option("--context", Kind.INTEGER, "of an estimate: tokens of the context to reckon with"),
         Option("--json", None, "of --found, ls, du and check: print it as JSON"),
         Option("--yes", None, "of rm: remove without asking"),
-    ), details="RESIDENT is what of a model's weights is in memory; FAULTS counts how often a process wanted to run "
-               "and found them evicted. Ctrl-C ends a pull, and the next one goes on where it was."),
+    ), details="RESIDENT are the weights in memory; FAULTS counts the times that a process wanted to run and found "
+               "them evicted. Ctrl-C ends a pull, and the next one goes on where it was."),
     Command("devices", "list the devices and their drivers"),
     Command("stats", "counters since boot"),
     Command("uptime", "how long the kernel has been up"),
@@ -39,8 +40,8 @@ _ALL = (
     Command("strace", "print the system calls of a process and what they cause",
             (Param("PID", Kind.PID, required=False),),
             (Option("--count", Kind.INTEGER, "stop after this many events"),),
-            details="PID may be `all`, which is what it is without one. A call that concerns the process is shown "
-                    "whoever makes it. Ctrl-C ends."),
+            details="Without PID, or with `all`: every process. Other programs' calls that concern the process are "
+                    "shown too. Ctrl-C ends."),
     Command("trace", "print every event of the kernel",
             options=(Option("--count", Kind.INTEGER, "stop after this many events"),), details="Ctrl-C ends."),
     # --- agents ---
@@ -61,12 +62,12 @@ _ALL = (
                 _NO_THOUGHTS,
                 Option("--detach", None, "let it outlive this shell"),
             ), background=True,
-            details="Options come before TEXT, which is the rest of the line. With & the answer is not printed; "
-                    "see it with `cat`."),
+            details="Options come before TEXT, which is the rest of the line, `#` included. With & the answer is not "
+                    "printed; see it with `cat`."),
     Command("say", "tell a process something and print its answer while it comes", (_PID, _TEXT),
             (Option("--max", Kind.INTEGER, "tokens of this answer at most"), _NO_THOUGHTS), background=True,
-            details="Ctrl-C interrupts the answer (SIGINT to the process), not the shell. With & the process answers "
-                    "in the background."),
+            details="TEXT is the rest of the line, `#` included. Ctrl-C interrupts the answer (SIGINT to the process), "
+                    "not the shell. With & the process answers in the background."),
     Command("chat", "talk with a process line by line", (_PID,), (_NO_THOUGHTS,),
             details="An empty line or Ctrl-D leaves; Ctrl-C interrupts an answer."),
     Command("cat", "print a process's conversation so far", (_PID,), (
@@ -77,7 +78,7 @@ _ALL = (
         _PID, Param("FROM", Kind.INTEGER, required=False), Param("N", Kind.INTEGER, required=False)),
         details="From position FROM (default 0), N of them (default all)."),
     Command("wait", "wait until a process has nothing to do, or has exited", (_PID,),
-            details="Of an idle process nothing is waited for. An exited child is reaped, and its status printed."),
+            details="Returns at once if the process is idle. An exited child is reaped, and its status printed."),
     # --- control ---
     Command("stop", "stop a process (SIGSTOP)", (_PID,), details="Its context stays; `cont` lets it go on."),
     Command("cont", "let a stopped process go on (SIGCONT)", (_PID,)),
@@ -87,12 +88,12 @@ _ALL = (
     Command("nice", "change a process's share of the device", (_PID, Param("VALUE", Kind.INTEGER)),
             details=f"From {NICE_MIN} (largest share) to {NICE_MAX} (smallest)."),
     Command("migrate", "move a process to another device, as it runs", (_PID, Param("DEVICE", Kind.DEVICE)),
-            details="Its answer goes on. Its KV goes with it where that device computes in the same way, else its "
-                    "context is computed again; `dmesg` says why."),
+            details="Its answer goes on. Its KV goes along if that device computes in the same way, else its context "
+                    "is computed again; `dmesg` says why."),
     Command("exec", "give an idle process another model", (_PID, Param("MODEL", Kind.MODEL)), (
         Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
-    ), details="Its context goes with it: the tokens as they are where both have the same words, else as their text, a "
-               "conversation by the chat templates of the two."),
+    ), details="Its context goes along: as tokens if both models have the same vocabulary, else as text, a "
+               "conversation by both chat templates."),
     Command("fork", "copy a process, sharing its pages", (_PID, Param("N", Kind.INTEGER, required=False)),
             details="N copies (default 1). Each goes on where the process is; pages are copied when written. The copies "
                     "have its name: tell them apart by pid."),
@@ -114,41 +115,41 @@ _ALL = (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
         Option("--max-runs", Kind.INTEGER, "processes in one step at most"),
         Option("--step-tokens", Kind.INTEGER, "tokens in one step at most"),
-    ), details="fair, fcfs, round_robin, mlfq or lottery; it holds from the next step on."),
+    ), details="fair, fcfs, round_robin, mlfq or lottery; holds from the next step on."),
     Command("pagein", "bring a model into memory", (Param("MODEL", Kind.MODEL),), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
         Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
     )),
-    Command("evict", "take a model nobody uses out of memory", (Param("MODEL", Kind.MODEL),), (
+    Command("evict", "take a model that no process uses out of memory", (Param("MODEL", Kind.MODEL),), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
         Option("--dtype", Kind.NAME, "which of its dtypes (default: any)"),
-        Option("--force", None, "even if processes use it: their KV stays, and it comes back when they want to run"),
+        Option("--force", None, "even if processes use it: they keep their KV, and the weights come back on demand"),
     )),
     Command("checkpoint", "write the image of a process to a file", (_PID, Param("FILE", Kind.FILE)), (
         Option("--no-kv", None, "leave the KV out: a small file, a slower restore"),
         Option("--passphrase-file", Kind.FILE, "encrypt with the first line of this file"),
-    ), details="The process goes on. An image that is there is replaced, any other file is not."),
-    Command("restore", "start a process from an image, where the other was",
+    ), details="The process goes on. An image of that name is replaced, any other file is not."),
+    Command("restore", "start a process from an image; it goes on where that one was",
             (Param("FILE", Kind.FILE), Param("NAME", Kind.NAME, required=False)), (
-        Option("--model", Kind.MODEL, "what it runs (default: as before)"),
-        Option("--device", Kind.DEVICE, "where (default: as before)"),
+        Option("--model", Kind.MODEL, "its model (default: as in the image)"),
+        Option("--device", Kind.DEVICE, "its device (default: as in the image)"),
         Option("--passphrase-file", Kind.FILE, "the passphrase is the first line of this file"),
         Option("--detach", None, "let it outlive this shell"),
-    ), details="It is called NAME, or as before. KV that cannot be trusted is computed again; `dmesg` says why."),
+    ), details="Its name is NAME, or that in the image. KV that cannot be trusted is computed again; `dmesg` says why."),
     Command("advise", "say how a model will be used", (
         Param("MODEL", Kind.MODEL), Param("ADVICE", Kind.ADVICE)), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
         Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
-    ), details="willneed brings it in in the background, if nobody who runs must give way; dontneed lets it go first, at "
-               "once if nobody uses it; pin brings it in and keeps it; normal takes back what was advised."),
+    ), details="willneed loads it in the background, unless a running model would have to make room; dontneed lets it "
+               "go first, at once if no process uses it; pin loads it and keeps it; normal takes the advice back."),
     # --- the shell ---
     Command("run", "run a Python program", (Param("FILE", Kind.FILE), Param("ARGS", Kind.WORDS, required=False)),
             details="In a process of its own, attached to this kernel by LLMASOS_RUNTIME."),
-    Command("jobs", "what answers in the background"),
+    Command("jobs", "list the answers in the background"),
     Command("clear", "clear the screen"),
     Command("help", "list the commands, or explain one", (Param("COMMAND", Kind.COMMAND, required=False),)),
     Command("exit", "leave the shell", (Param("STATUS", Kind.INTEGER, required=False),),
-            details="What was spawned here ends with it, but for what was spawned with --detach. Ctrl-D does the same."),
+            details="Processes spawned here end with it, unless they were spawned with --detach. Ctrl-D does the same."),
     Command("halt", "shut the whole system down"),
 )  # fmt: skip
 

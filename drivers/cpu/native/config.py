@@ -1,9 +1,9 @@
-"""What the native decoder must know of a model, read from its config.json: no class of transformers, no torch.
+"""A model's configuration for the native decoder, read from its config.json without transformers or torch.
 
-Served are families that compute alike: RMSNorm, rotary positions, grouped queries, a gated MLP, with the norms, caps and
-windows that gemma2 and qwen3 add. Fields that a file leaves out have the defaults of transformers' configuration classes,
-against which the tests compare every one. What is not understood is not guessed at: `why_not` names it, and the torch
-engine runs that model. llama.cpp reads its GGUF metadata likewise; there each file states every number.
+The decoder serves families that compute alike: RMSNorm, rotary positions, grouped queries, a gated MLP, with the norms,
+caps and windows that gemma2 and qwen3 add. Fields that a file leaves out have the defaults of transformers' configuration
+classes, and the tests compare every one. Nothing is guessed: `why_not` names the field that is not understood, and the
+torch engine runs that model. llama.cpp reads its GGUF metadata in the same way; there each file states every number.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Config:
 
 
 def why_not(raw: Mapping[str, Any]) -> str:
-    """What keeps a model of this config.json from being run by the native decoder, or ""."""
+    """Why the native decoder cannot run a model of this config.json, or ""."""
     kind = raw.get("model_type")
     if kind not in FAMILIES:
         return f"the native decoder knows {', '.join(FAMILIES)}, not {kind}"
@@ -167,19 +167,17 @@ def why_not(raw: Mapping[str, Any]) -> str:
     return ""
 
 
-def read(raw: Mapping[str, Any], where: str) -> Config:
-    """The configuration that `why_not` has nothing against. `where` names it. Raises EIO naming what makes no sense."""
-    reader = _Reader(raw, where)
-    kind = raw["model_type"]
-    family = FAMILIES[kind]
-    hidden, heads = (
-        reader.whole("hidden_size", family.hidden),
-        reader.whole("num_attention_heads", family.heads),
-    )
-    layers, declared = (
-        reader.whole("num_hidden_layers", family.layers),
-        reader.whole("max_position_embeddings", family.context),
-    )
+@dataclass(frozen=True, slots=True)
+class _Heads:
+    """The heads of a model's attention."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+def _heads(reader: _Reader, family: _Family, kind: str, hidden: int) -> _Heads:
+    heads = reader.whole("num_attention_heads", family.heads)
     kv_heads = reader.whole("num_key_value_heads", family.kv_heads, null=heads)
     if family.head_dim is None:
         head_dim = reader.whole("head_dim", None, null=hidden // heads)
@@ -191,6 +189,10 @@ def read(raw: Mapping[str, Any], where: str) -> Config:
         raise reader.wrong(f"hidden_size {hidden} for {heads} heads leaves none anything")
     if heads < kv_heads or heads % kv_heads:
         raise refuse(kind, f"its {heads} query heads cannot share {kv_heads} key-value heads evenly")
+    return _Heads(heads, kv_heads, head_dim)
+
+
+def _rope(reader: _Reader, raw: Mapping[str, Any], kind: str, head_dim: int, declared: int) -> rope.Rope:
     parameters = _rope_parameters(raw)
     partial = parameters.get("partial_rotary_factor", 1.0) if kind == "phi3" else 1.0
     if isinstance(partial, bool) or not isinstance(partial, int | float):
@@ -199,16 +201,28 @@ def read(raw: Mapping[str, Any], where: str) -> Config:
     if rotated < 2 or rotated % 2 or rotated > head_dim:
         raise reader.wrong(f"rotary positions of {rotated} items of a head of {head_dim}")
     try:
-        turned = rope.rope(parameters, rotated, declared)
+        return rope.rope(parameters, rotated, declared)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise reader.wrong(f"rope_parameters: {what}") from None
+
+
+def read(raw: Mapping[str, Any], where: str) -> Config:
+    """The configuration that `why_not` has nothing against. `where` names it. Raises EIO naming what makes no sense."""
+    reader = _Reader(raw, where)
+    kind = raw["model_type"]
+    family = FAMILIES[kind]
+    hidden = reader.whole("hidden_size", family.hidden)
+    layers = reader.whole("num_hidden_layers", family.layers)
+    declared = reader.whole("max_position_embeddings", family.context)
+    heads = _heads(reader, family, kind, hidden)
+    turned = _rope(reader, raw, kind, heads.head_dim, declared)
     qkv_bias = family.qkv_bias
     if qkv_bias is None:
         qkv_bias = reader.yes("attention_bias", family.attention_bias)
     out_default = family.out_bias == "attention_bias" and family.attention_bias
     gemma = family.four_norms
-    scale = reader.real("query_pre_attn_scalar", _QUERY_SCALE) if gemma else float(head_dim)
+    scale = reader.real("query_pre_attn_scalar", _QUERY_SCALE) if gemma else float(heads.head_dim)
     if not scale:
         raise reader.wrong("query_pre_attn_scalar is 0")
     caps = family.softcaps or (None, None)
@@ -218,9 +232,9 @@ def read(raw: Mapping[str, Any], where: str) -> Config:
         hidden=hidden,
         middle=reader.whole("intermediate_size", family.middle),
         layers=layers,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
+        heads=heads.heads,
+        kv_heads=heads.kv_heads,
+        head_dim=heads.head_dim,
         context=min(declared, turned.limit or declared),
         epsilon=reader.real("rms_norm_eps", family.epsilon),
         activation=ACTIVATIONS[raw.get(family.activation_field, family.activation)],

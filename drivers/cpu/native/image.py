@@ -1,7 +1,7 @@
-"""A model in memory for the native decoder, with its KV frames: what engine/torch_image.py is for torch.
+"""A model in memory for the native decoder, with its KV frames: the counterpart of engine/torch_image.py.
 
-In int8 and int4 a model is kept installed (installed.py), since making it takes long. In fp32 and bf16 packing is a copy,
-as fast as reading: an installed form would take the disk twice for nothing, so it is packed at every load.
+Packing a model in int8 or int4 takes long, so the packed form is kept installed (installed.py). In fp32 and bf16 packing
+is a copy, as fast as reading, and an installed form would only take disk, so a model is packed at every load.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from llmasos.drivers.cpu.native.library import Batch, Library
 from llmasos.drivers.cpu.native.packing import FORMS, USUAL_OF_GROUP
 from llmasos.drivers.engine.contexts import Context
 from llmasos.drivers.engine.early import Stop
-from llmasos.drivers.engine.image import Frames, Raw
+from llmasos.drivers.engine.image import Examined, Frames, Raw
 from llmasos.drivers.engine.kv import ITEM_BYTES, KVShape, KVSlab
 from llmasos.drivers.engine.layout import Layout
 from llmasos.drivers.protocol import BLOCK_TOKENS, Run
-from llmasos.modelfiles.tensors import Weights
 from llmasos.syscalls.errno import Errno, SyscallError
 
 KV_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
-INSTALLED = ("int8", "int4")  # the dtypes whose packing is worth keeping
+INSTALLED = ("int8", "int4")  # dtypes that are kept installed
 
 SPARE_FRAMES = 64  # for steps that are begun early: as many of their runs may need a new frame
 _log = logging.getLogger(__name__)
@@ -113,13 +112,13 @@ class NativeImage(Frames):
             return self._step(batch, rows, None), []
         if len(self._logits) < len(rows):
             self._logits = np.empty((len(rows), self._columns), dtype=np.float32)
-        self._step(batch, rows, self._logits)  # which finds the greatest only where no logits are wanted
+        self._step(batch, rows, self._logits)  # with logits it does not find the greatest
         best, scored = [-1] * len(rows), []
         for i, only in enumerate(plain):
             row = self._logits[i, : self.layout.vocab]
             if not only:
                 scored.append(row)
-            elif np.isfinite(row[at := int(row.argmax())]):  # the first that is no number counts as the greatest
+            elif np.isfinite(row[at := int(row.argmax())]):  # a NaN counts as the greatest
                 best[i] = at
         return best, scored
 
@@ -205,28 +204,19 @@ class NativeKind:
         layer, head = network.page_bytes(config, dtype)
         return head + stream.WINDOW * layer
 
-    def build(
-        self,
-        place: Path,
-        weights: Callable[[], Weights],
-        config: Config,
-        layout: Layout,
-        dtype: str,
-        frames: int | KVSlab,
-        progress: Callable[[float], None],
-        room: int = 0,
-    ) -> Frames:
+    def build(self, model: Examined, frames: int | KVSlab, progress: Callable[[float], None], room: int = 0) -> Frames:
+        place, dtype, layout = model.place, model.dtype, model.layout
         slab = frames
         if isinstance(slab, int):
             slab = KVSlab(self.kv_shape(layout, dtype), slab, spare=SPARE_FRAMES)
         if dtype == "fp32" and self.kv == "int8":
             _log.warning("%s in fp32: kv=int8 is not for fp32, whose keys and values are fp32", place)
         store = self.store if dtype in INSTALLED else None
-        # What is kept serves any number of frames, what is made for this image alone need not.
+        # An installed form must serve any number of frames; one made for this image alone need not.
         positions = layout.context if store else min(layout.context, max(1, slab.frames) * BLOCK_TOKENS)
 
         def make(told: Callable[[float], None]) -> network.Blueprint:
-            return network.describe(weights(), config, dtype, positions, told, str(place))
+            return network.describe(model.weights(), model.config, dtype, positions, told, str(place))
 
         blueprint = store.get(place, dtype, make, progress, room) if store else make(progress)
         if room and blueprint.parts is None and blueprint.weights.used > room:

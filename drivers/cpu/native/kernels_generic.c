@@ -1,5 +1,6 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-/* Only CPUs older than AVX2 come here, and -O3 takes twice as long to compile; gcse takes a sixth of what is left for nothing. */
+/* Only CPUs older than AVX2 come here, and -O3 takes twice as long to compile; gcse takes a sixth of the rest and gains
+ * nothing. */
 #pragma GCC optimize("O2,no-gcse")
 #endif
 

@@ -1,8 +1,8 @@
 """The native decoder as Python sees it: the compiled library and its structures, by ctypes.
 
-It is a plain shared library and no Python module: ctypes lets go of the interpreter's lock during a call, and the same
-file serves every version of Python. It is built when the package is installed, where there is a C compiler; `load` says
-why it cannot be used where it cannot. The structures repeat those of native.h, which say what the fields mean.
+It is a plain shared library and no Python module: ctypes releases the interpreter's lock during a call, and the same file
+serves every version of Python. Installing the package builds it, where there is a C compiler; `load` gives the reason
+where it cannot be used. The structures repeat those of native.h, which says what the fields mean.
 """
 
 from __future__ import annotations
@@ -22,15 +22,8 @@ ABI = 6
 LANES = 16  # columns of a packed block, tokens of a frame
 ITEM = 32  # columns are padded to a multiple of it
 GROUP = 32  # inputs that share a scale, where not all of a column do
-BFLOAT16, FLOAT16, FLOAT32, OWN = (
-    1,
-    2,
-    3,
-    4,
-)  # what the scales of groups are (Matrix.group_kind); 0: there are none
+BFLOAT16, FLOAT16, FLOAT32, OWN = 1, 2, 3, 4  # the kinds of groups' scales (Matrix.group_kind); 0: there are none
 SWITCH = "LLMASOS_NATIVE"  # "0": do without; or the name of an instruction set, for comparing them
-
-DIRECTORY = "LLMASOS_CACHE"  # where installed models (installed.py) are kept; "" keeps none
 
 INSTRUCTION_SETS = ("avx512bf16", "avx512vnni", "avxvnni", "avx2", "generic")  # the best first
 
@@ -125,7 +118,7 @@ class Library:
             raise OSError(f"no memory for a product, or no instruction set {isa}")
 
     def has(self, isa: str) -> bool:
-        """Could the instruction set of that name be used here?"""
+        """Can the instruction set of that name be used here?"""
         return self._library.native_isa(isa.encode()) is not None
 
     def close(self, decoder: int) -> None:
@@ -146,12 +139,3 @@ def load() -> Library | str:
         return Library(built[0], wanted)
     except (OSError, AttributeError) as error:
         return str(error)
-
-
-def installed_directory() -> Path | None:
-    """Where installed models are kept unless the driver is told otherwise; None: nowhere."""
-    chosen = os.environ.get(DIRECTORY)
-    if chosen is not None:
-        return Path(chosen).expanduser().absolute() if chosen else None
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache, "llmasos", "installed")

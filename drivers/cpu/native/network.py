@@ -1,8 +1,7 @@
 """Describing a model to the native decoder: its weights by name, packed layer by layer, and the numbers beside them.
 
-What a model is made of is read from its configuration (config.py) and from `llmasos.modelfiles.tensors.Weights`, whatever
-files those come from; llama.cpp's loader is the counterpart. Every tensor's name and shape is looked at before anything
-is allocated.
+The parts of a model come from its configuration (config.py) and from `llmasos.modelfiles.tensors.Weights`, whatever files
+those read; llama.cpp's loader is the counterpart. Every tensor's name and shape is checked before anything is allocated.
 """
 
 from __future__ import annotations
@@ -46,13 +45,13 @@ def embedding_bits(form: str) -> int:
 
 
 def arena_bytes(config: Config, form: str, of_group: int = 0) -> int:
-    """What the packed weights take, at most; `of_group` as in `packed_bytes`."""
+    """Bytes that the packed weights take, at most; `of_group` as in `packed_bytes`."""
     layer, head = page_bytes(config, form, of_group)
     return layer * config.layers + head
 
 
 def page_bytes(config: Config, form: str, of_group: int = 0) -> tuple[int, int]:
-    """What a layer takes, and the head, at most."""
+    """Bytes that a layer takes, and the head, at most."""
     hidden, middle, dim = config.hidden, config.middle, config.head_dim
     wide = config.heads * dim
     layer = (
@@ -69,7 +68,7 @@ def page_bytes(config: Config, form: str, of_group: int = 0) -> tuple[int, int]:
 
 
 def tables_bytes(config: Config, form: str, positions: int) -> int:
-    """What the embedding, cosines and sines take."""
+    """Bytes that the embedding, cosines and sines take."""
     return embedding_bits(form) // 8 * config.vocab * config.hidden + 8 * positions * len(config.rope.frequencies)
 
 
@@ -81,7 +80,7 @@ class Memory(Protocol):
 
 @dataclass(slots=True)
 class Page:
-    """What is moved as one: a layer's weights, or the head's. An offset and a size in bytes."""
+    """A unit that is moved whole: a layer's weights, or the head's. An offset and a size in bytes."""
 
     name: str
     offset: int
@@ -101,8 +100,8 @@ class Parts:
 
 @dataclass(slots=True)
 class Blueprint:
-    """A model as the native decoder wants it, but for its pointers, which are offsets: those of `embedding`, `cosine` and
-    `sine` into `tables`, of which a step reads a few rows, the others into `weights`, which it reads whole."""
+    """A model in the structures of the native decoder, with offsets for pointers: those of `embedding`, `cosine` and
+    `sine` into `tables`, where a step reads a few rows, the others into `weights`, which a step reads whole."""
 
     model: Model
     layers: Any  # an array of Layer
@@ -110,7 +109,7 @@ class Blueprint:
     pages: list[Page]  # of the weights
     tables: Memory
     tables_size: int
-    parts: Parts | None = None  # then `weights` holds only what stays in memory
+    parts: Parts | None = None  # then `weights` holds only the pages that stay in memory
 
 
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:
@@ -185,7 +184,7 @@ def _unfit(where: str, what: str, names: list[str]) -> SyscallError:
 def describe(
     weights: Weights, config: Config, form: str, positions: int, progress: Callable[[float], None], where: str
 ) -> Blueprint:
-    """The blueprint of a model for so many positions, in one of packing.FORMS. `progress` is told fractions; `where`
+    """The blueprint of a model for `positions` positions, in one of packing.FORMS. `progress` is told fractions; `where`
     names the model. Raises EIO for weights that do not fit the configuration."""
     names = _Names(weights, config, where)
     writer = _Writer(weights, names, config, form)
@@ -290,7 +289,7 @@ class _Writer:
     """Puts a model's weights into an arena, page by page."""
 
     def __init__(self, weights: Weights, names: _Names, config: Config, form: str) -> None:
-        # Room for scales of groups, whether the files have any or not: what is not written takes no memory.
+        # Room for scales of groups, whether the files have any or not: pages that are not written take no memory.
         self.arena = Arena(arena_bytes(config, form, MOST_OF_GROUP))
         self.pages: list[Page] = []
         self._source, self._names, self._config, self._form = weights, names, config, form

@@ -1,10 +1,10 @@
 """Weights in the order in which the native products read them (native.h), quantised on the way or taken as they are.
 
 fp32 and bf16 are only put in order. 8 bits: one scale per output column, the greatest magnitude over 127, as in the torch
-engine's int8. 4 bits: one scale for every 32 inputs of a column, as in llama.cpp's Q4_0 and Q4_K, in bfloat16; the scale
-is chosen among a few so that the squared error is least, since with 16 values to choose from the greatest magnitude is
-often not worth keeping exactly. The integers of a quantised checkpoint keep their own scales and zeros, without loss.
-Large matrices are worked on in pieces, by a thread for each core: numpy lets go of the interpreter's lock.
+engine's int8. 4 bits: one scale for every 32 inputs of a column, as in llama.cpp's Q4_0 and Q4_K, in bfloat16. Of a few
+scales the one with the least squared error is chosen: with 16 values it is often not worth keeping the greatest magnitude
+exactly. The integers of a quantised checkpoint keep their own scales and zeros, without loss. Large matrices are packed
+in pieces, by a thread for each core: numpy releases the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _UNIT = {"fp32": 1, "bf16": 2, "int8": 4, "int4": GROUP}  # inputs are padded to
 _TINY = np.float32(1e-30)  # in place of the maximum of a column of zeros
 _ALIGNMENT = 64  # bytes
 _SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)  # of the scale of a group, tried for the least error
-_PIECE = 1 << 18  # weights worked on at a time: what is made of them on the way stays in a core's cache
+_PIECE = 1 << 18  # weights packed at a time: intermediate values stay in a core's cache
 # Shared memory, Python's default for an anonymous map, has no huge pages on most systems.
 _PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 

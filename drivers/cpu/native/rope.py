@@ -1,8 +1,8 @@
 """Rotary positions by numbers: the frequencies that transformers' configurations ask for, and their cosines and sines.
 
 RoFormer (arXiv:2104.09864) and its stretchings: linear, dynamic NTK, YaRN (arXiv:2309.00071), LongRoPE (arXiv:2402.13753)
-and Llama 3's. transformers computes in fp32, so this does, in the same order of operations; powers alone are taken in
-fp64 and rounded, which is what its library's come to. Frequencies that would depend on the longest position of a batch
+and Llama 3's. This computes in fp32 and in the same order of operations, as transformers does; only powers are computed
+in fp64 and rounded, which gives the same as its library. Frequencies that would depend on the longest position of a batch
 (dynamic, longrope) stay those of the original length, to which the context is limited: in a shared batch one process
 would move its neighbours' positions.
 """

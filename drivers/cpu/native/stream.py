@@ -1,13 +1,13 @@
 """Streaming: a model whose weights are more than its memory is run with some of its layers in their file.
 
-Every step reads the layers in the same order, so of what does not fit the least recently used is always just what is
-wanted next (Belady's example against LRU). So some layers stay for good, and the others, spread evenly among them, pass
-through a window: while one is computed the next ones are read ahead, at the end of a step the first ones of the next. The
-file is mapped; reading ahead is having its pages brought in and mapped. As long as the machine has memory for all of them
-that is all, for what is in the page cache and mapped need not be read again, and the system can take it whenever it wants
-(then there are major faults, and reading ahead begins again). Else a layer that is done with is unmapped at once, and the
-process never has more of the file than the window. Unmapping and mapping again take as long as computing does, so it is
-not done where it is of no use. Where the system cannot be told to read ahead, it reads on demand.
+Every step reads the layers in the same order, so the least recently used layer is always the one needed next (Belady's
+example against LRU). So some layers stay for good, and the others, spread evenly among them, pass through a window: while
+one is computed the next ones are read ahead, and at the end of a step the first ones of the next step. The file is
+mapped; reading ahead means bringing its pages in and mapping them. While the machine has memory for all pages, nothing
+else happens: pages in the page cache that are mapped need not be read again, and the system can take them at any time
+(major faults show that, and reading ahead begins again). Otherwise a layer is unmapped as soon as it is computed, and the
+process never has more of the file than the window. Unmapping and mapping again take as long as computing, so it is done
+only then. Where the system cannot be told to read ahead, it reads on demand.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Ahead:
         self._at = ctypes.c_int64(layers)
         self._ready = ctypes.c_int64(layers)
         self._changed = threading.Condition()
-        # What is read is counted on from step to step, so many a step; steps begin with 1.
+        # Stretches that were read are counted over all steps; steps begin with 1.
         self._step = 0
         self._end = len(stretches)  # read up to here; of no meaning while it is not useful
         self._useful, self._short = True, False
@@ -140,7 +140,7 @@ class Ahead:
         try:
             self._read_ahead()
         finally:
-            with self._changed:  # whatever has happened: who waits reads on demand
+            with self._changed:  # whatever has happened: a step that waits reads on demand
                 self._over = True
                 self._ready.value = self._layers
 

@@ -10,8 +10,12 @@
 #define UNSIGNED_ACTIVATIONS 1
 #endif
 
-typedef struct { __m256 low, high; } vf;
-typedef struct { __m256i low, high; } vi;
+typedef struct {
+    __m256 low, high;
+} vf;
+typedef struct {
+    __m256i low, high;
+} vi;
 
 static inline vf vf_load(const float *p) { return (vf){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 static inline void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a.low), _mm256_storeu_ps(p + 8, a.high); }
@@ -34,7 +38,8 @@ static inline vf vf_abs(vf a)
 /* Is any lane of a not at most that of b (greater, or no number)? */
 static inline int vf_exceeds(vf a, vf b)
 {
-    return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(a.low, b.low, _CMP_NLE_UQ), _mm256_cmp_ps(a.high, b.high, _CMP_NLE_UQ)));
+    return _mm256_movemask_ps(
+        _mm256_or_ps(_mm256_cmp_ps(a.low, b.low, _CMP_NLE_UQ), _mm256_cmp_ps(a.high, b.high, _CMP_NLE_UQ)));
 }
 static inline vf vf_round(vf a)
 {
@@ -53,7 +58,8 @@ static inline __m256 bfloat_half(const uint16_t *p)
 static inline vf vf_bfloat(const uint16_t *p) { return (vf){bfloat_half(p), bfloat_half(p + 8)}; }
 static inline vf vf_half(const uint16_t *p)
 {
-    return (vf){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
+    return (vf){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
+                _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
 }
 static inline __m256 byte_half(const int8_t *p)
 {
@@ -64,7 +70,8 @@ static inline void vf_bytes(int8_t *p, vf a) /* whole numbers in -128 .. 127 */
 {
     const __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high));
     const __m256i ordered = _mm256_permute4x64_epi64(packed, 0xd8);
-    _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1)));
+    _mm_storeu_si128((__m128i *)p,
+                     _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1)));
 }
 
 static inline vi vi_load(const int32_t *p)
@@ -92,10 +99,7 @@ static inline vw vw_low(vw a)
     const __m256i mask = _mm256_set1_epi8(15);
     return (vw){_mm256_and_si256(a.low, mask), _mm256_and_si256(a.high, mask)};
 }
-static inline vw vw_high(vw a)
-{
-    return vw_low((vw){_mm256_srli_epi16(a.low, 4), _mm256_srli_epi16(a.high, 4)});
-}
+static inline vw vw_high(vw a) { return vw_low((vw){_mm256_srli_epi16(a.low, 4), _mm256_srli_epi16(a.high, 4)}); }
 static inline vw vw_flip(vw a) /* 128 more, without signs */
 {
     const __m256i most = _mm256_set1_epi8(-128);
@@ -122,8 +126,8 @@ static inline vi dot4(vi sum, int32_t four, vw w)
     return (vi){_mm256_dpbusd_avx_epi32(sum.low, w.low, a), _mm256_dpbusd_avx_epi32(sum.high, w.high, a)};
 }
 #else
-/* vpmaddubsw adds pairs of products in 16 bits; 2 * 128 * 127 fits, so nothing saturates: activations are never -128, whose
-   sign cannot be changed, but weights may be. */
+/* vpmaddubsw adds pairs of products in 16 bits; 2 * 128 * 127 fits, so nothing saturates: activations are never -128,
+   whose sign cannot be changed, but weights may be. */
 static inline __m256i madd(__m256i sum, __m256i plain, __m256i with_sign)
 {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(plain, with_sign), _mm256_set1_epi16(1)));

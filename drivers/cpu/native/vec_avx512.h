@@ -81,5 +81,8 @@ static inline vf dot16(vf sum, const uint8_t *x, vw weights)
 #else
 #define PAIR 8
 static inline vf vw_even(vw a) { return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16)); }
-static inline vf vw_odd(vw a) { return _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32((int32_t)0xffff0000u))); }
+static inline vf vw_odd(vw a)
+{
+    return _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32((int32_t)0xffff0000u)));
+}
 #endif

@@ -8,13 +8,19 @@
 #define FLOAT_BLOCKS 1
 #define PAIR 8
 
-typedef struct { float lane[LANES]; } vf;
-typedef struct { int32_t lane[LANES]; } vi;
-typedef struct { int8_t byte[4 * LANES]; } vw;
+typedef struct {
+    float lane[LANES];
+} vf;
+typedef struct {
+    int32_t lane[LANES];
+} vi;
+typedef struct {
+    int8_t byte[4 * LANES];
+} vw;
 
-#define LANEWISE(type, expression)                                                                                     \
-    type result;                                                                                                       \
-    for (int i = 0; i < LANES; i++) result.lane[i] = (expression);                                                     \
+#define LANEWISE(type, expression)                                                                                       \
+    type result;                                                                                                         \
+    for (int i = 0; i < LANES; i++) result.lane[i] = (expression);                                                       \
     return result
 
 static inline vf vf_load(const float *p) { LANEWISE(vf, p[i]); }
@@ -39,9 +45,12 @@ static inline int vf_exceeds(vf a, vf b)
     for (int i = 0; i < LANES; i++) any |= !(a.lane[i] <= b.lane[i]);
     return any;
 }
-static inline vf vf_round(vf a) { LANEWISE(vf, (a.lane[i] + 12582912.0f) - 12582912.0f); } /* 1.5 * 2**23: to the nearest even */
-static inline int32_t whole(float a) { return a == a ? (int32_t)a : 0; } /* of what is no number C does not say it */
-static inline vf vf_power2(vf a) /* 2 ** a for whole a in -126 .. 127 */
+/* To the nearest whole number, ties to even: 1.5 * 2**23 leaves no bits for the rest. */
+static inline vf vf_round(vf a) { LANEWISE(vf, (a.lane[i] + 12582912.0f) - 12582912.0f); }
+/* C does not say what becomes of a float that is no number. */
+static inline int32_t whole(float a) { return a == a ? (int32_t)a : 0; }
+/* 2 ** a for whole a in -126 .. 127 */
+static inline vf vf_power2(vf a)
 {
     vf result;
     for (int i = 0; i < LANES; i++) {
@@ -107,11 +116,12 @@ static inline vi dot8(vi sum, int32_t four, vw w)
     int8_t a[4];
     memcpy(a, &four, 4);
     for (int i = 0; i < LANES; i++)
-        sum.lane[i] += a[0] * w.byte[4 * i] + a[1] * w.byte[4 * i + 1] + a[2] * w.byte[4 * i + 2] + a[3] * w.byte[4 * i + 3];
+        sum.lane[i] +=
+            a[0] * w.byte[4 * i] + a[1] * w.byte[4 * i + 1] + a[2] * w.byte[4 * i + 2] + a[3] * w.byte[4 * i + 3];
     return sum;
 }
 static inline vi dot4(vi sum, int32_t four, vw w) { return dot8(sum, four, w); }
-static inline vw vw_flip(vw a) { return a; } /* nobody's here: activations have signs */
+static inline vw vw_flip(vw a) { return a; }  /* nobody's here: activations have signs */
 static inline vf vw_pair(const vw *a, int at) /* of pairs of bfloat16 */
 {
     vf result;

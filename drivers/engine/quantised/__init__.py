@@ -1,9 +1,9 @@
 """Quantised safetensors checkpoints as people publish them, read as the weights of the unquantised model.
 
-vLLM and transformers have a module of layers for each method; here a method is a reader of names and numbers, and what
-comes out is `llmasos.modelfiles.tensors.Weights`: under the unquantised names, dequantised to the bits that the method's
-own library gives, or as integers where a native form holds them without loss. No torch: numpy does it all. The readers
-are imported for the first model that wants them: most do not, and a driver's start is short.
+vLLM and transformers have a module of layers for each method; here a method is a reader of names and numbers that gives
+`llmasos.modelfiles.tensors.Weights`: under the unquantised names, dequantised to the bits of the method's own library, or
+as integers where a native form holds them without loss. No torch: numpy does it all. A reader is imported with the first
+model that needs it: most models need none, and a driver should start quickly.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""compressed-tensors: what llm-compressor writes, and vLLM and transformers read.
+"""compressed-tensors: the format that llm-compressor writes, and vLLM and transformers read.
 
 A layer's `weight` becomes `weight_packed` (int32 words or bytes of two nibbles) or a `weight` of small items, beside
 `weight_scale` and, as its scheme wants, `weight_zero_point`, `weight_g_idx`, `weight_shape`, `weight_global_scale`.
-Which scheme a layer has is said by targets: classes, names, or regular expressions. Scales of activations and of keys
+Targets say which scheme a layer has: classes, names, or regular expressions. Scales of activations and of keys
 and values are left unread: activations are quantised as the engine does it, or not at all.
 """
 

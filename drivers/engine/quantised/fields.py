@@ -1,8 +1,7 @@
 """A configuration's fields, taken one by one with their types and bounds; a field that nobody has taken is refused by
 name.
 
-Everything here comes out of a file from somewhere else: what is shown of it is shown by repr, in one line of bounded
-length.
+Everything here comes from a file of unknown origin: messages show its values by repr, in one line of bounded length.
 """
 
 from __future__ import annotations
@@ -79,7 +78,8 @@ class Fields:
         )
 
     def finish(self, method: str, harmless: Iterable[str] = ()) -> None:
-        """Refuse what is set and nobody has looked at: it may change what the weights mean. Raises ENOTSUP."""
+        """Refuse fields that are set and that nobody has read: they may change the meaning of the weights. Raises
+        ENOTSUP."""
         left = sorted(
             name
             for name, value in self._values.items()

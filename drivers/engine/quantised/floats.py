@@ -15,7 +15,7 @@ FLOATS = ("F32", "F16", "BF16")
 
 
 def _table(exponent: int, mantissa: int, bias: int) -> np.ndarray:
-    """Every value of a float with a sign bit, in the order of its bits; what is no number is the caller's to put in."""
+    """Every value of a float with a sign bit, in the order of its bits; the caller puts in NaN and infinities."""
     codes = np.arange(1 << (1 + exponent + mantissa))
     power = (codes >> mantissa) & ((1 << exponent) - 1)
     fraction = codes & ((1 << mantissa) - 1)

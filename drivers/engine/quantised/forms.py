@@ -1,8 +1,7 @@
 """Which native form holds a quantised checkpoint's integers as they are, told by its configuration alone.
 
-The answer is wanted before any weight is looked at: it is the dtype in which such a model runs where nobody names one.
-Each layer is looked at again when it is read (Stored.packed), and one that does not fit is dequantised and quantised
-anew.
+The answer is needed before any weight is read: it is the dtype in which such a model runs if nobody names one. Reading
+checks each layer again (Stored.packed); a layer that does not fit is dequantised and quantised anew.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ _BITS = {4: "int4", 8: "int8"}
 
 def native_form(settings: Mapping[str, Any]) -> str:
     """int8 or int4, or "" where no form of the native decoder holds the integers, or where they are floats. Never
-    raises: what is odd in the settings is told when the weights are opened."""
+    raises: opening the weights refuses odd settings."""
     read = _METHODS.get(str(settings.get("quant_method")))
     return read(settings) if read else ""
 

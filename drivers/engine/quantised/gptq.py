@@ -37,7 +37,7 @@ _HARMLESS = (
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """What the configuration says of a layer."""
+    """The settings of a layer."""
 
     bits: int
     group: int  # inputs; -1 the whole column

@@ -1,8 +1,8 @@
 """Names of layers as configurations give them: plain, a module's class, or a regular expression.
 
-An expression out of a stranger's file is not for Python's `re`, which takes hours over "(a+)+$": a few dozen lines of
-Thompson's construction match in time that grows with the name only, as RE2 does. What names of layers need is there
-(classes, groups, alternatives, repeats, anchors); lookaround and back references are refused.
+An expression from a stranger's file is not given to Python's `re`, which takes hours over "(a+)+$": a few dozen lines of
+Thompson's construction match in time that grows with the name only, as RE2 does. They have the operators that names of
+layers need (classes, groups, alternatives, repeats, anchors); lookaround and back references are refused.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 with scales. Every format in this package is a reader of names that ends in one of them.
 
 Shapes and item types are checked when a checkpoint is opened, from the headers alone; numbers are read when a weight is
-asked for. What comes out is what the format's own library computes, to the bit: the same steps rounded in the same
+asked for. The result is that of the format's own library, to the bit: the same steps rounded in the same
 type.
 """
 
@@ -40,8 +40,8 @@ class Stored(Protocol):
 
 
 class Parts:
-    """The tensors of a checkpoint, checked as they are taken; what is taken is part of a weight and has no name
-    outside."""
+    """The tensors of a checkpoint, checked as they are taken; a tensor that was taken is part of a weight and has no name
+    of its own outside."""
 
     def __init__(self, weights: SafetensorsWeights) -> None:
         self.weights = weights
@@ -49,7 +49,7 @@ class Parts:
         self.taken: set[str] = set()
 
     def ending(self, suffix: str) -> Iterator[str]:
-        """What comes before `suffix` in the names that end with it, in order."""
+        """The names that end with `suffix`, without it, in order."""
         for name in sorted(self.names):
             if name.endswith(suffix):
                 yield name[: -len(suffix)]

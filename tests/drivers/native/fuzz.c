@@ -1,8 +1,9 @@
-/* Random networks of odd sizes through the native decoder, to be built with AddressSanitizer and UndefinedBehaviorSanitizer.
+/* Random networks of odd sizes through the native decoder, to be built with AddressSanitizer and
+   UndefinedBehaviorSanitizer.
 
-   fuzz SEED COUNT ISA: each network's contexts are computed alone and token by token, then all together in random chunks with
-   another number of threads. Every logit must be the same to the bit. Buffers have exactly the sizes that native.h asks for,
-   so reading past one is found out. Exits 1 and says what differed. */
+   fuzz SEED COUNT ISA: each network's contexts are computed alone and token by token, then all together in random chunks
+   with another number of threads. Every logit must be the same to the bit. Buffers have exactly the sizes that native.h
+   asks for, so reading past one is found out. Exits 1 and says what differed. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -71,11 +72,13 @@ static matrix random_matrix(int64_t columns, int64_t inputs, form f, int biased)
             uint16_t *const scale = give((size_t)groups * sizeof *scale);
             /* float16: of either sign, up to 1/64, some without a hidden bit */
             for (int64_t i = 0; i < groups; i++)
-                scale[i] = f.group_kind == BFLOAT16 ? bfloat(size * number()) : (uint16_t)((next() & 0x8000) | between(0, 0x2400));
+                scale[i] = f.group_kind == BFLOAT16 ? bfloat(size * number())
+                                                    : (uint16_t)((next() & 0x8000) | between(0, 0x2400));
             w.group_scale = scale;
         }
         int8_t *const zero = f.zeros ? give((size_t)groups) : NULL;
-        for (int64_t i = 0; zero && i < groups; i++) zero[i] = (int8_t)(f.bits == 8 ? between(-128, 127) : between(0, 16));
+        for (int64_t i = 0; zero && i < groups; i++)
+            zero[i] = (int8_t)(f.bits == 8 ? between(-128, 127) : between(0, 16));
         w.group_zero = zero;
     } else if (f.bits == 8) {
         float *const scale = give((size_t)w.columns * sizeof *scale);
@@ -98,9 +101,16 @@ static void random_model(model *m, int64_t at)
 {
     const int64_t shared = between(1, 11), count = sizeof forms / sizeof *forms;
     const form f = forms[at % count];
-    *m = (model){.hidden = between(1, 90), .layers = between(1, 3), .kv_heads = between(1, 3), .head_dim = 2 * between(1, 45),
-                 .intermediate = between(1, 100), .vocabulary = between(2, 150), .context = 16 * between(2, 8),
-                 .activation = next() % 2 ? SILU : GELU_TANH, .norm_epsilon = 1e-6f, .embedding_scale = 1.0f};
+    *m = (model){.hidden = between(1, 90),
+                 .layers = between(1, 3),
+                 .kv_heads = between(1, 3),
+                 .head_dim = 2 * between(1, 45),
+                 .intermediate = between(1, 100),
+                 .vocabulary = between(2, 150),
+                 .context = 16 * between(2, 8),
+                 .activation = next() % 2 ? SILU : GELU_TANH,
+                 .norm_epsilon = 1e-6f,
+                 .embedding_scale = 1.0f};
     m->heads = m->kv_heads * shared;
     m->padded_head_dim = up(m->head_dim, LANES);
     m->rotated = 2 * between(1, m->head_dim / 2);
@@ -131,7 +141,8 @@ static void random_model(model *m, int64_t at)
             .window = next() % 2 ? between(1, m->context) : 0,
         };
         if (post) layers[i].after_attention = floats(m->hidden, 1.0f), layers[i].after_mlp = floats(m->hidden, 1.0f);
-        if (heads_normed) layers[i].query_norm = floats(m->head_dim, 1.0f), layers[i].key_norm = floats(m->head_dim, 1.0f);
+        if (heads_normed)
+            layers[i].query_norm = floats(m->head_dim, 1.0f), layers[i].key_norm = floats(m->head_dim, 1.0f);
     }
     m->last_norm = floats(m->hidden, 1.0f);
     m->head = random_matrix(m->vocabulary, m->hidden, f.bits >= 16 ? f : forms[2], 0);
@@ -145,7 +156,8 @@ typedef struct {
     int64_t frame_size, kv_bits;
 } contexts;
 
-/* Compute `count[c]` tokens of each context from done[c] on; the logits of all of them to out[c] [position, vocabulary]. */
+/* Compute `count[c]` tokens of each context from done[c] on; the logits of all of them to out[c] [position, vocabulary].
+ */
 static void compute(decoder *d, const model *m, const contexts *c, int64_t *done, const int64_t *count, float **out)
 {
     int64_t token[1024], position[1024], output[1024], best[1024], owner[1024], rows = 0;
@@ -157,7 +169,8 @@ static void compute(decoder *d, const model *m, const contexts *c, int64_t *done
         }
     if (!rows) return;
     float *const logits = malloc((size_t)(rows * m->head.columns) * sizeof *logits);
-    batch b = {rows, rows, token, position, table, c->slab, c->frame_size, c->kv_bits, output, logits, m->head.columns, best};
+    batch b = {rows,          rows,       token,  position, table,           c->slab,
+               c->frame_size, c->kv_bits, output, logits,   m->head.columns, best};
     if (native_step(d, &b)) exit(2);
     b.logits = NULL;
     if (native_step(d, &b)) exit(2); /* again, for the greatest only */

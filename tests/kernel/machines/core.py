@@ -157,7 +157,7 @@ class Core(RuleBasedStateMachine):
     def busy(self, proc: Proc) -> bool:
         """Whether a decode may be under way, or asked for and waiting for its token boundary."""
         row = self.sim.kernel.table.find(proc.pid)
-        decoding = isinstance(row, LLMProcess) and (row.decoding is not None or bool(row.deferred))
+        decoding = isinstance(row, LLMProcess) and (row.decoding is not None or bool(row.boundary))
         return decoding or (proc.future is not None and not proc.future.done)
 
     # --- birth ---
@@ -239,7 +239,7 @@ class Core(RuleBasedStateMachine):
     def decode_waits(self, proc: Proc) -> bool:
         """Whether a decode was asked for that begins at the next token boundary, before whatever is asked for now."""
         row = self.sim.kernel.table.find(proc.pid)
-        return isinstance(row, LLMProcess) and any(isinstance(r.call, Decode) for r in row.deferred)
+        return isinstance(row, LLMProcess) and any(isinstance(r.call, Decode) for r in row.boundary.line)
 
     # --- context ---
 
@@ -251,7 +251,7 @@ class Core(RuleBasedStateMachine):
         length = self.try_call(self.prog(i), Feed(proc.pid, tokens, records))
         if isinstance(length, Errno):
             busy = was_decoding or will_decode
-            assert length in (Errno.E2BIG, Errno.EBUSY if busy else Errno.E2BIG, Errno.ESRCH)
+            assert length in (Errno.E2BIG, Errno.EBUSY if busy else Errno.E2BIG, Errno.ESRCH), self.sim.describe()
             assert length is not Errno.ESRCH or self.gone(proc)
         else:
             late = proc.decode is not None and proc.decode.deadline is not None
@@ -508,7 +508,7 @@ class Core(RuleBasedStateMachine):
         assert row.log[: len(proc.log)] == proc.log, f"the log of process {proc.pid} has changed"
         records = [(record.position, record.data) for record in row.records.rows]
         assert records == proc.records, f"process {proc.pid} has records {records}, not {proc.records}"
-        if proc.wanted is not None and row.sampler == proc.wanted:
+        if proc.wanted is not None and row.traits.sampler == proc.wanted:
             proc.sampler, proc.wanted = proc.wanted, None
         grown = row.log[len(proc.log) :]
         if grown:
@@ -542,7 +542,7 @@ class Core(RuleBasedStateMachine):
             pid,
             call.model,
             list(call.tokens),
-            call.sampler or row.sampler,
+            call.sampler or row.traits.sampler,
             spawn.future.program,
             call.detached,
             once=call.once,
@@ -598,7 +598,7 @@ class Core(RuleBasedStateMachine):
 
     def may_be_spent(self, row: LLMProcess) -> bool:
         """Whether a process may have used up what tokens it may decode: the only such limit there is."""
-        return row.account.decoded + row.spent >= 12
+        return row.account.decoded + row.traits.spent >= 12
 
     def teardown(self) -> None:
         if self.sim.failed or sys.exc_info()[0] is not None:

@@ -87,7 +87,7 @@ class Images(Core):
                     self.came_back(restored)
                 else:
                     assert restored.errno in (
-                        Errno.EIO, Errno.EINVAL, Errno.EINTR, Errno.ERESTART, Errno.E2BIG, Errno.ENOMEM
+                        Errno.EIO, Errno.EINVAL, Errno.EINTR, Errno.ERESTART, Errno.E2BIG, Errno.EDQUOT, Errno.ENOMEM,
                     ) or self.never_started(restored), restored.reply  # fmt: skip
         super().logs_are_what_the_model_says()
 
@@ -118,8 +118,7 @@ class Images(Core):
         super().teardown()
         self.place.cleanup()
         for device in self.sim.kernel.devices.values():
-            assert not device.after_outs
-            assert not device.when_up
-            assert not device.died
-            assert not device.aside
+            assert not device.sent
+            assert not device.up
+            assert not device.asked
             assert not any(image.imports for image in device.images.values())

@@ -1,8 +1,8 @@
-"""Tree of thought: a story is searched for, sentence by sentence, among processes that fork, think again and are killed.
+"""Tree of thought: a search for a story, sentence by sentence, among processes that fork, think again and are killed.
 
-A node of the tree is a process, its thoughts are its token log. Copies share all pages up to where they part (as Unix
-processes do after fork), taking a thought back is one truncate, and pruning is kill. The idea is Yao et al.,
-arXiv:2305.10601; here a thought is valued by its probability, and by the words that the story shall have in it.
+A node of the tree is a process, and its thoughts are its token log. Copies share all pages up to where they part (as Unix
+processes do after fork), one truncate takes a thought back, and kill prunes. The idea is Yao et al., arXiv:2305.10601;
+here a thought's value is its probability, less a penalty for each wanted word that is still missing.
 """
 
 from __future__ import annotations

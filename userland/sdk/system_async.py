@@ -1,11 +1,14 @@
-"""The asynchronous face of the SDK, for trio programs: the names and meanings of `system`, awaited.
+"""The asynchronous face of the SDK, for trio programs: System and Process. The blocking face, system.py, is made from
+this file (mirror.py) and has the same names and meanings.
+
+    from llmasos import aio
 
     async with aio.System.connect(boot=True) as system:
         agent = await system.spawn(system="You are a poet.")
         async for piece in agent.say("A line about rain, please."):
             print(piece, end="")
 
-Many processes are talked to at once by talking to each in a task of its own.
+To talk to many processes at once, talk to each in a task of its own.
 """
 
 from __future__ import annotations
@@ -85,23 +88,29 @@ class System(AsyncConnection):
     async def spawn(
         self, model: Model = "", prompt: options.Prompt | None = None, **more: Unpack[SpawnOptions]
     ) -> Process:
-        """Start a process on a model (default: the system's). See `Options` for what it takes."""
+        """Start a process on a model (empty: the system's default) and return a handle on it.
+
+        The keywords are the fields of `Options`. Raises SyscallError: ENOENT, ENOEXEC, EIO, ENOMEM or ENOTSUP if the
+        model cannot be used, EINVAL for an option that cannot be, E2BIG for a prompt longer than the context, EDQUOT
+        where a control group's limit is reached.
+        """
         known_keywords("spawn", more, SpawnOptions.__annotations__)
         chosen = Options(model=model_name(model) or self.kernel.boot.default_model, prompt=prompt, **more)
-        pid, info, heeds = await self.run(options.spawn(chosen))
-        return Process(self, pid, info, chosen.system, heeds)
+        pid, info, setup = await self.run(options.spawn(chosen))
+        return Process(self, pid, info, chosen.system, setup)
 
     async def process(self, pid: int) -> Process:
-        """A handle on an LLM process that exists, whoever spawned it. Raises ESRCH, EINVAL."""
+        """A handle on a running LLM process of any program. Raises ESRCH if there is none, EINVAL for a program or
+        driver."""
         info = await self(Getinfo(pid))
         if not info.model:
             raise SyscallError(Errno.EINVAL, f"process {pid} ({info.name}) is a {info.kind.value}, not an LLM process")
         model = await self.run(actions.model_in_memory(info.model, info.device))
         known = (await self.run(turns.known_of(pid))).dialogue
-        return Process(self, pid, model, heeds=known.setup if known is not None else None)
+        return Process(self, pid, model, setup=known.setup if known is not None else None)
 
     async def ps(self) -> list[ProcessInfo]:
-        """The whole process table."""
+        """The process table: a row for each program, driver and LLM process."""
         rows: list[ProcessInfo] = []
         while page := await self(Ps(after=rows[-1].pid if rows else 0)):
             rows.extend(page)
@@ -117,64 +126,84 @@ class System(AsyncConnection):
         passphrase: str = "",
         model: Model = "",
     ) -> Process:
-        """Start a process from an image that `Process.checkpoint` has written; it goes on where that one was. Empty: as
-        before. Raises ENOENT, EPERM (the passphrase is wrong), EINVAL, EIO (the file is damaged)."""
+        """Start a process from an image that `Process.checkpoint` wrote; it goes on where that process was.
+
+        An empty `name`, `device` or `model` means the one in the image. A `detached` process outlives this program.
+        Raises SyscallError: ENOENT, EPERM (wrong passphrase), EINVAL, EIO (damaged).
+        """
         file = options.file_path(path)
         where = (await self.run(options.located(model))) if model else ""
         pid = await self(Restore(file, name, device, detached, passphrase.encode(), where))
         return await self.process(pid)
 
     async def models(self) -> list[ModelInfo]:
+        """The models that the system knows: those in memory, and those that it can load by name."""
         return await self(Models())
 
     async def load(self, model: Model, dtype: Dtype = "", device: str = "") -> ModelInfo:
-        """Bring a model into memory."""
+        """Bring a model into memory.
+
+        `dtype`: fp32, bf16, int8 or int4 (empty: the device's default); `device`: empty for the first. Raises
+        SyscallError: ENOENT (no such model), ENOEXEC (unsupported architecture), EIO (broken files), ENOMEM, ENOTSUP
+        (unsupported dtype).
+        """
         path = await self.run(options.located(model))
         return await self(Pagein(path, device, dtype_name(dtype)))
 
     async def estimate(self, model: Model, dtype: Dtype = "", device: str = "", context: int = 0) -> EstimateInfo:
-        """What a model would take, with one context of so many tokens (0: as many as it can have there), and who would
-        have to go for it. Nothing is loaded. Raises ENOENT, ENOEXEC, EIO, ENOTSUP as `load` does."""
+        """The memory that a model would take with one context of `context` tokens (0: the longest that it can have
+        there), and the models that would have to make room. Loads nothing. Raises ENOENT, ENOEXEC, EIO, ENOTSUP as `load`
+        does."""
         path = await self.run(options.located(model))
         return await self(Estimate(path, device, dtype_name(dtype), context))
 
     async def evict(self, model: Model, dtype: Dtype = "", device: str = "", *, force: bool = False) -> None:
-        """Take a model out of memory; with `force` even if processes use it, whose KV stays."""
+        """Take a model's weights out of memory. A model that processes use raises EBUSY, unless `force`: its processes
+        then keep their KV, and the weights come back when one of them wants to run."""
         path = await self.run(options.located(model))
         await self(Evict(path, device, dtype_name(dtype), force))
 
     async def advise(self, model: Model, advice: Advice, dtype: Dtype = "", device: str = "") -> None:
-        """Say how a model will be used; see the system call."""
+        """Say how a model will be used: WILLNEED loads it in the background, DONTNEED lets it go first, PIN loads it and
+        keeps it, NORMAL takes the advice back."""
         path = await self.run(options.located(model))
         await self(Advise(path, advice, device, dtype_name(dtype)))
 
     async def sched(self, policy: str = "", *, max_runs: int = 0, step_tokens: int = 0, device: str = "") -> SchedInfo:
-        """Change, or only report, how a device is scheduled."""
+        """Set how a device (empty: the first) is scheduled, and return the settings in force. What is empty or 0 stays.
+
+        `policy`: fair, fcfs, round_robin, mlfq or lottery; `max_runs`: processes in one step at most; `step_tokens`:
+        tokens in one step at most.
+        """
         return await self(Sched(device, policy, max_runs, step_tokens))
 
     async def groups(self, path: str = "/") -> list[GroupInfo]:
-        """A control group and all in it."""
+        """A control group and the groups below it. Raises ENOENT."""
         rows: list[GroupInfo] = []
         while page := await self(GroupStat(path, below=True, start=len(rows))):
             rows.extend(page)
         return rows
 
     async def group(self, path: str, **settings: Unpack[GroupChanges]) -> GroupInfo:
-        """Change settings of a control group (the fields of GroupSettings), which is made if it is not there."""
+        """Change settings of a control group, the fields of `GroupChanges`, and make the group if there is none. A `path`
+        without a leading slash is below this program's own group."""
         return await self.run(options.group(path, settings))
 
     async def remove_group(self, path: str) -> None:
+        """Remove a control group. Raises EBUSY unless it is empty, ENOENT."""
         await self(GroupRemove(path))
 
     async def stats(self) -> Stats:
+        """The kernel's counters since it was booted."""
         return await self(StatsCall())
 
     async def wait(self, pid: int = 0, timeout: float | None = None) -> ExitInfo:
-        """Wait for a child (0: any) to end, and reap it."""
+        """Wait until a child of this program (`pid` 0: any) has ended, and reap it. Raises ECHILD if there is none, ETIME
+        after `timeout` seconds (None: never)."""
         return await self(Wait(pid, timeout))
 
     def language(self, model: ModelInfo) -> Language:
-        """A model's tokenizer and chat format."""
+        """The tokenizer and chat format of a model. Raises ENOENT or EIO if its files have none."""
         return language_of(model)
 
 
@@ -183,14 +212,22 @@ def _user(text: str) -> Message:
 
 
 class Process:
-    """A handle on an LLM process: text in, text out. In a `with`, the process is ended at its end.
+    """A handle on an LLM process: text in, text out. Entered by `async with`, it ends the process when it is left.
 
-    A process answers one at a time: who asks while this program hears another of its answers is refused with EBUSY, and
-    nothing has changed.
+    A process answers one question at a time: a second one raises EBUSY and changes nothing while this program still hears
+    the answer to the first.
 
-    An answer has at most `max_tokens` tokens: without it as many as the model's store says (Ollama's `num_predict`), else
-    256; and ends at the stop strings that are given, else at the store's.
+    Of every answer: `max_tokens` bounds its tokens (None: what the model's store says, as Ollama's `num_predict` does,
+    else 256); it ends before the first of the stop strings `stop` (none given: those of the model's store); after
+    `deadline` seconds it ends with what there is by then.
     """
+
+    system: System
+    """The system that it runs on."""
+    pid: int
+    """Its number in the process table."""
+    model: ModelInfo
+    """The model that it runs, in memory; `move` and `exec` change it."""
 
     def __init__(
         self,
@@ -198,13 +235,14 @@ class Process:
         pid: int,
         model: ModelInfo,
         instructions: str = "",
-        heeds: Setup | None = None,
+        setup: Setup | None = None,
     ) -> None:
+        """A handle on process `pid`; `System.spawn` and `System.process` make them."""
         self.system = system
         self.pid = pid
         self.model = model
         self._instructions = instructions
-        self._heeds = heeds or Setup()  # where a call does not say
+        self._setup = setup or Setup()  # holds where a call does not say
 
     async def __aenter__(self) -> Self:
         return self
@@ -220,6 +258,7 @@ class Process:
 
     @property
     def language(self) -> Language:
+        """The tokenizer and chat format of its model."""
         return self.system.language(self.model)
 
     # --- text ---
@@ -233,8 +272,13 @@ class Process:
         deadline: float | None = None,
         allow_special: bool = False,
     ) -> AsyncGenerator[str, None]:
-        """Say something and stream the answer. Leaving the loop early interrupts it. What it spells stays text, control
-        tokens (`<|im_end|>`) too, unless `allow_special`."""
+        """Say `text` as the user, and stream the answer without its thoughts. Leaving the loop early interrupts the
+        answer.
+
+        A control token that the text spells (`<|im_end|>`) stays text, unless `allow_special`. Raises SyscallError:
+        ENOTSUP (a model without a chat template), EINVAL, E2BIG (longer than the context), EBUSY, EDQUOT (a limit is
+        reached).
+        """
         turn = self._said([_user(text)], max_tokens, stop, deadline, allow_special)
         return script_async.stream(self.system.kernel, turn, self.pid)
 
@@ -247,7 +291,8 @@ class Process:
         deadline: float | None = None,
         allow_special: bool = False,
     ) -> AsyncGenerator[Piece, None]:
-        """Say something and stream all of the answer: each piece has a `kind`, which is "thought", "answer" or "call"."""
+        """Say `text` as the user, and stream all of the answer: the `kind` of a piece is "thought", "answer" or "call".
+        The rest is as for `say`."""
         turn = self._said([_user(text)], max_tokens, stop, deadline, allow_special)
         return script_async.pieces(self.system.kernel, turn, self.pid)
 
@@ -260,7 +305,8 @@ class Process:
         deadline: float | None = None,
         allow_special: bool = False,
     ) -> Answer:
-        """Say something (a text, or messages of any roles) and return the whole answer: its text, thought and calls."""
+        """Say something, a text or messages of any roles, and return the whole answer: its text, thought and calls of
+        tools. The rest is as for `say`."""
         messages = [_user(said)] if isinstance(said, str) else arguments.messages(said, "what is said is text")
         return await self.system.run(
             turns.answered(self._said(messages, max_tokens, stop, deadline, allow_special), self.pid)
@@ -269,13 +315,13 @@ class Process:
     async def reply_tool(
         self, call: ToolCall, result: str, max_tokens: int | None = None, *, stop: Strings = ()
     ) -> Answer:
-        """Give what came of the one call that it made; returns what it says to that."""
+        """Tell the model the result of the one tool that it called, and return its answer."""
         return await self.reply_tools([(call, result)], max_tokens, stop=stop)
 
     async def reply_tools(
         self, results: Sequence[tuple[ToolCall, str]], max_tokens: int | None = None, *, stop: Strings = ()
     ) -> Answer:
-        """Give what came of the calls that it made, in their order; returns what it says to that."""
+        """Tell the model the results of the tools that it called, in the order of the calls, and return its answer."""
         return await self.turn(turns.results_of(results), max_tokens, stop=stop)
 
     async def call_grammar(
@@ -285,12 +331,13 @@ class Process:
         *,
         parallel: bool = True,
     ) -> str:
-        """A grammar (Lark, as llguidance reads it) of just the calls that its model's form has for its tools, or for
-        `tools`: for engines and servers that hold a decoder to one. No decode of this system is held to it yet.
+        """A grammar of exactly the calls of tools that its model can make: Lark, as llguidance reads it, for engines and
+        servers that constrain a decoder by one. This system does not constrain its own decodes yet.
 
-        `choice`: "required" (calls and nothing else), "auto" (text, calls, or both) or the name of a tool (one call of
-        it); without `parallel` one call at most. Raises EINVAL without tools or for an unknown choice, ENOTSUP for a
-        model that shows no form, and for schemas that a form without JSON cannot be held to.
+        `tools`: their definitions (None: the process's own). `choice`: "required" (calls and nothing else), "auto" (text,
+        calls, or both) or the name of a tool (one call of it); without `parallel` one call at most. Raises EINVAL without
+        tools or for an unknown choice; ENOTSUP for a model whose template shows no form of calls, and for a schema that
+        its form cannot express.
         """
         return await self.system.run(call_choice.grammar_of(self.language, self.pid, tools, choice, parallel=parallel))
 
@@ -318,17 +365,18 @@ class Process:
     async def ask(
         self, text: str, max_tokens: int | None = None, *, stop: Strings = (), allow_special: bool = False
     ) -> str:
-        """Say something and return the whole answer."""
+        """Say `text` as the user and return the whole answer without its thoughts. The rest is as for `say`."""
         pieces = self.say(text, max_tokens, stop=stop, allow_special=allow_special)
         return "".join([piece async for piece in pieces])
 
     async def feed(self, text: str, *, allow_special: bool = False) -> int:
-        """Append plain text to the context; returns its length in tokens. Control tokens that it spells stay text, unless
-        `allow_special`."""
+        """Append plain text to the log, and return the log's new length in tokens. A control token that the text spells
+        stays text, unless `allow_special`. Raises EBUSY while it decodes, E2BIG, EINVAL."""
         return await self.system.run(options.feed_text(self.language, self.pid, text, allow_special=allow_special))
 
     async def feed_ids(self, ids: Ids) -> int:
-        """Append token ids (any sequence of integers, an array or a tensor too) to the context; returns its length."""
+        """Append token ids (a sequence of integers, an array or a tensor) to the log, and return the log's new length.
+        Raises EBUSY while it decodes, E2BIG, EINVAL."""
         return await self.system(Feed(self.pid, arguments.ids(ids)))
 
     async def generate(
@@ -339,7 +387,8 @@ class Process:
         sampler: Sampler | None = None,
         deadline: float | None = None,
     ) -> str:
-        """Let it go on; returns the text. A stop string ends the text before it, and the log with it."""
+        """Let it continue its log, and return the text. A stop string ends the text before it, and the log is cut there
+        too. `sampler` replaces the process's own from here on (None: keeps it)."""
         going = answers.generate(self.language, self.pid, self._tokens(max_tokens), self._stops(stop), sampler, deadline)
         return await self.system.run(turns.alone(self.system.talking, self.pid, going))
 
@@ -351,80 +400,93 @@ class Process:
         sampler: Sampler | None = None,
         deadline: float | None = None,
     ) -> AsyncGenerator[str, None]:
-        """Let it go on, giving the text as it comes. Leaving the loop early interrupts it."""
+        """Let it continue its log, and stream the text. Leaving the loop early interrupts it. The rest is as for
+        `generate`."""
         going = answers.stream(self.language, self.pid, self._tokens(max_tokens), self._stops(stop), sampler, deadline)
         alone = turns.alone(self.system.talking, self.pid, going)
         return script_async.stream(self.system.kernel, alone, self.pid)
 
     def _tokens(self, given: int | None) -> int:
-        return self._heeds.tokens(given, MAX_TOKENS, self.model.context)
+        return self._setup.tokens(given, MAX_TOKENS, self.model.context)
 
     def _stops(self, given: Strings) -> list[str]:
-        return stop_strings(given) or self._heeds.stop
+        return stop_strings(given) or self._setup.stop
 
     def follow(self, position: int = 0) -> AsyncGenerator[str, None]:
-        """The text from a position of the log to the end of the decode under way; leaving early interrupts it."""
+        """Stream the text from a position of the log (in tokens) to the end of the decode under way. Leaving the loop
+        early interrupts the decode."""
         return script_async.stream(self.system.kernel, turns.follow_at(self.language, self.pid, position), self.pid)
 
     async def tokens(self) -> list[int]:
-        """Its token log."""
+        """Its token log: the ids of its whole context."""
         return await self.system.run(actions.log_of(self.pid))
 
     async def text(self) -> str:
-        """Its token log as text, special tokens left out."""
+        """Its token log as text, without special tokens."""
         return self.language.decode(await self.tokens())
 
     async def truncate(self, length: int) -> int:
-        """Cut the log down to `length` tokens."""
+        """Cut the log down to `length` tokens, and return its length. Raises EBUSY while it decodes, EINVAL beyond its
+        end."""
         return await self.system.run(turns.cut(self.pid, length))
 
     # --- process ---
 
     async def info(self) -> ProcessInfo:
+        """Its row of the process table. Raises ESRCH once it has ended."""
         return await self.system(Getinfo(self.pid))
 
     async def fork(self, count: int = 1, *, same_seed: bool = False, detached: bool = False) -> list[Process]:
-        """Copies of it; pages are shared until one of them writes."""
+        """Make `count` copies of it, which share its pages until one of them writes. Each samples with a seed of its own,
+        unless `same_seed`; a `detached` one outlives this program."""
         pids = await self.system(Fork(self.pid, count, same_seed, detached))
-        return [Process(self.system, pid, self.model, self._instructions, self._heeds) for pid in pids]
+        return [Process(self.system, pid, self.model, self._instructions, self._setup) for pid in pids]
 
     async def checkpoint(self, path: str | os.PathLike[str], *, kv: bool = True, passphrase: str = "") -> CheckpointInfo:
-        """Write its image to a file, from which `System.restore` starts it again; it goes on meanwhile. Without `kv` the
-        file is small, and the context is computed again. With a passphrase it is encrypted."""
+        """Write its image to a file, from which `System.restore` starts it again; the process itself goes on. Without
+        `kv` the file is small, and restoring computes the context again. A `passphrase` encrypts the file."""
         return await self.system(Checkpoint(self.pid, options.file_path(path), kv, passphrase.encode()))
 
     async def signal(self, signal: Signal) -> None:
+        """Send it a signal. Raises ESRCH once it has ended."""
         await self.system(Kill(self.pid, signal))
 
     async def stop(self) -> None:
+        """Stop it, also in the midst of an answer. Its context stays."""
         await self.signal(Signal.STOP)
 
     async def cont(self) -> None:
+        """Let it go on after `stop`."""
         await self.signal(Signal.CONT)
 
     async def interrupt(self) -> None:
+        """Interrupt the decode under way; what it has said so far stays in the log."""
         await self.signal(Signal.INT)
 
     async def kill(self) -> None:
+        """End it at once. `wait` reaps it."""
         await self.signal(Signal.KILL)
 
     async def nice(self, value: int, sched_class: SchedClass | None = None) -> None:
+        """Set its share of the device, from -20 (largest) to 19 (smallest), and its scheduling class (None: keeps it)."""
         await self.system(Setsched(self.pid, value, sched_class))
 
     async def move(self, device: str) -> None:
-        """Move it to another device, as it runs: its answer goes on, and whoever reads it notices nothing. Returns once
-        it lives there. On any error it is where it was: ENODEV, EBUSY, ENOMEM, E2BIG, ENOTSUP, ERESTART (the driver there
-        is down)."""
+        """Move it to another device while it runs. Its answer goes on, and its readers notice nothing. Returns when it
+        has arrived. After an error it is where it was: ENODEV, EBUSY, ENOMEM, E2BIG, ENOTSUP, ERESTART (the driver there
+        is down).
+        """
         await self.system(Setsched(self.pid, device=device))
         self.model = msgspec.structs.replace(self.model, device=device)
 
     async def exec(self, model: Model, *, dtype: Dtype = "", tokens: Ids | None = None) -> int:
-        """Give it another model while it is idle; pid, limits, group, sampler and nice value stay. Returns the length of
-        its log in tokens.
+        """Give it another model while it is idle, and return the length of its log in tokens. Its pid, limits, group,
+        sampler and nice value stay.
 
-        Its context goes with it: a model with the same words takes the tokens as they are, for another one they are
-        turned into text and back, a conversation by the chat templates of the two. Or pass `tokens`. On any error it is
-        as it was: EBUSY, E2BIG (too long for that model), EAGAIN (others have changed its log meanwhile).
+        Its context goes with it. A model with the same vocabulary takes the tokens as they are; for another one they
+        become text and then its tokens, a conversation by the chat templates of both. `tokens` replaces the context
+        instead. After an error the process is as it was: EBUSY, E2BIG (too long for that model), EAGAIN (another program
+        changed its log).
         """
         self.model, length = await self.system.run(options.change_model(self.pid, model, dtype, tokens))
         return length
@@ -434,13 +496,14 @@ class Process:
         await self.system(GroupMove(self.pid, group))
 
     async def limits(self, limits: Limits | None = None) -> Limits:
-        """Replace its limits and return the old ones; None only reports."""
+        """Set its limits (None: none are changed), and return those that were in force before."""
         return await self.system(Setlimits(self.pid, limits))
 
     async def wait(self, timeout: float | None = None) -> ExitInfo:
-        """Wait until it has ended, and reap it."""
+        """Wait until it has ended, and reap it. Raises ECHILD if it is no child of this program, ETIME after `timeout`
+        seconds (None: never)."""
         return await self.system.wait(self.pid, timeout)
 
     async def end(self) -> None:
-        """Kill and reap it; harmless if it has gone already."""
+        """Kill and reap it. Does nothing if it has ended already."""
         await self.system.run(actions.end([self.pid]))

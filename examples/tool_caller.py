@@ -1,8 +1,8 @@
-"""A tool caller: the model says in JSON what is to be done, the program does it and tells the model what came of it.
+"""A tool caller: the model asks for a tool in JSON, the program runs it and tells the model the result.
 
-A system call of another kind: the model asks, and somebody with rights acts, after checking every argument. As a kernel
-does with its callers, it trusts nothing the model writes: what is malformed is refused with a reason, cut from the
-context (truncate), and asked for once more.
+A system call of another kind: the model asks, and a program that has the rights acts, after it has checked every
+argument. It trusts the model as little as a kernel trusts its callers: it refuses a malformed call with a reason, cuts it
+from the context (truncate), and asks once more.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ TOOLS: dict[str, Callable[..., str]] = {"time": time, "calculate": calculate, "r
 
 
 def act(said: str) -> tuple[str, str]:
-    """Name and result of the tool called. Raises ValueError, with a sentence, for anything but a proper call."""
+    """Name and result of the tool that was called. Raises ValueError, with a sentence, for anything but a proper call."""
     match json.loads(said):  # its JSONDecodeError is a ValueError
         case {"tool": str(tool), "arguments": dict(arguments)} if tool in TOOLS:
             try:
@@ -66,7 +66,7 @@ def act(said: str) -> tuple[str, str]:
 
 
 def serve(agent: llmasos.Process, request: str) -> tuple[str, str] | None:
-    """Ask once, and once more if need be; returns what tool was called and what came of it."""
+    """Ask once, and once more if need be; returns the name of the tool that was called and its result."""
     for wording in (request, f"Tiny, {request[0].lower()}{request[1:]}"):
         before = agent.info().length
         said = agent.ask(wording)
@@ -90,7 +90,7 @@ def main() -> int:
         agent = system.spawn(name="clerk")
         done = [call for request in requests if (call := serve(agent, request))]
         for result in [result for tool, result in done if tool == "calculate"]:
-            agent.ask(f"My lucky number is {result}.")  # what came of it is the model's to use from now on
+            agent.ask(f"My lucky number is {result}.")  # from now on the model can use the result
             print(f"> What is my lucky number?\n  {agent.ask('What is my lucky number?')}")
     print(f"{len(done)} of {len(requests)} requests led to a tool")
     return 0 if done else 1

@@ -1,6 +1,6 @@
-"""The README's program: several processes at once, one stopped and continued, one forked, one killed.
+"""Ten lines of job control: several processes at once, one stopped and continued, one forked, one killed.
 
-Job control as a Unix shell has it, for language models: bob stands still in mid-sentence while a copy of alice, made
+What a Unix shell does with programs, done with language models: bob stops in mid-sentence while a copy of alice, made
 without copying her pages, answers for her; then he goes on as if nothing had happened.
 """
 

@@ -1,8 +1,8 @@
 """A pipeline, `reverse | copy | reverse`: three agents at work at once, each reading what the one before it wrote.
 
-Unix pipes between language models: bounded channels, so that a stage that is stopped backs up those before it, and
-nothing is lost when it goes on. Two reversals make a list as it was: what comes out proves that every stage did its part.
-Written with the asynchronous face: a trio task per stage, and one for the operator.
+Unix pipes between language models: the channels are bounded, so a stopped stage holds up those before it, and nothing is
+lost when it goes on. Two reversals restore a list, so the output proves that every stage did its part. It is written with
+the asynchronous face: a trio task for each stage, and one for the operator.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The example agents, and every block of the programming guide, as OS processes against one private kernel."""
+"""The examples, and every block of the programming guide, as OS processes against one private kernel."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -11,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from llmasos.userland.agents import tool_caller
+from examples import tool_caller
 from tests.booted import booted
 
 ROOT = Path(__file__).resolve().parents[2]
-AGENTS = ROOT / "userland" / "agents"
+EXAMPLES = ROOT / "examples"
 GUIDE = ROOT / "docs" / "programming.md"
 PATIENCE = 240.0  # seconds, for a machine that is busy; on an idle one each takes a few
 
@@ -54,20 +55,35 @@ def run(runtime: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_agent_is_tried() -> None:
-    assert {path.stem for path in AGENTS.glob("[!_]*.py")} == set(ESSENTIAL)
+def test_every_example_is_tried_and_listed() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(ESSENTIAL)
+    for page in (EXAMPLES / "README.md", GUIDE):
+        assert all(f"{name}.py" in page.read_text() for name in ESSENTIAL)
 
 
 @pytest.mark.parametrize("name", ESSENTIAL)
-def test_an_agent_does_what_it_says_and_exits_0(runtime: Path, name: str) -> None:
-    done = run(runtime, str(AGENTS / f"{name}.py"))
+def test_an_example_imports_the_package_as_its_users_do(name: str) -> None:
+    """The names of `llmasos` and `llmasos.aio`, and the system calls; apart from them trio and Python's own library."""
+    for node in ast.walk(ast.parse((EXAMPLES / f"{name}.py").read_text())):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        else:
+            found = [node.module or "."] if isinstance(node, ast.ImportFrom) else []
+        for module in found:
+            ours = module in ("llmasos", "llmasos.aio", "llmasos.syscalls.table")
+            assert ours or module == "trio" or module.split(".")[0] in sys.stdlib_module_names, module
+
+
+@pytest.mark.parametrize("name", ESSENTIAL)
+def test_an_example_does_what_it_says_and_exits_0(runtime: Path, name: str) -> None:
+    done = run(runtime, str(EXAMPLES / f"{name}.py"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(ESSENTIAL[name], done.stdout, re.MULTILINE), done.stdout
     assert done.stderr == ""
 
 
-def test_an_agent_that_fails_says_why_in_one_line_and_exits_1(runtime: Path) -> None:
-    done = run(runtime, str(AGENTS / "best_of_n.py"), "-n", "1000")
+def test_an_example_that_fails_says_why_in_one_line_and_exits_1(runtime: Path) -> None:
+    done = run(runtime, str(EXAMPLES / "best_of_n.py"), "-n", "1000")
     assert done.returncode == 1
     assert re.fullmatch(r"best_of_n: E\w+: .*\n", done.stderr), done.stderr
 

@@ -1,7 +1,8 @@
-"""Best of n: one question, n processes that answer it at random, and the answer the model itself finds likeliest.
+"""Best of n: n processes answer one question at random, and the model itself says which answer is the likeliest.
 
-What fork is for: the question is read once and its pages are shared by all copies; each copy draws with a seed of its
-own, derived from its parent's, so a run can be repeated. The copies decode side by side in the same steps of the device.
+This is what fork is for: the model reads the question once, and all copies share its pages. Each copy draws with a seed
+of its own, derived from its parent's, so a run can be repeated. The copies decode side by side in the same steps of the
+device.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def main() -> int:
             seed=args.seed,
             name="asker",
         )
-        system(Decode(asker.pid, 0))  # decodes nothing: the question is read, once and for all copies
+        system(Decode(asker.pid, 0))  # decodes nothing, but reads the question, once for all copies
         copies = asker.fork(args.n)
         shared = sum(copy.info().shared_pages for copy in copies)
         print(f"{args.question}  ({len(copies)} copies of process {asker.pid}, {shared} pages shared, 0 copied)")

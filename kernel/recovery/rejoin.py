@@ -1,0 +1,102 @@
+"""Processes that the journal has brought back get their models back, and go on.
+
+Each does so by a call of the kernel's own, which waits as the calls of programs do: until the model is in memory, or,
+where it cannot be had, until the driver starts again.
+"""
+
+from __future__ import annotations
+
+from llmasos.kernel import desk
+from llmasos.kernel.devices import steps
+from llmasos.kernel.life import finish_decoding
+from llmasos.kernel.marks import changed, stale
+from llmasos.kernel.models.loading import want_image
+from llmasos.kernel.objects.image import RESIDENT, Image
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.objects.request import Request
+from llmasos.kernel.state import System
+from llmasos.kernel.wait import Waiting, sleep, wait, wake
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Finish, Right
+from llmasos.syscalls.table import Call, Entry
+
+
+class Rejoin(Call[None]):
+    """Give a process that is back its model."""
+
+    pid: int
+
+
+_ENTRY = Entry(0, "rejoin", "kernel", Rejoin, None, (), Right(0), True, ())
+
+
+class Return(desk.Begun):
+    """A process on its way back to its model."""
+
+    def __init__(self, process: LLMProcess) -> None:
+        self.process = process
+
+    def undo(self, system: System, error: SyscallError) -> None:
+        """The process stays, with its log and its decode, until the driver starts again: another boot may have the model.
+        Only calls that wait for it are told."""
+        process = self.process
+        if not process.lost:
+            _tell(system, process, error)
+        sleep(system, _request(system, process), wait(process.device.up))
+
+
+def begin(system: System, process: LLMProcess) -> None:
+    """Have the model of a process brought into memory, and the process go on with it."""
+    stale(system, process)
+    system.woken.append((_request(system, process), None))
+
+
+def _request(system: System, process: LLMProcess) -> Request:
+    return Request(system.own, process.pid, Rejoin(process.pid), _ENTRY, begun=Return(process))
+
+
+def rejoin(system: System, request: Request, call: Rejoin) -> Waiting | None:
+    process = system.table.find(call.pid)
+    if not isinstance(process, LLMProcess) or process.is_zombie() or process.saved is None:
+        return None
+    head, device = process.saved, process.device
+    model = head.model if system.config.models.get(head.model, head.model) == head.path else head.path
+    if device.config.kind != head.kind:
+        raise Errno.ENODEV(f"there is no device of kind {head.kind} any more")
+    image = want_image(system, device, model, head.dtype)
+    image.used = system.now
+    process.lost = ""
+    if image.state != RESIDENT:
+        return wait(image.loaded)
+    image.check_tokens(process.log)  # its group's limits, which may be lower by now, do not take what it had
+    length = len(process.log)
+    if length > image.context:
+        why = f"its context has {length} tokens, {image.name} on {device.name} has room for {image.context}"
+        raise Errno.E2BIG(why)
+    _go_on(system, process, image)
+    return None
+
+
+def _go_on(system: System, process: LLMProcess, image: Image) -> None:
+    process.image, process.saved = image, None
+    changed(system, process)
+    image.join(process)
+    decoding = process.decoding
+    if decoding is not None and decoding.append:
+        if process.budget_used:
+            finish_decoding(system, process, Finish.BUDGET)
+        elif len(process.log) >= process.context:
+            finish_decoding(system, process, Finish.CONTEXT)
+    steps.boundary(system, process)
+
+
+def _tell(system: System, process: LLMProcess, error: SyscallError) -> None:
+    process.lost = error.reason
+    reason = f"process {process.pid} has not got its model back: {error.reason}"
+    system.log("error", f"journal: {reason}; it stays, and its log can be read")
+    changed(system, process)
+    decoding = process.decoding
+    if decoding is not None and decoding.request is not None:
+        request, decoding.request = decoding.request, None
+        desk.fail(system, request, Errno.EIO, reason)
+    wake(system, process.boundary, Errno.EBUSY(reason))

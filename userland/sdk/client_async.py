@@ -1,0 +1,110 @@
+"""The asynchronous Client, Image and Instance, for trio programs: the names and meanings of `client`, awaited."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import overload
+
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import ModelInfo
+from llmasos.userland.sdk.actions import MAX_TOKENS
+from llmasos.userland.sdk.arguments import Dtype, Model
+from llmasos.userland.sdk.arriving_async import arriving
+from llmasos.userland.sdk.system_async import Process, System
+
+
+class Image:
+    """A model in memory; `Client.load_image` makes one."""
+
+    info: ModelInfo
+    """The model's row."""
+
+    def __init__(self, info: ModelInfo) -> None:
+        self.info = info
+
+    def __repr__(self) -> str:
+        return f"<Image {self.info.name} ({self.info.dtype} on {self.info.device})>"
+
+
+class Instance:
+    """A process that runs an image; `Client.create_instance` makes one. A model with a chat template holds a
+    conversation, any other continues text."""
+
+    process: Process
+    """The handle on it."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    async def predict(self, text: str, max_tokens: int = MAX_TOKENS) -> str:
+        """The model's answer to `text` as the next turn of the conversation; of a model without a chat template, its
+        continuation of the text."""
+        if self.process.language.chat is not None:
+            return await self.process.ask(text, max_tokens)
+        await self.process.feed(text)
+        return await self.process.generate(max_tokens)
+
+    async def close(self) -> None:
+        """End the process."""
+        await self.process.end()
+
+
+class Client:
+    """A connection to the kernel that runs, or to a private one that it boots: `async with Client() as client`."""
+
+    system: System
+    """The system that it is connected to."""
+
+    def __init__(self, where: str | os.PathLike[str] | None = None) -> None:
+        """`where`: the runtime directory of a kernel; None for the usual one."""
+        self.system = System.connect(where, boot=True, name="client")
+        self._instance: Instance | None = None
+
+    async def __aenter__(self) -> Client:
+        await self.system.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Disconnect. Its instances end, and a private kernel halts."""
+        await self.system.close()
+
+    async def load_image(self, name: Model, *, dtype: Dtype = "", device: str = "") -> Image:
+        """Bring a model into memory. The parameters and errors are those of `System.load`."""
+        async with arriving(self.system, name):
+            return Image(await self.system.load(name, dtype, device))
+
+    async def create_instance(self, image: Image, *, name: str = "") -> Instance:
+        """Start a process on an image."""
+        info = image.info
+        process = await self.system.spawn(info.path, name=name, dtype=info.dtype, device=info.device)
+        self._instance = Instance(process)
+        return self._instance
+
+    @overload
+    async def predict(self, text: str, /, *, max_tokens: int = MAX_TOKENS) -> str: ...
+
+    @overload
+    async def predict(self, instance: Instance, text: str, /, *, max_tokens: int = MAX_TOKENS) -> str: ...
+
+    async def predict(self, what: Instance | str, text: str | None = None, /, *, max_tokens: int = MAX_TOKENS) -> str:
+        """`predict(instance, text)` is `instance.predict(text)`. `predict(text)` asks the instance that was created last,
+        or a new one of the system's default model if there is none. Raises EINVAL without a text."""
+        if isinstance(what, Instance):
+            if text is None:
+                raise SyscallError(Errno.EINVAL, "predict(instance) has no text; call predict(instance, text)")
+            return await what.predict(text, max_tokens)
+        if text is not None:
+            raise SyscallError(
+                Errno.EINVAL,
+                f"predict was given {what!r} where an instance belongs; call predict(text), or predict(instance, text)",
+            )
+        instance = self._instance or await self.create_instance(
+            await self.load_image(self.system.kernel.boot.default_model)
+        )
+        return await instance.predict(what, max_tokens)
