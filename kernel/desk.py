@@ -33,8 +33,13 @@ def fail(system: System, request: Request, errno: Errno, reason: str) -> None:
 
 
 def take_back(system: System, request: Request, errno: Errno, reason: str) -> None:
-    """End a call with an error (its own, or because it was cancelled or its program has gone), and undo what it began."""
+    """End a call with an error (its own, or because it was cancelled or its program has gone), and undo what it began.
+    Harmless if it has been answered, as by what another call's undoing has brought about."""
+    if request.answered:
+        return
     leave(system, request)
+    if request.waited:  # the model that it waited for may be wanted by nobody now
+        system.pumped.update(system.devices)
     begun, request.begun = request.begun, None
     if isinstance(begun, Begun):
         begun.undo(system, SyscallError(errno, reason))

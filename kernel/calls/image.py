@@ -129,7 +129,9 @@ def restore(system: System, request: Request, call: Restore, path: str, device: 
     process, saved = restoring.process, restoring.saved
     assert saved is not None
     if restoring.image is None:
-        image = want_image(system, restoring.device, process.traits.model, saved.dtype)
+        model = process.traits.model
+        files = system.config.models.get(model, model)
+        image = want_image(system, restoring.device, model, files, saved.dtype)
         image.used = system.now
         if image.state != RESIDENT:
             return wait(image.loaded)

@@ -25,7 +25,7 @@ def models(system: System, request: Request, call: Models) -> list[ModelInfo]:
 
 def pagein(system: System, request: Request, call: Pagein, device: Device, path: str) -> ModelInfo | Waiting:
     """Row 61 of the table, `Pagein`."""
-    image = want_image(system, device, call.model, call.dtype)
+    image = want_image(system, device, call.model, path, call.dtype)
     return model_info(image, device.name) if image.state == RESIDENT else wait(image.loaded)
 
 
@@ -69,7 +69,7 @@ def _known(device: Device, model: str, path: str, dtype: str) -> list[Image]:
 def advise(system: System, request: Request, call: Advise, device: Device, path: str) -> Waiting | None:
     """Row 65 of the table, `Advise`."""
     if call.advice in (Advice.WILLNEED, Advice.PIN):
-        image = hint_image(system, device, call.model, call.dtype)
+        image = hint_image(system, device, call.model, path, call.dtype)
         if image.probed is None:
             return wait(image.known)
         if call.advice is Advice.PIN:

@@ -115,7 +115,7 @@ def _move(system: System, moving: Moving) -> Waiting | None:
     process = moving.process
     if moving.phase is Phase.LOAD:
         assert process.image is not None
-        image = want_image(system, moving.target, process.traits.model, process.image.dtype)
+        image = want_image(system, moving.target, process.traits.model, process.image.path, process.image.dtype)
         if image.state != RESIDENT:
             return wait(image.loaded)
         moving.image, moving.phase = image, Phase.EXPORT

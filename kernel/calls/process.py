@@ -68,7 +68,7 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
         process.account.fed = len(call.tokens)
         request.begun = Birth(process)
     process = request.begun.process
-    image = want_image(system, device, call.model, call.dtype)
+    image = want_image(system, device, call.model, path, call.dtype)
     image.used = system.now
     if image.state != RESIDENT:
         return wait(image.loaded)
@@ -147,7 +147,7 @@ def exec_(system: System, request: Request, call: Exec, process: LLMProcess, pat
     if call.records and call.tokens is None:
         raise Errno.EINVAL("`records` go with `tokens`: where the log stays its records stay")
     check_size(len(call.records), sum(map(len, call.records)), f"process {process.pid} would have")
-    image = want_image(system, process.device, call.model, call.dtype)
+    image = want_image(system, process.device, call.model, path, call.dtype)
     if image.state != RESIDENT:
         process.change, request.begun = request, Change(process)
         return wait(image.loaded)

@@ -26,9 +26,9 @@ _LASTING = (Errno.ENOENT, Errno.ENOEXEC, Errno.ENOTSUP)
 _RETRY_MOST = 5.0  # seconds between two tries to page a model in
 
 
-def want_image(system: System, device: Device, model: str, dtype: str) -> Image:
+def want_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
     """The image of a model, which a call wants in memory: unless it is RESIDENT, wait for `loaded` and ask again."""
-    image = known_image(system, device, model, dtype)
+    image = known_image(system, device, model, path, dtype)
     check_fits(device, image)
     if image.state != RESIDENT:
         if image.lasting:  # whoever comes is told what the files are now
@@ -37,9 +37,9 @@ def want_image(system: System, device: Device, model: str, dtype: str) -> Image:
     return image
 
 
-def hint_image(system: System, device: Device, model: str, dtype: str) -> Image:
+def hint_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
     """Have the model paged in when that costs nobody who runs anything. Unless it has been probed, wait for `known`."""
-    image = known_image(system, device, model, dtype)
+    image = known_image(system, device, model, path, dtype)
     check_fits(device, image)
     image.hinted = image.state != RESIDENT
     image.unneeded = False
@@ -47,9 +47,8 @@ def hint_image(system: System, device: Device, model: str, dtype: str) -> Image:
     return image
 
 
-def known_image(system: System, device: Device, model: str, dtype: str) -> Image:
-    """The model's image; a new one is asked about."""
-    path = system.config.models.get(model, model)
+def known_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
+    """The image of the model in `path`, which was asked for as `model`; a new one is asked about."""
     check_device(device, dtype)
     image = device.find_image(path, dtype)
     if image is None:

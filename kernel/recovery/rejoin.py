@@ -63,7 +63,7 @@ def rejoin(system: System, request: Request, call: Rejoin) -> Waiting | None:
     model = head.model if system.config.models.get(head.model, head.model) == head.path else head.path
     if device.config.kind != head.kind:
         raise Errno.ENODEV(f"there is no device of kind {head.kind} any more")
-    image = want_image(system, device, model, head.dtype)
+    image = want_image(system, device, model, head.path, head.dtype)
     image.used = system.now
     process.lost = ""
     if image.state != RESIDENT:
