@@ -34,7 +34,7 @@ demo: $(STAMP)
 # Several processes of tests, one a core and four at most: much of the suite waits for other processes.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 # The kernel, the system calls and the SDK, as far as no OS process and no long computing is in it: for the loop while coding.
-QUICK  := tests/kernel tests/syscalls tests/userland/test_sdk_*.py -m 'not processes and not long'
+QUICK  := tests/kernel tests/syscalls tests/userland/test_sdk_*.py -m 'not processes and not long' --hypothesis-profile=quick
 
 test: $(STAMP)
 	@$(PYTEST)

@@ -11,31 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmasos.kernel import desk, invariants
+from llmasos.kernel import desk, events, invariants
 from llmasos.kernel.calls.group import make as make_group
 from llmasos.kernel.devices import reincarnation, steps
 from llmasos.kernel.dispatch import dispatch
-from llmasos.kernel.events import (
-    Action,
-    Append,
-    Cancel,
-    Disconnected,
-    DriverExited,
-    DriverPrinted,
-    Event,
-    FromDevice,
-    HaltRequest,
-    JournalCompacted,
-    JournalFails,
-    JournalGrows,
-    KernelConfig,
-    OsFigures,
-    Rejected,
-    Reply,
-    Syscall,
-    Tick,
-    WakeAt,
-)
 from llmasos.kernel.journal.state import State as Saved
 from llmasos.kernel.life import end_program
 from llmasos.kernel.memory.victims import make_victims
@@ -54,27 +33,24 @@ from llmasos.syscalls.table import BY_RECORD, Attach
 from llmasos.syscalls.table import Trace as TraceCall
 from llmasos.syscalls.wire import describe
 
-MOST_ROUNDS = 64  # of reconciling after one event; far more than any that comes to an end
+MOST_ROUNDS = 8  # of reconciling after one event
 
 
 class Kernel(System):
     """The state with its entry points. Only these are called from outside."""
 
-    def __init__(self, config: KernelConfig) -> None:
+    def __init__(self, config: events.KernelConfig) -> None:
         super().__init__(config)
         self._wanted_wake: float | None = None
 
     # --- in and out -------------------------------------------------------------------------------------------------
 
-    def boot(self, now: float, saved: Saved | None = None, notes: Sequence[tuple[str, str]] = ()) -> list[Action]:
+    def boot(self, now: float, saved: Saved | None = None, notes: Sequence[tuple[str, str]] = ()) -> list[events.Action]:
         """Start: init, the devices, their drivers. Call once, first. `saved` is what the journal has (the state is taken
         over, not copied), `notes` (level, text) what is to be said of it; without it no journal is kept."""
         self.started = self.now = now
-        self.table.add(
-            Process(
-                self.table.new_pid(), 0, Kind.INIT, "init", self.groups.system, now, State.BLOCKED, WaitFor.CHILD, now
-            )
-        )
+        blocked = State.BLOCKED, WaitFor.CHILD, now
+        self.table.add(Process(self.table.new_pid(), 0, Kind.INIT, "init", self.groups.system, now, *blocked))
         self.log("info", f"LLMasOS {self.config.version} boots")
         for level, text in notes:
             self.log(level, text)
@@ -88,42 +64,40 @@ class Kernel(System):
             recovery.recover(self, saved)
         return self._finish()
 
-    def handle(self, event: Event, now: float) -> list[Action]:
+    def handle(self, event: events.Event, now: float) -> list[events.Action]:
         """One event in, all its consequences out. `now` never goes back."""
         self.now = now
         self.timers.run(self, now)
         match event:
-            case Syscall():
+            case events.Syscall():
                 self._syscall(event)
-            case FromDevice():
+            case events.FromDevice():
                 reincarnation.from_device(self, event)
-            case Cancel():
+            case events.Cancel():
                 self._cancel(event)
-            case Tick():
-                pass
-            case Disconnected():
+            case events.Disconnected():
                 program = self.programs.get(event.peer)
                 if program is not None:
                     end_program(self, program, 0, "its connection ended")
-            case DriverExited():
+            case events.DriverExited():
                 reincarnation.driver_exited(self, event)
-            case DriverPrinted():
+            case events.DriverPrinted():
                 self.log("info", f"{event.device}: {event.text}")
-            case OsFigures():
+            case events.OsFigures():
                 self.figures = event.figures
-            case Rejected():
+            case events.Rejected():
                 self.counters["rejected"] += 1
-            case HaltRequest():
+            case events.HaltRequest():
                 desk.halt(self, event.reason)
-            case JournalFails():
+            case events.JournalFails():
                 recovery.journal_fails(self, event.reason)
-            case JournalGrows():
+            case events.JournalGrows():
                 self.log("warning", f"journal: it grows, since it could not be compacted: {event.reason}")
-            case JournalCompacted():
+            case events.JournalCompacted():
                 self.emit("journal.compact", amount=event.after, detail=f"of {event.before} bytes")
         return self._finish()
 
-    def _finish(self) -> list[Action]:
+    def _finish(self) -> list[events.Action]:
         self._reconcile()
         if self.trace.on:
             wake(self, self.traced)
@@ -132,10 +106,10 @@ class Kernel(System):
         wake_at = self.timers.next()
         if wake_at != self._wanted_wake:
             self._wanted_wake = wake_at
-            self.actions.append(WakeAt(wake_at))
+            self.actions.append(events.WakeAt(wake_at))
         frame = self.journal.frame(self.table, self.now)
         if frame is not None:
-            self.actions.insert(0, Append(frame))
+            self.actions.insert(0, events.Append(frame))
         actions, self.actions = self.actions, []
         return actions
 
@@ -156,10 +130,9 @@ class Kernel(System):
             orphans, self.orphans = self.orphans, []
             for zombie in orphans:
                 self.table.remove(zombie)
-            if self.pumped:
-                _, device = self.pumped.popitem()
+            for device in list(self.pumped.values()):
                 steps.pump(self, device)
-                self.pumped.pop(device.name, None)
+                del self.pumped[device.name]  # what its own plan has marked is in the plan
 
     def _give_up_reconciling(self) -> None:
         """A fault of the kernel: marks make marks without end. The next event tries again."""
@@ -181,21 +154,20 @@ class Kernel(System):
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
-    def _syscall(self, event: Syscall) -> None:
+    def _syscall(self, event: events.Syscall) -> None:
         entry = BY_RECORD[type(event.call)]
         self.calls[entry.name] += 1
         program = self.programs.get(event.peer)
         if program is None:
             if not isinstance(event.call, Attach):
-                self.actions.append(
-                    Reply(event.peer, event.seq, Errno.EPERM, reason="attach first: no program is attached here")
-                )
+                why = "attach first: no program is attached here"
+                self.actions.append(events.Reply(event.peer, event.seq, Errno.EPERM, reason=why))
                 return
             try:
                 program = recovery.take_up(self, event, event.call.ticket) if event.call.ticket else self._attach(event)
             except SyscallError as error:
                 self.counters["errors"] += 1
-                self.actions.append(Reply(event.peer, event.seq, error.errno, reason=error.reason))
+                self.actions.append(events.Reply(event.peer, event.seq, error.errno, reason=error.reason))
                 return
         request = Request(program, event.seq, event.call, entry)
         if self.trace.on and not isinstance(event.call, TraceCall):  # or a tracer would see itself, for ever
@@ -210,29 +182,18 @@ class Kernel(System):
         elif not (program.to_replay and recovery.answer_again(self, request)):
             dispatch(self, request)
 
-    def _attach(self, event: Syscall) -> Program:
+    def _attach(self, event: events.Syscall) -> Program:
         pid = self.table.new_pid()
         self.groups.users.check_pids(1)
-        program = Program(
-            pid,
-            INIT_PID,
-            Kind.PROGRAM,
-            "",
-            self.groups.session(pid),
-            self.now,
-            State.BLOCKED,
-            WaitFor.INPUT,
-            self.now,
-            peer=event.peer,
-            os_pid=event.os_pid,
-            rights=int(Right.ALL),
-        )
+        blocked, group = (State.BLOCKED, WaitFor.INPUT, self.now), self.groups.session(pid)
+        program = Program(pid, INIT_PID, Kind.PROGRAM, "", group, self.now, *blocked, peer=event.peer)
+        program.os_pid, program.rights = event.os_pid, int(Right.ALL)
         self.programs[event.peer] = program
         self.table.add(program)
         self.emit("proc.attach", program.pid, amount=event.os_pid)
         return program
 
-    def _cancel(self, event: Cancel) -> None:
+    def _cancel(self, event: events.Cancel) -> None:
         program = self.programs.get(event.peer)
         request = program.parked.get(event.seq) if program is not None else None
         if request is not None:

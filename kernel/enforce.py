@@ -41,7 +41,7 @@ def hold_back(system: System, process: LLMProcess) -> bool:
 
 
 def _hold(system: System, process: LLMProcess, group: Group, why: str) -> None:
-    process.held = group
+    process.throttled_by = group
     process.enter(State.BLOCKED, WaitFor.QUOTA, system.now)
     group.events["held"] += 1
     if system.trace.on:
@@ -49,8 +49,8 @@ def _hold(system: System, process: LLMProcess, group: Group, why: str) -> None:
 
 
 def _go_on(system: System, process: LLMProcess) -> None:
-    if process.held is not None and process.pause <= system.now and process.pid not in process.held.line:
-        process.held = None
+    if process.throttled_by is not None and process.pause <= system.now and process.pid not in process.throttled_by.line:
+        process.throttled_by = None
         stale(system, process)
 
 
@@ -75,7 +75,7 @@ def _release(system: System, group: Group, count: int) -> None:
     for pid in list(group.line)[:count]:
         del group.line[pid]
         process = system.table.llm(pid)
-        process.held = None
+        process.throttled_by = None
         stale(system, process)
 
 
@@ -104,7 +104,7 @@ def at_limit(system: System, process: LLMProcess, group: Group) -> None:
     """A process cannot grow, since its group has what `kv_max` allows, and nobody's pages are taken for it: it waits,
     unless the group is to do something else, which happens once the step is planned."""
     action = group.settings.kv_action
-    if process.short is not group:
+    if process.over_limit is not group:
         group.events["kv_max"] += 1
         system.timers.at(system.now, _recharge, group)
     if action is KvAction.FAIL or len(process.log) > process.context:
@@ -136,12 +136,12 @@ def _recharge(system: System, group: Group) -> None:
 
 def _fail(system: System, stuck: tuple[LLMProcess, Group]) -> None:
     process, group = stuck
-    if process.short is not group or process.wait is not WaitFor.QUOTA:
+    if process.over_limit is not group or process.wait is not WaitFor.QUOTA:
         return
     group.events["kv_fail"] += 1
     assert process.image is not None
     process.image.starved.pop(process.pid, None)
-    process.short = None
+    process.over_limit = None
     reason = (
         f"process {process.pid} cannot grow: group {group.path} has {group.kv:,} bytes of KV, its kv_max is "
         f"{group.settings.kv_max:,}; end or truncate others of it, or raise it (group_set)"
@@ -152,7 +152,7 @@ def _fail(system: System, stuck: tuple[LLMProcess, Group]) -> None:
 
 def _kill_largest(system: System, stuck: tuple[LLMProcess, Group]) -> None:
     process, group = stuck
-    if process.short is not group or process.wait is not WaitFor.QUOTA:
+    if process.over_limit is not group or process.wait is not WaitFor.QUOTA:
         return
     assert process.image is not None
     if group.kv + process.image.frame_bytes <= group.settings.kv_max:  # somebody has made room since

@@ -71,11 +71,12 @@ class DriverPrinted:
 
 @dataclass(slots=True, frozen=True)
 class DriverExited:
-    """A driver's OS process has ended (or could not be started)."""
+    """A driver's OS process has ended (or could not be started); `outside`: by a signal that its work has not caused."""
 
     device: str
     incarnation: int
     reason: str
+    outside: bool = False
 
 
 @dataclass(slots=True, frozen=True)
@@ -269,6 +270,6 @@ class KernelConfig:
     groups: dict[str, GroupSettings] = field(default_factory=dict)  # to be made at boot, by path
     journal: JournalConfig | None = None  # none is kept
     grace: float = 30.0  # seconds that programs have to come back after a boot from the journal
-    max_crashes: int = 3  # a process in the step of that many driver deaths in a row is ended
+    max_crashes: int = 3  # a process in the step of that many driver deaths in a row is stopped
     trace_events: int = 65_536
     log_lines: int = 4_096

@@ -122,13 +122,14 @@ def check_states(system: System) -> None:
         if p.state is State.BLOCKED and p.wait is WaitFor.WEIGHTS:
             _require(p.image is None or p.image.state != RESIDENT, f"pid {p.pid} waits for weights that are there")
         starved = p.image is not None and p.pid in p.image.starved
-        short = starved and p.short is not None
+        limited = starved and p.over_limit is not None
         _require(
-            (p.wait is WaitFor.PAGEIN) == (starved and not short), f"pid {p.pid}: {p.state} {p.wait}, starved: {starved}"
+            (p.wait is WaitFor.PAGEIN) == (starved and not limited),
+            f"pid {p.pid}: {p.state} {p.wait}, starved: {starved}",
         )
         _require(
-            (p.wait is WaitFor.QUOTA) == (short or p.held is not None),
-            f"pid {p.pid}: {p.state} {p.wait}, short: {short}, held: {p.held}",
+            (p.wait is WaitFor.QUOTA) == (limited or p.throttled_by is not None),
+            f"pid {p.pid}: {p.state} {p.wait}, limited: {limited}, throttled by {p.throttled_by}",
         )
 
 
@@ -143,7 +144,7 @@ def check_run_queues(system: System) -> None:
         )
         _require(not device.sent or bool(device.outs), f"{device.name}: something waits for frames to be moved out")
         idle = device.state == UP and device.in_flight is None and not system.halting and not device.loads_alone
-        starved = [p.pid for image in device.images.values() for p in image.starved.values() if not p.short]
+        starved = [p.pid for image in device.images.values() for p in image.starved.values() if not p.over_limit]
         _require(not (idle and (ready or starved)), f"{device.name} idles, but {ready} are ready, {starved} starved")
 
 
@@ -207,8 +208,8 @@ def _wants_to_run(process: LLMProcess) -> bool:
     if process.running or image is None or process.device.state != UP or process.stopped:
         return process.running > 0
     if process.pid in image.starved:
-        return process.short is None
-    return process.todo > 0 and process.held is None
+        return process.over_limit is None
+    return process.todo > 0 and process.throttled_by is None
 
 
 def check_family(system: System) -> None:
@@ -276,7 +277,7 @@ def check_groups(system: System) -> None:
                 f"{group.path}: {group.pressure.counts[activity]} do {activity.name}; counted: {busy[group, activity]}",
             )
         for pid in group.line:
-            _require(system.table.llm(pid).held is group, f"{pid} is in the line of {group.path}")
+            _require(system.table.llm(pid).throttled_by is group, f"{pid} is in the line of {group.path}")
 
 
 def check_requests(system: System) -> None:

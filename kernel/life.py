@@ -115,6 +115,19 @@ def exit_process(system: System, process: LLMProcess, status: int, reason: str) 
     _become_zombie(system, process)
 
 
+def stop_suspect(system: System, process: LLMProcess, reason: str) -> None:
+    """Stop a process that a driver's deaths point at. Its log, and what it was doing, stay; CONT tries again, alone in
+    its step. A call that waits for its decode is told."""
+    process.stopped, process.stop_reason, process.crashes = True, reason, 1
+    changed(system, process)
+    why = f"process {process.pid} is stopped: {reason}; its log stays, `cont` tries again"
+    system.log("error", why)
+    decoding = process.decoding
+    if decoding is not None and decoding.request is not None:
+        request, decoding.request = decoding.request, None
+        desk.fail(system, request, Errno.EIO, why)
+
+
 def _become_zombie(system: System, process: LLMProcess) -> None:
     """Whoever waits for anything of the process goes on: reads see its end, other calls find it gone, its parent reaps
     it."""

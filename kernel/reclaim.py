@@ -33,9 +33,9 @@ def make_room(system: System, image: Image, process: LLMProcess, tokens: int, ba
         if room >= tokens <= own:
             return tokens
         if group is not None and own < tokens:
-            victim, process.short = _group_victim(system, group, process), group
+            victim, process.over_limit = _group_victim(system, group, process), group
         else:
-            victim, process.short = (_victim(image, process, system.config.quantum, desperate, system.now), None)
+            victim, process.over_limit = (_victim(image, process, system.config.quantum, desperate, system.now), None)
         if victim is None:
             return min(tokens, room, own)
         take_pages(system, victim)

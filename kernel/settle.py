@@ -61,8 +61,8 @@ def _state(process: LLMProcess) -> tuple[State, WaitFor]:
     if image is None:
         return State.BLOCKED, WaitFor.WEIGHTS
     if process.pid in image.starved:
-        return State.BLOCKED, WaitFor.PAGEIN if process.short is None else WaitFor.QUOTA
-    if process.held is not None and process.todo:
+        return State.BLOCKED, WaitFor.PAGEIN if process.over_limit is None else WaitFor.QUOTA
+    if process.throttled_by is not None and process.todo:
         return State.BLOCKED, WaitFor.QUOTA
     if process.todo and image.state != RESIDENT:
         return State.BLOCKED, WaitFor.WEIGHTS
@@ -73,9 +73,9 @@ def _state(process: LLMProcess) -> tuple[State, WaitFor]:
 
 def release(process: LLMProcess) -> None:
     """Its control group holds it back no longer."""
-    if process.held is not None:
-        process.held.line.pop(process.pid, None)
-        process.held = None
+    if process.throttled_by is not None:
+        process.throttled_by.line.pop(process.pid, None)
+        process.throttled_by = None
 
 
 def note_fault(system: System, process: LLMProcess) -> None:

@@ -372,10 +372,10 @@ class _Driver:
         for path in list(self.parcels):  # files in memory do not outlive their process
             self._let_go(path)
 
-    def die(self, reason: str) -> None:
+    def die(self, reason: str, *, outside: bool = False) -> None:
         if self.alive:
             self.end()
-            exited = DriverExited(self.name, self.incarnation, reason)
+            exited = DriverExited(self.name, self.incarnation, reason, outside)
             self.sim.at(self.sim.now + EXIT_SECONDS, lambda: self._report(exited))
 
     def _report(self, event: Event) -> None:
@@ -582,9 +582,9 @@ class Simulation:
     def driver(self, name: str = "") -> _Driver:
         return self.drivers[name or next(iter(self.config))]
 
-    def crash(self, name: str = "") -> None:
-        """Kill a driver's process."""
-        self.driver(name).die("SIGKILL")
+    def crash(self, name: str = "", *, outside: bool = False) -> None:
+        """A driver's process dies; `outside`: by a signal that its work cannot have caused."""
+        self.driver(name).die("SIGKILL", outside=outside)
 
     def hang(self, name: str = "", *, mute: bool = False) -> None:
         """Let a driver get on no more; with `mute` it is not even heard."""

@@ -17,7 +17,7 @@ from llmasos.syscalls.table import Decode, Feed, Read, Records, Truncate
 
 
 def feed(system: System, request: Request, call: Feed, process: LLMProcess) -> int:
-    """Call 40."""
+    """Row 40 of the table, `Feed`."""
     assert process.image is not None
     process.image.check_tokens(call.tokens)
     process.check_room(len(process.log) + len(call.tokens))
@@ -34,7 +34,7 @@ def feed(system: System, request: Request, call: Feed, process: LLMProcess) -> i
 
 
 def decode(system: System, request: Request, call: Decode, process: LLMProcess) -> DecodeResult | Waiting:
-    """Call 41."""
+    """Row 41 of the table, `Decode`."""
     _check_decode(process, call)
     image = process.image
     assert image is not None
@@ -76,7 +76,7 @@ def _check_decode(process: LLMProcess, call: Decode) -> None:
 
 
 def read(system: System, request: Request, call: Read, process: LLMProcess) -> ReadResult | Waiting:
-    """Call 42."""
+    """Row 42 of the table, `Read`."""
     length, decoding = len(process.log), process.decoding is not None
     position = length if call.position < 0 else call.position
     if position >= length and not process.is_zombie() and (decoding or call.follow):
@@ -87,12 +87,12 @@ def read(system: System, request: Request, call: Read, process: LLMProcess) -> R
 
 
 def records(system: System, request: Request, call: Records, process: LLMProcess) -> RecordsResult:
-    """Call 44."""
+    """Row 44 of the table, `Records`."""
     return RecordsResult(process.records.since(call.position), len(process.log))
 
 
 def truncate(system: System, request: Request, call: Truncate, process: LLMProcess) -> int:
-    """Call 43."""
+    """Row 43 of the table, `Truncate`."""
     if call.length > len(process.log):
         why = f"process {process.pid} has {len(process.log)} tokens; cannot cut it down to {call.length}"
         raise Errno.EINVAL(why)

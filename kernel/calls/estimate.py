@@ -37,7 +37,7 @@ class Probing(desk.Begun):
 
 
 def estimate(system: System, request: Request, call: Estimate, device: Device, path: str) -> EstimateInfo | Waiting:
-    """Call 66."""
+    """Row 66 of the table, `Estimate`."""
     check_device(device, call.dtype)
     image = device.find_image(path, call.dtype)
     if image is not None and image.probed is not None:

@@ -18,7 +18,7 @@ from llmasos.syscalls.table import GroupCreate, GroupMove, GroupRemove, GroupSet
 
 
 def group_create(system: System, request: Request, call: GroupCreate, place: tuple[Group, str]) -> GroupInfo:
-    """Call 80."""
+    """Row 80 of the table, `GroupCreate`."""
     check_settings(call.settings)
     group = system.groups.create(*place, call.settings)
     system.journal.group_set(group)
@@ -27,7 +27,7 @@ def group_create(system: System, request: Request, call: GroupCreate, place: tup
 
 
 def group_set(system: System, request: Request, call: GroupSet, group: Group) -> GroupSettings:
-    """Call 81."""
+    """Row 81 of the table, `GroupSet`."""
     check_settings(call.settings)
     if group.parent is None and call.settings.pids_max:
         why = "the root group takes no pids_max: nobody could attach to take it back; set it on /users"
@@ -46,21 +46,21 @@ def group_set(system: System, request: Request, call: GroupSet, group: Group) ->
 
 
 def group_stat(system: System, request: Request, call: GroupStat, top: Group) -> list[GroupInfo]:
-    """Call 82."""
+    """Row 82 of the table, `GroupStat`."""
     if not call.below:
         return [info(system, top)]
     return [info(system, group) for group in islice(system.groups.below(top), call.start, call.start + call.limit)]
 
 
 def group_remove(system: System, request: Request, call: GroupRemove, group: Group) -> None:
-    """Call 83."""
+    """Row 83 of the table, `GroupRemove`."""
     system.groups.remove(group)
     system.journal.group_removed(group)
     system.emit("group.remove", request.program.pid, detail=group.path)
 
 
 def group_move(system: System, request: Request, call: GroupMove, process: LLMProcess | Program, group: Group) -> None:
-    """Call 84."""
+    """Row 84 of the table, `GroupMove`."""
     old = process.group
     if group is old:
         return

@@ -46,7 +46,7 @@ class Saving:
 
 
 def checkpoint(system: System, request: Request, call: Checkpoint, process: LLMProcess, path: str) -> Waiting:
-    """Call 63."""
+    """Row 63 of the table, `Checkpoint`."""
     image, device = process.image, process.device
     assert image is not None
     if isinstance(request.begun, Saving) and request.begun.asked is not None:
@@ -118,7 +118,7 @@ class Restoring(desk.Begun):
 
 
 def restore(system: System, request: Request, call: Restore, path: str, device: Device | None) -> int | Waiting:
-    """Call 64."""
+    """Row 64 of the table, `Restore`."""
     if not isinstance(request.begun, Restoring):
         request.begun = Restoring(path, device or _reader(system))
     restoring = request.begun
@@ -139,9 +139,9 @@ def restore(system: System, request: Request, call: Restore, path: str, device: 
     image = restoring.image
     table, reason = PageTable(process.group), ""
     if restoring.stored is not None:
-        if restoring.arrival is None:
-            if waiting := _bring_in(system, restoring, process, image, restoring.stored):
-                return waiting
+        waiting = None if restoring.arrival else _bring_in(system, restoring, process, image, restoring.stored)
+        if waiting is not None:
+            return waiting
         assert restoring.arrival is not None
         reason = arrived(restoring.device, image, process.log, restoring.arrival)
         process.account.reused += restoring.arrival.gained

@@ -17,20 +17,20 @@ from llmasos.syscalls.table import Advise, Evict, Models, Pagein
 
 
 def models(system: System, request: Request, call: Models) -> list[ModelInfo]:
-    """Call 60."""
+    """Row 60 of the table, `Models`."""
     rows = [model_info(image, device.name) for device in system.devices.values() for image in device.images.values()]
     loaded = {row.path for row in rows}
     return rows + [ModelInfo(name, path) for name, path in system.config.models.items() if path not in loaded]
 
 
 def pagein(system: System, request: Request, call: Pagein, device: Device, path: str) -> ModelInfo | Waiting:
-    """Call 61."""
+    """Row 61 of the table, `Pagein`."""
     image = want_image(system, device, call.model, call.dtype)
     return model_info(image, device.name) if image.state == RESIDENT else wait(image.loaded)
 
 
 def evict(system: System, request: Request, call: Evict, device: Device, path: str) -> Waiting | None:
-    """Call 62."""
+    """Row 62 of the table, `Evict`."""
     found = _known(device, call.model, path, call.dtype)
     for image in found:
         if why := _stays(image, call.force):
@@ -67,7 +67,7 @@ def _known(device: Device, model: str, path: str, dtype: str) -> list[Image]:
 
 
 def advise(system: System, request: Request, call: Advise, device: Device, path: str) -> Waiting | None:
-    """Call 65."""
+    """Row 65 of the table, `Advise`."""
     if call.advice in (Advice.WILLNEED, Advice.PIN):
         image = hint_image(system, device, call.model, call.dtype)
         if image.probed is None:

@@ -75,7 +75,7 @@ class Moving(desk.Begun):
 def setsched(
     system: System, request: Request, call: Setsched, process: LLMProcess, device: Device | None
 ) -> Waiting | None:
-    """Call 28."""
+    """Row 28 of the table, `Setsched`."""
     if not isinstance(request.begun, Moving):
         if device is None or device is process.device:
             _set(system, process, call)
@@ -238,7 +238,7 @@ def _switch(system: System, moving: Moving, image: Image) -> None:
         moving.reason = moving.reason or f"group {process.group.path} may have no more"
     process.change_device(target)
     process.table, process.image, process.driver_log = table, image, 0
-    process.short, process.preempted, process.change = None, False, None
+    process.over_limit, process.preempted, process.change = None, False, None
     process.quantum_used, process.turn = 0, system.now
     image.join(process)
     image.used = system.now

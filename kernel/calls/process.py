@@ -56,7 +56,7 @@ class Birth(desk.Begun):
 
 
 def spawn(system: System, request: Request, call: Spawn, device: Device, group: Group, path: str) -> int | Waiting:
-    """Call 20."""
+    """Row 20 of the table, `Spawn`."""
     if not isinstance(request.begun, Birth):
         group.check_pids(1)
         check_size(len(call.records), sum(map(len, call.records)), "the process would have")
@@ -85,7 +85,7 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
 
 
 def fork(system: System, request: Request, call: Fork, parent: LLMProcess) -> list[int]:
-    """Call 21."""
+    """Row 21 of the table, `Fork`."""
     group, image = request.program.group, parent.image
     group.check_pids(call.count)
     assert image is not None
@@ -120,6 +120,7 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, owner: Program, 
         finish=parent.finish,
         ahead=parent.ahead,
         stopped=parent.stopped,
+        stop_reason=parent.stop_reason,
     )
     image.join(child)
     if child.table.frames:
@@ -142,7 +143,7 @@ class Change(desk.Begun):
 
 
 def exec_(system: System, request: Request, call: Exec, process: LLMProcess, path: str) -> Waiting | None:
-    """Call 22."""
+    """Row 22 of the table, `Exec`."""
     if call.records and call.tokens is None:
         raise Errno.EINVAL("`records` go with `tokens`: where the log stays its records stay")
     check_size(len(call.records), sum(map(len, call.records)), f"process {process.pid} would have")
@@ -191,7 +192,7 @@ def _check_exec(process: LLMProcess, image: Image, call: Exec) -> None:
 
 
 def exit_(system: System, request: Request, call: Exit, process: Process) -> None:
-    """Call 23."""
+    """Row 23 of the table, `Exit`."""
     if process is request.program:
         desk.answer(system, request, None)
         end_program(system, request.program, call.status, "exit")
@@ -200,7 +201,7 @@ def exit_(system: System, request: Request, call: Exit, process: Process) -> Non
 
 
 def wait_(system: System, request: Request, call: Wait) -> ExitInfo | Waiting:
-    """Call 24."""
+    """Row 24 of the table, `Wait`."""
     program = request.program
     children = [call.pid] if call.pid else sorted(program.children)
     if not program.children.issuperset(children) or not children:
@@ -215,7 +216,7 @@ def wait_(system: System, request: Request, call: Wait) -> ExitInfo | Waiting:
 
 
 def kill(system: System, request: Request, call: Kill, process: Process) -> None:
-    """Call 25."""
+    """Row 25 of the table, `Kill`."""
     system.emit(f"sig.{call.signal.name.lower()}", process.pid, detail=f"from {request.program.pid}")
     if isinstance(process, LLMProcess):
         _signal_llm(system, process, call.signal, request.program)
@@ -223,6 +224,7 @@ def kill(system: System, request: Request, call: Kill, process: Process) -> None
         if call.signal is not Signal.KILL:
             raise Errno.EINVAL(f"a driver takes no signal but KILL, after which it is restarted; got {call.signal.name}")
         device = system.devices[process.device]
+        device.pardoned = True
         system.act(KillDriver(device.name, device.incarnation, f"killed by program {request.program.pid}"))
     elif isinstance(process, Program):
         if not process.os_pid:
@@ -239,10 +241,11 @@ def _signal_llm(system: System, process: LLMProcess, signal: Signal, sender: Pro
         case Signal.INT:
             interrupt_decoding(system, process, Finish.INTERRUPT)
         case Signal.STOP:
-            process.stopped = True
+            process.stopped, process.stop_reason = True, ""
             changed(system, process)
         case Signal.CONT:
-            process.stopped = False
+            process.ahead = process.ahead or process.stop_reason != ""  # what has failed is tried again
+            process.stopped, process.stop_reason = False, ""
             changed(system, process)
         case _:
             raise Errno.EINVAL(f"{signal.name} is sent by the kernel only; send INT, TERM, KILL, STOP or CONT")
@@ -252,7 +255,7 @@ def _signal_llm(system: System, process: LLMProcess, signal: Signal, sender: Pro
 
 
 def setlimits(system: System, request: Request, call: Setlimits, process: LLMProcess) -> Limits:
-    """Call 29."""
+    """Row 29 of the table, `Setlimits`."""
     old = process.traits.limits
     if call.limits is not None:  # a budget given to this process counts what it decodes itself
         process.traits = replace(process.traits, limits=call.limits, spent=0)

@@ -21,7 +21,7 @@ from llmasos.syscalls.table import Attach, BootInfoCall, Dmesg, Null, Sched, Shu
 
 
 def attach(system: System, request: Request, call: Attach) -> BootInfo:
-    """Call 1."""
+    """Row 1 of the table, `Attach`."""
     program = request.program
     if call.ticket and call.ticket != ticket(system.secret, program.pid):
         raise Errno.EINVAL(f"the ticket is not that of program {program.pid}, which is attached here")
@@ -32,12 +32,12 @@ def attach(system: System, request: Request, call: Attach) -> BootInfo:
 
 
 def null(system: System, request: Request, call: Null) -> None:
-    """Call 2."""
+    """Row 2 of the table, `Null`."""
     return
 
 
 def boot_info(system: System, request: Request, call: BootInfoCall) -> BootInfo:
-    """Call 3."""
+    """Row 3 of the table, `BootInfoCall`."""
     return _boot_info(system, request)
 
 
@@ -59,7 +59,7 @@ def _boot_info(system: System, request: Request) -> BootInfo:
 
 
 def stats(system: System, request: Request, call: StatsCall) -> Stats:
-    """Call 4."""
+    """Row 4 of the table, `StatsCall`."""
     count = system.counters
     return Stats(
         uptime=system.now - system.started,
@@ -87,7 +87,7 @@ def stats(system: System, request: Request, call: StatsCall) -> Stats:
 
 
 def trace(system: System, request: Request, call: Trace) -> TraceResult | Waiting:
-    """Call 5."""
+    """Row 5 of the table, `Trace`."""
     system.trace.listen(system.now - system.started)
     if not isinstance(request.begun, int):  # the event that it begins with
         request.begun = system.trace.end if call.start < 0 else min(call.start, system.trace.end)
@@ -96,18 +96,18 @@ def trace(system: System, request: Request, call: Trace) -> TraceResult | Waitin
 
 
 def dmesg(system: System, request: Request, call: Dmesg) -> list[LogLine]:
-    """Call 6."""
+    """Row 6 of the table, `Dmesg`."""
     return system.trace.lines(call.after, call.limit)
 
 
 def shutdown(system: System, request: Request, call: Shutdown) -> None:
-    """Call 7."""
+    """Row 7 of the table, `Shutdown`."""
     desk.answer(system, request, None)
     desk.halt(system, f"asked for by {request.program.name} (program {request.program.pid})")
 
 
 def sched(system: System, request: Request, call: Sched, device: Device) -> SchedInfo:
-    """Call 8."""
+    """Row 8 of the table, `Sched`."""
     if call.policy or call.max_runs or call.step_tokens:
         reschedule(system, device, call.policy, call.max_runs, call.step_tokens)
     return SchedInfo(device.name, device.queue.policy.name, device.max_runs, device.step_tokens)

@@ -3,7 +3,8 @@
 A death is seen by the exit of the driver's OS process; a hang by a busy heartbeat whose progress stands still. Either way
 the frames are gone, every process of the device goes back to its token log, and the driver is started again: at once
 after a first death, then with a doubling, capped delay. A process that was in the step of several deaths in a row is
-taken for their cause and ended.
+taken for their cause and stopped; a death
+by a signal from outside counts against nobody.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from llmasos.drivers.protocol import (
 )
 from llmasos.kernel.devices import steps
 from llmasos.kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
+from llmasos.kernel.life import stop_suspect
 from llmasos.kernel.marks import dirty, stale
 from llmasos.kernel.memory.evictions import make_evictions
-from llmasos.kernel.models.loading import give_up, give_up_device, reload_images
+from llmasos.kernel.models.loading import give_up_device, reload_images, suspend
 from llmasos.kernel.objects.device import DOWN, HOPELESS, STARTING, UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess
@@ -31,7 +33,7 @@ from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Kind, Signal, State, WaitFor
+from llmasos.syscalls.records import Kind, State, WaitFor
 
 _WATCH_SECONDS = 1.0
 
@@ -61,7 +63,7 @@ def add_device(system: System, config: DeviceConfig, queue: RunQueue) -> None:
 
 def _start(system: System, device: Device) -> None:
     device.incarnation += 1
-    device.state, device.os_pid = STARTING, 0
+    device.state, device.os_pid, device.pardoned = STARTING, 0, False
     device.heard = device.progress_at = system.now
     device.progress = -1
     system.act(StartDriver(device.name, device.incarnation))
@@ -187,7 +189,8 @@ def driver_exited(system: System, event: DriverExited) -> None:
     if system.halting:
         return
     system.log("error", f"{device.name}: driver died: {event.reason}")
-    work, flight = _work_at_hand(device), device.in_flight
+    blameless = event.outside or device.pardoned
+    work, flight = set() if blameless else _work_at_hand(device), device.in_flight
     _lose_memory(system, device)
     if flight is not None:
         _suspect(system, flight, flight.step.ref in work)
@@ -200,8 +203,8 @@ def driver_exited(system: System, event: DriverExited) -> None:
     for image in [image for image in device.images.values() if image.ref in work]:
         image.deaths += 1
         if image.deaths >= system.config.max_crashes:
-            reason = f"the driver died {image.deaths} times in a row while loading it: {event.reason}"
-            give_up(system, device, image, Errno.EIO(reason))
+            reason = f"the driver died {image.deaths} times in a row while loading {image.name}: {event.reason}"
+            suspend(system, device, image, reason)
     _restart(system, device)
 
 
@@ -235,10 +238,8 @@ def _suspect(system: System, flight: InFlight, at_work: bool) -> None:
     for process in flight.processes:
         process.running = process.guessing = process.swapped_in = 0
         process.crashes += at_work
-        if process.dying is None and process.crashes >= system.config.max_crashes:
-            reason = f"the driver died {process.crashes} times in a row in its step"
-            process.dying = 128 + int(Signal.KILL), reason
-            system.log("error", f"process {process.pid} ends: {reason}")
+        if process.crashes >= system.config.max_crashes:
+            stop_suspect(system, process, f"the driver died {process.crashes} times in a row in its step")
         steps.boundary(system, process)
 
 

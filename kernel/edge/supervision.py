@@ -26,6 +26,9 @@ TERM_SECONDS = 2.0  # and then to follow SIGTERM
 _MAX_LINE = 1000  # characters of a printed line
 _LAST_WORDS = 0.5  # seconds to read what an ended driver printed (its own children may hold the pipe)
 
+# By signals that people and programs send, and that nothing which a driver computes can bring about; 0: it heeded one.
+_FROM_OUTSIDE = (0, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGQUIT)
+
 
 def command(device: DeviceConfig, incarnation: int, directory: Path) -> list[str]:
     """How a driver is started (the same by hand, for debugging)."""
@@ -115,8 +118,11 @@ class Supervisor:
     async def _live(self, device: str, incarnation: int, child: _Child) -> None:
         """Start one incarnation and stay until it has ended. Whatever happens, it does not outlive this task."""
         try:
+            kills = _oom_kills()
             reason = await self._run(device, incarnation, child)
-            self._report(DriverExited(device, incarnation, reason))
+            status = child.process.returncode if child.process is not None else None
+            outside = status in _FROM_OUTSIDE and not child.killed and kills == _oom_kills()
+            self._report(DriverExited(device, incarnation, reason, outside))
         finally:
             child.kill()
             del self._children[device, incarnation]
@@ -163,6 +169,15 @@ class Supervisor:
         if text := line.decode(errors="replace").strip()[:_MAX_LINE]:
             child.last_line = text
             self._report(DriverPrinted(device, incarnation, text))
+
+
+def _oom_kills() -> int:
+    """Processes that the operating system has killed for want of memory since it was booted; -1 where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return -1
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), -1)
 
 
 def _obituary(status: int | None, child: _Child) -> str:

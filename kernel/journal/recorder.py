@@ -301,6 +301,7 @@ def process_head(process: LLMProcess) -> ProcessHead:
         dying=process.dying,
         doing=_doing(process),
         exited=exited,
+        stop_reason=process.stop_reason,
     )
 
 

@@ -115,6 +115,7 @@ class ProcessHead(Traits, frozen=True, array_like=True, kw_only=True, tag=6):
     dying: tuple[int, str] | None
     doing: Doing | None
     exited: Exited | None
+    stop_reason: str = ""
 
 
 class Grown(Entry, tag=7):

@@ -7,7 +7,7 @@ for what. Calls wait on a model's channels: `known` until it has been probed, `l
 from __future__ import annotations
 
 from llmasos.drivers.protocol import Abandon, Done, Failed, Load, Loaded, Probe, Probed, Shed, Unload
-from llmasos.kernel.life import exit_process
+from llmasos.kernel.life import exit_process, stop_suspect
 from llmasos.kernel.marks import cancel_outs, dirty, freed, stale, want
 from llmasos.kernel.memory.frames import FramePool
 from llmasos.kernel.memory.swap import SwapSpace
@@ -341,6 +341,18 @@ def give_up(system: System, device: Device, image: Image, error: SyscallError) -
     wake(system, image.loaded, error)
     for process in list(image.users.values()):
         exit_process(system, process, 1, f"its model could not be loaded again: {error.reason}")
+
+
+def suspend(system: System, device: Device, image: Image, reason: str) -> None:
+    """The driver dies of loading the model. Calls that wait for it fail; its processes are stopped, and one that goes on
+    has it tried again, with no step beside it."""
+    if not image.users:
+        give_up(system, device, image, Errno.EIO(reason))
+        return
+    image.deaths, image.hinted, image.pinned = 1, False, False
+    wake(system, image.loaded, Errno.EIO(reason))
+    for process in image.users.values():
+        stop_suspect(system, process, reason)
 
 
 def give_up_device(system: System, device: Device) -> None:

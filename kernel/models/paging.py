@@ -184,7 +184,7 @@ def _may_go(system: System, image: Image, strength: int, since: float) -> float:
     if not image.steps:  # it came for somebody who has not run yet
         return end + (system.config.aging_seconds if image.active else 0.0)
     if not image.active:  # who only waits for its group to let it run keeps its turn
-        return end if any(process.held is not None for process in image.users.values()) else 0.0
+        return end if any(process.throttled_by is not None for process in image.users.values()) else 0.0
     if strength == _HINT:
         return NEVER
     strongest = _rank(image)

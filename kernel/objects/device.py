@@ -99,6 +99,7 @@ class Device:
     # supervision
     up_since: float = 0.0
     failures: int = 0  # deaths in a row, each soon after its start
+    pardoned: bool = False  # a program has asked for its driver's death, which no step will have caused
     progress: int = -1
     progress_at: float = 0.0
     heard: float = 0.0

@@ -181,6 +181,7 @@ class LLMProcess(Process):
     decoded: Channel = field(default_factory=Channel)  # where the call that decodes waits; it is answered, not woken
     # what it is told to do
     stopped: bool = False
+    stop_reason: str = ""  # if it was the kernel that stopped it
     dying: tuple[int, str] | None = None  # exit status and reason, due at the token boundary
     change: Request | None = None  # the exec, or the move to another device, that is under way
     # scheduling
@@ -197,9 +198,9 @@ class LLMProcess(Process):
     preempted: bool = False  # they were, while it wanted to run, and it has had none since
     crashes: int = 0  # driver deaths with this process in the step since it last got further than ever
     load: int = 0  # weight with which its group counts it among those that want the device
-    held: Group | None = None  # throttled by it
+    throttled_by: Group | None = None  # throttled by it
     pause: float = 0.0  # until then it is, for growing above `kv_high`
-    short: Group | None = None  # if it is starved: the group whose limit that is; None: all frames are taken
+    over_limit: Group | None = None  # if it is starved: the group whose limit that is; None: all frames are taken
 
     def __post_init__(self) -> None:
         self.table = self.table or PageTable(self.group)
@@ -226,7 +227,7 @@ class LLMProcess(Process):
         its group to be allowed more tokens. Who waits for memory, or pauses for having grown, does not sleep: it
         would lose what it has rebuilt before it gets further."""
         if self.state is State.BLOCKED and self.wait is WaitFor.QUOTA:
-            return self.held is not None and self.pid in self.held.line
+            return self.throttled_by is not None and self.pid in self.throttled_by.line
         return self.state is State.STOPPED or (self.state is State.BLOCKED and self.wait is not WaitFor.PAGEIN)
 
     @property

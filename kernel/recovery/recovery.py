@@ -158,6 +158,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
         finish=head.finish,
         ahead=False,  # its pages come back when something is asked of it
         stopped=head.stopped,
+        stop_reason=head.stop_reason,
         dying=head.dying,
         high_water=max(0, len(saved.log) - 1),
         turn=system.now,

@@ -56,7 +56,7 @@ def plan_step(system: System, device: Device) -> Plan | None:
         first.image.take_back()
         settle(system, first)
         plan = _fill(system, device, desperate=True)
-        able = plan.runs or first.pid not in first.image.starved or first.short is not None
+        able = plan.runs or first.pid not in first.image.starved or first.over_limit is not None
         assert able, "the first claim can take every frame"
     if not plan.runs:
         return None
@@ -68,7 +68,7 @@ def plan_step(system: System, device: Device) -> Plan | None:
 
 
 def _first_claim(device: Device, quantum: int) -> LLMProcess | None:
-    starved = (p for image in device.images.values() for p in image.starved.values() if p.short is None)
+    starved = (p for image in device.images.values() for p in image.starved.values() if p.over_limit is None)
     return min(starved, key=lambda p: claim(p, quantum), default=None)
 
 
@@ -125,8 +125,8 @@ def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
             break
         allotted = _allot(device, plan, [process for process, _ in chosen], left)
         for (process, gained), (tokens, pages) in zip(chosen, allotted, strict=True):
-            robbed = pages and not process.table.frames  # by one before it, just now
-            if tokens and not robbed and _admit(system, device, process, tokens, plan, desperate):
+            preempted = pages and not process.table.frames  # by one before it, just now
+            if tokens and not preempted and _admit(system, device, process, tokens, plan, desperate):
                 _count_reused(device, process, gained)
                 left -= process.running
                 slots -= 1
@@ -135,7 +135,7 @@ def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
                 _give_back(process)
             if not tokens:
                 slots -= 1  # nobody behind it gets what it could not
-            if not tokens or robbed:
+            if not tokens or preempted:
                 passed.append(process)
     for process in passed:
         device.queue.put(process)
@@ -208,11 +208,11 @@ def _admit(system: System, device: Device, process: LLMProcess, tokens: int, pla
     if tokens <= 0:
         process.running = 0
         image.starved[process.pid] = process
-        process.enter(State.BLOCKED, WaitFor.PAGEIN if process.short is None else WaitFor.QUOTA, system.now)
+        process.enter(State.BLOCKED, WaitFor.PAGEIN if process.over_limit is None else WaitFor.QUOTA, system.now)
         return False
     frames = len(table.frames)
     process.running = tokens
-    process.short = None
+    process.over_limit = None
     if back:
         process.swapped_in = back
         moves = table.move_in(pool, back)

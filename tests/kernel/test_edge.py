@@ -13,6 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from llmasos.drivers.protocol import Hello
 from llmasos.kernel.edge.peers import Peers, chosen_id
 from llmasos.kernel.edge.server import Server
 from llmasos.kernel.events import (
@@ -22,6 +23,7 @@ from llmasos.kernel.events import (
     DriverExited,
     DriverPrinted,
     Event,
+    FromDevice,
     Halt,
     HaltRequest,
     KillDriver,
@@ -248,6 +250,28 @@ def test_a_driver_killed_while_it_starts_is_reported_with_the_reason() -> None:
     exited = core.seen(DriverExited)[0]
     assert isinstance(exited, DriverExited)
     assert exited.reason == "killed by the kernel: just because"
+    assert not exited.outside
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(("number", "outside"), [(signal.SIGKILL, True), (signal.SIGTERM, True), (signal.SIGSEGV, False)])
+def test_a_driver_killed_from_outside_is_reported_so_and_one_that_has_crashed_is_not(
+    number: signal.Signals, outside: bool
+) -> None:
+    core = Core(first=[StartDriver("d", 1)])
+
+    async def scenario(place: Path, server: Server) -> None:
+        await until(lambda: core.seen(FromDevice))  # its hello
+        told = core.seen(FromDevice)[0]
+        assert isinstance(told, FromDevice)
+        assert isinstance(told.message, Hello)
+        os.kill(told.message.os_pid, number)
+        await until(lambda: core.seen(DriverExited))
+
+    serve(core, scenario, [DeviceConfig("d", "sim")])
+    exited = core.seen(DriverExited)[0]
+    assert isinstance(exited, DriverExited)
+    assert exited.outside is outside
 
 
 @pytest.mark.processes

@@ -93,3 +93,9 @@ def test_what_is_too_large_is_named(tmp_path: Path) -> None:
     (wrong, longest) = floors.complaints(floors.sizes(tmp_path), layers=True)
     assert "core" in wrong
     assert "big.py: long has 61 lines" in longest
+
+
+def test_every_handler_names_its_row() -> None:
+    for record, handler in HANDLERS.items():
+        entry = BY_RECORD[record]
+        assert (handler.__doc__ or "").startswith(f"Row {entry.number} of the table, `{record.__name__}`."), entry.name

@@ -477,7 +477,7 @@ def test_a_pause_ends_with_the_limit_it_was_for() -> None:
     pid = spawn(program, "/a", prompt=list(range(30)))
     decode = program.start(Decode(pid, 20))
     sim.run_for(0.2)
-    assert row(sim, pid).held is not None
+    assert row(sim, pid).throttled_by is not None
     began = sim.now
     program.call(GroupSet("/a", GroupSettings()))
     sim.run_until(lambda: decode.done)

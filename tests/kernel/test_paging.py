@@ -41,6 +41,7 @@ def decode(program: Prog, pid: int, count: int) -> Future[Any]:
     return program.start(Decode(pid, count))
 
 
+@pytest.mark.long
 def test_two_models_that_are_always_wanted_take_turns_in_the_memory_of_one() -> None:
     sim = memory()
     program = sim.program()
@@ -232,6 +233,7 @@ def test_advice_about_what_is_not_there_says_so() -> None:
     assert row(program, "tiny").state == "absent"
 
 
+@pytest.mark.long
 def test_a_stronger_class_does_not_wait_for_a_turn_and_a_weaker_one_waits_longer() -> None:
     sim = memory()
     program = sim.program()

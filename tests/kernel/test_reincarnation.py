@@ -26,9 +26,10 @@ from llmasos.syscalls.table import (
     Models,
     Pagein,
     Ps,
+    Read,
     Spawn,
     StatsCall,
-    Wait,
+    Truncate,
 )
 from tests.simulator import Simulation, simulate, small_config
 
@@ -146,21 +147,80 @@ def test_a_hang_in_a_load_is_seen_too() -> None:
     assert program.call(StatsCall()).driver_restarts == 1
 
 
-def test_a_poisonous_process_ends_after_its_third_kill_and_its_neighbours_live() -> None:
+def test_a_poisonous_process_is_stopped_after_its_third_kill_and_its_neighbours_live() -> None:
     sim = simulate(options={"crash_token": "999"}, max_runs=4)
     program = sim.program()
     good = [program.call(Spawn("sim", tokens=[i + 1] * 20)) for i in range(2)]
     futures = [program.start(Decode(pid, 200)) for pid in good]
     sim.run_for(0.01)
     poison = program.call(Spawn("sim", tokens=[3, 999, 3, 3]))
-    end = program.call(Wait(poison))
-    assert end.status == 128 + Signal.KILL
-    assert "died 3 times" in end.reason
+    process = sim.kernel.table.llm(poison)
+    sim.run_until(lambda: process.state is State.STOPPED)
+    assert "died 3 times" in program.call(Getinfo(poison)).reason
     sim.run_until(lambda: all(f.done for f in futures))
     for i, future in enumerate(futures):
         sampler = sim.kernel.table.llm(good[i]).traits.sampler
         assert future.value.tokens == sim.continuation([i + 1] * 20, 200, sampler)
     assert program.call(StatsCall()).driver_restarts == 3
+    assert program.call(Read(poison)).tokens == [3, 999, 3, 3]
+
+
+def test_a_stopped_suspect_keeps_its_decode_its_caller_is_told_and_cont_tries_again() -> None:
+    sim = simulate(options={"crash_token": "999"})
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=[3, 999, 3]))
+    future = program.start(Decode(pid, 9))
+    process = sim.kernel.table.llm(pid)
+    sim.run_until(lambda: process.state is State.STOPPED)
+    assert future.errno is Errno.EIO
+    program.call(Kill(pid, Signal.CONT))
+    sim.run_until(lambda: process.state is not State.STOPPED)
+    sim.run_until(lambda: process.state is State.STOPPED)
+    assert program.call(StatsCall()).driver_restarts == 5  # once a suspect, it has two tries
+    program.call(Kill(pid, Signal.INT))
+    program.call(Truncate(pid, 1))
+    program.call(Kill(pid, Signal.CONT))
+    assert program.call(Decode(pid, 3)).tokens == sim.continuation([3], 3, process.traits.sampler)
+    assert program.call(Getinfo(pid)).reason == ""
+
+
+def test_a_model_whose_loads_kill_the_driver_stops_its_processes_and_keeps_them() -> None:
+    sim = simulate(options={"link": "1e6"}, restart_first=0.01, restart_max=0.01)
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=PROMPT))
+    process = sim.kernel.table.llm(pid)
+    image = process.image
+    assert image is not None
+    sim.crash()
+    for _ in range(3):
+        sim.run_until(lambda: image.state == "loading")
+        sim.crash()
+        sim.run_until(lambda: image.state != "loading")
+    assert process.state is State.STOPPED
+    assert "3 times in a row while loading" in program.call(Getinfo(pid)).reason
+    program.call(Kill(pid, Signal.CONT))
+    assert program.call(Decode(pid, 5)).tokens == sim.continuation(PROMPT, 5, process.traits.sampler)
+
+
+def test_deaths_by_a_signal_from_outside_count_against_nobody() -> None:
+    sim = simulate(restart_first=0.001, restart_max=0.001)
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=PROMPT))
+    future = program.start(Decode(pid, 60))
+    process = sim.kernel.table.llm(pid)
+    for _ in range(8):
+        sim.run_until(lambda: process.state is State.RUNNING)
+        sim.crash(outside=True)
+        sim.run_until(lambda: process.state is not State.RUNNING)
+        assert process.crashes == 0
+    driver = next(row.pid for row in program.call(Ps()) if row.kind is Kind.DRIVER)
+    for _ in range(4):
+        sim.run_until(lambda: process.state is State.RUNNING)
+        program.call(Kill(driver, Signal.KILL))
+        sim.run_until(lambda: process.state is not State.RUNNING)
+        assert process.crashes == 0
+    sim.run_until(lambda: future.done)
+    assert future.value.tokens == sim.continuation(PROMPT, 60, process.traits.sampler)
 
 
 def test_a_suspect_runs_though_another_is_always_before_it() -> None:
@@ -191,7 +251,7 @@ def test_poison_late_in_a_chunked_prompt_is_found_although_its_beginning_compute
     sim = simulate(options={"crash_token": "999"}, step_tokens=16)
     program = sim.program()
     poison = program.call(Spawn("sim", tokens=[*range(100), 999, 1, 2]))
-    assert program.call(Wait(poison), limit=100.0).status == 128 + Signal.KILL
+    sim.run_until(lambda: sim.kernel.table.llm(poison).state is State.STOPPED, 100.0)
     assert program.call(StatsCall()).driver_restarts == 3
 
 

@@ -172,6 +172,7 @@ def test_multi_level_feedback_serves_newcomers_before_those_who_used_much() -> N
     assert len(sim.steps) - seen <= 9
 
 
+@pytest.mark.long
 def test_multi_level_feedback_lets_nobody_starve() -> None:
     sim, program, pids = begin("mlfq", count=1, quantum=8, options={"context": "16384"}, frames=2000, checked=False)
     sim.run_for(0.2)

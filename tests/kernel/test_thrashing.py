@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from llmasos.kernel.memory.thrash import MOST, WINDOW, Thrash
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.syscalls.records import Sampler
@@ -33,6 +35,7 @@ def crowd(quantum: int) -> tuple[Simulation, list[int]]:
     return sim, pids
 
 
+@pytest.mark.long
 def test_a_device_that_thrashes_gives_longer_turns_and_loses_less_time() -> None:
     sim, pids = crowd(quantum=4)
     sim.run_for(2.5)
@@ -53,6 +56,7 @@ def test_a_device_that_thrashes_gives_longer_turns_and_loses_less_time() -> None
         assert row.log[141:] == sim.continuation(row.log[:141], len(row.log) - 141)
 
 
+@pytest.mark.long
 def test_everybody_still_has_turns_and_the_stretch_goes_when_memory_suffices() -> None:
     sim, pids = crowd(quantum=1)
     program = sim.programs[0]

@@ -21,6 +21,8 @@ from llmasos.userland.sdk.thoughts import ThoughtMarks, reader
 from llmasos.userland.sdk.tool_calls import BadCall, CallReader, ToolCall, schemas_of
 from tests.userland.tool_calls import TOOLS, events_of
 
+pytestmark = pytest.mark.long
+
 BY_NAME = {form.name: form for form in FORMATS}
 
 
