@@ -229,8 +229,8 @@ def check_family(system: System) -> None:
 
 
 def check_groups(system: System) -> None:
-    """What is charged to each group is what a recount of its processes, frames and places gives; limits that hold at once
-    are not exceeded but by what was there when they were set."""
+    """Each group is charged for what a recount of its processes, frames and places gives; limits that hold at once are
+    exceeded only by what was there when they were set."""
     kv: Counter[Group] = Counter()
     swap: Counter[Group] = Counter()
     pids: Counter[Group] = Counter()

@@ -198,7 +198,7 @@ class LLMProcess(Process):
     preempted: bool = False  # they were, while it wanted to run, and it has had none since
     crashes: int = 0  # driver deaths with this process in the step since it last got further than ever
     load: int = 0  # weight with which its group counts it among those that want the device
-    throttled_by: Group | None = None  # throttled by it
+    throttled_by: Group | None = None  # its group, if that lets it not run now
     pause: float = 0.0  # until then it is, for growing above `kv_high`
     over_limit: Group | None = None  # if it is starved: the group whose limit that is; None: all frames are taken
 
@@ -224,8 +224,8 @@ class LLMProcess(Process):
     @property
     def sleeps(self) -> bool:
         """Whether it can do nothing with its pages for now, so that they are missed least: it wants nothing, or waits for
-        its group to be allowed more tokens. Who waits for memory, or pauses for having grown, does not sleep: it
-        would lose what it has rebuilt before it gets further."""
+        its group to be allowed more tokens. A process that waits for memory, or pauses for having grown, does not
+        sleep: it would lose what it has rebuilt before it gets further."""
         if self.state is State.BLOCKED and self.wait is WaitFor.QUOTA:
             return self.throttled_by is not None and self.pid in self.throttled_by.line
         return self.state is State.STOPPED or (self.state is State.BLOCKED and self.wait is not WaitFor.PAGEIN)
@@ -374,7 +374,7 @@ class ProcessTable:
         return pid in self._rows
 
     def check_room(self, count: int) -> None:
-        """EAGAIN if the table cannot take so many more."""
+        """EAGAIN if the table cannot take `count` more rows."""
         if len(self._rows) + count > self._capacity:
             raise Errno.EAGAIN(
                 f"{count} more do not fit the process table ({len(self._rows)} of {self._capacity} are in it); "
