@@ -13,9 +13,10 @@ from llmasos.kernel.objects.device import UP
 from llmasos.kernel.objects.process import INIT_PID, Decoding, LLMProcess, Process, Program
 from llmasos.kernel.settle import release
 from llmasos.kernel.state import System
-from llmasos.kernel.wait import wake
+from llmasos.kernel.wait import wake, wake_some
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import DecodeResult, ExitInfo, Finish, Signal, State, WaitFor
+from llmasos.syscalls.table import Wait
 
 
 class Decode(desk.Begun):
@@ -136,7 +137,7 @@ def _become_zombie(system: System, process: LLMProcess) -> None:
     parent = system.table.find(process.owner)
     if isinstance(parent, Program):
         system.emit("sig.chld", parent.pid, amount=int(Signal.CHLD), detail=f"pid {process.pid}")
-        wake(system, parent.ended)
+        _tell_parent(system, parent, process.pid)
     else:
         system.orphans.append(process)
 
@@ -149,7 +150,12 @@ def strike(system: System, process: LLMProcess) -> None:
     wake(system, process.output)
     parent = system.table.find(process.owner)
     if isinstance(parent, Program):
-        wake(system, parent.ended)
+        _tell_parent(system, parent, process.pid)
+
+
+def _tell_parent(system: System, parent: Program, pid: int) -> None:
+    """Who waits for this child, or for any, goes on."""
+    wake_some(system, parent.ended, lambda request: isinstance(request.call, Wait) and request.call.pid in (0, pid))
 
 
 def lives_on(system: System, process: LLMProcess) -> bool:

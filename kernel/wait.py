@@ -8,6 +8,7 @@ everything that waits is in the tables, and a copy of the core waits for the sam
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from llmasos.kernel.objects.request import Channel, Request
@@ -46,6 +47,13 @@ def wake(system: System, channel: Channel, error: SyscallError | None = None) ->
             system.woken.append((request, error))
         channel.clear()
         _show(system, channel)
+
+
+def wake_some(system: System, channel: Channel, concerned: Callable[[Request], bool]) -> None:
+    """Let those go on whom it concerns. Where many wait, each for another thing, waking all for each costs seconds."""
+    for request in list(filter(concerned, channel)):
+        leave(system, request)
+        system.woken.append((request, None))
 
 
 def leave(system: System, request: Request) -> None:

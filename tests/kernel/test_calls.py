@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from llmasos.kernel import dispatch
 from llmasos.kernel.events import HaltRequest, Rejected
+from llmasos.kernel.objects.request import Request
+from llmasos.kernel.state import System
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, Kind, Right, Sampler, SchedClass, Signal, State, WaitFor
@@ -134,6 +137,30 @@ def test_of_two_who_wait_for_one_child_the_second_is_told_there_is_none() -> Non
     program.call(Kill(pid))
     assert [wait.errno for wait in waits] == [Errno.OK, Errno.ECHILD, Errno.ECHILD]
     assert program.call(Getinfo(program.pid)).wait is WaitFor.INPUT
+
+
+def test_the_end_of_a_child_disturbs_only_who_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    handlers: dict[Any, Any] = dispatch._HANDLERS
+    wait = handlers[Wait]
+
+    def counted(system: System, request: Request, call: Wait) -> object:
+        tried.append(call.pid)
+        return wait(system, request, call)
+
+    monkeypatch.setitem(handlers, Wait, counted)
+    sim = simulate()
+    program, other = sim.program(), sim.program()
+    first = program.call(Spawn("sim", tokens=[1]))
+    second, third = program.call(Fork(first, 2))
+    waits = {pid: program.start(Wait(pid)) for pid in (first, second, third, 0)}
+    tried.clear()
+    other.call(Kill(second, Signal.KILL))
+    assert tried == [second, 0]
+    assert [pid for pid, future in waits.items() if future.done] == [second]
+    other.call(Kill(first, Signal.KILL))
+    other.call(Kill(third, Signal.KILL))
+    assert {future.errno for future in waits.values()} == {Errno.OK, Errno.ECHILD}
 
 
 @pytest.mark.parametrize("cancelled", [True, False])
