@@ -238,7 +238,7 @@ def _suspect(system: System, flight: InFlight, at_work: bool) -> None:
     for process in flight.processes:
         process.running = process.guessing = process.swapped_in = 0
         process.crashes += at_work
-        if process.crashes >= system.config.max_crashes:
+        if process.crashes >= system.config.max_crashes and process.dying is None:
             stop_suspect(system, process, f"the driver died {process.crashes} times in a row in its step")
         steps.boundary(system, process)
 

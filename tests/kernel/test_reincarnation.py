@@ -13,7 +13,7 @@ from llmasos.drivers.protocol import SIZES, VERSION, Load, Loaded, Step, StepDon
 from llmasos.drivers.sim.device import SimDevice
 from llmasos.kernel.events import Log
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import GroupSettings, Kind, Sampler, Signal, State, WaitFor
+from llmasos.syscalls.records import Finish, GroupSettings, Kind, Sampler, Signal, State, WaitFor
 from llmasos.syscalls.table import (
     BootInfoCall,
     Call,
@@ -413,3 +413,17 @@ def test_restarts_are_logged_in_order() -> None:
     deaths, ups = lines(sim, "driver died"), lines(sim, ": up:")
     assert (len(deaths), len(ups)) == (3, 4)
     assert all(a.at <= b.at for a, b in pairwise(sim.log))
+
+
+def test_a_suspect_that_was_killed_in_its_step_ends_and_is_not_said_to_be_stopped() -> None:
+    sim = simulate(max_crashes=1)
+    program, other = sim.program(), sim.program()
+    pid = program.call(Spawn("sim", tokens=PROMPT))
+    process = sim.kernel.table.llm(pid)
+    future = program.start(Decode(pid, 100))
+    sim.run_until(lambda: process.decoding is not None and process.running > 0)
+    other.call(Kill(pid, Signal.KILL))
+    sim.crash()
+    sim.run_until(lambda: future.done)
+    assert future.value.finish is Finish.KILLED
+    assert not lines(sim, "is stopped")
