@@ -42,6 +42,7 @@ class Saving:
 
     def __init__(self, request: Request, process: LLMProcess, path: str) -> None:
         self.request, self.pid, self.length, self.path = request, process.pid, len(process.log), path
+        self.device = process.device  # which writes it, wherever the process moves meanwhile
         self.asked: Ask | None = None
 
 
@@ -50,7 +51,7 @@ def checkpoint(system: System, request: Request, call: Checkpoint, process: LLMP
     image, device = process.image, process.device
     assert image is not None
     if isinstance(request.begun, Saving) and request.begun.asked is not None:
-        request.begun.asked.result(device, "wrote the image")
+        request.begun.asked.result(request.begun.device, "wrote the image")
     if device.state != UP:
         why = f"the driver of {device.name} would write the image, and it is {device.state}; call again when it is up"
         raise Errno.ERESTART(why)
