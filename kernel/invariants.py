@@ -218,6 +218,8 @@ def check_family(system: System) -> None:
         for pid in process.children:
             child = system.table.find(pid)
             _require(child is not None and child.owner == process.pid, f"{process.pid}: child {pid} does not agree")
+        ended = {pid for pid in process.children if (child := system.table.find(pid)) is not None and child.is_zombie()}
+        _require(process.zombies.keys() == ended, f"{process.pid}: of its children {ended} have ended")
         parent = system.table.find(process.owner)
         if process.owner:
             _require(

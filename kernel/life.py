@@ -137,6 +137,7 @@ def _become_zombie(system: System, process: LLMProcess) -> None:
     parent = system.table.find(process.owner)
     if isinstance(parent, Program):
         system.emit("sig.chld", parent.pid, amount=int(Signal.CHLD), detail=f"pid {process.pid}")
+        parent.zombies[process.pid] = process
         _tell_parent(system, parent, process.pid)
     else:
         system.orphans.append(process)

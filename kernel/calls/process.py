@@ -202,15 +202,14 @@ def exit_(system: System, request: Request, call: Exit, process: Process) -> Non
 def wait_(system: System, request: Request, call: Wait) -> ExitInfo | Waiting:
     """Row 24 of the table, `Wait`."""
     program = request.program
-    children = [call.pid] if call.pid else sorted(program.children)
-    if not program.children.issuperset(children) or not children:
+    mine = call.pid in program.children if call.pid else bool(program.children)
+    if not mine:
         child = f"{call.pid} is no child of program {program.pid}"
         what = child if call.pid else f"program {program.pid} has no children"
         raise Errno.ECHILD(f"{what}; wait only for processes you spawned or forked, and only once")
-    for pid in children:
-        child_process = system.table.find(pid)
-        if child_process is not None and child_process.is_zombie():
-            return reap(system, child_process)
+    pid = call.pid or min(program.zombies, default=0)
+    if pid in program.zombies:
+        return reap(system, program.zombies[pid])
     return wait(program.ended, call.timeout, f"no child ended within {call.timeout} s")
 
 

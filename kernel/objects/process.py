@@ -87,6 +87,7 @@ class Process:
     wait: WaitFor = WaitFor.NONE
     since: float = 0.0  # when `state` was entered
     children: set[int] = field(default_factory=set)
+    zombies: dict[int, Process] = field(default_factory=dict)  # of the children, those that have ended
     exit_status: int = 0
     exit_reason: str = ""
     account: Account = field(default_factory=Account)
@@ -404,6 +405,8 @@ class ProcessTable:
         owner = self._rows.get(process.owner)
         if owner is not None and owner is not process:
             owner.children.add(process.pid)
+            if process.is_zombie():
+                owner.zombies[process.pid] = process
 
     def remove(self, process: Process) -> None:
         del self._rows[process.pid]
@@ -413,12 +416,14 @@ class ProcessTable:
         owner = self._rows.get(process.owner)
         if owner is not None:
             owner.children.discard(process.pid)
+            owner.zombies.pop(process.pid, None)
 
     def reparent(self, process: Process, owner: int) -> None:
         """Make the process a child of `owner`."""
         old, new = self._rows.get(process.owner), self._rows[owner]
         if old is not None:
             old.children.discard(process.pid)
+            old.zombies.pop(process.pid, None)
         process.owner = owner
         new.children.add(process.pid)
         self.changed[process.pid] = process
