@@ -52,12 +52,12 @@ class Ask:
     least: int = 0
     most: int = 1 << 62
     answer: FromDriver | None = None
-    death: str = ""
+    death: str | None = None
     channel: Channel = field(default_factory=Channel)
 
     def check(self, message: FromDriver) -> None:
         """EPROTO if the message is no answer to this."""
-        if isinstance(message, Failed):
+        if isinstance(message, Failed) and message.errno is not Errno.OK:
             return
         if not isinstance(message, self.wants) or not self.least <= getattr(message, "tokens", self.least) <= self.most:
             raise Errno.EPROTO(f"request {self.ref} for {self.wants.__name__} was answered by {message}")
@@ -65,7 +65,7 @@ class Ask:
     def result(self, device: Device, what: str) -> Any:
         """The answer that has come. Raises the error that the driver gave instead, or ERESTART if it died while it did
         `what`."""
-        if self.death:
+        if self.death is not None:
             why = f"the driver of {device.name} died while it {what} ({self.death}); call again"
             raise Errno.ERESTART(why)
         if isinstance(self.answer, Failed):

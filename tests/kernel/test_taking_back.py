@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from llmasos.drivers.protocol import RunResult, StepDone
+from llmasos.drivers.protocol import Failed, RunResult, StepDone
 from llmasos.kernel.events import FromDevice
 from llmasos.syscalls import wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, Kind, Limits, State
 from llmasos.syscalls.table import (
     Decode,
+    Estimate,
     Exec,
     Feed,
     Fork,
@@ -21,6 +22,7 @@ from llmasos.syscalls.table import (
     Models,
     Pagein,
     Ps,
+    Restore,
     Sched,
     Setlimits,
     Spawn,
@@ -138,3 +140,25 @@ def test_a_failed_computation_that_nobody_asked_for_shows_in_the_process_table()
     info = program.call(Getinfo(pid))
     assert (info.errno, info.reason) == (Errno.OK, f"TERM from program {program.pid}")
     program.call(Wait(pid))
+
+
+def test_a_failure_without_an_error_costs_the_driver_its_life_and_no_call_is_told_that_all_is_well() -> None:
+    sim = simulate()
+    program = sim.program()
+    sim.hang()
+    future = program.start(Estimate("sim:2m"))
+    device = sim.kernel.devices["sim0"]
+    sim.event(FromDevice("sim0", device.incarnation, Failed(max(device.asked), Errno.OK, "")))
+    sim.run_until(lambda: future.done)
+    assert future.errno is Errno.ERESTART
+    assert device.incarnation == 2
+
+
+def test_calls_hear_of_a_death_for_which_nobody_has_a_reason() -> None:
+    sim = simulate()
+    program = sim.program()
+    sim.hang()
+    futures: list[Future[Any]] = [program.start(Estimate("sim:2m")), program.start(Restore("/tmp/image"))]
+    sim.driver().die("")
+    sim.run_until(lambda: all(future.done for future in futures))
+    assert {future.errno for future in futures} == {Errno.ERESTART}
