@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 STARTING, UP, DOWN = "starting", "up", "down"
 HOPELESS = 3  # deaths in a row, each soon after its start: callers are told instead of kept waiting
+_MOST_SHOWN = 200  # characters of a message that is no answer
 
 
 @dataclass(slots=True)
@@ -60,7 +61,8 @@ class Ask:
         if isinstance(message, Failed) and message.errno is not Errno.OK:
             return
         if not isinstance(message, self.wants) or not self.least <= getattr(message, "tokens", self.least) <= self.most:
-            raise Errno.EPROTO(f"request {self.ref} for {self.wants.__name__} was answered by {message}")
+            found = str(message)[:_MOST_SHOWN]  # a record may have megabytes
+            raise Errno.EPROTO(f"request {self.ref} for {self.wants.__name__} was answered by {found}")
 
     def result(self, device: Device, what: str) -> Any:
         """The answer that has come. Raises the error that the driver gave instead, or ERESTART if it died while it did

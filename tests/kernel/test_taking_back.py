@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmasos.drivers.protocol import Failed, RunResult, StepDone
+from llmasos.drivers.protocol import Failed, Inspected, RunResult, StepDone
 from llmasos.kernel.events import FromDevice
 from llmasos.syscalls import wire
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -162,3 +162,16 @@ def test_calls_hear_of_a_death_for_which_nobody_has_a_reason() -> None:
     sim.driver().die("")
     sim.run_until(lambda: all(future.done for future in futures))
     assert {future.errno for future in futures} == {Errno.ERESTART}
+
+
+def test_an_answer_of_megabytes_to_another_question_makes_no_line_of_megabytes() -> None:
+    sim = simulate()
+    program = sim.program()
+    sim.hang()
+    future = program.start(Estimate("sim:2m"))
+    device = sim.kernel.devices["sim0"]
+    sim.event(FromDevice("sim0", device.incarnation, Inspected(max(device.asked), b"", bytes(1 << 20), 0)))
+    sim.run_until(lambda: future.done)
+    assert future.errno is Errno.ERESTART
+    assert any("was answered by Inspected" in line.text for line in sim.log)
+    assert max(len(line.text) for line in sim.log) < 1000
