@@ -19,8 +19,10 @@ from llmasos.syscalls.table import (
     Fork,
     Getinfo,
     Kill,
+    Pagein,
     Read,
     Restore,
+    Setsched,
     Spawn,
     Trace,
 )
@@ -564,3 +566,18 @@ def test_frames_for_kv_on_its_way_go_to_whoever_cannot_run_otherwise(file: str) 
 
 TestImages = Images.TestCase
 TestImages.settings = Core.TestCase.settings
+
+
+def test_a_checkpoint_that_dies_with_its_driver_names_that_one_though_the_process_has_moved(file: str) -> None:
+    sim = simulate(devices=2)
+    program, other = sim.program(), sim.program()
+    program.call(Pagein("sim", "sim1"))
+    pid = program.call(Spawn("sim", tokens=[1]))
+    future = other.start(Checkpoint(pid, file))
+    moved = program.start(Setsched(pid, device="sim1"))
+    assert moved.done
+    assert not future.done
+    sim.crash("sim0")
+    sim.run_until(lambda: future.done)
+    with pytest.raises(SyscallError, match="the driver of sim0 died while it wrote the image"):
+        _ = future.value
