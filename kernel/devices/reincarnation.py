@@ -75,6 +75,8 @@ def _watch(system: System, device: Device) -> None:
 
 
 def _look(system: System, device: Device) -> None:
+    if device.state == DOWN:  # it ended while the kernel halts
+        return
     reason = _hang(system, device)
     if reason:
         _kill(system, device, reason)
