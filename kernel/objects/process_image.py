@@ -110,7 +110,8 @@ def read_image(encoded: bytes, path: str) -> ProcessImage:
 
 def go_on(process: LLMProcess, saved: ProcessImage) -> None:
     """Let a process that has its model do what the other was doing; where it cannot, its decode has ended."""
-    process.stopped, process.ahead, process.finish = saved.stopped, saved.ahead, saved.finish
+    process.stopped, process.stop_reason = saved.stopped, ""  # whatever befell its model meanwhile
+    process.ahead, process.finish = saved.ahead, saved.finish
     if saved.decoding is None:
         return
     if process.budget_used:

@@ -16,6 +16,7 @@ from llmasos.syscalls.table import (
     Getinfo,
     GroupCreate,
     GroupStat,
+    Pagein,
     Restore,
     Setsched,
     Spawn,
@@ -23,6 +24,7 @@ from llmasos.syscalls.table import (
 from tests.kernel.machines.core import Core
 from tests.kernel.machines.everything import Everything
 from tests.kernel.paged import MB, ONE, PROMPT, image, memory, row, spawn
+from tests.simulator import simulate
 
 
 def test_a_process_whose_weights_are_out_is_saved_with_its_kv(tmp_path: Path) -> None:
@@ -111,3 +113,21 @@ def test_who_is_held_back_by_its_group_leaves_its_weights_to_others() -> None:
 
 TestEverything = Everything.TestCase
 TestEverything.settings = Core.TestCase.settings
+
+
+def test_a_restore_whose_model_kills_the_driver_meanwhile_gives_no_reason_for_a_stop_that_is_none(tmp_path: Path) -> None:
+    sim = memory()
+    program = sim.program()
+    file = str(tmp_path / "image")
+    program.call(Checkpoint(spawn(program, "sim:1m"), file))
+    other = simulate(max_crashes=1)
+    again = other.program()
+    again.call(Pagein("sim:1m"))
+    restoring = again.start(Restore(file))
+    other.run_until(lambda: bool(image(other, "sim:1m").imports))
+    again.call(Evict("sim:1m", force=True))
+    again.start(Pagein("sim:1m"))
+    other.crash()
+    other.run_until(lambda: restoring.done)
+    info = again.call(Getinfo(restoring.value))
+    assert (info.state is State.STOPPED) == bool(info.reason)
