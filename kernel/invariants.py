@@ -6,11 +6,10 @@ check.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 
 from llmasos.drivers.protocol import BLOCK_TOKENS
-from llmasos.kernel.groups.group import NICE_0_WEIGHT, Group
+from llmasos.kernel.groups.group import Group
 from llmasos.kernel.groups.pressure import Activity
 from llmasos.kernel.memory.page_table import blocks
 from llmasos.kernel.objects.device import UP
@@ -230,12 +229,12 @@ def check_family(system: System) -> None:
 
 
 def check_groups(system: System) -> None:
-    """What is charged to each group is what a recount of its processes, frames and places gives; limits that hold at once
-    are not exceeded but by what was there when they were set."""
+    """Each group is charged for what a recount of its processes, frames and places gives; limits that hold at once are
+    exceeded only by what was there when they were set."""
     kv: Counter[Group] = Counter()
     swap: Counter[Group] = Counter()
     pids: Counter[Group] = Counter()
-    loads: defaultdict[Group, dict[str, float]] = defaultdict(dict)
+    loads: defaultdict[Group, dict[str, int]] = defaultdict(dict)
     maps: defaultdict[Group, set[int]] = defaultdict(set)
     busy: Counter[tuple[Group, Activity]] = Counter()
     sizes: dict[int, int] = {}
@@ -258,24 +257,20 @@ def check_groups(system: System) -> None:
             swap.update(dict.fromkeys(process.group.chain, held))
         if process.state in (State.READY, State.RUNNING):
             load = loads[process.group]
-            load[process.device.name] = load.get(process.device.name, 0.0) + process.weight * NICE_0_WEIGHT
+            load[process.device.name] = load.get(process.device.name, 0) + process.weight
     listed = list(system.groups)
     for group in reversed(listed):
         for device_name in loads[group]:
             if group.parent is not None:
                 above = loads[group.parent]
-                above[device_name] = above.get(device_name, 0.0) + group.settings.cpu_weight
+                above[device_name] = above.get(device_name, 0) + group.weight
     for group in listed:
         _require(group.inside == sum(1 for _ in system.groups.below(group)) - 1, f"{group.path} miscounts its groups")
         weights = sum(sizes[image] for image in maps[group])
         found = (group.kv, group.swap, group.pids, group.weights)
         counted = (kv[group], swap[group], pids[group], weights)
         _require(found == counted, f"{group.path} is charged {found} of kv, swap, pids, weights; counted: {counted}")
-        _require(
-            group.load.keys() == loads[group].keys()
-            and all(math.isclose(group.load[name], load) for name, load in loads[group].items()),
-            f"{group.path} has loads {group.load}; counted: {loads[group]}",
-        )
+        _require(group.load == loads[group], f"{group.path} has loads {group.load}; counted: {loads[group]}")
         for activity in list(Activity)[1:]:
             _require(
                 group.pressure.counts[activity] == busy[group, activity],

@@ -129,8 +129,7 @@ def stop_suspect(system: System, process: LLMProcess, reason: str) -> None:
 
 
 def _become_zombie(system: System, process: LLMProcess) -> None:
-    """Whoever waits for anything of the process goes on: reads see its end, other calls find it gone, its parent reaps
-    it."""
+    """Calls that wait for the process go on: reads see its end, others find it gone, its parent reaps it."""
     process.enter(State.ZOMBIE, WaitFor.NONE, system.now)
     wake(system, process.output)
     wake(system, process.boundary)

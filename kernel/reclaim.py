@@ -1,7 +1,7 @@
-"""Who loses pages when memory is short: on a device, for a process that is to grow; in a control group, for its limits.
+"""Which process loses its pages when memory is short: on a device, to one that grows; in a control group, to a limit.
 
-In order: what is free or cached, then processes that sleep, then weaker ones. What is done to a victim is in settle.py
-(`take_pages`); what a group at its limit does beside taking pages is in enforce.py.
+In order: what is free or cached, then processes that sleep, then weaker ones. settle.py takes the
+pages of a victim (`take_pages`); enforce.py does what a group at its limit does beside that.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def moves_pay(image: Image) -> bool:
 
 
 def _victim(image: Image, wanting: LLMProcess, quantum: int, desperate: bool, now: float) -> LLMProcess | None:
-    """Whose pages to take: a sleeper's, one of a group above its `kv_high` first, by the image's policy; else the
-    weakest process of a weaker class; else, in the same class, one behind in the queue whose quantum is used up. Never
-    on an arrival tie: that ping-pongs.
+    """The process to take pages from: a sleeper, one of a group above its `kv_high` first, by the image's policy; else
+    the weakest process of a weaker class; else, in the same class, one behind in the queue whose quantum is used up.
+    Never on an arrival tie: that ping-pongs.
 
     Where moving pages pays, before any of these that could run, one that waits for frames itself: the last claim gives
     way to an earlier one. Otherwise many would hold what they cannot use, each for want of one frame more.
@@ -104,7 +104,7 @@ def grown(system: System, process: LLMProcess) -> None:
 
 
 def _group_victim(system: System, group: Group, process: LLMProcess) -> LLMProcess | None:
-    """Whose pages a group at its `kv_max` takes for a process that is to grow, if it is to spill. None: nobody's."""
+    """The process that a group at its `kv_max` takes pages from for one that is to grow, if it is to spill; or None."""
     if group.settings.kv_action is KvAction.SPILL:
         if (sleeper := _sleeper_of(system, group, process)) is not None:
             return sleeper

@@ -24,7 +24,7 @@ def settle(system: System, process: Process) -> None:
         process.count_load()
         return
     device, image = process.device, process.image
-    queued = process.ticket != 0
+    queued = process.ticket > 0
     state, wait = _state(process)
     if wait not in (WaitFor.PAGEIN, WaitFor.QUOTA):
         release(process)

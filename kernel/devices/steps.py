@@ -230,7 +230,7 @@ def _apply(system: System, device: Device, process: LLMProcess, result: RunResul
 
 
 def _forget_from(process: LLMProcess, image: Image, tokens: int) -> None:
-    """Keep the frames of the first so many tokens, and take it that the driver knows nothing of the context."""
+    """Keep the frames of the first `tokens` tokens, and assume that the driver knows nothing of the context."""
     process.table.cut(image.pool, tokens)
     process.table.sent = process.driver_log = 0
     if not process.table.frames:

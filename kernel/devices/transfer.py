@@ -95,7 +95,7 @@ def arrived(device: Device, image: Image, log: Sequence[int], arrival: Arrival) 
 
 
 def give_up(image: Image, pid: int) -> None:
-    """What is being read for a process is wanted no more."""
+    """The KV that is being read for a process is wanted no more."""
     table = image.imports.pop(pid, None)
     if table is not None:
         table.cut(image.pool, 0)

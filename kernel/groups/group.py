@@ -29,7 +29,10 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _SESSION = "session-"
 _NAMED = 8  # groups named in an error
 _DEFAULT = GroupSettings()
-NICE_0_WEIGHT = float(_DEFAULT.cpu_weight)  # of a process beside groups: that of a group nobody has set anything for
+# A process of nice 0 weighs as much as a group for which nobody has set anything. Weights are the product of both units,
+# so that those of processes and groups add up exactly.
+NICE_0_WEIGHT = 1024  # the unit of Linux's sched_prio_to_weight
+DEFAULT_CPU_WEIGHT = _DEFAULT.cpu_weight
 _BURST_SECONDS = 1.0  # of its rate that a group which has used nothing may use at once
 
 
@@ -55,7 +58,7 @@ class Group:
         self.line: dict[int, None] = {}  # pids of the processes throttled here, first come first
         self.timer: Timer | None = None
         # weights of what wants each device: processes and groups directly below
-        self.load: dict[str, float] = {}
+        self.load: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"Group({self.path!r})"
@@ -205,38 +208,40 @@ class Group:
 
     # --- weight -----------------------------------------------------------------------------------------------------
 
-    def add_load(self, device: str, weight: float) -> None:
+    @property
+    def weight(self) -> int:
+        """Among the processes and groups that are directly in its parent."""
+        return self.settings.cpu_weight * NICE_0_WEIGHT
+
+    def add_load(self, device: str, weight: int) -> None:
         """Something directly below, of this weight, begins (with a negative one: ceases) to want a device.
         A group wants one while anything below does."""
-        before = self.load.get(device, 0.0)
+        before = self.load.pop(device, 0)
         after = before + weight
-        if after > 0.5:  # the least weight there is is 1; what is less is what sums of floats have lost
+        if after:
             self.load[device] = after
-        else:
-            self.load.pop(device, None)
-            after = 0.0
-        if self.parent is not None and (before == 0.0) != (after == 0.0):
-            own = self.settings.cpu_weight
-            self.parent.add_load(device, own if after else -own)
+        if self.parent is not None and (before == 0) != (after == 0):
+            self.parent.add_load(device, self.weight if after else -self.weight)
 
-    def share(self, device: str, weight: float) -> float:
-        """The part of a device that is due to a process directly below with this weight, of what wants it now."""
-        part, own, group = 1.0, weight, self
+    def share(self, device: str, weight: int) -> tuple[int, int]:
+        """The part of a device, over the whole, that is due to a process directly below with this weight, of what wants
+        it now: exact, a product over the levels."""
+        part, whole, own, group = 1, 1, weight, self
         while True:
-            part *= own / max(group.load.get(device, 0.0), own)
+            part, whole = part * own, whole * max(group.load.get(device, 0), own)
             if group.parent is None:
-                return part
-            own, group = group.settings.cpu_weight, group.parent
+                return part, whole
+            own, group = group.weight, group.parent
 
     def change(self, settings: GroupSettings) -> None:
         """Put other settings in force."""
-        if self.parent is not None:
-            more = settings.cpu_weight - self.settings.cpu_weight
-            for device in self.load:
-                self.parent.add_load(device, more)
+        before = self.weight
         if settings.tokens_max != self.settings.tokens_max:
             self._refilled = -math.inf
         self.settings = settings
+        if self.parent is not None:
+            for device in self.load:
+                self.parent.add_load(device, self.weight - before)
 
 
 class GroupTree:

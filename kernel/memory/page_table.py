@@ -180,7 +180,7 @@ class PageTable:
             self.group.charge_swap(-space.frame_bytes)
 
     def lose_slot(self, space: SwapSpace, slot: Slot) -> None:
-        """Nothing was written to a place, if it still is one of this table."""
+        """The write to `slot` failed; forget it if this table still owns it."""
         for block in [block for block, kept in self.kept.items() if kept.slot == slot]:
             self.lose(space, block)
 

@@ -291,10 +291,10 @@ def _lose_kv(system: System, device: Device, image: Image) -> None:
 
 
 def _load_failed(system: System, device: Device, image: Image, error: SyscallError) -> None:
-    """Who asked for a new model is told at once. One that has processes is tried again, as a disk may be busy, memory
-    short or a file server away for a while; when all tries have failed for long those that want to run are ended. Where
-    its files are broken it is tried for its processes alone, since somebody may put them right: who only waits for the
-    model is told."""
+    """Calls that asked for a new model fail at once. A model that has processes is tried again, as a disk may be busy,
+    memory short or a file server away for a while; when all tries have failed for long the processes that want to run
+    are ended. Where its files are broken it is tried for its processes alone, since somebody may put them right: calls
+    that only wait for the model fail."""
     if error.errno is Errno.EINTR and image.needed:  # somebody has come after it was abandoned
         image.state, image.allotted = EVICTED, 0
         want(system, device, image)

@@ -7,8 +7,8 @@ processes sleep, then, their turns over, those whose processes want to run; thos
 among equals in the order of a policy (kernel/memory/evictions.py). A pinned one never goes, one in the step on the device
 not before the step is done.
 
-Here is only the decision; loading.py carries it out. Whoever wants weights that are not there is served in the order of
-scheduling class, then of arrival; who has waited for long is served before all classes, so nobody starves.
+This file only decides; loading.py carries it out. Models that are wanted are served in the order of scheduling class, then
+of arrival; one that has been wanted for long is served before all classes, so none starves.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def decide(system: System, device: Device) -> Move | None:
 
 
 def _rank(image: Image) -> int:
-    """The strongest class of whom it is wanted for, as a number; 0 is the strongest."""
+    """The strongest class among the processes and calls that want it, as a number; 0 is the strongest."""
     ranks = [rank(process.traits.sched_class) for process in image.active.values()]
     if image.loaded:
         ranks.append(rank(SchedClass.FAIR))
@@ -122,7 +122,7 @@ def _urgency(system: System, image: Image) -> tuple[int, float, int]:
 def _victims(
     system: System, device: Device, image: Image, room: int, since: float
 ) -> tuple[list[Image] | None, list[float]]:
-    """Who goes for the image, or None and the moments at which others may go."""
+    """The models that go for the image, or None and the moments at which others may go."""
     going: list[Image] = []
     moments: list[float] = []
     if _fits(device, image, room, going):
@@ -142,8 +142,8 @@ def _victims(
 
 
 def who_goes(device: Device, image: Image, room: int, going: list[Image], now: float) -> list[Image]:
-    """Who would go for the image, which is to have `room` bytes for its weights, beside those in `going`: as `decide`
-    would have it once everybody's turn is over."""
+    """The models that would go for the image, which is to have `room` bytes for its weights, beside those in `going`:
+    as `decide` chooses once every turn is over."""
     gone = list(going)
     if not _fits(device, image, room, gone):
         others = [i for i in device.images.values() if i is not image and i not in going and _can_go(i)]
@@ -155,7 +155,7 @@ def who_goes(device: Device, image: Image, room: int, going: list[Image], now: f
 
 
 def _least(device: Device, image: Image, room: int, going: list[Image]) -> list[Image]:
-    """Of those that go, the ones without whom it would not do: who goes last is spared last."""
+    """The smallest subset that still makes room; models chosen first are dropped from it first."""
     for one in list(going):
         fewer = [other for other in going if other is not one]
         if _fits(device, image, room, fewer):
@@ -171,7 +171,7 @@ def _can_go(image: Image) -> bool:
 
 
 def _order(device: Device, image: Image, now: float) -> tuple[bool, int, float]:
-    """Who goes first: of those that are needed alike it is the policy's choice."""
+    """The smallest goes first; the policy chooses between models that are needed alike."""
     needed = image.mapped + bool(image.active)
     return not image.unneeded, needed, device.evictions.worth(image, now)
 

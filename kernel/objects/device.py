@@ -47,7 +47,7 @@ class Ask:
     ref: int
     wants: type[Any]
     came: Callable[[Any, Device, Ask], None] | None = None  # what the kernel does when the answer comes, whoever waits
-    about: Any = None  # of which this is a part: an image, or what a call has begun
+    about: Any = None  # an image, or what a call has begun
     aside: bool = False  # the driver does it beside its other work
     least: int = 0
     most: int = 1 << 62

@@ -97,15 +97,15 @@ class Image:
         self.used = now
 
     def follow(self, process: LLMProcess) -> None:
-        """A process that maps it has a new state. Who is held back by its group does not want to run, and its weights may
-        go; who waits for frames does, like who waits for weights."""
+        """A process that maps it has a new state. One that its group throttles does not want to run, so the weights may
+        go; one that waits for frames or for weights does."""
         if process.activity in _ACTIVE:
             self.active[process.pid] = process
         else:
             self.active.pop(process.pid, None)
 
     def weigh(self, size: int) -> None:
-        """Its weights take so many bytes, as measured; those who map it pay for that."""
+        """Its weights take `size` bytes, as measured; the groups of its processes pay for them."""
         old, self.weight_bytes = self.weight_bytes, size
         if old != size:
             for process in self.users.values():

@@ -62,7 +62,7 @@ def check_size(count: int, size: int, who: str) -> None:
 
 
 def check_places(rows: Sequence[LogRecord], length: int) -> str:
-    """What is wrong with records that are said to go with a log of `length` tokens; empty: nothing."""
+    """Why these records cannot go with a log of `length` tokens; empty: they can."""
     positions = [row.position for row in rows]
     if positions != sorted(positions):
         return "its records are not in order"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llmasos.kernel.groups.group import NICE_0_WEIGHT, Group
+from llmasos.kernel.groups.group import DEFAULT_CPU_WEIGHT, NICE_0_WEIGHT, Group
 from llmasos.kernel.groups.pressure import Activity
 from llmasos.kernel.journal.records import ProcessHead, Traits
 from llmasos.kernel.journal.state import Answers
@@ -19,6 +19,7 @@ from llmasos.kernel.memory.page_table import PageTable
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.request import Channel
 from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.limits import NICE_MIN
 from llmasos.syscalls.records import Finish, Kind, State, TokenLogprobs, Usage, WaitFor
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ _ACTIVITY = {
     WaitFor.WEIGHTS: Activity.WEIGHTS,
     WaitFor.QUOTA: Activity.QUOTA,
 }
+
+# By nice from -20 to 19, each about 1.25 times the next: Linux's sched_prio_to_weight.
+_WEIGHTS = (
+    88761, 71755, 56483, 46273, 36291, 29154, 23254, 18705, 14949, 11916,
+    9548, 7620, 6100, 4904, 3906, 3121, 2501, 1991, 1586, 1277,
+    NICE_0_WEIGHT, 820, 655, 526, 423, 335, 272, 215, 172, 137,
+    110, 87, 70, 56, 45, 36, 29, 23, 18, 15,
+)  # fmt: skip
 
 _LEGAL: dict[State, frozenset[State]] = {
     State.NEW: frozenset({State.READY, State.BLOCKED, State.STOPPED, State.ZOMBIE}),
@@ -179,8 +188,8 @@ class LLMProcess(Process):
     running: int = 0  # tokens of the step in flight; 0: not in it
     swapped_in: int = 0  # tokens whose KV that step moves in before; cached already
     guessing: int = 0  # tokens beyond those that the step has frames for, to be guessed
-    ticket: int = 0  # its live entry in the run queue; 0: none
-    key: float = 0.0  # its place in the queue, as the policy gave it
+    ticket: int = 0  # its live entry in the run queue; below 0: none now, and that was its last; 0: none yet
+    key: int = 0  # its place in the queue, as the policy gave it
     policy: Policy | None = None  # the policy it was last queued under ...
     policy_state: Any = None  # ... and that policy's own record of it
     high_water: int = 0  # tokens of the log that have been computed at least once
@@ -188,8 +197,8 @@ class LLMProcess(Process):
     turn: float = 0.0  # when its pages were last taken
     preempted: bool = False  # they were, while it wanted to run, and it has had none since
     crashes: int = 0  # driver deaths with this process in the step since it last got further than ever
-    load: float = 0.0  # weight with which its group counts it among those that want the device
-    throttled_by: Group | None = None  # throttled by it
+    load: int = 0  # weight with which its group counts it among those that want the device
+    throttled_by: Group | None = None  # its group, if that lets it not run now
     pause: float = 0.0  # until then it is, for growing above `kv_high`
     over_limit: Group | None = None  # if it is starved: the group whose limit that is; None: all frames are taken
 
@@ -215,8 +224,8 @@ class LLMProcess(Process):
     @property
     def sleeps(self) -> bool:
         """Whether it can do nothing with its pages for now, so that they are missed least: it wants nothing, or waits for
-        its group to be allowed more tokens. Who waits for memory, or pauses for having grown, does not sleep: it
-        would lose what it has rebuilt before it gets further."""
+        its group to be allowed more tokens. A process that waits for memory, or pauses for having grown, does not
+        sleep: it would lose what it has rebuilt before it gets further."""
         if self.state is State.BLOCKED and self.wait is WaitFor.QUOTA:
             return self.throttled_by is not None and self.pid in self.throttled_by.line
         return self.state is State.STOPPED or (self.state is State.BLOCKED and self.wait is not WaitFor.PAGEIN)
@@ -227,7 +236,7 @@ class LLMProcess(Process):
 
     def count_load(self) -> None:
         """Have its group count it with its weight if it wants the device, and not at all if not."""
-        wanted = self.weight * NICE_0_WEIGHT if self.state in (State.READY, State.RUNNING) else 0.0
+        wanted = self.weight if self.state in (State.READY, State.RUNNING) else 0
         if wanted != self.load:
             self.group.add_load(self.device.name, wanted - self.load)
             self.load = wanted
@@ -258,14 +267,14 @@ class LLMProcess(Process):
         self.device = device
 
     @property
-    def weight(self) -> float:
-        """Share of the device relative to nice 0; 1.25 per nice level, as in Linux's sched_prio_to_weight."""
-        return 1.25 ** (-self.traits.nice)
+    def weight(self) -> int:
+        """Among the processes and groups that are directly in its group."""
+        return _WEIGHTS[self.traits.nice - NICE_MIN] * DEFAULT_CPU_WEIGHT
 
-    @property
-    def share(self) -> float:
-        """The part of its device that is due to it now, by its weight and those of its groups."""
-        return self.group.share(self.device.name, self.load or self.weight * NICE_0_WEIGHT)
+    def virtual(self, amount: int) -> int:
+        """An amount over the part of its device that is due to it now, by its weight and its groups'; rounded down."""
+        part, whole = self.group.share(self.device.name, self.load or self.weight)
+        return amount * whole // part
 
     @property
     def context(self) -> int:
@@ -365,7 +374,7 @@ class ProcessTable:
         return pid in self._rows
 
     def check_room(self, count: int) -> None:
-        """EAGAIN if the table cannot take so many more."""
+        """EAGAIN if the table cannot take `count` more rows."""
         if len(self._rows) + count > self._capacity:
             raise Errno.EAGAIN(
                 f"{count} more do not fit the process table ({len(self._rows)} of {self._capacity} are in it); "

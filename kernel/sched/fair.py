@@ -5,6 +5,10 @@ times that of each of its control groups among theirs, of those that want the de
 less than the smallest that runs, so sleeping earns no credit to monopolise the device with later. Unlike a CPU a step
 serves many processes at once: while nobody has to wait for a place in it, everybody gets what it wants whatever its
 weight, so nobody runs ahead, and all virtual times are level again.
+
+Virtual time is an integer. A share is at most 1, so every token counts for a `_UNIT` or more: each charge is rounded down
+by less than a part in `_UNIT` of it, and nobody's time stands still while it runs. Integers here have no size to
+overflow; Linux's have, and it compares them modulo 2^64.
 """
 
 from __future__ import annotations
@@ -19,10 +23,12 @@ from llmasos.syscalls.records import SchedClass
 if TYPE_CHECKING:
     from llmasos.kernel.objects.process import LLMProcess
 
+_UNIT = 1 << 20  # virtual time of a token of a process that has the device to itself
+
 
 @dataclass(slots=True)
 class _Clock:
-    time: float
+    time: int
     sched_class: SchedClass  # whose virtual time it is: the classes do not compete by it
     epoch: int  # shortages ago
 
@@ -32,7 +38,7 @@ class Fair(Policy):
 
     def __init__(self, quantum: int) -> None:
         super().__init__(quantum)
-        self._floor: defaultdict[SchedClass, float] = defaultdict(float)  # the smallest that runs
+        self._floor: defaultdict[SchedClass, int] = defaultdict(int)  # the smallest that runs
         self._epoch = 0
 
     def _clock(self, process: LLMProcess) -> _Clock:
@@ -50,11 +56,11 @@ class Fair(Policy):
         clock = self._clock(process)
         clock.time = max(clock.time, self._floor[process.traits.sched_class])
 
-    def key(self, process: LLMProcess) -> float:
+    def key(self, process: LLMProcess) -> int:
         return self._clock(process).time
 
     def ran(self, process: LLMProcess, tokens: int) -> None:
-        self._clock(process).time += tokens / process.share
+        self._clock(process).time += process.virtual(tokens * _UNIT)
 
     def planned(self, first: LLMProcess, waiting: bool) -> None:
         floor = self._floor[first.traits.sched_class]

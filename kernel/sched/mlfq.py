@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LEVELS = 4
 BOOST = 8192  # tokens of all processes together between two boosts
-_LEVEL_SPAN = 1e12  # greater than any stamp
+_LEVEL_SPAN = 1 << 60  # greater than any stamp
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class MLFQ(Policy):
         else:
             process.policy_state = _Place(0, self.stamp(), self._epoch)
 
-    def key(self, process: LLMProcess) -> float:
+    def key(self, process: LLMProcess) -> int:
         place: _Place = process.policy_state
         if place.epoch != self._epoch:
             place.level, place.used, place.epoch = 0, 0, self._epoch

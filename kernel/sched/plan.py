@@ -146,7 +146,7 @@ def _take_suspect(device: Device) -> LLMProcess | None:
     """The suspect that was passed over for too long, if it still wants the device (it may have moved to another one
     meanwhile, and be queued there); it is no longer queued."""
     suspect, device.suspect = device.suspect, None
-    if suspect is None or not suspect.ticket or suspect.device is not device:
+    if suspect is None or suspect.ticket <= 0 or suspect.device is not device:
         return None
     device.queue.withdraw(suspect)
     return suspect

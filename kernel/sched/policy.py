@@ -2,7 +2,8 @@
 
 As in Linux's sched_class and the exercises of teaching kernels, a policy only orders processes of one class; classes,
 batching, page shortage and ageing across classes are the planner's. To write one: subclass, give it a `name`, return
-smaller keys for who goes first, and enter it in POLICIES.
+smaller keys for who goes first, and enter it in POLICIES. Keys, and all that they are made of, are integers: floats are
+rounded otherwise by other machines, and the same events must give the same order everywhere.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ class Policy:
         """The process was idle and wants the device (or the policy was just put in force)."""
         process.policy_state = self.stamp()
 
-    def key(self, process: LLMProcess) -> float:
+    def key(self, process: LLMProcess) -> int:
         """Its place among the ready processes of its class; the smallest goes first. Asked each time it is queued."""
-        return float(process.policy_state)
+        stamp: int = process.policy_state
+        return stamp
 
     def planned(self, first: LLMProcess, waiting: bool) -> None:
         """A step begins; `first` is its first process by class and key. `waiting`: others had to stay behind."""

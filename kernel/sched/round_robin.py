@@ -23,9 +23,9 @@ class RoundRobin(Policy):
     def woke(self, process: LLMProcess) -> None:
         process.policy_state = _Turn(self.stamp())
 
-    def key(self, process: LLMProcess) -> float:
+    def key(self, process: LLMProcess) -> int:
         turn: _Turn = process.policy_state
-        return float(turn.stamp)
+        return turn.stamp
 
     def ran(self, process: LLMProcess, tokens: int) -> None:
         turn: _Turn = process.policy_state

@@ -9,7 +9,6 @@ a process that sleeps costs nothing.
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 CLASSES = tuple(SchedClass)  # strongest first
 _SWEEP = 1024  # entries put between two sweeps, at least
 _RANK = {c: i for i, c in enumerate(CLASSES)}
-# Of all queues together: a process that moves to another device leaves dead entries in the queue of the first, which must
-# not come to life by the number it gets in the other.
-_tickets = itertools.count(1)
 
 
 def rank(sched_class: SchedClass) -> int:
@@ -36,9 +32,10 @@ def rank(sched_class: SchedClass) -> int:
 class RunQueue:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._heaps: list[list[tuple[float, int, LLMProcess]]] = [[] for _ in CLASSES]
+        self._heaps: list[list[tuple[int, int, LLMProcess]]] = [[] for _ in CLASSES]
         self._lines: list[deque[tuple[float, int, LLMProcess]]] = [deque() for _ in CLASSES]
         self._size = 0
+        self._ticket = 0  # the last one given
         self._puts = 0  # since the last sweep
 
     def __len__(self) -> int:
@@ -64,9 +61,11 @@ class RunQueue:
             process.policy, process.policy_state, woke = self.policy, None, True
         if woke:
             self.policy.woke(process)
-        if process.ticket == 0:
+        if process.ticket <= 0:
             self._size += 1
-        ticket = process.ticket = next(_tickets)
+        # Greater than all of this queue and all that this process had, as in Lamport's clocks: one that moves to another
+        # device leaves dead entries in the queue of the first, which must not come to life by the number it gets there.
+        ticket = process.ticket = self._ticket = max(self._ticket, abs(process.ticket)) + 1
         process.key = self.policy.key(process)
         level = _RANK[process.traits.sched_class]
         heapq.heappush(self._heaps[level], (process.key, ticket, process))
@@ -90,8 +89,8 @@ class RunQueue:
 
     def withdraw(self, process: LLMProcess) -> None:
         """The process no longer wants the device; nothing happens if it was not queued."""
-        if process.ticket:
-            process.ticket = 0
+        if process.ticket > 0:
+            process.ticket = -process.ticket
             self._size -= 1
 
     def take(self) -> LLMProcess | None:
@@ -119,7 +118,7 @@ class RunQueue:
         return None
 
     @staticmethod
-    def _live(heap: list[tuple[float, int, LLMProcess]]) -> bool:
+    def _live(heap: list[tuple[int, int, LLMProcess]]) -> bool:
         while heap and heap[0][2].ticket != heap[0][1]:
             heapq.heappop(heap)
         return bool(heap)

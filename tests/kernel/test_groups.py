@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from llmasos.kernel.groups.group import GroupTree
 from llmasos.kernel.groups.pressure import Activity, Pressure
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -491,19 +490,6 @@ def test_sessions_keep_their_names_and_the_root_stays_open() -> None:
     assert refused(program, GroupCreate("/users/user/session-99")).errno is Errno.EINVAL
     assert refused(program, GroupSet("/", GroupSettings(pids_max=1))).errno is Errno.EINVAL
     sim.program()
-
-
-def test_sums_of_loads_do_not_drift() -> None:
-    tree = GroupTree("user")
-    inner = tree.create(tree.root, "a", GroupSettings())
-    weights = [1.25**-nice * 100 for nice in range(-20, 20)]
-    for _ in range(2000):
-        for weight in weights:
-            inner.add_load("sim0", weight)
-        for weight in reversed(weights[::2] + weights[1::2]):
-            inner.add_load("sim0", -weight)
-    assert inner.load == {}
-    assert tree.root.load == {}
 
 
 # --- tokens and processes -------------------------------------------------------------------------------------------

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from dataclasses import astuple, is_dataclass
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.sched.lottery import log2
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Finish, Limits, SchedClass, Signal, State, WaitFor
+from llmasos.syscalls.records import Finish, GroupSettings, Limits, SchedClass, Signal, State, WaitFor
 from llmasos.syscalls.table import (
     Call,
     Decode,
     Feed,
     Getinfo,
+    GroupCreate,
     Kill,
     Sched,
     Setlimits,
@@ -207,6 +213,54 @@ def test_every_policy_ends_every_decode_with_the_right_tokens_under_pressure(pol
     for prompt, future in zip(prompts, futures, strict=True):
         assert future.value.tokens == sim.continuation(prompt, 60)
     assert sim.kernel.counters["preemptions"] > 0
+
+
+# --- the same order everywhere --------------------------------------------------------------------------------------
+
+# Of `mixed`, by the places of the processes in it. An order that changes is a change of behaviour, to be meant.
+ORDERS = {
+    "fair": "012333332333323033224444424140442444222202000000100111111111",
+    "fcfs": "000000000000111111111111222222222222333333333333444444444444",
+    "round_robin": "000111222333000111222333000111444222333000111444222333444444",
+    "mlfq": "000111222333000000114441111222222333333444444000111222333444",
+    "lottery": "031233332330333332224444044424442144220220020010010011111111",
+}
+
+
+def mixed(policy: str) -> tuple[Simulation, list[int]]:
+    """Processes of several weights, at two levels, that decode a dozen tokens each; one of them comes later."""
+    sim = simulate(max_runs=1, policy=policy, quantum=3)
+    program = sim.program()
+    program.call(GroupCreate("/a", GroupSettings(cpu_weight=250)))
+    more: list[dict[str, Any]] = [{}, {"nice": 3}, {"nice": -4}, {"group": "/a"}, {"group": "/a", "nice": 1}]
+    pids = [spawn(program, i + 1, **which) for i, which in enumerate(more)]
+    futures = [start(program, pid, 12) for pid in pids[:-1]]
+    sim.run_until(lambda: len(sim.steps) == 20)
+    futures.append(start(program, pids[-1], 12))
+    sim.run_until(lambda: all(f.done for f in futures))
+    return sim, pids
+
+
+def numbers(value: object) -> list[object]:
+    """What a policy's record of a process is made of."""
+    return list(astuple(value)) if is_dataclass(value) and not isinstance(value, type) else [value]
+
+
+@pytest.mark.parametrize("policy", ORDERS)
+def test_the_order_of_steps_is_the_same_on_every_machine(policy: str) -> None:
+    sim, pids = mixed(policy)
+    assert "".join(str(pids.index(pid)) for pid in turns(sim)) == ORDERS[policy]
+    for pid in pids:
+        of = process(sim, pid)
+        for number in [of.key, of.ticket, of.weight, *numbers(of.policy_state)]:
+            assert not isinstance(number, float), (number, of.policy_state)
+
+
+@given(st.integers(1, 2**64 - 1))
+def test_a_logarithm_in_fixed_point_is_the_next_smaller_one(number: int) -> None:
+    exact = math.log2(number) * 2**32
+    assert -1 - 2**-13 <= log2(number) - exact <= 2**-13  # which is what a float cannot say
+    assert log2(1 << number.bit_length() - 1) == (number.bit_length() - 1) << 32
 
 
 def test_a_policy_can_be_changed_while_processes_wait() -> None:

@@ -86,6 +86,7 @@ with replacing(sys.argv[1]) as descriptor:
 """
 
 
+@pytest.mark.processes
 def test_what_a_killed_writer_left_goes_with_the_next_and_what_is_being_written_stays(tmp_path: Path) -> None:
     path = tmp_path / "file"
     put(path, b"old")
