@@ -152,6 +152,15 @@ def strike(system: System, process: LLMProcess) -> None:
         wake(system, parent.ended)
 
 
+def lives_on(system: System, process: LLMProcess) -> bool:
+    """Do what is due at a token boundary: an exit, or the end of a decode. Whether the process lives after that."""
+    if process.dying is not None and not process.is_zombie():
+        exit_process(system, process, *process.dying)
+    elif process.decoding is not None and process.decoding.interrupted is not Finish.NONE:
+        finish_decoding(system, process, process.decoding.interrupted)
+    return not process.is_zombie()
+
+
 def release_pages(system: System, process: LLMProcess) -> None:
     """Give back all frames, from the tail, so that a shareable head is kept longest; and all places in lower tiers."""
     image = process.image

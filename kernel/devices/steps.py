@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from llmasos.drivers.protocol import BLOCK_TOKENS, Drop, RunResult, Step, StepDone
-from llmasos.kernel.life import exit_process, fail_decoding, finish_decoding
+from llmasos.kernel.life import fail_decoding, finish_decoding, lives_on
 from llmasos.kernel.marks import dirty, freed, grew, stale
 from llmasos.kernel.memory.page_table import blocks
 from llmasos.kernel.memory.swap import Slot
@@ -271,15 +271,7 @@ def _account(system: System, device: Device, process: LLMProcess, run: int, extr
 
 
 def boundary(system: System, process: LLMProcess) -> None:
-    """Whatever waited for the process to leave its step."""
-    if process.is_zombie():
-        return
-    if process.dying is not None:
-        exit_process(system, process, *process.dying)
-        return
-    if process.decoding is not None and process.decoding.interrupted is not Finish.NONE:
-        finish_decoding(system, process, process.decoding.interrupted)
-        if process.is_zombie():
-            return
-    stale(system, process)
-    wake(system, process.boundary)
+    """A process is in no step any more: what is due then is done, and calls that wait for that go on."""
+    if lives_on(system, process):
+        stale(system, process)
+        wake(system, process.boundary)

@@ -7,8 +7,8 @@ processes sleep, then, their turns over, those whose processes want to run; thos
 among equals in the order of a policy (kernel/memory/evictions.py). A pinned one never goes, one in the step on the device
 not before the step is done.
 
-This file only decides; loading.py carries it out. Models that are wanted are served in the order of scheduling class, then
-of arrival; one that has been wanted for long is served before all classes, so none starves.
+This file only decides; loading.py carries it out. Models that are wanted are served in the order of scheduling class,
+then of arrival; one that has been wanted for long is served before all classes, so none starves.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The image of a process: what has to be kept for it to go on elsewhere as if nothing had happened.
 
 That is the token log with its records, the sampler, the limits and how much of them is used up, its class, and what is
-left of a decode under way; the KV is a cache beside it, and the driver's affair. The call that
-waited for a decode, and the deadline, do not go with it, as they do not go with a fork; what was decoded is in the log. (CRIU's images of Unix
-processes are the model.)
+left of a decode under way; the KV is a cache beside it, and the driver's affair. The call that waited for a decode, and
+the deadline, do not go with it, as they do not go with a fork; the tokens decoded so far are in the log. (CRIU's images
+of Unix processes are the model.)
 """
 
 from __future__ import annotations

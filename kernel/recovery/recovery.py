@@ -18,7 +18,7 @@ from llmasos.kernel.devices.reschedule import reschedule
 from llmasos.kernel.events import Syscall
 from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
-from llmasos.kernel.life import Decode, end_program, exit_process, finish_decoding, set_deadline
+from llmasos.kernel.life import Decode, end_program, lives_on, set_deadline
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import INIT_PID, Account, Decoding, LLMProcess, Program
@@ -29,7 +29,7 @@ from llmasos.kernel.tickets import PID_BYTES, ticket
 from llmasos.kernel.wait import sleep, wait
 from llmasos.syscalls import table as calls
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import Finish, Kind, WaitFor
+from llmasos.syscalls.records import Kind, WaitFor
 from llmasos.syscalls.records import State as ProcessState
 from llmasos.syscalls.table import BY_RECORD
 
@@ -101,8 +101,8 @@ def recover(system: System, state: State) -> None:
     processes = [_process(system, saved, state, programs) for saved in state.processes.values()]
     system.table.sort()
     for process in processes:
-        if not process.is_zombie():
-            _resume(system, process)
+        if not process.is_zombie() and lives_on(system, process):
+            rejoin.begin(system, process)
     if programs or processes:
         waiting = sum(process.saved is not None and not process.is_zombie() for process in processes)
         system.log(
@@ -190,18 +190,6 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
             decoding.request.begun = Decode(process, decoding)
             sleep(system, decoding.request, wait(process.decoded))
     return process
-
-
-def _resume(system: System, process: LLMProcess) -> None:
-    """Do what was due at the next token boundary. If the process lives on, begin to get its model back."""
-    if process.dying is not None:
-        exit_process(system, process, *process.dying)
-        return
-    if process.decoding is not None and process.decoding.interrupted is not Finish.NONE:
-        finish_decoding(system, process, process.decoding.interrupted)
-        if process.is_zombie():
-            return
-    rejoin.begin(system, process)
 
 
 def journal_fails(system: System, reason: str) -> None:
