@@ -98,7 +98,8 @@ class Kernel(System):
         return self._finish()
 
     def _finish(self) -> list[events.Action]:
-        self._reconcile()
+        if self.stale or self.woken or self.orphans or self.pumped:
+            self._reconcile()
         if self.trace.on:
             wake(self, self.traced)
             self._reconcile()

@@ -50,7 +50,8 @@ def _reply(system: System, request: Request, errno: Errno, value: Any, reason: s
     if request.answered:
         raise AssertionError(f"call {request.entry.name} seq {request.seq} is answered twice")
     request.answered, request.begun = True, None
-    leave(system, request)
+    if request.channel is not None:
+        leave(system, request)
     if request.deadline is not None:
         request.deadline.cancel()
     program = request.program

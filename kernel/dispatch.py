@@ -47,10 +47,13 @@ def _run(system: System, request: Request) -> object:
     if int(entry.right) & ~program.rights:  # plain numbers: arithmetic of enums costs microseconds
         why = f"{entry.name} needs the right {entry.right.name}, which {program.name} gave up"
         raise Errno.EPERM(why)
+    handler = _HANDLERS[type(request.call)]
+    if not entry.touches:
+        return handler(system, request, request.call)
     objects = []
     for touches in entry.touches:
         found = find(system, request, touches)
         if isinstance(found, Waiting):
             return found
         objects.append(found)
-    return _HANDLERS[type(request.call)](system, request, request.call, *objects)
+    return handler(system, request, request.call, *objects)

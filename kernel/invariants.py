@@ -290,10 +290,12 @@ def check_requests(system: System) -> None:
             _require(
                 request.seq == seq and not request.answered, f"call {seq} of {program.pid} is parked after its answer"
             )
-            line = request.channel.line if request.channel is not None else {}
-            _require(request in line, f"call {seq} of {program.pid} waits in no line")
+            _require(
+                request.channel is not None and request in request.channel,
+                f"call {seq} of {program.pid} waits in no line",
+            )
     for process in _llms(system):
-        waiting = [*process.output.line, *process.boundary.line, *process.decoded.line]
+        waiting = [*process.output, *process.boundary, *process.decoded]
         if process.change is not None:
             waiting.append(process.change)
         if process.decoding is not None and process.decoding.request is not None:

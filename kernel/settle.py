@@ -16,9 +16,11 @@ from llmasos.syscalls.records import State, WaitFor
 
 def settle(system: System, process: Process) -> None:
     """Put a process that is not in a step into the state its facts ask for."""
-    if isinstance(process, Program) and not process.is_zombie():  # it waits for a child, or simply has not called
+    if process.is_zombie():
+        return
+    if isinstance(process, Program):  # it waits for a child, or simply has not called
         process.enter(State.BLOCKED, WaitFor.CHILD if process.ended else WaitFor.INPUT, system.now)
-    if not isinstance(process, LLMProcess) or process.is_zombie():
+    if not isinstance(process, LLMProcess):
         return
     if process.running:
         process.count_load()

@@ -31,7 +31,7 @@ def wait(channel: Channel, timeout: float | None = None, why: str = "") -> Waiti
 def sleep(system: System, request: Request, waiting: Waiting) -> None:
     """Put a request into the line of a channel."""
     request.channel, request.waited = waiting.channel, True
-    request.channel.line[request] = None
+    request.channel[request] = None
     request.program.parked[request.seq] = request
     if waiting.timeout is not None and request.deadline is None:
         request.deadline = system.timers.at(system.now + waiting.timeout, _expire, request)
@@ -40,11 +40,11 @@ def sleep(system: System, request: Request, waiting: Waiting) -> None:
 
 def wake(system: System, channel: Channel, error: SyscallError | None = None) -> None:
     """Let all that wait go on, or fail with `error`, once the event at hand has been taken in."""
-    if channel.line:
-        system.woken.extend((request, error) for request in channel.line)
-        for request in channel.line:
+    if channel:
+        for request in channel:
             request.channel = None
-        channel.line = {}
+            system.woken.append((request, error))
+        channel.clear()
         _show(system, channel)
 
 
@@ -52,7 +52,7 @@ def leave(system: System, request: Request) -> None:
     """Take a request out of the line that it stands in, if it stands in one."""
     channel, request.channel = request.channel, None
     if channel is not None:
-        channel.line.pop(request, None)
+        channel.pop(request, None)
         _show(system, channel)
 
 

@@ -66,7 +66,7 @@ class Call(msgspec.Struct, Generic[R], array_like=True, frozen=True, forbid_unkn
     """The arguments of one system call; `R` is the type of its result."""
 
 
-class Names(enum.Enum):
+class Names(enum.IntEnum):
     """What a field of a call names. The kernel finds the object, tests that the caller may have it, and hands it to the
     call's handler (kernel/calls/lookup.py)."""
 

@@ -35,11 +35,10 @@ from llmasos.syscalls.table import Exec, Exit, Fork, Kill, Setlimits, Spawn, Wai
 def newborn(system: System, owner: Program, group: Group, device: Device, traits: Traits, **more: Any) -> LLMProcess:
     """A row of the process table for a process of these traits; `more` are further fields of it. EAGAIN."""
     pid, now = system.table.new_pid(), system.now
-    name = traits.name or f"{traits.model.rstrip('/').rpartition('/')[2]}-{pid}"[:64]
-    traits = replace(traits, name=name)
-    process = LLMProcess(
-        pid, owner.pid, Kind.LLM, name, group, now, since=now, device=device, traits=traits, turn=now, **more
-    )
+    if not traits.name:
+        traits = replace(traits, name=f"{traits.model.rstrip('/').rpartition('/')[2]}-{pid}"[:64])
+    ours = pid, owner.pid, Kind.LLM, traits.name, group, now
+    process = LLMProcess(*ours, since=now, device=device, traits=traits, turn=now, **more)
     system.table.add(process)
     stale(system, process)
     return process
@@ -96,7 +95,7 @@ def fork(system: System, request: Request, call: Fork, parent: LLMProcess) -> li
 
 def _fork_one(system: System, parent: LLMProcess, image: Image, owner: Program, call: Fork) -> int:
     parent.account.forks += 1
-    changed(system, parent)
+    system.table.changed[parent.pid] = parent  # for the journal alone: its state is what it was
     sampler = parent.traits.sampler
     if not call.same_seed:
         sampler = replace(sampler, seed=seed_of_child(sampler.seed, parent.account.forks))

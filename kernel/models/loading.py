@@ -64,7 +64,7 @@ def forget_unneeded(system: System, device: Device) -> None:
     """A model that nobody waits for any more is forgotten, or, where the driver has begun to read it, given up if that is
     still possible."""
     for image in list(device.images.values()):
-        if image.needed or (image.held and image.state != LOADING):
+        if image.state == RESIDENT or image.needed or (image.held and image.state != LOADING):
             continue
         if image.state == LOADING and device.state == UP:
             if not image.abandoned:

@@ -8,29 +8,20 @@ and is dispatched again, from the top, when the channel is woken. What it has do
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmasos.syscalls.table import Call, Entry
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from llmasos.kernel.objects.process import Program
     from llmasos.kernel.timers import Timer
 
 
-class Channel:
-    """What requests wait on, first come first served: the `chan` of xv6's sleep and wakeup. `parent` is the program that
-    is shown as waiting for a child while anybody waits here."""
+class Channel(dict["Request", None]):
+    """The line of the requests that wait on something, first come first served: the `chan` of xv6's sleep and wakeup.
+    `parent` is the program that is shown as waiting for a child while anybody waits here."""
 
-    __slots__ = ("line", "parent")
-
-    def __init__(self, parent: Program | None = None) -> None:
-        self.line: dict[Request, None] = {}
-        self.parent = parent
-
-    def __bool__(self) -> bool:
-        return bool(self.line)
+    parent: Program | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -178,7 +178,7 @@ def test_on_a_device_that_does_not_start_it_is_refused_and_a_cancelled_one_leave
     down(sim)
     waiting, cancelled = program.start(Estimate("sim:1m")), program.start(Estimate("sim:1m"))
     cancelled.cancel()
-    assert (cancelled.errno, len(device.up.line)) == (Errno.EINTR, 1)
+    assert (cancelled.errno, len(device.up)) == (Errno.EINTR, 1)
     while not device.hopeless:
         sim.crash()
         sim.run_for(0.0001)

@@ -239,7 +239,7 @@ class Core(RuleBasedStateMachine):
     def decode_waits(self, proc: Proc) -> bool:
         """Whether a decode was asked for that begins at the next token boundary, before whatever is asked for now."""
         row = self.sim.kernel.table.find(proc.pid)
-        return isinstance(row, LLMProcess) and any(isinstance(r.call, Decode) for r in row.boundary.line)
+        return isinstance(row, LLMProcess) and any(isinstance(r.call, Decode) for r in row.boundary)
 
     # --- context ---
 
