@@ -161,7 +161,7 @@ class Group:
                 )
 
     def check_pids(self, count: int, already: Group | None = None) -> None:
-        """EAGAIN if `count` more processes are too many. Groups that have `already` in their subtree count them already."""
+        """EAGAIN if `count` more processes are too many. A group with `already` in its subtree counts them already."""
         for group in self.chain:
             limit = group.settings.pids_max
             if limit and group.pids + count > limit and not (already is not None and already.below(group)):
