@@ -1,7 +1,7 @@
 """What goes into the kernel core and what comes out: `Kernel.handle(event, now) -> list[Action]`.
 
-The core is a pure state machine; everything that touches a socket, a clock, a process or a file is at the edge
-(server.py) or in the simulator (tests and benchmarks), which both speak only these records.
+The core is a pure state machine. Code that touches a socket, a clock, a process or a file is in kernel/edge. The edge and
+the simulator of the tests speak to the core in these records only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from llmasos.syscalls.table import Call
 
 @dataclass(slots=True, frozen=True)
 class Syscall:
-    """A decoded call of connection `peer` (a number the edge chose; never reused). Answered by exactly one Reply."""
+    """A decoded call of connection `peer`, a number that the edge gave and never reuses. Exactly one Reply answers it."""
 
     peer: int
     seq: int
@@ -30,7 +30,7 @@ class Syscall:
 
 @dataclass(slots=True, frozen=True)
 class Cancel:
-    """The caller takes back its call `seq`: if it is still waiting it is answered EINTR."""
+    """The caller takes back its call `seq`. If the call still waits, it fails with EINTR."""
 
     peer: int
     seq: int
@@ -38,7 +38,8 @@ class Cancel:
 
 @dataclass(slots=True, frozen=True)
 class Rejected:
-    """The edge answered a frame itself (malformed, oversized, unknown version or call); counted here."""
+    """The edge has refused a frame (malformed, oversized, unknown version or call) and answered it; the core counts
+    it."""
 
     peer: int
     errno: Errno
@@ -62,7 +63,7 @@ class FromDevice:
 
 @dataclass(slots=True, frozen=True)
 class DriverPrinted:
-    """A line a driver's OS process wrote to its output or error, for the kernel log; no message of the protocol."""
+    """A line that a driver's OS process printed, for the kernel log; no message of the protocol."""
 
     device: str
     incarnation: int
@@ -71,7 +72,8 @@ class DriverPrinted:
 
 @dataclass(slots=True, frozen=True)
 class DriverExited:
-    """A driver's OS process has ended (or could not be started); `outside`: by a signal that its work has not caused."""
+    """A driver's OS process has ended or could not be started. `outside`: a signal ended it that its work cannot
+    cause."""
 
     device: str
     incarnation: int
@@ -88,26 +90,26 @@ class OsFigures:
 
 @dataclass(slots=True, frozen=True)
 class Tick:
-    """A wanted moment (WakeAt) has come."""
+    """The moment of the last WakeAt has come."""
 
 
 @dataclass(slots=True, frozen=True)
 class JournalFails:
-    """The journal cannot be written, or (without a reason) is whole again."""
+    """The journal cannot be written (`reason`), or is whole again (an empty one)."""
 
     reason: str
 
 
 @dataclass(slots=True, frozen=True)
 class JournalGrows:
-    """The journal is whole, but could not be written anew; that will be tried again."""
+    """The journal is whole but could not be compacted; the edge will try again."""
 
     reason: str
 
 
 @dataclass(slots=True, frozen=True)
 class JournalCompacted:
-    """The journal was written anew; its bytes before and after."""
+    """The journal was compacted; its bytes before and after."""
 
     before: int
     after: int
@@ -115,7 +117,7 @@ class JournalCompacted:
 
 @dataclass(slots=True, frozen=True)
 class HaltRequest:
-    """The operating system asks the kernel to end (SIGTERM, Ctrl-C, the parent is gone)."""
+    """The kernel is asked to end: by SIGTERM or Ctrl-C, or because its parent has gone."""
 
     reason: str
 
@@ -148,7 +150,7 @@ class Reply:
     errno: Errno
     value: Any = None
     reason: str = ""
-    changes: bool = False  # it is of a call that may have changed something
+    changes: bool = False  # the call may have changed something
 
 
 @dataclass(slots=True, frozen=True)
@@ -170,7 +172,8 @@ class StartDriver:
 
 @dataclass(slots=True, frozen=True)
 class KillDriver:
-    """SIGKILL the OS process of a device (it hangs, or was asked to); DriverExited follows."""
+    """SIGKILL the OS process of a device, which hangs, broke the protocol or was killed by a call; DriverExited
+    follows."""
 
     device: str
     incarnation: int
@@ -196,21 +199,21 @@ class Log:
 
 @dataclass(slots=True, frozen=True)
 class WakeAt:
-    """Send a Tick at this time (seconds of the kernel clock); replaces an earlier wish. None: no wish."""
+    """Send a Tick at this time, in seconds of the kernel clock. It replaces the last WakeAt; None: no Tick is wanted."""
 
     at: float | None
 
 
 @dataclass(slots=True, frozen=True)
 class Halt:
-    """Everything is answered: close the sockets, end the drivers, empty the runtime directory, exit."""
+    """All calls are answered: close the sockets, end the drivers, empty the runtime directory, exit."""
 
     reason: str
 
 
 @dataclass(slots=True, frozen=True)
 class Append:
-    """What this event has changed, for the journal. It must be written before any later action is carried out."""
+    """The changes of this event, for the journal. The edge writes them before it carries out any later action."""
 
     frame: Frame
 
@@ -223,16 +226,17 @@ Action = Append | Reply | Send | StartDriver | KillDriver | SignalProgram | Log 
 
 @dataclass(slots=True)
 class DeviceConfig:
-    """One driver. `options` go to its command line untouched; sizes 0 mean: what the driver declares."""
+    """One device. `options` go to its driver's command line untouched. A size of 0 means the one that the driver
+    declares."""
 
     name: str
     kind: str
-    kv_bytes: int = 0  # KV memory of the device, all models together
-    image_kv_bytes: int = 0  # of it, what one model gets at most
-    weight_bytes: int = 0  # memory for weights; 0: what KV leaves of the first tier
+    kv_bytes: int = 0  # KV memory of the device, for all models together
+    image_kv_bytes: int = 0  # the most that one model gets of it
+    weight_bytes: int = 0  # memory for weights; 0: the rest of the first tier
     policy: str = "fair"
-    victims: str = "cost"  # who loses its pages first (kernel/memory/victims.py)
-    evictions: str = "lru"  # whose weights go first (kernel/memory/evictions.py)
+    victims: str = "cost"  # which process loses its pages first (kernel/memory/victims.py)
+    evictions: str = "lru"  # which model's weights go first (kernel/memory/evictions.py)
     max_runs: int = 0
     step_tokens: int = 0
     options: dict[str, str] = field(default_factory=dict)
@@ -240,7 +244,7 @@ class DeviceConfig:
 
 @dataclass(slots=True)
 class JournalConfig:
-    """Where the journal is kept, and when it is to be on the disk (kernel/edge/journal_keeper.py)."""
+    """Where the journal is kept, and when it reaches the disk (kernel/edge/journal_keeper.py)."""
 
     directory: str
     fsync: Literal["always", "interval", "never"] = "interval"
@@ -248,13 +252,13 @@ class JournalConfig:
 
 @dataclass(slots=True)
 class KernelConfig:
-    """What the core needs to know; boot.py makes it from the configuration file and the command line."""
+    """The configuration of the core; boot.py makes it from the configuration file and the command line."""
 
     devices: list[DeviceConfig]
     models: dict[str, str] = field(default_factory=dict)  # known name -> directory
     default_model: str = "tiny"
     runtime: str = ""
-    user: str = ""  # whose sessions these are
+    user: str = ""  # the user of the sessions: /users/NAME
     os_pid: int = 0
     version: str = ""
     quantum: int = 32  # tokens a process may compute before one of the same class may take its pages
@@ -265,10 +269,10 @@ class KernelConfig:
     restart_first: float = 0.1  # seconds before the second restart; doubles, at most restart_max
     restart_max: float = 30.0
     restart_forgiven: float = 60.0  # a driver up this long starts from restart_first again
-    pagein_seconds: float = 60.0  # a model that cannot be paged in is tried for so long before who wants it is ended
+    pagein_seconds: float = 60.0  # a model that cannot be paged in is tried this long; then processes that want it end
     max_processes: int = 200_000
     groups: dict[str, GroupSettings] = field(default_factory=dict)  # to be made at boot, by path
-    journal: JournalConfig | None = None  # none is kept
+    journal: JournalConfig | None = None  # None: no journal is kept
     grace: float = 30.0  # seconds that programs have to come back after a boot from the journal
     max_crashes: int = 3  # a process in the step of that many driver deaths in a row is stopped
     trace_events: int = 65_536

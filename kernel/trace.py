@@ -1,7 +1,7 @@
-"""The trace (who, what, when, how much) and the kernel log, both rings.
+"""The trace (which process, what, when, how much) and the kernel log, both rings.
 
-Events are recorded only while somebody reads them: `if trace.on: trace.emit(...)` costs one attribute look-up when nobody
-does. The log is always kept; it is what `dmesg` shows.
+Events are recorded only while a program reads them: otherwise `if trace.on: trace.emit(...)` costs one attribute look-up.
+The log is always kept, and `dmesg` shows it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Trace:
     # --- events ---
 
     def listen(self, now: float) -> None:
-        """Somebody reads: record from here on."""
+        """A program reads: record from here on."""
         self.on = True
         self._until = now + LISTEN_SECONDS
 
     def expire(self, now: float, reader_waits: bool) -> None:
-        """Stop recording when nobody has read for a while."""
+        """Stop recording when no program has read for a while."""
         if self.on and not reader_waits and now > self._until:
             self.on = False
 
@@ -41,11 +41,11 @@ class Trace:
 
     @property
     def end(self) -> int:
-        """The sequence number the next event will have."""
+        """The sequence number that the next event will have."""
         return self._next
 
     def read(self, start: int, limit: int) -> TraceResult:
-        """Events from `start` on; those that fell out of the ring before are counted as lost."""
+        """Events from `start` on. Events that have fallen out of the ring are counted as lost."""
         first = self._next - len(self._ring)
         begin = max(start, first)
         events = list(islice(self._ring, begin - first, begin - first + limit))

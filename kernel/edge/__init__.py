@@ -1,1 +1,1 @@
-"""The kernel's edge: everything that touches a socket, a clock, a process or a file."""
+"""The kernel's edge: all code that touches a socket, a clock, a process or a file."""

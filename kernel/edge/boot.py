@@ -116,18 +116,19 @@ def _serve(core: Kernel, config: KernelConfig, directory: Path, args: argparse.N
         halted = True
     finally:
         if journal is not None:
-            journal.close(remove=halted)  # whoever was to come back has ended with the system
+            journal.close(remove=halted)  # programs that were expected back have ended with the system
             if halted:
                 sign.unlink(missing_ok=True)
         lock.release(directory, held, keep_log=not halted)
-        if args.die_with_parent:  # a private kernel: whoever made the directory for it may be gone
+        if args.die_with_parent:  # a private kernel: the program that made its directory may be gone
             with contextlib.suppress(OSError):
                 directory.rmdir()
     return 0
 
 
 def _sign(directory: Path, journal: Opened) -> Path:
-    """What tells programs, should this kernel die, that it kept a journal: that itself, or a symbolic link to it.
+    """Put the sign into the runtime directory that tells programs, if this kernel dies, that it kept a journal: the
+    journal itself, or a symbolic link to it.
 
     Raises SyscallError EBUSY: a kernel that died has left its own journal there; EIO: the link cannot be made.
     """
@@ -151,7 +152,7 @@ def _sign(directory: Path, journal: Opened) -> Path:
 
 
 def _left_alone(journal: Path) -> list[tuple[str, str]]:
-    """What is to be said of a journal that a kernel which died has left, where this one keeps none."""
+    """The notes for the log if a dead kernel has left a journal and this kernel keeps none."""
     if not os.path.lexists(journal):
         return []
     text = f"journal: the one of the kernel that died here, {journal}, is left alone; boot with a journal to have it back"
@@ -178,7 +179,7 @@ def _detach(directory: Path, given: list[str]) -> int:
         )
     deadline = time.monotonic() + DETACH_SECONDS
     while child.poll() is None:
-        # Another may have been booted at the same moment: then it is that one that listens.
+        # If another kernel was booted at the same moment, that one listens.
         if runtime.holder(directory) == child.pid and runtime.listening(directory):
             print(f"kernel {child.pid} runs in {directory}; its log is {log}")
             child.returncode = 0  # it is no longer ours to wait for
@@ -203,7 +204,7 @@ def console(*, quiet: bool) -> Callable[[Log], None]:
         level = "" if line.level == "info" else f"{line.level}: "
         text = f"[{line.at:10.3f}] {level}{line.text}"
         colour = _COLOURS.get(line.level, "") if coloured else ""
-        # A reader that is gone or does not read must not stop the kernel.
+        # A terminal that is gone or does not read must not stop the kernel.
         try:
             if select.select([], [sys.stdout], [], 0)[1]:
                 print(f"{colour}{text}\x1b[0m" if colour else text, flush=True)

@@ -1,9 +1,9 @@
 """The file of the journal: a header, then frames, each with its length and a checksum.
 
-As in SQLite's write-ahead log a frame counts if it is whole. What the kernel's death cut short at the end is cut off when
-the file is read; where something is damaged before the end, all that stands before it counts, and the file is kept aside
-as it is. A file of another version, or of another program, is refused and not touched. Reading is separate from writing,
-so that compaction (keeper.py) can read a file that grows.
+As in SQLite's write-ahead log, a frame counts if it is whole. If the kernel's death cut the last frame short, reading the
+file cuts it off. If the file is damaged before its end, all frames before the damage count, and the file is kept aside as
+it is. A file of another version, or of another program, is refused and not touched. Reading is separate from writing, so
+that compaction (journal_keeper.py) can read a file that grows.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _PIECE = 1 << 20
 
 @dataclass(slots=True)
 class Found:
-    """What a file holds. `end` is where the last whole frame ends; `trouble` says why nothing counts after it, `torn`
-    whether that is no more than a last write that was cut short."""
+    """The state that a file adds up to. `end` is where the last whole frame ends; `trouble` says why nothing counts after
+    it; `torn`: only the last write was cut short."""
 
     state: State
     end: int
@@ -58,7 +58,7 @@ def header() -> bytes:
 
 
 def read(path: Path, upto: int | None = None, rest: Callable[[], None] = lambda: None) -> Found:
-    """Everything a file adds up to, or its first `upto` bytes, which are known to be whole. `rest` is called often.
+    """Read a file, or its first `upto` bytes, which are known to be whole. `rest` is called often.
 
     Raises SyscallError EINVAL: the file is of another version, or no journal; EIO: it cannot be read.
     """
@@ -116,7 +116,7 @@ def _cut(found: Found, *, torn: bool, trouble: str) -> Found:
 
 
 def polite() -> Callable[[], None]:
-    """A function that, called often in a thread, lets other threads have their turn every millisecond."""
+    """A function to be called often in a thread: it lets other threads run every millisecond."""
     turn = time.monotonic()
 
     def rest() -> None:
@@ -152,7 +152,7 @@ def _pieces(frames: Iterable[Frame], rest: Callable[[], None]) -> Iterator[bytes
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Raises OSError; then nobody knows how much of it is in the file."""
+    """Write all of `data`. Raises OSError; then it is not known how much of it is in the file."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
@@ -170,18 +170,18 @@ def copy(source: int, start: int, end: int, target: int) -> int:
 
 
 def replace(path: Path) -> None:
-    """Give what `write_new` wrote, and whoever wrote on, the name of the journal. Raises OSError."""
+    """Give the file that `write_new` began the name of the journal. Raises OSError."""
     os.replace(_beside(path), path)
 
 
 def drop_new(path: Path, new: int) -> None:
-    """Nothing has come of a new file."""
+    """Close and remove a new file that is not wanted any more."""
     os.close(new)
     _beside(path).unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:
-    """Have the names in the directory of a file on the disk. Raises OSError."""
+    """Sync the directory of a file, so that the file's name is on the disk. Raises OSError."""
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
@@ -198,7 +198,7 @@ def _beside(path: Path) -> Path:
 
 @dataclass(slots=True)
 class Opened:
-    """A journal that is held, and what is to be said of it. `fd` is at the end of `size` bytes."""
+    """A journal that this kernel holds, and notes for the log. `fd` is at the end of `size` bytes."""
 
     path: Path
     lock: int
@@ -206,10 +206,11 @@ class Opened:
     size: int
     state: State
     notes: list[tuple[str, str]]  # level, text
-    fresh: bool = False  # there was none
+    fresh: bool = False  # the file was made just now
 
     def close(self, *, remove: bool = False) -> None:
-        """Let go; `remove`: there is nothing to come back to. Nor is there if the kernel could not be booted."""
+        """Let go of the journal. `remove` deletes it: nothing is to come back. A fresh journal in which nothing was
+        written is deleted too: then the kernel could not be booted."""
         if remove or (self.fresh and self.path.exists() and self.path.stat().st_size == self.size):
             self.path.unlink(missing_ok=True)
         _beside(self.path).unlink(missing_ok=True)
@@ -217,13 +218,13 @@ class Opened:
 
 
 def open_journal(directory: Path) -> Opened:
-    """Hold the journal of a directory, made if there is none; what cannot be read of it is put aside. Where there is a
-    link to a journal elsewhere (a kernel that kept it there has died), it is that one.
+    """Hold the journal of a directory; make one if there is none. A damaged file is put aside. A link in the directory
+    leads to the journal of a dead kernel that kept it elsewhere; then that one is opened.
 
-    Raises SyscallError: EBUSY: another kernel has it; EINVAL, EIO as `read`.
+    Raises SyscallError: EBUSY: another kernel holds it; EINVAL and EIO as `read` does.
     """
     path = directory / NAME
-    if path.is_symlink() and path.exists():  # its lock and its new files belong beside the file, not the link
+    if path.is_symlink() and path.exists():  # the lock and the new files belong beside the file, not beside the link
         path = path.resolve()
     lock = _hold(path.parent)
     try:
@@ -276,7 +277,8 @@ def _mend(path: Path, found: Found, notes: list[tuple[str, str]]) -> tuple[int, 
     aside = next(name for n in range(1, 1 << 20) if not (name := path.with_name(f"{path.name}.damaged-{n}")).exists())
     size = path.stat().st_size
     fd = write_new(path, found.state.snapshot())
-    with contextlib.suppress(OSError):  # no links here: then it is moved, and for an instant there is no journal
+    # Where there are no hard links the file is moved, and for an instant there is no journal.
+    with contextlib.suppress(OSError):
         os.link(path, aside)
     if not aside.exists():
         path.rename(aside)

@@ -1,15 +1,15 @@
-"""Keeping the journal while the kernel runs: writing, having it reach the disk, compacting it, and what if it cannot be
-written.
+"""The journal while the kernel runs: it is written, synced and compacted here, and repaired if it could not be written.
 
-Frames are written where the kernel handles its events, before any answer leaves, so they survive the kernel. That they
-survive the machine is fsync's affair, which takes milliseconds and is done in a thread: once a second (`interval`),
-never, or (`always`) as often as there is something; answers then wait for it, and one fsync serves all who wait, as
-databases commit in groups.
+Frames are written where the kernel handles its events, before any answer leaves, so they survive the kernel. To survive
+the machine they need an fsync, which takes milliseconds and runs in a thread: once a second (`interval`), never, or
+whenever there is a frame (`always`). Under `always` answers wait for it, and one fsync serves all that wait, as databases
+commit in groups.
 
-Compaction reads the file in a thread and writes what it adds up to into a new one; from the moment that has caught up,
-frames go to both, until the new file has its name and both are on the disk. So at every moment the file of that name is
-whole. If the journal cannot be written the kernel goes on and says so; what has happened meanwhile is made good by a new
-file of the whole live state, tried again and again. Under `always` nothing that changes something is answered meanwhile.
+Compaction reads the file in a thread and writes the state that it adds up to into a new file. Once that has caught up,
+frames go to both, until the new file has the journal's name and both are on the disk. So at every moment the file of that
+name is whole. If the journal cannot be written, the kernel says so and goes on; a new file of the whole live state, tried
+again and again, makes up for the frames that were lost. Meanwhile, under `always`, no call that changes something is
+answered.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ Fsync = Literal["always", "interval", "never"]
 
 INTERVAL_SECONDS = 1.0
 COMPACT_BYTES = 1 << 20  # a smaller file is left alone
-COMPACT_FACTOR = 2  # and one that is not this much longer than after the last compaction
+COMPACT_FACTOR = 2  # and so is one that is not this many times as long as after the last compaction
 RETRY_SECONDS = 1.0  # after a failure; doubled each time,
 RETRY_MOST = 30.0  # up to this
-_TAIL_BYTES = 1 << 16  # what of a file that grows is copied at once
+_TAIL_BYTES = 1 << 16  # a rest this short is copied at once, between two events
 
 
 @dataclass(slots=True, eq=False)
 class _Copy:
-    """A file to which frames are written; it has `size` bytes of whole ones."""
+    """A file to which frames are written; `size` bytes of it are whole frames."""
 
     fd: int
     size: int
@@ -55,7 +55,7 @@ class _Stopped(Exception):
 
 
 class Keeper:
-    """The open journal of a running kernel. `report` takes what the core must know, `snapshot` gives the live state."""
+    """The open journal of a running kernel. `report` takes events for the core; `snapshot` gives the live state."""
 
     def __init__(
         self, opened: Opened, fsync: Fsync, report: Callable[[Event], None], snapshot: Callable[[], State]
@@ -66,7 +66,7 @@ class Keeper:
         self._fsync = fsync
         self._report = report
         self._snapshot = snapshot
-        # Bytes after the last compaction. How much of what an earlier kernel left is live nobody knows.
+        # Bytes after the last compaction. How much of an earlier kernel's file is live is not known.
         self._compacted = 0
         self._frames = 0  # appended so far
         self._synced = 0  # of these, on the disk
@@ -85,7 +85,7 @@ class Keeper:
     # --- where events are handled -----------------------------------------------------------------------------------
 
     def append(self, frame: Frame) -> None:
-        """Write a frame, or remember that it could not be."""
+        """Write a frame, or note that it could not be written."""
         data = file.framed(encode(frame))
         self._frames += 1
         if self._missed is not None:
@@ -104,8 +104,8 @@ class Keeper:
         self._unsynced.set()
 
     def when_kept(self, then: Callable[[], None], *, changes: bool = True) -> None:
-        """Call `then` once all that was appended so far is kept as well as the policy says: mostly now. In order, but for
-        what `changes` nothing while the journal fails."""
+        """Call `then` as soon as all frames so far are as safe as `fsync` wants: mostly at once. Calls are made in
+        order; but while the journal fails, one that `changes` nothing does not wait."""
         kept = self._fsync != "always" or (self._synced == self._frames and not self._waiting)
         if kept or (self.failing and not changes):
             then()
@@ -114,7 +114,7 @@ class Keeper:
 
     def _fail(self, error: OSError) -> None:
         for copy in self._copies:
-            with contextlib.suppress(OSError):  # then what is half there is cut off when the file is read
+            with contextlib.suppress(OSError):  # then reading the file cuts off the half frame
                 os.ftruncate(copy.fd, copy.size)
         if not self.failing:
             self.failing = error.strerror or str(error)
@@ -127,14 +127,14 @@ class Keeper:
     # --- beside it --------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until cancelled: have the file on the disk as the policy wants it, compact it, repair it."""
+        """Sync the file as `fsync` wants, compact it, repair it; until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._renew)
             if self._fsync != "never":
                 nursery.start_soon(self._sync)
 
     def stop(self) -> None:
-        """The kernel halts: nothing of this matters any more. To be called before `run` is cancelled."""
+        """The kernel halts: send the answers that still wait. Call this before `run` is cancelled."""
         self._stopping.set()
         while self._waiting:
             self._waiting.popleft()[1]()
@@ -144,7 +144,7 @@ class Keeper:
             os.close(copy.fd)
 
     async def _sync(self) -> None:
-        """One fsync for all frames there are, again and again."""
+        """Sync all frames that there are with one fsync, again and again."""
         while True:
             await self._unsynced.wait()
             self._unsynced = trio.Event()
@@ -154,7 +154,7 @@ class Keeper:
                     try:
                         for copy in list(self._copies):
                             await trio.to_thread.run_sync(os.fdatasync, copy.fd)
-                    except OSError as error:  # what is on the disk nobody knows: only a new file helps
+                    except OSError as error:  # it is not known what is on the disk: only a new file helps
                         self._fail(error)
                 if not self.failing:
                     self._kept(frames)
@@ -167,7 +167,7 @@ class Keeper:
             self._waiting.popleft()[1]()
 
     async def _renew(self) -> None:
-        """Whenever it is wanted, put a new file in the place of the old one."""
+        """Put a new file in the place of the old one whenever one is wanted."""
         delay = RETRY_SECONDS
         while True:
             await self._wanted.wait()
@@ -183,8 +183,8 @@ class Keeper:
                 delay = min(2 * delay, RETRY_MOST)
 
     async def _compact(self) -> bool:
-        """A new file of what the old one adds up to; False: not now. If there is no room for it, the old one is as good
-        as it was."""
+        """Replace the file by one of the state that it adds up to. False: not done; without room for a new file, the old
+        one is as good as it was."""
         old, upto = self._copies[0], self._copies[0].size
         new, replaced = -1, False
         try:
@@ -228,7 +228,7 @@ class Keeper:
         return file.write_new(self.path, found.state.snapshot(), self._rest())
 
     async def _repair(self) -> bool:
-        """A new file of the live state, since the old one lacks what could not be written."""
+        """Replace the file by one of the live state, since it lacks the frames that could not be written."""
         state = self._snapshot()
         self._missed = []
         new = -1

@@ -1,7 +1,7 @@
-"""Holding a runtime directory: one kernel at a time, and nobody else may look inside.
+"""Holding a runtime directory: one kernel at a time, and no other user may look inside.
 
-As a daemon's pid file with flock: the operating system releases the lock when its holder ends, however it ends, so what
-a killed kernel left behind is simply taken over. The files themselves are named in syscalls/runtime.py.
+Like a daemon's pid file with flock: the operating system releases the lock when its holder ends, however it ends, so the
+next kernel simply takes over the directory of a killed one. syscalls/runtime.py names the files in it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 from llmasos.syscalls import runtime, zeromq
 from llmasos.syscalls.errno import Errno
 
-_PATIENCE = 0.5  # seconds: somebody who only asks whether a kernel runs holds the lock for an instant
+_PATIENCE = 0.5  # seconds: a program that only asks whether a kernel runs holds the lock for an instant
 
 
 def prepare(directory: Path) -> None:
-    """Make the runtime directory, 0700 and ours; raises SyscallError if it is not, or cannot be used."""
+    """Make the runtime directory, 0700 and owned by this user. Raises SyscallError if it is not so, or cannot be used."""
     try:
         zeromq.check_endpoint(runtime.endpoint(directory, runtime.DRIVERS))
     except ValueError as error:
@@ -44,7 +44,7 @@ def prepare(directory: Path) -> None:
 
 
 def hold(directory: Path) -> int:
-    """Take the lock, for as long as the returned descriptor is open. Raises SyscallError EBUSY: another kernel has
+    """Take the lock, for as long as the returned descriptor is open. Raises SyscallError EBUSY: another kernel holds
     it."""
     deadline = time.monotonic() + _PATIENCE
     path = directory / runtime.LOCK
@@ -61,13 +61,14 @@ def hold(directory: Path) -> int:
                 found = os.pread(lock, 100, 0).split()
                 os.close(lock)
                 raise Errno.EBUSY(_held(directory, found)) from None
-        # Asked about in this instant, or removed by its last holder after we had opened it.
+        # A program asks about it in this instant, or its last holder removed it after we had opened it.
         os.close(lock)
         time.sleep(0.02)
 
 
 def release(directory: Path, lock: int, *, keep_log: bool = False) -> None:
-    """Empty the runtime directory of what a kernel puts there, and let go. The log of one that failed is kept."""
+    """Remove the kernel's files from the runtime directory, and let go of it. `keep_log` keeps the log of one that
+    failed."""
     for name in (runtime.PROGRAMS, runtime.DRIVERS, *(() if keep_log else (runtime.LOG,)), runtime.LOCK):
         (directory / name).unlink(missing_ok=True)
     os.close(lock)

@@ -1,13 +1,13 @@
-"""Who is at the other end: connections of programs, as numbers that are never reused.
+"""Which program is at the other end: connections, as numbers that are never reused.
 
-A routing id says nothing about a program; the operating system does: a message tells the descriptor it came by (ZMQ's
-SRCFD), and that descriptor the process at its other end. The socket's monitor tells when a connection goes down, which
-is how a program's death is noticed at once, however it died.
+A routing id says nothing about a program, but the operating system does: a message tells the descriptor that it came by
+(ZMQ's SRCFD), and the descriptor tells the process at its other end. The socket's monitor reports that a connection went
+down; so a program's death is noticed at once, however it died.
 
-Descriptors are reused. What makes the binding safe: a connection's going down is reported before its descriptor can be
-reused, and reports are always looked at before an unknown sender is bound; what remains of a dead connection's messages
-comes from an id that is bound no more, by a descriptor that is down, or (if that descriptor is in use again) with an id
-older than its new owner's: ZeroMQ gives ids in ascending order, and ids of a program's own choosing are refused.
+Descriptors are reused. Binding is safe all the same. A connection's end is reported before its descriptor can be reused,
+and the edge reads these reports before it binds an unknown sender. Late messages of a dead connection come from an id
+that is no longer bound, by a descriptor that is down; or, if that descriptor is in use again, with an id older than its
+new owner's: ZeroMQ gives ids in ascending order, and ids that a program chose itself are refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _GIVEN = 5  # bytes of an id that ZeroMQ gave: a zero, then a counter
 
 @dataclass(slots=True, frozen=True)
 class Peer:
-    """A connection. `os_pid` is 0 where the operating system does not tell; `inode` tells it from later ones by `fd`."""
+    """A connection. `os_pid` is 0 where the operating system does not tell; `inode` tells it from later ones of its
+    `fd`."""
 
     number: int
     routing_id: bytes
@@ -41,13 +42,12 @@ class Peers:
         self._numbers = 0
 
     def known(self, message: Message) -> Peer | None:
-        """The sender of a message, if it is bound."""
+        """The sender of a message, or None if it is not bound."""
         return self._by_id.get(message.peer)
 
     def bind(self, message: Message) -> tuple[Peer | None, Peer | None]:
-        """The sender of its first message, and the connection it turns out to have replaced. None: it has gone already.
-
-        All links must have been followed first.
+        """Bind the sender of its first message. Returns the peer (None: it has gone already), and the connection that it
+        turns out to have replaced. Call `follow` for all reports first.
         """
         fd = message.fd
         if fd not in self._up:
@@ -63,7 +63,7 @@ class Peers:
         return peer, replaced
 
     def follow(self, link: Link) -> Peer | None:
-        """A connection came up or went down; the peer that is gone by it."""
+        """Take in a report that a connection came up or went down. Returns the peer that is gone."""
         if link.up:
             self._up.add(link.fd)
             return None

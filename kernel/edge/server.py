@@ -1,12 +1,12 @@
 """The edge of the kernel: sockets, timers, signals and driver processes around the pure core.
 
-Everything that happens becomes an event, is handed to `core.handle`, and what comes back is carried out, all in one
+All that happens becomes an event for `core.handle`, and the edge carries out the actions that come back, all in one
 thread (as on a uniprocessor kernel: the core needs no locks). Nothing here decides anything. Many tasks produce events,
 but handling is plain code without a checkpoint, so events are handled whole and one after the other.
 
-A program's frames are taken in bounded batches and fairly among connections (ZeroMQ's ROUTER takes turns), so a flood
-from one delays the others by little. An error in the core is not caught: it ends the kernel with its traceback, and the
-drivers with it; a kernel in an unknown state must not go on.
+Programs' frames are taken in bounded batches and in turn among connections (as ZeroMQ's ROUTER does), so a flood from one
+delays the others by little. An error in the core is not caught: it ends the kernel with its traceback, and the drivers
+with it; a kernel in an unknown state must not go on.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ from llmasos.syscalls.transport import Message
 
 FIGURES_SECONDS = 1.0
 FIGURES_BATCH = 8  # processes looked at before other tasks have their turn
-FLUSH_SECONDS = 0.5  # what the last answers get to leave at a halt
+FLUSH_SECONDS = 0.5  # the time that the last answers have to leave at a halt
 
 
 class Core(Protocol):
-    """What the edge needs of the core."""
+    """The part of the core that the edge uses."""
 
     def boot(self, now: float, saved: State | None = None, notes: Sequence[tuple[str, str]] = ()) -> list[Action]: ...
     def handle(self, event: Event, now: float) -> list[Action]: ...
@@ -107,8 +107,8 @@ class Server:
         self.lost_replies = 0  # to programs that had gone
 
     async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run until the core says Halt; started once programs can connect. Leaves no process behind;
-        the files of the sockets are removed with the lock."""
+        """Run until the core says Halt. Reports `started` when programs can connect. Leaves no process behind; the files
+        of the sockets are removed with the lock."""
         self._epoch = trio.current_time()
         saved, self._saved = self._saved, None
         first = self._core.boot(0.0, saved, self._notes)
@@ -146,13 +146,13 @@ class Server:
             self._drivers.close()
             if self._keeper is not None:
                 self._keeper.close()
-            context.term()  # returns once the last answers have left, or their time is up
+            context.term()  # returns when the last answers have left, or their time is up
 
     # --- events in, actions out -------------------------------------------------------------------------------------
 
     def _handle(self, event: Event) -> None:
         self._events.append(event)
-        if self._handling:  # carrying out an action brought up another event: it waits its turn
+        if self._handling:  # an action has caused another event, which waits for its turn
             return
         self._handling = True
         try:
@@ -233,7 +233,7 @@ class Server:
             self.lost_replies += 1
         elif not self._programs.send(frame, peer.routing_id):
             self.lost_replies += 1
-            # It has gone, or lets its answers pile up: either way this is its end, and its monitor will say so.
+            # It has gone, or does not read its answers: either way this is its end, and the monitor will report it.
             zeromq.cut(peer.fd, peer.inode)
 
     def _answer(self, action: Reply) -> None:
@@ -247,7 +247,7 @@ class Server:
 
     def _signal(self, action: SignalProgram) -> None:
         if not self._peers.has_process(action.os_pid):
-            return  # it has gone, and its pid may be another's by now
+            return  # it has gone, and its pid may belong to another process by now
         try:
             os.kill(action.os_pid, int(action.signal))
         except OSError as error:
@@ -260,7 +260,7 @@ class Server:
         name, _, number = message.peer.decode(errors="replace").rpartition(".")
         incarnation = int(number) if number.isdecimal() else 0
         if not self._supervisor.alive(name, incarnation):
-            return  # the last words of one whose end was reported already
+            return  # a late message of a driver whose end was reported already
         try:
             event = FromDevice(name, incarnation, protocol.decode_from_driver(message.body))
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -270,7 +270,7 @@ class Server:
 
     def _from_supervisor(self, event: Event) -> None:
         if isinstance(event, DriverExited):
-            self._drivers.drain()  # what it still sent counts
+            self._drivers.drain()  # the messages that it still sent count
         self._handle(event)
 
     def _ask_to_quit(self, device: str, incarnation: int) -> bool:
@@ -316,7 +316,7 @@ class Server:
                 self._handle(OsFigures(figures))
 
     async def _watch_signals(self, task_status: TaskStatus[None]) -> None:
-        """SIGTERM, SIGINT and SIGHUP halt; a second one does not wait for drivers to end in good order."""
+        """Halt at SIGTERM, SIGINT or SIGHUP; at a second one do not wait for drivers to end in good order."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             task_status.started()
             async for number in signals:

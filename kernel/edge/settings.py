@@ -70,7 +70,7 @@ class Device(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Tuning(msgspec.Struct, forbid_unknown_fields=True):
-    """The `[kernel]` of the file; what is not set keeps KernelConfig's default."""
+    """The `[kernel]` of the file; a field that is not set keeps KernelConfig's default."""
 
     quantum: Positive | UnsetType = UNSET
     weight_quantum: Seconds | UnsetType = UNSET
@@ -108,7 +108,7 @@ class GroupFile(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Journal(msgspec.Struct, forbid_unknown_fields=True):
-    """The `[journal]` of the file. `enabled` unset: a journal is kept, unless the kernel dies with who booted it."""
+    """The `[journal]` of the file. `enabled` unset: a journal is kept, unless the kernel ends with its parent."""
 
     enabled: bool | UnsetType = UNSET
     fsync: Literal["always", "interval", "never"] = "interval"
@@ -129,7 +129,7 @@ MOST_BYTES = 1 << 20  # of a configuration file
 
 
 def read(path: str | None) -> File:
-    """The configuration file (None: all defaults). Raises SyscallError EINVAL naming the key that is off."""
+    """Read the configuration file (None: all defaults). Raises SyscallError EINVAL naming the key that is wrong."""
     if path is None:
         return File()
     try:
@@ -145,8 +145,8 @@ def read(path: str | None) -> File:
 
 
 def device(text: str) -> Device:
-    """A device of the command line: `KIND[:key=value,...]`; keys that are no field of Device are the driver's
-    options."""
+    """A device of the command line, `KIND[:key=value,...]`. Keys that are no field of Device are options of the
+    driver."""
     kind, _, rest = text.partition(":")
     fields: dict[str, Any] = {"kind": kind}
     options: dict[str, str] = {}
@@ -157,7 +157,7 @@ def device(text: str) -> Device:
         target = fields if key in Device.__struct_fields__ and key not in ("kind", "options") else options
         target[key] = value
     try:
-        # Not strict: what the command line says of numbers is text.
+        # Not strict: numbers on the command line are text.
         return msgspec.convert({**fields, "options": options}, Device, strict=False)
     except msgspec.ValidationError as error:
         raise Errno.EINVAL(f"--device {text}: {error}") from None
@@ -193,7 +193,7 @@ def _add_model(found: dict[str, str], path: Path) -> bool:
 
 @dataclasses.dataclass(slots=True)
 class Overrides:
-    """What the command line says of the configuration; empty: nothing."""
+    """The part of the configuration that the command line gives; an empty field: nothing."""
 
     devices: list[str] = dataclasses.field(default_factory=list)
     models: list[str] = dataclasses.field(default_factory=list)  # NAME=PATH
@@ -204,11 +204,11 @@ class Overrides:
     weight_bytes: str = ""
     journal: bool | None = None  # whether one is kept; None: as the file says
     journal_directory: str = ""
-    private: bool = False  # the kernel ends with who booted it
+    private: bool = False  # the kernel ends with its parent
 
 
 def build(file: File, over: Overrides, directory: Path, version: str) -> KernelConfig:
-    """The configuration of the core. Raises SyscallError EINVAL for what makes no sense."""
+    """The configuration of the core. Raises SyscallError EINVAL for values that make no sense."""
     devices = [device(text) for text in over.devices] or file.device or default_devices()
     names: dict[str, int] = {}
     configs = []
@@ -265,7 +265,7 @@ def _journal(wanted: Journal, over: Overrides, directory: Path) -> JournalConfig
 
 
 def _user() -> str:
-    """The name of whoever boots the kernel, as a control group can have it."""
+    """The name of the user that boots the kernel, in a form that a control group can have."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError):  # no name for this user id

@@ -1,10 +1,10 @@
 """The OS processes of drivers: starting, hearing and ending them.
 
-MINIX 3's reincarnation server decides (kernel/devices/reincarnation.py); here is only what it takes to carry that out. A
-driver is `python -m llmasos.drivers.host`, in a session of its own, so that a Ctrl-C meant for the kernel does not reach
-it. It holds the reading end of a pipe into which nothing is ever written: when the kernel is gone, however that came
-about, the driver reads end-of-file and leaves. (Linux's PDEATHSIG would go off when the starting *thread* ends.) What a
-driver prints goes to the kernel log, line by line.
+kernel/devices/reincarnation.py, after MINIX 3's reincarnation server, decides; this file carries that out. A driver is
+`python -m llmasos.drivers.host`, in a session of its own, so that a Ctrl-C meant for the kernel does not reach it. It
+holds the reading end of a pipe into which nothing is ever written: when the kernel has gone, however it ended, the driver
+reads end-of-file and leaves. (Linux's PDEATHSIG would go off when the starting *thread* ends.) The lines that a driver
+prints go to the kernel log.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import trio
 from llmasos.kernel.events import DeviceConfig, DriverExited, DriverPrinted, Event
 from llmasos.syscalls import runtime
 
-QUIT_SECONDS = 3.0  # what a driver gets to end in good order,
+QUIT_SECONDS = 3.0  # the time that a driver has to end in good order,
 TERM_SECONDS = 2.0  # and then to follow SIGTERM
 _MAX_LINE = 1000  # characters of a printed line
 _LAST_WORDS = 0.5  # seconds to read what an ended driver printed (its own children may hold the pipe)
 
-# By signals that people and programs send, and that nothing which a driver computes can bring about; 0: it heeded one.
+# Exit by signals that people and programs send, and that a driver's own work cannot cause; 0: it obeyed one.
 _FROM_OUTSIDE = (0, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGQUIT)
 
 
 def command(device: DeviceConfig, incarnation: int, directory: Path) -> list[str]:
-    """How a driver is started (the same by hand, for debugging)."""
+    """The command that starts a driver; the same by hand, for debugging."""
     words = [*runtime.module("llmasos.drivers.host"), device.kind]
     words += ["--endpoint", runtime.endpoint(directory, runtime.DRIVERS)]
     words += ["--identity", f"{device.name}.{incarnation}", "--runtime", os.fspath(directory.absolute())]
@@ -62,7 +62,7 @@ class _Child:
 
 
 class Supervisor:
-    """All drivers' processes. `report` takes what happens to them as events for the core."""
+    """The processes of all drivers. `report` takes events about them for the core."""
 
     def __init__(
         self, devices: list[DeviceConfig], directory: Path, report: Callable[[Event], None], nursery: trio.Nursery
@@ -90,7 +90,8 @@ class Supervisor:
         return [child.process.pid for child in self._children.values() if child.process is not None]
 
     async def end_all(self, ask: Callable[[str, int], bool], hurry: trio.Event) -> None:
-        """End every driver: asked (`ask` sends Quit; False: it cannot be reached), then SIGTERM, then SIGKILL."""
+        """End every driver: by a Quit (`ask` sends it; False: the driver cannot be reached), then SIGTERM, then
+        SIGKILL."""
         with trio.move_on_after(QUIT_SECONDS) as scope:
             for (device, incarnation), child in self._children.items():
                 if not ask(device, incarnation):
@@ -172,7 +173,7 @@ class Supervisor:
 
 
 def _oom_kills() -> int:
-    """Processes that the operating system has killed for want of memory since it was booted; -1 where it does not say."""
+    """How many processes the operating system has killed for lack of memory since its boot; -1 where it does not say."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:

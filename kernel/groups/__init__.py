@@ -1,1 +1,1 @@
-"""Control groups: a tree of groups of processes, what they may use, what they have used, how long they waited."""
+"""Control groups: a tree of groups of processes; what each may use, has used, and how long it has waited."""

@@ -1,11 +1,11 @@
 """A control group: limits, charges and weight of all processes below it, as Linux's cgroup v2 has them.
 
-Every charge is made to a group and all groups above it, so a limit holds for the whole subtree. A frame is charged to
-the group that mapped it first, as memory is in Linux, and stays charged there while anybody maps it; shared frames are
-paid for once. A group that is removed while others still map its frames lives on, unlisted, until they are released.
+Every charge is made to a group and to all groups above it, so a limit holds for the whole subtree. The group that mapped
+a frame first pays for it, as for memory in Linux, while any process maps it; so a shared frame is paid for once. A group
+that is removed while others still map its frames lives on, unlisted, until they are released.
 
-Entry points: `charge_*`, `enter` and `leave` for the ledger, `kv_room`, `obstacle` and `exhausted` for those who must ask
-first, `share` for policies, `GroupTree` for names.
+Entry points: `charge_*`, `enter` and `leave` for the ledger; `kv_room`, `obstacle` and `exhausted` to be asked before a
+charge; `share` for policies; `GroupTree` for names.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _SESSION = "session-"
-_NAMED = 8  # groups named in an error
+_NAMED = 8  # the most groups that an error names
 _DEFAULT = GroupSettings()
-# A process of nice 0 weighs as much as a group for which nobody has set anything. Weights are the product of both units,
+# A process of nice 0 weighs as much as a group with default settings. Weights are the product of both units,
 # so that those of processes and groups add up exactly.
 NICE_0_WEIGHT = 1024  # the unit of Linux's sched_prio_to_weight
 DEFAULT_CPU_WEIGHT = _DEFAULT.cpu_weight
-_BURST_SECONDS = 1.0  # of its rate that a group which has used nothing may use at once
+_BURST_SECONDS = 1.0  # a group that has used nothing may use this many seconds of its rate at once
 
 
 class Group:
-    """One node. Sizes are bytes, of the whole subtree."""
+    """A node of the tree. Sizes are bytes of the whole subtree."""
 
     def __init__(self, name: str = "", parent: Group | None = None, settings: GroupSettings = _DEFAULT) -> None:
         self.name, self.parent, self.settings = name, parent, settings
@@ -45,7 +45,7 @@ class Group:
         self.path: str = f"{parent.path.rstrip('/')}/{name}" if parent else "/"
         self.children: dict[str, Group] = {}
         self.inside = 0  # groups in it, at any depth
-        self.session = False  # made for a program, and gone with its last process
+        self.session = False  # it was made for a program, and ends with its last process
         self.members: set[int] = set()  # pids directly in it
         # the ledger
         self.kv = self.swap = self.weights = self.pids = self.tokens = 0
@@ -64,7 +64,7 @@ class Group:
         return f"Group({self.path!r})"
 
     def below(self, other: Group) -> bool:
-        """Is it `other`, or in its subtree?"""
+        """Whether it is `other`, or in the subtree of `other`."""
         return other in self.chain
 
     # --- the ledger -------------------------------------------------------------------------------------------------
@@ -78,13 +78,13 @@ class Group:
             group.swap += size
 
     def enter(self, pid: int) -> None:
-        """A process becomes a member."""
+        """Enter a process as a member."""
         self.members.add(pid)
         for group in self.chain:
             group.pids += 1
 
     def leave(self, pid: int) -> None:
-        """A member has gone. A session ends with the last process in it, and all groups in it with it."""
+        """A member has gone. A session ends with its last process, and so do all groups in it."""
         self.members.discard(pid)
         for group in self.chain:
             group.pids -= 1
@@ -92,14 +92,14 @@ class Group:
                 group.end()
 
     def end(self) -> None:
-        """It goes, with all groups in it. Harmless if it has gone already."""
+        """Take the group, and all groups in it, out of the tree. Harmless if it has gone already."""
         if self.parent is not None and self.parent.children.get(self.name) is self:
             del self.parent.children[self.name]
             for group in self.parent.chain:
                 group.inside -= 1 + self.inside
 
     def map_image(self, image: int, size: int) -> None:
-        """A process maps an image whose weights take `size` bytes: each group pays for it once."""
+        """A process maps an image whose weights take `size` bytes. Each group pays once for an image."""
         for group in self.chain:
             group.images[image] += 1
             if group.images[image] == 1:
@@ -113,7 +113,7 @@ class Group:
                 group.weights -= size
 
     def charge_tokens(self, count: int, now: float) -> None:
-        """Tokens that had not been computed before."""
+        """Charge tokens that had not been computed before."""
         for group in self.chain:
             group.tokens += count
             if group.settings.tokens_max:
@@ -123,7 +123,7 @@ class Group:
     # --- limits -----------------------------------------------------------------------------------------------------
 
     def kv_room(self) -> tuple[int, Group | None]:
-        """Bytes of KV that may be mapped yet, and the group whose limit that is; a great number where there is none."""
+        """Bytes of KV that may still be mapped, and the group that limits them; a great number if there is no limit."""
         room, narrowest = 1 << 62, None
         for group in self.chain:
             limit = group.settings.kv_max
@@ -133,7 +133,7 @@ class Group:
 
     @property
     def kv_max(self) -> int:
-        """The least limit on its KV; 0: none."""
+        """The smallest limit on its KV, its own or one above; 0: none."""
         return min((group.settings.kv_max for group in self.chain if group.settings.kv_max), default=0)
 
     def over_high(self) -> Group | None:
@@ -142,7 +142,7 @@ class Group:
         return over[-1] if over else None
 
     def may_swap(self, size: int) -> bool:
-        """Whether so many bytes more may lie in lower tiers."""
+        """Whether `size` more bytes may lie in lower tiers."""
         for group in self.chain:
             if group.settings.swap_max and group.swap + size > group.settings.swap_max:
                 group.events["swap_max"] += 1
@@ -150,7 +150,7 @@ class Group:
         return True
 
     def check_weights(self, image: int, size: int, name: str) -> None:
-        """EDQUOT if mapping an image would take more weights than allowed."""
+        """EDQUOT if mapping an image would take more bytes of weights than its limits allow."""
         for group in self.chain:
             limit = group.settings.weights_max
             if limit and image not in group.images and group.weights + size > limit:
@@ -161,7 +161,7 @@ class Group:
                 )
 
     def check_pids(self, count: int, already: Group | None = None) -> None:
-        """EAGAIN if so many processes more, which are in `already`, are too many."""
+        """EAGAIN if `count` more processes are too many. A group with `already` in its subtree counts them already."""
         for group in self.chain:
             limit = group.settings.pids_max
             if limit and group.pids + count > limit and not (already is not None and already.below(group)):
@@ -172,23 +172,23 @@ class Group:
                 )
 
     def exhausted(self) -> Group | None:
-        """A group whose tokens are used up for good."""
+        """The group, itself or one above, that has used up its `tokens_total`; or None."""
         return next((g for g in self.chain if 0 < g.settings.tokens_total <= g.tokens), None)
 
     def tokens_left(self) -> int:
-        """Tokens it may still compute in its life; a great number where there is no limit."""
+        """Tokens that it may still compute in its life; a great number if there is no limit."""
         left = [g.settings.tokens_total - g.tokens for g in self.chain if g.settings.tokens_total]
         return max(0, min(left, default=1 << 62))
 
     def obstacle(self, now: float) -> Group | None:
-        """A group whose rate of tokens does not allow more now."""
+        """The first group, from this one up, whose rate of tokens allows no more now; or None."""
         for group in self.chain:
             if group.settings.tokens_max and group.wait(now) > 0:
                 return group
         return None
 
     def wait(self, now: float) -> float:
-        """Seconds until its rate allows a token."""
+        """Seconds until its own rate allows a token."""
         rate = self.settings.tokens_max
         if not rate:
             return 0.0
@@ -196,7 +196,7 @@ class Group:
         return max(0.0, 1.0 - self._credit) / rate if self._credit < 1.0 - 1e-6 else 0.0
 
     def allowance(self, now: float) -> int:
-        """Tokens that its rate allows now, at least one."""
+        """How many tokens its own rate allows now, at least one."""
         self._refill(now)
         return max(1, int(self._credit))
 
@@ -210,12 +210,12 @@ class Group:
 
     @property
     def weight(self) -> int:
-        """Among the processes and groups that are directly in its parent."""
+        """Its weight among the processes and groups directly in its parent."""
         return self.settings.cpu_weight * NICE_0_WEIGHT
 
     def add_load(self, device: str, weight: int) -> None:
-        """Something directly below, of this weight, begins (with a negative one: ceases) to want a device.
-        A group wants one while anything below does."""
+        """A process or group directly below, of this weight, begins to want a device; with a negative weight it ceases
+        to. A group wants a device while anything below it does."""
         before = self.load.pop(device, 0)
         after = before + weight
         if after:
@@ -224,8 +224,8 @@ class Group:
             self.parent.add_load(device, self.weight if after else -self.weight)
 
     def share(self, device: str, weight: int) -> tuple[int, int]:
-        """The part of a device, over the whole, that is due to a process directly below with this weight, of what wants
-        it now: exact, a product over the levels."""
+        """The part of a device, as (part, whole), that is due to a process directly below with this weight, among all
+        that want the device now: exact, a product over the levels."""
         part, whole, own, group = 1, 1, weight, self
         while True:
             part, whole = part * own, whole * max(group.load.get(device, 0), own)
@@ -253,12 +253,12 @@ class GroupTree:
         self.users = self._add(self._add(self.root, "users", _DEFAULT), user or "user", _DEFAULT)
 
     def __iter__(self) -> Iterator[Group]:
-        """All of them, parents first."""
+        """All groups, parents first."""
         return self.below(self.root)
 
     @staticmethod
     def below(top: Group) -> Iterator[Group]:
-        """A group and all in it, parents first."""
+        """A group and all groups in it, parents first."""
         waiting = [top]
         while waiting:
             group = waiting.pop()
@@ -266,13 +266,14 @@ class GroupTree:
             waiting += reversed(group.children.values())
 
     def session(self, pid: int) -> Group:
-        """A group for the processes of a program."""
+        """A new group for the processes of a program."""
         group = self._add(self.users, f"{_SESSION}{pid}", _DEFAULT)
         group.session = True
         return group
 
     def find(self, path: str, base: Group) -> Group:
-        """The group of a path, which is relative to `base` unless it begins with a slash; ENOENT says what there is."""
+        """The group of a path, which is relative to `base` unless it begins with a slash. ENOENT names the groups there
+        are."""
         group = self.root if path.startswith("/") else base
         for name in _names(path):
             if name not in group.children:
@@ -283,14 +284,14 @@ class GroupTree:
         return group
 
     def parent_of(self, path: str, base: Group) -> tuple[Group, str]:
-        """The group in which the last name of a path stands, or would stand, and that name. ENOENT, EINVAL."""
+        """The group that has, or would have, the last name of a path; and that name. ENOENT, EINVAL."""
         *parents, name = _names(path) or [""]
         if not name:
             raise Errno.EINVAL(f"{path!r} names no group to create")
         return self.find(("/" if path.startswith("/") else "") + "/".join(parents), base), name
 
     def create(self, parent: Group, name: str, settings: GroupSettings) -> Group:
-        """A new group. EINVAL if there is one already (or the name is not to be had), EAGAIN if there are too many."""
+        """A new group. EINVAL if the name is taken or not allowed, EAGAIN if there are too many groups."""
         if parent is self.users and name.startswith(_SESSION):
             raise Errno.EINVAL(f"names that begin with {_SESSION!r} are for programs' sessions")
         if name in parent.children:
@@ -305,7 +306,7 @@ class GroupTree:
         return self._add(parent, name, settings)
 
     def recall(self, path: str) -> Group:
-        """The group of an absolute path, made if it is not there; sessions are such again."""
+        """The group of an absolute path; it is made if it is not there, a session as a session."""
         group = self.root
         for name in path.strip("/").split("/"):
             if name:
@@ -317,7 +318,7 @@ class GroupTree:
         return group
 
     def remove(self, group: Group) -> None:
-        """EBUSY unless it is empty."""
+        """Remove a group. EBUSY unless it is empty."""
         if group.parent is None or group in (self.system, self.users, self.users.parent):
             raise Errno.EINVAL(f"{group.path} is the kernel's own and stays")
         if group.children or group.pids:

@@ -1,8 +1,8 @@
 """Pressure stall information, as Linux's kernel/sched/psi.c: the share of time that processes lost waiting for something.
 
 `some`: at least one process of the group waited; `full`: all that had anything to do waited, so the group got nothing
-done. Averages over 10, 60 and 300 s are exponentially weighted. Linux samples them every two seconds; here they are
-brought up to date, exactly, whenever somebody begins or ends to wait.
+done. Averages over 10, 60 and 300 s are exponentially weighted. Linux samples them every two seconds; here each is
+brought up to date, exactly, whenever a process begins or ends to wait.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Activity(enum.IntEnum):
 
     NOTHING = 0  # it wants nothing, or is stopped
     RUNS = 1  # in the step on the device
-    CPU = 2  # ready, and left behind by that step
+    CPU = 2  # ready, but not in that step
     MEMORY = 3  # waits for frames
     WEIGHTS = 4  # waits for its model
     QUOTA = 5  # throttled
@@ -33,7 +33,7 @@ _FIRST = int(RESOURCES[0])  # the rest of Activity follows in this order
 
 @dataclass(slots=True)
 class _Share:
-    """Of the time for which something holds."""
+    """The share of time for which a condition held."""
 
     holds: bool = False
     total: float = 0.0
@@ -49,19 +49,20 @@ class _Share:
 
 
 class Pressure:
-    """What the processes of one group do, and how long they have waited for what."""
+    """What the processes of one group do, and how long they have waited for each resource."""
 
     __slots__ = ("_at", "_busy", "_full", "_some", "counts")
 
     def __init__(self) -> None:
-        self.counts = [0] * len(Activity)  # of processes, by what they do
-        self._busy = 0  # those that do anything
+        self.counts = [0] * len(Activity)  # of processes, by Activity
+        self._busy = 0  # processes that do anything
         self._some = [_Share() for _ in RESOURCES]
         self._full = [_Share() for _ in RESOURCES]
         self._at = 0.0
 
     def change(self, old: int, new: int, now: float) -> None:
-        """A process did `old` up to now and does `new` from here on; one that comes or goes does nothing."""
+        """A process did `old` up to now and does `new` from here on. One that comes, or goes, does NOTHING before, or
+        after."""
         if now > self._at:
             self._pass_until(now)
         counts = self.counts
@@ -79,7 +80,7 @@ class Pressure:
                 share.pass_by(seconds)
 
     def info(self, now: float) -> dict[str, PressureInfo]:
-        """By resource, up to now."""
+        """The figures up to now, by resource."""
         self._pass_until(now)
         return {
             resource.name.lower(): PressureInfo(list(some.averages), some.total, list(full.averages), full.total)

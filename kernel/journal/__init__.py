@@ -1,1 +1,1 @@
-"""The journal: what the kernel must remember to go on after its own death."""
+"""The journal: the state that the next kernel needs to go on after this one's death."""

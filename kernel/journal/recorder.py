@@ -1,9 +1,9 @@
 """From the live kernel to records: what an event has changed becomes one frame.
 
-Whoever changes what a head (records.py) tells of a process touches it; tokens that join a log are noticed apart, since
-that is what happens most. At the end of the event what was touched is written down, so the cost is that of what has
-changed, and a process that sleeps costs nothing. That nobody forgets to touch is checked after every event of the
-simulator: the records so far must add up to the live state (`snapshot`).
+Code that changes what a process's head (records.py) tells marks the process as `changed` (marks.py). Tokens that join a
+log are noted apart, because that happens most. At the end of the event the recorder writes down what was marked; so the
+cost is that of the changes, and a process that sleeps costs nothing. After every event the simulator checks that no mark
+was forgotten: the records so far must add up to the live state (`snapshot`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from llmasos.kernel.objects.device import Device
     from llmasos.kernel.objects.request import Request
 
-# Calls whose answers are kept, because doing them again would do something else than they did.
+# Calls whose answers are kept: made again, they would do something else than they did.
 CHANGING = frozenset(
     {
         calls.Spawn,
@@ -70,7 +70,8 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Recorder:
-    """Notes what an event changes, and makes its frame. Off (no journal, or the kernel halts) it notes nothing."""
+    """Notes what an event changes, and makes its frame. It notes nothing while `on` is false: there is no journal, or the
+    kernel halts."""
 
     def __init__(self) -> None:
         self.on = False
@@ -78,8 +79,8 @@ class Recorder:
         self._known: set[int] = set()  # pids that the journal has
         self._next_pid = 0  # as the journal has it
         self._groups: dict[str, Group] = {}  # those that the journal has, by path
-        # of this event
-        self._first: list[AnyEntry] = []  # before all others
+        # Of this event.
+        self._first: list[AnyEntry] = []  # come before all others in the frame
         self._grown: dict[int, LLMProcess] = {}
         self._noted: dict[int, LLMProcess] = {}
         self._answers: list[tuple[Program, Answer]] = []
@@ -90,30 +91,30 @@ class Recorder:
         self._devices: dict[str, Device] = {}
 
     def begin(self, groups: GroupTree, state: State) -> None:
-        """Record from here on; the journal has `state`, and the kernel has been made from it."""
+        """Record from here on. The journal has `state`, from which the kernel was made."""
         self.on = True
         self._known = set(state.programs) | set(state.processes)
         self._next_pid = state.next_pid
         self._groups = {path: groups.find(path, groups.root) for path in state.groups}
 
     def end(self) -> None:
-        """Record nothing more. What has not been made a frame yet has not happened, as far as the journal goes."""
+        """Record nothing more. For the journal, changes that are in no frame yet have not happened."""
         self.on = False
 
     # --- what happens -----------------------------------------------------------------------------------------------
 
     def grew(self, process: LLMProcess) -> None:
-        """Its log has other tokens at its end."""
+        """The log of a process has other tokens at its end."""
         if self.on:
             self._grown[process.pid] = process
 
     def noted(self, process: LLMProcess) -> None:
-        """It has other opaque records at the end of them."""
+        """The opaque records of a process have changed at their end."""
         if self.on:
             self._noted[process.pid] = process
 
     def forked(self, child: LLMProcess, parent: LLMProcess) -> None:
-        """A child has its parent's log, as that is now: it need not be written again."""
+        """A child has the log that its parent has now, so the log need not be written again."""
         if not self.on or parent.pid not in self._known:
             return
         if parent.pid in self._grown:
@@ -125,7 +126,8 @@ class Recorder:
         child.recorded, child.records.journaled = len(child.log), len(child.records.rows)
 
     def answered(self, request: Request, errno: Errno, value: Any, reason: str) -> None:
-        """A call has its answer. One that failed without having waited has changed nothing."""
+        """A call is answered. The answer is noted, unless the call failed without having waited: then it changed
+        nothing."""
         if self.on and type(request.call) in CHANGING and (errno is Errno.OK or request.waited):
             answer = Answer(request.program.pid, request.seq, request.entry.number, errno, _encode(value), reason)
             self._answers.append((request.program, answer))
@@ -141,7 +143,7 @@ class Recorder:
             self._removed.append(group.path)
 
     def left(self, group: Group) -> None:
-        """A process is no longer a member."""
+        """A process has left a group."""
         if self.on and self._groups:
             self._left.append(group)
 
@@ -159,7 +161,7 @@ class Recorder:
     # --- the frame --------------------------------------------------------------------------------------------------
 
     def frame(self, table: ProcessTable, now: float) -> Frame | None:
-        """The frame of an event that ends now; None if it changed nothing."""
+        """The frame of the event that ends now; None if it changed nothing."""
         if not self.on:
             table.changed.clear()
             table.gone.clear()
@@ -224,7 +226,7 @@ class Recorder:
         self._devices.clear()
 
     def _groups_gone(self, entries: list[AnyEntry]) -> None:
-        """Groups that were removed, and those that ended with their session."""
+        """Enter the groups that were removed, and those that ended with their session."""
         ended = {one.path + "/" for group in self._left for one in group.chain if one.session and not one.pids}
         gone = set(self._removed)
         if ended:
@@ -240,7 +242,7 @@ class Recorder:
     def snapshot(
         self, table: ProcessTable, groups: GroupTree, devices: Iterable[Device], now: float, secret: bytes
     ) -> State:
-        """The state that the journal must have come to, from the live kernel. Logs are not copied."""
+        """The state that the journal must add up to, from the live kernel. Logs are not copied."""
         state = State(secret, now, table.next_pid)
         for process in table:
             if isinstance(process, Program):
@@ -279,7 +281,7 @@ def process_head(process: LLMProcess) -> ProcessHead:
     image, saved, device = process.image, process.saved, process.device
     if image is not None:
         path, dtype, name, kind = image.path, image.dtype, device.name, device.config.kind
-    elif saved is not None:  # it has yet to get its model back
+    elif saved is not None:  # it has not got its model back yet
         path, dtype, name, kind = saved.path, saved.dtype, saved.device, saved.kind
     else:
         raise AssertionError(f"process {process.pid} has neither a model nor the promise of one")
@@ -324,7 +326,7 @@ def _doing(process: LLMProcess) -> Doing | None:
 
 
 def _grown(process: LLMProcess) -> Grown:
-    """The end of a log that the journal does not have; from here on it has it."""
+    """The end of a log, which the journal does not have yet. From here on it counts as recorded."""
     account, decoding = process.account, process.decoding
     keep, process.recorded = process.recorded, len(process.log)
     known, logprobs = 0, []
@@ -335,7 +337,7 @@ def _grown(process: LLMProcess) -> Grown:
 
 
 def _noted(process: LLMProcess) -> Noted:
-    """The records that the journal does not have; from here on it has them."""
+    """The opaque records that the journal does not have yet. From here on they count as recorded."""
     records = process.records
     keep, records.journaled = records.journaled, len(records.rows)
     return Noted(process.pid, keep, records.rows[keep:])

@@ -1,8 +1,8 @@
-"""What stands in the journal: records of what has changed, one frame of them for each event of the kernel.
+"""The records of the journal: what has changed, one frame for each event of the kernel.
 
-The model is a database's redo log: a record says what is from here on, never how that came about, so reading the
-records in order gives the state (state.py). A frame is whole or not there, so an event's consequences come back together
-or not at all. Records are msgpack arrays whose first element is the record's number; numbers are never used again.
+The model is a database's redo log. A record says what holds from here on, never how it came about, so reading the records
+in order gives the state (state.py). A frame is whole or not there, so an event's consequences come back together or not
+at all. Records are msgpack arrays whose first element is the record's number; numbers are never used again.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from llmasos.syscalls.records import (
 
 
 class Traits(msgspec.Struct, frozen=True):
-    """What a process is, apart from what it does: the fields that a fork copies, and that images and the journal carry.
-    `spent` are the tokens of its budget that were used up before it was born here."""
+    """What a process is, apart from what it does: the fields that a fork copies and that images and the journal carry.
+    `spent`: how many tokens of its budget were used up before it was born here."""
 
     name: Name
     model: ModelName
@@ -45,12 +45,12 @@ class Traits(msgspec.Struct, frozen=True):
 
 
 def traits_of(record: Traits) -> Traits:
-    """The traits in a record that has them among its own fields."""
+    """The traits of a record that has them among its own fields."""
     return Traits(*(getattr(record, name) for name in Traits.__struct_fields__))
 
 
 class Entry(Record):
-    """What the records share."""
+    """The base of all records."""
 
 
 class Secret(Entry, tag=1):
@@ -60,13 +60,13 @@ class Secret(Entry, tag=1):
 
 
 class Pids(Entry, tag=2):
-    """The pid that is given out next."""
+    """The next new pid."""
 
     next: int
 
 
 class ProgramHead(Entry, tag=3):
-    """A program, from here on."""
+    """A program as it is from here on."""
 
     pid: int
     name: str
@@ -77,7 +77,7 @@ class ProgramHead(Entry, tag=3):
 class Doing(Entry, tag=4):
     """A decode under way. It ends when the log has `until` tokens; `deadline` is a time of the frames' clock.
 
-    `program` and `seq` are of the call that waits for it; 0: none does.
+    `program` and `seq` name the call that waits for it; 0: none does.
     """
 
     append: bool
@@ -100,7 +100,7 @@ class Exited(Entry, tag=5):
 
 
 class ProcessHead(Traits, frozen=True, array_like=True, kw_only=True, tag=6):
-    """All of an LLM process but its log, from here on. `path` and `dtype` are what it runs, `kind` is its device's."""
+    """An LLM process as it is from here on, without its log. It runs `path` in `dtype` on a device of `kind`."""
 
     pid: int
     owner: int
@@ -121,7 +121,7 @@ class ProcessHead(Traits, frozen=True, array_like=True, kw_only=True, tag=6):
 class Grown(Entry, tag=7):
     """The log of a process: its first `keep` tokens, then these. `fed` and `decoded` are its account from here on.
 
-    So with the log-probabilities of the decode under way: the first `known` of those there are, then `logprobs`.
+    Likewise the log-probabilities of the decode under way: the first `known` of the earlier ones, then `logprobs`.
     """
 
     pid: int
@@ -140,7 +140,7 @@ class Gone(Entry, tag=8):
 
 
 class Answer(Entry, tag=9):
-    """What a call that may have changed something was answered; `value` is still encoded."""
+    """The answer to a call that may have changed something; `value` is still encoded."""
 
     program: int
     seq: int
@@ -151,7 +151,7 @@ class Answer(Entry, tag=9):
 
 
 class GroupHead(Entry, tag=10):
-    """A control group that was made, or set, by a call."""
+    """A control group that a call has made or set."""
 
     path: str
     settings: GroupSettings
@@ -169,7 +169,7 @@ class GroupSpent(Entry, tag=12):
 
 
 class DeviceHead(Entry, tag=13):
-    """How a device is scheduled, as a call has set it."""
+    """How a device is scheduled, since a call has set it."""
 
     name: str
     policy: str
@@ -178,14 +178,14 @@ class DeviceHead(Entry, tag=13):
 
 
 class Copied(Entry, tag=14):
-    """The log of a process, with its records, is the whole log of another: it has just been forked."""
+    """A process was just forked: its log and its opaque records are those of another, whole."""
 
     pid: int
     parent: int
 
 
 class Noted(Entry, tag=15):
-    """The opaque records of a process: the first `keep` of those there were, then these."""
+    """The opaque records of a process: the first `keep` of the earlier ones, then these."""
 
     pid: int
     keep: int
@@ -223,7 +223,7 @@ _decode: Any = msgspec.msgpack.Decoder(Frame).decode
 
 
 class BadFrame(ValueError):
-    """Bytes that no kernel of this version has written."""
+    """No kernel of this version has written these bytes."""
 
 
 def decode(body: bytes | memoryview) -> Frame:

@@ -1,7 +1,6 @@
-"""What the records of a journal add up to; pure, as the core is.
+"""The state that the records of a journal add up to; pure, as the core is.
 
-`apply` is the one place that says what a record means. A snapshot is a journal of the fewest frames that add up to the
-same: that is compaction.
+Only `apply` says what a record means. A snapshot is a short journal that adds up to the same state; compaction writes it.
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_PARKED_CALLS
 from llmasos.syscalls.records import GroupSettings, LogRecord, TokenLogprobs
 
-MOST_ANSWER_BYTES = 4 << 20  # of one program; the newest answer is kept in any case
-_SHORT = 256  # bytes of an answer that is kept whole in any case
+MOST_ANSWER_BYTES = 4 << 20  # of one program; the newest answer is always kept
+_SHORT = 256  # bytes of an answer that is always kept whole
 _EMPTY = msgspec.msgpack.encode(None)
 _LOST = "it was done before the kernel died, but its answer was too long to be kept; read the log of the process"
 _PIECE = 1 << 16  # tokens of a log in one frame of a snapshot
 
 
 class Answers:
-    """The latest answers to a program, which its connection may have lost. What came after so many others has arrived:
-    a connection delivers in order. Of answers that are too long together the oldest lose what they said, but not that
-    the call was done: made again, it must not be done twice."""
+    """The latest answers to a program, which its connection may have lost. Older answers have arrived, since a connection
+    delivers in order. If the answers are too long together, the oldest lose their text, but stay: the call was done, and
+    must not be done twice."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[int, Answer] = OrderedDict()  # by seq, oldest first
@@ -129,11 +128,11 @@ class State:
 
     @property
     def tokens(self) -> int:
-        """Of all logs."""
+        """The number of tokens in all logs."""
         return sum(len(process.log) for process in self.processes.values())
 
     def apply(self, frame: Frame) -> None:
-        """Raises BadFrame if the records do not fit what came before them."""
+        """Take a frame in. Raises BadFrame if its records do not fit those before them."""
         self.now = frame.now
         for entry in frame.entries:
             try:
@@ -202,7 +201,7 @@ class State:
         records += entry.records
 
     def copy(self) -> State:
-        """One that does not change with this one."""
+        """A copy that does not change when this state does."""
         return State(
             self.secret,
             self.now,
@@ -241,7 +240,7 @@ class State:
                 yield Frame(self.now, [Noted(pid, 0, process.records)])
 
     def difference(self, other: State) -> str:
-        """Where two states differ first, for tests; empty: nowhere. Their clocks may."""
+        """Where two states differ first, for tests; empty: nowhere. Their clocks may differ."""
         for name in ("secret", "next_pid", "groups", "spent", "devices"):
             if getattr(self, name) != getattr(other, name):
                 return f"{name}: {getattr(self, name)} and {getattr(other, name)}"

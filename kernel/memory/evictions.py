@@ -1,9 +1,9 @@
-"""Whose weights go first of the models that may go and are needed alike: replaceable policies, as those for the pages of
-processes (victims.py) are.
+"""Which model's weights go first, among models that may go and are needed alike: replaceable policies, like those for
+the pages of processes (victims.py).
 
-A policy is a small pure object, one for each device: it says how much an image's weights are worth. `lru`, the default,
-is what it is called. `cost` is GreedyDual-Size again (Cao and Irani 1997): what is quickly read again, for its size, goes
-before what is read slowly, and what has been idle for long before both.
+A policy is a small pure object, one for each device. It says how much an image's weights are worth. `lru`, the default,
+evicts the least recently used. `cost` is GreedyDual-Size again (Cao and Irani 1997): weights that can be read again
+quickly, for their size, go before weights that are slow to read, and weights that have been idle for long go before both.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _SHORTEST_IDLE = 1e-3  # seconds
 
 
 class Evictions:
-    """`lru`: the one that ran, or was used, longest ago."""
+    """`lru`: evict the image that ran, or was used, longest ago."""
 
     name = "lru"
 
     def worth(self, image: Image, now: float) -> float:
-        """The image of the least worth goes first. Worths are compared only with those of the same moment."""
+        """The image with the smallest worth goes first. Compare only worths of the same moment."""
         return max(image.ran, image.used)
 
 
@@ -32,8 +32,8 @@ class Cost(Evictions):
     name = "cost"
 
     def worth(self, image: Image, now: float) -> float:
-        """Seconds to have back a byte of its weights, as its last page-in was measured, for each second that it has been
-        idle. Nothing has to be read again of one whose weights are out already."""
+        """Seconds that the last page-in took for each byte, divided by the seconds that the image has been idle. 0 if its
+        weights are out already: evicting it costs nothing."""
         if not image.allotted:
             return 0.0
         idle = max(now - max(image.ran, image.used), _SHORTEST_IDLE)

@@ -1,10 +1,10 @@
-"""The frames of one model's KV on one device: who maps them, which are free, which are kept for their prefix.
+"""The frames of one model's KV on one device: how often each is mapped, which are free, which are kept for their prefix.
 
 A frame is in exactly one of three states: mapped (refcount > 0), cached (refcount 0, but named in the prefix index and
 therefore worth keeping), or free. `alloc` takes free frames first, then the cached one released longest ago; a process
-releases its table from the tail, so that of a prefix the tail is lost first and the shareable head last.
+releases its table from the tail, so a prefix loses its tail first and its shareable head last.
 
-A mapped frame is charged to the control group of the process that mapped it first, until nobody maps it.
+The control group of the process that mapped a frame first pays for it until no process maps it.
 
 Entry points: alloc, share, release, lookup, name, private; check() recounts.
 """
@@ -64,7 +64,7 @@ class FramePool:
         self.refs[frame] += 1
 
     def charge(self, frame: int, payer: Group | None) -> None:
-        """Have another pay for a frame, or nobody."""
+        """Make `payer` pay for a frame; None: nobody pays."""
         before = self.payers[frame]
         if before is not None:
             before.charge_kv(-self.frame_bytes)
@@ -73,7 +73,7 @@ class FramePool:
         self.payers[frame] = payer
 
     def move(self, frames: Iterable[int], payer: Group) -> None:
-        """Have `payer` pay for those of the frames that nobody else maps."""
+        """Make `payer` pay for the frames that are mapped once only."""
         for frame in frames:
             if self.refs[frame] == 1:
                 self.charge(frame, payer)
@@ -93,14 +93,15 @@ class FramePool:
                     self._free.append(frame)
 
     def lookup(self, parent: int, tokens: Tokens) -> tuple[int, int] | None:
-        """(serial, frame) of an equal computed block; `share` the frame to keep it."""
+        """The serial and frame of an equal computed block, or None; `share` the frame to keep it."""
         return self.prefix.find(parent, tokens)
 
     def name(self, parent: int, tokens: Tokens, frame: int) -> int:
         return self.prefix.enter(parent, tokens, frame)
 
     def private(self, frame: int) -> bool:
-        """Whether the only mapping may write it. A name does not survive a write, so it is taken away."""
+        """Whether a frame has one mapping only, so that it may be written. Then it loses its name, which would not
+        survive."""
         if self.refs[frame] != 1:
             return False
         self.prefix.forget(frame)

@@ -1,8 +1,8 @@
 """A process's page table: which frame holds which 16 tokens of its context.
 
 The rules of copy-on-write are here: full blocks are immutable and shared freely; the last, partial block is copied on the
-first write after a fork. What the driver has been told of the table (`sent`) is kept beside it, because a step carries
-only what has changed since.
+first write after a fork. `sent` is how much of the table the driver knows, because a step carries only what has changed
+since.
 
 Invariant between steps: len(frames) == ceil(cached / BLOCK_TOKENS). While a step is in flight the table also covers
 the tokens that step computes.
@@ -36,8 +36,8 @@ class Kept:
 class PageTable:
     """Frames of one context in one pool; `cached` is the number of leading tokens whose KV they hold.
 
-    `kept` are the blocks, by number, whose KV lies in a lower tier too; it is what the log says, whether or not the
-    block has a frame as well. `group` pays for what the table takes.
+    `kept` has the blocks, by number, whose KV lies in a lower tier, whether or not the block has a frame as well. It
+    always matches the log. `group` pays for the frames and places of the table.
     """
 
     __slots__ = ("cached", "chain", "frames", "group", "kept", "salt", "sent")
@@ -52,7 +52,7 @@ class PageTable:
         self.kept: dict[int, Kept] = {}
 
     def fork(self, pool: FramePool, group: Group) -> PageTable:
-        """A copy that shares every frame; the driver knows nothing of it yet. What lies in lower tiers stays the
+        """A copy that shares every frame; the driver knows nothing of it yet. The places in lower tiers stay the
         parent's."""
         child = PageTable(group, self.salt)
         child.frames = self.frames.copy()
@@ -63,8 +63,8 @@ class PageTable:
         return child
 
     def reuse(self, pool: FramePool, log: Sequence[int]) -> int:
-        """Map frames of equal blocks that are computed already, as far as the group may have more where nobody maps them;
-        returns the number of tokens gained.
+        """Map frames of equal blocks that are computed already; returns the number of tokens gained. Stops where the
+        group would have to pay for a frame and may not have more.
 
         Only at a block boundary, and never the last token of the log: its logits are wanted, so it is computed.
         """
@@ -89,8 +89,9 @@ class PageTable:
         return gained
 
     def move_out(self, pool: FramePool, space: SwapSpace) -> list[tuple[int, Slot]]:
-        """Find places for the blocks that nobody else maps; returns (frame, slot) of those to be written. What has no
-        place is computed again, as is what others map if they are gone by then. To be followed by `cut`."""
+        """Find places for the blocks that no other table maps; returns (frame, slot) of those to be written. Blocks
+        without a place are computed again later; so are shared blocks, if the others have let go of them by then. Call
+        `cut` next."""
         moves = []
         for block, frame in enumerate(self.frames[: blocks(self.cached)]):
             held = min(BLOCK_TOKENS, self.cached - block * BLOCK_TOKENS)
@@ -116,8 +117,8 @@ class PageTable:
         return sum(kept.tokens for block, kept in self.kept.items() if block < len(self.frames))
 
     def returning(self, length: int) -> int:
-        """Tokens of a log of `length` whose KV can be moved in where it is wanted next; never the last one, whose logits
-        are wanted."""
+        """How many of the next tokens of a log of `length` can be moved in from a lower tier; never the last one, whose
+        logits are wanted."""
         if not self.kept or self.cached % BLOCK_TOKENS:
             return 0
         end = self.cached
@@ -128,8 +129,8 @@ class PageTable:
         return max(0, min(end, length - 1) - self.cached)
 
     def move_in(self, pool: FramePool, tokens: int) -> list[tuple[int, Slot]]:
-        """Frames for the next `tokens` tokens, which `returning` has promised and the caller has `room` for; returns
-        (frame, slot) of each. They count as cached from here on, but get no names before they are there (`computed`)."""
+        """Take frames for the next `tokens` tokens, as many as `returning` said; the caller has checked `room`. Returns
+        (frame, slot) of each. They count as cached from here on, but get their names only in `computed`."""
         moves = []
         for block in range(self.cached // BLOCK_TOKENS, blocks(self.cached + tokens)):
             frame = self._take(pool)
@@ -139,8 +140,8 @@ class PageTable:
         return moves
 
     def bring(self, pool: FramePool, tokens: int) -> list[int]:
-        """Frames for the next `tokens` tokens at a block boundary, whose KV comes from elsewhere, or for as many as there
-        are frames and the group may have; they count as cached, but get no names before they are there (`computed`)."""
+        """Take frames at a block boundary for up to `tokens` tokens whose KV comes from elsewhere, as far as there are
+        frames and the group may have them. They count as cached from here on, but get their names only in `computed`."""
         size, group = self.group.kv_room()
         count = min(blocks(tokens), pool.available)
         if group is not None:
@@ -151,8 +152,8 @@ class PageTable:
         return frames
 
     def stored(self, length: int) -> tuple[int, list[int], list[Slot]]:
-        """What there is of the KV of a log of `length`, in frames and lower tiers, without a gap: tokens, the frames, and
-        the places after them."""
+        """The KV of a log of `length` from its start up to the first gap: the number of tokens, their frames, and the
+        places in lower tiers after them."""
         if self.cached % BLOCK_TOKENS:
             return self.cached, self.frames[: blocks(self.cached)], []
         tokens, slots = self.cached, []
@@ -164,7 +165,7 @@ class PageTable:
         return tokens, self.frames[: blocks(self.cached)], slots
 
     def trim(self, space: SwapSpace, tokens: int) -> None:
-        """The log has been cut to `tokens` tokens: forget what lies in lower tiers of the rest."""
+        """The log has been cut to `tokens` tokens: give back the places of the rest."""
         for block in [block for block in self.kept if (block + 1) * BLOCK_TOKENS > tokens]:
             left = tokens - block * BLOCK_TOKENS
             if left > 0:
@@ -173,7 +174,7 @@ class PageTable:
                 self.lose(space, block)
 
     def lose(self, space: SwapSpace, block: int) -> None:
-        """What lies in a lower tier of this block, if anything does, is of no use any more."""
+        """The KV of this block in a lower tier, if there is any, is of no use any more: give the place back."""
         kept = self.kept.pop(block, None)
         if kept is not None:
             space.give((kept.slot,))
@@ -185,11 +186,12 @@ class PageTable:
             self.lose(space, block)
 
     def room(self, pool: FramePool) -> int:
-        """Tokens that can be computed with the frames there are now, a copy-on-write of the last block included."""
+        """How many tokens can be computed with the frames that are available now, counting a copy of a shared last
+        block."""
         return self._room(pool, pool.available)
 
     def room_of_group(self, pool: FramePool) -> tuple[int, Group | None]:
-        """The same with the frames that the group may have, and the group that limits it."""
+        """The same with the frames that the group may have; and which group limits it."""
         size, group = self.group.kv_room()
         return self._room(pool, size // pool.frame_bytes if group is not None else 1 << 40), group
 
@@ -242,7 +244,7 @@ class PageTable:
         self.sent = min(self.sent, keep)
 
     def move_to(self, group: Group, pool: FramePool, space: SwapSpace) -> None:
-        """Another group pays from here on, for what nobody else maps."""
+        """From here on `group` pays for the places, and for the frames that no other table maps."""
         pool.move(self.frames, group)
         size = len(self.kept) * space.frame_bytes
         self.group.charge_swap(-size)
@@ -250,8 +252,8 @@ class PageTable:
         self.group = group
 
     def hand_over(self, pool: FramePool, group: Group) -> None:
-        """Another group pays from here on for all that this one does, from the front, as far as it may have more; what is
-        behind that is let go."""
+        """From here on `group` pays for what the present one pays for, from the front, as far as its limits allow. The
+        frames behind that are released."""
         payer, self.group = self.group, group
         for block, frame in enumerate(self.frames):
             if pool.payers[frame] is payer:
@@ -261,7 +263,7 @@ class PageTable:
                 pool.charge(frame, group)
 
     def forget(self, space: SwapSpace) -> None:
-        """The device has lost its frames and places: nothing to release."""
+        """The device has lost its memory: forget frames and places, and release nothing."""
         self.frames.clear()
         self.chain.clear()
         self.group.charge_swap(-len(self.kept) * space.frame_bytes)

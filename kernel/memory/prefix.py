@@ -22,7 +22,7 @@ class _Name:
 
 
 def root(salt: int) -> int:
-    """The parent of an owner's first block; negative, so it is no serial."""
+    """The parent of an owner's first block: a negative number, so no serial equals it."""
     return -1 - salt
 
 
@@ -63,7 +63,7 @@ class PrefixIndex:
         return serial
 
     def forget(self, frame: int) -> None:
-        """The frame is going to be overwritten."""
+        """The frame will be overwritten: take its name away."""
         name = self._by_frame.pop(frame, None)
         if name is not None:
             del self._by_name[(name.parent, name.tokens)]

@@ -1,8 +1,8 @@
 """Swap: places for KV in the tiers below a device's own memory, and whether moving it there pays.
 
-As in Linux a place keeps what was written to it when the frame comes back (its swap cache), so that a block which has not
-changed since goes out again without being written. Unlike there, nothing has to be swapped: KV can always be computed
-again from the token log, and is, where that is measured to be faster.
+As in Linux's swap cache, a place keeps what was written to it when the frame comes back, so a block that has not changed
+goes out again without being written. Unlike in Linux, nothing has to be swapped: KV can always be computed again from the
+token log, and the kernel does that where it is measured to be faster.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _SMOOTH = 0.2  # of measured seconds
-_FEWEST_TOKENS = 32  # in a step whose time tells what a token costs when many are computed
-_SWITCH = 1.25  # how much dearer one way must be before the other is taken
-_TRIAL = 64  # measured steps after which moving that did not pay is tried again; twice as many after each time in vain
+_FEWEST_TOKENS = 32  # a step of fewer tokens does not tell what one of many costs
+_SWITCH = 1.25  # how much more one way must cost before the other is taken
+_TRIAL = 64  # measured steps before moving is tried again where it did not pay; doubled each time it does not pay again
 
 
 @dataclass(slots=True, frozen=True)
@@ -25,8 +25,8 @@ class Slot:
 
 
 class SwapSpace:
-    """The places of one image, for frames of `frame_bytes`: `counts[i]` of them in tier `i + 1`. Knows no process: tables
-    say what is where, and charge their groups."""
+    """The places of one image, for frames of `frame_bytes`: `counts[i]` of them in tier `i + 1`. It knows no process:
+    page tables know what lies where, and charge their groups."""
 
     def __init__(self, counts: Sequence[int] = (), frame_bytes: int = 0) -> None:
         self.counts = list(counts)
@@ -50,7 +50,7 @@ class SwapSpace:
         return None
 
     def give(self, slots: Iterable[Slot]) -> None:
-        """Places that are not used any more."""
+        """Take back places that are not used any more."""
         for slot in slots:
             self._free[slot.tier - 1].append(slot.number)
 
@@ -69,8 +69,9 @@ class SwapSpace:
 
 
 class SwapCost:
-    """Seconds for moving the KV of a token and for computing it, as measured for an image; `pays`: is moving better? What
-    is not known is tried, and so is now and then what has been given up: a disk that was busy once need not be slow."""
+    """Measured seconds for moving the KV of a token and for computing it, for one image. `pays`: moving is better. Moving
+    is tried until both are known, and again from time to time after it did not pay: a disk that was busy once need not be
+    slow."""
 
     def __init__(self) -> None:
         self._move = self._compute = 0.0  # seconds a token; 0: not known yet
@@ -95,8 +96,8 @@ class SwapCost:
                 self._trial *= 2
 
     def seconds(self, tokens: int, clean: int) -> float:
-        """To take the pages of so many tokens and have them back; the KV of `clean` ones lies in a lower tier already. As
-        long as nothing is known, a token costs one."""
+        """Seconds to take the pages of `tokens` tokens away and bring them back; `clean` of them lie in a lower tier
+        already. Until something has been measured, a token costs 1."""
         compute = self._compute or 1.0
         move = min(self._move or compute, compute)
         return move * (2 * tokens - clean) if self.pays else compute * tokens

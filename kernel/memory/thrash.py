@@ -1,6 +1,8 @@
-"""Thrashing: a device that spends its time on bringing back pages it took away. The answer is the classical one (Denning
-1968): fewer processes, each for longer. Here the quantum of tokens after which a process may lose its pages to another of
-its class is stretched until most of the time goes into new tokens again, and goes back when memory suffices.
+"""Thrashing: a device spends its time on bringing back pages that it took away.
+
+The answer is the classical one (Denning 1968): fewer processes, each for longer. The kernel stretches the quantum of
+tokens after which a process may lose its pages to another of its class, until most of the time goes into new tokens
+again, and shortens it when memory suffices.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ MOST = 64
 
 
 class Thrash:
-    """Of one model on one device. `stretch`: by what its quantum is multiplied."""
+    """The measure for one model on one device. `stretch` multiplies the quantum of its processes."""
 
     def __init__(self) -> None:
         self.stretch = 1
@@ -20,7 +22,8 @@ class Thrash:
         self._seconds = self._lost = 0.0
 
     def spent(self, seconds: float, lost: float) -> bool:
-        """A step took so long, `lost` of it for what had been there before. Returns whether the stretch has changed."""
+        """A step took `seconds`, `lost` of them to bring back what had been there before. Returns whether `stretch`
+        changed."""
         self._seconds += seconds
         self._lost += lost
         if self._seconds < WINDOW:

@@ -1,9 +1,10 @@
-"""Who loses its pages first of those that sleep: replaceable policies, as page replacement is in teaching kernels.
+"""Which sleeping process loses its pages first: replaceable policies, like page replacement in teaching kernels.
 
-A policy is a small pure object, one for each image. It is told when a process got pages (`came`) and when it ran with
-them (`ran`), and chooses among those that hold some and do not want to run. `lru` and `fifo` are what they are called;
-`clock` is fifo with a second chance for who has run since the hand went by; `cost`, the default, takes the pages that are
-missed least: cheap to have back, and idle for long (after GreedyDual-Size, Cao and Irani 1997).
+A policy is a small pure object, one for each image. The kernel tells it when a process gets pages (`came`), runs with
+them (`ran`) and has none any more (`gone`), and asks it to choose among the processes that hold pages and do not want to
+run. `lru` and `fifo` do what their names say. `clock` is fifo with a second chance for a process that has run since the
+hand went by. `cost`, the default, takes the pages that are cheap to bring back and idle for long (after GreedyDual-Size,
+Cao and Irani 1997).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _LOOKED_AT = 64  # sleepers that `cost` compares, the longest idle first
 
 
 class Victims:
-    """`lru`: the one that ran longest ago. Sleepers come in that order."""
+    """`lru`: choose the process that ran longest ago. Sleepers come in that order."""
 
     name = "lru"
 
@@ -35,12 +36,13 @@ class Victims:
         """The process has no pages any more."""
 
     def choose(self, sleepers: Iterable[LLMProcess], now: float) -> LLMProcess | None:
-        """The one to lose its pages; None if there is none. `sleepers` come in the order in which they last ran."""
+        """The process that loses its pages; None if there is none. `sleepers` come in the order in which they last
+        ran."""
         return next(iter(sleepers), None)
 
 
 class Fifo(Victims):
-    """The one that has had its pages longest."""
+    """Choose the process that has had its pages longest."""
 
     name = "fifo"
 
@@ -74,7 +76,7 @@ class Clock(Fifo):
 
     def choose(self, sleepers: Iterable[LLMProcess], now: float) -> LLMProcess | None:
         asleep = {process.pid: process for process in sleepers}
-        for _ in range(2):  # at the latest the second time round nobody is referenced
+        for _ in range(2):  # in the second round no process is referenced any more
             for pid in list(self._came):
                 if pid not in asleep:
                     continue
@@ -93,7 +95,7 @@ class Cost(Victims):
 
     @staticmethod
     def _worth(process: LLMProcess, now: float) -> float:
-        """Seconds to have back a frame of it, the more the shorter it has been idle."""
+        """Seconds to bring back one of its frames, divided by the seconds that it has been idle."""
         image, table = process.image, process.table
         if image is None or not table.frames:
             return 0.0

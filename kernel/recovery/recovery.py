@@ -1,10 +1,10 @@
 """From the journal to the live kernel: what a boot brings back, and how programs take up where they were.
 
-Processes come back under their pids and wait for their models, which are loaded behind their backs; a decode under way
-goes on by itself, and draws the tokens it would have drawn. Programs are expected back for a while, then they end as if
-their connection had. A program that comes back shows its ticket, an HMAC of its pid under a key that the journal keeps,
-and makes its unanswered calls again under their old numbers: what has an answer gets it, who waited for a decode goes on
-waiting, everything else is done now, because it had not been done.
+Processes come back under their pids and wait for their models, which load in the background. A decode under way goes on
+by itself and draws the tokens that it would have drawn. The kernel expects programs back for a while; then it ends them
+as if their connection had ended. A program that comes back shows its ticket, an HMAC of its pid under a key that the
+journal keeps, and makes its unanswered calls again under their old numbers. A call that has an answer gets it once more,
+one that waited for a decode goes on waiting, and everything else is done now, because it had not been done.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from llmasos.syscalls.table import BY_RECORD
 
 
 def take_up(system: System, event: Syscall, shown: bytes) -> Program:
-    """The program of a ticket goes on by another connection. ESRCH: it is not known; EAGAIN: it is here already."""
+    """Bind the program of a ticket to a new connection. ESRCH: it is not known; EAGAIN: it is attached already."""
     pid = int.from_bytes(shown[:PID_BYTES], "big")
     valid = bool(system.secret) and len(shown) > PID_BYTES
     if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid)):
@@ -59,7 +59,7 @@ def take_up(system: System, event: Syscall, shown: bytes) -> Program:
 
 
 def join(waiting: Request, request: Request) -> bool:
-    """Whether a call is one that waits since an earlier kernel, made again: then the old one will be answered."""
+    """Whether a program has made again a decode that waits since an earlier kernel. Then the old request is answered."""
     if not waiting.absent or not isinstance(request.call, calls.Decode):
         return False
     waiting.absent = False
@@ -67,7 +67,7 @@ def join(waiting: Request, request: Request) -> bool:
 
 
 def answer_again(system: System, request: Request) -> bool:
-    """Whether a call was answered before, but the answer may not have arrived: then it is given again."""
+    """Answer a call as an earlier kernel did, if it did: that answer may not have arrived. Returns whether it did."""
     program = request.program
     if request.seq not in program.to_replay:
         return False
@@ -86,7 +86,7 @@ def answer_again(system: System, request: Request) -> bool:
 
 
 def recover(system: System, state: State) -> None:
-    """Bring back what the journal has, and keep it from here on."""
+    """Bring back the state that the journal has, and record from here on."""
     system.secret = state.secret
     for path, settings in state.groups.items():
         system.groups.recall(path).change(settings)
@@ -156,7 +156,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
         recorded=len(saved.log),
         records=LogRecords(saved.records),
         finish=head.finish,
-        ahead=False,  # its pages come back when something is asked of it
+        ahead=False,  # its pages come back with its next feed, truncate or decode
         stopped=head.stopped,
         stop_reason=head.stop_reason,
         dying=head.dying,
@@ -193,7 +193,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
 
 
 def journal_fails(system: System, reason: str) -> None:
-    """Say that the journal cannot be written, or that all is well again."""
+    """Log that the journal cannot be written, or that it can again."""
     system.journal_trouble = reason
     if reason:
         system.log(
@@ -207,7 +207,7 @@ def journal_fails(system: System, reason: str) -> None:
 
 
 def _device(system: System, saved: SavedProcess) -> Device | None:
-    """Where a process goes on: on its device, or on another of the kind, which computes the same."""
+    """The device that a process goes on with: its own, or another of the same kind, which computes the same; or None."""
     head = saved.head
     device = system.devices.get(head.device)
     if device is not None and device.config.kind == head.kind:

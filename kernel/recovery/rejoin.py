@@ -1,7 +1,7 @@
-"""Processes that the journal has brought back get their models back, and go on.
+"""Processes that came back with the journal get their models back, and go on.
 
-Each does so by a call of the kernel's own, which waits as the calls of programs do: until the model is in memory, or,
-where it cannot be had, until the driver starts again.
+The kernel makes a call of its own for each of them. It waits as programs' calls do: until the model is in memory, or, if
+the model cannot be had, until the driver starts again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llmasos.syscalls.table import Call, Entry
 
 
 class Rejoin(Call[None]):
-    """Give a process that is back its model."""
+    """Give a process its model back."""
 
     pid: int
 
@@ -37,8 +37,8 @@ class Return(desk.Begun):
         self.process = process
 
     def undo(self, system: System, error: SyscallError) -> None:
-        """The process stays, with its log and its decode, until the driver starts again: another boot may have the model.
-        Only calls that wait for it are told."""
+        """Keep the process, with its log and its decode, until the driver starts again: another boot may have the model.
+        Only calls that wait for it fail."""
         process = self.process
         if not process.lost:
             _tell(system, process, error)
@@ -46,7 +46,7 @@ class Return(desk.Begun):
 
 
 def begin(system: System, process: LLMProcess) -> None:
-    """Have the model of a process brought into memory, and the process go on with it."""
+    """Begin to bring a process's model into memory; the process goes on with it."""
     stale(system, process)
     system.woken.append((_request(system, process), None))
 
@@ -68,7 +68,7 @@ def rejoin(system: System, request: Request, call: Rejoin) -> Waiting | None:
     process.lost = ""
     if image.state != RESIDENT:
         return wait(image.loaded)
-    image.check_tokens(process.log)  # its group's limits, which may be lower by now, do not take what it had
+    image.check_tokens(process.log)  # not its group's limits: they may be lower by now, and do not take what it had
     length = len(process.log)
     if length > image.context:
         why = f"its context has {length} tokens, {image.name} on {device.name} has room for {image.context}"

@@ -1,10 +1,10 @@
 """Weighted fair sharing by virtual token time, as Linux's CFS shares CPU time.
 
 A process's virtual time grows by tokens / share; the smallest goes first. Its share is its weight among its siblings
-times that of each of its control groups among theirs, of those that want the device now. One that wakes is set to no
-less than the smallest that runs, so sleeping earns no credit to monopolise the device with later. Unlike a CPU a step
-serves many processes at once: while nobody has to wait for a place in it, everybody gets what it wants whatever its
-weight, so nobody runs ahead, and all virtual times are level again.
+times that of each of its control groups among theirs, counting those that want the device now. A process that wakes gets
+at least the smallest virtual time of those that run, so it cannot save up credit by sleeping. A step, unlike a CPU,
+serves many processes at once: while no process has to wait for a place in it, each gets what it wants whatever its
+weight, so none runs ahead, and all virtual times are level again.
 
 Virtual time is an integer. A share is at most 1, so every token counts for a `_UNIT` or more: each charge is rounded down
 by less than a part in `_UNIT` of it, and nobody's time stands still while it runs. Integers here have no size to

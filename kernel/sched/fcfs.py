@@ -1,4 +1,4 @@
-"""First come, first served: who woke first runs until it sleeps. The baseline: best throughput, convoys and all."""
+"""First come, first served: the process that woke first runs until it sleeps. The baseline: throughput, and convoys."""
 
 from __future__ import annotations
 

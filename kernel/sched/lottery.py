@@ -51,7 +51,7 @@ class Lottery(Policy):
 
     def _draw(self, process: LLMProcess) -> None:
         uniform = (mix(self.stamp(), process.pid) >> 1) + 1  # of 2^63
-        # Losers keep their draw until they win: without the growing base they would be favoured for ever after.
+        # Losers keep their draw until they win. If the base did not grow, they would be favoured for ever.
         process.policy_state = self._won(process) + process.virtual((63 << _BITS) - log2(uniform))
 
     def _won(self, process: LLMProcess) -> int:

@@ -1,7 +1,7 @@
 """Multi-level feedback queues (Corbato's CTSS; the rules of Arpaci-Dusseau, OSTEP chapter 8).
 
-Who uses up its quantum sinks one level, where the quantum is twice as long; who waits for input stays where it is; every
-BOOST tokens of the device all rise to the top again, so nobody starves.
+A process that uses up its quantum sinks one level, where the quantum is twice as long; one that waits for input stays on
+its level. Every BOOST tokens of the device all rise to the top again, so none starves.
 """
 
 from __future__ import annotations

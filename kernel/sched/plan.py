@@ -1,11 +1,11 @@
 """The plan of a step: which processes, how many tokens of each, in which frames.
 
 There is no prefill/decode split: each chosen process has tokens not yet computed. The run queue gives the processes in
-order of class and key; one that needs a single token gets it, prompts share what is left of the step's token budget in
-order, so a long prompt takes one slot of the batch and never the others' tokens. Beside processes that need one token
-prompts get no more than `stream_tokens`: those wait for the whole step. Frames are given in the order of class and key,
-to prompts and to the others: from the pool, then from processes that sleep, then from weaker ones (preemption); a process
-that can have none waits as BLOCKED(pagein).
+order of class and key. One that needs a single token gets it; prompts share the rest of the step's token budget in order,
+so a long prompt takes one slot of the batch and never the others' tokens. Beside processes that need one token, prompts
+get at most `stream_tokens` together, because the former wait for the whole step. Prompts and others get frames in the
+order of class and key: from the pool, then from processes that sleep, then from weaker ones (preemption). A process that
+can have none waits as BLOCKED(pagein).
 
 Planning costs O(chosen): nothing here walks the process table or the queue, except the search for a victim among the
 holders of pages, when memory is short.
@@ -47,10 +47,10 @@ def plan_step(system: System, device: Device) -> Plan | None:
     """Choose and prepare the next step, or None if nobody can run. Chosen processes are marked (`running` > 0)."""
     _wake_starved(system, device)
     plan = _fill(system, device, desperate=False)
-    while not plan.runs and device.queue:  # the first ones found no frames; the next may need none
+    while not plan.runs and device.queue:  # the first processes found no frames; the next may need none
         plan = _fill(system, device, desperate=False)
     while not plan.runs and (first := _first_claim(device, system.config.quantum)) is not None:
-        # Everybody who wants to run waits for frames that others who also wait hold: one must take what it needs.
+        # All that want to run wait for frames that others hold that wait too: one of them must take what it needs.
         assert first.image is not None
         del first.image.starved[first.pid]
         first.image.take_back()
@@ -73,8 +73,9 @@ def _first_claim(device: Device, quantum: int) -> LLMProcess | None:
 
 
 def _wake_starved(system: System, device: Device) -> None:
-    """Who waits for frames is tried again when there are some, or a sleeper has some; the first claim when another who
-    waits has some; and who has waited long for one that has had its turn: then it takes that one's pages."""
+    """Try processes again that wait for frames: several, when frames are available or a sleeper holds some; the one with
+    the first claim, when another that waits holds some; and the one that has waited longest, when it has waited too long
+    and another has had its turn, whose pages it then takes."""
     aging, quantum = system.config.aging_seconds, system.config.quantum
     for image in device.images.values():
         starved, holders = image.starved, image.holders.values()
@@ -118,23 +119,24 @@ def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
             gained = _reuse(process)
             if process.todo:
                 chosen.append((process, gained))
-            else:  # the prefix cache had everything that was to be computed ahead
+            else:  # the prefix cache had all tokens that were to be computed ahead
                 _count_reused(device, process, gained)
                 stale(system, process)
         if not chosen:
             break
         allotted = _allot(device, plan, [process for process, _ in chosen], left)
         for (process, gained), (tokens, pages) in zip(chosen, allotted, strict=True):
-            preempted = pages and not process.table.frames  # by one before it, just now
+            preempted = pages and not process.table.frames  # by a process before it, just now
             if tokens and not preempted and _admit(system, device, process, tokens, plan, desperate):
                 _count_reused(device, process, gained)
                 left -= process.running
                 slots -= 1
                 continue
-            if gained and gained == process.table.cached:  # who had nothing and cannot run keeps nothing from others
+            # It had nothing and cannot run, so it keeps nothing from others.
+            if gained and gained == process.table.cached:
                 _give_back(process)
             if not tokens:
-                slots -= 1  # nobody behind it gets what it could not
+                slots -= 1  # processes behind it do not get the place that it could not use
             if not tokens or preempted:
                 passed.append(process)
     for process in passed:
@@ -143,8 +145,8 @@ def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
 
 
 def _take_suspect(device: Device) -> LLMProcess | None:
-    """The suspect that was passed over for too long, if it still wants the device (it may have moved to another one
-    meanwhile, and be queued there); it is no longer queued."""
+    """Take the suspect that was passed over for too long off the queue, if it still wants this device: it may have moved
+    to another one meanwhile, and be queued there."""
     suspect, device.suspect = device.suspect, None
     if suspect is None or suspect.ticket <= 0 or suspect.device is not device:
         return None
@@ -153,7 +155,7 @@ def _take_suspect(device: Device) -> LLMProcess | None:
 
 
 def _reuse(process: LLMProcess) -> int:
-    """Map what others have computed already of its context; returns how many tokens."""
+    """Map the frames of its context that others have computed already; returns the number of tokens."""
     image, table = process.image, process.table
     assert image is not None
     if table.cached >= len(process.log) - 1:
@@ -165,7 +167,7 @@ def _reuse(process: LLMProcess) -> int:
 
 
 def _give_back(process: LLMProcess) -> None:
-    """Map nothing any more; what has a name stays cached."""
+    """Let go of all its frames; those with a name stay cached."""
     image = process.image
     assert image is not None
     process.table.cut(image.pool, 0)
@@ -178,8 +180,8 @@ def _count_reused(device: Device, process: LLMProcess, gained: int) -> None:
 
 
 def _allot(device: Device, plan: Plan, chosen: list[LLMProcess], left: int) -> list[tuple[int, bool]]:
-    """How many of `left` tokens each gets beside what is planned already, none if it is a prompt and those before it take
-    them all; and whether it has pages. No more are chosen than there are tokens."""
+    """For each chosen process: how many of the `left` tokens it gets beside what is planned already (0 for a prompt if
+    those before it take them all), and whether it has pages. The caller chooses at most `left` processes."""
     allotted = []
     todos = [process.todo for process in chosen]
     streams = todos.count(1)
@@ -196,8 +198,8 @@ def _allot(device: Device, plan: Plan, chosen: list[LLMProcess], left: int) -> l
 
 
 def _admit(system: System, device: Device, process: LLMProcess, tokens: int, plan: Plan, desperate: bool) -> bool:
-    """Give the process frames for up to `tokens`, and for what is moved in for it, and enter its run, or leave it
-    BLOCKED(pagein)."""
+    """Give the process frames for up to `tokens` tokens and for those that are moved in for it, and enter its run in the
+    plan; or leave it BLOCKED(pagein)."""
     image, table = process.image, process.table
     assert image is not None
     pool = image.pool
@@ -235,7 +237,7 @@ def _admit(system: System, device: Device, process: LLMProcess, tokens: int, pla
 
 
 def _allow_guesses(device: Device, plan: Plan) -> None:
-    """Rows that a small step has to spare go to runs that decode, as far as there are free frames (Run.ahead)."""
+    """Give the spare rows of a small step to runs that decode, as far as there are free frames (Run.ahead)."""
     spare = device.guess_rows - plan.tokens
     if spare <= 0:
         return

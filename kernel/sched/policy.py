@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 class Policy:
-    """First come, first served over wake-ups is the default of every method. State per process is in
-    `process.policy_state`, None until `woke` is first called under this policy."""
+    """By default, processes are served in the order in which they woke. The state of a process is in
+    `process.policy_state`; it is None until this policy's `woke` is called first."""
 
     name = "policy"
 
@@ -25,7 +25,7 @@ class Policy:
         self._stamp = 0
 
     def stamp(self) -> int:
-        """A number greater than all before: the tail of a queue."""
+        """A number greater than all before it: the tail of a queue."""
         self._stamp += 1
         return self._stamp
 

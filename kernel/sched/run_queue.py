@@ -1,9 +1,9 @@
 """The processes that want a device: per class a heap by the policy's key, and a line in order of waiting for ageing.
 
 Entries are never removed from the middle: each carries a ticket, and one whose ticket is no longer its process's is
-skipped when it surfaces (Python's heapq recipe). Those that do not surface, because stronger classes are always served
-first, are swept out when there are more of them than of live ones. So putting, taking and withdrawing are O(log n), and
-a process that sleeps costs nothing.
+skipped when it surfaces (Python's heapq recipe). Dead entries that do not surface, because stronger classes are always
+served first, are swept out when they outnumber the live ones. So putting, taking and withdrawing are O(log n), and a
+process that sleeps costs nothing.
 """
 
 from __future__ import annotations
@@ -53,9 +53,8 @@ class RunQueue:
         return sum(map(len, self._heaps)) + sum(map(len, self._lines))
 
     def put(self, process: LLMProcess, *, woke: bool = False) -> None:
-        """Queue a process (again, if its class or key may have changed). `woke`: it did not want the device before.
-
-        Its `since` says how long it waits. A process new to the policy in force always counts as woken.
+        """Queue a process, or queue it again when its class or key may have changed. `woke`: it did not want the device
+        before. A process new to the policy in force always counts as woken. Its `since` says how long it has waited.
         """
         if process.policy is not self.policy:
             process.policy, process.policy_state, woke = self.policy, None, True
@@ -79,7 +78,7 @@ class RunQueue:
             self._sweep()
 
     def _sweep(self) -> None:
-        """Throw out the entries that are no longer their process's; they would keep dead processes in memory."""
+        """Throw out dead entries, which would keep processes in memory that have ended."""
         self._puts = 0
         for level, heap in enumerate(self._heaps):
             heap[:] = [entry for entry in heap if entry[2].ticket == entry[1]]
@@ -88,13 +87,13 @@ class RunQueue:
             self._lines[level] = deque(entry for entry in line if entry[2].ticket == entry[1])
 
     def withdraw(self, process: LLMProcess) -> None:
-        """The process no longer wants the device; nothing happens if it was not queued."""
+        """Take a process off the queue, if it is in it: it no longer wants the device."""
         if process.ticket > 0:
             process.ticket = -process.ticket
             self._size -= 1
 
     def take(self) -> LLMProcess | None:
-        """The first process by class, then key; it is no longer queued."""
+        """Take the first process by class, then key, off the queue; None if it is empty."""
         for heap in self._heaps:
             while heap:
                 _, ticket, process = heapq.heappop(heap)
@@ -104,7 +103,8 @@ class RunQueue:
         return None
 
     def take_aged(self, before: float) -> LLMProcess | None:
-        """A process that has been waiting since `before` while a stronger class is served; longest wait first."""
+        """Take the process off the queue that has waited longest, if it has waited since `before` while a stronger class
+        is served."""
         strongest = next((i for i, heap in enumerate(self._heaps) if self._live(heap)), None)
         if strongest is None:
             return None
