@@ -170,7 +170,7 @@ class Kernel(System):
                 self.counters["errors"] += 1
                 self.actions.append(events.Reply(event.peer, event.seq, error.errno, reason=error.reason))
                 return
-        request = Request(program, event.seq, event.call, entry)
+        request = Request(program, event.seq, event.call, entry, program.group)
         if self.trace.on and not isinstance(event.call, TraceCall):  # or a tracer would see itself, for ever
             self.emit(f"call.{entry.name}", program.pid, amount=event.seq, detail=describe(event.call))
         if event.seq in program.parked:

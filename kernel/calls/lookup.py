@@ -100,7 +100,7 @@ def _is_admin(program: Program) -> bool:
 
 
 def _group(system: System, request: Request, touches: Touches, path: str) -> Group:
-    return system.groups.find(path, request.program.group)
+    return system.groups.find(path, request.base)
 
 
 def _place(system: System, request: Request, touches: Touches, path: str) -> Group:
@@ -123,7 +123,7 @@ def _ruled(system: System, request: Request, touches: Touches, path: str) -> Gro
 
 
 def _parent(system: System, request: Request, touches: Touches, path: str) -> tuple[Group, str]:
-    parent, name = system.groups.parent_of(path, request.program.group)
+    parent, name = system.groups.parent_of(path, request.base)
     if not parent.below(request.program.group) and not _is_admin(request.program):
         raise _not_below(request.program, path)
     return parent, name

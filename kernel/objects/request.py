@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llmasos.syscalls.table import Call, Entry
 
 if TYPE_CHECKING:
+    from llmasos.kernel.groups.group import Group
     from llmasos.kernel.objects.process import Program
     from llmasos.kernel.timers import Timer
 
@@ -30,6 +31,7 @@ class Request:
     seq: int
     call: Call[Any]
     entry: Entry
+    base: Group  # where relative paths of groups begin: the program's own when it called
     answered: bool = False
     channel: Channel | None = None  # set while it waits
     begun: object | None = None  # what it has begun (kernel/desk.py, Begun)

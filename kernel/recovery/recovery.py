@@ -185,8 +185,9 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
         if doing.deadline is not None:
             set_deadline(system, process, decoding, system.now + max(0.0, doing.deadline - state.now))
         if doing.program:
+            program, entry = programs[doing.program], BY_RECORD[calls.Decode]
             call = calls.Decode(process.pid, decoding.left, doing.stop_ids, logprobs=doing.logprobs)
-            decoding.request = Request(programs[doing.program], doing.seq, call, BY_RECORD[calls.Decode], absent=True)
+            decoding.request = Request(program, doing.seq, call, entry, program.group, absent=True)
             decoding.request.begun = Decode(process, decoding)
             sleep(system, decoding.request, wait(process.decoded))
     return process

@@ -52,7 +52,7 @@ def begin(system: System, process: LLMProcess) -> None:
 
 
 def _request(system: System, process: LLMProcess) -> Request:
-    return Request(system.own, process.pid, Rejoin(process.pid), _ENTRY, begun=Return(process))
+    return Request(system.own, process.pid, Rejoin(process.pid), _ENTRY, system.own.group, begun=Return(process))
 
 
 def rejoin(system: System, request: Request, call: Rejoin) -> Waiting | None:

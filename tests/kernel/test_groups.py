@@ -681,3 +681,16 @@ def test_a_program_cannot_make_groups_without_end_and_an_error_does_not_name_the
     sim.run_idle()
     assert path not in [group.path for group in sim.kernel.groups]
     assert sim.kernel.groups.root.inside == len(list(sim.kernel.groups)) - 1
+
+
+def test_a_relative_group_is_that_of_the_moment_of_the_call() -> None:
+    sim = simulate(options={"link": "1e6"})
+    program = sim.program()
+    program.call(GroupCreate("a"))
+    program.call(GroupCreate("/elsewhere"))
+    waiting = program.start(Spawn("sim", tokens=[1, 2], group="a"))
+    sim.run_for(0.01)
+    assert not waiting.done
+    program.call(GroupMove(0, "/elsewhere"))
+    sim.run_until(lambda: waiting.done)
+    assert row(sim, waiting.value).group.path.endswith("/a")
