@@ -51,6 +51,7 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m tests.kernel.floors
 	@$(BIN)/python -m docs.generate --check
 	@$(BIN)/python -m llmasos.userland.sdk.mirror --check
 

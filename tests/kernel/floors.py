@@ -15,7 +15,8 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-MOST = {"core": 4600, "journal": 950, "edge": 1500}  # lines of code
+AIM = {"core": 4600, "journal": 950, "edge": 1500}  # lines of code
+MOST = AIM | {"core": 5520}  # a ratchet: what it is above its aim it may lose, and not gain
 LONGEST = 60  # lines from a function's `def` to its end, all of them
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,7 +112,7 @@ def complaints(found: dict[Path, Size], layers: bool) -> list[str]:
 def main() -> int:
     found = sizes()
     for part, lines in sums(found).items():
-        print(f"{part:8} {lines:>6,} of {MOST[part]:,} lines of code")
+        print(f"{part:8} {lines:>6,} of {MOST[part]:,} lines of code; the aim is {AIM[part]:,}")
     file, size = max(found.items(), key=lambda item: item[1].longest)
     print(f"longest  {size.longest:>6} of {LONGEST} lines: {size.function} (kernel/{file})")
     wrong = complaints(found, has_layers())
