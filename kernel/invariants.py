@@ -50,7 +50,7 @@ def check_frames(system: System) -> None:
             image.pool.check(table.frames for table in tables)
             for pid in image.imports:
                 _require(
-                    pid in image.users or system.table.llm(pid).change is not None,
+                    pid in image.users or system.table.llm(pid).transition is not None,
                     f"{image.name}: KV is read for process {pid}, which neither has it nor is coming",
                 )
             image.swap.check(kept.slot for p in image.users.values() for kept in p.table.kept.values())
@@ -142,7 +142,9 @@ def check_run_queues(system: System) -> None:
         _require(
             len(device.queue) == len(queued), f"{device.name}: the queue counts {len(device.queue)} of {len(queued)}"
         )
-        _require(not device.sent or bool(device.outs), f"{device.name}: something waits for frames to be moved out")
+        _require(
+            not device.swapped_out or bool(device.outs), f"{device.name}: something waits for frames to be moved out"
+        )
         idle = device.state == UP and device.in_flight is None and not system.halting and not device.loads_alone
         starved = [p.pid for image in device.images.values() for p in image.starved.values() if not p.over_limit]
         _require(not (idle and (ready or starved)), f"{device.name} idles, but {ready} are ready, {starved} starved")
@@ -298,8 +300,8 @@ def check_requests(system: System) -> None:
             )
     for process in _llms(system):
         waiting = [*process.output, *process.boundary, *process.decoded]
-        if process.change is not None:
-            waiting.append(process.change)
+        if process.transition is not None:
+            waiting.append(process.transition)
         if process.decoding is not None and process.decoding.request is not None:
             waiting.append(process.decoding.request)
         for request in waiting:

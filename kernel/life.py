@@ -97,9 +97,9 @@ def exit_process(system: System, process: LLMProcess, status: int, reason: str) 
         return
     if (rejoining := system.own.parked.get(process.pid)) is not None:  # it was to get its model back
         desk.answer(system, rejoining, None)
-    if process.change is not None:
+    if process.transition is not None:
         gone = f"process {process.pid} exited before it was changed ({reason})"
-        desk.take_back(system, process.change, Errno.ESRCH, gone)
+        desk.take_back(system, process.transition, Errno.ESRCH, gone)
     if process.decoding is not None:
         finish_decoding(system, process, Finish.KILLED)
     release_pages(system, process)

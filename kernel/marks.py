@@ -55,4 +55,4 @@ def cancel_outs(system: System, device: Device, *, pid: int = 0, image: int = 0)
     if device.outs:
         device.outs = [move for move in device.outs if move.ctx != pid and move.image != image]
         if not device.outs:
-            wake(system, device.sent)
+            wake(system, device.swapped_out)

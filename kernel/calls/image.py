@@ -58,7 +58,7 @@ def checkpoint(system: System, request: Request, call: Checkpoint, process: LLMP
     check_able(device)
     tokens, frames, slots = process.table.stored(len(process.log)) if call.kv else (0, [], [])
     if slots and device.outs:  # what is to lie in them has yet to be sent there
-        return wait(device.sent)
+        return wait(device.swapped_out)
     request.begun = saving = Saving(request, process, path)
     places = [(slot.tier, slot.number) for slot in slots]
     head, number = image_of(process, image), image.id if tokens else 0
@@ -219,7 +219,7 @@ def _bring_in(system: System, restoring: Restoring, process: LLMProcess, image: 
     """Have the KV of the file read into frames."""
     device = restoring.device
     if device.outs:
-        return wait(device.sent)
+        return wait(device.swapped_out)
     image.imports[process.pid] = PageTable(process.group)
     most = min(stored.tokens, len(process.log) - 1)  # the last token is computed in any case
     restoring.arrival = bring_in(system, device, image, process.pid, process.log, most, stored)

@@ -69,7 +69,7 @@ def check_model(process: LLMProcess) -> None:
 
 def check_alone(process: LLMProcess, request: Request) -> None:
     """EBUSY if another call is giving the process another model or device."""
-    other = process.change
+    other = process.transition
     if other is not None and other is not request:
         raise Errno.EBUSY(
             f"process {process.pid} is being changed by {other.entry.name} (program {other.program.pid}) already; wait "

@@ -59,7 +59,7 @@ class Moving(desk.Begun):
 
     def undo(self, system: System, error: SyscallError) -> None:
         """Leave nothing behind of what was prepared."""
-        self.over, self.process.change = True, None
+        self.over, self.process.transition = True, None
         if self.image is not None:
             give_up(self.image, self.process.pid)
             dirty(system, self.target)
@@ -85,7 +85,7 @@ def setsched(
             return wait(process.boundary)
         check_alone(process, request)
         _check_up(device)
-        process.change, request.begun = request, Moving(process, device)
+        process.transition, request.begun = request, Moving(process, device)
     if waiting := _move(system, request.begun):
         return waiting
     if call.nice is not None or call.sched_class is not None:
@@ -168,7 +168,7 @@ def _export(system: System, moving: Moving, image: Image) -> Waiting | None:
             return None
         moving.phase = Phase.EXPORT
         if slots and source.outs:  # what is to lie in them has yet to be sent there
-            return wait(source.sent)
+            return wait(source.swapped_out)
         places = [(slot.tier, slot.number) for slot in slots]
         message = Export(system.ref(), old.id, process.pid, "", b"", moving.had, frames, places)
         moving.exported = ask(system, source, message, Exported, most=moving.had, came=_exported, about=moving)
@@ -210,7 +210,7 @@ def _import(system: System, moving: Moving, image: Image) -> Waiting | None:
     target, process, stored = moving.target, moving.process, moving.stored
     if moving.arrival is None:
         if target.outs:
-            return wait(target.sent)
+            return wait(target.swapped_out)
         assert stored is not None
         moving.arrival = bring_in(system, target, image, process.pid, moving.log, stored.tokens, stored)
         if moving.arrival.ask is not None:
@@ -238,7 +238,7 @@ def _switch(system: System, moving: Moving, image: Image) -> None:
         moving.reason = moving.reason or f"group {process.group.path} may have no more"
     process.change_device(target)
     process.table, process.image, process.driver_log = table, image, 0
-    process.over_limit, process.preempted, process.change = None, False, None
+    process.over_limit, process.preempted, process.transition = None, False, None
     process.quantum_used, process.turn = 0, system.now
     image.join(process)
     image.used = system.now

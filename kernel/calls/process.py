@@ -131,14 +131,14 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, owner: Program, 
     return child.pid
 
 
-class Change(desk.Begun):
+class Transition(desk.Begun):
     """A process that is to get another model; it runs on with its own meanwhile."""
 
     def __init__(self, process: LLMProcess) -> None:
         self.process = process
 
     def undo(self, system: System, error: SyscallError) -> None:
-        self.process.change = None
+        self.process.transition = None
 
 
 def exec_(system: System, request: Request, call: Exec, process: LLMProcess, path: str) -> Waiting | None:
@@ -148,14 +148,14 @@ def exec_(system: System, request: Request, call: Exec, process: LLMProcess, pat
     check_size(len(call.records), sum(map(len, call.records)), f"process {process.pid} would have")
     image = want_image(system, process.device, call.model, path, call.dtype)
     if image.state != RESIDENT:
-        process.change, request.begun = request, Change(process)
+        process.transition, request.begun = request, Transition(process)
         return wait(image.loaded)
     _check_exec(process, image, call)
     log = process.log if call.tokens is None else list(call.tokens)
     leave_image(system, process)
     image.used = system.now
     process.image, process.traits = image, replace(process.traits, model=call.model)
-    process.log, process.change = log, None
+    process.log, process.transition = log, None
     process.high_water = process.recorded = process.driver_log = 0
     if call.tokens is not None:
         process.records = LogRecords()

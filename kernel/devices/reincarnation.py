@@ -212,9 +212,9 @@ def driver_exited(system: System, event: DriverExited) -> None:
 
 def _work_at_hand(device: Device) -> set[int]:
     """The refs of what the driver was doing: it asks about models and loads them one after the other, and does all else
-    in order beside that, but for what is `aside`; refs only grow. Empty: it was idle."""
+    in order beside that, but for what is `out_of_order`; refs only grow. Empty: it was idle."""
     loads = {image.ref for image in device.images.values()} & device.asked.keys()
-    others = {ref for ref, ask in device.asked.items() if not ask.aside} - loads
+    others = {ref for ref, ask in device.asked.items() if not ask.out_of_order} - loads
     if device.in_flight is not None:
         others.add(device.in_flight.step.ref)
     return {min(refs) for refs in (loads, others) if refs}
@@ -252,7 +252,7 @@ def _tell_callers(system: System, device: Device, reason: str) -> None:
         wake(system, ask.channel)
     device.asked.clear()
     wake(system, device.between_steps)
-    wake(system, device.sent)
+    wake(system, device.swapped_out)
     dirty(system, device)
 
 

@@ -51,7 +51,7 @@ def pump(system: System, device: Device) -> None:
         assert image is not None
         image.ran, image.steps = system.now, image.steps + 1
     system.send(device, step)
-    wake(system, device.sent)  # messages from here on are ordered after the pending swap-outs
+    wake(system, device.swapped_out)  # messages from here on are ordered after the pending swap-outs
     if system.trace.on:
         _trace(system, device, step, plan)
 

@@ -49,7 +49,7 @@ class Ask:
     wants: type[Any]
     came: Callable[[Any, Device, Ask], None] | None = None  # what the kernel does when the answer comes, whoever waits
     about: Any = None  # an image, or what a call has begun
-    aside: bool = False  # the driver does it beside its other work
+    out_of_order: bool = False  # the driver does it beside its other work
     least: int = 0
     most: int = 1 << 62
     answer: FromDriver | None = None
@@ -93,7 +93,7 @@ class Device:
     suspect: LLMProcess | None = None  # of a driver's death; must run alone, and has waited long for that
     dropped: list[int] = field(default_factory=list)  # contexts the driver may forget
     outs: list[Move] = field(default_factory=list)  # frames to be moved out before anything else is done with them
-    sent: Channel = field(default_factory=Channel)  # woken when no frame is yet to be moved out
+    swapped_out: Channel = field(default_factory=Channel)  # woken when no frame is yet to be moved out
     up: Channel = field(default_factory=Channel)  # when a driver has said hello
     between_steps: Channel = field(default_factory=Channel)  # when a step has ended
     evictions: Evictions = field(default_factory=Evictions)

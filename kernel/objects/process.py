@@ -184,7 +184,7 @@ class LLMProcess(Process):
     stopped: bool = False
     stop_reason: str = ""  # if it was the kernel that stopped it
     dying: tuple[int, str] | None = None  # exit status and reason, due at the token boundary
-    change: Request | None = None  # the exec, or the move to another device, that is under way
+    transition: Request | None = None  # the exec, or the move to another device, that is under way
     # scheduling
     running: int = 0  # tokens of the step in flight; 0: not in it
     swapped_in: int = 0  # tokens whose KV that step moves in before; cached already

@@ -246,7 +246,7 @@ def test_pages_that_are_about_to_be_moved_out_are_waited_for(file: str) -> None:
     program.call(Kill(pid, Signal.STOP))
     assert sim.kernel.devices["sim0"].outs
     future = program.start(Checkpoint(pid, file))
-    assert sim.kernel.devices["sim0"].sent
+    assert sim.kernel.devices["sim0"].swapped_out
     taken_back = program.start(Checkpoint(pid, file + "2"))
     taken_back.cancel()
     assert taken_back.errno is Errno.EINTR
@@ -271,7 +271,7 @@ def test_a_restore_writes_no_frame_that_has_yet_to_be_moved_out(file: str) -> No
     restoring = program.start(Restore(file))
     sim.run_for(0.0029)
     program.call(Kill(pid, Signal.STOP))
-    sim.run_until(lambda: bool(sim.kernel.devices["sim0"].sent))
+    sim.run_until(lambda: bool(sim.kernel.devices["sim0"].swapped_out))
     sim.run_until(lambda: restoring.done)
     assert row(sim, restoring.value).table.cached == 59
     program.call(Kill(pid, Signal.CONT))

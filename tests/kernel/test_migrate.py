@@ -385,7 +385,7 @@ def stays(sim: Simulation, program: Prog, pid: int, errno: Errno, **more: Any) -
     error = refused(program, Setsched(pid, device="sim1", **more))
     assert error.errno is errno
     assert (process.device, process.image, process.table.cached, process.log, process.traits.nice) == before
-    assert process.change is None
+    assert process.transition is None
     return error
 
 
@@ -690,7 +690,7 @@ def test_second_thoughts_at_any_moment(after: float, how: str) -> None:
         program.call(Kill(pid, Signal.CONT))
     elif how != "kill":
         assert process.device.name == ("sim1" if moved else "sim0")
-        assert process.change is None
+        assert process.transition is None
     sim.run_until(lambda: decoding.done)
     wanted = sim.continuation(PROMPT, 60, process.traits.sampler)
     assert decoding.value.tokens == wanted[: len(decoding.value.tokens)]

@@ -118,7 +118,7 @@ class Images(Core):
         super().teardown()
         self.place.cleanup()
         for device in self.sim.kernel.devices.values():
-            assert not device.sent
+            assert not device.swapped_out
             assert not device.up
             assert not device.asked
             assert not any(image.imports for image in device.images.values())

@@ -89,7 +89,7 @@ class Moves(Core):
         super().teardown()
         assert parcel.held() == []
         for device in self.sim.kernel.devices.values():
-            assert not device.sent
+            assert not device.swapped_out
             assert not device.asked
             assert not any(image.imports for image in device.images.values())
 
