@@ -22,9 +22,9 @@ _LOOKED_AT = 64  # sleepers that `cost` compares, the longest idle first
 
 
 class Victims:
-    """`lru`: choose the process that ran longest ago. Sleepers come in that order."""
+    """What a policy is. To write one: subclass, give it a `name`, choose, and enter it in VICTIMS."""
 
-    name = "lru"
+    name = ""
 
     def came(self, process: LLMProcess) -> None:
         """The process has pages, after having had none."""
@@ -39,6 +39,12 @@ class Victims:
         """The process that loses its pages; None if there is none. `sleepers` come in the order in which they last
         ran."""
         return next(iter(sleepers), None)
+
+
+class Lru(Victims):
+    """Choose the process that ran longest ago: sleepers come in that order."""
+
+    name = "lru"
 
 
 class Fifo(Victims):
@@ -106,7 +112,7 @@ class Cost(Victims):
         return image.swap_cost.seconds(table.cached, table.clean) / alone / idle
 
 
-VICTIMS: dict[str, type[Victims]] = {policy.name: policy for policy in (Cost, Victims, Fifo, Clock)}
+VICTIMS: dict[str, type[Victims]] = {policy.name: policy for policy in (Cost, Lru, Fifo, Clock)}
 
 
 def make_victims(name: str) -> Victims:
