@@ -64,13 +64,13 @@ def _state(process: LLMProcess) -> tuple[State, WaitFor]:
         return State.BLOCKED, WaitFor.WEIGHTS
     if process.pid in image.starved:
         return State.BLOCKED, WaitFor.PAGEIN if process.over_limit is None else WaitFor.QUOTA
-    if process.throttled_by is not None and process.todo:
+    if not process.todo:
+        return State.BLOCKED, WaitFor.INPUT
+    if process.throttled_by is not None:
         return State.BLOCKED, WaitFor.QUOTA
-    if process.todo and image.state != RESIDENT:
+    if image.state != RESIDENT:
         return State.BLOCKED, WaitFor.WEIGHTS
-    if process.todo:
-        return State.READY, WaitFor.NONE
-    return State.BLOCKED, WaitFor.INPUT
+    return State.READY, WaitFor.NONE
 
 
 def release(process: LLMProcess) -> None:
