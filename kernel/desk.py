@@ -3,6 +3,7 @@ fails."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from llmasos.kernel.events import Halt, Reply
@@ -15,12 +16,12 @@ from llmasos.syscalls.table import Trace
 from llmasos.syscalls.wire import describe_outcome
 
 
-class Begun:
+class Begun(ABC):
     """What a call has begun and not ended: an object of the kernel, named in the request."""
 
+    @abstractmethod
     def undo(self, system: System, error: SyscallError) -> None:
         """Leave nothing behind: the call fails with `error`, or was taken back."""
-        raise NotImplementedError
 
 
 def answer(system: System, request: Request, value: Any) -> None:

@@ -67,11 +67,16 @@ def fail_decoding(system: System, process: LLMProcess, reason: str, errno: Errno
     process.finish = Finish.ERROR  # for whoever looks, if nobody has asked for a decode
     process.failure = errno, reason
     changed(system, process)
+    refuse_caller(system, process, errno, reason)
+    finish_decoding(system, process, Finish.ERROR)
+
+
+def refuse_caller(system: System, process: LLMProcess, errno: Errno, reason: str) -> None:
+    """The call that waits for the decode under way, if one does, fails; the decode itself is left as it is."""
     decoding = process.decoding
     if decoding is not None and decoding.request is not None:
         request, decoding.request = decoding.request, None
         desk.fail(system, request, errno, reason)
-    finish_decoding(system, process, Finish.ERROR)
 
 
 def set_deadline(system: System, process: LLMProcess, decoding: Decoding, moment: float) -> None:
@@ -123,10 +128,7 @@ def stop_suspect(system: System, process: LLMProcess, reason: str) -> None:
     changed(system, process)
     why = f"process {process.pid} is stopped: {reason}; its log stays, `cont` tries again"
     system.log("error", why)
-    decoding = process.decoding
-    if decoding is not None and decoding.request is not None:
-        request, decoding.request = decoding.request, None
-        desk.fail(system, request, Errno.EIO, why)
+    refuse_caller(system, process, Errno.EIO, why)
 
 
 def _become_zombie(system: System, process: LLMProcess) -> None:
@@ -155,7 +157,7 @@ def strike(system: System, process: LLMProcess) -> None:
 
 
 def _tell_parent(system: System, parent: Program, pid: int) -> None:
-    """Who waits for this child, or for any, goes on."""
+    """Calls that wait for this child, or for any, go on."""
     wake_some(system, parent.ended, lambda request: isinstance(request.call, Wait) and request.call.pid in (0, pid))
 
 

@@ -115,9 +115,8 @@ def _place(system: System, request: Request, touches: Touches, path: str) -> Gro
 
 def _ruled(system: System, request: Request, touches: Touches, path: str) -> Group:
     group = _group(system, request, touches, path)
-    if group is request.program.group and not _is_admin(request.program):
-        raise _not_below(request.program, group.path)
-    if not group.below(request.program.group) and not _is_admin(request.program):
+    own = request.program.group
+    if not (_is_admin(request.program) or (group is not own and group.below(own))):
         raise _not_below(request.program, group.path)
     return group
 

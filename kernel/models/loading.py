@@ -99,7 +99,7 @@ def reload_images(system: System, device: Device) -> None:
             _probe(system, device, image, dtype)
 
 
-def _ask(system: System, device: Device, ask: Ask) -> int:
+def _ask(device: Device, ask: Ask) -> int:
     """Note a request that is about a model; returns its number."""
     device.asked[ask.ref] = ask
     if isinstance(ask.about, Image):
@@ -108,7 +108,7 @@ def _ask(system: System, device: Device, ask: Ask) -> int:
 
 
 def _probe(system: System, device: Device, image: Image, dtype: str) -> None:
-    ref = _ask(system, device, Ask(system.ref(), Probed, _probed, image))
+    ref = _ask(device, Ask(system.ref(), Probed, _probed, image))
     system.send(device, Probe(ref, image.path, dtype))
 
 
@@ -236,7 +236,7 @@ def _load(system: System, device: Device, image: Image, room: int) -> None:
     image.state, image.progress = LOADING, 0.0
     image.allotted, image.asked, image.wanted_since = room, system.now, None
     kept, image.held = image.held, True
-    ref = _ask(system, device, Ask(system.ref(), Loaded, _loaded if kept else _loaded_afresh, image))
+    ref = _ask(device, Ask(system.ref(), Loaded, _loaded if kept else _loaded_afresh, image))
     part = room if room < image.size else 0
     system.send(device, Load(ref, image.id, image.path, image.dtype, image.pool.count, image.swap.counts, kept, part))
 
@@ -379,7 +379,7 @@ def evict_image(system: System, device: Device, image: Image) -> None:
     for process in (image.active | image.starved).values():
         stale(system, process)
     image.starved.clear()
-    ref = _ask(system, device, Ask(system.ref(), Done, _check_done))
+    ref = _ask(device, Ask(system.ref(), Done, _check_done))
     system.send(device, Shed(ref, image.id))
 
 
@@ -387,7 +387,7 @@ def _forget(system: System, device: Device, image: Image) -> None:
     device.images.pop(image.id, None)
     if image.held:  # the driver has its frames still
         image.held = False
-        ref = _ask(system, device, Ask(system.ref(), Done, _check_done))
+        ref = _ask(device, Ask(system.ref(), Done, _check_done))
         system.send(device, Unload(ref, image.id))
 
 

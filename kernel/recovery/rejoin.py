@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from llmasos.kernel import desk
 from llmasos.kernel.devices import steps
-from llmasos.kernel.life import finish_decoding
+from llmasos.kernel.life import finish_decoding, refuse_caller
 from llmasos.kernel.marks import changed, stale
 from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.image import RESIDENT, Image
@@ -95,8 +95,5 @@ def _tell(system: System, process: LLMProcess, error: SyscallError) -> None:
     reason = f"process {process.pid} has not got its model back: {error.reason}"
     system.log("error", f"journal: {reason}; it stays, and its log can be read")
     changed(system, process)
-    decoding = process.decoding
-    if decoding is not None and decoding.request is not None:
-        request, decoding.request = decoding.request, None
-        desk.fail(system, request, Errno.EIO, reason)
+    refuse_caller(system, process, Errno.EIO, reason)
     wake(system, process.boundary, Errno.EBUSY(reason))
