@@ -23,7 +23,7 @@ BLOCK_TOKENS = 16  # tokens in a frame of KV
 HEARTBEAT_SECONDS = 0.5
 REQUEST_BYTES = 2 * limits.MAX_REPLY_BYTES  # the largest message to a driver
 ANSWER_BYTES = limits.MAX_REPLY_BYTES  # the largest message from one
-Amount = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62))]  # of bytes, tokens, parameters
+Amount = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]  # of bytes, tokens, parameters
 FileId = bytes  # names one writing of a file, whatever path it has
 
 
