@@ -56,7 +56,7 @@ def checkpoint(system: System, request: Request, call: Checkpoint, process: LLMP
         why = f"the driver of {device.name} would write the image, and it is {device.state}; call again when it is up"
         raise Errno.ERESTART(why)
     check_able(device)
-    tokens, frames, slots = process.table.stored(len(process.log)) if call.kv else (0, [], [])
+    tokens, frames, slots = process.table.stored() if call.kv else (0, [], [])
     if slots and device.outs:  # what is to lie in them has yet to be sent there
         return wait(device.swapped_out)
     request.begun = saving = Saving(request, process, path)

@@ -161,7 +161,7 @@ def _export(system: System, moving: Moving, image: Image) -> Waiting | None:
         old = process.image
         assert old is not None
         moving.log = process.log.copy()
-        moving.had, frames, slots = process.table.stored(len(process.log))
+        moving.had, frames, slots = process.table.stored()
         moving.reason = _why_not(moving, old, image) if moving.had else ""
         moving.phase = Phase.SWITCH
         if moving.reason or not moving.had:  # it moves by its log alone

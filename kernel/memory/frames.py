@@ -6,7 +6,7 @@ releases its table from the tail, so a prefix loses its tail first and its share
 
 The control group of the process that mapped a frame first pays for it until no process maps it.
 
-Entry points: alloc, share, release, lookup, name, private; check() recounts.
+Entry points: alloc, share, release, private, and the index `prefix` of named frames; check() recounts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from llmasos.kernel.groups.group import Group
-from llmasos.kernel.memory.prefix import PrefixIndex, Tokens
+from llmasos.kernel.memory.prefix import PrefixIndex
 
 
 class FramePool:
@@ -24,11 +24,9 @@ class FramePool:
     def __init__(self, count: int, frame_bytes: int = 0) -> None:
         self.count = count
         self.frame_bytes = frame_bytes
-        self.refs = [0] * count
         self.payers: list[Group | None] = [None] * count  # of mapped frames
         self.prefix = PrefixIndex()
-        self._free = list(range(count - 1, -1, -1))
-        self._cached: OrderedDict[int, None] = OrderedDict()
+        self.reset()
 
     @property
     def free(self) -> int:
@@ -63,6 +61,12 @@ class FramePool:
             self.charge(frame, payer)
         self.refs[frame] += 1
 
+    def share_mapped(self, frames: Iterable[int]) -> None:
+        """One more mapping of frames that are all mapped, and paid for, already."""
+        refs = self.refs
+        for frame in frames:
+            refs[frame] += 1
+
     def charge(self, frame: int, payer: Group | None) -> None:
         """Make `payer` pay for a frame; None: nobody pays."""
         before = self.payers[frame]
@@ -92,13 +96,6 @@ class FramePool:
                 else:
                     self._free.append(frame)
 
-    def lookup(self, parent: int, tokens: Tokens) -> tuple[int, int] | None:
-        """The serial and frame of an equal computed block, or None; `share` the frame to keep it."""
-        return self.prefix.find(parent, tokens)
-
-    def name(self, parent: int, tokens: Tokens, frame: int) -> int:
-        return self.prefix.enter(parent, tokens, frame)
-
     def private(self, frame: int) -> bool:
         """Whether a frame has one mapping only, so that it may be written. Then it loses its name, which would not
         survive."""
@@ -114,7 +111,7 @@ class FramePool:
         self.refs = [0] * self.count
         self.prefix.clear()
         self._free = list(range(self.count - 1, -1, -1))
-        self._cached.clear()
+        self._cached: OrderedDict[int, None] = OrderedDict()
 
     def check(self, tables: Iterable[Sequence[int]]) -> None:
         """Recount from all page tables that map this pool; raises AssertionError on any difference."""

@@ -10,7 +10,7 @@ the tokens that step computes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from llmasos.drivers.protocol import BLOCK_TOKENS
@@ -58,8 +58,7 @@ class PageTable:
         child.frames = self.frames.copy()
         child.cached = self.cached
         child.chain = self.chain.copy()
-        for frame in child.frames:
-            pool.share(frame, group)
+        pool.share_mapped(child.frames)
         return child
 
     def reuse(self, pool: FramePool, log: Sequence[int]) -> int:
@@ -74,7 +73,7 @@ class PageTable:
         gained = 0
         while at + BLOCK_TOKENS < len(log):
             parent = self.chain[-1] if self.chain else root(self.salt)
-            hit = pool.lookup(parent, tuple(log[at : at + BLOCK_TOKENS]))
+            hit = pool.prefix.find(parent, tuple(log[at : at + BLOCK_TOKENS]))
             if hit is None:
                 break
             serial, frame = hit
@@ -121,23 +120,24 @@ class PageTable:
         logits are wanted."""
         if not self.kept or self.cached % BLOCK_TOKENS:
             return 0
-        end = self.cached
-        while (kept := self.kept.get(end // BLOCK_TOKENS)) is not None:
-            end += kept.tokens
-            if kept.tokens < BLOCK_TOKENS:
-                break
-        return max(0, min(end, length - 1) - self.cached)
+        tokens = sum(kept.tokens for kept in self._following())
+        return max(0, min(tokens, length - 1 - self.cached))
+
+    def _following(self) -> Iterator[Kept]:
+        """The blocks in lower tiers that follow the cached tokens, up to the first gap."""
+        block, partial = divmod(self.cached, BLOCK_TOKENS)
+        while not partial and (kept := self.kept.get(block)) is not None:
+            yield kept
+            block += 1
+            partial = kept.tokens < BLOCK_TOKENS
 
     def move_in(self, pool: FramePool, tokens: int) -> list[tuple[int, Slot]]:
         """Take frames for the next `tokens` tokens, as many as `returning` said; the caller has checked `room`. Returns
         (frame, slot) of each. They count as cached from here on, but get their names only in `computed`."""
-        moves = []
-        for block in range(self.cached // BLOCK_TOKENS, blocks(self.cached + tokens)):
-            frame = self._take(pool)
-            self.frames.append(frame)
-            moves.append((frame, self.kept[block].slot))
+        slots = [self.kept[block].slot for block in range(len(self.frames), blocks(self.cached + tokens))]
+        frames = self._grow(pool, len(slots))
         self.cached += tokens
-        return moves
+        return list(zip(frames, slots, strict=True))
 
     def bring(self, pool: FramePool, tokens: int) -> list[int]:
         """Take frames at a block boundary for up to `tokens` tokens whose KV comes from elsewhere, as far as there are
@@ -146,23 +146,15 @@ class PageTable:
         count = min(blocks(tokens), pool.available)
         if group is not None:
             count = min(count, size // pool.frame_bytes)
-        frames = [self._take(pool) for _ in range(count)]
-        self.frames += frames
         self.cached += min(tokens, count * BLOCK_TOKENS)
-        return frames
+        return self._grow(pool, count)
 
-    def stored(self, length: int) -> tuple[int, list[int], list[Slot]]:
-        """The KV of a log of `length` from its start up to the first gap: the number of tokens, their frames, and the
-        places in lower tiers after them."""
-        if self.cached % BLOCK_TOKENS:
-            return self.cached, self.frames[: blocks(self.cached)], []
-        tokens, slots = self.cached, []
-        while (kept := self.kept.get(tokens // BLOCK_TOKENS)) is not None and tokens < length:
-            slots.append(kept.slot)
-            tokens += kept.tokens
-            if kept.tokens < BLOCK_TOKENS:
-                break
-        return tokens, self.frames[: blocks(self.cached)], slots
+    def stored(self) -> tuple[int, list[int], list[Slot]]:
+        """The KV of the log from its start up to the first gap: the number of tokens, their frames, and the places in
+        lower tiers after them."""
+        behind = list(self._following())
+        tokens = self.cached + sum(kept.tokens for kept in behind)
+        return tokens, self.frames[: blocks(self.cached)], [kept.slot for kept in behind]
 
     def trim(self, space: SwapSpace, tokens: int) -> None:
         """The log has been cut to `tokens` tokens: give back the places of the rest."""
@@ -215,9 +207,14 @@ class PageTable:
             pool.release((copied[0],))
             self.frames[index] = copied[1]
             self.sent = min(self.sent, index)
-        for _ in range(blocks(self.cached + tokens) - len(self.frames)):
-            self.frames.append(self._take(pool))
+        self._grow(pool, blocks(self.cached + tokens) - len(self.frames))
         return copied
+
+    def _grow(self, pool: FramePool, count: int) -> list[int]:
+        """Take `count` more frames; returns them."""
+        frames = [self._take(pool) for _ in range(count)]
+        self.frames += frames
+        return frames
 
     def _take(self, pool: FramePool) -> int:
         frame = pool.alloc(self.group)
@@ -232,7 +229,7 @@ class PageTable:
             at = len(self.chain) * BLOCK_TOKENS
             parent = self.chain[-1] if self.chain else root(self.salt)
             block = tuple(log[at : at + BLOCK_TOKENS])
-            self.chain.append(pool.name(parent, block, self.frames[len(self.chain)]))
+            self.chain.append(pool.prefix.enter(parent, block, self.frames[len(self.chain)]))
 
     def cut(self, pool: FramePool, tokens: int) -> None:
         """Keep the first `tokens` tokens only (or what is cached, if that is less)."""
