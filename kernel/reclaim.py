@@ -13,8 +13,7 @@ from llmasos.kernel.enforce import at_limit, pause
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import LLMProcess
-from llmasos.kernel.sched.claim import claim
-from llmasos.kernel.sched.run_queue import rank
+from llmasos.kernel.sched.run_queue import claim, rank
 from llmasos.kernel.settle import take_pages
 from llmasos.kernel.state import System
 from llmasos.syscalls.records import KvAction, WaitFor

@@ -8,8 +8,8 @@ marks in marks.py, the states of processes in settle.py, the entry points in cor
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import TYPE_CHECKING
 
+from llmasos.drivers.protocol import ToDriver
 from llmasos.kernel.events import Action, KernelConfig, Log, Send
 from llmasos.kernel.groups.group import GroupTree
 from llmasos.kernel.journal.recorder import Recorder
@@ -21,9 +21,6 @@ from llmasos.kernel.trace import Trace
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Kind
-
-if TYPE_CHECKING:
-    from llmasos.drivers.protocol import ToDriver
 
 
 class System:

@@ -6,7 +6,7 @@ from collections import Counter
 
 from llmasos.kernel import desk
 from llmasos.kernel.calls.info import device_info
-from llmasos.kernel.devices.reschedule import reschedule
+from llmasos.kernel.devices.reincarnation import reschedule
 from llmasos.kernel.marks import changed
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.request import Request

@@ -9,16 +9,7 @@ by a signal from outside counts against nobody.
 
 from __future__ import annotations
 
-from llmasos.drivers.protocol import (
-    Failed,
-    FromDriver,
-    Heartbeat,
-    Hello,
-    Note,
-    Progress,
-    StepDone,
-    disagreement,
-)
+from llmasos.drivers.protocol import Failed, FromDriver, Heartbeat, Hello, Note, Progress, StepDone, disagreement
 from llmasos.kernel.devices import steps
 from llmasos.kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
 from llmasos.kernel.life import stop_suspect
@@ -28,6 +19,7 @@ from llmasos.kernel.models.loading import give_up_device, reload_images, suspend
 from llmasos.kernel.objects.device import DOWN, HOPELESS, STARTING, UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess
+from llmasos.kernel.sched.policies import make_policy
 from llmasos.kernel.sched.run_queue import RunQueue
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
@@ -59,6 +51,23 @@ def add_device(system: System, config: DeviceConfig, queue: RunQueue) -> None:
     device.max_runs, device.step_tokens = config.max_runs or 1, config.step_tokens or 1
     system.devices[config.name] = device
     _start(system, device)
+
+
+def reschedule(system: System, device: Device, policy: str, max_runs: int, step_tokens: int) -> None:
+    """Schedule a device otherwise; what is empty or 0 stays."""
+    if policy and policy != device.queue.policy.name:
+        ready = list(device.queue)
+        device.queue, old = RunQueue(make_policy(policy, system.config.quantum)), device.queue
+        for process in ready:
+            old.withdraw(process)
+            device.queue.put(process)
+        system.log("info", f"{device.name}: scheduling policy {old.policy.name} -> {policy}")
+    device.config.max_runs = max_runs or device.config.max_runs
+    device.config.step_tokens = step_tokens or device.config.step_tokens
+    device.max_runs = max_runs or device.max_runs
+    device.step_tokens = step_tokens or device.step_tokens
+    device.rescheduled = True
+    system.journal.device_set(device)
 
 
 def _start(system: System, device: Device) -> None:

@@ -7,7 +7,6 @@ and what had to wait for the boundary (signals, fork, truncate) is done, in that
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from llmasos.drivers.protocol import BLOCK_TOKENS, Drop, RunResult, Step, StepDone
 from llmasos.kernel.life import fail_decoding, finish_decoding, lives_on
@@ -16,15 +15,13 @@ from llmasos.kernel.memory.page_table import blocks
 from llmasos.kernel.memory.swap import Slot
 from llmasos.kernel.models.loading import forget_unneeded, page
 from llmasos.kernel.objects.device import UP, Device, InFlight
+from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import Decoding, LLMProcess
 from llmasos.kernel.sched.plan import Plan, plan_step
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Finish, Signal
-
-if TYPE_CHECKING:
-    from llmasos.kernel.objects.image import Image
 
 
 def pump(system: System, device: Device) -> None:

@@ -15,15 +15,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from llmasos.kernel.groups.pressure import Pressure
+from llmasos.kernel.timers import Timer
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_GROUP_DEPTH, MAX_GROUPS, MAX_SESSION_GROUPS
 from llmasos.syscalls.records import GroupSettings
-
-if TYPE_CHECKING:
-    from llmasos.kernel.timers import Timer
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _SESSION = "session-"

@@ -8,12 +8,8 @@ quickly, for their size, go before weights that are slow to read, and weights th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from llmasos.kernel.objects.image import Image
 from llmasos.syscalls.errno import Errno
-
-if TYPE_CHECKING:
-    from llmasos.kernel.objects.image import Image
 
 _SHORTEST_IDLE = 1e-3  # seconds
 

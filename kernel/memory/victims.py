@@ -11,12 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
-from typing import TYPE_CHECKING
 
+from llmasos.kernel.objects.process import LLMProcess
 from llmasos.syscalls.errno import Errno
-
-if TYPE_CHECKING:
-    from llmasos.kernel.objects.process import LLMProcess
 
 _LOOKED_AT = 64  # sleepers that `cost` compares, the longest idle first
 

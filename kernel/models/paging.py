@@ -14,16 +14,13 @@ then of arrival; one that has been wanted for long is served before all classes,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from llmasos.kernel.marks import dirty
+from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT, Image
 from llmasos.kernel.sched.run_queue import CLASSES, rank
 from llmasos.kernel.state import System
 from llmasos.syscalls.records import SchedClass
-
-if TYPE_CHECKING:
-    from llmasos.kernel.objects.device import Device
 
 TURN = 4.0  # a model's turn, in units of what paging it in took
 LONGEST_TURN = 30.0  # seconds; the first page-in of a model may have been slow because something was made for it

@@ -14,7 +14,7 @@ import hmac
 import msgspec
 
 from llmasos.kernel import desk
-from llmasos.kernel.devices.reschedule import reschedule
+from llmasos.kernel.devices.reincarnation import reschedule
 from llmasos.kernel.events import Syscall
 from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State

@@ -15,13 +15,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.sched.policy import Policy
 from llmasos.syscalls.records import SchedClass
-
-if TYPE_CHECKING:
-    from llmasos.kernel.objects.process import LLMProcess
 
 _UNIT = 1 << 20  # virtual time of a token of a process that has the device to itself
 

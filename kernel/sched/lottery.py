@@ -8,13 +8,9 @@ so that it comes out alike everywhere: logarithms of base 2, which scale all dra
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.sched.policy import Policy
 from llmasos.kernel.seeds import mix
-
-if TYPE_CHECKING:
-    from llmasos.kernel.objects.process import LLMProcess
 
 _BITS = 32  # of a draw, behind the point
 

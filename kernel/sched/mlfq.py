@@ -7,12 +7,9 @@ its level. Every BOOST tokens of the device all rise to the top again, so none s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.sched.policy import Policy
-
-if TYPE_CHECKING:
-    from llmasos.kernel.objects.process import LLMProcess
 
 LEVELS = 4
 BOOST = 8192  # tokens of all processes together between two boosts

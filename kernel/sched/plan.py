@@ -24,8 +24,7 @@ from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.reclaim import grown, make_room, moves_pay
-from llmasos.kernel.sched.claim import claim
-from llmasos.kernel.sched.run_queue import rank
+from llmasos.kernel.sched.run_queue import claim, rank
 from llmasos.kernel.settle import settle
 from llmasos.kernel.state import System
 from llmasos.syscalls.records import State, WaitFor

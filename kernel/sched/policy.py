@@ -8,10 +8,7 @@ rounded otherwise by other machines, and the same events must give the same orde
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.objects.process import LLMProcess
 
 
 class Policy:
