@@ -8,6 +8,8 @@ evicted (kernel/models/loading.py), sleepers lose their pages to lower tiers or 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.life import exit_process, fail_decoding, interrupt_decoding
 from llmasos.kernel.marks import freed, stale
@@ -158,13 +160,7 @@ def _kill_largest(system: System, stuck: tuple[LLMProcess, Group]) -> None:
     if group.kv + process.image.frame_bytes <= group.settings.kv_max:  # somebody has made room since
         freed(system)
         return
-    members = [
-        p
-        for device in system.devices.values()
-        for image in device.images.values()
-        for p in image.holders.values()
-        if p.group.below(group)
-    ]
+    members = list(holders(system, group))
     if any(p.dying is not None for p in members):
         return
     scores = sorted(((*_paid_for(p, group), -p.pid, p) for p in members), key=lambda s: s[:3], reverse=True)
@@ -186,6 +182,13 @@ def _kill_largest(system: System, stuck: tuple[LLMProcess, Group]) -> None:
     system.emit("mem.kill", victim.pid, victim.device.name, size, group.path)
     reason = f"out of memory: it had the most KV of group {group.path}, which was at its kv_max"
     exit_process(system, victim, 128 + int(Signal.KILL), reason)
+
+
+def holders(system: System, group: Group) -> Iterator[LLMProcess]:
+    """The processes of a subtree that have pages."""
+    for device in system.devices.values():
+        for image in device.images.values():
+            yield from (holder for holder in image.holders.values() if holder.group.below(group))
 
 
 def _paid_for(process: LLMProcess, group: Group) -> tuple[int, int]:

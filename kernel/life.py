@@ -174,9 +174,8 @@ def release_pages(system: System, process: LLMProcess) -> None:
     """Give back all frames, from the tail, so that a shareable head is kept longest; and all places in lower tiers."""
     image = process.image
     if image is not None:
-        process.table.cut(image.pool, 0)
+        image.cut(process, 0)
         process.table.trim(image.swap, 0)
-        image.let_go(process)
         freed(system)
         cancel_outs(system, process.device, pid=process.pid)
 

@@ -133,8 +133,8 @@ def _message(system: System, device: Device, message: FromDriver) -> None:
                 device.progress, device.progress_at = message.progress, system.now
         case Hello():
             _hello(system, device, message)
-        case Failed() if device.in_flight is not None and message.ref == device.in_flight.step.ref:
-            steps.step_failed(system, device, f"{message.errno.name}: {message.reason}")
+        case Failed() if (flight := device.in_flight) is not None and message.ref == flight.step.ref:
+            steps.step_failed(system, device, flight, f"{message.errno.name}: {message.reason}")
         case Note():
             level = message.level if message.level in ("info", "warning", "error") else "info"
             system.log(level, f"{device.name}: {message.text}")

@@ -37,15 +37,13 @@ def pump(system: System, device: Device) -> None:
         device.dropped = []
     plan = plan_step(system, device)
     outs, device.outs = device.outs, []
-    if plan is None:
-        if not outs:
-            return
-        plan = Plan([], [], [], [], 0)
+    if not (plan.runs or outs):
+        return
     step = Step(system.ref(), plan.runs, plan.copies, outs, plan.ins)
-    device.in_flight = InFlight(step, plan.processes, plan.tokens, system.now)
+    device.in_flight = InFlight(step, plan.processes, plan.tokens)
     device.progress_at = system.now
-    for image in {process.image for process in plan.processes}:
-        assert image is not None
+    for number in {run.image for run in step.runs}:
+        image = device.images[number]
         image.ran, image.steps = system.now, image.steps + 1
     system.send(device, step)
     wake(system, device.swapped_out)  # messages from here on are ordered after the pending swap-outs
@@ -160,10 +158,8 @@ def _check_results(flight: InFlight, message: StepDone) -> None:
             raise Errno.EPROTO(f"step {message.ref}: {len(result.more)} tokens by guessing, {run.ahead} were allowed")
 
 
-def step_failed(system: System, device: Device, reason: str) -> None:
+def step_failed(system: System, device: Device, flight: InFlight, reason: str) -> None:
     """The device could not do the step as a whole: every process in it fails, the device goes on."""
-    flight = device.in_flight
-    assert flight is not None
     _end_step(system, device)
     system.log("error", f"{device.name}: a step of {len(flight.processes)} processes failed: {reason}")
     for process in flight.processes:
@@ -228,10 +224,8 @@ def _apply(system: System, device: Device, process: LLMProcess, result: RunResul
 
 def _forget_from(process: LLMProcess, image: Image, tokens: int) -> None:
     """Keep the frames of the first `tokens` tokens, and assume that the driver knows nothing of the context."""
-    process.table.cut(image.pool, tokens)
+    image.cut(process, tokens)
     process.table.sent = process.driver_log = 0
-    if not process.table.frames:
-        image.let_go(process)
 
 
 def _append(process: LLMProcess, decoding: Decoding, token: int) -> Finish:

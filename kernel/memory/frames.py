@@ -41,15 +41,15 @@ class FramePool:
         """Frames that `alloc` can give without taking any from a process."""
         return len(self._free) + len(self._cached)
 
-    def alloc(self, payer: Group) -> int | None:
-        """A frame with refcount 1 and no name, or None if every frame is mapped."""
+    def alloc(self, payer: Group) -> int:
+        """A frame with refcount 1 and no name. The caller has checked that one is `available`."""
         if self._free:
             frame = self._free.pop()
         elif self._cached:
             frame, _ = self._cached.popitem(last=False)
             self.prefix.forget(frame)
         else:
-            return None
+            raise AssertionError("extend without room: room() was not checked")
         self.refs[frame] = 1
         self.charge(frame, payer)
         return frame

@@ -203,7 +203,7 @@ class PageTable:
         copied: tuple[int, int] | None = None
         index = self.cached // BLOCK_TOKENS
         if self.cached % BLOCK_TOKENS and not pool.private(self.frames[index]):
-            copied = (self.frames[index], self._take(pool))
+            copied = (self.frames[index], pool.alloc(self.group))
             pool.release((copied[0],))
             self.frames[index] = copied[1]
             self.sent = min(self.sent, index)
@@ -212,15 +212,9 @@ class PageTable:
 
     def _grow(self, pool: FramePool, count: int) -> list[int]:
         """Take `count` more frames; returns them."""
-        frames = [self._take(pool) for _ in range(count)]
+        frames = [pool.alloc(self.group) for _ in range(count)]
         self.frames += frames
         return frames
-
-    def _take(self, pool: FramePool) -> int:
-        frame = pool.alloc(self.group)
-        if frame is None:
-            raise AssertionError("extend without room: room() was not checked")
-        return frame
 
     def computed(self, pool: FramePool, log: Sequence[int], tokens: int) -> None:
         """A step has computed `tokens` more; blocks that became full get their names."""

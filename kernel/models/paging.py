@@ -25,6 +25,7 @@ from llmasos.syscalls.records import SchedClass
 TURN = 4.0  # a model's turn, in units of what paging it in took
 LONGEST_TURN = 30.0  # seconds; the first page-in of a model may have been slow because something was made for it
 NEVER = float("inf")
+_UNLIMITED = 1 << 62
 _HINT = len(CLASSES)  # behind every class: wanted by nobody who waits
 
 
@@ -39,15 +40,17 @@ class Move:
 
 def room_for(device: Device, image: Image) -> int:
     """Bytes that the image's weights could have if all weights that may go had gone."""
-    tier, limit = device.tier_size, device.config.weight_bytes
-    room = 1 << 62
-    if tier:
-        frames = sum(i.kv_bytes for i in device.images.values() if i is not image and _stays(i))
-        room = tier - frames - image.kv_bytes
-    if limit:
-        room = min(room, limit)
-    pinned = sum(i.allotted or i.size for i in device.images.values() if i is not image and i.pinned)
-    return max(0, room - pinned)
+    others = [other for other in device.images.values() if other is not image]
+    pinned = sum(other.allotted or other.size for other in others if other.pinned)
+    return max(0, _left(device, image, pinned, sum(other.kv_bytes for other in others if _stays(other))))
+
+
+def _left(device: Device, image: Image, weights: int, frames: int) -> int:
+    """Bytes that there are for the image's weights beside so many of others' weights and frames; below 0: too few."""
+    left = device.config.weight_bytes or _UNLIMITED
+    if tier := device.tier_size:
+        left = min(left, tier - frames - image.kv_bytes)
+    return left - weights
 
 
 def _stays(image: Image) -> bool:
@@ -120,39 +123,42 @@ def _victims(
     system: System, device: Device, image: Image, room: int, since: float
 ) -> tuple[list[Image] | None, list[float]]:
     """The models that go for the image, or None and the moments at which others may go."""
-    going: list[Image] = []
-    moments: list[float] = []
-    if _fits(device, image, room, going):
-        return going, moments
     running = {process.image for process in device.in_flight.processes} if device.in_flight else set()
     strength = _rank(image)
-    others = [other for other in device.images.values() if other is not image and _can_go(other)]
-    for other in sorted(others, key=lambda other: _order(device, other, system.now)):
+    ready: list[Image] = []
+    moments: list[float] = []
+    for other in _candidates(device, image, system.now):
         moment = _may_go(system, other, strength, since)
         if moment > system.now:
             moments.append(moment)
         elif other not in running:  # the end of the step asks again
-            going.append(other)
-            if _fits(device, image, room, going):
-                return _least(device, image, room, going), moments
-    return None, moments
+            ready.append(other)
+    going = _enough(device, image, room, [], ready)
+    return (going if _fits(device, image, room, going) else None), moments
+
+
+def _candidates(device: Device, image: Image, now: float) -> list[Image]:
+    """The models that could go for the image, first those that go first."""
+    others = [other for other in device.images.values() if other is not image and _can_go(other)]
+    return sorted(others, key=lambda other: _order(device, other, now))
 
 
 def who_goes(device: Device, image: Image, room: int, going: list[Image], now: float) -> list[Image]:
     """The models that would go for the image, which is to have `room` bytes for its weights, beside those in `going`:
     as `decide` chooses once every turn is over."""
-    gone = list(going)
-    if not _fits(device, image, room, gone):
-        others = [i for i in device.images.values() if i is not image and i not in going and _can_go(i)]
-        for other in sorted(others, key=lambda other: _order(device, other, now)):
-            gone.append(other)
-            if _fits(device, image, room, gone):
-                break
-    return [*going, *(i for i in _least(device, image, room, gone) if i not in going)]
+    others = [other for other in _candidates(device, image, now) if other not in going]
+    chosen = _enough(device, image, room, going, others)
+    return [*going, *(other for other in chosen if other not in going)]
 
 
-def _least(device: Device, image: Image, room: int, going: list[Image]) -> list[Image]:
-    """The smallest subset that still makes room; models chosen first are dropped from it first."""
+def _enough(device: Device, image: Image, room: int, first: list[Image], then: list[Image]) -> list[Image]:
+    """The models that go: `first`, and as many of `then`, in order, as make room; or all, if not even they do. Of these,
+    the smallest subset that still makes room; models chosen first are dropped from it first."""
+    going = list(first)
+    for other in then:
+        if _fits(device, image, room, going):
+            break
+        going.append(other)
     for one in list(going):
         fewer = [other for other in going if other is not one]
         if _fits(device, image, room, fewer):
@@ -192,11 +198,7 @@ def _may_go(system: System, image: Image, strength: int, since: float) -> float:
 
 def _fits(device: Device, image: Image, room: int, going: list[Image]) -> bool:
     """Would there be memory for the image's weights (and its frames) without those that go?"""
-    tier, limit = device.tier_size, device.config.weight_bytes
-    weights = room + sum(i.allotted for i in device.images.values() if i is not image and i not in going)
-    if limit and weights > limit:
-        return False
-    frames = image.kv_bytes + sum(
-        i.kv_bytes for i in device.images.values() if i is not image and i.held and not (i in going and not i.mapped)
-    )
-    return not tier or weights + frames <= tier
+    others = [other for other in device.images.values() if other is not image]
+    weights = sum(other.allotted for other in others if other not in going)
+    frames = sum(other.kv_bytes for other in others if other.held and (other.mapped or other not in going))
+    return room <= _left(device, image, weights, frames)

@@ -36,7 +36,6 @@ class InFlight:
     step: Step
     processes: list[LLMProcess]
     tokens: int
-    sent: float
 
 
 @dataclass(slots=True, eq=False)

@@ -126,6 +126,12 @@ class Image:
         if self.holders.pop(process.pid, None) is not None:
             self.victims.gone(process)
 
+    def cut(self, process: LLMProcess, tokens: int) -> None:
+        """Take from the process its pages behind the first `tokens` tokens; those with a name stay cached."""
+        process.table.cut(self.pool, tokens)
+        if not process.table.frames:
+            self.let_go(process)
+
     @property
     def needed(self) -> bool:
         """Whether anybody would miss it, were it forgotten."""

@@ -198,7 +198,6 @@ def test_a_name_dies_with_its_frame_and_its_children_cannot_be_reached_through_a
 def test_releasing_more_often_than_mapped_is_an_error_at_once() -> None:
     pool = FramePool(2)
     frame = pool.alloc(GROUP)
-    assert frame is not None
     pool.release([frame])
     with pytest.raises(AssertionError, match="more often than mapped"):
         pool.release([frame])
