@@ -13,9 +13,9 @@ from llmasos.drivers.protocol import Failed, FromDriver, Heartbeat, Hello, Note,
 from llmasos.kernel.devices import steps
 from llmasos.kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
 from llmasos.kernel.life import stop_suspect
-from llmasos.kernel.marks import dirty, stale
+from llmasos.kernel.marks import dirty, stale, want
 from llmasos.kernel.memory.evictions import make_evictions
-from llmasos.kernel.models.loading import give_up_device, reload_images, suspend
+from llmasos.kernel.models.loading import fail_device, suspend
 from llmasos.kernel.objects.device import DOWN, HOPELESS, STARTING, UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess
@@ -178,7 +178,8 @@ def _hello(system: System, device: Device, hello: Hello) -> None:
     device.process.enter(State.BLOCKED, WaitFor.INPUT, system.now)
     system.log("info", f"{device.name}: up: {hello.description} (os pid {hello.os_pid}, start {device.incarnation})")
     system.emit("driver.up", device.process.pid, device.name, device.incarnation)
-    reload_images(system, device)
+    for image in device.images.values():  # all that its predecessor had, or was asked for
+        want(system, device, image)
     for process in system.table:  # those without an image too: their model is asked for the first time
         if isinstance(process, LLMProcess) and process.device is device:
             stale(system, process)
@@ -210,7 +211,7 @@ def driver_exited(system: System, event: DriverExited) -> None:
         device.failures = 0
     device.failures += 1
     if not said_hello and device.failures >= HOPELESS:
-        give_up_device(system, device)
+        fail_device(system, device)
     for image in [image for image in device.images.values() if image.ref in work]:
         image.deaths += 1
         if image.deaths >= system.config.max_crashes:

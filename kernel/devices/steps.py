@@ -13,7 +13,7 @@ from llmasos.kernel.life import fail_decoding, finish_decoding, lives_on
 from llmasos.kernel.marks import dirty, freed, grew, stale
 from llmasos.kernel.memory.page_table import blocks
 from llmasos.kernel.memory.swap import Slot
-from llmasos.kernel.models.loading import forget_unneeded, page
+from llmasos.kernel.models.loading import page, probe_or_drop
 from llmasos.kernel.objects.device import UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import Decoding, LLMProcess
@@ -26,7 +26,7 @@ from llmasos.syscalls.records import Finish, Signal
 
 def pump(system: System, device: Device) -> None:
     """Send the device its next step if it is idle and somebody can run."""
-    forget_unneeded(system, device)
+    probe_or_drop(system, device)
     if device.state != UP or system.halting:
         return
     page(system, device)
@@ -148,11 +148,11 @@ def _check_results(flight: InFlight, message: StepDone) -> None:
         raise Errno.EPROTO(f"step {message.ref}: results are not those of its runs")
     for run, result, process in zip(flight.step.runs, message.results, flight.processes, strict=True):
         probed = process.image.probed if process.image is not None else None
-        wanted = run.sample is not None and run.sample.append and not result.error and result.lost < 0
+        wanted = run.sample is not None and run.sample.append and not result.error and result.unread < 0
         tokens = [result.token, *result.more]
         if wanted and probed is not None and not 0 <= min(tokens) <= max(tokens) < probed.vocab:
             raise Errno.EPROTO(f"step {message.ref}: of {tokens} not all are in a vocabulary of {probed.vocab}")
-        if result.lost >= blocks(process.swapped_in):
+        if result.unread >= blocks(process.swapped_in):
             raise Errno.EPROTO(f"step {message.ref}: a frame was lost that was not to be moved in")
         if len(result.more) > run.ahead:
             raise Errno.EPROTO(f"step {message.ref}: {len(result.more)} tokens by guessing, {run.ahead} were allowed")
@@ -174,8 +174,8 @@ def _apply(system: System, device: Device, process: LLMProcess, result: RunResul
     swapped_in, process.swapped_in = process.swapped_in, 0
     image, account = process.image, process.account
     assert image is not None
-    if result.lost >= 0:
-        block = (process.table.cached - swapped_in) // BLOCK_TOKENS + result.lost
+    if result.unread >= 0:
+        block = (process.table.cached - swapped_in) // BLOCK_TOKENS + result.unread
         process.table.lose(image.swap, block)
         _forget_from(process, image, block * BLOCK_TOKENS)
         system.log(

@@ -6,7 +6,9 @@ for what. Calls wait on a model's channels: `known` until it has been probed, `l
 
 from __future__ import annotations
 
-from llmasos.drivers.protocol import Abandon, Done, Failed, Load, Loaded, Probe, Probed, Shed, Unload
+from collections.abc import Sequence
+
+from llmasos.drivers.protocol import Abandon, Done, DropWeights, Failed, Load, Loaded, Probe, Probed, Unload
 from llmasos.kernel.life import exit_process, stop_suspect
 from llmasos.kernel.marks import cancel_outs, dirty, freed, stale, want
 from llmasos.kernel.memory.frames import FramePool
@@ -55,23 +57,23 @@ def known_image(system: System, device: Device, model: str, path: str, dtype: st
         image = Image(system.new_image_id(), model, path, {dtype}, used=system.now)
         device.images[image.id] = image
         system.log("info", f"{device.name}: loading {model}{f' in {dtype}' if dtype else ''} from {path}")
-        if device.state == UP:
-            _probe(system, device, image, dtype)
     return image
 
 
-def forget_unneeded(system: System, device: Device) -> None:
-    """A model that nobody waits for any more is forgotten, or, where the driver has begun to read it, given up if that is
-    still possible."""
+def probe_or_drop(system: System, device: Device) -> None:
+    """Ask the driver about models that are not known yet. Drop those that nobody waits for any more; one that the driver
+    has begun to read it may abandon."""
     for image in list(device.images.values()):
-        if image.state == RESIDENT or image.needed or (image.held and image.state != LOADING):
+        if image.state == RESIDENT:
             continue
-        if image.state == LOADING and device.state == UP:
-            if not image.abandoned:
+        if image.ref in device.asked:
+            if not (image.needed or image.abandoned):
                 image.abandoned = True
                 system.send(device, Abandon(image.ref))
-        elif not image.held:
+        elif not (image.needed or image.held):
             del device.images[image.id]
+        elif image.probed is None and device.state == UP:
+            _probe(system, device, image)
 
 
 def check_device(device: Device, dtype: str) -> None:
@@ -83,22 +85,6 @@ def check_device(device: Device, dtype: str) -> None:
         )
 
 
-def reload_images(system: System, device: Device) -> None:
-    """A driver (re)started: everything its predecessor had, or was asked for, is loaded again; the unused is let go."""
-    forget_unneeded(system, device)
-    for image in list(device.images.values()):
-        if image.probed is not None:
-            want(system, device, image)
-            continue
-        dtype = next(iter(image.requested))
-        try:
-            check_device(device, dtype)
-        except SyscallError as error:
-            give_up(system, device, image, error)
-        else:
-            _probe(system, device, image, dtype)
-
-
 def _ask(device: Device, ask: Ask) -> int:
     """Note a request that is about a model; returns its number."""
     device.asked[ask.ref] = ask
@@ -107,7 +93,13 @@ def _ask(device: Device, ask: Ask) -> int:
     return ask.ref
 
 
-def _probe(system: System, device: Device, image: Image, dtype: str) -> None:
+def _probe(system: System, device: Device, image: Image) -> None:
+    dtype = next(iter(image.requested))
+    try:
+        check_device(device, dtype)
+    except SyscallError as error:  # another driver runs by now than when the model was asked for
+        fail_image(system, device, image, error)
+        return
     ref = _ask(device, Ask(system.ref(), Probed, _probed, image))
     system.send(device, Probe(ref, image.path, dtype))
 
@@ -115,10 +107,8 @@ def _probe(system: System, device: Device, image: Image, dtype: str) -> None:
 def _probed(system: System, device: Device, ask: Ask) -> None:
     image, message = ask.about, ask.answer
     if isinstance(message, Failed):
-        if message.errno is Errno.EINTR and image.needed:  # somebody has come after it was abandoned
-            _probe(system, device, image, next(iter(image.requested)))
-        else:
-            give_up(system, device, image, SyscallError(message.errno, message.reason))
+        if not (message.errno is Errno.EINTR and image.needed):  # else it was abandoned, and is asked about again
+            fail_image(system, device, image, SyscallError(message.errno, message.reason))
         return
     assert isinstance(message, Probed)
     if not image.needed:  # the caller has gone
@@ -135,7 +125,7 @@ def _probed(system: System, device: Device, ask: Ask) -> None:
         for idle in plan_room(device, image, message):
             evict_image(system, device, idle)
     except SyscallError as error:
-        give_up(system, device, image, error)
+        fail_image(system, device, image, error)
         return
     image.victims = make_victims(device.config.victims)
     image.swap = SwapSpace(_slots(device, image, message), message.block_bytes)
@@ -176,17 +166,16 @@ def plan_room(device: Device, image: Image, probed: Probed) -> list[Image]:
         going.append(min(unused, key=lambda i: i.used))
         others.remove(going[-1])
     image.pool = FramePool(frames, probed.block_bytes)
-    for one in (image, *(i for i in others if i.mapped or i.loaded)):
-        if paging.allotment(device, one) is None:
-            raise Errno.ENOMEM(_too_big(device, image, one))
+    check_fits(device, image, [other for other in others if other.mapped or other.loaded])
     return going
 
 
-def check_fits(device: Device, image: Image) -> None:
+def check_fits(device: Device, image: Image, in_use: Sequence[Image] = ()) -> None:
     """ENOMEM for a model that is known, but would not be let into memory (again), because of what has been pinned since;
-    also while it is there still, or on its way: it would go for that, and not come back."""
-    if image.probed is not None and paging.allotment(device, image) is None:
-        raise Errno.ENOMEM(_too_big(device, image, image))
+    also while it is there still, or on its way: it would go for that, and not come back. The same for those `in_use`."""
+    for one in (image, *in_use):
+        if one.probed is not None and paging.allotment(device, one) is None:
+            raise Errno.ENOMEM(_too_big(device, image, one))
 
 
 def _too_big(device: Device, image: Image, one: Image) -> str:
@@ -226,10 +215,11 @@ def _slots(device: Device, image: Image, probed: Probed) -> list[int]:
 def page(system: System, device: Device) -> None:
     """Bring in what is wanted and can be brought in now, and take out what goes for it."""
     while (move := paging.decide(system, device)) is not None:
-        for victim in move.victims:
+        image, room, victims = move
+        for victim in victims:
             evict_image(system, device, victim)
         settle_stale(system)
-        _load(system, device, move.image, move.room)
+        _load(system, device, image, room)
 
 
 def _load(system: System, device: Device, image: Image, room: int) -> None:
@@ -300,7 +290,7 @@ def _load_failed(system: System, device: Device, image: Image, error: SyscallErr
         want(system, device, image)
         return
     if not image.users:
-        give_up(system, device, image, error)
+        fail_image(system, device, image, error)
         return
     image.state, image.allotted = EVICTED, 0
     image.failures += 1
@@ -327,15 +317,15 @@ def _load_failed(system: System, device: Device, image: Image, error: SyscallErr
     for process in list(image.active.values()):
         exit_process(system, process, 1, reason)
     if not image.needed:
-        _forget(system, device, image)
+        _remove(system, device, image)
 
 
-def give_up(system: System, device: Device, image: Image, error: SyscallError) -> None:
+def fail_image(system: System, device: Device, image: Image, error: SyscallError) -> None:
     """The model cannot be had. Calls that wait for it fail; processes that ran it before a restart are ended."""
     unpinned = "; it is pinned no longer" if image.pinned else ""
     level = "info" if error.errno is Errno.EINTR else "error"
     system.log(level, f"{device.name}: {image.name}: {error}{unpinned}")
-    _forget(system, device, image)
+    _remove(system, device, image)
     wake(system, image.known, error)
     wake(system, image.loaded, error)
     for process in list(image.users.values()):
@@ -346,7 +336,7 @@ def suspend(system: System, device: Device, image: Image, reason: str) -> None:
     """The driver dies of loading the model. Calls that wait for it fail; its processes are stopped, and one that goes on
     has it tried again, with no step beside it."""
     if not image.users:
-        give_up(system, device, image, Errno.EIO(reason))
+        fail_image(system, device, image, Errno.EIO(reason))
         return
     image.deaths, image.hinted, image.pinned = 1, False, False
     wake(system, image.loaded, Errno.EIO(reason))
@@ -354,7 +344,7 @@ def suspend(system: System, device: Device, image: Image, reason: str) -> None:
         stop_suspect(system, process, reason)
 
 
-def give_up_device(system: System, device: Device) -> None:
+def fail_device(system: System, device: Device) -> None:
     """The driver does not start: no call is left waiting for it, or for a model on it (the restarts go on)."""
     error = no_device(device)
     for image in list(device.images.values()):
@@ -372,7 +362,7 @@ def evict_image(system: System, device: Device, image: Image) -> None:
     system.counters["evictions"] += 1
     dirty(system, device)
     if not image.mapped:
-        _forget(system, device, image)
+        _remove(system, device, image)
         return
     image.state, image.allotted = EVICTED, 0
     image.evictions += 1
@@ -380,10 +370,10 @@ def evict_image(system: System, device: Device, image: Image) -> None:
         stale(system, process)
     image.starved.clear()
     ref = _ask(device, Ask(system.ref(), Done, _check_done))
-    system.send(device, Shed(ref, image.id))
+    system.send(device, DropWeights(ref, image.id))
 
 
-def _forget(system: System, device: Device, image: Image) -> None:
+def _remove(system: System, device: Device, image: Image) -> None:
     device.images.pop(image.id, None)
     if image.held:  # the driver has its frames still
         image.held = False

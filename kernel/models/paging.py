@@ -13,8 +13,6 @@ then of arrival; one that has been wanted for long is served before all classes,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from llmasos.kernel.marks import dirty
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT, Image
@@ -27,15 +25,6 @@ LONGEST_TURN = 30.0  # seconds; the first page-in of a model may have been slow 
 NEVER = float("inf")
 _UNLIMITED = 1 << 62
 _HINT = len(CLASSES)  # behind every class: wanted by nobody who waits
-
-
-@dataclass(slots=True)
-class Move:
-    """Bring `image` in, with `room` bytes for its weights, after `victims` have gone."""
-
-    image: Image
-    room: int
-    victims: list[Image]
 
 
 def room_for(device: Device, image: Image) -> int:
@@ -72,8 +61,9 @@ def turn(system: System, image: Image) -> float:
     return min(max(system.config.weight_quantum, TURN * image.paging_seconds), LONGEST_TURN)
 
 
-def decide(system: System, device: Device) -> Move | None:
-    """What to do next for those that are wanted, if anything can be done now; else see to being asked again in time."""
+def decide(system: System, device: Device) -> tuple[Image, int, list[Image]] | None:
+    """The next of the wanted images that can be brought in now, the bytes for its weights, and the images that go first.
+    If there is none, see to being asked again in time."""
     if device.page_timer is not None:
         device.page_timer.cancel()
         device.page_timer = None
@@ -93,7 +83,7 @@ def decide(system: System, device: Device) -> Move | None:
             continue  # what is pinned leaves too little: it waits until that is over
         victims, moments = _victims(system, device, image, room, since)
         if victims is not None:
-            return Move(image, room, victims)
+            return image, room, victims
         again += moments
         if _rank(image) < _HINT:
             break  # nobody overtakes, or the room it waits for would never be there
