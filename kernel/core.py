@@ -17,12 +17,9 @@ from llmasos.kernel.devices import reincarnation, steps
 from llmasos.kernel.dispatch import dispatch
 from llmasos.kernel.journal.state import State as Saved
 from llmasos.kernel.life import end_program
-from llmasos.kernel.memory.victims import make_victims
 from llmasos.kernel.objects.process import INIT_PID, Process, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.recovery import recovery
-from llmasos.kernel.sched.policies import make_policy
-from llmasos.kernel.sched.run_queue import RunQueue
 from llmasos.kernel.settle import settle_stale
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
@@ -57,9 +54,7 @@ class Kernel(System):
         for path, settings in sorted(self.config.groups.items()):  # parents before what is in them
             make_group(self, path, settings)
         for device in self.config.devices:
-            queue = RunQueue(make_policy(device.policy, self.config.quantum))
-            make_victims(device.victims)  # refuse a wrong name now, not with the first model
-            reincarnation.add_device(self, device, queue)
+            reincarnation.add_device(self, device)
         if saved is not None:
             recovery.recover(self, saved)
         return self._finish()

@@ -32,9 +32,8 @@ class System:
         self.groups = GroupTree(config.user)
         self.devices: dict[str, Device] = {}
         self.programs: dict[int, Program] = {}  # by peer
-        self.own = Program(
-            INIT_PID, 0, Kind.INIT, "kernel", self.groups.system, 0.0, peer=-1
-        )  # makes the kernel's own calls
+        # makes the kernel's own calls
+        self.own = Program(INIT_PID, 0, Kind.INIT, "kernel", self.groups.system, 0.0, peer=-1)
         self.timers = Timers()
         self.trace = Trace(config.trace_events, config.log_lines)
         self.traced = Channel()  # woken by trace events

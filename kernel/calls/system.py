@@ -60,7 +60,7 @@ def _boot_info(system: System, request: Request) -> BootInfo:
 
 def stats(system: System, request: Request, call: StatsCall) -> Stats:
     """Row 4 of the table, `StatsCall`."""
-    count = system.counters
+    count, devices = system.counters, system.devices.values()
     return Stats(
         uptime=system.now - system.started,
         calls=system.calls.total(),
@@ -71,16 +71,16 @@ def stats(system: System, request: Request, call: StatsCall) -> Stats:
         spawned=count["spawned"],
         exited=count["exited"],
         tokens_fed=count["fed"],
-        tokens_computed=count["computed"],
-        tokens_reused=sum(device.reused for device in system.devices.values()),
-        tokens_decoded=count["decoded"],
-        steps=count["steps"],
+        tokens_computed=sum(device.computed for device in devices),
+        tokens_reused=sum(device.reused for device in devices),
+        tokens_decoded=sum(device.decoded for device in devices),
+        steps=sum(device.steps for device in devices),
         preemptions=count["preemptions"],
-        driver_restarts=count["driver_restarts"],
+        driver_restarts=sum(device.restarts for device in devices),
         calls_by_name=dict(system.calls),
         moved_out=count["moved_out"],
         moved_in=count["moved_in"],
-        refaults=sum(device.refaults for device in system.devices.values()),
+        refaults=sum(device.refaults for device in devices),
         journal=(system.journal_trouble or "kept") if system.secret else "",
         journal_frames=system.journal.frames,
     )

@@ -15,6 +15,7 @@ from llmasos.kernel.events import DeviceConfig, DriverExited, FromDevice, KillDr
 from llmasos.kernel.life import stop_suspect
 from llmasos.kernel.marks import dirty, stale, want
 from llmasos.kernel.memory.evictions import make_evictions
+from llmasos.kernel.memory.victims import make_victims
 from llmasos.kernel.models.loading import fail_device, suspend
 from llmasos.kernel.objects.device import DOWN, HOPELESS, STARTING, UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
@@ -30,22 +31,15 @@ from llmasos.syscalls.records import Kind, State, WaitFor
 _WATCH_SECONDS = 1.0
 
 
-def add_device(system: System, config: DeviceConfig, queue: RunQueue) -> None:
+def add_device(system: System, config: DeviceConfig) -> None:
     """A device of the configuration: its row in the process table, and its driver's first start."""
+    queue = RunQueue(make_policy(config.policy, system.config.quantum))
+    make_victims(config.victims)  # refuse a wrong name now, not with the first model
     if config.name in system.devices:
         raise Errno.EINVAL(f"two devices are called {config.name!r}; give one another name")
-    process = DriverProcess(
-        system.table.new_pid(),
-        INIT_PID,
-        Kind.DRIVER,
-        f"driver:{config.name}",
-        system.groups.system,
-        system.now,
-        State.BLOCKED,
-        WaitFor.DEVICE,
-        system.now,
-        device=config.name,
-    )
+    pid, name, group, now = system.table.new_pid(), f"driver:{config.name}", system.groups.system, system.now
+    blocked = State.BLOCKED, WaitFor.DEVICE, now
+    process = DriverProcess(pid, INIT_PID, Kind.DRIVER, name, group, now, *blocked, device=config.name)
     system.table.add(process)
     device = Device(config, process, queue, evictions=make_evictions(config.evictions))
     device.max_runs, device.step_tokens = config.max_runs or 1, config.step_tokens or 1
@@ -272,7 +266,6 @@ def _restart(system: System, device: Device) -> None:
     if device.failures > 1:
         delay = min(system.config.restart_first * 2.0 ** (device.failures - 2), system.config.restart_max)
     device.restarts += 1
-    system.counters["driver_restarts"] += 1
     if delay:
         system.log("warning", f"{device.name}: next start in {delay:g} s ({device.failures} failures in a row)")
         device.watchdog = system.timers.at(system.now + delay, _start, device)

@@ -74,8 +74,6 @@ def step_done(system: System, device: Device, message: StepDone) -> None:
     device.steps += 1
     device.computed += flight.tokens
     device.busy_seconds += message.seconds
-    system.counters["steps"] += 1
-    system.counters["computed"] += flight.tokens
     system.emit("sched.done", device=device.name, amount=flight.tokens, detail=f"{message.seconds * 1e3:.3f} ms")
     share = message.seconds / max(1, flight.tokens)
     again = 0
@@ -215,7 +213,6 @@ def _apply(system: System, device: Device, process: LLMProcess, result: RunResul
     if finish is Finish.NONE and process.decoding is not None and process.group.exhausted() is not None:
         finish = Finish.BUDGET
     device.decoded += decoded
-    system.counters["decoded"] += decoded
     if finish is Finish.BUDGET:
         system.emit("sig.xcpu", process.pid, amount=int(Signal.XCPU))
     if finish is not Finish.NONE:
@@ -255,7 +252,6 @@ def _account(system: System, device: Device, process: LLMProcess, run: int, extr
     account.computed += tokens
     account.device_seconds += share * run
     device.computed += extra
-    system.counters["computed"] += extra
     system.counters["guessed"] += extra
     if process.policy is device.queue.policy:
         device.queue.policy.ran(process, tokens)
