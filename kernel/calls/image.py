@@ -11,12 +11,13 @@ do anything with it. Whatever goes wrong with the KV, the log is there: what is 
 
 from __future__ import annotations
 
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from llmasos.drivers.protocol import Export, Exported, Failed, Inspect, Inspected
 from llmasos.kernel import desk
 from llmasos.kernel.calls.process import newborn
 from llmasos.kernel.devices.transfer import Arrival, Stored, arrived, ask, bring_in, check_able, give_up
+from llmasos.kernel.journal.process_image import Continuing, ProcessImage, read_image, version_with, write_image
 from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.life import strike
 from llmasos.kernel.marks import changed, dirty
@@ -25,13 +26,12 @@ from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.device import UP, Ask, Device, no_device
 from llmasos.kernel.objects.image import RESIDENT, Image
 from llmasos.kernel.objects.log_records import LogRecords
-from llmasos.kernel.objects.process import LLMProcess
-from llmasos.kernel.objects.process_image import ProcessImage, go_on, image_of, read_image
+from llmasos.kernel.objects.process import Decoding, LLMProcess
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import CheckpointInfo
+from llmasos.syscalls.records import CheckpointInfo, Finish
 from llmasos.syscalls.table import Checkpoint, Restore
 
 # --- checkpoint -----------------------------------------------------------------------------------------------------
@@ -90,6 +90,28 @@ def _say(system: System, error: SyscallError, what: str) -> None:
     """A failure that the person at the console should know of too, whoever asked."""
     if error.errno is Errno.EIO:
         system.log("error", f"{what}: {error.reason}")
+
+
+def image_of(process: LLMProcess, image: Image) -> bytes:
+    """The image of a process that is not in a step, encoded. Raises E2BIG."""
+    decoding = process.decoding
+    going_on = decoding is not None and decoding.append  # a mere look at log-probabilities is its caller's affair
+    traits = replace(process.traits, spent=process.traits.spent + process.account.decoded, detached=False)
+    record = ProcessImage(
+        *astuple(traits),
+        version=version_with(process.records.rows),
+        path=image.path,
+        dtype=image.dtype,
+        device=process.device.name,
+        log=process.log,
+        forks=process.account.forks,
+        stopped=process.stopped,
+        ahead=process.ahead,
+        finish=process.finish,
+        decoding=Continuing(decoding.left, decoding.start, sorted(decoding.stop_ids)) if decoding and going_on else None,
+        records=process.records.rows,
+    )
+    return write_image(record, process.pid)
 
 
 # --- restore --------------------------------------------------------------------------------------------------------
@@ -236,7 +258,7 @@ def _wake_up(
     changed(system, process)
     if table.frames:
         image.hold(process)
-    go_on(process, restoring.saved)
+    _go_on(process, restoring.saved)
     length, why = len(process.log), f"; the rest is computed again: {reason}" if reason else ""
     system.log(
         "warning" if why else "info",
@@ -245,3 +267,13 @@ def _wake_up(
     system.counters["spawned"] += 1
     system.emit("proc.restore", process.pid, restoring.device.name, length, restoring.path)
     dirty(system, restoring.device)
+
+
+def _go_on(process: LLMProcess, saved: ProcessImage) -> None:
+    """Let a process that has its model do what the other was doing; where it cannot, its decode has ended."""
+    process.stopped, process.stop_reason = saved.stopped, ""  # whatever befell its model meanwhile
+    process.ahead, process.finish = saved.ahead, saved.finish
+    if (going_on := saved.decoding) is not None:
+        process.finish = process.used_up
+        if process.finish is Finish.NONE:
+            process.decoding = Decoding(going_on.left, True, going_on.start, frozenset(going_on.stop_ids), logprobs=0)

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmasos.kernel.calls.image import image_of
+from llmasos.kernel.journal.process_image import ProcessImage, read_image
 from llmasos.kernel.journal.records import BadFrame, Frame, Noted, decode, encode
 from llmasos.kernel.journal.state import State
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import LLMProcess
-from llmasos.kernel.objects.process_image import ProcessImage, image_of, read_image
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_RECORD_BYTES, MAX_RECORDS
 from llmasos.syscalls.records import LogRecord, Right, Signal
