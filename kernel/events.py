@@ -9,18 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import msgspec
-
 from llmasos.drivers.protocol import FromDriver, ToDriver
 from llmasos.kernel.journal.records import Frame
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import GroupSettings, Signal
+from llmasos.syscalls.records import GroupSettings, Record, Signal
 from llmasos.syscalls.table import Call
 
 # --- in -------------------------------------------------------------------------------------------------------------
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(Record):
     """Something that has happened outside."""
 
 
@@ -118,7 +116,7 @@ class HaltRequest(Event):
 # --- out ------------------------------------------------------------------------------------------------------------
 
 
-class Action(msgspec.Struct, frozen=True):
+class Action(Record):
     """Something that the edge is to do."""
 
 
