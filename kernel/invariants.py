@@ -11,10 +11,10 @@ from collections import Counter, defaultdict
 from llmasos.drivers.protocol import BLOCK_TOKENS
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.groups.pressure import Activity
+from llmasos.kernel.journal.process_image import check_places
 from llmasos.kernel.memory.page_table import blocks
 from llmasos.kernel.objects.device import UP
 from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT
-from llmasos.kernel.objects.log_records import check_places
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.state import System
 from llmasos.syscalls.records import State, WaitFor

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from llmasos.drivers.protocol import BLOCK_TOKENS, Abandon, Probe, Probed
 from llmasos.kernel import desk
+from llmasos.kernel.calls.info import row
 from llmasos.kernel.devices.transfer import ask
 from llmasos.kernel.memory.page_table import blocks
 from llmasos.kernel.models import paging
@@ -81,14 +82,12 @@ def _figures(device: Device, image: Image, wanted: int, now: float) -> EstimateI
     kv = blocks(context) * probed.block_bytes
     others = [i for i in device.images.values() if i.probed is not None]
     limit = device.weight_bytes
-    return EstimateInfo(
-        name=image.name,
-        path=image.path,
-        dtype=image.dtype,
+    return row(
+        EstimateInfo,
+        image,
+        probed,
         device=device.name,
         state=image.shown_state if known else "absent",
-        architecture=probed.architecture,
-        parameters=probed.parameters,
         weight_bytes=weights,
         kv_bytes_1000=1000 * probed.block_bytes // BLOCK_TOKENS,
         window=probed.context,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
+from llmasos.kernel.calls.info import row
 from llmasos.kernel.enforce import relax
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.marks import changed, freed
@@ -99,14 +100,9 @@ def check_settings(settings: GroupSettings) -> None:
 
 def info(system: System, group: Group) -> GroupInfo:
     """A group as a record."""
-    return GroupInfo(
-        path=group.path,
-        settings=group.settings,
-        kv=group.kv,
-        swap=group.swap,
-        weights=group.weights,
-        tokens=group.tokens,
-        pids=group.pids,
+    return row(
+        GroupInfo,
+        group,
         processes=sorted(group.members),
         events=dict(group.events),
         pressure=group.pressure.info(system.now),

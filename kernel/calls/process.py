@@ -13,13 +13,14 @@ from msgspec.structs import replace
 from llmasos.kernel import desk
 from llmasos.kernel.events import KillDriver, SignalProgram
 from llmasos.kernel.groups.group import Group
+from llmasos.kernel.journal.process_image import check_size
 from llmasos.kernel.journal.records import Traits
 from llmasos.kernel.life import end_program, exit_process, interrupt_decoding, leave_image, reap, strike
 from llmasos.kernel.marks import changed, grew, stale
 from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import RESIDENT, Image
-from llmasos.kernel.objects.log_records import LogRecords, check_size
+from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import DriverProcess, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.seeds import seed_of_child, seed_of_pid

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from llmasos.kernel import desk
-from llmasos.kernel.calls.info import device_info
+from llmasos.kernel.calls.info import device_info, row
 from llmasos.kernel.devices.reincarnation import reschedule
 from llmasos.kernel.marks import changed
 from llmasos.kernel.objects.device import Device
@@ -28,7 +28,7 @@ def attach(system: System, request: Request, call: Attach) -> BootInfo:
     program.rights &= call.rights
     program.name = call.name or program.name or f"program-{program.pid}"
     changed(system, program)
-    return _boot_info(system, request)
+    return boot_info(system, request, call)
 
 
 def null(system: System, request: Request, call: Null) -> None:
@@ -36,21 +36,14 @@ def null(system: System, request: Request, call: Null) -> None:
     return
 
 
-def boot_info(system: System, request: Request, call: BootInfoCall) -> BootInfo:
+def boot_info(system: System, request: Request, call: BootInfoCall | Attach) -> BootInfo:
     """Row 3 of the table, `BootInfoCall`."""
-    return _boot_info(system, request)
-
-
-def _boot_info(system: System, request: Request) -> BootInfo:
-    config = system.config
-    return BootInfo(
-        version=config.version,
+    return row(
+        BootInfo,
+        system.config,
         protocol=limits.PROTOCOL_VERSION,
-        runtime=config.runtime,
-        os_pid=config.os_pid,
         uptime=system.now - system.started,
         pid=request.program.pid,
-        default_model=config.default_model,
         default_device=next(iter(system.devices), ""),
         policies=list(POLICIES),
         devices=[device_info(device) for device in system.devices.values()],

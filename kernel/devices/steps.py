@@ -234,9 +234,7 @@ def _append(process: LLMProcess, decoding: Decoding, token: int) -> Finish:
         return Finish.STOP
     if decoding.left == 0:
         return Finish.LENGTH
-    if process.budget_used:
-        return Finish.BUDGET
-    return Finish.CONTEXT if len(process.log) >= process.context else Finish.NONE
+    return process.used_up
 
 
 def _account(system: System, device: Device, process: LLMProcess, run: int, extra: int, share: float) -> None:

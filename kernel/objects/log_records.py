@@ -10,8 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.limits import MAX_RECORD_BYTES, MAX_RECORDS
+from llmasos.kernel.journal.process_image import check_size
 from llmasos.syscalls.records import LogRecord
 
 
@@ -50,29 +49,6 @@ class LogRecords:
 
     def copy(self) -> LogRecords:
         return LogRecords(self.rows)
-
-
-def check_size(count: int, size: int, who: str) -> None:
-    """E2BIG if these are more records, or bytes of them, than one process may have."""
-    if count > MAX_RECORDS or size > MAX_RECORD_BYTES:
-        raise Errno.E2BIG(
-            f"{who} {count} records with {size} bytes, at most {MAX_RECORDS} with {MAX_RECORD_BYTES} bytes are possible; "
-            "cut the log, or keep less with it"
-        )
-
-
-def check_places(rows: Sequence[LogRecord], length: int) -> str:
-    """Why these records cannot go with a log of `length` tokens; empty: they can."""
-    positions = [row.position for row in rows]
-    if positions != sorted(positions):
-        return "its records are not in order"
-    if positions and positions[-1] > length:
-        return f"a record stands at {positions[-1]}, its log has {length} tokens"
-    try:
-        check_size(len(rows), sum(len(row.data) for row in rows), "it has")
-    except SyscallError as error:
-        return error.reason
-    return ""
 
 
 def _position(row: LogRecord) -> int:

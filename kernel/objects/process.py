@@ -329,6 +329,13 @@ class LLMProcess(Process):
         return 0 < self.traits.limits.tokens <= self.account.decoded + self.traits.spent
 
     @property
+    def used_up(self) -> Finish:
+        """Why it can decode no more tokens: BUDGET or CONTEXT; NONE: it can."""
+        if self.budget_used:
+            return Finish.BUDGET
+        return Finish.CONTEXT if len(self.log) >= self.context else Finish.NONE
+
+    @property
     def guessable(self) -> int:
         """Tokens it may get from a step beyond the next one, by guessing; 0 where each needs a look of its own."""
         decoding = self.decoding

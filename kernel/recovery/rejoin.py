@@ -82,11 +82,8 @@ def _go_on(system: System, process: LLMProcess, image: Image) -> None:
     changed(system, process)
     image.join(process)
     decoding = process.decoding
-    if decoding is not None and decoding.append:
-        if process.budget_used:
-            finish_decoding(system, process, Finish.BUDGET)
-        elif len(process.log) >= process.context:
-            finish_decoding(system, process, Finish.CONTEXT)
+    if decoding is not None and decoding.append and (finish := process.used_up) is not Finish.NONE:
+        finish_decoding(system, process, finish)
     steps.boundary(system, process)
 
 
