@@ -8,12 +8,13 @@ marks in marks.py, the states of processes in settle.py, the entry points in cor
 from __future__ import annotations
 
 from collections import Counter, deque
+from typing import Any
 
 from llmasos.drivers.protocol import ToDriver
 from llmasos.kernel.events import Action, KernelConfig, Log, Send
 from llmasos.kernel.groups.group import GroupTree
 from llmasos.kernel.journal.recorder import Recorder
-from llmasos.kernel.objects.device import Device
+from llmasos.kernel.objects.device import Ask, Device
 from llmasos.kernel.objects.process import INIT_PID, Process, ProcessTable, Program
 from llmasos.kernel.objects.request import Channel, Request
 from llmasos.kernel.timers import Timers
@@ -61,6 +62,12 @@ class System:
 
     def send(self, device: Device, message: ToDriver) -> None:
         self.actions.append(Send(device.name, device.incarnation, message))
+
+    def ask(self, device: Device, message: Any, wants: type[Any], **more: Any) -> Ask:
+        """Send a request, which its driver is to answer by a record of type `wants`; `more` are further fields of Ask."""
+        device.asked[message.ref] = asked = Ask(message.ref, wants, **more)
+        self.send(device, message)
+        return asked
 
     def ref(self) -> int:
         """A number no request to any driver had before."""

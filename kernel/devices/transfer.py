@@ -73,10 +73,7 @@ def check_able(device: Device) -> None:
 
 def ask(system: System, device: Device, message: Export | Inspect | Import | Probe, wants: type[Any], **more: Any) -> Ask:
     """Send a request; `more` are further fields of Ask. The driver imports between its steps, all else beside them."""
-    asked = Ask(message.ref, wants, out_of_order=not isinstance(message, Import), **more)
-    device.asked[message.ref] = asked
-    system.send(device, message)
-    return asked
+    return system.ask(device, message, wants, out_of_order=not isinstance(message, Import), **more)
 
 
 def send_out(

@@ -19,9 +19,10 @@ _LOOKED_AT = 64  # sleepers that `cost` compares, the longest idle first
 
 
 class Victims:
-    """What a policy is. To write one: subclass, give it a `name`, choose, and enter it in VICTIMS."""
+    """`lru`: choose the process that ran longest ago. To write another policy: subclass, give it a `name`, choose, and
+    enter it in VICTIMS."""
 
-    name = ""
+    name = "lru"
 
     def came(self, process: LLMProcess) -> None:
         """The process has pages, after having had none."""
@@ -36,12 +37,6 @@ class Victims:
         """The process that loses its pages; None if there is none. `sleepers` come in the order in which they last
         ran."""
         return next(iter(sleepers), None)
-
-
-class Lru(Victims):
-    """Choose the process that ran longest ago: sleepers come in that order."""
-
-    name = "lru"
 
 
 class Fifo(Victims):
@@ -109,7 +104,7 @@ class Cost(Victims):
         return image.swap_cost.seconds(table.cached, table.clean) / alone / idle
 
 
-VICTIMS: dict[str, type[Victims]] = {policy.name: policy for policy in (Cost, Lru, Fifo, Clock)}
+VICTIMS: dict[str, type[Victims]] = {policy.name: policy for policy in (Cost, Victims, Fifo, Clock)}
 
 
 def make_victims(name: str) -> Victims:

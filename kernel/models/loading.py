@@ -85,14 +85,6 @@ def check_device(device: Device, dtype: str) -> None:
         )
 
 
-def _ask(device: Device, ask: Ask) -> int:
-    """Note a request that is about a model; returns its number."""
-    device.asked[ask.ref] = ask
-    if isinstance(ask.about, Image):
-        ask.about.ref, ask.about.abandoned = ask.ref, False
-    return ask.ref
-
-
 def _probe(system: System, device: Device, image: Image) -> None:
     dtype = next(iter(image.requested))
     try:
@@ -100,8 +92,8 @@ def _probe(system: System, device: Device, image: Image) -> None:
     except SyscallError as error:  # another driver runs by now than when the model was asked for
         fail_image(system, device, image, error)
         return
-    ref = _ask(device, Ask(system.ref(), Probed, _probed, image))
-    system.send(device, Probe(ref, image.path, dtype))
+    image.ref, image.abandoned = system.ref(), False
+    system.ask(device, Probe(image.ref, image.path, dtype), Probed, came=_probed, about=image)
 
 
 def _probed(system: System, device: Device, ask: Ask) -> None:
@@ -128,7 +120,7 @@ def _probed(system: System, device: Device, ask: Ask) -> None:
         fail_image(system, device, image, error)
         return
     image.victims = make_victims(device.config.victims)
-    image.swap = SwapSpace(_slots(device, image, message), message.block_bytes)
+    image.swap = SwapSpace(_slots(device, message.block_bytes), message.block_bytes)
     image.state = EVICTED
     wake(system, image.known)
     want(system, device, image)
@@ -199,16 +191,13 @@ def _too_big(device: Device, image: Image, one: Image) -> str:
     )
 
 
-def _slots(device: Device, image: Image, probed: Probed) -> list[int]:
-    """Places for frames in each lower tier: half of what the other images have left there."""
+def _slots(device: Device, frame_bytes: int) -> list[int]:
+    """Places for frames in each lower tier, for a new image: half of what the others have left there."""
+    spaces = [image.swap for image in device.images.values()]
     slots = []
     for number, size in enumerate(device.tier_bytes):
-        used = sum(
-            other.swap.counts[number] * other.probed.block_bytes
-            for other in device.images.values()
-            if other is not image and other.probed is not None and number < len(other.swap.counts)
-        )
-        slots.append(min(_MOST_SLOTS, max(0, size - used) // 2 // max(1, probed.block_bytes)))
+        used = sum(space.counts[number] * space.frame_bytes for space in spaces if number < len(space.counts))
+        slots.append(min(_MOST_SLOTS, max(0, size - used) // 2 // max(1, frame_bytes)))
     return slots
 
 
@@ -225,10 +214,11 @@ def page(system: System, device: Device) -> None:
 def _load(system: System, device: Device, image: Image, room: int) -> None:
     image.state, image.progress = LOADING, 0.0
     image.allotted, image.asked, image.wanted_since = room, system.now, None
-    kept, image.held = image.held, True
-    ref = _ask(device, Ask(system.ref(), Loaded, _loaded if kept else _loaded_afresh, image))
-    part = room if room < image.size else 0
-    system.send(device, Load(ref, image.id, image.path, image.dtype, image.pool.count, image.swap.counts, kept, part))
+    image.ref, image.abandoned = system.ref(), False
+    again, image.held = image.held, True
+    frames, slots, part = image.pool.count, image.swap.counts, room if room < image.size else 0
+    message = Load(image.ref, image.id, image.path, image.dtype, frames, slots, again, part)
+    system.ask(device, message, Loaded, came=_loaded if again else _loaded_afresh, about=image)
 
 
 def _loaded_afresh(system: System, device: Device, ask: Ask) -> None:
@@ -285,14 +275,13 @@ def _load_failed(system: System, device: Device, image: Image, error: SyscallErr
     memory short or a file server away for a while; when all tries have failed for long the processes that want to run
     are ended. Where its files are broken it is tried for its processes alone, since somebody may put them right: calls
     that only wait for the model fail."""
+    image.state, image.allotted = EVICTED, 0
     if error.errno is Errno.EINTR and image.needed:  # somebody has come after it was abandoned
-        image.state, image.allotted = EVICTED, 0
         want(system, device, image)
         return
     if not image.users:
         fail_image(system, device, image, error)
         return
-    image.state, image.allotted = EVICTED, 0
     image.failures += 1
     failures = image.failures
     if failures == 1:
@@ -369,16 +358,14 @@ def evict_image(system: System, device: Device, image: Image) -> None:
     for process in (image.active | image.starved).values():
         stale(system, process)
     image.starved.clear()
-    ref = _ask(device, Ask(system.ref(), Done, _check_done))
-    system.send(device, DropWeights(ref, image.id))
+    system.ask(device, DropWeights(system.ref(), image.id), Done, came=_check_done)
 
 
 def _remove(system: System, device: Device, image: Image) -> None:
     device.images.pop(image.id, None)
     if image.held:  # the driver has its frames still
         image.held = False
-        ref = _ask(device, Ask(system.ref(), Done, _check_done))
-        system.send(device, Unload(ref, image.id))
+        system.ask(device, Unload(system.ref(), image.id), Done, came=_check_done)
 
 
 def _check_done(system: System, device: Device, ask: Ask) -> None:
