@@ -43,8 +43,8 @@ class Kernel(System):
     # --- in and out -------------------------------------------------------------------------------------------------
 
     def boot(self, now: float, saved: Saved | None = None, notes: Sequence[tuple[str, str]] = ()) -> list[events.Action]:
-        """Start: init, the devices, their drivers. Call once, first. `saved` is what the journal has (the state is taken
-        over, not copied), `notes` (level, text) what is to be said of it; without it no journal is kept."""
+        """Start: init, the devices, their drivers. Call once, first. `saved` is the journal's state (taken over, not
+        copied), `notes` are lines (level, text) about it for the log; without `saved` no journal is kept."""
         self.started = self.now = now
         blocked = State.BLOCKED, WaitFor.CHILD, now
         self.table.add(Process(self.table.new_pid(), 0, Kind.INIT, "init", self.groups.system, now, *blocked))
@@ -110,7 +110,7 @@ class Kernel(System):
         return actions
 
     def _reconcile(self) -> None:
-        """Bring what follows from the facts up to date, until no mark is left. A second time it would change nothing."""
+        """Bring all that follows from the facts up to date, until no mark is left. A second time would change nothing."""
         rounds = 0
         while self.stale or self.woken or self.orphans or self.pumped:
             rounds += 1

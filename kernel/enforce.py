@@ -62,7 +62,7 @@ def _end_spent(system: System, process: LLMProcess) -> None:
 
 
 def _serve(system: System, group: Group) -> None:
-    """As many go on as the rate allows tokens; the next ones when these will have used theirs."""
+    """Let as many processes go on as the rate allows tokens, and the next ones when these have used theirs."""
     group.timer = None
     if (left := group.wait(system.now)) > 0:
         group.timer = system.timers.at(system.now + left, _serve, group)
@@ -82,7 +82,7 @@ def _release(system: System, group: Group, count: int) -> None:
 
 
 def relax(system: System, group: Group) -> None:
-    """The limits of a group have changed: whoever waits for one looks again."""
+    """The limits of a group have changed: processes that wait for one try again."""
     for one in system.groups.below(group):
         if one.timer is not None:
             one.timer.cancel()
@@ -96,15 +96,15 @@ def relax(system: System, group: Group) -> None:
 
 
 def pause(system: System, process: LLMProcess, high: Group) -> None:
-    """A process that has grown makes a pause before it goes on: the longer, the further `high` is above its `kv_high`."""
+    """Make a process that has grown pause: the longer, the further `high` is above its `kv_high`."""
     limit = high.settings.kv_high
     process.pause = system.now + _LONGEST_PAUSE * min(1.0, high.kv / limit - 1.0)
     system.emit("mem.high", process.pid, process.device.name, high.kv - limit, high.path)
 
 
 def at_limit(system: System, process: LLMProcess, group: Group) -> None:
-    """A process cannot grow, since its group has what `kv_max` allows, and nobody's pages are taken for it: it waits,
-    unless the group is to do something else, which happens once the step is planned."""
+    """A process cannot grow: its group has what `kv_max` allows, and no other process loses pages for it. It waits,
+    unless the group's `kv_action` says otherwise; that is done once the step is planned."""
     action = group.settings.kv_action
     if process.over_limit is not group:
         group.events["kv_max"] += 1
@@ -116,7 +116,7 @@ def at_limit(system: System, process: LLMProcess, group: Group) -> None:
 
 
 def _recharge(system: System, group: Group) -> None:
-    """Frames that a group pays for, but that only others still map, are paid for by those."""
+    """Charge frames that a group pays for, but that only processes of others still map, to those others."""
     moved = False
     for device in system.devices.values():
         for image in device.images.values():
@@ -167,7 +167,7 @@ def _kill_largest(system: System, stuck: tuple[LLMProcess, Group]) -> None:
     scores = [score for score in scores if score[1]]
     if not scores:
         return
-    # A size of 0: all of it is shared, and who is left in the end need not copy it any more.
+    # A size of 0: all of it is shared, and the last process that maps it need not copy it any more.
     size, _, _, victim = scores[0]
     group.events["kv_kill"] += 1
     table = ", ".join(

@@ -22,8 +22,8 @@ _LOOKED_AT = 64  # sleepers, the longest idle first, among which those of groups
 
 
 def make_room(system: System, image: Image, process: LLMProcess, tokens: int, back: int, desperate: bool) -> int:
-    """Take pages from others until there is room for `tokens` beside the `back` that are moved in; returns for how many
-    there is. If for none, `short` says whose limit that is."""
+    """Take pages from others until there is room for `tokens` beside the `back` that are moved in. Returns the number of
+    tokens that there is room for; if 0, the process's `over_limit` names the group whose limit that is."""
     pool, table = image.pool, process.table
     while True:
         room = table.room(pool) - back
@@ -50,10 +50,10 @@ def _victim(image: Image, wanting: LLMProcess, quantum: int, desperate: bool, no
     the weakest process of a weaker class; else, in the same class, one behind in the queue whose quantum is used up.
     Never on an arrival tie: that ping-pongs.
 
-    Where moving pages pays, before any of these that could run, one that waits for frames itself: the last claim gives
-    way to an earlier one. Otherwise many would hold what they cannot use, each for want of one frame more.
+    Where moving pages pays, a process that waits for frames itself yields before any of these that could run: the last
+    claim gives way to an earlier one. Otherwise many would hold frames that they cannot use, each one frame short.
 
-    `desperate`: nobody at all could run otherwise, so the last claim gives way to an earlier one wherever it is.
+    `desperate`: no process could run otherwise, so the last claim gives way to an earlier one wherever it is.
     """
     own: tuple[float, ...] = claim(wanting, quantum) if desperate else (rank(wanting.traits.sched_class), wanting.key)
     worst: LLMProcess | None = None

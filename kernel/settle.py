@@ -74,14 +74,14 @@ def _state(process: LLMProcess) -> tuple[State, WaitFor]:
 
 
 def release(process: LLMProcess) -> None:
-    """Its control group holds it back no longer."""
+    """Its control group throttles it no longer."""
     if process.throttled_by is not None:
         process.throttled_by.line.pop(process.pid, None)
         process.throttled_by = None
 
 
 def note_fault(system: System, process: LLMProcess) -> None:
-    """A process has a new state. One that wants to run and finds its weights evicted: that is a fault."""
+    """Record a fault if a process, which has a new state, wants to run and its weights are evicted."""
     image = process.image
     if image is None or image.state != EVICTED or process.pid not in image.active:
         return
@@ -99,7 +99,7 @@ def take_pages(system: System, victim: LLMProcess) -> None:
     assert image is not None
     pages = len(victim.table.frames)
     if victim.todo == 0:
-        victim.ahead = False  # it sleeps on; its pages come back when something is asked of it
+        victim.ahead = False  # it sleeps on; its pages come back when it is fed, truncated or decoded
     moved = _move_out(system, victim, image)
     image.cut(victim, 0)
     freed(system)
@@ -112,7 +112,7 @@ def take_pages(system: System, victim: LLMProcess) -> None:
 
 
 def _move_out(system: System, victim: LLMProcess, image: Image) -> int:
-    """Have the next step move what it can of a process's pages to a lower tier, where that pays; returns how many."""
+    """Have the next step move as many of a process's pages as it can to a lower tier, if that pays; returns how many."""
     if not image.swap.total or not image.swap_cost.pays:
         return 0
     if image.swap.free < len(victim.table.frames):  # copies of what has frames can be made again

@@ -1,10 +1,9 @@
 """The life of drivers: start, hello, heartbeats, death, restart (MINIX 3's reincarnation server).
 
-A death is seen by the exit of the driver's OS process; a hang by a busy heartbeat whose progress stands still. Either way
-the frames are gone, every process of the device goes back to its token log, and the driver is started again: at once
-after a first death, then with a doubling, capped delay. A process that was in the step of several deaths in a row is
-taken for their cause and stopped; a death
-by a signal from outside counts against nobody.
+The exit of the driver's OS process shows a death, a busy heartbeat whose progress stands still a hang. Either way the
+frames are gone, every process of the device goes back to its token log, and the driver is started again: at once after a
+first death, then with a doubling, capped delay. A process that was in the step of several deaths in a row is taken for
+their cause and stopped; a death by a signal from outside counts against no process.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def add_device(system: System, config: DeviceConfig) -> None:
 
 
 def reschedule(system: System, device: Device, policy: str, max_runs: int, step_tokens: int) -> None:
-    """Schedule a device otherwise; what is empty or 0 stays."""
+    """Change how a device is scheduled while it runs; arguments that are empty or 0 leave things as they are."""
     if policy and policy != device.queue.policy.name:
         ready = list(device.queue)
         device.queue, old = RunQueue(make_policy(policy, system.config.quantum)), device.queue
@@ -137,7 +136,7 @@ def _message(system: System, device: Device, message: FromDriver) -> None:
 
 
 def _answered(system: System, device: Device, message: FromDriver) -> None:
-    """A driver has answered a request, or says how far it has come with it."""
+    """A driver has answered a request, or reports its progress with it."""
     device.progress_at = system.now
     ref = getattr(message, "ref", 0)
     ask = device.asked.get(ref)
@@ -181,11 +180,11 @@ def _hello(system: System, device: Device, hello: Hello) -> None:
     dirty(system, device)
 
 
-# --- death and what comes of it, in order ---------------------------------------------------------------------------
+# --- death and its consequences, in order ---------------------------------------------------------------------------
 
 
 def driver_exited(system: System, event: DriverExited) -> None:
-    """A driver's OS process is gone: its processes go back to their logs, calls hear of it, its successor starts."""
+    """A driver's OS process is gone: processes go back to their logs, calls are told, the successor starts."""
     device = system.devices[event.device]
     if event.incarnation != device.incarnation or device.state == DOWN:
         return
@@ -225,7 +224,7 @@ def _work_at_hand(device: Device) -> set[int]:
 
 
 def _lose_memory(system: System, device: Device) -> None:
-    """Nothing of the device's memory is left, nor of what was to be done there."""
+    """The device's memory and all work that was queued for it are gone."""
     device.in_flight = None
     device.outs.clear()
     device.dropped.clear()
@@ -240,7 +239,7 @@ def _lose_memory(system: System, device: Device) -> None:
 
 
 def _suspect(system: System, flight: InFlight, at_work: bool) -> None:
-    """The processes of the step are suspects, if the driver was at work on it. It has come to its end in any case."""
+    """End the step of a dead driver. If the driver was at work on it, the processes in it are suspects."""
     for process in flight.processes:
         process.running = process.guessing = process.swapped_in = 0
         process.crashes += at_work
@@ -250,7 +249,7 @@ def _suspect(system: System, flight: InFlight, at_work: bool) -> None:
 
 
 def _tell_callers(system: System, device: Device, reason: str) -> None:
-    """Calls that wait for the driver's answers, or for the step to end, go on and find out."""
+    """Wake the calls that wait for the driver's answers, or for the step to end; they find out when they go on."""
     for ask in device.asked.values():
         ask.death = reason
         wake(system, ask.channel)

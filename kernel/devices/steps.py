@@ -1,7 +1,7 @@
-"""Steps: sending the next one to a device, and what its results mean to the processes in it.
+"""Steps: send the next one to a device, and apply its results to the processes in it.
 
 A step's end is the token boundary of every process in it: tokens are appended, full blocks get their names, decodes end,
-and what had to wait for the boundary (signals, fork, truncate) is done, in that order.
+then calls that had to wait for the boundary (signals, fork, truncate) go on.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _end_step(system: System, device: Device) -> None:
 
 
 def _account_moves(system: System, device: Device, flight: InFlight, message: StepDone) -> None:
-    """What the step says of the cost of moving and computing KV, and of what could not be written."""
+    """Take in what moving and computing KV cost in the step, and which frames could not be written."""
     step = flight.step
     numbers = {run.image for run in step.runs} | {move.image for move in (*step.outs, *step.ins)}
     image = device.images.get(numbers.pop()) if len(numbers) == 1 else None
@@ -103,7 +103,7 @@ def _account_moves(system: System, device: Device, flight: InFlight, message: St
         moved = (len(step.outs) + len(step.ins)) * image.block_tokens
         image.swap_cost.moved(moved, message.phases.get("swap", 0.0))
         image.swap_cost.computed(flight.tokens, message.phases.get("model", 0.0))
-        if paid != image.swap_cost.pays:  # what each has to compute is another matter now
+        if paid != image.swap_cost.pays:  # each may have more or fewer tokens to compute now
             for user in image.users.values():
                 stale(system, user)
     system.counters["moved_out"] += len(step.outs) - len(message.unwritten)
@@ -113,7 +113,7 @@ def _account_moves(system: System, device: Device, flight: InFlight, message: St
         process = system.table.find(move.ctx)
         if isinstance(process, LLMProcess) and process.image is not None:
             process.table.lose_slot(process.image.swap, Slot(move.tier, move.slot))
-            stale(system, process)  # it may have to compute what it has lost
+            stale(system, process)  # it may have to compute those tokens again
     if message.unwritten:
         system.log(
             "warning",
@@ -157,7 +157,7 @@ def _check_results(flight: InFlight, message: StepDone) -> None:
 
 
 def step_failed(system: System, device: Device, flight: InFlight, reason: str) -> None:
-    """The device could not do the step as a whole: every process in it fails, the device goes on."""
+    """The device could not run the step at all: every process in it fails, the device goes on."""
     _end_step(system, device)
     system.log("error", f"{device.name}: a step of {len(flight.processes)} processes failed: {reason}")
     for process in flight.processes:
@@ -183,8 +183,8 @@ def _apply(system: System, device: Device, process: LLMProcess, result: RunResul
         )
         return
     if result.error:
-        # Nobody knows how far it came: a block that was to be copied may not have been, and what the driver has
-        # heard of the context it may have forgotten. Full blocks are sure; all else is told and computed again.
+        # It is not known how far it came: a block may not have been copied, and the driver may have dropped what it was
+        # told of the context. Full blocks are certain; everything else is sent and computed again.
         _forget_from(process, image, (process.table.cached - swapped_in) // BLOCK_TOKENS * BLOCK_TOKENS)
         system.log("error", f"{device.name}: process {process.pid}: {result.error}")
         reason = f"the device could not compute process {process.pid}: {result.error}"
@@ -256,7 +256,7 @@ def _account(system: System, device: Device, process: LLMProcess, run: int, extr
 
 
 def boundary(system: System, process: LLMProcess) -> None:
-    """A process is in no step any more: what is due then is done, and calls that wait for that go on."""
+    """A process is in no step any more: do what is due at a token boundary, and wake the calls that wait for it."""
     if lives_on(system, process):
         stale(system, process)
         wake(system, process.boundary)

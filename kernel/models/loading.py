@@ -1,7 +1,8 @@
-"""Bringing models into a device's memory: probe (what would it need?), load; and taking them out again.
+"""Models go into a device's memory and out of it: probe (what would it need?), load, evict.
 
-The driver reads files and owns tensors; what is loaded, with how many frames, is decided here, and in paging.py what goes
-for what. Calls wait on a model's channels: `known` until it has been probed, `loaded` until it is in memory.
+The driver reads files and owns tensors. This file decides what is loaded and with how many frames; paging.py decides
+which model makes room for which. Calls wait on a model's channels: `known` until it has been probed, `loaded` until it is
+in memory.
 """
 
 from __future__ import annotations
@@ -29,18 +30,19 @@ _RETRY_MOST = 5.0  # seconds between two tries to page a model in
 
 
 def want_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
-    """The image of a model, which a call wants in memory: unless it is RESIDENT, wait for `loaded` and ask again."""
+    """Find the image of a model that a call wants in memory. Unless it is RESIDENT, the call waits for `loaded`."""
     image = known_image(system, device, model, path, dtype)
     check_fits(device, image)
     if image.state != RESIDENT:
-        if image.lasting:  # whoever comes is told what the files are now
+        if image.lasting:  # the caller is told what the files are now
             image.retry_at = system.now
         want(system, device, image)
     return image
 
 
 def hint_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
-    """Have the model paged in when that costs nobody who runs anything. Unless it has been probed, wait for `known`."""
+    """Have the model paged in once that takes nothing from models that run. Until it is probed, the call waits for
+    `known`."""
     image = known_image(system, device, model, path, dtype)
     check_fits(device, image)
     image.hinted = image.state != RESIDENT
@@ -50,7 +52,8 @@ def hint_image(system: System, device: Device, model: str, path: str, dtype: str
 
 
 def known_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
-    """The image of the model in `path`, which was asked for as `model`; a new one is asked about."""
+    """Find the image of the model in `path`, which was asked for as `model`, or make one; probe_or_drop asks the driver
+    about it."""
     check_device(device, dtype)
     image = device.find_image(path, dtype)
     if image is None:
@@ -61,8 +64,8 @@ def known_image(system: System, device: Device, model: str, path: str, dtype: st
 
 
 def probe_or_drop(system: System, device: Device) -> None:
-    """Ask the driver about models that are not known yet. Drop those that nobody waits for any more; one that the driver
-    has begun to read it may abandon."""
+    """Ask the driver about models that are not known yet, and drop those that nobody waits for any more. The driver may
+    abandon one that it has begun to read."""
     for image in list(device.images.values()):
         if image.state == RESIDENT:
             continue
@@ -127,7 +130,7 @@ def _probed(system: System, device: Device, ask: Ask) -> None:
 
 
 def _merge(device: Device, image: Image, twin: Image) -> None:
-    """What was asked of the image is asked of its twin; the calls that wait for it will find that."""
+    """Pass on to its twin what was asked of the image. Calls that wait for the image find the twin when they go on."""
     assert not image.users, "a process that waits for a model does not map it yet"
     del device.images[image.id]
     twin.requested |= image.requested
@@ -137,8 +140,8 @@ def _merge(device: Device, image: Image, twin: Image) -> None:
 
 
 def plan_room(device: Device, image: Image, probed: Probed) -> list[Image]:
-    """Give the image, which is new, its frames; the models that have to go for them: such as nobody uses, longest unused
-    first. ENOMEM: there is no memory for them, or none for its weights even when all that may go has gone."""
+    """Give a new image its frames. Returns the models that must go for them: unused ones, the longest unused first.
+    ENOMEM: there is no memory for the frames, or none for the weights even when all that may go has gone."""
     frames = device.image_kv_bytes // probed.block_bytes if probed.block_bytes else 0
     if frames < 1:
         raise Errno.ENOMEM(
@@ -171,7 +174,7 @@ def check_fits(device: Device, image: Image, in_use: Sequence[Image] = ()) -> No
 
 
 def _too_big(device: Device, image: Image, one: Image) -> str:
-    """Why the image cannot be had: there is no memory for the weights of `one`, itself or one in use."""
+    """Why the image does not fit: there is no memory for the weights of `one`, which is the image or one in use."""
     room = paging.room_for(device, one)
     beside = " beside what is pinned" if any(i.pinned for i in device.images.values() if i is not one) else ""
     if one is not image:
@@ -202,7 +205,7 @@ def _slots(device: Device, frame_bytes: int) -> list[int]:
 
 
 def page(system: System, device: Device) -> None:
-    """Bring in what is wanted and can be brought in now, and take out what goes for it."""
+    """Load the wanted models that can be loaded now, after evicting those that make room for them."""
     while (move := paging.decide(system, device)) is not None:
         image, room, victims = move
         for victim in victims:
@@ -258,8 +261,8 @@ def _loaded(system: System, device: Device, ask: Ask) -> None:
 
 
 def _lose_kv(system: System, device: Device, image: Image) -> None:
-    """The weights that have come in are not those that went: what was computed with these is of no use. The image is in
-    no step."""
+    """The weights that were loaded differ from those that were dropped, so all KV of the image is useless. The image is
+    in no step."""
     cancel_outs(system, device, image=image.id)
     image.lose_kv()
     freed(system)
@@ -271,10 +274,10 @@ def _lose_kv(system: System, device: Device, image: Image) -> None:
 
 
 def _load_failed(system: System, device: Device, image: Image, error: SyscallError) -> None:
-    """Calls that asked for a new model fail at once. A model that has processes is tried again, as a disk may be busy,
-    memory short or a file server away for a while; when all tries have failed for long the processes that want to run
-    are ended. Where its files are broken it is tried for its processes alone, since somebody may put them right: calls
-    that only wait for the model fail."""
+    """Calls that asked for a new model fail at once. A model that has processes is tried again: a disk may be busy,
+    memory short, a file server away for a while. When all tries have failed for long, the processes that want to run end.
+    If the files are broken, the tries are for the processes alone, since somebody may repair them; calls that only wait
+    for the model fail."""
     image.state, image.allotted = EVICTED, 0
     if error.errno is Errno.EINTR and image.needed:  # somebody has come after it was abandoned
         want(system, device, image)
@@ -295,7 +298,7 @@ def _load_failed(system: System, device: Device, image: Image, error: SyscallErr
         image.retry_at = system.now + delay
         system.log("warning", f"{text}; next try in {delay:g} s ({failures} failures in a row)")
         want(system, device, image)
-        for process in image.active.values():  # who came while it was on its way finds it out now
+        for process in image.active.values():  # those that came while it was on its way learn of it now
             note_fault(system, process)
         return
     system.log("error", text)
@@ -310,7 +313,7 @@ def _load_failed(system: System, device: Device, image: Image, error: SyscallErr
 
 
 def fail_image(system: System, device: Device, image: Image, error: SyscallError) -> None:
-    """The model cannot be had. Calls that wait for it fail; processes that ran it before a restart are ended."""
+    """Remove a model that cannot be loaded. Calls that wait for it fail; processes that ran it before a restart end."""
     unpinned = "; it is pinned no longer" if image.pinned else ""
     level = "info" if error.errno is Errno.EINTR else "error"
     system.log(level, f"{device.name}: {image.name}: {error}{unpinned}")
@@ -322,8 +325,8 @@ def fail_image(system: System, device: Device, image: Image, error: SyscallError
 
 
 def suspend(system: System, device: Device, image: Image, reason: str) -> None:
-    """The driver dies of loading the model. Calls that wait for it fail; its processes are stopped, and one that goes on
-    has it tried again, with no step beside it."""
+    """Loading the model kills the driver: calls that wait for it fail, its processes are stopped. When one of them
+    continues, the model is tried again, with no step beside it."""
     if not image.users:
         fail_image(system, device, image, Errno.EIO(reason))
         return
@@ -334,7 +337,7 @@ def suspend(system: System, device: Device, image: Image, reason: str) -> None:
 
 
 def fail_device(system: System, device: Device) -> None:
-    """The driver does not start: no call is left waiting for it, or for a model on it (the restarts go on)."""
+    """The driver does not start: fail the calls that wait for it or for a model on it. The restarts go on."""
     error = no_device(device)
     for image in list(device.images.values()):
         wake(system, image.known, error)
@@ -345,7 +348,7 @@ def fail_device(system: System, device: Device) -> None:
 
 
 def evict_image(system: System, device: Device, image: Image) -> None:
-    """Take the weights of a model out of memory, which is in no step. If no process uses it, it goes whole."""
+    """Take the weights of a model, which is in no step, out of memory; the whole model if no process uses it."""
     system.log("info", f"{device.name}: {image.name} ({image.dtype}) is evicted")
     system.emit("mem.evict", device=device.name, amount=image.allotted, detail=image.name)
     system.counters["evictions"] += 1

@@ -1,4 +1,4 @@
-"""Paging of weights: which models are in a device's memory for weights, and which goes for which.
+"""Paging of weights: which models are in a device's memory for weights, and which makes room for which.
 
 As in the Unix of the sixth edition, whose swapper took out a process only after it had been in core for some seconds, a
 model that has come in stays for a turn: several times as long as it took to bring it in. So models that are wanted all
@@ -24,18 +24,18 @@ TURN = 4.0  # a model's turn, in units of what paging it in took
 LONGEST_TURN = 30.0  # seconds; the first page-in of a model may have been slow because something was made for it
 NEVER = float("inf")
 _UNLIMITED = 1 << 62
-_HINT = len(CLASSES)  # behind every class: wanted by nobody who waits
+_HINT = len(CLASSES)  # behind every class: wanted, but no process or call waits
 
 
 def room_for(device: Device, image: Image) -> int:
-    """Bytes that the image's weights could have if all weights that may go had gone."""
+    """Bytes that the image's weights could have once all weights that may go have gone."""
     others = [other for other in device.images.values() if other is not image]
     pinned = sum(other.allotted or other.size for other in others if other.pinned)
     return max(0, _left(device, image, pinned, sum(other.kv_bytes for other in others if _stays(other))))
 
 
 def _left(device: Device, image: Image, weights: int, frames: int) -> int:
-    """Bytes that there are for the image's weights beside so many of others' weights and frames; below 0: too few."""
+    """Bytes left for the image's weights beside `weights` and `frames` bytes of others; below 0: too few."""
     left = device.config.weight_bytes or _UNLIMITED
     if tier := device.tier_size:
         left = min(left, tier - frames - image.kv_bytes)
@@ -57,7 +57,7 @@ def allotment(device: Device, image: Image) -> int | None:
 
 
 def turn(system: System, image: Image) -> float:
-    """Seconds that it may stay, once it has come in, before another one's processes get the memory."""
+    """Seconds that a loaded image may stay before another one's processes get the memory."""
     return min(max(system.config.weight_quantum, TURN * image.paging_seconds), LONGEST_TURN)
 
 
@@ -80,13 +80,13 @@ def decide(system: System, device: Device) -> tuple[Image, int, list[Image]] | N
             continue
         room = allotment(device, image)
         if room is None:
-            continue  # what is pinned leaves too little: it waits until that is over
+            continue  # pinned models leave too little: it waits until they are pinned no longer
         victims, moments = _victims(system, device, image, room, since)
         if victims is not None:
             return image, room, victims
         again += moments
         if _rank(image) < _HINT:
-            break  # nobody overtakes, or the room it waits for would never be there
+            break  # the next may not overtake, or the room that this one waits for would never be there
     moment = min(again, default=NEVER)
     if moment < NEVER:
         device.page_timer = system.timers.at(moment, dirty, device)
@@ -142,8 +142,8 @@ def who_goes(device: Device, image: Image, room: int, going: list[Image], now: f
 
 
 def _enough(device: Device, image: Image, room: int, first: list[Image], then: list[Image]) -> list[Image]:
-    """The models that go: `first`, and as many of `then`, in order, as make room; or all, if not even they do. Of these,
-    the smallest subset that still makes room; models chosen first are dropped from it first."""
+    """Take `first`, then as many of `then`, in order, as make room (all, if not even they do). The smallest subset that
+    still makes room goes; models chosen first are dropped from it first."""
     going = list(first)
     for other in then:
         if _fits(device, image, room, going):
@@ -157,7 +157,7 @@ def _enough(device: Device, image: Image, room: int, first: list[Image], then: l
 
 
 def _can_go(image: Image) -> bool:
-    """Are there weights that may be taken out, or frames that nobody needs?"""
+    """Does it have weights that may be dropped, or frames that no process needs?"""
     if image.pinned or image.state == RESIDENT:
         return not image.pinned
     return image.state == EVICTED and image.held and not _stays(image)
@@ -170,13 +170,13 @@ def _order(device: Device, image: Image, now: float) -> tuple[bool, int, float]:
 
 
 def _may_go(system: System, image: Image, strength: int, since: float) -> float:
-    """The moment from which an image may go for one that is wanted by a class of this strength since then."""
+    """The moment from which an image may go for one that a class of this strength has wanted since `since`."""
     if not image.mapped:
         return 0.0
     end = image.resident_since + turn(system, image)
-    if not image.steps:  # it came for somebody who has not run yet
+    if not image.steps:  # the process that it was loaded for has not run yet
         return end + (system.config.aging_seconds if image.active else 0.0)
-    if not image.active:  # who only waits for its group to let it run keeps its turn
+    if not image.active:  # processes that only wait for their group's leave keep their turn
         return end if any(process.throttled_by is not None for process in image.users.values()) else 0.0
     if strength == _HINT:
         return NEVER

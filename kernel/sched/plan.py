@@ -133,7 +133,7 @@ def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
                 left -= process.running
                 slots -= 1
                 continue
-            # It had nothing and cannot run, so it keeps nothing from others.
+            # It had no pages before and cannot run, so it holds back none from others.
             if gained and gained == process.table.cached:
                 image.cut(process, 0)
             if not tokens:
@@ -146,8 +146,8 @@ def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
 
 
 def _take_suspect(device: Device) -> LLMProcess | None:
-    """Take the suspect that was passed over for too long off the queue, if it still wants this device: it may have moved
-    to another one meanwhile, and be queued there."""
+    """Take the suspect that was passed over for too long off the queue, if it still wants this device. Meanwhile it may
+    have moved to another device, and be queued there."""
     suspect, device.suspect = device.suspect, None
     if suspect is None or suspect.ticket <= 0 or suspect.device is not device:
         return None
@@ -193,7 +193,7 @@ def _admit(system: System, process: LLMProcess, image: Image, tokens: int, plan:
     plan; or leave it BLOCKED(pagein)."""
     table, pool = process.table, image.pool
     tokens = min(tokens, max(1, process.group.tokens_left()))
-    process.running = tokens  # from here on it is nobody's victim
+    process.running = tokens  # from here on it is never a victim
     back = process.returning
     tokens = make_room(system, image, process, tokens, back, desperate and not plan.runs)
     if tokens <= 0:
