@@ -25,15 +25,15 @@ def hold_back(system: System, process: LLMProcess) -> bool:
     """Whether a process that was to run must wait for its group. Then it is BLOCKED(quota) until it may go on."""
     group = process.group
     if process.pause > system.now:
-        _hold(system, process, group, "a pause above kv_high")
+        _throttle(system, process, group, "a pause above kv_high")
         system.timers.at(process.pause, _go_on, process)
     elif (spent := group.exhausted()) is not None:
-        _hold(system, process, spent, "tokens_total")
+        _throttle(system, process, spent, "tokens_total")
         spent.line[process.pid] = None
         if process.decoding is not None:
             system.timers.at(system.now, _end_spent, process)
     elif (slow := group.obstacle(system.now)) is not None:
-        _hold(system, process, slow, "tokens_max")
+        _throttle(system, process, slow, "tokens_max")
         slow.line[process.pid] = None
         if slow.timer is None:
             slow.timer = system.timers.at(system.now + slow.wait(system.now), _serve, slow)
@@ -42,7 +42,7 @@ def hold_back(system: System, process: LLMProcess) -> bool:
     return True
 
 
-def _hold(system: System, process: LLMProcess, group: Group, why: str) -> None:
+def _throttle(system: System, process: LLMProcess, group: Group, why: str) -> None:
     process.throttled_by = group
     process.enter(State.BLOCKED, WaitFor.QUOTA, system.now)
     group.events["held"] += 1

@@ -11,7 +11,7 @@ from llmasos.kernel import desk
 from llmasos.kernel.marks import cancel_outs, changed, dirty, freed
 from llmasos.kernel.objects.device import UP
 from llmasos.kernel.objects.process import INIT_PID, Decoding, LLMProcess, Process, Program
-from llmasos.kernel.settle import release
+from llmasos.kernel.settle import unthrottle
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake, wake_some
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -110,7 +110,7 @@ def exit_process(system: System, process: LLMProcess, status: int, reason: str) 
     release_pages(system, process)
     if process.image is not None:
         process.image.leave(process, system.now)
-    release(process)
+    unthrottle(process)
     process.device.queue.withdraw(process)
     if process.device.state == UP:
         process.device.dropped.append(process.pid)

@@ -29,7 +29,7 @@ def settle(system: System, process: Process) -> None:
     queued = process.ticket > 0
     state, wait = _state(process)
     if wait not in (WaitFor.PAGEIN, WaitFor.QUOTA):
-        release(process)
+        unthrottle(process)
         if image is not None:
             image.starved.pop(process.pid, None)
     if state is State.STOPPED and image is not None and image.swap.total and process.table.frames:
@@ -73,7 +73,7 @@ def _state(process: LLMProcess) -> tuple[State, WaitFor]:
     return State.READY, WaitFor.NONE
 
 
-def release(process: LLMProcess) -> None:
+def unthrottle(process: LLMProcess) -> None:
     """Its control group throttles it no longer."""
     if process.throttled_by is not None:
         process.throttled_by.line.pop(process.pid, None)

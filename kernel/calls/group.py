@@ -11,7 +11,7 @@ from llmasos.kernel.marks import changed, freed
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.reclaim import sleepers
-from llmasos.kernel.settle import release, take_pages
+from llmasos.kernel.settle import take_pages, unthrottle
 from llmasos.kernel.state import System
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import GroupInfo, GroupSettings
@@ -70,7 +70,7 @@ def group_move(system: System, request: Request, call: GroupMove, process: LLMPr
         image = process.image
         if image is not None:
             group.check_weights(image.id, image.weight_bytes, image.name)
-        release(process)
+        unthrottle(process)
         process.pause = system.now
         process.move_to(group, system.now)
     else:

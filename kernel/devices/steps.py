@@ -112,7 +112,7 @@ def _account_moves(system: System, device: Device, flight: InFlight, message: St
         move = step.outs[number]
         process = system.table.find(move.ctx)
         if isinstance(process, LLMProcess) and process.image is not None:
-            process.table.lose_slot(process.image.swap, Slot(move.tier, move.slot))
+            process.table.unwritten(process.image.swap, Slot(move.tier, move.slot))
             stale(system, process)  # it may have to compute those tokens again
     if message.unwritten:
         system.log(
@@ -174,8 +174,8 @@ def _apply(system: System, device: Device, process: LLMProcess, result: RunResul
     assert image is not None
     if result.unread >= 0:
         block = (process.table.cached - swapped_in) // BLOCK_TOKENS + result.unread
-        process.table.lose(image.swap, block)
-        _forget_from(process, image, block * BLOCK_TOKENS)
+        process.table.drop_place(image.swap, block)
+        _start_over(process, image, block * BLOCK_TOKENS)
         system.log(
             "warning",
             f"{device.name}: process {process.pid}: KV from token {block * BLOCK_TOKENS} on could not be moved in, or "
@@ -185,7 +185,7 @@ def _apply(system: System, device: Device, process: LLMProcess, result: RunResul
     if result.error:
         # It is not known how far it came: a block may not have been copied, and the driver may have dropped what it was
         # told of the context. Full blocks are certain; everything else is sent and computed again.
-        _forget_from(process, image, (process.table.cached - swapped_in) // BLOCK_TOKENS * BLOCK_TOKENS)
+        _start_over(process, image, (process.table.cached - swapped_in) // BLOCK_TOKENS * BLOCK_TOKENS)
         system.log("error", f"{device.name}: process {process.pid}: {result.error}")
         reason = f"the device could not compute process {process.pid}: {result.error}"
         fail_decoding(system, process, reason)
@@ -219,8 +219,8 @@ def _apply(system: System, device: Device, process: LLMProcess, result: RunResul
         finish_decoding(system, process, finish)
 
 
-def _forget_from(process: LLMProcess, image: Image, tokens: int) -> None:
-    """Keep the frames of the first `tokens` tokens, and assume that the driver knows nothing of the context."""
+def _start_over(process: LLMProcess, image: Image, tokens: int) -> None:
+    """Keep the frames of the first `tokens` tokens only, and tell the driver all of the context again."""
     image.cut(process, tokens)
     process.table.sent = process.driver_log = 0
 

@@ -47,7 +47,7 @@ class FramePool:
             frame = self._free.pop()
         elif self._cached:
             frame, _ = self._cached.popitem(last=False)
-            self.prefix.forget(frame)
+            self.prefix.unname(frame)
         else:
             raise AssertionError("extend without room: room() was not checked")
         self.refs[frame] = 1
@@ -101,7 +101,7 @@ class FramePool:
         survive."""
         if self.refs[frame] != 1:
             return False
-        self.prefix.forget(frame)
+        self.prefix.unname(frame)
         return True
 
     def reset(self) -> None:

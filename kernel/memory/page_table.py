@@ -157,25 +157,25 @@ class PageTable:
         return tokens, self.frames[: blocks(self.cached)], [kept.slot for kept in behind]
 
     def trim(self, space: SwapSpace, tokens: int) -> None:
-        """The log has been cut to `tokens` tokens: give back the places of the rest."""
+        """The log has been cut to `tokens` tokens: drop the places of the rest."""
         for block in [block for block in self.kept if (block + 1) * BLOCK_TOKENS > tokens]:
             left = tokens - block * BLOCK_TOKENS
             if left > 0:
                 self.kept[block] = Kept(self.kept[block].slot, min(left, self.kept[block].tokens))
             else:
-                self.lose(space, block)
+                self.drop_place(space, block)
 
-    def lose(self, space: SwapSpace, block: int) -> None:
-        """The KV of this block in a lower tier, if there is any, is of no use any more: give the place back."""
+    def drop_place(self, space: SwapSpace, block: int) -> None:
+        """The KV of this block in a lower tier, if there is any, is useless now: give its place back."""
         kept = self.kept.pop(block, None)
         if kept is not None:
             space.give((kept.slot,))
             self.group.charge_swap(-space.frame_bytes)
 
-    def lose_slot(self, space: SwapSpace, slot: Slot) -> None:
-        """The write to `slot` failed; forget it if this table still owns it."""
+    def unwritten(self, space: SwapSpace, slot: Slot) -> None:
+        """The write to `slot` failed: drop it if this table still owns it."""
         for block in [block for block, kept in self.kept.items() if kept.slot == slot]:
-            self.lose(space, block)
+            self.drop_place(space, block)
 
     def room(self, pool: FramePool) -> int:
         """How many tokens can be computed with the frames that are available now, counting a copy of a shared last
@@ -223,7 +223,7 @@ class PageTable:
             at = len(self.chain) * BLOCK_TOKENS
             parent = self.chain[-1] if self.chain else root(self.salt)
             block = tuple(log[at : at + BLOCK_TOKENS])
-            self.chain.append(pool.prefix.enter(parent, block, self.frames[len(self.chain)]))
+            self.chain.append(pool.prefix.name(parent, block, self.frames[len(self.chain)]))
 
     def cut(self, pool: FramePool, tokens: int) -> None:
         """Keep the first `tokens` tokens only (or what is cached, if that is less)."""
@@ -253,8 +253,8 @@ class PageTable:
                     return
                 pool.charge(frame, group)
 
-    def forget(self, space: SwapSpace) -> None:
-        """The device has lost its memory: forget frames and places, and release nothing."""
+    def clear(self, space: SwapSpace) -> None:
+        """The device has lost its memory: clear frames and places, and release nothing."""
         self.frames.clear()
         self.chain.clear()
         self.group.charge_swap(-len(self.kept) * space.frame_bytes)

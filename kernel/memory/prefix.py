@@ -45,7 +45,7 @@ class PrefixIndex:
         name = self._by_name.get((parent, tokens))
         return None if name is None else (name.serial, name.frame)
 
-    def enter(self, parent: int, tokens: Tokens, frame: int) -> int:
+    def name(self, parent: int, tokens: Tokens, frame: int) -> int:
         """Name a frame whose block is full and computed; returns the serial for its children.
 
         If an equal block is named already, that one's serial is returned and `frame` stays nameless.
@@ -62,8 +62,8 @@ class PrefixIndex:
         self._by_frame[frame] = name
         return serial
 
-    def forget(self, frame: int) -> None:
-        """The frame will be overwritten: take its name away."""
+    def unname(self, frame: int) -> None:
+        """Take the name of a frame away: it will be overwritten."""
         name = self._by_frame.pop(frame, None)
         if name is not None:
             del self._by_name[(name.parent, name.tokens)]

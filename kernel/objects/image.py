@@ -96,7 +96,7 @@ class Image:
         self.starved.pop(process.pid, None)
         self.used = now
 
-    def follow(self, process: LLMProcess) -> None:
+    def note_activity(self, process: LLMProcess) -> None:
         """A process that maps it has a new state. One that its group throttles does not want to run, so the weights may
         go; one that waits for frames or for weights does."""
         if process.activity in _ACTIVE:
@@ -142,8 +142,8 @@ class Image:
         """Whether its frames are needed: a process maps it, or is on its way to."""
         return bool(self.users or self.imports)
 
-    def take_back(self) -> None:
-        """Nobody can run for want of frames: have those back into which KV is being read; it is computed instead."""
+    def reclaim_imports(self) -> None:
+        """No process can run for want of frames: take back those that KV is being read into. It is computed instead."""
         for table in self.imports.values():
             table.cut(self.pool, 0)
 
@@ -195,12 +195,12 @@ class Image:
     def lose_kv(self) -> None:
         """Nothing of the KV in its frames and places is left, or of any use; its processes are to be settled."""
         for process in self.users.values():
-            process.table.forget(self.swap)
+            process.table.clear(self.swap)
             process.driver_log = process.quantum_used = 0
         for holder in list(self.holders.values()):
             self.let_go(holder)
         for table in self.imports.values():
-            table.forget(self.swap)
+            table.clear(self.swap)
         self.starved.clear()
         self.pool.reset()
         self.swap.reset()

@@ -216,7 +216,7 @@ class LLMProcess(Process):
                 group.pressure.change(int(old), int(new), now)
         self.count_load()
         if self.image is not None:
-            self.image.follow(self)
+            self.image.note_activity(self)
 
     def outran(self, quantum: int) -> bool:
         """Whether it has used up its quantum of tokens, which is longer where pages are brought back too often."""
