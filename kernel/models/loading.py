@@ -313,15 +313,13 @@ def _load_failed(system: System, device: Device, image: Image, error: SyscallErr
 
 
 def fail_image(system: System, device: Device, image: Image, error: SyscallError) -> None:
-    """Remove a model that cannot be loaded. Calls that wait for it fail; processes that ran it before a restart end."""
+    """Remove a model that cannot be loaded and that no process has. Calls that wait for it fail."""
     unpinned = "; it is pinned no longer" if image.pinned else ""
     level = "info" if error.errno is Errno.EINTR else "error"
     system.log(level, f"{device.name}: {image.name}: {error}{unpinned}")
     _remove(system, device, image)
     wake(system, image.known, error)
     wake(system, image.loaded, error)
-    for process in list(image.users.values()):
-        exit_process(system, process, 1, f"its model could not be loaded again: {error.reason}")
 
 
 def suspend(system: System, device: Device, image: Image, reason: str) -> None:
