@@ -13,6 +13,7 @@ then of arrival; one that has been wanted for long is served before all classes,
 
 from __future__ import annotations
 
+from llmasos.kernel.clock import SECOND, nanoseconds
 from llmasos.kernel.marks import dirty
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT, Image
@@ -20,9 +21,9 @@ from llmasos.kernel.sched.run_queue import CLASSES, rank
 from llmasos.kernel.state import System
 from llmasos.syscalls.records import SchedClass
 
-TURN = 4.0  # a model's turn, in units of what paging it in took
-LONGEST_TURN = 30.0  # seconds; the first page-in of a model may have been slow because something was made for it
-NEVER = float("inf")
+TURN = 4  # a model's turn, in units of what paging it in took
+LONGEST_TURN = 30 * SECOND  # the first page-in of a model may have been slow because something was made for it
+NEVER = 1 << 62
 _UNLIMITED = 1 << 62
 _HINT = len(CLASSES)  # behind every class: wanted, but no process or call waits
 
@@ -56,9 +57,9 @@ def allotment(device: Device, image: Image) -> int | None:
     return room if 0 < least <= room else None
 
 
-def turn(system: System, image: Image) -> float:
-    """Seconds that a loaded image may stay before another one's processes get the memory."""
-    return min(max(system.config.weight_quantum, TURN * image.paging_seconds), LONGEST_TURN)
+def turn(system: System, image: Image) -> int:
+    """How long a loaded image may stay before another one's processes get the memory."""
+    return min(max(nanoseconds(system.config.weight_quantum), TURN * image.paging_time), LONGEST_TURN)
 
 
 def decide(system: System, device: Device) -> tuple[Image, int, list[Image]] | None:
@@ -73,7 +74,7 @@ def decide(system: System, device: Device) -> tuple[Image, int, list[Image]] | N
     if any(image.state == LOADING and image.probed is not None for image in device.images.values()):
         return None  # one load at a time: the driver does no more, and if it dies it is known in which
     waiting = [(_urgency(system, image), image) for image in device.images.values() if image.wanted_since is not None]
-    again: list[float] = []
+    again: list[int] = []
     for (_, since, _), image in sorted(waiting, key=lambda entry: entry[0]):
         if image.retry_at > system.now:
             again.append(image.retry_at)
@@ -101,22 +102,20 @@ def _rank(image: Image) -> int:
     return min(ranks, default=_HINT)
 
 
-def _urgency(system: System, image: Image) -> tuple[int, float, int]:
+def _urgency(system: System, image: Image) -> tuple[int, int, int]:
     since = image.wanted_since if image.wanted_since is not None else system.now
     strength = _rank(image)
-    if strength < _HINT and system.now - since >= system.config.aging_seconds:
+    if strength < _HINT and system.now - since >= nanoseconds(system.config.aging_seconds):
         strength = -1
     return strength, since, image.id
 
 
-def _victims(
-    system: System, device: Device, image: Image, room: int, since: float
-) -> tuple[list[Image] | None, list[float]]:
+def _victims(system: System, device: Device, image: Image, room: int, since: int) -> tuple[list[Image] | None, list[int]]:
     """The models that go for the image, or None and the moments at which others may go."""
     running = {process.image for process in device.in_flight.processes} if device.in_flight else set()
     strength = _rank(image)
     ready: list[Image] = []
-    moments: list[float] = []
+    moments: list[int] = []
     for other in _candidates(device, image, system.now):
         moment = _may_go(system, other, strength, since)
         if moment > system.now:
@@ -127,13 +126,13 @@ def _victims(
     return (going if _fits(device, image, room, going) else None), moments
 
 
-def _candidates(device: Device, image: Image, now: float) -> list[Image]:
+def _candidates(device: Device, image: Image, now: int) -> list[Image]:
     """The models that could go for the image, first those that go first."""
     others = [other for other in device.images.values() if other is not image and _can_go(other)]
     return sorted(others, key=lambda other: _order(device, other, now))
 
 
-def who_goes(device: Device, image: Image, room: int, going: list[Image], now: float) -> list[Image]:
+def who_goes(device: Device, image: Image, room: int, going: list[Image], now: int) -> list[Image]:
     """The models that would go for the image, which is to have `room` bytes for its weights, beside those in `going`:
     as `decide` chooses once every turn is over."""
     others = [other for other in _candidates(device, image, now) if other not in going]
@@ -163,27 +162,27 @@ def _can_go(image: Image) -> bool:
     return image.state == EVICTED and image.held and not _stays(image)
 
 
-def _order(device: Device, image: Image, now: float) -> tuple[bool, int, float]:
+def _order(device: Device, image: Image, now: int) -> tuple[bool, int, int]:
     """The smallest goes first; the policy chooses between models that are needed alike."""
     needed = image.mapped + bool(image.active)
     return not image.unneeded, needed, device.evictions.worth(image, now)
 
 
-def _may_go(system: System, image: Image, strength: int, since: float) -> float:
+def _may_go(system: System, image: Image, strength: int, since: int) -> int:
     """The moment from which an image may go for one that a class of this strength has wanted since `since`."""
     if not image.mapped:
-        return 0.0
+        return 0
     end = image.resident_since + turn(system, image)
     if not image.steps:  # the process that it was loaded for has not run yet
-        return end + (system.config.aging_seconds if image.active else 0.0)
+        return end + (nanoseconds(system.config.aging_seconds) if image.active else 0)
     if not image.active:  # processes that only wait for their group's leave keep their turn
-        return end if any(process.throttled_by is not None for process in image.users.values()) else 0.0
+        return end if any(process.throttled_by is not None for process in image.users.values()) else 0
     if strength == _HINT:
         return NEVER
     strongest = _rank(image)
     if strength < strongest:
-        return 0.0
-    return end if strength == strongest else max(end, since + system.config.aging_seconds)
+        return 0
+    return end if strength == strongest else max(end, since + nanoseconds(system.config.aging_seconds))
 
 
 def _fits(device: Device, image: Image, room: int, going: list[Image]) -> bool:

@@ -26,7 +26,7 @@ def rank(sched_class: SchedClass) -> int:
     return _RANK[sched_class]
 
 
-def claim(process: LLMProcess, quantum: int) -> tuple[int, bool, float, int]:
+def claim(process: LLMProcess, quantum: int) -> tuple[int, bool, int, int]:
     """The order of claims to frames when no process could run otherwise; the smallest claim is the first.
 
     It is not the order of the run queue: that changes with every token, and two processes that do not fit together
@@ -40,7 +40,7 @@ class RunQueue:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self._heaps: list[list[tuple[int, int, LLMProcess]]] = [[] for _ in CLASSES]
-        self._lines: list[deque[tuple[float, int, LLMProcess]]] = [deque() for _ in CLASSES]
+        self._lines: list[deque[tuple[int, int, LLMProcess]]] = [deque() for _ in CLASSES]
         self._size = 0
         self._ticket = 0  # the last one given
         self._puts = 0  # since the last sweep
@@ -109,7 +109,7 @@ class RunQueue:
                     return process
         return None
 
-    def take_aged(self, before: float) -> LLMProcess | None:
+    def take_aged(self, before: int) -> LLMProcess | None:
         """Take the process off the queue that has waited longest, if it has waited since `before` while a stronger class
         is served."""
         strongest = next((i for i, heap in enumerate(self._heaps) if self._live(heap)), None)
