@@ -169,7 +169,7 @@ class PageTable:
         """The KV of this block in a lower tier, if there is any, is useless now: give its place back."""
         kept = self.kept.pop(block, None)
         if kept is not None:
-            space.give((kept.slot,))
+            space.give(kept.slot)
             self.group.charge_swap(-space.frame_bytes)
 
     def unwritten(self, space: SwapSpace, slot: Slot) -> None:

@@ -50,17 +50,12 @@ class PrefixIndex:
 
         If an equal block is named already, that one's serial is returned and `frame` stays nameless.
         """
-        known = self._by_name.get((parent, tokens))
-        if known is not None:
-            return known.serial
-        serial = self._next
-        self._next += 1
-        if frame in self._by_frame:
-            return self._by_frame[frame].serial
-        name = _Name(serial, parent, tokens, frame)
-        self._by_name[(parent, tokens)] = name
-        self._by_frame[frame] = name
-        return serial
+        name = self._by_name.get((parent, tokens)) or self._by_frame.get(frame)
+        if name is None:
+            name = _Name(self._next, parent, tokens, frame)
+            self._next += 1
+            self._by_name[(parent, tokens)] = self._by_frame[frame] = name
+        return name.serial
 
     def unname(self, frame: int) -> None:
         """Take the name of a frame away: it will be overwritten."""
