@@ -107,13 +107,10 @@ def exit_process(system: System, process: LLMProcess, status: int, reason: str) 
         desk.take_back(system, process.transition, Errno.ESRCH, gone)
     if process.decoding is not None:
         finish_decoding(system, process, Finish.KILLED)
-    release_pages(system, process)
     if process.image is not None:
-        process.image.leave(process, system.now)
+        leave_image(system, process)
     release(process)
     process.device.queue.withdraw(process)
-    if process.device.state == UP:
-        process.device.dropped.append(process.pid)
     process.exit_status, process.exit_reason = status, reason
     system.counters["exited"] += 1
     system.emit("proc.exit", process.pid, amount=status, detail=reason)
@@ -170,22 +167,15 @@ def lives_on(system: System, process: LLMProcess) -> bool:
     return not process.is_zombie()
 
 
-def release_pages(system: System, process: LLMProcess) -> None:
-    """Give back all frames, from the tail, so that a shareable head is kept longest; and all places in lower tiers."""
-    image = process.image
-    if image is not None:
-        process.table.cut(image.pool, 0)
-        process.table.trim(image.swap, 0)
-        image.let_go(process)
-        freed(system)
-        cancel_outs(system, process.device, pid=process.pid)
-
-
 def leave_image(system: System, process: LLMProcess) -> None:
-    """Take its pages and places from a process that is not in a step, and its model; it is to get another at once."""
-    image, device = process.image, process.device
-    assert image is not None
-    release_pages(system, process)
+    """A process that is not in a step gives back its model: all frames, from the tail, so that a shareable head stays
+    longest, and all places in lower tiers. It exits, or gets another model at once."""
+    image, device = process.mapped, process.device
+    process.table.cut(image.pool, 0)
+    process.table.trim(image.swap, 0)
+    image.let_go(process)
+    freed(system)
+    cancel_outs(system, device, pid=process.pid)
     if device.state == UP:
         device.dropped.append(process.pid)  # what the driver knows of this context is of this model
     image.leave(process, system.now)

@@ -26,14 +26,14 @@ from llmasos.kernel.marks import changed, dirty
 from llmasos.kernel.memory.page_table import PageTable
 from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.device import UP, Ask, Device, no_device
-from llmasos.kernel.objects.image import RESIDENT, Image
+from llmasos.kernel.objects.image import RESIDENT
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import Decoding, LLMProcess
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import CheckpointInfo, Finish
+from llmasos.syscalls.records import CheckpointInfo, Finish, Limits
 from llmasos.syscalls.table import Checkpoint, Restore
 
 # --- checkpoint -----------------------------------------------------------------------------------------------------
@@ -91,10 +91,9 @@ def _say(system: System, error: SyscallError, what: str) -> None:
 
 def image_of(process: LLMProcess) -> bytes:
     """The image of a process that has its model and is not in a step, encoded. Raises E2BIG."""
-    image, decoding = process.image, process.decoding
-    assert image is not None
+    image, decoding = process.mapped, process.decoding
     going_on = decoding is not None and decoding.append  # a mere look at log-probabilities is its caller's affair
-    traits = replace(process.traits, spent=process.traits.spent + process.account.decoded, detached=False)
+    traits = replace(process.traits, spent=process.spent, detached=False)
     record = ProcessImage(
         *astuple(traits),
         version=version_with(process.records.rows),
@@ -160,11 +159,10 @@ def restore(system: System, request: Request, call: Restore, path: str, device: 
         model = process.traits.model
         files = system.config.models.get(model, model)
         image = want_image(system, restoring.device, model, files, restoring.saved.dtype)
-        image.used = system.now
         if image.state != RESIDENT:
             return wait(image.loaded)
-        _check_room(process, image, restoring.device)
-        image.join(process)
+        process.check_model(image, process.log, Limits())  # its own do not take what it had
+        image.join(process, system.now)
         table = PageTable(process.group)
         restoring.coming = Coming(restoring.device, image, process, table, process.log, restoring.stored)
     if waiting := bring_in(system, restoring.coming):
@@ -213,19 +211,6 @@ def _born(system: System, request: Request, call: Restore, looking: Looking) -> 
     most = min(found.tokens, len(saved.log) - 1)  # the last token is computed in any case
     stored = Stored(call.path, found.id, most, call.key) if found.tokens else None
     return Restoring(call.path, device, process, saved, stored)
-
-
-def _check_room(process: LLMProcess, image: Image, device: Device) -> None:
-    """Whether the image may be the process's model, and its log fits."""
-    image.check_tokens(process.log)
-    process.group.check_weights(image.id, image.weight_bytes, image.name)
-    most, where = image.context, f"what {image.name} can have on {device.name}"
-    if kv_max := process.group.kv_max:
-        allowed = kv_max // image.frame_bytes * image.block_tokens
-        if allowed < most:
-            most, where = allowed, f"what kv_max of group {process.group.path} allows"
-    if len(process.log) > most:
-        raise Errno.E2BIG(f"a context of {len(process.log)} tokens is too long: {most} is {where}")
 
 
 def _wake_up(system: System, restoring: Restoring, coming: Coming) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from llmasos.drivers.protocol import Exported, Failed, Release
+from llmasos.drivers.protocol import LOGPROBS, Exported, Failed, Release
 from llmasos.kernel import desk
 from llmasos.kernel.calls.lookup import check_alone, check_model
 from llmasos.kernel.devices.transfer import Coming, Stored, bring_in, check_able, send_out
@@ -102,8 +102,8 @@ def _move(system: System, moving: Moving) -> Waiting | None:
     """Load the model, export the KV, import it, change over: from where the move is, as far as can be."""
     process, target = moving.process, moving.target
     if moving.coming is None:
-        assert process.image is not None
-        image = want_image(system, target, process.traits.model, process.image.path, process.image.dtype)
+        old = process.mapped
+        image = want_image(system, target, process.traits.model, old.path, old.dtype)
         if image.state != RESIDENT:
             return wait(image.loaded)
         moving.coming = Coming(target, image, process, PageTable(system.groups.system))
@@ -130,14 +130,11 @@ def _check(moving: Moving, image: Image) -> None:
         )
     decoding = process.decoding
     image.check_tokens(process.log)
-    if process.context_with(image) < process.context:
+    if process.context_with(image, process.traits.limits) < process.context:
         process.check_room(len(process.log) + (decoding is not None and decoding.append), image, target)
-    if decoding is not None and decoding.logprobs:
-        assert target.hello is not None
-        if "logprobs" not in target.hello.features:
-            why = f"device {target.name} does not report the log-probabilities it is asked for"
-            raise Errno.ENOTSUP(why)
-    process.check_exchange(image)
+    if decoding is not None and decoding.logprobs and target.lacks(LOGPROBS):
+        raise Errno.ENOTSUP(f"device {target.name} does not report the log-probabilities it is asked for")
+    process.check_weights(image)
 
 
 def _export(system: System, moving: Moving, coming: Coming) -> Waiting | None:
@@ -176,8 +173,7 @@ def _exported(system: System, device: Device, asked: Ask) -> None:
 def _why_not(moving: Moving, image: Image) -> str:
     """Why the KV of the one device is of no use to the other, where that is plain to see, or ""; else the driver there
     will know."""
-    source, target, old = moving.source, moving.target, moving.process.image
-    assert old is not None
+    source, target, old = moving.source, moving.target, moving.process.mapped
     try:
         check_able(source)
         check_able(target)
@@ -207,10 +203,7 @@ def _switch(system: System, moving: Moving, coming: Coming) -> None:
     process.table, process.image, process.driver_log = table, image, 0
     process.over_limit, process.preempted, process.transition = None, False, None
     process.quantum_used, process.turn = 0, system.now
-    image.join(process)
-    image.used = system.now
-    if table.frames:
-        image.hold(process)
+    image.join(process, system.now)
     changed(system, process)
     freed(system)
     dirty(system, target)

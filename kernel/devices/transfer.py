@@ -67,7 +67,7 @@ class Coming:
 
 def check_able(device: Device) -> None:
     """ENOTSUP if its driver knows no process images."""
-    if device.hello is not None and IMAGES not in device.hello.features:
+    if device.lacks(IMAGES):
         raise Errno.ENOTSUP(f"the driver of {device.name} neither writes nor reads process images")
 
 
@@ -83,8 +83,7 @@ def send_out(
     system: System, process: LLMProcess, path: str = "", head: bytes = b"", key: bytes = b"", kv: bool = True
 ) -> Ask | Waiting:
     """Have the KV of a process that is not in a step written to `path`, after `head`; without a path, to memory."""
-    image, device = process.image, process.device
-    assert image is not None
+    image, device = process.mapped, process.device
     tokens, frames, slots = process.table.stored(len(process.log)) if kv else (0, [], [])
     if slots and device.outs:  # what is to lie in them has yet to be sent there
         return wait(device.swapped_out)

@@ -128,9 +128,7 @@ class Device:
     @property
     def kv_bytes(self) -> int:
         """KV memory of all models together: as configured, else a quarter of the device's first tier."""
-        if self.config.kv_bytes or self.hello is None:
-            return self.config.kv_bytes
-        return self.hello.tiers[0].size // 4 if self.hello.tiers else 0
+        return self.config.kv_bytes or self.tier_size // 4
 
     @property
     def tier_size(self) -> int:
@@ -162,6 +160,10 @@ class Device:
     def hopeless(self) -> bool:
         """Callers are not kept waiting for its driver."""
         return self.state == DOWN and self.failures >= HOPELESS
+
+    def lacks(self, feature: str) -> bool:
+        """Whether its driver is known not to have a feature (drivers/protocol.py)."""
+        return self.hello is not None and feature not in self.hello.features
 
     def find_image(self, path: str, dtype: str) -> Image | None:
         return next((i for i in self.images.values() if i.answers_to(path, dtype)), None)

@@ -83,10 +83,13 @@ class Image:
     evictions: int = 0
     lost: int = 0  # times that its weights went with a driver
 
-    def join(self, process: LLMProcess) -> None:
-        """The process maps it from here on."""
+    def join(self, process: LLMProcess, now: float) -> None:
+        """The process maps it from here on, with the pages that its table has."""
         self.users[process.pid] = process
+        self.used = now
         process.group.map_image(self.id, self.weight_bytes)
+        if process.table.frames:
+            self.hold(process)
 
     def leave(self, process: LLMProcess, now: float) -> None:
         """The process, which has no pages any more, maps it no longer."""
@@ -96,7 +99,7 @@ class Image:
         self.starved.pop(process.pid, None)
         self.used = now
 
-    def follow(self, process: LLMProcess) -> None:
+    def note_activity(self, process: LLMProcess) -> None:
         """A process that maps it has a new state. One that its group throttles does not want to run, so the weights may
         go; one that waits for frames or for weights does."""
         if process.activity in _ACTIVE:

@@ -7,8 +7,9 @@ sampler, its limits; the page table is a cache of it that can be thrown away at 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from llmasos.kernel.groups.group import DEFAULT_CPU_WEIGHT, NICE_0_WEIGHT, Group
@@ -20,7 +21,7 @@ from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.request import Channel
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import NICE_MIN
-from llmasos.syscalls.records import Finish, Kind, State, TokenLogprobs, Usage, WaitFor
+from llmasos.syscalls.records import Finish, Kind, Limits, State, TokenLogprobs, Usage, WaitFor
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.device import Device
@@ -216,7 +217,7 @@ class LLMProcess(Process):
                 group.pressure.change(int(old), int(new), now)
         self.count_load()
         if self.image is not None:
-            self.image.follow(self)
+            self.image.note_activity(self)
 
     def outran(self, quantum: int) -> bool:
         """Whether it has used up its quantum of tokens, which is longer where pages are brought back too often."""
@@ -278,26 +279,40 @@ class LLMProcess(Process):
         return amount * whole // part
 
     @property
+    def mapped(self) -> Image:
+        """The image of a process that is known to have its model."""
+        if self.image is None:
+            raise AssertionError(f"process {self.pid} has no model")
+        return self.image
+
+    @property
     def context(self) -> int:
         """Tokens the log may hold: the model's window, what its frames can ever hold, and the limits."""
-        return 0 if self.image is None else self.context_with(self.image)
+        return 0 if self.image is None else self.context_with(self.image, self.traits.limits)
 
-    def context_with(self, image: Image) -> int:
-        """The same if it had another model."""
+    def context_with(self, image: Image, limits: Limits) -> int:
+        """The same if it had another model, or other limits."""
         bound = image.context
-        if self.traits.limits.context:
-            bound = min(bound, self.traits.limits.context)
-        if self.traits.limits.pages:
-            bound = min(bound, self.traits.limits.pages * image.block_tokens)
+        if limits.context:
+            bound = min(bound, limits.context)
+        if limits.pages:
+            bound = min(bound, limits.pages * image.block_tokens)
         if most := self.group.kv_max:
             bound = min(bound, most // image.frame_bytes * image.block_tokens)
         return bound
 
-    def check_room(self, length: int, image: Image | None = None, device: Device | None = None) -> None:
+    def check_model(self, image: Image, log: Sequence[int], limits: Limits | None = None) -> None:
+        """Whether it may have this model, with this log, under other limits than its own if some are given."""
+        image.check_tokens(log)
+        self.check_room(len(log), image, limits=limits)
+        self.check_weights(image)
+
+    def check_room(
+        self, length: int, image: Image | None = None, device: Device | None = None, limits: Limits | None = None
+    ) -> None:
         """E2BIG if a log of `length` tokens is more than it may have, or could have with another image."""
-        image, device = image or self.image, device or self.device
-        assert image is not None
-        limits, context = self.traits.limits, self.context_with(image)
+        image, device, limits = image or self.mapped, device or self.device, limits or self.traits.limits
+        context = self.context_with(image, limits)
         if length <= context:
             return
         window = image.probed.context if image.probed else 0
@@ -313,20 +328,26 @@ class LLMProcess(Process):
             why = f"the KV memory of {image.name} on {device.name} (raise it with --kv-bytes)"
         raise Errno.E2BIG(f"a context of {length} tokens is too long: {context} is {why}")
 
-    def check_exchange(self, image: Image) -> None:
-        """EDQUOT if its group may not have the weights of the image instead of those that the process maps now."""
+    def check_weights(self, image: Image) -> None:
+        """EDQUOT if its group may not have the weights of the image, instead of those that the process maps now."""
         old, group = self.image, self.group
-        assert old is not None
-        group.unmap_image(old.id, old.weight_bytes)  # it pays for one of them at a time
+        if old is not None:
+            group.unmap_image(old.id, old.weight_bytes)  # it pays for one of them at a time
         try:
             group.check_weights(image.id, image.weight_bytes, image.name)
         finally:
-            group.map_image(old.id, old.weight_bytes)
+            if old is not None:
+                group.map_image(old.id, old.weight_bytes)
+
+    @property
+    def spent(self) -> int:
+        """Tokens that count against its budget."""
+        return self.traits.spent + self.account.decoded
 
     @property
     def budget_used(self) -> bool:
         """Whether its token budget is used up; a child has used what its parent had when it was forked."""
-        return 0 < self.traits.limits.tokens <= self.account.decoded + self.traits.spent
+        return 0 < self.traits.limits.tokens <= self.spent
 
     @property
     def used_up(self) -> Finish:
@@ -343,7 +364,7 @@ class LLMProcess(Process):
             return 0
         left = min(decoding.left, self.context - len(self.log))
         if self.traits.limits.tokens:
-            left = min(left, self.traits.limits.tokens - self.account.decoded - self.traits.spent)
+            left = min(left, self.traits.limits.tokens - self.spent)
         return max(0, left - 1)
 
     @property
@@ -461,12 +482,4 @@ class ProcessTable:
 
     def after(self, pid: int, limit: int) -> list[Process]:
         """Rows in order of pid after `pid`. Insertion order is pid order, because pids only grow."""
-        if pid == 0 and limit >= len(self._rows):
-            return list(self._rows.values())
-        rows: list[Process] = []
-        for row in self._rows.values():
-            if row.pid > pid:
-                rows.append(row)
-                if len(rows) == limit:
-                    break
-        return rows
+        return list(islice((row for row in self._rows.values() if row.pid > pid), limit))

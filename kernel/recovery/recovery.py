@@ -18,6 +18,7 @@ from llmasos.kernel.devices.reschedule import reschedule
 from llmasos.kernel.events import Syscall
 from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
+from llmasos.kernel.journal.tickets import PID_BYTES, ticket
 from llmasos.kernel.life import Decode, end_program, lives_on, set_deadline
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.log_records import LogRecords
@@ -25,7 +26,6 @@ from llmasos.kernel.objects.process import INIT_PID, Account, Decoding, LLMProce
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.recovery import rejoin
 from llmasos.kernel.state import System
-from llmasos.kernel.tickets import PID_BYTES, ticket
 from llmasos.kernel.wait import sleep, wait
 from llmasos.syscalls import table as calls
 from llmasos.syscalls.errno import Errno

@@ -64,7 +64,6 @@ def rejoin(system: System, request: Request, call: Rejoin) -> Waiting | None:
     if device.config.kind != head.kind:
         raise Errno.ENODEV(f"there is no device of kind {head.kind} any more")
     image = want_image(system, device, model, head.path, head.dtype)
-    image.used = system.now
     process.lost = ""
     if image.state != RESIDENT:
         return wait(image.loaded)
@@ -80,7 +79,7 @@ def rejoin(system: System, request: Request, call: Rejoin) -> Waiting | None:
 def _go_on(system: System, process: LLMProcess, image: Image) -> None:
     process.image, process.saved = image, None
     changed(system, process)
-    image.join(process)
+    image.join(process, system.now)
     decoding = process.decoding
     if decoding is not None and decoding.append and (finish := process.used_up) is not Finish.NONE:
         finish_decoding(system, process, finish)
