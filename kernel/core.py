@@ -41,11 +41,11 @@ class Kernel(System):
 
     def __init__(self, config: events.KernelConfig) -> None:
         super().__init__(config)
-        self._wanted_wake: float | None = None
+        self._wanted_wake: int | None = None
 
     # --- in and out -------------------------------------------------------------------------------------------------
 
-    def boot(self, now: float, saved: Saved | None = None, notes: Sequence[tuple[str, str]] = ()) -> list[events.Action]:
+    def boot(self, now: int, saved: Saved | None = None, notes: Sequence[tuple[str, str]] = ()) -> list[events.Action]:
         """Start: init, the devices, their drivers. Call once, first. `saved` is what the journal has (the state is taken
         over, not copied), `notes` (level, text) what is to be said of it; without it no journal is kept."""
         self.started = self.now = now
@@ -64,8 +64,8 @@ class Kernel(System):
             recovery.recover(self, saved)
         return self._finish()
 
-    def handle(self, event: events.Event, now: float) -> list[events.Action]:
-        """One event in, all its consequences out. `now` never goes back."""
+    def handle(self, event: events.Event, now: int) -> list[events.Action]:
+        """One event in, all its consequences out. `now`, in nanoseconds, never goes back."""
         self.now = now
         self.timers.run(self, now)
         match event:
@@ -103,7 +103,7 @@ class Kernel(System):
         if self.trace.on:
             wake(self, self.traced)
             self._reconcile()
-            self.trace.expire(self.now - self.started, bool(self.traced))
+            self.trace.expire(self.uptime, bool(self.traced))
         wake_at = self.timers.next()
         if wake_at != self._wanted_wake:
             self._wanted_wake = wake_at

@@ -171,9 +171,9 @@ class Log(Action):
 
 
 class WakeAt(Action):
-    """Send a Tick at this time, in seconds of the kernel clock. It replaces the last WakeAt; None: no Tick is wanted."""
+    """Send a Tick at this moment of the kernel clock. It replaces the last WakeAt; None: no Tick is wanted."""
 
-    at: float | None
+    at: int | None  # nanoseconds
 
 
 class Halt(Action):

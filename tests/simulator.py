@@ -45,6 +45,7 @@ from llmasos.drivers.sim import tokens
 from llmasos.drivers.sim.device import SimDevice
 from llmasos.drivers.sim.fate import Fate
 from llmasos.drivers.sim.spec import ModelSpec, model, parse
+from llmasos.kernel.clock import nanoseconds, seconds
 from llmasos.kernel.core import Kernel
 from llmasos.kernel.events import (
     Action,
@@ -390,7 +391,7 @@ class Simulation:
         self, config: KernelConfig, *, checked: bool = True, journal: bool = True, core: type[Kernel] = Kernel
     ) -> None:
         self.core = core
-        self.now = 0.0
+        self.clock = 0  # the kernel's, in nanoseconds
         self.checked = checked
         self.file = config
         self.saved = Saved(b"key of the simulated kernel") if journal else None  # what the journal adds up to
@@ -408,12 +409,12 @@ class Simulation:
         self.halted = ""
         self.failed = False  # the kernel raised, or broke an invariant: nothing after it means anything
         self.events = 0
-        self._heap: list[tuple[float, int, bool, Callable[[], None]]] = []
+        self._heap: list[tuple[int, int, bool, Callable[[], None]]] = []
         self._count = itertools.count()
         self._peers = itertools.count(1)
         self._idle_entries = 0  # entries of the heap that go on for ever: heartbeats, the kernel's own deadlines
         self._wake = 0
-        self._act(self.kernel.boot(self.now, copy.deepcopy(self.saved)))
+        self._act(self.kernel.boot(self.clock, copy.deepcopy(self.saved)))
 
     # --- the kernel ---
 
@@ -423,7 +424,7 @@ class Simulation:
             return
         self.events += 1
         self.failed = True
-        actions = self.kernel.handle(event, self.now)
+        actions = self.kernel.handle(event, self.clock)
         if self.checked:
             self.kernel.check()
         self.failed = False
@@ -432,7 +433,7 @@ class Simulation:
     def die_in(self, event: Event, actions: int) -> None:
         """Hand the kernel an event, and kill it when it has done so many of the actions that come of it."""
         if not self.halted:
-            self._act(self.kernel.handle(event, self.now)[:actions], whole=False)
+            self._act(self.kernel.handle(event, self.clock)[:actions], whole=False)
             self.kill()
 
     def kill(self) -> None:
@@ -449,7 +450,7 @@ class Simulation:
         self.halted = ""
         self.saved = copy.deepcopy(self.saved if saved is None else saved)
         self.kernel = self.core(copy.deepcopy(self.file))
-        self._act(self.kernel.boot(self.now, copy.deepcopy(self.saved)))
+        self._act(self.kernel.boot(self.clock, copy.deepcopy(self.saved)))
 
     def _append(self, append: Append) -> None:
         assert self.saved is not None
@@ -494,7 +495,7 @@ class Simulation:
                 case WakeAt():
                     self._wake += 1
                     if action.at is not None:
-                        self.at(max(self.now, action.at), lambda n=self._wake: self._tick(n), idle=True)  # type: ignore[misc]
+                        self._at(max(self.clock, action.at), lambda n=self._wake: self._tick(n), idle=True)  # type: ignore[misc]
                 case Log():
                     self.log.append(action)
                 case SignalProgram():
@@ -527,8 +528,16 @@ class Simulation:
 
     # --- time ---
 
+    @property
+    def now(self) -> float:
+        """In seconds."""
+        return seconds(self.clock)
+
     def at(self, moment: float, action: Callable[[], None], *, idle: bool = False) -> None:
-        """Do something later. `idle`: it is no work, only a beat of the clock."""
+        """Do something later, at a time in seconds. `idle`: it is no work, only a beat of the clock."""
+        self._at(nanoseconds(moment), action, idle=idle)
+
+    def _at(self, moment: int, action: Callable[[], None], *, idle: bool) -> None:
         heapq.heappush(self._heap, (moment, next(self._count), idle, action))
         self._idle_entries += idle
 
@@ -536,23 +545,23 @@ class Simulation:
         """Let the next thing happen."""
         moment, _, idle, action = heapq.heappop(self._heap)
         self._idle_entries -= idle
-        self.now = max(self.now, moment)
+        self.clock = max(self.clock, moment)
         action()
 
     def run_until(self, done: Callable[[], bool], limit: float = LIMIT_SECONDS, what: str = "it") -> None:
         """Let things happen until `done()`; AssertionError if that takes more than `limit` virtual seconds."""
-        end = self.now + limit
+        end = nanoseconds(self.now + limit)
         while not done():
             if not self._heap or self._heap[0][0] > end:
                 raise AssertionError(f"{what} has not come by {self.now:.3f} s:\n{self.describe()}")
             self.step()
 
-    def run_for(self, seconds: float) -> None:
-        """Let that much virtual time pass."""
-        end = self.now + seconds
+    def run_for(self, duration: float) -> None:
+        """Let so many seconds of virtual time pass."""
+        end = nanoseconds(self.now + duration)
         while self._heap and self._heap[0][0] <= end:
             self.step()
-        self.now = max(self.now, end)
+        self.clock = max(self.clock, end)
 
     def run_idle(self, limit: float = LIMIT_SECONDS) -> None:
         """Run until no driver works and nothing is on its way; deadlines and restarts may still be pending."""

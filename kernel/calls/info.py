@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from llmasos.kernel.clock import seconds
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import RESIDENT, Image
 from llmasos.kernel.objects.process import DriverProcess, LLMProcess, Process, Program
@@ -44,7 +45,7 @@ def process_info(system: System, process: Process) -> ProcessInfo:
     """A row of the process table as a record."""
     fields: dict[str, Any] = {
         "ppid": process.owner,
-        "started": process.started - system.started,
+        "started": seconds(process.started - system.started),
         "usage": process.usage(system.now),
         "group": process.group.path,
     }
@@ -117,4 +118,5 @@ def device_info(device: Device) -> DeviceInfo:
         ready=len(device.queue),
         tokens_computed=device.computed,
         tokens_decoded=device.decoded,
+        busy_seconds=seconds(device.busy),
     )

@@ -6,6 +6,7 @@ from collections import Counter
 
 from llmasos.kernel import desk
 from llmasos.kernel.calls.info import device_info, row
+from llmasos.kernel.clock import seconds
 from llmasos.kernel.devices.reschedule import reschedule
 from llmasos.kernel.journal.tickets import ticket
 from llmasos.kernel.marks import changed
@@ -44,7 +45,7 @@ def boot_info(system: System, request: Request, call: BootInfoCall | Attach) -> 
         BootInfo,
         system.config,
         protocol=limits.PROTOCOL_VERSION,
-        uptime=system.now - system.started,
+        uptime=seconds(system.uptime),
         pid=request.program.pid,
         default_device=next(iter(system.devices), ""),
         policies=list(POLICIES),
@@ -58,7 +59,7 @@ def stats(system: System, request: Request, call: StatsCall) -> Stats:
     count = system.counters
     return row(
         Stats,
-        uptime=system.now - system.started,
+        uptime=seconds(system.uptime),
         calls=system.calls.total(),
         rejected_frames=count["rejected"],
         processes=len(system.table),
@@ -77,7 +78,7 @@ def stats(system: System, request: Request, call: StatsCall) -> Stats:
 
 def trace(system: System, request: Request, call: Trace) -> TraceResult | Waiting:
     """Row 5 of the table, `Trace`."""
-    system.trace.listen(system.now - system.started)
+    system.trace.listen(system.uptime)
     if not isinstance(request.begun, int):  # the event that it begins with
         request.begun = system.trace.end if call.start < 0 else min(call.start, system.trace.end)
     result = system.trace.read(request.begun, call.limit)

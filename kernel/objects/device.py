@@ -36,7 +36,7 @@ class InFlight:
     step: Step
     processes: list[LLMProcess]
     tokens: int
-    sent: float
+    sent: int
 
 
 @dataclass(slots=True, eq=False)
@@ -99,12 +99,12 @@ class Device:
     evictions: Evictions = field(default_factory=Evictions)
     page_timer: Timer | None = None  # when weights that are waited for may come in
     # supervision
-    up_since: float = 0.0
+    up_since: int = 0
     failures: int = 0  # deaths in a row, each soon after its start
     pardoned: bool = False  # a program has asked for its driver's death, which no step will have caused
     progress: int = -1
-    progress_at: float = 0.0
-    heard: float = 0.0
+    progress_at: int = 0
+    heard: int = 0
     watchdog: Timer | None = None
     # configuration in force
     max_runs: int = 1
@@ -119,7 +119,7 @@ class Device:
     reused: int = 0
     decoded: int = 0
     refaults: int = 0
-    busy_seconds: float = 0.0
+    busy: int = 0  # nanoseconds of steps
 
     @property
     def name(self) -> str:

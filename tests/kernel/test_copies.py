@@ -24,7 +24,7 @@ class Twinned(Kernel):
     twin: Kernel | None = None
     events = 0
 
-    def handle(self, event: Event, now: float) -> list[Action]:
+    def handle(self, event: Event, now: int) -> list[Action]:
         if self.events % _EVERY == 0:
             self.twin = None
             self.twin = copy.deepcopy(self)

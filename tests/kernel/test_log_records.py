@@ -311,7 +311,7 @@ def test_a_compacted_journal_has_the_same_records() -> None:
     assert not again.difference(sim.saved)
     assert [saved.records for saved in again.processes.values()] == [[LogRecord(*row) for row in TALK]]
     with pytest.raises(BadFrame, match="9 of 4 records"):
-        again.apply(Frame(0.0, [Noted(next(iter(again.processes)), 9, [])]))
+        again.apply(Frame(0, [Noted(next(iter(again.processes)), 9, [])]))
 
 
 def test_a_decode_and_a_cut_that_change_no_records_write_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from llmasos.drivers.protocol import SIZES, VERSION, Load, Loaded, Step, StepDone
 from llmasos.drivers.sim.device import SimDevice
+from llmasos.kernel.clock import SECOND
 from llmasos.kernel.events import DriverExited, HaltRequest, KillDriver, Log, Tick
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, GroupSettings, Kind, Sampler, Signal, State, WaitFor
@@ -432,7 +433,7 @@ def test_a_suspect_that_was_killed_in_its_step_ends_and_is_not_said_to_be_stoppe
 def test_a_driver_that_ends_while_the_kernel_halts_is_not_taken_for_a_silent_one() -> None:
     sim = simulate(hang_seconds=3.0)
     kernel = sim.kernel
-    kernel.handle(HaltRequest("test"), sim.now)
-    kernel.handle(DriverExited("sim0", 1, "quit"), sim.now + 0.1)
-    actions = [action for second in range(1, 10) for action in kernel.handle(Tick(), sim.now + second)]
+    kernel.handle(HaltRequest("test"), sim.clock)
+    kernel.handle(DriverExited("sim0", 1, "quit"), sim.clock + 1)
+    actions = [action for second in range(1, 10) for action in kernel.handle(Tick(), sim.clock + second * SECOND)]
     assert not [action for action in actions if isinstance(action, KillDriver | Log)]

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import (
@@ -578,7 +579,7 @@ class Core(RuleBasedStateMachine):
                 assert len(tokens) == call.max_tokens
             case Finish.DEADLINE:
                 assert call.deadline is not None
-                assert future.at >= proc.started + call.deadline
+                assert nanoseconds(future.at) >= nanoseconds(proc.started) + nanoseconds(call.deadline)
             case Finish.INTERRUPT:
                 assert proc.interrupted
             case Finish.KILLED:
