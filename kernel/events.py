@@ -117,7 +117,7 @@ class HaltRequest(Event):
 
 
 class Action(Record):
-    """Something that the edge is to do."""
+    """Something for the edge to do."""
 
 
 class Reply(Action):

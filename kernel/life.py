@@ -62,9 +62,9 @@ def interrupt_decoding(system: System, process: LLMProcess, finish: Finish) -> N
 
 
 def fail_decoding(system: System, process: LLMProcess, reason: str, errno: Errno = Errno.EIO) -> None:
-    """A process cannot compute what it was to compute: its decode ends with an error, and so does the call that waits."""
+    """A process cannot compute its tokens: its decode ends with an error, and so does the call that waits for it."""
     process.ahead = False  # what failed would fail again; the next feed, truncate or decode tries anew
-    process.finish = Finish.ERROR  # for whoever looks, if nobody has asked for a decode
+    process.finish = Finish.ERROR  # shown even if no decode was asked for
     process.failure = errno, reason
     changed(system, process)
     refuse_caller(system, process, errno, reason)
@@ -72,7 +72,7 @@ def fail_decoding(system: System, process: LLMProcess, reason: str, errno: Errno
 
 
 def refuse_caller(system: System, process: LLMProcess, errno: Errno, reason: str) -> None:
-    """The call that waits for the decode under way, if one does, fails; the decode itself is left as it is."""
+    """Fail the call that waits for the decode under way, if one does; the decode itself stays as it is."""
     decoding = process.decoding
     if decoding is not None and decoding.request is not None:
         request, decoding.request = decoding.request, None
@@ -119,8 +119,8 @@ def exit_process(system: System, process: LLMProcess, status: int, reason: str) 
 
 
 def stop_suspect(system: System, process: LLMProcess, reason: str) -> None:
-    """Stop a process that a driver's deaths point at. Its log, and what it was doing, stay; CONT tries again, alone in
-    its step. A call that waits for its decode is told."""
+    """Stop a process that is suspected of a driver's deaths. Its log, and what it was doing, stay; CONT tries again,
+    alone in its step. A call that waits for its decode is told."""
     process.stopped, process.stop_reason, process.crashes = True, reason, 1
     changed(system, process)
     why = f"process {process.pid} is stopped: {reason}; its log stays, `cont` tries again"

@@ -1,25 +1,25 @@
 """checkpoint and restore: a process to a file, and a process from one.
 
-The driver reads and writes the file: it has the KV, and the kernel must not wait for a disk. It does so in the order of
-its requests, so that an export has the frames as they were when it was sent, and frames into which KV is read can be
-given to somebody else at any time: whoever gets them writes them after that.
+The driver reads and writes the file: it has the KV, and the kernel must not wait for a disk. It serves its requests in
+order, so an export has the frames as they were when it was sent (devices/transfer.py).
 
-A restore looks at the file, has the model brought into memory, gets frames as far as there are some that nobody wants,
-and has the KV read into them: its phases, in this order. Until all are done the process has no model, so that nobody can
-do anything with it. Whatever goes wrong with the KV, the log is there: what is missing is computed again.
+A restore looks at the file, has the model brought into memory, takes frames as far as nobody else wants them, and has the
+KV read into them, in this order. Until all of that is done the process has no model, so no call can use it. Whatever goes
+wrong with the KV, the log is there: what is missing is computed again.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from msgspec.structs import astuple, replace
+from msgspec.structs import replace
 
 from llmasos.drivers.protocol import Exported, Failed, Inspect, Inspected
 from llmasos.kernel import desk
 from llmasos.kernel.calls.process import newborn
 from llmasos.kernel.devices.transfer import Coming, Stored, ask, bring_in, check_able, send_out
-from llmasos.kernel.journal.process_image import Continuing, ProcessImage, read_image, version_with, write_image
+from llmasos.kernel.journal.process_image import ProcessImage, read_image
+from llmasos.kernel.journal.recorder import image_of
 from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.life import strike
 from llmasos.kernel.marks import changed, dirty
@@ -40,7 +40,7 @@ from llmasos.syscalls.table import Checkpoint, Restore
 
 
 class Saving:
-    """An image of a process that is being written. It may come to be even if nobody waits for it any more."""
+    """A process image that a driver is writing. It may be completed even if nobody waits for it any more."""
 
     def __init__(self, request: Request, process: LLMProcess, path: str, asked: Ask) -> None:
         self.request, self.pid, self.length, self.path, self.asked = request, process.pid, len(process.log), path, asked
@@ -84,31 +84,9 @@ def _saved(system: System, device: Device, asked: Ask) -> None:
 
 
 def _say(system: System, error: SyscallError, what: str) -> None:
-    """A failure that the person at the console should know of too, whoever asked."""
+    """Log a failure that concerns the operator too, whichever program asked."""
     if error.errno is Errno.EIO:
         system.log("error", f"{what}: {error.reason}")
-
-
-def image_of(process: LLMProcess) -> bytes:
-    """The image of a process that has its model and is not in a step, encoded. Raises E2BIG."""
-    image, decoding = process.mapped, process.decoding
-    going_on = decoding is not None and decoding.append  # a mere look at log-probabilities is its caller's affair
-    traits = replace(process.traits, spent=process.spent, detached=False)
-    record = ProcessImage(
-        *astuple(traits),
-        version=version_with(process.records.rows),
-        path=image.path,
-        dtype=image.dtype,
-        device=process.device.name,
-        log=process.log,
-        forks=process.account.forks,
-        stopped=process.stopped,
-        ahead=process.ahead,
-        finish=process.finish,
-        decoding=Continuing(decoding.left, decoding.start, sorted(decoding.stop_ids)) if decoding and going_on else None,
-        records=process.records.rows,
-    )
-    return write_image(record, process.pid)
 
 
 # --- restore --------------------------------------------------------------------------------------------------------
@@ -116,7 +94,7 @@ def image_of(process: LLMProcess) -> bytes:
 
 @dataclass(slots=True, eq=False)
 class Looking(desk.Begun):
-    """A look at a file that a process is to be restored from."""
+    """A driver looks at the file from which a process will be restored."""
 
     path: str
     device: Device
@@ -172,7 +150,7 @@ def restore(system: System, request: Request, call: Restore, path: str, device: 
 
 
 def _reader(system: System) -> Device:
-    """The device that looks at a file, if the call names none: the default one, or if that is down one that is up."""
+    """The device whose driver looks at a file if the call names none: the default one, or another if that is down."""
     device = system.device_named("")
     return device if device.state == UP else next((d for d in system.devices.values() if d.state == UP), device)
 

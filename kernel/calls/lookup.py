@@ -71,8 +71,8 @@ def _runner(request: Request, touches: Touches, process: LLMProcess) -> LLMProce
 
 def check_model(process: LLMProcess) -> None:
     """EBUSY if the process has no model, unless it is about to have it back (`saved`)."""
-    if process.lost:
-        why = f"process {process.pid} has not got its model back ({process.lost}); its log can be read"
+    if process.stranded:
+        why = f"process {process.pid} has not got its model back ({process.stranded}); its log can be read"
         raise Errno.EBUSY(why)
     if process.image is None and process.saved is None:
         raise Errno.EBUSY(f"process {process.pid} is still waiting for its model")

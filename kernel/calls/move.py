@@ -1,12 +1,12 @@
 """setsched: nice value and class of a process, and the device it lives on.
 
 A move is a live migration of the pre-copying kind (Clark et al., NSDI 2005), made easy by a log that is only appended to.
-The model is brought into memory on the other device, then the KV there is of the process is exported to a file in memory
+The model is brought into memory on the other device, then the KV that the process has is exported to a file in memory
 (drivers/parcel.py) and read into frames there, while the process runs on where it is. At a token boundary it changes
-over; what it has decoded meanwhile is computed there again, a few tokens.
+over; the few tokens that it has decoded meanwhile are computed again there.
 
-Until that moment the process is what it was, so that a failure or a cancel only has to let go of what was prepared. KV on
-its way is charged to the kernel's own group: who is being moved must not run into its group's limit for having it twice.
+Until that moment the process stays what it was, so a failure or a cancel only has to let go of what was prepared. KV on
+its way is charged to the kernel's own group: a process that has its KV twice for a moment must not hit its group's limit.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Moving(desk.Begun):
         self.release(system)
 
     def release(self, system: System) -> None:
-        """The file in memory is wanted no more; if the driver that held it has died, so has the file."""
+        """Give up the file in memory. It has died with the driver that held it, if that has."""
         file, self.file = self.file, ""
         if file and self.source.state == UP:
             system.send(self.source, Release(file))
@@ -121,7 +121,7 @@ def _move(system: System, moving: Moving) -> Waiting | None:
 
 
 def _check(moving: Moving, image: Image) -> None:
-    """Whether the process could live there, as far as that can be told now; else why not."""
+    """Whether the process could live there, as far as can be told now; raises the reason why not."""
     process, target = moving.process, moving.target
     if target.state != UP or not image.held or target.images.get(image.id) is not image:
         raise Errno.ERESTART(
@@ -171,8 +171,7 @@ def _exported(system: System, device: Device, asked: Ask) -> None:
 
 
 def _why_not(moving: Moving, image: Image) -> str:
-    """Why the KV of the one device is of no use to the other, where that is plain to see, or ""; else the driver there
-    will know."""
+    """Why the other device cannot use the KV, as far as the kernel can see; "": its driver will find out."""
     source, target, old = moving.source, moving.target, moving.process.mapped
     try:
         check_able(source)

@@ -86,7 +86,7 @@ def fork(system: System, request: Request, call: Fork, parent: LLMProcess) -> li
     group, image = request.program.group, parent.mapped
     group.check_pids(call.count)
     group.check_weights(image.id, image.weight_bytes, image.name)
-    system.table.check_room(call.count)  # all or none: children whose pids nobody is told could not be ended
+    system.table.check_room(call.count)  # all or none: nobody could end children without knowing their pids
     return [_fork_one(system, parent, image, request.program, call) for _ in range(call.count)]
 
 
@@ -126,7 +126,7 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, owner: Program, 
 
 
 class Transition(desk.Begun):
-    """A process that is to get another model; it runs on with its own meanwhile."""
+    """A process that is getting another model; meanwhile it runs on with its own."""
 
     def __init__(self, process: LLMProcess) -> None:
         self.process = process
@@ -163,7 +163,7 @@ def exec_(system: System, request: Request, call: Exec, process: LLMProcess, pat
 
 
 def _check_exec(process: LLMProcess, image: Image, call: Exec) -> None:
-    """Whether the process can go on with the image, which is in memory."""
+    """Whether the process can go on with the image, which is in memory; raises the reason why not."""
     old = process.mapped
     if call.length not in (-1, len(process.log)):
         why = f"the log of process {process.pid} has {len(process.log)} tokens by now, not {call.length}; read it again"

@@ -33,14 +33,14 @@ class Stored:
 
 @dataclass(slots=True)
 class Coming:
-    """A process whose KV comes into `table`, frames of `image` on `device`. The table is registered with the image, which
-    keeps the image in memory. Once the KV is there, `reason` says why not all of it is."""
+    """KV of a process on its way into frames of `image` on `device`, which `table` maps. The table is registered with the
+    image, which keeps the image in memory. Once the KV is there, `reason` says why not all of it is."""
 
     device: Device
     image: Image
     process: LLMProcess
     table: PageTable
-    log: Sequence[int] = ()  # whose KV it is
+    log: Sequence[int] = ()  # the tokens that the KV is of
     stored: Stored | None = None  # where it comes from; None: it has come, or there is none
     gained: int = 0  # tokens of it that were mapped from others that begin alike
     reason: str = ""
@@ -54,7 +54,7 @@ class Coming:
         return self.image.imports.pop(self.process.pid)
 
     def drop(self) -> None:
-        """The KV is wanted no more. What the driver may still read into frames, it reads before they are another's."""
+        """Nobody wants the KV any more. What the driver still reads into the frames comes before their next owner's."""
         if self.image.imports.pop(self.process.pid, None) is not None:
             self.table.cut(self.image.pool, 0)
 

@@ -47,7 +47,7 @@ class Ask:
 
     ref: int
     wants: type[Any]
-    came: Callable[[Any, Device, Ask], None] | None = None  # what the kernel does when the answer comes, whoever waits
+    came: Callable[[Any, Device, Ask], None] | None = None  # called when the answer comes, even if nobody waits
     about: Any = None  # an image, or what a call has begun
     out_of_order: bool = False  # the driver does it beside its other work
     least: int = 0
@@ -143,7 +143,7 @@ class Device:
 
     @property
     def loads_alone(self) -> bool:
-        """A model under suspicion of having killed the driver while it was loaded is loaded again: no step beside it."""
+        """A model that may have killed the driver while it was loaded is being loaded again: no step beside it."""
         return any(image.deaths and image.state == LOADING for image in self.images.values())
 
     @property
@@ -158,7 +158,7 @@ class Device:
 
     @property
     def hopeless(self) -> bool:
-        """Callers are not kept waiting for its driver."""
+        """Its driver does not start: calls that need it fail at once."""
         return self.state == DOWN and self.failures >= HOPELESS
 
     def lacks(self, feature: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from llmasos.kernel.clock import nanoseconds, seconds
+from llmasos.kernel.clock import seconds
 from llmasos.kernel.groups.group import DEFAULT_CPU_WEIGHT, NICE_0_WEIGHT, Group
 from llmasos.kernel.groups.pressure import Activity
 from llmasos.kernel.journal.records import ProcessHead, Traits
@@ -76,13 +76,6 @@ class Account:
     forks: int = 0
     device_time: int = 0  # nanoseconds, its share (by tokens) of the steps that it was in
     waits: dict[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, usage: Usage) -> Account:
-        """The account that a record was made of."""
-        waits = {reason: nanoseconds(duration) for reason, duration in usage.waits.items()}
-        counts = {name: getattr(usage, name) for name in _COUNTS}
-        return cls(**counts, device_time=nanoseconds(usage.device_seconds), waits=waits)
 
 
 @dataclass(slots=True, eq=False)
@@ -178,7 +171,7 @@ class LLMProcess(Process):
     traits: Traits = None  # type: ignore[assignment]  # likewise
     birth: Request | None = None  # the spawn or restore that waits for its model
     saved: ProcessHead | None = None  # from the journal, until it has its model again
-    lost: str = ""  # why it cannot have it
+    stranded: str = ""  # why it cannot have it
     # context
     log: list[int] = field(default_factory=list)
     records: LogRecords = field(default_factory=LogRecords)

@@ -30,7 +30,7 @@ from llmasos.kernel.state import System
 from llmasos.kernel.wait import sleep, wait
 from llmasos.syscalls import table as calls
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import Kind, WaitFor
+from llmasos.syscalls.records import Kind, Usage, WaitFor
 from llmasos.syscalls.records import State as ProcessState
 from llmasos.syscalls.table import BY_RECORD
 
@@ -168,7 +168,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
     if head.exited is not None:
         exited = head.exited
         process.state, process.exit_status, process.exit_reason = (ProcessState.ZOMBIE, exited.status, exited.reason)
-        process.account = Account.of(exited.usage)
+        process.account = _account(exited.usage)
     process.records.journaled = len(saved.records)
     system.table.add(process)
     doing = head.doing
@@ -192,6 +192,14 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
             decoding.request.begun = Decode(process, decoding)
             sleep(system, decoding.request, wait(process.decoded))
     return process
+
+
+def _account(usage: Usage) -> Account:
+    """The account that a record was made of."""
+    told = msgspec.structs.asdict(usage)
+    device_time = nanoseconds(told.pop("device_seconds"))
+    told["waits"] = {reason: nanoseconds(duration) for reason, duration in usage.waits.items()}
+    return Account(**told, device_time=device_time)
 
 
 def journal_fails(system: System, reason: str) -> None:

@@ -54,7 +54,7 @@ def plan_step(system: System, device: Device) -> Plan | None:
         # All that want to run wait for frames that others hold that wait too: one of them must take what it needs.
         assert first.image is not None
         del first.image.starved[first.pid]
-        first.image.take_back()
+        first.image.drop_imports()
         settle(system, first)
         plan = _fill(system, device, desperate=True)
         able = plan.runs or first.pid not in first.image.starved or first.over_limit is not None
