@@ -19,8 +19,8 @@ from llmasos.syscalls.records import DecodeResult, ExitInfo, Finish, Signal, Sta
 from llmasos.syscalls.table import Wait
 
 
-class Decode(desk.Begun):
-    """A call that waits for the end of a decode, which ends if the call is taken back."""
+class Awaited(desk.Begun):
+    """A decode that a call waits for. It ends if the call is taken back."""
 
     def __init__(self, process: LLMProcess, decoding: Decoding) -> None:
         self.process, self.decoding = process, decoding
@@ -143,7 +143,7 @@ def _become_zombie(system: System, process: LLMProcess) -> None:
 
 
 def strike(system: System, process: LLMProcess) -> None:
-    """Take off the table a process that never got its model: its spawn has failed or was taken back."""
+    """Take a process off the table that never got its model: its spawn has failed or was taken back."""
     process.birth = None
     process.enter(State.ZOMBIE, WaitFor.NONE, system.now)
     system.table.remove(process)

@@ -6,8 +6,7 @@ from msgspec.structs import replace
 
 from llmasos.drivers.protocol import LOGPROBS
 from llmasos.kernel.clock import nanoseconds
-from llmasos.kernel.life import Decode as Waiter
-from llmasos.kernel.life import set_deadline
+from llmasos.kernel.life import Awaited, set_deadline
 from llmasos.kernel.marks import changed, freed, grew
 from llmasos.kernel.objects.process import Decoding, LLMProcess
 from llmasos.kernel.objects.request import Request
@@ -54,7 +53,7 @@ def decode(system: System, request: Request, call: Decode, process: LLMProcess) 
         set_deadline(system, process, decoding, system.now + nanoseconds(call.deadline))
     if not call.wait:
         return DecodeResult(len(process.log), [], Finish.NONE)
-    decoding.request, request.begun = request, Waiter(process, decoding)
+    decoding.request, request.begun = request, Awaited(process, decoding)
     return wait(process.decoded)
 
 

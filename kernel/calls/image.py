@@ -119,9 +119,8 @@ class Restoring(desk.Begun):
         """Leave nothing behind."""
         _say(system, error, f"{self.path} could not be restored")
         if self.coming is not None:
-            self.coming.drop()
+            self.coming.drop(system)
             self.coming.image.leave(self.process, system.now)
-            dirty(system, self.device)
         strike(system, self.process)
 
 

@@ -49,8 +49,7 @@ class Moving(desk.Begun):
         """Leave nothing behind of what was prepared."""
         self.over, self.process.transition = True, None
         if self.coming is not None:
-            self.coming.drop()
-            dirty(system, self.target)
+            self.coming.drop(system)
         self.release(system)
 
     def release(self, system: System) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmasos.drivers.protocol import BLOCK_TOKENS, IMAGES, Export, Exported, Failed, Import, Imported, Inspect, Probe
+from llmasos.kernel.marks import dirty
 from llmasos.kernel.memory.page_table import PageTable, blocks
 from llmasos.kernel.objects.device import UP, Ask, Device
 from llmasos.kernel.objects.image import Image
@@ -53,10 +54,11 @@ class Coming:
         """The table is the process's own from here on."""
         return self.image.imports.pop(self.process.pid)
 
-    def drop(self) -> None:
+    def drop(self, system: System) -> None:
         """Nobody wants the KV any more. What the driver still reads into the frames comes before their next owner's."""
         if self.image.imports.pop(self.process.pid, None) is not None:
             self.table.cut(self.image.pool, 0)
+        dirty(system, self.device)
 
     def tell(self, system: System, how: str, reason: str) -> None:
         """Log how the process came, and why not all of its KV did (`reason`)."""

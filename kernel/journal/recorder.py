@@ -3,7 +3,8 @@
 Code that changes what a process's head (records.py) tells marks the process as `changed` (marks.py). Tokens that join a
 log are noted apart, because that happens most. At the end of the event the recorder writes down what was marked; so the
 cost is that of the changes, and a process that sleeps costs nothing. After every event the simulator checks that no mark
-was forgotten: the records so far must add up to the live state (`snapshot`).
+is missing: the records so far must add up to the live state (`snapshot`). The record of a process for a file
+(process_image.py) is made here too.
 """
 
 from __future__ import annotations

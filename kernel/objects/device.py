@@ -41,8 +41,8 @@ class InFlight:
 
 @dataclass(slots=True, eq=False)
 class Ask:
-    """A request to a driver that has yet to be answered, by a record of type `wants` or by Failed; the answers that speak
-    of tokens speak of `least` to `most` of them. A call that waits for it waits on `channel`, and finds `answer` set, or
+    """A request to a driver, which answers with a record of type `wants` or with Failed. Where answers speak of tokens,
+    they speak of `least` to `most`. A call that waits for the answer waits on `channel`; then it finds `answer` set, or
     `death` if the driver died before."""
 
     ref: int

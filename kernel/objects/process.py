@@ -213,7 +213,7 @@ class LLMProcess(Process):
         self.table = self.table or PageTable(self.group)
 
     def enter(self, state: State, wait: WaitFor, now: int) -> None:
-        """As for any process; its group and its image are told what it does from here on."""
+        """As for any process; also tells its group and its image what it does now."""
         old = self.activity
         Process.enter(self, state, wait, now)
         new = self.activity
@@ -230,7 +230,7 @@ class LLMProcess(Process):
 
     @property
     def sleeps(self) -> bool:
-        """Whether it can do nothing with its pages for now, so that they are missed least: it wants nothing, or waits for
+        """Whether it can do nothing with its pages for now, so that it misses them least: it wants nothing, or waits for
         its group to be allowed more tokens. A process that waits for memory, or pauses for having grown, does not
         sleep: it would lose what it has rebuilt before it gets further."""
         if self.state is State.BLOCKED and self.wait is WaitFor.QUOTA:
@@ -242,7 +242,7 @@ class LLMProcess(Process):
         return _ACTIVITY.get(self.wait if self.state is State.BLOCKED else self.state, Activity.NOTHING)
 
     def count_load(self) -> None:
-        """Have its group count it with its weight if it wants the device, and not at all if not."""
+        """Update its weight in its group's load: 0 unless it wants the device."""
         wanted = self.weight if self.state in (State.READY, State.RUNNING) else 0
         if wanted != self.load:
             self.group.add_load(self.device.name, wanted - self.load)
@@ -279,7 +279,7 @@ class LLMProcess(Process):
         return _WEIGHTS[self.traits.nice - NICE_MIN] * DEFAULT_CPU_WEIGHT
 
     def virtual(self, amount: int) -> int:
-        """An amount over the part of its device that is due to it now, by its weight and its groups'; rounded down."""
+        """An amount divided by its share of the device now, by its weight and its groups'; rounded down."""
         part, whole = self.group.share(self.device.name, self.load or self.weight)
         return amount * whole // part
 
@@ -363,7 +363,7 @@ class LLMProcess(Process):
 
     @property
     def guessable(self) -> int:
-        """Tokens it may get from a step beyond the next one, by guessing; 0 where each needs a look of its own."""
+        """How many tokens beyond the next one a step may guess for it; 0 where each must be looked at by itself."""
         decoding = self.decoding
         if decoding is None or not decoding.append or decoding.logprobs or self.traits.sampler.repetition_penalty != 1.0:
             return 0
