@@ -142,8 +142,7 @@ def _fail(system: System, stuck: tuple[LLMProcess, Group]) -> None:
     if process.over_limit is not group or process.wait is not WaitFor.QUOTA:
         return
     group.events["kv_fail"] += 1
-    assert process.image is not None
-    process.image.starved.pop(process.pid, None)
+    process.mapped.starved.pop(process.pid, None)
     process.over_limit = None
     reason = (
         f"process {process.pid} cannot grow: group {group.path} has {group.kv:,} bytes of KV, its kv_max is "
@@ -157,8 +156,7 @@ def _kill_largest(system: System, stuck: tuple[LLMProcess, Group]) -> None:
     process, group = stuck
     if process.over_limit is not group or process.wait is not WaitFor.QUOTA:
         return
-    assert process.image is not None
-    if group.kv + process.image.frame_bytes <= group.settings.kv_max:  # somebody has made room since
+    if group.kv + process.mapped.frame_bytes <= group.settings.kv_max:  # somebody has made room since
         freed(system)
         return
     members = list(holders(system, group))

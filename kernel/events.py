@@ -7,7 +7,7 @@ the simulator of the tests speak to the core in these records only.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from llmasos.drivers.protocol import FromDriver, ToDriver
 from llmasos.kernel.journal.records import Frame
@@ -117,7 +117,7 @@ class HaltRequest(Event):
 
 
 class Action(Record):
-    """Something that the edge is to do."""
+    """Something for the edge to do."""
 
 
 class Reply(Action):
@@ -210,14 +210,6 @@ class DeviceConfig:
 
 
 @dataclass(slots=True)
-class JournalConfig:
-    """Where the journal is kept, and when it reaches the disk (kernel/edge/journal_keeper.py)."""
-
-    directory: str
-    fsync: Literal["always", "interval", "never"] = "interval"
-
-
-@dataclass(slots=True)
 class KernelConfig:
     """The configuration of the core; boot.py makes it from the configuration file and the command line."""
 
@@ -239,7 +231,6 @@ class KernelConfig:
     pagein_seconds: float = 60.0  # a model that cannot be paged in is tried this long; then processes that want it end
     max_processes: int = 200_000
     groups: dict[str, GroupSettings] = field(default_factory=dict)  # to be made at boot, by path
-    journal: JournalConfig | None = None  # None: no journal is kept
     grace: float = 30.0  # seconds that programs have to come back after a boot from the journal
     max_crashes: int = 3  # a process in the step of that many driver deaths in a row is stopped
     trace_events: int = 65_536

@@ -178,7 +178,7 @@ def check_weights(system: System) -> None:
         _require(not tier or weights + frames <= tier, f"{device.name}: {weights}+{frames} bytes in {tier}")
         for image in images:
             resident = image.state == RESIDENT
-            counted = image.pageins - image.evictions - image.lost
+            counted = image.pageins - image.evictions - image.wiped
             _require(counted == resident, f"{image.name}: {counted} page-ins left of it, resident: {resident}")
             _require(
                 (image.allotted > 0) == (image in there), f"{image.name} is {image.state} with {image.allotted} bytes"

@@ -95,8 +95,7 @@ def note_fault(system: System, process: LLMProcess) -> None:
 
 def take_pages(system: System, victim: LLMProcess) -> None:
     """Preempt: drop all pages of a process that is not in a step. Its token log brings them back."""
-    image = victim.image
-    assert image is not None
+    image = victim.mapped
     pages = len(victim.table.frames)
     if victim.todo == 0:
         victim.ahead = False  # it sleeps on; its pages come back when it is fed, truncated or decoded

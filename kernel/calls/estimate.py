@@ -2,7 +2,7 @@
 
 The driver reads the model's configuration, as for a page-in; what follows from it is decided by the same code that loads
 (loading.plan_room, paging.allotment, paging.who_goes), on an image that is in no device's table, so nothing changes. The
-figures are those of the moment: who comes or goes meanwhile changes them.
+figures are those of the moment: models that come or go later change them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def estimate(system: System, request: Request, call: Estimate, device: Device, p
 
 
 def _figures(device: Device, image: Image, wanted: int, now: int) -> EstimateInfo:
-    """Of an image that has been probed; in no device's table, if it is asked about for the first time."""
+    """Of an image that has been probed. It is in no device's table if this is the first question about it."""
     probed = image.probed
     assert probed is not None
     known = image.id != _NEW

@@ -84,7 +84,7 @@ def group_move(system: System, request: Request, call: GroupMove, process: LLMPr
 
 
 def make(system: System, path: str, settings: GroupSettings) -> None:
-    """A group of the configuration, and those it is in; the kernel's own get the settings."""
+    """Make a group of the configuration, and those above it; if there is one already, it gets the settings."""
     check_settings(settings)
     group = system.groups.root
     for name in path.strip("/").split("/"):

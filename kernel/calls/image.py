@@ -1,46 +1,46 @@
 """checkpoint and restore: a process to a file, and a process from one.
 
-The driver reads and writes the file: it has the KV, and the kernel must not wait for a disk. It does so in the order of
-its requests, so that an export has the frames as they were when it was sent, and frames into which KV is read can be
-given to somebody else at any time: whoever gets them writes them after that.
+The driver reads and writes the file: it has the KV, and the kernel must not wait for a disk. It serves its requests in
+order, so an export has the frames as they were when it was sent (devices/transfer.py).
 
-A restore looks at the file, has the model brought into memory, gets frames as far as there are some that nobody wants,
-and has the KV read into them: its phases, in this order. Until all are done the process has no model, so that nobody can
-do anything with it. Whatever goes wrong with the KV, the log is there: what is missing is computed again.
+A restore looks at the file, has the model brought into memory, takes frames as far as nobody else wants them, and has the
+KV read into them, in this order. Until all of that is done the process has no model, so no call can use it. Whatever goes
+wrong with the KV, the log is there: what is missing is computed again.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from msgspec.structs import astuple, replace
+from msgspec.structs import replace
 
 from llmasos.drivers.protocol import Exported, Failed, Inspect, Inspected
 from llmasos.kernel import desk
 from llmasos.kernel.calls.process import newborn
 from llmasos.kernel.devices.transfer import Coming, Stored, ask, bring_in, check_able, send_out
-from llmasos.kernel.journal.process_image import Continuing, ProcessImage, read_image, version_with, write_image
+from llmasos.kernel.journal.process_image import ProcessImage, read_image
+from llmasos.kernel.journal.recorder import image_of
 from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.life import strike
 from llmasos.kernel.marks import changed, dirty
 from llmasos.kernel.memory.page_table import PageTable
 from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.device import UP, Ask, Device, no_device
-from llmasos.kernel.objects.image import RESIDENT, Image
+from llmasos.kernel.objects.image import RESIDENT
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import Decoding, LLMProcess
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import CheckpointInfo, Finish
+from llmasos.syscalls.records import CheckpointInfo, Finish, Limits
 from llmasos.syscalls.table import Checkpoint, Restore
 
 # --- checkpoint -----------------------------------------------------------------------------------------------------
 
 
 class Saving:
-    """An image of a process that is being written. It may come to be even if nobody waits for it any more."""
+    """A process image that a driver is writing. It may be completed even if nobody waits for it any more."""
 
     def __init__(self, request: Request, process: LLMProcess, path: str, asked: Ask) -> None:
         self.request, self.pid, self.length, self.path, self.asked = request, process.pid, len(process.log), path, asked
@@ -84,32 +84,9 @@ def _saved(system: System, device: Device, asked: Ask) -> None:
 
 
 def _say(system: System, error: SyscallError, what: str) -> None:
-    """A failure that the person at the console should know of too, whoever asked."""
+    """Log a failure that concerns the operator too, whichever program asked."""
     if error.errno is Errno.EIO:
         system.log("error", f"{what}: {error.reason}")
-
-
-def image_of(process: LLMProcess) -> bytes:
-    """The image of a process that has its model and is not in a step, encoded. Raises E2BIG."""
-    image, decoding = process.image, process.decoding
-    assert image is not None
-    going_on = decoding is not None and decoding.append  # a mere look at log-probabilities is its caller's affair
-    traits = replace(process.traits, spent=process.traits.spent + process.account.decoded, detached=False)
-    record = ProcessImage(
-        *astuple(traits),
-        version=version_with(process.records.rows),
-        path=image.path,
-        dtype=image.dtype,
-        device=process.device.name,
-        log=process.log,
-        forks=process.account.forks,
-        stopped=process.stopped,
-        ahead=process.ahead,
-        finish=process.finish,
-        decoding=Continuing(decoding.left, decoding.start, sorted(decoding.stop_ids)) if decoding and going_on else None,
-        records=process.records.rows,
-    )
-    return write_image(record, process.pid)
 
 
 # --- restore --------------------------------------------------------------------------------------------------------
@@ -117,7 +94,7 @@ def image_of(process: LLMProcess) -> bytes:
 
 @dataclass(slots=True, eq=False)
 class Looking(desk.Begun):
-    """A look at a file that a process is to be restored from."""
+    """A driver looks at the file from which a process will be restored."""
 
     path: str
     device: Device
@@ -142,9 +119,8 @@ class Restoring(desk.Begun):
         """Leave nothing behind."""
         _say(system, error, f"{self.path} could not be restored")
         if self.coming is not None:
-            self.coming.drop()
+            self.coming.drop(system)
             self.coming.image.leave(self.process, system.now)
-            dirty(system, self.device)
         strike(system, self.process)
 
 
@@ -160,11 +136,10 @@ def restore(system: System, request: Request, call: Restore, path: str, device: 
         model = process.traits.model
         files = system.config.models.get(model, model)
         image = want_image(system, restoring.device, model, files, restoring.saved.dtype)
-        image.used = system.now
         if image.state != RESIDENT:
             return wait(image.loaded)
-        _check_room(process, image, restoring.device)
-        image.join(process)
+        process.check_model(image, process.log, Limits())  # its own do not take what it had
+        image.join(process, system.now)
         table = PageTable(process.group)
         restoring.coming = Coming(restoring.device, image, process, table, process.log, restoring.stored)
     if waiting := bring_in(system, restoring.coming):
@@ -174,7 +149,7 @@ def restore(system: System, request: Request, call: Restore, path: str, device: 
 
 
 def _reader(system: System) -> Device:
-    """The device that looks at a file, if the call names none: the default one, or if that is down one that is up."""
+    """The device whose driver looks at a file if the call names none: the default one, or another if that is down."""
     device = system.device_named("")
     return device if device.state == UP else next((d for d in system.devices.values() if d.state == UP), device)
 
@@ -213,19 +188,6 @@ def _born(system: System, request: Request, call: Restore, looking: Looking) -> 
     most = min(found.tokens, len(saved.log) - 1)  # the last token is computed in any case
     stored = Stored(call.path, found.id, most, call.key) if found.tokens else None
     return Restoring(call.path, device, process, saved, stored)
-
-
-def _check_room(process: LLMProcess, image: Image, device: Device) -> None:
-    """Whether the image may be the process's model, and its log fits."""
-    image.check_tokens(process.log)
-    process.group.check_weights(image.id, image.weight_bytes, image.name)
-    most, where = image.context, f"what {image.name} can have on {device.name}"
-    if kv_max := process.group.kv_max:
-        allowed = kv_max // image.frame_bytes * image.block_tokens
-        if allowed < most:
-            most, where = allowed, f"what kv_max of group {process.group.path} allows"
-    if len(process.log) > most:
-        raise Errno.E2BIG(f"a context of {len(process.log)} tokens is too long: {most} is {where}")
 
 
 def _wake_up(system: System, restoring: Restoring, coming: Coming) -> None:

@@ -1,12 +1,12 @@
 """setsched: nice value and class of a process, and the device it lives on.
 
 A move is a live migration of the pre-copying kind (Clark et al., NSDI 2005), made easy by a log that is only appended to.
-The model is brought into memory on the other device, then the KV there is of the process is exported to a file in memory
+The model is brought into memory on the other device, then the KV that the process has is exported to a file in memory
 (drivers/parcel.py) and read into frames there, while the process runs on where it is. At a token boundary it changes
-over; what it has decoded meanwhile is computed there again, a few tokens.
+over; the few tokens that it has decoded meanwhile are computed again there.
 
-Until that moment the process is what it was, so that a failure or a cancel only has to let go of what was prepared. KV on
-its way is charged to the kernel's own group: who is being moved must not run into its group's limit for having it twice.
+Until that moment the process stays what it was, so a failure or a cancel only has to let go of what was prepared. KV on
+its way is charged to the kernel's own group: a process that has its KV twice for a moment must not hit its group's limit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from llmasos.drivers.protocol import Exported, Failed, Release
+from llmasos.drivers.protocol import LOGPROBS, Exported, Failed, Release
 from llmasos.kernel import desk
 from llmasos.kernel.calls.lookup import check_alone, check_model
 from llmasos.kernel.devices.transfer import Coming, Stored, bring_in, check_able, send_out
@@ -49,12 +49,11 @@ class Moving(desk.Begun):
         """Leave nothing behind of what was prepared."""
         self.over, self.process.transition = True, None
         if self.coming is not None:
-            self.coming.drop()
-            dirty(system, self.target)
+            self.coming.drop(system)
         self.release(system)
 
     def release(self, system: System) -> None:
-        """The file in memory is wanted no more; if the driver that held it has died, so has the file."""
+        """Give up the file in memory. It has died with the driver that held it, if that has."""
         file, self.file = self.file, ""
         if file and self.source.state == UP:
             system.send(self.source, Release(file))
@@ -102,8 +101,8 @@ def _move(system: System, moving: Moving) -> Waiting | None:
     """Load the model, export the KV, import it, change over: from where the move is, as far as can be."""
     process, target = moving.process, moving.target
     if moving.coming is None:
-        assert process.image is not None
-        image = want_image(system, target, process.traits.model, process.image.path, process.image.dtype)
+        old = process.mapped
+        image = want_image(system, target, process.traits.model, old.path, old.dtype)
         if image.state != RESIDENT:
             return wait(image.loaded)
         moving.coming = Coming(target, image, process, PageTable(system.groups.system))
@@ -121,7 +120,7 @@ def _move(system: System, moving: Moving) -> Waiting | None:
 
 
 def _check(moving: Moving, image: Image) -> None:
-    """Whether the process could live there, as far as that can be told now; else why not."""
+    """Whether the process could live there, as far as can be told now; raises the reason why not."""
     process, target = moving.process, moving.target
     if target.state != UP or not image.held or target.images.get(image.id) is not image:
         raise Errno.ERESTART(
@@ -130,14 +129,11 @@ def _check(moving: Moving, image: Image) -> None:
         )
     decoding = process.decoding
     image.check_tokens(process.log)
-    if process.context_with(image) < process.context:
+    if process.context_with(image, process.traits.limits) < process.context:
         process.check_room(len(process.log) + (decoding is not None and decoding.append), image, target)
-    if decoding is not None and decoding.logprobs:
-        assert target.hello is not None
-        if "logprobs" not in target.hello.features:
-            why = f"device {target.name} does not report the log-probabilities it is asked for"
-            raise Errno.ENOTSUP(why)
-    process.check_exchange(image)
+    if decoding is not None and decoding.logprobs and target.lacks(LOGPROBS):
+        raise Errno.ENOTSUP(f"device {target.name} does not report the log-probabilities it is asked for")
+    process.check_weights(image)
 
 
 def _export(system: System, moving: Moving, coming: Coming) -> Waiting | None:
@@ -174,10 +170,8 @@ def _exported(system: System, device: Device, asked: Ask) -> None:
 
 
 def _why_not(moving: Moving, image: Image) -> str:
-    """Why the KV of the one device is of no use to the other, where that is plain to see, or ""; else the driver there
-    will know."""
-    source, target, old = moving.source, moving.target, moving.process.image
-    assert old is not None
+    """Why the other device cannot use the KV, as far as the kernel can see; "": its driver will find out."""
+    source, target, old = moving.source, moving.target, moving.process.mapped
     try:
         check_able(source)
         check_able(target)
@@ -207,10 +201,7 @@ def _switch(system: System, moving: Moving, coming: Coming) -> None:
     process.table, process.image, process.driver_log = table, image, 0
     process.over_limit, process.preempted, process.transition = None, False, None
     process.quantum_used, process.turn = 0, system.now
-    image.join(process)
-    image.used = system.now
-    if table.frames:
-        image.hold(process)
+    image.join(process, system.now)
     changed(system, process)
     freed(system)
     dirty(system, target)

@@ -8,17 +8,19 @@ from llmasos.kernel import desk
 from llmasos.kernel.calls.info import device_info, row
 from llmasos.kernel.clock import seconds
 from llmasos.kernel.devices.reincarnation import reschedule
+from llmasos.kernel.journal.tickets import ticket
 from llmasos.kernel.marks import changed
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.sched.policies import POLICIES
 from llmasos.kernel.state import System
-from llmasos.kernel.tickets import ticket
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import BootInfo, LogLine, SchedInfo, Stats, TraceResult
 from llmasos.syscalls.table import Attach, BootInfoCall, Dmesg, Null, Sched, Shutdown, StatsCall, Trace
+
+_COUNTED = ("errors", "spawned", "exited", "preemptions", "moved_out", "moved_in")
 
 
 def attach(system: System, request: Request, call: Attach) -> BootInfo:
@@ -55,28 +57,24 @@ def boot_info(system: System, request: Request, call: BootInfoCall | Attach) -> 
 def stats(system: System, request: Request, call: StatsCall) -> Stats:
     """Row 4 of the table, `StatsCall`."""
     count, devices = system.counters, system.devices.values()
-    return Stats(
+    return row(
+        Stats,
         uptime=seconds(system.uptime),
         calls=system.calls.total(),
-        errors=count["errors"],
         rejected_frames=count["rejected"],
         processes=len(system.table),
         by_state=dict(Counter(process.state.value for process in system.table)),
-        spawned=count["spawned"],
-        exited=count["exited"],
         tokens_fed=count["fed"],
         tokens_computed=sum(device.computed for device in devices),
         tokens_reused=sum(device.reused for device in devices),
         tokens_decoded=sum(device.decoded for device in devices),
         steps=sum(device.steps for device in devices),
-        preemptions=count["preemptions"],
         driver_restarts=sum(device.restarts for device in devices),
         calls_by_name=dict(system.calls),
-        moved_out=count["moved_out"],
-        moved_in=count["moved_in"],
         refaults=sum(device.refaults for device in devices),
         journal=(system.journal_trouble or "kept") if system.secret else "",
         journal_frames=system.journal.frames,
+        **{name: count[name] for name in _COUNTED},
     )
 
 

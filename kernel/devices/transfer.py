@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmasos.drivers.protocol import BLOCK_TOKENS, IMAGES, Export, Exported, Failed, Import, Imported, Inspect, Probe
+from llmasos.kernel.marks import dirty
 from llmasos.kernel.memory.page_table import PageTable, blocks
 from llmasos.kernel.objects.device import UP, Ask, Device
 from llmasos.kernel.objects.image import Image
@@ -33,14 +34,14 @@ class Stored:
 
 @dataclass(slots=True)
 class Coming:
-    """A process whose KV comes into `table`, frames of `image` on `device`. The table is registered with the image, which
-    keeps the image in memory. Once the KV is there, `reason` says why not all of it is."""
+    """KV of a process on its way into frames of `image` on `device`, which `table` maps. The table is registered with the
+    image, which keeps the image in memory. Once the KV is there, `reason` says why not all of it is."""
 
     device: Device
     image: Image
     process: LLMProcess
     table: PageTable
-    log: Sequence[int] = ()  # whose KV it is
+    log: Sequence[int] = ()  # the tokens that the KV is of
     stored: Stored | None = None  # where it comes from; None: it has come, or there is none
     gained: int = 0  # tokens of it that were mapped from others that begin alike
     reason: str = ""
@@ -53,10 +54,11 @@ class Coming:
         """The table is the process's own from here on."""
         return self.image.imports.pop(self.process.pid)
 
-    def drop(self) -> None:
-        """The KV is wanted no more. What the driver may still read into frames, it reads before they are another's."""
+    def drop(self, system: System) -> None:
+        """Nobody wants the KV any more. What the driver still reads into the frames comes before their next owner's."""
         if self.image.imports.pop(self.process.pid, None) is not None:
             self.table.cut(self.image.pool, 0)
+        dirty(system, self.device)
 
     def tell(self, system: System, how: str, reason: str) -> None:
         """Log how the process came, and why not all of its KV did (`reason`)."""
@@ -67,7 +69,7 @@ class Coming:
 
 def check_able(device: Device) -> None:
     """ENOTSUP if its driver knows no process images."""
-    if device.hello is not None and IMAGES not in device.hello.features:
+    if device.lacks(IMAGES):
         raise Errno.ENOTSUP(f"the driver of {device.name} neither writes nor reads process images")
 
 
@@ -80,8 +82,7 @@ def send_out(
     system: System, process: LLMProcess, path: str = "", head: bytes = b"", key: bytes = b"", kv: bool = True
 ) -> Ask | Waiting:
     """Have the KV of a process that is not in a step written to `path`, after `head`; without a path, to memory."""
-    image, device = process.image, process.device
-    assert image is not None
+    image, device = process.mapped, process.device
     tokens, frames, slots = process.table.stored() if kv else (0, [], [])
     if slots and device.outs:  # what is to lie in them has yet to be sent there
         return wait(device.swapped_out)

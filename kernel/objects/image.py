@@ -81,12 +81,15 @@ class Image:
     faults: int = 0  # times that a process wanted to run it and its weights had been evicted
     pageins: int = 0
     evictions: int = 0
-    lost: int = 0  # times that its weights went with a driver
+    wiped: int = 0  # times that its weights went with a driver
 
-    def join(self, process: LLMProcess) -> None:
-        """The process maps it from here on."""
+    def join(self, process: LLMProcess, now: int) -> None:
+        """The process maps it from here on, with the pages that its table has."""
         self.users[process.pid] = process
+        self.used = now
         process.group.map_image(self.id, self.weight_bytes)
+        if process.table.frames:
+            self.hold(process)
 
     def leave(self, process: LLMProcess, now: int) -> None:
         """The process, which has no pages any more, maps it no longer."""
@@ -134,7 +137,7 @@ class Image:
 
     @property
     def needed(self) -> bool:
-        """Whether anybody would miss it, were it forgotten."""
+        """Whether anybody would miss it, were it taken out of the table."""
         return bool(self.mapped or self.loaded or self.known or self.hinted or self.pinned)
 
     @property
@@ -142,8 +145,8 @@ class Image:
         """Whether its frames are needed: a process maps it, or is on its way to."""
         return bool(self.users or self.imports)
 
-    def reclaim_imports(self) -> None:
-        """No process can run for want of frames: take back those that KV is being read into. It is computed instead."""
+    def drop_imports(self) -> None:
+        """Nobody can run for lack of frames: take back those that KV is being read into. It is computed instead."""
         for table in self.imports.values():
             table.cut(self.pool, 0)
 
@@ -176,12 +179,12 @@ class Image:
 
     @property
     def wanted(self) -> bool:
-        """Does anybody want weights that are not in memory, nor on their way?"""
+        """Whether anybody wants weights that are neither in memory nor on their way."""
         return self.state == EVICTED and bool(self.active or self.loaded or self.hinted)
 
     def lose(self) -> None:
         """The device has lost everything."""
-        self.lost += self.state == RESIDENT
+        self.wiped += self.state == RESIDENT
         if self.probed is not None:
             used = self.mapped or bool(self.loaded)
             self.hinted = self.hinted or (used and self.state != EVICTED) or self.pinned
@@ -193,7 +196,7 @@ class Image:
         self.active.clear()
 
     def lose_kv(self) -> None:
-        """Nothing of the KV in its frames and places is left, or of any use; its processes are to be settled."""
+        """The KV in its frames and places is gone, or of no use any more; its processes have yet to be settled."""
         for process in self.users.values():
             process.table.clear(self.swap)
             process.driver_log = process.quantum_used = 0
@@ -206,7 +209,7 @@ class Image:
         self.swap.reset()
 
     def check_tokens(self, tokens: Sequence[int]) -> None:
-        """EINVAL if a token is none of the model's vocabulary."""
+        """EINVAL if a token is not in the model's vocabulary."""
         vocab = self.probed.vocab if self.probed else 0
         if tokens and max(tokens) >= vocab:
             bad = next(t for t in tokens if t >= vocab)

@@ -25,7 +25,7 @@ class LogRecords:
         self.journaled = 0  # of the rows, what the journal has
 
     def check_room(self, blobs: Sequence[bytes], pid: int) -> None:
-        """E2BIG if the process cannot have these too."""
+        """E2BIG if these would be too many, or too large, beside those that it has."""
         check_size(len(self.rows) + len(blobs), self.bytes + sum(map(len, blobs)), f"process {pid} would have")
 
     def add(self, position: int, blobs: Sequence[bytes]) -> None:
@@ -34,7 +34,7 @@ class LogRecords:
         self.bytes += sum(map(len, blobs))
 
     def cut(self, length: int) -> bool:
-        """Drop what belongs to tokens at `length` and behind it; whether there was any."""
+        """Drop the records at `length` and behind it; whether there were any."""
         kept = bisect_left(self.rows, length, key=_position)
         if kept == len(self.rows):
             return False

@@ -51,12 +51,12 @@ def plan_step(system: System, device: Device) -> Plan:
         plan = _fill(system, device, desperate=False)
     while not plan.runs and (first := _first_claim(device, system.config.quantum)) is not None:
         # All that want to run wait for frames that others hold that wait too: one of them must take what it needs.
-        assert first.image is not None
-        del first.image.starved[first.pid]
-        first.image.reclaim_imports()
+        image = first.mapped
+        del image.starved[first.pid]
+        image.drop_imports()
         settle(system, first)
         plan = _fill(system, device, desperate=True)
-        able = plan.runs or first.pid not in first.image.starved or first.over_limit is not None
+        able = plan.runs or first.pid not in image.starved or first.over_limit is not None
         assert able, "the first claim can take every frame"
     if not plan.runs:
         return plan

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmasos.kernel.calls.image import image_of
 from llmasos.kernel.journal.process_image import ProcessImage, read_image
+from llmasos.kernel.journal.recorder import image_of
 from llmasos.kernel.journal.records import BadFrame, Frame, Noted, decode, encode
 from llmasos.kernel.journal.state import State
 from llmasos.kernel.objects.log_records import LogRecords
