@@ -32,8 +32,7 @@ _RETRY_MOST = 5 * SECOND  # between two tries to page a model in
 
 def want_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
     """Find the image of a model that a call wants in memory. Unless it is RESIDENT, the call waits for `loaded`."""
-    image = known_image(system, device, model, path, dtype)
-    check_fits(device, image)
+    image = _known_image(system, device, model, path, dtype)
     if image.state != RESIDENT:
         if image.lasting:  # the caller is told what the files are now
             image.retry_at = system.now
@@ -44,23 +43,23 @@ def want_image(system: System, device: Device, model: str, path: str, dtype: str
 def hint_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
     """Have the model paged in once that takes nothing from models that run. Until it is probed, the call waits for
     `known`."""
-    image = known_image(system, device, model, path, dtype)
-    check_fits(device, image)
+    image = _known_image(system, device, model, path, dtype)
     image.hinted = image.state != RESIDENT
     image.unneeded = False
     want(system, device, image)
     return image
 
 
-def known_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
+def _known_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
     """Find the image of the model in `path`, which was asked for as `model`, or make one; probe_or_drop asks the driver
-    about it."""
+    about it. ENOMEM if it is known not to fit."""
     check_device(device, dtype)
     image = device.find_image(path, dtype)
     if image is None:
         image = Image(system.new_image_id(), model, path, {dtype}, used=system.now)
         device.images[image.id] = image
         system.log("info", f"{device.name}: loading {model}{f' in {dtype}' if dtype else ''} from {path}")
+    check_fits(device, image)
     return image
 
 
@@ -84,9 +83,8 @@ def check_device(device: Device, dtype: str) -> None:
     if device.hopeless:
         raise no_device(device)
     if device.hello is not None and dtype and dtype not in device.hello.dtypes:
-        raise Errno.ENOTSUP(
-            f"device {device.name} does not offer dtype {dtype!r}; it has: {', '.join(device.hello.dtypes)}"
-        )
+        offered = ", ".join(device.hello.dtypes)
+        raise Errno.ENOTSUP(f"device {device.name} does not offer dtype {dtype!r}; it has: {offered}")
 
 
 def _probe(system: System, device: Device, image: Image) -> None:
