@@ -171,9 +171,8 @@ def leave_image(system: System, process: LLMProcess) -> None:
     """A process that is not in a step gives back its model: all frames, from the tail, so that a shareable head stays
     longest, and all places in lower tiers. It exits, or gets another model at once."""
     image, device = process.mapped, process.device
-    process.table.cut(image.pool, 0)
+    image.cut(process, 0)
     process.table.trim(image.swap, 0)
-    image.let_go(process)
     freed(system)
     cancel_outs(system, device, pid=process.pid)
     if device.state == UP:

@@ -100,8 +100,7 @@ def take_pages(system: System, victim: LLMProcess) -> None:
     if victim.todo == 0:
         victim.ahead = False  # it sleeps on; its pages come back when something is asked of it
     moved = _move_out(system, victim, image)
-    victim.table.cut(image.pool, 0)
-    image.let_go(victim)
+    image.cut(victim, 0)
     freed(system)
     victim.quantum_used, victim.turn = 0, system.now
     victim.preempted = victim.state in (State.READY, State.BLOCKED) and victim.todo > 0

@@ -41,9 +41,7 @@ def decode(system: System, request: Request, call: Decode, process: LLMProcess) 
         process.traits = replace(process.traits, sampler=call.sampler)
     append = call.max_tokens > 0
     if process.table.cached == len(process.log):  # the last token's logits are wanted again
-        process.table.cut(image.pool, len(process.log) - 1)
-        if not process.table.frames:
-            image.let_go(process)
+        image.cut(process, len(process.log) - 1)
     process.ahead = True
     logprobs = call.logprobs if append else max(1, call.logprobs)
     decoding = Decoding(call.max_tokens, append, len(process.log), frozenset(call.stop_ids), logprobs)
@@ -100,12 +98,10 @@ def truncate(system: System, request: Request, call: Truncate, process: LLMProce
     grew(system, process)
     if process.records.cut(call.length):
         system.journal.noted(process)
-    process.table.cut(image.pool, call.length)
+    image.cut(process, call.length)
     process.table.trim(image.swap, call.length)
     freed(system)
     process.driver_log = min(process.driver_log, call.length)
     process.high_water = min(process.high_water, call.length)
     process.ahead = True
-    if not process.table.frames:
-        image.let_go(process)
     return len(process.log)

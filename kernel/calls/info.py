@@ -18,16 +18,17 @@ from llmasos.syscalls.table import Getinfo, Ps
 
 _MOST_REASON = 400  # characters of a reason in a row
 
+_MISSING = object()
 _Row = TypeVar("_Row", bound=Record)
 
 
 def row(kind: type[_Row], /, *sources: object, **told: Any) -> _Row:
     """A record with the fields that are told; any other has the value that the first source with a field of that name
     has, or its default."""
-    for name in kind.__struct_fields__:
-        for source in sources:
-            if name not in told and hasattr(source, name):
-                told[name] = getattr(source, name)
+    for source in sources:
+        for name in kind.__struct_fields__:
+            if name not in told and (value := getattr(source, name, _MISSING)) is not _MISSING:
+                told[name] = value
     return kind(**told)
 
 

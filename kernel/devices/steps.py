@@ -238,10 +238,8 @@ def _apply(system: System, device: Device, process: LLMProcess, result: RunResul
 
 def _forget_from(process: LLMProcess, image: Image, tokens: int) -> None:
     """Keep the frames of the first `tokens` tokens, and assume that the driver knows nothing of the context."""
-    process.table.cut(image.pool, tokens)
+    image.cut(process, tokens)
     process.table.sent = process.driver_log = 0
-    if not process.table.frames:
-        image.let_go(process)
 
 
 def _append(process: LLMProcess, decoding: Decoding, token: int) -> Finish:

@@ -129,6 +129,12 @@ class Image:
         if self.holders.pop(process.pid, None) is not None:
             self.victims.gone(process)
 
+    def cut(self, process: LLMProcess, tokens: int) -> None:
+        """Release the frames of the process beyond its first `tokens` tokens, from the tail."""
+        process.table.cut(self.pool, tokens)
+        if not process.table.frames:
+            self.let_go(process)
+
     @property
     def needed(self) -> bool:
         """Whether anybody would miss it, were it taken out of the table."""

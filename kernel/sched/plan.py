@@ -171,8 +171,7 @@ def _give_back(process: LLMProcess) -> None:
     """Let go of all its frames; those with a name stay cached."""
     image = process.image
     assert image is not None
-    process.table.cut(image.pool, 0)
-    image.let_go(process)
+    image.cut(process, 0)
 
 
 def _count_reused(device: Device, process: LLMProcess, gained: int) -> None:
