@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmasos.kernel import desk, events, invariants
+from llmasos.kernel import desk, events
 from llmasos.kernel.calls.group import make as make_group
 from llmasos.kernel.devices import reincarnation, steps
 from llmasos.kernel.dispatch import dispatch
@@ -148,10 +148,6 @@ class Kernel(System):
     def snapshot(self) -> Saved:
         """A copy of what the journal must have come to."""
         return self.recorded().copy()
-
-    def check(self) -> None:
-        """All invariants (design section 5); raises AssertionError naming the one that does not hold."""
-        invariants.check(self)
 
     # --- requests ---------------------------------------------------------------------------------------------------
 

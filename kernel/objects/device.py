@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llmasos.drivers.protocol import Failed, FromDriver, Hello, Move, Step
 from llmasos.kernel.events import DeviceConfig
 from llmasos.kernel.memory.evictions import Evictions
-from llmasos.kernel.objects.image import LOADING, Image
+from llmasos.kernel.objects.image import LOADING, RESIDENT, Image
 from llmasos.kernel.objects.request import Channel
 from llmasos.kernel.sched.run_queue import RunQueue
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -160,6 +160,25 @@ class Device:
     def hopeless(self) -> bool:
         """Its driver does not start: calls that need it fail at once."""
         return self.state == DOWN and self.failures >= HOPELESS
+
+    def check(self) -> None:
+        """Weights in memory, and on their way, are within their budget; a step runs with weights, and writes no shared
+        frame."""
+        images = list(self.images.values())
+        there = [i for i in images if i.state == RESIDENT or (i.state == LOADING and i.probed is not None)]
+        for image in images:
+            assert (image.allotted > 0) == (image in there), f"{image.name} is {image.state} with {image.allotted} bytes"
+        weights, limit, tier = sum(i.allotted for i in there), self.config.weight_bytes, self.tier_size
+        frames = sum(i.kv_bytes for i in images if i.held)
+        assert not limit or weights <= limit, f"{weights} bytes of weights in {limit}"
+        assert not tier or weights + frames <= tier, f"{weights}+{frames} bytes in {tier}"
+        assert not self.swapped_out or self.outs, "something waits for frames to be moved out"
+        for process in self.in_flight.processes if self.in_flight else ():
+            used = process.image
+            assert used is not None, f"pid {process.pid} runs without a model"
+            assert used.state == RESIDENT, f"pid {process.pid} runs without weights"
+            for frame in process.table.frames[process.table.cached // used.block_tokens :]:
+                assert used.pool.refs[frame] == 1, f"frame {frame} is written by {process.pid} with other mappings"
 
     def lacks(self, feature: str) -> bool:
         """Whether its driver is known not to have a feature (drivers/protocol.py)."""

@@ -215,6 +215,17 @@ class Image:
             bad = next(t for t in tokens if t >= vocab)
             raise Errno.EINVAL(f"token {bad} is not in {self.name}'s vocabulary of {vocab} (ids 0..{vocab - 1})")
 
+    def check(self) -> None:
+        """Frames and places are mapped as often as they are counted, by its users only; page-ins and evictions add up."""
+        self.pool.check(table.frames for table in (*(p.table for p in self.users.values()), *self.imports.values()))
+        self.swap.check(kept.slot for p in self.users.values() for kept in p.table.kept.values())
+        holders = {pid for pid, process in self.users.items() if process.table.frames}
+        assert self.holders.keys() == holders, f"{holders} hold pages, known: {list(self.holders)}"
+        resident, counted = self.state == RESIDENT, self.pageins - self.evictions - self.wiped
+        assert counted == resident, f"{counted} page-ins left, resident: {resident}"
+        assert resident or not self.starved, f"{list(self.starved)} wait for frames without weights"
+        assert self.held or not resident, "in memory without frames"
+
     @property
     def streamed(self) -> bool:
         """It runs, or is to run, with only a part of its weights in memory."""

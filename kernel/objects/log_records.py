@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from llmasos.kernel.journal.process_image import check_size
+from llmasos.kernel.journal.process_image import check_places, check_size
 from llmasos.syscalls.records import LogRecord
 
 
@@ -49,6 +49,12 @@ class LogRecords:
 
     def copy(self) -> LogRecords:
         return LogRecords(self.rows)
+
+    def check(self, length: int) -> None:
+        """In order, each at a position that a log of `length` tokens has or ends at, no more than there may be."""
+        assert not (wrong := check_places(self.rows, length)), wrong
+        counted = sum(len(row.data) for row in self.rows)
+        assert self.bytes == counted, f"{self.bytes} bytes of records, counted: {counted}"
 
 
 def _position(row: LogRecord) -> int:

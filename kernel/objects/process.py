@@ -138,6 +138,13 @@ class Program(Process):
     def __post_init__(self) -> None:
         self.ended.parent = self
 
+    def check(self) -> None:
+        """Every call that waits is unanswered, and in the line of its channel."""
+        for seq, request in self.parked.items():
+            assert request.seq == seq, f"call {request.seq} is parked as {seq}"
+            assert not request.answered, f"call {seq} is parked after its answer"
+            assert request in (request.channel or ()), f"call {seq} waits in no line"
+
 
 @dataclass(slots=True, eq=False)
 class DriverProcess(Process):
@@ -265,6 +272,37 @@ class LLMProcess(Process):
         else:
             self.table.group = group
         self.group = group
+
+    def check(self) -> None:
+        """Its state is the one its facts ask for, and what it has is its own."""
+        if self.state is State.ZOMBIE:
+            left = self.table.frames or self.output or self.boundary or self.decoding is not None
+            assert not left, "a zombie holds on to something"
+        in_step, image, cached = self.running, self.image, self.table.cached
+        assert cached + in_step <= len(self.log), f"{cached} tokens cached, {in_step} in a step, of {len(self.log)}"
+        assert in_step or not (self.guessing or self.swapped_in), "it guesses, or tokens are moved in, in no step"
+        assert self.swapped_in <= cached, f"{self.swapped_in} tokens are moved in"
+        self.table.check(len(self.log), in_step + self.guessing)
+        self.records.check(len(self.log))
+        assert self.table.group is self.group, "another group pays for its pages"
+        mapped = image is not None and self.pid in image.users
+        assert mapped or not self.table.frames, "it has pages of no model"
+        if self.state is State.ZOMBIE:
+            return
+        assert (self.state is State.RUNNING) == (in_step > 0), f"{self.state} with {in_step} tokens in a step"
+        assert (self.state is State.READY) == (self.ticket > 0), f"{self.state}, queued: {self.ticket > 0}"
+        if in_step:
+            return
+        assert (self.state is State.STOPPED) == self.stopped, f"{self.state}, stopped: {self.stopped}"
+        assert self.dying is None, "it is dying, but in no step"
+        assert not self.boundary or self.saved is not None, "calls wait for a token boundary that has been"
+        idle = self.state is State.BLOCKED and self.wait is WaitFor.INPUT
+        assert not idle or not self.todo, f"it waits for input, with {self.todo} tokens to compute"
+        starved = image is not None and self.pid in image.starved
+        limited = starved and self.over_limit is not None
+        assert (self.wait is WaitFor.PAGEIN) == (starved and not limited), f"{self.state} {self.wait}, starved: {starved}"
+        held = limited or self.throttled_by is not None
+        assert (self.wait is WaitFor.QUOTA) == held, f"{self.state} {self.wait}, {limited=}, {self.throttled_by=}"
 
     def change_device(self, device: Device) -> None:
         """Want another device from here on; not while it is in a step, or queued."""

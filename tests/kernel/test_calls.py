@@ -11,6 +11,7 @@ from llmasos.kernel.calls.info import row
 from llmasos.kernel.events import HaltRequest, Rejected
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
+from llmasos.simulator import Future, Prog, simulate
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import ExitInfo, Finish, Kind, Right, Sampler, SchedClass, Signal, State, Usage, WaitFor
@@ -39,7 +40,6 @@ from llmasos.syscalls.table import (
     Truncate,
     Wait,
 )
-from tests.simulator import Future, Prog, simulate
 
 PROMPT = list(range(40))
 

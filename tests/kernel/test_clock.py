@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from llmasos.kernel.clock import SECOND, nanoseconds, seconds
 from llmasos.kernel.groups.group import Group
+from llmasos.simulator import Simulation, small_config
 from llmasos.syscalls.records import GroupSettings
 from llmasos.syscalls.table import Decode, Feed, GroupCreate, Spawn
-from tests.simulator import Simulation, small_config
 
 _PLAIN = str | bytes | int | float | enum.Enum | type | FunctionType | BuiltinFunctionType | MethodType
 YEAR = 365 * 86_400 * SECOND

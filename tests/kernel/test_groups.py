@@ -10,6 +10,7 @@ import pytest
 from llmasos.kernel.clock import SECOND
 from llmasos.kernel.groups.pressure import Activity, Pressure
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.simulator import FRAME_BYTES, Prog, Simulation, simulate, slots
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_SESSION_GROUPS
 from llmasos.syscalls.records import (
@@ -42,7 +43,6 @@ from llmasos.syscalls.table import (
 )
 from tests.kernel.machines.core import Core
 from tests.kernel.machines.grouped import Grouped
-from tests.simulator import FRAME_BYTES, Prog, Simulation, simulate, slots
 
 PROMPT = list(range(40))  # three frames
 

@@ -23,10 +23,10 @@ from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
 from llmasos.kernel.events import Event, JournalCompacted, JournalFails, JournalGrows
 from llmasos.kernel.journal.records import Frame, Grown, encode
 from llmasos.kernel.journal.state import State
+from llmasos.simulator import simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Decode, Feed, Spawn, Truncate
 from tests.booted import PATIENCE
-from tests.simulator import simulate
 
 
 @pytest.fixture(scope="module")

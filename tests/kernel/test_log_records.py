@@ -15,6 +15,7 @@ from llmasos.kernel.journal.records import BadFrame, Frame, Noted, decode, encod
 from llmasos.kernel.journal.state import State
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.simulator import Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_RECORD_BYTES, MAX_RECORDS
 from llmasos.syscalls.records import LogRecord, Right, Signal
@@ -35,7 +36,6 @@ from llmasos.syscalls.table import (
     Trace,
     Truncate,
 )
-from tests.simulator import Prog, Simulation, simulate
 
 
 def rows(program: Prog, pid: int, position: int = 0) -> list[tuple[int, bytes]]:

@@ -14,6 +14,7 @@ from llmasos.drivers.protocol import Load, Run, Sample, Step
 from llmasos.drivers.sim.device import SimDevice
 from llmasos.drivers.sim.spec import parse
 from llmasos.kernel.clock import SECOND
+from llmasos.simulator import Future, Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Advice, Finish, Sampler, SchedClass, Signal, State, WaitFor
 from llmasos.syscalls.table import (
@@ -35,7 +36,6 @@ from llmasos.syscalls.table import (
 from tests.kernel.machines.core import examples
 from tests.kernel.machines.paging import Paging, PagingAndSwapping
 from tests.kernel.paged import MB, ONE, PROMPT, image, memory, refused, row, spawn
-from tests.simulator import Future, Prog, Simulation, simulate
 
 
 def decode(program: Prog, pid: int, count: int) -> Future[Any]:

@@ -13,6 +13,7 @@ from llmasos.drivers.protocol import SIZES, VERSION, Load, Loaded, Step, StepDon
 from llmasos.drivers.sim.device import SimDevice
 from llmasos.kernel.clock import SECOND
 from llmasos.kernel.events import DriverExited, HaltRequest, KillDriver, Log, Tick
+from llmasos.simulator import Simulation, simulate, small_config
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, GroupSettings, Kind, Sampler, Signal, State, WaitFor
 from llmasos.syscalls.table import (
@@ -32,7 +33,6 @@ from llmasos.syscalls.table import (
     StatsCall,
     Truncate,
 )
-from tests.simulator import Simulation, simulate, small_config
 
 PROMPT = [5, 6, 7] * 11
 
@@ -286,7 +286,7 @@ def test_a_program_may_have_a_driver_restarted() -> None:
 def test_a_driver_that_never_says_hello_is_given_up_for_those_who_ask(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tests.simulator.START_SECONDS", 1e6)
+    monkeypatch.setattr("llmasos.simulator.simulation.START_SECONDS", 1e6)
     sim = Simulation(small_config(start_seconds=2.0, restart_max=1.0))
     program = sim.program()
     with pytest.raises(SyscallError, match="does not start") as caught:

@@ -9,12 +9,12 @@ from llmasos.kernel.groups.group import Group
 from llmasos.kernel.memory.swap import Slot, SwapCost, SwapSpace
 from llmasos.kernel.memory.victims import Clock
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.simulator import Simulation, simulate, slots
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, Sampler, Signal, State
 from llmasos.syscalls.table import Decode, Kill, Spawn, Truncate
 from tests.kernel.machines.core import Core
 from tests.kernel.machines.swapping import Swapping, SwappingAndGuessing, SwappingBadly
-from tests.simulator import Simulation, simulate, slots
 
 PROMPT = list(range(40))
 

@@ -9,6 +9,7 @@ import pytest
 
 from llmasos.drivers.protocol import Failed, Inspected, RunResult, StepDone
 from llmasos.kernel.events import FromDevice
+from llmasos.simulator import Future, Prog, Simulation, simulate, small_config
 from llmasos.syscalls import wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, Kind, Limits, State
@@ -29,7 +30,6 @@ from llmasos.syscalls.table import (
     Spawn,
     Wait,
 )
-from tests.simulator import Future, Prog, Simulation, simulate, small_config
 
 PROMPT = list(range(1, 40))
 

@@ -6,9 +6,9 @@ import pytest
 
 from llmasos.kernel.memory.thrash import MOST, WINDOW, Thrash
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.simulator import Simulation, simulate
 from llmasos.syscalls.records import Sampler
 from llmasos.syscalls.table import Decode, Getinfo, Kill, Models, Spawn, StatsCall, Truncate
-from tests.simulator import Simulation, simulate
 
 
 def test_the_quantum_is_stretched_while_too_much_is_lost_and_comes_back() -> None:
