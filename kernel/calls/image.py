@@ -106,10 +106,9 @@ class Looking(desk.Begun):
 
 @dataclass(slots=True, eq=False)
 class Restoring(desk.Begun):
-    """A process on its way from a file into the memory of `device`."""
+    """A process on its way from a file into the memory of its device."""
 
     path: str
-    device: Device
     process: LLMProcess
     saved: ProcessImage
     stored: Stored | None  # the KV in the file
@@ -135,13 +134,13 @@ def restore(system: System, request: Request, call: Restore, path: str, device: 
     if restoring.coming is None:
         model = process.traits.model
         files = system.config.models.get(model, model)
-        image = want_image(system, restoring.device, model, files, restoring.saved.dtype)
+        image = want_image(system, process.device, model, files, restoring.saved.dtype)
         if image.state != RESIDENT:
             return wait(image.loaded)
         process.check_model(image, process.log, Limits())  # its own do not take what it had
         image.join(process, system.now)
         table = PageTable(process.group)
-        restoring.coming = Coming(restoring.device, image, process, table, process.log, restoring.stored)
+        restoring.coming = Coming(process.device, image, process, table, process.log, restoring.stored)
     if waiting := bring_in(system, restoring.coming):
         return waiting
     _wake_up(system, restoring, restoring.coming)
@@ -187,7 +186,7 @@ def _born(system: System, request: Request, call: Restore, looking: Looking) -> 
     process.account.forks = saved.forks
     most = min(found.tokens, len(saved.log) - 1)  # the last token is computed in any case
     stored = Stored(call.path, found.id, most, call.key) if found.tokens else None
-    return Restoring(call.path, device, process, saved, stored)
+    return Restoring(call.path, process, saved, stored)
 
 
 def _wake_up(system: System, restoring: Restoring, coming: Coming) -> None:
@@ -201,8 +200,8 @@ def _wake_up(system: System, restoring: Restoring, coming: Coming) -> None:
     _go_on(process, restoring.saved)
     coming.tell(system, f"restored from {restoring.path}", coming.reason)
     system.counters["spawned"] += 1
-    system.emit("proc.restore", process.pid, restoring.device.name, len(process.log), restoring.path)
-    dirty(system, restoring.device)
+    system.emit("proc.restore", process.pid, process.device.name, len(process.log), restoring.path)
+    dirty(system, process.device)
 
 
 def _go_on(process: LLMProcess, saved: ProcessImage) -> None:

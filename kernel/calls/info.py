@@ -18,16 +18,17 @@ from llmasos.syscalls.table import Getinfo, Ps
 
 _MOST_REASON = 400  # characters of a reason in a row
 
+_MISSING = object()
 _Row = TypeVar("_Row", bound=Record)
 
 
 def row(kind: type[_Row], /, *sources: object, **told: Any) -> _Row:
     """A record with the fields that are told; any other has the value that the first source with a field of that name
     has, or its default."""
-    for name in kind.__struct_fields__:
-        for source in sources:
-            if name not in told and hasattr(source, name):
-                told[name] = getattr(source, name)
+    for source in sources:
+        for name in kind.__struct_fields__:
+            if name not in told and (value := getattr(source, name, _MISSING)) is not _MISSING:
+                told[name] = value
     return kind(**told)
 
 
@@ -58,7 +59,6 @@ def process_info(system: System, process: Process) -> ProcessInfo:
             "device": process.device.name,
             "length": len(process.log),
             "record_bytes": process.records.bytes,
-            "cached": process.table.cached,
             "pages": len(frames),
             "shared_pages": sum(image.pool.refs[f] > 1 for f in frames) if image is not None else 0,
             "decoding": process.decoding is not None,
@@ -66,7 +66,7 @@ def process_info(system: System, process: Process) -> ProcessInfo:
             "parked": len(process.output) + len(process.boundary),
             "swapped": sum(block >= len(frames) for block in process.table.kept),
         }
-        return row(ProcessInfo, process, process.traits, **fields)
+        return row(ProcessInfo, process, process.traits, process.table, **fields)
     if isinstance(process, Program):
         os_pid = process.os_pid
         fields["parked"] = len(process.parked)
@@ -87,6 +87,7 @@ def model_info(image: Image, device: str) -> ModelInfo:
     return row(
         ModelInfo,
         image,
+        image.thrash,
         probed,
         device=device,
         state=image.shown_state,
@@ -99,8 +100,6 @@ def model_info(image: Image, device: str) -> ModelInfo:
         processes=len(image.users),
         slots=image.swap.total,
         slots_free=image.swap.free,
-        stretch=image.thrash.stretch,
-        lost=image.thrash.lost,
         resident_bytes=image.allotted if image.state == RESIDENT else 0,
         mapped_by=sorted(image.users)[:MAX_MAPPED],
     )

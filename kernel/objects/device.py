@@ -160,10 +160,6 @@ class Device:
         """Its driver does not start: calls that need it fail at once."""
         return self.state == DOWN and self.failures >= HOPELESS
 
-    def lacks(self, feature: str) -> bool:
-        """Whether its driver is known not to have a feature (drivers/protocol.py)."""
-        return self.hello is not None and feature not in self.hello.features
-
     def check(self) -> None:
         """Weights in memory, and on their way, are within their budget; a step runs with weights, and writes no shared
         frame."""
@@ -182,6 +178,10 @@ class Device:
             assert used.state == RESIDENT, f"pid {process.pid} runs without weights"
             for frame in process.table.frames[process.table.cached // used.block_tokens :]:
                 assert used.pool.refs[frame] == 1, f"frame {frame} is written by {process.pid} with other mappings"
+
+    def lacks(self, feature: str) -> bool:
+        """Whether its driver is known not to have a feature (drivers/protocol.py)."""
+        return self.hello is not None and feature not in self.hello.features
 
     def find_image(self, path: str, dtype: str) -> Image | None:
         return next((i for i in self.images.values() if i.answers_to(path, dtype)), None)

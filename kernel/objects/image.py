@@ -130,7 +130,7 @@ class Image:
             self.victims.gone(process)
 
     def cut(self, process: LLMProcess, tokens: int) -> None:
-        """Take from the process its pages behind the first `tokens` tokens; those with a name stay cached."""
+        """Release the frames of the process beyond its first `tokens` tokens, from the tail."""
         process.table.cut(self.pool, tokens)
         if not process.table.frames:
             self.let_go(process)
