@@ -10,6 +10,7 @@ import msgspec
 
 from llmasos.drivers.protocol import (
     Drop,
+    DropWeights,
     Export,
     Failed,
     FromDriver,
@@ -18,7 +19,6 @@ from llmasos.drivers.protocol import (
     Load,
     Note,
     Probe,
-    Shed,
     Step,
     Unload,
     encode,
@@ -28,7 +28,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 
 TRACEBACK_LINES = 6  # of an unexpected error that go to the kernel log
 
-Work = Probe | Load | Shed | Unload | Step | Drop | Export | Inspect | Import
+Work = Probe | Load | DropWeights | Unload | Step | Drop | Export | Inspect | Import
 R = TypeVar("R")
 
 

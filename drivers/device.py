@@ -50,7 +50,7 @@ class Device(Protocol):
     def load(self, request: Load, report: Callable[[float], None]) -> Loaded:
         """`fetch`, then the function that it returns."""
 
-    def shed(self, image: int) -> None:
+    def drop_weights(self, image: int) -> None:
         """Free the weights of an image, not its frames and contexts. Raises EINVAL if the weights are not there."""
 
     def unload(self, image: int) -> None:

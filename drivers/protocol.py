@@ -18,7 +18,7 @@ from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Sampler, SamplingDefaults, Tier, TokenLogprobs
 
-VERSION = 2  # of these records: another meaning or form of one is another version
+VERSION = 3  # of these records: another meaning or form of one is another version
 BLOCK_TOKENS = 16  # tokens in a frame of KV
 HEARTBEAT_SECONDS = 0.5
 REQUEST_BYTES = 2 * limits.MAX_REPLY_BYTES  # the largest message to a driver
@@ -51,8 +51,8 @@ class Load(_Message):
     """Bring a model's weights into memory as `image`, with `frames` frames of KV, and `slots[i]` places for frames in
     tier i + 1 of those declared at the hello. Answer: `Loaded`; `Progress` messages with the same ref may come before.
 
-    `kept`: the image exists without its weights (Shed) and gets them back; its frames and contexts stay as they are.
-    `room`, if not 0: bytes of memory for the weights, fewer than they have; the driver streams the rest in each step
+    `again`: the image exists without its weights (DropWeights) and gets them back; its frames and contexts stay as they
+    are. `room`, if not 0: bytes of memory for the weights, fewer than they have; the driver streams the rest in each step
     (Probed.stream_bytes). A driver reads one image at a time, and answers steps of other images meanwhile. Errors: EIO (a
     broken file), ENOMEM.
     """
@@ -63,11 +63,11 @@ class Load(_Message):
     dtype: str
     frames: int
     slots: list[int] = []
-    kept: bool = False
+    again: bool = False
     room: int = 0
 
 
-class Shed(_Message):
+class DropWeights(_Message):
     """Free the weights of an image; keep its frames, places and contexts. Until the image is loaded again no run is of
     it, but frames may be moved and copied. Answer: `Done`."""
 
@@ -280,14 +280,14 @@ class Loaded(_Message):
     weight_bytes: Amount  # as measured
     guesses: bool = False  # may guess (Run.ahead): its tokens do not depend on what is computed beside them
     resident_bytes: Amount = 0  # of the weights, in memory; 0: all
-    changed: bool = False  # the files have changed: the KV that was kept is of other weights
+    changed: bool = False  # the files have changed: the KV in the frames is of other weights
 
 
 class RunResult(_Message):
     """`token` is the sampled token, or -1 if the run did not ask for one. `error` is empty, or the reason why this run
     failed: its KV from `position` on is then undefined, while the other runs of the step stand. `more` are the tokens
-    sampled after `token`, by guessing: `token` and all of `more` but the last are in KV. `lost`, if not -1: the run was
-    not computed because a frame to be moved in for it could not be read; `lost` of its frames came before that one, in
+    sampled after `token`, by guessing: `token` and all of `more` but the last are in KV. `unread`, if not -1: the run was
+    not computed because a frame to be moved in for it could not be read; `unread` of its frames came before that one, in
     the order of the step's `ins`."""
 
     ctx: int
@@ -295,7 +295,7 @@ class RunResult(_Message):
     logprobs: TokenLogprobs | None = None
     error: str = ""
     more: list[int] = []
-    lost: int = -1
+    unread: int = -1
 
 
 class StepDone(_Message):
@@ -375,7 +375,7 @@ KINDS = ("cpu", "cuda", "sim")
 LOGPROBS = "logprobs"  # it reports log-probabilities (Sample.logprobs)
 IMAGES = "images"  # it does Export, Inspect and Import
 
-ToDriver = Probe | Load | Shed | Unload | Step | Drop | Export | Inspect | Import | Release | Abandon | Quit
+ToDriver = Probe | Load | DropWeights | Unload | Step | Drop | Export | Inspect | Import | Release | Abandon | Quit
 FromDriver = (
     Hello | Probed | Progress | Loaded | StepDone | Exported | Inspected | Imported | Done | Failed | Heartbeat | Note
 )

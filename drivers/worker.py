@@ -26,6 +26,7 @@ from llmasos.drivers.device import Device
 from llmasos.drivers.protocol import (
     Done,
     Drop,
+    DropWeights,
     Export,
     Failed,
     FromDriver,
@@ -37,7 +38,6 @@ from llmasos.drivers.protocol import (
     Probe,
     Probed,
     Progress,
-    Shed,
     Step,
     Unload,
 )
@@ -190,12 +190,12 @@ def _read(device: Device, request: Probe | Load, report: Callable[[float], None]
     return device.fetch(request, report)
 
 
-def _answer(device: Device, request: Shed | Unload | Step | Inspect | Import) -> FromDriver:
+def _answer(device: Device, request: DropWeights | Unload | Step | Inspect | Import) -> FromDriver:
     match request:
         case Step():
             return device.step(request)
-        case Shed():
-            device.shed(request.image)
+        case DropWeights():
+            device.drop_weights(request.image)
             return Done(request.ref)
         case Unload():
             device.unload(request.image)

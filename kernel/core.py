@@ -17,12 +17,9 @@ from llmasos.kernel.devices import reincarnation, steps
 from llmasos.kernel.dispatch import dispatch
 from llmasos.kernel.journal.state import State as Saved
 from llmasos.kernel.life import end_program
-from llmasos.kernel.memory.victims import make_victims
 from llmasos.kernel.objects.process import INIT_PID, Process, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.recovery import recovery
-from llmasos.kernel.sched.policies import make_policy
-from llmasos.kernel.sched.run_queue import RunQueue
 from llmasos.kernel.settle import settle_stale
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
@@ -46,8 +43,8 @@ class Kernel(System):
     # --- in and out -------------------------------------------------------------------------------------------------
 
     def boot(self, now: int, saved: Saved | None = None, notes: Sequence[tuple[str, str]] = ()) -> list[events.Action]:
-        """Start: init, the devices, their drivers. Call once, first. `saved` is what the journal has (the state is taken
-        over, not copied), `notes` (level, text) what is to be said of it; without it no journal is kept."""
+        """Start: init, the devices, their drivers. Call once, first. `saved` is the journal's state (taken over, not
+        copied), `notes` are lines (level, text) about it for the log; without `saved` no journal is kept."""
         self.started = self.now = now
         blocked = State.BLOCKED, WaitFor.CHILD, now
         self.table.add(Process(self.table.new_pid(), 0, Kind.INIT, "init", self.groups.system, now, *blocked))
@@ -57,9 +54,7 @@ class Kernel(System):
         for path, settings in sorted(self.config.groups.items()):  # parents before what is in them
             make_group(self, path, settings)
         for device in self.config.devices:
-            queue = RunQueue(make_policy(device.policy, self.config.quantum))
-            make_victims(device.victims)  # refuse a wrong name now, not with the first model
-            reincarnation.add_device(self, device, queue)
+            reincarnation.add_device(self, device)
         if saved is not None:
             recovery.recover(self, saved)
         return self._finish()
@@ -115,7 +110,7 @@ class Kernel(System):
         return actions
 
     def _reconcile(self) -> None:
-        """Bring what follows from the facts up to date, until no mark is left. A second time it would change nothing."""
+        """Bring all that follows from the facts up to date, until no mark is left. A second time would change nothing."""
         rounds = 0
         while self.stale or self.woken or self.orphans or self.pumped:
             rounds += 1

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from llmasos.kernel.events import Halt, Reply
-from llmasos.kernel.journal.recorder import CHANGING
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import leave
@@ -35,11 +34,11 @@ def fail(system: System, request: Request, errno: Errno, reason: str) -> None:
 
 def take_back(system: System, request: Request, errno: Errno, reason: str) -> None:
     """End a call with an error (its own, or because it was cancelled or its program has gone), and undo what it began.
-    Harmless if it has been answered, as by what another call's undoing has brought about."""
+    Harmless if it has been answered already, for example while another call was undone."""
     if request.answered:
         return
     leave(system, request)
-    if request.waited:  # the model that it waited for may be wanted by nobody now
+    if request.waited:  # maybe nobody wants the model now that it waited for
         system.pumped.update(system.devices)
     begun, request.begun = request.begun, None
     if isinstance(begun, Begun):
@@ -65,8 +64,7 @@ def _reply(system: System, request: Request, errno: Errno, value: Any, reason: s
     if request.absent:  # it will be told when it asks again
         program.to_replay.add(request.seq)
     elif program.peer in system.programs:
-        changes = type(request.call) in CHANGING
-        system.act(Reply(program.peer, request.seq, errno, value, reason, changes))
+        system.act(Reply(program.peer, request.seq, errno, value, reason, request.entry.changes))
 
 
 def halt(system: System, reason: str) -> None:
@@ -74,7 +72,7 @@ def halt(system: System, reason: str) -> None:
     if system.halting:
         return
     system.halting = True
-    system.journal.end()  # what is taken back now has not happened, should the kernel be killed meanwhile
+    system.journal.end()  # should the kernel be killed now, the calls taken back below have not happened
     system.log("info", f"halt: {reason}")
     for program in list(system.programs.values()):
         for request in list(program.parked.values()):

@@ -23,7 +23,7 @@ _HANDLERS: dict[type[Call[Any]], Callable[..., object]] = {**HANDLERS, Rejoin: r
 
 
 def dispatch(system: System, request: Request, error: SyscallError | None = None) -> None:
-    """Run a call, which may have waited before; `error` is how what it has waited for has ended instead."""
+    """Run a call, which may have waited before; with `error`, what it waited for has failed."""
     if request.answered:  # it was taken back meanwhile
         return
     try:

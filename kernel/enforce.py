@@ -8,6 +8,8 @@ evicted (kernel/models/loading.py), sleepers lose their pages to lower tiers or 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from llmasos.kernel.clock import SECOND
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.life import exit_process, fail_decoding, interrupt_decoding
@@ -24,15 +26,15 @@ def hold_back(system: System, process: LLMProcess) -> bool:
     """Whether a process that was to run must wait for its group. Then it is BLOCKED(quota) until it may go on."""
     group = process.group
     if process.pause > system.now:
-        _hold(system, process, group, "a pause above kv_high")
+        _throttle(system, process, group, "a pause above kv_high")
         system.timers.at(process.pause, _go_on, process)
     elif (spent := group.exhausted()) is not None:
-        _hold(system, process, spent, "tokens_total")
+        _throttle(system, process, spent, "tokens_total")
         spent.line[process.pid] = None
         if process.decoding is not None:
             system.timers.at(system.now, _end_spent, process)
     elif (slow := group.obstacle(system.now)) is not None:
-        _hold(system, process, slow, "tokens_max")
+        _throttle(system, process, slow, "tokens_max")
         slow.line[process.pid] = None
         if slow.timer is None:
             slow.timer = system.timers.at(system.now + slow.wait(system.now), _serve, slow)
@@ -41,7 +43,7 @@ def hold_back(system: System, process: LLMProcess) -> bool:
     return True
 
 
-def _hold(system: System, process: LLMProcess, group: Group, why: str) -> None:
+def _throttle(system: System, process: LLMProcess, group: Group, why: str) -> None:
     process.throttled_by = group
     process.enter(State.BLOCKED, WaitFor.QUOTA, system.now)
     group.events["held"] += 1
@@ -61,7 +63,7 @@ def _end_spent(system: System, process: LLMProcess) -> None:
 
 
 def _serve(system: System, group: Group) -> None:
-    """As many go on as the rate allows tokens; the next ones when these will have used theirs."""
+    """Let as many processes go on as the rate allows tokens, and the next ones when these have used theirs."""
     group.timer = None
     if (left := group.wait(system.now)) > 0:
         group.timer = system.timers.at(system.now + left, _serve, group)
@@ -81,7 +83,7 @@ def _release(system: System, group: Group, count: int) -> None:
 
 
 def relax(system: System, group: Group) -> None:
-    """The limits of a group have changed: whoever waits for one looks again."""
+    """The limits of a group have changed: processes that wait for one try again."""
     for one in system.groups.below(group):
         if one.timer is not None:
             one.timer.cancel()
@@ -95,15 +97,15 @@ def relax(system: System, group: Group) -> None:
 
 
 def pause(system: System, process: LLMProcess, high: Group) -> None:
-    """A process that has grown makes a pause before it goes on: the longer, the further `high` is above its `kv_high`."""
+    """Make a process that has grown pause: the longer, the further `high` is above its `kv_high`."""
     limit = high.settings.kv_high
     process.pause = system.now + _LONGEST_PAUSE * min(limit, high.kv - limit) // limit
     system.emit("mem.high", process.pid, process.device.name, high.kv - limit, high.path)
 
 
 def at_limit(system: System, process: LLMProcess, group: Group) -> None:
-    """A process cannot grow, since its group has what `kv_max` allows, and nobody's pages are taken for it: it waits,
-    unless the group is to do something else, which happens once the step is planned."""
+    """A process cannot grow: its group has what `kv_max` allows, and no other process loses pages for it. It waits,
+    unless the group's `kv_action` says otherwise; that is done once the step is planned."""
     action = group.settings.kv_action
     if process.over_limit is not group:
         group.events["kv_max"] += 1
@@ -115,7 +117,7 @@ def at_limit(system: System, process: LLMProcess, group: Group) -> None:
 
 
 def _recharge(system: System, group: Group) -> None:
-    """Frames that a group pays for, but that only others still map, are paid for by those."""
+    """Charge frames that a group pays for, but that only processes of others still map, to those others."""
     moved = False
     for device in system.devices.values():
         for image in device.images.values():
@@ -140,8 +142,7 @@ def _fail(system: System, stuck: tuple[LLMProcess, Group]) -> None:
     if process.over_limit is not group or process.wait is not WaitFor.QUOTA:
         return
     group.events["kv_fail"] += 1
-    assert process.image is not None
-    process.image.starved.pop(process.pid, None)
+    process.mapped.starved.pop(process.pid, None)
     process.over_limit = None
     reason = (
         f"process {process.pid} cannot grow: group {group.path} has {group.kv:,} bytes of KV, its kv_max is "
@@ -155,24 +156,17 @@ def _kill_largest(system: System, stuck: tuple[LLMProcess, Group]) -> None:
     process, group = stuck
     if process.over_limit is not group or process.wait is not WaitFor.QUOTA:
         return
-    assert process.image is not None
-    if group.kv + process.image.frame_bytes <= group.settings.kv_max:  # somebody has made room since
+    if group.kv + process.mapped.frame_bytes <= group.settings.kv_max:  # somebody has made room since
         freed(system)
         return
-    members = [
-        p
-        for device in system.devices.values()
-        for image in device.images.values()
-        for p in image.holders.values()
-        if p.group.below(group)
-    ]
+    members = list(holders(system, group))
     if any(p.dying is not None for p in members):
         return
     scores = sorted(((*_paid_for(p, group), -p.pid, p) for p in members), key=lambda s: s[:3], reverse=True)
     scores = [score for score in scores if score[1]]
     if not scores:
         return
-    # A size of 0: all of it is shared, and who is left in the end need not copy it any more.
+    # A size of 0: all of it is shared, and the last process that maps it need not copy it any more.
     size, _, _, victim = scores[0]
     group.events["kv_kill"] += 1
     table = ", ".join(
@@ -187,6 +181,13 @@ def _kill_largest(system: System, stuck: tuple[LLMProcess, Group]) -> None:
     system.emit("mem.kill", victim.pid, victim.device.name, size, group.path)
     reason = f"out of memory: it had the most KV of group {group.path}, which was at its kv_max"
     exit_process(system, victim, 128 + int(Signal.KILL), reason)
+
+
+def holders(system: System, group: Group) -> Iterator[LLMProcess]:
+    """The processes of a subtree that have pages."""
+    for device in system.devices.values():
+        for image in device.images.values():
+            yield from (holder for holder in image.holders.values() if holder.group.below(group))
 
 
 def _paid_for(process: LLMProcess, group: Group) -> tuple[int, int]:

@@ -7,19 +7,22 @@ the simulator of the tests speak to the core in these records only.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from llmasos.drivers.protocol import FromDriver, ToDriver
 from llmasos.kernel.journal.records import Frame
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import GroupSettings, Signal
+from llmasos.syscalls.records import GroupSettings, Record, Signal
 from llmasos.syscalls.table import Call
 
 # --- in -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True, frozen=True)
-class Syscall:
+class Event(Record):
+    """Something that has happened outside."""
+
+
+class Syscall(Event):
     """A decoded call of connection `peer`, a number that the edge gave and never reuses. Exactly one Reply answers it."""
 
     peer: int
@@ -28,16 +31,14 @@ class Syscall:
     os_pid: int = 0  # of the calling program, as the operating system vouches for it; 0: unknown
 
 
-@dataclass(slots=True, frozen=True)
-class Cancel:
+class Cancel(Event):
     """The caller takes back its call `seq`. If the call still waits, it fails with EINTR."""
 
     peer: int
     seq: int
 
 
-@dataclass(slots=True, frozen=True)
-class Rejected:
+class Rejected(Event):
     """The edge has refused a frame (malformed, oversized, unknown version or call) and answered it; the core counts
     it."""
 
@@ -45,15 +46,13 @@ class Rejected:
     errno: Errno
 
 
-@dataclass(slots=True, frozen=True)
-class Disconnected:
+class Disconnected(Event):
     """A connection has gone for good: its program exits, and its children with it."""
 
     peer: int
 
 
-@dataclass(slots=True, frozen=True)
-class FromDevice:
+class FromDevice(Event):
     """A message of a driver's given incarnation; messages of an earlier one are ignored."""
 
     device: str
@@ -61,8 +60,7 @@ class FromDevice:
     message: FromDriver
 
 
-@dataclass(slots=True, frozen=True)
-class DriverPrinted:
+class DriverPrinted(Event):
     """A line that a driver's OS process printed, for the kernel log; no message of the protocol."""
 
     device: str
@@ -70,8 +68,7 @@ class DriverPrinted:
     text: str
 
 
-@dataclass(slots=True, frozen=True)
-class DriverExited:
+class DriverExited(Event):
     """A driver's OS process has ended or could not be started. `outside`: a signal ended it that its work cannot
     cause."""
 
@@ -81,68 +78,49 @@ class DriverExited:
     outside: bool = False
 
 
-@dataclass(slots=True, frozen=True)
-class OsFigures:
+class OsFigures(Event):
     """psutil's figures of programs and drivers: os_pid -> (resident bytes, cpu seconds)."""
 
     figures: dict[int, tuple[int, float]]
 
 
-@dataclass(slots=True, frozen=True)
-class Tick:
+class Tick(Event):
     """The moment of the last WakeAt has come."""
 
 
-@dataclass(slots=True, frozen=True)
-class JournalFails:
+class JournalFails(Event):
     """The journal cannot be written (`reason`), or is whole again (an empty one)."""
 
     reason: str
 
 
-@dataclass(slots=True, frozen=True)
-class JournalGrows:
+class JournalGrows(Event):
     """The journal is whole but could not be compacted; the edge will try again."""
 
     reason: str
 
 
-@dataclass(slots=True, frozen=True)
-class JournalCompacted:
+class JournalCompacted(Event):
     """The journal was compacted; its bytes before and after."""
 
     before: int
     after: int
 
 
-@dataclass(slots=True, frozen=True)
-class HaltRequest:
+class HaltRequest(Event):
     """The kernel is asked to end: by SIGTERM or Ctrl-C, or because its parent has gone."""
 
     reason: str
 
 
-Event = (
-    Syscall
-    | Cancel
-    | Rejected
-    | Disconnected
-    | FromDevice
-    | DriverPrinted
-    | DriverExited
-    | OsFigures
-    | Tick
-    | HaltRequest
-    | JournalFails
-    | JournalGrows
-    | JournalCompacted
-)
-
 # --- out ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True, frozen=True)
-class Reply:
+class Action(Record):
+    """Something for the edge to do."""
+
+
+class Reply(Action):
     """The answer to a call: `value` if errno is OK, else `reason`."""
 
     peer: int
@@ -153,8 +131,7 @@ class Reply:
     changes: bool = False  # the call may have changed something
 
 
-@dataclass(slots=True, frozen=True)
-class Send:
+class Send(Action):
     """A message to a driver."""
 
     device: str
@@ -162,16 +139,14 @@ class Send:
     message: ToDriver
 
 
-@dataclass(slots=True, frozen=True)
-class StartDriver:
+class StartDriver(Action):
     """Start the OS process of a device as `incarnation`."""
 
     device: str
     incarnation: int
 
 
-@dataclass(slots=True, frozen=True)
-class KillDriver:
+class KillDriver(Action):
     """SIGKILL the OS process of a device, which hangs, broke the protocol or was killed by a call; DriverExited
     follows."""
 
@@ -180,16 +155,14 @@ class KillDriver:
     reason: str
 
 
-@dataclass(slots=True, frozen=True)
-class SignalProgram:
+class SignalProgram(Action):
     """Deliver a signal to a userland program's OS process."""
 
     os_pid: int
     signal: Signal
 
 
-@dataclass(slots=True, frozen=True)
-class Log:
+class Log(Action):
     """A line for the boot console; the same line is in dmesg."""
 
     at: float
@@ -197,28 +170,22 @@ class Log:
     text: str
 
 
-@dataclass(slots=True, frozen=True)
-class WakeAt:
+class WakeAt(Action):
     """Send a Tick at this moment of the kernel clock. It replaces the last WakeAt; None: no Tick is wanted."""
 
     at: int | None  # nanoseconds
 
 
-@dataclass(slots=True, frozen=True)
-class Halt:
+class Halt(Action):
     """All calls are answered: close the sockets, end the drivers, empty the runtime directory, exit."""
 
     reason: str
 
 
-@dataclass(slots=True, frozen=True)
-class Append:
+class Append(Action):
     """The changes of this event, for the journal. The edge writes them before it carries out any later action."""
 
     frame: Frame
-
-
-Action = Append | Reply | Send | StartDriver | KillDriver | SignalProgram | Log | WakeAt | Halt
 
 
 # --- configuration of the core --------------------------------------------------------------------------------------
@@ -243,14 +210,6 @@ class DeviceConfig:
 
 
 @dataclass(slots=True)
-class JournalConfig:
-    """Where the journal is kept, and when it reaches the disk (kernel/edge/journal_keeper.py)."""
-
-    directory: str
-    fsync: Literal["always", "interval", "never"] = "interval"
-
-
-@dataclass(slots=True)
 class KernelConfig:
     """The configuration of the core; boot.py makes it from the configuration file and the command line."""
 
@@ -272,7 +231,6 @@ class KernelConfig:
     pagein_seconds: float = 60.0  # a model that cannot be paged in is tried this long; then processes that want it end
     max_processes: int = 200_000
     groups: dict[str, GroupSettings] = field(default_factory=dict)  # to be made at boot, by path
-    journal: JournalConfig | None = None  # None: no journal is kept
     grace: float = 30.0  # seconds that programs have to come back after a boot from the journal
     max_crashes: int = 3  # a process in the step of that many driver deaths in a row is stopped
     trace_events: int = 65_536

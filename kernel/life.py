@@ -11,7 +11,7 @@ from llmasos.kernel import desk
 from llmasos.kernel.marks import cancel_outs, changed, dirty, freed
 from llmasos.kernel.objects.device import UP
 from llmasos.kernel.objects.process import INIT_PID, Decoding, LLMProcess, Process, Program
-from llmasos.kernel.settle import release
+from llmasos.kernel.settle import unthrottle
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake, wake_some
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -19,8 +19,8 @@ from llmasos.syscalls.records import DecodeResult, ExitInfo, Finish, Signal, Sta
 from llmasos.syscalls.table import Wait
 
 
-class Decode(desk.Begun):
-    """A call that waits for the end of a decode, which ends if the call is taken back."""
+class Awaited(desk.Begun):
+    """A decode that a call waits for. It ends if the call is taken back."""
 
     def __init__(self, process: LLMProcess, decoding: Decoding) -> None:
         self.process, self.decoding = process, decoding
@@ -62,9 +62,9 @@ def interrupt_decoding(system: System, process: LLMProcess, finish: Finish) -> N
 
 
 def fail_decoding(system: System, process: LLMProcess, reason: str, errno: Errno = Errno.EIO) -> None:
-    """A process cannot compute what it was to compute: its decode ends with an error, and so does the call that waits."""
+    """A process cannot compute its tokens: its decode ends with an error, and so does the call that waits for it."""
     process.ahead = False  # what failed would fail again; the next feed, truncate or decode tries anew
-    process.finish = Finish.ERROR  # for whoever looks, if nobody has asked for a decode
+    process.finish = Finish.ERROR  # shown even if no decode was asked for
     process.failure = errno, reason
     changed(system, process)
     refuse_caller(system, process, errno, reason)
@@ -72,7 +72,7 @@ def fail_decoding(system: System, process: LLMProcess, reason: str, errno: Errno
 
 
 def refuse_caller(system: System, process: LLMProcess, errno: Errno, reason: str) -> None:
-    """The call that waits for the decode under way, if one does, fails; the decode itself is left as it is."""
+    """Fail the call that waits for the decode under way, if one does; the decode itself stays as it is."""
     decoding = process.decoding
     if decoding is not None and decoding.request is not None:
         request, decoding.request = decoding.request, None
@@ -107,13 +107,10 @@ def exit_process(system: System, process: LLMProcess, status: int, reason: str) 
         desk.take_back(system, process.transition, Errno.ESRCH, gone)
     if process.decoding is not None:
         finish_decoding(system, process, Finish.KILLED)
-    release_pages(system, process)
     if process.image is not None:
-        process.image.leave(process, system.now)
-    release(process)
+        leave_image(system, process)
+    unthrottle(process)
     process.device.queue.withdraw(process)
-    if process.device.state == UP:
-        process.device.dropped.append(process.pid)
     process.exit_status, process.exit_reason = status, reason
     system.counters["exited"] += 1
     system.emit("proc.exit", process.pid, amount=status, detail=reason)
@@ -122,8 +119,8 @@ def exit_process(system: System, process: LLMProcess, status: int, reason: str) 
 
 
 def stop_suspect(system: System, process: LLMProcess, reason: str) -> None:
-    """Stop a process that a driver's deaths point at. Its log, and what it was doing, stay; CONT tries again, alone in
-    its step. A call that waits for its decode is told."""
+    """Stop a process that is suspected of a driver's deaths. Its log, and what it was doing, stay; CONT tries again,
+    alone in its step. A call that waits for its decode is told."""
     process.stopped, process.stop_reason, process.crashes = True, reason, 1
     changed(system, process)
     why = f"process {process.pid} is stopped: {reason}; its log stays, `cont` tries again"
@@ -146,7 +143,7 @@ def _become_zombie(system: System, process: LLMProcess) -> None:
 
 
 def strike(system: System, process: LLMProcess) -> None:
-    """Take off the table a process that never got its model: its spawn has failed or was taken back."""
+    """Take a process off the table that never got its model: its spawn has failed or was taken back."""
     process.birth = None
     process.enter(State.ZOMBIE, WaitFor.NONE, system.now)
     system.table.remove(process)
@@ -170,22 +167,14 @@ def lives_on(system: System, process: LLMProcess) -> bool:
     return not process.is_zombie()
 
 
-def release_pages(system: System, process: LLMProcess) -> None:
-    """Give back all frames, from the tail, so that a shareable head is kept longest; and all places in lower tiers."""
-    image = process.image
-    if image is not None:
-        process.table.cut(image.pool, 0)
-        process.table.trim(image.swap, 0)
-        image.let_go(process)
-        freed(system)
-        cancel_outs(system, process.device, pid=process.pid)
-
-
 def leave_image(system: System, process: LLMProcess) -> None:
-    """Take its pages and places from a process that is not in a step, and its model; it is to get another at once."""
-    image, device = process.image, process.device
-    assert image is not None
-    release_pages(system, process)
+    """A process that is not in a step gives back its model: all frames, from the tail, so that a shareable head stays
+    longest, and all places in lower tiers. It exits, or gets another model at once."""
+    image, device = process.mapped, process.device
+    image.cut(process, 0)
+    process.table.trim(image.swap, 0)
+    freed(system)
+    cancel_outs(system, device, pid=process.pid)
     if device.state == UP:
         device.dropped.append(process.pid)  # what the driver knows of this context is of this model
     image.leave(process, system.now)

@@ -1,4 +1,4 @@
-"""What a change leaves to be done at the end of the event: marks, each cheap to make and harmless to make twice.
+"""Marks: what must be brought up to date at the end of the event. A mark is cheap, and harmless if made twice.
 
 Handlers change facts and make marks. States, waiting and places in queues follow from the facts, and are brought up to
 date by reconciling alone (core.py).
@@ -14,13 +14,13 @@ from llmasos.kernel.wait import wake
 
 
 def changed(system: System, process: Process) -> None:
-    """What the journal keeps of a process has changed (kernel/journal/recorder.py), and its state may be another."""
+    """The journal's record of a process is out of date (kernel/journal/recorder.py), and its state may be another."""
     if process.pid in system.table:
         system.table.changed[process.pid] = system.stale[process.pid] = process
 
 
 def stale(system: System, process: Process) -> None:
-    """The state of a process may be another, by something that the journal does not keep."""
+    """The state of a process may be another, for a reason that the journal does not record."""
     system.stale[process.pid] = process
 
 

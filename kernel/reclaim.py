@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from llmasos.kernel.enforce import at_limit, pause
+from llmasos.kernel.enforce import at_limit, holders, pause
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import LLMProcess
-from llmasos.kernel.sched.claim import claim
-from llmasos.kernel.sched.run_queue import rank
+from llmasos.kernel.sched.run_queue import claim, rank
 from llmasos.kernel.settle import take_pages
 from llmasos.kernel.state import System
 from llmasos.syscalls.records import KvAction, WaitFor
@@ -23,8 +22,8 @@ _LOOKED_AT = 64  # sleepers, the longest idle first, among which those of groups
 
 
 def make_room(system: System, image: Image, process: LLMProcess, tokens: int, back: int, desperate: bool) -> int:
-    """Take pages from others until there is room for `tokens` beside the `back` that are moved in; returns for how many
-    there is. If for none, `short` says whose limit that is."""
+    """Take pages from others until there is room for `tokens` beside the `back` that are moved in. Returns the number of
+    tokens that there is room for; if 0, the process's `over_limit` names the group whose limit that is."""
     pool, table = image.pool, process.table
     while True:
         room = table.room(pool) - back
@@ -33,7 +32,7 @@ def make_room(system: System, image: Image, process: LLMProcess, tokens: int, ba
         if room >= tokens <= own:
             return tokens
         if group is not None and own < tokens:
-            victim, process.over_limit = _group_victim(system, group, process), group
+            victim, process.over_limit = _group_victim(system, group, image, process), group
         else:
             victim, process.over_limit = (_victim(image, process, system.config.quantum, desperate, system.now), None)
         if victim is None:
@@ -51,10 +50,10 @@ def _victim(image: Image, wanting: LLMProcess, quantum: int, desperate: bool, no
     the weakest process of a weaker class; else, in the same class, one behind in the queue whose quantum is used up.
     Never on an arrival tie: that ping-pongs.
 
-    Where moving pages pays, before any of these that could run, one that waits for frames itself: the last claim gives
-    way to an earlier one. Otherwise many would hold what they cannot use, each for want of one frame more.
+    Where moving pages pays, a process that waits for frames itself yields before any of these that could run: the last
+    claim gives way to an earlier one. Otherwise many would hold frames that they cannot use, each one frame short.
 
-    `desperate`: nobody at all could run otherwise, so the last claim gives way to an earlier one wherever it is.
+    `desperate`: no process could run otherwise, so the last claim gives way to an earlier one wherever it is.
     """
     own: tuple[int, ...] = claim(wanting, quantum) if desperate else (rank(wanting.traits.sched_class), wanting.key)
     worst: LLMProcess | None = None
@@ -89,7 +88,7 @@ def _others(image: Image, wanting: LLMProcess) -> Iterator[LLMProcess]:
 # --- control groups ---
 
 
-def grown(system: System, process: LLMProcess) -> None:
+def grown(system: System, image: Image, process: LLMProcess) -> None:
     """A process has grown. If that took a group above its `kv_high`, its sleepers lose their pages; if it is above even
     then, the process makes a pause."""
     high = process.group.over_high()
@@ -97,19 +96,19 @@ def grown(system: System, process: LLMProcess) -> None:
         return
     limit = high.settings.kv_high
     high.events["kv_high"] += 1
-    while high.kv > limit and (sleeper := _sleeper_of(system, high, process)) is not None:
+    while high.kv > limit and (sleeper := _sleeper_of(system, high, image, process)) is not None:
         take_pages(system, sleeper)
     if high.kv > limit and process.table.cached >= process.high_water:  # rebuilding what it had is no growth
         pause(system, process, high)
 
 
-def _group_victim(system: System, group: Group, process: LLMProcess) -> LLMProcess | None:
+def _group_victim(system: System, group: Group, image: Image, process: LLMProcess) -> LLMProcess | None:
     """The process that a group at its `kv_max` takes pages from for one that is to grow, if it is to spill; or None."""
     if group.settings.kv_action is KvAction.SPILL:
-        if (sleeper := _sleeper_of(system, group, process)) is not None:
+        if (sleeper := _sleeper_of(system, group, image, process)) is not None:
             return sleeper
         quantum = system.config.quantum
-        others = [p for p in _holders(system, group) if p is not process]
+        others = [p for p in holders(system, group) if p is not process and not p.running]
         last = max(others, key=lambda p: claim(p, quantum), default=None)
         if last is not None and claim(last, quantum) > claim(process, quantum):
             return last
@@ -117,24 +116,14 @@ def _group_victim(system: System, group: Group, process: LLMProcess) -> LLMProce
     return None
 
 
-def _holders(system: System, group: Group) -> Iterator[LLMProcess]:
-    """The processes of a subtree that have pages and are in no step."""
-    for device in system.devices.values():
-        for image in device.images.values():
-            for holder in image.holders.values():
-                if not holder.running and holder.group.below(group):
-                    yield holder
-
-
 def sleepers(system: System, group: Group) -> list[LLMProcess]:
     """Those of a subtree that have pages and want nothing, the longest asleep first."""
-    return sorted((p for p in _holders(system, group) if p.sleeps), key=lambda p: p.since)
+    return sorted((p for p in holders(system, group) if p.sleeps), key=lambda p: p.since)
 
 
-def _sleeper_of(system: System, group: Group, wanting: LLMProcess) -> LLMProcess | None:
-    """The sleeper of a group that is to lose its pages, which a policy says where the model is the same."""
+def _sleeper_of(system: System, group: Group, image: Image, wanting: LLMProcess) -> LLMProcess | None:
+    """The sleeper of a group that loses its pages to a process that runs `image`: the one that the image's policy chooses
+    among its own, else the one longest asleep."""
     asleep = [p for p in sleepers(system, group) if p is not wanting]
-    image = wanting.image
-    assert image is not None
     alike = image.victims.choose((p for p in asleep if p.image is image), system.now)
     return alike or next(iter(asleep), None)

@@ -29,7 +29,7 @@ def settle(system: System, process: Process) -> None:
     queued = process.ticket > 0
     state, wait = _state(process)
     if wait not in (WaitFor.PAGEIN, WaitFor.QUOTA):
-        release(process)
+        unthrottle(process)
         if image is not None:
             image.starved.pop(process.pid, None)
     if state is State.STOPPED and image is not None and image.swap.total and process.table.frames:
@@ -73,15 +73,15 @@ def _state(process: LLMProcess) -> tuple[State, WaitFor]:
     return State.READY, WaitFor.NONE
 
 
-def release(process: LLMProcess) -> None:
-    """Its control group holds it back no longer."""
+def unthrottle(process: LLMProcess) -> None:
+    """Its control group throttles it no longer."""
     if process.throttled_by is not None:
         process.throttled_by.line.pop(process.pid, None)
         process.throttled_by = None
 
 
 def note_fault(system: System, process: LLMProcess) -> None:
-    """A process has a new state. One that wants to run and finds its weights evicted: that is a fault."""
+    """Record a fault if a process, which has a new state, wants to run and its weights are evicted."""
     image = process.image
     if image is None or image.state != EVICTED or process.pid not in image.active:
         return
@@ -95,14 +95,12 @@ def note_fault(system: System, process: LLMProcess) -> None:
 
 def take_pages(system: System, victim: LLMProcess) -> None:
     """Preempt: drop all pages of a process that is not in a step. Its token log brings them back."""
-    image = victim.image
-    assert image is not None
+    image = victim.mapped
     pages = len(victim.table.frames)
     if victim.todo == 0:
-        victim.ahead = False  # it sleeps on; its pages come back when something is asked of it
+        victim.ahead = False  # it sleeps on; its pages come back when it is fed, truncated or decoded
     moved = _move_out(system, victim, image)
-    victim.table.cut(image.pool, 0)
-    image.let_go(victim)
+    image.cut(victim, 0)
     freed(system)
     victim.quantum_used, victim.turn = 0, system.now
     victim.preempted = victim.state in (State.READY, State.BLOCKED) and victim.todo > 0
@@ -113,7 +111,7 @@ def take_pages(system: System, victim: LLMProcess) -> None:
 
 
 def _move_out(system: System, victim: LLMProcess, image: Image) -> int:
-    """Have the next step move what it can of a process's pages to a lower tier, where that pays; returns how many."""
+    """Have the next step move as many of a process's pages as it can to a lower tier, if that pays; returns how many."""
     if not image.swap.total or not image.swap_cost.pays:
         return 0
     if image.swap.free < len(victim.table.frames):  # copies of what has frames can be made again

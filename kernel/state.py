@@ -8,13 +8,14 @@ marks in marks.py, the states of processes in settle.py, the entry points in cor
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from typing import Any
 
+from llmasos.drivers.protocol import ToDriver
 from llmasos.kernel.clock import seconds
 from llmasos.kernel.events import Action, KernelConfig, Log, Send
 from llmasos.kernel.groups.group import GroupTree
 from llmasos.kernel.journal.recorder import Recorder
-from llmasos.kernel.objects.device import Device
+from llmasos.kernel.objects.device import Ask, Device
 from llmasos.kernel.objects.process import INIT_PID, Process, ProcessTable, Program
 from llmasos.kernel.objects.request import Channel, Request
 from llmasos.kernel.timers import Timers
@@ -22,9 +23,6 @@ from llmasos.kernel.trace import Trace
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Kind
-
-if TYPE_CHECKING:
-    from llmasos.drivers.protocol import ToDriver
 
 
 class System:
@@ -36,9 +34,8 @@ class System:
         self.groups = GroupTree(config.user)
         self.devices: dict[str, Device] = {}
         self.programs: dict[int, Program] = {}  # by peer
-        self.own = Program(
-            INIT_PID, 0, Kind.INIT, "kernel", self.groups.system, 0, peer=-1
-        )  # makes the kernel's own calls
+        # makes the kernel's own calls
+        self.own = Program(INIT_PID, 0, Kind.INIT, "kernel", self.groups.system, 0, peer=-1)
         self.timers = Timers()
         self.trace = Trace(config.trace_events, config.log_lines)
         self.traced = Channel()  # woken by trace events
@@ -70,6 +67,12 @@ class System:
 
     def send(self, device: Device, message: ToDriver) -> None:
         self.actions.append(Send(device.name, device.incarnation, message))
+
+    def ask(self, device: Device, message: Any, wants: type[Any], **more: Any) -> Ask:
+        """Send a request, which its driver is to answer by a record of type `wants`; `more` are further fields of Ask."""
+        device.asked[message.ref] = asked = Ask(message.ref, wants, **more)
+        self.send(device, message)
+        return asked
 
     def ref(self) -> int:
         """A number no request to any driver had before."""

@@ -41,7 +41,7 @@ def sleep(system: System, request: Request, waiting: Waiting) -> None:
 
 
 def wake(system: System, channel: Channel, error: SyscallError | None = None) -> None:
-    """Let all that wait go on, or fail with `error`, once the event at hand has been taken in."""
+    """Let all that wait go on, or fail with `error`, once this event has changed what it changes."""
     if channel:
         for request in channel:
             request.channel = None
@@ -51,7 +51,8 @@ def wake(system: System, channel: Channel, error: SyscallError | None = None) ->
 
 
 def wake_some(system: System, channel: Channel, concerned: Callable[[Request], bool]) -> None:
-    """Let those go on whom it concerns. Where many wait, each for another thing, waking all for each costs seconds."""
+    """Let only those go on that are concerned. Where many wait, each for another thing, waking all each time costs
+    seconds."""
     for request in list(filter(concerned, channel)):
         leave(system, request)
         system.woken.append((request, None))

@@ -18,6 +18,7 @@ from llmasos.drivers.protocol import (
     Abandon,
     Done,
     Drop,
+    DropWeights,
     Export,
     Exported,
     Failed,
@@ -31,7 +32,6 @@ from llmasos.drivers.protocol import (
     Progress,
     Quit,
     Release,
-    Shed,
     Step,
     ToDriver,
     Unload,
@@ -187,8 +187,8 @@ class Driver:
                     self.say(Progress(message.ref, 0.5), seconds / 2)
                     self.sim.at(self.sim.now + seconds, lambda: self._bring_in(message, bring_in))
                     return seconds
-                case Shed():
-                    d.shed(message.image)
+                case DropWeights():
+                    d.drop_weights(message.image)
                     self.say(Done(message.ref))
                 case Unload():
                     d.unload(message.image)

@@ -120,6 +120,7 @@ class Entry(NamedTuple):
     errors: tuple[Errno, ...]
     right: Right
     blocks: bool
+    changes: bool  # done twice it has another effect than done once, so the kernel keeps its answer
     touches: tuple[Touches, ...]
 
 
@@ -129,14 +130,20 @@ BY_RECORD: dict[type[Call[Any]], Entry] = {}
 
 
 def _call(
-    number: int, family: str, right: Right, *errors: Errno, blocks: bool = False, touches: tuple[Touches, ...] = ()
+    number: int,
+    family: str,
+    right: Right,
+    *errors: Errno,
+    blocks: bool = False,
+    changes: bool = False,
+    touches: tuple[Touches, ...] = (),
 ) -> Callable[[type[C]], type[C]]:
     """Enter a record into the table. Any call can also fail with the errors in `COMMON`."""
 
     def enter(record: type[C]) -> type[C]:
         name = "".join("_" + c.lower() if c.isupper() else c for c in record.__name__.removesuffix("Call")).lstrip("_")
         result = get_args(record.__orig_bases__[0])[0]  # type: ignore[attr-defined]
-        entry = Entry(number, name, family, record, result, errors, right, blocks, touches)
+        entry = Entry(number, name, family, record, result, errors, right, blocks, changes, touches)
         if number in TABLE or name in BY_NAME:
             raise ValueError(f"system call {number} ({name}) is declared twice")
         TABLE[number] = BY_NAME[name] = BY_RECORD[record] = entry
@@ -213,7 +220,7 @@ class Shutdown(Call[None]):
     """Halt: kill every process, end the drivers, empty the runtime directory."""
 
 
-@_call(8, "system", Right.ADMIN, E.ENODEV, touches=(_DEVICE,))
+@_call(8, "system", Right.ADMIN, E.ENODEV, changes=True, touches=(_DEVICE,))
 class Sched(Call[SchedInfo]):
     """Set how a device is scheduled, from its next step on, and return the settings in force. An empty or zero argument
     changes nothing."""
@@ -239,6 +246,7 @@ class Sched(Call[SchedInfo]):
     E.EIO,
     E.ENOTSUP,
     E.EDQUOT,
+    changes=True,
     blocks=True,
     touches=(_DEVICE, Touches("group", Names.PLACE), _MODEL),
 )
@@ -265,7 +273,7 @@ class Spawn(Call[int]):
     records: Blobs = []
 
 
-@_call(21, "process", Right.SPAWN, E.ESRCH, E.EBUSY, E.ENOMEM, E.EDQUOT, touches=(_AT_BOUNDARY,))
+@_call(21, "process", Right.SPAWN, E.ESRCH, E.EBUSY, E.ENOMEM, E.EDQUOT, changes=True, touches=(_AT_BOUNDARY,))
 class Fork(Call[list[int]]):
     """Copy a process `count` times at its next token boundary, and return the pids. Pages are shared copy-on-write.
 
@@ -294,6 +302,7 @@ class Fork(Call[list[int]]):
     E.EIO,
     E.ENOTSUP,
     E.EDQUOT,
+    changes=True,
     blocks=True,
     touches=(Touches("pid", Names.RUNNER, When.BOUNDARY, idle=True, alone=True), _MODEL),
 )
@@ -314,7 +323,7 @@ class Exec(Call[None]):
     records: Blobs = []
 
 
-@_call(23, "process", Right.CONTROL, E.ESRCH, touches=(Touches("pid", Names.PROCESS),))
+@_call(23, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.PROCESS),))
 class Exit(Call[None]):
     """End a process with a status. `pid` 0 is the calling program itself; its children end with it."""
 
@@ -322,7 +331,7 @@ class Exit(Call[None]):
     status: Annotated[int, Meta(ge=0, le=255)] = 0
 
 
-@_call(24, "process", Right.CONTROL, E.ECHILD, E.ETIME, blocks=True)
+@_call(24, "process", Right.CONTROL, E.ECHILD, E.ETIME, changes=True, blocks=True)
 class Wait(Call[ExitInfo]):
     """Wait until a child (`pid` 0: any) of the calling program has exited, and reap it."""
 
@@ -330,7 +339,7 @@ class Wait(Call[ExitInfo]):
     timeout: Seconds | None = None
 
 
-@_call(25, "process", Right.CONTROL, E.ESRCH, touches=(Touches("pid", Names.PROCESS),))
+@_call(25, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.PROCESS),))
 class Kill(Call[None]):
     """Send a signal. The operating system delivers a program's; the kernel restarts a driver that is killed."""
 
@@ -368,6 +377,7 @@ class Ps(Call[list[ProcessInfo]]):
     E.ENOTSUP,
     E.EDQUOT,
     E.ERESTART,
+    changes=True,
     blocks=True,
     touches=(Touches("pid", Names.LLM), Touches("device", Names.DEVICE, optional=True)),
 )
@@ -387,7 +397,7 @@ class Setsched(Call[None]):
     device: Name = ""
 
 
-@_call(29, "process", Right.CONTROL, E.ESRCH, touches=(Touches("pid", Names.LLM),))
+@_call(29, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.LLM),))
 class Setlimits(Call[Limits]):
     """Replace the limits of a process and return the old ones; None changes nothing. A token budget set here counts the
     tokens that the process itself has decoded, not those of its parent before a fork."""
@@ -406,6 +416,7 @@ class Setlimits(Call[Limits]):
     E.ESRCH,
     E.E2BIG,
     E.EBUSY,
+    changes=True,
     touches=(Touches("pid", Names.RUNNER, When.IN_TURN, idle=True),),
 )
 class Feed(Call[int]):
@@ -432,6 +443,7 @@ class Feed(Call[int]):
     E.E2BIG,
     E.EIO,
     E.ENOTSUP,
+    changes=True,
     blocks=True,
     touches=(_IDLE_AT_BOUNDARY,),
 )
@@ -468,7 +480,7 @@ class Read(Call[ReadResult]):
     follow: bool = False
 
 
-@_call(43, "context", Right.CONTROL, E.ESRCH, E.EBUSY, E.EINVAL, touches=(_IDLE_AT_BOUNDARY,))
+@_call(43, "context", Right.CONTROL, E.ESRCH, E.EBUSY, E.EINVAL, changes=True, touches=(_IDLE_AT_BOUNDARY,))
 class Truncate(Call[int]):
     """Cut the log of a process that is not decoding down to `length` tokens, and return the new length. The records at
     `length` and behind it go too: a record belongs to the tokens that begin at its position."""
@@ -516,7 +528,7 @@ class Pagein(Call[ModelInfo]):
     dtype: Name = ""
 
 
-@_call(62, "memory", Right.MEMORY, E.ENOENT, E.EBUSY, E.ENODEV, blocks=True, touches=(_DEVICE, _MODEL))
+@_call(62, "memory", Right.MEMORY, E.ENOENT, E.EBUSY, E.ENODEV, changes=True, blocks=True, touches=(_DEVICE, _MODEL))
 class Evict(Call[None]):
     """Take a model that no process uses out of memory. With `force` the weights of a model in use go too, after the step
     under way; its processes keep their KV, and the weights come back when one of them wants to run."""
@@ -620,6 +632,7 @@ class Checkpoint(Call[CheckpointInfo]):
     E.EIO,
     E.ENOTSUP,
     E.ERESTART,
+    changes=True,
     blocks=True,
     touches=(_FILE, Touches("device", Names.DEVICE, optional=True)),
 )
@@ -644,7 +657,7 @@ class Restore(Call[int]):
 # --- groups ---------------------------------------------------------------------------------------------------------
 
 
-@_call(80, "group", Right.CONTROL, E.ENOENT, touches=(Touches("path", Names.PARENT),))
+@_call(80, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(Touches("path", Names.PARENT),))
 class GroupCreate(Call[GroupInfo]):
     """Make a control group in a group that exists. A path without a leading slash is relative to the program's own group.
     Groups that are not below that one need the right ADMIN, in this call and in the following ones."""
@@ -653,7 +666,7 @@ class GroupCreate(Call[GroupInfo]):
     settings: GroupSettings = GroupSettings()
 
 
-@_call(81, "group", Right.CONTROL, E.ENOENT, touches=(Touches("path", Names.RULED),))
+@_call(81, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(Touches("path", Names.RULED),))
 class GroupSet(Call[GroupSettings]):
     """Replace all settings of a group, and return the old ones. A lowered limit takes KV from the group's idle processes
     at once, and from its others when they grow."""
@@ -673,7 +686,7 @@ class GroupStat(Call[list[GroupInfo]]):
     limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
 
 
-@_call(83, "group", Right.CONTROL, E.ENOENT, E.EBUSY, touches=(Touches("path", Names.RULED),))
+@_call(83, "group", Right.CONTROL, E.ENOENT, E.EBUSY, changes=True, touches=(Touches("path", Names.RULED),))
 class GroupRemove(Call[None]):
     """Remove a group that has neither processes nor groups in it."""
 
@@ -688,6 +701,7 @@ class GroupRemove(Call[None]):
     E.ESRCH,
     E.EDQUOT,
     E.EBUSY,
+    changes=True,
     touches=(Touches("pid", Names.MEMBER, When.BOUNDARY), Touches("path", Names.PLACE)),
 )
 class GroupMove(Call[None]):

@@ -125,8 +125,8 @@ class Engine:
 
     def fetch(self, request: Load, report: Callable[[float], None]) -> Callable[[], Loaded]:
         there = self._images.get(request.image)
-        if (there is not None) != request.kept or (there is not None and there.complete):
-            what = "not there without its weights" if request.kept else "loaded already"
+        if (there is not None) != request.again or (there is not None and there.complete):
+            what = "not there without its weights" if request.again else "loaded already"
             raise SyscallError(Errno.EINVAL, f"image {request.image} is {what}")
         directory = source.find(request.path, weights=True, said=fetching.told(request.path, report))
         loaded = _stamp(directory)
@@ -152,7 +152,7 @@ class Engine:
     def _check_memory(self, request: Load, way: Way) -> None:
         """Raises ENOMEM where weights and frames need more than is available."""
         wanted = request.room or way.weight_bytes
-        if not request.kept:
+        if not request.again:
             wanted += request.frames * way.kv_shape.block_bytes
         available = self._memory()
         if wanted > available:
@@ -185,7 +185,7 @@ class Engine:
             image.below = [make(count, one) for make, count in zip(self._below, request.slots, strict=False)]
         return image
 
-    def shed(self, image: int) -> None:
+    def drop_weights(self, image: int) -> None:
         if not self._image(image).complete:
             raise SyscallError(Errno.EINVAL, f"image {image} has no weights in memory")
         self._ahead.forget()
@@ -258,7 +258,7 @@ class Engine:
         for i, run in enumerate(work.runs):
             if run.ctx in lost:
                 self._contexts.pop(run.ctx, None)
-                work.results[i] = RunResult(run.ctx, lost=lost[run.ctx])
+                work.results[i] = RunResult(run.ctx, unread=lost[run.ctx])
 
     def _step_image(self, number: int, members: list[int], work: _Work) -> None:
         """Compute one image's runs; `members` says which of the step's they are."""

@@ -119,14 +119,14 @@ class SimDevice:
         if self.spec.fail_load_every and self._loads % self.spec.fail_load_every == 0:
             raise SyscallError(Errno.EIO, f"loading {request.path!r} fails by option fail_load_every")
         there = self._images.get(request.image)
-        if (there is not None) != request.kept or (there is not None and there.weights):
+        if (there is not None) != request.again or (there is not None and there.weights):
             raise SyscallError(
                 Errno.EINVAL,
                 f"image {request.image} is {'loaded already' if there is not None else 'not there without its weights'}",
             )
         weights = min(request.room or m.weight_bytes, m.weight_bytes)
         used = sum(i.weights + i.frames * i.model.frame_bytes for i in list(self._images.values()))
-        wanted = weights + (0 if request.kept else request.frames * m.frame_bytes)
+        wanted = weights + (0 if request.again else request.frames * m.frame_bytes)
         if used + wanted > self.spec.memory:
             raise SyscallError(
                 Errno.ENOMEM,
@@ -149,7 +149,7 @@ class SimDevice:
         """Modelled seconds of a load that succeeds."""
         return roofline.load_seconds(self.spec, self._model(request.path, request.dtype))
 
-    def shed(self, image: int) -> None:
+    def drop_weights(self, image: int) -> None:
         if image not in self._images or not self._images[image].weights:
             raise SyscallError(Errno.EINVAL, f"image {image} has no weights in memory")
         self._images[image].weights = 0
@@ -209,7 +209,7 @@ class SimDevice:
         results = []
         for i, run in enumerate(request.runs):
             if run.ctx in lost:
-                results.append(RunResult(run.ctx, lost=lost[run.ctx]))
+                results.append(RunResult(run.ctx, unread=lost[run.ctx]))
             elif i in errors:
                 results.append(RunResult(run.ctx, error=errors[i]))
             elif self.spec.error_token in run.tokens:

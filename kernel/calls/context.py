@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from llmasos.drivers.protocol import LOGPROBS
 from llmasos.kernel.clock import nanoseconds
-from llmasos.kernel.life import Decode as Waiter
-from llmasos.kernel.life import set_deadline
+from llmasos.kernel.life import Awaited, set_deadline
 from llmasos.kernel.marks import changed, freed, grew
 from llmasos.kernel.objects.process import Decoding, LLMProcess
 from llmasos.kernel.objects.request import Request
@@ -19,8 +19,7 @@ from llmasos.syscalls.table import Decode, Feed, Read, Records, Truncate
 
 def feed(system: System, request: Request, call: Feed, process: LLMProcess) -> int:
     """Row 40 of the table, `Feed`."""
-    assert process.image is not None
-    process.image.check_tokens(call.tokens)
+    process.mapped.check_tokens(call.tokens)
     process.check_room(len(process.log) + len(call.tokens))
     process.records.check_room(call.records, process.pid)
     if call.records:
@@ -37,15 +36,12 @@ def feed(system: System, request: Request, call: Feed, process: LLMProcess) -> i
 def decode(system: System, request: Request, call: Decode, process: LLMProcess) -> DecodeResult | Waiting:
     """Row 41 of the table, `Decode`."""
     _check_decode(process, call)
-    image = process.image
-    assert image is not None
+    image = process.mapped
     if call.sampler is not None:
         process.traits = replace(process.traits, sampler=call.sampler)
     append = call.max_tokens > 0
     if process.table.cached == len(process.log):  # the last token's logits are wanted again
-        process.table.cut(image.pool, len(process.log) - 1)
-        if not process.table.frames:
-            image.let_go(process)
+        image.cut(process, len(process.log) - 1)
     process.ahead = True
     logprobs = call.logprobs if append else max(1, call.logprobs)
     decoding = Decoding(call.max_tokens, append, len(process.log), frozenset(call.stop_ids), logprobs)
@@ -55,7 +51,7 @@ def decode(system: System, request: Request, call: Decode, process: LLMProcess) 
         set_deadline(system, process, decoding, system.now + nanoseconds(call.deadline))
     if not call.wait:
         return DecodeResult(len(process.log), [], Finish.NONE)
-    decoding.request, request.begun = request, Waiter(process, decoding)
+    decoding.request, request.begun = request, Awaited(process, decoding)
     return wait(process.decoded)
 
 
@@ -71,8 +67,7 @@ def _check_decode(process: LLMProcess, call: Decode) -> None:
     if call.max_tokens and (spent := process.group.exhausted()) is not None:
         why = f"group {spent.path} has used its {spent.settings.tokens_total} tokens (tokens_total; group_set)"
         raise Errno.EDQUOT(why)
-    hello = process.device.hello
-    if (call.logprobs or not call.max_tokens) and hello is not None and "logprobs" not in hello.features:
+    if (call.logprobs or not call.max_tokens) and process.device.lacks(LOGPROBS):
         raise Errno.ENOTSUP(f"device {process.device.name} does not report log-probabilities")
 
 
@@ -97,19 +92,16 @@ def truncate(system: System, request: Request, call: Truncate, process: LLMProce
     if call.length > len(process.log):
         why = f"process {process.pid} has {len(process.log)} tokens; cannot cut it down to {call.length}"
         raise Errno.EINVAL(why)
-    image = process.image
-    assert image is not None
+    image = process.mapped
     del process.log[call.length :]
     process.recorded = min(process.recorded, call.length)
     grew(system, process)
     if process.records.cut(call.length):
         system.journal.noted(process)
-    process.table.cut(image.pool, call.length)
+    image.cut(process, call.length)
     process.table.trim(image.swap, call.length)
     freed(system)
     process.driver_log = min(process.driver_log, call.length)
     process.high_water = min(process.high_water, call.length)
     process.ahead = True
-    if not process.table.frames:
-        image.let_go(process)
     return len(process.log)

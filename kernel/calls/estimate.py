@@ -2,13 +2,14 @@
 
 The driver reads the model's configuration, as for a page-in; what follows from it is decided by the same code that loads
 (loading.plan_room, paging.allotment, paging.who_goes), on an image that is in no device's table, so nothing changes. The
-figures are those of the moment: who comes or goes meanwhile changes them.
+figures are those of the moment: models that come or go later change them.
 """
 
 from __future__ import annotations
 
 from llmasos.drivers.protocol import BLOCK_TOKENS, Abandon, Probe, Probed
 from llmasos.kernel import desk
+from llmasos.kernel.calls.info import row
 from llmasos.kernel.devices.transfer import ask
 from llmasos.kernel.memory.page_table import blocks
 from llmasos.kernel.models import paging
@@ -55,7 +56,7 @@ def estimate(system: System, request: Request, call: Estimate, device: Device, p
 
 
 def _figures(device: Device, image: Image, wanted: int, now: int) -> EstimateInfo:
-    """Of an image that has been probed; in no device's table, if it is asked about for the first time."""
+    """Of an image that has been probed. It is in no device's table if this is the first question about it."""
     probed = image.probed
     assert probed is not None
     known = image.id != _NEW
@@ -81,14 +82,12 @@ def _figures(device: Device, image: Image, wanted: int, now: int) -> EstimateInf
     kv = blocks(context) * probed.block_bytes
     others = [i for i in device.images.values() if i.probed is not None]
     limit = device.weight_bytes
-    return EstimateInfo(
-        name=image.name,
-        path=image.path,
-        dtype=image.dtype,
+    return row(
+        EstimateInfo,
+        image,
+        probed,
         device=device.name,
         state=image.shown_state if known else "absent",
-        architecture=probed.architecture,
-        parameters=probed.parameters,
         weight_bytes=weights,
         kv_bytes_1000=1000 * probed.block_bytes // BLOCK_TOKENS,
         window=probed.context,

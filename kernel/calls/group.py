@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from itertools import islice
 
+from llmasos.kernel.calls.info import row
 from llmasos.kernel.enforce import relax
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.marks import changed, freed
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.reclaim import sleepers
-from llmasos.kernel.settle import release, take_pages
+from llmasos.kernel.settle import take_pages, unthrottle
 from llmasos.kernel.state import System
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import GroupInfo, GroupSettings
@@ -69,7 +70,7 @@ def group_move(system: System, request: Request, call: GroupMove, process: LLMPr
         image = process.image
         if image is not None:
             group.check_weights(image.id, image.weight_bytes, image.name)
-        release(process)
+        unthrottle(process)
         process.pause = system.now
         process.move_to(group, system.now)
     else:
@@ -83,7 +84,7 @@ def group_move(system: System, request: Request, call: GroupMove, process: LLMPr
 
 
 def make(system: System, path: str, settings: GroupSettings) -> None:
-    """A group of the configuration, and those it is in; the kernel's own get the settings."""
+    """Make a group of the configuration, and those above it; if there is one already, it gets the settings."""
     check_settings(settings)
     group = system.groups.root
     for name in path.strip("/").split("/"):
@@ -99,14 +100,9 @@ def check_settings(settings: GroupSettings) -> None:
 
 def info(system: System, group: Group) -> GroupInfo:
     """A group as a record."""
-    return GroupInfo(
-        path=group.path,
-        settings=group.settings,
-        kv=group.kv,
-        swap=group.swap,
-        weights=group.weights,
-        tokens=group.tokens,
-        pids=group.pids,
+    return row(
+        GroupInfo,
+        group,
         processes=sorted(group.members),
         events=dict(group.events),
         pressure=group.pressure.info(system.now),

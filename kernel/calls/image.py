@@ -1,70 +1,67 @@
 """checkpoint and restore: a process to a file, and a process from one.
 
-The driver reads and writes the file: it has the KV, and the kernel must not wait for a disk. It does so in the order of
-its requests, so that an export has the frames as they were when it was sent, and frames into which KV is read can be
-given to somebody else at any time: whoever gets them writes them after that.
+The driver reads and writes the file: it has the KV, and the kernel must not wait for a disk. It serves its requests in
+order, so an export has the frames as they were when it was sent (devices/transfer.py).
 
-A restore looks at the file, has the model brought into memory, gets frames as far as there are some that nobody wants,
-and has the KV read into them: its phases, in this order. Until all are done the process has no model, so that nobody can
-do anything with it. Whatever goes wrong with the KV, the log is there: what is missing is computed again.
+A restore looks at the file, has the model brought into memory, takes frames as far as nobody else wants them, and has the
+KV read into them, in this order. Until all of that is done the process has no model, so no call can use it. Whatever goes
+wrong with the KV, the log is there: what is missing is computed again.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from msgspec.structs import replace
 
-from llmasos.drivers.protocol import Export, Exported, Failed, Inspect, Inspected
+from llmasos.drivers.protocol import Exported, Failed, Inspect, Inspected
 from llmasos.kernel import desk
 from llmasos.kernel.calls.process import newborn
-from llmasos.kernel.devices.transfer import Arrival, Stored, arrived, ask, bring_in, check_able, give_up
+from llmasos.kernel.devices.transfer import Coming, Stored, ask, bring_in, check_able, send_out
+from llmasos.kernel.journal.process_image import ProcessImage, read_image
+from llmasos.kernel.journal.recorder import image_of
 from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.life import strike
 from llmasos.kernel.marks import changed, dirty
 from llmasos.kernel.memory.page_table import PageTable
 from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.device import UP, Ask, Device, no_device
-from llmasos.kernel.objects.image import RESIDENT, Image
+from llmasos.kernel.objects.image import RESIDENT
 from llmasos.kernel.objects.log_records import LogRecords
-from llmasos.kernel.objects.process import LLMProcess
-from llmasos.kernel.objects.process_image import ProcessImage, go_on, image_of, read_image
+from llmasos.kernel.objects.process import Decoding, LLMProcess
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import CheckpointInfo
+from llmasos.syscalls.records import CheckpointInfo, Finish, Limits
 from llmasos.syscalls.table import Checkpoint, Restore
 
 # --- checkpoint -----------------------------------------------------------------------------------------------------
 
 
 class Saving:
-    """An image of a process that is being written. It may come to be even if nobody waits for it any more."""
+    """A process image that a driver is writing. It may be completed even if nobody waits for it any more."""
 
-    def __init__(self, request: Request, process: LLMProcess, path: str) -> None:
-        self.request, self.pid, self.length, self.path = request, process.pid, len(process.log), path
+    def __init__(self, request: Request, process: LLMProcess, path: str, asked: Ask) -> None:
+        self.request, self.pid, self.length, self.path, self.asked = request, process.pid, len(process.log), path, asked
         self.device = process.device  # which writes it, wherever the process moves meanwhile
-        self.asked: Ask | None = None
 
 
 def checkpoint(system: System, request: Request, call: Checkpoint, process: LLMProcess, path: str) -> Waiting:
     """Row 63 of the table, `Checkpoint`."""
-    image, device = process.image, process.device
-    assert image is not None
-    if isinstance(request.begun, Saving) and request.begun.asked is not None:
+    device = process.device
+    if isinstance(request.begun, Saving):
         request.begun.asked.result(request.begun.device, "wrote the image")
     if device.state != UP:
         why = f"the driver of {device.name} would write the image, and it is {device.state}; call again when it is up"
         raise Errno.ERESTART(why)
     check_able(device)
-    tokens, frames, slots = process.table.stored(len(process.log)) if call.kv else (0, [], [])
-    if slots and device.outs:  # what is to lie in them has yet to be sent there
-        return wait(device.swapped_out)
-    request.begun = saving = Saving(request, process, path)
-    places = [(slot.tier, slot.number) for slot in slots]
-    head, number = image_of(process, image), image.id if tokens else 0
-    export = Export(system.ref(), number, process.pid, path, head, tokens, frames, places, call.key)
-    saving.asked = ask(system, device, export, Exported, most=tokens, came=_saved, about=saving)
-    return wait(saving.asked.channel)
+    asked = send_out(system, process, path, image_of(process), call.key, call.kv)
+    if isinstance(asked, Waiting):
+        return asked
+    asked.came, asked.about = _saved, Saving(request, process, path, asked)
+    request.begun = asked.about
+    return wait(asked.channel)
 
 
 def _saved(system: System, device: Device, asked: Ask) -> None:
@@ -87,7 +84,7 @@ def _saved(system: System, device: Device, asked: Ask) -> None:
 
 
 def _say(system: System, error: SyscallError, what: str) -> None:
-    """A failure that the person at the console should know of too, whoever asked."""
+    """Log a failure that concerns the operator too, whichever program asked."""
     if error.errno is Errno.EIO:
         system.log("error", f"{what}: {error.reason}")
 
@@ -95,98 +92,88 @@ def _say(system: System, error: SyscallError, what: str) -> None:
 # --- restore --------------------------------------------------------------------------------------------------------
 
 
-class Restoring(desk.Begun):
-    """A restore on its way. `device` looks at the file first; then it is the one the process is to be on."""
+@dataclass(slots=True, eq=False)
+class Looking(desk.Begun):
+    """A driver looks at the file from which a process will be restored."""
 
-    def __init__(self, path: str, device: Device) -> None:
-        self.path, self.device = path, device
-        self.looked: Ask | None = None
-        self.stored: Stored | None = None  # the KV in the file
-        self.saved: ProcessImage | None = None
-        self.process: LLMProcess | None = None
-        self.image: Image | None = None  # once it is in memory
-        self.arrival: Arrival | None = None  # once its KV is on its way
+    path: str
+    device: Device
+    asked: Ask
 
     def undo(self, system: System, error: SyscallError) -> None:
-        """Leave nothing behind. What the driver may still read into frames, it reads before they are anybody else's."""
         _say(system, error, f"{self.path} could not be restored")
-        if self.image is not None and self.process is not None:
-            give_up(self.image, self.process.pid)
-            self.image.leave(self.process, system.now)
-            dirty(system, self.device)
-        if self.process is not None:
-            strike(system, self.process)
+
+
+@dataclass(slots=True, eq=False)
+class Restoring(desk.Begun):
+    """A process on its way from a file into the memory of its device."""
+
+    path: str
+    process: LLMProcess
+    saved: ProcessImage
+    stored: Stored | None  # the KV in the file
+    coming: Coming | None = None  # once its model is in memory
+
+    def undo(self, system: System, error: SyscallError) -> None:
+        """Leave nothing behind."""
+        _say(system, error, f"{self.path} could not be restored")
+        if self.coming is not None:
+            self.coming.drop(system)
+            self.coming.image.leave(self.process, system.now)
+        strike(system, self.process)
 
 
 def restore(system: System, request: Request, call: Restore, path: str, device: Device | None) -> int | Waiting:
     """Row 64 of the table, `Restore`."""
-    if not isinstance(request.begun, Restoring):
-        request.begun = Restoring(path, device or _reader(system))
     restoring = request.begun
-    if restoring.process is None:
-        if waiting := _look(system, restoring, call):
-            return waiting
-        restoring.process = _born(system, request, call, restoring)
-    process, saved = restoring.process, restoring.saved
-    assert saved is not None
-    if restoring.image is None:
+    if isinstance(restoring, Looking):
+        restoring = request.begun = _born(system, request, call, restoring)
+    if not isinstance(restoring, Restoring):
+        return _look(system, request, call, device or _reader(system))
+    process = restoring.process
+    if restoring.coming is None:
         model = process.traits.model
         files = system.config.models.get(model, model)
-        image = want_image(system, restoring.device, model, files, saved.dtype)
-        image.used = system.now
+        image = want_image(system, process.device, model, files, restoring.saved.dtype)
         if image.state != RESIDENT:
             return wait(image.loaded)
-        _check_room(process, image, restoring.device)
-        restoring.image = image
-        image.join(process)
-    image = restoring.image
-    table, reason = PageTable(process.group), ""
-    if restoring.stored is not None:
-        waiting = None if restoring.arrival else _bring_in(system, restoring, process, image, restoring.stored)
-        if waiting is not None:
-            return waiting
-        assert restoring.arrival is not None
-        reason = arrived(restoring.device, image, process.log, restoring.arrival)
-        process.account.reused += restoring.arrival.gained
-        restoring.device.reused += restoring.arrival.gained
-        table = image.imports.pop(process.pid)
-    _wake_up(system, restoring, process, image, table, reason)
+        process.check_model(image, process.log, Limits())  # its own do not take what it had
+        image.join(process, system.now)
+        table = PageTable(process.group)
+        restoring.coming = Coming(process.device, image, process, table, process.log, restoring.stored)
+    if waiting := bring_in(system, restoring.coming):
+        return waiting
+    _wake_up(system, restoring, restoring.coming)
     return process.pid
 
 
 def _reader(system: System) -> Device:
-    """The device that looks at a file, if the call names none: the default one, or if that is down one that is up."""
+    """The device whose driver looks at a file if the call names none: the default one, or another if that is down."""
     device = system.device_named("")
     return device if device.state == UP else next((d for d in system.devices.values() if d.state == UP), device)
 
 
-def _look(system: System, restoring: Restoring, call: Restore) -> Waiting | None:
+def _look(system: System, request: Request, call: Restore, device: Device) -> Waiting:
     """Find out what is in the file."""
-    device = restoring.device
-    if restoring.looked is None:
-        if device.hopeless:
-            raise no_device(device)
-        if device.state != UP:
-            return wait(device.up)
-        check_able(device)
-        restoring.looked = ask(system, device, Inspect(system.ref(), call.path, call.key), Inspected)
-        return wait(restoring.looked.channel)
-    message: Inspected = restoring.looked.result(device, f"looked at {call.path}")
-    restoring.saved = read_image(message.head, call.path)
-    if message.tokens:
-        restoring.stored = Stored(call.path, message.id, message.tokens, call.key)
-    return None
+    if device.hopeless:
+        raise no_device(device)
+    if device.state != UP:
+        return wait(device.up)
+    check_able(device)
+    asked = ask(system, device, Inspect(system.ref(), call.path, call.key), Inspected)
+    request.begun = Looking(call.path, device, asked)
+    return wait(asked.channel)
 
 
-def _born(system: System, request: Request, call: Restore, restoring: Restoring) -> LLMProcess:
+def _born(system: System, request: Request, call: Restore, looking: Looking) -> Restoring:
     """The process of the image, which has yet to get its model."""
-    saved = restoring.saved
-    assert saved is not None
+    device, group = looking.device, request.program.group
+    found: Inspected = looking.asked.result(device, f"looked at {call.path}")
+    saved = read_image(found.head, call.path)
     if not call.device:
         wanted = system.devices.get(saved.device) or system.device_named("")
         if not wanted.hopeless:  # else where the file could be read
-            restoring.device = wanted
-    group = request.program.group
+            device = wanted
     group.check_pids(1)
     traits = replace(
         traits_of(saved),
@@ -195,53 +182,33 @@ def _born(system: System, request: Request, call: Restore, restoring: Restoring)
         detached=call.detached,
     )
     records = LogRecords(saved.records)
-    process = newborn(
-        system, request.program, group, restoring.device, traits, log=saved.log, records=records, birth=request
-    )
+    process = newborn(system, request.program, group, device, traits, log=saved.log, records=records, birth=request)
     process.account.forks = saved.forks
-    return process
+    most = min(found.tokens, len(saved.log) - 1)  # the last token is computed in any case
+    stored = Stored(call.path, found.id, most, call.key) if found.tokens else None
+    return Restoring(call.path, process, saved, stored)
 
 
-def _check_room(process: LLMProcess, image: Image, device: Device) -> None:
-    """Whether the image may be the process's model, and its log fits."""
-    image.check_tokens(process.log)
-    process.group.check_weights(image.id, image.weight_bytes, image.name)
-    most, where = image.context, f"what {image.name} can have on {device.name}"
-    if kv_max := process.group.kv_max:
-        allowed = kv_max // image.frame_bytes * image.block_tokens
-        if allowed < most:
-            most, where = allowed, f"what kv_max of group {process.group.path} allows"
-    if len(process.log) > most:
-        raise Errno.E2BIG(f"a context of {len(process.log)} tokens is too long: {most} is {where}")
-
-
-def _bring_in(system: System, restoring: Restoring, process: LLMProcess, image: Image, stored: Stored) -> Waiting | None:
-    """Have the KV of the file read into frames."""
-    device = restoring.device
-    if device.outs:
-        return wait(device.swapped_out)
-    image.imports[process.pid] = PageTable(process.group)
-    most = min(stored.tokens, len(process.log) - 1)  # the last token is computed in any case
-    restoring.arrival = bring_in(system, device, image, process.pid, process.log, most, stored)
-    return wait(restoring.arrival.ask.channel) if restoring.arrival.ask is not None else None
-
-
-def _wake_up(
-    system: System, restoring: Restoring, process: LLMProcess, image: Image, table: PageTable, reason: str
-) -> None:
+def _wake_up(system: System, restoring: Restoring, coming: Coming) -> None:
     """The process goes on, with what there is of its KV."""
-    assert restoring.saved is not None
-    process.table, process.image, process.birth = table, image, None
-    process.high_water = table.cached
+    process, image = restoring.process, coming.image
+    process.table, process.image, process.birth = coming.take_over(), image, None
+    process.high_water = process.table.cached
     changed(system, process)
-    if table.frames:
+    if process.table.frames:
         image.hold(process)
-    go_on(process, restoring.saved)
-    length, why = len(process.log), f"; the rest is computed again: {reason}" if reason else ""
-    system.log(
-        "warning" if why else "info",
-        f"process {process.pid}: restored from {restoring.path}: {length} tokens, KV of {table.cached}{why}",
-    )
+    _go_on(process, restoring.saved)
+    coming.tell(system, f"restored from {restoring.path}", coming.reason)
     system.counters["spawned"] += 1
-    system.emit("proc.restore", process.pid, restoring.device.name, length, restoring.path)
-    dirty(system, restoring.device)
+    system.emit("proc.restore", process.pid, process.device.name, len(process.log), restoring.path)
+    dirty(system, process.device)
+
+
+def _go_on(process: LLMProcess, saved: ProcessImage) -> None:
+    """Let a process that has its model do what the other was doing; where it cannot, its decode has ended."""
+    process.stopped, process.stop_reason = saved.stopped, ""  # whatever befell its model meanwhile
+    process.ahead, process.finish = saved.ahead, saved.finish
+    if (going_on := saved.decoding) is not None:
+        process.finish = process.used_up
+        if process.finish is Finish.NONE:
+            process.decoding = Decoding(going_on.left, True, going_on.start, frozenset(going_on.stop_ids), logprobs=0)

@@ -1,15 +1,13 @@
 """The objects that a call names, found and tested as its row of the ABI table says (syscalls/table.py, Touches).
 
-A finder returns the object, which the call's handler gets typed, or what the call has to wait for first.
+`find` returns the object, which the call's handler gets typed, or what the call has to wait for first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, assert_never
 
 from llmasos.kernel.groups.group import Group
-from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.process import LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
@@ -21,34 +19,47 @@ from llmasos.syscalls.table import Names, Touches, When
 
 def find(system: System, request: Request, touches: Touches) -> Any:
     """The object of a field, or Waiting."""
-    return _FINDERS[touches.what](system, request, touches, getattr(request.call, touches.field))
+    named = getattr(request.call, touches.field)
+    table, groups = system.table, system.groups
+    match touches.what:
+        case Names.RUNNER:
+            return _runner(request, touches, table.llm(named))
+        case Names.LLM:
+            return table.llm(named)
+        case Names.LOG:
+            process = table.find(named)
+            return process if isinstance(process, LLMProcess) else table.llm(named)
+        case Names.PROCESS:
+            return table.get(named) if named else request.program
+        case Names.ROW:
+            return (table.find(named) or table.get(named)) if named else request.program
+        case Names.MEMBER:
+            return _member(request.program, touches, table.get(named) if named else request.program)
+        case Names.GROUP:
+            return groups.find(named, request.base)
+        case Names.PLACE:
+            return _place(request.program, groups.find(named, request.base))
+        case Names.RULED:
+            return _ruled(request.program, groups.find(named, request.base))
+        case Names.PARENT:
+            return _parent(request.program, *groups.parent_of(named, request.base), named)
+        case Names.DEVICE:
+            return None if touches.optional and not named else system.device_named(named)
+        case Names.MODEL:
+            return system.config.models.get(named, named)
+        case Names.FILE:
+            return _file(named)
+        case _:
+            assert_never(touches.what)
 
 
 # --- processes ------------------------------------------------------------------------------------------------------
 
 
-def _process(system: System, request: Request, touches: Touches, pid: int) -> Process:
-    return system.table.get(pid) if pid else request.program
-
-
-def _row(system: System, request: Request, touches: Touches, pid: int) -> Process:
-    return (system.table.find(pid) or system.table.get(pid)) if pid else request.program
-
-
-def _llm(system: System, request: Request, touches: Touches, pid: int) -> LLMProcess:
-    return system.table.llm(pid)
-
-
-def _log(system: System, request: Request, touches: Touches, pid: int) -> LLMProcess:
-    process = system.table.find(pid)
-    return process if isinstance(process, LLMProcess) else system.table.llm(pid)
-
-
-def _runner(system: System, request: Request, touches: Touches, pid: int) -> LLMProcess | Waiting:
-    process = system.table.llm(pid)
+def _runner(request: Request, touches: Touches, process: LLMProcess) -> LLMProcess | Waiting:
     check_model(process)
     if touches.idle and process.decoding is not None:
-        why = f"cannot {request.entry.name} process {pid} while it decodes; wait for it, or send it INT first"
+        why = f"cannot {request.entry.name} process {process.pid} while it decodes; wait for it, or send it INT first"
         raise Errno.EBUSY(why)
     if touches.alone:
         check_alone(process, request)
@@ -60,8 +71,8 @@ def _runner(system: System, request: Request, touches: Touches, pid: int) -> LLM
 
 def check_model(process: LLMProcess) -> None:
     """EBUSY if the process has no model, unless it is about to have it back (`saved`)."""
-    if process.lost:
-        why = f"process {process.pid} has not got its model back ({process.lost}); its log can be read"
+    if process.stranded:
+        why = f"process {process.pid} has not got its model back ({process.stranded}); its log can be read"
         raise Errno.EBUSY(why)
     if process.image is None and process.saved is None:
         raise Errno.EBUSY(f"process {process.pid} is still waiting for its model")
@@ -77,12 +88,12 @@ def check_alone(process: LLMProcess, request: Request) -> None:
         )
 
 
-def _member(system: System, request: Request, touches: Touches, pid: int) -> LLMProcess | Program | Waiting:
-    process, program = _process(system, request, touches, pid), request.program
+def _member(program: Program, touches: Touches, process: Process) -> LLMProcess | Program | Waiting:
+    pid = process.pid
     if not isinstance(process, LLMProcess | Program):
         why = f"process {pid} is of kind {process.kind.value} and stays in {process.group.path}"
         raise Errno.EINVAL(why)
-    if not process.group.below(program.group) and not _is_admin(program):
+    if not _reaches(program, process.group):
         raise Errno.EPERM(f"process {pid} is not in {program.group.path}, the group of the caller")
     if isinstance(process, LLMProcess):
         if process.birth is not None:
@@ -99,13 +110,13 @@ def _is_admin(program: Program) -> bool:
     return bool(program.rights & int(Right.ADMIN))
 
 
-def _group(system: System, request: Request, touches: Touches, path: str) -> Group:
-    return system.groups.find(path, request.base)
+def _reaches(program: Program, group: Group) -> bool:
+    """Whether a group is the program's own or below that, or the program may reach all."""
+    return group.below(program.group) or _is_admin(program)
 
 
-def _place(system: System, request: Request, touches: Touches, path: str) -> Group:
-    group, program = _group(system, request, touches, path), request.program
-    if not group.below(program.group) and not _is_admin(program):
+def _place(program: Program, group: Group) -> Group:
+    if not _reaches(program, group):
         why = (
             f"group {group.path} is not in {program.group.path}, the group of program {program.pid}, which gave up ADMIN"
         )
@@ -113,18 +124,15 @@ def _place(system: System, request: Request, touches: Touches, path: str) -> Gro
     return group
 
 
-def _ruled(system: System, request: Request, touches: Touches, path: str) -> Group:
-    group = _group(system, request, touches, path)
-    own = request.program.group
-    if not (_is_admin(request.program) or (group is not own and group.below(own))):
-        raise _not_below(request.program, group.path)
+def _ruled(program: Program, group: Group) -> Group:
+    if not _reaches(program, group) or (group is program.group and not _is_admin(program)):
+        raise _not_below(program, group.path)
     return group
 
 
-def _parent(system: System, request: Request, touches: Touches, path: str) -> tuple[Group, str]:
-    parent, name = system.groups.parent_of(path, request.base)
-    if not parent.below(request.program.group) and not _is_admin(request.program):
-        raise _not_below(request.program, path)
+def _parent(program: Program, parent: Group, name: str, path: str) -> tuple[Group, str]:
+    if not _reaches(program, parent):
+        raise _not_below(program, path)
     return parent, name
 
 
@@ -133,35 +141,10 @@ def _not_below(program: Program, path: str) -> SyscallError:
     return Errno.EPERM(why)
 
 
-# --- devices, models, files -----------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------------------------
 
 
-def _device(system: System, request: Request, touches: Touches, name: str) -> Device | None:
-    return None if touches.optional and not name else system.device_named(name)
-
-
-def _model(system: System, request: Request, touches: Touches, name: str) -> str:
-    return system.config.models.get(name, name)
-
-
-def _file(system: System, request: Request, touches: Touches, path: str) -> str:
+def _file(path: str) -> str:
     if not path.startswith("/") or path.endswith("/"):
         raise Errno.EINVAL(f"an absolute path of a file was wanted, found {path!r}")
     return path
-
-
-_FINDERS: Mapping[Names, Callable[[System, Request, Touches, Any], object]] = {
-    Names.PROCESS: _process,
-    Names.ROW: _row,
-    Names.MEMBER: _member,
-    Names.LLM: _llm,
-    Names.LOG: _log,
-    Names.RUNNER: _runner,
-    Names.DEVICE: _device,
-    Names.MODEL: _model,
-    Names.FILE: _file,
-    Names.GROUP: _group,
-    Names.PLACE: _place,
-    Names.RULED: _ruled,
-    Names.PARENT: _parent,
-}

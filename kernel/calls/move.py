@@ -1,24 +1,24 @@
 """setsched: nice value and class of a process, and the device it lives on.
 
 A move is a live migration of the pre-copying kind (Clark et al., NSDI 2005), made easy by a log that is only appended to.
-The model is brought into memory on the other device, then the KV there is of the process is exported to a file in memory
+The model is brought into memory on the other device, then the KV that the process has is exported to a file in memory
 (drivers/parcel.py) and read into frames there, while the process runs on where it is. At a token boundary it changes
-over; what it has decoded meanwhile is computed there again, a few tokens.
+over; the few tokens that it has decoded meanwhile are computed again there.
 
-Until that moment the process is what it was, so that a failure or a cancel only has to let go of what was prepared. KV on
-its way is charged to the kernel's own group: who is being moved must not run into its group's limit for having it twice.
+Until that moment the process stays what it was, so a failure or a cancel only has to let go of what was prepared. KV on
+its way is charged to the kernel's own group: a process that has its KV twice for a moment must not hit its group's limit.
 """
 
 from __future__ import annotations
 
-import enum
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from llmasos.drivers.protocol import Export, Exported, Failed, Release
+from llmasos.drivers.protocol import LOGPROBS, Exported, Failed, Release
 from llmasos.kernel import desk
 from llmasos.kernel.calls.lookup import check_alone, check_model
-from llmasos.kernel.devices.transfer import Arrival, Stored, arrived, ask, bring_in, check_able, give_up
+from llmasos.kernel.devices.transfer import Coming, Stored, bring_in, check_able, send_out
 from llmasos.kernel.life import leave_image
 from llmasos.kernel.marks import changed, dirty, freed
 from llmasos.kernel.memory.page_table import PageTable
@@ -33,43 +33,30 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Setsched
 
 
-class Phase(enum.Enum):
-    """What a move does next, in this order."""
-
-    LOAD = enum.auto()  # have the model in memory on the other device
-    EXPORT = enum.auto()  # have the KV that there is written, from a token boundary on
-    IMPORT = enum.auto()  # have it read there
-    SWITCH = enum.auto()  # change over at a token boundary
-
-
 class Moving(desk.Begun):
     """A process on its way to `target`. Each phase may find the world changed since the last one."""
 
     def __init__(self, process: LLMProcess, target: Device) -> None:
         self.process, self.source, self.target = process, process.device, target
-        self.phase = Phase.LOAD
-        self.image: Image | None = None  # its model there, which its entry in `imports` keeps in memory
-        self.log: list[int] = []  # whose KV is on its way
-        self.had = 0  # tokens of it whose KV there was
-        self.exported: Ask | None = None
-        self.stored: Stored | None = None  # the file in memory that holds the KV, and what is in it
-        self.arrival: Arrival | None = None
-        self.reason = ""  # why not all of it has arrived
+        self.coming: Coming | None = None  # once its model is in memory there
+        self.had = 0  # tokens whose KV there was when it was exported
+        self.asked: Ask | None = None  # for that
+        self.exported = False
+        self.file = ""  # in memory, with the KV
         self.over = False
 
     def undo(self, system: System, error: SyscallError) -> None:
         """Leave nothing behind of what was prepared."""
         self.over, self.process.transition = True, None
-        if self.image is not None:
-            give_up(self.image, self.process.pid)
-            dirty(system, self.target)
+        if self.coming is not None:
+            self.coming.drop(system)
         self.release(system)
 
     def release(self, system: System) -> None:
-        """The file in memory is wanted no more; if the driver that held it has died, so has the file."""
-        stored, self.stored = self.stored, None
-        if stored is not None and self.source.state == UP:
-            system.send(self.source, Release(stored.path))
+        """Give up the file in memory. It has died with the driver that held it, if that has."""
+        file, self.file = self.file, ""
+        if file and self.source.state == UP:
+            system.send(self.source, Release(file))
 
 
 def setsched(
@@ -111,29 +98,29 @@ def _check_up(device: Device) -> None:
 
 
 def _move(system: System, moving: Moving) -> Waiting | None:
-    """Go through the phases from where the move is, as far as can be."""
-    process = moving.process
-    if moving.phase is Phase.LOAD:
-        assert process.image is not None
-        image = want_image(system, moving.target, process.traits.model, process.image.path, process.image.dtype)
+    """Load the model, export the KV, import it, change over: from where the move is, as far as can be."""
+    process, target = moving.process, moving.target
+    if moving.coming is None:
+        old = process.mapped
+        image = want_image(system, target, process.traits.model, old.path, old.dtype)
         if image.state != RESIDENT:
             return wait(image.loaded)
-        moving.image, moving.phase = image, Phase.EXPORT
-        image.imports[process.pid] = PageTable(system.groups.system)
-    assert moving.image is not None
-    _check(moving, moving.image)
-    if moving.phase is Phase.EXPORT and (waiting := _export(system, moving, moving.image)):
+        moving.coming = Coming(target, image, process, PageTable(system.groups.system))
+    coming = moving.coming
+    _check(moving, coming.image)
+    if not moving.exported and (waiting := _export(system, moving, coming)):
         return waiting
-    if moving.phase is Phase.IMPORT and (waiting := _import(system, moving, moving.image)):
+    if waiting := bring_in(system, coming):
         return waiting
+    moving.release(system)
     if process.running:
         return wait(process.boundary)
-    _switch(system, moving, moving.image)
+    _switch(system, moving, coming)
     return None
 
 
 def _check(moving: Moving, image: Image) -> None:
-    """Whether the process could live there, as far as that can be told now; else why not."""
+    """Whether the process could live there, as far as can be told now; raises the reason why not."""
     process, target = moving.process, moving.target
     if target.state != UP or not image.held or target.images.get(image.id) is not image:
         raise Errno.ERESTART(
@@ -142,57 +129,49 @@ def _check(moving: Moving, image: Image) -> None:
         )
     decoding = process.decoding
     image.check_tokens(process.log)
-    if process.context_with(image) < process.context:
+    if process.context_with(image, process.traits.limits) < process.context:
         process.check_room(len(process.log) + (decoding is not None and decoding.append), image, target)
-    if decoding is not None and decoding.logprobs:
-        assert target.hello is not None
-        if "logprobs" not in target.hello.features:
-            why = f"device {target.name} does not report the log-probabilities it is asked for"
-            raise Errno.ENOTSUP(why)
-    process.check_exchange(image)
+    if decoding is not None and decoding.logprobs and target.lacks(LOGPROBS):
+        raise Errno.ENOTSUP(f"device {target.name} does not report the log-probabilities it is asked for")
+    process.check_weights(image)
 
 
-def _export(system: System, moving: Moving, image: Image) -> Waiting | None:
-    """Have the KV written to a file in memory by the driver that has it."""
-    process, source, asked = moving.process, moving.source, moving.exported
+def _export(system: System, moving: Moving, coming: Coming) -> Waiting | None:
+    """Have the KV written to a file in memory by the driver that has it, from a token boundary on."""
+    process, source, asked = moving.process, moving.source, moving.asked
     if asked is None:
         if process.running:
             return wait(process.boundary)
-        old = process.image
-        assert old is not None
-        moving.log = process.log.copy()
-        moving.had, frames, slots = process.table.stored(len(process.log))
-        moving.reason = _why_not(moving, old, image) if moving.had else ""
-        moving.phase = Phase.SWITCH
-        if moving.reason or not moving.had:  # it moves by its log alone
-            return None
-        moving.phase = Phase.EXPORT
-        if slots and source.outs:  # what is to lie in them has yet to be sent there
-            return wait(source.swapped_out)
-        places = [(slot.tier, slot.number) for slot in slots]
-        message = Export(system.ref(), old.id, process.pid, "", b"", moving.had, frames, places)
-        moving.exported = ask(system, source, message, Exported, most=moving.had, came=_exported, about=moving)
-        return wait(moving.exported.channel)
-    moving.phase = Phase.IMPORT if moving.stored is not None else Phase.SWITCH
-    if isinstance(asked.answer, Failed | Exported):
-        moving.reason = asked.answer.reason
+        coming.log = process.log.copy()
+        moving.had = process.table.stored()[0]
+        coming.reason = _why_not(moving, coming.image) if moving.had else ""
+        if moving.had and not coming.reason:
+            begun = send_out(system, process)
+            if isinstance(begun, Waiting):
+                return begun
+            moving.asked, begun.came, begun.about = begun, _exported, moving
+            return wait(begun.channel)
+    elif isinstance(asked.answer, Failed | Exported):
+        coming.reason = asked.answer.reason
     else:
-        moving.reason = f"the driver of {source.name} died while it was to hand it over ({asked.death})"
+        coming.reason = f"the driver of {source.name} died while it was to hand it over ({asked.death})"
+    moving.exported = True  # or it moves by its log alone
     return None
 
 
 def _exported(system: System, device: Device, asked: Ask) -> None:
     moving, message = asked.about, asked.answer
     if isinstance(message, Exported):
-        moving.stored = Stored(message.path, message.id, message.tokens)
+        moving.file = message.path
         if moving.over:
             moving.release(system)
+        else:
+            moving.coming.stored = Stored(message.path, message.id, message.tokens)
 
 
-def _why_not(moving: Moving, old: Image, image: Image) -> str:
-    """Why the KV of the one device is of no use to the other, where that is plain to see, or ""; else the driver there
-    will know."""
-    source, target = moving.source, moving.target
+def _why_not(moving: Moving, image: Image) -> str:
+    """Why the other device cannot use the KV, as far as the kernel can see; "": its driver will find out."""
+    source, target, old = moving.source, moving.target, moving.process.mapped
     try:
         check_able(source)
         check_able(target)
@@ -205,63 +184,34 @@ def _why_not(moving: Moving, old: Image, image: Image) -> str:
     return ""
 
 
-def _import(system: System, moving: Moving, image: Image) -> Waiting | None:
-    """Have the KV read by the driver of the other device."""
-    target, process, stored = moving.target, moving.process, moving.stored
-    if moving.arrival is None:
-        if target.outs:
-            return wait(target.swapped_out)
-        assert stored is not None
-        moving.arrival = bring_in(system, target, image, process.pid, moving.log, stored.tokens, stored)
-        if moving.arrival.ask is not None:
-            return wait(moving.arrival.ask.channel)
-    moving.reason = arrived(target, image, moving.log, moving.arrival) or moving.reason
-    target.reused += moving.arrival.gained
-    process.account.reused += moving.arrival.gained
-    moving.release(system)
-    moving.phase = Phase.SWITCH
-    return None
-
-
-def _switch(system: System, moving: Moving, image: Image) -> None:
+def _switch(system: System, moving: Moving, coming: Coming) -> None:
     """The process lives on the other device from here on."""
-    process, source, target = moving.process, moving.source, moving.target
-    table = image.imports.pop(process.pid)
+    process, source, target, image = moving.process, moving.source, moving.target, coming.image
+    table = coming.take_over()
     most = len(process.log) - (process.decoding is not None)  # the last token's logits are wanted
-    table.cut(image.pool, min(most, _alike(moving.log, process.log, table.cached)))
+    table.cut(image.pool, min(most, _alike(coming.log, process.log, table.cached)))
     source.queue.withdraw(process)
     leave_image(system, process)
     dirty(system, source)
     came = table.cached
     table.hand_over(image.pool, process.group)
     if table.cached < came:
-        moving.reason = moving.reason or f"group {process.group.path} may have no more"
+        coming.reason = coming.reason or f"group {process.group.path} may have no more"
     process.change_device(target)
     process.table, process.image, process.driver_log = table, image, 0
     process.over_limit, process.preempted, process.transition = None, False, None
     process.quantum_used, process.turn = 0, system.now
-    image.join(process)
-    image.used = system.now
-    if table.frames:
-        image.hold(process)
-    moving.release(system)
+    image.join(process, system.now)
     changed(system, process)
     freed(system)
     dirty(system, target)
-    _say(system, moving)
+    lacking = table.cached < _alike(coming.log, process.log, moving.had)
+    where = f"{source.name} to {target.name}"
+    coming.tell(system, f"moved from {where}", (coming.reason or "others needed its frames") if lacking else "")
+    system.emit("proc.move", process.pid, target.name, len(process.log), where)
 
 
-def _say(system: System, moving: Moving) -> None:
-    process, where = moving.process, f"{moving.source.name} to {moving.target.name}"
-    came, length = process.table.cached, len(process.log)
-    lacking = came < _alike(moving.log, process.log, moving.had)
-    why = f"; the rest is computed again: {moving.reason or 'others needed its frames'}" if lacking else ""
-    text = f"process {process.pid}: moved from {where}: {length} tokens, KV of {came}{why}"
-    system.log("warning" if why else "info", text)
-    system.emit("proc.move", process.pid, moving.target.name, length, where)
-
-
-def _alike(one: list[int], other: list[int], most: int) -> int:
+def _alike(one: Sequence[int], other: Sequence[int], most: int) -> int:
     """How many of the first `most` tokens two logs have in common."""
     most = min(most, len(one), len(other))
     if one[:most] == other[:most]:

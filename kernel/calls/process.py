@@ -13,13 +13,14 @@ from msgspec.structs import replace
 from llmasos.kernel import desk
 from llmasos.kernel.events import KillDriver, SignalProgram
 from llmasos.kernel.groups.group import Group
+from llmasos.kernel.journal.process_image import check_size
 from llmasos.kernel.journal.records import Traits
 from llmasos.kernel.life import end_program, exit_process, interrupt_decoding, leave_image, reap, strike
 from llmasos.kernel.marks import changed, grew, stale
 from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import RESIDENT, Image
-from llmasos.kernel.objects.log_records import LogRecords, check_size
+from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import DriverProcess, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.seeds import seed_of_child, seed_of_pid
@@ -68,14 +69,11 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
         request.begun = Birth(process)
     process = request.begun.process
     image = want_image(system, device, call.model, path, call.dtype)
-    image.used = system.now
     if image.state != RESIDENT:
         return wait(image.loaded)
-    image.check_tokens(process.log)
-    process.group.check_weights(image.id, image.weight_bytes, image.name)
-    process.check_room(len(process.log), image)
+    process.check_model(image, process.log)
     process.image, process.birth = image, None
-    image.join(process)
+    image.join(process, system.now)
     changed(system, process)
     system.counters["spawned"] += 1
     system.counters["fed"] += len(process.log)
@@ -85,11 +83,10 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
 
 def fork(system: System, request: Request, call: Fork, parent: LLMProcess) -> list[int]:
     """Row 21 of the table, `Fork`."""
-    group, image = request.program.group, parent.image
+    group, image = request.program.group, parent.mapped
     group.check_pids(call.count)
-    assert image is not None
     group.check_weights(image.id, image.weight_bytes, image.name)
-    system.table.check_room(call.count)  # all or none: children whose pids nobody is told could not be ended
+    system.table.check_room(call.count)  # all or none: nobody could end children without knowing their pids
     return [_fork_one(system, parent, image, request.program, call) for _ in range(call.count)]
 
 
@@ -99,7 +96,6 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, owner: Program, 
     sampler = parent.traits.sampler
     if not call.same_seed:
         sampler = replace(sampler, seed=seed_of_child(sampler.seed, parent.account.forks))
-    spent = parent.traits.spent + parent.account.decoded
     decoding = parent.decoding
     if decoding is not None:
         collected = decoding.collected.copy()
@@ -109,7 +105,7 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, owner: Program, 
         owner,
         owner.group,
         parent.device,
-        replace(parent.traits, sampler=sampler, detached=call.detached, spent=spent),
+        replace(parent.traits, sampler=sampler, detached=call.detached, spent=parent.spent),
         image=image,
         log=parent.log.copy(),
         records=parent.records.copy(),
@@ -121,9 +117,7 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, owner: Program, 
         stopped=parent.stopped,
         stop_reason=parent.stop_reason,
     )
-    image.join(child)
-    if child.table.frames:
-        image.hold(child)
+    image.join(child, system.now)
     changed(system, child)
     system.journal.forked(child, parent)
     system.counters["spawned"] += 1
@@ -132,7 +126,7 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, owner: Program, 
 
 
 class Transition(desk.Begun):
-    """A process that is to get another model; it runs on with its own meanwhile."""
+    """A process that is getting another model; meanwhile it runs on with its own."""
 
     def __init__(self, process: LLMProcess) -> None:
         self.process = process
@@ -153,7 +147,6 @@ def exec_(system: System, request: Request, call: Exec, process: LLMProcess, pat
     _check_exec(process, image, call)
     log = process.log if call.tokens is None else list(call.tokens)
     leave_image(system, process)
-    image.used = system.now
     process.image, process.traits = image, replace(process.traits, model=call.model)
     process.log, process.transition = log, None
     process.high_water = process.recorded = process.driver_log = 0
@@ -162,7 +155,7 @@ def exec_(system: System, request: Request, call: Exec, process: LLMProcess, pat
         process.records.add(0, call.records)
         system.journal.noted(process)
     process.ahead = True
-    image.join(process)
+    image.join(process, system.now)
     changed(system, process)
     grew(system, process)
     system.emit("proc.exec", process.pid, process.device.name, len(log), image.name)
@@ -170,9 +163,8 @@ def exec_(system: System, request: Request, call: Exec, process: LLMProcess, pat
 
 
 def _check_exec(process: LLMProcess, image: Image, call: Exec) -> None:
-    """Whether the process can go on with the image, which is in memory."""
-    old = process.image
-    assert old is not None
+    """Whether the process can go on with the image, which is in memory; raises the reason why not."""
+    old = process.mapped
     if call.length not in (-1, len(process.log)):
         why = f"the log of process {process.pid} has {len(process.log)} tokens by now, not {call.length}; read it again"
         raise Errno.EAGAIN(why)
@@ -181,10 +173,7 @@ def _check_exec(process: LLMProcess, image: Image, call: Exec) -> None:
             f"{image.name} has a vocabulary of {image.probed.vocab}, {old.name} of {old.probed.vocab}: the tokens of "
             f"process {process.pid} mean something else to it; pass its own as `tokens` (the SDK's Process.exec does)"
         )
-    log = process.log if call.tokens is None else call.tokens
-    image.check_tokens(log)
-    process.check_room(len(log), image)
-    process.check_exchange(image)
+    process.check_model(image, process.log if call.tokens is None else call.tokens)
 
 
 # --- death ----------------------------------------------------------------------------------------------------------

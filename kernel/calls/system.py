@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections import Counter
 
 from llmasos.kernel import desk
-from llmasos.kernel.calls.info import device_info
+from llmasos.kernel.calls.info import device_info, row
 from llmasos.kernel.clock import seconds
-from llmasos.kernel.devices.reschedule import reschedule
+from llmasos.kernel.devices.reincarnation import reschedule
+from llmasos.kernel.journal.tickets import ticket
 from llmasos.kernel.marks import changed
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.sched.policies import POLICIES
 from llmasos.kernel.state import System
-from llmasos.kernel.tickets import ticket
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import BootInfo, LogLine, SchedInfo, Stats, TraceResult
 from llmasos.syscalls.table import Attach, BootInfoCall, Dmesg, Null, Sched, Shutdown, StatsCall, Trace
+
+_COUNTED = ("errors", "spawned", "exited", "preemptions", "moved_out", "moved_in")
 
 
 def attach(system: System, request: Request, call: Attach) -> BootInfo:
@@ -29,7 +31,7 @@ def attach(system: System, request: Request, call: Attach) -> BootInfo:
     program.rights &= call.rights
     program.name = call.name or program.name or f"program-{program.pid}"
     changed(system, program)
-    return _boot_info(system, request)
+    return boot_info(system, request, call)
 
 
 def null(system: System, request: Request, call: Null) -> None:
@@ -37,21 +39,14 @@ def null(system: System, request: Request, call: Null) -> None:
     return
 
 
-def boot_info(system: System, request: Request, call: BootInfoCall) -> BootInfo:
+def boot_info(system: System, request: Request, call: BootInfoCall | Attach) -> BootInfo:
     """Row 3 of the table, `BootInfoCall`."""
-    return _boot_info(system, request)
-
-
-def _boot_info(system: System, request: Request) -> BootInfo:
-    config = system.config
-    return BootInfo(
-        version=config.version,
+    return row(
+        BootInfo,
+        system.config,
         protocol=limits.PROTOCOL_VERSION,
-        runtime=config.runtime,
-        os_pid=config.os_pid,
         uptime=seconds(system.uptime),
         pid=request.program.pid,
-        default_model=config.default_model,
         default_device=next(iter(system.devices), ""),
         policies=list(POLICIES),
         devices=[device_info(device) for device in system.devices.values()],
@@ -61,29 +56,25 @@ def _boot_info(system: System, request: Request) -> BootInfo:
 
 def stats(system: System, request: Request, call: StatsCall) -> Stats:
     """Row 4 of the table, `StatsCall`."""
-    count = system.counters
-    return Stats(
+    count, devices = system.counters, system.devices.values()
+    return row(
+        Stats,
         uptime=seconds(system.uptime),
         calls=system.calls.total(),
-        errors=count["errors"],
         rejected_frames=count["rejected"],
         processes=len(system.table),
         by_state=dict(Counter(process.state.value for process in system.table)),
-        spawned=count["spawned"],
-        exited=count["exited"],
         tokens_fed=count["fed"],
-        tokens_computed=count["computed"],
-        tokens_reused=sum(device.reused for device in system.devices.values()),
-        tokens_decoded=count["decoded"],
-        steps=count["steps"],
-        preemptions=count["preemptions"],
-        driver_restarts=count["driver_restarts"],
+        tokens_computed=sum(device.computed for device in devices),
+        tokens_reused=sum(device.reused for device in devices),
+        tokens_decoded=sum(device.decoded for device in devices),
+        steps=sum(device.steps for device in devices),
+        driver_restarts=sum(device.restarts for device in devices),
         calls_by_name=dict(system.calls),
-        moved_out=count["moved_out"],
-        moved_in=count["moved_in"],
-        refaults=sum(device.refaults for device in system.devices.values()),
+        refaults=sum(device.refaults for device in devices),
         journal=(system.journal_trouble or "kept") if system.secret else "",
         journal_frames=system.journal.frames,
+        **{name: count[name] for name in _COUNTED},
     )
 
 

@@ -1,34 +1,26 @@
 """The life of drivers: start, hello, heartbeats, death, restart (MINIX 3's reincarnation server).
 
-A death is seen by the exit of the driver's OS process; a hang by a busy heartbeat whose progress stands still. Either way
-the frames are gone, every process of the device goes back to its token log, and the driver is started again: at once
-after a first death, then with a doubling, capped delay. A process that was in the step of several deaths in a row is
-taken for their cause and stopped; a death
-by a signal from outside counts against nobody.
+The exit of the driver's OS process shows a death, a busy heartbeat whose progress stands still a hang. Either way the
+frames are gone, every process of the device goes back to its token log, and the driver is started again: at once after a
+first death, then with a doubling, capped delay. A process that was in the step of several deaths in a row is taken for
+their cause and stopped; a death by a signal from outside counts against no process.
 """
 
 from __future__ import annotations
 
-from llmasos.drivers.protocol import (
-    Failed,
-    FromDriver,
-    Heartbeat,
-    Hello,
-    Note,
-    Progress,
-    StepDone,
-    disagreement,
-)
+from llmasos.drivers.protocol import Failed, FromDriver, Heartbeat, Hello, Note, Progress, StepDone, disagreement
 from llmasos.kernel.clock import SECOND, nanoseconds, seconds
 from llmasos.kernel.devices import steps
 from llmasos.kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
 from llmasos.kernel.life import stop_suspect
-from llmasos.kernel.marks import dirty, stale
+from llmasos.kernel.marks import dirty, stale, want
 from llmasos.kernel.memory.evictions import make_evictions
-from llmasos.kernel.models.loading import give_up_device, reload_images, suspend
+from llmasos.kernel.memory.victims import make_victims
+from llmasos.kernel.models.loading import fail_device, suspend
 from llmasos.kernel.objects.device import DOWN, HOPELESS, STARTING, UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess
+from llmasos.kernel.sched.policies import make_policy
 from llmasos.kernel.sched.run_queue import RunQueue
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
@@ -39,27 +31,37 @@ from llmasos.syscalls.records import Kind, State, WaitFor
 _WATCH = SECOND
 
 
-def add_device(system: System, config: DeviceConfig, queue: RunQueue) -> None:
+def add_device(system: System, config: DeviceConfig) -> None:
     """A device of the configuration: its row in the process table, and its driver's first start."""
+    queue = RunQueue(make_policy(config.policy, system.config.quantum))
+    make_victims(config.victims)  # refuse a wrong name now, not with the first model
     if config.name in system.devices:
         raise Errno.EINVAL(f"two devices are called {config.name!r}; give one another name")
-    process = DriverProcess(
-        system.table.new_pid(),
-        INIT_PID,
-        Kind.DRIVER,
-        f"driver:{config.name}",
-        system.groups.system,
-        system.now,
-        State.BLOCKED,
-        WaitFor.DEVICE,
-        system.now,
-        device=config.name,
-    )
+    pid, name, group, now = system.table.new_pid(), f"driver:{config.name}", system.groups.system, system.now
+    blocked = State.BLOCKED, WaitFor.DEVICE, now
+    process = DriverProcess(pid, INIT_PID, Kind.DRIVER, name, group, now, *blocked, device=config.name)
     system.table.add(process)
     device = Device(config, process, queue, evictions=make_evictions(config.evictions))
     device.max_runs, device.step_tokens = config.max_runs or 1, config.step_tokens or 1
     system.devices[config.name] = device
     _start(system, device)
+
+
+def reschedule(system: System, device: Device, policy: str, max_runs: int, step_tokens: int) -> None:
+    """Change how a device is scheduled while it runs; arguments that are empty or 0 leave things as they are."""
+    if policy and policy != device.queue.policy.name:
+        ready = list(device.queue)
+        device.queue, old = RunQueue(make_policy(policy, system.config.quantum)), device.queue
+        for process in ready:
+            old.withdraw(process)
+            device.queue.put(process)
+        system.log("info", f"{device.name}: scheduling policy {old.policy.name} -> {policy}")
+    device.config.max_runs = max_runs or device.config.max_runs
+    device.config.step_tokens = step_tokens or device.config.step_tokens
+    device.max_runs = max_runs or device.max_runs
+    device.step_tokens = step_tokens or device.step_tokens
+    device.rescheduled = True
+    system.journal.device_set(device)
 
 
 def _start(system: System, device: Device) -> None:
@@ -125,8 +127,8 @@ def _message(system: System, device: Device, message: FromDriver) -> None:
                 device.progress, device.progress_at = message.progress, system.now
         case Hello():
             _hello(system, device, message)
-        case Failed() if device.in_flight is not None and message.ref == device.in_flight.step.ref:
-            steps.step_failed(system, device, f"{message.errno.name}: {message.reason}")
+        case Failed() if (flight := device.in_flight) is not None and message.ref == flight.step.ref:
+            steps.step_failed(system, device, flight, f"{message.errno.name}: {message.reason}")
         case Note():
             level = message.level if message.level in ("info", "warning", "error") else "info"
             system.log(level, f"{device.name}: {message.text}")
@@ -135,7 +137,7 @@ def _message(system: System, device: Device, message: FromDriver) -> None:
 
 
 def _answered(system: System, device: Device, message: FromDriver) -> None:
-    """A driver has answered a request, or says how far it has come with it."""
+    """A driver has answered a request, or reports its progress with it."""
     device.progress_at = system.now
     ref = getattr(message, "ref", 0)
     ask = device.asked.get(ref)
@@ -170,7 +172,8 @@ def _hello(system: System, device: Device, hello: Hello) -> None:
     device.process.enter(State.BLOCKED, WaitFor.INPUT, system.now)
     system.log("info", f"{device.name}: up: {hello.description} (os pid {hello.os_pid}, start {device.incarnation})")
     system.emit("driver.up", device.process.pid, device.name, device.incarnation)
-    reload_images(system, device)
+    for image in device.images.values():  # all that its predecessor had, or was asked for
+        want(system, device, image)
     for process in system.table:  # those without an image too: their model is asked for the first time
         if isinstance(process, LLMProcess) and process.device is device:
             stale(system, process)
@@ -178,11 +181,11 @@ def _hello(system: System, device: Device, hello: Hello) -> None:
     dirty(system, device)
 
 
-# --- death and what comes of it, in order ---------------------------------------------------------------------------
+# --- death and its consequences, in order ---------------------------------------------------------------------------
 
 
 def driver_exited(system: System, event: DriverExited) -> None:
-    """A driver's OS process is gone: its processes go back to their logs, calls hear of it, its successor starts."""
+    """A driver's OS process is gone: processes go back to their logs, calls are told, the successor starts."""
     device = system.devices[event.device]
     if event.incarnation != device.incarnation or device.state == DOWN:
         return
@@ -202,7 +205,7 @@ def driver_exited(system: System, event: DriverExited) -> None:
         device.failures = 0
     device.failures += 1
     if not said_hello and device.failures >= HOPELESS:
-        give_up_device(system, device)
+        fail_device(system, device)
     for image in [image for image in device.images.values() if image.ref in work]:
         image.deaths += 1
         if image.deaths >= system.config.max_crashes:
@@ -222,7 +225,7 @@ def _work_at_hand(device: Device) -> set[int]:
 
 
 def _lose_memory(system: System, device: Device) -> None:
-    """Nothing of the device's memory is left, nor of what was to be done there."""
+    """The device's memory and all work that was queued for it are gone."""
     device.in_flight = None
     device.outs.clear()
     device.dropped.clear()
@@ -237,7 +240,7 @@ def _lose_memory(system: System, device: Device) -> None:
 
 
 def _suspect(system: System, flight: InFlight, at_work: bool) -> None:
-    """The processes of the step are suspects, if the driver was at work on it. It has come to its end in any case."""
+    """End the step of a dead driver. If the driver was at work on it, the processes in it are suspects."""
     for process in flight.processes:
         process.running = process.guessing = process.swapped_in = 0
         process.crashes += at_work
@@ -247,7 +250,7 @@ def _suspect(system: System, flight: InFlight, at_work: bool) -> None:
 
 
 def _tell_callers(system: System, device: Device, reason: str) -> None:
-    """Calls that wait for the driver's answers, or for the step to end, go on and find out."""
+    """Wake the calls that wait for the driver's answers, or for the step to end; they find out when they go on."""
     for ask in device.asked.values():
         ask.death = reason
         wake(system, ask.channel)
@@ -263,7 +266,6 @@ def _restart(system: System, device: Device) -> None:
     if device.failures > 1:
         delay = min(nanoseconds(config.restart_first) << min(device.failures - 2, 64), nanoseconds(config.restart_max))
     device.restarts += 1
-    system.counters["driver_restarts"] += 1
     if delay:
         system.log("warning", f"{device.name}: next start in {seconds(delay):g} s ({device.failures} failures in a row)")
         device.watchdog = system.timers.at(system.now + delay, _start, device)

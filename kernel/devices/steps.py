@@ -1,13 +1,12 @@
-"""Steps: sending the next one to a device, and what its results mean to the processes in it.
+"""Steps: send the next one to a device, and apply its results to the processes in it.
 
 A step's end is the token boundary of every process in it: tokens are appended, full blocks get their names, decodes end,
-and what had to wait for the boundary (signals, fork, truncate) is done, in that order.
+then calls that had to wait for the boundary (signals, fork, truncate) go on.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from llmasos.drivers.protocol import BLOCK_TOKENS, Drop, RunResult, Step, StepDone
 from llmasos.kernel.clock import nanoseconds
@@ -15,8 +14,9 @@ from llmasos.kernel.life import fail_decoding, finish_decoding, lives_on
 from llmasos.kernel.marks import dirty, freed, grew, stale
 from llmasos.kernel.memory.page_table import blocks
 from llmasos.kernel.memory.swap import Slot
-from llmasos.kernel.models.loading import forget_unneeded, page
+from llmasos.kernel.models.loading import page, probe_or_drop
 from llmasos.kernel.objects.device import UP, Device, InFlight
+from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import Decoding, LLMProcess
 from llmasos.kernel.sched.plan import Plan, plan_step
 from llmasos.kernel.state import System
@@ -24,15 +24,12 @@ from llmasos.kernel.wait import wake
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Finish, Signal
 
-if TYPE_CHECKING:
-    from llmasos.kernel.objects.image import Image
-
 _LONGEST_STEP = 1e9  # seconds
 
 
 def pump(system: System, device: Device) -> None:
     """Send the device its next step if it is idle and somebody can run."""
-    forget_unneeded(system, device)
+    probe_or_drop(system, device)
     if device.state != UP or system.halting:
         return
     page(system, device)
@@ -43,15 +40,13 @@ def pump(system: System, device: Device) -> None:
         device.dropped = []
     plan = plan_step(system, device)
     outs, device.outs = device.outs, []
-    if plan is None:
-        if not outs:
-            return
-        plan = Plan([], [], [], [], 0)
+    if not (plan.runs or outs):
+        return
     step = Step(system.ref(), plan.runs, plan.copies, outs, plan.ins)
-    device.in_flight = InFlight(step, plan.processes, plan.tokens, system.now)
+    device.in_flight = InFlight(step, plan.processes, plan.tokens)
     device.progress_at = system.now
-    for image in {process.image for process in plan.processes}:
-        assert image is not None
+    for number in {run.image for run in step.runs}:
+        image = device.images[number]
         image.ran, image.steps = system.now, image.steps + 1
     system.send(device, step)
     wake(system, device.swapped_out)  # messages from here on are ordered after the pending swap-outs
@@ -83,8 +78,6 @@ def step_done(system: System, device: Device, message: StepDone) -> None:
     device.computed += flight.tokens
     duration = nanoseconds(message.seconds)
     device.busy += duration
-    system.counters["steps"] += 1
-    system.counters["computed"] += flight.tokens
     system.emit("sched.done", device=device.name, amount=flight.tokens, detail=f"{message.seconds * 1e3:.3f} ms")
     again = 0
     for process, result in zip(flight.processes, message.results, strict=True):
@@ -105,7 +98,7 @@ def _end_step(system: System, device: Device) -> None:
 
 
 def _account_moves(system: System, device: Device, flight: InFlight, message: StepDone) -> None:
-    """What the step says of the cost of moving and computing KV, and of what could not be written."""
+    """Take in what moving and computing KV cost in the step, and which frames could not be written."""
     step = flight.step
     numbers = {run.image for run in step.runs} | {move.image for move in (*step.outs, *step.ins)}
     image = device.images.get(numbers.pop()) if len(numbers) == 1 else None
@@ -114,7 +107,7 @@ def _account_moves(system: System, device: Device, flight: InFlight, message: St
         moved = (len(step.outs) + len(step.ins)) * image.block_tokens
         image.swap_cost.moved(moved, nanoseconds(message.phases.get("swap", 0.0)))
         image.swap_cost.computed(flight.tokens, nanoseconds(message.phases.get("model", 0.0)))
-        if paid != image.swap_cost.pays:  # what each has to compute is another matter now
+        if paid != image.swap_cost.pays:  # each may have more or fewer tokens to compute now
             for user in image.users.values():
                 stale(system, user)
     system.counters["moved_out"] += len(step.outs) - len(message.unwritten)
@@ -123,8 +116,8 @@ def _account_moves(system: System, device: Device, flight: InFlight, message: St
         move = step.outs[number]
         process = system.table.find(move.ctx)
         if isinstance(process, LLMProcess) and process.image is not None:
-            process.table.lose_slot(process.image.swap, Slot(move.tier, move.slot))
-            stale(system, process)  # it may have to compute what it has lost
+            process.table.unwritten(process.image.swap, Slot(move.tier, move.slot))
+            stale(system, process)  # it may have to compute those tokens again
     if message.unwritten:
         system.log(
             "warning",
@@ -160,20 +153,18 @@ def _check_results(flight: InFlight, message: StepDone) -> None:
         raise Errno.EPROTO(f"step {message.ref}: results are not those of its runs")
     for run, result, process in zip(flight.step.runs, message.results, flight.processes, strict=True):
         probed = process.image.probed if process.image is not None else None
-        wanted = run.sample is not None and run.sample.append and not result.error and result.lost < 0
+        wanted = run.sample is not None and run.sample.append and not result.error and result.unread < 0
         tokens = [result.token, *result.more]
         if wanted and probed is not None and not 0 <= min(tokens) <= max(tokens) < probed.vocab:
             raise Errno.EPROTO(f"step {message.ref}: of {tokens} not all are in a vocabulary of {probed.vocab}")
-        if result.lost >= blocks(process.swapped_in):
+        if result.unread >= blocks(process.swapped_in):
             raise Errno.EPROTO(f"step {message.ref}: a frame was lost that was not to be moved in")
         if len(result.more) > run.ahead:
             raise Errno.EPROTO(f"step {message.ref}: {len(result.more)} tokens by guessing, {run.ahead} were allowed")
 
 
-def step_failed(system: System, device: Device, reason: str) -> None:
-    """The device could not do the step as a whole: every process in it fails, the device goes on."""
-    flight = device.in_flight
-    assert flight is not None
+def step_failed(system: System, device: Device, flight: InFlight, reason: str) -> None:
+    """The device could not run the step at all: every process in it fails, the device goes on."""
     _end_step(system, device)
     system.log("error", f"{device.name}: a step of {len(flight.processes)} processes failed: {reason}")
     for process in flight.processes:
@@ -188,10 +179,10 @@ def _apply(system: System, device: Device, process: LLMProcess, result: RunResul
     swapped_in, process.swapped_in = process.swapped_in, 0
     image, account = process.image, process.account
     assert image is not None
-    if result.lost >= 0:
-        block = (process.table.cached - swapped_in) // BLOCK_TOKENS + result.lost
-        process.table.lose(image.swap, block)
-        _forget_from(process, image, block * BLOCK_TOKENS)
+    if result.unread >= 0:
+        block = (process.table.cached - swapped_in) // BLOCK_TOKENS + result.unread
+        process.table.drop_place(image.swap, block)
+        _start_over(process, image, block * BLOCK_TOKENS)
         system.log(
             "warning",
             f"{device.name}: process {process.pid}: KV from token {block * BLOCK_TOKENS} on could not be moved in, or "
@@ -199,9 +190,9 @@ def _apply(system: System, device: Device, process: LLMProcess, result: RunResul
         )
         return
     if result.error:
-        # Nobody knows how far it came: a block that was to be copied may not have been, and what the driver has
-        # heard of the context it may have forgotten. Full blocks are sure; all else is told and computed again.
-        _forget_from(process, image, (process.table.cached - swapped_in) // BLOCK_TOKENS * BLOCK_TOKENS)
+        # It is not known how far it came: a block may not have been copied, and the driver may have dropped what it was
+        # told of the context. Full blocks are certain; everything else is sent and computed again.
+        _start_over(process, image, (process.table.cached - swapped_in) // BLOCK_TOKENS * BLOCK_TOKENS)
         system.log("error", f"{device.name}: process {process.pid}: {result.error}")
         reason = f"the device could not compute process {process.pid}: {result.error}"
         fail_decoding(system, process, reason)
@@ -229,19 +220,16 @@ def _apply(system: System, device: Device, process: LLMProcess, result: RunResul
     if finish is Finish.NONE and process.decoding is not None and process.group.exhausted() is not None:
         finish = Finish.BUDGET
     device.decoded += decoded
-    system.counters["decoded"] += decoded
     if finish is Finish.BUDGET:
         system.emit("sig.xcpu", process.pid, amount=int(Signal.XCPU))
     if finish is not Finish.NONE:
         finish_decoding(system, process, finish)
 
 
-def _forget_from(process: LLMProcess, image: Image, tokens: int) -> None:
-    """Keep the frames of the first `tokens` tokens, and assume that the driver knows nothing of the context."""
-    process.table.cut(image.pool, tokens)
+def _start_over(process: LLMProcess, image: Image, tokens: int) -> None:
+    """Keep the frames of the first `tokens` tokens only, and tell the driver all of the context again."""
+    image.cut(process, tokens)
     process.table.sent = process.driver_log = 0
-    if not process.table.frames:
-        image.let_go(process)
 
 
 def _append(process: LLMProcess, decoding: Decoding, token: int) -> Finish:
@@ -253,9 +241,7 @@ def _append(process: LLMProcess, decoding: Decoding, token: int) -> Finish:
         return Finish.STOP
     if decoding.left == 0:
         return Finish.LENGTH
-    if process.budget_used:
-        return Finish.BUDGET
-    return Finish.CONTEXT if len(process.log) >= process.context else Finish.NONE
+    return process.used_up
 
 
 def _account(system: System, device: Device, process: LLMProcess, run: int, extra: int, share: int) -> None:
@@ -271,14 +257,13 @@ def _account(system: System, device: Device, process: LLMProcess, run: int, extr
     account.computed += tokens
     account.device_time += share * run
     device.computed += extra
-    system.counters["computed"] += extra
     system.counters["guessed"] += extra
     if process.policy is device.queue.policy:
         device.queue.policy.ran(process, tokens)
 
 
 def boundary(system: System, process: LLMProcess) -> None:
-    """A process is in no step any more: what is due then is done, and calls that wait for that go on."""
+    """A process is in no step any more: do what is due at a token boundary, and wake the calls that wait for it."""
     if lives_on(system, process):
         stale(system, process)
         wake(system, process.boundary)

@@ -26,7 +26,7 @@ from llmasos.kernel.edge import lock, settings
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
 from llmasos.kernel.edge.server import Server
-from llmasos.kernel.events import KernelConfig, Log
+from llmasos.kernel.events import Log
 from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _serve(core: Kernel, config: KernelConfig, directory: Path, args: argparse.Namespace) -> int:
+def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: argparse.Namespace) -> int:
     held = lock.hold(directory)
     halted = False
     journal = None

@@ -43,7 +43,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from llmasos.drivers.protocol import KINDS
-from llmasos.kernel.events import DeviceConfig, JournalConfig, KernelConfig
+from llmasos.kernel.events import DeviceConfig, KernelConfig
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import GroupSettings, KvAction
@@ -207,8 +207,23 @@ class Overrides:
     private: bool = False  # the kernel ends with its parent
 
 
-def build(file: File, over: Overrides, directory: Path, version: str) -> KernelConfig:
-    """The configuration of the core. Raises SyscallError EINVAL for values that make no sense."""
+@dataclasses.dataclass(slots=True)
+class JournalConfig:
+    """Where the journal is kept, and when it reaches the disk (kernel/edge/journal_keeper.py)."""
+
+    directory: str
+    fsync: Literal["always", "interval", "never"] = "interval"
+
+
+@dataclasses.dataclass(slots=True)
+class BootConfig(KernelConfig):
+    """The configuration of the core, and of what the core does not know."""
+
+    journal: JournalConfig | None = None  # None: no journal is kept
+
+
+def build(file: File, over: Overrides, directory: Path, version: str) -> BootConfig:
+    """What a kernel is booted with. Raises SyscallError EINVAL for values that make no sense."""
     devices = [device(text) for text in over.devices] or file.device or default_devices()
     names: dict[str, int] = {}
     configs = []
@@ -239,7 +254,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> KernelC
             raise Errno.EINVAL(f"--model {text}: wanted NAME=PATH")
         models[name] = _model_path(path)
     tuning = {name: value for name in Tuning.__struct_fields__ if (value := getattr(file.kernel, name)) is not UNSET}
-    return KernelConfig(
+    return BootConfig(
         devices=configs,
         models=models,
         default_model=file.default_model,

@@ -14,16 +14,13 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from llmasos.kernel.clock import SECOND
 from llmasos.kernel.groups.pressure import Pressure
+from llmasos.kernel.timers import Timer
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_GROUP_DEPTH, MAX_GROUPS, MAX_SESSION_GROUPS
 from llmasos.syscalls.records import GroupSettings
-
-if TYPE_CHECKING:
-    from llmasos.kernel.timers import Timer
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _SESSION = "session-"
@@ -196,7 +193,7 @@ class Group:
         return max(0, -((self._credit - _TOKEN) // self._rate))
 
     def time_for(self, count: int) -> int:
-        """Nanoseconds in which its rate allows so many tokens."""
+        """Nanoseconds in which its rate allows `count` tokens."""
         return count * _TOKEN // self._rate
 
     def allowance(self, now: int) -> int:
@@ -315,13 +312,11 @@ class GroupTree:
     def recall(self, path: str) -> Group:
         """The group of an absolute path; it is made if it is not there, a session as a session."""
         group = self.root
-        for name in path.strip("/").split("/"):
-            if name:
-                found = group.children.get(name)
-                if found is None:
-                    found = self._add(group, name, _DEFAULT)
-                    found.session = name.startswith(_SESSION) and group.parent is self.users.parent
-                group = found
+        for name in filter(None, path.split("/")):
+            if name not in group.children:
+                made = self._add(group, name, _DEFAULT)
+                made.session = name.startswith(_SESSION) and group.parent is self.users.parent
+            group = group.children[name]
         return group
 
     def remove(self, group: Group) -> None:

@@ -3,7 +3,8 @@
 Code that changes what a process's head (records.py) tells marks the process as `changed` (marks.py). Tokens that join a
 log are noted apart, because that happens most. At the end of the event the recorder writes down what was marked; so the
 cost is that of the changes, and a process that sleeps costs nothing. After every event the simulator checks that no mark
-was forgotten: the records so far must add up to the live state (`snapshot`).
+is missing: the records so far must add up to the live state (`snapshot`). The record of a process for a file
+(process_image.py) is made here too.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from llmasos.kernel.groups.group import Group, GroupTree
+from llmasos.kernel.journal.process_image import Continuing, ProcessImage, version_with, write_image
 from llmasos.kernel.journal.records import (
     Answer,
     AnyEntry,
@@ -35,36 +37,11 @@ from llmasos.kernel.journal.records import (
 )
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
 from llmasos.kernel.objects.process import LLMProcess, ProcessTable, Program
-from llmasos.syscalls import table as calls
 from llmasos.syscalls.errno import Errno
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.device import Device
     from llmasos.kernel.objects.request import Request
-
-# Calls whose answers are kept: made again, they would do something else than they did.
-CHANGING = frozenset(
-    {
-        calls.Spawn,
-        calls.Fork,
-        calls.Exec,
-        calls.Exit,
-        calls.Wait,
-        calls.Kill,
-        calls.Setsched,
-        calls.Setlimits,
-        calls.Feed,
-        calls.Decode,
-        calls.Truncate,
-        calls.Restore,
-        calls.Evict,
-        calls.Sched,
-        calls.GroupCreate,
-        calls.GroupSet,
-        calls.GroupRemove,
-        calls.GroupMove,
-    }
-)
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -128,7 +105,7 @@ class Recorder:
     def answered(self, request: Request, errno: Errno, value: Any, reason: str) -> None:
         """A call is answered. The answer is noted, unless the call failed without having waited: then it changed
         nothing."""
-        if self.on and type(request.call) in CHANGING and (errno is Errno.OK or request.waited):
+        if self.on and request.entry.changes and (errno is Errno.OK or request.waited):
             answer = Answer(request.program.pid, request.seq, request.entry.number, errno, _encode(value), reason)
             self._answers.append((request.program, answer))
 
@@ -305,6 +282,28 @@ def process_head(process: LLMProcess) -> ProcessHead:
         exited=exited,
         stop_reason=process.stop_reason,
     )
+
+
+def image_of(process: LLMProcess) -> bytes:
+    """The image of a process that has its model and is not in a step, encoded. Raises E2BIG."""
+    image, decoding = process.mapped, process.decoding
+    going_on = decoding is not None and decoding.append  # a mere look at log-probabilities is its caller's affair
+    traits = replace(process.traits, spent=process.spent, detached=False)
+    record = ProcessImage(
+        *astuple(traits),
+        version=version_with(process.records.rows),
+        path=image.path,
+        dtype=image.dtype,
+        device=process.device.name,
+        log=process.log,
+        forks=process.account.forks,
+        stopped=process.stopped,
+        ahead=process.ahead,
+        finish=process.finish,
+        decoding=Continuing(decoding.left, decoding.start, sorted(decoding.stop_ids)) if decoding and going_on else None,
+        records=process.records.rows,
+    )
+    return write_image(record, process.pid)
 
 
 def _doing(process: LLMProcess) -> Doing | None:

@@ -138,7 +138,7 @@ class State:
             try:
                 self._apply(entry)
             except KeyError as error:
-                raise BadFrame(f"a {type(entry).__name__} of {error}, of which nothing is known") from None
+                raise BadFrame(f"a {type(entry).__name__} names {error}, which no earlier record does") from None
 
     def _apply(self, entry: AnyEntry) -> None:
         match entry:

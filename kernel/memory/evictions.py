@@ -8,13 +8,9 @@ quickly, for their size, go before weights that are slow to read, and weights th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from llmasos.kernel.clock import MILLISECOND
+from llmasos.kernel.objects.image import Image
 from llmasos.syscalls.errno import Errno
-
-if TYPE_CHECKING:
-    from llmasos.kernel.objects.image import Image
 
 
 class Evictions:

@@ -6,7 +6,7 @@ releases its table from the tail, so a prefix loses its tail first and its share
 
 The control group of the process that mapped a frame first pays for it until no process maps it.
 
-Entry points: alloc, share, release, lookup, name, private; check() recounts.
+Entry points: alloc, share, release, private, and the index `prefix` of named frames; check() recounts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from llmasos.kernel.groups.group import Group
-from llmasos.kernel.memory.prefix import PrefixIndex, Tokens
+from llmasos.kernel.memory.prefix import PrefixIndex
 
 
 class FramePool:
@@ -24,11 +24,9 @@ class FramePool:
     def __init__(self, count: int, frame_bytes: int = 0) -> None:
         self.count = count
         self.frame_bytes = frame_bytes
-        self.refs = [0] * count
         self.payers: list[Group | None] = [None] * count  # of mapped frames
         self.prefix = PrefixIndex()
-        self._free = list(range(count - 1, -1, -1))
-        self._cached: OrderedDict[int, None] = OrderedDict()
+        self.reset()
 
     @property
     def free(self) -> int:
@@ -43,15 +41,15 @@ class FramePool:
         """Frames that `alloc` can give without taking any from a process."""
         return len(self._free) + len(self._cached)
 
-    def alloc(self, payer: Group) -> int | None:
-        """A frame with refcount 1 and no name, or None if every frame is mapped."""
+    def alloc(self, payer: Group) -> int:
+        """A frame with refcount 1 and no name. The caller has checked that one is `available`."""
         if self._free:
             frame = self._free.pop()
         elif self._cached:
             frame, _ = self._cached.popitem(last=False)
-            self.prefix.forget(frame)
+            self.prefix.unname(frame)
         else:
-            return None
+            raise AssertionError("extend without room: room() was not checked")
         self.refs[frame] = 1
         self.charge(frame, payer)
         return frame
@@ -62,6 +60,12 @@ class FramePool:
             del self._cached[frame]
             self.charge(frame, payer)
         self.refs[frame] += 1
+
+    def share_mapped(self, frames: Iterable[int]) -> None:
+        """One more mapping of frames that are all mapped, and paid for, already."""
+        refs = self.refs
+        for frame in frames:
+            refs[frame] += 1
 
     def charge(self, frame: int, payer: Group | None) -> None:
         """Make `payer` pay for a frame; None: nobody pays."""
@@ -92,19 +96,12 @@ class FramePool:
                 else:
                     self._free.append(frame)
 
-    def lookup(self, parent: int, tokens: Tokens) -> tuple[int, int] | None:
-        """The serial and frame of an equal computed block, or None; `share` the frame to keep it."""
-        return self.prefix.find(parent, tokens)
-
-    def name(self, parent: int, tokens: Tokens, frame: int) -> int:
-        return self.prefix.enter(parent, tokens, frame)
-
     def private(self, frame: int) -> bool:
         """Whether a frame has one mapping only, so that it may be written. Then it loses its name, which would not
         survive."""
         if self.refs[frame] != 1:
             return False
-        self.prefix.forget(frame)
+        self.prefix.unname(frame)
         return True
 
     def reset(self) -> None:
@@ -114,7 +111,7 @@ class FramePool:
         self.refs = [0] * self.count
         self.prefix.clear()
         self._free = list(range(self.count - 1, -1, -1))
-        self._cached.clear()
+        self._cached: OrderedDict[int, None] = OrderedDict()
 
     def check(self, tables: Iterable[Sequence[int]]) -> None:
         """Recount from all page tables that map this pool; raises AssertionError on any difference."""

@@ -10,7 +10,7 @@ the tokens that step computes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from llmasos.drivers.protocol import BLOCK_TOKENS
@@ -58,8 +58,7 @@ class PageTable:
         child.frames = self.frames.copy()
         child.cached = self.cached
         child.chain = self.chain.copy()
-        for frame in child.frames:
-            pool.share(frame, group)
+        pool.share_mapped(child.frames)
         return child
 
     def reuse(self, pool: FramePool, log: Sequence[int]) -> int:
@@ -74,7 +73,7 @@ class PageTable:
         gained = 0
         while at + BLOCK_TOKENS < len(log):
             parent = self.chain[-1] if self.chain else root(self.salt)
-            hit = pool.lookup(parent, tuple(log[at : at + BLOCK_TOKENS]))
+            hit = pool.prefix.find(parent, tuple(log[at : at + BLOCK_TOKENS]))
             if hit is None:
                 break
             serial, frame = hit
@@ -121,23 +120,24 @@ class PageTable:
         logits are wanted."""
         if not self.kept or self.cached % BLOCK_TOKENS:
             return 0
-        end = self.cached
-        while (kept := self.kept.get(end // BLOCK_TOKENS)) is not None:
-            end += kept.tokens
-            if kept.tokens < BLOCK_TOKENS:
-                break
-        return max(0, min(end, length - 1) - self.cached)
+        tokens = sum(kept.tokens for kept in self._following())
+        return max(0, min(tokens, length - 1 - self.cached))
+
+    def _following(self) -> Iterator[Kept]:
+        """The blocks in lower tiers that follow the cached tokens, up to the first gap."""
+        block, partial = divmod(self.cached, BLOCK_TOKENS)
+        while not partial and (kept := self.kept.get(block)) is not None:
+            yield kept
+            block += 1
+            partial = kept.tokens < BLOCK_TOKENS
 
     def move_in(self, pool: FramePool, tokens: int) -> list[tuple[int, Slot]]:
         """Take frames for the next `tokens` tokens, as many as `returning` said; the caller has checked `room`. Returns
         (frame, slot) of each. They count as cached from here on, but get their names only in `computed`."""
-        moves = []
-        for block in range(self.cached // BLOCK_TOKENS, blocks(self.cached + tokens)):
-            frame = self._take(pool)
-            self.frames.append(frame)
-            moves.append((frame, self.kept[block].slot))
+        slots = [self.kept[block].slot for block in range(len(self.frames), blocks(self.cached + tokens))]
+        frames = self._grow(pool, len(slots))
         self.cached += tokens
-        return moves
+        return list(zip(frames, slots, strict=True))
 
     def bring(self, pool: FramePool, tokens: int) -> list[int]:
         """Take frames at a block boundary for up to `tokens` tokens whose KV comes from elsewhere, as far as there are
@@ -146,44 +146,36 @@ class PageTable:
         count = min(blocks(tokens), pool.available)
         if group is not None:
             count = min(count, size // pool.frame_bytes)
-        frames = [self._take(pool) for _ in range(count)]
-        self.frames += frames
         self.cached += min(tokens, count * BLOCK_TOKENS)
-        return frames
+        return self._grow(pool, count)
 
-    def stored(self, length: int) -> tuple[int, list[int], list[Slot]]:
-        """The KV of a log of `length` from its start up to the first gap: the number of tokens, their frames, and the
-        places in lower tiers after them."""
-        if self.cached % BLOCK_TOKENS:
-            return self.cached, self.frames[: blocks(self.cached)], []
-        tokens, slots = self.cached, []
-        while (kept := self.kept.get(tokens // BLOCK_TOKENS)) is not None and tokens < length:
-            slots.append(kept.slot)
-            tokens += kept.tokens
-            if kept.tokens < BLOCK_TOKENS:
-                break
-        return tokens, self.frames[: blocks(self.cached)], slots
+    def stored(self) -> tuple[int, list[int], list[Slot]]:
+        """The KV of the log from its start up to the first gap: the number of tokens, their frames, and the places in
+        lower tiers after them."""
+        behind = list(self._following())
+        tokens = self.cached + sum(kept.tokens for kept in behind)
+        return tokens, self.frames[: blocks(self.cached)], [kept.slot for kept in behind]
 
     def trim(self, space: SwapSpace, tokens: int) -> None:
-        """The log has been cut to `tokens` tokens: give back the places of the rest."""
+        """The log has been cut to `tokens` tokens: drop the places of the rest."""
         for block in [block for block in self.kept if (block + 1) * BLOCK_TOKENS > tokens]:
             left = tokens - block * BLOCK_TOKENS
             if left > 0:
                 self.kept[block] = Kept(self.kept[block].slot, min(left, self.kept[block].tokens))
             else:
-                self.lose(space, block)
+                self.drop_place(space, block)
 
-    def lose(self, space: SwapSpace, block: int) -> None:
-        """The KV of this block in a lower tier, if there is any, is of no use any more: give the place back."""
+    def drop_place(self, space: SwapSpace, block: int) -> None:
+        """The KV of this block in a lower tier, if there is any, is useless now: give its place back."""
         kept = self.kept.pop(block, None)
         if kept is not None:
-            space.give((kept.slot,))
+            space.give(kept.slot)
             self.group.charge_swap(-space.frame_bytes)
 
-    def lose_slot(self, space: SwapSpace, slot: Slot) -> None:
-        """The write to `slot` failed; forget it if this table still owns it."""
+    def unwritten(self, space: SwapSpace, slot: Slot) -> None:
+        """The write to `slot` failed: drop it if this table still owns it."""
         for block in [block for block, kept in self.kept.items() if kept.slot == slot]:
-            self.lose(space, block)
+            self.drop_place(space, block)
 
     def room(self, pool: FramePool) -> int:
         """How many tokens can be computed with the frames that are available now, counting a copy of a shared last
@@ -211,19 +203,18 @@ class PageTable:
         copied: tuple[int, int] | None = None
         index = self.cached // BLOCK_TOKENS
         if self.cached % BLOCK_TOKENS and not pool.private(self.frames[index]):
-            copied = (self.frames[index], self._take(pool))
+            copied = (self.frames[index], pool.alloc(self.group))
             pool.release((copied[0],))
             self.frames[index] = copied[1]
             self.sent = min(self.sent, index)
-        for _ in range(blocks(self.cached + tokens) - len(self.frames)):
-            self.frames.append(self._take(pool))
+        self._grow(pool, blocks(self.cached + tokens) - len(self.frames))
         return copied
 
-    def _take(self, pool: FramePool) -> int:
-        frame = pool.alloc(self.group)
-        if frame is None:
-            raise AssertionError("extend without room: room() was not checked")
-        return frame
+    def _grow(self, pool: FramePool, count: int) -> list[int]:
+        """Take `count` more frames; returns them."""
+        frames = [pool.alloc(self.group) for _ in range(count)]
+        self.frames += frames
+        return frames
 
     def computed(self, pool: FramePool, log: Sequence[int], tokens: int) -> None:
         """A step has computed `tokens` more; blocks that became full get their names."""
@@ -232,7 +223,7 @@ class PageTable:
             at = len(self.chain) * BLOCK_TOKENS
             parent = self.chain[-1] if self.chain else root(self.salt)
             block = tuple(log[at : at + BLOCK_TOKENS])
-            self.chain.append(pool.name(parent, block, self.frames[len(self.chain)]))
+            self.chain.append(pool.prefix.name(parent, block, self.frames[len(self.chain)]))
 
     def cut(self, pool: FramePool, tokens: int) -> None:
         """Keep the first `tokens` tokens only (or what is cached, if that is less)."""
@@ -262,8 +253,8 @@ class PageTable:
                     return
                 pool.charge(frame, group)
 
-    def forget(self, space: SwapSpace) -> None:
-        """The device has lost its memory: forget frames and places, and release nothing."""
+    def clear(self, space: SwapSpace) -> None:
+        """The device has lost its memory: clear frames and places, and release nothing."""
         self.frames.clear()
         self.chain.clear()
         self.group.charge_swap(-len(self.kept) * space.frame_bytes)

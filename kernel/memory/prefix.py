@@ -45,25 +45,20 @@ class PrefixIndex:
         name = self._by_name.get((parent, tokens))
         return None if name is None else (name.serial, name.frame)
 
-    def enter(self, parent: int, tokens: Tokens, frame: int) -> int:
+    def name(self, parent: int, tokens: Tokens, frame: int) -> int:
         """Name a frame whose block is full and computed; returns the serial for its children.
 
         If an equal block is named already, that one's serial is returned and `frame` stays nameless.
         """
-        known = self._by_name.get((parent, tokens))
-        if known is not None:
-            return known.serial
-        serial = self._next
-        self._next += 1
-        if frame in self._by_frame:
-            return self._by_frame[frame].serial
-        name = _Name(serial, parent, tokens, frame)
-        self._by_name[(parent, tokens)] = name
-        self._by_frame[frame] = name
-        return serial
+        name = self._by_name.get((parent, tokens)) or self._by_frame.get(frame)
+        if name is None:
+            name = _Name(self._next, parent, tokens, frame)
+            self._next += 1
+            self._by_name[(parent, tokens)] = self._by_frame[frame] = name
+        return name.serial
 
-    def forget(self, frame: int) -> None:
-        """The frame will be overwritten: take its name away."""
+    def unname(self, frame: int) -> None:
+        """Take the name of a frame away: it will be overwritten."""
         name = self._by_frame.pop(frame, None)
         if name is not None:
             del self._by_name[(name.parent, name.tokens)]

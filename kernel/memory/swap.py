@@ -51,10 +51,9 @@ class SwapSpace:
                 return Slot(tier, free.pop())
         return None
 
-    def give(self, slots: Iterable[Slot]) -> None:
-        """Take back places that are not used any more."""
-        for slot in slots:
-            self._free[slot.tier - 1].append(slot.number)
+    def give(self, slot: Slot) -> None:
+        """Take back a place that is not used any more."""
+        self._free[slot.tier - 1].append(slot.number)
 
     def reset(self) -> None:
         """The device has lost everything."""

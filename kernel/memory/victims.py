@@ -11,22 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from llmasos.kernel.clock import MILLISECOND
+from llmasos.kernel.objects.process import LLMProcess
 from llmasos.syscalls.errno import Errno
-
-if TYPE_CHECKING:
-    from llmasos.kernel.objects.process import LLMProcess
 
 _WORTHLESS_TO_TAKE = 1 << 256  # above every cost
 _LOOKED_AT = 64  # sleepers that `cost` compares, the longest idle first
 
 
 class Victims:
-    """What a policy is. To write one: subclass, give it a `name`, choose, and enter it in VICTIMS."""
+    """`lru`: choose the process that ran longest ago. To write another policy: subclass, give it a `name`, choose, and
+    enter it in VICTIMS."""
 
-    name = ""
+    name = "lru"
 
     def came(self, process: LLMProcess) -> None:
         """The process has pages, after having had none."""
@@ -41,12 +39,6 @@ class Victims:
         """The process that loses its pages; None if there is none. `sleepers` come in the order in which they last
         ran."""
         return next(iter(sleepers), None)
-
-
-class Lru(Victims):
-    """Choose the process that ran longest ago: sleepers come in that order."""
-
-    name = "lru"
 
 
 class Fifo(Victims):
@@ -114,7 +106,7 @@ class Cost(Victims):
         return (image.swap_cost.time(table.cached, table.clean) << 32) // (alone * idle)
 
 
-VICTIMS: dict[str, type[Victims]] = {policy.name: policy for policy in (Cost, Lru, Fifo, Clock)}
+VICTIMS: dict[str, type[Victims]] = {policy.name: policy for policy in (Cost, Victims, Fifo, Clock)}
 
 
 def make_victims(name: str) -> Victims:

@@ -1,12 +1,15 @@
-"""Bringing models into a device's memory: probe (what would it need?), load; and taking them out again.
+"""Models go into a device's memory and out of it: probe (what would it need?), load, evict.
 
-The driver reads files and owns tensors; what is loaded, with how many frames, is decided here, and in paging.py what goes
-for what. Calls wait on a model's channels: `known` until it has been probed, `loaded` until it is in memory.
+The driver reads files and owns tensors. This file decides what is loaded and with how many frames; paging.py decides
+which model makes room for which. Calls wait on a model's channels: `known` until it has been probed, `loaded` until it is
+in memory.
 """
 
 from __future__ import annotations
 
-from llmasos.drivers.protocol import Abandon, Done, Failed, Load, Loaded, Probe, Probed, Shed, Unload
+from collections.abc import Sequence
+
+from llmasos.drivers.protocol import Abandon, Done, DropWeights, Failed, Load, Loaded, Probe, Probed, Unload
 from llmasos.kernel.clock import SECOND, nanoseconds, seconds
 from llmasos.kernel.life import exit_process, stop_suspect
 from llmasos.kernel.marks import cancel_outs, dirty, freed, stale, want
@@ -28,98 +31,78 @@ _RETRY_MOST = 5 * SECOND  # between two tries to page a model in
 
 
 def want_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
-    """The image of a model, which a call wants in memory: unless it is RESIDENT, wait for `loaded` and ask again."""
-    image = known_image(system, device, model, path, dtype)
-    check_fits(device, image)
+    """Find the image of a model that a call wants in memory. Unless it is RESIDENT, the call waits for `loaded`."""
+    image = _known_image(system, device, model, path, dtype)
     if image.state != RESIDENT:
-        if image.lasting:  # whoever comes is told what the files are now
+        if image.lasting:  # the caller is told what the files are now
             image.retry_at = system.now
         want(system, device, image)
     return image
 
 
 def hint_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
-    """Have the model paged in when that costs nobody who runs anything. Unless it has been probed, wait for `known`."""
-    image = known_image(system, device, model, path, dtype)
-    check_fits(device, image)
+    """Have the model paged in once that takes nothing from models that run. Until it is probed, the call waits for
+    `known`."""
+    image = _known_image(system, device, model, path, dtype)
     image.hinted = image.state != RESIDENT
     image.unneeded = False
     want(system, device, image)
     return image
 
 
-def known_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
-    """The image of the model in `path`, which was asked for as `model`; a new one is asked about."""
+def _known_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
+    """Find the image of the model in `path`, which was asked for as `model`, or make one; probe_or_drop asks the driver
+    about it. ENOMEM if it is known not to fit."""
     check_device(device, dtype)
     image = device.find_image(path, dtype)
     if image is None:
         image = Image(system.new_image_id(), model, path, {dtype}, used=system.now)
         device.images[image.id] = image
         system.log("info", f"{device.name}: loading {model}{f' in {dtype}' if dtype else ''} from {path}")
-        if device.state == UP:
-            _probe(system, device, image, dtype)
+    check_fits(device, image)
     return image
 
 
-def forget_unneeded(system: System, device: Device) -> None:
-    """A model that nobody waits for any more is forgotten, or, where the driver has begun to read it, given up if that is
-    still possible."""
+def probe_or_drop(system: System, device: Device) -> None:
+    """Ask the driver about models that are not known yet, and drop those that nobody waits for any more. The driver may
+    abandon one that it has begun to read."""
     for image in list(device.images.values()):
-        if image.state == RESIDENT or image.needed or (image.held and image.state != LOADING):
+        if image.state == RESIDENT:
             continue
-        if image.state == LOADING and device.state == UP:
-            if not image.abandoned:
+        if image.ref in device.asked:
+            if not (image.needed or image.abandoned):
                 image.abandoned = True
                 system.send(device, Abandon(image.ref))
-        elif not image.held:
+        elif not (image.needed or image.held):
             del device.images[image.id]
+        elif image.probed is None and device.state == UP:
+            _probe(system, device, image)
 
 
 def check_device(device: Device, dtype: str) -> None:
     if device.hopeless:
         raise no_device(device)
     if device.hello is not None and dtype and dtype not in device.hello.dtypes:
-        raise Errno.ENOTSUP(
-            f"device {device.name} does not offer dtype {dtype!r}; it has: {', '.join(device.hello.dtypes)}"
-        )
+        offered = ", ".join(device.hello.dtypes)
+        raise Errno.ENOTSUP(f"device {device.name} does not offer dtype {dtype!r}; it has: {offered}")
 
 
-def reload_images(system: System, device: Device) -> None:
-    """A driver (re)started: everything its predecessor had, or was asked for, is loaded again; the unused is let go."""
-    forget_unneeded(system, device)
-    for image in list(device.images.values()):
-        if image.probed is not None:
-            want(system, device, image)
-            continue
-        dtype = next(iter(image.requested))
-        try:
-            check_device(device, dtype)
-        except SyscallError as error:
-            give_up(system, device, image, error)
-        else:
-            _probe(system, device, image, dtype)
-
-
-def _ask(device: Device, ask: Ask) -> int:
-    """Note a request that is about a model; returns its number."""
-    device.asked[ask.ref] = ask
-    if isinstance(ask.about, Image):
-        ask.about.ref, ask.about.abandoned = ask.ref, False
-    return ask.ref
-
-
-def _probe(system: System, device: Device, image: Image, dtype: str) -> None:
-    ref = _ask(device, Ask(system.ref(), Probed, _probed, image))
-    system.send(device, Probe(ref, image.path, dtype))
+def _probe(system: System, device: Device, image: Image) -> None:
+    dtype = next(iter(image.requested))
+    try:
+        check_device(device, dtype)
+    except SyscallError as error:  # another driver runs by now than when the model was asked for
+        fail_image(system, device, image, error)
+        return
+    image.ref, image.abandoned = system.ref(), False
+    system.ask(device, Probe(image.ref, image.path, dtype), Probed, came=_probed, about=image)
 
 
 def _probed(system: System, device: Device, ask: Ask) -> None:
     image, message = ask.about, ask.answer
     if isinstance(message, Failed):
-        if message.errno is Errno.EINTR and image.needed:  # somebody has come after it was abandoned
-            _probe(system, device, image, next(iter(image.requested)))
-        else:
-            give_up(system, device, image, SyscallError(message.errno, message.reason))
+        if not (message.errno is Errno.EINTR and image.needed):  # else it was abandoned, and is asked about again
+            fail_image(system, device, image, SyscallError(message.errno, message.reason))
         return
     assert isinstance(message, Probed)
     if not image.needed:  # the caller has gone
@@ -136,17 +119,17 @@ def _probed(system: System, device: Device, ask: Ask) -> None:
         for idle in plan_room(device, image, message):
             evict_image(system, device, idle)
     except SyscallError as error:
-        give_up(system, device, image, error)
+        fail_image(system, device, image, error)
         return
     image.victims = make_victims(device.config.victims)
-    image.swap = SwapSpace(_slots(device, image, message), message.block_bytes)
+    image.swap = SwapSpace(_slots(device, message.block_bytes), message.block_bytes)
     image.state = EVICTED
     wake(system, image.known)
     want(system, device, image)
 
 
 def _merge(device: Device, image: Image, twin: Image) -> None:
-    """What was asked of the image is asked of its twin; the calls that wait for it will find that."""
+    """Pass on to its twin what was asked of the image. Calls that wait for the image find the twin when they go on."""
     assert not image.users, "a process that waits for a model does not map it yet"
     del device.images[image.id]
     twin.requested |= image.requested
@@ -156,8 +139,8 @@ def _merge(device: Device, image: Image, twin: Image) -> None:
 
 
 def plan_room(device: Device, image: Image, probed: Probed) -> list[Image]:
-    """Give the image, which is new, its frames; the models that have to go for them: such as nobody uses, longest unused
-    first. ENOMEM: there is no memory for them, or none for its weights even when all that may go has gone."""
+    """Give a new image its frames. Returns the models that must go for them: unused ones, the longest unused first.
+    ENOMEM: there is no memory for the frames, or none for the weights even when all that may go has gone."""
     frames = device.image_kv_bytes // probed.block_bytes if probed.block_bytes else 0
     if frames < 1:
         raise Errno.ENOMEM(
@@ -177,21 +160,20 @@ def plan_room(device: Device, image: Image, probed: Probed) -> list[Image]:
         going.append(min(unused, key=lambda i: i.used))
         others.remove(going[-1])
     image.pool = FramePool(frames, probed.block_bytes)
-    for one in (image, *(i for i in others if i.mapped or i.loaded)):
-        if paging.allotment(device, one) is None:
-            raise Errno.ENOMEM(_too_big(device, image, one))
+    check_fits(device, image, [other for other in others if other.mapped or other.loaded])
     return going
 
 
-def check_fits(device: Device, image: Image) -> None:
+def check_fits(device: Device, image: Image, in_use: Sequence[Image] = ()) -> None:
     """ENOMEM for a model that is known, but would not be let into memory (again), because of what has been pinned since;
-    also while it is there still, or on its way: it would go for that, and not come back."""
-    if image.probed is not None and paging.allotment(device, image) is None:
-        raise Errno.ENOMEM(_too_big(device, image, image))
+    also while it is there still, or on its way: it would go for that, and not come back. The same for those `in_use`."""
+    for one in (image, *in_use):
+        if one.probed is not None and paging.allotment(device, one) is None:
+            raise Errno.ENOMEM(_too_big(device, image, one))
 
 
 def _too_big(device: Device, image: Image, one: Image) -> str:
-    """Why the image cannot be had: there is no memory for the weights of `one`, itself or one in use."""
+    """Why the image does not fit: there is no memory for the weights of `one`, which is the image or one in use."""
     room = paging.room_for(device, one)
     beside = " beside what is pinned" if any(i.pinned for i in device.images.values() if i is not one) else ""
     if one is not image:
@@ -211,35 +193,34 @@ def _too_big(device: Device, image: Image, one: Image) -> str:
     )
 
 
-def _slots(device: Device, image: Image, probed: Probed) -> list[int]:
-    """Places for frames in each lower tier: half of what the other images have left there."""
+def _slots(device: Device, frame_bytes: int) -> list[int]:
+    """Places for frames in each lower tier, for a new image: half of what the others have left there."""
+    spaces = [image.swap for image in device.images.values()]
     slots = []
     for number, size in enumerate(device.tier_bytes):
-        used = sum(
-            other.swap.counts[number] * other.probed.block_bytes
-            for other in device.images.values()
-            if other is not image and other.probed is not None and number < len(other.swap.counts)
-        )
-        slots.append(min(_MOST_SLOTS, max(0, size - used) // 2 // max(1, probed.block_bytes)))
+        used = sum(space.counts[number] * space.frame_bytes for space in spaces if number < len(space.counts))
+        slots.append(min(_MOST_SLOTS, max(0, size - used) // 2 // max(1, frame_bytes)))
     return slots
 
 
 def page(system: System, device: Device) -> None:
-    """Bring in what is wanted and can be brought in now, and take out what goes for it."""
+    """Load the wanted models that can be loaded now, after evicting those that make room for them."""
     while (move := paging.decide(system, device)) is not None:
-        for victim in move.victims:
+        image, room, victims = move
+        for victim in victims:
             evict_image(system, device, victim)
         settle_stale(system)
-        _load(system, device, move.image, move.room)
+        _load(system, device, image, room)
 
 
 def _load(system: System, device: Device, image: Image, room: int) -> None:
     image.state, image.progress = LOADING, 0.0
     image.allotted, image.asked, image.wanted_since = room, system.now, None
-    kept, image.held = image.held, True
-    ref = _ask(device, Ask(system.ref(), Loaded, _loaded if kept else _loaded_afresh, image))
-    part = room if room < image.size else 0
-    system.send(device, Load(ref, image.id, image.path, image.dtype, image.pool.count, image.swap.counts, kept, part))
+    image.ref, image.abandoned = system.ref(), False
+    again, image.held = image.held, True
+    frames, slots, part = image.pool.count, image.swap.counts, room if room < image.size else 0
+    message = Load(image.ref, image.id, image.path, image.dtype, frames, slots, again, part)
+    system.ask(device, message, Loaded, came=_loaded if again else _loaded_afresh, about=image)
 
 
 def _loaded_afresh(system: System, device: Device, ask: Ask) -> None:
@@ -279,8 +260,8 @@ def _loaded(system: System, device: Device, ask: Ask) -> None:
 
 
 def _lose_kv(system: System, device: Device, image: Image) -> None:
-    """The weights that have come in are not those that went: what was computed with these is of no use. The image is in
-    no step."""
+    """The weights that were loaded differ from those that were dropped, so all KV of the image is useless. The image is
+    in no step."""
     cancel_outs(system, device, image=image.id)
     image.lose_kv()
     freed(system)
@@ -292,18 +273,17 @@ def _lose_kv(system: System, device: Device, image: Image) -> None:
 
 
 def _load_failed(system: System, device: Device, image: Image, error: SyscallError) -> None:
-    """Calls that asked for a new model fail at once. A model that has processes is tried again, as a disk may be busy,
-    memory short or a file server away for a while; when all tries have failed for long the processes that want to run
-    are ended. Where its files are broken it is tried for its processes alone, since somebody may put them right: calls
-    that only wait for the model fail."""
+    """Calls that asked for a new model fail at once. A model that has processes is tried again: a disk may be busy,
+    memory short, a file server away for a while. When all tries have failed for long, the processes that want to run end.
+    If the files are broken, the tries are for the processes alone, since somebody may repair them; calls that only wait
+    for the model fail."""
+    image.state, image.allotted = EVICTED, 0
     if error.errno is Errno.EINTR and image.needed:  # somebody has come after it was abandoned
-        image.state, image.allotted = EVICTED, 0
         want(system, device, image)
         return
     if not image.users:
-        give_up(system, device, image, error)
+        fail_image(system, device, image, error)
         return
-    image.state, image.allotted = EVICTED, 0
     image.failures += 1
     failures = image.failures
     if failures == 1:
@@ -317,7 +297,7 @@ def _load_failed(system: System, device: Device, image: Image, error: SyscallErr
         image.retry_at = system.now + delay
         system.log("warning", f"{text}; next try in {seconds(delay):g} s ({failures} failures in a row)")
         want(system, device, image)
-        for process in image.active.values():  # who came while it was on its way finds it out now
+        for process in image.active.values():  # those that came while it was on its way learn of it now
             note_fault(system, process)
         return
     system.log("error", text)
@@ -328,26 +308,24 @@ def _load_failed(system: System, device: Device, image: Image, error: SyscallErr
     for process in list(image.active.values()):
         exit_process(system, process, 1, reason)
     if not image.needed:
-        _forget(system, device, image)
+        _remove(system, device, image)
 
 
-def give_up(system: System, device: Device, image: Image, error: SyscallError) -> None:
-    """The model cannot be had. Calls that wait for it fail; processes that ran it before a restart are ended."""
+def fail_image(system: System, device: Device, image: Image, error: SyscallError) -> None:
+    """Remove a model that cannot be loaded and that no process has. Calls that wait for it fail."""
     unpinned = "; it is pinned no longer" if image.pinned else ""
     level = "info" if error.errno is Errno.EINTR else "error"
     system.log(level, f"{device.name}: {image.name}: {error}{unpinned}")
-    _forget(system, device, image)
+    _remove(system, device, image)
     wake(system, image.known, error)
     wake(system, image.loaded, error)
-    for process in list(image.users.values()):
-        exit_process(system, process, 1, f"its model could not be loaded again: {error.reason}")
 
 
 def suspend(system: System, device: Device, image: Image, reason: str) -> None:
-    """The driver dies of loading the model. Calls that wait for it fail; its processes are stopped, and one that goes on
-    has it tried again, with no step beside it."""
+    """Loading the model kills the driver: calls that wait for it fail, its processes are stopped. When one of them
+    continues, the model is tried again, with no step beside it."""
     if not image.users:
-        give_up(system, device, image, Errno.EIO(reason))
+        fail_image(system, device, image, Errno.EIO(reason))
         return
     image.deaths, image.hinted, image.pinned = 1, False, False
     wake(system, image.loaded, Errno.EIO(reason))
@@ -355,8 +333,8 @@ def suspend(system: System, device: Device, image: Image, reason: str) -> None:
         stop_suspect(system, process, reason)
 
 
-def give_up_device(system: System, device: Device) -> None:
-    """The driver does not start: no call is left waiting for it, or for a model on it (the restarts go on)."""
+def fail_device(system: System, device: Device) -> None:
+    """The driver does not start: fail the calls that wait for it or for a model on it. The restarts go on."""
     error = no_device(device)
     for image in list(device.images.values()):
         wake(system, image.known, error)
@@ -367,29 +345,27 @@ def give_up_device(system: System, device: Device) -> None:
 
 
 def evict_image(system: System, device: Device, image: Image) -> None:
-    """Take the weights of a model out of memory, which is in no step. If no process uses it, it goes whole."""
+    """Take the weights of a model, which is in no step, out of memory; the whole model if no process uses it."""
     system.log("info", f"{device.name}: {image.name} ({image.dtype}) is evicted")
     system.emit("mem.evict", device=device.name, amount=image.allotted, detail=image.name)
     system.counters["evictions"] += 1
     dirty(system, device)
     if not image.mapped:
-        _forget(system, device, image)
+        _remove(system, device, image)
         return
     image.state, image.allotted = EVICTED, 0
     image.evictions += 1
     for process in (image.active | image.starved).values():
         stale(system, process)
     image.starved.clear()
-    ref = _ask(device, Ask(system.ref(), Done, _check_done))
-    system.send(device, Shed(ref, image.id))
+    system.ask(device, DropWeights(system.ref(), image.id), Done, came=_check_done)
 
 
-def _forget(system: System, device: Device, image: Image) -> None:
+def _remove(system: System, device: Device, image: Image) -> None:
     device.images.pop(image.id, None)
     if image.held:  # the driver has its frames still
         image.held = False
-        ref = _ask(device, Ask(system.ref(), Done, _check_done))
-        system.send(device, Unload(ref, image.id))
+        system.ask(device, Unload(system.ref(), image.id), Done, came=_check_done)
 
 
 def _check_done(system: System, device: Device, ask: Ask) -> None:

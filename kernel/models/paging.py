@@ -1,4 +1,4 @@
-"""Paging of weights: which models are in a device's memory for weights, and which goes for which.
+"""Paging of weights: which models are in a device's memory for weights, and which makes room for which.
 
 As in the Unix of the sixth edition, whose swapper took out a process only after it had been in core for some seconds, a
 model that has come in stays for a turn: several times as long as it took to bring it in. So models that are wanted all
@@ -13,45 +13,34 @@ then of arrival; one that has been wanted for long is served before all classes,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 from llmasos.kernel.clock import SECOND, nanoseconds
 from llmasos.kernel.marks import dirty
+from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT, Image
 from llmasos.kernel.sched.run_queue import CLASSES, rank
 from llmasos.kernel.state import System
 from llmasos.syscalls.records import SchedClass
 
-if TYPE_CHECKING:
-    from llmasos.kernel.objects.device import Device
-
 TURN = 4  # a model's turn, in units of what paging it in took
 LONGEST_TURN = 30 * SECOND  # the first page-in of a model may have been slow because something was made for it
 NEVER = 1 << 62
-_HINT = len(CLASSES)  # behind every class: wanted by nobody who waits
-
-
-@dataclass(slots=True)
-class Move:
-    """Bring `image` in, with `room` bytes for its weights, after `victims` have gone."""
-
-    image: Image
-    room: int
-    victims: list[Image]
+_UNLIMITED = 1 << 62
+_HINT = len(CLASSES)  # behind every class: wanted, but no process or call waits
 
 
 def room_for(device: Device, image: Image) -> int:
-    """Bytes that the image's weights could have if all weights that may go had gone."""
-    tier, limit = device.tier_size, device.config.weight_bytes
-    room = 1 << 62
-    if tier:
-        frames = sum(i.kv_bytes for i in device.images.values() if i is not image and _stays(i))
-        room = tier - frames - image.kv_bytes
-    if limit:
-        room = min(room, limit)
-    pinned = sum(i.allotted or i.size for i in device.images.values() if i is not image and i.pinned)
-    return max(0, room - pinned)
+    """Bytes that the image's weights could have once all weights that may go have gone."""
+    others = [other for other in device.images.values() if other is not image]
+    pinned = sum(other.allotted or other.size for other in others if other.pinned)
+    return max(0, _left(device, image, pinned, sum(other.kv_bytes for other in others if _stays(other))))
+
+
+def _left(device: Device, image: Image, weights: int, frames: int) -> int:
+    """Bytes left for the image's weights beside `weights` and `frames` bytes of others; below 0: too few."""
+    left = device.config.weight_bytes or _UNLIMITED
+    if tier := device.tier_size:
+        left = min(left, tier - frames - image.kv_bytes)
+    return left - weights
 
 
 def _stays(image: Image) -> bool:
@@ -69,12 +58,13 @@ def allotment(device: Device, image: Image) -> int | None:
 
 
 def turn(system: System, image: Image) -> int:
-    """How long it may stay, once it has come in, before another one's processes get the memory."""
+    """How long a loaded image may stay before another one's processes get the memory."""
     return min(max(nanoseconds(system.config.weight_quantum), TURN * image.paging_time), LONGEST_TURN)
 
 
-def decide(system: System, device: Device) -> Move | None:
-    """What to do next for those that are wanted, if anything can be done now; else see to being asked again in time."""
+def decide(system: System, device: Device) -> tuple[Image, int, list[Image]] | None:
+    """The next of the wanted images that can be brought in now, the bytes for its weights, and the images that go first.
+    If there is none, see to being asked again in time."""
     if device.page_timer is not None:
         device.page_timer.cancel()
         device.page_timer = None
@@ -91,13 +81,13 @@ def decide(system: System, device: Device) -> Move | None:
             continue
         room = allotment(device, image)
         if room is None:
-            continue  # what is pinned leaves too little: it waits until that is over
+            continue  # pinned models leave too little: it waits until they are pinned no longer
         victims, moments = _victims(system, device, image, room, since)
         if victims is not None:
-            return Move(image, room, victims)
+            return image, room, victims
         again += moments
         if _rank(image) < _HINT:
-            break  # nobody overtakes, or the room it waits for would never be there
+            break  # the next may not overtake, or the room that this one waits for would never be there
     moment = min(again, default=NEVER)
     if moment < NEVER:
         device.page_timer = system.timers.at(moment, dirty, device)
@@ -122,39 +112,42 @@ def _urgency(system: System, image: Image) -> tuple[int, int, int]:
 
 def _victims(system: System, device: Device, image: Image, room: int, since: int) -> tuple[list[Image] | None, list[int]]:
     """The models that go for the image, or None and the moments at which others may go."""
-    going: list[Image] = []
-    moments: list[int] = []
-    if _fits(device, image, room, going):
-        return going, moments
     running = {process.image for process in device.in_flight.processes} if device.in_flight else set()
     strength = _rank(image)
-    others = [other for other in device.images.values() if other is not image and _can_go(other)]
-    for other in sorted(others, key=lambda other: _order(device, other, system.now)):
+    ready: list[Image] = []
+    moments: list[int] = []
+    for other in _candidates(device, image, system.now):
         moment = _may_go(system, other, strength, since)
         if moment > system.now:
             moments.append(moment)
         elif other not in running:  # the end of the step asks again
-            going.append(other)
-            if _fits(device, image, room, going):
-                return _least(device, image, room, going), moments
-    return None, moments
+            ready.append(other)
+    going = _enough(device, image, room, [], ready)
+    return (going if _fits(device, image, room, going) else None), moments
+
+
+def _candidates(device: Device, image: Image, now: int) -> list[Image]:
+    """The models that could go for the image, first those that go first."""
+    others = [other for other in device.images.values() if other is not image and _can_go(other)]
+    return sorted(others, key=lambda other: _order(device, other, now))
 
 
 def who_goes(device: Device, image: Image, room: int, going: list[Image], now: int) -> list[Image]:
     """The models that would go for the image, which is to have `room` bytes for its weights, beside those in `going`:
     as `decide` chooses once every turn is over."""
-    gone = list(going)
-    if not _fits(device, image, room, gone):
-        others = [i for i in device.images.values() if i is not image and i not in going and _can_go(i)]
-        for other in sorted(others, key=lambda other: _order(device, other, now)):
-            gone.append(other)
-            if _fits(device, image, room, gone):
-                break
-    return [*going, *(i for i in _least(device, image, room, gone) if i not in going)]
+    others = [other for other in _candidates(device, image, now) if other not in going]
+    chosen = _enough(device, image, room, going, others)
+    return [*going, *(other for other in chosen if other not in going)]
 
 
-def _least(device: Device, image: Image, room: int, going: list[Image]) -> list[Image]:
-    """The smallest subset that still makes room; models chosen first are dropped from it first."""
+def _enough(device: Device, image: Image, room: int, first: list[Image], then: list[Image]) -> list[Image]:
+    """Take `first`, then as many of `then`, in order, as make room (all, if not even they do). The smallest subset that
+    still makes room goes; models chosen first are dropped from it first."""
+    going = list(first)
+    for other in then:
+        if _fits(device, image, room, going):
+            break
+        going.append(other)
     for one in list(going):
         fewer = [other for other in going if other is not one]
         if _fits(device, image, room, fewer):
@@ -163,7 +156,7 @@ def _least(device: Device, image: Image, room: int, going: list[Image]) -> list[
 
 
 def _can_go(image: Image) -> bool:
-    """Are there weights that may be taken out, or frames that nobody needs?"""
+    """Does it have weights that may be dropped, or frames that no process needs?"""
     if image.pinned or image.state == RESIDENT:
         return not image.pinned
     return image.state == EVICTED and image.held and not _stays(image)
@@ -176,13 +169,13 @@ def _order(device: Device, image: Image, now: int) -> tuple[bool, int, int]:
 
 
 def _may_go(system: System, image: Image, strength: int, since: int) -> int:
-    """The moment from which an image may go for one that is wanted by a class of this strength since then."""
+    """The moment from which an image may go for one that a class of this strength has wanted since `since`."""
     if not image.mapped:
         return 0
     end = image.resident_since + turn(system, image)
-    if not image.steps:  # it came for somebody who has not run yet
+    if not image.steps:  # the process that it was loaded for has not run yet
         return end + (nanoseconds(system.config.aging_seconds) if image.active else 0)
-    if not image.active:  # who only waits for its group to let it run keeps its turn
+    if not image.active:  # processes that only wait for their group's leave keep their turn
         return end if any(process.throttled_by is not None for process in image.users.values()) else 0
     if strength == _HINT:
         return NEVER
@@ -194,11 +187,7 @@ def _may_go(system: System, image: Image, strength: int, since: int) -> int:
 
 def _fits(device: Device, image: Image, room: int, going: list[Image]) -> bool:
     """Would there be memory for the image's weights (and its frames) without those that go?"""
-    tier, limit = device.tier_size, device.config.weight_bytes
-    weights = room + sum(i.allotted for i in device.images.values() if i is not image and i not in going)
-    if limit and weights > limit:
-        return False
-    frames = image.kv_bytes + sum(
-        i.kv_bytes for i in device.images.values() if i is not image and i.held and not (i in going and not i.mapped)
-    )
-    return not tier or weights + frames <= tier
+    others = [other for other in device.images.values() if other is not image]
+    weights = sum(other.allotted for other in others if other not in going)
+    frames = sum(other.kv_bytes for other in others if other.held and (other.mapped or other not in going))
+    return room <= _left(device, image, weights, frames)

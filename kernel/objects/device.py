@@ -36,18 +36,17 @@ class InFlight:
     step: Step
     processes: list[LLMProcess]
     tokens: int
-    sent: int
 
 
 @dataclass(slots=True, eq=False)
 class Ask:
-    """A request to a driver that has yet to be answered, by a record of type `wants` or by Failed; the answers that speak
-    of tokens speak of `least` to `most` of them. A call that waits for it waits on `channel`, and finds `answer` set, or
+    """A request to a driver, which answers with a record of type `wants` or with Failed. Where answers speak of tokens,
+    they speak of `least` to `most`. A call that waits for the answer waits on `channel`; then it finds `answer` set, or
     `death` if the driver died before."""
 
     ref: int
     wants: type[Any]
-    came: Callable[[Any, Device, Ask], None] | None = None  # what the kernel does when the answer comes, whoever waits
+    came: Callable[[Any, Device, Ask], None] | None = None  # called when the answer comes, even if nobody waits
     about: Any = None  # an image, or what a call has begun
     out_of_order: bool = False  # the driver does it beside its other work
     least: int = 0
@@ -128,9 +127,7 @@ class Device:
     @property
     def kv_bytes(self) -> int:
         """KV memory of all models together: as configured, else a quarter of the device's first tier."""
-        if self.config.kv_bytes or self.hello is None:
-            return self.config.kv_bytes
-        return self.hello.tiers[0].size // 4 if self.hello.tiers else 0
+        return self.config.kv_bytes or self.tier_size // 4
 
     @property
     def tier_size(self) -> int:
@@ -145,7 +142,7 @@ class Device:
 
     @property
     def loads_alone(self) -> bool:
-        """A model under suspicion of having killed the driver while it was loaded is loaded again: no step beside it."""
+        """A model that may have killed the driver while it was loaded is being loaded again: no step beside it."""
         return any(image.deaths and image.state == LOADING for image in self.images.values())
 
     @property
@@ -160,7 +157,7 @@ class Device:
 
     @property
     def hopeless(self) -> bool:
-        """Callers are not kept waiting for its driver."""
+        """Its driver does not start: calls that need it fail at once."""
         return self.state == DOWN and self.failures >= HOPELESS
 
     def check(self) -> None:
@@ -181,6 +178,10 @@ class Device:
             assert used.state == RESIDENT, f"pid {process.pid} runs without weights"
             for frame in process.table.frames[process.table.cached // used.block_tokens :]:
                 assert used.pool.refs[frame] == 1, f"frame {frame} is written by {process.pid} with other mappings"
+
+    def lacks(self, feature: str) -> bool:
+        """Whether its driver is known not to have a feature (drivers/protocol.py)."""
+        return self.hello is not None and feature not in self.hello.features
 
     def find_image(self, path: str, dtype: str) -> Image | None:
         return next((i for i in self.images.values() if i.answers_to(path, dtype)), None)

@@ -81,12 +81,15 @@ class Image:
     faults: int = 0  # times that a process wanted to run it and its weights had been evicted
     pageins: int = 0
     evictions: int = 0
-    lost: int = 0  # times that its weights went with a driver
+    wiped: int = 0  # times that its weights went with a driver
 
-    def join(self, process: LLMProcess) -> None:
-        """The process maps it from here on."""
+    def join(self, process: LLMProcess, now: int) -> None:
+        """The process maps it from here on, with the pages that its table has."""
         self.users[process.pid] = process
+        self.used = now
         process.group.map_image(self.id, self.weight_bytes)
+        if process.table.frames:
+            self.hold(process)
 
     def leave(self, process: LLMProcess, now: int) -> None:
         """The process, which has no pages any more, maps it no longer."""
@@ -96,7 +99,7 @@ class Image:
         self.starved.pop(process.pid, None)
         self.used = now
 
-    def follow(self, process: LLMProcess) -> None:
+    def note_activity(self, process: LLMProcess) -> None:
         """A process that maps it has a new state. One that its group throttles does not want to run, so the weights may
         go; one that waits for frames or for weights does."""
         if process.activity in _ACTIVE:
@@ -126,9 +129,15 @@ class Image:
         if self.holders.pop(process.pid, None) is not None:
             self.victims.gone(process)
 
+    def cut(self, process: LLMProcess, tokens: int) -> None:
+        """Release the frames of the process beyond its first `tokens` tokens, from the tail."""
+        process.table.cut(self.pool, tokens)
+        if not process.table.frames:
+            self.let_go(process)
+
     @property
     def needed(self) -> bool:
-        """Whether anybody would miss it, were it forgotten."""
+        """Whether anybody would miss it, were it taken out of the table."""
         return bool(self.mapped or self.loaded or self.known or self.hinted or self.pinned)
 
     @property
@@ -136,8 +145,8 @@ class Image:
         """Whether its frames are needed: a process maps it, or is on its way to."""
         return bool(self.users or self.imports)
 
-    def take_back(self) -> None:
-        """Nobody can run for want of frames: have those back into which KV is being read; it is computed instead."""
+    def drop_imports(self) -> None:
+        """Nobody can run for lack of frames: take back those that KV is being read into. It is computed instead."""
         for table in self.imports.values():
             table.cut(self.pool, 0)
 
@@ -170,12 +179,12 @@ class Image:
 
     @property
     def wanted(self) -> bool:
-        """Does anybody want weights that are not in memory, nor on their way?"""
+        """Whether anybody wants weights that are neither in memory nor on their way."""
         return self.state == EVICTED and bool(self.active or self.loaded or self.hinted)
 
     def lose(self) -> None:
         """The device has lost everything."""
-        self.lost += self.state == RESIDENT
+        self.wiped += self.state == RESIDENT
         if self.probed is not None:
             used = self.mapped or bool(self.loaded)
             self.hinted = self.hinted or (used and self.state != EVICTED) or self.pinned
@@ -187,20 +196,20 @@ class Image:
         self.active.clear()
 
     def lose_kv(self) -> None:
-        """Nothing of the KV in its frames and places is left, or of any use; its processes are to be settled."""
+        """The KV in its frames and places is gone, or of no use any more; its processes have yet to be settled."""
         for process in self.users.values():
-            process.table.forget(self.swap)
+            process.table.clear(self.swap)
             process.driver_log = process.quantum_used = 0
         for holder in list(self.holders.values()):
             self.let_go(holder)
         for table in self.imports.values():
-            table.forget(self.swap)
+            table.clear(self.swap)
         self.starved.clear()
         self.pool.reset()
         self.swap.reset()
 
     def check_tokens(self, tokens: Sequence[int]) -> None:
-        """EINVAL if a token is none of the model's vocabulary."""
+        """EINVAL if a token is not in the model's vocabulary."""
         vocab = self.probed.vocab if self.probed else 0
         if tokens and max(tokens) >= vocab:
             bad = next(t for t in tokens if t >= vocab)
@@ -212,7 +221,7 @@ class Image:
         self.swap.check(kept.slot for p in self.users.values() for kept in p.table.kept.values())
         holders = {pid for pid, process in self.users.items() if process.table.frames}
         assert self.holders.keys() == holders, f"{holders} hold pages, known: {list(self.holders)}"
-        resident, counted = self.state == RESIDENT, self.pageins - self.evictions - self.lost
+        resident, counted = self.state == RESIDENT, self.pageins - self.evictions - self.wiped
         assert counted == resident, f"{counted} page-ins left, resident: {resident}"
         assert resident or not self.starved, f"{list(self.starved)} wait for frames without weights"
         assert self.held or not resident, "in memory without frames"

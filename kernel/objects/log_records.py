@@ -10,8 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.limits import MAX_RECORD_BYTES, MAX_RECORDS
+from llmasos.kernel.journal.process_image import check_places, check_size
 from llmasos.syscalls.records import LogRecord
 
 
@@ -26,7 +25,7 @@ class LogRecords:
         self.journaled = 0  # of the rows, what the journal has
 
     def check_room(self, blobs: Sequence[bytes], pid: int) -> None:
-        """E2BIG if the process cannot have these too."""
+        """E2BIG if these would be too many, or too large, beside those that it has."""
         check_size(len(self.rows) + len(blobs), self.bytes + sum(map(len, blobs)), f"process {pid} would have")
 
     def add(self, position: int, blobs: Sequence[bytes]) -> None:
@@ -35,7 +34,7 @@ class LogRecords:
         self.bytes += sum(map(len, blobs))
 
     def cut(self, length: int) -> bool:
-        """Drop what belongs to tokens at `length` and behind it; whether there was any."""
+        """Drop the records at `length` and behind it; whether there were any."""
         kept = bisect_left(self.rows, length, key=_position)
         if kept == len(self.rows):
             return False
@@ -56,29 +55,6 @@ class LogRecords:
         assert not (wrong := check_places(self.rows, length)), wrong
         counted = sum(len(row.data) for row in self.rows)
         assert self.bytes == counted, f"{self.bytes} bytes of records, counted: {counted}"
-
-
-def check_size(count: int, size: int, who: str) -> None:
-    """E2BIG if these are more records, or bytes of them, than one process may have."""
-    if count > MAX_RECORDS or size > MAX_RECORD_BYTES:
-        raise Errno.E2BIG(
-            f"{who} {count} records with {size} bytes, at most {MAX_RECORDS} with {MAX_RECORD_BYTES} bytes are possible; "
-            "cut the log, or keep less with it"
-        )
-
-
-def check_places(rows: Sequence[LogRecord], length: int) -> str:
-    """Why these records cannot go with a log of `length` tokens; empty: they can."""
-    positions = [row.position for row in rows]
-    if positions != sorted(positions):
-        return "its records are not in order"
-    if positions and positions[-1] > length:
-        return f"a record stands at {positions[-1]}, its log has {length} tokens"
-    try:
-        check_size(len(rows), sum(len(row.data) for row in rows), "it has")
-    except SyscallError as error:
-        return error.reason
-    return ""
 
 
 def _position(row: LogRecord) -> int:

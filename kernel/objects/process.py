@@ -7,11 +7,12 @@ sampler, its limits; the page table is a cache of it that can be thrown away at 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from llmasos.kernel.clock import nanoseconds, seconds
+from llmasos.kernel.clock import seconds
 from llmasos.kernel.groups.group import DEFAULT_CPU_WEIGHT, NICE_0_WEIGHT, Group
 from llmasos.kernel.groups.pressure import Activity
 from llmasos.kernel.journal.records import ProcessHead, Traits
@@ -21,7 +22,7 @@ from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.request import Channel
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import NICE_MIN
-from llmasos.syscalls.records import Finish, Kind, State, TokenLogprobs, Usage, WaitFor
+from llmasos.syscalls.records import Finish, Kind, Limits, State, TokenLogprobs, Usage, WaitFor
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.device import Device
@@ -75,13 +76,6 @@ class Account:
     forks: int = 0
     device_time: int = 0  # nanoseconds, its share (by tokens) of the steps that it was in
     waits: dict[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, usage: Usage) -> Account:
-        """The account that a record was made of."""
-        waits = {reason: nanoseconds(duration) for reason, duration in usage.waits.items()}
-        counts = {name: getattr(usage, name) for name in _COUNTS}
-        return cls(**counts, device_time=nanoseconds(usage.device_seconds), waits=waits)
 
 
 @dataclass(slots=True, eq=False)
@@ -184,7 +178,7 @@ class LLMProcess(Process):
     traits: Traits = None  # type: ignore[assignment]  # likewise
     birth: Request | None = None  # the spawn or restore that waits for its model
     saved: ProcessHead | None = None  # from the journal, until it has its model again
-    lost: str = ""  # why it cannot have it
+    stranded: str = ""  # why it cannot have it
     # context
     log: list[int] = field(default_factory=list)
     records: LogRecords = field(default_factory=LogRecords)
@@ -226,7 +220,7 @@ class LLMProcess(Process):
         self.table = self.table or PageTable(self.group)
 
     def enter(self, state: State, wait: WaitFor, now: int) -> None:
-        """As for any process; its group and its image are told what it does from here on."""
+        """As for any process; also tells its group and its image what it does now."""
         old = self.activity
         Process.enter(self, state, wait, now)
         new = self.activity
@@ -235,7 +229,7 @@ class LLMProcess(Process):
                 group.pressure.change(int(old), int(new), now)
         self.count_load()
         if self.image is not None:
-            self.image.follow(self)
+            self.image.note_activity(self)
 
     def outran(self, quantum: int) -> bool:
         """Whether it has used up its quantum of tokens, which is longer where pages are brought back too often."""
@@ -243,7 +237,7 @@ class LLMProcess(Process):
 
     @property
     def sleeps(self) -> bool:
-        """Whether it can do nothing with its pages for now, so that they are missed least: it wants nothing, or waits for
+        """Whether it can do nothing with its pages for now, so that it misses them least: it wants nothing, or waits for
         its group to be allowed more tokens. A process that waits for memory, or pauses for having grown, does not
         sleep: it would lose what it has rebuilt before it gets further."""
         if self.state is State.BLOCKED and self.wait is WaitFor.QUOTA:
@@ -255,7 +249,7 @@ class LLMProcess(Process):
         return _ACTIVITY.get(self.wait if self.state is State.BLOCKED else self.state, Activity.NOTHING)
 
     def count_load(self) -> None:
-        """Have its group count it with its weight if it wants the device, and not at all if not."""
+        """Update its weight in its group's load: 0 unless it wants the device."""
         wanted = self.weight if self.state in (State.READY, State.RUNNING) else 0
         if wanted != self.load:
             self.group.add_load(self.device.name, wanted - self.load)
@@ -323,31 +317,45 @@ class LLMProcess(Process):
         return _WEIGHTS[self.traits.nice - NICE_MIN] * DEFAULT_CPU_WEIGHT
 
     def virtual(self, amount: int) -> int:
-        """An amount over the part of its device that is due to it now, by its weight and its groups'; rounded down."""
+        """An amount divided by its share of the device now, by its weight and its groups'; rounded down."""
         part, whole = self.group.share(self.device.name, self.load or self.weight)
         return amount * whole // part
 
     @property
+    def mapped(self) -> Image:
+        """The image of a process that is known to have its model."""
+        if self.image is None:
+            raise AssertionError(f"process {self.pid} has no model")
+        return self.image
+
+    @property
     def context(self) -> int:
         """Tokens the log may hold: the model's window, what its frames can ever hold, and the limits."""
-        return 0 if self.image is None else self.context_with(self.image)
+        return 0 if self.image is None else self.context_with(self.image, self.traits.limits)
 
-    def context_with(self, image: Image) -> int:
-        """The same if it had another model."""
+    def context_with(self, image: Image, limits: Limits) -> int:
+        """The same if it had another model, or other limits."""
         bound = image.context
-        if self.traits.limits.context:
-            bound = min(bound, self.traits.limits.context)
-        if self.traits.limits.pages:
-            bound = min(bound, self.traits.limits.pages * image.block_tokens)
+        if limits.context:
+            bound = min(bound, limits.context)
+        if limits.pages:
+            bound = min(bound, limits.pages * image.block_tokens)
         if most := self.group.kv_max:
             bound = min(bound, most // image.frame_bytes * image.block_tokens)
         return bound
 
-    def check_room(self, length: int, image: Image | None = None, device: Device | None = None) -> None:
+    def check_model(self, image: Image, log: Sequence[int], limits: Limits | None = None) -> None:
+        """Whether it may have this model, with this log, under other limits than its own if some are given."""
+        image.check_tokens(log)
+        self.check_room(len(log), image, limits=limits)
+        self.check_weights(image)
+
+    def check_room(
+        self, length: int, image: Image | None = None, device: Device | None = None, limits: Limits | None = None
+    ) -> None:
         """E2BIG if a log of `length` tokens is more than it may have, or could have with another image."""
-        image, device = image or self.image, device or self.device
-        assert image is not None
-        limits, context = self.traits.limits, self.context_with(image)
+        image, device, limits = image or self.mapped, device or self.device, limits or self.traits.limits
+        context = self.context_with(image, limits)
         if length <= context:
             return
         window = image.probed.context if image.probed else 0
@@ -363,30 +371,43 @@ class LLMProcess(Process):
             why = f"the KV memory of {image.name} on {device.name} (raise it with --kv-bytes)"
         raise Errno.E2BIG(f"a context of {length} tokens is too long: {context} is {why}")
 
-    def check_exchange(self, image: Image) -> None:
-        """EDQUOT if its group may not have the weights of the image instead of those that the process maps now."""
+    def check_weights(self, image: Image) -> None:
+        """EDQUOT if its group may not have the weights of the image, instead of those that the process maps now."""
         old, group = self.image, self.group
-        assert old is not None
-        group.unmap_image(old.id, old.weight_bytes)  # it pays for one of them at a time
+        if old is not None:
+            group.unmap_image(old.id, old.weight_bytes)  # it pays for one of them at a time
         try:
             group.check_weights(image.id, image.weight_bytes, image.name)
         finally:
-            group.map_image(old.id, old.weight_bytes)
+            if old is not None:
+                group.map_image(old.id, old.weight_bytes)
+
+    @property
+    def spent(self) -> int:
+        """Tokens that count against its budget."""
+        return self.traits.spent + self.account.decoded
 
     @property
     def budget_used(self) -> bool:
         """Whether its token budget is used up; a child has used what its parent had when it was forked."""
-        return 0 < self.traits.limits.tokens <= self.account.decoded + self.traits.spent
+        return 0 < self.traits.limits.tokens <= self.spent
+
+    @property
+    def used_up(self) -> Finish:
+        """Why it can decode no more tokens: BUDGET or CONTEXT; NONE: it can."""
+        if self.budget_used:
+            return Finish.BUDGET
+        return Finish.CONTEXT if len(self.log) >= self.context else Finish.NONE
 
     @property
     def guessable(self) -> int:
-        """Tokens it may get from a step beyond the next one, by guessing; 0 where each needs a look of its own."""
+        """How many tokens beyond the next one a step may guess for it; 0 where each must be looked at by itself."""
         decoding = self.decoding
         if decoding is None or not decoding.append or decoding.logprobs or self.traits.sampler.repetition_penalty != 1.0:
             return 0
         left = min(decoding.left, self.context - len(self.log))
         if self.traits.limits.tokens:
-            left = min(left, self.traits.limits.tokens - self.account.decoded - self.traits.spent)
+            left = min(left, self.traits.limits.tokens - self.spent)
         return max(0, left - 1)
 
     @property
@@ -504,12 +525,4 @@ class ProcessTable:
 
     def after(self, pid: int, limit: int) -> list[Process]:
         """Rows in order of pid after `pid`. Insertion order is pid order, because pids only grow."""
-        if pid == 0 and limit >= len(self._rows):
-            return list(self._rows.values())
-        rows: list[Process] = []
-        for row in self._rows.values():
-            if row.pid > pid:
-                rows.append(row)
-                if len(rows) == limit:
-                    break
-        return rows
+        return list(islice((row for row in self._rows.values() if row.pid > pid), limit))

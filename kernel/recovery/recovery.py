@@ -15,22 +15,22 @@ import msgspec
 
 from llmasos.kernel import desk
 from llmasos.kernel.clock import nanoseconds
-from llmasos.kernel.devices.reschedule import reschedule
+from llmasos.kernel.devices.reincarnation import reschedule
 from llmasos.kernel.events import Syscall
 from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
-from llmasos.kernel.life import Decode, end_program, lives_on, set_deadline
+from llmasos.kernel.journal.tickets import PID_BYTES, ticket
+from llmasos.kernel.life import Awaited, end_program, lives_on, set_deadline
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import INIT_PID, Account, Decoding, LLMProcess, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.recovery import rejoin
 from llmasos.kernel.state import System
-from llmasos.kernel.tickets import PID_BYTES, ticket
 from llmasos.kernel.wait import sleep, wait
 from llmasos.syscalls import table as calls
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import Kind, WaitFor
+from llmasos.syscalls.records import Kind, Usage, WaitFor
 from llmasos.syscalls.records import State as ProcessState
 from llmasos.syscalls.table import BY_RECORD
 
@@ -60,7 +60,7 @@ def take_up(system: System, event: Syscall, shown: bytes) -> Program:
 
 
 def join(waiting: Request, request: Request) -> bool:
-    """Whether a program has made again a decode that waits since an earlier kernel. Then the old request is answered."""
+    """Whether the program repeats a decode that waits since an earlier kernel. The old request answers both."""
     if not waiting.absent or not isinstance(request.call, calls.Decode):
         return False
     waiting.absent = False
@@ -168,7 +168,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
     if head.exited is not None:
         exited = head.exited
         process.state, process.exit_status, process.exit_reason = (ProcessState.ZOMBIE, exited.status, exited.reason)
-        process.account = Account.of(exited.usage)
+        process.account = _account(exited.usage)
     process.records.journaled = len(saved.records)
     system.table.add(process)
     doing = head.doing
@@ -189,9 +189,17 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
             program, entry = programs[doing.program], BY_RECORD[calls.Decode]
             call = calls.Decode(process.pid, decoding.left, doing.stop_ids, logprobs=doing.logprobs)
             decoding.request = Request(program, doing.seq, call, entry, program.group, absent=True)
-            decoding.request.begun = Decode(process, decoding)
+            decoding.request.begun = Awaited(process, decoding)
             sleep(system, decoding.request, wait(process.decoded))
     return process
+
+
+def _account(usage: Usage) -> Account:
+    """The account that a record was made of."""
+    told = msgspec.structs.asdict(usage)
+    device_time = nanoseconds(told.pop("device_seconds"))
+    told["waits"] = {reason: nanoseconds(duration) for reason, duration in usage.waits.items()}
+    return Account(**told, device_time=device_time)
 
 
 def journal_fails(system: System, reason: str) -> None:
@@ -209,7 +217,7 @@ def journal_fails(system: System, reason: str) -> None:
 
 
 def _device(system: System, saved: SavedProcess) -> Device | None:
-    """The device that a process goes on with: its own, or another of the same kind, which computes the same; or None."""
+    """The device on which a process goes on: its own, or another of that kind, since that computes the same; or None."""
     head = saved.head
     device = system.devices.get(head.device)
     if device is not None and device.config.kind == head.kind:

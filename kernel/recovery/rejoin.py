@@ -27,7 +27,7 @@ class Rejoin(Call[None]):
     pid: int
 
 
-_ENTRY = Entry(0, "rejoin", "kernel", Rejoin, None, (), Right(0), True, ())
+_ENTRY = Entry(0, "rejoin", "kernel", Rejoin, None, (), Right(0), True, False, ())
 
 
 class Return(desk.Begun):
@@ -40,7 +40,7 @@ class Return(desk.Begun):
         """Keep the process, with its log and its decode, until the driver starts again: another boot may have the model.
         Only calls that wait for it fail."""
         process = self.process
-        if not process.lost:
+        if not process.stranded:
             _tell(system, process, error)
         sleep(system, _request(system, process), wait(process.device.up))
 
@@ -64,8 +64,7 @@ def rejoin(system: System, request: Request, call: Rejoin) -> Waiting | None:
     if device.config.kind != head.kind:
         raise Errno.ENODEV(f"there is no device of kind {head.kind} any more")
     image = want_image(system, device, model, head.path, head.dtype)
-    image.used = system.now
-    process.lost = ""
+    process.stranded = ""
     if image.state != RESIDENT:
         return wait(image.loaded)
     image.check_tokens(process.log)  # not its group's limits: they may be lower by now, and do not take what it had
@@ -80,18 +79,15 @@ def rejoin(system: System, request: Request, call: Rejoin) -> Waiting | None:
 def _go_on(system: System, process: LLMProcess, image: Image) -> None:
     process.image, process.saved = image, None
     changed(system, process)
-    image.join(process)
+    image.join(process, system.now)
     decoding = process.decoding
-    if decoding is not None and decoding.append:
-        if process.budget_used:
-            finish_decoding(system, process, Finish.BUDGET)
-        elif len(process.log) >= process.context:
-            finish_decoding(system, process, Finish.CONTEXT)
+    if decoding is not None and decoding.append and (finish := process.used_up) is not Finish.NONE:
+        finish_decoding(system, process, finish)
     steps.boundary(system, process)
 
 
 def _tell(system: System, process: LLMProcess, error: SyscallError) -> None:
-    process.lost = error.reason
+    process.stranded = error.reason
     reason = f"process {process.pid} has not got its model back: {error.reason}"
     system.log("error", f"journal: {reason}; it stays, and its log can be read")
     changed(system, process)

@@ -25,8 +25,7 @@ from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.reclaim import grown, make_room, moves_pay
-from llmasos.kernel.sched.claim import claim
-from llmasos.kernel.sched.run_queue import rank
+from llmasos.kernel.sched.run_queue import claim, rank
 from llmasos.kernel.settle import settle
 from llmasos.kernel.state import System
 from llmasos.syscalls.records import State, WaitFor
@@ -44,23 +43,23 @@ class Plan:
     tokens: int
 
 
-def plan_step(system: System, device: Device) -> Plan | None:
-    """Choose and prepare the next step, or None if nobody can run. Chosen processes are marked (`running` > 0)."""
+def plan_step(system: System, device: Device) -> Plan:
+    """Choose and prepare the next step; it has no runs if nobody can run. Chosen processes are marked (`running` > 0)."""
     _wake_starved(system, device)
     plan = _fill(system, device, desperate=False)
     while not plan.runs and device.queue:  # the first processes found no frames; the next may need none
         plan = _fill(system, device, desperate=False)
     while not plan.runs and (first := _first_claim(device, system.config.quantum)) is not None:
         # All that want to run wait for frames that others hold that wait too: one of them must take what it needs.
-        assert first.image is not None
-        del first.image.starved[first.pid]
-        first.image.take_back()
+        image = first.mapped
+        del image.starved[first.pid]
+        image.drop_imports()
         settle(system, first)
         plan = _fill(system, device, desperate=True)
-        able = plan.runs or first.pid not in first.image.starved or first.over_limit is not None
+        able = plan.runs or first.pid not in image.starved or first.over_limit is not None
         assert able, "the first claim can take every frame"
     if not plan.runs:
-        return None
+        return plan
     _allow_guesses(device, plan)
     waiting = bool(device.queue) or any(image.starved for image in device.images.values())
     strongest = min(plan.processes, key=lambda p: (rank(p.traits.sched_class), p.key))
@@ -105,7 +104,7 @@ def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
     if device.steps % _AGED_EVERY == 0:
         aged = _take_suspect(device) or device.queue.take_aged(system.now - aging)
     while slots and left:
-        chosen: list[tuple[LLMProcess, int]] = []
+        chosen: list[tuple[LLMProcess, Image, int]] = []
         while len(chosen) < min(slots, left) and (process := aged or device.queue.take()) is not None:
             aged = None
             if process.crashes:  # a suspect of a driver's death runs alone, so that the innocent are cleared
@@ -117,25 +116,27 @@ def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
                 slots = 1
             if hold_back(system, process):
                 continue
-            gained = _reuse(process)
+            image = process.image
+            assert image is not None
+            gained = _reuse(process, image)
             if process.todo:
-                chosen.append((process, gained))
+                chosen.append((process, image, gained))
             else:  # the prefix cache had all tokens that were to be computed ahead
-                _count_reused(device, process, gained)
+                _count_reused(process, gained)
                 stale(system, process)
         if not chosen:
             break
-        allotted = _allot(device, plan, [process for process, _ in chosen], left)
-        for (process, gained), (tokens, pages) in zip(chosen, allotted, strict=True):
+        allotted = _allot(device, plan, [process for process, _, _ in chosen], left)
+        for (process, image, gained), (tokens, pages) in zip(chosen, allotted, strict=True):
             preempted = pages and not process.table.frames  # by a process before it, just now
-            if tokens and not preempted and _admit(system, device, process, tokens, plan, desperate):
-                _count_reused(device, process, gained)
+            if tokens and not preempted and _admit(system, process, image, tokens, plan, desperate):
+                _count_reused(process, gained)
                 left -= process.running
                 slots -= 1
                 continue
-            # It had nothing and cannot run, so it keeps nothing from others.
+            # It had no pages before and cannot run, so it holds back none from others.
             if gained and gained == process.table.cached:
-                _give_back(process)
+                image.cut(process, 0)
             if not tokens:
                 slots -= 1  # processes behind it do not get the place that it could not use
             if not tokens or preempted:
@@ -146,8 +147,8 @@ def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
 
 
 def _take_suspect(device: Device) -> LLMProcess | None:
-    """Take the suspect that was passed over for too long off the queue, if it still wants this device: it may have moved
-    to another one meanwhile, and be queued there."""
+    """Take the suspect that was passed over for too long off the queue, if it still wants this device. Meanwhile it may
+    have moved to another device, and be queued there."""
     suspect, device.suspect = device.suspect, None
     if suspect is None or suspect.ticket <= 0 or suspect.device is not device:
         return None
@@ -155,29 +156,19 @@ def _take_suspect(device: Device) -> LLMProcess | None:
     return suspect
 
 
-def _reuse(process: LLMProcess) -> int:
+def _reuse(process: LLMProcess, image: Image) -> int:
     """Map the frames of its context that others have computed already; returns the number of tokens."""
-    image, table = process.image, process.table
-    assert image is not None
-    if table.cached >= len(process.log) - 1:
+    if process.table.cached >= len(process.log) - 1:
         return 0
-    gained = table.reuse(image.pool, process.log)
+    gained = process.table.reuse(image.pool, process.log)
     if gained:
         image.hold(process)
     return gained
 
 
-def _give_back(process: LLMProcess) -> None:
-    """Let go of all its frames; those with a name stay cached."""
-    image = process.image
-    assert image is not None
-    process.table.cut(image.pool, 0)
-    image.let_go(process)
-
-
-def _count_reused(device: Device, process: LLMProcess, gained: int) -> None:
+def _count_reused(process: LLMProcess, gained: int) -> None:
     process.account.reused += gained
-    device.reused += gained
+    process.device.reused += gained
 
 
 def _allot(device: Device, plan: Plan, chosen: list[LLMProcess], left: int) -> list[tuple[int, bool]]:
@@ -198,14 +189,12 @@ def _allot(device: Device, plan: Plan, chosen: list[LLMProcess], left: int) -> l
     return allotted
 
 
-def _admit(system: System, device: Device, process: LLMProcess, tokens: int, plan: Plan, desperate: bool) -> bool:
+def _admit(system: System, process: LLMProcess, image: Image, tokens: int, plan: Plan, desperate: bool) -> bool:
     """Give the process frames for up to `tokens` tokens and for those that are moved in for it, and enter its run in the
     plan; or leave it BLOCKED(pagein)."""
-    image, table = process.image, process.table
-    assert image is not None
-    pool = image.pool
+    table, pool = process.table, image.pool
     tokens = min(tokens, max(1, process.group.tokens_left()))
-    process.running = tokens  # from here on it is nobody's victim
+    process.running = tokens  # from here on it is never a victim
     back = process.returning
     tokens = make_room(system, image, process, tokens, back, desperate and not plan.runs)
     if tokens <= 0:
@@ -225,11 +214,11 @@ def _admit(system: System, device: Device, process: LLMProcess, tokens: int, pla
         plan.copies.append(Copy(image.id, *copied))
     image.hold(process)
     if len(table.frames) > frames:
-        grown(system, process)
+        grown(system, image, process)
     if process.preempted:
         process.preempted = False
         process.account.refaults += 1
-        device.refaults += 1
+        process.device.refaults += 1
     plan.runs.append(_run(image, process, tokens))
     plan.processes.append(process)
     plan.tokens += tokens
@@ -245,8 +234,7 @@ def _allow_guesses(device: Device, plan: Plan) -> None:
     able = [i for i, run in enumerate(plan.runs) if run.sample is not None and _may_guess(plan.processes[i])]
     for waiting, i in zip(range(len(able), 0, -1), able, strict=True):
         run, process = plan.runs[i], plan.processes[i]
-        assert process.image is not None
-        pool, table = process.image.pool, process.table
+        pool, table = device.images[run.image].pool, process.table
         room = min(table.room(pool), table.room_of_group(pool)[0])
         ahead = min(spare // waiting, process.guessable, room - process.running)
         if ahead <= 0:

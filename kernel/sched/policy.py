@@ -2,16 +2,13 @@
 
 As in Linux's sched_class and the exercises of teaching kernels, a policy only orders processes of one class; classes,
 batching, page shortage and ageing across classes are the planner's. To write one: subclass, give it a `name`, return
-smaller keys for who goes first, and enter it in POLICIES. Keys, and all that they are made of, are integers: floats are
-rounded otherwise by other machines, and the same events must give the same order everywhere.
+smaller keys for processes that go first, and enter it in POLICIES. Keys, and all that they are made of, are integers:
+floats are rounded otherwise by other machines, and the same events must give the same order everywhere.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.objects.process import LLMProcess
 
 
 class Policy:

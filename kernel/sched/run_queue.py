@@ -11,13 +11,10 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.sched.policy import Policy
 from llmasos.syscalls.records import SchedClass
-
-if TYPE_CHECKING:
-    from llmasos.kernel.objects.process import LLMProcess
 
 CLASSES = tuple(SchedClass)  # strongest first
 _SWEEP = 1024  # entries put between two sweeps, at least
@@ -27,6 +24,16 @@ _RANK = {c: i for i, c in enumerate(CLASSES)}
 def rank(sched_class: SchedClass) -> int:
     """0 is the strongest class."""
     return _RANK[sched_class]
+
+
+def claim(process: LLMProcess, quantum: int) -> tuple[int, bool, int, int]:
+    """The order of claims to frames when no process could run otherwise; the smallest claim is the first.
+
+    It is not the order of the run queue: that changes with every token, and two processes that do not fit together
+    would take the pages from each other for ever. A process that got pages keeps its claim until it has computed a
+    quantum of new tokens; one that lost its pages goes to the end of the line.
+    """
+    return rank(process.traits.sched_class), process.outran(quantum), process.turn, process.pid
 
 
 class RunQueue:

@@ -24,6 +24,7 @@ from llmasos.drivers.protocol import (
     Copy,
     Done,
     Drop,
+    DropWeights,
     Failed,
     Heartbeat,
     Inspect,
@@ -36,7 +37,6 @@ from llmasos.drivers.protocol import (
     Quit,
     Run,
     Sample,
-    Shed,
     Step,
     StepDone,
     Unload,
@@ -174,7 +174,7 @@ def test_steps_are_answered_while_a_model_is_read(tmp_path: Path, model: Path, s
         for ref in range(4, 8):
             cpu.send(Step(ref, [Run(ref, 9, 0, [5, 6, 7], 0, [0], Sample(GREEDY, 3, True))]))
             assert not cpu.wait_for(StepDone, ref).results[0].error
-        cpu.send(Shed(8, 9))
+        cpu.send(DropWeights(8, 9))
         cpu.wait_for(Done, 8)
         while not cpu.wait_for(Heartbeat).busy:
             pass
@@ -182,7 +182,7 @@ def test_steps_are_answered_while_a_model_is_read(tmp_path: Path, model: Path, s
         (slow / "go").touch()
         assert cpu.wait_for(Failed, 2).errno is Errno.EIO
         cpu.wait_for(Loaded, 3)
-        cpu.send(Load(9, 9, str(model), "fp32", 8, kept=True))
+        cpu.send(Load(9, 9, str(model), "fp32", 8, again=True))
         cpu.wait_for(Loaded, 9)
         cpu.send(Step(10, [Run(4, 9, 3, [8], 1, [], Sample(GREEDY, 4, True))]))
         assert not cpu.wait_for(StepDone, 10).results[0].error

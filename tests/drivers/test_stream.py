@@ -1,4 +1,4 @@
-"""Weights that are not all in memory: shed and brought back, or streamed layer by layer. No bit of a result changes."""
+"""Weights that are not all in memory: dropped and brought back, or streamed by layers. No bit of a result changes."""
 
 from __future__ import annotations
 
@@ -239,24 +239,24 @@ def test_frames_and_contexts_outlive_the_weights(zoo: Callable[[str], Path], tmp
     process, other = feeder.spawn(prompt(1, 40)), feeder.spawn(prompt(2, 40))
     feeder.generate([other], 1)
     (first,) = feeder.generate([process], 6)
-    engine.shed(IMAGE)
+    engine.drop_weights(IMAGE)
     with pytest.raises(SyscallError, match=r"^EINVAL: image 3 "):
-        engine.shed(IMAGE)
+        engine.drop_weights(IMAGE)
     refused = engine.step(Step(1, [Run(99, IMAGE, 0, [5], 0, [FRAMES - 1])])).results[0]
     assert "not in memory" in refused.error
     feeder.move_out(process)  # frames can be moved all the same
     feeder.step([])
     with pytest.raises(SyscallError, match=r"^EINVAL: image 3 "):
         engine.load(Load(2, IMAGE, model, dtype, FRAMES, [FRAMES]), lambda _: None)
-    engine.load(Load(2, IMAGE, model, dtype, FRAMES, [FRAMES], kept=True), lambda _: None)
+    engine.load(Load(2, IMAGE, model, dtype, FRAMES, [FRAMES], again=True), lambda _: None)
     feeder.move_in(process)
     computed = process.computed
     (second,) = feeder.generate([process], 6, chunk=1)  # a token a step: it is where it was
     assert first + second == wanted
     assert process.computed == computed + 6
     with pytest.raises(SyscallError, match=r"^EINVAL: image 4 "):
-        engine.load(Load(3, IMAGE + 1, model, dtype, FRAMES, kept=True), lambda _: None)
-    engine.shed(IMAGE)
+        engine.load(Load(3, IMAGE + 1, model, dtype, FRAMES, again=True), lambda _: None)
+    engine.drop_weights(IMAGE)
     engine.unload(IMAGE)
 
 
@@ -269,15 +269,15 @@ def test_kv_of_other_weights_than_come_in_is_said_to_be_so(
     engine = open_device({"threads": "1", "installed": str(tmp_path), "swapdir": str(tmp_path)})
     assert isinstance(engine, Engine)
     load = Load(1, IMAGE, str(model), dtype, FRAMES, [FRAMES])
-    again = Load(1, IMAGE, str(model), dtype, FRAMES, [FRAMES], kept=True)
+    again = Load(1, IMAGE, str(model), dtype, FRAMES, [FRAMES], again=True)
     assert not engine.load(load, lambda _: None).changed
-    engine.shed(IMAGE)
+    engine.drop_weights(IMAGE)
     assert not engine.load(again, lambda _: None).changed
-    engine.shed(IMAGE)
+    engine.drop_weights(IMAGE)
     shutil.copy(model / "model.safetensors", model / "new")
     (model / "new").replace(model / "model.safetensors")
     assert engine.load(again, lambda _: None).changed
-    engine.shed(IMAGE)
+    engine.drop_weights(IMAGE)
     config = json.loads((model / "config.json").read_text())
     config["num_key_value_heads"] = config["num_attention_heads"]
     (model / "config.json").write_text(json.dumps(config))

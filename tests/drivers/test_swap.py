@@ -270,8 +270,8 @@ def test_what_was_changed_in_the_file_is_lost_and_nothing_else(zoo: Callable[[st
     os.pwrite(places._file.descriptor, b"x", 4 * stride + 100)
     feeder.move_in(one)
     results = feeder.step([feeder.run(one, 1), feeder.run(other, 1)])
-    assert (results[0].lost, results[0].token) == (4, -1)
-    assert (results[1].lost, results[1].error) == (-1, "")
+    assert (results[0].unread, results[0].token) == (4, -1)
+    assert (results[1].unread, results[1].error) == (-1, "")
     assert results[1].token >= 0
     one.log = one.log[:64]
     one.table, one.computed, one.told, one.knows_log = (
@@ -295,7 +295,7 @@ def test_a_context_that_is_dropped_takes_its_key_with_it(zoo: Callable[[str], Pa
     device.drop([one.ctx])
     feeder.move_in(one)
     (result,) = feeder.step([feeder.run(one, 1)])
-    assert result.lost == 0
+    assert result.unread == 0
 
 
 def test_the_options_say_how_much_and_where(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ from llmasos.syscalls.table import (
     Pagein,
     Setsched,
     Spawn,
+    StatsCall,
     Truncate,
 )
 
@@ -56,7 +57,7 @@ MAX_RUNS = 32
 STEP_SECONDS = 0.02
 AGING = 2.0
 LOOK_SECONDS = 10.0
-COUNTERS = ("steps", "decoded", "moved_out", "moved_in", "preemptions", "driver_restarts", "spawned")
+TOTALS = ("steps", "tokens_decoded", "moved_out", "moved_in", "preemptions", "driver_restarts", "spawned")
 GROUPS = ["/a", "/b", "/a/x", "/a/y", "/b/z"]
 
 
@@ -113,9 +114,10 @@ class Chaos:
                 self.look()
             if sim.now >= told:
                 told = sim.now + report
+                steps = sum(device.steps for device in sim.kernel.devices.values())
                 print(
                     f"{sim.now:7.0f} s of {end:.0f} ({time.monotonic() - began:.0f} s real): {len(self.pids)} processes, "
-                    f"{sim.kernel.counters['steps']} steps, longest wait {self.worst:.1f} s",
+                    f"{steps} steps, longest wait {self.worst:.1f} s",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -333,8 +335,8 @@ def main(arguments: list[str] | None = None) -> int:
     chaos = Chaos(chosen.seed, chosen.processes)
     chaos.run(chosen.seconds)
     chaos.end()
-    counters = chaos.sim.kernel.counters
-    told = ", ".join(f"{name} {counters[name]}" for name in COUNTERS)
+    totals = chaos.sim.program().call(StatsCall())
+    told = ", ".join(f"{name} {getattr(totals, name)}" for name in TOTALS)
     print(
         f"{chosen.seconds:.0f} s with {chosen.processes} processes, seed {chosen.seed}: nothing lost, longest wait "
         f"{chaos.worst:.1f} s; {told}; done: {chaos.done}"

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from llmasos.kernel import dispatch
+from llmasos.kernel.calls.info import row
 from llmasos.kernel.events import HaltRequest, Rejected
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
 from llmasos.simulator import Future, Prog, simulate
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Finish, Kind, Right, Sampler, SchedClass, Signal, State, WaitFor
+from llmasos.syscalls.records import ExitInfo, Finish, Kind, Right, Sampler, SchedClass, Signal, State, Usage, WaitFor
 from llmasos.syscalls.table import (
     Attach,
     BootInfoCall,
@@ -538,3 +539,16 @@ def test_the_trace_tells_calls_and_their_outcomes() -> None:
     assert told["call.spawn"] == "spawn(model='sim', tokens=[1])"
     assert told["ret.spawn"] == str(pid)
     assert told["ret.getinfo"].startswith("-ESRCH (no process")
+
+
+def test_a_row_has_what_is_told_then_what_its_first_source_with_such_a_name_has() -> None:
+    class Ended:
+        pid, status = 7, 1
+
+    class Told:
+        pid, reason = 8, "its decode ended"
+
+    assert row(ExitInfo, Ended(), Told(), usage=Usage()) == ExitInfo(7, 1, "its decode ended", Usage())
+    assert row(ExitInfo, Ended(), Told(), status=2, usage=Usage(fed=3)).status == 2
+    with pytest.raises(TypeError, match="reason"):
+        row(ExitInfo, Ended(), usage=Usage())

@@ -15,7 +15,7 @@ import pytest
 from llmasos.kernel.journal import state as journal_state
 from llmasos.kernel.journal.records import Answer, Frame, decode, encode
 from llmasos.kernel.journal.state import MOST_ANSWER_BYTES, Answers, State
-from llmasos.kernel.tickets import ticket
+from llmasos.kernel.journal.tickets import ticket
 from llmasos.simulator import Future, KernelKilled, Prog, Simulation, simulate
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno, SyscallError

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmasos.kernel.journal.process_image import ProcessImage, read_image
+from llmasos.kernel.journal.recorder import image_of
 from llmasos.kernel.journal.records import BadFrame, Frame, Noted, decode, encode
 from llmasos.kernel.journal.state import State
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import LLMProcess
-from llmasos.kernel.objects.process_image import ProcessImage, image_of, read_image
 from llmasos.simulator import Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_RECORD_BYTES, MAX_RECORDS
@@ -230,12 +231,12 @@ def test_an_image_without_records_is_one_that_older_kernels_wrote_and_read() -> 
     pid = program.call(Spawn("sim", [1, 2, 3]))
     one = process(sim, pid)
     assert one.image is not None
-    plain = msgspec.msgpack.decode(image_of(one, one.image))
+    plain = msgspec.msgpack.decode(image_of(one))
     assert plain["version"] == 1
     assert "records" not in plain
     assert read_image(msgspec.msgpack.encode(plain), "file").records == []
     program.call(Feed(pid, [], [b"x"]))
-    noted = msgspec.msgpack.decode(image_of(one, one.image))
+    noted = msgspec.msgpack.decode(image_of(one))
     assert (noted["version"], noted["records"]) == (2, [[3, b"x"]])
 
 
@@ -253,7 +254,7 @@ def test_an_image_with_records_that_cannot_be_is_refused(records: list[LogRecord
     sim = simulate()
     one = process(sim, sim.program().call(Spawn("sim", [1, 2, 3])))
     assert one.image is not None
-    image = msgspec.msgpack.decode(image_of(one, one.image), type=ProcessImage)
+    image = msgspec.msgpack.decode(image_of(one), type=ProcessImage)
     with pytest.raises(SyscallError, match=why) as caught:
         read_image(msgspec.msgpack.encode(msgspec.structs.replace(image, version=2, records=records)), "file")
     assert caught.value.errno is Errno.EIO

@@ -119,7 +119,7 @@ class Memory(RuleBasedStateMachine):
     @rule()
     def lose_everything(self) -> None:
         for context in self.contexts:
-            context.table.forget(SwapSpace())
+            context.table.clear(SwapSpace())
         self.pool.reset()
         self.held.clear()
 
@@ -186,11 +186,11 @@ def test_contexts_of_different_owners_never_share() -> None:
 def test_a_name_dies_with_its_frame_and_its_children_cannot_be_reached_through_another() -> None:
     index = PrefixIndex()
     a, b = (0,) * 16, (1,) * 16
-    parent = index.enter(root(0), a, 0)
-    index.enter(parent, b, 1)
-    index.forget(0)
+    parent = index.name(root(0), a, 0)
+    index.name(parent, b, 1)
+    index.unname(0)
     assert index.find(root(0), a) is None
-    other = index.enter(root(0), a, 5)
+    other = index.name(root(0), a, 5)
     assert other != parent
     assert index.find(other, b) is None
 
@@ -198,7 +198,6 @@ def test_a_name_dies_with_its_frame_and_its_children_cannot_be_reached_through_a
 def test_releasing_more_often_than_mapped_is_an_error_at_once() -> None:
     pool = FramePool(2)
     frame = pool.alloc(GROUP)
-    assert frame is not None
     pool.release([frame])
     with pytest.raises(AssertionError, match="more often than mapped"):
         pool.release([frame])

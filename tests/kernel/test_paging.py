@@ -105,7 +105,7 @@ def test_kv_of_weights_that_have_changed_meanwhile_is_computed_again(monkeypatch
 
     def changed(device: SimDevice, request: Load, report: Any) -> Any:
         bring_in = fetch(device, request, report)
-        return lambda: msgspec.structs.replace(bring_in(), changed=request.kept)
+        return lambda: msgspec.structs.replace(bring_in(), changed=request.again)
 
     monkeypatch.setattr(SimDevice, "fetch", changed)
     program.call(Evict("sim", force=True))
@@ -409,15 +409,15 @@ def test_a_device_keeps_frames_without_weights_and_refuses_to_run_them() -> None
     device = SimDevice(*parse({"params": "1e6", "time_scale": "0"}))
     load = Load(1, 1, "sim", "", 4)
     device.load(load, lambda _: None)
-    device.shed(1)
+    device.drop_weights(1)
     with pytest.raises(SyscallError, match=r"^EINVAL: image 1 "):
         device.load(load, lambda _: None)
     with pytest.raises(SyscallError, match=r"^EINVAL: image 1 "):
-        device.shed(1)
-    device.load(Load(2, 1, "sim", "", 4, kept=True), lambda _: None)
+        device.drop_weights(1)
+    device.load(Load(2, 1, "sim", "", 4, again=True), lambda _: None)
     with pytest.raises(SyscallError, match=r"^EINVAL: image 2 "):
-        device.load(Load(3, 2, "sim", "", 4, kept=True), lambda _: None)
-    device.shed(1)
+        device.load(Load(3, 2, "sim", "", 4, again=True), lambda _: None)
+    device.drop_weights(1)
     sample = Sample(Sampler(), 1, append=True)
     done = device.step(Step(4, [Run(1, 1, 0, [5], 0, [0], sample)]))
     assert "not in memory" in done.results[0].error

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmasos.kernel.objects.process import LLMProcess
-from llmasos.kernel.sched.lottery import log2
+from llmasos.kernel.sched.policies import log2
 from llmasos.simulator import Future, Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, GroupSettings, Limits, SchedClass, Signal, State, WaitFor

@@ -185,7 +185,7 @@ def test_places_are_taken_from_the_fastest_tier_that_has_one() -> None:
     space = SwapSpace([1, 2])
     taken = [space.take() for _ in range(4)]
     assert [slot.tier if slot else None for slot in taken] == [1, 2, 2, None]
-    space.give([Slot(2, 1)])
+    space.give(Slot(2, 1))
     assert space.take() == Slot(2, 1)
     with pytest.raises(AssertionError, match="places"):
         space.check([Slot(1, 0), Slot(2, 0)])

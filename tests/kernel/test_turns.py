@@ -32,9 +32,10 @@ def turn(program: Prog, pid: int, fed: int = 4, count: int = 40) -> Future[Decod
 
 
 def steps_until_first_token(sim: Simulation, pid: int) -> int:
-    begun, before = sim.kernel.counters["steps"], process(sim, pid).account.decoded
+    device, before = process(sim, pid).device, process(sim, pid).account.decoded
+    begun = device.steps
     sim.run_until(lambda: process(sim, pid).account.decoded > before)
-    return sim.kernel.counters["steps"] - begun
+    return device.steps - begun
 
 
 def test_a_new_turn_takes_the_pages_of_one_that_has_used_up_its_quantum() -> None:

@@ -10,8 +10,8 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from llmasos.drivers import checkpoint
 from llmasos.drivers.protocol import Inspect
+from llmasos.kernel.journal.process_image import ProcessImage, read_image
 from llmasos.kernel.objects.process import LLMProcess
-from llmasos.kernel.objects.process_image import ProcessImage, read_image
 from llmasos.simulator import Future, slots
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import CheckpointInfo
