@@ -43,10 +43,16 @@ def ps(system: System, request: Request, call: Ps) -> list[ProcessInfo]:
 
 
 def process_info(system: System, process: Process) -> ProcessInfo:
-    """A row of the process table as a record."""
+    """A row of the process table as a record. Written out: `ps` asks for thousands of them."""
     fields: dict[str, Any] = {
+        "pid": process.pid,
         "ppid": process.owner,
+        "kind": process.kind,
+        "name": process.name,
+        "state": process.state,
+        "wait": process.wait,
         "started": seconds(process.started - system.started),
+        "exit_status": process.exit_status,
         "usage": process.usage(system.now),
         "group": process.group.path,
     }
@@ -56,26 +62,31 @@ def process_info(system: System, process: Process) -> ProcessInfo:
         fields["reason"] = (process.stop_reason or reason)[:_MOST_REASON]
         frames, image = process.table.frames, process.image
         fields |= {
+            "model": process.traits.model,
             "device": process.device.name,
+            "sched_class": process.traits.sched_class,
+            "nice": process.traits.nice,
             "length": len(process.log),
             "record_bytes": process.records.bytes,
+            "cached": process.table.cached,
+            "context": process.context,
             "pages": len(frames),
             "shared_pages": sum(image.pool.refs[f] > 1 for f in frames) if image is not None else 0,
             "decoding": process.decoding is not None,
+            "finish": process.finish,
+            "limits": process.traits.limits,
             "seed": process.traits.sampler.seed,
             "parked": len(process.output) + len(process.boundary),
             "swapped": sum(block >= len(frames) for block in process.table.kept),
         }
-        return row(ProcessInfo, process, process.traits, process.table, **fields)
+        return ProcessInfo(**fields)
+    os_pid = system.config.os_pid
     if isinstance(process, Program):
-        os_pid = process.os_pid
-        fields["parked"] = len(process.parked)
+        os_pid, fields["parked"] = process.os_pid, len(process.parked)
     elif isinstance(process, DriverProcess):
-        os_pid = system.devices[process.device].os_pid
-    else:
-        os_pid = system.config.os_pid
+        os_pid, fields["device"] = system.devices[process.device].os_pid, process.device
     rss, cpu_seconds = system.figures.get(os_pid, (0, 0.0))
-    return row(ProcessInfo, process, os_pid=os_pid, rss=rss, cpu_seconds=cpu_seconds, **fields)
+    return ProcessInfo(**fields, os_pid=os_pid, rss=rss, cpu_seconds=cpu_seconds)
 
 
 def model_info(image: Image, device: str) -> ModelInfo:

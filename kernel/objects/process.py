@@ -59,9 +59,6 @@ _LEGAL: dict[State, frozenset[State]] = {
 }
 
 
-_COUNTS = ("fed", "decoded", "computed", "reused", "steps", "preemptions", "refaults", "forks")  # of Account and Usage
-
-
 @dataclass(slots=True)
 class Account:
     """The running totals behind records.Usage."""
@@ -72,10 +69,10 @@ class Account:
     reused: int = 0
     steps: int = 0
     preemptions: int = 0
-    refaults: int = 0
     forks: int = 0
     device_time: int = 0  # nanoseconds, its share (by tokens) of the steps that it was in
     waits: dict[str, int] = field(default_factory=dict)
+    refaults: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -117,9 +114,19 @@ class Process:
         if self.state in (State.READY, State.BLOCKED, State.STOPPED):
             reason = self.wait.value or self.state.value
             waits[reason] = waits.get(reason, 0) + (now - self.since)
-        counts = {name: getattr(self.account, name) for name in _COUNTS}
-        waited = {reason: seconds(duration) for reason, duration in waits.items()}
-        return Usage(**counts, device_seconds=seconds(self.account.device_time), waits=waited)
+        account, waited = self.account, {reason: seconds(duration) for reason, duration in waits.items()}
+        return Usage(
+            account.fed,
+            account.decoded,
+            account.computed,
+            account.reused,
+            account.steps,
+            account.preemptions,
+            account.forks,
+            seconds(account.device_time),
+            waited,
+            account.refaults,
+        )
 
 
 @dataclass(slots=True, eq=False)
