@@ -407,15 +407,15 @@ def test_a_model_whose_load_is_suspected_of_a_death_is_loaded_with_no_step_besid
 def test_a_device_keeps_frames_without_weights_and_refuses_to_run_them() -> None:
     device = SimDevice(*parse({"params": "1e6", "time_scale": "0"}))
     load = Load(1, 1, "sim", "", 4)
-    device.load(load, lambda _: None)
+    device.fetch(load, lambda _: None)()
     device.shed(1)
     with pytest.raises(SyscallError, match=r"^EINVAL: image 1 "):
-        device.load(load, lambda _: None)
+        device.fetch(load, lambda _: None)()
     with pytest.raises(SyscallError, match=r"^EINVAL: image 1 "):
         device.shed(1)
-    device.load(Load(2, 1, "sim", "", 4, kept=True), lambda _: None)
+    device.fetch(Load(2, 1, "sim", "", 4, kept=True), lambda _: None)()
     with pytest.raises(SyscallError, match=r"^EINVAL: image 2 "):
-        device.load(Load(3, 2, "sim", "", 4, kept=True), lambda _: None)
+        device.fetch(Load(3, 2, "sim", "", 4, kept=True), lambda _: None)()
     device.shed(1)
     sample = Sample(Sampler(), 1, append=True)
     done = device.step(Step(4, [Run(1, 1, 0, [5], 0, [0], sample)]))
