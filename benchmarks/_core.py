@@ -9,6 +9,7 @@ import itertools
 from typing import Any
 
 from llmasos.drivers.protocol import SIZES, VERSION, Hello, Load, Loaded, Probe, Probed, RunResult, Step, StepDone
+from llmasos.kernel.clock import MILLISECOND
 from llmasos.kernel.core import Kernel
 from llmasos.kernel.events import Action, DeviceConfig, FromDevice, KernelConfig, Reply, Send, Syscall
 from llmasos.kernel.journal.state import State
@@ -27,11 +28,11 @@ class Core:
         device = DeviceConfig("d", "sim", kv, kv, max_runs=max_runs, step_tokens=step_tokens)
         self.kernel = Kernel(KernelConfig([device]))
         self.context = context
-        self.now = 0.0
+        self.now = 0  # nanoseconds
         self.step: Step | None = None  # the one on the device
         self._replies: dict[int, Reply] = {}
         self._seq = itertools.count(1)
-        self._take(self.kernel.boot(0.0, State(b"key") if journal else None))
+        self._take(self.kernel.boot(0, State(b"key") if journal else None))
         hello = Hello(VERSION, "sim", 1, "", [Tier("ram", 1 << 50, 1.0)], ["sim"], ["bf16"], [], SIZES)
         self.from_device(hello)
         self.call(Attach("benchmark"))
@@ -74,7 +75,7 @@ class Core:
         done = [RunResult(r.ctx, 1 if r.sample and r.sample.append else -1) for r in self.step.runs]
         event = FromDevice("d", 1, StepDone(self.step.ref, done, 0.001))
         self.step = None
-        self.now += 0.001
+        self.now += MILLISECOND
         return event
 
     def take(self, actions: list[Action]) -> None:

@@ -10,7 +10,7 @@ Requests with a `ref` are answered by exactly one message with the same `ref`: i
 
 from __future__ import annotations
 
-from typing import dataclass_transform
+from typing import Annotated, dataclass_transform
 
 import msgspec
 
@@ -23,6 +23,7 @@ BLOCK_TOKENS = 16  # tokens in a frame of KV
 HEARTBEAT_SECONDS = 0.5
 REQUEST_BYTES = 2 * limits.MAX_REPLY_BYTES  # the largest message to a driver
 ANSWER_BYTES = limits.MAX_REPLY_BYTES  # the largest message from one
+Amount = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62))]  # of bytes, tokens, parameters
 FileId = bytes  # names one writing of a file, whatever path it has
 
 
@@ -257,14 +258,14 @@ class Probed(_Message):
     ref: int
     architecture: str
     dtype: str
-    parameters: int
-    weight_bytes: int
-    vocab: int
-    context: int
-    layers: int
-    block_bytes: int
+    parameters: Amount
+    weight_bytes: Amount
+    vocab: Amount
+    context: Amount
+    layers: Amount
+    block_bytes: Amount
     eos_ids: list[int]
-    stream_bytes: int = 0  # the least memory for weights that lets the driver stream it; 0: it cannot
+    stream_bytes: Amount = 0  # the least memory for weights that lets the driver stream it; 0: it cannot
     sampling: SamplingDefaults = SamplingDefaults()
     stored: str = ""  # how its files hold quantised weights, and how they are run; "": they are not quantised
 
@@ -276,9 +277,9 @@ class Progress(_Message):
 
 class Loaded(_Message):
     ref: int
-    weight_bytes: int  # as measured
+    weight_bytes: Amount  # as measured
     guesses: bool = False  # may guess (Run.ahead): its tokens do not depend on what is computed beside them
-    resident_bytes: int = 0  # of the weights, in memory; 0: all
+    resident_bytes: Amount = 0  # of the weights, in memory; 0: all
     changed: bool = False  # the files have changed: the KV that was kept is of other weights
 
 
@@ -314,8 +315,8 @@ class Exported(_Message):
     `Inspected`."""
 
     ref: int
-    bytes: int
-    tokens: int
+    bytes: Amount
+    tokens: Amount
     reason: str = ""
     path: str = ""
     id: FileId = b""
@@ -327,7 +328,7 @@ class Inspected(_Message):
     ref: int
     id: bytes
     head: bytes
-    tokens: int
+    tokens: Amount
 
 
 class Imported(_Message):
@@ -335,7 +336,7 @@ class Imported(_Message):
     contents of the other frames are undefined. `reason`: why there are fewer tokens than asked for, or empty."""
 
     ref: int
-    tokens: int
+    tokens: Amount
     reason: str = ""
 
 

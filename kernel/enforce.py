@@ -8,6 +8,7 @@ evicted (kernel/models/loading.py), sleepers lose their pages to lower tiers or 
 
 from __future__ import annotations
 
+from llmasos.kernel.clock import SECOND
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.life import exit_process, fail_decoding, interrupt_decoding
 from llmasos.kernel.marks import freed, stale
@@ -16,7 +17,7 @@ from llmasos.kernel.state import System
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Finish, KvAction, Signal, State, WaitFor
 
-_LONGEST_PAUSE = 2.0  # seconds, as in Linux's mem_cgroup_handle_over_high
+_LONGEST_PAUSE = 2 * SECOND  # as in Linux's mem_cgroup_handle_over_high
 
 
 def hold_back(system: System, process: LLMProcess) -> bool:
@@ -68,7 +69,7 @@ def _serve(system: System, group: Group) -> None:
     count = group.allowance(system.now)
     _release(system, group, count)
     if group.line and group.settings.tokens_max:
-        group.timer = system.timers.at(system.now + count / group.settings.tokens_max, _serve, group)
+        group.timer = system.timers.at(system.now + group.time_for(count), _serve, group)
 
 
 def _release(system: System, group: Group, count: int) -> None:
@@ -96,7 +97,7 @@ def relax(system: System, group: Group) -> None:
 def pause(system: System, process: LLMProcess, high: Group) -> None:
     """A process that has grown makes a pause before it goes on: the longer, the further `high` is above its `kv_high`."""
     limit = high.settings.kv_high
-    process.pause = system.now + _LONGEST_PAUSE * min(1.0, high.kv / limit - 1.0)
+    process.pause = system.now + _LONGEST_PAUSE * min(limit, high.kv - limit) // limit
     system.emit("mem.high", process.pid, process.device.name, high.kv - limit, high.path)
 
 

@@ -199,9 +199,9 @@ class Log:
 
 @dataclass(slots=True, frozen=True)
 class WakeAt:
-    """Send a Tick at this time, in seconds of the kernel clock. It replaces the last WakeAt; None: no Tick is wanted."""
+    """Send a Tick at this moment of the kernel clock. It replaces the last WakeAt; None: no Tick is wanted."""
 
-    at: float | None
+    at: int | None  # nanoseconds
 
 
 @dataclass(slots=True, frozen=True)

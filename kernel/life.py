@@ -79,7 +79,7 @@ def refuse_caller(system: System, process: LLMProcess, errno: Errno, reason: str
         desk.fail(system, request, errno, reason)
 
 
-def set_deadline(system: System, process: LLMProcess, decoding: Decoding, moment: float) -> None:
+def set_deadline(system: System, process: LLMProcess, decoding: Decoding, moment: int) -> None:
     """End a decode with what it has when `moment` has come."""
     decoding.timer = system.timers.at(moment, _end_late, process)
 

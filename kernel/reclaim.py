@@ -46,7 +46,7 @@ def moves_pay(image: Image) -> bool:
     return image.swap.total > 0 and image.swap_cost.pays
 
 
-def _victim(image: Image, wanting: LLMProcess, quantum: int, desperate: bool, now: float) -> LLMProcess | None:
+def _victim(image: Image, wanting: LLMProcess, quantum: int, desperate: bool, now: int) -> LLMProcess | None:
     """The process to take pages from: a sleeper, one of a group above its `kv_high` first, by the image's policy; else
     the weakest process of a weaker class; else, in the same class, one behind in the queue whose quantum is used up.
     Never on an arrival tie: that ping-pongs.
@@ -56,9 +56,9 @@ def _victim(image: Image, wanting: LLMProcess, quantum: int, desperate: bool, no
 
     `desperate`: nobody at all could run otherwise, so the last claim gives way to an earlier one wherever it is.
     """
-    own: tuple[float, ...] = claim(wanting, quantum) if desperate else (rank(wanting.traits.sched_class), wanting.key)
+    own: tuple[int, ...] = claim(wanting, quantum) if desperate else (rank(wanting.traits.sched_class), wanting.key)
     worst: LLMProcess | None = None
-    worst_order: tuple[float, ...] = (-1,)
+    worst_order: tuple[int, ...] = (-1,)
     over = [p for p in islice(_sleepers(image, wanting), _LOOKED_AT) if p.group.over_high() is not None]
     sleeper = image.victims.choose(over or _sleepers(image, wanting), now)
     if sleeper is not None:
@@ -67,7 +67,7 @@ def _victim(image: Image, wanting: LLMProcess, quantum: int, desperate: bool, no
     last_claim = claim(wanting, quantum)
     cheap = moves_pay(image)
     for holder in _others(image, wanting):
-        order: tuple[float, ...] = claim(holder, quantum) if desperate else (rank(holder.traits.sched_class), holder.key)
+        order: tuple[int, ...] = claim(holder, quantum) if desperate else (rank(holder.traits.sched_class), holder.key)
         yields = order > own and (desperate or order[0] > own[0] or holder.outran(quantum))
         if desperate and holder.wait is WaitFor.QUOTA:  # whatever its claim, it cannot run
             return holder

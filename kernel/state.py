@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
+from llmasos.kernel.clock import seconds
 from llmasos.kernel.events import Action, KernelConfig, Log, Send
 from llmasos.kernel.groups.group import GroupTree
 from llmasos.kernel.journal.recorder import Recorder
@@ -36,7 +37,7 @@ class System:
         self.devices: dict[str, Device] = {}
         self.programs: dict[int, Program] = {}  # by peer
         self.own = Program(
-            INIT_PID, 0, Kind.INIT, "kernel", self.groups.system, 0.0, peer=-1
+            INIT_PID, 0, Kind.INIT, "kernel", self.groups.system, 0, peer=-1
         )  # makes the kernel's own calls
         self.timers = Timers()
         self.trace = Trace(config.trace_events, config.log_lines)
@@ -47,8 +48,8 @@ class System:
         self.secret = b""  # key of the programs' tickets; empty: no journal is kept
         self.counters: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
-        self.started = 0.0
-        self.now = 0.0  # of the event being handled
+        self.started = 0
+        self.now = 0  # of the event being handled, in nanoseconds (clock.py)
         self.halting = False
         # of the event being handled: what it has to say, and the marks that reconciling goes by (core.py)
         self.actions: list[Action] = []
@@ -59,6 +60,10 @@ class System:
         self.cycle = ""  # marks that did not come to an end
         self._refs = 0
         self._images = 0
+
+    @property
+    def uptime(self) -> int:
+        return self.now - self.started
 
     def act(self, action: Action) -> None:
         self.actions.append(action)
@@ -77,13 +82,14 @@ class System:
 
     def log(self, level: str, text: str) -> None:
         text = printable(text)
-        self.trace.line(self.now - self.started, level, text)
-        self.actions.append(Log(self.now - self.started, level, text))
+        at = seconds(self.uptime)
+        self.trace.line(at, level, text)
+        self.actions.append(Log(at, level, text))
 
     def emit(self, what: str, pid: int = 0, device: str = "", amount: int = 0, detail: str = "") -> None:
         """Record a trace event. Callers check `trace.on` first where building the arguments costs something."""
         if self.trace.on:
-            self.trace.emit(self.now - self.started, what, pid, device, amount, detail)
+            self.trace.emit(seconds(self.uptime), what, pid, device, amount, detail)
 
     def device_named(self, name: str) -> Device:
         """The device of that name (empty: the first one), or ENODEV."""

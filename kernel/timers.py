@@ -18,7 +18,7 @@ T = TypeVar("T")
 class Timer:
     """`kind` is called with the system and the target; None: it has been cancelled, or has gone off."""
 
-    at: float
+    at: int  # nanoseconds
     kind: Callable[[Any, Any], None] | None
     target: Any
 
@@ -28,11 +28,11 @@ class Timer:
 
 class Timers:
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Timer]] = []
+        self._heap: list[tuple[int, int, Timer]] = []
         self._count = 0
         self._sweep = 64  # entries at which those of cancelled timers are thrown out
 
-    def at(self, moment: float, kind: Callable[[Any, T], None], target: T) -> Timer:
+    def at(self, moment: int, kind: Callable[[Any, T], None], target: T) -> Timer:
         """Do `kind` to the target once `moment` has come, unless the timer is cancelled."""
         timer = Timer(moment, kind, target)
         if len(self._heap) >= self._sweep:
@@ -43,13 +43,13 @@ class Timers:
         heapq.heappush(self._heap, (moment, self._count, timer))
         return timer
 
-    def next(self) -> float | None:
+    def next(self) -> int | None:
         """The earliest moment something is wanted at."""
         while self._heap and self._heap[0][2].kind is None:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
-    def run(self, system: Any, now: float) -> None:
+    def run(self, system: Any, now: int) -> None:
         """Let everything go off that is due, in order of time."""
         while (moment := self.next()) is not None and moment <= now:
             timer = heapq.heappop(self._heap)[2]

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections import deque
 from itertools import islice
 
+from llmasos.kernel.clock import SECOND
 from llmasos.syscalls.records import LogLine, TraceEvent, TraceResult
 
-LISTEN_SECONDS = 10.0  # the trace stays on this long after the last reader
+_LISTEN = 10 * SECOND  # the trace stays on this long after the last reader
 
 
 class Trace:
     def __init__(self, events: int, lines: int) -> None:
         self.on = False
-        self._until = 0.0
+        self._until = 0
         self._ring: deque[TraceEvent] = deque(maxlen=events)
         self._next = 0
         self._log: deque[LogLine] = deque(maxlen=lines)
@@ -25,18 +26,18 @@ class Trace:
 
     # --- events ---
 
-    def listen(self, now: float) -> None:
+    def listen(self, now: int) -> None:
         """A program reads: record from here on."""
         self.on = True
-        self._until = now + LISTEN_SECONDS
+        self._until = now + _LISTEN
 
-    def expire(self, now: float, reader_waits: bool) -> None:
+    def expire(self, now: int, reader_waits: bool) -> None:
         """Stop recording when no program has read for a while."""
         if self.on and not reader_waits and now > self._until:
             self.on = False
 
-    def emit(self, now: float, what: str, pid: int = 0, device: str = "", amount: int = 0, detail: str = "") -> None:
-        self._ring.append(TraceEvent(self._next, now, what, pid, device, amount, detail))
+    def emit(self, at: float, what: str, pid: int = 0, device: str = "", amount: int = 0, detail: str = "") -> None:
+        self._ring.append(TraceEvent(self._next, at, what, pid, device, amount, detail))
         self._next += 1
 
     @property
@@ -53,8 +54,8 @@ class Trace:
 
     # --- log ---
 
-    def line(self, now: float, level: str, text: str) -> LogLine:
-        line = LogLine(self._next_line, now, level, text)
+    def line(self, at: float, level: str, text: str) -> LogLine:
+        line = LogLine(self._next_line, at, level, text)
         self._log.append(line)
         self._next_line += 1
         return line

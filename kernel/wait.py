@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.objects.request import Channel, Request
 from llmasos.kernel.state import System
 from llmasos.syscalls.errno import SyscallError
@@ -35,7 +36,7 @@ def sleep(system: System, request: Request, waiting: Waiting) -> None:
     request.channel[request] = None
     request.program.parked[request.seq] = request
     if waiting.timeout is not None and request.deadline is None:
-        request.deadline = system.timers.at(system.now + waiting.timeout, _expire, request)
+        request.deadline = system.timers.at(system.now + nanoseconds(waiting.timeout), _expire, request)
     _show(system, waiting.channel)
 
 

@@ -19,7 +19,7 @@ import llmasos
 from tests.booted import PATIENCE
 
 ROOT = Path(llmasos.__file__).parents[1]
-FOLDERS = ("kernel", "drivers", "syscalls", "userland", "modelfiles", "models", "examples")
+FOLDERS = ("kernel", "drivers", "syscalls", "userland", "modelfiles", "models", "simulator", "examples")
 AGENT = """
     import sys
     import llmasos

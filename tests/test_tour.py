@@ -12,6 +12,7 @@ from typing import Any
 from llmasos.drivers.protocol import Load, Probe, Step, ToDriver
 from llmasos.drivers.sim import open_device
 from llmasos.kernel import events
+from llmasos.kernel.clock import MILLISECOND
 from llmasos.kernel.core import Kernel
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls import table
@@ -78,11 +79,11 @@ class Told:
 
     def __init__(self) -> None:
         self.kernel = Kernel(events.KernelConfig([events.DeviceConfig("sim0", "sim")]))
-        self.kernel.boot(0.0, State(b"a key of the tickets"))
+        self.kernel.boot(0, State(b"a key of the tickets"))
         self.driver = open_device({})
         self.asked: list[ToDriver] = []
         self.lines: list[str] = []
-        self._now = 0.0
+        self._now = 0
         self._event(events.Syscall(1, 1, table.Attach("told"), 0), "Attach")
         self._event(events.FromDevice("sim0", 1, self.driver.hello()), "Hello")
 
@@ -101,7 +102,7 @@ class Told:
                 self._event(events.FromDevice("sim0", 1, self.driver.step(request)), "StepDone")
 
     def _event(self, event: events.Event, name: str) -> None:
-        self._now += 0.01
+        self._now += 10 * MILLISECOND
         said = []
         for action in self.kernel.handle(event, self._now):
             if isinstance(action, events.Send):

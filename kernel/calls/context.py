@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.life import Decode as Waiter
 from llmasos.kernel.life import set_deadline
 from llmasos.kernel.marks import changed, freed, grew
@@ -51,7 +52,7 @@ def decode(system: System, request: Request, call: Decode, process: LLMProcess) 
     process.decoding, process.finish = decoding, Finish.NONE
     changed(system, process)
     if call.deadline is not None:
-        set_deadline(system, process, decoding, system.now + call.deadline)
+        set_deadline(system, process, decoding, system.now + nanoseconds(call.deadline))
     if not call.wait:
         return DecodeResult(len(process.log), [], Finish.NONE)
     decoding.request, request.begun = request, Waiter(process, decoding)

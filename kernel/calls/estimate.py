@@ -54,7 +54,7 @@ def estimate(system: System, request: Request, call: Estimate, device: Device, p
     return _figures(device, image, call.context, system.now)
 
 
-def _figures(device: Device, image: Image, wanted: int, now: float) -> EstimateInfo:
+def _figures(device: Device, image: Image, wanted: int, now: int) -> EstimateInfo:
     """Of an image that has been probed; in no device's table, if it is asked about for the first time."""
     probed = image.probed
     assert probed is not None

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmasos.drivers.protocol import BLOCK_TOKENS
+from llmasos.kernel.clock import seconds
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import RESIDENT, Image
 from llmasos.kernel.objects.process import DriverProcess, LLMProcess, Process, Program
@@ -38,7 +39,7 @@ def process_info(system: System, process: Process) -> ProcessInfo:
         "name": process.name,
         "state": process.state,
         "wait": process.wait,
-        "started": process.started - system.started,
+        "started": seconds(process.started - system.started),
         "exit_status": process.exit_status,
         "usage": process.usage(system.now),
         "group": process.group.path,
@@ -145,7 +146,7 @@ def device_info(device: Device) -> DeviceInfo:
         steps=device.steps,
         tokens_computed=device.computed,
         tokens_decoded=device.decoded,
-        busy_seconds=device.busy_seconds,
+        busy_seconds=seconds(device.busy),
         kv_bytes=device.kv_bytes,
         error=device.error,
         weight_bytes=device.weight_bytes,

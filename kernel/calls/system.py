@@ -6,6 +6,7 @@ from collections import Counter
 
 from llmasos.kernel import desk
 from llmasos.kernel.calls.info import device_info
+from llmasos.kernel.clock import seconds
 from llmasos.kernel.devices.reschedule import reschedule
 from llmasos.kernel.marks import changed
 from llmasos.kernel.objects.device import Device
@@ -48,7 +49,7 @@ def _boot_info(system: System, request: Request) -> BootInfo:
         protocol=limits.PROTOCOL_VERSION,
         runtime=config.runtime,
         os_pid=config.os_pid,
-        uptime=system.now - system.started,
+        uptime=seconds(system.uptime),
         pid=request.program.pid,
         default_model=config.default_model,
         default_device=next(iter(system.devices), ""),
@@ -62,7 +63,7 @@ def stats(system: System, request: Request, call: StatsCall) -> Stats:
     """Row 4 of the table, `StatsCall`."""
     count = system.counters
     return Stats(
-        uptime=system.now - system.started,
+        uptime=seconds(system.uptime),
         calls=system.calls.total(),
         errors=count["errors"],
         rejected_frames=count["rejected"],
@@ -88,7 +89,7 @@ def stats(system: System, request: Request, call: StatsCall) -> Stats:
 
 def trace(system: System, request: Request, call: Trace) -> TraceResult | Waiting:
     """Row 5 of the table, `Trace`."""
-    system.trace.listen(system.now - system.started)
+    system.trace.listen(system.uptime)
     if not isinstance(request.begun, int):  # the event that it begins with
         request.begun = system.trace.end if call.start < 0 else min(call.start, system.trace.end)
     result = system.trace.read(request.begun, call.limit)

@@ -19,6 +19,7 @@ from llmasos.drivers.protocol import (
     StepDone,
     disagreement,
 )
+from llmasos.kernel.clock import SECOND, nanoseconds, seconds
 from llmasos.kernel.devices import steps
 from llmasos.kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
 from llmasos.kernel.life import stop_suspect
@@ -35,7 +36,7 @@ from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, State, WaitFor
 
-_WATCH_SECONDS = 1.0
+_WATCH = SECOND
 
 
 def add_device(system: System, config: DeviceConfig, queue: RunQueue) -> None:
@@ -71,7 +72,7 @@ def _start(system: System, device: Device) -> None:
 
 
 def _watch(system: System, device: Device) -> None:
-    device.watchdog = system.timers.at(system.now + _WATCH_SECONDS, _look, device)
+    device.watchdog = system.timers.at(system.now + _WATCH, _look, device)
 
 
 def _look(system: System, device: Device) -> None:
@@ -90,14 +91,14 @@ def _kill(system: System, device: Device, reason: str) -> None:
 
 
 def _hang(system: System, device: Device) -> str:
-    limit = system.config.hang_seconds
+    limit, now = system.config.hang_seconds, system.now
     if device.state == STARTING:
         late = system.config.start_seconds
-        return f"no hello within {late:g} s" if system.now - device.heard > late else ""
-    if system.now - device.heard > limit:
+        return f"no hello within {late:g} s" if now - device.heard > nanoseconds(late) else ""
+    if now - device.heard > nanoseconds(limit):
         return f"no heartbeat for {limit:g} s"
     busy = device.in_flight is not None or device.asked
-    return f"busy without progress for {limit:g} s" if busy and system.now - device.progress_at > limit else ""
+    return f"busy without progress for {limit:g} s" if busy and now - device.progress_at > nanoseconds(limit) else ""
 
 
 def from_device(system: System, event: FromDevice) -> None:
@@ -197,7 +198,7 @@ def driver_exited(system: System, event: DriverExited) -> None:
     if flight is not None:
         _suspect(system, flight, flight.step.ref in work)
     _tell_callers(system, device, event.reason)
-    if said_hello and system.now - device.up_since >= system.config.restart_forgiven:
+    if said_hello and system.now - device.up_since >= nanoseconds(system.config.restart_forgiven):
         device.failures = 0
     device.failures += 1
     if not said_hello and device.failures >= HOPELESS:
@@ -258,13 +259,13 @@ def _tell_callers(system: System, device: Device, reason: str) -> None:
 
 def _restart(system: System, device: Device) -> None:
     """At once after a first death, then with a delay."""
-    delay = 0.0
+    config, delay = system.config, 0
     if device.failures > 1:
-        delay = min(system.config.restart_first * 2.0 ** (device.failures - 2), system.config.restart_max)
+        delay = min(nanoseconds(config.restart_first) << min(device.failures - 2, 64), nanoseconds(config.restart_max))
     device.restarts += 1
     system.counters["driver_restarts"] += 1
     if delay:
-        system.log("warning", f"{device.name}: next start in {delay:g} s ({device.failures} failures in a row)")
+        system.log("warning", f"{device.name}: next start in {seconds(delay):g} s ({device.failures} failures in a row)")
         device.watchdog = system.timers.at(system.now + delay, _start, device)
     else:
         _start(system, device)

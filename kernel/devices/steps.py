@@ -10,6 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from llmasos.drivers.protocol import BLOCK_TOKENS, Drop, RunResult, Step, StepDone
+from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.life import fail_decoding, finish_decoding, lives_on
 from llmasos.kernel.marks import dirty, freed, grew, stale
 from llmasos.kernel.memory.page_table import blocks
@@ -25,6 +26,8 @@ from llmasos.syscalls.records import Finish, Signal
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.image import Image
+
+_LONGEST_STEP = 1e9  # seconds
 
 
 def pump(system: System, device: Device) -> None:
@@ -78,17 +81,18 @@ def step_done(system: System, device: Device, message: StepDone) -> None:
         return
     device.steps += 1
     device.computed += flight.tokens
-    device.busy_seconds += message.seconds
+    duration = nanoseconds(message.seconds)
+    device.busy += duration
     system.counters["steps"] += 1
     system.counters["computed"] += flight.tokens
     system.emit("sched.done", device=device.name, amount=flight.tokens, detail=f"{message.seconds * 1e3:.3f} ms")
-    share = message.seconds / max(1, flight.tokens)
     again = 0
     for process, result in zip(flight.processes, message.results, strict=True):
         before = max(0, process.high_water - process.table.cached)
         again += min(process.running, before)
-        _apply(system, device, process, result, share)
-    _look_for_thrashing(system, device, flight, message, share * again)
+        _apply(system, device, process, result, duration // max(1, flight.tokens))
+    lost = duration * again // max(1, flight.tokens) + nanoseconds(message.phases.get("swap", 0.0))
+    _look_for_thrashing(system, device, flight, duration, lost)
     for process in flight.processes:
         boundary(system, process)
 
@@ -108,8 +112,8 @@ def _account_moves(system: System, device: Device, flight: InFlight, message: St
     if image is not None:
         paid = image.swap_cost.pays
         moved = (len(step.outs) + len(step.ins)) * image.block_tokens
-        image.swap_cost.moved(moved, message.phases.get("swap", 0.0))
-        image.swap_cost.computed(flight.tokens, message.phases.get("model", 0.0))
+        image.swap_cost.moved(moved, nanoseconds(message.phases.get("swap", 0.0)))
+        image.swap_cost.computed(flight.tokens, nanoseconds(message.phases.get("model", 0.0)))
         if paid != image.swap_cost.pays:  # what each has to compute is another matter now
             for user in image.users.values():
                 stale(system, user)
@@ -128,25 +132,28 @@ def _account_moves(system: System, device: Device, flight: InFlight, message: St
         )
 
 
-def _look_for_thrashing(system: System, device: Device, flight: InFlight, message: StepDone, again: float) -> None:
-    """`again`: seconds of the step that computed what had been computed before."""
+def _look_for_thrashing(system: System, device: Device, flight: InFlight, duration: int, lost: int) -> None:
+    """The step took `duration`, `lost` of it to bring back or compute again what had been there before."""
     image = flight.processes[0].image
     if image is None or any(process.image is not image for process in flight.processes):
         return
     old = image.thrash.stretch
-    if image.thrash.spent(message.seconds, again + message.phases.get("swap", 0.0)):
-        new, lost = image.thrash.stretch, image.thrash.lost
+    if image.thrash.spent(duration, lost):
+        new, part = image.thrash.stretch, image.thrash.lost
         level, what = ("warning", "thrashes") if new > old else ("info", "thrashes less")
         system.log(
             level,
-            f"{device.name}: {image.name} {what}: {lost:.0%} of the time went into bringing back pages; processes keep "
+            f"{device.name}: {image.name} {what}: {part:.0%} of the time went into bringing back pages; processes keep "
             f"theirs for {new * system.config.quantum} tokens now",
         )
         system.emit("mem.thrash", device=device.name, amount=new, detail=image.name)
 
 
 def _check_results(flight: InFlight, message: StepDone) -> None:
-    """EPROTO if the results are not those of the step's runs, or a token is none of the model's."""
+    """EPROTO if the results are not those of the step's runs, a token is none of the model's, or a time is none."""
+    times = (message.seconds, *message.phases.values())
+    if not all(0 <= time <= _LONGEST_STEP for time in times):
+        raise Errno.EPROTO(f"step {message.ref}: it took {', '.join(map(str, times))} seconds")
     if message.unwritten and not 0 <= min(message.unwritten) <= max(message.unwritten) < len(flight.step.outs):
         raise Errno.EPROTO(f"step {message.ref}: moves that it did not have were not written")
     if [result.ctx for result in message.results] != [process.pid for process in flight.processes]:
@@ -170,12 +177,12 @@ def step_failed(system: System, device: Device, reason: str) -> None:
     _end_step(system, device)
     system.log("error", f"{device.name}: a step of {len(flight.processes)} processes failed: {reason}")
     for process in flight.processes:
-        _apply(system, device, process, RunResult(process.pid, error=reason), 0.0)
+        _apply(system, device, process, RunResult(process.pid, error=reason), 0)
     for process in flight.processes:
         boundary(system, process)
 
 
-def _apply(system: System, device: Device, process: LLMProcess, result: RunResult, share: float) -> None:
+def _apply(system: System, device: Device, process: LLMProcess, result: RunResult, share: int) -> None:
     tokens, process.running = process.running, 0
     guessing, process.guessing = process.guessing, 0
     swapped_in, process.swapped_in = process.swapped_in, 0
@@ -251,8 +258,8 @@ def _append(process: LLMProcess, decoding: Decoding, token: int) -> Finish:
     return Finish.CONTEXT if len(process.log) >= process.context else Finish.NONE
 
 
-def _account(system: System, device: Device, process: LLMProcess, run: int, extra: int, share: float) -> None:
-    """`run` tokens were asked for, `extra` came with them by guessing, `share` seconds a token that was asked for."""
+def _account(system: System, device: Device, process: LLMProcess, run: int, extra: int, share: int) -> None:
+    """`run` tokens were asked for, `extra` came with them by guessing, `share` nanoseconds a token that was asked for."""
     account, tokens = process.account, run + extra
     if process.table.cached > process.high_water:  # what is computed again after a crash clears nobody
         process.crashes = 0
@@ -262,7 +269,7 @@ def _account(system: System, device: Device, process: LLMProcess, run: int, extr
         process.high_water = process.table.cached
     account.steps += 1
     account.computed += tokens
-    account.device_seconds += share * run
+    account.device_time += share * run
     device.computed += extra
     system.counters["computed"] += extra
     system.counters["guessed"] += extra

@@ -27,7 +27,7 @@ from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno
 
 NAME = runtime.JOURNAL
-VERSION = 2
+VERSION = 3
 _HEADER = struct.Struct("<8sI4x")
 _MAGIC = b"LLMasOSj"
 _FRAME = struct.Struct("<IIQ")  # length, a check of it, a check of the body

@@ -26,6 +26,7 @@ import zmq
 from trio import TaskStatus
 
 from llmasos.drivers import protocol
+from llmasos.kernel.clock import nanoseconds, seconds
 from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
 from llmasos.kernel.edge.peers import Peer, Peers, chosen_id
@@ -66,8 +67,8 @@ FLUSH_SECONDS = 0.5  # the time that the last answers have to leave at a halt
 class Core(Protocol):
     """The part of the core that the edge uses."""
 
-    def boot(self, now: float, saved: State | None = None, notes: Sequence[tuple[str, str]] = ()) -> list[Action]: ...
-    def handle(self, event: Event, now: float) -> list[Action]: ...
+    def boot(self, now: int, saved: State | None = None, notes: Sequence[tuple[str, str]] = ()) -> list[Action]: ...
+    def handle(self, event: Event, now: int) -> list[Action]: ...
     def snapshot(self) -> State: ...
 
 
@@ -99,8 +100,8 @@ class Server:
         self._events: deque[Event] = deque()
         self._handling = False
         self._epoch = 0.0
-        self._now = 0.0
-        self._wake_at: float | None = None
+        self._now = 0
+        self._wake_at: int | None = None
         self._alarm = trio.CancelScope()
         self._halt = trio.Event()
         self._hurry = trio.Event()
@@ -111,7 +112,7 @@ class Server:
         of the sockets are removed with the lock."""
         self._epoch = trio.current_time()
         saved, self._saved = self._saved, None
-        first = self._core.boot(0.0, saved, self._notes)
+        first = self._core.boot(0, saved, self._notes)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._programs = transport.router(context)
         self._drivers = transport.router(context, max_frame=protocol.ANSWER_BYTES)
@@ -157,7 +158,7 @@ class Server:
         self._handling = True
         try:
             while self._events:
-                self._now = max(self._now, trio.current_time() - self._epoch)
+                self._now = max(self._now, nanoseconds(trio.current_time() - self._epoch))
                 self._perform_all(self._core.handle(self._events.popleft(), self._now))
         finally:
             self._handling = False
@@ -252,7 +253,7 @@ class Server:
             os.kill(action.os_pid, int(action.signal))
         except OSError as error:
             text = f"signal {action.signal.name} to OS process {action.os_pid}: {error.strerror}"
-            self._console(Log(self._now, "warning", text))
+            self._console(Log(seconds(self._now), "warning", text))
 
     # --- drivers ----------------------------------------------------------------------------------------------------
 
@@ -279,7 +280,7 @@ class Server:
     # --- time and the operating system ------------------------------------------------------------------------------
 
     def _set_alarm(self) -> None:
-        self._alarm.deadline = float("inf") if self._wake_at is None else self._wake_at + self._epoch
+        self._alarm.deadline = float("inf") if self._wake_at is None else self._epoch + seconds(self._wake_at)
 
     async def _keep_time(self) -> None:
         while True:
@@ -287,7 +288,7 @@ class Server:
                 self._set_alarm()
                 await trio.sleep_forever()
             moment = self._wake_at
-            if moment is not None and trio.current_time() >= moment + self._epoch:
+            if moment is not None and trio.current_time() >= self._epoch + seconds(moment):
                 self._wake_at = None
                 # Adding and subtracting the epoch rounds: the core must not see its moment as yet to come.
                 self._now = max(self._now, moment)

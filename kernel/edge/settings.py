@@ -50,7 +50,7 @@ from llmasos.syscalls.records import GroupSettings, KvAction
 from llmasos.syscalls.size import Size, size
 
 Positive = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(gt=0.0)]
+Seconds = Annotated[float, Meta(gt=0.0, le=1e9)]
 
 
 class Device(msgspec.Struct, forbid_unknown_fields=True):
@@ -94,7 +94,7 @@ class GroupFile(msgspec.Struct, forbid_unknown_fields=True):
     kv_high: Size = 0
     swap_max: Size = 0
     weights_max: Size = 0
-    tokens_max: Annotated[float, Meta(ge=0.0)] = 0.0
+    tokens_max: Annotated[float, Meta(ge=0.0, le=1e12)] = 0.0
     tokens_total: Annotated[int, Meta(ge=0)] = 0
     pids_max: Annotated[int, Meta(ge=0)] = 0
     cpu_weight: Annotated[int, Meta(ge=limits.MIN_CPU_WEIGHT, le=limits.MAX_CPU_WEIGHT)] = 100

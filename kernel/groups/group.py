@@ -11,12 +11,12 @@ charge; `share` for policies; `GroupTree` for names.
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from llmasos.kernel.clock import SECOND
 from llmasos.kernel.groups.pressure import Pressure
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_GROUP_DEPTH, MAX_GROUPS, MAX_SESSION_GROUPS
@@ -33,7 +33,8 @@ _DEFAULT = GroupSettings()
 # so that those of processes and groups add up exactly.
 NICE_0_WEIGHT = 1024  # the unit of Linux's sched_prio_to_weight
 DEFAULT_CPU_WEIGHT = _DEFAULT.cpu_weight
-_BURST_SECONDS = 1.0  # a group that has used nothing may use this many seconds of its rate at once
+_BURST = SECOND  # a group that has used nothing may use what its rate allows in this time at once
+_TOKEN = 1_000_000 * SECOND  # of credit: a rate of one microtoken a second gives one unit in a nanosecond
 
 
 class Group:
@@ -53,8 +54,8 @@ class Group:
         self.events: Counter[str] = Counter()
         self.pressure = Pressure()
         # tokens per second
-        self._credit = 0.0
-        self._refilled = -math.inf
+        self._credit = 0
+        self._refilled: int | None = None  # its burst has not been used yet
         self.line: dict[int, None] = {}  # pids of the processes throttled here, first come first
         self.timer: Timer | None = None
         # weights of what wants each device: processes and groups directly below
@@ -112,13 +113,13 @@ class Group:
                 del group.images[image]
                 group.weights -= size
 
-    def charge_tokens(self, count: int, now: float) -> None:
+    def charge_tokens(self, count: int, now: int) -> None:
         """Charge tokens that had not been computed before."""
         for group in self.chain:
             group.tokens += count
             if group.settings.tokens_max:
                 group._refill(now)
-                group._credit -= count
+                group._credit -= count * _TOKEN
 
     # --- limits -----------------------------------------------------------------------------------------------------
 
@@ -180,31 +181,37 @@ class Group:
         left = [g.settings.tokens_total - g.tokens for g in self.chain if g.settings.tokens_total]
         return max(0, min(left, default=1 << 62))
 
-    def obstacle(self, now: float) -> Group | None:
+    def obstacle(self, now: int) -> Group | None:
         """The first group, from this one up, whose rate of tokens allows no more now; or None."""
         for group in self.chain:
             if group.settings.tokens_max and group.wait(now) > 0:
                 return group
         return None
 
-    def wait(self, now: float) -> float:
-        """Seconds until its own rate allows a token."""
-        rate = self.settings.tokens_max
-        if not rate:
-            return 0.0
+    def wait(self, now: int) -> int:
+        """Nanoseconds until its own rate allows a token."""
+        if not self.settings.tokens_max:
+            return 0
         self._refill(now)
-        return max(0.0, 1.0 - self._credit) / rate if self._credit < 1.0 - 1e-6 else 0.0
+        return max(0, -((self._credit - _TOKEN) // self._rate))
 
-    def allowance(self, now: float) -> int:
+    def time_for(self, count: int) -> int:
+        """Nanoseconds in which its rate allows so many tokens."""
+        return count * _TOKEN // self._rate
+
+    def allowance(self, now: int) -> int:
         """How many tokens its own rate allows now, at least one."""
         self._refill(now)
-        return max(1, int(self._credit))
+        return max(1, self._credit // _TOKEN)
 
-    def _refill(self, now: float) -> None:
-        rate = self.settings.tokens_max
-        most = max(1.0, rate * _BURST_SECONDS)
-        passed, self._refilled = now - self._refilled, now
-        self._credit = most if passed == math.inf else min(most, self._credit + rate * passed)
+    def _refill(self, now: int) -> None:
+        most, before, self._refilled = max(_TOKEN, self._rate * _BURST), self._refilled, now
+        self._credit = most if before is None else min(most, self._credit + self._rate * (now - before))
+
+    @property
+    def _rate(self) -> int:
+        """Microtokens per second."""
+        return max(1, round(1_000_000 * self.settings.tokens_max))
 
     # --- weight -----------------------------------------------------------------------------------------------------
 
@@ -237,7 +244,7 @@ class Group:
         """Put other settings in force."""
         before = self.weight
         if settings.tokens_max != self.settings.tokens_max:
-            self._refilled = -math.inf
+            self._refilled = None
         self.settings = settings
         if self.parent is not None:
             for device in self.load:

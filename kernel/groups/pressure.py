@@ -2,7 +2,8 @@
 
 `some`: at least one process of the group waited; `full`: all that had anything to do waited, so the group got nothing
 done. Averages over 10, 60 and 300 s are exponentially weighted. Linux samples them every two seconds; here each is
-brought up to date, exactly, whenever a process begins or ends to wait.
+brought up to date, exactly, whenever a process begins or ends to wait. Floats of seconds do, as nothing is
+decided by them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import enum
 import math
 from dataclasses import dataclass, field
 
+from llmasos.kernel.clock import seconds
 from llmasos.syscalls.records import PressureInfo
 
 WINDOWS = (10.0, 60.0, 300.0)
@@ -39,13 +41,13 @@ class _Share:
     total: float = 0.0
     averages: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
 
-    def pass_by(self, seconds: float) -> None:
+    def pass_by(self, passed: float) -> None:
         goal = 0.0
         if self.holds:
             goal = 1.0
-            self.total += seconds
+            self.total += passed
         for i, window in enumerate(WINDOWS):
-            self.averages[i] = goal + (self.averages[i] - goal) * math.exp(-seconds / window)
+            self.averages[i] = goal + (self.averages[i] - goal) * math.exp(-passed / window)
 
 
 class Pressure:
@@ -58,9 +60,9 @@ class Pressure:
         self._busy = 0  # processes that do anything
         self._some = [_Share() for _ in RESOURCES]
         self._full = [_Share() for _ in RESOURCES]
-        self._at = 0.0
+        self._at = 0
 
-    def change(self, old: int, new: int, now: float) -> None:
+    def change(self, old: int, new: int, now: int) -> None:
         """A process did `old` up to now and does `new` from here on. One that comes, or goes, does NOTHING before, or
         after."""
         if now > self._at:
@@ -73,13 +75,13 @@ class Pressure:
             some.holds = stalled > 0
             full.holds = 0 < stalled == self._busy
 
-    def _pass_until(self, now: float) -> None:
-        seconds, self._at = now - self._at, now
+    def _pass_until(self, now: int) -> None:
+        passed, self._at = seconds(now - self._at), now
         for share in (*self._some, *self._full):
             if share.holds or share.averages[-1]:
-                share.pass_by(seconds)
+                share.pass_by(passed)
 
-    def info(self, now: float) -> dict[str, PressureInfo]:
+    def info(self, now: int) -> dict[str, PressureInfo]:
         """The figures up to now, by resource."""
         self._pass_until(now)
         return {

@@ -160,7 +160,7 @@ class Recorder:
 
     # --- the frame --------------------------------------------------------------------------------------------------
 
-    def frame(self, table: ProcessTable, now: float) -> Frame | None:
+    def frame(self, table: ProcessTable, now: int) -> Frame | None:
         """The frame of the event that ends now; None if it changed nothing."""
         if not self.on:
             table.changed.clear()
@@ -240,7 +240,7 @@ class Recorder:
     # --- the whole --------------------------------------------------------------------------------------------------
 
     def snapshot(
-        self, table: ProcessTable, groups: GroupTree, devices: Iterable[Device], now: float, secret: bytes
+        self, table: ProcessTable, groups: GroupTree, devices: Iterable[Device], now: int, secret: bytes
     ) -> State:
         """The state that the journal must add up to, from the live kernel. Logs are not copied."""
         state = State(secret, now, table.next_pid)

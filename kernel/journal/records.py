@@ -86,7 +86,7 @@ class Doing(Entry, tag=4):
     stop_ids: list[int]
     logprobs: int
     interrupted: Finish
-    deadline: float | None
+    deadline: int | None
     program: int
     seq: int
 
@@ -208,7 +208,7 @@ AnyEntry = (
     | DeviceHead
 )
 
-Moment = Annotated[float, msgspec.Meta(ge=0.0)]
+Moment = Annotated[int, msgspec.Meta(ge=0)]  # nanoseconds
 
 
 class Frame(Entry):

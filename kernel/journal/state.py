@@ -115,10 +115,10 @@ class SavedProgram:
 
 @dataclass(slots=True)
 class State:
-    """Everything the journal remembers. `now` is the clock of the last frame, in seconds."""
+    """Everything the journal remembers. `now` is the clock of the last frame."""
 
     secret: bytes
-    now: float = 0.0
+    now: int = 0
     next_pid: int = 0
     programs: dict[int, SavedProgram] = field(default_factory=dict)
     processes: dict[int, SavedProcess] = field(default_factory=dict)

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmasos.kernel.clock import MILLISECOND
 from llmasos.syscalls.errno import Errno
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.image import Image
-
-_SHORTEST_IDLE = 1e-3  # seconds
 
 
 class Evictions:
@@ -23,7 +22,7 @@ class Evictions:
 
     name = "lru"
 
-    def worth(self, image: Image, now: float) -> float:
+    def worth(self, image: Image, now: int) -> int:
         """The image with the smallest worth goes first. Compare only worths of the same moment."""
         return max(image.ran, image.used)
 
@@ -31,13 +30,13 @@ class Evictions:
 class Cost(Evictions):
     name = "cost"
 
-    def worth(self, image: Image, now: float) -> float:
-        """Seconds that the last page-in took for each byte, divided by the seconds that the image has been idle. 0 if its
-        weights are out already: evicting it costs nothing."""
+    def worth(self, image: Image, now: int) -> int:
+        """The time that the last page-in took for each byte, divided by the time that the image has been idle, in units
+        of 2**-64. 0 if its weights are out already: evicting it costs nothing."""
         if not image.allotted:
-            return 0.0
-        idle = max(now - max(image.ran, image.used), _SHORTEST_IDLE)
-        return image.paging_seconds / image.allotted / idle
+            return 0
+        idle = max(now - max(image.ran, image.used), MILLISECOND)
+        return (image.paging_time << 64) // (image.allotted * idle)
 
 
 EVICTIONS: dict[str, type[Evictions]] = {policy.name: policy for policy in (Evictions, Cost)}

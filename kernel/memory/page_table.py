@@ -269,3 +269,12 @@ class PageTable:
         self.group.charge_swap(-len(self.kept) * space.frame_bytes)
         self.kept.clear()
         self.cached = self.sent = 0
+
+    def check(self, length: int, in_step: int) -> None:
+        """It covers exactly the cached tokens and those of the step in flight, of a log of `length` tokens."""
+        tokens = self.cached + in_step
+        assert len(self.frames) == blocks(tokens), f"{len(self.frames)} frames for {tokens} tokens"
+        assert len(set(self.frames)) == len(self.frames), "a frame is mapped twice"
+        assert self.sent <= len(self.frames), "more frames are sent than there are"
+        for block, kept in self.kept.items():
+            assert 0 < kept.tokens <= length - block * BLOCK_TOKENS, f"block {block} in a lower tier is beyond the log"

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-_SMOOTH = 0.2  # of measured seconds
+from llmasos.kernel.clock import SECOND
+
+_SMOOTH = 5  # the part of a measured time that counts: one in so many
 _FEWEST_TOKENS = 32  # a step of fewer tokens does not tell what one of many costs
-_SWITCH = 1.25  # how much more one way must cost before the other is taken
+_SWITCH = 5, 4  # how much more one way must cost before the other is taken
 _TRIAL = 64  # measured steps before moving is tried again where it did not pay; doubled each time it does not pay again
 
 
@@ -69,47 +71,49 @@ class SwapSpace:
 
 
 class SwapCost:
-    """Measured seconds for moving the KV of a token and for computing it, for one image. `pays`: moving is better. Moving
+    """Measured time for moving the KV of a token and for computing it, for one image. `pays`: moving is better. Moving
     is tried until both are known, and again from time to time after it did not pay: a disk that was busy once need not be
     slow."""
 
     def __init__(self) -> None:
-        self._move = self._compute = 0.0  # seconds a token; 0: not known yet
+        self._move = self._compute = 0  # picoseconds a token; 0: not known yet
         self._given_up = 0  # steps measured since
         self._trial = _TRIAL
         self.pays = True
 
-    def moved(self, tokens: int, seconds: float) -> None:
-        if tokens and seconds > 0:
-            self._move = _follow(self._move, seconds / tokens)
+    def moved(self, tokens: int, duration: int) -> None:
+        """In so many nanoseconds."""
+        if tokens and duration > 0:
+            self._move = _smoothed(self._move, duration * 1000 // tokens)
             self._decide()
             if self.pays and self._compute:
                 self._trial = _TRIAL
 
-    def computed(self, tokens: int, seconds: float) -> None:
-        if tokens >= _FEWEST_TOKENS and seconds > 0:
-            self._compute = _follow(self._compute, seconds / tokens)
+    def computed(self, tokens: int, duration: int) -> None:
+        if tokens >= _FEWEST_TOKENS and duration > 0:
+            self._compute = _smoothed(self._compute, duration * 1000 // tokens)
             self._decide()
             self._given_up = 0 if self.pays else self._given_up + 1
             if self._given_up >= self._trial:
-                self._move, self._given_up, self.pays = 0.0, 0, True
+                self._move, self._given_up, self.pays = 0, 0, True
                 self._trial *= 2
 
-    def seconds(self, tokens: int, clean: int) -> float:
-        """Seconds to take the pages of `tokens` tokens away and bring them back; `clean` of them lie in a lower tier
-        already. Until something has been measured, a token costs 1."""
-        compute = self._compute or 1.0
+    def time(self, tokens: int, clean: int) -> int:
+        """Picoseconds to take the pages of `tokens` tokens away and bring them back; `clean` of them lie in a lower tier
+        already. Until something has been measured, a token costs a second."""
+        compute = self._compute or 1000 * SECOND
         move = min(self._move or compute, compute)
         return move * (2 * tokens - clean) if self.pays else compute * tokens
 
     def _decide(self) -> None:
         if not self._move or not self._compute:
             return
+        more, than = _SWITCH
         if self.pays:
-            self.pays = self._move <= _SWITCH * self._compute
+            self.pays = than * self._move <= more * self._compute
         else:
-            self.pays = self._compute > _SWITCH * self._move
+            self.pays = than * self._compute > more * self._move
 
 
-def _follow(known: float, measured: float) -> float:
-    return known + _SMOOTH * (measured - known) if known else measured
+def _smoothed(known: int, measured: int) -> int:
+    return known + (measured - known) // _SMOOTH if known else measured

@@ -7,9 +7,11 @@ again, and shortens it when memory suffices.
 
 from __future__ import annotations
 
-WINDOW = 1.0  # seconds of steps between two decisions
-TOO_MUCH = 0.4  # of the time: the quantum is doubled
-LITTLE = 0.1  # it is halved
+from llmasos.kernel.clock import SECOND
+
+WINDOW = SECOND  # of steps, between two decisions
+TOO_MUCH = 40  # percent of the time: the quantum is doubled
+LITTLE = 10  # it is halved
 MOST = 64
 
 
@@ -18,20 +20,21 @@ class Thrash:
 
     def __init__(self) -> None:
         self.stretch = 1
-        self.lost = 0.0  # part of the time, as last decided on
-        self._seconds = self._lost = 0.0
+        self.lost = 0.0  # part of the time, as last decided on, for reports
+        self._time = self._lost = 0
 
-    def spent(self, seconds: float, lost: float) -> bool:
-        """A step took `seconds`, `lost` of them to bring back what had been there before. Returns whether `stretch`
-        changed."""
-        self._seconds += seconds
+    def spent(self, duration: int, lost: int) -> bool:
+        """A step took `duration` nanoseconds, `lost` of them to bring back what had been there before. Returns whether
+        `stretch` changed."""
+        self._time += duration
         self._lost += lost
-        if self._seconds < WINDOW:
+        if self._time < WINDOW:
             return False
-        before, self.lost = self.stretch, self._lost / self._seconds
-        self._seconds = self._lost = 0.0
-        if self.lost > TOO_MUCH:
+        before, self.lost = self.stretch, self._lost / self._time
+        percent = 100 * self._lost // self._time
+        self._time = self._lost = 0
+        if percent >= TOO_MUCH:
             self.stretch = min(MOST, self.stretch * 2)
-        elif self.lost < LITTLE:
+        elif percent < LITTLE:
             self.stretch = max(1, self.stretch // 2)
         return self.stretch != before

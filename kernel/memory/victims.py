@@ -13,11 +13,13 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from llmasos.kernel.clock import MILLISECOND
 from llmasos.syscalls.errno import Errno
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.process import LLMProcess
 
+_WORTHLESS_TO_TAKE = 1 << 256  # above every cost
 _LOOKED_AT = 64  # sleepers that `cost` compares, the longest idle first
 
 
@@ -35,7 +37,7 @@ class Victims:
     def gone(self, process: LLMProcess) -> None:
         """The process has no pages any more."""
 
-    def choose(self, sleepers: Iterable[LLMProcess], now: float) -> LLMProcess | None:
+    def choose(self, sleepers: Iterable[LLMProcess], now: int) -> LLMProcess | None:
         """The process that loses its pages; None if there is none. `sleepers` come in the order in which they last
         ran."""
         return next(iter(sleepers), None)
@@ -61,7 +63,7 @@ class Fifo(Victims):
     def gone(self, process: LLMProcess) -> None:
         self._came.pop(process.pid, None)
 
-    def choose(self, sleepers: Iterable[LLMProcess], now: float) -> LLMProcess | None:
+    def choose(self, sleepers: Iterable[LLMProcess], now: int) -> LLMProcess | None:
         asleep = {process.pid: process for process in sleepers}
         return next((asleep[pid] for pid in self._came if pid in asleep), None)
 
@@ -80,7 +82,7 @@ class Clock(Fifo):
         super().gone(process)
         self._referenced.discard(process.pid)
 
-    def choose(self, sleepers: Iterable[LLMProcess], now: float) -> LLMProcess | None:
+    def choose(self, sleepers: Iterable[LLMProcess], now: int) -> LLMProcess | None:
         asleep = {process.pid: process for process in sleepers}
         for _ in range(2):  # in the second round no process is referenced any more
             for pid in list(self._came):
@@ -96,20 +98,20 @@ class Clock(Fifo):
 class Cost(Victims):
     name = "cost"
 
-    def choose(self, sleepers: Iterable[LLMProcess], now: float) -> LLMProcess | None:
+    def choose(self, sleepers: Iterable[LLMProcess], now: int) -> LLMProcess | None:
         return min(islice(sleepers, _LOOKED_AT), key=lambda process: self._worth(process, now), default=None)
 
     @staticmethod
-    def _worth(process: LLMProcess, now: float) -> float:
-        """Seconds to bring back one of its frames, divided by the seconds that it has been idle."""
+    def _worth(process: LLMProcess, now: int) -> int:
+        """The time to bring back one of its frames, divided by the time that it has been idle, in units of 2**-32."""
         image, table = process.image, process.table
         if image is None or not table.frames:
-            return 0.0
+            return 0
         alone = sum(image.pool.refs[frame] == 1 for frame in table.frames)
         if not alone:
-            return float("inf")  # nothing would become free
-        idle = max(now - process.since, 1e-3)
-        return image.swap_cost.seconds(table.cached, table.clean) / alone / idle
+            return _WORTHLESS_TO_TAKE  # nothing would become free
+        idle = max(now - process.since, MILLISECOND)
+        return (image.swap_cost.time(table.cached, table.clean) << 32) // (alone * idle)
 
 
 VICTIMS: dict[str, type[Victims]] = {policy.name: policy for policy in (Cost, Lru, Fifo, Clock)}

@@ -7,6 +7,7 @@ for what. Calls wait on a model's channels: `known` until it has been probed, `l
 from __future__ import annotations
 
 from llmasos.drivers.protocol import Abandon, Done, Failed, Load, Loaded, Probe, Probed, Shed, Unload
+from llmasos.kernel.clock import SECOND, nanoseconds, seconds
 from llmasos.kernel.life import exit_process, stop_suspect
 from llmasos.kernel.marks import cancel_outs, dirty, freed, stale, want
 from llmasos.kernel.memory.frames import FramePool
@@ -23,7 +24,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 GiB = float(1 << 30)
 _MOST_SLOTS = 1 << 20  # of an image in one tier
 _LASTING = (Errno.ENOENT, Errno.ENOEXEC, Errno.ENOTSUP)
-_RETRY_MOST = 5.0  # seconds between two tries to page a model in
+_RETRY_MOST = 5 * SECOND  # between two tries to page a model in
 
 
 def want_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
@@ -259,7 +260,7 @@ def _loaded(system: System, device: Device, ask: Ask) -> None:
     image.guesses = message.guesses
     image.deaths = image.failures = image.steps = 0
     image.used = image.resident_since = system.now
-    image.paging_seconds = system.now - image.asked
+    image.paging_time = system.now - image.asked
     image.allotted = image.allotted if image.streamed else image.size
     image.pageins += 1
     image.hinted = image.faulted = image.lasting = False
@@ -311,10 +312,10 @@ def _load_failed(system: System, device: Device, image: Image, error: SyscallErr
     if image.lasting:
         image.hinted = False
         wake(system, image.loaded, error)
-    if system.now < image.failing_since + system.config.pagein_seconds:
-        delay = min(system.config.restart_first * 2.0 ** min(failures - 1, 64), _RETRY_MOST)
+    if system.now < image.failing_since + nanoseconds(system.config.pagein_seconds):
+        delay = min(nanoseconds(system.config.restart_first) << min(failures - 1, 64), _RETRY_MOST)
         image.retry_at = system.now + delay
-        system.log("warning", f"{text}; next try in {delay:g} s ({failures} failures in a row)")
+        system.log("warning", f"{text}; next try in {seconds(delay):g} s ({failures} failures in a row)")
         want(system, device, image)
         for process in image.active.values():  # who came while it was on its way finds it out now
             note_fault(system, process)
@@ -322,7 +323,7 @@ def _load_failed(system: System, device: Device, image: Image, error: SyscallErr
     system.log("error", text)
     image.failures, image.hinted, image.faulted = 0, False, False
     wake(system, image.loaded, error)
-    for_seconds = f"for {system.now - image.failing_since:.0f} s ({failures} tries)"
+    for_seconds = f"for {seconds(system.now - image.failing_since):.0f} s ({failures} tries)"
     reason = f"its model could not be paged in {for_seconds}: {error.reason}"
     for process in list(image.active.values()):
         exit_process(system, process, 1, reason)

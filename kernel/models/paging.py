@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llmasos.kernel.clock import SECOND, nanoseconds
 from llmasos.kernel.marks import dirty
 from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT, Image
 from llmasos.kernel.sched.run_queue import CLASSES, rank
@@ -25,9 +26,9 @@ from llmasos.syscalls.records import SchedClass
 if TYPE_CHECKING:
     from llmasos.kernel.objects.device import Device
 
-TURN = 4.0  # a model's turn, in units of what paging it in took
-LONGEST_TURN = 30.0  # seconds; the first page-in of a model may have been slow because something was made for it
-NEVER = float("inf")
+TURN = 4  # a model's turn, in units of what paging it in took
+LONGEST_TURN = 30 * SECOND  # the first page-in of a model may have been slow because something was made for it
+NEVER = 1 << 62
 _HINT = len(CLASSES)  # behind every class: wanted by nobody who waits
 
 
@@ -67,9 +68,9 @@ def allotment(device: Device, image: Image) -> int | None:
     return room if 0 < least <= room else None
 
 
-def turn(system: System, image: Image) -> float:
-    """Seconds that it may stay, once it has come in, before another one's processes get the memory."""
-    return min(max(system.config.weight_quantum, TURN * image.paging_seconds), LONGEST_TURN)
+def turn(system: System, image: Image) -> int:
+    """How long it may stay, once it has come in, before another one's processes get the memory."""
+    return min(max(nanoseconds(system.config.weight_quantum), TURN * image.paging_time), LONGEST_TURN)
 
 
 def decide(system: System, device: Device) -> Move | None:
@@ -83,7 +84,7 @@ def decide(system: System, device: Device) -> Move | None:
     if any(image.state == LOADING and image.probed is not None for image in device.images.values()):
         return None  # one load at a time: the driver does no more, and if it dies it is known in which
     waiting = [(_urgency(system, image), image) for image in device.images.values() if image.wanted_since is not None]
-    again: list[float] = []
+    again: list[int] = []
     for (_, since, _), image in sorted(waiting, key=lambda entry: entry[0]):
         if image.retry_at > system.now:
             again.append(image.retry_at)
@@ -111,20 +112,18 @@ def _rank(image: Image) -> int:
     return min(ranks, default=_HINT)
 
 
-def _urgency(system: System, image: Image) -> tuple[int, float, int]:
+def _urgency(system: System, image: Image) -> tuple[int, int, int]:
     since = image.wanted_since if image.wanted_since is not None else system.now
     strength = _rank(image)
-    if strength < _HINT and system.now - since >= system.config.aging_seconds:
+    if strength < _HINT and system.now - since >= nanoseconds(system.config.aging_seconds):
         strength = -1
     return strength, since, image.id
 
 
-def _victims(
-    system: System, device: Device, image: Image, room: int, since: float
-) -> tuple[list[Image] | None, list[float]]:
+def _victims(system: System, device: Device, image: Image, room: int, since: int) -> tuple[list[Image] | None, list[int]]:
     """The models that go for the image, or None and the moments at which others may go."""
     going: list[Image] = []
-    moments: list[float] = []
+    moments: list[int] = []
     if _fits(device, image, room, going):
         return going, moments
     running = {process.image for process in device.in_flight.processes} if device.in_flight else set()
@@ -141,7 +140,7 @@ def _victims(
     return None, moments
 
 
-def who_goes(device: Device, image: Image, room: int, going: list[Image], now: float) -> list[Image]:
+def who_goes(device: Device, image: Image, room: int, going: list[Image], now: int) -> list[Image]:
     """The models that would go for the image, which is to have `room` bytes for its weights, beside those in `going`:
     as `decide` chooses once every turn is over."""
     gone = list(going)
@@ -170,27 +169,27 @@ def _can_go(image: Image) -> bool:
     return image.state == EVICTED and image.held and not _stays(image)
 
 
-def _order(device: Device, image: Image, now: float) -> tuple[bool, int, float]:
+def _order(device: Device, image: Image, now: int) -> tuple[bool, int, int]:
     """The smallest goes first; the policy chooses between models that are needed alike."""
     needed = image.mapped + bool(image.active)
     return not image.unneeded, needed, device.evictions.worth(image, now)
 
 
-def _may_go(system: System, image: Image, strength: int, since: float) -> float:
+def _may_go(system: System, image: Image, strength: int, since: int) -> int:
     """The moment from which an image may go for one that is wanted by a class of this strength since then."""
     if not image.mapped:
-        return 0.0
+        return 0
     end = image.resident_since + turn(system, image)
     if not image.steps:  # it came for somebody who has not run yet
-        return end + (system.config.aging_seconds if image.active else 0.0)
+        return end + (nanoseconds(system.config.aging_seconds) if image.active else 0)
     if not image.active:  # who only waits for its group to let it run keeps its turn
-        return end if any(process.throttled_by is not None for process in image.users.values()) else 0.0
+        return end if any(process.throttled_by is not None for process in image.users.values()) else 0
     if strength == _HINT:
         return NEVER
     strongest = _rank(image)
     if strength < strongest:
-        return 0.0
-    return end if strength == strongest else max(end, since + system.config.aging_seconds)
+        return 0
+    return end if strength == strongest else max(end, since + nanoseconds(system.config.aging_seconds))
 
 
 def _fits(device: Device, image: Image, room: int, going: list[Image]) -> bool:

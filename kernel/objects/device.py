@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llmasos.drivers.protocol import Failed, FromDriver, Hello, Move, Step
 from llmasos.kernel.events import DeviceConfig
 from llmasos.kernel.memory.evictions import Evictions
-from llmasos.kernel.objects.image import LOADING, Image
+from llmasos.kernel.objects.image import LOADING, RESIDENT, Image
 from llmasos.kernel.objects.request import Channel
 from llmasos.kernel.sched.run_queue import RunQueue
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -36,7 +36,7 @@ class InFlight:
     step: Step
     processes: list[LLMProcess]
     tokens: int
-    sent: float
+    sent: int
 
 
 @dataclass(slots=True, eq=False)
@@ -99,12 +99,12 @@ class Device:
     evictions: Evictions = field(default_factory=Evictions)
     page_timer: Timer | None = None  # when weights that are waited for may come in
     # supervision
-    up_since: float = 0.0
+    up_since: int = 0
     failures: int = 0  # deaths in a row, each soon after its start
     pardoned: bool = False  # a program has asked for its driver's death, which no step will have caused
     progress: int = -1
-    progress_at: float = 0.0
-    heard: float = 0.0
+    progress_at: int = 0
+    heard: int = 0
     watchdog: Timer | None = None
     # configuration in force
     max_runs: int = 1
@@ -119,7 +119,7 @@ class Device:
     reused: int = 0
     decoded: int = 0
     refaults: int = 0
-    busy_seconds: float = 0.0
+    busy: int = 0  # nanoseconds of steps
 
     @property
     def name(self) -> str:
@@ -162,6 +162,25 @@ class Device:
     def hopeless(self) -> bool:
         """Callers are not kept waiting for its driver."""
         return self.state == DOWN and self.failures >= HOPELESS
+
+    def check(self) -> None:
+        """Weights in memory, and on their way, are within their budget; a step runs with weights, and writes no shared
+        frame."""
+        images = list(self.images.values())
+        there = [i for i in images if i.state == RESIDENT or (i.state == LOADING and i.probed is not None)]
+        for image in images:
+            assert (image.allotted > 0) == (image in there), f"{image.name} is {image.state} with {image.allotted} bytes"
+        weights, limit, tier = sum(i.allotted for i in there), self.config.weight_bytes, self.tier_size
+        frames = sum(i.kv_bytes for i in images if i.held)
+        assert not limit or weights <= limit, f"{weights} bytes of weights in {limit}"
+        assert not tier or weights + frames <= tier, f"{weights}+{frames} bytes in {tier}"
+        assert not self.swapped_out or self.outs, "something waits for frames to be moved out"
+        for process in self.in_flight.processes if self.in_flight else ():
+            used = process.image
+            assert used is not None, f"pid {process.pid} runs without a model"
+            assert used.state == RESIDENT, f"pid {process.pid} runs without weights"
+            for frame in process.table.frames[process.table.cached // used.block_tokens :]:
+                assert used.pool.refs[frame] == 1, f"frame {frame} is written by {process.pid} with other mappings"
 
     def find_image(self, path: str, dtype: str) -> Image | None:
         return next((i for i in self.images.values() if i.answers_to(path, dtype)), None)

@@ -48,8 +48,8 @@ class Image:
     abandoned: bool = False  # the driver has been told that nobody waits for it any more
     deaths: int = 0  # of the driver in a row while it loaded this
     failures: int = 0  # page-ins in a row that failed
-    failing_since: float = 0.0  # when the first of those did
-    retry_at: float = 0.0  # not to be tried again before
+    failing_since: int = 0  # when the first of those did
+    retry_at: int = 0  # not to be tried again before
     lasting: bool = False  # the last of those failed by what does not pass: its files are broken, or not there
     pool: FramePool = field(default_factory=lambda: FramePool(0))
     swap: SwapSpace = field(default_factory=SwapSpace)
@@ -63,16 +63,16 @@ class Image:
     starved: OrderedDict[int, LLMProcess] = field(default_factory=OrderedDict)  # BLOCKED(pagein), first come first
     # KV that is coming from a file or from another device, by the pid of its process
     imports: dict[int, PageTable] = field(default_factory=dict)
-    used: float = 0.0  # when a process last began or ended to use it
+    used: int = 0  # when a process last began or ended to use it
     # paging (kernel/models/paging.py)
     active: dict[int, LLMProcess] = field(default_factory=dict)
     held: bool = False  # the driver has its frames
     allotted: int = 0  # bytes of weight memory it has, or is being given
-    wanted_since: float | None = None  # EVICTED, and somebody wants it
-    asked: float = 0.0  # when its load was asked for
-    resident_since: float = 0.0
-    paging_seconds: float = 0.0  # what its last page-in took
-    ran: float = 0.0  # when it was last in a step
+    wanted_since: int | None = None  # EVICTED, and somebody wants it
+    asked: int = 0  # when its load was asked for
+    resident_since: int = 0
+    paging_time: int = 0  # what its last page-in took
+    ran: int = 0  # when it was last in a step
     steps: int = 0  # since it was paged in
     hinted: bool = False  # to be paged in when that costs nobody who runs anything
     unneeded: bool = False  # the first to go
@@ -88,7 +88,7 @@ class Image:
         self.users[process.pid] = process
         process.group.map_image(self.id, self.weight_bytes)
 
-    def leave(self, process: LLMProcess, now: float) -> None:
+    def leave(self, process: LLMProcess, now: int) -> None:
         """The process, which has no pages any more, maps it no longer."""
         if self.users.pop(process.pid, None) is not None:
             process.group.unmap_image(self.id, self.weight_bytes)
@@ -183,7 +183,7 @@ class Image:
         self.held = self.faulted = False
         self.allotted = 0
         self.wanted_since = None
-        self.retry_at = 0.0
+        self.retry_at = 0
         self.active.clear()
 
     def lose_kv(self) -> None:
@@ -205,6 +205,17 @@ class Image:
         if tokens and max(tokens) >= vocab:
             bad = next(t for t in tokens if t >= vocab)
             raise Errno.EINVAL(f"token {bad} is not in {self.name}'s vocabulary of {vocab} (ids 0..{vocab - 1})")
+
+    def check(self) -> None:
+        """Frames and places are mapped as often as they are counted, by its users only; page-ins and evictions add up."""
+        self.pool.check(table.frames for table in (*(p.table for p in self.users.values()), *self.imports.values()))
+        self.swap.check(kept.slot for p in self.users.values() for kept in p.table.kept.values())
+        holders = {pid for pid, process in self.users.items() if process.table.frames}
+        assert self.holders.keys() == holders, f"{holders} hold pages, known: {list(self.holders)}"
+        resident, counted = self.state == RESIDENT, self.pageins - self.evictions - self.lost
+        assert counted == resident, f"{counted} page-ins left, resident: {resident}"
+        assert resident or not self.starved, f"{list(self.starved)} wait for frames without weights"
+        assert self.held or not resident, "in memory without frames"
 
     @property
     def streamed(self) -> bool:

@@ -51,6 +51,12 @@ class LogRecords:
     def copy(self) -> LogRecords:
         return LogRecords(self.rows)
 
+    def check(self, length: int) -> None:
+        """In order, each at a position that a log of `length` tokens has or ends at, no more than there may be."""
+        assert not (wrong := check_places(self.rows, length)), wrong
+        counted = sum(len(row.data) for row in self.rows)
+        assert self.bytes == counted, f"{self.bytes} bytes of records, counted: {counted}"
+
 
 def check_size(count: int, size: int, who: str) -> None:
     """E2BIG if these are more records, or bytes of them, than one process may have."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from llmasos.kernel.clock import nanoseconds, seconds
 from llmasos.kernel.groups.group import DEFAULT_CPU_WEIGHT, NICE_0_WEIGHT, Group
 from llmasos.kernel.groups.pressure import Activity
 from llmasos.kernel.journal.records import ProcessHead, Traits
@@ -57,6 +58,9 @@ _LEGAL: dict[State, frozenset[State]] = {
 }
 
 
+_COUNTS = ("fed", "decoded", "computed", "reused", "steps", "preemptions", "refaults", "forks")  # of Account and Usage
+
+
 @dataclass(slots=True)
 class Account:
     """The running totals behind records.Usage."""
@@ -69,8 +73,15 @@ class Account:
     preemptions: int = 0
     refaults: int = 0
     forks: int = 0
-    device_seconds: float = 0.0
-    waits: dict[str, float] = field(default_factory=dict)
+    device_time: int = 0  # nanoseconds, its share (by tokens) of the steps that it was in
+    waits: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, usage: Usage) -> Account:
+        """The account that a record was made of."""
+        waits = {reason: nanoseconds(duration) for reason, duration in usage.waits.items()}
+        counts = {name: getattr(usage, name) for name in _COUNTS}
+        return cls(**counts, device_time=nanoseconds(usage.device_seconds), waits=waits)
 
 
 @dataclass(slots=True, eq=False)
@@ -82,10 +93,10 @@ class Process:
     kind: Kind
     name: str
     group: Group
-    started: float
+    started: int  # as all moments here
     state: State = State.NEW
     wait: WaitFor = WaitFor.NONE
-    since: float = 0.0  # when `state` was entered
+    since: int = 0  # when `state` was entered
     children: set[int] = field(default_factory=set)
     zombies: dict[int, Process] = field(default_factory=dict)  # of the children, those that have ended
     exit_status: int = 0
@@ -95,7 +106,7 @@ class Process:
     def is_zombie(self) -> bool:
         return self.state is State.ZOMBIE
 
-    def enter(self, state: State, wait: WaitFor, now: float) -> None:
+    def enter(self, state: State, wait: WaitFor, now: int) -> None:
         """Change state; raises AssertionError on an illegal transition. Time spent waiting is charged."""
         if state is self.state and wait is self.wait:
             return
@@ -103,17 +114,18 @@ class Process:
             raise AssertionError(f"pid {self.pid}: {self.state} -> {state} is not a legal transition")
         if self.state in (State.READY, State.BLOCKED, State.STOPPED):
             reason = self.wait.value or self.state.value
-            self.account.waits[reason] = self.account.waits.get(reason, 0.0) + (now - self.since)
+            self.account.waits[reason] = self.account.waits.get(reason, 0) + (now - self.since)
         self.state, self.wait, self.since = state, wait, now
 
-    def usage(self, now: float) -> Usage:
+    def usage(self, now: int) -> Usage:
         """The account of the process as a record, waiting up to now included."""
         waits = dict(self.account.waits)
         if self.state in (State.READY, State.BLOCKED, State.STOPPED):
             reason = self.wait.value or self.state.value
-            waits[reason] = waits.get(reason, 0.0) + (now - self.since)
-        totals = {name: getattr(self.account, name) for name in Usage.__struct_fields__}
-        return Usage(**(totals | {"waits": waits}))
+            waits[reason] = waits.get(reason, 0) + (now - self.since)
+        counts = {name: getattr(self.account, name) for name in _COUNTS}
+        waited = {reason: seconds(duration) for reason, duration in waits.items()}
+        return Usage(**counts, device_seconds=seconds(self.account.device_time), waits=waited)
 
 
 @dataclass(slots=True, eq=False)
@@ -131,6 +143,13 @@ class Program(Process):
 
     def __post_init__(self) -> None:
         self.ended.parent = self
+
+    def check(self) -> None:
+        """Every call that waits is unanswered, and in the line of its channel."""
+        for seq, request in self.parked.items():
+            assert request.seq == seq, f"call {request.seq} is parked as {seq}"
+            assert not request.answered, f"call {seq} is parked after its answer"
+            assert request in (request.channel or ()), f"call {seq} waits in no line"
 
 
 @dataclass(slots=True, eq=False)
@@ -195,18 +214,18 @@ class LLMProcess(Process):
     policy_state: Any = None  # ... and that policy's own record of it
     high_water: int = 0  # tokens of the log that have been computed at least once
     quantum_used: int = 0  # of those, since it last got pages after having none
-    turn: float = 0.0  # when its pages were last taken
+    turn: int = 0  # when its pages were last taken
     preempted: bool = False  # they were, while it wanted to run, and it has had none since
     crashes: int = 0  # driver deaths with this process in the step since it last got further than ever
     load: int = 0  # weight with which its group counts it among those that want the device
     throttled_by: Group | None = None  # its group, if that lets it not run now
-    pause: float = 0.0  # until then it is, for growing above `kv_high`
+    pause: int = 0  # until then it is, for growing above `kv_high`
     over_limit: Group | None = None  # if it is starved: the group whose limit that is; None: all frames are taken
 
     def __post_init__(self) -> None:
         self.table = self.table or PageTable(self.group)
 
-    def enter(self, state: State, wait: WaitFor, now: float) -> None:
+    def enter(self, state: State, wait: WaitFor, now: int) -> None:
         """As for any process; its group and its image are told what it does from here on."""
         old = self.activity
         Process.enter(self, state, wait, now)
@@ -242,7 +261,7 @@ class LLMProcess(Process):
             self.group.add_load(self.device.name, wanted - self.load)
             self.load = wanted
 
-    def move_to(self, group: Group, now: float) -> None:
+    def move_to(self, group: Group, now: int) -> None:
         """Become a member of another group; not while it is in a step."""
         old = self.group
         for one in old.chain:
@@ -259,6 +278,37 @@ class LLMProcess(Process):
         else:
             self.table.group = group
         self.group = group
+
+    def check(self) -> None:
+        """Its state is the one its facts ask for, and what it has is its own."""
+        if self.state is State.ZOMBIE:
+            left = self.table.frames or self.output or self.boundary or self.decoding is not None
+            assert not left, "a zombie holds on to something"
+        in_step, image, cached = self.running, self.image, self.table.cached
+        assert cached + in_step <= len(self.log), f"{cached} tokens cached, {in_step} in a step, of {len(self.log)}"
+        assert in_step or not (self.guessing or self.swapped_in), "it guesses, or tokens are moved in, in no step"
+        assert self.swapped_in <= cached, f"{self.swapped_in} tokens are moved in"
+        self.table.check(len(self.log), in_step + self.guessing)
+        self.records.check(len(self.log))
+        assert self.table.group is self.group, "another group pays for its pages"
+        mapped = image is not None and self.pid in image.users
+        assert mapped or not self.table.frames, "it has pages of no model"
+        if self.state is State.ZOMBIE:
+            return
+        assert (self.state is State.RUNNING) == (in_step > 0), f"{self.state} with {in_step} tokens in a step"
+        assert (self.state is State.READY) == (self.ticket > 0), f"{self.state}, queued: {self.ticket > 0}"
+        if in_step:
+            return
+        assert (self.state is State.STOPPED) == self.stopped, f"{self.state}, stopped: {self.stopped}"
+        assert self.dying is None, "it is dying, but in no step"
+        assert not self.boundary or self.saved is not None, "calls wait for a token boundary that has been"
+        idle = self.state is State.BLOCKED and self.wait is WaitFor.INPUT
+        assert not idle or not self.todo, f"it waits for input, with {self.todo} tokens to compute"
+        starved = image is not None and self.pid in image.starved
+        limited = starved and self.over_limit is not None
+        assert (self.wait is WaitFor.PAGEIN) == (starved and not limited), f"{self.state} {self.wait}, starved: {starved}"
+        held = limited or self.throttled_by is not None
+        assert (self.wait is WaitFor.QUOTA) == held, f"{self.state} {self.wait}, {limited=}, {self.throttled_by=}"
 
     def change_device(self, device: Device) -> None:
         """Want another device from here on; not while it is in a step, or queued."""

@@ -14,6 +14,7 @@ import hmac
 import msgspec
 
 from llmasos.kernel import desk
+from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.devices.reschedule import reschedule
 from llmasos.kernel.events import Syscall
 from llmasos.kernel.journal.records import traits_of
@@ -129,7 +130,7 @@ def _program(system: System, saved: SavedProgram) -> Program:
         answers=saved.answers,
         to_replay={answer.seq for answer in saved.answers},
     )
-    program.grace = system.timers.at(system.now + system.config.grace, _missing, program)
+    program.grace = system.timers.at(system.now + nanoseconds(system.config.grace), _missing, program)
     system.table.add(program)
     return program
 
@@ -167,7 +168,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
     if head.exited is not None:
         exited = head.exited
         process.state, process.exit_status, process.exit_reason = (ProcessState.ZOMBIE, exited.status, exited.reason)
-        process.account = Account(**msgspec.structs.asdict(exited.usage))
+        process.account = Account.of(exited.usage)
     process.records.journaled = len(saved.records)
     system.table.add(process)
     doing = head.doing
@@ -183,7 +184,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
             interrupted=doing.interrupted,
         )
         if doing.deadline is not None:
-            set_deadline(system, process, decoding, system.now + max(0.0, doing.deadline - state.now))
+            set_deadline(system, process, decoding, system.now + max(0, doing.deadline - state.now))
         if doing.program:
             program, entry = programs[doing.program], BY_RECORD[calls.Decode]
             call = calls.Decode(process.pid, decoding.left, doing.stop_ids, logprobs=doing.logprobs)

@@ -6,7 +6,7 @@ from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.sched.run_queue import rank
 
 
-def claim(process: LLMProcess, quantum: int) -> tuple[int, bool, float, int]:
+def claim(process: LLMProcess, quantum: int) -> tuple[int, bool, int, int]:
     """The order of claims to frames when no process could run otherwise; the smallest claim is the first.
 
     It is not the order of the run queue: that changes with every token, and two processes that do not fit together

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import msgspec
 
 from llmasos.drivers.protocol import Copy, Move, Run, Sample
+from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.enforce import hold_back
 from llmasos.kernel.marks import stale
 from llmasos.kernel.objects.device import Device
@@ -76,7 +77,7 @@ def _wake_starved(system: System, device: Device) -> None:
     """Try processes again that wait for frames: several, when frames are available or a sleeper holds some; the one with
     the first claim, when another that waits holds some; and the one that has waited longest, when it has waited too long
     and another has had its turn, whose pages it then takes."""
-    aging, quantum = system.config.aging_seconds, system.config.quantum
+    aging, quantum = nanoseconds(system.config.aging_seconds), system.config.quantum
     for image in device.images.values():
         starved, holders = image.starved, image.holders.values()
         if not starved:
@@ -96,7 +97,7 @@ def _wake_starved(system: System, device: Device) -> None:
 
 
 def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
-    aging = system.config.aging_seconds
+    aging = nanoseconds(system.config.aging_seconds)
     plan = Plan([], [], [], [], 0)
     left, slots = device.step_tokens, device.max_runs
     passed: list[LLMProcess] = []

@@ -33,7 +33,7 @@ class RunQueue:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self._heaps: list[list[tuple[int, int, LLMProcess]]] = [[] for _ in CLASSES]
-        self._lines: list[deque[tuple[float, int, LLMProcess]]] = [deque() for _ in CLASSES]
+        self._lines: list[deque[tuple[int, int, LLMProcess]]] = [deque() for _ in CLASSES]
         self._size = 0
         self._ticket = 0  # the last one given
         self._puts = 0  # since the last sweep
@@ -102,7 +102,7 @@ class RunQueue:
                     return process
         return None
 
-    def take_aged(self, before: float) -> LLMProcess | None:
+    def take_aged(self, before: int) -> LLMProcess | None:
         """Take the process off the queue that has waited longest, if it has waited since `before` while a stronger class
         is served."""
         strongest = next((i for i, heap in enumerate(self._heaps) if self._live(heap)), None)

@@ -11,7 +11,11 @@ import pytest
 from llmasos.drivers.protocol import (
     SIZES,
     VERSION,
+    FromDriver,
     Hello,
+    Imported,
+    Loaded,
+    Probed,
     Sizes,
     decode_from_driver,
     disagreement,
@@ -82,6 +86,26 @@ def test_what_is_no_message_is_told_from_another_version(body: bytes) -> None:
     with pytest.raises(msgspec.DecodeError) as caught:
         decode_from_driver(body)
     assert "version" not in str(caught.value)
+
+
+PROBED = Probed(1, "sim", "bf16", 2, 3, 4, 5, 6, 7, [0], 8)
+LOADED = Loaded(1, 2, resident_bytes=3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(msgspec.structs.replace(PROBED, **{n: -1}) for n in ("weight_bytes", "block_bytes", "vocab", "context")),
+        msgspec.structs.replace(PROBED, stream_bytes=1 << 63),
+        msgspec.structs.replace(LOADED, weight_bytes=-1),
+        msgspec.structs.replace(LOADED, resident_bytes=-1),
+        Imported(1, -1),
+    ],
+    ids=str,
+)
+def test_amounts_that_cannot_be_are_no_message(wrong: FromDriver) -> None:
+    with pytest.raises(msgspec.ValidationError, match="Expected `int`"):
+        decode_from_driver(encode(wrong))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from typing import Any
 
 from llmasos.drivers import parcel
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.simulator import FRAME_BYTES, Future, Prog, Simulation, invariants, simulate
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import (
     Advice,
@@ -48,7 +49,6 @@ from llmasos.syscalls.table import (
     Spawn,
     Truncate,
 )
-from tests.simulator import FRAME_BYTES, Future, Prog, Simulation, simulate
 
 PROGRAMS = 8
 FRAMES = 400
@@ -268,7 +268,7 @@ class Chaos:
 
     def look(self) -> None:
         kernel, now = self.sim.kernel, self.sim.now
-        kernel.check()
+        invariants.check(kernel)
         alive: list[int] = []
         for pid in self.pids:
             row = kernel.table.find(pid)
@@ -311,7 +311,7 @@ class Chaos:
         sim.run_for(60.0)
         sim.run_idle()
         kernel = sim.kernel
-        kernel.check()
+        invariants.check(kernel)
         assert len(kernel.table) == 1 + len(kernel.devices), sim.describe()[:3000]
         for device in kernel.devices.values():
             for image in device.images.values():

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from llmasos.kernel.objects.image import Image
+from llmasos.simulator import Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import ModelInfo
 from llmasos.syscalls.table import (
     Models,
     Spawn,
 )
-from tests.simulator import Prog, Simulation, simulate
 
 PROMPT = list(range(40))
 MB = 1_000_000  # "sim:1m" has two of them

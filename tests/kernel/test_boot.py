@@ -243,6 +243,8 @@ def test_the_log_of_a_detached_kernel_that_was_killed_is_not_lost_with_the_next_
         ("[[device]]\nkind = '../cpu'", "at `$.device[0].kind`"),
         ("[journal]\nfsync = 'often'", "at `$.journal.fsync`"),
         ("[journal]\ngrace = -1.0", "at `$.journal.grace`"),
+        ("[kernel]\nhang_seconds = inf", "at `$.kernel.hang_seconds`"),
+        ("[groups.'/a']\ntokens_max = inf", "at `$.groups[...].tokens_max`"),
         ("= nonsense", "is wrong"),
     ],
 )

@@ -10,6 +10,7 @@ from llmasos.kernel import dispatch
 from llmasos.kernel.events import HaltRequest, Rejected
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
+from llmasos.simulator import Future, Prog, simulate
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, Kind, Right, Sampler, SchedClass, Signal, State, WaitFor
@@ -38,7 +39,6 @@ from llmasos.syscalls.table import (
     Truncate,
     Wait,
 )
-from tests.simulator import Future, Prog, simulate
 
 PROMPT = list(range(40))
 

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.simulator import Prog, Simulation, simulate, slots
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import CheckpointInfo, Finish, Limits, Right, Sampler, SchedClass, Signal, State
 from llmasos.syscalls.table import (
@@ -28,7 +29,6 @@ from llmasos.syscalls.table import (
 )
 from tests.kernel.machines.core import Core
 from tests.kernel.machines.images import Images, flip, image_in
-from tests.simulator import Prog, Simulation, simulate, slots
 
 PROMPT = list(range(40))
 SAMPLERS = [Sampler(seed=7), Sampler(temperature=1.0, top_k=20, seed=11, repetition_penalty=1.3)]

@@ -10,6 +10,7 @@ from hypothesis import settings
 
 from llmasos.kernel.core import Kernel
 from llmasos.kernel.events import Action, Event
+from llmasos.simulator import invariants
 from tests.kernel.machines.core import Core
 from tests.kernel.machines.everything import Everything
 from tests.kernel.machines.moves import Moves
@@ -24,7 +25,7 @@ class Twinned(Kernel):
     twin: Kernel | None = None
     events = 0
 
-    def handle(self, event: Event, now: float) -> list[Action]:
+    def handle(self, event: Event, now: int) -> list[Action]:
         if self.events % _EVERY == 0:
             self.twin = None
             self.twin = copy.deepcopy(self)
@@ -33,7 +34,7 @@ class Twinned(Kernel):
         actions = super().handle(event, now)
         assert Kernel.handle(self.twin, event, now) == actions, f"a copy of the core does something else with {event}"
         assert self.twin.recorded().difference(self.recorded()) == ""
-        self.twin.check()
+        invariants.check(self.twin)
         return actions
 
 

@@ -14,6 +14,7 @@ import trio
 from trio.testing import MockClock
 
 from llmasos.drivers.protocol import Hello
+from llmasos.kernel.clock import MILLISECOND, SECOND
 from llmasos.kernel.edge.peers import Peers, chosen_id
 from llmasos.kernel.edge.server import Server
 from llmasos.kernel.events import (
@@ -44,7 +45,7 @@ from llmasos.syscalls.transport import Message
 from llmasos.syscalls.zeromq import Link
 from tests.booted import PATIENCE
 
-Handler = Callable[[Event, float], list[Action]]
+Handler = Callable[[Event, int], list[Action]]
 
 
 class Core:
@@ -55,14 +56,14 @@ class Core:
         self._handler = handler or (lambda event, now: [])
         self._first = first or []
 
-    def boot(self, now: float, saved: object = None, notes: Sequence[tuple[str, str]] = ()) -> list[Action]:
+    def boot(self, now: int, saved: object = None, notes: Sequence[tuple[str, str]] = ()) -> list[Action]:
         assert (saved, notes) == (None, ())
         return self._first
 
     def snapshot(self) -> State:
         raise AssertionError("no journal is kept of it")
 
-    def handle(self, event: Event, now: float) -> list[Action]:
+    def handle(self, event: Event, now: int) -> list[Action]:
         self.events.append(event)
         match event:
             case Syscall(call=Attach()):
@@ -108,7 +109,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def test_an_error_in_the_core_ends_the_kernel_with_its_traceback() -> None:
-    def broken(event: Event, now: float) -> list[Action]:
+    def broken(event: Event, now: int) -> list[Action]:
         if isinstance(event, Syscall):
             raise ZeroDivisionError("a bug")
         return []
@@ -125,10 +126,10 @@ def test_an_error_in_the_core_ends_the_kernel_with_its_traceback() -> None:
 
 
 def test_a_tick_comes_at_the_wanted_moment_and_no_earlier() -> None:
-    ticks: list[tuple[float, float]] = []
-    wanted = [0.05, 0.1, 0.1 + 1e-9, 4.0]
+    ticks: list[tuple[int, int]] = []
+    wanted = [50 * MILLISECOND, 100 * MILLISECOND, 100 * MILLISECOND + 1, 4 * SECOND]
 
-    def handler(event: Event, now: float) -> list[Action]:
+    def handler(event: Event, now: int) -> list[Action]:
         if isinstance(event, Tick):
             ticks.append((wanted.pop(0), now))
             return [WakeAt(wanted[0] if wanted else None)]
@@ -137,13 +138,13 @@ def test_a_tick_comes_at_the_wanted_moment_and_no_earlier() -> None:
     async def scenario(place: Path, server: Server) -> None:
         await trio.sleep(5.0)
 
-    serve(Core(handler, [WakeAt(9.0), WakeAt(wanted[0])]), scenario, clock=jumping())
+    serve(Core(handler, [WakeAt(9 * SECOND), WakeAt(wanted[0])]), scenario, clock=jumping())
     assert len(ticks) == 4
-    assert all(moment <= now <= moment + 1e-6 for moment, now in ticks)
+    assert all(moment <= now <= moment + 1000 for moment, now in ticks)
 
 
 def test_a_wish_taken_back_brings_no_tick() -> None:
-    core = Core(first=[WakeAt(0.05), WakeAt(None)])
+    core = Core(first=[WakeAt(50 * MILLISECOND), WakeAt(None)])
 
     async def scenario(place: Path, server: Server) -> None:
         await trio.sleep(5.0)
@@ -153,12 +154,12 @@ def test_a_wish_taken_back_brings_no_tick() -> None:
 
 
 def test_time_never_goes_back() -> None:
-    times: list[float] = []
+    times: list[int] = []
 
-    def handler(event: Event, now: float) -> list[Action]:
+    def handler(event: Event, now: int) -> list[Action]:
         times.append(now)
         if isinstance(event, Syscall):
-            return [WakeAt(now + 1e-6), Reply(event.peer, event.seq, Errno.OK)]
+            return [WakeAt(now + 1000), Reply(event.peer, event.seq, Errno.OK)]
         return []
 
     async def scenario(place: Path, server: Server) -> None:
@@ -173,7 +174,7 @@ def test_time_never_goes_back() -> None:
 def test_a_program_that_leaves_is_disconnected_once_and_late_replies_are_dropped_and_counted() -> None:
     late: list[Reply] = []
 
-    def handler(event: Event, now: float) -> list[Action]:
+    def handler(event: Event, now: int) -> list[Action]:
         match event:
             case Syscall():
                 late.append(Reply(event.peer, event.seq, Errno.OK))
@@ -198,7 +199,7 @@ def test_a_program_that_leaves_is_disconnected_once_and_late_replies_are_dropped
 def test_signals_go_to_the_processes_of_connected_programs_only() -> None:
     received: list[int] = []
 
-    def handler(event: Event, now: float) -> list[Action]:
+    def handler(event: Event, now: int) -> list[Action]:
         match event:
             case Syscall():
                 stranger = os.getppid()

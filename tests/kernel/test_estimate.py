@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmasos.kernel.memory.page_table import blocks
+from llmasos.simulator import FRAME_BYTES, Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Advice, ModelInfo, Right
 from llmasos.syscalls.table import Advise, Decode, Estimate, Evict, Getinfo, Models, Pagein, Spawn
 from tests.kernel.paged import MB, PROMPT, memory, refused, spawn
-from tests.simulator import FRAME_BYTES, Prog, Simulation, simulate
 
 
 def there(program: Prog) -> dict[str, ModelInfo]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llmasos.simulator import simulate
 from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.records import GroupSettings, State, WaitFor
 from llmasos.syscalls.table import (
@@ -24,7 +25,6 @@ from llmasos.syscalls.table import (
 from tests.kernel.machines.core import Core
 from tests.kernel.machines.everything import Everything
 from tests.kernel.paged import MB, ONE, PROMPT, image, memory, row, spawn
-from tests.simulator import simulate
 
 
 def test_a_process_whose_weights_are_out_is_saved_with_its_kv(tmp_path: Path) -> None:

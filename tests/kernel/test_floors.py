@@ -79,7 +79,6 @@ def test_lines_of_code_are_those_that_do_something(tmp_path: Path) -> None:
     (tmp_path / "journal").mkdir()
     (tmp_path / "journal" / "state.py").write_text("A = 1\nB = 2\n")
     (tmp_path / "recorder.py").write_text("A = 1\n")
-    (tmp_path / "invariants.py").write_text("A = 1\n" * 100)
     found = floors.sizes(tmp_path)
     assert floors.sums(found) == {"core": 10, "journal": 3, "edge": 1}
     assert found[Path("memory/frames.py")].longest == 5

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from llmasos.kernel.clock import SECOND
 from llmasos.kernel.groups.pressure import Activity, Pressure
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.simulator import FRAME_BYTES, Prog, Simulation, simulate, slots
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_SESSION_GROUPS
 from llmasos.syscalls.records import (
@@ -41,7 +43,6 @@ from llmasos.syscalls.table import (
 )
 from tests.kernel.machines.core import Core
 from tests.kernel.machines.grouped import Grouped
-from tests.simulator import FRAME_BYTES, Prog, Simulation, simulate, slots
 
 PROMPT = list(range(40))  # three frames
 
@@ -627,10 +628,10 @@ def test_what_sleeps_takes_no_share() -> None:
 
 def test_pressure_is_the_share_of_time_in_which_somebody_waited() -> None:
     pressure = Pressure()
-    pressure.change(Activity.NOTHING, Activity.RUNS, 0.0)
-    pressure.change(Activity.NOTHING, Activity.MEMORY, 0.0)
-    pressure.change(Activity.MEMORY, Activity.RUNS, 3.0)
-    info = pressure.info(13.0)["memory"]
+    pressure.change(Activity.NOTHING, Activity.RUNS, 0)
+    pressure.change(Activity.NOTHING, Activity.MEMORY, 0)
+    pressure.change(Activity.MEMORY, Activity.RUNS, 3 * SECOND)
+    info = pressure.info(13 * SECOND)["memory"]
     assert info.some_seconds == pytest.approx(3.0)
     assert info.full_seconds == 0.0
     for average, window in zip(info.some, (10.0, 60.0, 300.0), strict=True):
@@ -640,9 +641,9 @@ def test_pressure_is_the_share_of_time_in_which_somebody_waited() -> None:
 def test_pressure_is_full_when_nobody_gets_on() -> None:
     pressure = Pressure()
     for _ in range(2):
-        pressure.change(Activity.NOTHING, Activity.WEIGHTS, 1.0)
-    pressure.change(Activity.WEIGHTS, Activity.RUNS, 5.0)
-    info = pressure.info(6.0)["weights"]
+        pressure.change(Activity.NOTHING, Activity.WEIGHTS, SECOND)
+    pressure.change(Activity.WEIGHTS, Activity.RUNS, 5 * SECOND)
+    info = pressure.info(6 * SECOND)["weights"]
     assert (info.some_seconds, info.full_seconds) == (5.0, 4.0)
 
 
@@ -657,7 +658,7 @@ def test_a_full_device_shows_as_pressure_on_memory_and_cpu() -> None:
     assert pressure["memory"].some_seconds > 0
     assert pressure["cpu"].some_seconds > 0
     assert pressure["weights"].full_seconds > 0, "while the model was loaded"
-    waits = [row(sim, pid).usage(sim.now).waits for pid in pids]
+    waits = [row(sim, pid).usage(sim.clock).waits for pid in pids]
     assert pressure["memory"].some_seconds >= max(w.get("pagein", 0.0) for w in waits) - 1e-9
 
 

@@ -9,10 +9,10 @@ import pytest
 from llmasos.drivers.protocol import RunResult, StepDone
 from llmasos.kernel.events import FromDevice
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.simulator import Simulation, simulate
 from llmasos.syscalls.records import Finish, Limits, Sampler
 from llmasos.syscalls.table import Decode, Fork, Spawn, StatsCall
 from tests.kernel.machines.core import Core
-from tests.simulator import Simulation, simulate
 
 ROWS = "9"
 PROMPT = list(range(40))

@@ -1,6 +1,6 @@
 """The journal in virtual time: the kernel killed at every record, and what programs find when they come back.
 
-That the records add up to the live state is checked after every event of every simulation (tests/simulator.py), and the
+That the records add up to the live state is checked after every event of every simulation (simulator/), and the
 machines of tests/kernel kill the kernel at random (tests/kernel/test_machine.py).
 """
 
@@ -16,6 +16,7 @@ from llmasos.kernel.journal import state as journal_state
 from llmasos.kernel.journal.records import Answer, Frame, decode, encode
 from llmasos.kernel.journal.state import MOST_ANSWER_BYTES, Answers, State
 from llmasos.kernel.tickets import ticket
+from llmasos.simulator import Future, KernelKilled, Prog, Simulation, simulate
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import (
@@ -61,7 +62,6 @@ from llmasos.syscalls.table import (
     Truncate,
     Wait,
 )
-from tests.simulator import Future, KernelKilled, Prog, Simulation, simulate
 
 WARM = Sampler(temperature=1.0, seed=11)
 

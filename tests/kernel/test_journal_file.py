@@ -15,6 +15,7 @@ import pytest
 import trio
 import trio.lowlevel
 
+from llmasos.kernel.clock import SECOND
 from llmasos.kernel.edge import journal_file as file
 from llmasos.kernel.edge import journal_keeper as keeper
 from llmasos.kernel.edge.journal_file import NAME, VERSION, framed, header, open_journal
@@ -22,10 +23,10 @@ from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
 from llmasos.kernel.events import Event, JournalCompacted, JournalFails, JournalGrows
 from llmasos.kernel.journal.records import Frame, Grown, encode
 from llmasos.kernel.journal.state import State
+from llmasos.simulator import simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Decode, Feed, Spawn, Truncate
 from tests.booted import PATIENCE
-from tests.simulator import simulate
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +225,7 @@ def growth(state: State, count: int) -> Frame:
     (pid,) = state.processes
     process = state.processes[pid]
     keep = min(len(process.log), 4)
-    return Frame(state.now + 1.0, [Grown(pid, keep, [count % 1000] * 20, process.fed, count)])
+    return Frame(state.now + SECOND, [Grown(pid, keep, [count % 1000] * 20, process.fed, count)])
 
 
 def begin(rig: Rig, frames: list[Frame]) -> None:

@@ -14,6 +14,7 @@ from llmasos.kernel.journal.state import State
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.objects.process_image import ProcessImage, image_of, read_image
+from llmasos.simulator import Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_RECORD_BYTES, MAX_RECORDS
 from llmasos.syscalls.records import LogRecord, Right, Signal
@@ -34,7 +35,6 @@ from llmasos.syscalls.table import (
     Trace,
     Truncate,
 )
-from tests.simulator import Prog, Simulation, simulate
 
 
 def rows(program: Prog, pid: int, position: int = 0) -> list[tuple[int, bytes]]:
@@ -310,7 +310,7 @@ def test_a_compacted_journal_has_the_same_records() -> None:
     assert not again.difference(sim.saved)
     assert [saved.records for saved in again.processes.values()] == [[LogRecord(*row) for row in TALK]]
     with pytest.raises(BadFrame, match="9 of 4 records"):
-        again.apply(Frame(0.0, [Noted(next(iter(again.processes)), 9, [])]))
+        again.apply(Frame(0, [Noted(next(iter(again.processes)), 9, [])]))
 
 
 def test_a_decode_and_a_cut_that_change_no_records_write_none(monkeypatch: pytest.MonkeyPatch) -> None:

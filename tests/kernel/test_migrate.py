@@ -14,6 +14,7 @@ from llmasos.drivers.protocol import IMAGES, Export, Import
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.sched.policies import make_policy
 from llmasos.kernel.sched.run_queue import RunQueue
+from llmasos.simulator import DISK_SECONDS, FRAME_BYTES, Future, Prog, Simulation, simulate, slots, small_config
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import (
     Finish,
@@ -44,7 +45,6 @@ from llmasos.syscalls.table import (
 )
 from tests.kernel.machines.core import Core
 from tests.kernel.machines.moves import Moves, MovesByLog
-from tests.simulator import DISK_SECONDS, FRAME_BYTES, Future, Prog, Simulation, simulate, slots, small_config
 
 PROMPT = list(range(40))
 SAMPLERS = [Sampler(seed=7), Sampler(temperature=1.0, top_k=20, seed=11, repetition_penalty=1.3)]

@@ -13,6 +13,8 @@ import pytest
 from llmasos.drivers.protocol import Load, Run, Sample, Step
 from llmasos.drivers.sim.device import SimDevice
 from llmasos.drivers.sim.spec import parse
+from llmasos.kernel.clock import SECOND
+from llmasos.simulator import Future, Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Advice, Finish, Sampler, SchedClass, Signal, State, WaitFor
 from llmasos.syscalls.table import (
@@ -34,7 +36,6 @@ from llmasos.syscalls.table import (
 from tests.kernel.machines.core import examples
 from tests.kernel.machines.paging import Paging, PagingAndSwapping
 from tests.kernel.paged import MB, ONE, PROMPT, image, memory, refused, row, spawn
-from tests.simulator import Future, Prog, Simulation, simulate
 
 
 def decode(program: Prog, pid: int, count: int) -> Future[Any]:
@@ -524,7 +525,7 @@ def test_who_is_evicted_is_as_the_policy_says(evictions: str, gone: str) -> None
     for pid in ids:
         program.call(Feed(pid, PROMPT))
         program.call(Decode(pid, 1))
-    image(sim, "sim:3m").paging_seconds = 10.0  # as measured: it lies on a slower disk
+    image(sim, "sim:3m").paging_time = 10 * SECOND  # as measured: it lies on a slower disk
     program.call(Pagein("sim:1.5m"))
     assert [m.name for m in program.call(Models()) if m.state == "evicted"] == [gone]
 

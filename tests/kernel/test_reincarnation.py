@@ -11,7 +11,9 @@ import pytest
 
 from llmasos.drivers.protocol import SIZES, VERSION, Load, Loaded, Step, StepDone
 from llmasos.drivers.sim.device import SimDevice
+from llmasos.kernel.clock import SECOND
 from llmasos.kernel.events import DriverExited, HaltRequest, KillDriver, Log, Tick
+from llmasos.simulator import Simulation, simulate, small_config
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, GroupSettings, Kind, Sampler, Signal, State, WaitFor
 from llmasos.syscalls.table import (
@@ -31,7 +33,6 @@ from llmasos.syscalls.table import (
     StatsCall,
     Truncate,
 )
-from tests.simulator import Simulation, simulate, small_config
 
 PROMPT = [5, 6, 7] * 11
 
@@ -285,7 +286,7 @@ def test_a_program_may_have_a_driver_restarted() -> None:
 def test_a_driver_that_never_says_hello_is_given_up_for_those_who_ask(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tests.simulator.START_SECONDS", 1e6)
+    monkeypatch.setattr("llmasos.simulator.simulation.START_SECONDS", 1e6)
     sim = Simulation(small_config(start_seconds=2.0, restart_max=1.0))
     program = sim.program()
     with pytest.raises(SyscallError, match="does not start") as caught:
@@ -432,7 +433,7 @@ def test_a_suspect_that_was_killed_in_its_step_ends_and_is_not_said_to_be_stoppe
 def test_a_driver_that_ends_while_the_kernel_halts_is_not_taken_for_a_silent_one() -> None:
     sim = simulate(hang_seconds=3.0)
     kernel = sim.kernel
-    kernel.handle(HaltRequest("test"), sim.now)
-    kernel.handle(DriverExited("sim0", 1, "quit"), sim.now + 0.1)
-    actions = [action for second in range(1, 10) for action in kernel.handle(Tick(), sim.now + second)]
+    kernel.handle(HaltRequest("test"), sim.clock)
+    kernel.handle(DriverExited("sim0", 1, "quit"), sim.clock + 1)
+    actions = [action for second in range(1, 10) for action in kernel.handle(Tick(), sim.clock + second * SECOND)]
     assert not [action for action in actions if isinstance(action, KillDriver | Log)]

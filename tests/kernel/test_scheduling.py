@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.sched.lottery import log2
+from llmasos.simulator import Future, Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, GroupSettings, Limits, SchedClass, Signal, State, WaitFor
 from llmasos.syscalls.table import (
@@ -30,7 +31,6 @@ from llmasos.syscalls.table import (
     StatsCall,
     Truncate,
 )
-from tests.simulator import Future, Prog, Simulation, simulate
 
 ENDLESS = 400  # tokens: more than any of these tests lets a process decode
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from llmasos.kernel.clock import MILLISECOND, SECOND
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.memory.swap import Slot, SwapCost, SwapSpace
 from llmasos.kernel.memory.victims import Clock
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.simulator import Simulation, simulate, slots
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, Sampler, Signal, State
 from llmasos.syscalls.table import Decode, Kill, Spawn, Truncate
 from tests.kernel.machines.core import Core
 from tests.kernel.machines.swapping import Swapping, SwappingAndGuessing, SwappingBadly
-from tests.simulator import Simulation, simulate, slots
 
 PROMPT = list(range(40))
 
@@ -158,17 +159,17 @@ def test_who_loses_pages_is_as_the_policy_says(victims: str, wake: bool, lost: l
 
 
 def test_the_clock_gives_a_second_chance() -> None:
-    clock, rows = Clock(), [LLMProcess(pid, 1, Kind.LLM, "", Group(), 0.0) for pid in (1, 2, 3)]
+    clock, rows = Clock(), [LLMProcess(pid, 1, Kind.LLM, "", Group(), 0) for pid in (1, 2, 3)]
     for process in rows:
         clock.came(process)
     clock.ran(rows[0])
-    assert clock.choose(rows, 0.0) is rows[1]
+    assert clock.choose(rows, 0) is rows[1]
     clock.gone(rows[1])
-    assert clock.choose([rows[0], rows[2]], 0.0) is rows[2], "the hand has gone by the first"
+    assert clock.choose([rows[0], rows[2]], 0) is rows[2], "the hand has gone by the first"
     clock.gone(rows[2])
     clock.ran(rows[0])
-    assert clock.choose(rows[:1], 0.0) is rows[0], "once round, nobody is left but the first"
-    assert clock.choose([], 0.0) is None
+    assert clock.choose(rows[:1], 0) is rows[0], "once round, nobody is left but the first"
+    assert clock.choose([], 0) is None
 
 
 def test_an_unknown_policy_is_refused_at_boot() -> None:
@@ -194,45 +195,45 @@ def test_places_are_taken_from_the_fastest_tier_that_has_one() -> None:
 def test_the_cost_of_both_ways_decides_and_does_not_waver() -> None:
     assert SwapCost().pays
     cost = SwapCost()
-    cost.moved(16, 1.0)
-    cost.computed(32, 1.0)
+    cost.moved(16, SECOND)
+    cost.computed(32, SECOND)
     assert not cost.pays  # 1/16 s against 1/32 s
     cost = SwapCost()
-    cost.moved(32, 1.1)
-    cost.computed(32, 1.0)
+    cost.moved(32, 1100 * MILLISECOND)
+    cost.computed(32, SECOND)
     assert cost.pays
     for _ in range(50):
-        cost.computed(32, 0.95)
+        cost.computed(32, 950 * MILLISECOND)
     assert cost.pays, "within the hysteresis"
     for _ in range(50):
-        cost.computed(31, 0.001)
+        cost.computed(31, MILLISECOND)
     assert cost.pays, "steps of few tokens tell nothing"
 
 
 def test_moving_that_did_not_pay_once_is_tried_again_less_and_less_often() -> None:
     cost = SwapCost()
-    cost.computed(100, 1.0)
+    cost.computed(100, SECOND)
     waits = []
     for _ in range(4):
-        cost.moved(100, 10.0)  # a disk that stands still
+        cost.moved(100, 10 * SECOND)  # a disk that stands still
         assert not cost.pays
         waits.append(0)
         while not cost.pays:
-            cost.computed(100, 1.0)
+            cost.computed(100, SECOND)
             waits[-1] += 1
     assert waits == [64, 128, 256, 512]
     for _ in range(100):
-        cost.moved(100, 0.1)
-        cost.computed(100, 1.0)
+        cost.moved(100, 100 * MILLISECOND)
+        cost.computed(100, SECOND)
         assert cost.pays
     cost = SwapCost()
-    cost.computed(100, 1.0)
-    cost.moved(100, 10.0)
+    cost.computed(100, SECOND)
+    cost.moved(100, 10 * SECOND)
     for _ in range(64):
-        cost.computed(100, 1.0)
-    cost.moved(100, 0.1)
-    cost.moved(100, 1e6)
+        cost.computed(100, SECOND)
+    cost.moved(100, 100 * MILLISECOND)
+    cost.moved(100, 1000000 * SECOND)
     assert not cost.pays
     for _ in range(64):  # as the first time: it paid in between
-        cost.computed(100, 1.0)
+        cost.computed(100, SECOND)
     assert cost.pays

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
 from llmasos.drivers.protocol import Failed, Inspected, RunResult, StepDone
 from llmasos.kernel.events import FromDevice
+from llmasos.simulator import Future, Prog, Simulation, simulate, small_config
 from llmasos.syscalls import wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, Kind, Limits, State
@@ -28,7 +30,6 @@ from llmasos.syscalls.table import (
     Spawn,
     Wait,
 )
-from tests.simulator import Future, Prog, Simulation, simulate, small_config
 
 PROMPT = list(range(1, 40))
 
@@ -104,7 +105,9 @@ def test_a_child_has_used_what_its_parent_had_of_the_token_budget() -> None:
     assert len(program.call(Decode(grandchild, 50)).tokens) == 4  # a budget of its own
 
 
-@pytest.mark.parametrize("nonsense", ["a token that is none", "another step", "another process"])
+@pytest.mark.parametrize(
+    "nonsense", ["a token that is none", "another step", "another process", "endless", "no time", "before it began"]
+)
 def test_a_driver_that_answers_nonsense_is_restarted_and_nothing_is_lost(nonsense: str) -> None:
     sim = simulate()
     program = sim.program()
@@ -114,8 +117,11 @@ def test_a_driver_that_answers_nonsense_is_restarted_and_nothing_is_lost(nonsens
     sim.run_until(lambda: device.in_flight is not None)
     assert device.in_flight is not None
     ref = device.in_flight.step.ref + (nonsense == "another step")
-    result = RunResult(pid + (nonsense == "another process"), 10**6)
-    sim.event(FromDevice(device.name, device.incarnation, StepDone(ref, [result], 0.0)))
+    times = {"endless", "no time", "before it began"}
+    result = RunResult(pid + (nonsense == "another process"), 1 if nonsense in times else 10**6)
+    seconds = {"endless": math.inf, "before it began": -1.0}.get(nonsense, 0.0)
+    phases = {"swap": math.nan} if nonsense == "no time" else {}
+    sim.event(FromDevice(device.name, device.incarnation, StepDone(ref, [result], seconds, phases)))
     sim.run_until(lambda: future.done)
     assert device.incarnation == 2
     assert future.value.tokens == sim.continuation(PROMPT, 30)

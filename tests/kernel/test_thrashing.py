@@ -6,22 +6,22 @@ import pytest
 
 from llmasos.kernel.memory.thrash import MOST, WINDOW, Thrash
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.simulator import Simulation, simulate
 from llmasos.syscalls.records import Sampler
 from llmasos.syscalls.table import Decode, Getinfo, Kill, Models, Spawn, StatsCall, Truncate
-from tests.simulator import Simulation, simulate
 
 
 def test_the_quantum_is_stretched_while_too_much_is_lost_and_comes_back() -> None:
     thrash = Thrash()
-    assert not thrash.spent(WINDOW / 2, WINDOW / 2)
-    assert thrash.spent(WINDOW / 2, WINDOW / 2)
+    assert not thrash.spent(WINDOW // 2, WINDOW // 2)
+    assert thrash.spent(WINDOW // 2, WINDOW // 2)
     assert (thrash.stretch, thrash.lost) == (2, 1.0)
     for _ in range(20):
         thrash.spent(WINDOW, WINDOW)
     assert thrash.stretch == MOST
-    assert not thrash.spent(WINDOW, WINDOW * 0.2)
+    assert not thrash.spent(WINDOW, WINDOW // 5)
     for _ in range(20):
-        thrash.spent(WINDOW, 0.0)
+        thrash.spent(WINDOW, 0)
     assert thrash.stretch == 1
 
 

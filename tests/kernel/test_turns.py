@@ -5,10 +5,10 @@ prompts, and nobody holds frames that are of no use to it.
 from __future__ import annotations
 
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.simulator import FRAME_BYTES as FRAME
+from llmasos.simulator import Future, Prog, Simulation, simulate
 from llmasos.syscalls.records import DecodeResult, SchedClass, WaitFor
 from llmasos.syscalls.table import Decode, Feed, Spawn, StatsCall
-from tests.simulator import FRAME_BYTES as FRAME
-from tests.simulator import Future, Prog, Simulation, simulate
 
 SWAP = {"swap": str(2 * 200 * FRAME)}
 LENGTH = 76  # a token before the end of the fifth block

@@ -1,6 +1,6 @@
 """The whole core as a hypothesis state machine: programs do what they like in any order, drivers die and hang.
 
-After every event all invariants of the kernel are recounted and the device verifies its frames (tests/simulator.py).
+After every event all invariants of the kernel are recounted and the device verifies its frames (simulator/).
 After every rule the log of every process is compared with what it must be by the definition of the simulated model
 alone: that is noninterference, whatever was preempted, chunked, shared, forked or lost meanwhile. In the end every call
 has its one answer and no frame is lost.
@@ -17,7 +17,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.simulator import Future, Prog, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import (
     DecodeResult,
@@ -50,7 +52,6 @@ from llmasos.syscalls.table import (
     Truncate,
     Wait,
 )
-from tests.simulator import Future, Prog, simulate
 
 MODELS = ["sim", "sim:2m,eos_every=6", "sim:1m,vocab=500", "sim:3m,fail_probe=1", "nowhere"]
 VOCAB = 500
@@ -578,7 +579,7 @@ class Core(RuleBasedStateMachine):
                 assert len(tokens) == call.max_tokens
             case Finish.DEADLINE:
                 assert call.deadline is not None
-                assert future.at >= proc.started + call.deadline
+                assert nanoseconds(future.at) >= nanoseconds(proc.started) + nanoseconds(call.deadline)
             case Finish.INTERRUPT:
                 assert proc.interrupted
             case Finish.KILLED:

@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
+from llmasos.simulator import FRAME_BYTES, slots
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import GroupSettings, KvAction
 from llmasos.syscalls.table import (
@@ -17,7 +18,6 @@ from tests.kernel.machines.grouped import PATHS, Grouped
 from tests.kernel.machines.images import Images
 from tests.kernel.machines.paging import Paging
 from tests.kernel.paged import MB
-from tests.simulator import FRAME_BYTES, slots
 
 
 class Everything(Paging, Images, Grouped):

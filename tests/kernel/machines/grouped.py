@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.simulator import FRAME_BYTES, slots
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import (
     GroupSettings,
@@ -21,7 +22,6 @@ from llmasos.syscalls.table import (
     GroupStat,
 )
 from tests.kernel.machines.core import Core, which
-from tests.simulator import FRAME_BYTES, slots
 
 PATHS = ["/a", "/b", "/a/c", "mine"]
 

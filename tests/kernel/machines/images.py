@@ -12,6 +12,7 @@ from llmasos.drivers import checkpoint
 from llmasos.drivers.protocol import Inspect
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.objects.process_image import ProcessImage, read_image
+from llmasos.simulator import Future, slots
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import CheckpointInfo
 from llmasos.syscalls.table import (
@@ -20,7 +21,6 @@ from llmasos.syscalls.table import (
     Restore,
 )
 from tests.kernel.machines.core import Core, Proc, which
-from tests.simulator import Future, slots
 
 
 def image_in(file: str) -> ProcessImage:

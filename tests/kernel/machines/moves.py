@@ -9,6 +9,7 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from llmasos.drivers import parcel
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.simulator import Future, slots
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.table import (
     Ps,
@@ -16,7 +17,6 @@ from llmasos.syscalls.table import (
     Setsched,
 )
 from tests.kernel.machines.core import Core, Proc, which
-from tests.simulator import Future, slots
 
 
 class Moves(Core):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from llmasos.simulator import slots
 from tests.kernel.machines.core import Core
-from tests.simulator import slots
 
 
 class Swapping(Core):

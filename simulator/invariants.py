@@ -1,0 +1,227 @@
+"""What must hold of the kernel after every event (docs/design.md). The simulation asks after each; the kernel never does.
+
+Structs check themselves (their `check()`); here stands what takes several of them to see. Each check names the rule that
+it enforces, recounts from the process table, and shares no bookkeeping with what it checks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import Protocol
+
+from llmasos.kernel.groups.group import Group
+from llmasos.kernel.groups.pressure import Activity
+from llmasos.kernel.objects.device import UP, Device
+from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT
+from llmasos.kernel.objects.process import LLMProcess, Program
+from llmasos.kernel.state import System
+from llmasos.syscalls.records import State, WaitFor
+
+
+class _Checked(Protocol):
+    def check(self) -> None: ...
+
+
+def check(system: System) -> None:
+    """Raise AssertionError naming the rule that does not hold."""
+    check_structs(system)
+    check_mappings(system)
+    check_waits(system)
+    check_run_queues(system)
+    check_in_flight(system)
+    check_weights(system)
+    check_family(system)
+    check_groups(system)
+    check_requests(system)
+
+
+def _llms(system: System) -> list[LLMProcess]:
+    return [p for p in system.table if isinstance(p, LLMProcess)]
+
+
+def _require(condition: bool, text: str) -> None:
+    if not condition:
+        raise AssertionError(text)
+
+
+def check_structs(system: System) -> None:
+    """Each struct holds by itself."""
+    structs: list[tuple[str, Iterable[tuple[object, _Checked]]]] = [
+        ("process", ((process.pid, process) for process in _llms(system))),
+        ("program", ((program.pid, program) for program in system.programs.values())),
+        ("device", system.devices.items()),
+        ("image", ((image.name, image) for device in system.devices.values() for image in device.images.values())),
+    ]
+    for kind, named in structs:
+        for name, one in named:
+            try:
+                one.check()
+            except AssertionError as error:
+                raise AssertionError(f"{kind} {name}: {error}") from None
+
+
+def check_mappings(system: System) -> None:
+    """Pages are held by a model's users only; KV is read for a process that has the model or is on its way to it."""
+    for device in system.devices.values():
+        for image in device.images.values():
+            for pid in image.imports:
+                coming = pid in image.users or system.table.llm(pid).transition is not None
+                _require(coming, f"{image.name}: KV is read for process {pid}, which neither has it nor is coming")
+
+
+def check_waits(system: System) -> None:
+    """Nobody waits for what is there."""
+    for p in _llms(system):
+        if p.running or p.state is not State.BLOCKED:
+            continue
+        if p.wait is WaitFor.DEVICE:
+            _require(p.device.state != UP, f"pid {p.pid} waits for a device that is up")
+        if p.wait is WaitFor.WEIGHTS:
+            _require(p.image is None or p.image.state != RESIDENT, f"pid {p.pid} waits for weights that are there")
+
+
+def check_run_queues(system: System) -> None:
+    """Every READY process is reachable by the scheduler, exactly once."""
+    for device in system.devices.values():
+        queued = [p.pid for p in device.queue]
+        ready = [p.pid for p in _llms(system) if p.state is State.READY and p.device is device]
+        _require(sorted(queued) == sorted(ready), f"{device.name}: queued {queued}, ready {ready}")
+        _require(
+            len(device.queue) == len(queued), f"{device.name}: the queue counts {len(device.queue)} of {len(queued)}"
+        )
+        idle = device.state == UP and device.in_flight is None and not system.halting and not device.loads_alone
+        starved = [p.pid for image in device.images.values() for p in image.starved.values() if not p.over_limit]
+        _require(not (idle and (ready or starved)), f"{device.name} idles, but {ready} are ready, {starved} starved")
+
+
+def check_in_flight(system: System) -> None:
+    """The processes of the step in flight are those that run."""
+    for device in system.devices.values():
+        flight = device.in_flight
+        running = {p.pid for p in _llms(system) if p.running and p.device is device}
+        _require(running == {p.pid for p in flight.processes} if flight else not running, f"{device.name}: {running} run")
+
+
+def check_weights(system: System) -> None:
+    """Who wants to run has weights or waits for them; nobody waits for weights for which there is room."""
+    for device in system.devices.values():
+        for image in device.images.values():
+            active = {p.pid for p in image.users.values() if p.image is image and _wants_to_run(p)}
+            _require(image.active.keys() == active, f"{image.name}: {active} want to run, known: {list(image.active)}")
+            asked = image.state == EVICTED and image.held and bool(active)
+            _require(image.faulted or not asked, f"{image.name}: {active} want it, and that was no fault")
+            for process in image.active.values():
+                if image.state == EVICTED and device.state == UP:
+                    _require(process.wait is WaitFor.WEIGHTS, f"pid {process.pid}: {process.state} without weights")
+        if device.state == UP and not system.halting:
+            _check_room(system, device)
+
+
+def _check_room(system: System, device: Device) -> None:
+    images = list(device.images.values())
+    wanted = [i for i in images if i.state == EVICTED and (i.active or i.loaded)]
+    claimed = any(i.state != RESIDENT if i.pinned else i.state == LOADING for i in images)
+    failed = any(i.retry_at > system.now for i in wanted)  # its page-in has failed just now
+    if len(wanted) != 1 or claimed or failed:
+        return
+    weights = sum(i.allotted for i in images) + wanted[0].size
+    limit, tier = device.config.weight_bytes, device.tier_size
+    fits = (not limit or weights <= limit) and (not tier or weights + sum(i.kv_bytes for i in images) <= tier)
+    _require(not fits, f"{device.name}: there is room for {wanted[0].name}, which is wanted")
+
+
+def _wants_to_run(process: LLMProcess) -> bool:
+    """Would it run, had it weights and frames? Not while it is being restored."""
+    image = process.image
+    if process.running or image is None or process.device.state != UP or process.stopped:
+        return process.running > 0
+    if process.pid in image.starved:
+        return process.over_limit is None
+    return process.todo > 0 and process.throttled_by is None
+
+
+def check_family(system: System) -> None:
+    """Parents and children name each other; the parent of an LLM process is a living program or init."""
+    for process in system.table:
+        for pid in process.children:
+            child = system.table.find(pid)
+            _require(child is not None and child.owner == process.pid, f"{process.pid}: child {pid} does not agree")
+        ended = {pid for pid in process.children if (child := system.table.find(pid)) is not None and child.is_zombie()}
+        _require(process.zombies.keys() == ended, f"{process.pid}: of its children {ended} have ended")
+        parent = system.table.find(process.owner)
+        if process.owner:
+            _require(
+                parent is not None and process.pid in parent.children,
+                f"{process.pid}: parent {process.owner} does not agree",
+            )
+        if process.state is State.ZOMBIE:
+            _require(isinstance(parent, Program), f"zombie {process.pid} can be reaped by nobody")
+
+
+def check_groups(system: System) -> None:
+    """Each group is charged for what a recount of its processes, frames and places gives; limits that hold at once are
+    exceeded only by what was there when they were set."""
+    kv: Counter[Group] = Counter()
+    swap: Counter[Group] = Counter()
+    pids: Counter[Group] = Counter()
+    loads: defaultdict[Group, dict[str, int]] = defaultdict(dict)
+    maps: defaultdict[Group, set[int]] = defaultdict(set)
+    busy: Counter[tuple[Group, Activity]] = Counter()
+    sizes: dict[int, int] = {}
+    for device in system.devices.values():
+        for image in device.images.values():
+            sizes[image.id] = image.weight_bytes
+            for user in image.users.values():
+                for group in user.group.chain:
+                    maps[group].add(image.id)
+            for payer in filter(None, image.pool.payers):
+                kv.update(dict.fromkeys(payer.chain, image.frame_bytes))
+    for process in system.table:
+        pids.update(process.group.chain)
+        if not isinstance(process, LLMProcess):
+            continue
+        busy.update((group, process.activity) for group in process.group.chain)
+        if process.image is not None and not process.is_zombie():
+            held = len(process.table.kept) * process.image.frame_bytes
+            swap.update(dict.fromkeys(process.group.chain, held))
+        if process.state in (State.READY, State.RUNNING):
+            load = loads[process.group]
+            load[process.device.name] = load.get(process.device.name, 0) + process.weight
+    listed = list(system.groups)
+    inside = Counter(above for group in listed for above in group.chain[1:])
+    for group in reversed(listed):
+        for device_name in loads[group]:
+            if group.parent is not None:
+                above = loads[group.parent]
+                above[device_name] = above.get(device_name, 0) + group.weight
+    for group in listed:
+        _require(group.inside == inside[group], f"{group.path} miscounts its groups")
+        weights = sum(sizes[image] for image in maps[group])
+        found = (group.kv, group.swap, group.pids, group.weights)
+        counted = (kv[group], swap[group], pids[group], weights)
+        _require(found == counted, f"{group.path} is charged {found} of kv, swap, pids, weights; counted: {counted}")
+        _require(group.load == loads[group], f"{group.path} has loads {group.load}; counted: {loads[group]}")
+        for activity in list(Activity)[1:]:
+            _require(
+                group.pressure.counts[activity] == busy[group, activity],
+                f"{group.path}: {group.pressure.counts[activity]} do {activity.name}; counted: {busy[group, activity]}",
+            )
+        for pid in group.line:
+            _require(system.table.llm(pid).throttled_by is group, f"{pid} is in the line of {group.path}")
+
+
+def check_requests(system: System) -> None:
+    """Nothing is left to be reconciled; every call that waits on a process is parked."""
+    _require(not system.cycle, f"reconciling has come to no end: {system.cycle}")
+    _require(not (system.woken or system.stale or system.orphans or system.pumped), "marks are left")
+    for process in _llms(system):
+        waiting = [*process.output, *process.boundary, *process.decoded]
+        if process.transition is not None:
+            waiting.append(process.transition)
+        if process.decoding is not None and process.decoding.request is not None:
+            waiting.append(process.decoding.request)
+        for request in waiting:
+            _require(
+                request.program.parked.get(request.seq) is request, f"a call waits on {process.pid} but is not parked"
+            )

@@ -1,0 +1,100 @@
+"""A program of the simulation: calls made one by one, and their answers once there are any."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from llmasos.kernel.events import (
+    Cancel,
+    Disconnected,
+    Reply,
+    Syscall,
+)
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import BootInfo
+from llmasos.syscalls.table import Attach, Call
+
+if TYPE_CHECKING:
+    from llmasos.simulator.simulation import Simulation
+
+R = TypeVar("R")
+
+LIMIT_SECONDS = 10_000.0  # virtual time after which a call that is not answered is taken for forgotten
+
+
+class Future(Generic[R]):
+    """The answer to a call, once there is one."""
+
+    def __init__(self, program: Prog, seq: int, call: Call[R]) -> None:
+        self.program, self.seq, self.call = program, seq, call
+        self.reply: Reply | None = None
+        self.at = 0.0
+
+    @property
+    def done(self) -> bool:
+        return self.reply is not None
+
+    @property
+    def errno(self) -> Errno | None:
+        """None while it waits."""
+        return None if self.reply is None else self.reply.errno
+
+    @property
+    def value(self) -> R:
+        """The result; raises SyscallError if that is what the answer was, AssertionError if there is none yet."""
+        assert self.reply is not None, f"{self.call} has no answer yet"
+        if self.reply.errno is not Errno.OK:
+            raise SyscallError(self.reply.errno, self.reply.reason)
+        result: R = self.reply.value
+        return result
+
+    def cancel(self) -> None:
+        self.program.sim.event(Cancel(self.program.peer, self.seq))
+
+
+class Prog:
+    """A program attached to the simulated kernel."""
+
+    def __init__(self, sim: Simulation, peer: int) -> None:
+        self.sim, self.peer = sim, peer
+        self.connected = True
+        self.pid = 0
+        self.ticket = b""
+        self._seq = itertools.count(1)
+        self.futures: dict[int, Future[Any]] = {}
+
+    def start(self, call: Call[R]) -> Future[R]:
+        """Make a call and do not wait for its answer."""
+        future = self.prepare(call)
+        self.sim.event(self.event(future))
+        return future
+
+    def prepare(self, call: Call[R]) -> Future[R]:
+        """A call that is yet to be made, by `event`."""
+        future = Future(self, next(self._seq), call)
+        self.futures[future.seq] = future
+        return future
+
+    def event(self, future: Future[Any]) -> Syscall:
+        return Syscall(self.peer, future.seq, future.call, os_pid=1000 + self.peer)
+
+    def call(self, call: Call[R], limit: float = LIMIT_SECONDS) -> R:
+        """Make a call and run the system until it is answered. Raises SyscallError."""
+        future = self.start(call)
+        self.sim.run_until(lambda: future.done, limit, what=repr(call)[:200])
+        return future.value
+
+    def disconnect(self) -> None:
+        self.sim.event(Disconnected(self.peer))  # what was due before it may still be answered
+        self.connected = False
+
+    def come_back(self) -> None:
+        """Take up where the program was with the kernel before this one; call again what has no answer."""
+        unanswered = [future for future in self.futures.values() if not future.done]
+        self.sim.connect(self)
+        info: BootInfo = self.call(Attach(ticket=self.ticket))
+        assert (info.pid, info.ticket) == (self.pid, self.ticket)
+        for future in unanswered:
+            if not future.done:
+                self.sim.event(self.event(future))

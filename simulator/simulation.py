@@ -1,0 +1,316 @@
+"""The kernel core in virtual time: programs, simulated drivers and a clock around `Kernel.handle`, in one thread.
+
+FoundationDB's simulation is the model: everything that could happen in any order happens here in one that is chosen,
+so that a run can be repeated to the last bit. Devices are drivers.sim's, whose frames verify what the kernel does
+with them: a wrong block table ends the run at the step it happens in. With `checked` all invariants of the kernel are
+recounted after every single event, and every message and reply goes through its wire encoding.
+"""
+
+from __future__ import annotations
+
+import copy
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from llmasos.drivers.protocol import (
+    Step,
+)
+from llmasos.drivers.sim import tokens
+from llmasos.drivers.sim.spec import ModelSpec, model
+from llmasos.kernel.clock import nanoseconds, seconds
+from llmasos.kernel.core import Kernel
+from llmasos.kernel.events import (
+    Action,
+    Append,
+    Event,
+    Halt,
+    KernelConfig,
+    KillDriver,
+    Log,
+    Reply,
+    Send,
+    SignalProgram,
+    StartDriver,
+    Tick,
+    WakeAt,
+)
+from llmasos.kernel.journal import records
+from llmasos.kernel.journal.state import State as Saved
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.simulator import invariants
+from llmasos.simulator.driver import Driver
+from llmasos.simulator.program import LIMIT_SECONDS, Prog
+from llmasos.simulator.small import small_config
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.records import BootInfo, Right, Sampler
+from llmasos.syscalls.table import BY_RECORD, COMMON, Attach
+
+START_SECONDS = 0.05  # from StartDriver to Hello
+
+
+class KernelKilled(Exception):
+    """The kernel has just been killed, as `die_at` says."""
+
+
+class Simulation:
+    """A booted kernel with its devices and programs, in virtual time."""
+
+    def __init__(
+        self, config: KernelConfig, *, checked: bool = True, journal: bool = True, core: type[Kernel] = Kernel
+    ) -> None:
+        self.core = core
+        self.clock = 0  # the kernel's, in nanoseconds
+        self.checked = checked
+        self.file = config
+        self.saved = Saved(b"key of the simulated kernel") if journal else None  # what the journal adds up to
+        self.frames = 0  # written to it
+        self.die_at = -1  # frames after which the kernel is killed; `die_before`: before this one is written
+        self.die_before = False
+        self.peers: dict[int, Prog] = {}
+        self.kernel = core(copy.deepcopy(config))
+        self.config = {device.name: device for device in config.devices}
+        self.drivers: dict[str, Driver] = {}
+        self.programs: list[Prog] = []
+        self.log: list[Log] = []
+        self.signals: list[SignalProgram] = []
+        self.steps: deque[Step] = deque(maxlen=100_000)  # done by any device, latest last
+        self.halted = ""
+        self.failed = False  # the kernel raised, or broke an invariant: nothing after it means anything
+        self.events = 0
+        self._heap: list[tuple[int, int, bool, Callable[[], None]]] = []
+        self._count = itertools.count()
+        self._peers = itertools.count(1)
+        self._idle_entries = 0  # entries of the heap that go on for ever: heartbeats, the kernel's own deadlines
+        self._wake = 0
+        self._act(self.kernel.boot(self.clock, copy.deepcopy(self.saved)))
+
+    # --- the kernel ---
+
+    def event(self, event: Event) -> None:
+        """Hand the kernel an event, and do what it asks for."""
+        if self.halted:
+            return
+        self.events += 1
+        self.failed = True
+        actions = self.kernel.handle(event, self.clock)
+        if self.checked:
+            invariants.check(self.kernel)
+        self.failed = False
+        self._act(actions)
+
+    def die_in(self, event: Event, actions: int) -> None:
+        """Hand the kernel an event, and kill it when it has done so many of the actions that come of it."""
+        if not self.halted:
+            self._act(self.kernel.handle(event, self.clock)[:actions], whole=False)
+            self.kill()
+
+    def kill(self) -> None:
+        """The kernel's process is killed: its drivers end, connections are cut, and what is left is the journal."""
+        self.failed = False
+        for driver in self.drivers.values():
+            driver.end()
+        self.peers.clear()
+        self._wake += 1  # nobody is there to be woken
+        self.halted = "killed"
+
+    def boot_again(self, saved: Saved | None = None) -> None:
+        """The next kernel, from the journal (or from what is said to be it). Programs are not connected."""
+        self.halted = ""
+        self.saved = copy.deepcopy(self.saved if saved is None else saved)
+        self.kernel = self.core(copy.deepcopy(self.file))
+        self._act(self.kernel.boot(self.clock, copy.deepcopy(self.saved)))
+
+    def _append(self, append: Append) -> None:
+        assert self.saved is not None
+        self.frames += 1
+        if self.frames != self.die_at or not self.die_before:
+            self.saved.apply(records.decode(records.encode(append.frame)))
+        if self.frames == self.die_at:
+            raise KernelKilled
+
+    def _check_journal(self) -> None:
+        """The records so far add up to the live state."""
+        if self.saved is not None and self.kernel.journal.on:
+            live = self.kernel.recorded()
+            assert not (found := self.saved.difference(live)), f"the journal's {found} (live)"
+
+    def _act(self, actions: list[Action], *, whole: bool = True) -> None:
+        for action in actions[:1]:
+            if isinstance(action, Append):
+                self._append(action)
+        if self.checked and whole:
+            self._check_journal()
+        for action in actions:
+            match action:
+                case Append():
+                    assert action is actions[0], "records come before whatever they make true"
+                case Reply():
+                    self._reply(action)
+                case Send():
+                    driver = self.drivers.get(action.device)
+                    if driver is not None and driver.incarnation == action.incarnation:
+                        driver.receive(action.message)
+                case StartDriver():
+                    old = self.drivers.get(action.device)
+                    assert old is None or not old.alive, f"{action.device} is started twice"
+                    driver = Driver(self, self.config[action.device], action.incarnation)
+                    self.drivers[action.device] = driver
+                    self.at(self.now + START_SECONDS, driver.hello)
+                case KillDriver():
+                    driver = self.drivers[action.device]
+                    if driver.incarnation == action.incarnation:
+                        driver.die(action.reason)
+                case WakeAt():
+                    self._wake += 1
+                    if action.at is not None:
+                        self._at(max(self.clock, action.at), lambda n=self._wake: self._tick(n), idle=True)  # type: ignore[misc]
+                case Log():
+                    self.log.append(action)
+                case SignalProgram():
+                    self.signals.append(action)
+                case Halt():
+                    self.halted = action.reason or "halted"
+                    for driver in self.drivers.values():
+                        driver.alive = False
+
+    def _tick(self, number: int) -> None:
+        if number == self._wake:
+            self.event(Tick())
+
+    def _reply(self, reply: Reply) -> None:
+        program = self.peers[reply.peer]
+        assert program.connected, f"an answer to a program that has gone: {reply}"
+        future = program.futures.get(reply.seq)
+        assert future is not None, f"an answer to a call nobody made: {reply}"
+        assert future.reply is None, f"a second answer to {future.call}: {reply}"
+        if self.checked:
+            entry = BY_RECORD[type(future.call)]
+            if reply.errno is Errno.OK:
+                again = msgspec.msgpack.decode(msgspec.msgpack.encode(reply.value), type=entry.result)
+                assert again == reply.value, f"{entry.name}: {reply.value!r} came back as {again!r}"
+            else:
+                assert reply.reason, f"{entry.name} failed with {reply.errno.name} and no reason"
+                declared = reply.errno in entry.errors + COMMON
+                assert declared, f"{entry.name} does not declare {reply.errno.name}: {reply.reason}"
+        future.reply, future.at = reply, self.now
+
+    # --- time ---
+
+    @property
+    def now(self) -> float:
+        """In seconds."""
+        return seconds(self.clock)
+
+    def at(self, moment: float, action: Callable[[], None], *, idle: bool = False) -> None:
+        """Do something later, at a time in seconds. `idle`: it is no work, only a beat of the clock."""
+        self._at(nanoseconds(moment), action, idle=idle)
+
+    def _at(self, moment: int, action: Callable[[], None], *, idle: bool) -> None:
+        heapq.heappush(self._heap, (moment, next(self._count), idle, action))
+        self._idle_entries += idle
+
+    def step(self) -> None:
+        """Let the next thing happen."""
+        moment, _, idle, action = heapq.heappop(self._heap)
+        self._idle_entries -= idle
+        self.clock = max(self.clock, moment)
+        action()
+
+    def run_until(self, done: Callable[[], bool], limit: float = LIMIT_SECONDS, what: str = "it") -> None:
+        """Let things happen until `done()`; AssertionError if that takes more than `limit` virtual seconds."""
+        end = nanoseconds(self.now + limit)
+        while not done():
+            if not self._heap or self._heap[0][0] > end:
+                raise AssertionError(f"{what} has not come by {self.now:.3f} s:\n{self.describe()}")
+            self.step()
+
+    def run_for(self, duration: float) -> None:
+        """Let so many seconds of virtual time pass."""
+        end = nanoseconds(self.now + duration)
+        while self._heap and self._heap[0][0] <= end:
+            self.step()
+        self.clock = max(self.clock, end)
+
+    def run_idle(self, limit: float = LIMIT_SECONDS) -> None:
+        """Run until no driver works and nothing is on its way; deadlines and restarts may still be pending."""
+        self.run_until(lambda: len(self._heap) == self._idle_entries, limit, "idleness")
+
+    # --- programs and devices ---
+
+    def program(self, name: str = "test", rights: Right = Right.ALL) -> Prog:
+        """A new program, attached."""
+        program = self.connection()
+        info: BootInfo = program.call(Attach(name, int(rights)))
+        program.pid, program.ticket = info.pid, info.ticket
+        return program
+
+    def connection(self) -> Prog:
+        """A connection that has not attached."""
+        program = Prog(self, 0)
+        self.programs.append(program)
+        self.connect(program)
+        return program
+
+    def connect(self, program: Prog) -> None:
+        """Give a program a new connection."""
+        program.peer = next(self._peers)
+        self.peers[program.peer] = program
+
+    def driver(self, name: str = "") -> Driver:
+        return self.drivers[name or next(iter(self.config))]
+
+    def crash(self, name: str = "", *, outside: bool = False) -> None:
+        """A driver's process dies; `outside`: by a signal that its work cannot have caused."""
+        self.driver(name).die("SIGKILL", outside=outside)
+
+    def hang(self, name: str = "", *, mute: bool = False) -> None:
+        """Let a driver get on no more; with `mute` it is not even heard."""
+        driver = self.driver(name)
+        driver.hung, driver.mute = True, mute
+
+    def model(self, name: str = "sim", dtype: str = "", device: str = "") -> ModelSpec:
+        """What a model name means to a device."""
+        path = self.kernel.config.models.get(name, name)
+        return model(path, dtype, self.driver(device).device.models)
+
+    def continuation(
+        self,
+        log: list[int],
+        count: int,
+        sampler: Sampler | None = None,
+        stop_ids: tuple[int, ...] = (),
+        name: str = "sim",
+    ) -> list[int]:
+        """What a decode must give, from the definition of the simulated model alone."""
+        return tokens.continuation(self.model(name), log, sampler or Sampler(), count, stop_ids)
+
+    def describe(self) -> str:
+        """The process table and the drivers, for failing tests."""
+        rows = []
+        for p in self.kernel.table:
+            rows.append(f"  {p.pid} {p.kind.value} {p.name} {p.state.value}({p.wait.value})")
+            if isinstance(p, LLMProcess):
+                rows[-1] += (
+                    f" {p.traits.sched_class.value} log={len(p.log)} cached={p.table.cached} todo={p.todo}"
+                    f" frames={p.table.frames} key={p.key} decoding={p.decoding is not None}"
+                )
+        drivers = [
+            f"  {d.name}.{d.incarnation} alive={d.alive} busy={d.busy} hung={d.hung} inbox={len(d.inbox)}"
+            for d in self.drivers.values()
+        ]
+        log = [f"  {line.at:.3f} {line.level} {line.text}" for line in self.log[-12:]]
+        return "\n".join(["processes:", *rows, "drivers:", *drivers, "log:", *log])
+
+
+def simulate(
+    frames: int = 64, *, checked: bool = True, journal: bool = True, core: type[Kernel] = Kernel, **more: Any
+) -> Simulation:
+    """A booted simulation of `small_config(frames, **more)` whose drivers are up."""
+    sim = Simulation(small_config(frames, **more), checked=checked, journal=journal, core=core)
+    sim.run_until(lambda: all(d.state == "up" for d in sim.kernel.devices.values()), what="every driver")
+    return sim
