@@ -12,9 +12,12 @@ pytestmark = pytest.mark.long
 @pytest.mark.parametrize("seed", [1, 2])
 def test_nothing_is_lost_and_nobody_starves(seed: int) -> None:
     chaos = Chaos(seed, processes=400)
-    chaos.run(10.0, report=float("inf"))
+    for _ in range(10):
+        chaos.run(1.0, report=float("inf"))
+        chaos.look()
     assert chaos.sim.kernel.counters["moved_in"] > 100, "it was too quiet to tell"
     assert chaos.sim.kernel.counters["preemptions"] > 100
+    assert chaos.worst > 0, "somebody has waited"
     chaos.end()
 
 
@@ -32,4 +35,5 @@ def test_nor_where_models_do_not_fit_together_and_page_ins_fail() -> None:
         chaos.look()
     assert chaos.sim.kernel.counters["evictions"] > 100, "it was too quiet to tell"
     assert chaos.sim.kernel.counters["faults"] > 100
+    assert chaos.longest > 0, "somebody has waited for weights"
     chaos.end()
