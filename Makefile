@@ -31,6 +31,8 @@ run: $(STAMP)
 demo: $(STAMP)
 	@$(BIN)/llmasos demo
 
+# Tests start kernels and drivers by the hundred, and none is to compile its sources again; container images like to say so.
+unexport PYTHONDONTWRITEBYTECODE
 # Several processes of tests, one a core and four at most: much of the suite waits for other processes.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 # The kernel, the system calls and the SDK, as far as no OS process and no long computing is in it: for the loop while coding.

@@ -42,7 +42,7 @@ def run(rounds: int = ROUNDS) -> list[Figure]:
         device = open_device({"dtype": "int8", "swapdir": directory})
         assert isinstance(device, Engine)
         device._below = [*device._below, HostPlaces]
-        device.load(Load(1, 1, str(ensure_yardstick()), "int8", frames, [frames, frames]), lambda fraction: None)
+        device.fetch(Load(1, 1, str(ensure_yardstick()), "int8", frames, [frames, frames]), lambda fraction: None)()
         log = (prompts(1)[0] * TOKENS)[:TOKENS]
         table = list(range(frames))
 

@@ -35,7 +35,7 @@ class EngineBench:
         from llmasos.drivers.protocol import Load
 
         self._device = open_device({"dtype": dtype})
-        self._device.load(Load(1, 1, str(ensure_yardstick()), dtype, _FRAMES), lambda fraction: None)
+        self._device.fetch(Load(1, 1, str(ensure_yardstick()), dtype, _FRAMES), lambda fraction: None)()
 
     def measure(self, batch: int) -> tuple[float, float]:
         """(prompt tokens/s, decoded tokens/s of all together)."""

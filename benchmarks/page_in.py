@@ -32,13 +32,13 @@ def run(rounds: int = ROUNDS) -> list[Figure]:
             device = open_device({"dtype": dtype, "installed": directory})
             device.probe(Probe(1, model, dtype))
             load = Load(1, 1, model, dtype, FRAMES)
-            device.load(load, lambda fraction: None)  # installs it
+            device.fetch(load, lambda fraction: None)()  # installs it
             device.unload(1)
             (installed,) = (path for path in Path(directory).glob(f"[!.]*-{dtype}-*"))
             times: dict[str, list[float]] = {"page in": [], "read": []}
             for _ in range(rounds + 1):
                 start = time.perf_counter()
-                device.load(load, lambda fraction: None)
+                device.fetch(load, lambda fraction: None)()
                 times["page in"].append(time.perf_counter() - start)
                 device.unload(1)
                 start = time.perf_counter()

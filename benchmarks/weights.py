@@ -144,7 +144,7 @@ def _streamed(store: str, steps: int) -> list[Figure]:
     device = open_device({"dtype": DTYPE, "installed": store, "early": "no"})
     assert isinstance(device, Engine)
     load = Load(1, 1, str(model), DTYPE, FRAMES)
-    device.load(load, lambda fraction: None)  # installs it
+    device.fetch(load, lambda fraction: None)()  # installs it
     device.unload(1)
     path = _installed(store, model)
     with path.open("rb") as file:
@@ -173,7 +173,7 @@ def _streamed(store: str, steps: int) -> list[Figure]:
         """Nothing."""
 
     before = _anonymous()
-    device.load(msgspec.structs.replace(load, room=room), lambda fraction: None)
+    device.fetch(msgspec.structs.replace(load, room=room), lambda fraction: None)()
     image = device._images[1]
     assert isinstance(image, NativeImage)
     parts = [(start + header.pages[stretch.layer].offset, stretch.size) for stretch in image._network.streamed]
@@ -199,7 +199,7 @@ def _streamed(store: str, steps: int) -> list[Figure]:
 
     cold = speed(COLD_STEPS, read_and_drop)
     device.unload(1)
-    device.load(load, lambda fraction: None)
+    device.fetch(load, lambda fraction: None)()
     whole = speed(steps, rest)
     device.unload(1)
     name = f"a model that reads {weights / 1e6:.0f} MB a step with {room / 1e6:.0f} MB for it"

@@ -47,9 +47,6 @@ class Device(Protocol):
         function that it returns makes the image usable; the thread of the steps calls it. Raises as probe does;
         ENOMEM."""
 
-    def load(self, request: Load, report: Callable[[float], None]) -> Loaded:
-        """`fetch`, then the function that it returns."""
-
     def drop_weights(self, image: int) -> None:
         """Free the weights of an image, not its frames and contexts. Raises EINVAL if the weights are not there."""
 

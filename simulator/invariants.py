@@ -175,16 +175,22 @@ def check_groups(system: System) -> None:
             for user in image.users.values():
                 for group in user.group.chain:
                     maps[group].add(image.id)
-            for payer in filter(None, image.pool.payers):
-                kv.update(dict.fromkeys(payer.chain, image.frame_bytes))
+            for payer, frames in Counter(filter(None, image.pool.payers)).items():
+                for group in payer.chain:
+                    kv[group] += frames * image.frame_bytes
     for process in system.table:
-        pids.update(process.group.chain)
+        chain = process.group.chain
+        for group in chain:
+            pids[group] += 1
         if not isinstance(process, LLMProcess):
             continue
-        busy.update((group, process.activity) for group in process.group.chain)
-        if process.image is not None and not process.is_zombie():
+        activity = process.activity
+        for group in chain:
+            busy[group, activity] += 1
+        if process.image is not None and not process.is_zombie() and process.table.kept:
             held = len(process.table.kept) * process.image.frame_bytes
-            swap.update(dict.fromkeys(process.group.chain, held))
+            for group in chain:
+                swap[group] += held
         if process.state in (State.READY, State.RUNNING):
             load = loads[process.group]
             load[process.device.name] = load.get(process.device.name, 0) + process.weight
@@ -200,13 +206,15 @@ def check_groups(system: System) -> None:
         weights = sum(sizes[image] for image in maps[group])
         found = (group.kv, group.swap, group.pids, group.weights)
         counted = (kv[group], swap[group], pids[group], weights)
-        _require(found == counted, f"{group.path} is charged {found} of kv, swap, pids, weights; counted: {counted}")
-        _require(group.load == loads[group], f"{group.path} has loads {group.load}; counted: {loads[group]}")
-        for activity in list(Activity)[1:]:
-            _require(
-                group.pressure.counts[activity] == busy[group, activity],
-                f"{group.path}: {group.pressure.counts[activity]} do {activity.name}; counted: {busy[group, activity]}",
+        if found != counted or group.load != loads[group]:  # the sentence is costly, and this is asked after each event
+            raise AssertionError(
+                f"{group.path} is charged {found} of kv, swap, pids, weights and has loads {group.load}; "
+                f"counted: {counted}, {loads[group]}"
             )
+        for activity in list(Activity)[1:]:
+            found_busy, counted_busy = group.pressure.counts[activity], busy[group, activity]
+            if found_busy != counted_busy:
+                raise AssertionError(f"{group.path}: {found_busy} do {activity.name}; counted: {counted_busy}")
         for pid in group.line:
             _require(system.table.llm(pid).throttled_by is group, f"{pid} is in the line of {group.path}")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from llmasos.userland.sdk.system import System
@@ -43,6 +44,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
     finally:
         _running[0] = ""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """torch computes on one thread in the process of the tests. Its threads wait for each other by spinning, which takes
+    ten times as long as what they compute where other tests have the cores."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

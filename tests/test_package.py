@@ -40,10 +40,11 @@ def run(words: list[str], where: Path, **variables: str) -> str:
     return done.stdout
 
 
-def pip(python: str | Path, where: Path, *words: str) -> None:
-    """Without a compiler, which the native decoder does not want to be there: torch does its work then."""
+def pip(where: Path, *words: str, python: Path | str = sys.executable) -> None:
+    """For the environment of `python`. Without a compiler, which the native decoder does not want to be there: torch does
+    its work then."""
     common = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation"]
-    run([os.fspath(python), "-m", "pip", *words[:1], *common, *words[1:]], where, CC="false")
+    run([sys.executable, "-m", "pip", "--python", os.fspath(python), *words[:1], *common, *words[1:]], where, CC="false")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in listed:
         (place / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, place / "copy" / name, follow_symlinks=False)
-    pip(sys.executable, place, "wheel", "-w", os.fspath(place), os.fspath(place / "copy"))
+    pip(place, "wheel", "-w", os.fspath(place), os.fspath(place / "copy"))
     [made] = place.glob("*.whl")
     return made
 
@@ -72,7 +73,7 @@ def packed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sdist(packed: Path) -> Path:
     """The wheel that an installer builds of the sdist."""
-    pip(sys.executable, packed.parent, "wheel", "-w", os.fspath(packed.parent), os.fspath(packed))
+    pip(packed.parent, "wheel", "-w", os.fspath(packed.parent), os.fspath(packed))
     [made] = packed.parent.glob("*.whl")
     return made
 
@@ -91,12 +92,12 @@ def test_what_is_installed_boots_and_runs_a_program_beside_files_of_all_its_name
     kind: str, shadowed: Path, request: pytest.FixtureRequest
 ) -> None:
     environment = shadowed / "environment"
-    venv.create(environment, with_pip=True, symlinks=True)
+    venv.create(environment, symlinks=True)  # pip is ours: to unpack one takes seconds
     python = environment / "bin" / "python"
     [packages] = (environment / "lib").glob("python*/site-packages")
     # What ours has, but for what is installed there to be edited: a .pth file that is found by another is not read.
     (packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    pip(python, shadowed, "install", os.fspath(request.getfixturevalue(kind)))
+    pip(shadowed, "install", os.fspath(request.getfixturevalue(kind)), python=python)
     assert [path.name for path in packages.iterdir() if path.stem in FOLDERS] == []
     said = run([os.fspath(python), "agent.py", *FOLDERS], shadowed, LLMASOS_RUNTIME=os.fspath(shadowed / "runtime"))
     assert said.strip() == "25 tokens, []"

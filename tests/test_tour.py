@@ -97,7 +97,7 @@ class Told:
             case Probe():
                 self._event(events.FromDevice("sim0", 1, self.driver.probe(request)), "Probed")
             case Load():
-                self._event(events.FromDevice("sim0", 1, self.driver.load(request, lambda _: None)), "Loaded")
+                self._event(events.FromDevice("sim0", 1, self.driver.fetch(request, lambda _: None)()), "Loaded")
             case Step():
                 self._event(events.FromDevice("sim0", 1, self.driver.step(request)), "StepDone")
 

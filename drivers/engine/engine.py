@@ -120,9 +120,6 @@ class Engine:
             stored=way.stored,
         )
 
-    def load(self, request: Load, report: Callable[[float], None]) -> Loaded:
-        return self.fetch(request, report)()
-
     def fetch(self, request: Load, report: Callable[[float], None]) -> Callable[[], Loaded]:
         there = self._images.get(request.image)
         if (there is not None) != request.again or (there is not None and there.complete):

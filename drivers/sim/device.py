@@ -108,9 +108,6 @@ class SimDevice:
             stream_bytes=m.weight_bytes // self.spec.streams if self.spec.streams else 0,
         )
 
-    def load(self, request: Load, report: Callable[[float], None]) -> Loaded:
-        return self.fetch(request, report)()
-
     def fetch(self, request: Load, report: Callable[[float], None]) -> Callable[[], Loaded]:
         m = self._model(request.path, request.dtype)
         self._loads += 1

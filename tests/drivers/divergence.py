@@ -21,7 +21,7 @@ def logits(file: Path, dtype: str, ids: list[int]) -> np.ndarray:
     """[tokens, vocab] of the CPU driver."""
     device: Any = open_device({"threads": "1", "installed": "no"})
     frames = -(-len(ids) // 16)
-    device.load(Load(1, 1, str(file), dtype, frames), lambda fraction: None)
+    device.fetch(Load(1, 1, str(file), dtype, frames), lambda fraction: None)()
     run, context = Run(0, 1, 0, ids, 0, list(range(frames))), Context(0)
     image = device._images[1]
     assert not image.check(run)

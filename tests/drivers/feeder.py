@@ -22,7 +22,7 @@ IMAGE = 3
 def engine(directory: Path, dtype: str = "fp32", frames: int = 256) -> Device:
     """A CPU engine with one thread and one model, as image IMAGE."""
     device = open_device({"threads": "1", "dtype": dtype})
-    device.load(Load(1, IMAGE, str(directory), "", frames), lambda fraction: None)
+    device.fetch(Load(1, IMAGE, str(directory), "", frames), lambda fraction: None)()
     return device
 
 

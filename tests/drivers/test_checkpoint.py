@@ -32,7 +32,7 @@ LOG = [(i * i + 3 * i) % 190 for i in range(150)]
 
 def opened(model: Path, dtype: str, tmp_path: Path, **options: str) -> Device:
     device = open_device({"threads": "2", "installed": "no", "swapdir": str(tmp_path), **options})
-    device.load(Load(1, IMAGE, str(model), dtype, FRAMES, [600]), lambda fraction: None)
+    device.fetch(Load(1, IMAGE, str(model), dtype, FRAMES, [600]), lambda fraction: None)()
     return device
 
 

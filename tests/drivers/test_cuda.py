@@ -43,7 +43,7 @@ def test_a_wrong_option_is_named(option: str, value: str) -> None:
 @pytest.mark.parametrize("name", sorted(models_zoo.ZOO))
 def test_greedy_tokens_on_a_gpu_are_those_of_transformers(zoo: Callable[[str], Path], name: str) -> None:
     device = open_device({"dtype": "fp32"})
-    device.load(Load(1, IMAGE, str(zoo(name)), "", 256), lambda fraction: None)
+    device.fetch(Load(1, IMAGE, str(zoo(name)), "", 256), lambda fraction: None)()
     reference = greedy(zoo(name), prompt())
     for chunk in (1, 7, 64):
         feeder = Feeder(device)
@@ -72,7 +72,7 @@ def test_frames_come_back_from_the_host_and_from_the_disk(zoo: Callable[[str], P
     wanted: list[list[int]] = []
     for moved in (False, True):
         device = open_device({"dtype": "fp32"})
-        device.load(Load(1, IMAGE, str(zoo("qwen3")), "", 64, [64, 64]), lambda fraction: None)
+        device.fetch(Load(1, IMAGE, str(zoo("qwen3")), "", 64, [64, 64]), lambda fraction: None)()
         feeder = Feeder(device, 64)
         process, other = feeder.spawn(log), feeder.spawn(log[50:])
         made = feeder.generate([process], 5)

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(isinstance(library.load(), str), reason="there i
 def opened(directory: Path, dtype: str = "int8", **options: str) -> Iterator[Engine]:
     device = open_device({"threads": "2", "installed": "no", "early": "yes", **options})
     assert isinstance(device, Engine)
-    device.load(Load(1, IMAGE, str(directory), dtype, FRAMES), lambda fraction: None)
+    device.fetch(Load(1, IMAGE, str(directory), dtype, FRAMES), lambda fraction: None)()
     yield device
     device.unload(IMAGE)
 

@@ -120,7 +120,7 @@ def test_loading_takes_no_more_than_was_said_before(kind: str, zoo: Callable[[st
     file = convert(zoo("llama"), tmp_path / "model.gguf", kind)
     device = open_device({"threads": "1", "installed": "no"})
     said = device.probe(Probe(1, str(file), "")).weight_bytes
-    assert device.load(Load(2, IMAGE, str(file), "", 4), lambda _: None).weight_bytes <= said
+    assert device.fetch(Load(2, IMAGE, str(file), "", 4), lambda _: None)().weight_bytes <= said
     device.unload(IMAGE)
 
 

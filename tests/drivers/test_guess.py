@@ -97,7 +97,7 @@ def test_no_token_changes(zoo: Callable[[str], Path], dtype: str, sampler: Sampl
     made = []
     for ahead in (0, 1, 7, 20):
         device = open_device({"threads": "2", "installed": "no"})
-        device.load(Load(1, IMAGE, str(zoo("qwen3")), dtype, FRAMES), lambda fraction: None)
+        device.fetch(Load(1, IMAGE, str(zoo("qwen3")), dtype, FRAMES), lambda fraction: None)()
         feeder = Feeder(device, frames=FRAMES, seed=ahead, ahead=ahead)
         steps = 0
         whole = device.step
@@ -117,7 +117,7 @@ def test_no_token_changes(zoo: Callable[[str], Path], dtype: str, sampler: Sampl
 
 def test_torch_does_not_guess(zoo: Callable[[str], Path]) -> None:
     device = open_device({"threads": "1"})
-    loaded = device.load(Load(1, IMAGE, str(zoo("gpt2")), "fp32", FRAMES), lambda fraction: None)
+    loaded = device.fetch(Load(1, IMAGE, str(zoo("gpt2")), "fp32", FRAMES), lambda fraction: None)()
     assert not loaded.guesses
     feeder = Feeder(device, frames=FRAMES, ahead=5)
     process = feeder.spawn(LOOP * 6)

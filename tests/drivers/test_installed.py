@@ -62,7 +62,7 @@ def tokens_of(model: Path, store: Path | str, dtype: str = "int8") -> tuple[list
     device = open_device({"threads": "1", "installed": str(store)})
     assert isinstance(device, Engine)
     fractions: list[float] = []
-    device.load(Load(1, IMAGE, str(model), dtype, FRAMES), fractions.append)
+    device.fetch(Load(1, IMAGE, str(model), dtype, FRAMES), fractions.append)()
     feeder = Feeder(device, frames=FRAMES)
     (decoded,) = feeder.generate([feeder.spawn(prompt(3, 20))], 12)
     device.unload(IMAGE)
@@ -217,7 +217,7 @@ from llmasos.drivers.protocol import Load
 device = open_device({{"threads": "1", "installed": {store!r}}})
 print("ready", flush=True)
 sys.stdin.readline()
-device.load(Load(1, 1, {model!r}, "int8", 4), lambda fraction: None)
+device.fetch(Load(1, 1, {model!r}, "int8", 4), lambda fraction: None)()
 print("loaded", flush=True)
 """
 
@@ -298,7 +298,7 @@ def test_a_first_load_has_its_tables_mapped_as_any_later_one(model: Path, store:
     for _ in range(2):
         device = open_device({"threads": "1", "installed": str(store)})
         assert isinstance(device, Engine)
-        device.load(Load(1, IMAGE, str(model), "int8", FRAMES), lambda fraction: None)
+        device.fetch(Load(1, IMAGE, str(model), "int8", FRAMES), lambda fraction: None)()
         image = device._images[IMAGE]
         assert isinstance(image, NativeImage)
         assert isinstance(image._network._tables, Mapped)
@@ -312,7 +312,7 @@ def _made(progress: Callable[[float], None]) -> Blueprint:
 def test_what_was_read_outlives_the_file(model: Path, store: Path) -> None:
     tokens_of(model, store)
     device = open_device({"threads": "1", "installed": str(store)})
-    device.load(Load(1, IMAGE, str(model), "int8", FRAMES), lambda fraction: None)
+    device.fetch(Load(1, IMAGE, str(model), "int8", FRAMES), lambda fraction: None)()
     for file in files(store):
         os.unlink(file)
     feeder = Feeder(device, frames=FRAMES)
@@ -324,6 +324,6 @@ def test_an_unreadable_model_is_an_error_and_installs_nothing(model: Path, store
     (model / "model.safetensors").write_bytes(b"nonsense")
     device = open_device({"threads": "1", "installed": str(store)})
     with pytest.raises(SyscallError) as caught:
-        device.load(Load(1, IMAGE, str(model), "int8", FRAMES), lambda fraction: None)
+        device.fetch(Load(1, IMAGE, str(model), "int8", FRAMES), lambda fraction: None)()
     assert caught.value.errno is Errno.EIO
     assert files(store) == []

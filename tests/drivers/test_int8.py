@@ -111,7 +111,7 @@ def test_int8_is_refused_with_a_reason_where_the_cpu_has_no_vnni(
 def test_a_probe_says_what_an_int8_load_then_takes(zoo: Callable[[str], Path], name: str) -> None:
     device = open_device({"threads": "1"})
     probed = device.probe(Probe(1, str(zoo(name)), "int8"))
-    loaded = device.load(Load(2, IMAGE, str(zoo(name)), "int8", 4), lambda fraction: None)
+    loaded = device.fetch(Load(2, IMAGE, str(zoo(name)), "int8", 4), lambda fraction: None)()
     assert loaded.weight_bytes == pytest.approx(probed.weight_bytes, rel=0.25)  # tiny layers: scales weigh much here
 
 

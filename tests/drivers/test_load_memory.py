@@ -119,7 +119,7 @@ device = open_device({{"threads": "2", "installed": {store!r}}})
 said = device.probe(Probe(1, {model!r}, {dtype!r}))
 def memory(which): return int(re.search(which + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) << 10
 before = memory("VmRSS")
-device.load(Load(2, 1, {model!r}, {dtype!r}, 4), lambda fraction: None)
+device.fetch(Load(2, 1, {model!r}, {dtype!r}, 4), lambda fraction: None)()
 print(said.weight_bytes + 4 * said.block_bytes, memory("VmHWM") - before)
 """
 

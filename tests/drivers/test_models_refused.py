@@ -40,7 +40,7 @@ def refusal(act: Callable[[], object]) -> SyscallError:
 
 
 def load(device: Device, path: Path | str, frames: int = 4, dtype: str = "") -> None:
-    device.load(Load(1, 50, str(path), dtype, frames), lambda fraction: None)
+    device.fetch(Load(1, 50, str(path), dtype, frames), lambda fraction: None)()
 
 
 def write_config(directory: Path, **config: Any) -> Path:
@@ -270,7 +270,7 @@ def test_an_unknown_dtype_is_enotsup(device: Device, copied: Path) -> None:
 def test_a_probe_says_what_a_load_then_takes(device: Device, zoo: Callable[[str], Path], dtype: str) -> None:
     for name in ("llama", "qwen2", "gpt2"):
         probed = device.probe(Probe(1, str(zoo(name)), dtype))
-        loaded = device.load(Load(2, 50, str(zoo(name)), dtype, 4), lambda fraction: None)
+        loaded = device.fetch(Load(2, 50, str(zoo(name)), dtype, 4), lambda fraction: None)()
         native = isinstance(device._images[50], NativeImage)  # type: ignore[attr-defined]
         device.unload(50)
         # The native decoder's weights lie on pages of memory, of which the probe says the most that they may take.
@@ -409,7 +409,7 @@ def test_files_that_change_while_they_are_read_are_not_loaded(device: Device, co
             file.seek(-4, os.SEEK_END)
             file.write(bytes(4))
 
-    error = refusal(lambda: device.load(Load(1, 50, str(copied), "bf16", 4), change))
+    error = refusal(lambda: device.fetch(Load(1, 50, str(copied), "bf16", 4), change)())
     assert error.errno is Errno.EIO
     assert "changed while" in error.reason
 
@@ -447,7 +447,7 @@ def test_a_file_cut_short_while_it_is_read_fails_that_load_and_ends_no_driver(
         files.open_weights = cut
         device = open_device({{"threads": "1", "installed": "no"}})
         try:
-            device.load(Load(1, 1, {str(model)!r}, {dtype!r}, 4), lambda fraction: None)
+            device.fetch(Load(1, 1, {str(model)!r}, {dtype!r}, 4), lambda fraction: None)()
         except Broken as error:
             print(error)
     """

@@ -319,7 +319,7 @@ def test_steps_of_the_driver_are_decoded_natively_and_say_so(zoo: Callable[[str]
     assert set(device.hello().dtypes) == {"fp32", "bf16", "int8", "int4"}
     probed = device.probe(Probe(1, str(zoo("llama")), ""))
     assert probed.dtype == "int4"
-    loaded = device.load(Load(1, IMAGE, str(zoo("llama")), "", FRAMES), lambda fraction: None)
+    loaded = device.fetch(Load(1, IMAGE, str(zoo("llama")), "", FRAMES), lambda fraction: None)()
     assert 0 < loaded.weight_bytes <= probed.weight_bytes
     decodes_the_same_after_preemption_and_fork(device)
 
@@ -333,10 +333,10 @@ def test_keys_and_values_of_eight_bits_take_half_the_memory(
     head = BLOCK_TOKENS * LANES  # the zoo's heads are padded to this many dimensions, at least
     assert 0.5 < ratio <= (head + 4 * BLOCK_TOKENS) / (2 * head)
     assert small.probe(Probe(1, path, "fp32")).block_bytes == plain.probe(Probe(1, path, "fp32")).block_bytes
-    small.load(Load(1, IMAGE, path, "int8", FRAMES), lambda fraction: None)
+    small.fetch(Load(1, IMAGE, path, "int8", FRAMES), lambda fraction: None)()
     assert "kv=int8" not in caplog.text
     decodes_the_same_after_preemption_and_fork(small)
-    small.load(Load(1, IMAGE, path, "fp32", FRAMES), lambda fraction: None)
+    small.fetch(Load(1, IMAGE, path, "fp32", FRAMES), lambda fraction: None)()
     assert "kv=int8" in caplog.text  # it says so where it cannot be had
     small.unload(IMAGE)
 

@@ -171,9 +171,9 @@ def test_weights_that_do_not_fit_are_named(
     monkeypatch.setattr(files, "open_weights", lambda *_: Other(zoo("llama"), changed))
     for dtype in ("fp32", "int8"):
         with pytest.raises(SyscallError) as caught:
-            open_device({"threads": "1", "installed": "no"}).load(
+            open_device({"threads": "1", "installed": "no"}).fetch(
                 Load(1, 3, str(zoo("llama")), dtype, 4), lambda fraction: None
-            )
+            )()
         assert caught.value.errno is Errno.EIO
         assert all(word in caught.value.reason for word in words)
         assert str(zoo("llama")) in caught.value.reason

@@ -52,7 +52,7 @@ class Recorded(Fate):
 
 def loaded(frames: int = 32, **options: Any) -> SimDevice:
     device = SimDevice(DeviceSpec(**{"time_scale": 0.0, **options}), MODELS, Recorded())
-    device.load(Load(1, 1, "sim", "", frames), lambda _: None)
+    device.fetch(Load(1, 1, "sim", "", frames), lambda _: None)()
     return device
 
 
@@ -137,12 +137,12 @@ def test_an_unknown_dtype_is_not_supported() -> None:
 
 def test_loading_more_than_the_memory_holds_is_enomem_and_unloading_makes_room() -> None:
     device = SimDevice(DeviceSpec(memory=20 * 10**9, time_scale=0.0), MODELS, Recorded())
-    device.load(Load(1, 1, "sim:7b", "", 10), lambda _: None)
+    device.fetch(Load(1, 1, "sim:7b", "", 10), lambda _: None)()
     with pytest.raises(SyscallError) as caught:
-        device.load(Load(2, 2, "sim:7b", "", 10), lambda _: None)
+        device.fetch(Load(2, 2, "sim:7b", "", 10), lambda _: None)()
     assert caught.value.errno is Errno.ENOMEM
     device.unload(1)
-    assert device.load(Load(3, 2, "sim:7b", "", 10), lambda _: None).weight_bytes == 14 * 10**9
+    assert device.fetch(Load(3, 2, "sim:7b", "", 10), lambda _: None)().weight_bytes == 14 * 10**9
     with pytest.raises(SyscallError):
         device.unload(1)
 
@@ -150,7 +150,7 @@ def test_loading_more_than_the_memory_holds_is_enomem_and_unloading_makes_room()
 def test_a_load_fails_as_the_option_says() -> None:
     device = SimDevice(DeviceSpec(fail_load="EIO", time_scale=0.0), MODELS, Recorded())
     with pytest.raises(SyscallError) as caught:
-        device.load(Load(1, 1, "sim", "", 4), lambda _: None)
+        device.fetch(Load(1, 1, "sim", "", 4), lambda _: None)()
     assert caught.value.errno is Errno.EIO
 
 
@@ -370,7 +370,7 @@ def test_modelled_time_is_slept_in_slices_that_show_progress() -> None:
     fate = Recorded()
     device = SimDevice(DeviceSpec(link=14e9, time_scale=0.5), MODELS, fate)
     seen: list[float] = []
-    device.load(Load(1, 1, "sim:7b", "", 4), seen.append)
+    device.fetch(Load(1, 1, "sim:7b", "", 4), seen.append)()
     assert sum(fate.slept) == pytest.approx(0.5)
     assert max(fate.slept) <= 0.05
     assert device.progress == len(fate.slept) == len(seen) == 10

@@ -87,13 +87,13 @@ def loaded(model: Path, store: Path, dtype: str, share: float, **options: str) -
     assert isinstance(device, Engine)
     room = 0
     if share < 1:
-        device.load(Load(1, IMAGE, str(model), dtype, FRAMES), lambda _: None)
+        device.fetch(Load(1, IMAGE, str(model), dtype, FRAMES), lambda _: None)()
         device.unload(IMAGE)
         (file,) = [path for path in store.glob(f"*-{dtype}-*") if not path.name.startswith(".")]
         with file.open("rb") as opened:
             sizes = [page.size for page in _read_header(opened.fileno())[0].pages]
         room = sizes[-1] + int(sum(sizes[:-1]) * share)
-    answer = device.load(Load(1, IMAGE, str(model), dtype, FRAMES, room=room), lambda _: None)
+    answer = device.fetch(Load(1, IMAGE, str(model), dtype, FRAMES, room=room), lambda _: None)()
     assert answer.resident_bytes <= (room or answer.weight_bytes)
     return device, answer
 
@@ -194,17 +194,17 @@ def test_room_for_less_than_a_window_or_nowhere_to_stream_from_is_an_error_that_
     probed = device.probe(Probe(1, model, "int8"))
     assert 0 < probed.stream_bytes < probed.weight_bytes
     with pytest.raises(SyscallError, match="window") as caught:
-        device.load(Load(1, IMAGE, model, "int8", 4, room=probed.stream_bytes // 4), lambda _: None)
+        device.fetch(Load(1, IMAGE, model, "int8", 4, room=probed.stream_bytes // 4), lambda _: None)()
     assert caught.value.errno is Errno.ENOMEM
     assert device.probe(Probe(1, model, "bf16")).stream_bytes == 0
     for name, words in (("qwen3", "cannot be streamed"), ("gpt2", "does not stream")):
         with pytest.raises(SyscallError, match=words) as caught:
-            device.load(Load(1, IMAGE, str(zoo(name)), "bf16", 4, room=1 << 10), lambda _: None)
+            device.fetch(Load(1, IMAGE, str(zoo(name)), "bf16", 4, room=1 << 10), lambda _: None)()
         assert caught.value.errno is Errno.ENOMEM
     nowhere = open_device({"threads": "1", "installed": "no"})
     assert nowhere.probe(Probe(1, model, "int8")).stream_bytes == 0
     with pytest.raises(SyscallError, match="installed") as caught:
-        nowhere.load(Load(1, IMAGE, model, "int8", 4, room=probed.stream_bytes), lambda _: None)
+        nowhere.fetch(Load(1, IMAGE, model, "int8", 4, room=probed.stream_bytes), lambda _: None)()
     assert caught.value.errno is Errno.ENOMEM
 
 
@@ -229,7 +229,7 @@ def test_frames_and_contexts_outlive_the_weights(zoo: Callable[[str], Path], tmp
     def device() -> Engine:
         made = open_device({"threads": "1", "installed": str(tmp_path), "swapdir": str(tmp_path)})
         assert isinstance(made, Engine)
-        made.load(Load(1, IMAGE, model, dtype, FRAMES, [FRAMES]), lambda _: None)
+        made.fetch(Load(1, IMAGE, model, dtype, FRAMES, [FRAMES]), lambda _: None)()
         return made
 
     plain = Feeder(device(), frames=FRAMES)
@@ -247,15 +247,15 @@ def test_frames_and_contexts_outlive_the_weights(zoo: Callable[[str], Path], tmp
     feeder.move_out(process)  # frames can be moved all the same
     feeder.step([])
     with pytest.raises(SyscallError, match=r"^EINVAL: image 3 "):
-        engine.load(Load(2, IMAGE, model, dtype, FRAMES, [FRAMES]), lambda _: None)
-    engine.load(Load(2, IMAGE, model, dtype, FRAMES, [FRAMES], again=True), lambda _: None)
+        engine.fetch(Load(2, IMAGE, model, dtype, FRAMES, [FRAMES]), lambda _: None)()
+    engine.fetch(Load(2, IMAGE, model, dtype, FRAMES, [FRAMES], again=True), lambda _: None)()
     feeder.move_in(process)
     computed = process.computed
     (second,) = feeder.generate([process], 6, chunk=1)  # a token a step: it is where it was
     assert first + second == wanted
     assert process.computed == computed + 6
     with pytest.raises(SyscallError, match=r"^EINVAL: image 4 "):
-        engine.load(Load(3, IMAGE + 1, model, dtype, FRAMES, again=True), lambda _: None)
+        engine.fetch(Load(3, IMAGE + 1, model, dtype, FRAMES, again=True), lambda _: None)()
     engine.drop_weights(IMAGE)
     engine.unload(IMAGE)
 
@@ -270,16 +270,16 @@ def test_kv_of_other_weights_than_come_in_is_said_to_be_so(
     assert isinstance(engine, Engine)
     load = Load(1, IMAGE, str(model), dtype, FRAMES, [FRAMES])
     again = Load(1, IMAGE, str(model), dtype, FRAMES, [FRAMES], again=True)
-    assert not engine.load(load, lambda _: None).changed
+    assert not engine.fetch(load, lambda _: None)().changed
     engine.drop_weights(IMAGE)
-    assert not engine.load(again, lambda _: None).changed
+    assert not engine.fetch(again, lambda _: None)().changed
     engine.drop_weights(IMAGE)
     shutil.copy(model / "model.safetensors", model / "new")
     (model / "new").replace(model / "model.safetensors")
-    assert engine.load(again, lambda _: None).changed
+    assert engine.fetch(again, lambda _: None)().changed
     engine.drop_weights(IMAGE)
     config = json.loads((model / "config.json").read_text())
     config["num_key_value_heads"] = config["num_attention_heads"]
     (model / "config.json").write_text(json.dumps(config))
     with pytest.raises(SyscallError, match=f"^EIO: .*{model}"):
-        engine.load(again, lambda _: None)
+        engine.fetch(again, lambda _: None)()

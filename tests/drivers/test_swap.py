@@ -226,7 +226,7 @@ def opened(model: Path, dtype: str, tmp_path: Path, tier: str = "disk", **option
     if tier == "host":
         assert isinstance(device, Engine)
         device._below = [HostPlaces]
-    device.load(Load(1, IMAGE, str(model), dtype, FRAMES, [600]), lambda fraction: None)
+    device.fetch(Load(1, IMAGE, str(model), dtype, FRAMES, [600]), lambda fraction: None)()
     return device
 
 

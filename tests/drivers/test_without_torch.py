@@ -42,7 +42,7 @@ from tests.drivers.feeder import IMAGE, Feeder
 made = {}
 for dtype in json.loads(sys.argv[2]):
     device = open_device({"threads": "1", "dtype": dtype})
-    device.load(Load(1, IMAGE, sys.argv[1], "", 64, [100]), lambda fraction: None)
+    device.fetch(Load(1, IMAGE, sys.argv[1], "", 64, [100]), lambda fraction: None)()
     feeder = Feeder(device, 64)
     greedy = feeder.spawn(json.loads(sys.argv[3]))
     drawn = feeder.spawn(json.loads(sys.argv[3]), Sampler(temperature=0.8, top_p=0.9, repetition_penalty=1.1, seed=4))
@@ -63,7 +63,7 @@ from llmasos.syscalls.errno import SyscallError
 device = open_device({"threads": "1"})
 for act in (
     lambda: device.probe(Probe(1, sys.argv[1], "fp32")),
-    lambda: device.load(Load(1, 3, sys.argv[1], "fp32", 4), lambda fraction: None),
+    lambda: device.fetch(Load(1, 3, sys.argv[1], "fp32", 4), lambda fraction: None)(),
 ):
     try:
         act()

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from llmasos.kernel.objects.image import Image
-from llmasos.simulator import Prog, Simulation, simulate
+from llmasos.simulator import Future, Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import ModelInfo
 from llmasos.syscalls.table import (
+    Decode,
     Models,
     Spawn,
 )
@@ -43,3 +44,11 @@ def refused(program: Prog, call: Any) -> tuple[Errno, str]:
     with pytest.raises(SyscallError) as error:
         program.call(call)
     return error.value.errno, error.value.reason
+
+
+def decode(program: Prog, pid: int, count: int) -> Future[Any]:
+    return program.start(Decode(pid, count))
+
+
+def said(sim: Simulation) -> str:
+    return "\n".join(line.text for line in sim.log)

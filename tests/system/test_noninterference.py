@@ -43,7 +43,6 @@ def expected(zoo: Callable[[str], Path]) -> Callable[[str, int], list[int]]:
             import torch
             from transformers import AutoModelForCausalLM
 
-            torch.set_num_threads(1)
             model = AutoModelForCausalLM.from_pretrained(zoo(name), dtype=torch.float32).eval()
             ids = torch.tensor([prompt(index)])
             with torch.no_grad():

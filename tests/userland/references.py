@@ -13,7 +13,6 @@ def reference_ids(directory: Path, prompt: str, **options: Any) -> list[int]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     ids = tokenizer(prompt, return_tensors="pt")

@@ -77,7 +77,7 @@ def test_a_broken_tensor_is_named_and_the_device_lives_on(
     save_file(tensors, there / "model.safetensors")
     device = open_device({"threads": "1", "installed": "no"})
     with pytest.raises(SyscallError) as refused:
-        device.load(Load(1, IMAGE, str(there), "fp32", 8), lambda _: None)
+        device.fetch(Load(1, IMAGE, str(there), "fp32", 8), lambda _: None)()
     assert refused.value.errno == Errno.EIO
     assert "model.layers.1.self_attn.q_proj.scales" in refused.value.reason
-    device.load(Load(2, IMAGE, str(zoo("llama")), "fp32", 8), lambda _: None)
+    device.fetch(Load(2, IMAGE, str(zoo("llama")), "fp32", 8), lambda _: None)()
