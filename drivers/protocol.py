@@ -24,6 +24,7 @@ HEARTBEAT_SECONDS = 0.5
 REQUEST_BYTES = 2 * limits.MAX_REPLY_BYTES  # the largest message to a driver
 ANSWER_BYTES = limits.MAX_REPLY_BYTES  # the largest message from one
 Amount = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]  # of bytes, tokens, parameters
+Part = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]  # of a whole
 FileId = bytes  # names one writing of a file, whatever path it has
 
 
@@ -272,7 +273,7 @@ class Probed(_Message):
 
 class Progress(_Message):
     ref: int
-    fraction: float
+    fraction: Part
 
 
 class Loaded(_Message):

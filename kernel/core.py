@@ -1,7 +1,7 @@
 """The kernel core: a pure state machine, `handle(event, now) -> list[Action]`. No sockets, threads, clock, randomness or
 files inside, so it can be simulated in virtual time, replayed, tested without I/O, and read.
 
-Entry points: `boot`, `handle`, `check`. An event goes to the floor that knows what to do with it: system calls to their
+Entry points: `boot` and `handle`. An event goes to the floor that knows what to do with it: system calls to their
 handlers (kernel/calls), messages of drivers to kernel/devices; these change facts and make marks. At its end the marks
 are reconciled: states follow the facts, calls that were woken go on, devices get their next steps. Then what has changed
 becomes a frame of the journal.

@@ -1,7 +1,7 @@
 """What goes into the kernel core and what comes out: `Kernel.handle(event, now) -> list[Action]`.
 
 The core is a pure state machine. Code that touches a socket, a clock, a process or a file is in kernel/edge. The edge and
-the simulator of the tests speak to the core in these records only.
+the simulator (simulator/) speak to the core in these records only.
 """
 
 from __future__ import annotations

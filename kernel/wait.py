@@ -41,7 +41,7 @@ def sleep(system: System, request: Request, waiting: Waiting) -> None:
 
 
 def wake(system: System, channel: Channel, error: SyscallError | None = None) -> None:
-    """Let all that wait go on, or fail with `error`, once this event has changed what it changes."""
+    """Let all requests that wait go on, or fail with `error`, at the end of this event."""
     if channel:
         for request in channel:
             request.channel = None

@@ -215,7 +215,7 @@ class Driver:
         return 0.0
 
     def _bring_in(self, message: Load, act: Callable[[], Loaded]) -> None:
-        """What nobody wants any more is given up, unless it had been read by then."""
+        """Announce the model, or that the load was abandoned: nobody wants it any more, and it had not been read yet."""
         if message.ref in self.unwanted and message.ref % 2:
             self.say(Failed(message.ref, Errno.EINTR, "nobody waits for it any more"))
         else:
@@ -226,7 +226,7 @@ class Driver:
             raise AssertionError(f"the device found the kernel wrong: {self.device.faults}\nin {message}")
 
     def _aside(self, message: Inspect | Export, work: Callable[[], FromDriver]) -> None:
-        """What the disk's thread of a driver does: it takes its time, and steps go on."""
+        """Answer as a driver's disk thread does: later, while steps go on."""
         answer: FromDriver
         try:
             answer = work()

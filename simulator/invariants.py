@@ -104,7 +104,7 @@ def check_in_flight(system: System) -> None:
 
 
 def check_weights(system: System) -> None:
-    """Who wants to run has weights or waits for them; nobody waits for weights for which there is room."""
+    """A process that wants to run has weights or waits for them; none waits for weights for which there is room."""
     for device in system.devices.values():
         for image in device.images.values():
             active = {p.pid for p in image.users.values() if p.image is image and _wants_to_run(p)}

@@ -104,7 +104,7 @@ class Simulation:
         self._act(actions)
 
     def die_in(self, event: Event, actions: int) -> None:
-        """Hand the kernel an event, and kill it when it has done so many of the actions that come of it."""
+        """Hand the kernel an event, do the first `actions` of its actions, then kill it."""
         if not self.halted:
             self._act(self.kernel.handle(event, self.clock)[:actions], whole=False)
             self.kill()
@@ -230,7 +230,7 @@ class Simulation:
             self.step()
 
     def run_for(self, duration: float) -> None:
-        """Let so many seconds of virtual time pass."""
+        """Let `duration` seconds of virtual time pass."""
         end = nanoseconds(self.now + duration)
         while self._heap and self._heap[0][0] <= end:
             self.step()

@@ -24,7 +24,7 @@ DEVICE_FIELDS = ("policy", "victims", "evictions", "max_runs", "step_tokens", "w
 
 
 def slots(count: int) -> str:
-    """Room for so many frames below, as an option of the simulated device: an image gets half of what is there."""
+    """The option `swap` of a simulated device whose first image gets `count` places: an image gets half of the tier."""
     return str(2 * count * FRAME_BYTES)
 
 

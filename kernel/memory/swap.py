@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from llmasos.kernel.clock import SECOND
 
-_SMOOTH = 5  # the part of a measured time that counts: one in so many
+_SMOOTH = 5  # a new measurement counts one part in five
 _FEWEST_TOKENS = 32  # a step of fewer tokens does not tell what one of many costs
 _SWITCH = 5, 4  # how much more one way must cost before the other is taken
 _TRIAL = 64  # measured steps before moving is tried again where it did not pay; doubled each time it does not pay again
@@ -81,7 +81,7 @@ class SwapCost:
         self.pays = True
 
     def moved(self, tokens: int, duration: int) -> None:
-        """In so many nanoseconds."""
+        """A step moved KV of `tokens` tokens in `duration` nanoseconds."""
         if tokens and duration > 0:
             self._move = _smoothed(self._move, duration * 1000 // tokens)
             self._decide()
@@ -89,6 +89,7 @@ class SwapCost:
                 self._trial = _TRIAL
 
     def computed(self, tokens: int, duration: int) -> None:
+        """A step computed `tokens` tokens in `duration` nanoseconds."""
         if tokens >= _FEWEST_TOKENS and duration > 0:
             self._compute = _smoothed(self._compute, duration * 1000 // tokens)
             self._decide()

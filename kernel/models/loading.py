@@ -165,8 +165,8 @@ def plan_room(device: Device, image: Image, probed: Probed) -> list[Image]:
 
 
 def check_fits(device: Device, image: Image, in_use: Sequence[Image] = ()) -> None:
-    """ENOMEM for a model that is known, but would not be let into memory (again), because of what has been pinned since;
-    also while it is there still, or on its way: it would go for that, and not come back. The same for those `in_use`."""
+    """ENOMEM if the image, or one of those `in_use`, has been probed but could not be paged in (again), because of models
+    that have been pinned since. One that is still in memory fails, too: it would be evicted, and not come back."""
     for one in (image, *in_use):
         if one.probed is not None and paging.allotment(device, one) is None:
             raise Errno.ENOMEM(_too_big(device, image, one))

@@ -352,7 +352,7 @@ class LLMProcess(Process):
         return bound
 
     def check_model(self, image: Image, log: Sequence[int], limits: Limits | None = None) -> None:
-        """Whether it may have this model, with this log, under other limits than its own if some are given."""
+        """EINVAL, E2BIG or EDQUOT if it may not have this model with this log. `limits` replace its own."""
         image.check_tokens(log)
         self.check_room(len(log), image, limits=limits)
         self.check_weights(image)

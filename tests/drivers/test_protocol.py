@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from llmasos.drivers.protocol import (
     Imported,
     Loaded,
     Probed,
+    Progress,
     Sizes,
     decode_from_driver,
     disagreement,
@@ -106,6 +108,13 @@ LOADED = Loaded(1, 2, resident_bytes=3)
 def test_amounts_that_cannot_be_are_no_message(wrong: FromDriver) -> None:
     with pytest.raises(msgspec.ValidationError, match="Expected `int`"):
         decode_from_driver(encode(wrong))
+
+
+@pytest.mark.parametrize("fraction", [math.nan, math.inf, -0.1, 1.1])
+def test_progress_beyond_the_whole_is_no_message(fraction: float) -> None:
+    with pytest.raises(msgspec.ValidationError, match="Expected `float`"):
+        decode_from_driver(encode(Progress(1, fraction)))
+    assert decode_from_driver(encode(Progress(1, 1.0))) == Progress(1, 1.0)
 
 
 @pytest.mark.parametrize(
