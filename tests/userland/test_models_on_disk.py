@@ -174,7 +174,7 @@ def test_ctrl_c_leaves_what_has_arrived_and_the_next_pull_goes_on_with_it(server
     assert running.returncode == 130
     assert "goes on where it was" in err
     assert "unfinished download" in said("du")
-    (there,) = (one.stat().st_size for one in blobs.glob("*.incomplete"))
+    there = max(one.stat().st_size for one in blobs.glob("*.incomplete"))  # smaller files may have been under way too
     said("pull", "org/name")
     assert server.fetched("model.safetensors")[-1].sent == len(WEIGHTS) - there
 
