@@ -17,7 +17,7 @@ from llmasos.userland.programs import log, ps
 from llmasos.userland.programs.figures import size
 from llmasos.userland.sdk.system import Process, System
 
-ATTEMPTS = 20  # at stopping a story in its middle
+ATTEMPTS = 200  # at stopping a story in its middle: where other work has the CPU, most come after its end
 STILL_SECONDS = 0.7  # time to watch that a stopped process does not move
 WINDOW_TOKENS = 640  # decoded together in one measurement of rates
 LONG = 1600  # tokens: more than a worker decodes before it is interrupted
