@@ -31,6 +31,7 @@ class Activity(enum.IntEnum):
 
 RESOURCES = (Activity.CPU, Activity.MEMORY, Activity.WEIGHTS, Activity.QUOTA)
 _FIRST = int(RESOURCES[0])  # the rest of Activity follows in this order
+_WAITS = range(_FIRST, len(Activity))
 
 
 @dataclass(slots=True)
@@ -70,10 +71,13 @@ class Pressure:
         counts = self.counts
         counts[old] -= 1
         counts[new] += 1
-        self._busy += (new != 0) - (old != 0)
-        for some, full, stalled in zip(self._some, self._full, counts[_FIRST:], strict=True):
-            some.holds = stalled > 0
-            full.holds = 0 < stalled == self._busy
+        more = (new != 0) - (old != 0)
+        self._busy += more
+        for activity in _WAITS if more else (old, new):  # `full` of a resource depends on who is busy at all
+            if activity >= _FIRST:
+                stalled = counts[activity]
+                self._some[activity - _FIRST].holds = stalled > 0
+                self._full[activity - _FIRST].holds = 0 < stalled == self._busy
 
     def _pass_until(self, now: int) -> None:
         passed, self._at = seconds(now - self._at), now
