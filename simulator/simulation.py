@@ -13,6 +13,7 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -168,7 +169,7 @@ class Simulation:
                 case WakeAt():
                     self._wake += 1
                     if action.at is not None:
-                        self._at(max(self.clock, action.at), lambda n=self._wake: self._tick(n), idle=True)  # type: ignore[misc]
+                        self._at(max(self.clock, action.at), partial(self._tick, self._wake), idle=True)
                 case Log():
                     self.log.append(action)
                 case SignalProgram():

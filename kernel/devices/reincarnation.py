@@ -146,7 +146,7 @@ def _answered(system: System, device: Device, message: FromDriver) -> None:
     if isinstance(message, Progress) and isinstance(ask.about, Image):
         ask.about.progress = message.fraction
         return
-    ask.check(message)
+    ask.accept(message)
     del device.asked[ref]
     ask.answer = message
     if ask.came is not None:

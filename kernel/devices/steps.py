@@ -177,8 +177,7 @@ def _apply(system: System, device: Device, process: LLMProcess, result: RunResul
     tokens, process.running = process.running, 0
     guessing, process.guessing = process.guessing, 0
     swapped_in, process.swapped_in = process.swapped_in, 0
-    image, account = process.image, process.account
-    assert image is not None
+    image, account = process.mapped, process.account
     if result.unread >= 0:
         block = (process.table.cached - swapped_in) // BLOCK_TOKENS + result.unread
         process.table.drop_place(image.swap, block)

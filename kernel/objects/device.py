@@ -55,7 +55,7 @@ class Ask:
     death: str | None = None
     channel: Channel = field(default_factory=Channel)
 
-    def check(self, message: FromDriver) -> None:
+    def accept(self, message: FromDriver) -> None:
         """EPROTO if the message is no answer to this."""
         if isinstance(message, Failed) and message.errno is not Errno.OK:
             return

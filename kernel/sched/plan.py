@@ -116,8 +116,7 @@ def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
                 slots = 1
             if hold_back(system, process):
                 continue
-            image = process.image
-            assert image is not None
+            image = process.mapped
             gained = _reuse(process, image)
             if process.todo:
                 chosen.append((process, image, gained))

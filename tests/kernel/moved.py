@@ -1,4 +1,4 @@
-"""A process that is moved to another device, and what tests of that ask."""
+"""A process that is moved to another device, or to a file and back, and what tests of that ask."""
 
 from __future__ import annotations
 
@@ -9,13 +9,8 @@ import pytest
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.simulator import Prog, Simulation
 from llmasos.syscalls.errno import SyscallError
-from llmasos.syscalls.records import (
-    Sampler,
-)
-from llmasos.syscalls.table import (
-    Decode,
-    Spawn,
-)
+from llmasos.syscalls.records import Sampler
+from llmasos.syscalls.table import Decode, Spawn
 
 PROMPT = list(range(40))
 SAMPLERS = [Sampler(seed=7), Sampler(temperature=1.0, top_k=20, seed=11, repetition_penalty=1.3)]

@@ -29,28 +29,12 @@ from llmasos.syscalls.table import (
 )
 from tests.kernel.machines.core import Core
 from tests.kernel.machines.images import Images, flip, image_in
-
-PROMPT = list(range(40))
-SAMPLERS = [Sampler(seed=7), Sampler(temperature=1.0, top_k=20, seed=11, repetition_penalty=1.3)]
+from tests.kernel.moved import PROMPT, SAMPLERS, row, said, spawn
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> str:
     return str(tmp_path / "image")
-
-
-def row(sim: Simulation, pid: int) -> LLMProcess:
-    return sim.kernel.table.llm(pid)
-
-
-def said(sim: Simulation) -> str:
-    return "\n".join(f"{line.level}: {line.text}" for line in sim.log)
-
-
-def spawn(sim: Simulation, program: Prog, tokens: list[int] | None = None, **more: Any) -> int:
-    pid = program.call(Spawn("sim", tokens=PROMPT if tokens is None else tokens, **more))
-    sim.run_idle()
-    return pid
 
 
 # --- what goes with it ----------------------------------------------------------------------------------------------
