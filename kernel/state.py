@@ -16,7 +16,8 @@ from llmasos.kernel.events import Action, KernelConfig, Log, Send
 from llmasos.kernel.groups.group import GroupTree
 from llmasos.kernel.journal.recorder import Recorder
 from llmasos.kernel.objects.device import Ask, Device
-from llmasos.kernel.objects.process import INIT_PID, Process, ProcessTable, Program
+from llmasos.kernel.objects.process import INIT_PID, Process, Program
+from llmasos.kernel.objects.process_table import ProcessTable
 from llmasos.kernel.objects.request import Channel, Request
 from llmasos.kernel.timers import Timers
 from llmasos.kernel.trace import Trace

@@ -36,7 +36,8 @@ from llmasos.kernel.journal.records import (
     ProgramHead,
 )
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
-from llmasos.kernel.objects.process import LLMProcess, ProcessTable, Program
+from llmasos.kernel.objects.process import LLMProcess, Program
+from llmasos.kernel.objects.process_table import ProcessTable
 from llmasos.syscalls.errno import Errno
 
 if TYPE_CHECKING:

@@ -1,0 +1,112 @@
+"""The process table: every process by its pid, and whose child it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from llmasos.kernel.objects.process import INIT_PID, LLMProcess, Process
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.records import State
+
+
+class ProcessTable:
+    """Everything that has a pid."""
+
+    def __init__(self, capacity: int) -> None:
+        self._rows: dict[int, Process] = {}
+        self._next = INIT_PID
+        self._capacity = capacity
+        self.changed: dict[int, Process] = {}  # rows that the journal has to be told of
+        self.gone: list[Process] = []  # and those taken off the table
+
+    def __iter__(self) -> Iterator[Process]:
+        return iter(self._rows.values())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, pid: int) -> bool:
+        return pid in self._rows
+
+    def check_room(self, count: int) -> None:
+        """EAGAIN if the table cannot take `count` more rows."""
+        if len(self._rows) + count > self._capacity:
+            raise Errno.EAGAIN(
+                f"{count} more do not fit the process table ({len(self._rows)} of {self._capacity} are in it); "
+                "kill or wait for some first"
+            )
+
+    def new_pid(self) -> int:
+        """The next pid; raises EAGAIN when the table is full."""
+        self.check_room(1)
+        pid = self._next
+        self._next += 1
+        return pid
+
+    @property
+    def next_pid(self) -> int:
+        """The pid that is given out next."""
+        return self._next
+
+    def resume(self, next_pid: int) -> None:
+        """Give out no pid below this one: those were an earlier kernel's."""
+        self._next = max(self._next, next_pid)
+
+    def add(self, process: Process) -> None:
+        self._rows[process.pid] = process
+        self.changed[process.pid] = process
+        process.group.enter(process.pid)
+        owner = self._rows.get(process.owner)
+        if owner is not None and owner is not process:
+            owner.children.add(process.pid)
+            if process.is_zombie():
+                owner.zombies[process.pid] = process
+
+    def remove(self, process: Process) -> None:
+        del self._rows[process.pid]
+        self.changed.pop(process.pid, None)
+        self.gone.append(process)
+        process.group.leave(process.pid)
+        owner = self._rows.get(process.owner)
+        if owner is not None:
+            owner.children.discard(process.pid)
+            owner.zombies.pop(process.pid, None)
+
+    def reparent(self, process: Process, owner: int) -> None:
+        """Make the process a child of `owner`."""
+        old, new = self._rows.get(process.owner), self._rows[owner]
+        if old is not None:
+            old.children.discard(process.pid)
+            old.zombies.pop(process.pid, None)
+        process.owner = owner
+        new.children.add(process.pid)
+        self.changed[process.pid] = process
+
+    def sort(self) -> None:
+        """Put the rows in order of pid again, after rows were added that are older than others."""
+        self._rows = dict(sorted(self._rows.items()))
+
+    def find(self, pid: int) -> Process | None:
+        return self._rows.get(pid)
+
+    def get(self, pid: int) -> Process:
+        """The process, or ESRCH with what was asked and what is there."""
+        process = self._rows.get(pid)
+        if process is None or process.state is State.ZOMBIE:
+            never = "was never given out" if pid >= self._next else "has exited"
+            raise Errno.ESRCH(f"no process {pid}: that pid {never}; `ps` lists the processes")
+        return process
+
+    def llm(self, pid: int) -> LLMProcess:
+        """The LLM process, or ESRCH, or EINVAL if the pid is of another kind."""
+        process = self.get(pid)
+        if not isinstance(process, LLMProcess):
+            raise Errno.EINVAL(
+                f"process {pid} ({process.name}) is of kind {process.kind.value}; an LLM process is wanted"
+            )
+        return process
+
+    def after(self, pid: int, limit: int) -> list[Process]:
+        """Rows in order of pid after `pid`. Insertion order is pid order, because pids only grow."""
+        return list(islice((row for row in self._rows.values() if row.pid > pid), limit))
