@@ -81,7 +81,12 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     verb("boot", _boot, "boot a kernel in the foreground, or with --detach in the background", help_flag=False)
-    verb("shell", _shell, "open a shell on the running kernel (commands may be piped in)")
+    opened = verb("shell", _shell, "open a shell on the running kernel, or run a script (commands may be piped in)")
+    opened.add_argument("-c", dest="command", metavar="COMMANDS", help="run these commands, and end")
+    opened.add_argument(
+        "file", nargs="?", default="", help="a script; it may begin with `#!/usr/bin/env -S llmasos shell`"
+    )
+    opened.add_argument("args", nargs=argparse.REMAINDER, help="the arguments of the script, $1 and so on")
     shown = verb("ps", _ps, "list the processes")
     shown.add_argument("pid", type=int, nargs="?", help="this one in detail")
     live = verb("top", _top, "watch processes, device and memory live")
@@ -221,7 +226,10 @@ def _boot(args: argparse.Namespace) -> int:
 def _shell(args: argparse.Namespace) -> int:
     from llmasos.userland.shell.main import open_shell
 
-    return open_shell(_where(args))
+    given = [args.file, *args.args] if args.command is not None and args.file else args.args
+    return open_shell(
+        _where(args), file="" if args.command is not None else args.file, command=args.command, arguments=given
+    )
 
 
 def _ps(args: argparse.Namespace) -> int:

@@ -26,27 +26,37 @@ from llmasos.syscalls.table import (
 from llmasos.userland.programs import groups, system
 from llmasos.userland.programs.figures import size
 from llmasos.userland.programs.power import halt
-from llmasos.userland.programs.program import run
+from llmasos.userland.programs.program import checked
 from llmasos.userland.sdk.options import located
 from llmasos.userland.shell.arrival import arrival
+from llmasos.userland.shell.evaluate import python
 from llmasos.userland.shell.grammar import Line, UsageError
+from llmasos.userland.shell.jobs import Pipeline
 from llmasos.userland.shell.session import Session, does
 
 
 @does("stop")
 def _stop(shell: Session, line: Line) -> None:
-    shell.kernel(Kill(pid=shell.pid(line.text("PID")), signal=Signal.STOP))
+    _send(shell, line.text("PID"), Signal.STOP)
 
 
 @does("cont")
 def _cont(shell: Session, line: Line) -> None:
-    shell.kernel(Kill(pid=shell.pid(line.text("PID")), signal=Signal.CONT))
+    _send(shell, line.text("PID"), Signal.CONT)
 
 
 @does("kill")
 def _kill(shell: Session, line: Line) -> None:
-    signal = signal_named(line.text("SIGNAL", "TERM"))
-    shell.kernel(Kill(pid=shell.pid(line.text("PID")), signal=signal))
+    _send(shell, line.text("PID"), signal_named(line.text("SIGNAL", "TERM")))
+
+
+def _send(shell: Session, word: str, signal: Signal) -> None:
+    """Send a signal to a process, or to all members of a job."""
+    job = shell.jobs.find(word) if word.startswith("%") else None
+    if isinstance(job, Pipeline):
+        job.signal(signal)
+    else:
+        shell.kernel(Kill(pid=shell.pid(word), signal=signal))
 
 
 def signal_named(word: str) -> Signal:
@@ -98,7 +108,7 @@ def _fork(shell: Session, line: Line) -> None:
         shell.screen.write(f"[{child}]", "bold")
         shell.screen.line(f" {name}: copy of {pid}, {info.shared_pages} of {info.pages} pages shared")
         if info.decoding:
-            shell.jobs[child] = name
+            shell.in_background(child, name)
     shell.screen.line(f"they have one name: say which you mean by its pid, as in `say {children[0]} ...`", "dim")
 
 
@@ -201,11 +211,12 @@ def _advise(shell: Session, line: Line) -> None:
 
 
 @does("run")
-def _run(shell: Session, line: Line) -> None:
-    status = run(shell.kernel.runtime, line.text("FILE"), line.words)
+def _run(shell: Session, line: Line) -> int:
+    path = checked(shell.kernel.runtime, line.text("FILE"))
+    status = python(shell, [str(path), *line.words])
     if status:
         shell.screen.error(f"{line.text('FILE')}: exit status {status}")
-        shell.failures += 1
+    return status
 
 
 @does("exit")

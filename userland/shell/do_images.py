@@ -28,10 +28,10 @@ def _restore(shell: Session, line: Line) -> None:
             name=name,
             device=line.text("--device"),
             model=line.text("--model"),
-            detached=line.has("--detach"),
+            detached=line.has("--detach") or shell.interactive,
             passphrase_file=line.text("--passphrase-file"),
             shown=lambda text: printable(text, one_line=True),
         )
     shell.screen.line(said)
     if info.decoding:
-        shell.jobs[info.pid] = printable(info.name, one_line=True)
+        shell.in_background(info.pid, printable(info.name, one_line=True))

@@ -1,4 +1,4 @@
-"""The commands that look: ps top groups models devices stats uptime dmesg strace trace jobs read help clear."""
+"""The commands that look: ps top groups models devices stats uptime dmesg strace trace read help clear."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _ps(shell: Session, line: Line) -> None:
 
 @does("top")
 def _top(shell: Session, line: Line) -> None:
-    once = line.has("--once") or not shell.interactive
+    once = line.has("--once") or not shell.interactive or shell.piped
     seconds = line.decimal("--seconds", 1.0, least=top.SECONDS_MIN, most=MAX_TIMEOUT)
     top.run(shell.screen, shell.kernel, seconds=seconds, once=once)
 
@@ -35,7 +35,7 @@ def _groups(shell: Session, line: Line) -> None:
 
 
 @does("models")
-def _models(shell: Session, line: Line) -> None:
+def _models(shell: Session, line: Line) -> int:
     asked = models.Asked(
         action=line.text("ACTION"),
         names=line.words,
@@ -48,8 +48,7 @@ def _models(shell: Session, line: Line) -> None:
         context=line.integer("--context", 0, least=1),
     )
     ask = shell.ask_line if shell.interactive else None
-    status = models.run(shell.screen, asked, shell.kernel.runtime, lambda: nullcontext(shell.kernel), ask)
-    shell.failures += bool(status)
+    return models.run(shell.screen, asked, shell.kernel.runtime, lambda: nullcontext(shell.kernel), ask)
 
 
 @does("devices")
@@ -92,15 +91,6 @@ def _trace(shell: Session, line: Line) -> None:
     count = line.integer("--count", 0, least=1)
     with until_interrupt(shell):
         strace.follow(shell.screen, shell.kernel, 0, shell.kernel.pid, count=count)
-
-
-@does("jobs")
-def _jobs(shell: Session, line: Line) -> None:
-    for text in shell.finished_jobs():
-        shell.screen.line(text)
-    for pid, name in shell.jobs.items():
-        info = shell.info(pid)
-        shell.screen.line(f"[{pid}] {name}: {ps.state(info)}, {info.usage.decoded} tokens decoded")
 
 
 @does("read")
@@ -151,8 +141,13 @@ def _overview(screen: Screen) -> None:
         for name in names:
             screen.write(f"  {name.ljust(width)}", "cyan")
             screen.line(f"  {COMMANDS[name].summary}")
-    screen.line("`help COMMAND` explains one. `&` at the end of say or spawn leaves the answer to the background.", "dim")
-    screen.line("`# ...` behind a command is a comment; behind say and spawn it is part of their text.", "dim")
+    for line in (
+        "`help COMMAND` explains one; `?` is short for help. `&` behind a command leaves it to the background.",
+        "`# ...` behind a command is a comment; behind say and spawn it is part of their text.",
+        "Pipes, `>`, `;`, `&&`, `||`, variables, `$(...)`, if, for, while and functions are as in a Unix shell. A word "
+        "that is no command here is a program of the host; `!NAME` is one in any case (`!ps`).",
+    ):
+        screen.prose(line, "dim")
 
 
 def _explain(screen: Screen, command: Command) -> None:

@@ -9,6 +9,8 @@ from llmasos.syscalls.limits import NICE_MAX, NICE_MIN
 from llmasos.userland.shell.grammar import Command, Kind, Option, Param
 
 _PID = Param("PID", Kind.PID)
+_AGENT = Param("PID", Kind.AGENT)
+_JOB = Param("JOB", Kind.JOB, required=False)
 _TEXT = Param("TEXT", Kind.TEXT)
 
 _NO_THOUGHTS = Option("--no-thoughts", None, "do not print the thoughts of a reasoning model")
@@ -57,25 +59,26 @@ _ALL = (
                 Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
                 Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
                 Option("--device", Kind.DEVICE, "the device (default: the first)"),
-                Option("--group", Kind.NAME, "control group (default: the shell's own)"),
+                Option("--group", Kind.GROUP, "control group (default: the shell's own)"),
                 Option("--thinking", Kind.NAME, "on, off, or an effort such as low, by its template's switch"),
                 _NO_THOUGHTS,
                 Option("--detach", None, "let it outlive this shell"),
             ), background=True,
-            details="Options come before TEXT, which is the rest of the line, `#` included. With & the answer is not "
-                    "printed; see it with `cat`."),
-    Command("say", "tell a process something and print its answer while it comes", (_PID, _TEXT),
+            details="Options come before TEXT, which is the rest of the line, `#` included, or is in quotes. What comes in "
+                    "by a pipe is said behind it. With & the answer is not printed; see it with `cat`."),
+    Command("say", "tell a process something and print its answer while it comes", (_AGENT, _TEXT),
             (Option("--max", Kind.INTEGER, "tokens of this answer at most"), _NO_THOUGHTS), background=True,
-            details="TEXT is the rest of the line, `#` included. Ctrl-C interrupts the answer (SIGINT to the process), "
-                    "not the shell. With & the process answers in the background."),
-    Command("chat", "talk with a process line by line", (_PID,), (_NO_THOUGHTS,),
+            details="TEXT is the rest of the line, `#` included, or is in quotes; what comes in by a pipe is said behind "
+                    "it. Ctrl-C interrupts the answer (SIGINT to the process), not the shell; Ctrl-Z stops it, and `fg` "
+                    "goes on with it. With & the process answers in the background."),
+    Command("chat", "talk with a process line by line", (_AGENT,), (_NO_THOUGHTS,),
             details="An empty line or Ctrl-D leaves; Ctrl-C interrupts an answer."),
-    Command("cat", "print a process's conversation so far", (_PID,), (
+    Command("cat", "print a process's conversation so far, or a file", (_AGENT,), (
         Option("-f", None, "follow: go on printing until Ctrl-C, or until the process ends"),
         Option("--raw", None, "the text of the token log as it is, with its special tokens"),
-    )),
+    ), details="A PID with a slash in it is the path of a file (`cat ./notes.txt`), and `-` what comes in by a pipe."),
     Command("read", "print the token ids of a process's log", (
-        _PID, Param("FROM", Kind.INTEGER, required=False), Param("N", Kind.INTEGER, required=False)),
+        _AGENT, Param("FROM", Kind.INTEGER, required=False), Param("N", Kind.INTEGER, required=False)),
         details="From position FROM (default 0), N of them (default all)."),
     Command("wait", "wait until a process has nothing to do, or has exited", (_PID,),
             details="Returns at once if the process is idle. An exited child is reaped, and its status printed."),
@@ -87,30 +90,30 @@ _ALL = (
                     "its device's name stands for it, as in `kill -KILL cpu0`."),
     Command("nice", "change a process's share of the device", (_PID, Param("VALUE", Kind.INTEGER)),
             details=f"From {NICE_MIN} (largest share) to {NICE_MAX} (smallest)."),
-    Command("migrate", "move a process to another device, as it runs", (_PID, Param("DEVICE", Kind.DEVICE)),
+    Command("migrate", "move a process to another device, as it runs", (_AGENT, Param("DEVICE", Kind.DEVICE)),
             details="Its answer goes on. Its KV goes along if that device computes in the same way, else its context "
                     "is computed again; `dmesg` says why."),
-    Command("exec", "give an idle process another model", (_PID, Param("MODEL", Kind.MODEL)), (
+    Command("exec", "give an idle process another model", (_AGENT, Param("MODEL", Kind.MODEL)), (
         Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
     ), details="Its context goes along: as tokens if both models have the same vocabulary, else as text, a "
                "conversation by both chat templates."),
-    Command("fork", "copy a process, sharing its pages", (_PID, Param("N", Kind.INTEGER, required=False)),
+    Command("fork", "copy a process, sharing its pages", (_AGENT, Param("N", Kind.INTEGER, required=False)),
             details="N copies (default 1). Each goes on where the process is; pages are copied when written. The copies "
                     "have its name: tell them apart by pid."),
-    Command("limits", "show or set the limits of a process", (_PID,), (
+    Command("limits", "show or set the limits of a process", (_AGENT,), (
         Option("--context", Kind.INTEGER, "tokens its log may hold"),
         Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
         Option("--pages", Kind.INTEGER, "KV pages it may map"),
     ), details="0 takes a limit away."),
     Command("groups", "the tree of control groups: limits, memory, tokens, pressure",
-            (Param("PATH", Kind.NAME, required=False),)),
+            (Param("PATH", Kind.GROUP, required=False),)),
     Command("group", "show a control group; with settings, make it or change it",
-            (Param("PATH", Kind.NAME), Param("NAME=VALUE", Kind.WORDS, required=False)),
+            (Param("PATH", Kind.GROUP), Param("NAME=VALUE", Kind.WORDS, required=False)),
             (Option("--remove", None, "remove it; it must be empty"),),
             details="Settings are kv_max, kv_high, swap_max, weights_max (sizes), tokens_max (a second), tokens_total, "
                     "pids_max, cpu_weight (1 to 10000, default 100) and kv_action (spill, wait, fail, kill); 0 takes a "
                     "limit away. PATH begins with a slash, or is in the shell's own group."),
-    Command("join", "move a process into a control group", (_PID, Param("PATH", Kind.NAME))),
+    Command("join", "move a process into a control group", (_PID, Param("PATH", Kind.GROUP))),
     Command("policy", "show or change the scheduling policy", (Param("NAME", Kind.POLICY, required=False),), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
         Option("--max-runs", Kind.INTEGER, "processes in one step at most"),
@@ -125,7 +128,7 @@ _ALL = (
         Option("--dtype", Kind.NAME, "which of its dtypes (default: any)"),
         Option("--force", None, "even if processes use it: they keep their KV, and the weights come back on demand"),
     )),
-    Command("checkpoint", "write the image of a process to a file", (_PID, Param("FILE", Kind.FILE)), (
+    Command("checkpoint", "write the image of a process to a file", (_AGENT, Param("FILE", Kind.FILE)), (
         Option("--no-kv", None, "leave the KV out: a small file, a slower restore"),
         Option("--passphrase-file", Kind.FILE, "encrypt with the first line of this file"),
     ), details="The process goes on. An image of that name is replaced, any other file is not."),
@@ -145,18 +148,51 @@ _ALL = (
     # --- the shell ---
     Command("run", "run a Python program", (Param("FILE", Kind.FILE), Param("ARGS", Kind.WORDS, required=False)),
             details="In a process of its own, attached to this kernel by LLMASOS_RUNTIME."),
-    Command("jobs", "list the answers in the background"),
+    Command("jobs", "list what is in the background, or stopped",
+            details="A line each: an agent that answers, or a pipeline that this shell carries. %1 names one, as in `fg %1`."),
+    Command("fg", "go on with a job in the foreground", (_JOB,),
+            details="JOB is %N, a PID or a name (default: the newest). Of an answer the rest is printed while it comes."),
+    Command("bg", "let a stopped job go on in the background", (_JOB,),
+            details="JOB is %N, a PID or a name (default: the newest)."),
+    Command("disown", "let an agent outlive this shell", (Param("PID", Kind.AGENT, required=False),),
+            details="For scripts, whose agents end with them. A pipeline cannot be disowned: this shell carries it."),
+    Command("watch", "run a command again and again", (Param("COMMAND", Kind.WORDS),), (
+        Option("-n", Kind.DECIMAL, "seconds between two runs (default 2)"),
+        Option("--count", Kind.INTEGER, "end after so many runs"),
+    ), details="With a pipe in it, in quotes: `watch 'ps | grep alice'`. Ctrl-C ends."),
+    Command("history", "list the lines of this session and earlier ones", (Param("N", Kind.INTEGER, required=False),),
+            details="The last N (default 50). Ctrl-R searches them."),
+    Command("source", "run the commands of a file in this shell",
+            (Param("FILE", Kind.FILE), Param("ARGS", Kind.WORDS, required=False)),
+            details="Its variables, functions and aliases stay. `.` is short for it."),
+    Command("alias", "give a command a short name; alone, list them", (Param("NAME=COMMAND", Kind.WORDS, required=False),),
+            details="As in `alias ll='ps'`. It holds from the next line on."),
+    Command("unalias", "take an alias back", (Param("NAME", Kind.WORDS),)),
+    Command("set", "set a switch, or the arguments; alone, list the variables",
+            (Param("SWITCH", Kind.WORDS, required=False),),
+            details="-e: a command that fails ends the shell; -x: commands are shown before they run; -o pipefail: a "
+                    "pipeline has the status of the last member that failed. + takes one back. `set -- A B` sets $1, $2."),
+    Command("unset", "forget variables and functions", (Param("NAME", Kind.WORDS),)),
+    Command("export", "give variables to the programs that are started here", (Param("NAME=VALUE", Kind.WORDS),)),
+    Command("shift", "drop the first N arguments (default 1)", (Param("N", Kind.INTEGER, required=False),)),
+    Command("echo", "print words", (Param("WORD", Kind.WORDS, required=False),), details="-n: without the end of the line."),
+    Command("true", "succeed"),
+    Command("false", "fail"),
+    Command("break", "leave N loops (default 1)", (Param("N", Kind.INTEGER, required=False),)),
+    Command("continue", "go on with the next turn of a loop", (Param("N", Kind.INTEGER, required=False),)),
+    Command("return", "leave a function, or a file that is read", (Param("STATUS", Kind.INTEGER, required=False),)),
     Command("clear", "clear the screen"),
     Command("help", "list the commands, or explain one", (Param("COMMAND", Kind.COMMAND, required=False),)),
     Command("exit", "leave the shell", (Param("STATUS", Kind.INTEGER, required=False),),
-            details="Processes spawned here end with it, unless they were spawned with --detach. Ctrl-D does the same."),
+            details="Ctrl-D and `quit` do the same. Agents that were spawned at a prompt go on; what a script spawned ends "
+                    "with it, unless it was spawned with --detach or disowned."),
     Command("halt", "shut the whole system down"),
 )  # fmt: skip
 
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Agents", ("spawn", "say", "chat", "cat", "read", "wait", "jobs")),
+    ("Agents", ("spawn", "say", "chat", "cat", "read", "wait", "jobs", "fg", "bg", "disown")),
     (
         "Control",
         (
@@ -179,5 +215,9 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     ("Looking", ("ps", "top", "groups", "models", "devices", "stats", "uptime", "dmesg", "strace", "trace")),
-    ("Shell", ("run", "help", "clear", "exit", "halt")),
+    ("Shell", ("run", "watch", "history", "alias", "unalias", "source", "help", "clear", "exit", "halt")),
+    (
+        "Language",
+        ("set", "unset", "export", "shift", "echo", "true", "false", "break", "continue", "return"),
+    ),
 )
