@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     opened = verb("shell", _shell, "open a shell on the running kernel, or run a script (commands may be piped in)")
     opened.add_argument("-c", dest="command", metavar="COMMANDS", help="run these commands, and end")
     opened.add_argument(
-        "file", nargs="?", default="", help="a script; it may begin with `#!/usr/bin/env -S llmasos shell`"
+        "file", nargs="?", default="", help="a script; its first line may be `#!/usr/bin/env -S llmasos shell`"
     )
     opened.add_argument("args", nargs=argparse.REMAINDER, help="the arguments of the script, $1 and so on")
     shown = verb("ps", _ps, "list the processes")

@@ -1,8 +1,8 @@
 """Completion: the words that can stand at the cursor, by the declared form of the command, each with what it means.
 
 The line is read by the shell's own scanner with a mark at the cursor, so that completion agrees with it about what is a
-command, a word or free text. It asks the kernel for agents, models and groups while the person types, at most a few times a
-second.
+command, a word or free text. It asks the kernel for agents, models and groups while the person types, at most a few
+times a second.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from llmasos.userland.programs.models import ACTIONS
 from llmasos.userland.programs.ps import Kernel, processes, state
 from llmasos.userland.shell.do_talk import is_path
 from llmasos.userland.shell.grammar import Command, Kind, Option, Param, UsageError, expected
+from llmasos.userland.shell.jobs import Jobs
 from llmasos.userland.shell.scanner import KEYWORDS, Scanner
 from llmasos.userland.shell.tree import Script, Simple, Word
-from llmasos.userland.shell.variables import NAMES
+from llmasos.userland.shell.variables import NAMES, Variables
 
 if TYPE_CHECKING:
     from llmasos.userland.shell.session import Session
@@ -131,9 +132,11 @@ def _unquoted(word: Word) -> str:
 class ShellCompleter(Completer):
     """Completes commands, options, words by their kind, files, variables."""
 
-    def __init__(self, commands: dict[str, Command], shell: Session) -> None:
+    def __init__(self, commands: dict[str, Command], kernel: Kernel, shell: Session | None = None) -> None:
         self._commands = commands
-        self._shell = shell
+        self._kernel = kernel
+        self._variables_of = shell.variables if shell is not None else Variables()
+        self._jobs = shell.jobs if shell is not None else Jobs()
         self._known: dict[Kind, tuple[float, Candidates]] = {}
         self._paths = PathCompleter(expanduser=True)
         self._programs: tuple[float, list[str]] = (float("-inf"), [])
@@ -141,7 +144,7 @@ class ShellCompleter(Completer):
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         text = document.text_before_cursor
         variable = re.search(r"\$\{?(\w*)$", text)
-        found = place(text, self._commands, self._shell.variables.aliases)
+        found = place(text, self._commands, self._variables_of.aliases)
         if found is None or (found.what == "text" and variable is None):
             return
         if variable is not None:
@@ -171,7 +174,7 @@ class ShellCompleter(Completer):
         if "/" in word:
             yield from self._files(word, event)
             return
-        variables = self._shell.variables
+        variables = self._variables_of
         known: Candidates = []
         if not host:
             known = [(name, command.summary) for name, command in self._commands.items()]
@@ -204,7 +207,7 @@ class ShellCompleter(Completer):
             case "unset" | "export":
                 return self._variables()
             case "unalias" | "alias":
-                return list(self._shell.variables.aliases.items())
+                return list(self._variables_of.aliases.items())
             case "set":
                 return [("-e", "end at an error"), ("-x", "show commands"), ("-o", "a switch by name")] + [
                     (name, "switch") for name in NAMES
@@ -212,7 +215,7 @@ class ShellCompleter(Completer):
         return []
 
     def _variables(self) -> Candidates:
-        variables = self._shell.variables
+        variables = self._variables_of
         known = {**os.environ, **variables.values}
         return [(name, printable(known[name], one_line=True)[:60]) for name in sorted(known)]
 
@@ -239,7 +242,7 @@ class ShellCompleter(Completer):
             case Kind.COMMAND:
                 return [(name, command.summary) for name, command in self._commands.items()]
             case Kind.JOB:
-                return [(f"%{job.number}", job.source) for job in self._shell.jobs]
+                return [(f"%{job.number}", job.source) for job in self._jobs]
         ask = _ASK.get(kind)
         if ask is None:
             return []
@@ -247,7 +250,7 @@ class ShellCompleter(Completer):
         then, found = self._known.get(kind, (float("-inf"), []))
         if now - then > FRESH_SECONDS:
             try:
-                found = ask(self._shell.glance)
+                found = ask(self._kernel)
             except SyscallError:
                 found = []
             self._known[kind] = (now, found)

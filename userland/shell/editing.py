@@ -87,7 +87,7 @@ class Editor:
             multiline=True,
             prompt_continuation=lambda width, number, wrapped: "> ".rjust(width),
             key_bindings=self._keys(),
-            completer=ShellCompleter(COMMANDS, shell),
+            completer=ShellCompleter(COMMANDS, shell.glance, shell),
             auto_suggest=AutoSuggestFromHistory(),
             complete_while_typing=False,
             complete_in_thread=True,  # a kernel that does not answer costs the completions, not the line

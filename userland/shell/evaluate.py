@@ -185,10 +185,8 @@ def _pipeline(shell: Session, pipeline: Pipeline, *, tested: bool) -> int:
             return _members(shell, pipeline)
 
     compound = len(pipeline.members) == 1 and not isinstance(pipeline.members[0], Simple)
-    if compound:  # its commands have been counted already
-        status = carried_out()
-    else:
-        status = _counted(shell, carried_out, tested=tested or pipeline.negated)
+    # The commands of a compound one have been counted already.
+    status = carried_out() if compound else _counted(shell, carried_out, tested=tested or pipeline.negated)
     return int(status == 0) if pipeline.negated else status
 
 

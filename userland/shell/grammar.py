@@ -1,8 +1,8 @@
 """The forms of the shell's commands, declared as data, and the reader of a command's words.
 
 The text of `say` and `spawn` is the rest of the line, as it stands: "what's my name?" needs no quotes, and `#` is text.
-What stands around a command (pipes, variables, loops) is syntax.py's; here a command has its words already. `parse` reads a
-single line without any of that.
+What stands around a command (pipes, variables, loops) is syntax.py's; here a command has its words already. `parse` reads
+a single line without any of that.
 
 One declaration (`Command`) gives the parser, the help, and the completion.
 """
@@ -164,8 +164,8 @@ class Argument:
 class Words(Protocol):
     """What is left of a line; `left` is empty at its end."""
 
-    left: str
-
+    @property
+    def left(self) -> str: ...
     @property
     def quoted(self) -> bool: ...
     def peek(self) -> str: ...

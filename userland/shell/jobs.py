@@ -1,4 +1,4 @@
-"""Jobs: what runs beside the prompt, or is stopped. As in a Unix shell, `%1` names one, `fg`, `bg` and `kill %1` act on it.
+"""Jobs: what runs beside the prompt, or is stopped. As in a Unix shell, `%1` names one; `fg`, `bg`, `kill %1` act on it.
 
 Two kinds. An answer is one agent that speaks: the kernel lets it decode, and the shell only remembers where its answer
 began, to go on with it at `fg`. A pipeline has members that this shell carries: threads and programs of the host. Its

@@ -1,8 +1,8 @@
 """What carries text from one member of a pipeline to the next: pipes of the operating system.
 
 They are bounded (64 KiB on Linux), so a full reader makes the writer wait; the writer's end is end-of-file, the reader's
-end is EPIPE; and programs of the host and commands of this shell meet there alike. Text is UTF-8: turns pass as text, never
-as tokens, for two models have two vocabularies.
+end is EPIPE; and programs of the host and commands of this shell meet there alike. Text is UTF-8: turns pass as text,
+never as tokens, for two models have two vocabularies.
 """
 
 from __future__ import annotations

@@ -223,14 +223,21 @@ class Scanner:
                 simple.words.append(self.word())
                 left -= 1
                 continue
-            if not text.required and self._lone():
+            if (not text.required or self._receives) and self._operator():
                 return
             simple.text = self.text(simple)
             return
 
-    def _lone(self) -> bool:
+    @property
+    def _receives(self) -> bool:
+        """Whether something comes in by a pipe, so that there need be no text."""
+        return bool(self.symbols) and self.symbols[-1].type == "PIPE"
+
+    def _operator(self) -> bool:
+        """Whether an operator stands where a text could: one of LONE by itself, or what no text begins with."""
         after = self.source[self.at + 1 : self.at + 2]
-        return self.source[self.at] in LONE and (after == "" or after.isspace())
+        lone = self.source[self.at] in LONE and (after == "" or after.isspace())
+        return lone or self.source.startswith((";", "&&", "||"), self.at)
 
     def text(self, simple: Simple) -> Word | None:
         """The free text at the cursor. In quotes that close before a blank or the end, with an operator or nothing behind

@@ -57,8 +57,8 @@ class Life:
 class Session:
     """The state of a shell, or the view that a member of a pipeline has of it.
 
-    A command reads `input` (None: nothing was given to it) and prints to `screen`; `piped`: what it prints goes to another
-    command, a file or a variable, and is bare text then. `controls`: it is a person's shell at a terminal, with jobs.
+    A command reads `input` (None: nothing was given to it) and prints to `screen`; `piped`: what it prints goes to
+    another command, a file or a variable, and is bare text then. `controls`: it is a person's shell at a terminal.
     """
 
     def __init__(self, system: System, screen: Screen, ask_line: Callable[[str], str], *, interactive: bool) -> None:

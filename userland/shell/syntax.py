@@ -59,8 +59,8 @@ def _parser() -> Lark:
         def __init__(self, conf: object) -> None:
             pass
 
-        def lex(self, data: Any) -> Any:
-            for symbol in data:
+        def lex(self, lexer_state: Any, parser_state: Any = None) -> Any:
+            for symbol in lexer_state:
                 yield Token(symbol.type, symbol)
 
     return lark.Lark(_GRAMMAR, parser="lalr", lexer=Tokens)
@@ -73,7 +73,7 @@ def _tree(symbols: list[Symbol]) -> Script:
         return Script()
     try:
         # lark's type says text; a lexer of one's own is handed whatever is given here.
-        tree = _parser().parse(symbols)  # type: ignore[arg-type]
+        tree = _parser().parse(symbols)
     except UnexpectedToken as error:
         if error.token.type == "$END":
             raise Incomplete(f"the line is not whole: {_wanted(error.accepts or error.expected)} is missing") from None

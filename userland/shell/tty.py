@@ -14,6 +14,7 @@ import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 
 class Suspended(BaseException):
@@ -58,7 +59,7 @@ class Terminal:
         """The modes that the shell found."""
         self._set(self._found)
 
-    def _set(self, modes: list[object]) -> None:
+    def _set(self, modes: list[Any]) -> None:
         with _unstopped(), suppress(termios.error):  # the terminal has hung up
             termios.tcsetattr(self._descriptor, termios.TCSADRAIN, modes)
 

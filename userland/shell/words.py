@@ -64,8 +64,8 @@ _ALL = (
                 _NO_THOUGHTS,
                 Option("--detach", None, "let it outlive this shell"),
             ), background=True,
-            details="Options come before TEXT, which is the rest of the line, `#` included, or is in quotes. What comes in "
-                    "by a pipe is said behind it. With & the answer is not printed; see it with `cat`."),
+            details="Options come before TEXT, which is the rest of the line, `#` included, or is in quotes. What comes "
+                    "in by a pipe is said behind it. With & the answer is not printed; see it with `cat`."),
     Command("say", "tell a process something and print its answer while it comes", (_AGENT, _TEXT),
             (Option("--max", Kind.INTEGER, "tokens of this answer at most"), _NO_THOUGHTS), background=True,
             details="TEXT is the rest of the line, `#` included, or is in quotes; what comes in by a pipe is said behind "
@@ -149,7 +149,8 @@ _ALL = (
     Command("run", "run a Python program", (Param("FILE", Kind.FILE), Param("ARGS", Kind.WORDS, required=False)),
             details="In a process of its own, attached to this kernel by LLMASOS_RUNTIME."),
     Command("jobs", "list what is in the background, or stopped",
-            details="A line each: an agent that answers, or a pipeline that this shell carries. %1 names one, as in `fg %1`."),
+            details="A line each: an agent that answers, or a pipeline that this shell carries. %1 names one, as in "
+                    "`fg %1`."),
     Command("fg", "go on with a job in the foreground", (_JOB,),
             details="JOB is %N, a PID or a name (default: the newest). Of an answer the rest is printed while it comes."),
     Command("bg", "let a stopped job go on in the background", (_JOB,),
@@ -165,17 +166,20 @@ _ALL = (
     Command("source", "run the commands of a file in this shell",
             (Param("FILE", Kind.FILE), Param("ARGS", Kind.WORDS, required=False)),
             details="Its variables, functions and aliases stay. `.` is short for it."),
-    Command("alias", "give a command a short name; alone, list them", (Param("NAME=COMMAND", Kind.WORDS, required=False),),
+    Command("alias", "give a command a short name; alone, list them",
+            (Param("NAME=COMMAND", Kind.WORDS, required=False),),
             details="As in `alias ll='ps'`. It holds from the next line on."),
     Command("unalias", "take an alias back", (Param("NAME", Kind.WORDS),)),
     Command("set", "set a switch, or the arguments; alone, list the variables",
             (Param("SWITCH", Kind.WORDS, required=False),),
             details="-e: a command that fails ends the shell; -x: commands are shown before they run; -o pipefail: a "
-                    "pipeline has the status of the last member that failed. + takes one back. `set -- A B` sets $1, $2."),
+                    "pipeline has the status of the last member that failed; + takes one back. `set -- A B` sets $1, "
+                    "$2."),
     Command("unset", "forget variables and functions", (Param("NAME", Kind.WORDS),)),
     Command("export", "give variables to the programs that are started here", (Param("NAME=VALUE", Kind.WORDS),)),
     Command("shift", "drop the first N arguments (default 1)", (Param("N", Kind.INTEGER, required=False),)),
-    Command("echo", "print words", (Param("WORD", Kind.WORDS, required=False),), details="-n: without the end of the line."),
+    Command("echo", "print words", (Param("WORD", Kind.WORDS, required=False),),
+            details="-n: without the end of the line."),
     Command("true", "succeed"),
     Command("false", "fail"),
     Command("break", "leave N loops (default 1)", (Param("N", Kind.INTEGER, required=False),)),
@@ -184,8 +188,8 @@ _ALL = (
     Command("clear", "clear the screen"),
     Command("help", "list the commands, or explain one", (Param("COMMAND", Kind.COMMAND, required=False),)),
     Command("exit", "leave the shell", (Param("STATUS", Kind.INTEGER, required=False),),
-            details="Ctrl-D and `quit` do the same. Agents that were spawned at a prompt go on; what a script spawned ends "
-                    "with it, unless it was spawned with --detach or disowned."),
+            details="Ctrl-D and `quit` do the same. Agents that were spawned at a prompt go on; what a script spawned "
+                    "ends with it, unless it was spawned with --detach or disowned."),
     Command("halt", "shut the whole system down"),
 )  # fmt: skip
 
