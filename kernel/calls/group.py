@@ -86,8 +86,9 @@ def group_move(system: System, request: Request, call: GroupMove, process: LLMPr
 
 def group_kill(system: System, request: Request, call: GroupKill, top: Group) -> int:
     """Row 85 of the table, `GroupKill`."""
-    inside = [pid for group in system.groups.below(top) for pid in group.members]
-    processes = [process for pid in sorted(inside) if isinstance(process := system.table.get(pid), LLMProcess)]
+    inside = sorted(pid for group in system.groups.below(top) for pid in group.members)
+    found = [process for pid in inside if isinstance(process := system.table.find(pid), LLMProcess)]
+    processes = [process for process in found if not process.is_zombie()]
     if call.signal not in (Signal.INT, Signal.KILL, Signal.TERM, Signal.CONT, Signal.STOP):
         why = f"{call.signal.name} is sent by the kernel only; send INT, TERM, KILL, STOP or CONT"
         raise Errno.EINVAL(why)

@@ -90,7 +90,6 @@ class Editor:
             completer=ShellCompleter(COMMANDS, shell.glance, shell),
             auto_suggest=AutoSuggestFromHistory(),
             complete_while_typing=False,
-            complete_in_thread=True,  # a kernel that does not answer costs the completions, not the line
             bottom_toolbar=self._toolbar,
             style=Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack"}),
             enable_suspend=True,

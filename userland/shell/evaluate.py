@@ -216,6 +216,7 @@ def _timed(shell: Session) -> Iterator[None]:
 
 
 def _new_job(shell: Session, source: str, *, foreground: bool) -> Job:
+    shell.jobs.sweep(shell.kernel)
     job = Job(shell.kernel, shell.jobs.free(), source, shell.terminal if shell.main else None)
     if not foreground:
         job.background()

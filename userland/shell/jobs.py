@@ -66,6 +66,7 @@ class Pipeline:
         self.programs: dict[Popen[bytes], bool] = {}  # whether it is stopped
         self.pgid = 0  # of the host's programs
         self.group = ""  # path of the agents' control group, once there is one
+        self.leftover = ""  # that path, if the group could not be removed yet
         self._kernel, self._terminal = kernel, terminal
         self._foreground = terminal is not None
         self._home = ""
@@ -117,8 +118,11 @@ class Pipeline:
         for pid in self._members_of_group():
             with suppress(SyscallError):
                 self._kernel(GroupMove(pid, self._home))
-        with suppress(SyscallError):
+        try:
             self._kernel(GroupRemove(self.group))
+        except SyscallError as error:
+            if error.errno is Errno.EBUSY:  # an exited agent is in it until it has been waited for
+                self.leftover = self.group
         self.group = ""
 
     def _members_of_group(self) -> set[int]:
@@ -221,6 +225,7 @@ class Jobs:
 
     def __init__(self) -> None:
         self._jobs: dict[int, Job] = {}
+        self._leftover: list[str] = []
         self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[Job]:
@@ -247,6 +252,18 @@ class Jobs:
 
     def remove(self, job: Job) -> None:
         self._jobs.pop(job.number, None)
+        if isinstance(job, Pipeline) and job.leftover:
+            self._leftover.append(job.leftover)
+
+    def sweep(self, kernel: Client) -> None:
+        """Remove the control groups that earlier jobs could not remove."""
+        before, self._leftover = self._leftover, []
+        for path in before:
+            try:
+                kernel(GroupRemove(path))
+            except SyscallError as error:
+                if error.errno is Errno.EBUSY:
+                    self._leftover.append(path)
 
     def forget_answer(self, pid: int) -> None:
         """Nobody waits for the answer of this process any more."""
