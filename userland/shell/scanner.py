@@ -175,6 +175,8 @@ class Scanner:
                 empty = self.at >= len(self.source) or self.source[self.at] in _ENDS
                 simple.assignments.append((assigned[1], Word() if empty else self.word()))
                 continue
+            if simple.text is not None:
+                raise UsageError(f"{simple.words[0].source}: nothing was expected at {self._near()!r}, behind its text")
             start = self.at
             word = self.word()
             name = word.plain
@@ -188,7 +190,7 @@ class Scanner:
                 if form is not None and form.takes_text:
                     simple.words.append(word)
                     self._text_command(simple, form)
-                    break
+                    continue
             simple.words.append(word)
         simple.source = self.source[self.command : self.at].strip()
         return simple
