@@ -32,7 +32,7 @@ from llmasos.userland.shell.arrival import arrival
 from llmasos.userland.shell.conversation import Turn, marks, render
 from llmasos.userland.shell.files import file_error
 from llmasos.userland.shell.grammar import Line, UsageError
-from llmasos.userland.shell.jobs import Answer
+from llmasos.userland.shell.jobs import Answer, Pipeline
 from llmasos.userland.shell.listening import stream
 from llmasos.userland.shell.patience import Patience
 from llmasos.userland.shell.session import Session, does
@@ -441,17 +441,42 @@ def _follow(shell: Session, agent: Process, *, raw: bool) -> None:
 
 
 @does("wait")
-def _wait(shell: Session, line: Line) -> None:
-    pid = shell.pid(line.text("PID"), exited=True)
+def _wait(shell: Session, line: Line) -> int:
+    word = line.text("PID")
+    job = shell.jobs.find(word) if word.startswith("%") else None
+    if word and not isinstance(job, Pipeline):
+        _wait_for(shell, shell.pid(word, exited=True), told=True)
+        return 0
+    status = 0
+    for one in [job] if job is not None else list(shell.jobs):
+        if isinstance(one, Pipeline):
+            one.changed.wait()
+            status = one.status
+            if one.done:
+                shell.jobs.remove(one)
+        elif not one.stopped:
+            _wait_for(shell, one.pid, told=False)
+    return status if word else 0
+
+
+def _wait_for(shell: Session, pid: int, *, told: bool) -> None:
+    """Wait until a process is idle, or has exited; `told`: say so."""
     while True:
-        info = shell.kernel(Getinfo(pid=pid))
+        try:
+            info = shell.kernel(Getinfo(pid=pid))
+        except SyscallError as error:
+            if told or error.errno is not Errno.ESRCH:
+                raise
+            break
         name = printable(info.name, one_line=True)
         if info.state is State.ZOMBIE:
             ended = shell.kernel(Wait(pid=pid))
-            shell.screen.line(f"[{pid}] {name}: exited with {ended.status} ({ended.reason})")
+            if told:
+                shell.screen.line(f"[{pid}] {name}: exited with {ended.status} ({ended.reason})")
             break
         if not info.decoding:
-            shell.screen.line(f"[{pid}] {name}: idle after {info.usage.decoded} decoded tokens")
+            if told:
+                shell.screen.line(f"[{pid}] {name}: idle after {info.usage.decoded} decoded tokens")
             break
         time.sleep(POLL_SECONDS)
     shell.jobs.forget_answer(pid)

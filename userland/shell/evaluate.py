@@ -327,7 +327,7 @@ def foreground(shell: Session, job: Job) -> int:
 def _node(shell: Session, node: Node, *, tested: bool) -> int:
     match node:
         case Simple():
-            return _simple(shell, node)
+            return _simple(shell, node, tested=tested)
         case Function():
             if node.name in COMMANDS:
                 raise UsageError(f"{node.name!r} is a command of the shell; give the function another name")
@@ -418,7 +418,7 @@ def _group(shell: Session, node: Group, *, tested: bool) -> int:
         return inner.status or 0
 
 
-def _simple(shell: Session, simple: Simple, *, background: bool = False) -> int:
+def _simple(shell: Session, simple: Simple, *, background: bool = False, tested: bool = False) -> int:
     """A simple command. Raises SyscallError and whatever the command raises."""
     with ExitStack() as stack:
         view = _redirected(shell, simple.redirects, stack) if simple.redirects else shell
@@ -433,7 +433,7 @@ def _simple(shell: Session, simple: Simple, *, background: bool = False) -> int:
             view.screen.error("+ " + " ".join(shown))
         name = words[0].text
         if not simple.host and name in shell.variables.functions:
-            return _call(view, shell.variables.functions[name], words[1:], given)
+            return _call(view, shell.variables.functions[name], words[1:], given, tested=tested)
         if not simple.host and name in COMMANDS:
             with _assigned(shell, given):
                 return _command(view, name, words[1:], text, background=background)
@@ -445,7 +445,9 @@ def _substituted(simple: Simple) -> bool:
     return any(isinstance(part, Substitution) for _, word in simple.assignments for part in word.parts)
 
 
-def _call(shell: Session, body: Node, words: list[Argument], given: list[tuple[str, str]]) -> int:
+def _call(
+    shell: Session, body: Node, words: list[Argument], given: list[tuple[str, str]], *, tested: bool
+) -> int:
     """Call a function: with arguments of its own, and the shell's variables."""
     depth = getattr(_local, "depth", 0)
     if depth >= MAX_DEPTH:
@@ -456,7 +458,7 @@ def _call(shell: Session, body: Node, words: list[Argument], given: list[tuple[s
     _local.depth = depth + 1
     try:
         with _assigned(shell, given):
-            return _node(shell, body, tested=False)
+            return _node(shell, body, tested=tested)
     except Left as left:
         if left.how != "return":
             raise

@@ -39,7 +39,7 @@ def run_lines(shell: Session, lines: Iterable[str], *, leaves: bool = False) -> 
 def whole(shell: Session, text: str) -> bool:
     """Whether a text can be run as it is: whole, or wrong in a way that more lines do not mend."""
     try:
-        syntax.read(text.rstrip("\n") if not text.endswith("\\\n") else text, COMMANDS, shell.variables.aliases)
+        syntax.read(text.rstrip("\n"), COMMANDS, shell.variables.aliases)
     except Incomplete:
         return False
     except SyscallError:

@@ -80,8 +80,10 @@ _ALL = (
     Command("read", "print the token ids of a process's log", (
         _AGENT, Param("FROM", Kind.INTEGER, required=False), Param("N", Kind.INTEGER, required=False)),
         details="From position FROM (default 0), N of them (default all)."),
-    Command("wait", "wait until a process has nothing to do, or has exited", (_PID,),
-            details="Returns at once if the process is idle. An exited child is reaped, and its status printed."),
+    Command("wait", "wait until a process has nothing to do, or has exited",
+            (Param("PID", Kind.PID, required=False),),
+            details="Returns at once if the process is idle. An exited child is reaped, and its status printed. Without "
+                    "PID: until all jobs have ended; with %N: until that job has."),
     # --- control ---
     Command("stop", "stop a process (SIGSTOP)", (_PID,), details="Its context stays; `cont` lets it go on."),
     Command("cont", "let a stopped process go on (SIGCONT)", (_PID,)),
