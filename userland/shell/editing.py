@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
@@ -49,34 +50,49 @@ class _Output(Vt100_Output):
 
 
 class Current:
-    """stdout as it is now: while a line is edited, what is printed there appears above it."""
+    """stdout, for what may be printed while a line is edited: then it appears above the line. (Elsewhere it is stdout
+    itself, whatever a library puts in its place.)"""
+
+    def __init__(self) -> None:
+        self._stdout = sys.stdout
+        self.editing = False
+
+    @property
+    def _file(self) -> TextIO:
+        return sys.stdout if self.editing else self._stdout
 
     def write(self, text: str) -> int:
-        return sys.stdout.write(text)
+        return self._file.write(text)
 
     def flush(self) -> None:
-        sys.stdout.flush()
+        self._file.flush()
 
     def isatty(self) -> bool:
-        return sys.stdout.isatty()
+        return self._stdout.isatty()
 
     def fileno(self) -> int:
-        return sys.stdout.fileno()
+        return self._stdout.fileno()
 
     @property
     def encoding(self) -> str:
-        return sys.stdout.encoding
+        return self._stdout.encoding
 
-    @classmethod
-    def file(cls) -> TextIO:
-        return cast(TextIO, cls())
+    @contextmanager
+    def above(self) -> Iterator[None]:
+        """Within this a line is edited."""
+        with patch_stdout(raw=True):
+            self.editing = True
+            try:
+                yield
+            finally:
+                self.editing = False
 
 
 class Editor:
     """Reads lines from a person. `say` is called with a line about a history that cannot be kept."""
 
-    def __init__(self, shell: Session, situation: Situation, say: Callable[[str], object]) -> None:
-        self._shell, self._situation = shell, situation
+    def __init__(self, shell: Session, situation: Situation, current: Current, say: Callable[[str], object]) -> None:
+        self._shell, self._situation, self._current = shell, situation, current
         self._say = say
         self._output = _Output.from_pty(cast(TextIO, sys.stdout), term=os.environ.get("TERM"))
         self._lines = self._history("history")
@@ -101,7 +117,7 @@ class Editor:
     def line(self) -> str:
         """The next command, of several lines where it takes them. Raises EOFError, KeyboardInterrupt."""
         self._situation.look()
-        with patch_stdout(raw=True):
+        with self._current.above():
             return self._prompt.prompt()
 
     def ask(self, prompt: str) -> str:
@@ -109,7 +125,7 @@ class Editor:
         if prompt not in self._answers:
             history = self._history("chat_history") if prompt.startswith("you") else InMemoryHistory()
             self._answers[prompt] = PromptSession(output=self._output, history=history)
-        with patch_stdout(raw=True):
+        with self._current.above():
             return self._answers[prompt].prompt(prompt)
 
     def lines(self) -> list[str]:

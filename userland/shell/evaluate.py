@@ -445,9 +445,7 @@ def _substituted(simple: Simple) -> bool:
     return any(isinstance(part, Substitution) for _, word in simple.assignments for part in word.parts)
 
 
-def _call(
-    shell: Session, body: Node, words: list[Argument], given: list[tuple[str, str]], *, tested: bool
-) -> int:
+def _call(shell: Session, body: Node, words: list[Argument], given: list[tuple[str, str]], *, tested: bool) -> int:
     """Call a function: with arguments of its own, and the shell's variables."""
     depth = getattr(_local, "depth", 0)
     if depth >= MAX_DEPTH:

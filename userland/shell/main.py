@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO, cast
 
 from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import SyscallError
@@ -81,11 +82,12 @@ def _interact(system: System) -> int:
     from llmasos.userland.shell.situation import Situation
     from llmasos.userland.shell.tty import Terminal
 
-    screen = Screen(Current.file())
+    current = Current()
+    screen = Screen(cast(TextIO, current))
     shell = Session(system, screen, _next_line, interactive=True)
     with Terminal() as terminal, Situation(shell) as situation:
         shell.terminal = terminal
-        editor = Editor(shell, situation, lambda text: screen.line(text, "yellow"))
+        editor = Editor(shell, situation, current, lambda text: screen.line(text, "yellow"))
         shell.ask_line, shell.history = editor.ask, editor.lines
         shell.outage.changed = situation.look
         shell.outage.watch()

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import BootInfo, Kind, State
 from llmasos.syscalls.table import BootInfoCall
 from llmasos.userland.programs import ps
@@ -23,6 +23,8 @@ from llmasos.userland.sdk.system import System
 
 if TYPE_CHECKING:
     from llmasos.userland.programs.screen import Screen
+
+LOOK_SECONDS = 0.1
 
 
 class Outage:
@@ -84,6 +86,9 @@ class Outage:
             try:
                 pid = kernel(BootInfoCall()).os_pid
             except SyscallError as error:
+                if error.errno is not Errno.EPIPE:  # the connection has not noticed yet
+                    time.sleep(LOOK_SECONDS)
+                    continue
                 self.gone = True
                 self.changed()
                 if self._interactive and self.prompting:
