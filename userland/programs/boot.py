@@ -17,56 +17,46 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from llmasos.syscalls import blocking, runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import BootInfo
-from llmasos.syscalls.table import BootInfoCall, Shutdown
+from llmasos.syscalls.table import Shutdown
 
 BOOT_SECONDS = 60.0
 HALT_SECONDS = 15.0
 
 
-class Joined(NamedTuple):
-    """The kernel that was joined, and what to tell people about it, if anything."""
+def boot_if_none(where: Path, flags: Sequence[str] = ()) -> bool:
+    """Boot a lasting kernel with these flags if none runs in a runtime directory; returns whether it did. Raises EIO with
+    the kernel's last words if it does not boot."""
+    if runtime.holder(where) is not None:
+        return False
+    _boot_lasting(where, flags)
+    return True
 
-    boot: BootInfo
-    booted: bool
-    said: list[str]
+
+def booted_words(boot: BootInfo) -> list[str]:
+    """What to tell people of a kernel that was booted for them."""
+    kept = "it keeps no journal"
+    if boot.journal_path:
+        kept = f"its agents live on, also after a reboot ({boot.journal_path})"
+    return [f"booted a kernel in the background; {kept}; `llmasos halt` ends it", *leaves_at_logout()]
 
 
-def join_or_boot(where: Path, flags: Sequence[str] = ()) -> Joined:
-    """Find the kernel of a runtime directory, or boot a lasting one there, with these flags.
-
-    One of an older version hands over to this one; if it cannot, it stays. Raises EIO with the kernel's last words if it
-    does not boot.
-    """
-    if runtime.holder(where) is None:
-        _boot_lasting(where, flags)
-        boot = _ask(where)
-        kept = (
-            f"its agents live on, also after a reboot ({boot.journal_path})"
-            if boot.journal_path
-            else "it keeps no journal"
-        )
-        return Joined(
-            boot, True, [f"booted a kernel in the background; {kept}; `llmasos halt` ends it", *leaves_at_logout()]
-        )
-    boot = _ask(where)
-    if not _older(boot.version, own_version()):
-        return Joined(boot, False, [])
+def take_over(where: Path, boot: BootInfo) -> list[str]:
+    """Let a running kernel of an older version hand over to this one; if it cannot, it stays. Returns what to tell
+    people: nothing, if it is not older. Programs that are attached go on with the new kernel."""
+    mine = own_version()
+    if not _older(boot.version, mine):
+        return []
     try:
-        _boot_lasting(where, [*(flags or boot.arguments), "--hand-over"])
+        _boot_lasting(where, [*boot.arguments, "--hand-over"])
     except SyscallError as error:
         if runtime.holder(where) != boot.os_pid:
             raise
-        return Joined(
-            boot, False, [f"the running kernel is of version {boot.version}, this is {own_version()}: {error.reason}"]
-        )
-    return Joined(
-        _ask(where), True, [f"the kernel {boot.version} has handed over to {own_version()}; its agents are here"]
-    )
+        return [f"the running kernel is of version {boot.version}, this is {mine}: {error.reason}"]
+    return [f"the kernel {boot.version} has handed over to {mine}; its agents are here"]
 
 
 def _boot_lasting(where: Path, flags: Sequence[str]) -> None:
@@ -77,11 +67,6 @@ def _boot_lasting(where: Path, flags: Sequence[str]) -> None:
     if done.returncode:
         said = done.stderr.strip().removeprefix("llmasos boot: ")
         raise Errno.EIO(f"the kernel did not boot: {said or f'status {done.returncode}'}")
-
-
-def _ask(where: Path) -> BootInfo:
-    with blocking.connect(where, name="boot", timeout=BOOT_SECONDS, reconnect=0.0) as client:
-        return client(BootInfoCall(), timeout=BOOT_SECONDS)
 
 
 def own_version() -> str:

@@ -18,7 +18,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, State
 from llmasos.syscalls.table import Models, StatsCall
 from llmasos.userland.programs import log, ps
-from llmasos.userland.programs.boot import join_or_boot
+from llmasos.userland.programs.boot import boot_if_none, booted_words, take_over
 from llmasos.userland.programs.figures import number
 from llmasos.userland.programs.screen import Screen
 from llmasos.userland.sdk.system import System
@@ -38,10 +38,11 @@ GREETING = "`help` lists the commands; `spawn alice` starts an agent, `say alice
 def open_shell(where: Path) -> int:
     """A shell on the kernel of a runtime directory; returns the exit status. If none runs there, boots one that stays."""
     screen = Screen()
-    joined = join_or_boot(where)
-    for line in joined.said:
-        screen.note(line)
+    booted = boot_if_none(where)
     with System.connect(where, name="shell") as system:
+        boot = system.kernel.boot
+        for line in booted_words(boot) if booted else take_over(where, boot):
+            screen.note(line)
         status = _serve(system)
         if sys.stdin.isatty():
             _say_who_stays(screen, system)
