@@ -235,7 +235,7 @@ def _status(args: argparse.Namespace) -> int:
 
     where = _where(args)
     if runtime.holder(where) is None:
-        print(json.dumps(None) if args.json else f"no kernel runs in {where}; `llmasos` boots one")
+        print(json.dumps(None) if args.json else status.nobody(where))
         return status.NOT_RUNNING
     with _kernel(args) as kernel:
         facts = status.read(kernel, where)

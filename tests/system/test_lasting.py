@@ -210,6 +210,7 @@ def test_an_agent_spawned_today_is_there_tomorrow(home: Home, how: str) -> None:
             kernel_process.send_signal(signal.Signals[how])
             eventually(lambda: is_gone(kernel_process), "the kernel has ended")
             assert not (home.place / runtime.PROGRAMS).exists()
+    assert "has left its agents in" in home.type("status", status=3).stdout
     assert "alice" in home.type("shell", stdin="ps\n").stdout
     with home.connect() as kernel:
         assert kernel(Read(pid, 0)).tokens == [1, 2, 3, *said]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,16 @@ def read(kernel: Client, where: Path) -> dict[str, Any]:
         "journal": {"path": boot.journal_path, "fsync": boot.fsync, "trouble": _trouble(stats.journal)},
         "notes": leaves_at_logout() if where.absolute() == runtime.usual().absolute() else [],
     }
+
+
+def nobody(where: Path) -> str:
+    """What to say where no kernel runs."""
+    place, kept = where / runtime.JOURNAL, None
+    with suppress(RuntimeError):  # no home is known
+        kept = next((one for one in (place, runtime.journal_place(where) / runtime.JOURNAL) if one.exists()), None)
+    if kept is None:
+        return f"no kernel runs in {where}; `llmasos` boots one"
+    return f"no kernel runs in {where}; the last one has left its agents in {kept.resolve()}: `llmasos` goes on with them"
 
 
 def pairs(facts: dict[str, Any]) -> list[tuple[str, str]]:
