@@ -73,7 +73,7 @@ def _spawn(shell: Session, line: Line) -> None:
             dtype=line.text("--dtype"),
             device=line.text("--device"),
             group=line.text("--group", place),
-            detached=line.has("--detach") or shell.interactive,
+            detached=shell.lets_live(line),
             limits=Limits(tokens=line.integer("--tokens", 0, least=0)),
             thinking=_thinking(line.text("--thinking")),
         )
