@@ -407,7 +407,7 @@ def test_completion_knows_agents_groups_options_variables_and_files(
         ):
             shell.type(typed)
             shell.quiet(0.3)
-            shown = "".join(shell.display).replace(" ", "")
+            shown = "".join(line.removeprefix("       > ") for line in shell.display).replace(" ", "")
             assert found.replace(" ", "") in shown, (typed, shell.display)
             shell.type(CTRL_C)
             shell.expect(PROMPT)

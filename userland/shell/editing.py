@@ -110,6 +110,8 @@ class Editor:
             style=Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack"}),
             enable_suspend=True,
         )
+        # A signal tells of a new size; an idle shell is not woken twice a second to look.
+        self._prompt.app.terminal_size_polling_interval = None
         self._answers: dict[str, PromptSession[str]] = {}
         situation.shown = self._prompt.app.invalidate
         self._prompt.default_buffer.on_text_changed += lambda _: situation.glance()
