@@ -218,7 +218,7 @@ def kill(system: System, request: Request, call: Kill, process: Process) -> None
             raise Errno.EINVAL(f"the operating system's pid of program {process.pid} is not known")
         system.act(SignalProgram(process.os_pid, call.signal))
     else:
-        raise Errno.EPERM("init takes no signals; `shutdown` ends the system")
+        raise Errno.EPERM("init takes no signals; `halt` ends the system")
 
 
 def _signal_llm(system: System, process: LLMProcess, signal: Signal, sender: Program) -> None:

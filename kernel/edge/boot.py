@@ -155,7 +155,10 @@ def _left_alone(journal: Path) -> list[tuple[str, str]]:
     """The notes for the log if a dead kernel has left a journal and this kernel keeps none."""
     if not os.path.lexists(journal):
         return []
-    text = f"journal: the one of the kernel that died here, {journal}, is left alone; boot with a journal to have it back"
+    text = (
+        f"journal: the one of the kernel that died here, {journal}, is left alone; to have it back, `llmasos halt` and "
+        "`llmasos boot --detach`, without --no-journal"
+    )
     return [("warning", text)]
 
 

@@ -36,13 +36,21 @@ _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[=>()][0-9A-B]?)
 
 
 class Terminal:
-    """A program in a terminal of 100 x 30. `screen` is all it has printed, without escape sequences: an editor of lines
-    prints only what changes, so tests look for what commands print and not for what is typed."""
+    """A program in a terminal, of 100 x 30 unless told otherwise. `screen` is all it has printed, without escape
+    sequences: an editor of lines prints only what changes, so tests look for what commands print and not for what is
+    typed."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        columns: int = 100,
+        lines: int = 30,
+    ) -> None:
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
-        env = {**os.environ, "TERM": "xterm-256color", **(environment or {})}
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        env = {**os.environ, "TERM": "xterm-256color", "PAGER": "cat", **(environment or {})}
         env.pop("NO_COLOR", None)
         self.process = subprocess.Popen(
             [sys.executable, "-c", _LEAD, *command],

@@ -18,6 +18,7 @@ from llmasos.syscalls.table import (
     GroupMove,
     GroupRemove,
     Kill,
+    Models,
     Pagein,
     Sched,
     Setlimits,
@@ -25,6 +26,7 @@ from llmasos.syscalls.table import (
 )
 from llmasos.userland.programs import groups, system
 from llmasos.userland.programs.figures import size
+from llmasos.userland.programs.listing import document, plain
 from llmasos.userland.programs.power import halt
 from llmasos.userland.programs.program import run
 from llmasos.userland.sdk.options import located
@@ -114,7 +116,32 @@ def _limits(shell: Session, line: Line) -> None:
     )
     if wanted != now:
         shell.kernel(Setlimits(pid=pid, limits=wanted))
+    notes = _without_effect(shell, pid, wanted)
+    if line.has("--json"):
+        document(shell.screen, {**plain(wanted), "notes": notes})
+        return
     _show(shell, wanted)
+    for note in notes:
+        shell.screen.line(note, "yellow")
+
+
+def _without_effect(shell: Session, pid: int, wanted: Limits) -> list[str]:
+    """What a limit that is in force does not do, though a person may think so."""
+    info = shell.info(pid)
+    notes = []
+    if 0 < wanted.context <= info.length:
+        notes.append(
+            f"its log has {info.length} tokens already: they stay, and it takes no more while --context is "
+            f"{wanted.context}"
+        )
+    window = next((m.context for m in shell.kernel(Models()) if info.model in (m.name, m.path) and m.device), 0)
+    if 0 < window < wanted.context:
+        notes.append(f"its model's window is {window} tokens, and bounds its context before --context {wanted.context}")
+    if 0 < wanted.tokens <= info.usage.decoded:
+        notes.append(f"it has decoded {info.usage.decoded} tokens already, so it decodes no more")
+    if 0 < wanted.pages < info.pages:
+        notes.append(f"it maps {info.pages} pages already: they stay, and it maps no more")
+    return notes
 
 
 def _show(shell: Session, wanted: Limits) -> None:
@@ -135,7 +162,11 @@ def _group(shell: Session, line: Line) -> None:
             raise UsageError("group: --remove goes without settings")
         shell.kernel(GroupRemove(path))
     else:
-        shell.screen.pairs(groups.details(groups.change(shell.kernel, path, line.words)))
+        found = groups.change(shell.kernel, path, line.words)
+        if line.has("--json"):
+            document(shell.screen, found)
+        else:
+            shell.screen.pairs(groups.details(found))
 
 
 @does("join")
@@ -155,7 +186,11 @@ def _policy(shell: Session, line: Line) -> None:
         max_runs=_at_least_one(line, "--max-runs"),
         step_tokens=_at_least_one(line, "--step-tokens"),
     )
-    shell.screen.pairs(system.scheduling(shell.kernel(sched), policies))
+    now = shell.kernel(sched)
+    if line.has("--json"):
+        document(shell.screen, {**plain(now), "policies": policies})
+    else:
+        shell.screen.pairs(system.scheduling(now, policies))
 
 
 def _at_least_one(line: Line, option: str) -> int:

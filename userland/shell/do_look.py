@@ -8,6 +8,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_TIMEOUT, MAX_TOKENS_PER_CALL
 from llmasos.syscalls.table import BootInfoCall, Read, StatsCall
 from llmasos.userland.programs import groups, log, models, ps, strace, system, top
+from llmasos.userland.programs.listing import Asked, document
 from llmasos.userland.programs.screen import Screen
 from llmasos.userland.shell.grammar import Command, Line
 from llmasos.userland.shell.session import Session, does
@@ -16,10 +17,16 @@ from llmasos.userland.shell.words import COMMANDS, GROUPS
 
 @does("ps")
 def _ps(shell: Session, line: Line) -> None:
-    if line.has("PID"):
-        shell.screen.pairs(ps.details(shell.info(shell.pid(line.text("PID")))))
+    if not line.has("PID"):
+        ps.LISTING.show(shell.screen, ps.processes(shell.kernel), Asked.of(line))
+        return
+    info = shell.info(shell.pid(line.text("PID")))
+    if line.has("-o") or line.has("--sort"):
+        ps.LISTING.show(shell.screen, [info], Asked.of(line))
+    elif line.has("--json"):
+        document(shell.screen, info)
     else:
-        shell.screen.table(ps.table(ps.processes(shell.kernel)))
+        shell.screen.pairs(ps.details(info))
 
 
 @does("top")
@@ -31,16 +38,16 @@ def _top(shell: Session, line: Line) -> None:
 
 @does("groups")
 def _groups(shell: Session, line: Line) -> None:
-    shell.screen.table(groups.table(groups.read(shell.kernel, line.text("PATH", "/"))))
+    groups.LISTING.show(shell.screen, groups.read(shell.kernel, line.text("PATH", "/")), Asked.of(line))
 
 
 @does("models")
 def _models(shell: Session, line: Line) -> None:
-    asked = models.Asked(
+    asked = models.Request(
         action=line.text("ACTION"),
         names=line.words,
         found=line.has("--found"),
-        as_json=line.has("--json"),
+        listing=Asked.of(line),
         yes=line.has("--yes"),
         estimate=line.text("--estimate"),
         dtype=line.text("--dtype"),
@@ -54,26 +61,39 @@ def _models(shell: Session, line: Line) -> None:
 
 @does("devices")
 def _devices(shell: Session, line: Line) -> None:
-    shell.screen.table(system.devices(shell.kernel(BootInfoCall()).devices))
+    system.DEVICES.show(shell.screen, shell.kernel(BootInfoCall()).devices, Asked.of(line))
 
 
 @does("stats")
 def _stats(shell: Session, line: Line) -> None:
-    shell.screen.pairs(system.stats(shell.kernel(StatsCall())))
+    counters = shell.kernel(StatsCall())
+    if line.has("--json"):
+        document(shell.screen, counters)
+    else:
+        shell.screen.pairs(system.stats(counters))
 
 
 @does("uptime")
 def _uptime(shell: Session, line: Line) -> None:
-    shell.screen.line(system.uptime(shell.kernel(BootInfoCall()), shell.kernel(StatsCall())))
+    boot, counters = shell.kernel(BootInfoCall()), shell.kernel(StatsCall())
+    if line.has("--json"):
+        devices = {device.name: device.state for device in boot.devices}
+        seconds, processes, decoded = counters.uptime, counters.processes, counters.tokens_decoded
+        document(
+            shell.screen,
+            {"uptime": seconds, "processes": processes, "tokens_decoded": decoded, "devices": devices},
+        )
+    else:
+        shell.screen.line(system.uptime(boot, counters))
 
 
 @does("dmesg")
 def _dmesg(shell: Session, line: Line) -> None:
     if not line.has("-f"):
-        log.show(shell.screen, log.read(shell.kernel))
+        log.show(shell.screen, log.read(shell.kernel), as_json=line.has("--json"))
         return
     with until_interrupt(shell):
-        log.follow(shell.screen, shell.kernel)
+        log.follow(shell.screen, shell.kernel, as_json=line.has("--json"))
 
 
 @does("strace")
@@ -84,14 +104,22 @@ def _strace(shell: Session, line: Line) -> None:
         shell.info(pid)  # raises ESRCH now, instead of waiting in silence
     count = line.integer("--count", 0, least=1)
     with until_interrupt(shell):
-        strace.follow(shell.screen, shell.kernel, pid, shell.kernel.pid, count=count)
+        strace.follow(
+            shell.screen,
+            shell.kernel,
+            pid,
+            shell.kernel.pid,
+            count=count,
+            whole=line.has("-v"),
+            as_json=line.has("--json"),
+        )
 
 
 @does("trace")
 def _trace(shell: Session, line: Line) -> None:
     count = line.integer("--count", 0, least=1)
     with until_interrupt(shell):
-        strace.follow(shell.screen, shell.kernel, 0, shell.kernel.pid, count=count)
+        strace.follow(shell.screen, shell.kernel, 0, shell.kernel.pid, count=count, as_json=line.has("--json"))
 
 
 @does("jobs")

@@ -14,7 +14,7 @@ from contextlib import closing
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
-from llmasos.syscalls.records import Finish, Limits, ProcessInfo, Signal, State
+from llmasos.syscalls.records import Finish, Kind, Limits, ProcessInfo, Signal, State
 from llmasos.syscalls.table import Getinfo, Kill, Models, Read, Wait
 from llmasos.userland.programs.flow import Flow
 from llmasos.userland.sdk import turns
@@ -326,7 +326,10 @@ def _wait(shell: Session, line: Line) -> None:
             ended = shell.kernel(Wait(pid=pid))
             shell.screen.line(f"[{pid}] {name}: exited with {ended.status} ({ended.reason})")
             break
-        if not info.decoding:
+        if info.kind in (Kind.INIT, Kind.DRIVER):
+            what = "init, the kernel itself" if info.kind is Kind.INIT else f"the driver of {info.device}"
+            raise UsageError(f"process {pid} is {what}, which ends with `halt` only: there is nothing to wait for")
+        if info.kind is Kind.LLM and not info.decoding:
             shell.screen.line(f"[{pid}] {name}: idle after {info.usage.decoded} decoded tokens")
             break
         time.sleep(POLL_SECONDS)

@@ -18,6 +18,7 @@ from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.records import Kind, State
 from llmasos.syscalls.table import Models, StatsCall
 from llmasos.userland.programs import log, ps
+from llmasos.userland.programs import system as tables
 from llmasos.userland.programs.figures import number
 from llmasos.userland.programs.screen import Screen
 from llmasos.userland.sdk.system import System
@@ -147,7 +148,10 @@ def _situation(shell: Session) -> str:
     working = sum(row.decoding and row.state is not State.STOPPED for row in agents)
     stopped = sum(row.state is State.STOPPED for row in agents)
     parts = [f"{len(agents)} agent{'' if len(agents) == 1 else 's'}: {working} decoding, {stopped} stopped"]
-    parts += [f"{m.name} {m.frames - m.frames_free - m.frames_cached}/{m.frames} pages" for m in models]
+    parts += [
+        f"{name} {m.frames - m.frames_free - m.frames_cached}/{m.frames} pages"
+        for name, m in zip(tables.apart(models), models, strict=True)
+    ]
     parts.append(f"{number(counters.tokens_decoded)} tokens decoded")
     return "  |  ".join(parts)
 

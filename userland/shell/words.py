@@ -13,10 +13,19 @@ _TEXT = Param("TEXT", Kind.TEXT)
 
 _NO_THOUGHTS = Option("--no-thoughts", None, "do not print the thoughts of a reasoning model")
 
+_JSON = Option("--json", None, "print it as JSON, in bytes, seconds and full names")
+_LISTING = (
+    Option("-o", Kind.COLUMNS, "the columns to show, by their headings; +A,B adds to the usual ones"),
+    Option("--wide", None, "all columns whole, though lines be longer than the terminal"),
+    Option("--sort", Kind.COLUMN, "sort by this column; -COLUMN the other way round"),
+    _JSON,
+)
+
 _ALL = (
     # --- looking ---
-    Command("ps", "list the processes", (Param("PID", Kind.PID, required=False),),
-            details="With a PID: that process in detail. Wherever a PID is wanted, the name of a process will do."),
+    Command("ps", "list the processes", (Param("PID", Kind.PID, required=False),), _LISTING,
+            details="With a PID: that process in detail. Wherever a PID is wanted, the name of a process will do.",
+            ),
     Command("top", "watch processes, device and memory live", options=(
         Option("--seconds", Kind.DECIMAL, "seconds between two looks (default 1)"),
         Option("--once", None, "print one look and return"),
@@ -29,21 +38,30 @@ _ALL = (
         Option("--dtype", Kind.NAME, "of an estimate: fp32, bf16, int8 or int4 (default: the device's)"),
         Option("--device", Kind.DEVICE, "of an estimate: the device (default: the first)"),
         Option("--context", Kind.INTEGER, "of an estimate: tokens of the context to reckon with"),
-        Option("--json", None, "of --found, ls, du and check: print it as JSON"),
         Option("--yes", None, "of rm: remove without asking"),
+        *_LISTING,
     ), details="RESIDENT are the weights in memory; FAULTS counts the times that a process wanted to run and found "
                "them evicted. Ctrl-C ends a pull, and the next one goes on where it was."),
-    Command("devices", "list the devices and their drivers"),
-    Command("stats", "counters since boot"),
-    Command("uptime", "how long the kernel has been up"),
-    Command("dmesg", "the kernel log", options=(Option("-f", None, "follow: print new lines until Ctrl-C"),)),
+    Command("devices", "list the devices and their drivers", options=_LISTING),
+    Command("stats", "counters since boot", options=(_JSON,)),
+    Command("uptime", "how long the kernel has been up", options=(_JSON,)),
+    Command("dmesg", "the kernel log", options=(
+        Option("-f", None, "follow: print new lines until Ctrl-C"),
+        Option("--json", None, "print each line as an object of JSON"),
+    )),
     Command("strace", "print the system calls of a process and what they cause",
             (Param("PID", Kind.PID, required=False),),
-            (Option("--count", Kind.INTEGER, "stop after this many events"),),
+            (
+                Option("--count", Kind.INTEGER, "stop after this many events"),
+                Option("-v", None, "calls that only look (`getinfo`, `ps`, ...) too, and everything whole"),
+                Option("--json", None, "print each event as an object of JSON"),
+            ),
             details="Without PID, or with `all`: every process. Other programs' calls that concern the process are "
-                    "shown too. Ctrl-C ends."),
-    Command("trace", "print every event of the kernel",
-            options=(Option("--count", Kind.INTEGER, "stop after this many events"),), details="Ctrl-C ends."),
+                    "shown too, those that only look are not. An event is one line of a terminal. Ctrl-C ends."),
+    Command("trace", "print every event of the kernel", options=(
+        Option("--count", Kind.INTEGER, "stop after this many events"),
+        Option("--json", None, "print each event as an object of JSON"),
+    ), details="Ctrl-C ends."),
     # --- agents ---
     Command("spawn", "start an agent; with TEXT it answers at once",
             (Param("NAME", Kind.NAME), Param("TEXT", Kind.TEXT, required=False)),
@@ -57,7 +75,7 @@ _ALL = (
                 Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
                 Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
                 Option("--device", Kind.DEVICE, "the device (default: the first)"),
-                Option("--group", Kind.NAME, "control group (default: the shell's own)"),
+                Option("--group", Kind.GROUP, "control group (default: the shell's own)"),
                 Option("--thinking", Kind.NAME, "on, off, or an effort such as low, by its template's switch"),
                 _NO_THOUGHTS,
                 Option("--detach", None, "let it outlive this shell"),
@@ -101,20 +119,22 @@ _ALL = (
         Option("--context", Kind.INTEGER, "tokens its log may hold"),
         Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
         Option("--pages", Kind.INTEGER, "KV pages it may map"),
+        _JSON,
     ), details="0 takes a limit away."),
     Command("groups", "the tree of control groups: limits, memory, tokens, pressure",
-            (Param("PATH", Kind.NAME, required=False),)),
+            (Param("PATH", Kind.GROUP, required=False),), _LISTING),
     Command("group", "show a control group; with settings, make it or change it",
-            (Param("PATH", Kind.NAME), Param("NAME=VALUE", Kind.WORDS, required=False)),
-            (Option("--remove", None, "remove it; it must be empty"),),
+            (Param("PATH", Kind.GROUP), Param("NAME=VALUE", Kind.WORDS, required=False)),
+            (Option("--remove", None, "remove it; it must be empty"), _JSON),
             details="Settings are kv_max, kv_high, swap_max, weights_max (sizes), tokens_max (a second), tokens_total, "
                     "pids_max, cpu_weight (1 to 10000, default 100) and kv_action (spill, wait, fail, kill); 0 takes a "
                     "limit away. PATH begins with a slash, or is in the shell's own group."),
-    Command("join", "move a process into a control group", (_PID, Param("PATH", Kind.NAME))),
+    Command("join", "move a process into a control group", (_PID, Param("PATH", Kind.GROUP))),
     Command("policy", "show or change the scheduling policy", (Param("NAME", Kind.POLICY, required=False),), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
         Option("--max-runs", Kind.INTEGER, "processes in one step at most"),
         Option("--step-tokens", Kind.INTEGER, "tokens in one step at most"),
+        _JSON,
     ), details="fair, fcfs, round_robin, mlfq or lottery; holds from the next step on."),
     Command("pagein", "bring a model into memory", (Param("MODEL", Kind.MODEL),), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
