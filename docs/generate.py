@@ -10,19 +10,17 @@ import argparse
 import difflib
 import enum
 import inspect
-import math
 import sys
-import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from docs import comments
-from llmasos.syscalls import limits, records, transport
+from llmasos.syscalls import limits, manual, records, transport
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import Record, Right
+from llmasos.syscalls.records import Record
 from llmasos.syscalls.table import CANCEL, COMMON, TABLE, Entry
 
 PAGE = Path(__file__).with_name("syscalls.md")
@@ -73,20 +71,21 @@ def _contents() -> str:
         entry = TABLE[number]
         blocks = "blocks" if entry.blocks else ""
         rows.append(
-            f"| {number} | [`{entry.name}`](#{entry.name}) | `{_type(entry.result)}` | {_right(entry)} | {blocks} |"
+            f"| {number} | [`{entry.name}`](#{entry.name}) | `{manual.type_name(entry.result)}` | {manual.rights(entry)} "
+            f"| {blocks} |"
         )
     return "\n".join(rows)
 
 
 def _call(entry: Entry) -> str:
     blocks = ", blocks" if entry.blocks else ""
-    arguments = ", ".join(_signature(field) for field in msgspec.structs.fields(entry.record))
+    arguments = ", ".join(manual.signature(field) for field in msgspec.structs.fields(entry.record))
     lines = [
         f"### {entry.name}",
         "",
-        f"`{entry.record.__name__}({arguments}) -> {_type(entry.result)}`",
+        f"`{entry.record.__name__}({arguments}) -> {manual.type_name(entry.result)}`",
         "",
-        f"Number {entry.number}. Right: {_right(entry)}{blocks}.",
+        f"Number {entry.number}. Right: {manual.rights(entry)}{blocks}.",
         "",
         inspect.getdoc(entry.record) or "",
         "",
@@ -112,8 +111,8 @@ def _fields(struct: type[msgspec.Struct]) -> str:
     rows = ["| field | type | default | limits | |", "|---|---|---|---|---|"]
     for field in fields:
         about = said.get((struct.__name__, field.name), "").replace("|", "\\|")
-        default = _default(field, required="")
-        rows.append(f"| `{field.name}` | {_linked(field.type)} | {default} | {_limits(field.type)} | {about} |")
+        default = manual.default(field)
+        rows.append(f"| `{field.name}` | {_linked(field.type)} | {default} | {manual.bounds(field.type)} | {about} |")
     return "\n".join(rows)
 
 
@@ -135,41 +134,8 @@ def _errors(errors: tuple[Errno, ...], *, numbers: bool = False) -> str:
     return "\n".join(rows)
 
 
-def _right(entry: Entry) -> str:
-    return " ".join(flag.name or "" for flag in Right if flag in entry.right and flag is not Right.ALL) or "none"
-
-
-def _signature(field: msgspec.structs.FieldInfo) -> str:
-    default = _default(field, required="").strip("`")
-    shown = f"{field.name}: {_type(field.type)}"
-    return f"{shown} = {default}" if default else shown
-
-
-def _default(field: msgspec.structs.FieldInfo, *, required: str) -> str:
-    if field.default_factory is not msgspec.NODEFAULT:
-        value = field.default_factory()
-    elif field.default is not msgspec.NODEFAULT:
-        value = field.default
-    else:
-        return required
-    if isinstance(value, enum.Enum):
-        return f"`{type(value).__name__}.{value.name}`"
-    return f"`{value!r}`"
-
-
-def _type(annotation: Any) -> str:
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Annotated:
-        return _type(arguments[0])
-    if origin in (types.UnionType, typing.Union):
-        return " | ".join(_type(argument) for argument in arguments)
-    if origin is not None:
-        return f"{origin.__name__}[{', '.join(_type(argument) for argument in arguments)}]"
-    return "None" if annotation in (None, type(None)) else str(annotation.__name__)
-
-
 def _linked(annotation: Any) -> str:
-    name = _type(annotation)
+    name = manual.type_name(annotation)
     for known in _mentioned(annotation):
         if known.__module__ == records.__name__:
             return f"[`{name}`](#{known.__name__.lower()})".replace("|", "\\|")
@@ -181,39 +147,6 @@ def _mentioned(annotation: Any) -> list[type]:
     if arguments := typing.get_args(annotation):
         return [found for argument in arguments for found in _mentioned(argument)]
     return [annotation] if isinstance(annotation, type) else []
-
-
-def _limits(annotation: Any) -> str:
-    """The bounds that msgspec checks, of the value and of its elements."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    found = []
-    if origin is Annotated:
-        found = [_bounds(meta) for meta in arguments[1:] if isinstance(meta, msgspec.Meta)]
-        arguments = arguments[:1]
-    inner = list(filter(None, (_limits(argument) for argument in arguments)))
-    if origin in (list, dict):
-        inner = [f"each {text}" for text in inner]
-    return "; ".join(filter(None, [*found, *inner]))
-
-
-def _bounds(meta: msgspec.Meta) -> str:
-    texts = []
-    for value, sign in ((meta.ge, "≥"), (meta.gt, ">"), (meta.le, "≤"), (meta.lt, "<")):
-        if value is not None:
-            texts.append(f"{sign} {_number(value)}")
-    if meta.min_length:
-        texts.append(f"at least {meta.min_length} long")
-    if meta.max_length is not None:
-        texts.append(f"at most {_number(meta.max_length)} long")
-    if meta.pattern == records.PRINTABLE:
-        texts.append("no control characters")
-    return ", ".join(texts)
-
-
-def _number(value: float) -> str:
-    if value >= 1 << 20 and math.log2(value + 1).is_integer():
-        return f"2^{int(math.log2(value + 1))} - 1"
-    return f"{value:,}"
 
 
 def _records() -> list[type[Record]]:

@@ -28,11 +28,16 @@ _ODD = re.compile(r"[\x7f-\U0010ffff]")
 class Words(Protocol):
     """A command line that has been read."""
 
+    words: list[str]
+
     def has(self, name: str, /) -> bool:
         """Whether an option was given."""
 
     def text(self, name: str, default: str = "", /) -> str:
         """Its value."""
+
+    def integer(self, name: str, default: int, /, *, least: int | None = None) -> int:
+        """Its value, a whole number."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class Listing(Generic[T]):
             table.add(*(one.cell(row) for one in shown), style=self._style(row))
         return table
 
-    def show(self, screen: Screen, rows: Sequence[T], asked: Asked, nothing: str = "") -> None:
+    def show(self, screen: Screen, rows: list[T], asked: Asked, nothing: str = "") -> None:
         """Print the rows as a table or as JSON; `nothing` is said where there are none. Raises EINVAL for a column that
         there is not."""
         chosen = self._chosen(asked.columns)
@@ -130,7 +135,7 @@ class Listing(Generic[T]):
                 return one
         raise SyscallError(Errno.EINVAL, f"there is no column {word!r}; there are {', '.join(self.words)}")
 
-    def _sorted(self, rows: Sequence[T], word: str) -> list[T]:
+    def _sorted(self, rows: list[T], word: str) -> list[T]:
         down = word.startswith("-")
         by = self._named(word.removeprefix("-"))
         there = [row for row in rows if by.raw(row) not in (None, "")]

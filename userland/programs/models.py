@@ -19,7 +19,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import BootInfoCall, Models
 from llmasos.userland.programs import disk, estimate, pull, system
 from llmasos.userland.programs.figures import size
-from llmasos.userland.programs.listing import Asked, document
+from llmasos.userland.programs.listing import Asked, Words, document
 from llmasos.userland.programs.screen import Screen
 
 ACTIONS = {
@@ -47,6 +47,21 @@ class Request:
     dtype: str = ""
     device: str = ""
     context: int = 0
+
+
+def request(line: Words) -> Request:
+    """What a command line asks."""
+    return Request(
+        action=line.text("ACTION"),
+        names=line.words,
+        found=line.has("--found"),
+        listing=Asked.of(line),
+        yes=line.has("--yes"),
+        estimate=line.text("--estimate"),
+        dtype=line.text("--dtype"),
+        device=line.text("--device"),
+        context=line.integer("--context", 0, least=1),
+    )
 
 
 def run(

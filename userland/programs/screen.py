@@ -12,7 +12,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -32,11 +33,12 @@ class Screen:
     """One program's output. `colour` is True on a terminal with colours."""
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
-        self.out = out if out is not None else _open(sys.stdout)
-        self.err = err if err is not None else _open(sys.stderr)
+        self.out = out if out is not None else sys.stdout
+        self.err = err if err is not None else sys.stderr
         self.terminal = self.out.isatty() and os.environ.get("TERM", "") != "dumb"
         self.colour = self.terminal and not os.environ.get("NO_COLOR")
         self._column = 0  # cells that the present line has
+        self._fixed = 0
         self._console: Console | None = None
 
     @property
@@ -51,7 +53,16 @@ class Screen:
     @property
     def width(self) -> int:
         """Columns of a line of prose."""
-        return _size(self.out)[0] if self.terminal else PROSE_WIDTH
+        return self._fixed or (_size(self.out)[0] if self.terminal else PROSE_WIDTH)
+
+    @contextmanager
+    def fixed_width(self, width: int) -> Iterator[None]:
+        """A width that holds while the `with` lasts, for an output that is on its way to a terminal."""
+        self._fixed = width
+        try:
+            yield
+        finally:
+            self._fixed = 0
 
     @property
     def height(self) -> int:
@@ -143,13 +154,6 @@ def wrapped(text: str, width: int, indent: str = "", column: int = 0) -> list[st
         lines.append(line)
         column = 0
     return lines
-
-
-def _open(stream: TextIO | None) -> TextIO:
-    """A standard stream; one that the caller has closed (`llmasos ps >&-`) swallows what is written."""
-    if stream is not None:
-        return stream
-    return open(os.devnull, "w", encoding="utf-8")
 
 
 def _size(stream: TextIO) -> tuple[int, int]:

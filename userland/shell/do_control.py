@@ -1,5 +1,5 @@
-"""The commands that control: stop cont kill nice migrate exec fork limits group join policy pagein evict advise run exit
-halt."""
+"""The commands that control: stop cont kill nice migrate exec fork rename disown limits group join policy pagein evict
+advise run exit halt."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from llmasos.syscalls.records import Limits, Signal
 from llmasos.syscalls.table import (
     Advise,
     BootInfoCall,
+    Detach,
     Evict,
     Fork,
     GroupMove,
@@ -20,6 +21,7 @@ from llmasos.syscalls.table import (
     Kill,
     Models,
     Pagein,
+    Rename,
     Sched,
     Setlimits,
     Setsched,
@@ -93,15 +95,43 @@ def _exec(shell: Session, line: Line) -> None:
 @does("fork")
 def _fork(shell: Session, line: Line) -> None:
     pid, count = shell.pid(line.text("PID")), line.integer("N", 1, least=1)
-    children = shell.kernel(Fork(pid=pid, count=count))
-    for child in children:
-        info = shell.info(child)
-        name = printable(info.name, one_line=True)
-        shell.screen.write(f"[{child}]", "bold")
-        shell.screen.line(f" {name}: copy of {pid}, {info.shared_pages} of {info.pages} pages shared")
+    called_so = name_for_a_process(line.text("--name")) if line.has("--name") else ""
+    children = shell.kernel(Fork(pid=pid, count=count, detached=line.has("--detach"), name=called_so))
+    rows = [shell.info(child) for child in children]
+    for info in rows:
         if info.decoding:
-            shell.jobs[child] = name
-    shell.screen.line(f"they have one name: say which you mean by its pid, as in `say {children[0]} ...`", "dim")
+            shell.jobs[info.pid] = printable(info.name, one_line=True)
+    if line.has("--json"):
+        document(shell.screen, rows)
+        return
+    for info in rows:
+        shell.screen.write(f"[{info.pid}]", "bold")
+        name = printable(info.name, one_line=True)
+        shell.screen.line(f" {name}: copy of {pid}, {info.shared_pages} of {info.pages} pages shared")
+    if not called_so:
+        shell.screen.line(
+            f"they have one name: say which you mean by its pid, as in `say {children[0]} ...`; --name and `rename` give "
+            "others",
+            "dim",
+        )
+
+
+def name_for_a_process(name: str) -> str:
+    """A name that is not taken for a pid or an option. Raises UsageError."""
+    if not name or name.isdigit() or name.startswith("-"):
+        raise UsageError(f"a name may not be empty, a number, or begin with `-`, found {name!r}")
+    return name
+
+
+@does("rename")
+def _rename(shell: Session, line: Line) -> None:
+    pid = shell.pid(line.text("PID"))
+    shell.kernel(Rename(pid, name_for_a_process(line.text("NAME"))))
+
+
+@does("disown")
+def _disown(shell: Session, line: Line) -> None:
+    shell.kernel(Detach(shell.pid(line.text("PID"))))
 
 
 @does("limits")
@@ -236,11 +266,11 @@ def _advise(shell: Session, line: Line) -> None:
 
 
 @does("run")
-def _run(shell: Session, line: Line) -> None:
+def _run(shell: Session, line: Line) -> int:
     status = run(shell.kernel.runtime, line.text("FILE"), line.words)
     if status:
         shell.screen.error(f"{line.text('FILE')}: exit status {status}")
-        shell.failures += 1
+    return status
 
 
 @does("exit")

@@ -10,9 +10,9 @@ from llmasos.syscalls.table import BootInfoCall, Read, StatsCall
 from llmasos.userland.programs import groups, log, models, ps, strace, system, top
 from llmasos.userland.programs.listing import Asked, document
 from llmasos.userland.programs.screen import Screen
-from llmasos.userland.shell.grammar import Command, Line
+from llmasos.userland.shell import man
+from llmasos.userland.shell.grammar import Line
 from llmasos.userland.shell.session import Session, does
-from llmasos.userland.shell.words import COMMANDS, GROUPS
 
 
 @does("ps")
@@ -31,9 +31,8 @@ def _ps(shell: Session, line: Line) -> None:
 
 @does("top")
 def _top(shell: Session, line: Line) -> None:
-    once = line.has("--once") or not shell.interactive
     seconds = line.decimal("--seconds", 1.0, least=top.SECONDS_MIN, most=MAX_TIMEOUT)
-    top.run(shell.screen, shell.kernel, seconds=seconds, once=once)
+    top.run(shell.screen, shell.kernel, seconds=seconds, once=line.has("--once"))
 
 
 @does("groups")
@@ -42,21 +41,9 @@ def _groups(shell: Session, line: Line) -> None:
 
 
 @does("models")
-def _models(shell: Session, line: Line) -> None:
-    asked = models.Request(
-        action=line.text("ACTION"),
-        names=line.words,
-        found=line.has("--found"),
-        listing=Asked.of(line),
-        yes=line.has("--yes"),
-        estimate=line.text("--estimate"),
-        dtype=line.text("--dtype"),
-        device=line.text("--device"),
-        context=line.integer("--context", 0, least=1),
-    )
+def _models(shell: Session, line: Line) -> int:
     ask = shell.ask_line if shell.interactive else None
-    status = models.run(shell.screen, asked, shell.kernel.runtime, lambda: nullcontext(shell.kernel), ask)
-    shell.failures += bool(status)
+    return models.run(shell.screen, models.request(line), shell.kernel.runtime, lambda: nullcontext(shell.kernel), ask)
 
 
 @does("devices")
@@ -163,34 +150,12 @@ def _clear(shell: Session, line: Line) -> None:
 
 @does("help")
 def _help(shell: Session, line: Line) -> None:
-    name = line.text("COMMAND")
-    if not name:
-        _overview(shell.screen)
-    elif name in COMMANDS:
-        _explain(shell.screen, COMMANDS[name])
-    else:
-        raise SyscallError(Errno.EINVAL, f"there is no command {name!r}; `help` lists them")
+    man.show(shell.screen, man.page(line.text("COMMAND")))
 
 
-def _overview(screen: Screen) -> None:
-    width = max(len(name) for name in COMMANDS)
-    for title, names in GROUPS:
-        screen.line(title, "bold")
-        for name in names:
-            screen.write(f"  {name.ljust(width)}", "cyan")
-            screen.line(f"  {COMMANDS[name].summary}")
-    screen.line("`help COMMAND` explains one. `&` at the end of say or spawn leaves the answer to the background.", "dim")
-    screen.line("`# ...` behind a command is a comment; behind say and spawn it is part of their text.", "dim")
-
-
-def _explain(screen: Screen, command: Command) -> None:
-    screen.prose(command.usage, "bold cyan", "      ")
-    screen.prose(f"  {command.summary[0].upper()}{command.summary[1:]}.", indent="  ")
-    if command.details:
-        screen.prose(f"  {command.details}", indent="  ")
-    for option in command.options:
-        form = f"{option.flag} {option.kind.value}" if option.kind else option.flag
-        screen.prose(f"  {form:<20} {option.help}", indent=" " * 23)
+@does("man")
+def _man(shell: Session, line: Line) -> None:
+    man.show(shell.screen, man.page(line.text("TOPIC")))
 
 
 class until_interrupt:

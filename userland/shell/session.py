@@ -59,7 +59,7 @@ class Session:
         try:
             line = parse(text, COMMANDS)
             if line is not None:
-                DO[line.command.name](self, line)
+                self.failures += bool(DO[line.command.name](self, line))
         except SyscallError as error:
             self.screen.error(str(error))
             if error.errno is Errno.EPIPE and not self._alive():
@@ -153,7 +153,7 @@ class Session:
         return True
 
 
-Action = Callable[[Session, Line], None]
+Action = Callable[[Session, Line], int | None]  # returns the exit status; None: 0
 DO: dict[str, Action] = {}
 
 

@@ -1,5 +1,8 @@
 """The commands of the shell, as data: form, summary and help of each. What they do is in the `do_*` modules.
 
+The parser, `help` and `man`, the verbs of the command line, the completions of bash, zsh and fish, and the list of
+commands in docs/shell.md are made of these records.
+
 The embedded model is trained to emit these forms; a change here wants one in its recipe.
 """
 
@@ -112,9 +115,15 @@ _ALL = (
         Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
     ), details="Its context goes along: as tokens if both models have the same vocabulary, else as text, a "
                "conversation by both chat templates."),
-    Command("fork", "copy a process, sharing its pages", (_PID, Param("N", Kind.INTEGER, required=False)),
-            details="N copies (default 1). Each goes on where the process is; pages are copied when written. The copies "
-                    "have its name: tell them apart by pid."),
+    Command("fork", "copy a process, sharing its pages", (_PID, Param("N", Kind.INTEGER, required=False)), (
+        Option("--name", Kind.NAME, "their name; several are called NAME-1, NAME-2, ..."),
+        Option("--detach", None, "let them outlive this shell"),
+        _JSON,
+    ), details="N copies (default 1). Each goes on where the process is; pages are copied when written. Without "
+               "--name the copies have its name: tell them apart by pid."),
+    Command("rename", "give a process another name", (_PID, Param("NAME", Kind.NAME))),
+    Command("disown", "let a process live on when the shell that started it ends", (_PID,),
+            details="As if it had been spawned with --detach. Any shell can `wait` for it."),
     Command("limits", "show or set the limits of a process", (_PID,), (
         Option("--context", Kind.INTEGER, "tokens its log may hold"),
         Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
@@ -167,7 +176,9 @@ _ALL = (
             details="In a process of its own, attached to this kernel by LLMASOS_RUNTIME."),
     Command("jobs", "list the answers in the background"),
     Command("clear", "clear the screen"),
-    Command("help", "list the commands, or explain one", (Param("COMMAND", Kind.COMMAND, required=False),)),
+    Command("help", "list the commands, or explain one", (Param("COMMAND", Kind.TOPIC, required=False),)),
+    Command("man", "the manual: of a command, a system call, or an error", (Param("TOPIC", Kind.TOPIC, required=False),),
+            details="As in `man fork`, `man EBUSY`. Where a command and a system call have one name, both are shown."),
     Command("exit", "leave the shell", (Param("STATUS", Kind.INTEGER, required=False),),
             details="Processes spawned here end with it, unless they were spawned with --detach. Ctrl-D does the same."),
     Command("halt", "shut the whole system down"),
@@ -187,6 +198,8 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "migrate",
             "exec",
             "fork",
+            "rename",
+            "disown",
             "limits",
             "group",
             "join",
@@ -199,5 +212,46 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     ("Looking", ("ps", "top", "groups", "models", "devices", "stats", "uptime", "dmesg", "strace", "trace")),
-    ("Shell", ("run", "help", "clear", "exit", "halt")),
+    ("Shell", ("run", "help", "man", "clear", "exit", "halt")),
 )
+
+# Those that are no verbs of the command line: they are about a shell, or (halt) are a verb of their own.
+SHELL_ONLY = frozenset({"jobs", "clear", "exit", "halt"})
+
+# Lines that people may type, with what they do; of commands whose form does not say it all.
+EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
+    "ps": (
+        ("ps -o PID,TOKENS,NAME --sort -TOKENS", "those with the longest contexts first"),
+        ("ps --json", "every field of every process, for a program"),
+        ("ps alice", "everything of one process"),
+    ),
+    "models": (
+        ("models pull org/name", "fetch a model from the hub"),
+        ("models --estimate org/name --context 4096", "the memory that it would take"),
+    ),
+    "strace": (("strace alice", "what is asked of alice, and what becomes of it"), ("strace -v --count 20 all", "all")),
+    "spawn": (
+        ("spawn alice", "an agent on the kernel's own model"),
+        ("spawn bob --model org/name --temperature 0.7 Write a haiku.", "one that answers at once"),
+    ),
+    "say": (("say alice what's my name?", "the text is the rest of the line; quotes are text"),),
+    "cat": (("cat -f alice", "go on with what she says"),),
+    "kill": (
+        ("kill alice", "end a process"),
+        ("kill -INT alice", "interrupt its answer"),
+        ("kill -KILL cpu0", "restart a driver"),
+    ),
+    "fork": (("fork alice 3 --name poet", "three copies: poet-1, poet-2 and poet-3"),),
+    "rename": (("rename 7 critic", "by pid, where several have one name"),),
+    "limits": (("limits alice --tokens 5000", "it may decode 5,000 tokens in its life"),),
+    "groups": (("groups /guests --wide", "a group and those below it"),),
+    "group": (
+        ("group guests kv_max=64MiB cpu_weight=50", "make a group, or change it"),
+        ("group guests --remove", "remove it, once it is empty"),
+    ),
+    "policy": (("policy lottery", "from the next step on"), ("policy --max-runs 8", "at most 8 processes in a step")),
+    "checkpoint": (("checkpoint alice alice.img", "to be restored later, or elsewhere"),),
+    "restore": (("restore alice.img twin", "under another name"),),
+    "run": (("run agent.py --fast", "the words behind the file are the program's"),),
+    "man": (("man fork", "the command and the system call"), ("man EBUSY", "an error")),
+}
