@@ -141,13 +141,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _epilog() -> str:
     """The commands of the shell that are verbs too."""
+    import shutil
+    import textwrap
+
     from llmasos.userland.shell.oneshot import VERBS
     from llmasos.userland.shell.words import GROUPS
 
+    width = shutil.get_terminal_size().columns - 2
     lines = ["commands of the shell, each a verb:"]
     for title, names in GROUPS:
         known = [name for name in names if name in VERBS]
-        lines += [f"  {title}:", *(f"    {name:<21} {VERBS[name].summary}" for name in known)]
+        lines.append(f"  {title}:")
+        for name in known:
+            lines += textwrap.wrap(f"    {name:<12} {VERBS[name].summary}", width, subsequent_indent=" " * 17)
     return "\n".join([*lines, "", "`llmasos VERB --help` explains a verb, as `man VERB` in the shell does."])
 
 

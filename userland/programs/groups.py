@@ -37,7 +37,7 @@ LISTING: Listing[GroupInfo] = Listing(
     (
         Field("GROUP", "path", style="bold", elastic=True, keep=NAME, least=16),
         Field("PROCS", "pids", right=True, keep=7),
-        Field("KV", "kv", shown=lambda one: size(one.kv), right=True, keep=7),
+        Field("KV", "kv", shown=lambda one: size(one.kv), right=True, keep=6),
         Field("SWAP", "swap", shown=lambda one: size(one.swap), right=True, keep=3),
         Field("WEIGHTS", "weights", shown=lambda one: size(one.weights), right=True, keep=4),
         Field("TOKENS", "tokens", shown=lambda one: number(one.tokens), right=True, keep=6),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 GAP = 2  # cells between columns
 NAME = 9  # `keep` of what tells rows apart: never left out
+ESSENTIAL = 7  # and above: left out only where names, cut, do not fit beside it
 USUAL = 5
 _LEAST = 4  # cells of a name in a terminal that has no room at all
 
@@ -25,7 +26,7 @@ _LEAST = 4  # cells of a name in a terminal that has no room at all
 @dataclass(frozen=True)
 class Column:
     """One column. `keep` says which columns go first from a narrow terminal: the lowest, from the right. An `elastic` one
-    can be cut, to `least` cells, before others go; a name is cut after all others have gone."""
+    can be cut, to `least` cells, before others go; a name is cut when all but the essential have gone."""
 
     title: str
     right: bool = False  # holds numbers
@@ -73,10 +74,12 @@ class Table:
     def fitted(self, width: int, *, whole: bool = False) -> Fitted:
         """The columns for a terminal `width` cells wide. With `whole` none is left out, so that lines may be longer."""
         wanted = self._widths()
-        least = [
+        cut_to = [
             min(want, max(column.least, cells(column.title))) if column.elastic else want
             for column, want in zip(self.columns, wanted, strict=True)
         ]
+        # Names stay whole while anything less than essential can go for them.
+        least = [wanted[i] if column.keep >= NAME else cut_to[i] for i, column in enumerate(self.columns)]
         shown = list(range(len(self.columns)))
         going = sorted((i for i in shown if self.columns[i].keep < NAME), key=lambda i: (self.columns[i].keep, -i))
 
@@ -84,9 +87,13 @@ class Table:
             return width - sum(least[i] for i in shown) - GAP * (len(shown) - 1)
 
         for index in [] if whole else going:
-            if room() >= 0 or len(shown) == 1:
+            if least is not cut_to and self.columns[index].keep >= ESSENTIAL and room() < 0:
+                least = cut_to
+            if room() >= 0:
                 break
             shown.remove(index)
+        if room() < 0:
+            least = cut_to
         left = room()
         widths = list(least)
         for index in sorted(shown, key=lambda i: -self.columns[i].keep):  # names get what they want first

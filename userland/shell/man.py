@@ -21,6 +21,7 @@ from llmasos.userland.shell.pager import paged
 from llmasos.userland.shell.words import COMMANDS, EXAMPLES, GROUPS, SHELL_ONLY
 
 INDENT = "    "
+TERM = 18  # cells of a term that its text stands beside
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Part:
     text: str
     term: str = ""
     heading: bool = False
+    below: bool = False  # the text stands below its term
 
 
 def topics() -> dict[str, str]:
@@ -97,7 +99,7 @@ def of_command(command: Command, *, verb: bool = False) -> list[Part]:
         ]
     if examples := EXAMPLES.get(command.name):
         parts.append(Part("EXAMPLES", heading=True))
-        parts += [Part(meaning, before + line) for line, meaning in examples]
+        parts += [Part(meaning, before + line, below=True) for line, meaning in examples]
     if before:
         parts += [
             Part("EXIT STATUS", heading=True),
@@ -150,10 +152,9 @@ def _show(screen: Screen, part: Part) -> None:
         screen.line(part.text, "bold")
     elif not part.term:
         screen.prose(INDENT + part.text, indent=INDENT)
-    elif len(part.term) <= 22:
-        width = max(20, len(part.term))
-        screen.write(f"{INDENT}{part.term:<{width}} ", "cyan")
-        screen.line(part.text, indent=INDENT * 2 + " " * 2 if screen.width < 70 else " " * (len(INDENT) + width + 1))
+    elif len(part.term) <= TERM and not part.below:
+        screen.write(f"{INDENT}{part.term:<{TERM}} ", "cyan")
+        screen.line(part.text, indent=" " * (len(INDENT) + TERM + 1))
     else:
         screen.prose(INDENT + part.term, "cyan", indent=INDENT * 2)
         screen.prose(INDENT * 2 + part.text, indent=INDENT * 2)
