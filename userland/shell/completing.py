@@ -1,8 +1,8 @@
 """What can stand at the cursor, for the operating system's shells. The scripts of bash, zsh and fish ask the hidden
 verb `llmasos __complete WORDS...`, which prints a candidate a line, with a tab before its meaning.
 
-It asks the kernel, if one runs, for names of processes, models, groups, devices and policies. One that does not answer, or
-none, costs those candidates: a completion never complains. Nothing heavy is imported, for a person waits at a key.
+It asks the kernel, if one runs, for names of processes, models, groups, devices and policies. One that does not answer,
+or none, costs those candidates: a completion never complains. Nothing heavy is imported, for a person waits at a key.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ not of the command's form; 130 Ctrl-C; of `run` the program's own.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -56,13 +57,13 @@ def main(place: str | None, name: str, words: Sequence[str]) -> int:
     try:
         line = read(command, words)
     except UsageError as error:
-        return _misused(f"llmasos {name}: {error.reason}\nusage: llmasos {command.usage}")
+        return _misused(f"llmasos: {error}\nusage: llmasos {command.usage}")
     where = runtime.locate(line.values.pop(_RUNTIME.flag, place))
     try:
         alone = _ALONE.get(name)
         return alone(where, line) if alone is not None else _on_the_kernel(where, line)
     except UsageError as error:
-        return _misused(f"llmasos {name}: {error.reason}")
+        return _misused(f"llmasos: {error}")
 
 
 def _misused(text: str) -> int:
@@ -183,6 +184,12 @@ def read(command: Command, words: Sequence[str]) -> Line:
             line.values[places.pop(0).name] = word
     if places and places[0].kind is Kind.TEXT and places[0].required and not sys.stdin.isatty():
         line.values[places.pop(0).name] = sys.stdin.read().rstrip("\n")
+    for one in (*command.params, *command.options):
+        word = one.name if isinstance(one, Param) else one.flag
+        if one.kind is Kind.INTEGER:
+            line.integer(word, 0)
+        elif one.kind is Kind.DECIMAL:
+            line.decimal(word, 0.0, least=-math.inf)
     missing = [param.name for param in places if param.required and not (param.kind in MANY and line.words)]
     if missing:
         raise UsageError(f"{' and '.join(missing)} is wanted")
