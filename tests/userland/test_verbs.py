@@ -130,7 +130,7 @@ def test_verbs_control_a_process_by_name_as_the_shell_does(where: Path, kernel: 
         assert (ended.returncode, ended.stderr) == (0, ""), words
         eventually(lambda holds=holds: holds(kernel(Getinfo(agent))), " ".join(words))  # type: ignore[misc]
     assert llmasos(where, "kill", "-KILL", "dreamer").returncode == 0
-    eventually(lambda: agent not in [row.pid for row in kernel(Ps())], "it has ended")
+    eventually(lambda: kernel(Getinfo(agent)).state is State.ZOMBIE, "it has ended; its status is kept for who waits")
 
 
 def test_what_a_verb_starts_outlives_it(where: Path, kernel: blocking.Client, agent: int, tmp_path: Path) -> None:
