@@ -1,7 +1,8 @@
-"""`python -m docs.generate`: write docs/syscalls.md, the manual of the system calls, from the ABI table.
+"""`python -m docs.generate`: write docs/syscalls.md, the manual of the system calls, from the ABI table, and the list of
+commands in docs/shell.md from their declarations.
 
-As seL4's manual is generated from its interface files: one source, so that the page cannot disagree with the code. With
-`--check` nothing is written; the exit status is 1 if the page is stale, and the difference is shown.
+As seL4's manual is generated from its interface files: one source, so that a page cannot disagree with the code. With
+`--check` nothing is written; the exit status is 1 if a page is stale, and the difference is shown.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from llmasos.syscalls import limits, manual, records, transport
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Record
 from llmasos.syscalls.table import CANCEL, COMMON, TABLE, Entry
+from llmasos.userland.shell.words import COMMANDS, EXAMPLES, GROUPS
 
 PAGE = Path(__file__).with_name("syscalls.md")
+SHELL = Path(__file__).with_name("shell.md")
+COMMANDS_FROM = "<!-- From here on generated from userland/shell/words.py by `python -m docs.generate`. -->\n"
 HEAD = f"""\
 # The system calls of LLMasOS
 
@@ -159,22 +163,46 @@ def _enumerations() -> list[type[enum.Enum]]:
     return [kind for kind in own if kind.__module__ == records.__name__]
 
 
+def commands(page: str) -> str:
+    """docs/shell.md with the list of commands made anew, which is its end."""
+    before, mark, _ = page.partition(COMMANDS_FROM)
+    if not mark:
+        raise SystemExit(f"{SHELL} has no line {COMMANDS_FROM!r}")
+    parts = [before + mark]
+    for title, names in GROUPS:
+        parts.append(f"### {title}\n")
+        for name in names:
+            command = COMMANDS[name]
+            parts.append(f"**`{command.usage}`** {command.summary}. {command.details}".rstrip() + "\n")
+            options = [
+                f"- `{option.flag} {option.kind.value}`: {option.help}"
+                if option.kind
+                else f"- `{option.flag}`: {option.help}"
+                for option in command.options
+            ]
+            examples = [f"- `{line}`: {meaning}" for line, meaning in EXAMPLES.get(name, ())]
+            parts += ["\n".join(options) + "\n"] if options else []
+            parts += ["For example:\n", "\n".join(examples) + "\n"] if examples else []
+    return "\n".join(parts)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is stale")
     check = parser.parse_args(arguments).check
-    fresh = page()
-    found = PAGE.read_text() if PAGE.exists() else ""
-    if fresh == found:
-        return 0
-    if not check:
-        PAGE.write_text(fresh)
-        print(f"wrote {PAGE}")
-        return 0
-    names = PAGE.name, "the table"
-    sys.stdout.writelines(difflib.unified_diff(found.splitlines(True), fresh.splitlines(True), *names, n=1))
-    print(f"{PAGE} is stale: run `python -m docs.generate`", file=sys.stderr)
-    return 1
+    found = {place: place.read_text() if place.exists() else "" for place in (PAGE, SHELL)}
+    fresh = {PAGE: page(), SHELL: commands(found[SHELL])}
+    stale = [place for place in fresh if fresh[place] != found[place]]
+    for place in stale:
+        if not check:
+            place.write_text(fresh[place])
+            print(f"wrote {place}")
+            continue
+        names = place.name, "the declarations"
+        old, new = found[place].splitlines(True), fresh[place].splitlines(True)
+        sys.stdout.writelines(difflib.unified_diff(old, new, *names, n=1))
+        print(f"{place} is stale: run `python -m docs.generate`", file=sys.stderr)
+    return 1 if stale and check else 0
 
 
 if __name__ == "__main__":

@@ -16,12 +16,16 @@ try:
     import os
     from collections.abc import Callable, Sequence
     from pathlib import Path
+    from typing import TYPE_CHECKING
 
     from llmasos.syscalls import runtime
     from llmasos.syscalls.errno import SyscallError
 except KeyboardInterrupt:  # whoever is impatient gets a prompt, and no traceback
     sys.stderr.write("llmasos: interrupted\n")
     sys.exit(130)
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 Act = Callable[[argparse.Namespace], int]
 FAILED, INTERRUPTED = 1, 130  # 128 + SIGINT, as shells report it
@@ -93,6 +97,13 @@ def _act(words: list[str]) -> int:
     return act(args)
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse's own drops what cannot be written; an error of the output is to be seen."""
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        (file or sys.stdout).write(self.format_help())
+
+
 def _parser() -> argparse.ArgumentParser:
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument(
@@ -101,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         help=f"runtime directory of the kernel (default: $LLMASOS_RUNTIME, else {runtime.default()})",
     )
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="llmasos",
         description="An operating system for language models. Without a verb: boot if need be, and open the shell.",
         epilog=_epilog(),

@@ -10,7 +10,6 @@ not of the command's form; 130 Ctrl-C; of `run` the program's own.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -188,8 +187,8 @@ def read(command: Command, words: Sequence[str]) -> Line:
         word = one.name if isinstance(one, Param) else one.flag
         if one.kind is Kind.INTEGER:
             line.integer(word, 0)
-        elif one.kind is Kind.DECIMAL:
-            line.decimal(word, 0.0, least=-math.inf)
+        elif one.kind is Kind.DECIMAL and not _number(line.text(word, "0")):
+            raise UsageError(f"{command.name}: {word} wants a number, found {line.text(word)!r}")
     missing = [param.name for param in places if param.required and not (param.kind in MANY and line.words)]
     if missing:
         raise UsageError(f"{' and '.join(missing)} is wanted")
@@ -206,6 +205,14 @@ def _take(option: Option, word: str, left: list[str], line: Line) -> None:
             raise UsageError(f"{option.flag} wants a value ({option.kind.value})")
         value = left.pop(0)
     line.values[option.flag] = value
+
+
+def _number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _dashed(word: str) -> bool:
