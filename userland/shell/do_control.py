@@ -78,6 +78,9 @@ def _migrate(shell: Session, line: Line) -> None:
     with arrival(shell):
         shell.kernel(Setsched(pid=pid, device=device))
     info = shell.info(pid)
+    if line.has("--json"):
+        document(shell.screen, info)
+        return
     name = printable(info.name, one_line=True)
     shell.screen.line(f"[{pid}] {name} is on {info.device}: {info.length} tokens, {info.cached} of them cached")
 
@@ -87,6 +90,9 @@ def _exec(shell: Session, line: Line) -> None:
     agent = shell.agent(shell.pid(line.text("PID")))
     with arrival(shell):
         length = agent.exec(line.text("MODEL"), dtype=line.text("--dtype"))
+    if line.has("--json"):
+        document(shell.screen, shell.info(agent.pid))
+        return
     name = printable(shell.info(agent.pid).name, one_line=True)
     model = printable(called(agent.model.name), one_line=True)
     shell.screen.line(f"[{agent.pid}] {name} runs {model} ({agent.model.dtype}): {length} tokens")
@@ -241,6 +247,9 @@ def _pagein(shell: Session, line: Line) -> None:
                 dtype=line.text("--dtype"),
             )
         )
+    if line.has("--json"):
+        document(shell.screen, info)
+        return
     name = printable(called(info.name), one_line=True)
     shell.screen.line(f"{name} is in memory on {info.device}: {info.dtype}, {size(info.weight_bytes)} of weights")
 

@@ -12,6 +12,7 @@ from llmasos.userland.programs.listing import Asked, document
 from llmasos.userland.programs.screen import Screen
 from llmasos.userland.shell import man
 from llmasos.userland.shell.grammar import Line
+from llmasos.userland.shell.pager import paged
 from llmasos.userland.shell.session import Session, does
 
 
@@ -77,7 +78,8 @@ def _uptime(shell: Session, line: Line) -> None:
 @does("dmesg")
 def _dmesg(shell: Session, line: Line) -> None:
     if not line.has("-f"):
-        log.show(shell.screen, log.read(shell.kernel), as_json=line.has("--json"))
+        with paged(shell.screen):
+            log.show(shell.screen, log.read(shell.kernel), as_json=line.has("--json"))
         return
     with until_interrupt(shell):
         log.follow(shell.screen, shell.kernel, as_json=line.has("--json"))
@@ -126,6 +128,9 @@ def _read(shell: Session, line: Line) -> None:
         reason = f"read wants FROM of at least 0 and N of at least 1, found {position} and {limit}"
         raise SyscallError(Errno.EINVAL, reason)
     result = shell.kernel(Read(pid=pid, position=position, limit=limit, timeout=0.0))
+    if line.has("--json"):
+        document(shell.screen, result)
+        return
     width = shell.screen.width
     row = ""
     at = position

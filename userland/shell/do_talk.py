@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Generator
 from contextlib import closing
+from typing import Any
 
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -17,6 +18,7 @@ from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Finish, Kind, Limits, ProcessInfo, Signal, State
 from llmasos.syscalls.table import Getinfo, Kill, Models, Read, Wait
 from llmasos.userland.programs.flow import Flow
+from llmasos.userland.programs.listing import document, plain
 from llmasos.userland.sdk import turns
 from llmasos.userland.sdk.actions import MAX_TOKENS
 from llmasos.userland.sdk.answers import Listening, follow
@@ -27,6 +29,7 @@ from llmasos.userland.shell import conversation
 from llmasos.userland.shell.arrival import arrival
 from llmasos.userland.shell.conversation import Turn, marks, render
 from llmasos.userland.shell.grammar import Line, UsageError
+from llmasos.userland.shell.pager import paged
 from llmasos.userland.shell.patience import Patience
 from llmasos.userland.shell.session import Session, does
 
@@ -67,7 +70,9 @@ def _spawn(shell: Session, line: Line) -> None:
             thinking=_thinking(line.text("--thinking")),
         )
     shell.remember(agent, max_tokens, line.text("--system"), thoughts=not line.has("--no-thoughts"))
-    if line.has("TEXT"):
+    if line.has("--json"):
+        document(shell.screen, _answered(shell, agent, line, fresh=True) if line.has("TEXT") else agent.info())
+    elif line.has("TEXT"):
         _tell(shell, agent, line.text("TEXT"), background=line.background, fresh=True)
     else:
         shown = printable(name, one_line=True)
@@ -83,6 +88,9 @@ def _thinking(word: str) -> bool | str | None:
 @does("say")
 def _say(shell: Session, line: Line) -> None:
     agent = shell.agent(shell.pid(line.text("PID")))
+    if line.has("--json"):
+        document(shell.screen, _answered(shell, agent, line))
+        return
     _tell(
         shell,
         agent,
@@ -151,6 +159,34 @@ def _tell(
         shell.screen.line(f"[{pid}] {name} answers in the background; `cat {pid}` shows it")
     else:
         _ending(shell, pid, newline=not flow.ended_line)
+
+
+def _answered(shell: Session, agent: Process, line: Line, *, fresh: bool = False) -> dict[str, Any]:
+    """Say a line's TEXT to a process; its whole answer, for JSON. End a fresh process that cannot even begin."""
+    if line.background:
+        raise UsageError("--json waits for the whole answer, which `&` does not")
+    pid = agent.pid
+    max_tokens = line.integer("--max", MAX_TOKENS, least=1) if line.has("--max") else None
+    try:
+        info = shell.info(pid)
+        _check_idle(info, background=False)
+        listening = _begin(shell, agent, line.text("TEXT"), max_tokens)
+    except SyscallError:
+        if fresh:
+            agent.end()
+        raise
+    try:
+        said = list(pieces(agent.system.kernel, follow(agent.language, pid, listening), pid))
+    except KeyboardInterrupt:
+        until_idle(shell, pid)
+        raise
+    return {
+        "pid": pid,
+        "name": info.name,
+        "thought": "".join(piece.text for piece in said if piece.kind == "thought"),
+        "text": "".join(_shown(piece) for piece in said if piece.kind != "thought"),
+        "finish": shell.info(pid).finish,
+    }
 
 
 def _check_idle(info: ProcessInfo, *, background: bool) -> None:
@@ -262,6 +298,16 @@ def _cat(shell: Session, line: Line) -> None:
         _follow(shell, agent, raw=line.has("--raw"))
         return
     said = _conversation(agent, agent.tokens(), raw=line.has("--raw"))
+    if line.has("--json"):
+        document(shell.screen, said)
+        return
+    with paged(shell.screen):
+        _print_turns(shell, said)
+    if shell.info(agent.pid).decoding:
+        shell.screen.line(f"(it is still speaking; `cat -f {agent.pid}` follows)", "dim")
+
+
+def _print_turns(shell: Session, said: list[Turn]) -> None:
     for turn in said:
         if turn.who:
             shell.screen.write(f"{turn.who}: ", "cyan" if turn.who != "system" else "dim")
@@ -271,8 +317,6 @@ def _cat(shell: Session, line: Line) -> None:
         flow.push(turn.text)
         flow.flush()
         shell.screen.line()
-    if shell.info(agent.pid).decoding:
-        shell.screen.line(f"(it is still speaking; `cat -f {agent.pid}` follows)", "dim")
 
 
 def _conversation(agent: Process, tokens: list[int], *, raw: bool) -> list[Turn]:
@@ -324,13 +368,19 @@ def _wait(shell: Session, line: Line) -> None:
         name = printable(info.name, one_line=True)
         if info.state is State.ZOMBIE:
             ended = shell.kernel(Wait(pid=pid))
-            shell.screen.line(f"[{pid}] {name}: exited with {ended.status} ({ended.reason})")
+            if line.has("--json"):
+                document(shell.screen, {**plain(ended), "name": info.name, "state": info.state})
+            else:
+                shell.screen.line(f"[{pid}] {name}: exited with {ended.status} ({ended.reason})")
             break
         if info.kind in (Kind.INIT, Kind.DRIVER):
             what = "init, the kernel itself" if info.kind is Kind.INIT else f"the driver of {info.device}"
             raise UsageError(f"process {pid} is {what}, which ends with `halt` only: there is nothing to wait for")
         if info.kind is Kind.LLM and not info.decoding:
-            shell.screen.line(f"[{pid}] {name}: idle after {info.usage.decoded} decoded tokens")
+            if line.has("--json"):
+                document(shell.screen, info)
+            else:
+                shell.screen.line(f"[{pid}] {name}: idle after {info.usage.decoded} decoded tokens")
             break
         time.sleep(POLL_SECONDS)
     shell.jobs.pop(pid, None)

@@ -183,12 +183,12 @@ def read(command: Command, words: Sequence[str]) -> Line:
             line.values[places.pop(0).name] = word
     if places and places[0].kind is Kind.TEXT and places[0].required and not sys.stdin.isatty():
         line.values[places.pop(0).name] = sys.stdin.read().rstrip("\n")
-    for one in (*command.params, *command.options):
-        word = one.name if isinstance(one, Param) else one.flag
-        if one.kind is Kind.INTEGER:
-            line.integer(word, 0)
-        elif one.kind is Kind.DECIMAL and not _number(line.text(word, "0")):
-            raise UsageError(f"{command.name}: {word} wants a number, found {line.text(word)!r}")
+    kinds = {param.name: param.kind for param in command.params} | {o.flag: o.kind for o in command.options if o.kind}
+    for name, kind in kinds.items():
+        if kind is Kind.INTEGER:
+            line.integer(name, 0)
+        elif kind is Kind.DECIMAL and not _number(line.text(name, "0")):
+            raise UsageError(f"{command.name}: {name} wants a number, found {line.text(name)!r}")
     missing = [param.name for param in places if param.required and not (param.kind in MANY and line.words)]
     if missing:
         raise UsageError(f"{' and '.join(missing)} is wanted")

@@ -82,11 +82,12 @@ _ALL = (
                 Option("--thinking", Kind.NAME, "on, off, or an effort such as low, by its template's switch"),
                 _NO_THOUGHTS,
                 Option("--detach", None, "let it outlive this shell"),
+                _JSON,
             ), background=True,
             details="Options come before TEXT, which is the rest of the line, `#` included. With & the answer is not "
                     "printed; see it with `cat`."),
     Command("say", "tell a process something and print its answer while it comes", (_PID, _TEXT),
-            (Option("--max", Kind.INTEGER, "tokens of this answer at most"), _NO_THOUGHTS), background=True,
+            (Option("--max", Kind.INTEGER, "tokens of this answer at most"), _NO_THOUGHTS, _JSON), background=True,
             details="TEXT is the rest of the line, `#` included. Ctrl-C interrupts the answer (SIGINT to the process), "
                     "not the shell. With & the process answers in the background."),
     Command("chat", "talk with a process line by line", (_PID,), (_NO_THOUGHTS,),
@@ -94,11 +95,12 @@ _ALL = (
     Command("cat", "print a process's conversation so far", (_PID,), (
         Option("-f", None, "follow: go on printing until Ctrl-C, or until the process ends"),
         Option("--raw", None, "the text of the token log as it is, with its special tokens"),
+        _JSON,
     )),
     Command("read", "print the token ids of a process's log", (
-        _PID, Param("FROM", Kind.INTEGER, required=False), Param("N", Kind.INTEGER, required=False)),
+        _PID, Param("FROM", Kind.INTEGER, required=False), Param("N", Kind.INTEGER, required=False)), (_JSON,),
         details="From position FROM (default 0), N of them (default all)."),
-    Command("wait", "wait until a process has nothing to do, or has exited", (_PID,),
+    Command("wait", "wait until a process has nothing to do, or has exited", (_PID,), (_JSON,),
             details="Returns at once if the process is idle. An exited child is reaped, and its status printed."),
     # --- control ---
     Command("stop", "stop a process (SIGSTOP)", (_PID,), details="Its context stays; `cont` lets it go on."),
@@ -108,11 +110,12 @@ _ALL = (
                     "its device's name stands for it, as in `kill -KILL cpu0`."),
     Command("nice", "change a process's share of the device", (_PID, Param("VALUE", Kind.INTEGER)),
             details=f"From {NICE_MIN} (largest share) to {NICE_MAX} (smallest)."),
-    Command("migrate", "move a process to another device, as it runs", (_PID, Param("DEVICE", Kind.DEVICE)),
+    Command("migrate", "move a process to another device, as it runs", (_PID, Param("DEVICE", Kind.DEVICE)), (_JSON,),
             details="Its answer goes on. Its KV goes along if that device computes in the same way, else its context "
                     "is computed again; `dmesg` says why."),
     Command("exec", "give an idle process another model", (_PID, Param("MODEL", Kind.MODEL)), (
         Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
+        _JSON,
     ), details="Its context goes along: as tokens if both models have the same vocabulary, else as text, a "
                "conversation by both chat templates."),
     Command("fork", "copy a process, sharing its pages", (_PID, Param("N", Kind.INTEGER, required=False)), (
@@ -148,6 +151,7 @@ _ALL = (
     Command("pagein", "bring a model into memory", (Param("MODEL", Kind.MODEL),), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
         Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
+        _JSON,
     )),
     Command("evict", "take a model that no process uses out of memory", (Param("MODEL", Kind.MODEL),), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
@@ -157,6 +161,7 @@ _ALL = (
     Command("checkpoint", "write the image of a process to a file", (_PID, Param("FILE", Kind.FILE)), (
         Option("--no-kv", None, "leave the KV out: a small file, a slower restore"),
         Option("--passphrase-file", Kind.FILE, "encrypt with the first line of this file"),
+        _JSON,
     ), details="The process goes on. An image of that name is replaced, any other file is not."),
     Command("restore", "start a process from an image; it goes on where that one was",
             (Param("FILE", Kind.FILE), Param("NAME", Kind.NAME, required=False)), (
@@ -164,6 +169,7 @@ _ALL = (
         Option("--device", Kind.DEVICE, "its device (default: as in the image)"),
         Option("--passphrase-file", Kind.FILE, "the passphrase is the first line of this file"),
         Option("--detach", None, "let it outlive this shell"),
+        _JSON,
     ), details="Its name is NAME, or that in the image. KV that cannot be trusted is computed again; `dmesg` says why."),
     Command("advise", "say how a model will be used", (
         Param("MODEL", Kind.MODEL), Param("ADVICE", Kind.ADVICE)), (
