@@ -119,13 +119,20 @@ class Screen:
             self.write(name.ljust(width) + "  ", "bold")
             self.line(printable(value, one_line=True), indent=" " * (width + 2))
 
+    def note(self, text: str) -> None:
+        """Print a line that is no result, on stderr."""
+        self._to_err(text, "2")
+
     def error(self, text: str) -> None:
         """Print a text to stderr: one line, which a terminal breaks between words."""
+        self._to_err(text, "31")
+
+    def _to_err(self, text: str, colour: str) -> None:
         text = printable(text)
         if self.err.isatty():
             text = "\n".join(wrapped(text, _size(self.err)[0]))
             if not os.environ.get("NO_COLOR"):
-                text = f"\x1b[31m{text}\x1b[0m"
+                text = f"\x1b[{colour}m{text}\x1b[0m"
         self.err.write(text + "\n")
         self.err.flush()
 

@@ -22,8 +22,9 @@ FILES = ":files"  # said alone: the names of files, which the other shell knows 
 # The verbs that are no commands of the shell, with their words.
 OWN: dict[str, tuple[str, tuple[str, ...]]] = {
     "boot": ("boot a kernel", ("--detach", "--device", "--config", "--policy", "--model", "--journal", "--no-journal")),
-    "shell": ("open a shell", ()),
-    "halt": ("shut the running kernel down", ()),
+    "shell": ("open a shell", ("--private",)),
+    "status": ("what kernel runs where", ("--json",)),
+    "halt": ("shut the running kernel down", ("--keep",)),
     "demo": ("a guided tour", ("--here", "--fast")),
     "doctor": ("what this machine can and cannot do", ("--json",)),
     "completion": ("print a script that completes llmasos", ("bash", "zsh", "fish")),

@@ -102,7 +102,7 @@ def _exec(shell: Session, line: Line) -> None:
 def _fork(shell: Session, line: Line) -> None:
     pid, count = shell.pid(line.text("PID")), line.integer("N", 1, least=1)
     called_so = name_for_a_process(line.text("--name")) if line.has("--name") else ""
-    children = shell.kernel(Fork(pid=pid, count=count, detached=line.has("--detach"), name=called_so))
+    children = shell.kernel(Fork(pid=pid, count=count, detached=shell.lets_live(line), name=called_so))
     rows = [shell.info(child) for child in children]
     for info in rows:
         if info.decoding:

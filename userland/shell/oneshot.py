@@ -20,6 +20,7 @@ from llmasos.userland.shell.grammar import MANY, Command, Kind, Line, Option, Pa
 from llmasos.userland.shell.words import COMMANDS, SHELL_ONLY
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # 130: 128 + SIGINT, as shells report it
+BOOTS = ("spawn", "restore")  # verbs that boot a kernel where none runs
 FOLLOWS = ("-f",)  # options with which a command goes on, and so over the death of a kernel
 _RUNTIME = Option("--runtime", Kind.FILE, "the kernel's runtime directory")
 VERBS = {name: command for name, command in COMMANDS.items() if name not in SHELL_ONLY}
@@ -75,14 +76,19 @@ def _misused(text: str) -> int:
 def _on_the_kernel(where: Path, line: Line) -> int:
     import_module("llmasos.userland.shell.main")  # the actions
     from llmasos.syscalls.reconnect import RECONNECT_SECONDS
+    from llmasos.userland.programs.boot import boot_if_none, booted_words
     from llmasos.userland.programs.screen import Screen
     from llmasos.userland.sdk.system import System
     from llmasos.userland.shell.session import DO, Session
 
     name = line.command.name
     stays = name in ("strace", "trace", "top", "chat", "say") or any(line.has(option) for option in FOLLOWS)
+    screen = Screen()
+    booted = name in BOOTS and boot_if_none(where)
     with System.connect(where, name=name, reconnect=RECONNECT_SECONDS if stays else 0.0) as system:
-        shell = Session(system, Screen(), _ask, interactive=False)
+        for text in booted_words(system.kernel.boot) if booted else []:
+            screen.note(text)
+        shell = Session(system, screen, _ask, interactive=False)
         if any(option.flag == "--detach" for option in line.command.options):
             line.values["--detach"] = ""
         try:

@@ -81,7 +81,7 @@ _ALL = (
                 Option("--group", Kind.GROUP, "control group (default: the shell's own)"),
                 Option("--thinking", Kind.NAME, "on, off, or an effort such as low, by its template's switch"),
                 _NO_THOUGHTS,
-                Option("--detach", None, "let it outlive this shell"),
+                Option("--detach", None, "let it outlive this script (at a terminal it does)"),
                 _JSON,
             ), background=True,
             details="Options come before TEXT, which is the rest of the line, `#` included. With & the answer is not "
@@ -120,7 +120,7 @@ _ALL = (
                "conversation by both chat templates."),
     Command("fork", "copy a process, sharing its pages", (_PID, Param("N", Kind.INTEGER, required=False)), (
         Option("--name", Kind.NAME, "their name; several are called NAME-1, NAME-2, ..."),
-        Option("--detach", None, "let them outlive this shell"),
+        Option("--detach", None, "let them outlive this script (at a terminal they do)"),
         _JSON,
     ), details="N copies (default 1). Each goes on where the process is; pages are copied when written. Without "
                "--name the copies have its name: tell them apart by pid."),
@@ -168,7 +168,7 @@ _ALL = (
         Option("--model", Kind.MODEL, "its model (default: as in the image)"),
         Option("--device", Kind.DEVICE, "its device (default: as in the image)"),
         Option("--passphrase-file", Kind.FILE, "the passphrase is the first line of this file"),
-        Option("--detach", None, "let it outlive this shell"),
+        Option("--detach", None, "let it outlive this script (at a terminal it does)"),
         _JSON,
     ), details="Its name is NAME, or that in the image. KV that cannot be trusted is computed again; `dmesg` says why."),
     Command("advise", "say how a model will be used", (
@@ -186,8 +186,9 @@ _ALL = (
     Command("man", "the manual: of a command, a system call, or an error", (Param("TOPIC", Kind.TOPIC, required=False),),
             details="As in `man fork`, `man EBUSY`. Where a command and a system call have one name, both are shown."),
     Command("exit", "leave the shell", (Param("STATUS", Kind.INTEGER, required=False),),
-            details="Processes spawned here end with it, unless they were spawned with --detach. Ctrl-D does the same."),
-    Command("halt", "shut the whole system down"),
+            details="Agents live on, and the kernel too. Ctrl-D does the same. What a script has spawned ends with it, "
+                    "unless that was with --detach."),
+    Command("halt", "shut the whole system down, and end all agents"),
 )  # fmt: skip
 
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
