@@ -118,6 +118,25 @@ def test_the_shell_refuses_an_unknown_option_as_the_command_line_does() -> None:
     assert line.text("VALUE") == "-5"
 
 
+def test_the_action_of_each_verb_is_where_it_is_looked_for() -> None:
+    from llmasos.userland.shell.main import DO
+
+    for name, module in oneshot._HOMES.items():
+        assert DO[name].__module__ == f"llmasos.userland.shell.{module}"
+
+
+def test_a_verb_that_looks_imports_no_sdk(where: Path) -> None:
+    code = (
+        "import sys\nfrom llmasos.__main__ import main\nmain(['ps'])\n"
+        "print([name for name in sys.modules if name.startswith(('llmasos.userland.sdk.', 'jinja2', 'rich', 'prompt_'))])"
+    )
+    environment = {**os.environ, "LLMASOS_RUNTIME": str(where)}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=DEADLINE, check=True
+    )
+    assert ended.stdout.splitlines()[-1] == "[]"
+
+
 # --- verbs ----------------------------------------------------------------------------------------------------------
 
 

@@ -31,7 +31,6 @@ from llmasos.userland.programs.figures import size
 from llmasos.userland.programs.listing import document, plain
 from llmasos.userland.programs.power import halt
 from llmasos.userland.programs.program import run
-from llmasos.userland.sdk.options import located
 from llmasos.userland.shell.arrival import arrival
 from llmasos.userland.shell.grammar import Line, UsageError
 from llmasos.userland.shell.session import Session, does
@@ -115,11 +114,7 @@ def _fork(shell: Session, line: Line) -> None:
         name = printable(info.name, one_line=True)
         shell.screen.line(f" {name}: copy of {pid}, {info.shared_pages} of {info.pages} pages shared")
     if not called_so:
-        shell.screen.line(
-            f"they have one name: say which you mean by its pid, as in `say {children[0]} ...`; --name and `rename` give "
-            "others",
-            "dim",
-        )
+        shell.screen.line(f"they have one name: say which you mean by its pid, as in `say {children[0]} ...`", "dim")
 
 
 def name_for_a_process(name: str) -> str:
@@ -237,12 +232,19 @@ def _at_least_one(line: Line, option: str) -> int:
         raise UsageError(f"{error.reason}; `policy` alone shows the present values") from None
 
 
+def _located(shell: Session, line: Line) -> str:
+    """The MODEL of a line as the kernel takes it."""
+    from llmasos.userland.sdk.options import located  # late: most commands know no models
+
+    return shell.system.run(located(line.text("MODEL")))
+
+
 @does("pagein")
 def _pagein(shell: Session, line: Line) -> None:
     with arrival(shell):
         info = shell.kernel(
             Pagein(
-                model=shell.system.run(located(line.text("MODEL"))),
+                model=_located(shell, line),
                 device=line.text("--device"),
                 dtype=line.text("--dtype"),
             )
@@ -258,7 +260,7 @@ def _pagein(shell: Session, line: Line) -> None:
 def _evict(shell: Session, line: Line) -> None:
     shell.kernel(
         Evict(
-            model=shell.system.run(located(line.text("MODEL"))),
+            model=_located(shell, line),
             device=line.text("--device"),
             dtype=line.text("--dtype"),
             force=line.has("--force"),
@@ -269,9 +271,7 @@ def _evict(shell: Session, line: Line) -> None:
 @does("advise")
 def _advise(shell: Session, line: Line) -> None:
     advice = system.advice_named(line.text("ADVICE"))
-    shell.kernel(
-        Advise(shell.system.run(located(line.text("MODEL"))), advice, line.text("--device"), line.text("--dtype"))
-    )
+    shell.kernel(Advise(_located(shell, line), advice, line.text("--device"), line.text("--dtype")))
 
 
 @does("run")

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_TIMEOUT, MAX_TOKENS_PER_CALL
 from llmasos.syscalls.table import BootInfoCall, Read, StatsCall
-from llmasos.userland.programs import groups, log, models, ps, strace, system, top
+from llmasos.userland.programs import groups, log, ps, strace, system
 from llmasos.userland.programs.listing import Asked, document
 from llmasos.userland.programs.screen import Screen
 from llmasos.userland.shell import man
@@ -32,6 +32,8 @@ def _ps(shell: Session, line: Line) -> None:
 
 @does("top")
 def _top(shell: Session, line: Line) -> None:
+    from llmasos.userland.programs import top
+
     seconds = line.decimal("--seconds", 1.0, least=top.SECONDS_MIN, most=MAX_TIMEOUT)
     top.run(shell.screen, shell.kernel, seconds=seconds, once=line.has("--once"))
 
@@ -43,6 +45,8 @@ def _groups(shell: Session, line: Line) -> None:
 
 @does("models")
 def _models(shell: Session, line: Line) -> int:
+    from llmasos.userland.programs import models  # late: it knows the disk, and most commands do not want to
+
     ask = shell.ask_line if shell.interactive else None
     return models.run(shell.screen, models.request(line), shell.kernel.runtime, lambda: nullcontext(shell.kernel), ask)
 

@@ -12,12 +12,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from llmasos.syscalls import runtime
 from llmasos.userland.shell.grammar import MANY, Command, Kind, Line, Option, Param, UsageError
 from llmasos.userland.shell.words import COMMANDS, SHELL_ONLY
+
+if TYPE_CHECKING:
+    from llmasos.syscalls.blocking import Client
+    from llmasos.userland.sdk.system import System
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # 130: 128 + SIGINT, as shells report it
 BOOTS = ("spawn", "restore")  # verbs that boot a kernel where none runs
@@ -74,21 +80,25 @@ def _misused(text: str) -> int:
 
 
 def _on_the_kernel(where: Path, line: Line) -> int:
-    import_module("llmasos.userland.shell.main")  # the actions
+    name = line.command.name
+    module = _HOMES.get(name, "main")  # main has all actions, and is slower to import
+    import_module(f"llmasos.userland.shell.{module}")
+    from llmasos.syscalls.blocking import connect
     from llmasos.syscalls.reconnect import RECONNECT_SECONDS
-    from llmasos.userland.programs.boot import boot_if_none, booted_words
     from llmasos.userland.programs.screen import Screen
-    from llmasos.userland.sdk.system import System
     from llmasos.userland.shell.session import DO, Session
 
-    name = line.command.name
+    screen, booted = Screen(), []
+    if name in BOOTS:
+        from llmasos.userland.programs.boot import boot_if_none, booted_words
+
+        booted = [booted_words] if boot_if_none(where) else []
     stays = name in ("strace", "trace", "top", "chat", "say") or any(line.has(option) for option in FOLLOWS)
-    screen = Screen()
-    booted = name in BOOTS and boot_if_none(where)
-    with System.connect(where, name=name, reconnect=RECONNECT_SECONDS if stays else 0.0) as system:
-        for text in booted_words(system.kernel.boot) if booted else []:
-            screen.note(text)
-        shell = Session(system, screen, _ask, interactive=False)
+    with connect(where, name=name, reconnect=RECONNECT_SECONDS if stays else 0.0) as kernel:
+        for words in booted:
+            for text in words(kernel.boot):
+                screen.note(text)
+        shell = Session(cast("System", _LateSystem(kernel)), screen, _ask, interactive=False)
         if any(option.flag == "--detach" for option in line.command.options):
             line.values["--detach"] = ""
         try:
@@ -98,6 +108,34 @@ def _on_the_kernel(where: Path, line: Line) -> int:
                 shell.screen.line()
             return INTERRUPTED
         return status or (FAILED if shell.failures else shell.status or DONE)
+
+
+class _LateSystem:
+    """A System of the SDK that is made when something of it is wanted: importing it takes longer than most verbs."""
+
+    def __init__(self, kernel: Client) -> None:
+        self.kernel = kernel
+        self._system: System | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if self._system is None:
+            from llmasos.userland.sdk.system import System
+
+            self._system = System(self.kernel, ExitStack())
+        return getattr(self._system, name)
+
+
+# Where the action of a command is, for those that do without the SDK.
+_HOMES = {
+    **dict.fromkeys(("ps", "groups", "devices", "stats", "uptime", "dmesg", "strace", "trace", "read", "top"), "do_look"),
+    **dict.fromkeys(
+        ("stop", "cont", "kill", "nice", "migrate", "fork", "rename", "disown", "limits", "group", "join", "policy"),
+        "do_control",
+    ),
+    **dict.fromkeys(("pagein", "evict", "advise"), "do_control"),
+    **dict.fromkeys(("checkpoint", "restore"), "do_images"),
+    **dict.fromkeys(("spawn", "say", "chat", "cat", "wait"), "do_talk"),
+}
 
 
 def _ask(prompt: str) -> str:

@@ -16,10 +16,10 @@ from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.records import BootInfo, Kind, State
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.figures import duration
-from llmasos.userland.sdk.system import System
 
 if TYPE_CHECKING:
     from llmasos.userland.programs.screen import Screen
+    from llmasos.userland.sdk.system import System
 
 
 class Outage:

@@ -10,17 +10,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, ProcessInfo, State
 from llmasos.syscalls.table import Call, Getinfo
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.screen import Screen
-from llmasos.userland.sdk.system import Process, System
 from llmasos.userland.shell.grammar import Line, UsageError, parse
 from llmasos.userland.shell.outage import Outage
 from llmasos.userland.shell.words import COMMANDS
+
+if TYPE_CHECKING:
+    from llmasos.userland.sdk.system import Process, System
 
 R = TypeVar("R")
 INTERRUPTED = 130  # 128 + SIGINT
