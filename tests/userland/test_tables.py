@@ -121,6 +121,14 @@ def test_an_event_of_strace_is_one_line_and_calls_that_only_look_are_left_out(wh
     assert not any("getinfo" in line for line in lines)
 
 
+def test_the_shells_bottom_line_tells_images_of_one_model_apart(where: Path, tmp_path: Path) -> None:
+    environment = {"LLMASOS_RUNTIME": str(where), "XDG_STATE_HOME": str(tmp_path)}
+    with Terminal([sys.executable, "-m", "llmasos", "shell"], environment, columns=200) as terminal:
+        terminal.expect(rf"{SIM} bf16 \d+/\d+ pages +\| +{SIM} int8 \d+/\d+ pages")
+        terminal.enter("exit")
+        assert terminal.wait() == 0
+
+
 # --- as data --------------------------------------------------------------------------------------------------------
 
 
