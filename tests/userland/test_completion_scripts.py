@@ -123,6 +123,15 @@ def test_candidates_are_those_of_the_place_in_the_line(where: Path) -> None:
     assert candidates(where, "fly", "") == []
 
 
+def test_a_name_that_a_shell_would_carry_out_is_not_put_into_its_line(where: Path) -> None:
+    with blocking.connect(where, name="test") as kernel:
+        for name in ("$(touch gone)", "`id`", "a;b", "two words", "x'y", "-rf"):
+            pid = kernel(Spawn(model="sim:context=256,vocab=100", name=name))
+            found = candidates(where, "kill", "")
+            assert str(pid) in found
+            assert name not in found
+
+
 def test_without_a_kernel_there_is_no_complaint(tmp_path: Path) -> None:
     ended = llmasos(tmp_path, "__complete", "kill", "")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

@@ -7,6 +7,7 @@ or none, costs those candidates: a completion never complains. Nothing heavy is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from llmasos.userland.shell.oneshot import VERBS, place_before
 
 ANSWER_SECONDS = 1.0  # for a kernel to answer
 Candidates = list[tuple[str, str]]  # a word, and its meaning
+# What another user may have named: a word that means something else to the other shell is not put into its line.
+_PLAIN = re.compile(r"[\w./:@%+=,-]+")
 FILES = ":files"  # said alone: the names of files, which the other shell knows better
 
 # The verbs that are no commands of the shell, with their words.
@@ -57,7 +60,7 @@ def candidates(where: Path, words: list[str]) -> Candidates:
         found = [(one, "") for one in OWN.get(before[0], ("", ()))[1]]
     if found == [(FILES, "")]:
         return found
-    return sorted((one, meaning) for one, meaning in found if one.startswith(word))
+    return sorted((one, meaning) for one, meaning in found if one.startswith(word) and _PLAIN.fullmatch(one))
 
 
 def _of_command(where: Path, command: Command, before: list[str], word: str) -> Candidates:
@@ -127,9 +130,8 @@ def _processes(kernel: Kernel) -> Candidates:
     rows = [row for row in ps.processes(kernel) if row.kind is not ProcessKind.INIT and row.name != "complete"]
     names = [row.name for row in rows]
     found = [(str(row.pid), f"{row.name or row.kind} {ps.state(row)}") for row in rows]
-    return found + [
-        (row.name, f"{row.pid} {ps.state(row)}") for row in rows if names.count(row.name) == 1 and row.name.isprintable()
-    ]
+    once = [row for row in rows if names.count(row.name) == 1 and not row.name.startswith("-")]
+    return found + [(row.name, f"{row.pid} {ps.state(row)}") for row in once]
 
 
 def _models(kernel: Kernel) -> Candidates:

@@ -91,12 +91,16 @@ def of_command(command: Command, *, verb: bool = False) -> list[Part]:
     ]
     if command.details:
         parts += [Part("DESCRIPTION", heading=True), Part(command.details)]
-    if command.options:
+    if command.options or before:
         parts.append(Part("OPTIONS", heading=True))
         parts += [
             Part(option.help, f"{option.flag} {option.kind.value}" if option.kind else option.flag)
             for option in command.options
         ]
+    if before:
+        parts.append(
+            Part("the kernel's runtime directory (default: $LLMASOS_RUNTIME, else the user's usual one)", "--runtime DIR")
+        )
     if examples := EXAMPLES.get(command.name):
         parts.append(Part("EXAMPLES", heading=True))
         parts += [Part(meaning, before + line, below=True) for line, meaning in examples]

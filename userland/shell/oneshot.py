@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -30,13 +30,6 @@ BOOTS = ("spawn", "restore")  # verbs that boot a kernel where none runs
 FOLLOWS = ("-f",)  # options with which a command goes on, and so over the death of a kernel
 _RUNTIME = Option("--runtime", Kind.FILE, "the kernel's runtime directory")
 VERBS = {name: command for name, command in COMMANDS.items() if name not in SHELL_ONLY}
-
-
-def status_of(error: BaseException) -> int:
-    """The exit status for what ended a command."""
-    if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED
-    return MISUSED if isinstance(error, UsageError) else FAILED
 
 
 def place_before(words: list[str]) -> tuple[str | None, list[str]]:
@@ -141,6 +134,8 @@ _HOMES = {
 def _ask(prompt: str) -> str:
     """A line from the person, or from a pipe."""
     if sys.stdin is not None and sys.stdin.isatty():
+        with suppress(ImportError):
+            import readline  # noqa: F401 (lines of input() can be edited)
         return input(prompt)
     line = sys.stdin.readline() if sys.stdin is not None else ""
     if not line:

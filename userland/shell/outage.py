@@ -16,6 +16,7 @@ from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.records import BootInfo, Kind, State
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.figures import duration
+from llmasos.userland.programs.screen import wrapped
 
 if TYPE_CHECKING:
     from llmasos.userland.programs.screen import Screen
@@ -39,7 +40,8 @@ class Outage:
         if not self._interactive:
             self._screen.error(text)
         elif self.prompting:
-            print(text, file=sys.stdout, flush=True)  # the editor's stdout, which leaves the edited line below it
+            # The editor's stdout, which leaves the edited line below it.
+            print("\n".join(wrapped(text, self._screen.width)), file=sys.stdout, flush=True)
         else:
             self._screen.line(text, "dim")
 

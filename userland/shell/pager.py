@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -33,7 +34,8 @@ class _Kept(io.StringIO):
 def paged(screen: Screen) -> Iterator[None]:
     """`with paged(screen): ...` prints the body's output at its end, through a pager if it is longer than the screen."""
     command = pager()
-    if not screen.terminal or not command or not (sys.stdin is not None and sys.stdin.isatty()):
+    there = screen.terminal and sys.stdin is not None and sys.stdin.isatty()
+    if not there or not command or threading.current_thread() is not threading.main_thread():
         yield
         return
     out, width, height = screen.out, screen.width, screen.height
