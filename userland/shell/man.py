@@ -94,7 +94,10 @@ def of_command(command: Command, *, verb: bool = False) -> list[Part]:
     if command.options or before:
         parts.append(Part("OPTIONS", heading=True))
         parts += [
-            Part(option.help, f"{option.flag} {option.kind.value}" if option.kind else option.flag)
+            Part(
+                "what a verb starts outlives it in any case" if before and option.flag == "--detach" else option.help,
+                f"{option.flag} {option.kind.value}" if option.kind else option.flag,
+            )
             for option in command.options
         ]
     if before:
