@@ -140,8 +140,15 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     verb("boot", _boot, "boot a kernel in the foreground, or with --detach in the background", help_flag=False)
-    opened = verb("shell", _shell, "open a shell on your kernel, booted if need be (commands may be piped in)")
+    opened = verb(
+        "shell", _shell, "open a shell on your kernel, booted if need be, or run a script (commands may be piped in)"
+    )
     opened.add_argument("--private", action="store_true", help="on a kernel that ends with this shell")
+    opened.add_argument("-c", dest="command", metavar="COMMANDS", help="run these commands, and end")
+    opened.add_argument(
+        "file", nargs="?", default="", help="a script; its first line may be `#!/usr/bin/env -S llmasos shell`"
+    )
+    opened.add_argument("args", nargs=argparse.REMAINDER, help="the arguments of the script, $1 and so on")
     about = verb("status", _status, "what kernel runs where, since when, how large, with how many agents")
     about.add_argument("--json", action="store_true", help="print it as JSON")
     end = verb("halt", _halt, "shut the running kernel down, and end its agents")
@@ -206,7 +213,10 @@ def _boot(args: argparse.Namespace) -> int:
 def _shell(args: argparse.Namespace) -> int:
     from llmasos.userland.shell.main import open_private, open_shell
 
-    return (open_private if args.private else open_shell)(_where(args))
+    given = [args.file, *args.args] if args.command is not None and args.file else args.args
+    return (open_private if args.private else open_shell)(
+        _where(args), file="" if args.command is not None else args.file, command=args.command, arguments=given
+    )
 
 
 def _status(args: argparse.Namespace) -> int:

@@ -19,8 +19,10 @@ import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
+import pyte
+
 WAIT_SECONDS = 120.0  # generous: what is awaited comes, or never does
-CTRL_C, CTRL_D, TAB = "\x03", "\x04", "\t"
+CTRL_C, CTRL_D, CTRL_L, CTRL_R, CTRL_Z, TAB = "\x03", "\x04", "\x0c", "\x12", "\x1a", "\t"
 
 # The child makes the terminal its own before it becomes the program, and hears its signals, as after a login: also
 # where the tests were started with some of them ignored (by nohup, or by a shell's `&`).
@@ -46,10 +48,11 @@ class Terminal:
         environment: Mapping[str, str] | None = None,
         *,
         columns: int = 100,
-        lines: int = 30,
+        rows: int = 30,
     ) -> None:
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self._size = columns, rows
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         env = {**os.environ, "TERM": "xterm-256color", "PAGER": "cat", **(environment or {})}
         env.pop("NO_COLOR", None)
         self.process = subprocess.Popen(
@@ -80,6 +83,13 @@ class Terminal:
     @property
     def screen(self) -> str:
         return _ESCAPES.sub("", self.raw.decode(errors="replace")).replace("\r", "")
+
+    @property
+    def display(self) -> list[str]:
+        """The lines that a person sees now, by a terminal emulator (pyte)."""
+        screen = pyte.Screen(*self._size)
+        pyte.ByteStream(screen).feed(self.raw)
+        return [line.rstrip() for line in screen.display]
 
     def type(self, text: str) -> None:
         """Press keys."""

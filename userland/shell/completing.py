@@ -10,11 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmasos.syscalls.errno import SyscallError
 from llmasos.userland.programs.ps import Kernel
 from llmasos.userland.shell.grammar import MANY, Command, Kind
 from llmasos.userland.shell.oneshot import VERBS, place_before
+
+if TYPE_CHECKING:
+    from llmasos.syscalls.records import ProcessInfo
 
 ANSWER_SECONDS = 1.0  # for a kernel to answer
 Candidates = list[tuple[str, str]]  # a word, and its meaning
@@ -123,15 +127,24 @@ def _with_kernel(ask: Callable[[Kernel], Candidates]) -> Callable[[Path], Candid
     return asked
 
 
-def _processes(kernel: Kernel) -> Candidates:
+def _processes(kernel: Kernel, *, agents: bool = False) -> Candidates:
     from llmasos.syscalls.records import Kind as ProcessKind
     from llmasos.userland.programs import ps
 
-    rows = [row for row in ps.processes(kernel) if row.kind is not ProcessKind.INIT and row.name != "complete"]
+    def wanted(row: ProcessInfo) -> bool:
+        if agents:
+            return row.kind is ProcessKind.LLM
+        return row.kind is not ProcessKind.INIT and row.name != "complete"
+
+    rows = ps.processes(kernel, wanted)
     names = [row.name for row in rows]
     found = [(str(row.pid), f"{row.name or row.kind} {ps.state(row)}") for row in rows]
     once = [row for row in rows if names.count(row.name) == 1 and not row.name.startswith("-")]
     return found + [(row.name, f"{row.pid} {ps.state(row)}") for row in once]
+
+
+def _agents(kernel: Kernel) -> Candidates:
+    return _processes(kernel, agents=True)
 
 
 def _models(kernel: Kernel) -> Candidates:
@@ -178,6 +191,7 @@ def _actions(where: Path) -> Candidates:
 
 _ASK: dict[Kind, Callable[[Path], Candidates]] = {
     Kind.PID: _with_kernel(_processes),
+    Kind.AGENT: _with_kernel(_agents),
     Kind.MODEL: _with_kernel(_models),
     Kind.MODELS: _with_kernel(_models),
     Kind.GROUP: _with_kernel(_groups),

@@ -13,7 +13,6 @@ from llmasos.syscalls.records import Limits, Signal
 from llmasos.syscalls.table import (
     Advise,
     BootInfoCall,
-    Detach,
     Evict,
     Fork,
     GroupMove,
@@ -30,26 +29,35 @@ from llmasos.userland.programs import groups, system
 from llmasos.userland.programs.figures import size
 from llmasos.userland.programs.listing import document, plain
 from llmasos.userland.programs.power import halt
-from llmasos.userland.programs.program import run
+from llmasos.userland.programs.program import checked
 from llmasos.userland.shell.arrival import arrival
 from llmasos.userland.shell.grammar import Line, UsageError
+from llmasos.userland.shell.jobs import Pipeline
 from llmasos.userland.shell.session import Session, does
 
 
 @does("stop")
 def _stop(shell: Session, line: Line) -> None:
-    shell.kernel(Kill(pid=shell.pid(line.text("PID")), signal=Signal.STOP))
+    _send(shell, line.text("PID"), Signal.STOP)
 
 
 @does("cont")
 def _cont(shell: Session, line: Line) -> None:
-    shell.kernel(Kill(pid=shell.pid(line.text("PID")), signal=Signal.CONT))
+    _send(shell, line.text("PID"), Signal.CONT)
 
 
 @does("kill")
 def _kill(shell: Session, line: Line) -> None:
-    signal = signal_named(line.text("SIGNAL", "TERM"))
-    shell.kernel(Kill(pid=shell.pid(line.text("PID")), signal=signal))
+    _send(shell, line.text("PID"), signal_named(line.text("SIGNAL", "TERM")))
+
+
+def _send(shell: Session, word: str, signal: Signal) -> None:
+    """Send a signal to a process, or to all members of a job."""
+    job = shell.jobs.find(word) if word.startswith("%") else None
+    if isinstance(job, Pipeline):
+        job.signal(signal)
+    else:
+        shell.kernel(Kill(pid=shell.pid(word), signal=signal))
 
 
 def signal_named(word: str) -> Signal:
@@ -105,7 +113,7 @@ def _fork(shell: Session, line: Line) -> None:
     rows = [shell.info(child) for child in children]
     for info in rows:
         if info.decoding:
-            shell.jobs[info.pid] = printable(info.name, one_line=True)
+            shell.in_background(info.pid, printable(info.name, one_line=True))
     if line.has("--json"):
         document(shell.screen, rows)
         return
@@ -118,9 +126,9 @@ def _fork(shell: Session, line: Line) -> None:
 
 
 def name_for_a_process(name: str) -> str:
-    """A name that is not taken for a pid or an option. Raises UsageError."""
-    if not name or name.isdigit() or name.startswith("-"):
-        raise UsageError(f"a name may not be empty, a number, or begin with `-`, found {name!r}")
+    """A name that is not taken for a pid, a job or an option. Raises UsageError."""
+    if not name or name.isdigit() or name.startswith(("-", "%")):
+        raise UsageError(f"a name may not be empty, a number, or begin with `-` or `%`, found {name!r}")
     return name
 
 
@@ -128,11 +136,6 @@ def name_for_a_process(name: str) -> str:
 def _rename(shell: Session, line: Line) -> None:
     pid = shell.pid(line.text("PID"))
     shell.kernel(Rename(pid, name_for_a_process(line.text("NAME"))))
-
-
-@does("disown")
-def _disown(shell: Session, line: Line) -> None:
-    shell.kernel(Detach(shell.pid(line.text("PID"))))
 
 
 @does("limits")
@@ -276,7 +279,10 @@ def _advise(shell: Session, line: Line) -> None:
 
 @does("run")
 def _run(shell: Session, line: Line) -> int:
-    status = run(shell.kernel.runtime, line.text("FILE"), line.words)
+    from llmasos.userland.shell.evaluate import python  # late: it knows the language, which most verbs do without
+
+    path = checked(shell.kernel.runtime, line.text("FILE"))
+    status = python(shell, [str(path), *line.words])
     if status:
         shell.screen.error(f"{line.text('FILE')}: exit status {status}")
     return status

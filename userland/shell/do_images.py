@@ -42,4 +42,4 @@ def _restore(shell: Session, line: Line) -> None:
     else:
         shell.screen.line(said)
     if info.decoding:
-        shell.jobs[info.pid] = printable(info.name, one_line=True)
+        shell.in_background(info.pid, printable(info.name, one_line=True))

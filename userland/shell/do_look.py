@@ -1,4 +1,4 @@
-"""The commands that look: ps top groups models devices stats uptime dmesg strace trace jobs read help clear."""
+"""The commands that look: ps top groups models devices stats uptime dmesg strace trace read help clear."""
 
 from __future__ import annotations
 
@@ -113,15 +113,6 @@ def _trace(shell: Session, line: Line) -> None:
     count = line.integer("--count", 0, least=1)
     with until_interrupt(shell):
         strace.follow(shell.screen, shell.kernel, 0, shell.kernel.pid, count=count, as_json=line.has("--json"))
-
-
-@does("jobs")
-def _jobs(shell: Session, line: Line) -> None:
-    for text in shell.finished_jobs():
-        shell.screen.line(text)
-    for pid, name in shell.jobs.items():
-        info = shell.info(pid)
-        shell.screen.line(f"[{pid}] {name}: {ps.state(info)}, {info.usage.decoded} tokens decoded")
 
 
 @does("read")

@@ -73,10 +73,14 @@ def overview(*, verb: bool = False) -> list[Part]:
     if verb:
         parts.append(Part("`llmasos man TOPIC` explains a command, a system call or an error."))
         return parts
-    parts.append(Part("`help COMMAND` explains one, `man TOPIC` a system call or an error too."))
-    parts.append(Part("`&` at the end of say or spawn leaves the answer to the background."))
-    parts.append(Part("`# ...` behind a command is a comment; behind say and spawn it is part of their text."))
-    return parts
+    remarks = (
+        "`help COMMAND` explains one, `man TOPIC` a system call or an error too; `?` is short for help.",
+        "`&` behind a command leaves it to the background.",
+        "`# ...` behind a command is a comment; behind say and spawn it is part of their text.",
+        "Pipes, `>`, `;`, `&&`, `||`, variables, `$(...)`, if, for, while and functions are as in a Unix shell. A word "
+        "that is no command here is a program of the host; `!NAME` is one in any case (`!ps`).",
+    )
+    return [*parts, *map(Part, remarks)]
 
 
 def of_command(command: Command, *, verb: bool = False) -> list[Part]:

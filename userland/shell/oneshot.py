@@ -92,6 +92,7 @@ def _on_the_kernel(where: Path, line: Line) -> int:
             for text in words(kernel.boot):
                 screen.note(text)
         shell = Session(cast("System", _LateSystem(kernel)), screen, _ask, interactive=False)
+        shell.piped = not screen.terminal
         if any(option.flag == "--detach" for option in line.command.options):
             line.values["--detach"] = ""
         try:
@@ -122,7 +123,7 @@ class _LateSystem:
 _HOMES = {
     **dict.fromkeys(("ps", "groups", "devices", "stats", "uptime", "dmesg", "strace", "trace", "read", "top"), "do_look"),
     **dict.fromkeys(
-        ("stop", "cont", "kill", "nice", "migrate", "fork", "rename", "disown", "limits", "group", "join", "policy"),
+        ("stop", "cont", "kill", "nice", "migrate", "fork", "rename", "limits", "group", "join", "policy"),
         "do_control",
     ),
     **dict.fromkeys(("pagein", "evict", "advise"), "do_control"),

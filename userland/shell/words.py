@@ -12,6 +12,8 @@ from llmasos.syscalls.limits import NICE_MAX, NICE_MIN
 from llmasos.userland.shell.grammar import Command, Kind, Option, Param
 
 _PID = Param("PID", Kind.PID)
+_AGENT = Param("PID", Kind.AGENT)
+_JOB = Param("JOB", Kind.JOB, required=False)
 _TEXT = Param("TEXT", Kind.TEXT)
 
 _NO_THOUGHTS = Option("--no-thoughts", None, "do not print the thoughts of a reasoning model")
@@ -84,24 +86,27 @@ _ALL = (
                 Option("--detach", None, "let it outlive this script (at a terminal it does)"),
                 _JSON,
             ), background=True,
-            details="Options come before TEXT, which is the rest of the line, `#` included. With & the answer is not "
-                    "printed; see it with `cat`."),
-    Command("say", "tell a process something and print its answer while it comes", (_PID, _TEXT),
+            details="Options come before TEXT, which is the rest of the line, `#` included, or is in quotes. What comes "
+                    "in by a pipe is said behind it. With & the answer is not printed; see it with `cat`."),
+    Command("say", "tell a process something and print its answer while it comes", (_AGENT, _TEXT),
             (Option("--max", Kind.INTEGER, "tokens of this answer at most"), _NO_THOUGHTS, _JSON), background=True,
-            details="TEXT is the rest of the line, `#` included. Ctrl-C interrupts the answer (SIGINT to the process), "
-                    "not the shell. With & the process answers in the background."),
-    Command("chat", "talk with a process line by line", (_PID,), (_NO_THOUGHTS,),
+            details="TEXT is the rest of the line, `#` included, or is in quotes; what comes in by a pipe is said behind "
+                    "it. Ctrl-C interrupts the answer (SIGINT to the process), not the shell; Ctrl-Z stops it, and `fg` "
+                    "goes on with it. With & the process answers in the background."),
+    Command("chat", "talk with a process line by line", (_AGENT,), (_NO_THOUGHTS,),
             details="An empty line or Ctrl-D leaves; Ctrl-C interrupts an answer."),
-    Command("cat", "print a process's conversation so far", (_PID,), (
+    Command("cat", "print a process's conversation so far, or a file", (_AGENT,), (
         Option("-f", None, "follow: go on printing until Ctrl-C, or until the process ends"),
         Option("--raw", None, "the text of the token log as it is, with its special tokens"),
         _JSON,
-    )),
+    ), details="A PID with a slash in it is the path of a file (`cat ./notes.txt`), and `-` what comes in by a pipe."),
     Command("read", "print the token ids of a process's log", (
-        _PID, Param("FROM", Kind.INTEGER, required=False), Param("N", Kind.INTEGER, required=False)), (_JSON,),
+        _AGENT, Param("FROM", Kind.INTEGER, required=False), Param("N", Kind.INTEGER, required=False)), (_JSON,),
         details="From position FROM (default 0), N of them (default all)."),
-    Command("wait", "wait until a process has nothing to do, or has exited", (_PID,), (_JSON,),
-            details="Returns at once if the process is idle. An exited child is reaped, and its status printed."),
+    Command("wait", "wait until a process has nothing to do, or has exited",
+            (Param("PID", Kind.PID, required=False),), (_JSON,),
+            details="Returns at once if the process is idle. An exited child is reaped, and its status printed. Without "
+                    "PID: until all jobs have ended; with %N: until that job has."),
     # --- control ---
     Command("stop", "stop a process (SIGSTOP)", (_PID,), details="Its context stays; `cont` lets it go on."),
     Command("cont", "let a stopped process go on (SIGCONT)", (_PID,)),
@@ -110,24 +115,22 @@ _ALL = (
                     "its device's name stands for it, as in `kill -KILL cpu0`."),
     Command("nice", "change a process's share of the device", (_PID, Param("VALUE", Kind.INTEGER)),
             details=f"From {NICE_MIN} (largest share) to {NICE_MAX} (smallest)."),
-    Command("migrate", "move a process to another device, as it runs", (_PID, Param("DEVICE", Kind.DEVICE)), (_JSON,),
+    Command("migrate", "move a process to another device, as it runs", (_AGENT, Param("DEVICE", Kind.DEVICE)), (_JSON,),
             details="Its answer goes on. Its KV goes along if that device computes in the same way, else its context "
                     "is computed again; `dmesg` says why."),
-    Command("exec", "give an idle process another model", (_PID, Param("MODEL", Kind.MODEL)), (
+    Command("exec", "give an idle process another model", (_AGENT, Param("MODEL", Kind.MODEL)), (
         Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
         _JSON,
     ), details="Its context goes along: as tokens if both models have the same vocabulary, else as text, a "
                "conversation by both chat templates."),
-    Command("fork", "copy a process, sharing its pages", (_PID, Param("N", Kind.INTEGER, required=False)), (
+    Command("fork", "copy a process, sharing its pages", (_AGENT, Param("N", Kind.INTEGER, required=False)), (
         Option("--name", Kind.NAME, "their name; several are called NAME-1, NAME-2, ..."),
         Option("--detach", None, "let them outlive this script (at a terminal they do)"),
         _JSON,
     ), details="N copies (default 1). Each goes on where the process is; pages are copied when written. Without "
                "--name the copies have its name: tell them apart by pid."),
-    Command("rename", "give a process another name", (_PID, Param("NAME", Kind.NAME))),
-    Command("disown", "let a process live on when the shell that started it ends", (_PID,),
-            details="As if it had been spawned with --detach. Any shell can `wait` for it."),
-    Command("limits", "show or set the limits of a process", (_PID,), (
+    Command("rename", "give a process another name", (_AGENT, Param("NAME", Kind.NAME))),
+    Command("limits", "show or set the limits of a process", (_AGENT,), (
         Option("--context", Kind.INTEGER, "tokens its log may hold"),
         Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
         Option("--pages", Kind.INTEGER, "KV pages it may map"),
@@ -158,7 +161,7 @@ _ALL = (
         Option("--dtype", Kind.NAME, "which of its dtypes (default: any)"),
         Option("--force", None, "even if processes use it: they keep their KV, and the weights come back on demand"),
     )),
-    Command("checkpoint", "write the image of a process to a file", (_PID, Param("FILE", Kind.FILE)), (
+    Command("checkpoint", "write the image of a process to a file", (_AGENT, Param("FILE", Kind.FILE)), (
         Option("--no-kv", None, "leave the KV out: a small file, a slower restore"),
         Option("--passphrase-file", Kind.FILE, "encrypt with the first line of this file"),
         _JSON,
@@ -180,21 +183,57 @@ _ALL = (
     # --- the shell ---
     Command("run", "run a Python program", (Param("FILE", Kind.FILE), Param("ARGS", Kind.WORDS, required=False)),
             details="In a process of its own, attached to this kernel by LLMASOS_RUNTIME."),
-    Command("jobs", "list the answers in the background"),
+    Command("jobs", "list what is in the background, or stopped",
+            details="A line each: an agent that answers, or a pipeline that this shell carries. %1 names one, as in "
+                    "`fg %1`."),
+    Command("fg", "go on with a job in the foreground", (_JOB,),
+            details="JOB is %N, a PID or a name (default: the newest). Of an answer the rest is printed while it comes."),
+    Command("bg", "let a stopped job go on in the background", (_JOB,),
+            details="JOB is %N, a PID or a name (default: the newest)."),
+    Command("disown", "let an agent outlive this shell", (Param("PID", Kind.AGENT, required=False),),
+            details="For scripts, whose agents end with them. A pipeline cannot be disowned: this shell carries it."),
+    Command("watch", "run a command again and again", (Param("COMMAND", Kind.WORDS),), (
+        Option("-n", Kind.DECIMAL, "seconds between two runs (default 2)"),
+        Option("--count", Kind.INTEGER, "end after so many runs"),
+    ), details="With a pipe in it, in quotes: `watch 'ps | grep alice'`. Ctrl-C ends."),
+    Command("history", "list the lines of this session and earlier ones", (Param("N", Kind.INTEGER, required=False),),
+            details="The last N (default 50). Ctrl-R searches them."),
+    Command("source", "run the commands of a file in this shell",
+            (Param("FILE", Kind.FILE), Param("ARGS", Kind.WORDS, required=False)),
+            details="Its variables, functions and aliases stay. `.` is short for it."),
+    Command("alias", "give a command a short name; alone, list them",
+            (Param("NAME=COMMAND", Kind.WORDS, required=False),),
+            details="As in `alias ll='ps'`. It holds from the next line on."),
+    Command("unalias", "take an alias back", (Param("NAME", Kind.WORDS),)),
+    Command("set", "set a switch, or the arguments; alone, list the variables",
+            (Param("SWITCH", Kind.WORDS, required=False),),
+            details="-e: a command that fails ends the shell; -x: commands are shown before they run; -o pipefail: a "
+                    "pipeline has the status of the last member that failed; + takes one back. `set -- A B` sets $1, "
+                    "$2."),
+    Command("unset", "forget variables and functions", (Param("NAME", Kind.WORDS),)),
+    Command("export", "give variables to the programs that are started here", (Param("NAME=VALUE", Kind.WORDS),)),
+    Command("shift", "drop the first N arguments (default 1)", (Param("N", Kind.INTEGER, required=False),)),
+    Command("echo", "print words", (Param("WORD", Kind.WORDS, required=False),),
+            details="-n: without the end of the line."),
+    Command("true", "succeed"),
+    Command("false", "fail"),
+    Command("break", "leave N loops (default 1)", (Param("N", Kind.INTEGER, required=False),)),
+    Command("continue", "go on with the next turn of a loop", (Param("N", Kind.INTEGER, required=False),)),
+    Command("return", "leave a function, or a file that is read", (Param("STATUS", Kind.INTEGER, required=False),)),
     Command("clear", "clear the screen"),
     Command("help", "list the commands, or explain one", (Param("COMMAND", Kind.TOPIC, required=False),)),
     Command("man", "the manual: of a command, a system call, or an error", (Param("TOPIC", Kind.TOPIC, required=False),),
             details="As in `man fork`, `man EBUSY`. Where a command and a system call have one name, both are shown."),
     Command("exit", "leave the shell", (Param("STATUS", Kind.INTEGER, required=False),),
-            details="Agents live on, and the kernel too. Ctrl-D does the same. What a script has spawned ends with it, "
-                    "unless that was with --detach."),
+            details="Agents live on, and the kernel too. Ctrl-D and `quit` do the same. What a script has spawned ends "
+                    "with it, unless that was with --detach, or it was disowned."),
     Command("halt", "shut the whole system down, and end all agents"),
 )  # fmt: skip
 
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Agents", ("spawn", "say", "chat", "cat", "read", "wait", "jobs")),
+    ("Agents", ("spawn", "say", "chat", "cat", "read", "wait", "jobs", "fg", "bg", "disown")),
     (
         "Control",
         (
@@ -206,7 +245,6 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "exec",
             "fork",
             "rename",
-            "disown",
             "limits",
             "group",
             "join",
@@ -219,11 +257,17 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     ("Looking", ("ps", "top", "groups", "models", "devices", "stats", "uptime", "dmesg", "strace", "trace")),
-    ("Shell", ("run", "help", "man", "clear", "exit", "halt")),
+    ("Shell", ("run", "watch", "history", "alias", "unalias", "source", "help", "man", "clear", "exit", "halt")),
+    (
+        "Language",
+        ("set", "unset", "export", "shift", "echo", "true", "false", "break", "continue", "return"),
+    ),
 )
 
-# Those that are no verbs of the command line: they are about a shell, or (halt) are a verb of their own.
-SHELL_ONLY = frozenset({"jobs", "clear", "exit", "halt"})
+# Those that are no verbs of the command line: they are about a shell or a script, or (halt) are a verb of their own.
+SHELL_ONLY = frozenset(
+    {"jobs", "fg", "bg", "history", "source", "alias", "unalias", "clear", "exit", "halt", *GROUPS[-1][1]}
+)
 
 # Lines that people may type, with what they do; of commands whose form does not say it all.
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
