@@ -17,7 +17,7 @@ from llmasos.syscalls.table import GroupCreate, Spawn
 from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.shell import completing
 from llmasos.userland.shell.grammar import Kind
-from llmasos.userland.shell.words import COMMANDS
+from llmasos.userland.shell.oneshot import VERBS
 from tests.userland.command_line import DEADLINE, llmasos
 from tests.userland.terminal import TAB, Terminal
 
@@ -138,10 +138,10 @@ def test_without_a_kernel_there_is_no_complaint(tmp_path: Path) -> None:
     assert "kill" in candidates(tmp_path, "ki")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", VERBS)
 def test_every_kind_of_word_is_completed_or_is_free(name: str) -> None:
     free = {Kind.NAME, Kind.INTEGER, Kind.DECIMAL, Kind.TEXT, Kind.WORDS, Kind.SIGNAL}
     asked = {*completing._ASK, Kind.FILE, Kind.COLUMN, Kind.COLUMNS}
-    command = COMMANDS[name]
+    command = VERBS[name]
     kinds = {param.kind for param in command.params} | {option.kind for option in command.options if option.kind}
     assert kinds <= free | asked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Advice, BootInfo, DeviceInfo, ModelInfo, SchedInfo, Stats
 from llmasos.userland.programs.figures import duration, number, rate, size
 from llmasos.userland.programs.listing import Field, Listing
@@ -89,7 +90,7 @@ MODELS: Listing[ModelInfo] = Listing(
 
 def apart(rows: list[ModelInfo]) -> list[str]:
     """What to call models beside each other: the name, with dtype and device where two have the same."""
-    names = [called(row.name) for row in rows]
+    names = [printable(called(row.name), one_line=True) for row in rows]
     with_dtype = [f"{name} {row.dtype}" for name, row in zip(names, rows, strict=True)]
     return [
         name
