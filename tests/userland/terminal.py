@@ -38,8 +38,9 @@ _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[=>()][0-9A-B]?)
 
 
 class Terminal:
-    """A program in a terminal, of 100 x 30 unless it is said otherwise. `screen` is all it has printed, without escape sequences: an editor of lines
-    prints only what changes, so tests look for what commands print and not for what is typed."""
+    """A program in a terminal, of 100 x 30 unless told otherwise. `screen` is all it has printed, without escape
+    sequences: an editor of lines prints only what changes, so tests look for what commands print and not for what is
+    typed."""
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class Terminal:
         self._master, slave = pty.openpty()
         self._size = columns, rows
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        env = {**os.environ, "TERM": "xterm-256color", **(environment or {})}
+        env = {**os.environ, "TERM": "xterm-256color", "PAGER": "cat", **(environment or {})}
         env.pop("NO_COLOR", None)
         self.process = subprocess.Popen(
             [sys.executable, "-c", _LEAD, *command],

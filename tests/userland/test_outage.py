@@ -68,7 +68,7 @@ def test_the_shell_says_so_at_the_prompt_and_during_an_answer_and_goes_on(kernel
         kernel.end()
         shell.enter("ps")
         assert shell.wait() == 1
-        assert re.search("EPIPE: .*halt", shell.screen), "it hears of it before or after the end"
+        assert re.search(r"EPIPE: [^>]*halt", shell.screen), "it hears of it before or after the end"
 
 
 def test_a_script_goes_on_and_is_told_on_stderr(kernel: Reborn) -> None:

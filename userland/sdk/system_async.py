@@ -21,7 +21,6 @@ from typing import Any, Self, Unpack
 import msgspec
 import trio
 
-from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import (
     Advice,
     CheckpointInfo,
@@ -106,7 +105,7 @@ class System(AsyncConnection):
         driver."""
         info = await self(Getinfo(pid))
         if not info.model:
-            raise SyscallError(Errno.EINVAL, f"process {pid} ({info.name}) is a {info.kind.value}, not an LLM process")
+            raise options.no_llm_process(info)
         model = await self.run(actions.model_in_memory(info.model, info.device))
         known = (await self.run(turns.known_of(pid))).dialogue
         return Process(self, pid, model, setup=known.setup if known is not None else None)

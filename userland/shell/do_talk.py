@@ -13,13 +13,15 @@ import time
 from collections.abc import Generator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
-from llmasos.syscalls.records import Finish, Limits, ProcessInfo, Signal, State
+from llmasos.syscalls.records import Finish, Kind, Limits, ProcessInfo, Signal, State
 from llmasos.syscalls.table import Getinfo, Kill, Models, Read, Wait
 from llmasos.userland.programs.flow import Flow
+from llmasos.userland.programs.listing import document, plain
 from llmasos.userland.sdk import turns
 from llmasos.userland.sdk.actions import MAX_TOKENS
 from llmasos.userland.sdk.answers import Listening, follow
@@ -34,6 +36,7 @@ from llmasos.userland.shell.files import file_error
 from llmasos.userland.shell.grammar import Line, UsageError
 from llmasos.userland.shell.jobs import Answer, Pipeline
 from llmasos.userland.shell.listening import stream
+from llmasos.userland.shell.pager import paged
 from llmasos.userland.shell.patience import Patience
 from llmasos.userland.shell.session import Session, does
 from llmasos.userland.shell.tty import Suspended
@@ -81,7 +84,9 @@ def _spawn(shell: Session, line: Line) -> None:
     shell.variables.last = str(agent.pid)
     if shell.job is not None:
         shell.job.enlist(agent.pid)
-    if text:
+    if line.has("--json"):
+        document(shell.screen, _answered(shell, agent, line, text, fresh=True) if text else agent.info())
+    elif text:
         _tell(shell, agent, text, background=line.background, fresh=True)
     elif not shell.piped:
         shown = printable(name, one_line=True)
@@ -108,6 +113,9 @@ def _say(shell: Session, line: Line) -> None:
         raise UsageError(f"say: there is nothing to say: neither TEXT nor input has any. Usage: {line.command.usage}")
     if shell.job is not None:
         shell.job.enlist(agent.pid)
+    if line.has("--json"):
+        document(shell.screen, _answered(shell, agent, line, text))
+        return
     _tell(
         shell,
         agent,
@@ -235,6 +243,34 @@ def resume(shell: Session, job: Answer) -> None:
     _ending(shell, job.pid, newline=not flow.ended_line)
 
 
+def _answered(shell: Session, agent: Process, line: Line, text: str, *, fresh: bool = False) -> dict[str, Any]:
+    """Say a text to a process; its whole answer, for JSON. End a fresh process that cannot even begin."""
+    if line.background:
+        raise UsageError("--json waits for the whole answer, which `&` does not")
+    pid = agent.pid
+    max_tokens = line.integer("--max", MAX_TOKENS, least=1) if line.has("--max") else None
+    try:
+        info = shell.info(pid)
+        _check_idle(info, background=False)
+        listening = _begin(shell, agent, text, max_tokens)
+    except SyscallError:
+        if fresh:
+            agent.end()
+        raise
+    try:
+        said = list(stream(agent.system.kernel, follow(agent.language, pid, listening)))
+    except KeyboardInterrupt:
+        until_idle(shell, pid)
+        raise
+    return {
+        "pid": pid,
+        "name": info.name,
+        "thought": "".join(piece.text for piece in said if piece.kind == "thought"),
+        "text": "".join(_shown(piece) for piece in said if piece.kind != "thought"),
+        "finish": shell.info(pid).finish,
+    }
+
+
 def _check_idle(info: ProcessInfo, *, background: bool) -> None:
     pid, name = info.pid, info.name
     if info.decoding:
@@ -354,6 +390,16 @@ def _cat(shell: Session, line: Line) -> None:
         _follow(shell, agent, raw=line.has("--raw"))
         return
     said = _conversation(agent, agent.tokens(), raw=line.has("--raw"))
+    if line.has("--json"):
+        document(shell.screen, said)
+        return
+    with paged(shell.screen):
+        _print_turns(shell, said)
+    if shell.info(agent.pid).decoding:
+        shell.screen.line(f"(it is still speaking; `cat -f {agent.pid}` follows)", "dim")
+
+
+def _print_turns(shell: Session, said: list[Turn]) -> None:
     for turn in said:
         if turn.who:
             shell.screen.write(f"{turn.who}: ", "cyan" if turn.who != "system" else "dim")
@@ -363,8 +409,6 @@ def _cat(shell: Session, line: Line) -> None:
         flow.push(turn.text)
         flow.flush()
         shell.screen.line()
-    if shell.info(agent.pid).decoding:
-        shell.screen.line(f"(it is still speaking; `cat -f {agent.pid}` follows)", "dim")
 
 
 def is_path(word: str) -> bool:
@@ -445,7 +489,7 @@ def _wait(shell: Session, line: Line) -> int:
     word = line.text("PID")
     job = shell.jobs.find(word) if word.startswith("%") else None
     if word and not isinstance(job, Pipeline):
-        _wait_for(shell, shell.pid(word, exited=True), told=True)
+        _wait_for(shell, shell.pid(word, exited=True), told=True, as_json=line.has("--json"))
         return 0
     status = 0
     for one in [job] if job is not None else list(shell.jobs):
@@ -459,7 +503,7 @@ def _wait(shell: Session, line: Line) -> int:
     return status if word else 0
 
 
-def _wait_for(shell: Session, pid: int, *, told: bool) -> None:
+def _wait_for(shell: Session, pid: int, *, told: bool, as_json: bool = False) -> None:
     """Wait until a process is idle, or has exited; `told`: say so."""
     while True:
         try:
@@ -471,11 +515,18 @@ def _wait_for(shell: Session, pid: int, *, told: bool) -> None:
         name = printable(info.name, one_line=True)
         if info.state is State.ZOMBIE:
             ended = shell.kernel(Wait(pid=pid))
-            if told:
+            if as_json:
+                document(shell.screen, {**plain(ended), "name": info.name, "state": info.state})
+            elif told:
                 shell.screen.line(f"[{pid}] {name}: exited with {ended.status} ({ended.reason})")
             break
-        if not info.decoding:
-            if told:
+        if info.kind in (Kind.INIT, Kind.DRIVER):
+            what = "init, the kernel itself" if info.kind is Kind.INIT else f"the driver of {info.device}"
+            raise UsageError(f"process {pid} is {what}, which ends with `halt` only: there is nothing to wait for")
+        if info.kind is Kind.LLM and not info.decoding:
+            if as_json:
+                document(shell.screen, info)
+            elif told:
                 shell.screen.line(f"[{pid}] {name}: idle after {info.usage.decoded} decoded tokens")
             break
         time.sleep(POLL_SECONDS)

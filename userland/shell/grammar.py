@@ -46,6 +46,9 @@ class Kind(enum.Enum):
     WORDS = "ARGS"  # the remaining words
     MODELS = "NAMES"  # the remaining words, each a model
     ACTION = "ACTION"  # of `models`
+    COLUMNS = "A,B"  # columns of the command's table
+    COLUMN = "COLUMN"
+    TOPIC = "TOPIC"  # of `man`
 
 
 MANY = (Kind.WORDS, Kind.MODELS)
@@ -317,9 +320,8 @@ def _read_words(scanner: Words, read: Line, *, piped: bool = False) -> None:
             _take_option(scanner, read, option, word)
         elif flagged and not quoted and len(word) > 1 and word[0] == "-":
             read.values[flagged.pop(0).name] = scanner.word()[1:]
-        elif not quoted and word.startswith("--") and (not places or places[0].kind is not Kind.WORDS or options):
-            known = ", ".join(options) or "none"
-            raise UsageError(f"{command.name} has no option {word}; its options: {known}. Usage: {command.usage}")
+        elif not quoted and _dashed(word) and not (places and places[0].kind in (Kind.TEXT, Kind.WORDS) and not options):
+            raise UsageError(no_option(command, word))
         elif not places:
             raise UsageError(f"{command.name}: nothing was expected at {scanner.left!r}. Usage: {command.usage}")
         elif places[0].kind is Kind.TEXT:
@@ -335,6 +337,17 @@ def _read_words(scanner: Words, read: Line, *, piped: bool = False) -> None:
     ]
     if missing:
         raise UsageError(f"{command.name} needs {' and '.join(missing)}. Usage: {command.usage}")
+
+
+def _dashed(word: str) -> bool:
+    """Whether a word is meant as an option: `-x`, `--max`; a lone dash and a negative number are not."""
+    return word.startswith("-") and word != "-" and not word[1:].replace(".", "", 1).isdigit()
+
+
+def no_option(command: Command, word: str) -> str:
+    """What is said to an option that a command does not have."""
+    known = ", ".join(option.flag for option in command.options) or "none"
+    return f"{command.name} has no option {word}; its options: {known}. Usage: {command.usage}"
 
 
 def _take_option(scanner: Words, read: Line, option: Option, word: str) -> None:

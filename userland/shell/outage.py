@@ -19,10 +19,11 @@ from llmasos.syscalls.records import BootInfo, Kind, State
 from llmasos.syscalls.table import BootInfoCall
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.figures import duration
-from llmasos.userland.sdk.system import System
+from llmasos.userland.programs.screen import wrapped
 
 if TYPE_CHECKING:
     from llmasos.userland.programs.screen import Screen
+    from llmasos.userland.sdk.system import System
 
 LOOK_SECONDS = 0.1
 
@@ -50,7 +51,8 @@ class Outage:
         if not self._interactive:
             self._screen.error(text)
         elif self.prompting:
-            print(text, file=sys.stdout, flush=True)  # the editor's stdout, which leaves the edited line below it
+            # The editor's stdout, which leaves the edited line below it.
+            print("\n".join(wrapped(text, self._screen.width)), file=sys.stdout, flush=True)
         else:
             self._screen.line(text, "dim")
 

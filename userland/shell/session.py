@@ -12,7 +12,7 @@ import copy
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
@@ -20,8 +20,6 @@ from llmasos.syscalls.records import Finish, ProcessInfo, State
 from llmasos.syscalls.table import Call, Getinfo
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.screen import Screen
-from llmasos.userland.sdk.answers import Listening
-from llmasos.userland.sdk.system import Process, System
 from llmasos.userland.shell import pipes
 from llmasos.userland.shell.grammar import Line, UsageError
 from llmasos.userland.shell.jobs import Answer, Job, Jobs, Pipeline
@@ -29,6 +27,10 @@ from llmasos.userland.shell.outage import Outage
 from llmasos.userland.shell.tty import Terminal
 from llmasos.userland.shell.variables import Variables
 from llmasos.userland.shell.words import COMMANDS
+
+if TYPE_CHECKING:
+    from llmasos.userland.sdk.answers import Listening
+    from llmasos.userland.sdk.system import Process, System
 
 R = TypeVar("R")
 INTERRUPTED = 130  # 128 + SIGINT

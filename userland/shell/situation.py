@@ -11,12 +11,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llmasos.modelfiles.called import called
 from llmasos.syscalls.errno import SyscallError
-from llmasos.syscalls.printable import printable
-from llmasos.syscalls.records import Kind, ModelInfo, State
+from llmasos.syscalls.records import Kind, State
 from llmasos.syscalls.table import Models, StatsCall
-from llmasos.userland.programs import ps
+from llmasos.userland.programs import ps, system
 from llmasos.userland.programs.figures import number
 
 if TYPE_CHECKING:
@@ -85,18 +83,7 @@ class Situation:
         parts = [f"{len(agents)} agent{'' if len(agents) == 1 else 's'}: {working} decoding, {stopped} stopped"]
         parts += [
             f"{name} {model.frames - model.frames_free - model.frames_cached}/{model.frames} pages"
-            for model, name in zip(models, names(models), strict=True)
+            for model, name in zip(models, system.apart(models), strict=True)
         ]
         parts.append(f"{number(counters.tokens_decoded)} tokens decoded")
         return "  |  ".join(parts), working > 0
-
-
-def names(models: list[ModelInfo]) -> list[str]:
-    """What to call models: by their names, and by dtype and device too where one name is that of several."""
-    plain = [printable(called(model.name), one_line=True) for model in models]
-    return [
-        name
-        if plain.count(name) == 1
-        else f"{name} {model.dtype}" + (f" on {model.device}" if len({one.device for one in models}) > 1 else "")
-        for name, model in zip(plain, models, strict=True)
-    ]
