@@ -21,7 +21,7 @@ from types import TracebackType
 
 import pyte
 
-WAIT_SECONDS = float(os.environ.get("W", "120"))
+WAIT_SECONDS = 120.0  # generous: what is awaited comes, or never does
 CTRL_C, CTRL_D, CTRL_L, CTRL_R, CTRL_Z, TAB = "\x03", "\x04", "\x0c", "\x12", "\x1a", "\t"
 
 # The child makes the terminal its own before it becomes the program, and hears its signals, as after a login: also

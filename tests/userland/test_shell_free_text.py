@@ -1,8 +1,9 @@
-"""Free text: where the text of `say` and `spawn` begins and ends, and what of a line is grammar. Lines with their meaning,
-by the rules of the manual:
+"""Free text: where the text of `say` and `spawn` begins and ends, and what of a line is grammar. Lines with their
+meaning, by the rules of the manual:
 
 1. `say PID` and `spawn NAME` without quotes take the rest of the line as it stands, but for a last ` &`.
-2. Text in quotes that close before a blank, an operator or the end makes the rest of the line grammar, unless words follow.
+2. Text in quotes that close before a blank, an operator or the end makes the rest of the line grammar, unless words
+   follow.
 3. `spawn NAME`, and `say PID` in a pipe, have no text before a lone `|`, `<` or `>`, or before `;`, `&&` and `||`.
 """
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from llmasos.syscalls import blocking
 from llmasos.syscalls.blocking import Client
 from llmasos.syscalls.records import Finish, ProcessInfo, State
-from llmasos.syscalls.table import BootInfoCall, Getinfo, GroupStat, StatsCall
+from llmasos.syscalls.table import BootInfoCall, Getinfo, GroupStat, Kill, StatsCall
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.boot import private_kernel
 from tests.userland.terminal import CTRL_C, CTRL_D, CTRL_L, CTRL_R, CTRL_Z, TAB, WAIT_SECONDS, Terminal
@@ -75,20 +76,21 @@ STORY = "Tell me a long story about a whale."
 
 @contextmanager
 def speaking(shell: Terminal, kernel: Client, name: str, line: str) -> Iterator[int]:
-    """Have `line` typed, which makes the agent speak. Within this it speaks for as long as a test likes: the driver is
-    stopped in the midst of its answer. Gives its pid."""
+    """Have `line` typed, which makes the agent NAME speak. Within this it speaks for as long as a test likes: the driver
+    is stopped in the midst of its answer. Gives its pid."""
     driver = kernel(BootInfoCall()).devices[0].os_pid
 
     def found() -> list[ProcessInfo]:
         return ps.processes(kernel, lambda row: row.name == name and row.state is not State.ZOMBIE)
 
+    def begun(before: int) -> bool:
+        return any(row.decoding or row.usage.decoded > before for row in found())
+
     try:
-        for attempt in range(ATTEMPTS):
+        for _ in range(ATTEMPTS):
             before = sum(row.usage.decoded for row in found())
             shell.enter(line.replace("NAME", name))
-            eventually(
-                lambda: any(row.decoding or row.usage.decoded > before for row in found()), "it speaks", pause=0.001
-            )
+            eventually(partial(begun, before), "it speaks", pause=0.001)
             os.kill(driver, signal.SIGSTOP)
             rows = found()
             if rows[-1].decoding:
@@ -96,8 +98,9 @@ def speaking(shell: Terminal, kernel: Client, name: str, line: str) -> Iterator[
                 return
             os.kill(driver, signal.SIGCONT)
             shell.expect(PROMPT)
-            line = f"say NAME {STORY}" if line.startswith("spawn NAME") and "|" not in line else line
-        raise AssertionError(f"it was never caught in its midst, in {attempt + 1} attempts")
+            for row in rows if line.startswith("spawn") else []:
+                kernel(Kill(row.pid))
+        raise AssertionError(f"it was never caught in its midst, in {ATTEMPTS} attempts")
     finally:
         os.kill(driver, signal.SIGCONT)
 
