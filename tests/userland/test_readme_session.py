@@ -35,6 +35,7 @@ def run(lines: list[str], place: Path) -> subprocess.CompletedProcess[str]:
             text=True,
             timeout=PATIENCE,
             check=False,
+            cwd=place.parent,  # some sessions write files
         )
 
 
