@@ -277,6 +277,27 @@ def test_ctrl_c_interrupts_a_pipeline_and_not_the_shell(shell: Terminal, kernel:
     assert not kernel(Getinfo(pid)).decoding
 
 
+def test_agents_in_a_pipe_are_told_what_the_one_before_them_says(shell: Terminal, kernel: Client) -> None:
+    shell.enter("spawn source | spawn sink")
+    shell.expect(r"%1 what each says is told to the next, carried by this shell: it ends with the shell")
+    shell.expect(PROMPT)
+    for name, said in (("Ada", "My name is Ada."), ("Ben", "My name is Ben.")):
+        shell.enter(f"say source {said}")
+        shell.expect(rf"source: (.*{name}.*)\n")
+        shell.expect(r"sink: .*\n")
+        shell.enter("")
+    shell.enter("cat sink | grep you:")
+    shell.expect(r"you: .*Ada.*\nyou: .*Ben.*\n")
+    shell.expect(PROMPT)
+    source, sink = agent(kernel, "source"), agent(kernel, "sink")
+    assert kernel(Getinfo(source)).group == kernel(Getinfo(sink)).group
+    assert "/job-" in kernel(Getinfo(sink)).group
+    shell.enter("kill %1")
+    shell.expect(PROMPT)
+    for pid in (source, sink):
+        eventually(lambda pid=pid: kernel(Getinfo(pid)).state is State.ZOMBIE, "both are ended")  # type: ignore[misc]
+
+
 def test_programs_of_the_host_have_the_terminal_and_its_keys(shell: Terminal) -> None:
     shell.enter("sleep 600")
     shell.quiet(1.0)

@@ -162,7 +162,7 @@ def _tell(
                 info = shell.info(pid)
                 name = heard.name = printable(info.name, one_line=True)
                 _check_idle(info, background=background)
-                heard.listening = _begin(shell, agent, text, max_tokens)
+                heard.listening = begin(shell, agent, text, max_tokens)
             except SyscallError:
                 if fresh:
                     agent.end()
@@ -252,7 +252,7 @@ def _answered(shell: Session, agent: Process, line: Line, text: str, *, fresh: b
     try:
         info = shell.info(pid)
         _check_idle(info, background=False)
-        listening = _begin(shell, agent, text, max_tokens)
+        listening = begin(shell, agent, text, max_tokens)
     except SyscallError:
         if fresh:
             agent.end()
@@ -280,7 +280,7 @@ def _check_idle(info: ProcessInfo, *, background: bool) -> None:
         raise SyscallError(Errno.EAGAIN, f"process {pid} ({name}) is stopped; `cont {pid}` lets it answer")
 
 
-def _begin(shell: Session, agent: Process, text: str, max_tokens: int | None) -> Listening:
+def begin(shell: Session, agent: Process, text: str, max_tokens: int | None) -> Listening:
     """Say something to a process and let it begin to answer; after an error its context is as it was. Returns how to
     listen."""
     language, pid, kept = agent.language, agent.pid, shell.remembered(agent.pid)
@@ -389,7 +389,7 @@ def _cat(shell: Session, line: Line) -> None:
     if line.has("-f"):
         _follow(shell, agent, raw=line.has("--raw"))
         return
-    said = _conversation(agent, agent.tokens(), raw=line.has("--raw"))
+    said = read_back(agent, agent.tokens(), raw=line.has("--raw"))
     if line.has("--json"):
         document(shell.screen, said)
         return
@@ -443,7 +443,7 @@ def _print_file(shell: Session, word: str) -> None:
         raise file_error(word, error) from None
 
 
-def _conversation(agent: Process, tokens: list[int], *, raw: bool) -> list[Turn]:
+def read_back(agent: Process, tokens: list[int], *, raw: bool) -> list[Turn]:
     language = agent.language
     text = language.decode(tokens, special=True)
     if raw:
@@ -470,7 +470,7 @@ def _follow(shell: Session, agent: Process, *, raw: bool) -> None:
                     break
                 raise
             tokens += result.tokens
-            text = render(_conversation(agent, tokens, raw=raw))
+            text = render(read_back(agent, tokens, raw=raw))
             if text.startswith(shown) and not text.endswith("\ufffd"):
                 shell.screen.write(text[len(shown) :])
                 shown = text

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
+from itertools import pairwise
 from typing import TextIO
 
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -225,6 +227,8 @@ def _new_job(shell: Session, source: str, *, foreground: bool) -> Job:
 
 def _members(shell: Session, pipeline: Pipeline) -> int:
     """The members of a pipeline, at once. Raises KeyboardInterrupt, after all have ended."""
+    if shell.job is None and shell.input is None and all(_idles(member) for member in pipeline.members):
+        return _linked(shell, pipeline)
     statuses = [0] * len(pipeline.members)
     job = shell.job or _new_job(shell, _source(AndOr(pipeline)), foreground=True)
     views = _joined(shell, job, len(pipeline.members))
@@ -253,6 +257,41 @@ def _members(shell: Session, pipeline: Pipeline) -> int:
         return result()
     job.begin(threads, result)
     return foreground(shell, job)
+
+
+def _idles(member: Node) -> bool:
+    """Whether a member of a pipeline is an agent with nothing to say yet."""
+    plain = isinstance(member, Simple) and member.text is None and not member.redirects and not member.host
+    return plain and isinstance(member, Simple) and bool(member.words) and member.words[0].plain == "spawn"
+
+
+def _linked(shell: Session, pipeline: Pipeline) -> int:
+    """`spawn a | spawn b`: agents each of which will be told what the one before it says, as a job in the background."""
+    from llmasos.userland.shell.carrying import carry  # late: commands stand above the interpreter
+
+    job = _new_job(shell, _source(AndOr(pipeline)), foreground=False)
+    view = shell.view()
+    view.job = job
+    agents = []
+    for member in pipeline.members:
+        status = _node(view, member, tested=True)
+        if status:
+            return status
+        agents.append(shell.agent(int(shell.variables.last)))
+    threads = [
+        threading.Thread(
+            target=partial(carry, view, first, second, last=second is agents[-1]), name="llmasos-carry", daemon=True
+        )
+        for first, second in pairwise(agents)
+    ]
+    shell.jobs.add(job)
+    job.begin(threads, lambda: 0)
+    shell.variables.last = f"%{job.number}"
+    shell.remark(
+        f"%{job.number} what each says is told to the next, carried by this shell: it ends with the shell, and by "
+        f"`kill %{job.number}`; `say {agents[0].pid} ...` begins"
+    )
+    return 0
 
 
 def _joined(shell: Session, job: Job, count: int) -> list[Session]:
