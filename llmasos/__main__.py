@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument("--private", action="store_true", help="on a kernel that ends with this shell")
-    parser.set_defaults(act=_alone, verb="", rest=[])
+    parser.set_defaults(act=_alone, command=None, file="", args=[], verb="", rest=[])
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb")
 
     def verb(name: str, act: Act, summary: str, *, help_flag: bool = True) -> argparse.ArgumentParser:
