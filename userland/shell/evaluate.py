@@ -50,7 +50,7 @@ from llmasos.userland.shell.words import COMMANDS
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 STOPPED = 128 + signal.SIGTSTP
-MAX_DEPTH = 100  # of functions that call functions, and of substitutions
+MAX_DEPTH = 50  # of functions that call functions, and of substitutions
 _local = threading.local()
 
 
@@ -79,6 +79,9 @@ def execute(shell: Session, text: str, *, whole_text: bool = False, returns: boo
         status = failed(shell, error)
         shell.failures += 1
         _leave_by_errexit(shell, status)
+    except RecursionError:
+        status = failed(shell, UsageError("the script calls itself too deeply"))
+        shell.failures += 1
     except Ended:
         return shell.status or 0
     except Left as left:
