@@ -17,10 +17,12 @@ _ALL = (
     # --- looking ---
     Command("ps", "list the processes", (Param("PID", Kind.PID, required=False),),
             details="With a PID: that process in detail. Wherever a PID is wanted, the name of a process will do."),
-    Command("top", "watch processes, device and memory live", options=(
-        Option("--seconds", Kind.DECIMAL, "seconds between two looks (default 1)"),
+    Command("top", "watch processes, device and memory live, or as they were recorded",
+            (Param("FILE", Kind.FILE, required=False),), (
+        Option("--seconds", Kind.DECIMAL, "seconds between two looks (default 2)"),
         Option("--once", None, "print one look and return"),
-    ), details="q or Ctrl-C leaves. Without a terminal one look is printed."),
+        Option("--record", Kind.FILE, "write what is seen into a new file, for `top FILE`"),
+    ), details="q or Ctrl-C leaves, ? explains the keys. Without a terminal one look is printed."),
     Command("models", "list the models and their memory; those on disk: ls, du, pull, rm, check",
             (Param("ACTION", Kind.ACTION, required=False), Param("NAME", Kind.MODELS, required=False)), (
         Option("--found", None, "list other programs' models too: Ollama, LM Studio, llama.cpp, Hugging Face"),

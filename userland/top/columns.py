@@ -1,8 +1,9 @@
 """The columns of the table: what each shows of a process or a group, what it sorts by, and which of them a width has room
 for.
 
-Numbers are shortened to fixed widths, so that a table does not jump when they change. When the terminal is narrow, columns
-go whole, the least important first; names are cut last, when nothing is left to go but what tells processes apart.
+Numbers are shortened to fixed widths, so that a table does not jump when they change. When the terminal is narrow,
+columns go whole, the least important first; names are cut last, when nothing is left to go but what tells processes
+apart.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.printable import printable
-from llmasos.syscalls.records import Kind, ProcessInfo, State
+from llmasos.syscalls.records import Kind, ProcessInfo
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.figures import duration, size
 from llmasos.userland.top.model import Group, Row
@@ -21,7 +22,8 @@ from llmasos.userland.top.spark import spark
 Value = float | str
 NAME = "NAME"
 WIDE = 100  # columns of a terminal from which the longer form of a cell is shown, and two blanks between columns
-_LEAST_NAME = 8  # a name is not cut below this while any other column but the pid could go
+_LEAST_NAME = 8  # a name is not cut below this while any other column could go
+_MOST_NAME = 40  # one longer than this makes no column go
 
 
 @dataclass(frozen=True)
@@ -197,14 +199,13 @@ def place(width: int, names: int, columns: Sequence[Column] = COLUMNS) -> tuple[
     """The columns that a terminal of `width` has room for, in their order, and those that it has not. `names` is what the
     longest name wants, with the lines of the tree before it.
 
-    NAME gets what it wants, but for the columns of rank 0 to 2 and beyond half of the terminal; then the columns follow by
-    rank, as long as the next one fits; what is left is NAME's again.
+    Those of rank 0 to 2 come first, then NAME gets what it wants (of one that is very long: _MOST_NAME); the others
+    follow by rank as long as the next one fits, and what is left is NAME's again.
     """
     gap = 2 if width >= WIDE else 1
     must = [column for column in columns if column.rank <= 2 and column.title != NAME]
     taken = sum(column.wide(width) + gap for column in must)
-    least = max(_LEAST_NAME, min(names, max(width // 2, width - taken - width // 2)))
-    left = width - taken - least
+    left = width - taken - max(_LEAST_NAME, min(names, _MOST_NAME, width - taken))
     chosen = set(must) if left >= 0 else set()
     if left < 0:  # so narrow that even these do not fit: whole columns go, the pid last
         left = width - _LEAST_NAME

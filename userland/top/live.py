@@ -5,8 +5,8 @@ neither the picture nor its end is to wait for it; and a program that shows itse
 measure. All calls are made in that one thread, one at a time, so `top` is never two programs to the kernel.
 
 Between samples there are no calls. While the person pauses there are none at all, nor while the terminal has stopped the
-program (Ctrl-Z); that another window covers it no terminal tells. If a sample takes long, because the table is long or the kernel
-busy, the next one comes later: sampling takes a tenth of the time at most.
+program (Ctrl-Z); that another window covers it no terminal tells. If a sample takes long, because the table is long or
+the kernel busy, the next one comes later: sampling takes a tenth of the time at most.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.reconnect import Notify
 from llmasos.syscalls.records import BootInfo, TraceEvent
 from llmasos.syscalls.table import Call, Trace
-from llmasos.userland.programs.ps import Kernel
 from llmasos.userland.top.model import History, Picture
 from llmasos.userland.top.record import Writer
 from llmasos.userland.top.sample import take
@@ -81,14 +80,12 @@ class Wish:
 
 
 class Live:
-    """The thread. `tell` is called in it, with what is new. `again` makes a connection to the kernel that runs there now,
-    once the old one has gone for good; without it that is the end."""
+    """The thread. `again` makes a connection to the kernel that runs there now, once the old one has gone for good."""
 
     def __init__(
         self,
         kernel: Client,
         seconds: float,
-        tell: Callable[[News], object],
         writer: Writer | None = None,
         again: Callable[[], Client] | None = None,
     ) -> None:
@@ -96,7 +93,7 @@ class Live:
         self.seconds = seconds
         self.paused = False
         self.tracing = False  # the kernel's trace is read, too
-        self._tell = tell
+        self._tell: Callable[[News], object] = lambda _: None
         self._writer = writer
         self._again = again
         self._history = History()
@@ -112,7 +109,9 @@ class Live:
 
     # --- for the other threads ---
 
-    def start(self) -> None:
+    def start(self, tell: Callable[[News], object]) -> None:
+        """Begin. `tell` is called in the thread, with what is new."""
+        self._tell = tell
         self.kernel.notify = self._notify
         self._thread.start()
 
@@ -265,16 +264,3 @@ class Live:
 def _others(events: Sequence[TraceEvent], mine: int) -> list[TraceEvent]:
     """The events but for what `top` itself asks."""
     return [event for event in events if event.pid != mine]
-
-
-def first(kernel: Kernel, seconds: float, writer: Writer | None = None) -> Picture:
-    """One look: the picture of a second sample, `seconds` after a first. Raises SyscallError."""
-    history = History()
-    before = take(kernel)
-    history.add(before)
-    time.sleep(seconds)
-    now = take(kernel)
-    if writer is not None:
-        writer.add(before)
-        writer.add(now)
-    return history.add(now)

@@ -121,12 +121,12 @@ class History:
                     for at, count in enumerate(counts):
                         total[at] += count
         made = {}
-        for path, info in groups.items():
+        for path, group in groups.items():
             computed, decoded, length, pages, swapped, tokens, device_seconds = sums[path]
-            stall = max((pressure.some[0] for pressure in info.pressure.values() if pressure.some), default=0.0)
+            stall = max((pressure.some[0] for pressure in group.pressure.values() if pressure.some), default=0.0)
             past = self._keep(f"group {path}", computed, known)
             made[path] = Group(
-                info, computed, decoded, stall, past,
+                group, computed, decoded, stall, past,
                 int(length), int(pages), int(swapped), int(tokens), device_seconds,
             )  # fmt: skip
         return made

@@ -1,4 +1,4 @@
-"""A recording as it plays: where in it one is, how fast it goes, and the picture there. Pure: time comes in from outside."""
+"""A recording as it plays: where in it one is, how fast it goes, the picture there. Pure: time comes in from outside."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Recordings: the samples of `top` and the kernel's trace between them, as JSON lines that any program can read.
 
-    {"type": "llmasos-top", "version": 1, "kernel": "0.1.0", "recorded": 1764400000.0, "fields": {"ProcessInfo": [...], ...}}
-    {"type": "event", "seq": 17, "at": 3.25, "what": "sched.step", "pid": 0, "device": "cpu0", "amount": 4, "detail": "5+4"}
-    {"type": "sample", "elapsed": 2.0, "whole": true, "boot": [...], "stats": [...], "models": [...], "groups": [...], ...}
+    {"type": "llmasos-top", "version": 1, "kernel": "0.1.0", "recorded": 1764400000.0, "fields": {...}}
+    {"type": "event", "seq": 17, "at": 3.25, "what": "sched.step", "pid": 0, "amount": 4, ...}
+    {"type": "sample", "elapsed": 2.0, "whole": true, "boot": [...], "stats": [...], "models": [...], ...}
 
 The first line is the header. Events, in the form of `TraceEvent`, stand before the sample that was taken after them;
 `{"type": "lost", "events": 12}` says that as many are missing there. Records within a sample are arrays, whose fields the

@@ -2,8 +2,8 @@
 all processes.
 
 As with `systemd-cgls` and htop's tree: a process stands below the program that owns it if both are in one group, else
-below its group. Sorting is among siblings, a group counting as the sum of what is in it. A filter keeps what it finds, and
-what that stands below.
+below its group. Groups that have nothing in them but one other group share its line (`users/ada/session-3`). Sorting is
+among siblings, a group counting as the sum of what is in it. A filter keeps what it finds, and what that stands below.
 """
 
 from __future__ import annotations
@@ -42,17 +42,19 @@ class Arrangement:
     def lines(self, picture: Picture) -> list[Line]:
         """The lines of a picture, top to bottom."""
         if self.flat:
-            rows = [row for row in picture.rows.values() if matches(row, self.needle)]
-            return [Line(str(row.info.pid), row, columns.name(row), "", False, False) for row in self._sorted(rows)]
+            rows = self._sorted([row for row in picture.rows.values() if matches(row, self.needle)])
+            return [Line(_key(row), row, columns.name(row), "", False, False) for row in rows]
         below = _below(picture)
         found = _found(picture, below, self.needle) if self.needle else None
         made: list[Line] = []
         # What is still to be shown, the next one last: key, guide of the line, guide of the lines below it.
         ahead: list[tuple[str, str, str]] = []
 
+        def kept(key: str) -> list[str]:
+            return [child for child in below.get(key, ()) if found is None or child in found]
+
         def enter(key: str, guide: str, *, root: bool) -> None:
-            kept = [child for child in below.get(key, ()) if found is None or child in found]
-            ordered = self._sorted([_of(picture, child) for child in kept])
+            ordered = self._sorted([_of(picture, child) for child in kept(key)])
             for at, of in enumerate(reversed(ordered)):
                 last = at == 0
                 mark, bar = ("", "") if root else ("└ ", "  ") if last else ("├ ", "│ ")
@@ -62,14 +64,18 @@ class Arrangement:
         while ahead:
             key, guide, further = ahead.pop()
             of = _of(picture, key)
-            folds = any(found is None or child in found for child in below.get(key, ()))
-            folded = folds and key in self.folded and not self.needle
-            made.append(Line(key, of, columns.name(of), guide, folds, folded))
-            if folds and not folded:
+            name, inside = columns.name(of), kept(key)
+            while isinstance(of, Group) and len(inside) == 1 and inside[0].startswith("/"):
+                key = inside[0]
+                of, inside = _of(picture, key), kept(key)
+                name = f"{name}/{columns.name(of)}"
+            folded = bool(inside) and key in self.folded and not self.needle
+            made.append(Line(key, of, name, guide, bool(inside), folded))
+            if inside and not folded:
                 enter(key, further, root=False)
         return made
 
-    def _sorted(self, rows: list[Row | Group] | list[Row]) -> list[Row | Group]:
+    def _sorted(self, rows: list[Row] | list[Row | Group]) -> list[Row | Group]:
         column = columns.BY_TITLE[self.sort]
         tied: list[Row | Group] = sorted(rows, key=_rank)
         if not tied:
@@ -86,7 +92,14 @@ def matches(row: Row, needle: str) -> bool:
         or wanted == str(info.pid)
         or any(
             wanted in text.casefold()
-            for text in (info.name, columns.state(info, wide=True), info.kind, called(info.model), info.device, info.group)
+            for text in (
+                info.name,
+                columns.state(info, wide=True),
+                info.kind,
+                called(info.model),
+                info.device,
+                info.group,
+            )
         )
     )
 
