@@ -8,8 +8,8 @@ apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.printable import printable
@@ -87,7 +87,7 @@ class _Number:
 
     def text(self, of: Row | Group, wide: bool) -> str:
         value = self(of)
-        return "" if value < 0 else short(value)
+        return "" if value < 0 or (value == 0 and isinstance(of, Group)) else short(value)
 
 
 def _number(title: str, rank: int, number: _Number, about: str, width: int = 6) -> Column:
@@ -97,11 +97,18 @@ def _number(title: str, rank: int, number: _Number, about: str, width: int = 6) 
 def _state(of: Row | Group, wide: bool) -> str:
     if isinstance(of, Row):
         return state(of.info, wide=wide)
-    return f"{of.info.pids} procs" if of.info.pids != 1 else "1 proc"
+    text = f"{short(of.info.pids)} proc{'' if of.info.pids == 1 else 's'}"
+    return text if wide or len(text) <= 8 else text[:-6] + " p"
 
 
 def _time(of: Row | Group) -> float:
     return of.device_seconds if isinstance(of, Group) else ps.time(of.info)
+
+
+def _time_text(of: Row | Group, wide: bool) -> str:
+    seconds = _time(of)
+    text = duration(seconds)
+    return "" if isinstance(of, Group) and not seconds else text if len(text) <= 8 else f"{seconds / 86_400:.0f}d"
 
 
 def _share(value: float) -> str:
@@ -159,7 +166,7 @@ COLUMNS: tuple[Column, ...] = (
     _number("SWAP", 10, _count(lambda info: info.swapped, lambda group: group.swapped), "pages in lower tiers", 5),
     _number("DECODED", 13, _count(lambda info: info.usage.decoded, lambda group: group.tokens_decoded),
             "tokens decoded in its life"),
-    Column("TIME", 12, 8, lambda of, _: duration(_time(of)), _time,
+    Column("TIME", 12, 8, _time_text, _time,
            "seconds of the device; of programs and drivers: of the CPU"),
     Column("RSS", 16, 8, lambda of, _: size(_rss(of)) if _rss(of) > 0 else "", _rss,
            "memory of a program or driver"),
@@ -195,24 +202,26 @@ class Placed:
     width: int
 
 
-def place(width: int, names: int, columns: Sequence[Column] = COLUMNS) -> tuple[list[Placed], list[Column]]:
+def place(width: int, names: int, pids: int = 6) -> tuple[list[Placed], list[Column]]:
     """The columns that a terminal of `width` has room for, in their order, and those that it has not. `names` is what the
-    longest name wants, with the lines of the tree before it.
+    longest name wants, with the lines of the tree before it; `pids` is the length of the longest pid.
 
     Those of rank 0 to 2 come first, then NAME gets what it wants (of one that is very long: _MOST_NAME); the others
     follow by rank as long as the next one fits, and what is left is NAME's again.
     """
+    columns = [replace(column, width=max(column.width, pids)) if column.title == "PID" else column for column in COLUMNS]
     gap = 2 if width >= WIDE else 1
     must = [column for column in columns if column.rank <= 2 and column.title != NAME]
     taken = sum(column.wide(width) + gap for column in must)
     left = width - taken - max(_LEAST_NAME, min(names, _MOST_NAME, width - taken))
     chosen = set(must) if left >= 0 else set()
-    if left < 0:  # so narrow that even these do not fit: whole columns go, the pid last
+    if left < 0:  # so narrow that even these do not fit: the pid goes last
         left = width - _LEAST_NAME
         for column in must:
-            if column.wide(width) + gap <= left:
-                chosen.add(column)
-                left -= column.wide(width) + gap
+            if column.wide(width) + gap > left:
+                break
+            chosen.add(column)
+            left -= column.wide(width) + gap
         left = 0
     for column in sorted((c for c in columns if c.rank > 2), key=lambda column: column.rank):
         if column.wide(width) + gap > left:

@@ -97,7 +97,7 @@ def _system(picture: Picture, width: int, hidden: int, palette: Palette) -> Text
             Part(f"{len(agents)} agent{'' if len(agents) == 1 else 's'}", 0, "bold"),
             Part(told, 3),
             Part(f"{speed(picture.computed) or '0'} tok/s", 1, palette.good),
-            Part(spark(picture.past, 24 if width >= WIDE else 10, max(picture.past, default=0.0)), 5, palette.good),
+            Part(_past(picture.past, width, max(picture.past, default=0.0)), 5, palette.good),
             Part(f"{speed(picture.decoded) or '0'} decoded", 4),
             Part(f"{hidden} line{'' if hidden == 1 else 's'} more: d" if hidden else "", 6, palette.faint),
         ],
@@ -109,6 +109,10 @@ def _bar(used: float, of: float, width: int) -> str:
     return f"[{bar(used / of if of > 0 else 0.0, 24 if width >= WIDE else 10)}]"
 
 
+def _past(past: Sequence[float], width: int, most: float) -> str:
+    return spark(past, min(len(past), 24 if width >= WIDE else 10), most)
+
+
 def _device(picture: Picture, device: DeviceInfo, names: int, width: int, palette: Palette) -> Text:
     past = picture.busy.get(device.name, ())
     busy = past[-1] if past else 0.0
@@ -116,7 +120,7 @@ def _device(picture: Picture, device: DeviceInfo, names: int, width: int, palett
     return fit(
         [
             Part(f"{device.name:<{names}}  busy {_bar(busy, 1.0, width)} {busy:4.0%}", 0),
-            Part(spark(past, 24 if width >= WIDE else 10, 1.0), 4, palette.mark),
+            Part(_past(past, width, 1.0), 4, palette.mark),
             Part(device.state, 1, palette.good if up else palette.warn if device.state == "starting" else palette.bad),
             Part(printable(device.error, one_line=True) if not up else "", 2, palette.bad),
             Part(f"{device.ready} ready" if up else "", 2, palette.warn if device.ready else ""),

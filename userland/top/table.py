@@ -142,7 +142,8 @@ class ProcessTable(ScrollView, can_focus=True):
         """Choose columns for the width there is now."""
         width = self.scrollable_content_region.width
         names = max((cell_len(line.guide) + 2 * line.folds + cell_len(line.name) for line in self.lines), default=0)
-        self.placed, self.hidden = place(width, names)
+        pids = max((len(str(line.of.info.pid)) for line in self.lines if isinstance(line.of, Row)), default=1)
+        self.placed, self.hidden = place(width, names, pids)
         self.virtual_size = Size(width, len(self.lines))
         self._into_view()
         self.refresh()
