@@ -77,8 +77,15 @@ class ScreenOf:
     def kill(self, number: signal.Signals) -> None:
         os.kill(self.child.pid, number)
 
+    def hang_up(self) -> None:
+        """The terminal's window is closed."""
+        os.close(self.child.child_fd)
+        self.child.child_fd = self.child.ptyproc.fd = -1
+
     def _read(self) -> bool:
         """Take what the program has printed. False: it has ended."""
+        if self.child.child_fd < 0:
+            return False
         try:
             data = self.child.read_nonblocking(65536, timeout=0.1)
         except pexpect.TIMEOUT:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import ClassVar
@@ -18,7 +17,6 @@ from rich.text import Text
 from textual import on
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
 from textual.widgets import Input, Static
 
@@ -28,6 +26,7 @@ from llmasos.syscalls.table import Kill, Setsched
 from llmasos.userland.programs import strace
 from llmasos.userland.top import columns, panel
 from llmasos.userland.top.details import DetailsScreen
+from llmasos.userland.top.driver import Terminal, TerminalGone
 from llmasos.userland.top.events import EventsPane
 from llmasos.userland.top.footer import Footer
 from llmasos.userland.top.live import Done, Live, News, Taken, Trouble, Wish
@@ -50,15 +49,6 @@ _PLAYED_KEYS = (
     ("e", "events"),
 )  # fmt: skip
 _ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-
-
-class OnStdout(LinuxDriver):
-    """Textual writes to stderr; the shell, and every other verb, to stdout."""
-
-    def __init__(self, app: App[None], *, debug: bool = False, mouse: bool = True, size: tuple[int, int] | None = None):
-        super().__init__(app, debug=debug, mouse=mouse, size=size)
-        if sys.__stdout__ is not None:
-            self._file = sys.__stdout__
 
 
 class TopApp(App[None]):
@@ -115,7 +105,7 @@ class TopApp(App[None]):
             super().__init__()
 
     def __init__(self, live: Live | None = None, player: Player | None = None, *, light: bool | None = None) -> None:
-        super().__init__(driver_class=OnStdout)
+        super().__init__(driver_class=Terminal)
         self.live, self.player = live, player
         self.picture: Picture | None = None
         self.arrangement = Arrangement()
@@ -163,6 +153,10 @@ class TopApp(App[None]):
     def _end(self, number: signal.Signals) -> None:
         self.ended_by = number
         self.exit()
+
+    @on(TerminalGone)
+    def _gone(self) -> None:
+        self._end(signal.SIGHUP)
 
     # --- what is new ---
 
@@ -288,7 +282,7 @@ class TopApp(App[None]):
 
     def action_filter(self) -> None:
         self._filter.display = True
-        self._filter.focus()
+        self.screen.set_focus(self._filter)  # now: what is typed next is the filter's
 
     @on(Input.Changed, "#filter")
     def _filtered(self, event: Input.Changed) -> None:
@@ -298,12 +292,12 @@ class TopApp(App[None]):
     @on(Input.Submitted, "#filter")
     def _kept(self) -> None:
         self._filter.display = bool(self.arrangement.needle)
-        self._table.focus()
+        self.screen.set_focus(self._table)
 
     def action_unfilter(self) -> None:
         self._filter.value = ""
         self._filter.display = False
-        self._table.focus()
+        self.screen.set_focus(self._table)
 
     def action_sort(self) -> None:
         self.push_screen(SortScreen(self.arrangement.sort), self._sort_by)

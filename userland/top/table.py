@@ -124,6 +124,7 @@ class ProcessTable(ScrollView, can_focus=True):
         self.hidden: list[Column] = []
         self.cursor = 0
         self._peak = 0.0
+        self._wide = False
 
     @property
     def at(self) -> Line | None:
@@ -144,6 +145,7 @@ class ProcessTable(ScrollView, can_focus=True):
         names = max((cell_len(line.guide) + 2 * line.folds + cell_len(line.name) for line in self.lines), default=0)
         pids = max((len(str(line.of.info.pid)) for line in self.lines if isinstance(line.of, Row)), default=1)
         self.placed, self.hidden = place(width, names, pids)
+        self._wide = width >= WIDE
         self.virtual_size = Size(width, len(self.lines))
         self._into_view()
         self.refresh()
@@ -168,7 +170,7 @@ class ProcessTable(ScrollView, can_focus=True):
         return Strip(segments).adjust_cell_length(width, back)
 
     def _cell(self, line: Line, at: Placed, back: Style) -> Segment:
-        text = cell(at.column, line.of, at.width, self._peak, wide=self.size.width >= WIDE)
+        text = cell(at.column, line.of, at.width, self._peak, wide=self._wide)
         text = _cut(text, at.width)
         blank = " " * (at.width - cell_len(text))
         style = back
