@@ -28,6 +28,7 @@ from llmasos.userland.top import columns, panel
 from llmasos.userland.top.details import DetailsScreen
 from llmasos.userland.top.driver import Terminal, TerminalGone
 from llmasos.userland.top.events import EventsPane
+from llmasos.userland.top.filter import Filter
 from llmasos.userland.top.footer import Footer
 from llmasos.userland.top.live import Done, Live, News, Taken, Trouble, Wish
 from llmasos.userland.top.model import Group, Picture, Row
@@ -59,7 +60,6 @@ class TopApp(App[None]):
     #panel { height: auto; background: $surface; }
     #trouble { height: auto; display: none; background: $error; color: $text; }
     #said { height: auto; display: none; background: $panel; color: $text; }
-    #filter { display: none; height: 1; border: none; padding: 0; background: $panel; }
     #empty { height: auto; display: none; color: $text-muted; }
     """
     ENABLE_COMMAND_PALETTE = False
@@ -67,10 +67,8 @@ class TopApp(App[None]):
         Binding("q", "leave", show=False),
         Binding("ctrl+c,ctrl+d,ctrl+q", "leave", show=False, priority=True),
         Binding("ctrl+z", "suspend_process", show=False),
-        Binding("escape", "unfilter", show=False),
-        Binding("slash", "filter", show=False),
+        Binding("slash", "filter", show=False, priority=True),  # at once: what is typed behind it is the filter's
         Binding("question_mark,h,f1", "help", show=False),
-        Binding("enter", "details", show=False),
         Binding("space", "fold", show=False),
         Binding("left", "fold(True)", show=False),
         Binding("right", "fold(False)", show=False),
@@ -114,7 +112,7 @@ class TopApp(App[None]):
         self._table, self._heading = ProcessTable(), Heading()
         self._panel, self._trouble, self._said = Static(id="panel"), Static(id="trouble"), Static(id="said")
         self._empty = Static(id="empty")
-        self._filter = Input(id="filter", placeholder="filter: pid, name, state, model, group", compact=True)
+        self._filter = Filter()
         self._events = EventsPane()
         self._footer = Footer(_PLAYED_KEYS if player is not None else _KEYS)
         self._timeline = Timeline(player) if player is not None else None
@@ -275,6 +273,10 @@ class TopApp(App[None]):
             self.live.wake()
             self.say(Done("paused: nothing is asked of the kernel; p goes on" if self.live.paused else "goes on"))
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """A slash is a letter where a line is typed, and nothing above another screen."""
+        return action != "filter" or (not isinstance(self.focused, Input) and len(self.screen_stack) == 1)
+
     # --- arranging ---
 
     def action_leave(self) -> None:
@@ -282,22 +284,21 @@ class TopApp(App[None]):
 
     def action_filter(self) -> None:
         self._filter.display = True
-        self.screen.set_focus(self._filter)  # now: what is typed next is the filter's
+        self.screen.set_focus(self._filter)
 
-    @on(Input.Changed, "#filter")
-    def _filtered(self, event: Input.Changed) -> None:
+    @on(Filter.Changed)
+    def _filtered(self, event: Filter.Changed) -> None:
         self.arrangement.needle = event.value.strip()
         self._draw()
 
-    @on(Input.Submitted, "#filter")
+    @on(Filter.Left)
     def _kept(self) -> None:
-        self._filter.display = bool(self.arrangement.needle)
+        self._filter.display = bool(self._filter.value)
         self.screen.set_focus(self._table)
 
     def action_unfilter(self) -> None:
         self._filter.value = ""
         self._filter.display = False
-        self.screen.set_focus(self._table)
 
     def action_sort(self) -> None:
         self.push_screen(SortScreen(self.arrangement.sort), self._sort_by)

@@ -96,6 +96,8 @@ class ProcessTable(ScrollView, can_focus=True):
         "table--cursor",
     }  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "app.details", show=False),
+        Binding("escape", "app.unfilter", show=False),
         Binding("up", "move(-1)", show=False),
         Binding("down", "move(1)", show=False),
         Binding("pageup", "page(-1)", show=False),
