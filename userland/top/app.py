@@ -286,8 +286,8 @@ class TopApp(App[None]):
         self._filter.display = True
         self.screen.set_focus(self._filter)
 
-    @on(Filter.Changed)
-    def _filtered(self, event: Filter.Changed) -> None:
+    @on(Input.Changed, "Filter")
+    def _filtered(self, event: Input.Changed) -> None:
         self.arrangement.needle = event.value.strip()
         self._draw()
 

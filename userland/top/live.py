@@ -161,6 +161,7 @@ class Live:
             try:
                 self._writer.add(sample, events, lost)
             except SyscallError as error:
+                self._writer.close()
                 self._writer = None
                 self._tell(Done(str(error), refused=True))
         self._tell(Taken(self._history.add(sample), events, lost))

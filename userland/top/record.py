@@ -16,6 +16,7 @@ import os
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -121,10 +122,8 @@ class Writer:
         self._samples += 1
 
     def close(self) -> None:
-        try:
+        with suppress(OSError):  # all of it was flushed with the last sample, or has been reported then
             self._file.close()
-        except OSError as error:
-            raise SyscallError(Errno.EIO, f"the recording {self.path}: {error.strerror}") from None
 
 
 @dataclass(frozen=True)
