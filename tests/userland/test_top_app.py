@@ -128,7 +128,9 @@ def vocabulary(kernel: Booted) -> set[str]:
 
     watching(kernel, look, (600, 120))
     states = {str(state) for state in State} | {"input", "child", "line", "lines", "more", "procs", "proc"}
-    states |= words("ram swap fair model pages of KV kept for prefixes process processes MiB GiB KiB all agents agent running ready")
+    states |= words(
+        "ram swap fair model pages of KV kept for prefixes process processes MiB GiB KiB all agents agent running ready"
+    )
     return found | states | set().union(*(words(title) for title in BY_TITLE))
 
 
