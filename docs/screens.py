@@ -29,7 +29,7 @@ SECONDS = 12.0  # of a session, so that sparklines have a past
 _DEVICE = "sim:memory=15.2g,swap=2g,overhead=0.02,max_runs=3"
 _MODEL = "sim:7b,context=16000"
 _TEAM = {"planner": 300, "coder": 900, "critic": 200, "reviewer": 120}  # names, and tokens of their prompts
-_FETCHED = re.compile(r"@font-face \{.*?\}", re.DOTALL)  # a picture fetches nothing: the reader's own fonts do
+_FETCHED = re.compile(r"@font-face \{.*?\}", re.DOTALL)  # a picture fetches nothing: the reader's own font does
 
 
 @contextmanager
@@ -73,7 +73,7 @@ async def _pictures(kernel: blocking.Client) -> dict[str, str]:
     made = {}
     async with app.run_test(size=SIZE) as pilot:
         await pilot.pause(SECONDS)
-        for _ in range(5):
+        for _ in range(3):
             await pilot.press("down")
         for name in ("dark", "light"):
             made[name] = app.export_screenshot(title="llmasos top")
@@ -89,7 +89,9 @@ def main() -> None:
     PLACE.mkdir(exist_ok=True)
     for name, picture in pictures.items():
         path = PLACE / f"top-{name}.svg"
-        lines = (line.rstrip() for line in _FETCHED.sub("", picture).splitlines())
+        lines = (
+            line.rstrip() for line in _FETCHED.sub("", picture).replace("Fira Code, monospace", "monospace").splitlines()
+        )
         path.write_text("\n".join(line for line in lines if line) + "\n")
         print(path)
 

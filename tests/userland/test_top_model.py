@@ -55,7 +55,7 @@ def test_another_kernel_counts_from_zero(other: dict[str, float]) -> None:
 
 def test_stall_is_the_share_of_time_that_it_waited_for_anything_but_input() -> None:
     before = sample(10.0, [agent(4, "bob", waits={"input": 5.0, "pagein": 1.0, "ready": 1.0})])
-    now = sample(12.0, [agent(4, "bob", waits={"input": 6.0, "pagein": 1.5, "ready": 1.1})])
+    now = sample(12.0, [agent(4, "bob", waits={"input": 6.0, "pagein": 1.5, "ready": 1.1, "stopped": 0.4})])
     assert picture(before, now).rows[4].stall == pytest.approx(0.3)
 
 

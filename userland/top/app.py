@@ -193,7 +193,7 @@ class TopApp(App[None]):
         lines = panel.lines(picture, self.size.width, max(2, self.size.height // 3), self._palette())
         self._panel.update(Text("\n").join(lines))
         shown = self.arrangement.lines(picture)
-        self._table.show(shown, picture.peak)
+        self._table.show(shown, picture)
         self._head()
         self._empty.display = not shown
         if not shown:

@@ -154,7 +154,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("TOK/S", 2, 5, lambda of, _: speed(of.computed), lambda of: of.computed,
            "tokens a second through the model, prompts and recomputing included"),
     Column("RATE", 6, 8, lambda of, _: "", lambda of: of.computed,
-           "the past of TOK/S; the highest bar is the greatest rate of any process shown", right=False, long=16),
+           "the past of TOK/S; the highest bar is the greatest rate of any process (any group)", right=False, long=16),
     Column("DEC/S", 9, 5, lambda of, _: speed(of.decoded), lambda of: of.decoded, "tokens a second decoded"),
     Column("STALL", 5, 5, lambda of, _: _share(of.stall), lambda of: of.stall,
            "share of the time in which it waited for the device, memory, weights or its group's limits"),

@@ -18,7 +18,7 @@ from llmasos.userland.programs import groups, ps
 from llmasos.userland.programs.figures import bar, duration
 from llmasos.userland.top import columns
 from llmasos.userland.top.footer import Footer
-from llmasos.userland.top.model import Group, Picture, Row
+from llmasos.userland.top.model import WANTED, Group, Picture, Row
 from llmasos.userland.top.spark import spark
 
 _WAITS = {
@@ -63,8 +63,8 @@ def pairs(of: Row | Group, width: int) -> list[tuple[str, str]]:
     if info.kind is Kind.LLM:
         share = info.length / info.context if info.context else 0.0
         more.append(("window", f"[{bar(share, 20)}] {share:.0%}"))
-        asleep = sum(info.usage.waits.values())
-        more += [*told, ("stalled lately", f"{of.stall:.0%} of the time; waited {duration(asleep)} in its life")]
+        lost = sum(seconds for name, seconds in info.usage.waits.items() if name not in WANTED)
+        more += [*told, ("stalled", f"{of.stall:.0%} of the time since the last look; {duration(lost)} in its life")]
     return [*known, *more, *rest]
 
 

@@ -13,7 +13,7 @@ from llmasos.syscalls.records import GroupInfo, Kind, ProcessInfo
 from llmasos.userland.top.sample import Sample
 
 PAST = 120  # samples that sparklines reach back
-_IDLE = "input"  # to wait for somebody's input is no stall
+WANTED = ("input", "stopped")  # to wait for somebody's input, or for a CONT, is no stall
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Row:
     info: ProcessInfo
     computed: float = 0.0  # run through the model, prompts and recomputing included
     decoded: float = 0.0
-    stall: float = 0.0  # share of the time in which it waited for anything but input
+    stall: float = 0.0  # share of the time in which it waited for anything but input or a CONT
     past: tuple[float, ...] = ()  # of `computed`, the newest last; empty: it was idle for as long as that
 
 
@@ -55,7 +55,8 @@ class Picture:
     decoded: float
     past: tuple[float, ...]  # of `computed`
     busy: dict[str, tuple[float, ...]]  # by device: the share of the time that it computed, the newest last
-    peak: float  # the greatest rate in the past of any process: what the sparklines of the table are measured by
+    peak: float  # the greatest rate in the past of any process: what its sparkline is measured by
+    group_peak: float  # the same of groups
 
 
 class History:
@@ -89,7 +90,8 @@ class History:
         past = self._keep("all", computed, before is not None)
         self._forget(rows, groups)
         peak = max((max(row.past) for row in rows.values() if row.past), default=0.0)
-        return Picture(sample, seconds, rows, summed, computed, decoded, past, busy, peak)
+        group_peak = max((max(group.past) for group in summed.values() if group.past), default=0.0)
+        return Picture(sample, seconds, rows, summed, computed, decoded, past, busy, peak, group_peak)
 
     def _row(self, info: ProcessInfo, was: ProcessInfo | None, seconds: float) -> Row:
         if info.kind is not Kind.LLM or seconds <= 0:
@@ -101,7 +103,7 @@ class History:
         waited = sum(
             total - (used.waits.get(name, 0.0) if used else 0.0)
             for name, total in info.usage.waits.items()
-            if name != _IDLE
+            if name not in WANTED
         )
         past = self._keep(f"pid {info.pid}", computed, True)
         return Row(info, computed, decoded, max(0.0, min(1.0, waited / seconds)), past)

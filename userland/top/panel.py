@@ -38,9 +38,13 @@ class Palette:
 class Part:
     """A piece of a line. Those of smaller `rank` stay longer."""
 
-    text: str
+    text: str | Text
     rank: int = 0
     style: str = ""
+
+    @property
+    def drawn(self) -> Text:
+        return Text(self.text, self.style) if isinstance(self.text, str) else self.text
 
 
 def fit(parts: Sequence[Part], width: int) -> Text:
@@ -49,12 +53,12 @@ def fit(parts: Sequence[Part], width: int) -> Text:
     chosen: set[int] = set()
     left = width
     for at in sorted(range(len(parts)), key=lambda at: (parts[at].rank, at)):
-        wanted = Text(parts[at].text).cell_len + (len(_GAP) if chosen else 0)
+        wanted = parts[at].drawn.cell_len + (len(_GAP) if chosen else 0)
         if wanted > left and chosen:
             break
         chosen.add(at)
         left -= wanted
-    return Text(_GAP).join(Text(part.text, part.style) for at, part in enumerate(parts) if at in chosen)
+    return Text(_GAP).join(part.drawn for at, part in enumerate(parts) if at in chosen)
 
 
 def lines(picture: Picture, width: int, most: int, palette: Palette) -> list[Text]:
@@ -105,8 +109,10 @@ def _system(picture: Picture, width: int, hidden: int, palette: Palette) -> Text
     )
 
 
-def _bar(used: float, of: float, width: int) -> str:
-    return f"[{bar(used / of if of > 0 else 0.0, 24 if width >= WIDE else 10)}]"
+def _bar(name: str, used: float, of: float, width: int, colour: str, behind: str = "") -> Text:
+    """`cpu0  busy [████  ]  40%`."""
+    drawn = bar(used / of if of > 0 else 0.0, 24 if width >= WIDE else 10)
+    return Text.assemble(f"{name} [", (drawn, colour), f"]{behind}")
 
 
 def _past(past: Sequence[float], width: int, most: float) -> str:
@@ -119,7 +125,7 @@ def _device(picture: Picture, device: DeviceInfo, names: int, width: int, palett
     up = device.state == "up"
     return fit(
         [
-            Part(f"{device.name:<{names}}  busy {_bar(busy, 1.0, width)} {busy:4.0%}", 0),
+            Part(_bar(f"{device.name:<{names}}  busy", busy, 1.0, width, palette.good, f" {busy:4.0%}"), 0),
             Part(_past(past, width, 1.0), 4, palette.mark),
             Part(device.state, 1, palette.good if up else palette.warn if device.state == "starting" else palette.bad),
             Part(printable(device.error, one_line=True) if not up else "", 2, palette.bad),
@@ -145,7 +151,7 @@ def _tiers(picture: Picture, device: DeviceInfo, names: int, width: int, palette
     made = [
         fit(
             [
-                Part(f"{own.name:<{names}}  KV   {_bar(mapped, device.kv_bytes, width)}", 0),
+                Part(_bar(f"{own.name:<{names}}  KV  ", mapped, device.kv_bytes, width, palette.mark), 0),
                 Part(f"{size(mapped)} of {size(device.kv_bytes)}", 1, palette.warn if full else ""),
                 Part(f"weights {size(weights)}" + (f" of {size(device.weight_bytes)}" if device.weight_bytes else ""), 2),
                 Part(f"{size(kept)} kept for prefixes" if kept else "", 3, palette.faint),
@@ -162,7 +168,7 @@ def _tiers(picture: Picture, device: DeviceInfo, names: int, width: int, palette
         made.append(
             fit(
                 [
-                    Part(f"{name:<{names}}  KV   {_bar(taken, places or room, width)}", 0),
+                    Part(_bar(f"{name:<{names}}  KV  ", taken, places or room, width, palette.mark), 0),
                     Part(f"{size(taken)} of {size(places or room)}", 1),
                     Part(each, 2, palette.faint),
                 ],
@@ -176,7 +182,7 @@ def _model(model: ModelInfo, names: int, width: int, palette: Palette) -> Text:
     used = model.frames - model.frames_free - model.frames_cached
     return fit(
         [
-            Part(f"{'model':<{names}}  KV   {_bar(used, model.frames, width)}", 0),
+            Part(_bar(f"{'model':<{names}}  KV  ", used, model.frames, width, palette.mark), 0),
             Part(f"{used}/{model.frames} pages of {size(model.block_bytes)}", 1),
             Part(printable(called(model.name), one_line=True), 2, "bold"),
             Part("" if model.state == "resident" else model.state, 3, palette.warn),

@@ -18,7 +18,7 @@ from textual.widget import Widget
 
 from llmasos.syscalls.records import State
 from llmasos.userland.top.columns import NAME, WIDE, Column, Placed, cell, place
-from llmasos.userland.top.model import Group, Row
+from llmasos.userland.top.model import Group, Picture, Row
 from llmasos.userland.top.tree import Line
 
 _STATES = {
@@ -72,7 +72,7 @@ class Heading(Widget):
 
 
 class ProcessTable(ScrollView, can_focus=True):
-    """The lines of the tree. The cursor stays with its process when the order changes."""
+    """The lines of the tree. The cursor stays on top until it is moved; then with its process, when the order changes."""
 
     DEFAULT_CSS = """
     ProcessTable {
@@ -125,7 +125,8 @@ class ProcessTable(ScrollView, can_focus=True):
         self.placed: list[Placed] = []
         self.hidden: list[Column] = []
         self.cursor = 0
-        self._peak = 0.0
+        self._peaks = 0.0, 0.0  # the rate that the highest bar of a sparkline stands for, of a process and of a group
+        self._follows = False
         self._wide = False
 
     @property
@@ -133,10 +134,10 @@ class ProcessTable(ScrollView, can_focus=True):
         """The line that the cursor is on."""
         return self.lines[self.cursor] if self.lines else None
 
-    def show(self, lines: list[Line], peak: float) -> None:
-        """Show these lines; `peak` is the rate that the highest bar of a sparkline stands for."""
-        key = self.at.key if self.at is not None else None
-        self.lines, self._peak = lines, peak
+    def show(self, lines: list[Line], picture: Picture) -> None:
+        """Show these lines of a picture."""
+        key = self.at.key if self.at is not None and self._follows else None
+        self.lines, self._peaks = lines, (picture.peak, picture.group_peak)
         found = next((at for at, line in enumerate(lines) if line.key == key), None) if key is not None else None
         self.cursor = max(0, min(self.cursor, len(lines) - 1)) if found is None else found
         self.fit_columns()
@@ -172,7 +173,7 @@ class ProcessTable(ScrollView, can_focus=True):
         return Strip(segments).adjust_cell_length(width, back)
 
     def _cell(self, line: Line, at: Placed, back: Style) -> Segment:
-        text = cell(at.column, line.of, at.width, self._peak, wide=self._wide)
+        text = cell(at.column, line.of, at.width, self._peaks[isinstance(line.of, Group)], wide=self._wide)
         text = _cut(text, at.width)
         blank = " " * (at.width - cell_len(text))
         style = back
@@ -205,6 +206,7 @@ class ProcessTable(ScrollView, can_focus=True):
 
     def _go(self, to: int) -> None:
         to = max(0, min(len(self.lines) - 1, to))
+        self._follows = to > 0
         if to != self.cursor and self.lines:
             self.cursor = to
             self._into_view()
