@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 import pexpect
 import pyte
@@ -27,7 +28,7 @@ class ScreenOf:
         env = {**os.environ, "TERM": "xterm-256color", **environment}
         for name in ("NO_COLOR", "COLORFGBG"):
             env.pop(name, None)
-        self.child = pexpect.spawn(
+        self.child: Any = pexpect.spawn(
             command[0], list(command[1:]), env=env, dimensions=(height, width), timeout=None, preexec_fn=_hears_signals
         )
 

@@ -427,7 +427,7 @@ def test_a_recording_has_what_was_seen_and_can_be_played(kernel: Booted, owner: 
 def test_a_file_that_cannot_be_written_any_more_is_told_and_the_screen_goes_on(kernel: Booted, tmp_path: Path) -> None:
     writer = Writer(tmp_path / "r")
     writer._file.close()
-    writer._file = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
+    writer._file = Path("/dev/full").open("wb")  # noqa: SIM115
 
     async def see(app: TopApp, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: "No space left" in shown(app), "why it ended")

@@ -9,21 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from llmasos.syscalls.records import Kind, PressureInfo, State, WaitFor
+from llmasos.syscalls.records import Kind, PressureInfo, ProcessInfo, State, WaitFor
 from llmasos.userland.top import panel
-from llmasos.userland.top.columns import BY_TITLE, COLUMNS, NAME, cell, place, short, speed
+from llmasos.userland.top.columns import BY_TITLE, COLUMNS, NAME, Column, cell, place, short, speed
 from llmasos.userland.top.details import pairs, waits
 from llmasos.userland.top.model import PAST, History, Picture, Row
+from llmasos.userland.top.sample import Sample
 from llmasos.userland.top.spark import spark
 from llmasos.userland.top.tree import Arrangement, members
 from tests.userland.top_pictures import agent, device, group, program, sample
 
 
-def picture(*samples: object) -> Picture:
+def picture(*samples: Sample) -> Picture:
     history = History()
     made = None
     for one in samples:
-        made = history.add(one)  # type: ignore[arg-type]
+        made = history.add(one)
     assert made is not None
     return made
 
@@ -108,14 +109,14 @@ def crowd() -> Picture:
     """ada's shell (3) has bob and amy; zoe's program (7) has a fork in another group; one nobody knows the owner of."""
     groups = [group("/users/zoe"), group("/users/zoe/team")]
 
-    def rows(done: int) -> list[object]:
+    def rows(done: int) -> list[ProcessInfo]:
         return [
             agent(4, "bob", computed=done), agent(5, "amy", computed=3 * done), program(7, "agents", "/users/zoe"),
             agent(8, "worker", ppid=7, group="/users/zoe", computed=2 * done, state=State.STOPPED, wait=WaitFor.NONE),
             agent(9, "helper", ppid=7, group="/users/zoe/team"), agent(10, "orphan", ppid=1, group="/gone"),
         ]  # fmt: skip
 
-    return picture(sample(1.0, rows(0), groups=groups), sample(2.0, rows(10), groups=groups))  # type: ignore[arg-type]
+    return picture(sample(1.0, rows(0), groups=groups), sample(2.0, rows(10), groups=groups))
 
 
 def drawn(arrangement: Arrangement, seen: Picture) -> list[str]:
@@ -185,7 +186,7 @@ def test_whatever_the_tree_every_process_has_one_line(data: st.DataObject) -> No
         assert sorted(int(key) for key in keys if not key.startswith("/")) == sorted(seen.rows)
         arrangement.flat = True
         values = [column.value(line.of) for line in arrangement.lines(seen)]
-        assert values == sorted(values, reverse=isinstance(values[0], str) is arrangement.reverse)  # type: ignore[type-var]
+        assert values == sorted(values, reverse=isinstance(values[0], str) is arrangement.reverse)
 
 
 # --- columns --------------------------------------------------------------------------------------------------------
@@ -221,7 +222,7 @@ _COUNTS = st.integers(0, (1 << 31) - 1)
     st.floats(0.0, 1e9), st.floats(0.0, 1e6), st.integers(-20, 19),
 )  # fmt: skip
 def test_every_cell_fits_its_column(
-    column: object,
+    column: Column,
     wide: bool,
     state: State,
     wait: WaitFor,
@@ -231,9 +232,6 @@ def test_every_cell_fits_its_column(
     rate: float,
     nice: int,
 ) -> None:
-    from llmasos.userland.top.columns import Column
-
-    assert isinstance(column, Column)
     wait = wait if state is State.BLOCKED else WaitFor.NONE
     info = agent(
         4, "x", computed=count, decoded=count, state=state, wait=wait, nice=nice, exit_status=255, device_seconds=seconds,

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from llmasos.syscalls.records import State, WaitFor
+from llmasos.syscalls.records import ProcessInfo, State, WaitFor
 from llmasos.syscalls.table import Spawn
 from llmasos.userland.programs.screen import Screen
 from llmasos.userland.top import plain
 from llmasos.userland.top.record import Writer, read
+from llmasos.userland.top.sample import Sample
 from tests.booted import Booted, booted, eventually
 from tests.userland.command_line import DEADLINE, llmasos
 from tests.userland.top_pictures import agent, device, sample
@@ -35,8 +36,8 @@ PID  NAME         STATE          NI  TOK/S  DECODED  TOKENS  PAGES  SHARED      
 """
 
 
-def looked_at() -> tuple[object, object]:
-    def rows(computed: int, decoded: int) -> list[object]:
+def looked_at() -> tuple[Sample, Sample]:
+    def rows(computed: int, decoded: int) -> list[ProcessInfo]:
         return [
             agent(4, "bob", computed=64, decoded=7, shared_pages=2, state=State.STOPPED, wait=WaitFor.NONE,
                   device_seconds=0.5),
@@ -44,27 +45,27 @@ def looked_at() -> tuple[object, object]:
                   device_seconds=2.0),
         ]  # fmt: skip
 
-    before = sample(10.0, rows(100, 60), devices=[device(busy=1.0)], tokens_computed=1000, tokens_decoded=500)  # type: ignore[arg-type]
+    before = sample(10.0, rows(100, 60), devices=[device(busy=1.0)], tokens_computed=1000, tokens_decoded=500)
     now = sample(
         14.0,
         rows(180, 80),
         devices=[device(busy=4.0, ready=1)],
         tokens_computed=1400,
-        tokens_decoded=600,  # type: ignore[arg-type]
+        tokens_decoded=600,
     )
     return before, now
 
 
 def test_one_look_in_plain_text() -> None:
     out = io.StringIO()
-    plain.show(Screen(out, io.StringIO()), *looked_at())  # type: ignore[arg-type]
+    plain.show(Screen(out, io.StringIO()), *looked_at())
     assert out.getvalue() == PICTURE
 
 
 def test_of_a_recording_the_last_sample_is_printed_and_no_kernel_is_needed(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "r")
     for one in looked_at():
-        writer.add(one)  # type: ignore[arg-type]
+        writer.add(one)
     writer.close()
     for words in (("top", str(tmp_path / "r")), ("top", str(tmp_path / "r"), "--once")):
         ended = llmasos(tmp_path, *words)

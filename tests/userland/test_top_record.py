@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmasos.syscalls import records
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import ProcessInfo, TraceEvent
-from llmasos.userland.top import record
 from llmasos.userland.top.model import History
 from llmasos.userland.top.player import SPEEDS, Player
-from llmasos.userland.top.record import Moment, Recording, Writer, read
+from llmasos.userland.top.record import _NAMED, Moment, Recording, Writer, read
 from llmasos.userland.top.sample import Sample
 from tests.userland.top_pictures import agent, sample
 
@@ -90,7 +90,7 @@ def test_a_full_disk_ends_it_and_what_is_there_can_be_opened(tmp_path: Path) -> 
     writer = Writer(tmp_path / "r")
     writer.add(changing(0))
     writer._file.close()
-    writer._file = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
+    writer._file = Path("/dev/full").open("wb")  # noqa: SIM115
     with pytest.raises(SyscallError, match="No space left"):
         writer.add(changing(1))
     writer.close()
@@ -154,7 +154,8 @@ def test_it_plays_by_the_time_that_passes_and_stops_at_the_end() -> None:
     player = Player(recording())
     assert not player.advance(1.9)
     assert player.advance(0.2)
-    assert (player.index, player.position) == (1, pytest.approx(2.1))
+    assert player.index == 1
+    assert player.position == pytest.approx(2.1)
     player.faster(+2)
     assert player.speed == 4.0
     assert player.advance(1.0)
@@ -199,4 +200,4 @@ def test_however_one_came_there_the_picture_is_that_of_the_samples_before(moves:
 
 
 def test_the_names_in_the_header_are_records() -> None:
-    assert all(hasattr(record.records, name) for name in record._NAMED)
+    assert all(hasattr(records, name) for name in _NAMED)

@@ -30,7 +30,13 @@ def agent(pid: int, name: str, *, computed: int = 0, decoded: int = 0, ppid: int
     """An LLM process that waits for input, unless fields say otherwise."""
     waits = fields.pop("waits", {})
     usage = Usage(computed=computed, decoded=decoded, waits=waits, device_seconds=fields.pop("device_seconds", 0.0))
-    given = {"state": State.BLOCKED, "wait": WaitFor.INPUT, "group": "/users/ada", "model": "tiny", "device": "cpu0"}
+    given: dict[str, Any] = {
+        "state": State.BLOCKED,
+        "wait": WaitFor.INPUT,
+        "group": "/users/ada",
+        "model": "tiny",
+        "device": "cpu0",
+    }
     given |= {"context": 1000, "length": computed, "pages": -(-computed // 16)} | fields
     return ProcessInfo(pid=pid, ppid=ppid, kind=Kind.LLM, name=name, usage=usage, **given)
 
