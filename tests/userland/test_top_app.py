@@ -164,6 +164,22 @@ def test_at_every_size_names_are_whole_and_no_word_is_cut(
     watching(kernel, look, size)
 
 
+def test_it_follows_the_size_of_the_terminal(kernel: Booted, owner: Client) -> None:
+    async def resize(app: TopApp, pilot: Pilot[None]) -> None:
+        for width, height in (*SIZES, *reversed(SIZES)):
+            await pilot.resize_terminal(width, height)
+            await pilot.pause()
+            await until(pilot, lambda at=width: app._table._wide is (at > 100), "the table has followed")  # type: ignore[misc]
+            lines = shown(app).splitlines()
+            assert len(lines) == height
+            assert max(map(cell_len, lines)) <= width
+            titles = {place.column.title for place in app._table.placed}
+            assert ("MODEL" in titles) is (width == 200)
+            assert any(line.startswith("pressure") for line in lines)
+
+    watching(kernel, resize)
+
+
 def test_the_tree_folds_by_keys_and_by_the_mouse(kernel: Booted, owner: Client) -> None:
     async def fold(app: TopApp, pilot: Pilot[None]) -> None:
         await put_on(app, pilot, "owner")
@@ -305,6 +321,18 @@ def test_a_refusal_of_the_kernel_is_shown(kernel: Booted, owner: Client) -> None
         await put_on(app, pilot, "init")
         await pilot.press("k", "end", "enter")
         await until(pilot, lambda: "EINVAL" in shown(app) or "EPERM" in shown(app), "the refusal")
+
+    watching(kernel, send)
+
+
+def test_it_does_not_stop_or_kill_itself(kernel: Booted, owner: Client) -> None:
+    async def send(app: TopApp, pilot: Pilot[None]) -> None:
+        await put_on(app, pilot, "top")
+        for key in ("z", "k"):
+            await pilot.press(key)
+            await until(pilot, lambda: "q leaves, Ctrl-Z suspends" in shown(app), "why not")
+            assert len(app.screen_stack) == 1
+            app._said.display = False
 
     watching(kernel, send)
 

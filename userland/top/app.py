@@ -396,6 +396,8 @@ class TopApp(App[None]):
             of = self.picture.groups.get(key) if key.startswith("/") else self.picture.rows.get(int(key))
         if self.live is None:
             self.say(Done("this is a recording: nothing in it can be changed", refused=True))
+        elif isinstance(of, Row) and of.info.pid == self.live.kernel.pid:
+            self.say(Done("this is the program that shows it: q leaves, Ctrl-Z suspends", refused=True))
         elif isinstance(of, Row):
             return f"{columns.name(of)} ({of.info.pid})", [of]
         elif isinstance(of, Group) and self.picture is not None:

@@ -92,6 +92,8 @@ def _open(live: Live | None, player: Player | None) -> None:
         finally:
             if live is not None:
                 live.stop()
+    if app.return_code:  # textual has printed the traceback
+        raise SyscallError(Errno.EIO, "`top` has ended by a fault of its own, which stands above; please report it")
     if app.ended_by in (signal.SIGTERM, signal.SIGHUP):
         signal.raise_signal(app.ended_by)  # the terminal is as it was: now it may do what it does elsewhere
 
