@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+import io
 import re
 from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
+from rich.console import Console
 
 from llmasos.userland.top.columns import COLUMNS
 from llmasos.userland.top.screens import KEYS, PLAYED, manual
@@ -21,7 +23,10 @@ PAGE = (DOCS / "top.md").read_text()
 )
 def test_the_page_tells_what_the_program_tells(name: str, about: str) -> None:
     assert f"| `{name}` | {about} |" in PAGE
-    assert re.search(rf"{re.escape(name)} +{re.escape(about)}", manual(played=True).plain)
+    console = Console(width=200, file=io.StringIO())
+    console.print(manual(played=True))
+    assert isinstance(console.file, io.StringIO)
+    assert re.search(rf"{re.escape(name)} +{re.escape(about)}", console.file.getvalue())
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])

@@ -294,6 +294,14 @@ def test_a_line_has_whole_parts_only_and_what_is_left_out_is_counted(width: int,
         assert re.search(rf"{every - most} lines? more: d", lines[0].plain)
 
 
+@given(st.integers(30, 200))
+def test_all_of_it_is_there_when_it_is_asked_for(width: int) -> None:
+    text = panel.whole(busy_picture(), width, panel.Palette()).plain
+    for told in ("2 agents", "it burns", "kept for prefixes", "of 3.1 MiB", "tiny", "2 processes", "memory 25%"):
+        assert told in text
+    assert all(cell_len(line) <= max(width, 40) for line in text.splitlines())
+
+
 def test_details_say_what_a_process_waits_for() -> None:
     said = dict(pairs(Row(agent(4, "bob", wait=WaitFor.WEIGHTS, parked=2)), 80))
     assert said["waits for"] == "the weights of its model"

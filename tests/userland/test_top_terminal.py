@@ -128,11 +128,9 @@ def test_the_mouse_sorts_and_chooses(kernel: Booted) -> None:
             client(Spawn(model=SIM, tokens=list(range(40)), name=name))
         screen, _ = opened(kernel)
         with screen:
-            screen.press("/owner\r")
-            screen.press("t")
-            screen.shows("nothing matches|owner")
-            screen.press("\x1b")
             screen.shows(r"\bcleo\b")
+            screen.press("t")
+            screen.until(lambda: "├" not in screen.text, "processes only")
 
             def order() -> list[str]:
                 return re.findall(r"^ *\d+ +(ada|bert|cleo)\b", screen.text, re.M)
@@ -174,7 +172,7 @@ def test_in_the_shell_it_is_a_command_and_the_prompt_comes_back(kernel: Booted) 
 def test_a_kernel_that_dies_is_told_of_and_the_next_is_shown(tmp_path: Path, journal: bool) -> None:
     kernel = Reborn(tmp_path / "run", device="sim", journal=journal)
     kernel.boot()
-    told = "the kernel has died; waiting up to 30 s" if journal else "the kernel of .* has gone"
+    told = "the kernel has died; waiting up to 30 s" if journal else r"the kernel of [^;]*gone;"
     try:
         with llmasos_on(kernel.place, "top", "--seconds", "0.2") as screen:
             screen.shows(r"sim0 +busy \[")

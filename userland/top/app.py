@@ -354,17 +354,12 @@ class TopApp(App[None]):
             closer.show(self.picture)
 
     def action_help(self) -> None:
-        text = manual(played=self.player is not None)
-        if self._table.hidden:
-            left = ", ".join(column.title for column in self._table.hidden)
-            text.append(f"Not shown for want of room: {left}")
-        self.push_screen(TextScreen("help", text))
+        self.push_screen(TextScreen("help", manual(played=self.player is not None, hidden=self._table.hidden)))
 
     def action_devices(self) -> None:
         if self.picture is not None:
-            width = min(96, self.size.width - 4)
-            lines = panel.lines(self.picture, width, 1_000_000, self._palette())
-            self.push_screen(TextScreen("devices, memory, models", Text("\n").join(lines)))
+            text = panel.whole(self.picture, min(95, self.size.width - 5), self._palette())
+            self.push_screen(TextScreen("devices, memory, models", text))
 
     def action_events(self) -> None:
         self._events.turn()

@@ -21,7 +21,7 @@ from llmasos.userland.top.spark import spark
 
 Value = float | str
 NAME = "NAME"
-WIDE = 100  # columns of a terminal from which the longer form of a cell is shown, and two blanks between columns
+WIDE = 99  # columns from which the longer form of a cell is shown: a terminal of 100 has a scrollbar
 _LEAST_NAME = 8  # a name is not cut below this while any other column could go
 _MOST_NAME = 40  # one longer than this makes no column go
 

@@ -171,7 +171,7 @@ class Live:
             return  # it was told already that the kernel has died
         why = str(error)
         if error.errno is Errno.EPIPE and self._again is not None:
-            why = f"{error.reason}; the next one is shown as soon as it runs"
+            why = f"{error.reason.partition(': ')[2] or error.reason}; the next one is shown as soon as it runs"
             self._take_up()
         self._trouble(why)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
+from rich.console import RenderableType
+from rich.table import Table
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
@@ -31,7 +34,9 @@ _BOX = """
     width: 56; max-width: 100%; height: auto; max-height: 100%;
     border: round $primary; background: $surface; padding: 0 1;
 }}
-{name} OptionList {{ height: auto; max-height: 100%; border: none; padding: 0; background: $surface; }}
+{name} OptionList, {name} OptionList:focus {{
+    height: auto; max-height: 100%; border: none; padding: 0; background: $surface;
+}}
 {name} Input {{ border: none; height: 1; padding: 0; background: $panel; }}
 {name} Label.why {{ color: $text-error; }}
 """
@@ -154,7 +159,7 @@ class TextScreen(ModalScreen[None]):
         Binding("escape,q,enter,question_mark,d", "dismiss(None)", show=False),
     ]
 
-    def __init__(self, title: str, text: Text) -> None:
+    def __init__(self, title: str, text: RenderableType) -> None:
         super().__init__()
         self._title, self._text = title, text
 
@@ -164,17 +169,19 @@ class TextScreen(ModalScreen[None]):
             yield Static(self._text)
 
 
-def manual(*, played: bool) -> Text:
-    """The keys and the columns."""
-    text = Text()
+def manual(*, played: bool, hidden: Sequence[Column] = ()) -> Table:
+    """The keys and the columns, also those that are `hidden` for want of room."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for title, pairs in (
         *((("Recording", PLAYED),) if played else ()),
         ("Keys", KEYS),
         ("Columns", [(column.title, column.about) for column in COLUMNS]),
     ):
-        text.append(f"{title}\n", "bold")
+        table.add_row(Text(title, "bold underline"), "")
         for name, about in pairs:
-            text.append(f"  {name:<20}", "bold")
-            text.append(f"{about}\n")
-    text.rstrip()
-    return text
+            table.add_row(Text(name, "bold"), Text(about))
+    if hidden:
+        table.add_row(Text("Not shown", "bold underline"), Text(", ".join(column.title for column in hidden)))
+    return table
