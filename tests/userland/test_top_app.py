@@ -222,6 +222,19 @@ def test_a_click_on_a_title_sorts_by_it_and_another_turns_it_round(kernel: Boote
     watching(kernel, sort)
 
 
+def test_a_key_in_the_last_line_can_be_clicked(kernel: Booted, owner: Client) -> None:
+    async def click(app: TopApp, pilot: Pilot[None]) -> None:
+        await pilot.press("slash", *"ada")
+        foot = shown(app).splitlines()[-1]
+        await pilot.click(app._footer, offset=(foot.index("tree"), 0))
+        await until(pilot, lambda: app.arrangement.flat, "t was pressed")
+        assert app.arrangement.needle == "ada", "and not typed"
+        await pilot.click(app._footer, offset=(foot.index("help"), 0))
+        await until(pilot, lambda: len(app.screen_stack) == 2, "? was pressed")
+
+    watching(kernel, click)
+
+
 def test_the_cursor_stays_with_its_process_when_the_order_changes(kernel: Booted, owner: Client) -> None:
     async def stay(app: TopApp, pilot: Pilot[None]) -> None:
         await put_on(app, pilot, "cleo")

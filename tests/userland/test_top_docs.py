@@ -12,7 +12,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from llmasos.userland.top.columns import COLUMNS
-from llmasos.userland.top.screens import KEYS, PLAYED, manual
+from llmasos.userland.top.keys import KEYS, PLAYED
+from llmasos.userland.top.screens import manual
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = (DOCS / "top.md").read_text()

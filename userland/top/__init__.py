@@ -9,6 +9,6 @@ terminal); what is drawn is made by functions that know no terminal:
     tree.py     -> the lines of the table                panel.py    -> the lines above it
     columns.py  what each column shows, and which fit    spark.py    sparklines
     plain.py    one look in plain text
-    app.py      the screen and its keys: table.py, timeline.py, events.py, footer.py, details.py, screens.py
-    main.py     where it starts
+    app.py      the screen: table.py, filter.py, events.py, timeline.py, footer.py, details.py, screens.py
+    keys.py     what each key does                       driver.py   the terminal;  main.py: where it starts
 """

@@ -11,12 +11,10 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from typing import ClassVar
 
 from rich.text import Text
 from textual import on
 from textual.app import App, ComposeResult
-from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import Input, Static
 
@@ -30,6 +28,7 @@ from llmasos.userland.top.driver import Terminal, TerminalGone
 from llmasos.userland.top.events import EventsPane
 from llmasos.userland.top.filter import Filter
 from llmasos.userland.top.footer import Footer
+from llmasos.userland.top.keys import BINDINGS, FOOT, PLAYED_FOOT
 from llmasos.userland.top.live import Done, Live, News, Taken, Trouble, Wish
 from llmasos.userland.top.model import Group, Picture, Row
 from llmasos.userland.top.player import Player
@@ -40,15 +39,6 @@ from llmasos.userland.top.tree import Arrangement, Line, members
 
 _SAID_SECONDS = 6.0  # how long the answer to a wish is shown
 _FRAME_SECONDS = 0.1  # of a recording that plays
-_KEYS = (
-    ("q", "leaves"), ("question_mark", "help"), ("slash", "filter"), ("k", "signal"), ("enter", "details"),
-    ("z", "stop/cont"), ("n", "nice"), ("s", "sort"), ("t", "tree"), ("d", "devices"), ("p", "pause"), ("e", "events"),
-)  # fmt: skip
-_PLAYED_KEYS = (
-    ("q", "leaves"), ("question_mark", "help"), ("p", "play/pause"), ("comma", "back"), ("full_stop", "further"),
-    ("right_curly_bracket", "faster"), ("slash", "filter"), ("enter", "details"), ("s", "sort"), ("t", "tree"),
-    ("e", "events"),
-)  # fmt: skip
 _ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
@@ -63,37 +53,7 @@ class TopApp(App[None]):
     #empty { height: auto; display: none; color: $text-muted; }
     """
     ENABLE_COMMAND_PALETTE = False
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("q", "leave", show=False),
-        Binding("ctrl+c,ctrl+d,ctrl+q", "leave", show=False, priority=True),
-        Binding("ctrl+z", "suspend_process", show=False),
-        Binding("slash", "filter", show=False, priority=True),  # at once: what is typed behind it is the filter's
-        Binding("question_mark,h,f1", "help", show=False),
-        Binding("space", "fold", show=False),
-        Binding("left", "fold(True)", show=False),
-        Binding("right", "fold(False)", show=False),
-        Binding("s", "sort", show=False),
-        Binding("less_than_sign", "sort_by(-1)", show=False),
-        Binding("greater_than_sign", "sort_by(1)", show=False),
-        Binding("r", "reverse", show=False),
-        Binding("t", "tree", show=False),
-        Binding("k", "signal", show=False),
-        Binding("z", "stop", show=False),
-        Binding("n", "nice", show=False),
-        Binding("plus", "nicer(1)", show=False),
-        Binding("minus", "nicer(-1)", show=False),
-        Binding("d", "devices", show=False),
-        Binding("e", "events", show=False),
-        Binding("p", "pause", show=False),
-        Binding("T", "theme", show=False),
-        Binding("comma", "step(-1)", show=False),
-        Binding("full_stop", "step(1)", show=False),
-        Binding("left_square_bracket", "jump(-10)", show=False),
-        Binding("right_square_bracket", "jump(10)", show=False),
-        Binding("left_curly_bracket", "speed(-1)", show=False),
-        Binding("right_curly_bracket", "speed(1)", show=False),
-        *(Binding(str(tenth), f"tenth({tenth})", show=False) for tenth in range(10)),
-    ]
+    BINDINGS = BINDINGS
 
     class Heard(Message):
         """The thread has news."""
@@ -114,7 +74,7 @@ class TopApp(App[None]):
         self._empty = Static(id="empty")
         self._filter = Filter()
         self._events = EventsPane()
-        self._footer = Footer(_PLAYED_KEYS if player is not None else _KEYS)
+        self._footer = Footer(PLAYED_FOOT if player is not None else FOOT)
         self._timeline = Timeline(player) if player is not None else None
         self._said_at = 0.0
         self._ticked = time.monotonic()
@@ -278,6 +238,12 @@ class TopApp(App[None]):
         return action != "filter" or (not isinstance(self.focused, Input) and len(self.screen_stack) == 1)
 
     # --- arranging ---
+
+    def action_press(self, key: str) -> None:
+        """A key in the last line was clicked."""
+        if len(self.screen_stack) == 1:
+            self.screen.set_focus(self._table)  # it is not typed into the filter
+        self.simulate_key(key)
 
     def action_leave(self) -> None:
         self.exit()

@@ -69,10 +69,6 @@ def _llm(of: Row | Group) -> ProcessInfo | None:
     return of.info if isinstance(of, Row) and of.info.kind is Kind.LLM else None
 
 
-def _count(process: Callable[[ProcessInfo], float], group: Callable[[Group], float] | None = None) -> _Number:
-    return _Number(process, group)
-
-
 @dataclass(frozen=True)
 class _Number:
     """A number of LLM processes, and of groups where a sum means something. -1: it has none."""
@@ -90,8 +86,15 @@ class _Number:
         return "" if value < 0 or (value == 0 and isinstance(of, Group)) else short(value)
 
 
-def _number(title: str, rank: int, number: _Number, about: str, width: int = 6) -> Column:
-    return Column(title, rank, max(width, len(title)), number.text, number, about)
+def _number(
+    title: str,
+    rank: int,
+    about: str,
+    process: Callable[[ProcessInfo], float],
+    group: Callable[[Group], float] | None = None,
+) -> Column:
+    number = _Number(process, group)
+    return Column(title, rank, max(5, len(title)), number.text, number, about)
 
 
 def _state(of: Row | Group, wide: bool) -> str:
@@ -159,13 +162,13 @@ COLUMNS: tuple[Column, ...] = (
     Column("STALL", 5, 5, lambda of, _: _share(of.stall), lambda of: of.stall,
            "share of the time in which it waited for the device, memory, weights or its group's limits"),
     Column("NI", 7, 3, _nice_text, lambda of: -_nice(of), f"nice: {-20} (largest share) to 19"),
-    _number("TOKENS", 3, _count(lambda info: info.length, lambda group: group.length), "tokens in the log"),
+    _number("TOKENS", 3, "tokens in the log", lambda info: info.length, lambda group: group.length),
     Column("FULL", 8, 4, lambda of, _: _share(_window(of)), _window, "how full the window of its context is"),
-    _number("PAGES", 4, _count(lambda info: info.pages, lambda group: group.pages), "pages of KV in the device", 5),
-    _number("SHARED", 11, _count(lambda info: info.shared_pages), "of these, pages that others map too"),
-    _number("SWAP", 10, _count(lambda info: info.swapped, lambda group: group.swapped), "pages in lower tiers", 5),
-    _number("DECODED", 13, _count(lambda info: info.usage.decoded, lambda group: group.tokens_decoded),
-            "tokens decoded in its life"),
+    _number("PAGES", 4, "pages of KV in the device", lambda info: info.pages, lambda group: group.pages),
+    _number("SHARED", 11, "of these, pages that others map too", lambda info: info.shared_pages),
+    _number("SWAP", 10, "pages in lower tiers", lambda info: info.swapped, lambda group: group.swapped),
+    _number("DECODED", 13, "tokens decoded in its life", lambda info: info.usage.decoded,
+            lambda group: group.tokens_decoded),
     Column("TIME", 12, 8, _time_text, _time,
            "seconds of the device; of programs and drivers: of the CPU"),
     Column("RSS", 16, 8, lambda of, _: size(_rss(of)) if _rss(of) > 0 else "", _rss,

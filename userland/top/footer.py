@@ -37,7 +37,7 @@ class Footer(Widget):
             if text.cell_len + len(gap) + len(shown) + 1 + len(does) > self.size.width:
                 break
             text.append(gap)
-            click = Style(meta={"@click": f"app.simulate_key({key!r})"})
+            click = Style(meta={"@click": f"app.press({key!r})"})
             text.append(shown, Style(bold=True, reverse=True) + click)
             text.append(f" {does}", click)
         return text

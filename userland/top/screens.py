@@ -19,6 +19,7 @@ from textual.widgets.option_list import Option
 from llmasos.syscalls.limits import NICE_MAX, NICE_MIN
 from llmasos.syscalls.records import Signal
 from llmasos.userland.top.columns import COLUMNS, Column
+from llmasos.userland.top.keys import KEYS, PLAYED
 
 # In the order in which they are wanted; CHLD and XCPU are the kernel's own.
 SIGNALS: tuple[tuple[Signal, str], ...] = (
@@ -115,33 +116,6 @@ class NiceScreen(ModalScreen[int | None]):
             self.dismiss(nice)
         else:
             self.query_one(".why", Label).update(Text(f"nice is from {NICE_MIN} to {NICE_MAX}, found {word!r}"))
-
-
-KEYS: tuple[tuple[str, str], ...] = (
-    ("q, Ctrl-C", "leaves"),
-    ("arrows, PgUp, PgDn", "move; the mouse does, too"),
-    ("Enter, double click", "details: what it waits for, limits, KV"),
-    ("left, right, Space", "fold, unfold"),
-    ("/", "filter by pid, name, state, model, group; Escape: all"),
-    ("s, < and >", "sort by a column; a click on its title"),
-    ("r", "reverse the order"),
-    ("t", "tree, or processes only"),
-    ("k", "signal; of a group: to all in it"),
-    ("z", "stop, or let go on"),
-    ("n, + and -", "nice"),
-    ("d", "devices, memory and models"),
-    ("e", "the kernel's events, while shown"),
-    ("p", "pause: no calls meanwhile"),
-    ("T", "dark, or light"),
-    ("Ctrl-Z", "suspend"),
-)
-PLAYED: tuple[tuple[str, str], ...] = (
-    ("p", "pause, play"),
-    (", and .", "a sample back, further"),
-    ("[ and ]", "ten seconds back, further"),
-    ("{ and }", "slower, faster"),
-    ("0 to 9", "to that tenth; a click on the line of time"),
-)
 
 
 class TextScreen(ModalScreen[None]):
