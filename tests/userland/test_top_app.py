@@ -460,7 +460,7 @@ def test_a_recording_has_what_was_seen_and_can_be_played(kernel: Booted, owner: 
         await pilot.press("z")
         await until(pilot, lambda: "nothing in it can be changed" in shown(app), "it is the past")
         await pilot.press("e")
-        await until(pilot, lambda: "sched.step" in shown(app), "its events")
+        await until(pilot, lambda: shown(app).count("sched.step") > 2, "its events, as many as there is room for")
 
     played(play, None, (120, 40), Player(recording))
 

@@ -168,6 +168,17 @@ def test_in_the_shell_it_is_a_command_and_the_prompt_comes_back(kernel: Booted) 
         assert shell.ended() == 0
 
 
+def test_a_signal_ends_the_shell_too_and_the_terminal_is_as_before(kernel: Booted) -> None:
+    with llmasos_on(kernel.place, "shell") as shell:
+        before = modes(shell)
+        shell.shows("llmasos>")
+        shell.press("top\r")
+        shell.shows(r"sim0 +busy \[")
+        shell.kill(signal.SIGTERM)
+        shell.until(lambda: whole(shell, before), "the terminal is whole")
+        assert shell.ended() == -signal.SIGTERM
+
+
 @pytest.mark.parametrize("journal", [True, False])
 def test_a_kernel_that_dies_is_told_of_and_the_next_is_shown(tmp_path: Path, journal: bool) -> None:
     kernel = Reborn(tmp_path / "run", device="sim", journal=journal)

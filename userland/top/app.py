@@ -10,7 +10,6 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
 
 from rich.text import Text
 from textual import on
@@ -19,13 +18,13 @@ from textual.message import Message
 from textual.widgets import Input, Static
 
 from llmasos.syscalls.limits import NICE_MAX, NICE_MIN
-from llmasos.syscalls.records import Kind, Signal, State, TraceEvent
+from llmasos.syscalls.records import Kind, Signal, State
 from llmasos.syscalls.table import Kill, Setsched
 from llmasos.userland.programs import strace
 from llmasos.userland.top import columns, panel
 from llmasos.userland.top.details import DetailsScreen
 from llmasos.userland.top.driver import Terminal, TerminalGone
-from llmasos.userland.top.events import EventsPane
+from llmasos.userland.top.events import EventsPane, Wanted
 from llmasos.userland.top.filter import Filter
 from llmasos.userland.top.footer import Footer
 from llmasos.userland.top.keys import BINDINGS, FOOT, PLAYED_FOOT
@@ -334,7 +333,7 @@ class TopApp(App[None]):
             self.live.wake()
         self._events.draw(self._watched())
 
-    def _watched(self) -> Callable[[TraceEvent], bool] | None:
+    def _watched(self) -> Wanted:
         """Which events are shown, while only those of the process under the cursor are."""
         line = self._table.at
         if not self._events.of_one or line is None or not isinstance(line.of, Row):

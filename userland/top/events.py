@@ -12,6 +12,8 @@ from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import TraceEvent
 from llmasos.userland.programs import strace
 
+Wanted = Callable[[TraceEvent], bool] | None
+
 
 class EventsPane(Static):
     """It is not shown at first; `turn` goes round: all events, those of one process, none."""
@@ -26,6 +28,7 @@ class EventsPane(Static):
         self.of_one = False
         self._kept: deque[TraceEvent] = deque(maxlen=self.MOST)
         self._lost = 0
+        self._wanted: Wanted = None
 
     def turn(self) -> None:
         """Show all, then those of one process, then none."""
@@ -46,8 +49,9 @@ class EventsPane(Static):
         self._kept.clear()
         self.add(events, lost)
 
-    def draw(self, wanted: Callable[[TraceEvent], bool] | None) -> None:
+    def draw(self, wanted: Wanted) -> None:
         """Show the last events, of those that are wanted (None: all)."""
+        self._wanted = wanted
         if not self.display:
             return
         self.border_title = "events of this process: e for none" if self.of_one else "events: e for this process's only"
@@ -64,4 +68,4 @@ class EventsPane(Static):
         self.update(text if text.cell_len else Text("none yet", "dim"))
 
     def on_resize(self) -> None:
-        self.call_after_refresh(self.refresh)
+        self.draw(self._wanted)
