@@ -176,8 +176,8 @@ class Client:
             raise
 
     async def _taken_up(self, search: Search) -> None:
-        """Show the ticket, send the unanswered calls again, and open the connection to new ones. Returns early if the kernel
-        is not ready, or has gone too."""
+        """Show the ticket, send the unanswered calls again, and open the connection to new ones. Returns early if the
+        kernel is not ready, or has gone too."""
         with anyio.CancelScope() as attempt:
 
             def lost() -> None:

@@ -1,7 +1,7 @@
 """What a value must be, in words: one place for the sentence that people read when a number is out of its range.
 
-msgspec checks what arrives in system calls and says "Expected `int` <= 19"; the shell and the SDK check before. All of them
-say "from -20 to 19, found 99".
+msgspec checks what arrives in system calls and says "Expected `int` <= 19"; the shell and the SDK check before. All of
+them say "from -20 to 19, found 99".
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import msgspec
 from llmasos.syscalls.errno import Errno, SyscallError
 
 _KINDS = {
-    "int": "a whole number", "float": "a number", "str": "text", "bool": "True or False", "bytes": "bytes", "null": "None",
-    "array": "a list", "object": "a dictionary",
+    "int": "a whole number", "float": "a number", "str": "text", "bool": "True or False", "bytes": "bytes", "null":
+    "None", "array": "a list", "object": "a dictionary",
 }  # fmt: skip
 _PLAIN = re.compile(r"^Expected `([^`]+)`(?:, got `([^`]+)`)?")
 _RANGE = re.compile(r"^Expected `(?:int|float)` (<=|>=|<|>) ")
@@ -60,8 +60,8 @@ def meta_of(annotation: Any) -> Iterable[msgspec.Meta]:
 
 
 def sentence(said: str, annotation: Any, found: Any) -> str:
-    """msgspec's sentence about a value, without the place, as one for people. `annotation` is the declared type there, and
-    `found` the value (Ellipsis: not known)."""
+    """msgspec's sentence about a value, without the place, as one for people. `annotation` is the declared type there,
+    and `found` the value (Ellipsis: not known)."""
     here = "" if found is ... else f", found {_value(found)}"
     if _RANGE.match(said):
         low, high, above, below = None, None, False, False

@@ -1,8 +1,8 @@
 """A program's socket to the kernel: a DEALER that connects once, and the monitor that says when the connection is lost.
 
 Nothing here waits; line.py does that for threads, link.py for event loops. zeromq.descriptor says what holds of the
-descriptors: they become readable once for each change, and any use of a socket may swallow that. So whoever has sent looks
-for what has arrived before anything waits again.
+descriptors: they become readable once for each change, and any use of a socket may swallow that. So whoever has sent
+looks for what has arrived before anything waits again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from llmasos.syscalls import limits, zeromq
 
 
 class Dealer:
-    """One connection. `fd` and `monitor_fd` become readable when something may have arrived, or the connection has gone."""
+    """One connection. `fd` and `monitor_fd` become readable when something may have arrived, or the connection has
+    gone."""
 
     def __init__(self, endpoint: str) -> None:
         zeromq.check_endpoint(endpoint)
@@ -50,7 +51,8 @@ class Dealer:
 
     def went_down(self) -> bool:
         """Whether the connection has gone since the last look. What arrived by it shows within zeromq.LAST_WORDS."""
-        return any([not link.up for link in self._monitor.drain()])
+        down = [link for link in self._monitor.drain() if not link.up]
+        return bool(down)
 
     def await_last_words(self) -> None:
         """Wait, in this thread, for what a lost connection still brings."""

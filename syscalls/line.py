@@ -1,5 +1,5 @@
-"""The blocking client's connection: a Dealer that threads wait on. Waiting is apart from everything else, so that one thread
-can wait while another sends.
+"""The blocking client's connection: a Dealer that threads wait on. Waiting is apart from everything else, so that one
+thread can wait while another sends.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The asynchronous client's connection: a Dealer that an event loop watches.
 
 No task waits on it. The loop calls `take` when something may have arrived, and whoever sends calls it too, since sending
-may swallow the wake-up. Frames for a pipe that is full wait here; ZeroMQ says that there is room by the same descriptor, and
-so they are also tried by time.
+may swallow the wake-up. Frames for a pipe that is full wait here; ZeroMQ says that there is room by the same
+descriptor, and so they are also tried by time.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ MAX_BACKLOG = 2 * limits.MAX_REPLY_BYTES  # bytes that may wait here
 
 
 class Link:
-    """One connection to a kernel, from connecting until it is lost or closed. `deliver` is called with each frame, and `lost`
-    once, when the connection is lost and all that arrived by it delivered; neither may wait."""
+    """One connection to a kernel, from connecting until it is lost or closed. `deliver` is called with each frame, and
+    `lost` once, when the connection is lost and all that arrived by it delivered; neither may wait."""
 
     def __init__(self, loop: Loop, endpoint: str, deliver: Callable[[bytes], None], lost: Callable[[], None]) -> None:
         self._loop, self._deliver, self._lost = loop, deliver, lost

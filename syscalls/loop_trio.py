@@ -47,7 +47,8 @@ class TrioPlace:
 
 
 class TrioLoop:
-    """trio's loop. Its system tasks belong to no nursery, whose groups would wrap what the body of an `async with` raises."""
+    """trio's loop. Its system tasks belong to no nursery, whose groups would wrap what the body of an `async with`
+    raises."""
 
     def place(self) -> TrioPlace:
         return TrioPlace()
@@ -92,4 +93,5 @@ class TrioLoop:
 
     async def undisturbed(self, run: Callable[[], Awaitable[T]]) -> T:
         with trio.CancelScope(shield=True):
-            return await run()
+            found = await run()
+        return found

@@ -1,9 +1,9 @@
 """The event loops that the asynchronous client runs under: trio's, and asyncio's (uvloop's too).
 
 anyio carries whatever is a task's own: cancel scopes, sleep, threads, groups of tasks. What it does not have is here. A
-connection belongs to no task: it lives between those that use it (`await System.connect()` in one cell of a notebook, a call
-in the next), so nothing of it may hang on a task group. It watches its sockets by callbacks, which in asyncio are nobody's
-task at all, and so cannot be left over when a loop ends.
+connection belongs to no task: it lives between those that use it (`await System.connect()` in one cell of a notebook,
+a call in the next), so nothing of it may hang on a task group. It watches its sockets by callbacks, which in asyncio
+are nobody's task at all, and so cannot be left over when a loop ends.
 """
 
 from __future__ import annotations
@@ -82,5 +82,3 @@ def elsewhere() -> SyscallError:
 async def undisturbed(run: Callable[[], Awaitable[T]]) -> T:
     """Await `run`, whatever is cancelled meanwhile."""
     return await running().undisturbed(run)
-
-

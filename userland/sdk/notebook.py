@@ -1,5 +1,5 @@
-"""How processes, tables and streams look in a notebook (Jupyter), by IPython's own protocol: objects say how they are shown
-(`_repr_html_`, `_repr_mimebundle_`, `_ipython_display_`), and IPython is not imported unless it asks.
+"""How processes, tables and streams look in a notebook (Jupyter), by IPython's own protocol: objects say how they are
+shown (`_repr_html_`, `_repr_mimebundle_`, `_ipython_display_`), and IPython is not imported unless it asks.
 """
 
 from __future__ import annotations
@@ -36,15 +36,13 @@ def cell(value: object) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """An HTML table. Everything in it is text, whatever it spells."""
     heads = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell(value))}</td>" for value in row) + "</tr>" for row in rows
-    )
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell(value))}</td>" for value in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
 
 class Table(list[R], Generic[R]):
-    """A list of records that a notebook shows as a table. Columns that are empty or alike in all of many rows are left out
-    of the picture, not of the records."""
+    """A list of records that a notebook shows as a table. Columns that are empty or alike in all of many rows are left
+    out of the picture, not of the records."""
 
     def _repr_html_(self) -> str:
         if not self:

@@ -1,9 +1,9 @@
 """The border of the SDK: what comes in is of the types that are declared, and what goes out as an error is SyscallError.
 
 `public` stands on every public function. Type checkers see through it; `help()` and editors show the function's own
-signature. Its checks are of the kind of a value, not of what is in it: arguments.py looks into lists, the kernel at ranges.
-typeguard and beartype would check as well, but speak of annotations, to who wrote them; here the caller is to be told, in the
-words of the system's other errors.
+signature. Its checks are of the kind of a value, not of what is in it: arguments.py looks into lists, the kernel at
+ranges. typeguard and beartype would check as well, but speak of annotations, to who wrote them; here the caller is to
+be told, in the words of the system's other errors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterable, Mapping
 from typing import Any, Literal, TypeVar, cast
 
 import msgspec
@@ -67,7 +67,8 @@ def escaped(error: Exception) -> SyscallError:
 
 
 def public(function: F) -> F:
-    """A public function: its arguments are checked against its annotations (EINVAL), and what it raises is SyscallError."""
+    """A public function: its arguments are checked against its annotations (EINVAL), and what it raises is
+    SyscallError."""
     border = _Border(function)
 
     if inspect.iscoroutinefunction(function):
@@ -110,7 +111,9 @@ class _Border:
 
     @functools.cached_property
     def _places(self) -> list[str]:
-        return [name for name, one in self._parameters.items() if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+        return [
+            name for name, one in self._parameters.items() if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+        ]
 
     @functools.cached_property
     def _required(self) -> frozenset[str]:
@@ -181,17 +184,24 @@ def check_of(hint: Any) -> _Check:
     if origin in (typing.Union, types.UnionType):
         either = [check_of(one) for one in typing.get_args(hint)]
         words = list(dict.fromkeys(one.words for one in either))
-        return _Check(lambda value: any(one.fits(value) for one in either), " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0])
+        return _Check(
+            lambda value: any(one.fits(value) for one in either),
+            " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0],
+        )
     if origin is Literal:
         values = typing.get_args(hint)
-        return _Check(lambda value: any(value == one and type(value) is type(one) for one in values), " or ".join(map(repr, values)))
+        return _Check(
+            lambda value: any(value == one and type(value) is type(one) for one in values), " or ".join(map(repr, values))
+        )
     if origin is typing.Annotated:
         return check_of(typing.get_args(hint)[0])
     kind = origin or hint
     if not isinstance(kind, type):
         raise TypeError(f"no check is known for {hint!r}")
     if issubclass(kind, enum.Enum):
-        return _Check(lambda value: _is_member(kind, value), f"{kind.__name__}.{' '.join(kind.__members__).replace(' ', '|')}")
+        return _Check(
+            lambda value: _is_member(kind, value), f"{kind.__name__}.{' '.join(kind.__members__).replace(' ', '|')}"
+        )
     if kind is bool:
         return _Check(_is_bool, _WORDS[bool])
     if kind is int:
@@ -206,7 +216,7 @@ def check_of(hint: Any) -> _Check:
         return _Check(lambda value: isinstance(value, Mapping), "a dictionary")
     if kind in (Generator, AsyncGenerator):
         return _Check(lambda value: isinstance(value, kind), "a generator")
-    if issubclass(kind, typing.Iterable):  # type: ignore[arg-type]
+    if issubclass(kind, Iterable):
         several = "several of these" if origin is None else f"a sequence of {_plural(typing.get_args(hint)[:1])}"
         return _Check(lambda value: _is_several(value), several)
     article = "an" if kind.__name__[0] in "AEIOU" else "a"

@@ -96,7 +96,8 @@ def interrupt(pid: int) -> Script[None]:
 
 
 class OutOfTime(BaseException):
-    """The `timeout` of a script is over. It is raised in the script as Ctrl-C is, which then cleans up as it does then."""
+    """The `timeout` of a script is over. It is raised in the script as Ctrl-C is, which then cleans up as it does
+    then."""
 
 
 @contextmanager
@@ -238,9 +239,7 @@ def _text(all_of_it: Generator[Piece, None, None]) -> Generator[str, None, None]
                 yield piece.text
 
 
-def _pieces(
-    kernel: blocking.Client, script: Stream[T], pid: int, timeout: float | None
-) -> Generator[Piece, None, None]:
+def _pieces(kernel: blocking.Client, script: Stream[T], pid: int, timeout: float | None) -> Generator[Piece, None, None]:
     ended = False
     with bounded(timeout) as until:
         try:

@@ -133,9 +133,7 @@ async def _finish(kernel: client.Client, script: Stream[Any], request: Request |
                 request = script.send(result)
 
 
-def stream(
-    kernel: client.Client, script: Stream[T], pid: int, timeout: float | None = None
-) -> AsyncGenerator[str, None]:
+def stream(kernel: client.Client, script: Stream[T], pid: int, timeout: float | None = None) -> AsyncGenerator[str, None]:
     """The answer's text of a stream, piece by piece; see `pieces`."""
     heard: list[weakref.ref[Any]] = []
     told = AsyncStream(_text(_pieces(kernel, script, pid, heard, timeout)))
@@ -148,8 +146,8 @@ def pieces(
 ) -> AsyncGenerator[Piece, None]:
     """The pieces of a stream. A consumer that leaves it, or is cancelled, interrupts the decode of process `pid`; so do
     `timeout` seconds, after which ETIME is raised."""
-    # A stream knows what its consumer holds. One that leaves an `async for` drops it, and the event loop closes it a moment
-    # later.
+    # A stream knows what its consumer holds. One that leaves an `async for` drops it, and the event loop closes it a
+    # moment later.
     heard: list[weakref.ref[Any]] = []
     told = AsyncStream(_pieces(kernel, script, pid, heard, timeout))
     heard.append(weakref.ref(told))
@@ -216,5 +214,3 @@ async def _cleanup(work: Callable[..., Awaitable[object]], *arguments: Any) -> N
             await work(*arguments)
 
     await undisturbed(in_time)
-
-

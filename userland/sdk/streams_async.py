@@ -15,8 +15,8 @@ _showing: set[asyncio.Task[None]] = set()  # asyncio holds tasks weakly
 
 
 class AsyncStream(AsyncGenerator[Y, None]):
-    """An asynchronous generator of pieces. `display` of it in a notebook shows its text while that comes, in a task of the
-    notebook's own loop, and it is used up then."""
+    """An asynchronous generator of pieces. `display` of it in a notebook shows its text while that comes, in a task of
+    the notebook's own loop, and it is used up then."""
 
     def __init__(self, inner: AsyncGenerator[Y, None]) -> None:
         self._inner = inner

@@ -1,0 +1,637 @@
+"""The asynchronous face of the SDK: Process, a handle on an LLM process. The blocking face, process.py, is made from
+this file (mirror.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from llmasos.syscalls.loops import undisturbed
+from llmasos.syscalls.records import (
+    CheckpointInfo,
+    ExitInfo,
+    Finish,
+    Limits,
+    ModelInfo,
+    ProcessInfo,
+    Sampler,
+    SchedClass,
+    Signal,
+)
+from llmasos.syscalls.table import (
+    Checkpoint,
+    Detach,
+    Feed,
+    Fork,
+    Getinfo,
+    GroupMove,
+    Kill,
+    Rename,
+    Setlimits,
+    Setsched,
+)
+from llmasos.userland.sdk import (
+    actions,
+    answers,
+    arguments,
+    call_choice,
+    compact,
+    notebook,
+    options,
+    script_async,
+    turns,
+)
+from llmasos.userland.sdk.actions import MAX_TOKENS, Language
+from llmasos.userland.sdk.arguments import Dtype, Ids, Model, Strings, stop_strings
+from llmasos.userland.sdk.dialogue import Message, Setup
+from llmasos.userland.sdk.public import public
+from llmasos.userland.sdk.script import Piece, Stream
+from llmasos.userland.sdk.tool_calls import ToolCall
+from llmasos.userland.sdk.turns import Answer
+
+if TYPE_CHECKING:
+    from llmasos.userland.sdk.system_async import System
+
+
+def _user(text: str) -> Message:
+    return {"role": "user", "content": arguments.text(text)}
+
+
+class Process:
+    """A handle on an LLM process: text in, text out. Entered by `async with`, it ends the process when it is left.
+
+    A process answers one question at a time: a second one raises EBUSY and changes nothing while this program still hears
+    the answer to the first.
+
+    Of every answer: `max_tokens` bounds its tokens (None: what the model's store says, as Ollama's `num_predict` does,
+    else 256); it ends before the first of the stop strings `stop` (none given: those of the model's store); after
+    `deadline` seconds it ends with what there is by then. After `timeout` seconds without its end ETIME is raised
+    instead, and the decode is interrupted; what it has said by then stays in the log. None: no bound.
+    """
+
+    system: System
+    """The system that it runs on."""
+    pid: int
+    """Its number in the process table."""
+    model: ModelInfo
+    """The model that it runs, in memory; `move` and `exec` change it."""
+    hint: str
+    """After an answer that has left little room in its window: what to do; else empty."""
+
+    def __init__(
+        self,
+        system: System,
+        pid: int,
+        model: ModelInfo,
+        instructions: str = "",
+        setup: Setup | None = None,
+    ) -> None:
+        """A handle on process `pid`; `System.spawn` and `System.process` make them."""
+        self.system = system
+        self.pid = pid
+        self.model = model
+        self.hint = ""
+        self._instructions = instructions
+        self._setup = setup or Setup()  # holds where a call does not say
+        self._row: ProcessInfo | None = None  # as it was last seen
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await undisturbed(self.end)
+
+    def __repr__(self) -> str:
+        return f"<Process {self.pid} on {self.model.name}>"
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """The process in a notebook, as it was last seen."""
+        pairs: list[tuple[str, object]] = [("pid", self.pid), ("model", self.model.name), ("device", self.model.device)]
+        if (row := self._row) is not None:
+            pairs += [("name", row.name), ("state", row.state), ("tokens", f"{row.length} of {row.context}")]
+        if self.hint:
+            pairs.append(("hint", self.hint))
+        return notebook.bundle(repr(self), pairs)
+
+    @property
+    def language(self) -> Language:
+        """The tokenizer and chat format of its model.
+
+        Example:
+            ids = agent.language.encode("a fox")
+        """
+        return self.system.language(self.model)
+
+    # --- text ---
+
+    @public
+    def say(
+        self,
+        text: str,
+        max_tokens: int | None = None,
+        *,
+        stop: Strings = (),
+        deadline: float | None = None,
+        timeout: float | None = None,
+        allow_special: bool = False,
+    ) -> AsyncGenerator[str, None]:
+        """Say `text` as the user, and stream the answer without its thoughts. Leaving the loop early interrupts the
+        answer.
+
+        A control token that the text spells (`<|im_end|>`) stays text, unless `allow_special`. Raises SyscallError:
+        ENOTSUP (a model without a chat template), EINVAL, E2BIG (longer than the context), EBUSY, EDQUOT (a limit is
+        reached), ETIME.
+
+        Example:
+            async for piece in agent.say("Tell me a story.", max_tokens=20):
+                print(piece, end="", flush=True)
+        """
+        turn = self._said([_user(text)], max_tokens, stop, deadline, allow_special)
+        return script_async.stream(self.system.kernel, turn, self.pid, timeout)
+
+    @public
+    def pieces(
+        self,
+        text: str,
+        max_tokens: int | None = None,
+        *,
+        stop: Strings = (),
+        deadline: float | None = None,
+        timeout: float | None = None,
+        allow_special: bool = False,
+    ) -> AsyncGenerator[Piece, None]:
+        """Say `text` as the user, and stream all of the answer: the `kind` of a piece is "thought", "answer" or "call".
+        The rest is as for `say`.
+
+        Example:
+            async for piece in agent.pieces("What is my name?"):
+                print(piece.kind, piece.text)
+        """
+        turn = self._said([_user(text)], max_tokens, stop, deadline, allow_special)
+        return script_async.pieces(self.system.kernel, turn, self.pid, timeout)
+
+    @public
+    async def turn(
+        self,
+        said: str | Message | Sequence[Message],
+        max_tokens: int | None = None,
+        *,
+        stop: Strings = (),
+        deadline: float | None = None,
+        timeout: float | None = None,
+        allow_special: bool = False,
+    ) -> Answer:
+        """Say something, a text or messages of any roles, and return the whole answer: its text, thought, calls of tools,
+        and a hint when its window is nearly full. The rest is as for `say`.
+
+        Example:
+            answer = await agent.turn({"role": "user", "content": "Who are you?"})
+            print(answer.text, answer.calls)
+        """
+        messages = [_user(said)] if isinstance(said, str) else arguments.messages(said, "what is said is text")
+        turn = self._said(messages, max_tokens, stop, deadline, allow_special)
+        answer = await self.system.run(turns.answered(turn, self.pid), timeout)
+        answer.hint = self.hint
+        return answer
+
+    @public
+    async def reply_tool(
+        self,
+        call: ToolCall,
+        result: str,
+        max_tokens: int | None = None,
+        *,
+        stop: Strings = (),
+        timeout: float | None = None,
+    ) -> Answer:
+        """Tell the model the result of the one tool that it called, and return its answer. Errors are those of `turn`.
+
+        Example:
+            answer = await agent.turn("What is the weather?")
+            for call in answer.calls:
+                answer = await agent.reply_tool(call, "sunny")
+        """
+        return await self.reply_tools([(call, result)], max_tokens, stop=stop, timeout=timeout)
+
+    @public
+    async def reply_tools(
+        self,
+        results: Sequence[tuple[ToolCall, str]],
+        max_tokens: int | None = None,
+        *,
+        stop: Strings = (),
+        timeout: float | None = None,
+    ) -> Answer:
+        """Tell the model the results of the tools that it called, in the order of the calls, and return its answer.
+        Errors are those of `turn`.
+
+        Example:
+            answer = await agent.turn("What is the weather?")
+            if answer.calls:
+                answer = await agent.reply_tools([(call, "sunny") for call in answer.calls])
+        """
+        return await self.turn(turns.results_of(results), max_tokens, stop=stop, timeout=timeout)
+
+    @public
+    async def call_grammar(
+        self,
+        tools: Sequence[dict[str, Any]] | None = None,
+        choice: str = "required",
+        *,
+        parallel: bool = True,
+        timeout: float | None = None,
+    ) -> str:
+        """A grammar of exactly the calls of tools that its model can make: Lark, as llguidance reads it, for engines and
+        servers that constrain a decoder by one. This system does not constrain its own decodes yet.
+
+        `tools`: their definitions (None: the process's own). `choice`: "required" (calls and nothing else), "auto" (text,
+        calls, or both) or the name of a tool (one call of it); without `parallel` one call at most. Raises EINVAL without
+        tools or for an unknown choice; ENOTSUP for a model whose template shows no form of calls, and for a schema that
+        its form cannot express.
+
+        Example:
+            tool = {"name": "now", "parameters": {"type": "object", "properties": {}}}
+            try:
+                grammar = await agent.call_grammar([tool])
+            except llmasos.SyscallError as error:
+                assert error.errno is llmasos.Errno.ENOTSUP  # this model's template has no form of calls
+        """
+        grammar = call_choice.grammar_of(self.language, self.pid, tools, choice, parallel=parallel)
+        return await self.system.run(grammar, timeout)
+
+    def _said(
+        self,
+        messages: Sequence[Message],
+        max_tokens: int | None,
+        stop: Strings,
+        deadline: float | None,
+        allow_special: bool,
+    ) -> Stream[Finish]:
+        said = turns.say(
+            self.language,
+            self.pid,
+            messages,
+            max_tokens,
+            stop_strings(stop),
+            None,
+            self._instructions,
+            deadline,
+            allow_special=allow_special,
+        )
+        return turns.alone(self.system.talking, self.pid, compact.hinting(said, self.pid, self._hinted))
+
+    def _hinted(self, hint: str) -> None:
+        self.hint = hint
+
+    @public
+    async def ask(
+        self,
+        text: str,
+        max_tokens: int | None = None,
+        *,
+        stop: Strings = (),
+        deadline: float | None = None,
+        timeout: float | None = None,
+        allow_special: bool = False,
+    ) -> str:
+        """Say `text` as the user and return the whole answer without its thoughts. The rest is as for `say`.
+
+        The place of answers by a schema is here: a later `schema=Model` will constrain the decode to the JSON of a
+        msgspec, dataclass or pydantic type and return one of that type.
+
+        Example:
+            answer = await agent.ask("My name is Mira.", timeout=60)
+        """
+        pieces = self.say(text, max_tokens, stop=stop, deadline=deadline, timeout=timeout, allow_special=allow_special)
+        return "".join([piece async for piece in pieces])
+
+    @public
+    async def compact(self, drop: bool | int = False, keep: int = 2, *, timeout: float | None = None) -> int:
+        """Make room in a conversation near its window, and return the log's new length in tokens.
+
+        Its instructions and the last `keep` turns (a question with what answers it) stay. The older ones give way to the
+        model's own summary of them, as one more turn; with `drop=True` to nothing; with a number only that many of the
+        oldest are dropped. After an error the conversation is as it was: EINVAL (nothing to compact), EBUSY, ENOTSUP (no
+        chat template), EIO (the model made no summary), E2BIG, EAGAIN (another program changed the log), ETIME.
+
+        Example:
+            for question in ("Copy this list: red, green", "Reverse this list: red, green"):
+                await agent.ask(question)
+            length = await agent.compact(drop=True, keep=1)
+        """
+        work = compact.compacted(self.language, self.pid, drop, keep)
+        length = await self.system.run(turns.alone(self.system.talking, self.pid, work), timeout)
+        self.hint = compact.hint_of(length, self.model.context)
+        return length
+
+    @public
+    async def feed(self, text: str, *, allow_special: bool = False, timeout: float | None = None) -> int:
+        """Append plain text to the log, and return the log's new length in tokens. A control token that the text spells
+        stays text, unless `allow_special`. Raises EBUSY while it decodes, E2BIG, EINVAL, ETIME.
+
+        Example:
+            length = await agent.feed("Once upon a time")
+        """
+        feed = options.feed_text(self.language, self.pid, text, allow_special=allow_special)
+        return await self.system.run(feed, timeout)
+
+    @public
+    async def feed_ids(self, ids: Ids, *, timeout: float | None = None) -> int:
+        """Append token ids (a sequence of integers, an array or a tensor) to the log, and return the log's new length.
+        Raises EBUSY while it decodes, E2BIG, EINVAL, ETIME.
+
+        Example:
+            length = await agent.feed_ids(agent.language.encode("Once upon a time"))
+        """
+        return await self.system(Feed(self.pid, arguments.ids(ids)), timeout=timeout)
+
+    @public
+    async def generate(
+        self,
+        max_tokens: int | None = None,
+        *,
+        stop: Strings = (),
+        sampler: Sampler | None = None,
+        deadline: float | None = None,
+        timeout: float | None = None,
+    ) -> str:
+        """Let it continue its log, and return the text. A stop string ends the text before it, and the log is cut there
+        too. `sampler` replaces the process's own from here on (None: keeps it). Raises EBUSY, EINVAL for an empty log,
+        EDQUOT, ETIME.
+
+        Example:
+            await agent.feed("Once upon a time")
+            text = await agent.generate(20, stop=".", sampler=llmasos.Sampler(temperature=0.8, seed=1))
+        """
+        tokens, stops = self._tokens(max_tokens), self._stops(stop)
+        going = answers.generate(self.language, self.pid, tokens, stops, sampler, deadline)
+        return await self.system.run(turns.alone(self.system.talking, self.pid, going), timeout)
+
+    @public
+    def stream(
+        self,
+        max_tokens: int | None = None,
+        *,
+        stop: Strings = (),
+        sampler: Sampler | None = None,
+        deadline: float | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[str, None]:
+        """Let it continue its log, and stream the text. Leaving the loop early interrupts it. The rest is as for
+        `generate`.
+
+        Example:
+            await agent.feed("Once upon a time")
+            async for piece in agent.stream(20):
+                print(piece, end="", flush=True)
+        """
+        going = answers.stream(self.language, self.pid, self._tokens(max_tokens), self._stops(stop), sampler, deadline)
+        alone = turns.alone(self.system.talking, self.pid, going)
+        return script_async.stream(self.system.kernel, alone, self.pid, timeout)
+
+    def _tokens(self, given: int | None) -> int:
+        return self._setup.tokens(given, MAX_TOKENS, self.model.context)
+
+    def _stops(self, given: Strings) -> list[str]:
+        return stop_strings(given) or self._setup.stop
+
+    @public
+    def follow(self, position: int = 0, *, timeout: float | None = None) -> AsyncGenerator[str, None]:
+        """Stream the text from a position of the log (in tokens) to the end of the decode under way. Leaving the loop
+        early interrupts the decode, and so does ETIME.
+
+        Example:
+            await agent.feed("Once upon a time")
+            async for piece in agent.follow():
+                print(piece, end="")
+        """
+        following = turns.follow_at(self.language, self.pid, position)
+        return script_async.stream(self.system.kernel, following, self.pid, timeout)
+
+    @public
+    async def tokens(self, *, timeout: float | None = None) -> list[int]:
+        """Its token log: the ids of its whole context.
+
+        Example:
+            ids = await agent.tokens()
+        """
+        return await self.system.run(actions.log_of(self.pid), timeout)
+
+    @public
+    async def text(self, *, timeout: float | None = None) -> str:
+        """Its token log as text, without special tokens.
+
+        Example:
+            print(await agent.text())
+        """
+        return self.language.decode(await self.tokens(timeout=timeout))
+
+    @public
+    async def truncate(self, length: int, *, timeout: float | None = None) -> int:
+        """Cut the log down to `length` tokens, and return its length. Raises EBUSY while it decodes, EINVAL beyond its
+        end.
+
+        Example:
+            length = await agent.feed("Once upon a time")
+            await agent.truncate(length - 1)
+        """
+        return await self.system.run(turns.cut(self.pid, length), timeout)
+
+    # --- process ---
+
+    @public
+    async def info(self, *, timeout: float | None = None) -> ProcessInfo:
+        """Its row of the process table. Raises ESRCH once it has ended.
+
+        Example:
+            row = await agent.info()
+            print(row.state, row.length, row.usage.decoded)
+        """
+        self._row = await self.system(Getinfo(self.pid), timeout=timeout)
+        return self._row
+
+    @public
+    async def fork(
+        self,
+        count: int = 1,
+        *,
+        same_seed: bool = False,
+        detached: bool = False,
+        name: str = "",
+        timeout: float | None = None,
+    ) -> list[Process]:
+        """Make `count` copies of it, which share its pages until one of them writes. Each samples with a seed of its own,
+        unless `same_seed`; a `detached` one outlives this program. `name` is theirs (empty: its own); several are called
+        NAME-1, NAME-2 and so on. Raises ESRCH, EBUSY, ENOMEM, EDQUOT.
+
+        Example:
+            first, second = await agent.fork(2, name="twin")
+        """
+        pids = await self.system(Fork(self.pid, count, same_seed, detached, name), timeout=timeout)
+        return [Process(self.system, pid, self.model, self._instructions, self._setup) for pid in pids]
+
+    @public
+    async def checkpoint(
+        self, path: str | os.PathLike[str], *, kv: bool = True, passphrase: str = "", timeout: float | None = None
+    ) -> CheckpointInfo:
+        """Write its image to a file, from which `System.restore` starts it again; the process itself goes on. Without
+        `kv` the file is small, and restoring computes the context again. A `passphrase` encrypts the file. Raises EPERM,
+        ENOENT, EIO where the file cannot be written.
+
+        Example:
+            info = await agent.checkpoint(folder / "agent.image", passphrase="open sesame")
+            print(info.bytes, "bytes,", info.kv_tokens, "tokens with KV")
+        """
+        call = Checkpoint(self.pid, options.file_path(path), kv, passphrase.encode())
+        return await self.system(call, timeout=timeout)
+
+    @public
+    async def signal(self, signal: Signal) -> None:
+        """Send it a signal. Raises ESRCH once it has ended.
+
+        Example:
+            await agent.signal(llmasos.Signal.TERM)
+        """
+        await self.system(Kill(self.pid, signal))
+
+    @public
+    async def stop(self) -> None:
+        """Stop it, also in the midst of an answer. Its context stays. Raises ESRCH.
+
+        Example:
+            await agent.stop()
+        """
+        await self.signal(Signal.STOP)
+
+    @public
+    async def cont(self) -> None:
+        """Let it go on after `stop`. Raises ESRCH.
+
+        Example:
+            await agent.cont()
+        """
+        await self.signal(Signal.CONT)
+
+    @public
+    async def interrupt(self) -> None:
+        """Interrupt the decode under way; what it has said so far stays in the log. Raises ESRCH.
+
+        Example:
+            await agent.interrupt()
+        """
+        await self.signal(Signal.INT)
+
+    @public
+    async def kill(self) -> None:
+        """End it at once. `wait` reaps it. Raises ESRCH.
+
+        Example:
+            await agent.kill()
+            print((await agent.wait()).reason)
+        """
+        await self.signal(Signal.KILL)
+
+    @public
+    async def nice(self, value: int, sched_class: SchedClass | None = None) -> None:
+        """Set its share of the device, from -20 (largest) to 19 (smallest), and its scheduling class (None: keeps it).
+        Raises EINVAL, ESRCH.
+
+        Example:
+            await agent.nice(5, llmasos.SchedClass.BATCH)
+        """
+        await self.system(Setsched(self.pid, value, sched_class))
+
+    @public
+    async def detach(self) -> None:
+        """Let it live on when this program ends. Any program of the kernel may `wait` for it then. Raises ESRCH.
+
+        Example:
+            await agent.detach()
+        """
+        await self.system(Detach(self.pid))
+
+    @public
+    async def rename(self, name: str) -> str:
+        """Give it another name, and return the old one. Several processes may have the same. Raises EINVAL, ESRCH.
+
+        Example:
+            old = await agent.rename("clerk")
+        """
+        return await self.system(Rename(self.pid, name))
+
+    @public
+    async def move(self, device: str, *, timeout: float | None = None) -> None:
+        """Move it to another device while it runs. Its answer goes on, and its readers notice nothing. Returns when it
+        has arrived. After an error it is where it was: ENODEV, EBUSY, ENOMEM, E2BIG, ENOTSUP, ERESTART (the driver there
+        is down), ETIME.
+
+        Example:
+            await agent.move((await agent.info()).device)
+        """
+        await self.system(Setsched(self.pid, device=device), timeout=timeout)
+        self.model = msgspec.structs.replace(self.model, device=device)
+
+    @public
+    async def exec(
+        self, model: Model, *, dtype: Dtype = "", tokens: Ids | None = None, timeout: float | None = None
+    ) -> int:
+        """Give it another model while it is idle, and return the length of its log in tokens. Its pid, limits, group,
+        sampler and nice value stay.
+
+        Its context goes with it. A model with the same vocabulary takes the tokens as they are; for another one they
+        become text and then its tokens, a conversation by the chat templates of both. `tokens` replaces the context
+        instead. After an error the process is as it was: EBUSY, E2BIG (too long for that model), EAGAIN (another program
+        changed its log), ETIME.
+
+        Example:
+            length = await agent.exec("tiny", tokens=[1, 2, 3])
+        """
+        change = options.change_model(self.pid, model, dtype, tokens)
+        self.model, length = await self.system.run(change, timeout)
+        return length
+
+    @public
+    async def join(self, group: str) -> None:
+        """Move it into another control group. Raises ENOENT, ESRCH, EAGAIN (the group is full).
+
+        Example:
+            await system.group("quiet", cpu_weight=10)
+            await agent.join("quiet")
+        """
+        await self.system(GroupMove(self.pid, group))
+
+    @public
+    async def limits(self, limits: Limits | None = None) -> Limits:
+        """Set its limits (None: none are changed), and return those that were in force before. Raises EINVAL, ESRCH.
+
+        Example:
+            before = await agent.limits(llmasos.Limits(tokens=1000))
+        """
+        return await self.system(Setlimits(self.pid, limits))
+
+    @public
+    async def wait(self, timeout: float | None = None) -> ExitInfo:
+        """Wait until it has ended, and reap it. Raises ECHILD if it is neither a child of this program nor detached,
+        ETIME after `timeout` seconds (None: never).
+
+        Example:
+            await agent.signal(llmasos.Signal.TERM)
+            status = (await agent.wait(timeout=60)).status
+        """
+        return await self.system.wait(self.pid, timeout)
+
+    @public
+    async def end(self) -> None:
+        """Kill and reap it. Does nothing if it has ended already.
+
+        Example:
+            await agent.end()
+        """
+        await self.system.run(actions.end([self.pid]))
