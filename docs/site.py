@@ -47,7 +47,7 @@ VALUES = {
         f"{SDK}.connection.Where",
         f"{SDK}.beams.EarlyStopping",
     ],
-    "What spawn and group take": [f"{SDK}.options.Options", f"{SDK}.options.GroupChanges"],
+    "What spawn takes": [f"{SDK}.options.Options"],
     "Answers": [
         f"{SDK}.turns.Answer",
         f"{SDK}.script.Piece",

@@ -6,6 +6,7 @@ them say "from -20 to 19, found 99".
 
 from __future__ import annotations
 
+import enum
 import math
 import re
 import typing
@@ -20,7 +21,7 @@ _KINDS = {
     "int": "a whole number", "float": "a number", "str": "text", "bool": "True or False", "bytes": "bytes", "null":
     "None", "array": "a list", "object": "a dictionary",
 }  # fmt: skip
-_PLAIN = re.compile(r"^Expected `([^`]+)`(?:, got `([^`]+)`)?")
+_PLAIN = re.compile(r"^Expected `([^`]+)`(?:, got `([^`]+)`)?$")
 _RANGE = re.compile(r"^Expected `(?:int|float)` (<=|>=|<|>) ")
 _LENGTH = re.compile(r"^Expected `(str|array|bytes|object)` of length (<=|>=) (\d+)")
 _PATTERN = re.compile(r"^Expected `str` matching regex ")
@@ -85,13 +86,13 @@ def sentence(said: str, annotation: Any, found: Any) -> str:
 
 
 def _choices(annotation: Any) -> list[str]:
-    import enum
-
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return [f"{one.name} ({one.value})" if isinstance(one.value, int) else repr(one.value) for one in annotation]
     return [choice for inner in typing.get_args(annotation) for choice in _choices(inner)]
 
 
 def _value(found: Any) -> str:
+    if isinstance(found, bytes):
+        return f"{len(found)} bytes"  # secrets
     text = repr(found)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -93,5 +93,5 @@ class TrioLoop:
 
     async def undisturbed(self, run: Callable[[], Awaitable[T]]) -> T:
         with trio.CancelScope(shield=True):
-            found = await run()
-        return found
+            return await run()
+        raise AssertionError("nobody cancels this scope")

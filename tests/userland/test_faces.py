@@ -51,7 +51,7 @@ def kind(member: object) -> str:
 
 def said(text: str | None) -> str | None:
     """A docstring with the words that tell of waiting taken out."""
-    return text and " ".join(re.sub(r"\b(async (?=with|for)|await )", "", text).split())
+    return text and " ".join(re.sub(r"\b(async (?=with|for)|await |aio\.)", "", text).split())
 
 
 def signature(member: Any) -> str:

@@ -63,13 +63,14 @@ class Growing:
     """A place in a notebook whose text grows. Where IPython shows it on a terminal, the text is printed as it comes."""
 
     def __init__(self) -> None:
+        from IPython import display as ipython
         from IPython import get_ipython  # the caller of `_ipython_display_` has it
-        from IPython.display import display
 
         self._text = ""
         self._thought = ""
         self._in_notebook = hasattr(get_ipython(), "kernel")
-        self._place = display(self._bundle(), raw=True, display_id=True) if self._in_notebook else None
+        show: Any = ipython.display
+        self._place = show(self._bundle(), raw=True, display_id=True) if self._in_notebook else None
 
     def __enter__(self) -> Growing:
         return self
