@@ -81,6 +81,8 @@ def encode_request(seq: int, call: Call[Any]) -> bytes:
         )
     try:
         frame = _encode((limits.PROTOCOL_VERSION, seq, entry.number, call))
+    except OverflowError:
+        raise SyscallError(Errno.EINVAL, f"{entry.name}: a number has more than 64 bits") from None
     except _UNENCODABLE as error:
         raise SyscallError(Errno.EINVAL, f"{entry.name}: {error}") from None
     if len(frame) > limits.MAX_REQUEST_BYTES:

@@ -22,6 +22,7 @@ from llmasos.syscalls.records import (
     EstimateInfo,
     ExitInfo,
     GroupInfo,
+    Kind,
     KvAction,
     Limits,
     ModelInfo,
@@ -160,7 +161,8 @@ class System(Connection):
         """
         info = self(Getinfo(pid), timeout=timeout)
         if not info.model:
-            raise SyscallError(Errno.EINVAL, f"process {pid} ({info.name}) is a {info.kind.value}, not an LLM process")
+            what = "the kernel itself" if info.kind is Kind.INIT else f"a {info.kind.value}"
+            raise SyscallError(Errno.EINVAL, f"process {pid} ({info.name}) is {what}, not an LLM process")
         model = self.run(actions.model_in_memory(info.model, info.device), timeout)
         known = self.run(turns.known_of(pid), timeout).dialogue
         return Process(self, pid, model, setup=known.setup if known is not None else None)

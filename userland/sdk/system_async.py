@@ -23,6 +23,7 @@ from llmasos.syscalls.records import (
     EstimateInfo,
     ExitInfo,
     GroupInfo,
+    Kind,
     KvAction,
     Limits,
     ModelInfo,
@@ -161,7 +162,8 @@ class System(AsyncConnection):
         """
         info = await self(Getinfo(pid), timeout=timeout)
         if not info.model:
-            raise SyscallError(Errno.EINVAL, f"process {pid} ({info.name}) is a {info.kind.value}, not an LLM process")
+            what = "the kernel itself" if info.kind is Kind.INIT else f"a {info.kind.value}"
+            raise SyscallError(Errno.EINVAL, f"process {pid} ({info.name}) is {what}, not an LLM process")
         model = await self.run(actions.model_in_memory(info.model, info.device), timeout)
         known = (await self.run(turns.known_of(pid), timeout)).dialogue
         return Process(self, pid, model, setup=known.setup if known is not None else None)
