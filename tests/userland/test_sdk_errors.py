@@ -25,10 +25,10 @@ pytestmark = pytest.mark.processes
 Act = Callable[[System, Process, Path], object]
 
 MISUSE: dict[str, tuple[Act, Errno, str]] = {
-    "a number for a text": (lambda s, a, p: a.ask(3), Errno.EINVAL, r"ask\(\) text: wanted text, found int 3"),  #
-    type: ignore[arg-type] "no text": (lambda s, a, p: a.ask(), Errno.EINVAL, r"ask\(\) needs 'text'"),  # type:
-    ignore[call-arg] "None for a text": (lambda s, a, p: a.say(None), Errno.EINVAL, "wanted text, found None"),  #
-    type: ignore[arg-type] "a keyword that is none": (
+    "a number for a text": (lambda s, a, p: a.ask(3), Errno.EINVAL, r"ask\(\) text: wanted text, found int 3"),  # type: ignore[arg-type]
+    "no text": (lambda s, a, p: a.ask(), Errno.EINVAL, r"ask\(\) needs 'text'"),  # type: ignore[call-arg]
+    "None for a text": (lambda s, a, p: a.say(None), Errno.EINVAL, "wanted text, found None"),  # type: ignore[arg-type]
+    "a keyword that is none": (
         lambda s, a, p: s.spawn(temp=3),  # type: ignore[call-arg]
         Errno.EINVAL,
         r"spawn\(\) takes no 'temp'; did you mean temperature\?",
@@ -58,49 +58,53 @@ MISUSE: dict[str, tuple[Act, Errno, str]] = {
     "top_p of 0": (lambda s, a, p: s.spawn(top_p=0.0), Errno.EINVAL, "top_p: more than 0 and at most 1, found 0"),
     "a seed beyond 64 bits": (lambda s, a, p: s.spawn(seed=1 << 70), Errno.EINVAL, "spawn"),
     "a negative timeout": (lambda s, a, p: a.ask("x", timeout=-1), Errno.EINVAL, "timeout: wanted seconds, 0 or more"),
-    "a timeout in words": (lambda s, a, p: a.ask("x", timeout="1"), Errno.EINVAL, "timeout: wanted a number or None"),
-    # type: ignore[arg-type] "an endless timeout": (lambda s, a, p: a.wait(float("inf")), Errno.EINVAL, "timeout: from
-    0 to 86400"), "a path that is a number": (lambda s, a, p: s.restore(3), Errno.EINVAL, "wanted text or a path"),  #
-    type: ignore[arg-type] "a path with a null": (lambda s, a, p: s.restore("a\0b"), Errno.EINVAL, "a file's name"),
-    "no such file": (lambda s, a, p: s.restore(p / "none"), Errno.ENOENT, "none"), "a directory as an image": (lambda
-    s, a, p: s.restore(p), Errno.EINVAL, "."), "a file that is no image": (lambda s, a, p: s.restore(written(p / "no
-    image", "hello")), Errno.EINVAL, "no image"), "a checkpoint into nowhere": (lambda s, a, p: a.checkpoint(p / "no" /
-    "where"), Errno.ENOENT, "no"), "an unknown model": (lambda s, a, p: s.spawn("no-such-model"), Errno.ENOENT,
-    "no-such-model"), "a model with a null": (lambda s, a, p: s.load("a\0b"), Errno.EINVAL, "."), "a broken model":
-    (lambda s, a, p: s.load(written(p / "x.gguf", "GGUF")), Errno.EIO, "."), "half of a surrogate pair": (lambda s, a,
-    p: a.ask("\ud800"), Errno.EINVAL, "."), "token ids that are floats": (lambda s, a, p: a.feed_ids([1.5]),
-    Errno.EINVAL, "1.5"),  # type: ignore[list-item] "token ids beyond the vocabulary": (lambda s, a, p:
-    a.feed_ids([10**6]), Errno.EINVAL, "."), "token ids beyond 64 bits": (lambda s, a, p: a.feed_ids([1 << 80]),
-    Errno.EINVAL, "."), "a generator that raises": (lambda s, a, p: a.feed_ids(1 // n for n in (1, 0)), Errno.EIO,
-    "ZeroDivisionError"), "too long for the window": (lambda s, a, p: a.feed("word " * 20_000), Errno.E2BIG, "."), "to
-    a length beyond the log": (lambda s, a, p: a.truncate(10_000), Errno.EINVAL, "."), "an answer of no tokens":
-    (lambda s, a, p: a.ask("x", -1), Errno.EINVAL, "max_tokens"), "an empty stop string": (lambda s, a, p: a.ask("x",
-    stop=""), Errno.EINVAL, "a stop string is empty"), "a stop that is a number": (lambda s, a, p: a.ask("x", stop=3),
-    Errno.EINVAL, "stop: wanted text"),  # type: ignore[arg-type] "a message without a role": (lambda s, a, p:
-    a.turn({"content": "x"}), Errno.EINVAL, "role"), "no results of tools": (lambda s, a, p: a.reply_tools([]),
-    Errno.EINVAL, "no results"), "a result of no call": (lambda s, a, p: a.reply_tool("call", "x"), Errno.EINVAL,
-    "wanted a ToolCall"),  # type: ignore[arg-type] "thoughts by another word": (lambda s, a, p:
-    s.spawn(thoughts="all"), Errno.EINVAL, "wanted '' or 'drop' or 'keep'"),  # type: ignore[arg-type] "thinking
-    without a switch": (lambda s, a, p: s.spawn(thinking=True), Errno.EINVAL, "no switch"), "a pid of nobody": (lambda
-    s, a, p: s.process(999_999), Errno.ESRCH, "."), "a pid that is text": (lambda s, a, p: s.process("bob"),
-    Errno.EINVAL, "wanted a whole number"),  # type: ignore[arg-type] "the kernel as a process": (lambda s, a, p:
-    s.process(1), Errno.EINVAL, "not an LLM process"), "a wait for nobody": (lambda s, a, p: s.wait(999_999),
-    Errno.ECHILD, "."), "no copies": (lambda s, a, p: a.fork(0), Errno.EINVAL, "count: from 1 to 256, found 0"), "a
-    name that moves the cursor": (lambda s, a, p: a.rename("a\x1b[2J"), Errno.EINVAL, "without control characters"), "a
-    name without an end": (lambda s, a, p: a.rename("x" * 1000), Errno.EINVAL, "at most 128 characters, found 1000"),
-    "a device that is not there": (lambda s, a, p: a.move("gpu7"), Errno.ENODEV, "gpu7"), "a signal by a wrong number":
-    (lambda s, a, p: a.signal(99), Errno.EINVAL, "wanted Signal"),  # type: ignore[arg-type] "an unknown policy":
-    (lambda s, a, p: s.sched("fastest"), Errno.EINVAL, "fastest"), "a group that is not there": (lambda s, a, p:
-    a.join("/nobody"), Errno.ENOENT, "nobody"), "a group's setting that is none": (
+    "a timeout in words": (lambda s, a, p: a.ask("x", timeout="1"), Errno.EINVAL, "timeout: wanted a number or None"),  # type: ignore[arg-type]
+    "an endless timeout": (lambda s, a, p: a.wait(float("inf")), Errno.EINVAL, "timeout: from 0 to 86400"),
+    "a path that is a number": (lambda s, a, p: s.restore(3), Errno.EINVAL, "wanted text or a path"),  # type: ignore[arg-type]
+    "a path with a null": (lambda s, a, p: s.restore("a\0b"), Errno.EINVAL, "a file's name"),
+    "no such file": (lambda s, a, p: s.restore(p / "none"), Errno.ENOENT, "none"),
+    "a directory as an image": (lambda s, a, p: s.restore(p), Errno.EINVAL, "."),
+    "a file that is no image": (lambda s, a, p: s.restore(written(p / "no image", "hello")), Errno.EINVAL, "no image"),
+    "a checkpoint into nowhere": (lambda s, a, p: a.checkpoint(p / "no" / "where"), Errno.ENOENT, "no"),
+    "an unknown model": (lambda s, a, p: s.spawn("no-such-model"), Errno.ENOENT, "no-such-model"),
+    "a model with a null": (lambda s, a, p: s.load("a\0b"), Errno.EINVAL, "."),
+    "a broken model": (lambda s, a, p: s.load(written(p / "x.gguf", "GGUF")), Errno.EIO, "."),
+    "half of a surrogate pair": (lambda s, a, p: a.ask("\ud800"), Errno.EINVAL, "."),
+    "token ids that are floats": (lambda s, a, p: a.feed_ids([1.5]), Errno.EINVAL, "1.5"),  # type: ignore[list-item]
+    "token ids beyond the vocabulary": (lambda s, a, p: a.feed_ids([10**6]), Errno.EINVAL, "."),
+    "token ids beyond 64 bits": (lambda s, a, p: a.feed_ids([1 << 80]), Errno.EINVAL, "."),
+    "a generator that raises": (lambda s, a, p: a.feed_ids(1 // n for n in (1, 0)), Errno.EIO, "ZeroDivisionError"),
+    "too long for the window": (lambda s, a, p: a.feed("word " * 20_000), Errno.E2BIG, "."),
+    "to a length beyond the log": (lambda s, a, p: a.truncate(10_000), Errno.EINVAL, "."),
+    "an answer of no tokens": (lambda s, a, p: a.ask("x", -1), Errno.EINVAL, "max_tokens"),
+    "an empty stop string": (lambda s, a, p: a.ask("x", stop=""), Errno.EINVAL, "a stop string is empty"),
+    "a stop that is a number": (lambda s, a, p: a.ask("x", stop=3), Errno.EINVAL, "stop: wanted text"),  # type: ignore[arg-type]
+    "a message without a role": (lambda s, a, p: a.turn({"content": "x"}), Errno.EINVAL, "role"),
+    "no results of tools": (lambda s, a, p: a.reply_tools([]), Errno.EINVAL, "no results"),
+    "a result of no call": (lambda s, a, p: a.reply_tool("call", "x"), Errno.EINVAL, "wanted a ToolCall"),  # type: ignore[arg-type]
+    "thoughts by another word": (lambda s, a, p: s.spawn(thoughts="all"), Errno.EINVAL, "wanted '' or 'drop' or 'keep'"),  # type: ignore[arg-type]
+    "thinking without a switch": (lambda s, a, p: s.spawn(thinking=True), Errno.EINVAL, "no switch"),
+    "a pid of nobody": (lambda s, a, p: s.process(999_999), Errno.ESRCH, "."),
+    "a pid that is text": (lambda s, a, p: s.process("bob"), Errno.EINVAL, "wanted a whole number"),  # type: ignore[arg-type]
+    "the kernel as a process": (lambda s, a, p: s.process(1), Errno.EINVAL, "not an LLM process"),
+    "a wait for nobody": (lambda s, a, p: s.wait(999_999), Errno.ECHILD, "."),
+    "no copies": (lambda s, a, p: a.fork(0), Errno.EINVAL, "count: from 1 to 256, found 0"),
+    "a name that moves the cursor": (lambda s, a, p: a.rename("a\x1b[2J"), Errno.EINVAL, "without control characters"),
+    "a name without an end": (lambda s, a, p: a.rename("x" * 1000), Errno.EINVAL, "at most 128 characters, found 1000"),
+    "a device that is not there": (lambda s, a, p: a.move("gpu7"), Errno.ENODEV, "gpu7"),
+    "a signal by a wrong number": (lambda s, a, p: a.signal(99), Errno.EINVAL, "wanted Signal"),  # type: ignore[arg-type]
+    "an unknown policy": (lambda s, a, p: s.sched("fastest"), Errno.EINVAL, "fastest"),
+    "a group that is not there": (lambda s, a, p: a.join("/nobody"), Errno.ENOENT, "nobody"),
+    "a group's setting that is none": (
         lambda s, a, p: s.group("g", kv_maximum=3),  # type: ignore[call-arg]
         Errno.EINVAL,
         "takes no 'kv_maximum'",
     ),
     "a weight out of range": (lambda s, a, p: s.group("g", cpu_weight=0), Errno.EINVAL, "cpu_weight: from 1 to 10000"),
     "what is no system call": (lambda s, a, p: s("ps"), Errno.EINVAL, "no system call"),  # type: ignore[arg-type]
-    "a system call of wrong types": (lambda s, a, p: s(type(a)), Errno.EINVAL, "no system call"),  # type:
-    ignore[arg-type] "compacting what is short": (lambda s, a, p: a.compact(), Errno.EINVAL, "."), "beams that sample":
-    (
+    "a system call of wrong types": (lambda s, a, p: s(type(a)), Errno.EINVAL, "no system call"),  # type: ignore[arg-type]
+    "compacting what is short": (lambda s, a, p: a.compact(), Errno.EINVAL, "."),
+    "beams that sample": (
         lambda s, a, p: llmasos.LLM.from_pretrained("tiny", system=s).generate("x", num_beams=2, temperature=1.0),
         Errno.EINVAL,
         "beam search",
@@ -123,8 +127,7 @@ MISUSE: dict[str, tuple[Act, Errno, str]] = {
         "did not boot",
     ),
     "flags as one text": (lambda s, a, p: System.connect(p, boot=True, flags="--quiet"), Errno.EINVAL, "flags: wanted"),
-    "a place that is a number": (lambda s, a, p: System.connect(3), Errno.EINVAL, "where: wanted text"),  # type:
-    ignore[arg-type]
+    "a place that is a number": (lambda s, a, p: System.connect(3), Errno.EINVAL, "where: wanted text"),  # type: ignore[arg-type]
 }
 
 
