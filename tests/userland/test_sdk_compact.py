@@ -164,24 +164,25 @@ def test_a_failure_on_the_way_changes_nothing(
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_compaction_that_is_cancelled_or_out_of_time_changes_nothing(cpu_system: System, loop: str) -> None:
     with talked(cpu_system) as agent:
-        before = state(agent)
+        before, unchanged = state(agent), list[bool]()
 
         async def main() -> None:
             async with aio.System.connect(cpu_system.kernel.runtime) as system:
                 there = await system.process(agent.pid)
-                timeout, failures = 0.0, 0
+                timeout, errors = 0.0, list[Errno]()
                 while True:
                     try:
                         await there.compact(keep=1, timeout=timeout)
-                    except SyscallError as error:
-                        assert error.errno is Errno.ETIME
-                        assert state(agent) == before
-                        timeout, failures = 1.4 * timeout + 0.002, failures + 1
-                    else:
                         break
-                assert failures
+                    except SyscallError as error:
+                        errors.append(error.errno)
+                    unchanged.append(state(agent) == before)
+                    timeout = 1.4 * timeout + 0.002
+                assert set(errors) == {Errno.ETIME}
 
         run_under(loop, main)
+        assert unchanged
+        assert all(unchanged)
         assert said(agent)[1][1] == compact.ASKED
 
 
