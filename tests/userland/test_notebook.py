@@ -31,8 +31,8 @@ json.dump([cell["outputs"] for cell in written["cells"]], sys.stdout)
 
 
 def run(system: System, *cells: str) -> list[list[dict[str, Any]]]:
-    """The outputs of each cell. A cell that raises fails the test. In a process of its own: Jupyter's clients leave sockets
-    to the garbage collector."""
+    """The outputs of each cell. A cell that raises fails the test. In a process of its own: Jupyter's clients leave
+    sockets to the garbage collector."""
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _RUN],
         input=json.dumps(cells),
