@@ -47,7 +47,7 @@ VALUES = {
         f"{SDK}.connection.Where",
         f"{SDK}.beams.EarlyStopping",
     ],
-    "What spawn takes": [f"{SDK}.options.Options"],
+    "Tables": [f"{SDK}.notebook.Table"],
     "Answers": [
         f"{SDK}.turns.Answer",
         f"{SDK}.script.Piece",

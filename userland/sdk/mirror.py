@@ -1,5 +1,5 @@
 """Makes the blocking face from the asynchronous one, so that it is written once: system.py from system_async.py,
-process.py, llm.py and client.py likewise.
+process.py, talk.py, llm.py and client.py likewise.
 
     python -m llmasos.userland.sdk.mirror [--check]
 
@@ -27,6 +27,8 @@ HEADS = {
 """,
     "process": """The blocking face of the SDK: Process, a handle on an LLM process.
 """,
+    "talk": """The blocking face of the SDK: what a process says and is told.
+""",
     "llm": """LLM: a model to generate text with, as in transformers and vLLM, on processes of the system.
 
 Every prompt is a process of its own; a list of prompts is computed as one batch by the scheduler, beside whatever else
@@ -38,7 +40,7 @@ runs. Uses the kernel that runs, or boots a private one.
 
 RULES = [
     (r"from llmasos\.syscalls\.loops import undisturbed\n", ""),
-    (r"\b(script|connection|system|process|llm|client|arriving|streams)_async\b", r"\1"),
+    (r"\b(script|connection|system|process|talk|llm|client|arriving|streams)_async\b", r"\1"),
     (r"\bawait undisturbed\((self\.\w+)\)", r"\1()"),
     (r"\bllmasos\.aio\.", "llmasos."),
     (r"\bAsyncStream\b", "TextStream"),

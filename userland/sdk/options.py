@@ -38,7 +38,7 @@ Prompt = str | Message | Sequence[Message] | Ids  # plain text, one chat message
 
 @dataclass(slots=True, frozen=True)
 class Options:
-    """Everything that `spawn` takes.
+    """What `System.spawn` takes, as one record.
 
     A sampling parameter that is None comes from the model's makers (its generation_config.json), and is off if they
     advise nothing. A model of Ollama's store starts as Ollama starts it, with the store's system text and stop strings
