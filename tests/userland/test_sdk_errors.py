@@ -114,6 +114,11 @@ MISUSE: dict[str, tuple[Act, Errno, str]] = {
         Errno.EINVAL,
         "not both",
     ),
+    "a client's keyword that is none": (
+        lambda s, a, p: llmasos.Client(wher=p),  # type: ignore[call-arg]
+        Errno.EINVAL,
+        r"Client\(\) takes no 'wher'; did you mean where\?",
+    ),
     "no kernel": (lambda s, a, p: System.connect(p / "nowhere"), Errno.ECONNREFUSED, "llmasos boot"),
     "no kernel for a client": (lambda s, a, p: System.connect(p / ("x" * 200)), Errno.EINVAL, "at most 107"),
     "a file as a runtime directory": (

@@ -96,3 +96,12 @@ def test_every_keyword_is_in_the_signature(owner: str, name: str) -> None:
     found = inspect.signature(getattr(member, "__func__", member))
     assert [one.name for one in found.parameters.values() if one.kind in (one.VAR_KEYWORD, one.VAR_POSITIONAL)] == []
     assert [one.name for one in found.parameters.values() if one.annotation is one.empty] in (["self"], ["cls"])
+
+
+@pytest.mark.parametrize(("owner", "name"), methods(aio))
+def test_whatever_asks_the_kernel_takes_a_timeout(owner: str, name: str) -> None:
+    member = inspect.getattr_static(getattr(aio, owner), name)
+    function = getattr(member, "__func__", member)
+    if isinstance(member, property) or name in ("close", "language"):  # closing is bounded by itself
+        return
+    assert "timeout" in inspect.signature(function).parameters

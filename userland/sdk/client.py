@@ -9,6 +9,7 @@ import os
 from types import TracebackType
 from typing import overload
 
+from llmasos.syscalls.calls import CONNECT_SECONDS
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import ModelInfo
 from llmasos.userland.sdk.actions import MAX_TOKENS
@@ -70,9 +71,11 @@ class Client:
     system: System
     """The system that it is connected to."""
 
-    def __init__(self, where: str | os.PathLike[str] | None = None) -> None:
-        """`where`: the runtime directory of a kernel; None for the usual one."""
-        self.system = System.connect(where, boot=True, name="client")
+    @public
+    def __init__(self, where: str | os.PathLike[str] | None = None, *, timeout: float = CONNECT_SECONDS) -> None:
+        """`where`: the runtime directory of a kernel; None for the usual one. It answers within `timeout` seconds, or
+        ETIME is raised."""
+        self.system = System.connect(where, boot=True, name="client", timeout=timeout)
         self._instance: Instance | None = None
 
     def __enter__(self) -> Client:

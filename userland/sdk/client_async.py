@@ -6,6 +6,7 @@ import os
 from types import TracebackType
 from typing import overload
 
+from llmasos.syscalls.calls import CONNECT_SECONDS
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import ModelInfo
 from llmasos.userland.sdk.actions import MAX_TOKENS
@@ -67,9 +68,11 @@ class Client:
     system: System
     """The system that it is connected to."""
 
-    def __init__(self, where: str | os.PathLike[str] | None = None) -> None:
-        """`where`: the runtime directory of a kernel; None for the usual one."""
-        self.system = System.connect(where, boot=True, name="client")
+    @public
+    def __init__(self, where: str | os.PathLike[str] | None = None, *, timeout: float = CONNECT_SECONDS) -> None:
+        """`where`: the runtime directory of a kernel; None for the usual one. It answers within `timeout` seconds, or
+        ETIME is raised."""
+        self.system = System.connect(where, boot=True, name="client", timeout=timeout)
         self._instance: Instance | None = None
 
     async def __aenter__(self) -> Client:

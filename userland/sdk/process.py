@@ -45,7 +45,8 @@ class Process(Talk):
     Of every answer: `max_tokens` bounds its tokens (None: what the model's store says, as Ollama's `num_predict` does,
     else 256); it ends before the first of the stop strings `stop` (none given: those of the model's store); after
     `deadline` seconds it ends with what there is by then. After `timeout` seconds without its end ETIME is raised
-    instead, and the decode is interrupted; what it has said by then stays in the log. None: no bound.
+    instead, and the decode is interrupted; what it has said by then stays in the log. None: no bound. Every method
+    that asks the kernel takes a `timeout`.
     """
 
     def __enter__(self) -> Self:
@@ -115,78 +116,78 @@ class Process(Talk):
         return self.system(call, timeout=timeout)
 
     @public
-    def signal(self, signal: Signal) -> None:
+    def signal(self, signal: Signal, *, timeout: float | None = None) -> None:
         """Send it a signal. Raises ESRCH once it has ended.
 
         Example:
             agent.signal(llmasos.Signal.TERM)
         """
-        self.system(Kill(self.pid, signal))
+        self.system(Kill(self.pid, signal), timeout=timeout)
 
     @public
-    def stop(self) -> None:
+    def stop(self, *, timeout: float | None = None) -> None:
         """Stop it, also in the midst of an answer. Its context stays. Raises ESRCH.
 
         Example:
             agent.stop()
         """
-        self.signal(Signal.STOP)
+        self.signal(Signal.STOP, timeout=timeout)
 
     @public
-    def cont(self) -> None:
+    def cont(self, *, timeout: float | None = None) -> None:
         """Let it go on after `stop`. Raises ESRCH.
 
         Example:
             agent.cont()
         """
-        self.signal(Signal.CONT)
+        self.signal(Signal.CONT, timeout=timeout)
 
     @public
-    def interrupt(self) -> None:
+    def interrupt(self, *, timeout: float | None = None) -> None:
         """Interrupt the decode under way; what it has said so far stays in the log. Raises ESRCH.
 
         Example:
             agent.interrupt()
         """
-        self.signal(Signal.INT)
+        self.signal(Signal.INT, timeout=timeout)
 
     @public
-    def kill(self) -> None:
+    def kill(self, *, timeout: float | None = None) -> None:
         """End it at once. `wait` reaps it. Raises ESRCH.
 
         Example:
             agent.kill()
             print(agent.wait().reason)
         """
-        self.signal(Signal.KILL)
+        self.signal(Signal.KILL, timeout=timeout)
 
     @public
-    def nice(self, value: int, sched_class: SchedClass | None = None) -> None:
+    def nice(self, value: int, sched_class: SchedClass | None = None, *, timeout: float | None = None) -> None:
         """Set its share of the device, from -20 (largest) to 19 (smallest), and its scheduling class (None: keeps it).
         Raises EINVAL, ESRCH.
 
         Example:
             agent.nice(5, llmasos.SchedClass.BATCH)
         """
-        self.system(Setsched(self.pid, value, sched_class))
+        self.system(Setsched(self.pid, value, sched_class), timeout=timeout)
 
     @public
-    def detach(self) -> None:
+    def detach(self, *, timeout: float | None = None) -> None:
         """Let it live on when this program ends. Any program of the kernel may `wait` for it then. Raises ESRCH.
 
         Example:
             agent.detach()
         """
-        self.system(Detach(self.pid))
+        self.system(Detach(self.pid), timeout=timeout)
 
     @public
-    def rename(self, name: str) -> str:
+    def rename(self, name: str, *, timeout: float | None = None) -> str:
         """Give it another name, and return the old one. Several processes may have the same. Raises EINVAL, ESRCH.
 
         Example:
             old = agent.rename("clerk")
         """
-        return self.system(Rename(self.pid, name))
+        return self.system(Rename(self.pid, name), timeout=timeout)
 
     @public
     def move(self, device: str, *, timeout: float | None = None) -> None:
@@ -220,23 +221,23 @@ class Process(Talk):
         return length
 
     @public
-    def join(self, group: str) -> None:
+    def join(self, group: str, *, timeout: float | None = None) -> None:
         """Move it into another control group. Raises ENOENT, ESRCH, EAGAIN (the group is full).
 
         Example:
             system.group("quiet", cpu_weight=10)
             agent.join("quiet")
         """
-        self.system(GroupMove(self.pid, group))
+        self.system(GroupMove(self.pid, group), timeout=timeout)
 
     @public
-    def limits(self, limits: Limits | None = None) -> Limits:
+    def limits(self, limits: Limits | None = None, *, timeout: float | None = None) -> Limits:
         """Set its limits (None: none are changed), and return those that were in force before. Raises EINVAL, ESRCH.
 
         Example:
             before = agent.limits(llmasos.Limits(tokens=1000))
         """
-        return self.system(Setlimits(self.pid, limits))
+        return self.system(Setlimits(self.pid, limits), timeout=timeout)
 
     @public
     def wait(self, timeout: float | None = None) -> ExitInfo:
@@ -250,10 +251,10 @@ class Process(Talk):
         return self.system.wait(self.pid, timeout)
 
     @public
-    def end(self) -> None:
+    def end(self, *, timeout: float | None = None) -> None:
         """Kill and reap it. Does nothing if it has ended already.
 
         Example:
             agent.end()
         """
-        self.system.run(actions.end([self.pid]))
+        self.system.run(actions.end([self.pid]), timeout)

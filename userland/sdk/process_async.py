@@ -45,7 +45,8 @@ class Process(Talk):
     Of every answer: `max_tokens` bounds its tokens (None: what the model's store says, as Ollama's `num_predict` does,
     else 256); it ends before the first of the stop strings `stop` (none given: those of the model's store); after
     `deadline` seconds it ends with what there is by then. After `timeout` seconds without its end ETIME is raised
-    instead, and the decode is interrupted; what it has said by then stays in the log. None: no bound.
+    instead, and the decode is interrupted; what it has said by then stays in the log. None: no bound. Every method
+    that asks the kernel takes a `timeout`.
     """
 
     async def __aenter__(self) -> Self:
@@ -115,78 +116,78 @@ class Process(Talk):
         return await self.system(call, timeout=timeout)
 
     @public
-    async def signal(self, signal: Signal) -> None:
+    async def signal(self, signal: Signal, *, timeout: float | None = None) -> None:
         """Send it a signal. Raises ESRCH once it has ended.
 
         Example:
             await agent.signal(llmasos.Signal.TERM)
         """
-        await self.system(Kill(self.pid, signal))
+        await self.system(Kill(self.pid, signal), timeout=timeout)
 
     @public
-    async def stop(self) -> None:
+    async def stop(self, *, timeout: float | None = None) -> None:
         """Stop it, also in the midst of an answer. Its context stays. Raises ESRCH.
 
         Example:
             await agent.stop()
         """
-        await self.signal(Signal.STOP)
+        await self.signal(Signal.STOP, timeout=timeout)
 
     @public
-    async def cont(self) -> None:
+    async def cont(self, *, timeout: float | None = None) -> None:
         """Let it go on after `stop`. Raises ESRCH.
 
         Example:
             await agent.cont()
         """
-        await self.signal(Signal.CONT)
+        await self.signal(Signal.CONT, timeout=timeout)
 
     @public
-    async def interrupt(self) -> None:
+    async def interrupt(self, *, timeout: float | None = None) -> None:
         """Interrupt the decode under way; what it has said so far stays in the log. Raises ESRCH.
 
         Example:
             await agent.interrupt()
         """
-        await self.signal(Signal.INT)
+        await self.signal(Signal.INT, timeout=timeout)
 
     @public
-    async def kill(self) -> None:
+    async def kill(self, *, timeout: float | None = None) -> None:
         """End it at once. `wait` reaps it. Raises ESRCH.
 
         Example:
             await agent.kill()
             print((await agent.wait()).reason)
         """
-        await self.signal(Signal.KILL)
+        await self.signal(Signal.KILL, timeout=timeout)
 
     @public
-    async def nice(self, value: int, sched_class: SchedClass | None = None) -> None:
+    async def nice(self, value: int, sched_class: SchedClass | None = None, *, timeout: float | None = None) -> None:
         """Set its share of the device, from -20 (largest) to 19 (smallest), and its scheduling class (None: keeps it).
         Raises EINVAL, ESRCH.
 
         Example:
             await agent.nice(5, llmasos.SchedClass.BATCH)
         """
-        await self.system(Setsched(self.pid, value, sched_class))
+        await self.system(Setsched(self.pid, value, sched_class), timeout=timeout)
 
     @public
-    async def detach(self) -> None:
+    async def detach(self, *, timeout: float | None = None) -> None:
         """Let it live on when this program ends. Any program of the kernel may `wait` for it then. Raises ESRCH.
 
         Example:
             await agent.detach()
         """
-        await self.system(Detach(self.pid))
+        await self.system(Detach(self.pid), timeout=timeout)
 
     @public
-    async def rename(self, name: str) -> str:
+    async def rename(self, name: str, *, timeout: float | None = None) -> str:
         """Give it another name, and return the old one. Several processes may have the same. Raises EINVAL, ESRCH.
 
         Example:
             old = await agent.rename("clerk")
         """
-        return await self.system(Rename(self.pid, name))
+        return await self.system(Rename(self.pid, name), timeout=timeout)
 
     @public
     async def move(self, device: str, *, timeout: float | None = None) -> None:
@@ -220,23 +221,23 @@ class Process(Talk):
         return length
 
     @public
-    async def join(self, group: str) -> None:
+    async def join(self, group: str, *, timeout: float | None = None) -> None:
         """Move it into another control group. Raises ENOENT, ESRCH, EAGAIN (the group is full).
 
         Example:
             await system.group("quiet", cpu_weight=10)
             await agent.join("quiet")
         """
-        await self.system(GroupMove(self.pid, group))
+        await self.system(GroupMove(self.pid, group), timeout=timeout)
 
     @public
-    async def limits(self, limits: Limits | None = None) -> Limits:
+    async def limits(self, limits: Limits | None = None, *, timeout: float | None = None) -> Limits:
         """Set its limits (None: none are changed), and return those that were in force before. Raises EINVAL, ESRCH.
 
         Example:
             before = await agent.limits(llmasos.Limits(tokens=1000))
         """
-        return await self.system(Setlimits(self.pid, limits))
+        return await self.system(Setlimits(self.pid, limits), timeout=timeout)
 
     @public
     async def wait(self, timeout: float | None = None) -> ExitInfo:
@@ -250,10 +251,10 @@ class Process(Talk):
         return await self.system.wait(self.pid, timeout)
 
     @public
-    async def end(self) -> None:
+    async def end(self, *, timeout: float | None = None) -> None:
         """Kill and reap it. Does nothing if it has ended already.
 
         Example:
             await agent.end()
         """
-        await self.system.run(actions.end([self.pid]))
+        await self.system.run(actions.end([self.pid]), timeout)

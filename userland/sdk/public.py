@@ -103,7 +103,7 @@ class _Border:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._name = f"{function.__name__}()"
+        self._name = f"{function.__qualname__.removesuffix('.__init__').rpartition('.')[2]}()"
 
     @functools.cached_property
     def _parameters(self) -> dict[str, inspect.Parameter]:

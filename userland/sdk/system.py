@@ -51,7 +51,7 @@ from llmasos.userland.sdk.actions import Language, language_of
 from llmasos.userland.sdk.arguments import Dtype, Model, dtype_name, model_name
 from llmasos.userland.sdk.connection import Connection
 from llmasos.userland.sdk.notebook import Table
-from llmasos.userland.sdk.options import UNLIMITED, Options
+from llmasos.userland.sdk.options import UNLIMITED, Options, Prompt
 from llmasos.userland.sdk.process import Process
 from llmasos.userland.sdk.public import public
 
@@ -68,7 +68,7 @@ class System(Connection):
     def spawn(
         self,
         model: Model = "",
-        prompt: options.Prompt | None = None,
+        prompt: Prompt | None = None,
         *,
         name: str = "",
         system: str = "",
@@ -168,7 +168,7 @@ class System(Connection):
         return Process(self, pid, model, setup=known.setup if known is not None else None)
 
     @public
-    def ps(self) -> Table[ProcessInfo]:
+    def ps(self, *, timeout: float | None = None) -> Table[ProcessInfo]:
         """The process table: a row for each program, driver and LLM process. A list, which a notebook shows as a table.
 
         Example:
@@ -176,7 +176,7 @@ class System(Connection):
                 print(row.pid, row.name, row.state)
         """
         rows: Table[ProcessInfo] = Table()
-        while page := self(Ps(after=rows[-1].pid if rows else 0)):
+        while page := self(Ps(after=rows[-1].pid if rows else 0), timeout=timeout):
             rows.extend(page)
         return rows
 
@@ -209,13 +209,13 @@ class System(Connection):
     # --- models ---
 
     @public
-    def models(self) -> Table[ModelInfo]:
+    def models(self, *, timeout: float | None = None) -> Table[ModelInfo]:
         """The models that the system knows: those in memory, and those that it can load by name.
 
         Example:
             names = [row.name for row in system.models()]
         """
-        rows: list[ModelInfo] = self(Models())
+        rows: list[ModelInfo] = self(Models(), timeout=timeout)
         return Table(rows)
 
     @public
@@ -295,7 +295,9 @@ class System(Connection):
     # --- the system ---
 
     @public
-    def sched(self, policy: str = "", *, max_runs: int = 0, step_tokens: int = 0, device: str = "") -> SchedInfo:
+    def sched(
+        self, policy: str = "", *, max_runs: int = 0, step_tokens: int = 0, device: str = "", timeout: float | None = None
+    ) -> SchedInfo:
         """Set how a device (empty: the first) is scheduled, and return the settings in force. What is empty or 0 stays.
 
         `policy`: fair, fcfs, round_robin, mlfq or lottery; `max_runs`: processes in one step at most; `step_tokens`:
@@ -304,10 +306,10 @@ class System(Connection):
         Example:
             print(system.sched("fair", max_runs=8).policy)
         """
-        return self(Sched(device, policy, max_runs, step_tokens))
+        return self(Sched(device, policy, max_runs, step_tokens), timeout=timeout)
 
     @public
-    def groups(self, path: str = "/") -> Table[GroupInfo]:
+    def groups(self, path: str = "/", *, timeout: float | None = None) -> Table[GroupInfo]:
         """A control group and the groups below it. Raises ENOENT.
 
         Example:
@@ -315,7 +317,7 @@ class System(Connection):
                 print(row.path, row.kv, "bytes of KV")
         """
         rows: Table[GroupInfo] = Table()
-        while page := self(GroupStat(path, below=True, start=len(rows))):
+        while page := self(GroupStat(path, below=True, start=len(rows)), timeout=timeout):
             rows.extend(page)
         return rows
 
@@ -333,6 +335,7 @@ class System(Connection):
         pids_max: int | None = None,
         cpu_weight: int | None = None,
         kv_action: KvAction | None = None,
+        timeout: float | None = None,
     ) -> GroupInfo:
         """Change settings of a control group, and make the group if there is none. A `path` without a leading slash is
         below this program's own group. None leaves a setting as it is, 0 takes a limit away.
@@ -357,26 +360,27 @@ class System(Connection):
             "cpu_weight": cpu_weight,
             "kv_action": kv_action,
         }
-        return self.run(options.group(path, {name: value for name, value in given.items() if value is not None}))
+        changes = {name: value for name, value in given.items() if value is not None}
+        return self.run(options.group(path, changes), timeout)
 
     @public
-    def remove_group(self, path: str) -> None:
+    def remove_group(self, path: str, *, timeout: float | None = None) -> None:
         """Remove a control group. Raises EBUSY unless it is empty, ENOENT.
 
         Example:
             system.group("passing")
             system.remove_group("passing")
         """
-        self(GroupRemove(path))
+        self(GroupRemove(path), timeout=timeout)
 
     @public
-    def stats(self) -> Stats:
+    def stats(self, *, timeout: float | None = None) -> Stats:
         """The kernel's counters since it was booted.
 
         Example:
             print(system.stats().uptime)
         """
-        return self(StatsCall())
+        return self(StatsCall(), timeout=timeout)
 
     @public
     def wait(self, pid: int = 0, timeout: float | None = None) -> ExitInfo:

@@ -52,7 +52,7 @@ from llmasos.userland.sdk.actions import Language, language_of
 from llmasos.userland.sdk.arguments import Dtype, Model, dtype_name, model_name
 from llmasos.userland.sdk.connection_async import AsyncConnection
 from llmasos.userland.sdk.notebook import Table
-from llmasos.userland.sdk.options import UNLIMITED, Options
+from llmasos.userland.sdk.options import UNLIMITED, Options, Prompt
 from llmasos.userland.sdk.process_async import Process
 from llmasos.userland.sdk.public import public
 
@@ -69,7 +69,7 @@ class System(AsyncConnection):
     async def spawn(
         self,
         model: Model = "",
-        prompt: options.Prompt | None = None,
+        prompt: Prompt | None = None,
         *,
         name: str = "",
         system: str = "",
@@ -169,7 +169,7 @@ class System(AsyncConnection):
         return Process(self, pid, model, setup=known.setup if known is not None else None)
 
     @public
-    async def ps(self) -> Table[ProcessInfo]:
+    async def ps(self, *, timeout: float | None = None) -> Table[ProcessInfo]:
         """The process table: a row for each program, driver and LLM process. A list, which a notebook shows as a table.
 
         Example:
@@ -177,7 +177,7 @@ class System(AsyncConnection):
                 print(row.pid, row.name, row.state)
         """
         rows: Table[ProcessInfo] = Table()
-        while page := await self(Ps(after=rows[-1].pid if rows else 0)):
+        while page := await self(Ps(after=rows[-1].pid if rows else 0), timeout=timeout):
             rows.extend(page)
         return rows
 
@@ -210,13 +210,13 @@ class System(AsyncConnection):
     # --- models ---
 
     @public
-    async def models(self) -> Table[ModelInfo]:
+    async def models(self, *, timeout: float | None = None) -> Table[ModelInfo]:
         """The models that the system knows: those in memory, and those that it can load by name.
 
         Example:
             names = [row.name for row in await system.models()]
         """
-        rows: list[ModelInfo] = await self(Models())
+        rows: list[ModelInfo] = await self(Models(), timeout=timeout)
         return Table(rows)
 
     @public
@@ -296,7 +296,9 @@ class System(AsyncConnection):
     # --- the system ---
 
     @public
-    async def sched(self, policy: str = "", *, max_runs: int = 0, step_tokens: int = 0, device: str = "") -> SchedInfo:
+    async def sched(
+        self, policy: str = "", *, max_runs: int = 0, step_tokens: int = 0, device: str = "", timeout: float | None = None
+    ) -> SchedInfo:
         """Set how a device (empty: the first) is scheduled, and return the settings in force. What is empty or 0 stays.
 
         `policy`: fair, fcfs, round_robin, mlfq or lottery; `max_runs`: processes in one step at most; `step_tokens`:
@@ -305,10 +307,10 @@ class System(AsyncConnection):
         Example:
             print((await system.sched("fair", max_runs=8)).policy)
         """
-        return await self(Sched(device, policy, max_runs, step_tokens))
+        return await self(Sched(device, policy, max_runs, step_tokens), timeout=timeout)
 
     @public
-    async def groups(self, path: str = "/") -> Table[GroupInfo]:
+    async def groups(self, path: str = "/", *, timeout: float | None = None) -> Table[GroupInfo]:
         """A control group and the groups below it. Raises ENOENT.
 
         Example:
@@ -316,7 +318,7 @@ class System(AsyncConnection):
                 print(row.path, row.kv, "bytes of KV")
         """
         rows: Table[GroupInfo] = Table()
-        while page := await self(GroupStat(path, below=True, start=len(rows))):
+        while page := await self(GroupStat(path, below=True, start=len(rows)), timeout=timeout):
             rows.extend(page)
         return rows
 
@@ -334,6 +336,7 @@ class System(AsyncConnection):
         pids_max: int | None = None,
         cpu_weight: int | None = None,
         kv_action: KvAction | None = None,
+        timeout: float | None = None,
     ) -> GroupInfo:
         """Change settings of a control group, and make the group if there is none. A `path` without a leading slash is
         below this program's own group. None leaves a setting as it is, 0 takes a limit away.
@@ -358,26 +361,27 @@ class System(AsyncConnection):
             "cpu_weight": cpu_weight,
             "kv_action": kv_action,
         }
-        return await self.run(options.group(path, {name: value for name, value in given.items() if value is not None}))
+        changes = {name: value for name, value in given.items() if value is not None}
+        return await self.run(options.group(path, changes), timeout)
 
     @public
-    async def remove_group(self, path: str) -> None:
+    async def remove_group(self, path: str, *, timeout: float | None = None) -> None:
         """Remove a control group. Raises EBUSY unless it is empty, ENOENT.
 
         Example:
             await system.group("passing")
             await system.remove_group("passing")
         """
-        await self(GroupRemove(path))
+        await self(GroupRemove(path), timeout=timeout)
 
     @public
-    async def stats(self) -> Stats:
+    async def stats(self, *, timeout: float | None = None) -> Stats:
         """The kernel's counters since it was booted.
 
         Example:
             print((await system.stats()).uptime)
         """
-        return await self(StatsCall())
+        return await self(StatsCall(), timeout=timeout)
 
     @public
     async def wait(self, pid: int = 0, timeout: float | None = None) -> ExitInfo:
