@@ -1,7 +1,7 @@
 """What a value must be, in words: one place for the sentence that people read when a number is out of its range.
 
-msgspec checks what arrives in system calls and says "Expected `int` <= 19"; the shell and the SDK check before. All of
-them say "from -20 to 19, found 99".
+msgspec checks what arrives in system calls and says "Expected `int` <= 19"; people, in the shell as in the SDK, read
+"from -20 to 19, found 99".
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from typing import Annotated, Any
 
 import msgspec
 
-from llmasos.syscalls.errno import Errno, SyscallError
-
 _KINDS = {
-    "int": "a whole number", "float": "a number", "str": "text", "bool": "True or False", "bytes": "bytes", "null":
-    "None", "array": "a list", "object": "a dictionary",
-}  # fmt: skip
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "True or False",
+    "bytes": "bytes",
+    "null": "None",
+    "array": "a list",
+    "object": "a dictionary",
+}
 _PLAIN = re.compile(r"^Expected `([^`]+)`(?:, got `([^`]+)`)?$")
 _RANGE = re.compile(r"^Expected `(?:int|float)` (<=|>=|<|>) ")
 _LENGTH = re.compile(r"^Expected `(str|array|bytes|object)` of length (<=|>=) (\d+)")
@@ -41,12 +45,6 @@ def span(low: float | None, high: float | None, *, above: bool = False, below: b
 
 def _shown(number: float) -> str:
     return f"{number:g}" if isinstance(number, float) and abs(number) < 1e15 else str(number)
-
-
-def within(value: float, low: float | None, high: float | None, what: str) -> None:
-    """Raise EINVAL unless `value` lies in a range, its ends included."""
-    if (low is not None and not value >= low) or (high is not None and not value <= high):
-        raise SyscallError(Errno.EINVAL, f"{what}: {span(low, high)}, found {_shown(value)}")
 
 
 def meta_of(annotation: Any) -> Iterable[msgspec.Meta]:
