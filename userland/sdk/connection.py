@@ -106,7 +106,7 @@ class Connection:
             from llmasos.syscalls.table import Getinfo
             row = system(Getinfo(agent.pid), timeout=5)
         """
-        return self.kernel(call, timeout=timeout)
+        return self.kernel(call, timeout=None if timeout is None else script.seconds(timeout))
 
     def run(self, what: script.Script[T], timeout: float | None = None) -> T:
         """Run a script, a generator that yields system calls and is sent their results, to what it returns. After

@@ -109,7 +109,7 @@ class AsyncConnection:
             from llmasos.syscalls.table import Getinfo
             row = await system(Getinfo(agent.pid), timeout=5)
         """
-        return await self.kernel(call, timeout=timeout)
+        return await self.kernel(call, timeout=None if timeout is None else script.seconds(timeout))
 
     async def run(self, what: script.Script[T], timeout: float | None = None) -> T:
         """Run a script, a generator that yields system calls and is sent their results, to what it returns. After

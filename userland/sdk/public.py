@@ -44,6 +44,7 @@ _OF_THE_SYSTEM = {
     os_errno.EDQUOT: Errno.EDQUOT,
 }
 _OF_ARGUMENTS = (ValueError, TypeError, OverflowError, RecursionError, LookupError)
+_SECRETS = ("passphrase",)  # arguments that no error shows
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "True or False", bytes: "bytes"}
 
 
@@ -146,9 +147,8 @@ class _Border:
             raise self._refused(f"needs {' and '.join(map(repr, missing))}")
         for name, value in given.items():
             if name in checks and not checks[name].fits(value):
-                raise SyscallError(
-                    Errno.EINVAL, f"{self._name} {name}: wanted {checks[name].words}, found {_shown(value)}"
-                )
+                found = type(value).__name__ if name in _SECRETS else _shown(value)
+                raise SyscallError(Errno.EINVAL, f"{self._name} {name}: wanted {checks[name].words}, found {found}")
 
     def _refused(self, what: str) -> SyscallError:
         return SyscallError(Errno.EINVAL, f"{self._name} {what}")

@@ -104,13 +104,13 @@ class OutOfTime(BaseException):
 def bounded(timeout: float | None) -> Iterator[float | None]:
     """Around a script: gives the time (of time.monotonic) at which it must be done, None: never. What leaves it as
     OutOfTime is SyscallError ETIME outside, and any other error is a SyscallError too."""
-    seconds = None if timeout is None else _seconds(timeout)
+    bound = None if timeout is None else seconds(timeout)
     try:
-        yield None if seconds is None else time.monotonic() + seconds
+        yield None if bound is None else time.monotonic() + bound
     except OutOfTime:
         raise SyscallError(
             Errno.ETIME,
-            f"not done within {seconds:g} seconds; what ran for it in the kernel has been cancelled",
+            f"not done within {bound:g} seconds; what ran for it in the kernel has been cancelled",
         ) from None
     except SyscallError:
         raise
@@ -118,7 +118,8 @@ def bounded(timeout: float | None) -> Iterator[float | None]:
         raise escaped(error) from error
 
 
-def _seconds(timeout: float) -> float:
+def seconds(timeout: float) -> float:
+    """A `timeout` as seconds. Raises EINVAL for what is none."""
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0 or math.isinf(timeout):
         raise SyscallError(Errno.EINVAL, f"timeout: wanted seconds, 0 or more (None: no bound), found {timeout!r:.60}")
     return float(timeout)
