@@ -34,7 +34,12 @@ class AsyncStream(AsyncGenerator[Y, None]):
         return self._inner.aclose()
 
     def _ipython_display_(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._show(notebook.Growing()))
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # another loop than asyncio's, or none
+            print(f"{self!r}: `async for` it")
+            return
+        task = loop.create_task(self._show(notebook.Growing()))
         _showing.add(task)
         task.add_done_callback(_showing.discard)
 
