@@ -24,7 +24,7 @@ import msgspec
 from llmasos.syscalls import calls, loops, runtime, wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.link import RETRY_SECONDS, Link
-from llmasos.syscalls.loops import Place, Undo
+from llmasos.syscalls.loops import Found, Place, Undo
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS, Notify, Search
 from llmasos.syscalls.records import BootInfo, Right
 from llmasos.syscalls.table import Attach, Call
@@ -124,7 +124,7 @@ class Client:
         seq, frame = self._calls.begin(call, place)
         if self._up:
             self._send(self._link, seq, frame)
-        return await self._answer(seq, place)
+        return await self._answer(seq, place, call)
 
     def _send(self, link: Link, seq: int, frame: bytes) -> None:
         if not link.send(frame):
@@ -132,10 +132,13 @@ class Client:
             raise calls.crowded()
         self._calls.sent = max(self._calls.sent, seq)
 
-    async def _answer(self, seq: int, place: Place) -> wire.Reply:
-        def left() -> None:
-            if (frame := self._calls.take_back(seq)) is not None and self._up:
-                self._link.send(frame)
+    async def _answer(self, seq: int, place: Place, call: Call[Any]) -> wire.Reply:
+        def left(found: Found | None) -> None:
+            frame = self._calls.take_back(seq)
+            frames = [frame] if frame is not None else []
+            if isinstance(found, wire.Reply):
+                frames += self._calls.undo(call, found)
+            self._tell(frames)
 
         found = await place.wait(left)
         if isinstance(found, SyscallError):
@@ -144,9 +147,15 @@ class Client:
 
     def _deliver(self, frame: bytes) -> None:
         try:
-            self._calls.answer(frame, _put)
+            self._tell(self._calls.answer(frame, _put))
         except SyscallError as error:
             self._fail(error)
+
+    def _tell(self, frames: list[bytes]) -> None:
+        """Send what no task waits for."""
+        if self._up:
+            for frame in frames:
+                self._link.send(frame)
 
     # --- when the kernel has died ---
 
@@ -193,7 +202,7 @@ class Client:
                     place = self._loop.place()
                     seq, frame = self._calls.begin(self._attach, place)
                     link.send(frame)
-                    boot = search.taken_up(await self._answer(seq, place), self._attach, self.pid)
+                    boot = search.taken_up(await self._answer(seq, place, self._attach), self._attach, self.pid)
                     if boot is None:
                         await anyio.sleep(calls.POLL_SECONDS)
                 if patience.cancelled_caught and not attempt.cancel_called:

@@ -22,11 +22,11 @@ class AsyncioPlace:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._future: asyncio.Future[Found] = loop.create_future()
 
-    async def wait(self, left: Callable[[], None]) -> Found:
+    async def wait(self, left: Callable[[Found | None], None]) -> Found:
         try:
             return await self._future
         except asyncio.CancelledError:
-            left()
+            left(None if self._future.cancelled() else self._future.result())
             raise
 
     def put(self, found: Found) -> None:

@@ -24,14 +24,14 @@ class TrioPlace:
         self._sleeps = False
         self._found: Found | None = None
 
-    async def wait(self, left: Callable[[], None]) -> Found:
+    async def wait(self, left: Callable[[Found | None], None]) -> Found:
         if self._found is not None:  # the answer came while the call was sent
             await trio.lowlevel.cancel_shielded_checkpoint()
             return self._found
 
         def abort(_: Callable[[], None]) -> trio.lowlevel.Abort:
             self._sleeps = False
-            left()
+            left(None)
             return trio.lowlevel.Abort.SUCCEEDED
 
         self._sleeps = True

@@ -24,8 +24,9 @@ Found = Reply | SyscallError
 class Place(Protocol):
     """Where one task waits for one answer."""
 
-    async def wait(self, left: Callable[[], None]) -> Found:
-        """The answer. If the task is cancelled meanwhile, calls `left`, which must not wait."""
+    async def wait(self, left: Callable[[Found | None], None]) -> Found:
+        """The answer. If the task is cancelled meanwhile, calls `left`, which must not wait, with the answer if that
+        had just come."""
 
     def put(self, found: Found) -> None:
         """Wake the task; before it waits or while it does."""

@@ -6,8 +6,10 @@ import asyncio
 import gc
 import warnings
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import anyio
+import anyio.lowlevel
 import psutil
 import pytest
 import trio
@@ -243,6 +245,61 @@ def test_without_an_event_loop_it_says_which_there_are() -> None:
     with pytest.raises(SyscallError, match=r"trio\.run.*asyncio\.run") as caught:
         waiting.send(None)
     assert caught.value.errno is Errno.ENOTSUP
+
+
+def test_a_cancelled_spawn_or_fork_leaves_no_process_behind(cpu_system: System, loop: str) -> None:
+    """Wherever it is cancelled: the kernel may have made the process, and its answer be on the way."""
+
+    async def main() -> None:
+        async with aio.System.connect(cpu_system.kernel.runtime) as system:
+            agent = await system.spawn(prompt="Once upon a time")
+            kept: list[aio.Process] = []
+
+            async def spawned() -> None:
+                kept.append(await system.spawn(name="left"))
+
+            async def detached() -> None:
+                kept.append(await system.spawn(name="left", prompt="Once", detached=True))
+
+            async def forked() -> None:
+                kept.extend(await agent.fork(3, name="left"))
+
+            async def timed() -> None:
+                with suppress(SyscallError):
+                    kept.append(await system.spawn(name="left", timeout=0.001))
+
+            for number in range(160):
+                async with anyio.create_task_group() as group:
+                    group.start_soon([spawned, detached, forked, timed][number % 4])
+                    for _ in range(number % 11):
+                        await anyio.lowlevel.checkpoint()
+                    if number % 3:
+                        await anyio.sleep(0.00005 * number)
+                    group.cancel_scope.cancel()
+            pids = {one.pid for one in kept}
+            assert pids
+            with anyio.fail_after(60):
+                while [row for row in await system.ps() if row.name.startswith("left") and row.pid not in pids]:  # noqa: ASYNC110
+                    await anyio.sleep(0.01)
+            for one in kept:
+                await one.end()
+
+    run_under(loop, main)
+
+
+def test_blocking_a_spawn_past_its_timeout_leaves_no_process_behind(cpu_system: System) -> None:
+    kept: list[int] = []
+    for number in range(60):
+        with suppress(SyscallError):
+            kept.append(cpu_system.spawn(name="late", prompt="Once", timeout=0.0001 * number).pid)
+    assert kept
+
+    def left() -> list[int]:
+        return [row.pid for row in cpu_system.ps() if row.name == "late" and row.pid not in kept]
+
+    eventually(lambda: left() == [], "what was made too late is gone")
+    for pid in kept:
+        cpu_system.process(pid).end()
 
 
 def test_trio_tasks_of_a_nursery_are_cancelled_together(cpu_system: System) -> None:

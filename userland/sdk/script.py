@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar, cast
 
 from llmasos.syscalls import blocking
+from llmasos.syscalls.calls import Overdue
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Signal
 from llmasos.syscalls.table import Call, Kill, Read
@@ -135,7 +136,7 @@ def left_until(until: float) -> float:
 
 def check_time(error: SyscallError, until: float | None) -> None:
     """Raise OutOfTime if a call has failed because the script's time is over, and not one of its own."""
-    if until is not None and error.errno is Errno.ETIME and time.monotonic() >= until:
+    if until is not None and isinstance(error, Overdue):
         raise OutOfTime from None
 
 
