@@ -15,24 +15,29 @@ T = TypeVar("T")
 
 
 class AsyncioPlace:
-    """A future of the task that waits."""
+    """A future of the task that waits. A task that is cancelled hears of it a moment later, and until then an answer may
+    come."""
 
-    __slots__ = ("_future",)
+    __slots__ = ("_found", "_future")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._future: asyncio.Future[Found] = loop.create_future()
+        self._future: asyncio.Future[None] = loop.create_future()
+        self._found: Found | None = None
 
     async def wait(self, left: Callable[[Found | None], None]) -> Found:
         try:
-            return await self._future
+            while self._found is None:
+                await self._future
         except asyncio.CancelledError:
-            left(None if self._future.cancelled() else self._future.result())
+            left(self._found)
             raise
+        return self._found
 
     def put(self, found: Found) -> None:
+        self._found = found
         if not self._future.done():
             with suppress(RuntimeError):  # the loop has ended, and the task with it
-                self._future.set_result(found)
+                self._future.set_result(None)
 
 
 class AsyncioLoop:
