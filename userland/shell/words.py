@@ -99,6 +99,11 @@ _ALL = (
     Command("fork", "copy a process, sharing its pages", (_PID, Param("N", Kind.INTEGER, required=False)),
             details="N copies (default 1). Each goes on where the process is; pages are copied when written. The copies "
                     "have its name: tell them apart by pid."),
+    Command("compact", "make room in a conversation near its window", (_PID,), (
+        Option("--drop", None, "drop the older turns instead of having the model sum them up"),
+        Option("--keep", Kind.INTEGER, "turns that stay as they are (default 2)"),
+    ), details="Its instructions and last turns stay; the older ones give way to the model's own summary. After an error "
+               "the conversation is as it was."),
     Command("limits", "show or set the limits of a process", (_PID,), (
         Option("--context", Kind.INTEGER, "tokens its log may hold"),
         Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
@@ -170,6 +175,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "migrate",
             "exec",
             "fork",
+            "compact",
             "limits",
             "group",
             "join",
