@@ -154,6 +154,6 @@ def test_a_halt_by_somebody_else_is_seen_at_the_prompt(kernel: Reborn) -> None:
         shell.quiet(0.5)
         halt = [sys.executable, "-m", "llmasos", "--runtime", os.fspath(kernel.place), "halt"]
         subprocess.run(halt, check=True, capture_output=True, timeout=PATIENCE)
-        shell.expect(r"\[the kernel has gone: .*halted")
+        shell.expect(r"\[the kernel has gone: the kernel of\s[^\]]*halted\]")
         shell.quiet(0.5)
         assert [line for line in shell.display if line][-1].startswith(" the kernel has gone")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import sys
@@ -52,6 +53,7 @@ def shell(where: Path, tmp_path: Path) -> Iterator[Terminal]:
 
 def terminal(where: Path, home: Path, columns: int = 100) -> Terminal:
     environment = {"LLMASOS_RUNTIME": str(where), "XDG_STATE_HOME": str(home), "PYTHONWARNINGS": "ignore"}
+    environment["PAGER"] = "less"
     return Terminal([sys.executable, "-m", "llmasos", "shell"], environment, columns=columns)
 
 
@@ -296,6 +298,48 @@ def test_agents_in_a_pipe_are_told_what_the_one_before_them_says(shell: Terminal
     shell.expect(PROMPT)
     for pid in (source, sink):
         eventually(lambda pid=pid: kernel(Getinfo(pid)).state is State.ZOMBIE, "both are ended")  # type: ignore[misc]
+
+
+def test_ctrl_c_ends_a_loop_of_answers_and_not_only_the_answer(shell: Terminal, kernel: Client) -> None:
+    spawned(shell, "lou")
+    with speaking(shell, kernel, "lou", f"for x in 1 2 3; do say NAME '{STORY}'; echo after-$x; done") as pid:
+        shell.type(CTRL_C)
+        shell.quiet(0.5)
+    shell.expect(r"\[interrupted\]\n")
+    shell.expect(PROMPT)
+    shell.enter("echo $?; cat lou | grep -c you:")
+    shell.expect(r"\n130\n\d+\n")
+    assert not kernel(Getinfo(pid)).decoding
+
+
+@pytest.mark.skipif(shutil.which("less") is None, reason="there is no less")
+def test_a_pager_is_not_stopped_under_the_shell(where: Path, tmp_path: Path) -> None:
+    with terminal(where, tmp_path, 80) as shell:
+        shell.expect(PROMPT)
+        shell.enter("help")
+        shell.expect("Agents")
+        shell.quiet(0.5)
+        shell.type(CTRL_Z)
+        shell.quiet(0.5)
+        shell.type("q")
+        shell.expect(PROMPT)
+        shell.enter("echo there-$((1+1))")
+        shell.expect("there-2")
+
+
+def test_what_a_job_runs_on_the_host_ends_with_the_shell(shell: Terminal) -> None:
+    shell.enter("sh -c 'echo $$; sleep 600' > pid-of-a-sleep & echo begun")
+    shell.expect(r"\nbegun\n")
+    shell.expect(PROMPT)
+    kept = Path("pid-of-a-sleep")
+    try:
+        eventually(lambda: kept.exists() and kept.read_text().strip().isdigit(), "it runs")
+        pid = int(kept.read_text())
+        shell.enter("exit")
+        assert shell.wait() == 0
+        eventually(lambda: not Path(f"/proc/{pid}").exists(), "it has ended")
+    finally:
+        kept.unlink(missing_ok=True)
 
 
 def test_programs_of_the_host_have_the_terminal_and_its_keys(shell: Terminal) -> None:

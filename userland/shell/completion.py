@@ -94,7 +94,7 @@ def place(text: str, forms: Mapping[str, Command], aliases: Mapping[str, str]) -
     for closing in ("", '"', "'"):
         try:
             symbols = Scanner(text + MARK + closing, forms, aliases, lambda _: Script()).read()
-        except UsageError:
+        except (UsageError, RecursionError):
             continue
         for symbol in symbols:
             if isinstance(symbol.value, Simple) and (found := _in(symbol.value)) is not None:

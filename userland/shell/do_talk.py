@@ -40,7 +40,7 @@ from llmasos.userland.shell.listening import stream
 from llmasos.userland.shell.pager import paged
 from llmasos.userland.shell.patience import Patience
 from llmasos.userland.shell.session import Session, does
-from llmasos.userland.shell.tty import Suspended
+from llmasos.userland.shell.tty import Interrupted, Suspended
 
 POLL_SECONDS = 0.05
 SETTLE_SECONDS = 10.0
@@ -140,7 +140,11 @@ def _chat(shell: Session, line: Line) -> None:
             return
         if not text:
             return
-        _tell(shell, agent, text, background=False, thoughts=not line.has("--no-thoughts"))
+        try:
+            _tell(shell, agent, text, background=False, thoughts=not line.has("--no-thoughts"))
+        except Interrupted:  # the answer, not the chat
+            if not shell.interactive:
+                raise
 
 
 def _tell(
@@ -211,8 +215,7 @@ def _interrupted(shell: Session, pid: int) -> None:
     """After Ctrl-C. Raises KeyboardInterrupt, which a script and a loop end by."""
     until_idle(shell, pid)
     shell.screen.line(" [interrupted]", "dim")
-    if not shell.interactive:
-        raise KeyboardInterrupt
+    raise Interrupted
 
 
 def _suspended(shell: Session, pid: int, heard: _Heard) -> None:

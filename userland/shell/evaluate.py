@@ -45,12 +45,12 @@ from llmasos.userland.shell.tree import (
     While,
     Word,
 )
-from llmasos.userland.shell.tty import Suspended
+from llmasos.userland.shell.tty import Interrupted, Suspended
 from llmasos.userland.shell.words import COMMANDS
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 STOPPED = 128 + signal.SIGTSTP
-MAX_DEPTH = 100  # of functions that call functions, and of substitutions
+MAX_DEPTH = 50  # of functions that call functions, and of substitutions
 _local = threading.local()
 
 
@@ -79,6 +79,9 @@ def execute(shell: Session, text: str, *, whole_text: bool = False, returns: boo
         status = failed(shell, error)
         shell.failures += 1
         _leave_by_errexit(shell, status)
+    except RecursionError:
+        status = failed(shell, UsageError("the script calls itself too deeply"))
+        shell.failures += 1
     except Ended:
         return shell.status or 0
     except Left as left:
@@ -89,8 +92,9 @@ def execute(shell: Session, text: str, *, whole_text: bool = False, returns: boo
         shell.failures += 1
     except Suspended:
         status = STOPPED
-    except KeyboardInterrupt:
-        shell.screen.line()
+    except KeyboardInterrupt as interrupt:
+        if not isinstance(interrupt, Interrupted):
+            shell.screen.line()
         status = INTERRUPTED
         shell.failures += 1
         if not shell.interactive:
@@ -406,19 +410,7 @@ def _while(shell: Session, node: While, *, tested: bool) -> int:
 
 
 def _for(shell: Session, node: For, *, tested: bool) -> int:
-    if node.words is None:
-        values = list(shell.variables.arguments)
-    else:
-        values = [value for word in node.words for value in _matching_files(_arguments(shell, word))]
-        names: list[str] | None = None
-        for word in node.words:
-            for argument in _arguments(shell, word):
-                if argument.pattern and "/" not in argument.pattern:
-                    names = names or _names(shell)
-                    found = [name for name in dict.fromkeys(names) if fnmatchcase(name, argument.pattern)]
-                    if found and argument.text in values:
-                        position = values.index(argument.text)
-                        values[position : position + 1] = found
+    values = list(shell.variables.arguments) if node.words is None else _values(shell, node.words)
     status = 0
     for value in values:
         _check(shell)
@@ -429,6 +421,17 @@ def _for(shell: Session, node: For, *, tested: bool) -> int:
             if not _goes_on(left):
                 break
     return status
+
+
+def _values(shell: Session, words: list[Word]) -> list[str]:
+    """What `for` goes through: a pattern stands for the files that match it, else for the agents whose names do."""
+    values: list[str] = []
+    for argument in [argument for word in words for argument in _arguments(shell, word)]:
+        found = sorted(glob.glob(argument.pattern)) if argument.pattern else []
+        if argument.pattern and not found and "/" not in argument.pattern:
+            found = [name for name in dict.fromkeys(_names(shell)) if fnmatchcase(name, argument.pattern)]
+        values += found or [argument.text]
+    return values
 
 
 def _goes_on(left: Left) -> bool:

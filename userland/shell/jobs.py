@@ -209,6 +209,14 @@ class Pipeline:
         if self.done:
             self.changed.set()
 
+    def leave(self) -> None:
+        """The shell ends, and what it carries with it: programs of the host are hung up; agents stay."""
+        with self._lock, suppress(ProcessLookupError, SyscallError):
+            self._release()
+            if self.programs:
+                os.killpg(self.pgid, signal.SIGHUP)
+                os.killpg(self.pgid, signal.SIGCONT)
+
     def background(self) -> None:
         """It is not in the foreground any more."""
         with self._lock:

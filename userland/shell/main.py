@@ -26,6 +26,7 @@ from llmasos.userland.sdk.system import System
 from llmasos.userland.shell import do_compact, do_control, do_images, do_look, do_shell, do_talk
 from llmasos.userland.shell.evaluate import execute
 from llmasos.userland.shell.files import opened
+from llmasos.userland.shell.jobs import Pipeline
 from llmasos.userland.shell.script import run_lines
 from llmasos.userland.shell.session import DO, Session
 
@@ -140,6 +141,9 @@ def _interact(system: System) -> int:
             else:
                 with terminal.commanding():
                     execute(shell, line, whole_text=is_text(shell, line))
+        for job in shell.jobs:
+            if isinstance(job, Pipeline):
+                job.leave()
     return shell.status
 
 

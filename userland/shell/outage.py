@@ -94,7 +94,7 @@ class Outage:
                 self.gone = True
                 self.changed()
                 if self._interactive and self.prompting:
-                    self.aside(f"[the kernel has gone: {error.reason}]")
+                    self.aside(f"[the kernel has gone: {error.reason.removeprefix('boot_info: ')}]")
                 return
 
 

@@ -81,11 +81,28 @@ def _page(command: list[str], text: str) -> bool:
     # Ctrl-C goes to the whole foreground group: the pager handles it, and this program waits.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with suppress(BrokenPipeError):
-            child.stdin.write(text)
-        with suppress(BrokenPipeError):
-            child.stdin.close()
-        child.wait()
+        with _unstoppable():
+            with suppress(BrokenPipeError):
+                child.stdin.write(text)
+            with suppress(BrokenPipeError):
+                child.stdin.close()
+            child.wait()
     finally:
         signal.signal(signal.SIGINT, before)
     return child.returncode != 127  # a shell that finds no such program
+
+
+@contextmanager
+def _unstoppable() -> Iterator[None]:
+    """Within this Ctrl-Z is a key and no signal: a pager that is stopped would leave a shell that waits for it."""
+    import termios
+
+    there = sys.stdin.fileno()
+    before = termios.tcgetattr(there)
+    modes = termios.tcgetattr(there)
+    modes[6][termios.VSUSP] = b"\0"
+    termios.tcsetattr(there, termios.TCSADRAIN, modes)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(there, termios.TCSADRAIN, before)

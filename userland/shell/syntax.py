@@ -204,7 +204,10 @@ def read(
 ) -> Script:
     """Read a script. `forms` are the commands by name, some of which take free text; with `whole_text` (of a pasted text)
     that goes on to the end, over lines. Raises Incomplete, UsageError."""
-    return _tree(Scanner(source, forms, aliases or {}, _tree, whole_text=whole_text).read())
+    try:
+        return _tree(Scanner(source, forms, aliases or {}, _tree, whole_text=whole_text).read())
+    except RecursionError:
+        raise UsageError("the line has too much within itself") from None
 
 
 def takes_text(source: str, forms: Mapping[str, Command], aliases: Mapping[str, str]) -> bool:
@@ -212,6 +215,6 @@ def takes_text(source: str, forms: Mapping[str, Command], aliases: Mapping[str, 
     line = source.lstrip().split("\n")[0]
     try:
         symbols = Scanner(line, forms, aliases, _tree).read()
-    except UsageError:
+    except (UsageError, RecursionError):
         return False
     return bool(symbols) and isinstance(symbols[0].value, Simple) and symbols[0].value.verbatim

@@ -21,6 +21,10 @@ class Suspended(BaseException):
     """Ctrl-Z during a command that can be stopped. As KeyboardInterrupt, it passes all that handles errors."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C that a command has told of already."""
+
+
 class Terminal:
     """The terminal that is stdin. `with` it, the modes are as before at the end."""
 
