@@ -246,7 +246,7 @@ def test_the_status_says_whether_the_words_or_the_system_refused(where: Path, li
     ("line", "said"),
     [
         ("kill 1", "`halt` ends the system"),
-        ("cat 1", "process 1 is init, the kernel itself, and no LLM process"),
+        ("cat 1", "process 1 is init, the kernel itself, not an LLM process"),
         ("wait 1", "process 1 is init, the kernel itself, which ends with `halt` only"),
         ("wait sim0", "is the driver of sim0, which ends with `halt` only"),
         ("group foo", "there is no group 'foo'; `groups` lists those that there are, and `group foo kv_max=64MiB`"),

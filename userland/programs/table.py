@@ -9,12 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from llmasos.syscalls.printable import printable
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
 
 GAP = 2  # cells between columns
 NAME = 9  # `keep` of what tells rows apart: never left out
@@ -136,25 +132,6 @@ class Table:
             parts.append(blank + painted if column.right else painted + ("" if last else blank))
         line = (" " * GAP).join(parts)
         return line.rstrip(" ")
-
-    def rich(self) -> RichTable:
-        """The table as a part of a live picture."""
-        from rich.table import Table as RichTable
-        from rich.text import Text
-
-        table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=False)
-        for column, width in zip(self.columns, self._widths(), strict=True):
-            table.add_column(
-                column.title,
-                justify="right" if column.right else "left",
-                style=column.style,
-                no_wrap=True,
-                overflow="ellipsis",
-                min_width=None if column.elastic else width,
-            )
-        for row, style in zip(self.rows, self.styles, strict=True):
-            table.add_row(*(Text(cell) for cell in row), style=style or None)
-        return table
 
     def _widths(self) -> list[int]:
         return [

@@ -11,7 +11,7 @@ from llmasos.userland.programs import groups, log, ps, strace, system
 from llmasos.userland.programs.listing import Asked, document
 from llmasos.userland.programs.screen import Screen
 from llmasos.userland.shell import man
-from llmasos.userland.shell.grammar import Line
+from llmasos.userland.shell.grammar import Line, UsageError
 from llmasos.userland.shell.pager import paged
 from llmasos.userland.shell.session import Session, does
 
@@ -32,10 +32,16 @@ def _ps(shell: Session, line: Line) -> None:
 
 @does("top")
 def _top(shell: Session, line: Line) -> None:
-    from llmasos.userland.programs import top
+    from llmasos.userland.top import main as top  # late: it is large, and most commands are small
 
-    seconds = line.decimal("--seconds", 1.0, least=top.SECONDS_MIN, most=MAX_TIMEOUT)
-    top.run(shell.screen, shell.kernel, seconds=seconds, once=line.has("--once"))
+    once = line.has("--once") or shell.piped
+    if line.has("FILE"):
+        if line.has("--record"):
+            raise UsageError("top opens a recording or makes one, not both: leave out FILE or --record")
+        top.replay(shell.screen, line.text("FILE"), once=once)
+        return
+    seconds = line.decimal("--seconds", top.SECONDS, least=top.SECONDS_MIN, most=MAX_TIMEOUT)
+    top.run(shell.screen, shell.kernel, seconds=seconds, once=once, record=line.text("--record"))
 
 
 @does("groups")

@@ -25,6 +25,7 @@ from llmasos.userland.programs.listing import document, plain
 from llmasos.userland.sdk import turns
 from llmasos.userland.sdk.actions import MAX_TOKENS
 from llmasos.userland.sdk.answers import Listening, follow
+from llmasos.userland.sdk.compact import hint_of
 from llmasos.userland.sdk.options import file_path
 from llmasos.userland.sdk.script import Piece
 from llmasos.userland.sdk.system import Process
@@ -364,6 +365,9 @@ def _ending(shell: Session, pid: int, *, newline: bool = True) -> None:
         shell.remark(f" [{_ENDINGS[finish].replace('PID', str(pid))}]")
     elif newline:
         shell.screen.line()
+    if finish is not Finish.KILLED and hint_of(info.length, info.context):
+        near = f"{info.length} of {info.context} tokens"
+        shell.remark(f" [its conversation has {near}: `compact {pid}` lets it go on]")
 
 
 def _bound_by_group(shell: Session, info: ProcessInfo) -> bool:

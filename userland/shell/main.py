@@ -23,14 +23,17 @@ from llmasos.userland.programs import log, ps
 from llmasos.userland.programs.boot import boot_if_none, booted_words, take_over
 from llmasos.userland.programs.screen import Screen
 from llmasos.userland.sdk.system import System
-from llmasos.userland.shell import do_control, do_images, do_look, do_shell, do_talk
+from llmasos.userland.shell import do_compact, do_control, do_images, do_look, do_shell, do_talk
 from llmasos.userland.shell.evaluate import execute
 from llmasos.userland.shell.files import opened
 from llmasos.userland.shell.jobs import Pipeline
 from llmasos.userland.shell.script import run_lines
 from llmasos.userland.shell.session import DO, Session
 
-__all__ = ["DO", "Session", "do_control", "do_images", "do_look", "do_shell", "do_talk", "open_private", "open_shell"]
+__all__ = [
+    "DO", "Session", "do_compact", "do_control", "do_images", "do_look", "do_shell", "do_talk", "open_private",
+    "open_shell",
+]  # fmt: skip
 GREETING = "`help` lists the commands; `spawn alice` starts an agent, `say alice hello` talks to it."
 
 

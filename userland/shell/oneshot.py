@@ -86,7 +86,7 @@ def _on_the_kernel(where: Path, line: Line) -> int:
         from llmasos.userland.programs.boot import boot_if_none, booted_words
 
         booted = [booted_words] if boot_if_none(where) else []
-    stays = name in ("strace", "trace", "top", "chat", "say") or any(line.has(option) for option in FOLLOWS)
+    stays = name in ("strace", "trace", "chat", "say") or any(line.has(option) for option in FOLLOWS)
     with connect(where, name=name, reconnect=RECONNECT_SECONDS if stays else 0.0) as kernel:
         for words in booted:
             for text in words(kernel.boot):
@@ -121,7 +121,7 @@ class _LateSystem:
 
 # Where the action of a command is, for those that do without the SDK.
 _HOMES = {
-    **dict.fromkeys(("ps", "groups", "devices", "stats", "uptime", "dmesg", "strace", "trace", "read", "top"), "do_look"),
+    **dict.fromkeys(("ps", "groups", "devices", "stats", "uptime", "dmesg", "strace", "trace", "read"), "do_look"),
     **dict.fromkeys(
         ("stop", "cont", "kill", "nice", "migrate", "fork", "rename", "limits", "group", "join", "policy"),
         "do_control",
@@ -161,6 +161,29 @@ def _run(where: Path, line: Line) -> int:
     return run(where, line.text("FILE"), line.words)
 
 
+def _top(where: Path, line: Line) -> int:
+    from llmasos.syscalls.blocking import connect
+    from llmasos.syscalls.limits import MAX_TIMEOUT
+    from llmasos.syscalls.reconnect import RECONNECT_SECONDS
+    from llmasos.userland.programs.screen import Screen
+    from llmasos.userland.top import main as top
+
+    screen, once = Screen(), line.has("--once")
+    if line.has("FILE"):
+        if line.has("--record"):
+            raise UsageError("top opens a recording or makes one, not both: leave out FILE or --record")
+        top.replay(screen, line.text("FILE"), once=once)
+        return DONE
+    seconds = line.decimal("--seconds", top.SECONDS, least=top.SECONDS_MIN, most=MAX_TIMEOUT)
+    with ExitStack() as held:
+
+        def attach() -> Client:
+            return held.enter_context(connect(where, name="top", reconnect=RECONNECT_SECONDS))
+
+        top.run(screen, attach(), seconds=seconds, once=once, record=line.text("--record"), again=attach)
+    return DONE
+
+
 def _man(where: Path, line: Line) -> int:
     from llmasos.userland.programs.screen import Screen
     from llmasos.userland.shell import man
@@ -169,7 +192,7 @@ def _man(where: Path, line: Line) -> int:
     return DONE
 
 
-_ALONE = {"models": _models, "run": _run, "man": _man, "help": _man}
+_ALONE = {"models": _models, "run": _run, "top": _top, "man": _man, "help": _man}
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

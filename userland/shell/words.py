@@ -31,10 +31,12 @@ _ALL = (
     Command("ps", "list the processes", (Param("PID", Kind.PID, required=False),), _LISTING,
             details="With a PID: that process in detail. Wherever a PID is wanted, the name of a process will do.",
             ),
-    Command("top", "watch processes, device and memory live", options=(
-        Option("--seconds", Kind.DECIMAL, "seconds between two looks (default 1)"),
+    Command("top", "watch processes, device and memory live, or as they were recorded",
+            (Param("FILE", Kind.FILE, required=False),), (
+        Option("--seconds", Kind.DECIMAL, "seconds between two looks (default 2)"),
         Option("--once", None, "print one look and return"),
-    ), details="q or Ctrl-C leaves. Without a terminal one look is printed."),
+        Option("--record", Kind.FILE, "write what is seen into a new file, for `top FILE`"),
+    ), details="q or Ctrl-C leaves, ? explains the keys. Without a terminal one look is printed."),
     Command("models", "list the models and their memory; those on disk: ls, du, pull, rm, check",
             (Param("ACTION", Kind.ACTION, required=False), Param("NAME", Kind.MODELS, required=False)), (
         Option("--found", None, "list other programs' models too: Ollama, LM Studio, llama.cpp, Hugging Face"),
@@ -130,6 +132,11 @@ _ALL = (
     ), details="N copies (default 1). Each goes on where the process is; pages are copied when written. Without "
                "--name the copies have its name: tell them apart by pid."),
     Command("rename", "give a process another name", (_AGENT, Param("NAME", Kind.NAME))),
+    Command("compact", "make room in a conversation near its window", (_AGENT,), (
+        Option("--drop", None, "drop the older turns instead of having the model sum them up"),
+        Option("--keep", Kind.INTEGER, "turns that stay as they are (default 2)"),
+    ), details="Its instructions and last turns stay; the older ones give way to the model's own summary. After an error "
+               "the conversation is as it was."),
     Command("limits", "show or set the limits of a process", (_AGENT,), (
         Option("--context", Kind.INTEGER, "tokens its log may hold"),
         Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
@@ -245,6 +252,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "exec",
             "fork",
             "rename",
+            "compact",
             "limits",
             "group",
             "join",
