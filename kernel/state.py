@@ -19,6 +19,7 @@ from llmasos.kernel.objects.device import Ask, Device
 from llmasos.kernel.objects.process import INIT_PID, Process, Program
 from llmasos.kernel.objects.process_table import ProcessTable
 from llmasos.kernel.objects.request import Channel, Request
+from llmasos.kernel.sched.policies import Sources
 from llmasos.kernel.timers import Timers
 from llmasos.kernel.trace import Trace
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -29,8 +30,9 @@ from llmasos.syscalls.records import Kind
 class System:
     """All that the kernel knows."""
 
-    def __init__(self, config: KernelConfig) -> None:
+    def __init__(self, config: KernelConfig, sources: Sources | None = None) -> None:
         self.config = config
+        self.sources = sources or Sources()  # of policies
         self.table = ProcessTable(config.max_processes)
         self.groups = GroupTree(config.user)
         self.devices: dict[str, Device] = {}

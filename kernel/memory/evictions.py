@@ -17,6 +17,8 @@ class Evictions:
     """`lru`: evict the image that ran, or was used, longest ago."""
 
     name = "lru"
+    foreign = False  # a module of the user's, in a guard (kernel/edge/policies.py)
+    fault = ""  # why its guard lets it go on no longer
 
     def worth(self, image: Image, now: int) -> int:
         """The image with the smallest worth goes first. Compare only worths of the same moment."""
@@ -24,6 +26,8 @@ class Evictions:
 
 
 class Cost(Evictions):
+    """Evict the image that is quickest to read again, for its size and the time that it has been idle."""
+
     name = "cost"
 
     def worth(self, image: Image, now: int) -> int:

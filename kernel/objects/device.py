@@ -110,7 +110,10 @@ class Device:
     step_tokens: int = 1
     stream_tokens: int = 1
     guess_rows: int = 0
-    rescheduled: bool = False  # by a call: not as configured
+    rescheduled: bool = False  # by a call, or by modules of the user's: the journal has it
+    good: tuple[list[str], ...] = field(default_factory=lambda: ([], [], []))  # policies before those in force, by kind
+    next_look: int = 0  # for processes that a policy of the user's starves
+    doubt: tuple[int, int, int] = (0, 0, 0)  # one that may be: its pid, `since`, and the steps then done
     # counters
     restarts: int = 0
     steps: int = 0

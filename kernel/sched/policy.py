@@ -1,9 +1,9 @@
 """What a scheduling policy is: a few small functions over a process, pure and replaceable at run time.
 
 As in Linux's sched_class and the exercises of teaching kernels, a policy only orders processes of one class; classes,
-batching, page shortage and ageing across classes are the planner's. To write one: subclass, give it a `name`, return
-smaller keys for processes that go first, and enter it in POLICIES. Keys, and all that they are made of, are integers:
-floats are rounded otherwise by other machines, and the same events must give the same order everywhere.
+batching, page shortage and ageing across classes are the planner's. To write one: subclass, return smaller keys for
+processes that go first, and load it from its file (docs/policies.md). Keys, and all that they are made of, should be
+integers: floats are rounded otherwise by other machines, and the same events must give the same order everywhere.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ class Policy:
     `process.policy_state`; it is None until this policy's `woke` is called first."""
 
     name = "policy"
+    foreign = False  # a module of the user's, in a guard (kernel/edge/policies.py)
+    fault = ""  # why its guard lets it go on no longer
 
     def __init__(self, quantum: int) -> None:
         self.quantum = quantum  # tokens
