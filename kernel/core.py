@@ -62,6 +62,8 @@ class Kernel(System):
 
     def handle(self, event: events.Event, now: int) -> list[events.Action]:
         """One event in, all its consequences out. `now`, in nanoseconds, never goes back."""
+        if self.keeping:
+            return []
         self.now = now
         self.timers.run(self, now)
         match event:
@@ -84,7 +86,7 @@ class Kernel(System):
             case events.Rejected():
                 self.counters["rejected"] += 1
             case events.HaltRequest():
-                desk.halt(self, event.reason)
+                desk.halt(self, event.reason, keep=event.keep)
             case events.JournalFails():
                 recovery.journal_fails(self, event.reason)
             case events.JournalGrows():

@@ -67,14 +67,16 @@ def _reply(system: System, request: Request, errno: Errno, value: Any, reason: s
         system.act(Reply(program.peer, request.seq, errno, value, reason, request.entry.changes))
 
 
-def halt(system: System, reason: str) -> None:
-    """Answer all calls that wait, then end."""
+def halt(system: System, reason: str, *, keep: bool = False) -> None:
+    """End: all calls that wait are answered, and the processes end. With `keep` the journal is as it was before this
+    event, and nothing that comes from here on is handled: the next kernel does it."""
     if system.halting:
         return
-    system.halting = True
+    system.halting, system.keeping = True, keep
     system.journal.end()  # should the kernel be killed now, the calls taken back below have not happened
-    system.log("info", f"halt: {reason}")
-    for program in list(system.programs.values()):
-        for request in list(program.parked.values()):
-            take_back(system, request, Errno.EPIPE, f"the kernel halts: {reason}")
-    system.act(Halt(reason))
+    system.log("info", f"halt: {reason}{'; the journal is kept' if keep else ''}")
+    if not keep:
+        for program in list(system.programs.values()):
+            for request in list(program.parked.values()):
+                take_back(system, request, Errno.EPIPE, f"the kernel halts: {reason}")
+    system.act(Halt(reason, keep))

@@ -108,9 +108,11 @@ class JournalCompacted(Event):
 
 
 class HaltRequest(Event):
-    """The kernel is asked to end: by SIGTERM or Ctrl-C, or because its parent has gone."""
+    """The kernel is asked to end: by SIGTERM or Ctrl-C, or because its parent has gone. `keep` the journal, so that the
+    next kernel goes on with the processes."""
 
     reason: str
+    keep: bool = False
 
 
 # --- out ------------------------------------------------------------------------------------------------------------
@@ -177,9 +179,11 @@ class WakeAt(Action):
 
 
 class Halt(Action):
-    """All calls are answered: close the sockets, end the drivers, empty the runtime directory, exit."""
+    """All calls are answered, or with `keep` left to the next kernel: close the sockets, end the drivers, empty the
+    runtime directory (but `keep` the journal), exit."""
 
     reason: str
+    keep: bool = False
 
 
 class Append(Action):

@@ -1,13 +1,14 @@
 """How decodes, processes and programs end; zombies and their reaping.
 
-As in Unix an LLM process that exits stays a zombie until its parent waits for it; init reaps its own children (the
-detached, and orphans) at the end of the event. When a program ends, its children end with it unless they were spawned
-detached.
+As in Unix an LLM process that exits stays a zombie until its parent waits for it. When a program ends, its children end
+with it, and init reaps them at the end of the event. Detached processes are init's children from the start. Any program
+may wait for them, so init keeps their statuses for a while, as a service manager does.
 """
 
 from __future__ import annotations
 
 from llmasos.kernel import desk
+from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.marks import cancel_outs, changed, dirty, freed
 from llmasos.kernel.objects.device import UP
 from llmasos.kernel.objects.process import INIT_PID, Decoding, LLMProcess, Process, Program
@@ -15,6 +16,7 @@ from llmasos.kernel.settle import unthrottle
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake, wake_some
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.limits import KEPT_SECONDS, MAX_KEPT
 from llmasos.syscalls.records import DecodeResult, ExitInfo, Finish, Signal, State, WaitFor
 from llmasos.syscalls.table import Wait
 
@@ -133,13 +135,37 @@ def _become_zombie(system: System, process: LLMProcess) -> None:
     process.enter(State.ZOMBIE, WaitFor.NONE, system.now)
     wake(system, process.output)
     wake(system, process.boundary)
-    parent = system.table.find(process.owner)
+    parent = system.table.get(process.owner)
+    parent.zombies[process.pid] = process
     if isinstance(parent, Program):
         system.emit("sig.chld", parent.pid, amount=int(Signal.CHLD), detail=f"pid {process.pid}")
-        parent.zombies[process.pid] = process
-        _tell_parent(system, parent, process.pid)
+    elif process.traits.detached:
+        _keep_status(system, process)
     else:
         system.orphans.append(process)
+    _tell(system, process)
+
+
+def _keep_status(system: System, process: LLMProcess) -> None:
+    """What is left of a detached process costs its group nothing: a session would be full, and would not end."""
+    old, process.group = process.group, system.groups.system
+    process.table.group = process.group
+    process.group.enter(process.pid)
+    old.leave(process.pid)
+    system.journal.left(old)
+    forget_old(system)
+
+
+def forget_old(system: System, _: object = None) -> None:
+    """Reap detached processes whose status nobody has collected in time, and the oldest of too many."""
+    kept = system.table.get(INIT_PID).zombies
+    for zombie in list(kept.values()):
+        due = zombie.since + nanoseconds(KEPT_SECONDS)
+        if len(kept) <= MAX_KEPT and due > system.now:
+            if system.forgetting is None or system.forgetting.kind is None:
+                system.forgetting = system.timers.at(due, forget_old, None)
+            return
+        reap(system, zombie)
 
 
 def strike(system: System, process: LLMProcess) -> None:
@@ -148,14 +174,16 @@ def strike(system: System, process: LLMProcess) -> None:
     process.enter(State.ZOMBIE, WaitFor.NONE, system.now)
     system.table.remove(process)
     wake(system, process.output)
+    _tell(system, process)
+
+
+def _tell(system: System, process: LLMProcess) -> None:
+    """Calls that wait for this process, and its parent's that wait for any child, go on."""
     parent = system.table.find(process.owner)
-    if isinstance(parent, Program):
-        _tell_parent(system, parent, process.pid)
-
-
-def _tell_parent(system: System, parent: Program, pid: int) -> None:
-    """Calls that wait for this child, or for any, go on."""
-    wake_some(system, parent.ended, lambda request: isinstance(request.call, Wait) and request.call.pid in (0, pid))
+    programs = [parent] if isinstance(parent, Program) else list(system.programs.values())
+    wanted = (0, process.pid) if isinstance(parent, Program) else (process.pid,)
+    for program in programs:
+        wake_some(system, program.ended, lambda request: isinstance(request.call, Wait) and request.call.pid in wanted)
 
 
 def lives_on(system: System, process: LLMProcess) -> bool:
@@ -200,7 +228,7 @@ def end_program(system: System, program: Program, status: int, reason: str) -> N
             system.table.reparent(child, INIT_PID)
             if child.is_zombie():
                 system.orphans.append(child)
-            elif not child.traits.detached:
+            else:
                 exit_process(system, child, 128 + int(Signal.TERM), f"its program {program.pid} ended")
     program.enter(State.ZOMBIE, WaitFor.NONE, system.now)
     system.table.remove(program)

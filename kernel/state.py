@@ -20,7 +20,7 @@ from llmasos.kernel.objects.process import INIT_PID, Process, Program
 from llmasos.kernel.objects.process_table import ProcessTable
 from llmasos.kernel.objects.request import Channel, Request
 from llmasos.kernel.sched.policies import Sources
-from llmasos.kernel.timers import Timers
+from llmasos.kernel.timers import Timer, Timers
 from llmasos.kernel.trace import Trace
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
@@ -51,11 +51,13 @@ class System:
         self.started = 0
         self.now = 0  # of the event being handled, in nanoseconds (clock.py)
         self.halting = False
+        self.keeping = False  # it halts, and the next kernel goes on with its processes
         # of the event being handled: what it has to say, and the marks that reconciling goes by (core.py)
         self.actions: list[Action] = []
         self.stale: dict[int, Process] = {}  # whose state may be another
         self.woken: deque[tuple[Request, SyscallError | None]] = deque()  # to go on, or to fail with the error
         self.orphans: list[Process] = []  # zombies that init reaps
+        self.forgetting: Timer | None = None  # due when the status of a detached process has been kept long enough
         self.pumped: dict[str, Device] = {}  # devices that may be able to run their next step
         self.cycle = ""  # marks that did not come to an end
         self._refs = 0

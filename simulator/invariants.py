@@ -156,7 +156,8 @@ def check_family(system: System) -> None:
                 f"{process.pid}: parent {process.owner} does not agree",
             )
         if process.state is State.ZOMBIE:
-            _require(isinstance(parent, Program), f"zombie {process.pid} can be reaped by nobody")
+            detached = isinstance(process, LLMProcess) and process.traits.detached
+            _require(isinstance(parent, Program) or detached, f"zombie {process.pid} can be reaped by nobody")
 
 
 def check_groups(system: System) -> None:

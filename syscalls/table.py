@@ -216,9 +216,15 @@ class Dmesg(Call[list[LogLine]]):
     limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
 
 
-@_call(7, "system", Right.ADMIN)
+@_call(7, "system", Right.ADMIN, E.ENOTSUP)
 class Shutdown(Call[None]):
-    """Halt: kill every process, end the drivers, empty the runtime directory."""
+    """Halt: kill every process, end the drivers, empty the runtime directory.
+
+    With `keep` the processes are not ended: their journal stays, and the next kernel goes on with them. ENOTSUP: no
+    journal is kept, or it cannot be written now.
+    """
+
+    keep: bool = False
 
 
 @_call(8, "system", Right.ADMIN, E.ENODEV, E.ENOENT, E.EIO, changes=True, touches=(_DEVICE,))
@@ -257,9 +263,9 @@ class Sched(Call[SchedInfo]):
 class Spawn(Call[int]):
     """Start an LLM process on a model with `tokens` as its first context, and return its pid once the model is in memory.
 
-    The process is a child of the calling program and is killed with it, unless `detached`. With `once` it exits when its
-    first decode ends. The default seed is derived from the pid. `group` is relative to the program's own group. `records`
-    are those of position 0 (see `feed`).
+    The process is a child of the calling program and is killed with it; a `detached` one is a child of init and lives on
+    (see `detach`). With `once` it exits when its first decode ends. The default seed is derived from the pid. `group` is
+    relative to the program's own group. `records` are those of position 0 (see `feed`).
     """
 
     model: ModelName
@@ -282,14 +288,15 @@ class Fork(Call[list[int]]):
     """Copy a process `count` times at its next token boundary, and return the pids. Pages are shared copy-on-write.
 
     A child goes on as its parent does: it decodes if the parent is decoding. Its sampler's seed is derived from the
-    parent's seed and the child's index, unless `same_seed`. The children belong to the calling program and to its control
-    group.
+    parent's seed and the child's index, unless `same_seed`. The children belong to the calling program, or `detached` to
+    init, and to the program's control group. `name` is theirs; several are called NAME-1, NAME-2 and so on.
     """
 
     pid: Pid
     count: Annotated[int, Meta(ge=1, le=limits.MAX_FORK)] = 1
     same_seed: bool = False
     detached: bool = False
+    name: Name = ""  # empty: the parent's
 
 
 @_call(
@@ -337,7 +344,12 @@ class Exit(Call[None]):
 
 @_call(24, "process", Right.CONTROL, E.ECHILD, E.ETIME, changes=True, blocks=True)
 class Wait(Call[ExitInfo]):
-    """Wait until a child (`pid` 0: any) of the calling program has exited, and reap it."""
+    """Wait until a process has exited, and reap it: a child of the calling program (`pid` 0: any), or a detached process,
+    which any program may wait for.
+
+    The exit status of a detached process is kept for an hour; of more than a thousand the oldest are dropped. Of several
+    programs that wait for one, the first that called gets it. ECHILD: another program's child, or nobody knows the pid.
+    """
 
     pid: Annotated[int, Meta(ge=0)] = 0
     timeout: Seconds | None = None
@@ -408,6 +420,22 @@ class Setlimits(Call[Limits]):
 
     pid: Pid
     limits: Limits | None = None
+
+
+@_call(30, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.LLM),))
+class Detach(Call[None]):
+    """Make a process a child of init: it lives on when the program that started it ends, and any program may `wait` for
+    it. Harmless if it is so already."""
+
+    pid: Pid
+
+
+@_call(31, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.LLM),))
+class Rename(Call[str]):
+    """Give a process another name, and return the old one. Names are for people: several processes may have the same."""
+
+    pid: Pid
+    name: Annotated[str, Meta(min_length=1, max_length=limits.MAX_NAME, pattern=PRINTABLE)]
 
 
 # --- context --------------------------------------------------------------------------------------------------------

@@ -21,24 +21,26 @@ from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import RESIDENT, Image
 from llmasos.kernel.objects.log_records import LogRecords
-from llmasos.kernel.objects.process import DriverProcess, LLMProcess, Process, Program
+from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.seeds import seed_of_child, seed_of_pid
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.limits import MAX_NAME
 from llmasos.syscalls.records import ExitInfo, Finish, Kind, Limits, Sampler, Signal
-from llmasos.syscalls.table import Exec, Exit, Fork, Kill, Setlimits, Spawn, Wait
+from llmasos.syscalls.table import Detach, Exec, Exit, Fork, Kill, Rename, Setlimits, Spawn, Wait
 
 # --- birth ----------------------------------------------------------------------------------------------------------
 
 
-def newborn(system: System, owner: Program, group: Group, device: Device, traits: Traits, **more: Any) -> LLMProcess:
-    """A row of the process table for a process of these traits; `more` are further fields of it. EAGAIN."""
+def newborn(system: System, program: Program, group: Group, device: Device, traits: Traits, **more: Any) -> LLMProcess:
+    """A row of the process table for a process of these traits, which `program` starts; `more` are further fields of it.
+    EAGAIN."""
     pid, now = system.table.new_pid(), system.now
     if not traits.name:
         traits = replace(traits, name=f"{traits.model.rstrip('/').rpartition('/')[2]}-{pid}"[:64])
-    ours = pid, owner.pid, Kind.LLM, traits.name, group, now
+    ours = pid, INIT_PID if traits.detached else program.pid, Kind.LLM, traits.name, group, now
     process = LLMProcess(*ours, since=now, device=device, traits=traits, turn=now, **more)
     system.table.add(process)
     stale(system, process)
@@ -87,10 +89,12 @@ def fork(system: System, request: Request, call: Fork, parent: LLMProcess) -> li
     group.check_pids(call.count)
     group.check_weights(image.id, image.weight_bytes, image.name)
     system.table.check_room(call.count)  # all or none: nobody could end children without knowing their pids
-    return [_fork_one(system, parent, image, request.program, call) for _ in range(call.count)]
+    name, several = call.name or parent.name, call.name and call.count > 1
+    names = [f"{name[: MAX_NAME - 4]}-{number}" if several else name for number in range(1, call.count + 1)]
+    return [_fork_one(system, parent, image, request.program, call, name) for name in names]
 
 
-def _fork_one(system: System, parent: LLMProcess, image: Image, owner: Program, call: Fork) -> int:
+def _fork_one(system: System, parent: LLMProcess, image: Image, owner: Program, call: Fork, name: str) -> int:
     parent.account.forks += 1
     system.table.changed[parent.pid] = parent  # for the journal alone: its state is what it was
     sampler = parent.traits.sampler
@@ -105,7 +109,7 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, owner: Program, 
         owner,
         owner.group,
         parent.device,
-        replace(parent.traits, sampler=sampler, detached=call.detached, spent=parent.spent),
+        replace(parent.traits, name=name, sampler=sampler, detached=call.detached, spent=parent.spent),
         image=image,
         log=parent.log.copy(),
         records=parent.records.copy(),
@@ -191,15 +195,22 @@ def exit_(system: System, request: Request, call: Exit, process: Process) -> Non
 def wait_(system: System, request: Request, call: Wait) -> ExitInfo | Waiting:
     """Row 24 of the table, `Wait`."""
     program = request.program
-    mine = call.pid in program.children if call.pid else bool(program.children)
-    if not mine:
-        child = f"{call.pid} is no child of program {program.pid}"
+    if not (program.children if call.pid == 0 else _may_wait(system, program, call.pid)):
+        child = f"{call.pid} is neither a child of program {program.pid} nor a detached process"
         what = child if call.pid else f"program {program.pid} has no children"
-        raise Errno.ECHILD(f"{what}; wait only for processes you spawned or forked, and only once")
+        raise Errno.ECHILD(f"{what}; wait for what you spawned or forked, or for what is detached, and only once")
     pid = call.pid or min(program.zombies, default=0)
-    if pid in program.zombies:
-        return reap(system, program.zombies[pid])
-    return wait(program.ended, call.timeout, f"no child ended within {call.timeout} s")
+    zombie = system.table.find(pid)
+    if zombie is not None and zombie.is_zombie():
+        return reap(system, zombie)
+    what = f"process {pid} has not ended" if pid else "no child ended"
+    return wait(program.ended, call.timeout, f"{what} within {call.timeout} s")
+
+
+def _may_wait(system: System, program: Program, pid: int) -> bool:
+    """Its own children, and those of init that are LLM processes."""
+    process = system.table.find(pid)
+    return isinstance(process, LLMProcess) and process.owner in (program.pid, INIT_PID)
 
 
 def kill(system: System, request: Request, call: Kill, process: Process) -> None:
@@ -218,7 +229,7 @@ def kill(system: System, request: Request, call: Kill, process: Process) -> None
             raise Errno.EINVAL(f"the operating system's pid of program {process.pid} is not known")
         system.act(SignalProgram(process.os_pid, call.signal))
     else:
-        raise Errno.EPERM("init takes no signals; `shutdown` ends the system")
+        raise Errno.EPERM("process 1 is the kernel itself and takes no signals; `halt` ends the system")
 
 
 def _signal_llm(system: System, process: LLMProcess, signal: Signal, sender: Program) -> None:
@@ -238,6 +249,13 @@ def _signal_llm(system: System, process: LLMProcess, signal: Signal, sender: Pro
             raise Errno.EINVAL(f"{signal.name} is sent by the kernel only; send INT, TERM, KILL, STOP or CONT")
 
 
+def detach(system: System, request: Request, call: Detach, process: LLMProcess) -> None:
+    """Row 30 of the table, `Detach`."""
+    process.traits = replace(process.traits, detached=True)
+    system.table.reparent(process, INIT_PID)
+    changed(system, process)
+
+
 # --- setting --------------------------------------------------------------------------------------------------------
 
 
@@ -247,4 +265,12 @@ def setlimits(system: System, request: Request, call: Setlimits, process: LLMPro
     if call.limits is not None:  # a budget given to this process counts what it decodes itself
         process.traits = replace(process.traits, limits=call.limits, spent=0)
         changed(system, process)
+    return old
+
+
+def rename(system: System, request: Request, call: Rename, process: LLMProcess) -> str:
+    """Row 31 of the table, `Rename`."""
+    old, process.name = process.name, call.name
+    process.traits = replace(process.traits, name=call.name)
+    changed(system, process)
     return old

@@ -93,8 +93,11 @@ def dmesg(system: System, request: Request, call: Dmesg) -> list[LogLine]:
 
 def shutdown(system: System, request: Request, call: Shutdown) -> None:
     """Row 7 of the table, `Shutdown`."""
+    if call.keep and (not system.secret or system.journal_trouble):
+        why = system.journal_trouble or "this kernel keeps no journal"
+        raise Errno.ENOTSUP(f"the processes cannot be kept: {why}; halt without `keep` ends them")
     desk.answer(system, request, None)
-    desk.halt(system, f"asked for by {request.program.name} (program {request.program.pid})")
+    desk.halt(system, f"asked for by {request.program.name} (program {request.program.pid})", keep=call.keep)
 
 
 def sched(system: System, request: Request, call: Sched, device: Device) -> SchedInfo:

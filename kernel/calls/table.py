@@ -41,6 +41,8 @@ HANDLERS: Mapping[type[Call[Any]], Callable[..., object]] = {
     calls.Wait: process.wait_,
     calls.Kill: process.kill,
     calls.Setlimits: process.setlimits,
+    calls.Detach: process.detach,
+    calls.Rename: process.rename,
     calls.Attach: system.attach,
     calls.Null: system.null,
     calls.BootInfoCall: system.boot_info,

@@ -25,6 +25,7 @@ from llmasos.kernel.core import Kernel
 from llmasos.kernel.edge import lock, settings
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
+from llmasos.kernel.edge.policies import FOLDER, Modules, Watchdog, end_kernel
 from llmasos.kernel.edge.server import Server
 from llmasos.kernel.events import Log
 from llmasos.syscalls import runtime
@@ -40,7 +41,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--runtime", metavar="DIR", help=f"runtime directory (default: {runtime.default()})")
     add("--config", metavar="FILE.toml", help="configuration file (see kernel/edge/settings.py)")
     add("--device", metavar="KIND[:K=V,...]", action="append", default=[], help="a device, e.g. cpu:threads=2")
-    add("--policy", metavar="NAME", default="", help="scheduling policy of every device")
+    add("--policy", metavar="NAME", default="", help="scheduling policy of every device, or FILE.py:CLASS")
+    add("--victims", metavar="NAME", default="", help="which process loses its pages first, or FILE.py:CLASS")
+    add("--evictions", metavar="NAME", default="", help="which model's weights go first, or FILE.py:CLASS")
     add("--max-runs", metavar="N", type=_positive, default=0, help="processes in one step at most")
     add("--step-tokens", metavar="N", type=_positive, default=0, help="tokens in one step at most")
     add("--model", metavar="NAME=PATH", action="append", default=[], help="a model to know by name")
@@ -75,6 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
             False if args.no_journal else True if args.journal else None,
             args.journal,
             args.die_with_parent,
+            args.victims,
+            args.evictions,
         )
         config = settings.build(settings.read(args.config), over, directory, version())
         core = Kernel(config)
@@ -102,6 +107,8 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             notes = journal.notes
         else:
             notes = _left_alone(directory / runtime.JOURNAL)
+        folder = journal.path.parent / FOLDER if journal is not None else None
+        core.sources = modules = Modules(folder, Watchdog(end_kernel(folder)))
         server = Server(
             core,
             config.devices,
@@ -119,6 +126,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             journal.close(remove=halted)  # programs that were expected back have ended with the system
             if halted:
                 sign.unlink(missing_ok=True)
+                modules.forget()
         lock.release(directory, held, keep_log=not halted)
         if args.die_with_parent:  # a private kernel: the program that made its directory may be gone
             with contextlib.suppress(OSError):

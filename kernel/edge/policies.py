@@ -105,10 +105,14 @@ class Watchdog:
         self._calls += 1
         self._began = time.thread_time_ns()
         try:
-            self._inside = True
-            result = function(*arguments)
-        finally:
+            try:
+                self._inside = True
+                result = function(*arguments)
+            finally:
+                self._inside = False
+        except Hang:  # it may have come in the `finally`
             self._inside = False
+            raise
         return result, (time.thread_time_ns() - self._began) / 1e9
 
     def _look(self, number: int, frame: types.FrameType | None) -> None:
@@ -188,8 +192,8 @@ class GuardedPolicy(Policy):
 
     foreign = True
 
-    def __init__(self, inner: Policy, guard: _Guard) -> None:
-        super().__init__(inner.quantum)
+    def __init__(self, quantum: int, guard: _Guard) -> None:
+        super().__init__(quantum)
         self.name, self._guard = guard.name, guard
 
     @property
@@ -295,8 +299,8 @@ class Modules(Sources):
         return GuardedEvictions(self._guard(*self._load(name, spec, Evictions)))
 
     def guarded(self, cls: type[Any], name: str, quantum: int) -> Policy:
-        guard = self._guard(cls, name, quantum)
-        return GuardedPolicy(guard._inner, guard)
+        """The policy of a class, under a name, in its guard."""
+        return GuardedPolicy(quantum, self._guard(cls, name, quantum))
 
     def _guard(self, cls: type[Any], name: str, *arguments: Any) -> _Guard:
         try:

@@ -43,6 +43,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from llmasos.drivers.protocol import KINDS
+from llmasos.kernel.edge.policies import located
 from llmasos.kernel.events import DeviceConfig, KernelConfig
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno
@@ -137,11 +138,17 @@ def read(path: str | None) -> File:
             text = file.read(MOST_BYTES + 1)
         if len(text) > MOST_BYTES:
             raise Errno.EINVAL(f"{path} has more than {MOST_BYTES} bytes and is no configuration; name a TOML file")
-        return msgspec.toml.decode(text, type=File)
+        found = msgspec.toml.decode(text, type=File)
     except OSError as error:
         raise Errno.ENOENT(f"the configuration {path} cannot be read: {error.strerror}; name a TOML file") from None
     except (msgspec.DecodeError, UnicodeError) as error:
         raise Errno.EINVAL(f"the configuration {path} is wrong: {error}") from None
+    place = Path(path).expanduser().parent  # files of policies are named from there
+    for one in found.device:
+        one.policy, one.victims, one.evictions = (
+            located(name, place) for name in (one.policy, one.victims, one.evictions)
+        )
+    return found
 
 
 def device(text: str) -> Device:
@@ -205,6 +212,8 @@ class Overrides:
     journal: bool | None = None  # whether one is kept; None: as the file says
     journal_directory: str = ""
     private: bool = False  # the kernel ends with its parent
+    victims: str = ""
+    evictions: str = ""
 
 
 @dataclasses.dataclass(slots=True)
@@ -226,7 +235,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
     """What a kernel is booted with. Raises SyscallError EINVAL for values that make no sense."""
     devices = [device(text) for text in over.devices] or file.device or default_devices()
     names: dict[str, int] = {}
-    configs = []
+    configs, here = [], Path.cwd()
     for wanted in devices:
         if wanted.kind not in KINDS:
             raise Errno.EINVAL(f"no driver for a device of kind {wanted.kind!r}; there are: {', '.join(KINDS)}")
@@ -239,9 +248,9 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
                 kv_bytes=size(over.kv_bytes or wanted.kv_bytes, f"kv_bytes of {name}"),
                 image_kv_bytes=size(wanted.image_kv_bytes, f"image_kv_bytes of {name}"),
                 weight_bytes=size(over.weight_bytes or wanted.weight_bytes, f"weight_bytes of {name}"),
-                policy=over.policy or wanted.policy,
-                victims=wanted.victims,
-                evictions=wanted.evictions,
+                policy=located(over.policy or wanted.policy, here),
+                victims=located(over.victims or wanted.victims, here),
+                evictions=located(over.evictions or wanted.evictions, here),
                 max_runs=over.max_runs or wanted.max_runs,
                 step_tokens=over.step_tokens or wanted.step_tokens,
                 options={key: _option(value) for key, value in wanted.options.items()},

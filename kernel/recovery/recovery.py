@@ -19,7 +19,7 @@ from llmasos.kernel.events import Syscall
 from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
 from llmasos.kernel.journal.tickets import PID_BYTES, ticket
-from llmasos.kernel.life import Awaited, end_program, lives_on, set_deadline
+from llmasos.kernel.life import Awaited, end_program, forget_old, lives_on, set_deadline
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import INIT_PID, Account, Decoding, LLMProcess, Program
@@ -99,6 +99,7 @@ def recover(system: System, state: State) -> None:
     programs = {pid: _program(system, saved) for pid, saved in state.programs.items()}
     processes = [_process(system, saved, state, programs) for saved in state.processes.values()]
     system.table.sort()
+    forget_old(system)
     for process in processes:
         if not process.is_zombie() and lives_on(system, process):
             rejoin.begin(system, process)
@@ -157,7 +158,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
     head = saved.head
     process = LLMProcess(
         pid=head.pid,
-        owner=head.owner,
+        owner=INIT_PID if head.detached else head.owner,
         kind=Kind.LLM,
         name=head.name,
         group=system.groups.recall(head.group),

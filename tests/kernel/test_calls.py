@@ -89,6 +89,8 @@ def test_children_end_with_their_program_unless_detached() -> None:
     assert (info.ppid, info.finish) == (1, Finish.INTERRUPT)
     assert other.call(Decode(free, 3)).finish is Finish.LENGTH
     other.call(Kill(free))
+    assert other.call(Getinfo(free)).state is State.ZOMBIE
+    assert other.call(Wait(free)).pid == free
     assert refused(other, Getinfo(free))[0] is Errno.ESRCH
 
 

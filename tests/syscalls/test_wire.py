@@ -103,7 +103,7 @@ def test_a_cancel_names_the_call_it_takes_back() -> None:
         (pack([1, 5, 20, ["m\x9b2J"]]), 5, Errno.EINVAL, "`str` without control characters - at `model`"),
         (pack([1, 5, 1, ["a\n"]]), 5, Errno.EINVAL, "without control characters - at `name`"),
         (pack([1, 5, 1, ["a\x7f"]]), 5, Errno.EINVAL, "without control characters - at `name`"),
-        (pack([1, 5, 21, [1, 1, False, False, 7]]), 5, Errno.EINVAL, "at most length 4"),
+        (pack([1, 5, 21, [1, 1, False, False, "", 7]]), 5, Errno.EINVAL, "at most length 5"),
         (pack([1, 5, 21, {"pid": 1}]), 5, Errno.EINVAL, "Expected `array`"),
         (pack([1, 5, 21, [1.5]]), 5, Errno.EINVAL, "at `pid`"),
         (pack([1, 5, 21, [True]]), 5, Errno.EINVAL, "at `pid`"),

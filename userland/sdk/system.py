@@ -39,6 +39,7 @@ from llmasos.syscalls.records import (
 from llmasos.syscalls.table import (
     Advise,
     Checkpoint,
+    Detach,
     Estimate,
     Evict,
     Feed,
@@ -51,6 +52,7 @@ from llmasos.syscalls.table import (
     Models,
     Pagein,
     Ps,
+    Rename,
     Restore,
     Sched,
     Setlimits,
@@ -196,8 +198,8 @@ class System(Connection):
         return self(StatsCall())
 
     def wait(self, pid: int = 0, timeout: float | None = None) -> ExitInfo:
-        """Wait until a child of this program (`pid` 0: any) has ended, and reap it. Raises ECHILD if there is none, ETIME
-        after `timeout` seconds (None: never)."""
+        """Wait until a child of this program (`pid` 0: any), or a detached process, has ended, and reap it. Raises ECHILD
+        if there is none, ETIME after `timeout` seconds (None: never)."""
         return self(Wait(pid, timeout))
 
     def language(self, model: ModelInfo) -> Language:
@@ -433,10 +435,13 @@ class Process:
         """Its row of the process table. Raises ESRCH once it has ended."""
         return self.system(Getinfo(self.pid))
 
-    def fork(self, count: int = 1, *, same_seed: bool = False, detached: bool = False) -> list[Process]:
+    def fork(
+        self, count: int = 1, *, same_seed: bool = False, detached: bool = False, name: str = ""
+    ) -> list[Process]:
         """Make `count` copies of it, which share its pages until one of them writes. Each samples with a seed of its own,
-        unless `same_seed`; a `detached` one outlives this program."""
-        pids = self.system(Fork(self.pid, count, same_seed, detached))
+        unless `same_seed`; a `detached` one outlives this program. `name` is theirs (empty: its own); several are called
+        NAME-1, NAME-2 and so on."""
+        pids = self.system(Fork(self.pid, count, same_seed, detached, name))
         return [Process(self.system, pid, self.model, self._instructions, self._setup) for pid in pids]
 
     def checkpoint(self, path: str | os.PathLike[str], *, kv: bool = True, passphrase: str = "") -> CheckpointInfo:
@@ -468,6 +473,14 @@ class Process:
         """Set its share of the device, from -20 (largest) to 19 (smallest), and its scheduling class (None: keeps it)."""
         self.system(Setsched(self.pid, value, sched_class))
 
+    def detach(self) -> None:
+        """Let it live on when this program ends. Any program of the kernel may `wait` for it then."""
+        self.system(Detach(self.pid))
+
+    def rename(self, name: str) -> str:
+        """Give it another name, and return the old one. Several processes may have the same."""
+        return self.system(Rename(self.pid, name))
+
     def move(self, device: str) -> None:
         """Move it to another device while it runs. Its answer goes on, and its readers notice nothing. Returns when it
         has arrived. After an error it is where it was: ENODEV, EBUSY, ENOMEM, E2BIG, ENOTSUP, ERESTART (the driver there
@@ -497,8 +510,8 @@ class Process:
         return self.system(Setlimits(self.pid, limits))
 
     def wait(self, timeout: float | None = None) -> ExitInfo:
-        """Wait until it has ended, and reap it. Raises ECHILD if it is no child of this program, ETIME after `timeout`
-        seconds (None: never)."""
+        """Wait until it has ended, and reap it. Raises ECHILD if it is neither a child of this program nor detached,
+        ETIME after `timeout` seconds (None: never)."""
         return self.system.wait(self.pid, timeout)
 
     def end(self) -> None:

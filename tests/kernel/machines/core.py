@@ -33,6 +33,7 @@ from llmasos.syscalls.records import (
 )
 from llmasos.syscalls.table import (
     Decode,
+    Detach,
     Estimate,
     Evict,
     Exec,
@@ -44,6 +45,7 @@ from llmasos.syscalls.table import (
     Pagein,
     Ps,
     Read,
+    Rename,
     Sched,
     Setlimits,
     Setsched,
@@ -208,6 +210,19 @@ class Core(RuleBasedStateMachine):
             records=records,
         )
         self.spawning.append(Spawning(self.prog(i).start(call), call))
+
+    @precondition(lambda self: self.procs)
+    @rule(i=which, who=which, name=st.sampled_from(["", "", "bob"]))
+    def detach_or_rename(self, i: int, who: int, name: str) -> None:
+        proc, program = self.proc(who), self.prog(i)
+        done = self.try_call(program, Rename(proc.pid, name) if name else Detach(proc.pid))
+        if isinstance(done, Errno):
+            assert done is Errno.ESRCH
+            assert self.gone(proc)
+        elif name:
+            assert self.sim.kernel.table.llm(proc.pid).traits.name == name
+        else:
+            proc.detached = True
 
     @precondition(lambda self: self.procs)
     @rule(i=which, who=which, count=st.integers(1, 3), same=st.booleans(), detached=st.booleans())
@@ -617,6 +632,9 @@ class Core(RuleBasedStateMachine):
         assert not self.spawning, f"never answered: {self.spawning}"
         for proc in self.procs.values():
             self.try_call(program, Kill(proc.pid, Signal.KILL))
+        sim.run_idle(limit=20.0)
+        for row in [row for row in sim.kernel.table if isinstance(row, LLMProcess) and row.traits.detached]:
+            self.try_call(program, Wait(row.pid, 0.0))  # init would keep their statuses for an hour
         for leaving in [*self.programs, program]:
             leaving.disconnect()
         sim.run_idle(limit=20.0)

@@ -1,0 +1,226 @@
+"""How long processes live, and who may wait for them: children, detached ones, what a kernel leaves to the next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmasos.kernel.events import HaltRequest
+from llmasos.kernel.objects.process import INIT_PID
+from llmasos.simulator import Prog, Simulation, simulate
+from llmasos.syscalls import limits
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import GroupSettings, Signal, State
+from llmasos.syscalls.table import (
+    Decode,
+    Detach,
+    Exit,
+    Fork,
+    Getinfo,
+    GroupCreate,
+    GroupStat,
+    Kill,
+    Null,
+    Ps,
+    Rename,
+    Shutdown,
+    Spawn,
+    Wait,
+)
+
+HOUR = limits.KEPT_SECONDS
+
+
+def refused(program: Prog, call: Any) -> Errno:
+    with pytest.raises(SyscallError) as caught:
+        program.call(call)
+    return caught.value.errno
+
+
+def detached(program: Prog, **more: Any) -> int:
+    return program.call(Spawn("sim", tokens=[1, 2, 3], detached=True, **more))
+
+
+def states(sim: Simulation) -> dict[int, State]:
+    return {process.pid: process.state for process in sim.kernel.table}
+
+
+# --- waiting --------------------------------------------------------------------------------------------------------
+
+
+def test_any_program_may_wait_for_a_detached_process_and_one_of_them_gets_its_status() -> None:
+    sim = simulate()
+    first, second, third = sim.program(), sim.program(), sim.program()
+    pid = detached(first)
+    assert first.call(Getinfo(pid)).ppid == INIT_PID
+    one, two = second.start(Wait(pid)), third.start(Wait(pid, 50.0))
+    first.disconnect()
+    sim.run_for(1.0)
+    assert not one.done
+    second.call(Exit(pid, 7))
+    sim.run_idle()
+    assert (one.value.pid, one.value.status) == (pid, 7)
+    assert two.errno is Errno.ECHILD
+
+
+def test_wait_without_a_pid_is_for_children_and_a_childs_status_is_for_its_parent_alone() -> None:
+    sim = simulate()
+    program, other = sim.program(), sim.program()
+    detached(program)
+    assert refused(program, Wait()) is Errno.ECHILD
+    child = program.call(Spawn("sim", tokens=[1]))
+    assert refused(other, Wait(child)) is Errno.ECHILD
+    assert refused(other, Wait(program.pid)) is Errno.ECHILD  # a program is init's child, and no LLM process
+    assert refused(other, Wait(INIT_PID)) is Errno.ECHILD
+    program.call(Exit(child, 1))
+    assert refused(other, Wait(child)) is Errno.ECHILD
+    assert program.call(Wait()).pid == child
+
+
+def test_a_status_is_kept_for_an_hour() -> None:
+    sim = simulate()
+    program = sim.program()
+    early, late = detached(program), detached(program)
+    program.call(Kill(early))
+    sim.run_for(HOUR / 2)
+    program.call(Kill(late))
+    sim.run_for(HOUR / 2 - 1)
+    assert states(sim)[early] is State.ZOMBIE
+    sim.run_for(2)
+    assert early not in states(sim)
+    assert states(sim)[late] is State.ZOMBIE
+    assert program.call(Wait(late)).status == 128 + int(Signal.TERM)
+    sim.run_for(HOUR)
+    assert refused(program, Wait(late)) is Errno.ECHILD
+
+
+def test_of_more_statuses_than_are_kept_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmasos.kernel.life.MAX_KEPT", 3)
+    sim = simulate()
+    program = sim.program()
+    pids = [detached(program) for _ in range(5)]
+    sim.run_idle()
+    for pid in pids:
+        program.call(Kill(pid))
+    sim.run_idle()
+    assert [pid in states(sim) for pid in pids] == [False, False, True, True, True]
+
+
+def test_a_kept_status_costs_its_group_nothing_and_a_session_ends_without_it() -> None:
+    sim = simulate()
+    program, other = sim.program(), sim.program()
+    program.call(GroupCreate("two", GroupSettings(pids_max=2)))
+    for _ in range(5):
+        pids = [detached(program, group="two") for _ in range(2)]
+        assert refused(program, Spawn("sim", tokens=[1], group="two")) is Errno.EAGAIN
+        for pid in pids:
+            program.call(Kill(pid))
+        sim.run_idle()
+    session = sim.kernel.programs[program.peer].group.path
+    program.disconnect()
+    assert session not in {group.path for group in other.call(GroupStat(below=True))}
+    assert other.call(Wait(pids[0])).pid == pids[0]
+
+
+def test_the_next_kernel_keeps_the_statuses_too() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = detached(program)
+    program.call(Exit(pid, 9))
+    sim.kill()
+    sim.boot_again()
+    late = sim.program("late")
+    assert late.call(Wait(pid)).status == 9
+    assert refused(late, Wait(pid)) is Errno.ECHILD
+
+
+# --- detach, rename, fork -------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_is_detached_outlives_its_program() -> None:
+    sim = simulate()
+    program, other = sim.program(), sim.program()
+    stays, goes = (program.call(Spawn("sim", tokens=[1], name=name)) for name in ("stays", "goes"))
+    for _ in range(2):  # harmless if it is so already
+        other.call(Detach(stays))
+    assert refused(program, Wait(1234)) is Errno.ECHILD
+    program.disconnect()
+    sim.run_idle()
+    assert goes not in states(sim)
+    assert other.call(Getinfo(stays)).ppid == INIT_PID
+    assert other.call(Decode(stays, 2)).tokens == sim.continuation([1], 2)
+    assert refused(other, Detach(goes)) is Errno.ESRCH
+
+
+def test_a_call_that_waits_for_a_child_goes_on_waiting_when_it_is_detached() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=[1]))
+    waiting = program.start(Wait(pid))
+    program.call(Detach(pid))
+    assert not waiting.done
+    program.call(Exit(pid, 4))
+    assert waiting.value.status == 4
+
+
+def test_a_name_can_be_changed_and_survives_the_kernel() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=[1], name="bob", detached=True))
+    assert program.call(Rename(pid, "alice")) == "bob"
+    sim.kill()
+    sim.boot_again()
+    assert sim.program().call(Getinfo(pid)).name == "alice"
+
+
+def test_forks_are_named() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=[1], name="bob"))
+    names = {row.pid: row.name for row in program.call(Ps())}
+    for call, wanted in [
+        (Fork(pid), ["bob"]),
+        (Fork(pid, name="ann"), ["ann"]),
+        (Fork(pid, 2, name="ann"), ["ann-1", "ann-2"]),
+        (Fork(pid, 1, name="x" * limits.MAX_NAME), ["x" * limits.MAX_NAME]),
+        (Fork(pid, 2, name="x" * limits.MAX_NAME), [f"{'x' * (limits.MAX_NAME - 4)}-{number}" for number in (1, 2)]),
+    ]:
+        pids = program.call(call)
+        names = {row.pid: row.name for row in program.call(Ps())}
+        assert [names[pid] for pid in pids] == wanted
+
+
+# --- the end of the kernel ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["a call", "a signal"])
+def test_a_kernel_that_halts_and_keeps_leaves_everything_to_the_next(how: str) -> None:
+    sim = simulate()
+    program, other = sim.program(), sim.program()
+    pid = program.call(Spawn("sim", tokens=[5, 6]))
+    decode = program.start(Decode(pid, 30))
+    sim.run_for(0.003)
+    assert not decode.done
+    if how == "a call":
+        assert other.start(Shutdown(keep=True)).errno is Errno.OK
+    else:
+        sim.event(HaltRequest("SIGTERM received", keep=True))
+    assert sim.halted
+    late = other.prepare(Null())
+    assert sim.kernel.handle(other.event(late), sim.clock) == []  # it is the next kernel's
+    sim.kill()
+    sim.boot_again()
+    program.come_back()
+    other.come_back()
+    sim.run_until(lambda: decode.done, what="the decode")
+    assert decode.value.tokens == sim.continuation([5, 6], 30)
+    assert late.errno is Errno.OK
+
+
+def test_a_kernel_without_a_journal_refuses_to_keep() -> None:
+    sim = simulate(journal=False)
+    program = sim.program()
+    assert refused(program, Shutdown(keep=True)) is Errno.ENOTSUP
+    assert not sim.halted
+    program.call(Null())
