@@ -45,6 +45,7 @@ from llmasos.kernel.journal.state import State as Saved
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.simulator import invariants
 from llmasos.simulator.driver import Driver
+from llmasos.simulator.policies import Classes
 from llmasos.simulator.program import LIMIT_SECONDS, Prog
 from llmasos.simulator.small import small_config
 from llmasos.syscalls.errno import Errno
@@ -62,9 +63,16 @@ class Simulation:
     """A booted kernel with its devices and programs, in virtual time."""
 
     def __init__(
-        self, config: KernelConfig, *, checked: bool = True, journal: bool = True, core: type[Kernel] = Kernel
+        self,
+        config: KernelConfig,
+        *,
+        checked: bool = True,
+        journal: bool = True,
+        core: type[Kernel] = Kernel,
+        policies: Classes | None = None,
     ) -> None:
         self.core = core
+        self.policies = policies or Classes()
         self.clock = 0  # the kernel's, in nanoseconds
         self.checked = checked
         self.file = config
@@ -73,7 +81,7 @@ class Simulation:
         self.die_at = -1  # frames after which the kernel is killed; `die_before`: before this one is written
         self.die_before = False
         self.peers: dict[int, Prog] = {}
-        self.kernel = core(copy.deepcopy(config))
+        self.kernel = core(copy.deepcopy(config), self.policies)
         self.config = {device.name: device for device in config.devices}
         self.drivers: dict[str, Driver] = {}
         self.programs: list[Prog] = []
@@ -123,7 +131,7 @@ class Simulation:
         """The next kernel, from the journal (or from what is said to be it). Programs are not connected."""
         self.halted = ""
         self.saved = copy.deepcopy(self.saved if saved is None else saved)
-        self.kernel = self.core(copy.deepcopy(self.file))
+        self.kernel = self.core(copy.deepcopy(self.file), self.policies)
         self._act(self.kernel.boot(self.clock, copy.deepcopy(self.saved)))
 
     def _append(self, append: Append) -> None:
@@ -309,9 +317,19 @@ class Simulation:
 
 
 def simulate(
-    frames: int = 64, *, checked: bool = True, journal: bool = True, core: type[Kernel] = Kernel, **more: Any
+    frames: int = 64,
+    *,
+    checked: bool = True,
+    journal: bool = True,
+    core: type[Kernel] = Kernel,
+    forgiving: bool = False,
+    **more: Any,
 ) -> Simulation:
-    """A booted simulation of `small_config(frames, **more)` whose drivers are up."""
-    sim = Simulation(small_config(frames, **more), checked=checked, journal=journal, core=core)
+    """A booted simulation of `small_config(frames, **more)` whose drivers are up. `policy`, `victims` and `evictions` may
+    also be classes of one's own, or files of them (policies.py); `forgiving`: a faulty one is taken out and does not end
+    the simulation."""
+    policies = Classes(forgiving=forgiving)
+    config = small_config(frames, **policies.named(more))
+    sim = Simulation(config, checked=checked, journal=journal, core=core, policies=policies)
     sim.run_until(lambda: all(d.state == "up" for d in sim.kernel.devices.values()), what="every driver")
     return sim

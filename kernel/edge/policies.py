@@ -6,11 +6,11 @@ until the kernel has taken it out (kernel/sched/force.py), and is never asked ag
 verifier has read, it is Python in the kernel's own process: it can do all that its user can. So a file must belong to the
 user whose kernel this is, and a kernel of several users must not be given `Modules`.
 
-A loop is interrupted by a signal, whose handler raises in the middle of it what `except Exception` does not catch. Time is
-the processor time of the kernel's thread: a busy machine is no fault of the policy's. A loop that catches everything and
-goes on cannot be ended, so the kernel ends itself, as if it were killed, and notes which policy its successor must not
-take. The file's text is known by its digest, and kept under it: the next kernel goes on with what this one had, wherever it
-is started.
+A loop is interrupted by a signal, whose handler raises in the middle of it what `except Exception` does not catch. Time
+is the processor time of the kernel's thread: a busy machine is no fault of the policy's. A loop that catches everything
+and goes on cannot be ended, so the kernel ends itself, as if it were killed, and notes which policy its successor must
+not take. The file's text is known by its digest, and kept under it: the next kernel goes on with what this one had,
+wherever it is started.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class GuardedPolicy(Policy):
         self.name, self._guard = guard.name, guard
 
     @property
-    def fault(self) -> str:  # type: ignore[override]
+    def fault(self) -> str:
         return self._guard.fault
 
     @fault.setter
@@ -291,18 +291,19 @@ class Modules(Sources):
     def victims(self, name: str) -> Victims:
         if not (spec := _SPEC.fullmatch(name)):
             return super().victims(name)
-        return GuardedVictims(self._guard(*self._load(name, spec, Victims)))
+        return GuardedVictims(self.guard(*self._load(name, spec, Victims)))
 
     def evictions(self, name: str) -> Evictions:
         if not (spec := _SPEC.fullmatch(name)):
             return super().evictions(name)
-        return GuardedEvictions(self._guard(*self._load(name, spec, Evictions)))
+        return GuardedEvictions(self.guard(*self._load(name, spec, Evictions)))
 
     def guarded(self, cls: type[Any], name: str, quantum: int) -> Policy:
         """The policy of a class, under a name, in its guard."""
-        return GuardedPolicy(quantum, self._guard(cls, name, quantum))
+        return GuardedPolicy(quantum, self.guard(cls, name, quantum))
 
-    def _guard(self, cls: type[Any], name: str, *arguments: Any) -> _Guard:
+    def guard(self, cls: type[Any], name: str, *arguments: Any) -> _Guard:
+        """A new policy of a class, in its guard."""
         try:
             inner, _ = self._watch.call(name, cls, arguments)
         except (Exception, Hang, SystemExit) as error:

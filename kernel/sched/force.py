@@ -1,8 +1,8 @@
 """Which policies are in force on a device: they can be changed at any moment, and those that are faulty are taken out.
 
-As in Linux's sched_ext, a policy of the user's own goes on only while it behaves. Its guard (kernel/edge/policies.py) says
-what it did wrong; that it starves a process is found here. Then the last one that was good goes on, at the latest the one
-of the tables.
+As in Linux's sched_ext, a policy of the user's own goes on only while it behaves. Its guard (kernel/edge/policies.py)
+says what it did wrong; that it starves a process is found here. Then the last one that was good goes on, at the latest
+the one of the tables.
 """
 
 from __future__ import annotations
