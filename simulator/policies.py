@@ -7,14 +7,14 @@ PolicyFault, whose cause is what the policy raised; a `forgiving` simulation tak
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from llmasos.kernel.edge.policies import GuardedEvictions, GuardedVictims, Modules, Untimed, check_class, located
+from llmasos.kernel.edge.policies import GuardedEvictions, GuardedVictims, Modules, Untimed, check_class
 from llmasos.kernel.memory.evictions import EVICTIONS, Evictions
 from llmasos.kernel.memory.victims import VICTIMS, Victims
 from llmasos.kernel.sched.policies import POLICIES
 from llmasos.kernel.sched.policy import Policy
+from llmasos.syscalls.policy_file import located_policy
 
 KINDS: dict[str, type[Any]] = {"policy": Policy, "victims": Victims, "evictions": Evictions}
 
@@ -45,7 +45,7 @@ class Classes(Modules):
         return {key: self._name(value) if key in KINDS else value for key, value in fields.items()}
 
     def _name(self, value: str | type[Any]) -> str:
-        return self.add(value) if isinstance(value, type) else located(value, Path.cwd())
+        return self.add(value) if isinstance(value, type) else located_policy(value)
 
     def scheduling(self, name: str, quantum: int) -> Policy:
         cls = self._given.get(name)

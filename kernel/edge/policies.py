@@ -40,6 +40,7 @@ from llmasos.kernel.sched.policies import POLICIES, Sources
 from llmasos.kernel.sched.policy import Policy
 from llmasos.syscalls.atomic_file import opened, replacing
 from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.policy_file import DIGEST, SPEC
 
 R = TypeVar("R")
 
@@ -53,8 +54,6 @@ MOST_STRIKES = 8  # after which a call that does not end ends the kernel
 MOST_BYTES = 1 << 20  # of a file
 MOST_KEPT = 64  # files
 FOLDER = "policies"  # beside the journal
-DIGEST = 16  # hexadecimal digits of it in a name
-_SPEC = re.compile(rf"(?P<file>.+\.py):(?P<cls>[^\W\d]\w*)(?:@(?P<digest>[0-9a-f]{{{DIGEST}}}))?")
 _METHODS: dict[type[Any], tuple[str, ...]] = {
     Policy: ("woke", "key", "planned", "ran"),
     Victims: ("came", "ran", "gone", "choose"),
@@ -275,26 +274,26 @@ class Modules(Sources):
     def __init__(self, folder: Path | None, watch: Watch, *, strict: bool = False) -> None:
         self._folder, self._watch, self._strict = folder, watch, strict
         self._texts: dict[str, bytes] = {}  # by digest
-        self._names: dict[str, None] = {}  # scheduling policies that were loaded
+        self._loaded: dict[str, Policy] = {}  # scheduling policies, the latest of each name
         self._classes: dict[tuple[str, str], type[Any]] = {}  # by digest and name
 
     def known(self) -> list[str]:
-        return [*POLICIES, *self._names]
+        return [*POLICIES, *(name for name, policy in self._loaded.items() if not policy.fault)]
 
     def scheduling(self, name: str, quantum: int) -> Policy:
-        if not (spec := _SPEC.fullmatch(name)):
+        if not (spec := SPEC.fullmatch(name)):
             return super().scheduling(name, quantum)
         guarded = self.guarded(*self._load(name, spec, Policy), quantum)
-        self._names.setdefault(guarded.name)
+        self._loaded[guarded.name] = guarded
         return guarded
 
     def victims(self, name: str) -> Victims:
-        if not (spec := _SPEC.fullmatch(name)):
+        if not (spec := SPEC.fullmatch(name)):
             return super().victims(name)
         return GuardedVictims(self.guard(*self._load(name, spec, Victims)))
 
     def evictions(self, name: str) -> Evictions:
-        if not (spec := _SPEC.fullmatch(name)):
+        if not (spec := SPEC.fullmatch(name)):
             return super().evictions(name)
         return GuardedEvictions(self.guard(*self._load(name, spec, Evictions)))
 
@@ -403,14 +402,6 @@ def end_kernel(folder: Path | None) -> Callable[[str], NoReturn]:
         os._exit(70)
 
     return end
-
-
-def located(spec: str, directory: Path) -> str:
-    """A policy as people write it, with the path of its file made absolute: a relative one is from `directory`."""
-    found = _SPEC.fullmatch(spec)
-    if found is None or found["digest"]:
-        return spec
-    return f"{os.path.normpath(directory.absolute() / Path(found['file']).expanduser())}:{found['cls']}"
 
 
 def _read(path: str) -> bytes:

@@ -43,10 +43,10 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from llmasos.drivers.protocol import KINDS
-from llmasos.kernel.edge.policies import located
 from llmasos.kernel.events import DeviceConfig, KernelConfig
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.policy_file import located_policy
 from llmasos.syscalls.records import GroupSettings, KvAction
 from llmasos.syscalls.size import Size, size
 
@@ -146,7 +146,7 @@ def read(path: str | None) -> File:
     place = Path(path).expanduser().parent  # files of policies are named from there
     for one in found.device:
         one.policy, one.victims, one.evictions = (
-            located(name, place) for name in (one.policy, one.victims, one.evictions)
+            located_policy(name, place) for name in (one.policy, one.victims, one.evictions)
         )
     return found
 
@@ -235,7 +235,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
     """What a kernel is booted with. Raises SyscallError EINVAL for values that make no sense."""
     devices = [device(text) for text in over.devices] or file.device or default_devices()
     names: dict[str, int] = {}
-    configs, here = [], Path.cwd()
+    configs = []
     for wanted in devices:
         if wanted.kind not in KINDS:
             raise Errno.EINVAL(f"no driver for a device of kind {wanted.kind!r}; there are: {', '.join(KINDS)}")
@@ -248,9 +248,9 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
                 kv_bytes=size(over.kv_bytes or wanted.kv_bytes, f"kv_bytes of {name}"),
                 image_kv_bytes=size(wanted.image_kv_bytes, f"image_kv_bytes of {name}"),
                 weight_bytes=size(over.weight_bytes or wanted.weight_bytes, f"weight_bytes of {name}"),
-                policy=located(over.policy or wanted.policy, here),
-                victims=located(over.victims or wanted.victims, here),
-                evictions=located(over.evictions or wanted.evictions, here),
+                policy=located_policy(over.policy or wanted.policy),
+                victims=located_policy(over.victims or wanted.victims),
+                evictions=located_policy(over.evictions or wanted.evictions),
                 max_runs=over.max_runs or wanted.max_runs,
                 step_tokens=over.step_tokens or wanted.step_tokens,
                 options={key: _option(value) for key, value in wanted.options.items()},

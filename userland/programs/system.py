@@ -121,6 +121,8 @@ def scheduling(info: SchedInfo, policies: list[str]) -> list[tuple[str, str]]:
         ("policy", " ".join(f"[{name}]" if name == info.policy else name for name in policies)),
         ("processes a step", str(info.max_runs)),
         ("tokens a step", str(info.step_tokens)),
+        ("victims", info.victims),
+        ("evictions", info.evictions),
     ]
 
 

@@ -20,6 +20,7 @@ from typing import Any, Self, Unpack
 import msgspec
 
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.policy_file import located_policy
 from llmasos.syscalls.records import (
     Advice,
     CheckpointInfo,
@@ -169,13 +170,25 @@ class System(Connection):
         path = self.run(options.located(model))
         self(Advise(path, advice, device, dtype_name(dtype)))
 
-    def sched(self, policy: str = "", *, max_runs: int = 0, step_tokens: int = 0, device: str = "") -> SchedInfo:
+    def sched(
+        self,
+        policy: str = "",
+        *,
+        max_runs: int = 0,
+        step_tokens: int = 0,
+        device: str = "",
+        victims: str = "",
+        evictions: str = "",
+    ) -> SchedInfo:
         """Set how a device (empty: the first) is scheduled, and return the settings in force. What is empty or 0 stays.
 
         `policy`: fair, fcfs, round_robin, mlfq or lottery; `max_runs`: processes in one step at most; `step_tokens`:
-        tokens in one step at most.
+        tokens in one step at most; `victims`, which process loses its pages first: cost, lru, fifo or clock; `evictions`,
+        which model's weights go first: lru or cost. Each policy may be one of your own, `FILE.py:CLASS`
+        (docs/policies.md). Raises EINVAL and ENOENT for one that is none, EPERM without the right ADMIN.
         """
-        return self(Sched(device, policy, max_runs, step_tokens))
+        places = (located_policy(name) for name in (victims, evictions))
+        return self(Sched(device, located_policy(policy), max_runs, step_tokens, *places))
 
     def groups(self, path: str = "/") -> list[GroupInfo]:
         """A control group and the groups below it. Raises ENOENT."""
