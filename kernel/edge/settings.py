@@ -118,7 +118,7 @@ class Journal(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class File(msgspec.Struct, forbid_unknown_fields=True):
-    default_model: str = "tiny"
+    default_model: str = ""  # empty: the embedded one; where all devices are simulated, a simulated one
     kernel: Tuning = msgspec.field(default_factory=Tuning)
     device: list[Device] = []
     models: dict[str, str] = {}
@@ -127,6 +127,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 MOST_BYTES = 1 << 20  # of a configuration file
+_FILES = ("script",)  # options of drivers that name a file
 
 
 def read(path: str | None) -> File:
@@ -148,6 +149,7 @@ def read(path: str | None) -> File:
         one.policy, one.victims, one.evictions = (
             located_policy(name, place) for name in (one.policy, one.victims, one.evictions)
         )
+        one.options = {key: _whole(key, _option(value), place) for key, value in one.options.items()}
     return found
 
 
@@ -253,7 +255,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
                 evictions=located_policy(over.evictions or wanted.evictions),
                 max_runs=over.max_runs or wanted.max_runs,
                 step_tokens=over.step_tokens or wanted.step_tokens,
-                options={key: _option(value) for key, value in wanted.options.items()},
+                options={key: _whole(key, _option(value), Path.cwd()) for key, value in wanted.options.items()},
             )
         )
     models = known_models() | {name: _model_path(path) for name, path in file.models.items()}
@@ -262,11 +264,12 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         if not name or not equals or not path:
             raise Errno.EINVAL(f"--model {text}: wanted NAME=PATH")
         models[name] = _model_path(path)
+    default = "sim" if all(one.kind == "sim" for one in configs) else "tiny"
     tuning = {name: value for name in Tuning.__struct_fields__ if (value := getattr(file.kernel, name)) is not UNSET}
     return BootConfig(
         devices=configs,
         models=models,
-        default_model=file.default_model,
+        default_model=file.default_model or default,
         runtime=os.fspath(directory.absolute()),
         os_pid=os.getpid(),
         version=version,
@@ -301,6 +304,11 @@ def _model_path(path: str) -> str:
     """A directory made absolute; anything else (a hub name, a simulated model) as it is."""
     place = Path(path).expanduser()
     return os.fspath(place.absolute()) if place.is_dir() else path
+
+
+def _whole(key: str, value: str, directory: Path) -> str:
+    """An option of a driver; the path of a file made absolute, since a kernel may be started anew elsewhere."""
+    return os.path.normpath(directory.absolute() / Path(value).expanduser()) if key in _FILES and value else value
 
 
 def _option(value: str | int | float | bool) -> str:
