@@ -37,7 +37,7 @@ from llmasos.modelfiles import sim_vocabulary as vocabulary
 from llmasos.syscalls.errno import Errno
 
 MOST_BYTES = 1 << 20  # of a file
-WORD_TOKENS = 64  # of a word that one step gives
+MOST_SAID = 2000  # letters of an answer in plain text
 _ANSWERS = "assistant"
 _MESSAGE = re.compile(r"\n?(?P<role>[a-z_]+): (?P<content>.*)", re.DOTALL)
 _GROUP = re.compile(r"\\(?:(\d)|g<(\w+)>)")
@@ -148,7 +148,7 @@ def _place(model: ModelSpec, past: tuple[int, ...], text: bytes) -> tuple[Answer
     if past and begin.startswith(head):
         answer, told = _reply(model, past)
         return answer, told, _done(told, begin.removeprefix(head))
-    return _place_in_text(load(model.script), text)
+    return _place_in_text(model.script, text)
 
 
 @lru_cache(maxsize=256)
@@ -171,22 +171,21 @@ def _message(text: bytes) -> _Message:
     return _Message(found["role"], found["content"]) if found else _Message("", words)
 
 
-def _place_in_text(script: Script, text: bytes) -> tuple[Answer | None, bytes, int]:
-    """The same for plain text, of which nobody says where the prompt ends: the answer of which most has been said."""
-    best: tuple[int, Answer | None, bytes] | None = None
-    for answer in [*script.answer, None]:
-        pattern = _pattern(answer.to if answer is not None else "")
-        if (answer is not None and answer.role) or not pattern.search(text.decode(errors="replace")):
-            continue
-        told = _text(script, answer, _Message("", text.decode(errors="replace")), 0)
-        done = _done(told, text)
-        prompt = text[: len(text) - done].decode(errors="replace")
-        if done and not pattern.search(prompt):  # it is the answer itself that the expression is found in
-            continue
-        if best is None or done > best[0]:
-            best = done, answer, told
-    assert best is not None, "the default is for every text"
-    return best[1], best[2], best[0]
+def _place_in_text(path: str, text: bytes) -> tuple[Answer | None, bytes, int]:
+    """The same for plain text, of which nobody says where the prompt ends: as early as it can."""
+    for done in range(min(len(text), MOST_SAID), -1, -1):
+        prompt = len(text) - done
+        answer, told = _reply_to_text(path, text[:prompt])
+        if told.startswith(text[prompt:]):
+            return answer, told, done
+    raise AssertionError("all of a text can be the prompt")
+
+
+@lru_cache(maxsize=2 * MOST_SAID)
+def _reply_to_text(path: str, text: bytes) -> tuple[Answer | None, bytes]:
+    script, asked = load(path), _Message("", text.decode(errors="replace"))
+    answer = _answer_to(script, asked)
+    return answer, _text(script, answer, asked, 0)
 
 
 def _done(told: bytes, said: bytes) -> int:
