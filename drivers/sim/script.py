@@ -47,19 +47,19 @@ _Seconds = Annotated[float, Meta(ge=0.0, le=3600.0)]
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An `[[answer]]` of the file."""
 
-    to: str = ""
-    role: str = ""
-    say: str | list[str] = ""
-    seconds: _Seconds = 0.0
-    error: str = ""
+    to: str = ""  # a regular expression, searched in the last message; empty: any message
+    role: str = ""  # whose message that is: user, tool, ...; empty: anybody's
+    say: str | list[str] = ""  # what is said; a list: the first time, the second, ..., and the last again and again
+    seconds: _Seconds = 0.0  # that it takes before the first word
+    error: str = ""  # instead of `say`: the run fails, alone, with this reason
 
 
 class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The file."""
 
-    default: str = "I have not been told what to say to that."
-    pace: _Seconds = 0.0
-    answer: list[Answer] = []
+    default: str = "I have not been told what to say to that."  # where no answer fits
+    pace: _Seconds = 0.0  # seconds that a word takes beside the device's own time
+    answer: list[Answer] = []  # `[[answer]]`, tried in their order
 
 
 @dataclass(frozen=True, slots=True)

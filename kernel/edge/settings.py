@@ -111,19 +111,21 @@ class GroupFile(msgspec.Struct, forbid_unknown_fields=True):
 class Journal(msgspec.Struct, forbid_unknown_fields=True):
     """The `[journal]` of the file. `enabled` unset: a journal is kept, unless the kernel ends with its parent."""
 
-    enabled: bool | UnsetType = UNSET
-    fsync: Literal["always", "interval", "never"] = "interval"
-    directory: str = ""
+    enabled: bool | UnsetType = UNSET  # false: as `llmasos boot --no-journal`
+    fsync: Literal["always", "interval", "never"] = (
+        "interval"  # each second; before any answer leaves; when the system likes
+    )
+    directory: str = ""  # empty: the runtime directory, which the machine's death takes with it
     grace: Annotated[float, Meta(ge=0.0, le=limits.MAX_TIMEOUT)] = 30.0
 
 
 class File(msgspec.Struct, forbid_unknown_fields=True):
     default_model: str = ""  # empty: the embedded one; where all devices are simulated, a simulated one
-    kernel: Tuning = msgspec.field(default_factory=Tuning)
-    device: list[Device] = []
-    models: dict[str, str] = {}
-    groups: dict[str, GroupFile] = {}
-    journal: Journal = msgspec.field(default_factory=Journal)
+    kernel: Tuning = msgspec.field(default_factory=Tuning)  # `[kernel]`
+    device: list[Device] = []  # `[[device]]`, one for each; none: the CPU, and a GPU where there is one
+    models: dict[str, str] = {}  # `[models]`: names of directories, `story = "/srv/models/story"`
+    groups: dict[str, GroupFile] = {}  # `[groups."/PATH"]`: control groups to be made at boot
+    journal: Journal = msgspec.field(default_factory=Journal)  # `[journal]`
 
 
 MOST_BYTES = 1 << 20  # of a configuration file

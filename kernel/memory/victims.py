@@ -21,8 +21,9 @@ _LOOKED_AT = 64  # sleepers that `cost` compares, the longest idle first
 
 
 class Victims:
-    """`lru`: choose the process that ran longest ago. To write another policy: subclass, choose, and load it from its
-    file (docs/policies.md)."""
+    """`lru`: choose the process that ran longest ago.
+
+    To write another policy: subclass, choose, and load it from its file (docs/policies.md)."""
 
     name = "lru"
     foreign = False  # a module of the user's, in a guard (kernel/edge/policies.py)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,11 +13,12 @@ from hypothesis import strategies as st
 from llmasos.drivers.sim import open_device, tokens
 from llmasos.drivers.sim.spec import ModelSpec, model
 from llmasos.modelfiles import sim_vocabulary
+from llmasos.modelfiles.sim_vocabulary import END
 from llmasos.simulator import Simulation, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, Sampler
 from llmasos.syscalls.table import Decode, Fork, Getinfo, Read, Spawn
-from llmasos.userland.sdk.sim_words import END, TEMPLATE, sim_tokenizer
+from llmasos.userland.sdk.sim_words import TEMPLATE, sim_tokenizer
 
 VOCAB = 1000
 TEXT = """\
@@ -113,8 +115,8 @@ def test_the_rest_of_an_answer_depends_on_the_log_alone(
 # --- in the kernel --------------------------------------------------------------------------------------------------
 
 
-def scripted(path: str, **more: object) -> Simulation:
-    return simulate(options={"script": path, "vocab": str(VOCAB), **dict(more.pop("options", {}))}, **more)  # type: ignore[call-overload]
+def scripted(path: str, **more: Any) -> Simulation:
+    return simulate(options={"script": path, "vocab": str(VOCAB)}, **more)
 
 
 def test_a_step_gives_a_word(path: str) -> None:
