@@ -64,7 +64,7 @@ class ModelSpec:
     dtype: str = "bf16"  # fp32, bf16 or int8: where none is asked for
     arch: str = "sim"  # its architecture, as it says; another than sim is refused
     params: float = 7e9  # parameters; the first word of a model's name may say them: sim:7b
-    layers: int = 32
+    layers: int = 32  # of each, K and V are kept
     kv_dim: int = 1024  # elements of K (and of V) a token has in one layer
     block_bytes: int = 0  # bytes of a frame; 0: 16 tokens x 2 x layers x kv_dim x element
     vocab: int = 32_000  # the last id is the end-of-sequence token

@@ -14,7 +14,7 @@ class ShortestFirst(Policy):
 
     def key(self, process: LLMProcess) -> int:
         left = process.decoding.left if process.decoding is not None else 0
-        return left + process.policy_state
+        return left + int(process.policy_state)
 
     def ran(self, process: LLMProcess, tokens: int) -> None:
         self.stamp()  # the stamps of those that wait fall behind

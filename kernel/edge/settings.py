@@ -112,9 +112,8 @@ class Journal(msgspec.Struct, forbid_unknown_fields=True):
     """The `[journal]` of the file. `enabled` unset: a journal is kept, unless the kernel ends with its parent."""
 
     enabled: bool | UnsetType = UNSET  # false: as `llmasos boot --no-journal`
-    fsync: Literal["always", "interval", "never"] = (
-        "interval"  # each second; before any answer leaves; when the system likes
-    )
+    # `interval`: each second; `always`: before any answer leaves; `never`: when the system likes.
+    fsync: Literal["always", "interval", "never"] = "interval"
     directory: str = ""  # empty: the runtime directory, which the machine's death takes with it
     grace: Annotated[float, Meta(ge=0.0, le=limits.MAX_TIMEOUT)] = 30.0
 
