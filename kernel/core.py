@@ -20,7 +20,6 @@ from llmasos.kernel.life import end_program
 from llmasos.kernel.objects.process import INIT_PID, Process, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.recovery import recovery
-from llmasos.kernel.sched.policies import Sources
 from llmasos.kernel.settle import settle_stale
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
@@ -37,8 +36,8 @@ MOST_ROUNDS = 8  # of reconciling after one event
 class Kernel(System):
     """The state with its entry points. Only these are called from outside."""
 
-    def __init__(self, config: events.KernelConfig, sources: Sources | None = None) -> None:
-        super().__init__(config, sources)
+    def __init__(self, config: events.KernelConfig) -> None:
+        super().__init__(config)
         self._wanted_wake: int | None = None
 
     # --- in and out -------------------------------------------------------------------------------------------------

@@ -30,9 +30,9 @@ from llmasos.syscalls.records import Kind
 class System:
     """All that the kernel knows."""
 
-    def __init__(self, config: KernelConfig, sources: Sources | None = None) -> None:
+    def __init__(self, config: KernelConfig) -> None:
         self.config = config
-        self.sources = sources or Sources()  # of policies
+        self.sources = Sources()  # of policies; the edge may give others before `boot`
         self.table = ProcessTable(config.max_processes)
         self.groups = GroupTree(config.user)
         self.devices: dict[str, Device] = {}

@@ -85,7 +85,8 @@ class Simulation:
         self.die_at = -1  # frames after which the kernel is killed; `die_before`: before this one is written
         self.die_before = False
         self.peers: dict[int, Prog] = {}
-        self.kernel = core(copy.deepcopy(config), self.policies)
+        self.kernel = core(copy.deepcopy(config))
+        self.kernel.sources = self.policies
         self.config = {device.name: device for device in config.devices}
         self.drivers: dict[str, Driver] = {}
         self.programs: list[Prog] = []
@@ -153,7 +154,8 @@ class Simulation:
         """The next kernel, from the journal (or from what is said to be it). Programs are not connected."""
         self.halted, self._read = "", 0
         self.saved = copy.deepcopy(self.saved if saved is None else saved)
-        self.kernel = self.core(copy.deepcopy(self.file), self.policies)
+        self.kernel = self.core(copy.deepcopy(self.file))
+        self.kernel.sources = self.policies
         self._act(self.kernel.boot(self.clock, copy.deepcopy(self.saved)))
 
     def _append(self, append: Append) -> None:

@@ -39,7 +39,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="llmasos boot", description="Boot an LLMasOS kernel.")
     add = parser.add_argument
     add("--runtime", metavar="DIR", help=f"runtime directory (default: {runtime.default()})")
-    add("--config", metavar="FILE.toml", help="configuration file (see kernel/edge/settings.py)")
+    add("--config", metavar="FILE.toml", help="configuration file (docs/configuration.md)")
     add("--device", metavar="KIND[:K=V,...]", action="append", default=[], help="a device, e.g. cpu:threads=2")
     add("--policy", metavar="NAME", default="", help="scheduling policy of every device, or FILE.py:CLASS")
     add("--victims", metavar="NAME", default="", help="which process loses its pages first, or FILE.py:CLASS")

@@ -32,8 +32,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
+from llmasos.kernel.clock import seconds
 from llmasos.kernel.memory.evictions import Evictions
 from llmasos.kernel.memory.victims import Victims
+from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.sched.policies import POLICIES, Sources
@@ -51,6 +53,7 @@ HANG_SECONDS = 1.0  # and so is one call of this length
 LOOK_SECONDS = 0.25  # between two looks at a call that goes on
 ASLEEP_LOOKS = 40  # after which it is a hang, however little of the processor it takes
 MOST_STRIKES = 8  # after which a call that does not end ends the kernel
+LOOKS = 4  # for processes that are starved, in the time of ageing
 MOST_BYTES = 1 << 20  # of a file
 MOST_KEPT = 64  # files
 FOLDER = "policies"  # beside the journal
@@ -134,11 +137,10 @@ class Watchdog:
 class _Guard:
     """What guards have in common. `strict`: a fault ends the simulation instead."""
 
-    foreign = True
-
-    def __init__(self, inner: Any, name: str, watch: Watch, *, strict: bool) -> None:
+    def __init__(self, name: str, watch: Watch, *, strict: bool) -> None:
         self.name, self.fault = name, ""
-        self._inner, self._watch, self._strict = inner, watch, strict
+        self.inner: Any = None  # the policy
+        self._watch, self._strict = watch, strict
         self._slow: deque[float] = deque(maxlen=SLOW_CALLS)
 
     def ask(self, method: str, *arguments: Any) -> Any:
@@ -146,7 +148,7 @@ class _Guard:
         if self.fault:
             return None
         try:
-            answer, took = self._watch.call(self.name, getattr(self._inner, method), arguments)
+            answer, took = self._watch.call(self.name, getattr(self.inner, method), arguments)
         except Exception as error:
             self.wrong(f"`{method}` raised {said(error)}{where(error, self.name)}", error)
             return None
@@ -189,20 +191,15 @@ class _Guard:
 class GuardedPolicy(Policy):
     """A scheduling policy of the user's. While it is faulty and still in force, processes go in the order of calls."""
 
-    foreign = True
-
     def __init__(self, quantum: int, guard: _Guard) -> None:
         super().__init__(quantum)
         self.name, self._guard = guard.name, guard
+        self._next_look = 0
+        self._doubt = (0, 0, 0)  # a process that may be starved: its pid, `since`, and the steps then done
 
     @property
-    def fault(self) -> str:
+    def fault(self) -> str:  # type: ignore[override]
         return self._guard.fault
-
-    @fault.setter
-    def fault(self, fault: str) -> None:
-        if fault:
-            self._guard.wrong(fault)
 
     def woke(self, process: LLMProcess) -> None:
         self._guard.ask("woke", process)
@@ -217,11 +214,25 @@ class GuardedPolicy(Policy):
     def ran(self, process: LLMProcess, tokens: int) -> None:
         self._guard.ask("ran", process, tokens)
 
+    def look(self, device: Device, now: int, aging: int) -> None:
+        """Whom the policy leaves ready beyond ageing, if that is not for lack of places. A round in which each that waits
+        gets a quantum is allowed beside the time of ageing; and steps enough for a quantum must have passed since it was
+        first noticed, so that a machine that was suspended proves nothing."""
+        if now < self._next_look or not device.queue or self.fault:
+            return
+        self._next_look = now + aging // LOOKS
+        first = min(device.queue, key=lambda process: (process.since, process.pid))
+        waited, rounds = now - first.since, 1 + len(device.queue) // device.max_runs
+        if waited <= aging + device.busy // max(1, device.steps) * self.quantum * rounds:
+            return
+        if self._doubt[:2] != (first.pid, first.since):
+            self._doubt = first.pid, first.since, device.steps
+        if device.steps - self._doubt[2] >= self.quantum:
+            self._guard.wrong(f"it leaves process {first.pid} ready and unplanned for {seconds(waited):.1f} s")
+
 
 class GuardedVictims(Victims):
     """A policy for victims of the user's. While it is faulty and still in force, the longest idle goes first."""
-
-    foreign = True
 
     def __init__(self, guard: _Guard) -> None:
         self.name, self._guard = guard.name, guard
@@ -253,8 +264,6 @@ class GuardedVictims(Victims):
 class GuardedEvictions(Evictions):
     """A policy for evictions of the user's. While it is faulty and still in force, the least recently used goes first."""
 
-    foreign = True
-
     def __init__(self, guard: _Guard) -> None:
         self.name, self._guard = guard.name, guard
 
@@ -275,6 +284,7 @@ class Modules(Sources):
         self._folder, self._watch, self._strict = folder, watch, strict
         self._texts: dict[str, bytes] = {}  # by digest
         self._loaded: dict[str, Policy] = {}  # scheduling policies, the latest of each name
+        self._made: set[str] = set()  # names
         self._classes: dict[tuple[str, str], type[Any]] = {}  # by digest and name
 
     def known(self) -> list[str]:
@@ -303,12 +313,17 @@ class Modules(Sources):
 
     def guard(self, cls: type[Any], name: str, *arguments: Any) -> _Guard:
         """A new policy of a class, in its guard."""
+        guard = _Guard(name, self._watch, strict=self._strict)
         try:
-            inner, _ = self._watch.call(name, cls, arguments)
+            guard.inner, _ = self._watch.call(name, cls, arguments)
         except (Exception, Hang, SystemExit) as error:
             why = "does not come back" if isinstance(error, Hang) else f"raised {said(error)}{where(error, name)}"
-            raise Errno.EINVAL(f"policy {name}: {cls.__name__}({', '.join(map(str, arguments))}) {why}") from None
-        return _Guard(inner, name, self._watch, strict=self._strict)
+            why = f"{cls.__name__}({', '.join(map(str, arguments))}) {why}"
+            if name not in self._made:
+                raise Errno.EINVAL(f"policy {name}: {why}") from None
+            guard.wrong(why)  # it could be made before, and is in force
+        self._made.add(name)
+        return guard
 
     def _load(self, name: str, spec: re.Match[str], base: type[Any]) -> tuple[type[Any], str]:
         """The class, and its name with the digest."""

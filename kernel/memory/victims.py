@@ -26,8 +26,7 @@ class Victims:
     To write another policy: subclass, choose, and load it from its file (docs/policies.md)."""
 
     name = "lru"
-    foreign = False  # a module of the user's, in a guard (kernel/edge/policies.py)
-    fault = ""  # why its guard lets it go on no longer
+    fault = ""  # of a module of the user's: why its guard (kernel/edge/policies.py) lets it go on no longer
 
     def came(self, process: LLMProcess) -> None:
         """The process has pages, after having had none."""

@@ -111,9 +111,7 @@ class Device:
     stream_tokens: int = 1
     guess_rows: int = 0
     rescheduled: bool = False  # by a call, or by modules of the user's: the journal has it
-    good: tuple[list[str], ...] = field(default_factory=lambda: ([], [], []))  # policies before those in force, by kind
-    next_look: int = 0  # for processes that a policy of the user's starves
-    doubt: tuple[int, int, int] = (0, 0, 0)  # one that may be: its pid, `since`, and the steps then done
+    good: list[tuple[str, str]] = field(default_factory=list)  # policies before those in force: kind, name
     # counters
     restarts: int = 0
     steps: int = 0

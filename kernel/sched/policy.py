@@ -8,7 +8,12 @@ integers: floats are rounded otherwise by other machines, and the same events mu
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from llmasos.kernel.objects.process import LLMProcess
+
+if TYPE_CHECKING:
+    from llmasos.kernel.objects.device import Device
 
 
 class Policy:
@@ -16,8 +21,7 @@ class Policy:
     `process.policy_state`; it is None until this policy's `woke` is called first."""
 
     name = "policy"
-    foreign = False  # a module of the user's, in a guard (kernel/edge/policies.py)
-    fault = ""  # why its guard lets it go on no longer
+    fault = ""  # of a module of the user's: why its guard (kernel/edge/policies.py) lets it go on no longer
 
     def __init__(self, quantum: int) -> None:
         self.quantum = quantum  # tokens
@@ -42,3 +46,6 @@ class Policy:
 
     def ran(self, process: LLMProcess, tokens: int) -> None:
         """A step has computed this many tokens of the process."""
+
+    def look(self, device: Device, now: int, aging: int) -> None:
+        """For guards: see whether it starves somebody on its device, beyond `aging` nanoseconds."""
