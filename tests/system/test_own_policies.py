@@ -200,3 +200,44 @@ def test_a_configuration_names_files_from_its_own_directory(file: Path, tmp_path
     config.write_text('[[device]]\nkind = "sim"\npolicy = "mine.py:Good"\noptions = { time_scale = 0 }\n')
     with booted("--config", os.fspath(config)) as kernel, kernel.connect() as client:
         assert client(Sched()).policy.startswith("mine.py:Good@")
+
+
+WATCHED = """
+import select, signal, time
+from llmasos.kernel.edge.policies import HANG_SECONDS, LOOK_SECONDS, Hang, Watchdog
+
+watch = Watchdog(lambda name: (_ for _ in ()).throw(AssertionError(name)))
+assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0), "nobody is watched before there is anything to watch"
+assert watch.call("one", lambda a, b: a + b, (1, 2))[0] == 3
+assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+while signal.getitimer(signal.ITIMER_REAL) != (0.0, 0.0):
+    time.sleep(LOOK_SECONDS)  # goes off by itself: an idle kernel sleeps
+
+def loop():
+    while True:
+        pass
+
+def nested():
+    try:
+        loop()
+    finally:
+        ended.append(1)
+
+ended = []
+for function in (loop, nested):
+    before = time.thread_time()
+    try:
+        watch.call("two", function, ())
+    except Hang:
+        assert time.thread_time() - before >= HANG_SECONDS
+    else:
+        raise AssertionError("it came back")
+assert ended == [1]
+assert watch.call("three", sorted, ([2, 1],))[0] == [1, 2]
+print("good")
+"""
+
+
+def test_the_watch_ends_loops_and_lets_an_idle_kernel_sleep() -> None:
+    done = subprocess.run([sys.executable, "-c", WATCHED], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.stderr) == ("good\n", "")
