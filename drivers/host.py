@@ -65,6 +65,7 @@ class Host:
         self._worker = Worker(kind, options, self)
         self._device: Device | None = None
         self._pending = 0  # requests taken and not yet finished
+        self._busy = trio.Event()  # set while there are any
         self._early: list[FromDriver] = []  # said before the device was open
         self._over = trio.Event()
         self._refused = ""  # why the device could not be opened
@@ -100,22 +101,31 @@ class Host:
             case Abandon():
                 self._worker.cancel(request.ref)
             case Inspect() if device is not None:
-                self._pending += 1
+                self._begin()
                 self._worker.beside(request, lambda: device.inspect(request))
             case _:
-                self._pending += 1
+                self._begin()
                 self._worker.put(request)
                 if device is not None and not isinstance(request, Probe | Load):
                     device.hears(request)
 
+    def _begin(self) -> None:
+        self._pending += 1
+        self._busy.set()
+
     async def _heartbeat(self) -> None:
+        """While there is something to do, and once after it; an idle driver sleeps."""
         while True:
+            await self._busy.wait()
             await trio.sleep(HEARTBEAT_SECONDS)
+            if self._pending == 0:
+                self._busy = trio.Event()
             if self._device is not None:
                 self.send(Heartbeat(self._device.progress, self._pending > 0))
 
     async def _watch_reader(self) -> None:
         while True:
+            await self._busy.wait()
             await trio.sleep(_LOOK_SECONDS)
             if (request := self._worker.give_up()) is not None:
                 why = (

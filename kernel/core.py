@@ -97,6 +97,8 @@ class Kernel(System):
     def _finish(self) -> list[events.Action]:
         if self.stale or self.woken or self.orphans or self.pumped:
             self._reconcile()
+        if self.unwatched:
+            reincarnation.watch_asked(self)
         if self.trace.on:
             wake(self, self.traced)
             self._reconcile()

@@ -221,6 +221,9 @@ class KernelConfig:
     models: dict[str, str] = field(default_factory=dict)  # known name -> directory
     default_model: str = "tiny"
     runtime: str = ""
+    journal_path: str = ""  # the file of the journal; empty: none is kept
+    fsync: str = ""  # when that reaches the disk
+    arguments: list[str] = field(default_factory=list)  # of the command that booted it
     user: str = ""  # the user of the sessions: /users/NAME
     os_pid: int = 0
     version: str = ""
@@ -232,6 +235,7 @@ class KernelConfig:
     restart_first: float = 0.1  # seconds before the second restart; doubles, at most restart_max
     restart_max: float = 30.0  # seconds between two starts of a driver, at most
     restart_forgiven: float = 60.0  # a driver up this long starts from restart_first again
+    idle_seconds: float = 0.0  # a model that nobody has run for so long leaves memory; 0: it stays
     pagein_seconds: float = 60.0  # a model that cannot be paged in is tried this long; then processes that want it end
     max_processes: int = 200_000  # programs among them
     groups: dict[str, GroupSettings] = field(default_factory=dict)  # to be made at boot, by path

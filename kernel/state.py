@@ -58,6 +58,7 @@ class System:
         self.woken: deque[tuple[Request, SyscallError | None]] = deque()  # to go on, or to fail with the error
         self.orphans: list[Process] = []  # zombies that init reaps
         self.forgetting: Timer | None = None  # due when the status of a detached process has been kept long enough
+        self.unwatched: dict[str, Device] = {}  # devices that have been idle, and have work now
         self.pumped: dict[str, Device] = {}  # devices that may be able to run their next step
         self.cycle = ""  # marks that did not come to an end
         self._refs = 0
@@ -71,6 +72,8 @@ class System:
         self.actions.append(action)
 
     def send(self, device: Device, message: ToDriver) -> None:
+        if device.watchdog is None:
+            self.unwatched[device.name] = device
         self.actions.append(Send(device.name, device.incarnation, message))
 
     def ask(self, device: Device, message: Any, wants: type[Any], **more: Any) -> Ask:

@@ -58,12 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser = argparse.ArgumentParser(
         prog="llmasos",
-        description="An operating system for language models. Without a verb: boot if need be, and open the shell.",
+        description="An operating system for language models. Without a verb: open the shell on your kernel, which runs "
+        "in the background and is booted if need be.",
         epilog="`llmasos VERB --help` explains a verb; `help` in the shell explains its commands.",
         parents=[where],
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument("--private", action="store_true", help="on a kernel that ends with this shell")
     parser.set_defaults(act=_alone, verb="", rest=[])
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb")
 
@@ -81,7 +83,10 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     verb("boot", _boot, "boot a kernel in the foreground, or with --detach in the background", help_flag=False)
-    verb("shell", _shell, "open a shell on the running kernel (commands may be piped in)")
+    opened = verb("shell", _shell, "open a shell on your kernel, booted if need be (commands may be piped in)")
+    opened.add_argument("--private", action="store_true", help="on a kernel that ends with this shell")
+    about = verb("status", _status, "what kernel runs where, since when, how large, with how many agents")
+    about.add_argument("--json", action="store_true", help="print it as JSON")
     shown = verb("ps", _ps, "list the processes")
     shown.add_argument("pid", type=int, nargs="?", help="this one in detail")
     live = verb("top", _top, "watch processes, device and memory live")
@@ -142,7 +147,8 @@ def _parser() -> argparse.ArgumentParser:
     program = verb("run", _run, "run a Python program on the kernel; its exit status is the program's")
     program.add_argument("file", help="the program")
     program.add_argument("args", nargs=argparse.REMAINDER, help="its arguments")
-    verb("halt", _halt, "shut the running kernel down")
+    end = verb("halt", _halt, "shut the running kernel down, and end its agents")
+    end.add_argument("--keep", action="store_true", help="keep its agents: the next kernel goes on with them")
     tour = verb("demo", _demo, "a guided tour that does each thing and shows it, on a kernel of its own")
     tour.add_argument("--here", action="store_true", help="use the running kernel instead of a kernel of its own")
     tour.add_argument("--fast", action="store_true", help="without pauses between the steps")
@@ -203,9 +209,7 @@ def _alone(args: argparse.Namespace) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         args.here, args.fast = False, False
         return _demo(args)
-    from llmasos.userland.shell.main import boot_and_open
-
-    return boot_and_open(_where(args))
+    return _shell(args)
 
 
 def _boot(args: argparse.Namespace) -> int:
@@ -219,9 +223,27 @@ def _boot(args: argparse.Namespace) -> int:
 
 
 def _shell(args: argparse.Namespace) -> int:
-    from llmasos.userland.shell.main import open_shell
+    from llmasos.userland.shell.main import open_private, open_shell
 
-    return open_shell(_where(args))
+    return (open_private if args.private else open_shell)(_where(args))
+
+
+def _status(args: argparse.Namespace) -> int:
+    import json
+
+    from llmasos.userland.programs import status
+
+    where = _where(args)
+    if runtime.holder(where) is None:
+        print(json.dumps(None) if args.json else status.nobody(where))
+        return status.NOT_RUNNING
+    with _kernel(args) as kernel:
+        facts = status.read(kernel, where)
+    if args.json:
+        print(json.dumps(facts))
+    else:
+        _screen().pairs(status.pairs(facts))
+    return 0
 
 
 def _ps(args: argparse.Namespace) -> int:
@@ -350,8 +372,9 @@ def _run(args: argparse.Namespace) -> int:
 def _halt(args: argparse.Namespace) -> int:
     from llmasos.userland.programs.power import halt
 
-    halt(_where(args))
-    _screen().line(f"the kernel of {_where(args)} has halted")
+    halt(_where(args), keep=args.keep)
+    kept = "; the next one goes on with its agents" if args.keep else ""
+    _screen().line(f"the kernel of {_where(args)} has halted{kept}")
     return 0
 
 

@@ -117,7 +117,8 @@ class Driver:
             busy = self.busy or self.loading
             if busy and not self.hung:
                 self.progress += 1
-            self._deliver(Heartbeat(self.progress, busy))
+            if busy:
+                self._deliver(Heartbeat(self.progress, busy))
             self.sim.at(self.sim.now + HEARTBEAT_SECONDS, self.heartbeat, idle=True)
 
     def receive(self, message: ToDriver) -> None:

@@ -406,6 +406,9 @@ class BootInfo(Record):
     policies: list[str]
     devices: list[DeviceInfo]
     ticket: bytes = b""  # by which the next kernel knows the program again; empty: this one keeps no journal
+    journal_path: str = ""  # the file of the journal; empty: none is kept
+    fsync: str = ""  # when the journal reaches the disk: always, interval (each second), never
+    arguments: list[str] = []  # of the command that booted it, without those that say where
 
 
 class Stats(Record):

@@ -37,12 +37,39 @@ def environment() -> dict[str, str]:
 
 
 def default() -> Path:
-    """$LLMASOS_RUNTIME, else $XDG_RUNTIME_DIR/llmasos, else /tmp/llmasos-UID."""
-    if place := os.environ.get("LLMASOS_RUNTIME"):
-        return Path(place)
+    """$LLMASOS_RUNTIME, else the usual one."""
+    place = os.environ.get("LLMASOS_RUNTIME")
+    return Path(place) if place else usual()
+
+
+def usual() -> Path:
+    """The runtime directory of the user's own kernel: $XDG_RUNTIME_DIR/llmasos, else /tmp/llmasos-UID."""
     if place := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(place) / "llmasos"
     return Path(f"/tmp/llmasos-{os.getuid()}")
+
+
+def state() -> Path:
+    """The place of what outlives a reboot: $XDG_STATE_HOME/llmasos, else ~/.local/state/llmasos. RuntimeError: no home
+    is known."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "llmasos"
+
+
+def configuration() -> Path | None:
+    """The configuration file that the user's kernels have where none is named: $XDG_CONFIG_HOME/llmasos/kernel.toml, else
+    the same in ~/.config. None: there is none."""
+    try:
+        place = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "llmasos" / "kernel.toml"
+    except RuntimeError:  # no home is known
+        return None
+    return place if place.exists() else None
+
+
+def journal_place(runtime: Path) -> Path:
+    """The directory of the journal of a kernel in that runtime directory, where none is named: on the disk for the user's
+    own kernel, since its runtime directory is mostly in memory; else the runtime directory itself. RuntimeError: no home
+    is known."""
+    return state() if runtime.absolute() == usual().absolute() else runtime
 
 
 def locate(runtime: str | os.PathLike[str] | None) -> Path:

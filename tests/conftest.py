@@ -55,10 +55,13 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_other_kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The runtime directory that programs take where none is named: one in which no kernel runs, not the user's."""
+    """The runtime directory that programs take where none is named: one in which no kernel runs, not the user's; and no
+    configuration or state of theirs either."""
     place = tmp_path_factory.mktemp("runtime")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLMASOS_RUNTIME", str(place))
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield place
 
 

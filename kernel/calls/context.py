@@ -8,7 +8,7 @@ from llmasos.drivers.protocol import LOGPROBS
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.life import Awaited, set_deadline
 from llmasos.kernel.marks import changed, freed, grew
-from llmasos.kernel.objects.process import Decoding, LLMProcess
+from llmasos.kernel.objects.process import NOWHERE, Decoding, LLMProcess
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
@@ -25,6 +25,7 @@ def feed(system: System, request: Request, call: Feed, process: LLMProcess) -> i
     if call.records:
         process.records.add(len(process.log), call.records)
         system.journal.noted(process)
+    process.fed_from = min(process.fed_from, len(process.log))
     process.log.extend(call.tokens)
     process.account.fed += len(call.tokens)
     process.ahead = True
@@ -45,7 +46,7 @@ def decode(system: System, request: Request, call: Decode, process: LLMProcess) 
     process.ahead = True
     logprobs = call.logprobs if append else max(1, call.logprobs)
     decoding = Decoding(call.max_tokens, append, len(process.log), frozenset(call.stop_ids), logprobs)
-    process.decoding, process.finish = decoding, Finish.NONE
+    process.decoding, process.finish, process.fed_from = decoding, Finish.NONE, NOWHERE
     changed(system, process)
     if call.deadline is not None:
         set_deadline(system, process, decoding, system.now + nanoseconds(call.deadline))
@@ -93,6 +94,9 @@ def truncate(system: System, request: Request, call: Truncate, process: LLMProce
         why = f"process {process.pid} has {len(process.log)} tokens; cannot cut it down to {call.length}"
         raise Errno.EINVAL(why)
     image = process.mapped
+    unused = max(0, len(process.log) - max(call.length, process.fed_from))  # nothing was decoded from them
+    process.account.fed -= unused
+    system.counters["fed"] -= unused
     del process.log[call.length :]
     process.recorded = min(process.recorded, call.length)
     grew(system, process)

@@ -60,13 +60,23 @@ def _watch(system: System, device: Device) -> None:
     device.watchdog = system.timers.at(system.now + _WATCH, _look, device)
 
 
+def watch_asked(system: System) -> None:
+    """Look after the drivers that have just been asked for something. One that has nothing to do is silent."""
+    for device in system.unwatched.values():
+        if device.state == UP and device.watchdog is None:
+            device.heard = device.progress_at = system.now
+            _watch(system, device)
+    system.unwatched.clear()
+
+
 def _look(system: System, device: Device) -> None:
+    device.watchdog = None
     if device.state == DOWN:  # it ended while the kernel halts
         return
     reason = _hang(system, device)
     if reason:
         _kill(system, device, reason)
-    else:
+    elif device.state == STARTING or device.in_flight is not None or device.asked:
         _watch(system, device)
 
 
@@ -80,10 +90,11 @@ def _hang(system: System, device: Device) -> str:
     if device.state == STARTING:
         late = system.config.start_seconds
         return f"no hello within {late:g} s" if now - device.heard > nanoseconds(late) else ""
+    if device.in_flight is None and not device.asked:
+        return ""
     if now - device.heard > nanoseconds(limit):
         return f"no heartbeat for {limit:g} s"
-    busy = device.in_flight is not None or device.asked
-    return f"busy without progress for {limit:g} s" if busy and now - device.progress_at > nanoseconds(limit) else ""
+    return f"busy without progress for {limit:g} s" if now - device.progress_at > nanoseconds(limit) else ""
 
 
 def from_device(system: System, event: FromDevice) -> None:

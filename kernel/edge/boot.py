@@ -3,6 +3,9 @@
 The boot sequence is that of any daemon: read the configuration, take the runtime directory (refusing politely where
 another kernel has it), build the core, open the sockets, serve until halted, clean up. In the foreground the kernel log
 goes to the terminal; with --detach it goes to a file, and the command returns once programs can connect.
+
+A halt ends the processes. A signal that ends the kernel (logout, reboot, Ctrl-C) does not, where it keeps a journal: the
+next kernel goes on with them.
 """
 
 from __future__ import annotations
@@ -11,35 +14,37 @@ import argparse
 import contextlib
 import importlib.metadata
 import os
-import select
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import trio
 
 from llmasos.kernel.core import Kernel
 from llmasos.kernel.edge import lock, settings
+from llmasos.kernel.edge.console import console, open_log
+from llmasos.kernel.edge.hand_over import relieve
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
 from llmasos.kernel.edge.policies import FOLDER, Modules, Watchdog, end_kernel
 from llmasos.kernel.edge.server import Server
-from llmasos.kernel.events import Log
 from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 
 DETACH_SECONDS = 30.0  # until a detached kernel must answer
-_COLOURS = {"error": "\x1b[31m", "warning": "\x1b[33m"}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="llmasos boot", description="Boot an LLMasOS kernel.")
     add = parser.add_argument
     add("--runtime", metavar="DIR", help=f"runtime directory (default: {runtime.default()})")
-    add("--config", metavar="FILE.toml", help="configuration file (docs/configuration.md)")
+    add(
+        "--config",
+        metavar="FILE.toml",
+        help="configuration file (docs/configuration.md; default: $XDG_CONFIG_HOME/llmasos/kernel.toml)",
+    )
     add("--device", metavar="KIND[:K=V,...]", action="append", default=[], help="a device, e.g. cpu:threads=2")
     add("--policy", metavar="NAME", default="", help="scheduling policy of every device, or FILE.py:CLASS")
     add("--victims", metavar="NAME", default="", help="which process loses its pages first, or FILE.py:CLASS")
@@ -52,11 +57,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     journal = parser.add_mutually_exclusive_group()
     journal.add_argument("--no-journal", action="store_true", help="remember nothing for after the kernel's death")
     journal.add_argument(
-        "--journal", metavar="DIR", default="", help="where to remember it (default: the runtime directory)"
+        "--journal", metavar="DIR", default="", help="where to remember it (default: see `llmasos status`)"
     )
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--detach", action="store_true", help="run in the background; return once it answers")
     ways.add_argument("--die-with-parent", action="store_true", help="halt at end-of-file on standard input")
+    add("--hand-over", action="store_true", help="go on with the processes of the kernel that runs there, which halts")
+    add("--own-runtime", action="store_true", help="remove the runtime directory in the end")
+    add("--log", metavar="FILE", default="", help="write the log to this file, and keep it short")
     add("--quiet", action="store_true", help="no log on the terminal but warnings and errors")
     return parser.parse_args(arguments)
 
@@ -78,14 +86,17 @@ def main(arguments: list[str] | None = None) -> int:
             False if args.no_journal else True if args.journal else None,
             args.journal,
             args.die_with_parent,
-            args.victims,
-            args.evictions,
+            victims=args.victims,
+            evictions=args.evictions,
+            arguments=_without_place(given),
         )
-        config = settings.build(settings.read(args.config), over, directory, version())
+        config = settings.build(settings.read(_configured(args)), over, directory, version())
         core = Kernel(config)
         if args.die_with_parent and not _is_pipe(sys.stdin.fileno()):
             raise Errno.EINVAL("--die-with-parent needs a pipe as standard input; it ends with it")
-        lock.prepare(directory)
+        args.own_runtime = lock.prepare(directory) or args.own_runtime
+        if args.hand_over:
+            relieve(directory)
         if args.detach:
             return _detach(directory, given)
         return _serve(core, config, directory, args)
@@ -96,13 +107,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: argparse.Namespace) -> int:
     held = lock.hold(directory)
-    halted = False
+    halted = kept = False
     journal = None
     try:
-        log = console(quiet=args.quiet)
+        if args.log:
+            open_log(Path(args.log))
+        log = console(quiet=args.quiet, log=Path(args.log) if args.log else None)
         fsync: Fsync = "never"
         if config.journal is not None:
             journal, fsync = open_journal(Path(config.journal.directory)), config.journal.fsync
+            config.journal_path = os.fspath(journal.path)
             sign = _sign(directory, journal)
             notes = journal.notes
         else:
@@ -119,19 +133,42 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             fsync=fsync,
             notes=notes,
         )
-        trio.run(server.run)
+        kept = trio.run(server.run)
         halted = True
     finally:
         if journal is not None:
-            journal.close(remove=halted)  # programs that were expected back have ended with the system
-            if halted:
+            journal.close(remove=halted and not kept)  # programs that were expected back have ended with the system
+            if halted and not kept:
                 sign.unlink(missing_ok=True)
                 modules.forget()
         lock.release(directory, held, keep_log=not halted)
-        if args.die_with_parent:  # a private kernel: the program that made its directory may be gone
+        if args.own_runtime:  # if it is empty; the program that made the directory may be gone
             with contextlib.suppress(OSError):
                 directory.rmdir()
     return 0
+
+
+def _configured(args: argparse.Namespace) -> str | None:
+    """The configuration file to read: a kernel that ends with its parent has that which is named, and no other."""
+    if args.config is not None:
+        return str(args.config)
+    usual = None if args.die_with_parent else runtime.configuration()
+    return os.fspath(usual) if usual is not None else None
+
+
+def _without_place(given: list[str]) -> list[str]:
+    """The words of the command line that tell what is booted, not where and how: `status` shows them, and a newer version
+    that takes over boots with them."""
+    words: list[str] = []
+    rest = iter(given)
+    for word in rest:
+        name, equals, _ = word.partition("=")
+        if name in ("--runtime", "--log"):
+            if not equals:
+                next(rest, None)
+        elif name not in ("--detach", "--die-with-parent", "--hand-over", "--own-runtime", "--quiet"):
+            words.append(word)
+    return words
 
 
 def _sign(directory: Path, journal: Opened) -> Path:
@@ -163,7 +200,7 @@ def _left_alone(journal: Path) -> list[tuple[str, str]]:
     """The notes for the log if a dead kernel has left a journal and this kernel keeps none."""
     if not os.path.lexists(journal):
         return []
-    text = f"journal: the one of the kernel that died here, {journal}, is left alone; boot with a journal to have it back"
+    text = f"journal: that of the kernel that died here, {journal}, is left alone; `llmasos boot --detach` has it back"
     return [("warning", text)]
 
 
@@ -172,9 +209,8 @@ def _detach(directory: Path, given: list[str]) -> int:
     # Refuse here, readably, where another kernel runs. The log of one that died may say why: this one's comes after it.
     lock.release(directory, lock.hold(directory), keep_log=True)
     log = directory / runtime.LOG
-    command = [*runtime.module("llmasos.kernel.edge.boot"), *(word for word in given if word != "--detach")]
-    if "--runtime" not in given:
-        command += ["--runtime", os.fspath(directory.absolute())]
+    command = [*runtime.module("llmasos.kernel.edge.boot"), *_without_place(given)]
+    command += ["--runtime", os.fspath(directory.absolute()), "--log", os.fspath(log.absolute())]
     with log.open("ab") as output:
         before = output.tell()
         child = subprocess.Popen(
@@ -200,26 +236,6 @@ def _detach(directory: Path, given: list[str]) -> int:
     words = log.read_bytes()[before:].decode(errors="replace").strip() if log.exists() else ""
     print(words or f"the kernel ended with status {child.returncode}", file=sys.stderr)
     return 1
-
-
-def console(*, quiet: bool) -> Callable[[Log], None]:
-    """The kernel log for people: time since boot, level where it matters, text; coloured on a terminal."""
-    coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-
-    def show(line: Log) -> None:
-        if quiet and line.level == "info":
-            return
-        level = "" if line.level == "info" else f"{line.level}: "
-        text = f"[{line.at:10.3f}] {level}{line.text}"
-        colour = _COLOURS.get(line.level, "") if coloured else ""
-        # A terminal that is gone or does not read must not stop the kernel.
-        try:
-            if select.select([], [sys.stdout], [], 0)[1]:
-                print(f"{colour}{text}\x1b[0m" if colour else text, flush=True)
-        except (OSError, ValueError):
-            pass
-
-    return show
 
 
 def version() -> str:

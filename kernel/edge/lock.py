@@ -18,29 +18,35 @@ from llmasos.syscalls.errno import Errno
 _PATIENCE = 0.5  # seconds: a program that only asks whether a kernel runs holds the lock for an instant
 
 
-def prepare(directory: Path) -> None:
-    """Make the runtime directory, 0700 and owned by this user. Raises SyscallError if it is not so, or cannot be used."""
+def prepare(directory: Path) -> bool:
+    """Make the runtime directory, 0700 and owned by this user; returns whether it was made now. One that is there must be
+    so already, and is not changed: it may be a project, or /tmp. Raises SyscallError if it cannot be used."""
     try:
         zeromq.check_endpoint(runtime.endpoint(directory, runtime.DRIVERS))
     except ValueError as error:
         raise Errno.EINVAL(str(error)) from None
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = directory.lstat()
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700)
+        return True
     except FileExistsError:
-        raise Errno.EINVAL(f"{directory} is no directory; name another (--runtime or LLMASOS_RUNTIME)") from None
+        pass
     except OSError as error:
         raise Errno.EIO(f"the runtime directory {directory} cannot be made: {error.strerror}; name another") from None
-    if not stat.S_ISDIR(found.st_mode) and not directory.is_dir():
-        raise Errno.EINVAL(f"{directory} is no directory; name another")
+    if not directory.is_dir():
+        raise Errno.EINVAL(f"{directory} is no directory; name another (--runtime or LLMASOS_RUNTIME)")
     found = directory.stat()
     if found.st_uid != os.getuid():
         raise Errno.EPERM(
             f"the runtime directory {directory} belongs to user {found.st_uid}, not to you ({os.getuid()}); "
             "name another (--runtime or LLMASOS_RUNTIME)"
         )
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        directory.chmod(0o700)
+    if (mode := stat.S_IMODE(found.st_mode)) & 0o077:
+        raise Errno.EPERM(
+            f"the directory {directory} is open to other users (mode {mode:04o}), and a kernel's sockets must not be; "
+            f"name one that is not there yet, such as {directory / 'llmasos'}, or close it (chmod 700)"
+        )
+    return False
 
 
 def hold(directory: Path) -> int:

@@ -104,12 +104,14 @@ class Server:
         self._wake_at: int | None = None
         self._alarm = trio.CancelScope()
         self._halt = trio.Event()
+        self._keeps = False  # it halts, and its journal is kept
         self._hurry = trio.Event()
+        self._attached = trio.Event()  # set while a program may be
         self.lost_replies = 0  # to programs that had gone
 
-    async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run until the core says Halt. Reports `started` when programs can connect. Leaves no process behind; the files
-        of the sockets are removed with the lock."""
+    async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> bool:
+        """Run until the core says Halt; returns whether the journal is to be kept. Reports `started` when programs can
+        connect. Leaves no process behind; the files of the sockets are removed with the lock."""
         self._epoch = trio.current_time()
         saved, self._saved = self._saved, None
         first = self._core.boot(0, saved, self._notes)
@@ -136,6 +138,8 @@ class Server:
                 task_status.started()
                 await self._halt.wait()
                 if self._keeper is not None:
+                    if self._keeps:
+                        await trio.to_thread.run_sync(self._keeper.sync_all)
                     self._keeper.stop()
                 with trio.move_on_after(FLUSH_SECONDS):
                     while self._programs.backlog:  # noqa: ASYNC110 - ZeroMQ tells nobody when a pipe has room
@@ -148,6 +152,7 @@ class Server:
             if self._keeper is not None:
                 self._keeper.close()
             context.term()  # returns when the last answers have left, or their time is up
+        return self._keeps
 
     # --- events in, actions out -------------------------------------------------------------------------------------
 
@@ -189,6 +194,7 @@ class Server:
             case SignalProgram():
                 self._signal(action)
             case Halt():
+                self._keeps = action.keep
                 self._halt.set()
 
     # --- programs ---------------------------------------------------------------------------------------------------
@@ -218,6 +224,7 @@ class Server:
             self._handle(Rejected(0, Errno.EPROTO))
             return None
         self._follow_links()
+        self._attached.set()
         peer, replaced = self._peers.bind(message)
         if replaced is not None:
             self._handle(Disconnected(replaced.number))
@@ -297,7 +304,11 @@ class Server:
     async def _sample_figures(self) -> None:
         processes: dict[int, psutil.Process] = {}
         while True:
+            await self._attached.wait()
             await trio.sleep(FIGURES_SECONDS)
+            if not any(self._peers):  # nobody is there who could ask for them
+                self._attached = trio.Event()
+                continue
             wanted = {os.getpid(), *self._supervisor.os_pids(), *(peer.os_pid for peer in self._peers)} - {0}
             figures: dict[int, tuple[int, float]] = {}
             for count, pid in enumerate(wanted):
@@ -317,14 +328,16 @@ class Server:
                 self._handle(OsFigures(figures))
 
     async def _watch_signals(self, task_status: TaskStatus[None]) -> None:
-        """Halt at SIGTERM, SIGINT or SIGHUP; at a second one do not wait for drivers to end in good order."""
+        """Halt at SIGTERM, SIGINT or SIGHUP, and keep the journal if there is one: these come at a logout or reboot
+        too. At a second one do not wait for drivers to end in good order."""
+        keep = self._keeper is not None and not self._die_with_parent
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             task_status.started()
             async for number in signals:
                 if self._halt.is_set():
                     self._hurry.set()
                 else:
-                    self._handle(HaltRequest(f"{signal.Signals(number).name} received"))
+                    self._handle(HaltRequest(f"{signal.Signals(number).name} received", keep))
 
     async def _watch_parent(self) -> None:
         stdin = sys.stdin.fileno()

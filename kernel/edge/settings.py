@@ -18,7 +18,7 @@
     [journal]                 # what survives the kernel's death (kernel/journal)
     enabled = true            # false: as `llmasos boot --no-journal`
     fsync = "interval"        # each second; "always": before any answer leaves; "never": when the system likes
-    directory = "/var/lib/llmasos"   # empty: the runtime directory, which the machine's death takes with it
+    directory = "/var/lib/llmasos"   # empty: $XDG_STATE_HOME/llmasos; of a kernel elsewhere its runtime directory
     grace = 30.0              # seconds that programs have to come back
 
     [groups."/users/ada"]     # control groups to be made at boot: any field of GroupSettings
@@ -44,11 +44,13 @@ from msgspec import UNSET, Meta, UnsetType
 
 from llmasos.drivers.protocol import KINDS
 from llmasos.kernel.events import DeviceConfig, KernelConfig
-from llmasos.syscalls import limits
+from llmasos.syscalls import limits, runtime
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.policy_file import located_policy
 from llmasos.syscalls.records import GroupSettings, KvAction
 from llmasos.syscalls.size import Size, size
+
+IDLE_SECONDS = 600.0  # a model that nobody has run for so long leaves memory, unless the file says otherwise
 
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0.0, le=1e9)]
@@ -81,6 +83,7 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True):
     restart_first: Seconds | UnsetType = UNSET
     restart_max: Seconds | UnsetType = UNSET
     restart_forgiven: Seconds | UnsetType = UNSET
+    idle_seconds: Annotated[float, Meta(ge=0.0, le=1e9)] = IDLE_SECONDS
     pagein_seconds: Seconds | UnsetType = UNSET
     max_processes: Positive | UnsetType = UNSET
     max_crashes: Positive | UnsetType = UNSET
@@ -217,6 +220,7 @@ class Overrides:
     private: bool = False  # the kernel ends with its parent
     victims: str = ""
     evictions: str = ""
+    arguments: list[str] = dataclasses.field(default_factory=list)  # all words of the command line, for `status`
 
 
 @dataclasses.dataclass(slots=True)
@@ -267,6 +271,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         models[name] = _model_path(path)
     default = "sim" if all(one.kind == "sim" for one in configs) else "tiny"
     tuning = {name: value for name in Tuning.__struct_fields__ if (value := getattr(file.kernel, name)) is not UNSET}
+    journal = _journal(file.journal, over, directory)
     return BootConfig(
         devices=configs,
         models=models,
@@ -276,7 +281,10 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         version=version,
         user=_user(),
         groups={path: group.settings(path) for path, group in file.groups.items()},
-        journal=_journal(file.journal, over, directory),
+        journal=journal,
+        journal_path=os.path.join(journal.directory, runtime.JOURNAL) if journal is not None else "",
+        fsync=journal.fsync if journal is not None else "",
+        arguments=list(over.arguments),
         grace=file.journal.grace,
         **tuning,
     )
@@ -288,8 +296,13 @@ def _journal(wanted: Journal, over: Overrides, directory: Path) -> JournalConfig
         kept = not over.private if wanted.enabled is UNSET else wanted.enabled
     if not kept:
         return None
-    place = over.journal_directory or wanted.directory
-    return JournalConfig(os.fspath((Path(place).expanduser() if place else directory).absolute()), wanted.fsync)
+    try:
+        named = over.journal_directory or wanted.directory
+        place = Path(named).expanduser() if named else runtime.journal_place(directory)
+    except RuntimeError as error:
+        why = f"no place for the journal: {error}; name one (--journal DIR), or boot without (--no-journal)"
+        raise Errno.ENOENT(why) from None
+    return JournalConfig(os.fspath(place.absolute()), wanted.fsync)
 
 
 def _user() -> str:

@@ -256,6 +256,23 @@ def _loaded(system: System, device: Device, ask: Ask) -> None:
     wake(system, image.loaded)
     for process in image.users.values():
         stale(system, process)
+    if system.config.idle_seconds:
+        system.timers.at(
+            system.now + nanoseconds(system.config.idle_seconds), _leave_idle, (device, image, image.pageins)
+        )
+
+
+def _leave_idle(system: System, loaded: tuple[Device, Image, int]) -> None:
+    """Take a model out of memory that nobody has run for long. Its processes stay; it comes back with the next decode."""
+    device, image, pagein = loaded
+    if image.state != RESIDENT or image.pageins != pagein or device.images.get(image.id) is not image:
+        return
+    patience = nanoseconds(system.config.idle_seconds)
+    due = max(image.ran, image.used) + patience
+    if due <= system.now and not (image.active or image.imports or image.loaded or image.pinned):
+        evict_image(system, device, image)
+    else:
+        system.timers.at(due if due > system.now else system.now + patience, _leave_idle, loaded)
 
 
 def _lose_kv(system: System, device: Device, image: Image) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from llmasos.kernel.timers import Timer
 
 INIT_PID = 1
+NOWHERE = 1 << 62  # a position behind every log
 
 _ACTIVITY = {
     State.READY: Activity.CPU,
@@ -194,6 +195,7 @@ class LLMProcess(Process):
     decoding: Decoding | None = None
     finish: Finish = Finish.NONE  # how the last decode ended
     failure: tuple[Errno, str] = (Errno.OK, "")  # and if that was with an error, why
+    fed_from: int = NOWHERE  # where the tokens begin that were fed since the last decode
     ahead: bool = True  # compute fed tokens before a decode asks for it
     # what waits for it
     output: Channel = field(default_factory=Channel)  # woken when its log has grown, or its decode has ended

@@ -395,6 +395,7 @@ def test_an_unknown_kind_is_refused_naming_the_kinds(capsys: pytest.CaptureFixtu
 
 def test_progress_grows_while_a_model_is_loaded(tmp_path: Path, model: Path) -> None:
     with driver("cpu", tmp_path / "r", "threads=1", "dtype=fp32") as cpu:
+        cpu.send(Inspect(7, str(tmp_path / "nothing")))  # an idle driver is silent
         before = cpu.wait_for(Heartbeat).progress
         cpu.send(Load(1, 1, str(model), "", 8))
         cpu.wait_for(Loaded, 1)

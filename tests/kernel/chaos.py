@@ -50,6 +50,7 @@ from llmasos.syscalls.table import (
     Spawn,
     StatsCall,
     Truncate,
+    Wait,
 )
 
 PROGRAMS = 8
@@ -314,9 +315,14 @@ class Chaos:
         for row in list(sim.kernel.table):
             if isinstance(row, LLMProcess) and row.state is not State.ZOMBIE:
                 program.start(Exit(row.pid))
-        for leaving in [*self.programs, program]:
+        for leaving in self.programs:
             leaving.disconnect()
         sim.run_for(60.0)
+        sim.run_idle()
+        for row in list(sim.kernel.table):  # the detached, whose statuses init would keep for an hour
+            if isinstance(row, LLMProcess):
+                program.start(Wait(row.pid, 0.0))
+        program.disconnect()
         sim.run_idle()
         kernel = sim.kernel
         invariants.check(kernel)

@@ -14,7 +14,19 @@ from llmasos.kernel.state import System
 from llmasos.simulator import Future, Prog, simulate
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import ExitInfo, Finish, Kind, Right, Sampler, SchedClass, Signal, State, Usage, WaitFor
+from llmasos.syscalls.records import (
+    ExitInfo,
+    Finish,
+    Kind,
+    Limits,
+    Right,
+    Sampler,
+    SchedClass,
+    Signal,
+    State,
+    Usage,
+    WaitFor,
+)
 from llmasos.syscalls.table import (
     Attach,
     BootInfoCall,
@@ -92,6 +104,30 @@ def test_children_end_with_their_program_unless_detached() -> None:
     assert other.call(Getinfo(free)).state is State.ZOMBIE
     assert other.call(Wait(free)).pid == free
     assert refused(other, Getinfo(free))[0] is Errno.ESRCH
+
+
+def test_tokens_that_are_cut_before_anything_was_decoded_from_them_do_not_count_as_fed() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=PROMPT, limits=Limits(tokens=6)))
+    program.call(Decode(pid, 5))
+
+    def fed() -> tuple[int, int]:
+        sim.run_idle()
+        return program.call(Getinfo(pid)).usage.fed, program.call(StatsCall()).tokens_fed
+
+    before = fed()
+    for lengths in ([7], [3, 4]):
+        start = program.call(Getinfo(pid)).length
+        for count in lengths:
+            program.call(Feed(pid, [1] * count))
+        assert fed() != before
+        program.call(Truncate(pid, start))
+        assert fed() == before
+    program.call(Feed(pid, [1, 2, 3]))
+    program.call(Decode(pid, 1))
+    program.call(Truncate(pid, 4))
+    assert fed() == (before[0] + 3, before[1] + 3), "these were used"
 
 
 def test_a_program_may_exit_by_itself() -> None:

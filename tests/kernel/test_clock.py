@@ -47,6 +47,7 @@ REPORTS = {  # fields that may hold floats: settings as they were given, reports
     "KernelConfig.restart_first",
     "KernelConfig.restart_max",
     "KernelConfig.restart_forgiven",
+    "KernelConfig.idle_seconds",
     "KernelConfig.pagein_seconds",
     "KernelConfig.grace",
 }

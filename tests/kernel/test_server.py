@@ -31,6 +31,7 @@ from llmasos.syscalls.table import (
     Read,
     Spawn,
     StatsCall,
+    Wait,
 )
 from tests.booted import PATIENCE, Booted, booted, eventually, is_gone
 from tests.syscalls.wire_frames import frames
@@ -278,7 +279,8 @@ def test_when_a_program_is_killed_its_children_are_reaped_and_the_detached_live_
         assert detached in pids(program)
         assert program(Getinfo(detached)).ppid == 1
         program(Kill(detached, Signal.KILL))
-        eventually(lambda: detached not in pids(program), "the detached process is reaped")
+        assert program(Wait(detached), timeout=PATIENCE).pid == detached
+        assert detached not in pids(program)
 
 
 @pytest.mark.parametrize("number", [Signal.TERM, Signal.KILL])

@@ -32,6 +32,7 @@ from llmasos.syscalls.table import (
     Spawn,
     StatsCall,
 )
+from llmasos.userland.programs.power import halt
 from tests.booted import PATIENCE, command, eventually, is_gone, wait_for_kernel
 
 PROMPTS = [list(range(300 + 7 * i, 320 + 7 * i)) for i in range(4)]
@@ -63,7 +64,8 @@ class Place:
 
     def end(self) -> None:
         if self.process is not None:
-            self.process.terminate()
+            if self.process.poll() is None:
+                halt(self.directory)
             try:
                 self.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:

@@ -49,7 +49,7 @@ def agent(where: Path) -> Iterator[int]:
 # --- without a kernel -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", ["ps", "top", "models", "dmesg", "halt", "shell", "strace all"])
+@pytest.mark.parametrize("verb", ["ps", "top", "models", "dmesg", "halt", "strace all"])
 def test_without_a_kernel_a_verb_says_how_to_boot_one(tmp_path: Path, verb: str) -> None:
     ended = llmasos(tmp_path, *verb.split(), typed="")
     assert ended.returncode == 1

@@ -18,9 +18,10 @@ import pytest
 
 from llmasos.syscalls import blocking, runtime
 from llmasos.syscalls.blocking import Client
-from llmasos.syscalls.table import BootInfoCall, Getinfo, Kill, StatsCall
+from llmasos.syscalls.table import BootInfoCall, Getinfo, Kill, StatsCall, Wait
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.boot import private_kernel
+from llmasos.userland.programs.power import halt
 from tests.userland.terminal import CTRL_C, CTRL_D, TAB, Terminal
 
 DEADLINE = 240.0
@@ -386,9 +387,45 @@ def test_top_is_live_until_q(shell: Terminal) -> None:
     shell.expect(r"up \d")
 
 
-def test_a_shell_without_a_kernel_boots_one_that_ends_with_it(tmp_path: Path) -> None:
+def test_what_was_spawned_at_a_terminal_outlives_the_shell(where: Path, kernel: Client, tmp_path: Path) -> None:
+    with terminal(where, tmp_path) as opened:
+        opened.expect(PROMPT)
+        opened.enter("spawn kim")
+        opened.expect("talks to it")
+        opened.enter("exit")
+        assert opened.wait() == 0
+    kim = pid_of(kernel, "kim")
+    assert kernel(Getinfo(kim)).ppid == 1
+    with terminal(where, tmp_path) as opened:
+        opened.expect(PROMPT)
+        opened.enter("say kim My name is Ada.")
+        opened.expect("kim: ")
+        opened.expect(PROMPT)
+        opened.enter("exit")
+        opened.expect("live")
+        assert opened.wait() == 0
+    kernel(Kill(pid=kim))
+    assert kernel(Wait(kim)).pid == kim
+
+
+def test_a_shell_without_a_kernel_boots_one_that_stays(tmp_path: Path) -> None:
     place = tmp_path / "r"
-    with terminal(place, tmp_path, "--runtime", str(place)) as opened:
+    try:
+        with terminal(place, tmp_path, "--runtime", str(place)) as opened:
+            opened.expect("booted a kernel in the background")
+            opened.expect(PROMPT)
+            assert runtime.holder(place) is not None
+            opened.enter("exit 3")
+            assert opened.wait() == 3
+        assert runtime.holder(place) is not None
+    finally:
+        halt(place)
+    assert not any(place.iterdir())
+
+
+def test_a_shell_of_its_own_boots_a_kernel_that_ends_with_it(tmp_path: Path) -> None:
+    place = tmp_path / "r"
+    with terminal(place, tmp_path, "--runtime", str(place), "--private") as opened:
         opened.expect("booting a kernel that ends with this shell")
         opened.expect(PROMPT)
         assert runtime.holder(place) is not None
@@ -399,7 +436,7 @@ def test_a_shell_without_a_kernel_boots_one_that_ends_with_it(tmp_path: Path) ->
 
 def test_a_hang_up_ends_the_shell_and_its_kernel(tmp_path: Path) -> None:
     place = tmp_path / "r"
-    with terminal(place, tmp_path, "--runtime", str(place)) as opened:
+    with terminal(place, tmp_path, "--runtime", str(place), "--private") as opened:
         opened.expect(PROMPT)
         assert runtime.holder(place) is not None
     eventually(lambda: runtime.holder(place) is None, "the kernel ends")

@@ -1,11 +1,16 @@
-"""boot: start a kernel as a child that ends with this program, and wait until it takes programs.
+"""boot: start a kernel, and wait until it takes programs: one that lasts, or one that ends with this program.
 
-The child halts when the pipe on its stdin closes, and the operating system closes that pipe however this program ends. It
-has a session of its own, so that Ctrl-C in the terminal goes to the program and does not end the system.
+The lasting kernel is the user's: it runs in the background and keeps a journal, and whoever needs it joins it. A kernel
+of an older version of this package hands over to this one. The private kernel is a child that halts when the pipe on its
+stdin closes, and the operating system closes that pipe however this program ends. It has a session of its own, so that
+Ctrl-C in the terminal goes to the program and does not end the system.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
+import re
 import subprocess
 import tempfile
 import time
@@ -15,16 +20,102 @@ from pathlib import Path
 
 from llmasos.syscalls import blocking, runtime
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import BootInfo
 from llmasos.syscalls.table import Shutdown
 
 BOOT_SECONDS = 60.0
 HALT_SECONDS = 15.0
 
 
+def boot_if_none(where: Path, flags: Sequence[str] = ()) -> bool:
+    """Boot a lasting kernel with these flags if none runs in a runtime directory; returns whether it did. Raises EIO with
+    the kernel's last words if it does not boot."""
+    if runtime.holder(where) is not None:
+        return False
+    _boot_lasting(where, flags)
+    return True
+
+
+def booted_words(boot: BootInfo) -> list[str]:
+    """What to tell people of a kernel that was booted for them."""
+    kept = "it keeps no journal"
+    if boot.journal_path:
+        kept = f"its agents live on, also after a reboot ({boot.journal_path})"
+    return [f"booted a kernel in the background; {kept}; `llmasos halt` ends it", *leaves_at_logout()]
+
+
+def take_over(where: Path, boot: BootInfo) -> list[str]:
+    """Let a running kernel of an older version hand over to this one; if it cannot, it stays. Returns what to tell
+    people: nothing, if it is not older. Programs that are attached go on with the new kernel."""
+    mine = own_version()
+    if not _older(boot.version, mine):
+        return []
+    try:
+        _boot_lasting(where, [*boot.arguments, "--hand-over"])
+    except SyscallError as error:
+        if runtime.holder(where) != boot.os_pid:
+            raise
+        return [f"the running kernel is of version {boot.version}, this is {mine}: {error.reason}"]
+    return [f"the kernel {boot.version} has handed over to {mine}; its agents are here"]
+
+
+def _boot_lasting(where: Path, flags: Sequence[str]) -> None:
+    words = [*runtime.module("llmasos.kernel.edge.boot"), "--runtime", os.fspath(where), "--detach", *flags]
+    done = subprocess.run(
+        words, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=runtime.environment(), check=False
+    )
+    if done.returncode:
+        said = done.stderr.strip().removeprefix("llmasos boot: ")
+        raise Errno.EIO(f"the kernel did not boot: {said or f'status {done.returncode}'}")
+
+
+def own_version() -> str:
+    """The version of this package; empty if it is not installed."""
+    try:
+        return importlib.metadata.version("llmasos")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _older(one: str, other: str) -> bool:
+    """Whether one version comes before another; not, if either is none."""
+    numbers = [[int(part) for part in re.findall(r"\d+", version.partition("+")[0])] for version in (one, other)]
+    return bool(numbers[0]) and bool(numbers[1]) and numbers[0] < numbers[1]
+
+
+def leaves_at_logout() -> list[str]:
+    """What to tell where the service manager ends all processes of a user at logout: they end, and how they stay. Empty
+    where it does not."""
+    if "XDG_SESSION_ID" not in os.environ or not _logind_kills():
+        return []
+    user = os.environ.get("USER", "")
+    if Path("/var/lib/systemd/linger", user).exists():
+        return []
+    return [
+        "at logout this machine ends what a user has running (systemd-logind): the kernel ends, and the next one goes on "
+        f"with its agents; `loginctl enable-linger {user}` lets it run on"
+    ]
+
+
+def _logind_kills() -> bool:
+    """Whether KillUserProcesses is on; logind's own default is off, and distributions set it in these files."""
+    value = "no"
+    places = (Path("/usr/lib/systemd/logind.conf.d"), Path("/etc/systemd/logind.conf.d"))
+    for file in [Path("/etc/systemd/logind.conf"), *(one for place in places for one in sorted(place.glob("*.conf")))]:
+        try:
+            found = re.findall(r"^\s*KillUserProcesses\s*=\s*(\S+)", file.read_text(errors="replace"), re.MULTILINE)
+        except OSError:
+            continue
+        value = found[-1] if found else value
+    return value.lower() in ("yes", "true", "on", "1")
+
+
 @contextmanager
-def private_kernel(where: Path, flags: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+def private_kernel(
+    where: Path, flags: Sequence[str] = (), *, own_runtime: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
     """A kernel in runtime directory `where` while the `with` lasts; `flags` are those of `python -m
-    llmasos.kernel.edge.boot`.
+    llmasos.kernel.edge.boot`. It removes a directory that it has made, or with `own_runtime` that was made for it.
 
     Raises EIO with the kernel's last words if it does not boot, ETIME if it takes longer than BOOT_SECONDS.
     """
@@ -33,6 +124,7 @@ def private_kernel(where: Path, flags: Sequence[str] = ()) -> Iterator[subproces
         "--runtime",
         str(where),
         "--die-with-parent",
+        *(["--own-runtime"] if own_runtime else []),
         *flags,
     ]
     with tempfile.TemporaryFile() as said:

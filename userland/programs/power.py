@@ -1,4 +1,4 @@
-"""halt: end a kernel in good order and wait until it has gone."""
+"""halt: end a kernel in good order and wait until it has gone; `keep` leaves its processes to the next one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from llmasos.syscalls.table import Shutdown
 HALT_SECONDS = 30.0
 
 
-def halt(where: Path) -> None:
-    """Shut the kernel of a runtime directory down. Raises ECONNREFUSED if none runs, ETIME if it does not end."""
+def halt(where: Path, *, keep: bool = False) -> None:
+    """Shut the kernel of a runtime directory down. Raises ECONNREFUSED if none runs, ENOTSUP if it cannot keep its
+    processes, ETIME if it does not end."""
     with blocking.connect(where, name="halt", reconnect=0.0) as kernel:
         try:
-            kernel(Shutdown())
+            kernel(Shutdown(keep))
         except SyscallError as error:
             if error.errno is not Errno.EPIPE:  # it went before its answer had left
                 raise

@@ -149,6 +149,12 @@ class Screen:
             self.write(name.ljust(width) + "  ", "bold")
             self.line(printable(value, one_line=True))
 
+    def note(self, text: str) -> None:
+        """Print a line that is no result, on stderr."""
+        text = printable(text)
+        self.err.write((f"\x1b[2m{text}\x1b[0m" if self.err.isatty() and self.colour else text) + "\n")
+        self.err.flush()
+
     def error(self, text: str) -> None:
         """Print one line to stderr."""
         text = printable(text)

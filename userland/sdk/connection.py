@@ -32,7 +32,7 @@ def kernel_there(stack: ExitStack, where: Where, boot: bool, flags: Sequence[str
     if boot and runtime.holder(place) is None:
         if where is None:  # a directory of its own: the usual one stays free for a system people share
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmasos-")))
-        stack.enter_context(private_kernel(place, flags))
+        stack.enter_context(private_kernel(place, flags, own_runtime=where is None))
     return place
 
 

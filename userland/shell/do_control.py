@@ -92,7 +92,7 @@ def _exec(shell: Session, line: Line) -> None:
 @does("fork")
 def _fork(shell: Session, line: Line) -> None:
     pid, count = shell.pid(line.text("PID")), line.integer("N", 1, least=1)
-    children = shell.kernel(Fork(pid=pid, count=count))
+    children = shell.kernel(Fork(pid=pid, count=count, detached=shell.interactive))
     for child in children:
         info = shell.info(child)
         name = printable(info.name, one_line=True)

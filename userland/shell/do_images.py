@@ -28,7 +28,7 @@ def _restore(shell: Session, line: Line) -> None:
             name=name,
             device=line.text("--device"),
             model=line.text("--model"),
-            detached=line.has("--detach"),
+            detached=shell.lets_live(line),
             passphrase_file=line.text("--passphrase-file"),
             shown=lambda text: printable(text, one_line=True),
         )

@@ -62,7 +62,7 @@ def _spawn(shell: Session, line: Line) -> None:
             dtype=line.text("--dtype"),
             device=line.text("--device"),
             group=line.text("--group"),
-            detached=line.has("--detach"),
+            detached=shell.lets_live(line),
             limits=Limits(tokens=line.integer("--tokens", 0, least=0)),
             thinking=_thinking(line.text("--thinking")),
         )

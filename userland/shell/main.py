@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmasos.syscalls import runtime
-from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, State
 from llmasos.syscalls.table import Models, StatsCall
 from llmasos.userland.programs import log, ps
+from llmasos.userland.programs.boot import boot_if_none, booted_words, take_over
 from llmasos.userland.programs.figures import number
 from llmasos.userland.programs.screen import Screen
 from llmasos.userland.sdk.system import System
@@ -29,24 +30,43 @@ if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import History
 
-__all__ = ["DO", "Session", "boot_and_open", "do_control", "do_images", "do_look", "do_talk", "open_shell"]
+__all__ = ["DO", "Session", "do_control", "do_images", "do_look", "do_talk", "open_private", "open_shell"]
 REFRESH_SECONDS = 1.0
 GREETING = "`help` lists the commands; `spawn alice` starts an agent, `say alice hello` talks to it."
 
 
 def open_shell(where: Path) -> int:
-    """A shell on the running kernel of a runtime directory; returns the exit status. Raises ECONNREFUSED."""
+    """A shell on the kernel of a runtime directory; returns the exit status. If none runs there, boots one that stays."""
+    screen = Screen()
+    booted = boot_if_none(where)
     with System.connect(where, name="shell") as system:
-        return _serve(system)
+        boot = system.kernel.boot
+        for line in booted_words(boot) if booted else take_over(where, boot):
+            screen.note(line)
+        status = _serve(system)
+        if sys.stdin.isatty():
+            _say_who_stays(screen, system)
+        return status
 
 
-def boot_and_open(where: Path) -> int:
-    """A shell on the kernel of a runtime directory. If none runs there, boots one that ends with the shell."""
+def _say_who_stays(screen: Screen, system: System) -> None:
+    with suppress(SyscallError):  # the kernel has gone, and that has been said
+        agents = ps.processes(system.kernel, lambda row: row.kind is Kind.LLM and row.state is not State.ZOMBIE)
+        if agents:
+            many = f"{len(agents)} agents live on" if len(agents) > 1 else "one agent lives on"
+            screen.line(f"{many}; `llmasos` comes back, `llmasos halt` ends everything", "dim")
+
+
+def open_private(where: Path) -> int:
+    """A shell on a kernel that ends with it. Raises EBUSY if another kernel runs in that runtime directory."""
     if runtime.holder(where) is not None:
-        return open_shell(where)
+        why = f"a kernel runs in {where} already; a private one wants a place of its own (--runtime DIR)"
+        raise Errno.EBUSY(why)
     screen = Screen()
     screen.line("booting a kernel that ends with this shell ...", "dim")
-    with System.connect(where, boot=True, name="shell") as system:
+    usual = runtime.configuration()
+    flags = ["--config", os.fspath(usual)] if usual is not None else []
+    with System.connect(where, boot=True, flags=flags, name="shell") as system:
         log.show(screen, log.read(system.kernel))
         return _serve(system)
 

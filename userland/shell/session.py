@@ -1,8 +1,8 @@
 """A shell session: one connection to the kernel, one screen, and the answers in the background.
 
-A shell is a program like any other: the processes that it spawned are its children, and end with it (as with Unix's
-SIGHUP) unless they are detached. Commands run one at a time in the foreground; background answers need no thread here,
-because the kernel lets the processes decode.
+What people spawn at the prompt belongs to their session, not to the shell: it is detached, and lives on after Ctrl-D.
+What a script spawns ends with it, unless it is detached. Commands run one at a time in the foreground; background answers
+need no thread here, because the kernel lets the processes decode.
 """
 
 from __future__ import annotations
@@ -94,6 +94,10 @@ class Session:
             raise SyscallError(Errno.ESRCH, f"no process is called {word!r}; `ps` lists them")
         pids = ", ".join(str(row.pid) for row in named)
         raise UsageError(f"{len(named)} processes are called {word!r} ({pids}); say which by its pid")
+
+    def lets_live(self, line: Line) -> bool:
+        """Whether what a command starts outlives this shell."""
+        return self.interactive or line.has("--detach")
 
     def warmed(self) -> System:
         """The system, once the tokenizer library is loaded."""

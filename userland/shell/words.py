@@ -60,7 +60,7 @@ _ALL = (
                 Option("--group", Kind.NAME, "control group (default: the shell's own)"),
                 Option("--thinking", Kind.NAME, "on, off, or an effort such as low, by its template's switch"),
                 _NO_THOUGHTS,
-                Option("--detach", None, "let it outlive this shell"),
+                Option("--detach", None, "let it outlive this script (at a terminal it does)"),
             ), background=True,
             details="Options come before TEXT, which is the rest of the line, `#` included. With & the answer is not "
                     "printed; see it with `cat`."),
@@ -137,7 +137,7 @@ _ALL = (
         Option("--model", Kind.MODEL, "its model (default: as in the image)"),
         Option("--device", Kind.DEVICE, "its device (default: as in the image)"),
         Option("--passphrase-file", Kind.FILE, "the passphrase is the first line of this file"),
-        Option("--detach", None, "let it outlive this shell"),
+        Option("--detach", None, "let it outlive this script (at a terminal it does)"),
     ), details="Its name is NAME, or that in the image. KV that cannot be trusted is computed again; `dmesg` says why."),
     Command("advise", "say how a model will be used", (
         Param("MODEL", Kind.MODEL), Param("ADVICE", Kind.ADVICE)), (
@@ -152,8 +152,9 @@ _ALL = (
     Command("clear", "clear the screen"),
     Command("help", "list the commands, or explain one", (Param("COMMAND", Kind.COMMAND, required=False),)),
     Command("exit", "leave the shell", (Param("STATUS", Kind.INTEGER, required=False),),
-            details="Processes spawned here end with it, unless they were spawned with --detach. Ctrl-D does the same."),
-    Command("halt", "shut the whole system down"),
+            details="Agents live on, and the kernel too. Ctrl-D does the same. What a script has spawned ends with it, "
+                    "unless that was with --detach."),
+    Command("halt", "shut the whole system down, and end all agents"),
 )  # fmt: skip
 
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}

@@ -1,0 +1,103 @@
+"""status: what kernel runs where, since when, how large it is, and what becomes of its agents."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from llmasos.syscalls import runtime
+from llmasos.syscalls.blocking import Client
+from llmasos.syscalls.records import Kind, State
+from llmasos.syscalls.table import BootInfoCall, Models, StatsCall
+from llmasos.userland.programs import ps
+from llmasos.userland.programs.boot import leaves_at_logout
+from llmasos.userland.programs.figures import size
+
+NOT_RUNNING = 3  # the exit status where no kernel runs, as service managers have it
+
+_SAFE = {
+    "always": "what was answered is on the disk: nothing is lost in a power cut",
+    "interval": "written to the disk each second: after a power cut agents stand as they did up to a second before",
+    "never": "the operating system writes it to the disk when it likes; a power cut may lose what came last",
+}
+
+
+def read(kernel: Client, where: Path) -> dict[str, Any]:
+    """The facts, with bytes and seconds as numbers."""
+    boot, stats = kernel(BootInfoCall()), kernel(StatsCall())
+    agents = ps.processes(kernel, lambda row: row.kind is Kind.LLM and row.state is not State.ZOMBIE)
+    programs = ps.processes(kernel, lambda row: row.kind is Kind.PROGRAM and row.pid != kernel.pid)
+    drivers = [device.os_pid for device in boot.devices if device.os_pid]
+    return {
+        "runtime": str(where.absolute()),
+        "version": boot.version,
+        "os_pid": boot.os_pid,
+        "since": time.time() - boot.uptime,
+        "uptime": boot.uptime,
+        "arguments": boot.arguments,
+        "memory": {"kernel": _resident([boot.os_pid]), "drivers": _resident(drivers)},
+        "agents": len(agents),
+        "decoding": sum(row.decoding for row in agents),
+        "programs": len(programs),
+        "models": [{"name": one.name, "dtype": one.dtype, "state": one.state} for one in kernel(Models()) if one.frames],
+        "journal": {"path": boot.journal_path, "fsync": boot.fsync, "trouble": _trouble(stats.journal)},
+        "notes": leaves_at_logout() if where.absolute() == runtime.usual().absolute() else [],
+    }
+
+
+def nobody(where: Path) -> str:
+    """What to say where no kernel runs."""
+    place, kept = where / runtime.JOURNAL, None
+    with suppress(RuntimeError):  # no home is known
+        kept = next((one for one in (place, runtime.journal_place(where) / runtime.JOURNAL) if one.exists()), None)
+    if kept is None:
+        return f"no kernel runs in {where}; `llmasos` boots one"
+    return f"no kernel runs in {where}; the last one has left its agents in {kept.resolve()}: `llmasos` goes on with them"
+
+
+def pairs(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """The same for people."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["since"]))
+    memory, journal = facts["memory"], facts["journal"]
+    models = [f"{one['name']} ({one['dtype']}, {one['state']})" for one in facts["models"]]
+    told = [
+        ("kernel", f"{facts['version']}, process {facts['os_pid']}, in {facts['runtime']}"),
+        ("since", since),
+        ("memory", f"{size(memory['kernel'])} kernel, {size(memory['drivers'])} drivers"),
+        ("agents", f"{facts['agents']}, {facts['decoding']} of them decoding; {facts['programs']} programs attached"),
+        ("models", ", ".join(models) or "none in use"),
+    ]
+    if facts["arguments"]:
+        told.append(("booted with", " ".join(facts["arguments"])))
+    if not journal["path"]:
+        told.append(("journal", "none is kept: agents end with this kernel"))
+    else:
+        told += [
+            ("journal", journal["path"]),
+            ("", "the next kernel goes on with the agents; `llmasos halt` ends them"),
+            ("", _SAFE.get(journal["fsync"], "")),
+            ("", "conversations lie there in clear, readable by you alone"),
+        ]
+        if journal["trouble"]:
+            told.append(("", f"it cannot be written now: {journal['trouble']}"))
+    return [*told, *(("note", note) for note in facts["notes"])]
+
+
+def _trouble(journal: str) -> str:
+    return "" if journal in ("", "kept") else journal
+
+
+def _resident(pids: Sequence[int]) -> int:
+    """Bytes of memory that these processes take."""
+    total = 0
+    for pid in pids:
+        try:
+            total += psutil.Process(pid).memory_info().rss
+        except psutil.Error:  # it has just ended
+            continue
+    return total
