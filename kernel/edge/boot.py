@@ -32,6 +32,7 @@ from llmasos.kernel.edge.policies import FOLDER, Modules, Watchdog, end_kernel
 from llmasos.kernel.edge.server import Server
 from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.policy_file import located_policy
 
 DETACH_SECONDS = 30.0  # until a detached kernel must answer
 
@@ -40,11 +41,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="llmasos boot", description="Boot an LLMasOS kernel.")
     add = parser.add_argument
     add("--runtime", metavar="DIR", help=f"runtime directory (default: {runtime.default()})")
-    add(
-        "--config",
-        metavar="FILE.toml",
-        help="configuration file (docs/configuration.md; default: $XDG_CONFIG_HOME/llmasos/kernel.toml)",
-    )
+    add("--config", metavar="FILE.toml", help="configuration file (default: $XDG_CONFIG_HOME/llmasos/kernel.toml)")
     add("--device", metavar="KIND[:K=V,...]", action="append", default=[], help="a device, e.g. cpu:threads=2")
     add("--policy", metavar="NAME", default="", help="scheduling policy of every device, or FILE.py:CLASS")
     add("--victims", metavar="NAME", default="", help="which process loses its pages first, or FILE.py:CLASS")
@@ -123,6 +120,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             notes = _left_alone(directory / runtime.JOURNAL)
         folder = journal.path.parent / FOLDER if journal is not None else None
         core.sources = modules = Modules(folder, Watchdog(end_kernel(folder)))
+        notes += modules.recall(config.devices)
         server = Server(
             core,
             config.devices,
@@ -162,8 +160,10 @@ def _without_place(given: list[str]) -> list[str]:
     words: list[str] = []
     rest = iter(given)
     for word in rest:
-        name, equals, _ = word.partition("=")
-        if name in ("--runtime", "--log"):
+        name, equals, value = word.partition("=")
+        if name in ("--policy", "--victims", "--evictions"):  # the next kernel is started in a directory of its own
+            words.append(f"{name}={located_policy(value if equals else next(rest, ''))}")
+        elif name in ("--runtime", "--log"):
             if not equals:
                 next(rest, None)
         elif name not in ("--detach", "--die-with-parent", "--hand-over", "--own-runtime", "--quiet"):

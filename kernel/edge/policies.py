@@ -32,7 +32,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
+import msgspec
+
 from llmasos.kernel.clock import seconds
+from llmasos.kernel.events import DeviceConfig
 from llmasos.kernel.memory.evictions import Evictions
 from llmasos.kernel.memory.victims import Victims
 from llmasos.kernel.objects.device import Device
@@ -57,6 +60,7 @@ LOOKS = 4  # for processes that are starved, in the time of ageing
 MOST_BYTES = 1 << 20  # of a file
 MOST_KEPT = 64  # files
 FOLDER = "policies"  # beside the journal
+NAMES = "names.json"  # in it: which text a name last stood for
 _METHODS: dict[type[Any], tuple[str, ...]] = {
     Policy: ("woke", "key", "planned", "ran"),
     Victims: ("came", "ran", "gone", "choose"),
@@ -340,7 +344,7 @@ class Modules(Sources):
             cls = _class(self._run(text, file, digest, short), wanted, base, short)
             self._classes[digest, wanted] = cls
         check_class(cls, base, short)
-        self._keep(text, digest)
+        self._keep(text, digest, short.rpartition("@")[0])
         return cls, short
 
     def _run(self, text: bytes, file: str, digest: str, short: str) -> dict[str, Any]:
@@ -365,6 +369,37 @@ class Modules(Sources):
 
     # --- the texts ---
 
+    def recall(self, devices: Iterable[DeviceConfig]) -> list[tuple[str, str]]:
+        """Let a configuration that names files which are not there any more, or not from here, mean the texts that an
+        earlier kernel kept of files so called. Returns notes for the log."""
+        known, notes = self._index(), []
+        for device in devices:
+            for kind in ("policy", "victims", "evictions"):
+                name = getattr(device, kind)
+                spec = SPEC.fullmatch(name)
+                if spec is None or spec["digest"] or os.path.exists(spec["file"]):
+                    continue
+                short = f"{os.path.basename(spec['file'])}:{spec['cls']}"
+                if short in known:
+                    setattr(device, kind, f"{short}@{known[short]}")
+                    notes.append(("warning", f"{name} is not there; what an earlier kernel kept of {short} goes on"))
+        return notes
+
+    def _index(self) -> dict[str, str]:
+        """The digests of texts that are kept, by `FILE.py:CLASS`: the latest of each."""
+        if self._folder is None:
+            return {}
+        try:
+            return msgspec.json.decode((self._folder / NAMES).read_bytes(), type=dict[str, str])
+        except (OSError, msgspec.DecodeError):  # there is none yet
+            return {}
+
+    def _enter(self, folder: Path, short: str, digest: str) -> None:
+        index = self._index()
+        if index.get(short) != digest:
+            with replacing(folder / NAMES) as descriptor:
+                os.write(descriptor, msgspec.json.encode({**index, short: digest}))
+
     def _kept(self, name: str, digest: str) -> bytes:
         text = self._texts.get(digest)
         if text is None and self._folder is not None:
@@ -376,15 +411,17 @@ class Modules(Sources):
             raise Errno.ENOENT(f"no policy {name!r} was loaded into this kernel; name its file: /PATH/FILE.py:CLASS")
         return text
 
-    def _keep(self, text: bytes, digest: str) -> None:
-        if digest in self._texts:
-            return
+    def _keep(self, text: bytes, digest: str, short: str) -> None:
+        known = digest in self._texts
         self._texts[digest] = text
         if self._folder is None:
             return
         path = self._folder / f"{digest}.py"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._enter(self._folder, short, digest)
+            if known:
+                return
             with replacing(path, durable=True) as descriptor, os.fdopen(os.dup(descriptor), "wb") as file:
                 file.write(text)
             kept = sorted(self._folder.glob("*.py"), key=lambda one: one.stat().st_mtime_ns)
@@ -401,7 +438,7 @@ class Modules(Sources):
         """The system was halted, and nothing of it is to come back: remove the texts."""
         if self._folder is None:
             return
-        for one in (*self._folder.glob("*.py"), *self._folder.glob("*.out")):
+        for one in (*self._folder.glob("*.py"), *self._folder.glob("*.out"), self._folder / NAMES):
             one.unlink(missing_ok=True)
         if self._folder.is_dir() and not any(self._folder.iterdir()):
             self._folder.rmdir()

@@ -155,12 +155,19 @@ def test_a_kernel_is_booted_with_one_and_the_next_has_it_elsewhere_and_a_halt_fo
         assert name.startswith("mine.py:Good@")
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    assert [one.stem for one in (place / "policies").iterdir()] == [name.partition("@")[2]]
+    assert {one.name for one in (place / "policies").iterdir()} == {f"{name.partition('@')[2]}.py", "names.json"}
     file.unlink()
     second = boot(where=Path("/"))
     with blocking.connect(place) as client:
         assert client(Sched()).policy == name
         assert any(name in line.text for line in client(Dmesg()))
+    second.kill()
+    second.wait()
+    second = boot("--policy", "mine.py:Good", where=Path("/"))  # by the same words, from elsewhere
+    with blocking.connect(place) as client:
+        assert client(Sched()).policy == name
+        warned = [line.text for line in client(Dmesg()) if line.level == "warning"]
+        assert any("what an earlier kernel kept of mine.py:Good goes on" in text for text in warned)
     subprocess.run([sys.executable, "-m", "llmasos", "--runtime", place, "halt"], check=True, stdout=subprocess.DEVNULL)
     second.wait()
     assert not (place / "policies").exists()
