@@ -117,7 +117,7 @@ class Journal(msgspec.Struct, forbid_unknown_fields=True):
     enabled: bool | UnsetType = UNSET  # false: as `llmasos boot --no-journal`
     # `interval`: each second; `always`: before any answer leaves; `never`: when the system likes.
     fsync: Literal["always", "interval", "never"] = "interval"
-    directory: str = ""  # empty: the runtime directory, which the machine's death takes with it
+    directory: str = ""  # empty: $XDG_STATE_HOME/llmasos; of a kernel elsewhere its runtime directory
     grace: Annotated[float, Meta(ge=0.0, le=limits.MAX_TIMEOUT)] = 30.0
 
 
