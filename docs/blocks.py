@@ -25,7 +25,9 @@ from llmasos.kernel.events import DeviceConfig, KernelConfig
 from llmasos.kernel.memory.evictions import EVICTIONS
 from llmasos.kernel.memory.victims import VICTIMS
 from llmasos.kernel.sched.policies import POLICIES
+from llmasos.simulator import gantt, simulate
 from llmasos.syscalls.records import GroupSettings
+from llmasos.syscalls.table import Decode, Spawn
 
 _BLOCK = re.compile(r"(<!-- block: (?P<name>[\w.]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -142,6 +144,17 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "config.journal": lambda: _keys(settings.Journal, KernelConfig),
     "config.groups": lambda: _keys(settings.GroupFile, GroupSettings),
 }
+
+
+def schedule() -> str:
+    """The picture of docs/simulator.md: four processes on a device with too little memory for them."""
+    sim = simulate(frames=12, max_runs=4, quantum=8, record=True)
+    program = sim.program()
+    names = enumerate(("ada", "bob", "eve", "joe"))
+    pids = [program.call(Spawn("sim", [number, 2, 3] * 10, name=name)) for number, name in names]
+    futures = [program.start(Decode(pid, 40)) for pid in pids]
+    sim.run_until(lambda: all(future.done for future in futures))
+    return gantt(sim).svg(width=900)
 
 
 def fill(text: str) -> str:

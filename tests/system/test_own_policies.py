@@ -248,3 +248,21 @@ print("good")
 def test_the_watch_ends_loops_and_lets_an_idle_kernel_sleep() -> None:
     done = subprocess.run([sys.executable, "-c", WATCHED], capture_output=True, text=True, timeout=120, check=False)
     assert (done.stdout, done.stderr) == ("good\n", "")
+
+
+def test_one_that_starves_a_process_is_taken_out(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from llmasos.policies import Policy\nclass First(Policy):\n    def key(self, process): return process.pid\n"
+    )
+    config = tmp_path / "llmasos.toml"
+    config.write_text(
+        '[kernel]\naging_seconds = 0.2\n[[device]]\nkind = "sim"\npolicy = "mine.py:First"\nmax_runs = 1\n'
+        "options = { time_scale = 0, context = 100_000, params = 1000 }\n"
+    )
+    with booted("--config", os.fspath(config)) as kernel, kernel.connect() as client:
+        one, two = (client(Spawn("sim", [number, 2, 3])) for number in (1, 2))
+        client(Decode(one, 50_000, wait=False))
+        assert len(client(Decode(two, 5)).tokens) == 5
+        assert client(Sched()).policy == "fair"
+        (text,) = log(client)
+        assert re.search(rf"policy mine\.py:First@\w+ is taken out: it leaves process {two} ready and unplanned", text)
