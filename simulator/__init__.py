@@ -11,7 +11,7 @@ For teaching and tests: docs/simulator.md. The running kernel never imports it; 
 event is recounted here (invariants.py).
 """
 
-from llmasos.kernel.edge.policies import PolicyFault
+from llmasos.kernel.edge.guards import PolicyFault
 from llmasos.simulator.chart import Gantt, gantt
 from llmasos.simulator.driver import DISK_SECONDS
 from llmasos.simulator.program import Future, Prog

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmasos.kernel.edge.policies import GuardedEvictions, GuardedVictims, Modules, Untimed, check_class
+from llmasos.kernel.edge.guards import GuardedEvictions, GuardedVictims, Untimed
+from llmasos.kernel.edge.policies import Modules, check_class
 from llmasos.kernel.memory.evictions import EVICTIONS, Evictions
 from llmasos.kernel.memory.victims import VICTIMS, Victims
 from llmasos.kernel.sched.policies import POLICIES

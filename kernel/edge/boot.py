@@ -25,10 +25,11 @@ import trio
 from llmasos.kernel.core import Kernel
 from llmasos.kernel.edge import lock, settings
 from llmasos.kernel.edge.console import console, open_log
+from llmasos.kernel.edge.guards import Watchdog, end_kernel
 from llmasos.kernel.edge.hand_over import relieve
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
-from llmasos.kernel.edge.policies import FOLDER, Modules, Watchdog, end_kernel
+from llmasos.kernel.edge.policies import FOLDER, Modules
 from llmasos.kernel.edge.server import Server
 from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno, SyscallError

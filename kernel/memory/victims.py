@@ -26,7 +26,7 @@ class Victims:
     To write another policy: subclass, choose, and load it from its file (docs/policies.md)."""
 
     name = "lru"
-    fault = ""  # of a module of the user's: why its guard (kernel/edge/policies.py) lets it go on no longer
+    fault = ""  # of a module of the user's: why its guard (kernel/edge/guards.py) lets it go on no longer
 
     def came(self, process: LLMProcess) -> None:
         """The process has pages, after having had none."""

@@ -1,7 +1,7 @@
 """Which policies are in force on a device: they can be changed at any moment, and those that are faulty are taken out.
 
 As in Linux's sched_ext, a policy of the user's own, whose name has a colon, goes on only while it behaves. Its guard
-(kernel/edge/policies.py) says what it did wrong. Then the last one that was good goes on, at the latest the one of the
+(kernel/edge/guards.py) says what it did wrong. Then the last one that was good goes on, at the latest the one of the
 tables.
 """
 

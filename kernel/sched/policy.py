@@ -21,7 +21,7 @@ class Policy:
     `process.policy_state`; it is None until this policy's `woke` is called first."""
 
     name = "policy"
-    fault = ""  # of a module of the user's: why its guard (kernel/edge/policies.py) lets it go on no longer
+    fault = ""  # of a module of the user's: why its guard (kernel/edge/guards.py) lets it go on no longer
 
     def __init__(self, quantum: int) -> None:
         self.quantum = quantum  # tokens

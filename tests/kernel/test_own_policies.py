@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from llmasos.kernel.edge.policies import Modules, PolicyFault, Untimed
+from llmasos.kernel.edge.guards import PolicyFault, Untimed
+from llmasos.kernel.edge.policies import Modules
 from llmasos.policies import Evictions, Image, LLMProcess, Policy, Victims
 from llmasos.simulator import Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno, SyscallError

@@ -211,7 +211,7 @@ def test_a_configuration_names_files_from_its_own_directory(file: Path, tmp_path
 
 WATCHED = """
 import select, signal, time
-from llmasos.kernel.edge.policies import HANG_SECONDS, LOOK_SECONDS, Hang, Watchdog
+from llmasos.kernel.edge.guards import HANG_SECONDS, LOOK_SECONDS, Hang, Watchdog
 
 watch = Watchdog(lambda name: (_ for _ in ()).throw(AssertionError(name)))
 assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0), "nobody is watched before there is anything to watch"
