@@ -25,7 +25,7 @@ import trio
 from llmasos.kernel.core import Kernel
 from llmasos.kernel.edge import lock, settings
 from llmasos.kernel.edge.console import console, open_log
-from llmasos.kernel.edge.guards import Watchdog, end_kernel
+from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
 from llmasos.kernel.edge.hand_over import relieve
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
@@ -135,6 +135,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
         kept = trio.run(server.run)
         halted = True
     finally:
+        stop_watching()
         if journal is not None:
             journal.close(remove=halted and not kept)  # programs that were expected back have ended with the system
             if halted and not kept:

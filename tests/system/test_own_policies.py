@@ -169,7 +169,7 @@ def test_a_kernel_is_booted_with_one_and_the_next_has_it_elsewhere_and_a_halt_fo
         warned = [line.text for line in client(Dmesg()) if line.level == "warning"]
         assert any("what an earlier kernel kept of mine.py:Good goes on" in text for text in warned)
     subprocess.run([sys.executable, "-m", "llmasos", "--runtime", place, "halt"], check=True, stdout=subprocess.DEVNULL)
-    second.wait()
+    assert second.wait() == 0, "a policy was called just before"
     assert not (place / "policies").exists()
 
 
@@ -198,7 +198,7 @@ def test_a_wrong_one_is_refused_at_boot_in_one_line(file: Path, tmp_path: Path) 
     for name, said in ((f"{file}:Nope", "Nope is not there"), ("none.py:Good", "cannot be read"), ("best", "no sched")):
         words = command(tmp_path / "run", "--device", "sim", "--policy", name)
         ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
-        assert ended.returncode == 1
+        assert ended.returncode == 1, ended.stderr
         assert re.fullmatch(rf"llmasos boot: .*{said}.*\n", ended.stderr)
 
 
