@@ -398,9 +398,9 @@ def test_dying_with_the_parent_needs_a_pipe() -> None:
 
 
 def test_a_kernel_of_simulated_devices_only_has_a_simulated_model_by_default(tmp_path: Path) -> None:
-    def default(*devices: str, file: settings.File | None = None) -> str:
-        return settings.build(file or settings.File(), settings.Overrides(list(devices)), tmp_path, "").default_model
+    def default(*devices: str, file: config.File | None = None) -> str:
+        return config.build(file or config.File(), config.Overrides(list(devices)), tmp_path, "").default_model
 
     assert default("sim") == default("sim", "sim") == "sim"
     assert default("cpu") == default("sim", "cpu") == "tiny"
-    assert default("sim", file=settings.File(default_model="sim:1b")) == "sim:1b"
+    assert default("sim", file=config.File(default_model="sim:1b")) == "sim:1b"
