@@ -1,5 +1,6 @@
-"""`python -m docs.generate`: write docs/syscalls.md, the manual of the system calls, from the ABI table, and the list of
-commands in docs/shell.md from their declarations.
+"""`python -m docs.generate`: write docs/syscalls.md, the manual of the system calls, from the ABI table, the list of
+commands in docs/shell.md from their declarations, and the blocks of other documents that come from the sources
+(blocks.py).
 
 As seL4's manual is generated from its interface files: one source, so that a page cannot disagree with the code. With
 `--check` nothing is written; the exit status is 1 if a page is stale, and the difference is shown.
@@ -18,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from docs import comments
+from docs import blocks, comments
 from llmasos.syscalls import limits, manual, records, transport
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Record
@@ -190,19 +191,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is stale")
     check = parser.parse_args(arguments).check
-    found = {place: place.read_text() if place.exists() else "" for place in (PAGE, SHELL)}
-    fresh = {PAGE: page(), SHELL: commands(found[SHELL])}
-    stale = [place for place in fresh if fresh[place] != found[place]]
-    for place in stale:
-        if not check:
-            place.write_text(fresh[place])
-            print(f"wrote {place}")
-            continue
-        names = place.name, "the declarations"
-        old, new = found[place].splitlines(True), fresh[place].splitlines(True)
-        sys.stdout.writelines(difflib.unified_diff(old, new, *names, n=1))
-        print(f"{place} is stale: run `python -m docs.generate`", file=sys.stderr)
-    return 1 if stale and check else 0
+    pages = {path: blocks.fill(path.read_text()) for path in sorted(PAGE.parent.glob("*.md")) if path != PAGE}
+    pages |= {SHELL: commands(pages[SHELL]), PAGE: page(), PAGE.with_name("schedule.svg"): blocks.schedule()}
+    stale = [_update(path, fresh, write=not check) for path, fresh in pages.items()]
+    return 1 if check and any(stale) else 0
+
+
+def _update(path: Path, fresh: str, *, write: bool) -> bool:
+    """Write a page, or show how it differs; whether it was stale."""
+    found = path.read_text() if path.exists() else ""
+    if fresh == found:
+        return False
+    if write:
+        path.write_text(fresh)
+        print(f"wrote {path}")
+        return True
+    names = path.name, "the sources"
+    sys.stdout.writelines(difflib.unified_diff(found.splitlines(True), fresh.splitlines(True), *names, n=1))
+    print(f"{path} is stale: run `python -m docs.generate`", file=sys.stderr)
+    return True
 
 
 if __name__ == "__main__":

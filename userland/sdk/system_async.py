@@ -17,6 +17,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from llmasos.syscalls.policy_file import located_policy
 from llmasos.syscalls.records import (
     Advice,
     EstimateInfo,
@@ -294,17 +295,28 @@ class System(AsyncConnection):
 
     @public
     async def sched(
-        self, policy: str = "", *, max_runs: int = 0, step_tokens: int = 0, device: str = "", timeout: float | None = None
+        self,
+        policy: str = "",
+        *,
+        max_runs: int = 0,
+        step_tokens: int = 0,
+        device: str = "",
+        victims: str = "",
+        evictions: str = "",
+        timeout: float | None = None,
     ) -> SchedInfo:
         """Set how a device (empty: the first) is scheduled, and return the settings in force. What is empty or 0 stays.
 
         `policy`: fair, fcfs, round_robin, mlfq or lottery; `max_runs`: processes in one step at most; `step_tokens`:
-        tokens in one step at most. Raises EINVAL, ENODEV, EPERM (without the right ADMIN).
+        tokens in one step at most; `victims`, which process loses its pages first: cost, lru, fifo or clock; `evictions`,
+        which model's weights go first: lru or cost. Each policy may be one of your own, `FILE.py:CLASS`
+        (docs/policies.md). Raises EINVAL and ENOENT for a policy that is none, ENODEV, EPERM (without the right ADMIN).
 
         Example:
             print((await system.sched("fair", max_runs=8)).policy)
         """
-        return await self(Sched(device, policy, max_runs, step_tokens), timeout=timeout)
+        own = (located_policy(name) for name in (victims, evictions))
+        return await self(Sched(device, located_policy(policy), max_runs, step_tokens, *own), timeout=timeout)
 
     @public
     async def groups(self, path: str = "/", *, timeout: float | None = None) -> Table[GroupInfo]:

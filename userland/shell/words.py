@@ -156,8 +156,11 @@ _ALL = (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
         Option("--max-runs", Kind.INTEGER, "processes in one step at most"),
         Option("--step-tokens", Kind.INTEGER, "tokens in one step at most"),
+        Option("--victims", Kind.NAME, "which process loses its pages first: cost, lru, fifo, clock"),
+        Option("--evictions", Kind.NAME, "which model's weights go first: lru, cost"),
         _JSON,
-    ), details="fair, fcfs, round_robin, mlfq or lottery; holds from the next step on."),
+    ), details="fair, fcfs, round_robin, mlfq or lottery; or one of your own, FILE.py:CLASS (docs/policies.md), which "
+               "the kernel keeps, checks, and takes out again if it does wrong. Holds from the next step on."),
     Command("pagein", "bring a model into memory", (Param("MODEL", Kind.MODEL),), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
         Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
