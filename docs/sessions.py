@@ -72,8 +72,9 @@ def difference(shown: list[str], printed: list[str]) -> str:
     """Why what was printed is not what a document shows; empty if it is."""
     pattern = "".join(r"(?:[^\n]*\n)*" if line.strip() == "..." else _pattern(line) + r"\n" for line in shown)
     text = "".join(f"{_plain(line)}\n" for line in printed)
+    told = [_pattern(line) for line in shown if line.strip() != "..."]
     hidden = [
-        line for line in printed if _REFUSED.match(line) and not re.search(_pattern(line), "\n".join(map(_plain, shown)))
+        line for line in printed if _REFUSED.match(line) and not any(re.fullmatch(one, _plain(line)) for one in told)
     ]
     if re.fullmatch(pattern, text) and not hidden:
         return ""

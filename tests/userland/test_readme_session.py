@@ -30,7 +30,7 @@ pytestmark = pytest.mark.processes
 def user(base: Path) -> Iterator[Mapping[str, str]]:
     """The environment of somebody who has just installed the system. Their kernel is halted in the end."""
     (base / "run").mkdir(mode=0o700)
-    places = {"XDG_RUNTIME_DIR": "run", "XDG_STATE_HOME": "state", "XDG_CONFIG_HOME": "config", "HOME": ""}
+    places = {"XDG_RUNTIME_DIR": "run", "XDG_STATE_HOME": "state", "XDG_CONFIG_HOME": ".config", "HOME": ""}
     environment = {name: os.fspath(base / place) for name, place in places.items()}
     environment |= {"USER": "ada", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PAGER": "cat"}
     environment["PYTHONPATH"] = os.fspath(ROOT)
