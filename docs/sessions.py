@@ -94,16 +94,23 @@ def _pattern(line: str) -> str:
 
 
 class _Screen(pyte.HistoryScreen):
-    """A screen that answers when it is asked where its cursor is."""
+    """A screen that answers when it is asked where its cursor is, and knows faint letters: pyte has no bit for them, so
+    they have that of blinking ones, which nobody prints here."""
 
     answers = ""
+
+    def select_graphic_rendition(self, *attrs: int) -> None:
+        super().select_graphic_rendition(*attrs)
+        if 2 in attrs or 22 in attrs:
+            self.cursor.attrs = self.cursor.attrs._replace(blink=2 in attrs)
 
     def write_process_input(self, data: str) -> None:
         self.answers += data
 
 
 class Terminal:
-    """A bash with the prompt `$ ` in a terminal. `where` is its working directory."""
+    """A bash with the prompt `$ ` in a terminal. `where` is its working directory, `row` the line of the last prompt in
+    all that has stood there."""
 
     def __init__(self, environment: Mapping[str, str], where: Path, columns: int = COLUMNS, rows: int = ROWS) -> None:
         self.screen = _Screen(columns, rows, history=100_000, ratio=0.5)
@@ -120,7 +127,7 @@ class Terminal:
             encoding="utf-8",
             codec_errors="replace",
         )
-        self._row = -1
+        self.row = -1
         self._prompt(("$ ",))
 
     def __enter__(self) -> Terminal:
@@ -134,12 +141,12 @@ class Terminal:
     def enter(self, prompt: str, line: str) -> list[str]:
         """Type a line at a prompt, wait for the next one, and return what was printed in between, without empty lines.
         Raises ValueError if another prompt stands there: what is meant for one shell is not typed into the other."""
-        start, here = self._row, self.screen.display[self.screen.cursor.y].rstrip()
+        start, here = self.row, self.screen.display[self.screen.cursor.y].rstrip()
         if here != prompt.rstrip():
             raise ValueError(f"`{line}` is to be typed at `{prompt}`, and the terminal shows `{here}`")
         self._child.send(line + "\r")
         self._prompt(PROMPTS)
-        lines = [row.rstrip() for row in self.rows()[start + 1 : self._row]]
+        lines = [row.rstrip() for row in self.rows()[start + 1 : self.row]]
         return [row for row in lines if row]
 
     def rows(self) -> list[str]:
@@ -155,14 +162,14 @@ class Terminal:
             if time.monotonic() > deadline:
                 raise TimeoutError("no prompt; the terminal shows:\n" + "\n".join(self.rows()[-ROWS:]).rstrip())
             self.read(0.1)
-        self._row = len(self.screen.history.top) + self.screen.cursor.y
+        self.row = len(self.screen.history.top) + self.screen.cursor.y
 
     def _at_prompt(self, prompts: tuple[str, ...]) -> bool:
         y, x = self.screen.cursor.y, self.screen.cursor.x
         line = self.screen.display[y]
         return (
             any(x == len(one) and line.rstrip() == one.rstrip() for one in prompts)
-            and len(self.screen.history.top) + y > self._row
+            and len(self.screen.history.top) + y > self.row
         )
 
     def read(self, seconds: float) -> None:
