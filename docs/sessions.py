@@ -116,7 +116,7 @@ class Terminal:
         self.screen = _Screen(columns, rows, history=100_000, ratio=0.5)
         self._stream = pyte.Stream(self.screen)
         kept = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TMPDIR", "PYTHONPATH") if name in os.environ}
-        env = {**kept, "TERM": "xterm-256color", "COLORTERM": "truecolor", "PS1": "$ ", **environment}
+        env = {**kept, "TERM": "xterm-256color", "COLORTERM": "truecolor", "PS1": "$ ", "PAGER": "cat", **environment}
         self._child = pexpect.spawn(
             "/bin/bash",
             ["--norc", "--noprofile"],

@@ -32,7 +32,7 @@ def user(base: Path) -> Iterator[Mapping[str, str]]:
     (base / "run").mkdir(mode=0o700)
     places = {"XDG_RUNTIME_DIR": "run", "XDG_STATE_HOME": "state", "XDG_CONFIG_HOME": ".config", "HOME": ""}
     environment = {name: os.fspath(base / place) for name, place in places.items()}
-    environment |= {"USER": "ada", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PAGER": "cat"}
+    environment |= {"USER": "ada", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment["PYTHONPATH"] = os.fspath(ROOT)
     try:
         yield environment
