@@ -20,12 +20,12 @@ from xml.sax.saxutils import escape
 
 from pyte.screens import Char
 
-from docs.sessions import PATIENCE, Terminal
+from docs.sessions import PATIENCE, REFUSED, Terminal
 
 PLACE = Path(__file__).with_name("screens")
-COLUMNS, ROWS = 100, 60
+COLUMNS, ROWS = 110, 60
 # Not in the picture: a kernel, and a group so slow that an agent can be stopped in mid-sentence.
-BEFORE = ("llmasos boot --detach", "llmasos groups /slow tokens_max=10")
+BEFORE = ("llmasos boot --detach", "echo group /slow tokens_max=10 | llmasos shell")
 SESSION = (
     ("$ ", "llmasos"),
     ("llmasos> ", "spawn alice My lucky number is 42."),
@@ -76,18 +76,20 @@ def main() -> None:
 
 
 def record() -> list[Line]:
-    """Type the session, and return the lines that stand in the terminal in the end."""
+    """Type the session, and return the lines that stand in the terminal in the end. Raises RuntimeError if one that is
+    typed is refused."""
     with (
         tempfile.TemporaryDirectory(prefix="llmasos-") as base,
         _somebody(Path(base)) as environment,
         Terminal(environment, Path(base), COLUMNS, ROWS) as terminal,
     ):
-        for line in BEFORE:
-            terminal.enter("$ ", line)
         first = terminal.row
-        for prompt, line in SESSION:
+        for prompt, line in (*(("$ ", line) for line in BEFORE), *SESSION):
+            if (prompt, line) == SESSION[0]:
+                first = terminal.row
             time.sleep(PAUSES.get(line, 0.0))
-            terminal.enter(prompt, line)
+            if refused := [said for said in terminal.enter(prompt, line) if REFUSED.match(said)]:
+                raise RuntimeError(f"`{line}` is refused: {refused[0]}")
         return [[terminal.screen.buffer[y][x] for x in range(COLUMNS)] for y in range(first, terminal.row)]
 
 
