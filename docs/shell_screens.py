@@ -23,9 +23,9 @@ from pyte.screens import Char
 from docs.sessions import PATIENCE, REFUSED, Terminal
 
 PLACE = Path(__file__).with_name("screens")
-COLUMNS, ROWS = 110, 60
+COLUMNS, ROWS = 110, 120  # all of the session fits
 # Not in the picture: a kernel, and a group so slow that an agent can be stopped in mid-sentence.
-BEFORE = ("llmasos boot --detach", "echo group /slow tokens_max=10 | llmasos shell")
+BEFORE = (("$ ", "llmasos boot --detach"), ("$ ", "echo group /slow tokens_max=10 | llmasos shell"))
 SESSION = (
     ("$ ", "llmasos"),
     ("llmasos> ", "spawn alice My lucky number is 42."),
@@ -83,14 +83,18 @@ def record() -> list[Line]:
         _somebody(Path(base)) as environment,
         Terminal(environment, Path(base), COLUMNS, ROWS) as terminal,
     ):
+        for prompt, line in BEFORE:
+            _enter(terminal, prompt, line)
         first = terminal.row
-        for prompt, line in (*(("$ ", line) for line in BEFORE), *SESSION):
-            if (prompt, line) == SESSION[0]:
-                first = terminal.row
+        for prompt, line in SESSION:
             time.sleep(PAUSES.get(line, 0.0))
-            if refused := [said for said in terminal.enter(prompt, line) if REFUSED.match(said)]:
-                raise RuntimeError(f"`{line}` is refused: {refused[0]}")
+            _enter(terminal, prompt, line)
         return [[terminal.screen.buffer[y][x] for x in range(COLUMNS)] for y in range(first, terminal.row)]
+
+
+def _enter(terminal: Terminal, prompt: str, line: str) -> None:
+    if refused := [said for said in terminal.enter(prompt, line) if REFUSED.match(said)]:
+        raise RuntimeError(f"`{line}` is refused: {refused[0]}")
 
 
 @contextmanager
