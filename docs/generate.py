@@ -1,7 +1,8 @@
-"""`python -m docs.generate`: write docs/syscalls.md, the manual of the system calls, from the ABI table.
+"""`python -m docs.generate`: write docs/syscalls.md, the manual of the system calls, from the ABI table, and the blocks
+of other documents that come from the sources (blocks.py).
 
 As seL4's manual is generated from its interface files: one source, so that the page cannot disagree with the code. With
-`--check` nothing is written; the exit status is 1 if the page is stale, and the difference is shown.
+`--check` nothing is written; the exit status is 1 if a page is stale, and the difference is shown.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from docs import comments
+from docs import blocks, comments
 from llmasos.syscalls import limits, records, transport
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Record, Right
@@ -228,20 +229,27 @@ def _enumerations() -> list[type[enum.Enum]]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is stale")
     check = parser.parse_args(arguments).check
-    fresh = page()
-    found = PAGE.read_text() if PAGE.exists() else ""
+    pages = {path: blocks.fill(path.read_text()) for path in sorted(PAGE.parent.glob("*.md")) if path != PAGE}
+    pages |= {PAGE: page(), PAGE.with_name("schedule.svg"): blocks.schedule()}
+    stale = [_update(path, fresh, write=not check) for path, fresh in pages.items()]
+    return 1 if check and any(stale) else 0
+
+
+def _update(path: Path, fresh: str, *, write: bool) -> bool:
+    """Write a page, or show how it differs; whether it was stale."""
+    found = path.read_text() if path.exists() else ""
     if fresh == found:
-        return 0
-    if not check:
-        PAGE.write_text(fresh)
-        print(f"wrote {PAGE}")
-        return 0
-    names = PAGE.name, "the table"
+        return False
+    if write:
+        path.write_text(fresh)
+        print(f"wrote {path}")
+        return True
+    names = path.name, "the sources"
     sys.stdout.writelines(difflib.unified_diff(found.splitlines(True), fresh.splitlines(True), *names, n=1))
-    print(f"{PAGE} is stale: run `python -m docs.generate`", file=sys.stderr)
-    return 1
+    print(f"{path} is stale: run `python -m docs.generate`", file=sys.stderr)
+    return True
 
 
 if __name__ == "__main__":

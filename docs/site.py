@@ -47,7 +47,7 @@ VALUES = {
         f"{SDK}.connection.Where",
         f"{SDK}.beams.EarlyStopping",
     ],
-    "What spawn and group take": [f"{SDK}.options.Options", f"{SDK}.options.GroupChanges"],
+    "Tables": [f"{SDK}.notebook.Table"],
     "Answers": [
         f"{SDK}.turns.Answer",
         f"{SDK}.script.Piece",

@@ -200,17 +200,17 @@ class DeviceConfig:
     """One device. `options` go to its driver's command line untouched. A size of 0 means the one that the driver
     declares."""
 
-    name: str
-    kind: str
+    name: str  # empty in the configuration file: its kind and a number, `cpu0`
+    kind: str  # cpu, cuda or sim
     kv_bytes: int = 0  # KV memory of the device, for all models together
     image_kv_bytes: int = 0  # the most that one model gets of it
     weight_bytes: int = 0  # memory for weights; 0: the rest of the first tier
-    policy: str = "fair"
-    victims: str = "cost"  # which process loses its pages first (kernel/memory/victims.py)
-    evictions: str = "lru"  # which model's weights go first (kernel/memory/evictions.py)
-    max_runs: int = 0
-    step_tokens: int = 0
-    options: dict[str, str] = field(default_factory=dict)
+    policy: str = "fair"  # the order in which processes run (docs/policies.md)
+    victims: str = "cost"  # which process loses its pages first
+    evictions: str = "lru"  # which model's weights go first
+    max_runs: int = 0  # processes in one step at most
+    step_tokens: int = 0  # tokens in one step at most
+    options: dict[str, str] = field(default_factory=dict)  # of its driver
 
 
 @dataclass(slots=True)
@@ -233,13 +233,13 @@ class KernelConfig:
     hang_seconds: float = 60.0  # a busy driver without progress is killed after this
     start_seconds: float = 180.0  # a driver must say hello within this
     restart_first: float = 0.1  # seconds before the second restart; doubles, at most restart_max
-    restart_max: float = 30.0
+    restart_max: float = 30.0  # seconds between two starts of a driver, at most
     restart_forgiven: float = 60.0  # a driver up this long starts from restart_first again
     idle_seconds: float = 0.0  # a model that nobody has run for so long leaves memory; 0: it stays
     pagein_seconds: float = 60.0  # a model that cannot be paged in is tried this long; then processes that want it end
-    max_processes: int = 200_000
+    max_processes: int = 200_000  # programs among them
     groups: dict[str, GroupSettings] = field(default_factory=dict)  # to be made at boot, by path
     grace: float = 30.0  # seconds that programs have to come back after a boot from the journal
     max_crashes: int = 3  # a process in the step of that many driver deaths in a row is stopped
-    trace_events: int = 65_536
-    log_lines: int = 4_096
+    trace_events: int = 65_536  # the latest that are kept
+    log_lines: int = 4_096  # the latest that `dmesg` shows

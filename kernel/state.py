@@ -19,6 +19,7 @@ from llmasos.kernel.objects.device import Ask, Device
 from llmasos.kernel.objects.process import INIT_PID, Process, Program
 from llmasos.kernel.objects.process_table import ProcessTable
 from llmasos.kernel.objects.request import Channel, Request
+from llmasos.kernel.sched.policies import Sources
 from llmasos.kernel.timers import Timer, Timers
 from llmasos.kernel.trace import Trace
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -31,6 +32,7 @@ class System:
 
     def __init__(self, config: KernelConfig) -> None:
         self.config = config
+        self.sources = Sources()  # of policies; the edge may give others before `boot`
         self.table = ProcessTable(config.max_processes)
         self.groups = GroupTree(config.user)
         self.devices: dict[str, Device] = {}

@@ -89,9 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     about.add_argument("--json", action="store_true", help="print it as JSON")
     shown = verb("ps", _ps, "list the processes")
     shown.add_argument("pid", type=int, nargs="?", help="this one in detail")
-    live = verb("top", _top, "watch processes, device and memory live")
-    live.add_argument("--seconds", type=_seconds, default=1.0, help="seconds between two looks (default 1)")
+    live = verb("top", _top, "watch processes, device and memory live, or as they were recorded")
+    live.add_argument("file", nargs="?", default="", help="a recording (default: the running kernel)")
+    live.add_argument("--seconds", type=_seconds, default=2.0, help="seconds between two looks (default 2)")
     live.add_argument("--once", action="store_true", help="print one look and return")
+    live.add_argument("--record", metavar="FILE", default="", help="write what is seen into a new file, for `top FILE`")
     known = verb("models", _models, "list the models and their memory; those on disk: pull, rm, ls, du, check")
     known.add_argument(
         "action",
@@ -160,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
 def _seconds(word: str) -> float:
     """An interval of `top`."""
     from llmasos.syscalls.limits import MAX_TIMEOUT
-    from llmasos.userland.programs.top import SECONDS_MIN
+    from llmasos.userland.top.main import SECONDS_MIN
 
     seconds = float(word)
     if not SECONDS_MIN <= seconds <= MAX_TIMEOUT:  # false for nan
@@ -260,10 +262,21 @@ def _ps(args: argparse.Namespace) -> int:
 
 
 def _top(args: argparse.Namespace) -> int:
-    from llmasos.userland.programs import top
+    from contextlib import ExitStack
 
-    with _kernel(args, stays=True) as kernel:
-        top.run(_screen(), kernel, seconds=args.seconds, once=args.once)
+    from llmasos.userland.top import main as top
+
+    if args.file:
+        if args.record:
+            raise SyscallError(Errno.EINVAL, "top opens a recording or makes one, not both: leave out FILE or --record")
+        top.replay(_screen(), args.file, once=args.once)
+        return 0
+    with ExitStack() as held:
+
+        def attach() -> Client:
+            return held.enter_context(_kernel(args, stays=True))
+
+        top.run(_screen(), attach(), seconds=args.seconds, once=args.once, record=args.record, again=attach)
     return 0
 
 

@@ -1,6 +1,7 @@
-"""The asynchronous face of LLMasOS, for trio programs: the names of `llmasos`, with the same meanings, awaited.
+"""The asynchronous face of LLMasOS, under trio and asyncio (uvloop too): the names of `llmasos`, with the same meanings,
+awaited.
 
-    import trio
+    import asyncio
     from llmasos import aio
 
 
@@ -11,7 +12,7 @@
                 print(piece, end="")
 
 
-    trio.run(main)
+    asyncio.run(main())
 
 Every method that asks the kernel is awaited; `say`, `pieces`, `stream` and `follow` are asynchronous generators. To talk
 to many processes at once, talk to each in a task of its own. Cancelling a task takes its call back in the kernel.

@@ -44,11 +44,13 @@ from llmasos.kernel.journal import records
 from llmasos.kernel.journal.state import State as Saved
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.simulator import invariants
+from llmasos.simulator.chart import STATE
 from llmasos.simulator.driver import Driver
+from llmasos.simulator.policies import Classes
 from llmasos.simulator.program import LIMIT_SECONDS, Prog
 from llmasos.simulator.small import small_config
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import BootInfo, Right, Sampler
+from llmasos.syscalls.records import BootInfo, Right, Sampler, TraceEvent
 from llmasos.syscalls.table import BY_RECORD, COMMON, Attach
 
 START_SECONDS = 0.05  # from StartDriver to Hello
@@ -62,9 +64,19 @@ class Simulation:
     """A booted kernel with its devices and programs, in virtual time."""
 
     def __init__(
-        self, config: KernelConfig, *, checked: bool = True, journal: bool = True, core: type[Kernel] = Kernel
+        self,
+        config: KernelConfig,
+        *,
+        checked: bool = True,
+        journal: bool = True,
+        core: type[Kernel] = Kernel,
+        policies: Classes | None = None,
+        record: bool = False,
     ) -> None:
         self.core = core
+        self.policies = policies or Classes()
+        self.recorded: list[TraceEvent] | None = [] if record else None  # all trace events, for chart.py
+        self._states: dict[int, str] = {}  # pid -> state, as last recorded
         self.clock = 0  # the kernel's, in nanoseconds
         self.checked = checked
         self.file = config
@@ -74,6 +86,7 @@ class Simulation:
         self.die_before = False
         self.peers: dict[int, Prog] = {}
         self.kernel = core(copy.deepcopy(config))
+        self.kernel.sources = self.policies
         self.config = {device.name: device for device in config.devices}
         self.drivers: dict[str, Driver] = {}
         self.programs: list[Prog] = []
@@ -88,6 +101,7 @@ class Simulation:
         self._peers = itertools.count(1)
         self._idle_entries = 0  # entries of the heap that go on for ever: heartbeats, the kernel's own deadlines
         self._wake = 0
+        self._read = 0  # events of the kernel's trace that are recorded
         self._act(self.kernel.boot(self.clock, copy.deepcopy(self.saved)))
 
     # --- the kernel ---
@@ -98,11 +112,28 @@ class Simulation:
             return
         self.events += 1
         self.failed = True
+        if self.recorded is not None:
+            self.kernel.trace.listen(self.kernel.uptime)
         actions = self.kernel.handle(event, self.clock)
+        if self.recorded is not None:
+            self._record(self.recorded)
         if self.checked:
             invariants.check(self.kernel)
         self.failed = False
         self._act(actions)
+
+    def _record(self, events: list[TraceEvent]) -> None:
+        """Take over what the event that was handled has left in the trace, and the states that have changed. The trace
+        does not tell states; here they are events of their own, with the state or the reason of waiting as detail."""
+        events += self.kernel.trace.read(self._read, self.kernel.config.trace_events).events
+        self._read = self.kernel.trace.end
+        at = seconds(self.kernel.uptime)
+        for process in self.kernel.table:
+            if isinstance(process, LLMProcess):
+                state = process.wait.value or process.state.value
+                if self._states.get(process.pid) != state:
+                    self._states[process.pid] = state
+                    events.append(TraceEvent(-1, at, STATE, process.pid, process.device.name, 0, state))
 
     def die_in(self, event: Event, actions: int) -> None:
         """Hand the kernel an event, do the first `actions` of its actions, then kill it."""
@@ -121,9 +152,10 @@ class Simulation:
 
     def boot_again(self, saved: Saved | None = None) -> None:
         """The next kernel, from the journal (or from what is said to be it). Programs are not connected."""
-        self.halted = ""
+        self.halted, self._read = "", 0
         self.saved = copy.deepcopy(self.saved if saved is None else saved)
         self.kernel = self.core(copy.deepcopy(self.file))
+        self.kernel.sources = self.policies
         self._act(self.kernel.boot(self.clock, copy.deepcopy(self.saved)))
 
     def _append(self, append: Append) -> None:
@@ -309,9 +341,20 @@ class Simulation:
 
 
 def simulate(
-    frames: int = 64, *, checked: bool = True, journal: bool = True, core: type[Kernel] = Kernel, **more: Any
+    frames: int = 64,
+    *,
+    checked: bool = True,
+    journal: bool = True,
+    core: type[Kernel] = Kernel,
+    forgiving: bool = False,
+    record: bool = False,
+    **more: Any,
 ) -> Simulation:
-    """A booted simulation of `small_config(frames, **more)` whose drivers are up."""
-    sim = Simulation(small_config(frames, **more), checked=checked, journal=journal, core=core)
+    """A booted simulation of `small_config(frames, **more)` whose drivers are up. `policy`, `victims` and `evictions` may
+    also be classes of one's own, or files of them (policies.py); `forgiving`: a faulty one is taken out and does not end
+    the simulation. `record`: so that its schedule can be drawn (chart.py)."""
+    policies = Classes(forgiving=forgiving)
+    config = small_config(frames, **policies.named(more))
+    sim = Simulation(config, checked=checked, journal=journal, core=core, policies=policies, record=record)
     sim.run_until(lambda: all(d.state == "up" for d in sim.kernel.devices.values()), what="every driver")
     return sim

@@ -181,11 +181,13 @@ class Client:
                         continue
                     line = self._line
                 line.wait(timeout)
-        except BaseException:
+        except BaseException as error:
             with self._turn:
                 self._pass_lead(waiter)
                 if waiter.reply is None and self._gone is None:
                     self._take_back(seq, waiter)
+                elif waiter.reply is not None and not isinstance(error, SyscallError):  # Ctrl-C as the answer came
+                    self._tell(self._calls.undo(call, waiter.reply))
             raise
 
     def _pass_lead(self, waiter: _Waiter) -> None:
@@ -215,13 +217,21 @@ class Client:
             return
         try:
             while self._inbox:
-                self._calls.answer(self._inbox[0], _Waiter.answer)
+                frames = self._calls.answer(self._inbox[0], _Waiter.answer)
                 self._inbox.popleft()
+                self._tell(frames)
         except SyscallError as error:
             self._fail(error)
         self._turn.notify_all()
         if self._leader not in (None, collector):
             self._line.nudge()  # the leader may wait for something that was taken here
+
+    def _tell(self, frames: list[bytes]) -> None:
+        """Send what no thread waits for."""
+        if frames and not self._down and self._gone is None:
+            for frame in frames:
+                self._line.send(frame)
+            self._line.take(self._inbox)  # sending may have swallowed a wake-up
 
     def _fail(self, why: SyscallError) -> None:
         self._gone = self._gone or why

@@ -16,7 +16,8 @@ from typing import Any, Generic, TypeVar
 from llmasos.syscalls import runtime, wire, zeromq
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_NAME
-from llmasos.syscalls.table import BY_RECORD, Call, Decode
+from llmasos.syscalls.records import Signal
+from llmasos.syscalls.table import BY_RECORD, Call, Decode, Fork, Kill, Restore, Spawn, Wait
 
 W = TypeVar("W")
 CONNECT_SECONDS = 10.0  # a booting kernel answers within this
@@ -39,8 +40,9 @@ class Calls(Generic[W]):
         self._waiting[seq] = waiter, call
         return seq, frame
 
-    def answer(self, frame: bytes, hand: Callable[[W, wire.Reply], object]) -> None:
-        """Hand a reply to its waiter; drop it if the call was taken back. Can be repeated after an interruption.
+    def answer(self, frame: bytes, hand: Callable[[W, wire.Reply], object]) -> list[bytes]:
+        """Hand a reply to its waiter; drop it if the call was taken back, and return the frames that undo what it did.
+        Can be repeated after an interruption.
 
         Raises SyscallError if the connection is useless from here on.
         """
@@ -50,8 +52,18 @@ class Calls(Generic[W]):
         if (waiting := self._waiting.get(reply.seq)) is not None:
             hand(waiting[0], reply)
             del self._waiting[reply.seq]
-        else:
-            self._left.pop(reply.seq, None)
+            return []
+        call = self._left.pop(reply.seq, None)
+        return self.undo(call, reply) if call is not None else []
+
+    def undo(self, call: Call[Any], reply: wire.Reply) -> list[bytes]:
+        """The frames that undo an answered call of which its caller will not hear: nobody would end the processes that it
+        has made. They are not waited for."""
+        if not isinstance(call, Spawn | Fork | Restore) or reply.errno is not Errno.OK:
+            return []
+        pids = wire.result(reply, call) if isinstance(call, Fork) else [wire.result(reply, call)]
+        ends = [end for pid in pids for end in (Kill(pid, Signal.KILL), Wait(pid))]
+        return [wire.encode_request(next(self._seqs), end) for end in ends]
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -114,9 +126,13 @@ def silent(directory: Path, seconds: float) -> SyscallError:
     )
 
 
+class Overdue(SyscallError):
+    """The ETIME of a client's own `timeout`; that of a call's argument comes from the kernel."""
+
+
 def overdue(call: Call[Any], seconds: float) -> SyscallError:
     name = BY_RECORD[type(call)].name
-    return SyscallError(Errno.ETIME, f"{name} was not answered within {seconds:g} seconds and was taken back")
+    return Overdue(Errno.ETIME, f"{name} was not answered within {seconds:g} seconds and was taken back")
 
 
 def unanswered(call: Call[Any], why: SyscallError) -> SyscallError:

@@ -1,4 +1,4 @@
-"""The asynchronous client: system calls from a trio program.
+"""The asynchronous client: system calls from a program under trio or asyncio (loops.py).
 
     async with connect() as kernel:
         pid = await kernel(Spawn(model="tiny"))
@@ -7,23 +7,24 @@ This is the libc of LLMasOS: it turns records into frames, finds the caller of e
 slow one. Many calls may be in flight at once. Cancelling a call takes it back in the kernel too, and a late answer is
 dropped. A kernel that goes away fails every waiting call with EPIPE, unless it keeps a journal: then calls wait for the
 next kernel, which answers them as if nothing had happened (reconnect.py). blocking.py offers the same to programs without
-trio.
+an event loop.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+import anyio
+import anyio.lowlevel
 import msgspec
-import outcome
-import trio
 
-from llmasos.syscalls import calls, runtime, transport, wire, zeromq
+from llmasos.syscalls import calls, loops, runtime, wire
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.link import RETRY_SECONDS, Link
+from llmasos.syscalls.loops import Found, Place, Undo
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS, Notify, Search
 from llmasos.syscalls.records import BootInfo, Right
 from llmasos.syscalls.table import Attach, Call
@@ -64,22 +65,21 @@ class Client:
         self.notify: Notify | None = None
         self._attach = Attach(name or calls.default_name(), int(rights))
         self._timeout, self.reconnect = timeout, reconnect
-        self._calls: calls.Calls[trio.lowlevel.Task] = calls.Calls()
+        self._calls: calls.Calls[Place] = calls.Calls()
         self._gone: SyscallError | None = None
-        self._scope = trio.CancelScope()
         self._up = False  # calls may be sent; if not, they wait for the next kernel
+        self._search: Undo | None = None
 
     async def __aenter__(self) -> Client:
-        deadline = trio.current_time() + self._timeout
+        self._loop = loops.running()
+        deadline = anyio.current_time() + self._timeout
         while not calls.kernel_listens(self.runtime):
-            if trio.current_time() >= deadline:
+            if anyio.current_time() >= deadline:
                 raise calls.silent(self.runtime, self._timeout)
-            await trio.sleep(calls.POLL_SECONDS)
-        self._link, self._up = _Link(self.runtime), True
-        # Not in a nursery: its groups would wrap whatever the body of the `async with` raises.
-        trio.lowlevel.spawn_system_task(self._run, name=f"connection to {self.runtime}")
+            await anyio.sleep(calls.POLL_SECONDS)
+        self._link, self._up = Link(self._loop, runtime.endpoint(self.runtime), self._deliver, self._lost), True
         try:
-            with trio.move_on_at(deadline):
+            with anyio.CancelScope(deadline=deadline):
                 boot = await self(self._attach)
                 self.pid = boot.pid
                 self._attached(boot)
@@ -97,7 +97,8 @@ class Client:
     def close(self) -> None:
         """Leave: the kernel ends this program's processes but the detached. Calls in flight fail with EPIPE."""
         self._fail(SyscallError(Errno.EPIPE, "this program has closed its connection"))
-        self._scope.cancel()
+        if self._search is not None:
+            self._search()
         self._link.close()
 
     async def __call__(self, call: Call[R], *, timeout: float | None = None) -> R:
@@ -108,109 +109,126 @@ class Client:
         """
         if timeout is None:
             return wire.result(await self._exchange(call), call)
-        with trio.move_on_after(timeout):
+        with anyio.move_on_after(timeout):
             return wire.result(await self._exchange(call), call)
         raise calls.overdue(call, timeout)
 
     async def _exchange(self, call: Call[Any]) -> wire.Reply:
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await anyio.lowlevel.checkpoint_if_cancelled()
         if self._gone is not None:
             raise calls.unanswered(call, self._gone)
-        seq, frame = self._calls.begin(call, trio.lowlevel.current_task())
+        try:
+            place = self._loop.place()
+        except RuntimeError:
+            raise loops.elsewhere() from None
+        seq, frame = self._calls.begin(call, place)
         if self._up:
             self._send(self._link, seq, frame)
-        return await self._answer(seq)
+        return await self._answer(seq, place, call)
 
-    def _send(self, link: _Link, seq: int, frame: bytes) -> None:
-        if not link.socket.send(frame):
+    def _send(self, link: Link, seq: int, frame: bytes) -> None:
+        if not link.send(frame):
             self._calls.take_back(seq)
             raise calls.crowded()
         self._calls.sent = max(self._calls.sent, seq)
 
-    async def _answer(self, seq: int) -> wire.Reply:
-        def take_back(_: Callable[[], None]) -> trio.lowlevel.Abort:
-            if (frame := self._calls.take_back(seq)) is not None and self._up:
-                self._link.socket.send(frame)
-            return trio.lowlevel.Abort.SUCCEEDED
+    async def _answer(self, seq: int, place: Place, call: Call[Any]) -> wire.Reply:
+        def left(found: Found | None) -> None:
+            frame = self._calls.take_back(seq)
+            frames = [frame] if frame is not None else []
+            if isinstance(found, wire.Reply):
+                frames += self._calls.undo(call, found)
+            self._tell(frames)
 
-        reply: wire.Reply = await trio.lowlevel.wait_task_rescheduled(take_back)
-        return reply
+        found = await place.wait(left)
+        if isinstance(found, SyscallError):
+            raise found
+        return found
 
-    async def _run(self) -> None:
-        with self._scope:
-            try:
-                await self._link.run(self._deliver)
-                while self._gone is None:
-                    await self._go_on()
-            except SyscallError as error:
-                self._fail(error)
-
-    def _deliver(self, message: transport.Message) -> None:
+    def _deliver(self, frame: bytes) -> None:
         try:
-            self._calls.answer(message.body, _wake)
+            self._tell(self._calls.answer(frame, _put))
         except SyscallError as error:
             self._fail(error)
+
+    def _tell(self, frames: list[bytes]) -> None:
+        """Send what no task waits for."""
+        if self._up:
+            for frame in frames:
+                self._link.send(frame)
 
     # --- when the kernel has died ---
 
-    async def _go_on(self) -> None:
-        """The connection is lost: find the next kernel, and return when the connection to that one is lost too. Raises
-        EPIPE if there is none."""
+    def _lost(self) -> None:
         self._up = False
-        self._link.close()
-        if not self._may_reconnect():
-            raise SyscallError(Errno.EPIPE, f"the kernel of {self.runtime} has gone")
-        search = Search(self.runtime, self.reconnect, trio.current_time(), self.notify)
-        while not self._up and self._gone is None:  # a kernel may die before it has taken this program up
-            while not search.found(trio.current_time()):  # noqa: ASYNC110 - there is no event to wait for
-                await trio.sleep(calls.POLL_SECONDS)
-            link = _Link(self.runtime)
-            try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._take_up, link, search)
-                    await link.run(self._deliver)
-                    nursery.cancel_scope.cancel()
-            finally:
-                link.close()
+        if self._gone is not None:
+            return
+        if self.reconnect > 0 and self._attach.ticket:
+            self._search = self._loop.background(self._go_on, f"reconnection to {self.runtime}")
+        else:
+            self._fail(SyscallError(Errno.EPIPE, f"the kernel of {self.runtime} has gone"))
 
-    def _may_reconnect(self) -> bool:
-        return self.reconnect > 0 and self._attach.ticket != b""
-
-    async def _take_up(self, link: _Link, search: Search) -> None:
-        """Show the ticket, send the unanswered calls again, and open the connection to new ones."""
+    async def _go_on(self) -> None:
+        """Find the next kernel, and have it take this program up. If there is none, every call fails."""
         try:
-            seq, frame = self._calls.begin(self._attach, trio.lowlevel.current_task())
-            link.socket.send(frame)
-            with trio.move_on_at(search.until) as patience:
-                boot = search.taken_up(await self._answer(seq), self._attach, self.pid)
-                if boot is None:
-                    await trio.sleep(calls.POLL_SECONDS)
-                    link.close()  # which ends its `run`, and so this
-                    await trio.sleep_forever()
-            if patience.cancelled_caught:
-                raise search.in_vain()
-            assert boot is not None
-            self._attached(boot)
-            for frame in self._calls.left():  # first: a later call may be about the same process
-                link.socket.send(frame)
-            after, more = 0, True
-            while more:
-                more = False
-                for seq, frame in self._calls.unanswered(after):
-                    while link.socket.backlog:  # noqa: ASYNC110 - more would be dropped
-                        await trio.sleep(transport.RETRY_SECONDS)
-                    link.socket.send(frame)
-                    self._calls.sent = max(self._calls.sent, seq)
-                    after, more = seq, True
-            # No await between finding nothing more to send and this line: from here on, a caller sends its new call
-            # itself.
-            self._link, self._up = link, True
-            for frame in self._calls.left():  # and what callers took back meanwhile
-                link.socket.send(frame)
-            search.over(self.boot)
+            search = Search(self.runtime, self.reconnect, anyio.current_time(), self.notify)
+            while not self._up and self._gone is None:  # a kernel may die before it has taken this program up
+                while not search.found(anyio.current_time()):  # noqa: ASYNC110 - there is no event to wait for
+                    await anyio.sleep(calls.POLL_SECONDS)
+                await self._taken_up(search)
+            if self._up:
+                search.over(self.boot)
         except SyscallError as error:
             self._fail(error)
-            self._scope.cancel()
+        except BaseException:
+            self._fail(SyscallError(Errno.EPIPE, "the event loop of this connection has ended; connect anew"))
+            raise
+
+    async def _taken_up(self, search: Search) -> None:
+        """Show the ticket, send the unanswered calls again, and open the connection to new ones. Returns early if the
+        kernel is not ready, or has gone too."""
+        with anyio.CancelScope() as attempt:
+
+            def lost() -> None:
+                if self._up:
+                    self._lost()
+                else:
+                    attempt.cancel()
+
+            link = Link(self._loop, runtime.endpoint(self.runtime), self._deliver, lost)
+            try:
+                boot: BootInfo | None = None
+                with anyio.CancelScope(deadline=search.until) as patience:
+                    place = self._loop.place()
+                    seq, frame = self._calls.begin(self._attach, place)
+                    link.send(frame)
+                    boot = search.taken_up(await self._answer(seq, place, self._attach), self._attach, self.pid)
+                    if boot is None:
+                        await anyio.sleep(calls.POLL_SECONDS)
+                if patience.cancelled_caught and not attempt.cancel_called:
+                    raise search.in_vain()
+                if boot is None:
+                    return
+                self._attached(boot)
+                for frame in self._calls.left():  # first: a later call may be about the same process
+                    link.send(frame)
+                after, more = 0, True
+                while more:
+                    more = False
+                    for seq, frame in self._calls.unanswered(after):
+                        while link.backlog:  # noqa: ASYNC110 - more would be refused
+                            await anyio.sleep(RETRY_SECONDS)
+                        self._calls.sent = max(self._calls.sent, seq)
+                        link.send(frame)
+                        after, more = seq, True
+                # No await between finding nothing more to send and this line: from here on, a caller sends its new call
+                # itself.
+                self._link, self._up = link, True
+                for frame in self._calls.left():  # and what callers took back meanwhile
+                    link.send(frame)
+            finally:
+                if not self._up:
+                    link.close()
 
     def _attached(self, boot: BootInfo) -> None:
         self.boot = boot
@@ -220,37 +238,9 @@ class Client:
         """No answer will arrive any more: every waiting call raises this, and every later one."""
         if self._gone is None:
             self._gone = why
-            for task, call in self._calls.abandon():
-                trio.lowlevel.reschedule(task, outcome.Error(calls.unanswered(call, why)))
+            for place, call in self._calls.abandon():
+                place.put(calls.unanswered(call, why))
 
 
-class _Link:
-    """One connection to a kernel, from connecting until it is lost."""
-
-    def __init__(self, directory: Path) -> None:
-        self.socket = transport.dealer()
-        self._monitor = self.socket.monitor()
-        self.socket.connect(runtime.endpoint(directory))
-
-    async def run(self, deliver: Callable[[transport.Message], None]) -> None:
-        """Deliver what arrives, until the connection is closed, or lost and all of it delivered."""
-        async with trio.open_nursery() as nursery:
-
-            def look() -> None:
-                if any(not link.up for link in self._monitor.drain()):
-                    nursery.start_soon(end)
-
-            async def end() -> None:
-                await trio.sleep(zeromq.LAST_WORDS)
-                self.socket.drain()
-                nursery.cancel_scope.cancel()
-
-            await nursery.start(self.socket.run, deliver)
-            nursery.start_soon(self._monitor.run, look)
-
-    def close(self) -> None:
-        self.socket.close()
-
-
-def _wake(task: trio.lowlevel.Task, reply: wire.Reply) -> None:
-    trio.lowlevel.reschedule(task, outcome.Value(reply))
+def _put(place: Place, reply: wire.Reply) -> None:
+    place.put(reply)

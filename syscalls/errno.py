@@ -88,6 +88,11 @@ class SyscallError(Exception):
     reason: str
     """What was wanted, what was found and what to do."""
 
+    @property
+    def hint(self) -> str:
+        """What the caller can do about an error of this kind."""
+        return self.errno.advice
+
     def __init__(self, errno: Errno, reason: str) -> None:
         self.errno = errno
         self.reason = printable(reason, one_line=True)

@@ -29,6 +29,7 @@ Blob = Annotated[bytes, Meta(max_length=limits.MAX_RECORD_BYTES)]
 Blobs = Annotated[list[Blob], Meta(max_length=limits.MAX_RECORDS)]
 Nice = Annotated[int, Meta(ge=limits.NICE_MIN, le=limits.NICE_MAX)]
 Seconds = Annotated[float, Meta(ge=0.0, le=limits.MAX_TIMEOUT)]
+PolicyName = Annotated[str, Meta(max_length=limits.MAX_PATH + limits.MAX_NAME, pattern=PRINTABLE)]
 GroupPath = Annotated[str, Meta(max_length=limits.MAX_PATH, pattern=PRINTABLE)]
 Bytes = Annotated[int, Meta(ge=0, le=(1 << 62))]
 Position = Annotated[int, Meta(ge=0, le=limits.MAX_TOKEN)]
@@ -519,3 +520,5 @@ class SchedInfo(Record):
     policy: str
     max_runs: int  # processes in one step at most
     step_tokens: int  # tokens in one step at most
+    victims: str = ""  # which process loses its pages first
+    evictions: str = ""  # which model's weights go first

@@ -40,6 +40,7 @@ from llmasos.syscalls.records import (
     Name,
     Nice,
     Pid,
+    PolicyName,
     Position,
     ProcessInfo,
     ReadResult,
@@ -226,15 +227,18 @@ class Shutdown(Call[None]):
     keep: bool = False
 
 
-@_call(8, "system", Right.ADMIN, E.ENODEV, changes=True, touches=(_DEVICE,))
+@_call(8, "system", Right.ADMIN, E.ENODEV, E.ENOENT, E.EIO, changes=True, touches=(_DEVICE,))
 class Sched(Call[SchedInfo]):
     """Set how a device is scheduled, from its next step on, and return the settings in force. An empty or zero argument
-    changes nothing."""
+    changes nothing. A policy is one of `boot_info`'s, or `/PATH/FILE.py:CLASS`, a module of the kernel's own user: the
+    kernel keeps its text, checks it, and takes it out again if it does wrong (docs/policies.md)."""
 
     device: Name = ""  # empty: the default device
-    policy: Name = ""
+    policy: PolicyName = ""  # the order in which processes run
     max_runs: Annotated[int, Meta(ge=0, le=limits.MAX_RUNS)] = 0
     step_tokens: Annotated[int, Meta(ge=0, le=limits.MAX_STEP_TOKENS)] = 0
+    victims: PolicyName = ""  # which process loses its pages first
+    evictions: PolicyName = ""  # which model's weights go first
 
 
 # --- process --------------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""A ZeroMQ socket for trio: the pump under the kernel's edge, the drivers' loop and the asynchronous client.
+"""A ZeroMQ socket for trio: the pump under the kernel's edge and the drivers' loop.
 
 pyzmq knows no trio, and a ZeroMQ socket is not a file to wait on. It has a descriptor (ZMQ_FD) that becomes readable when
 *something* may have happened inside, once for each change, and any operation on the socket may swallow that change.
-Everything below follows from this. zeromq.py makes the sockets; this and line.py are the only modules that wait on
-ZMQ_FD.
+Everything below follows from this. zeromq.py makes the sockets; this, line.py and link.py (a program's two kinds of
+connection) are the only modules that wait on ZMQ_FD.
 
 Who touches the socket. A task that runs `Socket.run` owns it: it takes what has arrived, hands each message to `deliver`
 (a plain function, called at once), and parks on the descriptor when the socket says (EAGAIN) that it is empty. There is

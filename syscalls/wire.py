@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from llmasos.syscalls import limits
+from llmasos.syscalls import constraint, limits
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import LogRecord
@@ -25,8 +25,7 @@ from llmasos.syscalls.table import BY_RECORD, CANCEL, TABLE, Call, Entry
 R = TypeVar("R")
 MAX_SEQ = (1 << 63) - 1
 Seq = Annotated[int, msgspec.Meta(ge=0, le=MAX_SEQ)]
-_PATH = re.compile(r"\$((?:\[(?:\d+|\.\.\.)\])+)")
-_PATTERN = re.compile(r"matching regex '.*'(?= - at |$)")
+_PLACED = re.compile(r"(.*) - at `\$((?:\[(?:\d+|\.\.\.)\])+)`", re.DOTALL)
 SHOWN = 8  # elements of a list, and
 SHOWN_TEXT = 60  # characters of a string that `describe` shows
 
@@ -82,6 +81,8 @@ def encode_request(seq: int, call: Call[Any]) -> bytes:
         )
     try:
         frame = _encode((limits.PROTOCOL_VERSION, seq, entry.number, call))
+    except OverflowError:
+        raise SyscallError(Errno.EINVAL, f"{entry.name}: a number has more than 64 bits") from None
     except _UNENCODABLE as error:
         raise SyscallError(Errno.EINVAL, f"{entry.name}: {error}") from None
     if len(frame) > limits.MAX_REQUEST_BYTES:
@@ -115,7 +116,7 @@ def decode_request(frame: bytes) -> Request:
         return Request(seq, decode(body))
     except _BROKEN as error:
         entry = TABLE[number]
-        reason = f"{entry.name}: {_named(_sentence(error), entry)}"
+        reason = f"{entry.name}: {_named(_sentence(error), entry, body)}"
         raise RefusedFrame(seq, Errno.EINVAL, reason) from None
 
 
@@ -238,16 +239,25 @@ def _other_version(version: int) -> str:
 def _sentence(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "the arguments are nested too deeply"
-    return _PATTERN.sub("without control characters", str(error))  # PRINTABLE is the only pattern
+    return str(error)
 
 
-def _named(sentence: str, entry: Entry) -> str:
-    """msgspec's path `$[6][2]` (the third field of the seventh argument) with the names of the fields: `limits.pages`."""
-    return _PATH.sub(lambda match: _place(match[1][1:-1].split("]["), entry.record), sentence)
+def _named(said: str, entry: Entry, body: msgspec.Raw) -> str:
+    """msgspec's sentence about the arguments of a call as one for people: `limits.pages: 0 or more, found -3`."""
+    placed = _PLACED.fullmatch(said)
+    if placed is None:
+        return constraint.sentence(said, None, ...)
+    try:
+        value = _any(body)
+    except _BROKEN:  # what follows the fault is broken too
+        value = ...
+    place, annotation, value = _place(placed[2][1:-1].split("]["), entry.record, value)
+    return f"{place}: {constraint.sentence(placed[1], annotation, value)}"
 
 
-def _place(positions: list[str], annotation: Any) -> str:
-    """The place in a value of the declared type to which `positions` lead: names of fields, numbers of list elements."""
+def _place(positions: list[str], annotation: Any, value: Any) -> tuple[str, Any, Any]:
+    """The place in a value of the declared type to which `positions` lead (`$[6][2]` is the third field of the seventh
+    argument): names of fields and numbers of list elements, and the type and the value that are there."""
     place = ""
     for position in positions:
         record = _record_in(annotation)
@@ -258,7 +268,9 @@ def _place(positions: list[str], annotation: Any) -> str:
         else:
             place += f"[{position}]"
             annotation = None if record is not None else _element(annotation)
-    return place.removeprefix(".")
+        known = isinstance(value, list) and position.isdigit() and int(position) < len(value)
+        value = value[int(position)] if known else ...
+    return place.removeprefix("."), annotation, value
 
 
 def _record_in(annotation: Any) -> type[msgspec.Struct] | None:

@@ -15,18 +15,12 @@ from tests.booted import PATIENCE, command, eventually, is_gone, wait_for_kernel
 
 
 class Reborn:
-    """A kernel with a journal, to be killed and booted again in the same runtime directory."""
+    """A kernel with a journal (or without), to be killed and booted again in the same runtime directory."""
 
-    def __init__(self, place: Path, *flags: str) -> None:
+    def __init__(self, place: Path, *flags: str, device: str = "cpu:threads=1", journal: bool = True) -> None:
         self.place = place
-        self._flags = [
-            *("--device", "cpu:threads=1"),
-            "--kv-bytes",
-            "64MiB",
-            "--journal",
-            os.fspath(place),
-            *flags,
-        ]
+        kept = ["--journal", os.fspath(place)] if journal else []
+        self._flags = ["--device", device, "--kv-bytes", "64MiB", *kept, *flags]
         self._process: subprocess.Popen[bytes] | None = None
 
     def boot(self) -> None:

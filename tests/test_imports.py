@@ -19,6 +19,7 @@ HEAVY = (
     "tokenizers",
     "rich",
     "prompt_toolkit",
+    "textual",
 )
 
 

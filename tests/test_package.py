@@ -130,7 +130,7 @@ def test_a_wheel_has_one_package_with_types_and_the_embedded_model(wheel: Path) 
 
 
 def test_an_sdist_has_the_examples_and_a_wheel_of_it_does_not(packed: Path, sdist: Path) -> None:
-    wanted = {path.name for path in (ROOT / "examples").iterdir() if path.suffix in (".py", ".md")}
+    wanted = {path.name for path in (ROOT / "examples").iterdir() if path.name != "__pycache__"}
     with tarfile.open(packed) as archive:
         assert {Path(name).name for name in archive.getnames() if Path(name).parent.name == "examples"} == wanted
     assert not [name for name in zipfile.ZipFile(sdist).namelist() if "examples" in name]

@@ -35,8 +35,9 @@ class Options:
     dtype: str = option(WORD, "")
     # Bytes of the host's memory for KV frames that are moved out; default: a quarter of it.
     host: int | None = option(SIZE, None)
-    # Bytes of the swap file at most, for what the host's memory does not hold, and its directory: as the CPU driver's.
+    # Bytes of the swap file at most, for what the host's memory does not hold: as the CPU driver's.
     swap: int | None = option(SIZE, None)
+    # The directory of the swap file.
     swapdir: Path | None = option(DIRECTORY, None)
 
 

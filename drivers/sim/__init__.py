@@ -10,10 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llmasos.drivers.device import Device
+from llmasos.drivers.sim import script
 from llmasos.drivers.sim.device import SimDevice
 from llmasos.drivers.sim.spec import parse
 
 
 def open_device(texts: Mapping[str, str]) -> Device:
-    """The device that the options describe. Raises EINVAL for one that is off, by name."""
-    return SimDevice(*parse(texts))
+    """The device that the options describe. Raises EINVAL for one that is off, by name, and what reading a script
+    raises."""
+    spec, models = parse(texts)
+    if models.script:
+        script.load(models.script)
+    return SimDevice(spec, models)

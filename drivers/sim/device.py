@@ -34,10 +34,10 @@ from llmasos.drivers.protocol import (
     Step,
     StepDone,
 )
-from llmasos.drivers.sim import checkpoint, roofline
+from llmasos.drivers.sim import checkpoint, roofline, script
 from llmasos.drivers.sim.fate import Fate
 from llmasos.drivers.sim.memory import Image, Memory
-from llmasos.drivers.sim.running import Fault, Runs
+from llmasos.drivers.sim.running import Fault, Runs, Unsaid
 from llmasos.drivers.sim.spec import DTYPES, DeviceSpec, ModelSpec, model
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Tier
@@ -90,6 +90,8 @@ class SimDevice:
         spec = model(path, dtype, self.models)
         if spec.arch != "sim":
             raise SyscallError(Errno.ENOEXEC, f"model {path!r} is a {spec.arch}; this driver runs only: sim")
+        if spec.script:
+            script.check(script.load(spec.script), spec.script, spec.vocab)
         return spec
 
     def probe(self, request: Probe) -> Probed:
@@ -186,13 +188,16 @@ class SimDevice:
         unwritten = self._memory.move_out(request)
         copied = self._memory.copy(request)
         lost = self._memory.move_in(request)
-        results = self._run(request, lost)
+        results, longer = self._run(request, lost)
         seconds, phases = self._costs(request, copied)
+        if longer:
+            seconds, phases = seconds + longer, {**phases, "script": longer}
         self._pass(seconds, lambda _: None)
         return StepDone(request.ref, results, seconds, phases, unwritten)
 
-    def _run(self, request: Step, lost: dict[int, int]) -> list[RunResult]:
-        """The results of the runs; those of contexts that have `lost` a frame are not computed."""
+    def _run(self, request: Step, lost: dict[int, int]) -> tuple[list[RunResult], float]:
+        """The results of the runs, and the seconds that a script adds; those of contexts that have `lost` a frame are not
+        computed."""
         runs = Runs(self._memory)
         errors: dict[int, str] = {}  # index of a run -> why it failed
         for i, run in enumerate(request.runs):
@@ -217,8 +222,10 @@ class SimDevice:
                     results.append(runs.guess(run, i, runs.sample(run)))
                 except Fault as fault:
                     results.append(RunResult(run.ctx, error=self._fault(request, run, fault)))
+                except Unsaid as error:
+                    results.append(RunResult(run.ctx, error=str(error)))
             self._progress += 1
-        return results
+        return results, runs.seconds
 
     def _fault(self, request: Step, run: Run, fault: Fault) -> str:
         self._contexts.pop(run.ctx, None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from llmasos.drivers.protocol import BLOCK_TOKENS, Run, RunResult
-from llmasos.drivers.sim import tokens
+from llmasos.drivers.sim import script, tokens
 from llmasos.drivers.sim.memory import Context, Image, Memory
 
 WRONG_EVERY = 4  # guesses
@@ -19,6 +19,10 @@ class Fault(Exception):
     """The kernel asked for something that a correct kernel does not ask for."""
 
 
+class Unsaid(Exception):
+    """The script says that the run fails, and why."""
+
+
 class Runs:
     """The runs of one step, known by their index in it. All are written before any is read."""
 
@@ -26,6 +30,7 @@ class Runs:
         self._images = memory.images
         self._contexts = memory.contexts
         self._writers: dict[tuple[int, int], int] = {}  # (image, frame) -> the run that writes it in this step
+        self.seconds = 0.0  # that the step takes longer, as a script says
 
     def write(self, run: Run, index: int) -> None:
         """Bring the context up to `run.position`, then write the run's own slots."""
@@ -74,10 +79,11 @@ class Runs:
         if s.sampler.repetition_penalty != 1.0 and not context.told:
             raise Fault("a repetition penalty, and no history was sent")
         state = context.chain[-1]
-        token = tokens.candidates(m, state)[0]
+        said = self._said(run) if m.script else None
+        token = tokens.candidates(m, state, said)[0]
         if s.append:
             token = tokens.next_token(m, state, s.sampler, s.position, context.log)
-        alternatives = tokens.logprobs(m, state, token, s.logprobs) if s.logprobs else None
+        alternatives = tokens.logprobs(m, state, token, s.logprobs, said) if s.logprobs else None
         return RunResult(run.ctx, token if s.append else -1, alternatives)
 
     def guess(self, run: Run, index: int, result: RunResult) -> RunResult:
@@ -86,6 +92,8 @@ class Runs:
         if s is None or not s.append or not run.ahead:
             return result
         image, context = self._images[run.image], self._contexts[run.ctx]
+        if image.model.script:
+            return self._finish_word(run, index, result)
         held = [result.token]
         for position in range(len(context.log), len(context.log) + run.ahead):
             if position + 1 >= image.model.context:
@@ -99,6 +107,32 @@ class Runs:
                 del context.log[-1], context.chain[-1]
                 break
             held.append(tokens.next_token(image.model, context.chain[-1], s.sampler, position + 1, context.log))
+        return msgspec.structs.replace(result, more=held[1:])
+
+    def _said(self, run: Run) -> int:
+        """What the script says after the context. Raises Unsaid if it says that the run fails."""
+        context = self._contexts[run.ctx]
+        following = script.following(self._images[run.image].model, context.log)
+        if following.error:
+            raise Unsaid(following.error)
+        self.seconds = max(self.seconds, following.seconds)
+        return following.token
+
+    def _finish_word(self, run: Run, index: int, result: RunResult) -> RunResult:
+        """Go on with what the script says to the end of the word, as far as the run allows."""
+        image, context = self._images[run.image], self._contexts[run.ctx]
+        model, held = image.model, [result.token]
+        following = script.following(model, context.log)
+        for position in range(len(context.log), len(context.log) + run.ahead):
+            if following.ends or held[-1] == model.eos or position + 1 >= model.context:
+                break
+            context.log.append(held[-1])
+            tokens.extend_chain(context.chain, image.root, held[-1:])
+            self._store(run, index, position, position + 1)
+            following = script.following(model, context.log)
+            if following.error:
+                break
+            held.append(following.token)
         return msgspec.structs.replace(result, more=held[1:])
 
     def _store(self, run: Run, index: int, first: int, end: int) -> None:

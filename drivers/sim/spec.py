@@ -20,6 +20,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_TOKEN
 
 _WHO = "the sim driver"
+SCRIPT_ROWS = 256  # `guess_rows` of a device with a script, unless said otherwise
 DTYPES = {"fp32": (4, 4), "bf16": (2, 2), "int8": (1, 2)}  # bytes of a parameter, bytes of an element of KV
 
 
@@ -60,15 +61,16 @@ class ModelSpec:
     """A model of declared shape. Defaults are those of a 7-billion-parameter llama with grouped KV heads."""
 
     name: str = no_option("sim")
-    dtype: str = "bf16"
-    arch: str = "sim"
-    params: float = 7e9
-    layers: int = 32
+    dtype: str = "bf16"  # fp32, bf16 or int8: where none is asked for
+    arch: str = "sim"  # its architecture, as it says; another than sim is refused
+    params: float = 7e9  # parameters; the first word of a model's name may say them: sim:7b
+    layers: int = 32  # of each, K and V are kept
     kv_dim: int = 1024  # elements of K (and of V) a token has in one layer
     block_bytes: int = 0  # bytes of a frame; 0: 16 tokens x 2 x layers x kv_dim x element
     vocab: int = 32_000  # the last id is the end-of-sequence token
     context: int = 4096  # tokens
     eos_every: int = 0  # one prefix in eos_every is followed by the end-of-sequence token; 0: none is
+    script: str = ""  # a file of answers that the model gives (script.py); empty: it says what chance says
     fail: str = ""  # the errno with which probing this model fails: EIO, ...
 
     @property
@@ -102,6 +104,8 @@ def parse(texts: Mapping[str, str]) -> tuple[DeviceSpec, ModelSpec]:
     if min(spec.overhead, spec.time_scale) < 0:
         raise SyscallError(Errno.EINVAL, f"{_WHO}: overhead and time_scale must not be below zero")
     _errno(spec.fail_load)
+    if models.script and "guess_rows" not in texts:  # a word of a script is given by one step, as if guessed
+        spec = dataclasses.replace(spec, guess_rows=SCRIPT_ROWS)
     return spec, models
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from llmasos.drivers.sim import script
 from llmasos.drivers.sim.spec import ModelSpec
 from llmasos.syscalls.records import Sampler, TokenLogprobs
 
@@ -38,8 +39,8 @@ def extend_chain(chain: list[int], root: int, tokens: Iterable[int]) -> None:
         chain.append(state)
 
 
-def candidates(model: ModelSpec, state: int) -> list[int]:
-    """The token ids with a probability above zero after a prefix, most probable first.
+def candidates(model: ModelSpec, state: int, said: int | None = None) -> list[int]:
+    """The token ids with a probability above zero after a prefix, most probable first; `said` is what a script says.
 
     Every `eos_every`-th prefix (by its hash) has the end-of-sequence token in first place; no other has it at all.
     """
@@ -50,11 +51,14 @@ def candidates(model: ModelSpec, state: int) -> list[int]:
     ids = [(first + i * step) % ordinary for i in range(count)]
     if model.eos_every and (state >> 32) % model.eos_every == 0:
         ids[0] = model.eos
-    return ids
+    return ids if said is None else [said, *(token for token in ids if token != said)][:count]
 
 
 def next_token(model: ModelSpec, state: int, sampler: Sampler, position: int, log: Sequence[int]) -> int:
-    """The token that stands at `position` after the prefix with hash `state`; `log` serves the repetition penalty."""
+    """The token that stands at `position` after the prefix with hash `state`; `log` serves the repetition penalty, and is
+    all that counts for a model with a script."""
+    if model.script:
+        return script.following(model, log).token
     ids = candidates(model, state)
     if sampler.temperature == 0.0 and sampler.repetition_penalty == 1.0:
         return ids[0]
@@ -90,12 +94,12 @@ def _draw(ids: list[int], logits: list[float], sampler: Sampler, position: int) 
     return ranked[kept - 1][0]
 
 
-def logprobs(model: ModelSpec, state: int, token: int, count: int) -> TokenLogprobs:
+def logprobs(model: ModelSpec, state: int, token: int, count: int, said: int | None = None) -> TokenLogprobs:
     """Log-probabilities after the prefix with hash `state`: of `token`, and of the `count` most probable ones.
 
     They are log_softmax over the candidates; a repetition penalty never chooses a token that is none of them.
     """
-    ids = candidates(model, state)
+    ids = candidates(model, state, said)
     logits = [TOP_LOGIT - LOGIT_STEP * i for i in range(len(ids))]
     norm = math.log(sum(math.exp(x) for x in logits))
     top = ids[:count]

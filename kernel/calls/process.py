@@ -208,9 +208,11 @@ def wait_(system: System, request: Request, call: Wait) -> ExitInfo | Waiting:
 
 
 def _may_wait(system: System, program: Program, pid: int) -> bool:
-    """Its own children, and those of init that are LLM processes."""
+    """Its own children, and detached processes. Init reaps its other children, those of programs that have ended."""
     process = system.table.find(pid)
-    return isinstance(process, LLMProcess) and process.owner in (program.pid, INIT_PID)
+    if not isinstance(process, LLMProcess):
+        return False
+    return process.owner == program.pid or (process.owner == INIT_PID and process.traits.detached)
 
 
 def kill(system: System, request: Request, call: Kill, process: Process) -> None:

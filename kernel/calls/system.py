@@ -7,12 +7,11 @@ from collections import Counter
 from llmasos.kernel import desk
 from llmasos.kernel.calls.info import device_info, row
 from llmasos.kernel.clock import seconds
-from llmasos.kernel.devices.reincarnation import reschedule
 from llmasos.kernel.journal.tickets import ticket
 from llmasos.kernel.marks import changed
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.request import Request
-from llmasos.kernel.sched.policies import POLICIES
+from llmasos.kernel.sched.force import reschedule
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls import limits
@@ -48,7 +47,7 @@ def boot_info(system: System, request: Request, call: BootInfoCall | Attach) -> 
         uptime=seconds(system.uptime),
         pid=request.program.pid,
         default_device=next(iter(system.devices), ""),
-        policies=list(POLICIES),
+        policies=system.sources.known(),
         devices=[device_info(device) for device in system.devices.values()],
         ticket=ticket(system.secret, request.program.pid) if system.secret else b"",
     )
@@ -103,6 +102,8 @@ def shutdown(system: System, request: Request, call: Shutdown) -> None:
 
 def sched(system: System, request: Request, call: Sched, device: Device) -> SchedInfo:
     """Row 8 of the table, `Sched`."""
-    if call.policy or call.max_runs or call.step_tokens:
-        reschedule(system, device, call.policy, call.max_runs, call.step_tokens)
-    return SchedInfo(device.name, device.queue.policy.name, device.max_runs, device.step_tokens)
+    changes = {name: value for name in call.__struct_fields__ if name != "device" and (value := getattr(call, name))}
+    if changes:
+        reschedule(system, device, **changes)
+    policies = device.config.victims, device.evictions.name
+    return SchedInfo(device.name, device.queue.policy.name, device.max_runs, device.step_tokens, *policies)

@@ -14,13 +14,11 @@ from llmasos.kernel.devices import steps
 from llmasos.kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
 from llmasos.kernel.life import stop_suspect
 from llmasos.kernel.marks import dirty, stale, want
-from llmasos.kernel.memory.evictions import make_evictions
-from llmasos.kernel.memory.victims import make_victims
 from llmasos.kernel.models.loading import fail_device, suspend
 from llmasos.kernel.objects.device import DOWN, HOPELESS, STARTING, UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess
-from llmasos.kernel.sched.policies import make_policy
+from llmasos.kernel.sched.force import foreign, note
 from llmasos.kernel.sched.run_queue import RunQueue
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
@@ -33,35 +31,20 @@ _WATCH = SECOND
 
 def add_device(system: System, config: DeviceConfig) -> None:
     """A device of the configuration: its row in the process table, and its driver's first start."""
-    queue = RunQueue(make_policy(config.policy, system.config.quantum))
-    make_victims(config.victims)  # refuse a wrong name now, not with the first model
+    queue = RunQueue(system.sources.scheduling(config.policy, system.config.quantum))
+    config.victims = system.sources.victims(config.victims).name  # refuse a wrong name now, not with the first model
     if config.name in system.devices:
         raise Errno.EINVAL(f"two devices are called {config.name!r}; give one another name")
     pid, name, group, now = system.table.new_pid(), f"driver:{config.name}", system.groups.system, system.now
     blocked = State.BLOCKED, WaitFor.DEVICE, now
     process = DriverProcess(pid, INIT_PID, Kind.DRIVER, name, group, now, *blocked, device=config.name)
     system.table.add(process)
-    device = Device(config, process, queue, evictions=make_evictions(config.evictions))
+    device = Device(config, process, queue, evictions=system.sources.evictions(config.evictions))
     device.max_runs, device.step_tokens = config.max_runs or 1, config.step_tokens or 1
     system.devices[config.name] = device
+    if foreign(device):
+        note(system, device)
     _start(system, device)
-
-
-def reschedule(system: System, device: Device, policy: str, max_runs: int, step_tokens: int) -> None:
-    """Change how a device is scheduled while it runs; arguments that are empty or 0 leave things as they are."""
-    if policy and policy != device.queue.policy.name:
-        ready = list(device.queue)
-        device.queue, old = RunQueue(make_policy(policy, system.config.quantum)), device.queue
-        for process in ready:
-            old.withdraw(process)
-            device.queue.put(process)
-        system.log("info", f"{device.name}: scheduling policy {old.policy.name} -> {policy}")
-    device.config.max_runs = max_runs or device.config.max_runs
-    device.config.step_tokens = step_tokens or device.config.step_tokens
-    device.max_runs = max_runs or device.max_runs
-    device.step_tokens = step_tokens or device.step_tokens
-    device.rescheduled = True
-    system.journal.device_set(device)
 
 
 def _start(system: System, device: Device) -> None:

@@ -18,6 +18,7 @@ from llmasos.kernel.models.loading import page, probe_or_drop
 from llmasos.kernel.objects.device import UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import Decoding, LLMProcess
+from llmasos.kernel.sched.force import take_out
 from llmasos.kernel.sched.plan import Plan, plan_step
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
@@ -32,6 +33,7 @@ def pump(system: System, device: Device) -> None:
     probe_or_drop(system, device)
     if device.state != UP or system.halting:
         return
+    take_out(system, device)
     page(system, device)
     if device.in_flight is not None or device.loads_alone:
         return

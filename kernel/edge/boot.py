@@ -25,12 +25,15 @@ import trio
 from llmasos.kernel.core import Kernel
 from llmasos.kernel.edge import lock, settings
 from llmasos.kernel.edge.console import console, open_log
+from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
 from llmasos.kernel.edge.hand_over import relieve
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
+from llmasos.kernel.edge.policies import FOLDER, Modules
 from llmasos.kernel.edge.server import Server
 from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.policy_file import located_policy
 
 DETACH_SECONDS = 30.0  # until a detached kernel must answer
 
@@ -41,7 +44,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--runtime", metavar="DIR", help=f"runtime directory (default: {runtime.default()})")
     add("--config", metavar="FILE.toml", help="configuration file (default: $XDG_CONFIG_HOME/llmasos/kernel.toml)")
     add("--device", metavar="KIND[:K=V,...]", action="append", default=[], help="a device, e.g. cpu:threads=2")
-    add("--policy", metavar="NAME", default="", help="scheduling policy of every device")
+    add("--policy", metavar="NAME", default="", help="scheduling policy of every device, or FILE.py:CLASS")
+    add("--victims", metavar="NAME", default="", help="which process loses its pages first, or FILE.py:CLASS")
+    add("--evictions", metavar="NAME", default="", help="which model's weights go first, or FILE.py:CLASS")
     add("--max-runs", metavar="N", type=_positive, default=0, help="processes in one step at most")
     add("--step-tokens", metavar="N", type=_positive, default=0, help="tokens in one step at most")
     add("--model", metavar="NAME=PATH", action="append", default=[], help="a model to know by name")
@@ -79,7 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
             False if args.no_journal else True if args.journal else None,
             args.journal,
             args.die_with_parent,
-            _without_place(given),
+            victims=args.victims,
+            evictions=args.evictions,
+            arguments=_without_place(given),
         )
         config = settings.build(settings.read(_configured(args)), over, directory, version())
         core = Kernel(config)
@@ -112,6 +119,9 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             notes = journal.notes
         else:
             notes = _left_alone(directory / runtime.JOURNAL)
+        folder = journal.path.parent / FOLDER if journal is not None else None
+        core.sources = modules = Modules(folder, Watchdog(end_kernel(folder)))
+        notes += modules.recall(config.devices)
         server = Server(
             core,
             config.devices,
@@ -125,10 +135,12 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
         kept = trio.run(server.run)
         halted = True
     finally:
+        stop_watching()
         if journal is not None:
             journal.close(remove=halted and not kept)  # programs that were expected back have ended with the system
             if halted and not kept:
                 sign.unlink(missing_ok=True)
+                modules.forget()
         lock.release(directory, held, keep_log=not halted)
         if args.own_runtime:  # if it is empty; the program that made the directory may be gone
             with contextlib.suppress(OSError):
@@ -150,8 +162,10 @@ def _without_place(given: list[str]) -> list[str]:
     words: list[str] = []
     rest = iter(given)
     for word in rest:
-        name, equals, _ = word.partition("=")
-        if name in ("--runtime", "--log"):
+        name, equals, value = word.partition("=")
+        if name in ("--policy", "--victims", "--evictions"):  # the next kernel is started in a directory of its own
+            words.append(f"{name}={located_policy(value if equals else next(rest, ''))}")
+        elif name in ("--runtime", "--log"):
             if not equals:
                 next(rest, None)
         elif name not in ("--detach", "--die-with-parent", "--hand-over", "--own-runtime", "--quiet"):

@@ -46,6 +46,7 @@ from llmasos.drivers.protocol import KINDS
 from llmasos.kernel.events import DeviceConfig, KernelConfig
 from llmasos.syscalls import limits, runtime
 from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.policy_file import located_policy
 from llmasos.syscalls.records import GroupSettings, KvAction
 from llmasos.syscalls.size import Size, size
 
@@ -113,22 +114,24 @@ class GroupFile(msgspec.Struct, forbid_unknown_fields=True):
 class Journal(msgspec.Struct, forbid_unknown_fields=True):
     """The `[journal]` of the file. `enabled` unset: a journal is kept, unless the kernel ends with its parent."""
 
-    enabled: bool | UnsetType = UNSET
+    enabled: bool | UnsetType = UNSET  # false: as `llmasos boot --no-journal`
+    # `interval`: each second; `always`: before any answer leaves; `never`: when the system likes.
     fsync: Literal["always", "interval", "never"] = "interval"
-    directory: str = ""
+    directory: str = ""  # empty: $XDG_STATE_HOME/llmasos; of a kernel elsewhere its runtime directory
     grace: Annotated[float, Meta(ge=0.0, le=limits.MAX_TIMEOUT)] = 30.0
 
 
 class File(msgspec.Struct, forbid_unknown_fields=True):
-    default_model: str = "tiny"
-    kernel: Tuning = msgspec.field(default_factory=Tuning)
-    device: list[Device] = []
-    models: dict[str, str] = {}
-    groups: dict[str, GroupFile] = {}
-    journal: Journal = msgspec.field(default_factory=Journal)
+    default_model: str = ""  # empty: the embedded one; where all devices are simulated, a simulated one
+    kernel: Tuning = msgspec.field(default_factory=Tuning)  # `[kernel]`
+    device: list[Device] = []  # `[[device]]`, one for each; none: the CPU, and a GPU where there is one
+    models: dict[str, str] = {}  # `[models]`: names of directories, `story = "/srv/models/story"`
+    groups: dict[str, GroupFile] = {}  # `[groups."/PATH"]`: control groups to be made at boot
+    journal: Journal = msgspec.field(default_factory=Journal)  # `[journal]`
 
 
 MOST_BYTES = 1 << 20  # of a configuration file
+_FILES = ("script",)  # options of drivers that name a file
 
 
 def read(path: str | None) -> File:
@@ -140,11 +143,18 @@ def read(path: str | None) -> File:
             text = file.read(MOST_BYTES + 1)
         if len(text) > MOST_BYTES:
             raise Errno.EINVAL(f"{path} has more than {MOST_BYTES} bytes and is no configuration; name a TOML file")
-        return msgspec.toml.decode(text, type=File)
+        found = msgspec.toml.decode(text, type=File)
     except OSError as error:
         raise Errno.ENOENT(f"the configuration {path} cannot be read: {error.strerror}; name a TOML file") from None
     except (msgspec.DecodeError, UnicodeError) as error:
         raise Errno.EINVAL(f"the configuration {path} is wrong: {error}") from None
+    place = Path(path).expanduser().parent  # files of policies are named from there
+    for one in found.device:
+        one.policy, one.victims, one.evictions = (
+            located_policy(name, place) for name in (one.policy, one.victims, one.evictions)
+        )
+        one.options = {key: _whole(key, _option(value), place) for key, value in one.options.items()}
+    return found
 
 
 def device(text: str) -> Device:
@@ -208,6 +218,8 @@ class Overrides:
     journal: bool | None = None  # whether one is kept; None: as the file says
     journal_directory: str = ""
     private: bool = False  # the kernel ends with its parent
+    victims: str = ""
+    evictions: str = ""
     arguments: list[str] = dataclasses.field(default_factory=list)  # all words of the command line, for `status`
 
 
@@ -243,12 +255,12 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
                 kv_bytes=size(over.kv_bytes or wanted.kv_bytes, f"kv_bytes of {name}"),
                 image_kv_bytes=size(wanted.image_kv_bytes, f"image_kv_bytes of {name}"),
                 weight_bytes=size(over.weight_bytes or wanted.weight_bytes, f"weight_bytes of {name}"),
-                policy=over.policy or wanted.policy,
-                victims=wanted.victims,
-                evictions=wanted.evictions,
+                policy=located_policy(over.policy or wanted.policy),
+                victims=located_policy(over.victims or wanted.victims),
+                evictions=located_policy(over.evictions or wanted.evictions),
                 max_runs=over.max_runs or wanted.max_runs,
                 step_tokens=over.step_tokens or wanted.step_tokens,
-                options={key: _option(value) for key, value in wanted.options.items()},
+                options={key: _whole(key, _option(value), Path.cwd()) for key, value in wanted.options.items()},
             )
         )
     models = known_models() | {name: _model_path(path) for name, path in file.models.items()}
@@ -257,12 +269,13 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         if not name or not equals or not path:
             raise Errno.EINVAL(f"--model {text}: wanted NAME=PATH")
         models[name] = _model_path(path)
+    default = "sim" if all(one.kind == "sim" for one in configs) else "tiny"
     tuning = {name: value for name in Tuning.__struct_fields__ if (value := getattr(file.kernel, name)) is not UNSET}
     journal = _journal(file.journal, over, directory)
     return BootConfig(
         devices=configs,
         models=models,
-        default_model=file.default_model,
+        default_model=file.default_model or default,
         runtime=os.fspath(directory.absolute()),
         os_pid=os.getpid(),
         version=version,
@@ -305,6 +318,11 @@ def _model_path(path: str) -> str:
     """A directory made absolute; anything else (a hub name, a simulated model) as it is."""
     place = Path(path).expanduser()
     return os.fspath(place.absolute()) if place.is_dir() else path
+
+
+def _whole(key: str, value: str, directory: Path) -> str:
+    """An option of a driver; the path of a file made absolute, since a kernel may be started anew elsewhere."""
+    return os.path.normpath(directory.absolute() / Path(value).expanduser()) if key in _FILES and value else value
 
 
 def _option(value: str | int | float | bool) -> str:

@@ -252,7 +252,8 @@ def program_head(program: Program) -> ProgramHead:
 
 def device_head(device: Device) -> DeviceHead:
     config = device.config
-    return DeviceHead(device.name, device.queue.policy.name, config.max_runs, config.step_tokens)
+    policies = config.victims, device.evictions.name
+    return DeviceHead(device.name, device.queue.policy.name, config.max_runs, config.step_tokens, *policies)
 
 
 def process_head(process: LLMProcess) -> ProcessHead:

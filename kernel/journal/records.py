@@ -169,12 +169,15 @@ class GroupSpent(Entry, tag=12):
 
 
 class DeviceHead(Entry, tag=13):
-    """How a device is scheduled, since a call has set it."""
+    """How a device is scheduled, since a call has set it or it has policies of the user's own. An empty name: as
+    configured."""
 
     name: str
     policy: str
     max_runs: int
     step_tokens: int
+    victims: str = ""
+    evictions: str = ""
 
 
 class Copied(Entry, tag=14):

@@ -17,6 +17,7 @@ class Evictions:
     """`lru`: evict the image that ran, or was used, longest ago."""
 
     name = "lru"
+    fault = ""  # of a module of the user's: why its guard (kernel/edge/guards.py) lets it go on no longer
 
     def worth(self, image: Image, now: int) -> int:
         """The image with the smallest worth goes first. Compare only worths of the same moment."""
@@ -24,6 +25,8 @@ class Evictions:
 
 
 class Cost(Evictions):
+    """Evict the image that is quickest to read again, for its size and the time that it has been idle."""
+
     name = "cost"
 
     def worth(self, image: Image, now: int) -> int:

@@ -21,10 +21,12 @@ _LOOKED_AT = 64  # sleepers that `cost` compares, the longest idle first
 
 
 class Victims:
-    """`lru`: choose the process that ran longest ago. To write another policy: subclass, give it a `name`, choose, and
-    enter it in VICTIMS."""
+    """`lru`: choose the process that ran longest ago.
+
+    To write another policy: subclass, choose, and load it from its file (docs/policies.md)."""
 
     name = "lru"
+    fault = ""  # of a module of the user's: why its guard (kernel/edge/guards.py) lets it go on no longer
 
     def came(self, process: LLMProcess) -> None:
         """The process has pages, after having had none."""
@@ -61,6 +63,8 @@ class Fifo(Victims):
 
 
 class Clock(Fifo):
+    """Choose as fifo does, but pass over a process once that has run since the hand last went by."""
+
     name = "clock"
 
     def __init__(self) -> None:
@@ -88,6 +92,8 @@ class Clock(Fifo):
 
 
 class Cost(Victims):
+    """Choose the process whose frames are cheapest to bring back for the time that it has been idle."""
+
     name = "cost"
 
     def choose(self, sleepers: Iterable[LLMProcess], now: int) -> LLMProcess | None:

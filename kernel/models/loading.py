@@ -15,7 +15,6 @@ from llmasos.kernel.life import exit_process, stop_suspect
 from llmasos.kernel.marks import cancel_outs, dirty, freed, stale, want
 from llmasos.kernel.memory.frames import FramePool
 from llmasos.kernel.memory.swap import SwapSpace
-from llmasos.kernel.memory.victims import make_victims
 from llmasos.kernel.models import paging
 from llmasos.kernel.objects.device import UP, Ask, Device, no_device
 from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT, Image
@@ -121,7 +120,7 @@ def _probed(system: System, device: Device, ask: Ask) -> None:
     except SyscallError as error:
         fail_image(system, device, image, error)
         return
-    image.victims = make_victims(device.config.victims)
+    image.victims = system.sources.victims(device.config.victims)
     image.swap = SwapSpace(_slots(device, message.block_bytes), message.block_bytes)
     image.state = EVICTED
     wake(system, image.known)

@@ -110,7 +110,8 @@ class Device:
     step_tokens: int = 1
     stream_tokens: int = 1
     guess_rows: int = 0
-    rescheduled: bool = False  # by a call: not as configured
+    rescheduled: bool = False  # by a call, or by modules of the user's: the journal has it
+    good: list[tuple[str, str]] = field(default_factory=list)  # policies before those in force: kind, name
     # counters
     restarts: int = 0
     steps: int = 0

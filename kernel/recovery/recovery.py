@@ -15,7 +15,6 @@ import msgspec
 
 from llmasos.kernel import desk
 from llmasos.kernel.clock import nanoseconds
-from llmasos.kernel.devices.reincarnation import reschedule
 from llmasos.kernel.events import Syscall
 from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
@@ -26,10 +25,11 @@ from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import INIT_PID, Account, Decoding, LLMProcess, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.recovery import rejoin
+from llmasos.kernel.sched.force import note, reschedule
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import sleep, wait
 from llmasos.syscalls import table as calls
-from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, Usage, WaitFor
 from llmasos.syscalls.records import State as ProcessState
 from llmasos.syscalls.table import BY_RECORD
@@ -94,9 +94,7 @@ def recover(system: System, state: State) -> None:
     for path, tokens in state.spent.items():
         system.groups.recall(path).tokens = tokens
     system.journal.begin(system.groups, state)
-    for head in state.devices.values():
-        if (device := system.devices.get(head.name)) is not None:
-            reschedule(system, device, head.policy, head.max_runs, head.step_tokens)
+    _schedule(system, state)
     system.table.resume(state.next_pid)
     programs = {pid: _program(system, saved) for pid, saved in state.programs.items()}
     processes = [_process(system, saved, state, programs) for saved in state.processes.values()]
@@ -113,6 +111,21 @@ def recover(system: System, state: State) -> None:
             f"{waiting} wait for their model, the programs have {system.config.grace:g} s to come back",
         )
         system.emit("journal.recover", amount=state.tokens, detail=f"{len(processes)} processes")
+
+
+def _schedule(system: System, state: State) -> None:
+    for head in state.devices.values():
+        if (device := system.devices.get(head.name)) is None:
+            continue
+        reschedule(system, device, max_runs=head.max_runs, step_tokens=head.step_tokens)
+        for kind in ("policy", "victims", "evictions"):
+            try:
+                reschedule(system, device, **{kind: getattr(head, kind)})
+            except SyscallError as error:
+                system.log("warning", f"journal: {device.name} goes on as configured: {error.reason}")
+    for device in system.devices.values():
+        if device.rescheduled:
+            note(system, device)
 
 
 def _program(system: System, saved: SavedProgram) -> Program:

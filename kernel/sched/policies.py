@@ -1,6 +1,7 @@
 """The scheduling policies: fair, first come first served, round robin, multi-level feedback queues, lottery.
 
-Each is a small pure object, one for each device (policy.py says what it answers). To add one, enter it in POLICIES.
+Each is a small pure object, one for each device (policy.py says what it answers). `Sources` is where a kernel gets its
+policies of all kinds from; the edge has one that reads modules of the user's too (kernel/edge/policies.py).
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
+from llmasos.kernel.memory.evictions import Evictions, make_evictions
+from llmasos.kernel.memory.victims import Victims, make_victims
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.sched.policy import Policy
 from llmasos.kernel.seeds import mix
@@ -208,3 +211,20 @@ def make_policy(name: str, quantum: int) -> Policy:
     if name not in POLICIES:
         raise Errno.EINVAL(f"no scheduling policy {name!r}; there are: {', '.join(POLICIES)}")
     return POLICIES[name](quantum)
+
+
+class Sources:
+    """Where policies come from: the tables of the kernel. Raises SyscallError for names that are not known."""
+
+    def scheduling(self, name: str, quantum: int) -> Policy:
+        return make_policy(name, quantum)
+
+    def victims(self, name: str) -> Victims:
+        return make_victims(name)
+
+    def evictions(self, name: str) -> Evictions:
+        return make_evictions(name)
+
+    def known(self) -> list[str]:
+        """Names of scheduling policies that can be put in force."""
+        return list(POLICIES)

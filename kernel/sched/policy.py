@@ -1,14 +1,19 @@
 """What a scheduling policy is: a few small functions over a process, pure and replaceable at run time.
 
 As in Linux's sched_class and the exercises of teaching kernels, a policy only orders processes of one class; classes,
-batching, page shortage and ageing across classes are the planner's. To write one: subclass, give it a `name`, return
-smaller keys for processes that go first, and enter it in POLICIES. Keys, and all that they are made of, are integers:
-floats are rounded otherwise by other machines, and the same events must give the same order everywhere.
+batching, page shortage and ageing across classes are the planner's. To write one: subclass, return smaller keys for
+processes that go first, and load it from its file (docs/policies.md). Keys, and all that they are made of, should be
+integers: floats are rounded otherwise by other machines, and the same events must give the same order everywhere.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from llmasos.kernel.objects.process import LLMProcess
+
+if TYPE_CHECKING:
+    from llmasos.kernel.objects.device import Device
 
 
 class Policy:
@@ -16,6 +21,7 @@ class Policy:
     `process.policy_state`; it is None until this policy's `woke` is called first."""
 
     name = "policy"
+    fault = ""  # of a module of the user's: why its guard (kernel/edge/guards.py) lets it go on no longer
 
     def __init__(self, quantum: int) -> None:
         self.quantum = quantum  # tokens
@@ -40,3 +46,6 @@ class Policy:
 
     def ran(self, process: LLMProcess, tokens: int) -> None:
         """A step has computed this many tokens of the process."""
+
+    def look(self, device: Device, now: int, aging: int) -> None:
+        """For guards: see whether it starves somebody on its device, beyond `aging` nanoseconds."""

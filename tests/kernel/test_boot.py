@@ -395,3 +395,12 @@ def test_dying_with_the_parent_needs_a_pipe() -> None:
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
     assert "needs a pipe" in done.stderr
+
+
+def test_a_kernel_of_simulated_devices_only_has_a_simulated_model_by_default(tmp_path: Path) -> None:
+    def default(*devices: str, file: config.File | None = None) -> str:
+        return config.build(file or config.File(), config.Overrides(list(devices)), tmp_path, "").default_model
+
+    assert default("sim") == default("sim", "sim") == "sim"
+    assert default("cpu") == default("sim", "cpu") == "tiny"
+    assert default("sim", file=config.File(default_model="sim:1b")) == "sim:1b"

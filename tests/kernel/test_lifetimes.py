@@ -224,3 +224,17 @@ def test_a_kernel_without_a_journal_refuses_to_keep() -> None:
     assert refused(program, Shutdown(keep=True)) is Errno.ENOTSUP
     assert not sim.halted
     program.call(Null())
+
+
+def test_who_waits_for_a_child_of_a_program_that_ends_is_told_and_init_reaps_it() -> None:
+    """In a step it dies at the token boundary: nobody else may take it off the table before init does."""
+    sim = simulate()
+    program, other = sim.program(), sim.program()
+    pid = program.call(Spawn("sim", [1, 2, 3]))
+    program.start(Decode(pid, 50))
+    sim.run_until(lambda: sim.kernel.devices["sim0"].in_flight is not None)
+    program.disconnect()
+    late = other.start(Wait(pid))
+    sim.run_idle()
+    assert late.errno is Errno.ECHILD
+    assert sim.kernel.table.find(pid) is None

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 import trio
 import trio.testing
@@ -22,6 +24,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import BootInfo
 from llmasos.syscalls.table import Call, Decode, Feed, Null, Read
 from tests.booted import eventually
+from tests.loops import LOOPS, run_under
 from tests.syscalls import mortal
 from tests.syscalls.mortal import PATIENCE, Mortal
 
@@ -40,8 +43,10 @@ def check_done(kernel: Mortal, acknowledged: dict[int, int], given_up: set[int])
     assert set(kernel.fed) - acknowledged.keys() <= given_up
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_async_a_kernel_that_dies_at_any_point_loses_nothing_and_does_nothing_twice(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "loop"), list(enumerate(LOOPS * 2)))
+def test_async_a_kernel_that_dies_at_any_point_loses_nothing_and_does_nothing_twice(
+    tmp_path: Path, seed: int, loop: str
+) -> None:
     acknowledged: dict[int, int] = {}
     given_up: set[int] = set()
 
@@ -53,12 +58,12 @@ def test_async_a_kernel_that_dies_at_any_point_loses_nothing_and_does_nothing_tw
                 chance = random.Random(f"{seed} {worker}")
                 for _ in range(CALLS):
                     timeout = chance.choice((0.001, 0.02, 0.1)) if chance.random() < 0.3 else PATIENCE
-                    with trio.move_on_after(timeout) as patience:
+                    with anyio.move_on_after(timeout) as patience:
                         match chance.randrange(4):
                             case 0:
                                 assert (await program(Decode(100, 5))).tokens
                             case 1:
-                                with trio.move_on_after(0.01):
+                                with anyio.move_on_after(0.01):
                                     await program(chance.choice(ENDLESS))
                             case _:
                                 token = next(tokens)
@@ -67,19 +72,19 @@ def test_async_a_kernel_that_dies_at_any_point_loses_nothing_and_does_nothing_tw
                                 given_up.discard(token)
                     assert timeout < PATIENCE or not patience.cancelled_caught, "a call is left waiting"
 
-            async with trio.open_nursery() as nursery:
+            async with anyio.create_task_group() as group:
                 for worker in range(WORKERS):
-                    nursery.start_soon(work, worker)
+                    group.start_soon(work, worker)
             assert len(program._calls) == 0
             await settled(program, kernel)
 
     async def settled(program: client.Client, kernel: Mortal) -> None:
-        with trio.fail_after(PATIENCE):
+        with anyio.fail_after(PATIENCE):
             while kernel.decoding:
                 await program(Null())
 
     with Mortal(tmp_path, deaths=DEATHS, seed=seed).running() as kernel:
-        trio.run(scenario, kernel)
+        run_under(loop, scenario, kernel)
         assert kernel.lives > DEATHS / 2
         check_done(kernel, acknowledged, given_up)
         assert kernel.fed == sorted(kernel.fed), "calls have overtaken each other"
@@ -153,13 +158,13 @@ def failing(place: Path, kind: str, reconnect: float, first: threading.Event, to
                 with pytest.raises(SyscallError) as later:
                     await program(Null())
 
-        trio.run(scenario)
+        run_under(kind, scenario)
     assert waiting.value.errno is later.value.errno is Errno.EPIPE
     assert waiting.value.reason.removeprefix("read: ") == later.value.reason.removeprefix("null: ")
     return waiting.value.reason
 
 
-@pytest.fixture(params=["blocking", "async"])
+@pytest.fixture(params=["blocking", "trio", "asyncio"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -335,7 +340,7 @@ def test_closing_while_there_is_no_kernel_is_done_at_once_and_fails_who_waits(tm
     async def scenario(kernel: Mortal) -> None:
         async with (
             client.connect(tmp_path, reconnect=10 * PATIENCE) as program,
-            trio.open_nursery() as nursery,
+            anyio.create_task_group() as group,
         ):
 
             async def wait() -> None:
@@ -343,14 +348,14 @@ def test_closing_while_there_is_no_kernel_is_done_at_once_and_fails_who_waits(tm
                     await program(Null())
                 errors.append(caught.value)
 
-            await trio.to_thread.run_sync(lambda: kernel.kill(back=False))
-            nursery.start_soon(wait)
-            await trio.testing.wait_all_tasks_blocked()
+            await anyio.to_thread.run_sync(lambda: kernel.kill(back=False))
+            group.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
             program.close()
 
     with Mortal(tmp_path).running() as kernel:
-        if kind == "async":
-            trio.run(scenario, kernel)
+        if kind != "blocking":
+            run_under(kind, scenario, kernel)
         else:
             program = blocking.connect(tmp_path, reconnect=10 * PATIENCE)
             kernel.kill(back=False)
@@ -384,13 +389,13 @@ def test_a_notify_that_raises_closes_the_connection_and_says_why(tmp_path: Path,
     async def scenario(kernel: Mortal) -> None:
         async with client.connect(tmp_path) as program:
             program.notify = broken
-            await trio.to_thread.run_sync(kernel.kill)
+            await anyio.to_thread.run_sync(kernel.kill)
             with pytest.raises(SyscallError, match=r"^EPIPE: .*in a hook"):
                 await program(Null())
 
     with Mortal(tmp_path).running() as kernel:
-        if kind == "async":
-            trio.run(scenario, kernel)
+        if kind != "blocking":
+            run_under(kind, scenario, kernel)
             return
         with blocking.connect(tmp_path) as program:
             program.notify = broken

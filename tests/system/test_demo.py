@@ -76,12 +76,14 @@ def test_a_claim_that_does_not_hold_ends_the_tour_with_status_1(
 
 
 def test_a_model_that_is_not_there_ends_the_tour_with_a_reason(
-    simulated: Path, capsys: pytest.CaptureFixture[str]
+    simulated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    config = tmp_path / "llmasos.toml"
+    config.write_text('default_model = "tiny"\n')  # which this device does not simulate
     with (
         tempfile.TemporaryDirectory(prefix="llmasos-") as place,
-        private_kernel(Path(place), ["--device", "sim:time_scale=0"]),
-    ):  # it simulates no model named tiny
+        private_kernel(Path(place), ["--config", str(config), "--device", "sim:time_scale=0"]),
+    ):
         assert tour.main(Path(place), fast=True) == 1
     assert capsys.readouterr().err.startswith("llmasos demo: the tour ended early: ENOENT: ")
 

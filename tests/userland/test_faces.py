@@ -51,7 +51,8 @@ def kind(member: object) -> str:
 
 def said(text: str | None) -> str | None:
     """A docstring with the words that tell of waiting taken out."""
-    return text and " ".join(re.sub(r"\b(async (?=with|for)|await )", "", text).split())
+    told = text and re.sub(r"(?<!\w)\(await ([\w.]+\((?:[^()]|\([^()]*\))*\))\)", r"\1", text)  # `(await f()).x`
+    return told and " ".join(re.sub(r"\b(async (?=with|for)|await |aio\.)", "", told).split())
 
 
 def signature(member: Any) -> str:

@@ -262,11 +262,11 @@ def test_allowed_tokens_do_not_let_others_in() -> None:
 @pytest.mark.parametrize(
     ("said", "max_tokens", "reason"),
     [
-        ("x", "5", "max_tokens is an integer, found '5'"),
-        ("x", 2.5, "max_tokens is an integer, found 2.5"),
-        ("x", True, "max_tokens is an integer, found True"),
-        (None, 5, "what is said is text"),
-        (3, 5, "what is said is text"),
+        ("x", "5", "max_tokens: wanted a whole number or None, found text '5'"),
+        ("x", 2.5, "max_tokens: wanted a whole number or None, found float 2.5"),
+        ("x", True, "max_tokens: wanted a whole number or None, found bool True"),
+        (None, 5, "said: wanted text, a dictionary or a sequence of dictionaries"),
+        (3, 5, "said: wanted text, a dictionary or a sequence of dictionaries"),
         (["x"], 5, "what is said is text"),
         ([{"role": "user", "content": b"x"}], 5, "found bytes"),
         ([{"role": "user", "content": "x", "more": 10**30}], 5, "numbers of 64 bits"),
@@ -290,7 +290,7 @@ def test_what_cannot_be_said_is_named_and_changes_nothing(
 @pytest.mark.parametrize("text", [None, b"x", 3])
 def test_only_text_is_said_and_fed(process: Process, text: Any) -> None:
     for act in (process.ask, process.feed, lambda said: next(process.pieces(said))):
-        with pytest.raises(SyscallError, match=r"^EINVAL: a text "):
+        with pytest.raises(SyscallError, match=r"^EINVAL: \w+\(\) text: wanted text, found "):
             act(text)
 
 

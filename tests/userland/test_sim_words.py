@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmasos.modelfiles.sim_vocabulary import END, MOST_WORDS
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import ModelInfo
 from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.sdk import actions
 from llmasos.userland.sdk.llm import LLM
-from llmasos.userland.sdk.sim_words import END, MOST_WORDS, sim_tokenizer
+from llmasos.userland.sdk.sim_words import sim_tokenizer
 from llmasos.userland.sdk.system import System
 from llmasos.userland.sdk.tokenizer import MARK, UNMARK
 from tests.userland.command_line import DEADLINE, llmasos

@@ -116,11 +116,14 @@ def devices(rows: list[DeviceInfo]) -> Table:
 
 def scheduling(info: SchedInfo, policies: list[str]) -> list[tuple[str, str]]:
     """The scheduling of a device; the policy in use is marked."""
+    policies = policies if info.policy in policies else [*policies, info.policy]  # it was loaded just now
     return [
         ("device", info.device),
         ("policy", " ".join(f"[{name}]" if name == info.policy else name for name in policies)),
         ("processes a step", str(info.max_runs)),
         ("tokens a step", str(info.step_tokens)),
+        ("victims", info.victims),
+        ("evictions", info.evictions),
     ]
 
 

@@ -7,10 +7,9 @@ and what was found. numpy and torch are not imported for this: whatever looks li
 
 from __future__ import annotations
 
-import difflib
 import operator
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex, cast
 
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -139,16 +138,6 @@ def dtype_name(value: Dtype) -> str:
     name = value if isinstance(value, str) else str(value)
     name = name.removeprefix("torch.")
     return _DTYPES.get(name.lower(), name)
-
-
-def known_keywords(call: str, given: Mapping[str, object], known: Collection[str]) -> None:
-    """Raise EINVAL for a keyword that `call` does not take; suggests the nearest one."""
-    for name in given:
-        if name in known:
-            continue
-        near = [word for word in known if word.startswith(name)] or difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(sorted(known))}"
-        raise SyscallError(Errno.EINVAL, f"{call}() takes no {name!r}; {hint}")
 
 
 def _wanted(what: str, found: object) -> SyscallError:

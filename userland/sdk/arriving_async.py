@@ -1,12 +1,13 @@
-"""Progress of a model that a trio program waits for: arriving.py, awaited."""
+"""Progress of a model that a program under an event loop waits for: arriving.py, awaited."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
-import trio
+import anyio
 
+from llmasos.syscalls import loops
 from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.table import Models
 from llmasos.userland.sdk import options
@@ -20,25 +21,22 @@ async def arriving(system: AsyncConnection, model: Model) -> AsyncGenerator[None
     """Report on the model that a caller names while the `async with` lasts."""
     name = model_name(model)
     wanted = {name, await system.run(options.located(name))}
-    tell, scope = Teller(), trio.CancelScope()
+    tell, over = Teller(), False
 
     async def watch() -> None:
-        with scope:
-            await trio.sleep(QUIET_SECONDS)
-            while True:
-                try:
-                    found = loading(await system.kernel(Models(), timeout=GLANCE_SECONDS), wanted)
-                except SyscallError:
-                    pass
-                else:
-                    if not scope.cancel_called:
-                        tell(found)
-                await trio.sleep(LOOK_SECONDS)
+        await anyio.sleep(QUIET_SECONDS)
+        while True:
+            with suppress(SyscallError):
+                found = loading(await system.kernel(Models(), timeout=GLANCE_SECONDS), wanted)
+                if not over:
+                    tell(found)
+            await anyio.sleep(LOOK_SECONDS)
 
-    # Not in a nursery: its groups would wrap whatever the body of the `async with` raises.
-    trio.lowlevel.spawn_system_task(watch, name=f"arrival of {name}")
+    # Not in a task group: it would wrap whatever the body of the `async with` raises.
+    stop = loops.running().background(watch, f"arrival of {name}")
     try:
         yield
     finally:
-        scope.cancel()
+        over = True
+        stop()
         tell(None)

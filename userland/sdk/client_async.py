@@ -1,4 +1,4 @@
-"""The asynchronous Client, Image and Instance, for trio programs: the names and meanings of `client`, awaited."""
+"""The asynchronous Client, Image and Instance, under trio or asyncio: the names and meanings of `client`, awaited."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import os
 from types import TracebackType
 from typing import overload
 
+from llmasos.syscalls.calls import CONNECT_SECONDS
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import ModelInfo
 from llmasos.userland.sdk.actions import MAX_TOKENS
 from llmasos.userland.sdk.arguments import Dtype, Model
 from llmasos.userland.sdk.arriving_async import arriving
+from llmasos.userland.sdk.public import public
 from llmasos.userland.sdk.system_async import Process, System
 
 
@@ -37,16 +39,26 @@ class Instance:
     def __init__(self, process: Process) -> None:
         self.process = process
 
-    async def predict(self, text: str, max_tokens: int = MAX_TOKENS) -> str:
+    @public
+    async def predict(self, text: str, max_tokens: int = MAX_TOKENS, *, timeout: float | None = None) -> str:
         """The model's answer to `text` as the next turn of the conversation; of a model without a chat template, its
-        continuation of the text."""
-        if self.process.language.chat is not None:
-            return await self.process.ask(text, max_tokens)
-        await self.process.feed(text)
-        return await self.process.generate(max_tokens)
+        continuation of the text. Errors are those of `Process.ask`.
 
+        Example:
+            answer = await instance.predict("My lucky number is 42.")
+        """
+        if self.process.language.chat is not None:
+            return await self.process.ask(text, max_tokens, timeout=timeout)
+        await self.process.feed(text, timeout=timeout)
+        return await self.process.generate(max_tokens, timeout=timeout)
+
+    @public
     async def close(self) -> None:
-        """End the process."""
+        """End the process.
+
+        Example:
+            await instance.close()
+        """
         await self.process.end()
 
 
@@ -56,9 +68,11 @@ class Client:
     system: System
     """The system that it is connected to."""
 
-    def __init__(self, where: str | os.PathLike[str] | None = None) -> None:
-        """`where`: the runtime directory of a kernel; None for the usual one."""
-        self.system = System.connect(where, boot=True, name="client")
+    @public
+    def __init__(self, where: str | os.PathLike[str] | None = None, *, timeout: float = CONNECT_SECONDS) -> None:
+        """`where`: the runtime directory of a kernel; None for the usual one. It answers within `timeout` seconds, or
+        ETIME is raised."""
+        self.system = System.connect(where, boot=True, name="client", timeout=timeout)
         self._instance: Instance | None = None
 
     async def __aenter__(self) -> Client:
@@ -70,35 +84,67 @@ class Client:
     ) -> None:
         await self.close()
 
+    @public
     async def close(self) -> None:
-        """Disconnect. Its instances end, and a private kernel halts."""
+        """Disconnect. Its instances end, and a private kernel halts.
+
+        Example:
+            await client.close()
+        """
         await self.system.close()
 
-    async def load_image(self, name: Model, *, dtype: Dtype = "", device: str = "") -> Image:
-        """Bring a model into memory. The parameters and errors are those of `System.load`."""
-        async with arriving(self.system, name):
-            return Image(await self.system.load(name, dtype, device))
+    @public
+    async def load_image(
+        self, name: Model, *, dtype: Dtype = "", device: str = "", timeout: float | None = None
+    ) -> Image:
+        """Bring a model into memory. The parameters and errors are those of `System.load`.
 
-    async def create_instance(self, image: Image, *, name: str = "") -> Instance:
-        """Start a process on an image."""
+        Example:
+            image = await client.load_image("tiny")
+        """
+        async with arriving(self.system, name):
+            return Image(await self.system.load(name, dtype, device, timeout=timeout))
+
+    @public
+    async def create_instance(self, image: Image, *, name: str = "", timeout: float | None = None) -> Instance:
+        """Start a process on an image. Errors are those of `System.spawn`.
+
+        Example:
+            instance = await client.create_instance(image)
+        """
         info = image.info
-        process = await self.system.spawn(info.path, name=name, dtype=info.dtype, device=info.device)
+        process = await self.system.spawn(info.path, name=name, dtype=info.dtype, device=info.device, timeout=timeout)
         self._instance = Instance(process)
         return self._instance
 
     @overload
-    async def predict(self, text: str, /, *, max_tokens: int = MAX_TOKENS) -> str: ...
+    async def predict(self, text: str, /, *, max_tokens: int = MAX_TOKENS, timeout: float | None = None) -> str: ...
 
     @overload
-    async def predict(self, instance: Instance, text: str, /, *, max_tokens: int = MAX_TOKENS) -> str: ...
+    async def predict(
+        self, instance: Instance, text: str, /, *, max_tokens: int = MAX_TOKENS, timeout: float | None = None
+    ) -> str: ...
 
-    async def predict(self, what: Instance | str, text: str | None = None, /, *, max_tokens: int = MAX_TOKENS) -> str:
+    @public
+    async def predict(
+        self,
+        what: Instance | str,
+        text: str | None = None,
+        /,
+        *,
+        max_tokens: int = MAX_TOKENS,
+        timeout: float | None = None,
+    ) -> str:
         """`predict(instance, text)` is `instance.predict(text)`. `predict(text)` asks the instance that was created last,
-        or a new one of the system's default model if there is none. Raises EINVAL without a text."""
+        or a new one of the system's default model if there is none. Raises EINVAL without a text.
+
+        Example:
+            answer = await client.predict("What is my lucky number?")
+        """
         if isinstance(what, Instance):
             if text is None:
                 raise SyscallError(Errno.EINVAL, "predict(instance) has no text; call predict(instance, text)")
-            return await what.predict(text, max_tokens)
+            return await what.predict(text, max_tokens, timeout=timeout)
         if text is not None:
             raise SyscallError(
                 Errno.EINVAL,
@@ -107,4 +153,4 @@ class Client:
         instance = self._instance or await self.create_instance(
             await self.load_image(self.system.kernel.boot.default_model)
         )
-        return await instance.predict(what, max_tokens)
+        return await instance.predict(what, max_tokens, timeout=timeout)

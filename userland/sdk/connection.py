@@ -14,11 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from llmasos.syscalls import blocking, runtime
+from llmasos.syscalls import blocking, calls, runtime
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS
 from llmasos.syscalls.table import Call
 from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.sdk import script
+from llmasos.userland.sdk.public import public
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -51,6 +52,7 @@ class Connection:
         atexit.register(cleanup.close)
 
     @classmethod
+    @public
     def connect(
         cls,
         where: Where = None,
@@ -58,18 +60,24 @@ class Connection:
         boot: bool = False,
         flags: Sequence[str] = (),
         name: str = "",
+        timeout: float = calls.CONNECT_SECONDS,
         reconnect: float = RECONNECT_SECONDS,
     ) -> Self:
         """Connect to the kernel of a runtime directory (None: `$LLMASOS_RUNTIME`, else the user's usual one).
 
         With `boot`, boots a private kernel where none runs, with the `flags` of `llmasos boot`; that kernel ends with
-        this system, or with this OS process, however it ends. `name` is the program's name in the process table. When a
-        kernel with a journal dies, waits `reconnect` seconds for the next one; calls and streams then go on where they
-        were. Raises ECONNREFUSED where no kernel runs, EIO if a private one does not boot.
+        this system, or with this OS process, however it ends. `name` is the program's name in the process table. A kernel
+        answers within `timeout` seconds, or ETIME is raised. When a kernel with a journal dies, waits `reconnect` seconds
+        for the next one; calls and streams then go on where they were. Raises ECONNREFUSED where no kernel runs, EIO if a
+        private one does not boot.
+
+        Example:
+            with llmasos.System.connect(place) as here:
+                print(len(here.ps()), "processes")
         """
         with ExitStack() as stack:
             place = kernel_there(stack, where, boot, flags)
-            kernel = stack.enter_context(blocking.connect(place, name=name, reconnect=reconnect))
+            kernel = stack.enter_context(blocking.connect(place, name=name, timeout=timeout, reconnect=reconnect))
             return cls(kernel, stack.pop_all())
 
     def __enter__(self) -> Self:
@@ -81,15 +89,31 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """End this program and all it spawned but the detached; a private kernel halts. A second call does nothing."""
+        """End this program and all it spawned but the detached; a private kernel halts. A second call does nothing.
+
+        Example:
+            here = llmasos.System.connect(place)
+            here.close()
+        """
         atexit.unregister(self._cleanup.close)
         self._cleanup.close()
 
-    def __call__(self, call: Call[R]) -> R:
+    def __call__(self, call: Call[R], *, timeout: float | None = None) -> R:
         """Make a system call: `call` is a record of `llmasos.syscalls.table`, and what it returns is in docs/syscalls.md.
-        Raises SyscallError."""
-        return self.kernel(call)
+        Raises SyscallError; ETIME after `timeout` seconds, when it is taken back.
 
-    def run(self, what: script.Script[T]) -> T:
-        """Run a script, a generator that yields system calls and is sent their results, to what it returns."""
-        return script.run(self.kernel, what)
+        Example:
+            from llmasos.syscalls.table import Getinfo
+            row = system(Getinfo(agent.pid), timeout=5)
+        """
+        return self.kernel(call, timeout=None if timeout is None else script.seconds(timeout))
+
+    def run(self, what: script.Script[T], timeout: float | None = None) -> T:
+        """Run a script, a generator that yields system calls and is sent their results, to what it returns. After
+        `timeout` seconds the script cleans up, and ETIME is raised.
+
+        Example:
+            from llmasos.userland.sdk import actions
+            ids = system.run(actions.log_of(agent.pid), timeout=5)
+        """
+        return script.run(self.kernel, what, timeout)

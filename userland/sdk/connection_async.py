@@ -1,40 +1,46 @@
-"""How a trio program of the SDK connects: connection.py, awaited."""
+"""How a program of the SDK under an event loop connects: connection.py, awaited."""
 
 from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AsyncExitStack, ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import trio
+import anyio.to_thread
 
-from llmasos.syscalls import client
+from llmasos.syscalls import calls, client, loops
+from llmasos.syscalls.loops import undisturbed
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS
 from llmasos.syscalls.table import Call
 from llmasos.userland.sdk import script, script_async
 from llmasos.userland.sdk.connection import Where, kernel_there
+from llmasos.userland.sdk.public import public
 
 R = TypeVar("R")
 T = TypeVar("T")
 
 
 class AsyncConnection:
-    """A connection for trio programs: `async with System.connect() as system`, or `await System.connect()` and
-    `close`."""
+    """A connection for programs under trio or asyncio: `async with System.connect() as system`, or `await
+    System.connect()` and `close`."""
 
     kernel: client.Client
     """What makes its system calls."""
 
-    def __init__(self, where: Where, boot: bool, flags: Sequence[str], name: str, reconnect: float) -> None:
+    def __init__(
+        self, where: Where, boot: bool, flags: Sequence[str], name: str, timeout: float, reconnect: float
+    ) -> None:
         self.talking: dict[int, Callable[[], bool]] = {}  # processes whose answers this program hears; see turns.alone
         self._where, self._boot, self._flags, self._name = where, boot, flags, name
-        self._reconnect = reconnect
+        self._timeout, self._reconnect = timeout, reconnect
         self._local: ExitStack | None = None  # a private kernel and its directory, once connected
         self._cleanup = AsyncExitStack()
 
     @classmethod
+    @public
     def connect(
         cls,
         where: Where = None,
@@ -42,16 +48,22 @@ class AsyncConnection:
         boot: bool = False,
         flags: Sequence[str] = (),
         name: str = "",
+        timeout: float = calls.CONNECT_SECONDS,
         reconnect: float = RECONNECT_SECONDS,
     ) -> Self:
         """Connect to the kernel of a runtime directory (None: `$LLMASOS_RUNTIME`, else the user's usual one).
 
         With `boot`, boots a private kernel where none runs, with the `flags` of `llmasos boot`; that kernel ends with
-        this system, or with this OS process, however it ends. `name` is the program's name in the process table. When a
-        kernel with a journal dies, waits `reconnect` seconds for the next one; calls and streams then go on where they
-        were. Raises ECONNREFUSED where no kernel runs, EIO if a private one does not boot.
+        this system, or with this OS process, however it ends. `name` is the program's name in the process table. A kernel
+        answers within `timeout` seconds, or ETIME is raised. When a kernel with a journal dies, waits `reconnect` seconds
+        for the next one; calls and streams then go on where they were. Raises ECONNREFUSED where no kernel runs, EIO if a
+        private one does not boot.
+
+        Example:
+            async with llmasos.aio.System.connect(place) as here:
+                print(len(await here.ps()), "processes")
         """
-        return cls(where, boot, flags, name, reconnect)
+        return cls(where, boot, flags, name, timeout, reconnect)
 
     def __await__(self) -> Generator[Any, Any, Self]:
         """Connect without an `async with`; `close` disconnects."""
@@ -60,12 +72,13 @@ class AsyncConnection:
     async def __aenter__(self) -> Self:
         if self._local is not None:
             return self
+        loops.running()  # refuses other kinds of loops before a kernel is booted
         async with AsyncExitStack() as stack:
             local = ExitStack()
-            stack.push_async_callback(trio.to_thread.run_sync, local.close)
-            place = await trio.to_thread.run_sync(kernel_there, local, self._where, self._boot, self._flags)
+            stack.push_async_callback(_in_a_thread, local.close)
+            place = await _in_a_thread(kernel_there, local, self._where, self._boot, self._flags)
             self.kernel = await stack.enter_async_context(
-                client.connect(place, name=self._name, reconnect=self._reconnect)
+                client.connect(place, name=self._name, timeout=self._timeout, reconnect=self._reconnect)
             )
             self._local, self._cleanup = local, stack.pop_all()
             # As in connection.py: a forgotten private kernel ends in order.
@@ -78,17 +91,37 @@ class AsyncConnection:
         await self.close()
 
     async def close(self) -> None:
-        """End this program and all it spawned but the detached; a private kernel halts. A second call does nothing."""
+        """End this program and all it spawned but the detached; a private kernel halts. A second call does nothing.
+
+        Example:
+            here = await llmasos.aio.System.connect(place)
+            await here.close()
+        """
         if self._local is not None:
             atexit.unregister(self._local.close)
-        with trio.CancelScope(shield=True):
-            await self._cleanup.aclose()
+        await undisturbed(self._cleanup.aclose)
 
-    async def __call__(self, call: Call[R]) -> R:
+    async def __call__(self, call: Call[R], *, timeout: float | None = None) -> R:
         """Make a system call: `call` is a record of `llmasos.syscalls.table`, and what it returns is in docs/syscalls.md.
-        Raises SyscallError."""
-        return await self.kernel(call)
+        Raises SyscallError; ETIME after `timeout` seconds, when it is taken back.
 
-    async def run(self, what: script.Script[T]) -> T:
-        """Run a script, a generator that yields system calls and is sent their results, to what it returns."""
-        return await script_async.run(self.kernel, what)
+        Example:
+            from llmasos.syscalls.table import Getinfo
+            row = await system(Getinfo(agent.pid), timeout=5)
+        """
+        return await self.kernel(call, timeout=None if timeout is None else script.seconds(timeout))
+
+    async def run(self, what: script.Script[T], timeout: float | None = None) -> T:
+        """Run a script, a generator that yields system calls and is sent their results, to what it returns. After
+        `timeout` seconds the script cleans up, and ETIME is raised.
+
+        Example:
+            from llmasos.userland.sdk import actions
+            ids = await system.run(actions.log_of(agent.pid), timeout=5)
+        """
+        return await script_async.run(self.kernel, what, timeout)
+
+
+async def _in_a_thread(work: Callable[..., T], *arguments: Any) -> T:
+    """Run `work` in a thread, and return when it is done, whatever is cancelled: it may be booting a kernel."""
+    return await undisturbed(partial(anyio.to_thread.run_sync, work, *arguments))

@@ -8,7 +8,7 @@ Made from llm_async.py by `python -m llmasos.userland.sdk.mirror`; change that f
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import closing
 from types import TracebackType
 from typing import overload
@@ -22,6 +22,8 @@ from llmasos.userland.sdk.actions import Language
 from llmasos.userland.sdk.arguments import Dtype, Model, Strings, count, model_name, stop_strings, strings
 from llmasos.userland.sdk.arriving import arriving
 from llmasos.userland.sdk.beams import EarlyStopping, beam_search
+from llmasos.userland.sdk.public import public
+from llmasos.userland.sdk.streams import TextStream
 from llmasos.userland.sdk.system import Process, System
 
 NEW_TOKENS = 128  # where neither max_length nor max_new_tokens is given
@@ -44,21 +46,32 @@ class LLM:
         self._owns_system = owns_system
 
     @classmethod
+    @public
     def from_pretrained(
-        cls, model: Model, *, dtype: Dtype = "", device: str = "", system: System | None = None
+        cls,
+        model: Model,
+        *,
+        dtype: Dtype = "",
+        device: str = "",
+        system: System | None = None,
+        timeout: float | None = None,
     ) -> LLM:
         """Bring a model into memory: a name that the system knows, a directory, a GGUF file, or a name of the hub.
 
         `dtype`: fp32, bf16, int8, int4 (or torch's names of them); empty for the device's default. Without `system`, uses
         the kernel that runs, or boots a private one. Progress that takes more than a second goes to the logger `llmasos`,
         and to stderr where that is a terminal. Raises SyscallError: ENOENT (no such model; names those that are known),
-        ENOEXEC (unsupported architecture), EIO (broken files), ENOMEM, ENOTSUP (unsupported dtype).
+        ENOEXEC (unsupported architecture), EIO (broken files), ENOMEM, ENOTSUP (unsupported dtype), ETIME after `timeout`
+        seconds.
+
+        Example:
+            model = llmasos.LLM.from_pretrained("tiny", system=system)
         """
         name = model_name(model)
         connected = system or System.connect(boot=True, name="llm")
         try:
             with arriving(connected, name):
-                info = connected.load(name, dtype, device)
+                info = connected.load(name, dtype, device, timeout=timeout)
         except SyscallError as error:
             known = ", ".join(sorted({row.name for row in connected.models()}))
             if system is None:
@@ -76,14 +89,23 @@ class LLM:
     ) -> None:
         self.close()
 
+    @public
     def close(self) -> None:
-        """Close the system, unless the caller gave one; a private kernel halts."""
+        """Close the system, unless the caller gave one; a private kernel halts.
+
+        Example:
+            llm.close()
+        """
         if self._owns_system:
             self.system.close()
 
     @property
     def language(self) -> Language:
-        """The tokenizer and chat format of the model."""
+        """The tokenizer and chat format of the model.
+
+        Example:
+            ids = llm.language.encode("a fox")
+        """
         return self.system.language(self.model)
 
     @overload
@@ -105,6 +127,7 @@ class LLM:
         early_stopping: EarlyStopping = False,
         return_full_text: bool = False,
         defaults: bool = True,
+        timeout: float | None = None,
     ) -> str: ...
 
     @overload
@@ -126,8 +149,10 @@ class LLM:
         early_stopping: EarlyStopping = False,
         return_full_text: bool = False,
         defaults: bool = True,
+        timeout: float | None = None,
     ) -> list[str]: ...
 
+    @public
     def generate(
         self,
         prompt: Strings,
@@ -146,6 +171,7 @@ class LLM:
         early_stopping: EarlyStopping = False,
         return_full_text: bool = False,
         defaults: bool = True,
+        timeout: float | None = None,
     ) -> str | list[str]:
         """The continuation of a prompt, or those of a list of prompts, which are computed as one batch.
 
@@ -153,7 +179,12 @@ class LLM:
         beam search, which is deterministic: no temperature, no stop strings. `length_penalty` and `early_stopping` are
         those of transformers' beam search. A sampling parameter that is None comes from the model's
         generation_config.json, unless `defaults` is False; beam search ignores that file. `return_full_text` puts the
-        prompt before its continuation. Raises SyscallError: EINVAL, E2BIG (the prompt is longer than the context).
+        prompt before its continuation. Raises SyscallError: EINVAL, E2BIG (the prompt is longer than the context), ETIME
+        where one of the prompts takes more than `timeout` seconds.
+
+        Example:
+            text = llm.generate("Once upon a time", max_new_tokens=10)
+            several = llm.generate(["One day", "Once there was"], max_new_tokens=8, temperature=0.8, seed=1)
         """
         num_beams = count(num_beams, "num_beams")
         if num_beams < 1:
@@ -180,14 +211,17 @@ class LLM:
                 seed=seed,
                 dtype=self.model.dtype,
                 device=self.model.device,
+                timeout=timeout,
             )
 
         def finish(process: Process, task: tuple[str, list[int], int]) -> str:
             text, ids, left = task
             if num_beams == 1:
-                answer = process.generate(left, stop=stops)
+                answer = process.generate(left, stop=stops, timeout=timeout)
             else:
-                answer = self._beams(process, ids, left, num_beams, length_penalty, early_stopping)
+                search = beam_search(process.pid, left, num_beams, self.model.eos_ids, length_penalty, early_stopping)
+                best = self.system.run(search, timeout)
+                answer = self.language.decode_after(ids, best[0].tokens)
             return text + answer if return_full_text else answer
 
         tasks: list[tuple[str, list[int], int]] = []
@@ -197,6 +231,7 @@ class LLM:
         answers = script.each(begin, finish, tasks)
         return answers[0] if isinstance(prompt, str) else answers
 
+    @public
     def stream(
         self,
         prompt: str,
@@ -210,29 +245,40 @@ class LLM:
         seed: int = 0,
         stop: Strings = (),
         defaults: bool = True,
+        timeout: float | None = None,
     ) -> Generator[str, None]:
-        """The continuation of a prompt, piece by piece. The parameters are those of `generate`."""
+        """The continuation of a prompt, piece by piece. The parameters and errors are those of `generate`.
+
+        Example:
+            for piece in llm.stream("Once upon a time", 10):
+                print(piece, end="")
+        """
         stops = stop_strings(stop)
         tokens = self._new_tokens(defaults) if max_new_tokens is None else max_new_tokens
         ids = self.language.encode(arguments.text(prompt), begin=True, control=True)
-        with (
-            self.system.spawn(
-                self._name,
-                ids,
-                name="generate",
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                min_p=min_p,
-                repetition_penalty=repetition_penalty,
-                defaults=defaults,
-                seed=seed,
-                dtype=self.model.dtype,
-                device=self.model.device,
-            ) as process,
-            closing(process.stream(tokens, stop=stops)) as pieces,
-        ):
-            yield from pieces
+
+        def streamed() -> Generator[str, None]:
+            with (
+                self.system.spawn(
+                    self._name,
+                    ids,
+                    name="generate",
+                    temperature=temperature,
+                    top_k=top_k,
+                    top_p=top_p,
+                    min_p=min_p,
+                    repetition_penalty=repetition_penalty,
+                    defaults=defaults,
+                    seed=seed,
+                    dtype=self.model.dtype,
+                    device=self.model.device,
+                    timeout=timeout,
+                ) as process,
+                closing(process.stream(tokens, stop=stops, timeout=timeout)) as pieces,
+            ):
+                yield from pieces
+
+        return TextStream(streamed())
 
     def _room(self, prompt: int, max_length: int | None, max_new_tokens: int | None, *, defaults: bool) -> int:
         if max_new_tokens is not None:
@@ -252,15 +298,3 @@ class LLM:
         """The tokens to generate where the caller does not say."""
         setup = options.setup_by_store(stores.started(self._name) if defaults else Started())
         return setup.tokens(None, NEW_TOKENS, self.model.context)
-
-    def _beams(
-        self,
-        process: Process,
-        prompt: Sequence[int],
-        left: int,
-        num_beams: int,
-        length_penalty: float,
-        early_stopping: EarlyStopping,
-    ) -> str:
-        search = beam_search(process.pid, left, num_beams, self.model.eos_ids, length_penalty, early_stopping)
-        return self.language.decode_after(prompt, self.system.run(search)[0].tokens)

@@ -1,4 +1,4 @@
-"""The asynchronous LLM: a model to generate text with, for trio programs; the names and meanings of `llm`, awaited.
+"""The asynchronous LLM: a model to generate text with, under trio or asyncio; the names and meanings of `llm`, awaited.
 
 Every prompt is a process of its own; a list of prompts is computed as one batch by the scheduler, beside whatever else
 runs.
@@ -6,7 +6,7 @@ runs.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from types import TracebackType
 from typing import overload
@@ -20,6 +20,8 @@ from llmasos.userland.sdk.actions import Language
 from llmasos.userland.sdk.arguments import Dtype, Model, Strings, count, model_name, stop_strings, strings
 from llmasos.userland.sdk.arriving_async import arriving
 from llmasos.userland.sdk.beams import EarlyStopping, beam_search
+from llmasos.userland.sdk.public import public
+from llmasos.userland.sdk.streams_async import AsyncStream
 from llmasos.userland.sdk.system_async import Process, System
 
 NEW_TOKENS = 128  # where neither max_length nor max_new_tokens is given
@@ -42,21 +44,32 @@ class LLM:
         self._owns_system = owns_system
 
     @classmethod
+    @public
     async def from_pretrained(
-        cls, model: Model, *, dtype: Dtype = "", device: str = "", system: System | None = None
+        cls,
+        model: Model,
+        *,
+        dtype: Dtype = "",
+        device: str = "",
+        system: System | None = None,
+        timeout: float | None = None,
     ) -> LLM:
         """Bring a model into memory: a name that the system knows, a directory, a GGUF file, or a name of the hub.
 
         `dtype`: fp32, bf16, int8, int4 (or torch's names of them); empty for the device's default. Without `system`, uses
         the kernel that runs, or boots a private one. Progress that takes more than a second goes to the logger `llmasos`,
         and to stderr where that is a terminal. Raises SyscallError: ENOENT (no such model; names those that are known),
-        ENOEXEC (unsupported architecture), EIO (broken files), ENOMEM, ENOTSUP (unsupported dtype).
+        ENOEXEC (unsupported architecture), EIO (broken files), ENOMEM, ENOTSUP (unsupported dtype), ETIME after `timeout`
+        seconds.
+
+        Example:
+            model = await llmasos.aio.LLM.from_pretrained("tiny", system=system)
         """
         name = model_name(model)
         connected = system or await System.connect(boot=True, name="llm")
         try:
             async with arriving(connected, name):
-                info = await connected.load(name, dtype, device)
+                info = await connected.load(name, dtype, device, timeout=timeout)
         except SyscallError as error:
             known = ", ".join(sorted({row.name for row in await connected.models()}))
             if system is None:
@@ -74,14 +87,23 @@ class LLM:
     ) -> None:
         await self.close()
 
+    @public
     async def close(self) -> None:
-        """Close the system, unless the caller gave one; a private kernel halts."""
+        """Close the system, unless the caller gave one; a private kernel halts.
+
+        Example:
+            await llm.close()
+        """
         if self._owns_system:
             await self.system.close()
 
     @property
     def language(self) -> Language:
-        """The tokenizer and chat format of the model."""
+        """The tokenizer and chat format of the model.
+
+        Example:
+            ids = llm.language.encode("a fox")
+        """
         return self.system.language(self.model)
 
     @overload
@@ -103,6 +125,7 @@ class LLM:
         early_stopping: EarlyStopping = False,
         return_full_text: bool = False,
         defaults: bool = True,
+        timeout: float | None = None,
     ) -> str: ...
 
     @overload
@@ -124,8 +147,10 @@ class LLM:
         early_stopping: EarlyStopping = False,
         return_full_text: bool = False,
         defaults: bool = True,
+        timeout: float | None = None,
     ) -> list[str]: ...
 
+    @public
     async def generate(
         self,
         prompt: Strings,
@@ -144,6 +169,7 @@ class LLM:
         early_stopping: EarlyStopping = False,
         return_full_text: bool = False,
         defaults: bool = True,
+        timeout: float | None = None,
     ) -> str | list[str]:
         """The continuation of a prompt, or those of a list of prompts, which are computed as one batch.
 
@@ -151,7 +177,12 @@ class LLM:
         beam search, which is deterministic: no temperature, no stop strings. `length_penalty` and `early_stopping` are
         those of transformers' beam search. A sampling parameter that is None comes from the model's
         generation_config.json, unless `defaults` is False; beam search ignores that file. `return_full_text` puts the
-        prompt before its continuation. Raises SyscallError: EINVAL, E2BIG (the prompt is longer than the context).
+        prompt before its continuation. Raises SyscallError: EINVAL, E2BIG (the prompt is longer than the context), ETIME
+        where one of the prompts takes more than `timeout` seconds.
+
+        Example:
+            text = await llm.generate("Once upon a time", max_new_tokens=10)
+            several = await llm.generate(["One day", "Once there was"], max_new_tokens=8, temperature=0.8, seed=1)
         """
         num_beams = count(num_beams, "num_beams")
         if num_beams < 1:
@@ -178,14 +209,17 @@ class LLM:
                 seed=seed,
                 dtype=self.model.dtype,
                 device=self.model.device,
+                timeout=timeout,
             )
 
         async def finish(process: Process, task: tuple[str, list[int], int]) -> str:
             text, ids, left = task
             if num_beams == 1:
-                answer = await process.generate(left, stop=stops)
+                answer = await process.generate(left, stop=stops, timeout=timeout)
             else:
-                answer = await self._beams(process, ids, left, num_beams, length_penalty, early_stopping)
+                search = beam_search(process.pid, left, num_beams, self.model.eos_ids, length_penalty, early_stopping)
+                best = await self.system.run(search, timeout)
+                answer = self.language.decode_after(ids, best[0].tokens)
             return text + answer if return_full_text else answer
 
         tasks: list[tuple[str, list[int], int]] = []
@@ -195,7 +229,8 @@ class LLM:
         answers = await script_async.each(begin, finish, tasks)
         return answers[0] if isinstance(prompt, str) else answers
 
-    async def stream(
+    @public
+    def stream(
         self,
         prompt: str,
         max_new_tokens: int | None = None,
@@ -208,30 +243,41 @@ class LLM:
         seed: int = 0,
         stop: Strings = (),
         defaults: bool = True,
+        timeout: float | None = None,
     ) -> AsyncGenerator[str, None]:
-        """The continuation of a prompt, piece by piece. The parameters are those of `generate`."""
+        """The continuation of a prompt, piece by piece. The parameters and errors are those of `generate`.
+
+        Example:
+            async for piece in llm.stream("Once upon a time", 10):
+                print(piece, end="")
+        """
         stops = stop_strings(stop)
         tokens = self._new_tokens(defaults) if max_new_tokens is None else max_new_tokens
         ids = self.language.encode(arguments.text(prompt), begin=True, control=True)
-        async with (
-            await self.system.spawn(
-                self._name,
-                ids,
-                name="generate",
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                min_p=min_p,
-                repetition_penalty=repetition_penalty,
-                defaults=defaults,
-                seed=seed,
-                dtype=self.model.dtype,
-                device=self.model.device,
-            ) as process,
-            aclosing(process.stream(tokens, stop=stops)) as pieces,
-        ):
-            async for piece in pieces:
-                yield piece
+
+        async def streamed() -> AsyncGenerator[str, None]:
+            async with (
+                await self.system.spawn(
+                    self._name,
+                    ids,
+                    name="generate",
+                    temperature=temperature,
+                    top_k=top_k,
+                    top_p=top_p,
+                    min_p=min_p,
+                    repetition_penalty=repetition_penalty,
+                    defaults=defaults,
+                    seed=seed,
+                    dtype=self.model.dtype,
+                    device=self.model.device,
+                    timeout=timeout,
+                ) as process,
+                aclosing(process.stream(tokens, stop=stops, timeout=timeout)) as pieces,
+            ):
+                async for piece in pieces:
+                    yield piece
+
+        return AsyncStream(streamed())
 
     def _room(self, prompt: int, max_length: int | None, max_new_tokens: int | None, *, defaults: bool) -> int:
         if max_new_tokens is not None:
@@ -251,15 +297,3 @@ class LLM:
         """The tokens to generate where the caller does not say."""
         setup = options.setup_by_store(stores.started(self._name) if defaults else Started())
         return setup.tokens(None, NEW_TOKENS, self.model.context)
-
-    async def _beams(
-        self,
-        process: Process,
-        prompt: Sequence[int],
-        left: int,
-        num_beams: int,
-        length_penalty: float,
-        early_stopping: EarlyStopping,
-    ) -> str:
-        search = beam_search(process.pid, left, num_beams, self.model.eos_ids, length_penalty, early_stopping)
-        return self.language.decode_after(prompt, (await self.system.run(search))[0].tokens)

@@ -1,5 +1,5 @@
-"""Makes the blocking face from the asynchronous one, so that it is written once: system.py from system_async.py, llm.py
-and client.py likewise.
+"""Makes the blocking face from the asynchronous one, so that it is written once: system.py from system_async.py,
+process.py, talk.py, llm.py and client.py likewise.
 
     python -m llmasos.userland.sdk.mirror [--check]
 
@@ -25,6 +25,10 @@ HEADS = {
         for piece in agent.say("A line about rain, please."):
             print(piece, end="")
 """,
+    "process": """The blocking face of the SDK: Process, a handle on an LLM process.
+""",
+    "talk": """The blocking face of the SDK: what a process says and is told.
+""",
     "llm": """LLM: a model to generate text with, as in transformers and vLLM, on processes of the system.
 
 Every prompt is a process of its own; a list of prompts is computed as one batch by the scheduler, beside whatever else
@@ -35,9 +39,11 @@ runs. Uses the kernel that runs, or boots a private one.
 }
 
 RULES = [
-    (r"import trio\n", ""),
-    (r"\b(script|connection|system|llm|client|arriving)_async\b", r"\1"),
-    (r" +with trio\.CancelScope\(shield=True\):\n +(await .*)\n", r"        \1\n"),
+    (r"from llmasos\.syscalls\.loops import undisturbed\n", ""),
+    (r"\b(script|connection|system|process|talk|llm|client|arriving|streams)_async\b", r"\1"),
+    (r"\bawait undisturbed\((self\.\w+)\)", r"\1()"),
+    (r"\bllmasos\.aio\.", "llmasos."),
+    (r"\bAsyncStream\b", "TextStream"),
     (r"AsyncConnection", "Connection"),
     (r"AsyncGenerator", "Generator"),
     (r"\baclosing\b", "closing"),
@@ -46,7 +52,7 @@ RULES = [
     (r"_async\(", "("),
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\[(piece for piece in [^]]*)\]", r"\1"),
-    (r"\(await (self\.(?:system\.)?run\([^()]*(?:\([^()]*\))?\))\)", r"\1"),
+    (r"(?<!\w)\(await ([\w.]+\((?:[^()]|\([^()]*\))*\))\)", r"\1"),
     (r"\bawait ", ""),
 ]  # fmt: skip
 

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import msgspec
 
@@ -16,7 +16,6 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import (
     GroupInfo,
     GroupSettings,
-    KvAction,
     Limits,
     ModelInfo,
     Sampler,
@@ -31,7 +30,7 @@ from llmasos.userland.sdk.dialogue import Entry, Message, Setup, packed
 from llmasos.userland.sdk.script import Script, ask
 from llmasos.userland.sdk.template import OF_THE_TEMPLATE
 
-_UNLIMITED = Limits()
+UNLIMITED = Limits()
 _SAMPLING = SamplingDefaults.__struct_fields__
 
 Prompt = str | Message | Sequence[Message] | Ids  # plain text, one chat message or several, or token ids
@@ -39,7 +38,7 @@ Prompt = str | Message | Sequence[Message] | Ids  # plain text, one chat message
 
 @dataclass(slots=True, frozen=True)
 class Options:
-    """Everything that `spawn` takes.
+    """What `System.spawn` takes, as one record.
 
     A sampling parameter that is None comes from the model's makers (its generation_config.json), and is off if they
     advise nothing. A model of Ollama's store starts as Ollama starts it, with the store's system text and stop strings
@@ -59,7 +58,7 @@ class Options:
     repetition_penalty: float | None = None
     defaults: bool = True  # use the advice of the model's makers and of its store
     seed: int | None = None  # of the sampler; None: one of its own, from the kernel
-    limits: Limits = _UNLIMITED
+    limits: Limits = UNLIMITED
     dtype: Dtype = ""  # fp32, bf16, int8 or int4; empty: the device's default
     device: str = ""  # empty: the first
     once: bool = False  # exit when the first decode ends
@@ -99,50 +98,7 @@ class Options:
         return None if self.seed is None and sampler == Sampler() else sampler
 
 
-class SpawnOptions(TypedDict, total=False):
-    """The keywords of `spawn` apart from model and prompt: the fields of `Options`."""
-
-    name: str
-    system: str
-    nice: int
-    sched_class: SchedClass
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    repetition_penalty: float | None
-    defaults: bool
-    seed: int | None
-    limits: Limits
-    dtype: Dtype
-    device: str
-    once: bool
-    detached: bool
-    group: str
-    tools: Sequence[Mapping[str, Any]] | None
-    thoughts: Literal["", "drop", "keep"]
-    thinking: bool | str | None
-    thought_tokens: int | None
-    template: Mapping[str, Any] | None
-    chat_template: str
-    allow_special: bool
-
-
-class GroupChanges(TypedDict, total=False):
-    """The keywords of `group`: the fields of `GroupSettings`. Sizes are bytes; 0 takes a limit away."""
-
-    kv_max: int
-    kv_high: int
-    swap_max: int
-    weights_max: int
-    tokens_max: float
-    tokens_total: int
-    pids_max: int
-    cpu_weight: int
-    kv_action: KvAction
-
-
-def group(path: str, changes: GroupChanges) -> Script[GroupInfo]:
+def group(path: str, changes: dict[str, Any]) -> Script[GroupInfo]:
     """Change settings of a control group; make it if there is none."""
     try:
         (found,) = yield from ask(GroupStat(path))

@@ -13,19 +13,23 @@ passes them on.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar, cast
 
 from llmasos.syscalls import blocking
+from llmasos.syscalls.calls import Overdue
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Signal
 from llmasos.syscalls.table import Call, Kill, Read
+from llmasos.userland.sdk.public import escaped
+from llmasos.userland.sdk.streams import TextStream
 from llmasos.userland.sdk.tool_calls import BadCall, ToolCall
 
 R = TypeVar("R")
@@ -89,18 +93,70 @@ def interrupt(pid: int) -> Script[None]:
             raise
 
 
+# --- time ---------------------------------------------------------------------------------------------------------------
+
+
+class OutOfTime(BaseException):
+    """The `timeout` of a script is over. It is raised in the script as Ctrl-C is, which then cleans up as it does
+    then."""
+
+
+@contextmanager
+def bounded(timeout: float | None) -> Iterator[float | None]:
+    """Around a script: gives the time (of time.monotonic) at which it must be done, None: never. What leaves it as
+    OutOfTime is SyscallError ETIME outside, and any other error is a SyscallError too."""
+    bound = None if timeout is None else seconds(timeout)
+    try:
+        yield None if bound is None else time.monotonic() + bound
+    except OutOfTime:
+        raise SyscallError(
+            Errno.ETIME,
+            f"not done within {bound:g} seconds; what ran for it in the kernel has been cancelled",
+        ) from None
+    except SyscallError:
+        raise
+    except Exception as error:
+        raise escaped(error) from error
+
+
+def seconds(timeout: float) -> float:
+    """A `timeout` as seconds. Raises EINVAL for what is none."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0 or math.isinf(timeout):
+        raise SyscallError(Errno.EINVAL, f"timeout: wanted seconds, 0 or more (None: no bound), found {timeout!r:.60}")
+    return float(timeout)
+
+
+def left_until(until: float) -> float:
+    """The seconds until then. Raises OutOfTime when there are none."""
+    left = until - time.monotonic()
+    if left <= 0.0:
+        raise OutOfTime
+    return left
+
+
+def check_time(error: SyscallError, until: float | None) -> None:
+    """Raise OutOfTime if a call has failed because the script's time is over, and not one of its own."""
+    if until is not None and isinstance(error, Overdue):
+        raise OutOfTime from None
+
+
 # --- the blocking face (script_async.py is the other) ------------------------------------------------------------------
 
 
-def _do(kernel: blocking.Client, request: Request) -> Any:
+def _do(kernel: Callable[..., Any], request: Request, until: float | None = None) -> Any:
     if isinstance(request, Listener):
         return _stays
-    if not isinstance(request, Together):
-        return kernel(request)
-    if len(request.calls) <= 1:
-        return [kernel(call) for call in request.calls]
-    with ThreadPoolExecutor(min(len(request.calls), MAX_TOGETHER), "llmasos-call") as pool:
-        return list(pool.map(kernel, request.calls))
+    calling = kernel if until is None else partial(kernel, timeout=left_until(until))
+    try:
+        if not isinstance(request, Together):
+            return calling(request)
+        if len(request.calls) <= 1:
+            return [calling(call) for call in request.calls]
+        with ThreadPoolExecutor(min(len(request.calls), MAX_TOGETHER), "llmasos-call") as pool:
+            return list(pool.map(calling, request.calls))
+    except SyscallError as error:
+        check_time(error, until)
+        raise
 
 
 class Owned(Protocol):
@@ -140,65 +196,85 @@ def _stays() -> bool:
     return False
 
 
-def run(kernel: blocking.Client, script: Script[T]) -> T:
-    """Run a script to its result."""
-    try:
-        request = next(script)
-        while True:
-            try:
-                result = _do(kernel, request)
-            except BaseException as error:
-                request = script.throw(error)
-            else:
-                request = script.send(result)
-    except StopIteration as end:
-        return cast(T, end.value)
-    finally:
-        script.close()  # Ctrl-C between two calls
+def run(kernel: blocking.Client, script: Script[T], timeout: float | None = None) -> T:
+    """Run a script to its result. After `timeout` seconds it cleans up, and ETIME is raised."""
+    with bounded(timeout) as until:
+        try:
+            request = next(script)
+            while True:
+                try:
+                    result = _do(kernel, request, until)
+                except SyscallError as error:
+                    request = script.throw(error)
+                except OutOfTime as error:
+                    until = time.monotonic() + CLEANUP_SECONDS
+                    request = script.throw(error)
+                except BaseException as error:
+                    request = script.throw(error)
+                else:
+                    request = script.send(result)
+        except StopIteration as end:
+            return cast(T, end.value)
+        finally:
+            script.close()  # Ctrl-C between two calls
 
 
-def stream(kernel: blocking.Client, script: Stream[T], pid: int) -> Generator[str, None, None]:
+def stream(
+    kernel: blocking.Client, script: Stream[T], pid: int, timeout: float | None = None
+) -> Generator[str, None, None]:
     """The answer's text of a stream, piece by piece; see `pieces`."""
-    with closing(pieces(kernel, script, pid)) as all_of_it:
+    return TextStream(_text(_pieces(kernel, script, pid, timeout)))
+
+
+def pieces(
+    kernel: blocking.Client, script: Stream[T], pid: int, timeout: float | None = None
+) -> Generator[Piece, None, None]:
+    """The pieces of a stream. A consumer that leaves it interrupts the decode of process `pid`; so do `timeout` seconds,
+    after which ETIME is raised."""
+    return TextStream(_pieces(kernel, script, pid, timeout))
+
+
+def _text(all_of_it: Generator[Piece, None, None]) -> Generator[str, None, None]:
+    with closing(all_of_it):
         for piece in all_of_it:
             if piece.kind == "answer":
                 yield piece.text
 
 
-def pieces(kernel: blocking.Client, script: Stream[T], pid: int) -> Generator[Piece, None, None]:
-    """The pieces of a stream. A consumer that leaves it interrupts the decode of process `pid`."""
+def _pieces(kernel: blocking.Client, script: Stream[T], pid: int, timeout: float | None) -> Generator[Piece, None, None]:
     ended = False
-    try:
-        request = next(script)
-        while True:
-            if isinstance(request, Piece):
-                yield request
-                request = next(script)
-                continue
-            try:
-                result = _do(kernel, request)
-            except SyscallError as error:
-                request = script.throw(error)
-            except BaseException as error:  # Ctrl-C: the script takes back a turn that it has not fed
-                ended = True
-                try:
-                    _interrupt(kernel, pid)
-                finally:
-                    _finish(kernel, script, script.throw(error))
-                raise
-            else:
-                request = script.send(result)
-    except StopIteration:
-        ended = True
-    except SyscallError:
-        ended = True
-        raise
-    finally:
+    with bounded(timeout) as until:
         try:
-            if not ended:
-                _interrupt(kernel, pid)  # while the script still has the process to itself
+            request = next(script)
+            while True:
+                if isinstance(request, Piece):
+                    yield request
+                    request = next(script)
+                    continue
+                try:
+                    result = _do(kernel, request, until)
+                except SyscallError as error:
+                    request = script.throw(error)
+                except BaseException as error:  # Ctrl-C, no more time: the script takes back a turn that it has not fed
+                    ended = True
+                    try:
+                        _interrupt(kernel, pid)
+                    finally:
+                        _finish(kernel, script, script.throw(error))
+                    raise
+                else:
+                    request = script.send(result)
+        except StopIteration:
+            ended = True
+        except SyscallError:
+            ended = True
+            raise
         finally:
-            script.close()
+            try:
+                if not ended:
+                    _interrupt(kernel, pid)  # while the script still has the process to itself
+            finally:
+                script.close()
 
 
 def _finish(kernel: blocking.Client, script: Stream[Any], request: Request | Piece) -> None:

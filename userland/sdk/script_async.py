@@ -1,17 +1,18 @@
-"""Running scripts (script.py) in a trio program, in a file of its own, so that a program without trio does not import
-it."""
+"""Running scripts (script.py) under an event loop, in a file of its own, so that a program without one imports none."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from functools import partial
 from typing import Any, TypeVar, cast
 
-import trio
+import anyio
 
 from llmasos.syscalls import client
 from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.loops import undisturbed
 from llmasos.syscalls.table import Call
 from llmasos.userland.sdk.script import (
     CLEANUP_SECONDS,
@@ -22,32 +23,44 @@ from llmasos.userland.sdk.script import (
     Script,
     Stream,
     Together,
+    bounded,
+    check_time,
     interrupt,
+    left_until,
 )
+from llmasos.userland.sdk.streams_async import AsyncStream
 
 P = TypeVar("P", bound=AbstractAsyncContextManager[Any, None])
 S = TypeVar("S")
 T = TypeVar("T")
-Y = TypeVar("Y")
 
 
-async def _do(kernel: client.Client, request: Request) -> Any:
+async def _do(kernel: client.Client, request: Request, until: float | None = None) -> Any:
     if isinstance(request, Listener):
         return _stays
-    if not isinstance(request, Together):
-        return await kernel(request)
+    calling = kernel if until is None else partial(kernel, timeout=left_until(until))
+    try:
+        if isinstance(request, Together):
+            return await _together(calling, request)
+        return await calling(request)
+    except SyscallError as error:
+        check_time(error, until)
+        raise
+
+
+async def _together(calling: Callable[[Call[Any]], Awaitable[Any]], request: Together) -> list[Any]:
     results: list[Any] = [None] * len(request.calls)
     errors: list[SyscallError] = []
 
     async def one(index: int, call: Call[Any]) -> None:
         try:
-            results[index] = await kernel(call)
+            results[index] = await calling(call)
         except SyscallError as error:
             errors.append(error)
 
-    async with trio.open_nursery() as nursery:
+    async with anyio.create_task_group() as group:
         for index, call in enumerate(request.calls):
-            nursery.start_soon(one, index, call)
+            group.start_soon(one, index, call)
     if errors:
         raise errors[0]
     return results
@@ -64,20 +77,20 @@ async def each(begin: Callable[[S], Awaitable[P]], finish: Callable[[P, S], Awai
     if len(items) <= 1:
         return [await one(item) for item in items]
     results: dict[int, T] = {}
-    errors: list[SyscallError] = []
-    places = trio.CapacityLimiter(MAX_TOGETHER)
-    async with trio.open_nursery() as nursery:
+    errors: list[Exception] = []
+    places = anyio.CapacityLimiter(MAX_TOGETHER)
+    async with anyio.create_task_group() as group:
 
         async def keep(index: int, item: S) -> None:
             try:
                 async with places:
                     results[index] = await one(item)
-            except SyscallError as error:
+            except Exception as error:
                 errors.append(error)
-                nursery.cancel_scope.cancel()
+                group.cancel_scope.cancel()
 
         for index, item in enumerate(items):
-            nursery.start_soon(keep, index, item)
+            group.start_soon(keep, index, item)
     if errors:
         raise errors[0]
     return [results[index] for index in range(len(items))]
@@ -87,26 +100,25 @@ def _stays() -> bool:
     return False
 
 
-async def run(kernel: client.Client, script: Script[T]) -> T:
-    """Run a script to its result."""
-    try:
-        request = next(script)
-        while True:
-            try:
-                result = await _do(kernel, request)
-            except SyscallError as error:
-                request = script.throw(error)
-            except BaseException as error:
-                request = script.throw(error)
-                with _cleanup():
-                    await _finish(kernel, script, request)
-                raise
-            else:
-                request = script.send(result)
-    except StopIteration as end:
-        return cast(T, end.value)
-    finally:
-        script.close()
+async def run(kernel: client.Client, script: Script[T], timeout: float | None = None) -> T:
+    """Run a script to its result. After `timeout` seconds it cleans up, and ETIME is raised."""
+    with bounded(timeout) as until:
+        try:
+            request = next(script)
+            while True:
+                try:
+                    result = await _do(kernel, request, until)
+                except SyscallError as error:
+                    request = script.throw(error)
+                except BaseException as error:
+                    await _cleanup(_finish, kernel, script, script.throw(error))
+                    raise
+                else:
+                    request = script.send(result)
+        except StopIteration as end:
+            return cast(T, end.value)
+        finally:
+            script.close()
 
 
 async def _finish(kernel: client.Client, script: Stream[Any], request: Request | Piece) -> None:
@@ -121,23 +133,25 @@ async def _finish(kernel: client.Client, script: Stream[Any], request: Request |
                 request = script.send(result)
 
 
-def stream(kernel: client.Client, script: Stream[T], pid: int) -> AsyncGenerator[str, None]:
+def stream(kernel: client.Client, script: Stream[T], pid: int, timeout: float | None = None) -> AsyncGenerator[str, None]:
     """The answer's text of a stream, piece by piece; see `pieces`."""
     heard: list[weakref.ref[Any]] = []
-    return _told(heard, _text(_pieces(kernel, script, pid, heard)))
+    told = AsyncStream(_text(_pieces(kernel, script, pid, heard, timeout)))
+    heard.append(weakref.ref(told))
+    return told
 
 
-def pieces(kernel: client.Client, script: Stream[T], pid: int) -> AsyncGenerator[Piece, None]:
-    """The pieces of a stream. A consumer that leaves it, or is cancelled, interrupts the decode of process `pid`."""
+def pieces(
+    kernel: client.Client, script: Stream[T], pid: int, timeout: float | None = None
+) -> AsyncGenerator[Piece, None]:
+    """The pieces of a stream. A consumer that leaves it, or is cancelled, interrupts the decode of process `pid`; so do
+    `timeout` seconds, after which ETIME is raised."""
+    # A stream knows what its consumer holds. One that leaves an `async for` drops it, and the event loop closes it a
+    # moment later.
     heard: list[weakref.ref[Any]] = []
-    return _told(heard, _pieces(kernel, script, pid, heard))
-
-
-def _told(heard: list[weakref.ref[Any]], generator: AsyncGenerator[Y, None]) -> AsyncGenerator[Y, None]:
-    """Let a stream know which generator its consumer holds. A consumer that leaves an `async for` drops the generator,
-    and trio closes it a moment later."""
-    heard.append(weakref.ref(generator))
-    return generator
+    told = AsyncStream(_pieces(kernel, script, pid, heard, timeout))
+    heard.append(weakref.ref(told))
+    return told
 
 
 async def _text(all_of_it: AsyncGenerator[Piece, None]) -> AsyncGenerator[str, None]:
@@ -148,46 +162,55 @@ async def _text(all_of_it: AsyncGenerator[Piece, None]) -> AsyncGenerator[str, N
 
 
 async def _pieces(
-    kernel: client.Client, script: Stream[T], pid: int, heard: Sequence[weakref.ref[Any]]
+    kernel: client.Client, script: Stream[T], pid: int, heard: Sequence[weakref.ref[Any]], timeout: float | None
 ) -> AsyncGenerator[Piece, None]:
     ended = False
-    try:
-        request = next(script)
-        while True:
-            if isinstance(request, Piece):
-                yield request
-                request = next(script)
-                continue
-            if isinstance(request, Listener):
-                request = script.send(lambda: heard[0]() is None)
-                continue
-            try:
-                result = await _do(kernel, request)
-            except SyscallError as error:
-                request = script.throw(error)
-            except BaseException as error:
-                ended = True
-                with _cleanup():
-                    try:
-                        await run(kernel, interrupt(pid))
-                    finally:
-                        await _finish(kernel, script, script.throw(error))
-                raise
-            else:
-                request = script.send(result)
-    except StopIteration:
-        ended = True
-    except SyscallError:
-        ended = True
-        raise
-    finally:
+    with bounded(timeout) as until:
         try:
-            if not ended:
-                with _cleanup():
-                    await run(kernel, interrupt(pid))  # while the script still has the process to itself
+            request = next(script)
+            while True:
+                if isinstance(request, Piece):
+                    yield request
+                    request = next(script)
+                    continue
+                if isinstance(request, Listener):
+                    request = script.send(lambda: heard[0]() is None)
+                    continue
+                try:
+                    result = await _do(kernel, request, until)
+                except SyscallError as error:
+                    request = script.throw(error)
+                except BaseException as error:
+                    ended = True
+                    try:
+                        await _cleanup(run, kernel, interrupt(pid))
+                    finally:
+                        await _cleanup(_thrown, kernel, script, error)
+                    raise
+                else:
+                    request = script.send(result)
+        except StopIteration:
+            ended = True
+        except SyscallError:
+            ended = True
+            raise
         finally:
-            script.close()
+            try:
+                if not ended:
+                    await _cleanup(run, kernel, interrupt(pid))  # while the script still has the process to itself
+            finally:
+                script.close()
 
 
-def _cleanup() -> trio.CancelScope:
-    return trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_SECONDS)
+async def _thrown(kernel: client.Client, script: Stream[Any], error: BaseException) -> None:
+    await _finish(kernel, script, script.throw(error))
+
+
+async def _cleanup(work: Callable[..., Awaitable[object]], *arguments: Any) -> None:
+    """Clean up, whatever else is cancelled, for CLEANUP_SECONDS at most."""
+
+    async def in_time() -> None:
+        with anyio.move_on_after(CLEANUP_SECONDS):
+            await work(*arguments)
+
+    await undisturbed(in_time)

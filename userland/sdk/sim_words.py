@@ -1,31 +1,31 @@
-"""The tokenizer of the simulated device, which has no files: made from the size of its vocabulary alone.
+"""The tokenizer of the simulated device, which has no files: made from the size of its vocabulary alone
+(modelfiles/sim_vocabulary.py).
 
-The first ids are bytes, the common ones first, so that any text can be encoded and comes back unchanged; the others are
-made-up words of a few syllables, so that answers can be read aloud, if not understood; the last id ends a text. A text
-always becomes bytes, as with a byte-level tokenizer without merges.
+A text always becomes bytes, as with a byte-level tokenizer without merges. What a model says of itself is made-up words,
+which can be read aloud, if not understood; what it is told to say (drivers/sim/script.py) is bytes too. The chat template
+writes tools and calls as many models do, so that agents can be tried on it.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import string
-from itertools import chain, islice, product
 from typing import Any
 
+from llmasos.modelfiles.sim_vocabulary import END, MOST_WORDS, byte_ids, words
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.userland.sdk.tokenizer import Settings, Tokenizer
 
 ARCHITECTURE = "sim"  # as its driver says
-END = "<|end|>"
 TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}" + END + "\n{% endfor %}"
+    "{% if tools %}tools: {{ tools | tojson }}" + END + "\n{% endif %}"
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] or '' }}"
+    "{% for call in message['tool_calls'] or [] %}<tool_call>"
+    """{"name": {{ call['function']['name'] | tojson }}, "arguments": {{ call['function']['arguments'] | tojson }}}"""
+    "</tool_call>{% endfor %}" + END + "\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 LEAST = 4  # ids that can make a text: " ", "a", "b" and the end
-MOST_WORDS = 1 << 17  # ids beyond these have no word, and no text
-_COMMON = (" " + string.ascii_lowercase + "\n.,?!'" + string.digits + string.ascii_uppercase).encode()
-_SYLLABLES = [consonant + vowel for consonant in "bdfghjklmnprstvwz" for vowel in "aeiou"]
 
 
 class SimTokenizer(Tokenizer):
@@ -58,7 +58,9 @@ def sim_tokenizer(vocab: int) -> Tokenizer:
         )
     ordinary = vocab - 1
     letters = _letters()[:ordinary]
-    names = chain(letters, _words(min(ordinary, MOST_WORDS) - len(letters)))
+    space = letters[0]
+    made = words(min(ordinary, MOST_WORDS) - len(letters))
+    names = [*letters, *(space + word[1:] for word in made)]
     ids = {name: i for i, name in enumerate(names)} | {END: vocab - 1}
     model: Any = models.BPE(ids, [], unk_token="")  # there is no such token: a byte without an id is refused
     core = Core(model)
@@ -74,12 +76,4 @@ def _letters() -> list[str]:
     seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     table = [chr(byte if byte in seen else next(others)) for byte in range(256)]
-    rest = (byte for byte in chain(range(0x20, 0x7F), range(256)))
-    return [table[byte] for byte in dict.fromkeys(chain(_COMMON, rest))]
-
-
-def _words(count: int) -> list[str]:
-    """`count` words, each with a space before it, in the letters of `_letters`."""
-    space = _letters()[0]
-    words = chain.from_iterable(product(_SYLLABLES, repeat=length) for length in (2, 3))
-    return [space + "".join(word) for word in islice(words, max(0, count))]
+    return [table[byte] for byte in byte_ids()]

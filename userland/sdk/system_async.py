@@ -1,5 +1,5 @@
-"""The asynchronous face of the SDK, for trio programs: System and Process. The blocking face, system.py, is made from
-this file (mirror.py) and has the same names and meanings.
+"""The asynchronous face of the SDK, for programs under trio or asyncio: System, and (process_async.py) Process. The
+blocking face, system.py, is made from this file (mirror.py) and has the same names and meanings.
 
     from llmasos import aio
 
@@ -14,110 +14,175 @@ To talk to many processes at once, talk to each in a task of its own.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Sequence
-from types import TracebackType
-from typing import Any, Self, Unpack
-
-import msgspec
-import trio
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.policy_file import located_policy
 from llmasos.syscalls.records import (
     Advice,
-    CheckpointInfo,
     EstimateInfo,
     ExitInfo,
-    Finish,
     GroupInfo,
+    Kind,
+    KvAction,
     Limits,
     ModelInfo,
     ProcessInfo,
-    Sampler,
     SchedClass,
     SchedInfo,
-    Signal,
     Stats,
 )
 from llmasos.syscalls.table import (
     Advise,
-    Checkpoint,
-    Detach,
     Estimate,
     Evict,
-    Feed,
-    Fork,
     Getinfo,
-    GroupMove,
     GroupRemove,
     GroupStat,
-    Kill,
     Models,
     Pagein,
     Ps,
-    Rename,
     Restore,
     Sched,
-    Setlimits,
-    Setsched,
     StatsCall,
     Wait,
 )
-from llmasos.userland.sdk import actions, answers, arguments, call_choice, options, script_async, turns
-from llmasos.userland.sdk.actions import MAX_TOKENS, Language, language_of
-from llmasos.userland.sdk.arguments import (
-    Dtype,
-    Ids,
-    Model,
-    Strings,
-    dtype_name,
-    known_keywords,
-    model_name,
-    stop_strings,
-)
+from llmasos.userland.sdk import actions, options, turns
+from llmasos.userland.sdk.actions import Language, language_of
+from llmasos.userland.sdk.arguments import Dtype, Model, dtype_name, model_name
 from llmasos.userland.sdk.connection_async import AsyncConnection
-from llmasos.userland.sdk.dialogue import Message, Setup
-from llmasos.userland.sdk.options import GroupChanges, Options, SpawnOptions
-from llmasos.userland.sdk.script import Piece, Stream
-from llmasos.userland.sdk.tool_calls import ToolCall
-from llmasos.userland.sdk.turns import Answer
+from llmasos.userland.sdk.notebook import Table
+from llmasos.userland.sdk.options import UNLIMITED, Options, Prompt
+from llmasos.userland.sdk.process_async import Process
+from llmasos.userland.sdk.public import public
 
 
 class System(AsyncConnection):
-    """A connection to a kernel: `async with System.connect() as system`."""
+    """A connection to a kernel: `async with System.connect() as system`.
+
+    After `timeout` seconds a call is taken back, and ETIME raised; None: no bound.
+    """
 
     # --- processes ---
 
+    @public
     async def spawn(
-        self, model: Model = "", prompt: options.Prompt | None = None, **more: Unpack[SpawnOptions]
+        self,
+        model: Model = "",
+        prompt: Prompt | None = None,
+        *,
+        name: str = "",
+        system: str = "",
+        nice: int = 0,
+        sched_class: SchedClass = SchedClass.FAIR,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        defaults: bool = True,
+        seed: int | None = None,
+        limits: Limits = UNLIMITED,
+        dtype: Dtype = "",
+        device: str = "",
+        once: bool = False,
+        detached: bool = False,
+        group: str = "",
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thoughts: Literal["", "drop", "keep"] = "",
+        thinking: bool | str | None = None,
+        thought_tokens: int | None = None,
+        template: Mapping[str, Any] | None = None,
+        chat_template: str = "",
+        allow_special: bool = False,
+        timeout: float | None = None,
     ) -> Process:
         """Start a process on a model (empty: the system's default) and return a handle on it.
 
-        The keywords are the fields of `Options`. Raises SyscallError: ENOENT, ENOEXEC, EIO, ENOMEM or ENOTSUP if the
-        model cannot be used, EINVAL for an option that cannot be, E2BIG for a prompt longer than the context, EDQUOT
-        where a control group's limit is reached.
+        `prompt`: plain text, chat messages, or token ids. `name`: in the process table. `system`: the instructions of a
+        conversation. `nice`: -20 (largest share of the device) to 19 (smallest); `sched_class`: above all of that.
+        `temperature` (0: greedy), `top_k`, `top_p`, `min_p`, `repetition_penalty`: None is what the model's makers advise
+        (its generation_config.json), and off if they advise nothing; a model of Ollama's store starts as Ollama starts
+        it; `defaults=False` ignores all of these. `seed` of the sampler (None: one of its own). `limits`: tokens of its
+        context and life, pages. `dtype`: fp32, bf16, int8 or int4 (empty: the device's default); `device`: empty for the
+        first. `once`: exit when the first decode ends; `detached`: outlive this program. `group`: control group (empty:
+        this program's).
+
+        Of a conversation: `tools`, as templates take their definitions; `thoughts` of earlier answers, kept or dropped
+        (empty: as the template has it); `thinking`: on, off, or an effort, by the template's own switch; `thought_tokens`
+        of one answer at most, then the model is made to answer; `template`: further variables of the template;
+        `chat_template`: its name, if the model has several; `allow_special`: control tokens that `system` and messages
+        spell are control tokens.
+
+        Raises SyscallError: ENOENT, ENOEXEC, EIO, ENOMEM or ENOTSUP if the model cannot be used, EINVAL for an option
+        that cannot be, E2BIG for a prompt longer than the context, EDQUOT where a control group's limit is reached,
+        ETIME.
+
+        Example:
+            poet = await system.spawn("tiny", name="poet", system="You are a poet.", temperature=0.7, seed=1)
         """
-        known_keywords("spawn", more, SpawnOptions.__annotations__)
-        chosen = Options(model=model_name(model) or self.kernel.boot.default_model, prompt=prompt, **more)
-        pid, info, setup = await self.run(options.spawn(chosen))
+        chosen = Options(
+            model=model_name(model) or self.kernel.boot.default_model,
+            prompt=prompt,
+            name=name,
+            system=system,
+            nice=nice,
+            sched_class=sched_class,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            defaults=defaults,
+            seed=seed,
+            limits=limits,
+            dtype=dtype,
+            device=device,
+            once=once,
+            detached=detached,
+            group=group,
+            tools=tools,
+            thoughts=thoughts,
+            thinking=thinking,
+            thought_tokens=thought_tokens,
+            template=template,
+            chat_template=chat_template,
+            allow_special=allow_special,
+        )
+        pid, info, setup = await self.run(options.spawn(chosen), timeout)
         return Process(self, pid, info, chosen.system, setup)
 
-    async def process(self, pid: int) -> Process:
+    @public
+    async def process(self, pid: int, *, timeout: float | None = None) -> Process:
         """A handle on a running LLM process of any program. Raises ESRCH if there is none, EINVAL for a program or
-        driver."""
-        info = await self(Getinfo(pid))
+        driver.
+
+        Example:
+            same = await system.process(agent.pid)
+        """
+        info = await self(Getinfo(pid), timeout=timeout)
         if not info.model:
-            raise SyscallError(Errno.EINVAL, f"process {pid} ({info.name}) is a {info.kind.value}, not an LLM process")
-        model = await self.run(actions.model_in_memory(info.model, info.device))
-        known = (await self.run(turns.known_of(pid))).dialogue
+            what = "the kernel itself" if info.kind is Kind.INIT else f"a {info.kind.value}"
+            raise SyscallError(Errno.EINVAL, f"process {pid} ({info.name}) is {what}, not an LLM process")
+        model = await self.run(actions.model_in_memory(info.model, info.device), timeout)
+        known = (await self.run(turns.known_of(pid), timeout)).dialogue
         return Process(self, pid, model, setup=known.setup if known is not None else None)
 
-    async def ps(self) -> list[ProcessInfo]:
-        """The process table: a row for each program, driver and LLM process."""
-        rows: list[ProcessInfo] = []
-        while page := await self(Ps(after=rows[-1].pid if rows else 0)):
+    @public
+    async def ps(self, *, timeout: float | None = None) -> Table[ProcessInfo]:
+        """The process table: a row for each program, driver and LLM process. A list, which a notebook shows as a table.
+
+        Example:
+            for row in await system.ps():
+                print(row.pid, row.name, row.state)
+        """
+        rows: Table[ProcessInfo] = Table()
+        while page := await self(Ps(after=rows[-1].pid if rows else 0), timeout=timeout):
             rows.extend(page)
         return rows
 
+    @public
     async def restore(
         self,
         path: str | os.PathLike[str],
@@ -127,396 +192,229 @@ class System(AsyncConnection):
         detached: bool = False,
         passphrase: str = "",
         model: Model = "",
+        timeout: float | None = None,
     ) -> Process:
         """Start a process from an image that `Process.checkpoint` wrote; it goes on where that process was.
 
         An empty `name`, `device` or `model` means the one in the image. A `detached` process outlives this program.
-        Raises SyscallError: ENOENT, EPERM (wrong passphrase), EINVAL, EIO (damaged).
+        Raises SyscallError: ENOENT, EPERM (wrong passphrase), EINVAL, EIO (damaged), ETIME.
+
+        Example:
+            await agent.checkpoint(folder / "agent.image")
+            twin = await system.restore(folder / "agent.image", name="twin")
         """
         file = options.file_path(path)
-        where = (await self.run(options.located(model))) if model else ""
-        pid = await self(Restore(file, name, device, detached, passphrase.encode(), where))
-        return await self.process(pid)
+        where = (await self.run(options.located(model), timeout)) if model else ""
+        pid = await self(Restore(file, name, device, detached, passphrase.encode(), where), timeout=timeout)
+        return await self.process(pid, timeout=timeout)
 
-    async def models(self) -> list[ModelInfo]:
-        """The models that the system knows: those in memory, and those that it can load by name."""
-        return await self(Models())
+    # --- models ---
 
-    async def load(self, model: Model, dtype: Dtype = "", device: str = "") -> ModelInfo:
+    @public
+    async def models(self, *, timeout: float | None = None) -> Table[ModelInfo]:
+        """The models that the system knows: those in memory, and those that it can load by name.
+
+        Example:
+            names = [row.name for row in await system.models()]
+        """
+        rows: list[ModelInfo] = await self(Models(), timeout=timeout)
+        return Table(rows)
+
+    @public
+    async def load(self, model: Model, dtype: Dtype = "", device: str = "", *, timeout: float | None = None) -> ModelInfo:
         """Bring a model into memory.
 
         `dtype`: fp32, bf16, int8 or int4 (empty: the device's default); `device`: empty for the first. Raises
         SyscallError: ENOENT (no such model), ENOEXEC (unsupported architecture), EIO (broken files), ENOMEM, ENOTSUP
-        (unsupported dtype).
+        (unsupported dtype), ETIME.
+
+        Example:
+            row = await system.load("tiny", "fp32")
+            print(row.weight_bytes, "bytes", row.context, "tokens")
         """
-        path = await self.run(options.located(model))
-        return await self(Pagein(path, device, dtype_name(dtype)))
+        path = await self.run(options.located(model), timeout)
+        return await self(Pagein(path, device, dtype_name(dtype)), timeout=timeout)
 
-    async def estimate(self, model: Model, dtype: Dtype = "", device: str = "", context: int = 0) -> EstimateInfo:
-        """The memory that a model would take with one context of `context` tokens (0: the longest that it can have
-        there), and the models that would have to make room. Loads nothing. Raises ENOENT, ENOEXEC, EIO, ENOTSUP as `load`
-        does."""
-        path = await self.run(options.located(model))
-        return await self(Estimate(path, device, dtype_name(dtype), context))
+    @public
+    async def estimate(
+        self,
+        model: Model,
+        dtype: Dtype = "",
+        device: str = "",
+        context: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> EstimateInfo:
+        """The memory (bytes) that a model would take with one context of `context` tokens (0: the longest that it can
+        have there), and the models that would have to make room. Loads nothing. Raises ENOENT, ENOEXEC, EIO, ENOTSUP
+        as `load` does.
 
-    async def evict(self, model: Model, dtype: Dtype = "", device: str = "", *, force: bool = False) -> None:
+        Example:
+            print((await system.estimate("tiny", context=512)).total_bytes)
+        """
+        path = await self.run(options.located(model), timeout)
+        return await self(Estimate(path, device, dtype_name(dtype), context), timeout=timeout)
+
+    @public
+    async def evict(
+        self,
+        model: Model,
+        dtype: Dtype = "",
+        device: str = "",
+        *,
+        force: bool = False,
+        timeout: float | None = None,
+    ) -> None:
         """Take a model's weights out of memory. A model that processes use raises EBUSY, unless `force`: its processes
-        then keep their KV, and the weights come back when one of them wants to run."""
-        path = await self.run(options.located(model))
-        await self(Evict(path, device, dtype_name(dtype), force))
+        then keep their KV, and the weights come back when one of them wants to run.
 
-    async def advise(self, model: Model, advice: Advice, dtype: Dtype = "", device: str = "") -> None:
+        Example:
+            await system.evict("tiny", force=True)
+        """
+        path = await self.run(options.located(model), timeout)
+        await self(Evict(path, device, dtype_name(dtype), force), timeout=timeout)
+
+    @public
+    async def advise(
+        self,
+        model: Model,
+        advice: Advice,
+        dtype: Dtype = "",
+        device: str = "",
+        *,
+        timeout: float | None = None,
+    ) -> None:
         """Say how a model will be used: WILLNEED loads it in the background, DONTNEED lets it go first, PIN loads it and
-        keeps it, NORMAL takes the advice back."""
-        path = await self.run(options.located(model))
-        await self(Advise(path, advice, device, dtype_name(dtype)))
+        keeps it, NORMAL takes the advice back. Raises ENOENT, ENOMEM (PIN) and the errors of `load`.
 
-    async def sched(self, policy: str = "", *, max_runs: int = 0, step_tokens: int = 0, device: str = "") -> SchedInfo:
+        Example:
+            await system.advise("tiny", llmasos.Advice.PIN)
+            await system.advise("tiny", llmasos.Advice.NORMAL)
+        """
+        path = await self.run(options.located(model), timeout)
+        await self(Advise(path, advice, device, dtype_name(dtype)), timeout=timeout)
+
+    # --- the system ---
+
+    @public
+    async def sched(
+        self,
+        policy: str = "",
+        *,
+        max_runs: int = 0,
+        step_tokens: int = 0,
+        device: str = "",
+        victims: str = "",
+        evictions: str = "",
+        timeout: float | None = None,
+    ) -> SchedInfo:
         """Set how a device (empty: the first) is scheduled, and return the settings in force. What is empty or 0 stays.
 
         `policy`: fair, fcfs, round_robin, mlfq or lottery; `max_runs`: processes in one step at most; `step_tokens`:
-        tokens in one step at most.
-        """
-        return await self(Sched(device, policy, max_runs, step_tokens))
+        tokens in one step at most; `victims`, which process loses its pages first: cost, lru, fifo or clock; `evictions`,
+        which model's weights go first: lru or cost. Each policy may be one of your own, `FILE.py:CLASS`
+        (docs/policies.md). Raises EINVAL and ENOENT for a policy that is none, ENODEV, EPERM (without the right ADMIN).
 
-    async def groups(self, path: str = "/") -> list[GroupInfo]:
-        """A control group and the groups below it. Raises ENOENT."""
-        rows: list[GroupInfo] = []
-        while page := await self(GroupStat(path, below=True, start=len(rows))):
+        Example:
+            print((await system.sched("fair", max_runs=8)).policy)
+        """
+        own = (located_policy(name) for name in (victims, evictions))
+        return await self(Sched(device, located_policy(policy), max_runs, step_tokens, *own), timeout=timeout)
+
+    @public
+    async def groups(self, path: str = "/", *, timeout: float | None = None) -> Table[GroupInfo]:
+        """A control group and the groups below it. Raises ENOENT.
+
+        Example:
+            for row in await system.groups():
+                print(row.path, row.kv, "bytes of KV")
+        """
+        rows: Table[GroupInfo] = Table()
+        while page := await self(GroupStat(path, below=True, start=len(rows)), timeout=timeout):
             rows.extend(page)
         return rows
 
-    async def group(self, path: str, **settings: Unpack[GroupChanges]) -> GroupInfo:
-        """Change settings of a control group, the fields of `GroupChanges`, and make the group if there is none. A `path`
-        without a leading slash is below this program's own group."""
-        return await self.run(options.group(path, settings))
+    @public
+    async def group(
+        self,
+        path: str,
+        *,
+        kv_max: int | None = None,
+        kv_high: int | None = None,
+        swap_max: int | None = None,
+        weights_max: int | None = None,
+        tokens_max: float | None = None,
+        tokens_total: int | None = None,
+        pids_max: int | None = None,
+        cpu_weight: int | None = None,
+        kv_action: KvAction | None = None,
+        timeout: float | None = None,
+    ) -> GroupInfo:
+        """Change settings of a control group, and make the group if there is none. A `path` without a leading slash is
+        below this program's own group. None leaves a setting as it is, 0 takes a limit away.
 
-    async def remove_group(self, path: str) -> None:
-        """Remove a control group. Raises EBUSY unless it is empty, ENOENT."""
-        await self(GroupRemove(path))
+        `kv_max`: bytes of KV in a device's memory, and `kv_action` what happens there (spill, wait, fail or kill);
+        `kv_high`: bytes above which its sleeping processes lose pages first; `swap_max`: bytes in lower tiers;
+        `weights_max`: bytes of the weights that its processes run; `tokens_max`: tokens a second; `tokens_total`: tokens
+        in its life; `pids_max`: processes and programs; `cpu_weight`: 1 to 10,000 beside its siblings (100). Raises
+        EINVAL, EPERM, ENOENT (the group above it).
 
-    async def stats(self) -> Stats:
-        """The kernel's counters since it was booted."""
-        return await self(StatsCall())
+        Example:
+            await system.group("guests", kv_max=64 << 20, tokens_max=50, cpu_weight=50)
+        """
+        given = {
+            "kv_max": kv_max,
+            "kv_high": kv_high,
+            "swap_max": swap_max,
+            "weights_max": weights_max,
+            "tokens_max": tokens_max,
+            "tokens_total": tokens_total,
+            "pids_max": pids_max,
+            "cpu_weight": cpu_weight,
+            "kv_action": kv_action,
+        }
+        changes = {name: value for name, value in given.items() if value is not None}
+        return await self.run(options.group(path, changes), timeout)
 
+    @public
+    async def remove_group(self, path: str, *, timeout: float | None = None) -> None:
+        """Remove a control group. Raises EBUSY unless it is empty, ENOENT.
+
+        Example:
+            await system.group("passing")
+            await system.remove_group("passing")
+        """
+        await self(GroupRemove(path), timeout=timeout)
+
+    @public
+    async def stats(self, *, timeout: float | None = None) -> Stats:
+        """The kernel's counters since it was booted.
+
+        Example:
+            print((await system.stats()).uptime)
+        """
+        return await self(StatsCall(), timeout=timeout)
+
+    @public
     async def wait(self, pid: int = 0, timeout: float | None = None) -> ExitInfo:
         """Wait until a child of this program (`pid` 0: any), or a detached process, has ended, and reap it. Raises ECHILD
-        if there is none, ETIME after `timeout` seconds (None: never)."""
+        if there is none, ETIME after `timeout` seconds (None: never).
+
+        Example:
+            await agent.kill()
+            print((await system.wait(agent.pid)).status)
+        """
         return await self(Wait(pid, timeout))
 
+    @public
     def language(self, model: ModelInfo) -> Language:
-        """The tokenizer and chat format of a model. Raises ENOENT or EIO if its files have none."""
+        """The tokenizer and chat format of a model. Raises ENOENT or EIO if its files have none.
+
+        Example:
+            words = system.language(agent.model)
+            assert words.decode(words.encode("a fox")) == "a fox"
+        """
         return language_of(model)
 
 
-def _user(text: str) -> Message:
-    return {"role": "user", "content": arguments.text(text)}
-
-
-class Process:
-    """A handle on an LLM process: text in, text out. Entered by `async with`, it ends the process when it is left.
-
-    A process answers one question at a time: a second one raises EBUSY and changes nothing while this program still hears
-    the answer to the first.
-
-    Of every answer: `max_tokens` bounds its tokens (None: what the model's store says, as Ollama's `num_predict` does,
-    else 256); it ends before the first of the stop strings `stop` (none given: those of the model's store); after
-    `deadline` seconds it ends with what there is by then.
-    """
-
-    system: System
-    """The system that it runs on."""
-    pid: int
-    """Its number in the process table."""
-    model: ModelInfo
-    """The model that it runs, in memory; `move` and `exec` change it."""
-
-    def __init__(
-        self,
-        system: System,
-        pid: int,
-        model: ModelInfo,
-        instructions: str = "",
-        setup: Setup | None = None,
-    ) -> None:
-        """A handle on process `pid`; `System.spawn` and `System.process` make them."""
-        self.system = system
-        self.pid = pid
-        self.model = model
-        self._instructions = instructions
-        self._setup = setup or Setup()  # holds where a call does not say
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with trio.CancelScope(shield=True):
-            await self.end()
-
-    def __repr__(self) -> str:
-        return f"<Process {self.pid} on {self.model.name}>"
-
-    @property
-    def language(self) -> Language:
-        """The tokenizer and chat format of its model."""
-        return self.system.language(self.model)
-
-    # --- text ---
-
-    def say(
-        self,
-        text: str,
-        max_tokens: int | None = None,
-        *,
-        stop: Strings = (),
-        deadline: float | None = None,
-        allow_special: bool = False,
-    ) -> AsyncGenerator[str, None]:
-        """Say `text` as the user, and stream the answer without its thoughts. Leaving the loop early interrupts the
-        answer.
-
-        A control token that the text spells (`<|im_end|>`) stays text, unless `allow_special`. Raises SyscallError:
-        ENOTSUP (a model without a chat template), EINVAL, E2BIG (longer than the context), EBUSY, EDQUOT (a limit is
-        reached).
-        """
-        turn = self._said([_user(text)], max_tokens, stop, deadline, allow_special)
-        return script_async.stream(self.system.kernel, turn, self.pid)
-
-    def pieces(
-        self,
-        text: str,
-        max_tokens: int | None = None,
-        *,
-        stop: Strings = (),
-        deadline: float | None = None,
-        allow_special: bool = False,
-    ) -> AsyncGenerator[Piece, None]:
-        """Say `text` as the user, and stream all of the answer: the `kind` of a piece is "thought", "answer" or "call".
-        The rest is as for `say`."""
-        turn = self._said([_user(text)], max_tokens, stop, deadline, allow_special)
-        return script_async.pieces(self.system.kernel, turn, self.pid)
-
-    async def turn(
-        self,
-        said: str | Message | Sequence[Message],
-        max_tokens: int | None = None,
-        *,
-        stop: Strings = (),
-        deadline: float | None = None,
-        allow_special: bool = False,
-    ) -> Answer:
-        """Say something, a text or messages of any roles, and return the whole answer: its text, thought and calls of
-        tools. The rest is as for `say`."""
-        messages = [_user(said)] if isinstance(said, str) else arguments.messages(said, "what is said is text")
-        return await self.system.run(
-            turns.answered(self._said(messages, max_tokens, stop, deadline, allow_special), self.pid)
-        )
-
-    async def reply_tool(
-        self, call: ToolCall, result: str, max_tokens: int | None = None, *, stop: Strings = ()
-    ) -> Answer:
-        """Tell the model the result of the one tool that it called, and return its answer."""
-        return await self.reply_tools([(call, result)], max_tokens, stop=stop)
-
-    async def reply_tools(
-        self, results: Sequence[tuple[ToolCall, str]], max_tokens: int | None = None, *, stop: Strings = ()
-    ) -> Answer:
-        """Tell the model the results of the tools that it called, in the order of the calls, and return its answer."""
-        return await self.turn(turns.results_of(results), max_tokens, stop=stop)
-
-    async def call_grammar(
-        self,
-        tools: Sequence[dict[str, Any]] | None = None,
-        choice: str = "required",
-        *,
-        parallel: bool = True,
-    ) -> str:
-        """A grammar of exactly the calls of tools that its model can make: Lark, as llguidance reads it, for engines and
-        servers that constrain a decoder by one. This system does not constrain its own decodes yet.
-
-        `tools`: their definitions (None: the process's own). `choice`: "required" (calls and nothing else), "auto" (text,
-        calls, or both) or the name of a tool (one call of it); without `parallel` one call at most. Raises EINVAL without
-        tools or for an unknown choice; ENOTSUP for a model whose template shows no form of calls, and for a schema that
-        its form cannot express.
-        """
-        return await self.system.run(call_choice.grammar_of(self.language, self.pid, tools, choice, parallel=parallel))
-
-    def _said(
-        self,
-        messages: Sequence[Message],
-        max_tokens: int | None,
-        stop: Strings,
-        deadline: float | None,
-        allow_special: bool,
-    ) -> Stream[Finish]:
-        said = turns.say(
-            self.language,
-            self.pid,
-            messages,
-            max_tokens,
-            stop_strings(stop),
-            None,
-            self._instructions,
-            deadline,
-            allow_special=allow_special,
-        )
-        return turns.alone(self.system.talking, self.pid, said)
-
-    async def ask(
-        self, text: str, max_tokens: int | None = None, *, stop: Strings = (), allow_special: bool = False
-    ) -> str:
-        """Say `text` as the user and return the whole answer without its thoughts. The rest is as for `say`."""
-        pieces = self.say(text, max_tokens, stop=stop, allow_special=allow_special)
-        return "".join([piece async for piece in pieces])
-
-    async def feed(self, text: str, *, allow_special: bool = False) -> int:
-        """Append plain text to the log, and return the log's new length in tokens. A control token that the text spells
-        stays text, unless `allow_special`. Raises EBUSY while it decodes, E2BIG, EINVAL."""
-        return await self.system.run(options.feed_text(self.language, self.pid, text, allow_special=allow_special))
-
-    async def feed_ids(self, ids: Ids) -> int:
-        """Append token ids (a sequence of integers, an array or a tensor) to the log, and return the log's new length.
-        Raises EBUSY while it decodes, E2BIG, EINVAL."""
-        return await self.system(Feed(self.pid, arguments.ids(ids)))
-
-    async def generate(
-        self,
-        max_tokens: int | None = None,
-        *,
-        stop: Strings = (),
-        sampler: Sampler | None = None,
-        deadline: float | None = None,
-    ) -> str:
-        """Let it continue its log, and return the text. A stop string ends the text before it, and the log is cut there
-        too. `sampler` replaces the process's own from here on (None: keeps it)."""
-        going = answers.generate(self.language, self.pid, self._tokens(max_tokens), self._stops(stop), sampler, deadline)
-        return await self.system.run(turns.alone(self.system.talking, self.pid, going))
-
-    def stream(
-        self,
-        max_tokens: int | None = None,
-        *,
-        stop: Strings = (),
-        sampler: Sampler | None = None,
-        deadline: float | None = None,
-    ) -> AsyncGenerator[str, None]:
-        """Let it continue its log, and stream the text. Leaving the loop early interrupts it. The rest is as for
-        `generate`."""
-        going = answers.stream(self.language, self.pid, self._tokens(max_tokens), self._stops(stop), sampler, deadline)
-        alone = turns.alone(self.system.talking, self.pid, going)
-        return script_async.stream(self.system.kernel, alone, self.pid)
-
-    def _tokens(self, given: int | None) -> int:
-        return self._setup.tokens(given, MAX_TOKENS, self.model.context)
-
-    def _stops(self, given: Strings) -> list[str]:
-        return stop_strings(given) or self._setup.stop
-
-    def follow(self, position: int = 0) -> AsyncGenerator[str, None]:
-        """Stream the text from a position of the log (in tokens) to the end of the decode under way. Leaving the loop
-        early interrupts the decode."""
-        return script_async.stream(self.system.kernel, turns.follow_at(self.language, self.pid, position), self.pid)
-
-    async def tokens(self) -> list[int]:
-        """Its token log: the ids of its whole context."""
-        return await self.system.run(actions.log_of(self.pid))
-
-    async def text(self) -> str:
-        """Its token log as text, without special tokens."""
-        return self.language.decode(await self.tokens())
-
-    async def truncate(self, length: int) -> int:
-        """Cut the log down to `length` tokens, and return its length. Raises EBUSY while it decodes, EINVAL beyond its
-        end."""
-        return await self.system.run(turns.cut(self.pid, length))
-
-    # --- process ---
-
-    async def info(self) -> ProcessInfo:
-        """Its row of the process table. Raises ESRCH once it has ended."""
-        return await self.system(Getinfo(self.pid))
-
-    async def fork(
-        self, count: int = 1, *, same_seed: bool = False, detached: bool = False, name: str = ""
-    ) -> list[Process]:
-        """Make `count` copies of it, which share its pages until one of them writes. Each samples with a seed of its own,
-        unless `same_seed`; a `detached` one outlives this program. `name` is theirs (empty: its own); several are called
-        NAME-1, NAME-2 and so on."""
-        pids = await self.system(Fork(self.pid, count, same_seed, detached, name))
-        return [Process(self.system, pid, self.model, self._instructions, self._setup) for pid in pids]
-
-    async def checkpoint(self, path: str | os.PathLike[str], *, kv: bool = True, passphrase: str = "") -> CheckpointInfo:
-        """Write its image to a file, from which `System.restore` starts it again; the process itself goes on. Without
-        `kv` the file is small, and restoring computes the context again. A `passphrase` encrypts the file."""
-        return await self.system(Checkpoint(self.pid, options.file_path(path), kv, passphrase.encode()))
-
-    async def signal(self, signal: Signal) -> None:
-        """Send it a signal. Raises ESRCH once it has ended."""
-        await self.system(Kill(self.pid, signal))
-
-    async def stop(self) -> None:
-        """Stop it, also in the midst of an answer. Its context stays."""
-        await self.signal(Signal.STOP)
-
-    async def cont(self) -> None:
-        """Let it go on after `stop`."""
-        await self.signal(Signal.CONT)
-
-    async def interrupt(self) -> None:
-        """Interrupt the decode under way; what it has said so far stays in the log."""
-        await self.signal(Signal.INT)
-
-    async def kill(self) -> None:
-        """End it at once. `wait` reaps it."""
-        await self.signal(Signal.KILL)
-
-    async def nice(self, value: int, sched_class: SchedClass | None = None) -> None:
-        """Set its share of the device, from -20 (largest) to 19 (smallest), and its scheduling class (None: keeps it)."""
-        await self.system(Setsched(self.pid, value, sched_class))
-
-    async def detach(self) -> None:
-        """Let it live on when this program ends. Any program of the kernel may `wait` for it then."""
-        await self.system(Detach(self.pid))
-
-    async def rename(self, name: str) -> str:
-        """Give it another name, and return the old one. Several processes may have the same."""
-        return await self.system(Rename(self.pid, name))
-
-    async def move(self, device: str) -> None:
-        """Move it to another device while it runs. Its answer goes on, and its readers notice nothing. Returns when it
-        has arrived. After an error it is where it was: ENODEV, EBUSY, ENOMEM, E2BIG, ENOTSUP, ERESTART (the driver there
-        is down).
-        """
-        await self.system(Setsched(self.pid, device=device))
-        self.model = msgspec.structs.replace(self.model, device=device)
-
-    async def exec(self, model: Model, *, dtype: Dtype = "", tokens: Ids | None = None) -> int:
-        """Give it another model while it is idle, and return the length of its log in tokens. Its pid, limits, group,
-        sampler and nice value stay.
-
-        Its context goes with it. A model with the same vocabulary takes the tokens as they are; for another one they
-        become text and then its tokens, a conversation by the chat templates of both. `tokens` replaces the context
-        instead. After an error the process is as it was: EBUSY, E2BIG (too long for that model), EAGAIN (another program
-        changed its log).
-        """
-        self.model, length = await self.system.run(options.change_model(self.pid, model, dtype, tokens))
-        return length
-
-    async def join(self, group: str) -> None:
-        """Move it into another control group."""
-        await self.system(GroupMove(self.pid, group))
-
-    async def limits(self, limits: Limits | None = None) -> Limits:
-        """Set its limits (None: none are changed), and return those that were in force before."""
-        return await self.system(Setlimits(self.pid, limits))
-
-    async def wait(self, timeout: float | None = None) -> ExitInfo:
-        """Wait until it has ended, and reap it. Raises ECHILD if it is neither a child of this program nor detached,
-        ETIME after `timeout` seconds (None: never)."""
-        return await self.system.wait(self.pid, timeout)
-
-    async def end(self) -> None:
-        """Kill and reap it. Does nothing if it has ended already."""
-        await self.system.run(actions.end([self.pid]))
+__all__ = ["Process", "System"]

@@ -49,6 +49,7 @@ class Answer:
     thought: str = ""  # what it thought before it answered
     calls: list[ToolCall] = field(default_factory=list)  # of tools, in their order
     bad: list[BadCall] = field(default_factory=list)  # what it meant as calls and is none
+    hint: str = ""  # of a conversation near its window: what to do
 
 
 @dataclass(slots=True, frozen=True)
@@ -178,6 +179,12 @@ def _fed(pid: int, turn: Turn, setup: Setup | None, log: list[int], records: lis
         yield from _undo(pid, was, (turn.keep, turn.keep + len(turn.ids)))
         raise
     return Fed(length, turn.keep, setup, turn.entry.lead, was.log, cut)
+
+
+def rewrite(pid: int, ids: list[int], entry: Entry, there: Known) -> Script[int]:
+    """Make a conversation another one; returns the log's length. After an error the log is as it was."""
+    fed = yield from _fed(pid, Turn(0, ids, entry), entry.setup, there.log, there.records)
+    return fed.length
 
 
 def _undo(pid: int, was: Fed, lengths: Sequence[int]) -> Script[None]:

@@ -8,6 +8,7 @@ import msgspec
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.limits import NICE_MAX, NICE_MIN
+from llmasos.syscalls.policy_file import located_policy
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Limits, Signal
 from llmasos.syscalls.table import (
@@ -146,14 +147,16 @@ def _join(shell: Session, line: Line) -> None:
 @does("policy")
 def _policy(shell: Session, line: Line) -> None:
     policies = shell.kernel(BootInfoCall()).policies
-    name = line.text("NAME")
-    if name and name not in policies:
-        raise UsageError(f"there is no policy {name!r}; there are {', '.join(policies)}")
+    name = located_policy(line.text("NAME"))
+    if name and ":" not in name and name not in policies:
+        raise UsageError(f"there is no policy {name!r}; there are {', '.join(policies)}, and your own: FILE.py:CLASS")
     sched = Sched(
         device=line.text("--device"),
         policy=name,
         max_runs=_at_least_one(line, "--max-runs"),
         step_tokens=_at_least_one(line, "--step-tokens"),
+        victims=located_policy(line.text("--victims")),
+        evictions=located_policy(line.text("--evictions")),
     )
     shell.screen.pairs(system.scheduling(shell.kernel(sched), policies))
 

@@ -7,11 +7,12 @@ from contextlib import nullcontext
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_TIMEOUT, MAX_TOKENS_PER_CALL
 from llmasos.syscalls.table import BootInfoCall, Read, StatsCall
-from llmasos.userland.programs import groups, log, models, ps, strace, system, top
+from llmasos.userland.programs import groups, log, models, ps, strace, system
 from llmasos.userland.programs.screen import Screen
-from llmasos.userland.shell.grammar import Command, Line
+from llmasos.userland.shell.grammar import Command, Line, UsageError
 from llmasos.userland.shell.session import Session, does
 from llmasos.userland.shell.words import COMMANDS, GROUPS
+from llmasos.userland.top import main as top
 
 
 @does("ps")
@@ -25,8 +26,13 @@ def _ps(shell: Session, line: Line) -> None:
 @does("top")
 def _top(shell: Session, line: Line) -> None:
     once = line.has("--once") or not shell.interactive
-    seconds = line.decimal("--seconds", 1.0, least=top.SECONDS_MIN, most=MAX_TIMEOUT)
-    top.run(shell.screen, shell.kernel, seconds=seconds, once=once)
+    if line.has("FILE"):
+        if line.has("--record"):
+            raise UsageError("top opens a recording or makes one, not both: leave out FILE or --record")
+        top.replay(shell.screen, line.text("FILE"), once=once)
+        return
+    seconds = line.decimal("--seconds", top.SECONDS, least=top.SECONDS_MIN, most=MAX_TIMEOUT)
+    top.run(shell.screen, shell.kernel, seconds=seconds, once=once, record=line.text("--record"))
 
 
 @does("groups")

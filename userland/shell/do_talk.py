@@ -20,6 +20,7 @@ from llmasos.userland.programs.flow import Flow
 from llmasos.userland.sdk import turns
 from llmasos.userland.sdk.actions import MAX_TOKENS
 from llmasos.userland.sdk.answers import Listening, follow
+from llmasos.userland.sdk.compact import hint_of
 from llmasos.userland.sdk.script import Piece, pieces
 from llmasos.userland.sdk.system import Process
 from llmasos.userland.sdk.tool_calls import BadCall, ToolCall
@@ -237,6 +238,9 @@ def _ending(shell: Session, pid: int, *, newline: bool = True) -> None:
         shell.screen.line(f" [{_ENDINGS[finish].replace('PID', str(pid))}]", "dim")
     elif newline:
         shell.screen.line()
+    if finish is not Finish.KILLED and hint_of(info.length, info.context):
+        near = f"{info.length} of {info.context} tokens"
+        shell.screen.line(f" [its conversation has {near}: `compact {pid}` lets it go on]", "dim")
 
 
 def _bound_by_group(shell: Session, info: ProcessInfo) -> bool:

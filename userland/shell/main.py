@@ -22,7 +22,7 @@ from llmasos.userland.programs.boot import boot_if_none, booted_words, take_over
 from llmasos.userland.programs.figures import number
 from llmasos.userland.programs.screen import Screen
 from llmasos.userland.sdk.system import System
-from llmasos.userland.shell import do_control, do_images, do_look, do_talk
+from llmasos.userland.shell import do_compact, do_control, do_images, do_look, do_talk
 from llmasos.userland.shell.session import DO, Session
 from llmasos.userland.shell.words import COMMANDS
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import History
 
-__all__ = ["DO", "Session", "do_control", "do_images", "do_look", "do_talk", "open_private", "open_shell"]
+__all__ = ["DO", "Session", "do_compact", "do_control", "do_images", "do_look", "do_talk", "open_private", "open_shell"]
 REFRESH_SECONDS = 1.0
 GREETING = "`help` lists the commands; `spawn alice` starts an agent, `say alice hello` talks to it."
 

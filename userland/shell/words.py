@@ -17,10 +17,12 @@ _ALL = (
     # --- looking ---
     Command("ps", "list the processes", (Param("PID", Kind.PID, required=False),),
             details="With a PID: that process in detail. Wherever a PID is wanted, the name of a process will do."),
-    Command("top", "watch processes, device and memory live", options=(
-        Option("--seconds", Kind.DECIMAL, "seconds between two looks (default 1)"),
+    Command("top", "watch processes, device and memory live, or as they were recorded",
+            (Param("FILE", Kind.FILE, required=False),), (
+        Option("--seconds", Kind.DECIMAL, "seconds between two looks (default 2)"),
         Option("--once", None, "print one look and return"),
-    ), details="q or Ctrl-C leaves. Without a terminal one look is printed."),
+        Option("--record", Kind.FILE, "write what is seen into a new file, for `top FILE`"),
+    ), details="q or Ctrl-C leaves, ? explains the keys. Without a terminal one look is printed."),
     Command("models", "list the models and their memory; those on disk: ls, du, pull, rm, check",
             (Param("ACTION", Kind.ACTION, required=False), Param("NAME", Kind.MODELS, required=False)), (
         Option("--found", None, "list other programs' models too: Ollama, LM Studio, llama.cpp, Hugging Face"),
@@ -97,6 +99,11 @@ _ALL = (
     Command("fork", "copy a process, sharing its pages", (_PID, Param("N", Kind.INTEGER, required=False)),
             details="N copies (default 1). Each goes on where the process is; pages are copied when written. The copies "
                     "have its name: tell them apart by pid."),
+    Command("compact", "make room in a conversation near its window", (_PID,), (
+        Option("--drop", None, "drop the older turns instead of having the model sum them up"),
+        Option("--keep", Kind.INTEGER, "turns that stay as they are (default 2)"),
+    ), details="Its instructions and last turns stay; the older ones give way to the model's own summary. After an error "
+               "the conversation is as it was."),
     Command("limits", "show or set the limits of a process", (_PID,), (
         Option("--context", Kind.INTEGER, "tokens its log may hold"),
         Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
@@ -115,7 +122,10 @@ _ALL = (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
         Option("--max-runs", Kind.INTEGER, "processes in one step at most"),
         Option("--step-tokens", Kind.INTEGER, "tokens in one step at most"),
-    ), details="fair, fcfs, round_robin, mlfq or lottery; holds from the next step on."),
+        Option("--victims", Kind.NAME, "which process loses its pages first: cost, lru, fifo, clock"),
+        Option("--evictions", Kind.NAME, "which model's weights go first: lru, cost"),
+    ), details="fair, fcfs, round_robin, mlfq or lottery; or one of your own, FILE.py:CLASS (docs/policies.md), which "
+               "the kernel keeps, checks, and takes out again if it does wrong. Holds from the next step on."),
     Command("pagein", "bring a model into memory", (Param("MODEL", Kind.MODEL),), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
         Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
@@ -168,6 +178,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "migrate",
             "exec",
             "fork",
+            "compact",
             "limits",
             "group",
             "join",

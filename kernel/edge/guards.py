@@ -1,0 +1,294 @@
+"""Guards around policies of the user's: what one does wrong costs it its place, and not the kernel its life.
+
+As with Linux's sched_ext, what a user loads may be wrong. A policy that raises, answers what is no answer, or takes too
+long says so in `fault`, answers as the simplest policy until the kernel has taken it out (kernel/sched/force.py), and is
+never asked again. Unlike sched_ext's programs, which a verifier has read, it is Python in the kernel's own process, so
+guards help against mistakes, not against malice.
+
+A loop is interrupted by a signal, whose handler raises in the middle of it what `except Exception` does not catch.
+(Another thread could set an exception too, but nobody could say whether it arrives in the policy or in the kernel behind
+it.) Time is the processor time of the kernel's thread: a busy machine is no fault of the policy's. A loop that catches
+everything and goes on cannot be ended, so the kernel ends itself, as if it were killed, and notes which policy its
+successor must not take.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+import traceback
+import types
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, TypeVar
+
+from llmasos.kernel.clock import seconds
+from llmasos.kernel.memory.evictions import Evictions
+from llmasos.kernel.memory.victims import Victims
+from llmasos.kernel.objects.device import Device
+from llmasos.kernel.objects.image import Image
+from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.sched.policy import Policy
+
+R = TypeVar("R")
+
+SLOW_SECONDS = 0.005  # of processor time in a call; three such calls
+SLOW_CALLS = 3
+SLOW_WITHIN = 60.0  # in this many seconds are a fault,
+HANG_SECONDS = 1.0  # and so is one call of this length
+LOOK_SECONDS = 0.25  # between two looks at a call that goes on
+ASLEEP_LOOKS = 40  # after which it is a hang, however little of the processor it takes
+MOST_STRIKES = 8  # after which a call that does not end ends the kernel
+LOOKS = 4  # for processes that are starved, in the time of ageing
+
+
+class Hang(BaseException):
+    """A call of a policy has gone on for too long."""
+
+
+class PolicyFault(Exception):
+    """A policy did wrong, in a simulation that is to end by that. Says which, what and where."""
+
+
+class Watch(Protocol):
+    """How long calls of policies take, and the end of one that does not come back."""
+
+    def call(self, name: str, function: Callable[..., R], arguments: tuple[Any, ...]) -> tuple[R, float]:
+        """The result, and the seconds of processor time that it took. Raises what the function raises, or Hang."""
+        ...
+
+
+class Untimed:
+    """The watch of a simulation: its time is virtual, and a policy takes none of it."""
+
+    def call(self, name: str, function: Callable[..., R], arguments: tuple[Any, ...]) -> tuple[R, float]:
+        return function(*arguments), 0.0
+
+
+class Watchdog:
+    """The watch of a running kernel, in its main thread. The alarm goes on only while policies are called: an idle kernel
+    sleeps. `end` is given the name of a policy that nothing ends."""
+
+    def __init__(self, end: Callable[[str], NoReturn]) -> None:
+        self._end = end
+        self._armed = self._inside = False
+        self._began = 0  # of the call, in nanoseconds of the thread's processor time
+        self._calls = self._looks = self._strikes = 0
+        self._name = ""
+        signal.signal(signal.SIGALRM, self._look)
+
+    def call(self, name: str, function: Callable[..., R], arguments: tuple[Any, ...]) -> tuple[R, float]:
+        if not self._armed:
+            self._armed = True
+            signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS, LOOK_SECONDS)
+        self._name, self._looks, self._strikes = name, 0, 0
+        self._calls += 1
+        self._began = time.thread_time_ns()
+        try:
+            try:
+                self._inside = True
+                result = function(*arguments)
+            finally:
+                self._inside = False
+        except Hang:  # it may have come in the `finally`
+            self._inside = False
+            raise
+        return result, (time.thread_time_ns() - self._began) / 1e9
+
+    def _look(self, number: int, frame: types.FrameType | None) -> None:
+        if not self._inside:
+            if not self._calls:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                self._armed = False
+            self._calls = 0
+            return
+        self._looks += 1
+        took = (time.thread_time_ns() - self._began) / 1e9
+        if took < HANG_SECONDS and self._looks < ASLEEP_LOOKS:
+            return
+        self._strikes += 1
+        if self._strikes > MOST_STRIKES:
+            self._end(self._name)
+        raise Hang
+
+
+def stop_watching() -> None:
+    """No policy is called any more. An alarm behind this would find Python without its handler, and end the process."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+class Guard:
+    """What guards have in common. `strict`: a fault ends the simulation instead."""
+
+    def __init__(self, name: str, watch: Watch, *, strict: bool) -> None:
+        self.name, self.fault = name, ""
+        self.inner: Any = None  # the policy
+        self._watch, self._strict = watch, strict
+        self._slow: deque[float] = deque(maxlen=SLOW_CALLS)
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """What the policy answers; None if it is faulty."""
+        if self.fault:
+            return None
+        try:
+            answer, took = self._watch.call(self.name, getattr(self.inner, method), arguments)
+        except Exception as error:
+            self.wrong(f"`{method}` raised {said(error)}{where(error, self.name)}", error)
+            return None
+        except KeyboardInterrupt:
+            if self._strict:
+                raise
+            self.wrong(f"`{method}` raised KeyboardInterrupt")
+            return None
+        except BaseException as error:
+            hung = isinstance(error, Hang)
+            self.wrong(f"`{method}` does not come back" if hung else f"`{method}` raised {said(error)}", error)
+            return None
+        if took > SLOW_SECONDS:
+            self._too_slow(method, took)
+        return answer
+
+    def _too_slow(self, method: str, took: float) -> None:
+        now = time.monotonic()
+        self._slow.append(now)
+        if len(self._slow) == SLOW_CALLS and now - self._slow[0] <= SLOW_WITHIN:
+            text = f"{SLOW_CALLS} calls in {SLOW_WITHIN:g} s took more than {SLOW_SECONDS * 1e3:g} ms of processor time"
+            self.wrong(f"{text}; the last one, of `{method}`, {took * 1e3:.1f} ms")
+
+    def number(self, method: str, *arguments: Any) -> Any:
+        """The number that a policy answers, or None."""
+        answer = self.ask(method, *arguments)
+        if self.fault:
+            return None
+        if not isinstance(answer, int | float) or not math.isfinite(answer):
+            self.wrong(f"`{method}` returned {_shown(answer)}, and a finite number was wanted; return an int")
+            return None
+        return answer
+
+    def wrong(self, fault: str, cause: BaseException | None = None) -> None:
+        self.fault = fault
+        if self._strict:
+            raise PolicyFault(f"policy {self.name}: {fault}") from cause
+
+
+class GuardedPolicy(Policy):
+    """A scheduling policy of the user's. While it is faulty and still in force, processes go in the order of calls."""
+
+    def __init__(self, quantum: int, guard: Guard) -> None:
+        super().__init__(quantum)
+        self.name, self._guard = guard.name, guard
+        self._next_look = 0
+        self._doubt = (0, 0, 0)  # a process that may be starved: its pid, `since`, and the steps then done
+
+    @property
+    def fault(self) -> str:  # type: ignore[override]
+        return self._guard.fault
+
+    def woke(self, process: LLMProcess) -> None:
+        self._guard.ask("woke", process)
+
+    def key(self, process: LLMProcess) -> int:
+        key = self._guard.number("key", process)
+        return self.stamp() if key is None else key
+
+    def planned(self, first: LLMProcess, waiting: bool) -> None:
+        self._guard.ask("planned", first, waiting)
+
+    def ran(self, process: LLMProcess, tokens: int) -> None:
+        self._guard.ask("ran", process, tokens)
+
+    def look(self, device: Device, now: int, aging: int) -> None:
+        """Whom the policy leaves ready beyond ageing, if that is not for lack of places. A round in which each that waits
+        gets a quantum is allowed beside the time of ageing; and steps enough for a quantum must have passed since it was
+        first noticed, so that a machine that was suspended proves nothing."""
+        if now < self._next_look or not device.queue or self.fault:
+            return
+        self._next_look = now + aging // LOOKS
+        first = min(device.queue, key=lambda process: (process.since, process.pid))
+        waited, rounds = now - first.since, 1 + len(device.queue) // device.max_runs
+        if waited <= aging + device.busy // max(1, device.steps) * self.quantum * rounds:
+            return
+        if self._doubt[:2] != (first.pid, first.since):
+            self._doubt = first.pid, first.since, device.steps
+        if device.steps - self._doubt[2] >= self.quantum:
+            self._guard.wrong(f"it leaves process {first.pid} ready and unplanned for {seconds(waited):.1f} s")
+
+
+class GuardedVictims(Victims):
+    """A policy for victims of the user's. While it is faulty and still in force, the longest idle goes first."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.name, self._guard = guard.name, guard
+
+    @property
+    def fault(self) -> str:  # type: ignore[override]
+        return self._guard.fault
+
+    def came(self, process: LLMProcess) -> None:
+        self._guard.ask("came", process)
+
+    def ran(self, process: LLMProcess) -> None:
+        self._guard.ask("ran", process)
+
+    def gone(self, process: LLMProcess) -> None:
+        self._guard.ask("gone", process)
+
+    def choose(self, sleepers: Iterable[LLMProcess], now: int) -> LLMProcess | None:
+        there = list(sleepers)
+        chosen: object = self._guard.ask("choose", list(there), now) if there else None
+        for process in there:
+            if process is chosen:
+                return process
+        if there and not self._guard.fault:
+            self._guard.wrong(f"`choose` returned {_shown(chosen)}, and one of the {len(there)} processes was wanted")
+        return there[0] if there else None
+
+
+class GuardedEvictions(Evictions):
+    """A policy for evictions of the user's. While it is faulty and still in force, the least recently used goes first."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.name, self._guard = guard.name, guard
+
+    @property
+    def fault(self) -> str:  # type: ignore[override]
+        return self._guard.fault
+
+    def worth(self, image: Image, now: int) -> int:
+        worth: int | None = self._guard.number("worth", image, now)
+        return super().worth(image, now) if worth is None else worth
+
+
+def end_kernel(folder: Path | None) -> Callable[[str], NoReturn]:
+    """What is done about a policy that nothing ends: note its digest for the next kernel, and end this one at once."""
+
+    def end(name: str) -> NoReturn:
+        if folder is not None:
+            (folder / f"{name.rpartition('@')[2]}.out").touch()
+        os.write(2, f"the kernel ends: its policy {name} does not come back, and nothing interrupts it\n".encode())
+        os._exit(70)
+
+    return end
+
+
+def said(error: BaseException) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def where(error: BaseException, name: str) -> str:
+    """The line of the policy's file at which an error was raised."""
+    file = name.partition(":")[0]
+    lines = [one.lineno for one in traceback.extract_tb(error.__traceback__) if os.path.basename(one.filename) == file]
+    return f" ({file}, line {lines[-1]})" if lines else ""
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception:  # the policy's own
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else text[:79] + "…"

@@ -1,0 +1,69 @@
+"""A program's socket to the kernel: a DEALER that connects once, and the monitor that says when the connection is lost.
+
+Nothing here waits; line.py does that for threads, link.py for event loops. zeromq.descriptor says what holds of the
+descriptors: they become readable once for each change, and any use of a socket may swallow that. So whoever has sent
+looks for what has arrived before anything waits again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+
+import zmq
+
+from llmasos.syscalls import limits, zeromq
+
+
+class Dealer:
+    """One connection. `fd` and `monitor_fd` become readable when something may have arrived, or the connection has
+    gone."""
+
+    def __init__(self, endpoint: str) -> None:
+        zeromq.check_endpoint(endpoint)
+        self._raw = zeromq.raw_dealer(b"", None, 2 * limits.MAX_REPLY_BYTES)
+        self._monitor = zeromq.Monitor(self._raw.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED))
+        self.fd, self.monitor_fd = zeromq.descriptor(self._raw), self._monitor.fd
+        self._next = partial(self._raw.recv, zeromq.NOBLOCK)
+        self._raw.connect(endpoint)
+
+    def send(self, frame: bytes) -> bool:
+        """Send a frame. False: the pipe is full, or the connection lost."""
+        try:
+            self._raw.send(frame, zeromq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self, inbox: deque[bytes]) -> None:
+        """Append all that has arrived."""
+        if zeromq.has_message(self._raw):
+            # One C call, so that Ctrl-C cannot fall between reading a frame and storing it.
+            with suppress(zmq.Again):
+                inbox.extend(iter(self._next, None))
+
+    def receive_some(self, inbox: deque[bytes], most: int) -> None:
+        """Append up to `most` frames. As `receive`, but does not ask once more when nothing more is expected."""
+        with suppress(zmq.Again):
+            inbox.extend(islice(iter(self._next, None), most))
+
+    def went_down(self) -> bool:
+        """Whether the connection has gone since the last look. What arrived by it shows within zeromq.LAST_WORDS."""
+        down = [link for link in self._monitor.drain() if not link.up]
+        return bool(down)
+
+    def await_last_words(self) -> None:
+        """Wait, in this thread, for what a lost connection still brings."""
+        self._raw.poll(round(zeromq.LAST_WORDS * 1000))
+
+    @property
+    def closed(self) -> bool:
+        return self._raw.closed
+
+    def close(self) -> None:
+        if not self._raw.closed:
+            self._raw.disable_monitor()
+            self._monitor.close()
+            self._raw.close(linger=0)

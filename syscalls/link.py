@@ -1,0 +1,96 @@
+"""The asynchronous client's connection: a Dealer that an event loop watches.
+
+No task waits on it. The loop calls `take` when something may have arrived, and whoever sends calls it too, since sending
+may swallow the wake-up. Frames for a pipe that is full wait here; ZeroMQ says that there is room by the same
+descriptor, and so they are also tried by time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from llmasos.syscalls import limits, zeromq
+from llmasos.syscalls.dealer import Dealer
+from llmasos.syscalls.loops import Loop, Undo
+
+RETRY_SECONDS = 0.02  # longest wait before a full pipe is tried again
+MAX_BACKLOG = 2 * limits.MAX_REPLY_BYTES  # bytes that may wait here
+
+
+class Link:
+    """One connection to a kernel, from connecting until it is lost or closed. `deliver` is called with each frame, and
+    `lost` once, when the connection is lost and all that arrived by it delivered; neither may wait."""
+
+    def __init__(self, loop: Loop, endpoint: str, deliver: Callable[[bytes], None], lost: Callable[[], None]) -> None:
+        self._loop, self._deliver, self._lost = loop, deliver, lost
+        self._dealer = Dealer(endpoint)
+        self._inbox: deque[bytes] = deque()
+        self._waiting: deque[bytes] = deque()
+        self._size = 0  # bytes in it
+        self._retry: Undo | None = None
+        self._ending = False
+        self._undo = [loop.watch(self._dealer.fd, self.take), loop.watch(self._dealer.monitor_fd, self._look)]
+        # A descriptor tells of what comes after its socket was found empty.
+        self.take()
+        self._look()
+
+    @property
+    def backlog(self) -> int:
+        """Frames that wait for room."""
+        return len(self._waiting)
+
+    def send(self, frame: bytes) -> bool:
+        """Send a frame. False: too much waits already, or the connection is closed."""
+        if self._dealer.closed:
+            return False
+        if self._waiting or not self._dealer.send(frame):
+            if self._size + len(frame) > MAX_BACKLOG:
+                return False
+            self._waiting.append(frame)
+            self._size += len(frame)
+            self._retry = self._retry or self._loop.later(RETRY_SECONDS, self._try_again)
+        self.take()
+        return True
+
+    def take(self) -> None:
+        """Deliver all that has arrived."""
+        while not self._dealer.closed:
+            self._dealer.receive(self._inbox)
+            while self._inbox:
+                self._deliver(self._inbox.popleft())
+            if not self._flushed():  # if it has sent, it may have swallowed a wake-up
+                return
+
+    def _flushed(self) -> bool:
+        """Send what waits, as much as there is room for; whether any was sent."""
+        sent = False
+        while self._waiting and not self._dealer.closed and self._dealer.send(self._waiting[0]):
+            self._size -= len(self._waiting.popleft())
+            sent = True
+        return sent
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self.take()
+        if self._waiting and not self._dealer.closed:
+            self._retry = self._loop.later(RETRY_SECONDS, self._try_again)
+
+    def _look(self) -> None:
+        if not self._dealer.closed and self._dealer.went_down() and not self._ending:
+            self._ending = True
+            self._undo.append(self._loop.later(zeromq.LAST_WORDS, self._end))
+
+    def _end(self) -> None:
+        self.take()
+        if not self._dealer.closed:
+            self.close()
+            self._lost()
+
+    def close(self) -> None:
+        if not self._dealer.closed:
+            for undo in self._undo:
+                undo()
+            if self._retry is not None:
+                self._retry()
+            self._dealer.close()

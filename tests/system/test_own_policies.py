@@ -1,0 +1,268 @@
+"""Policies of a user's own in a running kernel: what they do wrong is ended, and the kernel goes on."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmasos.syscalls import blocking
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Right
+from llmasos.syscalls.table import BootInfoCall, Decode, Dmesg, Sched, Spawn
+from llmasos.userland.sdk.system import System
+from tests.booted import Booted, booted, command, wait_for_kernel
+
+pytestmark = pytest.mark.processes
+
+TEXT = '''\
+import time
+
+from llmasos.policies import LLMProcess, Policy
+
+
+class Good(Policy):
+    """Last come, first served."""
+
+    def key(self, process: LLMProcess) -> int:
+        return -process.pid
+
+
+class Loops(Policy):
+    def key(self, process):
+        while True:
+            pass
+
+
+class LoopsOn(Policy):
+    def ran(self, process, tokens):
+        while True:
+            try:
+                while True:
+                    pass
+            except Exception:
+                pass
+
+
+class Immortal(Policy):
+    def key(self, process):
+        while True:
+            try:
+                while True:
+                    pass
+            except:
+                pass
+
+
+class Slow(Policy):
+    def key(self, process):
+        end = time.thread_time() + 0.02
+        while time.thread_time() < end:
+            pass
+        return super().key(process)
+
+
+class Raises(Policy):
+    def ran(self, process, tokens):
+        return self.nothing
+
+
+class Text(Policy):
+    def key(self, process):
+        return "first"
+'''
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Booted]:
+    with booted("--device", "sim:time_scale=0,vocab=1000") as kernel:
+        yield kernel
+
+
+def log(client: blocking.Client) -> list[str]:
+    return [line.text for line in client(Dmesg()) if line.level == "error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("Loops", "`key` does not come back"),
+        ("LoopsOn", "`ran` does not come back"),
+        ("Slow", r"3 calls in 60 s took more than 5 ms of processor time; the last one, of `key`, [\d.]+ ms"),
+        ("Raises", r"`ran` raised AttributeError: .*\(mine\.py, line \d+\)"),
+        ("Text", "`key` returned 'first', and a finite number was wanted"),
+    ],
+)
+def test_what_a_policy_does_wrong_ends_it_and_not_the_kernel(kernel: Booted, file: Path, name: str, fault: str) -> None:
+    with kernel.connect() as client:
+        client(Sched(policy="mlfq"))
+        good = client(Sched(policy=f"{file}:Good")).policy
+        bad = client(Sched(policy=f"{file}:{name}")).policy
+        pid = client(Spawn("sim", [1, 2, 3]))
+        assert len(client(Decode(pid, 30)).tokens) == 30
+        assert client(Sched()).policy == good
+        assert re.search(rf"scheduling policy {re.escape(bad)} is taken out: {fault}", log(client)[-1])
+        assert good in client(BootInfoCall()).policies
+        assert bad not in client(BootInfoCall()).policies
+
+
+def test_a_module_that_does_not_come_back_is_not_loaded(kernel: Booted, file: Path) -> None:
+    file.write_text("while True: pass\n")
+    with kernel.connect() as client, pytest.raises(SyscallError, match="does not come back when it is loaded") as caught:
+        client(Sched(policy=f"{file}:Good"))
+    assert caught.value.errno is Errno.EINVAL
+
+
+def test_it_takes_the_right_admin(kernel: Booted, file: Path) -> None:
+    with kernel.connect(rights=Right.ALL & ~Right.ADMIN) as client, pytest.raises(SyscallError) as caught:
+        client(Sched(policy=f"{file}:Good"))
+    assert caught.value.errno is Errno.EPERM
+
+
+def test_the_sdk_takes_a_path_from_its_own_directory(kernel: Booted, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    with System.connect(kernel.place) as system:
+        assert system.sched("mine.py:Good").policy.startswith("mine.py:Good@")
+
+
+def test_a_kernel_is_booted_with_one_and_the_next_has_it_elsewhere_and_a_halt_forgets_it(
+    file: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "run"
+
+    def boot(*more: str, where: Path) -> subprocess.Popen[bytes]:
+        words = command(place, "--device", "sim:time_scale=0", "--quiet", *more)
+        process = subprocess.Popen(words, cwd=where, stdout=subprocess.DEVNULL)
+        wait_for_kernel(place, lambda: process.poll() is None)
+        return process
+
+    first = boot("--policy", "mine.py:Good", where=file.parent)
+    with blocking.connect(place) as client:
+        name = client(Sched()).policy
+        assert name.startswith("mine.py:Good@")
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert {one.name for one in (place / "policies").iterdir()} == {f"{name.partition('@')[2]}.py", "names.json"}
+    file.unlink()
+    second = boot(where=Path("/"))
+    with blocking.connect(place) as client:
+        assert client(Sched()).policy == name
+        assert any(name in line.text for line in client(Dmesg()))
+    second.kill()
+    second.wait()
+    second = boot("--policy", "mine.py:Good", where=Path("/"))  # by the same words, from elsewhere
+    with blocking.connect(place) as client:
+        assert client(Sched()).policy == name
+        warned = [line.text for line in client(Dmesg()) if line.level == "warning"]
+        assert any("what an earlier kernel kept of mine.py:Good goes on" in text for text in warned)
+    subprocess.run([sys.executable, "-m", "llmasos", "--runtime", place, "halt"], check=True, stdout=subprocess.DEVNULL)
+    assert second.wait() == 0, "a policy was called just before"
+    assert not (place / "policies").exists()
+
+
+def test_one_that_nothing_ends_ends_the_kernel_and_the_next_does_not_take_it(file: Path, tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    words = command(place, "--device", "sim:time_scale=0")
+    first = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for_kernel(place, lambda: first.poll() is None)
+    with blocking.connect(place) as client:
+        pid = client(Spawn("sim", [1, 2, 3]))
+        name = client(Sched(policy=f"{file}:Immortal")).policy
+        with pytest.raises(SyscallError):
+            client(Decode(pid, 3))
+    assert first.stderr is not None
+    assert f"its policy {name} does not come back" in first.stderr.read()
+    assert first.wait() == 70
+    first.stderr.close()
+    again = booted("--device", "sim:time_scale=0", "--journal", os.fspath(place), place=place)
+    with again as kernel, kernel.connect() as client:
+        assert client(Sched()).policy == "fair"
+        warned = [line.text for line in client(Dmesg()) if line.level == "warning"]
+        assert any("hung an earlier kernel and is not taken again" in text for text in warned)
+
+
+def test_a_wrong_one_is_refused_at_boot_in_one_line(file: Path, tmp_path: Path) -> None:
+    for name, said in ((f"{file}:Nope", "Nope is not there"), ("none.py:Good", "cannot be read"), ("best", "no sched")):
+        words = command(tmp_path / "run", "--device", "sim", "--policy", name)
+        ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+        assert ended.returncode == 1, ended.stderr
+        assert re.fullmatch(rf"llmasos boot: .*{said}.*\n", ended.stderr)
+
+
+def test_a_configuration_names_files_from_its_own_directory(file: Path, tmp_path: Path) -> None:
+    config = tmp_path / "llmasos.toml"
+    config.write_text('[[device]]\nkind = "sim"\npolicy = "mine.py:Good"\noptions = { time_scale = 0 }\n')
+    with booted("--config", os.fspath(config)) as kernel, kernel.connect() as client:
+        assert client(Sched()).policy.startswith("mine.py:Good@")
+
+
+WATCHED = """
+import select, signal, time
+from llmasos.kernel.edge.guards import HANG_SECONDS, LOOK_SECONDS, Hang, Watchdog
+
+watch = Watchdog(lambda name: (_ for _ in ()).throw(AssertionError(name)))
+assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0), "nobody is watched before there is anything to watch"
+assert watch.call("one", lambda a, b: a + b, (1, 2))[0] == 3
+assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+while signal.getitimer(signal.ITIMER_REAL) != (0.0, 0.0):
+    time.sleep(LOOK_SECONDS)  # goes off by itself: an idle kernel sleeps
+
+def loop():
+    while True:
+        pass
+
+def nested():
+    try:
+        loop()
+    finally:
+        ended.append(1)
+
+ended = []
+for function in (loop, nested):
+    before = time.thread_time()
+    try:
+        watch.call("two", function, ())
+    except Hang:
+        assert time.thread_time() - before >= HANG_SECONDS
+    else:
+        raise AssertionError("it came back")
+assert ended == [1]
+assert watch.call("three", sorted, ([2, 1],))[0] == [1, 2]
+print("good")
+"""
+
+
+def test_the_watch_ends_loops_and_lets_an_idle_kernel_sleep() -> None:
+    done = subprocess.run([sys.executable, "-c", WATCHED], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.stderr) == ("good\n", "")
+
+
+def test_one_that_starves_a_process_is_taken_out(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from llmasos.policies import Policy\nclass First(Policy):\n    def key(self, process): return process.pid\n"
+    )
+    config = tmp_path / "llmasos.toml"
+    config.write_text(
+        '[kernel]\naging_seconds = 0.2\n[[device]]\nkind = "sim"\npolicy = "mine.py:First"\nmax_runs = 1\n'
+        "options = { time_scale = 0, context = 100_000, params = 1000 }\n"
+    )
+    with booted("--config", os.fspath(config)) as kernel, kernel.connect() as client:
+        one, two = (client(Spawn("sim", [number, 2, 3])) for number in (1, 2))
+        client(Decode(one, 50_000, wait=False))
+        assert len(client(Decode(two, 5)).tokens) == 5
+        assert client(Sched()).policy == "fair"
+        (text,) = log(client)
+        assert re.search(rf"policy mine\.py:First@\w+ is taken out: it leaves process {two} ready and unplanned", text)

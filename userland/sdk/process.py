@@ -1,0 +1,260 @@
+"""The blocking face of the SDK: Process, a handle on an LLM process.
+
+Made from process_async.py by `python -m llmasos.userland.sdk.mirror`; change that file.
+"""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from llmasos.syscalls.records import (
+    CheckpointInfo,
+    ExitInfo,
+    Limits,
+    ProcessInfo,
+    SchedClass,
+    Signal,
+)
+from llmasos.syscalls.table import (
+    Checkpoint,
+    Detach,
+    Fork,
+    Getinfo,
+    GroupMove,
+    Kill,
+    Rename,
+    Setlimits,
+    Setsched,
+)
+from llmasos.userland.sdk import actions, notebook, options
+from llmasos.userland.sdk.arguments import Dtype, Ids, Model
+from llmasos.userland.sdk.public import public
+from llmasos.userland.sdk.talk import Talk
+
+
+class Process(Talk):
+    """A handle on an LLM process: text in, text out. Entered by `with`, it ends the process when it is left.
+
+    A process answers one question at a time: a second one raises EBUSY and changes nothing while this program still hears
+    the answer to the first.
+
+    Of every answer: `max_tokens` bounds its tokens (None: what the model's store says, as Ollama's `num_predict` does,
+    else 256); it ends before the first of the stop strings `stop` (none given: those of the model's store); after
+    `deadline` seconds it ends with what there is by then. After `timeout` seconds without its end ETIME is raised
+    instead, and the decode is interrupted; what it has said by then stays in the log. None: no bound. Every method
+    that asks the kernel takes a `timeout`.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def __repr__(self) -> str:
+        return f"<Process {self.pid} on {self.model.name}>"
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """The process in a notebook, as it was last seen."""
+        pairs: list[tuple[str, object]] = [("pid", self.pid), ("model", self.model.name), ("device", self.model.device)]
+        if (row := self._row) is not None:
+            pairs += [("name", row.name), ("state", row.state), ("tokens", f"{row.length} of {row.context}")]
+        if self.hint:
+            pairs.append(("hint", self.hint))
+        return notebook.bundle(repr(self), pairs)
+
+    @public
+    def info(self, *, timeout: float | None = None) -> ProcessInfo:
+        """Its row of the process table. Raises ESRCH once it has ended.
+
+        Example:
+            row = agent.info()
+            print(row.state, row.length, row.usage.decoded)
+        """
+        self._row = self.system(Getinfo(self.pid), timeout=timeout)
+        return self._row
+
+    @public
+    def fork(
+        self,
+        count: int = 1,
+        *,
+        same_seed: bool = False,
+        detached: bool = False,
+        name: str = "",
+        timeout: float | None = None,
+    ) -> list[Process]:
+        """Make `count` copies of it, which share its pages until one of them writes. Each samples with a seed of its own,
+        unless `same_seed`; a `detached` one outlives this program. `name` is theirs (empty: its own); several are called
+        NAME-1, NAME-2 and so on. Raises ESRCH, EBUSY, ENOMEM, EDQUOT.
+
+        Example:
+            first, second = agent.fork(2, name="twin")
+        """
+        pids = self.system(Fork(self.pid, count, same_seed, detached, name), timeout=timeout)
+        return [Process(self.system, pid, self.model, self._instructions, self._setup) for pid in pids]
+
+    @public
+    def checkpoint(
+        self, path: str | os.PathLike[str], *, kv: bool = True, passphrase: str = "", timeout: float | None = None
+    ) -> CheckpointInfo:
+        """Write its image to a file, from which `System.restore` starts it again; the process itself goes on. Without
+        `kv` the file is small, and restoring computes the context again. A `passphrase` encrypts the file. Raises EPERM,
+        ENOENT, EIO where the file cannot be written.
+
+        Example:
+            info = agent.checkpoint(folder / "agent.image", passphrase="open sesame")
+            print(info.bytes, "bytes,", info.kv_tokens, "tokens with KV")
+        """
+        call = Checkpoint(self.pid, options.file_path(path), kv, passphrase.encode())
+        return self.system(call, timeout=timeout)
+
+    @public
+    def signal(self, signal: Signal, *, timeout: float | None = None) -> None:
+        """Send it a signal. Raises ESRCH once it has ended.
+
+        Example:
+            agent.signal(llmasos.Signal.TERM)
+        """
+        self.system(Kill(self.pid, signal), timeout=timeout)
+
+    @public
+    def stop(self, *, timeout: float | None = None) -> None:
+        """Stop it, also in the midst of an answer. Its context stays. Raises ESRCH.
+
+        Example:
+            agent.stop()
+        """
+        self.signal(Signal.STOP, timeout=timeout)
+
+    @public
+    def cont(self, *, timeout: float | None = None) -> None:
+        """Let it go on after `stop`. Raises ESRCH.
+
+        Example:
+            agent.cont()
+        """
+        self.signal(Signal.CONT, timeout=timeout)
+
+    @public
+    def interrupt(self, *, timeout: float | None = None) -> None:
+        """Interrupt the decode under way; what it has said so far stays in the log. Raises ESRCH.
+
+        Example:
+            agent.interrupt()
+        """
+        self.signal(Signal.INT, timeout=timeout)
+
+    @public
+    def kill(self, *, timeout: float | None = None) -> None:
+        """End it at once. `wait` reaps it. Raises ESRCH.
+
+        Example:
+            agent.kill()
+            print(agent.wait().reason)
+        """
+        self.signal(Signal.KILL, timeout=timeout)
+
+    @public
+    def nice(self, value: int, sched_class: SchedClass | None = None, *, timeout: float | None = None) -> None:
+        """Set its share of the device, from -20 (largest) to 19 (smallest), and its scheduling class (None: keeps it).
+        Raises EINVAL, ESRCH.
+
+        Example:
+            agent.nice(5, llmasos.SchedClass.BATCH)
+        """
+        self.system(Setsched(self.pid, value, sched_class), timeout=timeout)
+
+    @public
+    def detach(self, *, timeout: float | None = None) -> None:
+        """Let it live on when this program ends. Any program of the kernel may `wait` for it then. Raises ESRCH.
+
+        Example:
+            agent.detach()
+        """
+        self.system(Detach(self.pid), timeout=timeout)
+
+    @public
+    def rename(self, name: str, *, timeout: float | None = None) -> str:
+        """Give it another name, and return the old one. Several processes may have the same. Raises EINVAL, ESRCH.
+
+        Example:
+            old = agent.rename("clerk")
+        """
+        return self.system(Rename(self.pid, name), timeout=timeout)
+
+    @public
+    def move(self, device: str, *, timeout: float | None = None) -> None:
+        """Move it to another device while it runs. Its answer goes on, and its readers notice nothing. Returns when it
+        has arrived. After an error it is where it was: ENODEV, EBUSY, ENOMEM, E2BIG, ENOTSUP, ERESTART (the driver there
+        is down), ETIME.
+
+        Example:
+            agent.move(agent.info().device)
+        """
+        self.system(Setsched(self.pid, device=device), timeout=timeout)
+        self.model = msgspec.structs.replace(self.model, device=device)
+
+    @public
+    def exec(
+        self, model: Model, *, dtype: Dtype = "", tokens: Ids | None = None, timeout: float | None = None
+    ) -> int:
+        """Give it another model while it is idle, and return the length of its log in tokens. Its pid, limits, group,
+        sampler and nice value stay.
+
+        Its context goes with it. A model with the same vocabulary takes the tokens as they are; for another one they
+        become text and then its tokens, a conversation by the chat templates of both. `tokens` replaces the context
+        instead. After an error the process is as it was: EBUSY, E2BIG (too long for that model), EAGAIN (another program
+        changed its log), ETIME.
+
+        Example:
+            length = agent.exec("tiny", tokens=[1, 2, 3])
+        """
+        change = options.change_model(self.pid, model, dtype, tokens)
+        self.model, length = self.system.run(change, timeout)
+        return length
+
+    @public
+    def join(self, group: str, *, timeout: float | None = None) -> None:
+        """Move it into another control group. Raises ENOENT, ESRCH, EAGAIN (the group is full).
+
+        Example:
+            system.group("quiet", cpu_weight=10)
+            agent.join("quiet")
+        """
+        self.system(GroupMove(self.pid, group), timeout=timeout)
+
+    @public
+    def limits(self, limits: Limits | None = None, *, timeout: float | None = None) -> Limits:
+        """Set its limits (None: none are changed), and return those that were in force before. Raises EINVAL, ESRCH.
+
+        Example:
+            before = agent.limits(llmasos.Limits(tokens=1000))
+        """
+        return self.system(Setlimits(self.pid, limits), timeout=timeout)
+
+    @public
+    def wait(self, timeout: float | None = None) -> ExitInfo:
+        """Wait until it has ended, and reap it. Raises ECHILD if it is neither a child of this program nor detached,
+        ETIME after `timeout` seconds (None: never).
+
+        Example:
+            agent.signal(llmasos.Signal.TERM)
+            status = agent.wait(timeout=60).status
+        """
+        return self.system.wait(self.pid, timeout)
+
+    @public
+    def end(self, *, timeout: float | None = None) -> None:
+        """Kill and reap it. Does nothing if it has ended already.
+
+        Example:
+            agent.end()
+        """
+        self.system.run(actions.end([self.pid]), timeout)

@@ -1,0 +1,52 @@
+"""streams.py, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from types import TracebackType
+from typing import Any, TypeVar
+
+from llmasos.syscalls.errno import SyscallError
+from llmasos.userland.sdk import notebook
+
+Y = TypeVar("Y")
+_showing: set[asyncio.Task[None]] = set()  # asyncio holds tasks weakly
+
+
+class AsyncStream(AsyncGenerator[Y, None]):
+    """An asynchronous generator of pieces. `display` of it in a notebook shows its text while that comes, in a task of
+    the notebook's own loop, and it is used up then."""
+
+    def __init__(self, inner: AsyncGenerator[Y, None]) -> None:
+        self._inner = inner
+
+    def __anext__(self) -> Any:
+        return self._inner.__anext__()
+
+    def asend(self, value: None) -> Any:
+        return self._inner.asend(value)
+
+    def athrow(self, kind: Any, value: Any = None, trace: TracebackType | None = None) -> Any:
+        return self._inner.athrow(value if value is not None else kind)
+
+    def aclose(self) -> Any:
+        return self._inner.aclose()
+
+    def _ipython_display_(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # another loop than asyncio's, or none
+            print(f"{self!r}: `async for` it")
+            return
+        task = loop.create_task(self._show(notebook.Growing()))
+        _showing.add(task)
+        task.add_done_callback(_showing.discard)
+
+    async def _show(self, shown: notebook.Growing) -> None:
+        with shown:
+            try:
+                async for piece in self:
+                    shown.add(piece)
+            except SyscallError as error:  # nobody awaits this task
+                shown.fail(error)
