@@ -7,25 +7,21 @@ has printed, and here an editor of lines and bash have a word, too.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 from pyte.screens import Char
 
-from docs.sessions import PATIENCE, REFUSED, Terminal
+from docs.sessions import REFUSED, Terminal, user
 
 PLACE = Path(__file__).with_name("screens")
 COLUMNS, ROWS = 110, 120  # all of the session fits
 # Not in the picture: a kernel, and a group so slow that an agent can be stopped in mid-sentence.
-BEFORE = (("$ ", "llmasos boot --detach"), ("$ ", "echo group /slow tokens_max=10 | llmasos shell"))
+BEFORE = (("$ ", "llmasos boot --detach"), ("$ ", "echo group /slow tokens_max=6 | llmasos shell"))
 SESSION = (
     ("$ ", "llmasos"),
     ("llmasos> ", "spawn alice My lucky number is 42."),
@@ -40,7 +36,7 @@ SESSION = (
     ("llmasos> ", "wait bob"),
     ("llmasos> ", "cat bob"),
 )
-PAUSES = {"stop bob": 2.0}  # seconds before it is typed: he is to have begun
+PAUSES = {"stop bob": 3.0}  # seconds before it is typed: he is to have begun
 
 Line = list[Char]
 
@@ -80,7 +76,7 @@ def record() -> list[Line]:
     typed is refused."""
     with (
         tempfile.TemporaryDirectory(prefix="llmasos-") as base,
-        _somebody(Path(base)) as environment,
+        user(Path(base)) as environment,
         Terminal(environment, Path(base), COLUMNS, ROWS) as terminal,
     ):
         for prompt, line in BEFORE:
@@ -95,20 +91,6 @@ def record() -> list[Line]:
 def _enter(terminal: Terminal, prompt: str, line: str) -> None:
     if refused := [said for said in terminal.enter(prompt, line) if REFUSED.match(said)]:
         raise RuntimeError(f"`{line}` is refused: {refused[0]}")
-
-
-@contextmanager
-def _somebody(home: Path) -> Iterator[Mapping[str, str]]:
-    """The environment of a user with a home of their own, whose kernel is halted in the end."""
-    (home / "run").mkdir(mode=0o700)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {"HOME": os.fspath(home), "XDG_RUNTIME_DIR": os.fspath(home / "run"), "USER": "ada", "PATH": path}
-    environment["PYTHONPATH"] = os.fspath(Path(__file__).resolve().parents[1])
-    try:
-        yield environment
-    finally:
-        halt = [sys.executable, "-m", "llmasos", "halt"]
-        subprocess.run(halt, env=environment, capture_output=True, timeout=PATIENCE, check=False)
 
 
 def picture(lines: list[Line], theme: Theme) -> str:

@@ -119,7 +119,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     def target(path: str) -> str | None:
         uri = PAGES.get(path, path.removeprefix("docs/") if path.startswith("docs/") else None)
-        return posixpath.relpath(uri, posixpath.dirname(here) or ".") if uri and uri in files.src_uris else None
+        if uri is None or uri not in files.src_uris or uri.endswith(".py"):  # the modules in docs/ are no pages
+            return None
+        return posixpath.relpath(uri, posixpath.dirname(here) or ".")
 
     def link(found: re.Match[str]) -> str:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), found[2]))

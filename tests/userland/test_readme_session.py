@@ -3,12 +3,7 @@ line is refused, the terminal shows what the document says, and agents answer wh
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,27 +21,12 @@ DOCUMENTS = [
 pytestmark = pytest.mark.processes
 
 
-@contextmanager
-def user(base: Path) -> Iterator[Mapping[str, str]]:
-    """The environment of somebody who has just installed the system. Their kernel is halted in the end."""
-    (base / "run").mkdir(mode=0o700)
-    places = {"XDG_RUNTIME_DIR": "run", "XDG_STATE_HOME": "state", "XDG_CONFIG_HOME": ".config", "HOME": ""}
-    environment = {name: os.fspath(base / place) for name, place in places.items()}
-    environment |= {"USER": "ada", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    environment["PYTHONPATH"] = os.fspath(ROOT)
-    try:
-        yield environment
-    finally:
-        halt = [sys.executable, "-m", "llmasos", "halt"]
-        subprocess.run(halt, env=environment, capture_output=True, timeout=sessions.PATIENCE, check=False)
-
-
-def faults(text: str) -> list[str]:
+def faults(text: str, columns: int = sessions.COLUMNS) -> list[str]:
     """What is wrong about a document's sessions."""
-    with tempfile.TemporaryDirectory(prefix="llmasos-") as base, user(Path(base)) as environment:
+    with tempfile.TemporaryDirectory(prefix="llmasos-") as base, sessions.user(Path(base)) as environment:
         work = Path(base, "work")
         work.mkdir()
-        with sessions.Terminal(environment, work) as terminal:
+        with sessions.Terminal(environment, work, columns) as terminal:
             return [f"{step.typed}\n{wrong}" for step, wrong in sessions.play(text, terminal, work) if wrong]
 
 
@@ -57,6 +37,11 @@ def test_every_line_of_a_documents_session_does_what_the_document_shows(document
     assert len(steps) >= 3
     assert sum(bool(step.shown) for step in steps) >= 2
     assert faults(text) == []
+
+
+@pytest.mark.parametrize("columns", [100])
+def test_the_tutorial_holds_on_a_terminal_of_a_persons_size(columns: int) -> None:
+    assert faults((ROOT / "docs/tutorial.md").read_text(), columns) == []
 
 
 @pytest.mark.parametrize(
@@ -100,3 +85,5 @@ def test_a_document_is_read_as_its_reader_reads_it() -> None:
     assert sessions.difference(["ada: 1"], ["ada: 2"]) != ""
     assert sessions.difference([], ["more"]) != ""
     assert sessions.difference(["..."], ["ESRCH: no such"]) != ""
+    assert sessions.difference(["a long line", "..."], ["a", "long line", "x"], wrapped=True) == ""
+    assert sessions.difference(["a long line"], ["a", "short line"], wrapped=True) != ""
