@@ -1,7 +1,8 @@
-"""`python -m docs.generate`: write docs/syscalls.md, the manual of the system calls, from the ABI table, and the blocks
-of other documents that come from the sources (blocks.py).
+"""`python -m docs.generate`: write docs/syscalls.md, the manual of the system calls, from the ABI table, the list of
+commands in docs/shell.md from their declarations, and the blocks of other documents that come from the sources
+(blocks.py).
 
-As seL4's manual is generated from its interface files: one source, so that the page cannot disagree with the code. With
+As seL4's manual is generated from its interface files: one source, so that a page cannot disagree with the code. With
 `--check` nothing is written; the exit status is 1 if a page is stale, and the difference is shown.
 """
 
@@ -11,22 +12,23 @@ import argparse
 import difflib
 import enum
 import inspect
-import math
 import sys
-import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from docs import blocks, comments
-from llmasos.syscalls import limits, records, transport
+from llmasos.syscalls import limits, manual, records, transport
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import Record, Right
+from llmasos.syscalls.records import Record
 from llmasos.syscalls.table import CANCEL, COMMON, TABLE, Entry
+from llmasos.userland.shell.words import COMMANDS, EXAMPLES, GROUPS
 
 PAGE = Path(__file__).with_name("syscalls.md")
+SHELL = Path(__file__).with_name("shell.md")
+COMMANDS_FROM = "<!-- From here on generated from userland/shell/words.py by `python -m docs.generate`. -->\n"
 HEAD = f"""\
 # The system calls of LLMasOS
 
@@ -74,20 +76,21 @@ def _contents() -> str:
         entry = TABLE[number]
         blocks = "blocks" if entry.blocks else ""
         rows.append(
-            f"| {number} | [`{entry.name}`](#{entry.name}) | `{_type(entry.result)}` | {_right(entry)} | {blocks} |"
+            f"| {number} | [`{entry.name}`](#{entry.name}) | `{manual.type_name(entry.result)}` | {manual.rights(entry)} "
+            f"| {blocks} |"
         )
     return "\n".join(rows)
 
 
 def _call(entry: Entry) -> str:
     blocks = ", blocks" if entry.blocks else ""
-    arguments = ", ".join(_signature(field) for field in msgspec.structs.fields(entry.record))
+    arguments = ", ".join(manual.signature(field) for field in msgspec.structs.fields(entry.record))
     lines = [
         f"### {entry.name}",
         "",
-        f"`{entry.record.__name__}({arguments}) -> {_type(entry.result)}`",
+        f"`{entry.record.__name__}({arguments}) -> {manual.type_name(entry.result)}`",
         "",
-        f"Number {entry.number}. Right: {_right(entry)}{blocks}.",
+        f"Number {entry.number}. Right: {manual.rights(entry)}{blocks}.",
         "",
         inspect.getdoc(entry.record) or "",
         "",
@@ -113,8 +116,8 @@ def _fields(struct: type[msgspec.Struct]) -> str:
     rows = ["| field | type | default | limits | |", "|---|---|---|---|---|"]
     for field in fields:
         about = said.get((struct.__name__, field.name), "").replace("|", "\\|")
-        default = _default(field, required="")
-        rows.append(f"| `{field.name}` | {_linked(field.type)} | {default} | {_limits(field.type)} | {about} |")
+        default = manual.default(field)
+        rows.append(f"| `{field.name}` | {_linked(field.type)} | {default} | {manual.bounds(field.type)} | {about} |")
     return "\n".join(rows)
 
 
@@ -136,41 +139,8 @@ def _errors(errors: tuple[Errno, ...], *, numbers: bool = False) -> str:
     return "\n".join(rows)
 
 
-def _right(entry: Entry) -> str:
-    return " ".join(flag.name or "" for flag in Right if flag in entry.right and flag is not Right.ALL) or "none"
-
-
-def _signature(field: msgspec.structs.FieldInfo) -> str:
-    default = _default(field, required="").strip("`")
-    shown = f"{field.name}: {_type(field.type)}"
-    return f"{shown} = {default}" if default else shown
-
-
-def _default(field: msgspec.structs.FieldInfo, *, required: str) -> str:
-    if field.default_factory is not msgspec.NODEFAULT:
-        value = field.default_factory()
-    elif field.default is not msgspec.NODEFAULT:
-        value = field.default
-    else:
-        return required
-    if isinstance(value, enum.Enum):
-        return f"`{type(value).__name__}.{value.name}`"
-    return f"`{value!r}`"
-
-
-def _type(annotation: Any) -> str:
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Annotated:
-        return _type(arguments[0])
-    if origin in (types.UnionType, typing.Union):
-        return " | ".join(_type(argument) for argument in arguments)
-    if origin is not None:
-        return f"{origin.__name__}[{', '.join(_type(argument) for argument in arguments)}]"
-    return "None" if annotation in (None, type(None)) else str(annotation.__name__)
-
-
 def _linked(annotation: Any) -> str:
-    name = _type(annotation)
+    name = manual.type_name(annotation)
     for known in _mentioned(annotation):
         if known.__module__ == records.__name__:
             return f"[`{name}`](#{known.__name__.lower()})".replace("|", "\\|")
@@ -184,39 +154,6 @@ def _mentioned(annotation: Any) -> list[type]:
     return [annotation] if isinstance(annotation, type) else []
 
 
-def _limits(annotation: Any) -> str:
-    """The bounds that msgspec checks, of the value and of its elements."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    found = []
-    if origin is Annotated:
-        found = [_bounds(meta) for meta in arguments[1:] if isinstance(meta, msgspec.Meta)]
-        arguments = arguments[:1]
-    inner = list(filter(None, (_limits(argument) for argument in arguments)))
-    if origin in (list, dict):
-        inner = [f"each {text}" for text in inner]
-    return "; ".join(filter(None, [*found, *inner]))
-
-
-def _bounds(meta: msgspec.Meta) -> str:
-    texts = []
-    for value, sign in ((meta.ge, "≥"), (meta.gt, ">"), (meta.le, "≤"), (meta.lt, "<")):
-        if value is not None:
-            texts.append(f"{sign} {_number(value)}")
-    if meta.min_length:
-        texts.append(f"at least {meta.min_length} long")
-    if meta.max_length is not None:
-        texts.append(f"at most {_number(meta.max_length)} long")
-    if meta.pattern == records.PRINTABLE:
-        texts.append("no control characters")
-    return ", ".join(texts)
-
-
-def _number(value: float) -> str:
-    if value >= 1 << 20 and math.log2(value + 1).is_integer():
-        return f"2^{int(math.log2(value + 1))} - 1"
-    return f"{value:,}"
-
-
 def _records() -> list[type[Record]]:
     found = [kind for kind in vars(records).values() if isinstance(kind, type) and issubclass(kind, Record)]
     return [kind for kind in found if kind is not Record]
@@ -227,12 +164,35 @@ def _enumerations() -> list[type[enum.Enum]]:
     return [kind for kind in own if kind.__module__ == records.__name__]
 
 
+def commands(page: str) -> str:
+    """docs/shell.md with the list of commands made anew, which is its end."""
+    before, mark, _ = page.partition(COMMANDS_FROM)
+    if not mark:
+        raise SystemExit(f"{SHELL} has no line {COMMANDS_FROM!r}")
+    parts = [before + mark]
+    for title, names in GROUPS:
+        parts.append(f"### {title}\n")
+        for name in names:
+            command = COMMANDS[name]
+            parts.append(f"**`{command.usage}`** {command.summary}. {command.details}".rstrip() + "\n")
+            options = [
+                f"- `{option.flag} {option.kind.value}`: {option.help}"
+                if option.kind
+                else f"- `{option.flag}`: {option.help}"
+                for option in command.options
+            ]
+            examples = [f"- `{line}`: {meaning}" for line, meaning in EXAMPLES.get(name, ())]
+            parts += ["\n".join(options) + "\n"] if options else []
+            parts += ["For example:\n", "\n".join(examples) + "\n"] if examples else []
+    return "\n".join(parts)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is stale")
     check = parser.parse_args(arguments).check
     pages = {path: blocks.fill(path.read_text()) for path in sorted(PAGE.parent.glob("*.md")) if path != PAGE}
-    pages |= {PAGE: page(), PAGE.with_name("schedule.svg"): blocks.schedule()}
+    pages |= {SHELL: commands(pages[SHELL]), PAGE: page(), PAGE.with_name("schedule.svg"): blocks.schedule()}
     stale = [_update(path, fresh, write=not check) for path, fresh in pages.items()]
     return 1 if check and any(stale) else 0
 

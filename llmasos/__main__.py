@@ -1,72 +1,129 @@
-"""The command line: `llmasos` boots a kernel if none runs and opens the shell; `llmasos VERB` does one thing and ends.
+"""The command `llmasos`: boots a kernel if none runs and opens the shell; `llmasos VERB` does one thing and ends.
 
-The programs behind the verbs are those behind the shell's commands (userland/programs). Each verb is a program of its
-own, attached to the kernel of a runtime directory, and imports only what it needs, so that it starts at once. An expected
-error is one line on stderr and status 1; a wrong command line is status 2.
+Every command of the shell is a verb, by the same code (userland/shell/oneshot.py). The verbs declared here are those that
+are no commands: they boot kernels, need none, or are for the operating system's shell. Each verb is a program of its own,
+attached to the kernel of a runtime directory, and imports only what it needs, so that it starts at once.
+
+Exit statuses: 0 done; 1 an error, in one line on stderr; 2 a wrong command line; 130 Ctrl-C.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from llmasos.syscalls import runtime
-from llmasos.syscalls.errno import Errno, SyscallError
+try:
+    import argparse
+    import os
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from typing import TYPE_CHECKING
+
+    from llmasos.syscalls import runtime
+    from llmasos.syscalls.errno import SyscallError
+except KeyboardInterrupt:  # whoever is impatient gets a prompt, and no traceback
+    sys.stderr.write("llmasos: interrupted\n")
+    sys.exit(130)
 
 if TYPE_CHECKING:
-    from llmasos.syscalls.blocking import Client
-    from llmasos.userland.programs.screen import Screen
+    from _typeshed import SupportsWrite
 
 Act = Callable[[argparse.Namespace], int]
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+FAILED, INTERRUPTED = 1, 130  # 128 + SIGINT, as shells report it
+
+# The kernel's program takes the place of this one. Ctrl-C while it is imported is one line; later the kernel sees to it.
+_LAUNCH = """\
+import sys
+try:
+    from llmasos.kernel.edge.boot import main
+    status = main(sys.argv[2:])
+except KeyboardInterrupt:
+    sys.stderr.write("llmasos boot: interrupted\\n")
+    status = 130
+sys.exit(status)
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):  # closed by the caller (`>&-`): what is written goes nowhere
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for the life of the program)
+    try:
+        status = _act(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except SyscallError as error:
+        status = _failed(str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("llmasos: interrupted\n")
+        status = INTERRUPTED
+    except BrokenPipeError:  # `llmasos ps | head`: the reader has seen enough
+        status = FAILED
+    except OSError as error:
+        status = _failed(f"the output cannot be written: {error.strerror}")
+    try:
+        sys.stdout.flush()
+    except OSError:  # what is left has nowhere to go, and Python would complain of it at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = status or FAILED
+    return status
+
+
+def _failed(reason: str) -> int:
+    from llmasos.userland.programs.screen import Screen
+
+    Screen().error(f"llmasos: {reason}")
+    return FAILED
+
+
+def _act(words: list[str]) -> int:
+    from llmasos.userland.shell import oneshot
+
+    place, rest = oneshot.place_before(words)
+    if rest and rest[0] in oneshot.VERBS:
+        return oneshot.main(place, rest[0], rest[1:])
+    if rest and rest[0] == "__complete":
+        from llmasos.userland.shell import completing
+
+        return completing.main(runtime.locate(place), rest[1:])
     parser = _parser()
-    args, unknown = parser.parse_known_args(words)
-    if unknown and args.verb != "boot":
-        parser.error(f"not understood: {' '.join(unknown)}")
+    try:
+        args, unknown = parser.parse_known_args(words)
+        if unknown and args.verb != "boot":
+            parser.error(f"not understood: {' '.join(unknown)}")
+    except SystemExit as ended:  # after --help, or a usage error
+        return int(ended.code or 0)
     args.rest = unknown
     act: Act = args.act
-    try:
-        return act(args)
-    except SyscallError as error:
-        from llmasos.syscalls.printable import printable
+    return act(args)
 
-        print(printable(f"llmasos: {error}"), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:  # `llmasos ps | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's own drops what cannot be written; an error of the output is to be seen."""
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        (file or sys.stdout).write(self.format_help())
 
 
 def _parser() -> argparse.ArgumentParser:
-    where = argparse.ArgumentParser(add_help=False)
+    where = _Parser(add_help=False)
     where.add_argument(
         "--runtime",
         metavar="DIR",
         default=argparse.SUPPRESS,
         help=f"runtime directory of the kernel (default: $LLMASOS_RUNTIME, else {runtime.default()})",
     )
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="llmasos",
-        description="An operating system for language models. Without a verb: open the shell on your kernel, which runs "
-        "in the background and is booted if need be.",
-        epilog="`llmasos VERB --help` explains a verb; `help` in the shell explains its commands.",
+        description="An operating system for language models. Without a verb: open the shell on\n"
+        "your kernel, which runs in the background and is booted if need be.",
+        epilog=_epilog(),
         parents=[where],
         allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument("--private", action="store_true", help="on a kernel that ends with this shell")
-    parser.set_defaults(act=_alone, verb="", rest=[])
+    parser.set_defaults(act=_alone, command=None, file="", args=[], verb="", rest=[])
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb")
 
     def verb(name: str, act: Act, summary: str, *, help_flag: bool = True) -> argparse.ArgumentParser:
@@ -83,72 +140,17 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     verb("boot", _boot, "boot a kernel in the foreground, or with --detach in the background", help_flag=False)
-    opened = verb("shell", _shell, "open a shell on your kernel, booted if need be (commands may be piped in)")
+    opened = verb(
+        "shell", _shell, "open a shell on your kernel, booted if need be, or run a script (commands may be piped in)"
+    )
     opened.add_argument("--private", action="store_true", help="on a kernel that ends with this shell")
+    opened.add_argument("-c", dest="command", metavar="COMMANDS", help="run these commands, and end")
+    opened.add_argument(
+        "file", nargs="?", default="", help="a script; its first line may be `#!/usr/bin/env -S llmasos shell`"
+    )
+    opened.add_argument("args", nargs=argparse.REMAINDER, help="the arguments of the script, $1 and so on")
     about = verb("status", _status, "what kernel runs where, since when, how large, with how many agents")
     about.add_argument("--json", action="store_true", help="print it as JSON")
-    shown = verb("ps", _ps, "list the processes")
-    shown.add_argument("pid", type=int, nargs="?", help="this one in detail")
-    live = verb("top", _top, "watch processes, device and memory live, or as they were recorded")
-    live.add_argument("file", nargs="?", default="", help="a recording (default: the running kernel)")
-    live.add_argument("--seconds", type=_seconds, default=2.0, help="seconds between two looks (default 2)")
-    live.add_argument("--once", action="store_true", help="print one look and return")
-    live.add_argument("--record", metavar="FILE", default="", help="write what is seen into a new file, for `top FILE`")
-    known = verb("models", _models, "list the models and their memory; those on disk: pull, rm, ls, du, check")
-    known.add_argument(
-        "action",
-        nargs="?",
-        choices=("ls", "du", "pull", "rm", "check"),
-        help="ls: the models in the hub's cache; du: the use of the disk; pull: fetch from the hub (files that are there "
-        "stay); rm: remove from the cache, with the files installed of it; check: is it whole? (default: the kernel's)",
-    )
-    known.add_argument("names", nargs="*", metavar="NAME", help="org/name, org/name@revision, org/name:Q4_K_M, ...")
-    known.add_argument(
-        "--found",
-        action="store_true",
-        help="list other programs' models too: Ollama, LM Studio, llama.cpp, Hugging Face",
-    )
-    known.add_argument("--json", action="store_true", help="of --found, ls, du and check: print it as JSON")
-    known.add_argument("--yes", action="store_true", help="of rm: remove without asking")
-    known.add_argument(
-        "--estimate",
-        metavar="MODEL",
-        default="",
-        help="say how much memory a model would take, and which models would have to make room",
-    )
-    known.add_argument("--dtype", default="", help="of an estimate: fp32, bf16, int8 or int4 (default: the device's)")
-    known.add_argument("--device", default="", help="of an estimate: the device (default: the first)")
-    known.add_argument("--context", type=_count, default=0, help="of an estimate: tokens of the context to reckon with")
-    tree = verb("groups", _groups, "list the control groups; with settings, make one or change it")
-    tree.add_argument("path", nargs="?", default="/", help="a group (default: all)")
-    tree.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="e.g. kv_max=64MiB tokens_max=50 cpu_weight=200")
-    tree.add_argument("--remove", action="store_true", help="remove the group")
-    hint = verb("advise", _advise, "say how a model will be used")
-    hint.add_argument("model", help="a known name, a directory, or a hub name")
-    hint.add_argument("advice", help="willneed, dontneed, pin or normal")
-    hint.add_argument("--device", default="", help="the device (default: the first)")
-    hint.add_argument("--dtype", default="", help="fp32, bf16, int8 or int4 (default: the device's)")
-    log = verb("dmesg", _dmesg, "print the kernel log")
-    log.add_argument("-f", "--follow", action="store_true", help="go on printing new lines until Ctrl-C")
-    trace = verb("strace", _strace, "print the system calls of a process, decoded, and what they cause")
-    trace.add_argument("pid", help="a pid, or `all`")
-    trace.add_argument("--count", type=_count, default=0, help="stop after this many events")
-    saved = verb("checkpoint", _checkpoint, "write the image of a process to a file; the process goes on")
-    saved.add_argument("pid", type=int, help="the process")
-    saved.add_argument("file", help="the file; an image of that name is replaced")
-    saved.add_argument("--no-kv", action="store_true", help="leave the KV out: a small file, a slower restore")
-    saved.add_argument("--passphrase-file", metavar="FILE", default="", help="encrypt with the first line of this file")
-    back = verb("restore", _restore, "start a process from an image; it outlives this command")
-    back.add_argument("file", help="the image")
-    back.add_argument("--name", default="", help="its name (default: as in the image)")
-    back.add_argument("--model", default="", help="its model (default: as in the image)")
-    back.add_argument("--device", default="", help="its device (default: as in the image)")
-    back.add_argument(
-        "--passphrase-file", metavar="FILE", default="", help="the passphrase is the first line of this file"
-    )
-    program = verb("run", _run, "run a Python program on the kernel; its exit status is the program's")
-    program.add_argument("file", help="the program")
-    program.add_argument("args", nargs=argparse.REMAINDER, help="its arguments")
     end = verb("halt", _halt, "shut the running kernel down, and end its agents")
     end.add_argument("--keep", action="store_true", help="keep its agents: the next kernel goes on with them")
     tour = verb("demo", _demo, "a guided tour that does each thing and shows it, on a kernel of its own")
@@ -156,47 +158,31 @@ def _parser() -> argparse.ArgumentParser:
     tour.add_argument("--fast", action="store_true", help="without pauses between the steps")
     check = verb("doctor", _doctor, "what this machine and installation can and cannot do")
     check.add_argument("--json", action="store_true", help="print it as JSON")
+    done = verb("completion", _completion, "print a script that completes llmasos in bash, zsh or fish")
+    done.add_argument("shell", choices=("bash", "zsh", "fish"), help="for bash: `source <(llmasos completion bash)`")
     return parser
 
 
-def _seconds(word: str) -> float:
-    """An interval of `top`."""
-    from llmasos.syscalls.limits import MAX_TIMEOUT
-    from llmasos.userland.top.main import SECONDS_MIN
+def _epilog() -> str:
+    """The commands of the shell that are verbs too."""
+    import shutil
+    import textwrap
 
-    seconds = float(word)
-    if not SECONDS_MIN <= seconds <= MAX_TIMEOUT:  # false for nan
-        raise argparse.ArgumentTypeError(
-            f"it wants at least {SECONDS_MIN:g} and at most {MAX_TIMEOUT:g} seconds, found {word}"
-        )
-    return seconds
+    from llmasos.userland.shell.oneshot import VERBS
+    from llmasos.userland.shell.words import GROUPS
 
-
-def _count(word: str) -> int:
-    """A number of events, or of tokens."""
-    count = int(word)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"it wants at least 1, found {word}")
-    return count
+    width = shutil.get_terminal_size().columns - 2
+    lines = ["commands of the shell, each a verb:"]
+    for title, names in GROUPS:
+        known = [name for name in names if name in VERBS]
+        lines.append(f"  {title}:")
+        for name in known:
+            lines += textwrap.wrap(f"    {name:<12} {VERBS[name].summary}", width, subsequent_indent=" " * 17)
+    return "\n".join([*lines, "", "`llmasos VERB --help` explains a verb, as `man VERB` in the shell does."])
 
 
 def _where(args: argparse.Namespace) -> Path:
     return runtime.locate(getattr(args, "runtime", None))
-
-
-def _kernel(args: argparse.Namespace, *, stays: bool = False) -> Client:
-    """Attach to the running kernel as a program named after the verb. One that `stays` goes on with the next kernel if
-    this one dies."""
-    from llmasos.syscalls.blocking import connect
-    from llmasos.syscalls.reconnect import RECONNECT_SECONDS
-
-    return connect(_where(args), name=args.verb, reconnect=RECONNECT_SECONDS if stays else 0.0)
-
-
-def _screen() -> Screen:
-    from llmasos.userland.programs.screen import Screen
-
-    return Screen()
 
 
 # --- verbs ----------------------------------------------------------------------------------------------------------
@@ -219,7 +205,7 @@ def _boot(args: argparse.Namespace) -> int:
     sys.stdout.flush()
     os.execve(
         sys.executable,
-        [*runtime.module("llmasos.kernel.edge.boot"), *place, *args.rest],
+        [sys.executable, "-P", "-c", _LAUNCH, "llmasos.kernel.edge.boot", *place, *args.rest],
         runtime.environment(),
     )
 
@@ -227,159 +213,30 @@ def _boot(args: argparse.Namespace) -> int:
 def _shell(args: argparse.Namespace) -> int:
     from llmasos.userland.shell.main import open_private, open_shell
 
-    return (open_private if args.private else open_shell)(_where(args))
+    given = [args.file, *args.args] if args.command is not None and args.file else args.args
+    return (open_private if args.private else open_shell)(
+        _where(args), file="" if args.command is not None else args.file, command=args.command, arguments=given
+    )
 
 
 def _status(args: argparse.Namespace) -> int:
     import json
 
+    from llmasos.syscalls.blocking import connect
     from llmasos.userland.programs import status
+    from llmasos.userland.programs.screen import Screen
 
     where = _where(args)
     if runtime.holder(where) is None:
         print(json.dumps(None) if args.json else status.nobody(where))
         return status.NOT_RUNNING
-    with _kernel(args) as kernel:
+    with connect(where, name="status", reconnect=0.0) as kernel:
         facts = status.read(kernel, where)
     if args.json:
         print(json.dumps(facts))
     else:
-        _screen().pairs(status.pairs(facts))
+        Screen().pairs(status.pairs(facts))
     return 0
-
-
-def _ps(args: argparse.Namespace) -> int:
-    from llmasos.syscalls.table import Getinfo
-    from llmasos.userland.programs import ps
-
-    screen = _screen()
-    with _kernel(args) as kernel:
-        if args.pid is None:
-            screen.table(ps.table(ps.processes(kernel)))
-        else:
-            screen.pairs(ps.details(kernel(Getinfo(pid=_pid(args.pid)))))
-    return 0
-
-
-def _top(args: argparse.Namespace) -> int:
-    from contextlib import ExitStack
-
-    from llmasos.userland.top import main as top
-
-    if args.file:
-        if args.record:
-            raise SyscallError(Errno.EINVAL, "top opens a recording or makes one, not both: leave out FILE or --record")
-        top.replay(_screen(), args.file, once=args.once)
-        return 0
-    with ExitStack() as held:
-
-        def attach() -> Client:
-            return held.enter_context(_kernel(args, stays=True))
-
-        top.run(_screen(), attach(), seconds=args.seconds, once=args.once, record=args.record, again=attach)
-    return 0
-
-
-def _models(args: argparse.Namespace) -> int:
-    from llmasos.userland.programs import models
-
-    asked = models.Asked(
-        action=args.action or "",
-        names=args.names,
-        found=args.found,
-        as_json=args.json,
-        yes=args.yes,
-        estimate=args.estimate,
-        dtype=args.dtype,
-        device=args.device,
-        context=args.context,
-    )
-    return models.run(_screen(), asked, _where(args), lambda: _kernel(args))
-
-
-def _groups(args: argparse.Namespace) -> int:
-    from llmasos.syscalls.table import GroupRemove
-    from llmasos.userland.programs import groups
-
-    with _kernel(args) as kernel:
-        if args.remove:
-            kernel(GroupRemove(args.path))
-        elif args.settings:
-            _screen().pairs(groups.details(groups.change(kernel, args.path, args.settings)))
-        else:
-            _screen().table(groups.table(groups.read(kernel, args.path)))
-    return 0
-
-
-def _advise(args: argparse.Namespace) -> int:
-    from llmasos.syscalls.table import Advise
-    from llmasos.userland.programs.system import advice_named
-    from llmasos.userland.sdk import script
-    from llmasos.userland.sdk.options import located
-
-    advice = advice_named(args.advice)
-    with _kernel(args) as kernel:
-        kernel(Advise(script.run(kernel, located(args.model)), advice, args.device, args.dtype))
-    return 0
-
-
-def _dmesg(args: argparse.Namespace) -> int:
-    from llmasos.userland.programs import log
-
-    with _kernel(args, stays=args.follow) as kernel:
-        if args.follow:
-            log.follow(_screen(), kernel)
-        else:
-            log.show(_screen(), log.read(kernel))
-    return 0
-
-
-def _strace(args: argparse.Namespace) -> int:
-    from llmasos.syscalls.table import Getinfo
-    from llmasos.userland.programs import strace
-
-    if args.pid != "all" and not args.pid.isdigit():
-        raise SyscallError(Errno.EINVAL, f"strace wants a pid or `all`, found {args.pid!r}")
-    pid = 0 if args.pid == "all" else _pid(int(args.pid))
-    with _kernel(args, stays=True) as kernel:
-        if pid:
-            kernel(Getinfo(pid=pid))  # ESRCH now rather than silence for ever
-        strace.follow(_screen(), kernel, pid, kernel.pid, count=args.count)
-    return 0
-
-
-def _checkpoint(args: argparse.Namespace) -> int:
-    from llmasos.userland.programs.images import checkpoint
-
-    with _kernel(args) as kernel:
-        said = checkpoint(kernel, _pid(args.pid), args.file, kv=not args.no_kv, passphrase_file=args.passphrase_file)
-    _screen().line(said)
-    return 0
-
-
-def _restore(args: argparse.Namespace) -> int:
-    from llmasos.syscalls.printable import printable
-    from llmasos.userland.programs.images import restore
-
-    with _kernel(args) as kernel:
-        _, said = restore(
-            kernel,
-            args.file,
-            name=args.name,
-            device=args.device,
-            model=args.model,
-            detached=True,
-            passphrase_file=args.passphrase_file,
-            shown=lambda name: printable(name, one_line=True),
-        )
-    _screen().line(said)
-    return 0
-
-
-def _run(args: argparse.Namespace) -> int:
-    from llmasos.userland.programs.program import run
-
-    return run(_where(args), args.file, args.args)
 
 
 def _halt(args: argparse.Namespace) -> int:
@@ -387,7 +244,7 @@ def _halt(args: argparse.Namespace) -> int:
 
     halt(_where(args), keep=args.keep)
     kept = "; the next one goes on with its agents" if args.keep else ""
-    _screen().line(f"the kernel of {_where(args)} has halted{kept}")
+    print(f"the kernel of {_where(args)} has halted{kept}")
     return 0
 
 
@@ -403,10 +260,11 @@ def _doctor(args: argparse.Namespace) -> int:
     return doctor(_where(args), as_json=args.json)
 
 
-def _pid(number: int) -> int:
-    if number < 1:
-        raise SyscallError(Errno.EINVAL, f"a pid is 1 or greater, found {number}")
-    return number
+def _completion(args: argparse.Namespace) -> int:
+    from llmasos.userland.shell.completing import script
+
+    print(script(args.shell), end="")
+    return 0
 
 
 if __name__ == "__main__":

@@ -744,5 +744,14 @@ class GroupMove(Call[None]):
     path: GroupPath
 
 
+@_call(85, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(Touches("path", Names.PLACE),))
+class GroupKill(Call[int]):
+    """Send a signal to all LLM processes of a group and of the groups below it, at once: no token is computed between the
+    first and the last. Returns how many there were."""
+
+    path: GroupPath
+    signal: Signal = Signal.TERM
+
+
 # Number 0 is no call of its own: it cancels the caller's call with the given sequence number (see wire.py).
 CANCEL = 0

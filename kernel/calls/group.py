@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 from llmasos.kernel.calls.info import row
+from llmasos.kernel.calls.process import signal_llm
 from llmasos.kernel.enforce import relax
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.marks import changed, freed
@@ -14,8 +15,8 @@ from llmasos.kernel.reclaim import sleepers
 from llmasos.kernel.settle import take_pages, unthrottle
 from llmasos.kernel.state import System
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import GroupInfo, GroupSettings
-from llmasos.syscalls.table import GroupCreate, GroupMove, GroupRemove, GroupSet, GroupStat
+from llmasos.syscalls.records import GroupInfo, GroupSettings, Signal
+from llmasos.syscalls.table import GroupCreate, GroupKill, GroupMove, GroupRemove, GroupSet, GroupStat
 
 
 def group_create(system: System, request: Request, call: GroupCreate, place: tuple[Group, str]) -> GroupInfo:
@@ -81,6 +82,20 @@ def group_move(system: System, request: Request, call: GroupMove, process: LLMPr
     system.journal.left(old)
     system.emit("group.move", process.pid, detail=f"{old.path} -> {group.path}")
     freed(system)
+
+
+def group_kill(system: System, request: Request, call: GroupKill, top: Group) -> int:
+    """Row 85 of the table, `GroupKill`."""
+    inside = sorted(pid for group in system.groups.below(top) for pid in group.members)
+    found = [process for pid in inside if isinstance(process := system.table.find(pid), LLMProcess)]
+    processes = [process for process in found if not process.is_zombie()]
+    if call.signal not in (Signal.INT, Signal.KILL, Signal.TERM, Signal.CONT, Signal.STOP):
+        why = f"{call.signal.name} is sent by the kernel only; send INT, TERM, KILL, STOP or CONT"
+        raise Errno.EINVAL(why)
+    for process in processes:
+        system.emit(f"sig.{call.signal.name.lower()}", process.pid, detail=f"from {request.program.pid}")
+        signal_llm(system, process, call.signal, request.program)
+    return len(processes)
 
 
 def make(system: System, path: str, settings: GroupSettings) -> None:

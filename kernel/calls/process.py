@@ -219,7 +219,7 @@ def kill(system: System, request: Request, call: Kill, process: Process) -> None
     """Row 25 of the table, `Kill`."""
     system.emit(f"sig.{call.signal.name.lower()}", process.pid, detail=f"from {request.program.pid}")
     if isinstance(process, LLMProcess):
-        _signal_llm(system, process, call.signal, request.program)
+        signal_llm(system, process, call.signal, request.program)
     elif isinstance(process, DriverProcess):
         if call.signal is not Signal.KILL:
             raise Errno.EINVAL(f"a driver takes no signal but KILL, after which it is restarted; got {call.signal.name}")
@@ -234,7 +234,8 @@ def kill(system: System, request: Request, call: Kill, process: Process) -> None
         raise Errno.EPERM("process 1 is the kernel itself and takes no signals; `halt` ends the system")
 
 
-def _signal_llm(system: System, process: LLMProcess, signal: Signal, sender: Program) -> None:
+def signal_llm(system: System, process: LLMProcess, signal: Signal, sender: Program) -> None:
+    """What a signal from `sender` does to an LLM process."""
     match signal:
         case Signal.KILL | Signal.TERM:
             exit_process(system, process, 128 + int(signal), f"{signal.name} from program {sender.pid}")

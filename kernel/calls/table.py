@@ -25,6 +25,7 @@ HANDLERS: Mapping[type[Call[Any]], Callable[..., object]] = {
     calls.GroupStat: group.group_stat,
     calls.GroupRemove: group.group_remove,
     calls.GroupMove: group.group_move,
+    calls.GroupKill: group.group_kill,
     calls.Checkpoint: image.checkpoint,
     calls.Restore: image.restore,
     calls.Getinfo: info.getinfo,

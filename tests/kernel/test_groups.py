@@ -16,6 +16,8 @@ from llmasos.syscalls.records import (
     GroupSettings,
     Right,
     SchedClass,
+    Signal,
+    State,
 )
 from llmasos.syscalls.table import (
     Attach,
@@ -23,6 +25,7 @@ from llmasos.syscalls.table import (
     Fork,
     Getinfo,
     GroupCreate,
+    GroupKill,
     GroupMove,
     GroupRemove,
     GroupSet,
@@ -90,6 +93,50 @@ def test_without_admin_a_program_rules_only_what_is_below_its_group() -> None:
     assert "/other" not in [info.path for info in admin.call(GroupStat("/", below=True))]
     program.call(GroupSet("mine", GroupSettings(pids_max=9)))
     program.call(GroupMove(pid, own))
+
+
+def test_a_signal_to_a_group_reaches_all_in_it_and_below_in_one_event() -> None:
+    sim = simulate()
+    program = sim.program()
+    group(program, "/a")
+    group(program, "/a/b")
+    inside = [spawn(program, "/a", 1), spawn(program, "/a/b", 2), spawn(program, "/a/b", 3)]
+    outside = spawn(program, "/", 4)
+    for pid in (*inside, outside):
+        program.start(Decode(pid, 200))
+    sim.run_for(0.05)
+    before = sim.events
+    assert program.call(GroupKill("/a", Signal.STOP)) == 3
+    assert sim.events == before + 1
+    sim.run_for(0.1)  # to the next token boundary
+    assert [program.call(Getinfo(pid)).state is State.STOPPED for pid in inside] == [True] * 3
+    lengths = [program.call(Getinfo(pid)).length for pid in inside]
+    sim.run_for(0.2)
+    assert [program.call(Getinfo(pid)).length for pid in inside] == lengths
+    assert program.call(Getinfo(outside)).state is not State.STOPPED
+    program.call(GroupKill("/a", Signal.CONT))
+    assert program.call(GroupKill("/a", Signal.INT)) == 3
+    sim.run_idle()
+    assert [program.call(Getinfo(pid)).finish for pid in inside] == [Finish.INTERRUPT] * 3
+    assert program.call(GroupKill("/a")) == 3
+    sim.run_idle()
+    assert [program.call(Getinfo(pid)).state is State.ZOMBIE for pid in inside] == [True] * 3
+    assert program.call(Getinfo(outside)).finish is Finish.LENGTH
+    assert program.call(GroupKill("/a")) == 0
+
+
+def test_a_signal_to_a_group_is_one_that_programs_send_to_a_group_of_their_own() -> None:
+    sim = simulate()
+    admin, program = sim.program(), sim.program()
+    group(admin, "/apart")
+    program.call(Attach(rights=int(Right.ALL & ~Right.ADMIN)))
+    pid = spawn(program, "")
+    assert refused(program, GroupKill("/apart")).errno is Errno.EPERM
+    assert refused(program, GroupKill("/")).errno is Errno.EPERM
+    assert refused(program, GroupKill("/nowhere")).errno is Errno.ENOENT
+    assert refused(program, GroupKill("", Signal.CHLD)).errno is Errno.EINVAL
+    assert program.call(Getinfo(pid)).state is not State.ZOMBIE
+    assert program.call(GroupKill("", Signal.KILL)) == 1
 
 
 def test_a_group_with_anything_in_it_cannot_be_removed() -> None:

@@ -19,8 +19,10 @@ import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
+import pyte
+
 WAIT_SECONDS = 120.0  # generous: what is awaited comes, or never does
-CTRL_C, CTRL_D, TAB = "\x03", "\x04", "\t"
+CTRL_C, CTRL_D, CTRL_L, CTRL_R, CTRL_Z, TAB = "\x03", "\x04", "\x0c", "\x12", "\x1a", "\t"
 
 # The child makes the terminal its own before it becomes the program, and hears its signals, as after a login: also
 # where the tests were started with some of them ignored (by nohup, or by a shell's `&`).
@@ -36,13 +38,22 @@ _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[=>()][0-9A-B]?)
 
 
 class Terminal:
-    """A program in a terminal of 100 x 30. `screen` is all it has printed, without escape sequences: an editor of lines
-    prints only what changes, so tests look for what commands print and not for what is typed."""
+    """A program in a terminal, of 100 x 30 unless told otherwise. `screen` is all it has printed, without escape
+    sequences: an editor of lines prints only what changes, so tests look for what commands print and not for what is
+    typed."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        columns: int = 100,
+        rows: int = 30,
+    ) -> None:
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
-        env = {**os.environ, "TERM": "xterm-256color", **(environment or {})}
+        self._size = columns, rows
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        env = {**os.environ, "TERM": "xterm-256color", "PAGER": "cat", **(environment or {})}
         env.pop("NO_COLOR", None)
         self.process = subprocess.Popen(
             [sys.executable, "-c", _LEAD, *command],
@@ -72,6 +83,13 @@ class Terminal:
     @property
     def screen(self) -> str:
         return _ESCAPES.sub("", self.raw.decode(errors="replace")).replace("\r", "")
+
+    @property
+    def display(self) -> list[str]:
+        """The lines that a person sees now, by a terminal emulator (pyte)."""
+        screen = pyte.Screen(*self._size)
+        pyte.ByteStream(screen).feed(self.raw)
+        return [line.rstrip() for line in screen.display]
 
     def type(self, text: str) -> None:
         """Press keys."""

@@ -24,6 +24,7 @@ from llmasos.modelfiles import cache
 from llmasos.syscalls.errno import SyscallError
 from llmasos.userland.programs import disk, models, pull
 from llmasos.userland.programs.boot import private_kernel
+from llmasos.userland.programs.listing import Asked
 from llmasos.userland.programs.screen import Screen
 from llmasos.userland.sdk.options import located
 from llmasos.userland.shell.completion import ShellCompleter
@@ -235,7 +236,7 @@ def test_rm_asks_before(server: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     place = pull.pull(Screen(io.StringIO()), "org/name")
     typed = Terminal(f"{answer}\n")
     monkeypatch.setattr(sys, "stdin", typed)
-    models.act(Screen(io.StringIO()), "rm", ["org/name"], where=tmp_path / "none", as_json=False, yes=False)
+    models.act(Screen(io.StringIO()), "rm", ["org/name"], where=tmp_path / "none", listing=Asked(), yes=False)
     assert place.exists() is stays
 
 
@@ -259,9 +260,9 @@ def test_a_model_that_a_kernel_runs_is_not_removed_unless_that_is_said(
     monkeypatch.setattr(models, "_known", lambda _: [("org/name", "org/name")])
     screen = Screen(io.StringIO())
     with pytest.raises(SyscallError, match=r"EBUSY.*org/name loaded"):
-        models.act(screen, "rm", ["org/name"], where=tmp_path, as_json=False, yes=False)
+        models.act(screen, "rm", ["org/name"], where=tmp_path, listing=Asked(), yes=False)
     assert place.exists()
-    models.act(screen, "rm", ["org/name"], where=tmp_path, as_json=False, yes=True)
+    models.act(screen, "rm", ["org/name"], where=tmp_path, listing=Asked(), yes=True)
     assert not place.exists()
 
 

@@ -68,7 +68,7 @@ def test_the_shell_says_so_at_the_prompt_and_during_an_answer_and_goes_on(kernel
         kernel.end()
         shell.enter("ps")
         assert shell.wait() == 1
-        assert re.search("EPIPE: .*halt", shell.screen), "it hears of it before or after the end"
+        assert re.search(r"EPIPE: [^>]*halt", shell.screen), "it hears of it before or after the end"
 
 
 def test_a_script_goes_on_and_is_told_on_stderr(kernel: Reborn) -> None:
@@ -119,3 +119,41 @@ def test_a_verb_that_does_one_thing_does_not_wait(kernel: Reborn) -> None:
     assert ended.returncode != 0
     assert "no kernel runs" in ended.stderr
     kernel.boot()
+
+
+# As `llmasos shell`, but with less patience than thirty seconds.
+IMPATIENT = """
+import functools, pathlib, sys
+from llmasos.userland.shell import main
+main.System.connect = functools.partial(main.System.connect, reconnect=float(sys.argv[2]))
+sys.exit(main.open_shell(pathlib.Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_the_line_below_the_prompt_says_that_no_kernel_will_come_any_more(kernel: Reborn, columns: int) -> None:
+    command = [sys.executable, "-c", IMPATIENT, os.fspath(kernel.place), "3"]
+    environment = {"XDG_STATE_HOME": os.fspath(kernel.place.parent), "PYTHONWARNINGS": "ignore"}
+    with Terminal(command, environment, columns=columns) as shell:
+        shell.expect(PROMPT)
+        kernel.kill()
+        shell.expect(r"\[the kernel has died; waiting up to 3 s")
+        shell.expect("no kernel: waiting")
+        shell.expect(r"\[the kernel has gone: ")
+        shell.quiet(0.5)
+        line = [line for line in shell.display if line][-1]
+        assert line == " the kernel has gone; `exit` leaves, `llmasos` begins anew"
+        shell.enter("ps")
+        shell.expect("EPIPE: ")
+        assert shell.wait() == 1
+
+
+def test_a_halt_by_somebody_else_is_seen_at_the_prompt(kernel: Reborn) -> None:
+    with terminal(kernel, "shell") as shell:
+        shell.expect(PROMPT)
+        shell.quiet(0.5)
+        halt = [sys.executable, "-m", "llmasos", "--runtime", os.fspath(kernel.place), "halt"]
+        subprocess.run(halt, check=True, capture_output=True, timeout=PATIENCE)
+        shell.expect(r"\[the kernel has gone: the kernel of\s[^\]]*halted\]")
+        shell.quiet(0.5)
+        assert [line for line in shell.display if line][-1].startswith(" the kernel has gone")

@@ -39,7 +39,7 @@ def test_every_line_of_a_documents_session_does_what_the_document_shows(document
     assert faults(text) == []
 
 
-@pytest.mark.parametrize("columns", [100])
+@pytest.mark.parametrize("columns", [60, 80])
 def test_the_tutorial_holds_on_a_terminal_of_a_persons_size(columns: int) -> None:
     assert faults((ROOT / "docs/tutorial.md").read_text(), columns) == []
 

@@ -138,7 +138,7 @@ def test_an_unknown_signal_is_refused_with_the_known_ones() -> None:
     [
         ("pss", "no command 'pss'; did you mean 'ps'"),
         ("what is my name?", "no command 'what'"),
-        ("say 3", r"say needs TEXT\. Usage: say PID \[--max N\] \[--no-thoughts\] TEXT"),
+        ("say 3", r"say needs TEXT\. Usage: say PID \[--max N\] \[--no-thoughts\] \[--json\] TEXT"),
         ("nice", "nice needs PID and VALUE"),
         ("spawn", "spawn needs NAME"),
         ("stop 3 4", "nothing was expected at '4'"),
@@ -169,8 +169,8 @@ def test_the_words_of_run_are_the_programs_own() -> None:
 
 def test_usage_shows_options_before_free_text() -> None:
     assert COMMANDS["kill"].usage == "kill [-SIGNAL] PID"
-    assert COMMANDS["say"].usage == "say PID [--max N] [--no-thoughts] TEXT [&]"
-    assert COMMANDS["cat"].usage == "cat [-f] [--raw] PID"
+    assert COMMANDS["say"].usage == "say PID [--max N] [--no-thoughts] [--json] TEXT [&]"
+    assert COMMANDS["cat"].usage == "cat [-f] [--raw] [--json] PID"
 
 
 def test_a_scanner_takes_words_one_by_one() -> None:

@@ -64,7 +64,7 @@ def test_a_device_that_is_not_there_and_a_word_too_few(where: Path) -> None:
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     assert lines[0].startswith("ENODEV: no device 'cuda7'; there are: cpu0, cpu1")
-    assert "Usage: migrate PID DEVICE" in lines[1]
+    assert "Usage: migrate [--json] PID DEVICE" in lines[1]
     assert re.search(r"^model +tiny on cpu0$", done.stdout, re.MULTILINE)
 
 

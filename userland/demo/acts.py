@@ -101,7 +101,7 @@ def table(stage: Stage, company: Company) -> None:
     stage.tell("Agents are processes. So are programs and drivers that are attached to the kernel; this tour is one.")
     stage.typed("ps")
     rows = ps.processes(company.system.kernel)
-    stage.screen.table(ps.table(rows))
+    stage.screen.table(ps.LISTING.table(rows))
     pids = {row.pid: row for row in rows}
     stage.claim(
         all(pids[agent.pid].kind is Kind.LLM and pids[agent.pid].state is State.BLOCKED for agent in company.agents),

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llmasos.modelfiles import cache, names, stores
 from llmasos.modelfiles.names import Kind
 from llmasos.modelfiles.stores import Found
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.userland.programs.figures import size
-from llmasos.userland.programs.screen import Column, Table
+from llmasos.userland.programs.listing import Field, Listing
+from llmasos.userland.programs.table import NAME
 
 _INSTALLED = re.compile(r"(?P<of>.+)-(?P<dtype>int[48]|fp32|bf16)-[0-9a-f]{16}\.v\d+\.\d+")
 _ODD = re.compile(r"[^\w.-]+")
@@ -36,37 +36,18 @@ class Installed:
     size: int
 
 
-def found_table(found: list[Found]) -> Table:
-    """The models on this machine; one that cannot be run says why."""
-    shown = Table(
-        (
-            Column("MODEL", style="bold"),
-            Column("STORE"),
-            Column("FORMAT"),
-            Column("SIZE", right=True),
-            Column("MODIFIED"),
-            Column("WHERE, OR WHY IT CANNOT BE RUN", elastic=True),
-        )
-    )
-    for one in found:
-        shown.add(
-            one.name,
-            one.store,
-            one.format,
-            size(one.size) if one.size else "-",
-            _day(one.modified),
-            one.problem or one.path,
-            style="yellow" if one.problem else "",
-        )
-    return shown
-
-
-def found_record(one: Found) -> dict[str, Any]:
-    """A found model for JSON: sizes in bytes, times in seconds since 1970."""
-    return {
-        "name": one.name, "store": one.store, "path": os.fspath(one.path), "format": one.format, "size": one.size,
-        "modified": one.modified, "problem": one.problem, "params": one.params, "system": one.system,
-    }  # fmt: skip
+# The models on this machine; one that cannot be run says why. Times are seconds since 1970.
+FOUND: Listing[Found] = Listing(
+    (
+        Field("MODEL", "name", style="bold", elastic=True, keep=NAME, least=16),
+        Field("STORE", "store", keep=6),
+        Field("FORMAT", "format", keep=4),
+        Field("SIZE", "size", shown=lambda one: size(one.size) if one.size else "-", right=True, keep=7),
+        Field("MODIFIED", "modified", shown=lambda one: _day(one.modified), keep=3),
+        Field("WHERE", "path", shown=lambda one: one.problem or one.path, elastic=True, keep=5, least=24),
+    ),
+    style=lambda one: "yellow" if one.problem else "",
+)
 
 
 def _day(seconds: float) -> str:
@@ -155,20 +136,14 @@ def _partial_bytes(place: Path) -> int:
     return total
 
 
-def usage_table(uses: list[Use]) -> Table:
-    """The uses of the disk, with their sum."""
-    shown = Table(
-        (
-            Column("SIZE", right=True),
-            Column("MODEL", style="bold"),
-            Column("WHAT"),
-            Column("WHERE", elastic=True),
-        )
+USES: Listing[Use] = Listing(
+    (
+        Field("SIZE", "size", shown=lambda use: size(use.size), right=True, keep=8),
+        Field("MODEL", "what", style="bold", elastic=True, keep=NAME, least=16),
+        Field("WHAT", "kind", keep=6),
+        Field("WHERE", "path", elastic=True, keep=5, least=24),
     )
-    for use in uses:
-        shown.add(size(use.size), use.what, use.kind, use.path)
-    shown.add(size(sum(use.size for use in uses)), "in all", "", "", style="bold")
-    return shown
+)
 
 
 @dataclass(frozen=True, slots=True)

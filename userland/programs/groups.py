@@ -14,8 +14,9 @@ from llmasos.syscalls.records import GroupInfo, GroupSettings, PressureInfo
 from llmasos.syscalls.size import size as parse_size
 from llmasos.syscalls.table import GroupCreate, GroupSet, GroupStat
 from llmasos.userland.programs.figures import duration, number, size
+from llmasos.userland.programs.listing import Field, Listing
 from llmasos.userland.programs.ps import Kernel
-from llmasos.userland.programs.screen import Column, Table
+from llmasos.userland.programs.table import NAME
 
 _SIZES = ("kv_max", "kv_high", "swap_max", "weights_max")
 _DEFAULT = GroupSettings()
@@ -31,34 +32,28 @@ def read(kernel: Kernel, path: str = "/") -> list[GroupInfo]:
             return rows
 
 
-def table(rows: list[GroupInfo]) -> Table:
-    """The tree, a row for each group. STALL: the share of the last ten seconds in which some of it waited for memory."""
-    shown = Table(
-        (
-            Column("GROUP", style="bold", elastic=True),
-            Column("PROCS", right=True),
-            Column("KV", right=True),
-            Column("SWAP", right=True),
-            Column("WEIGHTS", right=True),
-            Column("TOKENS", right=True),
-            Column("WEIGHT", right=True),
-            Column("STALL", right=True),
-            Column("LIMITS", elastic=True),
-        )
+# The tree, a row for each group. STALL: the share of the last ten seconds in which some of it waited for memory.
+LISTING: Listing[GroupInfo] = Listing(
+    (
+        Field("GROUP", "path", style="bold", elastic=True, keep=NAME, least=16),
+        Field("PROCS", "pids", right=True, keep=7),
+        Field("KV", "kv", shown=lambda one: size(one.kv), right=True, keep=6),
+        Field("SWAP", "swap", shown=lambda one: size(one.swap), right=True, keep=3),
+        Field("WEIGHTS", "weights", shown=lambda one: size(one.weights), right=True, keep=4),
+        Field("TOKENS", "tokens", shown=lambda one: number(one.tokens), right=True, keep=6),
+        Field("WEIGHT", "settings.cpu_weight", right=True, keep=4),
+        Field(
+            "STALL", "stall", shown=lambda one: f"{_stall(one):.0%}", value=lambda one: _stall(one), right=True, keep=5
+        ),
+        Field(
+            "LIMITS", "settings", shown=lambda one: " ".join(_limits(one.settings)) or "-", elastic=True, keep=5, least=16
+        ),
     )
-    for info in rows:
-        shown.add(
-            info.path,
-            info.pids,
-            size(info.kv),
-            size(info.swap),
-            size(info.weights),
-            number(info.tokens),
-            info.settings.cpu_weight,
-            f"{info.pressure['memory'].some[0]:.0%}",
-            " ".join(_limits(info.settings)) or "-",
-        )
-    return shown
+)
+
+
+def _stall(info: GroupInfo) -> float:
+    return info.pressure["memory"].some[0]
 
 
 def details(info: GroupInfo) -> list[tuple[str, str]]:
@@ -122,8 +117,14 @@ def change(kernel: Kernel, path: str, words: Sequence[str]) -> GroupInfo:
     try:
         (found,) = kernel(GroupStat(path))
     except SyscallError as error:
-        if error.errno is not Errno.ENOENT or not words:
+        if error.errno is not Errno.ENOENT:
             raise
+        if not words:
+            raise SyscallError(
+                Errno.ENOENT,
+                f"there is no group {path!r}; `groups` lists those that there are, and `group {path} kv_max=64MiB` (or "
+                "another setting) makes it",
+            ) from None
         return kernel(GroupCreate(path, settings(words, _DEFAULT)))
     if words:
         kernel(GroupSet(path, settings(words, found.settings)))

@@ -46,10 +46,10 @@ def passphrase_in(path: str) -> bytes:
     return line
 
 
-def checkpoint(kernel: Kernel, pid: int, file: str, *, kv: bool, passphrase_file: str) -> str:
-    """Write a process's image; returns the message."""
+def checkpoint(kernel: Kernel, pid: int, file: str, *, kv: bool, passphrase_file: str) -> tuple[CheckpointInfo, str]:
+    """Write a process's image; returns what is in it, and the message."""
     info = kernel(Checkpoint(pid, file_path(file), kv, passphrase_in(passphrase_file)))
-    return f"[{pid}] is in {info.path}: {_contents(info)}"
+    return info, f"[{pid}] is in {info.path}: {_contents(info)}"
 
 
 def _contents(info: CheckpointInfo) -> str:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -12,7 +11,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from llmasos.modelfiles import check, stores
 from llmasos.modelfiles.called import called
@@ -21,6 +19,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import BootInfoCall, Models
 from llmasos.userland.programs import disk, estimate, pull, system
 from llmasos.userland.programs.figures import size
+from llmasos.userland.programs.listing import Asked, Words, document
 from llmasos.userland.programs.screen import Screen
 
 ACTIONS = {
@@ -36,13 +35,13 @@ _REFUSALS = (Errno.ENOEXEC, Errno.ENOTSUP, Errno.EIO, Errno.ENOENT, Errno.EINVAL
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Request:
     """The words of the command; without any, it lists the kernel's models."""
 
     action: str = ""
     names: list[str] = field(default_factory=list)
     found: bool = False
-    as_json: bool = False
+    listing: Asked = field(default_factory=Asked)
     yes: bool = False
     estimate: str = ""
     dtype: str = ""
@@ -50,9 +49,24 @@ class Asked:
     context: int = 0
 
 
+def request(line: Words) -> Request:
+    """What a command line asks."""
+    return Request(
+        action=line.text("ACTION"),
+        names=line.words,
+        found=line.has("--found"),
+        listing=Asked.of(line),
+        yes=line.has("--yes"),
+        estimate=line.text("--estimate"),
+        dtype=line.text("--dtype"),
+        device=line.text("--device"),
+        context=line.integer("--context", 0, least=1),
+    )
+
+
 def run(
     screen: Screen,
-    asked: Asked,
+    asked: Request,
     where: Path,
     kernel: Callable[[], AbstractContextManager[Client]],
     ask: Callable[[str], str] | None = None,
@@ -67,21 +81,24 @@ def run(
         what = "--found" if asked.found else "--estimate"
         raise SyscallError(Errno.EINVAL, f"{what} stands by itself; say it without {asked.action or '--estimate'}")
     if asked.found:
-        return found(screen, asked.as_json)
+        return found(screen, asked.listing)
     if asked.action:
-        return act(screen, asked.action, asked.names, where=where, as_json=asked.as_json, yes=asked.yes, ask=ask)
+        return act(screen, asked.action, asked.names, where=where, listing=asked.listing, yes=asked.yes, ask=ask)
     with kernel() as client:
         if asked.estimate:
             info = estimate.ask(client, asked.estimate, dtype=asked.dtype, device=asked.device, context=asked.context)
-            screen.pairs(estimate.pairs(info))
+            if asked.listing.json:
+                document(screen, info)
+            else:
+                screen.pairs(estimate.pairs(info))
         else:
-            screen.table(system.models(client(Models())))
+            system.MODELS.show(screen, client(Models()), asked.listing)
     return 0
 
 
-def found(screen: Screen, as_json: bool) -> int:
+def found(screen: Screen, listing: Asked) -> int:
     """Every model of every store."""
-    return _listed(screen, stores.found(), as_json, "no model is found in the places where programs keep them")
+    return _listed(screen, stores.found(), listing, "no model is found in the places where programs keep them")
 
 
 def act(
@@ -90,7 +107,7 @@ def act(
     models: list[str],
     *,
     where: Path,
-    as_json: bool,
+    listing: Asked,
     yes: bool,
     ask: Callable[[str], str] | None = None,
 ) -> int:
@@ -100,11 +117,11 @@ def act(
     if action in ("pull", "rm", "check") and not models:
         raise SyscallError(Errno.EINVAL, f"models {action} wants the name of a model")
     if action == "ls":
-        return _listed(screen, disk.cached(), as_json, "the hub's cache has no model; `llmasos models pull` fetches one")
+        return _listed(screen, disk.cached(), listing, "the hub's cache has no model; `llmasos models pull` fetches one")
     if action == "du":
-        return _usage(screen, as_json)
+        return _usage(screen, listing)
     if action == "check":
-        return _check(screen, models, where, as_json)
+        return _check(screen, models, where, listing)
     for model in models:
         if action == "pull":
             pull.pull(screen, model)
@@ -113,42 +130,32 @@ def act(
     return 0
 
 
-def _listed(screen: Screen, models: list[stores.Found], as_json: bool, nothing: str) -> int:
-    if as_json:
-        _json([disk.found_record(one) for one in models])
-    elif models:
-        screen.table(disk.found_table(models))
-    else:
-        screen.line(nothing)
+def _listed(screen: Screen, models: list[stores.Found], listing: Asked, nothing: str) -> int:
+    disk.FOUND.show(screen, models, listing, nothing)
     return 0
 
 
-def _json(record: Any) -> None:
-    print(json.dumps(record, indent=2))
-
-
-def _usage(screen: Screen, as_json: bool) -> int:
+def _usage(screen: Screen, listing: Asked) -> int:
     uses = disk.usage()
-    if as_json:
-        _json([{"what": one.what, "kind": one.kind, "size": one.size, "path": str(one.path)} for one in uses])
-    else:
-        screen.table(disk.usage_table(uses))
+    disk.USES.show(screen, uses, listing)
+    if not listing.json:
+        screen.line(f"{size(sum(use.size for use in uses))} in all", "bold")
     return 0
 
 
-def _check(screen: Screen, models: list[str], where: Path, as_json: bool) -> int:
+def _check(screen: Screen, models: list[str], where: Path, listing: Asked) -> int:
     records = []
     for model in models:
-        place, findings = pull.checked(screen, model, quiet=as_json)
+        place, findings = pull.checked(screen, model, quiet=listing.json)
         if any(one.what == check.CONFIGURATION and one.status == check.OK for one in findings):
             findings.append(_engine(model, place, where))
         records.append(pull.checked_record(model, place, findings))
-        if not as_json:
+        if not listing.json:
             if len(models) > 1:
                 screen.line(model, "bold")
-            screen.table(pull.checked_table(findings))
-    if as_json:
-        _json(records)
+            pull.FINDINGS.show(screen, findings, listing)
+    if listing.json:
+        document(screen, records)
     return int(any(record["broken"] or record["refused"] for record in records))
 
 

@@ -19,10 +19,22 @@ from llmasos.userland.sdk.options import file_path
 
 def run(where: Path, file: str, arguments: Sequence[str]) -> int:
     """Run `file` against the kernel of runtime directory `where`; returns its exit status (128 + signal if killed).
+    Raises what `checked` does."""
+    path = checked(where, file)
+    environment = {**os.environ, "LLMASOS_RUNTIME": str(where.absolute())}
+    with subprocess.Popen([sys.executable, str(path), *arguments], env=environment) as child:
+        # Ctrl-C goes to the whole foreground group: the program handles it, and this one waits.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            status = child.wait()
+        finally:
+            signal.signal(signal.SIGINT, before)
+    return status if status >= 0 else 128 - status
 
-    Raises ENOENT if there is no such file, EINVAL if it is no file, EPERM if it may not be read, ECONNREFUSED if no
-    kernel runs.
-    """
+
+def checked(where: Path, file: str) -> Path:
+    """The path of a program that can be run. Raises ENOENT if there is no such file, EINVAL if it is no file, EPERM if it
+    may not be read, ECONNREFUSED if no kernel runs."""
     path = Path(file_path(file))
     if not path.exists():
         where_from = "" if os.path.isabs(os.path.expanduser(file)) else f" here ({Path.cwd()})"
@@ -33,12 +45,4 @@ def run(where: Path, file: str, arguments: Sequence[str]) -> int:
         raise SyscallError(Errno.EPERM, f"{file!r} may not be read by you; `ls -l` shows by whom")
     if not runtime.listening(where):
         raise SyscallError(Errno.ECONNREFUSED, f"no kernel runs in {where}")
-    environment = {**os.environ, "LLMASOS_RUNTIME": str(where.absolute())}
-    with subprocess.Popen([sys.executable, str(path), *arguments], env=environment) as child:
-        # Ctrl-C goes to the whole foreground group: the program handles it, and this one waits.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            status = child.wait()
-        finally:
-            signal.signal(signal.SIGINT, before)
-    return status if status >= 0 else 128 - status
+    return path

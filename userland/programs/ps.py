@@ -14,8 +14,9 @@ from llmasos.modelfiles.called import called
 from llmasos.syscalls import limits
 from llmasos.syscalls.records import Kind, ProcessInfo, State
 from llmasos.syscalls.table import Call, Ps
-from llmasos.userland.programs.figures import duration, rate
-from llmasos.userland.programs.screen import Column, Table
+from llmasos.userland.programs.figures import duration, rate, size
+from llmasos.userland.programs.listing import Field, Listing
+from llmasos.userland.programs.table import NAME
 
 R = TypeVar("R")
 
@@ -33,22 +34,6 @@ STYLES = {
     State.STOPPED: "yellow",
     State.ZOMBIE: "red",
 }
-
-COLUMNS = (
-    Column("PID", right=True, style="bold"),
-    Column("PPID", right=True),
-    Column("KIND"),
-    Column("STATE"),
-    Column("NI", right=True),
-    Column("TOKENS", right=True),
-    Column("PAGES", right=True),
-    Column("SHARED", right=True),
-    Column("SWAP", right=True),
-    Column("DECODED", right=True),
-    Column("TIME", right=True),
-    Column("MODEL", elastic=True),
-    Column("NAME", elastic=True),
-)
 
 
 def processes(kernel: Kernel, accept: Callable[[ProcessInfo], bool] = lambda _: True) -> list[ProcessInfo]:
@@ -75,28 +60,39 @@ def time(info: ProcessInfo) -> float:
     return info.usage.device_seconds if info.kind is Kind.LLM else info.cpu_seconds
 
 
-def table(rows: list[ProcessInfo]) -> Table:
-    """`ps` as a table."""
-    shown = Table(COLUMNS)
-    for info in rows:
-        llm = info.kind is Kind.LLM
-        shown.add(
-            info.pid,
-            info.ppid,
-            info.kind,
-            state(info),
-            info.nice if llm else "",
-            info.length if llm else "",
-            info.pages if llm else "",
-            info.shared_pages if llm else "",
-            info.swapped if llm else "",
-            info.usage.decoded if llm else "",
-            duration(time(info)),
-            called(info.model),
-            info.name,
-            style=STYLES.get(info.state, ""),
-        )
-    return shown
+def _llm(of: Callable[[ProcessInfo], object]) -> Callable[[ProcessInfo], object]:
+    """A cell that only LLM processes have."""
+    return lambda info: of(info) if info.kind is Kind.LLM else ""
+
+
+LISTING: Listing[ProcessInfo] = Listing(
+    (
+        Field("PID", "pid", right=True, style="bold", keep=NAME),
+        Field("PPID", "ppid", right=True, keep=3),
+        Field("KIND", "kind", keep=5),
+        Field("STATE", "state", shown=state, keep=8),
+        Field("NI", "nice", shown=_llm(lambda info: info.nice), right=True, keep=4),
+        Field("TOKENS", "length", shown=_llm(lambda info: info.length), right=True, keep=6),
+        Field("PAGES", "pages", shown=_llm(lambda info: info.pages), right=True, keep=4),
+        Field("SHARED", "shared_pages", shown=_llm(lambda info: info.shared_pages), right=True, keep=2),
+        Field("SWAP", "swapped", shown=_llm(lambda info: info.swapped), right=True, keep=2),
+        Field("DECODED", "usage.decoded", shown=_llm(lambda info: info.usage.decoded), right=True, keep=4),
+        Field("TIME", "seconds", shown=lambda info: duration(time(info)), value=time, right=True, keep=5),
+        Field("GROUP", "group", usual=False, keep=6, elastic=True, least=10),
+        Field("DEVICE", "device", usual=False),
+        Field("CLASS", "sched_class", shown=_llm(lambda info: info.sched_class), usual=False),
+        Field("CONTEXT", "context", shown=_llm(lambda info: info.context), right=True, usual=False),
+        Field("CACHED", "cached", shown=_llm(lambda info: info.cached), right=True, usual=False),
+        Field("FED", "usage.fed", shown=_llm(lambda info: info.usage.fed), right=True, usual=False),
+        Field("STARTED", "started", shown=lambda info: duration(info.started), right=True, usual=False),
+        Field("SEED", "seed", shown=_llm(lambda info: info.seed), right=True, usual=False),
+        Field("OS PID", "os_pid", shown=lambda info: info.os_pid or "", right=True, usual=False),
+        Field("RSS", "rss", shown=lambda info: size(info.rss) if info.rss else "", right=True, usual=False),
+        Field("MODEL", "model", shown=lambda info: called(info.model), elastic=True, keep=7, least=12),
+        Field("NAME", "name", elastic=True, keep=NAME),
+    ),
+    style=lambda info: STYLES.get(info.state, ""),
+)
 
 
 def details(info: ProcessInfo) -> list[tuple[str, str]]:
@@ -140,8 +136,6 @@ def details(info: ProcessInfo) -> list[tuple[str, str]]:
             ("seed", info.seed),
         ]
     else:
-        from llmasos.userland.programs.figures import size
-
         pairs += [
             ("os pid", info.os_pid),
             ("resident", size(info.rss)),

@@ -18,7 +18,9 @@ from llmasos.modelfiles.names import Kind
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
 from llmasos.userland.programs.figures import bar, duration, size
-from llmasos.userland.programs.screen import Column, Screen, Table
+from llmasos.userland.programs.listing import Field, Listing
+from llmasos.userland.programs.screen import Screen
+from llmasos.userland.programs.table import NAME
 
 _LINE_SECONDS = 0.1  # between two looks at a terminal
 _PLAIN_SECONDS = 5.0  # between two lines without one
@@ -138,12 +140,15 @@ def checked(screen: Screen, text: str, *, quiet: bool = False) -> tuple[Path, li
         meter.close()
 
 
-def checked_table(findings: list[check.Finding]) -> Table:
-    """The findings, with broken ones in red."""
-    shown = Table((Column("STATUS"), Column("WHAT", style="bold"), Column("FOUND", elastic=True)))
-    for one in findings:
-        shown.add(one.status, one.what, one.found, style=_STYLES[one.status])
-    return shown
+# The findings, with broken ones in red.
+FINDINGS: Listing[check.Finding] = Listing(
+    (
+        Field("STATUS", "status", keep=8),
+        Field("WHAT", "what", style="bold", keep=NAME),
+        Field("FOUND", "found", elastic=True, keep=NAME, least=30),
+    ),
+    style=lambda one: _STYLES[one.status],
+)
 
 
 def checked_record(text: str, place: Path, findings: list[check.Finding]) -> dict[str, Any]:
@@ -153,5 +158,5 @@ def checked_record(text: str, place: Path, findings: list[check.Finding]) -> dic
         "path": os.fspath(place),
         "broken": any(one.status == check.BROKEN for one in findings),
         "refused": any(one.status == check.REFUSED for one in findings),
-        "findings": [{"what": one.what, "status": one.status, "found": one.found} for one in findings],
+        "findings": findings,
     }

@@ -1,85 +1,32 @@
 """The output of programs: a terminal with colours, or a pipe with plain text of the same shape.
 
-As with `ls` and `git`, the output decides: on a terminal, tables are coloured and fitted to its width (by rich, which is
-imported only then); elsewhere columns are aligned with spaces, never cut, never coloured. NO_COLOR is honoured. Errors go
-to stderr, one line each.
+As with `ls` and `git`, the output decides: on a terminal, tables are coloured and fitted to its width (table.py) and
+lines break between words; elsewhere columns are aligned with spaces, never cut, never coloured. NO_COLOR is honoured.
+Errors go to stderr, one line each. An output that cannot be written (a full disk) is an error like others; a pipe whose
+reader has gone raises BrokenPipeError, for that is no failure.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
+from llmasos.userland.programs.table import Column, Table, cells
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table as RichTable
 
+__all__ = ["Column", "Screen", "Table", "wrapped"]
 
 PROSE_WIDTH = 100  # for an output without a width
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: its heading, whether it holds numbers (right-aligned), and its style on a terminal."""
-
-    title: str
-    right: bool = False
-    style: str = ""
-    elastic: bool = False  # shrinks first if the terminal is narrow
-
-
-@dataclass
-class Table:
-    """Rows of cells. `styles` holds the style of a row that differs from the columns' own."""
-
-    columns: Sequence[Column]
-    rows: list[list[str]] = field(default_factory=list)
-    styles: list[str] = field(default_factory=list)
-
-    def add(self, *cells: object, style: str = "") -> None:
-        """Add a row; `style` is rich's (`bold`, `yellow`, ...)."""
-        self.rows.append([printable(str(cell), one_line=True) for cell in cells])
-        self.styles.append(style)
-
-    def plain(self) -> list[str]:
-        """The table as lines of text, columns two spaces apart."""
-        grid = [[column.title for column in self.columns], *self.rows]
-        widths = [max(len(row[i]) for row in grid) for i in range(len(self.columns))]
-        return [
-            "  ".join(
-                cell.rjust(width) if column.right else cell.ljust(width)
-                for cell, width, column in zip(row, widths, self.columns, strict=True)
-            ).rstrip()
-            for row in grid
-        ]
-
-    def rich(self) -> RichTable:
-        """The table for a terminal."""
-        from rich.table import Table as RichTable
-        from rich.text import Text
-
-        table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=False)
-        for column in self.columns:
-            table.add_column(
-                column.title,
-                justify="right" if column.right else "left",
-                style=column.style,
-                no_wrap=True,
-                overflow="ellipsis",
-                min_width=None if column.elastic else max([len(column.title), *self._widths(column)]),
-            )
-        for row, style in zip(self.rows, self.styles, strict=True):
-            table.add_row(*(Text(cell) for cell in row), style=style or None)
-        return table
-
-    def _widths(self, column: Column) -> list[int]:
-        index = list(self.columns).index(column)
-        return [len(row[index]) for row in self.rows]
+_WORDS = re.compile(r" *\S+")
 
 
 class Screen:
@@ -90,6 +37,8 @@ class Screen:
         self.err = err if err is not None else sys.stderr
         self.terminal = self.out.isatty() and os.environ.get("TERM", "") != "dumb"
         self.colour = self.terminal and not os.environ.get("NO_COLOR")
+        self._column = 0  # cells that the present line has
+        self._fixed = 0
         self._console: Console | None = None
 
     @property
@@ -104,37 +53,58 @@ class Screen:
     @property
     def width(self) -> int:
         """Columns of a line of prose."""
-        return self.console.width if self.terminal else PROSE_WIDTH
+        return self._fixed or (_size(self.out)[0] if self.terminal else PROSE_WIDTH)
+
+    @contextmanager
+    def fixed_width(self, width: int) -> Iterator[None]:
+        """A width that holds while the `with` lasts, for an output that is on its way to a terminal."""
+        self._fixed = width
+        try:
+            yield
+        finally:
+            self._fixed = 0
+
+    @property
+    def height(self) -> int:
+        """Lines of the terminal."""
+        return _size(self.out)[1]
 
     def prose(self, text: str, style: str = "", indent: str = "") -> None:
         """Print text in lines that end between words; `indent` begins all lines but the first."""
-        import textwrap
+        for line in wrapped(text, self.width - 1, indent):
+            self.write(line + "\n", style)
 
-        self.line("\n".join(textwrap.wrap(text, self.width - 1, subsequent_indent=indent)), style)
+    def table(self, table: Table, *, wide: bool = False, whole: bool = False) -> None:
+        """Print a table. On a terminal it is fitted, and what it has no room for is named, unless `wide`. With `whole`
+        no column is left out."""
+        fit = table.fitted(self.width, whole=whole) if self.terminal and not wide else table.natural()
+        self.write("\n".join(table.lines(fit, self._painted)) + "\n", shown=True)
+        if fit.hidden:
+            self.prose(f"not shown: {', '.join(fit.hidden)}; --wide shows all, -o chooses", "dim")
 
-    def table(self, table: Table) -> None:
-        """Print a table."""
+    def line(self, text: str = "", style: str = "", *, indent: str = "") -> None:
+        """Print a line; `style` applies on a terminal only. A terminal's lines end between words, and `indent` begins all
+        but the first."""
         if self.terminal:
-            self.console.print(table.rich())
-        else:
-            self.line("\n".join(table.plain()))
-
-    def line(self, text: str = "", style: str = "") -> None:
-        """Print a line; `style` applies on a terminal only."""
+            text = "\n".join(wrapped(printable(text), self.width, indent, self._column))
         self.write(text + "\n", style)
 
-    def write(self, text: str, style: str = "") -> None:
-        """Print streamed text at once. Shows control characters on a terminal, and passes them elsewhere."""
-        if self.terminal:
+    def write(self, text: str, style: str = "", *, shown: bool = False) -> None:
+        """Print streamed text at once. Shows control characters on a terminal, unless that was done (`shown`), and passes
+        them elsewhere. Raises EIO if the output takes no more."""
+        if self.terminal and not shown:
             text = printable(text)
-        if style and self.colour:
-            from rich.style import Style
-
-            lines = text.split("\n")
-            painted = Style.parse(style)
-            text = "\n".join(painted.render(line) if line else "" for line in lines)
-        self.out.write(text)
-        self.out.flush()
+        _, newline, last = text.rpartition("\n")
+        self._column = cells(last) if newline else self._column + cells(last)
+        if style:
+            text = "\n".join(self._painted(line, style) for line in text.split("\n"))
+        try:
+            self.out.write(text)
+            self.out.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise SyscallError(Errno.EIO, f"the output cannot be written: {error.strerror}") from None
 
     def clear(self) -> None:
         """Clear a terminal."""
@@ -147,18 +117,60 @@ class Screen:
         width = max((len(name) for name, _ in pairs), default=0)
         for name, value in pairs:
             self.write(name.ljust(width) + "  ", "bold")
-            self.line(printable(value, one_line=True))
+            self.line(printable(value, one_line=True), indent=" " * (width + 2))
 
     def note(self, text: str) -> None:
         """Print a line that is no result, on stderr."""
-        text = printable(text)
-        self.err.write((f"\x1b[2m{text}\x1b[0m" if self.err.isatty() and self.colour else text) + "\n")
-        self.err.flush()
+        self._to_err(text, "2")
 
     def error(self, text: str) -> None:
-        """Print one line to stderr."""
+        """Print a text to stderr: one line, which a terminal breaks between words."""
+        self._to_err(text, "31")
+
+    def _to_err(self, text: str, colour: str) -> None:
         text = printable(text)
-        if self.err.isatty() and self.colour:
-            text = f"\x1b[31m{text}\x1b[0m"
+        if self.err.isatty():
+            text = "\n".join(wrapped(text, _size(self.err)[0]))
+            if not os.environ.get("NO_COLOR"):
+                text = f"\x1b[{colour}m{text}\x1b[0m"
         self.err.write(text + "\n")
         self.err.flush()
+
+    def _painted(self, text: str, style: str) -> str:
+        if not (style and text and self.colour):
+            return text
+        from rich.style import Style
+
+        return Style.parse(style).render(text)
+
+
+def wrapped(text: str, width: int, indent: str = "", column: int = 0) -> list[str]:
+    """Text in lines of `width` cells at most that end between words, as far as words allow; `column` cells of the first
+    are taken, and `indent` begins the others. Line breaks and blanks of the text stay."""
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        line, used = "", column
+        for word in _WORDS.findall(paragraph) or [paragraph]:
+            if line.strip() and used + cells(word) > width:
+                lines.append(line)
+                line = indent + word.lstrip(" ")
+                used = cells(line)
+            else:
+                line += word
+                used += cells(word)
+        lines.append(line)
+        column = 0
+    return lines
+
+
+def _size(stream: TextIO) -> tuple[int, int]:
+    """Columns and lines of a terminal; COLUMNS and LINES hold, as for other programs."""
+    try:
+        asked = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):  # a stream that only says it is a terminal
+        return shutil.get_terminal_size()
+    columns, lines = (os.environ.get(name, "") for name in ("COLUMNS", "LINES"))
+    return (
+        int(columns) if columns.isdigit() and int(columns) else asked.columns or 80,
+        int(lines) if lines.isdigit() and int(lines) else asked.lines or 24,
+    )

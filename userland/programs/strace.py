@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import TraceEvent
-from llmasos.syscalls.table import Trace
+from llmasos.syscalls.printable import printable
+from llmasos.syscalls.records import Right, TraceEvent
+from llmasos.syscalls.table import BY_NAME, Trace
+from llmasos.userland.programs.listing import one_line
 from llmasos.userland.programs.ps import Kernel
 from llmasos.userland.programs.screen import Screen
+from llmasos.userland.programs.table import cut
 
 POLL_SECONDS = 0.5
 _STYLES = {
@@ -41,11 +44,21 @@ def events(kernel: Kernel, start: int = -1) -> Iterator[TraceEvent | int]:
         start = result.next
 
 
-def concerns(event: TraceEvent, pid: int, mine: int) -> bool:
-    """Whether an event belongs to process `pid` (0: all); the reading of the trace (by `mine`) does not count."""
-    if event.pid == mine and event.what.rpartition(".")[2] == "trace":
+def concerns(event: TraceEvent, pid: int, mine: int, *, looks: bool = True) -> bool:
+    """Whether an event belongs to process `pid` (0: all); the reading of the trace (by `mine`) does not count, and
+    without `looks` neither does any call that only looks."""
+    family, _, name = event.what.partition(".")
+    if event.pid == mine and name == "trace":
+        return False
+    if not looks and family in ("call", "ret") and only_looks(name):
         return False
     return pid == 0 or event.pid == pid or _argument(event) == pid or _in_step(event, pid)
+
+
+def only_looks(name: str) -> bool:
+    """Whether a system call changes nothing and waits for nothing: `getinfo`, `ps`, `models`, ..."""
+    entry = BY_NAME.get(name)
+    return entry is not None and not entry.changes and not entry.right & ~Right.QUERY and name != "attach"
 
 
 def _argument(event: TraceEvent) -> int:
@@ -77,14 +90,20 @@ def describe(event: TraceEvent) -> str:
     return " ".join(parts)
 
 
-def show(screen: Screen, event: TraceEvent | int) -> None:
-    """Print an event."""
+def show(screen: Screen, event: TraceEvent | int, *, whole: bool = True, as_json: bool = False) -> None:
+    """Print an event; unless `whole`, in one line of a terminal, which ends with `…` where there is more."""
+    if as_json:
+        one_line(screen, {"lost": event} if isinstance(event, int) else event)
+        return
     if isinstance(event, int):
         screen.line(f"... {event} events lost ...", "yellow")
         return
     screen.write(f"{event.at:12.6f} ", "dim")
     screen.write(f"{event.pid or '-':>6}  ", "bold")
-    screen.line(describe(event), _STYLES.get(event.what.partition(".")[0], ""))
+    said = printable(describe(event), one_line=True)
+    if screen.terminal and not whole:
+        said = cut(said, screen.width - 21)
+    screen.line(said, _STYLES.get(event.what.partition(".")[0], ""), indent=" " * 21)
 
 
 def follow(
@@ -94,14 +113,18 @@ def follow(
     mine: int,
     done: Callable[[], bool] = lambda: False,
     count: int = 0,
+    *,
+    whole: bool = True,
+    as_json: bool = False,
 ) -> None:
-    """Print events of process `pid` (0: all) until `done()`, Ctrl-C, or `count` of them (0: no end)."""
+    """Print events of process `pid` (0: all) until `done()`, Ctrl-C, or `count` of them (0: no end); unless `whole`
+    without calls that only look, and each in one line."""
     shown = 0
     for event in events(kernel):
         if done():
             return
-        if isinstance(event, int) or concerns(event, pid, mine):
-            show(screen, event)
+        if isinstance(event, int) or concerns(event, pid, mine, looks=whole):
+            show(screen, event, whole=whole, as_json=as_json)
             shown += 1
             if count and shown >= count:
                 return

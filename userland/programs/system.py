@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Advice, BootInfo, DeviceInfo, ModelInfo, SchedInfo, Stats
 from llmasos.userland.programs.figures import duration, number, rate, size
-from llmasos.userland.programs.screen import Column, Table
+from llmasos.userland.programs.listing import Field, Listing
+from llmasos.userland.programs.table import NAME
 
 _MODEL_STYLES = {
     "resident": "green",
@@ -18,52 +20,86 @@ _MODEL_STYLES = {
 _DEVICE_STYLES = {"up": "green", "starting": "cyan", "down": "red"}
 
 
-def models(rows: list[ModelInfo]) -> Table:
-    """The models that the kernel knows by name, and those on a device: their weights (RESIDENT: in memory), the times
-    that a process found them evicted (FAULTS), their KV frames, and the processes that map them."""
-    shown = Table(
-        (
-            Column("MODEL", style="bold", elastic=True),
-            Column("STATE"),
-            Column("DEVICE"),
-            Column("DTYPE"),
-            Column("ARCH"),
-            Column("PARAMS", right=True),
-            Column("WEIGHTS", right=True),
-            Column("RESIDENT", right=True),
-            Column("FAULTS", right=True),
-            Column("CONTEXT", right=True),
-            Column("KV PAGES"),
-            Column("PROCS", right=True),
-            Column("MAPPED BY", elastic=True),
-            Column("PATH", elastic=True),
-        )
-    )
-    for info in rows:
-        state = f"loading {info.progress:.0%}" if info.state == "loading" else info.state
-        if info.stretch > 1:
-            state += f", thrashes ({info.lost:.0%})"
-        more = info.processes - len(info.mapped_by)
-        mapped = " ".join([*map(str, info.mapped_by), *([f"and {more} more"] if more > 0 else [])])
-        used = info.frames - info.frames_free - info.frames_cached
-        shown.add(
-            called(info.name),
-            f"{state}, pinned" if info.pinned else state,
-            info.device or "-",
-            f"{info.dtype} ({info.stored})" if info.stored else info.dtype or "-",
-            info.architecture or "-",
-            number(info.parameters) if info.parameters else "-",
-            size(info.weight_bytes) if info.weight_bytes else "-",
-            size(info.resident_bytes) if info.resident_bytes else "-",
-            info.faults if info.device else "-",
-            info.context or "-",
-            f"{used}/{info.frames}" if info.frames else "-",
-            info.processes,
-            mapped or "-",
-            info.error or info.path,
-            style=_MODEL_STYLES.get(info.state, ""),
-        )
-    return shown
+def _pages_used(info: ModelInfo) -> int:
+    return info.frames - info.frames_free - info.frames_cached
+
+
+def _state(info: ModelInfo) -> str:
+    state = f"loading {info.progress:.0%}" if info.state == "loading" else info.state
+    if info.stretch > 1:
+        state += f", thrashes ({info.lost:.0%})"
+    return f"{state}, pinned" if info.pinned else state
+
+
+def _mapped_by(info: ModelInfo) -> str:
+    more = info.processes - len(info.mapped_by)
+    return " ".join([*map(str, info.mapped_by), *([f"and {more} more"] if more > 0 else [])]) or "-"
+
+
+# The models that the kernel knows by name, and those on a device: their weights (RESIDENT: in memory), the times that a
+# process found them evicted (FAULTS), their KV frames, and the processes that map them.
+MODELS: Listing[ModelInfo] = Listing(
+    (
+        Field("MODEL", "name", shown=lambda one: called(one.name), style="bold", elastic=True, keep=NAME, least=12),
+        Field("STATE", "state", shown=_state, keep=8),
+        Field("DEVICE", "device", shown=lambda one: one.device or "-", keep=6),
+        Field(
+            "DTYPE",
+            "dtype",
+            shown=lambda one: f"{one.dtype} ({one.stored})" if one.stored else one.dtype or "-",
+            keep=7,
+        ),
+        Field("ARCH", "architecture", shown=lambda one: one.architecture or "-", keep=3),
+        Field(
+            "PARAMS",
+            "parameters",
+            shown=lambda one: number(one.parameters) if one.parameters else "-",
+            right=True,
+            keep=4,
+        ),
+        Field(
+            "WEIGHTS",
+            "weight_bytes",
+            shown=lambda one: size(one.weight_bytes) if one.weight_bytes else "-",
+            right=True,
+            keep=6,
+        ),
+        Field(
+            "RESIDENT",
+            "resident_bytes",
+            shown=lambda one: size(one.resident_bytes) if one.resident_bytes else "-",
+            right=True,
+            keep=5,
+        ),
+        Field("FAULTS", "faults", shown=lambda one: one.faults if one.device else "-", right=True, keep=2),
+        Field("CONTEXT", "context", shown=lambda one: one.context or "-", right=True, keep=4),
+        Field(
+            "KV PAGES",
+            "frames_used",
+            shown=lambda one: f"{_pages_used(one)}/{one.frames}" if one.frames else "-",
+            value=_pages_used,
+            keep=5,
+        ),
+        Field("PROCS", "processes", right=True, keep=5),
+        Field("MAPPED BY", "mapped_by", shown=_mapped_by, elastic=True, keep=2, least=16),
+        Field("PATH", "path", shown=lambda one: one.error or one.path, elastic=True, keep=4, least=24),
+    ),
+    style=lambda one: _MODEL_STYLES.get(one.state, ""),
+)
+
+
+def apart(rows: list[ModelInfo]) -> list[str]:
+    """What to call models beside each other: the name, with dtype and device where two have the same."""
+    names = [printable(called(row.name), one_line=True) for row in rows]
+    with_dtype = [f"{name} {row.dtype}" for name, row in zip(names, rows, strict=True)]
+    return [
+        name
+        if names.count(name) == 1
+        else dtyped
+        if with_dtype.count(dtyped) == 1
+        else f"{dtyped} on {row.device or 'no device'}"
+        for name, dtyped, row in zip(names, with_dtype, rows, strict=True)
+    ]
 
 
 def advice_named(word: str) -> Advice:
@@ -73,45 +109,46 @@ def advice_named(word: str) -> Advice:
     return Advice(word.lower())
 
 
-def devices(rows: list[DeviceInfo]) -> Table:
-    """The devices: their drivers, memory and work."""
-    shown = Table(
-        (
-            Column("DEVICE", style="bold"),
-            Column("KIND"),
-            Column("STATE"),
-            Column("PID", right=True),
-            Column("OS PID", right=True),
-            Column("RESTARTS", right=True),
-            Column("POLICY"),
-            Column("RUNS", right=True),
-            Column("KV", right=True),
-            Column("WEIGHTS", right=True),
-            Column("STEPS", right=True),
-            Column("TOKENS", right=True),
-            Column("TOK/S", right=True),
-            Column("WHAT IT IS", elastic=True),
-        )
-    )
-    for info in rows:
-        shown.add(
-            info.name,
-            info.kind,
-            info.state,
-            info.pid,
-            info.os_pid,
-            info.restarts,
-            info.policy,
-            info.max_runs,
-            size(info.kv_bytes),
-            size(info.weight_bytes) if info.weight_bytes else "-",
-            number(info.steps),
-            number(info.tokens_computed),
-            rate(info.tokens_computed, info.busy_seconds),
-            info.error or info.description,
-            style=_DEVICE_STYLES.get(info.state, ""),
-        )
-    return shown
+# The devices: their drivers, memory and work.
+DEVICES: Listing[DeviceInfo] = Listing(
+    (
+        Field("DEVICE", "name", style="bold", keep=NAME),
+        Field("KIND", "kind", keep=4),
+        Field("STATE", "state", keep=8),
+        Field("PID", "pid", right=True, keep=5),
+        Field("OS PID", "os_pid", right=True, keep=2),
+        Field("RESTARTS", "restarts", right=True, keep=4),
+        Field("POLICY", "policy", keep=6),
+        Field("RUNS", "max_runs", right=True, keep=3),
+        Field("KV", "kv_bytes", shown=lambda one: size(one.kv_bytes), right=True, keep=6),
+        Field(
+            "WEIGHTS",
+            "weight_bytes",
+            shown=lambda one: size(one.weight_bytes) if one.weight_bytes else "-",
+            right=True,
+            keep=5,
+        ),
+        Field("STEPS", "steps", shown=lambda one: number(one.steps), right=True, keep=3),
+        Field("TOKENS", "tokens_computed", shown=lambda one: number(one.tokens_computed), right=True, keep=4),
+        Field(
+            "TOK/S",
+            "tokens_per_busy_second",
+            shown=lambda one: rate(one.tokens_computed, one.busy_seconds),
+            value=lambda one: one.tokens_computed / one.busy_seconds if one.busy_seconds else None,
+            right=True,
+            keep=6,
+        ),
+        Field(
+            "WHAT IT IS",
+            "description",
+            shown=lambda one: one.error or one.description,
+            elastic=True,
+            keep=4,
+            least=24,
+        ),
+    ),
+    style=lambda one: _DEVICE_STYLES.get(one.state, ""),
+)
 
 
 def scheduling(info: SchedInfo, policies: list[str]) -> list[tuple[str, str]]:

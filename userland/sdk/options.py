@@ -16,8 +16,10 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import (
     GroupInfo,
     GroupSettings,
+    Kind,
     Limits,
     ModelInfo,
+    ProcessInfo,
     Sampler,
     SamplingDefaults,
     SchedClass,
@@ -194,6 +196,12 @@ def setup_by_store(started: Started) -> Setup:
     return Setup(system=started.system, stop=list(started.stop), max_tokens=started.max_tokens)
 
 
+def no_llm_process(row: ProcessInfo) -> SyscallError:
+    """The error for a process that has no model where one is wanted: init, a driver, a program."""
+    what = "init, the kernel itself" if row.kind is Kind.INIT else f"a {row.kind.value} ({row.name})"
+    return SyscallError(Errno.EINVAL, f"process {row.pid} is {what}, not an LLM process; `ps` shows which are (KIND llm)")
+
+
 def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Script[tuple[ModelInfo, int]]:
     """Give a process another model; returns the model, and the length of the log in tokens.
 
@@ -206,7 +214,7 @@ def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Sc
     model, dtype = (yield from located(model)), dtype_name(dtype)
     row = yield from ask(Getinfo(pid))
     if not row.model:
-        raise SyscallError(Errno.EINVAL, f"process {pid} ({row.name}) is a {row.kind.value}, no LLM process")
+        raise no_llm_process(row)
     if row.decoding:
         raise SyscallError(Errno.EBUSY, f"process {pid} ({row.name}) is decoding; wait for that, or interrupt it first")
     new = yield from actions.model_of(model, dtype, row.device)

@@ -16,14 +16,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.policy_file import located_policy
 from llmasos.syscalls.records import (
     Advice,
     EstimateInfo,
     ExitInfo,
     GroupInfo,
-    Kind,
     KvAction,
     Limits,
     ModelInfo,
@@ -162,8 +160,7 @@ class System(Connection):
         """
         info = self(Getinfo(pid), timeout=timeout)
         if not info.model:
-            what = "the kernel itself" if info.kind is Kind.INIT else f"a {info.kind.value}"
-            raise SyscallError(Errno.EINVAL, f"process {pid} ({info.name}) is {what}, not an LLM process")
+            raise options.no_llm_process(info)
         model = self.run(actions.model_in_memory(info.model, info.device), timeout)
         known = self.run(turns.known_of(pid), timeout).dialogue
         return Process(self, pid, model, setup=known.setup if known is not None else None)

@@ -1,67 +1,248 @@
-"""Completion: the words that can stand at the cursor, by the declared form of the command.
+"""Completion: the words that can stand at the cursor, by the declared form of the command, each with what it means.
 
-It asks the kernel for pids, models and devices while the person types, at most a few times a second. A kernel that does
-not answer costs the completions, never the line.
+The line is read by the shell's own scanner with a mark at the cursor, so that completion agrees with it about what is a
+command, a word or free text. It asks the kernel for agents, models and groups while the person types, at most a few
+times a second.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 
+from llmasos.modelfiles.called import called
 from llmasos.syscalls.errno import SyscallError
-from llmasos.syscalls.records import Advice, Signal
+from llmasos.syscalls.printable import printable
+from llmasos.syscalls.records import Advice, ProcessInfo, Signal, State
 from llmasos.syscalls.records import Kind as ProcessKind
-from llmasos.syscalls.table import BootInfoCall, Models
+from llmasos.syscalls.table import BootInfoCall, GroupStat, Models
 from llmasos.userland.programs.models import ACTIONS
 from llmasos.userland.programs.ps import Kernel, processes, state
-from llmasos.userland.shell.grammar import MANY, Command, Kind
+from llmasos.userland.shell.do_talk import is_path
+from llmasos.userland.shell.grammar import Command, Kind, Option, Param, UsageError, expected
+from llmasos.userland.shell.jobs import Jobs
+from llmasos.userland.shell.scanner import KEYWORDS, Scanner
+from llmasos.userland.shell.tree import Script, Simple, Word
+from llmasos.userland.shell.variables import NAMES, Variables
+
+if TYPE_CHECKING:
+    from llmasos.userland.shell.session import Session
 
 FRESH_SECONDS = 0.3
 DISK_SECONDS = 30.0
+MARK = "\ufdd0"  # no character of a text: where the cursor is
 Candidates = list[tuple[str, str]]  # word, and its meaning
+
+_SIGNALS = {
+    Signal.INT: "interrupts the answer",
+    Signal.KILL: "ends the process",
+    Signal.TERM: "ends the process",
+    Signal.CONT: "lets a stopped process go on",
+    Signal.STOP: "stops the process",
+}
+_POLICIES = {
+    "fair": "shares of the device by nice value",
+    "fcfs": "first come, first served",
+    "round_robin": "turns of equal length",
+    "mlfq": "short answers first",
+    "lottery": "shares by chance",
+}
+_ADVICE = {
+    Advice.NORMAL: "takes the advice back",
+    Advice.WILLNEED: "loads it in the background",
+    Advice.DONTNEED: "lets it go first",
+    Advice.PIN: "loads it and keeps it",
+}
+_VALUES: dict[str, Candidates] = {
+    "--dtype": [
+        ("fp32", "32 bits a weight"),
+        ("bf16", "16 bits a weight"),
+        ("int8", "8 bits a weight"),
+        ("int4", "4 bits a weight"),
+    ],
+    "--thinking": [("on", "it thinks"), ("off", "it answers at once"), ("low", "little effort"), ("high", "much effort")],
+}
+_LANGUAGE: Candidates = [
+    ("if", "if CONDITION; then ...; elif ...; else ...; fi"),
+    ("for", "for NAME in WORDS; do ...; done"),
+    ("while", "while CONDITION; do ...; done"),
+    ("until", "until CONDITION; do ...; done"),
+    ("time", "say how long a command takes"),
+    *((word, "part of if, for or while") for word in ("then", "elif", "else", "fi", "do", "done")),
+]
+
+
+@dataclass
+class Place:
+    """Where the cursor is: in `word`, behind `words` of a command. `what`: `word`, `text`, `file` (of a redirection)."""
+
+    what: str
+    word: str
+    words: list[str] = field(default_factory=list)
+    host: bool = False
+
+
+def place(text: str, forms: Mapping[str, Command], aliases: Mapping[str, str]) -> Place | None:
+    """Where the cursor is, at the end of a text; None if nothing can be completed there."""
+    for closing in ("", '"', "'"):
+        try:
+            symbols = Scanner(text + MARK + closing, forms, aliases, lambda _: Script()).read()
+        except (UsageError, RecursionError):
+            continue
+        for symbol in symbols:
+            if isinstance(symbol.value, Simple) and (found := _in(symbol.value)) is not None:
+                return found
+        return None
+    inside = text.rfind("$(")
+    return place(text[inside + 2 :], forms, aliases) if inside >= 0 else None
+
+
+def _in(simple: Simple) -> Place | None:
+    if any(MARK in redirect.target.source for redirect in simple.redirects):
+        marked = next(redirect.target for redirect in simple.redirects if MARK in redirect.target.source)
+        return Place("file", _before(marked))
+    words = [_unquoted(word) for word in simple.words]
+    for position, word in enumerate(simple.words):
+        if MARK in word.source:
+            return Place("word", _before(word), words[:position], simple.host)
+    if simple.text is not None and MARK in simple.text.source:
+        said = _before(simple.text)
+        if said.startswith("-") and " " not in said:
+            return Place("word", said, words)
+        return Place("text", said, words)
+    return None
+
+
+def _before(word: Word) -> str:
+    """What is written of a word before the mark, without the quotes around it."""
+    return word.source.partition(MARK)[0].lstrip("\"'").replace("\\ ", " ")
+
+
+def _unquoted(word: Word) -> str:
+    return word.plain if word.plain is not None else word.source.strip("\"'")
 
 
 class ShellCompleter(Completer):
-    """Completes commands, options, and words by their kind."""
+    """Completes commands, options, words by their kind, files, variables."""
 
-    def __init__(self, commands: dict[str, Command], kernel: Kernel) -> None:
+    def __init__(self, commands: dict[str, Command], kernel: Kernel, shell: Session | None = None) -> None:
         self._commands = commands
         self._kernel = kernel
+        self._variables_of = shell.variables if shell is not None else Variables()
+        self._jobs = shell.jobs if shell is not None else Jobs()
         self._known: dict[Kind, tuple[float, Candidates]] = {}
         self._paths = PathCompleter(expanduser=True)
+        self._programs: tuple[float, list[str]] = (float("-inf"), [])
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-        line = document.text_before_cursor.lstrip()
-        words = line.split(" ")
-        word, before = words[-1], [part for part in words[:-1] if part]
-        if not before:
-            yield from _matching(word, [(name, c.summary) for name, c in self._commands.items()])
+        text = document.text_before_cursor
+        variable = re.search(r"\$\{?(\w*)$", text)
+        found = place(text, self._commands, self._variables_of.aliases)
+        if found is None or (found.what == "text" and variable is None):
             return
-        command = self._commands.get(before[0])
-        if command is None:
-            return
-        if word.startswith("-"):
-            yield from _matching(word, self._dashed(command))
-            return
-        kind = _expected(command, before[1:])
-        if kind is Kind.FILE:
-            yield from self._paths.get_completions(Document(word), complete_event)
-        elif kind is not None:
-            yield from _matching(word, self._candidates(kind, word))
+        if variable is not None:
+            yield from _matching(variable[1], self._variables())
+        elif found.what == "file":
+            yield from self._files(found.word, complete_event)
+        else:
+            yield from self._words(found, complete_event)
 
-    def _dashed(self, command: Command) -> Candidates:
-        found = [(option.flag, option.help) for option in command.options]
-        if any(param.flagged for param in command.params):
-            found += [(f"-{signal.name}", "") for signal in Signal if signal.name not in ("CHLD", "XCPU")]
-        return found
+    def _words(self, found: Place, event: CompleteEvent) -> Iterator[Completion]:
+        word, words = found.word, found.words
+        if not words:
+            yield from self._first(word, found.host, event)
+            return
+        command = None if found.host else self._commands.get(words[0])
+        if command is None:
+            yield from self._files(word, event)
+        elif word.startswith("-") and (dashed := list(_matching(word, _dashed(command)))):
+            yield from dashed
+        elif command.name == "watch" and (rest := _watched(words[1:])) is not None:
+            yield from self._words(Place("word", word, rest), event)
+        else:
+            yield from self._of(expected(command, words[1:]), command, word, event)
+
+    def _first(self, word: str, host: bool, event: CompleteEvent) -> Iterator[Completion]:
+        """The first word of a command."""
+        if "/" in word:
+            yield from self._files(word, event)
+            return
+        variables = self._variables_of
+        known: Candidates = []
+        if not host:
+            known = [(name, command.summary) for name, command in self._commands.items()]
+            known += [(name, f"alias of `{value}`") for name, value in variables.aliases.items()]
+            known += [(name, "function") for name in variables.functions]
+            known += _LANGUAGE
+        yield from _matching(word, known)
+        if len(word) > 1 or host:
+            taken = {name for name, _ in known} | set(KEYWORDS)
+            programs = [(name, "program of the host") for name in self._on_path() if name not in taken]
+            yield from _matching(word, programs)
+
+    def _of(self, what: Option | Param | None, command: Command, word: str, event: CompleteEvent) -> Iterator[Completion]:
+        if what is None or what.kind is None:
+            return
+        if isinstance(what, Option) and what.flag in _VALUES:
+            yield from _matching(word, _VALUES[what.flag])
+        elif what.kind is Kind.FILE or (command.name == "cat" and (is_path(word) or word.startswith((".", "~")))):
+            yield from self._files(word, event)
+        elif what.kind is Kind.WORDS:
+            if command.name == "run":
+                yield from self._files(word, event)
+            yield from _matching(word, self._names(command.name))
+        else:
+            yield from _matching(word, self._candidates(what.kind, word))
+
+    def _names(self, command: str) -> Candidates:
+        """Words of the commands of the language."""
+        match command:
+            case "unset" | "export":
+                return self._variables()
+            case "unalias" | "alias":
+                return list(self._variables_of.aliases.items())
+            case "set":
+                return [("-e", "end at an error"), ("-x", "show commands"), ("-o", "a switch by name")] + [
+                    (name, "switch") for name in NAMES
+                ]
+        return []
+
+    def _variables(self) -> Candidates:
+        variables = self._variables_of
+        known = {**os.environ, **variables.values}
+        return [(name, printable(known[name], one_line=True)[:60]) for name in sorted(known)]
+
+    def _files(self, word: str, event: CompleteEvent) -> Iterator[Completion]:
+        for found in self._paths.get_completions(Document(word), event):
+            text = re.sub(r"([\s;&|<>()'\"$\\*?\[#])", r"\\\1", found.text)
+            yield Completion(text, found.start_position, display=found.display, display_meta="file")
+
+    def _on_path(self) -> list[str]:
+        then, names = self._programs
+        if time.monotonic() - then > DISK_SECONDS:
+            found: set[str] = set()
+            for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):
+                try:
+                    found.update(entry.name for entry in os.scandir(directory or ".") if os.access(entry.path, os.X_OK))
+                except OSError:
+                    continue
+            names = sorted(found)
+            self._programs = (time.monotonic(), names)
+        return names
 
     def _candidates(self, kind: Kind, word: str) -> Candidates:
-        if kind is Kind.COMMAND:
-            return [(name, command.summary) for name, command in self._commands.items()]
+        match kind:
+            case Kind.COMMAND:
+                return [(name, command.summary) for name, command in self._commands.items()]
+            case Kind.JOB:
+                return [(f"%{job.number}", job.source) for job in self._jobs]
         ask = _ASK.get(kind)
         if ask is None:
             return []
@@ -73,9 +254,26 @@ class ShellCompleter(Completer):
             except SyscallError:
                 found = []
             self._known[kind] = (now, found)
-        if kind is Kind.PID and word[:1].isalpha():  # a process may be called by its name
-            return [(meaning.split()[0], f"{pid} {meaning.split()[-1]}") for pid, meaning in found]
+        if kind in (Kind.PID, Kind.AGENT) and word.startswith("%"):
+            return self._candidates(Kind.JOB, word)
         return found
+
+
+def _watched(words: Sequence[str]) -> list[str] | None:
+    """The words of the command that is watched; None while its options are being typed."""
+    rest = list(words)
+    while rest and rest[0] in ("-n", "--count"):
+        if len(rest) == 1:
+            return None
+        rest = rest[2:]
+    return rest
+
+
+def _dashed(command: Command) -> Candidates:
+    found = [(option.flag, option.help) for option in command.options]
+    if any(param.flagged for param in command.params):
+        found += [(f"-{signal.name}", meaning) for signal, meaning in _SIGNALS.items()]
+    return found
 
 
 def _matching(word: str, candidates: Candidates) -> Iterator[Completion]:
@@ -84,33 +282,31 @@ def _matching(word: str, candidates: Candidates) -> Iterator[Completion]:
             yield Completion(candidate, start_position=-len(word), display_meta=meaning)
 
 
-def _expected(command: Command, words: list[str]) -> Kind | None:
-    """The kind of the word after `words` of a command."""
-    options = {option.flag: option for option in command.options}
-    places = [param for param in command.params if not param.flagged]
-    index = 0
-    skip = False
-    for word in words:
-        if skip:
-            skip = False
-            continue
-        option = options.get(word)
-        if option is not None:
-            skip = option.kind is not None
-        elif not word.startswith("-"):
-            index += 1
-    if skip and words:
-        return options[words[-1]].kind
-    if index >= len(places):
-        return places[-1].kind if places and places[-1].kind in MANY else None
-    return places[index].kind
+def _named(rows: list[ProcessInfo]) -> Candidates:
+    """Processes by name, and by pid: by that alone where several have the name."""
+    names = [row.name for row in rows]
+    found: Candidates = []
+    for row in rows:
+        about = " ".join(part for part in (state(row), called(row.model)) if part)
+        name = printable(row.name, one_line=True)
+        if row.name and names.count(row.name) == 1 and " " not in name:
+            found.append((name, f"{row.pid} {about}"))
+    found += [(str(row.pid), f"{row.name or row.kind} {state(row)}") for row in rows]
+    return found
 
 
 def _pids(kernel: Kernel) -> Candidates:
+    return _named([row for row in processes(kernel) if row.kind is not ProcessKind.INIT])
+
+
+def _agents(kernel: Kernel) -> Candidates:
+    return _named([row for row in processes(kernel) if row.kind is ProcessKind.LLM and row.state is not State.ZOMBIE])
+
+
+def _groups(kernel: Kernel) -> Candidates:
     return [
-        (str(row.pid), f"{row.name or row.kind} {state(row)}")
-        for row in processes(kernel)
-        if row.kind is not ProcessKind.INIT
+        (row.path, f"{len(row.processes)} process{'' if len(row.processes) == 1 else 'es'}")
+        for row in kernel(GroupStat("/", below=True))
     ]
 
 
@@ -143,19 +339,22 @@ _DISK = _Disk()
 
 
 def _policies(kernel: Kernel) -> Candidates:
-    return [(name, "") for name in kernel(BootInfoCall()).policies]
+    return [(name, _POLICIES.get(name, "")) for name in kernel(BootInfoCall()).policies]
 
 
 def _devices(kernel: Kernel) -> Candidates:
-    return [(device.name, device.kind) for device in kernel(BootInfoCall()).devices]
+    return [(device.name, f"{device.kind}, {device.state}") for device in kernel(BootInfoCall()).devices]
 
 
 _ASK: dict[Kind, Callable[[Kernel], Candidates]] = {
     Kind.PID: _pids,
+    Kind.AGENT: _agents,
+    Kind.GROUP: _groups,
     Kind.MODEL: _models,
     Kind.MODELS: _models,
     Kind.ACTION: lambda _: list(ACTIONS.items()),
     Kind.POLICY: _policies,
     Kind.DEVICE: _devices,
-    Kind.ADVICE: lambda _: [(advice.value, "") for advice in Advice],
+    Kind.ADVICE: lambda _: [(advice.value, _ADVICE[advice]) for advice in Advice],
+    Kind.SIGNAL: lambda _: [(signal.name, meaning) for signal, meaning in _SIGNALS.items()],
 }

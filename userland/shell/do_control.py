@@ -1,5 +1,5 @@
-"""The commands that control: stop cont kill nice migrate exec fork limits group join policy pagein evict advise run exit
-halt."""
+"""The commands that control: stop cont kill nice migrate exec fork rename disown limits group join policy pagein evict
+advise run exit halt."""
 
 from __future__ import annotations
 
@@ -19,35 +19,46 @@ from llmasos.syscalls.table import (
     GroupMove,
     GroupRemove,
     Kill,
+    Models,
     Pagein,
+    Rename,
     Sched,
     Setlimits,
     Setsched,
 )
 from llmasos.userland.programs import groups, system
 from llmasos.userland.programs.figures import size
+from llmasos.userland.programs.listing import document, plain
 from llmasos.userland.programs.power import halt
-from llmasos.userland.programs.program import run
-from llmasos.userland.sdk.options import located
+from llmasos.userland.programs.program import checked
 from llmasos.userland.shell.arrival import arrival
 from llmasos.userland.shell.grammar import Line, UsageError
+from llmasos.userland.shell.jobs import Pipeline
 from llmasos.userland.shell.session import Session, does
 
 
 @does("stop")
 def _stop(shell: Session, line: Line) -> None:
-    shell.kernel(Kill(pid=shell.pid(line.text("PID")), signal=Signal.STOP))
+    _send(shell, line.text("PID"), Signal.STOP)
 
 
 @does("cont")
 def _cont(shell: Session, line: Line) -> None:
-    shell.kernel(Kill(pid=shell.pid(line.text("PID")), signal=Signal.CONT))
+    _send(shell, line.text("PID"), Signal.CONT)
 
 
 @does("kill")
 def _kill(shell: Session, line: Line) -> None:
-    signal = signal_named(line.text("SIGNAL", "TERM"))
-    shell.kernel(Kill(pid=shell.pid(line.text("PID")), signal=signal))
+    _send(shell, line.text("PID"), signal_named(line.text("SIGNAL", "TERM")))
+
+
+def _send(shell: Session, word: str, signal: Signal) -> None:
+    """Send a signal to a process, or to all members of a job."""
+    job = shell.jobs.find(word) if word.startswith("%") else None
+    if isinstance(job, Pipeline):
+        job.signal(signal)
+    else:
+        shell.kernel(Kill(pid=shell.pid(word), signal=signal))
 
 
 def signal_named(word: str) -> Signal:
@@ -75,6 +86,9 @@ def _migrate(shell: Session, line: Line) -> None:
     with arrival(shell):
         shell.kernel(Setsched(pid=pid, device=device))
     info = shell.info(pid)
+    if line.has("--json"):
+        document(shell.screen, info)
+        return
     name = printable(info.name, one_line=True)
     shell.screen.line(f"[{pid}] {name} is on {info.device}: {info.length} tokens, {info.cached} of them cached")
 
@@ -84,6 +98,9 @@ def _exec(shell: Session, line: Line) -> None:
     agent = shell.agent(shell.pid(line.text("PID")))
     with arrival(shell):
         length = agent.exec(line.text("MODEL"), dtype=line.text("--dtype"))
+    if line.has("--json"):
+        document(shell.screen, shell.info(agent.pid))
+        return
     name = printable(shell.info(agent.pid).name, one_line=True)
     model = printable(called(agent.model.name), one_line=True)
     shell.screen.line(f"[{agent.pid}] {name} runs {model} ({agent.model.dtype}): {length} tokens")
@@ -92,15 +109,34 @@ def _exec(shell: Session, line: Line) -> None:
 @does("fork")
 def _fork(shell: Session, line: Line) -> None:
     pid, count = shell.pid(line.text("PID")), line.integer("N", 1, least=1)
-    children = shell.kernel(Fork(pid=pid, count=count, detached=shell.interactive))
-    for child in children:
-        info = shell.info(child)
-        name = printable(info.name, one_line=True)
-        shell.screen.write(f"[{child}]", "bold")
-        shell.screen.line(f" {name}: copy of {pid}, {info.shared_pages} of {info.pages} pages shared")
+    called_so = name_for_a_process(line.text("--name")) if line.has("--name") else ""
+    children = shell.kernel(Fork(pid=pid, count=count, detached=shell.lets_live(line), name=called_so))
+    rows = [shell.info(child) for child in children]
+    for info in rows:
         if info.decoding:
-            shell.jobs[child] = name
-    shell.screen.line(f"they have one name: say which you mean by its pid, as in `say {children[0]} ...`", "dim")
+            shell.in_background(info.pid, printable(info.name, one_line=True))
+    if line.has("--json"):
+        document(shell.screen, rows)
+        return
+    for info in rows:
+        shell.screen.write(f"[{info.pid}]", "bold")
+        name = printable(info.name, one_line=True)
+        shell.screen.line(f" {name}: copy of {pid}, {info.shared_pages} of {info.pages} pages shared")
+    if not called_so:
+        shell.screen.line(f"they have one name: say which you mean by its pid, as in `say {children[0]} ...`", "dim")
+
+
+def name_for_a_process(name: str) -> str:
+    """A name that is not taken for a pid, a job or an option. Raises UsageError."""
+    if not name or name.isdigit() or name.startswith(("-", "%")):
+        raise UsageError(f"a name may not be empty, a number, or begin with `-` or `%`, found {name!r}")
+    return name
+
+
+@does("rename")
+def _rename(shell: Session, line: Line) -> None:
+    pid = shell.pid(line.text("PID"))
+    shell.kernel(Rename(pid, name_for_a_process(line.text("NAME"))))
 
 
 @does("limits")
@@ -115,7 +151,32 @@ def _limits(shell: Session, line: Line) -> None:
     )
     if wanted != now:
         shell.kernel(Setlimits(pid=pid, limits=wanted))
+    notes = _without_effect(shell, pid, wanted)
+    if line.has("--json"):
+        document(shell.screen, {**plain(wanted), "notes": notes})
+        return
     _show(shell, wanted)
+    for note in notes:
+        shell.screen.line(note, "yellow")
+
+
+def _without_effect(shell: Session, pid: int, wanted: Limits) -> list[str]:
+    """What a limit that is in force does not do, though a person may think so."""
+    info = shell.info(pid)
+    notes = []
+    if 0 < wanted.context <= info.length:
+        notes.append(
+            f"its log has {info.length} tokens already: they stay, and it takes no more while --context is "
+            f"{wanted.context}"
+        )
+    window = next((m.context for m in shell.kernel(Models()) if info.model in (m.name, m.path) and m.device), 0)
+    if 0 < window < wanted.context:
+        notes.append(f"its model's window is {window} tokens, and bounds its context before --context {wanted.context}")
+    if 0 < wanted.tokens <= info.usage.decoded:
+        notes.append(f"it has decoded {info.usage.decoded} tokens already, so it decodes no more")
+    if 0 < wanted.pages < info.pages:
+        notes.append(f"it maps {info.pages} pages already: they stay, and it maps no more")
+    return notes
 
 
 def _show(shell: Session, wanted: Limits) -> None:
@@ -136,7 +197,11 @@ def _group(shell: Session, line: Line) -> None:
             raise UsageError("group: --remove goes without settings")
         shell.kernel(GroupRemove(path))
     else:
-        shell.screen.pairs(groups.details(groups.change(shell.kernel, path, line.words)))
+        found = groups.change(shell.kernel, path, line.words)
+        if line.has("--json"):
+            document(shell.screen, found)
+        else:
+            shell.screen.pairs(groups.details(found))
 
 
 @does("join")
@@ -158,7 +223,11 @@ def _policy(shell: Session, line: Line) -> None:
         victims=located_policy(line.text("--victims")),
         evictions=located_policy(line.text("--evictions")),
     )
-    shell.screen.pairs(system.scheduling(shell.kernel(sched), policies))
+    now = shell.kernel(sched)
+    if line.has("--json"):
+        document(shell.screen, {**plain(now), "policies": policies})
+    else:
+        shell.screen.pairs(system.scheduling(now, policies))
 
 
 def _at_least_one(line: Line, option: str) -> int:
@@ -169,16 +238,26 @@ def _at_least_one(line: Line, option: str) -> int:
         raise UsageError(f"{error.reason}; `policy` alone shows the present values") from None
 
 
+def _located(shell: Session, line: Line) -> str:
+    """The MODEL of a line as the kernel takes it."""
+    from llmasos.userland.sdk.options import located  # late: most commands know no models
+
+    return shell.system.run(located(line.text("MODEL")))
+
+
 @does("pagein")
 def _pagein(shell: Session, line: Line) -> None:
     with arrival(shell):
         info = shell.kernel(
             Pagein(
-                model=shell.system.run(located(line.text("MODEL"))),
+                model=_located(shell, line),
                 device=line.text("--device"),
                 dtype=line.text("--dtype"),
             )
         )
+    if line.has("--json"):
+        document(shell.screen, info)
+        return
     name = printable(called(info.name), one_line=True)
     shell.screen.line(f"{name} is in memory on {info.device}: {info.dtype}, {size(info.weight_bytes)} of weights")
 
@@ -187,7 +266,7 @@ def _pagein(shell: Session, line: Line) -> None:
 def _evict(shell: Session, line: Line) -> None:
     shell.kernel(
         Evict(
-            model=shell.system.run(located(line.text("MODEL"))),
+            model=_located(shell, line),
             device=line.text("--device"),
             dtype=line.text("--dtype"),
             force=line.has("--force"),
@@ -198,17 +277,18 @@ def _evict(shell: Session, line: Line) -> None:
 @does("advise")
 def _advise(shell: Session, line: Line) -> None:
     advice = system.advice_named(line.text("ADVICE"))
-    shell.kernel(
-        Advise(shell.system.run(located(line.text("MODEL"))), advice, line.text("--device"), line.text("--dtype"))
-    )
+    shell.kernel(Advise(_located(shell, line), advice, line.text("--device"), line.text("--dtype")))
 
 
 @does("run")
-def _run(shell: Session, line: Line) -> None:
-    status = run(shell.kernel.runtime, line.text("FILE"), line.words)
+def _run(shell: Session, line: Line) -> int:
+    from llmasos.userland.shell.evaluate import python  # late: it knows the language, which most verbs do without
+
+    path = checked(shell.kernel.runtime, line.text("FILE"))
+    status = python(shell, [str(path), *line.words])
     if status:
         shell.screen.error(f"{line.text('FILE')}: exit status {status}")
-        shell.failures += 1
+    return status
 
 
 @does("exit")

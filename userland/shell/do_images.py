@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmasos.syscalls.printable import printable
 from llmasos.userland.programs import images
+from llmasos.userland.programs.listing import document
 from llmasos.userland.shell.arrival import arrival
 from llmasos.userland.shell.grammar import Line, UsageError
 from llmasos.userland.shell.session import Session, does
@@ -13,7 +14,11 @@ from llmasos.userland.shell.session import Session, does
 def _checkpoint(shell: Session, line: Line) -> None:
     pid = shell.pid(line.text("PID"))
     kv, secret = not line.has("--no-kv"), line.text("--passphrase-file")
-    shell.screen.line(images.checkpoint(shell.kernel, pid, line.text("FILE"), kv=kv, passphrase_file=secret))
+    written, said = images.checkpoint(shell.kernel, pid, line.text("FILE"), kv=kv, passphrase_file=secret)
+    if line.has("--json"):
+        document(shell.screen, written)
+    else:
+        shell.screen.line(said)
 
 
 @does("restore")
@@ -32,6 +37,9 @@ def _restore(shell: Session, line: Line) -> None:
             passphrase_file=line.text("--passphrase-file"),
             shown=lambda text: printable(text, one_line=True),
         )
-    shell.screen.line(said)
+    if line.has("--json"):
+        document(shell.screen, info)
+    else:
+        shell.screen.line(said)
     if info.decoding:
-        shell.jobs[info.pid] = printable(info.name, one_line=True)
+        shell.in_background(info.pid, printable(info.name, one_line=True))

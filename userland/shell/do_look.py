@@ -1,4 +1,4 @@
-"""The commands that look: ps top groups models devices stats uptime dmesg strace trace jobs read help clear."""
+"""The commands that look: ps top groups models devices stats uptime dmesg strace trace read help clear."""
 
 from __future__ import annotations
 
@@ -7,25 +7,34 @@ from contextlib import nullcontext
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_TIMEOUT, MAX_TOKENS_PER_CALL
 from llmasos.syscalls.table import BootInfoCall, Read, StatsCall
-from llmasos.userland.programs import groups, log, models, ps, strace, system
+from llmasos.userland.programs import groups, log, ps, strace, system
+from llmasos.userland.programs.listing import Asked, document
 from llmasos.userland.programs.screen import Screen
-from llmasos.userland.shell.grammar import Command, Line, UsageError
+from llmasos.userland.shell import man
+from llmasos.userland.shell.grammar import Line, UsageError
+from llmasos.userland.shell.pager import paged
 from llmasos.userland.shell.session import Session, does
-from llmasos.userland.shell.words import COMMANDS, GROUPS
-from llmasos.userland.top import main as top
 
 
 @does("ps")
 def _ps(shell: Session, line: Line) -> None:
-    if line.has("PID"):
-        shell.screen.pairs(ps.details(shell.info(shell.pid(line.text("PID")))))
+    if not line.has("PID"):
+        ps.LISTING.show(shell.screen, ps.processes(shell.kernel), Asked.of(line))
+        return
+    info = shell.info(shell.pid(line.text("PID")))
+    if line.has("-o") or line.has("--sort"):
+        ps.LISTING.show(shell.screen, [info], Asked.of(line))
+    elif line.has("--json"):
+        document(shell.screen, info)
     else:
-        shell.screen.table(ps.table(ps.processes(shell.kernel)))
+        shell.screen.pairs(ps.details(info))
 
 
 @does("top")
 def _top(shell: Session, line: Line) -> None:
-    once = line.has("--once") or not shell.interactive
+    from llmasos.userland.top import main as top  # late: it is large, and most commands are small
+
+    once = line.has("--once") or shell.piped
     if line.has("FILE"):
         if line.has("--record"):
             raise UsageError("top opens a recording or makes one, not both: leave out FILE or --record")
@@ -37,49 +46,53 @@ def _top(shell: Session, line: Line) -> None:
 
 @does("groups")
 def _groups(shell: Session, line: Line) -> None:
-    shell.screen.table(groups.table(groups.read(shell.kernel, line.text("PATH", "/"))))
+    groups.LISTING.show(shell.screen, groups.read(shell.kernel, line.text("PATH", "/")), Asked.of(line))
 
 
 @does("models")
-def _models(shell: Session, line: Line) -> None:
-    asked = models.Asked(
-        action=line.text("ACTION"),
-        names=line.words,
-        found=line.has("--found"),
-        as_json=line.has("--json"),
-        yes=line.has("--yes"),
-        estimate=line.text("--estimate"),
-        dtype=line.text("--dtype"),
-        device=line.text("--device"),
-        context=line.integer("--context", 0, least=1),
-    )
+def _models(shell: Session, line: Line) -> int:
+    from llmasos.userland.programs import models  # late: it knows the disk, and most commands do not want to
+
     ask = shell.ask_line if shell.interactive else None
-    status = models.run(shell.screen, asked, shell.kernel.runtime, lambda: nullcontext(shell.kernel), ask)
-    shell.failures += bool(status)
+    return models.run(shell.screen, models.request(line), shell.kernel.runtime, lambda: nullcontext(shell.kernel), ask)
 
 
 @does("devices")
 def _devices(shell: Session, line: Line) -> None:
-    shell.screen.table(system.devices(shell.kernel(BootInfoCall()).devices))
+    system.DEVICES.show(shell.screen, shell.kernel(BootInfoCall()).devices, Asked.of(line))
 
 
 @does("stats")
 def _stats(shell: Session, line: Line) -> None:
-    shell.screen.pairs(system.stats(shell.kernel(StatsCall())))
+    counters = shell.kernel(StatsCall())
+    if line.has("--json"):
+        document(shell.screen, counters)
+    else:
+        shell.screen.pairs(system.stats(counters))
 
 
 @does("uptime")
 def _uptime(shell: Session, line: Line) -> None:
-    shell.screen.line(system.uptime(shell.kernel(BootInfoCall()), shell.kernel(StatsCall())))
+    boot, counters = shell.kernel(BootInfoCall()), shell.kernel(StatsCall())
+    if line.has("--json"):
+        devices = {device.name: device.state for device in boot.devices}
+        seconds, processes, decoded = counters.uptime, counters.processes, counters.tokens_decoded
+        document(
+            shell.screen,
+            {"uptime": seconds, "processes": processes, "tokens_decoded": decoded, "devices": devices},
+        )
+    else:
+        shell.screen.line(system.uptime(boot, counters))
 
 
 @does("dmesg")
 def _dmesg(shell: Session, line: Line) -> None:
     if not line.has("-f"):
-        log.show(shell.screen, log.read(shell.kernel))
+        with paged(shell.screen):
+            log.show(shell.screen, log.read(shell.kernel), as_json=line.has("--json"))
         return
     with until_interrupt(shell):
-        log.follow(shell.screen, shell.kernel)
+        log.follow(shell.screen, shell.kernel, as_json=line.has("--json"))
 
 
 @does("strace")
@@ -90,23 +103,22 @@ def _strace(shell: Session, line: Line) -> None:
         shell.info(pid)  # raises ESRCH now, instead of waiting in silence
     count = line.integer("--count", 0, least=1)
     with until_interrupt(shell):
-        strace.follow(shell.screen, shell.kernel, pid, shell.kernel.pid, count=count)
+        strace.follow(
+            shell.screen,
+            shell.kernel,
+            pid,
+            shell.kernel.pid,
+            count=count,
+            whole=line.has("-v"),
+            as_json=line.has("--json"),
+        )
 
 
 @does("trace")
 def _trace(shell: Session, line: Line) -> None:
     count = line.integer("--count", 0, least=1)
     with until_interrupt(shell):
-        strace.follow(shell.screen, shell.kernel, 0, shell.kernel.pid, count=count)
-
-
-@does("jobs")
-def _jobs(shell: Session, line: Line) -> None:
-    for text in shell.finished_jobs():
-        shell.screen.line(text)
-    for pid, name in shell.jobs.items():
-        info = shell.info(pid)
-        shell.screen.line(f"[{pid}] {name}: {ps.state(info)}, {info.usage.decoded} tokens decoded")
+        strace.follow(shell.screen, shell.kernel, 0, shell.kernel.pid, count=count, as_json=line.has("--json"))
 
 
 @does("read")
@@ -117,6 +129,9 @@ def _read(shell: Session, line: Line) -> None:
         reason = f"read wants FROM of at least 0 and N of at least 1, found {position} and {limit}"
         raise SyscallError(Errno.EINVAL, reason)
     result = shell.kernel(Read(pid=pid, position=position, limit=limit, timeout=0.0))
+    if line.has("--json"):
+        document(shell.screen, result)
+        return
     width = shell.screen.width
     row = ""
     at = position
@@ -141,34 +156,12 @@ def _clear(shell: Session, line: Line) -> None:
 
 @does("help")
 def _help(shell: Session, line: Line) -> None:
-    name = line.text("COMMAND")
-    if not name:
-        _overview(shell.screen)
-    elif name in COMMANDS:
-        _explain(shell.screen, COMMANDS[name])
-    else:
-        raise SyscallError(Errno.EINVAL, f"there is no command {name!r}; `help` lists them")
+    man.show(shell.screen, man.page(line.text("COMMAND")))
 
 
-def _overview(screen: Screen) -> None:
-    width = max(len(name) for name in COMMANDS)
-    for title, names in GROUPS:
-        screen.line(title, "bold")
-        for name in names:
-            screen.write(f"  {name.ljust(width)}", "cyan")
-            screen.line(f"  {COMMANDS[name].summary}")
-    screen.line("`help COMMAND` explains one. `&` at the end of say or spawn leaves the answer to the background.", "dim")
-    screen.line("`# ...` behind a command is a comment; behind say and spawn it is part of their text.", "dim")
-
-
-def _explain(screen: Screen, command: Command) -> None:
-    screen.prose(command.usage, "bold cyan", "      ")
-    screen.prose(f"  {command.summary[0].upper()}{command.summary[1:]}.", indent="  ")
-    if command.details:
-        screen.prose(f"  {command.details}", indent="  ")
-    for option in command.options:
-        form = f"{option.flag} {option.kind.value}" if option.kind else option.flag
-        screen.prose(f"  {form:<20} {option.help}", indent=" " * 23)
+@does("man")
+def _man(shell: Session, line: Line) -> None:
+    man.show(shell.screen, man.page(line.text("TOPIC")))
 
 
 class until_interrupt:

@@ -1,8 +1,8 @@
-"""The shell's command language: the forms of command lines, declared as data, and the reader of lines.
+"""The forms of the shell's commands, declared as data, and the reader of a command's words.
 
-A shell of the Unix kind, with two differences. The text of `say` and `spawn` is the rest of the line, as it stands:
-"what's my name?" needs no quotes, and `#` is text. (For any other command a word that begins with `#` begins a comment.)
-And no line is split by `;` or `|`, because it is often prose.
+The text of `say` and `spawn` is the rest of the line, as it stands: "what's my name?" needs no quotes, and `#` is text.
+What stands around a command (pipes, variables, loops) is syntax.py's; here a command has its words already. `parse` reads
+a single line without any of that.
 
 One declaration (`Command`) gives the parser, the help, and the completion.
 """
@@ -13,6 +13,7 @@ import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from llmasos.syscalls.errno import Errno, SyscallError
 
@@ -28,6 +29,9 @@ class Kind(enum.Enum):
     """The meaning of a word, for completion and checks."""
 
     PID = "PID"  # a number, or the name of one process
+    AGENT = "AGENT"  # the same, of an LLM process
+    JOB = "JOB"  # %N, or a PID
+    GROUP = "GROUP"  # the path of a control group
     MODEL = "MODEL"
     POLICY = "POLICY"
     DEVICE = "DEVICE"
@@ -42,6 +46,9 @@ class Kind(enum.Enum):
     WORDS = "ARGS"  # the remaining words
     MODELS = "NAMES"  # the remaining words, each a model
     ACTION = "ACTION"  # of `models`
+    COLUMNS = "A,B"  # columns of the command's table
+    COLUMN = "COLUMN"
+    TOPIC = "TOPIC"  # of `man`
 
 
 MANY = (Kind.WORDS, Kind.MODELS)
@@ -147,6 +154,57 @@ class Line:
         return number
 
 
+@dataclass(frozen=True)
+class Argument:
+    """A word of a command. Options and signals are not `quoted`. A `pattern` (glob(7), empty: none) stands for the names
+    that match it."""
+
+    text: str
+    quoted: bool = False
+    pattern: str = ""
+
+
+class Words(Protocol):
+    """What is left of a line; `left` is empty at its end."""
+
+    @property
+    def left(self) -> str: ...
+    @property
+    def quoted(self) -> bool: ...
+    def peek(self) -> str: ...
+    def word(self) -> str: ...
+    def rest(self) -> str: ...
+
+
+class Arguments:
+    """Words that have been told apart already, and the free text behind them."""
+
+    def __init__(self, words: Sequence[Argument], text: str | None = None) -> None:
+        self._words = list(words)
+        if text is not None:
+            self._words.append(Argument(text, quoted=True))
+
+    @property
+    def left(self) -> str:
+        # An empty word is a word too.
+        return " ".join(word.text or "''" for word in self._words)
+
+    @property
+    def quoted(self) -> bool:
+        return self._words[0].quoted
+
+    def peek(self) -> str:
+        return self._words[0].text if self._words else ""
+
+    def word(self) -> str:
+        return self._words.pop(0).text
+
+    def rest(self) -> str:
+        text = " ".join(word.text for word in self._words)
+        self._words = []
+        return text
+
+
 class Scanner:
     """Reads words off a line. A word that starts with a quote ends at the next such quote; elsewhere a quote is a
     character like any other, so that apostrophes do no harm."""
@@ -159,6 +217,11 @@ class Scanner:
         """From here on, `#` at the beginning of a word that is not quoted ends the line."""
         self._comments = True
         self.left = self._uncommented(self.left)
+
+    @property
+    def quoted(self) -> bool:
+        """Whether the next word is in quotes."""
+        return self.left[0] in "\"'"
 
     def peek(self) -> str:
         """The next word, or empty."""
@@ -190,6 +253,28 @@ class Scanner:
         return "" if self._comments and left.startswith("#") else left
 
 
+def expected(command: Command, words: Sequence[str]) -> Option | Param | None:
+    """What the word after `words` of a command is."""
+    options = {option.flag: option for option in command.options}
+    places = [param for param in command.params if not param.flagged]
+    index = 0
+    skip = False
+    for word in words:
+        if skip:
+            skip = False
+            continue
+        option = options.get(word)
+        if option is not None:
+            skip = option.kind is not None
+        elif not word.startswith("-"):
+            index += 1
+    if skip and words:
+        return options[words[-1]]
+    if index >= len(places):
+        return places[-1] if places and places[-1].kind in MANY else None
+    return places[index]
+
+
 def parse(line: str, commands: dict[str, Command]) -> Line | None:
     """Read a line; None for an empty one and a comment. Raises UsageError (EINVAL), for an unknown command with the
     nearest known one."""
@@ -200,7 +285,7 @@ def parse(line: str, commands: dict[str, Command]) -> Line | None:
     name = scanner.word()
     command = commands.get(name)
     if command is None:
-        raise UsageError(_unknown(name, commands))
+        raise UsageError(unknown(name, commands))
     if not command.takes_text:
         scanner.leave_comments()
     read = Line(command)
@@ -211,13 +296,23 @@ def parse(line: str, commands: dict[str, Command]) -> Line | None:
     return read
 
 
-def _read_words(scanner: Scanner, read: Line) -> None:
+def line_of(
+    command: Command, words: Sequence[Argument], text: str | None = None, *, background: bool = False, piped: bool = False
+) -> Line:
+    """The line of a command whose words are known. `piped`: its text may come from its input instead. Raises
+    UsageError."""
+    read = Line(command, background=background)
+    _read_words(Arguments(words, text), read, piped=piped)
+    return read
+
+
+def _read_words(scanner: Words, read: Line, *, piped: bool = False) -> None:
     command = read.command
     options = {option.flag: option for option in command.options}
     flagged = [param for param in command.params if param.flagged]
     places = [param for param in command.params if not param.flagged]
     while scanner.left:
-        quoted = scanner.left[0] in "\"'"
+        quoted = scanner.quoted
         word = "" if quoted else scanner.peek()
         option = None if quoted else options.get(word.partition("=")[0])
         if option is not None:
@@ -225,9 +320,8 @@ def _read_words(scanner: Scanner, read: Line) -> None:
             _take_option(scanner, read, option, word)
         elif flagged and not quoted and len(word) > 1 and word[0] == "-":
             read.values[flagged.pop(0).name] = scanner.word()[1:]
-        elif not quoted and word.startswith("--") and (not places or places[0].kind is not Kind.WORDS or options):
-            known = ", ".join(options) or "none"
-            raise UsageError(f"{command.name} has no option {word}; its options: {known}. Usage: {command.usage}")
+        elif not quoted and _dashed(word) and not (places and places[0].kind in (Kind.TEXT, Kind.WORDS) and not options):
+            raise UsageError(no_option(command, word))
         elif not places:
             raise UsageError(f"{command.name}: nothing was expected at {scanner.left!r}. Usage: {command.usage}")
         elif places[0].kind is Kind.TEXT:
@@ -236,12 +330,27 @@ def _read_words(scanner: Scanner, read: Line) -> None:
             read.words.append(scanner.word())
         else:
             read.values[places.pop(0).name] = scanner.word()
-    missing = [param.name for param in places if param.required and not (param.kind in MANY and read.words)]
+    missing = [
+        param.name
+        for param in places
+        if param.required and not (param.kind in MANY and read.words) and not (param.kind is Kind.TEXT and piped)
+    ]
     if missing:
         raise UsageError(f"{command.name} needs {' and '.join(missing)}. Usage: {command.usage}")
 
 
-def _take_option(scanner: Scanner, read: Line, option: Option, word: str) -> None:
+def _dashed(word: str) -> bool:
+    """Whether a word is meant as an option: `-x`, `--max`; a lone dash and a negative number are not."""
+    return word.startswith("-") and word != "-" and not word[1:].replace(".", "", 1).isdigit()
+
+
+def no_option(command: Command, word: str) -> str:
+    """What is said to an option that a command does not have."""
+    known = ", ".join(option.flag for option in command.options) or "none"
+    return f"{command.name} has no option {word}; its options: {known}. Usage: {command.usage}"
+
+
+def _take_option(scanner: Words, read: Line, option: Option, word: str) -> None:
     _, equals, value = word.partition("=")
     if option.kind is None:
         if equals:
@@ -253,7 +362,8 @@ def _take_option(scanner: Scanner, read: Line, option: Option, word: str) -> Non
     read.values[option.flag] = value
 
 
-def _unknown(name: str, commands: dict[str, Command]) -> str:
+def unknown(name: str, commands: dict[str, Command]) -> str:
+    """What to say of a command that there is not, with the nearest that there is."""
     import difflib
 
     near = difflib.get_close_matches(name, commands, n=1)

@@ -1,26 +1,36 @@
-"""A shell session: one connection to the kernel, one screen, and the answers in the background.
+"""A shell session: one connection to the kernel, its jobs and variables, and the streams of the command that runs.
 
 What people spawn at the prompt belongs to their session, not to the shell: it is detached, and lives on after Ctrl-D.
-What a script spawns ends with it, unless it is detached. Commands run one at a time in the foreground; background answers
-need no thread here, because the kernel lets the processes decode.
+What a script spawns ends with it, unless it is detached. Commands run one at a time in the foreground, in the main
+thread; background answers need no thread here, because the kernel lets the processes decode. Members of a pipeline run in
+threads, each with a view of the session that has its own streams and variables.
 """
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Finish, ProcessInfo, State
 from llmasos.syscalls.table import Call, Getinfo
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.screen import Screen
-from llmasos.userland.sdk.system import Process, System
-from llmasos.userland.shell.grammar import Line, UsageError, parse
+from llmasos.userland.shell import pipes
+from llmasos.userland.shell.grammar import Line, UsageError
+from llmasos.userland.shell.jobs import Answer, Job, Jobs, Pipeline
 from llmasos.userland.shell.outage import Outage
+from llmasos.userland.shell.tty import Terminal
+from llmasos.userland.shell.variables import Variables
 from llmasos.userland.shell.words import COMMANDS
+
+if TYPE_CHECKING:
+    from llmasos.userland.sdk.answers import Listening
+    from llmasos.userland.sdk.system import Process, System
 
 R = TypeVar("R")
 INTERRUPTED = 130  # 128 + SIGINT
@@ -38,8 +48,20 @@ class Remembered:
     thoughts: bool = True
 
 
+@dataclass
+class Life:
+    """`status` is None until the shell, or the subshell, ends; `failures` counts the commands that failed."""
+
+    status: int | None = None
+    failures: int = 0
+
+
 class Session:
-    """The state of a shell. `status` is None until the shell ends; `failures` counts the commands that failed."""
+    """The state of a shell, or the view that a member of a pipeline has of it.
+
+    A command reads `input` (None: nothing was given to it) and prints to `screen`; `piped`: what it prints goes to
+    another command, a file or a variable, and is bare text then. `controls`: it is a person's shell at a terminal.
+    """
 
     def __init__(self, system: System, screen: Screen, ask_line: Callable[[str], str], *, interactive: bool) -> None:
         self.system = system
@@ -47,32 +69,72 @@ class Session:
         self.screen = screen
         self.ask_line = ask_line  # a line from the person, after a prompt; EOFError where there are no more
         self.interactive = interactive
+        self.terminal: Terminal | None = None
         self.outage = Outage(system, screen, interactive=interactive)
-        self.status: int | None = None
-        self.failures = 0
-        self.jobs: dict[int, str] = {}  # pid -> name, of the processes that answer in the background
+        self.life = Life()
+        self.jobs = Jobs()
+        self.variables = Variables()
+        self.history: Callable[[], list[str]] = list  # the lines of this session and earlier ones, the oldest first
+        self.input: TextIO | None = None
+        self.piped = False
+        self.job: Pipeline | None = None  # that this command is a member of
+        self.main = True  # no subshell
         self.warming: threading.Thread | None = None  # loads the tokenizer library, which two threads must not do at once
         self._remembered: dict[int, Remembered] = {}
 
-    def execute(self, text: str) -> None:
-        """Run one command line. Errors are printed and counted, never raised."""
-        try:
-            line = parse(text, COMMANDS)
-            if line is not None:
-                DO[line.command.name](self, line)
-        except SyscallError as error:
-            self.screen.error(str(error))
-            if error.errno is Errno.EPIPE and not self._alive():
-                self.status = 1
-        except KeyboardInterrupt:
-            self.screen.line()
-            if not self.interactive:
-                self.status = INTERRUPTED
-        except BrokenPipeError:
-            self.status = 1
+    @property
+    def status(self) -> int | None:
+        """None until it ends."""
+        return self.life.status
+
+    @status.setter
+    def status(self, status: int | None) -> None:
+        self.life.status = status
+
+    @property
+    def failures(self) -> int:
+        """The commands that failed."""
+        return self.life.failures
+
+    @failures.setter
+    def failures(self, failures: int) -> None:
+        self.life.failures = failures
+
+    @property
+    def controls(self) -> bool:
+        return self.terminal is not None
+
+    def execute(self, text: str) -> int:
+        """Run a script. Errors are printed and counted, never raised. Returns the status of the last command."""
+        from llmasos.userland.shell.evaluate import execute  # late: it imports this module
+
+        return execute(self, text)
+
+    def view(self) -> Session:
+        """The same session for a command with streams of its own."""
+        return copy.copy(self)
+
+    def subshell(self) -> Session:
+        """The same session for a member of a pipeline, or `(...)`: what it sets, and its exit, is its own."""
+        made = copy.copy(self)
+        made.variables, made.life, made.main = self.variables.copy(), Life(), False
+        return made
+
+    def redirected(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        """Print elsewhere from here on: a view's."""
+        self.screen = Screen(out or self.screen.out, err or self.screen.err)
+        self.piped = self.piped or out is not None
+
+    def remark(self, text: str) -> None:
+        """Print a dim line that is no part of what a command says: where that goes to another command, on stderr."""
+        if self.piped:
+            self.screen.error(text)
         else:
-            return
-        self.failures += 1
+            self.screen.line(text, "dim")
+
+    def read_input(self, what: str) -> str:
+        """All that was given to the command; empty if nothing was."""
+        return "" if self.input is None else pipes.read_all(self.input, what)
 
     def pid(self, word: str, *, exited: bool = False) -> int:
         """The pid that a word means: a number, or the name of one process (for a driver also its device's).
@@ -85,6 +147,11 @@ class Session:
             if number < 1:
                 raise UsageError(f"a pid is 1 or greater, found {word}")
             return number
+        if word.startswith("%"):
+            job = self.jobs.find(word)
+            if isinstance(job, Answer):
+                return job.pid
+            raise UsageError(f"job {word} is a pipeline of several; say which process by its pid or name")
         called = ps.processes(self.kernel, lambda row: row.name == word or row.name == f"driver:{word}")
         living = [row for row in called if row.state is not State.ZOMBIE]
         named = living or (called if exited else [])
@@ -126,30 +193,44 @@ class Session:
         """A system call for what is shown beside the prompt: a kernel that does not answer costs that, not the line."""
         return self.kernel(call, timeout=GLANCE_SECONDS)
 
-    def finished_jobs(self) -> list[str]:
-        """A line for each background answer that has ended since the last call. None while no kernel runs."""
-        lines: list[str] = []
-        if self.outage.down:
-            return lines
-        for pid, name in list(self.jobs.items()):
-            try:
-                info = self.info(pid)
-            except SyscallError as error:
-                if error.errno is not Errno.ESRCH:
-                    raise
-                del self.jobs[pid]
-                lines.append(f"[{pid}] {name}: gone")
-                continue
-            if info.state is State.ZOMBIE:
-                del self.jobs[pid]
-                lines.append(f"[{pid}] {name}: exited with {info.exit_status}")
-            elif not info.decoding:
-                del self.jobs[pid]
-                how = "done" if info.finish in (Finish.STOP, Finish.NONE) else f"ended ({info.finish})"
-                lines.append(f"[{pid}] {name}: {how}, {info.length} tokens; `cat {pid}` shows it")
-        return lines
+    def in_background(self, pid: int, name: str, listening: Listening | None = None, shown: int = 0) -> Answer:
+        """An agent answers, and nobody listens."""
+        self.variables.last = str(pid)
+        return self.jobs.answer(pid, name, listening, shown)
 
-    def _alive(self) -> bool:
+    def finished_jobs(self) -> list[str]:
+        """A line for each job that has ended since the last call. None while no kernel runs."""
+        if self.outage.down:
+            return []
+        lines = [(job, self._ended(job)) for job in self.jobs]
+        for job, line in lines:
+            if line:
+                self.jobs.remove(job)
+        return [line for _, line in lines if line]
+
+    def _ended(self, job: Job) -> str:
+        """What to say of a job that has ended; empty for one that has not."""
+        if isinstance(job, Pipeline):
+            if not job.done:
+                return ""
+            how = "done" if job.status == 0 else f"exit status {job.status}"
+            return f"%{job.number} {printable(job.source, one_line=True)}: {how}"
+        head = f"[{job.pid}] {job.name}"
+        try:
+            info = self.info(job.pid)
+        except SyscallError as error:
+            if error.errno is not Errno.ESRCH:
+                raise
+            return f"{head}: gone"
+        if info.state is State.ZOMBIE:
+            return f"{head}: exited with {info.exit_status}"
+        if info.decoding or job.stopped:
+            return ""
+        how = "done" if info.finish in (Finish.STOP, Finish.NONE) else f"ended ({info.finish})"
+        return f"{head}: {how}, {info.length} tokens; `cat {job.pid}` shows it"
+
+    def alive(self) -> bool:
+        """Whether the kernel answers."""
         try:
             self.kernel(Getinfo())
         except SyscallError:
@@ -157,7 +238,8 @@ class Session:
         return True
 
 
-Action = Callable[[Session, Line], None]
+Action = Callable[[Session, Line], int | None]
+"""Carries out a command; returns its exit status (None: 0). Errors are raised."""
 DO: dict[str, Action] = {}
 
 

@@ -1,5 +1,8 @@
 """The commands of the shell, as data: form, summary and help of each. What they do is in the `do_*` modules.
 
+The parser, `help` and `man`, the verbs of the command line, the completions of bash, zsh and fish, and the list of
+commands in docs/shell.md are made of these records.
+
 The embedded model is trained to emit these forms; a change here wants one in its recipe.
 """
 
@@ -9,14 +12,25 @@ from llmasos.syscalls.limits import NICE_MAX, NICE_MIN
 from llmasos.userland.shell.grammar import Command, Kind, Option, Param
 
 _PID = Param("PID", Kind.PID)
+_AGENT = Param("PID", Kind.AGENT)
+_JOB = Param("JOB", Kind.JOB, required=False)
 _TEXT = Param("TEXT", Kind.TEXT)
 
 _NO_THOUGHTS = Option("--no-thoughts", None, "do not print the thoughts of a reasoning model")
 
+_JSON = Option("--json", None, "print it as JSON, in bytes, seconds and full names")
+_LISTING = (
+    Option("-o", Kind.COLUMNS, "the columns to show, by their headings; +A,B adds to the usual ones"),
+    Option("--wide", None, "all columns whole, though lines be longer than the terminal"),
+    Option("--sort", Kind.COLUMN, "sort by this column; -COLUMN the other way round"),
+    _JSON,
+)
+
 _ALL = (
     # --- looking ---
-    Command("ps", "list the processes", (Param("PID", Kind.PID, required=False),),
-            details="With a PID: that process in detail. Wherever a PID is wanted, the name of a process will do."),
+    Command("ps", "list the processes", (Param("PID", Kind.PID, required=False),), _LISTING,
+            details="With a PID: that process in detail. Wherever a PID is wanted, the name of a process will do.",
+            ),
     Command("top", "watch processes, device and memory live, or as they were recorded",
             (Param("FILE", Kind.FILE, required=False),), (
         Option("--seconds", Kind.DECIMAL, "seconds between two looks (default 2)"),
@@ -31,21 +45,30 @@ _ALL = (
         Option("--dtype", Kind.NAME, "of an estimate: fp32, bf16, int8 or int4 (default: the device's)"),
         Option("--device", Kind.DEVICE, "of an estimate: the device (default: the first)"),
         Option("--context", Kind.INTEGER, "of an estimate: tokens of the context to reckon with"),
-        Option("--json", None, "of --found, ls, du and check: print it as JSON"),
         Option("--yes", None, "of rm: remove without asking"),
+        *_LISTING,
     ), details="RESIDENT are the weights in memory; FAULTS counts the times that a process wanted to run and found "
                "them evicted. Ctrl-C ends a pull, and the next one goes on where it was."),
-    Command("devices", "list the devices and their drivers"),
-    Command("stats", "counters since boot"),
-    Command("uptime", "how long the kernel has been up"),
-    Command("dmesg", "the kernel log", options=(Option("-f", None, "follow: print new lines until Ctrl-C"),)),
+    Command("devices", "list the devices and their drivers", options=_LISTING),
+    Command("stats", "counters since boot", options=(_JSON,)),
+    Command("uptime", "how long the kernel has been up", options=(_JSON,)),
+    Command("dmesg", "the kernel log", options=(
+        Option("-f", None, "follow: print new lines until Ctrl-C"),
+        Option("--json", None, "print each line as an object of JSON"),
+    )),
     Command("strace", "print the system calls of a process and what they cause",
             (Param("PID", Kind.PID, required=False),),
-            (Option("--count", Kind.INTEGER, "stop after this many events"),),
+            (
+                Option("--count", Kind.INTEGER, "stop after this many events"),
+                Option("-v", None, "calls that only look (`getinfo`, `ps`, ...) too, and everything whole"),
+                Option("--json", None, "print each event as an object of JSON"),
+            ),
             details="Without PID, or with `all`: every process. Other programs' calls that concern the process are "
-                    "shown too. Ctrl-C ends."),
-    Command("trace", "print every event of the kernel",
-            options=(Option("--count", Kind.INTEGER, "stop after this many events"),), details="Ctrl-C ends."),
+                    "shown too, those that only look are not. An event is one line of a terminal. Ctrl-C ends."),
+    Command("trace", "print every event of the kernel", options=(
+        Option("--count", Kind.INTEGER, "stop after this many events"),
+        Option("--json", None, "print each event as an object of JSON"),
+    ), details="Ctrl-C ends."),
     # --- agents ---
     Command("spawn", "start an agent; with TEXT it answers at once",
             (Param("NAME", Kind.NAME), Param("TEXT", Kind.TEXT, required=False)),
@@ -59,28 +82,33 @@ _ALL = (
                 Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
                 Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
                 Option("--device", Kind.DEVICE, "the device (default: the first)"),
-                Option("--group", Kind.NAME, "control group (default: the shell's own)"),
+                Option("--group", Kind.GROUP, "control group (default: the shell's own)"),
                 Option("--thinking", Kind.NAME, "on, off, or an effort such as low, by its template's switch"),
                 _NO_THOUGHTS,
                 Option("--detach", None, "let it outlive this script (at a terminal it does)"),
+                _JSON,
             ), background=True,
-            details="Options come before TEXT, which is the rest of the line, `#` included. With & the answer is not "
-                    "printed; see it with `cat`."),
-    Command("say", "tell a process something and print its answer while it comes", (_PID, _TEXT),
-            (Option("--max", Kind.INTEGER, "tokens of this answer at most"), _NO_THOUGHTS), background=True,
-            details="TEXT is the rest of the line, `#` included. Ctrl-C interrupts the answer (SIGINT to the process), "
-                    "not the shell. With & the process answers in the background."),
-    Command("chat", "talk with a process line by line", (_PID,), (_NO_THOUGHTS,),
+            details="Options come before TEXT, which is the rest of the line, `#` included, or is in quotes. What comes "
+                    "in by a pipe is said behind it. With & the answer is not printed; see it with `cat`."),
+    Command("say", "tell a process something and print its answer while it comes", (_AGENT, _TEXT),
+            (Option("--max", Kind.INTEGER, "tokens of this answer at most"), _NO_THOUGHTS, _JSON), background=True,
+            details="TEXT is the rest of the line, `#` included, or is in quotes; what comes in by a pipe is said behind "
+                    "it. Ctrl-C interrupts the answer (SIGINT to the process), not the shell; Ctrl-Z stops it, and `fg` "
+                    "goes on with it. With & the process answers in the background."),
+    Command("chat", "talk with a process line by line", (_AGENT,), (_NO_THOUGHTS,),
             details="An empty line or Ctrl-D leaves; Ctrl-C interrupts an answer."),
-    Command("cat", "print a process's conversation so far", (_PID,), (
+    Command("cat", "print a process's conversation so far, or a file", (_AGENT,), (
         Option("-f", None, "follow: go on printing until Ctrl-C, or until the process ends"),
         Option("--raw", None, "the text of the token log as it is, with its special tokens"),
-    )),
+        _JSON,
+    ), details="A PID with a slash in it is the path of a file (`cat ./notes.txt`), and `-` what comes in by a pipe."),
     Command("read", "print the token ids of a process's log", (
-        _PID, Param("FROM", Kind.INTEGER, required=False), Param("N", Kind.INTEGER, required=False)),
+        _AGENT, Param("FROM", Kind.INTEGER, required=False), Param("N", Kind.INTEGER, required=False)), (_JSON,),
         details="From position FROM (default 0), N of them (default all)."),
-    Command("wait", "wait until a process has nothing to do, or has exited", (_PID,),
-            details="Returns at once if the process is idle. An exited child is reaped, and its status printed."),
+    Command("wait", "wait until a process has nothing to do, or has exited",
+            (Param("PID", Kind.PID, required=False),), (_JSON,),
+            details="Returns at once if the process is idle. An exited child is reaped, and its status printed. Without "
+                    "PID: until all jobs have ended; with %N: until that job has."),
     # --- control ---
     Command("stop", "stop a process (SIGSTOP)", (_PID,), details="Its context stays; `cont` lets it go on."),
     Command("cont", "let a stopped process go on (SIGCONT)", (_PID,)),
@@ -89,55 +117,64 @@ _ALL = (
                     "its device's name stands for it, as in `kill -KILL cpu0`."),
     Command("nice", "change a process's share of the device", (_PID, Param("VALUE", Kind.INTEGER)),
             details=f"From {NICE_MIN} (largest share) to {NICE_MAX} (smallest)."),
-    Command("migrate", "move a process to another device, as it runs", (_PID, Param("DEVICE", Kind.DEVICE)),
+    Command("migrate", "move a process to another device, as it runs", (_AGENT, Param("DEVICE", Kind.DEVICE)), (_JSON,),
             details="Its answer goes on. Its KV goes along if that device computes in the same way, else its context "
                     "is computed again; `dmesg` says why."),
-    Command("exec", "give an idle process another model", (_PID, Param("MODEL", Kind.MODEL)), (
+    Command("exec", "give an idle process another model", (_AGENT, Param("MODEL", Kind.MODEL)), (
         Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
+        _JSON,
     ), details="Its context goes along: as tokens if both models have the same vocabulary, else as text, a "
                "conversation by both chat templates."),
-    Command("fork", "copy a process, sharing its pages", (_PID, Param("N", Kind.INTEGER, required=False)),
-            details="N copies (default 1). Each goes on where the process is; pages are copied when written. The copies "
-                    "have its name: tell them apart by pid."),
-    Command("compact", "make room in a conversation near its window", (_PID,), (
+    Command("fork", "copy a process, sharing its pages", (_AGENT, Param("N", Kind.INTEGER, required=False)), (
+        Option("--name", Kind.NAME, "their name; several are called NAME-1, NAME-2, ..."),
+        Option("--detach", None, "let them outlive this script (at a terminal they do)"),
+        _JSON,
+    ), details="N copies (default 1). Each goes on where the process is; pages are copied when written. Without "
+               "--name the copies have its name: tell them apart by pid."),
+    Command("rename", "give a process another name", (_AGENT, Param("NAME", Kind.NAME))),
+    Command("compact", "make room in a conversation near its window", (_AGENT,), (
         Option("--drop", None, "drop the older turns instead of having the model sum them up"),
         Option("--keep", Kind.INTEGER, "turns that stay as they are (default 2)"),
     ), details="Its instructions and last turns stay; the older ones give way to the model's own summary. After an error "
                "the conversation is as it was."),
-    Command("limits", "show or set the limits of a process", (_PID,), (
+    Command("limits", "show or set the limits of a process", (_AGENT,), (
         Option("--context", Kind.INTEGER, "tokens its log may hold"),
         Option("--tokens", Kind.INTEGER, "tokens it may decode in its life"),
         Option("--pages", Kind.INTEGER, "KV pages it may map"),
+        _JSON,
     ), details="0 takes a limit away."),
     Command("groups", "the tree of control groups: limits, memory, tokens, pressure",
-            (Param("PATH", Kind.NAME, required=False),)),
+            (Param("PATH", Kind.GROUP, required=False),), _LISTING),
     Command("group", "show a control group; with settings, make it or change it",
-            (Param("PATH", Kind.NAME), Param("NAME=VALUE", Kind.WORDS, required=False)),
-            (Option("--remove", None, "remove it; it must be empty"),),
+            (Param("PATH", Kind.GROUP), Param("NAME=VALUE", Kind.WORDS, required=False)),
+            (Option("--remove", None, "remove it; it must be empty"), _JSON),
             details="Settings are kv_max, kv_high, swap_max, weights_max (sizes), tokens_max (a second), tokens_total, "
                     "pids_max, cpu_weight (1 to 10000, default 100) and kv_action (spill, wait, fail, kill); 0 takes a "
                     "limit away. PATH begins with a slash, or is in the shell's own group."),
-    Command("join", "move a process into a control group", (_PID, Param("PATH", Kind.NAME))),
+    Command("join", "move a process into a control group", (_PID, Param("PATH", Kind.GROUP))),
     Command("policy", "show or change the scheduling policy", (Param("NAME", Kind.POLICY, required=False),), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
         Option("--max-runs", Kind.INTEGER, "processes in one step at most"),
         Option("--step-tokens", Kind.INTEGER, "tokens in one step at most"),
         Option("--victims", Kind.NAME, "which process loses its pages first: cost, lru, fifo, clock"),
         Option("--evictions", Kind.NAME, "which model's weights go first: lru, cost"),
+        _JSON,
     ), details="fair, fcfs, round_robin, mlfq or lottery; or one of your own, FILE.py:CLASS (docs/policies.md), which "
                "the kernel keeps, checks, and takes out again if it does wrong. Holds from the next step on."),
     Command("pagein", "bring a model into memory", (Param("MODEL", Kind.MODEL),), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
         Option("--dtype", Kind.NAME, "fp32, bf16, int8 or int4 (default: the device's)"),
+        _JSON,
     )),
     Command("evict", "take a model that no process uses out of memory", (Param("MODEL", Kind.MODEL),), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
         Option("--dtype", Kind.NAME, "which of its dtypes (default: any)"),
         Option("--force", None, "even if processes use it: they keep their KV, and the weights come back on demand"),
     )),
-    Command("checkpoint", "write the image of a process to a file", (_PID, Param("FILE", Kind.FILE)), (
+    Command("checkpoint", "write the image of a process to a file", (_AGENT, Param("FILE", Kind.FILE)), (
         Option("--no-kv", None, "leave the KV out: a small file, a slower restore"),
         Option("--passphrase-file", Kind.FILE, "encrypt with the first line of this file"),
+        _JSON,
     ), details="The process goes on. An image of that name is replaced, any other file is not."),
     Command("restore", "start a process from an image; it goes on where that one was",
             (Param("FILE", Kind.FILE), Param("NAME", Kind.NAME, required=False)), (
@@ -145,6 +182,7 @@ _ALL = (
         Option("--device", Kind.DEVICE, "its device (default: as in the image)"),
         Option("--passphrase-file", Kind.FILE, "the passphrase is the first line of this file"),
         Option("--detach", None, "let it outlive this script (at a terminal it does)"),
+        _JSON,
     ), details="Its name is NAME, or that in the image. KV that cannot be trusted is computed again; `dmesg` says why."),
     Command("advise", "say how a model will be used", (
         Param("MODEL", Kind.MODEL), Param("ADVICE", Kind.ADVICE)), (
@@ -155,19 +193,57 @@ _ALL = (
     # --- the shell ---
     Command("run", "run a Python program", (Param("FILE", Kind.FILE), Param("ARGS", Kind.WORDS, required=False)),
             details="In a process of its own, attached to this kernel by LLMASOS_RUNTIME."),
-    Command("jobs", "list the answers in the background"),
+    Command("jobs", "list what is in the background, or stopped",
+            details="A line each: an agent that answers, or a pipeline that this shell carries. %1 names one, as in "
+                    "`fg %1`."),
+    Command("fg", "go on with a job in the foreground", (_JOB,),
+            details="JOB is %N, a PID or a name (default: the newest). Of an answer the rest is printed while it comes."),
+    Command("bg", "let a stopped job go on in the background", (_JOB,),
+            details="JOB is %N, a PID or a name (default: the newest)."),
+    Command("disown", "let an agent outlive this shell", (Param("PID", Kind.AGENT, required=False),),
+            details="For scripts, whose agents end with them. A pipeline cannot be disowned: this shell carries it."),
+    Command("watch", "run a command again and again", (Param("COMMAND", Kind.WORDS),), (
+        Option("-n", Kind.DECIMAL, "seconds between two runs (default 2)"),
+        Option("--count", Kind.INTEGER, "end after so many runs"),
+    ), details="With a pipe in it, in quotes: `watch 'ps | grep alice'`. Ctrl-C ends."),
+    Command("history", "list the lines of this session and earlier ones", (Param("N", Kind.INTEGER, required=False),),
+            details="The last N (default 50). Ctrl-R searches them."),
+    Command("source", "run the commands of a file in this shell",
+            (Param("FILE", Kind.FILE), Param("ARGS", Kind.WORDS, required=False)),
+            details="Its variables, functions and aliases stay. `.` is short for it."),
+    Command("alias", "give a command a short name; alone, list them",
+            (Param("NAME=COMMAND", Kind.WORDS, required=False),),
+            details="As in `alias ll='ps'`. It holds from the next line on."),
+    Command("unalias", "take an alias back", (Param("NAME", Kind.WORDS),)),
+    Command("set", "set a switch, or the arguments; alone, list the variables",
+            (Param("SWITCH", Kind.WORDS, required=False),),
+            details="-e: a command that fails ends the shell; -x: commands are shown before they run; -o pipefail: a "
+                    "pipeline has the status of the last member that failed; + takes one back. `set -- A B` sets $1, "
+                    "$2."),
+    Command("unset", "forget variables and functions", (Param("NAME", Kind.WORDS),)),
+    Command("export", "give variables to the programs that are started here", (Param("NAME=VALUE", Kind.WORDS),)),
+    Command("shift", "drop the first N arguments (default 1)", (Param("N", Kind.INTEGER, required=False),)),
+    Command("echo", "print words", (Param("WORD", Kind.WORDS, required=False),),
+            details="-n: without the end of the line."),
+    Command("true", "succeed"),
+    Command("false", "fail"),
+    Command("break", "leave N loops (default 1)", (Param("N", Kind.INTEGER, required=False),)),
+    Command("continue", "go on with the next turn of a loop", (Param("N", Kind.INTEGER, required=False),)),
+    Command("return", "leave a function, or a file that is read", (Param("STATUS", Kind.INTEGER, required=False),)),
     Command("clear", "clear the screen"),
-    Command("help", "list the commands, or explain one", (Param("COMMAND", Kind.COMMAND, required=False),)),
+    Command("help", "list the commands, or explain one", (Param("COMMAND", Kind.TOPIC, required=False),)),
+    Command("man", "the manual: of a command, a system call, or an error", (Param("TOPIC", Kind.TOPIC, required=False),),
+            details="As in `man fork`, `man EBUSY`. Where a command and a system call have one name, both are shown."),
     Command("exit", "leave the shell", (Param("STATUS", Kind.INTEGER, required=False),),
-            details="Agents live on, and the kernel too. Ctrl-D does the same. What a script has spawned ends with it, "
-                    "unless that was with --detach."),
+            details="Agents live on, and the kernel too. Ctrl-D and `quit` do the same. What a script has spawned ends "
+                    "with it, unless that was with --detach, or it was disowned."),
     Command("halt", "shut the whole system down, and end all agents"),
 )  # fmt: skip
 
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Agents", ("spawn", "say", "chat", "cat", "read", "wait", "jobs")),
+    ("Agents", ("spawn", "say", "chat", "cat", "read", "wait", "jobs", "fg", "bg", "disown")),
     (
         "Control",
         (
@@ -178,6 +254,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "migrate",
             "exec",
             "fork",
+            "rename",
             "compact",
             "limits",
             "group",
@@ -191,5 +268,52 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     ("Looking", ("ps", "top", "groups", "models", "devices", "stats", "uptime", "dmesg", "strace", "trace")),
-    ("Shell", ("run", "help", "clear", "exit", "halt")),
+    ("Shell", ("run", "watch", "history", "alias", "unalias", "source", "help", "man", "clear", "exit", "halt")),
+    (
+        "Language",
+        ("set", "unset", "export", "shift", "echo", "true", "false", "break", "continue", "return"),
+    ),
 )
+
+# Those that are no verbs of the command line: they are about a shell or a script, or (halt) are a verb of their own.
+SHELL_ONLY = frozenset(
+    {"jobs", "fg", "bg", "history", "source", "alias", "unalias", "clear", "exit", "halt", *GROUPS[-1][1]}
+)
+
+# Lines that people may type, with what they do; of commands whose form does not say it all.
+EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
+    "ps": (
+        ("ps -o PID,TOKENS,NAME --sort -TOKENS", "those with the longest contexts first"),
+        ("ps --json", "every field of every process, for a program"),
+        ("ps alice", "everything of one process"),
+    ),
+    "models": (
+        ("models pull org/name", "fetch a model from the hub"),
+        ("models --estimate org/name --context 4096", "the memory that it would take"),
+    ),
+    "strace": (("strace alice", "what is asked of alice, and what becomes of it"), ("strace -v --count 20 all", "all")),
+    "spawn": (
+        ("spawn alice", "an agent on the kernel's own model"),
+        ("spawn bob --model org/name --temperature 0.7 Write a haiku.", "one that answers at once"),
+    ),
+    "say": (("say alice what's my name?", "the text is the rest of the line; quotes are text"),),
+    "cat": (("cat -f alice", "go on with what she says"),),
+    "kill": (
+        ("kill alice", "end a process"),
+        ("kill -INT alice", "interrupt its answer"),
+        ("kill -KILL cpu0", "restart a driver"),
+    ),
+    "fork": (("fork alice 3 --name poet", "three copies: poet-1, poet-2 and poet-3"),),
+    "rename": (("rename 7 critic", "by pid, where several have one name"),),
+    "limits": (("limits alice --tokens 5000", "it may decode 5,000 tokens in its life"),),
+    "groups": (("groups /guests --wide", "a group and those below it"),),
+    "group": (
+        ("group guests kv_max=64MiB cpu_weight=50", "make a group, or change it"),
+        ("group guests --remove", "remove it, once it is empty"),
+    ),
+    "policy": (("policy lottery", "from the next step on"), ("policy --max-runs 8", "at most 8 processes in a step")),
+    "checkpoint": (("checkpoint alice alice.img", "to be restored later, or elsewhere"),),
+    "restore": (("restore alice.img twin", "under another name"),),
+    "run": (("run agent.py --fast", "the words behind the file are the program's"),),
+    "man": (("man fork", "the command and the system call"), ("man EBUSY", "an error")),
+}

@@ -1,0 +1,157 @@
+"""Words become arguments: variables, `$(...)`, sums, and the patterns of names.
+
+As in the POSIX shell: what is not in quotes is split at blanks, and a value that is empty leaves no word. Patterns are
+matched later, because what they stand for depends on the command: names of processes, or of files.
+"""
+
+from __future__ import annotations
+
+import ast
+import glob
+import operator
+import os
+import re
+from collections.abc import Callable
+
+from llmasos.userland.shell.grammar import Argument, UsageError
+from llmasos.userland.shell.tree import Literal, Part, Script, Substitution, Sum, Variable, Word
+from llmasos.userland.shell.variables import Variables
+
+MAGIC = re.compile(r"[*?\[]")
+MAX_DIGITS = 1000  # of a sum
+
+Output = Callable[[Script], str]
+"""Runs the script of a `$(...)` and returns what it printed."""
+
+
+class _Field:
+    """A word that is being put together."""
+
+    def __init__(self) -> None:
+        self.text, self.pattern = "", ""
+        self.begun = self.quoted = self.magic = False
+
+    def add(self, text: str, *, quoted: bool) -> None:
+        if not self.begun:
+            self.quoted = quoted
+        self.begun = True
+        self.text += text
+        self.pattern += glob.escape(text) if quoted else text
+        self.magic = self.magic or (not quoted and MAGIC.search(text) is not None)
+
+    def argument(self) -> Argument:
+        return Argument(self.text, self.quoted, self.pattern if self.magic else "")
+
+
+def arguments(variables: Variables, word: Word, output: Output) -> list[Argument]:
+    """The arguments that a word comes to: often one, none if it comes to nothing, several if it is split."""
+    done: list[_Field] = []
+    field = _Field()
+    for index, part in enumerate(word.parts):
+        if isinstance(part, Literal):
+            text = part.text
+            if index == 0 and not part.quoted and text.startswith("~"):
+                text = os.path.expanduser(text)
+            field.add(text, quoted=part.quoted)
+        elif isinstance(part, Variable) and part.name == "@" and not part.operator:
+            for number, one in enumerate(variables.arguments):
+                if number:
+                    done.append(field)
+                    field = _Field()
+                field.add(one, quoted=part.quoted)
+        elif part.quoted:
+            field.add(_value(variables, part, output), quoted=True)
+        else:
+            value = _value(variables, part, output)
+            pieces = value.split()
+            if value[:1].isspace() and field.begun:
+                done.append(field)
+                field = _Field()
+            for number, piece in enumerate(pieces):
+                if number:
+                    done.append(field)
+                    field = _Field()
+                field.add(piece, quoted=False)
+            if pieces and value[-1].isspace():
+                done.append(field)
+                field = _Field()
+    return [one.argument() for one in (*done, field) if one.begun]
+
+
+def text(variables: Variables, word: Word, output: Output) -> str:
+    """What a word comes to as one text, blanks included."""
+    said = "".join(part.text if isinstance(part, Literal) else _value(variables, part, output) for part in word.parts)
+    first = word.parts[0] if word.parts else None
+    if isinstance(first, Literal) and not first.quoted and first.text.startswith("~"):
+        return os.path.expanduser(said)
+    return said
+
+
+def _value(variables: Variables, part: Part, output: Output) -> str:
+    if isinstance(part, Substitution):
+        return output(part.script).rstrip("\n")
+    if isinstance(part, Sum):
+        return str(_sum(variables, part, output))
+    assert isinstance(part, Variable)
+    value = variables.get(part.name)
+    if part.word is None:
+        return value or ""
+    there = bool(value) if part.operator.startswith(":") else value is not None
+    if part.operator.endswith("+"):
+        return text(variables, part.word, output) if there else ""
+    return (value or "") if there else text(variables, part.word, output)
+
+
+# --- sums -----------------------------------------------------------------------------------------------------------
+
+
+def _divided(left: int, right: int) -> int:
+    if right == 0:
+        raise UsageError("a sum divides by zero")
+    sign = -1 if (left < 0) != (right < 0) else 1
+    return sign * (abs(left) // abs(right))
+
+
+_OPERATIONS: dict[type[ast.AST], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: _divided,
+    ast.Mod: lambda left, right: left - _divided(left, right) * right,
+    ast.Eq: lambda left, right: int(left == right),
+    ast.NotEq: lambda left, right: int(left != right),
+    ast.Lt: lambda left, right: int(left < right),
+    ast.LtE: lambda left, right: int(left <= right),
+    ast.Gt: lambda left, right: int(left > right),
+    ast.GtE: lambda left, right: int(left >= right),
+}
+
+
+def _sum(variables: Variables, part: Sum, output: Output) -> int:
+    """Python's parser reads the sum, and only whole numbers and these operations are carried out."""
+    said = "".join(
+        one.text if isinstance(one, Literal) else _value(variables, one, output).strip() or "0"
+        for one in part.expression.parts
+    ).strip()
+    try:
+        tree = ast.parse(said or "0", mode="eval")
+        if len(said) > MAX_DIGITS:
+            raise ValueError("it is too long")
+        return _computed(tree.body)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise UsageError(f"$((...)) wants a sum of whole numbers, found {said[:60]!r} ({error})") from None
+
+
+def _computed(node: ast.expr) -> int:
+    match node:
+        case ast.Constant(value=int() as number) if not isinstance(number, bool):
+            return number
+        case ast.UnaryOp(op=ast.USub(), operand=inner):
+            return -_computed(inner)
+        case ast.UnaryOp(op=ast.UAdd(), operand=inner):
+            return _computed(inner)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATIONS:
+            return _OPERATIONS[type(op)](_computed(left), _computed(right))
+        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _OPERATIONS:
+            return _OPERATIONS[type(op)](_computed(left), _computed(right))
+    raise ValueError(f"{ast.unparse(node)} is none")

@@ -1,0 +1,282 @@
+"""A command of the shell as a verb of the command line: `llmasos say alice hello`.
+
+The shell's declaration of the command (words.py) says how its words are read, and the shell's action carries it out, so
+that a verb does what the command does. Words are separate here already: the operating system's shell has split and
+unquoted them. What a verb starts outlives it, because the verb itself is over at once.
+
+Exit statuses, the same as the shell's: 0 done; 1 refused or failed, with the errno in one line on stderr; 2 the words are
+not of the command's form; 130 Ctrl-C; of `run` the program's own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from llmasos.syscalls import runtime
+from llmasos.userland.shell.grammar import MANY, Command, Kind, Line, Option, Param, UsageError
+from llmasos.userland.shell.words import COMMANDS, SHELL_ONLY
+
+if TYPE_CHECKING:
+    from llmasos.syscalls.blocking import Client
+    from llmasos.userland.sdk.system import System
+
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # 130: 128 + SIGINT, as shells report it
+BOOTS = ("spawn", "restore")  # verbs that boot a kernel where none runs
+FOLLOWS = ("-f",)  # options with which a command goes on, and so over the death of a kernel
+_RUNTIME = Option("--runtime", Kind.FILE, "the kernel's runtime directory")
+VERBS = {name: command for name, command in COMMANDS.items() if name not in SHELL_ONLY}
+
+
+def place_before(words: list[str]) -> tuple[str | None, list[str]]:
+    """The runtime directory that `--runtime DIR` names before the verb, if it does, and the words behind that."""
+    place = None
+    while words and words[0].partition("=")[0] == _RUNTIME.flag:
+        _, equals, value = words[0].partition("=")
+        if not equals and len(words) < 2:
+            break
+        place, words = (value, words[1:]) if equals else (words[1], words[2:])
+    return place, words
+
+
+def main(place: str | None, name: str, words: Sequence[str]) -> int:
+    """Carry out a verb against the kernel of a runtime directory (None: the usual one); returns the exit status. Raises
+    SyscallError."""
+    command = VERBS[name]
+    if wants_help(command, words):
+        from llmasos.userland.programs.screen import Screen
+        from llmasos.userland.shell import man
+
+        man.show(Screen(), man.of_command(command, verb=True))
+        return DONE
+    try:
+        line = read(command, words)
+    except UsageError as error:
+        return _misused(f"llmasos: {error}\nusage: llmasos {command.usage}")
+    where = runtime.locate(line.values.pop(_RUNTIME.flag, place))
+    try:
+        alone = _ALONE.get(name)
+        return alone(where, line) if alone is not None else _on_the_kernel(where, line)
+    except UsageError as error:
+        return _misused(f"llmasos: {error}")
+
+
+def _misused(text: str) -> int:
+    from llmasos.userland.programs.screen import Screen
+
+    Screen().error(text)
+    return MISUSED
+
+
+def _on_the_kernel(where: Path, line: Line) -> int:
+    name = line.command.name
+    module = _HOMES.get(name, "main")  # main has all actions, and is slower to import
+    import_module(f"llmasos.userland.shell.{module}")
+    from llmasos.syscalls.blocking import connect
+    from llmasos.syscalls.reconnect import RECONNECT_SECONDS
+    from llmasos.userland.programs.screen import Screen
+    from llmasos.userland.shell.session import DO, Session
+
+    screen, booted = Screen(), []
+    if name in BOOTS:
+        from llmasos.userland.programs.boot import boot_if_none, booted_words
+
+        booted = [booted_words] if boot_if_none(where) else []
+    stays = name in ("strace", "trace", "chat", "say") or any(line.has(option) for option in FOLLOWS)
+    with connect(where, name=name, reconnect=RECONNECT_SECONDS if stays else 0.0) as kernel:
+        for words in booted:
+            for text in words(kernel.boot):
+                screen.note(text)
+        shell = Session(cast("System", _LateSystem(kernel)), screen, _ask, interactive=False)
+        shell.piped = not screen.terminal
+        if any(option.flag == "--detach" for option in line.command.options):
+            line.values["--detach"] = ""
+        try:
+            status = DO[name](shell, line)
+        except KeyboardInterrupt:
+            if shell.screen.terminal:
+                shell.screen.line()
+            return INTERRUPTED
+        return status or (FAILED if shell.failures else shell.status or DONE)
+
+
+class _LateSystem:
+    """A System of the SDK that is made when something of it is wanted: importing it takes longer than most verbs."""
+
+    def __init__(self, kernel: Client) -> None:
+        self.kernel = kernel
+        self._system: System | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if self._system is None:
+            from llmasos.userland.sdk.system import System
+
+            self._system = System(self.kernel, ExitStack())
+        return getattr(self._system, name)
+
+
+# Where the action of a command is, for those that do without the SDK.
+_HOMES = {
+    **dict.fromkeys(("ps", "groups", "devices", "stats", "uptime", "dmesg", "strace", "trace", "read"), "do_look"),
+    **dict.fromkeys(
+        ("stop", "cont", "kill", "nice", "migrate", "fork", "rename", "limits", "group", "join", "policy"),
+        "do_control",
+    ),
+    **dict.fromkeys(("pagein", "evict", "advise"), "do_control"),
+    **dict.fromkeys(("checkpoint", "restore"), "do_images"),
+    **dict.fromkeys(("spawn", "say", "chat", "cat", "wait"), "do_talk"),
+}
+
+
+def _ask(prompt: str) -> str:
+    """A line from the person, or from a pipe."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        with suppress(ImportError):
+            import readline  # noqa: F401 (lines of input() can be edited)
+        return input(prompt)
+    line = sys.stdin.readline() if sys.stdin is not None else ""
+    if not line:
+        raise EOFError
+    return line
+
+
+# --- verbs that want no kernel, or no connection to one ---------------------------------------------------------------
+
+
+def _models(where: Path, line: Line) -> int:
+    from llmasos.syscalls.blocking import connect
+    from llmasos.userland.programs import models
+    from llmasos.userland.programs.screen import Screen
+
+    return models.run(Screen(), models.request(line), where, lambda: connect(where, name="models", reconnect=0.0))
+
+
+def _run(where: Path, line: Line) -> int:
+    from llmasos.userland.programs.program import run
+
+    return run(where, line.text("FILE"), line.words)
+
+
+def _top(where: Path, line: Line) -> int:
+    from llmasos.syscalls.blocking import connect
+    from llmasos.syscalls.limits import MAX_TIMEOUT
+    from llmasos.syscalls.reconnect import RECONNECT_SECONDS
+    from llmasos.userland.programs.screen import Screen
+    from llmasos.userland.top import main as top
+
+    screen, once = Screen(), line.has("--once")
+    if line.has("FILE"):
+        if line.has("--record"):
+            raise UsageError("top opens a recording or makes one, not both: leave out FILE or --record")
+        top.replay(screen, line.text("FILE"), once=once)
+        return DONE
+    seconds = line.decimal("--seconds", top.SECONDS, least=top.SECONDS_MIN, most=MAX_TIMEOUT)
+    with ExitStack() as held:
+
+        def attach() -> Client:
+            return held.enter_context(connect(where, name="top", reconnect=RECONNECT_SECONDS))
+
+        top.run(screen, attach(), seconds=seconds, once=once, record=line.text("--record"), again=attach)
+    return DONE
+
+
+def _man(where: Path, line: Line) -> int:
+    from llmasos.userland.programs.screen import Screen
+    from llmasos.userland.shell import man
+
+    man.show(Screen(), man.page(line.text("TOPIC") or line.text("COMMAND"), verb=True))
+    return DONE
+
+
+_ALONE = {"models": _models, "run": _run, "top": _top, "man": _man, "help": _man}
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def wants_help(command: Command, words: Sequence[str]) -> bool:
+    """Whether the words ask for help, before any word that is text or another program's."""
+    for word in words:
+        if word in ("-h", "--help"):
+            return True
+        if word == "--" or (not word.startswith("-") and _takes_rest(command.params)):
+            return False
+    return False
+
+
+def _takes_rest(params: Sequence[Param]) -> bool:
+    return any(param.kind in (Kind.TEXT, Kind.WORDS) for param in params)
+
+
+def read(command: Command, words: Sequence[str]) -> Line:
+    """Separate words as a command line of `command`. Options stand anywhere before text begins; `--` ends them. A text
+    that is wanted and not there is read from standard input, if that is no terminal. Raises UsageError."""
+    line = Line(command)
+    options = {option.flag: option for option in (*command.options, _RUNTIME)}
+    flagged = [param for param in command.params if param.flagged]
+    places = [param for param in command.params if not param.flagged]
+    left = list(words)
+    plain = False  # whether `--` has been
+    while left:
+        word = left.pop(0)
+        option = None if plain else options.get(word.partition("=")[0])
+        if word == "--" and not plain:
+            plain = True
+        elif option is not None:
+            _take(option, word, left, line)
+        elif not plain and flagged and len(word) > 1 and word[0] == "-":
+            line.values[flagged.pop(0).name] = word[1:]
+        elif places and places[0].kind is Kind.TEXT:
+            line.values[places.pop(0).name] = " ".join([word, *left])
+            left = []
+        elif places and places[0].kind is Kind.WORDS and (plain or not command.options):
+            line.words += [word, *left]
+            left = []
+        elif not plain and _dashed(word):
+            raise UsageError(f"there is no option {word}; there are: {', '.join(options)}")
+        elif not places:
+            raise UsageError(f"nothing was expected at {word!r}")
+        elif places[0].kind in MANY:
+            line.words.append(word)
+        else:
+            line.values[places.pop(0).name] = word
+    if places and places[0].kind is Kind.TEXT and places[0].required and not sys.stdin.isatty():
+        line.values[places.pop(0).name] = sys.stdin.read().rstrip("\n")
+    kinds = {param.name: param.kind for param in command.params} | {o.flag: o.kind for o in command.options if o.kind}
+    for name, kind in kinds.items():
+        if kind is Kind.INTEGER:
+            line.integer(name, 0)
+        elif kind is Kind.DECIMAL and not _number(line.text(name, "0")):
+            raise UsageError(f"{command.name}: {name} wants a number, found {line.text(name)!r}")
+    missing = [param.name for param in places if param.required and not (param.kind in MANY and line.words)]
+    if missing:
+        raise UsageError(f"{' and '.join(missing)} is wanted")
+    return line
+
+
+def _take(option: Option, word: str, left: list[str], line: Line) -> None:
+    _, equals, value = word.partition("=")
+    if option.kind is None:
+        if equals:
+            raise UsageError(f"{option.flag} takes no value")
+    elif not equals:
+        if not left:
+            raise UsageError(f"{option.flag} wants a value ({option.kind.value})")
+        value = left.pop(0)
+    line.values[option.flag] = value
+
+
+def _number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _dashed(word: str) -> bool:
+    return word.startswith("-") and word != "-" and not word[1:].replace(".", "", 1).isdigit()

@@ -1,0 +1,458 @@
+"""The tokens of the shell's language.
+
+A scanner of our own, because what a word is depends on the command: `say` and `spawn NAME` take the rest of the line as
+it stands (`Scanner.text`), and an apostrophe within a word (o'brien) opens no quotes. A simple command is one token:
+syntax.py's grammar is about what stands between them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmasos.userland.shell.grammar import Command, Kind, UsageError
+from llmasos.userland.shell.tree import Literal, Part, Redirect, Script, Simple, Substitution, Sum, Variable, Word
+
+
+class Incomplete(UsageError):
+    """The text ends where more is needed: another line may complete it."""
+
+
+KEYWORDS = {
+    word: word.upper() for word in ("if", "then", "elif", "else", "fi", "while", "until", "do", "done", "for", "time")
+} | {"{": "LBRACE", "}": "RBRACE"}
+_OPERATORS = {"&&": "AND", "||": "OR", ";": "SEP", "&": "AMP", "|": "PIPE", "(": "LPAR", ")": "RPAR"}
+_BEFORE_A_COMMAND = {  # behind these an end of line means nothing
+    "SEP", "NEWLINE", "AMP", "AND", "OR", "PIPE", "BANG", "TIME", "LBRACE", "LPAR", "FUNCTION",
+    "IF", "THEN", "ELIF", "ELSE", "WHILE", "UNTIL", "DO",
+}  # fmt: skip
+_CLOSING = {"FI", "DONE", "RBRACE", "RPAR"}
+_REDIRECT = re.compile(r"2>&1|&>>?|2>>|2>|<<<|<<|>>|<|>")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FUNCTION = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)[ \t]*\([ \t]*\)")
+_ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
+_PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]|[?$!#@*]")
+_BRACED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*|[0-9]+|[?$!#@*])(:-|:\+|-|\+)?")
+_BLANKS = " \t"
+_ENDS = " \t\n;&|<>()"  # of a word that is not quoted
+LONE = "|<>"  # behind `spawn NAME`, one of these by itself begins no text
+
+
+@dataclass
+class Symbol:
+    """A token: its type for the grammar, and what it carries."""
+
+    type: str
+    value: Any
+    source: str
+    start: int
+
+
+class Scanner:
+    """Reads tokens off a text. `closing`: it ends at the parenthesis that closes a `$(`."""
+
+    def __init__(
+        self,
+        source: str,
+        forms: Mapping[str, Command],
+        aliases: Mapping[str, str],
+        build: Callable[[list[Symbol]], Script],
+        start: int = 0,
+        *,
+        closing: bool = False,
+        whole_text: bool = False,
+    ) -> None:
+        self.source, self.at = source, start
+        self._forms, self._aliases, self._build = forms, aliases, build
+        self._closing, self._whole_text = closing, whole_text
+        self._depth = 0  # of parentheses within a `$(`
+        self._heredocs: list[tuple[Redirect, str, bool]] = []  # that begin at the next end of line
+        self.symbols: list[Symbol] = []
+        self.command = self.at  # where the last simple command begins, for completion
+
+    # --- commands ---
+
+    def read(self) -> list[Symbol]:
+        """All tokens, without the ends of lines that mean nothing."""
+        while self._next():
+            pass
+        if self._heredocs:
+            raise Incomplete(f"the text that ends with a line {self._heredocs[0][1]!r} is not closed")
+        while self.symbols and self.symbols[-1].type == "NEWLINE":
+            self.symbols.pop()
+        return self.symbols
+
+    def _next(self) -> bool:
+        self._skip_blanks()
+        if self.at >= len(self.source):
+            return False
+        start, character = self.at, self.source[self.at]
+        before = self.symbols[-1].type if self.symbols else "NEWLINE"
+        if character == "\n":
+            self.at += 1
+            self._read_heredocs()
+            if before not in _BEFORE_A_COMMAND:
+                self._add("NEWLINE", "\n", start)
+            return True
+        if before in _CLOSING and (found := _REDIRECT.match(self.source, self.at)):
+            self.at = found.end()
+            self._add("REDIRECT", self._redirect(found[0]), start)
+            return True
+        for operator in ("&&", "||", ";", "&", "|", "(", ")"):
+            if self.source.startswith(operator, self.at) and not _REDIRECT.match(self.source, self.at):
+                if operator == ")" and self._closing and self._depth == 0:
+                    return False
+                self._depth += (operator == "(") - (operator == ")")
+                self.at += len(operator)
+                self._add(_OPERATORS[operator], operator, start)
+                return True
+        if character == "!" and self.source[self.at + 1 : self.at + 2] in ("", " ", "\t", "\n"):
+            self.at += 1
+            self._add("BANG", "!", start)
+            return True
+        if found := _FUNCTION.match(self.source, self.at):
+            self.at = found.end()
+            self._add("FUNCTION", found[1], start)
+            return True
+        word = re.compile(r"[^\s;&|<>()'\"$\\]+").match(self.source, self.at)
+        if word and word[0] in KEYWORDS and self.source[word.end() : word.end() + 1] in ("", *" \t\n;&|<>()"):
+            self.at = word.end()
+            if word[0] == "for":
+                self._add("FOR", self._for(), start)
+            else:
+                self._add(KEYWORDS[word[0]], word[0], start)
+            return True
+        self._add("SIMPLE", self._simple(), start)
+        return True
+
+    def _add(self, kind: str, value: Any, start: int) -> None:
+        self.symbols.append(Symbol(kind, value, self.source[start : self.at], start))
+
+    def _for(self) -> tuple[str, list[Word] | None]:
+        self._skip_blanks()
+        found = _NAME.match(self.source, self.at)
+        if found is None:
+            if self.at >= len(self.source):
+                raise Incomplete("for needs a name: `for x in a b; do ...; done`")
+            raise UsageError(f"for needs a name, found {self._near()!r}: `for x in a b; do ...; done`")
+        self.at = found.end()
+        self._skip_blanks()
+        if not re.compile(r"in(?=\s|$)").match(self.source, self.at):
+            return found[0], None
+        self.at += 2
+        words: list[Word] = []
+        while True:
+            self._skip_blanks()
+            if self.at >= len(self.source) or self.source[self.at] in "\n;":
+                return found[0], words
+            if self.source[self.at] in _ENDS:
+                raise UsageError(f"`;` or the end of the line ends the words of for, found {self._near()!r}")
+            words.append(self.word())
+
+    def _simple(self) -> Simple:
+        self.command = self.at
+        simple = Simple()
+        if self.source[self.at] == "!":
+            self.at += 1
+            simple.host = True
+        expanded: set[str] = set()
+        while True:
+            self._skip_blanks()
+            if self.at >= len(self.source):
+                break
+            found = _REDIRECT.match(self.source, self.at)
+            if found:
+                self.at = found.end()
+                simple.redirects.append(self._redirect(found[0]))
+                continue
+            if self.source[self.at] in _ENDS:
+                break
+            assigned = _ASSIGNMENT.match(self.source, self.at) if not simple.words and not simple.host else None
+            if assigned:
+                self.at = assigned.end()
+                empty = self.at >= len(self.source) or self.source[self.at] in _ENDS
+                simple.assignments.append((assigned[1], Word() if empty else self.word()))
+                continue
+            if simple.text is not None:
+                raise UsageError(f"{simple.words[0].source}: nothing was expected at {self._near()!r}, behind its text")
+            start = self.at
+            word = self.word()
+            name = word.plain
+            if not simple.words and not simple.host and name is not None:
+                if name in self._aliases and name not in expanded:
+                    expanded.add(name)
+                    self.source = self.source[:start] + self._aliases[name] + self.source[self.at :]
+                    self.at = start
+                    continue
+                form = self._forms.get(name)
+                if form is not None and form.takes_text:
+                    simple.words.append(word)
+                    self._text_command(simple, form)
+                    continue
+            simple.words.append(word)
+        simple.source = self.source[self.command : self.at].strip()
+        return simple
+
+    # --- free text ---
+
+    def _text_command(self, simple: Simple, form: Command) -> None:
+        """The words of `say PID [OPTIONS] TEXT` and its like."""
+        options = {option.flag: option for option in form.options}
+        places = [param for param in form.params if not param.flagged]
+        text = next(param for param in places if param.kind is Kind.TEXT)
+        left = places.index(text)
+        while True:
+            self._skip_blanks(comments=False)
+            if self.at >= len(self.source) or self.source[self.at] == "\n":
+                return
+            if self._closing and self._depth == 0 and self.source[self.at] == ")":
+                return
+            dashed = re.compile(r"--?[A-Za-z][A-Za-z-]*").match(self.source, self.at)
+            option = options.get(dashed[0]) if dashed else None
+            if option is not None or (dashed is not None and dashed[0].startswith("--")):
+                word = self.word()
+                simple.words.append(word)
+                if option is not None and option.kind is not None and "=" not in word.source:
+                    self._skip_blanks(comments=False)
+                    if self.at < len(self.source) and self.source[self.at] not in _ENDS:
+                        simple.words.append(self.word())
+                continue
+            if left > 0:
+                if self.source[self.at] in _ENDS:
+                    return
+                simple.words.append(self.word())
+                left -= 1
+                continue
+            if (not text.required or self._receives) and self._operator():
+                return
+            simple.text = self.text(simple)
+            return
+
+    @property
+    def _receives(self) -> bool:
+        """Whether something comes in by a pipe, so that there need be no text."""
+        return bool(self.symbols) and self.symbols[-1].type == "PIPE"
+
+    def _operator(self) -> bool:
+        """Whether an operator stands where a text could: one of LONE by itself, or what no text begins with."""
+        after = self.source[self.at + 1 : self.at + 2]
+        lone = self.source[self.at] in LONE and (after == "" or after.isspace())
+        return lone or self.source.startswith((";", "&&", "||"), self.at)
+
+    def text(self, simple: Simple) -> Word | None:
+        """The free text at the cursor. In quotes that close before a blank or the end, with an operator or nothing behind
+        them: what is in the quotes, and the rest of the line is grammar. Else the rest of the line as it stands, but for
+        a last ` &`; within `$(...)` up to its parenthesis."""
+        start = self.at
+        quoted = self._quoted_text()
+        if quoted is not None:
+            return quoted
+        self.at = start
+        end = len(self.source) if self._whole_text else self.source.find("\n", start)
+        end = len(self.source) if end < 0 else end
+        if self._closing:
+            end = self._unbalanced(start, end)
+        text = self.source[start:end].rstrip()
+        self.at, simple.verbatim = end, True
+        if text == "&" or text.endswith((" &", "\t&")):
+            self.at = start + len(text) - 1  # grammar: the command goes to the background
+            text = text[:-1].rstrip()
+        return Word((Literal(text, quoted=True),), text, start) if text else None
+
+    def _quoted_text(self) -> Word | None:
+        if self.source[self.at] not in "\"'":
+            return None
+        start = self.at
+        line = self.source.find("\n", start)
+        try:
+            parts = self._quoted()
+        except UsageError:  # it is not closed: an apostrophe
+            return None
+        if line >= 0 and self.at > line and not self._whole_text:
+            return None
+        behind = self.source[self.at : self.at + 1]
+        word = Word(tuple(parts) or (Literal("", quoted=True),), self.source[start : self.at], start)
+        if behind and not behind.isspace() and behind not in ";&|<>)":
+            return None
+        at = self.at
+        self._skip_blanks()
+        behind = self.source[self.at : self.at + 1]
+        self.at = at
+        return word if behind == "" or behind in "\n;&|<>)" or self._redirects_errors() else None
+
+    def _redirects_errors(self) -> bool:
+        return re.compile(r"[ \t]*2>").match(self.source, self.at) is not None
+
+    def _unbalanced(self, start: int, end: int) -> int:
+        depth = 0
+        for index in range(start, end):
+            depth += {"(": 1, ")": -1}.get(self.source[index], 0)
+            if depth < 0:
+                return index
+        return end
+
+    # --- words ---
+
+    def word(self) -> Word:
+        """The word at the cursor, which is neither blank nor an operator."""
+        start = self.at
+        parts: list[Part] = []
+        plain = ""
+
+        def keep() -> None:
+            nonlocal plain
+            if plain:
+                parts.append(Literal(plain))
+                plain = ""
+
+        while self.at < len(self.source) and (character := self.source[self.at]) not in _ENDS:
+            if character == "\\":
+                if self.at + 1 >= len(self.source):
+                    raise Incomplete("the line ends with a backslash, so that the next one belongs to it")
+                keep()
+                if self.source[self.at + 1] != "\n":
+                    parts.append(Literal(self.source[self.at + 1], quoted=True))
+                self.at += 2
+            elif character in "\"'" and not (character == "'" and plain and plain[-1].isalnum()):
+                keep()
+                parts += self._quoted() or [Literal("", quoted=True)]
+            elif character == "$" and (part := self._dollar(quoted=False)) is not None:
+                keep()
+                parts.append(part)
+            else:
+                plain += character
+                self.at += 1
+        keep()
+        return Word(tuple(parts), self.source[start : self.at], start)
+
+    def _quoted(self) -> list[Part]:
+        """What is in the quotes at the cursor."""
+        quote, start = self.source[self.at], self.at
+        self.at += 1
+        if quote == "'":
+            end = self.source.find("'", self.at)
+            if end < 0:
+                self.at = start
+                raise Incomplete("the quote ' is not closed")
+            text, self.at = self.source[self.at : end], end + 1
+            return [Literal(text, quoted=True)]
+        parts: list[Part] = []
+        plain = ""
+        while self.at < len(self.source) and (character := self.source[self.at]) != '"':
+            if character == "\\" and self.source[self.at + 1 : self.at + 2] in ('"', "\\", "$", "`", "\n"):
+                plain += self.source[self.at + 1].replace("\n", "")
+                self.at += 2
+            elif character == "$" and (part := self._dollar(quoted=True)) is not None:
+                if plain:
+                    parts.append(Literal(plain, quoted=True))
+                plain = ""
+                parts.append(part)
+            else:
+                plain += character
+                self.at += 1
+        if self.at >= len(self.source):
+            self.at = start
+            raise Incomplete('the quote " is not closed')
+        self.at += 1
+        if plain:
+            parts.append(Literal(plain, quoted=True))
+        return parts
+
+    def _dollar(self, *, quoted: bool) -> Part | None:
+        """What begins with the `$` at the cursor; None if that is only a character."""
+        start = self.at
+        if self.source.startswith("$((", start):
+            return self._sum(quoted=quoted)
+        if self.source.startswith("$(", start):
+            inner = Scanner(self.source, self._forms, self._aliases, self._build, start + 2, closing=True)
+            symbols = inner.read()
+            self.source = inner.source  # aliases may have been replaced in it
+            if not self.source.startswith(")", inner.at):
+                raise Incomplete("the parenthesis of $( is not closed")
+            self.at = inner.at + 1
+            return Substitution(self._build(symbols), quoted)
+        if self.source.startswith("${", start):
+            return self._braced(quoted=quoted)
+        found = _PARAMETER.match(self.source, start + 1)
+        if found is None:
+            return None
+        self.at = found.end()
+        return Variable(found[0], quoted)
+
+    def _braced(self, *, quoted: bool) -> Variable:
+        start = self.at
+        found = _BRACED.match(self.source, start + 2)
+        if found is None:
+            raise UsageError(f"${{NAME}} or ${{NAME:-WORD}} is wanted, found {self.source[start : start + 20]!r}")
+        self.at = found.end()
+        end = self.source.find("}", self.at)
+        if end < 0:
+            raise Incomplete("the brace of ${ is not closed")
+        if not found[2] and end != self.at:
+            raise UsageError(f"${{NAME}} or ${{NAME:-WORD}} is wanted, found {self.source[start : end + 1]!r}")
+        word = self._inside(self.source[self.at : end]) if found[2] else None
+        self.at = end + 1
+        return Variable(found[1], quoted, found[2] or "", word)
+
+    def _sum(self, *, quoted: bool) -> Sum:
+        start, depth = self.at, 0
+        for index in range(start + 1, len(self.source)):
+            depth += {"(": 1, ")": -1}.get(self.source[index], 0)
+            if depth == 0:
+                break
+        else:
+            raise Incomplete("the parentheses of $(( are not closed")
+        if not self.source.startswith("))", index - 1):
+            raise UsageError(f"$((...)) is wanted, found {self.source[start : index + 1]!r}")
+        inside = re.sub(r"(?<![\w$])([A-Za-z_]\w*)", r"$\1", self.source[start + 3 : index - 1])
+        self.at = index + 1
+        return Sum(self._inside(inside), quoted)
+
+    def _redirect(self, operator: str) -> Redirect:
+        if operator == "2>&1":
+            return Redirect(operator, Word())
+        self._skip_blanks()
+        if self.at >= len(self.source) or self.source[self.at] in _ENDS:
+            wanted = "a text" if operator == "<<<" else "a file"
+            raise UsageError(f"{operator} needs {wanted} behind it, found {self._near()!r}")
+        redirect = Redirect(operator, self.word())
+        if operator == "<<":
+            end = "".join(part.text for part in redirect.target.parts if isinstance(part, Literal))
+            quoted = any(isinstance(part, Literal) and part.quoted for part in redirect.target.parts)
+            self._heredocs.append((redirect, end, quoted))
+        return redirect
+
+    def _read_heredocs(self) -> None:
+        """The texts of `<< END`, which begin at the cursor: lines up to one that says END."""
+        while self._heredocs:
+            redirect, end, quoted = self._heredocs[0]
+            found = re.compile(rf"^{re.escape(end)}$", re.MULTILINE).search(self.source, self.at)
+            if found is None:
+                raise Incomplete(f"the text that ends with a line {end!r} is not closed")
+            text = self.source[self.at : found.start()]
+            redirect.target = Word((Literal(text, quoted=True),)) if quoted else self._inside(text)
+            self.at = min(found.end() + 1, len(self.source))
+            self._heredocs.pop(0)
+
+    def _skip_blanks(self, *, comments: bool = True) -> None:
+        while self.at < len(self.source):
+            if self.source[self.at] in _BLANKS:
+                self.at += 1
+            elif self.source.startswith("\\\n", self.at):
+                self.at += 2
+            elif comments and self.source[self.at] == "#":
+                end = self.source.find("\n", self.at)
+                self.at = len(self.source) if end < 0 else end
+            else:
+                return
+
+    def _near(self) -> str:
+        return self.source[self.at : self.at + 20].split("\n")[0] or "the end of the line"
+
+    def _inside(self, text: str) -> Word:
+        """A text as within double quotes."""
+        escaped = re.sub(r'(?<!\\)"', r"\"", text)
+        scanner = Scanner(f'"{escaped}"', self._forms, self._aliases, self._build)
+        return Word(tuple(scanner._quoted()), text)

@@ -1,0 +1,47 @@
+"""Scripts: `llmasos shell FILE`, `-c CMD`, a script with `#!`, and what is piped into the shell.
+
+Commands are read and run one after the other, as by any shell: an alias holds from the next line on, and a line that is
+wrong is reached before it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from llmasos.syscalls.errno import SyscallError
+from llmasos.userland.shell import syntax
+from llmasos.userland.shell.evaluate import Left, execute
+from llmasos.userland.shell.scanner import Incomplete
+from llmasos.userland.shell.session import Session
+from llmasos.userland.shell.words import COMMANDS
+
+
+def run_lines(shell: Session, lines: Iterable[str], *, leaves: bool = False) -> int:
+    """Run the commands of a text, each as soon as its lines are whole; returns the status of the last. `leaves`: `return`
+    in it leaves it."""
+    status, begun = 0, ""
+    for line in lines:
+        begun += line if line.endswith("\n") else line + "\n"
+        if not whole(shell, begun):
+            continue
+        text, begun = begun.rstrip("\n"), ""
+        try:
+            status = execute(shell, text, returns=leaves)
+        except Left as left:
+            return left.amount
+        if shell.status is not None:
+            return shell.status
+    if begun.strip():
+        status = execute(shell, begun.rstrip("\n"), returns=leaves)  # says what is missing
+    return status if shell.status is None else shell.status
+
+
+def whole(shell: Session, text: str) -> bool:
+    """Whether a text can be run as it is: whole, or wrong in a way that more lines do not mend."""
+    try:
+        syntax.read(text.rstrip("\n"), COMMANDS, shell.variables.aliases)
+    except Incomplete:
+        return False
+    except SyscallError:
+        return True
+    return True

@@ -1,0 +1,89 @@
+"""The line below the prompt: what the system does. Nobody asks the kernel while nothing happens.
+
+A thread of its own asks, so that a kernel that does not answer never holds up a key. It looks when a prompt begins, when
+the person types, when the kernel goes or comes back, and once a second only while an agent decodes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.records import Kind, State
+from llmasos.syscalls.table import Models, StatsCall
+from llmasos.userland.programs import ps, system
+from llmasos.userland.programs.figures import number
+
+if TYPE_CHECKING:
+    from llmasos.userland.shell.session import Session
+
+REFRESH_SECONDS = 1.0
+
+
+class Situation:
+    """`text` is the line; `shown` is called when it has changed."""
+
+    def __init__(self, shell: Session) -> None:
+        self.text = ""
+        self.shown: Callable[[], object] = lambda: None
+        self._shell = shell
+        self._due = threading.Event()
+        self._looked = float("-inf")
+        self._ended = False
+        self._thread = threading.Thread(target=self._keep, name="llmasos-situation", daemon=True)
+
+    def __enter__(self) -> Situation:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended = True
+        self._due.set()
+
+    def look(self) -> None:
+        """Something may have changed."""
+        self._due.set()
+
+    def glance(self) -> None:
+        """The person types: look, if the last look is old."""
+        if time.monotonic() - self._looked > REFRESH_SECONDS:
+            self._looked = time.monotonic()
+            self._due.set()
+
+    def _keep(self) -> None:
+        busy = False
+        while True:
+            self._due.wait(REFRESH_SECONDS if busy and self._shell.outage.prompting else None)
+            if self._ended:
+                return
+            self._due.clear()
+            self._looked = time.monotonic()
+            before, (self.text, busy) = self.text, self._now()
+            if self.text != before:
+                self.shown()
+
+    def _now(self) -> tuple[str, bool]:
+        """`3 agents: 2 decoding, 1 stopped | tiny 12/2048 pages | 812 tokens decoded`, and whether anybody decodes."""
+        shell = self._shell
+        if shell.outage.gone:
+            return "the kernel has gone; `exit` leaves, `llmasos` begins anew", False
+        if shell.outage.down:
+            return "no kernel: waiting for the next one", False
+        try:
+            agents = ps.processes(shell.glance, lambda row: row.kind is Kind.LLM and row.state is not State.ZOMBIE)
+            models = [model for model in shell.glance(Models()) if model.frames]
+            counters = shell.glance(StatsCall())
+        except SyscallError as error:
+            return str(error), False
+        working = sum(row.decoding and row.state is not State.STOPPED for row in agents)
+        stopped = sum(row.state is State.STOPPED for row in agents)
+        parts = [f"{len(agents)} agent{'' if len(agents) == 1 else 's'}: {working} decoding, {stopped} stopped"]
+        parts += [
+            f"{name} {model.frames - model.frames_free - model.frames_cached}/{model.frames} pages"
+            for model, name in zip(models, system.apart(models), strict=True)
+        ]
+        parts.append(f"{number(counters.tokens_decoded)} tokens decoded")
+        return "  |  ".join(parts), working > 0
