@@ -113,12 +113,13 @@ def picture(lines: list[Line], theme: Theme) -> str:
 
 
 def _runs(line: Line) -> Iterator[tuple[int, Line]]:
-    """The pieces of a line that look alike, with the column where each begins; blank ends are left out."""
+    """The pieces of a line that look alike, with the column where each begins; blank ones are left out."""
     end = max((x + 1 for x, cell in enumerate(line) if cell.data.strip()), default=0)
     start = 0
     for x in range(1, end + 1):
         if x == end or line[x]._replace(data="") != line[start]._replace(data=""):
-            yield start, line[start:x]
+            if any(cell.data.strip() for cell in line[start:x]):
+                yield start, line[start:x]
             start = x
 
 
