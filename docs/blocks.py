@@ -7,6 +7,7 @@ keys of the configuration file from their records and the comments at their fiel
 from __future__ import annotations
 
 import dataclasses
+import enum
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +28,7 @@ from llmasos.kernel.memory.victims import VICTIMS
 from llmasos.kernel.sched.policies import POLICIES
 from llmasos.simulator import gantt, simulate
 from llmasos.syscalls.records import GroupSettings
+from llmasos.syscalls.size import Size
 from llmasos.syscalls.table import Decode, Spawn
 
 _BLOCK = re.compile(r"(<!-- block: (?P<name>[\w.]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -97,7 +99,7 @@ def _default(cls: type[Any], name: str) -> Any:
 
 def _type(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if annotation in (settings.Size, int | str):
+    if annotation in (Size, int | str):
         return "a size: bytes, or `512MiB`"
     if origin is Annotated:
         bounds = [f"{sign} {value:g}" for meta in arguments[1:] for sign, value in _bounds(meta)]
@@ -112,9 +114,11 @@ def _type(annotation: Any) -> str:
         return "a table"
     if arguments:
         return " or ".join(_type(one) for one in arguments if one not in (msgspec.UnsetType, type(None)))
-    if isinstance(annotation, type) and hasattr(annotation, "__members__"):
-        return ", ".join(f"`{one.value}`" for one in annotation)
-    return {int: "integer", float: "number", str: "text", bool: "`true` or `false`"}.get(annotation, annotation.__name__)
+    if isinstance(annotation, enum.EnumType):
+        members: list[enum.Enum] = list(annotation)
+        return ", ".join(f"`{one.value}`" for one in members)
+    known = {int: "integer", float: "number", str: "text", bool: "`true` or `false`"}
+    return known.get(annotation, str(annotation.__name__))
 
 
 def _is_table(annotation: Any) -> bool:

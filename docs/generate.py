@@ -192,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is stale")
     check = parser.parse_args(arguments).check
     pages = {path: blocks.fill(path.read_text()) for path in sorted(PAGE.parent.glob("*.md")) if path != PAGE}
-    pages |= {SHELL: commands(pages[SHELL]), PAGE: page(), PAGE.with_name("schedule.svg"): blocks.schedule()}
+    pages |= {PAGE: page(), PAGE.with_name("schedule.svg"): blocks.schedule(), SHELL: commands(pages[SHELL])}
     stale = [_update(path, fresh, write=not check) for path, fresh in pages.items()]
     return 1 if check and any(stale) else 0
 
