@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 
 PEERS  := llama_cpp vllm openvino
 
-.PHONY: run demo test quick coverage lint bench peers docs site clean
+.PHONY: run demo test quick coverage lint bench peers docs screens site clean
 .DEFAULT_GOAL := run
 
 $(STAMP): pyproject.toml setup.py $(NATIVE)
@@ -86,6 +86,11 @@ docs: $(STAMP)
 	@$(BIN)/python -m docs.generate
 	@$(BIN)/python -m tests.file_matrix
 	@$(BIN)/python -m llmasos.userland.sdk.mirror
+
+# The pictures of the documents, each of a real session.
+screens: $(STAMP)
+	@$(BIN)/python -m docs.shell_screens
+	@$(BIN)/python -m docs.screens
 
 # All documents as a site, in build/site. Its tools are in an environment of their own: they read the sources and import nothing.
 # Not --quiet: mkdocs would not count its warnings then, and each ends the build (strict).

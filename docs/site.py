@@ -58,6 +58,7 @@ VALUES = {
     "Records of the system calls": [RECORDS],
 }
 _LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)#\s]+)")
+_PICTURE = re.compile(r"(\b(?:src|srcset)=\")(?!https?:|data:)([^\"\s]+)")
 _PATH = re.compile(r"(?<![\[`])`([\w./-]+\.(?:md|py))`(?![\]`])")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _FETCHED = re.compile(
@@ -118,7 +119,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     def target(path: str) -> str | None:
         uri = PAGES.get(path, path.removeprefix("docs/") if path.startswith("docs/") else None)
-        return posixpath.relpath(uri, posixpath.dirname(here) or ".") if uri and uri in files.src_uris else None
+        if uri is None or uri not in files.src_uris or uri.endswith(".py"):  # the modules in docs/ are no pages
+            return None
+        return posixpath.relpath(uri, posixpath.dirname(here) or ".")
 
     def link(found: re.Match[str]) -> str:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), found[2]))
@@ -131,7 +134,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     pieces, at = [], 0
     for fence in (*_FENCE.finditer(markdown), None):
         text = markdown[at : fence.start() if fence else None]
-        pieces += [_PATH.sub(path, _LINK.sub(link, text)), fence[0] if fence else ""]
+        pieces += [_PATH.sub(path, _PICTURE.sub(link, _LINK.sub(link, text))), fence[0] if fence else ""]
         at = fence.end() if fence else at
     return "".join(pieces)
 

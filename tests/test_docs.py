@@ -14,7 +14,7 @@ from llmasos.syscalls import records
 from tests import file_matrix
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")])
 _PATH = re.compile(
     r"`((?:examples|syscalls|kernel|drivers|modelfiles|userland|llmasos|models|benchmarks|docs|tests)/[\w./-]*)`"
 )

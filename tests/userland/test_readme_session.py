@@ -1,56 +1,89 @@
-"""The sessions in the documents are typed, line by line, into the shell of a fresh kernel: no line is refused, and the
-agents answer what the documents say they answer."""
+"""The sessions in the documents are typed, line by line, into a real shell in a terminal, on the user's own kernel: no
+line is refused, the terminal shows what the document says, and agents answer what it says they answer."""
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from llmasos.userland.programs.boot import private_kernel
-from tests.booted import PATIENCE
+from docs import sessions
+from docs.sessions import File, Step
 
 ROOT = Path(__file__).resolve().parents[2]
-PROMPT = "llmasos> "
-SAID = re.compile(r"(?:\[\d+\] )?alice: ")  # what she answers; how long bob's story is by then, nobody knows
+DOCUMENTS = [
+    "README.md",
+    "docs/shell.md",
+    "docs/tutorial.md",
+    *(f"docs/howto/{p.name}" for p in (ROOT / "docs/howto").glob("*.md")),
+]
+pytestmark = pytest.mark.processes
 
 
-def session(document: str) -> tuple[list[str], list[str]]:
-    """The lines that a document has typed, in order, and the answers that it shows."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
-    typed = [line.removeprefix(PROMPT) for line in lines if line.startswith(PROMPT)]
-    return typed, [line for line in lines if SAID.match(line)]
+def faults(text: str, columns: int = sessions.COLUMNS) -> list[str]:
+    """What is wrong about a document's sessions."""
+    with tempfile.TemporaryDirectory(prefix="llmasos-") as base, sessions.user(Path(base)) as environment:
+        work = Path(base, "work")
+        work.mkdir()
+        with sessions.Terminal(environment, work, columns) as terminal:
+            return [f"{step.typed}\n{wrong}" for step, wrong in sessions.play(text, terminal, work) if wrong]
 
 
-def run(lines: list[str], place: Path) -> subprocess.CompletedProcess[str]:
-    with private_kernel(place, ["--device", "cpu:threads=1"]):
-        return subprocess.run(
-            [sys.executable, "-m", "llmasos", "--runtime", str(place), "shell"],
-            input="\n".join(lines) + "\n",
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-            cwd=place.parent,  # some sessions write files
-        )
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_line_of_a_documents_session_does_what_the_document_shows(document: str) -> None:
+    text = (ROOT / document).read_text()
+    steps = [step for step in sessions.script(text) if isinstance(step, Step)]
+    assert len(steps) >= 3
+    assert sum(bool(step.shown) for step in steps) >= 2
+    assert faults(text) == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/shell.md"])
-def test_every_line_of_a_documents_session_is_accepted(document: str, tmp_path: Path) -> None:
-    typed, answers = session(document)
-    assert len(typed) >= 3
-    assert len(answers) >= 2
-    done = run(typed, tmp_path / "runtime")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert [line for line in answers if line not in done.stdout.splitlines()] == []
+@pytest.mark.parametrize("columns", [60, 80])
+def test_the_tutorial_holds_on_a_terminal_of_a_persons_size(columns: int) -> None:
+    assert faults((ROOT / "docs/tutorial.md").read_text(), columns) == []
 
 
-@pytest.mark.parametrize("wrong", ["stop alice 7", "stop # alice", "say nobody hello", "frok 6"])
-def test_a_session_with_a_line_that_is_refused_is_noticed(wrong: str, tmp_path: Path) -> None:
-    done = run(["spawn alice", wrong, "ps"], tmp_path / "runtime")
-    assert done.returncode == 1
-    assert re.fullmatch(r"E[A-Z]+: .+\n", done.stderr), done.stderr
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("stop alice 7", "..."),
+        ("stop # alice", "..."),
+        ("say nobody hello", "..."),
+        ("frok 6", "..."),
+        ("say alice My name is Ada.", "alice: Noted. Your name is Bea."),
+        ("say alice What is 38 + 47?", "alice: 8 + 7 = 15, 3 + 4 + 1 = 8, so 86"),
+        ("limits alice", "context  the model's\n..."),
+        ("limits alice", "context  the model's"),
+    ],
+)
+def test_a_line_that_is_refused_or_shows_something_else_is_noticed(typed: str, shown: str) -> None:
+    text = f"```\nllmasos> spawn alice\n...\nllmasos> {typed}\n{shown}\n```\n"
+    found = faults(text)
+    if shown == "context  the model's\n...":
+        assert found == []
+    else:
+        assert [fault.splitlines()[0] for fault in found] == [typed]
+
+
+def test_a_line_is_not_typed_into_another_shell() -> None:
+    with pytest.raises(ValueError, match="is to be typed at"):
+        faults("```\n$ true\nllmasos> kill 1\n```\n")
+
+
+def test_a_document_is_read_as_its_reader_reads_it() -> None:
+    text = (
+        '```\n$ a\nb 1\n...\n```\nand\n```python title="x.py"\nprint(1)\n```\n```toml\nx = 1\n```\n```\nllmasos> c\n```\n'
+    )
+    assert sessions.script(text) == [
+        Step("$ ", "a", ["b 1", "..."]),
+        File("x.py", "print(1)\n"),
+        Step("llmasos> ", "c", []),
+    ]
+    assert sessions.difference(["b 1", "..."], ["b 2"]) == ""
+    assert sessions.difference(["b …"], ["b and more"]) == ""
+    assert sessions.difference(["ada: 1"], ["ada: 2"]) != ""
+    assert sessions.difference([], ["more"]) != ""
+    assert sessions.difference(["..."], ["ESRCH: no such"]) != ""
+    assert sessions.difference(["a long line", "..."], ["a", "long line", "x"], wrapped=True) == ""
+    assert sessions.difference(["a long line"], ["a", "short line"], wrapped=True) != ""
