@@ -18,6 +18,7 @@ import termios
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 import pyte
 
@@ -54,7 +55,8 @@ class Terminal:
         self._size = columns, rows
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         env = {**os.environ, "TERM": "xterm-256color", "PAGER": "cat", **(environment or {})}
-        env.pop("NO_COLOR", None)
+        for name in ("NO_COLOR", "COLUMNS", "LINES"):  # readline, imported by a worker of xdist, puts the last two there
+            env.pop(name, None)
         self.process = subprocess.Popen(
             [sys.executable, "-c", _LEAD, *command],
             stdin=slave,
@@ -91,6 +93,10 @@ class Terminal:
         pyte.ByteStream(screen).feed(self.raw)
         return [line.rstrip() for line in screen.display]
 
+    def modes(self) -> list[Any]:
+        """The settings of the terminal, as tcgetattr gives them."""
+        return termios.tcgetattr(self._master)
+
     def type(self, text: str) -> None:
         """Press keys."""
         os.write(self._master, text.encode())
@@ -111,6 +117,14 @@ class Terminal:
             if left <= 0 or not self._read(left):
                 shown = self.screen[self._seen :][-3000:]
                 raise AssertionError(f"{pattern!r} has not appeared; since the last match there was:\n{shown}")
+
+    def shows(self, pattern: str, seconds: float = WAIT_SECONDS) -> None:
+        """Wait until a person sees something that matches, however it was drawn."""
+        deadline = time.monotonic() + seconds
+        while re.search(pattern, "\n".join(self.display)) is None:
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._read(left):
+                raise AssertionError(f"{pattern!r} is not shown; there is:\n" + "\n".join(self.display))
 
     def quiet(self, seconds: float = 2.0) -> None:
         """Read on until nothing has been printed for some seconds; `expect` then looks at what comes after."""

@@ -7,6 +7,7 @@ import shutil
 import signal
 import stat
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -494,3 +495,16 @@ def test_completions_say_what_they_mean(shell: Terminal) -> None:
         assert any(said in line for line in shell.display), (typed, shell.display)
         shell.type(CTRL_C)
         shell.expect(PROMPT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_the_shell_leaves_the_terminal_as_it_was(
+    where: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    with terminal(where, tmp_path) as shell:
+        shell.expect(PROMPT)
+        echoes = shell.modes()[3] & termios.ECHO
+        assert not echoes, "between prompts nothing is echoed"
+        shell.process.send_signal(number)
+        assert shell.wait() == -number
+        assert shell.modes()[3] & termios.ECHO

@@ -183,7 +183,7 @@ def test_a_signal_ends_the_shell_too_and_the_terminal_is_as_before(kernel: Boote
 def test_a_kernel_that_dies_is_told_of_and_the_next_is_shown(tmp_path: Path, journal: bool) -> None:
     kernel = Reborn(tmp_path / "run", device="sim", journal=journal)
     kernel.boot()
-    told = "the kernel has died; waiting up to 30 s" if journal else r"the kernel of [^;]*gone;"
+    told = "the kernel has died; waiting up to 30 s" if journal else r"the kernel of\s[^;]*gone;"
     try:
         with llmasos_on(kernel.place, "top", "--seconds", "0.2") as screen:
             screen.shows(r"sim0 +busy \[")

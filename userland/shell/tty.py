@@ -26,7 +26,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Terminal:
-    """The terminal that is stdin. `with` it, the modes are as before at the end."""
+    """The terminal that is stdin. `with` it, the modes are as before at the end, also when a signal ends the shell."""
 
     def __init__(self) -> None:
         self._descriptor = sys.stdin.fileno()
@@ -34,11 +34,19 @@ class Terminal:
         self._suspendable = False
 
     def __enter__(self) -> Terminal:
+        self._before = {number: signal.signal(number, self._ends) for number in (signal.SIGTERM, signal.SIGHUP)}
         self.quiet()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.restore()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ends(self, number: int, frame: FrameType | None) -> None:
+        self.restore()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
 
     @contextmanager
     def commanding(self) -> Iterator[None]:
