@@ -65,12 +65,12 @@ class ScreenOf:
         deadline = time.monotonic() + PATIENCE
         while not holds():
             assert time.monotonic() < deadline, f"{what!r} is not shown; there is\n{self.text}"
-            assert self._read(), f"the program ended before {what!r} was shown; there is\n{self.text}"
+            assert self.read(), f"the program ended before {what!r} was shown; there is\n{self.text}"
 
     def ended(self) -> int:
         """Wait for the end; the exit status, below zero for a signal."""
         deadline = time.monotonic() + PATIENCE
-        while self._read():
+        while self.read():
             assert time.monotonic() < deadline, f"it has not ended; there is\n{self.text}"
         self.child.wait()
         return -self.child.signalstatus if self.child.signalstatus else int(self.child.exitstatus or 0)
@@ -83,7 +83,7 @@ class ScreenOf:
         os.close(self.child.child_fd)
         self.child.child_fd = self.child.ptyproc.fd = -1
 
-    def _read(self) -> bool:
+    def read(self) -> bool:
         """Take what the program has printed. False: it has ended."""
         if self.child.child_fd < 0:
             return False
