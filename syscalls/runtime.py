@@ -18,6 +18,7 @@ PROGRAMS = "kernel.sock"
 DRIVERS = "drivers.sock"
 LOG = "kernel.log"
 JOURNAL = "kernel.journal"
+BOOTED = "kernel.booted"  # beside the journal: the words that its kernel was booted with
 
 
 _PLACE = Path(__file__).absolute().parents[2]  # the directory that holds the package `llmasos`

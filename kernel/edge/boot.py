@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.metadata
+import json
 import os
 import stat
 import subprocess
@@ -32,6 +33,7 @@ from llmasos.kernel.edge.journal_keeper import Fsync
 from llmasos.kernel.edge.policies import FOLDER, Modules
 from llmasos.kernel.edge.server import Server
 from llmasos.syscalls import runtime
+from llmasos.syscalls.atomic_file import replacing
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.policy_file import located_policy
 
@@ -116,6 +118,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             journal, fsync = open_journal(Path(config.journal.directory)), config.journal.fsync
             config.journal_path = os.fspath(journal.path)
             sign = _sign(directory, journal)
+            _note_words(journal.path.with_name(runtime.BOOTED), config.arguments)
             notes = journal.notes
         else:
             notes = _left_alone(directory / runtime.JOURNAL)
@@ -141,6 +144,8 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             if halted and not kept:
                 sign.unlink(missing_ok=True)
                 modules.forget()
+            if not journal.path.exists():
+                journal.path.with_name(runtime.BOOTED).unlink(missing_ok=True)
         lock.release(directory, held, keep_log=not halted)
         if args.own_runtime:  # if it is empty; the program that made the directory may be gone
             with contextlib.suppress(OSError):
@@ -171,6 +176,13 @@ def _without_place(given: list[str]) -> list[str]:
         elif name not in ("--detach", "--die-with-parent", "--hand-over", "--own-runtime", "--quiet"):
             words.append(word)
     return words
+
+
+def _note_words(path: Path, words: list[str]) -> None:
+    """Keep the words of the command line beside the journal: who boots the next kernel and says nothing of its own gets
+    the same devices and models, which the processes want. Without this file they have to be said."""
+    with contextlib.suppress(OSError), replacing(path) as file:
+        os.write(file, json.dumps({"directory": os.getcwd(), "arguments": words}).encode())
 
 
 def _sign(directory: Path, journal: Opened) -> Path:

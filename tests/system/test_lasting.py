@@ -217,6 +217,26 @@ def test_an_agent_spawned_today_is_there_tomorrow(home: Home, how: str) -> None:
         assert len(kernel(Decode(pid, 3), timeout=PATIENCE).tokens) == 3
 
 
+def test_the_next_kernel_is_booted_as_the_one_was_that_left_its_agents(home: Home, tmp_path: Path) -> None:
+    home.config.unlink()
+    (tmp_path / "there").mkdir()
+    words = ["boot", "--detach", "--device", "sim:time_scale=0", "--max-runs", "5"]
+    subprocess.run([sys.executable, "-m", "llmasos", *words], check=True, env=home.environment, cwd=tmp_path / "there")
+    with home.connect() as kernel:
+        pid = born(kernel)
+    home.kill(signal.SIGKILL)
+    said = home.type("shell", stdin="ps\n")
+    assert "as before: --device sim:time_scale=0 --max-runs 5" in said.stderr
+    assert "alice" in said.stdout
+    assert home.status()["arguments"] == words[2:]
+    with home.connect() as kernel:
+        assert len(kernel(Decode(pid, 3), timeout=PATIENCE).tokens) == 3
+        assert os.readlink(f"/proc/{home.status()['os_pid']}/cwd") == str(tmp_path / "there")
+    home.type("halt")
+    assert not list((home.state / "llmasos").iterdir())
+    assert "as before" not in home.type("shell", stdin="").stderr
+
+
 def test_a_kernel_that_ends_with_its_parent_keeps_nothing_when_it_is_terminated() -> None:
     with booted(*SIM) as kernel:
         with kernel.connect() as program:

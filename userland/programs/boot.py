@@ -9,13 +9,14 @@ Ctrl-C in the terminal goes to the program and does not end the system.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llmasos.syscalls import blocking, runtime
@@ -28,12 +29,24 @@ HALT_SECONDS = 15.0
 
 
 def boot_if_none(where: Path, flags: Sequence[str] = ()) -> bool:
-    """Boot a lasting kernel with these flags if none runs in a runtime directory; returns whether it did. Raises EIO with
-    the kernel's last words if it does not boot."""
+    """Boot a lasting kernel if none runs in a runtime directory; returns whether it did. Without flags it is booted as
+    the one was that has left its agents there. Raises EIO with the kernel's last words if it does not boot."""
     if runtime.holder(where) is not None:
         return False
-    _boot_lasting(where, flags)
+    directory, before = _booted(where)
+    _boot_lasting(where, flags or before, None if flags else directory)
     return True
+
+
+def _booted(where: Path) -> tuple[str | None, list[str]]:
+    """The working directory and the words of the command that booted the last kernel, if it has left its agents."""
+    with suppress(OSError, RuntimeError, ValueError, KeyError, TypeError):  # then it is booted as usual
+        journal = (where / runtime.JOURNAL).resolve()
+        journal = journal if journal.exists() else runtime.journal_place(where) / runtime.JOURNAL
+        told = json.loads(journal.with_name(runtime.BOOTED).read_bytes()) if journal.exists() else {}
+        if told and os.path.isdir(told["directory"]):
+            return str(told["directory"]), [str(word) for word in told["arguments"]]
+    return None, []
 
 
 def booted_words(boot: BootInfo) -> list[str]:
@@ -41,7 +54,8 @@ def booted_words(boot: BootInfo) -> list[str]:
     kept = "it keeps no journal"
     if boot.journal_path:
         kept = f"its agents live on, also after a reboot ({boot.journal_path})"
-    return [f"booted a kernel in the background; {kept}; `llmasos halt` ends it", *leaves_at_logout()]
+    again = f" (as before: {' '.join(boot.arguments)})" if boot.arguments else ""
+    return [f"booted a kernel in the background{again}; {kept}; `llmasos halt` ends it", *leaves_at_logout()]
 
 
 def take_over(where: Path, boot: BootInfo) -> list[str]:
@@ -59,10 +73,16 @@ def take_over(where: Path, boot: BootInfo) -> list[str]:
     return [f"the kernel {boot.version} has handed over to {mine}; its agents are here"]
 
 
-def _boot_lasting(where: Path, flags: Sequence[str]) -> None:
-    words = [*runtime.module("llmasos.kernel.edge.boot"), "--runtime", os.fspath(where), "--detach", *flags]
+def _boot_lasting(where: Path, flags: Sequence[str], directory: str | None = None) -> None:
+    words = [*runtime.module("llmasos.kernel.edge.boot"), "--runtime", os.fspath(where.absolute()), "--detach", *flags]
     done = subprocess.run(
-        words, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=runtime.environment(), check=False
+        words,
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=runtime.environment(),
+        check=False,
     )
     if done.returncode:
         said = done.stderr.strip().removeprefix("llmasos boot: ")
