@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from llmasos.simulator.chart import Gantt
 from llmasos.syscalls import blocking
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.records import TraceEvent
 from llmasos.syscalls.table import Trace
 
@@ -17,14 +18,9 @@ def listen(where: str | Path | None, duration: float) -> list[TraceEvent]:
     """The trace events of a running kernel for so many seconds. Raises SyscallError."""
     found: list[TraceEvent] = []
     with blocking.connect(where, name="gantt") as kernel:
-        start = -1
-        while not found or found[-1].at - found[0].at < duration:
-            try:
-                result = kernel(Trace(start=start, timeout=duration))
-            except SyscallError as error:
-                if error.errno is Errno.ETIME:  # nothing has happened
-                    break
-                raise
+        start, end = -1, time.monotonic() + duration
+        while (left := end - time.monotonic()) > 0:
+            result = kernel(Trace(start=start, timeout=left))
             found += result.events
             start = result.next
     return found

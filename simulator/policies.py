@@ -43,10 +43,14 @@ class Classes(Modules):
 
     def named(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a configuration, with names for classes and whole paths for files."""
-        return {key: self._name(value) if key in KINDS else value for key, value in fields.items()}
+        return {key: self._name(key, value) if key in KINDS else value for key, value in fields.items()}
 
-    def _name(self, value: str | type[Any]) -> str:
-        return self.add(value) if isinstance(value, type) else located_policy(value)
+    def _name(self, key: str, value: str | type[Any]) -> str:
+        if not isinstance(value, type):
+            return located_policy(value)
+        if not issubclass(value, KINDS[key]):
+            raise TypeError(f"{value.__name__} is no {KINDS[key].__name__}, which `{key}` wants; subclass that")
+        return self.add(value)
 
     def scheduling(self, name: str, quantum: int) -> Policy:
         cls = self._given.get(name)

@@ -14,9 +14,9 @@ successor must not take.
 
 from __future__ import annotations
 
-import math
 import os
 import signal
+import threading
 import time
 import traceback
 import types
@@ -42,6 +42,7 @@ HANG_SECONDS = 1.0  # and so is one call of this length
 LOOK_SECONDS = 0.25  # between two looks at a call that goes on
 ASLEEP_LOOKS = 40  # after which it is a hang, however little of the processor it takes
 MOST_STRIKES = 8  # after which a call that does not end ends the kernel
+MOST_NUMBER = 1 << 63  # below this a number is, and above its negative
 LOOKS = 4  # for processes that are starved, in the time of ageing
 
 
@@ -62,10 +63,23 @@ class Watch(Protocol):
 
 
 class Untimed:
-    """The watch of a simulation: its time is virtual, and a policy takes none of it."""
+    """The watch of a simulation: its time is virtual, and a policy takes none of it. A call that does not come back is
+    ended all the same, after HANG_SECONDS of the process's own processor time; in its main thread, as signals go."""
 
     def call(self, name: str, function: Callable[..., R], arguments: tuple[Any, ...]) -> tuple[R, float]:
-        return function(*arguments), 0.0
+        if threading.current_thread() is not threading.main_thread():
+            return function(*arguments), 0.0
+        before = signal.signal(signal.SIGVTALRM, _hang)
+        signal.setitimer(signal.ITIMER_VIRTUAL, HANG_SECONDS, HANG_SECONDS)  # again, should the call catch the first
+        try:
+            return function(*arguments), 0.0
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, before)
+
+
+def _hang(number: int, frame: types.FrameType | None) -> NoReturn:
+    raise Hang
 
 
 class Watchdog:
@@ -163,8 +177,10 @@ class Guard:
         answer = self.ask(method, *arguments)
         if self.fault:
             return None
-        if not isinstance(answer, int | float) or not math.isfinite(answer):
-            self.wrong(f"`{method}` returned {_shown(answer)}, and a finite number was wanted; return an int")
+        if not isinstance(answer, int | float) or not -MOST_NUMBER < answer < MOST_NUMBER:  # false for nan
+            self.wrong(
+                f"`{method}` returned {_shown(answer)}, and a number of less than 64 bits was wanted; return an int"
+            )
             return None
         return answer
 
@@ -275,8 +291,12 @@ def end_kernel(folder: Path | None) -> Callable[[str], NoReturn]:
 
 
 def said(error: BaseException) -> str:
-    """An error in one line."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    """An error in one line; one that cannot say what it is, by its type alone."""
+    try:
+        text = str(error)
+    except Exception:  # the policy's own
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def where(error: BaseException, name: str) -> str:

@@ -44,6 +44,26 @@ class Nothing(Says):
     answer = None
 
 
+class Huge(Says):
+    answer = 10**10_000  # more than can be shown, or be a float
+
+
+class Loops(Policy):
+    def key(self, process: LLMProcess) -> int:
+        while True:
+            pass
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+class Mutters(Policy):
+    def key(self, process: LLMProcess) -> int:
+        raise Mute
+
+
 class Halves(Says):
     answer = 0.5
 
@@ -123,7 +143,10 @@ def test_a_file_decides_who_runs_and_is_known_by_its_text(tmp_path: Path) -> Non
     ("policy", "fault"),
     [
         (Divides, r"policy :Divides: `key` raised ZeroDivisionError"),
-        (Says, r"policy :Says: `key` returned 'first', and a finite number was wanted"),
+        (Says, r"policy :Says: `key` returned 'first', and a number of less than 64 bits was wanted"),
+        (Huge, r"policy :Huge: `key` returned a int, and a number of less than 64 bits was wanted"),
+        (Loops, r"policy :Loops: `key` does not come back"),
+        (Mutters, r"policy :Mutters: `key` raised Mute$"),
         (Nan, r"policy :Nan: `key` returned nan"),
         (Nothing, r"policy :Nothing: `key` returned None"),
         (Exits, r"policy :Exits: `woke` raised SystemExit"),
@@ -138,7 +161,7 @@ def test_a_faulty_policy_ends_the_simulation_by_name(policy: type[Policy], fault
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-@pytest.mark.parametrize("policy", [Divides, Says, Nan, Nothing, Exits])
+@pytest.mark.parametrize("policy", [Divides, Says, Huge, Loops, Mutters, Nan, Nothing, Exits])
 def test_or_is_taken_out_by_name_and_the_last_good_one_goes_on(policy: type[Policy]) -> None:
     sim = simulate(max_runs=1, forgiving=True)
     bad, good = sim.policies.add(policy), sim.policies.add(Latest)
@@ -304,6 +327,13 @@ def test_files_that_are_not_the_users_own_are_refused(tmp_path: Path) -> None:
     assert refused(f"{tmp_path}/folder.py:Mine") in (Errno.EINVAL, Errno.ENOENT)
     file.chmod(0o644)
     assert program.call(Sched(policy=f"{file}:Mine")).policy.startswith("mine.py:Mine@")
+
+
+def test_a_class_of_another_kind_is_refused_with_what_is_wanted() -> None:
+    with pytest.raises(TypeError, match=r"Youngest is no Policy, which `policy` wants"):
+        simulate(policy=Youngest)
+    with pytest.raises(TypeError, match=r"Latest is no Victims, which `victims` wants"):
+        simulate(victims=Latest)
 
 
 def test_only_a_class_of_ones_own_can_be_given() -> None:

@@ -119,10 +119,15 @@ MISUSE: dict[str, tuple[Act, Errno, str]] = {
         Errno.EINVAL,
         r"Client\(\) takes no 'wher'; did you mean where\?",
     ),
+    "a passphrase that is empty": (
+        lambda s, a, p: a.checkpoint(p / "a", passphrase=""),
+        Errno.EINVAL,
+        r"passphrase: at least one character",
+    ),
     "a passphrase that is bytes": (
         lambda s, a, p: a.checkpoint(p / "a", passphrase=b"open sesame"),  # type: ignore[arg-type]
         Errno.EINVAL,
-        r"passphrase: wanted text, found bytes$",
+        r"passphrase: wanted text or None, found bytes$",
     ),
     "a negative timeout of one call": (lambda s, a, p: a.info(timeout=-1), Errno.EINVAL, "timeout: wanted seconds"),
     "no kernel": (lambda s, a, p: System.connect(p / "nowhere"), Errno.ECONNREFUSED, "llmasos boot"),

@@ -301,3 +301,13 @@ def setup_of(options: Options, language: Language) -> Setup:
 def feed_text(language: Language, pid: int, text: str, *, allow_special: bool = False) -> Script[int]:
     """Append plain text to the log; returns its new length in tokens."""
     return ask(Feed(pid, language.encode(arguments.text(text), control=allow_special)))
+
+
+def passphrase(text: str | None) -> bytes:
+    """A passphrase as the kernel takes it; None: there is none. Raises EINVAL for an empty one: who gives it believes
+    that the file is encrypted."""
+    if text is None:
+        return b""
+    if not text:
+        raise SyscallError(Errno.EINVAL, "passphrase: at least one character, found ''; None writes the file in clear")
+    return text.encode()

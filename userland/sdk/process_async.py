@@ -102,7 +102,12 @@ class Process(Talk):
 
     @public
     async def checkpoint(
-        self, path: str | os.PathLike[str], *, kv: bool = True, passphrase: str = "", timeout: float | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        kv: bool = True,
+        passphrase: str | None = None,
+        timeout: float | None = None,
     ) -> CheckpointInfo:
         """Write its image to a file, from which `System.restore` starts it again; the process itself goes on. Without
         `kv` the file is small, and restoring computes the context again. A `passphrase` encrypts the file. Raises EPERM,
@@ -112,7 +117,7 @@ class Process(Talk):
             info = await agent.checkpoint(folder / "agent.image", passphrase="open sesame")
             print(info.bytes, "bytes,", info.kv_tokens, "tokens with KV")
         """
-        call = Checkpoint(self.pid, options.file_path(path), kv, passphrase.encode())
+        call = Checkpoint(self.pid, options.file_path(path), kv, options.passphrase(passphrase))
         return await self.system(call, timeout=timeout)
 
     @public

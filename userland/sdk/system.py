@@ -186,7 +186,7 @@ class System(Connection):
         name: str = "",
         device: str = "",
         detached: bool = False,
-        passphrase: str = "",
+        passphrase: str | None = None,
         model: Model = "",
         timeout: float | None = None,
     ) -> Process:
@@ -201,7 +201,7 @@ class System(Connection):
         """
         file = options.file_path(path)
         where = self.run(options.located(model), timeout) if model else ""
-        pid = self(Restore(file, name, device, detached, passphrase.encode(), where), timeout=timeout)
+        pid = self(Restore(file, name, device, detached, options.passphrase(passphrase), where), timeout=timeout)
         return self.process(pid, timeout=timeout)
 
     # --- models ---

@@ -187,7 +187,7 @@ class System(AsyncConnection):
         name: str = "",
         device: str = "",
         detached: bool = False,
-        passphrase: str = "",
+        passphrase: str | None = None,
         model: Model = "",
         timeout: float | None = None,
     ) -> Process:
@@ -202,7 +202,7 @@ class System(AsyncConnection):
         """
         file = options.file_path(path)
         where = (await self.run(options.located(model), timeout)) if model else ""
-        pid = await self(Restore(file, name, device, detached, passphrase.encode(), where), timeout=timeout)
+        pid = await self(Restore(file, name, device, detached, options.passphrase(passphrase), where), timeout=timeout)
         return await self.process(pid, timeout=timeout)
 
     # --- models ---
