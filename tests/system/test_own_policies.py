@@ -103,7 +103,7 @@ def log(client: blocking.Client) -> list[str]:
         ("LoopsOn", "`ran` does not come back"),
         ("Slow", r"3 calls in 60 s took more than 5 ms of processor time; the last one, of `key`, [\d.]+ ms"),
         ("Raises", r"`ran` raised AttributeError: .*\(mine\.py, line \d+\)"),
-        ("Text", "`key` returned 'first', and a finite number was wanted"),
+        ("Text", "`key` returned 'first', and a number of less than 64 bits was wanted"),
     ],
 )
 def test_what_a_policy_does_wrong_ends_it_and_not_the_kernel(kernel: Booted, file: Path, name: str, fault: str) -> None:
