@@ -68,17 +68,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _failed(reason: str) -> int:
+def _failed(reason: str, status: int = FAILED) -> int:
     from llmasos.userland.programs.screen import Screen
 
     Screen().error(f"llmasos: {reason}")
-    return FAILED
+    return status
 
 
 def _act(words: list[str]) -> int:
     from llmasos.userland.shell import oneshot
+    from llmasos.userland.shell.grammar import UsageError
 
-    place, rest = oneshot.place_before(words)
+    place, private, rest = oneshot.before_the_verb(words)
+    if private and rest and rest[0] != "shell" and not rest[0].startswith("-"):
+        why = f"--private is for a shell: `llmasos --private`, or `llmasos shell --private`; {rest[0]!r} does without"
+        return _failed(str(UsageError(why)), oneshot.MISUSED)
     if rest and rest[0] in oneshot.VERBS:
         return oneshot.main(place, rest[0], rest[1:])
     if rest and rest[0] == "__complete":
@@ -143,7 +147,10 @@ def _parser() -> argparse.ArgumentParser:
     opened = verb(
         "shell", _shell, "open a shell on your kernel, booted if need be, or run a script (commands may be piped in)"
     )
-    opened.add_argument("--private", action="store_true", help="on a kernel that ends with this shell")
+    # No default here: it would take the place of what was given before the verb.
+    opened.add_argument(
+        "--private", action="store_true", default=argparse.SUPPRESS, help="on a kernel that ends with this shell"
+    )
     opened.add_argument("-c", dest="command", metavar="COMMANDS", help="run these commands, and end")
     opened.add_argument(
         "file", nargs="?", default="", help="a script; its first line may be `#!/usr/bin/env -S llmasos shell`"

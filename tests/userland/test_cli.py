@@ -46,6 +46,24 @@ def agent(where: Path) -> Iterator[int]:
         yield pid
 
 
+# --- before the verb --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", ["--private shell", "shell --private", "--runtime={} --private shell"])
+def test_a_private_shell_is_private_wherever_that_is_said(where: Path, line: str) -> None:
+    ended = llmasos(where, *line.format(where).split(), "-c", "ps")
+    assert (ended.returncode, ended.stdout) == (1, ""), "it does not come to the kernel that runs"
+    assert "a private one wants a place of its own" in ended.stderr
+
+
+def test_only_a_shell_is_private(where: Path) -> None:
+    for verb in ("ps", "status", "frob"):
+        ended = llmasos(where, "--private", verb)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert ended.stderr.startswith("llmasos: EINVAL: --private is for a shell"), verb
+        assert len(ended.stderr.splitlines()) == 1
+
+
 # --- without a kernel -----------------------------------------------------------------------------------------------
 
 

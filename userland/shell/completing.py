@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from llmasos.syscalls.errno import SyscallError
 from llmasos.userland.programs.ps import Kernel
 from llmasos.userland.shell.grammar import MANY, Command, Kind
-from llmasos.userland.shell.oneshot import VERBS, place_before
+from llmasos.userland.shell.oneshot import VERBS, before_the_verb
 
 if TYPE_CHECKING:
     from llmasos.syscalls.records import ProcessInfo
@@ -50,7 +50,7 @@ def candidates(where: Path, words: list[str]) -> Candidates:
     from llmasos.syscalls import runtime
 
     word = words[-1] if words else ""
-    place, before = place_before(words[:-1])
+    place, _, before = before_the_verb(words[:-1])
     if place is not None:
         where = runtime.locate(place)
     if before and before[-1] == "--runtime":

@@ -29,18 +29,23 @@ DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # 130: 128 + SIGINT, as shell
 BOOTS = ("spawn", "restore")  # verbs that boot a kernel where none runs
 FOLLOWS = ("-f",)  # options with which a command goes on, and so over the death of a kernel
 _RUNTIME = Option("--runtime", Kind.FILE, "the kernel's runtime directory")
+_PRIVATE = "--private"  # of a shell only
 VERBS = {name: command for name, command in COMMANDS.items() if name not in SHELL_ONLY}
 
 
-def place_before(words: list[str]) -> tuple[str | None, list[str]]:
-    """The runtime directory that `--runtime DIR` names before the verb, if it does, and the words behind that."""
-    place = None
-    while words and words[0].partition("=")[0] == _RUNTIME.flag:
-        _, equals, value = words[0].partition("=")
-        if not equals and len(words) < 2:
+def before_the_verb(words: list[str]) -> tuple[str | None, bool, list[str]]:
+    """What stands before the verb: the runtime directory that `--runtime DIR` names, if it does, and whether `--private`
+    is there; and the words behind that."""
+    place, private = None, False
+    while words:
+        flag, equals, value = words[0].partition("=")
+        if words[0] == _PRIVATE:
+            private, words = True, words[1:]
+        elif flag == _RUNTIME.flag and (equals or len(words) > 1):
+            place, words = (value, words[1:]) if equals else (words[1], words[2:])
+        else:
             break
-        place, words = (value, words[1:]) if equals else (words[1], words[2:])
-    return place, words
+    return place, private, words
 
 
 def main(place: str | None, name: str, words: Sequence[str]) -> int:
