@@ -4,7 +4,7 @@ Every command of the shell is a verb, by the same code (userland/shell/oneshot.p
 are no commands: they boot kernels, need none, or are for the operating system's shell. Each verb is a program of its own,
 attached to the kernel of a runtime directory, and imports only what it needs, so that it starts at once.
 
-Exit statuses: 0 done; 1 an error, in one line on stderr; 2 a wrong command line; 130 Ctrl-C.
+Exit statuses: 0 done; 1 an error, in one line on stderr; 2 if that is EINVAL, of a wrong command line; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ try:
     from typing import TYPE_CHECKING
 
     from llmasos.syscalls import runtime
-    from llmasos.syscalls.errno import SyscallError
+    from llmasos.syscalls.errno import SyscallError, status_of
 except KeyboardInterrupt:  # whoever is impatient gets a prompt, and no traceback
     sys.stderr.write("llmasos: interrupted\n")
     sys.exit(130)
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _act(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except SyscallError as error:
-        status = _failed(str(error))
+        status = _failed(str(error), status_of(error))
     except KeyboardInterrupt:
         sys.stderr.write("llmasos: interrupted\n")
         status = INTERRUPTED

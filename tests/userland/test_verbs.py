@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from llmasos.syscalls import blocking
-from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import State
-from llmasos.syscalls.table import BY_NAME, Getinfo, Kill, Ps, Spawn
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Signal, State
+from llmasos.syscalls.table import BY_NAME, Getinfo, GroupStat, Kill, Ps, Spawn, Wait
 from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.shell import man, oneshot
 from llmasos.userland.shell.grammar import Line, UsageError, parse
@@ -79,7 +79,11 @@ def test_every_command_is_a_verb_unless_it_is_about_a_shell() -> None:
         ("nice alice -5", {"PID": "alice", "VALUE": "-5"}, []),
         ("say bob what\\'s new?", {"PID": "bob", "TEXT": "what's new?"}, []),
         ("say bob --max 3 hello there", {"PID": "bob", "--max": "3", "TEXT": "hello there"}, []),
-        ("say bob hello --max 3", {"PID": "bob", "TEXT": "hello --max 3"}, []),
+        ("say bob hello --max 3", {"PID": "bob", "--max": "3", "TEXT": "hello"}, []),
+        ("say bob 'My name is Ann' --json", {"PID": "bob", "--json": "", "TEXT": "My name is Ann"}, []),
+        ("spawn jk well --nice 5 hello", {"NAME": "jk", "--nice": "5", "TEXT": "well hello"}, []),
+        ("say bob -5 '- no list' --- ok", {"PID": "bob", "TEXT": "-5 - no list --- ok"}, []),
+        ("say bob hello -- --json", {"PID": "bob", "TEXT": "hello --json"}, []),
         ("say bob -- --max 3", {"PID": "bob", "TEXT": "--max 3"}, []),
         ("say bob 'a  b' c", {"PID": "bob", "TEXT": "a  b c"}, []),
         ("spawn a --system 'Be brief.' --seed=3", {"NAME": "a", "--system": "Be brief.", "--seed": "3"}, []),
@@ -94,7 +98,10 @@ def test_separate_words_are_read_by_the_form_of_the_command(line: str, values: d
     assert (found.values, found.words) == (values, words)
 
 
-@pytest.mark.parametrize("line", ["kill", "cat -x 4", "ps a b", "fork 3 two", "ps -o", "ps --wide=1", "join 3"])
+@pytest.mark.parametrize(
+    "line",
+    ["kill", "cat -x 4", "ps a b", "fork 3 two", "ps -o", "ps --wide=1", "join 3", "say 3 hi --jsno", "spawn a hi -j"],
+)
 def test_words_of_no_form_are_refused(line: str) -> None:
     with pytest.raises(UsageError):
         read(line)
@@ -249,12 +256,32 @@ def test_the_status_says_whether_the_words_or_the_system_refused(where: Path, li
         ("cat 1", "process 1 is init, the kernel itself, not an LLM process"),
         ("wait 1", "process 1 is init, the kernel itself, which ends with `halt` only"),
         ("wait sim0", "is the driver of sim0, which ends with `halt` only"),
-        ("group foo", "there is no group 'foo'; `groups` lists those that there are, and `group foo kv_max=64MiB`"),
+        ("group /foo", "there is no group '/foo'; `groups` lists those that there are, and `group /foo kv_max=64MiB`"),
         ("cat -x 4", "there is no option -x; there are: -f, --raw"),
     ],
 )
 def test_refusals_say_what_is_true(where: Path, line: str, said: str) -> None:
     assert said in llmasos(where, *line.split()).stderr
+
+
+def test_a_group_that_a_verb_makes_outlives_it(where: Path, kernel: blocking.Client, agent: int) -> None:
+    home = kernel(Getinfo()).group.rpartition("/")[0]
+    made = llmasos(where, "group", "guests", "kv_max=64MiB")
+    assert (made.returncode, made.stderr) == (0, "")
+    assert re.search(rf"group +{home}/guests\n", made.stdout)
+    (found,) = kernel(GroupStat(f"{home}/guests"))
+    assert found.settings.kv_max == 64 << 20
+    assert llmasos(where, "join", "sleeper", "guests").returncode == 0
+    assert kernel(Getinfo(agent)).group == f"{home}/guests"
+    spawned = llmasos(where, "spawn", "guest", "--model", SIM, "--group", "guests", "--json")
+    assert json.loads(spawned.stdout)["group"] == f"{home}/guests"
+    assert "guests" in llmasos(where, "groups", "guests").stdout
+    for pid in (agent, json.loads(spawned.stdout)["pid"]):
+        kernel(Kill(pid, Signal.KILL))
+        kernel(Wait(pid))
+    assert llmasos(where, "group", "guests", "--remove").returncode == 0
+    with pytest.raises(SyscallError, match="ENOENT"):
+        kernel(GroupStat(f"{home}/guests"))
 
 
 def test_limits_without_effect_are_said(where: Path, agent: int) -> None:
