@@ -14,12 +14,12 @@ import sys
 try:
     import argparse
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
     from typing import TYPE_CHECKING
 
     from llmasos.syscalls import runtime
-    from llmasos.syscalls.errno import SyscallError, status_of
+    from llmasos.syscalls.errno import SyscallError
 except KeyboardInterrupt:  # whoever is impatient gets a prompt, and no traceback
     sys.stderr.write("llmasos: interrupted\n")
     sys.exit(130)
@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _act(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except SyscallError as error:
+        from llmasos.userland.shell.grammar import status_of
+
         status = _failed(str(error), status_of(error))
     except KeyboardInterrupt:
         sys.stderr.write("llmasos: interrupted\n")
@@ -82,14 +84,16 @@ def _act(words: list[str]) -> int:
     place, private, rest = oneshot.before_the_verb(words)
     if private and rest and rest[0] != "shell" and not rest[0].startswith("-"):
         why = f"--private is for a shell: `llmasos --private`, or `llmasos shell --private`; {rest[0]!r} does without"
-        return _failed(str(UsageError(why)), oneshot.MISUSED)
+        raise UsageError(why)
     if rest and rest[0] in oneshot.VERBS:
         return oneshot.main(place, rest[0], rest[1:])
     if rest and rest[0] == "__complete":
         from llmasos.userland.shell import completing
 
         return completing.main(runtime.locate(place), rest[1:])
-    parser = _parser()
+    parser, own = _parser()
+    if rest and rest[0] not in own and not rest[0].startswith("-"):
+        raise UsageError(oneshot.no_verb(rest[0], own))
     try:
         args, unknown = parser.parse_known_args(words)
         if unknown and args.verb != "boot":
@@ -108,7 +112,8 @@ class _Parser(argparse.ArgumentParser):
         (file or sys.stdout).write(self.format_help())
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
+    """The parser of the verbs that are no commands of the shell, and their names."""
     where = _Parser(add_help=False)
     where.add_argument(
         "--runtime",
@@ -167,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="print it as JSON")
     done = verb("completion", _completion, "print a script that completes llmasos in bash, zsh or fish")
     done.add_argument("shell", choices=("bash", "zsh", "fish"), help="for bash: `source <(llmasos completion bash)`")
-    return parser
+    return parser, verbs.choices
 
 
 def _epilog() -> str:

@@ -231,12 +231,19 @@ def test_the_shell_names_and_disowns_forks_too(where: Path, kernel: blocking.Cli
     [
         ("kill 999999", 1, "ESRCH"),
         ("group foo", 1, "ENOENT"),
-        ("cat 1", 1, "EINVAL"),
+        ("cat 1", 2, "EINVAL"),
         ("kill -HUP 3", 2, "EINVAL"),
         ("strace all --count 0", 2, "EINVAL"),
         ("top --seconds nan", 2, "EINVAL"),
         ("wait 1", 2, "EINVAL"),
-        ("models fly", 1, "EINVAL"),
+        ("models fly", 2, "EINVAL"),
+        ("spawn --nice 99 x", 2, "EINVAL"),
+        ("ps -o FOO", 2, "EINVAL"),
+        ("ps --sort FOO", 2, "EINVAL"),
+        ("group g foo=1", 2, "EINVAL"),
+        ("advise sim foo", 2, "EINVAL"),
+        ("read 1 -1", 2, "EINVAL"),
+        ("evict nothing", 1, "ENOENT"),
         ("run nothing.py", 1, "ENOENT"),
         ("man nothing", 1, "ENOENT"),
     ],
@@ -282,6 +289,36 @@ def test_a_group_that_a_verb_makes_outlives_it(where: Path, kernel: blocking.Cli
     assert llmasos(where, "group", "guests", "--remove").returncode == 0
     with pytest.raises(SyscallError, match="ENOENT"):
         kernel(GroupStat(f"{home}/guests"))
+
+
+@pytest.mark.parametrize("line", ["ps -o FOO", "group g foo=1", "read 1 -1", "kill 999999", "kill -HUP 3", "cat 1"])
+def test_the_shell_has_the_same_statuses(where: Path, line: str) -> None:
+    assert llmasos(where, "shell", "-c", line).returncode == llmasos(where, *line.split()).returncode
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("frob", "no verb 'frob'; `llmasos --help` lists them"),
+        ("spwan", "no verb 'spwan'; did you mean 'spawn'?"),
+        ("docter", "no verb 'docter'; did you mean 'doctor'?"),
+        ("jobs", "'jobs' is a command of the shell only"),
+        ("echo", "'echo' is a command of the shell only"),
+    ],
+)
+def test_a_verb_that_there_is_not_is_one_line(where: Path, name: str, said: str) -> None:
+    ended = llmasos(where, name, "hi")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"llmasos: EINVAL: {said}")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["kil", "kll", "hlat", "halts", "evit"])
+def test_what_destroys_is_never_proposed(where: Path, name: str) -> None:
+    for words in ((name,), ("shell", "-c", name)):
+        said = llmasos(where, *words).stderr
+        assert "EINVAL: " in said
+        assert not re.search("kill|halt'|evict", said), words
 
 
 def test_limits_without_effect_are_said(where: Path, agent: int) -> None:

@@ -4,22 +4,22 @@ The shell's declaration of the command (words.py) says how its words are read, a
 that a verb does what the command does. Words are separate here already: the operating system's shell has split and
 unquoted them. What a verb starts outlives it, because the verb itself is over at once.
 
-Exit statuses, the same as the shell's: 0 done; 1 refused or failed, with the errno in one line on stderr; 2 the words are
-not of the command's form; 130 Ctrl-C; of `run` the program's own.
+Exit statuses, the same as the shell's: 0 done; 1 refused or failed, with the errno in one line on stderr; 2 where that is
+EINVAL: the words are not of the command's form, or a value cannot be; 130 Ctrl-C; of `run` the program's own.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from llmasos.syscalls import runtime
-from llmasos.userland.shell.grammar import MANY, Command, Kind, Line, Option, Param, UsageError
+from llmasos.userland.shell.grammar import MANY, Command, Kind, Line, Option, Param, UsageError, nearest
 from llmasos.userland.shell.words import COMMANDS, SHELL_ONLY
 
 if TYPE_CHECKING:
@@ -70,6 +70,15 @@ def main(place: str | None, name: str, words: Sequence[str]) -> int:
         return alone(where, line) if alone is not None else _on_the_kernel(where, line)
     except UsageError as error:
         return _misused(f"llmasos: {error}")
+
+
+def no_verb(name: str, own: Collection[str]) -> str:
+    """What to say of a verb that there is not; `own` are those that are no commands of the shell."""
+    if name in SHELL_ONLY:
+        return f"{name!r} is a command of the shell only, which `llmasos` opens; `llmasos --help` lists the verbs"
+    near = nearest(name, (*own, *VERBS))
+    hint = f"did you mean {near!r}? " if near else ""
+    return f"no verb {name!r}; {hint}`llmasos --help` lists them"
 
 
 def _misused(text: str) -> int:
