@@ -291,6 +291,59 @@ def test_a_group_that_a_verb_makes_outlives_it(where: Path, kernel: blocking.Cli
         kernel(GroupStat(f"{home}/guests"))
 
 
+def test_spawn_prints_the_pid_and_a_hint_that_can_be_typed(where: Path, kernel: blocking.Client) -> None:
+    for name, typed in (("teller2", "teller2"), ("two words", "'two words'"), ("it's", None), (";", "';'"), ("  ", None)):
+        ended = llmasos(where, "spawn", name, "--model", SIM)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        found = re.fullmatch(r"\[(\d+)\] .* on .*: `say (.*) \.\.\.` talks to it\n", ended.stdout)
+        assert found is not None
+        assert found[2] == (typed or found[1])
+        line = parse(f"say {found[2]} hello", COMMANDS)
+        assert line is not None
+        assert line.text("PID") in (name, found[1])
+        kernel(Kill(int(found[1]), Signal.KILL))
+        kernel(Wait(int(found[1])))
+
+
+def test_a_devices_name_means_its_driver_unless_an_agent_is_wanted(where: Path, kernel: blocking.Client) -> None:
+    pid = kernel(Spawn(model=SIM, tokens=[1, 2], name="sim0"))
+    eventually(lambda: kernel(Getinfo(pid)).state is State.BLOCKED, "it waits for input")
+    assert json.loads(llmasos(where, "ps", "sim0", "--json").stdout)["kind"] == "driver"
+    assert json.loads(llmasos(where, "read", "sim0", "--json").stdout)["length"] == 2
+    assert llmasos(where, "limits", "sim0", "--tokens", "7").returncode == 0
+    assert kernel(Getinfo(pid)).limits.tokens == 7
+    old = next(row.os_pid for row in kernel(Ps()) if row.name == "driver:sim0")
+    assert llmasos(where, "kill", "-KILL", "sim0").returncode == 0
+    eventually(
+        lambda: any(row.name == "driver:sim0" and row.os_pid not in (0, old) for row in kernel(Ps())),
+        "the driver is another one",
+    )
+    assert kernel(Getinfo(pid)).state is not State.ZOMBIE
+    kernel(Kill(pid, Signal.KILL))
+    kernel(Wait(pid))
+
+
+def test_ps_leaves_out_agents_that_have_exited_and_says_so(where: Path, kernel: blocking.Client) -> None:
+    assert llmasos(where, "spawn", "leaver", "--model", SIM).returncode == 0
+    pid = next(row.pid for row in kernel(Ps()) if row.name == "leaver")
+    assert "leaver" in llmasos(where, "ps").stdout
+    kernel(Kill(pid, Signal.KILL))
+    eventually(lambda: kernel(Getinfo(pid)).state is State.ZOMBIE, "it has exited")
+    left = sum(row.state is State.ZOMBIE and row.ppid == 1 for row in kernel(Ps()))
+    usual = llmasos(where, "ps")
+    assert (usual.returncode, "leaver" in usual.stdout) == (0, False)
+    assert re.search(rf"^{left} exited agents? not shown: `wait NAME` tells how; `ps --all` shows", usual.stderr)
+    for words in (("ps", "--all"), ("ps", "--json"), ("ps", str(pid))):
+        shown = llmasos(where, *words)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert "leaver" in shown.stdout, words
+    typed = llmasos(where, "shell", "-c", "ps")
+    assert "leaver" not in typed.stdout
+    assert f"{left} exited agent" in typed.stdout + typed.stderr
+    assert "exited with 137" in llmasos(where, "wait", "leaver").stdout
+    assert "leaver" not in llmasos(where, "ps", "--all").stdout
+
+
 @pytest.mark.parametrize("line", ["ps -o FOO", "group g foo=1", "read 1 -1", "kill 999999", "kill -HUP 3", "cat 1"])
 def test_the_shell_has_the_same_statuses(where: Path, line: str) -> None:
     assert llmasos(where, "shell", "-c", line).returncode == llmasos(where, *line.split()).returncode

@@ -108,7 +108,8 @@ def _on_the_kernel(where: Path, line: Line) -> int:
             for text in words(kernel.boot):
                 screen.note(text)
         shell = Session(cast("System", _LateSystem(kernel)), screen, _ask, interactive=False)
-        shell.piped = not screen.terminal
+        # An answer is bare text then; of an agent that is only started, its line with the pid is the answer.
+        shell.piped = not screen.terminal and not (name == "spawn" and not line.has("TEXT"))
         if any(option.flag == "--detach" for option in line.command.options):
             line.values["--detach"] = ""
         _lasting_groups(kernel, line)

@@ -28,9 +28,11 @@ _LISTING = (
 
 _ALL = (
     # --- looking ---
-    Command("ps", "list the processes", (Param("PID", Kind.PID, required=False),), _LISTING,
-            details="With a PID: that process in detail. Wherever a PID is wanted, the name of a process will do.",
-            ),
+    Command("ps", "list the processes", (Param("PID", Kind.PID, required=False),), (
+        Option("--all", None, "agents that have exited, too"),
+        *_LISTING,
+    ), details="With a PID: that process in detail. Wherever a PID is wanted, the name of a process will do. Of an agent "
+               "that has exited the kernel keeps the status for an hour: `wait NAME` tells it."),
     Command("top", "watch processes, device and memory live, or as they were recorded",
             (Param("FILE", Kind.FILE, required=False),), (
         Option("--seconds", Kind.DECIMAL, "seconds between two looks (default 2)"),
