@@ -11,14 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
 
 from llmasos.syscalls import blocking
 from llmasos.syscalls.records import Signal, State
 from llmasos.syscalls.table import Getinfo, GroupCreate, Kill, Spawn
 from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.shell import completing
+from llmasos.userland.shell.completion import ShellCompleter
 from llmasos.userland.shell.grammar import Kind
 from llmasos.userland.shell.oneshot import VERBS
+from llmasos.userland.shell.words import COMMANDS
 from tests.booted import eventually
 from tests.userland.command_line import DEADLINE, llmasos
 from tests.userland.terminal import TAB, Terminal
@@ -137,6 +141,9 @@ def test_only_wait_is_offered_processes_that_have_exited(where: Path) -> None:
             assert candidates(where, verb, "la") == []
             assert str(pid) not in candidates(where, verb, "")
         assert candidates(where, "wait", "la") == ["late"]
+        for line, offered in (("wait la", ["late"]), ("kill la", []), ("say la", [])):
+            found = ShellCompleter(COMMANDS, kernel).get_completions(Document(line), CompleteEvent())
+            assert [one.text for one in found] == offered, line
 
 
 def test_bash_falls_back_to_names_of_files(environment: dict[str, str]) -> None:
