@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -30,6 +31,7 @@ from llmasos.simulator import gantt, simulate
 from llmasos.syscalls.records import GroupSettings
 from llmasos.syscalls.size import Size
 from llmasos.syscalls.table import Decode, Spawn
+from llmasos.userland.shell.words import GROUPS, SHELL_ONLY
 
 _BLOCK = re.compile(r"(<!-- block: (?P<name>[\w.]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -68,6 +70,12 @@ def _options(*records: type[Any]) -> str:
             wanted = form.wanted.partition(" such as")[0]
             rows.append(f"| `{field.name}` | {wanted} | {default} | {_cell(_said(record, field.name))} |")
     return "\n".join(rows)
+
+
+def _shell_only() -> str:
+    """The commands of the shell that are no verbs; `halt` is a verb of its own."""
+    names = [name for _, group in GROUPS for name in group if name in SHELL_ONLY and name != "halt"]
+    return textwrap.fill(", ".join(f"`{name}`" for name in names) + ".", 130)
 
 
 def _plain(value: object) -> str:
@@ -146,6 +154,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "config.kernel": lambda: _keys(settings.Tuning, KernelConfig),
     "config.device": lambda: _keys(settings.Device, DeviceConfig),
     "config.journal": lambda: _keys(settings.Journal, KernelConfig),
+    "shell.only": _shell_only,
     "config.groups": lambda: _keys(settings.GroupFile, GroupSettings),
 }
 

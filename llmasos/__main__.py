@@ -4,7 +4,7 @@ Every command of the shell is a verb, by the same code (userland/shell/oneshot.p
 are no commands: they boot kernels, need none, or are for the operating system's shell. Each verb is a program of its own,
 attached to the kernel of a runtime directory, and imports only what it needs, so that it starts at once.
 
-Exit statuses: 0 done; 1 an error, in one line on stderr; 2 a wrong command line; 130 Ctrl-C.
+Exit statuses: 0 done; 1 an error, in one line on stderr; 2 if that is EINVAL, of a wrong command line; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 try:
     import argparse
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
     from typing import TYPE_CHECKING
 
@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _act(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except SyscallError as error:
-        status = _failed(str(error))
+        from llmasos.userland.shell.grammar import status_of
+
+        status = _failed(str(error), status_of(error))
     except KeyboardInterrupt:
         sys.stderr.write("llmasos: interrupted\n")
         status = INTERRUPTED
@@ -68,24 +70,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _failed(reason: str) -> int:
+def _failed(reason: str, status: int = FAILED) -> int:
     from llmasos.userland.programs.screen import Screen
 
     Screen().error(f"llmasos: {reason}")
-    return FAILED
+    return status
 
 
 def _act(words: list[str]) -> int:
     from llmasos.userland.shell import oneshot
+    from llmasos.userland.shell.grammar import UsageError
 
-    place, rest = oneshot.place_before(words)
+    place, private, rest = oneshot.before_the_verb(words)
+    if private and rest and rest[0] != "shell" and not rest[0].startswith("-"):
+        why = f"--private is for a shell: `llmasos --private`, or `llmasos shell --private`; {rest[0]!r} does without"
+        raise UsageError(why)
     if rest and rest[0] in oneshot.VERBS:
         return oneshot.main(place, rest[0], rest[1:])
     if rest and rest[0] == "__complete":
         from llmasos.userland.shell import completing
 
         return completing.main(runtime.locate(place), rest[1:])
-    parser = _parser()
+    parser, own = _parser()
+    if rest and rest[0] not in own and not rest[0].startswith("-"):
+        raise UsageError(oneshot.no_verb(rest[0], own))
     try:
         args, unknown = parser.parse_known_args(words)
         if unknown and args.verb != "boot":
@@ -104,7 +112,8 @@ class _Parser(argparse.ArgumentParser):
         (file or sys.stdout).write(self.format_help())
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
+    """The parser of the verbs that are no commands of the shell, and their names."""
     where = _Parser(add_help=False)
     where.add_argument(
         "--runtime",
@@ -143,7 +152,10 @@ def _parser() -> argparse.ArgumentParser:
     opened = verb(
         "shell", _shell, "open a shell on your kernel, booted if need be, or run a script (commands may be piped in)"
     )
-    opened.add_argument("--private", action="store_true", help="on a kernel that ends with this shell")
+    # No default here: it would take the place of what was given before the verb.
+    opened.add_argument(
+        "--private", action="store_true", default=argparse.SUPPRESS, help="on a kernel that ends with this shell"
+    )
     opened.add_argument("-c", dest="command", metavar="COMMANDS", help="run these commands, and end")
     opened.add_argument(
         "file", nargs="?", default="", help="a script; its first line may be `#!/usr/bin/env -S llmasos shell`"
@@ -160,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="print it as JSON")
     done = verb("completion", _completion, "print a script that completes llmasos in bash, zsh or fish")
     done.add_argument("shell", choices=("bash", "zsh", "fish"), help="for bash: `source <(llmasos completion bash)`")
-    return parser
+    return parser, verbs.choices
 
 
 def _epilog() -> str:

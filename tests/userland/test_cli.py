@@ -46,6 +46,24 @@ def agent(where: Path) -> Iterator[int]:
         yield pid
 
 
+# --- before the verb --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", ["--private shell", "shell --private", "--runtime={} --private shell"])
+def test_a_private_shell_is_private_wherever_that_is_said(where: Path, line: str) -> None:
+    ended = llmasos(where, *line.format(where).split(), "-c", "ps")
+    assert (ended.returncode, ended.stdout) == (1, ""), "it does not come to the kernel that runs"
+    assert "a private one wants a place of its own" in ended.stderr
+
+
+def test_only_a_shell_is_private(where: Path) -> None:
+    for verb in ("ps", "status", "frob"):
+        ended = llmasos(where, "--private", verb)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert ended.stderr.startswith("llmasos: EINVAL: --private is for a shell"), verb
+        assert len(ended.stderr.splitlines()) == 1
+
+
 # --- without a kernel -----------------------------------------------------------------------------------------------
 
 
@@ -77,7 +95,7 @@ def test_the_version_needs_no_kernel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "fly", "ps --colour", "ps one two", "kill", "nice 3", "nice 3 much", "fork", "strace all --count",
+        "ps --colour", "ps one two", "kill", "nice 3", "nice 3 much", "fork", "strace all --count",
         "cat -x 4", "spawn", "top --seconds=a", "completion csh",
     ],
 )  # fmt: skip
@@ -229,7 +247,7 @@ def test_advice_is_given_and_shown(where: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "sim:0.1b" not in ended.stdout
     refused = llmasos(where, "advise", "sim:0.1b", "perhaps")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "willneed" in refused.stderr
 
 
@@ -417,7 +435,7 @@ def test_a_passphrase_comes_from_a_file(where: Path, agent: int, tmp_path: Path)
     assert llmasos(where, "checkpoint", str(agent), image, "--no-kv", *with_secret).returncode == 0
     for name, errno in (("wrong", "EPERM"), ("none", "EINVAL"), ("nowhere", "ENOENT")):
         ended = llmasos(where, "restore", image, "--passphrase-file", str(tmp_path / name))
-        assert ended.returncode == 1
+        assert ended.returncode == (2 if errno == "EINVAL" else 1)
         assert ended.stderr.startswith(f"llmasos: {errno}: ")
     ended = llmasos(where, "restore", image, *with_secret, "opened")
     assert ended.returncode == 0
@@ -430,7 +448,7 @@ def test_what_is_no_image_is_refused_in_one_line(where: Path, agent: int, tmp_pa
     (tmp_path / "diary").write_text("dear diary")
     for words in (("restore", "diary"), ("checkpoint", str(agent), "diary")):
         ended = llmasos(where, *words[:-1], str(tmp_path / "diary"))
-        assert ended.returncode == 1
+        assert ended.returncode == 2
         assert "no process image" in ended.stderr
         assert len(ended.stderr.splitlines()) == 1
     assert (tmp_path / "diary").read_text() == "dear diary"
@@ -473,7 +491,7 @@ def test_a_path_that_cannot_be_says_why_and_what_to_do_and_leaves_nothing(
         assert llmasos(where, "checkpoint", str(agent), "image").returncode == 0
     before = {path.name for path in tmp_path.iterdir()}
     ended = llmasos(where, *words)
-    assert ended.returncode == 1
+    assert ended.returncode == (2 if errno == "EINVAL" else 1)
     assert ended.stderr.startswith(f"llmasos: {errno}: ")
     assert told.format(place=tmp_path) in ended.stderr
     assert len(ended.stderr.splitlines()) == 1

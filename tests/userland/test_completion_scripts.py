@@ -11,13 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
 
 from llmasos.syscalls import blocking
-from llmasos.syscalls.table import GroupCreate, Spawn
+from llmasos.syscalls.records import Signal, State
+from llmasos.syscalls.table import Getinfo, GroupCreate, Kill, Spawn
 from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.shell import completing
+from llmasos.userland.shell.completion import ShellCompleter
 from llmasos.userland.shell.grammar import Kind
 from llmasos.userland.shell.oneshot import VERBS
+from llmasos.userland.shell.words import COMMANDS
+from tests.booted import eventually
 from tests.userland.command_line import DEADLINE, llmasos
 from tests.userland.terminal import TAB, Terminal
 
@@ -61,6 +67,8 @@ LINES = [  # what is typed before Tab, and what stands there then
     ("llmasos pagein sim:context", "llmasos pagein sim:context=256,vocab=100 "),
     ("llmasos restore image-f", "llmasos restore image-file.img "),
     ("llmasos completion fi", "llmasos completion fish "),
+    ("llmasos cat ./image-f", "llmasos cat ./image-file.img "),
+    ("llmasos shell image-f", "llmasos shell image-file.img "),
 ]
 
 SHELLS = {
@@ -121,6 +129,31 @@ def test_candidates_are_those_of_the_place_in_the_line(where: Path) -> None:
     assert candidates(where, "spawn", "a", "--group", "/ni") == ["/night", "/night/shift"]
     assert candidates(where, "run", "") == [completing.FILES]
     assert candidates(where, "fly", "") == []
+
+
+def test_only_wait_is_offered_processes_that_have_exited(where: Path) -> None:
+    with blocking.connect(where, name="test") as kernel:
+        pid = kernel(Spawn(model="sim:context=256,vocab=100", name="late"))
+        assert "late" in candidates(where, "say", "la")
+        kernel(Kill(pid, Signal.KILL))
+        eventually(lambda: kernel(Getinfo(pid)).state is State.ZOMBIE, "it has exited")
+        for verb in ("kill", "say", "ps"):
+            assert candidates(where, verb, "la") == []
+            assert str(pid) not in candidates(where, verb, "")
+        assert candidates(where, "wait", "la") == ["late"]
+        for line, offered in (("wait la", ["late"]), ("kill la", []), ("say la", [])):
+            found = ShellCompleter(COMMANDS, kernel).get_completions(Document(line), CompleteEvent())
+            assert [one.text for one in found] == offered, line
+
+
+def test_bash_falls_back_to_names_of_files(environment: dict[str, str]) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("bash is not installed here")
+    said = "source <(llmasos completion bash); complete -p llmasos"
+    shown = subprocess.run(
+        ["bash", "-c", said], env=environment, capture_output=True, text=True, timeout=DEADLINE, check=True
+    )
+    assert "-o default" in shown.stdout
 
 
 def test_a_name_that_a_shell_would_carry_out_is_not_put_into_its_line(where: Path) -> None:

@@ -55,7 +55,7 @@ def said(*words: str) -> str:
 
 def refusal(*words: str) -> str:
     done = llmasos(*words)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2 if done.stderr.startswith("llmasos: EINVAL: ") else 1, "")
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("llmasos: ")
     return done.stderr

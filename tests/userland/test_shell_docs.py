@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from llmasos.userland.shell.words import COMMANDS
+from llmasos.userland.shell.words import COMMANDS, SHELL_ONLY
 
 MANUAL = (Path(__file__).resolve().parents[2] / "docs" / "shell.md").read_text()
 
@@ -31,3 +32,8 @@ def test_the_manual_has_every_verb() -> None:
     assert "boot" in verbs
     for verb in verbs:
         assert f"`llmasos {verb}" in MANUAL or f"`{verb}" in MANUAL, verb
+
+
+def test_the_manual_says_which_commands_are_no_verbs() -> None:
+    listed = MANUAL.partition("are about a shell or a script, are not:")[2].partition("<!-- end -->")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == SHELL_ONLY - {"halt"}

@@ -160,7 +160,7 @@ def test_rows_are_sorted_by_value_and_not_by_letters(where: Path) -> None:
         pids = [row["pid"] for row in rows]
         assert pids == sorted(pids)[::step]
     ended = llmasos(where, "ps", "--sort", "COLOUR")
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "there is no column 'COLOUR'; there are PID, " in ended.stderr
 
 

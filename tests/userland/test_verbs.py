@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from llmasos.syscalls import blocking
-from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import State
-from llmasos.syscalls.table import BY_NAME, Getinfo, Kill, Ps, Spawn
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Signal, State
+from llmasos.syscalls.table import BY_NAME, Getinfo, GroupStat, Kill, Ps, Spawn, Wait
 from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.shell import man, oneshot
 from llmasos.userland.shell.grammar import Line, UsageError, parse
@@ -79,7 +79,11 @@ def test_every_command_is_a_verb_unless_it_is_about_a_shell() -> None:
         ("nice alice -5", {"PID": "alice", "VALUE": "-5"}, []),
         ("say bob what\\'s new?", {"PID": "bob", "TEXT": "what's new?"}, []),
         ("say bob --max 3 hello there", {"PID": "bob", "--max": "3", "TEXT": "hello there"}, []),
-        ("say bob hello --max 3", {"PID": "bob", "TEXT": "hello --max 3"}, []),
+        ("say bob hello --max 3", {"PID": "bob", "--max": "3", "TEXT": "hello"}, []),
+        ("say bob 'My name is Ann' --json", {"PID": "bob", "--json": "", "TEXT": "My name is Ann"}, []),
+        ("spawn jk well --nice 5 hello", {"NAME": "jk", "--nice": "5", "TEXT": "well hello"}, []),
+        ("say bob -5 '- no list' --- ok", {"PID": "bob", "TEXT": "-5 - no list --- ok"}, []),
+        ("say bob hello -- --json", {"PID": "bob", "TEXT": "hello --json"}, []),
         ("say bob -- --max 3", {"PID": "bob", "TEXT": "--max 3"}, []),
         ("say bob 'a  b' c", {"PID": "bob", "TEXT": "a  b c"}, []),
         ("spawn a --system 'Be brief.' --seed=3", {"NAME": "a", "--system": "Be brief.", "--seed": "3"}, []),
@@ -94,7 +98,10 @@ def test_separate_words_are_read_by_the_form_of_the_command(line: str, values: d
     assert (found.values, found.words) == (values, words)
 
 
-@pytest.mark.parametrize("line", ["kill", "cat -x 4", "ps a b", "fork 3 two", "ps -o", "ps --wide=1", "join 3"])
+@pytest.mark.parametrize(
+    "line",
+    ["kill", "cat -x 4", "ps a b", "fork 3 two", "ps -o", "ps --wide=1", "join 3", "say 3 hi --jsno", "spawn a hi -j"],
+)
 def test_words_of_no_form_are_refused(line: str) -> None:
     with pytest.raises(UsageError):
         read(line)
@@ -224,12 +231,19 @@ def test_the_shell_names_and_disowns_forks_too(where: Path, kernel: blocking.Cli
     [
         ("kill 999999", 1, "ESRCH"),
         ("group foo", 1, "ENOENT"),
-        ("cat 1", 1, "EINVAL"),
+        ("cat 1", 2, "EINVAL"),
         ("kill -HUP 3", 2, "EINVAL"),
         ("strace all --count 0", 2, "EINVAL"),
         ("top --seconds nan", 2, "EINVAL"),
         ("wait 1", 2, "EINVAL"),
-        ("models fly", 1, "EINVAL"),
+        ("models fly", 2, "EINVAL"),
+        ("spawn --nice 99 x", 2, "EINVAL"),
+        ("ps -o FOO", 2, "EINVAL"),
+        ("ps --sort FOO", 2, "EINVAL"),
+        ("group g foo=1", 2, "EINVAL"),
+        ("advise sim foo", 2, "EINVAL"),
+        ("read 1 -1", 2, "EINVAL"),
+        ("evict nothing", 1, "ENOENT"),
         ("run nothing.py", 1, "ENOENT"),
         ("man nothing", 1, "ENOENT"),
     ],
@@ -249,12 +263,115 @@ def test_the_status_says_whether_the_words_or_the_system_refused(where: Path, li
         ("cat 1", "process 1 is init, the kernel itself, not an LLM process"),
         ("wait 1", "process 1 is init, the kernel itself, which ends with `halt` only"),
         ("wait sim0", "is the driver of sim0, which ends with `halt` only"),
-        ("group foo", "there is no group 'foo'; `groups` lists those that there are, and `group foo kv_max=64MiB`"),
+        ("group /foo", "there is no group '/foo'; `groups` lists those that there are, and `group /foo kv_max=64MiB`"),
         ("cat -x 4", "there is no option -x; there are: -f, --raw"),
     ],
 )
 def test_refusals_say_what_is_true(where: Path, line: str, said: str) -> None:
     assert said in llmasos(where, *line.split()).stderr
+
+
+def test_a_group_that_a_verb_makes_outlives_it(where: Path, kernel: blocking.Client, agent: int) -> None:
+    home = kernel(Getinfo()).group.rpartition("/")[0]
+    made = llmasos(where, "group", "guests", "kv_max=64MiB")
+    assert (made.returncode, made.stderr) == (0, "")
+    assert re.search(rf"group +{home}/guests\n", made.stdout)
+    (found,) = kernel(GroupStat(f"{home}/guests"))
+    assert found.settings.kv_max == 64 << 20
+    assert llmasos(where, "join", "sleeper", "guests").returncode == 0
+    assert kernel(Getinfo(agent)).group == f"{home}/guests"
+    spawned = llmasos(where, "spawn", "guest", "--model", SIM, "--group", "guests", "--json")
+    assert json.loads(spawned.stdout)["group"] == f"{home}/guests"
+    assert "guests" in llmasos(where, "groups", "guests").stdout
+    for pid in (agent, json.loads(spawned.stdout)["pid"]):
+        kernel(Kill(pid, Signal.KILL))
+        kernel(Wait(pid))
+    assert llmasos(where, "group", "guests", "--remove").returncode == 0
+    with pytest.raises(SyscallError, match="ENOENT"):
+        kernel(GroupStat(f"{home}/guests"))
+
+
+def test_spawn_prints_the_pid_and_a_hint_that_can_be_typed(where: Path, kernel: blocking.Client) -> None:
+    for name, typed in (("teller2", "teller2"), ("two words", "'two words'"), ("it's", None), (";", "';'"), ("  ", None)):
+        ended = llmasos(where, "spawn", name, "--model", SIM)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        found = re.fullmatch(r"\[(\d+)\] .* on .*: `say (.*) \.\.\.` talks to it\n", ended.stdout)
+        assert found is not None
+        assert found[2] == (typed or found[1])
+        line = parse(f"say {found[2]} hello", COMMANDS)
+        assert line is not None
+        assert line.text("PID") in (name, found[1])
+        kernel(Kill(int(found[1]), Signal.KILL))
+        kernel(Wait(int(found[1])))
+
+
+def test_a_devices_name_means_its_driver_unless_an_agent_is_wanted(where: Path, kernel: blocking.Client) -> None:
+    pid = kernel(Spawn(model=SIM, tokens=[1, 2], name="sim0"))
+    eventually(lambda: kernel(Getinfo(pid)).state is State.BLOCKED, "it waits for input")
+    assert json.loads(llmasos(where, "ps", "sim0", "--json").stdout)["kind"] == "driver"
+    assert json.loads(llmasos(where, "read", "sim0", "--json").stdout)["length"] == 2
+    assert llmasos(where, "limits", "sim0", "--tokens", "7").returncode == 0
+    assert kernel(Getinfo(pid)).limits.tokens == 7
+    old = next(row.os_pid for row in kernel(Ps()) if row.name == "driver:sim0")
+    assert llmasos(where, "kill", "-KILL", "sim0").returncode == 0
+    eventually(
+        lambda: any(row.name == "driver:sim0" and row.os_pid not in (0, old) for row in kernel(Ps())),
+        "the driver is another one",
+    )
+    assert kernel(Getinfo(pid)).state is not State.ZOMBIE
+    kernel(Kill(pid, Signal.KILL))
+    kernel(Wait(pid))
+
+
+def test_ps_leaves_out_agents_that_have_exited_and_says_so(where: Path, kernel: blocking.Client) -> None:
+    assert llmasos(where, "spawn", "leaver", "--model", SIM).returncode == 0
+    pid = next(row.pid for row in kernel(Ps()) if row.name == "leaver")
+    assert "leaver" in llmasos(where, "ps").stdout
+    kernel(Kill(pid, Signal.KILL))
+    eventually(lambda: kernel(Getinfo(pid)).state is State.ZOMBIE, "it has exited")
+    left = sum(row.state is State.ZOMBIE and row.ppid == 1 for row in kernel(Ps()))
+    usual = llmasos(where, "ps")
+    assert (usual.returncode, "leaver" in usual.stdout) == (0, False)
+    assert re.search(rf"^{left} exited agents? not shown: `wait NAME` tells how; `ps --all` shows", usual.stderr)
+    for words in (("ps", "--all"), ("ps", "--json"), ("ps", str(pid))):
+        shown = llmasos(where, *words)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert "leaver" in shown.stdout, words
+    typed = llmasos(where, "shell", "-c", "ps")
+    assert "leaver" not in typed.stdout
+    assert f"{left} exited agent" in typed.stdout + typed.stderr
+    assert "exited with 137" in llmasos(where, "wait", "leaver").stdout
+    assert "leaver" not in llmasos(where, "ps", "--all").stdout
+
+
+@pytest.mark.parametrize("line", ["ps -o FOO", "group g foo=1", "read 1 -1", "kill 999999", "kill -HUP 3", "cat 1"])
+def test_the_shell_has_the_same_statuses(where: Path, line: str) -> None:
+    assert llmasos(where, "shell", "-c", line).returncode == llmasos(where, *line.split()).returncode
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("frob", "no verb 'frob'; `llmasos --help` lists them"),
+        ("spwan", "no verb 'spwan'; did you mean 'spawn'?"),
+        ("docter", "no verb 'docter'; did you mean 'doctor'?"),
+        ("jobs", "'jobs' is a command of the shell only"),
+        ("echo", "'echo' is a command of the shell only"),
+    ],
+)
+def test_a_verb_that_there_is_not_is_one_line(where: Path, name: str, said: str) -> None:
+    ended = llmasos(where, name, "hi")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"llmasos: EINVAL: {said}")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["kil", "kll", "hlat", "halts", "evit"])
+def test_what_destroys_is_never_proposed(where: Path, name: str) -> None:
+    for words in ((name,), ("shell", "-c", name)):
+        said = llmasos(where, *words).stderr
+        assert "EINVAL: " in said
+        assert not re.search("kill|halt'|evict", said), words
 
 
 def test_limits_without_effect_are_said(where: Path, agent: int) -> None:

@@ -19,6 +19,7 @@ from llmasos.userland.programs.listing import Field, Listing
 from llmasos.userland.programs.table import NAME
 
 R = TypeVar("R")
+_INIT = 1  # init's pid
 
 
 class Kernel(Protocol):
@@ -46,6 +47,17 @@ def processes(kernel: Kernel, accept: Callable[[ProcessInfo], bool] = lambda _: 
         if len(page) < limits.MAX_LIST:
             return rows
         after = page[-1].pid
+
+
+def exited(info: ProcessInfo) -> bool:
+    """Whether it is an agent that outlived its program and has ended: the kernel keeps its status for who asks."""
+    return info.kind is Kind.LLM and info.state is State.ZOMBIE and info.ppid == _INIT
+
+
+def not_shown(count: int) -> str:
+    """What is said of exited agents that are left out."""
+    them = ("it", "") if count == 1 else ("them", "s")
+    return f"{count} exited agent{them[1]} not shown: `wait NAME` tells how; `ps --all` shows {them[0]}"
 
 
 def state(info: ProcessInfo) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from llmasos.syscalls.errno import SyscallError
 from llmasos.userland.programs.ps import Kernel
 from llmasos.userland.shell.grammar import MANY, Command, Kind
-from llmasos.userland.shell.oneshot import VERBS, place_before
+from llmasos.userland.shell.oneshot import VERBS, before_the_verb
 
 if TYPE_CHECKING:
     from llmasos.syscalls.records import ProcessInfo
@@ -50,7 +50,7 @@ def candidates(where: Path, words: list[str]) -> Candidates:
     from llmasos.syscalls import runtime
 
     word = words[-1] if words else ""
-    place, before = place_before(words[:-1])
+    place, _, before = before_the_verb(words[:-1])
     if place is not None:
         where = runtime.locate(place)
     if before and before[-1] == "--runtime":
@@ -60,11 +60,18 @@ def candidates(where: Path, words: list[str]) -> Candidates:
         found = verbs + [(name, command.summary) for name, command in VERBS.items()]
     elif before[0] in VERBS:
         found = _of_command(where, VERBS[before[0]], before[1:], word)
+    elif _names_a_file(before, word):
+        return [(FILES, "")]
     else:
         found = [(one, "") for one in OWN.get(before[0], ("", ()))[1]]
     if found == [(FILES, "")]:
         return found
     return sorted((one, meaning) for one, meaning in found if one.startswith(word) and _PLAIN.fullmatch(one))
+
+
+def _names_a_file(before: list[str], word: str) -> bool:
+    """Whether the word of a verb that is no command of the shell is the name of a file."""
+    return before[-1] == "--config" or (before[0] == "shell" and before[-1] != "-c" and not word.startswith("-"))
 
 
 def _of_command(where: Path, command: Command, before: list[str], word: str) -> Candidates:
@@ -76,11 +83,15 @@ def _of_command(where: Path, command: Command, before: list[str], word: str) -> 
 
             dashed += [(f"-{signal.name}", "signal") for signal in Signal if signal.name not in ("CHLD", "XCPU")]
         return dashed
-    if kind is Kind.FILE:
+    if kind is Kind.FILE or (
+        command.name == "cat" and kind is Kind.AGENT and ("/" in word or word.startswith((".", "~")))
+    ):
         return [(FILES, "")]
     if kind in (Kind.COLUMN, Kind.COLUMNS):
         return _columns(command.name, word)
     ask = _ASK.get(kind) if kind is not None else None
+    if kind is Kind.PID and command.name == "wait":
+        ask = _with_kernel(_waited_for)
     if ask is None:
         return []
     try:
@@ -127,11 +138,14 @@ def _with_kernel(ask: Callable[[Kernel], Candidates]) -> Callable[[Path], Candid
     return asked
 
 
-def _processes(kernel: Kernel, *, agents: bool = False) -> Candidates:
+def _processes(kernel: Kernel, *, agents: bool = False, exited: bool = False) -> Candidates:
     from llmasos.syscalls.records import Kind as ProcessKind
+    from llmasos.syscalls.records import State
     from llmasos.userland.programs import ps
 
     def wanted(row: ProcessInfo) -> bool:
+        if row.state is State.ZOMBIE and not exited:
+            return False
         if agents:
             return row.kind is ProcessKind.LLM
         return row.kind is not ProcessKind.INIT and row.name != "complete"
@@ -145,6 +159,10 @@ def _processes(kernel: Kernel, *, agents: bool = False) -> Candidates:
 
 def _agents(kernel: Kernel) -> Candidates:
     return _processes(kernel, agents=True)
+
+
+def _waited_for(kernel: Kernel) -> Candidates:
+    return _processes(kernel, exited=True)
 
 
 def _models(kernel: Kernel) -> Candidates:
@@ -228,7 +246,7 @@ _llmasos() {
     done < <("${words[0]}" __complete "${words[@]:1}" 2>/dev/null)
     COMPREPLY=("${found[@]}")
 }
-complete -F _llmasos llmasos
+complete -o default -F _llmasos llmasos
 """
 
 _ZSH = """\

@@ -137,7 +137,7 @@ class ShellCompleter(Completer):
         self._kernel = kernel
         self._variables_of = shell.variables if shell is not None else Variables()
         self._jobs = shell.jobs if shell is not None else Jobs()
-        self._known: dict[Kind, tuple[float, Candidates]] = {}
+        self._known: dict[tuple[Kind, bool], tuple[float, Candidates]] = {}
         self._paths = PathCompleter(expanduser=True)
         self._programs: tuple[float, list[str]] = (float("-inf"), [])
 
@@ -200,6 +200,8 @@ class ShellCompleter(Completer):
             yield from _matching(word, self._names(command.name))
         else:
             yield from _matching(word, self._candidates(what.kind, word))
+            if command.name == "wait":
+                yield from _matching(word, self._candidates(Kind.PID, word, exited=True))
 
     def _names(self, command: str) -> Candidates:
         """Words of the commands of the language."""
@@ -237,24 +239,24 @@ class ShellCompleter(Completer):
             self._programs = (time.monotonic(), names)
         return names
 
-    def _candidates(self, kind: Kind, word: str) -> Candidates:
+    def _candidates(self, kind: Kind, word: str, *, exited: bool = False) -> Candidates:
         match kind:
             case Kind.COMMAND:
                 return [(name, command.summary) for name, command in self._commands.items()]
             case Kind.JOB:
                 return [(f"%{job.number}", job.source) for job in self._jobs]
-        ask = _ASK.get(kind)
+        ask = _exited if exited else _ASK.get(kind)
         if ask is None:
             return []
         now = time.monotonic()
-        then, found = self._known.get(kind, (float("-inf"), []))
+        then, found = self._known.get((kind, exited), (float("-inf"), []))
         if now - then > FRESH_SECONDS:
             try:
                 found = ask(self._kernel)
             except SyscallError:
                 found = []
-            self._known[kind] = (now, found)
-        if kind in (Kind.PID, Kind.AGENT) and word.startswith("%"):
+            self._known[kind, exited] = (now, found)
+        if kind in (Kind.PID, Kind.AGENT) and not exited and word.startswith("%"):
             return self._candidates(Kind.JOB, word)
         return found
 
@@ -296,11 +298,19 @@ def _named(rows: list[ProcessInfo]) -> Candidates:
 
 
 def _pids(kernel: Kernel) -> Candidates:
-    return _named([row for row in processes(kernel) if row.kind is not ProcessKind.INIT])
+    return _named([row for row in _living(kernel) if row.kind is not ProcessKind.INIT])
 
 
 def _agents(kernel: Kernel) -> Candidates:
-    return _named([row for row in processes(kernel) if row.kind is ProcessKind.LLM and row.state is not State.ZOMBIE])
+    return _named([row for row in _living(kernel) if row.kind is ProcessKind.LLM])
+
+
+def _exited(kernel: Kernel) -> Candidates:
+    return _named([row for row in processes(kernel) if row.state is State.ZOMBIE])
+
+
+def _living(kernel: Kernel) -> list[ProcessInfo]:
+    return [row for row in processes(kernel) if row.state is not State.ZOMBIE]
 
 
 def _groups(kernel: Kernel) -> Candidates:

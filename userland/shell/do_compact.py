@@ -11,7 +11,7 @@ KEEP = 2  # turns that stay, by default
 
 @does("compact")
 def _compact(shell: Session, line: Line) -> None:
-    agent = shell.agent(shell.pid(line.text("PID")))
+    agent = shell.agent(shell.pid(line.text("PID"), agent=True))
     before, keep = shell.info(agent.pid), line.integer("--keep", KEEP, least=0)
     length = agent.compact(drop=line.has("--drop"), keep=keep)
     name = printable(before.name, one_line=True)

@@ -82,7 +82,7 @@ def _nice(shell: Session, line: Line) -> None:
 
 @does("migrate")
 def _migrate(shell: Session, line: Line) -> None:
-    pid, device = shell.pid(line.text("PID")), line.text("DEVICE")
+    pid, device = shell.pid(line.text("PID"), agent=True), line.text("DEVICE")
     with arrival(shell):
         shell.kernel(Setsched(pid=pid, device=device))
     info = shell.info(pid)
@@ -95,7 +95,7 @@ def _migrate(shell: Session, line: Line) -> None:
 
 @does("exec")
 def _exec(shell: Session, line: Line) -> None:
-    agent = shell.agent(shell.pid(line.text("PID")))
+    agent = shell.agent(shell.pid(line.text("PID"), agent=True))
     with arrival(shell):
         length = agent.exec(line.text("MODEL"), dtype=line.text("--dtype"))
     if line.has("--json"):
@@ -108,7 +108,7 @@ def _exec(shell: Session, line: Line) -> None:
 
 @does("fork")
 def _fork(shell: Session, line: Line) -> None:
-    pid, count = shell.pid(line.text("PID")), line.integer("N", 1, least=1)
+    pid, count = shell.pid(line.text("PID"), agent=True), line.integer("N", 1, least=1)
     called_so = name_for_a_process(line.text("--name")) if line.has("--name") else ""
     children = shell.kernel(Fork(pid=pid, count=count, detached=shell.lets_live(line), name=called_so))
     rows = [shell.info(child) for child in children]
@@ -135,13 +135,13 @@ def name_for_a_process(name: str) -> str:
 
 @does("rename")
 def _rename(shell: Session, line: Line) -> None:
-    pid = shell.pid(line.text("PID"))
+    pid = shell.pid(line.text("PID"), agent=True)
     shell.kernel(Rename(pid, name_for_a_process(line.text("NAME"))))
 
 
 @does("limits")
 def _limits(shell: Session, line: Line) -> None:
-    pid = shell.pid(line.text("PID"))
+    pid = shell.pid(line.text("PID"), agent=True)
     now = shell.kernel(Setlimits(pid=pid))
     wanted = msgspec.structs.replace(
         now,

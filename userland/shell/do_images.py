@@ -12,7 +12,7 @@ from llmasos.userland.shell.session import Session, does
 
 @does("checkpoint")
 def _checkpoint(shell: Session, line: Line) -> None:
-    pid = shell.pid(line.text("PID"))
+    pid = shell.pid(line.text("PID"), agent=True)
     kv, secret = not line.has("--no-kv"), line.text("--passphrase-file")
     written, said = images.checkpoint(shell.kernel, pid, line.text("FILE"), kv=kv, passphrase_file=secret)
     if line.has("--json"):

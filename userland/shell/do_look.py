@@ -19,7 +19,7 @@ from llmasos.userland.shell.session import Session, does
 @does("ps")
 def _ps(shell: Session, line: Line) -> None:
     if not line.has("PID"):
-        ps.LISTING.show(shell.screen, ps.processes(shell.kernel), Asked.of(line))
+        _table(shell, line)
         return
     info = shell.info(shell.pid(line.text("PID")))
     if line.has("-o") or line.has("--sort"):
@@ -28,6 +28,15 @@ def _ps(shell: Session, line: Line) -> None:
         document(shell.screen, info)
     else:
         shell.screen.pairs(ps.details(info))
+
+
+def _table(shell: Session, line: Line) -> None:
+    """The process table. People see agents that have exited if they ask for them, programs (`--json`) always."""
+    rows = ps.processes(shell.kernel)
+    shown = rows if line.has("--all") or line.has("--json") else [row for row in rows if not ps.exited(row)]
+    ps.LISTING.show(shell.screen, shown, Asked.of(line))
+    if len(shown) < len(rows):
+        shell.remark(ps.not_shown(len(rows) - len(shown)))
 
 
 @does("top")
@@ -124,7 +133,7 @@ def _trace(shell: Session, line: Line) -> None:
 @does("read")
 def _read(shell: Session, line: Line) -> None:
     limit = line.integer("N", MAX_TOKENS_PER_CALL)
-    pid, position = shell.pid(line.text("PID")), line.integer("FROM", 0)
+    pid, position = shell.pid(line.text("PID"), agent=True), line.integer("FROM", 0)
     if position < 0 or limit < 1:
         reason = f"read wants FROM of at least 0 and N of at least 1, found {position} and {limit}"
         raise SyscallError(Errno.EINVAL, reason)

@@ -73,7 +73,7 @@ def _disown(shell: Session, line: Line) -> None:
             raise SyscallError(Errno.ENOTSUP, reason)
         pid = job.pid
     else:
-        pid = shell.pid(word)
+        pid = shell.pid(word, agent=True)
     shell.agent(pid).detach()
     shell.jobs.forget_answer(pid)
 

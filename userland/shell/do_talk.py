@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Generator
 from contextlib import closing, nullcontext
@@ -44,6 +45,7 @@ from llmasos.userland.shell.tty import Interrupted, Suspended
 
 POLL_SECONDS = 0.05
 SETTLE_SECONDS = 10.0
+_PLAIN = re.compile(r"[\w.@+-]+")  # a name that is a word of its own
 _YOU = "you: "
 _ENDINGS = {
     Finish.LENGTH: "as many tokens as it was allowed; `say` goes on, --max allows more",
@@ -92,7 +94,15 @@ def _spawn(shell: Session, line: Line) -> None:
     elif not shell.piped:
         shown = printable(name, one_line=True)
         model = printable(called(agent.model.name), one_line=True)
-        shell.screen.line(f"[{agent.pid}] {shown} on {model}: `say {shown} ...` talks to it")
+        shell.screen.line(f"[{agent.pid}] {shown} on {model}: `say {_typed(name, agent.pid)} ...` talks to it")
+
+
+def _typed(name: str, pid: int) -> str:
+    """A name as a person types it: in quotes, if it needs them; the pid, if they would not do."""
+    if _PLAIN.fullmatch(name):
+        return name
+    quoted = name.strip() == name and printable(name, one_line=True) == name and not set(name) & set("'\"$`\\")
+    return f"'{name}'" if quoted else str(pid)
 
 
 def _with_input(shell: Session, line: Line) -> str:
@@ -108,7 +118,7 @@ def _thinking(word: str) -> bool | str | None:
 
 @does("say")
 def _say(shell: Session, line: Line) -> None:
-    agent = shell.agent(shell.pid(line.text("PID")))
+    agent = shell.agent(shell.pid(line.text("PID"), agent=True))
     text = _with_input(shell, line)
     if not text:
         raise UsageError(f"say: there is nothing to say: neither TEXT nor input has any. Usage: {line.command.usage}")
@@ -129,7 +139,7 @@ def _say(shell: Session, line: Line) -> None:
 
 @does("chat")
 def _chat(shell: Session, line: Line) -> None:
-    agent = shell.agent(shell.pid(line.text("PID")))
+    agent = shell.agent(shell.pid(line.text("PID"), agent=True))
     name = printable(shell.info(agent.pid).name, one_line=True)
     shell.screen.line(f"an empty line or Ctrl-D leaves {name}", "dim")
     while True:
@@ -425,7 +435,7 @@ def is_path(word: str) -> bool:
 
 def _pid_or_file(shell: Session, word: str) -> int:
     try:
-        return shell.pid(word)
+        return shell.pid(word, agent=True)
     except SyscallError as error:
         if error.errno is Errno.ESRCH and os.path.exists(word):
             raise SyscallError(Errno.ESRCH, f"{error.reason}; a file is named with a slash: `cat ./{word}`") from None

@@ -27,7 +27,7 @@ from llmasos.syscalls.table import StatsCall
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.figures import duration, number
 from llmasos.userland.shell import expansion, files, hosts, pipes, syntax
-from llmasos.userland.shell.grammar import MANY, Argument, Kind, UsageError, expected, line_of, unknown
+from llmasos.userland.shell.grammar import MANY, Argument, Kind, UsageError, expected, line_of, status_of, unknown
 from llmasos.userland.shell.jobs import Pipeline as Job
 from llmasos.userland.shell.session import DO, INTERRUPTED, Session
 from llmasos.userland.shell.tree import (
@@ -116,7 +116,7 @@ def failed(shell: Session, error: SyscallError) -> int:
     shell.screen.error(str(error))
     if error.errno is Errno.EPIPE and not shell.alive():
         shell.status = 1
-    return 2 if isinstance(error, UsageError) else 1
+    return status_of(error)
 
 
 # --- lists ----------------------------------------------------------------------------------------------------------

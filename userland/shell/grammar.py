@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,6 +23,12 @@ class UsageError(SyscallError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(Errno.EINVAL, reason)
+
+
+def status_of(error: SyscallError) -> int:
+    """The exit status that an error is, for verbs and in the shell: 2 for EINVAL, which says that the words are wrong,
+    1 for what the system refused or failed to do."""
+    return 2 if error.errno is Errno.EINVAL else 1
 
 
 class Kind(enum.Enum):
@@ -51,6 +57,7 @@ class Kind(enum.Enum):
     TOPIC = "TOPIC"  # of `man`
 
 
+_DESTROY = ("kill", "halt", "evict")  # commands whose doing is not undone
 MANY = (Kind.WORDS, Kind.MODELS)
 
 
@@ -364,8 +371,13 @@ def _take_option(scanner: Words, read: Line, option: Option, word: str) -> None:
 
 def unknown(name: str, commands: dict[str, Command]) -> str:
     """What to say of a command that there is not, with the nearest that there is."""
+    near = nearest(name, commands)
+    hint = f"did you mean {near!r}?" if near else "`help` lists the commands"
+    return f"there is no command {name!r}; {hint}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The one of the names that is most like `name`; empty if none is. What destroys is never proposed."""
     import difflib
 
-    near = difflib.get_close_matches(name, commands, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "`help` lists the commands"
-    return f"there is no command {name!r}; {hint}"
+    return next(iter(difflib.get_close_matches(name, [one for one in known if one not in _DESTROY], n=1)), "")

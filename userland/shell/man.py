@@ -114,7 +114,10 @@ def of_command(command: Command, *, verb: bool = False) -> list[Part]:
     if before:
         parts += [
             Part("EXIT STATUS", heading=True),
-            Part("0 done; 1 refused or failed, with the error in one line on stderr; 2 a wrong command line; 130 Ctrl-C"),
+            Part(
+                "0 done; 1 refused or failed, with the error in one line on stderr; 2 if that is EINVAL (a wrong word, "
+                "or a value that cannot be); 130 Ctrl-C"
+            ),
         ]
     return parts
 

@@ -4,21 +4,22 @@ The shell's declaration of the command (words.py) says how its words are read, a
 that a verb does what the command does. Words are separate here already: the operating system's shell has split and
 unquoted them. What a verb starts outlives it, because the verb itself is over at once.
 
-Exit statuses, the same as the shell's: 0 done; 1 refused or failed, with the errno in one line on stderr; 2 the words are
-not of the command's form; 130 Ctrl-C; of `run` the program's own.
+Exit statuses, the same as the shell's: 0 done; 1 refused or failed, with the errno in one line on stderr; 2 where that is
+EINVAL: the words are not of the command's form, or a value cannot be; 130 Ctrl-C; of `run` the program's own.
 """
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from llmasos.syscalls import runtime
-from llmasos.userland.shell.grammar import MANY, Command, Kind, Line, Option, Param, UsageError
+from llmasos.userland.shell.grammar import MANY, Command, Kind, Line, Option, Param, UsageError, nearest
 from llmasos.userland.shell.words import COMMANDS, SHELL_ONLY
 
 if TYPE_CHECKING:
@@ -29,18 +30,24 @@ DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # 130: 128 + SIGINT, as shell
 BOOTS = ("spawn", "restore")  # verbs that boot a kernel where none runs
 FOLLOWS = ("-f",)  # options with which a command goes on, and so over the death of a kernel
 _RUNTIME = Option("--runtime", Kind.FILE, "the kernel's runtime directory")
+_FLAG = re.compile(r"--?[A-Za-z][\w-]*(=\S*)?")  # a word that is meant as an option, and not as text
+_PRIVATE = "--private"  # of a shell only
 VERBS = {name: command for name, command in COMMANDS.items() if name not in SHELL_ONLY}
 
 
-def place_before(words: list[str]) -> tuple[str | None, list[str]]:
-    """The runtime directory that `--runtime DIR` names before the verb, if it does, and the words behind that."""
-    place = None
-    while words and words[0].partition("=")[0] == _RUNTIME.flag:
-        _, equals, value = words[0].partition("=")
-        if not equals and len(words) < 2:
+def before_the_verb(words: list[str]) -> tuple[str | None, bool, list[str]]:
+    """What stands before the verb: the runtime directory that `--runtime DIR` names, if it does, and whether `--private`
+    is there; and the words behind that."""
+    place, private = None, False
+    while words:
+        flag, equals, value = words[0].partition("=")
+        if words[0] == _PRIVATE:
+            private, words = True, words[1:]
+        elif flag == _RUNTIME.flag and (equals or len(words) > 1):
+            place, words = (value, words[1:]) if equals else (words[1], words[2:])
+        else:
             break
-        place, words = (value, words[1:]) if equals else (words[1], words[2:])
-    return place, words
+    return place, private, words
 
 
 def main(place: str | None, name: str, words: Sequence[str]) -> int:
@@ -63,6 +70,15 @@ def main(place: str | None, name: str, words: Sequence[str]) -> int:
         return alone(where, line) if alone is not None else _on_the_kernel(where, line)
     except UsageError as error:
         return _misused(f"llmasos: {error}")
+
+
+def no_verb(name: str, own: Collection[str]) -> str:
+    """What to say of a verb that there is not; `own` are those that are no commands of the shell."""
+    if name in SHELL_ONLY:
+        return f"{name!r} is a command of the shell only, which `llmasos` opens; `llmasos --help` lists the verbs"
+    near = nearest(name, (*own, *VERBS))
+    hint = f"did you mean {near!r}? " if near else ""
+    return f"no verb {name!r}; {hint}`llmasos --help` lists them"
 
 
 def _misused(text: str) -> int:
@@ -92,9 +108,11 @@ def _on_the_kernel(where: Path, line: Line) -> int:
             for text in words(kernel.boot):
                 screen.note(text)
         shell = Session(cast("System", _LateSystem(kernel)), screen, _ask, interactive=False)
-        shell.piped = not screen.terminal
+        # An answer is bare text then; of an agent that is only started, its line with the pid is the answer.
+        shell.piped = not screen.terminal and not (name == "spawn" and not line.has("TEXT"))
         if any(option.flag == "--detach" for option in line.command.options):
             line.values["--detach"] = ""
+        _lasting_groups(kernel, line)
         try:
             status = DO[name](shell, line)
         except KeyboardInterrupt:
@@ -102,6 +120,20 @@ def _on_the_kernel(where: Path, line: Line) -> int:
                 shell.screen.line()
             return INTERRUPTED
         return status or (FAILED if shell.failures else shell.status or DONE)
+
+
+def _lasting_groups(kernel: Client, line: Line) -> None:
+    """A path of a group that begins without a slash is in the user's group, /users/NAME: the verb's own ends with it."""
+    from llmasos.syscalls.table import Getinfo
+
+    named = [
+        *((param.name, param.kind) for param in line.command.params),
+        *((o.flag, o.kind) for o in line.command.options),
+    ]
+    for name, kind in named:
+        path = line.text(name)
+        if kind is Kind.GROUP and path and not path.startswith("/"):
+            line.values[name] = f"{kernel(Getinfo()).group.rpartition('/')[0]}/{path}"
 
 
 class _LateSystem:
@@ -199,7 +231,7 @@ _ALONE = {"models": _models, "run": _run, "top": _top, "man": _man, "help": _man
 
 
 def wants_help(command: Command, words: Sequence[str]) -> bool:
-    """Whether the words ask for help, before any word that is text or another program's."""
+    """Whether the words ask for help, before `--` and any word that is another program's."""
     for word in words:
         if word in ("-h", "--help"):
             return True
@@ -209,17 +241,17 @@ def wants_help(command: Command, words: Sequence[str]) -> bool:
 
 
 def _takes_rest(params: Sequence[Param]) -> bool:
-    return any(param.kind in (Kind.TEXT, Kind.WORDS) for param in params)
+    return any(param.kind is Kind.WORDS for param in params)
 
 
 def read(command: Command, words: Sequence[str]) -> Line:
-    """Separate words as a command line of `command`. Options stand anywhere before text begins; `--` ends them. A text
+    """Separate words as a command line of `command`. Options stand anywhere, also behind a text; `--` ends them. A text
     that is wanted and not there is read from standard input, if that is no terminal. Raises UsageError."""
     line = Line(command)
     options = {option.flag: option for option in (*command.options, _RUNTIME)}
     flagged = [param for param in command.params if param.flagged]
     places = [param for param in command.params if not param.flagged]
-    left = list(words)
+    left, text = list(words), list[str]()
     plain = False  # whether `--` has been
     while left:
         word = left.pop(0)
@@ -231,8 +263,10 @@ def read(command: Command, words: Sequence[str]) -> Line:
         elif not plain and flagged and len(word) > 1 and word[0] == "-":
             line.values[flagged.pop(0).name] = word[1:]
         elif places and places[0].kind is Kind.TEXT:
-            line.values[places.pop(0).name] = " ".join([word, *left])
-            left = []
+            if not plain and _FLAG.fullmatch(word):
+                known = ", ".join(options)
+                raise UsageError(f"there is no option {word}; there are: {known}. Text that begins so stands behind `--`")
+            text.append(word)
         elif places and places[0].kind is Kind.WORDS and (plain or not command.options):
             line.words += [word, *left]
             left = []
@@ -244,10 +278,11 @@ def read(command: Command, words: Sequence[str]) -> Line:
             line.words.append(word)
         else:
             line.values[places.pop(0).name] = word
-    if places and places[0].kind is Kind.TEXT and places[0].required and not sys.stdin.isatty():
+    if text:
+        line.values[places.pop(0).name] = " ".join(text)
+    elif places and places[0].kind is Kind.TEXT and places[0].required and not sys.stdin.isatty():
         line.values[places.pop(0).name] = sys.stdin.read().rstrip("\n")
-    kinds = {param.name: param.kind for param in command.params} | {o.flag: o.kind for o in command.options if o.kind}
-    for name, kind in kinds.items():
+    for name, kind in _kinds(command).items():
         if kind is Kind.INTEGER:
             line.integer(name, 0)
         elif kind is Kind.DECIMAL and not _number(line.text(name, "0")):
@@ -256,6 +291,11 @@ def read(command: Command, words: Sequence[str]) -> Line:
     if missing:
         raise UsageError(f"{' and '.join(missing)} is wanted")
     return line
+
+
+def _kinds(command: Command) -> dict[str, Kind]:
+    """The kinds of a command's words, by the names of their parameters and options."""
+    return {param.name: param.kind for param in command.params} | {o.flag: o.kind for o in command.options if o.kind}
 
 
 def _take(option: Option, word: str, left: list[str], line: Line) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
-from llmasos.syscalls.records import Finish, ProcessInfo, State
+from llmasos.syscalls.records import Finish, Kind, ProcessInfo, State
 from llmasos.syscalls.table import Call, Getinfo
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.screen import Screen
@@ -136,11 +136,12 @@ class Session:
         """All that was given to the command; empty if nothing was."""
         return "" if self.input is None else pipes.read_all(self.input, what)
 
-    def pid(self, word: str, *, exited: bool = False) -> int:
-        """The pid that a word means: a number, or the name of one process (for a driver also its device's).
+    def pid(self, word: str, *, exited: bool = False, agent: bool = False) -> int:
+        """The pid that a word means: a number, or the name of one process.
 
-        With `exited`, an exited process that has not been reaped counts if no living one has the name. Raises EINVAL, or
-        ESRCH for a name.
+        A device's name means its driver, whoever else is called so, but not where an `agent` is wanted. With `exited`,
+        an exited process that has not been reaped counts if no living one has the name. Raises EINVAL, or ESRCH for a
+        name.
         """
         if word.isascii() and word.isdigit():
             number = int(word)
@@ -152,9 +153,11 @@ class Session:
             if isinstance(job, Answer):
                 return job.pid
             raise UsageError(f"job {word} is a pipeline of several; say which process by its pid or name")
-        called = ps.processes(self.kernel, lambda row: row.name == word or row.name == f"driver:{word}")
+        called = ps.processes(self.kernel, lambda row: row.name == word or _drives(row, word))
         living = [row for row in called if row.state is not State.ZOMBIE]
         named = living or (called if exited else [])
+        meant = [row for row in named if (row.kind is Kind.LLM if agent else _drives(row, word))]
+        named = meant or named
         if len(named) == 1:
             return named[0].pid
         if not named:
@@ -236,6 +239,10 @@ class Session:
         except SyscallError:
             return False
         return True
+
+
+def _drives(row: ProcessInfo, device: str) -> bool:
+    return row.kind is Kind.DRIVER and row.name in (device, f"driver:{device}")
 
 
 Action = Callable[[Session, Line], int | None]

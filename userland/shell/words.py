@@ -28,9 +28,11 @@ _LISTING = (
 
 _ALL = (
     # --- looking ---
-    Command("ps", "list the processes", (Param("PID", Kind.PID, required=False),), _LISTING,
-            details="With a PID: that process in detail. Wherever a PID is wanted, the name of a process will do.",
-            ),
+    Command("ps", "list the processes", (Param("PID", Kind.PID, required=False),), (
+        Option("--all", None, "agents that have exited, too"),
+        *_LISTING,
+    ), details="With a PID: that process in detail. Wherever a PID is wanted, the name of a process will do. Of an agent "
+               "that has exited the kernel keeps the status for an hour: `wait NAME` tells it."),
     Command("top", "watch processes, device and memory live, or as they were recorded",
             (Param("FILE", Kind.FILE, required=False),), (
         Option("--seconds", Kind.DECIMAL, "seconds between two looks (default 2)"),
@@ -150,7 +152,8 @@ _ALL = (
             (Option("--remove", None, "remove it; it must be empty"), _JSON),
             details="Settings are kv_max, kv_high, swap_max, weights_max (sizes), tokens_max (a second), tokens_total, "
                     "pids_max, cpu_weight (1 to 10000, default 100) and kv_action (spill, wait, fail, kill); 0 takes a "
-                    "limit away. PATH begins with a slash, or is in the shell's own group."),
+                    "limit away. PATH begins with a slash, or is in the shell's own group, which ends with it; "
+                    "that of a verb is in the user's, /users/NAME."),
     Command("join", "move a process into a control group", (_PID, Param("PATH", Kind.GROUP))),
     Command("policy", "show or change the scheduling policy", (Param("NAME", Kind.POLICY, required=False),), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
