@@ -85,6 +85,35 @@ def test_a_script_has_arguments_and_the_status_of_its_last_command(where: Path, 
     assert "there is no file 'nowhere'" in shell(where, tmp_path, "nowhere").stderr
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["echo hi", "ps", "ps --json", "man say", 'spawn full "hello"', "echo x | cat -", "for x in a; do echo $x; done"],
+)
+def test_a_full_disk_behind_a_redirection_is_an_error_of_that_command(where: Path, tmp_path: Path, line: str) -> None:
+    ran = shell(where, tmp_path, "-c", f"{line} > /dev/full; echo $?; {line} > kept; echo $?")
+    assert (ran.returncode, ran.stdout) == (0, "1\n0\n"), ran.stderr
+    assert ran.stderr.splitlines()[-1] == "EIO: /dev/full: No space left on device"
+    assert (tmp_path / "kept").read_text()
+
+
+def test_errors_that_cannot_be_written_are_one_error(where: Path, tmp_path: Path) -> None:
+    lines = "{ kill nobody; time true; } > out 2> /dev/full; echo $?; echo a > /nowhere/x; echo $?"
+    ran = shell(where, tmp_path, "-c", lines)
+    assert (ran.returncode, ran.stdout) == (0, "1\n1\n")
+    assert ran.stderr.splitlines() == ["EIO: /dev/full: No space left on device", "ENOENT: there is no file '/nowhere/x'"]
+
+
+def test_an_answer_that_cannot_be_written_is_interrupted(where: Path, tmp_path: Path) -> None:
+    said = "spawn writer --max 2000 'Tell me a very long story about a fox.' > /dev/full; say writer 'hello' > kept"
+    ran = shell(where, tmp_path, "-c", said)
+    assert (ran.returncode, ran.stderr) == (0, "EIO: /dev/full: No space left on device\n")
+
+
+def test_a_directory_is_no_script(where: Path, tmp_path: Path) -> None:
+    ran = shell(where, tmp_path, "./")
+    assert (ran.returncode, ran.stderr) == (1, "llmasos: EINVAL: './' is a directory; name a file\n")
+
+
 def test_a_script_runs_by_its_first_line(where: Path, tmp_path: Path) -> None:
     command = tmp_path / "llmasos"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m llmasos "$@"\n')

@@ -508,3 +508,10 @@ def test_a_signal_that_ends_the_shell_leaves_the_terminal_as_it_was(
         shell.process.send_signal(number)
         assert shell.wait() == -number
         assert shell.modes()[3] & termios.ECHO
+
+
+def test_a_full_disk_does_not_end_the_shell(shell: Terminal) -> None:
+    shell.enter("echo hi > /dev/full")
+    shell.expect("EIO: /dev/full: No space left on device")
+    shell.enter("echo $? again")
+    shell.expect(r"1 again\n")

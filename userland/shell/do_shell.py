@@ -95,7 +95,7 @@ def _watch(shell: Session, line: Line) -> int:
                 shell.screen.line(f"every {seconds:g} s: {text}   (Ctrl-C ends)", "dim")
             status = execute(shell, text)
             done += 1
-            if shell.status is not None or done == count:
+            if shell.status is not None or done == count or (status and shell.outage.gone):
                 return status
             if status == INTERRUPTED:
                 return 0 if shell.interactive else status

@@ -22,6 +22,7 @@ from llmasos.syscalls.records import Finish, Kind, Limits, ProcessInfo, Signal, 
 from llmasos.syscalls.table import Getinfo, Kill, Models, Read, Wait
 from llmasos.userland.programs.flow import Flow
 from llmasos.userland.programs.listing import document, plain
+from llmasos.userland.programs.screen import Unwritable
 from llmasos.userland.sdk import turns
 from llmasos.userland.sdk.actions import MAX_TOKENS
 from llmasos.userland.sdk.answers import Listening, follow
@@ -206,7 +207,7 @@ def _hear(shell: Session, agent: Process, heard: _Heard, patience: Patience, *, 
     try:
         with shell.terminal.suspendable() if shell.terminal is not None and shell.main else nullcontext():
             _print(shell, answer, patience, heard, thoughts=thoughts and not shell.piped)
-    except BrokenPipeError:  # nobody reads it any more
+    except (BrokenPipeError, Unwritable):  # nobody reads it any more
         until_idle(shell, agent.pid)
         raise
 

@@ -46,6 +46,11 @@ class Outage:
         """Notice the kernel's end, also while no call is under way."""
         threading.Thread(target=self._watch, name="llmasos-watch", daemon=True).start()
 
+    def lost(self) -> None:
+        """None will be waited for any more: this connection is of no use."""
+        self.gone = True
+        self.changed()
+
     def line(self, text: str) -> None:
         """Print a line of its own."""
         if not self._interactive:
@@ -91,9 +96,9 @@ class Outage:
                 if error.errno is not Errno.EPIPE:  # the connection has not noticed yet
                     time.sleep(LOOK_SECONDS)
                     continue
-                self.gone = True
-                self.changed()
-                if self._interactive and self.prompting:
+                told = self.gone  # by a command that noticed first
+                self.lost()
+                if self._interactive and self.prompting and not told:
                     self.aside(f"[the kernel has gone: {error.reason.removeprefix('boot_info: ')}]")
                 return
 

@@ -28,7 +28,7 @@ _BEFORE_A_COMMAND = {  # behind these an end of line means nothing
     "SEP", "NEWLINE", "AMP", "AND", "OR", "PIPE", "BANG", "TIME", "LBRACE", "LPAR", "FUNCTION",
     "IF", "THEN", "ELIF", "ELSE", "WHILE", "UNTIL", "DO",
 }  # fmt: skip
-_CLOSING = {"FI", "DONE", "RBRACE", "RPAR"}
+_CLOSING = {"FI", "DONE", "RBRACE", "RPAR", "REDIRECT"}  # behind these a redirection is one of a compound command
 _REDIRECT = re.compile(r"2>&1|&>>?|2>>|2>|<<<|<<|>>|<|>")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FUNCTION = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)[ \t]*\([ \t]*\)")
