@@ -155,7 +155,9 @@ def test_the_shell_outlives_its_kernel_and_takes_up_the_next(kernel: Reborn) -> 
     with terminal(kernel, "shell") as shell:
         shell.expect(PROMPT)
         shell.enter("kept=yes; spawn ada")
+        shell.expect(r"\] ada on ")
         shell.expect(PROMPT)
+        shell.quiet(0.5)
         kernel.end()
         shell.expect(r"\[the kernel has gone: ")
         shell.enter("while true; do ps; done; echo not this")
@@ -188,6 +190,7 @@ def test_the_shell_outlives_its_kernel_and_takes_up_the_next(kernel: Reborn) -> 
 def test_what_is_typed_ahead_of_a_kernel_that_has_gone_is_dropped(kernel: Reborn, tmp_path: Path) -> None:
     with terminal(kernel, "shell") as shell:
         shell.expect(PROMPT)
+        shell.quiet(0.5)
         kernel.end()
         shell.expect(r"\[the kernel has gone: ")
         made = tmp_path / "made"

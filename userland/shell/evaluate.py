@@ -97,6 +97,7 @@ def execute(shell: Session, text: str, *, whole_text: bool = False, returns: boo
     except Suspended:
         status = STOPPED
     except CutOff:  # its error is printed
+        shell.outage.cut += 1
         status = 1
         shell.failures += 1
     except KeyboardInterrupt as interrupt:

@@ -140,12 +140,13 @@ def _interact(system: System, *, stays: bool) -> int:
             else:
                 if shell.outage.gone and line.strip():
                     _look_anew(shell, situation, later)
-                known = shell.outage.gone
+                cut = shell.outage.cut
                 with terminal.commanding():
                     execute(shell, line, whole_text=is_text(shell, line))
-                if shell.outage.gone and not known and shell.status is None:
+                if shell.outage.cut > cut:
                     editor.forget_typed()
-                    screen.line(GONE, "dim")
+                    if not cut:
+                        screen.line(GONE, "dim")
         for job in shell.jobs:
             if isinstance(job, Pipeline):
                 job.leave()

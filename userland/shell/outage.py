@@ -31,11 +31,12 @@ LOOK_SECONDS = 0.1
 class Outage:
     """`down`: no kernel runs now; `gone`: none will be waited for any more. `changed` is called when either changes.
     `aside` prints a line; a command that prints something else meanwhile sets its own.
-    `prompting`: a line is being edited."""
+    `prompting`: a line is being edited. `cut`: the lines that ended because the kernel had gone."""
 
     def __init__(self, system: System, screen: Screen, *, interactive: bool) -> None:
         self.down = self.gone = False
         self.prompting = False
+        self.cut = 0
         self.changed: Callable[[], object] = lambda: None
         self.aside: Callable[[str], None] = self.line
         self._system, self._screen, self._interactive = system, screen, interactive

@@ -66,7 +66,7 @@ class Session:
     def __init__(self, system: System, screen: Screen, ask_line: Callable[[str], str], *, interactive: bool) -> None:
         self.system = system
         self.kernel = system.kernel
-        self.screen = screen
+        self.screen = self.front = screen  # `front` is what the person sees, wherever a command prints to
         self.ask_line = ask_line  # a line from the person, after a prompt; EOFError where there are no more
         self.interactive = interactive
         self.terminal: Terminal | None = None
