@@ -19,6 +19,7 @@ from llmasos.syscalls.table import Kill
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.shell.completion import Place, place
+from llmasos.userland.shell.grammar import Argument, line_of
 from llmasos.userland.shell.words import COMMANDS
 
 pytestmark = pytest.mark.processes
@@ -107,6 +108,25 @@ def test_an_answer_that_cannot_be_written_is_interrupted(where: Path, tmp_path: 
     said = "spawn writer --max 2000 'Tell me a very long story about a fox.' > /dev/full; say writer 'hello' > kept"
     ran = shell(where, tmp_path, "-c", said)
     assert (ran.returncode, ran.stderr) == (0, "EIO: /dev/full: No space left on device\n")
+
+
+def test_many_words_are_read_in_one_pass() -> None:
+    class Counted(Argument):
+        asked = 0
+
+        def __getattribute__(self, name: str) -> object:
+            if name == "text":
+                Counted.asked += 1
+            return super().__getattribute__(name)
+
+    line = line_of(COMMANDS["echo"], [Counted(str(number)) for number in range(2000)])
+    assert line.words == [str(number) for number in range(2000)]
+    assert Counted.asked <= 4 * 2000
+
+
+def test_many_words_reach_a_command(where: Path, tmp_path: Path) -> None:
+    ran = shell(where, tmp_path, "-c", "echo $(seq 100000) | wc -w; x=$(seq 100000); echo ${x:-n} | tail -c 7")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "100000\n100000\n", "")
 
 
 def test_a_directory_is_no_script(where: Path, tmp_path: Path) -> None:
