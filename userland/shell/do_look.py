@@ -123,6 +123,11 @@ def _trace(shell: Session, line: Line) -> None:
 
 @does("read")
 def _read(shell: Session, line: Line) -> None:
+    if shell.input is not None:
+        raise UsageError(
+            "read prints the token ids of a process here, and reads no lines: `for word in $(cat ./FILE)` goes through "
+            "words, and `sh -c 'while read l; do ...; done'` through lines"
+        )
     limit = line.integer("N", MAX_TOKENS_PER_CALL)
     pid, position = shell.pid(line.text("PID")), line.integer("FROM", 0)
     if position < 0 or limit < 1:

@@ -406,6 +406,15 @@ def until_idle(shell: Session, pid: int) -> None:
 @does("cat")
 def _cat(shell: Session, line: Line) -> None:
     word = line.text("PID")
+    if not word and shell.input is None:
+        raise UsageError(f"cat needs PID, or input by a pipe or from a file. Usage: {line.command.usage}")
+    if line.words and (line.has("-f") or line.has("--json") or line.has("--raw")):
+        raise UsageError("cat: -f, --raw and --json are for one process")
+    for one in [word or "-", *line.words]:
+        _cat_one(shell, line, one)
+
+
+def _cat_one(shell: Session, line: Line, word: str) -> None:
     if is_path(word):
         _print_file(shell, word)
         return

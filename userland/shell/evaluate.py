@@ -555,19 +555,22 @@ def _command(shell: Session, name: str, words: list[Argument], text: str | None,
 
 def _each(shell: Session, name: str, words: list[Argument]) -> list[list[Argument]]:
     """The words of a command, once for each process that a pattern among them names."""
+    made: list[Argument] = []
     for position, word in enumerate(words):
         if not word.pattern:
+            made.append(word)
             continue
         what = expected(COMMANDS[name], [one.text for one in words[:position]])
         if (what is not None and what.kind in (Kind.FILE, *MANY)) or "/" in word.pattern:
-            files = [Argument(file, quoted=True) for file in _matching_files([word])]
-            return [[*words[:position], *files, *words[position + 1 :]]]
-        if what is not None and what.kind in (Kind.PID, Kind.AGENT):
+            made += [Argument(file, quoted=True) for file in _matching_files([word])]
+        elif what is not None and what.kind in (Kind.PID, Kind.AGENT):
             found = [row.pid for row in _living(shell) if fnmatchcase(row.name, word.pattern)]
             if not found:
                 raise SyscallError(Errno.ESRCH, f"no process has a name like {word.text!r}; `ps` lists them")
-            return [[*words[:position], Argument(str(pid)), *words[position + 1 :]] for pid in found]
-    return [words]
+            return [[*made, Argument(str(pid)), *words[position + 1 :]] for pid in found]
+        else:
+            made.append(word)
+    return [made]
 
 
 def _living(shell: Session) -> list[ProcessInfo]:
@@ -673,6 +676,9 @@ def _redirected(shell: Session, redirects: list[Redirect], stack: ExitStack) -> 
     for redirect in redirects:
         if redirect.operator == "2>&1":
             view.redirected(err=view.screen.out)
+            continue
+        if redirect.operator == ">&2":
+            view.redirected(view.screen.err)
             continue
         said = expansion.text(shell.variables, redirect.target, _output(shell))
         if redirect.operator in ("<<<", "<<"):

@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-
 SOON_SECONDS = 1.0  # an answer has begun, and this shell is about to listen
 
 
