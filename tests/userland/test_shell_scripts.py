@@ -224,7 +224,7 @@ def test_a_file_that_is_named_like_an_agent_is_told_of(where: Path, tmp_path: Pa
         ("cat", "cat needs PID, or input"),
         ("cat -f ./a ./b", "are for one process"),
         ("echo `date`", "a backquote runs no command here: write $(COMMAND)"),
-        ("while read l; do echo $l; done < /etc/passwd", "reads no lines"),
+        ("while read l; do echo $l; done < /etc/passwd; false", "reads no lines"),
         ("!no-such-program", "there is no program 'no-such-program' on PATH"),
     ],
 )

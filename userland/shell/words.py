@@ -102,8 +102,8 @@ _ALL = (
         Option("-f", None, "follow: go on printing until Ctrl-C, or until the process ends"),
         Option("--raw", None, "the text of the token log as it is, with its special tokens"),
         _JSON,
-    ), details="A PID with a slash in it is the path of a file (`cat ./a.txt ./b.txt`), and `-`, or none at all, what comes "
-               "in by a pipe or from a file."),
+    ), details="A PID with a slash in it is the path of a file (`cat ./a.txt ./b.txt`), and `-`, or none at all, what "
+               "comes in by a pipe or from a file."),
     Command("read", "print the token ids of a process's log", (
         _AGENT, Param("FROM", Kind.INTEGER, required=False), Param("N", Kind.INTEGER, required=False)), (_JSON,),
         details="From position FROM (default 0), N of them (default all)."),
