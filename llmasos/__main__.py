@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `llmasos ps | head`: the reader has seen enough
         status = FAILED
     except OSError as error:
-        status = _failed(f"the output cannot be written: {error.strerror}")
+        what = error.filename if error.filename is not None else "the output cannot be written"
+        status = _failed(f"{what}: {error.strerror}")
     try:
         sys.stdout.flush()
     except OSError:  # what is left has nowhere to go, and Python would complain of it at the end

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,8 +66,10 @@ def test_the_shell_says_so_at_the_prompt_and_during_an_answer_and_goes_on(kernel
         assert not ada.decoding
         kernel.end()
         shell.enter("ps")
-        assert shell.wait() == 1
-        assert re.search(r"EPIPE: [^>]*halt", shell.screen), "it hears of it before or after the end"
+        shell.expect(r"EPIPE: [^>]*halt")
+        shell.expect(PROMPT)
+        shell.enter("exit 3")
+        assert shell.wait() == 3
 
 
 def test_a_script_goes_on_and_is_told_on_stderr(kernel: Reborn) -> None:
@@ -142,10 +143,65 @@ def test_the_line_below_the_prompt_says_that_no_kernel_will_come_any_more(kernel
         shell.expect(r"\[the kernel has gone: ")
         shell.quiet(0.5)
         line = [line for line in shell.display if line][-1]
-        assert line == " the kernel has gone; `exit` leaves, `llmasos` begins anew"
+        assert line == " the kernel has gone; a command looks anew, `exit` leaves"
         shell.enter("ps")
         shell.expect("EPIPE: ")
-        assert shell.wait() == 1
+        shell.expect(PROMPT)
+        shell.enter("exit")
+        assert shell.wait() == 0
+
+
+def test_the_shell_outlives_its_kernel_and_takes_up_the_next(kernel: Reborn) -> None:
+    with terminal(kernel, "shell") as shell:
+        shell.expect(PROMPT)
+        shell.enter("kept=yes; spawn ada")
+        shell.expect(r"\] ada on ")
+        shell.expect(PROMPT)
+        shell.quiet(0.5)
+        kernel.end()
+        shell.expect(r"\[the kernel has gone: ")
+        shell.enter("while true; do ps; done; echo not this")
+        shell.expect("EPIPE: ")
+        shell.expect("the shell stays")
+        shell.expect(PROMPT)
+        assert shell.screen.count("EPIPE: ") == 1, "a loop ends"
+        shell.enter("echo here; ps")
+        shell.expect("here\n")
+        shell.expect("EPIPE: ")
+        shell.expect(PROMPT)
+        kernel.boot()
+        shell.enter("spawn bob; echo $kept $?")
+        shell.expect(r"connected anew")
+        shell.expect(r"\] bob on ")
+        shell.expect("yes 0\n")
+        shell.shows("1 agent: ")
+        kernel.kill()
+        shell.expect(DIED)
+        kernel.boot()
+        shell.expect(BACK)
+        shell.enter("say bob hello")
+        shell.expect("bob: ")
+        shell.expect(PROMPT)
+        shell.enter("exit 4")
+        assert shell.wait() == 4
+    assert "Traceback" not in shell.screen
+
+
+def test_what_is_typed_ahead_of_a_kernel_that_has_gone_is_dropped(kernel: Reborn, tmp_path: Path) -> None:
+    with terminal(kernel, "shell") as shell:
+        shell.expect(PROMPT)
+        shell.quiet(0.5)
+        kernel.end()
+        shell.expect(r"\[the kernel has gone: ")
+        made = tmp_path / "made"
+        shell.type(f"ps\rtouch {made}\r")
+        shell.expect("the shell stays")
+        shell.expect(PROMPT)
+        shell.enter("echo here $((40 + 2))")
+        shell.expect("here 42")
+        assert not made.exists()
+        shell.enter("exit 0")
+        assert shell.wait() == 0
 
 
 def test_a_halt_by_somebody_else_is_seen_at_the_prompt(kernel: Reborn) -> None:

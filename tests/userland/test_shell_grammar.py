@@ -170,7 +170,7 @@ def test_the_words_of_run_are_the_programs_own() -> None:
 def test_usage_shows_options_before_free_text() -> None:
     assert COMMANDS["kill"].usage == "kill [-SIGNAL] PID"
     assert COMMANDS["say"].usage == "say PID [--max N] [--no-thoughts] [--json] TEXT [&]"
-    assert COMMANDS["cat"].usage == "cat [-f] [--raw] [--json] PID"
+    assert COMMANDS["cat"].usage == "cat [PID] [-f] [--raw] [--json] [FILE...]"
 
 
 def test_a_scanner_takes_words_one_by_one() -> None:

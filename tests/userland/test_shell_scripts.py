@@ -19,6 +19,7 @@ from llmasos.syscalls.table import Kill
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.shell.completion import Place, place
+from llmasos.userland.shell.grammar import Argument, line_of
 from llmasos.userland.shell.words import COMMANDS
 
 pytestmark = pytest.mark.processes
@@ -83,6 +84,54 @@ def test_a_script_has_arguments_and_the_status_of_its_last_command(where: Path, 
     for line, status in (("kill nobody", 1), ("kill", 2), ("frok 6", 127), ("exit 5", 5), ("set -e; false; exit 0", 1)):
         assert shell(where, tmp_path, "-c", line).returncode == status, line
     assert "there is no file 'nowhere'" in shell(where, tmp_path, "nowhere").stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["echo hi", "ps", "ps --json", "man say", 'spawn full "hello"', "echo x | cat -", "for x in a; do echo $x; done"],
+)
+def test_a_full_disk_behind_a_redirection_is_an_error_of_that_command(where: Path, tmp_path: Path, line: str) -> None:
+    ran = shell(where, tmp_path, "-c", f"{line} > /dev/full; echo $?; {line} > kept; echo $?")
+    assert (ran.returncode, ran.stdout) == (0, "1\n0\n"), ran.stderr
+    assert ran.stderr.splitlines()[-1] == "EIO: /dev/full: No space left on device"
+    assert (tmp_path / "kept").read_text()
+
+
+def test_errors_that_cannot_be_written_are_one_error(where: Path, tmp_path: Path) -> None:
+    lines = "{ kill nobody; time true; } > out 2> /dev/full; echo $?; echo a > /nowhere/x; echo $?"
+    ran = shell(where, tmp_path, "-c", lines)
+    assert (ran.returncode, ran.stdout) == (0, "1\n1\n")
+    assert ran.stderr.splitlines() == ["EIO: /dev/full: No space left on device", "ENOENT: there is no file '/nowhere/x'"]
+
+
+def test_an_answer_that_cannot_be_written_is_interrupted(where: Path, tmp_path: Path) -> None:
+    said = "spawn writer --max 2000 'Tell me a very long story about a fox.' > /dev/full; say writer 'hello' > kept"
+    ran = shell(where, tmp_path, "-c", said)
+    assert (ran.returncode, ran.stderr) == (0, "EIO: /dev/full: No space left on device\n")
+
+
+def test_many_words_are_read_in_one_pass() -> None:
+    class Counted(Argument):
+        asked = 0
+
+        def __getattribute__(self, name: str) -> object:
+            if name == "text":
+                Counted.asked += 1
+            return super().__getattribute__(name)
+
+    line = line_of(COMMANDS["echo"], [Counted(str(number)) for number in range(2000)])
+    assert line.words == [str(number) for number in range(2000)]
+    assert Counted.asked <= 4 * 2000
+
+
+def test_many_words_reach_a_command(where: Path, tmp_path: Path) -> None:
+    ran = shell(where, tmp_path, "-c", "echo $(seq 100000) | wc -w; x=$(seq 100000); echo ${x:-n} | tail -c 7")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "100000\n100000\n", "")
+
+
+def test_a_directory_is_no_script(where: Path, tmp_path: Path) -> None:
+    ran = shell(where, tmp_path, "./")
+    assert (ran.returncode, ran.stderr) == (1, "llmasos: EINVAL: './' is a directory; name a file\n")
 
 
 def test_a_script_runs_by_its_first_line(where: Path, tmp_path: Path) -> None:
@@ -172,6 +221,10 @@ def test_a_file_that_is_named_like_an_agent_is_told_of(where: Path, tmp_path: Pa
         ("shift 3", "there are 0 arguments, found 3"),
         ("say nobody", "say needs TEXT"),
         ("cat <<END\nx", "is not closed"),
+        ("cat", "cat needs PID, or input"),
+        ("cat -f ./a ./b", "are for one process"),
+        ("echo `date`", "a backquote runs no command here: write $(COMMAND)"),
+        ("while read l; do echo $l; done < /etc/passwd; false", "reads no lines"),
         ("!no-such-program", "there is no program 'no-such-program' on PATH"),
     ],
 )

@@ -235,6 +235,35 @@ def test_ctrl_z_stops_an_answer_and_fg_prints_the_rest(shell: Terminal, kernel: 
     assert not kernel(Getinfo(pid)).decoding
 
 
+def test_a_stopped_answer_goes_on_into_its_file(shell: Terminal, kernel: Client, tmp_path: Path) -> None:
+    spawned(shell, "fay")
+    kept = tmp_path / "story"
+    with speaking(shell, kernel, "fay", f"say NAME '{STORY}' > {kept}"):
+        shell.type(CTRL_Z)
+        shell.expect(r"\[\d+\] fay: stopped; `fg` goes on with it")
+        shell.expect(PROMPT)
+    begun = kept.read_text()
+    shell.enter("bg")
+    shell.expect("ENOTSUP: the rest of what fay says goes to a file")
+    shell.expect(PROMPT)
+    seen = len(shell.screen)
+    shell.enter("fg")
+    shell.expect(PROMPT)
+    shell.enter("echo told-$((1+1)); cat fay | tail -n 1 > last")
+    shell.expect("told-2")
+    shell.expect(PROMPT)
+    whole = kept.read_text()
+    assert whole.startswith(begun)
+    assert len(whole) > len(begun)
+    assert "stopped" not in whole
+    last = Path("last")
+    try:
+        assert last.read_text() == f"fay: {whole}"
+    finally:
+        last.unlink()
+    assert whole.rstrip("\n")[-20:] not in shell.screen[seen:]
+
+
 def test_bg_lets_a_stopped_answer_go_on_unheard(shell: Terminal, kernel: Client) -> None:
     spawned(shell, "bea")
     with speaking(shell, kernel, "bea", f"say NAME {STORY}") as pid:
@@ -508,3 +537,10 @@ def test_a_signal_that_ends_the_shell_leaves_the_terminal_as_it_was(
         shell.process.send_signal(number)
         assert shell.wait() == -number
         assert shell.modes()[3] & termios.ECHO
+
+
+def test_a_full_disk_does_not_end_the_shell(shell: Terminal) -> None:
+    shell.enter("echo hi > /dev/full")
+    shell.expect("EIO: /dev/full: No space left on device")
+    shell.enter("echo $? again")
+    shell.expect(r"1 again\n")

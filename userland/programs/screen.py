@@ -23,10 +23,17 @@ from llmasos.userland.programs.table import Column, Table, cells
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Column", "Screen", "Table", "wrapped"]
+__all__ = ["Column", "Screen", "Table", "Unwritable", "wrapped"]
 
 PROSE_WIDTH = 100  # for an output without a width
 _WORDS = re.compile(r" *\S+")
+
+
+class Unwritable(SyscallError):
+    """The output takes no more, such as on a full disk."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(Errno.EIO, reason)
 
 
 class Screen:
@@ -104,7 +111,7 @@ class Screen:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise SyscallError(Errno.EIO, f"the output cannot be written: {error.strerror}") from None
+            raise Unwritable(f"the output cannot be written: {error.strerror}") from None
 
     def clear(self) -> None:
         """Clear a terminal."""
@@ -133,8 +140,13 @@ class Screen:
             text = "\n".join(wrapped(text, _size(self.err)[0]))
             if not os.environ.get("NO_COLOR"):
                 text = f"\x1b[{colour}m{text}\x1b[0m"
-        self.err.write(text + "\n")
-        self.err.flush()
+        try:
+            self.err.write(text + "\n")
+            self.err.flush()
+        except BrokenPipeError:
+            raise
+        except OSError:  # a full disk: whoever closes the file hears of it, and there is no other place to say so
+            return
 
     def _painted(self, text: str, style: str) -> str:
         if not (style and text and self.colour):

@@ -133,7 +133,15 @@ def _trace(shell: Session, line: Line) -> None:
 @does("read")
 def _read(shell: Session, line: Line) -> None:
     limit = line.integer("N", MAX_TOKENS_PER_CALL)
-    pid, position = shell.pid(line.text("PID"), agent=True), line.integer("FROM", 0)
+    try:
+        pid, position = shell.pid(line.text("PID"), agent=True), line.integer("FROM", 0)
+    except SyscallError as error:
+        if error.errno is not Errno.ESRCH or shell.input is None:
+            raise
+        raise UsageError(
+            f"{error.reason}; read prints token ids here, and reads no lines: `for word in $(cat ./FILE)` goes through "
+            "words, and `sh -c 'while read l; do ...; done'` through lines"
+        ) from None
     if position < 0 or limit < 1:
         reason = f"read wants FROM of at least 0 and N of at least 1, found {position} and {limit}"
         raise SyscallError(Errno.EINVAL, reason)

@@ -56,6 +56,9 @@ def _fg(shell: Session, line: Line) -> int:
 def _bg(shell: Session, line: Line) -> None:
     job = shell.jobs.find(line.text("JOB"))
     if isinstance(job, Answer):
+        if job.out is not None:
+            reason = f"the rest of what {job.name} says goes to a file, which this shell writes; `fg` goes on with it"
+            raise SyscallError(Errno.ENOTSUP, reason)
         shell.kernel(Kill(job.pid, Signal.CONT))
         job.stopped = False
     else:
@@ -95,7 +98,7 @@ def _watch(shell: Session, line: Line) -> int:
                 shell.screen.line(f"every {seconds:g} s: {text}   (Ctrl-C ends)", "dim")
             status = execute(shell, text)
             done += 1
-            if shell.status is not None or done == count:
+            if shell.status is not None or done == count or (status and shell.outage.gone):
                 return status
             if status == INTERRUPTED:
                 return 0 if shell.interactive else status

@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Generator
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from llmasos.syscalls.records import Finish, Kind, Limits, ProcessInfo, Signal, 
 from llmasos.syscalls.table import Getinfo, Kill, Models, Read, Wait
 from llmasos.userland.programs.flow import Flow
 from llmasos.userland.programs.listing import document, plain
+from llmasos.userland.programs.screen import Unwritable
 from llmasos.userland.sdk import turns
 from llmasos.userland.sdk.actions import MAX_TOKENS
 from llmasos.userland.sdk.answers import Listening, follow
@@ -31,7 +32,7 @@ from llmasos.userland.sdk.options import file_path
 from llmasos.userland.sdk.script import Piece
 from llmasos.userland.sdk.system import Process
 from llmasos.userland.sdk.tool_calls import BadCall, ToolCall
-from llmasos.userland.shell import conversation
+from llmasos.userland.shell import conversation, pipes
 from llmasos.userland.shell.arrival import arrival
 from llmasos.userland.shell.conversation import Turn, marks, render
 from llmasos.userland.shell.files import file_error
@@ -214,11 +215,16 @@ def _hear(shell: Session, agent: Process, heard: _Heard, patience: Patience, *, 
         patience.head(f"{heard.name}: ", "cyan")
     answer = stream(agent.system.kernel, follow(agent.language, agent.pid, heard.listening))
     try:
-        with shell.terminal.suspendable() if shell.terminal is not None and shell.main else nullcontext():
+        with shell.terminal.suspendable() if shell.terminal is not None and _can_stop(shell) else nullcontext():
             _print(shell, answer, patience, heard, thoughts=thoughts and not shell.piped)
-    except BrokenPipeError:  # nobody reads it any more
+    except (BrokenPipeError, Unwritable):  # nobody reads it any more
         until_idle(shell, agent.pid)
         raise
+
+
+def _can_stop(shell: Session) -> bool:
+    """Whether Ctrl-Z stops an answer. Not one in a `$(...)`: nothing could take what comes after `fg`."""
+    return shell.main and not (shell.piped and pipes.leads_on(shell.screen.out))
 
 
 def _interrupted(shell: Session, pid: int) -> None:
@@ -229,16 +235,27 @@ def _interrupted(shell: Session, pid: int) -> None:
 
 
 def _suspended(shell: Session, pid: int, heard: _Heard) -> None:
-    """After Ctrl-Z: the process is stopped, and a job."""
+    """After Ctrl-Z: the process is stopped, and a job, which keeps the file that the answer goes to."""
     shell.kernel(Kill(pid=pid, signal=Signal.STOP))
     job = shell.in_background(pid, heard.name, heard.listening, heard.shown)
     job.stopped = True
-    shell.screen.line()
-    shell.screen.line(f"[{pid}] {heard.name}: stopped; `fg` goes on with it, `bg` lets it go on in the background", "dim")
+    job.out = pipes.again(shell.screen.out) if shell.piped else None
+    shell.front.line()
+    shell.front.line(f"[{pid}] {heard.name}: stopped; `fg` goes on with it, `bg` lets it go on in the background", "dim")
 
 
 def resume(shell: Session, job: Answer) -> None:
-    """`fg` of an answer: print what was not printed yet, and the rest while it comes."""
+    """`fg` of an answer: print what was not printed yet, and the rest while it comes, to where the answer went."""
+    with ExitStack() as stack:
+        if job.out is not None:
+            stack.callback(pipes.close, job.out)
+            shell = shell.view()
+            shell.redirected(job.out)
+            job.out = None
+        _resume(shell, job)
+
+
+def _resume(shell: Session, job: Answer) -> None:
     agent, flow = shell.agent(job.pid), Flow(shell.screen)
     heard = _Heard(job.name, job.listening, job.shown)
     shell.jobs.remove(job)
@@ -399,6 +416,15 @@ def until_idle(shell: Session, pid: int) -> None:
 @does("cat")
 def _cat(shell: Session, line: Line) -> None:
     word = line.text("PID")
+    if not word and shell.input is None:
+        raise UsageError(f"cat needs PID, or input by a pipe or from a file. Usage: {line.command.usage}")
+    if line.words and (line.has("-f") or line.has("--json") or line.has("--raw")):
+        raise UsageError("cat: -f, --raw and --json are for one process")
+    for one in [word or "-", *line.words]:
+        _cat_one(shell, line, one)
+
+
+def _cat_one(shell: Session, line: Line, word: str) -> None:
     if is_path(word):
         _print_file(shell, word)
         return

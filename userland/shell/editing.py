@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
+import termios
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
@@ -20,6 +21,7 @@ from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import has_focus
 from prompt_toolkit.formatted_text import HTML, FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input.typeahead import clear_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.patch_stdout import patch_stdout
@@ -129,6 +131,12 @@ class Editor:
             self._answers[prompt] = PromptSession(output=self._output, history=history)
         with self._current.above():
             return self._answers[prompt].prompt(prompt)
+
+    def forget_typed(self) -> None:
+        """What has been typed for the next prompt is not meant any more."""
+        clear_typeahead(self._prompt.app.input)
+        with suppress(termios.error):  # the terminal has hung up
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)
 
     def lines(self) -> list[str]:
         """The lines of this session and earlier ones, the oldest first."""

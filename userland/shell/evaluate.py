@@ -58,6 +58,10 @@ class Ended(Exception):
     """The shell, or subshell, ends; its `status` says how."""
 
 
+class CutOff(Interrupted):
+    """The kernel has gone for good: a line at the prompt ends, and the shell stays. As Ctrl-C, it ends loops."""
+
+
 class Left(Exception):
     """`break` and `continue` leave `levels` loops; `return` leaves a function, or a file that is read."""
 
@@ -92,6 +96,10 @@ def execute(shell: Session, text: str, *, whole_text: bool = False, returns: boo
         shell.failures += 1
     except Suspended:
         status = STOPPED
+    except CutOff:  # its error is printed
+        shell.outage.cut += 1
+        status = 1
+        shell.failures += 1
     except KeyboardInterrupt as interrupt:
         if not isinstance(interrupt, Interrupted):
             shell.screen.line()
@@ -112,10 +120,13 @@ def _leave_by_errexit(shell: Session, status: int) -> None:
 
 
 def failed(shell: Session, error: SyscallError) -> int:
-    """Print an error; returns the status that it is."""
+    """Print an error; returns the status that it is. If the kernel has gone, a script ends; somebody's shell stays."""
     shell.screen.error(str(error))
     if error.errno is Errno.EPIPE and not shell.alive():
-        shell.status = 1
+        if shell.interactive:
+            shell.outage.lost()
+        else:
+            shell.status = 1
     return status_of(error)
 
 
@@ -191,17 +202,25 @@ def _pipeline(shell: Session, pipeline: Pipeline, *, tested: bool) -> int:
             return _members(shell, pipeline)
 
     compound = len(pipeline.members) == 1 and not isinstance(pipeline.members[0], Simple)
-    # The commands of a compound one have been counted already.
-    status = carried_out() if compound else _counted(shell, carried_out, tested=tested or pipeline.negated)
+    tested = tested or pipeline.negated
+    status = _counted(shell, carried_out, tested=tested, compound=compound)
     return int(status == 0) if pipeline.negated else status
 
 
-def _counted(shell: Session, act: Callable[[], int], *, tested: bool) -> int:
-    """Run a command; its error is printed, and counts as a failure unless it is tested."""
+def _counted(shell: Session, act: Callable[[], int], *, tested: bool, compound: bool = False) -> int:
+    """Run a command; its error is printed, and counts as a failure unless it is tested. The commands within a `compound`
+    one have been counted already; only its own error, such as that of a redirection, is."""
     try:
         status = act()
+        tested = tested or compound
+    except BrokenPipeError:
+        raise
     except SyscallError as error:
         status = failed(shell, error)
+        if shell.outage.gone and error.errno is Errno.EPIPE:
+            raise CutOff from None
+    except OSError as error:
+        status = failed(shell, SyscallError(Errno.EIO, f"{error.filename or 'a stream'}: {error.strerror or error}"))
     if status and not tested:
         shell.failures += 1
         _leave_by_errexit(shell, status)
@@ -217,8 +236,7 @@ def _timed(shell: Session) -> Iterator[None]:
     finally:
         took = time.monotonic() - began
         decoded = shell.kernel(StatsCall()).tokens_decoded - before
-        shell.screen.err.write(f"real {duration(took)}, {number(decoded)} tokens decoded in the system\n")
-        shell.screen.err.flush()
+        shell.screen.note(f"real {duration(took)}, {number(decoded)} tokens decoded in the system")
 
 
 def _new_job(shell: Session, source: str, *, foreground: bool) -> Job:
@@ -537,19 +555,22 @@ def _command(shell: Session, name: str, words: list[Argument], text: str | None,
 
 def _each(shell: Session, name: str, words: list[Argument]) -> list[list[Argument]]:
     """The words of a command, once for each process that a pattern among them names."""
+    made: list[Argument] = []
     for position, word in enumerate(words):
         if not word.pattern:
+            made.append(word)
             continue
         what = expected(COMMANDS[name], [one.text for one in words[:position]])
         if (what is not None and what.kind in (Kind.FILE, *MANY)) or "/" in word.pattern:
-            files = [Argument(file, quoted=True) for file in _matching_files([word])]
-            return [[*words[:position], *files, *words[position + 1 :]]]
-        if what is not None and what.kind in (Kind.PID, Kind.AGENT):
+            made += [Argument(file, quoted=True) for file in _matching_files([word])]
+        elif what is not None and what.kind in (Kind.PID, Kind.AGENT):
             found = [row.pid for row in _living(shell) if fnmatchcase(row.name, word.pattern)]
             if not found:
                 raise SyscallError(Errno.ESRCH, f"no process has a name like {word.text!r}; `ps` lists them")
-            return [[*words[:position], Argument(str(pid)), *words[position + 1 :]] for pid in found]
-    return [words]
+            return [[*made, Argument(str(pid)), *words[position + 1 :]] for pid in found]
+        else:
+            made.append(word)
+    return [made]
 
 
 def _living(shell: Session) -> list[ProcessInfo]:
@@ -656,12 +677,15 @@ def _redirected(shell: Session, redirects: list[Redirect], stack: ExitStack) -> 
         if redirect.operator == "2>&1":
             view.redirected(err=view.screen.out)
             continue
+        if redirect.operator == ">&2":
+            view.redirected(view.screen.err)
+            continue
         said = expansion.text(shell.variables, redirect.target, _output(shell))
         if redirect.operator in ("<<<", "<<"):
             stream = pipes.from_text(said + ("\n" if redirect.operator == "<<<" else ""))
         else:
             stream = files.opened(said, redirect.operator)
-        stack.callback(pipes.close, stream)
+        stack.enter_context(files.closing(said, stream))
         if redirect.operator.startswith("<"):
             view.input = stream
         elif redirect.operator.startswith("2"):

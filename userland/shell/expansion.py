@@ -27,6 +27,8 @@ Output = Callable[[Script], str]
 class _Field:
     """A word that is being put together."""
 
+    __slots__ = ("begun", "magic", "pattern", "quoted", "text")
+
     def __init__(self) -> None:
         self.text, self.pattern = "", ""
         self.begun = self.quoted = self.magic = False
@@ -45,8 +47,15 @@ class _Field:
 
 def arguments(variables: Variables, word: Word, output: Output) -> list[Argument]:
     """The arguments that a word comes to: often one, none if it comes to nothing, several if it is split."""
-    done: list[_Field] = []
+    done: list[Argument] = []
     field = _Field()
+
+    def end() -> None:
+        nonlocal field
+        if field.begun:
+            done.append(field.argument())
+            field = _Field()
+
     for index, part in enumerate(word.parts):
         if isinstance(part, Literal):
             text = part.text
@@ -56,26 +65,25 @@ def arguments(variables: Variables, word: Word, output: Output) -> list[Argument
         elif isinstance(part, Variable) and part.name == "@" and not part.operator:
             for number, one in enumerate(variables.arguments):
                 if number:
-                    done.append(field)
-                    field = _Field()
+                    end()
                 field.add(one, quoted=part.quoted)
         elif part.quoted:
             field.add(_value(variables, part, output), quoted=True)
         else:
             value = _value(variables, part, output)
             pieces = value.split()
-            if value[:1].isspace() and field.begun:
-                done.append(field)
-                field = _Field()
-            for number, piece in enumerate(pieces):
-                if number:
-                    done.append(field)
-                    field = _Field()
-                field.add(piece, quoted=False)
+            if value[:1].isspace():
+                end()
+            if pieces:
+                field.add(pieces[0], quoted=False)
+            if len(pieces) > 1:
+                end()
+                done += [Argument(piece, pattern=piece if MAGIC.search(piece) else "") for piece in pieces[1:-1]]
+                field.add(pieces[-1], quoted=False)
             if pieces and value[-1].isspace():
-                done.append(field)
-                field = _Field()
-    return [one.argument() for one in (*done, field) if one.begun]
+                end()
+    end()
+    return done
 
 
 def text(variables: Variables, word: Word, output: Output) -> str:

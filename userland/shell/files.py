@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.programs.screen import Unwritable
 from llmasos.userland.sdk.options import file_path
 from llmasos.userland.shell import pipes
 
@@ -17,9 +20,37 @@ def opened(name: str, operator: str) -> TextIO:
     path = file_path(name)
     try:
         descriptor = os.open(path, _MODES[operator.lstrip("2&")] | os.O_CLOEXEC, 0o666)
+        try:
+            return pipes.reader(descriptor) if operator == "<" else pipes.writer(descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise
     except OSError as error:
         raise file_error(name, error) from None
-    return pipes.reader(descriptor) if operator == "<" else pipes.writer(descriptor)
+
+
+@contextmanager
+def closing(name: str, stream: TextIO) -> Iterator[None]:
+    """Close the file of a redirection at the end. Raises EIO, with its name, if it did not take what was written."""
+    try:
+        yield
+    except BaseException as error:
+        told = _closed(name, stream)
+        # A write that failed has left its text in the buffer, and closing fails for the same reason.
+        if told is not None and isinstance(error, Unwritable):
+            raise told from None
+        raise
+    told = _closed(name, stream)
+    if told is not None:
+        raise told
+
+
+def _closed(name: str, stream: TextIO) -> SyscallError | None:
+    try:
+        pipes.close(stream)
+    except OSError as error:
+        return SyscallError(Errno.EIO, f"{name}: {error.strerror}")
+    return None
 
 
 def file_error(name: str, error: OSError) -> SyscallError:

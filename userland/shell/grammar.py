@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -172,8 +173,10 @@ class Argument:
 
 
 class Words(Protocol):
-    """What is left of a line; `left` is empty at its end."""
+    """What is left of a line; `more`: there is something."""
 
+    @property
+    def more(self) -> bool: ...
     @property
     def left(self) -> str: ...
     @property
@@ -187,9 +190,13 @@ class Arguments:
     """Words that have been told apart already, and the free text behind them."""
 
     def __init__(self, words: Sequence[Argument], text: str | None = None) -> None:
-        self._words = list(words)
+        self._words = deque(words)
         if text is not None:
             self._words.append(Argument(text, quoted=True))
+
+    @property
+    def more(self) -> bool:
+        return bool(self._words)
 
     @property
     def left(self) -> str:
@@ -204,11 +211,11 @@ class Arguments:
         return self._words[0].text if self._words else ""
 
     def word(self) -> str:
-        return self._words.pop(0).text
+        return self._words.popleft().text
 
     def rest(self) -> str:
         text = " ".join(word.text for word in self._words)
-        self._words = []
+        self._words.clear()
         return text
 
 
@@ -219,6 +226,10 @@ class Scanner:
     def __init__(self, line: str) -> None:
         self.left = line.strip()
         self._comments = False
+
+    @property
+    def more(self) -> bool:
+        return bool(self.left)
 
     def leave_comments(self) -> None:
         """From here on, `#` at the beginning of a word that is not quoted ends the line."""
@@ -318,7 +329,7 @@ def _read_words(scanner: Words, read: Line, *, piped: bool = False) -> None:
     options = {option.flag: option for option in command.options}
     flagged = [param for param in command.params if param.flagged]
     places = [param for param in command.params if not param.flagged]
-    while scanner.left:
+    while scanner.more:
         quoted = scanner.quoted
         word = "" if quoted else scanner.peek()
         option = None if quoted else options.get(word.partition("=")[0])
@@ -363,7 +374,7 @@ def _take_option(scanner: Words, read: Line, option: Option, word: str) -> None:
         if equals:
             raise UsageError(f"{option.flag} takes no value")
     elif not equals:
-        if not scanner.left:
+        if not scanner.more:
             raise UsageError(f"{option.flag} wants a value ({option.kind.value})")
         value = scanner.word()
     read.values[option.flag] = value

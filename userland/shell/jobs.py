@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from subprocess import Popen
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Signal
 from llmasos.syscalls.table import Getinfo, GroupCreate, GroupKill, GroupMove, GroupRemove, Kill
+from llmasos.userland.shell import pipes
 from llmasos.userland.shell.grammar import UsageError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Answer:
     listening: Listening | None = None
     shown: int = 0
     stopped: bool = False
+    out: TextIO | None = None  # the file that the rest goes to at `fg`, if it was stopped on its way there
 
     @property
     def source(self) -> str:
@@ -260,6 +262,8 @@ class Jobs:
 
     def remove(self, job: Job) -> None:
         self._jobs.pop(job.number, None)
+        if isinstance(job, Answer):
+            pipes.close(job.out)
         if isinstance(job, Pipeline) and job.leftover:
             self._leftover.append(job.leftover)
 

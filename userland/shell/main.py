@@ -11,9 +11,9 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -30,11 +30,17 @@ from llmasos.userland.shell.jobs import Pipeline
 from llmasos.userland.shell.script import run_lines
 from llmasos.userland.shell.session import DO, Session
 
+if TYPE_CHECKING:
+    from llmasos.userland.shell.situation import Situation
+
 __all__ = [
     "DO", "Session", "do_compact", "do_control", "do_images", "do_look", "do_shell", "do_talk", "open_private",
     "open_shell",
 ]  # fmt: skip
 GREETING = "`help` lists the commands; `spawn alice` starts an agent, `say alice hello` talks to it."
+GONE = (
+    "the shell stays: once a kernel runs again (`llmasos boot --detach`), the next command connects anew; `exit` leaves"
+)
 
 
 def open_shell(where: Path, *, file: str = "", command: str | None = None, arguments: Sequence[str] = ()) -> int:
@@ -48,10 +54,7 @@ def open_shell(where: Path, *, file: str = "", command: str | None = None, argum
             screen.note(line)
         if file or command is not None:
             return _script(system, file, command, arguments)
-        status = _serve(system)
-        if sys.stdin.isatty():
-            _say_who_stays(screen, system)
-        return status
+        return _serve(system, stays=True)
 
 
 def _say_who_stays(screen: Screen, system: System) -> None:
@@ -88,11 +91,14 @@ def _script(system: System, file: str, command: str | None, arguments: Sequence[
         return run_lines(shell, lines, leaves=True)
 
 
-def _serve(system: System) -> int:
+def _serve(system: System, *, stays: bool = False) -> int:
+    """`stays`: the kernel does not end with this shell, and agents may stay in it."""
     if sys.stdin.isatty() and sys.stdout.isatty():
-        return _interact(system)
+        return _interact(system, stays=stays)
     shell = Session(system, Screen(), _next_line, interactive=False)
     run_lines(shell, sys.stdin, leaves=True)
+    if stays and sys.stdin.isatty():
+        _say_who_stays(shell.screen, system)
     if shell.status is not None:
         return shell.status
     return 1 if shell.failures else 0
@@ -105,7 +111,7 @@ def _next_line(prompt: str) -> str:
     return line
 
 
-def _interact(system: System) -> int:
+def _interact(system: System, *, stays: bool) -> int:
     from llmasos.userland.shell.editing import Current, Editor, is_text
     from llmasos.userland.shell.situation import Situation
     from llmasos.userland.shell.tty import Terminal
@@ -113,19 +119,15 @@ def _interact(system: System) -> int:
     current = Current()
     screen = Screen(cast(TextIO, current))
     shell = Session(system, screen, _next_line, interactive=True)
-    with Terminal() as terminal, Situation(shell) as situation:
+    with ExitStack() as later, Terminal() as terminal, Situation(shell) as situation:
         shell.terminal = terminal
         editor = Editor(shell, situation, current, lambda text: screen.line(text, "yellow"))
         shell.ask_line, shell.history = editor.ask, editor.lines
-        shell.outage.changed = situation.look
-        shell.outage.watch()
         screen.line(GREETING, "dim")
-        shell.warming = threading.Thread(target=_warm, args=(system,), daemon=True)
-        shell.warming.start()
+        _begin(shell, situation)
         while shell.status is None:
             try:
-                for text in shell.finished_jobs():
-                    screen.line(text, "dim")
+                _tell_of_jobs(shell)
                 shell.outage.prompting = True
                 try:
                     line = editor.line()
@@ -135,16 +137,58 @@ def _interact(system: System) -> int:
                 continue
             except EOFError:
                 shell.status = 0
-            except SyscallError as error:  # the kernel has gone, and no command has noticed
-                screen.error(str(error))
-                shell.status = 1
             else:
+                if shell.outage.gone and line.strip():
+                    _look_anew(shell, situation, later)
+                cut = shell.outage.cut
                 with terminal.commanding():
                     execute(shell, line, whole_text=is_text(shell, line))
+                if shell.outage.cut > cut:
+                    editor.forget_typed()
+                    if not cut:
+                        screen.line(GONE, "dim")
         for job in shell.jobs:
             if isinstance(job, Pipeline):
                 job.leave()
+        if stays:
+            _say_who_stays(screen, shell.system)
     return shell.status
+
+
+def _begin(shell: Session, situation: Situation) -> None:
+    """Watch over the kernel, and load what the first `say` needs."""
+    shell.outage.changed = situation.look
+    shell.outage.watch()
+    shell.warming = threading.Thread(target=_warm, args=(shell.system,), daemon=True)
+    shell.warming.start()
+
+
+def _tell_of_jobs(shell: Session) -> None:
+    try:
+        for text in shell.finished_jobs():
+            shell.screen.line(text, "dim")
+    except SyscallError as error:
+        shell.screen.error(str(error))
+        if not shell.alive():
+            shell.outage.lost()
+
+
+def _look_anew(shell: Session, situation: Situation, later: ExitStack) -> None:
+    """The kernel has gone; go on with the next one, if one runs in its place. `later` closes the connection."""
+    where = shell.kernel.runtime
+    if runtime.holder(where) is None:
+        return
+    try:
+        system = later.enter_context(System.connect(where, name="shell"))
+    except SyscallError as error:
+        shell.screen.error(str(error))
+        return
+    except KeyboardInterrupt:  # the command says that the kernel has gone
+        return
+    shell.moved(system)
+    _begin(shell, situation)
+    situation.look()
+    shell.screen.line(f"[connected anew, to the kernel that runs now (pid {system.kernel.boot.os_pid})]", "dim")
 
 
 def _warm(system: System) -> None:

@@ -31,11 +31,12 @@ LOOK_SECONDS = 0.1
 class Outage:
     """`down`: no kernel runs now; `gone`: none will be waited for any more. `changed` is called when either changes.
     `aside` prints a line; a command that prints something else meanwhile sets its own.
-    `prompting`: a line is being edited."""
+    `prompting`: a line is being edited. `cut`: the lines that ended because the kernel had gone."""
 
     def __init__(self, system: System, screen: Screen, *, interactive: bool) -> None:
         self.down = self.gone = False
         self.prompting = False
+        self.cut = 0
         self.changed: Callable[[], object] = lambda: None
         self.aside: Callable[[str], None] = self.line
         self._system, self._screen, self._interactive = system, screen, interactive
@@ -45,6 +46,11 @@ class Outage:
     def watch(self) -> None:
         """Notice the kernel's end, also while no call is under way."""
         threading.Thread(target=self._watch, name="llmasos-watch", daemon=True).start()
+
+    def lost(self) -> None:
+        """None will be waited for any more: this connection is of no use."""
+        self.gone = True
+        self.changed()
 
     def line(self, text: str) -> None:
         """Print a line of its own."""
@@ -91,9 +97,9 @@ class Outage:
                 if error.errno is not Errno.EPIPE:  # the connection has not noticed yet
                     time.sleep(LOOK_SECONDS)
                     continue
-                self.gone = True
-                self.changed()
-                if self._interactive and self.prompting:
+                told = self.gone  # by a command that noticed first
+                self.lost()
+                if self._interactive and self.prompting and not told:
                     self.aside(f"[the kernel has gone: {error.reason.removeprefix('boot_info: ')}]")
                 return
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from contextlib import suppress
 from typing import TextIO
 
@@ -32,6 +33,17 @@ def writer(descriptor: int) -> TextIO:
     """A text file that owns a descriptor to write to."""
     raw = open(descriptor, "wb", buffering=0)  # noqa: SIM115 - its owner closes it
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def again(end: TextIO) -> TextIO:
+    """The same file once more, which goes on where this one is and is closed by itself."""
+    end.flush()
+    return writer(os.dup(end.fileno()))
+
+
+def leads_on(end: TextIO) -> bool:
+    """Whether it is a pipe, and no file."""
+    return stat.S_ISFIFO(os.fstat(end.fileno()).st_mode)
 
 
 def close(*ends: TextIO | None) -> None:

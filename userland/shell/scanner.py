@@ -28,8 +28,8 @@ _BEFORE_A_COMMAND = {  # behind these an end of line means nothing
     "SEP", "NEWLINE", "AMP", "AND", "OR", "PIPE", "BANG", "TIME", "LBRACE", "LPAR", "FUNCTION",
     "IF", "THEN", "ELIF", "ELSE", "WHILE", "UNTIL", "DO",
 }  # fmt: skip
-_CLOSING = {"FI", "DONE", "RBRACE", "RPAR"}
-_REDIRECT = re.compile(r"2>&1|&>>?|2>>|2>|<<<|<<|>>|<|>")
+_CLOSING = {"FI", "DONE", "RBRACE", "RPAR", "REDIRECT"}  # behind these a redirection is one of a compound command
+_REDIRECT = re.compile(r"2>&1|1?>&2|&>>?|2>>|2>|<<<|<<|1?>>|<|1?>")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FUNCTION = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)[ \t]*\([ \t]*\)")
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
@@ -283,7 +283,7 @@ class Scanner:
         return word if behind == "" or behind in "\n;&|<>)" or self._redirects_errors() else None
 
     def _redirects_errors(self) -> bool:
-        return re.compile(r"[ \t]*2>").match(self.source, self.at) is not None
+        return re.compile(r"[ \t]*[12]>").match(self.source, self.at) is not None
 
     def _unbalanced(self, start: int, end: int) -> int:
         depth = 0
@@ -318,6 +318,8 @@ class Scanner:
             elif character in "\"'" and not (character == "'" and plain and plain[-1].isalnum()):
                 keep()
                 parts += self._quoted() or [Literal("", quoted=True)]
+            elif character == "`":
+                raise UsageError("a backquote runs no command here: write $(COMMAND), or quote it")
             elif character == "$" and (part := self._dollar(quoted=False)) is not None:
                 keep()
                 parts.append(part)
@@ -411,7 +413,8 @@ class Scanner:
         return Sum(self._inside(inside), quoted)
 
     def _redirect(self, operator: str) -> Redirect:
-        if operator == "2>&1":
+        operator = operator.removeprefix("1")
+        if operator in ("2>&1", ">&2"):
             return Redirect(operator, Word())
         self._skip_blanks()
         if self.at >= len(self.source) or self.source[self.at] in _ENDS:

@@ -66,7 +66,7 @@ class Session:
     def __init__(self, system: System, screen: Screen, ask_line: Callable[[str], str], *, interactive: bool) -> None:
         self.system = system
         self.kernel = system.kernel
-        self.screen = screen
+        self.screen = self.front = screen  # `front` is what the person sees, wherever a command prints to
         self.ask_line = ask_line  # a line from the person, after a prompt; EOFError where there are no more
         self.interactive = interactive
         self.terminal: Terminal | None = None
@@ -81,6 +81,16 @@ class Session:
         self.main = True  # no subshell
         self.warming: threading.Thread | None = None  # loads the tokenizer library, which two threads must not do at once
         self._remembered: dict[int, Remembered] = {}
+
+    def moved(self, system: System) -> None:
+        """Go on with another kernel. What this shell remembers of the agents of the one that has gone is forgotten;
+        variables, aliases and functions stay."""
+        self.system, self.kernel = system, system.kernel
+        self._remembered.clear()
+        for job in self.jobs:
+            if isinstance(job, Answer):
+                self.jobs.remove(job)
+        self.outage = Outage(system, self.screen, interactive=self.interactive)
 
     @property
     def status(self) -> int | None:
@@ -203,7 +213,7 @@ class Session:
 
     def finished_jobs(self) -> list[str]:
         """A line for each job that has ended since the last call. None while no kernel runs."""
-        if self.outage.down:
+        if self.outage.down or self.outage.gone:
             return []
         lines = [(job, self._ended(job)) for job in self.jobs]
         for job, line in lines:

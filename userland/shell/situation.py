@@ -69,7 +69,7 @@ class Situation:
         """`3 agents: 2 decoding, 1 stopped | tiny 12/2048 pages | 812 tokens decoded`, and whether anybody decodes."""
         shell = self._shell
         if shell.outage.gone:
-            return "the kernel has gone; `exit` leaves, `llmasos` begins anew", False
+            return "the kernel has gone; a command looks anew, `exit` leaves", False
         if shell.outage.down:
             return "no kernel: waiting for the next one", False
         try:

@@ -11,10 +11,13 @@ import os
 import signal
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
+
+SOON_SECONDS = 1.0  # an answer has begun, and this shell is about to listen
 
 
 class Suspended(BaseException):
@@ -32,6 +35,7 @@ class Terminal:
         self._descriptor = sys.stdin.fileno()
         self._found = termios.tcgetattr(self._descriptor)
         self._suspendable = False
+        self._pressed = float("-inf")  # when Ctrl-Z came to what cannot be stopped
 
     def __enter__(self) -> Terminal:
         self._before = {number: signal.signal(number, self._ends) for number in (signal.SIGTERM, signal.SIGHUP)}
@@ -98,17 +102,21 @@ class Terminal:
 
     @contextmanager
     def suspendable(self) -> Iterator[None]:
-        """Within this, Ctrl-Z raises Suspended; elsewhere it does nothing."""
+        """Within this, Ctrl-Z raises Suspended; elsewhere it does nothing, unless this begins at once."""
         self._suspendable = True
         try:
+            if time.monotonic() - self._pressed < SOON_SECONDS:
+                raise Suspended
             yield
         finally:
             self._suspendable = False
+            self._pressed = float("-inf")
 
     def _stopped(self, number: int, frame: FrameType | None) -> None:
         if self._suspendable:
             self._suspendable = False
             raise Suspended
+        self._pressed = time.monotonic()
 
 
 @contextmanager

@@ -99,11 +99,13 @@ _ALL = (
                     "goes on with it. With & the process answers in the background."),
     Command("chat", "talk with a process line by line", (_AGENT,), (_NO_THOUGHTS,),
             details="An empty line or Ctrl-D leaves; Ctrl-C interrupts an answer."),
-    Command("cat", "print a process's conversation so far, or a file", (_AGENT,), (
+    Command("cat", "print a process's conversation so far, or files", (
+        Param("PID", Kind.AGENT, required=False), Param("FILE", Kind.WORDS, required=False)), (
         Option("-f", None, "follow: go on printing until Ctrl-C, or until the process ends"),
         Option("--raw", None, "the text of the token log as it is, with its special tokens"),
         _JSON,
-    ), details="A PID with a slash in it is the path of a file (`cat ./notes.txt`), and `-` what comes in by a pipe."),
+    ), details="A PID with a slash in it is the path of a file (`cat ./a.txt ./b.txt`), and `-`, or none at all, what "
+               "comes in by a pipe or from a file."),
     Command("read", "print the token ids of a process's log", (
         _AGENT, Param("FROM", Kind.INTEGER, required=False), Param("N", Kind.INTEGER, required=False)), (_JSON,),
         details="From position FROM (default 0), N of them (default all)."),
