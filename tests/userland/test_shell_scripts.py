@@ -131,7 +131,7 @@ def test_many_words_reach_a_command(where: Path, tmp_path: Path) -> None:
 
 def test_a_directory_is_no_script(where: Path, tmp_path: Path) -> None:
     ran = shell(where, tmp_path, "./")
-    assert (ran.returncode, ran.stderr) == (1, "llmasos: EINVAL: './' is a directory; name a file\n")
+    assert (ran.returncode, ran.stderr) == (2, "llmasos: EINVAL: './' is a directory; name a file\n")
 
 
 def test_a_script_runs_by_its_first_line(where: Path, tmp_path: Path) -> None:
