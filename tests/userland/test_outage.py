@@ -67,7 +67,7 @@ def test_the_shell_says_so_at_the_prompt_and_during_an_answer_and_goes_on(kernel
         kernel.end()
         shell.enter("ps")
         shell.expect(r"EPIPE: [^>]*halt")
-        shell.shows(r"the kernel has gone; `exit` leaves")
+        shell.shows("the kernel has gone; a command looks anew")
         shell.quiet(0.5)
         shell.enter("exit 3")
         assert shell.wait() == 3

@@ -1,0 +1,181 @@
+"""From the configuration file and the command line to what a kernel is booted with; and where it keeps what."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from llmasos.kernel.edge import lock, settings
+from llmasos.kernel.edge.boot import _without_place, parse
+from llmasos.kernel.edge.settings import IDLE_SECONDS, Overrides, build, read
+from llmasos.syscalls import runtime
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import KvAction
+
+FILE = """
+default_model = "story"
+
+[kernel]
+quantum = 7
+
+[[device]]
+kind = "sim"
+name = "one"
+kv_bytes = "512MiB"
+options = { time_scale = 0, swap = "1g", quiet = true }
+
+[[device]]
+kind = "sim"
+
+[models]
+story = "~/story"
+
+[journal]
+fsync = "always"
+grace = 5
+
+[groups."/users/ada"]
+kv_max = "2MiB"
+kv_action = "wait"
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, place in (
+        ("HOME", ""),
+        ("XDG_STATE_HOME", "state"),
+        ("XDG_CONFIG_HOME", "config"),
+        ("XDG_RUNTIME_DIR", "run"),
+    ):
+        monkeypatch.setenv(name, str(tmp_path / place))
+    monkeypatch.delenv("LLMASOS_RUNTIME", raising=False)
+    return tmp_path
+
+
+def test_a_file_is_read_whole_and_the_command_line_overrides_it(home: Path) -> None:
+    (home / "story").mkdir()
+    (home / "kernel.toml").write_text(FILE)
+    file = read(str(home / "kernel.toml"))
+    plain = build(file, Overrides(), home / "r", "1.2")
+    assert (plain.default_model, plain.quantum, plain.idle_seconds, plain.grace) == ("story", 7, IDLE_SECONDS, 5.0)
+    assert [device.name for device in plain.devices] == ["one", "sim1"]
+    assert plain.devices[0].kv_bytes == 512 << 20
+    assert plain.devices[0].options == {"time_scale": "0", "swap": "1g", "quiet": "true"}
+    assert plain.models["story"] == str(home / "story")
+    assert plain.groups["/users/ada"].kv_max == 2 << 20
+    assert plain.groups["/users/ada"].kv_action is KvAction.WAIT
+    assert plain.journal is not None
+    assert (plain.journal.directory, plain.fsync) == (str(home / "r"), "always")
+    over = Overrides(devices=["sim:name=x,policy=fcfs"], models=["story=sim:1b"], kv_bytes="1GiB", journal=False)
+    changed = build(file, over, home / "r", "1.2")
+    assert [(device.name, device.policy, device.kv_bytes) for device in changed.devices] == [("x", "fcfs", 1 << 30)]
+    assert changed.models["story"] == "sim:1b"
+    assert changed.journal is None
+
+
+def test_the_usual_kernel_keeps_its_journal_on_the_disk_and_any_other_in_its_own_place(home: Path) -> None:
+    usual = build(read(None), Overrides(devices=["sim"]), runtime.default(), "")
+    assert runtime.default() == home / "run" / "llmasos"
+    assert usual.journal_path == str(home / "state" / "llmasos" / "kernel.journal")
+    other = build(read(None), Overrides(devices=["sim"]), home / "other", "")
+    assert other.journal_path == str(home / "other" / "kernel.journal")
+    named = build(read(None), Overrides(devices=["sim"], journal_directory="~/kept"), runtime.default(), "")
+    assert named.journal_path == str(home / "kept" / "kernel.journal")
+    private = build(read(None), Overrides(devices=["sim"], private=True), runtime.default(), "")
+    assert (private.journal, private.journal_path) == (None, "")
+    assert runtime.configuration() is None
+    (home / "config" / "llmasos").mkdir(parents=True)
+    (home / "config" / "llmasos" / "kernel.toml").touch()
+    assert runtime.configuration() == home / "config" / "llmasos" / "kernel.toml"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("quantum = 1", "quantum"),
+        ("[kernel]\nquantum = 0", "quantum"),
+        ("[kernel]\nidle_seconds = -1", "idle_seconds"),
+        ("[[device]]\nkind = 'sim'\nkv_byte = 1", "kv_byte"),
+        ("[journal]\nfsync = 'sometimes'", "fsync"),
+        ("[", "is wrong"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(home: Path, text: str, says: str) -> None:
+    (home / "wrong.toml").write_text(text)
+    with pytest.raises(SyscallError, match=says) as caught:
+        read(str(home / "wrong.toml"))
+    assert caught.value.errno is Errno.EINVAL
+
+
+@pytest.mark.parametrize(
+    ("over", "says"),
+    [
+        (Overrides(devices=["tpu"]), "no driver for a device of kind 'tpu'; there are: "),
+        (Overrides(devices=["sim:quick"]), "'quick' is not key=value"),
+        (Overrides(devices=["sim:max_runs=-1"]), "max_runs"),
+        (Overrides(devices=["sim"], models=["story"]), "wanted NAME=PATH"),
+        (Overrides(devices=["sim"], kv_bytes="much"), "kv_bytes of sim0"),
+    ],
+)
+def test_what_is_wrong_on_the_command_line_is_named(home: Path, over: Overrides, says: str) -> None:
+    with pytest.raises(SyscallError, match=says) as caught:
+        build(read(None), over, home, "")
+    assert caught.value.errno is Errno.EINVAL
+
+
+def test_a_file_that_is_not_there_or_too_long_is_refused(home: Path) -> None:
+    with pytest.raises(SyscallError, match="cannot be read"):
+        read(str(home / "nothing"))
+    (home / "long").write_text("#" * (settings.MOST_BYTES + 1))
+    with pytest.raises(SyscallError, match="is no configuration"):
+        read(str(home / "long"))
+
+
+def test_directories_with_models_in_them_are_known_by_their_names(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("zoo/a", "zoo/b", "alone", "zoo/empty"):
+        (home / place).mkdir(parents=True)
+        if place != "zoo/empty":
+            (home / place / "config.json").write_text("{}")
+    monkeypatch.setenv("LLMASOS_MODELS", f"{home / 'zoo'}:{home / 'alone'}")
+    known = settings.known_models()
+    assert {"tiny", "a", "b", "alone"} <= set(known)
+    assert "empty" not in known
+    assert known["a"] == str(home / "zoo" / "a")
+
+
+def test_a_kernel_is_booted_again_by_the_words_that_say_what_and_not_where() -> None:
+    words = ["--runtime", "r", "--detach", "--device", "sim", "--log=x", "--max-runs", "3", "--hand-over", "--quiet"]
+    assert _without_place(words) == ["--device", "sim", "--max-runs", "3"]
+    assert parse(_without_place(words)).max_runs == 3
+    [policy] = _without_place(["--policy", "mine.py:Mine"])
+    assert policy == f"--policy={os.path.abspath('mine.py')}:Mine"
+
+
+def test_a_runtime_directory_is_held_by_one_and_left_as_it_was(tmp_path: Path) -> None:
+    place = tmp_path / "run" / "llmasos"
+    assert lock.prepare(place)
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    assert not lock.prepare(place), "it is there already"
+    held = lock.hold(place)
+    assert runtime.holder(place) == os.getpid()
+    assert not runtime.listening(place)
+    with pytest.raises(SyscallError, match=f"pid {os.getpid()}") as caught:
+        lock.hold(place)
+    assert caught.value.errno is Errno.EBUSY
+    (place / runtime.LOG).write_text("why it failed")
+    lock.release(place, held, keep_log=True)
+    assert [path.name for path in place.iterdir()] == [runtime.LOG]
+    assert runtime.holder(place) is None
+    lock.release(place, lock.hold(place))
+    assert not list(place.iterdir())
+    assert runtime.halted(place)
+    place.chmod(0o755)
+    with pytest.raises(SyscallError, match="open to other users"):
+        lock.prepare(place)
+    (tmp_path / "file").touch()
+    with pytest.raises(SyscallError, match="no directory"):
+        lock.prepare(tmp_path / "file")
