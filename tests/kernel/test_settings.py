@@ -93,6 +93,18 @@ def test_the_usual_kernel_keeps_its_journal_on_the_disk_and_any_other_in_its_own
     assert runtime.configuration() == home / "config" / "llmasos" / "kernel.toml"
 
 
+def test_without_a_home_it_is_said_where_a_journal_could_be(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr(Path, "home", nowhere)
+    with pytest.raises(SyscallError, match=r"--journal DIR.*--no-journal") as caught:
+        build(read(None), Overrides(devices=["sim"]), runtime.default(), "")
+    assert caught.value.errno is Errno.ENOENT
+    assert build(read(None), Overrides(devices=["sim"], journal=False), runtime.default(), "").journal is None
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -24,7 +24,6 @@ import pytest
 
 from llmasos.kernel.edge import console as console_of_kernel
 from llmasos.syscalls import blocking, runtime
-from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.records import Kind
 from llmasos.syscalls.table import BootInfoCall, Decode, Feed, Getinfo, Null, Ps, Read, Spawn
 from llmasos.userland.programs import boot as booting
@@ -407,12 +406,3 @@ def test_where_logging_out_ends_everything_it_is_said_how_to_stay(monkeypatch: p
     assert "loginctl enable-linger ada-who-does-not-linger" in said
     monkeypatch.setattr(booting, "_logind_kills", lambda: False)
     assert booting.leaves_at_logout() == []
-
-
-def test_without_a_home_the_kernel_says_what_to_do(home: Home) -> None:
-    for name in ("XDG_STATE_HOME", "HOME"):
-        home.environment.pop(name, None)
-    done = home.type("boot", "--detach", "--no-journal", status=None)
-    with suppress(SyscallError):
-        halt(home.place)
-    assert "Traceback" not in done.stderr

@@ -416,25 +416,31 @@ def _if(shell: Session, node: If, *, tested: bool) -> int:
 
 
 def _while(shell: Session, node: While, *, tested: bool) -> int:
-    status = 0
-    while (run(shell, node.condition, tested=True) == 0) is not node.until:
-        _check(shell)
-        try:
-            status = run(shell, node.body, tested=tested)
-        except Left as left:
-            if not _goes_on(left):
-                break
-    return status
+    def turns() -> Iterator[None]:
+        while (run(shell, node.condition, tested=True) == 0) is not node.until:
+            yield
+
+    return _loop(shell, node.body, turns(), tested=tested)
 
 
 def _for(shell: Session, node: For, *, tested: bool) -> int:
     values = list(shell.variables.arguments) if node.words is None else _values(shell, node.words)
+
+    def turns() -> Iterator[None]:
+        for value in values:
+            shell.variables.values[node.name] = value
+            yield
+
+    return _loop(shell, node.body, turns(), tested=tested)
+
+
+def _loop(shell: Session, body: Script, turns: Iterator[None], *, tested: bool) -> int:
+    """Run a body once for each turn."""
     status = 0
-    for value in values:
+    for _ in turns:
         _check(shell)
-        shell.variables.values[node.name] = value
         try:
-            status = run(shell, node.body, tested=tested)
+            status = run(shell, body, tested=tested)
         except Left as left:
             if not _goes_on(left):
                 break
