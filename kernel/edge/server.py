@@ -318,7 +318,7 @@ class Server:
                     with process.oneshot():
                         times = process.cpu_times()
                         figures[pid] = process.memory_info().rss, times.user + times.system
-                except psutil.Error:  # it has just ended
+                except (psutil.Error, OSError):  # it has just ended, or there is no descriptor to ask by
                     processes.pop(pid, None)
                 if count % FIGURES_BATCH == FIGURES_BATCH - 1:
                     await trio.lowlevel.checkpoint()

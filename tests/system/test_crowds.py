@@ -1,0 +1,226 @@
+"""Very many programs at once: all are served, or told why not, and the kernel lives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from textwrap import dedent
+
+import anyio
+import pytest
+
+from llmasos.kernel.edge import lock
+from llmasos.syscalls import blocking, client, runtime
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.table import Null
+from tests.booted import PATIENCE, Booted, booted
+
+pytestmark = pytest.mark.processes
+
+TOGETHER = 100  # connections of one OS process: ZeroMQ has some thousand sockets in each
+
+THREADS = """
+    import sys, threading
+    from llmasos.syscalls import blocking
+    from llmasos.syscalls.table import Null
+    told, ready, all_told = [], threading.Barrier(int(sys.argv[2]) + 1), threading.Barrier(int(sys.argv[2]))
+    def connect():
+        ready.wait()
+        try:
+            with blocking.connect(sys.argv[1], timeout=float(sys.argv[3])) as kernel:
+                kernel(Null())
+                all_told.wait()  # all are connected at once
+            told.append("served")
+        except Exception as error:
+            told.append(f"{type(error).__name__}: {error}")
+            all_told.abort()
+    threads = [threading.Thread(target=connect) for _ in range(int(sys.argv[2]))]
+    for thread in threads: thread.start()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    ready.wait()
+    for thread in threads: thread.join()
+    print(*sorted(set(told)), len(told), flush=True)
+"""
+
+TASKS = """
+    import sys, anyio
+    from llmasos.syscalls import client
+    from llmasos.syscalls.table import Null
+    told = []
+    async def connect():
+        try:
+            async with client.connect(sys.argv[1], timeout=float(sys.argv[3])) as kernel:
+                await kernel(Null())
+                told.append("served")
+                while len(told) < int(sys.argv[2]):
+                    await anyio.sleep(0.02)
+        except Exception as error:
+            told.append(f"{type(error).__name__}: {error}")
+    async def main():
+        async with anyio.create_task_group() as group:
+            for _ in range(int(sys.argv[2])):
+                group.start_soon(connect)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    anyio.run(main, backend=sys.argv[4])
+    print(*sorted(set(told)), len(told), flush=True)
+"""
+
+
+class Crowd:
+    """An OS process with programs that connect when they are let go."""
+
+    def __init__(self, kernel: Booted, script: str, *words: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", dedent(script), str(kernel.place), str(TOGETHER), *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=runtime.environment(),
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+
+    def wait_until_ready(self) -> None:
+        assert self._stdout.readline() == "ready\n"
+
+    def go(self) -> None:
+        self._stdin.write("\n")
+        self._stdin.flush()
+
+    def told(self) -> str:
+        said = self._stdout.read()
+        assert self._process.wait(timeout=PATIENCE) == 0
+        return said
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._stdin.close()
+        self._stdout.close()
+
+
+@contextmanager
+def crowds(kernel: Booted, *scripts: tuple[str, ...]) -> Iterator[list[Crowd]]:
+    found = [Crowd(kernel, *script) for script in scripts]
+    try:
+        for crowd in found:
+            crowd.wait_until_ready()
+        yield found
+    finally:
+        for crowd in found:
+            crowd.close()
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Booted]:
+    with booted() as running:
+        yield running
+
+
+def test_hundreds_that_connect_while_the_kernel_is_busy_are_all_served(kernel: Booted) -> None:
+    patience = str(PATIENCE)
+    with crowds(
+        kernel, (THREADS, patience), (THREADS, patience), (TASKS, patience, "trio"), (TASKS, patience, "asyncio")
+    ) as all_of_them:
+        os.kill(kernel.pid, signal.SIGSTOP)
+        try:
+            for crowd in all_of_them:
+                crowd.go()
+            time.sleep(1.5)  # long enough that all have tried
+        finally:
+            os.kill(kernel.pid, signal.SIGCONT)
+        for crowd in all_of_them:
+            assert crowd.told() == f"served {TOGETHER}\n"
+    with kernel.connect() as program:
+        program(Null())
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """The runtime directory of a kernel that accepts nobody, and whose queue is full."""
+    place = tmp_path / "run"
+    lock.prepare(place)
+    held = lock.hold(place)
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(os.fspath(place / runtime.PROGRAMS))
+        listener.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(os.fspath(place / runtime.PROGRAMS))
+        yield place
+    lock.release(place, held)
+
+
+def test_while_the_queue_is_full_connecting_keeps_its_timeout(full: Path) -> None:
+    with pytest.raises(SyscallError, match=r"has not answered within 0\.5 seconds") as caught:
+        blocking.connect(full, timeout=0.5)
+    assert caught.value.errno is Errno.ETIME
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_while_the_queue_is_full_connecting_lets_the_event_loop_go_on(full: Path, backend: str) -> None:
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            await anyio.sleep(0.01)
+            turns += 1
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(turn)
+            with pytest.raises(SyscallError) as caught:
+                async with client.connect(full, timeout=0.5):
+                    pass
+            assert caught.value.errno is Errno.ETIME
+            group.cancel_scope.cancel()
+
+    anyio.run(main, backend=backend)
+    assert turns > 1
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away, and be another user")
+@pytest.mark.parametrize("whose", ["the directory", "the socket"])
+def test_a_kernel_of_another_user_is_not_talked_to(tmp_path: Path, whose: str) -> None:
+    """Anybody can make /tmp/llmasos-UID before its user does, and listen there."""
+    place = tmp_path / "run"
+    place.mkdir()
+    listen = f"""
+        import os, socket, sys
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind({os.fspath(place / runtime.PROGRAMS)!r})
+        if {whose == "the socket"}:
+            os.setuid(12345)
+        listener.listen(100)
+        print("listens", flush=True)
+        sys.stdin.read()
+    """
+    impostor = subprocess.Popen(
+        [sys.executable, "-c", dedent(listen)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert impostor.stdout is not None
+        assert impostor.stdout.readline() == "listens\n"
+        assert whose == "the socket" or runtime.listening(place)  # as long as it is this user's
+        if whose == "the directory":
+            os.chown(place, 12345, -1)
+        with pytest.raises(SyscallError, match="another user") as caught:
+            blocking.connect(place)
+        assert caught.value.errno is Errno.EPERM
+    finally:
+        impostor.communicate()
