@@ -42,7 +42,6 @@ from llmasos.syscalls.zeromq import NOBLOCK, check_endpoint, descriptor, has_mes
 BATCH = 64  # messages to take before other tasks have their turn
 RETRY_SECONDS = 0.02  # longest wait before a full pipe is tried again
 MAX_BACKLOG = 2 * limits.MAX_REPLY_BYTES  # bytes that may wait here for one peer before it is given up
-LISTEN_QUEUE = 65_536  # connections that wait to be accepted; the operating system has a bound of its own
 MAX_FRAME = 2 * limits.MAX_REQUEST_BYTES  # ZeroMQ cuts a connection over this; shorter ones can be answered
 _SNDMORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
@@ -155,8 +154,11 @@ class Socket:
         self._monitor = Monitor(self._raw.get_monitor_socket(events))
         return self._monitor
 
-    def bind(self, endpoint: str) -> None:
+    def bind(self, endpoint: str, listener: int = -1) -> None:
+        """Accept connections. ZeroMQ takes over and closes `listener`, the descriptor of a socket that listens there;
+        without one it makes its own."""
         check_endpoint(endpoint)
+        self._raw.setsockopt(zmq.USE_FD, listener)
         self._raw.bind(endpoint)
 
     def connect(self, endpoint: str) -> None:
@@ -300,7 +302,6 @@ def router(context: zmq.Context[zmq.Socket[bytes]] | None = None, *, max_frame: 
     """A socket that many peers connect to. It reports a message to an absent peer instead of swallowing it."""
     raw = make(context, zmq.ROUTER, max_frame)
     raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    raw.setsockopt(zmq.BACKLOG, LISTEN_QUEUE)
     return Socket(raw)
 
 

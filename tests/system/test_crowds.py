@@ -8,19 +8,23 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from textwrap import dedent
 
 import anyio
 import pytest
+import trio
 
-from llmasos.kernel.edge import lock
-from llmasos.syscalls import blocking, client, runtime
+from llmasos.kernel.edge import door, lock
+from llmasos.kernel.edge.door import NEWCOMERS
+from llmasos.syscalls import blocking, client, runtime, transport, wire, zeromq
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.table import Null
-from tests.booted import PATIENCE, Booted, booted
+from llmasos.syscalls.records import Budget
+from llmasos.syscalls.table import Null, StatsCall
+from tests.booted import PATIENCE, Booted, booted, eventually
+from tests.userland.command_line import llmasos
 
 pytestmark = pytest.mark.processes
 
@@ -97,6 +101,9 @@ class Crowd:
     def go(self) -> None:
         self._stdin.write("\n")
         self._stdin.flush()
+
+    def runs(self) -> bool:
+        return self._process.poll() is None
 
     def told(self) -> str:
         said = self._stdout.read()
@@ -224,3 +231,149 @@ def test_a_kernel_of_another_user_is_not_talked_to(tmp_path: Path, whose: str) -
         assert caught.value.errno is Errno.EPERM
     finally:
         impostor.communicate()
+
+
+FLOOD = """
+    import socket, sys, time
+    held, end = [], time.monotonic() + 3.0
+    print("ready", flush=True)
+    sys.stdin.readline()
+    while time.monotonic() < end:
+        one = socket.socket(socket.AF_UNIX)
+        one.setblocking(False)
+        try:
+            one.connect(sys.argv[1] + "/kernel.sock")
+        except (BlockingIOError, FileNotFoundError):
+            one.close()
+            continue
+        held.append(one)
+        if len(held) > 3000:
+            held.pop(0).close()
+    print("done", len(held) > 100)
+"""
+
+
+def test_a_kernel_outlives_more_connections_than_it_has_descriptors() -> None:
+    with booted(descriptors=1024) as kernel, kernel.connect() as program:
+        with crowds(kernel, (FLOOD,), (FLOOD,), (FLOOD,)) as floods:
+            for flood in floods:
+                flood.go()
+            while any(flood.runs() for flood in floods):
+                program(Null())  # who is connected notices nothing
+            for flood in floods:
+                assert flood.told() == "done True\n"
+        eventually(lambda: connections(program).used < 5, "all have gone")
+        with kernel.connect() as newcomer:
+            newcomer(Null())
+
+
+def connections(program: blocking.Client) -> Budget:
+    """How many there are; the kernel looks every second."""
+    found: list[Budget] = []
+
+    def told() -> bool:
+        found[:] = [budget for budget in program(StatsCall()).budgets if budget.name == "connections"]
+        return bool(found)
+
+    eventually(told, "the kernel has counted its connections")
+    return found[0]
+
+
+def test_one_program_too_many_is_told_so_and_an_operator_still_gets_in() -> None:
+    with booted(descriptors=1024) as kernel, kernel.connect() as first:
+        most = connections(first).most
+        with ExitStack() as stack:
+
+            def connect(count: int) -> None:
+                """Connections that say nothing."""
+                while count:
+                    one = stack.enter_context(socket.socket(socket.AF_UNIX))
+                    with suppress(FileNotFoundError, BlockingIOError):  # the door is guarded: try again
+                        one.connect(os.fspath(kernel.place / runtime.PROGRAMS))
+                        count -= 1
+
+            connect(most - NEWCOMERS - 1)
+            for _ in range(3):
+                with pytest.raises(SyscallError, match=rf"more than {most} cannot be \(`ulimit -n` is 1024") as caught:
+                    kernel.connect()
+                assert caught.value.errno is Errno.EAGAIN
+            first(Null())
+            ps = llmasos(kernel.place, "ps")
+            assert (ps.returncode, ps.stderr) == (0, "")
+            assert "init" in ps.stdout
+        eventually(lambda: connections(first).refused >= 3, "the refused are counted")
+        eventually(lambda: connections(first).used < 5, "all have gone")
+        with kernel.connect() as program:
+            program(Null())
+
+
+@asynccontextmanager
+async def doorway(place: Path, descriptors: int = 1024) -> AsyncIterator[door.Door]:
+    """A door at `place` as a kernel has it."""
+    one = door.Door(descriptors)
+    links = transport.router()
+    monitor = links.monitor()
+    links.bind(f"ipc://{place}", one.listen(place))
+
+    def follow() -> None:
+        for link in monitor.drain():
+            (one.came if link.up else one.went)(link.fd)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(monitor.run, follow)
+        await one.open()
+        nursery.start_soon(one.sweep)
+        nursery.start_soon(one.guard)
+        try:
+            yield one
+        finally:
+            nursery.cancel_scope.cancel()
+            one.close()
+            links.close()
+
+
+def test_a_connection_that_says_nothing_does_not_keep_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "SILENT_SECONDS", 0.5)
+
+    async def main() -> None:
+        async with doorway(tmp_path / "sock") as one:
+            with socket.socket(socket.AF_UNIX) as silent:
+                silent.connect(f"{tmp_path}/sock")
+                while await trio.to_thread.run_sync(silent.recv, 4096):  # ZeroMQ's greeting, then the end
+                    pass
+            while len(one):  # noqa: ASYNC110 - its monitor tells the door, not us
+                await trio.sleep(0.01)
+
+    trio.run(main)
+
+
+def test_a_closed_door_says_why_and_opens_again(tmp_path: Path) -> None:
+    place = f"ipc://{tmp_path}/sock"
+
+    async def refused() -> wire.Reply | None:
+        """What the next newcomer is told; None if it is taken."""
+        dealer = zeromq.raw_dealer(b"", None, 1 << 20)
+        try:
+            dealer.connect(place)
+            return wire.decode_reply(dealer.recv()) if await trio.to_thread.run_sync(dealer.poll, 1000) else None
+        finally:
+            dealer.close()
+
+    async def main() -> None:
+        async with doorway(tmp_path / "sock") as one:
+            while len(one):  # noqa: ASYNC110 - its own first one
+                await trio.sleep(0.01)
+            places, one._full = one._full, 1
+            for _ in range(3):
+                told = await refused()
+                assert told is not None
+                assert (told.seq, told.errno) == (0, Errno.EAGAIN)
+                assert "programs are connected" in wire.reason(told)
+            assert (len(one), one.refused) == (0, 3)
+            one._full = places
+            with trio.fail_after(PATIENCE):
+                while await refused() is not None:
+                    pass
+
+    if sys.platform == "linux":
+        trio.run(main)
