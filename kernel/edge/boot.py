@@ -30,6 +30,7 @@ from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
 from llmasos.kernel.edge.hand_over import relieve
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
+from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.policies import FOLDER, Modules
 from llmasos.kernel.edge.server import Server
 from llmasos.syscalls import runtime
@@ -107,6 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: argparse.Namespace) -> int:
     held = lock.hold(directory)
+    place = Place(directory, held)
     halted = kept = False
     journal = None
     try:
@@ -118,6 +120,8 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             journal, fsync = open_journal(Path(config.journal.directory)), config.journal.fsync
             config.journal_path = os.fspath(journal.path)
             sign = _sign(directory, journal)
+            if sign.is_symlink():
+                place.sign = sign, journal.path.absolute()
             _note_words(journal.path.with_name(runtime.BOOTED), config.arguments)
             notes = journal.notes
         else:
@@ -128,7 +132,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
         server = Server(
             core,
             config.devices,
-            directory,
+            place,
             log,
             die_with_parent=args.die_with_parent,
             journal=journal,

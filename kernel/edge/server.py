@@ -31,6 +31,7 @@ from llmasos.kernel.edge import door
 from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
 from llmasos.kernel.edge.peers import Peer, Peers, chosen_id
+from llmasos.kernel.edge.place import Place, watch
 from llmasos.kernel.edge.supervision import Supervisor
 from llmasos.kernel.events import (
     Action,
@@ -45,6 +46,7 @@ from llmasos.kernel.events import (
     HaltRequest,
     KillDriver,
     Log,
+    Noted,
     OsFigures,
     Rejected,
     Reply,
@@ -57,7 +59,7 @@ from llmasos.kernel.events import (
 )
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls import runtime, transport, wire, zeromq
-from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Budget
 from llmasos.syscalls.transport import Message
 
@@ -75,13 +77,13 @@ class Core(Protocol):
 
 
 class Server:
-    """One running kernel in a runtime directory that its caller holds (kernel/edge/lock.py)."""
+    """One running kernel in a runtime directory that its caller holds (kernel/edge/lock.py, place.py)."""
 
     def __init__(
         self,
         core: Core,
         devices: list[DeviceConfig],
-        directory: Path,
+        place: Place,
         console: Callable[[Log], None],
         *,
         die_with_parent: bool = False,
@@ -92,7 +94,7 @@ class Server:
         """`notes` (level, text) are for the kernel log."""
         self._core = core
         self._devices = devices
-        self._directory = directory
+        self._place, self._directory = place, place.directory
         self._console = console
         self._die_with_parent = die_with_parent
         self._saved = journal.state if journal is not None else None
@@ -124,7 +126,8 @@ class Server:
         self._drivers = transport.router(context, max_frame=protocol.ANSWER_BYTES)
         self._monitor = self._programs.monitor()
         try:
-            async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as self._nursery:
+                nursery = self._nursery
                 self._supervisor = Supervisor(self._devices, self._directory, self._from_supervisor, nursery)
                 await nursery.start(self._watch_signals)
                 self._drivers.bind(runtime.endpoint(self._directory, runtime.DRIVERS))
@@ -143,6 +146,7 @@ class Server:
                     nursery.start_soon(self._keeper.run)
                 if self._die_with_parent:
                     nursery.start_soon(self._watch_parent)
+                nursery.start_soon(watch, self._directories, self._look_at_files)
                 task_status.started()
                 await self._halt.wait()
                 if self._keeper is not None:
@@ -308,6 +312,38 @@ class Server:
 
     def _ask_to_quit(self, device: str, incarnation: int) -> bool:
         return self._drivers.send(protocol.encode(protocol.Quit()), f"{device}.{incarnation}".encode())
+
+    # --- files that somebody may remove ---------------------------------------------------------------------------------
+
+    def _directories(self) -> list[Path]:
+        return [self._directory, *([self._keeper.path.parent] if self._keeper is not None else [])]
+
+    def _look_at_files(self) -> None:
+        if self._keeper is not None:
+            self._keeper.look()
+        if not self._place.missing() or self._halt.is_set():
+            return
+        try:
+            self._place.make_again()
+            if not self._place.has(runtime.DRIVERS):
+                self._drivers.bind(runtime.endpoint(self._directory, runtime.DRIVERS))
+            if not self._place.has(runtime.PROGRAMS):
+                listener = self._door.listen(self._directory / runtime.PROGRAMS)
+                self._programs.bind(runtime.endpoint(self._directory), listener)
+                self._nursery.start_soon(self._open_door)
+        except (SyscallError, OSError) as error:
+            why = error.reason if isinstance(error, SyscallError) else str(error)
+            self._handle(Noted("error", f"files in {self._directory} have been removed, and cannot be made again: {why}"))
+            if isinstance(error, SyscallError) and error.errno is Errno.EBUSY:
+                self._handle(HaltRequest("another kernel runs in its place", self._keeper is not None))
+        else:
+            self._handle(Noted("warning", f"files in {self._directory} have been removed; they are made again"))
+
+    async def _open_door(self) -> None:
+        try:
+            await self._door.open()
+        except OSError as error:  # removed once more; then it is looked at again
+            self._handle(Noted("error", f"{self._directory / runtime.PROGRAMS} cannot be made: {error}"))
 
     # --- time and the operating system ------------------------------------------------------------------------------
 
