@@ -32,6 +32,7 @@ from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
 from llmasos.kernel.edge.policies import FOLDER, Modules
 from llmasos.kernel.edge.server import Server
+from llmasos.kernel.edge.standing import MARK, Standing
 from llmasos.syscalls import runtime
 from llmasos.syscalls.atomic_file import replacing
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -108,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: argparse.Namespace) -> int:
     held = lock.hold(directory)
     halted = kept = False
-    journal = None
+    journal, standing = None, Standing()
     try:
         if args.log:
             open_log(Path(args.log))
@@ -123,7 +124,8 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
         else:
             notes = _left_alone(directory / runtime.JOURNAL)
         folder = journal.path.parent / FOLDER if journal is not None else None
-        core.sources = modules = Modules(folder, Watchdog(end_kernel(folder)))
+        standing = Standing(folder, directory / MARK if folder is not None else None)
+        core.sources = modules = Modules(folder, Watchdog(standing, end_kernel), standing)
         notes += modules.recall(config.devices)
         server = Server(
             core,
@@ -139,6 +141,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
         halted = True
     finally:
         stop_watching()
+        standing.close()
         if journal is not None:
             journal.close(remove=halted and not kept)  # programs that were expected back have ended with the system
             if halted and not kept:
