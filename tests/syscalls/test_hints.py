@@ -91,7 +91,6 @@ ABOUT = {
     "the right that this call needs": ("kernel/dispatch.py", "kernel/calls/lookup.py"),
     "`dmesg`": ("kernel/", "drivers/", "userland/sdk/answers.py"),
     "the hub": ("modelfiles/",),
-    "boot again": ("userland/programs/boot.py",),
     "of your own group": ("kernel/calls/lookup.py",),
     "the limit of the group": ("kernel/enforce.py", "kernel/groups/", "kernel/calls/context.py"),
     "longer one": ("kernel/", "userland/sdk/"),
@@ -120,7 +119,6 @@ def test_a_hint_is_given_where_it_fits(words: str) -> None:
         (Errno.EPERM, "modelfiles/hub_api.py", "the hub"),
         (Errno.EPERM, "modelfiles/web.py", "the hub"),
         (Errno.EPERM, "userland/shell/files.py", "who may use it"),
-        (Errno.EIO, "userland/programs/boot.py", "boot again"),
         (Errno.ENOENT, "kernel/groups/group.py", "`groups`"),
         (Errno.ENOENT, "modelfiles/source.py", "`models`"),
         (Errno.EDQUOT, "modelfiles/download.py", "disk"),
@@ -131,6 +129,10 @@ def test_and_all_errors_there_have_it(errno: Errno, place: str, words: str) -> N
     there = [one for one in ALL if one.errno is errno and one.place == place and one.reason.strip("… ")]
     assert there
     assert [one for one in there if words not in one.hint] == []
+
+
+def test_a_kernel_that_does_not_boot_is_to_be_booted_again() -> None:
+    assert "boot again" in SyscallError(Errno.EIO, "the kernel did not boot: device cpu0 cannot start").hint
 
 
 def test_what_holds_for_one_cause_only_is_no_kinds_general_advice() -> None:
