@@ -140,7 +140,8 @@ def private_kernel(
     """A kernel in runtime directory `where` while the `with` lasts; `flags` are those of `python -m
     llmasos.kernel.edge.boot`. It removes a directory that it has made, or with `own_runtime` that was made for it.
 
-    Raises EIO with the kernel's last words if it does not boot, EINVAL if `flags` are none of its, ETIME if it takes longer than BOOT_SECONDS.
+    Raises EIO with the kernel's last words if it does not boot, EINVAL if `flags` are none of
+    its, ETIME if it takes longer than BOOT_SECONDS.
     """
     command = [
         *runtime.module("llmasos.kernel.edge.boot"),
