@@ -316,6 +316,8 @@ class ModelInfo(Record):
     pinned: bool = False
     sampling: SamplingDefaults = SamplingDefaults()  # as its makers advise
     stored: str = ""  # how quantised files hold its weights: "gptq, as it is", "fp8, dequantised"
+    tier_slots: list[int] = []  # `slots`, of each lower tier of the device
+    tier_slots_free: list[int] = []
 
 
 class Going(Record):
