@@ -265,7 +265,7 @@ def test_the_stall_of_a_group_tells_memory_and_what_its_limits_held_back() -> No
         pressure = {name: PressureInfo([share] * 3, 0.0, [0.0] * 3, 0.0) for name, share in some.items()}
         info = GroupInfo("/a", GroupSettings(), 0, 0, 0, 0, 0, [], {}, pressure)
         (field,) = (field for field in groups.LISTING.fields if field.column.title == "STALL")
-        return field.cell(info)
+        return str(field.cell(info))
 
     assert shown(0.25, 0.0) == "25%"
     assert shown(0.0, 0.4) == "0%, quota 40%"
