@@ -26,7 +26,7 @@ def hold_back(system: System, process: LLMProcess) -> bool:
     """Whether a process that was to run must wait for its group. Then it is BLOCKED(quota) until it may go on."""
     group = process.group
     if process.pause > system.now:
-        _throttle(system, process, group, "a pause above kv_high")
+        _throttle(system, process, group, "a pause")
         system.timers.at(process.pause, _go_on, process)
     elif (spent := group.exhausted()) is not None:
         _throttle(system, process, spent, "tokens_total")

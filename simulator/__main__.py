@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from llmasos.simulator.chart import Gantt
-from llmasos.syscalls import blocking
+from llmasos.syscalls import blocking, limits
+from llmasos.syscalls.constraint import span
 from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.records import TraceEvent
 from llmasos.syscalls.table import Trace
@@ -33,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--svg", metavar="FILE", type=Path, help="write a picture instead of text")
     parser.add_argument("--width", type=int, default=100, help="characters of the text (default: 100)")
     args = parser.parse_args(arguments)
+    if not 0 <= args.seconds <= limits.MAX_TIMEOUT:
+        parser.error(f"argument --seconds: wanted {span(0, limits.MAX_TIMEOUT)}, found {args.seconds:g}")
     try:
         chart = Gantt(listen(args.runtime, args.seconds))
         if args.svg is None:

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from llmasos.simulator import border
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import TraceEvent
 
 if TYPE_CHECKING:
@@ -96,6 +98,7 @@ class Gantt:
     def seconds(self) -> float:
         return self.end - self.begin
 
+    @border.wants(width=border.whole(20))
     def text(self, width: int = 100) -> str:
         """The chart in characters, a line a row. A device's row has the number of processes in each step."""
         label = min(_MOST_LABEL, max((len(row.label) for rows in self.rows.values() for row in rows), default=0))
@@ -131,6 +134,7 @@ class Gantt:
         left, right = f"{self.begin:.3f} s", f"{self.end:.3f} s"
         return left + right.rjust(max(1, cells - len(left)))
 
+    @border.wants(width=border.whole(300))
     def svg(self, width: int = 1000) -> str:
         """The chart as a picture of that many pixels. What a bar is stands in its tooltip; it is readable on light and on
         dark ground."""
@@ -288,15 +292,23 @@ class _Reader:
                 self._row(device, pid).bars.append(Bar(state, since, at))
 
 
+@border.wants(begin=border.number(0, optional=True), end=border.number(0, optional=True))
 def gantt(source: Simulation | Iterable[TraceEvent], begin: float | None = None, end: float | None = None) -> Gantt:
     """The picture of a schedule, from `begin` to `end`, in seconds since boot (None: from the first step, to the last
     event).
 
-    `source` is a simulation that records, `simulate(record=True)`, or trace events of any kernel. Raises ValueError for a
-    simulation that does not record.
+    `source` is a simulation that records, `simulate(record=True)`, or trace events of any kernel. Raises EINVAL for a
+    simulation that does not record, and for what is neither.
     """
+    if begin is not None and end is not None and end < begin:
+        raise Errno.EINVAL(f"gantt() end: {end:g} is before begin, {begin:g}")
     if isinstance(source, Iterable):
+        source = list(source)
+        if odd := next((event for event in source if not isinstance(event, TraceEvent)), None):
+            raise border.wanted("gantt() source", "a simulation, or trace events", odd)
         return Gantt(source, begin, end)
+    if not hasattr(source, "recorded"):
+        raise border.wanted("gantt() source", "a simulation, or trace events", source)
     if source.recorded is None:
-        raise ValueError("this simulation does not record; make it with simulate(record=True)")
+        raise Errno.EINVAL("gantt() source: this simulation does not record; make it with simulate(record=True)")
     return Gantt(source.recorded, begin, source.now if end is None else end)

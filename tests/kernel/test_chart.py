@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from llmasos.simulator import Gantt, Prog, Simulation, gantt, simulate
+from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.records import Signal, TraceEvent
 from llmasos.syscalls.table import Decode, Getinfo, Kill, Sched, Spawn
 from tests.booted import booted
@@ -86,7 +87,7 @@ def test_a_part_of_the_time_can_be_drawn() -> None:
 
 
 def test_a_simulation_that_does_not_record_says_so() -> None:
-    with pytest.raises(ValueError, match="record=True"):
+    with pytest.raises(SyscallError, match="record=True"):
         gantt(simulate())
 
 
