@@ -73,7 +73,8 @@ def sentence(said: str, annotation: Any, found: Any) -> str:
         size = f", found {len(found)}" if hasattr(found, "__len__") else ""
         return f"{'at most' if match[2] == '<=' else 'at least'} {match[3]} {unit}{size}"
     if _PATTERN.match(said):
-        return "text without control characters" + here
+        told = next((meta.description for meta in meta_of(annotation) if meta.description), None)
+        return (told or "text without control characters") + here
     if match := _CHOICE.match(said):
         return f"there is no {match[1]}; there are {', '.join(_choices(annotation))}"
     if match := _PLAIN.match(said):
@@ -86,6 +87,8 @@ def sentence(said: str, annotation: Any, found: Any) -> str:
 def _choices(annotation: Any) -> list[str]:
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return [f"{one.name} ({one.value})" if isinstance(one.value, int) else repr(one.value) for one in annotation]
+    if typing.get_origin(annotation) is typing.Literal:
+        return [repr(choice) for choice in typing.get_args(annotation)]
     return [choice for inner in typing.get_args(annotation) for choice in _choices(inner)]
 
 

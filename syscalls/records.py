@@ -513,6 +513,14 @@ class GroupInfo(Record):
     pressure: dict[str, PressureInfo]  # by resource: cpu, memory, weights, quota
 
 
+class PolicyOut(Record):
+    """A policy of the user's own that was taken out (docs/policies.md)."""
+
+    name: str  # FILE.py:CLASS@DIGEST
+    at: float  # when: seconds since 1970
+    why: str
+
+
 class SchedInfo(Record):
     """How a device is scheduled."""
 
@@ -522,3 +530,4 @@ class SchedInfo(Record):
     step_tokens: int  # tokens in one step at most
     victims: str = ""  # which process loses its pages first
     evictions: str = ""  # which model's weights go first
+    taken_out: list[PolicyOut] = []  # policies of the user's own that did wrong, of all devices, the latest last

@@ -85,7 +85,8 @@ def test_the_configuration_of_the_reference_is_one(tmp_path: Path) -> None:
     found = re.search(r"^```toml\n(.*?)^```$", CONFIGURATION.read_text(), re.MULTILINE | re.DOTALL)
     assert found is not None
     file = tmp_path / "llmasos.toml"
-    file.write_text(found[1])
+    (tmp_path / "story").mkdir()
+    file.write_text(found[1].replace("/srv/models/story", str(tmp_path / "story")))
     config = settings.build(settings.read(os.fspath(file)), settings.Overrides(), tmp_path, "test")
     assert config.devices[0].policy == "mlfq"
     assert config.quantum == 32

@@ -9,7 +9,7 @@ A loop is interrupted by a signal, whose handler raises in the middle of it what
 (Another thread could set an exception too, but nobody could say whether it arrives in the policy or in the kernel behind
 it.) Time is the processor time of the kernel's thread: a busy machine is no fault of the policy's. A loop that catches
 everything and goes on cannot be ended, so the kernel ends itself, as if it were killed, and notes which policy its
-successor must not take.
+successor must not take (standing.py).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import traceback
 import types
 from collections import deque
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from llmasos.kernel.clock import seconds
+from llmasos.kernel.edge.standing import Standing
 from llmasos.kernel.memory.evictions import Evictions
 from llmasos.kernel.memory.victims import Victims
 from llmasos.kernel.objects.device import Device
@@ -84,10 +84,10 @@ def _hang(number: int, frame: types.FrameType | None) -> NoReturn:
 
 class Watchdog:
     """The watch of a running kernel, in its main thread. The alarm goes on only while policies are called: an idle kernel
-    sleeps. `end` is given the name of a policy that nothing ends."""
+    sleeps. `standing` is told of each call, and of a policy that nothing ends; then `end` ends the kernel."""
 
-    def __init__(self, end: Callable[[str], NoReturn]) -> None:
-        self._end = end
+    def __init__(self, standing: Standing, end: Callable[[str], NoReturn]) -> None:
+        self._standing, self._end = standing, end
         self._armed = self._inside = False
         self._began = 0  # of the call, in nanoseconds of the thread's processor time
         self._calls = self._looks = self._strikes = 0
@@ -100,6 +100,7 @@ class Watchdog:
             signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS, LOOK_SECONDS)
         self._name, self._looks, self._strikes = name, 0, 0
         self._calls += 1
+        self._standing.enter(name, getattr(function, "__name__", "call"))
         self._began = time.thread_time_ns()
         try:
             try:
@@ -107,8 +108,10 @@ class Watchdog:
                 result = function(*arguments)
             finally:
                 self._inside = False
+                self._standing.leave()
         except Hang:  # it may have come in the `finally`
             self._inside = False
+            self._standing.leave()
             raise
         return result, (time.thread_time_ns() - self._began) / 1e9
 
@@ -117,6 +120,8 @@ class Watchdog:
             if not self._calls:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 self._armed = False
+            else:
+                self._standing.looked(self._name)
             self._calls = 0
             return
         self._looks += 1
@@ -125,6 +130,7 @@ class Watchdog:
             return
         self._strikes += 1
         if self._strikes > MOST_STRIKES:
+            self._standing.hung(self._name)
             self._end(self._name)
         raise Hang
 
@@ -135,12 +141,12 @@ def stop_watching() -> None:
 
 
 class Guard:
-    """What guards have in common. `strict`: a fault ends the simulation instead."""
+    """What guards have in common. `strict`: a fault ends the simulation instead. `standing` is told of a fault."""
 
-    def __init__(self, name: str, watch: Watch, *, strict: bool) -> None:
+    def __init__(self, name: str, watch: Watch, standing: Standing, *, strict: bool) -> None:
         self.name, self.fault = name, ""
         self.inner: Any = None  # the policy
-        self._watch, self._strict = watch, strict
+        self._watch, self._standing, self._strict = watch, standing, strict
         self._slow: deque[float] = deque(maxlen=SLOW_CALLS)
 
     def ask(self, method: str, *arguments: Any) -> Any:
@@ -159,7 +165,8 @@ class Guard:
             return None
         except BaseException as error:
             hung = isinstance(error, Hang)
-            self.wrong(f"`{method}` does not come back" if hung else f"`{method}` raised {said(error)}", error)
+            what = "does not come back" if hung else f"raised {said(error)}"
+            self.wrong(f"`{method}` {what}{where(error, self.name)}", error)
             return None
         if took > SLOW_SECONDS:
             self._too_slow(method, took)
@@ -170,7 +177,7 @@ class Guard:
         self._slow.append(now)
         if len(self._slow) == SLOW_CALLS and now - self._slow[0] <= SLOW_WITHIN:
             text = f"{SLOW_CALLS} calls in {SLOW_WITHIN:g} s took more than {SLOW_SECONDS * 1e3:g} ms of processor time"
-            self.wrong(f"{text}; the last one, of `{method}`, {took * 1e3:.1f} ms")
+            self.wrong(f"{text}; the last one, of `{method}`, {took * 1e3:.1f} ms{self.line(method)}")
 
     def number(self, method: str, *arguments: Any) -> Any:
         """The number that a policy answers, or None."""
@@ -180,14 +187,23 @@ class Guard:
         if not isinstance(answer, int | float) or not -MOST_NUMBER < answer < MOST_NUMBER:  # false for nan
             self.wrong(
                 f"`{method}` returned {_shown(answer)}, and a number of less than 64 bits was wanted; return an int"
+                f"{self.line(method)}"
             )
             return None
         return answer
+
+    def line(self, method: str) -> str:
+        """Where a method begins, if it stands in the policy's own file."""
+        code, file = getattr(getattr(self.inner, method, None), "__code__", None), self.name.partition(":")[0]
+        if not isinstance(code, types.CodeType) or os.path.basename(code.co_filename) != file:
+            return ""
+        return f" ({file}, line {code.co_firstlineno})"
 
     def wrong(self, fault: str, cause: BaseException | None = None) -> None:
         self.fault = fault
         if self._strict:
             raise PolicyFault(f"policy {self.name}: {fault}") from cause
+        self._standing.out(self.name, fault)
 
 
 class GuardedPolicy(Policy):
@@ -259,7 +275,8 @@ class GuardedVictims(Victims):
             if process is chosen:
                 return process
         if there and not self._guard.fault:
-            self._guard.wrong(f"`choose` returned {_shown(chosen)}, and one of the {len(there)} processes was wanted")
+            text = f"`choose` returned {_shown(chosen)}, and one of the {len(there)} processes was wanted"
+            self._guard.wrong(f"{text}{self._guard.line('choose')}")
         return there[0] if there else None
 
 
@@ -278,16 +295,10 @@ class GuardedEvictions(Evictions):
         return super().worth(image, now) if worth is None else worth
 
 
-def end_kernel(folder: Path | None) -> Callable[[str], NoReturn]:
-    """What is done about a policy that nothing ends: note its digest for the next kernel, and end this one at once."""
-
-    def end(name: str) -> NoReturn:
-        if folder is not None:
-            (folder / f"{name.rpartition('@')[2]}.out").touch()
-        os.write(2, f"the kernel ends: its policy {name} does not come back, and nothing interrupts it\n".encode())
-        os._exit(70)
-
-    return end
+def end_kernel(name: str) -> NoReturn:
+    """What is done about a policy that nothing ends: this kernel ends at once."""
+    os.write(2, f"the kernel ends: its policy {name} does not come back, and nothing interrupts it\n".encode())
+    os._exit(70)
 
 
 def said(error: BaseException) -> str:

@@ -86,14 +86,19 @@ class Server:
         journal: Opened | None = None,
         fsync: Fsync = "interval",
         notes: Sequence[tuple[str, str]] = (),
+        wanted: bool = False,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
-        """`notes` (level, text) are for the kernel log."""
+        """`notes` (level, text) are for the kernel log. `ready` is called once all devices are up, or will be tried
+        again. One that says that it cannot start, by its options or for lack of hardware, ends the kernel if the devices
+        are `wanted`, and not just those that there may be, or if it is the last; `failed` says so then."""
         self._core = core
         self._devices = devices
         self._directory = directory
         self._console = console
         self._die_with_parent = die_with_parent
         self._saved = journal.state if journal is not None else None
+        self._has_agents = self._saved is not None and bool(self._saved.processes or self._saved.programs)
         self._notes = notes
         self._keeper = Keeper(journal, fsync, self._handle, core.snapshot) if journal is not None else None
         self._peers = Peers()
@@ -106,6 +111,10 @@ class Server:
         self._halt = trio.Event()
         self._keeps = False  # it halts, and its journal is kept
         self._hurry = trio.Event()
+        self._wanted, self._ready = wanted, ready
+        self._undecided = {device.name for device in devices}
+        self._lost: set[str] = set()  # devices that cannot start
+        self.failed = ""  # why the kernel could not be booted
         self._attached = trio.Event()  # set while a program may be
         self.lost_replies = 0  # to programs that had gone
 
@@ -275,11 +284,27 @@ class Server:
             self._supervisor.kill(name, incarnation, f"it sent what is no message: {error}")
         else:
             self._handle(event)
+            if isinstance(event.message, protocol.Hello):
+                self._decided(name)
 
     def _from_supervisor(self, event: Event) -> None:
         if isinstance(event, DriverExited):
             self._drivers.drain()  # the messages that it still sent count
         self._handle(event)
+        if isinstance(event, DriverExited):
+            self._decided(event.device, self._supervisor.unusable.get(event.device, ""))
+
+    def _decided(self, device: str, unusable: str = "") -> None:
+        """A device is up, or its driver has ended for the first time."""
+        if device not in self._undecided or self._halt.is_set():
+            return
+        self._undecided.remove(device)
+        self._lost |= {device} if unusable else set()
+        if unusable and (self._wanted or len(self._lost) == len(self._devices)):
+            self.failed = f"device {device} cannot start: {unusable}"
+            self._handle(HaltRequest(self.failed, self._has_agents))
+        elif not self._undecided:
+            self._ready()
 
     def _ask_to_quit(self, device: str, incarnation: int) -> bool:
         return self._drivers.send(protocol.encode(protocol.Quit()), f"{device}.{incarnation}".encode())

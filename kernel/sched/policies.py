@@ -15,7 +15,7 @@ from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.sched.policy import Policy
 from llmasos.kernel.seeds import mix
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import SchedClass
+from llmasos.syscalls.records import PolicyOut, SchedClass
 
 _UNIT = 1 << 20  # virtual time of a token of a process that has the device to itself
 _BITS = 32  # of a draw, behind the point
@@ -228,3 +228,7 @@ class Sources:
     def known(self) -> list[str]:
         """Names of scheduling policies that can be put in force."""
         return list(POLICIES)
+
+    def outs(self) -> list[PolicyOut]:
+        """Policies of the user's that were taken out, the latest last."""
+        return []

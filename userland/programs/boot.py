@@ -12,12 +12,13 @@ import importlib.metadata
 import json
 import os
 import re
+import select
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from llmasos.syscalls import blocking, runtime
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -147,30 +148,32 @@ def private_kernel(
         *(["--own-runtime"] if own_runtime else []),
         *flags,
     ]
-    with tempfile.TemporaryFile() as said:
+    ready, told = os.pipe()
+    with tempfile.TemporaryFile() as said, os.fdopen(ready, "rb") as heard:
         kernel = subprocess.Popen(
-            command,
+            [*command, "--ready", str(told)],
             stdin=subprocess.PIPE,
             stdout=said,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             env=runtime.environment(),
+            pass_fds=[told],
         )
+        os.close(told)
         try:
-            _await(kernel, where, said.fileno())
+            _await(kernel, heard, said.fileno())
             yield kernel
         finally:
             _end(kernel, where)
 
 
-def _await(kernel: subprocess.Popen[bytes], where: Path, said: int) -> None:
-    deadline = time.monotonic() + BOOT_SECONDS
-    while not (runtime.holder(where) == kernel.pid and runtime.listening(where)):
-        if kernel.poll() is not None:
-            raise SyscallError(Errno.EIO, f"the kernel did not boot: {_tail(said) or f'status {kernel.returncode}'}")
-        if time.monotonic() > deadline:
-            raise SyscallError(Errno.ETIME, f"the kernel has not booted after {BOOT_SECONDS:.0f} s: {_tail(said)}")
-        time.sleep(0.02)
+def _await(kernel: subprocess.Popen[bytes], heard: BinaryIO, said: int) -> None:
+    if not select.select([heard], [], [], BOOT_SECONDS)[0]:
+        raise SyscallError(Errno.ETIME, f"the kernel has not booted after {BOOT_SECONDS:.0f} s: {_tail(said)}")
+    if not heard.read(1):
+        status = kernel.wait()
+        why = _tail(said).removeprefix("llmasos boot: ")
+        raise SyscallError(Errno.EIO, f"the kernel did not boot: {why or f'status {status}'}")
 
 
 def _tail(said: int) -> str:
