@@ -11,6 +11,7 @@ from llmasos.kernel.events import (
     Reply,
     Syscall,
 )
+from llmasos.syscalls import wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import BootInfo
 from llmasos.syscalls.table import Attach, Call
@@ -71,8 +72,10 @@ class Prog:
         return future
 
     def prepare(self, call: Call[R]) -> Future[R]:
-        """A call that is yet to be made, by `event`."""
-        future = Future(self, next(self._seq), call)
+        """A call that is yet to be made, by `event`. Its arguments are those that come out of its wire encoding, as a
+        booted kernel gets them; a call that this refuses never comes to the kernel. Raises SyscallError, as the SDK does."""
+        taken: Call[R] = wire.taken(call)
+        future = Future(self, next(self._seq), taken)
         self.futures[future.seq] = future
         return future
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import heapq
 import itertools
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -44,16 +43,18 @@ from llmasos.kernel.journal import records
 from llmasos.kernel.journal.state import State as Saved
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.simulator import invariants
-from llmasos.simulator.chart import STATE
 from llmasos.simulator.driver import Driver
 from llmasos.simulator.policies import Classes
 from llmasos.simulator.program import LIMIT_SECONDS, Prog
+from llmasos.simulator.rows import STATE
 from llmasos.simulator.small import small_config
+from llmasos.syscalls import trace_events
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import BootInfo, Right, Sampler, TraceEvent
 from llmasos.syscalls.table import BY_RECORD, COMMON, Attach
 
 START_SECONDS = 0.05  # from StartDriver to Hello
+_MOST_STEPS = 100_000  # that are kept, at least
 
 
 class KernelKilled(Exception):
@@ -92,7 +93,7 @@ class Simulation:
         self.programs: list[Prog] = []
         self.log: list[Log] = []
         self.signals: list[SignalProgram] = []
-        self.steps: deque[Step] = deque(maxlen=100_000)  # done by any device, latest last
+        self.steps: list[Step] = []  # done by any device, latest last
         self.halted = ""
         self.failed = False  # the kernel raised, or broke an invariant: nothing after it means anything
         self.events = 0
@@ -125,7 +126,10 @@ class Simulation:
     def _record(self, events: list[TraceEvent]) -> None:
         """Take over what the event that was handled has left in the trace, and the states that have changed. The trace
         does not tell states; here they are events of their own, with the state or the reason of waiting as detail."""
-        events += self.kernel.trace.read(self._read, self.kernel.config.trace_events).events
+        found = self.kernel.trace.read(self._read, self.kernel.config.trace_events).events
+        if self.checked and (wrong := next(filter(None, map(trace_events.undeclared, found)), "")):
+            raise AssertionError(wrong)
+        events += found
         self._read = self.kernel.trace.end
         at = seconds(self.kernel.uptime)
         for process in self.kernel.table:
@@ -134,6 +138,12 @@ class Simulation:
                 if self._states.get(process.pid) != state:
                     self._states[process.pid] = state
                     events.append(TraceEvent(-1, at, STATE, process.pid, process.device.name, 0, state))
+
+    def did(self, step: Step) -> None:
+        """A device has done a step. The latest 100,000 are kept, at least."""
+        self.steps.append(step)
+        if len(self.steps) > 2 * _MOST_STEPS:
+            del self.steps[:-_MOST_STEPS]
 
     def die_in(self, event: Event, actions: int) -> None:
         """Hand the kernel an event, do the first `actions` of its actions, then kill it."""

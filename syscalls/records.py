@@ -438,15 +438,16 @@ class Stats(Record):
 
 
 class TraceEvent(Record):
-    """An event in the kernel."""
+    """An event in the kernel. What there is, and what `amount` and `detail` say of each: Events of the trace
+    (trace_events.py)."""
 
     seq: int  # sequence number
     at: float  # seconds after boot
     what: str  # dotted: `proc.spawn`, `sched.step`, `mem.evict`, `call.fork`, ...
     pid: int = 0  # of the process that it concerns
-    device: str = ""
-    amount: int = 0
-    detail: str = ""
+    device: str = ""  # that it happens on
+    amount: int = 0  # how much: tokens, pages, bytes, ...; the table of events says which
+    detail: str = ""  # the rest, as text; the table of events says what
 
 
 class TraceResult(Record):
