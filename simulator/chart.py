@@ -85,7 +85,9 @@ class Gantt:
 
     def _labels(self) -> Iterator[str]:
         """Those of all rows, in order, cut so that different ones stay different."""
-        yield from cut_apart([printable(row.label, one_line=True) for rows in self.rows.values() for row in rows], _MOST_LABEL)
+        yield from cut_apart(
+            [printable(row.label, one_line=True) for rows in self.rows.values() for row in rows], _MOST_LABEL
+        )
 
     def text(self, width: int = 100) -> str:
         """The chart in characters, a line a row. A device's row has the number of processes in each step."""
@@ -99,7 +101,7 @@ class Gantt:
             lines.append(f"{label}{' ' * (size - cells(label))} {drawn}".rstrip())
         lines.append(" " * (size + 1) + self._axis(room))
         meanings = [f"{sign} {what}" for sign, _, what in (*BARS.values(), *MARKS.values()) if sign in used]
-        meanings.append(f"a column is {self.seconds / room * 1e3:.3g} ms")
+        meanings.append(f"{self.begin:.3f} to {self.end:.3f} s, a column is {self.seconds / room * 1e3:.3g} ms")
         return "\n".join([*lines, "", "   ".join(meanings)]).rstrip() + "\n"
 
     def _line(self, row: Row, room: int) -> tuple[str, set[str]]:

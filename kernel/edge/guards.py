@@ -258,7 +258,9 @@ class GuardedPolicy(Policy):
         rounds = 1 + len(device.queue) // device.max_runs
         left = aging + busy // max(1, device.steps) * self.quantum * rounds - (busy - began)
         if left < 0 and device.steps - steps >= self.quantum:
-            self._guard.wrong(f"it leaves process {first} ready and unplanned for {seconds(busy - began):.2f} s of the device")
+            self._guard.wrong(
+                f"it leaves process {first} ready and unplanned for {seconds(busy - began):.2f} s of the device"
+            )
         self._next_look = now + max(aging // MOST_LOOKS, min(aging // LOOKS, left))
 
 
