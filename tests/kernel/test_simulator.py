@@ -66,4 +66,4 @@ def test_what_has_happened_is_lists() -> None:
     program.call(Decode(pid, 20))
     assert [step.runs[0].ctx for step in sim.steps[-3:]] == [pid] * 3
     assert sim.log[-2:] == list(sim.log)[-2:]
-    assert program.call(StatsCall()).calls["decode"] == 1
+    assert program.call(StatsCall()).uptime > 0.0
