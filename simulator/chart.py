@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmasos.simulator.rows import Bar, Mark, Reader, Row
 from llmasos.syscalls.printable import printable
@@ -33,6 +33,7 @@ BARS = {
 }
 # The same of marks; here the first win, and are drawn above the others.
 MARKS = {
+    "kernel.down": ("K", "#c0392b", "the kernel dies"),
     "sched.fault": ("F", "#c0392b", "a policy is taken out"),
     "driver.down": ("X", "#c0392b", "the driver dies"),
     "proc.exit": ("x", "#444444", "has ended"),
@@ -41,6 +42,7 @@ MARKS = {
     "driver.up": ("^", "#3b9c73", "the driver is up"),
     "mem.out": (">", "#7d5ba6", "pages are moved out"),
     "mem.in": ("<", "#2d8fa3", "pages are moved in"),
+    "proc.fork": ("Y", "#444444", "is forked"),
 }
 _MOST_LABEL = 20  # cells
 _ROW, _BAR, _LEFT, _HEAD = 22, 14, 170, 26  # pixels
@@ -53,7 +55,7 @@ class Gantt:
 
     `rows` is what it shows, by device: a list of `Row`, the device's own first, then those of the processes that ran on
     it, by pid. A row has `label`, `pid`, `bars` and `marks`. `text()` and `svg()` draw it, and a notebook does. `names`
-    are those of processes that were there before the events, by pid.
+    are those of processes, by pid, of which the events need not tell.
     """
 
     rows: dict[str, list[Row]]
@@ -233,15 +235,24 @@ def _legend(kinds: Iterable[str], y: int, width: int) -> tuple[str, int]:
     return "".join(parts), y + 24
 
 
-def gantt(source: Simulation | Iterable[TraceEvent], begin: float | None = None, end: float | None = None) -> Gantt:
+def gantt(
+    source: Simulation | Iterable[TraceEvent | Mapping[str, Any]], begin: float | None = None, end: float | None = None
+) -> Gantt:
     """The picture of a schedule, from `begin` to `end`, in seconds since boot (None: from the first step, to the last
     event).
 
-    `source` is a simulation that records, `simulate(record=True)`, or trace events of any kernel. Raises ValueError for a
+    `source` is a simulation that records, `simulate(record=True)`, or trace events of any kernel, as records or
+    as the objects that `llmasos trace --json` prints. Raises ValueError for a
     simulation that does not record.
     """
     if isinstance(source, Iterable):
-        return Gantt(source, begin, end)
+        told = (TraceEvent(**one) if isinstance(one, Mapping) else one for one in source if "lost" not in _keys(one))
+        return Gantt(told, begin, end)
     if source.recorded is None:
         raise ValueError("this simulation does not record; make it with simulate(record=True)")
-    return Gantt(source.recorded, begin, source.now if end is None else end)
+    names = {process.pid: process.name for process in source.kernel.table}
+    return Gantt(source.recorded, begin, source.now if end is None else end, names)
+
+
+def _keys(event: object) -> Iterable[str]:
+    return event.keys() if isinstance(event, Mapping) else ()

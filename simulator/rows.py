@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from llmasos.syscalls.records import TraceEvent
 
 STATE = "proc.state"  # an event of simulations only: a process has a new state
+KILLED = "kernel.down"  # and another: the kernel is killed; an event for each device
 STATES = ("ready", "pagein", "weights", "quota", "device", "stopped")  # kinds of bars: `ps` says `blocked:` before most
 MARKS = (  # kinds of marks, by the event that they show
+    KILLED,
     "sched.fault",
     "driver.down",
     "proc.exit",
@@ -23,6 +25,7 @@ MARKS = (  # kinds of marks, by the event that they show
     "driver.up",
     "mem.out",
     "mem.in",
+    "proc.fork",
 )
 
 
@@ -72,16 +75,17 @@ class _Step:
 
 
 class Reader:
-    """Rows from events in the order of time. `names` are those of processes that were there before."""
+    """Rows from events in the order of time. `names` are known beside what events say."""
 
     def __init__(self, events: list[TraceEvent], names: Mapping[int, str]) -> None:
         self.events = events
         self._rows: dict[tuple[str, int], Row] = {}
-        self._names = dict(names)
+        self._names: dict[int, str] = {}
         self._flying: dict[str, _Step] = {}  # by device
         self._states: dict[int, tuple[str, str, float]] = {}  # pid -> device, state, since
         for event in events:
             self._read(event)
+        self._names |= names
 
     def rows(self) -> Iterable[Row]:
         return self._rows.values()
@@ -123,12 +127,17 @@ class Reader:
                     self._states[event.pid] = event.device, event.detail, event.at
             case what if what in MARKS:
                 self._marked(event)
-                if what == "driver.down":
+                if what == "proc.fork":  # `of PID`
+                    self._names[event.pid] = self._names.get(int(event.detail.rpartition(" ")[2]), "")
+                if what in ("driver.down", KILLED):
                     self._landed(event.device, event.at)
+                if what == KILLED:
+                    for pid in [pid for pid, (device, *_) in self._states.items() if device == event.device]:
+                        self._left(pid, event.at)
 
     def _marked(self, event: TraceEvent) -> None:
         device, pid = event.device, event.pid
-        if event.what.startswith(("driver.", "sched.")):
+        if event.what.startswith(("driver.", "sched.", "kernel.")):
             pid = 0
         elif not device:  # the trace does not say where a process ends: where it last was
             device = next((d for d, p in reversed(self._rows) if p == pid), "")

@@ -71,6 +71,7 @@ EVENTS = {
     "sig.SIGNAL": Shape("a signal", _PROCESS, amount="of `chld` and `xcpu`: its number", detail="`from PID`: who sent it"),
     "driver.up": Shape("a driver is up", "the driver", "*", "how often it has been started"),
     "driver.down": Shape("a driver has ended", "the driver", "*", "how often it had been started", "why"),
+    "kernel.down": Shape("the kernel is killed; in simulations that record only", "", "each"),
     "journal.recover": Shape(
         "processes are back after a boot", amount="tokens in their logs", detail="`N processes`"
     ),

@@ -53,7 +53,8 @@ def test_the_kernel_emits_what_the_table_has_with_the_fields_that_it_tells() -> 
     found = emitted()
     found["sig.SIGNAL"] |= found.pop("sig.chld") | found.pop("sig.xcpu")
     found["journal.whole"].discard("detail")  # empty then
-    found["proc.state"] = {"pid", "device", "detail"}  # a simulation's own
+    found["proc.state"] = {"pid", "device", "detail"}  # simulations' own
+    found["kernel.down"] = {"device"}
     assert found == {name: {field for field in FIELDS if getattr(event, field)} for name, event in EVENTS.items()}
 
 
