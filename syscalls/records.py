@@ -105,7 +105,7 @@ class Finish(enum.StrEnum):
     INTERRUPT = "interrupt"  # SIGINT, or a cancelled call
     DEADLINE = "deadline"  # its time was up
     KILLED = "killed"  # the process was ended
-    ERROR = "error"  # the device could not compute it; `dmesg` says why
+    ERROR = "error"  # the device could not compute it; `reason` of ProcessInfo says why
 
 
 class Advice(enum.StrEnum):
@@ -259,7 +259,7 @@ class ProcessInfo(Record):
     swapped: int = 0  # pages in a lower tier and in no frame
     group: str = ""  # path of its control group
     errno: Errno = Errno.OK  # of the error that ended its last decode (lost when the kernel dies)
-    reason: str = ""  # that error in words; of a zombie, why it ended
+    reason: str = ""  # that error in words; of a full context, what bounds it; of a zombie, why it ended
     record_bytes: int = 0  # of its records (`records`)
 
 

@@ -17,7 +17,6 @@ from llmasos.syscalls.records import Signal, TraceEvent
 from llmasos.syscalls.table import Decode, Getinfo, Kill, Sched, Spawn
 from tests.booted import booted
 
-
 PROMPT, DECODED = 30, 40  # tokens of each process
 
 
