@@ -14,6 +14,9 @@ from llmasos.syscalls.records import TraceEvent
 from llmasos.syscalls.table import Ps, Trace
 
 
+MAX_SECONDS = 3600.0
+
+
 def listen(where: str | Path | None, duration: float) -> tuple[list[TraceEvent], dict[int, str]]:
     """The trace events of a running kernel for so many seconds, and the names of the processes that were there before.
     Raises SyscallError."""
@@ -37,20 +40,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--svg", metavar="FILE", type=Path, help="write a picture instead of text")
     parser.add_argument("--width", type=int, default=100, help="characters of the text (default: 100)")
     args = parser.parse_args(arguments)
+    if not 0 < args.seconds <= MAX_SECONDS or args.width < 20:
+        parser.error(f"--seconds is more than 0 and at most {MAX_SECONDS:g}, --width 20 or more")
     try:
         events, names = listen(args.runtime, args.seconds)
         chart = Gantt(events, names=names)
         if not chart.rows:
             print(f"nothing ran in these {args.seconds:g} s")
         elif args.svg is None:
-            print(chart.text(args.width), end="")
+            print(chart.text(args.width), end="", flush=True)
         else:
             args.svg.write_text(chart.svg())
     except SyscallError as error:
-        print(f"gantt: {error.reason}", file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"gantt: {args.svg} cannot be written: {error.strerror}", file=sys.stderr)
+        print(f"{parser.prog}: {args.svg or 'the chart'} cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     return 0
 

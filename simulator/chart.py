@@ -19,7 +19,7 @@ from llmasos.userland.programs.table import cells, cut_apart
 if TYPE_CHECKING:
     from llmasos.simulator.simulation import Simulation
 
-# How a bar is drawn: its letter in text, its colour in SVG, and what it means; the later win in a cell of the text.
+# How a bar is drawn: its letter in text, its colour in SVG, and what it means.
 BARS = {
     "ready": ("·", "#d9a441", "ready, and not planned"),
     "pagein": ("~", "#c65d57", "pagein: waits for frames"),
@@ -44,6 +44,7 @@ MARKS = {
     "mem.in": ("<", "#2d8fa3", "pages are moved in"),
     "proc.fork": ("Y", "#444444", "is forked"),
 }
+LITTLE = ",", "something, for less than half of the column"
 _MOST_LABEL = 20  # cells
 _ROW, _BAR, _LEFT, _HEAD = 22, 14, 170, 26  # pixels
 _LETTER = 9  # pixels of a mark
@@ -102,19 +103,29 @@ class Gantt:
             used |= letters
             lines.append(f"{label}{' ' * (size - cells(label))} {drawn}".rstrip())
         lines.append(" " * (size + 1) + self._axis(room))
-        meanings = [f"{sign} {what}" for sign, _, what in (*BARS.values(), *MARKS.values()) if sign in used]
+        signs = [*((sign, what) for sign, _, what in (*BARS.values(), *MARKS.values())), LITTLE]
+        meanings = [f"{sign} {what}" for sign, what in signs if sign in used]
         meanings.append(f"{self.begin:.3f} to {self.end:.3f} s, a column is {self.seconds / room * 1e3:.3g} ms")
         return "\n".join([*lines, "", "   ".join(meanings)]).rstrip() + "\n"
 
     def _line(self, row: Row, room: int) -> tuple[str, set[str]]:
-        line, order = [" "] * room, list(BARS)
-        for bar in sorted(row.bars, key=lambda bar: order.index(bar.kind)):
+        """In each column the sign of what filled most of it; LITTLE where all bars together filled less than half."""
+        shares: list[dict[str, float]] = [{} for _ in range(room)]
+        wide = self.seconds / room or 1.0
+        for bar in row.bars:
             sign = BARS[bar.kind][0]
             if not row.pid:
                 sign = str(bar.processes) if bar.processes < 10 else "+"
-            first = self._cell(bar.begin, room)
-            for cell in range(first, max(first + 1, self._cell(bar.end, room))):
-                line[cell] = sign
+            for cell in range(self._cell(bar.begin, room), self._cell(bar.end, room) + 1):
+                left = self.begin + cell * wide
+                share = (min(bar.end, left + wide) - max(bar.begin, left)) / wide
+                if share > 0:
+                    shares[cell][sign] = shares[cell].get(sign, 0.0) + share
+        most = [max(signs, key=lambda sign: signs[sign]) if signs else " " for signs in shares]
+        line = [sign if sum(signs.values()) > 0.499 else " " for sign, signs in zip(most, shares, strict=True)]
+        for cell, sign in enumerate(most):  # but for what is the end of a longer bar beside it
+            if line[cell] == " " != sign and sign not in line[max(0, cell - 1) : cell + 2]:
+                line[cell] = LITTLE[0]
         for mark in _weakest_first(row.marks):
             line[self._cell(mark.at, room)] = MARKS[mark.kind][0]
         return "".join(line), set(line)

@@ -13,8 +13,8 @@ import wcwidth
 
 from llmasos.policies import LLMProcess, Policy
 from llmasos.simulator import Gantt, Prog, Simulation, gantt, simulate
-from llmasos.syscalls.records import Signal, TraceEvent
-from llmasos.syscalls.table import Decode, Getinfo, Kill, Sched, Spawn
+from llmasos.syscalls.records import GroupSettings, Signal, TraceEvent
+from llmasos.syscalls.table import Decode, Getinfo, GroupCreate, Kill, Sched, Spawn
 from tests.booted import booted
 
 PROMPT, DECODED = 30, 40  # tokens of each process
@@ -61,11 +61,28 @@ def test_text_is_as_wide_as_was_asked_and_says_what_its_signs_mean() -> None:
     assert lines[0].startswith("sim0 ")
     assert [line.split()[0] for line in lines[1 : 1 + len(pids)]] == [str(pid) for pid in pids]
     shown = {sign for line in lines[1 : 1 + len(pids)] for sign in line.split(maxsplit=2)[2] if sign != " "}
-    assert shown == {"█", "▓", "·"}
+    assert {"█", "·"} <= shown <= {"█", "▓", "·", ","}
     assert all(f"{sign} " in lines[-1] for sign in shown)
     # one place, four processes: never two at once
     columns = list(zip(*(line.ljust(80)[5:] for line in lines[1 : 1 + len(pids)]), strict=True))
     assert sum(column.count("█") > 1 for column in columns) < len(columns) // 5, "only where turns change in a cell"
+
+
+def test_a_column_shows_what_filled_most_of_it() -> None:
+    sim = simulate(record=True)
+    program = sim.program()
+    program.call(GroupCreate("slow", GroupSettings(tokens_max=50.0)))
+    pids = [program.call(Spawn("sim", [n, 2, 3], group="slow")) for n in range(2)]
+    for pid in pids:
+        program.start(Decode(pid, 400))
+    sim.run_for(4.0)
+    chart = gantt(sim, 1.0, 4.0)
+    device, *rows = (line.split(" ", 2)[2] for line in chart.text(90).splitlines()[:3])
+    for row, line in zip(chart.rows["sim0"][1:], rows, strict=True):
+        held = sum(min(bar.end, 4.0) - max(bar.begin, 1.0) for bar in row.bars if bar.kind == "quota")
+        assert held > 2.5, "it waits nearly all the time"
+        assert line.count("q") == pytest.approx(len(line) * held / 3.0, abs=len(line) * 0.2)
+    assert set(device.strip()) <= {",", " "}, "busy for a twentieth of the time"
 
 
 def test_a_picture_is_svg_with_a_bar_for_each_run_and_text_that_cannot_break_it() -> None:

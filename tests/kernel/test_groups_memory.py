@@ -426,7 +426,11 @@ def test_a_full_context_says_what_bounds_it(bound: str) -> None:
     if bound == "limits":
         program.call(Setlimits(pid, Limits(context=64)))
     assert program.call(Decode(pid, 100)).finish is Finish.CONTEXT
-    said = {"group": "64 tokens is what kv_max of its group /a allows", "limits": "its own limit", "window": "the window of"}
+    said = {
+        "group": "64 tokens is what kv_max of its group /a allows",
+        "limits": "its own limit",
+        "window": "the window of",
+    }
     assert said[bound] in program.call(Getinfo(pid)).reason
     program.call(Truncate(pid, 3))
     program.call(Decode(pid, 3))
