@@ -483,9 +483,7 @@ class GroupSettings(Record):
     kv_high: Bytes = 0  # bytes above which its sleeping processes lose pages first, and growing ones are slowed down
     swap_max: Bytes = 0  # bytes of KV in lower tiers; pages beyond are computed again
     weights_max: Bytes = 0  # bytes of weights of the models that its processes run (then EDQUOT)
-    tokens_max: Annotated[float, Meta(ge=0.0, le=1e12)] = (
-        0.0  # tokens a second, computed for the first time; one second's worth at once
-    )
+    tokens_max: Annotated[float, Meta(ge=0.0, le=1e12)] = 0.0  # tokens a second, new ones; a second's at once
     tokens_total: Bytes = 0  # such tokens in the group's life (then EDQUOT, and decodes end with `budget`)
     pids_max: Count = 0  # processes, programs among them (then EAGAIN)
     cpu_weight: Annotated[int, Meta(ge=limits.MIN_CPU_WEIGHT, le=limits.MAX_CPU_WEIGHT)] = 100  # beside its siblings
