@@ -125,7 +125,7 @@ def _fields(struct: type[msgspec.Struct]) -> str:
 
 def _events() -> str:
     rows = [
-        "What `trace` gives, and `strace` and `top` show. A cell that is empty: the field has nothing, 0 or no text. `*`: the "
+        "What `trace` gives, and `strace` and `top` show. An empty cell: the field has nothing, 0 or no text. `*`: the "
         "device that it happens on.",
         "",
         "| `what` | happens | `pid` | `device` | `amount` | `detail` |",

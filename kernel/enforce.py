@@ -74,8 +74,8 @@ def _hold_out(system: System, held: tuple[LLMProcess, Group]) -> None:
         most = process.mapped.tokens_in(group.settings.kv_max)
         system.log(
             "warning",
-            f"process {process.pid} waits: its context of {len(process.log)} tokens is longer than the {most} that kv_max "
-            f"of group {group.path} allows now ({group.settings.kv_max:,} bytes); raise it, or interrupt and compact it",
+            f"process {process.pid} waits: its context of {len(process.log)} tokens is longer than the {most} that "
+            f"kv_max of group {group.path} allows now ({group.settings.kv_max:,} bytes); raise it, or compact the process",
         )
     if group.settings.kv_action is KvAction.SPILL and process.table.frames:
         take_pages(system, process)

@@ -13,7 +13,6 @@ from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.records import TraceEvent
 from llmasos.syscalls.table import Ps, Trace
 
-
 MAX_SECONDS = 3600.0
 
 

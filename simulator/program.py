@@ -83,7 +83,7 @@ class Prog:
 
     def prepare(self, call: Call[R]) -> Future[R]:
         """A call that is yet to be made, by `event`. Its arguments are those that come out of its wire encoding, as a
-        booted kernel gets them; a call that this refuses never comes to the kernel. Raises SyscallError, as the SDK does."""
+        booted kernel gets them. Raises SyscallError for a call that is refused there, and never comes to the kernel."""
         taken: Call[R] = wire.taken(call)
         future = Future(self, next(self._seq), taken)
         self.futures[future.seq] = future

@@ -209,8 +209,8 @@ def driver_exited(system: System, event: DriverExited) -> None:
 
 
 def kill(system: System, device: Device, program: Program) -> None:
-    """A program asks for a driver's death: the next one starts at once, whatever failures there were, and so it does where
-    none lives now. What it wants is another driver, of a mended script, say."""
+    """A program asks for a driver's death: the next one starts at once, whatever failures there were, also where none
+    lives now. What it wants is another driver, of a mended script, say."""
     device.pardoned, device.failures = True, 0
     if device.state != DOWN:
         system.act(KillDriver(device.name, device.incarnation, f"killed by program {program.pid}"))

@@ -237,8 +237,8 @@ class GuardedPolicy(Policy):
         self._guard.ask("ran", process, tokens)
 
     def look(self, device: Device, now: int, aging: int) -> None:
-        """Whom the policy leaves ready beyond ageing while the device works for others, if that is not for lack of places:
-        a round in which each that waits gets a quantum is allowed beside the time of ageing. Time is the device's, of a
+        """Whom the policy leaves ready beyond ageing while the device works for others, if places are not lacking: a
+        round in which each that waits gets a quantum is allowed beside the time of ageing. Time is the device's, of a
         quantum of steps at least, and since this policy is in force: a machine that was suspended proves nothing, and
         neither does what another policy has left."""
         if now < self._next_look or not device.queue or self.fault:

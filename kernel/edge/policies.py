@@ -274,6 +274,5 @@ def check_class(cls: type[Any], base: type[Any], short: str) -> None:
         near = difflib.get_close_matches(name.lower(), _METHODS[base], 1, 0.8)
         if inspect.isfunction(one) and near and near[0] not in vars(cls) and not name.startswith("_"):
             raise Errno.EINVAL(
-                f"policy {short}: nothing calls `{name}`; did you mean `{near[0]}`? (of your own methods none may be so near: "
-                f"`_{name}` is one)"
+                f"policy {short}: nothing calls `{name}`; did you mean `{near[0]}`? (call a helper `_{name}`)"
             )

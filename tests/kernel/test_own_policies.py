@@ -373,8 +373,12 @@ def test_what_is_no_policy_is_refused_when_it_is_loaded(tmp_path: Path, text: st
 
 def test_a_policy_may_have_methods_and_helpers_of_its_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
-    body = "def key(self, process): return self._keys(process)\n    def _keys(self, process): return 1\n    def cost(self): pass"
-    file.write_text(f"from llmasos.policies import Policy\nclass Mine(Policy):\n    {body}\n")
+    methods = [
+        "def key(self, process): return self._keys(process)",
+        "def _keys(self, process): return 1",
+        "def cost(self): pass",
+    ]
+    file.write_text("\n    ".join(["from llmasos.policies import Policy\nclass Mine(Policy):", *methods]))
     assert simulate(policy=f"{file}:Mine").program().call(Sched()).policy.startswith("mine.py:Mine@")
 
 
