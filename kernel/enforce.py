@@ -75,7 +75,7 @@ def _hold_out(system: System, held: tuple[LLMProcess, Group]) -> None:
         system.log(
             "warning",
             f"process {process.pid} waits: its context of {len(process.log)} tokens is longer than the {most} that "
-            f"kv_max of group {group.path} allows now ({group.settings.kv_max:,} bytes); raise it, or compact the process",
+            f"kv_max of group {group.path} allows now ({group.settings.kv_max:,} bytes); raise it, or compact it",
         )
     if group.settings.kv_action is KvAction.SPILL and process.table.frames:
         take_pages(system, process)

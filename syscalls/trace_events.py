@@ -38,13 +38,13 @@ EVENTS = {
     "proc.checkpoint": Shape("a process image is written", _PROCESS, "*", "its bytes", "the file"),
     "proc.restore": Shape("a process comes from an image", _PROCESS, "*", "tokens in its log", "the file"),
     "proc.state": Shape(
-        "a process has a new state; in simulations that record only", _PROCESS, "*", detail="what it waits for, or the state"
+        "a process has a new state; in simulations that record only", _PROCESS, "*", detail="what it waits for, or it"
     ),
     "sched.step": Shape(
         "a step begins", "", "*", "tokens that it computes", "`PID+TOKENS,...`: who is in it, with how many tokens"
     ),
     "sched.again": Shape(
-        "in the step that begins a process computes tokens again that it had lost", _PROCESS, "*", "how many of its tokens"
+        "in the step that begins a process computes again what it had lost", _PROCESS, "*", "how many tokens"
     ),
     "sched.done": Shape("the step is done", "", "*", "tokens that it computed", "the device's time, `0.512 ms`"),
     "sched.set": Shape("nice or class is set", _PROCESS, amount="its nice value", detail="its class"),
@@ -54,7 +54,7 @@ EVENTS = {
     "mem.out": Shape("pages are moved to a lower tier", _PROCESS, "*", "pages"),
     "mem.in": Shape("pages are moved back", _PROCESS, "*", "pages"),
     "mem.copy": Shape("a shared page is copied, to be written", "", "*", "1", "`FRAME->FRAME`"),
-    "mem.fault": Shape("a process wants a model that is not in memory", _PROCESS, "*", "bytes of its weights", "the model"),
+    "mem.fault": Shape("a process wants a model that is evicted", _PROCESS, "*", "bytes of its weights", "the model"),
     "mem.pagein": Shape("a model is in memory", "", "*", "bytes of its weights", "the model"),
     "mem.evict": Shape("a model leaves memory", "", "*", "bytes that become free", "the model"),
     "mem.thrash": Shape(
@@ -68,7 +68,7 @@ EVENTS = {
     "group.remove": Shape("a group is removed", _CALLER, detail="the group"),
     "group.move": Shape("a process joins another group", _PROCESS, detail="`OLD -> NEW`"),
     "group.held": Shape("a process is held back by its group", _PROCESS, "*", "", "`GROUP: WHY`"),
-    "sig.SIGNAL": Shape("a signal", _PROCESS, amount="of `chld` and `xcpu`: its number", detail="`from PID`: who sent it"),
+    "sig.SIGNAL": Shape("a signal", _PROCESS, amount="of `chld`, `xcpu`: its number", detail="`from PID`: who sent it"),
     "driver.up": Shape("a driver is up", "the driver", "*", "how often it has been started"),
     "driver.down": Shape("a driver has ended", "the driver", "*", "how often it had been started", "why"),
     "kernel.down": Shape("the kernel is killed; in simulations that record only", "", "each"),

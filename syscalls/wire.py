@@ -121,10 +121,11 @@ def decode_request(frame: bytes) -> Request:
 
 
 def taken(call: Call[R]) -> Call[R]:
-    """A call as the kernel gets it, without a wire. Raises SyscallError for what is no call, or none that the kernel would
-    take."""
-    if isinstance(call, type) and (entry := BY_RECORD.get(call)) is not None:
-        raise Errno.EINVAL(f"{call.__name__} is the class of a call; make one: {call.__name__}(...), man {entry.name}")
+    """A call as the kernel gets it, without a wire. Raises SyscallError for what is no call, or none that the kernel
+    takes."""
+    given: Any = call
+    if isinstance(given, type) and (entry := BY_RECORD.get(given)) is not None:
+        raise Errno.EINVAL(f"{given.__name__} is the class of a call; make one: {given.__name__}(...), man {entry.name}")
     try:
         decoded: Call[R] | None = decode_request(encode_request(0, call)).call
     except RefusedFrame as error:
