@@ -27,7 +27,7 @@ def hold_back(system: System, process: LLMProcess) -> bool:
     """Whether a process that was to run must wait for its group. Then it is BLOCKED(quota) until it may go on."""
     group = process.group
     if process.pause > system.now:
-        _throttle(system, process, group, "a pause above kv_high")
+        _throttle(system, process, group, "a pause")
         system.timers.at(process.pause, _go_on, process)
     elif (narrow := process.oversize) is not None and narrow.settings.kv_action in (KvAction.SPILL, KvAction.WAIT):
         _throttle(system, process, narrow, "kv_max")

@@ -8,12 +8,11 @@ import time
 from pathlib import Path
 
 from llmasos.simulator.chart import Gantt
-from llmasos.syscalls import blocking
+from llmasos.syscalls import blocking, limits
+from llmasos.syscalls.constraint import span
 from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.records import TraceEvent
 from llmasos.syscalls.table import Ps, Trace
-
-MAX_SECONDS = 3600.0
 
 
 def listen(where: str | Path | None, duration: float) -> tuple[list[TraceEvent], dict[int, str]]:
@@ -39,8 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--svg", metavar="FILE", type=Path, help="write a picture instead of text")
     parser.add_argument("--width", type=int, default=100, help="characters of the text (default: 100)")
     args = parser.parse_args(arguments)
-    if not 0 < args.seconds <= MAX_SECONDS or args.width < 20:
-        parser.error(f"--seconds is more than 0 and at most {MAX_SECONDS:g}, --width 20 or more")
+    if not 0 < args.seconds <= limits.MAX_TIMEOUT:
+        most = span(0, limits.MAX_TIMEOUT, above=True)
+        parser.error(f"argument --seconds: wanted {most}, found {args.seconds:g}")
     try:
         events, names = listen(args.runtime, args.seconds)
         chart = Gantt(events, names=names)

@@ -9,9 +9,12 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from llmasos.simulator import border
 from llmasos.simulator.rows import Bar, Mark, Reader, Row
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import TraceEvent
 from llmasos.userland.programs.table import cells, cut_apart
@@ -92,6 +95,7 @@ class Gantt:
             [printable(row.label, one_line=True) for rows in self.rows.values() for row in rows], _MOST_LABEL
         )
 
+    @border.wants(width=border.whole(20))
     def text(self, width: int = 100) -> str:
         """The chart in characters, a line a row. A device's row has the number of processes in each step."""
         labels = list(self._labels())
@@ -156,6 +160,7 @@ class Gantt:
                 line = f"{line:<{cell}}|{said}"
         return line
 
+    @border.wants(width=border.whole(300))
     def svg(self, width: int = 1000) -> str:
         """The chart as a picture of that many pixels. What a bar is stands in its tooltip; it is readable on light and on
         dark ground."""
@@ -246,24 +251,36 @@ def _legend(kinds: Iterable[str], y: int, width: int) -> tuple[str, int]:
     return "".join(parts), y + 24
 
 
+@border.wants(begin=border.number(0, optional=True), end=border.number(0, optional=True))
 def gantt(
     source: Simulation | Iterable[TraceEvent | Mapping[str, Any]], begin: float | None = None, end: float | None = None
 ) -> Gantt:
     """The picture of a schedule, from `begin` to `end`, in seconds since boot (None: from the first step, to the last
     event).
 
-    `source` is a simulation that records, `simulate(record=True)`, or trace events of any kernel, as records or
-    as the objects that `llmasos trace --json` prints. Raises ValueError for a
-    simulation that does not record.
+    `source` is a simulation that records, `simulate(record=True)`, or trace events of any kernel, as records or as the
+    objects that `llmasos trace --json` prints. Raises EINVAL for a simulation that does not record, and for what is
+    neither.
     """
+    if begin is not None and end is not None and end < begin:
+        raise Errno.EINVAL(f"gantt() end: {end:g} is before begin, {begin:g}")
     if isinstance(source, Iterable):
-        told = (TraceEvent(**one) if isinstance(one, Mapping) else one for one in source if "lost" not in _keys(one))
-        return Gantt(told, begin, end)
+        return Gantt([event for one in source if (event := _event(one)) is not None], begin, end)
+    if not hasattr(source, "recorded"):
+        raise border.wanted("gantt() source", "a simulation, or trace events", source)
     if source.recorded is None:
-        raise ValueError("this simulation does not record; make it with simulate(record=True)")
+        raise Errno.EINVAL("gantt() source: this simulation does not record; make it with simulate(record=True)")
     names = {process.pid: process.name for process in source.kernel.table}
     return Gantt(source.recorded, begin, source.now if end is None else end, names)
 
 
-def _keys(event: object) -> Iterable[str]:
-    return event.keys() if isinstance(event, Mapping) else ()
+def _event(one: object) -> TraceEvent | None:
+    """A trace event, as itself or as JSON has it; None for the note that some were lost."""
+    if isinstance(one, Mapping):
+        if "lost" in one:
+            return None
+        with suppress(TypeError):
+            return TraceEvent(**one)
+    elif isinstance(one, TraceEvent):
+        return one
+    raise border.wanted("gantt() source", "a simulation, or trace events", one)

@@ -44,6 +44,7 @@ from llmasos.kernel.journal.state import State as Saved
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.modelfiles import sim_vocabulary as vocabulary
 from llmasos.simulator import invariants
+from llmasos.simulator.border import a, function, number, wants, whole
 from llmasos.simulator.driver import Driver
 from llmasos.simulator.policies import Classes
 from llmasos.simulator.program import LIMIT_SECONDS, Prog
@@ -254,6 +255,7 @@ class Simulation:
         """In seconds."""
         return seconds(self.clock)
 
+    @wants(moment=number(0), action=function)
     def at(self, moment: float, action: Callable[[], None], *, idle: bool = False) -> None:
         """Do something later, at a time in seconds. `idle`: it is no work, only a beat of the clock."""
         self._at(nanoseconds(moment), action, idle=idle)
@@ -269,6 +271,7 @@ class Simulation:
         self.clock = max(self.clock, moment)
         action()
 
+    @wants(done=function, limit=number(0))
     def run_until(self, done: Callable[[], bool], limit: float = LIMIT_SECONDS, what: str = "it") -> None:
         """Let things happen until `done()`; AssertionError if that takes more than `limit` virtual seconds."""
         end = nanoseconds(self.now + limit)
@@ -277,6 +280,7 @@ class Simulation:
                 raise AssertionError(f"{what} has not come by {self.now:.3f} s:\n{self.describe()}")
             self.step()
 
+    @wants(duration=number(0))
     def run_for(self, duration: float) -> None:
         """Let `duration` seconds of virtual time pass."""
         end = nanoseconds(self.now + duration)
@@ -284,12 +288,14 @@ class Simulation:
             self.step()
         self.clock = max(self.clock, end)
 
+    @wants(limit=number(0))
     def run_idle(self, limit: float = LIMIT_SECONDS) -> None:
         """Run until no driver works and nothing is on its way; deadlines and restarts may still be pending."""
         self.run_until(lambda: len(self._heap) == self._idle_entries, limit, "idleness")
 
     # --- programs and devices ---
 
+    @wants(name=a(str, "text"), rights=a(int, "rights, as Right.SPAWN | Right.QUERY"))
     def program(self, name: str = "test", rights: Right = Right.ALL) -> Prog:
         """A new program, attached."""
         program = self.connection()
@@ -309,13 +315,18 @@ class Simulation:
         program.peer = next(self._peers)
         self.peers[program.peer] = program
 
+    @wants(name=a(str, "the name of a device"))
     def driver(self, name: str = "") -> Driver:
+        if name and name not in self.drivers:
+            raise Errno.ENODEV(f"no device {name!r}; there are: {', '.join(self.drivers)}")
         return self.drivers[name or next(iter(self.config))]
 
+    @wants(outside=a(bool, "True or False"))
     def crash(self, name: str = "", *, outside: bool = False) -> None:
         """A driver's process dies; `outside`: by a signal that its work cannot have caused."""
         self.driver(name).die("SIGKILL", outside=outside)
 
+    @wants(mute=a(bool, "True or False"))
     def hang(self, name: str = "", *, mute: bool = False) -> None:
         """Let a driver get on no more; with `mute` it is not even heard."""
         driver = self.driver(name)
@@ -326,6 +337,7 @@ class Simulation:
         path = self.kernel.config.models.get(name, name)
         return model(path, dtype, self.driver(device).device.models)
 
+    @wants(count=whole(0))
     def continuation(
         self,
         log: list[int],
@@ -367,6 +379,10 @@ class Simulation:
         return "\n".join(["processes:", *rows, "drivers:", *drivers, "log:", *log])
 
 
+_TRUTH = a(bool, "True or False")
+
+
+@wants(frames=whole(1), checked=_TRUTH, journal=_TRUTH, forgiving=_TRUTH, record=_TRUTH)
 def simulate(
     frames: int = 64,
     *,
@@ -379,7 +395,7 @@ def simulate(
 ) -> Simulation:
     """A booted simulation of `small_config(frames, **more)` whose drivers are up. `policy`, `victims` and `evictions` may
     also be classes of one's own, or files of them (policies.py); `forgiving`: a faulty one is taken out and does not end
-    the simulation. `record`: so that its schedule can be drawn (chart.py)."""
+    the simulation. `record`: so that its schedule can be drawn (chart.py). Raises EINVAL, which names the argument."""
     policies = Classes(forgiving=forgiving)
     config = small_config(frames, **policies.named(more))
     sim = Simulation(config, checked=checked, journal=journal, core=core, policies=policies, record=record)

@@ -316,6 +316,8 @@ class ModelInfo(Record):
     pinned: bool = False
     sampling: SamplingDefaults = SamplingDefaults()  # as its makers advise
     stored: str = ""  # how quantised files hold its weights: "gptq, as it is", "fp8, dequantised"
+    tier_slots: list[int] = []  # `slots`, of each lower tier of the device
+    tier_slots_free: list[int] = []
 
 
 class Going(Record):
@@ -471,7 +473,7 @@ class KvAction(enum.StrEnum):
     """What the kernel does when a process would take its control group over `kv_max`."""
 
     SPILL = "spill"  # others of the group lose pages, sleeping ones first; the process waits while none can
-    WAIT = "wait"  # the process waits until others of the group release pages (and they may wait for it)
+    WAIT = "wait"  # the process waits until others release pages; if all wait for each other, the last one gives its up
     FAIL = "fail"  # its decode ends with an error
     KILL = "kill"  # the process of the group with the most pages is killed
 

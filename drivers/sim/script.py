@@ -34,6 +34,7 @@ from msgspec import Meta
 
 from llmasos.drivers.sim.spec import ModelSpec
 from llmasos.modelfiles import sim_vocabulary as vocabulary
+from llmasos.syscalls.checked import Wrong, record
 from llmasos.syscalls.errno import Errno
 
 MOST_BYTES = 1 << 20  # of a file
@@ -87,10 +88,10 @@ def load(path: str) -> Script:
             text = file.read(MOST_BYTES + 1)
         if len(text) > MOST_BYTES:
             raise Errno.EINVAL(f"the script {path} has more than {MOST_BYTES} bytes")
-        script = msgspec.toml.decode(text, type=Script)
+        script = record(msgspec.toml.decode(text), Script)
     except OSError as error:
         raise Errno.ENOENT(f"the script {path} cannot be read: {error.strerror}; name a TOML file of answers") from None
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, Wrong) as error:
         raise Errno.EINVAL(f"the script {path} is wrong: {error}") from None
     for number, answer in enumerate(script.answer, 1):
         if wrong := _wrong(answer):

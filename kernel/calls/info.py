@@ -114,6 +114,8 @@ def model_info(image: Image, device: str) -> ModelInfo:
         processes=len(image.users),
         slots=image.swap.total,
         slots_free=image.swap.free,
+        tier_slots=image.swap.counts,
+        tier_slots_free=image.swap.frees,
         resident_bytes=image.allotted if image.state == RESIDENT else 0,
         mapped_by=sorted(image.users)[:MAX_MAPPED],
     )

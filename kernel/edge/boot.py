@@ -283,10 +283,9 @@ def version() -> str:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, is {number}")
-    return number
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"wanted a whole number, 1 or more, found {text!r}")
+    return int(text)
 
 
 def _is_pipe(fd: int) -> bool:

@@ -46,13 +46,13 @@ from msgspec import UNSET, Meta, UnsetType
 
 from llmasos.drivers.protocol import KINDS
 from llmasos.kernel.calls.group import check_settings
-from llmasos.kernel.edge.config_file import Wrong, record
 from llmasos.kernel.events import DeviceConfig, KernelConfig
 from llmasos.kernel.groups.group import names as group_names
 from llmasos.kernel.memory.evictions import make_evictions
 from llmasos.kernel.memory.victims import make_victims
 from llmasos.kernel.sched.policies import make_policy
 from llmasos.syscalls import limits, runtime
+from llmasos.syscalls.checked import Wrong, record
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.policy_file import located_policy
 from llmasos.syscalls.records import GroupSettings, KvAction

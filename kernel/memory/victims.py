@@ -39,8 +39,8 @@ class Victims:
         """The process has no pages any more."""
 
     def choose(self, sleepers: Iterable[LLMProcess], now: int) -> LLMProcess | None:
-        """The process that loses its pages; None if there is none. `sleepers` come in the order in which they last
-        ran."""
+        """The process that loses its pages; None if there is none: a policy of the user's is asked only while there are
+        some, and None is a fault then. `sleepers` come in the order in which they last ran."""
         return next(iter(sleepers), None)
 
 

@@ -13,6 +13,7 @@ import wcwidth
 
 from llmasos.policies import LLMProcess, Policy
 from llmasos.simulator import Gantt, Prog, Simulation, gantt, simulate
+from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.records import GroupSettings, Signal, TraceEvent
 from llmasos.syscalls.table import Decode, Getinfo, GroupCreate, Kill, Sched, Spawn
 from tests.booted import booted
@@ -167,7 +168,7 @@ def test_a_part_of_the_time_can_be_drawn() -> None:
 
 
 def test_a_simulation_that_does_not_record_says_so() -> None:
-    with pytest.raises(ValueError, match="record=True"):
+    with pytest.raises(SyscallError, match="record=True"):
         gantt(simulate())
 
 

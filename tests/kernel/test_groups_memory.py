@@ -123,6 +123,52 @@ def test_with_wait_a_process_waits_until_others_have_released_frames() -> None:
     assert decode.value.finish is Finish.LENGTH
 
 
+@pytest.mark.parametrize("swap", [0, 40])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_with_wait_those_that_wait_for_each_other_are_untied_and_lose_nothing(count: int, swap: int) -> None:
+    sim = simulate(quantum=8, options={"swap": slots(swap)} if swap else {})
+    program = sim.program()
+    group(program, "/a", kv_max=frames(8), kv_action=KvAction.WAIT)
+    mine = [spawn(program, "/a", first=i, once=True) for i in range(count)]  # ended, they release what they have
+    decodes = [program.start(Decode(pid, 60)) for pid in mine]  # seven frames each in the end
+    sim.run_until(lambda: all(d.done for d in decodes))
+    for first, decode in enumerate(decodes):
+        assert decode.value.tokens == sim.continuation([first, *PROMPT[1:]], 60)
+    assert stat(program, "/a").events["kv_untied"] >= 1
+    said = [line.text for line in sim.log if "wait for each other at its kv_max" in line.text]
+    assert len(said) == 1
+    assert "group /a" in said[0]
+
+
+def test_with_wait_one_that_sleeps_keeps_what_it_has_while_others_wait_for_it() -> None:
+    sim = simulate(quantum=8)
+    program = sim.program()
+    group(program, "/a", kv_max=frames(8), kv_action=KvAction.WAIT)
+    idle = spawn(program, "/a", first=9)
+    sim.run_idle()
+    held = list(row(sim, idle).table.frames)
+    assert held
+    mine = [spawn(program, "/a", first=i) for i in range(2)]
+    decodes = [program.start(Decode(pid, 60)) for pid in mine]
+    sim.run_for(20.0)
+    assert not any(decode.done for decode in decodes)
+    assert row(sim, idle).table.frames == held
+    assert "kv_untied" not in stat(program, "/a").events
+    program.call(Kill(idle))
+    sim.run_until(lambda: any(decode.done for decode in decodes))
+
+
+def test_with_wait_those_of_nested_groups_are_untied_too() -> None:
+    sim = simulate(quantum=8)
+    program = sim.program()
+    group(program, "/a", kv_max=frames(8), kv_action=KvAction.WAIT)
+    group(program, "/a/b", kv_max=frames(7), kv_action=KvAction.WAIT)
+    mine = [spawn(program, place, first=i, once=True) for i, place in enumerate(("/a", "/a/b", "/a/b"))]
+    decodes = [program.start(Decode(pid, 60)) for pid in mine]
+    sim.run_until(lambda: all(decode.done for decode in decodes))
+    assert all(len(decode.value.tokens) == 60 for decode in decodes)
+
+
 def test_with_fail_a_decode_that_cannot_grow_ends_with_a_reason() -> None:
     sim = simulate()
     program = sim.program()

@@ -427,16 +427,16 @@ def test_files_that_are_not_the_users_own_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_class_of_another_kind_is_refused_with_what_is_wanted() -> None:
-    with pytest.raises(TypeError, match=r"Youngest is no Policy, which `policy` wants"):
+    with pytest.raises(SyscallError, match=r"Youngest is no Policy, which `policy` wants"):
         simulate(policy=Youngest)
-    with pytest.raises(TypeError, match=r"Latest is no Victims, which `victims` wants"):
+    with pytest.raises(SyscallError, match=r"Latest is no Victims, which `victims` wants"):
         simulate(victims=Latest)
 
 
 def test_only_a_class_of_ones_own_can_be_given() -> None:
     sim = simulate()
     for cls in (Policy, Simulation):
-        with pytest.raises(TypeError, match="subclass one of these"):
+        with pytest.raises(SyscallError, match="subclass one of these"):
             sim.policies.add(cls)
 
 

@@ -17,7 +17,7 @@ from wcwidth import wcswidth
 
 from llmasos.syscalls import blocking
 from llmasos.syscalls.errno import SyscallError
-from llmasos.syscalls.records import ProcessInfo, State
+from llmasos.syscalls.records import GroupInfo, GroupSettings, PressureInfo, ProcessInfo, State
 from llmasos.syscalls.table import Getinfo, GroupCreate, Kill, Pagein, Spawn
 from llmasos.userland.programs import groups, listing, ps, system
 from llmasos.userland.programs.boot import private_kernel
@@ -257,3 +257,16 @@ def test_models_of_one_name_are_told_apart() -> None:
             (("bf16", "cpu0"), ("int8", "cpu0"), ("int8", "cpu1"))]  # fmt: skip
     assert system.apart(rows) == ["tiny bf16", "tiny int8 on cpu0", "tiny int8 on cpu1"]
     assert system.apart(rows[:1]) == ["tiny"]
+
+
+def test_the_stall_of_a_group_tells_memory_and_what_its_limits_held_back() -> None:
+    def shown(memory: float, quota: float) -> str:
+        some = {"memory": memory, "quota": quota, "cpu": 0.9, "weights": 0.9}
+        pressure = {name: PressureInfo([share] * 3, 0.0, [0.0] * 3, 0.0) for name, share in some.items()}
+        info = GroupInfo("/a", GroupSettings(), 0, 0, 0, 0, 0, [], {}, pressure)
+        (field,) = (field for field in groups.LISTING.fields if field.column.title == "STALL")
+        return str(field.cell(info))
+
+    assert shown(0.25, 0.0) == "25%"
+    assert shown(0.0, 0.4) == "0%, quota 40%"
+    assert shown(0.03, 0.004) == "3%"

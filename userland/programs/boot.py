@@ -27,11 +27,13 @@ from llmasos.syscalls.table import Shutdown
 
 BOOT_SECONDS = 60.0
 HALT_SECONDS = 15.0
+USAGE = 2  # the status of a command line that is none
 
 
 def boot_if_none(where: Path, flags: Sequence[str] = ()) -> bool:
     """Boot a lasting kernel if none runs in a runtime directory; returns whether it did. Without flags it is booted as
-    the one was that has left its agents there. Raises EIO with the kernel's last words if it does not boot."""
+    the one was that has left its agents there. Raises EIO with the kernel's last words if it does not boot, EINVAL if
+    `flags` are none of its."""
     if runtime.holder(where) is not None:
         return False
     directory, before = _booted(where)
@@ -87,7 +89,7 @@ def _boot_lasting(where: Path, flags: Sequence[str], directory: str | None = Non
     )
     if done.returncode:
         said = done.stderr.strip().removeprefix("llmasos boot: ")
-        raise Errno.EIO(f"the kernel did not boot: {said or f'status {done.returncode}'}")
+        raise _not_booted(done.returncode, said.splitlines()[-1] if done.returncode == USAGE and said else said)
 
 
 def own_version() -> str:
@@ -138,7 +140,8 @@ def private_kernel(
     """A kernel in runtime directory `where` while the `with` lasts; `flags` are those of `python -m
     llmasos.kernel.edge.boot`. It removes a directory that it has made, or with `own_runtime` that was made for it.
 
-    Raises EIO with the kernel's last words if it does not boot, ETIME if it takes longer than BOOT_SECONDS.
+    Raises EIO with the kernel's last words if it does not boot, EINVAL if `flags` are none of
+    its, ETIME if it takes longer than BOOT_SECONDS.
     """
     command = [
         *runtime.module("llmasos.kernel.edge.boot"),
@@ -173,7 +176,12 @@ def _await(kernel: subprocess.Popen[bytes], heard: BinaryIO, said: int) -> None:
     if not heard.read(1):
         status = kernel.wait()
         why = _tail(said).removeprefix("llmasos boot: ")
-        raise SyscallError(Errno.EIO, f"the kernel did not boot: {why or f'status {status}'}")
+        raise _not_booted(status, why)
+
+
+def _not_booted(status: int, why: str) -> SyscallError:
+    errno = Errno.EINVAL if status == USAGE else Errno.EIO
+    return SyscallError(errno, f"the kernel did not boot: {why or f'status {status}'}")
 
 
 def _tail(said: int) -> str:

@@ -33,11 +33,17 @@ class AsyncStream(AsyncGenerator[Y, None]):
     def aclose(self) -> Any:
         return self._inner.aclose()
 
+    def __repr__(self) -> str:
+        return "<text that comes piece by piece: `async for piece in it: print(piece, end='')`>"
+
     def _ipython_display_(self) -> None:
+        """On a terminal IPython's loop stands still between two lines, so that a task of its would show nothing."""
         try:
-            loop = asyncio.get_running_loop()
+            loop = asyncio.get_running_loop() if notebook.in_notebook() else None
         except RuntimeError:  # another loop than asyncio's, or none
-            print(f"{self!r}: `async for` it")
+            loop = None
+        if loop is None:
+            print(self)
             return
         task = loop.create_task(self._show(notebook.Growing()))
         _showing.add(task)

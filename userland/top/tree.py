@@ -42,7 +42,7 @@ class Arrangement:
     def lines(self, picture: Picture) -> list[Line]:
         """The lines of a picture, top to bottom."""
         if self.flat:
-            rows = self._sorted([row for row in picture.rows.values() if matches(row, self.needle)])
+            rows = self._sorted([_alone(row) for row in picture.rows.values() if matches(row, self.needle)])
             return [Line(_key(row), row, columns.name(row), "", False, False) for row in rows]
         below = _below(picture)
         found = _found(picture, below, self.needle) if self.needle else None
@@ -120,6 +120,11 @@ def _rank(of: Row | Group) -> tuple[object, ...]:
         return (0, False, False, 0, of.info.path)
     info = of.info
     return (1, info.state not in (State.RUNNING, State.READY), info.kind is not Kind.LLM, info.pid, "")
+
+
+def _alone(row: Row) -> Row:
+    """A program without its agents, which stand in the list themselves."""
+    return row if row.agents is None else Row(row.info)
 
 
 def _key(of: Row | Group) -> str:

@@ -1,5 +1,5 @@
-"""The configuration file's tables as typed records. What is wrong is named by table and key, with what was found and what
-is allowed: msgspec alone says "Expected `int` >= 1 - at `$.device[0].max_runs`"."""
+"""Tables of TOML files as typed records. What is wrong is named by table and key, with what was found and what is
+allowed: msgspec alone says "Expected `int` >= 1 - at `$.device[0].max_runs`"."""
 
 from __future__ import annotations
 
