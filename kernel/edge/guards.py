@@ -159,7 +159,7 @@ class Guard:
             self.wrong(f"`{method}` raised {said(error)}{where(error, self.name)}", error)
             return None
         except KeyboardInterrupt:
-            if self._strict:
+            if self._strict or isinstance(self._watch, Untimed):  # a person's
                 raise
             self.wrong(f"`{method}` raised KeyboardInterrupt")
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,22 @@ def test_or_is_taken_out_by_name_and_the_last_good_one_goes_on(policy: type[Poli
     assert len(errors(sim)) == 1
     assert f"scheduling policy {bad} is taken out: " in errors(sim)[0]
     assert sim.continuation([0, 1, 2], 20) == program.call(Decode(program.call(Spawn("sim", [0, 1, 2])), 20)).tokens
+
+
+@pytest.mark.parametrize("forgiving", [False, True])
+def test_ctrl_c_ends_a_simulation_and_is_no_fault_of_a_policy(forgiving: bool) -> None:
+    class Asked(Policy):
+        def key(self, process: LLMProcess) -> int:
+            if process.account.decoded == 5:
+                signal.raise_signal(signal.SIGINT)
+            return 0
+
+    sim = simulate(policy=Asked, forgiving=forgiving)
+    program = sim.program()
+    pid = program.call(Spawn("sim", [1, 2, 3]))
+    with pytest.raises(KeyboardInterrupt):
+        program.call(Decode(pid, 20))
+    assert errors(sim) == []
 
 
 def test_a_fraction_is_a_number() -> None:

@@ -33,6 +33,7 @@ from llmasos.syscalls.table import (
     StatsCall,
     Truncate,
 )
+from tests.booted import booted, eventually
 
 PROMPT = [5, 6, 7] * 11
 
@@ -501,3 +502,16 @@ def test_a_driver_that_ends_while_the_kernel_halts_is_not_taken_for_a_silent_one
     kernel.handle(DriverExited("sim0", 1, "quit"), sim.clock + 1)
     actions = [action for second in range(1, 10) for action in kernel.handle(Tick(), sim.clock + second * SECOND)]
     assert not [action for action in actions if isinstance(action, KillDriver | Log)]
+
+
+@pytest.mark.processes
+def test_a_running_kernel_stops_who_kills_its_driver_and_the_others_go_on() -> None:
+    with booted("--device", "sim:crash_token=66,vocab=1000,max_runs=4") as kernel, kernel.connect() as client:
+        good = [client(Spawn("sim", [1, 2, number])) for number in range(2)]
+        evil = client(Spawn("sim", [1, 66, 2, 3]))
+        for pid in good:
+            client(Decode(pid, 50, wait=False))
+        eventually(lambda: client(Getinfo(evil)).state is State.STOPPED, "it is stopped")
+        assert "the driver died 3 times in a row in its step" in client(Getinfo(evil)).reason
+        eventually(lambda: not any(client(Getinfo(pid)).decoding for pid in good), "the others have finished")
+        assert [client(Getinfo(pid)).usage.decoded for pid in good] == [50, 50]
