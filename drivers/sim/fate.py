@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import resource
 import threading
@@ -15,6 +16,7 @@ class Fate:
     def die(self) -> NoReturn:
         """As by a fault of its own. SIGKILL comes from outside, so that it would count against nobody."""
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        faulthandler.disable()  # it is no fault that anybody looks for
         os.abort()
 
     def hang(self) -> NoReturn:
