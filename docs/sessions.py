@@ -211,9 +211,10 @@ def user(home: Path) -> Iterator[Mapping[str, str]]:
         subprocess.run(halt, env=environment, capture_output=True, timeout=PATIENCE, check=False)
 
 
-def play(text: str, terminal: Terminal, where: Path) -> Iterator[tuple[Step, str]]:
-    """Type a document's sessions into a terminal; gives each step with what is wrong about it, or an empty string. A
-    document that does not say how to open the shell means `llmasos`."""
+def play(text: str, terminal: Terminal, where: Path, pause: float = 0.0) -> Iterator[tuple[Step, str]]:
+    """Type a document's sessions into a terminal, with a pause of so many seconds before each line, as people read; gives
+    each step with what is wrong about it, or an empty string. A document that does not say how to open the shell means
+    `llmasos`."""
     steps = script(text)
     if next(step.prompt for step in steps if isinstance(step, Step)) != "$ ":
         terminal.enter("$ ", "llmasos")
@@ -221,5 +222,6 @@ def play(text: str, terminal: Terminal, where: Path) -> Iterator[tuple[Step, str
         if isinstance(step, File):
             (where / step.name).write_text(step.text)
         elif not _FULL_SCREEN.match(step.typed):
+            time.sleep(pause)
             printed = terminal.enter(step.prompt, step.typed)
             yield step, difference(step.shown, printed, wrapped=terminal.screen.columns < COLUMNS)

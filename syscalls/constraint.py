@@ -6,6 +6,7 @@ msgspec checks what arrives in system calls and says "Expected `int` <= 19"; peo
 
 from __future__ import annotations
 
+import difflib
 import enum
 import math
 import re
@@ -45,6 +46,12 @@ def span(low: float | None, high: float | None, *, above: bool = False, below: b
 
 def _shown(number: float) -> str:
     return f"{number:g}" if isinstance(number, float) and abs(number) < 1e15 else str(number)
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """` (is 'round_robin' meant?)` if one of the known names is near, else empty."""
+    found = difflib.get_close_matches(name.lower(), list(known), 1)
+    return f" (is {found[0]!r} meant?)" if found else ""
 
 
 def meta_of(annotation: Any) -> Iterable[msgspec.Meta]:

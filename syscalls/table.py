@@ -200,7 +200,8 @@ class StatsCall(Call[Stats]):
 class Trace(Call[TraceResult]):
     """Events of the trace from sequence number `start` on (-1: from now). Waits up to `timeout` for the first.
 
-    The kernel traces while a program reads: from its first call until ten seconds after the last one.
+    What there is stands in the table of its events. The kernel traces while a program reads: from its first call until
+    ten seconds after the last one.
     """
 
     start: int = -1

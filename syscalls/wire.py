@@ -120,6 +120,21 @@ def decode_request(frame: bytes) -> Request:
         raise RefusedFrame(seq, Errno.EINVAL, reason) from None
 
 
+def taken(call: Call[R]) -> Call[R]:
+    """A call as the kernel gets it, without a wire. Raises SyscallError for what is no call, or none that the kernel
+    takes."""
+    given: Any = call
+    if isinstance(given, type) and (entry := BY_RECORD.get(given)) is not None:
+        raise Errno.EINVAL(f"{given.__name__} is the class of a call; make one: {given.__name__}(...), man {entry.name}")
+    try:
+        decoded: Call[R] | None = decode_request(encode_request(0, call)).call
+    except RefusedFrame as error:
+        raise SyscallError(error.errno, error.reason) from None
+    if decoded is None:
+        raise AssertionError("a call takes none back")
+    return decoded
+
+
 def encode_reply(seq: int, errno: Errno, value: Any) -> bytes:
     """The frame of a reply. `value` is the result if errno is OK, else the reason. A result over MAX_REPLY_BYTES becomes
     EMSGSIZE, one that cannot be encoded (a number beyond 64 bits, say) EIO."""

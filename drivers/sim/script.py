@@ -104,8 +104,10 @@ def _wrong(answer: Answer) -> str:
         pattern = _pattern(answer.to)
     except re.error as error:
         return f"`to` is no regular expression: {error}"
-    if bool(answer.error) == bool(answer.say):
-        return "it needs `say` or `error`, and not both"
+    if answer.error and answer.say:
+        return "it has `say` and `error`; leave one out"
+    if not answer.error and (not answer.say or "" in _says(answer)):
+        return "`say` is missing, or empty; an answer says something, or has an `error`"
     for text in _says(answer):
         for number, name in _GROUP.findall(text):
             if int(number or 0) > pattern.groups or (name and name not in pattern.groupindex and not name.isdecimal()):

@@ -43,7 +43,7 @@ class DeviceSpec:
     stream_tokens: int = 0  # declared: of those, a prompt's beside processes that decode; 0: no fewer
     guess_rows: int = 0  # declared: a step of fewer tokens may guess up to it; 0: it never does
     streams: int = 0  # models can run with 1/streams of their weights in memory; 0: only with all
-    crash_after: int = 0  # dies (as by SIGKILL) in step number crash_after
+    crash_after: int = 0  # dies (as by abort) in step number crash_after
     hang_after: int = 0  # never comes back from step number hang_after
     crash_token: int = -1  # dies when a run computes this token
     hang_token: int = -1  # never comes back when a run computes this token

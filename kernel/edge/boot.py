@@ -19,6 +19,7 @@ import select
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -132,15 +133,6 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
         standing = Standing(folder, directory / MARK if folder is not None else None)
         core.sources = modules = Modules(folder, Watchdog(standing, end_kernel), standing)
         notes += modules.recall(config.devices)
-
-        def ready() -> None:
-            if journal is not None:
-                _note_words(journal.path.with_name(runtime.BOOTED), config.arguments)
-            if args.ready >= 0:
-                with contextlib.suppress(OSError):  # who asked has gone
-                    os.write(args.ready, b"\n")
-                os.close(args.ready)
-
         server = Server(
             core,
             config.devices,
@@ -151,7 +143,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             fsync=fsync,
             notes=notes,
             wanted=config.devices_named,
-            ready=ready,
+            ready=partial(_ready, args, journal, config.arguments),
         )
         kept = trio.run(server.run)
         halted = True
@@ -172,6 +164,16 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             with contextlib.suppress(OSError):
                 directory.rmdir()
     return 0
+
+
+def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str]) -> None:
+    """The devices are up: these words boot a kernel. Tell the command that waits for it."""
+    if journal is not None:
+        _note_words(journal.path.with_name(runtime.BOOTED), words)
+    if args.ready >= 0:
+        with contextlib.suppress(OSError):  # who asked has gone
+            os.write(args.ready, b"\n")
+        os.close(args.ready)
 
 
 def _configured(args: argparse.Namespace) -> str | None:

@@ -43,7 +43,7 @@ LOOK_SECONDS = 0.25  # between two looks at a call that goes on
 ASLEEP_LOOKS = 40  # after which it is a hang, however little of the processor it takes
 MOST_STRIKES = 8  # after which a call that does not end ends the kernel
 MOST_NUMBER = 1 << 63  # below this a number is, and above its negative
-LOOKS = 4  # for processes that are starved, in the time of ageing
+LOOKS, MOST_LOOKS = 4, 64  # for processes that are starved, in the time of ageing: usually, and when one nearly is
 
 
 class Hang(BaseException):
@@ -159,7 +159,7 @@ class Guard:
             self.wrong(f"`{method}` raised {said(error)}{where(error, self.name)}", error)
             return None
         except KeyboardInterrupt:
-            if self._strict:
+            if self._strict or isinstance(self._watch, Untimed):  # a person's
                 raise
             self.wrong(f"`{method}` raised KeyboardInterrupt")
             return None
@@ -194,8 +194,12 @@ class Guard:
 
     def line(self, method: str) -> str:
         """Where a method begins, if it stands in the policy's own file."""
-        code, file = getattr(getattr(self.inner, method, None), "__code__", None), self.name.partition(":")[0]
-        if not isinstance(code, types.CodeType) or os.path.basename(code.co_filename) != file:
+        found = getattr(self.inner, method, None)
+        code = getattr(found, "__code__", None)
+        if not isinstance(code, types.CodeType) or getattr(found, "__module__", "").startswith("llmasos.kernel."):
+            return ""
+        file = os.path.basename(code.co_filename)
+        if self.name.partition(":")[0] not in ("", file):
             return ""
         return f" ({file}, line {code.co_firstlineno})"
 
@@ -212,8 +216,8 @@ class GuardedPolicy(Policy):
     def __init__(self, quantum: int, guard: Guard) -> None:
         super().__init__(quantum)
         self.name, self._guard = guard.name, guard
-        self._next_look = 0
-        self._doubt = (0, 0, 0)  # a process that may be starved: its pid, `since`, and the steps then done
+        self._next_look = self._looked = self._busy = 0  # the last look: when, and how long the device had worked
+        self._seen: dict[int, tuple[int, int, int]] = {}  # who waits, since when; the device's time and steps then
 
     @property
     def fault(self) -> str:  # type: ignore[override]
@@ -233,20 +237,31 @@ class GuardedPolicy(Policy):
         self._guard.ask("ran", process, tokens)
 
     def look(self, device: Device, now: int, aging: int) -> None:
-        """Whom the policy leaves ready beyond ageing, if that is not for lack of places. A round in which each that waits
-        gets a quantum is allowed beside the time of ageing; and steps enough for a quantum must have passed since it was
-        first noticed, so that a machine that was suspended proves nothing."""
+        """Whom the policy leaves ready beyond ageing while the device works for others, if places are not lacking: a
+        round in which each that waits gets a quantum is allowed beside the time of ageing. Time is the device's, of a
+        quantum of steps at least, and since this policy is in force: a machine that was suspended proves nothing, and
+        neither does what another policy has left."""
         if now < self._next_look or not device.queue or self.fault:
             return
-        self._next_look = now + aging // LOOKS
-        first = min(device.queue, key=lambda process: (process.since, process.pid))
-        waited, rounds = now - first.since, 1 + len(device.queue) // device.max_runs
-        if waited <= aging + device.busy // max(1, device.steps) * self.quantum * rounds:
-            return
-        if self._doubt[:2] != (first.pid, first.since):
-            self._doubt = first.pid, first.since, device.steps
-        if device.steps - self._doubt[2] >= self.quantum:
-            self._guard.wrong(f"it leaves process {first.pid} ready and unplanned for {seconds(waited):.1f} s")
+        busy, elapsed = device.busy, max(1, now - self._looked)
+        since_last = busy - self._busy
+        seen = {}
+        for process in device.queue:
+            at, began, steps = self._seen.get(process.pid, (-1, busy, device.steps))
+            if at != process.since:  # new here: the device worked evenly between two looks
+                late = min(elapsed, now - process.since) if self._looked else 0
+                began, steps = busy - since_last * late // elapsed, device.steps
+            seen[process.pid] = process.since, began, steps
+        self._seen, self._looked, self._busy = seen, now, busy
+        first = min(seen, key=lambda pid: (seen[pid][1], pid))
+        _, began, steps = seen[first]
+        rounds = 1 + len(device.queue) // device.max_runs
+        left = aging + busy // max(1, device.steps) * self.quantum * rounds - (busy - began)
+        if left < 0 and device.steps - steps >= self.quantum:
+            self._guard.wrong(
+                f"it leaves process {first} ready and unplanned for {seconds(busy - began):.2f} s of the device"
+            )
+        self._next_look = now + max(aging // MOST_LOOKS, min(aging // LOOKS, left))
 
 
 class GuardedVictims(Victims):
@@ -311,10 +326,11 @@ def said(error: BaseException) -> str:
 
 
 def where(error: BaseException, name: str) -> str:
-    """The line of the policy's file at which an error was raised."""
-    file = name.partition(":")[0]
-    lines = [one.lineno for one in traceback.extract_tb(error.__traceback__) if os.path.basename(one.filename) == file]
-    return f" ({file}, line {lines[-1]})" if lines else ""
+    """The line of the policy's file, or of the file of a class that was given as such, at which an error was raised."""
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename != __file__]
+    wanted = name.partition(":")[0] or (os.path.basename(frames[0].filename) if frames else "")
+    lines = [one.lineno for one in frames if os.path.basename(one.filename) == wanted]
+    return f" ({wanted}, line {lines[-1]})" if lines else ""
 
 
 def _shown(value: object) -> str:

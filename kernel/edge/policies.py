@@ -9,6 +9,7 @@ and whatever has become of the file.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import inspect
 import linecache
@@ -269,3 +270,9 @@ def check_class(cls: type[Any], base: type[Any], short: str) -> None:
             inspect.signature(method).bind(*wanted.parameters)
         except TypeError as error:
             raise Errno.EINVAL(f"policy {short}: `{name}` takes other arguments ({error}); wanted is {form}") from None
+    for name, one in vars(cls).items():
+        near = difflib.get_close_matches(name.lower(), _METHODS[base], 1, 0.8)
+        if inspect.isfunction(one) and near and near[0] not in vars(cls) and not name.startswith("_"):
+            raise Errno.EINVAL(
+                f"policy {short}: nothing calls `{name}`; did you mean `{near[0]}`? (call a helper `_{name}`)"
+            )

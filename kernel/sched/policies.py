@@ -14,6 +14,7 @@ from llmasos.kernel.memory.victims import Victims, make_victims
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.sched.policy import Policy
 from llmasos.kernel.seeds import mix
+from llmasos.syscalls.constraint import near
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import PolicyOut, SchedClass
 
@@ -209,7 +210,7 @@ POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (Fair, FC
 def make_policy(name: str, quantum: int) -> Policy:
     """A fresh policy; EINVAL names the ones there are."""
     if name not in POLICIES:
-        raise Errno.EINVAL(f"no scheduling policy {name!r}; there are: {', '.join(POLICIES)}")
+        raise Errno.EINVAL(f"no scheduling policy {name!r}{near(name, POLICIES)}; there are: {', '.join(POLICIES)}")
     return POLICIES[name](quantum)
 
 

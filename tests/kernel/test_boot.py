@@ -18,6 +18,7 @@ from llmasos.kernel.core import Kernel
 from llmasos.kernel.edge import lock
 from llmasos.kernel.edge import settings as config
 from llmasos.kernel.edge.boot import main
+from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.server import Server
 from llmasos.kernel.events import DeviceConfig, KernelConfig
 from llmasos.syscalls import blocking, runtime
@@ -427,9 +428,12 @@ def test_a_kernel_that_nobody_named_devices_for_goes_on_with_those_that_start(tm
             said.append("ready")
             os.kill(os.getpid(), signal.SIGTERM)  # an orderly end
 
-        server = Server(Kernel(KernelConfig(devices)), devices, tmp_path, lambda line: None, wanted=wanted, ready=ready)
+        held = lock.hold(tmp_path)
+        place = Place(tmp_path, held)
+        server = Server(Kernel(KernelConfig(devices)), devices, place, lambda line: None, wanted=wanted, ready=ready)
         with trio.fail_after(PATIENCE):
             await server.run()
+        lock.release(tmp_path, held)
         return server.failed, bool(said)
 
     good, bad = {"time_scale": "0"}, {"nonsense": "1"}

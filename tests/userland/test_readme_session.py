@@ -21,13 +21,13 @@ DOCUMENTS = [
 pytestmark = pytest.mark.processes
 
 
-def faults(text: str, columns: int = sessions.COLUMNS) -> list[str]:
+def faults(text: str, columns: int = sessions.COLUMNS, pause: float = 0.0) -> list[str]:
     """What is wrong about a document's sessions."""
     with tempfile.TemporaryDirectory(prefix="llmasos-") as base, sessions.user(Path(base)) as environment:
         work = Path(base, "work")
         work.mkdir()
         with sessions.Terminal(environment, work, columns) as terminal:
-            return [f"{step.typed}\n{wrong}" for step, wrong in sessions.play(text, terminal, work) if wrong]
+            return [f"{step.typed}\n{wrong}" for step, wrong in sessions.play(text, terminal, work, pause) if wrong]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -37,6 +37,11 @@ def test_every_line_of_a_documents_session_does_what_the_document_shows(document
     assert len(steps) >= 3
     assert sum(bool(step.shown) for step in steps) >= 2
     assert faults(text) == []
+
+
+@pytest.mark.parametrize("page", ["share", "waiting"])
+def test_pages_about_agents_at_work_hold_for_who_reads_before_typing(page: str) -> None:
+    assert faults((ROOT / f"docs/howto/{page}.md").read_text(), pause=3.0) == []
 
 
 @pytest.mark.parametrize("columns", [60, 80])
