@@ -139,6 +139,10 @@ def unanswered(call: Call[Any], why: SyscallError) -> SyscallError:
     return SyscallError(why.errno, f"{BY_RECORD[type(call)].name}: {why.reason}")
 
 
+def away(directory: Path) -> SyscallError:
+    return SyscallError(Errno.EPIPE, f"the kernel of {directory} has died, and no other has come yet")
+
+
 def crowded() -> SyscallError:
     return SyscallError(Errno.EAGAIN, "too many requests wait for the kernel; await some answers first")
 

@@ -117,6 +117,7 @@ def listening(runtime: Path) -> bool:
     path = os.fspath(runtime.absolute() / PROGRAMS)
     try:
         with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)  # a kernel that hangs may have a full queue of programs that connect
             probe.connect(path)
     except OSError:  # also: a path too long to connect to
         return False

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from llmasos.syscalls import blocking, runtime
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.records import BootInfo
 from llmasos.syscalls.table import Shutdown
 
@@ -137,8 +138,10 @@ def private_kernel(
     """A kernel in runtime directory `where` while the `with` lasts; `flags` are those of `python -m
     llmasos.kernel.edge.boot`. It removes a directory that it has made, or with `own_runtime` that was made for it.
 
-    Raises EIO with the kernel's last words if it does not boot, ETIME if it takes longer than BOOT_SECONDS.
+    A fork of this program that leaves the `with` does not end it. Raises EIO with the kernel's last words if it does not
+    boot, ETIME if it takes longer than BOOT_SECONDS.
     """
+    origin = Origin()
     command = [
         *runtime.module("llmasos.kernel.edge.boot"),
         "--runtime",
@@ -160,7 +163,8 @@ def private_kernel(
             _await(kernel, where, said.fileno())
             yield kernel
         finally:
-            _end(kernel, where)
+            if origin.here:
+                _end(kernel, where)
 
 
 def _await(kernel: subprocess.Popen[bytes], where: Path, said: int) -> None:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 from llmasos.syscalls import blocking, calls, runtime
+from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS
 from llmasos.syscalls.table import Call
 from llmasos.userland.programs.boot import private_kernel
@@ -32,9 +34,20 @@ def kernel_there(stack: ExitStack, where: Where, boot: bool, flags: Sequence[str
     place = runtime.locate(where)
     if boot and runtime.holder(place) is None:
         if where is None:  # a directory of its own: the usual one stays free for a system people share
-            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmasos-")))
+            place = stack.enter_context(_own_directory())
         stack.enter_context(private_kernel(place, flags, own_runtime=where is None))
     return place
+
+
+@contextmanager
+def _own_directory() -> Iterator[Path]:
+    """A temporary directory while the `with` lasts. A fork of this program does not remove it, as tempfile's would."""
+    origin, place = Origin(), tempfile.mkdtemp(prefix="llmasos-")
+    try:
+        yield Path(place)
+    finally:
+        if origin.here:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 class Connection:

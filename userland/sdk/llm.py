@@ -228,7 +228,7 @@ class LLM:
         for text in strings(prompt, "a prompt"):
             ids = self.language.encode(text, begin=True, control=True)
             tasks.append((text, ids, self._room(len(ids), max_length, max_new_tokens, defaults=defaults)))
-        answers = script.each(begin, finish, tasks)
+        answers = script.each(self.system.kernel, begin, finish, tasks)
         return answers[0] if isinstance(prompt, str) else answers
 
     @public

@@ -30,7 +30,7 @@ from llmasos.syscalls.table import (
     Setlimits,
     Setsched,
 )
-from llmasos.userland.sdk import actions, notebook, options
+from llmasos.userland.sdk import actions, notebook, options, script
 from llmasos.userland.sdk.arguments import Dtype, Ids, Model
 from llmasos.userland.sdk.public import public
 from llmasos.userland.sdk.talk import Talk
@@ -55,7 +55,7 @@ class Process(Talk):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.end()
+        script.end(self.system.kernel, actions.end([self.pid]))
 
     def __repr__(self) -> str:
         return f"<Process {self.pid} on {self.model.name}>"

@@ -10,7 +10,6 @@ from typing import Self
 
 import msgspec
 
-from llmasos.syscalls.loops import undisturbed
 from llmasos.syscalls.records import (
     CheckpointInfo,
     ExitInfo,
@@ -30,7 +29,7 @@ from llmasos.syscalls.table import (
     Setlimits,
     Setsched,
 )
-from llmasos.userland.sdk import actions, notebook, options
+from llmasos.userland.sdk import actions, notebook, options, script_async
 from llmasos.userland.sdk.arguments import Dtype, Ids, Model
 from llmasos.userland.sdk.public import public
 from llmasos.userland.sdk.talk_async import Talk
@@ -55,7 +54,7 @@ class Process(Talk):
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await undisturbed(self.end)
+        await script_async.end(self.system.kernel, actions.end([self.pid]))
 
     def __repr__(self) -> str:
         return f"<Process {self.pid} on {self.model.name}>"
