@@ -18,7 +18,6 @@ import trio
 
 import llmasos
 from llmasos import aio
-from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.userland.sdk import bounds, sandbox, tokenizer_files
 from llmasos.userland.sdk.system import Process, System
 from tests.booted import PATIENCE

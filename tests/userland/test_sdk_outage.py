@@ -6,10 +6,11 @@ not cancelled at once, never ends.
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -52,13 +53,11 @@ def outage(kernel: Reborn) -> Iterator[None]:
 
 def ended_by_ctrl_c(act: Callable[[], object]) -> None:
     """`act` waits, and hears Ctrl-C a moment later."""
-    signal.setitimer(signal.ITIMER_REAL, 0.2)
-    before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            act()
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    bell = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    bell.start()
+    with pytest.raises(KeyboardInterrupt):
+        act()
+    bell.join()
 
 
 BLOCKING: dict[str, Callable[[Process, float | None], Any]] = {
@@ -92,6 +91,7 @@ def test_what_blocks_ends_in_time_and_at_once_by_ctrl_c(kernel: Reborn) -> None:
                 with pytest.raises(SyscallError, match=r"^ETIME") as caught:
                     act(agent, 0.05)
                 assert "has been cancelled" not in caught.value.reason, (way, "by whom?")
+                assert way != "ask" or "no other has come yet" in caught.value.reason
                 ended_by_ctrl_c(lambda act=act: act(agent, None))  # type: ignore[misc]
         assert "Mira" in agent.ask("What is my name?", timeout=PATIENCE)
         agent.end()
@@ -191,23 +191,9 @@ def test_a_stream_that_is_left_while_no_kernel_runs(kernel: Reborn, loop: str, w
                 await story.aclose()
             finally:
                 await anyio.to_thread.run_sync(kernel.boot)
-            while (await agent.info(timeout=PATIENCE)).state is not State.BLOCKED:
+            while (await agent.info(timeout=PATIENCE)).state is not State.BLOCKED:  # noqa: ASYNC110 - as above
                 await anyio.sleep(0.02)
             assert (await agent.info()).length < 1000
             assert await agent.ask("Who are you?", 4)
 
     run_under(loop, main)
-
-
-def test_an_error_during_an_outage_says_that_no_kernel_runs(kernel: Reborn) -> None:
-    with System.connect(kernel.place, reconnect=HOUR) as system, system.spawn() as agent:
-        with outage(kernel), pytest.raises(SyscallError, match="no other has come yet"):
-            agent.ask("hi", timeout=0.05)
-
-
-def test_a_private_kernel_that_has_gone_ends_a_block(tmp_path: Path) -> None:
-    """Without a journal there is no next kernel: the `with` of a process is left without an error of its own."""
-    with System.connect(tmp_path / "run", boot=True, flags=["--device", "sim:time_scale=0"]) as system:
-        with system.spawn("sim:context=64,vocab=100") as agent:
-            assert agent.tokens() == []
-            system.kernel.close()

@@ -16,6 +16,7 @@ from llmasos.userland.sdk.actions import MAX_TOKENS
 from llmasos.userland.sdk.arguments import Dtype, Model
 from llmasos.userland.sdk.arriving import arriving
 from llmasos.userland.sdk.public import public
+from llmasos.userland.sdk.script import countdown
 from llmasos.userland.sdk.system import Process, System
 
 
@@ -52,8 +53,9 @@ class Instance:
         """
         if self.process.language.chat is not None:
             return self.process.ask(text, max_tokens, timeout=timeout)
-        self.process.feed(text, timeout=timeout)
-        return self.process.generate(max_tokens, timeout=timeout)
+        left = countdown(timeout)
+        self.process.feed(text, timeout=left())
+        return self.process.generate(max_tokens, timeout=left())
 
     @public
     def close(self) -> None:

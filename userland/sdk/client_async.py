@@ -13,6 +13,7 @@ from llmasos.userland.sdk.actions import MAX_TOKENS
 from llmasos.userland.sdk.arguments import Dtype, Model
 from llmasos.userland.sdk.arriving_async import arriving
 from llmasos.userland.sdk.public import public
+from llmasos.userland.sdk.script import countdown
 from llmasos.userland.sdk.system_async import Process, System
 
 
@@ -49,8 +50,9 @@ class Instance:
         """
         if self.process.language.chat is not None:
             return await self.process.ask(text, max_tokens, timeout=timeout)
-        await self.process.feed(text, timeout=timeout)
-        return await self.process.generate(max_tokens, timeout=timeout)
+        left = countdown(timeout)
+        await self.process.feed(text, timeout=left())
+        return await self.process.generate(max_tokens, timeout=left())
 
     @public
     async def close(self) -> None:

@@ -23,6 +23,7 @@ from llmasos.userland.sdk.arguments import Dtype, Model, Strings, count, model_n
 from llmasos.userland.sdk.arriving import arriving
 from llmasos.userland.sdk.beams import EarlyStopping, beam_search
 from llmasos.userland.sdk.public import public
+from llmasos.userland.sdk.script import Clock, countdown
 from llmasos.userland.sdk.streams import TextStream
 from llmasos.userland.sdk.system import Process, System
 
@@ -197,8 +198,11 @@ class LLM:
 
         stops = stop_strings(stop)
 
+        clocks: dict[int, Clock] = {}  # by pid: what is left of its `timeout`
+
         def begin(task: tuple[str, list[int], int]) -> Process:
-            return self.system.spawn(
+            left = countdown(timeout)
+            process = self.system.spawn(
                 self._name,
                 task[1],
                 name="generate",
@@ -211,16 +215,19 @@ class LLM:
                 seed=seed,
                 dtype=self.model.dtype,
                 device=self.model.device,
-                timeout=timeout,
+                timeout=left(),
             )
+            clocks[process.pid] = left
+            return process
 
         def finish(process: Process, task: tuple[str, list[int], int]) -> str:
-            text, ids, left = task
+            text, ids, most = task
+            left = clocks[process.pid]
             if num_beams == 1:
-                answer = process.generate(left, stop=stops, timeout=timeout)
+                answer = process.generate(most, stop=stops, timeout=left())
             else:
-                search = beam_search(process.pid, left, num_beams, self.model.eos_ids, length_penalty, early_stopping)
-                best = self.system.run(search, timeout)
+                search = beam_search(process.pid, most, num_beams, self.model.eos_ids, length_penalty, early_stopping)
+                best = self.system.run(search, left())
                 answer = self.language.decode_after(ids, best[0].tokens)
             return text + answer if return_full_text else answer
 
@@ -258,6 +265,7 @@ class LLM:
         ids = self.language.encode(arguments.text(prompt), begin=True, control=True)
 
         def streamed() -> Generator[str, None]:
+            left = countdown(timeout)
             with (
                 self.system.spawn(
                     self._name,
@@ -272,9 +280,9 @@ class LLM:
                     seed=seed,
                     dtype=self.model.dtype,
                     device=self.model.device,
-                    timeout=timeout,
+                    timeout=left(),
                 ) as process,
-                closing(process.stream(tokens, stop=stops, timeout=timeout)) as pieces,
+                closing(process.stream(tokens, stop=stops, timeout=left())) as pieces,
             ):
                 yield from pieces
 

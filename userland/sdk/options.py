@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -24,7 +24,18 @@ from llmasos.syscalls.records import (
     SamplingDefaults,
     SchedClass,
 )
-from llmasos.syscalls.table import Exec, Feed, Getinfo, GroupCreate, GroupSet, GroupStat, Models, Spawn
+from llmasos.syscalls.table import (
+    Call,
+    Exec,
+    Feed,
+    Getinfo,
+    GroupCreate,
+    GroupSet,
+    GroupStat,
+    Models,
+    Restore,
+    Spawn,
+)
 from llmasos.userland.sdk import actions, arguments, turns
 from llmasos.userland.sdk.actions import Language
 from llmasos.userland.sdk.arguments import Dtype, Ids, Model, dtype_name, model_name
@@ -32,6 +43,7 @@ from llmasos.userland.sdk.dialogue import Entry, Message, Setup, packed
 from llmasos.userland.sdk.script import Script, ask
 from llmasos.userland.sdk.template import OF_THE_TEMPLATE
 
+R = TypeVar("R")
 UNLIMITED = Limits()
 _SAMPLING = SamplingDefaults.__struct_fields__
 
@@ -189,6 +201,50 @@ def spawn(options: Options) -> Script[tuple[int, ModelInfo, Setup]]:
         )
     )
     return pid, info, setup_by_store(started)
+
+
+def handle(pid: int) -> Script[tuple[ModelInfo, Setup | None]]:
+    """What a handle on a process knows: its model, and the variables of its conversation."""
+    info = yield from ask(Getinfo(pid))
+    if not info.model:
+        raise no_llm_process(info)
+    model = yield from actions.model_in_memory(info.model, info.device)
+    known = (yield from turns.known_of(pid)).dialogue
+    return model, known.setup if known is not None else None
+
+
+def restore(image: Restore, model: Model) -> Script[tuple[int, ModelInfo, Setup | None]]:
+    """Start a process from an image, on this model (empty: the one in the image); returns its pid, and what a handle
+    knows."""
+    if model:
+        image = msgspec.structs.replace(image, model=(yield from located(model)))
+    pid = yield from ask(image)
+    try:
+        found, setup = yield from handle(pid)
+    except GeneratorExit:  # it may make no more calls
+        raise
+    except BaseException:  # its caller will have no handle on it
+        yield from actions.end([pid])
+        raise
+    return pid, found, setup
+
+
+def of_model(model: Model, call: Callable[[str], Call[R]]) -> Script[R]:
+    """Make a call about a model: `call` makes its record from the model's name there."""
+    return (yield from ask(call((yield from located(model)))))
+
+
+def pages(call: Callable[[list[R]], Call[list[R]]]) -> Script[list[R]]:
+    """All rows of a table: `call` asks for those after the ones that are there."""
+    rows: list[R] = []
+    while page := (yield from ask(call(rows))):
+        rows += page
+    return rows
+
+
+def not_ended(pid: int, timeout: float) -> SyscallError:
+    what = f"process {pid} has not ended" if pid else "no process of this program has ended"
+    return SyscallError(Errno.ETIME, f"{what} within {timeout:g} seconds, and no kernel answers")
 
 
 def setup_by_store(started: Started) -> Setup:

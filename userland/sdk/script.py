@@ -39,6 +39,7 @@ P = TypeVar("P", bound="Owned")
 T = TypeVar("T")
 
 MAX_TOGETHER = 64  # calls of one `together` in flight at once, for a blocking program
+GRACE_SECONDS = 0.25  # for the answer to a call that has a time of its own in the kernel
 CLEANUP_SECONDS = 5.0  # a program that is being cancelled waits no longer than this for the kernel
 
 
@@ -64,6 +65,7 @@ class Listener:
     end."""
 
 
+Clock = Callable[[], float | None]  # the seconds that are left; None: no bound
 Request = Call[Any] | Together | Listener
 Script = Generator[Request, Any, T]
 Stream = Generator[Request | Piece, Any, T]
@@ -125,6 +127,14 @@ def seconds(timeout: float) -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0 or math.isinf(timeout):
         raise SyscallError(Errno.EINVAL, f"timeout: wanted seconds, 0 or more (None: no bound), found {timeout!r:.60}")
     return float(timeout)
+
+
+def countdown(timeout: float | None) -> Clock:
+    """What is left of a `timeout` that several scripts share."""
+    if timeout is None:
+        return lambda: None
+    until = time.monotonic() + seconds(timeout)
+    return lambda: max(0.0, until - time.monotonic())
 
 
 def left_until(until: float) -> float:

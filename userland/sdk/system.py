@@ -16,6 +16,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from llmasos.syscalls.calls import Overdue
 from llmasos.syscalls.policy_file import located_policy
 from llmasos.syscalls.records import (
     Advice,
@@ -34,7 +35,6 @@ from llmasos.syscalls.table import (
     Advise,
     Estimate,
     Evict,
-    Getinfo,
     GroupRemove,
     GroupStat,
     Models,
@@ -45,7 +45,7 @@ from llmasos.syscalls.table import (
     StatsCall,
     Wait,
 )
-from llmasos.userland.sdk import actions, options, turns
+from llmasos.userland.sdk import options
 from llmasos.userland.sdk.actions import Language, language_of
 from llmasos.userland.sdk.arguments import Dtype, Model, dtype_name, model_name
 from llmasos.userland.sdk.connection import Connection
@@ -53,6 +53,7 @@ from llmasos.userland.sdk.notebook import Table
 from llmasos.userland.sdk.options import UNLIMITED, Options, Prompt
 from llmasos.userland.sdk.process import Process
 from llmasos.userland.sdk.public import public
+from llmasos.userland.sdk.script import GRACE_SECONDS, seconds
 
 
 class System(Connection):
@@ -158,12 +159,8 @@ class System(Connection):
         Example:
             same = system.process(agent.pid)
         """
-        info = self(Getinfo(pid), timeout=timeout)
-        if not info.model:
-            raise options.no_llm_process(info)
-        model = self.run(actions.model_in_memory(info.model, info.device), timeout)
-        known = self.run(turns.known_of(pid), timeout).dialogue
-        return Process(self, pid, model, setup=known.setup if known is not None else None)
+        model, setup = self.run(options.handle(pid), timeout)
+        return Process(self, pid, model, setup=setup)
 
     @public
     def ps(self, *, timeout: float | None = None) -> Table[ProcessInfo]:
@@ -173,10 +170,7 @@ class System(Connection):
             for row in system.ps():
                 print(row.pid, row.name, row.state)
         """
-        rows: Table[ProcessInfo] = Table()
-        while page := self(Ps(after=rows[-1].pid if rows else 0), timeout=timeout):
-            rows.extend(page)
-        return rows
+        return Table(self.run(options.pages(lambda rows: Ps(after=rows[-1].pid if rows else 0)), timeout))
 
     @public
     def restore(
@@ -199,10 +193,9 @@ class System(Connection):
             agent.checkpoint(folder / "agent.image")
             twin = system.restore(folder / "agent.image", name="twin")
         """
-        file = options.file_path(path)
-        where = self.run(options.located(model), timeout) if model else ""
-        pid = self(Restore(file, name, device, detached, options.passphrase(passphrase), where), timeout=timeout)
-        return self.process(pid, timeout=timeout)
+        image = Restore(options.file_path(path), name, device, detached, options.passphrase(passphrase))
+        pid, info, setup = self.run(options.restore(image, model), timeout)
+        return Process(self, pid, info, setup=setup)
 
     # --- models ---
 
@@ -228,8 +221,7 @@ class System(Connection):
             row = system.load("tiny", "fp32")
             print(row.weight_bytes, "bytes", row.context, "tokens")
         """
-        path = self.run(options.located(model), timeout)
-        return self(Pagein(path, device, dtype_name(dtype)), timeout=timeout)
+        return self.run(options.of_model(model, lambda path: Pagein(path, device, dtype_name(dtype))), timeout)
 
     @public
     def estimate(
@@ -248,8 +240,9 @@ class System(Connection):
         Example:
             print(system.estimate("tiny", context=512).total_bytes)
         """
-        path = self.run(options.located(model), timeout)
-        return self(Estimate(path, device, dtype_name(dtype), context), timeout=timeout)
+        return self.run(
+            options.of_model(model, lambda path: Estimate(path, device, dtype_name(dtype), context)), timeout
+        )
 
     @public
     def evict(
@@ -267,8 +260,7 @@ class System(Connection):
         Example:
             system.evict("tiny", force=True)
         """
-        path = self.run(options.located(model), timeout)
-        self(Evict(path, device, dtype_name(dtype), force), timeout=timeout)
+        self.run(options.of_model(model, lambda path: Evict(path, device, dtype_name(dtype), force)), timeout)
 
     @public
     def advise(
@@ -287,8 +279,7 @@ class System(Connection):
             system.advise("tiny", llmasos.Advice.PIN)
             system.advise("tiny", llmasos.Advice.NORMAL)
         """
-        path = self.run(options.located(model), timeout)
-        self(Advise(path, advice, device, dtype_name(dtype)), timeout=timeout)
+        self.run(options.of_model(model, lambda path: Advise(path, advice, device, dtype_name(dtype))), timeout)
 
     # --- the system ---
 
@@ -325,10 +316,7 @@ class System(Connection):
             for row in system.groups():
                 print(row.path, row.kv, "bytes of KV")
         """
-        rows: Table[GroupInfo] = Table()
-        while page := self(GroupStat(path, below=True, start=len(rows)), timeout=timeout):
-            rows.extend(page)
-        return rows
+        return Table(self.run(options.pages(lambda rows: GroupStat(path, below=True, start=len(rows))), timeout))
 
     @public
     def group(
@@ -400,7 +388,13 @@ class System(Connection):
             agent.kill()
             print(system.wait(agent.pid).status)
         """
-        return self(Wait(pid, timeout))
+        if timeout is None:
+            return self(Wait(pid))
+        limit = seconds(timeout)
+        try:
+            return self(Wait(pid, limit), timeout=limit + GRACE_SECONDS)
+        except Overdue:
+            raise options.not_ended(pid, limit) from None
 
     @public
     def language(self, model: ModelInfo) -> Language:

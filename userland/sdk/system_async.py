@@ -17,6 +17,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from llmasos.syscalls.calls import Overdue
 from llmasos.syscalls.policy_file import located_policy
 from llmasos.syscalls.records import (
     Advice,
@@ -35,7 +36,6 @@ from llmasos.syscalls.table import (
     Advise,
     Estimate,
     Evict,
-    Getinfo,
     GroupRemove,
     GroupStat,
     Models,
@@ -46,7 +46,7 @@ from llmasos.syscalls.table import (
     StatsCall,
     Wait,
 )
-from llmasos.userland.sdk import actions, options, turns
+from llmasos.userland.sdk import options
 from llmasos.userland.sdk.actions import Language, language_of
 from llmasos.userland.sdk.arguments import Dtype, Model, dtype_name, model_name
 from llmasos.userland.sdk.connection_async import AsyncConnection
@@ -54,6 +54,7 @@ from llmasos.userland.sdk.notebook import Table
 from llmasos.userland.sdk.options import UNLIMITED, Options, Prompt
 from llmasos.userland.sdk.process_async import Process
 from llmasos.userland.sdk.public import public
+from llmasos.userland.sdk.script import GRACE_SECONDS, seconds
 
 
 class System(AsyncConnection):
@@ -159,12 +160,8 @@ class System(AsyncConnection):
         Example:
             same = await system.process(agent.pid)
         """
-        info = await self(Getinfo(pid), timeout=timeout)
-        if not info.model:
-            raise options.no_llm_process(info)
-        model = await self.run(actions.model_in_memory(info.model, info.device), timeout)
-        known = (await self.run(turns.known_of(pid), timeout)).dialogue
-        return Process(self, pid, model, setup=known.setup if known is not None else None)
+        model, setup = await self.run(options.handle(pid), timeout)
+        return Process(self, pid, model, setup=setup)
 
     @public
     async def ps(self, *, timeout: float | None = None) -> Table[ProcessInfo]:
@@ -174,10 +171,7 @@ class System(AsyncConnection):
             for row in await system.ps():
                 print(row.pid, row.name, row.state)
         """
-        rows: Table[ProcessInfo] = Table()
-        while page := await self(Ps(after=rows[-1].pid if rows else 0), timeout=timeout):
-            rows.extend(page)
-        return rows
+        return Table(await self.run(options.pages(lambda rows: Ps(after=rows[-1].pid if rows else 0)), timeout))
 
     @public
     async def restore(
@@ -200,10 +194,9 @@ class System(AsyncConnection):
             await agent.checkpoint(folder / "agent.image")
             twin = await system.restore(folder / "agent.image", name="twin")
         """
-        file = options.file_path(path)
-        where = (await self.run(options.located(model), timeout)) if model else ""
-        pid = await self(Restore(file, name, device, detached, options.passphrase(passphrase), where), timeout=timeout)
-        return await self.process(pid, timeout=timeout)
+        image = Restore(options.file_path(path), name, device, detached, options.passphrase(passphrase))
+        pid, info, setup = await self.run(options.restore(image, model), timeout)
+        return Process(self, pid, info, setup=setup)
 
     # --- models ---
 
@@ -229,8 +222,7 @@ class System(AsyncConnection):
             row = await system.load("tiny", "fp32")
             print(row.weight_bytes, "bytes", row.context, "tokens")
         """
-        path = await self.run(options.located(model), timeout)
-        return await self(Pagein(path, device, dtype_name(dtype)), timeout=timeout)
+        return await self.run(options.of_model(model, lambda path: Pagein(path, device, dtype_name(dtype))), timeout)
 
     @public
     async def estimate(
@@ -249,8 +241,9 @@ class System(AsyncConnection):
         Example:
             print((await system.estimate("tiny", context=512)).total_bytes)
         """
-        path = await self.run(options.located(model), timeout)
-        return await self(Estimate(path, device, dtype_name(dtype), context), timeout=timeout)
+        return await self.run(
+            options.of_model(model, lambda path: Estimate(path, device, dtype_name(dtype), context)), timeout
+        )
 
     @public
     async def evict(
@@ -268,8 +261,7 @@ class System(AsyncConnection):
         Example:
             await system.evict("tiny", force=True)
         """
-        path = await self.run(options.located(model), timeout)
-        await self(Evict(path, device, dtype_name(dtype), force), timeout=timeout)
+        await self.run(options.of_model(model, lambda path: Evict(path, device, dtype_name(dtype), force)), timeout)
 
     @public
     async def advise(
@@ -288,8 +280,7 @@ class System(AsyncConnection):
             await system.advise("tiny", llmasos.Advice.PIN)
             await system.advise("tiny", llmasos.Advice.NORMAL)
         """
-        path = await self.run(options.located(model), timeout)
-        await self(Advise(path, advice, device, dtype_name(dtype)), timeout=timeout)
+        await self.run(options.of_model(model, lambda path: Advise(path, advice, device, dtype_name(dtype))), timeout)
 
     # --- the system ---
 
@@ -326,10 +317,7 @@ class System(AsyncConnection):
             for row in await system.groups():
                 print(row.path, row.kv, "bytes of KV")
         """
-        rows: Table[GroupInfo] = Table()
-        while page := await self(GroupStat(path, below=True, start=len(rows)), timeout=timeout):
-            rows.extend(page)
-        return rows
+        return Table(await self.run(options.pages(lambda rows: GroupStat(path, below=True, start=len(rows))), timeout))
 
     @public
     async def group(
@@ -401,7 +389,13 @@ class System(AsyncConnection):
             await agent.kill()
             print((await system.wait(agent.pid)).status)
         """
-        return await self(Wait(pid, timeout))
+        if timeout is None:
+            return await self(Wait(pid))
+        limit = seconds(timeout)
+        try:
+            return await self(Wait(pid, limit), timeout=limit + GRACE_SECONDS)
+        except Overdue:
+            raise options.not_ended(pid, limit) from None
 
     @public
     def language(self, model: ModelInfo) -> Language:
