@@ -10,10 +10,11 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import anyio
+import psutil
 import pytest
 
 from llmasos import aio
@@ -195,5 +196,66 @@ def test_a_stream_that_is_left_while_no_kernel_runs(kernel: Reborn, loop: str, w
                 await anyio.sleep(0.02)
             assert (await agent.info()).length < 1000
             assert await agent.ask("Who are you?", 4)
+
+    run_under(loop, main)
+
+
+@pytest.fixture
+def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Process, list[psutil.Process]]]:
+    """An agent that has answered, on a device whose driver hangs; the kernel ends such a driver after a minute."""
+    monkeypatch.setattr(script, "CLEANUP_SECONDS", 0.1)
+    with System.connect(boot=True, flags=["--device", "cpu:threads=1"]) as system, system.spawn() as agent:
+        agent.ask("My name is Mira.")
+        drivers = psutil.Process(system.kernel.boot.os_pid).children()
+        for driver in drivers:
+            driver.suspend()
+        try:
+            yield agent, drivers
+        finally:
+            for driver in drivers:
+                with suppress(psutil.NoSuchProcess):
+                    driver.resume()
+
+
+@pytest.mark.parametrize("way", ["ask", "turn", "say", "generate", "stream"])
+def test_a_driver_that_hangs_holds_nobody_longer_than_they_said(
+    hung: tuple[Process, list[psutil.Process]], way: str
+) -> None:
+    agent, drivers = hung
+    with pytest.raises(SyscallError) as caught:
+        BLOCKING[way](agent, 0.2)
+    assert caught.value.errno is Errno.ETIME
+    assert all(driver.status() == psutil.STATUS_STOPPED for driver in drivers), "it has not waited for the driver's end"
+
+
+@pytest.mark.parametrize("way", ["ask", "turn", "say", "Ctrl-C"])
+def test_a_turn_that_is_given_up_before_its_answer_begins_is_taken_back(cpu_system: System, way: str) -> None:
+    with cpu_system.spawn() as agent:
+        agent.ask("My name is Mira.")
+        before = agent.tokens()
+        agent.stop()
+        if way == "Ctrl-C":
+            ended_by_ctrl_c(lambda: agent.ask("hi"))
+        else:
+            with pytest.raises(SyscallError, match=r"^ETIME"):
+                BLOCKING[way](agent, 0.2)
+        assert agent.tokens() == before
+        agent.cont()
+        assert "Mira" in agent.ask("What is my name?")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_turn_that_is_cancelled_before_its_answer_begins_is_taken_back(cpu_system: System, loop: str) -> None:
+    async def main() -> None:
+        async with aio.System.connect(cpu_system.kernel.runtime) as system, await system.spawn() as agent:
+            await agent.ask("My name is Mira.")
+            before = await agent.tokens()
+            await agent.stop()
+            for act in (agent.ask, agent.turn):
+                with anyio.move_on_after(0.2):
+                    await act("hi")
+                assert await agent.tokens() == before
+            await agent.cont()
+            assert "Mira" in await agent.ask("What is my name?")
 
     run_under(loop, main)

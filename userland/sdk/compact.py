@@ -148,7 +148,7 @@ def _asked(language: Language, group: str, setup: Setup, messages: list[Message]
         Spawn(model.path, name="compact", device=model.device, dtype=model.dtype, group=group, records=held)
     )
     try:
-        answer = yield from turns.answered(turns.say(language, pid, messages, tokens), pid)
+        answer = yield from turns.answered(turns.say(language, pid, messages, tokens))
     except GeneratorExit:  # the runner of this script has gone
         raise
     except BaseException:  # Ctrl-C, cancellation and a timeout too

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 MAX_TOGETHER = 64  # calls of one `together` in flight at once, for a blocking program
 GRACE_SECONDS = 0.25  # for the answer to a call that has a time of its own in the kernel
-CLEANUP_SECONDS = 5.0  # a program that is being cancelled waits no longer than this for the kernel
+CLEANUP_SECONDS = 1.0  # a program that is being cancelled waits no longer than this for the kernel
 
 
 @dataclass(slots=True, frozen=True)

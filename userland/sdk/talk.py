@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmasos.syscalls.records import Finish, ModelInfo, ProcessInfo, Sampler
+from llmasos.syscalls.records import ModelInfo, ProcessInfo, Sampler
 from llmasos.syscalls.table import Feed
 from llmasos.userland.sdk import (
     actions,
@@ -21,6 +21,7 @@ from llmasos.userland.sdk import (
     turns,
 )
 from llmasos.userland.sdk.actions import MAX_TOKENS, Language
+from llmasos.userland.sdk.answers import Ended
 from llmasos.userland.sdk.arguments import Ids, Strings, stop_strings
 from llmasos.userland.sdk.dialogue import Message, Setup
 from llmasos.userland.sdk.public import public
@@ -134,15 +135,16 @@ class Talk:
         allow_special: bool = False,
     ) -> Answer:
         """Say something, a text or messages of any roles, and return the whole answer: its text, thought, calls of tools,
-        and a hint when its window is nearly full. The rest is as for `say`.
+        a hint when its window is nearly full, why it ended and how many tokens it has. The rest is as for `say`.
 
         Example:
-            answer = agent.turn({"role": "user", "content": "Who are you?"})
-            print(answer.text, answer.calls)
+            answer = agent.turn({"role": "user", "content": "Tell me a story."}, max_tokens=5)
+            if answer.finish is llmasos.Finish.LENGTH:
+                print(answer.text, "... was cut after", answer.tokens, "tokens")
         """
         messages = [_user(said)] if isinstance(said, str) else arguments.messages(said, "what is said is text")
         turn = self._said(messages, max_tokens, stop, deadline, allow_special)
-        answer = self.system.run(turns.answered(turn, self.pid), timeout)
+        answer = self.system.run(turns.answered(turn), timeout)
         answer.hint = self.hint
         return answer
 
@@ -218,7 +220,7 @@ class Talk:
         stop: Strings,
         deadline: float | None,
         allow_special: bool,
-    ) -> Stream[Finish]:
+    ) -> Stream[Ended]:
         said = turns.say(
             self.language,
             self.pid,
