@@ -69,8 +69,8 @@ def stops_of(language: Language, stops: Sequence[str]) -> Stops:
 @dataclass(slots=True)
 class Listening:
     """How to listen to an answer from `position` of the log on. `reader` makes readers for it; `ends` are the stop ids of
-    its decode that are no text. After `budget` tokens of thought, feed `way`, and decode the rest of `left`. `undo` takes back
-    the turn that it answers, if it has not begun."""
+    its decode that are no text. After `budget` tokens of thought, feed `way`, and decode the rest of `left`. `undo` takes
+    back the turn that it answers, if it has not begun."""
 
     position: int
     reader: Callable[[], Reader]

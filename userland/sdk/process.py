@@ -31,7 +31,7 @@ from llmasos.syscalls.table import (
     Setsched,
 )
 from llmasos.userland.sdk import actions, notebook, options, script
-from llmasos.userland.sdk.arguments import Dtype, Ids, Model
+from llmasos.userland.sdk.arguments import Dtype, Ids, Model, SchedClassName, SignalName, member
 from llmasos.userland.sdk.public import public
 from llmasos.userland.sdk.talk import Talk
 
@@ -121,13 +121,13 @@ class Process(Talk):
         return self.system(call, timeout=timeout)
 
     @public
-    def signal(self, signal: Signal, *, timeout: float | None = None) -> None:
+    def signal(self, signal: Signal | SignalName, *, timeout: float | None = None) -> None:
         """Send it a signal. Raises ESRCH once it has ended.
 
         Example:
-            agent.signal(llmasos.Signal.TERM)
+            agent.signal("TERM")  # or llmasos.Signal.TERM
         """
-        self.system(Kill(self.pid, signal), timeout=timeout)
+        self.system(Kill(self.pid, member(Signal, signal)), timeout=timeout)
 
     @public
     def stop(self, *, timeout: float | None = None) -> None:
@@ -167,14 +167,17 @@ class Process(Talk):
         self.signal(Signal.KILL, timeout=timeout)
 
     @public
-    def nice(self, value: int, sched_class: SchedClass | None = None, *, timeout: float | None = None) -> None:
+    def nice(
+        self, value: int, sched_class: SchedClass | SchedClassName | None = None, *, timeout: float | None = None
+    ) -> None:
         """Set its share of the device, from -20 (largest) to 19 (smallest), and its scheduling class (None: keeps it).
         Raises EINVAL, ESRCH.
 
         Example:
-            agent.nice(5, llmasos.SchedClass.BATCH)
+            agent.nice(5, "batch")  # or llmasos.SchedClass.BATCH
         """
-        self.system(Setsched(self.pid, value, sched_class), timeout=timeout)
+        chosen = None if sched_class is None else member(SchedClass, sched_class)
+        self.system(Setsched(self.pid, value, chosen), timeout=timeout)
 
     @public
     def detach(self, *, timeout: float | None = None) -> None:

@@ -30,7 +30,7 @@ from llmasos.syscalls.table import (
     Setsched,
 )
 from llmasos.userland.sdk import actions, notebook, options, script_async
-from llmasos.userland.sdk.arguments import Dtype, Ids, Model
+from llmasos.userland.sdk.arguments import Dtype, Ids, Model, SchedClassName, SignalName, member
 from llmasos.userland.sdk.public import public
 from llmasos.userland.sdk.talk_async import Talk
 
@@ -120,13 +120,13 @@ class Process(Talk):
         return await self.system(call, timeout=timeout)
 
     @public
-    async def signal(self, signal: Signal, *, timeout: float | None = None) -> None:
+    async def signal(self, signal: Signal | SignalName, *, timeout: float | None = None) -> None:
         """Send it a signal. Raises ESRCH once it has ended.
 
         Example:
-            await agent.signal(llmasos.Signal.TERM)
+            await agent.signal("TERM")  # or llmasos.Signal.TERM
         """
-        await self.system(Kill(self.pid, signal), timeout=timeout)
+        await self.system(Kill(self.pid, member(Signal, signal)), timeout=timeout)
 
     @public
     async def stop(self, *, timeout: float | None = None) -> None:
@@ -166,14 +166,17 @@ class Process(Talk):
         await self.signal(Signal.KILL, timeout=timeout)
 
     @public
-    async def nice(self, value: int, sched_class: SchedClass | None = None, *, timeout: float | None = None) -> None:
+    async def nice(
+        self, value: int, sched_class: SchedClass | SchedClassName | None = None, *, timeout: float | None = None
+    ) -> None:
         """Set its share of the device, from -20 (largest) to 19 (smallest), and its scheduling class (None: keeps it).
         Raises EINVAL, ESRCH.
 
         Example:
-            await agent.nice(5, llmasos.SchedClass.BATCH)
+            await agent.nice(5, "batch")  # or llmasos.SchedClass.BATCH
         """
-        await self.system(Setsched(self.pid, value, sched_class), timeout=timeout)
+        chosen = None if sched_class is None else member(SchedClass, sched_class)
+        await self.system(Setsched(self.pid, value, chosen), timeout=timeout)
 
     @public
     async def detach(self, *, timeout: float | None = None) -> None:

@@ -182,7 +182,10 @@ def check_of(hint: Any) -> _Check:
     if hint is None or hint is types.NoneType:
         return _Check(lambda value: value is None, "None")
     if origin in (typing.Union, types.UnionType):
-        either = [check_of(one) for one in typing.get_args(hint)]
+        kinds = typing.get_args(hint)
+        if any(isinstance(one, type) and issubclass(one, enum.Enum) for one in kinds):
+            kinds = tuple(one for one in kinds if typing.get_origin(one) is not Literal)  # the enum's own words
+        either = [check_of(one) for one in kinds]
         words = list(dict.fromkeys(one.words for one in either))
         return _Check(
             lambda value: any(one.fits(value) for one in either),
@@ -199,9 +202,8 @@ def check_of(hint: Any) -> _Check:
     if not isinstance(kind, type):
         raise TypeError(f"no check is known for {hint!r}")
     if issubclass(kind, enum.Enum):
-        return _Check(
-            lambda value: _is_member(kind, value), f"{kind.__name__}.{' '.join(kind.__members__).replace(' ', '|')}"
-        )
+        spelled = [repr(one.value if isinstance(one.value, str) else one.name) for one in kind]
+        return _Check(lambda value: _is_member(kind, value), f"{kind.__name__} ({', '.join(spelled)})")
     if kind is bool:
         return _Check(_is_bool, _WORDS[bool])
     if kind is int:
@@ -261,6 +263,8 @@ def _is_several(value: Any) -> bool:
 
 
 def _is_member(kind: type[enum.Enum], value: Any) -> bool:
+    if isinstance(value, str) and value in kind.__members__:
+        return True
     try:
         kind(value)
     except ValueError:

@@ -47,7 +47,16 @@ from llmasos.syscalls.table import (
 )
 from llmasos.userland.sdk import options
 from llmasos.userland.sdk.actions import Language, language_of
-from llmasos.userland.sdk.arguments import Dtype, Model, dtype_name, model_name
+from llmasos.userland.sdk.arguments import (
+    AdviceName,
+    Dtype,
+    KvActionName,
+    Model,
+    SchedClassName,
+    dtype_name,
+    member,
+    model_name,
+)
 from llmasos.userland.sdk.connection import Connection
 from llmasos.userland.sdk.notebook import Table
 from llmasos.userland.sdk.options import UNLIMITED, Options, Prompt
@@ -73,7 +82,7 @@ class System(Connection):
         name: str = "",
         system: str = "",
         nice: int = 0,
-        sched_class: SchedClass = SchedClass.FAIR,
+        sched_class: SchedClass | SchedClassName = SchedClass.FAIR,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -126,7 +135,7 @@ class System(Connection):
             name=name,
             system=system,
             nice=nice,
-            sched_class=sched_class,
+            sched_class=member(SchedClass, sched_class),
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
@@ -266,7 +275,7 @@ class System(Connection):
     def advise(
         self,
         model: Model,
-        advice: Advice,
+        advice: Advice | AdviceName,
         dtype: Dtype = "",
         device: str = "",
         *,
@@ -277,9 +286,10 @@ class System(Connection):
 
         Example:
             system.advise("tiny", llmasos.Advice.PIN)
-            system.advise("tiny", llmasos.Advice.NORMAL)
+            system.advise("tiny", "normal")
         """
-        self.run(options.of_model(model, lambda path: Advise(path, advice, device, dtype_name(dtype))), timeout)
+        wanted = member(Advice, advice)
+        self.run(options.of_model(model, lambda path: Advise(path, wanted, device, dtype_name(dtype))), timeout)
 
     # --- the system ---
 
@@ -331,7 +341,7 @@ class System(Connection):
         tokens_total: int | None = None,
         pids_max: int | None = None,
         cpu_weight: int | None = None,
-        kv_action: KvAction | None = None,
+        kv_action: KvAction | KvActionName | None = None,
         timeout: float | None = None,
     ) -> GroupInfo:
         """Change settings of a control group, and make the group if there is none. A `path` without a leading slash is
@@ -355,7 +365,7 @@ class System(Connection):
             "tokens_total": tokens_total,
             "pids_max": pids_max,
             "cpu_weight": cpu_weight,
-            "kv_action": kv_action,
+            "kv_action": None if kv_action is None else member(KvAction, kv_action),
         }
         changes = {name: value for name, value in given.items() if value is not None}
         return self.run(options.group(path, changes), timeout)

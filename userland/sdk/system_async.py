@@ -48,7 +48,16 @@ from llmasos.syscalls.table import (
 )
 from llmasos.userland.sdk import options
 from llmasos.userland.sdk.actions import Language, language_of
-from llmasos.userland.sdk.arguments import Dtype, Model, dtype_name, model_name
+from llmasos.userland.sdk.arguments import (
+    AdviceName,
+    Dtype,
+    KvActionName,
+    Model,
+    SchedClassName,
+    dtype_name,
+    member,
+    model_name,
+)
 from llmasos.userland.sdk.connection_async import AsyncConnection
 from llmasos.userland.sdk.notebook import Table
 from llmasos.userland.sdk.options import UNLIMITED, Options, Prompt
@@ -74,7 +83,7 @@ class System(AsyncConnection):
         name: str = "",
         system: str = "",
         nice: int = 0,
-        sched_class: SchedClass = SchedClass.FAIR,
+        sched_class: SchedClass | SchedClassName = SchedClass.FAIR,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -127,7 +136,7 @@ class System(AsyncConnection):
             name=name,
             system=system,
             nice=nice,
-            sched_class=sched_class,
+            sched_class=member(SchedClass, sched_class),
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
@@ -267,7 +276,7 @@ class System(AsyncConnection):
     async def advise(
         self,
         model: Model,
-        advice: Advice,
+        advice: Advice | AdviceName,
         dtype: Dtype = "",
         device: str = "",
         *,
@@ -278,9 +287,10 @@ class System(AsyncConnection):
 
         Example:
             await system.advise("tiny", llmasos.Advice.PIN)
-            await system.advise("tiny", llmasos.Advice.NORMAL)
+            await system.advise("tiny", "normal")
         """
-        await self.run(options.of_model(model, lambda path: Advise(path, advice, device, dtype_name(dtype))), timeout)
+        wanted = member(Advice, advice)
+        await self.run(options.of_model(model, lambda path: Advise(path, wanted, device, dtype_name(dtype))), timeout)
 
     # --- the system ---
 
@@ -332,7 +342,7 @@ class System(AsyncConnection):
         tokens_total: int | None = None,
         pids_max: int | None = None,
         cpu_weight: int | None = None,
-        kv_action: KvAction | None = None,
+        kv_action: KvAction | KvActionName | None = None,
         timeout: float | None = None,
     ) -> GroupInfo:
         """Change settings of a control group, and make the group if there is none. A `path` without a leading slash is
@@ -356,7 +366,7 @@ class System(AsyncConnection):
             "tokens_total": tokens_total,
             "pids_max": pids_max,
             "cpu_weight": cpu_weight,
-            "kv_action": kv_action,
+            "kv_action": None if kv_action is None else member(KvAction, kv_action),
         }
         changes = {name: value for name, value in given.items() if value is not None}
         return await self.run(options.group(path, changes), timeout)
