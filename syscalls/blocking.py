@@ -146,9 +146,17 @@ class Client:
         return self._call(call, time.monotonic() + timeout, calls.overdue(call, timeout), patient=patient)
 
     @property
+    def closed(self) -> bool:
+        """Whether this program has closed it, or it is the parent's."""
+        return self._closed or not self.origin.here
+
+    @property
     def away(self) -> bool:
         """Whether calls wait for the next kernel."""
         return self.origin.here and self._down and self._gone is None
+
+    def __repr__(self) -> str:
+        return f"<Client of {self.runtime}, pid {self.pid}{', closed' if self.closed else ''}>"
 
     def post(self, call: Call[Any]) -> None:
         """Have the kernel, or the next one, make a call that nobody waits for."""

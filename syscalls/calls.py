@@ -132,7 +132,7 @@ class Overdue(SyscallError):
 
 def overdue(call: Call[Any], seconds: float) -> SyscallError:
     name = BY_RECORD[type(call)].name
-    return Overdue(Errno.ETIME, f"{name} was not answered within {seconds:g} seconds and was taken back")
+    return Overdue(Errno.ETIME, f"not answered within {seconds:g} seconds, and taken back ({name})")
 
 
 def unanswered(call: Call[Any], why: SyscallError) -> SyscallError:

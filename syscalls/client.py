@@ -68,6 +68,7 @@ class Client:
         self._timeout, self.reconnect = timeout, reconnect
         self._calls: calls.Calls[Place] = calls.Calls()
         self._gone: SyscallError | None = None
+        self._closed = False
         self._up = False  # calls may be sent; if not, they wait for the next kernel
         self._impatient: set[Place] = set()  # of calls that do not
         self._search: Undo | None = None
@@ -101,6 +102,7 @@ class Client:
         the OS process does nothing: the connection is the parent's."""
         if not self.origin.here:
             return
+        self._closed = True
         self._fail(SyscallError(Errno.EPIPE, "this program has closed its connection"))
         if self._search is not None:
             self._search()
@@ -121,9 +123,17 @@ class Client:
         raise calls.overdue(call, timeout)
 
     @property
+    def closed(self) -> bool:
+        """Whether this program has closed it, or it is the parent's."""
+        return self._closed or not self.origin.here
+
+    @property
     def away(self) -> bool:
         """Whether calls wait for the next kernel."""
         return self.origin.here and not self._up and self._gone is None
+
+    def __repr__(self) -> str:
+        return f"<Client of {self.runtime}, pid {self.pid}{', closed' if self.closed else ''}>"
 
     def post(self, call: Call[Any]) -> None:
         """Have the kernel, or the next one, make a call that nobody waits for."""

@@ -368,11 +368,11 @@ class LLMProcess(Process):
             return
         window = image.probed.context if image.probed else 0
         if limits.context and limits.context == context:
-            why = "its own limit (setlimits)"
+            why = "its own limit (Limits.context)"
         elif limits.pages and limits.pages * image.block_tokens == context:
-            why = f"its limit of {limits.pages} pages (setlimits)"
+            why = f"its limit of {limits.pages} pages (Limits.pages)"
         elif (most := self.group.kv_max) and most // image.frame_bytes * image.block_tokens == context:
-            why = f"what kv_max of its group {self.group.path} allows ({most} bytes; group_set)"
+            why = f"what kv_max of its group {self.group.path} allows ({most} bytes)"
         elif window == context:
             why = f"the window of {image.name}"
         else:

@@ -24,7 +24,7 @@ from llmasos.userland.sdk.system import Process, System
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ["System", "Process", "LLM", "Client", "Image", "Instance"]
-# What `System.run` and `system(CALL)` take is of llmasos.syscalls.table and the SDK's own; a Language's parts are its own.
+# What `System.run` and `system(CALL)` take is of llmasos.syscalls.table and the SDK's own, as are a Language's parts.
 NOT_NAMED = {"Call", "Together", "Listener", "Tokenizer", "ChatFormat"}
 NAMES: dict[type[enum.Enum], Any] = {
     llmasos.Advice: arguments.AdviceName,
@@ -66,9 +66,11 @@ def test_every_type_of_a_signature_can_be_imported_by_name(face: Any) -> None:
         names = {**vars(sys.modules[function.__module__]), "System": face.System}
         for annotation in inspect.get_annotations(function).values():
             hint = eval(annotation, names) if isinstance(annotation, str) else annotation
-            for kind in types_in(hint, set()):
-                if kind.__name__ not in NOT_NAMED and getattr(face, kind.__name__, None) is not kind:
-                    missing.append(f"{where}: {kind.__module__}.{kind.__name__}")
+            missing += [
+                f"{where}: {kind.__module__}.{kind.__name__}"
+                for kind in types_in(hint, set())
+                if kind.__name__ not in NOT_NAMED and getattr(face, kind.__name__, None) is not kind
+            ]
     assert not missing
 
 

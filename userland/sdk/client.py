@@ -43,6 +43,9 @@ class Instance:
     def __init__(self, process: Process) -> None:
         self.process = process
 
+    def __repr__(self) -> str:
+        return f"<Instance {self.process.pid} of {self.process.model.name}>"
+
     @public
     def predict(self, text: str, max_tokens: int = MAX_TOKENS, *, timeout: float | None = None) -> str:
         """The model's answer to `text` as the next turn of the conversation; of a model without a chat template, its
@@ -79,6 +82,9 @@ class Client:
         ETIME is raised."""
         self.system = System.connect(where, boot=True, name="client", timeout=timeout)
         self._instance: Instance | None = None
+
+    def __repr__(self) -> str:
+        return f"<Client on {self.system!r}>"
 
     def __enter__(self) -> Client:
         self.system.__enter__()

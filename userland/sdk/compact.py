@@ -73,7 +73,8 @@ def compacted(language: Language, pid: int, drop: bool | int, keep: int) -> Scri
     most = len(talks) - keep if isinstance(drop, bool) else min(drop, len(talks) - keep)
     if most < 1:
         raise SyscallError(
-            Errno.EINVAL, f"there is nothing to compact: the conversation has {len(talks)} turns, and {keep} of them stay"
+            Errno.EINVAL,
+            f"there is nothing to compact: the turns of the conversation are {len(talks)}, and the last {keep} stay",
         )
     older, kept = talks[:most], talks[most:]
     lead: list[Message] = []

@@ -13,15 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from llmasos.syscalls import blocking, calls, runtime
+from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS
 from llmasos.syscalls.table import Call
 from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.sdk import script
 from llmasos.userland.sdk.public import public
+
+if TYPE_CHECKING:
+    from llmasos.syscalls import client
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -50,12 +54,26 @@ def _own_directory() -> Iterator[Path]:
             shutil.rmtree(place, ignore_errors=True)
 
 
+def shown(connection: object, kernel: blocking.Client | client.Client | None) -> str:
+    """A connection as `repr` shows it: its kernel, its pid, and whether calls can be made."""
+    kind = type(connection).__name__
+    if kernel is None:
+        return f"<{kind}, not connected>"
+    state = "closed" if kernel.closed else "waiting for the next kernel" if kernel.away else "connected"
+    return f"<{kind} of {kernel.runtime}, pid {kernel.pid}, {state}>"
+
+
+def closed(directory: Path) -> SyscallError:
+    return SyscallError(Errno.EPIPE, f"this connection to {directory} is closed; connect anew (System.connect())")
+
+
 class Connection:
     """A blocking connection: `with System.connect() as system`, or `System.connect()` and `close`."""
 
     kernel: blocking.Client
     """What makes its system calls."""
 
+    @public
     def __init__(self, kernel: blocking.Client, cleanup: ExitStack) -> None:
         self.kernel = kernel
         self.talking: dict[int, Callable[[], bool]] = {}  # processes whose answers this program hears; see turns.alone
@@ -88,12 +106,19 @@ class Connection:
             with llmasos.System.connect(place) as here:
                 print(len(here.ps()), "processes")
         """
+        timeout, reconnect = script.seconds(timeout), script.seconds(reconnect, "reconnect")
         with ExitStack() as stack:
             place = kernel_there(stack, where, boot, flags)
             kernel = stack.enter_context(blocking.connect(place, name=name, timeout=timeout, reconnect=reconnect))
             return cls(kernel, stack.pop_all())
 
+    def __repr__(self) -> str:
+        return shown(self, self.kernel)
+
+    @public
     def __enter__(self) -> Self:
+        if self.kernel.closed:
+            raise closed(self.kernel.runtime)
         return self
 
     def __exit__(
@@ -111,6 +136,7 @@ class Connection:
         atexit.unregister(self._cleanup.close)
         self._cleanup.close()
 
+    @public
     def __call__(self, call: Call[R], *, timeout: float | None = None) -> R:
         """Make a system call: `call` is a record of `llmasos.syscalls.table`, and what it returns is in docs/syscalls.md.
         Raises SyscallError; ETIME after `timeout` seconds, when it is taken back.
@@ -119,8 +145,12 @@ class Connection:
             from llmasos.syscalls.table import Getinfo
             row = system(Getinfo(agent.pid), timeout=5)
         """
-        return self.kernel(call, timeout=None if timeout is None else script.seconds(timeout))
+        try:
+            return self.kernel(call, timeout=None if timeout is None else script.seconds(timeout))
+        except calls.Overdue as error:
+            raise SyscallError(error.errno, error.reason) from None
 
+    @public
     def run(self, what: script.Script[T], timeout: float | None = None) -> T:
         """Run a script, a generator that yields system calls and is sent their results, to what it returns. After
         `timeout` seconds the script cleans up, and ETIME is raised.

@@ -38,6 +38,7 @@ class LLM:
     model: ModelInfo
     """The model's row, in memory."""
 
+    @public
     def __init__(self, system: System, model: ModelInfo, *, owns_system: bool, name: str = "") -> None:
         """A model that `system` has in memory; `from_pretrained` makes one. `owns_system`: `close` closes the system
         too."""
@@ -81,6 +82,9 @@ class LLM:
                 raise SyscallError(Errno.ENOENT, f"{error.reason}; models known by name: {known or 'none'}") from None
             raise
         return cls(connected, info, owns_system=system is None, name=name)
+
+    def __repr__(self) -> str:
+        return f"<LLM {self.model.name} ({self.model.dtype} on {self.model.device})>"
 
     def __enter__(self) -> LLM:
         return self

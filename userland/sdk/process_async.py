@@ -60,10 +60,9 @@ class Process(Talk):
         return f"<Process {self.pid} on {self.model.name}>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """The process in a notebook, as it was last seen."""
+        """The process in a notebook, as it is now."""
         pairs: list[tuple[str, object]] = [("pid", self.pid), ("model", self.model.name), ("device", self.model.device)]
-        if (row := self._row) is not None:
-            pairs += [("name", row.name), ("state", row.state), ("tokens", f"{row.length} of {row.context}")]
+        pairs += notebook.row_now(self.system.kernel, self.pid)
         if self.hint:
             pairs.append(("hint", self.hint))
         return notebook.bundle(repr(self), pairs)
@@ -76,8 +75,7 @@ class Process(Talk):
             row = await agent.info()
             print(row.state, row.length, row.usage.decoded)
         """
-        self._row = await self.system(Getinfo(self.pid), timeout=timeout)
-        return self._row
+        return await self.system(Getinfo(self.pid), timeout=timeout)
 
     @public
     async def fork(
@@ -90,7 +88,8 @@ class Process(Talk):
         timeout: float | None = None,
     ) -> list[Process]:
         """Make `count` copies of it, which share its pages until one of them writes. Each samples with a seed of its own,
-        unless `same_seed`; a `detached` one outlives this program. `name` is theirs (empty: its own); several are called
+        unless `same_seed`; a `detached` one outlives this program. They are in this program's control group, wherever the
+        original is (`join` moves them). `name` is theirs (empty: its own); several are called
         NAME-1, NAME-2 and so on. Raises ESRCH, EBUSY, ENOMEM, EDQUOT.
 
         Example:
@@ -239,10 +238,13 @@ class Process(Talk):
 
     @public
     async def limits(self, limits: Limits | None = None, *, timeout: float | None = None) -> Limits:
-        """Set its limits (None: none are changed), and return those that were in force before. Raises EINVAL, ESRCH.
+        """Set its limits, all of them (None: none are changed; a field that is 0 is no limit), and return those that were
+        in force before. To change one, replace it in those. Raises EINVAL, ESRCH.
 
         Example:
-            before = await agent.limits(llmasos.Limits(tokens=1000))
+            import msgspec
+            before = await agent.limits()
+            await agent.limits(msgspec.structs.replace(before, tokens=1000))
         """
         return await self.system(Setlimits(self.pid, limits), timeout=timeout)
 

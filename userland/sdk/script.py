@@ -122,10 +122,11 @@ def bounded(kernel: Any, timeout: float | None) -> Iterator[float | None]:
         raise escaped(error) from error
 
 
-def seconds(timeout: float) -> float:
+def seconds(timeout: float, what: str = "timeout") -> float:
     """A `timeout` as seconds. Raises EINVAL for what is none."""
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0 or math.isinf(timeout):
-        raise SyscallError(Errno.EINVAL, f"timeout: wanted seconds, 0 or more (None: no bound), found {timeout!r:.60}")
+        none = " (None: no bound)" if what == "timeout" else ""
+        raise SyscallError(Errno.EINVAL, f"{what}: wanted seconds, 0 or more{none}, found {timeout!r:.60}")
     return float(timeout)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmasos.syscalls.records import ModelInfo, ProcessInfo, Sampler
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import ModelInfo, Sampler
 from llmasos.syscalls.table import Feed
 from llmasos.userland.sdk import (
     actions,
@@ -49,6 +50,7 @@ class Talk:
     hint: str
     """After an answer that has left little room in its window: what to do; else empty."""
 
+    @public
     def __init__(
         self,
         system: System,
@@ -64,7 +66,6 @@ class Talk:
         self.hint = ""
         self._instructions = instructions
         self._setup = setup or Setup()  # holds where a call does not say
-        self._row: ProcessInfo | None = None  # as it was last seen
 
     @property
     def language(self) -> Language:
@@ -143,6 +144,8 @@ class Talk:
                 print(answer.text, "... was cut after", answer.tokens, "tokens")
         """
         messages = [_user(said)] if isinstance(said, str) else arguments.messages(said, "what is said is text")
+        if not messages:
+            raise SyscallError(Errno.EINVAL, "turn() said: there are no messages, so there is nothing to answer")
         turn = self._said(messages, max_tokens, stop, deadline, allow_special)
         answer = self.system.run(turns.answered(turn), timeout)
         answer.hint = self.hint
@@ -370,6 +373,17 @@ class Talk:
             ids = agent.tokens()
         """
         return self.system.run(actions.log_of(self.pid), timeout)
+
+    @public
+    def messages(self, *, timeout: float | None = None) -> list[Message]:
+        """Its conversation so far as chat messages, oldest first; the answers are as its template would take them. Empty
+        where it holds none.
+
+        Example:
+            for message in agent.messages():
+                print(message["role"], message.get("content", ""))
+        """
+        return self.system.run(turns.messages(self.language, self.pid), timeout)
 
     @public
     def text(self, *, timeout: float | None = None) -> str:

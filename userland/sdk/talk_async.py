@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmasos.syscalls.records import ModelInfo, ProcessInfo, Sampler
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import ModelInfo, Sampler
 from llmasos.syscalls.table import Feed
 from llmasos.userland.sdk import (
     actions,
@@ -48,6 +49,7 @@ class Talk:
     hint: str
     """After an answer that has left little room in its window: what to do; else empty."""
 
+    @public
     def __init__(
         self,
         system: System,
@@ -63,7 +65,6 @@ class Talk:
         self.hint = ""
         self._instructions = instructions
         self._setup = setup or Setup()  # holds where a call does not say
-        self._row: ProcessInfo | None = None  # as it was last seen
 
     @property
     def language(self) -> Language:
@@ -142,6 +143,8 @@ class Talk:
                 print(answer.text, "... was cut after", answer.tokens, "tokens")
         """
         messages = [_user(said)] if isinstance(said, str) else arguments.messages(said, "what is said is text")
+        if not messages:
+            raise SyscallError(Errno.EINVAL, "turn() said: there are no messages, so there is nothing to answer")
         turn = self._said(messages, max_tokens, stop, deadline, allow_special)
         answer = await self.system.run(turns.answered(turn), timeout)
         answer.hint = self.hint
@@ -369,6 +372,17 @@ class Talk:
             ids = await agent.tokens()
         """
         return await self.system.run(actions.log_of(self.pid), timeout)
+
+    @public
+    async def messages(self, *, timeout: float | None = None) -> list[Message]:
+        """Its conversation so far as chat messages, oldest first; the answers are as its template would take them. Empty
+        where it holds none.
+
+        Example:
+            for message in await agent.messages():
+                print(message["role"], message.get("content", ""))
+        """
+        return await self.system.run(turns.messages(self.language, self.pid), timeout)
 
     @public
     async def text(self, *, timeout: float | None = None) -> str:

@@ -87,6 +87,18 @@ def known_of(pid: int) -> Script[Known]:
     return Known(dialogue(found.records, log), found.records, len(log), log)
 
 
+def messages(language: Language, pid: int) -> Script[list[Message]]:
+    """What was said in a conversation, the answer under way too."""
+    there = yield from known_of(pid)
+    known = there.dialogue
+    if known is None:
+        return []
+    said = [dict(one.message) for one in known.said]
+    if known.asked or len(there.log) > known.end:
+        said.append(dict(language.must_chat(known.setup.template).answered(known, there.log).message))
+    return said
+
+
 def cut(pid: int, length: int) -> Script[int]:
     """Cut the log down to `length` tokens. The template's variables stay, even if nothing else does."""
     setup = None
