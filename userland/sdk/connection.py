@@ -136,7 +136,6 @@ class Connection:
         atexit.unregister(self._cleanup.close)
         self._cleanup.close()
 
-    @public
     def __call__(self, call: Call[R], *, timeout: float | None = None) -> R:
         """Make a system call: `call` is a record of `llmasos.syscalls.table`, and what it returns is in docs/syscalls.md.
         Raises SyscallError; ETIME after `timeout` seconds, when it is taken back.

@@ -109,7 +109,6 @@ class AsyncConnection:
             atexit.unregister(self._local.close)
         await undisturbed(self._cleanup.aclose)
 
-    @public
     async def __call__(self, call: Call[R], *, timeout: float | None = None) -> R:
         """Make a system call: `call` is a record of `llmasos.syscalls.table`, and what it returns is in docs/syscalls.md.
         Raises SyscallError; ETIME after `timeout` seconds, when it is taken back.

@@ -48,11 +48,14 @@ class Table(list[R], Generic[R]):
     """A list of records that a notebook shows as a table. Columns that are empty or alike in all of many rows are left
     out of the picture, not of the records."""
 
+    def _told(self) -> list[str]:
+        names = self[0].__struct_fields__
+        return [name for name in names if any(cell(getattr(row, name)) not in ("", "0", "False") for row in self)]
+
     def _repr_html_(self) -> str:
         if not self:
             return "<i>nothing</i>"
-        names = self[0].__struct_fields__
-        told = [name for name in names if any(cell(getattr(row, name)) not in ("", "0", "False") for row in self)]
+        told = self._told()
         shown = table(told, ([getattr(row, name) for name in told] for row in self[:SHOWN_ROWS]))
         left = len(self) - SHOWN_ROWS
         return shown + (f"<i>and {left} more</i>" if left > 0 else "")

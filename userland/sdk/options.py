@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -168,7 +169,7 @@ def spawn(options: Options) -> Script[tuple[int, ModelInfo, Setup]]:
     """Start a process; returns its pid, its model, and the defaults for its calls. A sampled process without a seed gets
     a random one. Loads a tokenizer only if there is text to encode."""
     model, dtype = (yield from located(options.model)), dtype_name(options.dtype)
-    info = yield from actions.model_of(model, dtype, options.device)
+    info = yield from paged_in(model, dtype, options.device)
     started = stores.started(options.model) if options.defaults else Started()
     if options.seed is None and started.seed is not None:
         options = replace(options, seed=started.seed)
@@ -229,6 +230,28 @@ def restore(image: Restore, model: Model) -> Script[tuple[int, ModelInfo, Setup 
     return pid, found, setup
 
 
+def paged_in(model: str, dtype: str, device: str) -> Script[ModelInfo]:
+    """A model's row; the model is brought into memory if it is not there. An unknown name raises ENOENT with the nearest
+    one that is known."""
+    try:
+        return (yield from actions.model_of(model, dtype, device))
+    except SyscallError as error:
+        if error.errno is not Errno.ENOENT:
+            raise
+        names = {row.name.lower(): row.name for row in (yield from ask(Models()))}
+        near = difflib.get_close_matches(model.lower(), names, 1)
+        if not near:
+            raise
+        raise SyscallError(
+            Errno.ENOENT, f"no model {model!r}; did you mean {names[near[0]]!r}? ({error.reason})"
+        ) from None
+
+
+def load(model: Model, dtype: str, device: str) -> Script[ModelInfo]:
+    """Bring a model into memory."""
+    return (yield from paged_in((yield from located(model)), dtype, device))
+
+
 def of_model(model: Model, call: Callable[[str], Call[R]]) -> Script[R]:
     """Make a call about a model: `call` makes its record from the model's name there."""
     return (yield from ask(call((yield from located(model)))))
@@ -273,7 +296,7 @@ def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Sc
         raise no_llm_process(row)
     if row.decoding:
         raise SyscallError(Errno.EBUSY, f"process {pid} ({row.name}) is decoding; wait for that, or interrupt it first")
-    new = yield from actions.model_of(model, dtype, row.device)
+    new = yield from paged_in(model, dtype, row.device)
     if ids is not None:
         yield from ask(Exec(pid, model, ids, dtype))
         return new, len(ids)

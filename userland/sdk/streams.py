@@ -30,6 +30,9 @@ class TextStream(Generator[Y, None, None]):
     def close(self) -> None:
         self._inner.close()
 
+    def __repr__(self) -> str:
+        return "<an answer, which begins when its first piece is asked for: `for piece in ...`>"
+
     def _ipython_display_(self) -> None:
         with notebook.Growing() as shown:
             for piece in self:

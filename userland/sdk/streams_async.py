@@ -33,11 +33,14 @@ class AsyncStream(AsyncGenerator[Y, None]):
     def aclose(self) -> Any:
         return self._inner.aclose()
 
+    def __repr__(self) -> str:
+        return "<an answer, which begins when its first piece is asked for: `async for piece in ...`>"
+
     def _ipython_display_(self) -> None:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # another loop than asyncio's, or none
-            print(f"{self!r}: `async for` it")
+            print(repr(self))
             return
         task = loop.create_task(self._show(notebook.Growing()))
         _showing.add(task)

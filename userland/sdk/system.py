@@ -38,7 +38,6 @@ from llmasos.syscalls.table import (
     GroupRemove,
     GroupStat,
     Models,
-    Pagein,
     Ps,
     Restore,
     Sched,
@@ -230,7 +229,7 @@ class System(Connection):
             row = system.load("tiny", "fp32")
             print(row.weight_bytes, "bytes", row.context, "tokens")
         """
-        return self.run(options.of_model(model, lambda path: Pagein(path, device, dtype_name(dtype))), timeout)
+        return self.run(options.load(model, dtype_name(dtype), device), timeout)
 
     @public
     def estimate(

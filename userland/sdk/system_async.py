@@ -39,7 +39,6 @@ from llmasos.syscalls.table import (
     GroupRemove,
     GroupStat,
     Models,
-    Pagein,
     Ps,
     Restore,
     Sched,
@@ -231,7 +230,7 @@ class System(AsyncConnection):
             row = await system.load("tiny", "fp32")
             print(row.weight_bytes, "bytes", row.context, "tokens")
         """
-        return await self.run(options.of_model(model, lambda path: Pagein(path, device, dtype_name(dtype))), timeout)
+        return await self.run(options.load(model, dtype_name(dtype), device), timeout)
 
     @public
     async def estimate(

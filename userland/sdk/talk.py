@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import ModelInfo, Sampler
 from llmasos.syscalls.table import Feed
 from llmasos.userland.sdk import (
@@ -136,7 +135,8 @@ class Talk:
         allow_special: bool = False,
     ) -> Answer:
         """Say something, a text or messages of any roles, and return the whole answer: its text, thought, calls of tools,
-        a hint when its window is nearly full, why it ended and how many tokens it has. The rest is as for `say`.
+        a hint when its window is nearly full, why it ended and how many tokens it has. Without messages it answers what its
+        conversation holds. The rest is as for `say`.
 
         Example:
             answer = agent.turn({"role": "user", "content": "Tell me a story."}, max_tokens=5)
@@ -144,8 +144,6 @@ class Talk:
                 print(answer.text, "... was cut after", answer.tokens, "tokens")
         """
         messages = [_user(said)] if isinstance(said, str) else arguments.messages(said, "what is said is text")
-        if not messages:
-            raise SyscallError(Errno.EINVAL, "turn() said: there are no messages, so there is nothing to answer")
         turn = self._said(messages, max_tokens, stop, deadline, allow_special)
         answer = self.system.run(turns.answered(turn), timeout)
         answer.hint = self.hint
