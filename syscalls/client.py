@@ -128,6 +128,15 @@ class Client:
         return self._closed or not self.origin.here
 
     @property
+    def here(self) -> bool:
+        """Whether its event loop runs here, in a task."""
+        try:
+            self._loop.place()
+        except RuntimeError:
+            return False
+        return True
+
+    @property
     def away(self) -> bool:
         """Whether calls wait for the next kernel."""
         return self.origin.here and not self._up and self._gone is None

@@ -68,7 +68,7 @@ WAYS: dict[str, Callable[[Process], object]] = {
     "end": lambda agent: agent.end(timeout=3),
     "ps": lambda agent: agent.system.ps(),
     "spawn": lambda agent: agent.system.spawn(timeout=3),
-    "with": lambda agent: agent.system.spawn().__enter__(),
+    "with": lambda agent: agent.system.__enter__(),
 }
 
 
@@ -98,8 +98,8 @@ def test_what_the_child_closes_or_drops_stays_the_parents(agent: Process) -> Non
     def leave() -> str:
         nonlocal story
         story.close()
-        with agent, agent.system:
-            pass
+        agent.__exit__(None, None, None)
+        agent.system.close()
         del story
         gc.collect()
         return "left"

@@ -207,6 +207,16 @@ class ChatFormat:
             )
         return {**dict.fromkeys(there, thinking), **more}
 
+    def check_takes(self, names: Sequence[str], template: str | None, *, tools: bool) -> None:
+        """Raise EINVAL if the template has no use for these variables: the model would never see them."""
+        source = self._template.source(template, tools=tools) if names else ""
+        if unused := [name for name in names if not re.search(rf"\b{re.escape(name)}\b", source)]:
+            raise SyscallError(
+                Errno.EINVAL,
+                f"the chat template of {self.model} has no use for {', '.join(unused)}, so the model would never see it; "
+                "say it in the system text, or use a model whose template takes it",
+            )
+
     def known_variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """Those variables of another model's template that this template knows; switches get the names that they have
         here."""

@@ -9,6 +9,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -78,8 +79,8 @@ class Connection:
         self.kernel = kernel
         self.talking: dict[int, Callable[[], bool]] = {}  # processes whose answers this program hears; see turns.alone
         self._cleanup = cleanup
-        # Held until it is closed: a stream goes on when its program drops the system, and a forgotten system ends in
-        # order.
+        # A system that a program still holds at its end is closed in order; one that it drops is closed then. (Its
+        # processes and streams hold it too.)
         atexit.register(cleanup.close)
 
     @classmethod
@@ -115,8 +116,15 @@ class Connection:
     def __repr__(self) -> str:
         return shown(self, self.kernel)
 
+    def __del__(self) -> None:
+        kernel: blocking.Client | None = getattr(self, "kernel", None)
+        if kernel is not None and not kernel.closed:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
+            self.close()
+
     @public
     def __enter__(self) -> Self:
+        self.kernel.origin.check()
         if self.kernel.closed:
             raise closed(self.kernel.runtime)
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
@@ -71,12 +72,19 @@ class AsyncConnection:
     def __repr__(self) -> str:
         return shown(self, self.kernel if self._local is not None else None)
 
+    def __del__(self) -> None:
+        if getattr(self, "_local", None) is not None and not self.kernel.closed:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
+            if self.kernel.here:
+                self.kernel.close()
+
     def __await__(self) -> Generator[Any, Any, Self]:
         """Connect without an `async with`; `close` disconnects."""
         return self.__aenter__().__await__()
 
     async def __aenter__(self) -> Self:
         if self._local is not None:
+            self.kernel.origin.check()
             if self.kernel.closed:
                 raise closed(self.kernel.runtime)
             return self

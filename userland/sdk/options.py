@@ -364,7 +364,9 @@ def setup_of(options: Options, language: Language) -> Setup:
             f"thought_tokens is 1 or more, found {thought_tokens}; thinking=False is for no thoughts at all",
         )
     name = options.chat_template or None
-    variables = language.must_chat(name).variables(options.thinking, dict(options.template or {}), name)
+    chat = language.must_chat(name)
+    chat.check_takes([*(["tools"] if tools else []), *(options.template or {})], name, tools=tools is not None)
+    variables = chat.variables(options.thinking, dict(options.template or {}), name)
     setup = Setup(
         now=time.time(),
         tools=tools,

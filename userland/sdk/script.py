@@ -287,18 +287,18 @@ def run(kernel: blocking.Client, script: Script[T], timeout: float | None = None
 
 
 def stream(
-    kernel: blocking.Client, script: Stream[T], pid: int, timeout: float | None = None
+    kernel: blocking.Client, script: Stream[T], pid: int, timeout: float | None = None, holds: object = None
 ) -> Generator[str, None, None]:
     """The answer's text of a stream, piece by piece; see `pieces`."""
-    return TextStream(_text(_pieces(kernel, script, pid, timeout)))
+    return TextStream(_text(_pieces(kernel, script, pid, timeout)), holds)
 
 
 def pieces(
-    kernel: blocking.Client, script: Stream[T], pid: int, timeout: float | None = None
+    kernel: blocking.Client, script: Stream[T], pid: int, timeout: float | None = None, holds: object = None
 ) -> Generator[Piece, None, None]:
     """The pieces of a stream. A consumer that leaves it interrupts the decode of process `pid`; so do `timeout` seconds,
-    after which ETIME is raised."""
-    return TextStream(_pieces(kernel, script, pid, timeout))
+    after which ETIME is raised. What it `holds` is not dropped before it is."""
+    return TextStream(_pieces(kernel, script, pid, timeout), holds)
 
 
 def _text(all_of_it: Generator[Piece, None, None]) -> Generator[str, None, None]:

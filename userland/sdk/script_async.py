@@ -145,23 +145,25 @@ async def _finish(kernel: _Parting, script: Stream[Any], request: Request | Piec
                 request = script.send(result)
 
 
-def stream(kernel: client.Client, script: Stream[T], pid: int, timeout: float | None = None) -> AsyncGenerator[str, None]:
+def stream(
+    kernel: client.Client, script: Stream[T], pid: int, timeout: float | None = None, holds: object = None
+) -> AsyncGenerator[str, None]:
     """The answer's text of a stream, piece by piece; see `pieces`."""
     heard: list[weakref.ref[Any]] = []
-    told = AsyncStream(_text(_pieces(kernel, script, pid, heard, timeout)))
+    told = AsyncStream(_text(_pieces(kernel, script, pid, heard, timeout)), holds)
     heard.append(weakref.ref(told))
     return told
 
 
 def pieces(
-    kernel: client.Client, script: Stream[T], pid: int, timeout: float | None = None
+    kernel: client.Client, script: Stream[T], pid: int, timeout: float | None = None, holds: object = None
 ) -> AsyncGenerator[Piece, None]:
     """The pieces of a stream. A consumer that leaves it, or is cancelled, interrupts the decode of process `pid`; so do
-    `timeout` seconds, after which ETIME is raised."""
+    `timeout` seconds, after which ETIME is raised. What it `holds` is not dropped before it is."""
     # A stream knows what its consumer holds. One that leaves an `async for` drops it, and the event loop closes it a
     # moment later.
     heard: list[weakref.ref[Any]] = []
-    told = AsyncStream(_pieces(kernel, script, pid, heard, timeout))
+    told = AsyncStream(_pieces(kernel, script, pid, heard, timeout), holds)
     heard.append(weakref.ref(told))
     return told
 

@@ -18,8 +18,9 @@ class AsyncStream(AsyncGenerator[Y, None]):
     """An asynchronous generator of pieces. `display` of it in a notebook shows its text while that comes, in a task of
     the notebook's own loop, and it is used up then."""
 
-    def __init__(self, inner: AsyncGenerator[Y, None]) -> None:
-        self._inner = inner
+    def __init__(self, inner: AsyncGenerator[Y, None], holds: object = None) -> None:
+        """`holds`: what must not be dropped before the stream is, its process."""
+        self._inner, self._holds = inner, holds
 
     def __anext__(self) -> Any:
         return self._inner.__anext__()

@@ -100,7 +100,7 @@ class Talk:
                 print(piece, end="", flush=True)
         """
         turn = self._said([_user(text)], max_tokens, stop, deadline, allow_special)
-        return script.stream(self.system.kernel, turn, self.pid, timeout)
+        return script.stream(self.system.kernel, turn, self.pid, timeout, self)
 
     @public
     def pieces(
@@ -121,7 +121,7 @@ class Talk:
                 print(piece.kind, piece.text)
         """
         turn = self._said([_user(text)], max_tokens, stop, deadline, allow_special)
-        return script.pieces(self.system.kernel, turn, self.pid, timeout)
+        return script.pieces(self.system.kernel, turn, self.pid, timeout, self)
 
     @public
     def turn(
@@ -135,8 +135,8 @@ class Talk:
         allow_special: bool = False,
     ) -> Answer:
         """Say something, a text or messages of any roles, and return the whole answer: its text, thought, calls of tools,
-        a hint when its window is nearly full, why it ended and how many tokens it has. Without messages it answers what its
-        conversation holds. The rest is as for `say`.
+        a hint when its window is nearly full, why it ended and how many tokens it has. Without messages it answers what
+        its conversation holds. The rest is as for `say`.
 
         Example:
             answer = agent.turn({"role": "user", "content": "Tell me a story."}, max_tokens=5)
@@ -342,7 +342,7 @@ class Talk:
         """
         going = answers.stream(self.language, self.pid, self._tokens(max_tokens), self._stops(stop), sampler, deadline)
         alone = turns.alone(self.system.talking, self.pid, going)
-        return script.stream(self.system.kernel, alone, self.pid, timeout)
+        return script.stream(self.system.kernel, alone, self.pid, timeout, self)
 
     def _tokens(self, given: int | None) -> int:
         return self._setup.tokens(given, MAX_TOKENS, self.model.context)
@@ -361,7 +361,7 @@ class Talk:
                 print(piece, end="")
         """
         following = turns.follow_at(self.language, self.pid, position)
-        return script.stream(self.system.kernel, following, self.pid, timeout)
+        return script.stream(self.system.kernel, following, self.pid, timeout, self)
 
     @public
     def tokens(self, *, timeout: float | None = None) -> list[int]:
