@@ -203,11 +203,14 @@ def _cut(language: Language, pid: int, listening: Listening, lead: Sequence[int]
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if text.startswith(said(middle)) else (low, middle - 1)
-    length = yield from ask(Truncate(pid, listening.position + low))
+    yield from ask(Truncate(pid, listening.position + low))
+    length = listening.position + low
     rest = text[len(said(low)) :]
     if rest:  # the stop string began inside of a token
         control = stops_in(rest, listening.stops)
-        length = yield from ask(Feed(pid, language.encode(listening.stops.spelled(rest), control=control)))
+        again = language.encode(listening.stops.spelled(rest), control=control)
+        yield from ask(Feed(pid, again))
+        length += len(again)
     return length
 
 

@@ -207,14 +207,14 @@ class ChatFormat:
             )
         return {**dict.fromkeys(there, thinking), **more}
 
-    def check_takes(self, names: Sequence[str], template: str | None, *, tools: bool) -> None:
-        """Raise EINVAL if the template has no use for these variables: the model would never see them."""
-        source = self._template.source(template, tools=tools) if names else ""
-        if unused := [name for name in names if not re.search(rf"\b{re.escape(name)}\b", source)]:
+    def check_tools(self, template: str | None) -> None:
+        """Raise EINVAL if the template knows neither definitions, calls nor results of tools: the model would never hear
+        of them."""
+        if re.search(r"\btool(s|_calls?|_responses?)?\b", self._template.source(template, tools=True)) is None:
             raise SyscallError(
                 Errno.EINVAL,
-                f"the chat template of {self.model} has no use for {', '.join(unused)}, so the model would never see it; "
-                "say it in the system text, or use a model whose template takes it",
+                f"the chat template of {self.model} has no place for tools, and the model would not hear of them; describe "
+                "them in the system text, or use a model whose template has one",
             )
 
     def known_variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -365,7 +365,8 @@ def setup_of(options: Options, language: Language) -> Setup:
         )
     name = options.chat_template or None
     chat = language.must_chat(name)
-    chat.check_takes([*(["tools"] if tools else []), *(options.template or {})], name, tools=tools is not None)
+    if tools:
+        chat.check_tools(name)
     variables = chat.variables(options.thinking, dict(options.template or {}), name)
     setup = Setup(
         now=time.time(),

@@ -36,7 +36,8 @@ from llmasos.userland.sdk.talk_async import Talk
 
 
 class Process(Talk):
-    """A handle on an LLM process: text in, text out. Entered by `async with`, it ends the process when it is left.
+    """A handle on an LLM process: text in, text out. Entered by `async with`, it ends the process when it is left. It has
+    its `pid`, the `model` that it runs, its `system`, and after an answer the `hint` on what to do near the window's end.
 
     A process answers one question at a time: a second one raises EBUSY and changes nothing while this program still hears
     the answer to the first.

@@ -89,7 +89,7 @@ class Talk:
         allow_special: bool = False,
     ) -> Generator[str, None]:
         """Say `text` as the user, and stream the answer without its thoughts. Leaving the loop early interrupts the
-        answer.
+        answer; who keeps the stream in a variable closes it.
 
         A control token that the text spells (`<|im_end|>`) stays text, unless `allow_special`. Raises SyscallError:
         ENOTSUP (a model without a chat template), EINVAL, E2BIG (longer than the context), EBUSY, EDQUOT (a limit is
