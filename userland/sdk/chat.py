@@ -213,8 +213,8 @@ class ChatFormat:
         if re.search(r"\btool(s|_calls?|_responses?)?\b", self._template.source(template, tools=True)) is None:
             raise SyscallError(
                 Errno.EINVAL,
-                f"the chat template of {self.model} has no place for tools, and the model would not hear of them; describe "
-                "them in the system text, or use a model whose template has one",
+                f"the chat template of {self.model} has no place for tools, and the model would not hear of them; "
+                "describe them in the system text, or use a model whose template has one",
             )
 
     def known_variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:

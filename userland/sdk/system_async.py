@@ -66,8 +66,8 @@ from llmasos.userland.sdk.script import GRACE_SECONDS, seconds
 
 
 class System(AsyncConnection):
-    """A connection to a kernel: `async with System.connect() as system`. Its `kernel` makes the system calls; `kernel.boot`
-    is what the kernel told of itself, `kernel.runtime` its directory, `kernel.pid` this program's own pid.
+    """A connection to a kernel: `async with System.connect() as system`. Its `kernel` makes the system calls;
+    `kernel.boot` is what the kernel told of itself, `kernel.runtime` its directory, `kernel.pid` this program's own pid.
 
     After `timeout` seconds a call is taken back, and ETIME raised; None: no bound.
     """
