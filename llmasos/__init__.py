@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmasos.syscalls.records import (
         Advice,
         BootInfo,
+        Budget,
         CheckpointInfo,
         EstimateInfo,
         ExitInfo,
@@ -69,6 +70,7 @@ _MODULES = {
     "llmasos.syscalls.records": [
         "Advice",
         "BootInfo",
+        "Budget",
         "CheckpointInfo",
         "EstimateInfo",
         "ExitInfo",
@@ -114,6 +116,7 @@ __all__ = [
     "Answer",
     "BadCall",
     "BootInfo",
+    "Budget",
     "CheckpointInfo",
     "Client",
     "Dtype",

@@ -22,6 +22,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import (
     Advice,
     BootInfo,
+    Budget,
     CheckpointInfo,
     EstimateInfo,
     ExitInfo,
@@ -65,6 +66,7 @@ __all__ = [
     "Answer",
     "BadCall",
     "BootInfo",
+    "Budget",
     "CheckpointInfo",
     "Client",
     "Dtype",

@@ -17,7 +17,7 @@ from tests.loops import LOOPS, run_under
 
 # ruff: noqa: PT031 - what is warned of is dropped at the end of a statement, or at the next collection
 pytestmark = pytest.mark.processes
-WARNED = pytest.mark.filterwarnings("default:unclosed:ResourceWarning")
+WARNED = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 
 def programs(system: System) -> set[str]:

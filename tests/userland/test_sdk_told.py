@@ -64,10 +64,8 @@ def test_no_reason_of_a_limit_names_a_call_that_the_caller_may_not_have(cpu_syst
     with pytest.raises(SyscallError, match=r"^E2BIG") as long:
         agent.feed("This is a text that is longer than so few tokens.")
     cpu_system.group("spent", tokens_total=1)
-    with cpu_system.spawn(group="spent") as poor:
-        poor.ask("hi")
-        with pytest.raises(SyscallError, match=r"^EDQUOT") as spent:
-            poor.ask("hi")
+    with cpu_system.spawn(group="spent") as poor, pytest.raises(SyscallError, match=r"^EDQUOT") as spent:
+        [poor.ask("hi") for _ in range(3)]
     for error in (long, spent):
         assert not {"setlimits", "group_set"} & {*error.value.reason.replace("(", " ").replace(")", " ").split()}
 
