@@ -170,7 +170,7 @@ def _fail(system: System, stuck: tuple[LLMProcess, Group]) -> None:
     process.over_limit = None
     reason = (
         f"process {process.pid} cannot grow: group {group.path} has {group.kv:,} bytes of KV, its kv_max is "
-        f"{group.settings.kv_max:,}; end or truncate others of it, or raise it (group_set)"
+        f"{group.settings.kv_max:,}; end or truncate others of it, or raise that"
     )
     system.log("warning", reason)
     fail_decoding(system, process, reason, Errno.EDQUOT)

@@ -64,10 +64,10 @@ def _check_decode(process: LLMProcess, call: Decode) -> None:
         process.check_room(len(process.log) + 1)
     if call.max_tokens and process.budget_used:
         budget = process.traits.limits.tokens
-        why = f"process {process.pid} has used its budget of {budget} decoded tokens; raise it with setlimits"
+        why = f"process {process.pid} has used its budget of {budget} decoded tokens; raise it (Limits.tokens)"
         raise Errno.EDQUOT(why)
     if call.max_tokens and (spent := process.group.exhausted()) is not None:
-        why = f"group {spent.path} has used its {spent.settings.tokens_total} tokens (tokens_total; group_set)"
+        why = f"group {spent.path} has used its {spent.settings.tokens_total} tokens (its tokens_total)"
         raise Errno.EDQUOT(why)
     if (call.logprobs or not call.max_tokens) and process.device.lacks(LOGPROBS):
         raise Errno.ENOTSUP(f"device {process.device.name} does not report log-probabilities")

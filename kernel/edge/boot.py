@@ -261,7 +261,9 @@ def _detach(directory: Path, given: list[str]) -> int:
             pass_fds=[told],
         )
         os.close(told)
-        late = not select.select([heard], [], [], DETACH_SECONDS)[0]
+        news = select.poll()
+        news.register(heard, select.POLLIN)
+        late = not news.poll(DETACH_SECONDS * 1000)
         up = not late and bool(heard.read(1))
     # If another kernel was booted at the same moment, that one listens.
     listens = child.poll() is None and runtime.holder(directory) == child.pid and runtime.listening(directory)

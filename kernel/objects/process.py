@@ -382,11 +382,11 @@ class LLMProcess(Process):
         """What bounds its context."""
         context, window = self.context_with(image, limits), image.probed.context if image.probed else 0
         if limits.context and limits.context == context:
-            return "its own limit (setlimits)"
+            return "its own limit (Limits.context)"
         if limits.pages and limits.pages * image.block_tokens == context:
-            return f"its limit of {limits.pages} pages (setlimits)"
+            return f"its limit of {limits.pages} pages (Limits.pages)"
         if (most := self.group.kv_max) and image.tokens_in(most) == context:
-            return f"what kv_max of its group {self.group.path} allows ({most} bytes; group_set)"
+            return f"what kv_max of its group {self.group.path} allows ({most} bytes)"
         if window == context:
             return f"the window of {image.name}"
         return f"the KV memory of {image.name} on {device.name} (raise it with --kv-bytes)"

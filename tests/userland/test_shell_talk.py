@@ -92,7 +92,7 @@ def test_a_groups_token_budget_that_is_used_up_is_not_taken_for_the_processs(whe
     )
     assert ended.returncode == 1
     assert "[a group's tokens_total is used up" in ended.stdout
-    assert re.fullmatch(r"EDQUOT: group /\S+/poor has used its 20 tokens \(tokens_total; group_set\)\n", ended.stderr)
+    assert re.fullmatch(r"EDQUOT: group /\S+/poor has used its 20 tokens \(its tokens_total\)\n", ended.stderr)
 
 
 def test_a_context_that_is_short_because_of_a_group_says_so(where: Path) -> None:

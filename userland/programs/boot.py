@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from llmasos.syscalls import blocking, runtime
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.records import BootInfo
 from llmasos.syscalls.table import Shutdown
 
@@ -140,9 +141,10 @@ def private_kernel(
     """A kernel in runtime directory `where` while the `with` lasts; `flags` are those of `python -m
     llmasos.kernel.edge.boot`. It removes a directory that it has made, or with `own_runtime` that was made for it.
 
-    Raises EIO with the kernel's last words if it does not boot, EINVAL if `flags` are none of
-    its, ETIME if it takes longer than BOOT_SECONDS.
+    A fork of this program that leaves the `with` does not end it. Raises EIO with the kernel's last words if it does not
+    boot, EINVAL if `flags` are none of its, ETIME if it takes longer than BOOT_SECONDS.
     """
+    origin = Origin()
     command = [
         *runtime.module("llmasos.kernel.edge.boot"),
         "--runtime",
@@ -167,12 +169,15 @@ def private_kernel(
             _await(kernel, where, heard, said.fileno())
             yield kernel
         finally:
-            _end(kernel, where)
+            if origin.here:
+                _end(kernel, where)
 
 
 def _await(kernel: subprocess.Popen[bytes], where: Path, heard: BinaryIO, said: int) -> None:
     """Until its devices are up; one that takes its time does not keep programs from connecting."""
-    if not select.select([heard], [], [], BOOT_SECONDS)[0]:
+    news = select.poll()  # select() takes no descriptor above 1,023
+    news.register(heard, select.POLLIN)
+    if not news.poll(BOOT_SECONDS * 1000):
         if runtime.holder(where) == kernel.pid and runtime.listening(where):
             return
         raise SyscallError(Errno.ETIME, f"the kernel has not booted after {BOOT_SECONDS:.0f} s: {_tail(said)}")

@@ -7,10 +7,11 @@ and what was found. numpy and torch are not imported for this: whatever looks li
 
 from __future__ import annotations
 
+import enum
 import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, SupportsIndex, cast
+from typing import Any, Literal, SupportsIndex, TypeVar, cast
 
 from llmasos.syscalls.errno import Errno, SyscallError
 
@@ -22,10 +23,21 @@ _DTYPES = {
 
 TWO_SYSTEMS = "a conversation begins with one system message, and two were given; write them as one"
 
+E = TypeVar("E", bound=enum.Enum)
 Strings = str | Sequence[str]  # one string, or several
 Ids = Iterable[SupportsIndex]  # token ids: integers, a numpy array or a torch tensor
 Model = str | os.PathLike[str]  # a name that the system knows, a directory, a GGUF file, or another store's name
+# Enums may be given as text too: a type checker knows the words.
+AdviceName = Literal["normal", "willneed", "dontneed", "pin"]
+KvActionName = Literal["spill", "wait", "fail", "kill"]
+SchedClassName = Literal["realtime", "fair", "batch", "idle"]
+SignalName = Literal["INT", "KILL", "TERM", "CHLD", "CONT", "STOP", "XCPU"]
 Dtype = str | object | None  # fp32, bf16, int8, int4, or another library's name for it; empty or None: the default
+
+
+def member(kind: type[E], value: E | str) -> E:
+    """A member of an enum, by itself, by its value or by its name."""
+    return kind[value] if isinstance(value, str) and value in kind.__members__ else kind(value)
 
 
 def strings(value: Strings, what: str) -> list[str]:

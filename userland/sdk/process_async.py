@@ -10,7 +10,6 @@ from typing import Self
 
 import msgspec
 
-from llmasos.syscalls.loops import undisturbed
 from llmasos.syscalls.records import (
     CheckpointInfo,
     ExitInfo,
@@ -30,14 +29,15 @@ from llmasos.syscalls.table import (
     Setlimits,
     Setsched,
 )
-from llmasos.userland.sdk import actions, notebook, options
-from llmasos.userland.sdk.arguments import Dtype, Ids, Model
+from llmasos.userland.sdk import actions, notebook, options, script_async
+from llmasos.userland.sdk.arguments import Dtype, Ids, Model, SchedClassName, SignalName, member
 from llmasos.userland.sdk.public import public
 from llmasos.userland.sdk.talk_async import Talk
 
 
 class Process(Talk):
-    """A handle on an LLM process: text in, text out. Entered by `async with`, it ends the process when it is left.
+    """A handle on an LLM process: text in, text out. Entered by `async with`, it ends the process when it is left. It has
+    its `pid`, the `model` that it runs, its `system`, and after an answer the `hint` on what to do near the window's end.
 
     A process answers one question at a time: a second one raises EBUSY and changes nothing while this program still hears
     the answer to the first.
@@ -55,7 +55,7 @@ class Process(Talk):
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await undisturbed(self.end)
+        await script_async.end(self.system.kernel, actions.end([self.pid]))
 
     def __eq__(self, other: object) -> bool:
         """Handles of one process are alike, whichever connection they have."""
@@ -74,10 +74,9 @@ class Process(Talk):
         return f"<Process {self.pid} on {self.model.name}>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """The process in a notebook, as it was last seen."""
+        """The process in a notebook, as it is now."""
         pairs: list[tuple[str, object]] = [("pid", self.pid), ("model", self.model.name), ("device", self.model.device)]
-        if (row := self._row) is not None:
-            pairs += [("name", row.name), ("state", row.state), ("tokens", f"{row.length} of {row.context}")]
+        pairs += notebook.row_now(self.system.kernel, self.pid)
         if self.hint:
             pairs.append(("hint", self.hint))
         return notebook.bundle(repr(self), pairs)
@@ -90,8 +89,7 @@ class Process(Talk):
             row = await agent.info()
             print(row.state, row.length, row.usage.decoded)
         """
-        self._row = await self.system(Getinfo(self.pid), timeout=timeout)
-        return self._row
+        return await self.system(Getinfo(self.pid), timeout=timeout)
 
     @public
     async def fork(
@@ -104,7 +102,8 @@ class Process(Talk):
         timeout: float | None = None,
     ) -> list[Process]:
         """Make `count` copies of it, which share its pages until one of them writes. Each samples with a seed of its own,
-        unless `same_seed`; a `detached` one outlives this program. `name` is theirs (empty: its own); several are called
+        unless `same_seed`; a `detached` one outlives this program. They are in this program's control group, wherever the
+        original is (`join` moves them). `name` is theirs (empty: its own); several are called
         NAME-1, NAME-2 and so on. Raises ESRCH, EBUSY, ENOMEM, EDQUOT.
 
         Example:
@@ -134,13 +133,13 @@ class Process(Talk):
         return await self.system(call, timeout=timeout)
 
     @public
-    async def signal(self, signal: Signal, *, timeout: float | None = None) -> None:
+    async def signal(self, signal: Signal | SignalName, *, timeout: float | None = None) -> None:
         """Send it a signal. Raises ESRCH once it has ended.
 
         Example:
-            await agent.signal(llmasos.Signal.TERM)
+            await agent.signal("TERM")  # or llmasos.Signal.TERM
         """
-        await self.system(Kill(self.pid, signal), timeout=timeout)
+        await self.system(Kill(self.pid, member(Signal, signal)), timeout=timeout)
 
     @public
     async def stop(self, *, timeout: float | None = None) -> None:
@@ -180,14 +179,17 @@ class Process(Talk):
         await self.signal(Signal.KILL, timeout=timeout)
 
     @public
-    async def nice(self, value: int, sched_class: SchedClass | None = None, *, timeout: float | None = None) -> None:
+    async def nice(
+        self, value: int, sched_class: SchedClass | SchedClassName | None = None, *, timeout: float | None = None
+    ) -> None:
         """Set its share of the device, from -20 (largest) to 19 (smallest), and its scheduling class (None: keeps it).
         Raises EINVAL, ESRCH.
 
         Example:
-            await agent.nice(5, llmasos.SchedClass.BATCH)
+            await agent.nice(5, "batch")  # or llmasos.SchedClass.BATCH
         """
-        await self.system(Setsched(self.pid, value, sched_class), timeout=timeout)
+        chosen = None if sched_class is None else member(SchedClass, sched_class)
+        await self.system(Setsched(self.pid, value, chosen), timeout=timeout)
 
     @public
     async def detach(self, *, timeout: float | None = None) -> None:
@@ -250,10 +252,13 @@ class Process(Talk):
 
     @public
     async def limits(self, limits: Limits | None = None, *, timeout: float | None = None) -> Limits:
-        """Set its limits (None: none are changed), and return those that were in force before. Raises EINVAL, ESRCH.
+        """Set its limits, all of them (None: none are changed; a field that is 0 is no limit), and return those that were
+        in force before. To change one, replace it in those. Raises EINVAL, ESRCH.
 
         Example:
-            before = await agent.limits(llmasos.Limits(tokens=1000))
+            import msgspec
+            before = await agent.limits()
+            await agent.limits(msgspec.structs.replace(before, tokens=1000))
         """
         return await self.system(Setlimits(self.pid, limits), timeout=timeout)
 

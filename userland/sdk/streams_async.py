@@ -18,8 +18,9 @@ class AsyncStream(AsyncGenerator[Y, None]):
     """An asynchronous generator of pieces. `display` of it in a notebook shows its text while that comes, in a task of
     the notebook's own loop, and it is used up then."""
 
-    def __init__(self, inner: AsyncGenerator[Y, None]) -> None:
-        self._inner = inner
+    def __init__(self, inner: AsyncGenerator[Y, None], holds: object = None) -> None:
+        """`holds`: what must not be dropped before the stream is, its process."""
+        self._inner, self._holds = inner, holds
 
     def __anext__(self) -> Any:
         return self._inner.__anext__()
@@ -34,7 +35,9 @@ class AsyncStream(AsyncGenerator[Y, None]):
         return self._inner.aclose()
 
     def __repr__(self) -> str:
-        return "<text that comes piece by piece: `async for piece in it: print(piece, end='')`>"
+        return (
+            "<an answer, which begins when its first piece is asked for: `async for piece in it: print(piece, end='')`>"
+        )
 
     def _ipython_display_(self) -> None:
         """On a terminal IPython's loop stands still between two lines, so that a task of its would show nothing."""
@@ -43,7 +46,7 @@ class AsyncStream(AsyncGenerator[Y, None]):
         except RuntimeError:  # another loop than asyncio's, or none
             loop = None
         if loop is None:
-            print(self)
+            print(repr(self))
             return
         task = loop.create_task(self._show(notebook.Growing()))
         _showing.add(task)
