@@ -1,5 +1,4 @@
-"""The commands of the shell itself: jobs fg bg disown history watch source alias unalias set unset export shift local
-break continue return echo true false."""
+"""The commands of the shell itself: jobs fg bg disown history watch source alias unalias."""
 
 from __future__ import annotations
 
@@ -11,13 +10,12 @@ from llmasos.syscalls.records import Signal
 from llmasos.syscalls.table import Kill
 from llmasos.userland.programs import ps
 from llmasos.userland.shell import do_talk
-from llmasos.userland.shell.evaluate import Left, execute, foreground
+from llmasos.userland.shell.evaluate import execute, foreground
 from llmasos.userland.shell.files import opened
 from llmasos.userland.shell.grammar import Line, UsageError
 from llmasos.userland.shell.jobs import Answer
 from llmasos.userland.shell.script import run_lines
 from llmasos.userland.shell.session import INTERRUPTED, Session, does
-from llmasos.userland.shell.variables import NAMES, SWITCHES
 
 WATCH_SECONDS, WATCH_LEAST = 2.0, 0.1
 SHOWN_LINES = 50  # of the history
@@ -160,98 +158,3 @@ def _unalias(shell: Session, line: Line) -> None:
     for name in line.words:
         if shell.variables.aliases.pop(name, None) is None:
             raise UsageError(f"there is no alias {name!r}; `alias` lists them")
-
-
-@does("set")
-def _set(shell: Session, line: Line) -> None:
-    """`set -e`, `set +e`, `set -o pipefail`, `set -- a b`; alone, the variables."""
-    words = list(line.words)
-    variables = shell.variables
-    if not words:
-        for name in sorted(variables.values):
-            shell.screen.line(f"{name}={shlex.quote(variables.values[name])}")
-    while words:
-        word = words.pop(0)
-        if word == "--":
-            variables.arguments, words = words, []
-        elif word in ("-o", "+o"):
-            if not words:
-                for name in NAMES:
-                    shell.screen.line(f"{name:<10} {'on' if name in variables.switches else 'off'}")
-                return
-            _switch(shell, words.pop(0), on=word == "-o")
-        elif word[:1] in ("-", "+") and len(word) > 1:
-            for letter in word[1:]:
-                _switch(shell, SWITCHES.get(letter, letter), on=word[0] == "-")
-        else:
-            raise UsageError(f"set takes -e, -x, -o pipefail, + for - to take one back, or -- WORDS; found {word!r}")
-
-
-def _switch(shell: Session, name: str, *, on: bool) -> None:
-    if name not in NAMES:
-        raise UsageError(f"set has no switch {name!r}; there are {', '.join(NAMES)}")
-    (shell.variables.switches.add if on else shell.variables.switches.discard)(name)
-
-
-@does("unset")
-def _unset(shell: Session, line: Line) -> None:
-    for name in line.words:
-        shell.variables.values.pop(name, None)
-        shell.variables.exported.discard(name)
-        shell.variables.functions.pop(name, None)
-
-
-@does("export")
-def _export(shell: Session, line: Line) -> None:
-    for word in line.words:
-        name, equals, value = word.partition("=")
-        if not name.isidentifier():
-            raise UsageError(f"a variable is letters, digits and `_`, found {name!r}")
-        if equals:
-            shell.variables.values[name] = value
-        shell.variables.exported.add(name)
-
-
-@does("shift")
-def _shift(shell: Session, line: Line) -> None:
-    count = line.integer("N", 1, least=0)
-    if count > len(shell.variables.arguments):
-        raise UsageError(f"shift: there are {len(shell.variables.arguments)} arguments, found {count}")
-    del shell.variables.arguments[:count]
-
-
-# --- flow -----------------------------------------------------------------------------------------------------------
-
-
-@does("break")
-def _break(shell: Session, line: Line) -> None:
-    raise Left("break", line.integer("N", 1, least=1))
-
-
-@does("continue")
-def _continue(shell: Session, line: Line) -> None:
-    raise Left("continue", line.integer("N", 1, least=1))
-
-
-@does("return")
-def _return(shell: Session, line: Line) -> None:
-    raise Left("return", line.integer("STATUS", shell.variables.status, least=0))
-
-
-@does("echo")
-def _echo(shell: Session, line: Line) -> None:
-    words = list(line.words)
-    end = "\n"
-    if words[:1] == ["-n"]:
-        words, end = words[1:], ""
-    shell.screen.write(" ".join(words) + end)
-
-
-@does("true")
-def _true(shell: Session, line: Line) -> None:
-    pass
-
-
-@does("false")
-def _false(shell: Session, line: Line) -> int:
-    return 1

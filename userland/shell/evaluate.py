@@ -26,12 +26,14 @@ from llmasos.syscalls.records import ProcessInfo, Signal, State
 from llmasos.syscalls.table import StatsCall
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.figures import duration, number
-from llmasos.userland.shell import expansion, files, hosts, pipes, syntax
+from llmasos.userland.shell import directory, expansion, files, hosts, pipes, syntax
 from llmasos.userland.shell.grammar import MANY, Argument, Kind, UsageError, expected, line_of, status_of, unknown
 from llmasos.userland.shell.jobs import Pipeline as Job
+from llmasos.userland.shell.scanner import ASSIGNMENT
 from llmasos.userland.shell.session import DO, INTERRUPTED, Session
 from llmasos.userland.shell.tree import (
     AndOr,
+    Case,
     For,
     Function,
     Group,
@@ -114,6 +116,34 @@ def execute(shell: Session, text: str, *, whole_text: bool = False, returns: boo
     return status
 
 
+def leave(shell: Session, status: int) -> int:
+    """The shell, or a subshell, ends: run what `trap ... EXIT` says, which may end it with another status."""
+    text = shell.variables.traps.pop("EXIT", "")
+    if text:
+        shell.variables.status = status
+        ended, shell.status = shell.status, None
+        execute(shell, text)
+        status = status if shell.status is None else shell.status
+        shell.status = ended if shell.status is None else shell.status
+    return status
+
+
+def interrupted(shell: Session) -> bool:
+    """After Ctrl-C: run what `trap ... INT` says; False if it says nothing."""
+    if not shell.main or "INT" not in shell.variables.traps:
+        return False
+    shell.variables.status = INTERRUPTED
+    execute(shell, shell.variables.traps["INT"])
+    return True
+
+
+def heed(shell: Session) -> None:
+    """Have SIGINT ignored, or not, as `trap` says; programs that are started from here on too."""
+    if shell.main:
+        ignored = shell.variables.traps.get("INT") == ""
+        signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+
+
 def _leave_by_errexit(shell: Session, status: int) -> None:
     if "errexit" in shell.variables.switches and shell.status is None:
         shell.status = status
@@ -165,7 +195,8 @@ def _in_background(shell: Session, item: AndOr) -> int:
     statuses: list[int] = []
 
     def act() -> None:
-        statuses.append(_guarded(view, lambda: _item(view, item, tested=True)))
+        directory.own()
+        statuses.append(leave(view, _guarded(view, lambda: _item(view, item, tested=True))))
 
     shell.jobs.add(job)
     job.begin([threading.Thread(target=act, name="llmasos-job", daemon=True)], lambda: statuses[0])
@@ -215,6 +246,10 @@ def _counted(shell: Session, act: Callable[[], int], *, tested: bool, compound: 
         tested = tested or compound
     except BrokenPipeError:
         raise
+    except KeyboardInterrupt:
+        if not interrupted(shell):
+            raise
+        status = INTERRUPTED
     except SyscallError as error:
         status = failed(shell, error)
         if shell.outage.gone and error.errno is Errno.EPIPE:
@@ -257,7 +292,8 @@ def _members(shell: Session, pipeline: Pipeline) -> int:
 
     def act(position: int) -> None:
         view = views[position]
-        statuses[position] = _guarded(view, lambda: _node(view, pipeline.members[position], tested=True))
+        directory.own()
+        statuses[position] = leave(view, _guarded(view, lambda: _node(view, pipeline.members[position], tested=True)))
         pipes.close(
             view.screen.out if position < len(views) - 1 else None,
             view.input if position > 0 else None,
@@ -404,6 +440,8 @@ def _node(shell: Session, node: Node, *, tested: bool) -> int:
                 return _while(shell, node, tested=tested)
             case For():
                 return _for(shell, node, tested=tested)
+            case Case():
+                return _case(shell, node, tested=tested)
             case Group():
                 return _group(shell, node, tested=tested)
 
@@ -447,6 +485,15 @@ def _loop(shell: Session, body: Script, turns: Iterator[None], *, tested: bool) 
     return status
 
 
+def _case(shell: Session, node: Case, *, tested: bool) -> int:
+    output = _output(shell)
+    value = expansion.text(shell.variables, node.word, output)
+    for patterns, body in node.clauses:
+        if any(fnmatchcase(value, expansion.pattern(shell.variables, one, output)) for one in patterns):
+            return run(shell, body, tested=tested)
+    return 0
+
+
 def _values(shell: Session, words: list[Word]) -> list[str]:
     """What `for` goes through: a pattern stands for the files that match it, else for the agents whose names do."""
     values: list[str] = []
@@ -476,19 +523,29 @@ def _check(shell: Session) -> None:
 def _group(shell: Session, node: Group, *, tested: bool) -> int:
     if not node.apart:
         return run(shell, node.body, tested=tested)
-    inner = shell.subshell()
+    return _apart(shell, shell.subshell(), node.body, tested=tested)
+
+
+def _apart(shell: Session, inner: Session, script: Script, *, tested: bool) -> int:
+    """Run a script in a subshell of this thread."""
     inner.main = shell.main
     try:
-        return run(inner, node.body, tested=tested)
-    except Ended:
-        return inner.status or 0
+        with directory.kept():
+            try:
+                status = run(inner, script, tested=tested)
+            except Ended:
+                status = inner.status or 0
+            return leave(inner, status)
+    finally:
+        if "INT" in inner.variables.traps:
+            heed(shell)
 
 
 def _simple(shell: Session, simple: Simple, *, background: bool = False, tested: bool = False) -> int:
     """A simple command. Raises SyscallError and whatever the command raises."""
     with ExitStack() as stack:
         view = _redirected(shell, simple.redirects, stack) if simple.redirects else shell
-        words = [argument for word in simple.words for argument in _arguments(view, word)]
+        words = [argument for word in simple.words for argument in _arguments(view, word, whole=_declared(simple, word))]
         given = [(name, expansion.text(shell.variables, word, _output(view))) for name, word in simple.assignments]
         if not words:
             shell.variables.values.update(given)
@@ -502,8 +559,13 @@ def _simple(shell: Session, simple: Simple, *, background: bool = False, tested:
             return _call(view, shell.variables.functions[name], words[1:], given, tested=tested)
         if not simple.host and name in COMMANDS:
             with _assigned(shell, given):
-                return _command(view, name, words[1:], text, background=background)
+                return _command(view, name, words[1:], text, background=background, tested=tested)
         return _program(view, words, dict(given), host=simple.host)
+
+
+def _declared(simple: Simple, word: Word) -> bool:
+    """Whether a word sets a variable, as in `local x=$y`: then it is not split."""
+    return simple.words[0].plain in ("local", "export", "alias") and ASSIGNMENT.match(word.source) is not None
 
 
 def _substituted(simple: Simple) -> bool:
@@ -519,6 +581,7 @@ def _call(shell: Session, body: Node, words: list[Argument], given: list[tuple[s
             f"functions call each other more than {MAX_DEPTH} deep; a function that calls itself needs an end"
         )
     before, shell.variables.arguments = shell.variables.arguments, [word.text for word in words]
+    shell.variables.scopes.append({})
     _local.depth = depth + 1
     try:
         with _assigned(shell, given):
@@ -528,6 +591,7 @@ def _call(shell: Session, body: Node, words: list[Argument], given: list[tuple[s
             raise
         return left.amount
     finally:
+        shell.variables.put_back(shell.variables.scopes.pop())
         shell.variables.arguments = before
         _local.depth = depth
 
@@ -541,20 +605,19 @@ def _assigned(shell: Session, given: list[tuple[str, str]]) -> Iterator[None]:
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                values.pop(name, None)
-            else:
-                values[name] = value
+        shell.variables.put_back(before)
 
 
-def _command(shell: Session, name: str, words: list[Argument], text: str | None, *, background: bool) -> int:
+def _command(
+    shell: Session, name: str, words: list[Argument], text: str | None, *, background: bool, tested: bool
+) -> int:
     """A command of this shell; one whose pid is a pattern is carried out for each process that matches."""
     form = COMMANDS[name]
     piped = shell.input is not None
     status = 0
     for chosen in _each(shell, name, words):
         line = line_of(form, chosen, text, background=background, piped=piped)
+        shell.tested = tested
         status = DO[name](shell, line) or 0
     return status
 
@@ -632,7 +695,9 @@ def _guarded_program(shell: Session, path: str, argv: list[str], given: dict[str
 # --- words, streams -------------------------------------------------------------------------------------------------
 
 
-def _arguments(shell: Session, word: Word) -> list[Argument]:
+def _arguments(shell: Session, word: Word, *, whole: bool = False) -> list[Argument]:
+    if whole:
+        return [Argument(expansion.text(shell.variables, word, _output(shell)), quoted=True)]
     return expansion.arguments(shell.variables, word, _output(shell))
 
 
@@ -649,7 +714,6 @@ def _output(shell: Session) -> expansion.Output:
         if depth >= MAX_DEPTH:
             raise UsageError(f"$(...) stands within itself more than {MAX_DEPTH} deep")
         inner = shell.subshell()
-        inner.main = shell.main
         reading, writing = pipes.pipe()
         said: list[str] = []
         reader = threading.Thread(target=lambda: said.append(_heard(reading)), name="llmasos-output", daemon=True)
@@ -657,9 +721,7 @@ def _output(shell: Session) -> expansion.Output:
         inner.redirected(writing)
         _local.depth = depth + 1
         try:
-            shell.variables.status = run(inner, script, tested=True)
-        except Ended:
-            shell.variables.status = inner.status or 0
+            shell.variables.status = _apart(shell, inner, script, tested=True)
         finally:
             _local.depth = depth
             pipes.close(writing)

@@ -95,6 +95,15 @@ def text(variables: Variables, word: Word, output: Output) -> str:
     return said
 
 
+def pattern(variables: Variables, word: Word, output: Output) -> str:
+    """The pattern of a word of `case`: what is in quotes is no pattern."""
+    made = ""
+    for part in word.parts:
+        said = part.text if isinstance(part, Literal) else _value(variables, part, output)
+        made += glob.escape(said) if part.quoted else said.replace("[^", "[!")
+    return made
+
+
 def _value(variables: Variables, part: Part, output: Output) -> str:
     if isinstance(part, Substitution):
         return output(part.script).rstrip("\n")

@@ -23,8 +23,8 @@ from llmasos.userland.programs import log, ps
 from llmasos.userland.programs.boot import boot_if_none, booted_words, take_over
 from llmasos.userland.programs.screen import Screen
 from llmasos.userland.sdk.system import System
-from llmasos.userland.shell import do_compact, do_control, do_images, do_look, do_shell, do_talk
-from llmasos.userland.shell.evaluate import execute
+from llmasos.userland.shell import do_compact, do_control, do_images, do_language, do_look, do_shell, do_talk
+from llmasos.userland.shell.evaluate import execute, interrupted, leave
 from llmasos.userland.shell.files import opened
 from llmasos.userland.shell.jobs import Pipeline
 from llmasos.userland.shell.script import run_lines
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from llmasos.userland.shell.situation import Situation
 
 __all__ = [
-    "DO", "Session", "do_compact", "do_control", "do_images", "do_look", "do_shell", "do_talk", "open_private",
-    "open_shell",
+    "DO", "Session", "do_compact", "do_control", "do_images", "do_language", "do_look", "do_shell", "do_talk",
+    "open_private", "open_shell",
 ]  # fmt: skip
 GREETING = "`help` lists the commands; `spawn alice` starts an agent, `say alice hello` talks to it."
 GONE = (
@@ -46,7 +46,7 @@ GONE = (
 def open_shell(where: Path, *, file: str = "", command: str | None = None, arguments: Sequence[str] = ()) -> int:
     """A shell on the kernel of a runtime directory; returns the exit status. If none runs there, boots one that stays.
     With a `file` or a `command`, runs that with its `arguments` ($1, ...). Raises ENOENT or EPERM for the file."""
-    screen = Screen()
+    screen, where = Screen(), where.absolute()  # `cd` leaves it where it is
     booted = boot_if_none(where)
     with System.connect(where, name="shell") as system:
         boot = system.kernel.boot
@@ -85,10 +85,10 @@ def _script(system: System, file: str, command: str | None, arguments: Sequence[
     shell = Session(system, Screen(), _next_line, interactive=False)
     shell.variables.arguments = list(arguments)
     if command is not None:
-        return run_lines(shell, command.splitlines())
+        return leave(shell, run_lines(shell, command.splitlines()))
     shell.variables.name = file
     with opened(file, "<") as lines:
-        return run_lines(shell, lines, leaves=True)
+        return leave(shell, run_lines(shell, lines, leaves=True))
 
 
 def _serve(system: System, *, stays: bool = False) -> int:
@@ -97,11 +97,10 @@ def _serve(system: System, *, stays: bool = False) -> int:
         return _interact(system, stays=stays)
     shell = Session(system, Screen(), _next_line, interactive=False)
     run_lines(shell, sys.stdin, leaves=True)
+    status = leave(shell, shell.status if shell.status is not None else int(shell.failures > 0))
     if stays and sys.stdin.isatty():
         _say_who_stays(shell.screen, system)
-    if shell.status is not None:
-        return shell.status
-    return 1 if shell.failures else 0
+    return status
 
 
 def _next_line(prompt: str) -> str:
@@ -134,7 +133,7 @@ def _interact(system: System, *, stays: bool) -> int:
                 finally:
                     shell.outage.prompting = False
             except KeyboardInterrupt:
-                continue
+                interrupted(shell)
             except EOFError:
                 shell.status = 0
             else:
@@ -147,6 +146,7 @@ def _interact(system: System, *, stays: bool) -> int:
                     editor.forget_typed()
                     if not cut:
                         screen.line(GONE, "dim")
+        shell.status = leave(shell, shell.status)
         for job in shell.jobs:
             if isinstance(job, Pipeline):
                 job.leave()

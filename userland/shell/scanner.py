@@ -21,18 +21,20 @@ class Incomplete(UsageError):
 
 
 KEYWORDS = {
-    word: word.upper() for word in ("if", "then", "elif", "else", "fi", "while", "until", "do", "done", "for", "time")
+    word: word.upper()
+    for word in ("if", "then", "elif", "else", "fi", "while", "until", "do", "done", "for", "case", "esac", "time")
 } | {"{": "LBRACE", "}": "RBRACE"}
-_OPERATORS = {"&&": "AND", "||": "OR", ";": "SEP", "&": "AMP", "|": "PIPE", "(": "LPAR", ")": "RPAR"}
+_OPERATORS = {"&&": "AND", "||": "OR", ";;": "DSEMI", ";": "SEP", "&": "AMP", "|": "PIPE", "(": "LPAR", ")": "RPAR"}
 _BEFORE_A_COMMAND = {  # behind these an end of line means nothing
     "SEP", "NEWLINE", "AMP", "AND", "OR", "PIPE", "BANG", "TIME", "LBRACE", "LPAR", "FUNCTION",
-    "IF", "THEN", "ELIF", "ELSE", "WHILE", "UNTIL", "DO",
+    "IF", "THEN", "ELIF", "ELSE", "WHILE", "UNTIL", "DO", "CASE", "PATTERN", "DSEMI",
 }  # fmt: skip
-_CLOSING = {"FI", "DONE", "RBRACE", "RPAR", "REDIRECT"}  # behind these a redirection is one of a compound command
+_CLOSING = {"FI", "DONE", "ESAC", "RBRACE", "RPAR", "REDIRECT"}  # behind these a redirection is one of a compound command
 _REDIRECT = re.compile(r"2>&1|1?>&2|&>>?|2>>|2>|<<<|<<|1?>>|<|1?>")
+_ESAC = re.compile(r"esac(?=[\s;&|<>()]|$)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FUNCTION = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)[ \t]*\([ \t]*\)")
-_ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
+ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
 _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]|[?$!#@*]")
 _BRACED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*|[0-9]+|[?$!#@*])(:-|:\+|-|\+)?")
 _BLANKS = " \t"
@@ -100,7 +102,10 @@ class Scanner:
             self.at = found.end()
             self._add("REDIRECT", self._redirect(found[0]), start)
             return True
-        for operator in ("&&", "||", ";", "&", "|", "(", ")"):
+        if before in ("CASE", "DSEMI") and not _ESAC.match(self.source, self.at):
+            self._add("PATTERN", self._patterns(), start)
+            return True
+        for operator in _OPERATORS:
             if self.source.startswith(operator, self.at) and not _REDIRECT.match(self.source, self.at):
                 if operator == ")" and self._closing and self._depth == 0:
                     return False
@@ -121,6 +126,8 @@ class Scanner:
             self.at = word.end()
             if word[0] == "for":
                 self._add("FOR", self._for(), start)
+            elif word[0] == "case":
+                self._add("CASE", self._case(), start)
             else:
                 self._add(KEYWORDS[word[0]], word[0], start)
             return True
@@ -151,6 +158,49 @@ class Scanner:
                 raise UsageError(f"`;` or the end of the line ends the words of for, found {self._near()!r}")
             words.append(self.word())
 
+    def _case(self) -> Word:
+        """The head of `case WORD in`."""
+        self._skip_blanks()
+        if self.at < len(self.source) and self.source[self.at] in _ENDS:
+            raise UsageError(f"case needs a word, found {self._near()!r}: `case $x in a) ...;; esac`")
+        word = self.word()
+        self._skip_lines()
+        if self.at >= len(self.source):
+            raise Incomplete("case needs `in`: `case $x in a) ...;; esac`")
+        found = re.compile(r"in(?=\s|$)").match(self.source, self.at)
+        if found is None:
+            raise UsageError(f"case needs `in` behind its word, found {self._near()!r}: `case $x in a) ...;; esac`")
+        self.at = found.end()
+        return word
+
+    def _patterns(self) -> list[Word]:
+        """`a | b)`, `(a)`."""
+        if self.source[self.at] == "(":
+            self.at += 1
+        patterns: list[Word] = []
+        while True:
+            self._skip_blanks()
+            if self.at >= len(self.source):
+                raise Incomplete("a pattern of case ends with `)`")
+            if self.source[self.at] in _ENDS:
+                raise UsageError(f"a pattern of case is wanted, found {self._near()!r}: `case $x in a) ...;; esac`")
+            patterns.append(self.word())
+            self._skip_blanks()
+            if self.at >= len(self.source):
+                raise Incomplete("a pattern of case ends with `)`")
+            self.at += 1
+            if self.source[self.at - 1] == ")":
+                return patterns
+            if self.source[self.at - 1] != "|":
+                self.at -= 1
+                raise UsageError(f"a pattern of case ends with `)`, found {self._near()!r}")
+
+    def _skip_lines(self) -> None:
+        self._skip_blanks()
+        while self.source.startswith("\n", self.at):
+            self.at += 1
+            self._skip_blanks()
+
     def _simple(self) -> Simple:
         self.command = self.at
         simple = Simple()
@@ -169,7 +219,7 @@ class Scanner:
                 continue
             if self.source[self.at] in _ENDS:
                 break
-            assigned = _ASSIGNMENT.match(self.source, self.at) if not simple.words and not simple.host else None
+            assigned = ASSIGNMENT.match(self.source, self.at) if not simple.words and not simple.host else None
             if assigned:
                 self.at = assigned.end()
                 empty = self.at >= len(self.source) or self.source[self.at] in _ENDS

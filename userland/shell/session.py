@@ -79,6 +79,7 @@ class Session:
         self.piped = False
         self.job: Pipeline | None = None  # that this command is a member of
         self.main = True  # no subshell
+        self.tested = False  # the status of the command that runs is looked at, so that a failure in it is none
         self.warming: threading.Thread | None = None  # loads the tokenizer library, which two threads must not do at once
         self._remembered: dict[int, Remembered] = {}
 

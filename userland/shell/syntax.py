@@ -14,7 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from llmasos.userland.shell.grammar import Command, UsageError
 from llmasos.userland.shell.scanner import Incomplete, Scanner, Symbol
-from llmasos.userland.shell.tree import AndOr, For, Function, Group, If, Node, Pipeline, Redirect, Script, Simple, While
+from llmasos.userland.shell.tree import (
+    AndOr,
+    Case,
+    For,
+    Function,
+    Group,
+    If,
+    Node,
+    Pipeline,
+    Redirect,
+    Script,
+    Simple,
+    While,
+    Word,
+)
 
 if TYPE_CHECKING:
     from lark import Lark
@@ -37,16 +51,20 @@ redirects: REDIRECT | redirects REDIRECT
          | WHILE list DO list DONE -> while_
          | UNTIL list DO list DONE -> until
          | FOR separator DO list DONE -> for_
+         | CASE clauses ESAC -> case
          | LBRACE list RBRACE -> group
          | LPAR list RPAR -> apart
 otherwise: ELSE list | ELIF list THEN list | ELIF list THEN list otherwise
+clauses: | ended | ended clause | clause
+ended: clause DSEMI | ended clause DSEMI
+clause: PATTERN | PATTERN list
 %declare SEP NEWLINE AMP AND OR PIPE BANG TIME SIMPLE FUNCTION REDIRECT
-%declare IF THEN ELIF ELSE FI WHILE UNTIL DO DONE FOR LBRACE RBRACE LPAR RPAR
+%declare CASE PATTERN DSEMI ESAC IF THEN ELIF ELSE FI WHILE UNTIL DO DONE FOR LBRACE RBRACE LPAR RPAR
 """
 _SPELLED = {
     "SEP": ";", "NEWLINE": "the end of the line", "AMP": "&", "AND": "&&", "OR": "||", "PIPE": "|", "BANG": "!",
     "LBRACE": "{", "RBRACE": "}", "LPAR": "(", "RPAR": ")", "SIMPLE": "a command", "FUNCTION": "a function",
-    "REDIRECT": "a redirection",
+    "REDIRECT": "a redirection", "PATTERN": "a pattern", "DSEMI": ";;",
 }  # fmt: skip
 
 
@@ -184,6 +202,21 @@ class _Maker:
     def _for_(self, children: list[Any]) -> For:
         name, words = children[0].value.value
         return For(name, words, self.make(children[3]))
+
+    def _case(self, children: list[Any]) -> Case:
+        return Case(children[0].value.value, self.make(children[1]))
+
+    def _clauses(self, children: list[Any]) -> list[tuple[list[Word], Script]]:
+        made: list[tuple[list[Word], Script]] = []
+        for child in children:
+            made += self.make(child) if child.data == "ended" else [self.make(child)]
+        return made
+
+    def _ended(self, children: list[Any]) -> list[tuple[list[Word], Script]]:
+        return self._clauses([child for child in children if hasattr(child, "data")])
+
+    def _clause(self, children: list[Any]) -> tuple[list[Word], Script]:
+        return children[0].value.value, self.make(children[1]) if len(children) > 1 else Script()
 
     def _group(self, children: list[Any]) -> Group:
         return Group(self.make(children[1]))

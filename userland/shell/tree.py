@@ -104,6 +104,15 @@ class For:
 
 
 @dataclass
+class Case:
+    """Each clause: its patterns, and what is done if `word` matches one of them."""
+
+    word: Word
+    clauses: list[tuple[list[Word], Script]] = field(default_factory=list)
+    redirects: list[Redirect] = field(default_factory=list)
+
+
+@dataclass
 class Group:
     """`{ ...; }`, or in parentheses with variables of its own."""
 
@@ -118,7 +127,7 @@ class Function:
     body: Node
 
 
-Node = Simple | If | While | For | Group | Function
+Node = Simple | If | While | For | Case | Group | Function
 
 
 @dataclass

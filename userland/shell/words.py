@@ -106,9 +106,15 @@ _ALL = (
         _JSON,
     ), details="A PID with a slash in it is the path of a file (`cat ./a.txt ./b.txt`), and `-`, or none at all, what "
                "comes in by a pipe or from a file."),
-    Command("read", "print the token ids of a process's log", (
-        _AGENT, Param("FROM", Kind.INTEGER, required=False), Param("N", Kind.INTEGER, required=False)), (_JSON,),
-        details="From position FROM (default 0), N of them (default all)."),
+    Command("read", "print the token ids of a process's log, or read a line into variables", (
+        Param("PID", Kind.AGENT, required=False), Param("FROM", Kind.WORDS, required=False)), (
+        Option("-r", None, "read a line, in which a backslash is a character"),
+        Option("-p", Kind.NAME, "read a line from the person, after this prompt"),
+        _JSON,
+    ), details="`read PID FROM N` prints N of them (default all) from position FROM (default 0). With an input (a pipe, "
+               "`< ./f`), and with -r or -p, `read NAME...` reads a line of it into variables, as any shell does: `while "
+               "read -r name rest; do ...; done < ./f`. The status is 1 where there are no more lines. What is read by "
+               "lines is no text for `say` and `spawn`."),
     Command("wait", "wait until a process has nothing to do, or has exited",
             (Param("PID", Kind.PID, required=False),), (_JSON,),
             details="Returns at once if the process is idle. An exited child is reaped, and its status printed. Without "
@@ -228,6 +234,18 @@ _ALL = (
     Command("unset", "forget variables and functions", (Param("NAME", Kind.WORDS),)),
     Command("export", "give variables to the programs that are started here", (Param("NAME=VALUE", Kind.WORDS),)),
     Command("shift", "drop the first N arguments (default 1)", (Param("N", Kind.INTEGER, required=False),)),
+    Command("cd", "go to another directory", (Param("DIRECTORY", Kind.FILE, required=False),),
+            details="Without one home; `cd -` goes back. A subshell, `(cd ./x; ...)`, goes alone."),
+    Command("pwd", "print the working directory", options=(
+        Option("-P", None, "its real path, without symbolic links"),
+    )),
+    Command("local", "variables of a function's own", (Param("NAME=VALUE", Kind.WORDS),),
+            details="They are as they were when the function ends."),
+    Command("eval", "run words as a line of the shell", (Param("WORD", Kind.WORDS, required=False),)),
+    Command("trap", "run commands at the end of the shell, or at Ctrl-C",
+            (Param("COMMANDS", Kind.WORDS, required=False),),
+            details="`trap 'COMMANDS' EXIT INT`; alone, list them. `trap - INT` takes it back, and `trap '' INT` has "
+                    "Ctrl-C ignored. A subshell has its own."),
     Command("echo", "print words", (Param("WORD", Kind.WORDS, required=False),),
             details="-n: without the end of the line."),
     Command("true", "succeed"),
@@ -276,7 +294,23 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Shell", ("run", "watch", "history", "alias", "unalias", "source", "help", "man", "clear", "exit", "halt")),
     (
         "Language",
-        ("set", "unset", "export", "shift", "echo", "true", "false", "break", "continue", "return"),
+        (
+            "cd",
+            "pwd",
+            "set",
+            "unset",
+            "export",
+            "local",
+            "shift",
+            "eval",
+            "trap",
+            "echo",
+            "true",
+            "false",
+            "break",
+            "continue",
+            "return",
+        ),
     ),
 )
 
