@@ -99,11 +99,11 @@ def wait_for_kernel(place: Path, alive: Callable[[], bool]) -> None:
     eventually(answers, "the kernel answers")
 
 
-def eventually(condition: Callable[[], bool], what: str) -> None:
+def eventually(condition: Callable[[], bool], what: str, pause: float = 0.02) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"not within {PATIENCE} s: {what}"
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 def is_gone(process: psutil.Process) -> bool:

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-DEADLINE = 120.0
+DEADLINE = 240.0  # generous: the machine may be busy
 
 
-def llmasos(where: Path, *words: str, typed: str | None = None) -> subprocess.CompletedProcess[str]:
+def llmasos(
+    where: Path, *words: str, typed: str | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command line against a runtime directory, without a terminal."""
     environment = {**os.environ, "LLMASOS_RUNTIME": str(where)}
     return subprocess.run(
@@ -22,4 +24,10 @@ def llmasos(where: Path, *words: str, typed: str | None = None) -> subprocess.Co
         text=True,
         timeout=DEADLINE,
         check=False,
+        cwd=cwd,
     )
+
+
+def script(where: Path, *lines: str) -> subprocess.CompletedProcess[str]:
+    """Pipe lines into a shell."""
+    return llmasos(where, "shell", typed="\n".join(lines))

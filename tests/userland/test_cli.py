@@ -12,38 +12,18 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llmasos.syscalls import blocking, runtime
-from llmasos.syscalls.records import Signal, State
-from llmasos.syscalls.table import Getinfo, Kill, Ps, Spawn
+from llmasos.syscalls.records import Signal
+from llmasos.syscalls.table import Getinfo, Kill, Ps
 from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.sdk.system import System
-from tests.booted import eventually
 from tests.userland.command_line import DEADLINE, llmasos
 
 SIM = "sim:context=256,vocab=100"
-
-
-@pytest.fixture(scope="module")
-def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The runtime directory of a running kernel with a simulated device."""
-    place = tmp_path_factory.mktemp("k")
-    with private_kernel(place, ["--device", "sim:time_scale=0"]):
-        yield place
-
-
-@pytest.fixture
-def agent(where: Path) -> Iterator[int]:
-    """The pid of the one process called sleeper, an LLM process that has been computed and is idle."""
-    with blocking.connect(where, name="test") as kernel:
-        eventually(lambda: "sleeper" not in [row.name for row in kernel(Ps())], "the last one has gone")
-        pid = kernel(Spawn(model=SIM, tokens=list(range(40)), name="sleeper"))
-        eventually(lambda: kernel(Getinfo(pid)).state is State.BLOCKED, "it waits for input")
-        yield pid
 
 
 # --- before the verb --------------------------------------------------------------------------------------------------

@@ -14,9 +14,10 @@ from llmasos.userland.programs import ps
 from llmasos.userland.sdk.system import System
 from tests.booted import PATIENCE, eventually
 from tests.reborn import Reborn, reborn
+from tests.userland.prompt import PROMPT, WIDTHS
+from tests.userland.prompt import terminal as opened
 from tests.userland.terminal import Terminal
 
-PROMPT = "llmasos>"
 DIED = r"\[the kernel has died; waiting up to 30 s for the next one \(`llmasos boot`\)\]"
 BACK = r"\[the kernel is back after [0-9.:]+s?: 1 process\]"
 
@@ -28,14 +29,7 @@ def kernel(tmp_path: Path) -> Iterator[Reborn]:
 
 
 def terminal(kernel: Reborn, *words: str) -> Terminal:
-    return Terminal(
-        [sys.executable, "-m", "llmasos", *words],
-        {
-            "LLMASOS_RUNTIME": os.fspath(kernel.place),
-            "XDG_STATE_HOME": os.fspath(kernel.place.parent),
-            "PYTHONWARNINGS": "ignore",
-        },
-    )
+    return opened(kernel.place, kernel.place.parent, *words)
 
 
 def test_the_shell_says_so_at_the_prompt_and_during_an_answer_and_goes_on(kernel: Reborn) -> None:
@@ -132,7 +126,7 @@ sys.exit(main.open_shell(pathlib.Path(sys.argv[1])))
 """
 
 
-@pytest.mark.parametrize("columns", [60, 80, 200])
+@WIDTHS
 def test_the_line_below_the_prompt_says_that_no_kernel_will_come_any_more(kernel: Reborn, columns: int) -> None:
     command = [sys.executable, "-c", IMPATIENT, os.fspath(kernel.place), "3"]
     environment = {"XDG_STATE_HOME": os.fspath(kernel.place.parent), "PYTHONWARNINGS": "ignore"}

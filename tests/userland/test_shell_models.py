@@ -16,7 +16,6 @@ from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
 from llmasos.modelfiles import cache
-from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.programs.screen import Screen
 from llmasos.userland.sdk.system import System
 from llmasos.userland.shell.completion import ShellCompleter
@@ -28,12 +27,7 @@ from tests.hub_server import Hub, Trouble
 from tests.userland.disk import FILES, WEIGHTS
 from tests.userland.terminal import CTRL_C, Terminal
 
-
-@pytest.fixture(scope="module")
-def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    place = tmp_path_factory.mktemp("k")
-    with private_kernel(place, ["--device", "sim:time_scale=0", "--device", "sim:time_scale=0"]):
-        yield place
+FLAGS = ["--device", "sim:time_scale=0", "--device", "sim:time_scale=0"]
 
 
 @pytest.fixture

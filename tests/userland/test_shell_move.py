@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,8 +12,7 @@ from llmasos.syscalls import blocking
 from llmasos.syscalls.table import BootInfoCall
 from llmasos.userland.programs.boot import private_kernel
 from tests.booted import eventually
-
-DEADLINE = 240.0
+from tests.userland.command_line import script
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +26,6 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 "both drivers are up",
             )
         yield place
-
-
-def script(where: Path, *lines: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "llmasos", "--runtime", str(where), "shell"],
-        input="\n".join(lines),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
 
 
 def test_an_agent_goes_on_talking_on_another_device(where: Path) -> None:

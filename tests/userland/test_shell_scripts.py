@@ -7,53 +7,25 @@ import re
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from llmasos.syscalls import blocking
 from llmasos.syscalls.blocking import Client
-from llmasos.syscalls.records import State
 from llmasos.syscalls.table import Kill
-from llmasos.userland.programs import ps
-from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.shell.completion import Place, place
 from llmasos.userland.shell.grammar import Argument, line_of
 from llmasos.userland.shell.words import COMMANDS
+from tests.userland.command_line import DEADLINE, llmasos
+from tests.userland.prompt import living, pid_of
+
+FLAGS = ["--device", "cpu:threads=1"]
 
 pytestmark = pytest.mark.processes
-DEADLINE = 120.0
-
-
-@pytest.fixture(scope="module")
-def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    directory = tmp_path_factory.mktemp("k")
-    with private_kernel(directory, ["--device", "cpu:threads=1"]):
-        yield directory
-
-
-@pytest.fixture
-def kernel(where: Path) -> Iterator[Client]:
-    with blocking.connect(where, name="test") as client:
-        yield client
 
 
 def shell(where: Path, cwd: Path, *words: str, typed: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "llmasos", "--runtime", str(where), "shell", *words],
-        input=typed,
-        stdin=subprocess.DEVNULL if typed is None else None,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-        cwd=cwd,
-    )
-
-
-def living(kernel: Client, name: str) -> list[int]:
-    return [row.pid for row in ps.processes(kernel, lambda row: row.name == name and row.state is not State.ZOMBIE)]
+    return llmasos(where, "shell", *words, typed=typed, cwd=cwd)
 
 
 def test_text_goes_through_agents_and_programs_of_the_host(where: Path, tmp_path: Path) -> None:
@@ -150,9 +122,8 @@ def test_what_a_script_spawns_ends_with_it_unless_it_is_disowned(where: Path, tm
     ran = shell(where, tmp_path, "-c", "spawn short; spawn long; disown long; spawn kept --detach")
     assert ran.returncode == 0, ran.stderr
     assert not living(kernel, "short")
-    (long,), (kept,) = living(kernel, "long"), living(kernel, "kept")
-    kernel(Kill(long))
-    kernel(Kill(kept))
+    for name in ("long", "kept"):
+        kernel(Kill(pid_of(kernel, name)))
 
 
 def test_a_pattern_of_names_is_each_that_matches(where: Path, tmp_path: Path, kernel: Client) -> None:
@@ -161,8 +132,7 @@ def test_a_pattern_of_names_is_each_that_matches(where: Path, tmp_path: Path, ke
     assert ran.stdout == "0\n1\n"
     assert ran.stderr == "ESRCH: no process has a name like 'pat*'; `ps` lists them\n"
     assert not living(kernel, "pat1") + living(kernel, "pat2")
-    (other,) = living(kernel, "other")
-    kernel(Kill(other))
+    kernel(Kill(pid_of(kernel, "other")))
 
 
 def test_failures_that_are_looked_at_do_not_count(where: Path, tmp_path: Path) -> None:

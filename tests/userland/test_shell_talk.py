@@ -8,76 +8,19 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-
-from llmasos.syscalls import blocking, runtime
+from llmasos.syscalls import runtime
 from llmasos.syscalls.blocking import Client
 from llmasos.syscalls.table import BootInfoCall, Getinfo, Kill, StatsCall, Wait
 from llmasos.userland.programs import ps
-from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.programs.power import halt
+from tests.booted import eventually
+from tests.userland.command_line import llmasos, script
+from tests.userland.prompt import PROMPT, STORY, living, pid_of, speaking, terminal
 from tests.userland.terminal import CTRL_C, CTRL_D, TAB, Terminal
 
-DEADLINE = 240.0
-PROMPT = "llmasos>"
-
-
-@pytest.fixture(scope="module")
-def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The runtime directory of a running kernel with a CPU driver and the embedded model."""
-    place = tmp_path_factory.mktemp("k")
-    with private_kernel(place, ["--device", "cpu:threads=1", "--kv-bytes", "64MiB"]):
-        yield place
-
-
-@pytest.fixture
-def kernel(where: Path) -> Iterator[Client]:
-    with blocking.connect(where, name="test") as client:
-        yield client
-
-
-@pytest.fixture
-def shell(where: Path, tmp_path: Path) -> Iterator[Terminal]:
-    """A shell on a terminal, at its prompt."""
-    with terminal(where, tmp_path, "shell") as opened:
-        opened.expect(PROMPT)
-        yield opened
-
-
-def terminal(where: Path, home: Path, *words: str) -> Terminal:
-    return Terminal(
-        [sys.executable, "-m", "llmasos", *words],
-        {"LLMASOS_RUNTIME": str(where), "XDG_STATE_HOME": str(home), "PYTHONWARNINGS": "ignore"},
-    )
-
-
-def script(where: Path, *lines: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "llmasos", "--runtime", str(where), "shell"],
-        input="\n".join(lines),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
-
-
-def eventually(holds: Callable[[], bool], what: str, pause: float = 0.05) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not holds():
-        assert time.monotonic() < deadline, f"{what} within {DEADLINE} s"
-        time.sleep(pause)
-
-
-def pid_of(kernel: Client, name: str) -> int:
-    (row,) = ps.processes(kernel, lambda row: row.name == name)
-    return row.pid
+FLAGS = ["--device", "cpu:threads=1", "--kv-bytes", "64MiB"]
 
 
 # --- in a script ----------------------------------------------------------------------------------------------------
@@ -256,13 +199,7 @@ def test_the_readmes_program_runs_as_it_stands(where: Path, tmp_path: Path) -> N
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     (program,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     (tmp_path / "program.py").write_text(program)
-    ended = subprocess.run(
-        [sys.executable, "-m", "llmasos", "--runtime", str(where), "run", str(tmp_path / "program.py")],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    ended = llmasos(where, "run", str(tmp_path / "program.py"))
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "Ada" in ended.stdout
     assert re.search(r"[1-9]\d* pages shared; \[.*'alice'", ended.stdout)
@@ -287,42 +224,14 @@ def test_the_prompt_completes_commands_and_names(shell: Terminal) -> None:
     shell.expect(r"name +zebulon")
 
 
-# At catching an answer in its midst: one may have ended before the test was given the processor again.
-ATTEMPTS = 5
-
-
-def frozen_in_its_answer(kernel: Client, pid: int, driver: int) -> bool:
-    """Stop the driver while the process decodes; False if its answer was over before that."""
-    before = kernel(Getinfo(pid)).usage.decoded
-    eventually(
-        lambda: shell_decodes(kernel, pid) or kernel(Getinfo(pid)).usage.decoded > before,
-        "it decodes",
-        pause=0.001,
-    )
-    os.kill(driver, signal.SIGSTOP)
-    if shell_decodes(kernel, pid):
-        return True
-    os.kill(driver, signal.SIGCONT)
-    return False
-
-
 def test_ctrl_c_interrupts_the_answer_and_not_the_shell(shell: Terminal, kernel: Client) -> None:
     shell.enter("spawn mia My name is Ada.")
     shell.expect(r"mia: .*\n")
     shell.expect(PROMPT)
-    driver = kernel(BootInfoCall()).devices[0].os_pid
-    pid = pid_of(kernel, "mia")
-    for _ in range(ATTEMPTS):
-        shell.enter("say mia Tell me a long story about a whale.")
-        if frozen_in_its_answer(kernel, pid, driver):
-            break
-        shell.expect(PROMPT)
-    try:
+    with speaking(shell, kernel, "mia", f"say NAME {STORY}"):
         kills = kernel(StatsCall()).calls_by_name.get("kill", 0)
         shell.type(CTRL_C)
         eventually(lambda: kernel(StatsCall()).calls_by_name.get("kill", 0) > kills, "the shell sends SIGINT")
-    finally:
-        os.kill(driver, signal.SIGCONT)
     shell.expect(r"\[interrupted\]")
     shell.expect(PROMPT)
     shell.enter("say mia What is my name?")
@@ -347,11 +256,6 @@ def test_a_driver_that_hangs_is_told_of_and_the_answer_goes_on(shell: Terminal, 
     shell.expect(PROMPT)
 
 
-def shell_decodes(kernel: Client, pid: int) -> bool:
-    (row,) = ps.processes(kernel, lambda row: row.pid == pid)
-    return row.decoding
-
-
 def test_ctrl_c_at_the_prompt_clears_the_line_and_ctrl_d_leaves(shell: Terminal) -> None:
     shell.type("kill 1" + CTRL_C)
     shell.expect(PROMPT)
@@ -373,7 +277,7 @@ def test_an_error_on_a_terminal_is_a_line_and_the_status_of_the_shell_stays_0(sh
 def test_a_finished_background_answer_is_announced_at_the_prompt(shell: Terminal, kernel: Client) -> None:
     shell.enter("spawn ned Hello. &")
     shell.expect("answers in the background")
-    eventually(lambda: not shell_decodes(kernel, pid_of(kernel, "ned")), "ned has answered")
+    eventually(lambda: not living(kernel, "ned")[0].decoding, "ned has answered")
     shell.enter("")
     shell.expect(r"\[\d+\] ned: done, \d+ tokens; `cat \d+` shows it")
 

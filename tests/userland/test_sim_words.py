@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 from llmasos.modelfiles.sim_vocabulary import END, MOST_WORDS
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import ModelInfo
-from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.sdk import actions
 from llmasos.userland.sdk.llm import LLM
 from llmasos.userland.sdk.sim_words import sim_tokenizer
@@ -90,13 +88,6 @@ def test_models_of_one_path_and_several_vocabularies_have_words_of_their_own() -
 
 
 # --- on a system ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    place = tmp_path_factory.mktemp("k")
-    with private_kernel(place, ["--device", "sim:time_scale=0"]):
-        yield place
 
 
 def test_ids_text_and_turns_work_as_on_any_model(where: Path) -> None:

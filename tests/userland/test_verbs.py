@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from llmasos.syscalls import blocking
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Signal, State
 from llmasos.syscalls.table import BY_NAME, Getinfo, GroupStat, Kill, Ps, Spawn, Wait
-from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.shell import man, oneshot
 from llmasos.userland.shell.grammar import Line, UsageError, parse
 from llmasos.userland.shell.words import COMMANDS, EXAMPLES, GROUPS, SHELL_ONLY
@@ -29,33 +27,6 @@ from tests.userland.terminal import CTRL_C, Terminal
 
 SIM = "sim:context=256,vocab=100"
 WIDTHS = (60, 80, 200)
-
-
-@pytest.fixture(scope="module")
-def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The runtime directory of a running kernel with a simulated device."""
-    place = tmp_path_factory.mktemp("k")
-    with private_kernel(place, ["--device", "sim:time_scale=0"]):
-        yield place
-
-
-@pytest.fixture
-def kernel(where: Path) -> Iterator[blocking.Client]:
-    with blocking.connect(where, name="test") as connected:
-        yield connected
-
-
-@pytest.fixture
-def agent(kernel: blocking.Client) -> int:
-    """The pid of an LLM process called sleeper with 40 tokens in its log."""
-
-    def living() -> list[str]:
-        return [row.name for row in kernel(Ps()) if row.state is not State.ZOMBIE]
-
-    eventually(lambda: "sleeper" not in living(), "the last one has gone")
-    pid = kernel(Spawn(model=SIM, tokens=list(range(40)), name="sleeper"))
-    eventually(lambda: kernel(Getinfo(pid)).state is State.BLOCKED, "it waits for input")
-    return pid
 
 
 # --- words ----------------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from llmasos.syscalls.records import State
 from llmasos.syscalls.table import Read
 from llmasos.userland.sdk.answers import follow
 from llmasos.userland.sdk.system import Process
-from llmasos.userland.shell.do_talk import begin, read_back
+from llmasos.userland.shell.conversation import read_back
 from llmasos.userland.shell.listening import stream
+from llmasos.userland.shell.saying import begin
 from llmasos.userland.shell.session import Session
 
 

@@ -25,7 +25,7 @@ from llmasos.syscalls.records import Kind as ProcessKind
 from llmasos.syscalls.table import BootInfoCall, GroupStat, Models
 from llmasos.userland.programs.models import ACTIONS
 from llmasos.userland.programs.ps import Kernel, processes, state
-from llmasos.userland.shell.do_talk import is_path
+from llmasos.userland.shell.files import is_path
 from llmasos.userland.shell.grammar import Command, Kind, Option, Param, UsageError, expected
 from llmasos.userland.shell.jobs import Jobs
 from llmasos.userland.shell.scanner import KEYWORDS, Scanner

@@ -11,8 +11,11 @@ import re
 from dataclasses import dataclass
 
 from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.printable import printable
+from llmasos.userland.sdk import turns
 from llmasos.userland.sdk.actions import Language
 from llmasos.userland.sdk.dialogue import Dialogue, Message
+from llmasos.userland.sdk.system import Process
 from llmasos.userland.sdk.template import ChatTemplate
 
 YOU, SYSTEM = "you", "system"
@@ -78,7 +81,7 @@ def known_turns(known: Dialogue, answer: Message | None, name: str) -> list[Turn
     ]
 
 
-def turns(text: str, found: Marks | None, name: str) -> list[Turn]:
+def turns_in(text: str, found: Marks | None, name: str) -> list[Turn]:
     """The turns of a log's `text` (with its special tokens); `name` gives the answers."""
     if found is None or found.before_user not in text:
         return [Turn("", _clean(text, found))]
@@ -98,6 +101,20 @@ def turns(text: str, found: Marks | None, name: str) -> list[Turn]:
         if mark:
             said.append(Turn(YOU, _clean(user, found)))
     return said
+
+
+def read_back(agent: Process, tokens: list[int], *, raw: bool) -> list[Turn]:
+    """The turns of a process's log; `raw`: as one, with its special tokens."""
+    language = agent.language
+    text = language.decode(tokens, special=True)
+    if raw:
+        return [Turn("", text)]
+    known = agent.system.run(turns.known_of(agent.pid)).dialogue
+    if known is not None and known.said and language.chat is not None and known.end <= len(tokens):
+        speaks = known.asked or known.end < len(tokens)
+        answer = language.chat.answered(known, tokens).message if speaks else None
+        return known_turns(known, answer, printable(agent.info().name, one_line=True))
+    return turns_in(text, marks(language), printable(agent.info().name, one_line=True))
 
 
 def _clean(text: str, found: Marks | None) -> str:

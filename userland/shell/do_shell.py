@@ -9,11 +9,11 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Signal
 from llmasos.syscalls.table import Kill
 from llmasos.userland.programs import ps
-from llmasos.userland.shell import do_talk
 from llmasos.userland.shell.evaluate import execute, foreground
 from llmasos.userland.shell.files import opened
 from llmasos.userland.shell.grammar import Line, UsageError
 from llmasos.userland.shell.jobs import Answer
+from llmasos.userland.shell.listening import resume
 from llmasos.userland.shell.script import run_lines
 from llmasos.userland.shell.session import INTERRUPTED, Session, does
 
@@ -43,7 +43,7 @@ def _fg(shell: Session, line: Line) -> int:
     if not shell.main:
         raise UsageError("fg: a job goes to the foreground at the prompt, not in a pipeline")
     if isinstance(job, Answer):
-        do_talk.resume(shell, job)
+        resume(shell, job)
         return 0
     shell.screen.line(job.source, "dim")
     job.go_on(foreground=True)

@@ -15,6 +15,11 @@ from llmasos.userland.shell import pipes
 _MODES = {"<": os.O_RDONLY, ">": os.O_WRONLY | os.O_CREAT | os.O_TRUNC, ">>": os.O_WRONLY | os.O_CREAT | os.O_APPEND}
 
 
+def is_path(word: str) -> bool:
+    """Whether a word names a file: it has a slash in it, or is `-` for the input."""
+    return "/" in word or word in ("-", "~")
+
+
 def opened(name: str, operator: str) -> TextIO:
     """The file of a redirection. Raises ENOENT, EPERM, EINVAL."""
     path = file_path(name)

@@ -23,7 +23,17 @@ from llmasos.userland.programs import log, ps
 from llmasos.userland.programs.boot import boot_if_none, booted_words, take_over
 from llmasos.userland.programs.screen import Screen
 from llmasos.userland.sdk.system import System
-from llmasos.userland.shell import do_compact, do_control, do_images, do_language, do_look, do_shell, do_talk
+from llmasos.userland.shell import (
+    do_cat,
+    do_compact,
+    do_control,
+    do_images,
+    do_language,
+    do_look,
+    do_shell,
+    do_talk,
+    do_wait,
+)
 from llmasos.userland.shell.evaluate import execute, interrupted, leave
 from llmasos.userland.shell.files import opened
 from llmasos.userland.shell.jobs import Pipeline
@@ -34,7 +44,8 @@ if TYPE_CHECKING:
     from llmasos.userland.shell.situation import Situation
 
 __all__ = [
-    "DO", "Session", "do_compact", "do_control", "do_images", "do_language", "do_look", "do_shell", "do_talk",
+    "DO", "Session", "do_cat", "do_compact", "do_control", "do_images", "do_language", "do_look", "do_shell", "do_talk",
+    "do_wait",
     "open_private", "open_shell",
 ]  # fmt: skip
 GREETING = "`help` lists the commands; `spawn alice` starts an agent, `say alice hello` talks to it."

@@ -160,7 +160,9 @@ _HOMES = {
     ),
     **dict.fromkeys(("pagein", "evict", "advise"), "do_control"),
     **dict.fromkeys(("checkpoint", "restore"), "do_images"),
-    **dict.fromkeys(("spawn", "say", "chat", "cat", "wait"), "do_talk"),
+    **dict.fromkeys(("spawn", "say", "chat"), "do_talk"),
+    "cat": "do_cat",
+    "wait": "do_wait",
 }
 
 

@@ -1,0 +1,65 @@
+"""The command wait: for processes to be idle or to end, and for the shell's jobs."""
+
+from __future__ import annotations
+
+import time
+
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.printable import printable
+from llmasos.syscalls.records import Kind, State
+from llmasos.syscalls.table import Getinfo, Wait
+from llmasos.userland.programs.listing import document, plain
+from llmasos.userland.shell.grammar import Line, UsageError
+from llmasos.userland.shell.jobs import Pipeline
+from llmasos.userland.shell.session import Session, does
+
+POLL_SECONDS = 0.05
+
+
+@does("wait")
+def _wait(shell: Session, line: Line) -> int:
+    word = line.text("PID")
+    job = shell.jobs.find(word) if word.startswith("%") else None
+    if word and not isinstance(job, Pipeline):
+        _wait_for(shell, shell.pid(word, exited=True), told=True, as_json=line.has("--json"))
+        return 0
+    status = 0
+    for one in [job] if job is not None else list(shell.jobs):
+        if isinstance(one, Pipeline):
+            one.changed.wait()
+            status = one.status
+            if one.done:
+                shell.jobs.remove(one)
+        elif not one.stopped:
+            _wait_for(shell, one.pid, told=False)
+    return status if word else 0
+
+
+def _wait_for(shell: Session, pid: int, *, told: bool, as_json: bool = False) -> None:
+    """Wait until a process is idle, or has exited; `told`: say so."""
+    while True:
+        try:
+            info = shell.kernel(Getinfo(pid=pid))
+        except SyscallError as error:
+            if told or error.errno is not Errno.ESRCH:
+                raise
+            break
+        name = printable(info.name, one_line=True)
+        if info.state is State.ZOMBIE:
+            ended = shell.kernel(Wait(pid=pid))
+            if as_json:
+                document(shell.screen, {**plain(ended), "name": info.name, "state": info.state})
+            elif told:
+                shell.screen.line(f"[{pid}] {name}: exited with {ended.status} ({ended.reason})")
+            break
+        if info.kind in (Kind.INIT, Kind.DRIVER):
+            what = "init, the kernel itself" if info.kind is Kind.INIT else f"the driver of {info.device}"
+            raise UsageError(f"process {pid} is {what}, which ends with `halt` only: there is nothing to wait for")
+        if info.kind is Kind.LLM and not info.decoding:
+            if as_json:
+                document(shell.screen, info)
+            elif told:
+                shell.screen.line(f"[{pid}] {name}: idle after {info.usage.decoded} decoded tokens")
+            break
+        time.sleep(POLL_SECONDS)
+    shell.jobs.forget_answer(pid)
