@@ -34,22 +34,23 @@ from llmasos.userland.programs.program import checked
 from llmasos.userland.shell.arrival import arrival
 from llmasos.userland.shell.grammar import Line, UsageError
 from llmasos.userland.shell.jobs import Pipeline
-from llmasos.userland.shell.session import Session, does
+from llmasos.userland.shell.session import Session, does, each
 
 
 @does("stop")
-def _stop(shell: Session, line: Line) -> None:
-    _send(shell, line.text("PID"), Signal.STOP)
+def _stop(shell: Session, line: Line) -> int:
+    return each(shell, line, lambda word: _send(shell, word, Signal.STOP))
 
 
 @does("cont")
-def _cont(shell: Session, line: Line) -> None:
-    _send(shell, line.text("PID"), Signal.CONT)
+def _cont(shell: Session, line: Line) -> int:
+    return each(shell, line, lambda word: _send(shell, word, Signal.CONT))
 
 
 @does("kill")
-def _kill(shell: Session, line: Line) -> None:
-    _send(shell, line.text("PID"), signal_named(line.text("SIGNAL", "TERM")))
+def _kill(shell: Session, line: Line) -> int:
+    signal = signal_named(line.text("SIGNAL", "TERM"))
+    return each(shell, line, lambda word: _send(shell, word, signal))
 
 
 def _send(shell: Session, word: str, signal: Signal) -> None:

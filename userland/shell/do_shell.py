@@ -9,13 +9,15 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Signal
 from llmasos.syscalls.table import Kill
 from llmasos.userland.programs import ps
+from llmasos.userland.programs.listing import Asked
 from llmasos.userland.shell.evaluate import execute, foreground
 from llmasos.userland.shell.files import opened
 from llmasos.userland.shell.grammar import Line, UsageError
-from llmasos.userland.shell.jobs import Answer
+from llmasos.userland.shell.jobs import Answer, Job
+from llmasos.userland.shell.jobs_table import LISTING, JobRow
 from llmasos.userland.shell.listening import resume
 from llmasos.userland.shell.script import run_lines
-from llmasos.userland.shell.session import INTERRUPTED, Session, does
+from llmasos.userland.shell.session import INTERRUPTED, Session, does, each, stopped_agents
 
 WATCH_SECONDS, WATCH_LEAST = 2.0, 0.1
 SHOWN_LINES = 50  # of the history
@@ -25,21 +27,44 @@ SHOWN_LINES = 50  # of the history
 
 @does("jobs")
 def _jobs(shell: Session, line: Line) -> None:
+    asked = Asked.of(line)
+    tabled = asked != Asked()
     for text in shell.finished_jobs():
-        shell.screen.line(text)
-    for job in shell.jobs:
-        if isinstance(job, Answer):
-            info = shell.info(job.pid)
-            how = f"{ps.state(info)}, {info.usage.decoded} tokens decoded"
-        else:
-            how = "stopped" if job.stopped else "running"
-        shell.screen.write(f"%{job.number}  ", "dim")
-        shell.screen.line(f"{job.source}: {how}")
+        (shell.screen.note if tabled else shell.screen.line)(text)
+    rows = [_row(shell, job) for job in shell.jobs]
+    if tabled:
+        LISTING.show(shell.screen, rows, asked)
+        return
+    for row in rows:
+        how = f"{row.state}, {row.decoded} tokens decoded" if row.pid else row.state
+        shell.screen.write(f"%{row.job}  ", "dim")
+        shell.screen.line(f"{row.command}: {how}")
+
+
+def _row(shell: Session, job: Job) -> JobRow:
+    if isinstance(job, Answer):
+        info = shell.info(job.pid)
+        return JobRow(job.number, ps.state(info), job.pid, info.usage.decoded, job.source)
+    return JobRow(job.number, "stopped" if job.stopped else "running", 0, 0, job.source)
+
+
+def _job(shell: Session, line: Line) -> Job:
+    """The job that a line means. Raises ESRCH; of an agent that another shell has stopped with what to do instead."""
+    word = line.text("JOB")
+    try:
+        return shell.jobs.find(word)
+    except SyscallError as error:
+        stopped = [name for name in stopped_agents(shell) if word in ("", "%", "%%", "%+", name)]
+        if error.errno is not Errno.ESRCH or not stopped:
+            raise
+        them = ", ".join(stopped)
+        reason = f"{error.reason}; stopped before this shell: {them}; `cont {stopped[0]}` lets it go on, `cat -f` follows"
+        raise SyscallError(Errno.ESRCH, reason) from None
 
 
 @does("fg")
 def _fg(shell: Session, line: Line) -> int:
-    job = shell.jobs.find(line.text("JOB"))
+    job = _job(shell, line)
     if not shell.main:
         raise UsageError("fg: a job goes to the foreground at the prompt, not in a pipeline")
     if isinstance(job, Answer):
@@ -52,7 +77,7 @@ def _fg(shell: Session, line: Line) -> int:
 
 @does("bg")
 def _bg(shell: Session, line: Line) -> None:
-    job = shell.jobs.find(line.text("JOB"))
+    job = _job(shell, line)
     if isinstance(job, Answer):
         if job.out is not None:
             reason = f"the rest of what {job.name} says goes to a file, which this shell writes; `fg` goes on with it"
@@ -65,8 +90,13 @@ def _bg(shell: Session, line: Line) -> None:
 
 
 @does("disown")
-def _disown(shell: Session, line: Line) -> None:
-    word = line.text("PID")
+def _disown(shell: Session, line: Line) -> int:
+    if not line.words:
+        line.words.append("")
+    return each(shell, line, lambda word: _disowned(shell, word))
+
+
+def _disowned(shell: Session, word: str) -> None:
     if word.startswith("%") or not word:
         job = shell.jobs.find(word)
         if not isinstance(job, Answer):

@@ -159,6 +159,18 @@ class Editor:
                 buffer.cursor_position = len(text)
                 buffer.newline(copy_margin=False)
 
+        @keys.add("c-d", filter=has_focus(DEFAULT_BUFFER))
+        def end(event: KeyPressEvent) -> None:
+            """At the end of a text that goes on: no more of it comes, and what is missing is said. In an empty line: the
+            end of the shell."""
+            buffer = event.current_buffer
+            if not buffer.text:
+                event.app.exit(exception=EOFError)
+            elif "\n" in buffer.text and buffer.document.is_cursor_at_the_end:
+                buffer.validate_and_handle()
+            else:
+                buffer.delete()
+
         return keys
 
     def _history(self, name: str) -> History:

@@ -26,8 +26,9 @@ from llmasos.syscalls.records import ProcessInfo, Signal, State
 from llmasos.syscalls.table import StatsCall
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.figures import duration, number
+from llmasos.userland.programs.screen import Unwritable
 from llmasos.userland.shell import directory, expansion, files, hosts, pipes, syntax
-from llmasos.userland.shell.grammar import MANY, Argument, Kind, UsageError, expected, line_of, status_of, unknown
+from llmasos.userland.shell.grammar import Argument, Kind, UsageError, expected, line_of, nearest, status_of, unknown
 from llmasos.userland.shell.jobs import Pipeline as Job
 from llmasos.userland.shell.scanner import ASSIGNMENT
 from llmasos.userland.shell.session import DO, INTERRUPTED, Session
@@ -48,7 +49,7 @@ from llmasos.userland.shell.tree import (
     Word,
 )
 from llmasos.userland.shell.tty import Interrupted, Suspended
-from llmasos.userland.shell.words import COMMANDS
+from llmasos.userland.shell.words import COMMANDS, OWN
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 STOPPED = 128 + signal.SIGTSTP
@@ -151,7 +152,8 @@ def _leave_by_errexit(shell: Session, status: int) -> None:
 
 def failed(shell: Session, error: SyscallError) -> int:
     """Print an error; returns the status that it is. If the kernel has gone, a script ends; somebody's shell stays."""
-    shell.screen.error(str(error))
+    if not (isinstance(error, Unwritable) and error.told):
+        shell.screen.error(str(error))
     if error.errno is Errno.EPIPE and not shell.alive():
         if shell.interactive:
             shell.outage.lost()
@@ -251,14 +253,20 @@ def _counted(shell: Session, act: Callable[[], int], *, tested: bool, compound: 
             raise
         status = INTERRUPTED
     except SyscallError as error:
-        status = failed(shell, error)
-        if shell.outage.gone and error.errno is Errno.EPIPE:
-            raise CutOff from None
+        status = _told(shell, error)
     except OSError as error:
         status = failed(shell, SyscallError(Errno.EIO, f"{error.filename or 'a stream'}: {error.strerror or error}"))
     if status and not tested:
         shell.failures += 1
         _leave_by_errexit(shell, status)
+    return status
+
+
+def _told(shell: Session, error: SyscallError) -> int:
+    """Print the error of a command; returns the status that it is. Raises CutOff if the kernel has gone."""
+    status = failed(shell, error)
+    if shell.outage.gone and error.errno is Errno.EPIPE:
+        raise CutOff from None
     return status
 
 
@@ -545,22 +553,31 @@ def _simple(shell: Session, simple: Simple, *, background: bool = False, tested:
     """A simple command. Raises SyscallError and whatever the command raises."""
     with ExitStack() as stack:
         view = _redirected(shell, simple.redirects, stack) if simple.redirects else shell
-        words = [argument for word in simple.words for argument in _arguments(view, word, whole=_declared(simple, word))]
-        given = [(name, expansion.text(shell.variables, word, _output(view))) for name, word in simple.assignments]
-        if not words:
-            shell.variables.values.update(given)
-            return _substituted(simple) and shell.variables.status
-        text = None if simple.text is None else expansion.text(shell.variables, simple.text, _output(view))
-        if "xtrace" in shell.variables.switches:
-            shown = [word.text for word in words] + ([] if text is None else [text])
-            view.screen.error("+ " + " ".join(shown))
-        name = words[0].text
-        if not simple.host and name in shell.variables.functions:
-            return _call(view, shell.variables.functions[name], words[1:], given, tested=tested)
-        if not simple.host and name in COMMANDS:
-            with _assigned(shell, given):
-                return _command(view, name, words[1:], text, background=background, tested=tested)
-        return _program(view, words, dict(given), host=simple.host)
+        try:
+            return _carried_out(shell, view, simple, background=background, tested=tested)
+        except Unwritable:  # the file of a redirection says so when it is closed
+            raise
+        except SyscallError as error:
+            return _told(view, error)
+
+
+def _carried_out(shell: Session, view: Session, simple: Simple, *, background: bool, tested: bool) -> int:
+    words = [argument for word in simple.words for argument in _arguments(view, word, whole=_declared(simple, word))]
+    given = [(name, expansion.text(shell.variables, word, _output(view))) for name, word in simple.assignments]
+    if not words:
+        shell.variables.values.update(given)
+        return _substituted(simple) and shell.variables.status
+    text = None if simple.text is None else expansion.text(shell.variables, simple.text, _output(view))
+    if "xtrace" in shell.variables.switches:
+        shown = [word.text for word in words] + ([] if text is None else [text])
+        view.screen.error("+ " + " ".join(shown))
+    name = words[0].text
+    if not simple.host and name in shell.variables.functions:
+        return _call(view, shell.variables.functions[name], words[1:], given, tested=tested)
+    if not simple.host and name in COMMANDS:
+        with _assigned(shell, given):
+            return _command(view, name, words[1:], text, background=background, tested=tested)
+    return _program(view, words, dict(given), host=simple.host)
 
 
 def _declared(simple: Simple, word: Word) -> bool:
@@ -630,12 +647,16 @@ def _each(shell: Session, name: str, words: list[Argument]) -> list[list[Argumen
             made.append(word)
             continue
         what = expected(COMMANDS[name], [one.text for one in words[:position]])
-        if (what is not None and what.kind in (Kind.FILE, *MANY)) or "/" in word.pattern:
+        names_files = "/" in word.pattern or (what is not None and what.kind in (Kind.FILE, Kind.WORDS, Kind.MODELS))
+        if names_files:
             made += [Argument(file, quoted=True) for file in _matching_files([word])]
-        elif what is not None and what.kind in (Kind.PID, Kind.AGENT):
+        elif what is not None and what.kind in (Kind.PID, Kind.AGENT, Kind.PIDS):
             found = [row.pid for row in _living(shell) if fnmatchcase(row.name, word.pattern)]
             if not found:
                 raise SyscallError(Errno.ESRCH, f"no process has a name like {word.text!r}; `ps` lists them")
+            if what.kind is Kind.PIDS:
+                made += [Argument(str(pid)) for pid in found]
+                continue
             return [[*made, Argument(str(pid)), *words[position + 1 :]] for pid in found]
         else:
             made.append(word)
@@ -656,11 +677,21 @@ def _program(shell: Session, words: list[Argument], given: dict[str, str], *, ho
     path = hosts.found(name, shell)
     if path is None:
         where = "on PATH" if "/" not in name else "there"
-        reason = f"there is no program {name!r} {where}" if host else unknown(name, COMMANDS)
+        reason = f"there is no program {name!r} {where}" if host else _no_command(name)
         shell.screen.error(str(UsageError(reason)))
         return hosts.NOT_FOUND
     argv = [name, *_matching_files(words[1:])]
     return _started(shell, path, argv, given)
+
+
+def _no_command(name: str) -> str:
+    """What is said of a word that is neither a command nor a program."""
+    if name in OWN:
+        return f"{name!r} is a verb of the command line, which the shell does not have: `!llmasos {name}`"
+    near = nearest(name, (*COMMANDS, *OWN))
+    if near in OWN:
+        return f"there is no command {name!r}; did you mean `!llmasos {near}`, a verb of the command line?"
+    return unknown(name, COMMANDS)
 
 
 def python(shell: Session, argv: list[str]) -> int:
@@ -753,7 +784,10 @@ def _redirected(shell: Session, redirects: list[Redirect], stack: ExitStack) -> 
             stream = pipes.from_text(said + ("\n" if redirect.operator == "<<<" else ""))
         else:
             stream = files.opened(said, redirect.operator)
-        stack.enter_context(files.closing(said, stream))
+        if redirect.operator.startswith("2"):
+            stack.enter_context(files.closing_errors(said, stream, shell.screen))
+        else:
+            stack.enter_context(files.closing(said, stream))
         if redirect.operator.startswith("<"):
             view.input = stream
         elif redirect.operator.startswith("2"):

@@ -38,7 +38,7 @@ from llmasos.userland.shell.evaluate import execute, interrupted, leave
 from llmasos.userland.shell.files import opened
 from llmasos.userland.shell.jobs import Pipeline
 from llmasos.userland.shell.script import run_lines
-from llmasos.userland.shell.session import DO, Session
+from llmasos.userland.shell.session import DO, Session, stopped_agents
 
 if TYPE_CHECKING:
     from llmasos.userland.shell.situation import Situation
@@ -48,6 +48,7 @@ __all__ = [
     "do_wait",
     "open_private", "open_shell",
 ]  # fmt: skip
+STOPPED_NAMED = 5
 GREETING = "`help` lists the commands; `spawn alice` starts an agent, `say alice hello` talks to it."
 GONE = (
     "the shell stays: once a kernel runs again (`llmasos boot --detach`), the next command connects anew; `exit` leaves"
@@ -134,6 +135,7 @@ def _interact(system: System, *, stays: bool) -> int:
         editor = Editor(shell, situation, current, lambda text: screen.line(text, "yellow"))
         shell.ask_line, shell.history = editor.ask, editor.lines
         screen.line(GREETING, "dim")
+        _say_who_is_stopped(shell)
         _begin(shell, situation)
         while shell.status is None:
             try:
@@ -164,6 +166,16 @@ def _interact(system: System, *, stays: bool) -> int:
         if stays:
             _say_who_stays(screen, shell.system)
     return shell.status
+
+
+def _say_who_is_stopped(shell: Session) -> None:
+    """What an earlier shell has stopped is no job of this one, and is easily forgotten."""
+    with suppress(SyscallError):
+        stopped = stopped_agents(shell)
+        if stopped:
+            who = f"{', '.join(stopped[:STOPPED_NAMED])}{', ...' if len(stopped) > STOPPED_NAMED else ''}"
+            many = f"{len(stopped)} agents are stopped ({who}): `cont NAME` lets" if len(stopped) > 1 else ""
+            shell.screen.line(f"{many or f'an agent is stopped: `cont {who}` lets'} it go on", "dim")
 
 
 def _begin(shell: Session, situation: Situation) -> None:

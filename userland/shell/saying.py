@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -42,7 +43,7 @@ def tell(
                 heard.listening = begin(shell, agent, text, max_tokens)
             except SyscallError:
                 if fresh:
-                    agent.end()
+                    _end(agent)
                 raise
             if background:
                 shell.in_background(pid, name, heard.listening)
@@ -72,7 +73,7 @@ def answered(shell: Session, agent: Process, line: Line, text: str, *, fresh: bo
         listening = begin(shell, agent, text, max_tokens)
     except SyscallError:
         if fresh:
-            agent.end()
+            _end(agent)
         raise
     try:
         said = list(stream(agent.system.kernel, follow(agent.language, pid, listening)))
@@ -86,6 +87,12 @@ def answered(shell: Session, agent: Process, line: Line, text: str, *, fresh: bo
         "text": "".join(shown(piece) for piece in said if piece.kind != "thought"),
         "finish": shell.info(pid).finish,
     }
+
+
+def _end(agent: Process) -> None:
+    """End an agent that could not begin; the error that tells why is the one to be heard."""
+    with suppress(SyscallError):
+        agent.end()
 
 
 def _check_idle(info: ProcessInfo, *, background: bool) -> None:

@@ -70,6 +70,7 @@ class Scanner:
         self._forms, self._aliases, self._build = forms, aliases, build
         self._closing, self._whole_text = closing, whole_text
         self._depth = 0  # of parentheses within a `$(`
+        self._cases = 0  # `case` that have not met their `esac`
         self._heredocs: list[tuple[Redirect, str, bool]] = []  # that begin at the next end of line
         self.symbols: list[Symbol] = []
         self.command = self.at  # where the last simple command begins, for completion
@@ -102,7 +103,7 @@ class Scanner:
             self.at = found.end()
             self._add("REDIRECT", self._redirect(found[0]), start)
             return True
-        if before in ("CASE", "DSEMI") and not _ESAC.match(self.source, self.at):
+        if (before == "CASE" or (before == "DSEMI" and self._cases)) and not _ESAC.match(self.source, self.at):
             self._add("PATTERN", self._patterns(), start)
             return True
         for operator in _OPERATORS:
@@ -128,7 +129,9 @@ class Scanner:
                 self._add("FOR", self._for(), start)
             elif word[0] == "case":
                 self._add("CASE", self._case(), start)
+                self._cases += 1
             else:
+                self._cases -= word[0] == "esac"
                 self._add(KEYWORDS[word[0]], word[0], start)
             return True
         self._add("SIMPLE", self._simple(), start)

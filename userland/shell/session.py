@@ -77,6 +77,7 @@ class Session:
         self.history: Callable[[], list[str]] = list  # the lines of this session and earlier ones, the oldest first
         self.input: TextIO | None = None
         self.piped = False
+        self.verb = False  # it is a verb of the command line
         self.job: Pipeline | None = None  # that this command is a member of
         self.main = True  # no subshell
         self.tested = False  # the status of the command that runs is looked at, so that a failure in it is none
@@ -135,6 +136,10 @@ class Session:
         """Print elsewhere from here on: a view's."""
         self.screen = Screen(out or self.screen.out, err or self.screen.err)
         self.piped = self.piped or out is not None
+
+    def complain(self, error: SyscallError) -> None:
+        """Print an error of a command that goes on."""
+        self.screen.error(f"llmasos: {error}" if self.verb else str(error))
 
     def remark(self, text: str) -> None:
         """Print a dim line that is no part of what a command says: where that goes to another command, on stderr."""
@@ -250,6 +255,31 @@ class Session:
         except SyscallError:
             return False
         return True
+
+
+def stopped_agents(shell: Session) -> list[str]:
+    """The agents that are stopped, by name, or by pid where several have one."""
+    rows = ps.processes(shell.kernel, lambda row: row.kind is Kind.LLM and row.state is not State.ZOMBIE)
+    names = [row.name for row in rows]
+    stopped = [row for row in rows if row.state is State.STOPPED]
+    return [
+        printable(row.name, one_line=True) if row.name and names.count(row.name) == 1 else str(row.pid) for row in stopped
+    ]
+
+
+def each(shell: Session, line: Line, act: Callable[[str], int | None]) -> int:
+    """Carry out an action for each word, as kill(1) does: an error is printed, and the others have their turn. Returns 1
+    if there was one, else the last status. Raises the error of a single word, and EPIPE: the kernel has gone."""
+    status, failed = 0, False
+    for word in line.words:
+        try:
+            status = act(word) or 0
+        except SyscallError as error:
+            if len(line.words) == 1 or error.errno is Errno.EPIPE:
+                raise
+            shell.complain(error)
+            failed = True
+    return 1 if failed else status
 
 
 def _drives(row: ProcessInfo, device: str) -> bool:

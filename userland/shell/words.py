@@ -13,6 +13,7 @@ from llmasos.userland.shell.grammar import Command, Kind, Option, Param
 
 _PID = Param("PID", Kind.PID)
 _AGENT = Param("PID", Kind.AGENT)
+_PIDS = Param("PID", Kind.PIDS)
 _JOB = Param("JOB", Kind.JOB, required=False)
 _TEXT = Param("TEXT", Kind.TEXT)
 
@@ -115,15 +116,16 @@ _ALL = (
                "`< ./f`), and with -r or -p, `read NAME...` reads a line of it into variables, as any shell does: `while "
                "read -r name rest; do ...; done < ./f`. The status is 1 where there are no more lines. What is read by "
                "lines is no text for `say` and `spawn`."),
-    Command("wait", "wait until a process has nothing to do, or has exited",
-            (Param("PID", Kind.PID, required=False),), (_JSON,),
-            details="Returns at once if the process is idle. An exited child is reaped, and its status printed. Without "
-                    "PID: until all jobs have ended; with %N: until that job has."),
+    Command("wait", "wait until processes have nothing to do, or have exited",
+            (Param("PID", Kind.PIDS, required=False),), (_JSON,),
+            details="One after the other; returns at once if a process is idle. An exited child is reaped, and its status "
+                    "printed. Without PID: until all jobs have ended; with %N: until that job has."),
     # --- control ---
-    Command("stop", "stop a process (SIGSTOP)", (_PID,), details="Its context stays; `cont` lets it go on."),
-    Command("cont", "let a stopped process go on (SIGCONT)", (_PID,)),
-    Command("kill", "send a signal (default TERM)", (Param("SIGNAL", Kind.SIGNAL, required=False, flagged=True), _PID),
-            details="SIGNAL is INT, KILL, TERM, CONT, STOP, by name or number. KILL to a driver has it restarted; "
+    Command("stop", "stop processes (SIGSTOP)", (_PIDS,), details="Their contexts stay; `cont` lets them go on."),
+    Command("cont", "let stopped processes go on (SIGCONT)", (_PIDS,)),
+    Command("kill", "send a signal (default TERM)", (Param("SIGNAL", Kind.SIGNAL, required=False, flagged=True), _PIDS),
+            details="To each PID, %N or name; the status is 1 if one of several could not be sent. "
+                    "SIGNAL is INT, KILL, TERM, CONT, STOP, by name or number. KILL to a driver has it restarted; "
                     "its device's name stands for it, as in `kill -KILL cpu0`."),
     Command("nice", "change a process's share of the device", (_PID, Param("VALUE", Kind.INTEGER)),
             details=f"From {NICE_MIN} (largest share) to {NICE_MAX} (smallest)."),
@@ -204,19 +206,20 @@ _ALL = (
     # --- the shell ---
     Command("run", "run a Python program", (Param("FILE", Kind.FILE), Param("ARGS", Kind.WORDS, required=False)),
             details="In a process of its own, attached to this kernel by LLMASOS_RUNTIME."),
-    Command("jobs", "list what is in the background, or stopped",
+    Command("jobs", "list what is in the background, or stopped", options=_LISTING,
             details="A line each: an agent that answers, or a pipeline that this shell carries. %1 names one, as in "
                     "`fg %1`."),
     Command("fg", "go on with a job in the foreground", (_JOB,),
             details="JOB is %N, a PID or a name (default: the newest). Of an answer the rest is printed while it comes."),
     Command("bg", "let a stopped job go on in the background", (_JOB,),
             details="JOB is %N, a PID or a name (default: the newest)."),
-    Command("disown", "let an agent outlive this shell", (Param("PID", Kind.AGENT, required=False),),
+    Command("disown", "let agents outlive this shell", (Param("PID", Kind.PIDS, required=False),),
             details="For scripts, whose agents end with them. A pipeline cannot be disowned: this shell carries it."),
     Command("watch", "run a command again and again", (Param("COMMAND", Kind.WORDS),), (
         Option("-n", Kind.DECIMAL, "seconds between two runs (default 2)"),
         Option("--count", Kind.INTEGER, "end after so many runs"),
-    ), details="With a pipe in it, in quotes: `watch 'ps | grep alice'`. Ctrl-C ends."),
+    ), passes=True, details="Options stand before COMMAND. With a pipe in it, in quotes: `watch 'ps | grep alice'`. Ctrl-C "
+                             "ends."),
     Command("history", "list the lines of this session and earlier ones", (Param("N", Kind.INTEGER, required=False),),
             details="The last N (default 50). Ctrl-R searches them."),
     Command("source", "run the commands of a file in this shell",
@@ -319,6 +322,17 @@ SHELL_ONLY = frozenset(
     {"jobs", "fg", "bg", "history", "source", "alias", "unalias", "clear", "exit", "halt", *GROUPS[-1][1]}
 )
 
+# The verbs that are no commands of the shell, with their summaries and words.
+OWN: dict[str, tuple[str, tuple[str, ...]]] = {
+    "boot": ("boot a kernel", ("--detach", "--device", "--config", "--policy", "--model", "--journal", "--no-journal")),
+    "shell": ("open a shell", ("--private",)),
+    "status": ("what kernel runs where", ("--json",)),
+    "halt": ("shut the running kernel down", ("--keep",)),
+    "demo": ("a guided tour", ("--here", "--fast")),
+    "doctor": ("what this machine can and cannot do", ("--json",)),
+    "completion": ("print a script that completes llmasos", ("bash", "zsh", "fish")),
+}
+
 # Lines that people may type, with what they do; of commands whose form does not say it all.
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "ps": (
@@ -340,6 +354,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "kill": (
         ("kill alice", "end a process"),
         ("kill -INT alice", "interrupt its answer"),
+        ("kill ann ben 7", "several"),
         ("kill -KILL cpu0", "restart a driver"),
     ),
     "fork": (("fork alice 3 --name poet", "three copies: poet-1, poet-2 and poet-3"),),
