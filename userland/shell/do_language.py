@@ -158,12 +158,15 @@ def _eval(shell: Session, line: Line) -> int:
     return run(shell, text, tested=shell.tested)
 
 
+_SIGNALS = {"EXIT": "EXIT", "INT": "SIGINT"}
+
+
 @does("trap")
 def _trap(shell: Session, line: Line) -> None:
     traps, words = shell.variables.traps, list(line.words)
     if not words:
         for name in sorted(traps):
-            shell.screen.line(f"trap -- {shlex.quote(traps[name])} {name}")
+            shell.screen.line(f"trap -- {shlex.quote(traps[name])} {_SIGNALS[name]}")
         return
     # One word is a signal whose trap is taken back, as `-` says.
     text = words.pop(0) if len(words) > 1 else "-"
@@ -179,7 +182,7 @@ def _trap(shell: Session, line: Line) -> None:
 
 def _trapped(word: str) -> str:
     name = {"0": "EXIT", "2": "INT"}.get(word, word.upper().removeprefix("SIG"))
-    if name not in ("EXIT", "INT"):
+    if name not in _SIGNALS:
         raise UsageError(f"trap takes EXIT and INT, found {word!r}: `trap 'COMMANDS' EXIT INT`")
     return name
 

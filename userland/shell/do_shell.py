@@ -147,7 +147,7 @@ def _source(shell: Session, line: Line) -> int:
         shell.variables.arguments = line.words
     try:
         with opened(line.text("FILE"), "<") as file:
-            return run_lines(shell, file, leaves=True)
+            return run_lines(shell, file, leaves=True, tested=shell.tested)
     finally:
         shell.variables.arguments = before
 

@@ -76,12 +76,13 @@ class Left(Exception):
 # --- whole texts ----------------------------------------------------------------------------------------------------
 
 
-def execute(shell: Session, text: str, *, whole_text: bool = False, returns: bool = False) -> int:
+def execute(shell: Session, text: str, *, whole_text: bool = False, returns: bool = False, tested: bool = False) -> int:
     """Run a script. Errors are printed and counted, never raised. Returns the status of the last command. `whole_text`:
-    free text in it goes on to its end (a text that was pasted). With `returns`, `return` raises Left."""
+    free text in it goes on to its end (a text that was pasted). With `returns`, `return` raises Left. `tested`: its
+    status is looked at."""
     try:
         tree = syntax.read(text, COMMANDS, shell.variables.aliases, whole_text=whole_text)
-        status = run(shell, tree)
+        status = run(shell, tree, tested=tested)
     except SyscallError as error:  # of the reader: nothing has run
         status = failed(shell, error)
         shell.failures += 1
@@ -104,7 +105,7 @@ def execute(shell: Session, text: str, *, whole_text: bool = False, returns: boo
         status = 1
         shell.failures += 1
     except KeyboardInterrupt as interrupt:
-        if not isinstance(interrupt, Interrupted):
+        if not isinstance(interrupt, Interrupted) and shell.screen.terminal:
             shell.screen.line()
         status = INTERRUPTED
         shell.failures += 1

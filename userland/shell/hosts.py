@@ -45,7 +45,7 @@ def run(shell: Session, path: str, words: Sequence[str], given: dict[str, str]) 
         raise SyscallError(Errno.ENOEXEC, f"{path!r} cannot be executed: {error.strerror}") from None
     if job is None:
         return _waited(program)
-    job.started(program)
+    job.started(program, grouped=grouped)
     return job.wait_for(program)
 
 

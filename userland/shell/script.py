@@ -16,9 +16,9 @@ from llmasos.userland.shell.session import Session
 from llmasos.userland.shell.words import COMMANDS
 
 
-def run_lines(shell: Session, lines: Iterable[str], *, leaves: bool = False) -> int:
+def run_lines(shell: Session, lines: Iterable[str], *, leaves: bool = False, tested: bool = False) -> int:
     """Run the commands of a text, each as soon as its lines are whole; returns the status of the last. `leaves`: `return`
-    in it leaves it."""
+    in it leaves it. `tested`: its status is looked at."""
     status, begun = 0, ""
     for line in lines:
         begun += line if line.endswith("\n") else line + "\n"
@@ -26,13 +26,13 @@ def run_lines(shell: Session, lines: Iterable[str], *, leaves: bool = False) -> 
             continue
         text, begun = begun.rstrip("\n"), ""
         try:
-            status = execute(shell, text, returns=leaves)
+            status = execute(shell, text, returns=leaves, tested=tested)
         except Left as left:
             return left.amount
         if shell.status is not None:
             return shell.status
     if begun.strip():
-        status = execute(shell, begun.rstrip("\n"), returns=leaves)  # says what is missing
+        status = execute(shell, begun.rstrip("\n"), returns=leaves, tested=tested)  # says what is missing
     return status if shell.status is None else shell.status
 
 

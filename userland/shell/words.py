@@ -118,8 +118,8 @@ _ALL = (
                "lines is no text for `say` and `spawn`."),
     Command("wait", "wait until processes have nothing to do, or have exited",
             (Param("PID", Kind.PIDS, required=False),), (_JSON,),
-            details="One after the other; returns at once if a process is idle. An exited child is reaped, and its status "
-                    "printed. Without PID: until all jobs have ended; with %N: until that job has."),
+            details="One after the other; returns at once if a process is idle. An exited child is reaped, and its "
+                    "status printed. Without PID: until all jobs have ended; with %N: until that job has."),
     # --- control ---
     Command("stop", "stop processes (SIGSTOP)", (_PIDS,), details="Their contexts stay; `cont` lets them go on."),
     Command("cont", "let stopped processes go on (SIGCONT)", (_PIDS,)),
@@ -218,8 +218,8 @@ _ALL = (
     Command("watch", "run a command again and again", (Param("COMMAND", Kind.WORDS),), (
         Option("-n", Kind.DECIMAL, "seconds between two runs (default 2)"),
         Option("--count", Kind.INTEGER, "end after so many runs"),
-    ), passes=True, details="Options stand before COMMAND. With a pipe in it, in quotes: `watch 'ps | grep alice'`. Ctrl-C "
-                             "ends."),
+    ), passes=True, details="Options stand before COMMAND. With a pipe in it, in quotes: `watch 'ps | grep alice'`. "
+                             "Ctrl-C ends."),
     Command("history", "list the lines of this session and earlier ones", (Param("N", Kind.INTEGER, required=False),),
             details="The last N (default 50). Ctrl-R searches them."),
     Command("source", "run the commands of a file in this shell",
