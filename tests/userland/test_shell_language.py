@@ -48,7 +48,7 @@ SCRIPTS = {name: text[:-1] for name, text in re.findall(r"^==== (.*)\n((?:(?!===
 
 
 def test_there_are_scripts() -> None:
-    assert len(SCRIPTS) == KEPT.count("==== ") >= 68
+    assert len(SCRIPTS) == KEPT.count("==== ") >= 78
 
 
 @pytest.mark.skipif(BASH is None, reason="there is no bash to compare with")

@@ -4,12 +4,15 @@ false."""
 from __future__ import annotations
 
 import os
+import re
 import shlex
 
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.userland.shell import directory, syntax
 from llmasos.userland.shell.evaluate import Left, heed, run
 from llmasos.userland.shell.grammar import Line, UsageError
+from llmasos.userland.shell.hosts import found
+from llmasos.userland.shell.scanner import KEYWORDS, unescaped
 from llmasos.userland.shell.session import Session, does
 from llmasos.userland.shell.variables import NAMES, SWITCHES
 from llmasos.userland.shell.words import COMMANDS
@@ -190,10 +193,50 @@ def _trapped(word: str) -> str:
 @does("echo")
 def _echo(shell: Session, line: Line) -> None:
     words = list(line.words)
-    end = "\n"
-    if words[:1] == ["-n"]:
-        words, end = words[1:], ""
-    shell.screen.write(" ".join(words) + end)
+    flags = ""
+    while words and re.fullmatch(r"-[neE]+", words[0]):
+        flags += words.pop(0)[1:]
+    said = " ".join(words)
+    shell.screen.write((unescaped(said) if "e" in flags else said) + ("" if "n" in flags else "\n"))
+
+
+@does("type")
+def _type(shell: Session, line: Line) -> int:
+    return _told_of(shell, line.words, verbose=True)
+
+
+@does("command")
+def _command(shell: Session, line: Line) -> int:
+    if line.words[0] not in ("-v", "-V"):
+        raise UsageError("command takes -v NAME, and runs nothing here; `!NAME` runs a program of the host in any case")
+    return _told_of(shell, line.words[1:], verbose=line.words[0] == "-V")
+
+
+def _told_of(shell: Session, names: list[str], *, verbose: bool) -> int:
+    """Say what words mean as commands; returns 1 if one means nothing."""
+    status, variables = 0, shell.variables
+    for name in names:
+        path = found(name, shell)
+        if name in variables.aliases:
+            brief, told = (
+                f"alias {name}={shlex.quote(variables.aliases[name])}",
+                f"an alias of `{variables.aliases[name]}`",
+            )
+        elif name in KEYWORDS:
+            brief, told = name, "a word of the language"
+        elif name in variables.functions:
+            brief, told = name, "a function"
+        elif name in COMMANDS:
+            brief, told = name, f"a command of this shell: {COMMANDS[name].summary}"
+        elif path is not None:
+            brief, told = path, f"a program of the host, {path}"
+        else:
+            status = 1
+            if verbose:
+                shell.complain(UsageError(f"there is nothing called {name!r}"))
+            continue
+        shell.screen.line(f"{name} is {told}" if verbose else brief)
+    return status
 
 
 @does("true")

@@ -143,6 +143,8 @@ def _watch(shell: Session, line: Line) -> int:
 @does("source")
 def _source(shell: Session, line: Line) -> int:
     before = shell.variables.arguments
+    script, number = shell.script, shell.line
+    shell.script = line.text("FILE")
     if line.words:
         shell.variables.arguments = line.words
     try:
@@ -150,6 +152,7 @@ def _source(shell: Session, line: Line) -> int:
             return run_lines(shell, file, leaves=True, tested=shell.tested)
     finally:
         shell.variables.arguments = before
+        shell.script, shell.line = script, number
 
 
 @does("history")

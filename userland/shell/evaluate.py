@@ -81,7 +81,7 @@ def execute(shell: Session, text: str, *, whole_text: bool = False, returns: boo
     free text in it goes on to its end (a text that was pasted). With `returns`, `return` raises Left. `tested`: its
     status is looked at."""
     try:
-        tree = syntax.read(text, COMMANDS, shell.variables.aliases, whole_text=whole_text)
+        tree = syntax.read(text, COMMANDS, shell.variables.aliases, whole_text=whole_text, first_line=shell.line)
         status = run(shell, tree, tested=tested)
     except SyscallError as error:  # of the reader: nothing has run
         status = failed(shell, error)
@@ -154,7 +154,9 @@ def _leave_by_errexit(shell: Session, status: int) -> None:
 def failed(shell: Session, error: SyscallError) -> int:
     """Print an error; returns the status that it is. If the kernel has gone, a script ends; somebody's shell stays."""
     if not (isinstance(error, Unwritable) and error.told):
-        shell.screen.error(str(error))
+        shell.complain(error)
+    if isinstance(error, expansion.Unset) and not shell.interactive:
+        shell.status = 1
     if error.errno is Errno.EPIPE and not shell.alive():
         if shell.interactive:
             shell.outage.lost()
@@ -552,6 +554,7 @@ def _apart(shell: Session, inner: Session, script: Script, *, tested: bool) -> i
 
 def _simple(shell: Session, simple: Simple, *, background: bool = False, tested: bool = False) -> int:
     """A simple command. Raises SyscallError and whatever the command raises."""
+    shell.line = simple.line
     with ExitStack() as stack:
         view = _redirected(shell, simple.redirects, stack) if simple.redirects else shell
         try:
@@ -679,7 +682,9 @@ def _program(shell: Session, words: list[Argument], given: dict[str, str], *, ho
     if path is None:
         where = "on PATH" if "/" not in name else "there"
         reason = f"there is no program {name!r} {where}" if host else _no_command(name)
-        shell.screen.error(str(UsageError(reason)))
+        if host and name.startswith(("!", "$")):
+            reason = "`!!` and its like are not here: Up and Ctrl-R find earlier lines, and `history` lists them"
+        shell.complain(UsageError(reason))
         return hosts.NOT_FOUND
     argv = [name, *_matching_files(words[1:])]
     return _started(shell, path, argv, given)
@@ -687,6 +692,8 @@ def _program(shell: Session, words: list[Argument], given: dict[str, str], *, ho
 
 def _no_command(name: str) -> str:
     """What is said of a word that is neither a command nor a program."""
+    if name in ("[[", "((", "select"):
+        return f"{name!r} is bash's own; `[ ... ]`, `$((...))` and `case` are here"
     if name in OWN:
         return f"{name!r} is a verb of the command line, which the shell does not have: `!llmasos {name}`"
     near = nearest(name, (*COMMANDS, *OWN))
@@ -720,7 +727,7 @@ def _guarded_program(shell: Session, path: str, argv: list[str], given: dict[str
     try:
         return hosts.run(shell, path, argv, given)
     except SyscallError as error:
-        shell.screen.error(str(error))
+        shell.complain(error)
         return hosts.NOT_EXECUTABLE
 
 

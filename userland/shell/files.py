@@ -31,6 +31,9 @@ def opened(name: str, operator: str) -> TextIO:
             os.close(descriptor)
             raise
     except OSError as error:
+        above = os.path.dirname(path)
+        if isinstance(error, FileNotFoundError) and operator != "<" and above and not os.path.isdir(above):
+            raise SyscallError(Errno.ENOENT, f"there is no directory {above!r} for {name!r}") from None
         raise file_error(name, error) from None
 
 

@@ -98,7 +98,7 @@ def _script(system: System, file: str, command: str | None, arguments: Sequence[
     shell.variables.arguments = list(arguments)
     if command is not None:
         return leave(shell, run_lines(shell, command.splitlines()))
-    shell.variables.name = file
+    shell.variables.name = shell.script = file
     with opened(file, "<") as lines:
         return leave(shell, run_lines(shell, lines, leaves=True))
 

@@ -80,6 +80,8 @@ class Session:
         self.verb = False  # it is a verb of the command line
         self.job: Pipeline | None = None  # that this command is a member of
         self.main = True  # no subshell
+        self.script = ""  # the file that is run, if one is, and the line in it
+        self.line = 1
         self.tested = False  # the status of the command that runs is looked at, so that a failure in it is none
         self.warming: threading.Thread | None = None  # loads the tokenizer library, which two threads must not do at once
         self._remembered: dict[int, Remembered] = {}
@@ -139,7 +141,8 @@ class Session:
 
     def complain(self, error: SyscallError) -> None:
         """Print an error of a command that goes on."""
-        self.screen.error(f"llmasos: {error}" if self.verb else str(error))
+        before = "llmasos: " if self.verb else f"{self.script}: line {self.line}: " if self.script else ""
+        self.screen.error(f"{before}{error}")
 
     def remark(self, text: str) -> None:
         """Print a dim line that is no part of what a command says: where that goes to another command, on stderr."""

@@ -234,11 +234,13 @@ def read(
     aliases: Mapping[str, str] | None = None,
     *,
     whole_text: bool = False,
+    first_line: int = 1,
 ) -> Script:
     """Read a script. `forms` are the commands by name, some of which take free text; with `whole_text` (of a pasted text)
-    that goes on to the end, over lines. Raises Incomplete, UsageError."""
+    that goes on to the end, over lines; `first_line` is the number of the first. Raises Incomplete, UsageError."""
     try:
-        return _tree(Scanner(source, forms, aliases or {}, _tree, whole_text=whole_text).read())
+        scanner = Scanner(source, forms, aliases or {}, _tree, whole_text=whole_text, first_line=first_line)
+        return _tree(scanner.read())
     except RecursionError:
         raise UsageError("the line has too much within itself") from None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from llmasos.userland.shell.tree import Node
 
-SWITCHES = {"e": "errexit", "x": "xtrace"}
+SWITCHES = {"e": "errexit", "u": "nounset", "x": "xtrace"}
 """The switches that `set` takes by a letter; `pipefail` has a name only."""
 NAMES = (*SWITCHES.values(), "pipefail")
 
@@ -25,7 +25,7 @@ class Variables:
     arguments: list[str] = field(default_factory=list)
     name: str = "llmasos"  # $0
     functions: dict[str, Node] = field(default_factory=dict)
-    aliases: dict[str, str] = field(default_factory=lambda: {"quit": "exit", "?": "help", ".": "source"})
+    aliases: dict[str, str] = field(default_factory=lambda: {"quit": "exit", "?": "help", ".": "source", ":": "true"})
     switches: set[str] = field(default_factory=set)
     scopes: list[dict[str, str | None]] = field(default_factory=list)
     traps: dict[str, str] = field(default_factory=dict)
@@ -55,6 +55,8 @@ class Variables:
                 return str(os.getpid())
             case "!":
                 return self.last
+            case "PPID":
+                return str(os.getppid())
             case "#":
                 return str(len(self.arguments))
             case "@" | "*":

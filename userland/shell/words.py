@@ -231,9 +231,9 @@ _ALL = (
     Command("unalias", "take an alias back", (Param("NAME", Kind.WORDS),)),
     Command("set", "set a switch, or the arguments; alone, list the variables",
             (Param("SWITCH", Kind.WORDS, required=False),),
-            details="-e: a command that fails ends the shell; -x: commands are shown before they run; -o pipefail: a "
-                    "pipeline has the status of the last member that failed; + takes one back. `set -- A B` sets $1, "
-                    "$2."),
+            details="-e: a command that fails ends the shell; -u: so does a variable that is not set; -x: commands are "
+                    "shown before they run; -o pipefail: a pipeline has the status of the last member that failed; + "
+                    "takes one back. `set -- A B` sets $1, $2."),
     Command("unset", "forget variables and functions", (Param("NAME", Kind.WORDS),)),
     Command("export", "give variables to the programs that are started here", (Param("NAME=VALUE", Kind.WORDS),)),
     Command("shift", "drop the first N arguments (default 1)", (Param("N", Kind.INTEGER, required=False),)),
@@ -250,9 +250,11 @@ _ALL = (
             details="`trap 'COMMANDS' EXIT INT`; alone, list them. `trap - INT` takes it back, and `trap '' INT` has "
                     "Ctrl-C ignored. A subshell has its own."),
     Command("echo", "print words", (Param("WORD", Kind.WORDS, required=False),),
-            details="-n: without the end of the line."),
-    Command("true", "succeed"),
-    Command("false", "fail"),
+            details="-n: without the end of the line; -e: `\\t`, `\\n` and their like are characters."),
+    Command("type", "say what words are as commands", (Param("NAME", Kind.WORDS),)),
+    Command("command", "`command -v NAME`: say what a word is as a command", (Param("NAME", Kind.WORDS),)),
+    Command("true", "succeed; `:` is short for it", (Param("WORD", Kind.WORDS, required=False),)),
+    Command("false", "fail", (Param("WORD", Kind.WORDS, required=False),)),
     Command("break", "leave N loops (default 1)", (Param("N", Kind.INTEGER, required=False),)),
     Command("continue", "go on with the next turn of a loop", (Param("N", Kind.INTEGER, required=False),)),
     Command("return", "leave a function, or a file that is read", (Param("STATUS", Kind.INTEGER, required=False),)),
@@ -307,6 +309,8 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "shift",
             "eval",
             "trap",
+            "type",
+            "command",
             "echo",
             "true",
             "false",
