@@ -251,6 +251,7 @@ _llmasos() {
     done < <("${words[1]}" __complete "${(@)words[2,CURRENT]}" 2>/dev/null)
     _describe -t words 'llmasos' found
 }
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
 if [[ $funcstack[1] == _llmasos ]]; then
     _llmasos "$@"
 else

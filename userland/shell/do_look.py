@@ -176,7 +176,7 @@ def _help(shell: Session, line: Line) -> None:
 
 @does("man")
 def _man(shell: Session, line: Line) -> None:
-    man.show(shell.screen, man.page(line.text("TOPIC")))
+    man.show(shell.screen, man.asked(line))
 
 
 class until_interrupt:

@@ -22,7 +22,7 @@ from typing import TextIO
 
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind as ProcessKind
-from llmasos.syscalls.records import ProcessInfo, Signal, State
+from llmasos.syscalls.records import Signal, State
 from llmasos.syscalls.table import StatsCall
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.figures import duration, number
@@ -31,7 +31,7 @@ from llmasos.userland.shell import directory, expansion, files, hosts, pipes, sy
 from llmasos.userland.shell.grammar import Argument, Kind, UsageError, expected, line_of, nearest, status_of, unknown
 from llmasos.userland.shell.jobs import Pipeline as Job
 from llmasos.userland.shell.scanner import ASSIGNMENT
-from llmasos.userland.shell.session import DO, INTERRUPTED, Session
+from llmasos.userland.shell.session import DO, INTERRUPTED, Session, matching
 from llmasos.userland.shell.tree import (
     AndOr,
     Case,
@@ -655,7 +655,7 @@ def _each(shell: Session, name: str, words: list[Argument]) -> list[list[Argumen
         if names_files:
             made += [Argument(file, quoted=True) for file in _matching_files([word])]
         elif what is not None and what.kind in (Kind.PID, Kind.AGENT, Kind.PIDS):
-            found = [row.pid for row in _living(shell) if fnmatchcase(row.name, word.pattern)]
+            found = matching(shell, word.pattern, exited=name == "wait")
             if not found:
                 raise SyscallError(Errno.ESRCH, f"no process has a name like {word.text!r}; `ps` lists them")
             if what.kind is Kind.PIDS:
@@ -667,12 +667,9 @@ def _each(shell: Session, name: str, words: list[Argument]) -> list[list[Argumen
     return [made]
 
 
-def _living(shell: Session) -> list[ProcessInfo]:
-    return ps.processes(shell.kernel, lambda row: row.kind is ProcessKind.LLM and row.state is not State.ZOMBIE)
-
-
 def _names(shell: Session) -> list[str]:
-    return [row.name for row in _living(shell) if row.name]
+    rows = ps.processes(shell.kernel, lambda row: row.kind is ProcessKind.LLM and row.state is not State.ZOMBIE)
+    return [row.name for row in rows if row.name]
 
 
 def _program(shell: Session, words: list[Argument], given: dict[str, str], *, host: bool) -> int:

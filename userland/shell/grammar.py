@@ -91,6 +91,7 @@ class Command:
     params: Sequence[Param] = ()
     options: Sequence[Option] = ()
     details: str = ""
+    of_verb: str = ""  # the details of the verb of this name, where they are others
     background: bool = False
     passes: bool = False  # what stands behind its first word is another command's, options too
 

@@ -13,10 +13,12 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TextIO, cast
 
 from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Kind, State
 from llmasos.syscalls.table import Models
 from llmasos.userland.programs import log, ps
@@ -48,7 +50,8 @@ __all__ = [
     "do_wait",
     "open_private", "open_shell",
 ]  # fmt: skip
-STOPPED_NAMED = 5
+NAMED = 5  # agents
+RC = "shellrc"
 GREETING = "`help` lists the commands; `spawn alice` starts an agent, `say alice hello` talks to it."
 GONE = (
     "the shell stays: once a kernel runs again (`llmasos boot --detach`), the next command connects anew; `exit` leaves"
@@ -64,9 +67,24 @@ def open_shell(where: Path, *, file: str = "", command: str | None = None, argum
         boot = system.kernel.boot
         for line in booted_words(boot) if booted else take_over(where, boot):
             screen.note(line)
+        if booted:
+            _say_what_is_back(screen, system)
         if file or command is not None:
             return _script(system, file, command, arguments)
         return _serve(system, stays=True)
+
+
+def _say_what_is_back(screen: Screen, system: System) -> None:
+    """Which agents the kernel that was booted has from the one before, and what it could not read of them."""
+    with suppress(SyscallError):
+        agents = ps.processes(system.kernel, lambda row: row.kind is Kind.LLM and row.state is not State.ZOMBIE)
+        if agents:
+            names = ", ".join(printable(row.name or str(row.pid), one_line=True) for row in agents[:NAMED])
+            more = ", ..." if len(agents) > NAMED else ""
+            screen.note(f"{'1 agent is' if len(agents) == 1 else f'{len(agents)} agents are'} back: {names}{more}")
+        for line in log.read(system.kernel):
+            if line.level in ("warning", "error") and line.text.startswith("journal:"):
+                screen.note(line.text)
 
 
 def _say_who_stays(screen: Screen, system: System) -> None:
@@ -78,8 +96,12 @@ def _say_who_stays(screen: Screen, system: System) -> None:
 
 
 def open_private(where: Path, *, file: str = "", command: str | None = None, arguments: Sequence[str] = ()) -> int:
-    """A shell on a kernel that ends with it. Raises EBUSY if another kernel runs in that runtime directory."""
+    """A shell on a kernel that ends with it, in a place of its own if the user's kernel runs in the usual one. Raises
+    EBUSY if another kernel runs in a directory that was named."""
     if runtime.holder(where) is not None:
+        if where.absolute() == runtime.default().absolute() == runtime.usual().absolute():
+            with TemporaryDirectory(prefix="llmasos-") as place:
+                return open_private(Path(place) / "run", file=file, command=command, arguments=arguments)
         why = f"a kernel runs in {where} already; a private one wants a place of its own (--runtime DIR)"
         raise Errno.EBUSY(why)
     screen = Screen()
@@ -136,6 +158,7 @@ def _interact(system: System, *, stays: bool) -> int:
         shell.ask_line, shell.history = editor.ask, editor.lines
         screen.line(GREETING, "dim")
         _say_who_is_stopped(shell)
+        _read_own_settings(shell)
         _begin(shell, situation)
         while shell.status is None:
             try:
@@ -168,12 +191,25 @@ def _interact(system: System, *, stays: bool) -> int:
     return shell.status
 
 
+def _read_own_settings(shell: Session) -> None:
+    """The aliases and functions that a person keeps in `shellrc`, beside the kernel's configuration."""
+    path = runtime.own_settings(RC)
+    if path is not None:
+        shell.script = os.fspath(path)
+        try:
+            with opened(shell.script, "<") as lines:
+                run_lines(shell, lines, leaves=True)
+        except SyscallError as error:
+            shell.screen.error(str(error))
+        shell.script = ""
+
+
 def _say_who_is_stopped(shell: Session) -> None:
     """What an earlier shell has stopped is no job of this one, and is easily forgotten."""
     with suppress(SyscallError):
         stopped = stopped_agents(shell)
         if stopped:
-            who = f"{', '.join(stopped[:STOPPED_NAMED])}{', ...' if len(stopped) > STOPPED_NAMED else ''}"
+            who = f"{', '.join(stopped[:NAMED])}{', ...' if len(stopped) > NAMED else ''}"
             many = f"{len(stopped)} agents are stopped ({who}): `cont NAME` lets" if len(stopped) > 1 else ""
             shell.screen.line(f"{many or f'an agent is stopped: `cont {who}` lets'} it go on", "dim")
 

@@ -64,7 +64,7 @@ def main(place: str | None, name: str, words: Sequence[str]) -> int:
     try:
         line = read(command, words)
     except UsageError as error:
-        return _misused(f"llmasos: {error}\nusage: llmasos {command.usage}")
+        return _misused(f"llmasos: {error}\nusage: llmasos {command.usage.removesuffix(' [&]')}")
     where = runtime.locate(line.values.pop(_RUNTIME.flag, place))
     try:
         alone = _ALONE.get(name)
@@ -238,7 +238,7 @@ def _man(where: Path, line: Line) -> int:
     from llmasos.userland.programs.screen import Screen
     from llmasos.userland.shell import man
 
-    man.show(Screen(), man.page(line.text("TOPIC") or line.text("COMMAND"), verb=True))
+    man.show(Screen(), man.page(line.text("COMMAND"), verb=True) if line.has("COMMAND") else man.asked(line, verb=True))
     return DONE
 
 
@@ -305,7 +305,7 @@ def read(command: Command, words: Sequence[str]) -> Line:
     if text:
         line.values[places.pop(0).name] = " ".join(text)
     elif places and places[0].kind is Kind.TEXT and places[0].required and not sys.stdin.isatty():
-        line.values[places.pop(0).name] = sys.stdin.read().rstrip("\n")
+        line.values[places.pop(0).name] = _input().rstrip("\n")
     for name, kind in _kinds(command).items():
         if kind is Kind.INTEGER:
             line.integer(name, 0)
@@ -315,6 +315,18 @@ def read(command: Command, words: Sequence[str]) -> Line:
     if missing:
         raise UsageError(f"{' and '.join(missing)} is wanted")
     return line
+
+
+def _input() -> str:
+    """Standard input as text. Raises EINVAL if it is none."""
+    found = sys.stdin.buffer.read()
+    try:
+        return found.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"standard input is no UTF-8: byte {error.start} is 0x{found[error.start]:02X}; `iconv -f LATIN1 -t UTF-8` "
+            "makes UTF-8 of another encoding"
+        ) from None
 
 
 def _kinds(command: Command) -> dict[str, Kind]:

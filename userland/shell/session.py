@@ -12,6 +12,7 @@ import copy
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -270,15 +271,30 @@ def stopped_agents(shell: Session) -> list[str]:
     ]
 
 
+def matching(shell: Session, pattern: str, *, exited: bool = False) -> list[int]:
+    """The pids of the agents whose names match a pattern."""
+    rows = ps.processes(shell.kernel, lambda row: row.kind is Kind.LLM and fnmatchcase(row.name, pattern))
+    return [row.pid for row in rows if exited or row.state is not State.ZOMBIE]
+
+
+def _named(shell: Session, word: str, *, exited: bool) -> list[str]:
+    """A word of a verb: the pids of what it matches, if it is a pattern that matches something."""
+    found = matching(shell, word, exited=exited) if set(word) & set("*?[") else []
+    return [str(pid) for pid in found] or [word]
+
+
 def each(shell: Session, line: Line, act: Callable[[str], int | None]) -> int:
     """Carry out an action for each word, as kill(1) does: an error is printed, and the others have their turn. Returns 1
     if there was one, else the last status. Raises the error of a single word, and EPIPE: the kernel has gone."""
     status, failed = 0, False
-    for word in line.words:
+    words = list(line.words)
+    if shell.verb:  # in a shell the patterns have been replaced already
+        words = [one for word in words for one in _named(shell, word, exited=line.command.name == "wait")]
+    for word in words:
         try:
             status = act(word) or 0
         except SyscallError as error:
-            if len(line.words) == 1 or error.errno is Errno.EPIPE:
+            if len(words) == 1 or error.errno is Errno.EPIPE:
                 raise
             shell.complain(error)
             failed = True

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, State, WaitFor
 from llmasos.syscalls.table import Models, StatsCall
 from llmasos.userland.programs import ps, system
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from llmasos.userland.shell.session import Session
 
 REFRESH_SECONDS = 1.0
+BETWEEN = "  |  "
+
+
+def fitted(text: str, width: int) -> str:
+    """The parts of the line that there is room for, the last ones left out first."""
+    while len(text) > width and BETWEEN in text:
+        text = text.rpartition(BETWEEN)[0]
+    return text[: max(0, width)]
 
 
 class Situation:
@@ -78,7 +86,8 @@ class Situation:
             models = [model for model in shell.glance(Models()) if model.frames]
             counters = shell.glance(StatsCall())
         except SyscallError as error:
-            return str(error), True  # it may answer soon
+            silent = error.errno is Errno.ETIME
+            return "the kernel does not answer" if silent else str(error), True  # it may answer soon
         working = sum(row.decoding and row.state is not State.STOPPED for row in agents)
         stopped = sum(row.state is State.STOPPED for row in agents)
         parts = [f"{len(agents)} agent{'' if len(agents) == 1 else 's'}: {working} decoding, {stopped} stopped"]
@@ -88,4 +97,4 @@ class Situation:
         ]
         parts.append(f"{number(counters.tokens_decoded)} tokens decoded")
         # A kernel that has just come back loads models, and says more once they are there.
-        return "  |  ".join(parts), working > 0 or any(row.wait in (WaitFor.WEIGHTS, WaitFor.DEVICE) for row in agents)
+        return BETWEEN.join(parts), working > 0 or any(row.wait in (WaitFor.WEIGHTS, WaitFor.DEVICE) for row in agents)
