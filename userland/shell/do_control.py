@@ -53,8 +53,6 @@ def _kill(shell: Session, line: Line) -> int:
         for one in Signal:
             shell.screen.line(f"{one.value:>2} {one.name}")
         return 0
-    if not line.words:
-        raise UsageError(f"kill needs PID. Usage: {line.command.usage}")
     signal = signal_named(line.text("-s") or line.text("SIGNAL", "TERM"))
     return each(shell, line, lambda word: _send(shell, word, signal))
 
@@ -81,9 +79,7 @@ def signal_named(word: str) -> Signal:
 
 @does("nice")
 def _nice(shell: Session, line: Line) -> None:
-    if line.has("VALUE") == line.has("-n"):
-        raise UsageError(f"nice needs one VALUE: `nice alice 5`, or `nice -n 5 alice`. Usage: {line.command.usage}")
-    value = line.integer("-n" if line.has("-n") else "VALUE", 0)
+    value = line.integer("VALUE", 0)
     if not NICE_MIN <= value <= NICE_MAX:
         raise UsageError(f"a nice value is from {NICE_MIN} (largest share) to {NICE_MAX} (smallest), found {value}")
     shell.kernel(Setsched(pid=shell.pid(line.text("PID")), nice=value))

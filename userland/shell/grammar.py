@@ -80,6 +80,7 @@ class Option:
     flag: str
     kind: Kind | None
     help: str
+    alone: bool = False  # it needs no other words
 
 
 @dataclass(frozen=True)
@@ -359,7 +360,7 @@ def _read_words(scanner: Words, read: Line, *, piped: bool = False) -> None:
         for param in places
         if param.required and not (param.kind in MANY and read.words) and not (param.kind is Kind.TEXT and piped)
     ]
-    if missing:
+    if missing and not any(option.alone and read.has(option.flag) for option in command.options):
         raise UsageError(f"{command.name} needs {' and '.join(missing)}. Usage: {command.usage}")
 
 

@@ -312,7 +312,7 @@ def read(command: Command, words: Sequence[str]) -> Line:
         elif kind is Kind.DECIMAL and not _number(line.text(name, "0")):
             raise UsageError(f"{command.name}: {name} wants a number, found {line.text(name)!r}")
     missing = [param.name for param in places if param.required and not (param.kind in MANY and line.words)]
-    if missing:
+    if missing and not any(option.alone and line.has(option.flag) for option in command.options):
         raise UsageError(f"{' and '.join(missing)} is wanted")
     return line
 

@@ -91,15 +91,15 @@ _ALL = (
                 Option("--detach", None, "let it outlive this script (at a terminal it does)"),
                 _JSON,
             ), background=True,
-            of_verb="TEXT may be in one word or several, with options before and behind it. What the verb starts lives on. "
-                    "Ctrl-C interrupts the answer.",
+            of_verb="TEXT may be in one word or several, with options before and behind it. What the verb starts lives "
+                    "on. Ctrl-C interrupts the answer.",
             details="Options come before TEXT, which is the rest of the line, `#` included, or is in quotes. What comes "
                     "in by a pipe is said behind it. With & the answer is not printed; see it with `cat`."),
     Command("say", "tell a process something and print its answer while it comes", (_AGENT, _TEXT),
             (Option("--max", Kind.INTEGER, "tokens of this answer at most"), _NO_THOUGHTS, _JSON), background=True,
             of_verb="TEXT may be in one word or several, and is read from standard input if there is none. Ctrl-C "
-                    "interrupts the answer. Where the verb is stopped, or ended by another signal, the agent goes on, and "
-                    "`llmasos cat -f PID` shows what it says.",
+                    "interrupts the answer. Where the verb is stopped, or ended by another signal, the agent goes on, "
+                    "and `llmasos cat -f PID` shows what it says.",
             details="TEXT is the rest of the line, `#` included, or is in quotes; what comes in by a pipe is said behind "
                     "it. Ctrl-C interrupts the answer (SIGINT to the process), not the shell; Ctrl-Z stops it, and `fg` "
                     "goes on with it. With & the process answers in the background."),
@@ -128,17 +128,14 @@ _ALL = (
     # --- control ---
     Command("stop", "stop processes (SIGSTOP)", (_PIDS,), details="Their contexts stay; `cont` lets them go on."),
     Command("cont", "let stopped processes go on (SIGCONT)", (_PIDS,)),
-    Command("kill", "send a signal (default TERM)", (Param("SIGNAL", Kind.SIGNAL, required=False, flagged=True),
-                     Param("PID", Kind.PIDS, required=False)), (
+    Command("kill", "send a signal (default TERM)", (Param("SIGNAL", Kind.SIGNAL, required=False, flagged=True), _PIDS), (
         Option("-s", Kind.SIGNAL, "the signal, as `-SIGNAL` has it"),
-        Option("-l", None, "list the signals"),
+        Option("-l", None, "list the signals", alone=True),
     ),
             details="To each PID, %N or name; the status is 1 if one of several could not be sent. "
                     "SIGNAL is INT, KILL, TERM, CONT, STOP, by name or number. KILL to a driver has it restarted; "
                     "its device's name stands for it, as in `kill -KILL cpu0`."),
-    Command("nice", "change a process's share of the device", (_PID, Param("VALUE", Kind.INTEGER, required=False)), (
-        Option("-n", Kind.INTEGER, "the value, as nice(1) has it"),
-    ),
+    Command("nice", "change a process's share of the device", (_PID, Param("VALUE", Kind.INTEGER)),
             details=f"From {NICE_MIN} (largest share) to {NICE_MAX} (smallest)."),
     Command("migrate", "move a process to another device, as it runs", (_AGENT, Param("DEVICE", Kind.DEVICE)), (_JSON,),
             details="Its answer goes on. Its KV goes along if that device computes in the same way, else its context "
