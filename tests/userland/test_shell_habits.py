@@ -1,4 +1,4 @@
-"""What fingers expect: names that are taken, a private kernel beside one's own, settings of one's own, sections of man."""
+"""What fingers expect: names that are taken, a private kernel beside one's own, settings, sections of man."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_shell_begins_with_lines_of_its_own_and_forgets_those_with_a_blank(whe
     (tmp_path / "config" / "llmasos").mkdir(parents=True)
     (tmp_path / "config" / "llmasos" / "shellrc").write_text("hi() { echo hi $1; }\nalias up=uptime\nkill nobody\n")
     with terminal(where, tmp_path, XDG_CONFIG_HOME=str(tmp_path / "config")) as shell:
-        shell.expect(r"shellrc: line 3: ESRCH")
+        shell.expect(r"shellrc: line 3:\sESRCH")
         shell.expect(PROMPT)
         shell.enter(" hi secretly")
         shell.expect(r"\nhi secretly")
