@@ -57,8 +57,13 @@ def _cat_one(shell: Session, line: Line, word: str) -> None:
             _print_turns(shell, said)
     if unread:
         shell.complain(SyscallError(Errno.ENOENT, unread))
-    elif not line.has("--json") and shell.info(pid).decoding:
-        shell.screen.line(f"(it is still speaking; `cat -f {pid}` follows)", "dim")
+    elif not line.has("--json") and (info := shell.info(pid)).decoding:
+        how = (
+            f"stopped; `cont {pid}` lets it go on"
+            if info.state is State.STOPPED
+            else f"still speaking; `cat -f {pid}` follows"
+        )
+        shell.screen.line(f"(it is {how})", "dim")
 
 
 def _recorded(shell: Session, pid: int, why: SyscallError) -> tuple[list[Turn], str]:
@@ -116,6 +121,8 @@ def _print_file(shell: Session, word: str) -> None:
 def _follow(shell: Session, agent: Process, *, raw: bool) -> None:
     tokens: list[int] = []
     shown = ""
+    if shell.info(agent.pid).state is State.STOPPED:
+        shell.screen.note(f"(it is stopped; `cont {agent.pid}` lets it go on)")
     try:
         while True:
             try:

@@ -10,7 +10,7 @@ from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.limits import NICE_MAX, NICE_MIN
 from llmasos.syscalls.policy_file import located_policy
 from llmasos.syscalls.printable import printable
-from llmasos.syscalls.records import Limits, Signal
+from llmasos.syscalls.records import Kind, Limits, Signal, State
 from llmasos.syscalls.table import (
     Advise,
     BootInfoCall,
@@ -26,7 +26,7 @@ from llmasos.syscalls.table import (
     Setlimits,
     Setsched,
 )
-from llmasos.userland.programs import groups, system
+from llmasos.userland.programs import groups, ps, system
 from llmasos.userland.programs.figures import size
 from llmasos.userland.programs.listing import document, plain
 from llmasos.userland.programs.power import halt
@@ -307,10 +307,18 @@ def _exit(shell: Session, line: Line) -> None:
 
 @does("halt")
 def _halt(shell: Session, line: Line) -> None:
+    keep = line.has("--keep")
+    agents = sum(row.kind is Kind.LLM and row.state is not State.ZOMBIE for row in ps.processes(shell.kernel))
+    if agents and not keep and shell.interactive and not line.has("--yes"):
+        ends = "one agent ends" if agents == 1 else f"{agents} agents end"
+        said = shell.ask_line(f"{ends} with it (`halt --keep` leaves them to the next kernel); halt? [y/N] ")
+        if said.strip().lower() not in ("y", "yes"):
+            shell.screen.line("nothing was halted")
+            return
     try:
-        halt(shell.kernel.runtime)
+        halt(shell.kernel.runtime, keep=keep)
     except SyscallError:
         shell.status = 1
         raise
-    shell.screen.line("the kernel has halted")
+    shell.screen.line("the kernel has halted" + ("; the next one goes on with its agents" if keep else ""))
     shell.status = 1 if shell.failures and not shell.interactive else 0

@@ -45,6 +45,7 @@ def _job(shell: Session, job: Pipeline) -> int:
 
 def _wait_for(shell: Session, pid: int, *, told: bool, as_json: bool = False) -> None:
     """Wait until a process is idle, or has exited; `told`: say so."""
+    remarked = False
     while True:
         try:
             info = shell.kernel(Getinfo(pid=pid))
@@ -69,5 +70,13 @@ def _wait_for(shell: Session, pid: int, *, told: bool, as_json: bool = False) ->
             elif told:
                 shell.screen.line(f"[{pid}] {name}: idle after {info.usage.decoded} decoded tokens")
             break
+        if not remarked and (info.state is State.STOPPED or info.kind is Kind.PROGRAM):
+            how = (
+                f"is stopped, and does nothing until `cont {pid}`"
+                if info.kind is Kind.LLM
+                else "is a program: until it ends"
+            )
+            shell.screen.note(f"[{pid}] {name} {how}")
+            remarked = True
         time.sleep(POLL_SECONDS)
     shell.jobs.forget_answer(pid)

@@ -675,6 +675,8 @@ def _names(shell: Session) -> list[str]:
 def _program(shell: Session, words: list[Argument], given: dict[str, str], *, host: bool) -> int:
     """A program of the host, in a job of its own at a terminal."""
     name = words[0].text
+    if not host and name in hosts.MEANT_OTHERWISE:
+        raise UsageError(f"{name!r} is the machine's own, and {hosts.MEANT_OTHERWISE[name]}; `!{name}` if you mean it")
     path = hosts.found(name, shell)
     if path is None:
         where = "on PATH" if "/" not in name else "there"

@@ -97,11 +97,12 @@ def _end(agent: Process) -> None:
 
 def _check_idle(info: ProcessInfo, *, background: bool) -> None:
     pid, name = info.pid, info.name
+    if info.state is State.STOPPED and (info.decoding or not background):
+        midst = " in the midst of an answer" if info.decoding else ""
+        raise SyscallError(Errno.EAGAIN, f"process {pid} ({name}) is stopped{midst}; `cont {pid}` lets it answer")
     if info.decoding:
         how = f"`wait {pid}`, or `kill -INT {pid}` interrupts it"
         raise SyscallError(Errno.EBUSY, f"process {pid} ({name}) is still answering; {how}")
-    if info.state is State.STOPPED and not background:
-        raise SyscallError(Errno.EAGAIN, f"process {pid} ({name}) is stopped; `cont {pid}` lets it answer")
 
 
 def begin(shell: Session, agent: Process, text: str, max_tokens: int | None) -> Listening:

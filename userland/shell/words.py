@@ -277,7 +277,10 @@ _ALL = (
     Command("exit", "leave the shell", (Param("STATUS", Kind.INTEGER, required=False),),
             details="Agents live on, and the kernel too. Ctrl-D and `quit` do the same. What a script has spawned ends "
                     "with it, unless that was with --detach, or it was disowned."),
-    Command("halt", "shut the whole system down, and end all agents"),
+    Command("halt", "shut the whole system down, and end all agents", options=(
+        Option("--keep", None, "leave them to the next kernel"),
+        Option("--yes", None, "without asking"),
+    ), details="At a terminal it asks, if agents live."),
 )  # fmt: skip
 
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
