@@ -83,11 +83,21 @@ def encode_request(seq: int, call: Call[Any]) -> bytes:
         frame = _encode((limits.PROTOCOL_VERSION, seq, entry.number, call))
     except OverflowError:
         raise SyscallError(Errno.EINVAL, f"{entry.name}: a number has more than 64 bits") from None
+    except UnicodeEncodeError as error:
+        raise SyscallError(Errno.EINVAL, f"{entry.name}: {no_text(error)}") from None
     except _UNENCODABLE as error:
         raise SyscallError(Errno.EINVAL, f"{entry.name}: {error}") from None
     if len(frame) > limits.MAX_REQUEST_BYTES:
         raise SyscallError(Errno.EMSGSIZE, too_long(len(frame)))
     return frame
+
+
+def no_text(error: UnicodeEncodeError) -> str:
+    """Why a text cannot be carried, in words."""
+    code = ord(error.object[error.start])
+    shown = error.object[:40].encode("utf-8", "backslashreplace").decode()
+    what = f"the byte 0x{code - 0xDC00:02X}, which is no UTF-8" if 0xDC80 <= code <= 0xDCFF else "half a surrogate pair"
+    return f"'{printable(shown)}' is no text: its character {error.start} is {what}; write it in UTF-8"
 
 
 def encode_cancel(seq: int, cancels: int) -> bytes:

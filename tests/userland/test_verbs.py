@@ -45,8 +45,8 @@ def test_every_command_is_a_verb_unless_it_is_about_a_shell() -> None:
 @pytest.mark.parametrize(
     ("line", "values", "words"),
     [
-        ("kill -9 alice", {"SIGNAL": "9", "PID": "alice"}, []),
-        ("kill alice", {"PID": "alice"}, []),
+        ("kill -9 alice", {"SIGNAL": "9"}, ["alice"]),
+        ("kill alice", {}, ["alice"]),
         ("nice alice -5", {"PID": "alice", "VALUE": "-5"}, []),
         ("say bob what\\'s new?", {"PID": "bob", "TEXT": "what's new?"}, []),
         ("say bob --max 3 hello there", {"PID": "bob", "--max": "3", "TEXT": "hello there"}, []),

@@ -72,7 +72,7 @@ def details(info: GroupInfo) -> list[tuple[str, str]]:
         ("tokens", number(info.tokens)),
         ("processes", f"{info.pids}; directly in it: {', '.join(map(str, info.processes)) or 'none'}"),
         ("events", events or "-"),
-        *((f"{name} pressure", _pressure(pressure)) for name, pressure in info.pressure.items()),
+        *((f"{name} pressure", _pressure(pressure)) for name, pressure in info.pressure.items() if pressure.some_seconds),
     ]
 
 

@@ -186,6 +186,8 @@ def _resume(shell: Session, job: Answer) -> None:
 
 def until_idle(shell: Session, pid: int) -> None:
     """After SIGINT: wait until the process has reached its next token boundary and is idle."""
+    if shell.outage.down or shell.outage.gone:  # nobody is there to be told, and the person does not want to wait
+        return
     deadline = time.monotonic() + SETTLE_SECONDS
     shell.kernel(Kill(pid=pid, signal=Signal.INT))
     while shell.info(pid).decoding and time.monotonic() < deadline:

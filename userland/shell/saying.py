@@ -44,7 +44,7 @@ def tell(
                 heard.listening = begin(shell, agent, text, max_tokens)
             except SyscallError:
                 if fresh:
-                    agent.end()
+                    _end(agent)
                 raise
             if background:
                 shell.in_background(pid, name, heard.listening)
@@ -75,7 +75,7 @@ def answered(shell: Session, agent: Process, line: Line, text: str, *, fresh: bo
         listening = begin(shell, agent, text, max_tokens)
     except SyscallError:
         if fresh:
-            agent.end()
+            _end(agent)
         raise
     try:
         with _ended_if_mute(shell, agent, fresh=fresh):
@@ -98,19 +98,26 @@ def _ended_if_mute(shell: Session, agent: Process, *, fresh: bool) -> Iterator[N
     try:
         yield
     except SyscallError:
-        with suppress(SyscallError):  # the error that ended the answer is the one to be heard
+        with suppress(SyscallError):
             if fresh and not shell.info(agent.pid).usage.decoded:
-                agent.end()
+                _end(agent)
         raise
+
+
+def _end(agent: Process) -> None:
+    """End an agent that could not begin; the error that tells why is the one to be heard."""
+    with suppress(SyscallError):
+        agent.end()
 
 
 def _check_idle(info: ProcessInfo, *, background: bool) -> None:
     pid, name = info.pid, info.name
+    if info.state is State.STOPPED and (info.decoding or not background):
+        midst = " in the midst of an answer" if info.decoding else ""
+        raise SyscallError(Errno.EAGAIN, f"process {pid} ({name}) is stopped{midst}; `cont {pid}` lets it answer")
     if info.decoding:
         how = f"`wait {pid}`, or `kill -INT {pid}` interrupts it"
         raise SyscallError(Errno.EBUSY, f"process {pid} ({name}) is still answering; {how}")
-    if info.state is State.STOPPED and not background:
-        raise SyscallError(Errno.EAGAIN, f"process {pid} ({name}) is stopped; `cont {pid}` lets it answer")
 
 
 def begin(shell: Session, agent: Process, text: str, max_tokens: int | None) -> Listening:
