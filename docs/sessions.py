@@ -26,7 +26,7 @@ import pexpect
 import pyte
 
 PROMPTS = ("$ ", "llmasos> ")
-COLUMNS, ROWS = 250, 60
+COLUMNS, ROWS = 200, 60
 PATIENCE = 120.0  # seconds that a command may take: the machine may be busy
 _BLOCK = re.compile(r"^( *)```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _ANSWER = re.compile(r"(?:\[\d+\] )?[a-z]\w*: (?!copy of|idle after)")

@@ -40,8 +40,9 @@ def test_every_line_of_a_documents_session_does_what_the_document_shows(document
 
 
 @pytest.mark.parametrize("columns", [60, 80])
-def test_the_tutorial_holds_on_a_terminal_of_a_persons_size(columns: int) -> None:
-    assert faults((ROOT / "docs/tutorial.md").read_text(), columns) == []
+@pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md"])
+def test_a_newcomers_first_sessions_hold_on_a_terminal_of_a_persons_size(document: str, columns: int) -> None:
+    assert faults((ROOT / document).read_text(), columns) == []
 
 
 @pytest.mark.parametrize(

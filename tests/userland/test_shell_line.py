@@ -20,6 +20,7 @@ def paste(text: str) -> str:
     return f"\x1b[200~{text}\x1b[201~"
 
 
+@WIDTHS
 def test_lines_that_are_pasted_are_commands(shell: Terminal) -> None:
     shell.type(paste("echo one | tr a-z A-Z\n# a comment\necho two\n"))
     shell.enter("")
@@ -27,6 +28,7 @@ def test_lines_that_are_pasted_are_commands(shell: Terminal) -> None:
     shell.expect(PROMPT)
 
 
+@WIDTHS
 def test_lines_that_are_pasted_behind_free_text_belong_to_it(shell: Terminal, kernel: Client) -> None:
     shell.enter("spawn poet")
     shell.expect("poet on tiny")
@@ -72,12 +74,13 @@ def test_what_is_typed_during_an_answer_waits_unseen_for_the_prompt(
         shell.expect(r"\ntyped-42\n")
 
 
-def test_lines_are_kept_for_the_user_alone_and_found_again(where: Path, tmp_path: Path) -> None:
+@WIDTHS
+def test_lines_are_kept_for_the_user_alone_and_found_again(where: Path, tmp_path: Path, columns: int) -> None:
     kept = tmp_path / "llmasos" / "history"
     kept.parent.mkdir()
     kept.write_text("")
     kept.chmod(0o644)
-    with terminal(where, tmp_path) as shell:
+    with terminal(where, tmp_path, columns=columns) as shell:
         shell.expect(PROMPT)
         shell.enter("echo needle-$((6*7))")
         shell.expect(r"\nneedle-42\n")
@@ -87,7 +90,7 @@ def test_lines_are_kept_for_the_user_alone_and_found_again(where: Path, tmp_path
         shell.type(CTRL_D)
         assert shell.wait() == 0
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    with terminal(where, tmp_path) as shell:
+    with terminal(where, tmp_path, columns=columns) as shell:
         shell.expect(PROMPT)
         shell.type(CTRL_R + "need")
         shell.quiet(0.5)
@@ -101,6 +104,7 @@ def test_lines_are_kept_for_the_user_alone_and_found_again(where: Path, tmp_path
         assert shell.wait() == 0
 
 
+@WIDTHS
 def test_chat_remembers_what_was_said_in_it(shell: Terminal, tmp_path: Path) -> None:
     shell.enter("spawn kit")
     shell.expect("kit on tiny")
@@ -154,6 +158,7 @@ def test_completion_knows_agents_groups_options_variables_and_files(
             shell.expect(PROMPT)
 
 
+@WIDTHS
 def test_completions_say_what_they_mean(shell: Terminal) -> None:
     for typed, said in (
         ("kill -" + TAB, "ends the process"),

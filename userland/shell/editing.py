@@ -30,6 +30,7 @@ from prompt_toolkit.styles import Style
 from llmasos.userland.shell import syntax
 from llmasos.userland.shell.completion import ShellCompleter
 from llmasos.userland.shell.script import whole
+from llmasos.userland.shell.situation import fitted
 from llmasos.userland.shell.words import COMMANDS
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class Editor:
 
     def _toolbar(self) -> FormattedText:
         width = self._output.get_size().columns
-        return FormattedText([("class:bottom-toolbar.text", f" {self._situation.text}"[: max(1, width - 1)])])
+        return FormattedText([("class:bottom-toolbar.text", f" {fitted(self._situation.text, width - 2)}")])
 
     def _keys(self) -> KeyBindings:
         keys = KeyBindings()

@@ -16,11 +16,13 @@ from llmasos.syscalls.records import Kind, State
 from llmasos.syscalls.table import Models, StatsCall
 from llmasos.userland.programs import ps, system
 from llmasos.userland.programs.figures import number
+from llmasos.userland.programs.table import cells, cut
 
 if TYPE_CHECKING:
     from llmasos.userland.shell.session import Session
 
 REFRESH_SECONDS = 1.0
+BETWEEN = "  |  "
 
 
 class Situation:
@@ -86,4 +88,17 @@ class Situation:
             for model, name in zip(models, system.apart(models), strict=True)
         ]
         parts.append(f"{number(counters.tokens_decoded)} tokens decoded")
-        return "  |  ".join(parts), working > 0
+        return BETWEEN.join(parts), working > 0
+
+
+def fitted(text: str, width: int) -> str:
+    """The line in `width` cells: its first parts, whole, and `…` for those that are left out."""
+    if cells(text) <= width:
+        return text
+    parts = text.split(BETWEEN)[:-1]
+    while parts:
+        line = BETWEEN.join(parts) + " …"
+        if cells(line) <= width:
+            return line
+        parts.pop()
+    return cut(text, width)
