@@ -29,15 +29,14 @@ def test_lines_that_are_pasted_are_commands(shell: Terminal) -> None:
 
 
 @WIDTHS
-def test_lines_that_are_pasted_behind_free_text_belong_to_it(shell: Terminal, kernel: Client) -> None:
-    shell.enter("spawn poet")
-    shell.expect("poet on tiny")
-    shell.expect(PROMPT)
-    shell.type(paste("say poet A line of mine;\nanother | line\n# and a third"))
+def test_lines_that_are_pasted_behind_free_text_belong_to_it(shell: Terminal, columns: int) -> None:
+    poet = f"poet{columns}"
+    spawned(shell, poet)
+    shell.type(paste(f"say {poet} A line of mine;\nanother | line\n# and a third"))
     shell.enter("")
-    shell.expect(r"poet: .*\n")
+    shell.expect(rf"{poet}: .*\n")
     shell.expect(PROMPT)
-    shell.enter("cat poet")
+    shell.enter(f"cat {poet}")
     shell.expect(r"you: A line of mine;\nanother \| line\n# and a third\n")
 
 
@@ -105,21 +104,22 @@ def test_lines_are_kept_for_the_user_alone_and_found_again(where: Path, tmp_path
 
 
 @WIDTHS
-def test_chat_remembers_what_was_said_in_it(shell: Terminal, tmp_path: Path) -> None:
-    shell.enter("spawn kit")
-    shell.expect("kit on tiny")
+def test_chat_remembers_what_was_said_in_it(shell: Terminal, tmp_path: Path, columns: int) -> None:
+    kit = f"kit{columns}"
+    shell.enter(f"spawn {kit}")
+    shell.expect("on tiny")
     for _ in range(2):
         shell.expect(PROMPT)
-        shell.enter("chat kit")
+        shell.enter(f"chat {kit}")
         shell.expect("you:")
         shell.type("\x1b[A" if _ else "Hello there.")
         shell.quiet(0.5)
         shell.enter("")
-        shell.expect(r"kit: .*\n")
+        shell.expect(rf"{kit}: .*\n")
         shell.expect("you:")
         shell.enter("")
     shell.expect(PROMPT)
-    shell.enter("cat kit | grep -c 'you: Hello there.'")
+    shell.enter(f"cat {kit} | grep -c 'you: Hello there.'")
     shell.expect(r"\n2\n")
     assert stat.S_IMODE((tmp_path / "llmasos" / "chat_history").stat().st_mode) == 0o600
 

@@ -24,10 +24,11 @@ IDLE_SECONDS = 20.0
 
 
 @WIDTHS
-def test_no_answer_of_the_terminal_is_ever_on_the_screen(shell: Terminal, kernel: Client) -> None:
-    spawned(shell, "cleo")
+def test_no_answer_of_the_terminal_is_ever_on_the_screen(shell: Terminal, kernel: Client, columns: int) -> None:
+    cleo = f"cleo{columns}"
+    spawned(shell, cleo)
     for key in (CTRL_L, CTRL_C):
-        with speaking(shell, kernel, "cleo", f"say NAME {STORY}"):
+        with speaking(shell, kernel, cleo, f"say NAME {STORY}"):
             shell.type(CTRL_L + key)
             shell.type("\x1b[1;1R")  # as of a terminal that was asked before, and is late
             shell.quiet(1.0)
