@@ -1,4 +1,4 @@
-"""The commands of the shell itself: jobs fg bg disown history watch source alias unalias set unset export shift local
+"""The commands of the shell itself: jobs fg bg disown history watch source alias unalias set unset export shift
 break continue return echo true false."""
 
 from __future__ import annotations
