@@ -27,11 +27,13 @@ import pyte
 
 PROMPTS = ("$ ", "llmasos> ")
 COLUMNS, ROWS = 250, 60
+LOOK_SECONDS = 3.0  # how long a look that does not show yet what it should is taken again, as a person does
 PATIENCE = 120.0  # seconds that a command may take: the machine may be busy
 _BLOCK = re.compile(r"^( *)```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _ANSWER = re.compile(r"(?:\[\d+\] )?[a-z]\w*: (?!copy of|idle after)")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _FULL_SCREEN = re.compile(r"top(?! --once)\b")  # it has tests of its own
+_LOOK = re.compile(r"(ps|groups?|jobs|models|dmesg|status)\b[^=]*$")
 REFUSED = re.compile(r"(?:\w+: )?E[A-Z]{3,}: ")
 
 
@@ -223,5 +225,10 @@ def play(text: str, terminal: Terminal, where: Path, pause: float = 0.0) -> Iter
             (where / step.name).write_text(step.text)
         elif not _FULL_SCREEN.match(step.typed):
             time.sleep(pause)
-            printed = terminal.enter(step.prompt, step.typed)
-            yield step, difference(step.shown, printed, wrapped=terminal.screen.columns < COLUMNS)
+            until = time.monotonic() + LOOK_SECONDS
+            while True:
+                printed = terminal.enter(step.prompt, step.typed)
+                wrong = difference(step.shown, printed, wrapped=terminal.screen.columns < COLUMNS)
+                if not (wrong and _LOOK.match(step.typed)) or time.monotonic() > until:
+                    break
+            yield step, wrong

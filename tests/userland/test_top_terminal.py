@@ -96,11 +96,12 @@ def test_it_stops_at_ctrl_z_without_a_call_and_goes_on(kernel: Booted) -> None:
         assert screen.ended() == 0
 
 
-def test_keys_filter_stop_and_open_details(kernel: Booted) -> None:
+@pytest.mark.parametrize("size", [(60, 15), (80, 24), (200, 50)])
+def test_keys_filter_sort_signal_stop_and_open_details(kernel: Booted, size: tuple[int, int]) -> None:
     with kernel.connect(name="owner") as client:
         ada = client(Spawn(model=SIM, tokens=list(range(40)), name="ada"))
-        client(Spawn(model=SIM, tokens=list(range(40)), name="bert"))
-        screen, _ = opened(kernel)
+        bert = client(Spawn(model=SIM, tokens=list(range(40)), name="bert"))
+        screen, _ = opened(kernel, size=size)
         with screen:
             screen.shows(r"\bbert\b")
             screen.press("/ada\r")
@@ -118,6 +119,16 @@ def test_keys_filter_stop_and_open_details(kernel: Booted) -> None:
             screen.shows("q leaves")
             screen.press("\x1b")
             screen.shows(r"\bbert\b")
+            screen.press("ts\x1b[H\r")  # a flat list by its first column, the pid
+            for keys, order in (("", ["ada", "bert"]), ("r", ["bert", "ada"])):
+                screen.press(keys)
+                screen.until(lambda order=order: re.findall(r" (ada|bert)\b", screen.text) == order, "sorted")  # type: ignore[misc]
+            screen.press("/bert\r")
+            screen.until(lambda: "ada" not in screen.text and "bert" in screen.text, "only bert")
+            screen.press("Gk")
+            screen.shows(rf"to bert \({bert}\)")
+            screen.press("\r")
+            eventually(lambda: client(Getinfo(bert)).state is State.ZOMBIE, "TERM is the first, and bert has ended")
             screen.press("q")
             assert screen.ended() == 0
 
