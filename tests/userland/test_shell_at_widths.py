@@ -150,6 +150,19 @@ def test_agents_are_named_copied_and_kept_beyond_the_shell(typist: Typist, kerne
     assert typist.types(f"kill {one}; kill {three}").status == 0
 
 
+def test_a_policy_of_ones_own_takes_effect_and_a_wrong_one_is_named(typist: Typist, tmp_path: Path) -> None:
+    example = Path(__file__).resolve().parents[2] / "examples" / "policies" / "shortest_first.py"
+    (tmp_path / "p.py").write_text(example.read_text())
+    (tmp_path / "q.py").write_text("class Wrong: pass\n")
+    taken = typist.types(f"policy {tmp_path}/p.py:ShortestFirst")
+    assert taken.status == 0, taken.words
+    assert re.search(r"\[p\.py:ShortestFirst@\w+\]", taken.words)
+    refused = typist.types(f"policy {tmp_path}/q.py:Wrong", data=True)  # a path may be longer than a line
+    assert refused.status == 2
+    assert "q.py:Wrong" in refused.words
+    assert "[fair]" in typist.types("policy fair").words
+
+
 # --- verbs ----------------------------------------------------------------------------------------------------------
 
 
