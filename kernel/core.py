@@ -81,7 +81,9 @@ class Kernel(System):
             case events.DriverPrinted():
                 self.log("info", f"{event.device}: {event.text}")
             case events.OsFigures():
-                self.figures = event.figures
+                self.figures, self.budgets = event.figures, event.budgets
+            case events.Noted():
+                self.log(event.level, event.text)
             case events.Rejected():
                 self.counters["rejected"] += 1
             case events.HaltRequest():

@@ -12,7 +12,7 @@ from typing import Any
 from llmasos.drivers.protocol import FromDriver, ToDriver
 from llmasos.kernel.journal.records import Frame
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import GroupSettings, Record, Signal
+from llmasos.syscalls.records import Budget, GroupSettings, Record, Signal
 from llmasos.syscalls.table import Call
 
 # --- in -------------------------------------------------------------------------------------------------------------
@@ -79,9 +79,17 @@ class DriverExited(Event):
 
 
 class OsFigures(Event):
-    """psutil's figures of programs and drivers: os_pid -> (resident bytes, cpu seconds)."""
+    """psutil's figures of programs and drivers: os_pid -> (resident bytes, cpu seconds); and the edge's own budgets."""
 
     figures: dict[int, tuple[int, float]]
+    budgets: list[Budget] = []
+
+
+class Noted(Event):
+    """A line of the edge's for the kernel log."""
+
+    level: str
+    text: str
 
 
 class Tick(Event):

@@ -24,7 +24,7 @@ from llmasos.kernel.timers import Timer, Timers
 from llmasos.kernel.trace import Trace
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
-from llmasos.syscalls.records import Kind
+from llmasos.syscalls.records import Budget, Kind
 
 
 class System:
@@ -43,6 +43,7 @@ class System:
         self.trace = Trace(config.trace_events, config.log_lines)
         self.traced = Channel()  # woken by trace events
         self.figures: dict[int, tuple[int, float]] = {}
+        self.budgets: list[Budget] = []  # of the edge
         self.journal = Recorder()
         self.journal_trouble = ""  # why it cannot be written
         self.secret = b""  # key of the programs' tickets; empty: no journal is kept

@@ -77,10 +77,7 @@ class Client:
         self.runtime = directory
         self.notify: Notify | None = None
         deadline = time.monotonic() + timeout
-        while not calls.kernel_listens(directory):
-            if time.monotonic() >= deadline:
-                raise calls.silent(directory, timeout)
-            time.sleep(calls.POLL_SECONDS)
+        _await_kernel(directory, deadline, timeout)
         self._turn = threading.Condition()  # guards all below; notified when an answer has arrived or the lead is free
         self._line = Line(runtime.endpoint(directory))
         self._calls: calls.Calls[_Waiter] = calls.Calls()
@@ -93,7 +90,10 @@ class Client:
         self._down = False  # the line is lost, and calls wait for the next kernel
         try:
             self._attach = Attach(name or calls.default_name(), int(rights))
-            self._attached(self._call(self._attach, deadline, calls.silent(directory, timeout)))
+            while not self._enter(deadline, timeout):
+                time.sleep(calls.retry_pause())
+                _await_kernel(directory, deadline, timeout)
+                self._line = Line(runtime.endpoint(directory))
             self.pid = self.boot.pid
             if reconnect > 0 and self.boot.ticket:
                 self._bell, self._ring = sockets.socketpair()
@@ -102,6 +102,18 @@ class Client:
         except BaseException:
             self.close()
             raise
+
+    def _enter(self, deadline: float, timeout: float) -> bool:
+        """Attach. False: the line was refused or lost, as happens when very many programs connect at once."""
+        try:
+            self._attached(self._call(self._attach, deadline, calls.silent(self.runtime, timeout)))
+        except SyscallError as error:
+            if error.errno is not Errno.EPIPE:
+                raise
+            self._line.close()
+            self._calls, self._gone = calls.Calls(), None
+            return False
+        return True
 
     def __enter__(self) -> Client:
         return self
@@ -361,3 +373,11 @@ class Client:
     def _attached(self, boot: BootInfo) -> None:
         self.boot = boot
         self._attach = msgspec.structs.replace(self._attach, ticket=boot.ticket)
+
+
+def _await_kernel(directory: Path, deadline: float, timeout: float) -> None:
+    """Wait until a kernel listens. Raises SyscallError ECONNREFUSED: none runs; ETIME: none does by `deadline`."""
+    while not calls.kernel_listens(directory):
+        if time.monotonic() >= deadline:
+            raise calls.silent(directory, timeout)
+        time.sleep(calls.POLL_SECONDS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,6 +117,11 @@ def kernel_listens(directory: Path) -> bool:
             "or name the runtime directory of one that runs (LLMASOS_RUNTIME)",
         )
     return False
+
+
+def retry_pause() -> float:
+    """Seconds until a refused connection is tried again; not the same for all that were refused together."""
+    return POLL_SECONDS * random.uniform(0.5, 1.5)
 
 
 def silent(directory: Path, seconds: float) -> SyscallError:

@@ -72,22 +72,32 @@ class Client:
 
     async def __aenter__(self) -> Client:
         self._loop = loops.running()
-        deadline = anyio.current_time() + self._timeout
-        while not calls.kernel_listens(self.runtime):
-            if anyio.current_time() >= deadline:
-                raise calls.silent(self.runtime, self._timeout)
+        with anyio.move_on_after(self._timeout):
+            while not await self._enter():  # noqa: ASYNC110 - a refusal is followed by no event
+                await anyio.sleep(calls.retry_pause())
+            return self
+        raise calls.silent(self.runtime, self._timeout)
+
+    async def _enter(self) -> bool:
+        """Connect and attach. False: the connection was refused or lost, as happens when very many programs connect at
+        once."""
+        while not calls.kernel_listens(self.runtime):  # noqa: ASYNC110 - nor is a boot
             await anyio.sleep(calls.POLL_SECONDS)
         self._link, self._up = Link(self._loop, runtime.endpoint(self.runtime), self._deliver, self._lost), True
         try:
-            with anyio.CancelScope(deadline=deadline):
-                boot = await self(self._attach)
-                self.pid = boot.pid
-                self._attached(boot)
-                return self
-            raise calls.silent(self.runtime, self._timeout)
+            boot = await self(self._attach)
+        except SyscallError as error:
+            self.close()
+            if error.errno is not Errno.EPIPE:
+                raise
+            self._gone = None
+            return False
         except BaseException:
             self.close()
             raise
+        self.pid = boot.pid
+        self._attached(boot)
+        return True
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -413,6 +413,15 @@ class BootInfo(Record):
     arguments: list[str] = []  # of the command that booted it, without those that say where
 
 
+class Budget(Record):
+    """A resource of the kernel's own that programs make it spend."""
+
+    name: str
+    used: int  # now
+    most: int
+    refused: int = 0  # times since boot that there was not enough of it
+
+
 class Stats(Record):
     """Counters since boot."""
 
@@ -437,6 +446,7 @@ class Stats(Record):
     refaults: int = 0  # times that a process that wanted to run lost its pages and needed them back
     journal: str = ""  # "kept", or why it is not; empty: there is none
     journal_frames: int = 0  # events that changed something and were written to it
+    budgets: list[Budget] = []
 
 
 class TraceEvent(Record):

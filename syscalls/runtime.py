@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import struct
 import sys
 from pathlib import Path
 
@@ -113,11 +114,25 @@ def halted(runtime: Path) -> bool:
 
 
 def listening(runtime: Path) -> bool:
-    """Whether a kernel accepts programs there."""
+    """Whether a kernel accepts programs there. False also while more of them wait than the queue takes.
+
+    Raises PermissionError: another user's kernel does. In a directory that all may write to, such as /tmp, anybody can
+    make the one that is named after this user.
+    """
     path = os.fspath(runtime.absolute() / PROGRAMS)
     try:
+        trusted = _is_trusted(os.stat(runtime).st_uid)
         with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
             probe.connect(path)
+            if (credentials := getattr(socket, "SO_PEERCRED", None)) is not None:  # of Linux: the listener's
+                trusted &= _is_trusted(struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, credentials, 12))[1])
     except OSError:  # also: a path too long to connect to
         return False
+    if not trusted:
+        raise PermissionError(f"the kernel in {runtime} is another user's")
     return True
+
+
+def _is_trusted(uid: int) -> bool:
+    return uid in (os.getuid(), 0)

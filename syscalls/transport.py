@@ -154,8 +154,11 @@ class Socket:
         self._monitor = Monitor(self._raw.get_monitor_socket(events))
         return self._monitor
 
-    def bind(self, endpoint: str) -> None:
+    def bind(self, endpoint: str, listener: int = -1) -> None:
+        """Accept connections. ZeroMQ takes over and closes `listener`, the descriptor of a socket that listens there;
+        without one it makes its own."""
         check_endpoint(endpoint)
+        self._raw.setsockopt(zmq.USE_FD, listener)
         self._raw.bind(endpoint)
 
     def connect(self, endpoint: str) -> None:

@@ -58,12 +58,14 @@ def command(place: Path, *arguments: str) -> list[str]:
 
 
 @contextmanager
-def booted(*arguments: str, place: Path | None = None) -> Iterator[Booted]:
-    """Boot a kernel (with a simulated device, unless arguments say otherwise) and wait until it answers."""
+def booted(*arguments: str, place: Path | None = None, descriptors: int = 0) -> Iterator[Booted]:
+    """Boot a kernel (with a simulated device, unless arguments say otherwise) and wait until it answers. `descriptors`:
+    how many it may have open."""
     with tempfile.TemporaryDirectory(prefix="llmasos-") as base:
         place = place or Path(base) / "run"
+        limited = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"] if descriptors else []
         process = subprocess.Popen(
-            [*command(place, *arguments), "--die-with-parent"],
+            [*limited, *command(place, *arguments), "--die-with-parent"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

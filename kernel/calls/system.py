@@ -16,7 +16,7 @@ from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import BootInfo, LogLine, SchedInfo, Stats, TraceResult
+from llmasos.syscalls.records import BootInfo, Budget, LogLine, SchedInfo, Stats, TraceResult
 from llmasos.syscalls.table import Attach, BootInfoCall, Dmesg, Null, Sched, Shutdown, StatsCall, Trace
 
 _COUNTED = ("errors", "spawned", "exited", "preemptions", "moved_out", "moved_in")
@@ -73,6 +73,7 @@ def stats(system: System, request: Request, call: StatsCall) -> Stats:
         refaults=sum(device.refaults for device in devices),
         journal=(system.journal_trouble or "kept") if system.secret else "",
         journal_frames=system.journal.frames,
+        budgets=[Budget("processes", len(system.table), system.config.max_processes), *system.budgets],
         **{name: count[name] for name in _COUNTED},
     )
 

@@ -65,7 +65,8 @@ def read(path: Path, upto: int | None = None, rest: Callable[[], None] = lambda:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size if upto is None else upto
-            _check_header(path, file.read(_HEADER.size))
+            if trouble := _check_header(path, file.read(_HEADER.size)):
+                return Found(State(b""), 0, trouble)
             return _read_frames(file, size, rest)
     except OSError as error:
         raise Errno.EIO(
@@ -73,7 +74,13 @@ def read(path: Path, upto: int | None = None, rest: Callable[[], None] = lambda:
         ) from None
 
 
-def _check_header(path: Path, found: bytes) -> None:
+def _check_header(path: Path, found: bytes) -> str:
+    """What is wrong with the head of a journal: after a loss of power a file system may have the length of a file, or its
+    name alone, without what was written. Raises SyscallError EINVAL: it is of something else."""
+    if header().startswith(found) and len(found) < _HEADER.size:
+        return f"{len(found)} of {_HEADER.size} bytes of the head"
+    if not any(found):
+        return "the head is all zeros"
     magic, version = _HEADER.unpack(found) if len(found) == _HEADER.size else (b"", 0)
     if magic != _MAGIC:
         raise Errno.EINVAL(
@@ -84,6 +91,7 @@ def _check_header(path: Path, found: bytes) -> None:
             f"the journal {path} is of version {version}, {VERSION} is known here; it has not been touched: boot the "
             "LLMasOS that wrote it, or move it away and begin anew"
         )
+    return ""
 
 
 def _read_frames(file: BinaryIO, size: int, rest: Callable[[], None]) -> Found:

@@ -25,6 +25,7 @@ def prepare(directory: Path) -> bool:
         zeromq.check_endpoint(runtime.endpoint(directory, runtime.DRIVERS))
     except ValueError as error:
         raise Errno.EINVAL(str(error)) from None
+    _check_links(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         directory.mkdir(mode=0o700)
@@ -47,6 +48,22 @@ def prepare(directory: Path) -> bool:
             f"name one that is not there yet, such as {directory / 'llmasos'}, or close it (chmod 700)"
         )
     return False
+
+
+def _check_links(directory: Path) -> None:
+    """Follow no symbolic link that another user has made: it may lead to a directory of this user's where a kernel would
+    remove files. Raises SyscallError EPERM."""
+    place = directory.absolute()
+    for part in (*reversed(place.parents), place):
+        try:
+            found = part.lstat()
+        except OSError:  # it is not there, and nothing below it
+            return
+        if stat.S_ISLNK(found.st_mode) and found.st_uid not in (os.getuid(), 0):
+            raise Errno.EPERM(
+                f"{part} is a symbolic link that user {found.st_uid} has made, and is not followed; "
+                "name another runtime directory (--runtime or LLMASOS_RUNTIME)"
+            )
 
 
 def hold(directory: Path) -> int:

@@ -27,6 +27,7 @@ from trio import TaskStatus
 
 from llmasos.drivers import protocol
 from llmasos.kernel.clock import nanoseconds, seconds
+from llmasos.kernel.edge import door
 from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
 from llmasos.kernel.edge.peers import Peer, Peers, chosen_id
@@ -57,6 +58,7 @@ from llmasos.kernel.events import (
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls import runtime, transport, wire, zeromq
 from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.records import Budget
 from llmasos.syscalls.transport import Message
 
 FIGURES_SECONDS = 1.0
@@ -120,10 +122,12 @@ class Server:
 
     async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> bool:
         """Run until the core says Halt; returns whether the journal is to be kept. Reports `started` when programs can
-        connect. Leaves no process behind; the files of the sockets are removed with the lock."""
+        connect. Leaves no process behind; the files of the sockets are removed with the lock. Raises SyscallError EINVAL:
+        this process may have too few descriptors."""
         self._epoch = trio.current_time()
         saved, self._saved = self._saved, None
         first = self._core.boot(0, saved, self._notes)
+        self._door = door.Door(door.raise_descriptor_limit())
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._programs = transport.router(context)
         self._drivers = transport.router(context, max_frame=protocol.ANSWER_BYTES)
@@ -134,8 +138,12 @@ class Server:
                 await nursery.start(self._watch_signals)
                 self._drivers.bind(runtime.endpoint(self._directory, runtime.DRIVERS))
                 self._perform_all(first)
-                self._programs.bind(runtime.endpoint(self._directory))
+                listener = self._door.listen(self._directory / runtime.PROGRAMS)
+                self._programs.bind(runtime.endpoint(self._directory), listener)
                 nursery.start_soon(self._monitor.run, self._follow_links)
+                await self._door.open()
+                nursery.start_soon(self._door.sweep)
+                nursery.start_soon(self._door.guard)
                 nursery.start_soon(self._programs.run, self._from_program)
                 nursery.start_soon(self._drivers.run, self._from_driver)
                 nursery.start_soon(self._keep_time)
@@ -156,6 +164,7 @@ class Server:
                 await self._supervisor.end_all(self._ask_to_quit, self._hurry)
                 nursery.cancel_scope.cancel()
         finally:
+            self._door.close()
             self._programs.close(linger=FLUSH_SECONDS)
             self._drivers.close()
             if self._keeper is not None:
@@ -233,14 +242,30 @@ class Server:
             self._handle(Rejected(0, Errno.EPROTO))
             return None
         self._follow_links()
+        if why := self._door.refusal(message.fd):
+            self._refuse(message, why)
+            return None
         self._attached.set()
         peer, replaced = self._peers.bind(message)
         if replaced is not None:
             self._handle(Disconnected(replaced.number))
         return peer
 
+    def _refuse(self, message: Message, why: str) -> None:
+        """Answer the first message of a program that cannot stay."""
+        try:
+            seq = wire.decode_request(message.body).seq
+        except wire.RefusedFrame as refusal:
+            seq = refusal.seq
+        self._programs.send(wire.encode_reply(seq, Errno.EAGAIN, why), message.peer)
+        self._handle(Rejected(0, Errno.EAGAIN))
+
     def _follow_links(self) -> None:
         for link in self._monitor.drain():
+            if link.up:
+                self._door.came(link.fd)
+            else:
+                self._door.went(link.fd)
             if (peer := self._peers.follow(link)) is not None:
                 self._programs.forget(peer.routing_id)
                 self._handle(Disconnected(peer.number))
@@ -343,14 +368,14 @@ class Server:
                     with process.oneshot():
                         times = process.cpu_times()
                         figures[pid] = process.memory_info().rss, times.user + times.system
-                except psutil.Error:  # it has just ended
+                except (psutil.Error, OSError):  # it has just ended, or there is no descriptor to ask by
                     processes.pop(pid, None)
                 if count % FIGURES_BATCH == FIGURES_BATCH - 1:
                     await trio.lowlevel.checkpoint()
             for pid in processes.keys() - wanted:
                 del processes[pid]
-            if figures:
-                self._handle(OsFigures(figures))
+            connections = Budget("connections", len(self._door), self._door.most, self._door.refused)
+            self._handle(OsFigures(figures, [connections]))
 
     async def _watch_signals(self, task_status: TaskStatus[None]) -> None:
         """Halt at SIGTERM, SIGINT or SIGHUP, and keep the journal if there is one: these come at a logout or reboot

@@ -84,6 +84,19 @@ def test_the_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     assert "belongs to user 12345" in caught.value.reason
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make links for others")
+@pytest.mark.parametrize("below", ["", "further/down"])
+def test_a_link_that_another_user_has_made_is_not_followed(tmp_path: Path, below: str) -> None:
+    mine, link = tmp_path / "mine", tmp_path / "llmasos-0"
+    (mine / below).mkdir(mode=0o700, parents=True, exist_ok=True)
+    link.symlink_to(mine)
+    assert not lock.prepare(link / below)  # one's own is followed
+    os.chown(link, 12345, -1, follow_symlinks=False)
+    with pytest.raises(SyscallError, match="a symbolic link that user 12345 has made") as caught:
+        lock.prepare(link / below)
+    assert caught.value.errno is Errno.EPERM
+
+
 def test_a_file_is_refused_as_a_runtime_directory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SyscallError) as caught:

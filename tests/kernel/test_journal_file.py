@@ -138,6 +138,23 @@ def test_damage_before_the_first_frame_begins_anew_and_keeps_the_file(tmp_path: 
         assert (tmp_path / f"{NAME}.damaged-{number}").read_bytes() == damaged
 
 
+@pytest.mark.parametrize(
+    "left",
+    [b"", bytes(5), bytes(len(header())), bytes(8192), *(header()[:length] for length in (1, 8, len(header()) - 1))],
+)
+def test_a_file_of_which_a_power_loss_left_the_name_alone_is_kept_aside_and_the_boot_goes_on(
+    tmp_path: Path, left: bytes
+) -> None:
+    (tmp_path / NAME).write_bytes(left)
+    state, ((level, text),) = reopen(tmp_path)
+    assert not state.difference(State(state.secret))
+    assert level == "error"
+    assert f"{tmp_path / NAME}.damaged-1" in text
+    assert (tmp_path / f"{NAME}.damaged-1").read_bytes() == left
+    again, notes = reopen(tmp_path)
+    assert (again.secret, notes) == (state.secret, [])
+
+
 @pytest.mark.parametrize("offset", [0, 8])
 def test_another_version_and_another_program_s_file_are_refused_and_not_touched(
     tmp_path: Path, frames: list[Frame], offset: int

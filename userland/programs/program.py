@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmasos.syscalls import runtime
+from llmasos.syscalls.calls import kernel_listens
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.userland.sdk.options import file_path
 
@@ -43,6 +43,5 @@ def checked(where: Path, file: str) -> Path:
         raise SyscallError(Errno.EINVAL, f"{file!r} is a directory; name a Python file")
     if not os.access(path, os.R_OK):
         raise SyscallError(Errno.EPERM, f"{file!r} may not be read by you; `ls -l` shows by whom")
-    if not runtime.listening(where):
-        raise SyscallError(Errno.ECONNREFUSED, f"no kernel runs in {where}")
+    kernel_listens(where)
     return path

@@ -1,0 +1,379 @@
+"""Very many programs at once: all are served, or told why not, and the kernel lives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from textwrap import dedent
+
+import anyio
+import pytest
+import trio
+
+from llmasos.kernel.edge import door, lock
+from llmasos.kernel.edge.door import NEWCOMERS
+from llmasos.syscalls import blocking, client, runtime, transport, wire, zeromq
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Budget
+from llmasos.syscalls.table import Null, StatsCall
+from tests.booted import PATIENCE, Booted, booted, eventually
+from tests.userland.command_line import llmasos
+
+pytestmark = pytest.mark.processes
+
+TOGETHER = 100  # connections of one OS process: ZeroMQ has some thousand sockets in each
+
+THREADS = """
+    import sys, threading
+    from llmasos.syscalls import blocking
+    from llmasos.syscalls.table import Null
+    told, ready, all_told = [], threading.Barrier(int(sys.argv[2]) + 1), threading.Barrier(int(sys.argv[2]))
+    def connect():
+        ready.wait()
+        try:
+            with blocking.connect(sys.argv[1], timeout=float(sys.argv[3])) as kernel:
+                kernel(Null())
+                all_told.wait()  # all are connected at once
+            told.append("served")
+        except Exception as error:
+            told.append(f"{type(error).__name__}: {error}")
+            all_told.abort()
+    threads = [threading.Thread(target=connect) for _ in range(int(sys.argv[2]))]
+    for thread in threads: thread.start()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    ready.wait()
+    for thread in threads: thread.join()
+    print(*sorted(set(told)), len(told), flush=True)
+"""
+
+TASKS = """
+    import sys, anyio
+    from llmasos.syscalls import client
+    from llmasos.syscalls.table import Null
+    told = []
+    async def connect():
+        try:
+            async with client.connect(sys.argv[1], timeout=float(sys.argv[3])) as kernel:
+                await kernel(Null())
+                told.append("served")
+                while len(told) < int(sys.argv[2]):
+                    await anyio.sleep(0.02)
+        except Exception as error:
+            told.append(f"{type(error).__name__}: {error}")
+    async def main():
+        async with anyio.create_task_group() as group:
+            for _ in range(int(sys.argv[2])):
+                group.start_soon(connect)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    anyio.run(main, backend=sys.argv[4])
+    print(*sorted(set(told)), len(told), flush=True)
+"""
+
+
+class Crowd:
+    """An OS process with programs that connect when they are let go."""
+
+    def __init__(self, kernel: Booted, script: str, *words: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", dedent(script), str(kernel.place), str(TOGETHER), *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=runtime.environment(),
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+
+    def wait_until_ready(self) -> None:
+        assert self._stdout.readline() == "ready\n"
+
+    def go(self) -> None:
+        self._stdin.write("\n")
+        self._stdin.flush()
+
+    def runs(self) -> bool:
+        return self._process.poll() is None
+
+    def told(self) -> str:
+        said = self._stdout.read()
+        assert self._process.wait(timeout=PATIENCE) == 0
+        return said
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._stdin.close()
+        self._stdout.close()
+
+
+@contextmanager
+def crowds(kernel: Booted, *scripts: tuple[str, ...]) -> Iterator[list[Crowd]]:
+    found = [Crowd(kernel, *script) for script in scripts]
+    try:
+        for crowd in found:
+            crowd.wait_until_ready()
+        yield found
+    finally:
+        for crowd in found:
+            crowd.close()
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Booted]:
+    with booted() as running:
+        yield running
+
+
+def test_hundreds_that_connect_while_the_kernel_is_busy_are_all_served(kernel: Booted) -> None:
+    patience = str(PATIENCE)
+    with crowds(
+        kernel, (THREADS, patience), (THREADS, patience), (TASKS, patience, "trio"), (TASKS, patience, "asyncio")
+    ) as all_of_them:
+        os.kill(kernel.pid, signal.SIGSTOP)
+        try:
+            for crowd in all_of_them:
+                crowd.go()
+            time.sleep(1.5)  # long enough that all have tried
+        finally:
+            os.kill(kernel.pid, signal.SIGCONT)
+        for crowd in all_of_them:
+            assert crowd.told() == f"served {TOGETHER}\n"
+    with kernel.connect() as program:
+        program(Null())
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """The runtime directory of a kernel that accepts nobody, and whose queue is full."""
+    place = tmp_path / "run"
+    lock.prepare(place)
+    held = lock.hold(place)
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(os.fspath(place / runtime.PROGRAMS))
+        listener.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(os.fspath(place / runtime.PROGRAMS))
+        yield place
+    lock.release(place, held)
+
+
+def test_while_the_queue_is_full_connecting_keeps_its_timeout(full: Path) -> None:
+    with pytest.raises(SyscallError, match=r"has not answered within 0\.5 seconds") as caught:
+        blocking.connect(full, timeout=0.5)
+    assert caught.value.errno is Errno.ETIME
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_while_the_queue_is_full_connecting_lets_the_event_loop_go_on(full: Path, backend: str) -> None:
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            await anyio.sleep(0.01)
+            turns += 1
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(turn)
+            with pytest.raises(SyscallError) as caught:
+                async with client.connect(full, timeout=0.5):
+                    pass
+            assert caught.value.errno is Errno.ETIME
+            group.cancel_scope.cancel()
+
+    anyio.run(main, backend=backend)
+    assert turns > 1
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away, and be another user")
+@pytest.mark.parametrize("whose", ["the directory", "the socket"])
+def test_a_kernel_of_another_user_is_not_talked_to(tmp_path: Path, whose: str) -> None:
+    """Anybody can make /tmp/llmasos-UID before its user does, and listen there."""
+    place = tmp_path / "run"
+    place.mkdir()
+    listen = f"""
+        import os, socket, sys
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind({os.fspath(place / runtime.PROGRAMS)!r})
+        if {whose == "the socket"}:
+            os.setuid(12345)
+        listener.listen(100)
+        print("listens", flush=True)
+        sys.stdin.read()
+    """
+    impostor = subprocess.Popen(
+        [sys.executable, "-c", dedent(listen)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert impostor.stdout is not None
+        assert impostor.stdout.readline() == "listens\n"
+        assert whose == "the socket" or runtime.listening(place)  # as long as it is this user's
+        if whose == "the directory":
+            os.chown(place, 12345, -1)
+        with pytest.raises(SyscallError, match="another user") as caught:
+            blocking.connect(place)
+        assert caught.value.errno is Errno.EPERM
+    finally:
+        impostor.communicate()
+
+
+FLOOD = """
+    import socket, sys, time
+    held, end = [], time.monotonic() + 3.0
+    print("ready", flush=True)
+    sys.stdin.readline()
+    while time.monotonic() < end:
+        one = socket.socket(socket.AF_UNIX)
+        one.setblocking(False)
+        try:
+            one.connect(sys.argv[1] + "/kernel.sock")
+        except (BlockingIOError, FileNotFoundError):
+            one.close()
+            continue
+        held.append(one)
+        if len(held) > 3000:
+            held.pop(0).close()
+    print("done", len(held) > 100)
+"""
+
+
+def test_a_kernel_outlives_more_connections_than_it_has_descriptors() -> None:
+    with booted(descriptors=1024) as kernel, kernel.connect() as program:
+        with crowds(kernel, (FLOOD,), (FLOOD,), (FLOOD,)) as floods:
+            for flood in floods:
+                flood.go()
+            while any(flood.runs() for flood in floods):
+                program(Null())  # who is connected notices nothing
+            for flood in floods:
+                assert flood.told() == "done True\n"
+        eventually(lambda: connections(program).used < 5, "all have gone")
+        with kernel.connect() as newcomer:
+            newcomer(Null())
+
+
+def connections(program: blocking.Client) -> Budget:
+    """How many there are; the kernel looks every second."""
+    found: list[Budget] = []
+
+    def told() -> bool:
+        found[:] = [budget for budget in program(StatsCall()).budgets if budget.name == "connections"]
+        return bool(found)
+
+    eventually(told, "the kernel has counted its connections")
+    return found[0]
+
+
+def test_one_program_too_many_is_told_so_and_an_operator_still_gets_in() -> None:
+    with booted(descriptors=1024) as kernel, kernel.connect() as first:
+        most = connections(first).most
+        with ExitStack() as stack:
+
+            def connect(count: int) -> None:
+                """Connections that say nothing."""
+                while count:
+                    one = stack.enter_context(socket.socket(socket.AF_UNIX))
+                    with suppress(FileNotFoundError, BlockingIOError):  # the door is guarded: try again
+                        one.connect(os.fspath(kernel.place / runtime.PROGRAMS))
+                        count -= 1
+
+            connect(most - NEWCOMERS - 1)
+            for _ in range(3):
+                with pytest.raises(SyscallError, match=rf"more than {most} cannot be \(`ulimit -n` is 1024") as caught:
+                    kernel.connect()
+                assert caught.value.errno is Errno.EAGAIN
+            first(Null())
+            ps = llmasos(kernel.place, "ps")
+            assert (ps.returncode, ps.stderr) == (0, "")
+            assert "init" in ps.stdout
+        eventually(lambda: connections(first).refused >= 3, "the refused are counted")
+        eventually(lambda: connections(first).used < 5, "all have gone")
+        with kernel.connect() as program:
+            program(Null())
+
+
+@asynccontextmanager
+async def doorway(place: Path, descriptors: int = 1024) -> AsyncIterator[door.Door]:
+    """A door at `place` as a kernel has it."""
+    one = door.Door(descriptors)
+    links = transport.router()
+    monitor = links.monitor()
+    links.bind(f"ipc://{place}", one.listen(place))
+
+    def follow() -> None:
+        for link in monitor.drain():
+            (one.came if link.up else one.went)(link.fd)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(monitor.run, follow)
+        await one.open()
+        nursery.start_soon(one.sweep)
+        nursery.start_soon(one.guard)
+        try:
+            yield one
+        finally:
+            nursery.cancel_scope.cancel()
+            one.close()
+            links.close()
+
+
+def test_a_connection_that_says_nothing_does_not_keep_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "SILENT_SECONDS", 0.5)
+
+    async def main() -> None:
+        async with doorway(tmp_path / "sock") as one:
+            with socket.socket(socket.AF_UNIX) as silent:
+                silent.connect(f"{tmp_path}/sock")
+                while await trio.to_thread.run_sync(silent.recv, 4096):  # ZeroMQ's greeting, then the end
+                    pass
+            while len(one):  # noqa: ASYNC110 - its monitor tells the door, not us
+                await trio.sleep(0.01)
+
+    trio.run(main)
+
+
+def test_a_closed_door_says_why_and_opens_again(tmp_path: Path) -> None:
+    place = f"ipc://{tmp_path}/sock"
+
+    async def refused() -> wire.Reply | None:
+        """What the next newcomer is told; None if it is taken."""
+        dealer = zeromq.raw_dealer(b"", None, 1 << 20)
+        try:
+            dealer.connect(place)
+            return wire.decode_reply(dealer.recv()) if await trio.to_thread.run_sync(dealer.poll, 1000) else None
+        finally:
+            dealer.close()
+
+    async def main() -> None:
+        async with doorway(tmp_path / "sock") as one:
+            while len(one):  # noqa: ASYNC110 - its own first one
+                await trio.sleep(0.01)
+            places, one._full = one._full, 1
+            for _ in range(3):
+                told = await refused()
+                assert told is not None
+                assert (told.seq, told.errno) == (0, Errno.EAGAIN)
+                assert "programs are connected" in wire.reason(told)
+            assert (len(one), one.refused) == (0, 3)
+            one._full = places
+            with trio.fail_after(PATIENCE):
+                while await refused() is not None:
+                    pass
+
+    if sys.platform == "linux":
+        trio.run(main)
