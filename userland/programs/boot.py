@@ -38,7 +38,15 @@ def boot_if_none(where: Path, flags: Sequence[str] = ()) -> bool:
     if runtime.holder(where) is not None:
         return False
     directory, before = _booted(where)
-    _boot_lasting(where, flags or before, None if flags else directory)
+    try:
+        _boot_lasting(where, flags or before, None if flags else directory)
+    except SyscallError as error:
+        if flags or not before:
+            raise
+        again = (
+            f"it was booted as before ({' '.join(before)}); `llmasos boot --detach` boots one otherwise, with its agents"
+        )
+        raise error.errno(f"{error.reason}; {again}") from None
     return True
 
 
