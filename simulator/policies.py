@@ -11,6 +11,7 @@ from typing import Any
 
 from llmasos.kernel.edge.guards import GuardedEvictions, GuardedVictims, Untimed
 from llmasos.kernel.edge.policies import Modules, check_class
+from llmasos.kernel.edge.standing import Standing
 from llmasos.kernel.memory.evictions import EVICTIONS, Evictions
 from llmasos.kernel.memory.victims import VICTIMS, Victims
 from llmasos.kernel.sched.policies import POLICIES
@@ -26,7 +27,8 @@ class Classes(Modules):
     """Where a simulated kernel's policies come from."""
 
     def __init__(self, *, forgiving: bool = False) -> None:
-        super().__init__(None, Untimed(), strict=not forgiving)
+        standing = Standing(clock=lambda: 0.0)  # the hour of the day is no part of a simulation
+        super().__init__(None, Untimed(), standing, strict=not forgiving)
         self._given: dict[str, type[Any]] = {}
 
     def known(self) -> list[str]:

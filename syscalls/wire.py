@@ -71,6 +71,22 @@ _BROKEN = (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError)
 _UNENCODABLE = (OverflowError, ValueError, TypeError)
 
 
+def _beyond(value: Any) -> list[str]:
+    """Where in a value an integer has more than 64 bits: the names of fields, the numbers of elements."""
+    if isinstance(value, msgspec.Struct):
+        parts = [(name, getattr(value, name)) for name in value.__struct_fields__]
+    elif isinstance(value, list | tuple):
+        parts = [(str(at), one) for at, one in enumerate(value)]
+    else:
+        return []
+    for name, one in parts:
+        if isinstance(one, int) and not -(1 << 63) <= one < 1 << 64:
+            return [name]
+        if found := _beyond(one):
+            return [name, *found]
+    return []
+
+
 def encode_request(seq: int, call: Call[Any]) -> bytes:
     """The frame of a request. Raises SyscallError: EMSGSIZE for a frame that the kernel would refuse, EINVAL for what is
     no system call."""
@@ -82,7 +98,8 @@ def encode_request(seq: int, call: Call[Any]) -> bytes:
     try:
         frame = _encode((limits.PROTOCOL_VERSION, seq, entry.number, call))
     except OverflowError:
-        raise SyscallError(Errno.EINVAL, f"{entry.name}: a number has more than 64 bits") from None
+        where = ".".join(_beyond(call)) or "a number"
+        raise SyscallError(Errno.EINVAL, f"{entry.name}: {where}: at most 64 bits; the number has more") from None
     except _UNENCODABLE as error:
         raise SyscallError(Errno.EINVAL, f"{entry.name}: {error}") from None
     if len(frame) > limits.MAX_REQUEST_BYTES:

@@ -16,6 +16,7 @@ import os
 import re
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,8 +40,10 @@ _SIGNS = {"hung": ".out", "ended": ".died", "doubted": ".once", "served": ".well
 class Standing:
     """`folder` has the texts of policies, `mark` is the path of the mark; without them nothing outlives the kernel."""
 
-    def __init__(self, folder: Path | None = None, mark: Path | None = None) -> None:
-        self._folder, self._mark = folder, mark
+    def __init__(
+        self, folder: Path | None = None, mark: Path | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._folder, self._mark, self._clock = folder, mark, clock
         self._page: bytearray | mmap.mmap = bytearray(_BYTES)
         self._opened = False
         self._slots: dict[tuple[str, str], int] = {}
@@ -101,7 +104,7 @@ class Standing:
 
     def out(self, name: str, why: str) -> None:
         """A policy is taken out."""
-        self.outs = [*self.outs[1 - MOST_OUTS :], PolicyOut(name, time.time(), printable(why)[:MOST_WHY])]
+        self.outs = [*self.outs[1 - MOST_OUTS :], PolicyOut(name, self._clock(), printable(why)[:MOST_WHY])]
         if self._folder is not None:
             with suppress(OSError), replacing(self._folder / OUTS) as descriptor:
                 os.write(descriptor, msgspec.json.encode(self.outs))
@@ -125,7 +128,7 @@ class Standing:
             return [("warning", f"policy {name}: {why}; it had served well, and is taken out if that happens again")]
         self._sign(name, "ended")
         self.out(name, why)
-        return [("error", f"policy {name} is taken out: {why}; to try it again name its file")]
+        return [("error", f"policy {name} is taken out: {why}; `policy FILE.py:CLASS` tries it again")]
 
     def refusal(self, digest: str, *, named: bool) -> str:
         """Why a text is not taken; empty: it is. `named`: its file was, which forgives all but a hang."""
@@ -134,7 +137,7 @@ class Standing:
         if named:
             for kind in ("ended", "doubted"):
                 self._path(digest, kind).unlink(missing_ok=True)
-        return "ended an earlier kernel; name its file to try it again" if self._has(digest, "ended") else ""
+        return "ended an earlier kernel; `policy FILE.py:CLASS` tries it again" if self._has(digest, "ended") else ""
 
     def forget(self) -> None:
         if self._folder is not None:

@@ -25,6 +25,7 @@ from llmasos.syscalls.blocking import Client
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.size import size as read_size
 from llmasos.syscalls.table import BootInfoCall, Getinfo, Models, Null, Ps, Shutdown, Spawn
+from llmasos.userland.programs.boot import boot_if_none
 from tests.booted import PATIENCE, SIM, booted, command, eventually, is_gone, wait_for_kernel
 
 pytestmark = pytest.mark.processes
@@ -416,6 +417,21 @@ def test_agents_outlive_a_boot_whose_device_cannot_start(tmp_path: Path) -> None
     assert (place / runtime.BOOTED).read_bytes() == before, "the words of a kernel that ran"
     with booted(*SIM, "--journal", os.fspath(place), place=place) as kernel, kernel.connect() as program:
         assert program(Getinfo(pid)).length == 3
+
+
+def test_who_cannot_boot_as_before_is_told_how_to_boot_otherwise(tmp_path: Path) -> None:
+    place, model = tmp_path / "run", tmp_path / "model"
+    model.mkdir()
+    first = subprocess.Popen(command(place, *SIM, "--model", f"foo={model}"), stdout=subprocess.DEVNULL)
+    wait_for_kernel(place, lambda: first.poll() is None)
+    with blocking.connect(place) as program:
+        program(Spawn("sim", [1, 2, 3], detached=True))
+    first.terminate()
+    assert first.wait(PATIENCE) == 0
+    model.rmdir()
+    with pytest.raises(SyscallError, match=rf"there is no {model}.*as before .*--model foo=.*boots one otherwise"):
+        boot_if_none(place)
+    assert (place / runtime.JOURNAL).exists()
 
 
 def test_a_kernel_that_nobody_named_devices_for_goes_on_with_those_that_start(tmp_path: Path) -> None:

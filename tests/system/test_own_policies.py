@@ -251,10 +251,12 @@ def test_one_that_ends_the_process_is_not_taken_by_the_next_kernel(tmp_path: Pat
         assert out.name == name
         assert re.search(told, out.why)
         assert any(name in text and "is taken out" in text for text in log(client))
-        said = subprocess.run(
-            [sys.executable, "-m", "llmasos", "--runtime", place, "status"], check=True, capture_output=True, text=True
-        ).stdout
-        assert "taken out:" in said
+        for verb in ("status", "policy"):
+            words = [sys.executable, "-m", "llmasos", "--runtime", os.fspath(place), verb]
+            said = " ".join(subprocess.run(words, check=True, capture_output=True, text=True).stdout.split())
+            assert "taken out" in said
+            assert f"{name}, 2" in said, "when"
+            assert re.search(told, said)
         assert len(client(Decode(client(Spawn("sim", [1, 2, 3])), 3)).tokens) == 3
         assert client(Sched(policy=policy)).policy == name, "it may be named again"
 
@@ -302,7 +304,7 @@ def test_a_death_within_a_call_is_forgiven_once_if_the_policy_had_served_and_not
     standing = dies_within(served=True)
     assert [level for level, _ in standing.after_death()] == ["error"]
     assert [one.name for one in standing.outs] == [name]
-    assert "name its file" in standing.refusal(digest, named=False)
+    assert "`policy FILE.py:CLASS` tries it again" in standing.refusal(digest, named=False)
     assert standing.refusal(digest, named=True) == ""
     standing = dies_within(served=False)
     standing.after_death()

@@ -37,7 +37,15 @@ def boot_if_none(where: Path, flags: Sequence[str] = ()) -> bool:
     if runtime.holder(where) is not None:
         return False
     directory, before = _booted(where)
-    _boot_lasting(where, flags or before, None if flags else directory)
+    try:
+        _boot_lasting(where, flags or before, None if flags else directory)
+    except SyscallError as error:
+        if flags or not before:
+            raise
+        again = (
+            f"it was booted as before ({' '.join(before)}); `llmasos boot --detach` boots one otherwise, with its agents"
+        )
+        raise error.errno(f"{error.reason}; {again}") from None
     return True
 
 
@@ -164,14 +172,17 @@ def private_kernel(
         )
         os.close(told)
         try:
-            _await(kernel, heard, said.fileno())
+            _await(kernel, where, heard, said.fileno())
             yield kernel
         finally:
             _end(kernel, where)
 
 
-def _await(kernel: subprocess.Popen[bytes], heard: BinaryIO, said: int) -> None:
+def _await(kernel: subprocess.Popen[bytes], where: Path, heard: BinaryIO, said: int) -> None:
+    """Until its devices are up; one that takes its time does not keep programs from connecting."""
     if not select.select([heard], [], [], BOOT_SECONDS)[0]:
+        if runtime.holder(where) == kernel.pid and runtime.listening(where):
+            return
         raise SyscallError(Errno.ETIME, f"the kernel has not booted after {BOOT_SECONDS:.0f} s: {_tail(said)}")
     if not heard.read(1):
         status = kernel.wait()
