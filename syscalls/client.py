@@ -138,15 +138,6 @@ class Client:
         return self._closed or not self.origin.here
 
     @property
-    def here(self) -> bool:
-        """Whether its event loop runs here, in a task."""
-        try:
-            self._loop.place()
-        except RuntimeError:
-            return False
-        return True
-
-    @property
     def away(self) -> bool:
         """Whether calls wait for the next kernel."""
         return self.origin.here and not self._up and self._gone is None
@@ -300,6 +291,15 @@ class Client:
             self._gone = why
             for place, _ in self._calls.abandon():
                 place.put(why)
+
+
+def in_its_loop(connection: Client) -> bool:
+    """Whether the event loop of a connection runs here, in a task."""
+    try:
+        connection._loop.place()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _put(place: Place, reply: wire.Reply) -> None:

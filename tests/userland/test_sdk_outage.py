@@ -77,6 +77,7 @@ BLOCKING: dict[str, Callable[[Process, float | None], Any]] = {
     "process": lambda agent, limit: agent.system.process(agent.pid, timeout=limit),
     "ps": lambda agent, limit: agent.system.ps(timeout=limit),
     "load": lambda agent, limit: agent.system.load("tiny", timeout=limit),
+    "LLM": lambda agent, limit: llm.LLM.from_pretrained("tiny", system=agent.system, timeout=limit),
     "LLM.generate": lambda agent, limit: llm.LLM(agent.system, agent.model, owns_system=False).generate(
         ["One day", "Once"], timeout=limit
     ),
@@ -138,6 +139,7 @@ ASYNC: dict[str, Callable[[aio.Process, float | None], Awaitable[object]]] = {
     "process": lambda agent, limit: agent.system.process(agent.pid, timeout=limit),
     "ps": lambda agent, limit: agent.system.ps(timeout=limit),
     "load": lambda agent, limit: agent.system.load("tiny", timeout=limit),
+    "LLM": lambda agent, limit: llm_async.LLM.from_pretrained("tiny", system=agent.system, timeout=limit),
     "LLM.generate": lambda agent, limit: llm_async.LLM(agent.system, agent.model, owns_system=False).generate(
         ["One day", "Once"], timeout=limit
     ),

@@ -12,7 +12,7 @@ import llmasos
 from llmasos import Errno, Finish, Limits, SyscallError, aio
 from llmasos.userland.sdk.script import ask
 from llmasos.userland.sdk.system import Process, System
-from tests.booted import eventually
+from tests.booted import PATIENCE, eventually
 from tests.loops import LOOPS, run_under
 
 pytestmark = pytest.mark.processes
@@ -86,6 +86,29 @@ def test_a_conversation_is_read_back_as_messages(cpu_system: System, agent: Proc
         assert plain.messages() == []
 
 
+def test_a_program_waits_for_an_agent_that_another_one_talks_to(cpu_system: System, agent: Process) -> None:
+    story = agent.say(LONG, 60)
+    next(story)
+    with System.connect(cpu_system.kernel.runtime) as other:
+        same = other.process(agent.pid)
+        with pytest.raises(SyscallError, match=r"^ETIME"):
+            same.idle(timeout=0)
+        with pytest.raises(SyscallError, match=r"^EBUSY"):
+            same.ask("What is my name?")
+        same.idle(timeout=PATIENCE)
+        assert same.ask("What is my name?")
+    assert "".join(story)
+
+
+def test_a_traceback_shows_the_hint_once(cpu_system: System, agent: Process) -> None:
+    with pytest.raises(SyscallError) as caught:
+        agent.ask(5)  # type: ignore[arg-type]
+    assert "hint: " not in str(caught.value)
+    with pytest.raises(SyscallError) as raised:
+        agent.wait(timeout=0.01)
+    assert raised.value.__notes__ == [f"hint: {raised.value.hint}"]
+
+
 # --- handles ------------------------------------------------------------------------------------------------------------
 
 
@@ -147,6 +170,7 @@ WRONG: dict[str, tuple[Callable[[System, Process], object], Errno, str]] = {
     "a model by its wrong case": (lambda s, a: s.spawn("Tiny"), Errno.ENOENT, "did you mean 'tiny'"),
     "a model by half its name": (lambda s, a: s.load("tin"), Errno.ENOENT, "did you mean 'tiny'"),
     "tools where there is no place": (lambda s, a: s.spawn(tools=[{"name": "now"}]), Errno.EINVAL, "no place for tools"),
+    "a lasting kernel's flag": (lambda s, a: System.connect(boot=True, flags=["--detach"]), Errno.EINVAL, "--detach"),
     "no patience": (lambda s, a: System.connect(s.kernel.runtime, reconnect=-1), Errno.EINVAL, "reconnect: wanted"),
     "no time to connect": (lambda s, a: System.connect(s.kernel.runtime, timeout=-1), Errno.EINVAL, "timeout: wanted"),
 }  # fmt: skip

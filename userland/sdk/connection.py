@@ -31,12 +31,19 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 T = TypeVar("T")
 
+_LASTING = {"--detach", "--help", "-h", "--runtime", "--die-with-parent", "--own-runtime", "--system"}
 Where = str | os.PathLike[str] | None  # a runtime directory; None: `$LLMASOS_RUNTIME`, else the user's usual one
 
 
 def kernel_there(stack: ExitStack, where: Where, boot: bool, flags: Sequence[str]) -> Path:
     """The runtime directory to connect to. With `boot`, boot a private kernel if none runs there."""
     place = runtime.locate(where)
+    if other := {*flags} & _LASTING:
+        raise SyscallError(
+            Errno.EINVAL,
+            f"flags: {min(other)} is not for a private kernel, which ends with its program and is in the directory that "
+            "connect() names; `llmasos boot` starts one that lasts",
+        )
     if boot and runtime.holder(place) is None:
         if where is None:  # a directory of its own: the usual one stays free for a system people share
             place = stack.enter_context(_own_directory())

@@ -75,7 +75,7 @@ class AsyncConnection:
     def __del__(self) -> None:
         if getattr(self, "_local", None) is not None and not self.kernel.closed:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
-            if self.kernel.here:
+            if client.in_its_loop(self.kernel):
                 self.kernel.close()
 
     def __await__(self) -> Generator[Any, Any, Self]:

@@ -75,12 +75,12 @@ class LLM:
             with arriving(connected, name):
                 info = connected.load(name, dtype, device, timeout=timeout)
         except SyscallError as error:
-            known = ", ".join(sorted({row.name for row in connected.models()}))
+            if error.errno is Errno.ENOENT:
+                known = ", ".join(sorted({row.name for row in connected.models()}))
+                error = SyscallError(Errno.ENOENT, f"{error.reason}; models known by name: {known or 'none'}")
             if system is None:
                 connected.close()
-            if error.errno is Errno.ENOENT:
-                raise SyscallError(Errno.ENOENT, f"{error.reason}; models known by name: {known or 'none'}") from None
-            raise
+            raise error from None
         return cls(connected, info, owns_system=system is None, name=name)
 
     def __repr__(self) -> str:

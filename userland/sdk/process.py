@@ -275,6 +275,17 @@ class Process(Talk):
         return self.system.wait(self.pid, timeout)
 
     @public
+    def idle(self, *, timeout: float | None = None) -> None:
+        """Wait until it has no answer under way, whichever program asked for it. (Another may ask next: `ask` raises
+        EBUSY then.) Raises ESRCH once it has ended, ETIME.
+
+        Example:
+            agent.idle(timeout=60)
+            answer = agent.ask("What is my name?")
+        """
+        self.system.run(actions.idle(self.pid), timeout)
+
+    @public
     def end(self, *, timeout: float | None = None) -> None:
         """Kill and reap it. Does nothing if it has ended already.
 

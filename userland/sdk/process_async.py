@@ -274,6 +274,17 @@ class Process(Talk):
         return await self.system.wait(self.pid, timeout)
 
     @public
+    async def idle(self, *, timeout: float | None = None) -> None:
+        """Wait until it has no answer under way, whichever program asked for it. (Another may ask next: `ask` raises
+        EBUSY then.) Raises ESRCH once it has ended, ETIME.
+
+        Example:
+            await agent.idle(timeout=60)
+            answer = await agent.ask("What is my name?")
+        """
+        await self.system.run(actions.idle(self.pid), timeout)
+
+    @public
     async def end(self, *, timeout: float | None = None) -> None:
         """Kill and reap it. Does nothing if it has ended already.
 

@@ -75,6 +75,12 @@ def escaped(error: Exception) -> SyscallError:
     return SyscallError(Errno.EIO, what)
 
 
+def _advise(error: SyscallError) -> None:
+    """Have a traceback show the hint, once."""
+    if not getattr(error, "__notes__", None):
+        error.add_note(f"hint: {error.hint}")
+
+
 def public(function: F) -> F:
     """A public function: its arguments are checked against its annotations (EINVAL), and what it raises is
     SyscallError."""
@@ -87,7 +93,8 @@ def public(function: F) -> F:
             args, kwargs = border.check(args, kwargs)
             try:
                 return await function(*args, **kwargs)
-            except SyscallError:
+            except SyscallError as error:
+                _advise(error)
                 raise
             except Exception as error:
                 raise escaped(error) from error
@@ -99,7 +106,8 @@ def public(function: F) -> F:
         args, kwargs = border.check(args, kwargs)
         try:
             return function(*args, **kwargs)
-        except SyscallError:
+        except SyscallError as error:
+            _advise(error)
             raise
         except Exception as error:
             raise escaped(error) from error

@@ -251,9 +251,6 @@ class Talk:
     ) -> str:
         """Say `text` as the user and return the whole answer without its thoughts. The rest is as for `say`.
 
-        The place of answers by a schema is here: a later `schema=Model` will constrain the decode to the JSON of a
-        msgspec, dataclass or pydantic type and return one of that type.
-
         Example:
             answer = agent.ask("My name is Mira.", timeout=60)
         """

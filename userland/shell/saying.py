@@ -133,7 +133,7 @@ def begin(shell: Session, agent: Process, text: str, max_tokens: int | None) -> 
     except SyscallError as error:
         if error.errno is not Errno.EDQUOT:
             raise
-        what, _, _ = error.reason.partition("; raise it with setlimits")
+        what, _, _ = error.reason.partition("; raise it (Limits.tokens)")
         if what == error.reason:  # the group's own message, which says what to do
             raise
         raise SyscallError(Errno.EDQUOT, f"{what}; `limits {pid} --tokens N` raises it") from None
