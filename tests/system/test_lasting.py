@@ -170,7 +170,13 @@ def test_a_private_kernel_ends_with_its_shell(home: Home) -> None:
     assert runtime.holder(home.place) is None
     assert not home.place.exists()
     home.type("shell", stdin="")
-    refused = home.type("shell", "--private", status=1)
+    beside = home.type("shell", "--private", stdin="ps\n")
+    assert "alice" not in beside.stdout
+    assert runtime.holder(home.place) is not None, "the user's own goes on"
+    named = str(home.place.parent / "named")
+    home.type("--runtime", named, "shell", stdin="")
+    refused = home.type("--runtime", named, "shell", "--private", status=1)
+    home.type("--runtime", named, "halt")
     assert "EBUSY" in refused.stderr
     assert "--runtime" in refused.stderr
 

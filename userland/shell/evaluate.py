@@ -21,17 +21,15 @@ from itertools import pairwise
 from typing import TextIO
 
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Kind as ProcessKind
-from llmasos.syscalls.records import Signal, State
+from llmasos.syscalls.records import Signal
 from llmasos.syscalls.table import StatsCall
-from llmasos.userland.programs import ps
 from llmasos.userland.programs.figures import duration, number
 from llmasos.userland.programs.screen import Unwritable
-from llmasos.userland.shell import directory, expansion, files, hosts, pipes, syntax
-from llmasos.userland.shell.grammar import Argument, Kind, UsageError, expected, line_of, nearest, status_of, unknown
+from llmasos.userland.shell import directory, expansion, files, hosts, meaning, pipes, syntax
+from llmasos.userland.shell.grammar import Argument, UsageError, line_of, status_of
 from llmasos.userland.shell.jobs import Pipeline as Job
 from llmasos.userland.shell.scanner import ASSIGNMENT
-from llmasos.userland.shell.session import DO, INTERRUPTED, Session, matching
+from llmasos.userland.shell.session import DO, INTERRUPTED, Session
 from llmasos.userland.shell.tree import (
     AndOr,
     Case,
@@ -49,7 +47,7 @@ from llmasos.userland.shell.tree import (
     Word,
 )
 from llmasos.userland.shell.tty import Interrupted, Suspended
-from llmasos.userland.shell.words import COMMANDS, OWN
+from llmasos.userland.shell.words import COMMANDS
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 STOPPED = 128 + signal.SIGTSTP
@@ -511,7 +509,7 @@ def _values(shell: Session, words: list[Word]) -> list[str]:
     for argument in [argument for word in words for argument in _arguments(shell, word)]:
         found = sorted(glob.glob(argument.pattern)) if argument.pattern else []
         if argument.pattern and not found and "/" not in argument.pattern:
-            found = [name for name in dict.fromkeys(_names(shell)) if fnmatchcase(name, argument.pattern)]
+            found = [name for name in dict.fromkeys(meaning.names(shell)) if fnmatchcase(name, argument.pattern)]
         values += found or [argument.text]
     return values
 
@@ -636,40 +634,11 @@ def _command(
     form = COMMANDS[name]
     piped = shell.input is not None
     status = 0
-    for chosen in _each(shell, name, words):
+    for chosen in meaning.each_of(shell, name, words):
         line = line_of(form, chosen, text, background=background, piped=piped)
         shell.tested = tested
         status = DO[name](shell, line) or 0
     return status
-
-
-def _each(shell: Session, name: str, words: list[Argument]) -> list[list[Argument]]:
-    """The words of a command, once for each process that a pattern among them names."""
-    made: list[Argument] = []
-    for position, word in enumerate(words):
-        if not word.pattern:
-            made.append(word)
-            continue
-        what = expected(COMMANDS[name], [one.text for one in words[:position]])
-        names_files = "/" in word.pattern or (what is not None and what.kind in (Kind.FILE, Kind.WORDS, Kind.MODELS))
-        if names_files:
-            made += [Argument(file, quoted=True) for file in _matching_files([word])]
-        elif what is not None and what.kind in (Kind.PID, Kind.AGENT, Kind.PIDS):
-            found = matching(shell, word.pattern, exited=name == "wait")
-            if not found:
-                raise SyscallError(Errno.ESRCH, f"no process has a name like {word.text!r}; `ps` lists them")
-            if what.kind is Kind.PIDS:
-                made += [Argument(str(pid)) for pid in found]
-                continue
-            return [[*made, Argument(str(pid)), *words[position + 1 :]] for pid in found]
-        else:
-            made.append(word)
-    return [made]
-
-
-def _names(shell: Session) -> list[str]:
-    rows = ps.processes(shell.kernel, lambda row: row.kind is ProcessKind.LLM and row.state is not State.ZOMBIE)
-    return [row.name for row in rows if row.name]
 
 
 def _program(shell: Session, words: list[Argument], given: dict[str, str], *, host: bool) -> int:
@@ -680,25 +649,13 @@ def _program(shell: Session, words: list[Argument], given: dict[str, str], *, ho
     path = hosts.found(name, shell)
     if path is None:
         where = "on PATH" if "/" not in name else "there"
-        reason = f"there is no program {name!r} {where}" if host else _no_command(name)
+        reason = f"there is no program {name!r} {where}" if host else meaning.no_command(name)
         if host and name.startswith(("!", "$")):
             reason = "`!!` and its like are not here: Up and Ctrl-R find earlier lines, and `history` lists them"
         shell.complain(UsageError(reason))
         return hosts.NOT_FOUND
-    argv = [name, *_matching_files(words[1:])]
+    argv = [name, *meaning.matching_files(words[1:])]
     return _started(shell, path, argv, given)
-
-
-def _no_command(name: str) -> str:
-    """What is said of a word that is neither a command nor a program."""
-    if name in ("[[", "((", "select"):
-        return f"{name!r} is bash's own; `[ ... ]`, `$((...))` and `case` are here"
-    if name in OWN:
-        return f"{name!r} is a verb of the command line, which the shell does not have: `!llmasos {name}`"
-    near = nearest(name, (*COMMANDS, *OWN))
-    if near in OWN:
-        return f"there is no command {name!r}; did you mean `!llmasos {near}`, a verb of the command line?"
-    return unknown(name, COMMANDS)
 
 
 def python(shell: Session, argv: list[str]) -> int:
@@ -737,11 +694,6 @@ def _arguments(shell: Session, word: Word, *, whole: bool = False) -> list[Argum
     if whole:
         return [Argument(expansion.text(shell.variables, word, _output(shell)), quoted=True)]
     return expansion.arguments(shell.variables, word, _output(shell))
-
-
-def _matching_files(words: list[Argument]) -> list[str]:
-    """The words, patterns replaced by the files that match; one that matches none stands for itself."""
-    return [file for word in words for file in (sorted(glob.glob(word.pattern)) if word.pattern else []) or [word.text]]
 
 
 def _output(shell: Session) -> expansion.Output:
