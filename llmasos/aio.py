@@ -19,25 +19,92 @@ to many processes at once, talk to each in a task of its own. Cancelling a task 
 """
 
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Advice, Finish, Limits, Sampler, SchedClass, Signal, State
+from llmasos.syscalls.records import (
+    Advice,
+    BootInfo,
+    Budget,
+    CheckpointInfo,
+    EstimateInfo,
+    ExitInfo,
+    Finish,
+    Going,
+    GroupInfo,
+    GroupSettings,
+    Kind,
+    KvAction,
+    Limits,
+    ModelInfo,
+    PressureInfo,
+    ProcessInfo,
+    Right,
+    Sampler,
+    SamplingDefaults,
+    SchedClass,
+    SchedInfo,
+    Signal,
+    State,
+    Stats,
+    Usage,
+    WaitFor,
+)
+from llmasos.userland.sdk.actions import Language
+from llmasos.userland.sdk.arguments import Dtype, Ids, Model, Strings
+from llmasos.userland.sdk.calls import ToolCall
 from llmasos.userland.sdk.client_async import Client, Image, Instance
+from llmasos.userland.sdk.dialogue import Message
 from llmasos.userland.sdk.llm_async import LLM
+from llmasos.userland.sdk.notebook import Table
+from llmasos.userland.sdk.options import Prompt
+from llmasos.userland.sdk.script import Piece
 from llmasos.userland.sdk.system_async import Process, System
+from llmasos.userland.sdk.tool_calls import BadCall
+from llmasos.userland.sdk.turns import Answer
 
 __all__ = [
     "LLM",
     "Advice",
+    "Answer",
+    "BadCall",
+    "BootInfo",
+    "Budget",
+    "CheckpointInfo",
     "Client",
+    "Dtype",
     "Errno",
+    "EstimateInfo",
+    "ExitInfo",
     "Finish",
+    "Going",
+    "GroupInfo",
+    "GroupSettings",
+    "Ids",
     "Image",
     "Instance",
+    "Kind",
+    "KvAction",
+    "Language",
     "Limits",
+    "Message",
+    "Model",
+    "ModelInfo",
+    "Piece",
+    "PressureInfo",
     "Process",
+    "ProcessInfo",
+    "Prompt",
+    "Right",
     "Sampler",
+    "SamplingDefaults",
     "SchedClass",
+    "SchedInfo",
     "Signal",
     "State",
+    "Stats",
+    "Strings",
     "SyscallError",
     "System",
+    "Table",
+    "ToolCall",
+    "Usage",
+    "WaitFor",
 ]

@@ -6,7 +6,7 @@
 Many threads may use one connection, and so one program with one pid. No thread serves it: one of the waiting threads, the
 leader, waits on the connection and hands the others their answers (the leader/followers pattern); when it has its own, it
 passes the lead on. Ctrl-C during a call takes the call back, and the connection stays usable. After os.fork the child
-must connect anew.
+connects anew; this connection raises EINVAL there.
 
 If the kernel keeps a journal, a thread sleeps until that kernel dies, also while no call is under way. It finds the next
 kernel and sends the unanswered calls again (reconnect.py); callers that wait for answers go on waiting meanwhile.
@@ -22,12 +22,13 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from llmasos.syscalls import calls, runtime, wire
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.line import Line
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS, Notify, Search
 from llmasos.syscalls.records import BootInfo, Right
@@ -76,6 +77,7 @@ class Client:
     def __init__(self, directory: Path, name: str, rights: Right, timeout: float, reconnect: float = 0.0) -> None:
         self.runtime = directory
         self.notify: Notify | None = None
+        self.origin = Origin()
         deadline = time.monotonic() + timeout
         _await_kernel(directory, deadline, timeout)
         self._turn = threading.Condition()  # guards all below; notified when an answer has arrived or the lead is free
@@ -124,7 +126,10 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Leave: the kernel ends this program's processes but the detached. Calls of other threads fail with EPIPE."""
+        """Leave: the kernel ends this program's processes but the detached. Calls of other threads fail with EPIPE. In a
+        fork does nothing: the connection is the parent's."""
+        if not self.origin.here:
+            return
         with self._turn:
             if self._closed:
                 return
@@ -140,17 +145,53 @@ class Client:
             self._ring.close()
         self._line.close()
 
-    def __call__(self, call: Call[R], *, timeout: float | None = None) -> R:
+    def __call__(self, call: Call[R], *, timeout: float | None = None, patient: bool = True) -> R:
         """Make a system call and return its result.
 
         Raises SyscallError with the kernel's errno and reason. ETIME: the call took longer than `timeout` seconds, and
-        was taken back. EPIPE: the kernel has gone for good. EMSGSIZE: the request is too long.
+        was taken back. EPIPE: the kernel has gone for good; a call that is not `patient` does not wait for the next
+        kernel either. EMSGSIZE: the request is too long. EINVAL: the connection was made before a fork.
         """
+        self.origin.check()
         if timeout is None:
-            return self._call(call)
-        return self._call(call, time.monotonic() + timeout, calls.overdue(call, timeout))
+            return self._call(call, patient=patient)
+        return self._call(call, time.monotonic() + timeout, calls.overdue(call, timeout), patient=patient)
 
-    def _call(self, call: Call[R], deadline: float | None = None, too_late: SyscallError | None = None) -> R:
+    @property
+    def closed(self) -> bool:
+        """Whether this program has closed it, or it is the parent's."""
+        return self._closed or not self.origin.here
+
+    @property
+    def away(self) -> bool:
+        """Whether calls wait for the next kernel."""
+        return self.origin.here and self._down and self._gone is None
+
+    def __repr__(self) -> str:
+        return f"<Client of {self.runtime}, pid {self.pid}{', closed' if self.closed else ''}>"
+
+    def post(self, call: Call[Any]) -> None:
+        """Have the kernel, or the next one, make a call that nobody waits for."""
+        self.origin.check()
+        with self._turn:
+            if self._gone is not None:
+                return
+            seq, frame = self._calls.begin(call, _Waiter())
+            if not self._down:
+                if self._line.send(frame):
+                    self._calls.sent = seq
+                else:
+                    self._calls.take_back(seq)
+                self._collect(None)
+
+    def _call(
+        self,
+        call: Call[R],
+        deadline: float | None = None,
+        too_late: SyscallError | None = None,
+        *,
+        patient: bool = True,
+    ) -> R:
         waiter = _Waiter()
         seq, timeout = 0, None
         try:
@@ -183,6 +224,8 @@ class Client:
                         if timeout <= 0.0:
                             raise too_late
                     if self._down:
+                        if not patient:
+                            raise calls.unanswered(call, calls.away(self.runtime))
                         self._pass_lead(waiter)
                         self._turn.wait(timeout)
                         continue

@@ -138,11 +138,15 @@ class Overdue(SyscallError):
 
 def overdue(call: Call[Any], seconds: float) -> SyscallError:
     name = BY_RECORD[type(call)].name
-    return Overdue(Errno.ETIME, f"{name} was not answered within {seconds:g} seconds and was taken back")
+    return Overdue(Errno.ETIME, f"not answered within {seconds:g} seconds, and taken back ({name})")
 
 
 def unanswered(call: Call[Any], why: SyscallError) -> SyscallError:
     return SyscallError(why.errno, f"{BY_RECORD[type(call)].name}: {why.reason}")
+
+
+def away(directory: Path) -> SyscallError:
+    return SyscallError(Errno.EPIPE, f"the kernel of {directory} has died, and no other has come yet")
 
 
 def crowded() -> SyscallError:

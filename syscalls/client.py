@@ -23,6 +23,7 @@ import msgspec
 
 from llmasos.syscalls import calls, loops, runtime, wire
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.link import RETRY_SECONDS, Link
 from llmasos.syscalls.loops import Found, Place, Undo
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS, Notify, Search
@@ -67,11 +68,13 @@ class Client:
         self._timeout, self.reconnect = timeout, reconnect
         self._calls: calls.Calls[Place] = calls.Calls()
         self._gone: SyscallError | None = None
+        self._closed = False
         self._up = False  # calls may be sent; if not, they wait for the next kernel
+        self._impatient: set[Place] = set()  # of calls that do not
         self._search: Undo | None = None
 
     async def __aenter__(self) -> Client:
-        self._loop = loops.running()
+        self.origin, self._loop = Origin(), loops.running()
         with anyio.move_on_after(self._timeout):
             while not await self._enter():  # noqa: ASYNC110 - a refusal is followed by no event
                 await anyio.sleep(calls.retry_pause())
@@ -90,7 +93,7 @@ class Client:
             self.close()
             if error.errno is not Errno.EPIPE:
                 raise
-            self._gone = None
+            self._gone, self._closed = None, False
             return False
         except BaseException:
             self.close()
@@ -105,25 +108,52 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Leave: the kernel ends this program's processes but the detached. Calls in flight fail with EPIPE."""
+        """Leave: the kernel ends this program's processes but the detached. Calls in flight fail with EPIPE. In a fork of
+        the OS process does nothing: the connection is the parent's."""
+        if not self.origin.here:
+            return
+        self._closed = True
         self._fail(SyscallError(Errno.EPIPE, "this program has closed its connection"))
         if self._search is not None:
             self._search()
         self._link.close()
 
-    async def __call__(self, call: Call[R], *, timeout: float | None = None) -> R:
+    async def __call__(self, call: Call[R], *, timeout: float | None = None, patient: bool = True) -> R:
         """Make a system call and return its result.
 
         Raises SyscallError with the kernel's errno and reason. ETIME: the call took longer than `timeout` seconds, and
-        was taken back. EPIPE: the kernel has gone for good. EMSGSIZE: the request is too long.
+        was taken back. EPIPE: the kernel has gone for good; a call that is not `patient` does not wait for the next
+        kernel either. EMSGSIZE: the request is too long. EINVAL: the connection was made before a fork.
         """
+        self.origin.check()  # first: asyncio knows no loop in a fork
         if timeout is None:
-            return wire.result(await self._exchange(call), call)
+            return wire.result(await self._exchange(call, patient), call)
         with anyio.move_on_after(timeout):
-            return wire.result(await self._exchange(call), call)
+            return wire.result(await self._exchange(call, patient), call)
         raise calls.overdue(call, timeout)
 
-    async def _exchange(self, call: Call[Any]) -> wire.Reply:
+    @property
+    def closed(self) -> bool:
+        """Whether this program has closed it, or it is the parent's."""
+        return self._closed or not self.origin.here
+
+    @property
+    def away(self) -> bool:
+        """Whether calls wait for the next kernel."""
+        return self.origin.here and not self._up and self._gone is None
+
+    def __repr__(self) -> str:
+        return f"<Client of {self.runtime}, pid {self.pid}{', closed' if self.closed else ''}>"
+
+    def post(self, call: Call[Any]) -> None:
+        """Have the kernel, or the next one, make a call that nobody waits for."""
+        self.origin.check()
+        if self._gone is None:
+            seq, frame = self._calls.begin(call, self._loop.place())
+            if self._up:
+                self._send(self._link, seq, frame)
+
+    async def _exchange(self, call: Call[Any], patient: bool = True) -> wire.Reply:
         await anyio.lowlevel.checkpoint_if_cancelled()
         if self._gone is not None:
             raise calls.unanswered(call, self._gone)
@@ -131,10 +161,18 @@ class Client:
             place = self._loop.place()
         except RuntimeError:
             raise loops.elsewhere() from None
+        if not patient and not self._up:
+            raise calls.unanswered(call, calls.away(self.runtime))
         seq, frame = self._calls.begin(call, place)
         if self._up:
             self._send(self._link, seq, frame)
-        return await self._answer(seq, place, call)
+        if patient:
+            return await self._answer(seq, place, call)
+        self._impatient.add(place)
+        try:
+            return await self._answer(seq, place, call)
+        finally:
+            self._impatient.discard(place)
 
     def _send(self, link: Link, seq: int, frame: bytes) -> None:
         if not link.send(frame):
@@ -152,7 +190,8 @@ class Client:
 
         found = await place.wait(left)
         if isinstance(found, SyscallError):
-            raise found
+            left(None)
+            raise calls.unanswered(call, found)
         return found
 
     def _deliver(self, frame: bytes) -> None:
@@ -175,6 +214,8 @@ class Client:
             return
         if self.reconnect > 0 and self._attach.ticket:
             self._search = self._loop.background(self._go_on, f"reconnection to {self.runtime}")
+            for place in self._impatient:
+                place.put(calls.away(self.runtime))
         else:
             self._fail(SyscallError(Errno.EPIPE, f"the kernel of {self.runtime} has gone"))
 
@@ -248,8 +289,17 @@ class Client:
         """No answer will arrive any more: every waiting call raises this, and every later one."""
         if self._gone is None:
             self._gone = why
-            for place, call in self._calls.abandon():
-                place.put(calls.unanswered(call, why))
+            for place, _ in self._calls.abandon():
+                place.put(why)
+
+
+def in_its_loop(connection: Client) -> bool:
+    """Whether the event loop of a connection runs here, in a task."""
+    try:
+        connection._loop.place()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _put(place: Place, reply: wire.Reply) -> None:

@@ -11,6 +11,8 @@ from contextlib import suppress
 
 from llmasos.syscalls.dealer import Dealer
 
+LONGEST_WAIT = 86400.0  # seconds; poll(2) takes at most 24 days
+
 
 class Line:
     """A connection for programs without an event loop. One thread at a time may call a method other than `wait` and
@@ -53,7 +55,7 @@ class Line:
 
     def wait(self, timeout: float | None) -> None:
         """Wait until something may have arrived, `nudge` was called, or `timeout` seconds are over. May return early."""
-        for fd, _ in self._poll.poll(None if timeout is None else timeout * 1000):
+        for fd, _ in self._poll.poll(None if timeout is None else min(timeout, LONGEST_WAIT) * 1000):
             if fd == self._dealer.monitor_fd:
                 self._link_changed = True
             elif fd == self._nudged.fileno():

@@ -82,7 +82,7 @@ def locate(runtime: str | os.PathLike[str] | None) -> Path:
     """The directory that is meant by a runtime directory, an `ipc://.../kernel.sock` endpoint, or None (the default)."""
     if runtime is None:
         return default()
-    place = os.fspath(runtime)
+    place = os.path.expanduser(os.fspath(runtime))
     if place.startswith("ipc://"):
         return Path(place.removeprefix("ipc://")).parent
     return Path(place)

@@ -94,6 +94,17 @@ def check_endpoint(endpoint: str) -> None:
         )
 
 
+def _duplicate(fd: int) -> sockets.socket:
+    """The socket of a descriptor that ZeroMQ may close meanwhile, by a descriptor of its own. Raises OSError if it is
+    none any more: it may be the pipe by then that a child was started with, which no duplicate must keep open."""
+    own = os.dup(fd)
+    try:
+        return sockets.socket(fileno=own)
+    except OSError:
+        os.close(own)
+        raise
+
+
 def peer_pid(fd: int) -> int:
     """The OS process at the other end of a Unix socket connection, as the operating system vouches for it; 0: unknown.
 
@@ -103,7 +114,7 @@ def peer_pid(fd: int) -> int:
         return 0
     linux = getattr(sockets, "SO_PEERCRED", None)
     try:
-        with sockets.socket(fileno=os.dup(fd)) as connection:
+        with _duplicate(fd) as connection:
             if linux is not None:
                 return int(struct.unpack("3i", connection.getsockopt(sockets.SOL_SOCKET, linux, 12))[0])
             sol_local, local_peerpid = 0, 2
@@ -124,7 +135,7 @@ def cut(fd: int, connection: int) -> None:
     """End the connection of descriptor `fd` from this side, if it is still the one with this inode; its monitor reports
     it down soon after. (ZeroMQ closes descriptors in a thread of its own, whenever a peer goes.)"""
     try:
-        with sockets.socket(fileno=os.dup(fd)) as found:
+        with _duplicate(fd) as found:
             if inode(found.fileno()) == connection:
                 found.shutdown(sockets.SHUT_RDWR)
     except OSError:  # down already

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from llmasos.drivers.protocol import LOGPROBS
+from llmasos.kernel.calls.lookup import check_model
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.life import Awaited, set_deadline
 from llmasos.kernel.marks import changed, freed, grew
@@ -63,10 +64,10 @@ def _check_decode(process: LLMProcess, call: Decode) -> None:
         process.check_room(len(process.log) + 1)
     if call.max_tokens and process.budget_used:
         budget = process.traits.limits.tokens
-        why = f"process {process.pid} has used its budget of {budget} decoded tokens; raise it with setlimits"
+        why = f"process {process.pid} has used its budget of {budget} decoded tokens; raise it (Limits.tokens)"
         raise Errno.EDQUOT(why)
     if call.max_tokens and (spent := process.group.exhausted()) is not None:
-        why = f"group {spent.path} has used its {spent.settings.tokens_total} tokens (tokens_total; group_set)"
+        why = f"group {spent.path} has used its {spent.settings.tokens_total} tokens (its tokens_total)"
         raise Errno.EDQUOT(why)
     if (call.logprobs or not call.max_tokens) and process.device.lacks(LOGPROBS):
         raise Errno.ENOTSUP(f"device {process.device.name} does not report log-probabilities")
@@ -77,6 +78,8 @@ def read(system: System, request: Request, call: Read, process: LLMProcess) -> R
     length, decoding = len(process.log), process.decoding is not None
     position = length if call.position < 0 else call.position
     if position >= length and not process.is_zombie() and (decoding or call.follow):
+        if process.stranded:
+            check_model(process)
         late = f"process {process.pid} has appended nothing after position {call.position} within {call.timeout} s"
         return wait(process.output, call.timeout, late)
     tokens = process.log[position : position + call.limit]

@@ -423,3 +423,16 @@ def test_the_longest_socket_path_works() -> None:
             assert await inbox.filled(1) == [b"hello"]
 
     run(scenario)
+
+
+def test_a_descriptor_that_has_become_a_pipe_meanwhile_is_left_alone() -> None:
+    """ZeroMQ closes descriptors in a thread of its own, and the next one of that number may be the pipe by which a child
+    tells that it runs: its reader would wait for ever for a duplicate that stays open."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as reader:
+        for fd in (reading, writing):
+            assert zeromq.peer_pid(fd) == 0
+            zeromq.cut(fd, zeromq.inode(fd))
+        os.close(writing)
+        assert select.select([reader], [], [], 10) == ([reader], [], []), "somebody holds the other end"
+        assert reader.read() == b""

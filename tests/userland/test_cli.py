@@ -29,6 +29,7 @@ SIM = "sim:context=256,vocab=100"
 # --- before the verb --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("line", ["--private shell", "shell --private", "--runtime={} --private shell"])
 def test_a_private_shell_is_private_wherever_that_is_said(where: Path, line: str) -> None:
     ended = llmasos(where, *line.format(where).split(), "-c", "ps")

@@ -191,7 +191,7 @@ def test_a_compaction_that_is_cancelled_or_out_of_time_changes_nothing(cpu_syste
     [
         (
             lambda agent: agent.compact(keep=4),
-            r"EINVAL: there is nothing to compact: the conversation has 4 turns, and 4",
+            r"EINVAL: there is nothing to compact: the turns of the conversation are 4, and the last 4",
         ),
         (lambda agent: agent.compact(keep=-1), r"EINVAL: keep: 0 or more turns, found -1"),
         (lambda agent: agent.compact(drop=-2), r"EINVAL: drop: True, or 1 or more turns, found -2"),

@@ -160,6 +160,14 @@ def until_idle(pid: int, position: int) -> Script[ReadResult]:
             return ReadResult(position, tokens, False, result.finish, result.state, result.length)
 
 
+def idle(pid: int) -> Script[None]:
+    """Wait until the process has no decode under way, whoever began it."""
+    while True:
+        found: ReadResult = yield from ask(Read(pid, -1))
+        if not found.decoding:
+            return
+
+
 def end(pids: Sequence[Pid], signal: Signal = Signal.KILL) -> Script[None]:
     """End processes of this program and reap them; passes over those that have ended already."""
     for pid in pids:

@@ -69,7 +69,8 @@ def stops_of(language: Language, stops: Sequence[str]) -> Stops:
 @dataclass(slots=True)
 class Listening:
     """How to listen to an answer from `position` of the log on. `reader` makes readers for it; `ends` are the stop ids of
-    its decode that are no text. After `budget` tokens of thought, feed `way`, and decode the rest of `left`."""
+    its decode that are no text. After `budget` tokens of thought, feed `way`, and decode the rest of `left`. `undo` takes
+    back the turn that it answers, if it has not begun."""
 
     position: int
     reader: Callable[[], Reader]
@@ -79,6 +80,16 @@ class Listening:
     way: Sequence[int] = ()
     left: int = 0
     decode: Decode | None = None
+    undo: Callable[[], Script[None]] | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Ended:
+    """How an answer ended: `position`, where it begins in the log; `tokens` that it has there."""
+
+    finish: Finish
+    position: int
+    tokens: int
 
 
 def plain() -> Reader:
@@ -91,7 +102,7 @@ def ends_of(language: Language, stop_ids: Sequence[int]) -> frozenset[int]:
     return frozenset(i for i in stop_ids if i in language.tokenizer.added)
 
 
-def follow(language: Language, pid: int, listening: Listening) -> Stream[Finish]:
+def follow(language: Language, pid: int, listening: Listening) -> Stream[Ended]:
     """The parts of a decode under way, piece by piece.
 
     At a stop string, interrupts the decode and cuts the log to the text before the string.
@@ -113,8 +124,8 @@ def follow(language: Language, pid: int, listening: Listening) -> Stream[Finish]
             parts += ear.flush()
         yield from _given(parts, watch, stops, last=last and not goes_on)
         if watch.stopped:
-            yield from _cut(language, pid, listening, lead, watch.given)
-            return Finish.STOP
+            left = yield from _cut(language, pid, listening, lead, watch.given)
+            return Ended(Finish.STOP, start, left - start)
         if goes_on and listening.decode is not None:
             if ear.reader.thinking and listening.way:
                 yield from ask(Feed(pid, list(listening.way)))
@@ -127,8 +138,9 @@ def follow(language: Language, pid: int, listening: Listening) -> Stream[Finish]
         if last:
             yield from failures(pid, result.finish)
             if result.finish is Finish.STOP and ids and ids[-1] in stops.ids:
-                yield from ask(Truncate(pid, start + len(ids) - 1))
-            return result.finish
+                ids.pop()
+                yield from ask(Truncate(pid, start + len(ids)))
+            return Ended(result.finish, start, len(ids))
 
 
 def _more(decode: Decode, tokens: int) -> Decode:
@@ -175,8 +187,8 @@ def failures(pid: int, finish: Finish) -> Script[None]:
     raise SyscallError(info.errno or Errno.EIO, info.reason or "the decode failed; the kernel log says why")
 
 
-def _cut(language: Language, pid: int, listening: Listening, lead: Sequence[int], characters: int) -> Script[None]:
-    """Interrupt, and cut the log so that its answer has just the first `characters`."""
+def _cut(language: Language, pid: int, listening: Listening, lead: Sequence[int], characters: int) -> Script[int]:
+    """Interrupt, and cut the log so that its answer has just the first `characters`; returns its length then."""
     yield from ask(Kill(pid, Signal.INT))
     ended = yield from until_idle(pid, listening.position)
     ids = ended.tokens
@@ -192,10 +204,14 @@ def _cut(language: Language, pid: int, listening: Listening, lead: Sequence[int]
         middle = (low + high + 1) // 2
         low, high = (middle, high) if text.startswith(said(middle)) else (low, middle - 1)
     yield from ask(Truncate(pid, listening.position + low))
+    length = listening.position + low
     rest = text[len(said(low)) :]
     if rest:  # the stop string began inside of a token
         control = stops_in(rest, listening.stops)
-        yield from ask(Feed(pid, language.encode(listening.stops.spelled(rest), control=control)))
+        again = language.encode(listening.stops.spelled(rest), control=control)
+        yield from ask(Feed(pid, again))
+        length += len(again)
+    return length
 
 
 def stops_in(text: str, stops: Stops) -> bool:
@@ -210,7 +226,7 @@ def stream(
     stops: Sequence[str] = (),
     sampler: Sampler | None = None,
     deadline: float | None = None,
-) -> Stream[Finish]:
+) -> Stream[Ended]:
     """Let the process continue its log, and stream the text."""
     wanted = stops_of(language, stops)
     stop_ids = sorted({*language.stop_ids, *wanted.ids})
@@ -231,7 +247,7 @@ def generate(
     stop_ids = language.stop_ids
     try:
         if stops:
-            pieces = yield from gathered(stream(language, pid, max_tokens, stops, sampler, deadline))
+            pieces, _ = yield from gathered(stream(language, pid, max_tokens, stops, sampler, deadline))
             return "".join(piece.text for piece in pieces)
         result = yield from ask(Decode(pid, max_tokens, stop_ids, sampler=sampler, deadline=deadline))
     except (SyscallError, GeneratorExit):
@@ -245,8 +261,8 @@ def generate(
     return language.decode_after(lead, result.tokens[:-1] if ended else result.tokens)
 
 
-def gathered(stream: Stream[object]) -> Script[list[Piece]]:
-    """The pieces of a stream, as one list: a stream made into a script."""
+def gathered(stream: Stream[T]) -> Script[tuple[list[Piece], T]]:
+    """The pieces of a stream, as one list, and what it returns: a stream made into a script."""
     pieces: list[Piece] = []
     try:
         request = next(stream)
@@ -264,5 +280,5 @@ def gathered(stream: Stream[object]) -> Script[list[Piece]]:
                 request = stream.throw(error)
             else:
                 request = stream.send(result)
-    except StopIteration:
-        return pieces
+    except StopIteration as end:
+        return pieces, end.value

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -159,6 +160,7 @@ class _Lane:
 
 
 _idle: list[_Lane] = []
+os.register_at_fork(after_in_child=_idle.clear)  # their threads are the parent's
 
 
 def within(work: Callable[[], T], seconds: float, what: str) -> T:

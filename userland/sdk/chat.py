@@ -207,6 +207,16 @@ class ChatFormat:
             )
         return {**dict.fromkeys(there, thinking), **more}
 
+    def check_tools(self, template: str | None) -> None:
+        """Raise EINVAL if the template knows neither definitions, calls nor results of tools: the model would never hear
+        of them."""
+        if re.search(r"\btool(s|_calls?|_responses?)?\b", self._template.source(template, tools=True)) is None:
+            raise SyscallError(
+                Errno.EINVAL,
+                f"the chat template of {self.model} has no place for tools, and the model would not hear of them; "
+                "describe them in the system text, or use a model whose template has one",
+            )
+
     def known_variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """Those variables of another model's template that this template knows; switches get the names that they have
         here."""

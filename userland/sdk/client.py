@@ -16,6 +16,7 @@ from llmasos.userland.sdk.actions import MAX_TOKENS
 from llmasos.userland.sdk.arguments import Dtype, Model
 from llmasos.userland.sdk.arriving import arriving
 from llmasos.userland.sdk.public import public
+from llmasos.userland.sdk.script import countdown
 from llmasos.userland.sdk.system import Process, System
 
 
@@ -42,6 +43,9 @@ class Instance:
     def __init__(self, process: Process) -> None:
         self.process = process
 
+    def __repr__(self) -> str:
+        return f"<Instance {self.process.pid} of {self.process.model.name}>"
+
     @public
     def predict(self, text: str, max_tokens: int = MAX_TOKENS, *, timeout: float | None = None) -> str:
         """The model's answer to `text` as the next turn of the conversation; of a model without a chat template, its
@@ -52,8 +56,9 @@ class Instance:
         """
         if self.process.language.chat is not None:
             return self.process.ask(text, max_tokens, timeout=timeout)
-        self.process.feed(text, timeout=timeout)
-        return self.process.generate(max_tokens, timeout=timeout)
+        left = countdown(timeout)
+        self.process.feed(text, timeout=left())
+        return self.process.generate(max_tokens, timeout=left())
 
     @public
     def close(self) -> None:
@@ -77,6 +82,9 @@ class Client:
         ETIME is raised."""
         self.system = System.connect(where, boot=True, name="client", timeout=timeout)
         self._instance: Instance | None = None
+
+    def __repr__(self) -> str:
+        return f"<Client on {self.system!r}>"
 
     def __enter__(self) -> Client:
         self.system.__enter__()

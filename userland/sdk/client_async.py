@@ -13,6 +13,7 @@ from llmasos.userland.sdk.actions import MAX_TOKENS
 from llmasos.userland.sdk.arguments import Dtype, Model
 from llmasos.userland.sdk.arriving_async import arriving
 from llmasos.userland.sdk.public import public
+from llmasos.userland.sdk.script import countdown
 from llmasos.userland.sdk.system_async import Process, System
 
 
@@ -39,6 +40,9 @@ class Instance:
     def __init__(self, process: Process) -> None:
         self.process = process
 
+    def __repr__(self) -> str:
+        return f"<Instance {self.process.pid} of {self.process.model.name}>"
+
     @public
     async def predict(self, text: str, max_tokens: int = MAX_TOKENS, *, timeout: float | None = None) -> str:
         """The model's answer to `text` as the next turn of the conversation; of a model without a chat template, its
@@ -49,8 +53,9 @@ class Instance:
         """
         if self.process.language.chat is not None:
             return await self.process.ask(text, max_tokens, timeout=timeout)
-        await self.process.feed(text, timeout=timeout)
-        return await self.process.generate(max_tokens, timeout=timeout)
+        left = countdown(timeout)
+        await self.process.feed(text, timeout=left())
+        return await self.process.generate(max_tokens, timeout=left())
 
     @public
     async def close(self) -> None:
@@ -74,6 +79,9 @@ class Client:
         ETIME is raised."""
         self.system = System.connect(where, boot=True, name="client", timeout=timeout)
         self._instance: Instance | None = None
+
+    def __repr__(self) -> str:
+        return f"<Client on {self.system!r}>"
 
     async def __aenter__(self) -> Client:
         await self.system.__aenter__()

@@ -73,7 +73,8 @@ def compacted(language: Language, pid: int, drop: bool | int, keep: int) -> Scri
     most = len(talks) - keep if isinstance(drop, bool) else min(drop, len(talks) - keep)
     if most < 1:
         raise SyscallError(
-            Errno.EINVAL, f"there is nothing to compact: the conversation has {len(talks)} turns, and {keep} of them stay"
+            Errno.EINVAL,
+            f"there is nothing to compact: the turns of the conversation are {len(talks)}, and the last {keep} stay",
         )
     older, kept = talks[:most], talks[most:]
     lead: list[Message] = []
@@ -148,7 +149,7 @@ def _asked(language: Language, group: str, setup: Setup, messages: list[Message]
         Spawn(model.path, name="compact", device=model.device, dtype=model.dtype, group=group, records=held)
     )
     try:
-        answer = yield from turns.answered(turns.say(language, pid, messages, tokens), pid)
+        answer = yield from turns.answered(turns.say(language, pid, messages, tokens))
     except GeneratorExit:  # the runner of this script has gone
         raise
     except BaseException:  # Ctrl-C, cancellation and a timeout too

@@ -7,34 +7,72 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from llmasos.syscalls import blocking, calls, runtime
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS
 from llmasos.syscalls.table import Call
 from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.sdk import script
 from llmasos.userland.sdk.public import public
 
+if TYPE_CHECKING:
+    from llmasos.syscalls import client
+
 R = TypeVar("R")
 T = TypeVar("T")
 
+_LASTING = {"--detach", "--help", "-h", "--runtime", "--die-with-parent", "--own-runtime", "--system"}
 Where = str | os.PathLike[str] | None  # a runtime directory; None: `$LLMASOS_RUNTIME`, else the user's usual one
 
 
 def kernel_there(stack: ExitStack, where: Where, boot: bool, flags: Sequence[str]) -> Path:
     """The runtime directory to connect to. With `boot`, boot a private kernel if none runs there."""
     place = runtime.locate(where)
+    if other := {*flags} & _LASTING:
+        raise SyscallError(
+            Errno.EINVAL,
+            f"flags: {min(other)} is not for a private kernel, which ends with its program and is in the directory that "
+            "connect() names; `llmasos boot` starts one that lasts",
+        )
     if boot and runtime.holder(place) is None:
         if where is None:  # a directory of its own: the usual one stays free for a system people share
-            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmasos-")))
+            place = stack.enter_context(_own_directory())
         stack.enter_context(private_kernel(place, flags, own_runtime=where is None))
     return place
+
+
+@contextmanager
+def _own_directory() -> Iterator[Path]:
+    """A temporary directory while the `with` lasts. A fork of this program does not remove it, as tempfile's would."""
+    origin, place = Origin(), tempfile.mkdtemp(prefix="llmasos-")
+    try:
+        yield Path(place)
+    finally:
+        if origin.here:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def shown(connection: object, kernel: blocking.Client | client.Client | None) -> str:
+    """A connection as `repr` shows it: its kernel, its pid, and whether calls can be made."""
+    kind = type(connection).__name__
+    if kernel is None:
+        return f"<{kind}, not connected>"
+    state = "closed" if kernel.closed else "waiting for the next kernel" if kernel.away else "connected"
+    return f"<{kind} of {kernel.runtime}, pid {kernel.pid}, {state}>"
+
+
+def closed(directory: Path) -> SyscallError:
+    return SyscallError(Errno.EPIPE, f"this connection to {directory} is closed; connect anew (System.connect())")
 
 
 class Connection:
@@ -43,12 +81,13 @@ class Connection:
     kernel: blocking.Client
     """What makes its system calls."""
 
+    @public
     def __init__(self, kernel: blocking.Client, cleanup: ExitStack) -> None:
         self.kernel = kernel
         self.talking: dict[int, Callable[[], bool]] = {}  # processes whose answers this program hears; see turns.alone
         self._cleanup = cleanup
-        # Held until it is closed: a stream goes on when its program drops the system, and a forgotten system ends in
-        # order.
+        # A system that a program still holds at its end is closed in order; one that it drops is closed then. (Its
+        # processes and streams hold it too.)
         atexit.register(cleanup.close)
 
     @classmethod
@@ -75,12 +114,26 @@ class Connection:
             with llmasos.System.connect(place) as here:
                 print(len(here.ps()), "processes")
         """
+        timeout, reconnect = script.seconds(timeout), script.seconds(reconnect, "reconnect")
         with ExitStack() as stack:
             place = kernel_there(stack, where, boot, flags)
             kernel = stack.enter_context(blocking.connect(place, name=name, timeout=timeout, reconnect=reconnect))
             return cls(kernel, stack.pop_all())
 
+    def __repr__(self) -> str:
+        return shown(self, self.kernel)
+
+    def __del__(self) -> None:
+        kernel: blocking.Client | None = getattr(self, "kernel", None)
+        if kernel is not None and not kernel.closed:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
+            self.close()
+
+    @public
     def __enter__(self) -> Self:
+        self.kernel.origin.check()
+        if self.kernel.closed:
+            raise closed(self.kernel.runtime)
         return self
 
     def __exit__(
@@ -106,8 +159,12 @@ class Connection:
             from llmasos.syscalls.table import Getinfo
             row = system(Getinfo(agent.pid), timeout=5)
         """
-        return self.kernel(call, timeout=None if timeout is None else script.seconds(timeout))
+        try:
+            return self.kernel(call, timeout=None if timeout is None else script.seconds(timeout))
+        except calls.Overdue as error:
+            raise SyscallError(error.errno, error.reason) from None
 
+    @public
     def run(self, what: script.Script[T], timeout: float | None = None) -> T:
         """Run a script, a generator that yields system calls and is sent their results, to what it returns. After
         `timeout` seconds the script cleans up, and ETIME is raised.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
@@ -12,11 +13,12 @@ from typing import Any, Self, TypeVar
 import anyio.to_thread
 
 from llmasos.syscalls import calls, client, loops
+from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.loops import undisturbed
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS
 from llmasos.syscalls.table import Call
 from llmasos.userland.sdk import script, script_async
-from llmasos.userland.sdk.connection import Where, kernel_there
+from llmasos.userland.sdk.connection import Where, closed, kernel_there, shown
 from llmasos.userland.sdk.public import public
 
 R = TypeVar("R")
@@ -30,6 +32,7 @@ class AsyncConnection:
     kernel: client.Client
     """What makes its system calls."""
 
+    @public
     def __init__(
         self, where: Where, boot: bool, flags: Sequence[str], name: str, timeout: float, reconnect: float
     ) -> None:
@@ -63,7 +66,17 @@ class AsyncConnection:
             async with llmasos.aio.System.connect(place) as here:
                 print(len(await here.ps()), "processes")
         """
-        return cls(where, boot, flags, name, timeout, reconnect)
+        seconds = script.seconds(timeout), script.seconds(reconnect, "reconnect")
+        return cls(where, boot, flags, name, *seconds)
+
+    def __repr__(self) -> str:
+        return shown(self, self.kernel if self._local is not None else None)
+
+    def __del__(self) -> None:
+        if getattr(self, "_local", None) is not None and not self.kernel.closed:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
+            if client.in_its_loop(self.kernel):
+                self.kernel.close()
 
     def __await__(self) -> Generator[Any, Any, Self]:
         """Connect without an `async with`; `close` disconnects."""
@@ -71,6 +84,9 @@ class AsyncConnection:
 
     async def __aenter__(self) -> Self:
         if self._local is not None:
+            self.kernel.origin.check()
+            if self.kernel.closed:
+                raise closed(self.kernel.runtime)
             return self
         loops.running()  # refuses other kinds of loops before a kernel is booted
         async with AsyncExitStack() as stack:
@@ -109,8 +125,12 @@ class AsyncConnection:
             from llmasos.syscalls.table import Getinfo
             row = await system(Getinfo(agent.pid), timeout=5)
         """
-        return await self.kernel(call, timeout=None if timeout is None else script.seconds(timeout))
+        try:
+            return await self.kernel(call, timeout=None if timeout is None else script.seconds(timeout))
+        except calls.Overdue as error:
+            raise SyscallError(error.errno, error.reason) from None
 
+    @public
     async def run(self, what: script.Script[T], timeout: float | None = None) -> T:
         """Run a script, a generator that yields system calls and is sent their results, to what it returns. After
         `timeout` seconds the script cleans up, and ETIME is raised.

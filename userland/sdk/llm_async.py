@@ -21,6 +21,7 @@ from llmasos.userland.sdk.arguments import Dtype, Model, Strings, count, model_n
 from llmasos.userland.sdk.arriving_async import arriving
 from llmasos.userland.sdk.beams import EarlyStopping, beam_search
 from llmasos.userland.sdk.public import public
+from llmasos.userland.sdk.script import Clock, countdown
 from llmasos.userland.sdk.streams_async import AsyncStream
 from llmasos.userland.sdk.system_async import Process, System
 
@@ -35,6 +36,7 @@ class LLM:
     model: ModelInfo
     """The model's row, in memory."""
 
+    @public
     def __init__(self, system: System, model: ModelInfo, *, owns_system: bool, name: str = "") -> None:
         """A model that `system` has in memory; `from_pretrained` makes one. `owns_system`: `close` closes the system
         too."""
@@ -71,13 +73,16 @@ class LLM:
             async with arriving(connected, name):
                 info = await connected.load(name, dtype, device, timeout=timeout)
         except SyscallError as error:
-            known = ", ".join(sorted({row.name for row in await connected.models()}))
+            if error.errno is Errno.ENOENT:
+                known = ", ".join(sorted({row.name for row in await connected.models()}))
+                error = SyscallError(Errno.ENOENT, f"{error.reason}; models known by name: {known or 'none'}")
             if system is None:
                 await connected.close()
-            if error.errno is Errno.ENOENT:
-                raise SyscallError(Errno.ENOENT, f"{error.reason}; models known by name: {known or 'none'}") from None
-            raise
+            raise error from None
         return cls(connected, info, owns_system=system is None, name=name)
+
+    def __repr__(self) -> str:
+        return f"<LLM {self.model.name} ({self.model.dtype} on {self.model.device})>"
 
     async def __aenter__(self) -> LLM:
         return self
@@ -195,8 +200,11 @@ class LLM:
 
         stops = stop_strings(stop)
 
+        clocks: dict[int, Clock] = {}  # by pid: what is left of its `timeout`
+
         async def begin(task: tuple[str, list[int], int]) -> Process:
-            return await self.system.spawn(
+            left = countdown(timeout)
+            process = await self.system.spawn(
                 self._name,
                 task[1],
                 name="generate",
@@ -209,16 +217,19 @@ class LLM:
                 seed=seed,
                 dtype=self.model.dtype,
                 device=self.model.device,
-                timeout=timeout,
+                timeout=left(),
             )
+            clocks[process.pid] = left
+            return process
 
         async def finish(process: Process, task: tuple[str, list[int], int]) -> str:
-            text, ids, left = task
+            text, ids, most = task
+            left = clocks[process.pid]
             if num_beams == 1:
-                answer = await process.generate(left, stop=stops, timeout=timeout)
+                answer = await process.generate(most, stop=stops, timeout=left())
             else:
-                search = beam_search(process.pid, left, num_beams, self.model.eos_ids, length_penalty, early_stopping)
-                best = await self.system.run(search, timeout)
+                search = beam_search(process.pid, most, num_beams, self.model.eos_ids, length_penalty, early_stopping)
+                best = await self.system.run(search, left())
                 answer = self.language.decode_after(ids, best[0].tokens)
             return text + answer if return_full_text else answer
 
@@ -226,7 +237,7 @@ class LLM:
         for text in strings(prompt, "a prompt"):
             ids = self.language.encode(text, begin=True, control=True)
             tasks.append((text, ids, self._room(len(ids), max_length, max_new_tokens, defaults=defaults)))
-        answers = await script_async.each(begin, finish, tasks)
+        answers = await script_async.each(self.system.kernel, begin, finish, tasks)
         return answers[0] if isinstance(prompt, str) else answers
 
     @public
@@ -256,6 +267,7 @@ class LLM:
         ids = self.language.encode(arguments.text(prompt), begin=True, control=True)
 
         async def streamed() -> AsyncGenerator[str, None]:
+            left = countdown(timeout)
             async with (
                 await self.system.spawn(
                     self._name,
@@ -270,9 +282,9 @@ class LLM:
                     seed=seed,
                     dtype=self.model.dtype,
                     device=self.model.device,
-                    timeout=timeout,
+                    timeout=left(),
                 ) as process,
-                aclosing(process.stream(tokens, stop=stops, timeout=timeout)) as pieces,
+                aclosing(process.stream(tokens, stop=stops, timeout=left())) as pieces,
             ):
                 async for piece in pieces:
                     yield piece

@@ -39,9 +39,7 @@ runs. Uses the kernel that runs, or boots a private one.
 }
 
 RULES = [
-    (r"from llmasos\.syscalls\.loops import undisturbed\n", ""),
     (r"\b(script|connection|system|process|talk|llm|client|arriving|streams)_async\b", r"\1"),
-    (r"\bawait undisturbed\((self\.\w+)\)", r"\1()"),
     (r"\bllmasos\.aio\.", "llmasos."),
     (r"\bAsyncStream\b", "TextStream"),
     (r"AsyncConnection", "Connection"),

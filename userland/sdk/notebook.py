@@ -11,10 +11,14 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from llmasos.syscalls import blocking
+from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
+from llmasos.syscalls.table import Getinfo
 
 R = TypeVar("R", bound=msgspec.Struct)
 SHOWN_ROWS = 200
+LOOK_SECONDS = 1.0  # a cell waits no longer for the state of a process
 
 
 def cell(value: object) -> str:
@@ -44,14 +48,29 @@ class Table(list[R], Generic[R]):
     """A list of records that a notebook shows as a table. Columns that are empty or alike in all of many rows are left
     out of the picture, not of the records."""
 
+    def _told(self) -> list[str]:
+        names = self[0].__struct_fields__
+        return [name for name in names if any(cell(getattr(row, name)) not in ("", "0", "False") for row in self)]
+
     def _repr_html_(self) -> str:
         if not self:
             return "<i>nothing</i>"
-        names = self[0].__struct_fields__
-        told = [name for name in names if any(cell(getattr(row, name)) not in ("", "0", "False") for row in self)]
+        told = self._told()
         shown = table(told, ([getattr(row, name) for name in told] for row in self[:SHOWN_ROWS]))
         left = len(self) - SHOWN_ROWS
         return shown + (f"<i>and {left} more</i>" if left > 0 else "")
+
+
+def row_now(kernel: Any, pid: int) -> list[tuple[str, object]]:
+    """What a process does at this moment: names and values. Nothing of a program under an event loop, which would have to
+    wait for it."""
+    if not isinstance(kernel, blocking.Client):
+        return []
+    try:
+        row = kernel(Getinfo(pid), timeout=LOOK_SECONDS)
+    except SyscallError as error:
+        return [("state", "has ended" if error.errno is Errno.ESRCH else f"unknown ({error.reason})")]
+    return [("name", row.name), ("state", row.state), ("tokens", f"{row.length} of {row.context}")]
 
 
 def bundle(plain: str, pairs: Sequence[tuple[str, object]]) -> dict[str, str]:
@@ -59,16 +78,22 @@ def bundle(plain: str, pairs: Sequence[tuple[str, object]]) -> dict[str, str]:
     return {"text/plain": plain, "text/html": table([name for name, _ in pairs], [[value for _, value in pairs]])}
 
 
+def in_notebook() -> bool:
+    """Whether IPython, which asks, shows things in a notebook and not on a terminal."""
+    from IPython import get_ipython  # the caller of `_ipython_display_` has it
+
+    return hasattr(get_ipython(), "kernel")
+
+
 class Growing:
     """A place in a notebook whose text grows. Where IPython shows it on a terminal, the text is printed as it comes."""
 
     def __init__(self) -> None:
         from IPython import display as ipython
-        from IPython import get_ipython  # the caller of `_ipython_display_` has it
 
         self._text = ""
         self._thought = ""
-        self._in_notebook = hasattr(get_ipython(), "kernel")
+        self._in_notebook = in_notebook()
         show: Any = ipython.display
         self._place = show(self._bundle(), raw=True, display_id=True) if self._in_notebook else None
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -24,7 +25,18 @@ from llmasos.syscalls.records import (
     SamplingDefaults,
     SchedClass,
 )
-from llmasos.syscalls.table import Exec, Feed, Getinfo, GroupCreate, GroupSet, GroupStat, Models, Spawn
+from llmasos.syscalls.table import (
+    Call,
+    Exec,
+    Feed,
+    Getinfo,
+    GroupCreate,
+    GroupSet,
+    GroupStat,
+    Models,
+    Restore,
+    Spawn,
+)
 from llmasos.userland.sdk import actions, arguments, turns
 from llmasos.userland.sdk.actions import Language
 from llmasos.userland.sdk.arguments import Dtype, Ids, Model, dtype_name, model_name
@@ -32,6 +44,7 @@ from llmasos.userland.sdk.dialogue import Entry, Message, Setup, packed
 from llmasos.userland.sdk.script import Script, ask
 from llmasos.userland.sdk.template import OF_THE_TEMPLATE
 
+R = TypeVar("R")
 UNLIMITED = Limits()
 _SAMPLING = SamplingDefaults.__struct_fields__
 
@@ -156,7 +169,7 @@ def spawn(options: Options) -> Script[tuple[int, ModelInfo, Setup]]:
     """Start a process; returns its pid, its model, and the defaults for its calls. A sampled process without a seed gets
     a random one. Loads a tokenizer only if there is text to encode."""
     model, dtype = (yield from located(options.model)), dtype_name(options.dtype)
-    info = yield from actions.model_of(model, dtype, options.device)
+    info = yield from paged_in(model, dtype, options.device)
     started = stores.started(options.model) if options.defaults else Started()
     if options.seed is None and started.seed is not None:
         options = replace(options, seed=started.seed)
@@ -191,6 +204,72 @@ def spawn(options: Options) -> Script[tuple[int, ModelInfo, Setup]]:
     return pid, info, setup_by_store(started)
 
 
+def handle(pid: int) -> Script[tuple[ModelInfo, Setup | None]]:
+    """What a handle on a process knows: its model, and the variables of its conversation."""
+    info = yield from ask(Getinfo(pid))
+    if not info.model:
+        raise no_llm_process(info)
+    model = yield from actions.model_in_memory(info.model, info.device)
+    known = (yield from turns.known_of(pid)).dialogue
+    return model, known.setup if known is not None else None
+
+
+def restore(image: Restore, model: Model) -> Script[tuple[int, ModelInfo, Setup | None]]:
+    """Start a process from an image, on this model (empty: the one in the image); returns its pid, and what a handle
+    knows."""
+    if model:
+        image = msgspec.structs.replace(image, model=(yield from located(model)))
+    pid = yield from ask(image)
+    try:
+        found, setup = yield from handle(pid)
+    except GeneratorExit:  # it may make no more calls
+        raise
+    except BaseException:  # its caller will have no handle on it
+        yield from actions.end([pid])
+        raise
+    return pid, found, setup
+
+
+def paged_in(model: str, dtype: str, device: str) -> Script[ModelInfo]:
+    """A model's row; the model is brought into memory if it is not there. An unknown name raises ENOENT with the nearest
+    one that is known."""
+    try:
+        return (yield from actions.model_of(model, dtype, device))
+    except SyscallError as error:
+        if error.errno is not Errno.ENOENT:
+            raise
+        names = {row.name.lower(): row.name for row in (yield from ask(Models()))}
+        near = difflib.get_close_matches(model.lower(), names, 1)
+        if not near:
+            raise
+        raise SyscallError(
+            Errno.ENOENT, f"no model {model!r}; did you mean {names[near[0]]!r}? ({error.reason})"
+        ) from None
+
+
+def load(model: Model, dtype: str, device: str) -> Script[ModelInfo]:
+    """Bring a model into memory."""
+    return (yield from paged_in((yield from located(model)), dtype, device))
+
+
+def of_model(model: Model, call: Callable[[str], Call[R]]) -> Script[R]:
+    """Make a call about a model: `call` makes its record from the model's name there."""
+    return (yield from ask(call((yield from located(model)))))
+
+
+def pages(call: Callable[[list[R]], Call[list[R]]]) -> Script[list[R]]:
+    """All rows of a table: `call` asks for those after the ones that are there."""
+    rows: list[R] = []
+    while page := (yield from ask(call(rows))):
+        rows += page
+    return rows
+
+
+def not_ended(pid: int, timeout: float) -> SyscallError:
+    what = f"process {pid} has not ended" if pid else "no process of this program has ended"
+    return SyscallError(Errno.ETIME, f"{what} within {timeout:g} seconds, and no kernel answers")
+
+
 def setup_by_store(started: Started) -> Setup:
     """The part of a store's way to start a model that stays with the process."""
     return Setup(system=started.system, stop=list(started.stop), max_tokens=started.max_tokens)
@@ -217,7 +296,7 @@ def change_model(pid: int, model: Model, dtype: Dtype, tokens: Ids | None) -> Sc
         raise no_llm_process(row)
     if row.decoding:
         raise SyscallError(Errno.EBUSY, f"process {pid} ({row.name}) is decoding; wait for that, or interrupt it first")
-    new = yield from actions.model_of(model, dtype, row.device)
+    new = yield from paged_in(model, dtype, row.device)
     if ids is not None:
         yield from ask(Exec(pid, model, ids, dtype))
         return new, len(ids)
@@ -258,6 +337,8 @@ def initial(options: Options, info: ModelInfo, started: Started) -> tuple[list[i
     elif prompt is not None:
         messages += arguments.messages(prompt)
     system = arguments.text(options.system) or ("" if turns.instructs(messages) else started.system)
+    if system and messages and messages[0]["role"] == "system":
+        raise SyscallError(Errno.EINVAL, f"{arguments.TWO_SYSTEMS} (`system` is one, and the prompt begins with another)")
     if system:
         messages.insert(0, {"role": "system", "content": system})
     setup = msgspec.structs.replace(setup_of(options, language), stop=held.stop, max_tokens=held.max_tokens)
@@ -285,7 +366,10 @@ def setup_of(options: Options, language: Language) -> Setup:
             f"thought_tokens is 1 or more, found {thought_tokens}; thinking=False is for no thoughts at all",
         )
     name = options.chat_template or None
-    variables = language.must_chat(name).variables(options.thinking, dict(options.template or {}), name)
+    chat = language.must_chat(name)
+    if tools:
+        chat.check_tools(name)
+    variables = chat.variables(options.thinking, dict(options.template or {}), name)
     setup = Setup(
         now=time.time(),
         tools=tools,

@@ -30,14 +30,15 @@ from llmasos.syscalls.table import (
     Setlimits,
     Setsched,
 )
-from llmasos.userland.sdk import actions, notebook, options
-from llmasos.userland.sdk.arguments import Dtype, Ids, Model
+from llmasos.userland.sdk import actions, notebook, options, script
+from llmasos.userland.sdk.arguments import Dtype, Ids, Model, SchedClassName, SignalName, member
 from llmasos.userland.sdk.public import public
 from llmasos.userland.sdk.talk import Talk
 
 
 class Process(Talk):
-    """A handle on an LLM process: text in, text out. Entered by `with`, it ends the process when it is left.
+    """A handle on an LLM process: text in, text out. Entered by `with`, it ends the process when it is left. It has
+    its `pid`, the `model` that it runs, its `system`, and after an answer the `hint` on what to do near the window's end.
 
     A process answers one question at a time: a second one raises EBUSY and changes nothing while this program still hears
     the answer to the first.
@@ -55,16 +56,28 @@ class Process(Talk):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.end()
+        script.end(self.system.kernel, actions.end([self.pid]))
+
+    def __eq__(self, other: object) -> bool:
+        """Handles of one process are alike, whichever connection they have."""
+        if not isinstance(other, Process):
+            return NotImplemented
+        return self._who == other._who
+
+    def __hash__(self) -> int:
+        return hash(self._who)
+
+    @property
+    def _who(self) -> tuple[int, str]:
+        return self.pid, self.system.kernel.boot.runtime
 
     def __repr__(self) -> str:
         return f"<Process {self.pid} on {self.model.name}>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """The process in a notebook, as it was last seen."""
+        """The process in a notebook, as it is now."""
         pairs: list[tuple[str, object]] = [("pid", self.pid), ("model", self.model.name), ("device", self.model.device)]
-        if (row := self._row) is not None:
-            pairs += [("name", row.name), ("state", row.state), ("tokens", f"{row.length} of {row.context}")]
+        pairs += notebook.row_now(self.system.kernel, self.pid)
         if self.hint:
             pairs.append(("hint", self.hint))
         return notebook.bundle(repr(self), pairs)
@@ -77,8 +90,7 @@ class Process(Talk):
             row = agent.info()
             print(row.state, row.length, row.usage.decoded)
         """
-        self._row = self.system(Getinfo(self.pid), timeout=timeout)
-        return self._row
+        return self.system(Getinfo(self.pid), timeout=timeout)
 
     @public
     def fork(
@@ -91,7 +103,8 @@ class Process(Talk):
         timeout: float | None = None,
     ) -> list[Process]:
         """Make `count` copies of it, which share its pages until one of them writes. Each samples with a seed of its own,
-        unless `same_seed`; a `detached` one outlives this program. `name` is theirs (empty: its own); several are called
+        unless `same_seed`; a `detached` one outlives this program. They are in this program's control group, wherever the
+        original is (`join` moves them). `name` is theirs (empty: its own); several are called
         NAME-1, NAME-2 and so on. Raises ESRCH, EBUSY, ENOMEM, EDQUOT.
 
         Example:
@@ -121,13 +134,13 @@ class Process(Talk):
         return self.system(call, timeout=timeout)
 
     @public
-    def signal(self, signal: Signal, *, timeout: float | None = None) -> None:
+    def signal(self, signal: Signal | SignalName, *, timeout: float | None = None) -> None:
         """Send it a signal. Raises ESRCH once it has ended.
 
         Example:
-            agent.signal(llmasos.Signal.TERM)
+            agent.signal("TERM")  # or llmasos.Signal.TERM
         """
-        self.system(Kill(self.pid, signal), timeout=timeout)
+        self.system(Kill(self.pid, member(Signal, signal)), timeout=timeout)
 
     @public
     def stop(self, *, timeout: float | None = None) -> None:
@@ -167,14 +180,17 @@ class Process(Talk):
         self.signal(Signal.KILL, timeout=timeout)
 
     @public
-    def nice(self, value: int, sched_class: SchedClass | None = None, *, timeout: float | None = None) -> None:
+    def nice(
+        self, value: int, sched_class: SchedClass | SchedClassName | None = None, *, timeout: float | None = None
+    ) -> None:
         """Set its share of the device, from -20 (largest) to 19 (smallest), and its scheduling class (None: keeps it).
         Raises EINVAL, ESRCH.
 
         Example:
-            agent.nice(5, llmasos.SchedClass.BATCH)
+            agent.nice(5, "batch")  # or llmasos.SchedClass.BATCH
         """
-        self.system(Setsched(self.pid, value, sched_class), timeout=timeout)
+        chosen = None if sched_class is None else member(SchedClass, sched_class)
+        self.system(Setsched(self.pid, value, chosen), timeout=timeout)
 
     @public
     def detach(self, *, timeout: float | None = None) -> None:
@@ -237,10 +253,13 @@ class Process(Talk):
 
     @public
     def limits(self, limits: Limits | None = None, *, timeout: float | None = None) -> Limits:
-        """Set its limits (None: none are changed), and return those that were in force before. Raises EINVAL, ESRCH.
+        """Set its limits, all of them (None: none are changed; a field that is 0 is no limit), and return those that were
+        in force before. To change one, replace it in those. Raises EINVAL, ESRCH.
 
         Example:
-            before = agent.limits(llmasos.Limits(tokens=1000))
+            import msgspec
+            before = agent.limits()
+            agent.limits(msgspec.structs.replace(before, tokens=1000))
         """
         return self.system(Setlimits(self.pid, limits), timeout=timeout)
 
@@ -254,6 +273,17 @@ class Process(Talk):
             status = agent.wait(timeout=60).status
         """
         return self.system.wait(self.pid, timeout)
+
+    @public
+    def idle(self, *, timeout: float | None = None) -> None:
+        """Wait until it has no answer under way, whichever program asked for it. (Another may ask next: `ask` raises
+        EBUSY then.) Raises ESRCH once it has ended, ETIME.
+
+        Example:
+            agent.idle(timeout=60)
+            answer = agent.ask("What is my name?")
+        """
+        self.system.run(actions.idle(self.pid), timeout)
 
     @public
     def end(self, *, timeout: float | None = None) -> None:

@@ -44,6 +44,14 @@ _OF_THE_SYSTEM = {
     os_errno.EDQUOT: Errno.EDQUOT,
 }
 _OF_ARGUMENTS = (ValueError, TypeError, OverflowError, RecursionError, LookupError)
+_MADE_BY = {
+    "Connection()": "System.connect() makes one",
+    "AsyncConnection()": "System.connect() makes one",
+    "Talk()": "System.spawn(), or System.process(PID), makes one",
+    "LLM()": "LLM.from_pretrained(MODEL) makes one",
+}
+_SAMPLED = "sampling is chosen at `spawn`, or by `generate(sampler=Sampler(...))`, which keeps it"
+_ELSEWHERE = dict.fromkeys(("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"), _SAMPLED)
 _SECRETS = ("passphrase",)  # arguments that no error shows
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "True or False", bytes: "bytes"}
 
@@ -67,6 +75,12 @@ def escaped(error: Exception) -> SyscallError:
     return SyscallError(Errno.EIO, what)
 
 
+def _advise(error: SyscallError) -> None:
+    """Have a traceback show the hint, once."""
+    if not getattr(error, "__notes__", None):
+        error.add_note(f"hint: {error.hint}")
+
+
 def public(function: F) -> F:
     """A public function: its arguments are checked against its annotations (EINVAL), and what it raises is
     SyscallError."""
@@ -76,10 +90,11 @@ def public(function: F) -> F:
 
         @functools.wraps(function)
         async def awaited(*args: Any, **kwargs: Any) -> Any:
-            border.check(args, kwargs)
+            args, kwargs = border.check(args, kwargs)
             try:
                 return await function(*args, **kwargs)
-            except SyscallError:
+            except SyscallError as error:
+                _advise(error)
                 raise
             except Exception as error:
                 raise escaped(error) from error
@@ -88,10 +103,11 @@ def public(function: F) -> F:
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
-        border.check(args, kwargs)
+        args, kwargs = border.check(args, kwargs)
         try:
             return function(*args, **kwargs)
-        except SyscallError:
+        except SyscallError as error:
+            _advise(error)
             raise
         except Exception as error:
             raise escaped(error) from error
@@ -127,11 +143,16 @@ class _Border:
         for name, one in self._parameters.items():
             if name not in ("self", "cls"):
                 annotation = one.annotation
-                found[name] = check_of(eval(annotation, names) if isinstance(annotation, str) else annotation)
+                try:
+                    hint = eval(annotation, names) if isinstance(annotation, str) else annotation
+                except NameError:  # imported for type checkers only
+                    hint = Any
+                found[name] = check_of(hint)
         return found
 
-    def check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Raise EINVAL for arguments that the function does not take."""
+    def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments, numbers of other libraries and texts of other classes made plain. Raises EINVAL for those that
+        the function does not take."""
         if len(args) > len(self._places):
             most, own = len(self._places), self._places[:1] == ["self"] or self._places[:1] == ["cls"]
             raise self._refused(f"takes {most - own} arguments by place, found {len(args) - own}; name the others")
@@ -139,16 +160,24 @@ class _Border:
         given = dict(zip(self._places, args, strict=False))
         for name in kwargs:
             if name not in self._parameters or self._parameters[name].kind is inspect.Parameter.POSITIONAL_ONLY:
-                raise self._refused(f"takes no {name!r}; {_nearest(name, checks)}")
+                raise self._refused(f"takes no {name!r}; {_ELSEWHERE.get(name) or _nearest(name, checks)}")
             if name in given:
                 raise self._refused(f"was given {name!r} twice, by place and by name")
         given.update(kwargs)
         if missing := [name for name in self._parameters if name in self._required and name not in given]:
+            if self._name in _MADE_BY and self._function.__name__ == "__init__":
+                raise SyscallError(Errno.EINVAL, f"{_MADE_BY[self._name]}, not {self._name}")
             raise self._refused(f"needs {' and '.join(map(repr, missing))}")
         for name, value in given.items():
             if name in checks and not checks[name].fits(value):
                 found = type(value).__name__ if name in _SECRETS else _shown(value)
-                raise SyscallError(Errno.EINVAL, f"{self._name} {name}: wanted {checks[name].words}, found {found}")
+                hint = "; `turn` says messages" if name == "text" and _is_several(value) else ""
+                raise SyscallError(Errno.EINVAL, f"{self._name} {name}: wanted {checks[name].words}, found {found}{hint}")
+        placed = zip(self._places, args, strict=False)
+        return (
+            tuple(checks[name].plain(value) if name in checks else value for name, value in placed),
+            {name: checks[name].plain(value) for name, value in kwargs.items()},
+        )
 
     def _refused(self, what: str) -> SyscallError:
         return SyscallError(Errno.EINVAL, f"{self._name} {what}")
@@ -170,8 +199,10 @@ def _shown(value: object) -> str:
 class _Check:
     """A test of a value, and words for what passes it."""
 
-    def __init__(self, fits: Callable[[Any], bool], words: str) -> None:
-        self.fits, self.words = fits, words
+    def __init__(
+        self, fits: Callable[[Any], bool], words: str, plain: Callable[[Any], Any] = lambda value: value
+    ) -> None:
+        self.fits, self.words, self.plain = fits, words, plain
 
 
 def check_of(hint: Any) -> _Check:
@@ -182,11 +213,15 @@ def check_of(hint: Any) -> _Check:
     if hint is None or hint is types.NoneType:
         return _Check(lambda value: value is None, "None")
     if origin in (typing.Union, types.UnionType):
-        either = [check_of(one) for one in typing.get_args(hint)]
+        kinds = typing.get_args(hint)
+        if any(isinstance(one, type) and issubclass(one, enum.Enum) for one in kinds):
+            kinds = tuple(one for one in kinds if typing.get_origin(one) is not Literal)  # the enum's own words
+        either = [check_of(one) for one in kinds]
         words = list(dict.fromkeys(one.words for one in either))
         return _Check(
             lambda value: any(one.fits(value) for one in either),
             " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0],
+            lambda value: next(one.plain(value) for one in either if one.fits(value)),
         )
     if origin is Literal:
         values = typing.get_args(hint)
@@ -199,15 +234,16 @@ def check_of(hint: Any) -> _Check:
     if not isinstance(kind, type):
         raise TypeError(f"no check is known for {hint!r}")
     if issubclass(kind, enum.Enum):
-        return _Check(
-            lambda value: _is_member(kind, value), f"{kind.__name__}.{' '.join(kind.__members__).replace(' ', '|')}"
-        )
+        spelled = [repr(one.value if isinstance(one.value, str) else one.name) for one in kind]
+        return _Check(lambda value: _is_member(kind, value), f"{kind.__name__} ({', '.join(spelled)})")
     if kind is bool:
-        return _Check(_is_bool, _WORDS[bool])
+        return _Check(_is_bool, _WORDS[bool], bool)
     if kind is int:
-        return _Check(_is_int, _WORDS[int])
+        return _Check(_is_int, _WORDS[int], operator.index)
     if kind is float:
-        return _Check(_is_number, _WORDS[float])
+        return _Check(_is_number, _WORDS[float], lambda value: value if type(value) in (int, float) else float(value))
+    if kind is str:
+        return _Check(lambda value: isinstance(value, str), _WORDS[str], str.__str__)
     if kind in _WORDS:
         return _Check(lambda value: isinstance(value, kind), _WORDS[kind])
     if issubclass(kind, os.PathLike):
@@ -261,6 +297,8 @@ def _is_several(value: Any) -> bool:
 
 
 def _is_member(kind: type[enum.Enum], value: Any) -> bool:
+    if isinstance(value, str) and value in kind.__members__:
+        return True
     try:
         kind(value)
     except ValueError:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import threading
 import types
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NoReturn
@@ -238,6 +240,17 @@ def _refuse_lipsum(*args: Any, **given: Any) -> NoReturn:
     raise Exceeded("it calls lipsum, which templates here cannot")
 
 
+_templates: weakref.WeakSet[Template] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for template in _templates:
+        template.unlock()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 class Template:
     """A compiled template. Raises SyscallError EINVAL that names the error in it."""
 
@@ -249,6 +262,11 @@ class Template:
         self._refused: tuple[int, str] | None = None  # size of the least input for which it did too much, and the error
         with _told():
             self._template = self._environment.from_string(source)
+        _templates.add(self)
+
+    def unlock(self) -> None:
+        """In a fork: the thread that held the lock, if one did, is the parent's."""
+        self._lock = threading.Lock()
 
     def render(self, variables: Mapping[str, Any], now: datetime | None = None) -> str:
         """The text; `now` is the time of its dates. Raises EINVAL with the words of a template that refuses, or that does

@@ -14,10 +14,11 @@ passes them on.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -27,7 +28,7 @@ from llmasos.syscalls import blocking
 from llmasos.syscalls.calls import Overdue
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Signal
-from llmasos.syscalls.table import Call, Kill, Read
+from llmasos.syscalls.table import Call, Kill, Read, Wait
 from llmasos.userland.sdk.public import escaped
 from llmasos.userland.sdk.streams import TextStream
 from llmasos.userland.sdk.tool_calls import BadCall, ToolCall
@@ -38,7 +39,8 @@ P = TypeVar("P", bound="Owned")
 T = TypeVar("T")
 
 MAX_TOGETHER = 64  # calls of one `together` in flight at once, for a blocking program
-CLEANUP_SECONDS = 5.0  # a program that is being cancelled waits no longer than this for the kernel
+GRACE_SECONDS = 0.25  # for the answer to a call that has a time of its own in the kernel
+CLEANUP_SECONDS = 1.0  # a program that is being cancelled waits no longer than this for the kernel
 
 
 @dataclass(slots=True, frozen=True)
@@ -63,6 +65,7 @@ class Listener:
     end."""
 
 
+Clock = Callable[[], float | None]  # the seconds that are left; None: no bound
 Request = Call[Any] | Together | Listener
 Script = Generator[Request, Any, T]
 Stream = Generator[Request | Piece, Any, T]
@@ -102,28 +105,37 @@ class OutOfTime(BaseException):
 
 
 @contextmanager
-def bounded(timeout: float | None) -> Iterator[float | None]:
+def bounded(kernel: Any, timeout: float | None) -> Iterator[float | None]:
     """Around a script: gives the time (of time.monotonic) at which it must be done, None: never. What leaves it as
     OutOfTime is SyscallError ETIME outside, and any other error is a SyscallError too."""
     bound = None if timeout is None else seconds(timeout)
     try:
         yield None if bound is None else time.monotonic() + bound
     except OutOfTime:
-        raise SyscallError(
-            Errno.ETIME,
-            f"not done within {bound:g} seconds; what ran for it in the kernel has been cancelled",
-        ) from None
+        done = "what ran for it in the kernel has been cancelled"
+        if kernel.away:
+            done = "the kernel has died and no other has come yet; what it did for this will be cancelled in that one"
+        raise SyscallError(Errno.ETIME, f"not done within {bound:g} seconds; {done}") from None
     except SyscallError:
         raise
     except Exception as error:
         raise escaped(error) from error
 
 
-def seconds(timeout: float) -> float:
+def seconds(timeout: float, what: str = "timeout") -> float:
     """A `timeout` as seconds. Raises EINVAL for what is none."""
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0 or math.isinf(timeout):
-        raise SyscallError(Errno.EINVAL, f"timeout: wanted seconds, 0 or more (None: no bound), found {timeout!r:.60}")
+        none = " (None: no bound)" if what == "timeout" else ""
+        raise SyscallError(Errno.EINVAL, f"{what}: wanted seconds, 0 or more{none}, found {timeout!r:.60}")
     return float(timeout)
+
+
+def countdown(timeout: float | None) -> Clock:
+    """What is left of a `timeout` that several scripts share."""
+    if timeout is None:
+        return lambda: None
+    until = time.monotonic() + seconds(timeout)
+    return lambda: max(0.0, until - time.monotonic())
 
 
 def left_until(until: float) -> float:
@@ -140,6 +152,19 @@ def check_time(error: SyscallError, until: float | None) -> None:
         raise OutOfTime from None
 
 
+@contextmanager
+def cleaning() -> Iterator[None]:
+    """Around the end of a script that cleans up. EPIPE does not leave it: with nobody to clean up with, what has
+    interrupted the script is what its caller is to hear."""
+    try:
+        yield
+    except StopIteration:
+        pass
+    except SyscallError as error:
+        if error.errno is not Errno.EPIPE:
+            raise
+
+
 # --- the blocking face (script_async.py is the other) ------------------------------------------------------------------
 
 
@@ -152,43 +177,87 @@ def _do(kernel: Callable[..., Any], request: Request, until: float | None = None
             return calling(request)
         if len(request.calls) <= 1:
             return [calling(call) for call in request.calls]
-        with ThreadPoolExecutor(min(len(request.calls), MAX_TOGETHER), "llmasos-call") as pool:
+        pool = ThreadPoolExecutor(min(len(request.calls), MAX_TOGETHER), "llmasos-call")
+        try:
             return list(pool.map(calling, request.calls))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C: nobody wants what the calls bring
     except SyscallError as error:
         check_time(error, until)
         raise
 
 
+class Parting:
+    """The time that a script has to clean up: CLEANUP_SECONDS in all (`unbounded`: as long as the kernel takes), and no
+    next kernel is waited for."""
+
+    def __init__(self, kernel: Any, *, unbounded: bool = False) -> None:
+        self.kernel = kernel
+        self._until = None if unbounded else time.monotonic() + CLEANUP_SECONDS
+
+    def how(self) -> dict[str, Any]:
+        """How its calls are made. Raises EPIPE in a fork: what there is to clean up is the parent's."""
+        if not self.kernel.origin.here:
+            raise SyscallError(Errno.EPIPE, "the connection is the parent's")
+        return {"timeout": None if self._until is None else max(0.0, self._until - time.monotonic()), "patient": False}
+
+    def failed(self, call: Call[Any], error: SyscallError) -> None:
+        """A call has failed. If no kernel runs, the end of a decode or process is left to the next one. Else raises;
+        EPIPE if the kernel takes too long: then as well there is nobody to clean up with."""
+        if error.errno is Errno.EPIPE and self.kernel.away and isinstance(call, Kill | Wait):
+            self.kernel.post(call)
+        elif isinstance(error, Overdue):
+            raise SyscallError(Errno.EPIPE, error.reason) from None
+        else:
+            raise error
+
+
+class _Parting(Parting):
+    def __call__(self, call: Call[Any]) -> Any:
+        try:
+            return self.kernel(call, **self.how())
+        except SyscallError as error:
+            self.failed(call, error)
+
+
 class Owned(Protocol):
-    """A handle on a process that its `with` ends; `end` does so from elsewhere."""
+    """A handle on a process that its `with` ends."""
+
+    pid: int
 
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-    def end(self) -> None: ...
 
 
-def each(begin: Callable[[S], P], finish: Callable[[P, S], T], items: Sequence[S]) -> list[T]:
+def each(kernel: blocking.Client, begin: Callable[[S], P], finish: Callable[[P, S], T], items: Sequence[S]) -> list[T]:
     """For each item `begin` a process, `finish` what it is for, and end it; the results, in the order of the items. At
     most MAX_TOGETHER work at once. After the first error, or Ctrl-C, all processes are ended and it is raised."""
     working: list[P] = []
+    over = threading.Event()
 
     def one(item: S) -> T:
         with begin(item) as process:
             working.append(process)
+            if over.is_set():
+                raise SyscallError(Errno.ESRCH, f"process {process.pid} is not wanted any more")
             return finish(process, item)
 
     if len(items) <= 1:
         return [one(item) for item in items]
-    with ThreadPoolExecutor(min(len(items), MAX_TOGETHER), "llmasos-each") as pool:
-        try:
-            return list(pool.map(one, items))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in working:
-                process.end()
-            raise
+    pool = ThreadPoolExecutor(min(len(items), MAX_TOGETHER), "llmasos-each")
+    try:
+        found = list(pool.map(one, items))
+    except BaseException:
+        over.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in working:
+            process.__exit__(None, None, None)
+        pool.shutdown(wait=not kernel.away)  # the threads would wait for the next kernel, and their caller with them
+        raise
+    pool.shutdown()
+    return found
 
 
 def _stays() -> bool:
@@ -198,7 +267,7 @@ def _stays() -> bool:
 
 def run(kernel: blocking.Client, script: Script[T], timeout: float | None = None) -> T:
     """Run a script to its result. After `timeout` seconds it cleans up, and ETIME is raised."""
-    with bounded(timeout) as until:
+    with bounded(kernel, timeout) as until:
         try:
             request = next(script)
             while True:
@@ -206,11 +275,9 @@ def run(kernel: blocking.Client, script: Script[T], timeout: float | None = None
                     result = _do(kernel, request, until)
                 except SyscallError as error:
                     request = script.throw(error)
-                except OutOfTime as error:
-                    until = time.monotonic() + CLEANUP_SECONDS
-                    request = script.throw(error)
-                except BaseException as error:
-                    request = script.throw(error)
+                except BaseException as error:  # Ctrl-C, no more time
+                    _finish(_Parting(kernel), script, script.throw(error))
+                    raise
                 else:
                     request = script.send(result)
         except StopIteration as end:
@@ -220,18 +287,18 @@ def run(kernel: blocking.Client, script: Script[T], timeout: float | None = None
 
 
 def stream(
-    kernel: blocking.Client, script: Stream[T], pid: int, timeout: float | None = None
+    kernel: blocking.Client, script: Stream[T], pid: int, timeout: float | None = None, holds: object = None
 ) -> Generator[str, None, None]:
     """The answer's text of a stream, piece by piece; see `pieces`."""
-    return TextStream(_text(_pieces(kernel, script, pid, timeout)))
+    return TextStream(_text(_pieces(kernel, script, pid, timeout)), holds)
 
 
 def pieces(
-    kernel: blocking.Client, script: Stream[T], pid: int, timeout: float | None = None
+    kernel: blocking.Client, script: Stream[T], pid: int, timeout: float | None = None, holds: object = None
 ) -> Generator[Piece, None, None]:
     """The pieces of a stream. A consumer that leaves it interrupts the decode of process `pid`; so do `timeout` seconds,
-    after which ETIME is raised."""
-    return TextStream(_pieces(kernel, script, pid, timeout))
+    after which ETIME is raised. What it `holds` is not dropped before it is."""
+    return TextStream(_pieces(kernel, script, pid, timeout), holds)
 
 
 def _text(all_of_it: Generator[Piece, None, None]) -> Generator[str, None, None]:
@@ -243,7 +310,7 @@ def _text(all_of_it: Generator[Piece, None, None]) -> Generator[str, None, None]
 
 def _pieces(kernel: blocking.Client, script: Stream[T], pid: int, timeout: float | None) -> Generator[Piece, None, None]:
     ended = False
-    with bounded(timeout) as until:
+    with bounded(kernel, timeout) as until:
         try:
             request = next(script)
             while True:
@@ -256,11 +323,11 @@ def _pieces(kernel: blocking.Client, script: Stream[T], pid: int, timeout: float
                 except SyscallError as error:
                     request = script.throw(error)
                 except BaseException as error:  # Ctrl-C, no more time: the script takes back a turn that it has not fed
-                    ended = True
+                    ended, left = True, _Parting(kernel)
                     try:
-                        _interrupt(kernel, pid)
+                        _cleaned_up(left, interrupt(pid))
                     finally:
-                        _finish(kernel, script, script.throw(error))
+                        _finish(left, script, script.throw(error))
                     raise
                 else:
                     request = script.send(result)
@@ -272,14 +339,14 @@ def _pieces(kernel: blocking.Client, script: Stream[T], pid: int, timeout: float
         finally:
             try:
                 if not ended:
-                    _interrupt(kernel, pid)  # while the script still has the process to itself
+                    _cleaned_up(_Parting(kernel), interrupt(pid))  # while the script still has the process to itself
             finally:
                 script.close()
 
 
-def _finish(kernel: blocking.Client, script: Stream[Any], request: Request | Piece) -> None:
-    """Let an interrupted script clean up; raises what the script raises."""
-    with suppress(StopIteration):
+def _finish(kernel: _Parting, script: Stream[Any], request: Request | Piece) -> None:
+    """Let an interrupted script clean up; raises what the script raises, but for EPIPE."""
+    with cleaning():
         while True:
             try:
                 result = None if isinstance(request, Piece) else _do(kernel, request)
@@ -289,6 +356,12 @@ def _finish(kernel: blocking.Client, script: Stream[Any], request: Request | Pie
                 request = script.send(result)
 
 
-def _interrupt(kernel: blocking.Client, pid: int) -> None:
-    bounded: Any = partial(kernel, timeout=CLEANUP_SECONDS)
-    run(bounded, interrupt(pid))
+def _cleaned_up(kernel: _Parting, script: Script[None]) -> None:
+    """Run a script that is nothing but cleaning up."""
+    with cleaning():
+        _finish(kernel, script, next(script))
+
+
+def end(kernel: blocking.Client, script: Script[None]) -> None:
+    """Run a script that ends what this program leaves. Where no kernel runs, the next one does it."""
+    _cleaned_up(_Parting(kernel, unbounded=True), script)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -15,9 +15,9 @@ from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.loops import undisturbed
 from llmasos.syscalls.table import Call
 from llmasos.userland.sdk.script import (
-    CLEANUP_SECONDS,
     MAX_TOGETHER,
     Listener,
+    Parting,
     Piece,
     Request,
     Script,
@@ -25,6 +25,7 @@ from llmasos.userland.sdk.script import (
     Together,
     bounded,
     check_time,
+    cleaning,
     interrupt,
     left_until,
 )
@@ -35,7 +36,15 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-async def _do(kernel: client.Client, request: Request, until: float | None = None) -> Any:
+class _Parting(Parting):
+    async def __call__(self, call: Call[Any]) -> Any:
+        try:
+            return await self.kernel(call, **self.how())
+        except SyscallError as error:
+            self.failed(call, error)
+
+
+async def _do(kernel: Callable[..., Awaitable[Any]], request: Request, until: float | None = None) -> Any:
     if isinstance(request, Listener):
         return _stays
     calling = kernel if until is None else partial(kernel, timeout=left_until(until))
@@ -66,9 +75,12 @@ async def _together(calling: Callable[[Call[Any]], Awaitable[Any]], request: Tog
     return results
 
 
-async def each(begin: Callable[[S], Awaitable[P]], finish: Callable[[P, S], Awaitable[T]], items: Sequence[S]) -> list[T]:
+async def each(
+    kernel: client.Client, begin: Callable[[S], Awaitable[P]], finish: Callable[[P, S], Awaitable[T]], items: Sequence[S]
+) -> list[T]:
     """For each item `begin` a process, `finish` what it is for, and end it; the results, in the order of the items. At
-    most MAX_TOGETHER work at once. After the first error all processes are ended and it is raised."""
+    most MAX_TOGETHER work at once. After the first error all processes are ended and it is raised. (script.each needs the
+    kernel.)"""
 
     async def one(item: S) -> T:
         async with await begin(item) as process:
@@ -102,7 +114,7 @@ def _stays() -> bool:
 
 async def run(kernel: client.Client, script: Script[T], timeout: float | None = None) -> T:
     """Run a script to its result. After `timeout` seconds it cleans up, and ETIME is raised."""
-    with bounded(timeout) as until:
+    with bounded(kernel, timeout) as until:
         try:
             request = next(script)
             while True:
@@ -111,7 +123,7 @@ async def run(kernel: client.Client, script: Script[T], timeout: float | None = 
                 except SyscallError as error:
                     request = script.throw(error)
                 except BaseException as error:
-                    await _cleanup(_finish, kernel, script, script.throw(error))
+                    await undisturbed(partial(_finish, _Parting(kernel), script, script.throw(error)))
                     raise
                 else:
                     request = script.send(result)
@@ -121,9 +133,9 @@ async def run(kernel: client.Client, script: Script[T], timeout: float | None = 
             script.close()
 
 
-async def _finish(kernel: client.Client, script: Stream[Any], request: Request | Piece) -> None:
-    """Let a cancelled script clean up; raises what the script raises."""
-    with suppress(StopIteration):
+async def _finish(kernel: _Parting, script: Stream[Any], request: Request | Piece) -> None:
+    """Let a cancelled script clean up; raises what the script raises, but for EPIPE."""
+    with cleaning():
         while True:
             try:
                 result = None if isinstance(request, Piece) else await _do(kernel, request)
@@ -133,23 +145,25 @@ async def _finish(kernel: client.Client, script: Stream[Any], request: Request |
                 request = script.send(result)
 
 
-def stream(kernel: client.Client, script: Stream[T], pid: int, timeout: float | None = None) -> AsyncGenerator[str, None]:
+def stream(
+    kernel: client.Client, script: Stream[T], pid: int, timeout: float | None = None, holds: object = None
+) -> AsyncGenerator[str, None]:
     """The answer's text of a stream, piece by piece; see `pieces`."""
     heard: list[weakref.ref[Any]] = []
-    told = AsyncStream(_text(_pieces(kernel, script, pid, heard, timeout)))
+    told = AsyncStream(_text(_pieces(kernel, script, pid, heard, timeout)), holds)
     heard.append(weakref.ref(told))
     return told
 
 
 def pieces(
-    kernel: client.Client, script: Stream[T], pid: int, timeout: float | None = None
+    kernel: client.Client, script: Stream[T], pid: int, timeout: float | None = None, holds: object = None
 ) -> AsyncGenerator[Piece, None]:
     """The pieces of a stream. A consumer that leaves it, or is cancelled, interrupts the decode of process `pid`; so do
-    `timeout` seconds, after which ETIME is raised."""
+    `timeout` seconds, after which ETIME is raised. What it `holds` is not dropped before it is."""
     # A stream knows what its consumer holds. One that leaves an `async for` drops it, and the event loop closes it a
     # moment later.
     heard: list[weakref.ref[Any]] = []
-    told = AsyncStream(_pieces(kernel, script, pid, heard, timeout))
+    told = AsyncStream(_pieces(kernel, script, pid, heard, timeout), holds)
     heard.append(weakref.ref(told))
     return told
 
@@ -165,7 +179,7 @@ async def _pieces(
     kernel: client.Client, script: Stream[T], pid: int, heard: Sequence[weakref.ref[Any]], timeout: float | None
 ) -> AsyncGenerator[Piece, None]:
     ended = False
-    with bounded(timeout) as until:
+    with bounded(kernel, timeout) as until:
         try:
             request = next(script)
             while True:
@@ -181,11 +195,11 @@ async def _pieces(
                 except SyscallError as error:
                     request = script.throw(error)
                 except BaseException as error:
-                    ended = True
+                    ended, left = True, _Parting(kernel)
                     try:
-                        await _cleanup(run, kernel, interrupt(pid))
+                        await undisturbed(partial(_cleaned_up, left, interrupt(pid)))
                     finally:
-                        await _cleanup(_thrown, kernel, script, error)
+                        await undisturbed(partial(_thrown, left, script, error))
                     raise
                 else:
                     request = script.send(result)
@@ -197,20 +211,24 @@ async def _pieces(
         finally:
             try:
                 if not ended:
-                    await _cleanup(run, kernel, interrupt(pid))  # while the script still has the process to itself
+                    await undisturbed(
+                        partial(_cleaned_up, _Parting(kernel), interrupt(pid))
+                    )  # while the script still has the process to itself
             finally:
                 script.close()
 
 
-async def _thrown(kernel: client.Client, script: Stream[Any], error: BaseException) -> None:
+async def _thrown(kernel: _Parting, script: Stream[Any], error: BaseException) -> None:
     await _finish(kernel, script, script.throw(error))
 
 
-async def _cleanup(work: Callable[..., Awaitable[object]], *arguments: Any) -> None:
-    """Clean up, whatever else is cancelled, for CLEANUP_SECONDS at most."""
+async def _cleaned_up(kernel: _Parting, script: Script[None]) -> None:
+    """Run a script that is nothing but cleaning up."""
+    with cleaning():
+        await _finish(kernel, script, next(script))
 
-    async def in_time() -> None:
-        with anyio.move_on_after(CLEANUP_SECONDS):
-            await work(*arguments)
 
-    await undisturbed(in_time)
+async def end(kernel: client.Client, script: Script[None]) -> None:
+    """Run a script that ends what this program leaves, whatever is cancelled. Where no kernel runs, the next one does
+    it."""
+    await undisturbed(partial(_cleaned_up, _Parting(kernel, unbounded=True), script))

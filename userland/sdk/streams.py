@@ -15,8 +15,9 @@ class TextStream(Generator[Y, None, None]):
     """A generator of pieces. As the last value of a notebook's cell, or passed to `display`, it shows its text while that
     comes, and is used up then."""
 
-    def __init__(self, inner: Generator[Y, None, None]) -> None:
-        self._inner = inner
+    def __init__(self, inner: Generator[Y, None, None], holds: object = None) -> None:
+        """`holds`: what must not be dropped before the stream is, its process."""
+        self._inner, self._holds = inner, holds
 
     def __next__(self) -> Y:
         return next(self._inner)
@@ -29,6 +30,9 @@ class TextStream(Generator[Y, None, None]):
 
     def close(self) -> None:
         self._inner.close()
+
+    def __repr__(self) -> str:
+        return "<an answer, which begins when its first piece is asked for: `for piece in ...`>"
 
     def _ipython_display_(self) -> None:
         with notebook.Growing() as shown:

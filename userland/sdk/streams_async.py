@@ -18,8 +18,9 @@ class AsyncStream(AsyncGenerator[Y, None]):
     """An asynchronous generator of pieces. `display` of it in a notebook shows its text while that comes, in a task of
     the notebook's own loop, and it is used up then."""
 
-    def __init__(self, inner: AsyncGenerator[Y, None]) -> None:
-        self._inner = inner
+    def __init__(self, inner: AsyncGenerator[Y, None], holds: object = None) -> None:
+        """`holds`: what must not be dropped before the stream is, its process."""
+        self._inner, self._holds = inner, holds
 
     def __anext__(self) -> Any:
         return self._inner.__anext__()
@@ -33,11 +34,19 @@ class AsyncStream(AsyncGenerator[Y, None]):
     def aclose(self) -> Any:
         return self._inner.aclose()
 
+    def __repr__(self) -> str:
+        return (
+            "<an answer, which begins when its first piece is asked for: `async for piece in it: print(piece, end='')`>"
+        )
+
     def _ipython_display_(self) -> None:
+        """On a terminal IPython's loop stands still between two lines, so that a task of its would show nothing."""
         try:
-            loop = asyncio.get_running_loop()
+            loop = asyncio.get_running_loop() if notebook.in_notebook() else None
         except RuntimeError:  # another loop than asyncio's, or none
-            print(f"{self!r}: `async for` it")
+            loop = None
+        if loop is None:
+            print(repr(self))
             return
         task = loop.create_task(self._show(notebook.Growing()))
         _showing.add(task)

@@ -16,6 +16,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from llmasos.syscalls.calls import Overdue
 from llmasos.syscalls.policy_file import located_policy
 from llmasos.syscalls.records import (
     Advice,
@@ -34,29 +35,38 @@ from llmasos.syscalls.table import (
     Advise,
     Estimate,
     Evict,
-    Getinfo,
     GroupRemove,
     GroupStat,
     Models,
-    Pagein,
     Ps,
     Restore,
     Sched,
     StatsCall,
     Wait,
 )
-from llmasos.userland.sdk import actions, options, turns
+from llmasos.userland.sdk import options
 from llmasos.userland.sdk.actions import Language, language_of
-from llmasos.userland.sdk.arguments import Dtype, Model, dtype_name, model_name
+from llmasos.userland.sdk.arguments import (
+    AdviceName,
+    Dtype,
+    KvActionName,
+    Model,
+    SchedClassName,
+    dtype_name,
+    member,
+    model_name,
+)
 from llmasos.userland.sdk.connection import Connection
 from llmasos.userland.sdk.notebook import Table
 from llmasos.userland.sdk.options import UNLIMITED, Options, Prompt
 from llmasos.userland.sdk.process import Process
 from llmasos.userland.sdk.public import public
+from llmasos.userland.sdk.script import GRACE_SECONDS, seconds
 
 
 class System(Connection):
-    """A connection to a kernel: `with System.connect() as system`.
+    """A connection to a kernel: `with System.connect() as system`. Its `kernel` makes the system calls;
+    `kernel.boot` is what the kernel told of itself, `kernel.runtime` its directory, `kernel.pid` this program's own pid.
 
     After `timeout` seconds a call is taken back, and ETIME raised; None: no bound.
     """
@@ -72,7 +82,7 @@ class System(Connection):
         name: str = "",
         system: str = "",
         nice: int = 0,
-        sched_class: SchedClass = SchedClass.FAIR,
+        sched_class: SchedClass | SchedClassName = SchedClass.FAIR,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -125,7 +135,7 @@ class System(Connection):
             name=name,
             system=system,
             nice=nice,
-            sched_class=sched_class,
+            sched_class=member(SchedClass, sched_class),
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
@@ -158,12 +168,8 @@ class System(Connection):
         Example:
             same = system.process(agent.pid)
         """
-        info = self(Getinfo(pid), timeout=timeout)
-        if not info.model:
-            raise options.no_llm_process(info)
-        model = self.run(actions.model_in_memory(info.model, info.device), timeout)
-        known = self.run(turns.known_of(pid), timeout).dialogue
-        return Process(self, pid, model, setup=known.setup if known is not None else None)
+        model, setup = self.run(options.handle(pid), timeout)
+        return Process(self, pid, model, setup=setup)
 
     @public
     def ps(self, *, timeout: float | None = None) -> Table[ProcessInfo]:
@@ -173,10 +179,7 @@ class System(Connection):
             for row in system.ps():
                 print(row.pid, row.name, row.state)
         """
-        rows: Table[ProcessInfo] = Table()
-        while page := self(Ps(after=rows[-1].pid if rows else 0), timeout=timeout):
-            rows.extend(page)
-        return rows
+        return Table(self.run(options.pages(lambda rows: Ps(after=rows[-1].pid if rows else 0)), timeout))
 
     @public
     def restore(
@@ -199,10 +202,9 @@ class System(Connection):
             agent.checkpoint(folder / "agent.image")
             twin = system.restore(folder / "agent.image", name="twin")
         """
-        file = options.file_path(path)
-        where = self.run(options.located(model), timeout) if model else ""
-        pid = self(Restore(file, name, device, detached, options.passphrase(passphrase), where), timeout=timeout)
-        return self.process(pid, timeout=timeout)
+        image = Restore(options.file_path(path), name, device, detached, options.passphrase(passphrase))
+        pid, info, setup = self.run(options.restore(image, model), timeout)
+        return Process(self, pid, info, setup=setup)
 
     # --- models ---
 
@@ -228,8 +230,7 @@ class System(Connection):
             row = system.load("tiny", "fp32")
             print(row.weight_bytes, "bytes", row.context, "tokens")
         """
-        path = self.run(options.located(model), timeout)
-        return self(Pagein(path, device, dtype_name(dtype)), timeout=timeout)
+        return self.run(options.load(model, dtype_name(dtype), device), timeout)
 
     @public
     def estimate(
@@ -248,8 +249,9 @@ class System(Connection):
         Example:
             print(system.estimate("tiny", context=512).total_bytes)
         """
-        path = self.run(options.located(model), timeout)
-        return self(Estimate(path, device, dtype_name(dtype), context), timeout=timeout)
+        return self.run(
+            options.of_model(model, lambda path: Estimate(path, device, dtype_name(dtype), context)), timeout
+        )
 
     @public
     def evict(
@@ -267,14 +269,13 @@ class System(Connection):
         Example:
             system.evict("tiny", force=True)
         """
-        path = self.run(options.located(model), timeout)
-        self(Evict(path, device, dtype_name(dtype), force), timeout=timeout)
+        self.run(options.of_model(model, lambda path: Evict(path, device, dtype_name(dtype), force)), timeout)
 
     @public
     def advise(
         self,
         model: Model,
-        advice: Advice,
+        advice: Advice | AdviceName,
         dtype: Dtype = "",
         device: str = "",
         *,
@@ -285,10 +286,10 @@ class System(Connection):
 
         Example:
             system.advise("tiny", llmasos.Advice.PIN)
-            system.advise("tiny", llmasos.Advice.NORMAL)
+            system.advise("tiny", "normal")
         """
-        path = self.run(options.located(model), timeout)
-        self(Advise(path, advice, device, dtype_name(dtype)), timeout=timeout)
+        wanted = member(Advice, advice)
+        self.run(options.of_model(model, lambda path: Advise(path, wanted, device, dtype_name(dtype))), timeout)
 
     # --- the system ---
 
@@ -325,10 +326,7 @@ class System(Connection):
             for row in system.groups():
                 print(row.path, row.kv, "bytes of KV")
         """
-        rows: Table[GroupInfo] = Table()
-        while page := self(GroupStat(path, below=True, start=len(rows)), timeout=timeout):
-            rows.extend(page)
-        return rows
+        return Table(self.run(options.pages(lambda rows: GroupStat(path, below=True, start=len(rows))), timeout))
 
     @public
     def group(
@@ -343,7 +341,7 @@ class System(Connection):
         tokens_total: int | None = None,
         pids_max: int | None = None,
         cpu_weight: int | None = None,
-        kv_action: KvAction | None = None,
+        kv_action: KvAction | KvActionName | None = None,
         timeout: float | None = None,
     ) -> GroupInfo:
         """Change settings of a control group, and make the group if there is none. A `path` without a leading slash is
@@ -367,7 +365,7 @@ class System(Connection):
             "tokens_total": tokens_total,
             "pids_max": pids_max,
             "cpu_weight": cpu_weight,
-            "kv_action": kv_action,
+            "kv_action": None if kv_action is None else member(KvAction, kv_action),
         }
         changes = {name: value for name, value in given.items() if value is not None}
         return self.run(options.group(path, changes), timeout)
@@ -400,7 +398,13 @@ class System(Connection):
             agent.kill()
             print(system.wait(agent.pid).status)
         """
-        return self(Wait(pid, timeout))
+        if timeout is None:
+            return self(Wait(pid))
+        limit = seconds(timeout)
+        try:
+            return self(Wait(pid, limit), timeout=limit + GRACE_SECONDS)
+        except Overdue:
+            raise options.not_ended(pid, limit) from None
 
     @public
     def language(self, model: ModelInfo) -> Language:

@@ -17,6 +17,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from llmasos.syscalls.calls import Overdue
 from llmasos.syscalls.policy_file import located_policy
 from llmasos.syscalls.records import (
     Advice,
@@ -35,29 +36,38 @@ from llmasos.syscalls.table import (
     Advise,
     Estimate,
     Evict,
-    Getinfo,
     GroupRemove,
     GroupStat,
     Models,
-    Pagein,
     Ps,
     Restore,
     Sched,
     StatsCall,
     Wait,
 )
-from llmasos.userland.sdk import actions, options, turns
+from llmasos.userland.sdk import options
 from llmasos.userland.sdk.actions import Language, language_of
-from llmasos.userland.sdk.arguments import Dtype, Model, dtype_name, model_name
+from llmasos.userland.sdk.arguments import (
+    AdviceName,
+    Dtype,
+    KvActionName,
+    Model,
+    SchedClassName,
+    dtype_name,
+    member,
+    model_name,
+)
 from llmasos.userland.sdk.connection_async import AsyncConnection
 from llmasos.userland.sdk.notebook import Table
 from llmasos.userland.sdk.options import UNLIMITED, Options, Prompt
 from llmasos.userland.sdk.process_async import Process
 from llmasos.userland.sdk.public import public
+from llmasos.userland.sdk.script import GRACE_SECONDS, seconds
 
 
 class System(AsyncConnection):
-    """A connection to a kernel: `async with System.connect() as system`.
+    """A connection to a kernel: `async with System.connect() as system`. Its `kernel` makes the system calls;
+    `kernel.boot` is what the kernel told of itself, `kernel.runtime` its directory, `kernel.pid` this program's own pid.
 
     After `timeout` seconds a call is taken back, and ETIME raised; None: no bound.
     """
@@ -73,7 +83,7 @@ class System(AsyncConnection):
         name: str = "",
         system: str = "",
         nice: int = 0,
-        sched_class: SchedClass = SchedClass.FAIR,
+        sched_class: SchedClass | SchedClassName = SchedClass.FAIR,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -126,7 +136,7 @@ class System(AsyncConnection):
             name=name,
             system=system,
             nice=nice,
-            sched_class=sched_class,
+            sched_class=member(SchedClass, sched_class),
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
@@ -159,12 +169,8 @@ class System(AsyncConnection):
         Example:
             same = await system.process(agent.pid)
         """
-        info = await self(Getinfo(pid), timeout=timeout)
-        if not info.model:
-            raise options.no_llm_process(info)
-        model = await self.run(actions.model_in_memory(info.model, info.device), timeout)
-        known = (await self.run(turns.known_of(pid), timeout)).dialogue
-        return Process(self, pid, model, setup=known.setup if known is not None else None)
+        model, setup = await self.run(options.handle(pid), timeout)
+        return Process(self, pid, model, setup=setup)
 
     @public
     async def ps(self, *, timeout: float | None = None) -> Table[ProcessInfo]:
@@ -174,10 +180,7 @@ class System(AsyncConnection):
             for row in await system.ps():
                 print(row.pid, row.name, row.state)
         """
-        rows: Table[ProcessInfo] = Table()
-        while page := await self(Ps(after=rows[-1].pid if rows else 0), timeout=timeout):
-            rows.extend(page)
-        return rows
+        return Table(await self.run(options.pages(lambda rows: Ps(after=rows[-1].pid if rows else 0)), timeout))
 
     @public
     async def restore(
@@ -200,10 +203,9 @@ class System(AsyncConnection):
             await agent.checkpoint(folder / "agent.image")
             twin = await system.restore(folder / "agent.image", name="twin")
         """
-        file = options.file_path(path)
-        where = (await self.run(options.located(model), timeout)) if model else ""
-        pid = await self(Restore(file, name, device, detached, options.passphrase(passphrase), where), timeout=timeout)
-        return await self.process(pid, timeout=timeout)
+        image = Restore(options.file_path(path), name, device, detached, options.passphrase(passphrase))
+        pid, info, setup = await self.run(options.restore(image, model), timeout)
+        return Process(self, pid, info, setup=setup)
 
     # --- models ---
 
@@ -229,8 +231,7 @@ class System(AsyncConnection):
             row = await system.load("tiny", "fp32")
             print(row.weight_bytes, "bytes", row.context, "tokens")
         """
-        path = await self.run(options.located(model), timeout)
-        return await self(Pagein(path, device, dtype_name(dtype)), timeout=timeout)
+        return await self.run(options.load(model, dtype_name(dtype), device), timeout)
 
     @public
     async def estimate(
@@ -249,8 +250,9 @@ class System(AsyncConnection):
         Example:
             print((await system.estimate("tiny", context=512)).total_bytes)
         """
-        path = await self.run(options.located(model), timeout)
-        return await self(Estimate(path, device, dtype_name(dtype), context), timeout=timeout)
+        return await self.run(
+            options.of_model(model, lambda path: Estimate(path, device, dtype_name(dtype), context)), timeout
+        )
 
     @public
     async def evict(
@@ -268,14 +270,13 @@ class System(AsyncConnection):
         Example:
             await system.evict("tiny", force=True)
         """
-        path = await self.run(options.located(model), timeout)
-        await self(Evict(path, device, dtype_name(dtype), force), timeout=timeout)
+        await self.run(options.of_model(model, lambda path: Evict(path, device, dtype_name(dtype), force)), timeout)
 
     @public
     async def advise(
         self,
         model: Model,
-        advice: Advice,
+        advice: Advice | AdviceName,
         dtype: Dtype = "",
         device: str = "",
         *,
@@ -286,10 +287,10 @@ class System(AsyncConnection):
 
         Example:
             await system.advise("tiny", llmasos.Advice.PIN)
-            await system.advise("tiny", llmasos.Advice.NORMAL)
+            await system.advise("tiny", "normal")
         """
-        path = await self.run(options.located(model), timeout)
-        await self(Advise(path, advice, device, dtype_name(dtype)), timeout=timeout)
+        wanted = member(Advice, advice)
+        await self.run(options.of_model(model, lambda path: Advise(path, wanted, device, dtype_name(dtype))), timeout)
 
     # --- the system ---
 
@@ -326,10 +327,7 @@ class System(AsyncConnection):
             for row in await system.groups():
                 print(row.path, row.kv, "bytes of KV")
         """
-        rows: Table[GroupInfo] = Table()
-        while page := await self(GroupStat(path, below=True, start=len(rows)), timeout=timeout):
-            rows.extend(page)
-        return rows
+        return Table(await self.run(options.pages(lambda rows: GroupStat(path, below=True, start=len(rows))), timeout))
 
     @public
     async def group(
@@ -344,7 +342,7 @@ class System(AsyncConnection):
         tokens_total: int | None = None,
         pids_max: int | None = None,
         cpu_weight: int | None = None,
-        kv_action: KvAction | None = None,
+        kv_action: KvAction | KvActionName | None = None,
         timeout: float | None = None,
     ) -> GroupInfo:
         """Change settings of a control group, and make the group if there is none. A `path` without a leading slash is
@@ -368,7 +366,7 @@ class System(AsyncConnection):
             "tokens_total": tokens_total,
             "pids_max": pids_max,
             "cpu_weight": cpu_weight,
-            "kv_action": kv_action,
+            "kv_action": None if kv_action is None else member(KvAction, kv_action),
         }
         changes = {name: value for name, value in given.items() if value is not None}
         return await self.run(options.group(path, changes), timeout)
@@ -401,7 +399,13 @@ class System(AsyncConnection):
             await agent.kill()
             print((await system.wait(agent.pid)).status)
         """
-        return await self(Wait(pid, timeout))
+        if timeout is None:
+            return await self(Wait(pid))
+        limit = seconds(timeout)
+        try:
+            return await self(Wait(pid, limit), timeout=limit + GRACE_SECONDS)
+        except Overdue:
+            raise options.not_ended(pid, limit) from None
 
     @public
     def language(self, model: ModelInfo) -> Language:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmasos.syscalls.records import Finish, ModelInfo, ProcessInfo, Sampler
+from llmasos.syscalls.records import ModelInfo, Sampler
 from llmasos.syscalls.table import Feed
 from llmasos.userland.sdk import (
     actions,
@@ -21,6 +21,7 @@ from llmasos.userland.sdk import (
     turns,
 )
 from llmasos.userland.sdk.actions import MAX_TOKENS, Language
+from llmasos.userland.sdk.answers import Ended
 from llmasos.userland.sdk.arguments import Ids, Strings, stop_strings
 from llmasos.userland.sdk.dialogue import Message, Setup
 from llmasos.userland.sdk.public import public
@@ -48,6 +49,7 @@ class Talk:
     hint: str
     """After an answer that has left little room in its window: what to do; else empty."""
 
+    @public
     def __init__(
         self,
         system: System,
@@ -63,7 +65,6 @@ class Talk:
         self.hint = ""
         self._instructions = instructions
         self._setup = setup or Setup()  # holds where a call does not say
-        self._row: ProcessInfo | None = None  # as it was last seen
 
     @property
     def language(self) -> Language:
@@ -88,7 +89,7 @@ class Talk:
         allow_special: bool = False,
     ) -> Generator[str, None]:
         """Say `text` as the user, and stream the answer without its thoughts. Leaving the loop early interrupts the
-        answer.
+        answer; who keeps the stream in a variable closes it.
 
         A control token that the text spells (`<|im_end|>`) stays text, unless `allow_special`. Raises SyscallError:
         ENOTSUP (a model without a chat template), EINVAL, E2BIG (longer than the context), EBUSY, EDQUOT (a limit is
@@ -99,7 +100,7 @@ class Talk:
                 print(piece, end="", flush=True)
         """
         turn = self._said([_user(text)], max_tokens, stop, deadline, allow_special)
-        return script.stream(self.system.kernel, turn, self.pid, timeout)
+        return script.stream(self.system.kernel, turn, self.pid, timeout, self)
 
     @public
     def pieces(
@@ -120,7 +121,7 @@ class Talk:
                 print(piece.kind, piece.text)
         """
         turn = self._said([_user(text)], max_tokens, stop, deadline, allow_special)
-        return script.pieces(self.system.kernel, turn, self.pid, timeout)
+        return script.pieces(self.system.kernel, turn, self.pid, timeout, self)
 
     @public
     def turn(
@@ -134,15 +135,17 @@ class Talk:
         allow_special: bool = False,
     ) -> Answer:
         """Say something, a text or messages of any roles, and return the whole answer: its text, thought, calls of tools,
-        and a hint when its window is nearly full. The rest is as for `say`.
+        a hint when its window is nearly full, why it ended and how many tokens it has. Without messages it answers what
+        its conversation holds. The rest is as for `say`.
 
         Example:
-            answer = agent.turn({"role": "user", "content": "Who are you?"})
-            print(answer.text, answer.calls)
+            answer = agent.turn({"role": "user", "content": "Tell me a story."}, max_tokens=5)
+            if answer.finish is llmasos.Finish.LENGTH:
+                print(answer.text, "... was cut after", answer.tokens, "tokens")
         """
         messages = [_user(said)] if isinstance(said, str) else arguments.messages(said, "what is said is text")
         turn = self._said(messages, max_tokens, stop, deadline, allow_special)
-        answer = self.system.run(turns.answered(turn, self.pid), timeout)
+        answer = self.system.run(turns.answered(turn), timeout)
         answer.hint = self.hint
         return answer
 
@@ -218,7 +221,7 @@ class Talk:
         stop: Strings,
         deadline: float | None,
         allow_special: bool,
-    ) -> Stream[Finish]:
+    ) -> Stream[Ended]:
         said = turns.say(
             self.language,
             self.pid,
@@ -247,9 +250,6 @@ class Talk:
         allow_special: bool = False,
     ) -> str:
         """Say `text` as the user and return the whole answer without its thoughts. The rest is as for `say`.
-
-        The place of answers by a schema is here: a later `schema=Model` will constrain the decode to the JSON of a
-        msgspec, dataclass or pydantic type and return one of that type.
 
         Example:
             answer = agent.ask("My name is Mira.", timeout=60)
@@ -339,7 +339,7 @@ class Talk:
         """
         going = answers.stream(self.language, self.pid, self._tokens(max_tokens), self._stops(stop), sampler, deadline)
         alone = turns.alone(self.system.talking, self.pid, going)
-        return script.stream(self.system.kernel, alone, self.pid, timeout)
+        return script.stream(self.system.kernel, alone, self.pid, timeout, self)
 
     def _tokens(self, given: int | None) -> int:
         return self._setup.tokens(given, MAX_TOKENS, self.model.context)
@@ -358,7 +358,7 @@ class Talk:
                 print(piece, end="")
         """
         following = turns.follow_at(self.language, self.pid, position)
-        return script.stream(self.system.kernel, following, self.pid, timeout)
+        return script.stream(self.system.kernel, following, self.pid, timeout, self)
 
     @public
     def tokens(self, *, timeout: float | None = None) -> list[int]:
@@ -368,6 +368,17 @@ class Talk:
             ids = agent.tokens()
         """
         return self.system.run(actions.log_of(self.pid), timeout)
+
+    @public
+    def messages(self, *, timeout: float | None = None) -> list[Message]:
+        """Its conversation so far as chat messages, oldest first; the answers are as its template would take them. Empty
+        where it holds none.
+
+        Example:
+            for message in agent.messages():
+                print(message["role"], message.get("content", ""))
+        """
+        return self.system.run(turns.messages(self.language, self.pid), timeout)
 
     @public
     def text(self, *, timeout: float | None = None) -> str:

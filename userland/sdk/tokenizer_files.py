@@ -37,6 +37,14 @@ _LONGEST = 4096  # characters of an added token; the longest published have some
 _loading = threading.Lock()  # a tokenizer is loaded once, and two threads never import transformers at once
 
 
+def _forked() -> None:
+    global _loading
+    _loading = threading.Lock()  # another thread of the parent may have held it, and is not here
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 def load_tokenizer(path: str) -> Tokenizer:
     """The tokenizer of a model directory, a GGUF file or a name of the hub. It is loaded anew when its files have
     changed.

@@ -18,7 +18,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, LogRecord, Sampler
 from llmasos.syscalls.table import Decode, Feed, Getinfo, Records, Truncate
 from llmasos.userland.sdk.actions import MAX_TOKENS, Language, log_of
-from llmasos.userland.sdk.answers import Listening, ends_of, follow, gathered, interrupting, plain, stops_of
+from llmasos.userland.sdk.answers import Ended, Listening, ends_of, follow, gathered, interrupting, plain, stops_of
 from llmasos.userland.sdk.arguments import count, text
 from llmasos.userland.sdk.chat import Turn
 from llmasos.userland.sdk.dialogue import Dialogue, Entry, Message, Setup, dialogue, packed, setup_in
@@ -50,6 +50,9 @@ class Answer:
     calls: list[ToolCall] = field(default_factory=list)  # of tools, in their order
     bad: list[BadCall] = field(default_factory=list)  # what it meant as calls and is none
     hint: str = ""  # of a conversation near its window: what to do
+    finish: Finish = Finish.NONE  # why it ended: STOP by itself; LENGTH, BUDGET and CONTEXT cut it short
+    tokens: int = 0  # that it has in the log, thoughts and its end included
+    prompt_tokens: int = 0  # of the log before it: all that the model has read
 
 
 @dataclass(slots=True, frozen=True)
@@ -82,6 +85,18 @@ def known_of(pid: int) -> Script[Known]:
     found = yield from ask(Records(pid))
     log = yield from log_of(pid)
     return Known(dialogue(found.records, log), found.records, len(log), log)
+
+
+def messages(language: Language, pid: int) -> Script[list[Message]]:
+    """What was said in a conversation, the answer under way too."""
+    there = yield from known_of(pid)
+    known = there.dialogue
+    if known is None:
+        return []
+    said = [dict(one.message) for one in known.said]
+    if known.asked or len(there.log) > known.end:
+        said.append(dict(language.must_chat(known.setup.template).answered(known, there.log).message))
+    return said
 
 
 def cut(pid: int, length: int) -> Script[int]:
@@ -242,6 +257,7 @@ def begin_answer(
     listening.left = max_tokens - first
     decode = Decode(pid, first, stop_ids, sampler=sampler, deadline=deadline, wait=False)
     listening.decode = decode
+    listening.undo = partial(undo, pid, fed)
     try:
         yield from ask(decode)
     except GeneratorExit:  # the runner of the script interrupts
@@ -277,14 +293,23 @@ def say(
     deadline: float | None = None,
     *,
     allow_special: bool = False,
-) -> Stream[Finish]:
-    """Say something to the process and stream its answer. If it may not answer, its context is as it was."""
+) -> Stream[Ended]:
+    """Say something to the process and stream its answer. If it may not answer, or its consumer leaves before it has
+    begun, its context is as it was."""
     turn = say_next(language, pid, messages, system, allow_special=allow_special)
     listening = yield from begin_answer(language, pid, turn, max_tokens, stops, sampler, deadline)
-    return (yield from interrupting(pid, follow(language, pid, listening)))
+    try:
+        return (yield from interrupting(pid, follow(language, pid, listening)))
+    except (Exception, GeneratorExit):
+        raise
+    except BaseException:  # Ctrl-C, cancellation, no more time
+        yield from interrupt(pid)
+        if listening.undo is not None:
+            yield from listening.undo()
+        raise
 
 
-def follow_at(language: Language, pid: int, position: int) -> Stream[Finish]:
+def follow_at(language: Language, pid: int, position: int) -> Stream[Ended]:
     """Stream the text from a position of the log to the end of the decode under way. If an answer begins there, its
     thoughts and calls are told apart."""
     known = (yield from known_of(pid)).dialogue
@@ -296,15 +321,12 @@ def follow_at(language: Language, pid: int, position: int) -> Stream[Finish]:
     return (yield from follow(language, pid, listening))
 
 
-def answered(stream: Stream[Finish], pid: int) -> Script[Answer]:
+def answered(stream: Stream[Ended]) -> Script[Answer]:
     """A whole answer."""
-    try:
-        return answer_of((yield from gathered(stream)))
-    except (SyscallError, GeneratorExit):
-        raise
-    except BaseException:  # Ctrl-C, cancellation: the decode has lost its caller
-        yield from interrupt(pid)
-        raise
+    pieces, ended = yield from gathered(stream)
+    answer = answer_of(pieces)
+    answer.finish, answer.tokens, answer.prompt_tokens = ended.finish, ended.tokens, ended.position
+    return answer
 
 
 def answer_of(pieces: Sequence[Piece]) -> Answer:

@@ -1,4 +1,4 @@
-"""The commands that control: stop cont kill nice migrate exec fork rename disown limits group join policy pagein evict
+"""The commands that control: stop cont kill nice migrate exec fork rename limits group join policy pagein evict
 advise run exit halt."""
 
 from __future__ import annotations

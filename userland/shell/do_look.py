@@ -1,4 +1,4 @@
-"""The commands that look: ps top groups models devices stats uptime dmesg strace trace read help clear."""
+"""The commands that look: ps top groups models devices stats uptime dmesg strace trace read help man clear."""
 
 from __future__ import annotations
 

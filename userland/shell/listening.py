@@ -15,6 +15,7 @@ from typing import Any
 
 from llmasos.syscalls.blocking import Client
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Finish, ProcessInfo, Signal
 from llmasos.syscalls.table import Kill, Models
 from llmasos.userland.programs.flow import Flow
@@ -210,6 +211,8 @@ def ending(shell: Session, pid: int, *, newline: bool = True) -> None:
             f" [its context is full: its group has KV memory (kv_max) for {info.context} tokens; `group {info.group}` "
             "shows it]"
         )
+    elif finish is Finish.ERROR and info.reason:
+        shell.remark(f" [{printable(info.reason, one_line=True)}]")
     elif finish in _ENDINGS:
         shell.remark(f" [{_ENDINGS[finish].replace('PID', str(pid))}]")
     elif newline:

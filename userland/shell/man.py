@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from llmasos.syscalls import manual
+from llmasos.syscalls import manual, trace_events
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import BY_NAME, COMMON, Entry
 from llmasos.userland.programs.screen import Screen
@@ -22,6 +22,7 @@ from llmasos.userland.shell.pager import paged
 from llmasos.userland.shell.words import COMMANDS, EXAMPLES, GROUPS, SHELL_ONLY
 
 INDENT = "    "
+_TRACED = ("trace", "strace")  # whose pages list the events
 TERM = 18  # cells of a term that its text stands beside
 
 
@@ -52,6 +53,8 @@ def page(topic: str, *, verb: bool = False) -> list[Part]:
         parts += of_command(COMMANDS[topic], verb=verb)
     if topic.lower() in BY_NAME:
         parts += of_call(BY_NAME[topic.lower()])
+    if topic.lower() in _TRACED:
+        parts += of_events()
     if topic.upper() in Errno.__members__:
         parts += of_error(Errno[topic.upper()])
     if not parts:
@@ -166,6 +169,15 @@ def of_call(entry: Entry) -> list[Part]:
         parts += [Part(limits, name) for name, limits in bounded]
     parts.append(Part("ERRORS", heading=True))
     parts += [Part(errno.advice, errno.name) for errno in sorted({*entry.errors, *COMMON}, key=lambda errno: errno.name)]
+    return parts
+
+
+def of_events() -> list[Part]:
+    """What the trace tells."""
+    parts = [Part("EVENTS", heading=True)]
+    for name, event in trace_events.EVENTS.items():
+        said = trace_events.fields(name)
+        parts.append(Part(event.about + (f" ({said})" if said else ""), name, below=True))
     return parts
 
 

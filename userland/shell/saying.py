@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -51,7 +52,8 @@ def tell(
                 return
             if fresh and not shell.piped:
                 patience.head(f"[{pid}] ", "dim")
-            hear(shell, agent, heard, patience, thoughts=thoughts and shell.remembered(pid).thoughts)
+            with _ended_if_mute(shell, agent, fresh=fresh):
+                hear(shell, agent, heard, patience, thoughts=thoughts and shell.remembered(pid).thoughts)
     except KeyboardInterrupt:
         interrupted(shell, pid)
         return
@@ -76,7 +78,8 @@ def answered(shell: Session, agent: Process, line: Line, text: str, *, fresh: bo
             _end(agent)
         raise
     try:
-        said = list(stream(agent.system.kernel, follow(agent.language, pid, listening)))
+        with _ended_if_mute(shell, agent, fresh=fresh):
+            said = list(stream(agent.system.kernel, follow(agent.language, pid, listening)))
     except KeyboardInterrupt:
         until_idle(shell, pid)
         raise
@@ -87,6 +90,18 @@ def answered(shell: Session, agent: Process, line: Line, text: str, *, fresh: bo
         "text": "".join(shown(piece) for piece in said if piece.kind != "thought"),
         "finish": shell.info(pid).finish,
     }
+
+
+@contextmanager
+def _ended_if_mute(shell: Session, agent: Process, *, fresh: bool) -> Iterator[None]:
+    """End a fresh process whose answer has failed before its first token: nobody asked for one that is mute."""
+    try:
+        yield
+    except SyscallError:
+        with suppress(SyscallError):
+            if fresh and not shell.info(agent.pid).usage.decoded:
+                _end(agent)
+        raise
 
 
 def _end(agent: Process) -> None:
@@ -118,7 +133,7 @@ def begin(shell: Session, agent: Process, text: str, max_tokens: int | None) -> 
     except SyscallError as error:
         if error.errno is not Errno.EDQUOT:
             raise
-        what, _, _ = error.reason.partition("; raise it with setlimits")
+        what, _, _ = error.reason.partition("; raise it (Limits.tokens)")
         if what == error.reason:  # the group's own message, which says what to do
             raise
         raise SyscallError(Errno.EDQUOT, f"{what}; `limits {pid} --tokens N` raises it") from None

@@ -250,7 +250,8 @@ class Session:
         if info.decoding or job.stopped:
             return ""
         how = "done" if info.finish in (Finish.STOP, Finish.NONE) else f"ended ({info.finish})"
-        return f"{head}: {how}, {info.length} tokens; `cat {job.pid}` shows it"
+        why = f", {printable(info.reason, one_line=True)};" if info.reason else ","
+        return f"{head}: {how}{why} {info.length} tokens; `cat {job.pid}` shows it"
 
     def alive(self) -> bool:
         """Whether the kernel answers."""

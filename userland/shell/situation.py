@@ -16,19 +16,13 @@ from llmasos.syscalls.records import Kind, State, WaitFor
 from llmasos.syscalls.table import Models, StatsCall
 from llmasos.userland.programs import ps, system
 from llmasos.userland.programs.figures import number
+from llmasos.userland.programs.table import cells, cut
 
 if TYPE_CHECKING:
     from llmasos.userland.shell.session import Session
 
 REFRESH_SECONDS = 1.0
 BETWEEN = "  |  "
-
-
-def fitted(text: str, width: int) -> str:
-    """The parts of the line that there is room for, the last ones left out first."""
-    while len(text) > width and BETWEEN in text:
-        text = text.rpartition(BETWEEN)[0]
-    return text[: max(0, width)]
 
 
 class Situation:
@@ -98,3 +92,16 @@ class Situation:
         parts.append(f"{number(counters.tokens_decoded)} tokens decoded")
         # A kernel that has just come back loads models, and says more once they are there.
         return BETWEEN.join(parts), working > 0 or any(row.wait in (WaitFor.WEIGHTS, WaitFor.DEVICE) for row in agents)
+
+
+def fitted(text: str, width: int) -> str:
+    """The line in `width` cells: its first parts, whole, and `…` for those that are left out."""
+    if cells(text) <= width:
+        return text
+    parts = text.split(BETWEEN)[:-1]
+    while parts:
+        line = BETWEEN.join(parts) + " …"
+        if cells(line) <= width:
+            return line
+        parts.pop()
+    return cut(text, width)

@@ -43,7 +43,8 @@ class Arrangement:
     def lines(self, picture: Picture) -> list[Line]:
         """The lines of a picture, top to bottom."""
         if self.flat:
-            rows = self._sorted([row for row in picture.rows.values() if self._shows(row) and matches(row, self.needle)])
+            shown = [row for row in picture.rows.values() if self._shows(row) and matches(row, self.needle)]
+            rows = self._sorted([_alone(row) for row in shown])
             return [Line(_key(row), row, columns.name(row), "", False, False) for row in rows]
         below = _below(picture)
         found = _found(picture, below, self.needle) if self.needle else None
@@ -129,6 +130,11 @@ def _rank(of: Row | Group) -> tuple[object, ...]:
         return (0, False, False, 0, of.info.path)
     info = of.info
     return (1, info.state not in (State.RUNNING, State.READY), info.kind is not Kind.LLM, info.pid, "")
+
+
+def _alone(row: Row) -> Row:
+    """A program without its agents, which stand in the list themselves."""
+    return row if row.agents is None else Row(row.info)
 
 
 def _key(of: Row | Group) -> str:
