@@ -42,7 +42,7 @@ def halt(where: Path, *, keep: bool = False) -> None:
 
 
 def _end_of(pid: int) -> int | None:
-    """A descriptor that is readable once this OS process has ended (pidfd_open(2)); None where there is no such thing: the
+    """A descriptor that is readable once this OS process has ended (pidfd_open(2)); None where there is none: the
     kernel has let go of its directory then, and that must do."""
     try:
         return os.pidfd_open(pid)
